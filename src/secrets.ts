@@ -1,0 +1,127 @@
+import { base64Encode } from "@bufbuild/protobuf/wire";
+
+/** A keyed message authentication code (HMAC-SHA-256, RFC 2104). */
+export interface Mac {
+  /** The 32-byte code of `data`. Synchronous where `node:crypto` exists. */
+  sign(data: Uint8Array<ArrayBuffer>): Uint8Array | Promise<Uint8Array>;
+}
+
+/** The keys derived from one secret: one per purpose, none usable for another. */
+export interface SecretKeys {
+  /** Names the secret without telling anything about it. */
+  readonly id: string;
+  readonly refreshTag: Mac;
+  readonly refreshCheck: Mac;
+  readonly antiCsrf: Mac;
+  /** AES-256-GCM key for what is stored encrypted. */
+  readonly encryption: CryptoKey;
+}
+
+/** The secrets a server was given. The first makes new tokens; all of them check tokens. */
+export interface SecretRing {
+  readonly current: SecretKeys;
+  get(id: string): SecretKeys | undefined;
+}
+
+/** A secret as an option: at least 32 bytes each, the first one makes new tokens. */
+export type SecretOption = string | Uint8Array | readonly (string | Uint8Array)[];
+
+const minimumBytes = 32;
+
+/**
+ * Checks and encodes the `secret` option.
+ * @throws TypeError when a secret is shorter than 32 bytes, or there is none
+ */
+export function readSecretOption(option: SecretOption): Uint8Array<ArrayBuffer>[] {
+  const list = typeof option === "string" || option instanceof Uint8Array ? [option] : [...option];
+  if (list.length === 0) {
+    throw new TypeError("secret: the list is empty; give at least one secret");
+  }
+  return list.map((secret) => {
+    const bytes =
+      typeof secret === "string" ? new TextEncoder().encode(secret) : Uint8Array.from(secret);
+    if (bytes.length < minimumBytes) {
+      throw new TypeError(
+        `secret: ${bytes.length} bytes are too few; use at least ${minimumBytes} random bytes, for example from "openssl rand -base64 32"`,
+      );
+    }
+    return bytes;
+  });
+}
+
+/** Derives every key from every secret, bound to the issuer. */
+export async function openSecretRing(
+  secrets: readonly Uint8Array<ArrayBuffer>[],
+  issuer: string,
+): Promise<SecretRing> {
+  const keys = await Promise.all(secrets.map((secret) => deriveKeys(secret, issuer)));
+  const [current] = keys;
+  if (current === undefined) {
+    throw new TypeError("secret: the list is empty; give at least one secret");
+  }
+  const byId = new Map(keys.map((k) => [k.id, k]));
+  return { current, get: (id) => byId.get(id) };
+}
+
+/** Compares two byte strings in a time that depends on their length alone. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  if (nodeCrypto !== undefined) {
+    return a.length === b.length && nodeCrypto.timingSafeEqual(a, b);
+  }
+  let difference = a.length ^ b.length;
+  for (let i = 0; i < a.length; i++) {
+    difference |= (a[i] ?? 0) ^ (b[i] ?? 0);
+  }
+  return difference === 0;
+}
+
+/** A fresh random string of `bytes` bytes in base64url. */
+export function randomId(bytes: number): string {
+  return base64Encode(crypto.getRandomValues(new Uint8Array(bytes)), "url");
+}
+
+type NodeCrypto = typeof import("node:crypto");
+
+// The one place that looks for Node: its HMAC is synchronous, Web Crypto's is not.
+const nodeCrypto: NodeCrypto | undefined = (
+  globalThis as { process?: { getBuiltinModule?: (name: string) => unknown } }
+).process?.getBuiltinModule?.("node:crypto") as NodeCrypto | undefined;
+
+async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Promise<SecretKeys> {
+  const material = await crypto.subtle.importKey("raw", secret, "HKDF", false, ["deriveBits"]);
+  const derive = async (purpose: string): Promise<Uint8Array<ArrayBuffer>> =>
+    new Uint8Array(
+      await crypto.subtle.deriveBits(
+        {
+          name: "HKDF",
+          hash: "SHA-256",
+          salt: new Uint8Array(0),
+          info: new TextEncoder().encode(`rpc-session/v1/${purpose}\u0000${issuer}`),
+        },
+        material,
+        256,
+      ),
+    );
+  const encryption = await derive("encryption");
+  return {
+    id: base64Encode((await derive("secret-id")).subarray(0, 6), "url"),
+    refreshTag: await createMac(await derive("refresh-tag")),
+    refreshCheck: await createMac(await derive("refresh-check")),
+    antiCsrf: await createMac(await derive("anti-csrf")),
+    encryption: await crypto.subtle.importKey("raw", encryption, "AES-GCM", false, [
+      "encrypt",
+      "decrypt",
+    ]),
+  };
+}
+
+async function createMac(key: Uint8Array<ArrayBuffer>): Promise<Mac> {
+  if (nodeCrypto !== undefined) {
+    const { createHmac, createSecretKey } = nodeCrypto;
+    const secret = createSecretKey(key);
+    return { sign: (data) => createHmac("sha256", secret).update(data).digest() };
+  }
+  const algorithm = { name: "HMAC", hash: "SHA-256" };
+  const secret = await crypto.subtle.importKey("raw", key, algorithm, false, ["sign"]);
+  return { sign: async (data) => new Uint8Array(await crypto.subtle.sign("HMAC", secret, data)) };
+}

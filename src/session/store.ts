@@ -1,0 +1,220 @@
+import type { Clock } from "../clock.ts";
+import type { JsonObject } from "../json.ts";
+import type { TokenTransport } from "../transport.ts";
+
+/** Why a session ended. */
+export type EndedBy = "signOut" | "revoked" | "replaced" | "theft";
+
+/** What a session says of the device it was created on. */
+export interface Device {
+  readonly userAgent?: string;
+  readonly ip?: string;
+  readonly label?: string;
+}
+
+/** A session as the store keeps it. All times are milliseconds since 1970 UTC by the store's clock. */
+export interface SessionRecord {
+  readonly id: string;
+  readonly userId: string;
+  readonly tenantId: string | null;
+  readonly transport: TokenTransport;
+  /** Random, base64url; goes into every refresh token's MAC and never leaves the store otherwise. */
+  readonly salt: string;
+  /** The id of the secret that made the refresh token of `generation`. */
+  readonly secretId: string;
+  readonly generation: number;
+  /** When the generation was first seen in use by a client that will not fall back; null before. */
+  readonly confirmedAt: number | null;
+  /** When the generation was first minted. */
+  readonly rotatedAt: number;
+  readonly createdAt: number;
+  /** When the user last proved who they are. */
+  readonly authTime: number;
+  readonly idleExpiresAt: number;
+  readonly expiresAt: number;
+  readonly claims: JsonObject;
+  readonly claimsVersion: number;
+  /** Private to the service. */
+  readonly data: JsonObject;
+  /** Raised by every change of claims or data. */
+  readonly version: number;
+  readonly device: Device;
+  /** When the session was last refreshed. */
+  readonly lastSeenAt: number;
+  readonly revokedAt: number | null;
+  readonly endedBy: EndedBy | null;
+}
+
+/** What `insert` is given; the store adds the times. */
+export interface NewSession {
+  readonly id: string;
+  readonly userId: string;
+  readonly tenantId: string | null;
+  readonly transport: TokenTransport;
+  readonly salt: string;
+  readonly secretId: string;
+  readonly claims: JsonObject;
+  readonly data: JsonObject;
+  readonly device: Device;
+  /** Milliseconds without a refresh after which the session ends. */
+  readonly idle: number;
+  /** Milliseconds after which the session ends in any case. */
+  readonly absolute: number;
+  /** A session that ends, by `replaced`, in the transaction that inserts this one. */
+  readonly replaces: string | null;
+}
+
+/**
+ * The one write of a refresh. Each kind holds only while the record still has `generation`, is not
+ * revoked, and is before both of its ends by the store's clock.
+ *
+ * Every kind sets `lastSeenAt` to now and `idleExpiresAt` to the smaller of now + `idle` and `expiresAt`.
+ */
+export type RefreshWrite = {
+  readonly id: string;
+  readonly generation: number;
+  readonly idle: number;
+} & (
+  | {
+      /** To the next generation: `generation` + 1, unconfirmed, `rotatedAt` now, `secretId` as given. */
+      readonly kind: "advance";
+      readonly secretId: string;
+    }
+  | {
+      /**
+       * The same generation again. With `settle`, an unconfirmed generation is confirmed now if
+       * `rotatedAt` is at least that many milliseconds ago; a negative age counts as 0.
+       */
+      readonly kind: "keep";
+      readonly settle: number | null;
+    }
+  | {
+      /** Forward to a generation that this store has lost: unconfirmed, `rotatedAt` now. */
+      readonly kind: "forward";
+      readonly to: number;
+      readonly secretId: string;
+    }
+);
+
+/** A record, or none, and the store's clock in the statement that read or wrote it. */
+export interface Stored<T> {
+  readonly record: T;
+  readonly now: number;
+}
+
+/** An entry of the change log. */
+export interface Change {
+  readonly kind: "revoked";
+  readonly session: string;
+  readonly endedBy: EndedBy;
+  /** When, by the store's clock. */
+  readonly at: number;
+}
+
+/** What a read of the change log returns. */
+export interface Changes {
+  readonly entries: readonly Change[];
+  /** Where the next read goes on; opaque. */
+  readonly cursor: string;
+  readonly now: number;
+}
+
+/** A signing key as the store keeps it. */
+export interface StoredSigningKey {
+  /** The key's place in the order of rotation, from 0; unique. */
+  readonly slot: number;
+  readonly kid: string;
+  readonly alg: string;
+  /** The public JWK (RFC 7517), JSON. */
+  readonly publicJwk: string;
+  /** The private JWK, encrypted; opaque to the store. */
+  readonly privateJwk: string;
+  readonly createdAt: number;
+}
+
+/** What a store is told when it is opened. */
+export interface StoreContext {
+  readonly clock: Clock;
+}
+
+/**
+ * Where sessions live. A store keeps, compares and counts; every rule is the engine's.
+ *
+ * - Every method is atomic: it happens wholly or not at all, also against other processes.
+ * - Missing, ended and expired records are answers, never errors. `load` returns ended and expired
+ *   records as long as they are kept.
+ * - A promise rejects only when the store could not do its work (out of reach, disk full, corrupt);
+ *   then nothing was changed, or the change is as if its answer was lost.
+ * - A change that was acknowledged is durable, and every later read by anyone sees it.
+ * - Times are the store's own, taken in the statement that uses them.
+ */
+export interface SessionStore {
+  /** For messages: "memoryStore", "sqliteStore". */
+  readonly name: string;
+
+  /**
+   * Opens the store and brings its schema up to date. Called before anything else; called again
+   * after it rejected. A second engine may open the same store.
+   */
+  open(context: StoreContext): Promise<void>;
+
+  /** Ends connections and timers. Does nothing the second time. */
+  close(): Promise<void>;
+
+  /**
+   * The secret that an embedded store keeps beside its sessions; made when there is none. Rejects
+   * when sessions exist and their secret is gone. A store without this method needs the option `secret`.
+   */
+  secret?(): Promise<Uint8Array>;
+
+  /**
+   * Adds a session with generation 0 (unconfirmed, `rotatedAt` now), claims version 0 and version 0.
+   * `replaces` is revoked, with its entry in the change log, in the same transaction; it may be absent.
+   * Rejects when the id is taken.
+   */
+  insert(session: NewSession): Promise<Stored<SessionRecord>>;
+
+  /** Reads a session; `record` is undefined when there is none. */
+  load(id: string): Promise<Stored<SessionRecord | undefined>>;
+
+  /** Writes a refresh; `record` is undefined when its condition does not hold, and nothing changed. */
+  refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
+
+  /**
+   * Confirms a generation that is still current, not revoked and at least `settle` milliseconds old
+   * (a negative age counts as 0). Returns false when it is too young; true when it is confirmed, by
+   * whomever, or can never be.
+   */
+  confirm(id: string, generation: number, settle: number): Promise<boolean>;
+
+  /**
+   * Ends a session and appends to the change log in the same transaction. `record` is the session
+   * as it is after the call, undefined when there is none; `revoked` tells whether this call ended it.
+   */
+  revoke(
+    id: string,
+    endedBy: EndedBy,
+  ): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }>;
+
+  /**
+   * Reads the change log from a cursor on, oldest first. Without a cursor: every entry that is no
+   * older than `window` milliseconds. An entry may come twice; none is left out.
+   */
+  changes(cursor: string | undefined, window: number): Promise<Changes>;
+
+  /**
+   * Calls `wake` soon after entries were appended by this process or, where the store can tell,
+   * by others. A hint only: the log is the truth.
+   * @returns a function that ends it
+   */
+  onChange(wake: () => void): () => void;
+
+  /** All signing keys, by slot. */
+  signingKeys(): Promise<{ readonly keys: readonly StoredSigningKey[]; readonly now: number }>;
+
+  /** Adds a signing key; false when its slot is taken, and nothing changed. */
+  addSigningKey(key: Omit<StoredSigningKey, "createdAt">): Promise<boolean>;
+
+  /** Removes the signing keys of all slots below `slot`. */
+  removeSigningKeysBelow(slot: number): Promise<void>;
+}

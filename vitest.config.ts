@@ -1,0 +1,11 @@
+import { defineConfig } from "vitest/config";
+
+export default defineConfig({
+  ssr: { resolve: { conditions: ["@rpc-session/source", "node", "import", "default"] } },
+  resolve: { conditions: ["@rpc-session/source", "node", "import", "default"] },
+  test: {
+    include: ["test/**/*.test.ts"],
+    typecheck: { enabled: true, include: ["test/**/*.test-d.ts"], tsconfig: "tsconfig.json" },
+    testTimeout: 20_000,
+  },
+});
