@@ -1,0 +1,131 @@
+import type { Interceptor, Transport } from "@connectrpc/connect";
+import { type Clock, systemClock } from "../clock.ts";
+import { type Duration, durationMs } from "../duration.ts";
+import type { SessionClientEvent } from "./client-event.ts";
+import { cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
+
+/** What the transport factory must hand to the transport it makes: `{ baseUrl, ...parts }`. */
+export interface TransportParts {
+  /** Attach tokens and retry. Append your own after them. */
+  readonly interceptors: Interceptor[];
+  /**
+   * Refuses redirects, and sends cookies in cookie mode. Transports for Node.js ignore it; they
+   * follow no redirect. Absent where there is no global `fetch`.
+   */
+  readonly fetch?: typeof globalThis.fetch;
+}
+
+/** Options of {@link createSessionClient}. */
+export interface SessionClientOptions {
+  /**
+   * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
+   * Called twice: for calls, and without interceptors for refresh and sign-out. Both must have the
+   * same origin; tokens go nowhere else.
+   */
+  readonly transport: (parts: TransportParts) => Transport;
+  /** Where tokens are kept. Default: cookies where there is a `document`, else memory. */
+  readonly tokens?: TokenStore;
+  /**
+   * The issuer whose sessions these are. Default: that of the first session it is given. Set it
+   * where one page talks to several services, so that tabs tell them apart.
+   */
+  readonly realm?: string;
+  /** How long one refresh may take; 100 ms to 60 s. Default `"10s"`. */
+  readonly refreshTimeout?: Duration;
+  /**
+   * The share of the access token's life after which it is refreshed ahead of its end; above 0, at
+   * most 1. Default 0.8.
+   */
+  readonly earlyRefresh?: number;
+  /** Where time comes from. Default: the clock of the machine. */
+  readonly clock?: Clock;
+  /** Receives what happens to the session. What it throws is ignored. */
+  readonly onEvent?: (event: SessionClientEvent) => void;
+}
+
+/** {@link SessionClientOptions} with every default applied. */
+export interface ResolvedOptions {
+  readonly transport: (parts: TransportParts) => Transport;
+  readonly tokens: TokenStore;
+  readonly realm: string | undefined;
+  readonly refreshTimeoutMs: number;
+  readonly earlyRefresh: number;
+  readonly clock: Clock;
+  readonly onEvent: (event: SessionClientEvent) => void;
+}
+
+/** @throws TypeError for an option that cannot work */
+export function resolveOptions(options: SessionClientOptions): ResolvedOptions {
+  if (typeof options?.transport !== "function") {
+    throw new TypeError(
+      "transport: give a function, (parts) => createConnectTransport({ baseUrl, ...parts })",
+    );
+  }
+  const early = options.earlyRefresh ?? 0.8;
+  if (!(early > 0 && early <= 1)) {
+    throw new TypeError(`earlyRefresh: ${early} is no share; above 0, at most 1`);
+  }
+  if (options.realm === "") {
+    throw new TypeError("realm: is empty; give the issuer or leave it out");
+  }
+  return {
+    transport: options.transport,
+    tokens: checkedStore(options.tokens ?? defaultTokens()),
+    realm: options.realm,
+    refreshTimeoutMs: durationMs("refreshTimeout", options.refreshTimeout ?? "10s", {
+      min: 100,
+      max: 60_000,
+    }),
+    earlyRefresh: early,
+    clock: options.clock ?? systemClock,
+    onEvent: options.onEvent ?? (() => {}),
+  };
+}
+
+/**
+ * Makes a transport, and checks that the factory took what it was given: without the interceptors
+ * no call would ever carry a token, and nothing would say why.
+ *
+ * @throws TypeError when it did not
+ */
+export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
+  let taken = false;
+  const fetch = sessionFetch(options.tokens);
+  const made = options.transport({
+    get interceptors() {
+      taken = true;
+      return interceptors;
+    },
+    ...(fetch && { fetch }),
+  });
+  if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
+    throw new TypeError("transport: the function returned no transport of Connect");
+  }
+  if (!taken) {
+    throw new TypeError("transport: the function dropped the parts; write { baseUrl, ...parts }");
+  }
+  return made;
+}
+
+function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
+  if (typeof globalThis.fetch !== "function") {
+    return undefined;
+  }
+  const cookies = tokens.transport === "cookie" ? ({ credentials: "include" } as const) : {};
+  // A redirect could carry the Authorization header to where the service does not live.
+  return (input, init) => globalThis.fetch(input, { ...init, ...cookies, redirect: "error" });
+}
+
+function defaultTokens(): TokenStore {
+  return typeof document === "undefined" ? memoryTokens() : cookieTokens();
+}
+
+function checkedStore(store: TokenStore): TokenStore {
+  const known = store?.transport === "cookie" || store?.transport === "header";
+  if (!known || typeof store.load !== "function" || typeof store.save !== "function") {
+    throw new TypeError(
+      'tokens: is no token store; give cookieTokens(), memoryTokens() or { transport: "header", load, save }',
+    );
+  }
+  return store;
+}

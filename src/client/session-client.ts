@@ -1,0 +1,104 @@
+import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
+import type { SessionState } from "./client-event.ts";
+import { deadlineSignal, race } from "./deadline.ts";
+import { sessionInterceptor } from "./interceptor.ts";
+import { makeTransport, resolveOptions, type SessionClientOptions } from "./options.ts";
+import { SessionCore } from "./session-core.ts";
+import type { SessionCallOptions } from "./session-rpc.ts";
+
+/** A client's session with a service. */
+export interface SessionClient {
+  /** For `createClient(Service, session.transport)`: calls carry the tokens and are retried. */
+  readonly transport: Transport;
+  /** What `transport` uses, for a transport that is made elsewhere. It goes outermost. */
+  readonly interceptor: Interceptor;
+  /** What is known of the session. The same object until something changes. */
+  readonly state: SessionState;
+  /**
+   * Calls `listener` with the new state after every change. What it throws is ignored.
+   *
+   * @returns a function that stops it
+   */
+  subscribe(listener: (state: SessionState) => void): () => void;
+  /**
+   * Refreshes now, or joins the refresh that runs, for example to get changed claims. Is not held
+   * back after a refused token.
+   *
+   * @throws ConnectError Unauthenticated when there is no session to refresh or it is over,
+   *   Unavailable when the service could not be reached, in time or at all; the session is kept then
+   */
+  refresh(options?: SessionCallOptions): Promise<void>;
+  /**
+   * Signs out: here at once, whatever happens, then at the server. Waits for a running refresh
+   * first in cookie mode.
+   *
+   * @throws ConnectError when the server could not be told. In cookie mode the cookies are still
+   *   there then; call it again
+   */
+  signOut(options?: SessionCallOptions): Promise<void>;
+  /** Stops listening to other tabs. Everything else goes on. */
+  close(): void;
+}
+
+/**
+ * Creates the session of a client: attaches tokens to calls, refreshes them once for all callers,
+ * and sends again what was refused because of their age.
+ *
+ * @throws TypeError for options that cannot work
+ */
+export function createSessionClient(options: SessionClientOptions): SessionClient {
+  const resolved = resolveOptions(options);
+  const core = new SessionCore(resolved);
+  const interceptor = sessionInterceptor(core);
+  const transport = makeTransport(resolved, [interceptor]);
+  const session: SessionClient = {
+    transport,
+    interceptor,
+    get state() {
+      return core.state;
+    },
+    subscribe: (listener) => subscribe(core, listener),
+    refresh: (call = {}) => refresh(core, call),
+    signOut: (call = {}) => core.signOut(call),
+    close: () => core.close(),
+  };
+  cores.set(session, core);
+  return session;
+}
+
+/** The parts behind a session; undefined when it is none of ours. */
+export function coreOf(session: SessionClient): SessionCore | undefined {
+  return cores.get(session);
+}
+
+const cores = new WeakMap<SessionClient, SessionCore>();
+
+function subscribe(core: SessionCore, listener: (state: SessionState) => void): () => void {
+  // A function of its own, so that one listener given twice is two subscriptions.
+  const own = (state: SessionState): void => listener(state);
+  core.listeners.add(own);
+  return () => {
+    core.listeners.delete(own);
+  };
+}
+
+async function refresh(core: SessionCore, options: SessionCallOptions): Promise<void> {
+  const [signal, done] = deadlineSignal(core.options.clock, options.timeoutMs, options.signal);
+  try {
+    await race(core.ready() ?? Promise.resolve(undefined), signal);
+    if (!core.refresher.can()) {
+      throw new ConnectError("there is no session to refresh; sign in", Code.Unauthenticated);
+    }
+    const outcome = await race(core.refresher.run(), signal);
+    if (outcome.type === "failed") {
+      throw outcome.error;
+    }
+    if (outcome.type === "stale") {
+      throw new ConnectError("the session changed during the refresh", Code.Aborted);
+    }
+  } catch (error) {
+    throw ConnectError.from(error, Code.Canceled);
+  } finally {
+    done();
+  }
+}

@@ -1,0 +1,94 @@
+import type { LocalSession } from "./local-session.ts";
+import { type AccessOrder, isGreater } from "./notice-rule.ts";
+
+/** What tabs of one browser tell each other. Holds no token. */
+export type TabMessage =
+  | { readonly type: "signedIn"; readonly session: string; readonly realm: string }
+  | { readonly type: "signedOut"; readonly session?: string; readonly realm?: string }
+  | {
+      readonly type: "refreshed";
+      readonly session: string;
+      readonly realm: string;
+      readonly order: AccessOrder;
+      readonly expiresIn: number;
+    };
+
+/** The other tabs of the browser that share our cookies. */
+export interface Tabs {
+  /** Tells all of them. */
+  tell(message: TabMessage): void;
+  close(): void;
+}
+
+/** The name of the lock and of the channel that tabs share. */
+export function channelName(realm: string | undefined): string {
+  return realm === undefined ? "rpc-session" : `rpc-session ${realm}`;
+}
+
+/** Opens the channel `name`; undefined where there are no channels. */
+export function openTabs(name: string, onMessage: (message: TabMessage) => void): Tabs | undefined {
+  if (typeof BroadcastChannel === "undefined") {
+    return undefined;
+  }
+  const channel = new BroadcastChannel(name);
+  // On a server runtime an open channel would keep the process alive.
+  (channel as { unref?: () => void }).unref?.();
+  channel.onmessage = (event: MessageEvent<unknown>) => {
+    if (isTabMessage(event.data)) {
+      onMessage(event.data);
+    }
+  };
+  return { tell: (message) => channel.postMessage(message), close: () => channel.close() };
+}
+
+/**
+ * Follows what another tab did. Messages of another realm are of no concern. A client that does
+ * not know its realm yet learns none from a message: two services may share the page.
+ */
+export function follow(local: LocalSession, message: TabMessage): void {
+  if (local.realm !== undefined && message.realm !== undefined && message.realm !== local.realm) {
+    return;
+  }
+  switch (message.type) {
+    case "signedOut":
+      if (local.session === undefined || local.session === message.session) {
+        local.end("otherTab", message.session);
+      }
+      return;
+    case "signedIn":
+      if (local.realm === undefined) {
+        if (local.status === "signedOut") {
+          local.forget();
+        }
+      } else if (local.session !== message.session) {
+        local.become(message.session, message.realm);
+        local.learn();
+      }
+      return;
+    case "refreshed":
+      if (
+        local.session === message.session &&
+        (!local.order || isGreater(message.order, local.order))
+      ) {
+        local.learn({ ...message.order, expiresIn: message.expiresIn });
+      }
+  }
+}
+
+function isTabMessage(data: unknown): data is TabMessage {
+  const message = data as Partial<TabMessage> | null;
+  switch (message?.type) {
+    case "signedOut":
+      return true;
+    case "signedIn":
+      return typeof message.session === "string" && typeof message.realm === "string";
+    case "refreshed":
+      return (
+        typeof message.session === "string" &&
+        typeof message.order === "object" &&
+        typeof message.expiresIn === "number"
+      );
+    default:
+      return false;
+  }
+}

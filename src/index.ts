@@ -1,0 +1,38 @@
+export type { Clock } from "./clock.ts";
+export { createSessions, type Sessions, type SessionsOptions } from "./create-sessions.ts";
+export type { Duration } from "./duration.ts";
+export {
+  type PolicyViolation,
+  SessionError,
+  type SessionErrorKind,
+  type SessionErrorOptions,
+  type SessionErrorReason,
+} from "./errors.ts";
+export type { SessionEvent, SessionEventListener } from "./events.ts";
+export type { JsonObject, JsonValue } from "./json.ts";
+export type { SecretOption } from "./secrets.ts";
+export type { Exchange } from "./server/call.ts";
+export { type CorsLists, type SessionCors, sessionCors } from "./server/cors.ts";
+export type { RequestGate } from "./server/gate.ts";
+export type { MethodDescription, MethodPolicy, MethodPolicyOptions } from "./server/policy.ts";
+export { composeGates, type ProtectOptions } from "./server/protect.ts";
+export type { GetSessionOptions, ServerSessions } from "./server/sessions.ts";
+export type { IssuedTokens, NewSessionOptions } from "./server/sign-in.ts";
+export type { LifetimeOptions, RefreshOptions } from "./session/lifetimes.ts";
+export type { Session } from "./session/session.ts";
+// Below: for authors of stores.
+export type {
+  Change,
+  Changes,
+  Device,
+  EndedBy,
+  NewSession,
+  RefreshWrite,
+  SessionRecord,
+  SessionStore,
+  StoreContext,
+  Stored,
+  StoredSigningKey,
+} from "./session/store.ts";
+export type { CookieOptions } from "./tokens/cookie.ts";
+export type { TokenTransport } from "./transport.ts";

@@ -1,0 +1,83 @@
+import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import { authenticate } from "./authenticate.ts";
+import { type Call, type CallKey, enterSession, openCall, refuseCall } from "./call.ts";
+import type { Core } from "./core.ts";
+import { type MethodPolicy, type Policies, procedureOf } from "./policy.ts";
+import { forbidCaching } from "./respond.ts";
+
+/** Runs before a request's body is read; throwing ends the call. */
+export type RequestGate = (context: HandlerContext) => Promise<void>;
+
+/** The gate of this instance: authenticates what the method's policy demands. */
+export function createGate(core: Core, key: CallKey, policies: Policies): RequestGate {
+  return async (context) => {
+    if (context.values.get(key)?.checked) {
+      return;
+    }
+    const call = openCall(core, context);
+    context.values.set(key, call);
+    await admit(core, call, { method: context.method, signal: context.signal, policies });
+  };
+}
+
+/**
+ * Lets a call pass, with its session where there is one.
+ * @throws ConnectError
+ */
+export async function admit(
+  core: Core,
+  call: Call,
+  { method, signal, policies }: Pick<HandlerContext, "method" | "signal"> & { policies: Policies },
+): Promise<void> {
+  try {
+    const policy = policies.of(method);
+    if (policy.auth !== "none") {
+      forbidCaching(call.responseHeader, call.requestMethod);
+      await raceSignal(enter(core, call, policy), signal);
+    }
+    call.checked = true;
+  } catch (error) {
+    throw error instanceof ConnectError
+      ? error
+      : refuseCall(core, call, { error, procedure: procedureOf(method) });
+  }
+}
+
+/**
+ * The work, or the end of the call, whichever is first: Connect does not end a gate or a handler
+ * that waits for something else than its signal.
+ *
+ * @throws ConnectError `DeadlineExceeded` or `Canceled` when the signal is first
+ */
+export async function raceSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  let stop = (): void => {};
+  const ended = new Promise<never>((_, reject) => {
+    stop = () => reject(ConnectError.from(signal.reason, Code.Canceled));
+  });
+  if (signal.aborted) {
+    stop();
+  }
+  signal.addEventListener("abort", stop, { once: true });
+  try {
+    return await Promise.race([ended, work]);
+  } finally {
+    signal.removeEventListener("abort", stop);
+    // Whoever lost the race must not fail unheard.
+    work.catch(() => {});
+    ended.catch(() => {});
+  }
+}
+
+async function enter(core: Core, call: Call, policy: MethodPolicy): Promise<void> {
+  const claims = await authenticate(
+    core,
+    { headers: call.requestHeader, method: call.requestMethod, presented: call.presented },
+    {
+      required: policy.auth === "required",
+      doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+    },
+  );
+  if (claims !== undefined) {
+    enterSession(core, call, claims);
+  }
+}

@@ -1,0 +1,104 @@
+import type { Message } from "@bufbuild/protobuf";
+import {
+  ConnectError,
+  type Interceptor,
+  type StreamRequest,
+  type StreamResponse,
+  type UnaryRequest,
+} from "@connectrpc/connect";
+import { SessionError } from "../errors.ts";
+import { type Call, type CallKey, openCall, refuseCall } from "./call.ts";
+import { withoutForeignHints } from "./connect-error.ts";
+import type { Core } from "./core.ts";
+import { admit } from "./gate.ts";
+import { type Policies, procedureOf } from "./policy.ts";
+
+/**
+ * The interceptor of this instance. Behind the gate it keeps errors and headers in order; alone it
+ * authenticates too, with what an interceptor can: cookies are not cleared on failed streams, gRPC
+ * and gRPC-Web calls, and bodies were read before.
+ */
+export function createInterceptor(core: Core, key: CallKey, policies: Policies): Interceptor {
+  return (next) => async (request) => {
+    const gated = request.contextValues.get(key);
+    const call = gated ?? openAlone(core, request);
+    if (gated === undefined) {
+      request.contextValues.set(key, call);
+      await admitAlone(core, call, { request, policies });
+    }
+    const written = call.responseHeader;
+    try {
+      const response = await next(request);
+      if (gated === undefined) {
+        appendHeaders(response.header, written);
+      }
+      return response.stream ? watchStream(core, call, response) : response;
+    } catch (error) {
+      throw ownError(core, call, { error, request });
+    }
+  };
+}
+
+type Request = UnaryRequest | StreamRequest;
+
+function openAlone(core: Core, request: Request): Call {
+  return openCall(core, {
+    requestHeader: request.header,
+    responseHeader: new Headers(),
+    requestMethod: request.requestMethod,
+  });
+}
+
+async function admitAlone(
+  core: Core,
+  call: Call,
+  { request, policies }: { readonly request: Request; readonly policies: Policies },
+): Promise<void> {
+  try {
+    await admit(core, call, { method: request.method, signal: request.signal, policies });
+  } catch (error) {
+    if (error instanceof ConnectError && isConnectUnary(request)) {
+      // The only kind of call whose error metadata becomes response headers.
+      appendHeaders(error.metadata, call.responseHeader);
+    }
+    throw error;
+  }
+}
+
+function isConnectUnary(request: Request): boolean {
+  const type = request.header.get("content-type") ?? "";
+  return !request.stream && !type.startsWith("application/grpc");
+}
+
+/** Several Set-Cookie stay several. */
+function appendHeaders(to: Headers, from: Headers): void {
+  from.forEach((value, name) => {
+    to.append(name, value);
+  });
+}
+
+/** Errors of a handler: ours get their details, another service's lose theirs. */
+function ownError(
+  core: Core,
+  call: Call,
+  { error, request }: { readonly error: unknown; readonly request: Pick<Request, "method"> },
+): unknown {
+  return error instanceof SessionError
+    ? refuseCall(core, call, { error, procedure: procedureOf(request.method) })
+    : withoutForeignHints(error);
+}
+
+/** Notes when the headers of a stream are sent: with its first message. */
+function watchStream(core: Core, call: Call, response: StreamResponse): StreamResponse {
+  async function* watched(): AsyncGenerator<Message> {
+    try {
+      for await (const message of response.message) {
+        call.committed = true;
+        yield message;
+      }
+    } catch (error) {
+      throw ownError(core, call, { error, request: response });
+    }
+  }
+  return { ...response, message: watched() };
+}

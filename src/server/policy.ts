@@ -1,0 +1,151 @@
+import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
+import {
+  Auth,
+  Check,
+  Csrf,
+  method_policy,
+  type Policy,
+  Stream,
+  service_policy,
+} from "../../gen/rpcsession/v1/options_pb.ts";
+
+/** What a method demands of its caller, as it is written in code. */
+export interface MethodPolicyOptions {
+  /**
+   * `required`: a verified session. `optional`: none, or a verified one; tokens that fail are
+   * refused. `none`: tokens are not looked at.
+   */
+  readonly auth?: "required" | "optional" | "none";
+  /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
+  readonly doAntiCsrfCheck?: boolean;
+}
+
+/** The policy of one method, resolved. */
+export interface MethodPolicy {
+  readonly auth: "required" | "optional" | "none";
+  readonly doAntiCsrfCheck: boolean | undefined;
+  /** Where `auth` was written. */
+  readonly source: "code" | "method option" | "service option" | "default";
+}
+
+/** One line of `sessions.describe`. */
+export interface MethodDescription extends MethodPolicy {
+  /** For example "notes.v1.NotesService/ListNotes". */
+  readonly procedure: string;
+}
+
+/** Policies written in code. */
+export interface PolicyOptions {
+  readonly public: readonly (DescMethod | DescService)[];
+  /** By procedure, such as "notes.v1.NotesService/ListNotes". */
+  readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
+}
+
+/** Knows the policy of every method. */
+export interface Policies {
+  /**
+   * Resolved once per method: code, then method option, then service option, then required.
+   * @throws TypeError when an option asks for what is not supported yet
+   */
+  of(method: DescMethod): MethodPolicy;
+  /**
+   * Checks the policies against the methods that are served.
+   * @throws TypeError when code names a method that is not there, or an option is not supported
+   */
+  check(methods: readonly DescMethod[]): void;
+  describe(methods: readonly DescMethod[]): MethodDescription[];
+}
+
+/** @throws TypeError when code names a method twice */
+export function createPolicies(options: PolicyOptions): Policies {
+  const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
+  for (const method of options.public.flatMap(methodsOf)) {
+    const procedure = procedureOf(method);
+    if (inCode.has(procedure)) {
+      throw new TypeError(`${procedure} is named twice; keep it in "public" or in "methods"`);
+    }
+    inCode.set(procedure, { auth: "none" });
+  }
+  const resolved = new WeakMap<DescMethod, MethodPolicy>();
+  const of = (method: DescMethod): MethodPolicy => {
+    let policy = resolved.get(method);
+    if (policy === undefined) {
+      policy = resolve(method, inCode.get(procedureOf(method)));
+      resolved.set(method, policy);
+    }
+    return policy;
+  };
+  return {
+    of,
+    check(methods) {
+      methods.forEach(of);
+      const served = new Set(methods.map(procedureOf));
+      const missing = [...inCode.keys()].filter((procedure) => !served.has(procedure));
+      if (missing.length > 0) {
+        throw new TypeError(
+          `createSessions names ${missing.join(", ")}, and the router serves no such method; remove the name or register the service`,
+        );
+      }
+    },
+    describe: (methods) =>
+      methods.map((method) => ({ procedure: procedureOf(method), ...of(method) })),
+  };
+}
+
+/** For example "notes.v1.NotesService/ListNotes". */
+export function procedureOf(method: DescMethod): string {
+  return `${method.parent.typeName}/${method.name}`;
+}
+
+function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
+  return desc.kind === "service" ? desc.methods : [desc];
+}
+
+function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): MethodPolicy {
+  const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
+  const ofService = hasOption(method.parent, service_policy)
+    ? getOption(method.parent, service_policy)
+    : undefined;
+  assertSupported(procedureOf(method), ofMethod);
+  assertSupported(method.parent.typeName, ofService);
+  const doAntiCsrfCheck = code?.doAntiCsrfCheck;
+  if (code?.auth !== undefined) {
+    return { auth: code.auth, doAntiCsrfCheck, source: "code" };
+  }
+  const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
+  if (fromMethod !== undefined) {
+    return { auth: fromMethod, doAntiCsrfCheck, source: "method option" };
+  }
+  const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
+  if (fromService !== undefined) {
+    return { auth: fromService, doAntiCsrfCheck, source: "service option" };
+  }
+  return { auth: "required", doAntiCsrfCheck, source: "default" };
+}
+
+const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
+  [Auth.REQUIRED]: "required",
+  [Auth.OPTIONAL]: "optional",
+  [Auth.NONE]: "none",
+};
+
+function assertSupported(name: string, policy: Policy | undefined): void {
+  if (policy === undefined) {
+    return;
+  }
+  const asked = [
+    policy.csrf !== Csrf.UNSPECIFIED && "csrf",
+    policy.check !== Check.UNSPECIFIED && "check",
+    policy.freshWithin !== undefined && "fresh_within",
+    policy.claims.length > 0 && "claims",
+    policy.stream !== Stream.UNSPECIFIED && "stream",
+  ].filter((field) => field !== false);
+  if (asked.length > 0) {
+    throw new TypeError(
+      `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
+    );
+  }
+  if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
+    throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
+  }
+}

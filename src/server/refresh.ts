@@ -1,0 +1,110 @@
+import { SessionError } from "../errors.ts";
+import { badRefreshToken } from "../session/ended.ts";
+import type { Engine } from "../session/engine.ts";
+import type { ProvenRefreshToken } from "../session/refresh-tokens.ts";
+import type { Refreshed } from "../session/refresher.ts";
+import { checkCrossSite, hasCookies } from "./authenticate.ts";
+import type { Call } from "./call.ts";
+import type { Core } from "./core.ts";
+import { proveRefresh } from "./presented-session.ts";
+import { expireCookies, writeTokens } from "./respond.ts";
+
+/**
+ * Refreshes the session of a call and writes its tokens. A refresh token in the message wins over
+ * cookies, which are then expired.
+ *
+ * @param inMessage `RefreshRequest.refresh_token`; empty for a cookie session
+ * @throws SessionError
+ */
+export async function refreshOnCall(core: Core, call: Call, inMessage: string): Promise<Refreshed> {
+  const { presented, responseHeader } = call;
+  if (inMessage !== "") {
+    const engine = await core.engine();
+    const refreshed = await engine.refresh({ token: inMessage, transport: "header" });
+    if (hasCookies(presented)) {
+      expireCookies(core, responseHeader);
+    }
+    writeTokens(core, responseHeader, { ...refreshed, ...plain });
+    return refreshed;
+  }
+  if (presented.refreshCookies.length === 0) {
+    throw new SessionError("unauthorized", "SESSION_MISSING", "there is no refresh token");
+  }
+  return refreshByCookie(core, call);
+}
+
+const plain = { event: "refreshed", antiCsrf: undefined, expireCopies: false } as const;
+
+async function refreshByCookie(core: Core, call: Call): Promise<Refreshed> {
+  checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
+  const engine = await core.engine();
+  const { refreshCookies, accessCookies } = call.presented;
+  const expireCopies = refreshCookies.length > 1 || accessCookies.length > 1;
+  const token = await chooseCookie(core, engine, refreshCookies);
+  const refreshed = await engine.refresh({ token, transport: "cookie" });
+  // Expiring the copies expires the one to keep as well, so it must be written again.
+  const refreshToken =
+    refreshed.refreshToken ??
+    (expireCopies ? await engine.refreshTokens.mint(refreshed.record) : undefined);
+  writeTokens(core, call.responseHeader, {
+    ...refreshed,
+    refreshToken,
+    event: "refreshed",
+    antiCsrf:
+      core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined,
+    expireCopies,
+  });
+  return refreshed;
+}
+
+interface Candidate {
+  readonly token: string;
+  readonly proven: ProvenRefreshToken;
+}
+
+/** Of several refresh cookies, the highest authentic generation of one session. */
+async function chooseCookie(
+  core: Core,
+  engine: Engine,
+  cookies: readonly string[],
+): Promise<string> {
+  const [first, ...more] = cookies;
+  if (first !== undefined && more.length === 0) {
+    return first;
+  }
+  const candidates: Candidate[] = [];
+  for (const token of cookies) {
+    const proven = await proveRefresh(engine, token, "cookie");
+    if (proven !== undefined) {
+      candidates.push({ token, proven });
+    }
+  }
+  const sessions = new Set(candidates.map(({ proven }) => proven.record.id));
+  if (sessions.size > 1 && !core.cookies.hostOnly) {
+    // Without the __Host- prefix a sibling host may have planted one of them.
+    throw new SessionError(
+      "unauthorized",
+      "TOKEN_CONFLICT",
+      "there are refresh cookies of several sessions",
+      { clearTokens: true },
+    );
+  }
+  const best = candidates.toSorted(byPreference)[0];
+  if (best === undefined) {
+    throw badRefreshToken();
+  }
+  return best.token;
+}
+
+/** Live ones first, then the newest session, then the highest generation. */
+function byPreference(a: Candidate, b: Candidate): number {
+  return (
+    Number(isLive(b.proven)) - Number(isLive(a.proven)) ||
+    b.proven.record.createdAt - a.proven.record.createdAt ||
+    b.proven.generation - a.proven.generation
+  );
+}
+
+function isLive({ record, now }: ProvenRefreshToken): boolean {
+  return record.revokedAt === null && now < Math.min(record.idleExpiresAt, record.expiresAt);
+}

@@ -1,0 +1,125 @@
+import type { SessionError } from "../errors.ts";
+import type { AccessToken } from "../session/access.ts";
+import type { SessionRecord } from "../session/store.ts";
+import { encodeNotice, header, type SessionNotice } from "../wire.ts";
+import { actionOf, hintFlags } from "./connect-error.ts";
+import type { Core } from "./core.ts";
+
+/** Tokens to write. */
+export interface TokensToWrite {
+  readonly event: "created" | "refreshed";
+  readonly record: SessionRecord;
+  readonly now: number;
+  readonly access: AccessToken;
+  /** Undefined when the client's stays. */
+  readonly refreshToken: string | undefined;
+  readonly antiCsrf: string | undefined;
+  /** Whether other copies of the cookies, in the other jar too, are expired first. */
+  readonly expireCopies: boolean;
+}
+
+/** Writes the tokens of a session: cookies, or headers, as its transport says. */
+export function writeTokens(core: Core, headers: Headers, tokens: TokensToWrite): void {
+  const { record, now, access, refreshToken } = tokens;
+  if (record.transport === "header") {
+    headers.set(header.accessToken, access.token);
+    if (refreshToken !== undefined) {
+      headers.set(header.refreshToken, refreshToken);
+    }
+  } else {
+    // Both cookies outlive their tokens, so that "expired" is told apart from "absent".
+    const maxAge = Math.floor((record.expiresAt - now) / 1000);
+    const { names } = core.cookies;
+    const values = [
+      [names.access, access.token],
+      ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
+    ] as const;
+    const written = values.map(([name, value]) => {
+      const copies = tokens.expireCopies ? core.cookies.expire(name) : [];
+      return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
+    });
+    for (const [name, cookies] of written) {
+      replaceCookie(headers, name, cookies);
+    }
+  }
+  if (tokens.antiCsrf !== undefined) {
+    headers.set(header.csrf, tokens.antiCsrf);
+  }
+  notify(headers, {
+    event: tokens.event,
+    session: record.id,
+    realm: core.issuer,
+    generation: access.claims.gen,
+    claimsVersion: access.claims.cv,
+    expiresAt: access.claims.exp,
+    expiresIn: access.expiresIn,
+  });
+  headers.set("cache-control", "no-store");
+}
+
+/** Expires the session cookies, in both jars. */
+export function expireCookies(core: Core, headers: Headers): void {
+  for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
+    replaceCookie(headers, name, core.cookies.expire(name));
+  }
+  headers.set("cache-control", "no-store");
+}
+
+/** Tells the client that its session is over, and takes back tokens written by the same call. */
+export function endTokens(core: Core, headers: Headers, session: string): void {
+  for (const name of [header.accessToken, header.refreshToken, header.csrf]) {
+    headers.delete(name);
+  }
+  notify(headers, {
+    event: "ended",
+    session,
+    realm: core.issuer,
+    generation: 0,
+    claimsVersion: 0,
+    expiresAt: 0,
+    expiresIn: 0,
+  });
+  headers.set("cache-control", "no-store");
+}
+
+/** Makes the response of a call that looks at tokens one that no cache keeps or mixes up. */
+export function forbidCaching(headers: Headers, requestMethod: string): void {
+  headers.set("cache-control", requestMethod === "GET" ? "private, no-store" : "no-store");
+  headers.append("vary", "Cookie, Authorization, Sec-Fetch-Site, Origin");
+}
+
+/**
+ * Writes what a refused call tells in its headers.
+ * @param byCookie whether the failed token came in a cookie
+ */
+export function writeRefusal(
+  core: Core,
+  headers: Headers,
+  { error, byCookie }: { readonly error: SessionError; readonly byCookie: boolean },
+): void {
+  if (error.clearTokens && byCookie) {
+    expireCookies(core, headers);
+  }
+  const flag = hintFlags[actionOf(error)];
+  if (flag !== undefined) {
+    headers.set(header.hint, flag);
+  }
+  if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
+    // RFC 6750 section 3.1: no error code where no token was presented.
+    const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
+    headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
+  }
+}
+
+function notify(headers: Headers, notice: SessionNotice): void {
+  headers.set(header.session, encodeNotice(notice));
+}
+
+/** Puts the values in the place of what this response says of the cookie so far. */
+function replaceCookie(headers: Headers, name: string, values: readonly string[]): void {
+  const others = headers.getSetCookie().filter((cookie) => !cookie.startsWith(`${name}=`));
+  headers.delete("set-cookie");
+  for (const cookie of [...others, ...values]) {
+    headers.append("set-cookie", cookie);
+  }
+}

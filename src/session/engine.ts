@@ -1,0 +1,211 @@
+import type { Clock } from "../clock.ts";
+import type { SessionEventListener } from "../events.ts";
+import type { JsonObject } from "../json.ts";
+import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
+import type { AccessClaims } from "../jwt/claims.ts";
+import { openSecretRing, randomId, readSecretOption, type SecretOption } from "../secrets.ts";
+import type { TokenTransport } from "../transport.ts";
+import { type AccessToken, mintAccessToken } from "./access.ts";
+import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
+import { type Confirmations, createConfirmations } from "./confirmations.ts";
+import { createFeed, type Feed } from "./feed.ts";
+import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
+import { reach } from "./reach.ts";
+import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
+import { createRefresher, type Refresher } from "./refresher.ts";
+import { createRevocations, type Revocations } from "./revocations.ts";
+import { createSigningKeys } from "./signing-keys.ts";
+import type { Device, EndedBy, SessionRecord, SessionStore } from "./store.ts";
+
+/** What an engine is made of; every option checked and resolved. */
+export interface EngineOptions {
+  readonly issuer: string;
+  readonly audience: string;
+  readonly store: SessionStore;
+  readonly secret: SecretOption | undefined;
+  readonly lifetimes: Lifetimes;
+  /** Milliseconds that `iat` and `nbf` may lie in the future. */
+  readonly clockSkew: number;
+  readonly clock: Clock;
+  readonly emit: SessionEventListener;
+}
+
+/** What a new session is given. */
+export interface Creation {
+  readonly userId: string;
+  readonly tenantId: string | null;
+  readonly claims: JsonObject;
+  readonly data: JsonObject;
+  readonly device: Device;
+  readonly transport: TokenTransport;
+  /** The id of a session that the new one takes the place of. */
+  readonly replaces: string | null;
+}
+
+/** A new session and its tokens. */
+export interface Created {
+  readonly record: SessionRecord;
+  readonly now: number;
+  readonly access: AccessToken;
+  readonly refreshToken: string;
+}
+
+/**
+ * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
+ * with SessionError only; an outage is `unavailable`.
+ */
+export interface Engine {
+  readonly refresh: Refresher;
+  readonly refreshTokens: RefreshTokens;
+  readonly antiCsrf: AntiCsrf;
+  readonly revocations: Revocations;
+  create(creation: Creation): Promise<Created>;
+  /** Checks form, signature, issuer, audience, type and time; not revocation. */
+  verify(token: string, now: number): Promise<VerifiedToken>;
+  /** Takes note that a live access token was used. */
+  used(claims: AccessClaims, now: number): void;
+  load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
+  /** Ends a session; resolves to whether this call did. Known in this process when it resolves. */
+  revoke(id: string, endedBy: EndedBy): Promise<boolean>;
+  /** Waits for background writes. */
+  settled(): Promise<void>;
+  close(): void;
+}
+
+/** How long a signing key signs, in milliseconds. */
+const keyRotation = 30 * 86_400_000;
+/** How long an entry of the change log matters beyond the life of an access token. */
+const logMargin = 60_000;
+
+/** Opens store, secrets, keys and feed. Rejects with what stood in the way; may be tried again. */
+export async function openEngine(options: EngineOptions): Promise<Engine> {
+  const { store, clock, lifetimes } = options;
+  await store.open({ clock });
+  const secrets = await openSecretRing(await secretsOf(options), options.issuer);
+  const keys = createSigningKeys({
+    store,
+    secrets,
+    clock,
+    algorithm: "ES256",
+    rotation: keyRotation,
+    retention: maxAccessLife + options.clockSkew,
+  });
+  await keys.open();
+  const window = maxAccessLife + logMargin;
+  const revocations = createRevocations(window);
+  const feed = createFeed({ store, revocations, clock, window });
+  await feed.open();
+  const mintAccess: Parts["mintAccess"] = (stored) =>
+    mintAccessToken(
+      { issuer: options.issuer, audience: options.audience, keys, lifetimes },
+      stored,
+    );
+  const refreshTokens = createRefreshTokens({ store, secrets, emit: options.emit });
+  return assemble(options, {
+    mintAccess,
+    refreshTokens,
+    revocations,
+    feed,
+    secretId: secrets.current.id,
+    antiCsrf: createAntiCsrf(secrets),
+    confirmations: createConfirmations({ store, clock, settle: lifetimes.settle }),
+    verify: createAccessTokenVerifier({
+      issuer: options.issuer,
+      audience: options.audience,
+      maxLife: maxAccessLife / 1000,
+      clockSkew: options.clockSkew / 1000,
+      findKey: keys.find,
+    }),
+    refresh: createRefresher({
+      store,
+      secrets,
+      tokens: refreshTokens,
+      lifetimes,
+      clock,
+      emit: options.emit,
+      mintAccess,
+      announce: feed.apply,
+      isRevoked: (session) => revocations.get(session) !== undefined,
+    }),
+  });
+}
+
+interface Parts {
+  readonly mintAccess: (stored: {
+    readonly record: SessionRecord;
+    readonly now: number;
+  }) => Promise<AccessToken>;
+  readonly refreshTokens: RefreshTokens;
+  readonly revocations: Revocations;
+  readonly feed: Feed;
+  readonly secretId: string;
+  readonly antiCsrf: AntiCsrf;
+  readonly confirmations: Confirmations;
+  readonly verify: Engine["verify"];
+  readonly refresh: Refresher;
+}
+
+function assemble(options: EngineOptions, parts: Parts): Engine {
+  const { store, lifetimes, emit } = options;
+  return {
+    refresh: parts.refresh,
+    refreshTokens: parts.refreshTokens,
+    antiCsrf: parts.antiCsrf,
+    revocations: parts.revocations,
+    verify: parts.verify,
+    create: (creation) => create(options, parts, creation),
+    used(claims, now) {
+      if (now - claims.gat * 1000 >= lifetimes.settle) {
+        parts.confirmations.used(claims.sid, claims.gen);
+      }
+    },
+    load: (id) => reach(store.load(id)),
+    async revoke(id, endedBy) {
+      const { record, revoked, now } = await reach(store.revoke(id, endedBy));
+      if (record !== undefined) {
+        parts.feed.apply({
+          kind: "revoked",
+          session: id,
+          endedBy: record.endedBy ?? endedBy,
+          at: record.revokedAt ?? now,
+        });
+      }
+      if (revoked) {
+        emit({ type: "revoked", session: id, endedBy });
+      }
+      return revoked;
+    },
+    settled: () => parts.confirmations.settled(),
+    close: () => parts.feed.close(),
+  };
+}
+
+async function create(options: EngineOptions, parts: Parts, creation: Creation): Promise<Created> {
+  const { replaces } = creation;
+  const stored = await reach(
+    options.store.insert({
+      ...creation,
+      id: randomId(16),
+      salt: randomId(32),
+      secretId: parts.secretId,
+      idle: options.lifetimes.idle,
+      absolute: options.lifetimes.absolute,
+    }),
+  );
+  const { record, now } = stored;
+  if (replaces !== null) {
+    parts.feed.apply({ kind: "revoked", session: replaces, endedBy: "replaced", at: now });
+    options.emit({ type: "revoked", session: replaces, endedBy: "replaced" });
+  }
+  options.emit({ type: "created", session: record.id, userId: record.userId });
+  const access = await parts.mintAccess(stored);
+  return { record, now, access, refreshToken: await parts.refreshTokens.mint(record) };
+}
+
+async function secretsOf(options: EngineOptions): Promise<Uint8Array<ArrayBuffer>[]> {
+  const secret = options.secret ?? (await options.store.secret?.());
+  if (secret === undefined) {
+    throw new TypeError(`secret: ${options.store.name} keeps none; give one of at least 32 bytes`);
+  }
+  return readSecretOption(secret);
+}

@@ -1,0 +1,66 @@
+import { type Duration, durationMs } from "../duration.ts";
+
+/** How long things live. */
+export interface LifetimeOptions {
+  /** An access token, minus up to 5 % so that not all expire at once. Default "15m"; 2s to 1h. */
+  readonly access?: Duration;
+  /** A session without a refresh. Default "14d". */
+  readonly idle?: Duration;
+  /** A session in any case. Default "90d"; at most 400d, the longest a browser keeps a cookie. */
+  readonly absolute?: Duration;
+}
+
+/** How refresh tokens rotate. Must keep `clientTimeout` < `overlap` < half of `access`. */
+export interface RefreshOptions {
+  /** How long the former refresh token is good after its successor was confirmed. Default "30s". */
+  readonly overlap?: Duration;
+  /** How old a generation must be before its use confirms it. Default "60s"; 0s to 1h. */
+  readonly settle?: Duration;
+  /** The longest a client waits for a refresh: the `refreshTimeout` of the clients. Default "10s". */
+  readonly clientTimeout?: Duration;
+}
+
+/** The options as milliseconds. */
+export interface Lifetimes {
+  readonly access: number;
+  readonly idle: number;
+  readonly absolute: number;
+  readonly overlap: number;
+  readonly settle: number;
+}
+
+/** The longest any access token may live, in milliseconds. */
+export const maxAccessLife = 3_600_000;
+
+/**
+ * Resolves and checks the options.
+ * @throws TypeError when a span is out of bounds or they do not fit together
+ */
+export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOptions): Lifetimes {
+  const access = durationMs("lifetimes.access", lifetimes.access ?? "15m", {
+    min: 2_000,
+    max: maxAccessLife,
+  });
+  const absolute = durationMs("lifetimes.absolute", lifetimes.absolute ?? "90d", {
+    min: access,
+    max: 400 * 86_400_000,
+  });
+  const idle = durationMs("lifetimes.idle", lifetimes.idle ?? "14d", {
+    min: access,
+    max: absolute,
+  });
+  const overlap = durationMs("refresh.overlap", refresh.overlap ?? "30s");
+  const settle = durationMs("refresh.settle", refresh.settle ?? "60s", { max: 3_600_000 });
+  const clientTimeout = durationMs("refresh.clientTimeout", refresh.clientTimeout ?? "10s");
+  if (clientTimeout >= overlap) {
+    throw new TypeError(
+      `refresh.overlap: ${overlap}ms is too short; a client may still wait ${clientTimeout}ms for the answer of a refresh, so make it longer than refresh.clientTimeout`,
+    );
+  }
+  if (overlap >= access / 2) {
+    throw new TypeError(
+      `refresh.overlap: ${overlap}ms is too long for access tokens of ${access}ms; make it shorter than half of lifetimes.access`,
+    );
+  }
+  return { access, idle, absolute, overlap, settle };
+}

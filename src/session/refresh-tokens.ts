@@ -1,0 +1,108 @@
+import { unavailable } from "../errors.ts";
+import type { SessionEventListener } from "../events.ts";
+import type { SecretKeys, SecretRing } from "../secrets.ts";
+import type { TokenTransport } from "../transport.ts";
+import { badRefreshToken, unknownError } from "./ended.ts";
+import { reach } from "./reach.ts";
+import {
+  mintRefreshToken,
+  type ParsedRefreshToken,
+  parseRefreshToken,
+  verifyCheck,
+  verifyTag,
+} from "./refresh-token.ts";
+import type { SessionRecord, SessionStore, Stored } from "./store.ts";
+
+/** A refresh token as it was presented. */
+export interface PresentedRefreshToken {
+  readonly token: string;
+  /** How it came; a token of the other transport is none. */
+  readonly transport: TokenTransport;
+}
+
+/** A refresh token that was proven to be minted for this record. */
+export interface ProvenRefreshToken extends Stored<SessionRecord> {
+  readonly generation: number;
+  readonly secretId: string;
+}
+
+/** Mints refresh tokens and proves presented ones. */
+export interface RefreshTokens {
+  /** The refresh token of the record's generation. */
+  mint(record: SessionRecord): Promise<string>;
+  /**
+   * Proves that the token has its form and was made under one of our secrets. No I/O.
+   * @throws SessionError `unauthorized` when it was not, `unavailable` when the secret is not known
+   */
+  precheck(presented: PresentedRefreshToken): Promise<ParsedRefreshToken>;
+  /**
+   * Reads the session of a prechecked token and proves the token against it.
+   * @throws SessionError `unauthorized` or `unavailable`
+   */
+  prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken>;
+}
+
+/** Ids of unknown secrets remembered, so that each gives one event. */
+const unknownSecretsMax = 100;
+
+export function createRefreshTokens(options: {
+  readonly store: SessionStore;
+  readonly secrets: SecretRing;
+  readonly emit: SessionEventListener;
+}): RefreshTokens {
+  const { store, secrets, emit } = options;
+  const unknown = new Set<string>();
+
+  const keysOf = (secretId: string): SecretKeys => {
+    const keys = secrets.get(secretId);
+    if (keys === undefined) {
+      if (!unknown.has(secretId) && unknown.size < unknownSecretsMax) {
+        unknown.add(secretId);
+        emit({ type: "unknownSecret", secretId });
+      }
+      throw unavailable("the secret of the refresh token");
+    }
+    return keys;
+  };
+
+  return {
+    mint: (record) =>
+      mintRefreshToken(keysOf(record.secretId), {
+        transport: record.transport,
+        tenantId: record.tenantId,
+        session: record.id,
+        generation: record.generation,
+        salt: record.salt,
+      }),
+    async precheck({ token }) {
+      const parsed = parseRefreshToken(token);
+      if (parsed === undefined || !(await verifyCheck(keysOf(parsed.secretId), parsed))) {
+        throw badRefreshToken();
+      }
+      return parsed;
+    },
+    async prove(parsed, transport) {
+      const { record, now } = await reach(store.load(parsed.session));
+      if (record === undefined) {
+        throw unknownError(parsed.session);
+      }
+      // A row under a secret this server lacks is a roll-out in progress, not a bad token.
+      keysOf(record.secretId);
+      const proven =
+        record.transport === transport &&
+        // The current generation has one token only: the one of the secret its row names.
+        (parsed.generation !== record.generation || parsed.secretId === record.secretId) &&
+        (await verifyTag(keysOf(parsed.secretId), parsed, {
+          transport,
+          tenantId: record.tenantId,
+          session: record.id,
+          generation: parsed.generation,
+          salt: record.salt,
+        }));
+      if (!proven) {
+        throw badRefreshToken();
+      }
+      return { record, now, generation: parsed.generation, secretId: parsed.secretId };
+    },
+  };
+}

@@ -1,0 +1,113 @@
+import type { NewSession, RefreshWrite, SessionRecord } from "../session/store.ts";
+import { keepEnded, pruneBatch } from "./retention.ts";
+
+/** The sessions of a memory store. Every function runs to its end in one go: that makes it atomic. */
+export interface MemorySessions {
+  readonly byId: Map<string, SessionRecord>;
+  /** Where the walk that drops old sessions goes on. */
+  walk: MapIterator<SessionRecord> | undefined;
+}
+
+/** The record of a session that begins now; it is not kept yet. */
+export function beginSession(session: NewSession, now: number): SessionRecord {
+  const { idle, absolute, replaces, ...given } = session;
+  return {
+    ...jsonCopy(given),
+    generation: 0,
+    confirmedAt: null,
+    rotatedAt: now,
+    createdAt: now,
+    authTime: now,
+    idleExpiresAt: now + Math.min(idle, absolute),
+    expiresAt: now + absolute,
+    claimsVersion: 0,
+    version: 0,
+    lastSeenAt: now,
+    revokedAt: null,
+    endedBy: null,
+  };
+}
+
+/** Keeps a record and returns it frozen, so that no reader can change what is kept. */
+export function keepSession(sessions: MemorySessions, record: SessionRecord): SessionRecord {
+  sessions.byId.set(record.id, Object.freeze(record));
+  return record;
+}
+
+/** Writes a refresh; undefined when its condition does not hold. */
+export function refreshSession(
+  sessions: MemorySessions,
+  asked: RefreshWrite,
+  now: number,
+): SessionRecord | undefined {
+  const old = sessions.byId.get(asked.id);
+  if (
+    old === undefined ||
+    old.generation !== asked.generation ||
+    old.revokedAt !== null ||
+    old.idleExpiresAt <= now ||
+    old.expiresAt <= now
+  ) {
+    return undefined;
+  }
+  return keepSession(sessions, {
+    ...old,
+    ...refreshed(old, asked, now),
+    lastSeenAt: now,
+    idleExpiresAt: Math.min(now + asked.idle, old.expiresAt),
+  });
+}
+
+/** Confirms a generation; see `SessionStore.confirm`. */
+export function confirmSession(
+  sessions: MemorySessions,
+  use: { readonly id: string; readonly generation: number; readonly settle: number },
+  now: number,
+): boolean {
+  const record = sessions.byId.get(use.id);
+  if (record === undefined || record.revokedAt !== null || record.generation > use.generation) {
+    return true;
+  }
+  // A generation ahead of the record was lost by the store; it may be current again one day.
+  if (record.generation < use.generation) {
+    return false;
+  }
+  if (record.confirmedAt === null && isSettled(record, use.settle, now)) {
+    keepSession(sessions, { ...record, confirmedAt: now });
+    return true;
+  }
+  return record.confirmedAt !== null;
+}
+
+/** Drops sessions that ended long ago: a few per call, all of them over many calls. */
+export function pruneSessions(sessions: MemorySessions, now: number): void {
+  for (let looked = 0; looked < pruneBatch; looked++) {
+    sessions.walk ??= sessions.byId.values();
+    const { value: record, done } = sessions.walk.next();
+    if (done) {
+      sessions.walk = undefined;
+      return;
+    }
+    if ((record.revokedAt ?? record.idleExpiresAt) < now - keepEnded) {
+      sessions.byId.delete(record.id);
+    }
+  }
+}
+
+function refreshed(old: SessionRecord, asked: RefreshWrite, now: number): Partial<SessionRecord> {
+  if (asked.kind === "keep") {
+    const settled = asked.settle !== null && isSettled(old, asked.settle, now);
+    return { confirmedAt: old.confirmedAt ?? (settled ? now : null) };
+  }
+  const generation = asked.kind === "advance" ? old.generation + 1 : asked.to;
+  return { generation, confirmedAt: null, rotatedAt: now, secretId: asked.secretId };
+}
+
+function isSettled(record: SessionRecord, settle: number, now: number): boolean {
+  return Math.max(0, now - record.rotatedAt) >= settle;
+}
+
+/** What JSON keeps of a value, deeply frozen. */
+function jsonCopy<T>(value: T): T {
+  return JSON.parse(JSON.stringify(value), (_key, part: unknown) => Object.freeze(part));
+}

@@ -1,0 +1,79 @@
+import { type Kysely, sql } from "kysely";
+import type { Change, Changes, EndedBy } from "../session/store.ts";
+import { formatCursor, parseCursor } from "./change-cursor.ts";
+import { keepChanges, pruneBatch } from "./retention.ts";
+import type { SqlDatabase, SqlSchema } from "./sql-schema.ts";
+
+/** Appends that a session ended, and drops a few entries that are too old to matter. */
+export async function appendRevoked(
+  db: Kysely<SqlSchema>,
+  change: Omit<Change, "kind">,
+): Promise<void> {
+  await db
+    .insertInto("rpcsession_changes")
+    .values({
+      kind: "revoked",
+      session: change.session,
+      ended_by: change.endedBy,
+      at: change.at,
+    })
+    .execute();
+  await db
+    .deleteFrom("rpcsession_changes")
+    .where("number", "in", (query) =>
+      query
+        .selectFrom("rpcsession_changes")
+        .select("number")
+        .where("at", "<", change.at - keepChanges)
+        .orderBy("at")
+        .limit(pruneBatch),
+    )
+    .execute();
+}
+
+/**
+ * Reads the change log in the order of its numbers. That this is the order of the commits, too,
+ * holds where one writer at a time gives out numbers and commits: SQLite. A database with
+ * concurrent writers needs a log of its own.
+ */
+export async function readChanges(
+  database: SqlDatabase,
+  read: { readonly store: string; readonly cursor: string | undefined; readonly window: number },
+): Promise<Changes> {
+  const now = database.now();
+  const seen = read.cursor === undefined ? undefined : parseCursor(read.store, read.cursor);
+  // One statement, so that entries, cursor and time are of one moment, also when no entry is left.
+  const rows = await database.db
+    .selectFrom(sql<{ one: number }>`(select 1 as one)`.as("moment"))
+    .leftJoin("rpcsession_changes as change", (join) =>
+      seen === undefined
+        ? join.on("change.at", ">=", sql<number>`${now} - ${read.window}`)
+        : join.on("change.number", ">", seen),
+    )
+    .select(({ selectFrom, fn }) => [
+      now.as("store_now"),
+      selectFrom("rpcsession_changes").select(fn.max("number").as("last")).as("last"),
+      "change.session",
+      "change.ended_by",
+      "change.at",
+    ])
+    .orderBy("change.number")
+    .execute();
+  return {
+    entries: rows.flatMap((row) => toChange(row)),
+    cursor: formatCursor(Math.max(seen ?? 0, Number(rows[0]?.last ?? 0))),
+    now: Number(rows[0]?.store_now),
+  };
+}
+
+function toChange(row: {
+  readonly session: string | null;
+  readonly ended_by: string | null;
+  readonly at: number | string | bigint | null;
+}): Change[] {
+  if (row.session === null) {
+    return [];
+  }
+  const endedBy = row.ended_by as EndedBy;
+  return [{ kind: "revoked", session: row.session, endedBy, at: Number(row.at) }];
+}

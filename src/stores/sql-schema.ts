@@ -1,0 +1,121 @@
+import type { ColumnType, Kysely, RawBuilder, Selectable } from "kysely";
+import type { JsonObject } from "../json.ts";
+import type { Device, EndedBy, SessionRecord, StoredSigningKey } from "../session/store.ts";
+import type { TokenTransport } from "../transport.ts";
+
+/** A 64-bit integer: drivers give it as number, string or bigint, so it is read through `Number()`. */
+export type BigInteger = ColumnType<number | string | bigint, number, number>;
+
+/** The tables of a SQL store. Times are milliseconds since 1970 UTC; JSON is text. */
+export interface SqlSchema {
+  rpcsession_migrations: MigrationTable;
+  rpcsession_sessions: SessionTable;
+  rpcsession_changes: ChangeTable;
+  rpcsession_signing_keys: SigningKeyTable;
+}
+
+/** A database, and what differs between one and another. */
+export interface SqlDatabase {
+  readonly db: Kysely<SqlSchema>;
+  /** The store's clock in milliseconds, as SQL. Taken once for each statement. */
+  readonly now: () => RawBuilder<number>;
+  /** The type of a column that numbers its rows. */
+  readonly serial: "integer autoincrement" | "bigserial";
+  /** Does a unit of work, all of it or none, again where the database asks for that. */
+  readonly attempt: <T>(work: () => Promise<T>) => Promise<T>;
+}
+
+/** A row of `rpcsession_sessions` as it is read. */
+export type SessionRow = Selectable<SessionTable>;
+
+/** Reads a row as a session. */
+export function toSession(row: SessionRow): SessionRecord {
+  return {
+    id: row.id,
+    userId: row.user_id,
+    tenantId: row.tenant_id,
+    transport: row.transport as TokenTransport,
+    salt: row.salt,
+    secretId: row.secret_id,
+    generation: Number(row.generation),
+    confirmedAt: row.confirmed_at === null ? null : Number(row.confirmed_at),
+    rotatedAt: Number(row.rotated_at),
+    createdAt: Number(row.created_at),
+    authTime: Number(row.auth_time),
+    idleExpiresAt: Number(row.idle_expires_at),
+    expiresAt: Number(row.expires_at),
+    claims: JSON.parse(row.claims) as JsonObject,
+    claimsVersion: Number(row.claims_version),
+    data: JSON.parse(row.data) as JsonObject,
+    version: Number(row.version),
+    device: JSON.parse(row.device) as Device,
+    lastSeenAt: Number(row.last_seen_at),
+    revokedAt: row.revoked_at === null ? null : Number(row.revoked_at),
+    endedBy: row.ended_by as EndedBy | null,
+  };
+}
+
+/** Reads a row as a signing key. */
+export function toSigningKey(row: Selectable<SigningKeyTable>): StoredSigningKey {
+  return {
+    slot: Number(row.slot),
+    kid: row.kid,
+    alg: row.alg,
+    publicJwk: row.public_jwk,
+    privateJwk: row.private_jwk,
+    createdAt: Number(row.created_at),
+  };
+}
+
+interface MigrationTable {
+  version: BigInteger;
+  applied_at: BigInteger;
+}
+
+interface SessionTable {
+  id: string;
+  user_id: string;
+  tenant_id: string | null;
+  transport: string;
+  salt: string;
+  secret_id: string;
+  generation: BigInteger;
+  confirmed_at: NullableBigInteger;
+  rotated_at: BigInteger;
+  created_at: BigInteger;
+  auth_time: BigInteger;
+  idle_expires_at: BigInteger;
+  expires_at: BigInteger;
+  claims: string;
+  claims_version: BigInteger;
+  data: string;
+  version: BigInteger;
+  device: string;
+  last_seen_at: BigInteger;
+  revoked_at: NullableBigInteger;
+  ended_by: string | null;
+}
+
+interface ChangeTable {
+  /** Counts up in the order of the commits. */
+  number: ColumnType<number | string | bigint, never, never>;
+  kind: string;
+  session: string;
+  ended_by: string;
+  at: BigInteger;
+}
+
+interface SigningKeyTable {
+  slot: BigInteger;
+  kid: string;
+  alg: string;
+  public_jwk: string;
+  private_jwk: string;
+  created_at: BigInteger;
+}
+
+type NullableBigInteger = ColumnType<
+  number | string | bigint | null,
+  number | null | undefined,
+  number | null
+>;

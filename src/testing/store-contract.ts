@@ -1,0 +1,75 @@
+import { confirmRules } from "./store-contract/confirm-rules.ts";
+import { durableRules } from "./store-contract/durable-rules.ts";
+import type {
+  ContractRunner,
+  DurableStoreFixture,
+  Rules,
+  StoreFixture,
+} from "./store-contract/fixture.ts";
+import { insertRules } from "./store-contract/insert-rules.ts";
+import { keyRules } from "./store-contract/key-rules.ts";
+import { refreshRules } from "./store-contract/refresh-rules.ts";
+import { revokeRules } from "./store-contract/revoke-rules.ts";
+
+export type {
+  ContractClock,
+  ContractRunner,
+  DurableStoreFixture,
+  StoreFixture,
+} from "./store-contract/fixture.ts";
+
+/**
+ * Tests that a store keeps the contract of `SessionStore`, in any test runner:
+ *
+ * ```ts
+ * import { describe, it } from "node:test";
+ * describeSessionStore({ describe, it }, "myStore", async () => ({ store: myStore(…), clock, close }));
+ * ```
+ *
+ * @param create makes an empty store, not opened, on a clock that stands still; called for each test
+ */
+export function describeSessionStore(
+  runner: ContractRunner,
+  name: string,
+  create: () => Promise<StoreFixture>,
+): void {
+  runner.describe(`${name}: the contract of a session store`, () => {
+    const all = [insertRules, refreshRules, confirmRules, revokeRules, keyRules];
+    for (const rules of all) {
+      addRules(runner, rules, create);
+    }
+  });
+}
+
+/**
+ * Tests what {@link describeSessionStore} tests, and that the sessions outlive the store and are
+ * shared with every other store over the same data.
+ */
+export function describeDurableSessionStore(
+  runner: ContractRunner,
+  name: string,
+  create: () => Promise<DurableStoreFixture>,
+): void {
+  describeSessionStore(runner, name, create);
+  runner.describe(`${name}: the contract of a durable session store`, () => {
+    addRules(runner, durableRules, create);
+  });
+}
+
+function addRules<F extends StoreFixture>(
+  runner: ContractRunner,
+  rules: Rules<F>,
+  create: () => Promise<F>,
+): void {
+  for (const [rule, check] of Object.entries(rules)) {
+    runner.it(rule, async () => {
+      const fixture = await create();
+      try {
+        await fixture.store.open({ clock: fixture.clock });
+        await check(fixture);
+      } finally {
+        await fixture.close();
+      }
+    });
+  }
+}

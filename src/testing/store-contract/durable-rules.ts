@@ -1,0 +1,93 @@
+import assert from "node:assert/strict";
+import type { SessionStore } from "../../session/store.ts";
+import {
+  absolute,
+  advance,
+  atOnce,
+  awkwardJson,
+  type DurableStoreFixture,
+  newSession,
+  type Rules,
+} from "./fixture.ts";
+
+/** What a store promises whose sessions live outside of it. */
+export const durableRules: Rules<DurableStoreFixture> = {
+  async "everything survives a restart"(fixture) {
+    const { store, clock } = fixture;
+    await store.insert(newSession({ claims: awkwardJson }));
+    await store.insert(newSession({ id: "s2", replaces: "s1" }));
+    await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
+    const before = await everything(store);
+    await store.close();
+    const restarted = fixture.another();
+    await restarted.open({ clock });
+    assert.deepEqual(await everything(restarted), before);
+    await restarted.close();
+  },
+
+  async "a change log goes on after a restart"(fixture) {
+    const { store, clock } = fixture;
+    await store.insert(newSession());
+    await store.revoke("s1", "revoked");
+    const { cursor } = await store.changes(undefined, absolute);
+    await store.close();
+    const restarted = fixture.another();
+    await restarted.open({ clock });
+    await restarted.insert(newSession({ id: "s2" }));
+    await restarted.revoke("s2", "revoked");
+    const { entries } = await restarted.changes(cursor, 0);
+    assert.deepEqual(
+      entries.map(({ session }) => session),
+      ["s2"],
+    );
+    await restarted.close();
+  },
+
+  async "stores that open the same empty data at once agree"(fixture) {
+    const stores = [fixture.another(), fixture.another(), fixture.another()];
+    await Promise.all(stores.map((store) => store.open(fixture)));
+    const secrets = await Promise.all(stores.map((store) => store.secret?.()));
+    assert.deepEqual(
+      secrets,
+      secrets.map(() => secrets[0]),
+    );
+    await Promise.all(stores.map((store) => store.close()));
+  },
+
+  async "what one server changes, every other one sees"(fixture) {
+    const { store } = fixture;
+    const other = fixture.another();
+    await other.open(fixture);
+    await store.insert(newSession());
+    assert.equal((await other.refresh(advance(0))).record?.generation, 1);
+    assert.equal((await store.refresh(advance(0))).record, undefined);
+    assert.equal((await store.revoke("s1", "theft")).revoked, true);
+    assert.equal((await other.revoke("s1", "signOut")).revoked, false);
+    assert.equal((await other.load("s1")).record?.endedBy, "theft");
+    assert.equal((await other.changes(undefined, absolute)).entries.length, 1);
+    await other.close();
+  },
+
+  async "of changes by two servers at once exactly one succeeds"(fixture) {
+    const other = fixture.another();
+    await other.open(fixture);
+    const servers = [fixture.store, other];
+    const server = (index: number): SessionStore => servers[index % 2] ?? other;
+    await fixture.store.insert(newSession());
+    const advanced = await atOnce((index) => server(index).refresh(advance(0)));
+    assert.equal(advanced.filter(({ record }) => record !== undefined).length, 1);
+    const ended = await atOnce((index) => server(index).revoke("s1", "theft"));
+    assert.equal(ended.filter(({ revoked }) => revoked).length, 1);
+    assert.equal((await other.changes(undefined, absolute)).entries.length, 1);
+    await other.close();
+  },
+};
+
+async function everything(store: SessionStore) {
+  return {
+    sessions: [await store.load("s1"), await store.load("s2")],
+    changes: await store.changes(undefined, absolute),
+    keys: await store.signingKeys(),
+    secret: await store.secret?.(),
+  };
+}

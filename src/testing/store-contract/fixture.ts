@@ -1,0 +1,83 @@
+import type { Clock } from "../../clock.ts";
+import type { JsonObject } from "../../json.ts";
+import type { NewSession, RefreshWrite, SessionStore } from "../../session/store.ts";
+
+/** The two functions of a test runner that a contract needs; vitest's and `node:test`'s fit. */
+export interface ContractRunner {
+  describe(name: string, body: () => void): unknown;
+  it(name: string, body: () => Promise<void>): unknown;
+}
+
+/** The clock of the store under test. It stands still but for `advance`. */
+export interface ContractClock extends Clock {
+  /** Moves the time; a negative number moves it back. */
+  advance(ms: number): void | Promise<void>;
+}
+
+/** An empty store to test. */
+export interface StoreFixture {
+  /** Not opened yet. */
+  readonly store: SessionStore;
+  readonly clock: ContractClock;
+  /** Closes what is still open and removes what was made. */
+  close(): Promise<void>;
+}
+
+/** An empty store that keeps its sessions outside of itself. */
+export interface DurableStoreFixture extends StoreFixture {
+  /** Another store over the same data, as a second server or a restart makes it. Not opened yet. */
+  another(): SessionStore;
+}
+
+/** Rules by their names, each with its check on a store that is open and empty. */
+export type Rules<F extends StoreFixture = StoreFixture> = Readonly<
+  Record<string, (fixture: F) => Promise<void>>
+>;
+
+export const idle = 1_000_000;
+export const absolute = 5_000_000;
+
+/** A session to insert: `id` is `"s1"` unless given. */
+export function newSession(given: Partial<NewSession> = {}): NewSession {
+  return {
+    id: "s1",
+    userId: "alice",
+    tenantId: null,
+    transport: "cookie",
+    salt: "c2FsdA",
+    secretId: "secret-a",
+    claims: { role: "admin" },
+    data: { cart: [1, 2] },
+    device: { userAgent: "Agent/1.0", ip: "192.0.2.1" },
+    idle,
+    absolute,
+    replaces: null,
+    ...given,
+  };
+}
+
+/** A refresh of each kind, of `"s1"` at `generation`. */
+export function refreshOfEachKind(generation: number): readonly RefreshWrite[] {
+  const write = { id: "s1", generation, idle };
+  return [
+    { ...write, kind: "advance", secretId: "secret-b" },
+    { ...write, kind: "keep", settle: 0 },
+    { ...write, kind: "keep", settle: null },
+    { ...write, kind: "forward", to: generation + 5, secretId: "secret-b" },
+  ];
+}
+
+/** Advances `"s1"` from `generation` to the next one. */
+export function advance(generation: number): RefreshWrite {
+  return { kind: "advance", id: "s1", generation, idle, secretId: "secret-b" };
+}
+
+/** Calls `action` 64 times at once, with 0 to 63. */
+export function atOnce<T>(action: (index: number) => Promise<T>): Promise<T[]> {
+  return Promise.all(Array.from({ length: 64 }, (_, index) => action(index)));
+}
+
+/** JSON that trips those who copy it by hand. */
+export const awkwardJson = JSON.parse(
+  '{"__proto__":{"admin":true},"constructor":{"prototype":1},"toString":null,"":[],"Zoë 🦊\\u2028":"\\u0000\\ud83d\\"\'","deep":[[{"n":-1.5e-7}],1e21,9007199254740991]}',
+) as JsonObject;

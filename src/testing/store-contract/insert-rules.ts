@@ -1,0 +1,151 @@
+import assert from "node:assert/strict";
+import type { SessionRecord } from "../../session/store.ts";
+import { absolute, atOnce, awkwardJson, idle, newSession, type Rules } from "./fixture.ts";
+
+/** What `insert` and `load` promise. */
+export const insertRules: Rules = {
+  async "insert starts at generation 0, unconfirmed, with the times of the store's clock"({
+    store,
+    clock,
+  }) {
+    const now = clock.now();
+    const { idle: _i, absolute: _a, replaces: _r, ...given } = newSession();
+    const expected: SessionRecord = {
+      ...given,
+      generation: 0,
+      confirmedAt: null,
+      rotatedAt: now,
+      createdAt: now,
+      authTime: now,
+      idleExpiresAt: now + idle,
+      expiresAt: now + absolute,
+      claimsVersion: 0,
+      version: 0,
+      lastSeenAt: now,
+      revokedAt: null,
+      endedBy: null,
+    };
+    assert.deepEqual(await store.insert(newSession()), { record: expected, now });
+    assert.deepEqual(await store.load("s1"), { record: expected, now });
+  },
+
+  async "insert ends an idle life that is longer than the absolute one with it"({ store }) {
+    const { record } = await store.insert(newSession({ idle: absolute + 1 }));
+    assert.equal(record.idleExpiresAt, record.expiresAt);
+  },
+
+  async "insert keeps tenant, transport, device and awkward JSON as they are"({ store }) {
+    const session = newSession({
+      tenantId: "tenant-ü",
+      transport: "header",
+      claims: awkwardJson,
+      data: { inner: awkwardJson },
+      device: {},
+    });
+    await store.insert(session);
+    const { record } = await store.load("s1");
+    assert.equal(record?.tenantId, "tenant-ü");
+    assert.equal(record?.transport, "header");
+    assert.deepEqual(record?.claims, awkwardJson);
+    assert.deepEqual(record?.data, { inner: awkwardJson });
+    assert.deepEqual(record?.device, {});
+    assert.equal(Object.hasOwn(record?.claims ?? {}, "__proto__"), true);
+  },
+
+  async "insert rejects a taken id, and changes nothing"({ store }) {
+    await store.insert(newSession({ id: "old" }));
+    await store.insert(newSession());
+    const before = [await store.load("s1"), await store.load("old")];
+    await assert.rejects(store.insert(newSession({ userId: "mallory", replaces: "old" })));
+    assert.deepEqual([await store.load("s1"), await store.load("old")], before);
+    assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
+  },
+
+  async "insert rejects the id of an ended session, too"({ store }) {
+    await store.insert(newSession());
+    await store.revoke("s1", "theft");
+    await assert.rejects(store.insert(newSession()));
+    assert.equal((await store.load("s1")).record?.endedBy, "theft");
+  },
+
+  async "of inserts of one id at once exactly one succeeds"({ store }) {
+    const done = await atOnce((index) =>
+      store.insert(newSession({ userId: `user-${index}` })).then(
+        ({ record }) => record.userId,
+        () => undefined,
+      ),
+    );
+    const winners = done.filter((userId) => userId !== undefined);
+    assert.equal(winners.length, 1);
+    assert.equal((await store.load("s1")).record?.userId, winners[0]);
+  },
+
+  async "insert ends the session it replaces, and logs that"({ store, clock }) {
+    await store.insert(newSession({ id: "old" }));
+    await clock.advance(7);
+    const { record } = await store.insert(newSession({ replaces: "old" }));
+    assert.equal(record.revokedAt, null);
+    const old = (await store.load("old")).record;
+    assert.deepEqual([old?.revokedAt, old?.endedBy], [clock.now(), "replaced"]);
+    const { entries } = await store.changes(undefined, absolute);
+    const at = clock.now();
+    assert.deepEqual(entries, [{ kind: "revoked", session: "old", endedBy: "replaced", at }]);
+  },
+
+  async "insert replaces what is absent or has ended without a trace"({ store }) {
+    await store.insert(newSession({ replaces: "absent" }));
+    assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
+    await store.revoke("s1", "signOut");
+    await store.insert(newSession({ id: "s2", replaces: "s1" }));
+    assert.equal((await store.load("s1")).record?.endedBy, "signOut");
+    assert.equal((await store.changes(undefined, absolute)).entries.length, 1);
+  },
+
+  async "load answers without a record when there is none"({ store, clock }) {
+    assert.deepEqual(await store.load("absent"), { record: undefined, now: clock.now() });
+  },
+
+  async "load compares ids exactly"({ store }) {
+    await store.insert(newSession({ id: "Id" }));
+    for (const id of ["id", "ID", "Id ", "I%", "I_", ""]) {
+      assert.equal((await store.load(id)).record, undefined, JSON.stringify(id));
+    }
+  },
+
+  async "load returns expired and ended sessions"({ store, clock }) {
+    await store.insert(newSession());
+    await store.insert(newSession({ id: "s2" }));
+    await store.revoke("s2", "revoked");
+    await clock.advance(absolute + 1);
+    const { record, now } = await store.load("s1");
+    assert.equal(now, clock.now());
+    assert.equal(record?.expiresAt, now - 1);
+    assert.equal((await store.load("s2")).record?.endedBy, "revoked");
+  },
+
+  async "records are no way to change what is stored"({ store }) {
+    const claims = { role: "user", list: [1] };
+    const device = { ip: "192.0.2.1" };
+    const inserted = await store.insert(newSession({ claims, device }));
+    const kept = structuredClone(inserted.record);
+    claims.role = "admin";
+    claims.list.push(2);
+    device.ip = "198.51.100.1";
+    const loaded = await store.load("s1");
+    for (const { record } of [inserted, loaded]) {
+      tamper(() => Object.assign(record ?? {}, { generation: 9, userId: "mallory" }));
+      tamper(() => Object.assign(record?.claims ?? {}, { role: "admin" }));
+      tamper(() => (record?.claims.list as number[]).push(3));
+      tamper(() => Object.assign(record?.device ?? {}, { ip: "198.51.100.1" }));
+    }
+    assert.deepEqual((await store.load("s1")).record, kept);
+  },
+};
+
+function tamper(action: () => unknown): void {
+  try {
+    action();
+  } catch {
+    // Frozen records throw; copies do not.
+  }
+}

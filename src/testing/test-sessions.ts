@@ -1,0 +1,42 @@
+import type { Interceptor } from "@connectrpc/connect";
+import { createSessions, type Sessions, type SessionsOptions } from "../create-sessions.ts";
+import type { NewSessionOptions } from "../server/sign-in.ts";
+import { memoryStore } from "../stores/memory.ts";
+import { createFakeClock, type FakeClock } from "./fake-clock.ts";
+
+/** Sessions for a test, and the clock they live by. */
+export interface TestSessions extends Sessions {
+  readonly clock: FakeClock;
+}
+
+/**
+ * Sessions as they are in production, in memory and on a clock of their own.
+ * @param options whatever the test needs otherwise; the default issuer is "https://test.example"
+ */
+export function testSessions(
+  options: Partial<SessionsOptions> & { readonly clock?: FakeClock } = {},
+): TestSessions {
+  const clock = options.clock ?? createFakeClock();
+  const sessions = createSessions({
+    issuer: "https://test.example",
+    store: memoryStore(),
+    ...options,
+    clock,
+  });
+  return { ...sessions, clock };
+}
+
+/**
+ * A client interceptor that is signed in: every call carries the access token of a new session.
+ * The token expires as any other; to test refreshing, use `createSessionClient`.
+ */
+export async function signedIn(
+  sessions: Pick<Sessions, "issue">,
+  options: NewSessionOptions,
+): Promise<Interceptor> {
+  const { tokens } = await sessions.issue({ ...options, transport: "header" });
+  return (next) => (request) => {
+    request.header.set("authorization", `Bearer ${tokens.accessToken}`);
+    return next(request);
+  };
+}

@@ -1,0 +1,106 @@
+import { stringifySetCookie } from "cookie";
+
+/** How the session cookies are written. */
+export interface CookieOptions {
+  /**
+   * For development over plain http: drops `Secure` and the `__Host-` prefix, which then also
+   * cannot stop a sibling host from planting cookies. Default false.
+   */
+  readonly insecure?: boolean;
+  /** Default "lax". "none" is for services called from pages of another site. */
+  readonly sameSite?: "lax" | "strict" | "none";
+  /** One jar per embedding site (CHIPS). Default false. */
+  readonly partitioned?: boolean;
+}
+
+/** The names of the two session cookies. */
+export interface CookieNames {
+  readonly access: string;
+  readonly refresh: string;
+}
+
+/** Writes and reads the session cookies (RFC 6265bis). */
+export interface SessionCookies {
+  readonly names: CookieNames;
+  /** True when only this host can have set them (`__Host-`). */
+  readonly hostOnly: boolean;
+  /**
+   * A Set-Cookie value.
+   * @param maxAge seconds
+   * @throws RangeError past 4096 bytes of name and value, which browsers drop without a word
+   */
+  set(name: string, value: string, maxAge: number): string;
+  /** Set-Cookie values that expire the cookie, in the partitioned and the common jar. */
+  expire(name: string): readonly string[];
+}
+
+/** The greatest size of name and value together that browsers keep, in bytes. */
+const maxCookieBytes = 4096;
+
+/** @throws TypeError when the options contradict each other or the issuer */
+export function createSessionCookies(issuer: URL, options: CookieOptions = {}): SessionCookies {
+  const { insecure = false, sameSite = "lax", partitioned = false } = options;
+  if (insecure && issuer.protocol === "https:") {
+    throw new TypeError("cookies.insecure: not with an https issuer; leave it out");
+  }
+  if (insecure && (sameSite === "none" || partitioned)) {
+    throw new TypeError(
+      "cookies.insecure: browsers refuse SameSite=None and Partitioned without Secure; leave it out",
+    );
+  }
+  if (!["lax", "strict", "none"].includes(sameSite)) {
+    throw new TypeError(`cookies.sameSite: "${sameSite}" is none of "lax", "strict", "none"`);
+  }
+  const prefix = insecure ? "" : "__Host-";
+  const attributes = { path: "/", httpOnly: true, secure: !insecure, sameSite } as const;
+  return {
+    names: { access: `${prefix}rpcsession-access`, refresh: `${prefix}rpcsession-refresh` },
+    hostOnly: !insecure,
+    set(name, value, maxAge) {
+      if (name.length + value.length > maxCookieBytes) {
+        throw new RangeError(
+          `the cookie ${name} would have ${name.length + value.length} bytes, and browsers drop it past ${maxCookieBytes}; put fewer or shorter claims into the session`,
+        );
+      }
+      return stringifySetCookie({ name, value, maxAge, partitioned, ...attributes });
+    },
+    expire(name) {
+      const gone = { name, value: "", maxAge: 0, expires: new Date(0), ...attributes };
+      const common = stringifySetCookie(gone);
+      // Without Secure there is no partitioned jar.
+      return insecure ? [common] : [common, stringifySetCookie({ ...gone, partitioned: true })];
+    },
+  };
+}
+
+/** Every value of a cookie in a Cookie header, in order, at most `limit`. */
+export function readCookie(cookieHeader: string | null, name: string, limit: number): string[] {
+  const values: string[] = [];
+  forEachPair(cookieHeader, (pair) => {
+    if (values.length < limit && pair.startsWith(`${name}=`)) {
+      values.push(pair.slice(name.length + 1));
+    }
+  });
+  return values;
+}
+
+/** The Cookie header without the named cookies; empty when nothing is left. */
+export function withoutCookies(cookieHeader: string, names: readonly string[]): string {
+  const kept: string[] = [];
+  forEachPair(cookieHeader, (pair) => {
+    if (!names.some((name) => pair.startsWith(`${name}=`))) {
+      kept.push(pair);
+    }
+  });
+  return kept.join("; ");
+}
+
+function forEachPair(cookieHeader: string | null, visit: (pair: string) => void): void {
+  let start = 0;
+  while (cookieHeader !== null && start < cookieHeader.length) {
+    const semicolon = cookieHeader.indexOf(";", start);
+    const end = semicolon === -1 ? cookieHeader.length : semicolon;
+    visit(cookieHeader.slice(start, end).trim());
+    start = end + 1;
+  }
+}

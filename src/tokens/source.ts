@@ -1,0 +1,55 @@
+import { header } from "../wire.ts";
+import { type CookieNames, readCookie, withoutCookies } from "./cookie.ts";
+
+/** The tokens that came with a request, unproven. */
+export interface PresentedTokens {
+  /** What follows `Bearer` in the Authorization header; undefined without that scheme. */
+  readonly bearer: string | undefined;
+  /** The access cookies, the first three at most. */
+  readonly accessCookies: readonly string[];
+  /** The refresh cookies, the first three at most. */
+  readonly refreshCookies: readonly string[];
+  readonly antiCsrf: string | undefined;
+  /** Which transport the client asked for, should this call create a session. */
+  readonly wantedTransport: string | undefined;
+}
+
+/** More candidates than this are looked at for no cookie. */
+const maxCandidates = 3;
+/** Characters a Bearer token may have; a longer one is none. */
+const maxBearer = 8192;
+
+/** Reads the tokens of a request. */
+export function readTokens(headers: Headers, names: CookieNames): PresentedTokens {
+  const cookies = headers.get("cookie");
+  return {
+    bearer: readBearer(headers.get("authorization")),
+    accessCookies: readCookie(cookies, names.access, maxCandidates),
+    refreshCookies: readCookie(cookies, names.refresh, maxCandidates),
+    antiCsrf: headers.get(header.csrf) ?? undefined,
+    wantedTransport: headers.get(header.transport) ?? undefined,
+  };
+}
+
+/** Takes the session cookies out of the headers that handlers will see. */
+export function hideTokens(headers: Headers, names: CookieNames): void {
+  const cookies = headers.get("cookie");
+  if (cookies === null || !(cookies.includes(names.access) || cookies.includes(names.refresh))) {
+    return;
+  }
+  const rest = withoutCookies(cookies, [names.access, names.refresh]);
+  if (rest === "") {
+    headers.delete("cookie");
+  } else {
+    headers.set("cookie", rest);
+  }
+}
+
+/** RFC 6750 section 2.1, the scheme in any case. Not a token, but not nothing: the empty string. */
+function readBearer(authorization: string | null): string | undefined {
+  if (authorization === null || !/^bearer(?: |$)/i.test(authorization)) {
+    return undefined;
+  }
+  const token = authorization.slice("bearer ".length).trim();
+  return token.length <= maxBearer ? token : "";
+}

@@ -1,0 +1,199 @@
+import { beforeAll, describe, expect, it, vi } from "vitest";
+import {
+  type AccessTokenVerifierOptions,
+  createAccessTokenVerifier,
+  signAccessToken,
+} from "../../src/jwt/access-token.ts";
+import {
+  accessClaims,
+  accessPayload,
+  clockSkew,
+  forge,
+  issuedAt,
+  type Keys,
+  makeKeys,
+  maxLife,
+  now,
+  type Part,
+  verifierOf,
+} from "./fixture.ts";
+
+let keys: Keys;
+let token: string;
+
+beforeAll(async () => {
+  keys = await makeKeys();
+  token = await signAccessToken(accessClaims, keys.signing);
+});
+
+type Status = "valid" | "expired" | "invalid" | "malformed";
+
+async function statusOf(payload: Part, at = now): Promise<Status> {
+  const { kid } = keys.signing;
+  const forged = await forge({ alg: "ES256", kid, typ: "at+jwt" }, payload, keys.signing);
+  return (await verifierOf([keys.verification])(forged, at)).status;
+}
+
+describe("time", () => {
+  const exp = issuedAt + 900;
+  it.each<[string, number, Status]>([
+    ["when it was issued", now, "valid"],
+    ["1 s before exp", (exp - 1) * 1000, "valid"],
+    ["1 ms before exp", exp * 1000 - 1, "valid"],
+    ["at exp", exp * 1000, "expired"],
+    ["1 ms after exp", exp * 1000 + 1, "expired"],
+    ["1 s after exp", (exp + 1) * 1000, "expired"],
+    ["at exp + skew", (exp + clockSkew) * 1000, "expired"],
+    ["a year later", now + 31_536_000_000, "expired"],
+    ["iat 1 s within the skew", (issuedAt - clockSkew + 1) * 1000, "valid"],
+    ["iat just within the skew", (issuedAt - clockSkew) * 1000, "valid"],
+    ["iat 1 ms beyond the skew", (issuedAt - clockSkew) * 1000 - 1, "invalid"],
+    ["iat 1 s beyond the skew", (issuedAt - clockSkew - 1) * 1000, "invalid"],
+    ["a clock at 1970", 0, "invalid"],
+    ["a clock that is no number", Number.NaN, "invalid"],
+    ["a clock that ran away", Number.POSITIVE_INFINITY, "expired"],
+  ])("J12 %s", async (_, at, status) => {
+    expect((await verifierOf([keys.verification])(token, at)).status).toBe(status);
+  });
+
+  it("gives the claims of an expired token", async () => {
+    const late = await verifierOf([keys.verification])(token, exp * 1000);
+    expect(late).toEqual({ status: "expired", claims: accessClaims });
+  });
+
+  it.each<[string, object, Status]>([
+    ["nbf in the past", { nbf: 0 }, "valid"],
+    ["nbf just within the skew", { nbf: issuedAt + clockSkew }, "valid"],
+    ["nbf 1 s beyond the skew", { nbf: issuedAt + clockSkew + 1 }, "invalid"],
+    ["the longest life", { exp: issuedAt + maxLife }, "valid"],
+    ["a life 1 s too long", { exp: issuedAt + maxLife + 1 }, "invalid"],
+    ["no life", { exp: issuedAt }, "invalid"],
+    ["a life that ends before it begins", { exp: issuedAt - 1 }, "invalid"],
+    ["a life of centuries", { exp: Number.MAX_SAFE_INTEGER }, "invalid"],
+  ])("J12 %s", async (_, change, status) => {
+    expect(await statusOf({ ...accessPayload, ...change })).toBe(status);
+  });
+
+  it("J12 a token that was always too long stays invalid when it is over", async () => {
+    const payload = { ...accessPayload, exp: issuedAt + maxLife + 1 };
+    expect(await statusOf(payload, now + 10_000_000)).toBe("invalid");
+  });
+});
+
+describe("the payload", () => {
+  it.each<[string, unknown]>([
+    ["J13 another issuer", { iss: "https://evil.example" }],
+    ["J13 the issuer with a slash", { iss: `${accessClaims.iss}/` }],
+    ["J13 the issuer in capitals", { iss: accessClaims.iss.toUpperCase() }],
+    ["J13 another audience", { aud: "https://other.example" }],
+    ["J13 the audience in capitals", { aud: accessClaims.aud.toUpperCase() }],
+    ["J15 the audience of another environment", { aud: "https://staging.example.com" }],
+  ])("%s is invalid", async (_, change) => {
+    expect(await statusOf({ ...accessPayload, ...(change as object) })).toBe("invalid");
+  });
+
+  it.each<[string, Part]>([
+    ["J11 no exp", { ...accessPayload, exp: undefined }],
+    ["J11 exp null", { ...accessPayload, exp: null }],
+    ["J11 exp as string", { ...accessPayload, exp: String(accessClaims.exp) }],
+    ["J11 exp with a fraction", { ...accessPayload, exp: accessClaims.exp + 0.5 }],
+    ["J11 nbf as string", { ...accessPayload, nbf: "0" }],
+    ["J11 nbf null", { ...accessPayload, nbf: null }],
+    ["J11 no iat", { ...accessPayload, iat: undefined }],
+    ["J11 iat as string", { ...accessPayload, iat: String(issuedAt) }],
+    ["J11 iat negative", { ...accessPayload, iat: -1 }],
+    ["J13 aud as array", { ...accessPayload, aud: [accessClaims.aud] }],
+    ["J13 aud empty", { ...accessPayload, aud: "" }],
+    ["J13 no iss", { ...accessPayload, iss: undefined }],
+    [
+      "J14 an id token",
+      { iss: accessClaims.iss, aud: accessClaims.aud, sub: "alice", iat: issuedAt },
+    ],
+    ["J08 sub twice", JSON.stringify(accessPayload).replace("{", '{"sub":"mallory",')],
+    ["J08 __proto__", JSON.stringify(accessPayload).replace("{", '{"__proto__":{},')],
+    ["a binding to a key that nobody checks", { ...accessPayload, cnf: { jkt: "x" } }],
+  ])("%s is malformed", async (_, payload) => {
+    expect(await statusOf(payload)).toBe("malformed");
+  });
+});
+
+describe("the key look-up", () => {
+  it("hands over the exact kid and the unproven iat, once", async () => {
+    const findKey = vi.fn<AccessTokenVerifierOptions["findKey"]>(() => keys.verification);
+    await verifierOf([], { findKey })(token, now);
+    expect(findKey.mock.calls).toEqual([[keys.signing.kid, issuedAt]]);
+  });
+
+  it("waits for a key", async () => {
+    const verify = verifierOf([], { findKey: async () => keys.verification });
+    expect(await verify(token, now)).toEqual({ status: "valid", claims: accessClaims });
+  });
+
+  it("J16 answers an unknown key like a bad signature", async () => {
+    const stranger = await makeKeys();
+    const unknown = await verifierOf([stranger.verification])(token, now);
+    const asOurs = { ...stranger.verification, kid: keys.signing.kid };
+    expect(await verifierOf([asOurs])(token, now)).toEqual(unknown);
+    expect(unknown).toEqual({ status: "invalid" });
+  });
+
+  it("J16 tells nothing of the payload before the signature is proven", async () => {
+    const header = { alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" };
+    const { signing } = await makeKeys();
+    const payloads = [{ iat: 1 }, { ...accessPayload, exp: 1 }, { ...accessPayload, iss: 1 }];
+    for (const payload of payloads) {
+      const forged = await forge(header, payload, signing);
+      const seen = await verifierOf([keys.verification])(forged, now);
+      expect(seen).toEqual({ status: "invalid" });
+    }
+  });
+
+  it("J13 binds an issuer to its own keys", async () => {
+    const other = await makeKeys();
+    const forged = await signAccessToken(accessClaims, other.signing);
+    const ofOther = verifierOf([other.verification], { issuer: "https://other.example" });
+    expect(await verifierOf([keys.verification])(forged, now)).toEqual({ status: "invalid" });
+    expect(await ofOther(forged, now)).toEqual({ status: "invalid" });
+  });
+
+  it("lets an outage through", async () => {
+    const outage = new Error("store out of reach");
+    const rejects = verifierOf([], { findKey: () => Promise.reject(outage) });
+    await expect(rejects(token, now)).rejects.toBe(outage);
+    const throws = verifierOf([], {
+      findKey: () => {
+        throw outage;
+      },
+    });
+    await expect(throws(token, now)).rejects.toBe(outage);
+  });
+
+  it("does not take a key that cannot be used for a bad token", async () => {
+    const verify = verifierOf([], { findKey: () => keys.signing });
+    await expect(verify(token, now)).rejects.toThrow(TypeError);
+  });
+});
+
+describe("options", () => {
+  it.each<[string, Partial<AccessTokenVerifierOptions>]>([
+    ["issuer", { issuer: "" }],
+    ["audience", { audience: "" }],
+    ["maxLife", { maxLife: 0 }],
+    ["maxLife", { maxLife: Number.POSITIVE_INFINITY }],
+    ["maxLife", { maxLife: Number.NaN }],
+    ["clockSkew", { clockSkew: -1 }],
+    ["clockSkew", { clockSkew: Number.NaN }],
+  ])("refuses a bad %s", (name, change) => {
+    expect(() => verifierOf([], change)).toThrow(name);
+  });
+
+  it("are read once", async () => {
+    const options = {
+      ...{ issuer: accessClaims.iss, audience: accessClaims.aud, maxLife, clockSkew },
+      findKey: () => keys.verification,
+    };
+    const verify = createAccessTokenVerifier(options);
+    options.issuer = "https://evil.example";
+    expect((await verify(token, now)).status).toBe("valid");
+  });
+});

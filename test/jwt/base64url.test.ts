@@ -1,0 +1,49 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { decodeBase64url } from "../../src/jwt/base64url.ts";
+
+describe("decodeBase64url", () => {
+  it("reads back every byte string", () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 64 }), (bytes) => {
+        expect(decodeBase64url(Buffer.from(bytes).toString("base64url"))).toEqual(bytes);
+      }),
+    );
+  });
+
+  it("accepts a text only when encoding gives the same text again", () => {
+    const char = fc.constantFrom(...Array.from("ABCQYwxgh0189-_+/= \n\té\u0000"));
+    const text = fc.string({ unit: char, maxLength: 8 });
+    fc.assert(
+      fc.property(text, (candidate) => {
+        const canonical = Buffer.from(candidate, "base64url").toString("base64url") === candidate;
+        expect(decodeBase64url(candidate) !== undefined).toBe(canonical);
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  it.each([
+    ["padding", "QUI="],
+    ["padding of two", "QQ=="],
+    ["plus", "-A+A"],
+    ["slash", "-A/A"],
+    ["a space", "QU I"],
+    ["a leading space", " QUI"],
+    ["CR", "QUI\r"],
+    ["LF", "QUI\n"],
+    ["an impossible length", "QUJDR"],
+    ["one trailing bit of four", "QR"],
+    ["one trailing bit of two", "QUJ"],
+    ["a character beyond ASCII", "QUJ\u0141"],
+    ["a character that is A modulo 128", "QUJ\u00c1"],
+  ])("J07 refuses %s", (_, text) => {
+    expect(decodeBase64url(text)).toBeUndefined();
+  });
+
+  it("reads the neighbours of what it refuses", () => {
+    for (const text of ["QUI", "QQ", "-A_A", "QUJD", "QUI", ""]) {
+      expect(decodeBase64url(text)).toBeDefined();
+    }
+  });
+});

@@ -1,0 +1,153 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { maxTokenLength, type ParsedJwt, parseCompact } from "../../src/jwt/strict-parse.ts";
+import { base64url, type Part } from "./fixture.ts";
+
+const header = { alg: "ES256", kid: "key-12", typ: "at+jwt" };
+const payload = { a: 1 };
+const signature = new Uint8Array(64).fill(7);
+const join = (...parts: Part[]): string => parts.map(base64url).join(".");
+const good = join(header, payload, signature);
+const [h, p, s] = good.split(".") as [string, string, string];
+
+/** A token of exactly `length` characters. */
+function tokenOf(length: number): string {
+  const room = length - h.length - 2;
+  for (let size = Math.floor((room * 3) / 4) - 120; ; size++) {
+    const body = base64url({ a: "x".repeat(size) });
+    const rest = room - body.length;
+    if (rest < 110 && rest % 4 !== 1) {
+      return `${h}.${body}.${"A".repeat(rest)}`;
+    }
+  }
+}
+
+describe("parseCompact", () => {
+  it("takes a token apart", () => {
+    expect(parseCompact(good)).toEqual({ header, payload, signature });
+  });
+
+  it.each([
+    ["J06 crit", { ...header, crit: ["exp"] }],
+    ["J06 b64", { ...header, b64: true }],
+    ["J06 crit with b64", { ...header, b64: false, crit: ["b64"] }],
+    ["J06 zip", { ...header, zip: "DEF" }],
+    ["J05 jku", { ...header, jku: "https://evil.example" }],
+    ["J05 jwk", { ...header, jwk: {} }],
+    ["J05 x5u", { ...header, x5u: "https://evil.example" }],
+    ["J05 x5c", { ...header, x5c: [] }],
+    ["J06 an unknown member", { ...header, foo: 1 }],
+    ["J05 jwk in place of kid", { alg: "ES256", jwk: {}, typ: "at+jwt" }],
+    ["J01 no alg", { kid: "key-1", typ: "at+jwt" }],
+    ["J01 alg as array", { ...header, alg: ["ES256"] }],
+    ["J01 alg as number", { ...header, alg: 256 }],
+    ["J01 alg as null", { ...header, alg: null }],
+    ["no typ", { alg: "ES256", kid: "key-1" }],
+    ["typ as null", { ...header, typ: null }],
+    ["no kid", { alg: "ES256", typ: "at+jwt" }],
+    ["kid as number", { ...header, kid: 1 }],
+    ["J04 an empty kid", { ...header, kid: "" }],
+    ["J04 kid of 65 characters", { ...header, kid: "k".repeat(65) }],
+    ["J04 kid of 3 kB", { ...header, kid: "k".repeat(3000) }],
+    ["J04 kid as a path", { ...header, kid: "../../dev/null" }],
+    ["J04 kid as SQL", { ...header, kid: "x' or '1'='1" }],
+    ["J04 kid with a line break", { ...header, kid: "key-1\n" }],
+    ["J04 kid beyond ASCII", { ...header, kid: "kéy" }],
+    ["J08 alg twice", '{"alg":"ES256","alg":"ES256","kid":"key-1","typ":"at+jwt"}'],
+    ["J08 kid twice, once escaped", '{"alg":"ES256","kid":"a","\\u006bid":"b","typ":"at+jwt"}'],
+    ["J08 a byte order mark", `\ufeff${JSON.stringify(header)}`],
+    [
+      "J08 bytes that are no UTF-8",
+      Buffer.from('{"alg":"ES256","kid":"k","typ":"\xff"}', "latin1"),
+    ],
+    ["an array", [header]],
+    ["no JSON", "ES256"],
+  ])("refuses a header with %s", (_, bad) => {
+    expect(parseCompact(join(bad, payload, signature))).toBeUndefined();
+  });
+
+  it.each([
+    ["kid of 64 characters", { ...header, kid: "k".repeat(64) }],
+    ["kid that is a name of Object.prototype", { ...header, kid: "__proto__" }],
+    ["another alg", { ...header, alg: "none" }],
+    ["another typ", { ...header, typ: "JWT" }],
+    ["white space", '{ "typ":"at+jwt",\n"kid":"key-1","alg":"ES256" }'],
+  ])("reads a header with %s", (_, fine) => {
+    expect(parseCompact(join(fine, payload, signature))).toBeDefined();
+  });
+
+  it.each([
+    ["J08 a name twice", '{"a":1,"a":1}'],
+    ["J08 a byte order mark", '\ufeff{"a":1}'],
+    ["J08 an overlong encoding", Buffer.from([0x7b, 0x22, 0xc0, 0x80, 0x22, 0x3a, 0x31, 0x7d])],
+    ["J08 a surrogate in UTF-8", Buffer.from('{"a":"\xed\xa0\x80"}', "latin1")],
+    ["J08 a cut sequence", Buffer.from('{"a":"\xe2\x82"}', "latin1")],
+    ["J08 UTF-16", Buffer.from('{"a":1}', "utf16le")],
+    ["J08 nesting", `{"a":${"[".repeat(1500)}${"]".repeat(1500)}}`],
+    ["an array", "[]"],
+    ["a string", '"a"'],
+  ])("refuses a payload with %s", (_, bad) => {
+    expect(parseCompact(join(header, bad, signature))).toBeUndefined();
+  });
+
+  it.each([
+    ["J07 two parts", `${h}.${p}`],
+    ["J07 four parts", `${good}.${s}`],
+    ["J07 five parts, as JWE", `${good}.${s}.${s}`],
+    ["J07 a dot at the end", `${good}.`],
+    ["J07 a dot at the start", `.${good}`],
+    ["J07 no header", `.${p}.${s}`],
+    ["J07 no payload", `${h}..${s}`],
+    ["J07 no signature", `${h}.${p}.`],
+    ["J07 nothing", ""],
+    ["J07 only dots", ".."],
+    ["J07 padding in the signature", `${good}==`],
+    ["J07 padding in the header", `${h}=.${p}.${s}`],
+    ["J07 a space in front", ` ${good}`],
+    ["J07 a line break at the end", `${good}\n`],
+    ["J07 CR LF inside", `${h}.\r\n${p}.${s}`],
+    ["J07 a scheme", `Bearer ${good}`],
+    ["J07 JSON serialization", JSON.stringify({ protected: h, payload: p, signature: s })],
+    ["J07 standard base64", `${h}.${p}.${"+/A".repeat(20)}`],
+    ["J07 trailing bits in the signature", `${h}.${p}.${s.slice(0, -1)}x`],
+    ["J07 trailing bits in the payload", `${h}.${base64url('{"a":12}').slice(0, -1)}1.${s}`],
+    ["J07 an impossible length", `${h}.${p}.${s}AAA`],
+  ])("refuses %s", (_, bad) => {
+    expect(parseCompact(bad)).toBeUndefined();
+  });
+
+  it("J09 looks at nothing longer than the limit", () => {
+    const longest = tokenOf(maxTokenLength);
+    expect(longest).toHaveLength(maxTokenLength);
+    expect(parseCompact(longest)).toBeDefined();
+    const longer = tokenOf(maxTokenLength + 1);
+    expect(longer).toHaveLength(maxTokenLength + 1);
+    expect(parseCompact(longer)).toBeUndefined();
+  });
+
+  it("J09 does no work on what is too long", () => {
+    const untouched = { length: maxTokenLength + 1 } as string;
+    expect(parseCompact(untouched)).toBeUndefined();
+  });
+
+  it("accepts nothing that another spelling of the same bytes could replace", () => {
+    const at = fc.nat({ max: good.length - 1 });
+    const char = fc.constantFrom(...Array.from("AQgwx019-_+/=. \n\u00e9"));
+    const edit = fc.constantFrom("set", "insert", "delete");
+    fc.assert(
+      fc.property(at, char, edit, (index, other, how) => {
+        const keep = how === "insert" ? index : index + 1;
+        const mutant = good.slice(0, index) + (how === "delete" ? "" : other) + good.slice(keep);
+        const parsed = parseCompact(mutant);
+        expect(parsed === undefined || spelling(parsed)).toBe(parsed === undefined || mutant);
+      }),
+      { numRuns: 3000 },
+    );
+  });
+});
+
+/** The one spelling of what was parsed; the good token's JSON has no white space. */
+function spelling({ header, payload, signature }: ParsedJwt): string {
+  const { alg, kid, typ } = header;
+  return join({ alg, kid, typ }, payload, signature);
+}
