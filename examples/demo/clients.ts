@@ -1,0 +1,67 @@
+// One user per protocol, each with a session of their own.
+import { type Client, createClient } from "@connectrpc/connect";
+import {
+  createConnectTransport,
+  createGrpcTransport,
+  createGrpcWebTransport,
+} from "@connectrpc/connect-node";
+import {
+  type Clock,
+  createSessionClient,
+  type SessionClient,
+  type SessionClientOptions,
+} from "rpc-session/client";
+import { NotesService } from "../gen/notes/v1/notes_pb.ts";
+import type { DemoServer } from "./server.ts";
+
+export interface DemoClient {
+  readonly protocol: "Connect" | "gRPC" | "gRPC-Web";
+  readonly user: string;
+  readonly session: SessionClient;
+  readonly notes: Client<typeof NotesService>;
+}
+
+export function createClients(server: DemoServer): readonly [DemoClient, DemoClient, DemoClient] {
+  const [http1, http2] = [server.http1, server.http2];
+  const make = (
+    protocol: DemoClient["protocol"],
+    user: string,
+    options: Pick<SessionClientOptions, "transport" | "clock">,
+  ): DemoClient => {
+    const session = createSessionClient({ refreshTimeout: "900ms", ...options });
+    return { protocol, user, session, notes: createClient(NotesService, session.transport) };
+  };
+  return [
+    make("Connect", "ada", {
+      transport: (parts) =>
+        createConnectTransport({ baseUrl: http1, httpVersion: "1.1", ...parts }),
+      clock: sleepingLaptop,
+    }),
+    make("gRPC", "grace", {
+      transport: (parts) => createGrpcTransport({ baseUrl: http2, ...parts }),
+    }),
+    make("gRPC-Web", "hedy", {
+      transport: (parts) =>
+        createGrpcWebTransport({ baseUrl: http1, httpVersion: "1.1", ...parts }),
+    }),
+  ];
+}
+
+/** A clock that does not notice the time that goes by: this client learns from the server alone that its token expired. */
+const sleepingLaptop: Clock = {
+  now: () => 0,
+  monotonic: () => 0,
+  after(ms, action) {
+    const timer = setTimeout(action, ms);
+    timer.unref();
+    return () => clearTimeout(timer);
+  },
+};
+
+/** A client that knows nothing of sessions. */
+export function plainClient(server: DemoServer): Client<typeof NotesService> {
+  return createClient(
+    NotesService,
+    createConnectTransport({ baseUrl: server.http1, httpVersion: "1.1" }),
+  );
+}
