@@ -5,7 +5,7 @@ import type { Clock } from "../clock.ts";
  * Waits for `promise` no longer than until `signal` aborts. What is waited for goes on: others may
  * wait for it too.
  *
- * @throws the signal's reason
+ * @throws ConnectError Canceled, or the signal's reason where that is one
  */
 export function race<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) {
@@ -94,6 +94,6 @@ function deadlineExceeded(): ConnectError {
   return new ConnectError("the operation timed out", Code.DeadlineExceeded);
 }
 
-function reasonOf(signal: AbortSignal): unknown {
-  return signal.reason ?? new ConnectError("the operation was aborted", Code.Canceled);
+function reasonOf(signal: AbortSignal): ConnectError {
+  return ConnectError.from(signal.reason ?? "the operation was aborted", Code.Canceled);
 }

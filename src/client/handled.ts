@@ -11,15 +11,20 @@ const handledKey: ContextKey<Handled | undefined> = {
   defaultValue: undefined,
 };
 
-/** Called by the interceptor. @returns whether another interceptor of ours came before */
-export function claim(values: ContextValues): boolean {
+/**
+ * Called by the interceptor of a request.
+ *
+ * @returns the context values for the layers inside, or undefined when a layer of ours further out
+ *   does the work already
+ */
+export function claim(values: ContextValues): ContextValues | undefined {
   const mark = values.get(handledKey);
   if (mark === undefined) {
-    return false;
+    return withMark(values, { by: true });
   }
   const claimed = mark.by;
   mark.by = true;
-  return claimed;
+  return claimed ? undefined : values;
 }
 
 /** The caller's context values with the mark; the caller's own object stays as it is. */

@@ -44,16 +44,12 @@ export function withoutTokens(error: ConnectError): ConnectError {
   return error;
 }
 
+/** An action that only a newer server knows means signing in: that always helps. */
 function actionOf(hint: RefreshHint): Hint["action"] {
-  switch (hint.action) {
-    case Action.REFRESH:
-      return "refresh";
-    case Action.UNSPECIFIED:
-    case Action.STEP_UP:
-    case Action.RETRY_LATER:
-      return "none";
-    // An action that a newer server knows: signing in again is what always helps.
-    default:
-      return "signIn";
+  if (hint.action === Action.REFRESH) {
+    return "refresh";
   }
+  return others.has(hint.action) ? "none" : "signIn";
 }
+
+const others = new Set<number>([Action.UNSPECIFIED, Action.STEP_UP, Action.RETRY_LATER]);

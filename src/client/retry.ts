@@ -13,7 +13,8 @@ import { sessionHeaders } from "./session-rpc.ts";
 export class Call {
   readonly #core: SessionCore;
   readonly #signal: AbortSignal | undefined;
-  #replayable: boolean;
+  readonly #replayable: boolean;
+  #delivered = false;
   #sends = 0;
   #sent: SentMark;
   #loaded = false;
@@ -32,7 +33,7 @@ export class Call {
 
   /** Whether a refusal could still be answered by sending the call again. */
   get mayResend(): boolean {
-    return this.#replayable && this.#sends < 2;
+    return this.#replayable && !this.#delivered && this.#sends < 2;
   }
 
   /**
@@ -84,7 +85,7 @@ export class Call {
 
   /** The answer was good: a message, or an end without an error. */
   succeeded(): void {
-    this.#replayable = false;
+    this.#delivered = true;
     if (this.#sends === 2) {
       this.#core.refresher.refused.reset();
     }
@@ -96,7 +97,10 @@ export class Call {
    * @throws what the caller shall see otherwise
    */
   async recover(reason: unknown): Promise<void> {
-    const error = ConnectError.from(reason);
+    if (!(reason instanceof ConnectError)) {
+      throw reason;
+    }
+    const error: ConnectError = reason;
     this.accept(error.metadata);
     const hint = this.#core.obey(withoutTokens(error));
     if (hint?.action === "signIn" && !this.#loaded && this.mayResend) {
@@ -117,7 +121,7 @@ export class Call {
     if (!refresher.can(hint)) {
       throw error;
     }
-    if (this.#sends > 1) {
+    if (this.#sends > 1 && !this.#delivered) {
       const retryIn = refresher.refused.failed();
       this.#core.emit({ type: "refreshRefused", retryIn });
       throw refusedAgain(error, retryIn);

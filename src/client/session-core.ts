@@ -8,7 +8,7 @@ import { Refresher } from "./refresher.ts";
 import type { SessionContext } from "./session-context.ts";
 import { type SessionCallOptions, SessionRpc } from "./session-rpc.ts";
 import { SignOuts } from "./sign-out.ts";
-import { channelName, follow, openTabs, type Tabs } from "./tabs.ts";
+import { channelName, follow, newsOf, openTabs, type Tabs } from "./tabs.ts";
 import { TokenKeeper } from "./token-keeper.ts";
 import type { ClientTokens } from "./token-store.ts";
 
@@ -173,19 +173,9 @@ export class SessionCore implements SessionContext {
   }
 
   #tellTabs(verdict: Verdict | "none"): void {
-    const { session, realm, order, ended, expiresIn } = this.local;
-    if (verdict === "end") {
-      this.#tabs?.tell({
-        type: "signedOut",
-        ...(ended && { session: ended }),
-        ...(realm && { realm }),
-      });
-    } else if (session !== undefined && realm !== undefined) {
-      if (verdict === "adopt") {
-        this.#tabs?.tell({ type: "signedIn", session, realm });
-      } else if (verdict === "renew" && order !== undefined) {
-        this.#tabs?.tell({ type: "refreshed", session, realm, order, expiresIn });
-      }
+    const news = this.#tabs && newsOf(this.local, verdict);
+    if (news !== undefined) {
+      this.#tabs?.tell(news);
     }
   }
 }

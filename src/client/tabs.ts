@@ -1,5 +1,5 @@
 import type { LocalSession } from "./local-session.ts";
-import { type AccessOrder, isGreater } from "./notice-rule.ts";
+import { type AccessOrder, isGreater, type Verdict } from "./notice-rule.ts";
 
 /** What tabs of one browser tell each other. Holds no token. */
 export type TabMessage =
@@ -41,6 +41,21 @@ export function openTabs(name: string, onMessage: (message: TabMessage) => void)
   return { tell: (message) => channel.postMessage(message), close: () => channel.close() };
 }
 
+/** What other tabs must know of what an answer did to the session; undefined when nothing. */
+export function newsOf(local: LocalSession, verdict: Verdict | "none"): TabMessage | undefined {
+  const { session, realm, order, ended, expiresIn } = local;
+  if (verdict === "end") {
+    return { type: "signedOut", ...(ended && { session: ended }), ...(realm && { realm }) };
+  }
+  if (session === undefined || realm === undefined) {
+    return undefined;
+  }
+  if (verdict === "renew" && order !== undefined) {
+    return { type: "refreshed", session, realm, order, expiresIn };
+  }
+  return verdict === "adopt" ? { type: "signedIn", session, realm } : undefined;
+}
+
 /**
  * Follows what another tab did. Messages of another realm are of no concern. A client that does
  * not know its realm yet learns none from a message: two services may share the page.
@@ -76,19 +91,13 @@ export function follow(local: LocalSession, message: TabMessage): void {
 }
 
 function isTabMessage(data: unknown): data is TabMessage {
-  const message = data as Partial<TabMessage> | null;
-  switch (message?.type) {
-    case "signedOut":
-      return true;
-    case "signedIn":
-      return typeof message.session === "string" && typeof message.realm === "string";
-    case "refreshed":
-      return (
-        typeof message.session === "string" &&
-        typeof message.order === "object" &&
-        typeof message.expiresIn === "number"
-      );
-    default:
-      return false;
+  if (typeof data !== "object" || data === null) {
+    return false;
   }
+  const { type, session, realm, order, expiresIn } = data as Record<string, unknown>;
+  const named = typeof session === "string" && typeof realm === "string";
+  const timed = typeof order === "object" && order !== null && typeof expiresIn === "number";
+  return (
+    type === "signedOut" || (named && (type === "signedIn" || (type === "refreshed" && timed)))
+  );
 }

@@ -19,6 +19,10 @@ import { expireCookies, writeTokens } from "./respond.ts";
 export async function refreshOnCall(core: Core, call: Call, inMessage: string): Promise<Refreshed> {
   const { presented, responseHeader } = call;
   if (inMessage !== "") {
+    if (hasCookies(presented)) {
+      // They are expired below, which no other site may bring about.
+      checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
+    }
     const engine = await core.engine();
     const refreshed = await engine.refresh({ token: inMessage, transport: "header" });
     if (hasCookies(presented)) {

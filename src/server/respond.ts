@@ -82,10 +82,14 @@ export function endTokens(core: Core, headers: Headers, session: string): void {
   headers.set("cache-control", "no-store");
 }
 
+const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin";
+
 /** Makes the response of a call that looks at tokens one that no cache keeps or mixes up. */
 export function forbidCaching(headers: Headers, requestMethod: string): void {
   headers.set("cache-control", requestMethod === "GET" ? "private, no-store" : "no-store");
-  headers.append("vary", "Cookie, Authorization, Sec-Fetch-Site, Origin");
+  if (!headers.get("vary")?.includes(variesBy)) {
+    headers.append("vary", variesBy);
+  }
 }
 
 /**

@@ -2,6 +2,8 @@ import {
   Code,
   ConnectError,
   type ConnectRouter,
+  type ContextValues,
+  createContextValues,
   type HandlerContext,
   type Interceptor,
   type ServiceImpl,
@@ -25,6 +27,7 @@ import { createGate, type RequestGate } from "./gate.ts";
 import { createInterceptor } from "./interceptor.ts";
 import { type MethodDescription, type Policies, procedureOf } from "./policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
+import { forbidCaching } from "./respond.ts";
 import { createSessionService } from "./service.ts";
 import { type IssuedTokens, issue, type NewSessionOptions, signIn } from "./sign-in.ts";
 
@@ -169,11 +172,21 @@ async function createOn(
 }
 
 function getSessionWith(core: Core, key: CallKey): ServerSessions["getSession"] {
+  // An exchange without values is known again by its headers: its cookies are hidden after the first time.
+  const plain = new WeakMap<Headers, ContextValues>();
+  const valuesOf = (headers: Headers): ContextValues => {
+    const values = plain.get(headers) ?? createContextValues();
+    plain.set(headers, values);
+    return values;
+  };
   const getSession = async (
-    exchange: Exchange & { readonly values?: HandlerContext["values"] },
+    exchange: Exchange & { readonly values?: ContextValues },
     options: GetSessionOptions = {},
   ): Promise<Session | undefined> => {
-    const call = callOf(core, key, exchange);
+    const { requestHeader, responseHeader, requestMethod } = exchange;
+    const values = exchange.values ?? valuesOf(requestHeader);
+    const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
+    forbidCaching(responseHeader, requestMethod);
     try {
       const claims = await authenticate(
         core,

@@ -154,7 +154,7 @@ export interface SessionStore {
 
   /**
    * Opens the store and brings its schema up to date. Called before anything else; called again
-   * after it rejected. A second engine may open the same store.
+   * after it rejected. A second engine may open the same store; the first one's clock stays.
    */
   open(context: StoreContext): Promise<void>;
 
@@ -163,7 +163,8 @@ export interface SessionStore {
 
   /**
    * The secret that an embedded store keeps beside its sessions; made when there is none. Rejects
-   * when sessions exist and their secret is gone. A store without this method needs the option `secret`.
+   * when sessions or signing keys exist and their secret is gone, so it is called before any is added.
+   * A store without this method needs the option `secret`.
    */
   secret?(): Promise<Uint8Array>;
 
@@ -182,8 +183,8 @@ export interface SessionStore {
 
   /**
    * Confirms a generation that is still current, not revoked and at least `settle` milliseconds old
-   * (a negative age counts as 0). Returns false when it is too young; true when it is confirmed, by
-   * whomever, or can never be.
+   * (a negative age counts as 0). Returns false when it is too young, or ahead of a store that went
+   * back; true when it is confirmed, by whomever, or can never be.
    */
   confirm(id: string, generation: number, settle: number): Promise<boolean>;
 
@@ -198,7 +199,8 @@ export interface SessionStore {
 
   /**
    * Reads the change log from a cursor on, oldest first. Without a cursor: every entry that is no
-   * older than `window` milliseconds. An entry may come twice; none is left out.
+   * older than `window` milliseconds. An entry may come twice; none is left out, except that entries
+   * older than 2 h may be dropped: no access token lives that long.
    */
   changes(cursor: string | undefined, window: number): Promise<Changes>;
 

@@ -10,7 +10,7 @@ export interface MemorySessions {
 
 /** The record of a session that begins now; it is not kept yet. */
 export function beginSession(session: NewSession, now: number): SessionRecord {
-  const { idle, absolute, replaces, ...given } = session;
+  const { idle, absolute, replaces: _replaces, ...given } = session;
   return {
     ...jsonCopy(given),
     generation: 0,

@@ -1,7 +1,7 @@
 import { type Kysely, sql } from "kysely";
 import type { Change, Changes, EndedBy } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
-import { keepChanges, pruneBatch } from "./retention.ts";
+import { pruneChanges } from "./sql-prune.ts";
 import type { SqlDatabase, SqlSchema } from "./sql-schema.ts";
 
 /** Appends that a session ended, and drops a few entries that are too old to matter. */
@@ -18,17 +18,7 @@ export async function appendRevoked(
       at: change.at,
     })
     .execute();
-  await db
-    .deleteFrom("rpcsession_changes")
-    .where("number", "in", (query) =>
-      query
-        .selectFrom("rpcsession_changes")
-        .select("number")
-        .where("at", "<", change.at - keepChanges)
-        .orderBy("at")
-        .limit(pruneBatch),
-    )
-    .execute();
+  await pruneChanges(db, change.at);
 }
 
 /**
@@ -50,9 +40,12 @@ export async function readChanges(
         ? join.on("change.at", ">=", sql<number>`${now} - ${read.window}`)
         : join.on("change.number", ">", seen),
     )
-    .select(({ selectFrom, fn }) => [
+    .select((query) => [
       now.as("store_now"),
-      selectFrom("rpcsession_changes").select(fn.max("number").as("last")).as("last"),
+      query
+        .selectFrom("rpcsession_changes")
+        .select(({ fn }) => fn.max("number").as("last"))
+        .as("last"),
       "change.session",
       "change.ended_by",
       "change.at",

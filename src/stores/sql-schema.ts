@@ -28,6 +28,12 @@ export interface SqlDatabase {
 /** A row of `rpcsession_sessions` as it is read. */
 export type SessionRow = Selectable<SessionTable>;
 
+/** The store's time. */
+export async function timeOf({ db, now }: SqlDatabase): Promise<number> {
+  const row = await db.selectNoFrom(now().as("store_now")).executeTakeFirstOrThrow();
+  return Number(row.store_now);
+}
+
 /** Reads a row as a session. */
 export function toSession(row: SessionRow): SessionRecord {
   return {

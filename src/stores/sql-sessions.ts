@@ -1,8 +1,8 @@
-import { type Kysely, type RawBuilder, sql } from "kysely";
+import { type RawBuilder, sql } from "kysely";
 import type { EndedBy, NewSession, RefreshWrite, SessionRecord, Stored } from "../session/store.ts";
-import { keepEnded, pruneBatch } from "./retention.ts";
 import { appendRevoked } from "./sql-changes.ts";
-import { type SessionRow, type SqlDatabase, type SqlSchema, toSession } from "./sql-schema.ts";
+import { pruneSessions } from "./sql-prune.ts";
+import { type SessionRow, type SqlDatabase, timeOf, toSession } from "./sql-schema.ts";
 
 // Transactions begin with a write: SQLite refuses, at once and for good, one that has read before
 // another connection wrote, and then wants to write.
@@ -100,7 +100,11 @@ export async function confirmSession(
 }
 
 /** Ends a session; see `SessionStore.revoke`. */
-export async function revokeSession(database: SqlDatabase, id: string, endedBy: EndedBy) {
+export async function revokeSession(
+  database: SqlDatabase,
+  id: string,
+  endedBy: EndedBy,
+): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }> {
   return database.db.transaction().execute(async (trx) => {
     const within = { ...database, db: trx };
     const ended = await end(within, id, endedBy);
@@ -108,12 +112,6 @@ export async function revokeSession(database: SqlDatabase, id: string, endedBy: 
       ? { ...(await loadSession(within, id)), revoked: false }
       : { ...ended, revoked: true };
   });
-}
-
-/** The store's time. */
-export async function timeOf({ db, now }: SqlDatabase): Promise<number> {
-  const row = await db.selectNoFrom(now().as("store_now")).executeTakeFirstOrThrow();
-  return Number(row.store_now);
 }
 
 function newColumns(session: NewSession, now: RawBuilder<number>) {
@@ -177,22 +175,6 @@ async function end({ db, now }: SqlDatabase, id: string, endedBy: EndedBy) {
   }
   await appendRevoked(db, { session: id, endedBy, at: Number(row.revoked_at) });
   return toStored(row);
-}
-
-async function pruneSessions(db: Kysely<SqlSchema>, now: number): Promise<void> {
-  const limit = now - keepEnded;
-  await db
-    .deleteFrom("rpcsession_sessions")
-    .where("id", "in", (query) =>
-      query
-        .selectFrom("rpcsession_sessions")
-        .select("id")
-        .where(({ or, eb }) =>
-          or([eb("idle_expires_at", "<", limit), eb("revoked_at", "<", limit)]),
-        )
-        .limit(pruneBatch),
-    )
-    .execute();
 }
 
 function toStored(row: SessionRow & { readonly store_now: number }): Stored<SessionRecord> {

@@ -1,14 +1,13 @@
 import type { SessionStore, StoreContext, StoredSigningKey } from "../session/store.ts";
 import { readChanges } from "./sql-changes.ts";
 import { migrate } from "./sql-migrations.ts";
-import { type SqlDatabase, toSigningKey } from "./sql-schema.ts";
+import { type SqlDatabase, timeOf, toSigningKey } from "./sql-schema.ts";
 import {
   confirmSession,
   insertSession,
   loadSession,
   refreshSession,
   revokeSession,
-  timeOf,
 } from "./sql-sessions.ts";
 import { createWakes } from "./wakes.ts";
 
@@ -19,7 +18,7 @@ export interface SqlBackend {
   /** Connects. Called once, and again after it rejected or the store was closed. */
   connect(context: StoreContext): Promise<SqlDatabase>;
   /** The secret kept beside the sessions, by stores that have a place for it. */
-  secret?(database: SqlDatabase): Promise<Uint8Array>;
+  readonly secret?: (database: SqlDatabase) => Promise<Uint8Array>;
 }
 
 /**
@@ -65,7 +64,7 @@ export function sqlStore(backend: SqlBackend): SessionStore {
 
 interface Connection extends Pick<SessionStore, "open" | "close"> {
   /** Does a unit of work on the open database. */
-  use<T>(work: (database: SqlDatabase) => Promise<T>): Promise<T>;
+  readonly use: <T>(work: (database: SqlDatabase) => Promise<T>) => Promise<T>;
 }
 
 function connection(backend: SqlBackend): Connection {

@@ -100,19 +100,19 @@ function rollback(all: (values: readonly unknown[]) => unknown[]): unknown[] {
 /** Node 22.13 to 24.14 call node:sqlite experimental when it is loaded: not news to our users. */
 function withoutWarning<T>(load: () => T): T {
   const { process } = globalThis;
-  const original = process?.emitWarning;
-  if (original === undefined) {
+  const emitWarning = process && Object.getOwnPropertyDescriptor(process, "emitWarning");
+  if (emitWarning === undefined) {
     return load();
   }
-  process.emitWarning = (warning: string | Error, ...rest: unknown[]) => {
-    if (rest[0] !== "ExperimentalWarning") {
-      Reflect.apply(original, process, [warning, ...rest]);
+  process.emitWarning = (...warning: unknown[]) => {
+    if (warning[1] !== "ExperimentalWarning") {
+      Reflect.apply(emitWarning.value as () => void, process, warning);
     }
   };
   try {
     // Synchronous, so nobody else meets the replacement.
     return load();
   } finally {
-    process.emitWarning = original;
+    Object.defineProperty(process, "emitWarning", emitWarning);
   }
 }

@@ -95,12 +95,28 @@ export function withoutCookies(cookieHeader: string, names: readonly string[]): 
   return kept.join("; ");
 }
 
+/**
+ * Only space and tab surround a pair (RFC 6265bis section 5.6): what else JavaScript trims is part of
+ * the name, and a sibling host may set a cookie of such a name, which `__Host-` does not protect.
+ */
 function forEachPair(cookieHeader: string | null, visit: (pair: string) => void): void {
   let start = 0;
   while (cookieHeader !== null && start < cookieHeader.length) {
     const semicolon = cookieHeader.indexOf(";", start);
-    const end = semicolon === -1 ? cookieHeader.length : semicolon;
-    visit(cookieHeader.slice(start, end).trim());
-    start = end + 1;
+    const next = semicolon === -1 ? cookieHeader.length : semicolon;
+    let end = next;
+    while (start < end && isBlank(cookieHeader, start)) {
+      start++;
+    }
+    while (start < end && isBlank(cookieHeader, end - 1)) {
+      end--;
+    }
+    visit(cookieHeader.slice(start, end));
+    start = next + 1;
   }
+}
+
+function isBlank(text: string, at: number): boolean {
+  const code = text.charCodeAt(at);
+  return code === 0x20 || code === 0x09;
 }

@@ -113,6 +113,18 @@ describe("importing", () => {
     ).rejects.toThrow(/^JWK: /);
   });
 
+  it("refuses a private key where a public one belongs", async () => {
+    await expect(importVerificationKey(made.privateJwk)).rejects.toThrow(/must not be published/);
+  });
+
+  it.each([{ crv: "P-384" }, { kty: "RSA" }, { kty: "oct" }, { kty: "OKP" }])(
+    "J03 goes by type and curve both: %j",
+    async (members) => {
+      const jwk = { ...made.publicJwk, ...members } as JWK;
+      await expect(importVerificationKey(jwk)).rejects.toThrow(/type of key is not supported/);
+    },
+  );
+
   it("refuses halves that do not belong together", async () => {
     const { x, y } = other.publicJwk;
     await expect(importSigningKey({ ...made.privateJwk, x, y } as JWK)).rejects.toThrow(/^JWK: /);

@@ -21,6 +21,7 @@ describe("parseStrictObject", () => {
     ["constructor as a name", '{"constructor":1}'],
     ["the deepest objects", nest(maxDepth)],
     ["the deepest arrays", nestArrays(maxDepth)],
+    ["many objects side by side", `{"a":[${"{},[],".repeat(50)}{"b":{}}]}`],
     ["brackets in a string beyond the depth", `{"a":"${"[{".repeat(50)}"}`],
   ])("reads %s", (_, text) => {
     expect(parseStrictObject(text)).toEqual(JSON.parse(text));

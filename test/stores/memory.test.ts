@@ -1,7 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory.ts";
-import { describeSessionStore } from "../../src/testing/store-contract.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { describeSessionStore } from "../../src/testing/store-contract.ts";
+import { describePruning } from "./pruning.ts";
 import { stillClock } from "./still-clock.ts";
 
 async function create() {
@@ -10,3 +11,46 @@ async function create() {
 }
 
 describeSessionStore({ describe, it }, "memoryStore", create);
+describePruning("memoryStore", create);
+
+describe("memoryStore()", () => {
+  it("rejects until it is opened", async () => {
+    await expect(memoryStore().load("s1")).rejects.toThrow("memoryStore: open()");
+    await expect(memoryStore().insert(newSession())).rejects.toThrow("memoryStore: open()");
+  });
+
+  it("keeps the clock of the first engine that opens it", async () => {
+    const { store, clock } = await create();
+    const other = stillClock();
+    await other.advance(1000);
+    await store.open({ clock });
+    await store.open({ clock: other });
+    expect((await store.load("s1")).now).toBe(clock.now());
+  });
+
+  it("goes on for other engines after one has closed it", async () => {
+    const { store, clock } = await create();
+    await store.open({ clock });
+    await store.insert(newSession());
+    await store.close();
+    expect((await store.load("s1")).record?.id).toBe("s1");
+  });
+
+  it("makes a secret of 32 bytes, another one for each store", async () => {
+    const secrets = [await memoryStore().secret?.(), await memoryStore().secret?.()];
+    expect(secrets.map((secret) => secret?.length)).toEqual([32, 32]);
+    expect(secrets[0]).not.toEqual(secrets[1]);
+  });
+
+  it("changes nothing when claims are no JSON", async () => {
+    const { store, clock } = await create();
+    await store.open({ clock });
+    await store.insert(newSession());
+    const claims = { big: 1n as unknown as number };
+    await expect(store.insert(newSession({ id: "s2", claims, replaces: "s1" }))).rejects.toThrow(
+      "BigInt",
+    );
+    expect((await store.load("s1")).record?.revokedAt).toBeNull();
+    expect((await store.load("s2")).record).toBeUndefined();
+  });
+});

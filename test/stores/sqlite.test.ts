@@ -1,25 +1,111 @@
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { describe, it } from "vitest";
+import { DatabaseSync } from "node:sqlite";
+import { describe, expect, it, vi } from "vitest";
 import { sqliteStore } from "../../src/stores/sqlite.ts";
+import { openSqlite } from "../../src/stores/sqlite-driver.ts";
+import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
-import { stillClock } from "./still-clock.ts";
+import { describePruning } from "./pruning.ts";
+import { createSqlite, openedSqlite } from "./sqlite-fixture.ts";
 
-async function create() {
-  const folder = await mkdtemp(join(tmpdir(), "rpcsession-"));
-  const file = join(folder, "sessions.db");
-  const store = sqliteStore(file);
-  return {
-    store,
-    file,
-    clock: stillClock(),
-    another: () => sqliteStore(file),
-    async close() {
-      await store.close();
-      await rm(folder, { recursive: true });
+describeDurableSessionStore({ describe, it }, "sqliteStore", createSqlite);
+describePruning("sqliteStore", createSqlite);
+
+describe("sqliteStore(file)", () => {
+  it.each(["", ":memory:", "file:sessions.db", "FILE::memory:", undefined as unknown as string])(
+    "refuses %j and points to memoryStore()",
+    (file) => {
+      expect(() => sqliteStore(file)).toThrow(TypeError);
+      expect(() => sqliteStore(file)).toThrow("memoryStore()");
     },
-  };
-}
+  );
 
-describeDurableSessionStore({ describe, it }, "sqliteStore", create);
+  it("touches no file before it is opened, and rejects", async () => {
+    const fixture = await createSqlite();
+    const { store, folder } = fixture;
+    await expect(store.load("s1")).rejects.toThrow("sqliteStore: the store is not open");
+    expect(await readdir(folder)).toEqual([]);
+    await fixture.close();
+  });
+
+  it("rejects when the folder does not exist", async () => {
+    await using fixture = await openedSqlite();
+    const store = sqliteStore(join(fixture.folder, "absent", "sessions.db"));
+    await expect(store.open(fixture)).rejects.toThrow(/folder .*absent does not exist/);
+  });
+
+  it("rejects a file that is no database, and leaves it as it is", async () => {
+    const fixture = await createSqlite();
+    await writeFile(fixture.file, "no database ".repeat(500));
+    await expect(fixture.store.open(fixture)).rejects.toThrow("not a database");
+    expect(await readdir(fixture.folder)).toEqual(["sessions.db"]);
+    await fixture.close();
+  });
+
+  it("creates files that only their owner reads", async () => {
+    await using fixture = await openedSqlite();
+    await fixture.store.secret?.();
+    await fixture.store.insert(newSession());
+    const files = (await readdir(fixture.folder)).sort();
+    expect(files).toEqual(["", "-shm", "-wal", ".secret"].map((end) => `sessions.db${end}`));
+    const modes = files.map(async (file) => (await stat(join(fixture.folder, file))).mode & 0o777);
+    expect(await Promise.all(modes)).toEqual([0o600, 0o600, 0o600, 0o600]);
+  });
+
+  it("writes ahead, and syncs at every commit", async () => {
+    await using fixture = await openedSqlite();
+    const database = openSqlite(DatabaseSync, fixture.file);
+    expect(database.prepare("pragma journal_mode").get()).toEqual({ journal_mode: "wal" });
+    expect(database.prepare("pragma synchronous").get()).toEqual({ synchronous: 2 });
+    database.close();
+  });
+
+  it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
+    await using fixture = await openedSqlite();
+    await fixture.store.insert(newSession());
+    const database = new DatabaseSync(fixture.file);
+    database.exec("insert into rpcsession_migrations values (99, 0)");
+    const store = fixture.another();
+    await expect(store.open(fixture)).rejects.toThrow(/newer rpc-session \(schema 99/);
+    await expect(store.load("s1")).rejects.toThrow("not open");
+    database.exec("delete from rpcsession_migrations where version = 99");
+    database.close();
+    await store.open(fixture);
+    expect((await store.load("s1")).record?.id).toBe("s1");
+    await store.close();
+  });
+
+  it("leaves the tables of others in the same file alone", async () => {
+    await using fixture = await openedSqlite();
+    const database = new DatabaseSync(fixture.file);
+    const names = database.prepare("select name from sqlite_schema where sql is not null").all();
+    database.close();
+    for (const { name } of names) {
+      expect(name).toMatch(/^(rpcsession_|sqlite_sequence)/);
+    }
+  });
+});
+
+describe("sqliteStore(file) in other runtimes", () => {
+  it("throws where there is no node:sqlite", () => {
+    const load = vi.spyOn(process, "getBuiltinModule").mockReturnValue(undefined as never);
+    expect(() => sqliteStore("sessions.db")).toThrow("Node.js 22.13 or newer");
+    load.mockRestore();
+  });
+
+  it("keeps the warning of older versions quiet, and only that", () => {
+    const warn = vi.spyOn(process, "emitWarning").mockReturnValue(undefined);
+    const before = Object.getOwnPropertyDescriptor(process, "emitWarning");
+    const load = vi.spyOn(process, "getBuiltinModule").mockImplementation(() => {
+      process.emitWarning("SQLite is an experimental feature", "ExperimentalWarning");
+      process.emitWarning("another one", "DeprecationWarning");
+      return { DatabaseSync } as never;
+    });
+    sqliteStore("sessions.db");
+    expect(warn.mock.calls).toEqual([["another one", "DeprecationWarning"]]);
+    expect(Object.getOwnPropertyDescriptor(process, "emitWarning")).toEqual(before);
+    load.mockRestore();
+    warn.mockRestore();
+  });
+});

@@ -54,6 +54,8 @@ export const confirmRules: Rules = {
     await store.insert(newSession());
     assert.equal(await store.confirm("s1", 3, 0), false);
     assert.equal((await store.load("s1")).record?.confirmedAt, null);
+    await store.confirm("s1", 0, 0);
+    assert.equal(await store.confirm("s1", 3, 0), false);
   },
 
   async "confirms at once agree"({ store, clock }) {

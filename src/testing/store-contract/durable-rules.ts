@@ -14,6 +14,7 @@ import {
 export const durableRules: Rules<DurableStoreFixture> = {
   async "everything survives a restart"(fixture) {
     const { store, clock } = fixture;
+    await store.secret?.();
     await store.insert(newSession({ claims: awkwardJson }));
     await store.insert(newSession({ id: "s2", replaces: "s1" }));
     await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
@@ -46,7 +47,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
   async "stores that open the same empty data at once agree"(fixture) {
     const stores = [fixture.another(), fixture.another(), fixture.another()];
     await Promise.all(stores.map((store) => store.open(fixture)));
-    const secrets = await Promise.all(stores.map((store) => store.secret?.()));
+    const secrets = await Promise.all(stores.map(async (store) => store.secret?.()));
     assert.deepEqual(
       secrets,
       secrets.map(() => secrets[0]),

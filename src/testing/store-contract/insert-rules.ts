@@ -135,7 +135,7 @@ export const insertRules: Rules = {
     for (const { record } of [inserted, loaded]) {
       tamper(() => Object.assign(record ?? {}, { generation: 9, userId: "mallory" }));
       tamper(() => Object.assign(record?.claims ?? {}, { role: "admin" }));
-      tamper(() => (record?.claims.list as number[]).push(3));
+      tamper(() => Object.assign(record?.claims.list ?? {}, { 0: 3 }));
       tamper(() => Object.assign(record?.device ?? {}, { ip: "198.51.100.1" }));
     }
     assert.deepEqual((await store.load("s1")).record, kept);

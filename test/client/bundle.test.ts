@@ -1,0 +1,77 @@
+import { readFileSync } from "node:fs";
+import { dirname, relative, resolve } from "node:path";
+import { expect, it } from "vitest";
+
+const root = resolve(import.meta.dirname, "../..");
+const allowed =
+  /^(gen\/|src\/client\/|src\/(errors|clock|duration|json|transport|wire|events)\.ts$)/;
+const packages = /^(@bufbuild\/protobuf|@connectrpc\/connect)(\/|$)/;
+
+/** Every module that `entry` reaches by relative imports, with what each imports from packages. */
+function reach(entry: string): Map<string, string[]> {
+  const found = new Map<string, string[]>();
+  const open = [entry];
+  for (let file = open.pop(); file !== undefined; file = open.pop()) {
+    if (found.has(file)) {
+      continue;
+    }
+    const text = readFileSync(file, "utf8");
+    const names = [...text.matchAll(/(?:from|import)\s*\(?\s*"([^"]+)"/g)].map(
+      (match) => match[1] ?? "",
+    );
+    const here = dirname(file);
+    open.push(...names.filter((name) => name.startsWith(".")).map((name) => resolve(here, name)));
+    found.set(
+      file,
+      names.filter((name) => !name.startsWith(".")),
+    );
+  }
+  return found;
+}
+
+const modules = reach(resolve(root, "src/client/index.ts"));
+
+it("reaches every file of src/client by allowed layers only", () => {
+  const paths = [...modules.keys()].map((file) => relative(root, file));
+  expect(paths.length).toBeGreaterThan(20);
+  expect(paths.filter((path) => !allowed.test(path))).toEqual([]);
+});
+
+it("imports no package but protobuf and connect", () => {
+  const names = [...modules.values()].flat();
+  expect(names.filter((name) => !packages.test(name))).toEqual([]);
+});
+
+it("uses nothing that a browser lacks", () => {
+  const sources = [...modules.keys()].filter((file) => file.includes("/src/"));
+  const using = sources.filter((file) =>
+    /\b(Buffer|process|require)[.(]/.test(readFileSync(file, "utf8")),
+  );
+  expect(using).toEqual([]);
+});
+
+it("has no import cycles, type imports included", () => {
+  const edges = new Map(
+    [...modules.keys()].map((file) => {
+      const text = readFileSync(file, "utf8");
+      const names = [...text.matchAll(/from\s*"(\.[^"]+)"/g)].map((match) => match[1] ?? "");
+      return [file, names.map((name) => resolve(dirname(file), name))];
+    }),
+  );
+  const done = new Set<string>();
+  const visit = (file: string, path: string[]): void => {
+    expect(
+      path.map((step) => relative(root, step)),
+      "a cycle",
+    ).not.toContain(relative(root, file));
+    if (!done.has(file)) {
+      for (const next of edges.get(file) ?? []) {
+        visit(next, [...path, file]);
+      }
+      done.add(file);
+    }
+  };
+  for (const file of edges.keys()) {
+    visit(file, []);
+  }
+});

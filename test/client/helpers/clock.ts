@@ -1,0 +1,34 @@
+import type { Clock } from "../../../src/clock.ts";
+
+/** A clock that stands still until it is told to go on. */
+export class FakeClock implements Clock {
+  #ms = 1_000_000;
+  readonly #timers = new Set<{ at: number; action: () => void }>();
+
+  now(): number {
+    return this.#ms;
+  }
+
+  monotonic(): number {
+    return this.#ms;
+  }
+
+  after(ms: number, action: () => void): () => void {
+    const timer = { at: this.#ms + ms, action };
+    this.#timers.add(timer);
+    return () => this.#timers.delete(timer);
+  }
+
+  get pending(): number {
+    return this.#timers.size;
+  }
+
+  advance(ms: number): void {
+    this.#ms += ms;
+    for (const timer of [...this.#timers].sort((a, b) => a.at - b.at)) {
+      if (timer.at <= this.#ms && this.#timers.delete(timer)) {
+        timer.action();
+      }
+    }
+  }
+}

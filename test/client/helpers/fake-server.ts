@@ -1,0 +1,272 @@
+import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@connectrpc/connect";
+import { NotesService } from "../../../examples/gen/notes/v1/notes_pb.ts";
+import { Action, Reason, RefreshHintSchema, Tokens } from "../../../gen/rpcsession/v1/hint_pb.ts";
+import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
+import { encodeNotice, header, type SessionNotice } from "../../../src/wire.ts";
+import type { FakeClock } from "./clock.ts";
+
+export const realm = "https://api.test";
+
+/** What a call brought along. */
+export interface Seen {
+  readonly method: string;
+  readonly header: Headers;
+}
+
+interface FakeSession {
+  readonly id: string;
+  readonly transport: string;
+  generation: number;
+  claimsVersion: number;
+  live: boolean;
+}
+
+interface Access {
+  readonly session: FakeSession;
+  readonly expiresAt: number;
+  dead?: boolean;
+}
+
+/** A server with the behaviour on the wire that rpc-session has, and switches to misbehave. */
+export class FakeServer {
+  readonly seen: Seen[] = [];
+  readonly handled: string[] = [];
+  readonly sessions: FakeSession[] = [];
+  life = 900_000;
+  csrf: string | undefined;
+  /** Answers every refresh with this. */
+  refreshError: ((session: string) => ConnectError) | undefined;
+  /** What refresh, sign-in or sign-out wait for before they answer, with the decision taken. */
+  hold: Partial<Record<"Refresh" | "SignIn" | "SignOut" | "AddNote", Promise<void>>> = {};
+  /** Refuses every token, also fresh ones. */
+  refuseAll = false;
+  /** Refuses instead of looking at tokens. */
+  refuse: ((context: HandlerContext) => ConnectError | undefined) | undefined;
+  /** Runs in every handler. */
+  onHandler: ((context: HandlerContext) => void | Promise<void>) | undefined;
+  /** Answers a refresh with the same generation and no refresh token, as within the overlap. */
+  sameGeneration = false;
+  /** Ends a stream with this after its first message. */
+  failAfterFirst: (() => ConnectError) | undefined;
+  /** Leaves out the header that says that a hint follows. */
+  noHintHeader = false;
+  readonly #clock: FakeClock;
+  readonly #access = new Map<string, Access>();
+
+  constructor(clock: FakeClock) {
+    this.#clock = clock;
+  }
+
+  count(method: string): number {
+    return this.seen.filter((call) => call.method === method).length;
+  }
+
+  last(method: string): Headers {
+    return this.seen.findLast((call) => call.method === method)?.header ?? new Headers();
+  }
+
+  /** Makes every access token of now unusable, as when it expired. */
+  expireAll(): void {
+    for (const access of this.#access.values()) {
+      access.dead = true;
+    }
+  }
+
+  readonly gate = (context: HandlerContext): void => {
+    this.seen.push({ method: context.method.name, header: new Headers(context.requestHeader) });
+    const refused = this.refuse?.(context);
+    if (refused) {
+      throw refused;
+    }
+    if (context.service.typeName === SessionService.typeName || context.method.name === "SignIn") {
+      return;
+    }
+    const access = this.#access.get(this.#tokenOf(context, "access") ?? "");
+    const refresh = this.#tokenOf(context, "refresh");
+    if (access === undefined && refresh === undefined) {
+      throw this.hint(context, { action: Action.SIGN_IN, reason: Reason.SESSION_MISSING });
+    }
+    const session = access?.session ?? this.#sessionOf(refresh ?? "");
+    if (session && !session.live) {
+      throw this.over(context, session.id);
+    }
+    if (!access || access.dead || access.expiresAt <= this.#serverNow() || this.refuseAll) {
+      throw this.hint(context, { action: Action.REFRESH, session: session?.id ?? "" });
+    }
+  };
+
+  readonly routes = (router: ConnectRouter): void => {
+    const failure = (): ConnectError | undefined => this.failAfterFirst?.();
+    const handle = async (context: HandlerContext): Promise<void> => {
+      this.handled.push(context.method.name);
+      await this.onHandler?.(context);
+      await this.hold[context.method.name as "AddNote"];
+    };
+    router.service(NotesService, {
+      signIn: async (_req, context) => {
+        await handle(context);
+        this.create(context);
+        return {};
+      },
+      signOut: async (_req, context) => {
+        await handle(context);
+        const session = this.#access.get(this.#tokenOf(context, "access") ?? "")?.session;
+        if (session) {
+          this.#end(context, session);
+        }
+        return {};
+      },
+      listNotes: async (_req, context) => {
+        await handle(context);
+        return { notes: [{ text: "a" }] };
+      },
+      addNote: async (_req, context) => {
+        await handle(context);
+        return {};
+      },
+      async *watchNotes(_req, context) {
+        await handle(context);
+        yield { note: { text: "a" } };
+        const error = failure();
+        if (error) {
+          throw error;
+        }
+        yield { note: { text: "b" } };
+      },
+      importNotes: async (requests, context) => {
+        await handle(context);
+        let imported = 0;
+        for await (const _ of requests) {
+          imported += 1;
+        }
+        return { imported };
+      },
+      async *syncNotes(requests, context) {
+        await handle(context);
+        let number = 0;
+        for await (const _ of requests) {
+          number += 1;
+          yield { number };
+        }
+      },
+    });
+    router.service(SessionService, {
+      refresh: (req, context) => this.#refresh(req.refreshToken, context),
+      signOut: async (req, context) => {
+        const token = req.refreshToken || this.#tokenOf(context, "refresh");
+        const session =
+          this.#sessionOf(token ?? "") ??
+          this.#access.get(this.#tokenOf(context, "access") ?? "")?.session;
+        await this.hold.SignOut;
+        if (session) {
+          this.#end(context, session);
+        }
+        return {};
+      },
+    });
+  };
+
+  /** A session that begins with this answer. */
+  create(context: HandlerContext): FakeSession {
+    const transport = context.requestHeader.get(header.transport) ?? "header";
+    const id = `s${this.sessions.length + 1}`;
+    const session = { id, transport, generation: 1, claimsVersion: 1, live: true };
+    this.sessions.push(session);
+    this.write(context.responseHeader, session, "created");
+    return session;
+  }
+
+  /** Mints an access token, and writes it with its notice. */
+  write(headers: Headers, session: FakeSession, event: SessionNotice["event"]): void {
+    const expiresAt = this.#serverNow() + this.life;
+    const access = `at.${session.id}.${session.generation}.${this.#access.size}`;
+    this.#access.set(access, { session, expiresAt });
+    const refresh = `rt.${session.id}.${session.generation}`;
+    const cookie = (name: string, value: string): void =>
+      headers.append("set-cookie", `${name}=${value}`);
+    if (session.transport === "cookie") {
+      cookie("access", access);
+      cookie("refresh", refresh);
+      if (this.csrf) {
+        headers.set(header.csrf, this.csrf);
+      }
+    } else {
+      headers.set(header.accessToken, access);
+      headers.set(header.refreshToken, refresh);
+    }
+    headers.set(header.session, this.notice(session, event, expiresAt));
+  }
+
+  notice(session: FakeSession, event: SessionNotice["event"], expiresAt = 0): string {
+    const { id, generation, claimsVersion } = session;
+    const expiresIn = Math.max(0, expiresAt - this.#serverNow());
+    return encodeNotice({
+      ...{ event, session: id, realm, generation, claimsVersion, expiresIn },
+      expiresAt: Math.floor(expiresAt / 1000),
+    });
+  }
+
+  /** A refusal as the gate writes it. */
+  hint(
+    context: HandlerContext | undefined,
+    fields: { action: number; reason?: Reason; tokens?: number; session?: string; realm?: string },
+  ): ConnectError {
+    const names: Record<number, string> = { 1: "refresh", 2: "sign-in", 3: "step-up" };
+    if (!this.noHintHeader) {
+      context?.responseHeader.set(header.hint, names[fields.action] ?? "");
+    }
+    const value = { tokens: Tokens.KEEP, realm, ...fields } as { action: Action };
+    const details = [{ desc: RefreshHintSchema, value }];
+    return new ConnectError("refused", Code.Unauthenticated, undefined, details);
+  }
+
+  /** The refusal for a session that is no more. */
+  over(context: HandlerContext | undefined, session: string): ConnectError {
+    const reason = Reason.SESSION_REVOKED;
+    return this.hint(context, { action: Action.SIGN_IN, reason, tokens: Tokens.CLEAR, session });
+  }
+
+  async #refresh(presented: string, context: HandlerContext) {
+    const token = presented || (this.#tokenOf(context, "refresh") ?? "");
+    const session = this.#sessionOf(token);
+    const error = this.refreshError?.(session?.id ?? "");
+    if (error || !session) {
+      await this.hold.Refresh;
+      throw error ?? this.hint(context, { action: Action.SIGN_IN, reason: Reason.SESSION_MISSING });
+    }
+    if (!session.live) {
+      throw this.over(context, session.id);
+    }
+    session.generation += this.sameGeneration ? 0 : 1;
+    this.write(context.responseHeader, session, "refreshed");
+    if (this.sameGeneration) {
+      context.responseHeader.delete(header.refreshToken);
+    }
+    await this.hold.Refresh;
+    return {};
+  }
+
+  #end(context: HandlerContext, session: FakeSession): void {
+    session.live = false;
+    context.responseHeader.set(header.session, this.notice(session, "ended"));
+    if (session.transport === "cookie") {
+      context.responseHeader.append("set-cookie", "access=");
+      context.responseHeader.append("set-cookie", "refresh=");
+    }
+  }
+
+  #sessionOf(refreshToken: string): FakeSession | undefined {
+    return this.sessions.find((session) => refreshToken.startsWith(`rt.${session.id}.`));
+  }
+
+  #tokenOf(context: HandlerContext, name: "access" | "refresh"): string | undefined {
+    const bearer = context.requestHeader.get("authorization")?.replace("Bearer ", "");
+    const cookie = new RegExp(`${name}=([^; ]+)`).exec(context.requestHeader.get("cookie") ?? "");
+    return cookie?.[1] ?? (name === "access" ? bearer : undefined);
+  }
+
+  /** An hour ahead of the clients: only differences may count. */
+  #serverNow(): number {
+    return this.#clock.now() + 3_600_000;
+  }
+}

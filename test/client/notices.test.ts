@@ -1,0 +1,170 @@
+import { describe, expect, it } from "vitest";
+import { isGreater, judge, type NoticeContext } from "../../src/client/notice-rule.ts";
+import { encodeNotice, header, type SessionNotice } from "../../src/wire.ts";
+import { realm } from "./helpers/fake-server.ts";
+import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
+
+const order = { generation: 2, claimsVersion: 3, expiresAt: 1000 };
+const mark = { epoch: 5, intent: 5, version: 5 };
+const here: NoticeContext = {
+  ...mark,
+  transport: "header",
+  status: "signedIn",
+  realm,
+  session: "s1",
+  ended: undefined,
+  order,
+};
+const unknown = { transport: "cookie", status: "unknown", session: undefined, order: undefined };
+const out = { transport: "cookie", status: "signedOut", session: undefined, ended: "s1" };
+
+describe("isGreater(a, b)", () => {
+  it.each([
+    [{}, false],
+    [{ expiresAt: 1001 }, true],
+    [{ expiresAt: 999 }, false],
+    [{ claimsVersion: 4, expiresAt: 1 }, true],
+    [{ claimsVersion: 2, expiresAt: 9999 }, false],
+    [{ generation: 3, claimsVersion: 1, expiresAt: 1 }, true],
+    [{ generation: 1, claimsVersion: 9, expiresAt: 9999 }, false],
+  ])("%j: %s", (change, expected) => {
+    expect(isGreater({ ...order, ...change }, order)).toBe(expected);
+  });
+});
+
+describe("judge(notice, now, { sent, own })", () => {
+  it.each<[string, Partial<SessionNotice>, object, object, string]>([
+    ["a newer token", { generation: 3 }, {}, {}, "renew"],
+    ["an older token", { generation: 1 }, {}, {}, "ignore"],
+    ["an equal token", {}, {}, {}, "ignore"],
+    ["an equal token of our refresh", {}, {}, { own: true }, "renew"],
+    ["an older token of our refresh", { generation: 1 }, {}, { own: true }, "ignore"],
+    ["our refresh, overtaken", { expiresAt: 1 }, { version: 6 }, { own: true }, "ignore"],
+    ["a reissue", { event: "reissued", claimsVersion: 4 }, {}, {}, "renew"],
+    ["another session's token", { session: "s2", generation: 9 }, {}, {}, "ignore"],
+    ["another realm's token", { realm: "x", generation: 9 }, {}, {}, "ignore"],
+    ["a token after a sign-out", { generation: 3 }, { epoch: 6 }, {}, "stale"],
+    ["a sign-in", { event: "created", session: "s2" }, {}, {}, "adopt"],
+    ["a sign-in of another realm", { event: "created", realm: "x" }, {}, {}, "ignore"],
+    ["a sign-in after a sign-out", { event: "created" }, { intent: 6 }, {}, "stale"],
+    ["a sign-in after the server's sign-out", { event: "created" }, { epoch: 6 }, {}, "adopt"],
+    ["the end", { event: "ended" }, {}, {}, "end"],
+    ["another session's end", { event: "ended", session: "s2" }, {}, {}, "ignore"],
+    ["the first token by cookie", {}, unknown, {}, "adopt"],
+    ["the end of an unknown session by cookie", { event: "ended" }, unknown, {}, "end"],
+    [
+      "our refresh, other cookies",
+      { session: "s2" },
+      { transport: "cookie" },
+      { own: true },
+      "adopt",
+    ],
+    ["other cookies", { session: "s2" }, { transport: "cookie" }, {}, "ignore"],
+    ["a token by cookie, signed out", { session: "s2" }, out, {}, "ignore"],
+    ["our refresh, signed out, new session", { session: "s2" }, out, { own: true }, "adopt"],
+    ["our refresh, signed out, old session", {}, out, { own: true }, "ignore"],
+  ])("%s", (_name, change, now, how, expected) => {
+    const notice = { event: "refreshed", session: "s1", realm, ...order, expiresIn: 1, ...change };
+    const context = { ...here, ...now };
+    expect(judge(notice as SessionNotice, context, { sent: mark, own: false, ...how })).toBe(
+      expected,
+    );
+  });
+});
+
+describe.each(transports)("what an answer says, %s", (via) => {
+  it("drops a late answer of the session before", async () => {
+    const { server, notes, session } = await signedIn(via);
+    const slow = latch();
+    server.hold.AddNote = slow.promise;
+    server.onHandler = (context) => {
+      const [first] = server.sessions;
+      if (context.method.name === "AddNote" && first) {
+        first.claimsVersion += 1;
+        server.write(context.responseHeader, first, "reissued");
+      }
+    };
+    const late = notes.addNote({});
+    await settle();
+    await notes.signIn({});
+    slow.open();
+    await late;
+    expect(session.state.session).toBe("s2");
+    await notes.listNotes({}).catch(() => {});
+    const sent = server.last("ListNotes").get("authorization") ?? "Bearer at.s2";
+    expect(sent).toMatch(/^Bearer at\.s2/);
+  });
+
+  it("adopts a sign-in although the session before ended meanwhile", async () => {
+    const { server, notes, session } = await signedIn(via);
+    const slow = latch();
+    server.hold.SignIn = slow.promise;
+    const signingIn = notes.signIn({});
+    await settle();
+    server.refuse = (context) => server.over(context, "s1");
+    await expect(notes.addNote({})).rejects.toThrow(/refused/);
+    expect(session.state.status).toBe("signedOut");
+    slow.open();
+    await signingIn;
+    expect(session.state).toMatchObject({ status: "signedIn", session: "s2" });
+  });
+
+  it("takes the tokens of a call that failed", async () => {
+    const { server, notes, session } = setup(via);
+    server.onHandler = (context) => {
+      server.create(context);
+      throw new Error("later");
+    };
+    const error = await notes.signIn({}).catch((reason) => reason);
+    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+    expect(error.metadata.get(header.accessToken)).toBeNull();
+    expect(error.metadata.get(header.refreshToken)).toBeNull();
+  });
+
+  it("ignores sessions of other realms once it has one, or is given one", async () => {
+    const { server, notes, session } = setup(via, { realm: "https://mine" });
+    await notes.signIn({});
+    expect(session.state.status).toBe(via === "cookie" ? "unknown" : "signedOut");
+    expect(server.sessions).toHaveLength(1);
+  });
+
+  it("never puts a token into events or state", async () => {
+    const { server, notes, session, events } = await signedIn(via);
+    server.expireAll();
+    await notes.addNote({});
+    await session.signOut();
+    expect(JSON.stringify([events, session.state])).not.toMatch(/[ar]t\.s1/);
+  });
+});
+
+describe("session.subscribe(listener)", () => {
+  it("calls it with each new state, and stops", async () => {
+    const { notes, session } = setup("header");
+    const states: unknown[] = [];
+    const broken = session.subscribe(() => {
+      throw new Error("broken listener");
+    });
+    const stop = session.subscribe((state) => states.push(state));
+    await notes.signIn({});
+    await notes.listNotes({});
+    expect(session.state).toBe(states[0]);
+    await session.signOut();
+    stop();
+    broken();
+    await notes.signIn({});
+    expect(states).toEqual([
+      { status: "signedIn", session: "s1", realm },
+      { status: "signedOut", realm },
+    ]);
+  });
+});
+
+it("a malformed notice is none", async () => {
+  const { server, notes, session } = setup("header");
+  server.onHandler = (context) => {
+    context.responseHeader.set(header.session, encodeNotice({} as SessionNotice));
+    throw new Error("no");
+  };
+  await notes.signIn({}).catch(() => {});
+  expect(session.state.status).toBe("signedOut");
+});

@@ -1,0 +1,189 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, it } from "vitest";
+import { Action, RefreshHintSchema, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { header } from "../../src/wire.ts";
+import { latch, settle, signedIn, transports } from "./helpers/setup.ts";
+
+describe.each(transports)("session.transport, unary, %s", (via) => {
+  it("refreshes once for 1,000 calls and runs every handler once", async () => {
+    const { server, notes } = await signedIn(via);
+    server.expireAll();
+    await Promise.all(Array.from({ length: 1000 }, () => notes.addNote({})));
+    expect(server.count("Refresh")).toBe(1);
+    expect(server.count("AddNote")).toBeLessThanOrEqual(2000);
+    expect(server.handled.filter((method) => method === "AddNote")).toHaveLength(1000);
+  });
+
+  it("only sends again when another call has refreshed since", async () => {
+    const { server, notes } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    let first = true;
+    server.refuse = (context) => {
+      if (context.method.name === "ListNotes" && first) {
+        first = false;
+        return server.hint(context, { action: Action.REFRESH, session: "s1" });
+      }
+    };
+    server.hold.Refresh = slow.promise;
+    const calls = [notes.listNotes({}), notes.addNote({})];
+    await settle();
+    slow.open();
+    await Promise.all(calls);
+    expect(server.count("Refresh")).toBe(1);
+  });
+
+  it("sends the new token in place of the old one", async () => {
+    const { server, notes, jar } = await signedIn(via);
+    server.expireAll();
+    const before = new Map(jar);
+    await notes.addNote({});
+    const [old, fresh] = server.seen
+      .filter((call) => call.method === "AddNote")
+      .map((call) => call.header.get(via === "header" ? "authorization" : "cookie"));
+    expect(old).not.toBe(fresh);
+    expect(fresh).toContain(".2.");
+    expect(server.last("AddNote").get(header.transport)).toBe(via);
+    expect([...jar]).toHaveLength(via === "cookie" ? before.size : 0);
+  });
+
+  it("sends an abort and a deadline home at once, and refreshes for the others", async () => {
+    const { server, notes, session } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const abort = new AbortController();
+    const aborted = notes.addNote({}, { signal: abort.signal });
+    const late = notes.addNote({}, { timeoutMs: 30 });
+    const patient = notes.addNote({});
+    aborted.catch(() => {});
+    await settle();
+    abort.abort();
+    await expect(aborted).rejects.toMatchObject({ code: Code.Canceled });
+    await expect(late).rejects.toMatchObject({ code: Code.DeadlineExceeded });
+    slow.open();
+    await patient;
+    expect(server.count("Refresh")).toBe(1);
+    expect(session.state.status).toBe("signedIn");
+  });
+
+  it("sends what is left of the deadline", async () => {
+    const { clock, server, notes } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const call = notes.addNote({}, { timeoutMs: 9_000 });
+    await settle();
+    clock.advance(2_500);
+    slow.open();
+    await call;
+    const sent = server.seen.filter((seen) => seen.method === "AddNote");
+    const left = sent.map((seen) => seen.header.get("connect-timeout-ms"));
+    expect(left).toEqual(["9000", "6500"]);
+  });
+
+  it("sends nothing when no time is left", async () => {
+    const { clock, server, notes } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const call = notes.addNote({}, { timeoutMs: 5_000 });
+    call.catch(() => {});
+    await settle();
+    clock.advance(5_000);
+    slow.open();
+    await expect(call).rejects.toMatchObject({ code: Code.DeadlineExceeded });
+    expect(server.count("AddNote")).toBe(1);
+  });
+
+  it.each([
+    ["a plain 401", undefined],
+    ["a hint of another realm", { action: Action.REFRESH, realm: "https://other" }],
+    ["a hint of no realm", { action: Action.REFRESH, realm: "" }],
+    ["SIGN_IN", { action: Action.SIGN_IN }],
+    ["STEP_UP", { action: Action.STEP_UP }],
+    ["an unknown action", { action: 99 }],
+    ["unknown tokens", { action: Action.SIGN_IN, tokens: 99, session: "s1" }],
+    ["another realm's end", { action: 2, tokens: Tokens.CLEAR, session: "s1", realm: "x" }],
+    ["another session's end", { action: 2, tokens: Tokens.CLEAR, session: "s9" }],
+    ["the end of no session", { action: 2, tokens: Tokens.CLEAR }],
+  ])("neither refreshes nor signs out on %s", async (_name, hint) => {
+    const { server, notes, session } = await signedIn(via);
+    server.refuse = (context) =>
+      hint ? server.hint(context, hint) : new ConnectError("HTTP 401", Code.Unauthenticated);
+    await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(server.count("AddNote")).toBe(1);
+    expect(server.count("Refresh")).toBe(0);
+    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+  });
+
+  it("ignores a REFRESH hint under another code", async () => {
+    const { server, notes } = await signedIn(via);
+    server.refuse = (context) => {
+      const { details } = server.hint(context, { action: Action.REFRESH });
+      const error = new ConnectError("no", Code.PermissionDenied);
+      error.details = details;
+      return error;
+    };
+    await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.PermissionDenied });
+    expect(server.count("Refresh")).toBe(0);
+  });
+
+  it("signs out when the server says that the session is over", async () => {
+    const { server, notes, session, events } = await signedIn(via);
+    server.refuse = (context) => server.over(context, "s1");
+    await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(session.state).toEqual({ status: "signedOut", realm: "https://api.test" });
+    expect(events.at(-1)).toEqual({ type: "signedOut", session: "s1", by: "server" });
+  });
+
+  it("does not send a call again under another session", async () => {
+    const { server, notes } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const call = notes.addNote({});
+    call.catch(() => {});
+    await settle();
+    await notes.signIn({});
+    slow.open();
+    await expect(call).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(server.count("AddNote")).toBe(1);
+  });
+});
+
+describe.each(transports)("session.transport, a second REFRESH, %s", (via) => {
+  it("surfaces with its causes and keeps the details", async () => {
+    const { server, notes, session } = await signedIn(via);
+    server.refuseAll = true;
+    const error = ConnectError.from(await notes.addNote({}).catch((reason) => reason));
+    expect(error.code).toBe(Code.Unauthenticated);
+    expect(error.rawMessage).toMatch(/right after a refresh.*cookies.*clocks/);
+    expect(error.findDetails(RefreshHintSchema)).toHaveLength(1);
+    expect(server.count("AddNote")).toBe(2);
+    expect(session.state.status).toBe("signedIn");
+  });
+
+  it("holds refreshes back for 10 s, doubling to 5 min, until a call succeeds", async () => {
+    const { clock, server, notes, events } = await signedIn(via);
+    server.life = 86_400_000;
+    server.refuseAll = true;
+    const waits: number[] = [];
+    for (const expected of [10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]) {
+      await expect(notes.addNote({})).rejects.toThrow("right after");
+      waits.push(expected);
+      const refreshes = server.count("Refresh");
+      clock.advance(expected - 1);
+      await expect(notes.addNote({})).rejects.toThrow("right after");
+      expect(server.count("Refresh")).toBe(refreshes);
+      clock.advance(1);
+    }
+    const told = events.flatMap((event) => (event.type === "refreshRefused" ? event.retryIn : []));
+    expect(told).toEqual(waits);
+    server.refuseAll = false;
+    server.expireAll();
+    await notes.addNote({});
+    server.refuseAll = true;
+    await expect(notes.addNote({})).rejects.toThrow("in 10 s");
+  });
+});

@@ -1,0 +1,79 @@
+import { createRouterTransport } from "@connectrpc/connect";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import {
+  cookieTokens,
+  createSessionClient,
+  memoryTokens,
+  type TransportParts,
+} from "../../src/client/index.ts";
+
+const transport = (parts: TransportParts) => createRouterTransport(() => {}, { transport: parts });
+
+describe("createSessionClient(options)", () => {
+  it.each([
+    ["transport", {}],
+    ["transport", { transport: transport({ interceptors: [] }) }],
+    ["transport", { transport: () => ({}) }],
+    [
+      "transport: the function dropped the parts",
+      { transport: () => createRouterTransport(() => {}) },
+    ],
+    ["refreshTimeout", { transport, refreshTimeout: "99ms" }],
+    ["refreshTimeout", { transport, refreshTimeout: "61s" }],
+    ["refreshTimeout", { transport, refreshTimeout: "soon" }],
+    ["earlyRefresh", { transport, earlyRefresh: 0 }],
+    ["earlyRefresh", { transport, earlyRefresh: 1.1 }],
+    ["earlyRefresh", { transport, earlyRefresh: Number.NaN }],
+    ["realm", { transport, realm: "" }],
+    ["tokens", { transport, tokens: {} }],
+    ["tokens", { transport, tokens: { transport: "header", load: () => undefined } }],
+  ])("throws a TypeError that begins with %s", (name, options) => {
+    const create = () => createSessionClient(options as never);
+    expect(create).toThrow(TypeError);
+    expect(create).toThrow(name);
+  });
+
+  it.each([
+    ["100ms", 0.001],
+    ["60s", 1],
+  ] as const)("takes the bounds %s and %s", (refreshTimeout, earlyRefresh) => {
+    const session = createSessionClient({ transport, refreshTimeout, earlyRefresh });
+    expect(session.state).toEqual({ status: "signedOut" });
+  });
+
+  it("keeps tokens in cookies where there is a document", () => {
+    vi.stubGlobal("document", {});
+    onTestFinished(() => {
+      vi.unstubAllGlobals();
+    });
+    const session = createSessionClient({ transport });
+    onTestFinished(() => session.close());
+    expect(session.state).toEqual({ status: "unknown" });
+  });
+
+  it.each([
+    ["cookie", cookieTokens(), "include"],
+    ["header", memoryTokens(), "omit"],
+  ] as const)(
+    "gives a fetch for %s mode that refuses redirects",
+    async (_name, tokens, credentials) => {
+      const given: TransportParts[] = [];
+      const session = createSessionClient({
+        tokens,
+        transport: (parts) => {
+          given.push(parts);
+          return transport(parts);
+        },
+      });
+      onTestFinished(() => session.close());
+      const seen: unknown[] = [];
+      vi.stubGlobal("fetch", async (_input: unknown, init: unknown) => seen.push(init));
+      onTestFinished(() => {
+        vi.unstubAllGlobals();
+      });
+      expect(given.map((parts) => parts.interceptors.length)).toEqual([0, 1]);
+      await given[0]?.fetch?.("https://api.test", { redirect: "follow", credentials: "omit" });
+      expect(seen).toEqual([{ redirect: "error", credentials }]);
+    },
+  );
+});

@@ -1,0 +1,129 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, it } from "vitest";
+import { header } from "../../src/wire.ts";
+import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
+
+describe.each(transports)("session.signOut(), %s", (via) => {
+  it("ends the session here and at the server", async () => {
+    const { server, session, notes, jar, eventTypes } = await signedIn(via);
+    const signingOut = session.signOut();
+    expect(session.state.status).toBe("signedOut");
+    await signingOut;
+    expect(server.sessions[0]?.live).toBe(false);
+    expect(jar.size).toBe(0);
+    expect(eventTypes()).toEqual(["signedIn", "signedOut"]);
+    await expect(notes.addNote({})).rejects.toThrow(/refused/);
+    expect(server.last("AddNote").get("authorization")).toBeNull();
+  });
+
+  it("wins over a refresh that is answered later", async () => {
+    const { server, session, notes, jar } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const call = notes.addNote({});
+    call.catch(() => {});
+    await settle();
+    const signingOut = session.signOut();
+    await settle();
+    slow.open();
+    await signingOut;
+    await expect(call).rejects.toMatchObject({ code: Code.Unauthenticated });
+    await settle();
+    expect(session.state.status).toBe("signedOut");
+    expect(server.count("AddNote")).toBe(1);
+    expect(jar.size).toBe(0);
+    await expect(notes.addNote({})).rejects.toThrow(/refused/);
+    expect(server.last("AddNote").get("authorization")).toBeNull();
+  });
+
+  it("wins when the refresh is answered while the server signs out", async () => {
+    const { clock, server, session, jar } = await signedIn(via, { refreshTimeout: "5s" });
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    server.hold.SignOut = slow.promise;
+    const refreshing = session.refresh({ timeoutMs: 60_000 });
+    refreshing.catch(() => {});
+    await settle();
+    const signingOut = session.signOut({ timeoutMs: 1_000 });
+    signingOut.catch(() => {});
+    await settle();
+    if (via === "cookie") {
+      // Does not wait for the refresh any longer.
+      clock.advance(1_000);
+      await settle();
+    }
+    slow.open();
+    await signingOut;
+    await settle();
+    expect(session.state.status).toBe("signedOut");
+    expect(server.sessions[0]?.live).toBe(false);
+    expect(jar.size).toBe(0);
+  });
+
+  it("wins over a sign-in that is answered later", async () => {
+    const { server, session, notes, jar, events } = setup(via);
+    const slow = latch();
+    server.hold.SignIn = slow.promise;
+    const signingIn = notes.signIn({});
+    await settle();
+    await session.signOut();
+    slow.open();
+    await signingIn;
+    await settle();
+    expect(session.state.status).toBe("signedOut");
+    expect(events).toContainEqual({ type: "answerDropped", session: "s1", why: "stale" });
+    expect(jar.size).toBe(0);
+  });
+
+  it("is signed out here although the server cannot be told", async () => {
+    const { server, session, notes } = await signedIn(via);
+    server.refuse = (context) =>
+      context.method.name === "SignOut" ? new ConnectError("down", Code.Unavailable) : undefined;
+    await expect(session.signOut()).rejects.toMatchObject({ code: Code.Unavailable });
+    expect(session.state.status).toBe("signedOut");
+    notes.addNote({}).catch(() => {});
+    await settle();
+    expect(server.last("AddNote").get("authorization")).toBeNull();
+    server.refuse = undefined;
+    await session.signOut();
+    expect(server.sessions[0]?.live).toBe(via === "header");
+  });
+
+  it("spares a session that began meanwhile", async () => {
+    const { server, session, notes } = await signedIn(via);
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    session.refresh().catch(() => {});
+    await settle();
+    const signingOut = session.signOut();
+    await notes.signIn({});
+    slow.open();
+    await signingOut;
+    await settle();
+    expect(server.sessions[1]?.live).toBe(true);
+    expect(session.state).toMatchObject({ status: "signedIn", session: "s2" });
+  });
+});
+
+describe("session.signOut()", () => {
+  it("sends both tokens of a header session", async () => {
+    const { server, session } = await signedIn("header");
+    await session.signOut();
+    expect(server.last("SignOut").get("authorization")).toMatch(/^Bearer at\.s1/);
+    expect(server.last("SignOut").get(header.transport)).toBe("header");
+  });
+
+  it("asks nobody when a header client holds no tokens", async () => {
+    const { server, session } = setup("header");
+    await session.signOut();
+    expect(server.count("SignOut")).toBe(0);
+  });
+
+  it("follows a sign-out by a method of the service", async () => {
+    const { session, notes, events } = await signedIn("header");
+    await notes.signOut({});
+    expect(session.state.status).toBe("signedOut");
+    expect(events.at(-1)).toEqual({ type: "signedOut", session: "s1", by: "server" });
+  });
+});

@@ -1,0 +1,110 @@
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, it } from "vitest";
+import { latch, type Setup, settle, signedIn, transports } from "./helpers/setup.ts";
+
+describe.each(transports)("session.transport, streams, %s", (via) => {
+  it.each([true, false])("replays once before the first message; hint header %s", async (told) => {
+    const { server, notes } = await signedIn(via);
+    server.noHintHeader = !told;
+    server.onHandler = (context) => {
+      context.responseHeader.set("x-good", "yes");
+      context.responseTrailer.set("x-end", "yes");
+    };
+    server.expireAll();
+    const headers: (string | null)[] = [];
+    const trailers: (string | null)[] = [];
+    const onHeader = (answer: Headers): number => headers.push(answer.get("x-good"));
+    const onTrailer = (answer: Headers): number => trailers.push(answer.get("x-end"));
+    expect(await texts({ notes }, { onHeader, onTrailer })).toEqual(["a", "b"]);
+    expect(server.count("WatchNotes")).toBe(2);
+    expect(server.handled.filter((method) => method === "WatchNotes")).toHaveLength(1);
+    expect(headers).toEqual([told ? "yes" : null]);
+    expect(trailers).toEqual(["yes"]);
+  });
+
+  it("surfaces a second refusal as a diagnostic", async () => {
+    const { server, notes } = await signedIn(via);
+    server.refuseAll = true;
+    await expect(texts({ notes })).rejects.toThrow("right after a refresh");
+    expect(server.count("WatchNotes")).toBe(2);
+  });
+
+  it("surfaces an error after the first message, and refreshes for the next call", async () => {
+    const { server, notes } = await signedIn(via);
+    server.failAfterFirst = () => server.hint(undefined, { action: 1, session: "s1" });
+    const seen: unknown[] = [];
+    const error = await (async () => {
+      for await (const message of notes.watchNotes({})) {
+        seen.push(message);
+      }
+    })().catch((reason: unknown) => reason);
+    expect(ConnectError.from(error).code).toBe(Code.Unauthenticated);
+    expect(seen).toHaveLength(1);
+    await settle();
+    expect(server.count("WatchNotes")).toBe(1);
+    expect(server.count("Refresh")).toBe(1);
+  });
+
+  it("never replays a stream of requests, but refreshes for the next call", async () => {
+    const { server, notes } = await signedIn(via);
+    for (const call of [importTwo, syncTwo]) {
+      server.expireAll();
+      const refreshes = server.count("Refresh");
+      await expect(call({ notes })).rejects.toMatchObject({ code: Code.Unauthenticated });
+      await settle();
+      expect(server.count("Refresh")).toBe(refreshes + 1);
+      expect(await call({ notes })).toBe(2);
+    }
+    expect(server.count("ImportNotes")).toBe(2);
+    expect(server.count("SyncNotes")).toBe(2);
+  });
+
+  it("signs out when a running stream is told that the session is over", async () => {
+    const { server, notes, session } = await signedIn(via);
+    server.refuse = (context) =>
+      context.method.name === "WatchNotes" ? server.over(context, "s1") : undefined;
+    await expect(texts({ notes })).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(session.state.status).toBe("signedOut");
+  });
+
+  it("lets a waiting stream go on abort and on its deadline", async () => {
+    const { server, notes } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const abort = new AbortController();
+    const aborted = texts({ notes }, { signal: abort.signal });
+    const late = texts({ notes }, { timeoutMs: 30 });
+    aborted.catch(() => {});
+    await settle();
+    abort.abort();
+    await expect(aborted).rejects.toMatchObject({ code: Code.Canceled });
+    await expect(late).rejects.toMatchObject({ code: Code.DeadlineExceeded });
+    slow.open();
+  });
+});
+
+async function texts({ notes }: Pick<Setup, "notes">, options = {}): Promise<unknown[]> {
+  const seen: unknown[] = [];
+  for await (const message of notes.watchNotes({}, options)) {
+    seen.push(message.note?.text);
+  }
+  return seen;
+}
+
+async function* two(): AsyncGenerator<object> {
+  yield {};
+  yield {};
+}
+
+async function importTwo({ notes }: Pick<Setup, "notes">): Promise<number> {
+  return (await notes.importNotes(two())).imported;
+}
+
+async function syncTwo({ notes }: Pick<Setup, "notes">): Promise<number> {
+  let last = 0;
+  for await (const answer of notes.syncNotes(two())) {
+    last = answer.number;
+  }
+  return last;
+}

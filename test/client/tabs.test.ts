@@ -1,0 +1,136 @@
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { withLock } from "../../src/client/lock.ts";
+import { FakeClock } from "./helpers/clock.ts";
+import { realm } from "./helpers/fake-server.ts";
+import { latch, type Setup, settle, setup, signedIn } from "./helpers/setup.ts";
+
+/** Another tab of the same browser. */
+function tab({ server, clock, jar }: Setup, options = {}): Setup {
+  return setup("cookie", { server, clock, jar, ...options });
+}
+
+async function holds(check: () => void): Promise<void> {
+  await vi.waitFor(check, { interval: 1 });
+}
+
+describe("tabs that share cookies", () => {
+  it("hear of a sign-in and a sign-out", async () => {
+    const one = await signedIn("cookie", { realm });
+    const two = tab(one, { realm });
+    await one.session.signOut();
+    await holds(() => expect(two.session.state.status).toBe("signedOut"));
+    expect(two.events.at(-1)).toMatchObject({ type: "signedOut", by: "otherTab" });
+    await one.notes.signIn({});
+    await holds(() => expect(two.session.state.status).toBe("signedIn"));
+    expect(two.session.state.session).toBe(one.session.state.session);
+  });
+
+  it("do not refresh what another has refreshed meanwhile", async () => {
+    const one = await signedIn("cookie");
+    const two = tab(one);
+    await two.session.refresh();
+    one.clock.advance(800_000);
+    const refreshes = one.server.count("Refresh");
+    await one.session.refresh();
+    await holds(() => expect(two.session.state.session).toBe("s1"));
+    await settle();
+    await two.notes.addNote({});
+    await settle();
+    expect(one.server.count("Refresh")).toBe(refreshes + 1);
+  });
+
+  it("wait for each other, and look again after that", async () => {
+    const one = await signedIn("cookie");
+    const two = tab(one);
+    await two.session.refresh();
+    await settle();
+    const refreshes = one.server.count("Refresh");
+    const slow = latch();
+    one.server.hold.Refresh = slow.promise;
+    const both = [one.session.refresh(), two.session.refresh()];
+    await settle();
+    expect(one.server.count("Refresh")).toBe(refreshes + 1);
+    slow.open();
+    await Promise.all(both);
+    expect(one.server.count("Refresh")).toBeLessThanOrEqual(refreshes + 2);
+  });
+
+  it("ignore another realm", async () => {
+    const one = await signedIn("cookie");
+    const channel = new BroadcastChannel("rpc-session");
+    onTestFinished(() => channel.close());
+    channel.postMessage({ type: "signedOut", session: "s1", realm: "https://other" });
+    channel.postMessage({ type: "signedOut", session: "s9", realm });
+    channel.postMessage("junk");
+    channel.postMessage({ type: "signedIn" });
+    await settle();
+    expect(one.session.state.status).toBe("signedIn");
+  });
+
+  it("tell no token and nothing back", async () => {
+    const told: unknown[] = [];
+    const channel = new BroadcastChannel("rpc-session");
+    onTestFinished(() => channel.close());
+    channel.onmessage = (event) => told.push((event as MessageEvent<unknown>).data);
+    const one = await signedIn("cookie");
+    tab(one);
+    await one.session.refresh();
+    await one.session.signOut();
+    await holds(() => expect(told).toHaveLength(3));
+    await settle();
+    expect(told).toMatchObject([
+      { type: "signedIn" },
+      { type: "refreshed" },
+      { type: "signedOut" },
+    ]);
+    expect(JSON.stringify(told)).not.toMatch(/[ar]t\.s1/);
+  });
+
+  it("say nothing in header mode", async () => {
+    const one = await signedIn("header");
+    const two = tab(one);
+    await one.session.signOut();
+    await settle();
+    expect(two.session.state.status).toBe("unknown");
+  });
+});
+
+describe("withLock(lock, work)", () => {
+  it("goes on without the lock after its deadline", async () => {
+    const clock = new FakeClock();
+    const held = latch();
+    const lock = { name: "test", ms: 500, clock };
+    const first = withLock(lock, () => held.promise);
+    await settle();
+    const second = withLock(lock, async () => "done");
+    await settle();
+    clock.advance(500);
+    expect(await second).toBe("done");
+    held.open();
+    await first;
+    expect(clock.pending).toBe(0);
+  });
+
+  it("runs the work once, and passes on what it throws", async () => {
+    let runs = 0;
+    const work = async (): Promise<void> => {
+      runs += 1;
+      throw new Error("work");
+    };
+    const lock = { name: "test", ms: 500, clock: new FakeClock() };
+    await expect(withLock(lock, work)).rejects.toThrow("work");
+    expect(runs).toBe(1);
+  });
+
+  it("works where there are no locks, and no channels", async () => {
+    vi.stubGlobal("navigator", undefined);
+    vi.stubGlobal("BroadcastChannel", undefined);
+    onTestFinished(() => {
+      vi.unstubAllGlobals();
+    });
+    const { server, notes } = await signedIn("cookie");
+    server.expireAll();
+    await notes.addNote({});
+    expect(server.count("Refresh")).toBe(1);
+  });
+});

@@ -1,0 +1,132 @@
+import type { DescMethod } from "@bufbuild/protobuf";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import {
+  factsOf,
+  leaksOf,
+  passedFacts,
+  type RefusalLine,
+  readRefusal,
+  refusalFacts,
+} from "../helpers/golden.ts";
+import type { Presented } from "../helpers/presented.ts";
+import { type NotesServer, startNotes } from "../helpers/server.ts";
+import * as state from "../helpers/states.ts";
+import { callWire, type Wire, type WireCall, wireName, wires } from "../helpers/wire.ts";
+
+/** A state of the session, and what every protocol answers; then what a Connect GET answers, if it differs. */
+type Row = readonly [
+  name: string,
+  given: state.State,
+  expected: RefusalLine | "passes",
+  onGet?: "passes",
+];
+
+/** Design, sections 7 and 8. Columns: code, action, reason, tokens, whether the session is named, cookies. */
+// biome-ignore format: a table
+const cookieRows: readonly Row[] = [
+  ["valid", state.valid, "passes"],
+  ["valid, by Origin alone", state.byOriginAlone, "passes"],
+  ["none", state.none, "unauthenticated SIGN_IN SESSION_MISSING KEEP unnamed left"],
+  ["refresh only", state.refreshOnly, "unauthenticated REFRESH ACCESS_TOKEN_MISSING KEEP unnamed left"],
+  ["expired", state.expired, "unauthenticated REFRESH TOKEN_EXPIRED KEEP named left"],
+  ["malformed, with refresh", state.malformed, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
+  ["malformed alone", state.malformedAlone, "unauthenticated SIGN_IN TOKEN_INVALID CLEAR unnamed cleared"],
+  ["unknown key", state.foreignKey, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
+  ["maybe a newer key", state.newerKey, "unavailable RETRY_LATER AUTH_UNAVAILABLE KEEP unnamed left"],
+  ["wrong signature", state.wrongSignature, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
+  ["two sessions", state.twoSessions, "unauthenticated REFRESH TOKEN_CONFLICT KEEP unnamed left"],
+  ["revoked", state.revoked, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named cleared"],
+  ["just signed out", state.justSignedOut, "unauthenticated SIGN_IN SESSION_REVOKED KEEP named left"],
+  ["signed out 61 s ago", state.signedOut, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named cleared"],
+  ["anti-CSRF token", state.antiCsrf, "passes"],
+  ["no anti-CSRF token", state.noAntiCsrf, "unauthenticated REFRESH ANTI_CSRF KEEP named left", "passes"],
+  ["wrong anti-CSRF token", state.badAntiCsrf, "unauthenticated REFRESH ANTI_CSRF KEEP named left", "passes"],
+  ["cross-site", state.crossSite, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
+  ["same-site, other origin", state.sameSite, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
+  ["neither Sec-Fetch-Site nor Origin", state.unknownSite, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
+  ["typed into the address bar", state.noPage, "permission_denied NONE CROSS_SITE KEEP unnamed left", "passes"],
+];
+// biome-ignore format: a table
+const headerRows: readonly Row[] = [
+  ["valid", state.headerValid, "passes"],
+  ["cross-site", state.headerCrossSite, "passes"],
+  ["no anti-CSRF token", state.headerNoAntiCsrf, "passes"],
+  ["expired", state.headerExpired, "unauthenticated REFRESH TOKEN_EXPIRED KEEP named left"],
+  ["malformed", state.headerMalformed, "unauthenticated SIGN_IN TOKEN_INVALID CLEAR unnamed left"],
+  ["malformed, good cookies", state.headerMalformedBesideCookies, "unauthenticated SIGN_IN TOKEN_INVALID CLEAR unnamed left"],
+  ["unknown key", state.headerForeignKey, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
+  ["a cookie's token", state.cookieTokenInHeader, "unauthenticated REFRESH TOKEN_CONFLICT KEEP unnamed left"],
+  ["another session's cookies", state.headerBesideOtherCookies, "unauthenticated REFRESH TOKEN_CONFLICT KEEP unnamed left"],
+  ["revoked", state.headerRevoked, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named left"],
+  ["just signed out", state.headerJustSignedOut, "unauthenticated SIGN_IN SESSION_REVOKED KEEP named left"],
+];
+
+interface Kind {
+  readonly name: string;
+  readonly method: DescMethod;
+  readonly messages: WireCall["messages"];
+  /** How many messages a good answer has, given one note. */
+  readonly answers: number;
+  readonly get?: boolean;
+}
+
+const note = { note: { text: "milk" } };
+const { listNotes, addNote, watchNotes, importNotes, syncNotes } = NotesService.method;
+/** Reads come first, while there is one note. */
+const kinds: readonly Kind[] = [
+  { name: "Connect GET", method: listNotes, messages: [{}], answers: 1, get: true },
+  { name: "server stream", method: watchNotes, messages: [{}], answers: 1 },
+  { name: "unary", method: addNote, messages: [note], answers: 1 },
+  { name: "client stream", method: importNotes, messages: [note, note], answers: 1 },
+  { name: "bidi", method: syncNotes, messages: [note, note], answers: 2 },
+];
+
+/** Connect itself refuses bidi over HTTP/1.1; GET is Connect only. */
+function canCarry({ protocol, http }: Wire, kind: Kind): boolean {
+  return kind.get ? protocol.startsWith("connect") : kind.name !== "bidi" || http === "h2c";
+}
+
+const cells = kinds.flatMap((kind) =>
+  wires.filter((wire) => canCarry(wire, kind)).map((wire) => ({ kind, wire })),
+);
+
+for (const [transport, rows] of [
+  ["cookie", cookieRows] as const,
+  ["header", headerRows] as const,
+]) {
+  for (const [name, given, expected, onGet] of rows) {
+    describe(`${transport} transport, ${name}`, () => {
+      let server: NotesServer;
+      let presented: Presented;
+
+      beforeAll(async () => {
+        server = await startNotes({ sessions: given.options ?? {} });
+        presented = await given.present(server, async (headers) => {
+          const seed = { method: addNote, messages: [note], headers };
+          await callWire(server, { protocol: "connect-json", http: "h1" }, seed);
+        });
+      });
+      afterAll(() => server.close());
+
+      for (const { kind, wire } of cells) {
+        const outcome = (kind.get ? onGet : undefined) ?? expected;
+        test(`${kind.name}, ${wireName(wire)}: ${outcome}`, async () => {
+          server.calls.handled = 0;
+          server.seen.cookie = "no interceptor ran";
+          const result = await callWire(server, wire, { ...kind, headers: presented.headers });
+          const cell = { wire, ...kind };
+          const passed = outcome === "passes";
+          expect(factsOf(result)).toEqual(
+            passed ? passedFacts(cell) : refusalFacts(readRefusal(outcome), cell, presented),
+          );
+          expect(leaksOf(result, presented.secrets)).toEqual([]);
+          expect(result.messages).toHaveLength(passed ? kind.answers : 0);
+          expect(server.calls.handled).toBe(passed ? 1 : 0);
+          const rest = presented.headers.cookie === undefined ? null : "theme=dark";
+          expect(server.seen.cookie).toBe(passed ? rest : "no interceptor ran");
+        });
+      }
+    });
+  }
+}

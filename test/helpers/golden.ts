@@ -1,0 +1,143 @@
+import type { DescMethod } from "@bufbuild/protobuf";
+import { accessCookie, type Presented, realm, refreshCookie } from "./presented.ts";
+import type { Wire, WireResult } from "./wire.ts";
+import { type ExpectedHint, refusalDetails, type WireDetail } from "./wire-status.ts";
+
+const gone = "Max-Age=0; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Secure";
+
+/** The Set-Cookie headers that expire both cookies, in the common and in the partitioned jar. */
+export const clearedCookies: readonly string[] = [
+  `${accessCookie}=; ${gone}; SameSite=Lax`,
+  `${accessCookie}=; ${gone}; Partitioned; SameSite=Lax`,
+  `${refreshCookie}=; ${gone}; SameSite=Lax`,
+  `${refreshCookie}=; ${gone}; Partitioned; SameSite=Lax`,
+];
+
+/**
+ * The Set-Cookie headers of new tokens, as `maskTokens` shows them: kept until the session ends.
+ * @param age seconds since the session began, of its 90 days
+ */
+export function writtenCookies(age: number) {
+  const kept = `Max-Age=${90 * 86_400 - age}; Path=/; HttpOnly; Secure; SameSite=Lax`;
+  return {
+    access: `${accessCookie}=<access>; ${kept}`,
+    refresh: `${refreshCookie}=<refresh>; ${kept}`,
+  };
+}
+
+/** A Set-Cookie header, or another, with names in the place of what has exactly the form of a token. */
+export function maskTokens(value: string): string {
+  return value
+    .replace(/(^|=)[\w-]{20,}\.[\w-]{100,}\.[\w-]{86}(?=;|$)/, "$1<access>")
+    .replace(/(^|=)[\w-]{8}\.[\w-]{22}\.\d+\.[\w-]{43}\.[\w-]{11}(?=;|$)/, "$1<refresh>");
+}
+
+/** What a refused call answers, whatever the protocol. */
+export interface Refusal extends ExpectedHint {
+  readonly code: "unauthenticated" | "permission_denied" | "unavailable";
+  /** Whether the hint names the session. */
+  readonly named: boolean;
+  readonly cookies: "left" | "cleared";
+}
+
+/** A refusal as a line of a table. */
+export type RefusalLine =
+  `${Refusal["code"]} ${Refusal["action"]} ${Refusal["reason"]} ${Refusal["tokens"]} ${"named" | "unnamed"} ${Refusal["cookies"]}`;
+
+export function readRefusal(line: RefusalLine): Refusal {
+  const [code, action, reason, tokens, named, cookies] = line.split(" ");
+  const refusal = { code, action, reason, tokens, named: named === "named", cookies } as Refusal;
+  // The cool-down after a read of the keys, on a clock that stands still.
+  return code === "unavailable" ? { ...refusal, retryAfter: 5 } : refusal;
+}
+
+/** What an answer is compared by. */
+export interface Facts {
+  readonly httpStatus: number;
+  readonly code: string;
+  readonly details: readonly WireDetail[];
+  readonly setCookie: readonly string[];
+  readonly headers: Readonly<Record<string, string>>;
+  /** The names of what comes after the headers. */
+  readonly inBody: readonly string[];
+}
+
+export interface Cell {
+  readonly wire: Wire;
+  readonly method: DescMethod;
+  readonly get?: boolean;
+}
+
+const ofHttp = ["content-length", "content-type", "date", "connection", "transfer-encoding"];
+
+export function factsOf(result: WireResult): Facts {
+  return {
+    httpStatus: result.httpStatus,
+    code: result.code,
+    details: result.details,
+    setCookie: result.setCookie,
+    headers: Object.fromEntries([...result.headers].filter(([name]) => !ofHttp.includes(name))),
+    inBody: result.inBody.map(([name]) => name).sort(),
+  };
+}
+
+const httpStatuses = { unauthenticated: 401, permission_denied: 403, unavailable: 503 } as const;
+const hintFlags = {
+  ...{ NONE: undefined, REFRESH: "refresh", SIGN_IN: "sign-in" },
+  ...{ STEP_UP: "step-up", RETRY_LATER: "retry-later" },
+} as const;
+
+/** What a refusal looks like in one cell of the matrix. */
+export function refusalFacts(refusal: Refusal, cell: Cell, presented: Presented): Facts {
+  const { method } = cell;
+  const connect = cell.wire.protocol.startsWith("connect");
+  const hint = hintFlags[refusal.action];
+  const error = refusal.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
+  return {
+    httpStatus: connect && method.methodKind === "unary" ? httpStatuses[refusal.code] : 200,
+    code: refusal.code,
+    details: refusalDetails(refusal, {
+      session: refusal.named ? presented.session : "",
+      realm,
+      procedure: `${method.parent.typeName}/${method.name}`,
+    }),
+    setCookie: refusal.cookies === "cleared" ? clearedCookies : [],
+    headers: {
+      ...cachingHeaders(cell.get === true && refusal.cookies === "left"),
+      ...(hint === undefined ? {} : { "rpcsession-hint": hint }),
+      ...(refusal.code === "unauthenticated"
+        ? { "www-authenticate": `Bearer realm="${realm}"${error}` }
+        : {}),
+    },
+    inBody: connect ? [] : ["grpc-message", "grpc-status", "grpc-status-details-bin"],
+  };
+}
+
+/** What a call that passed looks like. */
+export function passedFacts({ wire, get }: Cell): Facts {
+  return {
+    httpStatus: 200,
+    code: "ok",
+    details: [],
+    setCookie: [],
+    headers: cachingHeaders(get === true),
+    inBody: wire.protocol.startsWith("connect") ? [] : ["grpc-status"],
+  };
+}
+
+function cachingHeaders(cacheable: boolean): Record<string, string> {
+  return {
+    "cache-control": cacheable ? "private, no-store" : "no-store",
+    vary: "Cookie, Authorization, Sec-Fetch-Site, Origin",
+  };
+}
+
+/** The secrets, and names of cookies, that an answer has where it must not. */
+export function leaksOf(result: WireResult, secrets: readonly string[]): string[] {
+  const headers = [...result.headers].flat().join("\n");
+  const anywhere = secrets.filter((secret) =>
+    `${result.afterHeaders}\n${headers}`.includes(secret),
+  );
+  const cookies = ["set-cookie", "__host-", "rpcsession-access", "rpcsession-refresh"];
+  return [...anywhere, ...cookies.filter((c) => result.afterHeaders.toLowerCase().includes(c))];
+}

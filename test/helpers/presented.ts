@@ -1,0 +1,95 @@
+import { signAccessToken } from "../../src/jwt/access-token.ts";
+import { generateSigningKey, importSigningKey } from "../../src/jwt/keys.ts";
+import type { TokenTransport } from "../../src/transport.ts";
+import type { NotesServer } from "./server.ts";
+
+/** What a request brings with it. */
+export interface Presented {
+  readonly headers: Record<string, string>;
+  /** The id of the session that it belongs to. */
+  readonly session: string;
+  /** What must not come back but in headers that are meant for it. */
+  readonly secrets: readonly string[];
+}
+
+export interface Tokens {
+  readonly access?: string | undefined;
+  readonly refresh?: string | undefined;
+}
+
+export const accessCookie = "__Host-rpcsession-access";
+export const refreshCookie = "__Host-rpcsession-refresh";
+export const sameOrigin: Record<string, string> = { "sec-fetch-site": "same-origin" };
+
+/** The issuer of `testSessions`. */
+export const realm = "https://test.example";
+
+/** A Cookie header of both, beside a cookie of somebody else. */
+export function cookieHeader({ access, refresh }: Tokens): string {
+  const pairs = ["theme=dark"];
+  if (access !== undefined) {
+    pairs.push(`${accessCookie}=${access}`);
+  }
+  if (refresh !== undefined) {
+    pairs.push(`${refreshCookie}=${refresh}`);
+  }
+  return pairs.join("; ");
+}
+
+export function byCookie(session: string, tokens: Tokens): Presented {
+  return {
+    headers: { cookie: cookieHeader(tokens), ...sameOrigin },
+    session,
+    secrets: [tokens.access, tokens.refresh].filter((token) => token !== undefined),
+  };
+}
+
+export function byHeader(session: string, access: string): Presented {
+  return { headers: { authorization: `Bearer ${access}` }, session, secrets: [access] };
+}
+
+/** The same, with other headers. */
+export function withHeaders(presented: Presented, headers: Record<string, string>): Presented {
+  return { ...presented, headers: { ...presented.headers, ...headers } };
+}
+
+/** A new session, and the tokens of it. */
+export async function issue(server: NotesServer, transport: TokenTransport) {
+  const { session, tokens } = await server.sessions.issue({ userId: "alice", transport });
+  return { session, tokens: { access: tokens.accessToken, refresh: tokens.refreshToken } };
+}
+
+/** A request of a new session. */
+export async function present(server: NotesServer, transport: TokenTransport): Promise<Presented> {
+  const { session, tokens } = await issue(server, transport);
+  return transport === "cookie"
+    ? byCookie(session.id, tokens)
+    : byHeader(session.id, tokens.access);
+}
+
+/**
+ * A token in the name of an existing session, as this service would sign it, with a key that is not
+ * its own.
+ * @param age seconds since it was issued
+ */
+export async function forge(
+  server: NotesServer,
+  { session, age }: { readonly session: string; readonly age: number },
+): Promise<string> {
+  const { privateJwk } = await generateSigningKey("ES256");
+  const iat = Math.floor(server.sessions.clock.now() / 1000) - age;
+  return signAccessToken(
+    {
+      ...{ iss: realm, aud: realm, sub: "alice", sid: session, iat, exp: iat + 1800 },
+      ...{ jti: "forged", client_id: realm, gen: 0, gat: iat, cv: 0, auth_time: iat },
+      transport: "cookie",
+      claims: {},
+    },
+    await importSigningKey(privateJwk),
+  );
+}
+
+/** A good token with the signature of another. */
+export function withSignatureOf(token: string, other: string): string {
+  return `${token.slice(0, token.lastIndexOf("."))}${other.slice(other.lastIndexOf("."))}`;
+}

@@ -1,0 +1,75 @@
+import type { SessionStore } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+
+type Method = Exclude<keyof SessionStore, "name" | "onChange">;
+
+/** A store that notes its calls and can be made to fail or to hang. */
+export interface WatchedStore {
+  readonly store: SessionStore;
+  /** The names of the methods called so far, in order. */
+  readonly calls: Method[];
+  /** Methods that reject, as in an outage. */
+  readonly failing: Set<Method>;
+  /** Methods that never answer. */
+  readonly hanging: Set<Method>;
+  /** How many listeners `onChange` has now. */
+  readonly listeners: () => number;
+  /** Takes the calls noted so far. */
+  readonly take: () => Method[];
+}
+
+/** Every method that a call may need once the store is open. */
+export const allMethods: readonly Method[] = [
+  "insert",
+  "load",
+  "refresh",
+  "confirm",
+  "revoke",
+  "changes",
+  "signingKeys",
+  "addSigningKey",
+  "removeSigningKeysBelow",
+];
+
+export function watchedStore(inner: SessionStore = memoryStore()): WatchedStore {
+  const calls: Method[] = [];
+  const failing = new Set<Method>();
+  const hanging = new Set<Method>();
+  let listeners = 0;
+  const onChange: SessionStore["onChange"] = (wake) => {
+    const stop = inner.onChange(wake);
+    listeners += 1;
+    let stopped = false;
+    return () => {
+      listeners -= stopped ? 0 : 1;
+      stopped = true;
+      stop();
+    };
+  };
+  const watch = (name: Method, work: (...args: unknown[]) => Promise<unknown>) => {
+    return async (...args: unknown[]): Promise<unknown> => {
+      calls.push(name);
+      if (failing.has(name)) {
+        throw new Error("CANARY: the store is out of reach");
+      }
+      return hanging.has(name) ? await new Promise<never>(() => {}) : await work(...args);
+    };
+  };
+  const store = new Proxy(inner, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name);
+      if (name === "onChange" || typeof member !== "function") {
+        return name === "onChange" ? onChange : member;
+      }
+      return watch(name as Method, member.bind(target) as () => Promise<unknown>);
+    },
+  });
+  return {
+    store,
+    calls,
+    failing,
+    hanging,
+    listeners: () => listeners,
+    take: () => calls.splice(0),
+  };
+}

@@ -1,0 +1,797 @@
+import type {
+  SessionError,
+  SessionErrorKind,
+  SessionErrorReason,
+  SessionsOptions,
+} from "rpc-session";
+import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import {
+  clearsCookies,
+  cookieEffects,
+  exchangeOf,
+  type Presented,
+  sessionErrorOf,
+  withSignatureOf,
+} from "../helpers/exchanges.ts";
+import { advanced, refreshed } from "../helpers/refreshing.ts";
+import { allMethods, type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
+
+/** Two signed-in users, one per transport, and everything the rows need to get in their way. */
+interface World {
+  readonly sessions: TestSessions;
+  readonly store: WatchedStore;
+  /** Same store, same keys, other audience. */
+  readonly otherAudience: TestSessions;
+  /** Same issuer, other keys; its tokens are older than the last read of the keys. */
+  readonly stranger: string;
+  readonly cookie: Issued;
+  readonly otherCookie: Issued;
+  readonly header: Issued;
+}
+
+interface Issued {
+  readonly id: string;
+  readonly access: string;
+  readonly refresh: string;
+  readonly revoke: () => Promise<void>;
+}
+
+async function issueOn(sessions: TestSessions, transport: "cookie" | "header"): Promise<Issued> {
+  const { session, tokens } = await sessions.issue({ userId: "alice", transport });
+  const { accessToken: access, refreshToken: refresh } = tokens;
+  return { id: session.id, access, refresh, revoke: () => session.revoke() };
+}
+
+async function createWorld(options: Partial<SessionsOptions> = {}): Promise<World> {
+  const clock = createFakeClock();
+  const issuer = options.cookies?.insecure ? "http://test.example" : "https://test.example";
+  const stranger = (await issueOn(testSessions({ issuer, clock }), "header")).access;
+  // `iat` is cut to the second: keys read later than that decide about the stranger's key.
+  clock.advance("2s");
+  const store = watchedStore();
+  const sessions = testSessions({ issuer, ...options, store: store.store, clock });
+  await sessions.ready();
+  return {
+    sessions,
+    store,
+    otherAudience: testSessions({ issuer, audience: "other", store: store.store, clock }),
+    stranger,
+    cookie: await issueOn(sessions, "cookie"),
+    otherCookie: await issueOn(sessions, "cookie"),
+    header: await issueOn(sessions, "header"),
+  };
+}
+
+type Refused = readonly [SessionErrorKind, SessionErrorReason];
+
+interface Row {
+  readonly row: string;
+  readonly presented: (world: World) => Presented | Promise<Presented>;
+  /** The transport of the session, "none", or the refusal. */
+  readonly gives: "cookie" | "header" | "none" | Refused;
+  /** Whether both cookies are expired. Default false: not one Set-Cookie is written. */
+  readonly clears?: boolean;
+  readonly options?: Partial<SessionsOptions>;
+  readonly ask?: { readonly doAntiCsrfCheck?: boolean; readonly required?: boolean };
+}
+
+const signIn = (reason: SessionErrorReason): Refused => ["unauthorized", reason];
+const refresh = (reason: SessionErrorReason): Refused => ["tryRefreshToken", reason];
+const unavailable: Refused = ["unavailable", "AUTH_UNAVAILABLE"];
+const forbidden: Refused = ["forbidden", "CROSS_SITE"];
+const withToken: Partial<SessionsOptions> = { antiCsrf: "token" };
+const insecure: Partial<SessionsOptions> = { cookies: { insecure: true } };
+
+const byCookie = ({ cookie }: World): Presented => ({
+  access: cookie.access,
+  refresh: cookie.refresh,
+});
+const byHeader = ({ header }: World): Presented => ({ bearer: header.access });
+
+/** The anti-CSRF token of the world's cookie session, as a refresh hands it out. */
+async function csrfOf({ sessions }: World, issued: Issued): Promise<string> {
+  return (await refreshed(sessions, issued.refresh)).csrf;
+}
+
+const flipped = (token: string): string =>
+  `${token.slice(0, -1)}${token.endsWith("A") ? "E" : "A"}`;
+
+const hints: Partial<Record<SessionErrorKind, string>> = {
+  unauthorized: "sign-in",
+  tryRefreshToken: "refresh",
+  unavailable: "retry-later",
+};
+
+function check(rows: readonly Row[]): void {
+  it.each(rows)("$row", async ({ presented, gives, clears = false, options, ask }) => {
+    const world = await createWorld(options);
+    const given = await presented(world);
+    const exchange = exchangeOf({ ...given, insecure: options?.cookies?.insecure ?? false });
+    world.store.take();
+    const asked = world.sessions.getSession(exchange, ask ?? {});
+    if (typeof gives === "string") {
+      expect((await asked)?.transport ?? "none").toBe(gives);
+    } else {
+      const error = await sessionErrorOf(asked);
+      expect([error.kind, error.reason]).toEqual(gives);
+      expect(error.clearTokens).toBe(clears || isOver(error, exchange.requestHeader));
+      expect(exchange.responseHeader.get("rpcsession-hint")).toBe(hints[error.kind] ?? null);
+      expect(exchange.responseHeader.has("www-authenticate")).toBe(
+        error.kind === "unauthorized" || error.kind === "tryRefreshToken",
+      );
+    }
+    const expired = options?.cookies?.insecure
+      ? clearsCookies.filter((effect) => !effect.endsWith("partitioned"))
+      : clearsCookies;
+    expect(cookieEffects(exchange.responseHeader, options?.cookies?.insecure)).toEqual(
+      clears ? expired : [],
+    );
+    for (const name of ["rpcsession-access-token", "rpcsession-refresh-token", "rpcsession-csrf"]) {
+      expect(exchange.responseHeader.has(name)).toBe(false);
+    }
+    // Deciding reads no session from the store.
+    const decisive = world.store.calls.filter((call) => !inBackground.has(call));
+    expect(decisive).toEqual([]);
+  });
+}
+
+/** Keys are read for an unknown one, the log when something changed; a use is confirmed. */
+const inBackground: ReadonlySet<string> = new Set(["signingKeys", "changes", "confirm"]);
+
+/** Whether the hint says CLEAR of a header session, for which there is no cookie to expire. */
+function isOver(error: SessionError, headers: Headers): boolean {
+  return (
+    error.kind === "unauthorized" &&
+    error.reason !== "SESSION_MISSING" &&
+    /^bearer/i.test(headers.get("authorization") ?? "")
+  );
+}
+
+function takeDown({ store }: World): void {
+  for (const method of allMethods) {
+    store.failing.add(method);
+  }
+}
+
+describe("GetSession, table 1a (G1-G14)", () => {
+  check([
+    {
+      row: "G1 nothing presented: Unauthorized, nothing cleared",
+      presented: () => ({}),
+      gives: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "G2 access cookie absent beside a refresh cookie",
+      presented: ({ cookie }) => ({ refresh: cookie.refresh }),
+      gives: refresh("ACCESS_TOKEN_MISSING"),
+    },
+    {
+      row: "G2 access cookie absent beside a refresh cookie that is junk",
+      presented: () => ({ refresh: "junk" }),
+      gives: refresh("ACCESS_TOKEN_MISSING"),
+    },
+    {
+      row: "G2 access cookie empty beside a refresh cookie",
+      presented: ({ cookie }) => ({ access: "", refresh: cookie.refresh }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    { row: "G3 fast path, cookie", presented: byCookie, gives: "cookie" },
+    { row: "G3 fast path, header", presented: byHeader, gives: "header" },
+    {
+      row: "G3 access cookie alone",
+      presented: ({ cookie }) => ({ access: cookie.access }),
+      gives: "cookie",
+    },
+    // G4 keys are not read again by the clock, only for an unknown key id: zero-io.test.ts.
+    {
+      row: "G5 malformed, with a refresh token beside it",
+      presented: ({ cookie }) => ({ access: "junk", refresh: cookie.refresh }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "G5 malformed, alone: Unauthorized, cleared",
+      presented: () => ({ access: "junk" }),
+      gives: signIn("TOKEN_INVALID"),
+      clears: true,
+    },
+    {
+      row: "G5 malformed in the header: Unauthorized; a cookie is not what failed",
+      presented: () => ({ bearer: "junk" }),
+      gives: signIn("TOKEN_INVALID"),
+    },
+    {
+      row: "G5 wrong signature",
+      presented: ({ cookie, otherCookie }) => ({
+        access: withSignatureOf(cookie.access, otherCookie.access),
+      }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "G5 wrong signature in the header",
+      presented: ({ header, cookie }) => ({
+        bearer: withSignatureOf(header.access, cookie.access),
+      }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "G5 unknown key",
+      presented: ({ stranger }) => ({ bearer: stranger }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "G5 another audience under the same key",
+      presented: async ({ otherAudience }) => ({
+        bearer: (await issueOn(otherAudience, "header")).access,
+      }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "G5 a token from the future, beyond the skew",
+      presented: ({ sessions, cookie }) => {
+        sessions.clock.setNow(sessions.clock.now() - 62_000);
+        return { access: cookie.access };
+      },
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "G6 csrf required and missing is decided here, without the store",
+      options: withToken,
+      presented: byCookie,
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "G7 expired, cookie",
+      presented: (world) => {
+        world.sessions.clock.advance("16m");
+        return byCookie(world);
+      },
+      gives: refresh("TOKEN_EXPIRED"),
+    },
+    {
+      row: "G7 expired, cookie alone",
+      presented: ({ sessions, cookie }) => {
+        sessions.clock.advance("16m");
+        return { access: cookie.access };
+      },
+      gives: refresh("TOKEN_EXPIRED"),
+    },
+    {
+      row: "G7 expired, header",
+      presented: (world) => {
+        world.sessions.clock.advance("16m");
+        return byHeader(world);
+      },
+      gives: refresh("TOKEN_EXPIRED"),
+    },
+    {
+      row: "G8 anti-CSRF token missing",
+      options: withToken,
+      presented: byCookie,
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "G8 anti-CSRF token of another session",
+      options: withToken,
+      presented: async (world) => ({
+        ...byCookie(world),
+        csrf: await csrfOf(world, world.otherCookie),
+      }),
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "G8 anti-CSRF token altered in its last character",
+      options: withToken,
+      presented: async (world) => ({
+        ...byCookie(world),
+        csrf: flipped(await csrfOf(world, world.cookie)),
+      }),
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "G8 anti-CSRF token that is junk",
+      options: withToken,
+      presented: (world) => ({ ...byCookie(world), csrf: "junk" }),
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "G8 anti-CSRF token right",
+      options: withToken,
+      presented: async (world) => ({ ...byCookie(world), csrf: await csrfOf(world, world.cookie) }),
+      gives: "cookie",
+    },
+    {
+      row: "G9 revoked: Unauthorized, cleared",
+      presented: async (world) => {
+        await world.cookie.revoke();
+        return byCookie(world);
+      },
+      gives: signIn("SESSION_REVOKED"),
+      clears: true,
+    },
+    // G9 row missing: the feed knows no such thing; a lost row is found by Refresh and GetSession.
+    // G10, G11 the access token is never replaced: confirmation is a write in the background.
+    {
+      row: "G12 a token of an older generation: Session with the presented token",
+      presented: async (world) => {
+        await advanced(world.sessions, world.cookie.refresh);
+        return { access: world.cookie.access };
+      },
+      gives: "cookie",
+    },
+    // G13 claims of a running session cannot be changed yet.
+    {
+      row: "G14 the store is down: a known key needs none",
+      presented: (world) => {
+        takeDown(world);
+        return byCookie(world);
+      },
+      gives: "cookie",
+    },
+    {
+      row: "G14 the keys are out of reach for a token newer than them: Unavailable, kept",
+      presented: async (world) => {
+        const { clock } = world.sessions;
+        clock.advance("6s");
+        const newer = await issueOn(testSessions({ clock }), "cookie");
+        takeDown(world);
+        return { access: newer.access, refresh: newer.refresh };
+      },
+      gives: unavailable,
+    },
+  ]);
+
+  it("G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
+    const clock = createFakeClock();
+    const store = watchedStore();
+    const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
+    const late = testSessions({ store: store.store, clock });
+    const present = () => exchangeOf({ access: issued.access, refresh: issued.refresh });
+    for (const failing of ["open", "secret", "signingKeys", "changes"] as const) {
+      store.failing.add(failing);
+      const exchange = present();
+      const error = await sessionErrorOf(late.getSession(exchange));
+      expect([failing, error.kind, error.clearTokens]).toEqual([failing, "unavailable", false]);
+      expect(error.retryAfter).toBeGreaterThan(0);
+      expect(cookieEffects(exchange.responseHeader)).toEqual([]);
+      store.failing.clear();
+    }
+    await expect(late.getSession(present())).resolves.toMatchObject({ id: issued.id });
+  });
+});
+
+describe("getSession, table 1b (N1-N20)", () => {
+  const legacy = { headers: { cookie: "sIdRefreshToken=x", "sec-fetch-site": "same-origin" } };
+  check([
+    {
+      // Another library's cookie means nothing here: N1 is for the compatibility preset.
+      row: "N1 a legacy cookie is nothing",
+      presented: () => legacy,
+      gives: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "N2 another scheme in Authorization is nothing",
+      presented: () => ({ headers: { authorization: "Basic YTpi" } }),
+      gives: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "N2 another scheme in Authorization leaves the cookie alone",
+      presented: (world) => ({ ...byCookie(world), headers: { authorization: "Basic YTpi" } }),
+      gives: "cookie",
+    },
+    {
+      row: "N2 the scheme in another case",
+      presented: ({ header }) => ({ headers: { authorization: `bEaReR ${header.access}` } }),
+      gives: "header",
+    },
+    {
+      row: "N2 Bearer without a token is a token that fails",
+      presented: (world) => ({ ...byCookie(world), headers: { authorization: "Bearer" } }),
+      gives: signIn("TOKEN_INVALID"),
+    },
+    {
+      row: "N2 a foreign JWT in the header never falls back to the cookie",
+      presented: (world) => ({ ...byCookie(world), bearer: world.stranger }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "N2 junk in the header never falls back to the cookie",
+      presented: (world) => ({ ...byCookie(world), bearer: "junk" }),
+      gives: signIn("TOKEN_INVALID"),
+    },
+    {
+      row: "N2 C04 two tokens in the header",
+      presented: ({ header }) => ({ bearer: `${header.access}, Bearer ${header.access}` }),
+      gives: signIn("TOKEN_INVALID"),
+    },
+    {
+      row: "N2 an expired token in the header never falls back to the cookie",
+      presented: async ({ sessions, header }) => {
+        sessions.clock.advance("16m");
+        const fresh = await issueOn(sessions, "cookie");
+        return { bearer: header.access, access: fresh.access };
+      },
+      gives: refresh("TOKEN_EXPIRED"),
+    },
+    {
+      row: "N2 header and cookie of the same session",
+      presented: ({ header }) => ({ bearer: header.access, access: header.access }),
+      gives: "header",
+    },
+    {
+      row: "N2 C03 header and cookie of different sessions",
+      presented: ({ header, cookie }) => ({ bearer: header.access, access: cookie.access }),
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    {
+      row: "N2 C03 header and an expired cookie of a different session",
+      presented: async ({ sessions, cookie }) => {
+        sessions.clock.advance("16m");
+        const fresh = await issueOn(sessions, "header");
+        return { bearer: fresh.access, access: cookie.access };
+      },
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    {
+      row: "N2 header beside a cookie that is junk",
+      presented: ({ header }) => ({ bearer: header.access, access: "junk" }),
+      gives: "header",
+    },
+    {
+      row: "N2 a token of a cookie session in the header",
+      presented: ({ cookie }) => ({ bearer: cookie.access }),
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    {
+      row: "N2 a token of a header session in the cookie",
+      presented: ({ header }) => ({ access: header.access }),
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    // N3 duplicates: a table of their own below.
+    {
+      row: "N4 csrf is checked on POST by default",
+      options: withToken,
+      presented: byCookie,
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "N4 csrf is not checked on GET by default",
+      options: withToken,
+      presented: (world) => ({ ...byCookie(world), method: "GET" }),
+      gives: "cookie",
+    },
+    {
+      row: "N4 csrf on GET where it is asked for",
+      options: withToken,
+      presented: (world) => ({ ...byCookie(world), method: "GET" }),
+      ask: { doAntiCsrfCheck: true },
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "N4 doAntiCsrfCheck: false with antiCsrf: token",
+      options: withToken,
+      presented: byCookie,
+      ask: { doAntiCsrfCheck: false },
+      gives: "cookie",
+    },
+    {
+      row: "N4 header transport skips it, asked for or not",
+      options: withToken,
+      presented: byHeader,
+      ask: { doAntiCsrfCheck: true },
+      gives: "header",
+    },
+    {
+      row: "N4 optional and nothing presented: nothing to check",
+      options: withToken,
+      presented: () => ({}),
+      ask: { doAntiCsrfCheck: true, required: false },
+      gives: "none",
+    },
+    // N5 the custom-header mode is the cross-site check here.
+    {
+      row: "N5 a cookie from another site",
+      presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
+      gives: forbidden,
+    },
+    {
+      row: "N5 a cookie from another site, optional",
+      presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
+      ask: { required: false },
+      gives: forbidden,
+    },
+    {
+      row: "N5 junk in a cookie from another site tells nothing",
+      presented: () => ({ access: "junk", headers: { "sec-fetch-site": "cross-site" } }),
+      gives: forbidden,
+    },
+    {
+      row: "N5 a cookie without Sec-Fetch-Site and Origin",
+      presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": undefined } }),
+      gives: forbidden,
+    },
+    {
+      row: "N5 a cookie from another site, unchecked",
+      options: { crossSite: "unchecked" },
+      presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
+      gives: "cookie",
+    },
+    {
+      row: "N5 header transport skips it",
+      presented: (world) => ({ ...byHeader(world), headers: { "sec-fetch-site": "cross-site" } }),
+      gives: "header",
+    },
+    {
+      row: "N5 header transport skips it, a cookie of the same session beside it",
+      presented: ({ header }) => ({
+        bearer: header.access,
+        access: header.access,
+        headers: { "sec-fetch-site": "cross-site" },
+      }),
+      gives: "header",
+    },
+    {
+      row: "N5 doAntiCsrfCheck: false does not turn the cross-site check off",
+      presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
+      ask: { doAntiCsrfCheck: false },
+      gives: forbidden,
+    },
+    { row: "N6 optional, nothing", presented: () => ({}), ask: { required: false }, gives: "none" },
+    {
+      row: "N6 optional, a session",
+      presented: byCookie,
+      ask: { required: false },
+      gives: "cookie",
+    },
+    {
+      row: "N7 required, nothing: nothing cleared",
+      presented: () => ({}),
+      gives: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "N8 optional, unparsable: the error of required",
+      presented: () => ({ access: "junk" }),
+      ask: { required: false },
+      gives: signIn("TOKEN_INVALID"),
+      clears: true,
+    },
+    {
+      row: "N8 optional, access absent beside a refresh cookie",
+      presented: ({ cookie }) => ({ refresh: cookie.refresh }),
+      ask: { required: false },
+      gives: refresh("ACCESS_TOKEN_MISSING"),
+    },
+    {
+      row: "N9 a refresh token is no access token",
+      presented: ({ cookie }) => ({ access: cookie.refresh, refresh: cookie.refresh }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "N9 a refresh token in the header is no access token",
+      presented: ({ header }) => ({ bearer: header.refresh }),
+      gives: signIn("TOKEN_INVALID"),
+    },
+    {
+      row: "N10 optional, expired: the client shall refresh",
+      presented: (world) => {
+        world.sessions.clock.advance("16m");
+        return byCookie(world);
+      },
+      ask: { required: false },
+      gives: refresh("TOKEN_EXPIRED"),
+    },
+    {
+      row: "N10 a key newer than the last read, just read: Unavailable, not a refresh",
+      presented: async ({ sessions }) => ({
+        bearer: (await issueOn(testSessions({ clock: sessions.clock }), "header")).access,
+      }),
+      gives: unavailable,
+    },
+    // N11 there is one kind of key.
+    {
+      row: "N12 the token of this session in the other mode's name does not count",
+      options: withToken,
+      presented: async (world) => ({
+        ...byCookie(world),
+        headers: { "anti-csrf": await csrfOf(world, world.cookie) },
+      }),
+      gives: refresh("ANTI_CSRF"),
+    },
+    {
+      row: "N13 antiCsrf: off makes doAntiCsrfCheck: true count as false",
+      presented: byCookie,
+      ask: { doAntiCsrfCheck: true },
+      gives: "cookie",
+    },
+    // N14 is G3; N16 is G7.
+    {
+      row: "N15 revoked, optional: the error of required",
+      presented: async (world) => {
+        await world.cookie.revoke();
+        return byCookie(world);
+      },
+      ask: { required: false },
+      gives: signIn("SESSION_REVOKED"),
+      clears: true,
+    },
+    {
+      row: "N15 revoked, header: the hint clears, a cookie is not written",
+      presented: async (world) => {
+        await world.header.revoke();
+        return byHeader(world);
+      },
+      gives: signIn("SESSION_REVOKED"),
+    },
+    {
+      row: "N15 revoked and expired: first refresh, which then knows",
+      presented: async (world) => {
+        await world.cookie.revoke();
+        world.sessions.clock.advance("16m");
+        return byCookie(world);
+      },
+      gives: refresh("TOKEN_EXPIRED"),
+    },
+    {
+      row: "N15 revoked, from another site: nothing is cleared",
+      presented: async (world) => {
+        await world.cookie.revoke();
+        return { ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } };
+      },
+      gives: forbidden,
+    },
+    // N17 no replacement access token, see G10. N18 is G12.
+    // N19 demands on claims are refused at start for now: policy.test.ts.
+  ]);
+
+  it("N20 the session is bound to the exchange: revoke clears there", async () => {
+    const { sessions, cookie } = await createWorld();
+    const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
+    const session = await sessions.getSession(exchange);
+    expect(session).toMatchObject({ id: cookie.id, userId: "alice", transport: "cookie" });
+    await session.revoke();
+    expect(cookieEffects(exchange.responseHeader)).toEqual(clearsCookies);
+    expect(exchange.responseHeader.get("rpcsession-session")).toContain("event=ended");
+    expect(exchange.responseHeader.get("cache-control")).toBe("no-store");
+  });
+
+  it("gives the same answer when asked twice, although the cookies are hidden from handlers", async () => {
+    const { sessions, cookie } = await createWorld();
+    const exchange = exchangeOf({
+      access: cookie.access,
+      headers: { cookie: `a=1; __Host-rpcsession-access=${cookie.access}; b=2` },
+    });
+    const first = await sessions.getSession(exchange);
+    expect(exchange.requestHeader.get("cookie")).toBe("a=1; b=2");
+    const second = await sessions.getSession(exchange);
+    expect(second.id).toBe(first.id);
+  });
+});
+
+describe("N3 duplicates of the access cookie", () => {
+  const junk = "junk";
+  check([
+    {
+      row: "twice the same",
+      presented: ({ cookie }) => ({ access: [cookie.access, cookie.access] }),
+      gives: "cookie",
+    },
+    {
+      row: "an expired one first",
+      presented: async ({ sessions, cookie }) => {
+        sessions.clock.advance("16m");
+        return { access: [cookie.access, (await refreshed(sessions, cookie.refresh)).access] };
+      },
+      gives: "cookie",
+    },
+    {
+      row: "an expired one last",
+      presented: async ({ sessions, cookie }) => {
+        sessions.clock.advance("16m");
+        return { access: [(await refreshed(sessions, cookie.refresh)).access, cookie.access] };
+      },
+      gives: "cookie",
+    },
+    {
+      row: "junk first",
+      presented: ({ cookie }) => ({ access: [junk, cookie.access] }),
+      gives: "cookie",
+    },
+    {
+      row: "junk last",
+      presented: ({ cookie }) => ({ access: [cookie.access, junk, junk] }),
+      gives: "cookie",
+    },
+    {
+      row: "three of junk hide the fourth: at most three are looked at",
+      presented: ({ cookie }) => ({ access: [junk, junk, junk, cookie.access] }),
+      gives: signIn("TOKEN_INVALID"),
+      clears: true,
+    },
+    {
+      row: "only junk",
+      presented: () => ({ access: [junk, junk] }),
+      gives: signIn("TOKEN_INVALID"),
+      clears: true,
+    },
+    {
+      row: "only junk beside a refresh cookie",
+      presented: ({ cookie }) => ({ access: [junk, junk], refresh: cookie.refresh }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "a wrong signature names no session",
+      presented: ({ cookie, otherCookie }) => ({
+        access: [withSignatureOf(otherCookie.access, cookie.access), cookie.access],
+      }),
+      gives: "cookie",
+    },
+    {
+      row: "different sessions with __Host-: refresh decides",
+      presented: ({ cookie, otherCookie }) => ({ access: [cookie.access, otherCookie.access] }),
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    {
+      row: "different sessions, one expired",
+      presented: async ({ sessions, cookie }) => {
+        sessions.clock.advance("16m");
+        return { access: [cookie.access, (await issueOn(sessions, "cookie")).access] };
+      },
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    {
+      row: "different sessions without the prefix: refused and cleared",
+      options: insecure,
+      presented: ({ cookie, otherCookie }) => ({ access: [cookie.access, otherCookie.access] }),
+      gives: signIn("TOKEN_CONFLICT"),
+      clears: true,
+    },
+    {
+      row: "the same session without the prefix",
+      options: insecure,
+      presented: ({ cookie }) => ({ access: [cookie.access, junk] }),
+      gives: "cookie",
+    },
+  ]);
+});
+
+describe("late calls of a session that ended", () => {
+  /** Ends the world's cookie session on a response of its own, as a handler does. */
+  async function signOut({ sessions, cookie }: World): Promise<void> {
+    await (await sessions.getSession(exchangeOf({ access: cookie.access }))).revoke();
+  }
+
+  const ends: readonly (readonly [string, (world: World) => Promise<void>, boolean])[] = [
+    ["its own sign-out", signOut, true],
+    [
+      "being replaced",
+      async ({ store, cookie }) => {
+        await store.store.revoke(cookie.id, "replaced");
+      },
+      true,
+    ],
+    ["a revocation by the service", ({ cookie }) => cookie.revoke(), false],
+    [
+      "theft",
+      async ({ store, cookie }) => {
+        await store.store.revoke(cookie.id, "theft");
+      },
+      false,
+    ],
+  ];
+
+  it.each(ends)("%s", async (_, end, spared) => {
+    const world = await createWorld();
+    await end(world);
+    const late = async (): Promise<string[]> => {
+      const exchange = exchangeOf({ access: world.cookie.access, refresh: world.cookie.refresh });
+      const error = await sessionErrorOf(world.sessions.getSession(exchange));
+      expect([error.kind, error.session]).toEqual(["unauthorized", world.cookie.id]);
+      return cookieEffects(exchange.responseHeader);
+    };
+    expect(await late()).toEqual(spared ? [] : clearsCookies);
+    world.sessions.clock.advance("59999ms");
+    expect(await late()).toEqual(spared ? [] : clearsCookies);
+    world.sessions.clock.advance("1ms");
+    expect(await late()).toEqual(clearsCookies);
+  });
+});

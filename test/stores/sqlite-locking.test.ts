@@ -1,0 +1,110 @@
+import { DatabaseSync } from "node:sqlite";
+import { describe, expect, it } from "vitest";
+import type { Clock } from "../../src/clock.ts";
+import type { SessionStore } from "../../src/session/store.ts";
+import { sqliteStore } from "../../src/stores/sqlite.ts";
+import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { openedSqlite } from "./sqlite-fixture.ts";
+import { stillClock } from "./still-clock.ts";
+
+const writes: [name: string, write: (store: SessionStore) => Promise<unknown>][] = [
+  ["insert", (store) => store.insert(newSession({ id: "s2", replaces: "s1" }))],
+  ["refresh", (store) => store.refresh(advance(0))],
+  ["confirm", (store) => store.confirm("s1", 0, 0)],
+  ["revoke", (store) => store.revoke("s1", "revoked")],
+];
+
+describe("sqliteStore while another process writes", () => {
+  it.each(writes)("%s waits, without blocking, until the other is done", async (_name, write) => {
+    await using fixture = await openedSqlite();
+    await fixture.store.insert(newSession());
+    const before = await fixture.store.load("s1");
+    const holder = holdLock(fixture.file);
+    const clock = pausingClock((pauses) => {
+      if (pauses === 3) {
+        holder.release();
+      }
+    });
+    const store = sqliteStore(fixture.file);
+    await store.open({ clock });
+    await write(store);
+    expect(clock.pauses).toEqual([5, 10, 20]);
+    expect(await fixture.store.load("s1")).not.toEqual(before);
+    await store.close();
+  });
+
+  it.each(writes)(
+    "%s rejects when the other never ends, and changed nothing",
+    async (_name, write) => {
+      await using fixture = await openedSqlite();
+      await fixture.store.insert(newSession());
+      const before = await fixture.store.load("s1");
+      const holder = holdLock(fixture.file);
+      await expect(write(fixture.store)).rejects.toThrow("database is locked");
+      expect(await fixture.store.load("s1")).toEqual(before);
+      holder.release();
+      expect((await fixture.store.load("s2")).record).toBeUndefined();
+      await write(fixture.store);
+    },
+  );
+
+  it("reads do not wait", async () => {
+    await using fixture = await openedSqlite();
+    await fixture.store.insert(newSession());
+    const holder = holdLock(fixture.file);
+    const clock = pausingClock(() => {});
+    const store = sqliteStore(fixture.file);
+    await store.open({ clock });
+    await store.load("s1");
+    await store.changes(undefined, 0);
+    await store.signingKeys();
+    expect(clock.pauses).toEqual([]);
+    holder.release();
+    await store.close();
+  });
+
+  it("a change whose log entry fails does not happen", async () => {
+    await using fixture = await openedSqlite();
+    await fixture.store.insert(newSession());
+    const before = await fixture.store.load("s1");
+    const other = new DatabaseSync(fixture.file);
+    other.exec(
+      "create trigger full before insert on rpcsession_changes begin select raise(abort, 'log is full'); end",
+    );
+    await expect(fixture.store.revoke("s1", "revoked")).rejects.toThrow("log is full");
+    await expect(fixture.store.insert(newSession({ id: "s2", replaces: "s1" }))).rejects.toThrow(
+      "log is full",
+    );
+    expect(await fixture.store.load("s1")).toEqual(before);
+    expect((await fixture.store.load("s2")).record).toBeUndefined();
+    other.exec("drop trigger full");
+    other.close();
+    expect((await fixture.store.revoke("s1", "revoked")).revoked).toBe(true);
+  });
+});
+
+function holdLock(file: string): { release(): void } {
+  const database = new DatabaseSync(file);
+  database.exec("begin immediate");
+  return {
+    release() {
+      database.exec("rollback");
+      database.close();
+    },
+  };
+}
+
+/** A clock that notes its pauses, and ends each at once. */
+function pausingClock(onPause: (pauses: number) => void): Clock & { readonly pauses: number[] } {
+  const pauses: number[] = [];
+  return {
+    ...stillClock(),
+    pauses,
+    after(ms, action) {
+      pauses.push(ms);
+      onPause(pauses.length);
+      const turn = setImmediate(action);
+      return () => clearImmediate(turn);
+    },
+  };
+}
