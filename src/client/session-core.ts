@@ -19,7 +19,7 @@ export class SessionCore implements SessionContext {
   readonly keeper: TokenKeeper;
   readonly refresher: Refresher;
   readonly rpc: SessionRpc;
-  readonly listeners = new Set<(state: SessionState) => void>();
+  readonly listeners: Set<(state: SessionState) => void> = new Set();
   readonly #signOuts: SignOuts;
   readonly #tabs: Tabs | undefined;
   #state: SessionState;
@@ -122,7 +122,7 @@ export class SessionCore implements SessionContext {
     return hint;
   }
 
-  end(by: "signOut" | "server", session = this.local.session): void {
+  end(by: "signOut" | "server", session: string | undefined = this.local.session): void {
     this.local.end(by, session);
     if (this.local.transport === "header") {
       // Also when nothing was loaded yet: the store may hold tokens.

@@ -27,6 +27,8 @@ export interface Call {
   /** The headers as they came, for the cross-site check. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
+  /** Whether the token that decides came in a cookie: then cookies are what a failure expires. */
+  byCookie: boolean;
   /** Where tokens are written. */
   responseHeader: Headers;
   session: Session | undefined;
@@ -52,6 +54,7 @@ export function openCall(core: Core, exchange: Exchange): Call {
     presented,
     requestHeader,
     requestMethod,
+    byCookie: presented.bearer === undefined && hasCookies(presented),
     responseHeader,
     session: undefined,
     checked: false,
@@ -89,8 +92,7 @@ export function failCall(core: Core, call: Call, failure: unknown): SessionError
     failure instanceof SessionError
       ? failure
       : new SessionError("general", "INTERNAL", "unforeseen", { cause: failure });
-  const byCookie = call.presented.bearer === undefined && hasCookies(call.presented);
-  writeRefusal(core, call.responseHeader, { error, byCookie });
+  writeRefusal(core, call.responseHeader, { error, byCookie: call.byCookie });
   return error;
 }
 

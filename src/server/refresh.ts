@@ -18,6 +18,7 @@ import { expireCookies, writeTokens } from "./respond.ts";
  */
 export async function refreshOnCall(core: Core, call: Call, inMessage: string): Promise<Refreshed> {
   const { presented, responseHeader } = call;
+  call.byCookie = inMessage === "" && hasCookies(presented);
   if (inMessage !== "") {
     if (hasCookies(presented)) {
       // They are expired below, which no other site may bring about.

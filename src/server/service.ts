@@ -49,19 +49,20 @@ export function createSessionService(
         return {};
       }),
     getSession: (_request, context) =>
-      answer(context, async (call) => {
-        const { session } = call;
-        if (session === undefined) {
-          throw new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session");
-        }
-        const engine = await core.engine();
-        const { record, now } = await engine.load(session.id);
-        if (record === undefined) {
-          throw unknownError(session.id);
-        }
-        return { session: infoOf(record, now, session.accessExpiresAt.getTime()) };
-      }),
+      answer(context, async (call) => ({ session: await describeSession(core, call) })),
   };
+}
+
+async function describeSession(core: Core, { session }: Call): Promise<SessionInfo> {
+  if (session === undefined) {
+    throw new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session");
+  }
+  const engine = await core.engine();
+  const { record, now } = await engine.load(session.id);
+  if (record === undefined) {
+    throw unknownError(session.id);
+  }
+  return infoOf(record, now, session.accessExpiresAt.getTime());
 }
 
 function infoOf(record: SessionRecord, now: number, accessExpiresAt: number): SessionInfo {

@@ -51,7 +51,7 @@ export interface ServerSessions {
    * Where the adapter builds its routes, a policy that names a method which is not served, or that
    * asks for what is not supported, throws a TypeError.
    */
-  protect<O extends ProtectOptions>(options: O): O;
+  protect<O extends ProtectOptions>(options: O): NoInfer<O>;
   /** The gate alone. One router takes one: see `composeGates`. */
   readonly requestGate: RequestGate;
   /** The interceptor alone: authenticates too, without clearing cookies on most failed calls. */
@@ -122,15 +122,9 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
       if (session !== undefined) {
         return session;
       }
-      const policy = policies.of(context.method);
-      throw policy.auth === "none"
-        ? misuse(
-            `sessions.require: ${procedureOf(context.method)} is public, so its calls have no session; make it "optional" or "required"`,
-          )
-        : refuseCall(core, callOf(core, key, context), {
-            error: new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session"),
-            procedure: procedureOf(context.method),
-          });
+      throw policies.of(context.method).auth === "none"
+        ? publicMethod(context)
+        : missingSession(core, key, context);
     },
     create: (context, options) => createOn(core, key, { context, options }),
     async issue(options) {
@@ -154,6 +148,19 @@ function sessionIn(core: Core, key: CallKey, context: HandlerContext): Session |
     );
   }
   return callOf(core, key, context).session;
+}
+
+function publicMethod({ method }: HandlerContext): ConnectError {
+  return misuse(
+    `sessions.require: ${procedureOf(method)} is public, so its calls have no session; make it "optional" or "required"`,
+  );
+}
+
+function missingSession(core: Core, key: CallKey, context: HandlerContext): ConnectError {
+  return refuseCall(core, callOf(core, key, context), {
+    error: new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session"),
+    procedure: procedureOf(context.method),
+  });
 }
 
 async function createOn(

@@ -47,8 +47,12 @@ export async function signIn(core: Core, call: Call, options: NewSessionOptions)
     checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
   }
   const engine = await core.engine();
-  const replaced = await presentedSessions(core, call, engine);
-  const created = await engine.create({ ...given, transport, replaces: replaced[0] ?? null });
+  const [replaces = null, ...others] = await presentedSessions(core, call, engine);
+  // Copies of the cookies may name further sessions, which nobody will hold after this response.
+  for (const other of others) {
+    await engine.revoke(other, "replaced");
+  }
+  const created = await engine.create({ ...given, transport, replaces });
   await writeCreated(core, call, created);
   return enterSession(core, call, created.access.claims);
 }
@@ -81,8 +85,8 @@ function assertId(name: string, value: unknown): asserts value is string {
   if (typeof value !== "string" || value.length === 0 || value.length > 255) {
     throw new TypeError(`${name}: must be a string of 1 to 255 characters`);
   }
-  if (!value.isWellFormed()) {
-    throw new TypeError(`${name}: must be well-formed Unicode`);
+  if (!value.isWellFormed() || value.includes("\u0000")) {
+    throw new TypeError(`${name}: must be well-formed Unicode without NUL`);
   }
 }
 

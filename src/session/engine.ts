@@ -3,19 +3,25 @@ import type { SessionEventListener } from "../events.ts";
 import type { JsonObject } from "../json.ts";
 import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { openSecretRing, randomId, readSecretOption, type SecretOption } from "../secrets.ts";
+import {
+  openSecretRing,
+  randomId,
+  readSecretOption,
+  type SecretOption,
+  type SecretRing,
+} from "../secrets.ts";
 import type { TokenTransport } from "../transport.ts";
 import { type AccessToken, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
-import { type Confirmations, createConfirmations } from "./confirmations.ts";
+import { createConfirmations } from "./confirmations.ts";
 import { createFeed, type Feed } from "./feed.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
-import { createSigningKeys } from "./signing-keys.ts";
-import type { Device, EndedBy, SessionRecord, SessionStore } from "./store.ts";
+import { createSigningKeys, type SigningKeys } from "./signing-keys.ts";
+import type { Device, EndedBy, SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -79,7 +85,7 @@ const logMargin = 60_000;
 
 /** Opens store, secrets, keys and feed. Rejects with what stood in the way; may be tried again. */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
-  const { store, clock, lifetimes } = options;
+  const { store, clock } = options;
   await store.open({ clock });
   const secrets = await openSecretRing(await secretsOf(options), options.issuer);
   const keys = createSigningKeys({
@@ -95,111 +101,116 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const revocations = createRevocations(window);
   const feed = createFeed({ store, revocations, clock, window });
   await feed.open();
-  const mintAccess: Parts["mintAccess"] = (stored) =>
-    mintAccessToken(
-      { issuer: options.issuer, audience: options.audience, keys, lifetimes },
-      stored,
-    );
-  const refreshTokens = createRefreshTokens({ store, secrets, emit: options.emit });
-  return assemble(options, {
-    mintAccess,
-    refreshTokens,
+  return assemble(options, { secrets, keys, revocations, feed });
+}
+
+/** What is open once the engine is. */
+interface Opened {
+  readonly secrets: SecretRing;
+  readonly keys: SigningKeys;
+  readonly revocations: Revocations;
+  readonly feed: Feed;
+}
+
+function assemble(options: EngineOptions, opened: Opened): Engine {
+  const { store, lifetimes, clock, emit } = options;
+  const { secrets, keys, revocations, feed } = opened;
+  const refreshTokens = createRefreshTokens({ store, secrets, emit });
+  const mint: MintAccess = (stored) => mintAccessToken({ ...options, keys }, stored);
+  const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
+  return {
     revocations,
-    feed,
-    secretId: secrets.current.id,
+    refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
-    confirmations: createConfirmations({ store, clock, settle: lifetimes.settle }),
     verify: createAccessTokenVerifier({
       issuer: options.issuer,
       audience: options.audience,
       maxLife: maxAccessLife / 1000,
       clockSkew: options.clockSkew / 1000,
-      findKey: keys.find,
+      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
     }),
     refresh: createRefresher({
-      store,
+      ...options,
       secrets,
       tokens: refreshTokens,
-      lifetimes,
-      clock,
-      emit: options.emit,
-      mintAccess,
-      announce: feed.apply,
+      mintAccess: mint,
+      announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-  });
-}
-
-interface Parts {
-  readonly mintAccess: (stored: {
-    readonly record: SessionRecord;
-    readonly now: number;
-  }) => Promise<AccessToken>;
-  readonly refreshTokens: RefreshTokens;
-  readonly revocations: Revocations;
-  readonly feed: Feed;
-  readonly secretId: string;
-  readonly antiCsrf: AntiCsrf;
-  readonly confirmations: Confirmations;
-  readonly verify: Engine["verify"];
-  readonly refresh: Refresher;
-}
-
-function assemble(options: EngineOptions, parts: Parts): Engine {
-  const { store, lifetimes, emit } = options;
-  return {
-    refresh: parts.refresh,
-    refreshTokens: parts.refreshTokens,
-    antiCsrf: parts.antiCsrf,
-    revocations: parts.revocations,
-    verify: parts.verify,
-    create: (creation) => create(options, parts, creation),
+    create: (creation) => create(options, opened, { creation, mint, refreshTokens }),
     used(claims, now) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {
-        parts.confirmations.used(claims.sid, claims.gen);
+        confirmations.used(claims.sid, claims.gen);
       }
     },
     load: (id) => reach(store.load(id)),
-    async revoke(id, endedBy) {
-      const { record, revoked, now } = await reach(store.revoke(id, endedBy));
-      if (record !== undefined) {
-        parts.feed.apply({
-          kind: "revoked",
-          session: id,
-          endedBy: record.endedBy ?? endedBy,
-          at: record.revokedAt ?? now,
-        });
-      }
-      if (revoked) {
-        emit({ type: "revoked", session: id, endedBy });
-      }
-      return revoked;
-    },
-    settled: () => parts.confirmations.settled(),
-    close: () => parts.feed.close(),
+    revoke: (id, endedBy) => revoke(options, opened, { id, endedBy }),
+    settled: () => confirmations.settled(),
+    close: () => feed.close(),
   };
 }
 
-async function create(options: EngineOptions, parts: Parts, creation: Creation): Promise<Created> {
+type MintAccess = (stored: Stored<SessionRecord>) => Promise<AccessToken>;
+
+async function revoke(
+  { store, emit }: EngineOptions,
+  { feed }: Opened,
+  { id, endedBy }: { readonly id: string; readonly endedBy: EndedBy },
+): Promise<boolean> {
+  const { record, revoked, now } = await reach(store.revoke(id, endedBy));
+  if (record !== undefined) {
+    feed.apply({
+      kind: "revoked",
+      session: id,
+      endedBy: record.endedBy ?? endedBy,
+      at: record.revokedAt ?? now,
+    });
+  }
+  if (revoked) {
+    emit({ type: "revoked", session: id, endedBy });
+  }
+  return revoked;
+}
+
+async function create(
+  { store, lifetimes, emit }: EngineOptions,
+  { secrets, feed }: Opened,
+  {
+    creation,
+    mint,
+    refreshTokens,
+  }: {
+    readonly creation: Creation;
+    readonly mint: MintAccess;
+    readonly refreshTokens: RefreshTokens;
+  },
+): Promise<Created> {
   const { replaces } = creation;
   const stored = await reach(
-    options.store.insert({
+    store.insert({
       ...creation,
       id: randomId(16),
       salt: randomId(32),
-      secretId: parts.secretId,
-      idle: options.lifetimes.idle,
-      absolute: options.lifetimes.absolute,
+      secretId: secrets.current.id,
+      idle: lifetimes.idle,
+      absolute: lifetimes.absolute,
     }),
   );
   const { record, now } = stored;
   if (replaces !== null) {
-    parts.feed.apply({ kind: "revoked", session: replaces, endedBy: "replaced", at: now });
-    options.emit({ type: "revoked", session: replaces, endedBy: "replaced" });
+    feed.apply({ kind: "revoked", session: replaces, endedBy: "replaced", at: now });
+    emit({ type: "revoked", session: replaces, endedBy: "replaced" });
   }
-  options.emit({ type: "created", session: record.id, userId: record.userId });
-  const access = await parts.mintAccess(stored);
-  return { record, now, access, refreshToken: await parts.refreshTokens.mint(record) };
+  try {
+    const access = await mint(stored);
+    const refreshToken = await refreshTokens.mint(record);
+    emit({ type: "created", session: record.id, userId: record.userId });
+    return { record, now, access, refreshToken };
+  } catch (error) {
+    // Nobody will ever hold its tokens: do not leave it behind.
+    await store.revoke(record.id, "revoked").catch(() => {});
+    throw error;
+  }
 }
 
 async function secretsOf(options: EngineOptions): Promise<Uint8Array<ArrayBuffer>[]> {

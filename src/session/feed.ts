@@ -27,51 +27,63 @@ const retryMs = 1_000;
  * wake-up only a hint; a read that fails is tried again every second.
  */
 export function createFeed(options: FeedOptions): Feed {
-  const { store, revocations, clock, window } = options;
-  let cursor: string | undefined;
-  let reading: Promise<void> | undefined;
-  let wokenMeanwhile = false;
-  let stopFollowing = (): void => {};
-  let cancelRetry = (): void => {};
+  return new FollowedLog(options);
+}
 
-  const read = async (): Promise<void> => {
-    const { entries, cursor: next, now } = await store.changes(cursor, window);
+class FollowedLog implements Feed {
+  readonly #options: FeedOptions;
+  #cursor: string | undefined;
+  #reading = false;
+  #wokenMeanwhile = false;
+  #stopFollowing = (): void => {};
+  #cancelRetry = (): void => {};
+
+  constructor(options: FeedOptions) {
+    this.#options = options;
+  }
+
+  async open(): Promise<void> {
+    // Woken from before the first read on, so that nothing falls between the two.
+    this.#stopFollowing();
+    this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
+    await this.#read();
+  }
+
+  apply(change: Change): void {
+    this.#options.revocations.apply(change);
+  }
+
+  close(): void {
+    this.#stopFollowing();
+    this.#cancelRetry();
+  }
+
+  async #read(): Promise<void> {
+    const { store, revocations, window } = this.#options;
+    const { entries, cursor, now } = await store.changes(this.#cursor, window);
     for (const entry of entries) {
       revocations.apply(entry);
     }
-    cursor = next;
+    this.#cursor = cursor;
     revocations.prune(now);
-  };
+  }
 
-  const follow = (): void => {
-    if (reading !== undefined) {
-      wokenMeanwhile = true;
+  #follow(): void {
+    if (this.#reading) {
+      this.#wokenMeanwhile = true;
       return;
     }
-    reading = read()
+    this.#reading = true;
+    this.#read()
       .catch(() => {
-        cancelRetry = clock.after(retryMs, follow);
+        this.#cancelRetry = this.#options.clock.after(retryMs, () => this.#follow());
       })
       .finally(() => {
-        reading = undefined;
-        if (wokenMeanwhile) {
-          wokenMeanwhile = false;
-          follow();
+        this.#reading = false;
+        if (this.#wokenMeanwhile) {
+          this.#wokenMeanwhile = false;
+          this.#follow();
         }
       });
-  };
-
-  return {
-    async open() {
-      // Woken from before the first read on, so that nothing falls between the two.
-      stopFollowing();
-      stopFollowing = store.onChange(follow);
-      await read();
-    },
-    apply: (change) => revocations.apply(change),
-    close() {
-      stopFollowing();
-      cancelRetry();
-    },
-  };
+  }
 }

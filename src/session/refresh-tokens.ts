@@ -8,6 +8,7 @@ import {
   mintRefreshToken,
   type ParsedRefreshToken,
   parseRefreshToken,
+  type RefreshTokenBinding,
   verifyCheck,
   verifyTag,
 } from "./refresh-token.ts";
@@ -45,35 +46,17 @@ export interface RefreshTokens {
 /** Ids of unknown secrets remembered, so that each gives one event. */
 const unknownSecretsMax = 100;
 
-export function createRefreshTokens(options: {
+/** What refresh tokens are made of. */
+export interface RefreshTokensOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly emit: SessionEventListener;
-}): RefreshTokens {
-  const { store, secrets, emit } = options;
-  const unknown = new Set<string>();
+}
 
-  const keysOf = (secretId: string): SecretKeys => {
-    const keys = secrets.get(secretId);
-    if (keys === undefined) {
-      if (!unknown.has(secretId) && unknown.size < unknownSecretsMax) {
-        unknown.add(secretId);
-        emit({ type: "unknownSecret", secretId });
-      }
-      throw unavailable("the secret of the refresh token");
-    }
-    return keys;
-  };
-
+export function createRefreshTokens({ store, secrets, emit }: RefreshTokensOptions): RefreshTokens {
+  const keysOf = createKeyLookup(secrets, emit);
   return {
-    mint: (record) =>
-      mintRefreshToken(keysOf(record.secretId), {
-        transport: record.transport,
-        tenantId: record.tenantId,
-        session: record.id,
-        generation: record.generation,
-        salt: record.salt,
-      }),
+    mint: (record) => mintRefreshToken(keysOf(record.secretId), bindingOf(record)),
     async precheck({ token }) {
       const parsed = parseRefreshToken(token);
       if (parsed === undefined || !(await verifyCheck(keysOf(parsed.secretId), parsed))) {
@@ -82,6 +65,7 @@ export function createRefreshTokens(options: {
       return parsed;
     },
     async prove(parsed, transport) {
+      const { generation, secretId } = parsed;
       const { record, now } = await reach(store.load(parsed.session));
       if (record === undefined) {
         throw unknownError(parsed.session);
@@ -91,18 +75,35 @@ export function createRefreshTokens(options: {
       const proven =
         record.transport === transport &&
         // The current generation has one token only: the one of the secret its row names.
-        (parsed.generation !== record.generation || parsed.secretId === record.secretId) &&
-        (await verifyTag(keysOf(parsed.secretId), parsed, {
-          transport,
-          tenantId: record.tenantId,
-          session: record.id,
-          generation: parsed.generation,
-          salt: record.salt,
-        }));
+        (generation !== record.generation || secretId === record.secretId) &&
+        (await verifyTag(keysOf(secretId), parsed, { ...bindingOf(record), generation }));
       if (!proven) {
         throw badRefreshToken();
       }
-      return { record, now, generation: parsed.generation, secretId: parsed.secretId };
+      return { record, now, generation, secretId };
     },
+  };
+}
+
+function bindingOf(record: SessionRecord): RefreshTokenBinding {
+  const { id: session, transport, tenantId, generation, salt } = record;
+  return { session, transport, tenantId, generation, salt };
+}
+
+function createKeyLookup(
+  secrets: SecretRing,
+  emit: SessionEventListener,
+): (secretId: string) => SecretKeys {
+  const reported = new Set<string>();
+  return (secretId) => {
+    const keys = secrets.get(secretId);
+    if (keys !== undefined) {
+      return keys;
+    }
+    if (!reported.has(secretId) && reported.size < unknownSecretsMax) {
+      reported.add(secretId);
+      emit({ type: "unknownSecret", secretId });
+    }
+    throw unavailable("the secret of the refresh token");
   };
 }

@@ -58,106 +58,117 @@ interface LoadedKey {
   readonly signing: SigningKey | undefined;
 }
 
+/** Makes the signing keys of a store; nothing is read before `open`. */
 export function createSigningKeys(options: SigningKeysOptions): SigningKeys {
-  const { store, clock } = options;
-  let keys: readonly LoadedKey[] = [];
-  let byKid = new Map<string, VerificationKey>();
-  // The store's clock, carried on by the monotonic one: this machine's wall clock decides nothing.
-  let storeAhead = 0;
-  let lastReadStarted = Number.NEGATIVE_INFINITY;
-  let reading: Promise<void> | undefined;
-  let rotating = false;
+  return new KeysInStore(options);
+}
 
-  const storeNow = (): number => clock.monotonic() + storeAhead;
+class KeysInStore implements SigningKeys {
+  readonly #options: SigningKeysOptions;
+  #keys: readonly LoadedKey[] = [];
+  #byKid: ReadonlyMap<string, VerificationKey> = new Map();
+  /** The store's clock less the monotonic one, so that this machine's wall clock decides nothing. */
+  #storeAhead = 0;
+  #lastReadStarted = Number.NEGATIVE_INFINITY;
+  #reading: Promise<void> | undefined;
+  #rotating = false;
 
-  const read = async (): Promise<void> => {
-    lastReadStarted = clock.monotonic();
-    const { keys: stored, now } = await store.signingKeys();
-    storeAhead = now - clock.monotonic();
-    keys = await Promise.all(stored.map((key) => load(key, options.secrets)));
-    byKid = new Map(keys.map((key) => [key.verification.kid, key.verification]));
-  };
+  constructor(options: SigningKeysOptions) {
+    this.#options = options;
+  }
 
-  const readOnce = (): Promise<void> => {
-    reading ??= read().finally(() => {
-      reading = undefined;
-    });
-    return reading;
-  };
+  async open(): Promise<void> {
+    await this.#readOnce();
+    if (currentSigner(this.#keys, this.#storeNow()) === undefined) {
+      await this.#addNext();
+    }
+  }
 
-  // `iat` is cut to the second, so a read within that second may have come before the token.
-  const readSince = (issuedAt: number): boolean =>
-    lastReadStarted + storeAhead >= (issuedAt + 1) * 1000;
+  signer(): SigningKey {
+    const current = currentSigner(this.#keys, this.#storeNow());
+    if (current?.signing === undefined) {
+      throw unavailable("the signing key");
+    }
+    this.#rotateWhenDue(current);
+    return current.signing;
+  }
 
-  const findInStore = async (
-    kid: string,
-    issuedAt: number,
-  ): Promise<VerificationKey | undefined> => {
+  find(kid: string, issuedAt: number): ReturnType<SigningKeys["find"]> {
+    const known = this.#byKid.get(kid);
+    if (known !== undefined || issuedAt * 1000 > this.#storeNow() + issuedAheadMax) {
+      return known;
+    }
+    if (this.#readSince(issuedAt)) {
+      return undefined;
+    }
+    const sinceRead = this.#options.clock.monotonic() - this.#lastReadStarted;
+    if (this.#reading === undefined && sinceRead < readCooldown) {
+      throw unavailable("the signing key of the token", undefined, readCooldown - sinceRead);
+    }
+    return this.#findInStore(kid, issuedAt);
+  }
+
+  async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
     try {
-      await readOnce();
+      await this.#readOnce();
     } catch (cause) {
       throw unavailable("the signing keys", cause);
     }
-    const found = byKid.get(kid);
-    if (found === undefined && !readSince(issuedAt)) {
+    const found = this.#byKid.get(kid);
+    if (found === undefined && !this.#readSince(issuedAt)) {
       throw unavailable("the signing key of the token", undefined, readCooldown);
     }
     return found;
-  };
+  }
 
-  const addNext = async (): Promise<void> => {
-    await addKey(options, (keys.at(-1)?.slot ?? -1) + 1);
-    await readOnce();
-  };
+  #readOnce(): Promise<void> {
+    this.#reading ??= this.#read().finally(() => {
+      this.#reading = undefined;
+    });
+    return this.#reading;
+  }
 
-  const rotate = (current: LoadedKey): void => {
-    const newest = keys.at(-1);
-    const due =
-      newest === current && storeNow() - current.createdAt >= options.rotation - publishAhead;
-    if (!due || rotating) {
+  async #read(): Promise<void> {
+    const { store, clock, secrets } = this.#options;
+    this.#lastReadStarted = clock.monotonic();
+    const { keys, now } = await store.signingKeys();
+    this.#storeAhead = now - clock.monotonic();
+    this.#keys = await Promise.all(keys.map((key) => load(key, secrets)));
+    this.#byKid = new Map(this.#keys.map(({ verification }) => [verification.kid, verification]));
+  }
+
+  async #addNext(): Promise<void> {
+    await addKey(this.#options, (this.#keys.at(-1)?.slot ?? -1) + 1);
+    await this.#readOnce();
+  }
+
+  #rotateWhenDue(current: LoadedKey): void {
+    const { store, rotation, retention } = this.#options;
+    const age = this.#storeNow() - current.createdAt;
+    if (this.#rotating || this.#keys.at(-1) !== current || age < rotation - publishAhead) {
       return;
     }
-    rotating = true;
-    addNext()
-      .then(() => store.removeSigningKeysBelow(oldestUseful(keys, storeNow(), options.retention)))
+    this.#rotating = true;
+    this.#addNext()
+      .then(() =>
+        store.removeSigningKeysBelow(oldestUseful(this.#keys, this.#storeNow(), retention)),
+      )
       .catch(() => {
         // Signing goes on with the present key; the next call tries again.
       })
       .finally(() => {
-        rotating = false;
+        this.#rotating = false;
       });
-  };
+  }
 
-  return {
-    async open() {
-      await readOnce();
-      if (currentSigner(keys, storeNow()) === undefined) {
-        await addNext();
-      }
-    },
-    signer() {
-      const current = currentSigner(keys, storeNow());
-      if (current?.signing === undefined) {
-        throw unavailable("the signing key");
-      }
-      rotate(current);
-      return current.signing;
-    },
-    find(kid, issuedAt) {
-      const known = byKid.get(kid);
-      if (known !== undefined || issuedAt * 1000 > storeNow() + issuedAheadMax) {
-        return known;
-      }
-      if (readSince(issuedAt)) {
-        return undefined;
-      }
-      const sinceRead = clock.monotonic() - lastReadStarted;
-      if (reading === undefined && sinceRead < readCooldown) {
-        throw unavailable("the signing key of the token", undefined, readCooldown - sinceRead);
-      }
-      return findInStore(kid, issuedAt);
-    },
-  };
+  // `iat` is cut to the second, so a read within that second may have come before the token.
+  #readSince(issuedAt: number): boolean {
+    return this.#lastReadStarted + this.#storeAhead >= (issuedAt + 1) * 1000;
+  }
+
+  #storeNow(): number {
+    return this.#options.clock.monotonic() + this.#storeAhead;
+  }
 }
 
 /** The newest key that was published long enough; the first key signs at once. */

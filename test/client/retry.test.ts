@@ -137,6 +137,20 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(events.at(-1)).toEqual({ type: "signedOut", session: "s1", by: "server" });
   });
 
+  it("does not send a call again that is refused after another session began", async () => {
+    const { server, notes } = await signedIn(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Gate = slow.promise;
+    const call = notes.addNote({});
+    call.catch(() => {});
+    await settle();
+    await notes.signIn({});
+    slow.open();
+    await expect(call).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(server.count("AddNote")).toBe(1);
+  });
+
   it("does not send a call again under another session", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();

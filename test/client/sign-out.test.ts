@@ -94,6 +94,8 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     const { server, session, notes } = await signedIn(via);
     const slow = latch();
     server.hold.Refresh = slow.promise;
+    // Brings no cookies: those of the new session stay, and with them SignOut would end it.
+    server.refreshError = () => new ConnectError("down", Code.Unavailable);
     session.refresh().catch(() => {});
     await settle();
     const signingOut = session.signOut();

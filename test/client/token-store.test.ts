@@ -145,6 +145,20 @@ describe("a custom TokenStore", () => {
     expect(made.server.count("Refresh")).toBe(1);
   });
 
+  it("that hangs holds no refresh for longer than a refresh may take", async () => {
+    const store = asyncStore();
+    const { clock, server, notes } = await signedIn("header", { tokens: store });
+    await settle();
+    store.wait = latch().promise;
+    server.expireAll();
+    const call = notes.addNote({});
+    await settle();
+    expect(server.count("Refresh")).toBe(0);
+    clock.advance(10_000);
+    await call;
+    expect(server.count("Refresh")).toBe(1);
+  });
+
   it.each([["text"], [{}], [{ session: "s1" }], [7]])("refuses %j", async (junk) => {
     const { session, events } = setup("header", { tokens: memoryTokens(junk as never) });
     await settle();

@@ -1,6 +1,4 @@
-import type { DescMethod } from "@bufbuild/protobuf";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import {
   factsOf,
   leaksOf,
@@ -9,10 +7,11 @@ import {
   readRefusal,
   refusalFacts,
 } from "../helpers/golden.ts";
+import { cells, seedNote } from "../helpers/kinds.ts";
 import type { Presented } from "../helpers/presented.ts";
 import { type NotesServer, startNotes } from "../helpers/server.ts";
 import * as state from "../helpers/states.ts";
-import { callWire, type Wire, type WireCall, wireName, wires } from "../helpers/wire.ts";
+import { callWire, wireName } from "../helpers/wire.ts";
 
 /** A state of the session, and what every protocol answers; then what a Connect GET answers, if it differs. */
 type Row = readonly [
@@ -62,35 +61,6 @@ const headerRows: readonly Row[] = [
   ["just signed out", state.headerJustSignedOut, "unauthenticated SIGN_IN SESSION_REVOKED KEEP named left"],
 ];
 
-interface Kind {
-  readonly name: string;
-  readonly method: DescMethod;
-  readonly messages: WireCall["messages"];
-  /** How many messages a good answer has, given one note. */
-  readonly answers: number;
-  readonly get?: boolean;
-}
-
-const note = { note: { text: "milk" } };
-const { listNotes, addNote, watchNotes, importNotes, syncNotes } = NotesService.method;
-/** Reads come first, while there is one note. */
-const kinds: readonly Kind[] = [
-  { name: "Connect GET", method: listNotes, messages: [{}], answers: 1, get: true },
-  { name: "server stream", method: watchNotes, messages: [{}], answers: 1 },
-  { name: "unary", method: addNote, messages: [note], answers: 1 },
-  { name: "client stream", method: importNotes, messages: [note, note], answers: 1 },
-  { name: "bidi", method: syncNotes, messages: [note, note], answers: 2 },
-];
-
-/** Connect itself refuses bidi over HTTP/1.1; GET is Connect only. */
-function canCarry({ protocol, http }: Wire, kind: Kind): boolean {
-  return kind.get ? protocol.startsWith("connect") : kind.name !== "bidi" || http === "h2c";
-}
-
-const cells = kinds.flatMap((kind) =>
-  wires.filter((wire) => canCarry(wire, kind)).map((wire) => ({ kind, wire })),
-);
-
 for (const [transport, rows] of [
   ["cookie", cookieRows] as const,
   ["header", headerRows] as const,
@@ -102,10 +72,7 @@ for (const [transport, rows] of [
 
       beforeAll(async () => {
         server = await startNotes({ sessions: given.options ?? {} });
-        presented = await given.present(server, async (headers) => {
-          const seed = { method: addNote, messages: [note], headers };
-          await callWire(server, { protocol: "connect-json", http: "h1" }, seed);
-        });
+        presented = await given.present(server, (headers) => seedNote(server, headers));
       });
       afterAll(() => server.close());
 

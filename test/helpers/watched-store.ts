@@ -8,6 +8,8 @@ export interface WatchedStore {
   readonly store: SessionStore;
   /** The names of the methods called so far, in order. */
   readonly calls: Method[];
+  /** The ids of the sessions that were inserted. */
+  readonly inserted: string[];
   /** Methods that reject, as in an outage. */
   readonly failing: Set<Method>;
   /** Methods that never answer. */
@@ -33,6 +35,7 @@ export const allMethods: readonly Method[] = [
 
 export function watchedStore(inner: SessionStore = memoryStore()): WatchedStore {
   const calls: Method[] = [];
+  const inserted: string[] = [];
   const failing = new Set<Method>();
   const hanging = new Set<Method>();
   let listeners = 0;
@@ -52,6 +55,9 @@ export function watchedStore(inner: SessionStore = memoryStore()): WatchedStore 
       if (failing.has(name)) {
         throw new Error("CANARY: the store is out of reach");
       }
+      if (name === "insert") {
+        inserted.push((args[0] as { readonly id: string }).id);
+      }
       return hanging.has(name) ? await new Promise<never>(() => {}) : await work(...args);
     };
   };
@@ -67,6 +73,7 @@ export function watchedStore(inner: SessionStore = memoryStore()): WatchedStore 
   return {
     store,
     calls,
+    inserted,
     failing,
     hanging,
     listeners: () => listeners,

@@ -141,10 +141,14 @@ function decode({ protocol }: Wire, schema: DescMessage, bytes: Buffer): JsonVal
 
 /** One flag byte, the length in four bytes, the data. */
 export function envelope(flags: number, data: Uint8Array): Buffer {
+  return Buffer.concat([envelopePrefix(flags, data.length), data]);
+}
+
+export function envelopePrefix(flags: number, length: number): Buffer {
   const prefix = Buffer.alloc(5);
   prefix.writeUInt8(flags, 0);
-  prefix.writeUInt32BE(data.length, 1);
-  return Buffer.concat([prefix, data]);
+  prefix.writeUInt32BE(length, 1);
+  return prefix;
 }
 
 interface Frame {

@@ -14,7 +14,7 @@ import {
   sessionErrorOf,
   withSignatureOf,
 } from "../helpers/exchanges.ts";
-import { advanced, refreshed } from "../helpers/refreshing.ts";
+import { advanced, type Issued, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { allMethods, type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 
 /** Two signed-in users, one per transport, and everything the rows need to get in their way. */
@@ -28,19 +28,6 @@ interface World {
   readonly cookie: Issued;
   readonly otherCookie: Issued;
   readonly header: Issued;
-}
-
-interface Issued {
-  readonly id: string;
-  readonly access: string;
-  readonly refresh: string;
-  readonly revoke: () => Promise<void>;
-}
-
-async function issueOn(sessions: TestSessions, transport: "cookie" | "header"): Promise<Issued> {
-  const { session, tokens } = await sessions.issue({ userId: "alice", transport });
-  const { accessToken: access, refreshToken: refresh } = tokens;
-  return { id: session.id, access, refresh, revoke: () => session.revoke() };
 }
 
 async function createWorld(options: Partial<SessionsOptions> = {}): Promise<World> {

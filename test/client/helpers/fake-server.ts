@@ -37,7 +37,7 @@ export class FakeServer {
   /** Answers every refresh with this. */
   refreshError: ((session: string) => ConnectError) | undefined;
   /** What refresh, sign-in or sign-out wait for before they answer, with the decision taken. */
-  hold: Partial<Record<"Refresh" | "SignIn" | "SignOut" | "AddNote", Promise<void>>> = {};
+  hold: Partial<Record<"Refresh" | "SignIn" | "SignOut" | "AddNote" | "Gate", Promise<void>>> = {};
   /** Refuses every token, also fresh ones. */
   refuseAll = false;
   /** Refuses instead of looking at tokens. */
@@ -72,8 +72,11 @@ export class FakeServer {
     }
   }
 
-  readonly gate = (context: HandlerContext): void => {
+  readonly gate = async (context: HandlerContext): Promise<void> => {
     this.seen.push({ method: context.method.name, header: new Headers(context.requestHeader) });
+    if (context.method.name === "AddNote") {
+      await this.hold.Gate;
+    }
     const refused = this.refuse?.(context);
     if (refused) {
       throw refused;

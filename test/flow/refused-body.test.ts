@@ -1,0 +1,132 @@
+import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { present } from "../helpers/presented.ts";
+import { type NotesServer, startNotes } from "../helpers/server.ts";
+import {
+  heldMegabytes,
+  residentMegabytes,
+  type Upload,
+  uploadH1,
+  uploadH2,
+} from "../helpers/upload.ts";
+import { envelope, envelopePrefix } from "../helpers/wire.ts";
+
+const megabyte = 2 ** 20;
+const size = 100 * megabyte;
+
+interface Way {
+  readonly name: string;
+  readonly http: "h1" | "h2c";
+  readonly method: "AddNote" | "ImportNotes";
+  readonly type: string;
+  /** Whether the body is a message, or messages in envelopes. */
+  readonly enveloped: boolean;
+  /** What the refusal has in its answer. */
+  readonly refused: string;
+}
+
+const connectCode = '"code":"unauthenticated"';
+const unreadable = /"code":"invalid_argument"|parse(%20| )binary/;
+
+// biome-ignore format: a table
+const ways: readonly Way[] = [
+  { name: "Connect JSON", http: "h1", method: "AddNote", type: "application/json", enveloped: false, refused: connectCode },
+  { name: "Connect binary", http: "h1", method: "AddNote", type: "application/proto", enveloped: false, refused: connectCode },
+  { name: "Connect client stream", http: "h1", method: "ImportNotes", type: "application/connect+proto", enveloped: true, refused: connectCode },
+  { name: "gRPC-Web unary", http: "h1", method: "AddNote", type: "application/grpc-web+proto", enveloped: true, refused: "grpc-status: 16" },
+  { name: "Connect JSON", http: "h2c", method: "AddNote", type: "application/json", enveloped: false, refused: connectCode },
+  { name: "Connect client stream", http: "h2c", method: "ImportNotes", type: "application/connect+json", enveloped: true, refused: connectCode },
+  { name: "gRPC unary", http: "h2c", method: "AddNote", type: "application/grpc+proto", enveloped: true, refused: '"grpc-status":"16"' },
+  { name: "gRPC client stream", http: "h2c", method: "ImportNotes", type: "application/grpc+proto", enveloped: true, refused: '"grpc-status":"16"' },
+];
+
+let server: NotesServer;
+beforeEach(async () => {
+  server = await startNotes();
+});
+afterEach(() => server.close());
+
+interface Body {
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly start: Buffer;
+  readonly length: number;
+}
+
+async function upload(way: Way, { headers = {}, start, length }: Body): Promise<Upload> {
+  const request = {
+    path: `/notes.v1.NotesService/${way.method}`,
+    headers: {
+      "content-type": way.type,
+      ...(way.name.startsWith("gRPC ") && { te: "trailers" }),
+      ...headers,
+    },
+    start,
+    length,
+  };
+  return way.http === "h1" ? uploadH1(server.port.h1, request) : uploadH2(server.h2(), request);
+}
+
+/** The first bytes of one great message. */
+function startOfGreat({ enveloped }: Way): Buffer {
+  return enveloped ? envelopePrefix(0, size - 5) : Buffer.from('{"note":{"text":"');
+}
+
+describe.each(ways)("$name over $http", (way) => {
+  test("is refused after the head of a 100 MB upload, and none of the body is kept", async () => {
+    const residentBefore = residentMegabytes();
+    const heldBefore = await heldMegabytes();
+    const sending = await upload(way, { start: startOfGreat(way), length: size });
+    const answer = await sending.answer;
+    expect(answer).toContain(way.refused);
+    expect(sending.sent()).toBeLessThan(100);
+
+    let held = 0;
+    let resident = 0;
+    for (let sent = 10; sent <= 100; sent += 10) {
+      await sending.sendUpTo(sent * megabyte);
+      held = Math.max(held, await heldMegabytes());
+      resident = Math.max(resident, residentMegabytes());
+    }
+    expect(held - heldBefore).toBeLessThan(5);
+    expect(resident - residentBefore).toBeLessThan(30);
+    expect(server.calls.handled).toBe(0);
+    sending.end();
+  });
+
+  test("is refused before it is known that the message is none", async () => {
+    const junk = Buffer.from([0x7b, 0xff, 0xff, 0xff]);
+    const start = way.enveloped ? envelope(0, junk) : junk;
+    const refused = await upload(way, { start, length: start.length });
+    expect(await refused.answer).toContain(way.refused);
+    expect(await refused.answer).not.toMatch(unreadable);
+    refused.end();
+
+    const { headers } = await present(server, "cookie");
+    const passed = await upload(way, { headers, start, length: start.length });
+    expect(await passed.answer).toMatch(unreadable);
+    passed.end();
+  });
+});
+
+test("the measure would see a body that is kept: that of a call with a session", async () => {
+  const { headers } = await present(server, "cookie");
+  const way = ways[2] as Way;
+  const before = await heldMegabytes();
+  const sending = await upload(way, { headers, start: startOfGreat(way), length: size });
+  await sending.sendUpTo(50 * megabyte);
+  expect((await heldMegabytes()) - before).toBeGreaterThan(40);
+  sending.end();
+});
+
+test("a connection that carried a refused upload to its end serves the next request", async () => {
+  const length = 5 * megabyte;
+  const sending = await uploadH1(server.port.h1, {
+    path: "/notes.v1.NotesService/AddNote",
+    headers: { "content-type": "application/json" },
+    start: Buffer.from("{"),
+    length,
+  });
+  expect(await sending.answer).toContain("HTTP/1.1 401");
+  await sending.sendUpTo(length);
+  expect(await sending.again("{}")).toContain("HTTP/1.1 401");
+  sending.end();
+});

@@ -1,0 +1,424 @@
+import { Code } from "@connectrpc/connect";
+import type { NewSessionOptions, SessionErrorReason, SessionsOptions } from "rpc-session";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import {
+  clearsCookies,
+  cookieEffects,
+  cookieNamesOf,
+  cookieValue,
+  exchangeOf,
+  type Presented,
+  withSignatureOf,
+} from "../helpers/exchanges.ts";
+import { advanced, type Issued, issueOn } from "../helpers/refreshing.ts";
+import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
+import { wireServer } from "../helpers/wire-server.ts";
+
+type Options = Partial<
+  Pick<SessionsOptions, "origins" | "browserHeaderTransport" | "antiCsrf" | "crossSite" | "cookies">
+>;
+
+/** A service whose one public method signs in with whatever the test says. */
+function createWorld(options: Options = {}, session: NewSessionOptions = { userId: "alice" }) {
+  const store = watchedStore();
+  const events: string[] = [];
+  const sessions = testSessions({
+    ...options,
+    store: store.store,
+    public: [NotesService.method.signIn],
+    onEvent: ({ type }) => void events.push(type),
+  });
+  const server = wireServer(
+    sessions.protect({
+      routes: (router) =>
+        router.service(NotesService, {
+          async signIn(_, context) {
+            await sessions.create(context, session);
+            return {};
+          },
+        }),
+    }),
+  );
+  const signIn = (presented: Presented) => server.call(NotesService.method.signIn, {}, presented);
+  return { sessions, store, events, signIn };
+}
+
+const page = "https://app.example.com";
+const options: Options = { origins: [page] };
+
+describe("the transport of a new session", () => {
+  const wanted = [undefined, "cookie", "header"] as const;
+  const sites = [undefined, "same-origin", "same-site", "cross-site", "none"] as const;
+  const origins = [undefined, page, "https://evil.example"] as const;
+
+  type Result = "cookie" | "header" | "CROSS_SITE" | "TRANSPORT_REFUSED";
+
+  /** Design 8, in its own words. */
+  function expected(
+    want: (typeof wanted)[number],
+    site: (typeof sites)[number],
+    { origin, allowed }: { readonly origin: string | undefined; readonly allowed: boolean },
+  ): Result {
+    const stored = site === "same-origin" || origin === page;
+    if (want === "cookie") {
+      return stored ? "cookie" : "CROSS_SITE";
+    }
+    const headers = site === undefined || allowed ? "header" : "TRANSPORT_REFUSED";
+    return want === undefined && site !== undefined && stored ? "cookie" : headers;
+  }
+
+  const rows = [false, true].flatMap((allowed) =>
+    wanted.flatMap((want) =>
+      sites.flatMap((site) =>
+        origins.map((origin) => {
+          const result = expected(want, site, { origin, allowed });
+          return { want, site, origin, allowed, result };
+        }),
+      ),
+    ),
+  );
+
+  it.each(rows)(
+    "wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
+    async ({ want, site, origin, allowed, result }) => {
+      const { signIn, store } = createWorld({ ...options, browserHeaderTransport: allowed });
+      const headers = { "rpcsession-transport": want, "sec-fetch-site": site, origin };
+      const answer = await signIn({ headers });
+      if (result === "cookie" || result === "header") {
+        expect(answer.error).toBeUndefined();
+        const byCookie = result === "cookie";
+        expect(cookieEffects(answer.headers)).toEqual(
+          byCookie ? ["access set", "refresh set"] : [],
+        );
+        for (const name of ["rpcsession-access-token", "rpcsession-refresh-token"]) {
+          expect(answer.headers.has(name)).toBe(!byCookie);
+        }
+        expect(answer.headers.get("rpcsession-session")).toContain("event=created");
+        expect(answer.headers.get("cache-control")).toBe("no-store");
+        return;
+      }
+      expect(answer.error?.code).toBe(Code.PermissionDenied);
+      expect(answer.hint?.reason).toBe(Reason[result]);
+      expect(answer.headers.getSetCookie()).toEqual([]);
+      expect(answer.headers.has("rpcsession-access-token")).toBe(false);
+      expect(store.inserted).toEqual([]);
+    },
+  );
+
+  it("another word is refused", async () => {
+    const { signIn } = createWorld(options);
+    const { error, hint } = await signIn({ headers: { "rpcsession-transport": "any" } });
+    expect(error?.message).toContain('must be "cookie" or "header"');
+    expect(hint?.reason).toBe(Reason.TRANSPORT_REFUSED);
+  });
+});
+
+describe("C17 login CSRF", () => {
+  const refused: readonly (readonly [string, Presented, SessionErrorReason])[] = [
+    [
+      "cookies are wanted from another site",
+      { headers: { "rpcsession-transport": "cookie", "sec-fetch-site": "cross-site" } },
+      "CROSS_SITE",
+    ],
+    [
+      "cookies are wanted without a word of where from",
+      { headers: { "rpcsession-transport": "cookie" } },
+      "CROSS_SITE",
+    ],
+    [
+      "tokens in headers, but there are cookies to expire",
+      {
+        access: "junk",
+        headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
+      },
+      "CROSS_SITE",
+    ],
+  ];
+  it.each(refused)("%s", async (_, presented, reason) => {
+    const { signIn, store } = createWorld(options);
+    const { error, hint, headers } = await signIn(presented);
+    expect(error?.code).toBe(Code.PermissionDenied);
+    expect(hint?.reason).toBe(Reason[reason as keyof typeof Reason]);
+    expect(headers.getSetCookie()).toEqual([]);
+    expect(store.inserted).toEqual([]);
+  });
+
+  it("the session that came with a refused sign-in lives on", async () => {
+    const { sessions, signIn, store } = createWorld(options);
+    const victim = await issueOn(sessions, "cookie");
+    await signIn({
+      access: victim.access,
+      refresh: victim.refresh,
+      headers: { "sec-fetch-site": "cross-site", "rpcsession-transport": "cookie" },
+    });
+    expect((await store.store.load(victim.id)).record?.revokedAt).toBeNull();
+  });
+
+  it("unchecked lets it pass", async () => {
+    const { signIn } = createWorld({ ...options, crossSite: "unchecked" });
+    const { headers } = await signIn({ headers: { "rpcsession-transport": "cookie" } });
+    expect(cookieEffects(headers)).toEqual(["access set", "refresh set"]);
+  });
+});
+
+describe("C17 fixation: a session that came along is ended", () => {
+  interface World {
+    readonly sessions: TestSessions;
+    readonly store: WatchedStore;
+    readonly cookie: Issued;
+    readonly other: Issued;
+    readonly header: Issued;
+  }
+  type Name = "cookie" | "other" | "header";
+  interface Row {
+    readonly row: string;
+    readonly given: (world: World) => Presented | Promise<Presented>;
+    readonly ends: readonly Name[];
+  }
+  const rows: readonly Row[] = [
+    { row: "header", given: ({ header }) => ({ bearer: header.access }), ends: ["header"] },
+    {
+      row: "header, expired",
+      given: ({ header, sessions }) => {
+        sessions.clock.advance("16m");
+        return { bearer: header.access };
+      },
+      ends: ["header"],
+    },
+    {
+      row: "both cookies",
+      given: ({ cookie }) => ({ access: cookie.access, refresh: cookie.refresh }),
+      ends: ["cookie"],
+    },
+    { row: "access cookie", given: ({ cookie }) => ({ access: cookie.access }), ends: ["cookie"] },
+    {
+      row: "access cookie, expired",
+      given: ({ cookie, sessions }) => {
+        sessions.clock.advance("16m");
+        return { access: cookie.access };
+      },
+      ends: ["cookie"],
+    },
+    {
+      row: "refresh cookie alone",
+      given: ({ cookie }) => ({ refresh: cookie.refresh }),
+      ends: ["cookie"],
+    },
+    {
+      row: "refresh cookie alone, of an old generation",
+      given: async ({ cookie, sessions }) => {
+        await advanced(sessions, cookie.refresh);
+        return { refresh: cookie.refresh };
+      },
+      ends: ["cookie"],
+    },
+    {
+      row: "cookies of two sessions: both",
+      given: ({ cookie, other }) => ({ access: cookie.access, refresh: other.refresh }),
+      ends: ["cookie", "other"],
+    },
+    {
+      row: "duplicates of two sessions: both",
+      given: ({ cookie, other }) => ({ access: [cookie.access, other.access] }),
+      ends: ["cookie", "other"],
+    },
+    {
+      row: "header and cookies: the header's",
+      given: ({ header, cookie }) => ({ bearer: header.access, access: cookie.access }),
+      ends: ["header"],
+    },
+    {
+      row: "a wrong signature proves nothing",
+      given: ({ cookie, other }) => ({ access: withSignatureOf(cookie.access, other.access) }),
+      ends: [],
+    },
+    {
+      row: "a token of the other transport proves nothing",
+      given: ({ cookie }) => ({ bearer: cookie.access }),
+      ends: [],
+    },
+    { row: "junk", given: () => ({ access: "junk", refresh: "junk" }), ends: [] },
+  ];
+  it.each(rows)("$row", async ({ given, ends }) => {
+    const { sessions, store, signIn } = createWorld(options);
+    const world: World = {
+      sessions,
+      store,
+      cookie: await issueOn(sessions, "cookie"),
+      other: await issueOn(sessions, "cookie"),
+      header: await issueOn(sessions, "header"),
+    };
+    const answer = await signIn(await given(world));
+    expect(answer.error).toBeUndefined();
+    const names: readonly Name[] = ["cookie", "other", "header"];
+    for (const name of names) {
+      const { record } = await store.store.load(world[name].id);
+      expect([name, record?.endedBy]).toEqual([name, ends.includes(name) ? "replaced" : null]);
+    }
+    const created = store.inserted.at(-1) ?? "";
+    expect(names.map((name) => world[name].id)).not.toContain(created);
+    expect((await store.store.load(created)).record?.revokedAt).toBeNull();
+  });
+
+  it("an outage while looking: Unavailable, nothing written, nothing ended", async () => {
+    const { sessions, store, signIn } = createWorld(options);
+    const cookie = await issueOn(sessions, "cookie");
+    store.inserted.length = 0;
+    for (const method of ["load", "insert"] as const) {
+      store.failing.add(method);
+      const { error, headers } = await signIn({ refresh: cookie.refresh });
+      expect([error?.code, headers.getSetCookie()]).toEqual([Code.Unavailable, []]);
+      store.failing.clear();
+    }
+    expect(store.inserted).toEqual([]);
+    expect((await store.store.load(cookie.id)).record?.revokedAt).toBeNull();
+  });
+});
+
+describe("what is written", () => {
+  const fromPage: Presented = { headers: { "sec-fetch-site": "same-origin" } };
+
+  it("golden: two Set-Cookie", async () => {
+    const { signIn } = createWorld(options);
+    const { headers } = await signIn(fromPage);
+    const names = cookieNamesOf();
+    const attributes = "Max-Age=7776000; Path=/; HttpOnly; Secure; SameSite=Lax";
+    expect(headers.getSetCookie().map((c) => c.replace(/=[\w.-]{60,};/, "=…;"))).toEqual([
+      `${names.access}=…; ${attributes}`,
+      `${names.refresh}=…; ${attributes}`,
+    ]);
+  });
+
+  it("the tokens work", async () => {
+    const { sessions, signIn } = createWorld(options, { userId: "bob", claims: { role: "admin" } });
+    const { headers } = await signIn(fromPage);
+    const access = cookieValue(headers, "access") ?? "";
+    expect(await sessions.getSession(exchangeOf({ access }))).toMatchObject({
+      userId: "bob",
+      claims: { role: "admin" },
+    });
+  });
+
+  it("twins of the cookies are expired first", async () => {
+    const { signIn } = createWorld(options);
+    const { headers } = await signIn({ access: ["junk", "junk"] });
+    expect(cookieEffects(headers)).toEqual([
+      "access expired",
+      "access expired partitioned",
+      "access set",
+      "refresh expired",
+      "refresh expired partitioned",
+      "refresh set",
+    ]);
+  });
+
+  it("header transport beside cookies: the cookies are expired", async () => {
+    const { signIn } = createWorld({ ...options, browserHeaderTransport: true });
+    const { headers } = await signIn({
+      access: "junk",
+      refresh: "junk",
+      headers: { "rpcsession-transport": "header" },
+    });
+    expect(cookieEffects(headers)).toEqual(clearsCookies);
+    expect(headers.has("rpcsession-access-token")).toBe(true);
+  });
+
+  it("the anti-CSRF token comes with cookies only, and fits", async () => {
+    const { sessions, signIn } = createWorld({ ...options, antiCsrf: "token" });
+    const { headers } = await signIn(fromPage);
+    const access = cookieValue(headers, "access") ?? "";
+    const csrf = headers.get("rpcsession-csrf") ?? "";
+    await expect(sessions.getSession(exchangeOf({ access, csrf }))).resolves.toBeDefined();
+    const byHeader = await signIn({});
+    expect(byHeader.headers.has("rpcsession-csrf")).toBe(false);
+  });
+});
+
+describe("misuse is told to the developer, and leaves no session", () => {
+  const cyclic: Record<string, unknown> = {};
+  cyclic.self = cyclic;
+  const bad = (claims: Record<string, unknown>): NewSessionOptions =>
+    ({ userId: "alice", claims }) as NewSessionOptions;
+  const secret = "s3cr3t";
+
+  it.each<[string, NewSessionOptions, RegExp]>([
+    ["userId empty", { userId: "" }, /^userId: must be a string of 1 to 255 characters$/],
+    ["userId too long", { userId: "x".repeat(256) }, /^userId: /],
+    ["userId no string", { userId: 7 as unknown as string }, /^userId: /],
+    ["userId missing", {} as NewSessionOptions, /^userId: /],
+    ["userId half a surrogate pair", { userId: "\ud800" }, /^userId: must be well-formed/],
+    ["tenantId empty", { userId: "a", tenantId: "" }, /^tenantId: /],
+    ...["sub", "iss", "sid", "gen", "exp", "transport", "__proto__"].map(
+      (name): [string, NewSessionOptions, RegExp] => [
+        `the claim ${name}`,
+        bad(JSON.parse(`{"${name}":"${secret}"}`)),
+        new RegExp(`^claims\\.${name}: the name is reserved; choose another$`),
+      ],
+    ),
+    ["a bigint", bad({ n: 1n }), /^claims\.n: a bigint cannot go into a token/],
+    ["a date", bad({ at: new Date(0) }), /^claims\.at: an instance of a class/],
+    ["undefined", bad({ x: undefined }), /^claims\.x: undefined cannot go/],
+    ["NaN", bad({ x: Number.NaN }), /^claims\.x: NaN cannot go/],
+    ["a function", bad({ f: () => secret }), /^claims\.f: function cannot go/],
+    ["a cycle", bad(cyclic), /^claims\.self: contains itself/],
+    ["no object", { userId: "a", claims: "x" as never }, /^claims: must be a plain object/],
+  ])("%s", async (_, session, message) => {
+    const { signIn, store, sessions, events } = createWorld(options, session);
+    const answer = await signIn({});
+    expect(answer.error?.code).toBe(Code.Internal);
+    expect(answer.error?.rawMessage).toMatch(message);
+    expect(answer.body).not.toContain(secret);
+    expect(answer.hint).toBeUndefined();
+    await expect(sessions.issue(session)).rejects.toThrow(TypeError);
+    await expect(sessions.issue(session)).rejects.toThrow(message);
+    expect(store.inserted).toEqual([]);
+    expect(events).toEqual([]);
+  });
+
+  const live = async ({ store, inserted }: WatchedStore): Promise<string[]> => {
+    const records = await Promise.all(inserted.map(async (id) => (await store.load(id)).record));
+    return records.filter((r) => r?.revokedAt === null).map((r) => r?.id ?? "");
+  };
+
+  it("C07 a cookie past 4096 bytes", async () => {
+    const claims = { note: "x".repeat(4000) };
+    const { signIn, store } = createWorld(options, { userId: "alice", claims });
+    const { error, headers } = await signIn({ headers: { "sec-fetch-site": "same-origin" } });
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toMatch(/4096; put fewer or shorter claims/);
+    expect(headers.getSetCookie()).toEqual([]);
+    expect(headers.get("rpcsession-session")).toBeNull();
+    expect(store.inserted).toHaveLength(1);
+    expect(await live(store)).toEqual([]);
+    const byHeader = await signIn({});
+    expect(byHeader.error).toBeUndefined();
+  });
+
+  it("a token past 8192 characters", async () => {
+    const claims = { note: "x".repeat(8000) };
+    const { signIn, store, sessions } = createWorld(options, { userId: "alice", claims });
+    const { error, headers } = await signIn({});
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toMatch(/8192 are the most; put less into it/);
+    expect(headers.has("rpcsession-refresh-token")).toBe(false);
+    await expect(sessions.issue({ userId: "alice", claims })).rejects.toThrow(/8192/);
+    expect(await live(store)).toEqual([]);
+  });
+});
+
+describe("issue", () => {
+  it.each([undefined, "header", "cookie"] as const)("transport %s", async (transport) => {
+    const { sessions } = createWorld();
+    const { session, tokens } = await sessions.issue({
+      userId: "alice",
+      ...(transport === undefined ? {} : { transport }),
+    });
+    expect(session).toMatchObject({ userId: "alice", transport: transport ?? "header" });
+    const given: Presented =
+      transport === "cookie" ? { access: tokens.accessToken } : { bearer: tokens.accessToken };
+    expect((await sessions.getSession(exchangeOf(given))).id).toBe(session.id);
+  });
+});

@@ -1,0 +1,411 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
+import type { SessionEvent } from "rpc-session";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import {
+  clearsCookies,
+  cookieEffects,
+  exchangeOf,
+  type Presented,
+  sessionErrorOf,
+} from "../helpers/exchanges.ts";
+import { advanced, type Issued, issueOn } from "../helpers/refreshing.ts";
+import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
+import { wireServer } from "../helpers/wire-server.ts";
+
+interface World {
+  readonly sessions: TestSessions;
+  readonly store: WatchedStore;
+  readonly events: SessionEvent[];
+  readonly cookie: Issued;
+  readonly other: Issued;
+  readonly header: Issued;
+}
+
+async function createWorld(): Promise<World> {
+  const store = watchedStore();
+  const events: SessionEvent[] = [];
+  const sessions = testSessions({
+    store: store.store,
+    onEvent: (event) => void events.push(event),
+  });
+  return {
+    sessions,
+    store,
+    events,
+    cookie: await issueOn(sessions, "cookie"),
+    other: await issueOn(sessions, "cookie"),
+    header: await issueOn(sessions, "header"),
+  };
+}
+
+type Name = "cookie" | "other" | "header";
+
+interface Row {
+  readonly row: string;
+  readonly given: (
+    world: World,
+  ) => (Presented & { message?: string }) | Promise<Presented & { message?: string }>;
+  /** The sessions that end. */
+  readonly ends?: readonly Name[];
+  readonly clears?: boolean;
+  readonly refused?: Code;
+}
+
+const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
+
+describe("SignOut", () => {
+  const rows: readonly Row[] = [
+    { row: "nothing: nothing happens", given: () => ({}) },
+    {
+      row: "both cookies",
+      given: ({ cookie }) => ({ access: cookie.access, refresh: cookie.refresh }),
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "the refresh cookie alone",
+      given: ({ cookie }) => ({ refresh: cookie.refresh }),
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "the access cookie alone",
+      given: ({ cookie }) => ({ access: cookie.access }),
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "an expired access cookie alone",
+      given: ({ cookie, sessions }) => {
+        sessions.clock.advance("16m");
+        return { access: cookie.access };
+      },
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "the refresh cookie of the generation before",
+      given: async ({ cookie, sessions }) => {
+        await advanced(sessions, cookie.refresh);
+        return { refresh: cookie.refresh };
+      },
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "the refresh cookie of a generation long gone, which is theft at Refresh",
+      given: async ({ cookie, sessions }) => {
+        const next = await advanced(sessions, cookie.refresh);
+        await advanced(sessions, next.refresh);
+        return { refresh: cookie.refresh };
+      },
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "cookies of two sessions",
+      given: ({ cookie, other }) => ({ access: cookie.access, refresh: other.refresh }),
+      ends: ["cookie", "other"],
+      clears: true,
+    },
+    {
+      row: "duplicates of two sessions",
+      given: ({ cookie, other }) => ({ refresh: [cookie.refresh, other.refresh, "junk"] }),
+      ends: ["cookie", "other"],
+      clears: true,
+    },
+    {
+      row: "junk cookies: cleared, nothing ends",
+      given: () => ({ access: "junk", refresh: "junk" }),
+      clears: true,
+    },
+    {
+      row: "a session that has ended already: cleared",
+      given: async ({ cookie }) => {
+        await cookie.revoke();
+        return { refresh: cookie.refresh };
+      },
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "a session that is past its idle end: cleared",
+      given: ({ cookie, sessions }) => {
+        sessions.clock.advance("15d");
+        return { refresh: cookie.refresh };
+      },
+      ends: ["cookie"],
+      clears: true,
+    },
+    { row: "a bearer token", given: ({ header }) => ({ bearer: header.access }), ends: ["header"] },
+    {
+      row: "an expired bearer token",
+      given: ({ header, sessions }) => {
+        sessions.clock.advance("16m");
+        return { bearer: header.access };
+      },
+      ends: ["header"],
+    },
+    {
+      row: "a refresh token in the message",
+      given: ({ header }) => ({ message: header.refresh }),
+      ends: ["header"],
+    },
+    {
+      row: "a refresh token in the message needs no origin",
+      given: ({ header }) => ({ message: header.refresh, headers: foreign }),
+      ends: ["header"],
+    },
+    {
+      row: "junk in the message, a bearer token",
+      given: ({ header }) => ({ message: "junk", bearer: header.access }),
+      ends: ["header"],
+    },
+    {
+      row: "header and cookies: the header wins, the cookies are expired",
+      given: ({ header, cookie }) => ({
+        bearer: header.access,
+        access: cookie.access,
+        refresh: cookie.refresh,
+      }),
+      ends: ["header"],
+      clears: true,
+    },
+    {
+      row: "pinned: a cookie's tokens as a header's end nothing",
+      given: ({ cookie }) => ({ bearer: cookie.access, message: cookie.refresh }),
+    },
+    {
+      row: "pinned: a header's tokens as cookies end nothing",
+      given: ({ header }) => ({ access: header.access, refresh: header.refresh }),
+      clears: true,
+    },
+    {
+      row: "cross-site: refused, nothing changed",
+      given: ({ cookie }) => ({
+        access: cookie.access,
+        refresh: cookie.refresh,
+        headers: foreign,
+      }),
+      refused: Code.PermissionDenied,
+    },
+    {
+      row: "cross-site with junk: refused, nothing cleared",
+      given: () => ({ access: "junk", headers: foreign }),
+      refused: Code.PermissionDenied,
+    },
+    {
+      row: "the store cannot be written: nothing cleared",
+      given: ({ cookie, store }) => {
+        store.failing.add("revoke");
+        return { access: cookie.access, refresh: cookie.refresh };
+      },
+      refused: Code.Unavailable,
+    },
+    {
+      row: "the store cannot be read: nothing cleared",
+      given: ({ cookie, store }) => {
+        store.failing.add("load");
+        return { refresh: cookie.refresh };
+      },
+      refused: Code.Unavailable,
+    },
+    {
+      row: "the store cannot be written, header",
+      given: ({ header, store }) => {
+        store.failing.add("revoke");
+        return { message: header.refresh };
+      },
+      refused: Code.Unavailable,
+    },
+  ];
+
+  it.each(rows)("$row", async ({ given, ends = [], clears = false, refused }) => {
+    const world = await createWorld();
+    const server = wireServer(world.sessions.protect({ routes: () => {} }));
+    const { message = "", ...presented } = await given(world);
+    world.store.take();
+    const { headers, error } = await server.call(
+      SessionService.method.signOut,
+      { refreshToken: message },
+      presented,
+    );
+    expect(error?.code).toBe(refused);
+    expect(cookieEffects(headers)).toEqual(clears ? clearsCookies : []);
+    expect(headers.get("rpcsession-session")?.includes("event=ended") ?? false).toBe(
+      ends.length > 0,
+    );
+    // It never rotates.
+    expect(world.store.take()).not.toContain("refresh");
+    world.store.failing.clear();
+    const names: readonly Name[] = ["cookie", "other", "header"];
+    for (const name of names) {
+      const { record } = await world.store.store.load(world[name].id);
+      expect([name, record?.revokedAt !== null]).toEqual([name, ends.includes(name)]);
+    }
+  });
+
+  it("its late calls clear nothing, for a minute", async () => {
+    const { sessions, cookie } = await createWorld();
+    const server = wireServer(sessions.protect({ routes: () => {} }));
+    await server.call(SessionService.method.signOut, {}, { refresh: cookie.refresh });
+    const exchange = exchangeOf({ access: cookie.access });
+    const error = await sessionErrorOf(sessions.getSession(exchange));
+    expect([error.reason, error.clearTokens]).toEqual(["SESSION_REVOKED", false]);
+    const late = await server.call(SessionService.method.refresh, {}, { refresh: cookie.refresh });
+    expect(late.hint).toMatchObject({ reason: Reason.SESSION_REVOKED, tokens: Tokens.KEEP });
+    expect(cookieEffects(late.headers)).toEqual([]);
+  });
+});
+
+describe("Session.revoke() in a handler", () => {
+  const notFound = (): never => {
+    throw new ConnectError("no such note", Code.NotFound);
+  };
+
+  /** One handler for the unary and the streaming method. */
+  async function serve(
+    handler: (context: HandlerContext, sessions: TestSessions) => Promise<void>,
+    afterFirst?: (context: HandlerContext, sessions: TestSessions) => Promise<void>,
+  ) {
+    const world = await createWorld();
+    const { sessions } = world;
+    const server = wireServer(
+      sessions.protect({
+        routes: (router) =>
+          router.service(NotesService, {
+            async addNote(_, context) {
+              await handler(context, sessions);
+              return {};
+            },
+            async *watchNotes(_, context) {
+              await handler(context, sessions);
+              yield {};
+              await afterFirst?.(context, sessions);
+            },
+          }),
+      }),
+    );
+    return { ...world, server };
+  }
+
+  const revoke = async (context: HandlerContext, sessions: TestSessions): Promise<void> =>
+    sessions.require(context).revoke();
+  const revokeThenThrow = async (context: HandlerContext, sessions: TestSessions) => {
+    await revoke(context, sessions);
+    notFound();
+  };
+  const create = async (context: HandlerContext, sessions: TestSessions): Promise<void> => {
+    await sessions.create(context, { userId: "bob" });
+  };
+  const createThenThrow = async (context: HandlerContext, sessions: TestSessions) => {
+    await create(context, sessions);
+    notFound();
+  };
+  const createThenRevoke = async (context: HandlerContext, sessions: TestSessions) => {
+    await create(context, sessions);
+    await revoke(context, sessions);
+  };
+  const createdRevoked = async (context: HandlerContext, sessions: TestSessions) => {
+    const session = await sessions.create(context, { userId: "bob" });
+    await session.revoke();
+  };
+
+  const set = ["access set", "refresh set"];
+  it.each<
+    readonly [string, typeof revoke, Code | undefined, readonly string[], "ended" | "created"]
+  >([
+    ["revoke", revoke, undefined, clearsCookies, "ended"],
+    ["revoke, then throw", revokeThenThrow, Code.NotFound, clearsCookies, "ended"],
+    ["create, then throw", createThenThrow, Code.NotFound, set, "created"],
+    ["create, then revoke", createThenRevoke, undefined, clearsCookies, "ended"],
+    ["revoke what create returned", createdRevoked, undefined, clearsCookies, "ended"],
+  ])("%s, unary and stream", async (_, handler, code, effects, event) => {
+    const { server, cookie } = await serve(handler);
+    const presented = { access: cookie.access, refresh: cookie.refresh };
+    const unary = await server.call(NotesService.method.addNote, {}, presented);
+    expect([unary.error?.code, cookieEffects(unary.headers)]).toEqual([code, effects]);
+    expect(unary.headers.get("rpcsession-session")).toContain(`event=${event}`);
+    const again = await serve(handler);
+    const stream = await again.server.stream(
+      NotesService.method.watchNotes,
+      {},
+      { access: again.cookie.access },
+    );
+    expect([stream.error?.code, cookieEffects(stream.headers)]).toEqual([code, effects]);
+  });
+
+  it("a header session: create, then revoke leaves no token header", async () => {
+    const { server, header } = await serve(createThenRevoke);
+    const { headers } = await server.call(
+      NotesService.method.addNote,
+      {},
+      { bearer: header.access },
+    );
+    expect(headers.has("rpcsession-access-token")).toBe(false);
+    expect(headers.has("rpcsession-refresh-token")).toBe(false);
+    expect(headers.get("rpcsession-session")).toContain("event=ended");
+    expect(headers.getSetCookie()).toEqual([]);
+  });
+
+  it("keeps the cookies of others, by exact name", async () => {
+    const { server, cookie } = await serve(async (context, sessions) => {
+      context.responseHeader.append("set-cookie", "__Host-rpcsession-access2=x");
+      context.responseHeader.append("set-cookie", "theme=dark");
+      await revoke(context, sessions);
+    });
+    const { headers } = await server.call(
+      NotesService.method.addNote,
+      {},
+      { access: cookie.access },
+    );
+    expect(headers.getSetCookie()).toContain("__Host-rpcsession-access2=x");
+    expect(headers.getSetCookie()).toContain("theme=dark");
+  });
+
+  it("an outage: Unavailable, nothing cleared, the session lives", async () => {
+    const { server, cookie, store } = await serve(revoke);
+    store.failing.add("revoke");
+    const presented = { access: cookie.access };
+    const { headers, error } = await server.call(NotesService.method.addNote, {}, presented);
+    expect(error?.code).toBe(Code.Unavailable);
+    expect(cookieEffects(headers)).toEqual([]);
+    expect(headers.get("rpcsession-session")).toBeNull();
+  });
+
+  it("after the first stream message: the headers are gone, so the next call clears", async () => {
+    const { server, cookie, store, sessions } = await serve(async () => {}, revoke);
+    const stream = await server.stream(
+      NotesService.method.watchNotes,
+      {},
+      { access: cookie.access },
+    );
+    expect(stream.error).toBeUndefined();
+    expect(cookieEffects(stream.headers)).toEqual([]);
+    expect((await store.store.load(cookie.id)).record?.endedBy).toBe("revoked");
+    const next = exchangeOf({ access: cookie.access });
+    await sessionErrorOf(sessions.getSession(next));
+    expect(cookieEffects(next.responseHeader)).toEqual(clearsCookies);
+  });
+
+  it("create after the first stream message is a mistake, and is told", async () => {
+    let message: string | undefined;
+    const { server, cookie, events } = await serve(
+      async () => {},
+      async (context, sessions) => {
+        await create(context, sessions).catch((error: ConnectError) => {
+          message = error.message;
+        });
+      },
+    );
+    events.length = 0;
+    await server.stream(NotesService.method.watchNotes, {}, { access: cookie.access });
+    expect(message).toMatch(/first message of the stream; create the session before it/);
+    expect(events).toEqual([]);
+  });
+});
