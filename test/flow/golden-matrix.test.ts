@@ -12,6 +12,7 @@ import type { Presented } from "../helpers/presented.ts";
 import { type NotesServer, startNotes } from "../helpers/server.ts";
 import * as state from "../helpers/states.ts";
 import { callWire, wireName } from "../helpers/wire.ts";
+import { sendH1 } from "../helpers/wire-http.ts";
 
 /** A state of the session, and what every protocol answers; then what a Connect GET answers, if it differs. */
 type Row = readonly [
@@ -97,3 +98,19 @@ for (const [transport, rows] of [
     });
   }
 }
+
+test("Connect itself refuses bidi over HTTP/1.1, before any session is looked at", async () => {
+  const server = await startNotes();
+  for (const type of ["connect+json", "connect+proto", "grpc-web+proto"]) {
+    const { status, headers } = await sendH1(server.port.h1, {
+      method: "POST",
+      path: "/notes.v1.NotesService/SyncNotes",
+      headers: { "content-type": `application/${type}` },
+      body: Buffer.alloc(0),
+    });
+    expect(status).toBe(505);
+    expect(headers.filter(([name]) => /rpcsession|cookie|authenticate/.test(name))).toEqual([]);
+  }
+  expect(server.calls.handled).toBe(0);
+  await server.close();
+});

@@ -86,7 +86,7 @@ describe.each(ways)("$name over $http", (way) => {
       held = Math.max(held, await heldMegabytes());
       resident = Math.max(resident, residentMegabytes());
     }
-    expect(held - heldBefore).toBeLessThan(5);
+    expect(held - heldBefore).toBeLessThan(15);
     expect(resident - residentBefore).toBeLessThan(30);
     expect(server.calls.handled).toBe(0);
     sending.end();

@@ -16,7 +16,7 @@ export interface Kind {
 const note = { note: { text: "milk" } };
 const { listNotes, addNote, watchNotes, importNotes, syncNotes } = NotesService.method;
 /** Reads come first, while there is one note. */
-const kinds: readonly Kind[] = [
+export const kinds: readonly Kind[] = [
   { name: "Connect GET", method: listNotes, messages: [{}], answers: 1, get: true },
   { name: "server stream", method: watchNotes, messages: [{}], answers: 1 },
   { name: "unary", method: addNote, messages: [note], answers: 1 },
