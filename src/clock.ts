@@ -5,20 +5,24 @@ export interface Clock {
   /** Milliseconds since some moment. Never goes back. */
   monotonic(): number;
   /**
-   * Calls `action` once after `ms` milliseconds. The timer does not keep the process alive.
+   * Calls `action` once after `ms` milliseconds.
+   * @param keepAlive whether the process lives on for it. Default false: right for background work,
+   * wrong for what a caller waits for
    * @returns a function that cancels the call
    */
-  after(ms: number, action: () => void): () => void;
+  after(ms: number, action: () => void, keepAlive?: boolean): () => void;
 }
 
 /** The clock of the machine. */
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  after(ms, action) {
+  after(ms, action, keepAlive = false) {
     const timer: unknown = setTimeout(action, ms);
-    // Browsers return a number; server runtimes an object that would keep the process alive.
-    (timer as { unref?: () => void }).unref?.();
+    if (!keepAlive) {
+      // Browsers return a number; server runtimes an object that would keep the process alive.
+      (timer as { unref?: () => void }).unref?.();
+    }
     return () => clearTimeout(timer as ReturnType<typeof setTimeout>);
   },
 };

@@ -1,62 +1,9 @@
-import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import { type Clock, systemClock } from "./clock.ts";
-import { type Duration, durationMs } from "./duration.ts";
 import { SessionError, unavailable } from "./errors.ts";
-import { type SessionEventListener, safeListener } from "./events.ts";
-import { readSecretOption, type SecretOption } from "./secrets.ts";
+import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
-import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { type EngineOptions, openEngine } from "./session/engine.ts";
-import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
+import { openEngine } from "./session/engine.ts";
 import { createOpener } from "./session/opener.ts";
-import type { SessionStore } from "./session/store.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
-
-/** The options of {@link createSessions}. */
-export interface SessionsOptions {
-  /**
-   * The URL of this service as its clients see it, such as "https://api.example.com": `iss` and,
-   * unless `audience` says otherwise, `aud` of the access tokens.
-   */
-  readonly issuer: string;
-  /** `aud` of the access tokens. Default: the issuer. */
-  readonly audience?: string;
-  /** Where sessions live: `sqliteStore("sessions.db")`, or `memoryStore()` for tests. */
-  readonly store: SessionStore;
-  /**
-   * At least 32 random bytes, or several such secrets: the first makes new tokens, all check
-   * tokens. Default: the one that an embedded store keeps beside its sessions.
-   */
-  readonly secret?: SecretOption;
-  /** Methods and services that need no session. Default none: everything needs one. */
-  readonly public?: readonly (DescMethod | DescService)[];
-  /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
-  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
-  readonly lifetimes?: LifetimeOptions;
-  readonly refresh?: RefreshOptions;
-  /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
-  readonly clockSkew?: Duration;
-  readonly cookies?: CookieOptions;
-  /**
-   * The origins of the pages that may use cookies, exactly as browsers send them, such as
-   * "https://app.example.com". Default: the issuer's.
-   */
-  readonly origins?: readonly string[];
-  /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
-  readonly crossSite?: "checked" | "unchecked";
-  /**
-   * "token": cookie sessions must also send the anti-CSRF token that came with them. Default "off",
-   * where `doAntiCsrfCheck: true` counts as false.
-   */
-  readonly antiCsrf?: "off" | "token";
-  /** Whether browsers may have their tokens in headers, where scripts can read them. Default false. */
-  readonly browserHeaderTransport?: boolean;
-  /** Told of everything that happens to a session. */
-  readonly onEvent?: SessionEventListener;
-  /** Where time comes from. Default: the machine. */
-  readonly clock?: Clock;
-}
 
 /** Verified sessions for Connect services. */
 export interface Sessions extends ServerSessions {
@@ -65,7 +12,10 @@ export interface Sessions extends ServerSessions {
    * @throws SessionError `unavailable`, with what stood in the way as its cause
    */
   ready(): Promise<void>;
-  /** Ends timers and the feed, and closes the store. */
+  /**
+   * Waits for background writes, ends timers and the feed, and closes the store, unless another
+   * instance has it open. Calls that come later are `unavailable`.
+   */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -75,22 +25,10 @@ export interface Sessions extends ServerSessions {
  * @throws TypeError with what to change, when an option is wrong
  */
 export function createSessions(options: SessionsOptions): Sessions {
-  const { clock = systemClock } = options;
-  const issuer = readIssuer(options.issuer);
-  const engineOptions = readEngineOptions(options, clock);
-  const policies = createPolicies({
-    public: options.public ?? [],
-    methods: options.methods ?? {},
-  });
-  const opener = createOpener(() => openEngine(engineOptions));
+  const resolved = readOptions(options);
+  const opener = createOpener(() => openEngine(resolved.engine));
   const core: Core = {
-    issuer: options.issuer,
-    cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
-    crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
-    antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
-    browserHeaderTransport: options.browserHeaderTransport ?? false,
-    clock,
+    ...resolved.core,
     async engine() {
       try {
         return await opener.get();
@@ -99,89 +37,22 @@ export function createSessions(options: SessionsOptions): Sessions {
       }
     },
   };
-  const close = async (): Promise<void> => {
+  const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();
     await engine?.settled();
-    engine?.close();
-    await options.store.close();
+    await engine?.close();
+  };
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => {
+    closing ??= closeOnce();
+    return closing;
   };
   return {
-    ...createServerSessions(core, policies),
+    ...createServerSessions(core, resolved.policies),
     async ready() {
       await core.engine();
     },
     close,
     [Symbol.asyncDispose]: close,
   };
-}
-
-function readEngineOptions(options: SessionsOptions, clock: Clock): EngineOptions {
-  const { store, secret } = options;
-  if (typeof store?.load !== "function") {
-    throw new TypeError(
-      'store: give a session store, such as sqliteStore("sessions.db") of rpc-session/stores/sqlite',
-    );
-  }
-  if (secret === undefined && store.secret === undefined) {
-    throw new TypeError(
-      `secret: ${store.name} keeps none of its own; give at least 32 random bytes, the same on every server`,
-    );
-  }
-  if (secret !== undefined) {
-    readSecretOption(secret);
-  }
-  const { audience = options.issuer } = options;
-  if (typeof audience !== "string" || audience === "") {
-    throw new TypeError("audience: must be a string that is not empty");
-  }
-  return {
-    issuer: options.issuer,
-    audience,
-    store,
-    secret,
-    lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
-    clockSkew: durationMs("clockSkew", options.clockSkew ?? "60s", { max: 60_000 }),
-    clock,
-    emit: safeListener(options.onEvent),
-  };
-}
-
-function readIssuer(issuer: string): URL {
-  const url = URL.canParse(issuer) ? new URL(issuer) : undefined;
-  const plain =
-    url !== undefined &&
-    (url.protocol === "https:" || url.protocol === "http:") &&
-    url.search === "" &&
-    url.hash === "" &&
-    url.username === "" &&
-    !/["\\\s]/.test(issuer);
-  if (!plain) {
-    throw new TypeError(
-      `issuer: ${JSON.stringify(issuer)} must be the URL of this service, such as "https://api.example.com"`,
-    );
-  }
-  return url;
-}
-
-function readOrigins(origins: readonly string[]): ReadonlySet<string> {
-  for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
-      throw new TypeError(
-        `origins: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
-      );
-    }
-  }
-  return new Set(origins);
-}
-
-function readChoice<T extends string>(
-  option: string,
-  value: T | undefined,
-  choices: readonly [T, ...T[]],
-): T {
-  const chosen = value ?? choices[0];
-  if (!choices.includes(chosen)) {
-    throw new TypeError(`${option}: "${chosen}" is none of ${choices.join(", ")}`);
-  }
-  return chosen;
 }

@@ -46,11 +46,17 @@ export interface PolicyViolation {
  */
 export class SessionError extends Error {
   override readonly name = "SessionError";
+  /** What it means for the caller. */
   readonly kind: SessionErrorKind;
+  /** The cause; `INTERNAL` for a fault of the service. */
   readonly reason: SessionErrorReason;
+  /** The id of the session the presented token proved to belong to. */
   readonly session: string | undefined;
+  /** Whether the session's tokens are of no more use. */
   readonly clearTokens: boolean;
+  /** Milliseconds after which another try makes sense; with `unavailable` only. */
   readonly retryAfter: number | undefined;
+  /** The requirements on claims that were not met. */
   readonly violations: readonly PolicyViolation[];
 
   constructor(

@@ -1,11 +1,23 @@
+import type { SessionError } from "./errors.ts";
+
+/** Why a session ended. */
+export type EndedBy = "signOut" | "revoked" | "replaced" | "theft";
+
 /** Something that happened to a session. Holds no token and no other secret. */
 export type SessionEvent =
+  /** Somebody signed in. */
   | { readonly type: "created"; readonly session: string; readonly userId: string }
+  /** A refresh token was exchanged; `generation` is the session's after it. */
   | { readonly type: "refreshed"; readonly session: string; readonly generation: number }
   /** A refresh token came again because its answer was lost; the same successor was sent. */
   | { readonly type: "recovered"; readonly session: string; readonly generation: number }
-  | { readonly type: "revoked"; readonly session: string; readonly endedBy: string }
-  /** A refresh token was used after its successor was confirmed; sent once per session. */
+  /** A session was ended by the service or its user; theft has an event of its own. */
+  | { readonly type: "revoked"; readonly session: string; readonly endedBy: EndedBy }
+  /**
+   * A refresh token of generation `presented` was used after its successor was confirmed, when the
+   * session was at `generation`; sent once per session. `at`: milliseconds since 1970 by the store's
+   * clock.
+   */
   | {
       readonly type: "theft";
       readonly session: string;
@@ -20,6 +32,12 @@ export type SessionEvent =
       readonly session: string;
       readonly presented: number;
       readonly generation: number;
+    }
+  /** A call failed for a fault of the service or an outage; `error.cause` says of what. For logs. */
+  | {
+      readonly type: "failed";
+      readonly procedure: string | undefined;
+      readonly error: SessionError;
     }
   /** A token or session was made under a secret that this server was not given. */
   | { readonly type: "unknownSecret"; readonly secretId: string };

@@ -1,5 +1,5 @@
 export type { Clock } from "./clock.ts";
-export { createSessions, type Sessions, type SessionsOptions } from "./create-sessions.ts";
+export { createSessions, type Sessions } from "./create-sessions.ts";
 export type { Duration } from "./duration.ts";
 export {
   type PolicyViolation,
@@ -8,8 +8,9 @@ export {
   type SessionErrorOptions,
   type SessionErrorReason,
 } from "./errors.ts";
-export type { SessionEvent, SessionEventListener } from "./events.ts";
+export type { EndedBy, SessionEvent, SessionEventListener } from "./events.ts";
 export type { JsonObject, JsonValue } from "./json.ts";
+export type { SessionsOptions } from "./options.ts";
 export type { SecretOption } from "./secrets.ts";
 export type { Exchange } from "./server/call.ts";
 export { type CorsLists, type SessionCors, sessionCors } from "./server/cors.ts";
@@ -25,7 +26,6 @@ export type {
   Change,
   Changes,
   Device,
-  EndedBy,
   NewSession,
   RefreshWrite,
   SessionRecord,

@@ -39,7 +39,7 @@ const baseFiles = new Set([
   "transport",
   "wire",
 ]);
-const assemblyFiles = new Set(["index", "create-sessions", "verify"]);
+const assemblyFiles = new Set(["index", "create-sessions", "options", "verify"]);
 
 // Packages beside the host's own, and where each may enter.
 const packages: Readonly<Record<string, readonly string[]>> = {

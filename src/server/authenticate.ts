@@ -1,7 +1,7 @@
 import { SessionError } from "../errors.ts";
 import type { VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { endedError, expiredError, unknownError } from "../session/ended.ts";
+import { endedError, liveOf } from "../session/ended.ts";
 import type { Engine } from "../session/engine.ts";
 import { isTrustedSite } from "../tokens/cross-site.ts";
 import type { PresentedTokens } from "../tokens/source.ts";
@@ -69,7 +69,7 @@ export function checkCrossSite(
     throw new SessionError(
       "forbidden",
       "CROSS_SITE",
-      "the request carries session cookies and does not come from an origin of this service",
+      "session cookies are for pages of this service's origins, and the request comes from elsewhere",
     );
   }
 }
@@ -196,18 +196,7 @@ async function checkRevoked(engine: Engine, claims: AccessClaims, now: number): 
   if (change !== undefined) {
     throw endedError({ session, endedBy: change.endedBy, at: change.at }, now);
   }
-  if (!engine.revocations.overflown) {
-    return;
-  }
-  const { record, now: storeNow } = await engine.load(session);
-  if (record === undefined) {
-    throw unknownError(session);
-  }
-  if (record.revokedAt !== null) {
-    const endedBy = record.endedBy ?? "revoked";
-    throw endedError({ session, endedBy, at: record.revokedAt }, storeNow);
-  }
-  if (storeNow >= Math.min(record.idleExpiresAt, record.expiresAt)) {
-    throw expiredError(session);
+  if (engine.revocations.overflown) {
+    liveOf(session, await engine.load(session));
   }
 }

@@ -83,15 +83,25 @@ export function enterSession(core: Core, call: Call, claims: AccessClaims): Sess
   return session;
 }
 
+/** What was thrown, and by which method's call; undefined outside of RPCs. */
+export interface Failure {
+  readonly error: unknown;
+  readonly procedure: string | undefined;
+}
+
 /**
  * Writes what a failed call tells in its headers.
  * @returns the failure as a SessionError
  */
-export function failCall(core: Core, call: Call, failure: unknown): SessionError {
+export function failCall(core: Core, call: Call, failure: Failure): SessionError {
+  const { procedure } = failure;
   const error =
-    failure instanceof SessionError
-      ? failure
-      : new SessionError("general", "INTERNAL", "unforeseen", { cause: failure });
+    failure.error instanceof SessionError
+      ? failure.error
+      : new SessionError("general", "INTERNAL", "unforeseen", { cause: failure.error });
+  if (error.kind === "unavailable" || error.kind === "general") {
+    core.emit({ type: "failed", procedure, error });
+  }
   writeRefusal(core, call.responseHeader, { error, byCookie: call.byCookie });
   return error;
 }
@@ -100,9 +110,10 @@ export function failCall(core: Core, call: Call, failure: unknown): SessionError
 export function refuseCall(
   core: Core,
   call: Call,
-  { error, procedure }: { readonly error: unknown; readonly procedure: string },
+  failure: Failure & { readonly procedure: string },
 ): ConnectError {
-  return toConnectError(failCall(core, call, error), { realm: core.issuer, procedure });
+  const { procedure } = failure;
+  return toConnectError(failCall(core, call, failure), { realm: core.issuer, procedure });
 }
 
 async function endSession(core: Core, call: Call, session: Session): Promise<void> {

@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.ts";
+import type { SessionEventListener } from "../events.ts";
 import type { Engine } from "../session/engine.ts";
 import type { SessionCookies } from "../tokens/cookie.ts";
 
@@ -12,6 +13,7 @@ export interface Core {
   readonly antiCsrf: "off" | "token";
   readonly browserHeaderTransport: boolean;
   readonly clock: Clock;
+  readonly emit: SessionEventListener;
   /**
    * The engine, opened on first use.
    * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again

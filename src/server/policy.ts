@@ -56,9 +56,10 @@ export interface Policies {
   describe(methods: readonly DescMethod[]): MethodDescription[];
 }
 
-/** @throws TypeError when code names a method twice */
+/** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
+  inCode.forEach(assertAuth);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -97,7 +98,23 @@ export function procedureOf(method: DescMethod): string {
   return `${method.parent.typeName}/${method.name}`;
 }
 
+const auths: readonly unknown[] = [undefined, "required", "optional", "none"];
+
+/** Without types, a slip of the pen would open the method. */
+function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
+  if (!auths.includes(auth)) {
+    throw new TypeError(
+      `methods: the auth of ${procedure} is "${auth}", and must be "required", "optional" or "none"`,
+    );
+  }
+}
+
 function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
+  if (desc?.kind !== "service" && desc?.kind !== "rpc") {
+    throw new TypeError(
+      "public: give generated methods and services, such as NotesService.method.signIn",
+    );
+  }
   return desc.kind === "service" ? desc.methods : [desc];
 }
 

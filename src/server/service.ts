@@ -7,7 +7,7 @@ import {
   type SessionService,
 } from "../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../errors.ts";
-import { unknownError } from "../session/ended.ts";
+import { liveOf } from "../session/ended.ts";
 import type { SessionRecord } from "../session/store.ts";
 import { type Call, type CallKey, callOf, refuseCall } from "./call.ts";
 import type { Core } from "./core.ts";
@@ -58,11 +58,8 @@ async function describeSession(core: Core, { session }: Call): Promise<SessionIn
     throw new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session");
   }
   const engine = await core.engine();
-  const { record, now } = await engine.load(session.id);
-  if (record === undefined) {
-    throw unknownError(session.id);
-  }
-  return infoOf(record, now, session.accessExpiresAt.getTime());
+  const stored = await engine.load(session.id);
+  return infoOf(liveOf(session.id, stored), stored.now, session.accessExpiresAt.getTime());
 }
 
 function infoOf(record: SessionRecord, now: number, accessExpiresAt: number): SessionInfo {

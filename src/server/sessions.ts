@@ -143,11 +143,15 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
 function sessionIn(core: Core, key: CallKey, context: HandlerContext): Session | undefined {
   const call = context.values.get(key);
   if (!call?.checked && call?.session === undefined) {
-    throw misuse(
-      `nothing authenticates ${procedureOf(context.method)}: wrap the adapter's options in sessions.protect(), or add sessions.requestGate or sessions.interceptor to the router of this instance`,
-    );
+    throw unprotected(context);
   }
   return callOf(core, key, context).session;
+}
+
+function unprotected({ method }: HandlerContext): ConnectError {
+  return misuse(
+    `nothing authenticates ${procedureOf(method)}: wrap the adapter's options in sessions.protect(), or add sessions.requestGate or sessions.interceptor to the router of this instance`,
+  );
 }
 
 function publicMethod({ method }: HandlerContext): ConnectError {
@@ -168,6 +172,9 @@ async function createOn(
   key: CallKey,
   { context, options }: { readonly context: HandlerContext; readonly options: NewSessionOptions },
 ): Promise<Session> {
+  if (!context.values.get(key)?.checked) {
+    throw unprotected(context);
+  }
   const call = callOf(core, key, context);
   try {
     return await signIn(core, call, options);
@@ -206,7 +213,7 @@ function getSessionWith(core: Core, key: CallKey): ServerSessions["getSession"] 
       call.checked = true;
       return claims === undefined ? undefined : enterSession(core, call, claims);
     } catch (error) {
-      throw failCall(core, call, error);
+      throw failCall(core, call, { error, procedure: undefined });
     }
   };
   return getSession as ServerSessions["getSession"];

@@ -1,5 +1,4 @@
 import { SessionError } from "../errors.ts";
-import type { JsonObject } from "../json.ts";
 import { assertUserClaims } from "../jwt/user-claims.ts";
 import type { Created, Creation, Engine } from "../session/engine.ts";
 import type { Session } from "../session/session.ts";
@@ -22,7 +21,7 @@ export interface NewSessionOptions {
    * JSON that every access token carries and `session.claims` gives back. Readable by the client
    * and by every service that verifies the token; names of RFC 7519 and of rpc-session are refused.
    */
-  readonly claims?: JsonObject;
+  readonly claims?: object;
 }
 
 /** Tokens to hand over by other means than a response. Secrets. */
@@ -94,7 +93,8 @@ function transportOf(core: Core, call: Call): TokenTransport {
   const { requestHeader: headers, requestMethod } = call;
   return chooseTransport({
     wanted: call.presented.wantedTransport,
-    fromBrowser: headers.has("sec-fetch-site"),
+    // Over plain http browsers send no Fetch Metadata, but the origin of a page they do.
+    fromBrowser: headers.has("sec-fetch-site") || headers.has("origin"),
     trustedSite: isTrustedSite(headers, requestMethod, core.origins),
     browserHeaderTransport: core.browserHeaderTransport,
   });

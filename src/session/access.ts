@@ -1,6 +1,8 @@
+import type { JsonObject } from "../json.ts";
 import { signAccessToken } from "../jwt/access-token.ts";
-import type { AccessClaims } from "../jwt/claims.ts";
+import { type AccessClaims, toPayload } from "../jwt/claims.ts";
 import { randomId } from "../secrets.ts";
+import type { TokenTransport } from "../transport.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionRecord, Stored } from "./store.ts";
@@ -51,6 +53,54 @@ export async function mintAccessToken(
   const token = await signAccessToken(claims, options.keys.signer());
   return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
 }
+
+/**
+ * Checks that every access token the session will ever have fits its transport, however high its
+ * counters rise.
+ * @throws TypeError when it may not
+ */
+export function assertTokenFits(options: AccessTokenOptions, creation: TokenContent): void {
+  const claims: AccessClaims = {
+    iss: options.issuer,
+    aud: options.audience,
+    sub: creation.userId,
+    sid: "x".repeat(22),
+    iat: greatestCount,
+    exp: greatestCount,
+    jti: "x".repeat(16),
+    client_id: options.audience,
+    gen: greatestCount,
+    gat: greatestCount,
+    cv: greatestCount,
+    auth_time: greatestCount,
+    transport: creation.transport,
+    ...(creation.tenantId === null ? {} : { tid: creation.tenantId }),
+    claims: creation.claims,
+  };
+  const payload = new TextEncoder().encode(JSON.stringify(toPayload(claims))).length;
+  const length = tokenFrame + Math.ceil((payload * 4) / 3);
+  const limit = maxTokenLength[creation.transport];
+  if (length > limit) {
+    throw new TypeError(
+      `claims: the access token would have up to ${length} characters, and a ${creation.transport} holds ${limit}; put fewer or shorter claims into the session`,
+    );
+  }
+}
+
+/** What an access token says that is not the same for all. */
+export interface TokenContent {
+  readonly userId: string;
+  readonly tenantId: string | null;
+  readonly claims: JsonObject;
+  readonly transport: TokenTransport;
+}
+
+/** Ten digits: seconds until the year 2286, and more refreshes than anybody does. */
+const greatestCount = 9_999_999_999;
+/** Characters of an access token beside its payload: header, signature, dots; with some to spare. */
+const tokenFrame = 256;
+/** Characters: a browser keeps cookies of 4096 bytes with their names, a verifier reads 8192. */
+const maxTokenLength = { cookie: 4_000, header: 8_192 } as const;
 
 function seconds(ms: number): number {
   return Math.floor(ms / 1000);

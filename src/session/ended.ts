@@ -1,5 +1,5 @@
 import { SessionError } from "../errors.ts";
-import type { EndedBy } from "./store.ts";
+import type { EndedBy, SessionRecord, Stored } from "./store.ts";
 
 /**
  * Milliseconds after its own end during which a session's late calls leave the tokens alone: the
@@ -43,6 +43,27 @@ export function unknownError(session: string): SessionError {
     session,
     clearTokens: true,
   });
+}
+
+/**
+ * The record of a session that lives by the store's word.
+ * @throws SessionError `unauthorized`
+ */
+export function liveOf(
+  session: string,
+  { record, now }: Stored<SessionRecord | undefined>,
+): SessionRecord {
+  if (record === undefined) {
+    throw unknownError(session);
+  }
+  if (record.revokedAt !== null) {
+    const endedBy = record.endedBy ?? "revoked";
+    throw endedError({ session, endedBy, at: record.revokedAt }, now);
+  }
+  if (now >= Math.min(record.idleExpiresAt, record.expiresAt)) {
+    throw expiredError(session);
+  }
+  return record;
 }
 
 /** The error of a refresh token that is not one, or not one of its session. */

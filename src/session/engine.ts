@@ -11,7 +11,7 @@ import {
   type SecretRing,
 } from "../secrets.ts";
 import type { TokenTransport } from "../transport.ts";
-import { type AccessToken, mintAccessToken } from "./access.ts";
+import { type AccessToken, assertTokenFits, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createFeed, type Feed } from "./feed.ts";
@@ -58,13 +58,14 @@ export interface Created {
 
 /**
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
- * with SessionError only; an outage is `unavailable`.
+ * with SessionError, but for misuse; an outage is `unavailable`.
  */
 export interface Engine {
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
   readonly revocations: Revocations;
+  /** @throws TypeError when its tokens would not fit their transport; then nothing was stored */
   create(creation: Creation): Promise<Created>;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   verify(token: string, now: number): Promise<VerifiedToken>;
@@ -75,11 +76,14 @@ export interface Engine {
   revoke(id: string, endedBy: EndedBy): Promise<boolean>;
   /** Waits for background writes. */
   settled(): Promise<void>;
-  close(): void;
+  /** Ends the feed, and closes the store for this engine. */
+  close(): Promise<void>;
 }
 
 /** How long a signing key signs, in milliseconds. */
 const keyRotation = 30 * 86_400_000;
+/** Milliseconds between two reads of the change log: what other processes wrote is known by then. */
+const pollEvery = 2_500;
 /** How long an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
@@ -87,6 +91,17 @@ const logMargin = 60_000;
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   const { store, clock } = options;
   await store.open({ clock });
+  try {
+    return assemble(options, await openParts(options));
+  } catch (error) {
+    // Another try opens the store again.
+    await store.close();
+    throw error;
+  }
+}
+
+async function openParts(options: EngineOptions): Promise<Opened> {
+  const { store, clock } = options;
   const secrets = await openSecretRing(await secretsOf(options), options.issuer);
   const keys = createSigningKeys({
     store,
@@ -99,9 +114,9 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   await keys.open();
   const window = maxAccessLife + logMargin;
   const revocations = createRevocations(window);
-  const feed = createFeed({ store, revocations, clock, window });
+  const feed = createFeed({ store, revocations, clock, window, pollEvery });
   await feed.open();
-  return assemble(options, { secrets, keys, revocations, feed });
+  return { secrets, keys, revocations, feed };
 }
 
 /** What is open once the engine is. */
@@ -146,7 +161,10 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     load: (id) => reach(store.load(id)),
     revoke: (id, endedBy) => revoke(options, opened, { id, endedBy }),
     settled: () => confirmations.settled(),
-    close: () => feed.close(),
+    close() {
+      feed.close();
+      return store.close();
+    },
   };
 }
 
@@ -173,8 +191,8 @@ async function revoke(
 }
 
 async function create(
-  { store, lifetimes, emit }: EngineOptions,
-  { secrets, feed }: Opened,
+  { store, lifetimes, emit, issuer, audience }: EngineOptions,
+  { secrets, keys, feed }: Opened,
   {
     creation,
     mint,
@@ -186,6 +204,7 @@ async function create(
   },
 ): Promise<Created> {
   const { replaces } = creation;
+  assertTokenFits({ issuer, audience, keys, lifetimes }, creation);
   const stored = await reach(
     store.insert({
       ...creation,

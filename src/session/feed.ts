@@ -18,13 +18,16 @@ export interface FeedOptions {
   readonly clock: Clock;
   /** Milliseconds an entry can matter. */
   readonly window: number;
+  /** Milliseconds after a read until the next one, woken or not. */
+  readonly pollEvery: number;
 }
 
 const retryMs = 1_000;
 
 /**
- * Follows the log wherever the store wakes it: in this process at once. The log is the truth, the
- * wake-up only a hint; a read that fails is tried again every second.
+ * Follows the log: at once where the store wakes it, which is in this process, and by polling for
+ * what others wrote. The log is the truth, the wake-up only a hint; a read that fails is tried again
+ * every second.
  */
 export function createFeed(options: FeedOptions): Feed {
   return new FollowedLog(options);
@@ -34,9 +37,10 @@ class FollowedLog implements Feed {
   readonly #options: FeedOptions;
   #cursor: string | undefined;
   #reading = false;
+  #closed = false;
   #wokenMeanwhile = false;
   #stopFollowing = (): void => {};
-  #cancelRetry = (): void => {};
+  #cancelNext = (): void => {};
 
   constructor(options: FeedOptions) {
     this.#options = options;
@@ -46,7 +50,14 @@ class FollowedLog implements Feed {
     // Woken from before the first read on, so that nothing falls between the two.
     this.#stopFollowing();
     this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
-    await this.#read();
+    try {
+      await this.#read();
+      this.#readAfter(this.#options.pollEvery);
+    } catch (error) {
+      // Another try makes another feed: this one must not listen on.
+      this.close();
+      throw error;
+    }
   }
 
   apply(change: Change): void {
@@ -54,8 +65,9 @@ class FollowedLog implements Feed {
   }
 
   close(): void {
+    this.#closed = true;
     this.#stopFollowing();
-    this.#cancelRetry();
+    this.#cancelNext();
   }
 
   async #read(): Promise<void> {
@@ -69,21 +81,33 @@ class FollowedLog implements Feed {
   }
 
   #follow(): void {
+    if (this.#closed) {
+      return;
+    }
     if (this.#reading) {
       this.#wokenMeanwhile = true;
       return;
     }
     this.#reading = true;
-    this.#read()
-      .catch(() => {
-        this.#cancelRetry = this.#options.clock.after(retryMs, () => this.#follow());
-      })
-      .finally(() => {
+    void this.#read()
+      .then(
+        () => this.#options.pollEvery,
+        () => retryMs,
+      )
+      .then((pause) => {
         this.#reading = false;
+        this.#readAfter(pause);
         if (this.#wokenMeanwhile) {
           this.#wokenMeanwhile = false;
           this.#follow();
         }
       });
+  }
+
+  #readAfter(pause: number): void {
+    this.#cancelNext();
+    if (!this.#closed) {
+      this.#cancelNext = this.#options.clock.after(pause, () => this.#follow());
+    }
   }
 }

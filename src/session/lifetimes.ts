@@ -4,9 +4,9 @@ import { type Duration, durationMs } from "../duration.ts";
 export interface LifetimeOptions {
   /** An access token, minus up to 5 % so that not all expire at once. Default "15m"; 2s to 1h. */
   readonly access?: Duration;
-  /** A session without a refresh. Default "14d". */
+  /** A session without a refresh. Default "14d"; from `access` to `absolute`. */
   readonly idle?: Duration;
-  /** A session in any case. Default "90d"; at most 400d, the longest a browser keeps a cookie. */
+  /** A session in any case. Default "90d"; from `access` to 400d, the longest a browser keeps a cookie. */
   readonly absolute?: Duration;
 }
 

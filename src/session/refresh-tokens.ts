@@ -1,4 +1,4 @@
-import { unavailable } from "../errors.ts";
+import { SessionError } from "../errors.ts";
 import type { SessionEventListener } from "../events.ts";
 import type { SecretKeys, SecretRing } from "../secrets.ts";
 import type { TokenTransport } from "../transport.ts";
@@ -43,7 +43,7 @@ export interface RefreshTokens {
   prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken>;
 }
 
-/** Ids of unknown secrets remembered, so that each gives one event. */
+/** Ids of unknown secrets remembered, so that each gives one event; then it begins anew. */
 const unknownSecretsMax = 100;
 
 /** What refresh tokens are made of. */
@@ -100,10 +100,18 @@ function createKeyLookup(
     if (keys !== undefined) {
       return keys;
     }
-    if (!reported.has(secretId) && reported.size < unknownSecretsMax) {
+    if (!reported.has(secretId)) {
+      if (reported.size >= unknownSecretsMax) {
+        reported.clear();
+      }
       reported.add(secretId);
       emit({ type: "unknownSecret", secretId });
     }
-    throw unavailable("the secret of the refresh token");
+    throw new SessionError(
+      "unavailable",
+      "AUTH_UNAVAILABLE",
+      "the session is under a secret that this server does not have; give every server the same list",
+      { retryAfter: 1_000 },
+    );
   };
 }

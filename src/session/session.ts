@@ -6,7 +6,9 @@ import type { TokenTransport } from "../transport.ts";
 export interface Session {
   /** Names the session. No secret, and no proof of anything. */
   readonly id: string;
+  /** Who it is: what `create` was given. */
   readonly userId: string;
+  /** The tenant it belongs to, where `create` was given one. */
   readonly tenantId: string | undefined;
   /** What `create` was given, as the access token carries it. */
   readonly claims: JsonObject;
@@ -17,9 +19,9 @@ export interface Session {
   /** How the session's tokens travel. */
   readonly transport: TokenTransport;
   /**
-   * Ends the session: its refresh tokens at once, its access tokens with the next call that any
-   * server sees after the change has reached it; in this process at once. The response of this
-   * call clears the tokens of its client, also when the handler throws afterwards.
+   * Ends the session: its refresh tokens at once, its access tokens in this process at once and in
+   * others within seconds. The response of this call clears the tokens of its client, also when the
+   * handler throws afterwards; after the first message of a stream the client's next call does.
    *
    * @throws SessionError `unavailable` when the store is out of reach; then nothing has changed
    */

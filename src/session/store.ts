@@ -1,9 +1,9 @@
 import type { Clock } from "../clock.ts";
+import type { EndedBy } from "../events.ts";
 import type { JsonObject } from "../json.ts";
 import type { TokenTransport } from "../transport.ts";
 
-/** Why a session ended. */
-export type EndedBy = "signOut" | "revoked" | "replaced" | "theft";
+export type { EndedBy } from "../events.ts";
 
 /** What a session says of the device it was created on. */
 export interface Device {
@@ -158,7 +158,10 @@ export interface SessionStore {
    */
   open(context: StoreContext): Promise<void>;
 
-  /** Ends connections and timers. Does nothing the second time. */
+  /**
+   * Takes back one `open`: connections and timers end with the last one. Called once by every
+   * engine that opened the store; more often does nothing.
+   */
   close(): Promise<void>;
 
   /**

@@ -69,12 +69,14 @@ interface Connection extends Pick<SessionStore, "open" | "close"> {
 
 function connection(backend: SqlBackend): Connection {
   let opening: Promise<SqlDatabase> | undefined;
+  let holders = 0;
   return {
     async open(context) {
       opening ??= openDatabase(backend, context);
       const mine = opening;
       try {
         await mine;
+        holders++;
       } catch (error) {
         // Only its own failure: by now another call may have begun to open it again.
         if (opening === mine) {
@@ -84,6 +86,10 @@ function connection(backend: SqlBackend): Connection {
       }
     },
     async close() {
+      holders = Math.max(0, holders - 1);
+      if (holders > 0) {
+        return;
+      }
       const open = opening;
       opening = undefined;
       const database = await open?.catch(() => undefined);

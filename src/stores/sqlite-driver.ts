@@ -68,7 +68,7 @@ export async function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Pr
       }
     }
     await new Promise<void>((resolve) => {
-      clock.after(pause, resolve);
+      clock.after(pause, resolve, true);
     });
   }
   return work();

@@ -11,12 +11,12 @@ import { keepSecret } from "./sqlite-secret.ts";
  * Sessions in a SQLite file, by `node:sqlite`: for one server with a disk of its own.
  *
  * - A change that was acknowledged survives a loss of power (WAL, `synchronous = full`).
- * - `<file>.secret` holds the secret under which the sessions were made. Back both up together:
- *   without it the store refuses to open sessions, and who has both can forge them.
+ * - `<file>.secret` holds the secret under which the sessions were made. Back up both, and
+ *   keep the copies apart: without it the store refuses to open, and who has both can forge sessions.
  * - Both are created for their owner alone (mode 0600); an existing file keeps its mode.
  * - Several processes may share the file. A write waits about two seconds for another process's,
- *   then rejects. `onChange` tells of this process's changes through this store only, yet: the
- *   others' are seen at the next read of the change log.
+ *   then rejects. What another process revoked is known here at the next poll of the change log, up
+ *   to three seconds later; `onChange` tells of this process's changes only.
  * - Its clock is that of the first engine that opens it.
  * - Sessions are dropped 24 h after their end, entries of the change log after 2 h.
  *

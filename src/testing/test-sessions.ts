@@ -1,5 +1,6 @@
 import type { Interceptor } from "@connectrpc/connect";
-import { createSessions, type Sessions, type SessionsOptions } from "../create-sessions.ts";
+import { createSessions, type Sessions } from "../create-sessions.ts";
+import type { SessionsOptions } from "../options.ts";
 import type { NewSessionOptions } from "../server/sign-in.ts";
 import { memoryStore } from "../stores/memory.ts";
 import { createFakeClock, type FakeClock } from "./fake-clock.ts";

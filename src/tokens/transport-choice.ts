@@ -5,7 +5,7 @@ import type { TokenTransport } from "../transport.ts";
 export interface TransportRequest {
   /** The request header `rpcsession-transport`, if any. */
   readonly wanted: string | undefined;
-  /** Whether a browser made the request: it carries `Sec-Fetch-Site`. */
+  /** Whether a browser made the request: it carries `Sec-Fetch-Site` or `Origin`. */
   readonly fromBrowser: boolean;
   /** Whether the request came from a page that may use cookies. */
   readonly trustedSite: boolean;
@@ -29,7 +29,7 @@ export function chooseTransport(request: TransportRequest): TokenTransport {
   if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
     throw refused(
       wanted === undefined
-        ? "the page's origin is not one that this service keeps cookies for"
+        ? "session cookies are for pages of this service's origins, and the request comes from elsewhere"
         : "browsers keep their tokens in cookies here; header transport needs browserHeaderTransport",
     );
   }

@@ -473,6 +473,21 @@ describe("duplicates of the refresh cookie", () => {
     expect(cookieValue(headers, "refresh")).toBe(current);
   });
 
+  it.each([0, 1])("an old copy beside a confirmed one is no theft, in order %i", async (first) => {
+    const world = await createWorld();
+    const current = await newer(world);
+    world.sessions.clock.advance("61s");
+    await refreshed(world.sessions, current);
+    world.sessions.clock.advance("31s");
+    const cookies = [world.cookie.refresh, current];
+    const answer = await refreshCall(world.sessions, {
+      refresh: first === 0 ? cookies : cookies.toReversed(),
+    });
+    expect(answer.error).toBeUndefined();
+    expect(cookieEffects(answer.headers)).toEqual(rewritten);
+    expect(world.events.map(({ type }) => type)).not.toContain("theft");
+  });
+
   it("same session, the winner advances: the successor is set", async () => {
     const world = await createWorld();
     const current = await newer(world);

@@ -227,9 +227,12 @@ describe("withoutCookies", () => {
 
   it("hides whatever readCookie would find", () => {
     fc.assert(
-      fc.property(fc.string({ unit: fc.constantFrom(..."ab=; \t\u00a0") }), (header) => {
-        expect(readCookie(withoutCookies(header, ["a"]), "a", 9)).toEqual([]);
-      }),
+      fc.property(
+        fc.string({ unit: fc.constantFrom("a", "b", "=", ";", " ", "\t", "\u00a0") }),
+        (header) => {
+          expect(readCookie(withoutCookies(header, ["a"]), "a", 9)).toEqual([]);
+        },
+      ),
     );
   });
 });

@@ -1,0 +1,204 @@
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import { type Clock, systemClock } from "./clock.ts";
+import { type Duration, durationMs } from "./duration.ts";
+import { type SessionEventListener, safeListener } from "./events.ts";
+import { readSecretOption, type SecretOption } from "./secrets.ts";
+import type { Core } from "./server/core.ts";
+import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy.ts";
+import type { EngineOptions } from "./session/engine.ts";
+import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
+import type { SessionStore } from "./session/store.ts";
+import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+
+/** The options of {@link createSessions}. */
+export interface SessionsOptions {
+  /**
+   * The URL of this service as its clients see it, such as "https://api.example.com": `iss` and,
+   * unless `audience` says otherwise, `aud` of the access tokens.
+   */
+  readonly issuer: string;
+  /** `aud` of the access tokens. Default: the issuer. */
+  readonly audience?: string;
+  /** Where sessions live: `sqliteStore("sessions.db")`, or `memoryStore()` for tests. */
+  readonly store: SessionStore;
+  /**
+   * At least 32 random bytes, or several such secrets: the first makes new tokens, all check
+   * tokens. Default: the one that an embedded store keeps beside its sessions.
+   */
+  readonly secret?: SecretOption;
+  /** Methods and services that need no session. Default none: everything needs one. */
+  readonly public?: readonly (DescMethod | DescService)[];
+  /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
+  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  /** How long access tokens and sessions live. */
+  readonly lifetimes?: LifetimeOptions;
+  /** How refresh tokens rotate. */
+  readonly refresh?: RefreshOptions;
+  /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
+  readonly clockSkew?: Duration;
+  /** How session cookies are written. */
+  readonly cookies?: CookieOptions;
+  /**
+   * The origins of the pages that may use cookies, exactly as browsers send them, such as
+   * "https://app.example.com". Default: the issuer's.
+   */
+  readonly origins?: readonly string[];
+  /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
+  readonly crossSite?: "checked" | "unchecked";
+  /**
+   * "token": cookie sessions must also send the anti-CSRF token that came with them. Default "off",
+   * where `doAntiCsrfCheck: true` counts as false.
+   */
+  readonly antiCsrf?: "off" | "token";
+  /** Whether browsers may have their tokens in headers, where scripts can read them. Default false. */
+  readonly browserHeaderTransport?: boolean;
+  /** Told of everything that happens to a session, and of every outage: send it to your logs. */
+  readonly onEvent?: SessionEventListener;
+  /** Where time comes from. Default: the machine. */
+  readonly clock?: Clock;
+}
+
+/** The options, checked and resolved. */
+export interface ResolvedOptions {
+  readonly engine: EngineOptions;
+  readonly policies: Policies;
+  readonly core: Omit<Core, "engine">;
+}
+
+/** @throws TypeError with what to change, when an option is wrong */
+export function readOptions(options: SessionsOptions): ResolvedOptions {
+  checkShape(options);
+  const issuer = readIssuer(options.issuer);
+  const engine = readEngineOptions(options);
+  return {
+    engine,
+    policies: createPolicies({ public: options.public ?? [], methods: options.methods ?? {} }),
+    core: {
+      issuer: options.issuer,
+      cookies: createSessionCookies(issuer, options.cookies),
+      origins: readOrigins(options.origins ?? [issuer.origin]),
+      crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
+      antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
+      browserHeaderTransport: options.browserHeaderTransport ?? false,
+      clock: engine.clock,
+      emit: engine.emit,
+    },
+  };
+}
+
+type Shape = "string" | "object" | "array" | "boolean" | "function" | "any";
+
+/** What each option must be, for those who write without types: a slip must not pass unseen. */
+const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
+  issuer: "string",
+  audience: "string",
+  store: "any",
+  secret: "any",
+  public: "array",
+  methods: "object",
+  lifetimes: "object",
+  refresh: "object",
+  clockSkew: "string",
+  cookies: "object",
+  origins: "array",
+  crossSite: "string",
+  antiCsrf: "string",
+  browserHeaderTransport: "boolean",
+  onEvent: "function",
+  clock: "object",
+};
+
+function checkShape(options: SessionsOptions): void {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError("createSessions: give it options, at least { issuer, store }");
+  }
+  for (const [name, value] of Object.entries(options)) {
+    const shape = Object.hasOwn(shapes, name) ? shapes[name as keyof SessionsOptions] : undefined;
+    if (shape === undefined) {
+      throw new TypeError(`createSessions: there is no option "${name}"`);
+    }
+    const is = Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
+    if (value !== undefined && shape !== "any" && is !== shape) {
+      throw new TypeError(`${name}: must be of type ${shape}, not ${is}`);
+    }
+  }
+}
+
+function readEngineOptions(options: SessionsOptions): EngineOptions {
+  const { store, secret } = options;
+  if (typeof store?.load !== "function") {
+    throw new TypeError(
+      'store: give a session store, such as sqliteStore("sessions.db") of rpc-session/stores/sqlite',
+    );
+  }
+  if (secret === undefined && store.secret === undefined) {
+    throw new TypeError(
+      `secret: ${store.name} keeps none of its own; give at least 32 random bytes, the same on every server`,
+    );
+  }
+  if (secret !== undefined) {
+    readSecretOption(secret);
+  }
+  const { audience = options.issuer } = options;
+  if (typeof audience !== "string" || audience === "") {
+    throw new TypeError("audience: must be a string that is not empty");
+  }
+  return {
+    issuer: options.issuer,
+    audience,
+    store,
+    secret,
+    lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
+    clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    clock: options.clock ?? systemClock,
+    emit: safeListener(options.onEvent),
+  };
+}
+
+function readClockSkew(value: Duration): number {
+  const ms = durationMs("clockSkew", value, { max: 60_000 });
+  if (ms % 1000 !== 0) {
+    throw new TypeError(`clockSkew: "${value}" must be whole seconds, as times in tokens are`);
+  }
+  return ms;
+}
+
+function readIssuer(issuer: string): URL {
+  const url = URL.canParse(issuer) ? new URL(issuer) : undefined;
+  const plain =
+    url !== undefined &&
+    (url.protocol === "https:" || url.protocol === "http:") &&
+    url.search === "" &&
+    url.hash === "" &&
+    url.username === "" &&
+    !/["\\\s]/.test(issuer);
+  if (!plain) {
+    throw new TypeError(
+      `issuer: ${JSON.stringify(issuer)} must be the URL of this service, such as "https://api.example.com"`,
+    );
+  }
+  return url;
+}
+
+function readOrigins(origins: readonly string[]): ReadonlySet<string> {
+  for (const origin of origins) {
+    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
+      throw new TypeError(
+        `origins: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
+      );
+    }
+  }
+  return new Set(origins);
+}
+
+function readChoice<T extends string>(
+  option: string,
+  value: T | undefined,
+  choices: readonly [T, ...T[]],
+): T {
+  const chosen = value ?? choices[0];
+  if (!choices.includes(chosen)) {
+    throw new TypeError(`${option}: "${chosen}" is none of ${choices.join(", ")}`);
+  }
+  return chosen;
+}

@@ -1,0 +1,337 @@
+import { createSessions, type SessionStore, type SessionsOptions } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
+import { issueOn } from "../helpers/refreshing.ts";
+import { watchedStore } from "../helpers/watched-store.ts";
+
+const issuer = "https://api.example.com";
+const secret = "0123456789abcdef0123456789abcdef";
+
+/** Options as a program without types might write them. */
+type Wrong = { readonly [K in keyof SessionsOptions]?: unknown };
+
+function make(wrong: Wrong): () => unknown {
+  return () => createSessions({ issuer, store: memoryStore(), ...wrong } as SessionsOptions);
+}
+
+/** A store that keeps no secret of its own, such as a database server. */
+function plainStore(): SessionStore {
+  const store = { ...memoryStore(), name: "plainStore" };
+  delete store.secret;
+  return store;
+}
+
+describe("what cannot work throws at construction, and says what to change", () => {
+  it.each<[string, Wrong, RegExp]>([
+    [
+      "issuer missing",
+      { issuer: undefined },
+      /^issuer: undefined must be the URL of this service, such as/,
+    ],
+    ["issuer empty", { issuer: "" }, /^issuer: "" must be/],
+    ["issuer a host", { issuer: "api.example.com" }, /^issuer: "api.example.com" must be/],
+    ["issuer another scheme", { issuer: "ftp://api.example.com" }, /^issuer: /],
+    ["issuer with a query", { issuer: `${issuer}?a=1` }, /^issuer: /],
+    ["issuer with a fragment", { issuer: `${issuer}#a` }, /^issuer: /],
+    ["issuer with a user", { issuer: "https://a:b@api.example.com" }, /^issuer: /],
+    ["issuer with a space", { issuer: `${issuer} ` }, /^issuer: /],
+    ["issuer with a line", { issuer: `${issuer}\r\nx: y` }, /^issuer: /],
+    ["issuer with a quote", { issuer: `${issuer}/"` }, /^issuer: /],
+    ["audience empty", { audience: "" }, /^audience: must be a string that is not empty$/],
+    ["audience no string", { audience: ["a"] }, /^audience: /],
+    ["store missing", { store: undefined }, /^store: give a session store, such as sqliteStore/],
+    ["store no store", { store: {} }, /^store: give a session store/],
+    ["store a name", { store: "sessions.db" }, /^store: give a session store/],
+    [
+      "secret missing",
+      { store: plainStore() },
+      /^secret: plainStore keeps none of its own; give at least 32 random bytes/,
+    ],
+    [
+      "secret too short",
+      { secret: "x".repeat(31) },
+      /^secret: 31 bytes are too few; use at least 32/,
+    ],
+    ["secret empty", { secret: "" }, /^secret: 0 bytes are too few/],
+    [
+      "secret, a short one among several",
+      { secret: [secret, "short"] },
+      /^secret: 5 bytes are too few/,
+    ],
+    ["secret, none among several", { secret: [] }, /^secret: the list is empty; give at least one/],
+    ["secret, short bytes", { secret: new Uint8Array(31) }, /^secret: 31 bytes are too few/],
+    [
+      "access no duration",
+      { lifetimes: { access: "15 min" } },
+      /^lifetimes\.access: "15 min" is no duration; write "15m"/,
+    ],
+    ["access a number", { lifetimes: { access: 900 } }, /^lifetimes\.access: 900 is no duration/],
+    [
+      "access negative",
+      { lifetimes: { access: "-1m" } },
+      /^lifetimes\.access: "-1m" is no duration/,
+    ],
+    [
+      "access too short",
+      { lifetimes: { access: "1s" } },
+      /^lifetimes\.access: "1s" is too short; at least 2000ms/,
+    ],
+    [
+      "access too long",
+      { lifetimes: { access: "61m" } },
+      /^lifetimes\.access: "61m" is too long; at most 3600000ms/,
+    ],
+    [
+      "absolute shorter than access",
+      { lifetimes: { absolute: "10m", idle: "5m" } },
+      /^lifetimes\.absolute: "10m" is too short/,
+    ],
+    [
+      "absolute longer than a cookie lives",
+      { lifetimes: { absolute: "401d" } },
+      /^lifetimes\.absolute: "401d" is too long/,
+    ],
+    [
+      "idle shorter than access",
+      { lifetimes: { idle: "10m" } },
+      /^lifetimes\.idle: "10m" is too short/,
+    ],
+    [
+      "idle longer than absolute",
+      { lifetimes: { idle: "91d" } },
+      /^lifetimes\.idle: "91d" is too long/,
+    ],
+    [
+      "the default idle longer than absolute",
+      { lifetimes: { absolute: "7d" } },
+      /^lifetimes\.idle: "14d" is too long/,
+    ],
+    [
+      "overlap no longer than a client waits",
+      { refresh: { overlap: "10s" } },
+      /^refresh\.overlap: 10000ms is too short; .*longer than refresh\.clientTimeout/,
+    ],
+    [
+      "a client that waits for long",
+      { refresh: { clientTimeout: "30s" } },
+      /^refresh\.overlap: 30000ms is too short/,
+    ],
+    [
+      "overlap half of access",
+      { refresh: { overlap: "450s" } },
+      /^refresh\.overlap: 450000ms is too long .*half of lifetimes\.access/,
+    ],
+    [
+      "access twice the overlap",
+      { lifetimes: { access: "1m" } },
+      /^refresh\.overlap: 30000ms is too long/,
+    ],
+    ["settle too long", { refresh: { settle: "2h" } }, /^refresh\.settle: "2h" is too long/],
+    [
+      "settle no duration",
+      { refresh: { settle: "soon" } },
+      /^refresh\.settle: "soon" is no duration/,
+    ],
+    ["clockSkew too long", { clockSkew: "61s" }, /^clockSkew: "61s" is too long; at most 60000ms/],
+    ["clockSkew no duration", { clockSkew: "1" }, /^clockSkew: "1" is no duration/],
+    [
+      "origin with a slash",
+      { origins: ["https://app.example.com/"] },
+      /^origins: "https:\/\/app\.example\.com\/" is not how a browser sends an origin; write it like/,
+    ],
+    ["origin with a path", { origins: ["https://app.example.com/x"] }, /^origins: /],
+    ["origin in capitals", { origins: ["https://App.example.com"] }, /^origins: /],
+    ["origin with the default port", { origins: ["https://app.example.com:443"] }, /^origins: /],
+    ["origin a host", { origins: ["app.example.com"] }, /^origins: /],
+    ["origin a wildcard", { origins: ["https://*.example.com/"] }, /^origins: /],
+    ["origin *", { origins: ["*"] }, /^origins: "\*" is not/],
+    ["origin null", { origins: ["null"] }, /^origins: "null" is not/],
+    ["origins a string", { origins: "https://app.example.com" }, /^origins: /],
+    [
+      "cookies insecure with https",
+      { cookies: { insecure: true } },
+      /^cookies\.insecure: not with an https issuer; leave it out/,
+    ],
+    [
+      "cookies sameSite",
+      { cookies: { sameSite: "sloppy" } },
+      /^cookies\.sameSite: "sloppy" is none of/,
+    ],
+    [
+      "crossSite no choice",
+      { crossSite: "off" },
+      /^crossSite: "off" is none of checked, unchecked$/,
+    ],
+    [
+      "crossSite a boolean",
+      { crossSite: false },
+      /^crossSite: must be of type string, not boolean/,
+    ],
+    ["antiCsrf no choice", { antiCsrf: "on" }, /^antiCsrf: "on" is none of off, token$/],
+    ["antiCsrf a boolean", { antiCsrf: true }, /^antiCsrf: must be of type string, not boolean/],
+    ["public undefined", { public: [undefined] }, /^public: /],
+    ["public a name", { public: ["notes.v1.NotesService/SignIn"] }, /^public: /],
+    [
+      "methods, auth no word",
+      { methods: { "a.B/C": { auth: "public" } } },
+      /^methods: the auth of a\.B\/C is "public"/,
+    ],
+  ])("%s", (_, wrong, message) => {
+    expect(make(wrong)).toThrow(TypeError);
+    expect(make(wrong)).toThrow(message);
+  });
+
+  it.each<[string, Wrong]>([
+    ["nothing else", {}],
+    ["http on another host", { issuer: "http://10.0.0.1:8080" }],
+    [
+      "insecure cookies with http",
+      { issuer: "http://localhost:8080", cookies: { insecure: true } },
+    ],
+    ["an issuer with a path", { issuer: `${issuer}/auth` }],
+    ["a secret for a store that keeps none", { store: plainStore(), secret }],
+    ["several secrets", { secret: [secret, new Uint8Array(32)] }],
+    [
+      "the shortest",
+      {
+        lifetimes: { access: "2s", idle: "2s", absolute: "2s" },
+        refresh: { overlap: "0.9s", clientTimeout: "800ms", settle: "0s" },
+      },
+    ],
+    [
+      "the longest",
+      { lifetimes: { access: "1h", idle: "400d", absolute: "400d" }, refresh: { settle: "1h" } },
+    ],
+    ["an origin with a port", { origins: ["http://localhost:5173"] }],
+    ["no origins", { origins: [] }],
+  ])("takes %s", (_, options) => {
+    expect(make(options)).not.toThrow();
+  });
+
+  it("says nothing of a secret", () => {
+    expect(make({ secret: "hunter2" })).not.toThrow(/hunter2/);
+  });
+
+  it("opens nothing", () => {
+    const { store, calls, listeners } = watchedStore();
+    testSessions({ store });
+    expect([calls, listeners()]).toEqual([[], 0]);
+  });
+});
+
+describe("ready and close", () => {
+  it("opens once, however many wait for it", async () => {
+    const watched = watchedStore();
+    const sessions = testSessions({ store: watched.store });
+    await Promise.all([
+      sessions.ready(),
+      sessions.ready(),
+      sessions.issue({ userId: "alice" }),
+      sessions.getSession(exchangeOf({ bearer: "junk" })).catch(() => {}),
+    ]);
+    expect(watched.calls.filter((call) => call === "open")).toHaveLength(1);
+    expect(watched.listeners()).toBe(1);
+  });
+
+  it.each(["open", "secret", "signingKeys", "addSigningKey", "changes"] as const)(
+    "a failure of %s is Unavailable, with its cause, and is tried again",
+    async (method) => {
+      const watched = watchedStore();
+      const sessions = testSessions({ store: watched.store });
+      watched.failing.add(method);
+      for (let i = 0; i < 3; i++) {
+        const error = await sessionErrorOf(sessions.ready());
+        expect(error.kind).toBe("unavailable");
+        expect(error.message).not.toContain("CANARY");
+        expect(String(error.cause)).toContain("CANARY");
+      }
+      // What did not open listens to nothing.
+      expect(watched.listeners()).toBe(0);
+      watched.failing.clear();
+      await sessions.ready();
+      expect(watched.listeners()).toBe(1);
+    },
+  );
+
+  it("close ends it: the store, the feed, and every call", async () => {
+    const watched = watchedStore();
+    const clock = createFakeClock();
+    const sessions = testSessions({ store: watched.store, clock });
+    const { access } = await issueOn(sessions, "header");
+    const { session } = await sessions.issue({ userId: "bob" });
+    await sessions.close();
+    expect(watched.listeners()).toBe(0);
+    expect(watched.calls.at(-1)).toBe("close");
+    for (const call of [
+      () => sessions.getSession(exchangeOf({ bearer: access })),
+      () => sessions.issue({ userId: "alice" }),
+      () => sessions.ready(),
+      () => session.revoke(),
+    ]) {
+      expect((await sessionErrorOf(call())).kind).toBe("unavailable");
+    }
+    await expect(sessions.close()).resolves.toBeUndefined();
+  });
+
+  it("close before anything was opened", async () => {
+    const watched = watchedStore();
+    const sessions = testSessions({ store: watched.store });
+    await sessions.close();
+    expect(watched.calls).not.toContain("open");
+    expect((await sessionErrorOf(sessions.ready())).kind).toBe("unavailable");
+  });
+
+  it("close after a failure", async () => {
+    const watched = watchedStore();
+    const sessions = testSessions({ store: watched.store });
+    watched.failing.add("open");
+    await sessionErrorOf(sessions.ready());
+    await expect(sessions.close()).resolves.toBeUndefined();
+  });
+
+  it("close waits for writes in the background", async () => {
+    const inner = memoryStore();
+    const order: string[] = [];
+    const confirm: SessionStore["confirm"] = async (...use) => {
+      await new Promise((resolve) => setImmediate(resolve));
+      order.push("confirmed");
+      return await inner.confirm(...use);
+    };
+    const close = async () => void order.push("closed");
+    const sessions = testSessions({ store: { ...inner, confirm, close } });
+    const { access } = await issueOn(sessions, "header");
+    sessions.clock.advance("61s");
+    await sessions.getSession(exchangeOf({ bearer: access }));
+    await sessions.close();
+    expect(order).toEqual(["confirmed", "closed"]);
+  });
+
+  it("a log read that fails after close is not tried again", async () => {
+    const inner = memoryStore();
+    const reads: ((reason: Error) => void)[] = [];
+    const changes: SessionStore["changes"] = (cursor, window) =>
+      cursor === undefined
+        ? inner.changes(cursor, window)
+        : new Promise((_, reject) => reads.push(reject));
+    const sessions = testSessions({ store: { ...inner, changes } });
+    const { id } = await issueOn(sessions, "header");
+    await inner.revoke(id, "revoked");
+    expect(reads).toHaveLength(1);
+    await sessions.close();
+    reads[0]?.(new Error("closed"));
+    await new Promise((resolve) => setImmediate(resolve));
+    sessions.clock.advance("10s");
+    expect(reads).toHaveLength(1);
+  });
+
+  it("Symbol.asyncDispose is close", async () => {
+    const watched = watchedStore();
+    {
+      await using sessions = testSessions({ store: watched.store });
+      await sessions.ready();
+    }
+    expect(watched.calls.at(-1)).toBe("close");
+  });
+});

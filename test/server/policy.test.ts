@@ -1,0 +1,527 @@
+import type { DescMethod } from "@bufbuild/protobuf";
+import { create, type MessageInitShape, setExtension } from "@bufbuild/protobuf";
+import { MethodOptionsSchema } from "@bufbuild/protobuf/wkt";
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  createConnectRouter,
+  type HandlerContext,
+  type Interceptor,
+} from "@connectrpc/connect";
+import {
+  composeGates,
+  type MethodPolicyOptions,
+  SessionError,
+  type SessionsOptions,
+} from "rpc-session";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import {
+  Check,
+  Csrf,
+  method_policy,
+  PolicySchema,
+  Stream,
+} from "../../gen/rpcsession/v1/options_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { createPolicies } from "../../src/server/policy.ts";
+import { DemandingService, OpenService } from "../gen/policytest/v1/policytest_pb.ts";
+import type { Presented } from "../helpers/exchanges.ts";
+import { issueOn } from "../helpers/refreshing.ts";
+import { wireServer } from "../helpers/wire-server.ts";
+
+type Options = Partial<Pick<SessionsOptions, "public" | "methods">>;
+
+const { inherited, required, optional } = OpenService.method;
+const { listNotes, addNote, signIn } = NotesService.method;
+
+/** Answers with the caller, or "" where there is none. */
+function openRoutes(sessions: TestSessions) {
+  const who = (_: unknown, context: HandlerContext) => ({
+    userId: sessions.current(context)?.userId ?? "",
+  });
+  return (router: ConnectRouter): void => {
+    router.service(OpenService, { inherited: who, required: who, optional: who });
+  };
+}
+
+const noRoutes = (): void => {};
+
+/** Builds the routes, as an adapter does at start. */
+function start(options: Options, routes: (router: ConnectRouter) => unknown = noRoutes): void {
+  wireServer(testSessions(options).protect({ routes }));
+}
+
+describe("which policy a method has", () => {
+  interface Row {
+    readonly row: string;
+    readonly method: DescMethod;
+    readonly options?: Options;
+    readonly auth: "required" | "optional" | "none";
+    readonly source: string;
+  }
+  const rows: readonly Row[] = [
+    { row: "no word", method: addNote, auth: "required", source: "default" },
+    { row: "service option", method: inherited, auth: "none", source: "service option" },
+    { row: "method beats service", method: required, auth: "required", source: "method option" },
+    { row: "method beats service", method: optional, auth: "optional", source: "method option" },
+    {
+      row: "code beats method",
+      method: required,
+      options: { methods: { "policytest.v1.OpenService/Required": { auth: "none" } } },
+      auth: "none",
+      source: "code",
+    },
+    {
+      row: "code beats service",
+      method: inherited,
+      options: { methods: { "policytest.v1.OpenService/Inherited": { auth: "required" } } },
+      auth: "required",
+      source: "code",
+    },
+    {
+      row: "code that says nothing of auth leaves it",
+      method: inherited,
+      options: { methods: { "policytest.v1.OpenService/Inherited": { doAntiCsrfCheck: false } } },
+      auth: "none",
+      source: "service option",
+    },
+    {
+      row: "public with a method",
+      method: addNote,
+      options: { public: [addNote] },
+      auth: "none",
+      source: "code",
+    },
+    {
+      row: "public with a service",
+      method: addNote,
+      options: { public: [NotesService] },
+      auth: "none",
+      source: "code",
+    },
+    {
+      row: "public with a service reaches its method options too",
+      method: required,
+      options: { public: [OpenService] },
+      auth: "none",
+      source: "code",
+    },
+    {
+      row: "public with another method",
+      method: addNote,
+      options: { public: [signIn] },
+      auth: "required",
+      source: "default",
+    },
+    {
+      row: "code for SessionService",
+      method: SessionService.method.getSession,
+      options: { methods: { "rpcsession.v1.SessionService/GetSession": { auth: "optional" } } },
+      auth: "optional",
+      source: "code",
+    },
+  ];
+  it.each(rows)("$row: $auth by $source", ({ method, options = {}, auth, source }) => {
+    const policies = createPolicies({ public: [], methods: {}, ...options });
+    expect(policies.of(method)).toMatchObject({ auth, source });
+    expect(policies.of(method)).toBe(policies.of(method));
+  });
+
+  it("SessionService's own: Refresh and SignOut take whoever comes", () => {
+    const policies = createPolicies({ public: [], methods: {} });
+    const described = policies.describe(SessionService.methods);
+    expect(described.map(({ procedure, auth }) => `${procedure} ${auth}`)).toEqual([
+      "rpcsession.v1.SessionService/Refresh none",
+      "rpcsession.v1.SessionService/SignOut none",
+      "rpcsession.v1.SessionService/GetSession required",
+      "rpcsession.v1.SessionService/ListSessions required",
+      "rpcsession.v1.SessionService/RevokeSession required",
+      "rpcsession.v1.SessionService/RevokeOtherSessions required",
+    ]);
+  });
+
+  it("describe lists every method of a router", () => {
+    const sessions = testSessions({ public: [signIn] });
+    const router = createConnectRouter()
+      .service(OpenService, {})
+      .rpc(signIn, () => ({}));
+    expect(sessions.describe(router)).toEqual([
+      ...[
+        ["policytest.v1.OpenService/Inherited", "none", "service option"],
+        ["policytest.v1.OpenService/Required", "required", "method option"],
+        ["policytest.v1.OpenService/Optional", "optional", "method option"],
+        ["notes.v1.NotesService/SignIn", "none", "code"],
+      ].map(([procedure, auth, source]) => ({
+        procedure,
+        auth,
+        source,
+        doAntiCsrfCheck: undefined,
+      })),
+    ]);
+  });
+});
+
+describe("what is refused at start", () => {
+  const notes = (router: ConnectRouter) => router.service(NotesService, {});
+
+  it.each<[string, Options, RegExp]>([
+    [
+      "public, not served",
+      { public: [signIn] },
+      /names notes\.v1\.NotesService\/SignIn, and the router serves no such method; remove/,
+    ],
+    [
+      "a service in public, not served",
+      { public: [OpenService] },
+      /OpenService\/Inherited, .*\/Required, .*\/Optional, and/,
+    ],
+    ["methods, not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, and/],
+    [
+      "methods, with a slash before",
+      { methods: { "/rpcsession.v1.SessionService/Refresh": {} } },
+      /names \/rpcsession\.v1\.SessionService\/Refresh, and/,
+    ],
+  ])("%s", (_, options, message) => {
+    expect(() => start(options)).toThrow(TypeError);
+    expect(() => start(options)).toThrow(message);
+  });
+
+  it("is fine once it is served", () => {
+    expect(() => start({ public: [NotesService] }, notes)).not.toThrow();
+    const methods = { "rpcsession.v1.SessionService/Refresh": {} };
+    expect(() => start({ methods })).not.toThrow();
+  });
+
+  it.each<[string, Options]>([
+    ["twice in public", { public: [signIn, signIn] }],
+    ["a method and its service", { public: [NotesService, signIn] }],
+    ["public and methods", { public: [signIn], methods: { "notes.v1.NotesService/SignIn": {} } }],
+  ])("named twice: %s", (_, options) => {
+    expect(() => testSessions(options)).toThrow(TypeError);
+    expect(() => testSessions(options)).toThrow(
+      /^notes\.v1\.NotesService\/SignIn is named twice; keep it in "public" or in "methods"$/,
+    );
+  });
+
+  it("an auth that is no word must not open a method", () => {
+    const typo = { auth: "requierd" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
+    expect(() => testSessions(options)).toThrow(TypeError);
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the auth of notes\.v1\.NotesService\/AddNote is "requierd", and must be/,
+    );
+  });
+
+  it("fresh_within, on a service that is served", () => {
+    const routes = (router: ConnectRouter) => router.service(DemandingService, {});
+    expect(() => start({}, routes)).toThrow(TypeError);
+    expect(() => start({}, routes)).toThrow(
+      /^the policy of policytest\.v1\.DemandingService\/Fresh sets fresh_within, which rpc-session does not support yet; remove it/,
+    );
+  });
+
+  const withPolicy = (policy: MessageInitShape<typeof PolicySchema>): DescMethod => {
+    const options = create(MethodOptionsSchema);
+    setExtension(options, method_policy, create(PolicySchema, policy));
+    return { ...addNote, proto: { ...addNote.proto, options } };
+  };
+
+  it.each<[MessageInitShape<typeof PolicySchema>, string]>([
+    [{ csrf: Csrf.CHECK }, "csrf"],
+    [{ csrf: Csrf.SKIP }, "csrf"],
+    [{ check: Check.STRICT }, "check"],
+    [{ check: Check.NONE }, "check"],
+    [{ freshWithin: { seconds: 0n } }, "fresh_within"],
+    [{ claims: [{ claim: "role", anyOf: ["admin"] }] }, "claims"],
+    [{ stream: Stream.NEVER }, "stream"],
+    [{ csrf: Csrf.SKIP, stream: Stream.END_ON_REVOKE }, "csrf, stream"],
+  ])("%o", (policy, fields) => {
+    const policies = createPolicies({ public: [], methods: {} });
+    expect(() => policies.check([withPolicy(policy)])).toThrow(
+      `the policy of notes.v1.NotesService/AddNote sets ${fields}, which`,
+    );
+  });
+
+  it("an unsupported option is refused although code speaks for the method", () => {
+    const code = { "notes.v1.NotesService/AddNote": { auth: "required" } } as const;
+    const policies = createPolicies({ public: [], methods: code });
+    expect(() => policies.check([withPolicy({ check: Check.STRICT })])).toThrow(/check/);
+  });
+
+  it("an auth of a newer schema", () => {
+    const policies = createPolicies({ public: [], methods: {} });
+    expect(() => policies.check([withPolicy({ auth: 99 as 0 })])).toThrow(/not known: 99/);
+  });
+
+  it("protect without routes", () => {
+    const sessions = testSessions();
+    expect(() => sessions.protect({} as never)).toThrow(/give it the adapter's options/);
+  });
+});
+
+describe("required, optional, none", () => {
+  type Answer = "alice" | "" | readonly [Action, Reason];
+  const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
+  const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];
+  const invalid: Answer = [Action.SIGN_IN, Reason.TOKEN_INVALID];
+  const revoked: Answer = [Action.SIGN_IN, Reason.SESSION_REVOKED];
+
+  const presented: Readonly<Record<string, (sessions: TestSessions) => Promise<Presented>>> = {
+    nothing: async () => ({}),
+    "another scheme": async () => ({ headers: { authorization: "Basic x" } }),
+    "a session": async (sessions) => ({ bearer: (await issueOn(sessions, "header")).access }),
+    junk: async () => ({ bearer: "junk" }),
+    expired: async (sessions) => {
+      const { access } = await issueOn(sessions, "header");
+      sessions.clock.advance("16m");
+      return { bearer: access };
+    },
+    revoked: async (sessions) => {
+      const { access, revoke } = await issueOn(sessions, "header");
+      await revoke();
+      return { bearer: access };
+    },
+    "a refresh cookie": async (sessions) => ({
+      refresh: (await issueOn(sessions, "cookie")).refresh,
+    }),
+  };
+
+  it.each<[string, Answer, Answer]>([
+    ["nothing", missing, ""],
+    ["another scheme", missing, ""],
+    ["a session", "alice", "alice"],
+    ["junk", invalid, invalid],
+    ["expired", refresh(Reason.TOKEN_EXPIRED), refresh(Reason.TOKEN_EXPIRED)],
+    ["revoked", revoked, revoked],
+    [
+      "a refresh cookie",
+      refresh(Reason.ACCESS_TOKEN_MISSING),
+      refresh(Reason.ACCESS_TOKEN_MISSING),
+    ],
+  ])("%s", async (name, ofRequired, ofOptional) => {
+    const expected = [
+      [required, ofRequired],
+      [optional, ofOptional],
+      // Tokens are not looked at.
+      [inherited, ""],
+    ] as const;
+    for (const [method, answer] of expected) {
+      const sessions = testSessions();
+      const server = wireServer(sessions.protect({ routes: openRoutes(sessions) }));
+      const given = await presented[name]?.(sessions);
+      const { message, hint, error } = await server.call<typeof method.input, typeof method.output>(
+        method as never,
+        {},
+        given,
+      );
+      if (typeof answer === "string") {
+        expect([method.name, message?.userId]).toEqual([method.name, answer]);
+      } else {
+        expect([method.name, hint?.action, hint?.reason]).toEqual([method.name, ...answer]);
+        expect(error?.code).toBe(Code.Unauthenticated);
+      }
+    }
+  });
+
+  it("require tells a public method from an optional one", async () => {
+    const sessions = testSessions();
+    const routes = (router: ConnectRouter) => {
+      const needs = (_: unknown, context: HandlerContext) => ({
+        userId: sessions.require(context).userId,
+      });
+      router.service(OpenService, { inherited: needs, required: needs, optional: needs });
+    };
+    const server = wireServer(sessions.protect({ routes }));
+    const ofPublic = await server.call(inherited, {});
+    expect(ofPublic.error?.code).toBe(Code.Internal);
+    expect(ofPublic.error?.rawMessage).toMatch(
+      /Inherited is public, so its calls have no session; make it/,
+    );
+    const ofOptional = await server.call(optional, {});
+    expect(ofOptional.error?.code).toBe(Code.Unauthenticated);
+    expect(ofOptional.hint).toMatchObject({
+      action: Action.SIGN_IN,
+      reason: Reason.SESSION_MISSING,
+      procedure: "policytest.v1.OpenService/Optional",
+    });
+  });
+
+  it("require fails closed where nothing authenticates", async () => {
+    const sessions = testSessions();
+    const bare = wireServer({ routes: openRoutes(sessions) });
+    const { error } = await bare.call(required, {});
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toMatch(
+      /nothing authenticates .*Required: wrap .* sessions\.protect\(\)/,
+    );
+  });
+
+  it("the interceptor alone authenticates too", async () => {
+    const sessions = testSessions();
+    const routes = openRoutes(sessions);
+    const server = wireServer({ routes, interceptors: [sessions.interceptor] });
+    const { access } = await issueOn(sessions, "header");
+    expect((await server.call(required, {}, { bearer: access })).message?.userId).toBe("alice");
+    const refused = await server.call(required, {}, { access: "junk" });
+    expect(refused.hint?.reason).toBe(Reason.TOKEN_INVALID);
+    // A unary call of the Connect protocol is the one where it can clear cookies.
+    expect(refused.headers.getSetCookie()).toHaveLength(4);
+  });
+});
+
+describe("protect keeps its protection", () => {
+  type ServiceOptions = Parameters<ConnectRouter["service"]>[2];
+  const passing: Interceptor = (next) => (request) => next(request);
+  const perService: readonly (readonly [string, ServiceOptions])[] = [
+    ["nothing", undefined],
+    ["an empty object", {}],
+    ["interceptors", { interceptors: [passing] }],
+    ["no interceptors", { interceptors: [] }],
+    ["interceptors undefined", { interceptors: undefined as never }],
+    ["requestGate", { requestGate: async () => {} }],
+    ["requestGate undefined", { requestGate: undefined as never }],
+    ["both", { interceptors: [passing], requestGate: async () => {} }],
+    ["something else", { jsonOptions: {} }],
+  ];
+
+  it.each(perService)("per-service options: %s", async (_, options) => {
+    const sessions = testSessions();
+    const list = (_: unknown, context: HandlerContext) => {
+      if (context.requestHeader.has("x-fail")) {
+        throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", "mapped by the interceptor");
+      }
+      return { notes: [{ text: sessions.require(context).userId }] };
+    };
+    const server = wireServer(
+      sessions.protect({
+        routes: (router) => {
+          router.rpc(listNotes, list, options);
+          router.service(OpenService, {}, options);
+        },
+      }),
+    );
+    const { access } = await issueOn(sessions, "header");
+    const passed = await server.call(listNotes, {}, { bearer: access });
+    expect(passed.message?.notes[0]?.text).toBe("alice");
+    expect((await server.call(listNotes, {})).hint?.reason).toBe(Reason.SESSION_MISSING);
+    expect((await server.call(required, {})).hint?.reason).toBe(Reason.SESSION_MISSING);
+    const failing: Presented = { bearer: access, headers: { "x-fail": "1" } };
+    expect((await server.call(listNotes, {}, failing)).hint?.reason).toBe(Reason.TOKEN_EXPIRED);
+    // Cookies are cleared, which only the gate can do everywhere.
+    const junk = await server.call(listNotes, {}, { access: "junk" });
+    expect(junk.headers.getSetCookie()).toHaveLength(4);
+  });
+
+  it("the order: our gate, the router's, the service's; our interceptor, then the others", async () => {
+    const sessions = testSessions();
+    const seen: string[] = [];
+    const note = (name: string) => async (context: HandlerContext) => {
+      seen.push(`${name} ${sessions.current(context)?.userId}`);
+    };
+    const server = wireServer(
+      sessions.protect({
+        requestGate: composeGates(note("gate 1"), undefined, note("gate 2")),
+        interceptors: [
+          (next) => (request) => {
+            seen.push("interceptor");
+            return next(request);
+          },
+        ],
+        routes: (router) => {
+          router.rpc(listNotes, () => ({}));
+          router.rpc(addNote, () => ({}), { requestGate: note("own gate") });
+        },
+      }),
+    );
+    const { access } = await issueOn(sessions, "header");
+    await server.call(listNotes, {}, { bearer: access });
+    expect(seen.splice(0)).toEqual(["gate 1 alice", "gate 2 alice", "interceptor"]);
+    await server.call(addNote, {}, { bearer: access });
+    expect(seen.splice(0)).toEqual(["own gate alice", "interceptor"]);
+    await server.call(listNotes, {});
+    expect(seen).toEqual([]);
+  });
+
+  it("composeGates stops at the first that throws, and may be empty", async () => {
+    const seen: string[] = [];
+    const gate = composeGates(
+      async () => void seen.push("1"),
+      async () => {
+        throw new ConnectError("no", Code.PermissionDenied);
+      },
+      async () => void seen.push("3"),
+    );
+    const context = {} as HandlerContext;
+    await expect(gate(context)).rejects.toThrow("no");
+    expect(seen).toEqual(["1"]);
+    await expect(composeGates()(context)).resolves.toBeUndefined();
+  });
+
+  it("adds SessionService once, also where the user has it", () => {
+    const sessions = testSessions();
+    const router = createConnectRouter();
+    const own = (r: ConnectRouter) => r.service(SessionService, sessions.service);
+    sessions.protect({ routes: own }).routes(router);
+    const refreshes = router.handlers.filter(({ method }) => method.name === "Refresh");
+    expect(refreshes).toHaveLength(1);
+    const added = createConnectRouter();
+    const none: (router: ConnectRouter) => void = noRoutes;
+    sessions.protect({ routes: none }).routes(added);
+    expect(added.handlers.map(({ service }) => service.typeName)).toContain(
+      SessionService.typeName,
+    );
+  });
+
+  it("keeps whatever else the adapter takes", () => {
+    const sessions = testSessions();
+    const given = { routes: noRoutes, grpc: false, jsonOptions: { ignoreUnknownFields: false } };
+    expect(sessions.protect(given)).toMatchObject({ grpc: false, jsonOptions: given.jsonOptions });
+  });
+});
+
+describe("two instances in one process never meet", () => {
+  it("a session of A is nothing for B", async () => {
+    const a = testSessions({ issuer: "https://a.example" });
+    const b = testSessions({ issuer: "https://b.example" });
+    const ofA = await issueOn(a, "header");
+    const server = wireServer(
+      a.protect({
+        routes: (router) =>
+          router.rpc(required, (_, context) => ({ userId: b.require(context).userId })),
+      }),
+    );
+    const passed = await server.call(required, {}, { bearer: ofA.access });
+    expect(passed.error?.code).toBe(Code.Internal);
+    expect(passed.error?.rawMessage).toMatch(/router of this instance/);
+    const wrong = wireServer(b.protect({ routes: openRoutes(b) }));
+    const { hint, body } = await wrong.call(required, {}, { bearer: ofA.access });
+    expect(hint).toMatchObject({ realm: "https://b.example", session: "" });
+    expect(body).not.toContain(ofA.id);
+  });
+
+  it("both may guard one call", async () => {
+    const a = testSessions({ issuer: "https://a.example" });
+    const b = testSessions({ issuer: "https://b.example" });
+    const ofA = await issueOn(a, "header");
+    const server = wireServer({
+      requestGate: composeGates(a.requestGate, async (context) => {
+        await b.getSession(
+          {
+            requestHeader: new Headers(),
+            responseHeader: context.responseHeader,
+            requestMethod: "POST",
+          },
+          { required: false },
+        );
+        expect(() => b.current(context)).toThrow(/nothing authenticates/);
+      }),
+      routes: openRoutes(a),
+    });
+    const { message } = await server.call(required, {}, { bearer: ofA.access });
+    expect(message?.userId).toBe("alice");
+  });
+});

@@ -1,0 +1,109 @@
+import { describe, expect, it } from "vitest";
+import { createRevocations } from "../../src/session/revocations.ts";
+import type { Change } from "../../src/session/store.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { startEngine } from "../helpers/engine.ts";
+
+function revoked(session: string, at: number): Change {
+  return { kind: "revoked", session, endedBy: "revoked", at };
+}
+
+describe("createRevocations", () => {
+  it("forgets what can matter no more, and nothing else", () => {
+    const revocations = createRevocations(1_000);
+    for (let at = 0; at < 10; at++) {
+      revocations.apply(revoked(`s${at}`, at * 100));
+    }
+    revocations.prune(1_500);
+    expect(revocations.size).toBe(5);
+    expect(revocations.get("s4")).toBeUndefined();
+    expect(revocations.get("s5")).toBeDefined();
+  });
+
+  it("the same entry again changes nothing", () => {
+    const revocations = createRevocations(1_000);
+    revocations.apply(revoked("s", 1));
+    revocations.apply({ ...revoked("s", 2), endedBy: "theft" });
+    expect(revocations.get("s")).toEqual(revoked("s", 1));
+    expect(revocations.size).toBe(1);
+  });
+
+  it("says when it holds more than its limit, and drops nothing", () => {
+    const revocations = createRevocations(1_000, 2);
+    for (const name of ["a", "b"]) {
+      revocations.apply(revoked(name, 0));
+    }
+    expect(revocations.overflown).toBe(false);
+    revocations.apply(revoked("c", 0));
+    expect(revocations.overflown).toBe(true);
+    expect(revocations.get("a")).toBeDefined();
+    revocations.prune(2_000);
+    expect(revocations.overflown).toBe(false);
+  });
+});
+
+describe("the feed", () => {
+  const secret = "shared by both servers, 32 bytes!";
+
+  it("another server's revocation is known within a poll, without a wake-up", async () => {
+    const store = memoryStore();
+    const one = await startEngine({ store, secret });
+    const deaf = { ...store, onChange: () => () => {} };
+    const two = await startEngine({ store: deaf, secret, clock: one.clock });
+    const { id } = await one.signIn();
+    await one.revoke(id, "revoked");
+    expect(two.revocations.get(id)).toBeUndefined();
+    one.clock.advance("2500ms");
+    await expect.poll(() => two.revocations.get(id)?.endedBy).toBe("revoked");
+  });
+
+  it("a poll that fails is tried again a second later", async () => {
+    const store = memoryStore();
+    const one = await startEngine({ store, secret });
+    let down = false;
+    const flaky = await startEngine({
+      secret,
+      clock: one.clock,
+      store: {
+        ...store,
+        onChange: () => () => {},
+        changes: (...args) => (down ? Promise.reject(new Error("down")) : store.changes(...args)),
+      },
+    });
+    const { id } = await one.signIn();
+    await one.revoke(id, "revoked");
+    down = true;
+    one.clock.advance("2500ms");
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(flaky.revocations.get(id)).toBeUndefined();
+    down = false;
+    one.clock.advance("1s");
+    await expect.poll(() => flaky.revocations.get(id)).toBeDefined();
+  });
+
+  it("a server that starts knows what was revoked before", async () => {
+    const store = memoryStore();
+    const one = await startEngine({ store, secret });
+    const { id } = await one.signIn();
+    await one.revoke(id, "signOut");
+    const late = await startEngine({ store, secret, clock: one.clock });
+    expect(late.revocations.get(id)?.endedBy).toBe("signOut");
+  });
+
+  it("reads nothing after it was closed", async () => {
+    const store = memoryStore();
+    let reads = 0;
+    const engine = await startEngine({
+      store: {
+        ...store,
+        changes(...args) {
+          reads++;
+          return store.changes(...args);
+        },
+      },
+    });
+    await engine.close();
+    engine.clock.advance("1m");
+    expect(reads).toBe(1);
+  });
+});
