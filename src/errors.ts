@@ -21,6 +21,8 @@ export type SessionErrorReason = Exclude<keyof typeof Reason, "UNSPECIFIED"> | "
 
 /** Facts about a {@link SessionError} beside its kind and reason. */
 export interface SessionErrorOptions {
+  /** For people; goes to the client. No secret, and nothing of the inside of the service. */
+  readonly message: string;
   /** The id of the session the presented token proved to belong to. */
   readonly session?: string;
   /** Whether the session's tokens are of no more use and their cookies are expired. Default `false`. */
@@ -59,13 +61,8 @@ export class SessionError extends Error {
   /** The requirements on claims that were not met. */
   readonly violations: readonly PolicyViolation[];
 
-  constructor(
-    kind: SessionErrorKind,
-    reason: SessionErrorReason,
-    message: string,
-    options: SessionErrorOptions = {},
-  ) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+  constructor(kind: SessionErrorKind, reason: SessionErrorReason, options: SessionErrorOptions) {
+    super(options.message, options.cause === undefined ? undefined : { cause: options.cause });
     this.kind = kind;
     this.reason = reason;
     this.session = options.session;
@@ -77,7 +74,8 @@ export class SessionError extends Error {
 
 /** An outage of something that a decision needs. `what` is named in the message, `cause` is not. */
 export function unavailable(what: string, cause?: unknown, retryAfter = 1000): SessionError {
-  return new SessionError("unavailable", "AUTH_UNAVAILABLE", `${what} could not be reached`, {
+  return new SessionError("unavailable", "AUTH_UNAVAILABLE", {
+    message: `${what} could not be reached`,
     retryAfter,
     cause,
   });

@@ -42,8 +42,8 @@ export type SessionEvent =
   /** A token or session was made under a secret that this server was not given. */
   | { readonly type: "unknownSecret"; readonly secretId: string };
 
-/** Receives every {@link SessionEvent}. What it throws is ignored. */
-export type SessionEventListener = (event: SessionEvent) => void;
+/** Receives every {@link SessionEvent}. What it throws, or rejects with, is ignored. */
+export type SessionEventListener = (event: SessionEvent) => unknown;
 
 /** Makes a listener safe to call from the middle of a decision. */
 export function safeListener(listener: SessionEventListener | undefined): SessionEventListener {
@@ -51,10 +51,9 @@ export function safeListener(listener: SessionEventListener | undefined): Sessio
     return () => {};
   }
   return (event) => {
+    // A broken listener must not break a login, whether it throws at once or later.
     try {
-      listener(event);
-    } catch {
-      // A broken listener must not break a login.
-    }
+      Promise.resolve(listener(event)).catch(() => {});
+    } catch {}
   };
 }

@@ -171,7 +171,8 @@ function readIssuer(issuer: string): URL {
     url.search === "" &&
     url.hash === "" &&
     url.username === "" &&
-    !/["\\\s]/.test(issuer);
+    /^[\x21-\x7e]+$/.test(issuer) &&
+    !/["\\]/.test(issuer);
   if (!plain) {
     throw new TypeError(
       `issuer: ${JSON.stringify(issuer)} must be the URL of this service, such as "https://api.example.com"`,

@@ -38,7 +38,9 @@ describe("openSecretRing", () => {
     ]);
     const codes = await Promise.all(
       rings.flatMap(({ current }) =>
-        [current.refreshTag, current.refreshCheck, current.antiCsrf].map((mac) => mac.sign(data)),
+        [current.refreshTag, current.refreshCheck, current.antiCsrf].map(async (mac) =>
+          mac.sign(data),
+        ),
       ),
     );
     expect(new Set(codes.map((code) => Buffer.from(code).toString("hex"))).size).toBe(9);

@@ -36,7 +36,9 @@ export async function authenticate(
   const { presented } = request;
   if (isEmpty(presented)) {
     if (demand.required) {
-      throw new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session");
+      throw new SessionError("unauthorized", "SESSION_MISSING", {
+        message: "the call needs a session",
+      });
     }
     return undefined;
   }
@@ -52,8 +54,8 @@ export async function authenticate(
   if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
     await checkAntiCsrf(engine, claims, presented.antiCsrf);
   }
-  await checkRevoked(engine, claims, now);
-  engine.used(claims, now);
+  await checkRevoked(engine, claims);
+  engine.used(claims);
   return claims;
 }
 
@@ -66,11 +68,10 @@ export function checkCrossSite(
     core.crossSite === "checked" &&
     !isTrustedSite(request.headers, request.method, core.origins)
   ) {
-    throw new SessionError(
-      "forbidden",
-      "CROSS_SITE",
-      "session cookies are for pages of this service's origins, and the request comes from elsewhere",
-    );
+    throw new SessionError("forbidden", "CROSS_SITE", {
+      message:
+        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
+    });
   }
 }
 
@@ -110,11 +111,9 @@ async function verifyCookies(
   } as const;
   const [first, ...more] = presented.accessCookies;
   if (first === undefined) {
-    throw new SessionError(
-      "tryRefreshToken",
-      "ACCESS_TOKEN_MISSING",
-      "there is a refresh token, and no access token",
-    );
+    throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
+      message: "there is a refresh token, and no access token",
+    });
   }
   const verified = await engine.verify(first, now);
   if (more.length === 0) {
@@ -126,7 +125,7 @@ async function verifyCookies(
     const message = "there are access cookies of several sessions";
     throw core.cookies.hostOnly
       ? conflict(message)
-      : new SessionError("unauthorized", "TOKEN_CONFLICT", message, { clearTokens: true });
+      : new SessionError("unauthorized", "TOKEN_CONFLICT", { message, clearTokens: true });
   }
   return accept(all.reduce(better), context);
 }
@@ -155,7 +154,8 @@ function accept(
       }
       return verified.claims;
     case "expired":
-      throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", "the access token has expired", {
+      throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
+        message: "the access token has expired",
         session: verified.claims.sid,
       });
     case "invalid":
@@ -166,13 +166,14 @@ function accept(
 }
 
 function invalid(kind: "tryRefreshToken" | "unauthorized"): SessionError {
-  return new SessionError(kind, "TOKEN_INVALID", "the access token is not valid", {
+  return new SessionError(kind, "TOKEN_INVALID", {
+    message: "the access token is not valid",
     clearTokens: kind === "unauthorized",
   });
 }
 
 function conflict(message: string): SessionError {
-  return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", message);
+  return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
 }
 
 async function checkAntiCsrf(
@@ -181,20 +182,18 @@ async function checkAntiCsrf(
   token: string | undefined,
 ): Promise<void> {
   if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
-    throw new SessionError(
-      "tryRefreshToken",
-      "ANTI_CSRF",
-      "the anti-CSRF token is missing or wrong",
-      { session: claims.sid },
-    );
+    throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
+      message: "the anti-CSRF token is missing or wrong",
+      session: claims.sid,
+    });
   }
 }
 
-async function checkRevoked(engine: Engine, claims: AccessClaims, now: number): Promise<void> {
+async function checkRevoked(engine: Engine, claims: AccessClaims): Promise<void> {
   const { sid: session } = claims;
   const change = engine.revocations.get(session);
   if (change !== undefined) {
-    throw endedError({ session, endedBy: change.endedBy, at: change.at }, now);
+    throw endedError({ session, endedBy: change.endedBy, at: change.at }, engine.storeNow());
   }
   if (engine.revocations.overflown) {
     liveOf(session, await engine.load(session));

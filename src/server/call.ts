@@ -1,5 +1,6 @@
 import {
-  type ConnectError,
+  Code,
+  ConnectError,
   type ContextKey,
   type ContextValues,
   createContextKey,
@@ -27,13 +28,19 @@ export interface Call {
   /** The headers as they came, for the cross-site check. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
+  /** The signal of the RPC; undefined outside of RPCs. */
+  readonly signal: AbortSignal | undefined;
   /** Whether the token that decides came in a cookie: then cookies are what a failure expires. */
   byCookie: boolean;
   /** Where tokens are written. */
   responseHeader: Headers;
   session: Session | undefined;
-  /** Whether the gate or the interceptor has authenticated the call, or found that it need not. */
-  checked: boolean;
+  /** Whether the gate or the interceptor has held the call against its method's policy. */
+  admitted: boolean;
+  /** The session whose tokens this response carries already: nothing else may take them back. */
+  written: string | undefined;
+  /** The failure that this response tells of already. */
+  failure: SessionError | undefined;
   /** Whether the response headers are on their way: then no token can be written any more. */
   committed: boolean;
 }
@@ -46,18 +53,21 @@ export function createCallKey(): CallKey {
 }
 
 /** Reads the tokens of an exchange, and takes the cookies out of what handlers see. */
-export function openCall(core: Core, exchange: Exchange): Call {
-  const { requestHeader, responseHeader, requestMethod } = exchange;
+export function openCall(core: Core, exchange: Exchange & { readonly signal?: AbortSignal }): Call {
+  const { requestHeader, responseHeader, requestMethod, signal } = exchange;
   const presented = readTokens(requestHeader, core.cookies.names);
   hideTokens(requestHeader, core.cookies.names);
   return {
     presented,
     requestHeader,
     requestMethod,
+    signal,
     byCookie: presented.bearer === undefined && hasCookies(presented),
     responseHeader,
     session: undefined,
-    checked: false,
+    admitted: false,
+    written: undefined,
+    failure: undefined,
     committed: false,
   };
 }
@@ -68,8 +78,7 @@ export function callOf(
   key: CallKey,
   exchange: Exchange & { readonly values?: ContextValues },
 ): Call {
-  const known = exchange.values?.get(key);
-  const call = known ?? openCall(core, exchange);
+  const call = exchange.values?.get(key) ?? openCall(core, exchange);
   // The interceptor alone has no response headers; a handler's context does.
   call.responseHeader = exchange.responseHeader;
   exchange.values?.set(key, call);
@@ -98,12 +107,34 @@ export function failCall(core: Core, call: Call, failure: Failure): SessionError
   const error =
     failure.error instanceof SessionError
       ? failure.error
-      : new SessionError("general", "INTERNAL", "unforeseen", { cause: failure.error });
+      : new SessionError("general", "INTERNAL", { message: "unforeseen", cause: failure.error });
+  call.failure = error;
   if (error.kind === "unavailable" || error.kind === "general") {
     core.emit({ type: "failed", procedure, error });
   }
-  writeRefusal(core, call.responseHeader, { error, byCookie: call.byCookie });
+  const byCookie = call.byCookie && call.written === undefined;
+  writeRefusal(core, call.responseHeader, { error, byCookie });
   return error;
+}
+
+/**
+ * The call of a request that its context values know already.
+ * @throws ConnectError `Internal` when it is the call of another request: then the values are shared,
+ * and one caller would be taken for the other
+ */
+export function knownCall(
+  values: ContextValues,
+  key: CallKey,
+  isSame: (call: Call) => boolean,
+): Call | undefined {
+  const call = values.get(key);
+  if (call !== undefined && !isSame(call)) {
+    throw new ConnectError(
+      "the adapter's option contextValues returned the same object for two requests; create one for each",
+      Code.Internal,
+    );
+  }
+  return call;
 }
 
 /** Refuses a call: writes its headers, and makes the error that goes on the wire. */
@@ -116,13 +147,38 @@ export function refuseCall(
   return toConnectError(failCall(core, call, failure), { realm: core.issuer, procedure });
 }
 
+/**
+ * The error that a handler let through. What this response tells already stays; any other is of
+ * something else than the tokens of this call, and takes none of them away.
+ */
+export function relayFailure(
+  core: Core,
+  call: Call,
+  { error, procedure }: { readonly error: SessionError; readonly procedure: string },
+): ConnectError {
+  if (error === call.failure) {
+    return toConnectError(error, { realm: core.issuer, procedure });
+  }
+  const { kind, reason, message, session, retryAfter, violations } = error;
+  const kept = new SessionError(kind, reason, {
+    message,
+    violations,
+    cause: error,
+    ...(session === undefined ? {} : { session }),
+    ...(retryAfter === undefined ? {} : { retryAfter }),
+  });
+  return refuseCall(core, call, { error: kept, procedure });
+}
+
 async function endSession(core: Core, call: Call, session: Session): Promise<void> {
   const engine = await core.engine();
+  const replaced = call.written !== undefined && call.written !== session.id;
   // Where this response can clear the tokens, late calls need not; else the next call does.
-  await engine.revoke(session.id, call.committed ? "revoked" : "signOut");
-  if (call.committed) {
+  await engine.revoke(session.id, call.committed && !replaced ? "revoked" : "signOut");
+  if (call.committed || replaced) {
     return;
   }
+  call.written = undefined;
   if (session.transport === "cookie") {
     expireCookies(core, call.responseHeader);
   }

@@ -77,8 +77,10 @@ export function toConnectError(error: SessionError, place: ErrorPlace): ConnectE
  */
 export function withoutForeignHints(error: unknown): unknown {
   if (error instanceof ConnectError) {
-    // Details that were received have a type name; those made here have a descriptor.
-    error.details = error.details.filter((d) => !("type" in d && ownTypes.has(d.type)));
+    // Details that were received have a type name, in gRPC a URL; those made here have a descriptor.
+    error.details = error.details.filter(
+      (d) => !("type" in d && ownTypes.has(d.type.slice(d.type.lastIndexOf("/") + 1))),
+    );
   }
   return error;
 }

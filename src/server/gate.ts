@@ -1,6 +1,6 @@
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
 import { authenticate } from "./authenticate.ts";
-import { type Call, type CallKey, enterSession, openCall, refuseCall } from "./call.ts";
+import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 import type { Core } from "./core.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "./policy.ts";
 import { forbidCaching } from "./respond.ts";
@@ -11,17 +11,19 @@ export type RequestGate = (context: HandlerContext) => Promise<void>;
 /** The gate of this instance: authenticates what the method's policy demands. */
 export function createGate(core: Core, key: CallKey, policies: Policies): RequestGate {
   return async (context) => {
-    if (context.values.get(key)?.checked) {
-      return;
-    }
-    const call = openCall(core, context);
+    const known = knownCall(
+      context.values,
+      key,
+      ({ responseHeader }) => responseHeader === context.responseHeader,
+    );
+    const call = known ?? openCall(core, context);
     context.values.set(key, call);
     await admit(core, call, { method: context.method, signal: context.signal, policies });
   };
 }
 
 /**
- * Lets a call pass, with its session where there is one.
+ * Holds a call against its method's policy, once: lets it pass, with its session where there is one.
  * @throws ConnectError
  */
 export async function admit(
@@ -29,13 +31,16 @@ export async function admit(
   call: Call,
   { method, signal, policies }: Pick<HandlerContext, "method" | "signal"> & { policies: Policies },
 ): Promise<void> {
+  if (call.admitted) {
+    return;
+  }
   try {
     const policy = policies.of(method);
     if (policy.auth !== "none") {
       forbidCaching(call.responseHeader, call.requestMethod);
       await raceSignal(enter(core, call, policy), signal);
     }
-    call.checked = true;
+    call.admitted = true;
   } catch (error) {
     throw error instanceof ConnectError
       ? error
@@ -52,7 +57,7 @@ export async function admit(
 export async function raceSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
   let stop = (): void => {};
   const ended = new Promise<never>((_, reject) => {
-    stop = () => reject(ConnectError.from(signal.reason, Code.Canceled));
+    stop = () => reject(endOf(signal));
   });
   if (signal.aborted) {
     stop();
@@ -66,6 +71,13 @@ export async function raceSignal<T>(work: Promise<T>, signal: AbortSignal): Prom
     work.catch(() => {});
     ended.catch(() => {});
   }
+}
+
+/** Why the call ended. What is not an error of Connect may say things that are not for the client. */
+function endOf({ reason }: AbortSignal): ConnectError {
+  return reason instanceof ConnectError
+    ? reason
+    : new ConnectError("the call was canceled", Code.Canceled, undefined, undefined, reason);
 }
 
 async function enter(core: Core, call: Call, policy: MethodPolicy): Promise<void> {

@@ -7,7 +7,7 @@ import {
   type UnaryRequest,
 } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
-import { type Call, type CallKey, openCall, refuseCall } from "./call.ts";
+import { type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
 import { withoutForeignHints } from "./connect-error.ts";
 import type { Core } from "./core.ts";
 import { admit } from "./gate.ts";
@@ -20,16 +20,17 @@ import { type Policies, procedureOf } from "./policy.ts";
  */
 export function createInterceptor(core: Core, key: CallKey, policies: Policies): Interceptor {
   return (next) => async (request) => {
-    const gated = request.contextValues.get(key);
-    const call = gated ?? openAlone(core, request);
-    if (gated === undefined) {
-      request.contextValues.set(key, call);
-      await admitAlone(core, call, { request, policies });
-    }
+    // Other interceptors may have replaced the headers or the signal of a request, not both.
+    const isSame = (call: Call): boolean =>
+      call.requestHeader === request.header || call.signal === request.signal;
+    const known = knownCall(request.contextValues, key, isSame);
+    const call = known ?? openAlone(core, request);
+    request.contextValues.set(key, call);
+    await admitAlone(core, call, { request, policies });
     const written = call.responseHeader;
     try {
       const response = await next(request);
-      if (gated === undefined) {
+      if (known === undefined) {
         appendHeaders(response.header, written);
       }
       return response.stream ? watchStream(core, call, response) : response;
@@ -46,6 +47,7 @@ function openAlone(core: Core, request: Request): Call {
     requestHeader: request.header,
     responseHeader: new Headers(),
     requestMethod: request.requestMethod,
+    signal: request.signal,
   });
 }
 
@@ -84,7 +86,7 @@ function ownError(
   { error, request }: { readonly error: unknown; readonly request: Pick<Request, "method"> },
 ): unknown {
   return error instanceof SessionError
-    ? refuseCall(core, call, { error, procedure: procedureOf(request.method) })
+    ? relayFailure(core, call, { error, procedure: procedureOf(request.method) })
     : withoutForeignHints(error);
 }
 

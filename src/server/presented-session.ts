@@ -1,14 +1,44 @@
 import { SessionError } from "../errors.ts";
 import type { Engine } from "../session/engine.ts";
-import type { ProvenRefreshToken } from "../session/refresh-tokens.ts";
+import { type ProvenRefreshToken, UnknownSecretError } from "../session/refresh-tokens.ts";
 import type { PresentedTokens } from "../tokens/source.ts";
 import type { TokenTransport } from "../transport.ts";
+
+/** What a request may prove its sessions with, beside its headers. */
+export interface ProofContext {
+  /** The refresh token in the message; empty when there is none. */
+  readonly inMessage: string;
+  /** Milliseconds since 1970. */
+  readonly now: number;
+}
+
+/**
+ * Every session that a request proves to belong to: the one of its headers or its message, and those
+ * of its cookies where these prove none.
+ * @throws SessionError `unavailable`
+ */
+export async function provenSessions(
+  engine: Engine,
+  presented: PresentedTokens,
+  { inMessage, now }: ProofContext,
+): Promise<ReadonlySet<string>> {
+  const refreshed = inMessage === "" ? undefined : await proveRefresh(engine, inMessage, "header");
+  if (refreshed !== undefined && "record" in refreshed) {
+    return new Set([refreshed.record.id]);
+  }
+  const { bearer: token } = presented;
+  const session =
+    token === undefined
+      ? undefined
+      : await sessionOfAccess(engine, { token, transport: "header", now });
+  return session === undefined ? sessionsOfCookies(engine, presented, now) : new Set([session]);
+}
 
 /**
  * The session of an access token that came by a transport, expired ones included: enough to end a
  * session, not to use it.
  */
-export async function sessionOfAccess(
+async function sessionOfAccess(
   engine: Engine,
   { token, transport, now }: AccessCandidate,
 ): Promise<string | undefined> {
@@ -17,7 +47,7 @@ export async function sessionOfAccess(
   return authentic && verified.claims.transport === transport ? verified.claims.sid : undefined;
 }
 
-export interface AccessCandidate {
+interface AccessCandidate {
   readonly token: string;
   readonly transport: TokenTransport;
   readonly now: number;
@@ -25,19 +55,22 @@ export interface AccessCandidate {
 
 /**
  * Proves a refresh token without using it.
- * @returns undefined when it is none of ours
+ * @returns undefined when it is none of ours; an error when it is under a secret not known here
  * @throws SessionError `unavailable`
  */
 export async function proveRefresh(
   engine: Engine,
   token: string,
   transport: TokenTransport,
-): Promise<ProvenRefreshToken | undefined> {
+): Promise<ProvenRefreshToken | UnknownSecretError | undefined> {
   try {
     const parsed = await engine.refreshTokens.precheck({ token, transport });
     return await engine.refreshTokens.prove(parsed, transport);
   } catch (error) {
-    if (error instanceof SessionError && error.kind === "unauthorized") {
+    if (error instanceof UnknownSecretError) {
+      return error;
+    }
+    if (isVerdict(error)) {
       return undefined;
     }
     throw error;
@@ -45,7 +78,7 @@ export async function proveRefresh(
 }
 
 /** Every session that the cookies of a request prove to belong to. */
-export async function sessionsOfCookies(
+async function sessionsOfCookies(
   engine: Engine,
   presented: PresentedTokens,
   now: number,
@@ -62,7 +95,7 @@ export async function sessionsOfCookies(
     // Reading the store is for sessions that the access cookies did not prove.
     if (session === undefined || !sessions.has(session)) {
       const proven = await proveRefresh(engine, token, "cookie");
-      if (proven !== undefined) {
+      if (proven !== undefined && "record" in proven) {
         sessions.add(proven.record.id);
       }
     }
@@ -72,4 +105,8 @@ export async function sessionsOfCookies(
 
 function sessionNamedBy(refreshToken: string): string | undefined {
   return refreshToken.split(".", 2)[1];
+}
+
+function isVerdict(error: unknown): boolean {
+  return error instanceof SessionError && error.kind === "unauthorized";
 }

@@ -1,7 +1,7 @@
 import { SessionError } from "../errors.ts";
 import { badRefreshToken } from "../session/ended.ts";
 import type { Engine } from "../session/engine.ts";
-import type { ProvenRefreshToken } from "../session/refresh-tokens.ts";
+import { type ProvenRefreshToken, UnknownSecretError } from "../session/refresh-tokens.ts";
 import type { Refreshed } from "../session/refresher.ts";
 import { checkCrossSite, hasCookies } from "./authenticate.ts";
 import type { Call } from "./call.ts";
@@ -33,7 +33,9 @@ export async function refreshOnCall(core: Core, call: Call, inMessage: string): 
     return refreshed;
   }
   if (presented.refreshCookies.length === 0) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", "there is no refresh token");
+    throw new SessionError("unauthorized", "SESSION_MISSING", {
+      message: "there is no refresh token",
+    });
   }
   return refreshByCookie(core, call);
 }
@@ -77,28 +79,35 @@ async function chooseCookie(
   if (first !== undefined && more.length === 0) {
     return first;
   }
-  const candidates: Candidate[] = [];
-  for (const token of cookies) {
-    const proven = await proveRefresh(engine, token, "cookie");
-    if (proven !== undefined) {
-      candidates.push({ token, proven });
-    }
-  }
+  const { candidates, unknown } = await proveCookies(engine, cookies);
   const sessions = new Set(candidates.map(({ proven }) => proven.record.id));
   if (sessions.size > 1 && !core.cookies.hostOnly) {
     // Without the __Host- prefix a sibling host may have planted one of them.
-    throw new SessionError(
-      "unauthorized",
-      "TOKEN_CONFLICT",
-      "there are refresh cookies of several sessions",
-      { clearTokens: true },
-    );
+    throw new SessionError("unauthorized", "TOKEN_CONFLICT", {
+      message: "there are refresh cookies of several sessions",
+      clearTokens: true,
+    });
   }
   const best = candidates.toSorted(byPreference)[0];
   if (best === undefined) {
-    throw badRefreshToken();
+    throw unknown ?? badRefreshToken();
   }
   return best.token;
+}
+
+/** The authentic ones of several refresh cookies, and whether one is of a secret not known here. */
+async function proveCookies(engine: Engine, cookies: readonly string[]) {
+  const candidates: Candidate[] = [];
+  let unknown: UnknownSecretError | undefined;
+  for (const token of cookies) {
+    const proven = await proveRefresh(engine, token, "cookie");
+    if (proven instanceof UnknownSecretError) {
+      unknown = proven;
+    } else if (proven !== undefined) {
+      candidates.push({ token, proven });
+    }
+  }
+  return { candidates, unknown };
 }
 
 /** Live ones first, then the newest session, then the highest generation. */

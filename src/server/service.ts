@@ -55,7 +55,9 @@ export function createSessionService(
 
 async function describeSession(core: Core, { session }: Call): Promise<SessionInfo> {
   if (session === undefined) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session");
+    throw new SessionError("unauthorized", "SESSION_MISSING", {
+      message: "the call needs a session",
+    });
   }
   const engine = await core.engine();
   const stored = await engine.load(session.id);

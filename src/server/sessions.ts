@@ -142,7 +142,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
 
 function sessionIn(core: Core, key: CallKey, context: HandlerContext): Session | undefined {
   const call = context.values.get(key);
-  if (!call?.checked && call?.session === undefined) {
+  if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
   }
   return callOf(core, key, context).session;
@@ -162,7 +162,9 @@ function publicMethod({ method }: HandlerContext): ConnectError {
 
 function missingSession(core: Core, key: CallKey, context: HandlerContext): ConnectError {
   return refuseCall(core, callOf(core, key, context), {
-    error: new SessionError("unauthorized", "SESSION_MISSING", "the call needs a session"),
+    error: new SessionError("unauthorized", "SESSION_MISSING", {
+      message: "the call needs a session",
+    }),
     procedure: procedureOf(context.method),
   });
 }
@@ -172,7 +174,7 @@ async function createOn(
   key: CallKey,
   { context, options }: { readonly context: HandlerContext; readonly options: NewSessionOptions },
 ): Promise<Session> {
-  if (!context.values.get(key)?.checked) {
+  if (!context.values.get(key)?.admitted) {
     throw unprotected(context);
   }
   const call = callOf(core, key, context);
@@ -210,7 +212,6 @@ function getSessionWith(core: Core, key: CallKey): ServerSessions["getSession"] 
           doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
         },
       );
-      call.checked = true;
       return claims === undefined ? undefined : enterSession(core, call, claims);
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });

@@ -1,6 +1,6 @@
 import { SessionError } from "../errors.ts";
 import { assertUserClaims } from "../jwt/user-claims.ts";
-import type { Created, Creation, Engine } from "../session/engine.ts";
+import type { Created, Creation } from "../session/lifecycle.ts";
 import type { Session } from "../session/session.ts";
 import { isTrustedSite } from "../tokens/cross-site.ts";
 import { chooseTransport } from "../tokens/transport-choice.ts";
@@ -8,7 +8,7 @@ import type { TokenTransport } from "../transport.ts";
 import { checkCrossSite, hasCookies } from "./authenticate.ts";
 import { type Call, enterSession } from "./call.ts";
 import type { Core } from "./core.ts";
-import { sessionOfAccess, sessionsOfCookies } from "./presented-session.ts";
+import { provenSessions } from "./presented-session.ts";
 import { expireCookies, writeTokens } from "./respond.ts";
 
 /** Who signs in. */
@@ -42,17 +42,25 @@ export async function signIn(core: Core, call: Call, options: NewSessionOptions)
     );
   }
   const transport = transportOf(core, call);
+  if (transport === "cookie" && !core.cookies.kept) {
+    throw new TypeError(
+      `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
+    );
+  }
   if (transport === "cookie" || hasCookies(call.presented)) {
     checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
   }
   const engine = await core.engine();
-  const [replaces = null, ...others] = await presentedSessions(core, call, engine);
+  const now = core.clock.now();
+  const presented = await provenSessions(engine, call.presented, { inMessage: "", now });
+  const [replaces = null, ...others] = presented;
   // Copies of the cookies may name further sessions, which nobody will hold after this response.
   for (const other of others) {
     await engine.revoke(other, "replaced");
   }
   const created = await engine.create({ ...given, transport, replaces });
   await writeCreated(core, call, created);
+  call.written = created.record.id;
   return enterSession(core, call, created.access.claims);
 }
 
@@ -100,18 +108,6 @@ function transportOf(core: Core, call: Call): TokenTransport {
   });
 }
 
-/** The sessions the request proves; of a header and cookies, the header's. */
-async function presentedSessions(core: Core, call: Call, engine: Engine): Promise<string[]> {
-  const { presented } = call;
-  const now = core.clock.now();
-  if (presented.bearer !== undefined) {
-    const token = presented.bearer;
-    const session = await sessionOfAccess(engine, { token, transport: "header", now });
-    return session === undefined ? [] : [session];
-  }
-  return [...(await sessionsOfCookies(engine, presented, now))];
-}
-
 async function writeCreated(core: Core, call: Call, created: Created): Promise<void> {
   const { record } = created;
   const engine = await core.engine();
@@ -134,7 +130,8 @@ async function writeCreated(core: Core, call: Call, created: Created): Promise<v
     if (error instanceof RangeError) {
       throw new TypeError(error.message, { cause: error });
     }
-    throw new SessionError("general", "INTERNAL", "the tokens could not be written", {
+    throw new SessionError("general", "INTERNAL", {
+      message: "the tokens could not be written",
       cause: error,
     });
   }

@@ -3,6 +3,7 @@ import { signAccessToken } from "../jwt/access-token.ts";
 import { type AccessClaims, toPayload } from "../jwt/claims.ts";
 import { randomId } from "../secrets.ts";
 import type { TokenTransport } from "../transport.ts";
+import { expiredError } from "./ended.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionRecord, Stored } from "./store.ts";
@@ -26,13 +27,20 @@ export interface AccessTokenOptions {
 /** The greatest part of an access token's life that is taken off at random. */
 const jitter = 0.05;
 
-/** Signs the access token of a session as the store answered it; every time is the store's. */
+/**
+ * Signs the access token of a session as the store answered it; every time is the store's.
+ * @throws SessionError `unauthorized` when the session ends within this second
+ */
 export async function mintAccessToken(
   options: AccessTokenOptions,
   { record, now }: Stored<SessionRecord>,
 ): Promise<AccessToken> {
   const life = Math.min(options.lifetimes.access * (1 - jitter * Math.random()), maxAccessLife);
   const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
+  // In the last part of its last second a session has no token left to give.
+  if (seconds(end) <= seconds(now)) {
+    throw expiredError(record.id);
+  }
   const claims: AccessClaims = {
     iss: options.issuer,
     aud: options.audience,

@@ -8,7 +8,7 @@ export interface Confirmations {
    * later use.
    */
   used(session: string, generation: number): void;
-  /** Waits until nothing is under way. */
+  /** Waits until nothing is under way, but no longer than two seconds. */
   settled(): Promise<void>;
 }
 
@@ -22,47 +22,67 @@ export interface ConfirmationsOptions {
 
 /** Generations remembered as done; past it the older half is forgotten, which costs one write each. */
 const rememberedMax = 50_000;
+/** Writes under way at most; a use beyond them is left to a later one. */
+const underWayMax = 1_000;
 /** Milliseconds until a use is tried again that was too early by the store's clock, or failed. */
 const againAfter = 5_000;
+/** Milliseconds that `settled` waits at most. */
+const settledWithin = 2_000;
 
 export function createConfirmations(options: ConfirmationsOptions): Confirmations {
-  const { store, clock, settle } = options;
+  return new BackgroundConfirmations(options);
+}
+
+class BackgroundConfirmations implements Confirmations {
+  readonly #options: ConfirmationsOptions;
   // By "session.generation": when to try again; Infinity once it is done.
-  let young = new Map<string, number>();
-  let old = new Map<string, number>();
-  const underWay = new Set<Promise<void>>();
+  #young = new Map<string, number>();
+  #old = new Map<string, number>();
+  readonly #underWay = new Map<string, Promise<void>>();
 
-  const remember = (key: string, tryAgainAt: number): void => {
-    if (young.size >= rememberedMax / 2) {
-      old = young;
-      young = new Map();
+  constructor(options: ConfirmationsOptions) {
+    this.#options = options;
+  }
+
+  used(session: string, generation: number): void {
+    const key = `${session}.${generation}`;
+    const now = this.#options.clock.monotonic();
+    const tryAgainAt = this.#young.get(key) ?? this.#old.get(key) ?? 0;
+    const held = this.#underWay.has(key) || this.#underWay.size >= underWayMax;
+    if (now < tryAgainAt || held) {
+      return;
     }
-    young.set(key, tryAgainAt);
-  };
+    this.#remember(key, now + againAfter);
+    const work = this.#confirm(key, session, generation);
+    this.#underWay.set(key, work);
+    void work.then(() => this.#underWay.delete(key));
+  }
 
-  return {
-    used(session, generation) {
-      const key = `${session}.${generation}`;
-      const tryAgainAt = young.get(key) ?? old.get(key);
-      if (tryAgainAt !== undefined && clock.monotonic() < tryAgainAt) {
-        return;
+  async settled(): Promise<void> {
+    let cancel = (): void => {};
+    const late = new Promise<void>((resolve) => {
+      cancel = this.#options.clock.after(settledWithin, resolve, true);
+    });
+    await Promise.race([Promise.all(this.#underWay.values()), late]);
+    cancel();
+  }
+
+  async #confirm(key: string, session: string, generation: number): Promise<void> {
+    const { store, settle } = this.#options;
+    try {
+      if (await store.confirm(session, generation, settle)) {
+        this.#remember(key, Number.POSITIVE_INFINITY);
       }
-      remember(key, clock.monotonic() + againAfter);
-      const work = store
-        .confirm(session, generation, settle)
-        .then((done) => {
-          if (done) {
-            remember(key, Number.POSITIVE_INFINITY);
-          }
-        })
-        .catch(() => {
-          // The call that used the token goes on; a later one tries again.
-        })
-        .finally(() => underWay.delete(work));
-      underWay.add(work);
-    },
-    async settled() {
-      await Promise.all(underWay);
-    },
-  };
+    } catch {
+      // The call that used the token goes on; a later one tries again.
+    }
+  }
+
+  #remember(key: string, tryAgainAt: number): void {
+    if (this.#young.size >= rememberedMax / 2) {
+      this.#old = this.#young;
+      this.#young = new Map();
+    }
+    this.#young.set(key, tryAgainAt);
+  }
 }

@@ -19,11 +19,13 @@ export function endedError({ session, endedBy, at }: Ended, now: number): Sessio
   const byItself = endedBy === "signOut" || endedBy === "replaced";
   const clearTokens = !(byItself && now - at < ownEndGrace);
   return endedBy === "theft"
-    ? new SessionError("unauthorized", "TOKEN_THEFT", "a refresh token was used twice", {
+    ? new SessionError("unauthorized", "TOKEN_THEFT", {
+        message: "a refresh token was used twice",
         session,
         clearTokens,
       })
-    : new SessionError("unauthorized", "SESSION_REVOKED", "the session was ended", {
+    : new SessionError("unauthorized", "SESSION_REVOKED", {
+        message: "the session was ended",
         session,
         clearTokens,
       });
@@ -31,7 +33,8 @@ export function endedError({ session, endedBy, at }: Ended, now: number): Sessio
 
 /** The error of a call that came after the idle or absolute end of its session. */
 export function expiredError(session: string): SessionError {
-  return new SessionError("unauthorized", "SESSION_EXPIRED", "the session has expired", {
+  return new SessionError("unauthorized", "SESSION_EXPIRED", {
+    message: "the session has expired",
     session,
     clearTokens: true,
   });
@@ -39,7 +42,8 @@ export function expiredError(session: string): SessionError {
 
 /** The error of a session the store does not have. */
 export function unknownError(session: string): SessionError {
-  return new SessionError("unauthorized", "SESSION_UNKNOWN", "there is no such session", {
+  return new SessionError("unauthorized", "SESSION_UNKNOWN", {
+    message: "there is no such session",
     session,
     clearTokens: true,
   });
@@ -68,7 +72,8 @@ export function liveOf(
 
 /** The error of a refresh token that is not one, or not one of its session. */
 export function badRefreshToken(): SessionError {
-  return new SessionError("unauthorized", "TOKEN_INVALID", "the refresh token is not valid", {
+  return new SessionError("unauthorized", "TOKEN_INVALID", {
+    message: "the refresh token is not valid",
     clearTokens: true,
   });
 }

@@ -1,27 +1,25 @@
 import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
-import type { JsonObject } from "../json.ts";
 import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import {
   openSecretRing,
-  randomId,
   readSecretOption,
   type SecretOption,
   type SecretRing,
 } from "../secrets.ts";
-import type { TokenTransport } from "../transport.ts";
-import { type AccessToken, assertTokenFits, mintAccessToken } from "./access.ts";
+import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createFeed, type Feed } from "./feed.ts";
+import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
 import { createSigningKeys, type SigningKeys } from "./signing-keys.ts";
-import type { Device, EndedBy, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { SessionRecord, SessionStore } from "./store.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -36,44 +34,22 @@ export interface EngineOptions {
   readonly emit: SessionEventListener;
 }
 
-/** What a new session is given. */
-export interface Creation {
-  readonly userId: string;
-  readonly tenantId: string | null;
-  readonly claims: JsonObject;
-  readonly data: JsonObject;
-  readonly device: Device;
-  readonly transport: TokenTransport;
-  /** The id of a session that the new one takes the place of. */
-  readonly replaces: string | null;
-}
-
-/** A new session and its tokens. */
-export interface Created {
-  readonly record: SessionRecord;
-  readonly now: number;
-  readonly access: AccessToken;
-  readonly refreshToken: string;
-}
-
 /**
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine {
+export interface Engine extends Lifecycle {
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
   readonly revocations: Revocations;
-  /** @throws TypeError when its tokens would not fit their transport; then nothing was stored */
-  create(creation: Creation): Promise<Created>;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   verify(token: string, now: number): Promise<VerifiedToken>;
   /** Takes note that a live access token was used. */
-  used(claims: AccessClaims, now: number): void;
+  used(claims: AccessClaims): void;
+  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
+  storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
-  /** Ends a session; resolves to whether this call did. Known in this process when it resolves. */
-  revoke(id: string, endedBy: EndedBy): Promise<boolean>;
   /** Waits for background writes. */
   settled(): Promise<void>;
   /** Ends the feed, and closes the store for this engine. */
@@ -113,7 +89,7 @@ async function openParts(options: EngineOptions): Promise<Opened> {
   });
   await keys.open();
   const window = maxAccessLife + logMargin;
-  const revocations = createRevocations(window);
+  const revocations = createRevocations({ clock, window });
   const feed = createFeed({ store, revocations, clock, window, pollEvery });
   await feed.open();
   return { secrets, keys, revocations, feed };
@@ -130,36 +106,36 @@ interface Opened {
 function assemble(options: EngineOptions, opened: Opened): Engine {
   const { store, lifetimes, clock, emit } = options;
   const { secrets, keys, revocations, feed } = opened;
-  const refreshTokens = createRefreshTokens({ store, secrets, emit });
-  const mint: MintAccess = (stored) => mintAccessToken({ ...options, keys }, stored);
+  const refreshTokens = createRefreshTokens({
+    store,
+    secrets,
+    emit,
+    complete: options.secret === undefined,
+  });
+  const mintAccess: LifecycleOptions["mintAccess"] = (stored) =>
+    mintAccessToken({ ...options, keys }, stored);
   const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
   return {
     revocations,
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
-    verify: createAccessTokenVerifier({
-      issuer: options.issuer,
-      audience: options.audience,
-      maxLife: maxAccessLife / 1000,
-      clockSkew: options.clockSkew / 1000,
-      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
-    }),
+    verify: verifierOf(options, keys),
     refresh: createRefresher({
       ...options,
       secrets,
       tokens: refreshTokens,
-      mintAccess: mint,
+      mintAccess,
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    create: (creation) => create(options, opened, { creation, mint, refreshTokens }),
-    used(claims, now) {
-      if (now - claims.gat * 1000 >= lifetimes.settle) {
+    ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
+    storeNow: () => feed.storeNow(),
+    used(claims) {
+      if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
       }
     },
     load: (id) => reach(store.load(id)),
-    revoke: (id, endedBy) => revoke(options, opened, { id, endedBy }),
     settled: () => confirmations.settled(),
     close() {
       feed.close();
@@ -168,68 +144,14 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   };
 }
 
-type MintAccess = (stored: Stored<SessionRecord>) => Promise<AccessToken>;
-
-async function revoke(
-  { store, emit }: EngineOptions,
-  { feed }: Opened,
-  { id, endedBy }: { readonly id: string; readonly endedBy: EndedBy },
-): Promise<boolean> {
-  const { record, revoked, now } = await reach(store.revoke(id, endedBy));
-  if (record !== undefined) {
-    feed.apply({
-      kind: "revoked",
-      session: id,
-      endedBy: record.endedBy ?? endedBy,
-      at: record.revokedAt ?? now,
-    });
-  }
-  if (revoked) {
-    emit({ type: "revoked", session: id, endedBy });
-  }
-  return revoked;
-}
-
-async function create(
-  { store, lifetimes, emit, issuer, audience }: EngineOptions,
-  { secrets, keys, feed }: Opened,
-  {
-    creation,
-    mint,
-    refreshTokens,
-  }: {
-    readonly creation: Creation;
-    readonly mint: MintAccess;
-    readonly refreshTokens: RefreshTokens;
-  },
-): Promise<Created> {
-  const { replaces } = creation;
-  assertTokenFits({ issuer, audience, keys, lifetimes }, creation);
-  const stored = await reach(
-    store.insert({
-      ...creation,
-      id: randomId(16),
-      salt: randomId(32),
-      secretId: secrets.current.id,
-      idle: lifetimes.idle,
-      absolute: lifetimes.absolute,
-    }),
-  );
-  const { record, now } = stored;
-  if (replaces !== null) {
-    feed.apply({ kind: "revoked", session: replaces, endedBy: "replaced", at: now });
-    emit({ type: "revoked", session: replaces, endedBy: "replaced" });
-  }
-  try {
-    const access = await mint(stored);
-    const refreshToken = await refreshTokens.mint(record);
-    emit({ type: "created", session: record.id, userId: record.userId });
-    return { record, now, access, refreshToken };
-  } catch (error) {
-    // Nobody will ever hold its tokens: do not leave it behind.
-    await store.revoke(record.id, "revoked").catch(() => {});
-    throw error;
-  }
+function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"] {
+  return createAccessTokenVerifier({
+    issuer: options.issuer,
+    audience: options.audience,
+    maxLife: maxAccessLife / 1000,
+    clockSkew: options.clockSkew / 1000,
+    findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+  });
 }
 
 async function secretsOf(options: EngineOptions): Promise<Uint8Array<ArrayBuffer>[]> {

@@ -8,6 +8,8 @@ export interface Feed {
   open(): Promise<void>;
   /** Makes a change known that this process wrote itself, at once. */
   apply(change: Change): void;
+  /** The store's clock, as of the last read and carried on since; milliseconds since 1970. */
+  storeNow(): number;
   close(): void;
 }
 
@@ -36,6 +38,8 @@ export function createFeed(options: FeedOptions): Feed {
 class FollowedLog implements Feed {
   readonly #options: FeedOptions;
   #cursor: string | undefined;
+  /** The store's clock less the monotonic one. */
+  #storeAhead = 0;
   #reading = false;
   #closed = false;
   #wokenMeanwhile = false;
@@ -64,6 +68,10 @@ class FollowedLog implements Feed {
     this.#options.revocations.apply(change);
   }
 
+  storeNow(): number {
+    return this.#options.clock.monotonic() + this.#storeAhead;
+  }
+
   close(): void {
     this.#closed = true;
     this.#stopFollowing();
@@ -71,13 +79,15 @@ class FollowedLog implements Feed {
   }
 
   async #read(): Promise<void> {
-    const { store, revocations, window } = this.#options;
+    const { store, revocations, window, clock } = this.#options;
+    const started = clock.monotonic();
     const { entries, cursor, now } = await store.changes(this.#cursor, window);
     for (const entry of entries) {
       revocations.apply(entry);
     }
     this.#cursor = cursor;
-    revocations.prune(now);
+    this.#storeAhead = now - started;
+    revocations.prune();
   }
 
   #follow(): void {

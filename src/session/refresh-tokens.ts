@@ -29,11 +29,17 @@ export interface ProvenRefreshToken extends Stored<SessionRecord> {
 
 /** Mints refresh tokens and proves presented ones. */
 export interface RefreshTokens {
-  /** The refresh token of the record's generation. */
+  /**
+   * The refresh token of the record's generation.
+   * @throws UnknownSecretError
+   */
   mint(record: SessionRecord): Promise<string>;
+  /** @throws UnknownSecretError when the record's generation is under a secret not known here */
+  assertKnown(record: SessionRecord): void;
   /**
    * Proves that the token has its form and was made under one of our secrets. No I/O.
-   * @throws SessionError `unauthorized` when it was not, `unavailable` when the secret is not known
+   * @throws SessionError `unauthorized` when it was not
+   * @throws UnknownSecretError
    */
   precheck(presented: PresentedRefreshToken): Promise<ParsedRefreshToken>;
   /**
@@ -46,19 +52,40 @@ export interface RefreshTokens {
 /** Ids of unknown secrets remembered, so that each gives one event; then it begins anew. */
 const unknownSecretsMax = 100;
 
+/** A token or a session is under a secret that this server was not given: a roll-out, or a loss. */
+export class UnknownSecretError extends SessionError {
+  constructor() {
+    super("unavailable", "AUTH_UNAVAILABLE", {
+      message:
+        "the session is under a secret that this server does not have; give every server the same list",
+      retryAfter: 1_000,
+    });
+  }
+}
+
 /** What refresh tokens are made of. */
 export interface RefreshTokensOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly emit: SessionEventListener;
+  /**
+   * Whether no server can have other secrets, as where the store keeps the only one: then a token
+   * under an unknown secret will never be good again, and is not valid instead of unavailable.
+   */
+  readonly complete: boolean;
 }
 
-export function createRefreshTokens({ store, secrets, emit }: RefreshTokensOptions): RefreshTokens {
+export function createRefreshTokens(options: RefreshTokensOptions): RefreshTokens {
+  const { store, secrets, emit, complete } = options;
   const keysOf = createKeyLookup(secrets, emit);
   return {
     mint: (record) => mintRefreshToken(keysOf(record.secretId), bindingOf(record)),
+    assertKnown: (record) => void keysOf(record.secretId),
     async precheck({ token }) {
       const parsed = parseRefreshToken(token);
+      if (complete && parsed !== undefined && secrets.get(parsed.secretId) === undefined) {
+        throw badRefreshToken();
+      }
       if (parsed === undefined || !(await verifyCheck(keysOf(parsed.secretId), parsed))) {
         throw badRefreshToken();
       }
@@ -70,8 +97,6 @@ export function createRefreshTokens({ store, secrets, emit }: RefreshTokensOptio
       if (record === undefined) {
         throw unknownError(parsed.session);
       }
-      // A row under a secret this server lacks is a roll-out in progress, not a bad token.
-      keysOf(record.secretId);
       const proven =
         record.transport === transport &&
         // The current generation has one token only: the one of the secret its row names.
@@ -107,11 +132,6 @@ function createKeyLookup(
       reported.add(secretId);
       emit({ type: "unknownSecret", secretId });
     }
-    throw new SessionError(
-      "unavailable",
-      "AUTH_UNAVAILABLE",
-      "the session is under a secret that this server does not have; give every server the same list",
-      { retryAfter: 1_000 },
-    );
+    throw new UnknownSecretError();
   };
 }

@@ -31,6 +31,7 @@ export interface RefresherOptions {
   readonly mintAccess: (stored: Stored<SessionRecord>) => Promise<AccessToken>;
   /** Makes a revocation known in this process at once. */
   readonly announce: (change: Change) => void;
+  /** Whether this process knows the session to be revoked. */
   readonly isRevoked: (session: string) => boolean;
 }
 
@@ -46,7 +47,7 @@ const sharedMax = 10_000;
 
 export function createRefresher(options: RefresherOptions): Refresher {
   const { clock, tokens } = options;
-  const shared = new Map<string, { readonly answer: Promise<Refreshed>; until: number }>();
+  const shared = new Map<string, SharedAnswer>();
 
   const forgetOld = (): void => {
     for (const [key, { until }] of shared) {
@@ -62,19 +63,51 @@ export function createRefresher(options: RefresherOptions): Refresher {
     const key = `${presented.transport}:${presented.token}`;
     forgetOld();
     const earlier = shared.get(key);
-    if (earlier !== undefined && !options.isRevoked(parsed.session)) {
+    if (earlier !== undefined && (await isStillGood(options, parsed.session, earlier))) {
       return earlier.answer;
     }
     const answer = refresh(options, parsed, presented);
-    shared.set(key, { answer, until: clock.monotonic() + sharedFor });
-    answer.catch(() => {
-      // Only good answers are shared once they are there; the callers see the rejection themselves.
-      if (shared.get(key)?.answer === answer) {
-        shared.delete(key);
-      }
-    });
+    const entry: SharedAnswer = { answer, until: clock.monotonic() + sharedFor, value: undefined };
+    // Anew, so that the oldest stay first.
+    shared.delete(key);
+    shared.set(key, entry);
+    answer.then(
+      (value) => {
+        entry.value = value;
+      },
+      () => {
+        // Only good answers are shared once they are there; the callers see the rejection themselves.
+        if (shared.get(key) === entry) {
+          shared.delete(key);
+        }
+      },
+    );
     return answer;
   };
+}
+
+interface SharedAnswer {
+  readonly answer: Promise<Refreshed>;
+  /** Monotonic milliseconds. */
+  readonly until: number;
+  /** Undefined while it is under way. */
+  value: Refreshed | undefined;
+}
+
+/** Whether an answer may be given once more: under way, or young and still the store's word. */
+async function isStillGood(
+  { store, clock, isRevoked }: RefresherOptions,
+  session: string,
+  { value, until }: SharedAnswer,
+): Promise<boolean> {
+  if (clock.monotonic() >= until || isRevoked(session)) {
+    return false;
+  }
+  if (value === undefined) {
+    return true;
+  }
+  const { record } = await reach(store.load(session));
+  return record?.revokedAt === null && record.generation === value.record.generation;
 }
 
 async function refresh(
@@ -98,6 +131,8 @@ async function carryOut(
   proven: ProvenRefreshToken,
 ): Promise<Refreshed | undefined> {
   const { record, now, generation } = proven;
+  // A row under a secret this server lacks is a roll-out in progress: nothing can be minted here.
+  options.tokens.assertKnown(record);
   const { overlap, settle } = options.lifetimes;
   const decision = decideRefresh(record, generation, { now, overlap });
   switch (decision.kind) {

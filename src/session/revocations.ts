@@ -1,38 +1,54 @@
+import type { Clock } from "../clock.ts";
 import type { Change } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
 export interface Revocations {
-  /** Adds an entry of the change log. The same entry again changes nothing. */
+  /**
+   * Adds an entry of the change log. The same entry again changes nothing; but a session's own end,
+   * by a sign-out or by being replaced, is noted also where something else had ended it before.
+   */
   apply(change: Change): void;
   get(session: string): Change | undefined;
-  /** Forgets entries older than `window` milliseconds before `now`. */
-  prune(now: number): void;
+  /** Forgets what can matter no more. */
+  prune(): void;
   /** True when there are more entries than the limit: then nothing can be said of any session. */
   readonly overflown: boolean;
   readonly size: number;
 }
 
-/** Entries kept at most; at about 200 bytes each, 400 MB. */
-const defaultLimit = 2_000_000;
+/** What revocations are made of. */
+export interface RevocationsOptions {
+  readonly clock: Clock;
+  /** Milliseconds an entry matters: no access token lives longer. */
+  readonly window: number;
+  /** Entries that can be vouched for. Default 2,000,000; at about 250 bytes each, 500 MB. */
+  readonly limit?: number;
+}
 
-/**
- * Keeps what of the change log can still matter.
- *
- * @param window milliseconds an entry matters: no access token lives longer
- */
-export function createRevocations(window: number, limit: number = defaultLimit): Revocations {
-  const entries = new Map<string, Change>();
+interface Entry {
+  readonly change: Change;
+  /** Monotonic milliseconds: a wall clock that jumps must not make a revoked token good again. */
+  readonly forgetAt: number;
+}
+
+/** Keeps what of the change log can still matter. */
+export function createRevocations(options: RevocationsOptions): Revocations {
+  const { clock, window, limit = 2_000_000 } = options;
+  const entries = new Map<string, Entry>();
   return {
     apply(change) {
-      if (!entries.has(change.session)) {
-        entries.set(change.session, change);
+      const known = entries.get(change.session)?.change;
+      if (known === undefined || (isOwnEnd(change) && !isOwnEnd(known))) {
+        // Anew, so that the first to be forgotten stays first.
+        entries.delete(change.session);
+        entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
       }
     },
-    get: (session) => entries.get(session),
-    prune(now) {
-      // In the order of the log, so that the first entry that stays ends the work.
-      for (const [session, change] of entries) {
-        if (change.at >= now - window) {
+    get: (session) => entries.get(session)?.change,
+    prune() {
+      const now = clock.monotonic();
+      for (const [session, { forgetAt }] of entries) {
+        if (forgetAt > now) {
           break;
         }
         entries.delete(session);
@@ -45,4 +61,8 @@ export function createRevocations(window: number, limit: number = defaultLimit):
       return entries.size;
     },
   };
+}
+
+function isOwnEnd({ endedBy }: Change): boolean {
+  return endedBy === "signOut" || endedBy === "replaced";
 }

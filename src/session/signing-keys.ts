@@ -47,6 +47,8 @@ export interface SigningKeysOptions {
 const publishAhead = 10 * 60_000;
 /** The least time between two reads for the sake of unknown keys, counted from the attempt. */
 const readCooldown = 5_000;
+/** How often a server that starts tries to add a key of its own. */
+const openTries = 5;
 /** How far `iat` may lie ahead of the store's clock. */
 const issuedAheadMax = 60_000;
 
@@ -69,7 +71,9 @@ class KeysInStore implements SigningKeys {
   #byKid: ReadonlyMap<string, VerificationKey> = new Map();
   /** The store's clock less the monotonic one, so that this machine's wall clock decides nothing. */
   #storeAhead = 0;
-  #lastReadStarted = Number.NEGATIVE_INFINITY;
+  /** When the last read began that came back, and the last one that was tried; monotonic. */
+  #lastRead = Number.NEGATIVE_INFINITY;
+  #lastTried = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
   #rotating = false;
 
@@ -79,9 +83,14 @@ class KeysInStore implements SigningKeys {
 
   async open(): Promise<void> {
     await this.#readOnce();
-    if (currentSigner(this.#keys, this.#storeNow()) === undefined) {
+    // Another server may take the slot, under a secret that this one does not have.
+    for (let tries = 0; tries < openTries; tries++) {
+      if (currentSigner(this.#keys, this.#storeNow()) !== undefined) {
+        return;
+      }
       await this.#addNext();
     }
+    this.signer();
   }
 
   signer(): SigningKey {
@@ -101,7 +110,7 @@ class KeysInStore implements SigningKeys {
     if (this.#readSince(issuedAt)) {
       return undefined;
     }
-    const sinceRead = this.#options.clock.monotonic() - this.#lastReadStarted;
+    const sinceRead = this.#options.clock.monotonic() - this.#lastTried;
     if (this.#reading === undefined && sinceRead < readCooldown) {
       throw unavailable("the signing key of the token", undefined, readCooldown - sinceRead);
     }
@@ -130,11 +139,13 @@ class KeysInStore implements SigningKeys {
 
   async #read(): Promise<void> {
     const { store, clock, secrets } = this.#options;
-    this.#lastReadStarted = clock.monotonic();
+    const started = clock.monotonic();
+    this.#lastTried = started;
     const { keys, now } = await store.signingKeys();
-    this.#storeAhead = now - clock.monotonic();
+    this.#storeAhead = now - started;
     this.#keys = await Promise.all(keys.map((key) => load(key, secrets)));
     this.#byKid = new Map(this.#keys.map(({ verification }) => [verification.kid, verification]));
+    this.#lastRead = started;
   }
 
   async #addNext(): Promise<void> {
@@ -163,7 +174,7 @@ class KeysInStore implements SigningKeys {
 
   // `iat` is cut to the second, so a read within that second may have come before the token.
   #readSince(issuedAt: number): boolean {
-    return this.#lastReadStarted + this.#storeAhead >= (issuedAt + 1) * 1000;
+    return this.#lastRead + this.#storeAhead >= (issuedAt + 1) * 1000;
   }
 
   #storeNow(): number {

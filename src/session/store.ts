@@ -173,10 +173,10 @@ export interface SessionStore {
 
   /**
    * Adds a session with generation 0 (unconfirmed, `rotatedAt` now), claims version 0 and version 0.
-   * `replaces` is revoked, with its entry in the change log, in the same transaction; it may be absent.
-   * Rejects when the id is taken.
+   * `replaces` is revoked, with its entry in the change log, in the same transaction; it may be absent
+   * or ended, and `replaced` tells whether this call ended it. Rejects when the id is taken.
    */
-  insert(session: NewSession): Promise<Stored<SessionRecord>>;
+  insert(session: NewSession): Promise<Stored<SessionRecord> & { readonly replaced: boolean }>;
 
   /** Reads a session; `record` is undefined when there is none. */
   load(id: string): Promise<Stored<SessionRecord | undefined>>;

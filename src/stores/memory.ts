@@ -83,18 +83,20 @@ function timeOf(memory: Memory): number {
   return memory.clock.now();
 }
 
-function insert(memory: Memory, session: NewSession): Stored<SessionRecord> {
+function insert(
+  memory: Memory,
+  session: NewSession,
+): Stored<SessionRecord> & { readonly replaced: boolean } {
   const now = timeOf(memory);
   if (memory.sessions.byId.has(session.id)) {
     throw new Error("memoryStore: the session id is taken");
   }
   // First, because it throws on claims that are no JSON, and then nothing may have changed.
   const record = beginSession(session, now);
-  if (session.replaces !== null) {
-    revoke(memory, session.replaces, "replaced");
-  }
+  const { replaces } = session;
+  const replaced = replaces !== null && revoke(memory, replaces, "replaced").revoked;
   pruneSessions(memory.sessions, now);
-  return { record: keepSession(memory.sessions, record), now };
+  return { record: keepSession(memory.sessions, record), now, replaced };
 }
 
 function revoke(memory: Memory, id: string, endedBy: EndedBy) {

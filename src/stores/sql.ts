@@ -36,8 +36,8 @@ export function sqlStore(backend: SqlBackend): SessionStore {
     close,
     ...(secret && { secret: () => use((database) => secret(database)) }),
     async insert(session) {
-      const { replaced, ...stored } = await use((database) => insertSession(database, session));
-      if (replaced) {
+      const stored = await use((database) => insertSession(database, session));
+      if (stored.replaced) {
         wakes.call();
       }
       return stored;

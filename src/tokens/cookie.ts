@@ -24,6 +24,8 @@ export interface SessionCookies {
   readonly names: CookieNames;
   /** True when only this host can have set them (`__Host-`). */
   readonly hostOnly: boolean;
+  /** False when browsers drop them: Secure cookies of plain http, but on this machine. */
+  readonly kept: boolean;
   /**
    * A Set-Cookie value.
    * @param maxAge seconds
@@ -56,6 +58,7 @@ export function createSessionCookies(issuer: URL, options: CookieOptions = {}): 
   return {
     names: { access: `${prefix}rpcsession-access`, refresh: `${prefix}rpcsession-refresh` },
     hostOnly: !insecure,
+    kept: insecure || issuer.protocol === "https:" || isLoopback(issuer.hostname),
     set(name, value, maxAge) {
       if (name.length + value.length > maxCookieBytes) {
         throw new RangeError(
@@ -71,6 +74,11 @@ export function createSessionCookies(issuer: URL, options: CookieOptions = {}): 
       return insecure ? [common] : [common, stringifySetCookie({ ...gone, partitioned: true })];
     },
   };
+}
+
+/** Hosts from which browsers take Secure cookies over plain http; Safari does not. */
+function isLoopback(hostname: string): boolean {
+  return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
 }
 
 /** Every value of a cookie in a Cookie header, in order, at most `limit`. */

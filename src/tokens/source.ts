@@ -47,7 +47,7 @@ export function hideTokens(headers: Headers, names: CookieNames): void {
 
 /** RFC 6750 section 2.1, the scheme in any case. Not a token, but not nothing: the empty string. */
 function readBearer(authorization: string | null): string | undefined {
-  if (authorization === null || !/^bearer(?: |$)/i.test(authorization)) {
+  if (authorization === null || !/^bearer(?:[ \t]|$)/i.test(authorization)) {
     return undefined;
   }
   const token = authorization.slice("bearer ".length).trim();

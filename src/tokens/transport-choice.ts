@@ -37,5 +37,5 @@ export function chooseTransport(request: TransportRequest): TokenTransport {
 }
 
 function refused(message: string): SessionError {
-  return new SessionError("forbidden", "TRANSPORT_REFUSED", message);
+  return new SessionError("forbidden", "TRANSPORT_REFUSED", { message });
 }

@@ -152,7 +152,7 @@ const signInRows: readonly Row[] = [
   ["asks for cookies", asks("cookie", sameOrigin), { cookies: [access, refresh], headers: notice("created 0") }],
   ["asks for nothing, in a browser", asks(undefined, sameOrigin), { cookies: [access, refresh], headers: notice("created 0") }],
   ["asks for nothing", asks(undefined, {}), { headers: { ...notice("created 0"), ...headerTokens, ...headerRefreshToken } }],
-  ["asks for headers beside cookies", headersBesideCookies, { cookies: clearedCookies, headers: { ...notice("created 0"), ...headerTokens, ...headerRefreshToken } }],
+  ["asks for headers beside cookies", headersBesideCookies, "permission_denied NONE TRANSPORT_REFUSED KEEP unnamed left"],
   ["asks for headers, in a browser", asks("header", sameOrigin), "permission_denied NONE TRANSPORT_REFUSED KEEP unnamed left"],
   ["asks for cookies, cross-site", asks("cookie", crossSite), "permission_denied NONE CROSS_SITE KEEP unnamed left"],
   ["asks for nothing, cross-site beside cookies", elsewhere, "permission_denied NONE TRANSPORT_REFUSED KEEP unnamed left"],

@@ -392,7 +392,9 @@ describe("protect keeps its protection", () => {
     const sessions = testSessions();
     const list = (_: unknown, context: HandlerContext) => {
       if (context.requestHeader.has("x-fail")) {
-        throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", "mapped by the interceptor");
+        throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
+          message: "mapped by the interceptor",
+        });
       }
       return { notes: [{ text: sessions.require(context).userId }] };
     };

@@ -15,7 +15,7 @@ import { advanced, type Issued, issueOn, refreshCall, refreshed } from "../helpe
 import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 import { wireServer } from "../helpers/wire-server.ts";
 
-type Options = Partial<Pick<SessionsOptions, "cookies" | "antiCsrf" | "lifetimes">>;
+type Options = Partial<Pick<SessionsOptions, "cookies" | "antiCsrf" | "lifetimes" | "secret">>;
 
 interface World {
   readonly sessions: TestSessions;
@@ -352,11 +352,20 @@ describe("Refresh, table 1c (R1-R8)", () => {
       refused: outage,
     },
     {
-      row: "a token under a secret this server does not know: kept",
+      row: "a token under a secret this server was not given: kept",
+      options: { secret: "this server's secret, of 32 bytes" },
       given: async ({ sessions }) => ({
         refresh: (await issueOn(testSessions({ clock: sessions.clock }), "cookie")).refresh,
       }),
       refused: outage,
+    },
+    {
+      row: "a token under a secret that the store no longer keeps: over",
+      given: async ({ sessions }) => ({
+        refresh: (await issueOn(testSessions({ clock: sessions.clock }), "cookie")).refresh,
+      }),
+      refused: signIn("TOKEN_INVALID"),
+      cookies: clearsCookies,
     },
     {
       row: "pinned: a cookie's token in the message",

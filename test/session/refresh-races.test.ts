@@ -278,7 +278,7 @@ describe("tabs of one jar", () => {
           if (kind === "send") {
             underWay.push({ token: jar.token, sentAt: now });
           } else if (kind === "use" && jar.access !== undefined) {
-            engine.used(jar.access.claims, now);
+            engine.used(jar.access.claims);
             await engine.settled();
           } else if (kind === "process" && chosen !== undefined) {
             chosen.answer ??= await engine.exchange(chosen.token);

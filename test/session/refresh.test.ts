@@ -155,7 +155,7 @@ describe("settled", () => {
     const { refreshToken = "", access } = await engine.exchange(token);
     // It used generation 1 for a while, then crashed and lost it.
     engine.clock.advance("59s");
-    engine.used(access.claims, engine.clock.now());
+    engine.used(access.claims);
     await engine.settled();
     engine.clock.advance("10m");
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
@@ -165,7 +165,7 @@ describe("settled", () => {
     const { engine, id, token } = await confirmedSession();
     const { access } = await engine.exchange(token);
     engine.clock.advance("60s");
-    engine.used(access.claims, engine.clock.now());
+    engine.used(access.claims);
     await engine.settled();
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
   });
@@ -176,7 +176,7 @@ describe("settled", () => {
     engine.clock.advance("50s");
     const { access } = await engine.exchange(token);
     engine.clock.advance("10s");
-    engine.used(access.claims, engine.clock.now());
+    engine.used(access.claims);
     await engine.settled();
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
   });
@@ -189,7 +189,7 @@ describe("settled", () => {
     engine.clock.advance("31s");
     await engine.exchange(token);
     engine.clock.advance("2m");
-    engine.used(access.claims, engine.clock.now());
+    engine.used(access.claims);
     await engine.settled();
     expect((await engine.load(id)).record).toMatchObject({ generation: 1, confirmedAt: null });
   });
@@ -207,12 +207,12 @@ describe("settled", () => {
     });
     const { access } = await flaky.exchange(token);
     engine.clock.advance("60s");
-    flaky.used(access.claims, engine.clock.now());
+    flaky.used(access.claims);
     await flaky.settled();
     expect((await engine.load(id)).record?.confirmedAt).toBeNull();
     down = false;
     engine.clock.advance("5s");
-    flaky.used(access.claims, engine.clock.now());
+    flaky.used(access.claims);
     await flaky.settled();
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
   });

@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { createRevocations } from "../../src/session/revocations.ts";
 import type { Change } from "../../src/session/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 
 function revoked(session: string, at: number): Change {
@@ -10,26 +11,49 @@ function revoked(session: string, at: number): Change {
 
 describe("createRevocations", () => {
   it("forgets what can matter no more, and nothing else", () => {
-    const revocations = createRevocations(1_000);
-    for (let at = 0; at < 10; at++) {
-      revocations.apply(revoked(`s${at}`, at * 100));
+    const clock = createFakeClock();
+    const revocations = createRevocations({ clock, window: 1_000 });
+    for (let i = 0; i < 10; i++) {
+      revocations.apply(revoked(`s${i}`, i));
+      clock.advance("100ms");
     }
-    revocations.prune(1_500);
-    expect(revocations.size).toBe(5);
-    expect(revocations.get("s4")).toBeUndefined();
-    expect(revocations.get("s5")).toBeDefined();
+    clock.advance("500ms");
+    revocations.prune();
+    expect(revocations.size).toBe(4);
+    expect(revocations.get("s5")).toBeUndefined();
+    expect(revocations.get("s6")).toBeDefined();
+  });
+
+  it("a wall clock that jumps ahead and back makes nothing good again", () => {
+    const clock = createFakeClock();
+    const revocations = createRevocations({ clock, window: 1_000 });
+    revocations.apply(revoked("s", clock.now()));
+    const now = clock.now();
+    clock.setNow(now + 1e9);
+    revocations.prune();
+    clock.setNow(now);
+    expect(revocations.get("s")).toBeDefined();
   });
 
   it("the same entry again changes nothing", () => {
-    const revocations = createRevocations(1_000);
+    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000 });
     revocations.apply(revoked("s", 1));
     revocations.apply({ ...revoked("s", 2), endedBy: "theft" });
     expect(revocations.get("s")).toEqual(revoked("s", 1));
     expect(revocations.size).toBe(1);
   });
 
+  it.each(["signOut", "replaced"] as const)("a %s after another end counts", (endedBy) => {
+    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000 });
+    revocations.apply(revoked("s", 1));
+    revocations.apply({ ...revoked("s", 2), endedBy });
+    revocations.apply(revoked("s", 3));
+    expect(revocations.get("s")).toMatchObject({ endedBy, at: 2 });
+  });
+
   it("says when it holds more than its limit, and drops nothing", () => {
-    const revocations = createRevocations(1_000, 2);
+    const clock = createFakeClock();
+    const revocations = createRevocations({ clock, window: 1_000, limit: 2 });
     for (const name of ["a", "b"]) {
       revocations.apply(revoked(name, 0));
     }
@@ -37,7 +61,8 @@ describe("createRevocations", () => {
     revocations.apply(revoked("c", 0));
     expect(revocations.overflown).toBe(true);
     expect(revocations.get("a")).toBeDefined();
-    revocations.prune(2_000);
+    clock.advance("1s");
+    revocations.prune();
     expect(revocations.overflown).toBe(false);
   });
 });

@@ -25,7 +25,8 @@ export const insertRules: Rules = {
       revokedAt: null,
       endedBy: null,
     };
-    assert.deepEqual(await store.insert(newSession()), { record: expected, now });
+    const inserted = await store.insert(newSession());
+    assert.deepEqual(inserted, { record: expected, now, replaced: false });
     assert.deepEqual(await store.load("s1"), { record: expected, now });
   },
 
@@ -83,7 +84,8 @@ export const insertRules: Rules = {
   async "insert ends the session it replaces, and logs that"({ store, clock }) {
     await store.insert(newSession({ id: "old" }));
     await clock.advance(7);
-    const { record } = await store.insert(newSession({ replaces: "old" }));
+    const { record, replaced } = await store.insert(newSession({ replaces: "old" }));
+    assert.equal(replaced, true);
     assert.equal(record.revokedAt, null);
     const old = (await store.load("old")).record;
     assert.deepEqual([old?.revokedAt, old?.endedBy], [clock.now(), "replaced"]);
@@ -93,7 +95,8 @@ export const insertRules: Rules = {
   },
 
   async "insert replaces what is absent or has ended without a trace"({ store }) {
-    await store.insert(newSession({ replaces: "absent" }));
+    const { replaced } = await store.insert(newSession({ replaces: "absent" }));
+    assert.equal(replaced, false);
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
     await store.revoke("s1", "signOut");
     await store.insert(newSession({ id: "s2", replaces: "s1" }));

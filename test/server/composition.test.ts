@@ -1,0 +1,149 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import {
+  Code,
+  ConnectError,
+  createClient,
+  createContextValues,
+  createRouterTransport,
+  type HandlerContext,
+} from "@connectrpc/connect";
+import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
+import { composeGates } from "rpc-session";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import type { Presented } from "../helpers/exchanges.ts";
+import { notesApp } from "../helpers/notes.ts";
+import { issueOn } from "../helpers/refreshing.ts";
+import { wireServer } from "../helpers/wire-server.ts";
+
+const { addNote } = NotesService.method;
+
+/** A handler that asks for nothing: whoever gets here was let in by what stands before it. */
+function openRoutes(handled: { count: number }) {
+  return {
+    routes: (router: Parameters<ReturnType<typeof notesApp>["routes"]>[0]) =>
+      router.service(NotesService, {
+        addNote() {
+          handled.count++;
+          return {};
+        },
+      }),
+  };
+}
+
+describe("parts put together by hand", () => {
+  type Parts = (sessions: TestSessions) => Partial<Parameters<typeof wireServer>[0]>;
+  const lenient = (sessions: TestSessions) => async (context: HandlerContext) => {
+    await sessions.getSession(context, { required: false, doAntiCsrfCheck: false });
+  };
+  const swallowing = (sessions: TestSessions) => async (context: HandlerContext) => {
+    await sessions.getSession(context).catch(() => {});
+  };
+  const compositions: readonly (readonly [string, Parts])[] = [
+    [
+      "an own gate that asks leniently, then the interceptor",
+      (s) => ({ requestGate: lenient(s), interceptors: [s.interceptor] }),
+    ],
+    [
+      "an own gate that swallows failures, then the interceptor",
+      (s) => ({ requestGate: swallowing(s), interceptors: [s.interceptor] }),
+    ],
+    [
+      "a lenient gate before the gate",
+      (s) => ({ requestGate: composeGates(lenient(s), s.requestGate) }),
+    ],
+    [
+      "a swallowing gate before the gate",
+      (s) => ({ requestGate: composeGates(swallowing(s), s.requestGate) }),
+    ],
+    ["the interceptor twice", (s) => ({ interceptors: [s.interceptor, s.interceptor] })],
+    [
+      "an interceptor between that replaces the headers",
+      (s) => ({
+        requestGate: s.requestGate,
+        interceptors: [
+          (next) => (request) => next({ ...request, header: new Headers(request.header) }),
+          s.interceptor,
+        ],
+      }),
+    ],
+  ];
+
+  const refusedRequests: readonly (readonly [string, (s: TestSessions) => Promise<Presented>])[] = [
+    ["no tokens", async () => ({})],
+    [
+      "a revoked session",
+      async (s) => {
+        const { access, revoke } = await issueOn(s, "header");
+        await revoke();
+        return { bearer: access };
+      },
+    ],
+    ["no anti-CSRF token", async (s) => ({ access: (await issueOn(s, "cookie")).access })],
+  ];
+
+  describe.each(compositions)("%s", (_name, parts) => {
+    it.each(refusedRequests)("refuses: %s", async (_what, request) => {
+      const handled = { count: 0 };
+      const sessions = testSessions({ antiCsrf: "token" });
+      const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
+      const answer = await server.call(addNote, {}, await request(sessions));
+      // Internal where an own gate lets a SessionError through: Connect does not know it.
+      expect([Code.Unauthenticated, Code.Internal]).toContain(answer.error?.code);
+      expect(handled.count).toBe(0);
+    });
+
+    it("lets a good session pass", async () => {
+      const handled = { count: 0 };
+      const sessions = testSessions();
+      const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
+      const { access } = await issueOn(sessions, "header");
+      expect((await server.call(addNote, {}, { bearer: access })).error).toBeUndefined();
+      expect(handled.count).toBe(1);
+    });
+  });
+});
+
+describe("one ContextValues for several requests", () => {
+  it.each(["protect", "interceptor alone"] as const)(
+    "never takes one caller for another, and says what is wrong (%s)",
+    async (way) => {
+      const sessions = testSessions({ public: [NotesService.method.signIn] });
+      const shared = createContextValues();
+      const app = notesApp(sessions);
+      const options =
+        way === "protect"
+          ? sessions.protect(app)
+          : { ...app, interceptors: [sessions.interceptor] };
+      const server = createServer(connectNodeAdapter({ ...options, contextValues: () => shared }));
+      await new Promise<void>((resolve) => {
+        server.listen(0, "127.0.0.1", resolve);
+      });
+      const baseUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+      const client = createClient(
+        NotesService,
+        createConnectTransport({ baseUrl, httpVersion: "1.1" }),
+      );
+      const { access } = await issueOn(sessions, "header");
+      const headers = { authorization: `Bearer ${access}` };
+      await client.addNote({ note: { text: "alice's" } }, { headers });
+      const error = await client.listNotes({}).catch((reason) => ConnectError.from(reason));
+      expect(error).toMatchObject({ code: Code.Internal });
+      expect((error as ConnectError).rawMessage).toMatch(/contextValues .* create one for each/);
+      server.closeAllConnections();
+      server.close();
+    },
+  );
+});
+
+describe("without any protection", () => {
+  it("a sign-in says so, before there is a session", async () => {
+    const sessions = testSessions();
+    const client = createClient(NotesService, createRouterTransport(notesApp(sessions).routes));
+    const error = await client.signIn({ user: "a" }).catch((reason) => ConnectError.from(reason));
+    expect(error).toMatchObject({ code: Code.Internal });
+    expect((error as ConnectError).rawMessage).toMatch(/^nothing authenticates .*protect/);
+  });
+});

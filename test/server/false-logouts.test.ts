@@ -1,0 +1,258 @@
+import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import { createSessions, type SessionError, type SessionsOptions } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { clearsCookies, cookieEffects, cookieValue } from "../helpers/exchanges.ts";
+import { issueOn } from "../helpers/refreshing.ts";
+import { watchedStore } from "../helpers/watched-store.ts";
+import { wireServer } from "../helpers/wire-server.ts";
+
+const { addNote, signIn } = NotesService.method;
+const { refresh, signOut } = SessionService.method;
+const page = { "sec-fetch-site": "same-origin" };
+
+/** A notes service whose AddNote does what the test says, and whose SignIn signs in as bob. */
+function serve(sessions: TestSessions, work: (context: HandlerContext) => Promise<unknown>) {
+  return wireServer(
+    sessions.protect({
+      routes: (router) =>
+        router.service(NotesService, {
+          async addNote(_request, context) {
+            await work(context);
+            return {};
+          },
+          async signIn(_request, context) {
+            await sessions.create(context, { userId: "bob" });
+            return {};
+          },
+        }),
+    }),
+  );
+}
+
+const publicSignIn = { public: [signIn] } satisfies Partial<SessionsOptions>;
+
+describe("a handler never takes away tokens it should not", () => {
+  it("signs in anew, then ends the old session: the new tokens stay", async () => {
+    for (const transport of ["cookie", "header"] as const) {
+      const sessions = testSessions();
+      const server = serve(sessions, async (context) => {
+        const old = sessions.require(context);
+        await sessions.create(context, { userId: old.userId });
+        await old.revoke();
+      });
+      const { access } = await issueOn(sessions, transport);
+      const presented = transport === "cookie" ? { access } : { bearer: access };
+      const { headers } = await server.call(addNote, {}, presented);
+      const token =
+        transport === "cookie"
+          ? cookieValue(headers, "access")
+          : headers.get("rpcsession-access-token");
+      expect(token, transport).toBeTruthy();
+      expect(headers.get("rpcsession-session")).toContain("event=created");
+    }
+  });
+
+  it("lets a failure about another token through: the caller's cookies stay", async () => {
+    const sessions = testSessions();
+    const server = serve(sessions, () =>
+      sessions.getSession({
+        requestHeader: new Headers({ authorization: "Bearer junk" }),
+        responseHeader: new Headers(),
+        requestMethod: "POST",
+      }),
+    );
+    const { access, refresh: token } = await issueOn(sessions, "cookie");
+    const answer = await server.call(addNote, {}, { access, refresh: token });
+    expect(answer.error?.code).toBe(Code.Unauthenticated);
+    expect(cookieEffects(answer.headers)).toEqual([]);
+  });
+
+  it("relays a hint of another service under any type URL: nothing of it arrives", async () => {
+    const sessions = testSessions();
+    const server = serve(sessions, () => {
+      const upstream = new ConnectError("upstream", Code.Unauthenticated);
+      upstream.details = [
+        { type: "type.example/rpcsession.v1.RefreshHint", value: new Uint8Array() },
+      ];
+      return Promise.reject(upstream);
+    });
+    const { access } = await issueOn(sessions, "cookie");
+    expect((await server.call(addNote, {}, { access })).error?.details).toEqual([]);
+  });
+});
+
+describe("late calls of a session that its user has left", () => {
+  it("clear nothing by a node's clock that is ahead of the store's", async () => {
+    const clock = createFakeClock();
+    const store = memoryStore();
+    await store.open({ clock });
+    const node = createFakeClock(clock.now() + 61_000);
+    const sessions = testSessions({ ...publicSignIn, store, clock: node });
+    const server = serve(sessions, async () => {});
+    const old = await issueOn(sessions, "cookie");
+    await server.call(signIn, {}, { access: old.access, refresh: old.refresh, headers: page });
+    const late = await server.call(addNote, {}, { access: old.access, refresh: old.refresh });
+    expect(late.error?.code).toBe(Code.Unauthenticated);
+    expect(cookieEffects(late.headers)).toEqual([]);
+  });
+
+  it("clear nothing when it was revoked before it was replaced", async () => {
+    const sessions = testSessions(publicSignIn);
+    const server = serve(sessions, async () => {});
+    const old = await issueOn(sessions, "cookie");
+    await old.revoke();
+    const presented = { access: old.access, refresh: old.refresh };
+    expect(cookieEffects((await server.call(addNote, {}, presented)).headers)).toEqual(
+      clearsCookies,
+    );
+    await server.call(signIn, {}, { ...presented, headers: page });
+    expect(cookieEffects((await server.call(addNote, {}, presented)).headers)).toEqual([]);
+  });
+});
+
+describe("a refresh cookie under a secret this server does not have", () => {
+  /** The same browser after the secret was replaced, the old one dropped. */
+  async function rotated() {
+    const clock = createFakeClock();
+    const store = memoryStore();
+    const before = testSessions({ store, clock, secret: "the old secret, 32 bytes of it..." });
+    const alien = await issueOn(before, "cookie");
+    clock.advance("20s");
+    const sessions = testSessions({
+      ...publicSignIn,
+      store,
+      clock,
+      secret: "the new secret, 32 bytes of it...",
+    });
+    return { sessions, alien, server: serve(sessions, async () => {}) };
+  }
+
+  it("does not keep its user from signing in", async () => {
+    const { server, alien } = await rotated();
+    const presented = { access: alien.access, refresh: alien.refresh, headers: page };
+    const answer = await server.call(signIn, {}, presented);
+    expect(answer.error).toBeUndefined();
+    expect(cookieValue(answer.headers, "refresh")).toBeTruthy();
+  });
+
+  it("does not keep its user from signing out", async () => {
+    const { server, sessions, alien } = await rotated();
+    const good = await issueOn(sessions, "cookie");
+    const presented = { access: good.access, refresh: alien.refresh };
+    const answer = await server.call(signOut, {}, presented);
+    expect(answer.error).toBeUndefined();
+    expect(cookieEffects(answer.headers)).toEqual(clearsCookies);
+    const after = await server.call(addNote, {}, { access: good.access });
+    expect(after.error?.code).toBe(Code.Unauthenticated);
+  });
+
+  it("does not spoil a good one beside it", async () => {
+    const { server, sessions, alien } = await rotated();
+    const good = await issueOn(sessions, "cookie");
+    const answer = await server.call(refresh, {}, { refresh: [alien.refresh, good.refresh] });
+    expect(answer.error).toBeUndefined();
+  });
+
+  it("alone is Unavailable at Refresh, and kept", async () => {
+    const { server, alien } = await rotated();
+    const answer = await server.call(
+      refresh,
+      {},
+      { refresh: [alien.refresh, `${alien.refresh}x`] },
+    );
+    expect(answer.error?.code).toBe(Code.Unavailable);
+    expect(cookieEffects(answer.headers)).toEqual([]);
+  });
+});
+
+describe("a header that proves nothing", () => {
+  it.each([
+    ["SignOut", signOut],
+    ["SignIn", signIn],
+  ])("does not keep %s from ending the session of the cookies", async (_name, method) => {
+    const sessions = testSessions(publicSignIn);
+    const server = serve(sessions, async () => {});
+    const { access, refresh: token } = await issueOn(sessions, "cookie");
+    const presented = { access, refresh: token, bearer: "of-a-gateway", headers: page };
+    expect((await server.call(method as typeof signOut, {}, presented)).error).toBeUndefined();
+    expect((await server.call(addNote, {}, { access })).error?.code).toBe(Code.Unauthenticated);
+  });
+});
+
+describe("an outage of the keys", () => {
+  it("is no verdict on a token, then or later, and no sign-out", async () => {
+    const watched = watchedStore();
+    const secret = "shared by all servers, 32 bytes!!";
+    const one = testSessions({ store: watched.store, secret });
+    const other = testSessions({ store: watched.store, secret, clock: one.clock });
+    await one.ready();
+    // Another server takes over the keys: the first does not know the new one yet.
+    await watched.store.removeSigningKeysBelow(1);
+    one.clock.advance("1m");
+    const { access } = await issueOn(other, "header");
+    one.clock.advance("1m");
+    const server = serve(one, async () => {});
+    const call = () => server.call(addNote, {}, { bearer: access });
+    watched.failing.add("signingKeys");
+    expect((await call()).error?.code).toBe(Code.Unavailable);
+    expect((await call()).error?.code).toBe(Code.Unavailable);
+    const ending = await server.call(signOut, {}, { bearer: access });
+    expect(ending.error?.code).toBe(Code.Unavailable);
+    watched.failing.clear();
+    one.clock.advance("10s");
+    expect((await call()).error).toBeUndefined();
+  });
+});
+
+describe("what the service is told", () => {
+  it("an outage, with its cause; and a listener that fails breaks nothing", async () => {
+    const failures: SessionError[] = [];
+    const watched = watchedStore();
+    const sessions = testSessions({
+      store: watched.store,
+      async onEvent(event) {
+        if (event.type === "failed") {
+          failures.push(event.error);
+        }
+        throw new Error("the audit log is down");
+      },
+    });
+    const { refresh: token } = await issueOn(sessions, "header");
+    watched.failing.add("load");
+    const server = serve(sessions, async () => {});
+    await server.call(refresh, { refreshToken: token });
+    expect(failures).toHaveLength(1);
+    expect(failures[0]?.cause).toBeInstanceOf(Error);
+  });
+
+  it("replacing a session is one event, however often its cookies come", async () => {
+    const ended: string[] = [];
+    const sessions = testSessions({
+      ...publicSignIn,
+      onEvent: (event) => void (event.type === "revoked" && ended.push(event.endedBy)),
+    });
+    const server = serve(sessions, async () => {});
+    const { access, refresh: token } = await issueOn(sessions, "cookie");
+    for (let i = 0; i < 3; i++) {
+      await server.call(signIn, {}, { access, refresh: token, headers: page });
+    }
+    expect(ended).toEqual(["replaced"]);
+  });
+});
+
+describe("two instances on one store", () => {
+  it("closing one leaves the other at work", async () => {
+    const store = memoryStore();
+    const options = { issuer: "https://test.example", store };
+    const [one, two] = [createSessions(options), createSessions(options)];
+    await Promise.all([one.ready(), two.ready()]);
+    await one.close();
+    await one.close();
+    expect((await two.issue({ userId: "alice" })).session.userId).toBe("alice");
+    await two.close();
+  });
+});
