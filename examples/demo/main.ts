@@ -9,9 +9,13 @@ import { tell } from "./story.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "rpc-session-demo-"));
 process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
+const serving = process.argv.includes("--serve");
+if (!serving) {
+  process.once("SIGINT", () => process.exit(130));
+}
 const file = join(folder, "sessions.db");
 
-if (process.argv.includes("--serve")) {
+if (serving) {
   const server = await startServer(file, {});
   printCommands(server);
   process.once("SIGINT", () => void server.close());

@@ -35,4 +35,5 @@ function routes(router: ConnectRouter) {
   });
 }
 
+await sessions.ready(); // opens the store now, and throws if it cannot
 createServer(connectNodeAdapter(sessions.protect({ routes }))).listen(port);
