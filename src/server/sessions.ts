@@ -52,7 +52,10 @@ export interface ServerSessions {
    * asks for what is not supported, throws a TypeError.
    */
   protect<O extends ProtectOptions>(options: O): NoInfer<O>;
-  /** The gate alone. One router takes one: see `composeGates`. */
+  /**
+   * The gate alone. One router takes one: see `composeGates`. By hand, add the interceptor as well,
+   * and `check` the router.
+   */
   readonly requestGate: RequestGate;
   /** The interceptor alone: authenticates too, without clearing cookies on most failed calls. */
   readonly interceptor: Interceptor;
@@ -96,6 +99,12 @@ export interface ServerSessions {
       readonly transport?: TokenTransport;
     },
   ): Promise<{ readonly session: Session; readonly tokens: IssuedTokens }>;
+  /**
+   * Checks the policies against what a router serves; `protect` does it by itself.
+   * @throws TypeError when a policy names a method that the router does not serve, or asks for what
+   * is not supported
+   */
+  check(router: ConnectRouter): void;
   /** Every method of a router with its policy. */
   describe(router: ConnectRouter): MethodDescription[];
 }
@@ -136,6 +145,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
       });
       return { session, tokens: { accessToken: access.token, refreshToken } };
     },
+    check: (router) => policies.check(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }

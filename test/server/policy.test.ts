@@ -527,3 +527,16 @@ describe("two instances in one process never meet", () => {
     expect(message?.userId).toBe("alice");
   });
 });
+
+describe("check", () => {
+  it("holds a router that was put together by hand against the policies", () => {
+    const sessions = testSessions({ public: [signIn] });
+    const router = createConnectRouter({ requestGate: sessions.requestGate });
+    router.service(OpenService, {});
+    expect(() => sessions.check(router)).toThrow(/NotesService\/SignIn, and the router serves no/);
+    router.service(NotesService, {});
+    expect(() => sessions.check(router)).not.toThrow();
+    router.service(DemandingService, {});
+    expect(() => sessions.check(router)).toThrow(/fresh_within/);
+  });
+});
