@@ -47,6 +47,7 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   "@connectrpc/connect": ["server", "client", "testing"],
   jose: ["jwt", "session"],
   kysely: ["stores"],
+  pg: ["stores"],
   cookie: ["tokens"],
 };
 const nodeRooms = new Set(["stores", "testing", "cli"]);

@@ -1,12 +1,33 @@
 import { sql } from "kysely";
 import { Client } from "pg";
+import { afterAll, beforeAll, describe } from "vitest";
 import type { SessionStore } from "../../src/session/store.ts";
 import { postgresStore } from "../../src/stores/postgres.ts";
 import { postgresBackend } from "../../src/stores/postgres-backend.ts";
 import { openPool } from "../../src/stores/postgres-pool.ts";
 import { sqlStore } from "../../src/stores/sql.ts";
-import type { TestPostgres } from "../helpers/postgres.ts";
+import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
+
+/** A suite with a server of its own; where there is none to start, it is skipped, and says so. */
+export function describePostgres(name: string, body: (server: () => TestPostgres) => void): void {
+  if (postgresMissing !== undefined) {
+    describe.skip(`${name} (skipped: ${postgresMissing})`, () => {
+      body(() => {
+        throw new Error(postgresMissing);
+      });
+    });
+    return;
+  }
+  describe(name, () => {
+    let server: TestPostgres | undefined;
+    beforeAll(async () => {
+      server = await startPostgres();
+    }, 60_000);
+    afterAll(() => server?.stop());
+    body(() => server as TestPostgres);
+  });
+}
 
 let schemas = 0;
 
@@ -18,6 +39,7 @@ export async function createSchema(server: TestPostgres) {
   await admin.connect();
   await admin.query(`create schema s${schemas}`);
   return {
+    name: `s${schemas}`,
     url,
     admin,
     /** Another connection, closed by its owner. */
@@ -28,6 +50,19 @@ export async function createSchema(server: TestPostgres) {
     },
     [Symbol.asyncDispose]: () => admin.end(),
   };
+}
+
+/** The columns and indexes of the tables in a schema. */
+export async function tablesOf({ admin, name }: { readonly admin: Client; readonly name: string }) {
+  const columns = await admin.query(
+    "select table_name, column_name, data_type, is_nullable, replace(column_default, $1, '') as default from information_schema.columns where table_schema = $1 order by 1, ordinal_position",
+    [name],
+  );
+  const indexes = await admin.query(
+    "select replace(indexdef, $1, '') as index from pg_indexes where schemaname = $1 order by 1",
+    [name],
+  );
+  return [...columns.rows, ...indexes.rows];
 }
 
 /** A store on the clock of the database, opened, with a schema of its own. */
