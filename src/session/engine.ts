@@ -1,3 +1,4 @@
+import type { JWK } from "jose";
 import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
 import type { JsonObject } from "../json.ts";
@@ -15,12 +16,15 @@ import { type AccessToken, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createFeed, type Feed } from "./feed.ts";
+import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
+import { openKeys } from "./keys.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
-import { createSigningKeys, type SigningKeys } from "./signing-keys.ts";
+import { oncePerSecret } from "./secret-alarm.ts";
+import type { SigningKeys } from "./signing-keys.ts";
 import type { Device, EndedBy, SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /** What an engine is made of; every option checked and resolved. */
@@ -30,6 +34,8 @@ export interface EngineOptions {
   readonly store: SessionStore;
   readonly secret: SecretOption | undefined;
   readonly lifetimes: Lifetimes;
+  /** Default: ES256, generated, rotated every 30 days. */
+  readonly keys?: KeyPlan;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   readonly clock: Clock;
@@ -68,6 +74,8 @@ export interface Engine {
   create(creation: Creation): Promise<Created>;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   verify(token: string, now: number): Promise<VerifiedToken>;
+  /** The public keys of all tokens that may be alive, and of those to come. */
+  publicKeys(): Promise<readonly JWK[]>;
   /** Takes note that a live access token was used. */
   used(claims: AccessClaims, now: number): void;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
@@ -78,30 +86,27 @@ export interface Engine {
   close(): void;
 }
 
-/** How long a signing key signs, in milliseconds. */
-const keyRotation = 30 * 86_400_000;
 /** How long an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
 /** Opens store, secrets, keys and feed. Rejects with what stood in the way; may be tried again. */
 export async function openEngine(options: EngineOptions): Promise<Engine> {
   const { store, clock } = options;
+  const emit = oncePerSecret(options.emit);
   await store.open({ clock });
   const secrets = await openSecretRing(await secretsOf(options), options.issuer);
-  const keys = createSigningKeys({
+  const keys = await openKeys(options.keys ?? readKeyPlan(), {
     store,
     secrets,
     clock,
-    algorithm: "ES256",
-    rotation: keyRotation,
+    emit,
     retention: maxAccessLife + options.clockSkew,
   });
-  await keys.open();
   const window = maxAccessLife + logMargin;
   const revocations = createRevocations(window);
   const feed = createFeed({ store, revocations, clock, window });
   await feed.open();
-  return assemble(options, { secrets, keys, revocations, feed });
+  return assemble({ ...options, emit }, { secrets, keys, revocations, feed });
 }
 
 /** What is open once the engine is. */
@@ -137,6 +142,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
+    publicKeys: () => keys.published(),
     create: (creation) => create(options, opened, { creation, mint, refreshTokens }),
     used(claims, now) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {

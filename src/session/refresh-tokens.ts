@@ -43,9 +43,6 @@ export interface RefreshTokens {
   prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken>;
 }
 
-/** Ids of unknown secrets remembered, so that each gives one event. */
-const unknownSecretsMax = 100;
-
 /** What refresh tokens are made of. */
 export interface RefreshTokensOptions {
   readonly store: SessionStore;
@@ -94,16 +91,12 @@ function createKeyLookup(
   secrets: SecretRing,
   emit: SessionEventListener,
 ): (secretId: string) => SecretKeys {
-  const reported = new Set<string>();
   return (secretId) => {
     const keys = secrets.get(secretId);
     if (keys !== undefined) {
       return keys;
     }
-    if (!reported.has(secretId) && reported.size < unknownSecretsMax) {
-      reported.add(secretId);
-      emit({ type: "unknownSecret", secretId });
-    }
+    emit({ type: "unknownSecret", secretId });
     throw unavailable("the secret of the refresh token");
   };
 }
