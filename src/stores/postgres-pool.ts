@@ -72,8 +72,7 @@ function lend(client: PostgresPoolClient): KyselyClient {
     try {
       return await client.query(text, [...values]);
     } catch (error) {
-      // No answer of the server, say a timeout: what the connection does now, nobody knows.
-      broken ||= !isAnswer(error);
+      broken ||= !isHarmless(error);
       throw error;
     }
   };
@@ -86,8 +85,14 @@ function lend(client: PostgresPoolClient): KyselyClient {
   };
 }
 
-function isAnswer(error: unknown): boolean {
-  return typeof (error as { severity?: unknown } | undefined)?.severity === "string";
+/**
+ * Whether the connection is good after an error: a value or a statement that was refused, a conflict,
+ * a statement that took too long. After any other one, or none of the server's own, it may be in the
+ * middle of an answer, about to close, or lead to a server that is no longer the primary.
+ */
+function isHarmless(error: unknown): boolean {
+  const { code, severity } = (error ?? {}) as { code?: unknown; severity?: unknown };
+  return typeof severity === "string" && /^(?:2[23]|4[02]|57014)/.test(String(code));
 }
 
 async function loadPool(): Promise<typeof import("pg").Pool> {
