@@ -196,7 +196,7 @@ async function checkRevoked(engine: Engine, claims: AccessClaims, now: number): 
   if (change !== undefined) {
     throw endedError({ session, endedBy: change.endedBy, at: change.at }, now);
   }
-  if (!engine.revocations.overflown) {
+  if (!engine.revocations.unsure) {
     return;
   }
   const { record, now: storeNow } = await engine.load(session);

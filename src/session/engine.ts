@@ -22,6 +22,7 @@ import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
+import { restoreStore } from "./restore.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
@@ -104,7 +105,8 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   });
   const window = maxAccessLife + logMargin;
   const revocations = createRevocations(window);
-  const feed = createFeed({ store, revocations, clock, window });
+  const restore = () => restoreStore({ store, revocations, keys });
+  const feed = createFeed({ store, revocations, clock, window, restore });
   await feed.open();
   return assemble({ ...options, emit }, { secrets, keys, revocations, feed });
 }

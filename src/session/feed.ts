@@ -18,6 +18,8 @@ export interface FeedOptions {
   readonly clock: Clock;
   /** Milliseconds an entry can matter. */
   readonly window: number;
+  /** Called when the store has lost changes since the last read; rejects to be called again. */
+  readonly restore: () => Promise<void>;
 }
 
 const retryMs = 1_000;
@@ -33,10 +35,12 @@ export function createFeed(options: FeedOptions): Feed {
 class FollowedLog implements Feed {
   readonly #options: FeedOptions;
   #cursor: string | undefined;
+  #lostAt: number | undefined;
   #reading = false;
   #wokenMeanwhile = false;
   #stopFollowing = (): void => {};
   #cancelRetry = (): void => {};
+  #cancelTrust = (): void => {};
 
   constructor(options: FeedOptions) {
     this.#options = options;
@@ -56,16 +60,36 @@ class FollowedLog implements Feed {
   close(): void {
     this.#stopFollowing();
     this.#cancelRetry();
+    this.#cancelTrust();
   }
 
   async #read(): Promise<void> {
     const { store, revocations, window } = this.#options;
-    const { entries, cursor, now } = await store.changes(this.#cursor, window);
+    const first = this.#cursor === undefined;
+    const { entries, cursor, now, lostAt } = await store.changes(this.#cursor, window);
     for (const entry of entries) {
       revocations.apply(entry);
     }
     this.#cursor = cursor;
     revocations.prune(now);
+    if (lostAt !== undefined && lostAt !== this.#lostAt) {
+      this.#doubt(lostAt + window - now);
+      // A feed that only begins to read knows nothing that the store does not.
+      if (!first) {
+        await this.#options.restore();
+      }
+      this.#lostAt = lostAt;
+    }
+  }
+
+  /** Trusts the log no more until every token of before the loss is dead. */
+  #doubt(ms: number): void {
+    const { revocations, clock } = this.#options;
+    if (ms > 0) {
+      revocations.doubt(true);
+      this.#cancelTrust();
+      this.#cancelTrust = clock.after(ms, () => revocations.doubt(false));
+    }
   }
 
   #follow(): void {

@@ -7,9 +7,15 @@ export interface Revocations {
   get(session: string): Change | undefined;
   /** Forgets entries older than `window` milliseconds before `now`. */
   prune(now: number): void;
-  /** True when there are more entries than the limit: then nothing can be said of any session. */
-  readonly overflown: boolean;
+  /**
+   * True when nothing can be said of a session without an entry: there are more entries than the
+   * limit, or some may be missing.
+   */
+  readonly unsure: boolean;
+  /** Tells whether entries may be missing, because the store has lost changes. */
+  doubt(doubted: boolean): void;
   readonly size: number;
+  all(): Iterable<Change>;
 }
 
 /** Entries kept at most; at about 200 bytes each, 400 MB. */
@@ -22,6 +28,7 @@ const defaultLimit = 2_000_000;
  */
 export function createRevocations(window: number, limit: number = defaultLimit): Revocations {
   const entries = new Map<string, Change>();
+  let doubted = false;
   return {
     apply(change) {
       if (!entries.has(change.session)) {
@@ -38,9 +45,13 @@ export function createRevocations(window: number, limit: number = defaultLimit):
         entries.delete(session);
       }
     },
-    get overflown() {
-      return entries.size > limit;
+    get unsure() {
+      return doubted || entries.size > limit;
     },
+    doubt(now) {
+      doubted = now;
+    },
+    all: () => entries.values(),
     get size() {
       return entries.size;
     },
