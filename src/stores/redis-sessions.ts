@@ -24,17 +24,8 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
   if (fields.length === 0) {
     return undefined;
   }
-  const row = new Map<string, string>();
-  for (let index = 0; index < fields.length; index += 2) {
-    row.set(fields[index] ?? "", fields[index + 1] ?? "");
-  }
-  const known = (name: string): string => {
-    const value = row.get(name);
-    if (value === undefined) {
-      throw new Error(`redisStore: a session has no ${name}; something else wrote to its key`);
-    }
-    return value;
-  };
+  const row = toMap(fields);
+  const known = (name: string): string => required(row, name);
   const time = (name: string): number => Number(known(name));
   const timeOrNull = (name: string): number | null => (row.has(name) ? time(name) : null);
   return {
@@ -60,4 +51,20 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     revokedAt: timeOrNull("revokedAt"),
     endedBy: (row.get("endedBy") as EndedBy | undefined) ?? null,
   };
+}
+
+function toMap(fields: readonly string[]): ReadonlyMap<string, string> {
+  const row = new Map<string, string>();
+  for (let index = 0; index < fields.length; index += 2) {
+    row.set(fields[index] ?? "", fields[index + 1] ?? "");
+  }
+  return row;
+}
+
+function required(row: ReadonlyMap<string, string>, name: string): string {
+  const value = row.get(name);
+  if (value === undefined) {
+    throw new Error(`redisStore: a session has no ${name}; something else wrote to its key`);
+  }
+  return value;
 }

@@ -9,7 +9,7 @@ import type {
 import { readRedisChanges } from "./redis-changes.ts";
 import { type RedisClient, type RunRedisScript, redisScriptRunner } from "./redis-scripts.ts";
 import { toFields, toRecord } from "./redis-sessions.ts";
-import { createWakes } from "./wakes.ts";
+import { createWakes, type Wakes } from "./wakes.ts";
 
 /** What a {@link redisSessionStore} is made of. */
 export interface RedisSessionStoreOptions {
@@ -28,36 +28,68 @@ export function redisSessionStore(
   { prefix, time }: RedisSessionStoreOptions,
 ): SessionStore {
   const key = (name: string): string => `{${prefix}}:${name}`;
-  const [meta, log, keys] = [key("meta"), key("log"), key("keys")];
-  const session = (id: string): string => key(`session:${id}`);
+  const keys: Keys = {
+    meta: key("meta"),
+    log: key("log"),
+    signing: key("keys"),
+    session: (id) => key(`session:${id}`),
+  };
   const wakes = createWakes();
   let opened: RunRedisScript | undefined;
-  const run: RunRedisScript = async (name, scriptKeys, args) => {
+  const run: RunRedisScript = async (...call) => {
     if (opened === undefined) {
       throw new Error("redisStore: open() has not been called");
     }
-    return opened(name, scriptKeys, args);
+    return opened(...call);
   };
   return {
     name: "redisStore",
     async open({ clock }) {
       const opening = redisScriptRunner(client, clock, time);
-      checkServer(await opening("open", [meta], [schema]));
+      checkServer(await opening("open", [keys.meta], [schema]));
       opened ??= opening;
     },
+    // The client is its owner's, and other engines may go on.
     async close() {},
+    ...sessionMethods({ run, keys, wakes }),
+    ...signingKeyMethods(run, keys),
+    changes: (cursor, window) =>
+      readRedisChanges(run, { keys: [keys.meta, keys.log], cursor, window }),
+    onChange: (wake) => wakes.add(wake),
+  };
+}
+
+/** The keys of a store in Redis. */
+interface Keys {
+  readonly meta: string;
+  readonly log: string;
+  readonly signing: string;
+  readonly session: (id: string) => string;
+}
+
+interface Within {
+  readonly run: RunRedisScript;
+  readonly keys: Keys;
+  readonly wakes: Wakes;
+}
+
+function sessionMethods({
+  run,
+  keys: { meta, log, session },
+  wakes,
+}: Within): Pick<SessionStore, "insert" | "load" | "refresh" | "confirm" | "revoke"> {
+  return {
     async insert(given) {
-      const { replaces } = given;
-      const replaced = replaces === null ? [] : [session(replaces)];
+      const replaced = given.replaces === null ? [] : [session(given.replaces)];
       const all = [meta, log, session(given.id), ...replaced];
-      const { flag, ...stored } = reply(await run("insert", all, insertArguments(given)));
-      if (stored.record === undefined) {
+      const { record, now, flag } = reply(await run("insert", all, insertArguments(given)));
+      if (record === undefined) {
         throw new Error("redisStore: the session id is taken");
       }
       if (flag === "replaced") {
         wakes.call();
       }
-      return { record: stored.record, now: stored.now };
+      return { record, now };
     },
     load: async (id) => stored(await run("load", [meta, session(id)])),
     refresh: async (write) =>
@@ -68,21 +100,27 @@ export function redisSessionStore(
     },
     async revoke(id, endedBy) {
       const answer = await run("revoke", [meta, log, session(id)], [id, endedBy]);
-      const { flag, ...after } = reply(answer);
+      const { record, now, flag } = reply(answer);
       if (flag === "revoked") {
         wakes.call();
       }
-      return { ...after, revoked: flag === "revoked" };
+      return { record, now, revoked: flag === "revoked" };
     },
-    changes: (cursor, window) => readRedisChanges(run, { keys: [meta, log], cursor, window }),
-    onChange: (wake) => wakes.add(wake),
-    signingKeys: async () => toSigningKeys(await run("signingKeys", [meta, keys])),
+  };
+}
+
+function signingKeyMethods(
+  run: RunRedisScript,
+  { meta, signing }: Keys,
+): Pick<SessionStore, "signingKeys" | "addSigningKey" | "removeSigningKeysBelow"> {
+  return {
+    signingKeys: async () => toSigningKeys(await run("signingKeys", [meta, signing])),
     async addSigningKey({ slot, ...given }) {
-      const [, flag] = await run("addSigningKey", [meta, keys], [slot, JSON.stringify(given)]);
+      const [, flag] = await run("addSigningKey", [meta, signing], [slot, JSON.stringify(given)]);
       return flag === "added";
     },
     async removeSigningKeysBelow(slot) {
-      await run("removeSigningKeysBelow", [meta, keys], [slot]);
+      await run("removeSigningKeysBelow", [meta, signing], [slot]);
     },
   };
 }

@@ -10,7 +10,7 @@ import { createClient } from "redis";
 export const redisMissing: string | undefined = findMissing();
 
 function findMissing(): string | undefined {
-  const { error, stdout = "" } = spawnSync("redis-server", ["--version"], { encoding: "utf8" });
+  const { error, stdout } = spawnSync("redis-server", ["--version"], { encoding: "utf8" });
   if (error === undefined && stdout.includes("v=")) {
     return undefined;
   }
@@ -25,10 +25,10 @@ export interface TestRedis {
   readonly socket: string;
   /** A connected client; it is destroyed with the server. */
   connect(): Promise<TestRedisClient>;
-  /** Ends the process with SIGKILL: everything in it is lost, and nothing listens. */
+  /** Ends the process with SIGKILL: what is not on disk is lost, and nothing listens. */
   kill(): Promise<void>;
-  /** Starts it after `kill`, with more arguments if given. */
-  start(...args: string[]): Promise<void>;
+  /** Starts it after `kill`; resolves when its clients are connected again. */
+  start(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -57,9 +57,12 @@ export async function startRedis(...args: string[]): Promise<TestRedis> {
       return client;
     },
     kill,
-    async start(...more) {
+    async start() {
       await rm(socket, { force: true });
-      server = await spawnRedis(socket, folder, [...args, ...more]);
+      server = await spawnRedis(socket, folder, args);
+      for (const client of clients) {
+        await reconnected(client);
+      }
     },
     async stop() {
       for (const client of clients) {
@@ -76,6 +79,13 @@ function newClient(path: string) {
     socket: { path, tls: false, reconnectStrategy: () => 5 },
     disableOfflineQueue: true,
   });
+}
+
+/** Waits until a client that lost its connection has another one. */
+export async function reconnected(client: TestRedisClient): Promise<void> {
+  while (client.isOpen && !client.isReady) {
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
 }
 
 async function spawnRedis(

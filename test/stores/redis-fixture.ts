@@ -16,7 +16,7 @@ function timeOf(key: string): string {
 
 /** An empty store under a prefix of its own. */
 export async function createRedis(redis: TestRedis) {
-  const client = await redis.connect();
+  const [client, second] = [await redis.connect(), await redis.connect()];
   const prefix = `test-${fixtures++}`;
   const key = `{${prefix}}:test-clock`;
   const options = { prefix, time: timeOf(key) };
@@ -26,9 +26,11 @@ export async function createRedis(redis: TestRedis) {
     prefix,
     clock,
     store: redisSessionStore(client, options),
-    another: (other: TestRedisClient = client) => redisSessionStore(other, options),
+    // On a connection of its own, as another server has.
+    another: () => redisSessionStore(second, options),
     async close() {
       client.destroy();
+      second.destroy();
     },
   };
 }
