@@ -98,6 +98,7 @@ export async function createPostgres(server: TestPostgres) {
     store,
     clock,
     another,
+    admin,
     async close() {
       await store.close();
       await admin.end();
