@@ -3,13 +3,17 @@ import { type Clock, systemClock } from "./clock.ts";
 import { type Duration, durationMs } from "./duration.ts";
 import { SessionError, unavailable } from "./errors.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
+import type { SigningAlgorithm } from "./jwt/algorithms.ts";
+import type { JsonWebKeySet } from "./jwt/jwk.ts";
+import { readAudience, readChoice, readIssuer, readOrigins } from "./options.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { Core } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { type EngineOptions, openEngine } from "./session/engine.ts";
+import { type Engine, type EngineOptions, openEngine } from "./session/engine.ts";
+import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
-import { createOpener } from "./session/opener.ts";
+import { createOpener, type Opener } from "./session/opener.ts";
 import type { SessionStore } from "./session/store.ts";
 import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
 
@@ -29,6 +33,13 @@ export interface SessionsOptions {
    * tokens. Default: the one that an embedded store keeps beside its sessions.
    */
   readonly secret?: SecretOption;
+  /**
+   * What generated keys sign with, or what `keys.signing` must be; the same on every server.
+   * Default "ES256". "RS256" and "EdDSA" are for verifiers that ask for them.
+   */
+  readonly algorithm?: SigningAlgorithm;
+  /** The keys that sign access tokens. Default: generated, kept in the store, and rotated. */
+  readonly keys?: KeysOptions;
   /** Methods and services that need no session. Default none: everything needs one. */
   readonly public?: readonly (DescMethod | DescService)[];
   /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
@@ -65,6 +76,12 @@ export interface Sessions extends ServerSessions {
    * @throws SessionError `unavailable`, with what stood in the way as its cause
    */
   ready(): Promise<void>;
+  /**
+   * The public keys of all access tokens that may be alive, and of those to come: what
+   * `jwksHandler` of `rpc-session/http` publishes.
+   * @throws SessionError `unavailable`
+   */
+  jwks(): Promise<JsonWebKeySet>;
   /** Ends timers and the feed, and closes the store. */
   close(): Promise<void>;
   [Symbol.asyncDispose](): Promise<void>;
@@ -75,30 +92,13 @@ export interface Sessions extends ServerSessions {
  * @throws TypeError with what to change, when an option is wrong
  */
 export function createSessions(options: SessionsOptions): Sessions {
-  const { clock = systemClock } = options;
-  const issuer = readIssuer(options.issuer);
-  const engineOptions = readEngineOptions(options, clock);
+  const engineOptions = readEngineOptions(options);
   const policies = createPolicies({
     public: options.public ?? [],
     methods: options.methods ?? {},
   });
   const opener = createOpener(() => openEngine(engineOptions));
-  const core: Core = {
-    issuer: options.issuer,
-    cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
-    crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
-    antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
-    browserHeaderTransport: options.browserHeaderTransport ?? false,
-    clock,
-    async engine() {
-      try {
-        return await opener.get();
-      } catch (cause) {
-        throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
-      }
-    },
-  };
+  const core = createCore(options, opener);
   const close = async (): Promise<void> => {
     const engine = await opener.end();
     await engine?.settled();
@@ -107,6 +107,9 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   return {
     ...createServerSessions(core, policies),
+    async jwks() {
+      return { keys: [...(await (await core.engine()).publicKeys())] };
+    },
     async ready() {
       await core.engine();
     },
@@ -115,7 +118,28 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
 }
 
-function readEngineOptions(options: SessionsOptions, clock: Clock): EngineOptions {
+function createCore(options: SessionsOptions, opener: Opener<Engine>): Core {
+  const issuer = readIssuer(options.issuer);
+  return {
+    issuer: options.issuer,
+    cookies: createSessionCookies(issuer, options.cookies),
+    origins: readOrigins(options.origins ?? [issuer.origin]),
+    crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
+    antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
+    browserHeaderTransport: options.browserHeaderTransport ?? false,
+    clock: options.clock ?? systemClock,
+    async engine() {
+      try {
+        return await opener.get();
+      } catch (cause) {
+        throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
+      }
+    },
+  };
+}
+
+function readEngineOptions(options: SessionsOptions): EngineOptions {
+  readIssuer(options.issuer);
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
     throw new TypeError(
@@ -130,58 +154,15 @@ function readEngineOptions(options: SessionsOptions, clock: Clock): EngineOption
   if (secret !== undefined) {
     readSecretOption(secret);
   }
-  const { audience = options.issuer } = options;
-  if (typeof audience !== "string" || audience === "") {
-    throw new TypeError("audience: must be a string that is not empty");
-  }
   return {
     issuer: options.issuer,
-    audience,
+    audience: readAudience(options.audience ?? options.issuer),
     store,
     secret,
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
+    keys: readKeyPlan(options.keys, options.algorithm),
     clockSkew: durationMs("clockSkew", options.clockSkew ?? "60s", { max: 60_000 }),
-    clock,
+    clock: options.clock ?? systemClock,
     emit: safeListener(options.onEvent),
   };
-}
-
-function readIssuer(issuer: string): URL {
-  const url = URL.canParse(issuer) ? new URL(issuer) : undefined;
-  const plain =
-    url !== undefined &&
-    (url.protocol === "https:" || url.protocol === "http:") &&
-    url.search === "" &&
-    url.hash === "" &&
-    url.username === "" &&
-    !/["\\\s]/.test(issuer);
-  if (!plain) {
-    throw new TypeError(
-      `issuer: ${JSON.stringify(issuer)} must be the URL of this service, such as "https://api.example.com"`,
-    );
-  }
-  return url;
-}
-
-function readOrigins(origins: readonly string[]): ReadonlySet<string> {
-  for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
-      throw new TypeError(
-        `origins: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
-      );
-    }
-  }
-  return new Set(origins);
-}
-
-function readChoice<T extends string>(
-  option: string,
-  value: T | undefined,
-  choices: readonly [T, ...T[]],
-): T {
-  const chosen = value ?? choices[0];
-  if (!choices.includes(chosen)) {
-    throw new TypeError(`${option}: "${chosen}" is none of ${choices.join(", ")}`);
-  }
-  return chosen;
 }

@@ -1,4 +1,4 @@
-import type { JWK } from "jose";
+import type { JSONWebKeySet, JWK } from "jose";
 import {
   algorithmNamed,
   type SigningAlgorithm,
@@ -7,6 +7,11 @@ import {
 } from "./algorithms.ts";
 import { assertStrongRsa } from "./rsa.ts";
 import { isKeyId } from "./strict-parse.ts";
+
+/** Public keys as they are published (RFC 7517 §5). */
+export type JsonWebKeySet = JSONWebKeySet;
+/** One key (RFC 7517 §4). */
+export type JsonWebKey = JWK;
 
 /** Members that no public key has (RFC 7518 §6, `k` of a shared secret included). */
 const privateMembers = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"] as const;

@@ -2,10 +2,9 @@ import { SessionError } from "../errors.ts";
 import type { VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import { endedError, expiredError, unknownError } from "../session/ended.ts";
-import type { Engine } from "../session/engine.ts";
 import { isTrustedSite } from "../tokens/cross-site.ts";
 import type { PresentedTokens } from "../tokens/source.ts";
-import type { Core } from "./core.ts";
+import type { Authenticator, VerifyingCore } from "./core.ts";
 
 /** A request as far as authentication looks at it. */
 export interface AuthenticationRequest {
@@ -29,7 +28,7 @@ export interface AuthenticationDemand {
  * @throws SessionError
  */
 export async function authenticate(
-  core: Core,
+  core: VerifyingCore,
   request: AuthenticationRequest,
   demand: AuthenticationDemand,
 ): Promise<AccessClaims | undefined> {
@@ -59,7 +58,7 @@ export async function authenticate(
 
 /** @throws SessionError `forbidden` when a request with cookies comes from a page that may not */
 export function checkCrossSite(
-  core: Core,
+  core: VerifyingCore,
   request: Pick<AuthenticationRequest, "headers" | "method">,
 ): void {
   if (
@@ -87,7 +86,10 @@ interface Verifiable {
   readonly now: number;
 }
 
-async function verifyBearer(engine: Engine, { presented, now }: Verifiable): Promise<AccessClaims> {
+async function verifyBearer(
+  engine: Authenticator,
+  { presented, now }: Verifiable,
+): Promise<AccessClaims> {
   const verified = await engine.verify(presented.bearer ?? "", now);
   const claims = accept(verified, { transport: "header", hasRefreshToken: false });
   for (const cookie of presented.accessCookies) {
@@ -100,8 +102,8 @@ async function verifyBearer(engine: Engine, { presented, now }: Verifiable): Pro
 }
 
 async function verifyCookies(
-  core: Core,
-  engine: Engine,
+  core: VerifyingCore,
+  engine: Authenticator,
   { presented, now }: Verifiable,
 ): Promise<AccessClaims> {
   const context = {
@@ -176,7 +178,7 @@ function conflict(message: string): SessionError {
 }
 
 async function checkAntiCsrf(
-  engine: Engine,
+  engine: Authenticator,
   claims: AccessClaims,
   token: string | undefined,
 ): Promise<void> {
@@ -190,7 +192,11 @@ async function checkAntiCsrf(
   }
 }
 
-async function checkRevoked(engine: Engine, claims: AccessClaims, now: number): Promise<void> {
+async function checkRevoked(
+  engine: Authenticator,
+  claims: AccessClaims,
+  now: number,
+): Promise<void> {
   const { sid: session } = claims;
   const change = engine.revocations.get(session);
   if (change !== undefined) {

@@ -10,7 +10,7 @@ import { type Session, sessionOf } from "../session/session.ts";
 import { hideTokens, type PresentedTokens, readTokens } from "../tokens/source.ts";
 import { hasCookies } from "./authenticate.ts";
 import { toConnectError } from "./connect-error.ts";
-import type { Core } from "./core.ts";
+import type { VerifyingCore } from "./core.ts";
 import { endTokens, expireCookies, writeRefusal } from "./respond.ts";
 
 /** The request and response headers of one call: what a `HandlerContext` has. */
@@ -46,7 +46,7 @@ export function createCallKey(): CallKey {
 }
 
 /** Reads the tokens of an exchange, and takes the cookies out of what handlers see. */
-export function openCall(core: Core, exchange: Exchange): Call {
+export function openCall(core: VerifyingCore, exchange: Exchange): Call {
   const { requestHeader, responseHeader, requestMethod } = exchange;
   const presented = readTokens(requestHeader, core.cookies.names);
   hideTokens(requestHeader, core.cookies.names);
@@ -64,7 +64,7 @@ export function openCall(core: Core, exchange: Exchange): Call {
 
 /** The call that a context belongs to; opened now when neither gate nor interceptor ran. */
 export function callOf(
-  core: Core,
+  core: VerifyingCore,
   key: CallKey,
   exchange: Exchange & { readonly values?: ContextValues },
 ): Call {
@@ -77,7 +77,7 @@ export function callOf(
 }
 
 /** Puts the session of verified claims into the call. */
-export function enterSession(core: Core, call: Call, claims: AccessClaims): Session {
+export function enterSession(core: VerifyingCore, call: Call, claims: AccessClaims): Session {
   const session = sessionOf(claims, () => endSession(core, call, session));
   call.session = session;
   return session;
@@ -87,7 +87,7 @@ export function enterSession(core: Core, call: Call, claims: AccessClaims): Sess
  * Writes what a failed call tells in its headers.
  * @returns the failure as a SessionError
  */
-export function failCall(core: Core, call: Call, failure: unknown): SessionError {
+export function failCall(core: VerifyingCore, call: Call, failure: unknown): SessionError {
   const error =
     failure instanceof SessionError
       ? failure
@@ -98,14 +98,14 @@ export function failCall(core: Core, call: Call, failure: unknown): SessionError
 
 /** Refuses a call: writes its headers, and makes the error that goes on the wire. */
 export function refuseCall(
-  core: Core,
+  core: VerifyingCore,
   call: Call,
   { error, procedure }: { readonly error: unknown; readonly procedure: string },
 ): ConnectError {
   return toConnectError(failCall(core, call, error), { realm: core.issuer, procedure });
 }
 
-async function endSession(core: Core, call: Call, session: Session): Promise<void> {
+async function endSession(core: VerifyingCore, call: Call, session: Session): Promise<void> {
   const engine = await core.engine();
   // Where this response can clear the tokens, late calls need not; else the next call does.
   await engine.revoke(session.id, call.committed ? "revoked" : "signOut");

@@ -71,7 +71,9 @@ export function readKeyPlan(
   algorithm?: SigningAlgorithm,
 ): KeyPlan {
   if (algorithm !== undefined && !isSigningAlgorithm(algorithm)) {
-    throw new TypeError(`algorithm: "${algorithm}" is none of "ES256", "RS256", "EdDSA"`);
+    throw new TypeError(
+      `algorithm: ${JSON.stringify(algorithm)} is none of "ES256", "RS256", "EdDSA"`,
+    );
   }
   if (signing === undefined) {
     if (verification.length > 0) {

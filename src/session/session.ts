@@ -2,8 +2,8 @@ import type { JsonObject } from "../json.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import type { TokenTransport } from "../transport.ts";
 
-/** A verified session: who is calling. */
-export interface Session {
+/** A verified session, as a service that only verifies knows it: who is calling. */
+export interface VerifiedSession {
   /** Names the session. No secret, and no proof of anything. */
   readonly id: string;
   readonly userId: string;
@@ -16,6 +16,10 @@ export interface Session {
   readonly accessExpiresAt: Date;
   /** How the session's tokens travel. */
   readonly transport: TokenTransport;
+}
+
+/** A verified session: who is calling. */
+export interface Session extends VerifiedSession {
   /**
    * Ends the session: its refresh tokens at once, its access tokens with the next call that any
    * server sees after the change has reached it; in this process at once. The response of this
