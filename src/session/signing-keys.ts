@@ -42,6 +42,8 @@ export interface SigningKeys {
   ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
   /** The public keys, those that will sign and those that have signed included. At most a minute old. */
   published(): Promise<readonly JWK[]>;
+  /** Waits for what goes on in the background. */
+  settled(): Promise<void>;
 }
 
 /** What the signing keys are made of. All spans are milliseconds. */
@@ -80,7 +82,7 @@ class KeysInStore implements SigningKeys {
   #attemptedAt = Number.NEGATIVE_INFINITY;
   #readAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
-  #rotating = false;
+  #rotating: Promise<void> | undefined;
   /** Monotonic: before then no rotation is tried, as one has just failed. */
   #rotateFrom = Number.NEGATIVE_INFINITY;
 
@@ -105,6 +107,9 @@ class KeysInStore implements SigningKeys {
       this.#readOnce().catch(() => {
         // Tried again after the cool-down, and waited for before it is too late.
       });
+    }
+    if (this.#keys.length === 0) {
+      await this.#replaceLost();
     }
     this.#rotateWhenDue();
     const signing = this.#current()?.signing;
@@ -135,6 +140,20 @@ class KeysInStore implements SigningKeys {
       await this.#readOnce().catch(() => {});
     }
     return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
+  }
+
+  /** Makes a key where the store has lost all; what they signed is refused from now on. */
+  async #replaceLost(): Promise<void> {
+    try {
+      await this.open();
+    } catch (cause) {
+      throw unavailable("the signing keys", cause);
+    }
+  }
+
+  async settled(): Promise<void> {
+    await this.#reading?.catch(() => {});
+    await this.#rotating;
   }
 
   async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
@@ -194,18 +213,17 @@ class KeysInStore implements SigningKeys {
   #rotateWhenDue(): void {
     const { rotation, retention, clock } = this.#options;
     const rules = { rotation, retention, isCurrent: (key: LoadedKey) => this.#isCurrent(key) };
-    const mayTry = !this.#rotating && clock.monotonic() >= this.#rotateFrom;
+    const mayTry = this.#rotating === undefined && clock.monotonic() >= this.#rotateFrom;
     if (!mayTry || !isRotationDue(this.#keys, this.#storeNow(), rules)) {
       return;
     }
-    this.#rotating = true;
-    this.#rotate(rules)
+    this.#rotating = this.#rotate(rules)
       .catch(() => {
         // Signing goes on with the present key, and a later call tries again.
         this.#rotateFrom = clock.monotonic() + readCooldown;
       })
       .finally(() => {
-        this.#rotating = false;
+        this.#rotating = undefined;
       });
   }
 

@@ -40,6 +40,14 @@ async function twoEngines() {
 }
 
 describe("a store that has lost changes", () => {
+  it("gets a new signing key where it has lost all, for all who sign at once", async () => {
+    const { engine, inner } = await twoEngines();
+    await inner.removeSigningKeysBelow(9);
+    engine.clock.advance("1h");
+    await Promise.all([engine.signIn(), engine.signIn(), engine.signIn()]);
+    expect((await inner.signingKeys()).keys).toHaveLength(1);
+  });
+
   it("is read for every session until the tokens of before are dead", async () => {
     const { engine, state, clock, wake } = await twoEngines();
     expect(engine.revocations.unsure).toBe(false);
