@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { connect as connectSocket } from "node:net";
+import { type AddressInfo, connect as connectSocket, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClient } from "redis";
@@ -29,6 +29,9 @@ export interface TestRedis {
   kill(): Promise<void>;
   /** Starts it after `kill`; resolves when its clients are connected again. */
   start(): Promise<void>;
+  /** Stops the process where it is; what is sent to it waits. */
+  pause(): void;
+  resume(): void;
   stop(): Promise<void>;
 }
 
@@ -64,6 +67,8 @@ export async function startRedis(...args: string[]): Promise<TestRedis> {
         await reconnected(client);
       }
     },
+    pause: () => server.kill("SIGSTOP"),
+    resume: () => server.kill("SIGCONT"),
     async stop() {
       for (const client of clients) {
         client.destroy();
@@ -79,6 +84,16 @@ function newClient(path: string) {
     socket: { path, tls: false, reconnectStrategy: () => 5 },
     disableOfflineQueue: true,
   });
+}
+
+/** A port that nothing listens on. */
+export async function freePort(): Promise<string> {
+  const listener = createServer().listen(0, "127.0.0.1");
+  await once(listener, "listening");
+  const { port } = listener.address() as AddressInfo;
+  listener.close();
+  await once(listener, "close");
+  return String(port);
 }
 
 /** Waits until a client that lost its connection has another one. */

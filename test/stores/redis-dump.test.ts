@@ -1,4 +1,4 @@
-import { expect, it } from "vitest";
+import { expect, it, onTestFinished } from "vitest";
 import { openSecretRing, randomId } from "../../src/secrets.ts";
 import { createRefreshTokens } from "../../src/session/refresh-tokens.ts";
 import { redisStore } from "../../src/stores/redis.ts";
@@ -10,8 +10,9 @@ const secret = "a secret of at least 32 bytes, for tests";
 
 it.skipIf(redisMissing)("a dump of all keys of redisStore mints nothing", async () => {
   const redis = await startRedis();
+  onTestFinished(() => redis.stop());
   const client = await redis.connect();
-  const { newStore, clock } = await redisWithFakeClock(client, "dumped");
+  const { newStore, clock } = await redisWithFakeClock(client, { prefix: "dumped" });
   const engine = await startEngine({ store: newStore(), clock, secret });
   const { id, token } = await engine.signIn();
   const { access, record } = await engine.exchange(token);
@@ -41,7 +42,6 @@ it.skipIf(redisMissing)("a dump of all keys of redisStore mints nothing", async 
   const theirs = startEngine({ store: newStore(), clock, secret: randomId(32) });
   const their = await theirs.then((other) => other.signIn());
   await expect(engine.exchange(their.token)).rejects.toMatchObject({ kind: "unavailable" });
-  await redis.stop();
 });
 
 async function dumpOf(client: TestRedisClient): Promise<string> {

@@ -1,3 +1,4 @@
+import type { RedisClient } from "../../src/stores/redis.ts";
 import { redisSessionStore } from "../../src/stores/redis-store.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import type { ContractClock } from "../../src/testing/store-contract.ts";
@@ -35,8 +36,11 @@ export async function createRedis(redis: TestRedis) {
   };
 }
 
-/** A clock for engines, and a store that lives by it. */
-export async function redisWithFakeClock(client: TestRedisClient, prefix = `test-${fixtures++}`) {
+/** A clock for engines, and stores that live by it, on the same client unless given another. */
+export async function redisWithFakeClock(
+  client: TestRedisClient,
+  { prefix = `test-${fixtures++}`, on = client }: { prefix?: string; on?: RedisClient } = {},
+) {
   const key = `{${prefix}}:test-clock`;
   const fake = createFakeClock(future);
   // Commands of one connection are run in their order, so nothing has to wait for it.
@@ -49,7 +53,7 @@ export async function redisWithFakeClock(client: TestRedisClient, prefix = `test
       tell().catch(() => {});
     },
   };
-  const newStore = () => redisSessionStore(client, { prefix, time: timeOf(key) });
+  const newStore = () => redisSessionStore(on, { prefix, time: timeOf(key) });
   return { clock, tell, newStore, prefix };
 }
 

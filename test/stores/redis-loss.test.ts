@@ -1,11 +1,13 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { Action, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
+import type { RedisClient } from "../../src/stores/redis.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { testSessions } from "../../src/testing/test-sessions.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 import {
+  freePort,
   redisMissing,
   startRedis,
   type TestRedis,
@@ -115,9 +117,45 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
   });
 });
 
+describe.skipIf(redisMissing)("redisStore after a failover", () => {
+  it("refuses what the former primary acknowledged alone: sign-ins, and revoked sessions", async () => {
+    const port = await freePort();
+    const primary = await startRedis(
+      ...["--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"],
+    );
+    onTestFinished(() => primary.stop());
+    const replica = await startRedis("--replicaof", "127.0.0.1", port);
+    onTestFinished(() => replica.stop());
+    const [first, second] = [await primary.connect(), await replica.connect()];
+    let current = first;
+    const on: RedisClient = {
+      eval: (script, given) => current.eval(script, given),
+      evalSha: (sha, given) => current.evalSha(sha, given),
+    };
+    const { newStore, clock } = await redisWithFakeClock(first, { on });
+    const sessions = testSessions({ store: newStore(), clock, secret });
+    const revoked = await issueOn(sessions, "cookie");
+    await vi.waitFor(async () => expect(await first.wait(1, 100)).toBe(1), { timeout: 15_000 });
+    // A partition: the replica is made primary, and the former one goes on for a while.
+    await second.sendCommand(["REPLICAOF", "NO", "ONE"]);
+    const lost = await issueOn(sessions, "cookie");
+    await revoked.revoke();
+    current = second;
+    const other = testSessions({ store: newStore(), clock, secret });
+    expect(await refusal(other, lost)).toBe("SESSION_UNKNOWN");
+    await readLog(sessions);
+    await vi.waitFor(async () => {
+      expect(await refusal(other, revoked)).toBe("SESSION_REVOKED");
+    });
+    expect(await refusal(sessions, revoked)).toBe("SESSION_REVOKED");
+    expect(await refusal(sessions, lost)).toBe("SESSION_UNKNOWN");
+  });
+});
+
 describe.skipIf(redisMissing)("the change log of redisStore", () => {
   it("tells of a loss to readers of before and after, and is read again as a whole", async () => {
     const redis = await startRedis();
+    onTestFinished(() => redis.stop());
     const client = await redis.connect();
     const { newStore, tell, clock } = await redisWithFakeClock(client);
     const store = newStore();
@@ -151,7 +189,6 @@ describe.skipIf(redisMissing)("the change log of redisStore", () => {
     const emptied = await store.changes(failedOver.cursor, hour);
     expect(emptied).toMatchObject({ entries: [], lostAt: anew.now });
     expect((await store.changes(anew.cursor, hour)).lostAt).toBe(anew.now);
-    await redis.stop();
   });
 });
 
