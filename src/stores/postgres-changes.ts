@@ -11,7 +11,8 @@ import type { SqlDatabase } from "./sql-schema.ts";
  * everything written by that one and by later ones, also what was returned before.
  *
  * Where the oldest transaction lies before the cursor, the database is another one than it was,
- * restored or failed over; then the whole window is read again.
+ * restored or failed over; then the whole window is read again, and changes may be lost. Who has no
+ * cursor of before cannot tell.
  */
 export async function readChangesByTransaction(
   database: SqlDatabase,
@@ -25,7 +26,8 @@ export async function readChangesByTransaction(
       return changes;
     }
   }
-  return readEntries(database, sql<boolean>`change.at >= ${database.now()} - ${window}`);
+  const all = await readEntries(database, sql`change.at >= ${database.now()} - ${window}`);
+  return cursor === undefined ? all : { ...all, lostAt: all.now };
 }
 
 async function readEntries(database: SqlDatabase, wanted: RawBuilder<boolean>): Promise<Changes> {

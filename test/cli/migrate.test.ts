@@ -6,7 +6,8 @@ import { DatabaseSync } from "node:sqlite";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
-import { createSchema, describePostgres, tablesOf } from "../stores/postgres-fixture.ts";
+import { describePostgres } from "../stores/describe-postgres.ts";
+import { createSchema, tablesOf } from "../stores/postgres-fixture.ts";
 import { stillClock } from "../stores/still-clock.ts";
 
 const main = join(import.meta.dirname, "../../src/cli/main.ts");

@@ -3,8 +3,9 @@ import { expect, it } from "vitest";
 import type { SessionStore } from "../../src/session/store.ts";
 import { postgresStore } from "../../src/stores/postgres.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, watchedPool } from "./held-pool.ts";
-import { describePostgres, openedPostgres } from "./postgres-fixture.ts";
+import { openedPostgres } from "./postgres-fixture.ts";
 
 const hour = 3_600_000;
 
@@ -54,7 +55,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(sessionsOf(await store.changes(last.cursor, 0))).toEqual([]);
   });
 
-  it("reads the whole window again when the database went back behind the cursor", async () => {
+  it("reads the whole window again, and tells of a loss, when the database went back behind the cursor", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await store.insert(newSession());
@@ -67,7 +68,10 @@ describePostgres("the change log on PostgreSQL", (server) => {
     const read = await store.changes("900000000000000", hour);
     expect(sessionsOf(read)).toEqual(["s1"]);
     expect(Number(read.cursor)).toBeLessThan(1_000_000);
-    expect(sessionsOf(await store.changes(read.cursor, hour))).toEqual([]);
+    expect(read.lostAt).toBe(read.now);
+    const next = await store.changes(read.cursor, hour);
+    expect(sessionsOf(next)).toEqual([]);
+    expect(next.lostAt).toBeUndefined();
   });
 
   it("counts an entry that somebody wrote by hand", async () => {
@@ -114,11 +118,8 @@ describePostgres("the change log on PostgreSQL", (server) => {
 });
 
 /** A transaction that holds rows until it is disposed of. */
-async function holding(
-  { connect }: Pick<Awaited<ReturnType<typeof openedPostgres>>, "connect">,
-  rows: string,
-) {
-  const client = await connect();
+async function holding(fixture: Awaited<ReturnType<typeof openedPostgres>>, rows: string) {
+  const client = await fixture.connect();
   await client.query(`begin; ${rows} for update`);
   return {
     async left(rowsLeft: string): Promise<number> {

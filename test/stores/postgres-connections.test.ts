@@ -3,8 +3,9 @@ import { expect, it, vi } from "vitest";
 import { postgresStore } from "../../src/stores/postgres.ts";
 import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
+import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, serverError, watchedPool } from "./held-pool.ts";
-import { createSchema, describePostgres, openedPostgres } from "./postgres-fixture.ts";
+import { createSchema, openedPostgres } from "./postgres-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
 const secret = "a secret of the test, of 32 bytes and more";
@@ -65,7 +66,7 @@ describePostgres("postgresStore and its connections", (server) => {
     const { store, admin } = fixture;
     await Promise.all([store.load("s1"), store.load("s1")]);
     await endConnections(admin, "state = 'idle'");
-    await vi.waitFor(() => store.load("s1"));
+    expect((await vi.waitFor(() => store.load("s1"))).record).toBeUndefined();
   });
 
   it("closes the connections that it opened, and opens others when it is opened again", async () => {
@@ -167,8 +168,8 @@ async function endConnections(admin: Client, state: string): Promise<void> {
 }
 
 /** Makes every write to a session wait. */
-async function lockedSessions({ connect }: Fixture) {
-  const client = await connect();
+async function lockedSessions(fixture: Fixture) {
+  const client = await fixture.connect();
   await client.query("begin; select 1 from rpcsession_sessions for update");
   return {
     release: () => client.query("rollback"),

@@ -2,7 +2,8 @@ import { expect, it } from "vitest";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 import type { TestPostgres } from "../helpers/postgres.ts";
-import { createPostgres, describePostgres } from "./postgres-fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createPostgres } from "./postgres-fixture.ts";
 
 const tables = ["migrations", "sessions", "changes", "signing_keys"];
 const secret = "a secret of the test, of 32 bytes and more";
@@ -32,13 +33,13 @@ describePostgres("a dump of PostgreSQL alone", (server) => {
   it("restored under another secret, takes no token of before, and says so", async () => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
-    const { exchange, verify, events } = await startEngine({ store: copy.store, secret: madeUp });
+    const other = await startEngine({ store: copy.store, secret: madeUp });
     for (const token of used.tokens.slice(0, 2)) {
-      await expect(exchange(token)).rejects.toMatchObject({ kind: "unavailable" });
+      await expect(other.exchange(token)).rejects.toMatchObject({ kind: "unavailable" });
     }
-    expect(events.map(({ type }) => type)).toEqual(["unknownSecret"]);
+    expect(other.events.map(({ type }) => type)).toEqual(["unknownSecret"]);
     // A key can verify without the secret: it is what anybody reads in the JWKS.
-    expect(await verify(used.access, used.clock.now())).toMatchObject({ status: "valid" });
+    expect(await other.verify(used.access, used.clock.now())).toMatchObject({ status: "valid" });
   });
 
   it("gives a thief who runs an engine on it no token that the servers take", async () => {
@@ -108,10 +109,10 @@ async function usedStore(server: TestPostgres) {
 }
 
 /** Another store that was made of the rows alone. */
-async function copied({ rows }: Awaited<ReturnType<typeof usedStore>>, server: TestPostgres) {
+async function copied(used: Awaited<ReturnType<typeof usedStore>>, server: TestPostgres) {
   const fixture = await createPostgres(server);
   await fixture.store.open(fixture);
-  for (const [index, dumped] of (await rows()).entries()) {
+  for (const [index, dumped] of (await used.rows()).entries()) {
     const table = `rpcsession_${tables[index]}`;
     await fixture.admin.query(`truncate ${table}`);
     await fixture.admin.query(

@@ -1,33 +1,12 @@
 import { sql } from "kysely";
 import { Client } from "pg";
-import { afterAll, beforeAll, describe } from "vitest";
 import type { SessionStore } from "../../src/session/store.ts";
 import { postgresStore } from "../../src/stores/postgres.ts";
 import { postgresBackend } from "../../src/stores/postgres-backend.ts";
 import { openPool } from "../../src/stores/postgres-pool.ts";
 import { sqlStore } from "../../src/stores/sql.ts";
-import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
+import type { TestPostgres } from "../helpers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
-
-/** A suite with a server of its own; where there is none to start, it is skipped, and says so. */
-export function describePostgres(name: string, body: (server: () => TestPostgres) => void): void {
-  if (postgresMissing !== undefined) {
-    describe.skip(`${name} (skipped: ${postgresMissing})`, () => {
-      body(() => {
-        throw new Error(postgresMissing);
-      });
-    });
-    return;
-  }
-  describe(name, () => {
-    let server: TestPostgres | undefined;
-    beforeAll(async () => {
-      server = await startPostgres();
-    }, 60_000);
-    afterAll(() => server?.stop());
-    body(() => server as TestPostgres);
-  });
-}
 
 let schemas = 0;
 

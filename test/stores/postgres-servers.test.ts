@@ -2,7 +2,8 @@ import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/session/store.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine, type TestEngine } from "../helpers/engine.ts";
-import { createPostgres, describePostgres } from "./postgres-fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createPostgres } from "./postgres-fixture.ts";
 
 const secret = "a secret of the test, of 32 bytes and more";
 const minute = 60_000;

@@ -1,6 +1,7 @@
 import { describe, it } from "vitest";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
-import { createPostgres, describePostgres } from "./postgres-fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createPostgres } from "./postgres-fixture.ts";
 import { describePruning } from "./pruning.ts";
 
 describePostgres("PostgreSQL", (server) => {
