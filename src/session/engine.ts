@@ -153,7 +153,9 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     },
     load: (id) => reach(store.load(id)),
     revoke: (id, endedBy) => revoke(options, opened, { id, endedBy }),
-    settled: () => confirmations.settled(),
+    async settled() {
+      await Promise.all([confirmations.settled(), keys.settled()]);
+    },
     close: () => feed.close(),
   };
 }

@@ -108,9 +108,6 @@ class KeysInStore implements SigningKeys {
         // Tried again after the cool-down, and waited for before it is too late.
       });
     }
-    if (this.#keys.length === 0) {
-      await this.#replaceLost();
-    }
     this.#rotateWhenDue();
     const signing = this.#current()?.signing;
     if (signing === undefined) {
@@ -140,15 +137,6 @@ class KeysInStore implements SigningKeys {
       await this.#readOnce().catch(() => {});
     }
     return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
-  }
-
-  /** Makes a key where the store has lost all; what they signed is refused from now on. */
-  async #replaceLost(): Promise<void> {
-    try {
-      await this.open();
-    } catch (cause) {
-      throw unavailable("the signing keys", cause);
-    }
   }
 
   async settled(): Promise<void> {
