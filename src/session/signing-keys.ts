@@ -108,6 +108,9 @@ class KeysInStore implements SigningKeys {
         // Tried again after the cool-down, and waited for before it is too late.
       });
     }
+    if (this.#keys.length === 0) {
+      await this.#replaceLost();
+    }
     this.#rotateWhenDue();
     const signing = this.#current()?.signing;
     if (signing === undefined) {
@@ -137,6 +140,15 @@ class KeysInStore implements SigningKeys {
       await this.#readOnce().catch(() => {});
     }
     return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
+  }
+
+  /** Makes a key where the store has lost all; what they signed is refused from now on. */
+  async #replaceLost(): Promise<void> {
+    try {
+      await this.open();
+    } catch (cause) {
+      throw unavailable("the signing keys", cause);
+    }
   }
 
   async settled(): Promise<void> {
