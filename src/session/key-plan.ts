@@ -104,7 +104,7 @@ export function readKeyPlan(
 
 /** Whether the key signs elsewhere. */
 export function isRemoteSigner(key: JWK | string | RemoteSigner): key is RemoteSigner {
-  return typeof key === "object" && typeof (key as Partial<RemoteSigner>).sign === "function";
+  return typeof (key as Partial<RemoteSigner> | null)?.sign === "function";
 }
 
 /** @throws TypeError when a key turns out to be of another algorithm than was asked for */
