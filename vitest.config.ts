@@ -1,7 +1,7 @@
 import { defineConfig } from "vitest/config";
 
 export default defineConfig({
-  ssr: { resolve: { conditions: ["@rpc-session/source", "node", "import", "default"] } },
+  ssr: { resolve: { conditions: ["@rpc-session/source", "node", "default"] } },
   resolve: { conditions: ["@rpc-session/source", "node", "import", "default"] },
   test: {
     include: ["test/**/*.test.ts"],

@@ -1,4 +1,5 @@
 import { SessionError, unavailable } from "./errors.ts";
+import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
@@ -12,6 +13,12 @@ export interface Sessions extends ServerSessions {
    * @throws SessionError `unavailable`, with what stood in the way as its cause
    */
   ready(): Promise<void>;
+  /**
+   * The public keys of all access tokens that may be alive, and of those to come: what
+   * `jwksHandler` of `rpc-session/http` publishes.
+   * @throws SessionError `unavailable`
+   */
+  jwks(): Promise<JsonWebKeySet>;
   /**
    * Waits for background writes, ends timers and the feed, and closes the store, unless another
    * instance has it open. Calls that come later are `unavailable`.
@@ -49,6 +56,9 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   return {
     ...createServerSessions(core, resolved.policies),
+    async jwks() {
+      return { keys: [...(await (await core.engine()).publicKeys())] };
+    },
     async ready() {
       await core.engine();
     },

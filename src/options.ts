@@ -1,11 +1,20 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import { type Duration, durationMs } from "./duration.ts";
+import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
+import type { SigningAlgorithm } from "./jwt/algorithms.ts";
+import {
+  readAudience,
+  readChoice,
+  readClockSkew,
+  readIssuer,
+  readOrigins,
+} from "./option-readers.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { Core } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy.ts";
 import type { EngineOptions } from "./session/engine.ts";
+import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
 import type { SessionStore } from "./session/store.ts";
 import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
@@ -26,6 +35,13 @@ export interface SessionsOptions {
    * tokens. Default: the one that an embedded store keeps beside its sessions.
    */
   readonly secret?: SecretOption;
+  /**
+   * What generated keys sign with, or what `keys.signing` must be; the same on every server.
+   * Default "ES256". "RS256" and "EdDSA" are for verifiers that ask for them.
+   */
+  readonly algorithm?: SigningAlgorithm;
+  /** The keys that sign access tokens. Default: generated, kept in the store, and rotated. */
+  readonly keys?: KeysOptions;
   /** Methods and services that need no session. Default none: everything needs one. */
   readonly public?: readonly (DescMethod | DescService)[];
   /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
@@ -94,6 +110,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   audience: "string",
   store: "any",
   secret: "any",
+  algorithm: "string",
+  keys: "object",
   public: "array",
   methods: "object",
   lifetimes: "object",
@@ -139,67 +157,15 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
   if (secret !== undefined) {
     readSecretOption(secret);
   }
-  const { audience = options.issuer } = options;
-  if (typeof audience !== "string" || audience === "") {
-    throw new TypeError("audience: must be a string that is not empty");
-  }
   return {
     issuer: options.issuer,
-    audience,
+    audience: readAudience(options.audience ?? options.issuer),
     store,
     secret,
+    keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
     clock: options.clock ?? systemClock,
     emit: safeListener(options.onEvent),
   };
-}
-
-function readClockSkew(value: Duration): number {
-  const ms = durationMs("clockSkew", value, { max: 60_000 });
-  if (ms % 1000 !== 0) {
-    throw new TypeError(`clockSkew: "${value}" must be whole seconds, as times in tokens are`);
-  }
-  return ms;
-}
-
-function readIssuer(issuer: string): URL {
-  const url = URL.canParse(issuer) ? new URL(issuer) : undefined;
-  const plain =
-    url !== undefined &&
-    (url.protocol === "https:" || url.protocol === "http:") &&
-    url.search === "" &&
-    url.hash === "" &&
-    url.username === "" &&
-    /^[\x21-\x7e]+$/.test(issuer) &&
-    !/["\\]/.test(issuer);
-  if (!plain) {
-    throw new TypeError(
-      `issuer: ${JSON.stringify(issuer)} must be the URL of this service, such as "https://api.example.com"`,
-    );
-  }
-  return url;
-}
-
-function readOrigins(origins: readonly string[]): ReadonlySet<string> {
-  for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
-      throw new TypeError(
-        `origins: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
-      );
-    }
-  }
-  return new Set(origins);
-}
-
-function readChoice<T extends string>(
-  option: string,
-  value: T | undefined,
-  choices: readonly [T, ...T[]],
-): T {
-  const chosen = value ?? choices[0];
-  if (!choices.includes(chosen)) {
-    throw new TypeError(`${option}: "${chosen}" is none of ${choices.join(", ")}`);
-  }
-  return chosen;
 }

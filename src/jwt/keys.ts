@@ -1,21 +1,15 @@
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK, type JWK } from "jose";
+import type { SigningAlgorithm } from "./algorithms.ts";
+import { checkJwk, ownMembers, publicHalf } from "./jwk.ts";
 import { isKeyId } from "./strict-parse.ts";
 
-/** The algorithms that tokens are signed with (RFC 7518 §3.1). Always a property of the key. */
-export type SigningAlgorithm = "ES256";
-
-/** What an algorithm asks of its keys and signatures. */
-export interface SigningAlgorithmFacts {
-  readonly kty: string;
-  readonly crv: string;
-  /** The one length of a signature, in bytes. */
-  readonly signatureBytes: number;
-}
-
-/** Every supported algorithm (RFC 7518 §3.4). */
-export const signingAlgorithms: Readonly<Record<SigningAlgorithm, SigningAlgorithmFacts>> = {
-  ES256: { kty: "EC", crv: "P-256", signatureBytes: 64 },
-};
+export {
+  algorithmNamed,
+  isSigningAlgorithm,
+  type SigningAlgorithm,
+  type SigningAlgorithmFacts,
+  signingAlgorithms,
+} from "./algorithms.ts";
 
 /** A key that signs. */
 export interface SigningKey {
@@ -23,6 +17,14 @@ export interface SigningKey {
   readonly alg: SigningAlgorithm;
   /** Private, not extractable. */
   readonly key: CryptoKey;
+}
+
+/** A key that signs somewhere else, such as in a KMS. */
+export interface RemoteSigningKey {
+  readonly kid: string;
+  readonly alg: SigningAlgorithm;
+  /** The signature of `data` as a token carries it (RFC 7518 §3, RFC 8037 §3.1). */
+  sign(data: Uint8Array<ArrayBuffer>): Promise<Uint8Array>;
 }
 
 /** A key that verifies, and can do nothing else. */
@@ -42,72 +44,35 @@ export interface GeneratedKey {
   readonly privateJwk: JWK;
 }
 
-/** Whether a token's `alg` is one that is supported; compared exactly. */
-export function isSigningAlgorithm(alg: string): alg is SigningAlgorithm {
-  return Object.hasOwn(signingAlgorithms, alg);
-}
-
-/** Makes a new pair of keys. */
+/** Makes a new pair of keys; RSA ones of 2048 bits. */
 export async function generateSigningKey(alg: SigningAlgorithm): Promise<GeneratedKey> {
   const pair = await generateKeyPair(alg, { extractable: true });
   const privateJwk = await exportJWK(pair.privateKey);
-  const publicJwk = await exportJWK(pair.publicKey);
-  const kid = await calculateJwkThumbprint(publicJwk);
-  const facts = { kid, alg, use: "sig" };
+  const kid = await calculateJwkThumbprint(await exportJWK(pair.publicKey));
+  const facts = { kid, alg };
   return {
-    kid,
-    alg,
-    publicJwk: { ...publicJwk, ...facts },
-    privateJwk: { ...privateJwk, ...facts },
+    ...facts,
+    publicJwk: publicHalf(privateJwk, facts),
+    privateJwk: { ...ownMembers(privateJwk, alg), ...facts, use: "sig" } as JWK,
   };
 }
 
 /**
  * Reads a private key from a JWK. Without a `kid` it is named by its RFC 7638 thumbprint.
- * @throws TypeError when it is no private key of a supported algorithm, or not meant for signing
+ * @throws TypeError when it is no private key of a supported algorithm, too weak, or not meant for signing
  */
 export async function importSigningKey(jwk: JWK): Promise<SigningKey> {
   const alg = checkJwk(jwk, "sign");
-  if (typeof jwk.d !== "string") {
-    throw new TypeError('JWK: a public key cannot sign; give the private key, with its member "d"');
-  }
   return { kid: await kidOf(jwk), alg, key: await importKey(jwk, alg) };
 }
 
 /**
  * Reads a public key from a JWK. Without a `kid` it is named by its RFC 7638 thumbprint.
- * @throws TypeError when it is no public key of a supported algorithm, or not meant for verifying
+ * @throws TypeError when it is no public key of a supported algorithm, too weak, or not meant for verifying
  */
 export async function importVerificationKey(jwk: JWK): Promise<VerificationKey> {
   const alg = checkJwk(jwk, "verify");
-  if (jwk.d !== undefined) {
-    throw new TypeError('JWK: a private key must not be published; remove the member "d"');
-  }
   return { kid: await kidOf(jwk), alg, key: await importKey(jwk, alg) };
-}
-
-/** Tells the algorithm of a key, from the key itself, and that it is meant for `operation` (RFC 7517 §4). */
-function checkJwk(jwk: JWK, operation: "sign" | "verify"): SigningAlgorithm {
-  const alg = (Object.keys(signingAlgorithms) as SigningAlgorithm[]).find((name) => {
-    const { kty, crv } = signingAlgorithms[name];
-    return jwk.kty === kty && jwk.crv === crv;
-  });
-  if (alg === undefined) {
-    throw new TypeError(
-      'JWK: the type of key is not supported; use "kty": "EC" with "crv": "P-256"',
-    );
-  }
-  if (jwk.alg !== undefined && jwk.alg !== alg) {
-    throw new TypeError(`JWK: "alg" must be "${alg}" for this type of key, or absent`);
-  }
-  if (jwk.use !== undefined && jwk.use !== "sig") {
-    throw new TypeError('JWK: "use" must be "sig", or absent');
-  }
-  const ops: unknown = jwk.key_ops;
-  if (ops !== undefined && !(Array.isArray(ops) && ops.includes(operation))) {
-    throw new TypeError(`JWK: "key_ops" must include "${operation}", or be absent`);
-  }
-  return alg;
 }
 
 async function kidOf(jwk: JWK): Promise<string> {
@@ -118,11 +83,10 @@ async function kidOf(jwk: JWK): Promise<string> {
   return kid;
 }
 
-/** Imports the key's own members only, so that nothing else in the JWK has a say. */
 async function importKey(jwk: JWK, alg: SigningAlgorithm): Promise<CryptoKey> {
-  const { kty, crv, x, y, d } = jwk;
-  const own = { kty, crv, x, y, ...(d === undefined ? {} : { d }) } as JWK;
-  const key = await asTypeError(() => importJWK(own, alg, { extractable: d === undefined }));
+  const own = ownMembers(jwk, alg);
+  const extractable = jwk.d === undefined;
+  const key = await asTypeError(() => importJWK(own, alg, { extractable }));
   return key as CryptoKey;
 }
 

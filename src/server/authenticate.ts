@@ -2,10 +2,9 @@ import { SessionError } from "../errors.ts";
 import type { VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import { endedError, liveOf } from "../session/ended.ts";
-import type { Engine } from "../session/engine.ts";
 import { isTrustedSite } from "../tokens/cross-site.ts";
 import type { PresentedTokens } from "../tokens/source.ts";
-import type { Core } from "./core.ts";
+import type { Authenticator, VerifyingCore } from "./core.ts";
 
 /** A request as far as authentication looks at it. */
 export interface AuthenticationRequest {
@@ -29,7 +28,7 @@ export interface AuthenticationDemand {
  * @throws SessionError
  */
 export async function authenticate(
-  core: Core,
+  core: VerifyingCore,
   request: AuthenticationRequest,
   demand: AuthenticationDemand,
 ): Promise<AccessClaims | undefined> {
@@ -47,7 +46,7 @@ export async function authenticate(
     checkCrossSite(core, request);
   }
   const engine = await core.engine();
-  const now = core.clock.now();
+  const now = engine.storeNow();
   const claims = byCookie
     ? await verifyCookies(core, engine, { presented, now })
     : await verifyBearer(engine, { presented, now });
@@ -61,7 +60,7 @@ export async function authenticate(
 
 /** @throws SessionError `forbidden` when a request with cookies comes from a page that may not */
 export function checkCrossSite(
-  core: Core,
+  core: VerifyingCore,
   request: Pick<AuthenticationRequest, "headers" | "method">,
 ): void {
   if (
@@ -88,7 +87,10 @@ interface Verifiable {
   readonly now: number;
 }
 
-async function verifyBearer(engine: Engine, { presented, now }: Verifiable): Promise<AccessClaims> {
+async function verifyBearer(
+  engine: Authenticator,
+  { presented, now }: Verifiable,
+): Promise<AccessClaims> {
   const verified = await engine.verify(presented.bearer ?? "", now);
   const claims = accept(verified, { transport: "header", hasRefreshToken: false });
   for (const cookie of presented.accessCookies) {
@@ -101,8 +103,8 @@ async function verifyBearer(engine: Engine, { presented, now }: Verifiable): Pro
 }
 
 async function verifyCookies(
-  core: Core,
-  engine: Engine,
+  core: VerifyingCore,
+  engine: Authenticator,
   { presented, now }: Verifiable,
 ): Promise<AccessClaims> {
   const context = {
@@ -177,7 +179,7 @@ function conflict(message: string): SessionError {
 }
 
 async function checkAntiCsrf(
-  engine: Engine,
+  engine: Authenticator,
   claims: AccessClaims,
   token: string | undefined,
 ): Promise<void> {
@@ -189,13 +191,13 @@ async function checkAntiCsrf(
   }
 }
 
-async function checkRevoked(engine: Engine, claims: AccessClaims): Promise<void> {
+async function checkRevoked(engine: Authenticator, claims: AccessClaims): Promise<void> {
   const { sid: session } = claims;
   const change = engine.revocations.get(session);
   if (change !== undefined) {
     throw endedError({ session, endedBy: change.endedBy, at: change.at }, engine.storeNow());
   }
-  if (engine.revocations.overflown) {
+  if (engine.revocations.unsure) {
     liveOf(session, await engine.load(session));
   }
 }

@@ -11,7 +11,7 @@ import { type Session, sessionOf } from "../session/session.ts";
 import { hideTokens, type PresentedTokens, readTokens } from "../tokens/source.ts";
 import { hasCookies } from "./authenticate.ts";
 import { toConnectError } from "./connect-error.ts";
-import type { Core } from "./core.ts";
+import type { VerifyingCore } from "./core.ts";
 import { endTokens, expireCookies, writeRefusal } from "./respond.ts";
 
 /** The request and response headers of one call: what a `HandlerContext` has. */
@@ -53,7 +53,10 @@ export function createCallKey(): CallKey {
 }
 
 /** Reads the tokens of an exchange, and takes the cookies out of what handlers see. */
-export function openCall(core: Core, exchange: Exchange & { readonly signal?: AbortSignal }): Call {
+export function openCall(
+  core: VerifyingCore,
+  exchange: Exchange & { readonly signal?: AbortSignal },
+): Call {
   const { requestHeader, responseHeader, requestMethod, signal } = exchange;
   const presented = readTokens(requestHeader, core.cookies.names);
   hideTokens(requestHeader, core.cookies.names);
@@ -74,7 +77,7 @@ export function openCall(core: Core, exchange: Exchange & { readonly signal?: Ab
 
 /** The call that a context belongs to; opened now when neither gate nor interceptor ran. */
 export function callOf(
-  core: Core,
+  core: VerifyingCore,
   key: CallKey,
   exchange: Exchange & { readonly values?: ContextValues },
 ): Call {
@@ -86,7 +89,7 @@ export function callOf(
 }
 
 /** Puts the session of verified claims into the call. */
-export function enterSession(core: Core, call: Call, claims: AccessClaims): Session {
+export function enterSession(core: VerifyingCore, call: Call, claims: AccessClaims): Session {
   const session = sessionOf(claims, () => endSession(core, call, session));
   call.session = session;
   return session;
@@ -102,7 +105,7 @@ export interface Failure {
  * Writes what a failed call tells in its headers.
  * @returns the failure as a SessionError
  */
-export function failCall(core: Core, call: Call, failure: Failure): SessionError {
+export function failCall(core: VerifyingCore, call: Call, failure: Failure): SessionError {
   const { procedure } = failure;
   const error =
     failure.error instanceof SessionError
@@ -139,7 +142,7 @@ export function knownCall(
 
 /** Refuses a call: writes its headers, and makes the error that goes on the wire. */
 export function refuseCall(
-  core: Core,
+  core: VerifyingCore,
   call: Call,
   failure: Failure & { readonly procedure: string },
 ): ConnectError {
@@ -152,7 +155,7 @@ export function refuseCall(
  * something else than the tokens of this call, and takes none of them away.
  */
 export function relayFailure(
-  core: Core,
+  core: VerifyingCore,
   call: Call,
   { error, procedure }: { readonly error: SessionError; readonly procedure: string },
 ): ConnectError {
@@ -170,7 +173,7 @@ export function relayFailure(
   return refuseCall(core, call, { error: kept, procedure });
 }
 
-async function endSession(core: Core, call: Call, session: Session): Promise<void> {
+async function endSession(core: VerifyingCore, call: Call, session: Session): Promise<void> {
   const engine = await core.engine();
   const replaced = call.written !== undefined && call.written !== session.id;
   // Where this response can clear the tokens, late calls need not; else the next call does.

@@ -1,7 +1,7 @@
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
 import { authenticate } from "./authenticate.ts";
 import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
-import type { Core } from "./core.ts";
+import type { VerifyingCore } from "./core.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "./policy.ts";
 import { forbidCaching } from "./respond.ts";
 
@@ -9,7 +9,7 @@ import { forbidCaching } from "./respond.ts";
 export type RequestGate = (context: HandlerContext) => Promise<void>;
 
 /** The gate of this instance: authenticates what the method's policy demands. */
-export function createGate(core: Core, key: CallKey, policies: Policies): RequestGate {
+export function createGate(core: VerifyingCore, key: CallKey, policies: Policies): RequestGate {
   return async (context) => {
     const known = knownCall(
       context.values,
@@ -27,7 +27,7 @@ export function createGate(core: Core, key: CallKey, policies: Policies): Reques
  * @throws ConnectError
  */
 export async function admit(
-  core: Core,
+  core: VerifyingCore,
   call: Call,
   { method, signal, policies }: Pick<HandlerContext, "method" | "signal"> & { policies: Policies },
 ): Promise<void> {
@@ -80,7 +80,7 @@ function endOf({ reason }: AbortSignal): ConnectError {
     : new ConnectError("the call was canceled", Code.Canceled, undefined, undefined, reason);
 }
 
-async function enter(core: Core, call: Call, policy: MethodPolicy): Promise<void> {
+async function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): Promise<void> {
   const claims = await authenticate(
     core,
     { headers: call.requestHeader, method: call.requestMethod, presented: call.presented },

@@ -9,7 +9,7 @@ import {
 import { SessionError } from "../errors.ts";
 import { type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
 import { withoutForeignHints } from "./connect-error.ts";
-import type { Core } from "./core.ts";
+import type { VerifyingCore } from "./core.ts";
 import { admit } from "./gate.ts";
 import { type Policies, procedureOf } from "./policy.ts";
 
@@ -18,7 +18,11 @@ import { type Policies, procedureOf } from "./policy.ts";
  * authenticates too, with what an interceptor can: cookies are not cleared on failed streams, gRPC
  * and gRPC-Web calls, and bodies were read before.
  */
-export function createInterceptor(core: Core, key: CallKey, policies: Policies): Interceptor {
+export function createInterceptor(
+  core: VerifyingCore,
+  key: CallKey,
+  policies: Policies,
+): Interceptor {
   return (next) => async (request) => {
     // Other interceptors may have replaced the headers or the signal of a request, not both.
     const isSame = (call: Call): boolean =>
@@ -42,7 +46,7 @@ export function createInterceptor(core: Core, key: CallKey, policies: Policies):
 
 type Request = UnaryRequest | StreamRequest;
 
-function openAlone(core: Core, request: Request): Call {
+function openAlone(core: VerifyingCore, request: Request): Call {
   return openCall(core, {
     requestHeader: request.header,
     responseHeader: new Headers(),
@@ -52,7 +56,7 @@ function openAlone(core: Core, request: Request): Call {
 }
 
 async function admitAlone(
-  core: Core,
+  core: VerifyingCore,
   call: Call,
   { request, policies }: { readonly request: Request; readonly policies: Policies },
 ): Promise<void> {
@@ -81,7 +85,7 @@ function appendHeaders(to: Headers, from: Headers): void {
 
 /** Errors of a handler: ours get their details, another service's lose theirs. */
 function ownError(
-  core: Core,
+  core: VerifyingCore,
   call: Call,
   { error, request }: { readonly error: unknown; readonly request: Pick<Request, "method"> },
 ): unknown {
@@ -91,7 +95,7 @@ function ownError(
 }
 
 /** Notes when the headers of a stream are sent: with its first message. */
-function watchStream(core: Core, call: Call, response: StreamResponse): StreamResponse {
+function watchStream(core: VerifyingCore, call: Call, response: StreamResponse): StreamResponse {
   async function* watched(): AsyncGenerator<Message> {
     try {
       for await (const message of response.message) {

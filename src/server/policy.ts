@@ -84,7 +84,7 @@ export function createPolicies(options: PolicyOptions): Policies {
       const missing = [...inCode.keys()].filter((procedure) => !served.has(procedure));
       if (missing.length > 0) {
         throw new TypeError(
-          `createSessions names ${missing.join(", ")}, and the router serves no such method; remove the name or register the service`,
+          `"public" or "methods" names ${missing.join(", ")}, and the router serves no such method; remove the name or register the service`,
         );
       }
     },

@@ -1,3 +1,4 @@
+import type { DescService } from "@bufbuild/protobuf";
 import type {
   ConnectRouter,
   ConnectRouterOptions,
@@ -17,7 +18,8 @@ export interface ProtectOptions extends ConnectRouterOptions {
 export interface Protection {
   readonly gate: RequestGate;
   readonly interceptor: Interceptor;
-  readonly service: Partial<ServiceImpl<typeof SessionService>>;
+  /** Undefined in a service that only verifies. */
+  readonly service: Partial<ServiceImpl<typeof SessionService>> | undefined;
   readonly policies: Policies;
 }
 
@@ -37,13 +39,18 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
     interceptors: [interceptor, ...(options.interceptors ?? [])],
     routes: (router: ConnectRouter) => {
       options.routes(protectRouter(protection, router));
-      if (!router.handlers.some(({ service }) => service.typeName === SessionService.typeName)) {
-        router.service(SessionService, protection.service);
+      const { service } = protection;
+      if (service !== undefined && !serves(router, SessionService)) {
+        router.service(SessionService, service);
       }
       protection.policies.check(router.handlers.map(({ method }) => method));
       return router;
     },
   };
+}
+
+function serves(router: ConnectRouter, { typeName }: DescService): boolean {
+  return router.handlers.some(({ service }) => service.typeName === typeName);
 }
 
 /** One gate that runs several, in order, until one of them throws. A router takes one only. */

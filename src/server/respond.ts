@@ -3,7 +3,7 @@ import type { AccessToken } from "../session/access.ts";
 import type { SessionRecord } from "../session/store.ts";
 import { encodeNotice, header, type SessionNotice } from "../wire.ts";
 import { actionOf, hintFlags } from "./connect-error.ts";
-import type { Core } from "./core.ts";
+import type { VerifyingCore } from "./core.ts";
 
 /** Tokens to write. */
 export interface TokensToWrite {
@@ -19,7 +19,7 @@ export interface TokensToWrite {
 }
 
 /** Writes the tokens of a session: cookies, or headers, as its transport says. */
-export function writeTokens(core: Core, headers: Headers, tokens: TokensToWrite): void {
+export function writeTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
   const { record, now, access, refreshToken } = tokens;
   if (record.transport === "header") {
     headers.set(header.accessToken, access.token);
@@ -58,7 +58,7 @@ export function writeTokens(core: Core, headers: Headers, tokens: TokensToWrite)
 }
 
 /** Expires the session cookies, in both jars. */
-export function expireCookies(core: Core, headers: Headers): void {
+export function expireCookies(core: VerifyingCore, headers: Headers): void {
   for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
     replaceCookie(headers, name, core.cookies.expire(name));
   }
@@ -66,7 +66,7 @@ export function expireCookies(core: Core, headers: Headers): void {
 }
 
 /** Tells the client that its session is over, and takes back tokens written by the same call. */
-export function endTokens(core: Core, headers: Headers, session: string): void {
+export function endTokens(core: VerifyingCore, headers: Headers, session: string): void {
   for (const name of [header.accessToken, header.refreshToken, header.csrf]) {
     headers.delete(name);
   }
@@ -97,7 +97,7 @@ export function forbidCaching(headers: Headers, requestMethod: string): void {
  * @param byCookie whether the failed token came in a cookie
  */
 export function writeRefusal(
-  core: Core,
+  core: VerifyingCore,
   headers: Headers,
   { error, byCookie }: { readonly error: SessionError; readonly byCookie: boolean },
 ): void {

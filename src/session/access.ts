@@ -58,7 +58,7 @@ export async function mintAccessToken(
     ...(record.tenantId === null ? {} : { tid: record.tenantId }),
     claims: record.claims,
   };
-  const token = await signAccessToken(claims, options.keys.signer());
+  const token = await signAccessToken(claims, await options.keys.signer());
   return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
 }
 

@@ -1,3 +1,4 @@
+import type { JWK } from "jose";
 import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
 import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
@@ -12,13 +13,17 @@ import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createFeed, type Feed } from "./feed.ts";
+import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
+import { openKeys } from "./keys.ts";
 import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
+import { restoreStore } from "./restore.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
-import { createSigningKeys, type SigningKeys } from "./signing-keys.ts";
+import { oncePerSecret } from "./secret-alarm.ts";
+import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionRecord, SessionStore } from "./store.ts";
 
 /** What an engine is made of; every option checked and resolved. */
@@ -27,6 +32,8 @@ export interface EngineOptions {
   readonly audience: string;
   readonly store: SessionStore;
   readonly secret: SecretOption | undefined;
+  /** Default: ES256, generated, rotated every 30 days. */
+  readonly keys?: KeyPlan;
   readonly lifetimes: Lifetimes;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
@@ -45,6 +52,8 @@ export interface Engine extends Lifecycle {
   readonly revocations: Revocations;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   verify(token: string, now: number): Promise<VerifiedToken>;
+  /** The public keys of all tokens that may be alive, and of those to come. */
+  publicKeys(): Promise<readonly JWK[]>;
   /** Takes note that a live access token was used. */
   used(claims: AccessClaims): void;
   /** The store's clock as this process knows it without asking; milliseconds since 1970. */
@@ -56,15 +65,14 @@ export interface Engine extends Lifecycle {
   close(): Promise<void>;
 }
 
-/** How long a signing key signs, in milliseconds. */
-const keyRotation = 30 * 86_400_000;
 /** Milliseconds between two reads of the change log: what other processes wrote is known by then. */
 const pollEvery = 2_500;
 /** How long an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
 /** Opens store, secrets, keys and feed. Rejects with what stood in the way; may be tried again. */
-export async function openEngine(options: EngineOptions): Promise<Engine> {
+export async function openEngine(given: EngineOptions): Promise<Engine> {
+  const options = { ...given, emit: oncePerSecret(given.emit) };
   const { store, clock } = options;
   await store.open({ clock });
   try {
@@ -79,18 +87,17 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
 async function openParts(options: EngineOptions): Promise<Opened> {
   const { store, clock } = options;
   const secrets = await openSecretRing(await secretsOf(options), options.issuer);
-  const keys = createSigningKeys({
+  const keys = await openKeys(options.keys ?? readKeyPlan(), {
     store,
     secrets,
     clock,
-    algorithm: "ES256",
-    rotation: keyRotation,
+    emit: options.emit,
     retention: maxAccessLife + options.clockSkew,
   });
-  await keys.open();
   const window = maxAccessLife + logMargin;
   const revocations = createRevocations({ clock, window });
-  const feed = createFeed({ store, revocations, clock, window, pollEvery });
+  const restore = () => restoreStore({ store, revocations, keys });
+  const feed = createFeed({ store, revocations, clock, window, pollEvery, restore });
   await feed.open();
   return { secrets, keys, revocations, feed };
 }
@@ -106,12 +113,8 @@ interface Opened {
 function assemble(options: EngineOptions, opened: Opened): Engine {
   const { store, lifetimes, clock, emit } = options;
   const { secrets, keys, revocations, feed } = opened;
-  const refreshTokens = createRefreshTokens({
-    store,
-    secrets,
-    emit,
-    complete: options.secret === undefined,
-  });
+  const complete = options.secret === undefined;
+  const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
   const mintAccess: LifecycleOptions["mintAccess"] = (stored) =>
     mintAccessToken({ ...options, keys }, stored);
   const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
@@ -129,6 +132,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
     ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
+    publicKeys: () => keys.published(),
     storeNow: () => feed.storeNow(),
     used(claims) {
       if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
@@ -136,12 +140,16 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       }
     },
     load: (id) => reach(store.load(id)),
-    settled: () => confirmations.settled(),
-    close() {
-      feed.close();
-      return store.close();
+    async settled() {
+      await Promise.all([confirmations.settled(), keys.settled()]);
     },
+    close: () => closeAll(store, feed),
   };
+}
+
+function closeAll(store: SessionStore, feed: Feed): Promise<void> {
+  feed.close();
+  return store.close();
 }
 
 function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"] {

@@ -22,6 +22,8 @@ export interface FeedOptions {
   readonly window: number;
   /** Milliseconds after a read until the next one, woken or not. */
   readonly pollEvery: number;
+  /** Called when the store has lost changes since the last read; rejects to be called again. */
+  readonly restore: () => Promise<void>;
 }
 
 const retryMs = 1_000;
@@ -44,7 +46,9 @@ class FollowedLog implements Feed {
   #closed = false;
   #wokenMeanwhile = false;
   #stopFollowing = (): void => {};
+  #lostAt: number | undefined;
   #cancelNext = (): void => {};
+  #cancelTrust = (): void => {};
 
   constructor(options: FeedOptions) {
     this.#options = options;
@@ -76,18 +80,39 @@ class FollowedLog implements Feed {
     this.#closed = true;
     this.#stopFollowing();
     this.#cancelNext();
+    this.#cancelTrust();
   }
 
   async #read(): Promise<void> {
     const { store, revocations, window, clock } = this.#options;
     const started = clock.monotonic();
-    const { entries, cursor, now } = await store.changes(this.#cursor, window);
+    const first = this.#cursor === undefined;
+    const { entries, cursor, now, lostAt } = await store.changes(this.#cursor, window);
     for (const entry of entries) {
       revocations.apply(entry);
     }
-    this.#cursor = cursor;
     this.#storeAhead = now - started;
     revocations.prune();
+    if (lostAt !== undefined && lostAt !== this.#lostAt) {
+      this.#doubt(lostAt + window - this.storeNow());
+      // A feed that only begins to read knows nothing that the store does not.
+      if (!first) {
+        await this.#options.restore();
+      }
+      this.#lostAt = lostAt;
+    }
+    // Last: a store may tell of its loss to a cursor of before only.
+    this.#cursor = cursor;
+  }
+
+  /** Trusts the log no more until every token of before the loss is dead. */
+  #doubt(ms: number): void {
+    const { revocations, clock } = this.#options;
+    if (ms > 0) {
+      revocations.doubt(true);
+      this.#cancelTrust();
+      this.#cancelTrust = clock.after(ms, () => revocations.doubt(false));
+    }
   }
 
   #follow(): void {

@@ -49,9 +49,6 @@ export interface RefreshTokens {
   prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken>;
 }
 
-/** Ids of unknown secrets remembered, so that each gives one event; then it begins anew. */
-const unknownSecretsMax = 100;
-
 /** A token or a session is under a secret that this server was not given: a roll-out, or a loss. */
 export class UnknownSecretError extends SessionError {
   constructor() {
@@ -119,19 +116,12 @@ function createKeyLookup(
   secrets: SecretRing,
   emit: SessionEventListener,
 ): (secretId: string) => SecretKeys {
-  const reported = new Set<string>();
   return (secretId) => {
     const keys = secrets.get(secretId);
     if (keys !== undefined) {
       return keys;
     }
-    if (!reported.has(secretId)) {
-      if (reported.size >= unknownSecretsMax) {
-        reported.clear();
-      }
-      reported.add(secretId);
-      emit({ type: "unknownSecret", secretId });
-    }
+    emit({ type: "unknownSecret", secretId });
     throw new UnknownSecretError();
   };
 }

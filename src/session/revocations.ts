@@ -11,9 +11,15 @@ export interface Revocations {
   get(session: string): Change | undefined;
   /** Forgets what can matter no more. */
   prune(): void;
-  /** True when there are more entries than the limit: then nothing can be said of any session. */
-  readonly overflown: boolean;
+  /**
+   * True when nothing can be said of a session without an entry: there are more entries than the
+   * limit, or some may be missing.
+   */
+  readonly unsure: boolean;
+  /** Tells whether entries may be missing, because the store has lost changes. */
+  doubt(doubted: boolean): void;
   readonly size: number;
+  all(): Iterable<Change>;
 }
 
 /** What revocations are made of. */
@@ -35,6 +41,7 @@ interface Entry {
 export function createRevocations(options: RevocationsOptions): Revocations {
   const { clock, window, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
+  let doubted = false;
   return {
     apply(change) {
       const known = entries.get(change.session)?.change;
@@ -54,8 +61,16 @@ export function createRevocations(options: RevocationsOptions): Revocations {
         entries.delete(session);
       }
     },
-    get overflown() {
-      return entries.size > limit;
+    get unsure() {
+      return doubted || entries.size > limit;
+    },
+    doubt(now) {
+      doubted = now;
+    },
+    *all() {
+      for (const { change } of entries.values()) {
+        yield change;
+      }
     },
     get size() {
       return entries.size;

@@ -2,8 +2,8 @@ import type { JsonObject } from "../json.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import type { TokenTransport } from "../transport.ts";
 
-/** A verified session: who is calling. */
-export interface Session {
+/** A verified session, as a service that only verifies knows it: who is calling. */
+export interface VerifiedSession {
   /** Names the session. No secret, and no proof of anything. */
   readonly id: string;
   /** Who it is: what `create` was given. */
@@ -18,6 +18,10 @@ export interface Session {
   readonly accessExpiresAt: Date;
   /** How the session's tokens travel. */
   readonly transport: TokenTransport;
+}
+
+/** A verified session: who is calling. */
+export interface Session extends VerifiedSession {
   /**
    * Ends the session: its refresh tokens at once, its access tokens in this process at once and in
    * others within seconds. The response of this call clears the tokens of its client, also when the

@@ -1,23 +1,34 @@
-import { CompactEncrypt, compactDecrypt, type JWK } from "jose";
+import type { JWK } from "jose";
 import type { Clock } from "../clock.ts";
 import { unavailable } from "../errors.ts";
-import {
-  generateSigningKey,
-  importSigningKey,
-  importVerificationKey,
-  type SigningAlgorithm,
-  type SigningKey,
-  type VerificationKey,
+import type { SessionEventListener } from "../events.ts";
+import type {
+  RemoteSigningKey,
+  SigningAlgorithm,
+  SigningKey,
+  VerificationKey,
 } from "../jwt/keys.ts";
 import type { SecretRing } from "../secrets.ts";
-import type { SessionStore, StoredSigningKey } from "./store.ts";
+import {
+  currentSigner,
+  isRotationDue,
+  type LoadedKey,
+  leastUsefulSlot,
+  publishAhead,
+  type RotationRules,
+} from "./key-rules.ts";
+import { makeStoredKey, openStoredKey } from "./sealed-key.ts";
+import type { SessionStore } from "./store.ts";
 
-/** The keys that sign and verify access tokens, shared by all servers through the store. */
+/** The keys that sign and verify access tokens. */
 export interface SigningKeys {
-  /** Reads the keys, and makes the first one where there is none. */
+  /** Makes them ready; rejects with what stood in the way, and may be tried again. */
   open(): Promise<void>;
-  /** The key to sign with now. Makes the next one in the background when it is due. */
-  signer(): SigningKey;
+  /**
+   * The key to sign with now. Makes the next one in the background when it is due.
+   * @throws SessionError `unavailable` when this cannot be told
+   */
+  signer(): Promise<SigningKey | RemoteSigningKey>;
   /**
    * The key of a token. An unknown key is looked for in the store once, and only told to be unknown
    * when the keys were read after the token was issued.
@@ -29,38 +40,34 @@ export interface SigningKeys {
     kid: string,
     issuedAt: number,
   ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
+  /** The public keys, those that will sign and those that have signed included. At most a minute old. */
+  published(): Promise<readonly JWK[]>;
+  /** Waits for what goes on in the background. */
+  settled(): Promise<void>;
 }
 
 /** What the signing keys are made of. All spans are milliseconds. */
-export interface SigningKeysOptions {
+export interface SigningKeysOptions extends RotationRules {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly clock: Clock;
   readonly algorithm: SigningAlgorithm;
-  /** How long one key signs. */
-  readonly rotation: number;
-  /** How long a key verifies after the next one began to sign. */
-  readonly retention: number;
+  /** Told of keys under unknown secrets, each time they are read. */
+  readonly emit: SessionEventListener;
 }
 
-/** How long a key is published before it signs, so that every verifier has it by then. */
-const publishAhead = 10 * 60_000;
 /** The least time between two reads for the sake of unknown keys, counted from the attempt. */
 const readCooldown = 5_000;
-/** How often a server that starts tries to add a key of its own. */
-const openTries = 5;
+/** How old the keys are at most that `published` returns; with an outage, older. */
+const publishedMaxAge = 60_000;
+/** How old the keys may be before signing reads them again, in the background. */
+const signingMaxAge = publishAhead / 2;
 /** How far `iat` may lie ahead of the store's clock. */
 const issuedAheadMax = 60_000;
+/** How often opening tries to find or make a key that this server can sign with. */
+const openAttempts = 3;
 
-interface LoadedKey {
-  readonly slot: number;
-  readonly createdAt: number;
-  readonly verification: VerificationKey;
-  /** Undefined when it is encrypted under a secret this server was not given. */
-  readonly signing: SigningKey | undefined;
-}
-
-/** Makes the signing keys of a store; nothing is read before `open`. */
+/** Makes the signing keys of a store, shared by all servers; nothing is read before `open`. */
 export function createSigningKeys(options: SigningKeysOptions): SigningKeys {
   return new KeysInStore(options);
 }
@@ -71,11 +78,13 @@ class KeysInStore implements SigningKeys {
   #byKid: ReadonlyMap<string, VerificationKey> = new Map();
   /** The store's clock less the monotonic one, so that this machine's wall clock decides nothing. */
   #storeAhead = 0;
-  /** When the last read began that came back, and the last one that was tried; monotonic. */
-  #lastRead = Number.NEGATIVE_INFINITY;
-  #lastTried = Number.NEGATIVE_INFINITY;
+  /** Monotonic: when the last read was begun, and when the last one that succeeded was. */
+  #attemptedAt = Number.NEGATIVE_INFINITY;
+  #readAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
-  #rotating = false;
+  #rotating: Promise<void> | undefined;
+  /** Monotonic: before then no rotation is tried, as one has just failed. */
+  #rotateFrom = Number.NEGATIVE_INFINITY;
 
   constructor(options: SigningKeysOptions) {
     this.#options = options;
@@ -83,23 +92,32 @@ class KeysInStore implements SigningKeys {
 
   async open(): Promise<void> {
     await this.#readOnce();
-    // Another server may take the slot, under a secret that this one does not have.
-    for (let tries = 0; tries < openTries; tries++) {
-      if (currentSigner(this.#keys, this.#storeNow()) !== undefined) {
-        return;
-      }
+    // More than once, should a server with another secret be first to take the slot.
+    for (let i = 0; i < openAttempts && this.#current() === undefined; i++) {
       await this.#addNext();
     }
-    this.signer();
+    await this.signer();
   }
 
-  signer(): SigningKey {
-    const current = currentSigner(this.#keys, this.#storeNow());
-    if (current?.signing === undefined) {
+  async signer(): Promise<SigningKey> {
+    const age = this.#options.clock.monotonic() - this.#readAt;
+    // A server that signs seldom must not sign with a key that the others have forgotten since.
+    if (age >= publishAhead) {
+      await this.#readOrFail();
+    } else if (age >= signingMaxAge && this.#untilNextRead() === 0) {
+      this.#readOnce().catch(() => {
+        // Tried again after the cool-down, and waited for before it is too late.
+      });
+    }
+    if (this.#keys.length === 0) {
+      await this.#replaceLost();
+    }
+    this.#rotateWhenDue();
+    const signing = this.#current()?.signing;
+    if (signing === undefined) {
       throw unavailable("the signing key");
     }
-    this.#rotateWhenDue(current);
-    return current.signing;
+    return signing;
   }
 
   find(kid: string, issuedAt: number): ReturnType<SigningKeys["find"]> {
@@ -110,24 +128,50 @@ class KeysInStore implements SigningKeys {
     if (this.#readSince(issuedAt)) {
       return undefined;
     }
-    const sinceRead = this.#options.clock.monotonic() - this.#lastTried;
-    if (this.#reading === undefined && sinceRead < readCooldown) {
-      throw unavailable("the signing key of the token", undefined, readCooldown - sinceRead);
+    if (this.#reading === undefined && this.#untilNextRead() > 0) {
+      throw unavailable("the signing key of the token", undefined, this.#untilNextRead());
     }
     return this.#findInStore(kid, issuedAt);
   }
 
+  async published(): Promise<readonly JWK[]> {
+    const { clock } = this.#options;
+    if (clock.monotonic() - this.#attemptedAt >= publishedMaxAge) {
+      // In an outage the keys that are known are better than none: what they signed is good.
+      await this.#readOnce().catch(() => {});
+    }
+    return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
+  }
+
+  /** Makes a key where the store has lost all; what they signed is refused from now on. */
+  async #replaceLost(): Promise<void> {
+    try {
+      await this.open();
+    } catch (cause) {
+      throw unavailable("the signing keys", cause);
+    }
+  }
+
+  async settled(): Promise<void> {
+    await this.#reading?.catch(() => {});
+    await this.#rotating;
+  }
+
   async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
+    await this.#readOrFail();
+    const found = this.#byKid.get(kid);
+    if (found === undefined && !this.#readSince(issuedAt)) {
+      throw unavailable("the signing key of the token", undefined, this.#untilNextRead());
+    }
+    return found;
+  }
+
+  async #readOrFail(): Promise<void> {
     try {
       await this.#readOnce();
     } catch (cause) {
       throw unavailable("the signing keys", cause);
     }
-    const found = this.#byKid.get(kid);
-    if (found === undefined && !this.#readSince(issuedAt)) {
-      throw unavailable("the signing key of the token", undefined, readCooldown);
-    }
-    return found;
   }
 
   #readOnce(): Promise<void> {
@@ -139,91 +183,77 @@ class KeysInStore implements SigningKeys {
 
   async #read(): Promise<void> {
     const { store, clock, secrets } = this.#options;
-    const started = clock.monotonic();
-    this.#lastTried = started;
+    const begun = clock.monotonic();
+    this.#attemptedAt = begun;
     const { keys, now } = await store.signingKeys();
-    this.#storeAhead = now - started;
-    this.#keys = await Promise.all(keys.map((key) => load(key, secrets)));
+    const storeAhead = now - begun;
+    this.#keys = await Promise.all(keys.map((key) => openStoredKey(key, secrets)));
     this.#byKid = new Map(this.#keys.map(({ verification }) => [verification.kid, verification]));
-    this.#lastRead = started;
+    this.#storeAhead = storeAhead;
+    this.#readAt = begun;
+    this.#alarm();
+  }
+
+  #alarm(): void {
+    for (const { secretId, signing } of this.#keys) {
+      if (signing === undefined) {
+        this.#options.emit({ type: "unknownSecret", secretId });
+      }
+    }
   }
 
   async #addNext(): Promise<void> {
-    await addKey(this.#options, (this.#keys.at(-1)?.slot ?? -1) + 1);
+    const { store, algorithm, secrets } = this.#options;
+    const slot = (this.#keys.at(-1)?.slot ?? -1) + 1;
+    await store.addSigningKey(await makeStoredKey(slot, algorithm, secrets));
+    // Whoever came first: the slot has one key now.
+    await this.#reading?.catch(() => {});
     await this.#readOnce();
   }
 
-  #rotateWhenDue(current: LoadedKey): void {
-    const { store, rotation, retention } = this.#options;
-    const age = this.#storeNow() - current.createdAt;
-    if (this.#rotating || this.#keys.at(-1) !== current || age < rotation - publishAhead) {
+  #rotateWhenDue(): void {
+    const { rotation, retention, clock } = this.#options;
+    const rules = { rotation, retention, isCurrent: (key: LoadedKey) => this.#isCurrent(key) };
+    const mayTry = this.#rotating === undefined && clock.monotonic() >= this.#rotateFrom;
+    if (!mayTry || !isRotationDue(this.#keys, this.#storeNow(), rules)) {
       return;
     }
-    this.#rotating = true;
-    this.#addNext()
-      .then(() =>
-        store.removeSigningKeysBelow(oldestUseful(this.#keys, this.#storeNow(), retention)),
-      )
+    this.#rotating = this.#rotate(rules)
       .catch(() => {
-        // Signing goes on with the present key; the next call tries again.
+        // Signing goes on with the present key, and a later call tries again.
+        this.#rotateFrom = clock.monotonic() + readCooldown;
       })
       .finally(() => {
-        this.#rotating = false;
+        this.#rotating = undefined;
       });
+  }
+
+  async #rotate(rules: RotationRules): Promise<void> {
+    await this.#addNext();
+    const least = leastUsefulSlot(this.#keys, this.#storeNow(), rules);
+    await this.#options.store.removeSigningKeysBelow(least);
+  }
+
+  #isCurrent({ secretId, verification }: LoadedKey): boolean {
+    const { secrets, algorithm } = this.#options;
+    return secretId === secrets.current.id && verification.alg === algorithm;
+  }
+
+  #current(): LoadedKey | undefined {
+    return currentSigner(this.#keys, this.#storeNow());
   }
 
   // `iat` is cut to the second, so a read within that second may have come before the token.
   #readSince(issuedAt: number): boolean {
-    return this.#lastRead + this.#storeAhead >= (issuedAt + 1) * 1000;
+    return this.#readAt + this.#storeAhead >= (issuedAt + 1) * 1000;
+  }
+
+  /** Milliseconds. */
+  #untilNextRead(): number {
+    return Math.max(0, this.#attemptedAt + readCooldown - this.#options.clock.monotonic());
   }
 
   #storeNow(): number {
     return this.#options.clock.monotonic() + this.#storeAhead;
   }
-}
-
-/** The newest key that was published long enough; the first key signs at once. */
-function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKey | undefined {
-  const usable = keys.filter((key) => key.signing !== undefined);
-  return usable.findLast((key) => key.createdAt + publishAhead <= now) ?? usable[0];
-}
-
-/** The slot of the oldest key under which a token may still be alive. */
-function oldestUseful(keys: readonly LoadedKey[], now: number, retention: number): number {
-  const superseded = keys.findLast((key) => key.createdAt + publishAhead + retention <= now);
-  return superseded?.slot ?? 0;
-}
-
-async function addKey(options: SigningKeysOptions, slot: number): Promise<void> {
-  const { kid, alg, publicJwk, privateJwk } = await generateSigningKey(options.algorithm);
-  const { id, encryption } = options.secrets.current;
-  const encrypted = await new CompactEncrypt(new TextEncoder().encode(JSON.stringify(privateJwk)))
-    .setProtectedHeader({ alg: "dir", enc: "A256GCM", kid: id })
-    .encrypt(encryption);
-  await options.store.addSigningKey({
-    slot,
-    kid,
-    alg,
-    publicJwk: JSON.stringify(publicJwk),
-    privateJwk: encrypted,
-  });
-}
-
-async function load(stored: StoredSigningKey, secrets: SecretRing): Promise<LoadedKey> {
-  const { slot, createdAt } = stored;
-  const verification = await importVerificationKey(JSON.parse(stored.publicJwk) as JWK);
-  const header = stored.privateJwk.slice(0, stored.privateJwk.indexOf("."));
-  const { kid: secretId } = JSON.parse(atob(header.replaceAll("-", "+").replaceAll("_", "/"))) as {
-    kid: string;
-  };
-  const secret = secrets.get(secretId);
-  if (secret === undefined) {
-    return { slot, createdAt, verification, signing: undefined };
-  }
-  const { plaintext } = await compactDecrypt(stored.privateJwk, secret.encryption, {
-    keyManagementAlgorithms: ["dir"],
-    contentEncryptionAlgorithms: ["A256GCM"],
-  });
-  const jwk = JSON.parse(new TextDecoder().decode(plaintext)) as JWK;
-  return { slot, createdAt, verification, signing: await importSigningKey(jwk) };
 }

@@ -117,6 +117,11 @@ export interface Changes {
   /** Where the next read goes on; opaque. */
   readonly cursor: string;
   readonly now: number;
+  /**
+   * Since when the store may lack changes that it had acknowledged, by its clock: it was failed
+   * over, restarted without its disk, or restored. Absent where that never was or cannot be.
+   */
+  readonly lostAt?: number;
 }
 
 /** A signing key as the store keeps it. */
@@ -203,7 +208,8 @@ export interface SessionStore {
   /**
    * Reads the change log from a cursor on, oldest first. Without a cursor: every entry that is no
    * older than `window` milliseconds. An entry may come twice; none is left out, except that entries
-   * older than 2 h may be dropped: no access token lives that long.
+   * older than 2 h may be dropped: no access token lives that long. A cursor of before the store lost
+   * changes (`lostAt`) is good for as much as none.
    */
   changes(cursor: string | undefined, window: number): Promise<Changes>;
 

@@ -1,15 +1,15 @@
-import { type Kysely, sql } from "kysely";
+import { sql } from "kysely";
 import type { Change, Changes, EndedBy } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
 import { pruneChanges } from "./sql-prune.ts";
-import type { SqlDatabase, SqlSchema } from "./sql-schema.ts";
+import type { SqlDatabase } from "./sql-schema.ts";
 
 /** Appends that a session ended, and drops a few entries that are too old to matter. */
 export async function appendRevoked(
-  db: Kysely<SqlSchema>,
+  database: SqlDatabase,
   change: Omit<Change, "kind">,
 ): Promise<void> {
-  await db
+  await database.db
     .insertInto("rpcsession_changes")
     .values({
       kind: "revoked",
@@ -18,17 +18,24 @@ export async function appendRevoked(
       at: change.at,
     })
     .execute();
-  await pruneChanges(db, change.at);
+  await pruneChanges(database, change.at);
+}
+
+/** A read of the change log; see `SessionStore.changes`. */
+export interface ChangesRead {
+  /** The store's name, for messages. */
+  readonly store: string;
+  readonly cursor: string | undefined;
+  readonly window: number;
 }
 
 /**
  * Reads the change log in the order of its numbers. That this is the order of the commits, too,
- * holds where one writer at a time gives out numbers and commits: SQLite. A database with
- * concurrent writers needs a log of its own.
+ * holds where one writer at a time gives out numbers and commits: SQLite.
  */
-export async function readChanges(
+export async function readNumberedChanges(
   database: SqlDatabase,
-  read: { readonly store: string; readonly cursor: string | undefined; readonly window: number },
+  read: ChangesRead,
 ): Promise<Changes> {
   const now = database.now();
   const seen = read.cursor === undefined ? undefined : parseCursor(read.store, read.cursor);
@@ -59,14 +66,17 @@ export async function readChanges(
   };
 }
 
-function toChange(row: {
-  readonly session: string | null;
-  readonly ended_by: string | null;
-  readonly at: number | string | bigint | null;
-}): Change[] {
+/** A row as an entry, or none where a join found none. */
+export function toChange(row: ChangeRow): Change[] {
   if (row.session === null) {
     return [];
   }
   const endedBy = row.ended_by as EndedBy;
   return [{ kind: "revoked", session: row.session, endedBy, at: Number(row.at) }];
+}
+
+interface ChangeRow {
+  readonly session: string | null;
+  readonly ended_by: string | null;
+  readonly at: number | string | bigint | null;
 }

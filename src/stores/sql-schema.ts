@@ -14,13 +14,15 @@ export interface SqlSchema {
   rpcsession_signing_keys: SigningKeyTable;
 }
 
+/** The SQL that a database speaks, where that makes a difference. */
+export type SqlDialect = "sqlite" | "postgres";
+
 /** A database, and what differs between one and another. */
 export interface SqlDatabase {
   readonly db: Kysely<SqlSchema>;
   /** The store's clock in milliseconds, as SQL. Taken once for each statement. */
   readonly now: () => RawBuilder<number>;
-  /** The type of a column that numbers its rows. */
-  readonly serial: "integer autoincrement" | "bigserial";
+  readonly dialect: SqlDialect;
   /** Does a unit of work, all of it or none, again where the database asks for that. */
   readonly attempt: <T>(work: () => Promise<T>) => Promise<T>;
 }
@@ -103,8 +105,10 @@ interface SessionTable {
 }
 
 interface ChangeTable {
-  /** Counts up in the order of the commits. */
+  /** Counts up: in SQLite in the order of the commits, in PostgreSQL in the order of the inserts. */
   number: ColumnType<number | string | bigint, never, never>;
+  /** The transaction that wrote the entry; there in PostgreSQL alone, and filled in by it. */
+  xid: ColumnType<string, never, never>;
   kind: string;
   session: string;
   ended_by: string;

@@ -24,7 +24,7 @@ export async function insertSession(
       .returningAll()
       .returning(now.as("store_now"))
       .executeTakeFirstOrThrow();
-    await pruneSessions(trx, Number(row.store_now));
+    await pruneSessions(within, Number(row.store_now));
     return { ...toStored(row), replaced: replaced !== undefined };
   });
 }
@@ -160,9 +160,9 @@ function isSettled(settle: number, now: RawBuilder<number>): RawBuilder<boolean>
   return settle <= 0 ? sql<boolean>`true` : sql<boolean>`rotated_at <= ${now} - ${settle}`;
 }
 
-async function end({ db, now }: SqlDatabase, id: string, endedBy: EndedBy) {
-  const time = now();
-  const row = await db
+async function end(database: SqlDatabase, id: string, endedBy: EndedBy) {
+  const time = database.now();
+  const row = await database.db
     .updateTable("rpcsession_sessions")
     .set({ revoked_at: time, ended_by: endedBy })
     .where("id", "=", id)
@@ -173,7 +173,7 @@ async function end({ db, now }: SqlDatabase, id: string, endedBy: EndedBy) {
   if (row === undefined) {
     return undefined;
   }
-  await appendRevoked(db, { session: id, endedBy, at: Number(row.revoked_at) });
+  await appendRevoked(database, { session: id, endedBy, at: Number(row.revoked_at) });
   return toStored(row);
 }
 

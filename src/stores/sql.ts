@@ -1,5 +1,5 @@
-import type { SessionStore, StoreContext, StoredSigningKey } from "../session/store.ts";
-import { readChanges } from "./sql-changes.ts";
+import type { Changes, SessionStore, StoreContext, StoredSigningKey } from "../session/store.ts";
+import type { ChangesRead } from "./sql-changes.ts";
 import { migrate } from "./sql-migrations.ts";
 import { type SqlDatabase, timeOf, toSigningKey } from "./sql-schema.ts";
 import {
@@ -17,6 +17,8 @@ export interface SqlBackend {
   readonly name: string;
   /** Connects. Called once, and again after it rejected or the store was closed. */
   connect(context: StoreContext): Promise<SqlDatabase>;
+  /** Reads the change log, in the way that fits how the database orders its commits. */
+  readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<Changes>;
   /** The secret kept beside the sessions, by stores that have a place for it. */
   readonly secret?: (database: SqlDatabase) => Promise<Uint8Array>;
 }
@@ -54,7 +56,7 @@ export function sqlStore(backend: SqlBackend): SessionStore {
       return answer;
     },
     changes: (cursor, window) =>
-      use((database) => readChanges(database, { store: backend.name, cursor, window })),
+      use((database) => backend.readChanges(database, { store: backend.name, cursor, window })),
     onChange: (wake) => wakes.add(wake),
     signingKeys: () => use(signingKeys),
     addSigningKey: (key) => use((database) => addSigningKey(database, key)),

@@ -1,6 +1,7 @@
 import type { DatabaseSync, SQLInputValue } from "node:sqlite";
 import type { SqliteDatabase } from "kysely";
 import type { Clock } from "../clock.ts";
+import { retried } from "./retry.ts";
 
 /**
  * The class of `node:sqlite`, loaded here and not by an import, so that this package can be
@@ -58,20 +59,8 @@ export function forKysely(database: DatabaseSync): SqliteDatabase {
  * Does a unit of work, and again after growing pauses while another process holds the write lock.
  * The work must do all or nothing. After about two seconds the error of SQLite is let through.
  */
-export async function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
-  for (const pause of pausesMs) {
-    try {
-      return await work();
-    } catch (error) {
-      if (!isBusy(error)) {
-        throw error;
-      }
-    }
-    await new Promise<void>((resolve) => {
-      clock.after(pause, resolve, true);
-    });
-  }
-  return work();
+export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
+  return retried({ clock, pauses: pausesMs, again: isBusy }, work);
 }
 
 type SqliteModule = typeof import("node:sqlite");

@@ -3,6 +3,7 @@ import { dirname, resolve } from "node:path";
 import { Kysely, SqliteDialect, sql } from "kysely";
 import type { SessionStore } from "../session/store.ts";
 import { sqlStore } from "./sql.ts";
+import { readNumberedChanges } from "./sql-changes.ts";
 import type { SqlDatabase, SqlSchema } from "./sql-schema.ts";
 import { forKysely, loadSqlite, openSqlite, untilFree } from "./sqlite-driver.ts";
 import { keepSecret } from "./sqlite-secret.ts";
@@ -39,10 +40,11 @@ export function sqliteStore(file: string): SessionStore {
         }),
         // The process's clock is the store's: a bound value, taken as the statement is made.
         now: () => sql<number>`cast(${clock.now()} as bigint)`,
-        serial: "integer autoincrement",
+        dialect: "sqlite",
         attempt: (work) => untilFree(clock, work),
       };
     },
+    readChanges: readNumberedChanges,
     async secret(database) {
       // In this order: rows that are there now were made under a secret that is there now.
       const needed = await hasRows(database);

@@ -15,6 +15,7 @@ import {
   makeKeys,
   malformed,
   now,
+  refused,
   refusedEarly,
   verifierOf,
 } from "./fixture.ts";
@@ -74,19 +75,23 @@ describe("alg", () => {
     },
   );
 
-  it.each(["ES384", "ES512", "RS256", "PS256", "EdDSA"])(
-    "J03 refuses a good signature of %s, under its name and under ours",
-    async (alg) => {
-      const { privateKey } = await generateKeyPair(alg, { extractable: true });
-      const { kid } = keys.signing;
-      const own = await new SignJWT(accessPayload)
-        .setProtectedHeader({ alg, kid, typ: "at+jwt" })
-        .sign(privateKey);
-      expect(await look(own)).toEqual(refusedEarly);
-      const renamed = [base64url(headerOf({})), ...own.split(".").slice(1)].join(".");
-      expect((await look(renamed)).status).toBe("invalid");
-    },
-  );
+  it.each([
+    ["ES384", refusedEarly],
+    ["ES512", refusedEarly],
+    ["PS256", refusedEarly],
+    ["RS256", refused],
+    ["EdDSA", refused],
+    ["Ed25519", refused],
+  ])("J03 refuses a good signature of %s, under its name and under ours", async (alg, expected) => {
+    const { privateKey } = await generateKeyPair(alg, { extractable: true });
+    const { kid } = keys.signing;
+    const own = await new SignJWT(accessPayload)
+      .setProtectedHeader({ alg, kid, typ: "at+jwt" })
+      .sign(privateKey);
+    expect(await look(own)).toEqual(expected);
+    const renamed = [base64url(headerOf({})), ...own.split(".").slice(1)].join(".");
+    expect((await look(renamed)).status).toBe("invalid");
+  });
 
   it("J03 goes by the key's algorithm", async () => {
     const other = { ...keys.verification, alg: "ES384" } as unknown as VerificationKey;

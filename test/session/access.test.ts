@@ -23,6 +23,7 @@ async function parts(lifetimes = readLifetimes({}, {})) {
     algorithm: "ES256",
     rotation: 1e9,
     retention: 1e9,
+    emit: () => {},
   });
   await keys.open();
   return { options: { issuer, audience: issuer, keys, lifetimes }, clock };

@@ -57,13 +57,13 @@ describe("createRevocations", () => {
     for (const name of ["a", "b"]) {
       revocations.apply(revoked(name, 0));
     }
-    expect(revocations.overflown).toBe(false);
+    expect(revocations.unsure).toBe(false);
     revocations.apply(revoked("c", 0));
-    expect(revocations.overflown).toBe(true);
+    expect(revocations.unsure).toBe(true);
     expect(revocations.get("a")).toBeDefined();
     clock.advance("1s");
     revocations.prune();
-    expect(revocations.overflown).toBe(false);
+    expect(revocations.unsure).toBe(false);
   });
 });
 

@@ -1,0 +1,60 @@
+import type { SigningAlgorithm } from "./algorithms.ts";
+import type { VerificationKey } from "./keys.ts";
+
+const schemes: Readonly<
+  Record<SigningAlgorithm, AlgorithmIdentifier & { readonly hash?: string }>
+> = {
+  ES256: { name: "ECDSA", hash: "SHA-256" },
+  RS256: { name: "RSASSA-PKCS1-v1_5" },
+  EdDSA: { name: "Ed25519" },
+};
+
+/** Whether `signature`, in the form that tokens carry, is that key's over `data`. */
+export async function isSignature(
+  key: VerificationKey,
+  data: Uint8Array<ArrayBuffer>,
+  signature: Uint8Array<ArrayBuffer>,
+): Promise<boolean> {
+  return crypto.subtle.verify(schemes[key.alg], key.key, signature, data);
+}
+
+/** The signature of a private key over `data`, in the form that tokens carry. */
+export async function signWith(
+  { alg, key }: { readonly alg: SigningAlgorithm; readonly key: CryptoKey },
+  data: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array<ArrayBuffer>> {
+  return new Uint8Array(await crypto.subtle.sign(schemes[alg], key, data));
+}
+
+/**
+ * An ES256 signature in the form that tokens carry: r and s of 32 bytes each (RFC 7518 §3.4). Most
+ * KMS answer the DER form (RFC 3279 §2.2.3) instead, which is converted; anything else is returned as it is.
+ */
+export function es256FromDer(signature: Uint8Array): Uint8Array<ArrayBuffer> {
+  const r = readInteger(signature, 2);
+  const s = r === undefined ? undefined : readInteger(signature, r.end);
+  const isDer =
+    signature[0] === 0x30 && signature[1] === signature.length - 2 && s?.end === signature.length;
+  if (r === undefined || s === undefined || !isDer) {
+    return Uint8Array.from(signature);
+  }
+  const raw = new Uint8Array(64);
+  raw.set(r.value, 32 - r.value.length);
+  raw.set(s.value, 64 - s.value.length);
+  return raw;
+}
+
+/** A positive INTEGER of at most 256 bits, without the zeros before it. */
+function readInteger(
+  der: Uint8Array,
+  at: number,
+): { readonly value: Uint8Array; readonly end: number } | undefined {
+  const length = der[at + 1] ?? 0;
+  const end = at + 2 + length;
+  if (der[at] !== 0x02 || length === 0 || end > der.length) {
+    return undefined;
+  }
+  const bytes = der.subarray(at + 2, end);
+  const value = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
+  return value.length > 32 ? undefined : { value, end };
+}

@@ -1,0 +1,190 @@
+import {
+  Code,
+  ConnectError,
+  type ConnectRouter,
+  type ContextValues,
+  createContextValues,
+  type HandlerContext,
+  type Interceptor,
+} from "@connectrpc/connect";
+import { SessionError } from "../errors.ts";
+import type { Session, VerifiedSession } from "../session/session.ts";
+import { authenticate } from "./authenticate.ts";
+import { type CallKey, callOf, type Exchange, enterSession, failCall, refuseCall } from "./call.ts";
+import type { VerifyingCore } from "./core.ts";
+import { createGate, type RequestGate } from "./gate.ts";
+import { createInterceptor } from "./interceptor.ts";
+import { type MethodDescription, procedureOf } from "./policy.ts";
+import { type Protection, type ProtectOptions, protect } from "./protect.ts";
+import { forbidCaching } from "./respond.ts";
+
+/** How `getSession` checks. */
+export interface GetSessionOptions<Required extends boolean = boolean> {
+  /**
+   * Whether a cookie session must come with its anti-CSRF token. Counts as false where the service
+   * has `antiCsrf: "off"`. Default: true on everything but GET.
+   */
+  readonly doAntiCsrfCheck?: boolean;
+  /** Whether having no session is an error. Default true. */
+  readonly required?: Required;
+}
+
+/** The part of the server side that reads sessions. */
+export interface VerifyingSessions<S extends VerifiedSession = VerifiedSession> {
+  /**
+   * Protects an adapter: returns its options with the request gate, the interceptor and, where
+   * sessions are made, SessionService built in. Every method needs a session unless a policy says
+   * otherwise.
+   *
+   * Where the adapter builds its routes, a policy that names a method which is not served, or that
+   * asks for what is not supported, throws a TypeError.
+   */
+  protect<O extends ProtectOptions>(options: O): NoInfer<O>;
+  /**
+   * The gate alone. One router takes one: see `composeGates`. By hand, add the interceptor as well,
+   * and `check` the router.
+   */
+  readonly requestGate: RequestGate;
+  /** The interceptor alone: authenticates too, without clearing cookies on most failed calls. */
+  readonly interceptor: Interceptor;
+  /**
+   * GetSession: verifies the tokens of an exchange, which a `HandlerContext` is. On failure it
+   * writes what the client must know to `responseHeader`: cookies are expired by `unauthorized`
+   * and left alone by everything else.
+   *
+   * @throws SessionError
+   */
+  getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
+  getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
+  /**
+   * The session of a call.
+   * @throws ConnectError `Unauthenticated` where the method's policy lets calls without a session
+   * pass; `Internal` where nothing authenticates the method
+   */
+  require(context: HandlerContext): S;
+  /**
+   * The session of a call, if it has one.
+   * @throws ConnectError `Internal` where nothing authenticates the method
+   */
+  current(context: HandlerContext): S | undefined;
+  /**
+   * Checks the policies against what a router serves; `protect` does it by itself.
+   * @throws TypeError when a policy names a method that the router does not serve, or asks for what
+   * is not supported
+   */
+  check(router: ConnectRouter): void;
+  /** Every method of a router with its policy. */
+  describe(router: ConnectRouter): MethodDescription[];
+}
+
+/** What the reading part works with. */
+export interface VerifyingParts extends Pick<Protection, "service" | "policies"> {
+  readonly key: CallKey;
+}
+
+/** Makes the part of the server side that reads sessions. */
+export function createVerifyingSessions(
+  core: VerifyingCore,
+  { key, policies, service }: VerifyingParts,
+): VerifyingSessions<Session> {
+  const protection: Protection = {
+    gate: createGate(core, key, policies),
+    interceptor: createInterceptor(core, key, policies),
+    service,
+    policies,
+  };
+  const current = (context: HandlerContext): Session | undefined => sessionIn(core, key, context);
+  return {
+    protect: (options) => protect(protection, options),
+    requestGate: protection.gate,
+    interceptor: protection.interceptor,
+    getSession: getSessionWith(core, key),
+    current,
+    require(context) {
+      const session = current(context);
+      if (session !== undefined) {
+        return session;
+      }
+      throw policies.of(context.method).auth === "none"
+        ? publicMethod(context)
+        : missingSession(core, key, context);
+    },
+    check: (router) => policies.check(router.handlers.map(({ method }) => method)),
+    describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
+  };
+}
+
+function sessionIn(
+  core: VerifyingCore,
+  key: CallKey,
+  context: HandlerContext,
+): Session | undefined {
+  const call = context.values.get(key);
+  if (!call?.admitted && call?.session === undefined) {
+    throw unprotected(context);
+  }
+  return callOf(core, key, context).session;
+}
+
+/** The error of a call that came past every part of ours. */
+export function unprotected({ method }: HandlerContext): ConnectError {
+  return misuse(
+    `nothing authenticates ${procedureOf(method)}: wrap the adapter's options in sessions.protect(), or add sessions.requestGate or sessions.interceptor to the router of this instance`,
+  );
+}
+
+function publicMethod({ method }: HandlerContext): ConnectError {
+  return misuse(
+    `sessions.require: ${procedureOf(method)} is public, so its calls have no session; make it "optional" or "required"`,
+  );
+}
+
+function missingSession(core: VerifyingCore, key: CallKey, context: HandlerContext): ConnectError {
+  return refuseCall(core, callOf(core, key, context), {
+    error: new SessionError("unauthorized", "SESSION_MISSING", {
+      message: "the call needs a session",
+    }),
+    procedure: procedureOf(context.method),
+  });
+}
+
+function getSessionWith(
+  core: VerifyingCore,
+  key: CallKey,
+): VerifyingSessions<Session>["getSession"] {
+  // An exchange without values is known again by its headers: its cookies are hidden after the first time.
+  const plain = new WeakMap<Headers, ContextValues>();
+  const valuesOf = (headers: Headers): ContextValues => {
+    const values = plain.get(headers) ?? createContextValues();
+    plain.set(headers, values);
+    return values;
+  };
+  const getSession = async (
+    exchange: Exchange & { readonly values?: ContextValues },
+    options: GetSessionOptions = {},
+  ): Promise<Session | undefined> => {
+    const { requestHeader, responseHeader, requestMethod } = exchange;
+    const values = exchange.values ?? valuesOf(requestHeader);
+    const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
+    forbidCaching(responseHeader, requestMethod);
+    try {
+      const claims = await authenticate(
+        core,
+        { headers: call.requestHeader, method: call.requestMethod, presented: call.presented },
+        {
+          required: options.required ?? true,
+          doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+        },
+      );
+      return claims === undefined ? undefined : enterSession(core, call, claims);
+    } catch (error) {
+      throw failCall(core, call, { error, procedure: undefined });
+    }
+  };
+  return getSession as VerifyingSessions<Session>["getSession"];
+}
+
+/** A developer's mistake: the message is for them, and holds nothing of the request. */
+export function misuse(message: string, cause?: unknown): ConnectError {
+  return new ConnectError(message, Code.Internal, undefined, undefined, cause);
+}

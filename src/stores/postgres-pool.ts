@@ -1,0 +1,107 @@
+import type { PostgresDialectConfig } from "kysely";
+
+/** What a store needs of a pool of connections. `pg.Pool` fits, and what has its shape. */
+export interface PostgresPool {
+  connect(): Promise<PostgresPoolClient>;
+}
+
+/** A connection taken out of a {@link PostgresPool}. */
+export interface PostgresPoolClient {
+  query(text: string, values: unknown[]): Promise<PostgresResult>;
+  /** Gives the connection back; with true, it is closed instead of used again. */
+  release(destroy?: boolean): void;
+  on?(event: "error", listener: (error: Error) => void): unknown;
+  off?(event: "error", listener: (error: Error) => void): unknown;
+}
+
+/** What a statement gives. */
+export interface PostgresResult {
+  readonly command: string;
+  readonly rowCount: number | null;
+  readonly rows: unknown[];
+}
+
+/** A pool, and how it is closed by who opened it. */
+export interface OpenPool {
+  readonly pool: PostgresPool;
+  readonly end: () => Promise<void>;
+}
+
+/** Opens a pool of at most `max` connections by the package `pg`. */
+export async function openPool(url: string, max: number): Promise<OpenPool> {
+  const Pool = await loadPool();
+  const pool = new Pool({
+    application_name: "rpc-session",
+    ...limits,
+    max,
+    connectionString: url,
+  });
+  // Without a listener, a connection that breaks while nobody uses it would end the process. The
+  // pool has dropped it by then, and the next call opens another one.
+  pool.on("error", () => {});
+  return { pool, end: () => pool.end() };
+}
+
+/** What Kysely's dialect needs of a pool. */
+export function forKysely({ pool, end }: OpenPool): KyselyPool {
+  return { options: {}, end, connect: async () => lend(await pool.connect()) };
+}
+
+type KyselyPool = Exclude<PostgresDialectConfig["pool"], (...args: never[]) => unknown>;
+type KyselyClient = Awaited<ReturnType<KyselyPool["connect"]>>;
+
+// A statement of ours takes milliseconds: one that takes this long is stuck. The server ends it
+// first; the second limit is for a server that does not answer at all.
+const limits = {
+  connectionTimeoutMillis: 5_000,
+  statement_timeout: 5_000,
+  idle_in_transaction_session_timeout: 5_000,
+  query_timeout: 10_000,
+  keepAlive: true,
+};
+
+function lend(client: PostgresPoolClient): KyselyClient {
+  let broken = false;
+  // The pool listens only while it has the connection itself, and an error without any listener
+  // would end the process. The statement that is under way rejects with it, too.
+  const onError = (): void => {
+    broken = true;
+  };
+  client.on?.("error", onError);
+  const query = async (text: string, values: readonly unknown[]): Promise<PostgresResult> => {
+    try {
+      return await client.query(text, [...values]);
+    } catch (error) {
+      broken ||= !isHarmless(error);
+      throw error;
+    }
+  };
+  return {
+    query: query as KyselyClient["query"],
+    release(destroy) {
+      client.release(destroy === true || broken);
+      client.off?.("error", onError);
+    },
+  };
+}
+
+/**
+ * Whether the connection is good after an error: a value or a statement that was refused, a conflict,
+ * a statement that took too long. After any other one, or none of the server's own, it may be in the
+ * middle of an answer, about to close, or lead to a server that is no longer the primary.
+ */
+function isHarmless(error: unknown): boolean {
+  const { code, severity } = (error ?? {}) as { code?: unknown; severity?: unknown };
+  return typeof severity === "string" && /^(?:2[23]|4[02]|57014)/.test(String(code));
+}
+
+async function loadPool(): Promise<typeof import("pg").Pool> {
+  try {
+    return (await import("pg")).default.Pool;
+  } catch (cause) {
+    throw new Error(
+      "postgresStore: to connect to a URL, install the package pg (npm install pg); or give a pool",
+      { cause },
+    );
+  }
+}

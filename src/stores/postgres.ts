@@ -1,0 +1,70 @@
+import type { SessionStore } from "../session/store.ts";
+import { postgresBackend } from "./postgres-backend.ts";
+import { openPool, type PostgresPool } from "./postgres-pool.ts";
+import { sqlStore } from "./sql.ts";
+
+export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./postgres-pool.ts";
+
+/** Options of {@link postgresStore}. */
+export interface PostgresOptions {
+  /**
+   * How many connections are opened at most; 1 to 1000, default 10. For a URL only: a pool has its
+   * own limit.
+   */
+  readonly connections?: number;
+}
+
+/**
+ * Sessions in PostgreSQL 13 or newer: for any number of servers over one database.
+ *
+ * - It keeps no secret: `createSessions` needs the option `secret`, the same on every server. Who
+ *   has the database alone can forge nothing.
+ * - Its clock is the database's. The clocks of the servers decide nothing.
+ * - The tables are named `rpcsession_…` and lie in the first schema of the search path. They are
+ *   made when the store is first opened, by one of the servers that start; with
+ *   `npx rpc-session migrate` done before, a server needs only the right to read and write them.
+ * - A URL must lead to the primary: what a replica answers may be old. It may lead to PgBouncer by
+ *   a pool of yours only, in any mode: no state is kept in a connection between transactions.
+ * - Of the connections to a URL, each attempt to connect ends after 5 s, each statement after 5 s,
+ *   and one that the server does not answer at all after 10 s. They are closed by `close()`.
+ * - A pool is never closed, and keeps its own limits. `pg` sets none: give it at least
+ *   `connectionTimeoutMillis`, `statement_timeout` and `query_timeout`, and a listener for `error`,
+ *   without which the loss of an idle connection ends the process.
+ * - A transaction that the database gives up for the sake of others is done again, five times.
+ * - What one server revokes the others see when they read the change log; `onChange` tells of this
+ *   process's own changes through this store only, yet.
+ * - A transaction that stays open in any database of the server makes reads of the change log
+ *   return the entries since its begin again and again; nothing is missed.
+ * - Sessions are dropped 24 h after their end, entries of the change log after 2 h, a few with each
+ *   write, without waiting for locks.
+ *
+ * @param database a URL (`"postgres://user@host/database"`, for which the package `pg` must be
+ *   installed; parameters such as `?sslmode=verify-full` are `pg`'s), or a pool
+ * @throws TypeError when it is neither, or an option is out of bounds
+ */
+export function postgresStore(
+  database: PostgresPool | string,
+  options: PostgresOptions = {},
+): SessionStore {
+  const { connections = 10 } = options;
+  if (!Number.isInteger(connections) || connections < 1 || connections > 1000) {
+    throw new TypeError(`postgresStore: connections: ${connections} is no number from 1 to 1000`);
+  }
+  if (typeof database === "string") {
+    checkUrl(database);
+    return sqlStore(postgresBackend(() => openPool(database, connections)));
+  }
+  if (typeof database?.connect !== "function") {
+    throw new TypeError(
+      "postgresStore: give a URL or a pool of connections, such as new pg.Pool()",
+    );
+  }
+  return sqlStore(postgresBackend(async () => ({ pool: database, end: async () => {} })));
+}
+
+function checkUrl(url: string): void {
+  // Never in the message: it may hold a password.
+  if (!/^postgres(ql)?:\/\//.test(url)) {
+    throw new TypeError('postgresStore: the URL does not begin with "postgres://"');
+  }
+}

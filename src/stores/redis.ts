@@ -1,0 +1,74 @@
+import type { SessionStore } from "../session/store.ts";
+import { serverTime } from "./redis-lua.ts";
+import type { RedisClient } from "./redis-scripts.ts";
+import { redisSessionStore } from "./redis-store.ts";
+
+export type { RedisClient, RedisScriptArguments } from "./redis-scripts.ts";
+
+/** The options of {@link redisStore}. */
+export interface RedisStoreOptions {
+  /**
+   * Names the sessions of one service among others on the same server: 1 to 64 letters, digits,
+   * `-`, `_`, `.` or `:`. Default "rpc-session". Every key begins with `{prefix}:`. The braces make
+   * it the hash tag of Redis Cluster: scripts may only touch keys of one shard, and a session must
+   * end together with its entry in the change log. So one store lives on one shard, however large
+   * the cluster; services with prefixes of their own spread over it.
+   */
+  readonly prefix?: string;
+}
+
+/**
+ * Sessions in Redis 6.2 or newer, or Valkey: for several servers, where a Redis is kept anyway.
+ *
+ * ```ts
+ * import { createClient } from "redis";
+ * const client = createClient({ url, disableOfflineQueue: true });
+ * client.on("error", (error) => log.warn(error));      // without it, an outage ends the process
+ * await client.connect();
+ * const sessions = createSessions({ issuer, secret, store: redisStore(client) });
+ * ```
+ *
+ * **It is weaker than SQL.** Redis acknowledges a change before it is safe:
+ *
+ * - Without persistence, a restart loses everything. Set `appendonly yes`. With `appendfsync
+ *   everysec`, its default, a crash loses up to about two seconds of acknowledged changes, with
+ *   `appendfsync always` none, at the price of a disk write per change.
+ * - Replicas follow later. A failover loses what was not copied yet, usually less than a second; a
+ *   primary cut off from its replicas loses all it acknowledged meanwhile (`min-replicas-to-write 1`
+ *   and `min-replicas-max-lag` bound that). `WAIT` does not change this.
+ *
+ * What was lost is treated as lost, never as an outage: a lost sign-in is refused with `SIGN_IN`, a
+ * lost refresh is repeated, and lost signing keys are made anew. A lost revocation is written again
+ * by every server that still knows it. From a restart or failover on, until the tokens of before
+ * have expired (1 h), servers read the session for each call instead of trusting the change log; a
+ * revocation that only servers knew which are gone as well stays lost. If that must not happen,
+ * use PostgreSQL.
+ *
+ * - `maxmemory-policy` must be `noeviction`; `open` rejects otherwise. The user needs the commands
+ *   of scripts, `INFO` and `TIME`, and read and write access to the keys.
+ * - Every change is one Lua script by the server's own clock. A call without an answer for 5 s
+ *   rejects; its change may still happen, as if the answer was lost.
+ * - `onChange` tells of this process's changes through this store only, yet: the others' are seen
+ *   at the next read of the change log.
+ * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
+ *   2 h, as others are added.
+ * - It keeps no secret: give `createSessions` one, the same on every server.
+ * - The client stays yours: connect it before, and close it after the sessions. `close` does not.
+ *
+ * @param client of node-redis 5 or 6, on the primary: a client, a pool, a cluster or a sentinel
+ * @throws TypeError when `client` is none, or `prefix` is not as above
+ */
+export function redisStore(client: RedisClient, options: RedisStoreOptions = {}): SessionStore {
+  const { prefix = "rpc-session" } = options;
+  if (typeof client?.evalSha !== "function" || typeof client.eval !== "function") {
+    throw new TypeError(
+      "redisStore: give a client of the package redis (node-redis), such as createClient({ url })",
+    );
+  }
+  if (typeof prefix !== "string" || !/^[\w.:-]{1,64}$/.test(prefix)) {
+    throw new TypeError(
+      `redisStore: prefix: ${JSON.stringify(prefix)} must be 1 to 64 letters, digits, "-", "_", "." or ":"`,
+    );
+  }
+  return redisSessionStore(client, { prefix, time: serverTime });
+}

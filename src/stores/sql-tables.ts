@@ -1,0 +1,102 @@
+import { type Kysely, type SchemaModule, sql } from "kysely";
+import type { SqlDialect, SqlSchema } from "./sql-schema.ts";
+
+/** Creates everything, as the first version has it. */
+export async function createTables(
+  { schema }: Kysely<SqlSchema>,
+  dialect: SqlDialect,
+): Promise<void> {
+  await createSessions(schema);
+  await createChanges(schema, dialect);
+  await createSigningKeys(schema);
+}
+
+async function createChanges(schema: SchemaModule, dialect: SqlDialect): Promise<void> {
+  const postgres = dialect === "postgres";
+  await schema
+    .createTable("rpcsession_changes")
+    .addColumn("number", postgres ? "bigserial" : "integer", (column) =>
+      postgres ? column.primaryKey() : column.primaryKey().autoIncrement(),
+    )
+    .addColumn("kind", "text", (column) => column.notNull())
+    .addColumn("session", "text", (column) => column.notNull())
+    .addColumn("ended_by", "text", (column) => column.notNull())
+    .addColumn("at", "bigint", (column) => column.notNull())
+    .$call((table) =>
+      // A default, so that an entry written by hand is found, too.
+      postgres
+        ? table.addColumn("xid", sql`xid8`, (column) =>
+            column.notNull().defaultTo(sql`pg_current_xact_id()`),
+          )
+        : table,
+    )
+    .execute();
+  if (postgres) {
+    await schema
+      .createIndex("rpcsession_changes_xid")
+      .on("rpcsession_changes")
+      .column("xid")
+      .execute();
+  }
+  await schema.createIndex("rpcsession_changes_at").on("rpcsession_changes").column("at").execute();
+}
+
+async function createSigningKeys(schema: SchemaModule): Promise<void> {
+  await schema
+    .createTable("rpcsession_signing_keys")
+    .addColumn("slot", "bigint", (column) => column.primaryKey())
+    .addColumn("kid", "text", (column) => column.notNull())
+    .addColumn("alg", "text", (column) => column.notNull())
+    .addColumn("public_jwk", "text", (column) => column.notNull())
+    .addColumn("private_jwk", "text", (column) => column.notNull())
+    .addColumn("created_at", "bigint", (column) => column.notNull())
+    .execute();
+}
+
+async function createSessions(schema: SchemaModule): Promise<void> {
+  await schema
+    .createTable("rpcsession_sessions")
+    .addColumn("id", "text", (column) => column.primaryKey())
+    .addColumn("user_id", "text", (column) => column.notNull())
+    .addColumn("tenant_id", "text")
+    .addColumn("transport", "text", (column) => column.notNull())
+    .addColumn("salt", "text", (column) => column.notNull())
+    .addColumn("secret_id", "text", (column) => column.notNull())
+    .addColumn("generation", "bigint", (column) => column.notNull())
+    .addColumn("confirmed_at", "bigint")
+    .addColumn("rotated_at", "bigint", (column) => column.notNull())
+    .addColumn("created_at", "bigint", (column) => column.notNull())
+    .addColumn("auth_time", "bigint", (column) => column.notNull())
+    .addColumn("idle_expires_at", "bigint", (column) => column.notNull())
+    .addColumn("expires_at", "bigint", (column) => column.notNull())
+    .addColumn("claims", "text", (column) => column.notNull())
+    .addColumn("claims_version", "bigint", (column) => column.notNull())
+    .addColumn("data", "text", (column) => column.notNull())
+    .addColumn("version", "bigint", (column) => column.notNull())
+    .addColumn("device", "text", (column) => column.notNull())
+    .addColumn("last_seen_at", "bigint", (column) => column.notNull())
+    .addColumn("revoked_at", "bigint")
+    .addColumn("ended_by", "text")
+    .execute();
+  await createSessionIndexes(schema);
+}
+
+async function createSessionIndexes(schema: SchemaModule): Promise<void> {
+  await schema
+    .createIndex("rpcsession_sessions_user")
+    .on("rpcsession_sessions")
+    .columns(["user_id", "created_at"])
+    .execute();
+  // The idle end never lies after the absolute one, so it alone tells which sessions are over.
+  await schema
+    .createIndex("rpcsession_sessions_end")
+    .on("rpcsession_sessions")
+    .column("idle_expires_at")
+    .execute();
+  await schema
+    .createIndex("rpcsession_sessions_revoked")
+    .on("rpcsession_sessions")
+    .column("revoked_at")
+    .where("revoked_at", "is not", null)
+    .execute();
+}

@@ -1,0 +1,176 @@
+import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import { type Clock, systemClock } from "./clock.ts";
+import type { Duration } from "./duration.ts";
+import { type SessionEventListener, safeListener } from "./events.ts";
+import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
+import type { Fetch } from "./jwt/fetch-json.ts";
+import type { JsonWebKeySet } from "./jwt/jwk.ts";
+import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
+import { createRemoteKeys } from "./jwt/remote-keys.ts";
+import {
+  readAudience,
+  readChoice,
+  readClockSkew,
+  readIssuer,
+  readOrigins,
+} from "./option-readers.ts";
+import { createCallKey } from "./server/call.ts";
+import type { Authenticator } from "./server/core.ts";
+import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
+import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
+import { maxAccessLife } from "./session/lifetimes.ts";
+import { createOpener } from "./session/opener.ts";
+import { createRevocations } from "./session/revocations.ts";
+import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+
+export type { Fetch } from "./jwt/fetch-json.ts";
+export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifyingSessions } from "./server/verifying.ts";
+export type { VerifiedSession } from "./session/session.ts";
+
+/** The options of {@link verifySessions}. */
+export interface VerifySessionsOptions {
+  /** The `issuer` of the service that makes the sessions, exactly. */
+  readonly issuer: string;
+  /** The `aud` of the access tokens, exactly. Default: the issuer. */
+  readonly audience?: string;
+  /**
+   * Where the issuer publishes its keys, such as "https://api.example.com/.well-known/jwks.json":
+   * https, or http on this machine. Or the keys themselves, which then never change.
+   */
+  readonly jwks: string | URL | JsonWebKeySet;
+  /** Methods and services that need no session. Default none: everything needs one. */
+  readonly public?: readonly (DescMethod | DescService)[];
+  /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
+  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
+  readonly clockSkew?: Duration;
+  /** As the issuer has them; they name the cookies that are read. */
+  readonly cookies?: CookieOptions;
+  /**
+   * The origins of the pages that may use cookies, exactly as browsers send them, such as
+   * "https://app.example.com". Default: the issuer's.
+   */
+  readonly origins?: readonly string[];
+  /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
+  readonly crossSite?: "checked" | "unchecked";
+  /** Fetches the keys. Default: the global `fetch`. Must not follow redirects when told "manual". */
+  readonly fetch?: Fetch;
+  /** Told of every outage: send it to your logs. */
+  readonly onEvent?: SessionEventListener;
+  /** Where time comes from. Default: the machine. */
+  readonly clock?: Clock;
+}
+
+/** Verified sessions for a service that makes none. */
+export interface VerifySessions extends VerifyingSessions {
+  /**
+   * Fetches the keys now instead of on first use.
+   * @throws SessionError `unavailable`, with what stood in the way as its cause
+   */
+  ready(): Promise<void>;
+}
+
+/**
+ * Verifies the sessions that another service makes, by its published keys: no store, no secret, and
+ * no call to the issuer but for its keys, at most one in 30 s. Fetches nothing yet.
+ *
+ * A session that ends is known here when its access token expires: by default after 15 minutes, at
+ * most an hour. Anti-CSRF tokens are not checked, for that needs the issuer's secret; whether a
+ * request with cookies comes from another site is, as everywhere. Clients refresh at the issuer.
+ *
+ * When keys cannot be fetched, those that are known serve on for 24 h; without any, calls fail with
+ * `Unavailable` and nobody is signed out.
+ *
+ * @throws TypeError with what to change, when an option is wrong
+ */
+export function verifySessions(options: VerifySessionsOptions): VerifySessions {
+  const { clock = systemClock } = options;
+  const issuer = readIssuer(options.issuer);
+  const keys = createKeys(options, clock);
+  const policies = createPolicies({
+    public: options.public ?? [],
+    methods: options.methods ?? {},
+  });
+  const authenticator = createAuthenticator({ ...options, clock }, keys);
+  const core = {
+    issuer: options.issuer,
+    cookies: createSessionCookies(issuer, options.cookies),
+    origins: readOrigins(options.origins ?? [issuer.origin]),
+    crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
+    antiCsrf: "off",
+    clock,
+    emit: safeListener(options.onEvent),
+    engine: async () => authenticator,
+  } as const;
+  const parts = { key: createCallKey(), policies, service: undefined };
+  return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
+}
+
+interface Keys {
+  ready(): Promise<void>;
+  readonly find: AccessTokenVerifierOptions["findKey"];
+}
+
+function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): Keys {
+  if (typeof jwks === "string" || jwks instanceof URL) {
+    return createRemoteKeys({
+      url: readJwksUrl(jwks),
+      // Not taken before it is used, so that a test or an agent may still replace it.
+      fetch: options.fetch ?? ((url, init) => fetch(url, init)),
+      clock,
+      clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    });
+  }
+  keysOf(jwks);
+  const opener = createOpener<KeySet>(() => readKeySet(jwks));
+  return {
+    async ready() {
+      await opener.get();
+    },
+    find: async (kid) => (await opener.get()).get(kid),
+  };
+}
+
+function createAuthenticator(
+  options: Omit<VerifySessionsOptions, "jwks" | "clock"> & { readonly clock: Clock },
+  keys: Keys,
+): Authenticator {
+  return {
+    verify: createAccessTokenVerifier({
+      issuer: options.issuer,
+      audience: readAudience(options.audience ?? options.issuer),
+      maxLife: maxAccessLife / 1000,
+      clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
+      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+    }),
+    // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
+    revocations: createRevocations({ clock: options.clock, window: 0 }),
+    storeNow: () => options.clock.now(),
+    antiCsrf: { verify: async () => false },
+    used() {},
+    load: () => Promise.reject(noStore()),
+    revoke: () => Promise.reject(noStore()),
+  };
+}
+
+/** Hosts of this machine (RFC 6761 §6.3). */
+const localHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
+
+function readJwksUrl(jwks: string | URL): string {
+  const url = URL.canParse(String(jwks)) ? new URL(jwks) : undefined;
+  const isSafe =
+    url?.protocol === "https:" || (url?.protocol === "http:" && localHosts.has(url.hostname));
+  if (url === undefined || !isSafe || url.username !== "" || url.password !== "") {
+    throw new TypeError(
+      'jwks: must be an https URL without credentials (http on localhost only), such as "https://api.example.com/.well-known/jwks.json", or a JWK set',
+    );
+  }
+  return url.href;
+}
+
+function noStore(): TypeError {
+  return new TypeError(
+    "verifySessions only verifies: sessions end where they are made, for example by the client's session.signOut()",
+  );
+}

@@ -1,0 +1,111 @@
+import { describe, expect, it, vi } from "vitest";
+import type { SessionStore } from "../../src/session/store.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { startEngine } from "../helpers/engine.ts";
+
+const hour = 3_600_000;
+
+/** A store that can be told to have lost changes, and to fail. */
+function losingStore() {
+  const inner = memoryStore();
+  const state: { lostAt?: number; failing: boolean } = { failing: false };
+  const store: SessionStore = {
+    ...inner,
+    async changes(cursor, window) {
+      const { lostAt } = state;
+      return { ...(await inner.changes(cursor, window)), ...(lostAt !== undefined && { lostAt }) };
+    },
+    async revoke(id, endedBy) {
+      if (state.failing) {
+        throw new Error("out of reach");
+      }
+      return inner.revoke(id, endedBy);
+    },
+  };
+  return { store, state, inner };
+}
+
+async function twoEngines() {
+  const { store, state, inner } = losingStore();
+  const clock = createFakeClock();
+  const engine = await startEngine({ store, clock });
+  const other = await startEngine({ store, clock });
+  const { id } = await engine.signIn();
+  const wake = async () => {
+    const { id: any } = await engine.signIn();
+    await inner.revoke(any, "revoked");
+  };
+  return { engine, other, state, inner, clock, id, wake };
+}
+
+describe("a store that has lost changes", () => {
+  it("gets a new signing key where it has lost all, for all who sign at once", async () => {
+    const { engine, inner } = await twoEngines();
+    await inner.removeSigningKeysBelow(9);
+    engine.clock.advance("1h");
+    await Promise.all([engine.signIn(), engine.signIn(), engine.signIn()]);
+    expect((await inner.signingKeys()).keys).toHaveLength(1);
+  });
+
+  it("is read for every session until the tokens of before are dead", async () => {
+    const { engine, state, clock, wake } = await twoEngines();
+    expect(engine.revocations.unsure).toBe(false);
+    state.lostAt = clock.now();
+    clock.advance("10m");
+    await wake();
+    await vi.waitFor(() => expect(engine.revocations.unsure).toBe(true));
+    clock.advance("50m");
+    await wake();
+    expect(engine.revocations.unsure).toBe(true);
+    clock.advance("60s");
+    expect(engine.revocations.unsure).toBe(false);
+  });
+
+  it("is doubted by a server that starts then, and trusted by one that starts later", async () => {
+    const { store, state } = losingStore();
+    const clock = createFakeClock();
+    state.lostAt = clock.now() - hour;
+    const engine = await startEngine({ store, clock });
+    expect(engine.revocations.unsure).toBe(true);
+    clock.advance("60s");
+    expect(engine.revocations.unsure).toBe(false);
+    expect((await startEngine({ store, clock })).revocations.unsure).toBe(false);
+  });
+
+  it("is doubted anew when it loses more", async () => {
+    const { engine, state, clock, wake } = await twoEngines();
+    state.lostAt = clock.now();
+    await wake();
+    await vi.waitFor(() => expect(engine.revocations.unsure).toBe(true));
+    clock.advance("30m");
+    state.lostAt = clock.now();
+    await wake();
+    await new Promise((resolve) => setImmediate(resolve));
+    clock.advance("60m");
+    expect(engine.revocations.unsure).toBe(true);
+    clock.advance("60s");
+    expect(engine.revocations.unsure).toBe(false);
+  });
+
+  it("is given back the revocations a server knows, once it can be reached", async () => {
+    const { engine, other, state, inner, clock, id, wake } = await twoEngines();
+    // Known to this process, and lost by the store: the record lives there.
+    const lost = { kind: "revoked", session: id, endedBy: "signOut", at: clock.now() } as const;
+    const revoke = vi.spyOn(inner, "revoke");
+    vi.spyOn(engine.revocations, "all").mockReturnValue([]);
+    other.revocations.apply(lost);
+    state.lostAt = clock.now();
+    state.failing = true;
+    await wake();
+    await vi.waitFor(() => expect(other.revocations.unsure).toBe(true));
+    expect((await engine.load(id)).record?.revokedAt).toBeNull();
+    state.failing = false;
+    await vi.waitFor(async () => {
+      clock.advance("1s");
+      expect((await engine.load(id)).record?.endedBy).toBe("signOut");
+    });
+    expect(revoke.mock.calls.filter(([session]) => session === id)).toHaveLength(1);
+    await vi.waitFor(() => expect(engine.revocations.get(id)?.endedBy).toBe("signOut"));
+  });
+});

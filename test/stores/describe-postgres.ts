@@ -1,0 +1,16 @@
+import { afterAll, beforeAll, describe } from "vitest";
+import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
+
+const skipped = postgresMissing === undefined ? "" : ` (skipped: ${postgresMissing})`;
+
+/** A suite with a server of its own; where there is none to start, it is skipped, and says so. */
+export function describePostgres(name: string, body: (server: () => TestPostgres) => void): void {
+  describe.skipIf(postgresMissing)(`${name}${skipped}`, () => {
+    let server: TestPostgres | undefined;
+    beforeAll(async () => {
+      server = await startPostgres();
+    }, 60_000);
+    afterAll(() => server?.stop());
+    body(() => server as TestPostgres);
+  });
+}

@@ -1,0 +1,140 @@
+import { Pool } from "pg";
+import { expect, it } from "vitest";
+import type { SessionStore } from "../../src/session/store.ts";
+import { postgresStore } from "../../src/stores/postgres.ts";
+import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { heldCommits, watchedPool } from "./held-pool.ts";
+import { openedPostgres } from "./postgres-fixture.ts";
+
+const hour = 3_600_000;
+
+describePostgres("the change log on PostgreSQL", (server) => {
+  it.each([
+    ["revoke", (store: SessionStore) => store.revoke("late", "theft")],
+    ["insert", (store: SessionStore) => store.insert(newSession({ id: "n", replaces: "late" }))],
+  ])("misses no %s that commits after a later one was read", async (_name, write) => {
+    await using fixture = await openedPostgres(server());
+    const { store, url, clock } = fixture;
+    await store.insert(newSession({ id: "late" }));
+    await store.insert(newSession({ id: "soon" }));
+    const start = await store.changes(undefined, hour);
+    await using pool = pooled(url);
+    const held = heldCommits();
+    const slow = postgresStore(watchedPool(pool, held.before));
+    await slow.open({ clock });
+    const writing = write(slow);
+    await held.arrived;
+    await store.revoke("soon", "revoked");
+
+    const before = await store.changes(start.cursor, 0);
+    expect(sessionsOf(before)).toEqual(["soon"]);
+    const first = await store.changes(undefined, hour);
+    expect(sessionsOf(first)).toEqual(["soon"]);
+    held.letGo();
+    await writing;
+    expect(sessionsOf(await store.changes(before.cursor, 0))).toContain("late");
+    const after = await store.changes(first.cursor, 0);
+    expect(sessionsOf(after)).toContain("late");
+    expect(sessionsOf(await store.changes(after.cursor, 0))).toEqual([]);
+    await slow.close();
+  });
+
+  it("gives entries again while an older transaction is open, and not after it", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await store.insert(newSession());
+    await admin.query("begin; select pg_current_xact_id()");
+    await store.revoke("s1", "revoked");
+    const first = await store.changes(undefined, hour);
+    const again = await store.changes(first.cursor, 0);
+    expect([first, again].map(sessionsOf)).toEqual([["s1"], ["s1"]]);
+    await admin.query("rollback");
+    const last = await store.changes(again.cursor, 0);
+    expect(sessionsOf(last)).toEqual(["s1"]);
+    expect(sessionsOf(await store.changes(last.cursor, 0))).toEqual([]);
+  });
+
+  it("reads the whole window again, and tells of a loss, when the database went back behind the cursor", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await store.insert(newSession());
+    await store.insert(newSession({ id: "old" }));
+    await store.revoke("s1", "revoked");
+    await store.revoke("old", "revoked");
+    await admin.query("update rpcsession_changes set at = at - 2 * $1 where session = 'old'", [
+      hour,
+    ]);
+    const read = await store.changes("900000000000000", hour);
+    expect(sessionsOf(read)).toEqual(["s1"]);
+    expect(Number(read.cursor)).toBeLessThan(1_000_000);
+    expect(read.lostAt).toBe(read.now);
+    const next = await store.changes(read.cursor, hour);
+    expect(sessionsOf(next)).toEqual([]);
+    expect(next.lostAt).toBeUndefined();
+  });
+
+  it("counts an entry that somebody wrote by hand", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    const { cursor } = await store.changes(undefined, 0);
+    await admin.query(
+      "insert into rpcsession_changes (kind, session, ended_by, at) values ('revoked', 's9', 'revoked', 0)",
+    );
+    expect(sessionsOf(await store.changes(cursor, 0))).toEqual(["s9"]);
+  });
+
+  it("removes a few old entries with each write, past those that others hold", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await admin.query(
+      "insert into rpcsession_changes (kind, session, ended_by, at) select 'revoked', n::text, 'revoked', n from generate_series(1, 40) n",
+    );
+    await store.insert(newSession());
+    await using other = await holding(fixture, "select 1 from rpcsession_changes where at <= 10");
+    await store.revoke("s1", "revoked");
+    expect(await other.left("rpcsession_changes where at <= 10")).toBe(10);
+    expect(await other.left("rpcsession_changes where at <= 40")).toBe(24);
+  });
+
+  it("removes a few old sessions with each insert, past those that others hold", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await store.insert(newSession({ id: "x" }));
+    for (const revoked of ["null", "1000 + n"]) {
+      await admin.query(
+        `insert into rpcsession_sessions select (jsonb_populate_record(s, jsonb_build_object('id', n || '-${revoked}', 'idle_expires_at', case when ${revoked} is null then n else s.idle_expires_at end, 'revoked_at', ${revoked}))).* from rpcsession_sessions s, generate_series(1, 40) n where s.id = 'x'`,
+      );
+    }
+    await using other = await holding(
+      fixture,
+      "select 1 from rpcsession_sessions where idle_expires_at <= 10",
+    );
+    await store.insert(newSession({ id: "y" }));
+    expect(await other.left("rpcsession_sessions where idle_expires_at <= 10")).toBe(10);
+    expect(await other.left("rpcsession_sessions where idle_expires_at <= 40")).toBe(24);
+    expect(await other.left("rpcsession_sessions where revoked_at is not null")).toBe(24);
+  });
+});
+
+/** A transaction that holds rows until it is disposed of. */
+async function holding(fixture: Awaited<ReturnType<typeof openedPostgres>>, rows: string) {
+  const client = await fixture.connect();
+  await client.query(`begin; ${rows} for update`);
+  return {
+    async left(rowsLeft: string): Promise<number> {
+      const { rows: counted } = await client.query(`select count(*)::int as n from ${rowsLeft}`);
+      return (counted[0] as { n: number }).n;
+    },
+    [Symbol.asyncDispose]: () => client.end(),
+  };
+}
+
+function pooled(url: string): Pool & AsyncDisposable {
+  const pool = new Pool({ connectionString: url });
+  return Object.assign(pool, { [Symbol.asyncDispose]: () => pool.end() });
+}
+
+function sessionsOf(read: { readonly entries: readonly { readonly session: string }[] }): string[] {
+  return read.entries.map(({ session }) => session);
+}

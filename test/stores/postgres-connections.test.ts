@@ -1,0 +1,198 @@
+import { type Client, Pool } from "pg";
+import { expect, it, vi } from "vitest";
+import { postgresStore } from "../../src/stores/postgres.ts";
+import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { startEngine } from "../helpers/engine.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { heldCommits, serverError, watchedPool } from "./held-pool.ts";
+import { createSchema, openedPostgres } from "./postgres-fixture.ts";
+import { stillClock } from "./still-clock.ts";
+
+const secret = "a secret of the test, of 32 bytes and more";
+
+describePostgres("postgresStore and its connections", (server) => {
+  it("rejects when its connection is ended in the middle of a change; the next call works", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await store.insert(newSession());
+    await using lock = await lockedSessions(fixture);
+    const revoking = store.revoke("s1", "revoked").catch(String);
+    await endConnections(admin, "wait_event_type = 'Lock'");
+    expect(await revoking).toMatch(/terminat/);
+    await lock.release();
+    expect((await store.load("s1")).record?.revokedAt).toBeNull();
+    expect((await store.changes(undefined, 60_000)).entries).toEqual([]);
+    expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
+  });
+
+  it("is Unavailable at the engine, and nobody is logged out", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    const engine = await startEngine({ store, secret });
+    const { id, token } = await engine.signIn();
+    await using lock = await lockedSessions(fixture);
+    const refreshing = engine.exchange(token).catch((error: unknown) => error);
+    await endConnections(admin, "wait_event_type = 'Lock'");
+    expect(await refreshing).toMatchObject({ kind: "unavailable" });
+    const revoking = engine.revoke(id, "revoked").catch((error: unknown) => error);
+    await endConnections(admin, "wait_event_type = 'Lock'");
+    expect(await revoking).toMatchObject({ kind: "unavailable" });
+    await lock.release();
+    expect((await engine.exchange(token)).record.id).toBe(id);
+    await engine.close();
+  });
+
+  it("survives the end of a connection between two statements of a change", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin, url, clock } = fixture;
+    await store.insert(newSession());
+    await using pool = pooled(url);
+    const held = heldCommits();
+    const other = postgresStore(watchedPool(pool, held.before));
+    await other.open({ clock });
+    const revoking = other.revoke("s1", "revoked").catch(String);
+    await held.arrived;
+    await endConnections(admin, "state = 'idle in transaction'");
+    await vi.waitFor(() => expect(pool.totalCount - pool.idleCount).toBe(1));
+    held.letGo();
+    expect(await revoking).toMatch(/connection|queryable|ECONNRESET/i);
+    expect((await store.load("s1")).record?.revokedAt).toBeNull();
+    expect((await other.revoke("s1", "revoked")).revoked).toBe(true);
+    await other.close();
+  });
+
+  it("survives the end of its idle connections", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await Promise.all([store.load("s1"), store.load("s1")]);
+    await endConnections(admin, "state = 'idle'");
+    expect((await vi.waitFor(() => store.load("s1"))).record).toBeUndefined();
+  });
+
+  it("closes the connections that it opened, and opens others when it is opened again", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin, clock } = fixture;
+    await store.close();
+    await vi.waitFor(async () => expect(await connections(admin)).toEqual([]));
+    await store.open({ clock });
+    expect((await store.load("s1")).record).toBeUndefined();
+  });
+
+  it("leaves a pool open that it was given", async () => {
+    await using schema = await createSchema(server());
+    await using pool = pooled(schema.url);
+    const store = postgresStore(pool);
+    await store.open({ clock: stillClock() });
+    await store.close();
+    await store.close();
+    expect((await pool.query("select 1 as one")).rows).toEqual([{ one: 1 }]);
+    expect(pool.idleCount).toBe(pool.totalCount);
+  });
+
+  it.each(["40001", "40P01"])("does a transaction again that fails with %s", async (code) => {
+    await using fixture = await openedPostgres(server());
+    await using failing = await openedFailing(fixture, { code, times: 3 });
+    await failing.store.insert(newSession());
+    expect((await failing.store.refresh(advance(0))).record?.generation).toBe(1);
+    expect(failing.failures()).toBe(3);
+    expect((await failing.store.revoke("s1", "theft")).revoked).toBe(true);
+    expect((await fixture.store.changes(undefined, 60_000)).entries).toHaveLength(1);
+  });
+
+  it.each([
+    ["40001", 6],
+    ["40P01", 6],
+    ["57014", 1],
+    ["08006", 1],
+  ])("gives up on %s after %i attempts, and changed nothing", async (code, attempts) => {
+    await using fixture = await openedPostgres(server());
+    await fixture.store.insert(newSession());
+    await using failing = await openedFailing(fixture, { code, times: 100 });
+    await expect(failing.store.revoke("s1", "theft")).rejects.toThrow(code);
+    expect(failing.failures()).toBe(attempts);
+    expect((await fixture.store.load("s1")).record?.revokedAt).toBeNull();
+  });
+
+  it("takes its time from the database, once for each statement", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    const before = await databaseTime(admin);
+    const { record, now } = await store.insert(newSession());
+    const after = await databaseTime(admin);
+    expect(now).toBeGreaterThanOrEqual(before);
+    expect(now).toBeLessThanOrEqual(after);
+    const { createdAt, rotatedAt, authTime, lastSeenAt } = record;
+    expect([createdAt, rotatedAt, authTime, lastSeenAt]).toEqual([now, now, now, now]);
+    const ended = await store.revoke("s1", "revoked");
+    expect(ended.record?.revokedAt).toBe(ended.now);
+    expect((await store.load("absent")).now).toBeGreaterThanOrEqual(ended.now);
+  });
+});
+
+type Fixture = Awaited<ReturnType<typeof openedPostgres>>;
+
+/** Another store over the same tables, whose next writes fail. */
+async function openedFailing(
+  { url, clock }: Fixture,
+  { code, times }: { readonly code: string; readonly times: number },
+) {
+  const pool = new Pool({ connectionString: url });
+  let failures = 0;
+  const failing = watchedPool(pool, (text) => {
+    if (text.startsWith("update") && failures < times) {
+      failures += 1;
+      throw serverError(code);
+    }
+  });
+  const store = postgresStore(failing);
+  await store.open({ clock });
+  return {
+    store,
+    failures: () => failures,
+    async [Symbol.asyncDispose]() {
+      await store.close();
+      expect(pool.idleCount).toBe(pool.totalCount);
+      await pool.end();
+    },
+  };
+}
+
+/** Ends the connections of the stores that are in a state, as soon as there are any. */
+async function endConnections(admin: Client, state: string): Promise<void> {
+  await vi.waitFor(async () => {
+    const { rowCount } = await admin.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity where ${state} and pid <> pg_backend_pid() and backend_type = 'client backend'`,
+    );
+    expect(rowCount).toBeGreaterThan(0);
+  });
+}
+
+/** Makes every write to a session wait. */
+async function lockedSessions(fixture: Fixture) {
+  const client = await fixture.connect();
+  await client.query("begin; select 1 from rpcsession_sessions for update");
+  return {
+    release: () => client.query("rollback"),
+    [Symbol.asyncDispose]: () => client.end(),
+  };
+}
+
+async function connections(admin: Client): Promise<unknown[]> {
+  const { rows } = await admin.query(
+    "select pid from pg_stat_activity where application_name = 'rpc-session'",
+  );
+  return rows;
+}
+
+async function databaseTime(admin: Client): Promise<number> {
+  const { rows } = await admin.query(
+    "select floor(extract(epoch from clock_timestamp()) * 1000)::int8::text as now",
+  );
+  return Number((rows[0] as { now: string }).now);
+}
+
+function pooled(url: string): Pool & AsyncDisposable {
+  const pool = new Pool({ connectionString: url });
+  pool.on("error", () => {});
+  return Object.assign(pool, { [Symbol.asyncDispose]: () => pool.end() });
+}

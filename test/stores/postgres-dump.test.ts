@@ -1,0 +1,124 @@
+import { expect, it } from "vitest";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { startEngine } from "../helpers/engine.ts";
+import type { TestPostgres } from "../helpers/postgres.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createPostgres } from "./postgres-fixture.ts";
+
+const tables = ["migrations", "sessions", "changes", "signing_keys"];
+const secret = "a secret of the test, of 32 bytes and more";
+
+describePostgres("a dump of PostgreSQL alone", (server) => {
+  it("holds no token, nor the part of one that is hard to guess", async () => {
+    await using used = await usedStore(server());
+    const dump = JSON.stringify(await used.rows());
+    expect(dump).toContain(used.session.salt);
+    for (const token of used.tokens) {
+      const parts = token.split(".").slice(token.startsWith("eyJ") ? 1 : 3);
+      for (const part of parts) {
+        expect(part.length).toBeGreaterThan(10);
+        expect(dump).not.toContain(part);
+      }
+    }
+  });
+
+  it("opens no engine without the secret", async () => {
+    await using used = await usedStore(server());
+    await using copy = await copied(used, server());
+    await expect(startEngine({ store: copy.store })).rejects.toThrow(
+      "secret: postgresStore keeps none",
+    );
+  });
+
+  it("restored under another secret, takes no token of before, and says so", async () => {
+    await using used = await usedStore(server());
+    await using copy = await copied(used, server());
+    const other = await startEngine({ store: copy.store, secret: madeUp });
+    for (const token of used.tokens.slice(0, 2)) {
+      await expect(other.exchange(token)).rejects.toMatchObject({ kind: "unavailable" });
+    }
+    expect(other.events.map(({ type }) => type)).toEqual(["unknownSecret"]);
+    // A key can verify without the secret: it is what anybody reads in the JWKS.
+    expect(await other.verify(used.access, used.clock.now())).toMatchObject({ status: "valid" });
+  });
+
+  it("gives a thief who runs an engine on it no token that the servers take", async () => {
+    await using used = await usedStore(server());
+    await using copy = await copied(used, server());
+    const thief = await startEngine({ store: copy.store, secret: madeUp });
+    const own = await thief.create(victim);
+    const { secretId } = own.record;
+    for (const generation of [0, 1, 2]) {
+      const forged = await thief.refreshTokens.mint({ ...used.session, generation, secretId });
+      const [, ...rest] = forged.split(".");
+      const disguised = [used.session.secretId, ...rest].join(".");
+      await expect(used.engine.exchange(forged)).rejects.toMatchObject({ kind: "unavailable" });
+      await expect(used.engine.exchange(disguised)).rejects.toMatchObject({ kind: "unauthorized" });
+    }
+    const verified = used.engine.verify(own.access.token, used.clock.now());
+    expect(await verified.catch((error: unknown) => error)).not.toMatchObject({ status: "valid" });
+    expect((await used.store.load(used.session.id)).record?.revokedAt).toBeNull();
+  });
+});
+
+const madeUp = "a secret that a thief made up: 32 bytes and more";
+
+const victim = {
+  userId: "alice",
+  tenantId: null,
+  claims: {},
+  data: {},
+  device: {},
+  transport: "header",
+  replaces: null,
+} as const;
+
+/** A store with a session that was refreshed, and another one that was stolen. */
+async function usedStore(server: TestPostgres) {
+  const fixture = await createPostgres(server);
+  const { store, admin } = fixture;
+  const clock = createFakeClock();
+  const engine = await startEngine({ store, secret, clock });
+  const wait = async (seconds: number): Promise<void> => {
+    clock.advance(`${seconds}s`);
+    await fixture.clock.advance(seconds * 1000);
+  };
+  const { id, token } = await engine.signIn();
+  await wait(61);
+  await engine.exchange(token);
+  await wait(31);
+  const { refreshToken, record, access } = await engine.exchange(token);
+  const ended = await engine.signIn();
+  await engine.revoke(ended.id, "theft");
+  expect(record).toMatchObject({ id, generation: 1 });
+  return {
+    ...fixture,
+    engine,
+    session: record,
+    access: access.token,
+    tokens: [token, refreshToken ?? "", access.token, ended.token],
+    async rows() {
+      const dump: (readonly unknown[])[] = [];
+      for (const table of tables) {
+        dump.push((await admin.query(`select * from rpcsession_${table}`)).rows);
+      }
+      return dump;
+    },
+    [Symbol.asyncDispose]: () => fixture.close(),
+  };
+}
+
+/** Another store that was made of the rows alone. */
+async function copied(used: Awaited<ReturnType<typeof usedStore>>, server: TestPostgres) {
+  const fixture = await createPostgres(server);
+  await fixture.store.open(fixture);
+  for (const [index, dumped] of (await used.rows()).entries()) {
+    const table = `rpcsession_${tables[index]}`;
+    await fixture.admin.query(`truncate ${table}`);
+    await fixture.admin.query(
+      `insert into ${table} select * from jsonb_populate_recordset(null::${table}, $1)`,
+      [JSON.stringify(dumped)],
+    );
+  }
+  return { store: fixture.store, [Symbol.asyncDispose]: () => fixture.close() };
+}

@@ -1,0 +1,86 @@
+import { sql } from "kysely";
+import { Client } from "pg";
+import type { SessionStore } from "../../src/session/store.ts";
+import { postgresStore } from "../../src/stores/postgres.ts";
+import { postgresBackend } from "../../src/stores/postgres-backend.ts";
+import { openPool } from "../../src/stores/postgres-pool.ts";
+import { sqlStore } from "../../src/stores/sql.ts";
+import type { TestPostgres } from "../helpers/postgres.ts";
+import { stillClock } from "./still-clock.ts";
+
+let schemas = 0;
+
+/** An empty schema on the server, and a connection to look into it. */
+export async function createSchema(server: TestPostgres) {
+  schemas += 1;
+  const url = server.url(`s${schemas}`);
+  const admin = new Client({ connectionString: url });
+  await admin.connect();
+  await admin.query(`create schema s${schemas}`);
+  return {
+    name: `s${schemas}`,
+    url,
+    admin,
+    /** Another connection, closed by its owner. */
+    async connect() {
+      const client = new Client({ connectionString: url });
+      await client.connect();
+      return client;
+    },
+    [Symbol.asyncDispose]: () => admin.end(),
+  };
+}
+
+/** The columns and indexes of the tables in a schema. */
+export async function tablesOf({ admin, name }: { readonly admin: Client; readonly name: string }) {
+  const columns = await admin.query(
+    "select table_name, column_name, data_type, is_nullable, replace(column_default, $1, '') as default from information_schema.columns where table_schema = $1 order by 1, ordinal_position",
+    [name],
+  );
+  const indexes = await admin.query(
+    "select replace(indexdef, $1, '') as index from pg_indexes where schemaname = $1 order by 1",
+    [name],
+  );
+  return [...columns.rows, ...indexes.rows];
+}
+
+/** A store on the clock of the database, opened, with a schema of its own. */
+export async function openedPostgres(server: TestPostgres) {
+  const schema = await createSchema(server);
+  const clock = stillClock();
+  const store = postgresStore(schema.url, { connections: 4 });
+  await store.open({ clock });
+  return {
+    ...schema,
+    store,
+    clock,
+    async [Symbol.asyncDispose]() {
+      await store.close();
+      await schema.admin.end();
+    },
+  };
+}
+
+/** A store on a clock that stands still: the time is bound to each statement instead of the database's. */
+export async function createPostgres(server: TestPostgres) {
+  const { url, admin } = await createSchema(server);
+  const clock = stillClock();
+  const another = (): SessionStore =>
+    sqlStore(
+      postgresBackend(
+        () => openPool(url, 8),
+        () => sql<number>`cast(${clock.now()} as bigint)`,
+      ),
+    );
+  const store = another();
+  return {
+    store,
+    clock,
+    another,
+    admin,
+    async close() {
+      await store.close();
+      await admin.end();
+    },
+  };
+}

@@ -1,0 +1,164 @@
+import { spawn } from "node:child_process";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { Pool } from "pg";
+import { expect, it, vi } from "vitest";
+import type { SessionStore } from "../../src/session/store.ts";
+import { type PostgresPool, postgresStore } from "../../src/stores/postgres.ts";
+import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
+import { stillClock } from "./still-clock.ts";
+
+describePostgres("postgresStore(database) as it is opened", (server) => {
+  it("by 20 processes at once on an empty database: one schema, one signing key", async () => {
+    await using schema = await createSchema(server());
+    const servers = Array.from({ length: 20 }, () => startProcess(schema.url));
+    await Promise.all(servers.map(({ line }) => line()));
+    for (const { go } of servers) {
+      go();
+    }
+    const keys = await Promise.all(servers.map(({ line }) => line()));
+    expect(keys[0]).toMatch(/^0:[\w-]{43}$/);
+    expect(new Set(keys).size).toBe(1);
+    expect(await countRows(schema, "rpcsession_migrations")).toBe(1);
+    expect(await tablesOf(schema)).toEqual(await freshTables());
+  }, 120_000);
+
+  it("by 20 stores at once, again and again", async () => {
+    for (let round = 0; round < 10; round++) {
+      await using schema = await createSchema(server());
+      const stores = Array.from({ length: 20 }, () =>
+        postgresStore(schema.url, { connections: 1 }),
+      );
+      await Promise.all(stores.map((store) => store.open({ clock: stillClock() })));
+      await Promise.all(stores.map((store) => store.close()));
+      expect(await countRows(schema, "rpcsession_migrations")).toBe(1);
+    }
+  });
+
+  it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
+    await using fixture = await openedPostgres(server());
+    const { admin, clock, url } = fixture;
+    await admin.query("insert into rpcsession_migrations values (99, 0)");
+    const store = postgresStore(url);
+    await expect(store.open({ clock })).rejects.toThrow(
+      /^postgresStore: .*newer rpc-session \(schema 99, this one knows 1\)/,
+    );
+    await expect(store.load("s1")).rejects.toThrow("postgresStore: the store is not open");
+    await admin.query("delete from rpcsession_migrations where version = 99");
+    await store.open({ clock });
+    expect((await store.load("s1")).record).toBeUndefined();
+    await store.close();
+  });
+
+  it("needs no right to create tables that are there", async () => {
+    await using fixture = await openedPostgres(server());
+    const { admin, name, url, clock } = fixture;
+    await admin.query(`create role app login;
+      grant usage on schema ${name} to app;
+      grant select, insert, update, delete on all tables in schema ${name} to app;
+      grant usage on all sequences in schema ${name} to app`);
+    const store = postgresStore(url.replace("postgres://postgres@", "postgres://app@"));
+    await store.open({ clock });
+    await everyWrite(store);
+    expect((await store.load("s2")).record?.endedBy).toBe("revoked");
+    await store.close();
+  });
+
+  it("leaves nothing outside of its tables", async () => {
+    await using fixture = await openedPostgres(server());
+    const { rows } = await fixture.admin.query(
+      "select relname from pg_class where relnamespace = $1::regnamespace",
+      [fixture.name],
+    );
+    for (const { relname } of rows as { readonly relname: string }[]) {
+      expect(relname).toMatch(/^rpcsession_/);
+    }
+  });
+
+  it("rejects when the database is out of reach, and opens when it is there", async () => {
+    await using schema = await createSchema(server());
+    await using pool = pooled(schema.url);
+    let reachable = false;
+    const store = postgresStore({
+      connect: () => (reachable ? pool.connect() : Promise.reject(new Error("out of reach"))),
+    });
+    await expect(store.open({ clock: stillClock() })).rejects.toThrow("out of reach");
+    reachable = true;
+    await store.open({ clock: stillClock() });
+    await everyWrite(store);
+    await store.close();
+  });
+
+  it("says what to install where there is no pg", async () => {
+    vi.doMock("pg", () => {
+      throw new Error("Cannot find package 'pg'");
+    });
+    const store = postgresStore("postgres://app:hidden@localhost/db");
+    await expect(store.open({ clock: stillClock() })).rejects.toThrow(
+      /^postgresStore: to connect to a URL, install the package pg \(npm install pg\); or give a pool$/,
+    );
+    vi.doUnmock("pg");
+  });
+
+  async function freshTables() {
+    await using fixture = await openedPostgres(server());
+    return await tablesOf(fixture);
+  }
+});
+
+it.each(["", "sessions.db", "mysql://app:hidden@localhost/db", "localhost", "postgres:hidden"])(
+  "postgresStore(%j) is refused, without a word of it",
+  (url) => {
+    expect(() => postgresStore(url)).toThrow(
+      new TypeError('postgresStore: the URL does not begin with "postgres://"'),
+    );
+  },
+);
+
+it.each([undefined, null, {}, 5])("postgresStore(%j) is refused", (pool) => {
+  expect(() => postgresStore(pool as unknown as PostgresPool)).toThrow(TypeError);
+});
+
+it.each([0, 1.5, 1001, Number.NaN])("postgresStore(url, { connections: %d }) is refused", (n) => {
+  expect(() => postgresStore("postgres://localhost", { connections: n })).toThrow(TypeError);
+});
+
+it("postgresStore keeps no secret", () => {
+  expect(Object.keys(postgresStore("postgres://localhost"))).not.toContain("secret");
+});
+
+function startProcess(url: string) {
+  const script = join(import.meta.dirname, "postgres-process.ts");
+  const child = spawn(process.execPath, ["--conditions=@rpc-session/source", script, url], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  const lines = createInterface(child.stdout)[Symbol.asyncIterator]();
+  return {
+    line: async () => (await lines.next()).value as string | undefined,
+    go: () => child.stdin.write("go\n"),
+  };
+}
+
+async function everyWrite(store: SessionStore): Promise<void> {
+  await store.insert(newSession());
+  await store.insert(newSession({ id: "s2", replaces: "s1" }));
+  await store.confirm("s2", 0, 0);
+  await store.revoke("s2", "revoked");
+  await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
+  await store.removeSigningKeysBelow(1);
+}
+
+async function countRows(
+  { admin }: Awaited<ReturnType<typeof createSchema>>,
+  table: string,
+): Promise<number> {
+  const { rows } = await admin.query(`select count(*)::int as n from ${table}`);
+  return (rows[0] as { readonly n: number }).n;
+}
+
+function pooled(url: string): Pool & AsyncDisposable {
+  const pool = new Pool({ connectionString: url });
+  return Object.assign(pool, { [Symbol.asyncDispose]: () => pool.end() });
+}

@@ -1,0 +1,25 @@
+// One of many servers that start at once: opens an engine when it is told to, and tells which
+// signing keys it found. Arguments: the URL of the database.
+import { once } from "node:events";
+import { systemClock } from "../../src/clock.ts";
+import { openEngine } from "../../src/session/engine.ts";
+import { readLifetimes } from "../../src/session/lifetimes.ts";
+import { postgresStore } from "../../src/stores/postgres.ts";
+
+const store = postgresStore(process.argv[2] ?? "", { connections: 2 });
+process.stdout.write("ready\n");
+await once(process.stdin, "data");
+const engine = await openEngine({
+  issuer: "https://api.example.com",
+  audience: "https://api.example.com",
+  store,
+  secret: "a secret of the test, of 32 bytes and more",
+  lifetimes: readLifetimes({}, {}),
+  clockSkew: 60_000,
+  clock: systemClock,
+  emit: () => {},
+});
+const { keys } = await store.signingKeys();
+process.stdout.write(`${keys.map(({ slot, kid }) => `${slot}:${kid}`).join(" ")}\n`);
+await engine.close();
+process.exit();

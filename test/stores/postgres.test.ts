@@ -1,0 +1,10 @@
+import { describe, it } from "vitest";
+import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createPostgres } from "./postgres-fixture.ts";
+import { describePruning } from "./pruning.ts";
+
+describePostgres("PostgreSQL", (server) => {
+  describeDurableSessionStore({ describe, it }, "postgresStore", () => createPostgres(server()));
+  describePruning("postgresStore", () => createPostgres(server()));
+});

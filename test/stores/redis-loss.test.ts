@@ -1,0 +1,209 @@
+import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
+import { Action, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
+import type { RedisClient } from "../../src/stores/redis.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { testSessions } from "../../src/testing/test-sessions.ts";
+import { startEngine } from "../helpers/engine.ts";
+import { exchangeOf } from "../helpers/exchanges.ts";
+import {
+  freePort,
+  redisMissing,
+  startRedis,
+  type TestRedis,
+  type TestRedisClient,
+} from "../helpers/redis.ts";
+import { type Issued, issueOn, refreshCall } from "../helpers/refreshing.ts";
+import { redisWithFakeClock } from "./redis-fixture.ts";
+
+const secret = "a secret of at least 32 bytes, for tests";
+const hour = 3_600_000;
+
+describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`, () => {
+  let redis: TestRedis;
+  let client: TestRedisClient;
+  beforeEach(async () => {
+    redis = await startRedis();
+    client = await redis.connect();
+  });
+  afterEach(() => redis.stop());
+
+  async function start() {
+    const { newStore, tell, clock } = await redisWithFakeClock(client);
+    /** Kills the server; what `save` left on its disk comes back. */
+    const crash = async (): Promise<void> => {
+      await redis.kill();
+      await redis.start();
+      await tell();
+    };
+    const save = () => client.sendCommand(["SAVE"]);
+    const server = () => testSessions({ store: newStore(), clock, secret });
+    return { newStore, clock, crash, save, server };
+  }
+
+  it("all of it: lost sessions are refused with SIGN_IN, and signing in works again", async () => {
+    const { clock, crash, server } = await start();
+    const sessions = server();
+    const lost = await issueOn(sessions, "cookie");
+    await crash();
+    const { hint } = await refreshCall(sessions, { refresh: lost.refresh });
+    expect(hint).toMatchObject({ action: Action.SIGN_IN, tokens: Tokens.CLEAR });
+    clock.advance("2s");
+    await readLog(sessions);
+    // The key is lost, too: the access token leads to the refresh above.
+    await vi.waitFor(async () => expect(await refusal(sessions, lost)).toBe("TOKEN_INVALID"));
+    const live = await issueOn(sessions, "cookie");
+    expect(await refusal(sessions, live)).toBeUndefined();
+    const fresh = server();
+    expect(await refusal(fresh, live)).toBeUndefined();
+    expect(await refusal(fresh, lost)).toBe("TOKEN_INVALID");
+  });
+
+  it("the last of it: a lost session is refused, on servers of before and after", async () => {
+    const { crash, save, server } = await start();
+    const sessions = server();
+    const kept = await issueOn(sessions, "cookie");
+    await save();
+    const lost = await issueOn(sessions, "cookie");
+    await crash();
+    await readLog(sessions);
+    for (const each of [sessions, server()]) {
+      await vi.waitFor(async () => expect(await refusal(each, lost)).toBe("SESSION_UNKNOWN"));
+      expect(await refusal(each, kept)).toBeUndefined();
+      const { hint } = await refreshCall(each, { refresh: lost.refresh });
+      expect(hint?.action).toBe(Action.SIGN_IN);
+    }
+  });
+
+  it("the last of it: a lost revocation is written again by the server that knows it", async () => {
+    const { newStore, crash, save, server } = await start();
+    const sessions = server();
+    const ended = await issueOn(sessions, "cookie");
+    const store = newStore();
+    await store.open({ clock: createFakeClock() });
+    await save();
+    await ended.revoke();
+    await crash();
+    expect((await store.load(ended.id)).record?.revokedAt).toBeNull();
+    expect(await refusal(sessions, ended)).toBe("SESSION_REVOKED");
+    await readLog(sessions);
+    await vi.waitFor(async () =>
+      expect((await store.load(ended.id)).record?.endedBy).toBe("revoked"),
+    );
+    expect(await refusal(server(), ended)).toBe("SESSION_REVOKED");
+  });
+
+  it("a refresh: the lost generation is minted again, and nobody is signed out", async () => {
+    const { newStore, clock, crash, save } = await start();
+    const engine = await startEngine({ store: newStore(), clock, secret });
+    const { token } = await engine.signIn();
+    await engine.confirm(token);
+    await save();
+    const before = await engine.exchange(token);
+    await crash();
+    clock.advance("2s");
+    const after = await engine.exchange(before.refreshToken ?? "");
+    expect(after.record.generation).toBe(1);
+    expect(engine.events).toContainEqual(expect.objectContaining({ type: "storeWentBack" }));
+  });
+
+  it("while it is away, nobody is signed out", async () => {
+    const { server } = await start();
+    const sessions = server();
+    const { refresh } = await issueOn(sessions, "cookie");
+    await redis.kill();
+    const { hint } = await refreshCall(sessions, { refresh });
+    expect(hint).toMatchObject({ action: Action.RETRY_LATER, tokens: Tokens.KEEP });
+  });
+});
+
+describe.skipIf(redisMissing)("redisStore after a failover", () => {
+  it("refuses what the former primary acknowledged alone: sign-ins, and revoked sessions", async () => {
+    const port = await freePort();
+    const primary = await startRedis(
+      ...["--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"],
+    );
+    onTestFinished(() => primary.stop());
+    const replica = await startRedis("--replicaof", "127.0.0.1", port);
+    onTestFinished(() => replica.stop());
+    const [first, second] = [await primary.connect(), await replica.connect()];
+    let current = first;
+    const on: RedisClient = {
+      eval: (script, given) => current.eval(script, given),
+      evalSha: (sha, given) => current.evalSha(sha, given),
+    };
+    const { newStore, clock } = await redisWithFakeClock(first, { on });
+    const sessions = testSessions({ store: newStore(), clock, secret });
+    const revoked = await issueOn(sessions, "cookie");
+    await vi.waitFor(async () => expect(await first.wait(1, 100)).toBe(1), { timeout: 15_000 });
+    // A partition: the replica is made primary, and the former one goes on for a while.
+    await second.sendCommand(["REPLICAOF", "NO", "ONE"]);
+    const lost = await issueOn(sessions, "cookie");
+    await revoked.revoke();
+    current = second;
+    const other = testSessions({ store: newStore(), clock, secret });
+    expect(await refusal(other, lost)).toBe("SESSION_UNKNOWN");
+    await readLog(sessions);
+    await vi.waitFor(async () => {
+      expect(await refusal(other, revoked)).toBe("SESSION_REVOKED");
+    });
+    expect(await refusal(sessions, revoked)).toBe("SESSION_REVOKED");
+    expect(await refusal(sessions, lost)).toBe("SESSION_UNKNOWN");
+  });
+});
+
+describe.skipIf(redisMissing)("the change log of redisStore", () => {
+  it("tells of a loss to readers of before and after, and is read again as a whole", async () => {
+    const redis = await startRedis();
+    onTestFinished(() => redis.stop());
+    const client = await redis.connect();
+    const { newStore, tell, clock } = await redisWithFakeClock(client);
+    const store = newStore();
+    await store.open({ clock });
+    const begun = await store.changes(undefined, hour);
+    expect(begun.lostAt).toBeUndefined();
+    const end = async (id: string) => {
+      await store.insert(newSession({ id }));
+      await store.revoke(id, "revoked");
+    };
+    await end("s1");
+    await client.sendCommand(["SAVE"]);
+    const { cursor } = await store.changes(begun.cursor, hour);
+    clock.advance("1m");
+    await redis.kill();
+    await redis.start();
+    await tell();
+    await end("s2");
+    const failedOver = await store.changes(cursor, hour);
+    expect(failedOver.entries.map(({ session }) => session)).toEqual(["s1", "s2"]);
+    expect(failedOver.lostAt).toBe(clock.now());
+    clock.advance("1m");
+    expect((await store.changes(undefined, hour)).lostAt).toBe(failedOver.lostAt);
+    expect((await store.changes(failedOver.cursor, hour)).entries).toEqual([]);
+
+    await client.flushAll();
+    await tell();
+    const anew = await store.changes(undefined, hour);
+    expect(anew.lostAt).toBeUndefined();
+    clock.advance("1m");
+    const emptied = await store.changes(failedOver.cursor, hour);
+    expect(emptied).toMatchObject({ entries: [], lostAt: anew.now });
+    expect((await store.changes(anew.cursor, hour)).lostAt).toBe(anew.now);
+  });
+});
+
+type Sessions = ReturnType<typeof testSessions>;
+
+/** Why an access token is refused; undefined when it is not. */
+async function refusal(sessions: Sessions, { access }: Issued): Promise<string | undefined> {
+  return sessions.getSession(exchangeOf({ access })).then(
+    () => undefined,
+    (error: { readonly reason: string }) => error.reason,
+  );
+}
+
+/** Has a server read the change log, which it does when it changed it. */
+async function readLog(sessions: Sessions): Promise<void> {
+  const { revoke } = await issueOn(sessions, "header");
+  await revoke();
+}

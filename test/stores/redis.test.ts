@@ -1,0 +1,185 @@
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { type RedisClient, redisStore } from "../../src/stores/redis.ts";
+import { advance, atOnce, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
+import { reconnected, redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { describePruning } from "./pruning.ts";
+import { createRedis } from "./redis-fixture.ts";
+import { stillClock } from "./still-clock.ts";
+
+let redis: TestRedis;
+const clock = { ...stillClock(), after: () => () => {} };
+
+/** A store as its users have it: by the server's clock. */
+async function opened(prefix: string) {
+  const client = await redis.connect();
+  const store = redisStore(client, { prefix });
+  await store.open({ clock });
+  return { client, store };
+}
+
+describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis.stop());
+
+  describeDurableSessionStore({ describe, it }, "redisStore", () => createRedis(redis));
+  describePruning("redisStore", () => createRedis(redis));
+
+  it("takes its time from the server, and lets Redis drop sessions 24 h after their end", async () => {
+    const { client, store } = await opened("time");
+    const key = "{time}:session:s1";
+    const day = 24 * 3_600_000;
+    const before = Date.now();
+    const { record, now } = await store.insert(newSession());
+    expect(now).toBeGreaterThanOrEqual(before);
+    expect(now).toBeLessThanOrEqual(Date.now());
+    expect(await client.pExpireTime(key)).toBe(record.idleExpiresAt + day);
+    const refreshed = await store.refresh({ ...advance(0), idle: 10 });
+    expect(await client.pExpireTime(key)).toBe(refreshed.now + 10 + day);
+    const revoked = await store.revoke("s1", "revoked");
+    expect(await client.pExpireTime(key)).toBe(revoked.now + day);
+  });
+
+  it("keeps every key under one hash tag, and stores of other prefixes apart", async () => {
+    const { client, store } = await opened("app.one:x");
+    await store.insert(newSession());
+    await store.insert(newSession({ id: "s2", replaces: "s1" }));
+    await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
+    expect((await client.keys("*app.one*")).sort()).toEqual([
+      "{app.one:x}:keys",
+      "{app.one:x}:log",
+      "{app.one:x}:meta",
+      "{app.one:x}:session:s1",
+      "{app.one:x}:session:s2",
+    ]);
+    const other = await opened("app.one:y");
+    expect((await other.store.load("s1")).record).toBeUndefined();
+  });
+
+  it("knows its scripts again after SCRIPT FLUSH, also 64 calls at once", async () => {
+    const { client, store } = await opened("flushed");
+    await store.insert(newSession());
+    await store.refresh(advance(0));
+    await client.scriptFlush();
+    const done = await atOnce(() => store.refresh(advance(1)));
+    expect(done.filter(({ record }) => record !== undefined)).toHaveLength(1);
+  });
+
+  it("rejects when its connection is killed, and goes on with the next one", async () => {
+    const { client, store } = await opened("killed");
+    const other = await redis.connect();
+    await store.insert(newSession());
+    const id = String(await client.clientId());
+    // The call and the kill reach the server together, so that the answer is written to nobody.
+    redis.pause();
+    const done = Promise.allSettled([
+      store.revoke("s1", "revoked"),
+      other.sendCommand(["CLIENT", "KILL", "ID", id]),
+    ]);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    redis.resume();
+    expect((await done).map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
+    await reconnected(client);
+    // It was done, or not at all.
+    const { record } = await store.load("s1");
+    const { entries } = await store.changes(undefined, 10_000);
+    expect(entries).toHaveLength(record?.revokedAt === null ? 0 : 1);
+  });
+
+  it("gives a call up that has no answer after 5 s", async () => {
+    const waits: number[] = [];
+    const after = (ms: number, action: () => void) => {
+      waits.push(ms);
+      action();
+      return () => {};
+    };
+    const hanging: RedisClient = { eval: never, evalSha: never };
+    const open = redisStore(hanging).open({ clock: { ...clock, after } });
+    await expect(open).rejects.toThrow("did not answer within 5 s");
+    expect(waits).toEqual([5_000]);
+  });
+
+  it("rejects until it is opened, and never closes the client", async () => {
+    const client = await redis.connect();
+    const store = redisStore(client, { prefix: "closed" });
+    await expect(store.load("s1")).rejects.toThrow("open() has not been called");
+    await store.open({ clock });
+    await store.close();
+    expect(await client.ping()).toBe("PONG");
+  });
+
+  it("does nothing when it could not do all", async () => {
+    const { client, store } = await opened("broken");
+    await store.insert(newSession());
+    await client.set("{broken}:log", "of another type");
+    const before = await store.load("s1");
+    await expect(store.revoke("s1", "revoked")).rejects.toThrow("WRONGTYPE");
+    await expect(store.insert(newSession({ id: "s2", replaces: "s1" }))).rejects.toThrow(
+      "WRONGTYPE",
+    );
+    expect((await store.load("s1")).record).toEqual(before.record);
+    expect((await store.load("s2")).record).toBeUndefined();
+  });
+
+  it("reads a log of any length", async () => {
+    const { client, store } = await opened("long");
+    const start = await store.changes(undefined, 0);
+    const many = `for i = 1, 12000 do redis.call('XADD', KEYS[1], '1-' .. i,
+      'session', 's' .. i, 'endedBy', 'theft', 'at', '1') end
+      redis.call('HSET', KEYS[2], 'ms', '1', 'seq', '12000')`;
+    await client.eval(many, { keys: ["{long}:log", "{long}:meta"], arguments: [] });
+    const read = await store.changes(start.cursor, 0);
+    expect(new Set(read.entries.map(({ session }) => session)).size).toBe(12_000);
+    expect((await store.changes(read.cursor, 0)).entries).toEqual([]);
+  });
+});
+
+describe.skipIf(redisMissing)("redisStore refuses", () => {
+  it.each([undefined, {}, "redis://localhost"])("%j as a client", (client) => {
+    expect(() => redisStore(client as never)).toThrow("package redis");
+  });
+
+  it.each(["", "{a}", "a b", "x".repeat(65), 1 as unknown as string])("the prefix %j", (prefix) => {
+    const client: RedisClient = { eval: never, evalSha: never };
+    expect(() => redisStore(client, { prefix })).toThrow(TypeError);
+  });
+
+  it("a server that evicts, one that does not tell, and newer sessions; and opens later", async () => {
+    const server = await startRedis("--maxmemory-policy", "volatile-lru");
+    onTestFinished(() => server.stop());
+    const client = await server.connect();
+    const store = redisStore(client);
+    await expect(store.open({ clock })).rejects.toThrow(
+      /maxmemory-policy volatile-lru.*set maxmemory-policy noeviction/,
+    );
+    await client.configSet("maxmemory-policy", "noeviction");
+    await client.sendCommand(["ACL", "SETUSER", "default", "-info"]);
+    await expect(store.open({ clock })).rejects.toThrow("ACL SETUSER <user> +info");
+    expect(await client.keys("*")).toEqual([]);
+    await client.sendCommand(["ACL", "SETUSER", "default", "+info"]);
+    await client.hSet("{rpc-session}:meta", "schema", "2");
+    await expect(store.open({ clock })).rejects.toThrow(/newer rpc-session \(schema 2/);
+    await client.del("{rpc-session}:meta");
+    await store.open({ clock });
+  });
+
+  it("changes when the memory is full, wholly", async () => {
+    const server = await startRedis();
+    onTestFinished(() => server.stop());
+    const client = await server.connect();
+    const store = redisStore(client);
+    await store.open({ clock });
+    await store.insert(newSession());
+    await client.configSet("maxmemory", "1");
+    await expect(store.revoke("s1", "revoked")).rejects.toThrow("OOM");
+    await client.configSet("maxmemory", "0");
+    expect((await store.load("s1")).record?.revokedAt).toBeNull();
+    expect((await store.changes(undefined, 10_000)).entries).toEqual([]);
+  });
+});
+
+function never(): Promise<never> {
+  return new Promise(() => {});
+}
