@@ -4,13 +4,7 @@ import type { SessionEventListener } from "../events.ts";
 import type { JsonObject } from "../json.ts";
 import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import {
-  openSecretRing,
-  randomId,
-  readSecretOption,
-  type SecretOption,
-  type SecretRing,
-} from "../secrets.ts";
+import { randomId, type SecretOption, type SecretRing } from "../secrets.ts";
 import type { TokenTransport } from "../transport.ts";
 import { type AccessToken, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
@@ -19,6 +13,7 @@ import { createFeed, type Feed } from "./feed.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
+import { openSecrets } from "./open-secrets.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
@@ -95,7 +90,7 @@ export async function openEngine(options: EngineOptions): Promise<Engine> {
   const { store, clock } = options;
   const emit = oncePerSecret(options.emit);
   await store.open({ clock });
-  const secrets = await openSecretRing(await secretsOf(options), options.issuer);
+  const secrets = await openSecrets(options);
   const keys = await openKeys(options.keys ?? readKeyPlan(), {
     store,
     secrets,
@@ -221,12 +216,4 @@ async function create(
     await store.revoke(record.id, "revoked").catch(() => {});
     throw error;
   }
-}
-
-async function secretsOf(options: EngineOptions): Promise<Uint8Array<ArrayBuffer>[]> {
-  const secret = options.secret ?? (await options.store.secret?.());
-  if (secret === undefined) {
-    throw new TypeError(`secret: ${options.store.name} keeps none; give one of at least 32 bytes`);
-  }
-  return readSecretOption(secret);
 }

@@ -299,7 +299,7 @@ describe("unknown keys", () => {
     clock.advance("10s");
     watched.take();
     const found = await Promise.all(
-      Array.from({ length: 1000 }, (_, i) => keys.find(`unknown-${i}`, seconds() - 2)),
+      Array.from({ length: 1000 }, async (_, i) => keys.find(`unknown-${i}`, seconds() - 2)),
     );
     expect(found.every((key) => key === undefined)).toBe(true);
     expect(watched.take()).toEqual(["signingKeys"]);
