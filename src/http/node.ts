@@ -13,7 +13,7 @@ export type NodeRequest = IncomingMessage | Http2ServerRequest;
 /** A response of node:http, node:https or node:http2; what is used of it. */
 export interface NodeResponse {
   writeHead(status: number, headers?: OutgoingHttpHeaders): unknown;
-  end(body?: Uint8Array): unknown;
+  end(body: string | Uint8Array): unknown;
   destroy(error?: Error): unknown;
 }
 
@@ -47,7 +47,7 @@ export function jwksFallback(sessions: JwksSource, options: JwksHandlerOptions =
       next();
     } else {
       response.writeHead(404);
-      response.end();
+      response.end("");
     }
   };
 }

@@ -3,12 +3,7 @@ import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
 import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import {
-  openSecretRing,
-  readSecretOption,
-  type SecretOption,
-  type SecretRing,
-} from "../secrets.ts";
+import type { SecretOption, SecretRing } from "../secrets.ts";
 import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
@@ -17,6 +12,7 @@ import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
 import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
+import { openSecrets } from "./open-secrets.ts";
 import { reach } from "./reach.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
@@ -86,7 +82,7 @@ export async function openEngine(given: EngineOptions): Promise<Engine> {
 
 async function openParts(options: EngineOptions): Promise<Opened> {
   const { store, clock } = options;
-  const secrets = await openSecretRing(await secretsOf(options), options.issuer);
+  const secrets = await openSecrets(options);
   const keys = await openKeys(options.keys ?? readKeyPlan(), {
     store,
     secrets,
@@ -160,12 +156,4 @@ function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"]
     clockSkew: options.clockSkew / 1000,
     findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
   });
-}
-
-async function secretsOf(options: EngineOptions): Promise<Uint8Array<ArrayBuffer>[]> {
-  const secret = options.secret ?? (await options.store.secret?.());
-  if (secret === undefined) {
-    throw new TypeError(`secret: ${options.store.name} keeps none; give one of at least 32 bytes`);
-  }
-  return readSecretOption(secret);
 }

@@ -17,6 +17,7 @@ import {
   publishAhead,
   type RotationRules,
 } from "./key-rules.ts";
+import { reach } from "./reach.ts";
 import { makeStoredKey, openStoredKey } from "./sealed-key.ts";
 import type { SessionStore } from "./store.ts";
 
@@ -103,14 +104,15 @@ class KeysInStore implements SigningKeys {
     const age = this.#options.clock.monotonic() - this.#readAt;
     // A server that signs seldom must not sign with a key that the others have forgotten since.
     if (age >= publishAhead) {
-      await this.#readOrFail();
+      await reach(this.#readOnce());
     } else if (age >= signingMaxAge && this.#untilNextRead() === 0) {
       this.#readOnce().catch(() => {
         // Tried again after the cool-down, and waited for before it is too late.
       });
     }
     if (this.#keys.length === 0) {
-      await this.#replaceLost();
+      // The store has lost all of them; what they signed is refused from now on.
+      await reach(this.open());
     }
     this.#rotateWhenDue();
     const signing = this.#current()?.signing;
@@ -143,35 +145,18 @@ class KeysInStore implements SigningKeys {
     return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
   }
 
-  /** Makes a key where the store has lost all; what they signed is refused from now on. */
-  async #replaceLost(): Promise<void> {
-    try {
-      await this.open();
-    } catch (cause) {
-      throw unavailable("the signing keys", cause);
-    }
-  }
-
   async settled(): Promise<void> {
     await this.#reading?.catch(() => {});
     await this.#rotating;
   }
 
   async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
-    await this.#readOrFail();
+    await reach(this.#readOnce());
     const found = this.#byKid.get(kid);
     if (found === undefined && !this.#readSince(issuedAt)) {
       throw unavailable("the signing key of the token", undefined, this.#untilNextRead());
     }
     return found;
-  }
-
-  async #readOrFail(): Promise<void> {
-    try {
-      await this.#readOnce();
-    } catch (cause) {
-      throw unavailable("the signing keys", cause);
-    }
   }
 
   #readOnce(): Promise<void> {

@@ -99,7 +99,8 @@ describe("own keys", () => {
     await roundTrip({ signing: raw });
     const sessions = sessionsWith({ signing: kms("ES256") });
     for (let i = 0; i < 600; i++) {
-      await sessions.issue({ userId: "alice" });
+      const { tokens } = await sessions.issue({ userId: "alice" });
+      expect(Buffer.from(tokens.accessToken.split(".")[2] ?? "", "base64url")).toHaveLength(64);
     }
     await sessions.close();
   });

@@ -1,0 +1,46 @@
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { jwksFallback } from "rpc-session/http";
+import { memoryStore } from "rpc-session/stores/memory";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { listenForTest } from "./listen.ts";
+import { notesApp } from "./notes.ts";
+import type { TestSessionsOptions } from "./server.ts";
+
+/** A service that makes sessions and publishes its keys, over loopback. */
+export interface Issuer {
+  readonly sessions: TestSessions;
+  readonly url: string;
+  readonly jwks: string;
+  /** How often the keys were asked for. */
+  readonly asked: { count: number };
+  /** Answers the next requests for keys instead; undefined for the keys themselves. */
+  readonly instead: { status: number | undefined; headers?: Record<string, string> };
+}
+
+/** Starts one until the test is over. */
+export async function startIssuer(options: TestSessionsOptions = {}): Promise<Issuer> {
+  const sessions = testSessions({
+    store: memoryStore(),
+    public: [NotesService.method.signIn],
+    ...options,
+  });
+  const asked = { count: 0 };
+  const instead: Issuer["instead"] = { status: undefined };
+  const publish = jwksFallback(sessions);
+  const url = await listenForTest(
+    connectNodeAdapter({
+      ...sessions.protect({ routes: notesApp(sessions).routes }),
+      fallback(request, response) {
+        asked.count++;
+        if (instead.status === undefined) {
+          publish(request, response);
+        } else {
+          response.writeHead(instead.status, instead.headers);
+          response.end();
+        }
+      },
+    }),
+  );
+  return { sessions, url, jwks: `${url}/.well-known/jwks.json`, asked, instead };
+}

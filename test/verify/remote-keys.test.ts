@@ -1,0 +1,320 @@
+import { beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { type GeneratedKey, generateSigningKey } from "../../src/jwt/keys.ts";
+import { createRemoteKeys, type RemoteKeys } from "../../src/jwt/remote-keys.ts";
+import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
+
+const url = "https://api.example.com/.well-known/jwks.json";
+
+let one: GeneratedKey;
+let two: GeneratedKey;
+let clock: FakeClock;
+let requests: RequestInit[];
+let answer: () => Response | Promise<Response>;
+let keys: RemoteKeys;
+
+beforeAll(async () => {
+  [one, two] = [await generateSigningKey("ES256"), await generateSigningKey("ES256")];
+});
+
+beforeEach(() => {
+  clock = createFakeClock();
+  requests = [];
+  answer = () => published([one]);
+  keys = createRemoteKeys({
+    url,
+    clock,
+    clockSkew: 60_000,
+    fetch: async (_, init) => {
+      requests.push(init);
+      return await answer();
+    },
+  });
+});
+
+function published(
+  list: readonly GeneratedKey[],
+  headers: Record<string, string> = { "cache-control": "public, max-age=300" },
+): Response {
+  return Response.json({ keys: list.map(({ publicJwk }) => publicJwk) }, { headers });
+}
+
+function down(): Response {
+  return new Response("down", { status: 503 });
+}
+
+/** Seconds; by default of a token that was issued a moment ago. */
+function iat(ago = 0): number {
+  return Math.floor(clock.now() / 1000) - ago;
+}
+
+async function find(kid: string, issuedAt = iat()): Promise<"found" | "unknown" | number> {
+  try {
+    return (await keys.find(kid, issuedAt)) === undefined ? "unknown" : "found";
+  } catch (error) {
+    const { kind, retryAfter } = error as { kind: string; retryAfter: number };
+    expect(kind).toBe("unavailable");
+    return retryAfter;
+  }
+}
+
+/** Lets what began in the background come to its end. */
+async function background(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
+describe("keys of an issuer", () => {
+  it("are fetched once for many calls, and then found without I/O", async () => {
+    const found = await Promise.all(Array.from({ length: 100 }, () => find(one.kid)));
+    expect(new Set(found)).toEqual(new Set(["found"]));
+    clock.advance("1m");
+    expect(keys.find(one.kid, iat())).toMatchObject({ kid: one.kid, alg: "ES256" });
+    expect(requests).toHaveLength(1);
+  });
+
+  it("are asked for with no credentials, no redirect and as JSON", async () => {
+    await keys.ready();
+    const { signal, ...rest } = requests[0] ?? {};
+    expect(rest).toEqual({
+      headers: { accept: "application/jwk-set+json, application/json" },
+      redirect: "manual",
+    });
+    expect(signal).toBeInstanceOf(AbortSignal);
+  });
+
+  it("are fetched again in the background before they are old, without making calls wait", async () => {
+    await keys.ready();
+    clock.advance("239s");
+    expect(keys.find(one.kid, iat())).not.toBeInstanceOf(Promise);
+    expect(requests).toHaveLength(1);
+    clock.advance("1s");
+    answer = () => published([one, two]);
+    expect(keys.find(one.kid, iat())).not.toBeInstanceOf(Promise);
+    expect(requests).toHaveLength(2);
+    await background();
+    expect(await find(two.kid)).toBe("found");
+    expect(requests).toHaveLength(2);
+  });
+
+  it("are waited for once they are old: a key that was withdrawn is gone", async () => {
+    await keys.ready();
+    clock.advance("10m");
+    answer = () => published([two]);
+    expect(await find(one.kid, iat(60))).toBe("unknown");
+    expect(await find(two.kid)).toBe("found");
+  });
+
+  it.each([
+    ["no max-age", {}, 240],
+    ["max-age=60", { "cache-control": "max-age=60" }, 48],
+    ["an age in caches", { "cache-control": "max-age=300", age: "200" }, 40],
+    ["max-age=0", { "cache-control": "max-age=0" }, 30],
+    ["no-store", { "cache-control": "max-age=300, no-store" }, 30],
+    ["a year", { "cache-control": "max-age=31536000" }, 2880],
+    ["nonsense", { "cache-control": "max-age=abc", age: "-1" }, 240],
+  ])(
+    "are fetched again when the response says, no sooner than 30 s and no later than an hour: %s",
+    async (_, headers, seconds) => {
+      answer = () => published([one], headers as Record<string, string>);
+      await keys.ready();
+      clock.advance(`${seconds - 1}s`);
+      expect(await find(one.kid)).toBe("found");
+      expect(requests).toHaveLength(1);
+      clock.advance("1s");
+      expect(await find(one.kid)).toBe("found");
+      expect(requests).toHaveLength(2);
+    },
+  );
+});
+
+describe("V07 unknown keys", () => {
+  it("are fetched: a key that was published since is found", async () => {
+    await keys.ready();
+    clock.advance("31s");
+    answer = () => published([one, two]);
+    expect(await find(two.kid)).toBe("found");
+    expect(requests).toHaveLength(2);
+  });
+
+  it("are Unavailable until a fetch began after the token was issued, then unknown", async () => {
+    await keys.ready();
+    clock.advance("10s");
+    const issuedAt = iat();
+    expect(await find("x", issuedAt)).toBe(20_000);
+    clock.advance("19s");
+    expect(await find("x", issuedAt)).toBe(1_000);
+    expect(requests).toHaveLength(1);
+    clock.advance("1s");
+    expect(await find("x", issuedAt)).toBe("unknown");
+    expect(await find("y", issuedAt)).toBe("unknown");
+    expect(requests).toHaveLength(2);
+  });
+
+  it("are unknown at once when the token is older than what is known", async () => {
+    await keys.ready();
+    expect(await find("x", iat(2))).toBe("unknown");
+    expect(requests).toHaveLength(1);
+  });
+
+  it("are Unavailable when what answered was older than the token", async () => {
+    await keys.ready();
+    clock.advance("2m");
+    answer = () => published([one], { "cache-control": "max-age=300", age: "100" });
+    expect(await find("x", iat(50))).toBe(30_000);
+  });
+
+  it("with an iat in the future are unknown without a fetch", async () => {
+    await keys.ready();
+    clock.advance("31s");
+    expect(await find("x", iat(-61))).toBe("unknown");
+    expect(requests).toHaveLength(1);
+  });
+
+  it("a wall clock that was set back makes nothing known", async () => {
+    await keys.ready();
+    clock.setNow(clock.now() - 3_600_000);
+    expect(await find("x", iat())).toBe(30_000);
+  });
+
+  it.each([
+    ["that answers", () => published([one])],
+    ["that is down", down],
+    ["that has no keys", () => Response.json({ keys: [] })],
+    ["that is a web page", () => new Response("<html>")],
+    ["that rejects", () => Promise.reject(new Error("ECONNREFUSED"))],
+  ])(
+    "100,000 random ids in 100 s cause at most one fetch in 30 s of an endpoint %s",
+    async (_, behave) => {
+      await keys.ready();
+      answer = behave;
+      for (let i = 0; i < 100_000; i++) {
+        if (i % 1000 === 0) {
+          clock.advance("1s");
+        }
+        await find(Math.random().toString(36).slice(2), iat(i % 90));
+        if (i % 100 === 0) {
+          expect(await find(one.kid)).toBe("found");
+        }
+      }
+      expect(requests.length).toBeLessThanOrEqual(4);
+    },
+  );
+
+  it("an endpoint that was never up is asked once in 30 s", async () => {
+    answer = down;
+    for (let i = 0; i < 100; i++) {
+      expect(await find(one.kid)).toEqual(expect.any(Number));
+      clock.advance("1s");
+    }
+    expect(requests).toHaveLength(4);
+    answer = () => published([one]);
+    clock.advance("30s");
+    expect(await find(one.kid)).toBe("found");
+  });
+});
+
+describe("an outage", () => {
+  it("leaves the keys that are known for 24 h, and calls do not wait for it", async () => {
+    await keys.ready();
+    answer = () => new Promise<Response>(() => {});
+    clock.advance("6m");
+    const first = find(one.kid);
+    clock.advance("5s");
+    expect(await first).toBe("found");
+    for (let hours = 0; hours < 24; hours++) {
+      clock.advance("59m");
+      // Hangs, and is not waited for.
+      expect(await find(one.kid)).toBe("found");
+      clock.advance("5s");
+      await background();
+    }
+    clock.advance("1h");
+    const late = find(one.kid);
+    clock.advance("5s");
+    expect(await late).toEqual(expect.any(Number));
+    answer = () => published([one]);
+    clock.advance("30s");
+    expect(await find(one.kid)).toBe("found");
+  });
+
+  it("without keys is Unavailable, never a reason to sign anybody out", async () => {
+    answer = down;
+    expect(await find(one.kid)).toBe(30_000);
+    await expect(keys.ready()).rejects.toMatchObject({
+      kind: "unavailable",
+      cause: { message: expect.stringContaining(url), cause: expect.any(Error) },
+    });
+  });
+
+  it.each<readonly [string, () => Response | Promise<Response>]>([
+    ["a status", down],
+    [
+      "a redirect",
+      () => new Response(null, { status: 302, headers: { location: "https://evil.example" } }),
+    ],
+    ["an opaque redirect", () => Object.defineProperty(new Response(), "status", { value: 0 })],
+    ["204", () => new Response(null, { status: 204 })],
+    ["no JSON", () => new Response("{")],
+    ["an empty body", () => new Response("")],
+    ["invalid UTF-8", () => new Response(new Uint8Array([0x7b, 0xff, 0x7d]))],
+    ["an array", () => Response.json([])],
+    ["duplicate names", () => new Response('{"keys":[],"keys":[]}')],
+    ["keys as object", () => Response.json({ keys: {} })],
+    ["no usable key", () => Response.json({ keys: [{ kty: "oct", k: "AAAA" }] })],
+    ["two keys with one kid", () => published([one, one])],
+    [
+      "65 keys",
+      () =>
+        published(
+          Array.from({ length: 65 }, (_, i) => ({
+            ...one,
+            publicJwk: { ...one.publicJwk, kid: `k${i}` },
+          })),
+        ),
+    ],
+    ["256 kB and a byte", () => new Response(`{"keys":[]${" ".repeat(256 * 1024 - 10)}}`)],
+    ["a rejection", () => Promise.reject(new TypeError("fetch failed"))],
+  ])("V08 %s evicts nothing", async (_, behave) => {
+    await keys.ready();
+    clock.advance("6m");
+    answer = behave;
+    expect(await find(one.kid)).toBe("found");
+    expect(requests).toHaveLength(2);
+    expect(await find("x")).toEqual(expect.any(Number));
+  });
+
+  it("V08 a body without end is cut off at 256 kB", async () => {
+    let pulled = 0;
+    let cancelled = false;
+    const endless = new ReadableStream<Uint8Array>({
+      pull(controller) {
+        pulled += 1;
+        controller.enqueue(new Uint8Array(16_384).fill(0x20));
+      },
+      cancel() {
+        cancelled = true;
+      },
+    });
+    answer = () => new Response(endless);
+    expect(await find(one.kid)).toBe(30_000);
+    expect([cancelled, pulled]).toEqual([true, expect.any(Number)]);
+    expect(pulled).toBeLessThan(20);
+  });
+
+  it("V07 no answer within 5 s is an outage, and the request is aborted", async () => {
+    answer = () => new Promise<Response>(() => {});
+    const waiting = find(one.kid);
+    clock.advance("4999ms");
+    expect(requests[0]?.signal?.aborted).toBe(false);
+    clock.advance("1ms");
+    expect(await waiting).toBe(25_000);
+    expect(requests[0]?.signal?.aborted).toBe(true);
+  });
+
+  it("V07 a body that drips does not get more time", async () => {
+    answer = () => new Response(new ReadableStream({ pull: () => new Promise(() => {}) }));
+    const waiting = find(one.kid);
+    await background();
+    clock.advance("5s");
+    expect(await waiting).toBe(25_000);
+  });
+});
