@@ -26,7 +26,7 @@ export interface RotationRules {
  * How long a key is published before it signs, so that every verifier has it by then; and, after the
  * next one began to sign, how long a server may not have heard of that.
  */
-export const publishAhead = 10 * 60_000;
+export const publishAhead: number = 10 * 60_000;
 /** How old a key is at least before it makes way for one of the right secret or algorithm. */
 const replaceAfter = 86_400_000;
 

@@ -282,6 +282,14 @@ describe("an outage", () => {
     expect(await find("x")).toEqual(expect.any(Number));
   });
 
+  it.each([203, 206, 302, 404, 500])(
+    "V08 keys that come with status %i are not used",
+    async (status) => {
+      answer = () => new Response(published([one]).body, { status });
+      expect(await find(one.kid)).toBe(30_000);
+    },
+  );
+
   it("V08 a body without end is cut off at 256 kB", async () => {
     let pulled = 0;
     let cancelled = false;
