@@ -91,7 +91,11 @@ import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
+import { jwksHandler } from "rpc-session/http";
+import { postgresStore } from "rpc-session/stores/postgres";
+import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
+import { verifySessions } from "rpc-session/verify";
 import { signedIn, testSessions } from "rpc-session/testing";
 import { HelloService } from "./gen/hello/v1/hello_pb.js";
 
@@ -112,9 +116,18 @@ const alice = createClient(
 const nobody = createClient(HelloService, createRouterTransport(routes, { router }));
 console.log((await alice.hello({})).userId, (await nobody.hello({})).userId);
 console.log(
-  [createSessions, sessionCors, createSessionClient, withRefresh, memoryStore, sqliteStore].every(
-    (f) => typeof f === "function",
-  ),
+  [
+    createSessions,
+    sessionCors,
+    createSessionClient,
+    withRefresh,
+    jwksHandler,
+    memoryStore,
+    postgresStore,
+    redisStore,
+    sqliteStore,
+    verifySessions,
+  ].every((f) => typeof f === "function"),
   RefreshHintSchema.typeName,
 );
 await sessions.close();
@@ -123,6 +136,8 @@ await sessions.close();
 run(join(tools, "buf"), ["generate"], project);
 run(join(tools, "tsc"), [], project);
 const printed = run(process.execPath, ["dist/main.js"], project);
+run("npx", ["rpc-session", "migrate", "app.db"], project);
+run("npx", ["rpc-session", "migrate", "--print", "postgres"], project);
 const expected = "alice nobody\ntrue rpcsession.v1.RefreshHint\n";
 if (printed !== expected) {
   throw new Error(`the installed package printed ${JSON.stringify(printed)}`);

@@ -160,8 +160,21 @@ end
 return reply
 `;
 
+/** The scripts of a store. */
+export type RedisScriptName =
+  | "open"
+  | "insert"
+  | "load"
+  | "refresh"
+  | "confirm"
+  | "revoke"
+  | "changes"
+  | "signingKeys"
+  | "addSigningKey"
+  | "removeSigningKeysBelow";
+
 /** The scripts of a store, by name. @param time Lua that sets `now` */
-export function redisScripts(time: string) {
+export function redisScripts(time: string): Readonly<Record<RedisScriptName, string>> {
   const base = time + text + answer;
   return {
     open,
@@ -174,7 +187,5 @@ export function redisScripts(time: string) {
     signingKeys: base + signingKeys,
     addSigningKey: base + addSigningKey,
     removeSigningKeysBelow: base + removeSigningKeysBelow,
-  } as const;
+  };
 }
-
-export type RedisScriptName = keyof ReturnType<typeof redisScripts>;
