@@ -31,8 +31,8 @@ export interface PostgresOptions {
  *   `connectionTimeoutMillis`, `statement_timeout` and `query_timeout`, and a listener for `error`,
  *   without which the loss of an idle connection ends the process.
  * - A transaction that the database gives up for the sake of others is done again, five times.
- * - What one server revokes the others see when they read the change log; `onChange` tells of this
- *   process's own changes through this store only, yet.
+ * - What one server revokes the others know at their next poll of the change log, up to three
+ *   seconds later; `onChange` tells of this process's own changes only.
  * - A transaction that stays open in any database of the server makes reads of the change log
  *   return the entries since its begin again and again; nothing is missed.
  * - Sessions are dropped 24 h after their end, entries of the change log after 2 h, a few with each

@@ -48,8 +48,8 @@ export interface RedisStoreOptions {
  *   of scripts, `INFO` and `TIME`, and read and write access to the keys.
  * - Every change is one Lua script by the server's own clock. A call without an answer for 5 s
  *   rejects; its change may still happen, as if the answer was lost.
- * - `onChange` tells of this process's changes through this store only, yet: the others' are seen
- *   at the next read of the change log.
+ * - What another server revoked is known here at the next poll of the change log, up to three
+ *   seconds later; `onChange` tells of this process's own changes only.
  * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
  *   2 h, as others are added.
  * - It keeps no secret: give `createSessions` one, the same on every server.
