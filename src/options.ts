@@ -96,7 +96,6 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      clock: engine.clock,
       emit: engine.emit,
     },
   };

@@ -99,7 +99,6 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     origins: readOrigins(options.origins ?? [issuer.origin]),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
-    clock,
     emit: safeListener(options.onEvent),
     engine: async () => authenticator,
   } as const;

@@ -8,8 +8,7 @@ import {
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import { type Session, sessionOf } from "../session/session.ts";
-import { hideTokens, type PresentedTokens, readTokens } from "../tokens/source.ts";
-import { hasCookies } from "./authenticate.ts";
+import { hasCookies, hideTokens, type PresentedTokens, readTokens } from "../tokens/source.ts";
 import { toConnectError } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
 import { endTokens, expireCookies, writeRefusal } from "./respond.ts";

@@ -1,4 +1,3 @@
-import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
 import type { Engine } from "../session/engine.ts";
 import type { SessionCookies } from "../tokens/cookie.ts";
@@ -19,7 +18,6 @@ export interface VerifyingCore {
   readonly origins: ReadonlySet<string>;
   readonly crossSite: "checked" | "unchecked";
   readonly antiCsrf: "off" | "token";
-  readonly clock: Clock;
   readonly emit: SessionEventListener;
   /**
    * The engine, opened on first use.

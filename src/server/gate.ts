@@ -81,14 +81,10 @@ function endOf({ reason }: AbortSignal): ConnectError {
 }
 
 async function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): Promise<void> {
-  const claims = await authenticate(
-    core,
-    { headers: call.requestHeader, method: call.requestMethod, presented: call.presented },
-    {
-      required: policy.auth === "required",
-      doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
-    },
-  );
+  const claims = await authenticate(core, call, {
+    required: policy.auth === "required",
+    doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+  });
   if (claims !== undefined) {
     enterSession(core, call, claims);
   }

@@ -3,9 +3,10 @@ import { badRefreshToken } from "../session/ended.ts";
 import type { Engine } from "../session/engine.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../session/refresh-tokens.ts";
 import type { Refreshed } from "../session/refresher.ts";
-import { checkCrossSite, hasCookies } from "./authenticate.ts";
+import { hasCookies } from "../tokens/source.ts";
 import type { Call } from "./call.ts";
 import type { Core } from "./core.ts";
+import { checkCrossSite } from "./cross-site.ts";
 import { proveRefresh } from "./presented-session.ts";
 import { expireCookies, writeTokens } from "./respond.ts";
 
@@ -22,7 +23,7 @@ export async function refreshOnCall(core: Core, call: Call, inMessage: string): 
   if (inMessage !== "") {
     if (hasCookies(presented)) {
       // They are expired below, which no other site may bring about.
-      checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
+      checkCrossSite(core, call);
     }
     const engine = await core.engine();
     const refreshed = await engine.refresh({ token: inMessage, transport: "header" });
@@ -43,7 +44,7 @@ export async function refreshOnCall(core: Core, call: Call, inMessage: string): 
 const plain = { event: "refreshed", antiCsrf: undefined, expireCopies: false } as const;
 
 async function refreshByCookie(core: Core, call: Call): Promise<Refreshed> {
-  checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
+  checkCrossSite(core, call);
   const engine = await core.engine();
   const { refreshCookies, accessCookies } = call.presented;
   const expireCopies = refreshCookies.length > 1 || accessCookies.length > 1;

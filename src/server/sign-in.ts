@@ -3,11 +3,12 @@ import { assertUserClaims } from "../jwt/user-claims.ts";
 import type { Created, Creation } from "../session/lifecycle.ts";
 import type { Session } from "../session/session.ts";
 import { isTrustedSite } from "../tokens/cross-site.ts";
+import { hasCookies } from "../tokens/source.ts";
 import { chooseTransport } from "../tokens/transport-choice.ts";
 import type { TokenTransport } from "../transport.ts";
-import { checkCrossSite, hasCookies } from "./authenticate.ts";
 import { type Call, enterSession } from "./call.ts";
 import type { Core } from "./core.ts";
+import { checkCrossSite } from "./cross-site.ts";
 import { provenSessions } from "./presented-session.ts";
 import { expireCookies, writeTokens } from "./respond.ts";
 
@@ -48,10 +49,10 @@ export async function signIn(core: Core, call: Call, options: NewSessionOptions)
     );
   }
   if (transport === "cookie" || hasCookies(call.presented)) {
-    checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
+    checkCrossSite(core, call);
   }
   const engine = await core.engine();
-  const now = core.clock.now();
+  const now = engine.storeNow();
   const presented = await provenSessions(engine, call.presented, { inMessage: "", now });
   const [replaces = null, ...others] = presented;
   // Copies of the cookies may name further sessions, which nobody will hold after this response.

@@ -1,6 +1,7 @@
-import { checkCrossSite, hasCookies, isEmpty } from "./authenticate.ts";
+import { hasCookies, isEmpty } from "../tokens/source.ts";
 import type { Call } from "./call.ts";
 import type { Core } from "./core.ts";
+import { checkCrossSite } from "./cross-site.ts";
 import { provenSessions } from "./presented-session.ts";
 import { endTokens, expireCookies } from "./respond.ts";
 
@@ -18,10 +19,10 @@ export async function signOut(core: Core, call: Call, inMessage: string): Promis
     return;
   }
   if (hasCookies(presented)) {
-    checkCrossSite(core, { headers: call.requestHeader, method: call.requestMethod });
+    checkCrossSite(core, call);
   }
   const engine = await core.engine();
-  const now = core.clock.now();
+  const now = engine.storeNow();
   for (const session of await provenSessions(engine, presented, { inMessage, now })) {
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);

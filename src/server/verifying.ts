@@ -168,14 +168,10 @@ function getSessionWith(
     const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
     forbidCaching(responseHeader, requestMethod);
     try {
-      const claims = await authenticate(
-        core,
-        { headers: call.requestHeader, method: call.requestMethod, presented: call.presented },
-        {
-          required: options.required ?? true,
-          doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
-        },
-      );
+      const claims = await authenticate(core, call, {
+        required: options.required ?? true,
+        doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+      });
       return claims === undefined ? undefined : enterSession(core, call, claims);
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });

@@ -31,6 +31,16 @@ export function readTokens(headers: Headers, names: CookieNames): PresentedToken
   };
 }
 
+/** Whether a request brought no token at all. */
+export function isEmpty(presented: PresentedTokens): boolean {
+  return presented.bearer === undefined && !hasCookies(presented);
+}
+
+/** Whether a request brought a session cookie. */
+export function hasCookies(presented: PresentedTokens): boolean {
+  return presented.accessCookies.length + presented.refreshCookies.length > 0;
+}
+
 /** Takes the session cookies out of the headers that handlers will see. */
 export function hideTokens(headers: Headers, names: CookieNames): void {
   const cookies = headers.get("cookie");

@@ -1,0 +1,17 @@
+import { SessionError } from "../errors.ts";
+import { isTrustedSite } from "../tokens/cross-site.ts";
+import type { Call } from "./call.ts";
+import type { VerifyingCore } from "./core.ts";
+
+/** @throws SessionError `forbidden` when a call with cookies comes from a page that may not make it */
+export function checkCrossSite(
+  core: VerifyingCore,
+  { requestHeader, requestMethod }: Pick<Call, "requestHeader" | "requestMethod">,
+): void {
+  if (core.crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, core.origins)) {
+    throw new SessionError("forbidden", "CROSS_SITE", {
+      message:
+        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
+    });
+  }
+}
