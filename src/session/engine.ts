@@ -15,6 +15,7 @@ import { createFeed, type Feed } from "./feed.ts";
 import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
+import type { RefreshRule } from "./refresh-rule.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
@@ -32,6 +33,8 @@ export interface EngineOptions {
   readonly clockSkew: number;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
+  /** For the model check alone; see `RefresherOptions`. */
+  readonly decide?: RefreshRule;
 }
 
 /**
