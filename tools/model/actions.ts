@@ -9,7 +9,10 @@ export type Action =
       readonly jar: number;
       readonly tab: number;
       readonly engine: number;
+      /** Whether it refreshes although its access token is young. */
       readonly eager: boolean;
+      /** Whether a refresh goes all the way at once. */
+      readonly through: boolean;
       readonly confirm: Fault | "late";
     }
   /** A request reaches a server. */
@@ -44,6 +47,8 @@ export type Action =
 /** What happens, in order. */
 export interface Schedule {
   readonly thief: boolean;
+  /** How far ahead the wall clocks of the two servers are at first; milliseconds. */
+  readonly ahead: readonly [number, number];
   readonly actions: readonly Action[];
 }
 
@@ -64,20 +69,20 @@ const confirm = fc.oneof(
   { weight: 1, arbitrary: fc.constantFrom<Fault | "late">("before", "after", "late") },
 );
 const pause = fc.oneof(
-  { weight: 20, arbitrary: fc.integer({ min: 0, max: s }) },
+  { weight: 30, arbitrary: fc.integer({ min: 0, max: s }) },
   { weight: 25, arbitrary: fc.integer({ min: s, max: 10 * s }) },
   { weight: 30, arbitrary: fc.integer({ min: 10 * s, max: 2 * min }) },
-  { weight: 22, arbitrary: fc.integer({ min: 2 * min, max: 16 * min }) },
+  { weight: 30, arbitrary: fc.integer({ min: 2 * min, max: 16 * min }) },
   { weight: 2, arbitrary: fc.integer({ min: hour, max: 30 * hour }) },
   { weight: 1, arbitrary: fc.integer({ min: 24 * hour, max: 20 * 24 * hour }) },
 );
-// Nobody but the thief has reason to come back after an hour with an old token: he comes often.
 const caller = fc.oneof(
   { weight: 3, arbitrary: fc.constant(0) },
   { weight: 2, arbitrary: fc.constant(1) },
   { weight: 2, arbitrary: fc.constant(2) },
 );
-const eager = fc.nat({ max: 9 }).map((n) => n === 9);
+const eager = fc.nat({ max: 3 }).map((n) => n === 3);
+const through = fc.boolean();
 const tab = fc.nat({ max: 2 });
 const by = fc.constantFrom("revoked" as const, "signOut" as const);
 const lag = fc.nat({ max: min - 1 });
@@ -88,11 +93,14 @@ function of<T extends Action["do"], U>(kind: T, rest: fc.Arbitrary<U>) {
 }
 
 const action: fc.Arbitrary<Action> = fc.oneof(
-  { weight: 300, arbitrary: of("call", fc.record({ jar: caller, tab, engine, eager, confirm })) },
-  { weight: 200, arbitrary: of("rush", fc.record({ which, engine })) },
+  {
+    weight: 300,
+    arbitrary: of("call", fc.record({ jar: caller, tab, engine, eager, through, confirm })),
+  },
+  { weight: 150, arbitrary: of("rush", fc.record({ which, engine })) },
   { weight: 180, arbitrary: of("pause", fc.record({ ms: pause })) },
-  { weight: 90, arbitrary: of("goOn", fc.record({ which, fault })) },
-  { weight: 70, arbitrary: of("deliver", fc.record({ which, engine })) },
+  { weight: 140, arbitrary: of("goOn", fc.record({ which, fault })) },
+  { weight: 100, arbitrary: of("deliver", fc.record({ which, engine })) },
   { weight: 50, arbitrary: of("arrive", fc.record({ which })) },
   { weight: 40, arbitrary: of("lose", fc.record({ which })) },
   { weight: 15, arbitrary: of("double", fc.record({ which })) },
@@ -108,6 +116,7 @@ export function schedules(steps: number): fc.Arbitrary<Schedule> {
   return fc.noBias(
     fc.record({
       thief: fc.boolean(),
+      ahead: fc.tuple(ahead, ahead),
       actions: fc.array(action, { maxLength: steps, size: "max" }),
     }),
   );

@@ -64,9 +64,9 @@ export class Network {
     }
   }
 
-  /** Takes a refresh all the way, wherever it is now. */
+  /** Takes a refresh all the way, wherever it is now; a negative `which` means the newest. */
   async rush(which: number, engine: Engine): Promise<void> {
-    const flight = pick(this.#flights, which);
+    const flight = which < 0 ? this.#flights.at(-1) : pick(this.#flights, which);
     if (flight === undefined) {
       return;
     }
@@ -111,7 +111,7 @@ export class Network {
   async #reach(flight: Flight, engine: Engine): Promise<void> {
     const world = this.#world;
     const { ledger, generation, refresh: token } = flight.tokens;
-    const { transport } = flight.jar;
+    const { transport } = flight.tokens.access.claims;
     const task = new Task();
     flight.task = task;
     if (flight.jar === world.jars[2]) {
@@ -125,7 +125,7 @@ export class Network {
       );
       flight.outcome = outcome;
       judge(opened, outcome, world.time.now, world.violate);
-      world.note(flight.tokens, outcome);
+      world.note(outcome);
     });
   }
 

@@ -74,6 +74,10 @@ async function call(world: World, action: Call): Promise<void> {
   const refreshAt = tokens.at + tokens.access.expiresIn * early;
   if (action.eager || world.time.now >= refreshAt) {
     world.network.send(jar, action.tab, tokens);
+    if (action.through) {
+      // The newest one is the last.
+      await world.network.rush(-1, engineOf(world, action.engine));
+    }
   } else {
     await use(world, tokens, action);
   }

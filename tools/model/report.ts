@@ -25,6 +25,7 @@ export function describeFailure(
   const rule = without === undefined ? "" : ` --without ${without}`;
   return [
     violation.message,
+    `  thief: ${schedule.thief}, clocks ahead by ${schedule.ahead.join(" and ")} ms`,
     ...schedule.actions.map((action) => `  ${JSON.stringify(action)}`),
     `replay: npm run model -- --seed ${seed} --path ${path} --store ${store}${rule}`,
   ].join("\n");

@@ -1,7 +1,7 @@
-import type { Clock } from "../../src/clock.ts";
 import type { Lifetimes } from "../../src/session/lifetimes.ts";
 import { decideRefresh, type RefreshRule } from "../../src/session/refresh-rule.ts";
-import type { EndedBy, SessionStore } from "../../src/session/store.ts";
+import type { Change, SessionStore } from "../../src/session/store.ts";
+import type { Skew } from "./clock.ts";
 
 /** What takes a rule of `design.md` 5 away. */
 export interface Removal {
@@ -9,10 +9,10 @@ export interface Removal {
   readonly rule: string;
   readonly decide?: RefreshRule;
   readonly lifetimes?: Partial<Lifetimes>;
-  /** Replaces a server's view of the store. */
-  readonly store?: (store: SessionStore, node: Clock) => SessionStore;
+  /** Whether every statement takes the time of the server that sent it. */
+  readonly nodeClock?: true;
   /** Replaces the store of all servers. */
-  readonly shared?: (store: SessionStore) => SessionStore;
+  readonly store?: (store: SessionStore) => SessionStore;
 }
 
 /** Every rule that can be taken away. */
@@ -68,11 +68,11 @@ export const removals: Readonly<Record<string, Removal>> = {
         times,
       ),
   },
-  "conditional-write": { rule: "the write repeats the generation", shared: blindWrite },
-  "revoked-write": { rule: "the write repeats that nothing was revoked", shared: deafWrite },
-  "confirm-write": { rule: "only the present generation is confirmed", shared: looseConfirm },
-  "same-successor": { rule: "the successor is the same on every try", shared: randomSuccessor },
-  "store-clock": { rule: "the store's clock decides, not the node's", store: byNodeClock },
+  "conditional-write": { rule: "the write repeats the generation", store: blindWrite },
+  "revoked-write": { rule: "the write repeats that nothing was revoked", store: deafWrite },
+  "confirm-write": { rule: "only the present generation is confirmed", store: looseConfirm },
+  "same-successor": { rule: "the successor is the same on every try", store: randomSuccessor },
+  "store-clock": { rule: "the store's clock decides, not the node's", nodeClock: true },
 };
 
 function blindWrite(store: SessionStore): SessionStore {
@@ -85,12 +85,14 @@ function blindWrite(store: SessionStore): SessionStore {
   };
 }
 
-/** Keeps revocations beside the store, so that reads see them and writes do not. */
+/** Keeps revocations beside the store, so that reads and the log have them and writes do not. */
 function deafWrite(store: SessionStore): SessionStore {
-  const ended = new Map<string, { readonly revokedAt: number; readonly endedBy: EndedBy }>();
+  const ended = new Map<string, Change>();
+  const wakes = new Set<() => void>();
   const load: SessionStore["load"] = async (id) => {
     const { record, now } = await store.load(id);
-    return { now, record: record && { ...record, ...ended.get(id) } };
+    const { at: revokedAt, endedBy } = ended.get(id) ?? { at: null, endedBy: null };
+    return { now, record: record && { ...record, revokedAt, endedBy } };
   };
   return {
     ...store,
@@ -99,9 +101,18 @@ function deafWrite(store: SessionStore): SessionStore {
       const { now, record } = await load(id);
       const revoked = record !== undefined && record.revokedAt === null;
       if (revoked) {
-        ended.set(id, { revokedAt: now, endedBy });
+        ended.set(id, { kind: "revoked", session: id, endedBy, at: now });
+        wakes.forEach((wake) => void wake());
       }
       return { ...(await load(id)), revoked };
+    },
+    async changes(cursor, window) {
+      const changes = await store.changes(cursor, window);
+      return { ...changes, entries: [...ended.values()] };
+    },
+    onChange(wake) {
+      wakes.add(wake);
+      return () => wakes.delete(wake);
     },
   };
 }
@@ -126,9 +137,26 @@ function randomSuccessor(store: SessionStore): SessionStore {
   };
 }
 
-function byNodeClock(store: SessionStore, node: Clock): SessionStore {
+/**
+ * The store's clock shows the time of the server that speaks to it. Access tokens keep the true
+ * time: it is the refresh that shall show what comes of it.
+ */
+export function byNodeClock(store: SessionStore, storeClock: Skew, node: Skew): SessionStore {
+  const by = async <T>(work: () => Promise<T>): Promise<T> => {
+    storeClock.ahead = node.ahead;
+    try {
+      return await work();
+    } finally {
+      storeClock.ahead = 0;
+    }
+  };
   return {
     ...store,
-    load: async (id) => ({ ...(await store.load(id)), now: node.now() }),
+    load: (id) => by(() => store.load(id)),
+    async refresh(write) {
+      const { record } = await by(() => store.refresh(write));
+      return { record, now: (await store.load(write.id)).now };
+    },
+    confirm: (id, generation, settle) => by(() => store.confirm(id, generation, settle)),
   };
 }

@@ -8,6 +8,7 @@ import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { type Schedule, schedules } from "./actions.ts";
 import { play } from "./play.ts";
 import { removals } from "./rules.ts";
+import { shorten } from "./shorten.ts";
 import { Tally, Violation } from "./tally.ts";
 import { World, type WorldOptions } from "./world.ts";
 
@@ -23,6 +24,8 @@ export interface ModelOptions {
   readonly path?: string | undefined;
   /** See `WorldOptions.anyCrash`. */
   readonly anyCrash?: boolean;
+  /** Milliseconds that are spent on making a failing schedule shorter. Default 20,000. */
+  readonly shrinkFor?: number;
   /** Called now and then. */
   readonly progress?: (tally: Tally) => void;
 }
@@ -33,20 +36,18 @@ export interface ModelReport {
   readonly failure: ModelFailure | undefined;
 }
 
-/** A violation, and the shortest schedule that was found to lead to it. */
+/** A violation, and the shortest schedule that was found to lead to one. */
 export interface ModelFailure {
-  readonly violation: Error;
+  readonly violation: Violation;
   readonly seed: number;
   readonly path: string;
   readonly schedule: Schedule;
 }
 
 /** Steps of one schedule at most: enough for many generations and more than one thief. */
-const scheduleMax = 600;
+const scheduleMax = 2_000;
 /** Schedules between two looks at the number of steps. */
-const batch = 20;
-/** Milliseconds that are spent on making a failing schedule shorter. */
-const shrinkFor = 10_000;
+const batch = 10;
 
 /** Plays random schedules until the steps are made or something happened that must never happen. */
 export async function runModel(options: ModelOptions): Promise<ModelReport> {
@@ -74,43 +75,46 @@ interface Part {
 }
 
 async function runPart(options: ModelOptions, part: Part): Promise<ModelFailure | undefined> {
-  let first: Violation | undefined;
-  let giveUpAt = Number.POSITIVE_INFINITY;
-  const property = fc.asyncProperty(schedules(scheduleMax), async (schedule) => {
-    if (performance.now() > giveUpAt) {
-      return;
-    }
-    // The schedules that make a failure shorter do not count.
-    const tally = first === undefined ? part.tally : new Tally();
-    try {
-      await playSchedule(schedule, worldOf(options, part, { tally, thief: schedule.thief }));
-    } catch (error) {
-      if (first === undefined && error instanceof Violation) {
-        first = error;
-        tally.violations[error.kind] += 1;
-      }
-      giveUpAt = Math.min(giveUpAt, performance.now() + shrinkFor);
-      throw error;
-    }
-  });
-  const { seed, path = "" } = { ...part, ...options };
-  const details = await fc.check(property, { seed: part.seed, path, numRuns: batch });
+  const play = (schedule: Schedule, tally: Tally) =>
+    playSchedule(worldOf(options, part.folder, { schedule, tally }));
+  const { path = "" } = options;
+  const details = await fc.check(
+    fc.asyncProperty(schedules(scheduleMax), (schedule) => play(schedule, part.tally)),
+    // Made shorter below, by what is known of schedules: what came after the violation goes at once.
+    { seed: part.seed, path, numRuns: batch, endOnFailure: true },
+  );
   const { counterexample, counterexamplePath, errorInstance } = details;
-  return details.failed && counterexample !== null
-    ? {
-        violation:
-          errorInstance instanceof Error ? errorInstance : new Error(String(errorInstance)),
-        seed: path === "" ? part.seed : seed,
-        path: counterexamplePath ?? "",
-        schedule: counterexample[0],
-      }
-    : undefined;
+  if (!details.failed || counterexample === null) {
+    return undefined;
+  }
+  if (!(errorInstance instanceof Violation)) {
+    throw new Error("the model itself is at fault", { cause: errorInstance });
+  }
+  part.tally.violations[errorInstance.kind] += 1;
+  const shortest = await shorten(counterexample[0], {
+    within: options.shrinkFor ?? 20_000,
+    fails: (schedule, tally) => failureOf(play(schedule, tally)),
+  });
+  const { seed } = part;
+  return { violation: errorInstance, ...shortest, seed, path: counterexamplePath ?? "" };
+}
+
+async function failureOf(work: Promise<void>): Promise<Violation | undefined> {
+  try {
+    await work;
+    return undefined;
+  } catch (error) {
+    if (error instanceof Violation) {
+      return error;
+    }
+    throw error;
+  }
 }
 
 function worldOf(
   { without, anyCrash = false, store = "memory" }: ModelOptions,
-  { folder }: Part,
-  rest: Pick<WorldOptions, "tally" | "thief">,
+  folder: string,
+  rest: Pick<WorldOptions, "tally" | "schedule">,
 ): WorldOptions {
   const removal = without === undefined ? undefined : removals[without];
   if (without !== undefined && removal === undefined) {
@@ -125,12 +129,12 @@ function newStore(kind: "memory" | "sqlite", folder: string): SessionStore {
     : sqliteStore(join(mkdtempSync(join(folder, "s")), "db"));
 }
 
-async function playSchedule({ actions }: Schedule, options: WorldOptions): Promise<void> {
+async function playSchedule(options: WorldOptions): Promise<void> {
   const world = new World(options);
   await withSeededRandom(async () => {
     await world.open();
     try {
-      for (const action of actions) {
+      for (const action of options.schedule.actions) {
         await play(world, action);
       }
     } finally {

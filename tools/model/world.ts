@@ -2,13 +2,14 @@ import { SessionError } from "../../src/errors.ts";
 import type { SessionEvent } from "../../src/events.ts";
 import { type Engine, openEngine } from "../../src/session/engine.ts";
 import type { SessionStore } from "../../src/session/store.ts";
+import type { Schedule } from "./actions.ts";
 import { type Skew, WorldTime } from "./clock.ts";
 import { Gates, type Task } from "./gates.ts";
-import { Jar, type Tokens } from "./jar.ts";
+import { Jar } from "./jar.ts";
 import type { Outcome } from "./judge.ts";
 import { Ledgers, times } from "./ledger.ts";
 import { Network } from "./network.ts";
-import type { Removal } from "./rules.ts";
+import { byNodeClock, type Removal } from "./rules.ts";
 import { type Tally, Violation, type ViolationKind } from "./tally.ts";
 import { Thieves } from "./thieves.ts";
 import { watched } from "./watched-store.ts";
@@ -17,7 +18,7 @@ import { watched } from "./watched-store.ts";
 export interface WorldOptions {
   readonly store: SessionStore;
   readonly tally: Tally;
-  readonly thief: boolean;
+  readonly schedule: Schedule;
   readonly removal: Removal | undefined;
   /** Whether a crash may also lose what was written late, which is not promised to be harmless. */
   readonly anyCrash: boolean;
@@ -34,7 +35,8 @@ export class World {
   readonly ledgers: Ledgers;
   readonly network: Network;
   readonly thieves: Thieves;
-  readonly skews: readonly Skew[] = [{ ahead: 0 }, { ahead: 0 }];
+  /** The wall clocks of the servers. */
+  readonly skews: readonly Skew[];
   /** Two browsers, and the thief's. */
   readonly jars: readonly Jar[] = [
     new Jar("browser", "cookie"),
@@ -49,6 +51,7 @@ export class World {
   constructor(options: WorldOptions) {
     this.options = options;
     this.tally = options.tally;
+    this.skews = options.schedule.ahead.map((ahead) => ({ ahead }));
     this.ledgers = new Ledgers(this.time, this.violate);
     this.network = new Network(this);
     this.thieves = new Thieves(options.tally);
@@ -58,12 +61,13 @@ export class World {
   async open(): Promise<void> {
     const { removal, store } = this.options;
     // First: its clock is that of whoever opens it first, and is right.
-    await store.open({ clock: this.time.view({ ahead: 0 }) });
-    const shared = removal?.shared?.(store) ?? store;
+    const storeClock: Skew = { ahead: 0 };
+    await store.open({ clock: this.time.view(storeClock) });
+    const shared = removal?.store?.(store) ?? store;
     const engines: Engine[] = [];
     for (const skew of this.skews) {
       const clock = this.time.view(skew);
-      const mine = removal?.store?.(shared, clock) ?? shared;
+      const mine = removal?.nodeClock ? byNodeClock(shared, storeClock, skew) : shared;
       const engine = await openEngine({
         issuer,
         audience: issuer,
@@ -118,10 +122,9 @@ export class World {
   }
 
   /** A server has answered a refresh. */
-  note({ generation }: Tokens, outcome: Outcome): void {
+  note(outcome: Outcome): void {
     if ("refreshed" in outcome) {
       this.tally.refreshes += 1;
-      this.tally.recovered += outcome.refreshed.record.generation > generation ? 1 : 0;
     }
   }
 
@@ -137,13 +140,14 @@ export class World {
   /** What the thief holds by now, for whoever asks whether a session is an honest one. */
   steal(from: Jar, thief: Jar): void {
     const { tokens } = from;
-    if (tokens !== undefined && this.options.thief) {
+    if (tokens !== undefined && this.options.schedule.thief) {
       tokens.ledger.stolen = true;
       thief.begin(tokens);
     }
   }
 
   #hear(event: SessionEvent): void {
+    this.tally.recovered += event.type === "recovered" ? 1 : 0;
     if (event.type !== "theft") {
       return;
     }
