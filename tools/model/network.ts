@@ -14,6 +14,8 @@ interface Flight {
   readonly epoch: number;
   readonly tokens: Tokens;
   readonly deadline: number;
+  /** Set once the tab has another answer: a copy that the network made of the request. */
+  ignored?: true;
   /** Set once it has reached a server. */
   task?: Task;
   /** Set once the answer is on its way back. */
@@ -35,7 +37,7 @@ export class Network {
   }
 
   isWaiting(jar: Jar, tab: number): boolean {
-    return this.#flights.some((flight) => flight.jar === jar && flight.tab === tab);
+    return this.#flights.some((one) => one.jar === jar && one.tab === tab && !one.ignored);
   }
 
   send(jar: Jar, tab: number, tokens: Tokens): void {
@@ -130,10 +132,13 @@ export class Network {
   }
 
   #land(flight: Flight): void {
-    const { jar, tab, epoch, outcome } = flight;
-    // A doubled request has two answers; the tab takes the first.
-    this.#flights = this.#flights.filter((one) => one.jar !== jar || one.tab !== tab);
-    if (outcome !== undefined && epoch === jar.epoch) {
+    const { jar, tab, epoch, outcome, ignored } = flight;
+    this.#flights = this.#flights.filter((one) => one !== flight);
+    if (outcome !== undefined && epoch === jar.epoch && !ignored) {
+      // The tab takes the first answer; copies of its request are still on their way.
+      for (const copy of this.#flights.filter((one) => one.jar === jar && one.tab === tab)) {
+        copy.ignored = true;
+      }
       this.#world.receive(jar, outcome);
     }
   }

@@ -11,6 +11,7 @@ export function summary(tally: Tally, tookMs: number): string {
     `${steps} steps in ${Math.round(tookMs / 100) / 10} s, ${rate} steps/s`,
     `${refreshes} refreshes, ${recovered} of them lost answers sent again; ${lost} lost on the way`,
     `${crashes} crashes, ${outages} store outages, ${revokes} revokes, ${rollbacks} stores that went back`,
+    `${tally.orphans} uses of access tokens whose signing key had been removed too early`,
     `${tally.thieves} thieves, ${tally.foundAfter.length} found: half of them within ${tally.quantile(0.5)} access lives of their first refresh,`,
     `  p90 ${tally.quantile(0.9)}, p99 ${tally.quantile(0.99)}, the last one after ${tally.quantile(1)}`,
     `  never found, because they moved in lock-step until the session or the schedule ended: ${share} % (${tally.endedOtherwise} + ${tally.unfound})`,

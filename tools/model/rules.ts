@@ -102,7 +102,9 @@ function deafWrite(store: SessionStore): SessionStore {
       const revoked = record !== undefined && record.revokedAt === null;
       if (revoked) {
         ended.set(id, { kind: "revoked", session: id, endedBy, at: now });
-        wakes.forEach((wake) => void wake());
+        wakes.forEach((wake) => {
+          wake();
+        });
       }
       return { ...(await load(id)), revoked };
     },

@@ -21,6 +21,8 @@ export class Tally {
   outages = 0;
   revokes = 0;
   rollbacks = 0;
+  /** Access tokens in their life whose key the servers had removed. */
+  orphans = 0;
   readonly violations: Record<ViolationKind, number> = {
     false_logouts: 0,
     missed_thefts: 0,
