@@ -35,7 +35,10 @@ describe("the model", () => {
   );
 });
 
-const seeds: Readonly<Record<string, number>> = {};
+const seeds: Readonly<Record<string, number>> = {
+  "conditional-write": 2,
+  "revoked-write": 5,
+};
 
 /** What comes of taking a rule away, where it is no false logout. */
 const consequences: Readonly<Record<string, string>> = {
@@ -44,4 +47,5 @@ const consequences: Readonly<Record<string, string>> = {
   expired: "unexplained",
   "conditional-write": "forks",
   "revoked-write": "resurrected",
+  "store-clock": "missed_thefts",
 };
