@@ -15,7 +15,7 @@ const { values } = parseArgs({
   },
 });
 const [steps, seed] = [Number(values.steps), Number(values.seed)];
-const { store, without } = values;
+const { store, without, "any-crash": anyCrash } = values;
 if (!Number.isSafeInteger(steps) || !Number.isSafeInteger(seed)) {
   throw new TypeError("--steps and --seed: give whole numbers");
 }
@@ -33,7 +33,7 @@ const report = await runModel({
   store,
   without,
   path: values.path,
-  anyCrash: values["any-crash"],
+  anyCrash,
   progress(tally) {
     if (performance.now() - shown > 5_000) {
       shown = performance.now();
@@ -44,7 +44,7 @@ const report = await runModel({
 });
 console.log(summary(report.tally, performance.now() - started));
 if (report.failure !== undefined) {
-  console.log(describeFailure(report.failure, { store, without }));
+  console.log(describeFailure(report.failure, { store, without, anyCrash }));
   process.exitCode = 1;
 }
 console.log(lastLine(report.tally, seed));

@@ -1,10 +1,10 @@
-import type { VerifiedToken } from "../../src/jwt/access-token.ts";
 import type { Engine } from "../../src/session/engine.ts";
 import type { Action } from "./actions.ts";
 import { type Fault, Task, tick } from "./gates.ts";
-import { type Jar, type Tokens, tokensOf } from "./jar.ts";
+import { type Jar, tokensOf } from "./jar.ts";
 import { times } from "./ledger.ts";
 import { pick } from "./network.ts";
+import { use } from "./use.ts";
 import type { World } from "./world.ts";
 
 /** The share of an access token's life after which a client refreshes ahead of its end. */
@@ -80,7 +80,7 @@ async function call(world: World, action: Call): Promise<void> {
       await world.network.rush(-1, engineOf(world, action.engine));
     }
   } else {
-    await use(world, tokens, action);
+    await use(world, tokens, { engine: engineOf(world, action.engine), confirm: action.confirm });
   }
 }
 
@@ -96,61 +96,6 @@ async function signIn(world: World, jar: Jar, engine: Engine): Promise<void> {
   });
   const ledger = world.ledgers.open(created.record, created.refreshToken);
   jar.begin(tokensOf(created, ledger, world.time.now));
-}
-
-/** A call with an access token, as a server checks it. */
-async function use(world: World, { ledger, access }: Tokens, action: Call): Promise<void> {
-  const engine = engineOf(world, action.engine);
-  const verified = await verify(engine, access.token);
-  const refused = engine.revocations.get(ledger.id) !== undefined;
-  if (verified.status !== "valid") {
-    if (await isKeyGone(world, access.token)) {
-      world.tally.orphans += 1;
-    } else {
-      world.violate("unexplained", `an access token in its life is ${verified.status}`);
-    }
-    return;
-  }
-  if (refused && ledger.endedBy === undefined) {
-    world.violate("false_logouts", "an access token was refused");
-  }
-  if (!refused && ledger.acknowledged) {
-    world.violate("resurrected", `an access token was taken after ${ledger.endedBy}`);
-  }
-  if (refused) {
-    const holder = world.jars.find((jar) => jar.tokens?.access === access);
-    holder?.clear();
-    return;
-  }
-  const task = new Task();
-  // The call is answered; telling the store may take its time.
-  world.gates.background(task, () => engine.used(verified.claims));
-  world.keep(task);
-  if (action.confirm !== "late" && task.atGate) {
-    await world.gates.release(task, action.confirm);
-  }
-}
-
-async function verify(
-  engine: Engine,
-  token: string,
-): Promise<VerifiedToken | { readonly status: "unavailable" }> {
-  try {
-    return await engine.verify(token, engine.storeNow());
-  } catch {
-    return { status: "unavailable" };
-  }
-}
-
-/**
- * Whether the token was signed with a key that is not in the store any more: a server that stood
- * still while another one rotated the keys signs once with the old key, and removes it. The client
- * refreshes and goes on, so it is counted and no violation of the rules of refresh.
- */
-async function isKeyGone({ options }: World, token: string): Promise<boolean> {
-  const header = Buffer.from(token.split(".", 1)[0] ?? "", "base64url").toString();
-  const { keys } = await options.store.signingKeys();
-  return !keys.some(({ kid }) => header.includes(kid));
 }
 
 async function goOn(world: World, which: number, fault: Fault): Promise<void> {

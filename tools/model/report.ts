@@ -18,12 +18,19 @@ export function summary(tally: Tally, tookMs: number): string {
   ].join("\n");
 }
 
+/** The options of a run that a replay needs as well. */
+export interface Described {
+  readonly store: string;
+  readonly without: string | undefined;
+  readonly anyCrash: boolean;
+}
+
 /** How to see a violation again. */
 export function describeFailure(
   { violation, seed, path, schedule }: ModelFailure,
-  { store, without }: { readonly store: string; readonly without: string | undefined },
+  { store, without, anyCrash }: Described,
 ): string {
-  const rule = without === undefined ? "" : ` --without ${without}`;
+  const rule = `${without === undefined ? "" : ` --without ${without}`}${anyCrash ? " --any-crash" : ""}`;
   return [
     violation.message,
     `  thief: ${schedule.thief}, clocks ahead by ${schedule.ahead.join(" and ")} ms`,
