@@ -162,7 +162,10 @@ class KeysInStore implements SigningKeys {
     this.#rotating = true;
     this.#addNext()
       .then(() =>
-        store.removeSigningKeysBelow(oldestUseful(this.#keys, this.#storeNow(), retention)),
+        // Never the present key: a server that slept through a rotation has just signed with it.
+        store.removeSigningKeysBelow(
+          Math.min(current.slot, oldestUseful(this.#keys, this.#storeNow(), retention)),
+        ),
       )
       .catch(() => {
         // Signing goes on with the present key; the next call tries again.

@@ -58,9 +58,9 @@ async function verify(
 }
 
 /**
- * Whether the token was signed with a key that is not in the store any more: a server that stood
- * still while another one rotated the keys signs once with the old key, and removes it. The client
- * refreshes and goes on, so it is counted and no violation of the rules of refresh.
+ * Whether the token was signed with a key that is not in the store any more, as by a server that
+ * stood still through two rotations. The client refreshes and goes on: it is counted, and is no
+ * violation of the rules of refresh.
  */
 async function isKeyGone({ options }: World, token: string): Promise<boolean> {
   const header = Buffer.from(token.split(".", 1)[0] ?? "", "base64url").toString();
