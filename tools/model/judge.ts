@@ -34,16 +34,17 @@ export function openCase(ledger: SessionLedger, presented: number, task: Task, n
 /** Judges the outcome of a refresh. */
 export function judge(given: Case, outcome: Outcome, now: number, violate: Violate): void {
   if ("refreshed" in outcome) {
-    judgeSuccess(given, outcome.refreshed, violate);
+    judgeSuccess(given, outcome.refreshed, now, violate);
   } else {
     judgeError(given, outcome.error, now, violate);
   }
 }
 
-function judgeSuccess(given: Case, refreshed: Refreshed, violate: Violate): void {
+function judgeSuccess(given: Case, refreshed: Refreshed, now: number, violate: Violate): void {
   const { ledger, presented } = given;
   const { access, refreshToken } = refreshed;
-  if (given.mustBeTheft) {
+  // Both times: a store that went back in between has forgotten what made it theft.
+  if (given.mustBeTheft && mustBeTheft(ledger, presented, now)) {
     violate("missed_thefts", `${presented} was taken at ${ledger.generation}`);
   }
   if (given.wasEnded) {
