@@ -14,6 +14,7 @@ import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecy
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { openSecrets } from "./open-secrets.ts";
 import { reach } from "./reach.ts";
+import type { RefreshRule } from "./refresh-rule.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
 import { restoreStore } from "./restore.ts";
@@ -35,6 +36,8 @@ export interface EngineOptions {
   readonly clockSkew: number;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
+  /** For the model check alone; see `RefresherOptions`. */
+  readonly decide?: RefreshRule;
 }
 
 /**

@@ -26,6 +26,13 @@ export type RefreshDecision =
   | { readonly kind: "expired" }
   | { readonly kind: "revoked"; readonly at: number; readonly endedBy: EndedBy };
 
+/** The form of {@link decideRefresh}. */
+export type RefreshRule = (
+  record: SessionRecord,
+  presented: number,
+  times: RefreshTimes & { readonly now: number },
+) => RefreshDecision;
+
 /**
  * Decides a refresh. Pure: the same record, generation and time always give the same decision.
  *

@@ -6,7 +6,7 @@ import type { AccessToken } from "./access.ts";
 import { endedError, expiredError } from "./ended.ts";
 import type { Lifetimes } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
-import { decideRefresh } from "./refresh-rule.ts";
+import { decideRefresh, type RefreshRule } from "./refresh-rule.ts";
 import type { ParsedRefreshToken } from "./refresh-token.ts";
 import type { PresentedRefreshToken, ProvenRefreshToken, RefreshTokens } from "./refresh-tokens.ts";
 import type { Change, RefreshWrite, SessionRecord, SessionStore, Stored } from "./store.ts";
@@ -33,6 +33,8 @@ export interface RefresherOptions {
   readonly announce: (change: Change) => void;
   /** Whether this process knows the session to be revoked. */
   readonly isRevoked: (session: string) => boolean;
+  /** For the model check alone, which shows that each part of the rule is needed. */
+  readonly decide?: RefreshRule;
 }
 
 /** Exchanges a presented refresh token. Rejects with a SessionError. */
@@ -134,7 +136,8 @@ async function carryOut(
   // A row under a secret this server lacks is a roll-out in progress: nothing can be minted here.
   options.tokens.assertKnown(record);
   const { overlap, settle } = options.lifetimes;
-  const decision = decideRefresh(record, generation, { now, overlap });
+  const decide = options.decide ?? decideRefresh;
+  const decision = decide(record, generation, { now, overlap });
   switch (decision.kind) {
     case "revoked":
       throw endedError({ session: record.id, endedBy: decision.endedBy, at: decision.at }, now);

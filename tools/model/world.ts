@@ -1,0 +1,166 @@
+import { SessionError } from "../../src/errors.ts";
+import type { SessionEvent } from "../../src/events.ts";
+import { type Engine, openEngine } from "../../src/session/engine.ts";
+import type { SessionStore } from "../../src/session/store.ts";
+import type { Schedule } from "./actions.ts";
+import { type Skew, WorldTime } from "./clock.ts";
+import { Gates, type Task } from "./gates.ts";
+import { Jar } from "./jar.ts";
+import type { Outcome } from "./judge.ts";
+import { Ledgers, times } from "./ledger.ts";
+import { Network } from "./network.ts";
+import { byNodeClock, type Removal } from "./rules.ts";
+import { type Tally, Violation, type ViolationKind } from "./tally.ts";
+import { Thieves } from "./thieves.ts";
+import { watched } from "./watched-store.ts";
+
+/** What a world is made of. */
+export interface WorldOptions {
+  readonly store: SessionStore;
+  readonly tally: Tally;
+  readonly schedule: Schedule;
+  readonly removal: Removal | undefined;
+  /** Whether a crash may also lose what was written late, which is not promised to be harmless. */
+  readonly anyCrash: boolean;
+}
+
+const issuer = "https://model.example.com";
+
+/** Two servers on one store, two browsers, perhaps a thief, and the network between them. */
+export class World {
+  readonly options: WorldOptions;
+  readonly tally: Tally;
+  readonly time = new WorldTime();
+  readonly gates = new Gates();
+  readonly ledgers: Ledgers;
+  readonly network: Network;
+  readonly thieves: Thieves;
+  /** The wall clocks of the servers. */
+  readonly skews: readonly Skew[];
+  /** Two browsers, and the thief's. */
+  readonly jars: readonly Jar[] = [
+    new Jar("browser", "cookie"),
+    new Jar("device", "header"),
+    new Jar("thief", "cookie"),
+  ];
+  engines: readonly Engine[] = [];
+  /** Unfinished server work, so that a step can choose among it. */
+  tasks: Task[] = [];
+  #violation: Violation | undefined;
+
+  constructor(options: WorldOptions) {
+    this.options = options;
+    this.tally = options.tally;
+    this.skews = options.schedule.ahead.map((ahead) => ({ ahead }));
+    this.ledgers = new Ledgers(this.time, this.violate);
+    this.network = new Network(this);
+    this.thieves = new Thieves(options.tally);
+    this.ledgers.onEnd = (ledger) => this.thieves.sessionEnded(ledger);
+  }
+
+  async open(): Promise<void> {
+    const { removal, store } = this.options;
+    // First: its clock is that of whoever opens it first, and is right.
+    const storeClock: Skew = { ahead: 0 };
+    await store.open({ clock: this.time.view(storeClock) });
+    const shared = removal?.store?.(store) ?? store;
+    const engines: Engine[] = [];
+    for (const skew of this.skews) {
+      const clock = this.time.view(skew);
+      const mine = removal?.nodeClock ? byNodeClock(shared, storeClock, skew) : shared;
+      const engine = await openEngine({
+        issuer,
+        audience: issuer,
+        store: watched(mine, this.gates, this.ledgers),
+        secret: "the secret of a model, of 32 bytes or more",
+        lifetimes: { ...times, ...removal?.lifetimes },
+        clockSkew: 60_000,
+        clock,
+        emit: (event) => this.#hear(event),
+        ...(removal?.decide && { decide: removal.decide }),
+      });
+      engines.push(engine);
+    }
+    this.engines = engines;
+  }
+
+  async close(): Promise<void> {
+    for (const task of this.tasks) {
+      await this.gates.finish(task);
+    }
+    this.thieves.scheduleEnded();
+    for (const engine of this.engines) {
+      await engine.close();
+    }
+    await this.options.store.close();
+  }
+
+  /** Notes what must never happen. Not thrown here: the engine would take it for an outage. */
+  readonly violate = (kind: ViolationKind, message: string): void => {
+    this.#violation ??= new Violation(kind, message);
+  };
+
+  /** Throws what was noted. */
+  check(): void {
+    if (this.#violation !== undefined) {
+      throw this.#violation;
+    }
+  }
+
+  /** Runs server work to its first gate. */
+  async run(task: Task, work: () => Promise<void>): Promise<void> {
+    await this.gates.start(task, work);
+    this.keep(task);
+  }
+
+  /** Keeps server work that is not done, so that a later step can go on with it. */
+  keep(task: Task): void {
+    this.tasks = this.tasks.filter(({ done }) => !done);
+    if (!task.done) {
+      this.tasks.push(task);
+    }
+  }
+
+  /** A server has answered a refresh. */
+  note(outcome: Outcome): void {
+    if ("refreshed" in outcome) {
+      this.tally.refreshes += 1;
+    }
+  }
+
+  /** An answer has reached a client. */
+  receive(jar: Jar, outcome: Outcome): void {
+    if ("refreshed" in outcome) {
+      jar.receive(outcome.refreshed, this.time.now);
+    } else if (outcome.error instanceof SessionError && outcome.error.kind === "unauthorized") {
+      jar.clear();
+    }
+  }
+
+  /** What the thief holds by now, for whoever asks whether a session is an honest one. */
+  steal(from: Jar, thief: Jar): void {
+    const { tokens } = from;
+    if (tokens !== undefined && this.options.schedule.thief) {
+      tokens.ledger.stolen = true;
+      thief.begin(tokens);
+    }
+  }
+
+  #hear(event: SessionEvent): void {
+    this.tally.recovered += event.type === "recovered" ? 1 : 0;
+    if (event.type !== "theft") {
+      return;
+    }
+    const ledger = this.ledgers.get(event.session);
+    if (ledger === undefined) {
+      return;
+    }
+    ledger.thefts += 1;
+    if (ledger.thefts > 1) {
+      this.violate("double_thefts", `theft was told ${ledger.thefts} times`);
+    }
+    if (!ledger.stolen) {
+      this.violate("false_logouts", `theft at ${event.presented} of ${event.generation}`);
+    }
+  }
+}
