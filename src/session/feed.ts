@@ -27,6 +27,8 @@ export interface FeedOptions {
 }
 
 const retryMs = 1_000;
+/** Milliseconds that a read may take for its time to count. */
+const trustedRoundTrip = 1_000;
 
 /**
  * Follows the log: at once where the store wakes it, which is in this process, and by polling for
@@ -91,7 +93,10 @@ class FollowedLog implements Feed {
     for (const entry of entries) {
       revocations.apply(entry);
     }
-    this.#storeAhead = now - started;
+    // A read that took long says little of the time, as when the process was suspended meanwhile.
+    if (first || clock.monotonic() - started < trustedRoundTrip) {
+      this.#storeAhead = now - started;
+    }
     revocations.prune();
     if (lostAt !== undefined && lostAt !== this.#lostAt) {
       this.#doubt(lostAt + window - this.storeNow());
