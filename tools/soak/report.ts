@@ -52,17 +52,22 @@ export function judge(history: History, causes: Causes, { seed }: SoakOptions): 
   };
 }
 
-/** What servers reported that must not be: a theft twice, or a store that went back, which none did. */
+/**
+ * What must not be: a theft that was reported twice, a store that went back, which none did, and a
+ * server that ended by itself.
+ */
 function reported({ servers }: Causes): Violation[] {
   const thefts = new Set<string>();
   return servers.reports.flatMap((report): Violation[] => {
     const { at, type } = report;
-    const wrong = type === "storeWentBack" || (type === "theft" && thefts.has(report.session));
+    const session = "session" in report ? report.session : "";
+    const again = type === "theft" && thefts.has(session);
     if (type === "theft") {
-      thefts.add(report.session);
+      thefts.add(session);
     }
-    return wrong
-      ? [{ kind: "errors_unexplained", session: report.session, at, why: `event ${type}` }]
+    const why = `${type} at server ${report.server}`;
+    return again || type === "storeWentBack" || type === "crashed"
+      ? [{ kind: "errors_unexplained", session, at, why }]
       : [];
   });
 }

@@ -21,7 +21,11 @@ export interface Servers {
   stop(): Promise<void>;
 }
 
-export type TimedReport = ServerReport & { readonly server: number; readonly at: number };
+/** What a server reported, or that it ended by itself. */
+export type TimedReport = (ServerReport | { readonly type: "crashed" }) & {
+  readonly server: number;
+  readonly at: number;
+};
 
 export interface ServersOptions {
   readonly store: StoreKind;
@@ -145,6 +149,14 @@ class Fleet implements Servers {
     this.#ports[server] = await port;
     this.#starting.delete(child);
     this.#children[server] = child;
+    child.once("exit", () => {
+      // Whoever ends one takes it off the list before.
+      if (this.#children[server] === child && !this.#stopped) {
+        this.reports.push({ type: "crashed", server, at: this.#options.now() });
+        this.#children[server] = undefined;
+        void this.#inTurn(server, () => this.#restart(server, "SIGKILL"));
+      }
+    });
   }
 
   readonly #starting = new Set<ChildProcess>();
