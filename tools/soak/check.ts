@@ -26,12 +26,15 @@ export function groupBySession(history: History): Map<string, Exchange[]> {
 }
 
 /** Everything that can be told from the exchanges of one session. */
-export function checkSession(exchanges: readonly Exchange[], robbed: boolean): Violation[] {
+export function checkSession(
+  exchanges: readonly Exchange[],
+  { robbed, late }: { readonly robbed: boolean; readonly late: boolean },
+): Violation[] {
   return [
     ...forks(exchanges),
     ...resurrected(exchanges),
     ...missedThefts(exchanges),
-    ...(robbed ? [] : falseLogouts(exchanges)),
+    ...(robbed || late ? [] : falseLogouts(exchanges)),
   ];
 }
 

@@ -142,7 +142,10 @@ export class Jar {
     if (this.#random.chance(0.5)) {
       stop.abort();
     }
-    void answering.then((answer) => record(answer, false));
+    void answering.then((answer) => {
+      const gone = answer.kind === "unheard";
+      record(gone ? { ...answer, why: "gaveUp" } : answer, false);
+    });
   }
 
   /** As a browser would: what is written last counts, from whichever tab it comes. */

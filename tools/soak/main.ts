@@ -16,9 +16,9 @@ import { type SoakStore, startStore } from "./store.ts";
 import { createWindows, sleep, type Windows } from "./windows.ts";
 import type { World } from "./world.ts";
 
-const browsers = 26;
-const robbedBrowsers = 8;
-const apps = 6;
+const browsers = 20;
+const robbedBrowsers = 6;
+const apps = 5;
 /** Milliseconds after its end in which a fault of the store may still be felt. */
 const storeGrace = 1_500;
 
@@ -51,6 +51,8 @@ async function soak(options: SoakOptions): Promise<number> {
   // What was given up by its client is observed until it ends.
   await sleep(1_000);
   await servers.stop();
+  // With its servers gone, whatever is still under way ends.
+  await sleep(200);
   await store.stop();
   const causes: Causes = { store: storeDown, servers, dropped, rollOut: rollingOut };
   const summary = judge(history, causes, options);

@@ -14,7 +14,7 @@ export type StoreKind = "sqlite" | "postgres" | "redis";
  * Milliseconds. Short, so that a run goes through many generations; in the proportions that
  * `createSessions` asks for: clientTimeout < overlap < access / 2.
  */
-export const times = { access: 4_000, overlap: 1_000, settle: 500, clientTimeout: 500 } as const;
+export const times = { access: 4_000, overlap: 1_500, settle: 500, clientTimeout: 500 } as const;
 
 /** The issuer of every server; nothing of this name is ever looked up. */
 export const issuer = "https://soak.example";

@@ -1,7 +1,8 @@
 import { checkSession, groupBySession, seconds, type Violation } from "./check.ts";
 import { type Causes, unexplained } from "./explain.ts";
 import { type Exchange, generationOf, type History } from "./history.ts";
-import type { SoakOptions } from "./options.ts";
+import { type SoakOptions, times } from "./options.ts";
+import type { TimedReport } from "./servers.ts";
 
 /** The last line of a run. */
 export interface Summary {
@@ -28,8 +29,14 @@ export function judge(history: History, causes: Causes, { seed }: SoakOptions): 
   const violations = [...sessions].flatMap(([session, exchanges]) => {
     const robbed = history.thefts.has(session);
     // The sign-ins that got no session are of no session: only their answers can be judged.
-    const broken = session === "" ? [] : checkSession(exchanges, robbed);
-    return [...broken, ...unexplained(exchanges, robbed, causes)];
+    const late = causes.servers.reports.some((report) => isLate(report, session, exchanges));
+    const broken = session === "" ? [] : checkSession(exchanges, { robbed, late });
+    if (late && !robbed) {
+      console.error(
+        `late: session ${session} ended by a request that was decided after the overlap`,
+      );
+    }
+    return [...broken, ...unexplained(exchanges, robbed || late, causes)];
   });
   violations.push(...reported(causes));
   for (const violation of violations.slice(0, printedMax)) {
@@ -50,6 +57,26 @@ export function judge(history: History, causes: Causes, { seed }: SoakOptions): 
     errors_unexplained: count("errors_unexplained"),
     seed,
   };
+}
+
+/**
+ * Whether a theft was decided for the sake of a request that its client had given up, and that was
+ * older than the overlap by then: the machine or a fault of the store had held it up for so long.
+ * No rule can tell it from a stolen token, so that it is told apart here, and printed.
+ */
+function isLate(report: TimedReport, session: string, exchanges: readonly Exchange[]): boolean {
+  return (
+    report.type === "theft" &&
+    report.session === session &&
+    exchanges.some(
+      ({ what, server, token, began, ended, answer }) =>
+        what === "refresh" &&
+        server === report.server &&
+        generationOf(token) === report.presented &&
+        began < report.at - times.overlap &&
+        (ended > report.at - 100 || answer.kind === "unheard"),
+    )
+  );
 }
 
 /**

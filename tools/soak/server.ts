@@ -23,7 +23,11 @@ export interface ServerConfig {
 /** What the server sends: where it listens, and what its sessions report. */
 export type ServerReport =
   | { readonly type: "listening"; readonly port: number }
-  | { readonly type: "theft" | "storeWentBack"; readonly session: string }
+  | {
+      readonly type: "theft" | "storeWentBack";
+      readonly session: string;
+      readonly presented: number;
+    }
   | { readonly type: "failed"; readonly message: string };
 
 process.once("message", (config) => void start(config as ServerConfig));
@@ -44,9 +48,9 @@ async function start(config: ServerConfig): Promise<void> {
     },
     onEvent(event) {
       if (event.type === "theft" || event.type === "storeWentBack") {
-        report({ type: event.type, session: event.session });
+        report({ type: event.type, session: event.session, presented: event.presented });
       } else if (event.type === "failed") {
-        report({ type: "failed", message: String(event.error.cause ?? event.error.message) });
+        report({ type: "failed", message: reasonOf(event.error) });
       }
     },
   });
@@ -69,7 +73,7 @@ async function opened(sessions: Sessions): Promise<void> {
     try {
       return await sessions.ready();
     } catch (error) {
-      report({ type: "failed", message: String((error as Error).cause ?? error) });
+      report({ type: "failed", message: reasonOf(error) });
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
@@ -112,4 +116,9 @@ function notes(router: ConnectRouter, sessions: Sessions): void {
 
 function report(message: ServerReport): void {
   process.send?.(message);
+}
+
+function reasonOf(error: unknown): string {
+  const { cause, message } = error as Error;
+  return cause instanceof Error ? `${message}: ${cause.message}` : message;
 }

@@ -138,7 +138,8 @@ function proxyFaults(proxy: StoreProxy, random: Random): SoakStore["faults"] {
     },
     async stall() {
       const end = proxy.stall(share());
-      await sleep(random.between(300, 1_500));
+      // Up to where requests that nobody waits for any more are decided after the overlap is over.
+      await sleep(random.between(300, 3_000));
       end();
     },
     async swallow() {
