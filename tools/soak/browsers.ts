@@ -1,6 +1,7 @@
 import { secretOf } from "./history.ts";
-import { Jar, signIn } from "./jar.ts";
+import { Jar } from "./jar.ts";
 import type { Random } from "./random.ts";
+import { signIn } from "./sign-in.ts";
 import { sleep } from "./windows.ts";
 import { isOver, type World } from "./world.ts";
 

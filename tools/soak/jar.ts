@@ -1,10 +1,10 @@
 import type { Answer, Exchange } from "./history.ts";
-import { generationOf, sessionOf } from "./history.ts";
+import { sessionOf } from "./history.ts";
 import { times } from "./options.ts";
 import type { Random } from "./random.ts";
 import { cookiesOf, post } from "./raw.ts";
 import { sleep } from "./windows.ts";
-import { isOver, someServer, type World } from "./world.ts";
+import { someServer, type World } from "./world.ts";
 
 /** The cookies of a browser. */
 export interface Cookies {
@@ -31,6 +31,8 @@ const paths = {
   revoke: "notes.v1.NotesService/SignOut",
   use: "notes.v1.NotesService/ListNotes",
 } as const;
+
+type What = keyof typeof paths;
 
 /** A cookie jar with one session, shared by tabs that know nothing of each other. */
 export class Jar {
@@ -85,60 +87,55 @@ export class Jar {
     };
   }
 
-  async #call(what: keyof typeof paths, trouble: Trouble): Promise<Answer | undefined> {
-    const { history, servers } = this.#world;
-    const { refresh, access, goodUntil } = this.cookies;
+  async #call(what: What, trouble: Trouble): Promise<Answer | undefined> {
+    const { history } = this.#world;
+    const { cookies } = this;
     const read = history.now();
     await sleep(trouble.sendAfter);
     if (history.now() - read > 0.8 * times.clientTimeout) {
       // This process was slow, and no client would send so late what it read so early.
       return undefined;
     }
+    const sent = this.#send(what, cookies, trouble);
+    const takeBy = read + times.clientTimeout;
+    const tooLate = sleep(takeBy - history.now()).then(() => undefined);
+    const answer = await Promise.race([sent.answering, tooLate]);
+    if (answer === undefined) {
+      this.#giveUp(sent);
+      return undefined;
+    }
+    await sleep(trouble.takeAfter);
+    const heard = !trouble.unheard && answer.kind !== "unheard" && history.now() <= takeBy;
+    sent.record(answer, heard);
+    if (heard) {
+      this.#take(answer);
+    }
+    return heard ? answer : undefined;
+  }
+
+  #send(what: What, { refresh, access, goodUntil }: Cookies, { cutAfter }: Trouble): Sent {
+    const { history, servers } = this.#world;
     const server = someServer(this.#world, this.#random);
-    const cookies =
-      what === "use" ? cookiesOf({ access, refresh }) : cookiesOf({ refresh, access });
     const began = history.now();
     const stop = new AbortController();
     const answering = post({
       url: `${servers.url(server)}/${paths[what]}`,
       body: {},
-      cookies,
-      cutAfter: trouble.cutAfter,
+      cookies: cookiesOf({ access, refresh }),
+      cutAfter,
       signal: stop.signal,
     });
-    const takeBy = read + times.clientTimeout;
-    const inTime = await Promise.race([answering, sleep(takeBy - began).then(() => undefined)]);
-    const record = (answer: Answer, heard: boolean): void => {
-      const { by, session } = this;
-      const ended = history.now();
-      history.add({
-        what,
-        by,
-        session,
-        server,
-        token: refresh,
-        began,
-        ended,
-        answer,
-        heard,
-        goodUntil,
-      });
+    const { by, session } = this;
+    const known = { what, by, session, server, token: refresh, began, goodUntil };
+    return {
+      answering,
+      stop,
+      record: (answer, heard) => history.add({ ...known, ended: history.now(), answer, heard }),
     };
-    if (inTime === undefined) {
-      this.#giveUp({ answering, stop, record });
-      return undefined;
-    }
-    await sleep(trouble.takeAfter);
-    const heard = !trouble.unheard && inTime.kind !== "unheard" && history.now() <= takeBy;
-    record(inTime, heard);
-    if (heard) {
-      this.#take(inTime);
-    }
-    return heard ? inTime : undefined;
   }
 
   /** The client waits no longer. The server may go on: with the connection cut, or not yet. */
-  #giveUp({ answering, stop, record }: GivenUp): void {
+  #giveUp({ answering, stop, record }: Sent): void {
     if (this.#random.chance(0.5)) {
       stop.abort();
     }
@@ -163,48 +160,11 @@ export class Jar {
   }
 }
 
-interface GivenUp {
+/** A call under way. */
+interface Sent {
   readonly answering: Promise<Answer>;
   readonly stop: AbortController;
   readonly record: (answer: Answer, heard: boolean) => void;
 }
 
 const smooth: Trouble = { sendAfter: 0, takeAfter: 0, cutAfter: undefined, unheard: false };
-
-/** Signs in until it succeeds; undefined when the run is over before. */
-export async function signIn(
-  world: World,
-  user: string,
-  random: Random,
-): Promise<Cookies | undefined> {
-  const { history, servers } = world;
-  while (!isOver(world)) {
-    const server = someServer(world, random);
-    const began = history.now();
-    const answer = await post({
-      url: `${servers.url(server)}/notes.v1.NotesService/SignIn`,
-      body: { user },
-      cookies: [],
-    });
-    const token = (answer.kind === "ok" && answer.refreshToken) || "";
-    const session = sessionOf(token);
-    const ended = history.now();
-    history.add({
-      what: "signIn",
-      by: "owner",
-      session,
-      server,
-      token,
-      began,
-      ended,
-      answer,
-      heard: true,
-    });
-    if (answer.kind === "ok" && generationOf(token) === 0) {
-      const goodUntil = ended + answer.expiresIn;
-      return { refresh: token, access: answer.accessToken ?? "", goodUntil };
-    }
-    await sleep(random.between(100, 400));
-  }
-  return undefined;
-}
