@@ -51,7 +51,7 @@ export interface RedisStoreOptions {
  * - `onChange` tells of this process's changes through this store only, yet: the others' are seen
  *   at the next read of the change log.
  * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
- *   2 h, as others are added.
+ *   2 h, in batches, by one server at a time.
  * - It keeps no secret: give `createSessions` one, the same on every server.
  * - The client stays yours: connect it before, and close it after the sessions. `close` does not.
  *
