@@ -21,7 +21,7 @@ export interface RawCall {
 
 const names = { access: "__Host-rpcsession-access", refresh: "__Host-rpcsession-refresh" };
 /** Milliseconds after which nobody waits any more, not even the observer. */
-const observedFor = 12_000;
+export const observedFor = 12_000;
 
 /** The Cookie header's parts for the tokens that are there. */
 export function cookiesOf(tokens: { access?: string; refresh?: string }): string[] {

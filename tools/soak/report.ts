@@ -2,6 +2,7 @@ import { checkSession, groupBySession, seconds, type Violation } from "./check.t
 import { type Causes, unexplained } from "./explain.ts";
 import { type Exchange, generationOf, type History } from "./history.ts";
 import { type SoakOptions, times } from "./options.ts";
+import { observedFor } from "./raw.ts";
 import type { TimedReport } from "./servers.ts";
 
 /** The last line of a run. */
@@ -77,6 +78,7 @@ function isLate(report: TimedReport, session: string, exchanges: readonly Exchan
         server === report.server &&
         generationOf(token) === report.presented &&
         began < report.at - times.overlap &&
+        began > report.at - observedFor &&
         (ended > report.at - 100 || answer.kind === "unheard"),
     )
   );
