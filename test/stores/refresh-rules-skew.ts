@@ -1,5 +1,15 @@
 import { expect, it, vi } from "vitest";
-import { acceptedBy, day, minute, type NewSharedStore, second, use } from "./rules-helpers.ts";
+import {
+  acceptedBy,
+  day,
+  failure,
+  minute,
+  type NewSharedStore,
+  ripe,
+  ripeTwice,
+  second,
+  use,
+} from "./rules-helpers.ts";
 import { type Servers, startServers } from "./servers.ts";
 
 const wrong = [5 * minute, -5 * minute, 4 * minute, 0];
@@ -31,6 +41,31 @@ export function describeSkew(newStore: NewSharedStore): void {
     expect(lost).toBeGreaterThan(1);
     const types = new Set(servers.all.flatMap(({ events }) => events.map(({ type }) => type)));
     expect(types).toEqual(new Set(["created", "refreshed", "recovered"]));
+  });
+
+  it("R13: overlap, confirmation and idle end are the store's to the millisecond on all of them", async () => {
+    await using servers = await startServers(newStore(), { wrong });
+    for (const server of servers.all) {
+      const { token } = await ripe(servers);
+      const { refreshToken = "", access } = await server.exchange(token);
+      await servers.pass(minute - 1);
+      await use(server, access);
+      expect((await server.exchange(token)).refreshToken).toBe(refreshToken);
+      await servers.pass(1);
+      expect((await server.exchange(refreshToken)).record.confirmedAt).toBe(servers.shared.now());
+      await servers.pass(30 * second);
+      expect((await server.exchange(token)).refreshToken).toBe(refreshToken);
+      expect((await server.exchange(refreshToken)).refreshToken).toBeUndefined();
+      await servers.pass(14 * day - 1);
+      expect((await server.exchange(refreshToken)).record.generation).toBe(2);
+      await servers.pass(14 * day);
+      expect(await failure(server.exchange(refreshToken))).toMatchObject({
+        reason: "SESSION_EXPIRED",
+      });
+      const other = await ripeTwice(servers);
+      expect(await failure(server.exchange(other.token))).toMatchObject({ reason: "TOKEN_THEFT" });
+    }
+    expect(servers.thefts()).toHaveLength(4);
   });
 
   it("R13: nor do they sign with a key before all of them know it", async () => {
