@@ -20,7 +20,7 @@ export interface Sessions extends ServerSessions {
    */
   jwks(): Promise<JsonWebKeySet>;
   /**
-   * Waits for background writes, ends timers and the feed, and closes the store, unless another
+   * Waits for background writes, ends timers, feed and sweeper, and closes the store, unless another
    * instance has it open. Calls that come later are `unavailable`.
    */
   close(): Promise<void>;

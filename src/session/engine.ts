@@ -22,6 +22,7 @@ import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionRecord, SessionStore } from "./store.ts";
+import { createSweeper, type Sweeper } from "./sweeper.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -60,7 +61,7 @@ export interface Engine extends Lifecycle {
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Waits for background writes. */
   settled(): Promise<void>;
-  /** Ends the feed, and closes the store for this engine. */
+  /** Ends feed and sweeper, and closes the store for this engine. */
   close(): Promise<void>;
 }
 
@@ -98,7 +99,7 @@ async function openParts(options: EngineOptions): Promise<Opened> {
   const restore = () => restoreStore({ store, revocations, keys });
   const feed = createFeed({ store, revocations, clock, window, pollEvery, restore });
   await feed.open();
-  return { secrets, keys, revocations, feed };
+  return { secrets, keys, revocations, feed, sweeper: createSweeper({ store, keys, clock }) };
 }
 
 /** What is open once the engine is. */
@@ -107,6 +108,7 @@ interface Opened {
   readonly keys: SigningKeys;
   readonly revocations: Revocations;
   readonly feed: Feed;
+  readonly sweeper: Sweeper;
 }
 
 function assemble(options: EngineOptions, opened: Opened): Engine {
@@ -142,13 +144,14 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     async settled() {
       await Promise.all([confirmations.settled(), keys.settled()]);
     },
-    close: () => closeAll(store, feed),
+    close: () => closeAll(store, opened),
   };
 }
 
-function closeAll(store: SessionStore, feed: Feed): Promise<void> {
+async function closeAll(store: SessionStore, { feed, sweeper }: Opened): Promise<void> {
   feed.close();
-  return store.close();
+  await sweeper.close();
+  await store.close();
 }
 
 function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"] {

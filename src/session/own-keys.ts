@@ -29,6 +29,7 @@ export function createOwnKeys(plan: KeyPlan & { readonly kind: "own" }): Signing
     signer: async () => keys().signer,
     find: (kid) => keys().byKid.get(kid),
     published: async () => keys().published,
+    removeDead: async () => {},
     settled: async () => {},
   };
 }

@@ -43,6 +43,8 @@ export interface SigningKeys {
   ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
   /** The public keys, those that will sign and those that have signed included. At most a minute old. */
   published(): Promise<readonly JWK[]>;
+  /** Removes the keys that no living token was signed with; rejects when the store cannot. */
+  removeDead(): Promise<void>;
   /** Waits for what goes on in the background. */
   settled(): Promise<void>;
 }
@@ -145,6 +147,15 @@ class KeysInStore implements SigningKeys {
     return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
   }
 
+  async removeDead(): Promise<void> {
+    // By what is known: a server that has not heard of the newest keys keeps too many, not too few.
+    const least = leastUsefulSlot(this.#keys, this.#storeNow(), this.#options);
+    if (this.#keys.some(({ slot }) => slot < least)) {
+      await this.#options.store.removeSigningKeysBelow(least);
+      await this.#readOnce();
+    }
+  }
+
   async settled(): Promise<void> {
     await this.#reading?.catch(() => {});
     await this.#rotating;
@@ -203,7 +214,7 @@ class KeysInStore implements SigningKeys {
     if (!mayTry || !isRotationDue(this.#keys, this.#storeNow(), rules)) {
       return;
     }
-    this.#rotating = this.#rotate(rules)
+    this.#rotating = this.#rotate()
       .catch(() => {
         // Signing goes on with the present key, and a later call tries again.
         this.#rotateFrom = clock.monotonic() + readCooldown;
@@ -213,10 +224,9 @@ class KeysInStore implements SigningKeys {
       });
   }
 
-  async #rotate(rules: RotationRules): Promise<void> {
+  async #rotate(): Promise<void> {
     await this.#addNext();
-    const least = leastUsefulSlot(this.#keys, this.#storeNow(), rules);
-    await this.#options.store.removeSigningKeysBelow(least);
+    await this.removeDead();
   }
 
   #isCurrent({ secretId, verification }: LoadedKey): boolean {

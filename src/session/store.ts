@@ -228,4 +228,19 @@ export interface SessionStore {
 
   /** Removes the signing keys of all slots below `slot`. */
   removeSigningKeysBelow(slot: number): Promise<void>;
+
+  /**
+   * Drops what is outdated, at most `limit` of each kind: sessions that ended (by a revoke, the idle
+   * or the absolute end) more than 24 h ago, and entries of the change log older than 2 h. Nothing
+   * else. Waits for no one: what others are writing is left for later. Returns how many went, of
+   * both kinds together; from `limit` on there may be more. What a store drops by itself at its
+   * time does not count.
+   */
+  prune(limit: number): Promise<number>;
+
+  /**
+   * Takes, or renews, the lease `name` for `holder` for `ttl` milliseconds from now; false while it
+   * is another's. A store that loses changes may lose a lease, so two may believe they hold it.
+   */
+  lease(name: string, holder: string, ttl: number): Promise<boolean>;
 }

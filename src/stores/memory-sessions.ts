@@ -1,5 +1,5 @@
 import type { NewSession, RefreshWrite, SessionRecord } from "../session/store.ts";
-import { keepEnded, pruneBatch } from "./retention.ts";
+import { keepEnded } from "./retention.ts";
 
 /** The sessions of a memory store. Every function runs to its end in one go: that makes it atomic. */
 export interface MemorySessions {
@@ -79,19 +79,30 @@ export function confirmSession(
   return record.confirmedAt !== null;
 }
 
-/** Drops sessions that ended long ago: a few per call, all of them over many calls. */
-export function pruneSessions(sessions: MemorySessions, now: number): void {
-  for (let looked = 0; looked < pruneBatch; looked++) {
-    sessions.walk ??= sessions.byId.values();
+/**
+ * Drops sessions that ended long ago, at most `limit`, and returns how many. Each call looks at every
+ * session once at most, and goes on where the last one stopped: many batches cost one walk together.
+ */
+export function pruneSessions(sessions: MemorySessions, limit: number, now: number): number {
+  const { byId } = sessions;
+  let dropped = 0;
+  for (let left = byId.size; left > 0 && dropped < limit; ) {
+    sessions.walk ??= byId.values();
     const { value: record, done } = sessions.walk.next();
     if (done) {
       sessions.walk = undefined;
-      return;
+      continue;
     }
-    if ((record.revokedAt ?? record.idleExpiresAt) < now - keepEnded) {
-      sessions.byId.delete(record.id);
+    left--;
+    if (
+      Math.min(record.revokedAt ?? record.idleExpiresAt, record.idleExpiresAt) <
+      now - keepEnded
+    ) {
+      byId.delete(record.id);
+      dropped++;
     }
   }
+  return dropped;
 }
 
 function refreshed(old: SessionRecord, asked: RefreshWrite, now: number): Partial<SessionRecord> {

@@ -37,6 +37,7 @@ export function memoryStore(): SessionStore {
     changes: [],
     lastChange: 0,
     keys: new Map(),
+    leases: new Map(),
     wakes: createWakes(),
   };
   const secret = crypto.getRandomValues(new Uint8Array(32));
@@ -64,6 +65,8 @@ export function memoryStore(): SessionStore {
     }),
     addSigningKey: async (key) => addSigningKey(memory, key),
     removeSigningKeysBelow: async (slot) => removeSigningKeysBelow(memory, slot),
+    prune: async (limit) => prune(memory, limit),
+    lease: async (name, holder, ttl) => lease(memory, { name, holder, ttl }),
   };
 }
 
@@ -73,6 +76,7 @@ interface Memory {
   readonly changes: { readonly number: number; readonly change: Change }[];
   lastChange: number;
   readonly keys: Map<number, StoredSigningKey>;
+  readonly leases: Map<string, { readonly holder: string; readonly until: number }>;
   readonly wakes: Wakes;
 }
 
@@ -95,7 +99,6 @@ function insert(
   const record = beginSession(session, now);
   const { replaces } = session;
   const replaced = replaces !== null && revoke(memory, replaces, "replaced").revoked;
-  pruneSessions(memory.sessions, now);
   return { record: keepSession(memory.sessions, record), now, replaced };
 }
 
@@ -106,8 +109,6 @@ function revoke(memory: Memory, id: string, endedBy: EndedBy) {
     return { record: old, now, revoked: false };
   }
   const record = keepSession(memory.sessions, { ...old, revokedAt: now, endedBy });
-  const fresh = memory.changes.findIndex(({ change }) => change.at >= now - keepChanges);
-  memory.changes.splice(0, fresh < 0 ? memory.changes.length : fresh);
   memory.lastChange += 1;
   const change: Change = Object.freeze({ kind: "revoked", session: id, endedBy, at: now });
   memory.changes.push({ number: memory.lastChange, change });
@@ -140,4 +141,25 @@ function removeSigningKeysBelow(memory: Memory, slot: number): void {
       memory.keys.delete(taken);
     }
   }
+}
+
+function prune(memory: Memory, limit: number): number {
+  const now = timeOf(memory);
+  const fresh = memory.changes.findIndex(({ change }) => change.at >= now - keepChanges);
+  const old = fresh < 0 ? memory.changes.length : fresh;
+  const { length } = memory.changes.splice(0, Math.min(old, limit));
+  return length + pruneSessions(memory.sessions, limit, now);
+}
+
+function lease(
+  memory: Memory,
+  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
+): boolean {
+  const now = timeOf(memory);
+  const held = memory.leases.get(name);
+  if (held !== undefined && held.holder !== holder && held.until > now) {
+    return false;
+  }
+  memory.leases.set(name, { holder, until: now + ttl });
+  return true;
 }

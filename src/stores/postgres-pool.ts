@@ -39,6 +39,9 @@ export async function openPool(url: string, max: number): Promise<OpenPool> {
   // Without a listener, a connection that breaks while nobody uses it would end the process. The
   // pool has dropped it by then, and the next call opens another one.
   pool.on("error", () => {});
+  // Nor does the pool listen from the moment it hands out a new connection: a server that lets us in
+  // and says in the same packet that it goes down would be heard by nobody.
+  pool.on("connect", (client) => client.on("error", () => {}));
   return { pool, end: () => pool.end() };
 }
 

@@ -35,8 +35,8 @@ export interface PostgresOptions {
  *   seconds later; `onChange` tells of this process's own changes only.
  * - A transaction that stays open in any database of the server makes reads of the change log
  *   return the entries since its begin again and again; nothing is missed.
- * - Sessions are dropped 24 h after their end, entries of the change log after 2 h, a few with each
- *   write, without waiting for locks.
+ * - Sessions are dropped 24 h after their end, entries of the change log after 2 h: in batches, by
+ *   one server at a time, without waiting for locks.
  *
  * @param database a URL (`"postgres://user@host/database"`, for which the package `pg` must be
  *   installed; parameters such as `?sslmode=verify-full` are `pg`'s), or a pool

@@ -36,7 +36,7 @@ local function endSession(key, id, endedBy)
   local last = redis.call('HMGET', KEYS[1], 'ms', 'seq')
   local ms, seq = tonumber(last[1] or 0), tonumber(last[2] or 0)
   if now > ms then ms, seq = now, 0 else seq = seq + 1 end
-  redis.call('XADD', KEYS[2], 'MINID', '=', text(math.max(0, now - ${keepChanges})),
+  redis.call('XADD', KEYS[2],
     text(ms) .. '-' .. text(seq), 'session', id, 'endedBy', endedBy, 'at', text(now))
   redis.call('HSET', KEYS[1], 'ms', text(ms), 'seq', text(seq))
   redis.call('HSET', key, 'revokedAt', text(now), 'endedBy', endedBy)
@@ -118,6 +118,23 @@ end
 return answer('')
 `;
 
+/** KEYS meta, log; ARGV limit. Replies how many entries went. Sessions expire by themselves. */
+const prune = `
+local last = math.max(0, now - ${keepChanges} - 1)
+local old = redis.call('XRANGE', KEYS[2], '-', text(last), 'COUNT', text(ARGV[1] + 1))
+local kept = old[ARGV[1] + 1]
+return answer(text(redis.call('XTRIM', KEYS[2], 'MINID', '=', kept and kept[1] or text(last + 1))))
+`;
+
+/** KEYS meta, lease; ARGV holder, ttl. The value is when it ends, a colon, and the holder. */
+const lease = `
+local ends, holder = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+):(.*)$')
+if holder and holder ~= ARGV[1] and tonumber(ends) > now then return answer('') end
+local untilTime = text(now + ARGV[2])
+redis.call('SET', KEYS[2], untilTime .. ':' .. ARGV[1], 'PXAT', untilTime)
+return answer('held')
+`;
+
 /** KEYS meta; ARGV the schema this version writes. Replies what the server and the data say. */
 const open = `
 local function said(section, name)
@@ -171,7 +188,9 @@ export type RedisScriptName =
   | "changes"
   | "signingKeys"
   | "addSigningKey"
-  | "removeSigningKeysBelow";
+  | "removeSigningKeysBelow"
+  | "prune"
+  | "lease";
 
 /** The scripts of a store, by name. @param time Lua that sets `now` */
 export function redisScripts(time: string): Readonly<Record<RedisScriptName, string>> {
@@ -187,5 +206,7 @@ export function redisScripts(time: string): Readonly<Record<RedisScriptName, str
     signingKeys: base + signingKeys,
     addSigningKey: base + addSigningKey,
     removeSigningKeysBelow: base + removeSigningKeysBelow,
+    prune: base + prune,
+    lease: base + lease,
   };
 }

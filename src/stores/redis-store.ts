@@ -33,6 +33,7 @@ export function redisSessionStore(
     log: key("log"),
     signing: key("keys"),
     session: (id) => key(`session:${id}`),
+    lease: (name) => key(`lease:${name}`),
   };
   const wakes = createWakes();
   let opened: RunRedisScript | undefined;
@@ -53,6 +54,7 @@ export function redisSessionStore(
     async close() {},
     ...sessionMethods({ run, keys, wakes }),
     ...signingKeyMethods(run, keys),
+    ...sweepMethods(run, keys),
     changes: (cursor, window) =>
       readRedisChanges(run, { keys: [keys.meta, keys.log], cursor, window }),
     onChange: (wake) => wakes.add(wake),
@@ -65,6 +67,7 @@ interface Keys {
   readonly log: string;
   readonly signing: string;
   readonly session: (id: string) => string;
+  readonly lease: (name: string) => string;
 }
 
 interface Within {
@@ -121,6 +124,22 @@ function signingKeyMethods(
     },
     async removeSigningKeysBelow(slot) {
       await run("removeSigningKeysBelow", [meta, signing], [slot]);
+    },
+  };
+}
+
+function sweepMethods(
+  run: RunRedisScript,
+  { meta, log, lease }: Keys,
+): Pick<SessionStore, "prune" | "lease"> {
+  return {
+    async prune(limit) {
+      const [, gone] = await run("prune", [meta, log], [limit]);
+      return Number(gone);
+    },
+    async lease(name, holder, ttl) {
+      const [, flag] = await run("lease", [meta, lease(name)], [holder, ttl]);
+      return flag === "held";
     },
   };
 }

@@ -51,7 +51,7 @@ export interface RedisStoreOptions {
  * - What another server revoked is known here at the next poll of the change log, up to three
  *   seconds later; `onChange` tells of this process's own changes only.
  * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
- *   2 h, as others are added.
+ *   2 h, in batches, by one server at a time.
  * - It keeps no secret: give `createSessions` one, the same on every server.
  * - The client stays yours: connect it before, and close it after the sessions. `close` does not.
  *

@@ -3,6 +3,3 @@ export const keepEnded: number = 24 * 3_600_000;
 
 /** Milliseconds for which an entry of the change log is kept. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
-
-/** How many outdated rows one write looks at or removes: more than it adds, and few enough to not be felt. */
-export const pruneBatch = 16;

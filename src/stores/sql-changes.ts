@@ -1,10 +1,9 @@
 import { sql } from "kysely";
 import type { Change, Changes, EndedBy } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
-import { pruneChanges } from "./sql-prune.ts";
 import type { SqlDatabase } from "./sql-schema.ts";
 
-/** Appends that a session ended, and drops a few entries that are too old to matter. */
+/** Appends that a session ended. */
 export async function appendRevoked(
   database: SqlDatabase,
   change: Omit<Change, "kind">,
@@ -18,7 +17,6 @@ export async function appendRevoked(
       at: change.at,
     })
     .execute();
-  await pruneChanges(database, change.at);
 }
 
 /** A read of the change log; see `SessionStore.changes`. */

@@ -12,6 +12,7 @@ export interface SqlSchema {
   rpcsession_sessions: SessionTable;
   rpcsession_changes: ChangeTable;
   rpcsession_signing_keys: SigningKeyTable;
+  rpcsession_leases: LeaseTable;
 }
 
 /** The SQL that a database speaks, where that makes a difference. */
@@ -122,6 +123,12 @@ interface SigningKeyTable {
   public_jwk: string;
   private_jwk: string;
   created_at: BigInteger;
+}
+
+interface LeaseTable {
+  name: string;
+  holder: string;
+  expires_at: BigInteger;
 }
 
 type NullableBigInteger = ColumnType<

@@ -1,7 +1,6 @@
 import { type RawBuilder, sql } from "kysely";
 import type { EndedBy, NewSession, RefreshWrite, SessionRecord, Stored } from "../session/store.ts";
 import { appendRevoked } from "./sql-changes.ts";
-import { pruneSessions } from "./sql-prune.ts";
 import { type SessionRow, type SqlDatabase, timeOf, toSession } from "./sql-schema.ts";
 
 // Transactions begin with a write: SQLite refuses, at once and for good, one that has read before
@@ -12,20 +11,15 @@ export async function insertSession(
   database: SqlDatabase,
   session: NewSession,
 ): Promise<Stored<SessionRecord> & { readonly replaced: boolean }> {
-  const now = database.now();
-  const columns = newColumns(session, now);
+  const { replaces } = session;
+  if (replaces === null) {
+    // One statement needs no transaction: that saves two round trips to the database.
+    return { ...(await insertRow(database, session)), replaced: false };
+  }
   return database.db.transaction().execute(async (trx) => {
     const within = { ...database, db: trx };
-    const replaced =
-      session.replaces === null ? undefined : await end(within, session.replaces, "replaced");
-    const row = await trx
-      .insertInto("rpcsession_sessions")
-      .values(columns)
-      .returningAll()
-      .returning(now.as("store_now"))
-      .executeTakeFirstOrThrow();
-    await pruneSessions(within, Number(row.store_now));
-    return { ...toStored(row), replaced: replaced !== undefined };
+    const replaced = await end(within, replaces, "replaced");
+    return { ...(await insertRow(within, session)), replaced: replaced !== undefined };
   });
 }
 
@@ -112,6 +106,20 @@ export async function revokeSession(
       ? { ...(await loadSession(within, id)), revoked: false }
       : { ...ended, revoked: true };
   });
+}
+
+async function insertRow(
+  { db, now }: SqlDatabase,
+  session: NewSession,
+): Promise<Stored<SessionRecord>> {
+  const time = now();
+  const row = await db
+    .insertInto("rpcsession_sessions")
+    .values(newColumns(session, time))
+    .returningAll()
+    .returning(time.as("store_now"))
+    .executeTakeFirstOrThrow();
+  return toStored(row);
 }
 
 function newColumns(session: NewSession, now: RawBuilder<number>) {

@@ -11,6 +11,16 @@ export async function createTables(
   await createSigningKeys(schema);
 }
 
+/** Adds what the second version has more: who does a piece of work that one at a time shall do. */
+export async function createLeases({ schema }: Kysely<SqlSchema>): Promise<void> {
+  await schema
+    .createTable("rpcsession_leases")
+    .addColumn("name", "text", (column) => column.primaryKey())
+    .addColumn("holder", "text", (column) => column.notNull())
+    .addColumn("expires_at", "bigint", (column) => column.notNull())
+    .execute();
+}
+
 async function createChanges(schema: SchemaModule, dialect: SqlDialect): Promise<void> {
   const postgres = dialect === "postgres";
   await schema

@@ -1,6 +1,8 @@
 import type { Changes, SessionStore, StoreContext, StoredSigningKey } from "../session/store.ts";
 import type { ChangesRead } from "./sql-changes.ts";
+import { takeLease } from "./sql-leases.ts";
 import { migrate } from "./sql-migrations.ts";
+import { prune } from "./sql-prune.ts";
 import { type SqlDatabase, timeOf, toSigningKey } from "./sql-schema.ts";
 import {
   confirmSession,
@@ -61,6 +63,8 @@ export function sqlStore(backend: SqlBackend): SessionStore {
     signingKeys: () => use(signingKeys),
     addSigningKey: (key) => use((database) => addSigningKey(database, key)),
     removeSigningKeysBelow: (slot) => use((database) => removeSigningKeysBelow(database, slot)),
+    prune: (limit) => use((database) => prune(database, limit)),
+    lease: (name, holder, ttl) => use((database) => takeLease(database, { name, holder, ttl })),
   };
 }
 

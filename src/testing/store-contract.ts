@@ -8,6 +8,8 @@ import type {
 } from "./store-contract/fixture.ts";
 import { insertRules } from "./store-contract/insert-rules.ts";
 import { keyRules } from "./store-contract/key-rules.ts";
+import { leaseRules } from "./store-contract/lease-rules.ts";
+import { pruneRules } from "./store-contract/prune-rules.ts";
 import { refreshRules } from "./store-contract/refresh-rules.ts";
 import { revokeRules } from "./store-contract/revoke-rules.ts";
 
@@ -34,8 +36,8 @@ export function describeSessionStore(
   create: () => Promise<StoreFixture>,
 ): void {
   runner.describe(`${name}: the contract of a session store`, () => {
-    const all = [insertRules, refreshRules, confirmRules, revokeRules, keyRules];
-    for (const rules of all) {
+    const sessions = [insertRules, refreshRules, confirmRules, revokeRules, pruneRules];
+    for (const rules of [...sessions, keyRules, leaseRules]) {
       addRules(runner, rules, create);
     }
   });

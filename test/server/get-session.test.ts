@@ -124,7 +124,13 @@ function check(rows: readonly Row[]): void {
 }
 
 /** Keys are read for an unknown one, the log when something changed; a use is confirmed. */
-const inBackground: ReadonlySet<string> = new Set(["signingKeys", "changes", "confirm"]);
+const inBackground: ReadonlySet<string> = new Set([
+  "signingKeys",
+  "changes",
+  "confirm",
+  "lease",
+  "prune",
+]);
 
 /** Whether the hint says CLEAR of a header session, for which there is no cookie to expire. */
 function isOver(error: SessionError, headers: Headers): boolean {

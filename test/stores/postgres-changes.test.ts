@@ -5,7 +5,7 @@ import { postgresStore } from "../../src/stores/postgres.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, watchedPool } from "./held-pool.ts";
-import { openedPostgres } from "./postgres-fixture.ts";
+import { holding, openedPostgres } from "./postgres-fixture.ts";
 
 const hour = 3_600_000;
 
@@ -84,51 +84,20 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(sessionsOf(await store.changes(cursor, 0))).toEqual(["s9"]);
   });
 
-  it("removes a few old entries with each write, past those that others hold", async () => {
+  it("is pruned in batches, past the entries that others hold", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await admin.query(
       "insert into rpcsession_changes (kind, session, ended_by, at) select 'revoked', n::text, 'revoked', n from generate_series(1, 40) n",
     );
-    await store.insert(newSession());
     await using other = await holding(fixture, "select 1 from rpcsession_changes where at <= 10");
-    await store.revoke("s1", "revoked");
+    expect(await store.prune(16)).toBe(16);
     expect(await other.left("rpcsession_changes where at <= 10")).toBe(10);
-    expect(await other.left("rpcsession_changes where at <= 40")).toBe(24);
-  });
-
-  it("removes a few old sessions with each insert, past those that others hold", async () => {
-    await using fixture = await openedPostgres(server());
-    const { store, admin } = fixture;
-    await store.insert(newSession({ id: "x" }));
-    for (const revoked of ["null", "1000 + n"]) {
-      await admin.query(
-        `insert into rpcsession_sessions select (jsonb_populate_record(s, jsonb_build_object('id', n || '-${revoked}', 'idle_expires_at', case when ${revoked} is null then n else s.idle_expires_at end, 'revoked_at', ${revoked}))).* from rpcsession_sessions s, generate_series(1, 40) n where s.id = 'x'`,
-      );
-    }
-    await using other = await holding(
-      fixture,
-      "select 1 from rpcsession_sessions where idle_expires_at <= 10",
-    );
-    await store.insert(newSession({ id: "y" }));
-    expect(await other.left("rpcsession_sessions where idle_expires_at <= 10")).toBe(10);
-    expect(await other.left("rpcsession_sessions where idle_expires_at <= 40")).toBe(24);
-    expect(await other.left("rpcsession_sessions where revoked_at is not null")).toBe(24);
+    expect(await other.left("rpcsession_changes")).toBe(24);
+    expect(await store.prune(16)).toBe(14);
+    expect(await store.prune(16)).toBe(0);
   });
 });
-
-/** A transaction that holds rows until it is disposed of. */
-async function holding(fixture: Awaited<ReturnType<typeof openedPostgres>>, rows: string) {
-  const client = await fixture.connect();
-  await client.query(`begin; ${rows} for update`);
-  return {
-    async left(rowsLeft: string): Promise<number> {
-      const { rows: counted } = await client.query(`select count(*)::int as n from ${rowsLeft}`);
-      return (counted[0] as { n: number }).n;
-    },
-    [Symbol.asyncDispose]: () => client.end(),
-  };
-}
 
 function pooled(url: string): Pool & AsyncDisposable {
   const pool = new Pool({ connectionString: url });

@@ -5,7 +5,7 @@ import type { TestPostgres } from "../helpers/postgres.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { createPostgres } from "./postgres-fixture.ts";
 
-const tables = ["migrations", "sessions", "changes", "signing_keys"];
+const tables = ["migrations", "sessions", "changes", "signing_keys", "leases"];
 const secret = "a secret of the test, of 32 bytes and more";
 
 describePostgres("a dump of PostgreSQL alone", (server) => {

@@ -84,3 +84,19 @@ export async function createPostgres(server: TestPostgres) {
     },
   };
 }
+
+/** A transaction that holds rows until it is disposed of. */
+export async function holding(
+  fixture: Pick<Awaited<ReturnType<typeof openedPostgres>>, "connect">,
+  rows: string,
+) {
+  const client = await fixture.connect();
+  await client.query(`begin; ${rows} for update`);
+  return {
+    async left(rowsLeft: string): Promise<number> {
+      const { rows: counted } = await client.query(`select count(*)::int as n from ${rowsLeft}`);
+      return (counted[0] as { n: number }).n;
+    },
+    [Symbol.asyncDispose]: () => client.end(),
+  };
+}

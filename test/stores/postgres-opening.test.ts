@@ -5,6 +5,7 @@ import { Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/session/store.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres.ts";
+import { migrations } from "../../src/stores/sql-migrations.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
@@ -21,7 +22,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     const keys = await Promise.all(servers.map(({ line }) => line()));
     expect(keys[0]).toMatch(/^0:[\w-]{43}$/);
     expect(new Set(keys).size).toBe(1);
-    expect(await countRows(schema, "rpcsession_migrations")).toBe(1);
+    expect(await countRows(schema, "rpcsession_migrations")).toBe(migrations.length);
     expect(await tablesOf(schema)).toEqual(await freshTables());
   }, 120_000);
 
@@ -33,8 +34,21 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
       );
       await Promise.all(stores.map((store) => store.open({ clock: stillClock() })));
       await Promise.all(stores.map((store) => store.close()));
-      expect(await countRows(schema, "rpcsession_migrations")).toBe(1);
+      expect(await countRows(schema, "rpcsession_migrations")).toBe(migrations.length);
     }
+  });
+
+  it("brings the tables of the first version up to date, and keeps what they hold", async () => {
+    await using fixture = await openedPostgres(server());
+    const { admin, store, clock } = fixture;
+    await store.insert(newSession());
+    await store.close();
+    await admin.query("drop table rpcsession_leases");
+    await admin.query("delete from rpcsession_migrations where version > 1");
+    await store.open({ clock });
+    expect((await store.load("s1")).record?.userId).toBe("alice");
+    expect(await store.lease("work", "a", 1000)).toBe(true);
+    expect(await tablesOf(fixture)).toEqual(await freshTables());
   });
 
   it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
@@ -43,7 +57,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     await admin.query("insert into rpcsession_migrations values (99, 0)");
     const store = postgresStore(url);
     await expect(store.open({ clock })).rejects.toThrow(
-      /^postgresStore: .*newer rpc-session \(schema 99, this one knows 1\)/,
+      /^postgresStore: .*newer rpc-session \(schema 99, this one knows 2\)/,
     );
     await expect(store.load("s1")).rejects.toThrow("postgresStore: the store is not open");
     await admin.query("delete from rpcsession_migrations where version = 99");

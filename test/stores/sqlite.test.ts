@@ -61,6 +61,19 @@ describe("sqliteStore(file)", () => {
     database.close();
   });
 
+  it("brings the tables of the first version up to date, and keeps what they hold", async () => {
+    await using fixture = await openedSqlite();
+    await fixture.store.insert(newSession());
+    await fixture.store.close();
+    const database = new DatabaseSync(fixture.file);
+    database.exec("drop table rpcsession_leases");
+    database.exec("delete from rpcsession_migrations where version > 1");
+    database.close();
+    await fixture.store.open(fixture);
+    expect((await fixture.store.load("s1")).record?.userId).toBe("alice");
+    expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
+  });
+
   it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
     await using fixture = await openedSqlite();
     await fixture.store.insert(newSession());

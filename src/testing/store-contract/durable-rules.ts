@@ -69,6 +69,18 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await other.close();
   },
 
+  async "of two servers one holds a lease, and it outlives a restart"(fixture) {
+    const { store, clock } = fixture;
+    const other = fixture.another();
+    await other.open(fixture);
+    assert.equal(await store.lease("work", "a", 1000), true);
+    await store.close();
+    assert.equal(await other.lease("work", "b", 1000), false);
+    await clock.advance(1000);
+    assert.equal(await other.lease("work", "b", 1000), true);
+    await other.close();
+  },
+
   async "of changes by two servers at once exactly one succeeds"(fixture) {
     const other = fixture.another();
     await other.open(fixture);

@@ -1,0 +1,7 @@
+import { describePostgres } from "./describe-postgres.ts";
+import { describeRefreshRules } from "./refresh-rules.ts";
+import { sharedPostgres } from "./shared-stores.ts";
+
+describePostgres("four servers on one PostgreSQL", (server) =>
+  describeRefreshRules(() => sharedPostgres(server())),
+);

@@ -1,0 +1,224 @@
+import { expect, it } from "vitest";
+import { parseRefreshToken } from "../../src/session/refresh-token.ts";
+import { inEveryOrder } from "./every-order.ts";
+import {
+  failure,
+  meetAt,
+  minute,
+  type NewSharedStore,
+  recordOf,
+  ripe,
+  times,
+} from "./rules-helpers.ts";
+import { directly, type Servers, startServers } from "./servers.ts";
+
+/** R01, R03, R05, R06 and R08: who comes first, and what gets lost in between. */
+export function describeRaces(newStore: NewSharedStore): void {
+  it("R01: 64 refreshes at once on 4 servers make one generation and one successor", async () => {
+    await using servers = await startServers(newStore());
+    const { id, token } = await ripe(servers);
+    const before = refreshWrites(servers);
+    // Every server has read the row before any of them writes it.
+    meetAt(servers, "refresh");
+    const answers = await Promise.all(times(64, (i) => servers.at(i).exchange(token)));
+    expect(refreshWrites(servers) - before).toBe(4 + 3);
+    expect(answers.map(({ record }) => record.generation)).toEqual(times(64, () => 1));
+    const [successor = "", ...others] = new Set(answers.map((answer) => answer.refreshToken));
+    expect(others).toEqual([]);
+    expect(parseRefreshToken(successor)?.generation).toBe(1);
+    // One chain: the parent leads to the same successor everywhere, which is alive everywhere.
+    await servers.pass(2_000);
+    for (const server of servers.all) {
+      expect((await server.exchange(token)).refreshToken).toBe(successor);
+      expect((await server.exchange(successor)).record.generation).toBe(1);
+    }
+    expect(await recordOf(servers, id)).toMatchObject({ generation: 1, revokedAt: null });
+    expect(servers.thefts()).toEqual([]);
+  });
+
+  it("R03: a server that dies around the write leaves the old state or the new one", async () => {
+    await using servers = await startServers(newStore());
+    for (const written of [true, false]) {
+      const { id, token } = await ripe(servers);
+      servers.at(0).hook = async (method, run) => {
+        if (method !== "refresh") {
+          return run();
+        }
+        if (written) {
+          await run();
+        }
+        throw new Error("the connection was lost");
+      };
+      expect(await failure(servers.at(0).exchange(token))).toMatchObject({
+        kind: "unavailable",
+        clearTokens: false,
+      });
+      servers.at(0).hook = directly;
+      expect((await recordOf(servers, id)).generation).toBe(written ? 1 : 0);
+      const again = await Promise.all(servers.all.map((server) => server.exchange(token)));
+      const record = await recordOf(servers, id);
+      expect(record).toMatchObject({ generation: 1, confirmedAt: null });
+      const successor = await servers.at(3).refreshTokens.mint(record);
+      expect(new Set(again.map(({ refreshToken }) => refreshToken))).toEqual(new Set([successor]));
+    }
+    expect(servers.thefts()).toEqual([]);
+  });
+
+  it("R05: whoever loses the race does not end the session of who won, in every order", async () => {
+    // Settled at once, so that the successor may be confirmed while the loser is on its way.
+    await using servers = await startServers(newStore(), { refresh: { settle: "0s" } });
+    const firsts = new Set<string>();
+    const races = await inEveryOrder(async () => {
+      const { id, token } = await ripe(servers);
+      const refreshed = [0, 1].map((i) => ({
+        server: servers.at(i),
+        work: () => servers.at(i).exchange(token),
+        answer: undefined as string | undefined,
+      }));
+      const racers = refreshed.map((racer) => ({
+        server: racer.server,
+        async work() {
+          racer.answer = (await racer.work()).refreshToken;
+        },
+      }));
+      const confirm = () => servers.at(2).store.confirm(id, 1, 0);
+      return {
+        racers: [...racers, { server: servers.at(2), work: confirm }],
+        async after(order) {
+          firsts.add(order.find((call) => call.endsWith("refresh")) ?? "");
+          const record = await recordOf(servers, id);
+          expect(record, order.join()).toMatchObject({ generation: 1, revokedAt: null });
+          const successor = await servers.at(3).refreshTokens.mint(record);
+          expect(refreshed.map(({ answer }) => answer)).toEqual([successor, successor]);
+        },
+      };
+    });
+    expect(firsts).toEqual(new Set(["0:refresh", "1:refresh"]));
+    expect(races).toBe(38);
+    expect(servers.thefts()).toEqual([]);
+  });
+
+  it("R05: nor when the child and its parent come together, and the child is confirmed", async () => {
+    await using servers = await startServers(newStore());
+    const races = await inEveryOrder(async () => {
+      const { id, token } = await ripe(servers);
+      const { refreshToken: child = "", access } = await servers.at(3).exchange(token);
+      await servers.pass(minute);
+      const confirm = async (): Promise<void> => {
+        servers.at(2).used(access.claims);
+        await servers.at(2).settled();
+      };
+      return {
+        racers: [
+          { server: servers.at(0), work: () => servers.at(0).exchange(child) },
+          { server: servers.at(1), work: () => servers.at(1).exchange(token) },
+          { server: servers.at(2), work: confirm },
+        ],
+        async after(order) {
+          const record = await recordOf(servers, id);
+          expect(record, order.join()).toMatchObject({
+            generation: 1,
+            confirmedAt: servers.shared.now(),
+            revokedAt: null,
+          });
+          expect((await servers.at(3).exchange(child)).record.generation).toBe(1);
+        },
+      };
+    });
+    expect(races).toBe(30);
+    expect(servers.thefts()).toEqual([]);
+  });
+
+  it("R06: once a revoke or sign-out is acknowledged, no server mints a successor", async () => {
+    await using servers = await startServers(newStore());
+    let [minted, refused] = [0, 0];
+    const races = await inEveryOrder(async () => {
+      const { id, token } = await ripe(servers);
+      let answer: Awaited<ReturnType<typeof failure>> & { refreshToken?: string | undefined } = {};
+      const ended: boolean[] = [];
+      const end = (server: number, by: "revoked" | "signOut") => ({
+        server: servers.at(server),
+        work: async () => ended.push(await servers.at(server).revoke(id, by)),
+      });
+      const refresh = async (): Promise<void> => {
+        answer = await servers
+          .at(0)
+          .exchange(token)
+          .catch((error: typeof answer) => error);
+      };
+      return {
+        racers: [{ server: servers.at(0), work: refresh }, end(1, "revoked"), end(2, "signOut")],
+        async after(order) {
+          const acknowledged = order.findIndex((call) => call.endsWith("revoke"));
+          const written = order.findIndex((call) => call.endsWith("refresh"));
+          const first = written >= 0 && written < acknowledged;
+          expect(answer.kind, order.join()).toBe(first ? undefined : "unauthorized");
+          expect((await recordOf(servers, id)).generation).toBe(first ? 1 : 0);
+          minted += first ? 1 : 0;
+          refused += first ? 0 : 1;
+          expect(ended.filter(Boolean)).toHaveLength(1);
+          await allRefused(servers, [token, answer.refreshToken ?? token]);
+        },
+      };
+    });
+    expect(races).toBe(minted + refused);
+    expect(minted).toBeGreaterThan(0);
+    expect(refused).toBeGreaterThan(minted);
+  });
+
+  it("R06: an answer that a server has at hand is not given after another one's revoke", async () => {
+    await using servers = await startServers(newStore());
+    const { id, token } = await ripe(servers);
+    await servers.at(0).exchange(token);
+    await servers.at(1).revoke(id, "revoked");
+    expect(servers.at(0).revocations.get(id)).toBeUndefined();
+    await allRefused(servers, [token]);
+  });
+
+  it("R08: only the store judges: what a server remembers or has read before does not count", async () => {
+    const refresh = { settle: "0s", overlap: "2ms", clientTimeout: "1ms" } as const;
+    await using servers = await startServers(newStore(), { refresh });
+    const { id, token } = await servers.at(0).signIn();
+    await servers.at(1).exchange(token);
+    await servers.pass(3);
+    // The first has answered this and would share that answer for a second; others go on.
+    const child = (await servers.at(0).exchange(token)).refreshToken ?? "";
+    await servers.at(1).exchange(child);
+    await servers.pass(3);
+    const grandchild = (await servers.at(2).exchange(child)).refreshToken ?? "";
+    expect(parseRefreshToken(grandchild)?.generation).toBe(2);
+    expect(await failure(servers.at(0).exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
+    expect((await recordOf(servers, id)).endedBy).toBe("theft");
+  });
+
+  it("R08: a write on what was read before another server's write changes nothing", async () => {
+    await using servers = await startServers(newStore(), { wrong: [0, 0] });
+    const { id, token } = await ripe(servers);
+    let meanwhile: string | undefined;
+    servers.at(0).hook = async (method, run) => {
+      if (method === "refresh" && meanwhile === undefined) {
+        meanwhile = (await servers.at(1).exchange(token)).refreshToken ?? "";
+      }
+      return run();
+    };
+    const before = refreshWrites(servers);
+    expect((await servers.at(0).exchange(token)).refreshToken).toBe(meanwhile);
+    expect(refreshWrites(servers) - before).toBe(3);
+    expect((await recordOf(servers, id)).generation).toBe(1);
+  });
+}
+
+function refreshWrites(servers: Servers): number {
+  return servers.all.flatMap(({ calls }) => calls).filter((call) => call === "refresh").length;
+}
+
+async function allRefused(servers: Servers, tokens: readonly string[]): Promise<void> {
+  for (const token of tokens) {
+    for (const server of servers.all) {
+      expect(await failure(server.exchange(token))).toMatchObject({
+        kind: "unauthorized",
+        reason: "SESSION_REVOKED",
+      });
+    }
+  }
+}

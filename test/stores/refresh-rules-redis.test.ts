@@ -1,0 +1,13 @@
+import { afterAll, beforeAll, describe } from "vitest";
+import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { describeRefreshRules } from "./refresh-rules.ts";
+import { sharedRedis } from "./shared-stores.ts";
+
+describe.skipIf(redisMissing)(`four servers on one Redis ${redisMissing ?? ""}`, () => {
+  let redis: TestRedis;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis.stop());
+  describeRefreshRules(() => sharedRedis(redis));
+});

@@ -1,0 +1,7 @@
+import { describe } from "vitest";
+import { describeRefreshRules } from "./refresh-rules.ts";
+import { sharedSqlite } from "./shared-stores.ts";
+
+describe("four servers on one SQLite file", () => {
+  describeRefreshRules(sharedSqlite);
+});

@@ -1,0 +1,160 @@
+import type { SecretOption } from "../../src/secrets.ts";
+import type { LifetimeOptions, RefreshOptions } from "../../src/session/lifetimes.ts";
+import type { SessionStore } from "../../src/session/store.ts";
+import type { FakeClock } from "../../src/testing/fake-clock.ts";
+import { startEngine, type TestEngine } from "../helpers/engine.ts";
+
+/** A store for several servers, on a clock that stands still. */
+export interface SharedStore {
+  /** The store as one more server has it, with connections of its own. Its engine opens and closes it. */
+  newStore(): Promise<SessionStore>;
+  /** The store's clock. */
+  now(): number;
+  /** Moves the store's clock on, by milliseconds. */
+  pass(ms: number): Promise<void>;
+  /** After all engines are closed. */
+  close(): Promise<void>;
+}
+
+export type Method = Exclude<keyof SessionStore, "name" | "onChange">;
+
+/** Stands between an engine and its store: `run` does the call. */
+export type Hook = (method: Method, run: () => Promise<unknown>) => Promise<unknown>;
+
+export interface Server extends TestEngine {
+  /** The methods of the store that were called so far. */
+  readonly calls: Method[];
+  hook: Hook;
+}
+
+export interface ServersOptions {
+  readonly secret?: SecretOption;
+  readonly lifetimes?: LifetimeOptions;
+  readonly refresh?: RefreshOptions;
+  /** Milliseconds by which each server's wall clock is wrong; as many servers as numbers. */
+  readonly wrong?: readonly number[];
+}
+
+export interface Servers extends AsyncDisposable {
+  readonly all: Server[];
+  readonly shared: SharedStore;
+  /** The server of this number, counted around. */
+  at(index: number): Server;
+  /** Starts another one. */
+  add(options?: ServersOptions & { readonly clockError?: number }): Promise<Server>;
+  /** Lets time pass everywhere, and waits for the reads and writes that fell due. */
+  pass(ms: number): Promise<void>;
+  thefts(): Server["events"];
+}
+
+export const secret = "a secret of at least 32 bytes, for tests";
+export const directly: Hook = (_method, run) => run();
+
+/** Starts servers, four if not told otherwise, that share a store and a secret. */
+export async function startServers(
+  creating: Promise<SharedStore>,
+  options: ServersOptions = {},
+): Promise<Servers> {
+  const shared = await creating;
+  const time = createTime(shared);
+  const all: Server[] = [];
+  const servers: Servers = {
+    all,
+    shared,
+    at: (index) => all[index % all.length] as Server,
+    async add(more = options) {
+      const clock = time.clockOf(all.length, more.clockError ?? 0);
+      const server = await startServer(await shared.newStore(), {
+        ...{ secret, ...options, ...more },
+        clock,
+        track: (work) => time.track(work),
+      });
+      all.push(server);
+      return server;
+    },
+    pass: (ms) => time.pass(ms),
+    thefts: () => all.flatMap(({ events }) => events.filter(({ type }) => type === "theft")),
+    async [Symbol.asyncDispose]() {
+      await time.idle();
+      await Promise.all(all.map((server) => server.close()));
+      await shared.close();
+    },
+  };
+  for (const clockError of options.wrong ?? [0, 0, 0, 0]) {
+    await servers.add({ ...options, clockError });
+  }
+  return servers;
+}
+
+type Track = <T>(work: Promise<T>) => Promise<T>;
+
+async function startServer(
+  store: SessionStore,
+  { track, ...options }: ServersOptions & { readonly clock: FakeClock; readonly track: Track },
+): Promise<Server> {
+  const calls: Method[] = [];
+  let server: Server | undefined;
+  const hooked = new Proxy(store, {
+    get(target, name) {
+      const member: unknown = Reflect.get(target, name);
+      if (name === "onChange" || typeof member !== "function") {
+        return member;
+      }
+      return (...args: unknown[]) => {
+        const method = name as Method;
+        calls.push(method);
+        const run = async (): Promise<unknown> => Reflect.apply(member, target, args);
+        return track((server?.hook ?? directly)(method, run));
+      };
+    },
+  });
+  server = { ...(await startEngine({ ...options, store: hooked })), calls, hook: directly };
+  return server;
+}
+
+/** Time as all servers have it: what falls due while it passes is done at its end, as after a sleep. */
+function createTime(shared: SharedStore) {
+  const begin = shared.now();
+  const timers = new Set<{ readonly at: number; readonly action: () => void }>();
+  const underWay = new Set<Promise<unknown>>();
+  const idle = async (): Promise<void> => {
+    do {
+      await Promise.allSettled(underWay);
+      await new Promise((resolve) => setImmediate(resolve));
+    } while (underWay.size > 0);
+  };
+  return {
+    idle,
+    track<T>(work: Promise<T>): Promise<T> {
+      const settled = work.finally(() => underWay.delete(settled));
+      underWay.add(settled);
+      return settled;
+    },
+    async pass(ms: number): Promise<void> {
+      await shared.pass(ms);
+      for (const timer of [...timers].filter(({ at }) => at <= shared.now())) {
+        timers.delete(timer);
+        timer.action();
+      }
+      await idle();
+    },
+    /** A clock whose wall is wrong, and whose monotonic time began at another moment. */
+    clockOf(index: number, wrong: number): FakeClock {
+      return {
+        now: () => shared.now() + wrong,
+        monotonic: () => shared.now() - begin + index * 7_777_777,
+        after(ms, action) {
+          const timer = { at: shared.now() + ms, action };
+          timers.add(timer);
+          return () => timers.delete(timer);
+        },
+        advance: () => notHere(),
+        setNow: () => notHere(),
+      };
+    },
+  };
+}
+
+function notHere(): never {
+  throw new Error("the clocks of all servers move together: use pass()");
+}

@@ -1,0 +1,73 @@
+import { type Clock, systemClock } from "../../src/clock.ts";
+import type { SessionStore } from "../../src/session/store.ts";
+import { redisSessionStore } from "../../src/stores/redis-store.ts";
+import type { TestPostgres } from "../helpers/postgres.ts";
+import type { TestRedis } from "../helpers/redis.ts";
+import { createPostgres } from "./postgres-fixture.ts";
+import type { SharedStore } from "./servers.ts";
+import { createSqlite } from "./sqlite-fixture.ts";
+
+/** One SQLite file; each server opens it for itself. */
+export async function sharedSqlite(): Promise<SharedStore> {
+  return sharedSql(await createSqlite());
+}
+
+/** One schema of a PostgreSQL; each server has a pool of its own. */
+export async function sharedPostgres(server: TestPostgres): Promise<SharedStore> {
+  return sharedSql(await createPostgres(server));
+}
+
+interface SqlFixture {
+  readonly clock: Pick<Clock, "now" | "monotonic"> & { advance(ms: number): unknown };
+  readonly another: () => SessionStore;
+  readonly close: () => Promise<void>;
+}
+
+function sharedSql({ clock, another, close }: SqlFixture): SharedStore {
+  // The store's pauses are real: it waits for others.
+  const { now, monotonic } = clock;
+  const waiting = { ...systemClock, now, monotonic };
+  return {
+    async newStore() {
+      const store = another();
+      return { ...store, open: () => store.open({ clock: waiting }) };
+    },
+    now: () => clock.now(),
+    async pass(ms) {
+      await clock.advance(ms);
+    },
+    close,
+  };
+}
+
+let prefixes = 0;
+
+/** One prefix of a Redis; each server has a client of its own. The time is what a key says. */
+export async function sharedRedis(redis: TestRedis): Promise<SharedStore> {
+  const prefix = `servers-${prefixes++}`;
+  const key = `{${prefix}}:test-clock`;
+  const client = await redis.connect();
+  const clients = [client];
+  // In a far future, so that nothing expires by the server's own clock.
+  let now = Date.UTC(2100, 0, 1);
+  await client.set(key, String(now));
+  return {
+    async newStore() {
+      const own = await redis.connect();
+      clients.push(own);
+      const time = `local now = tonumber(redis.call('GET', '${key}'))\n`;
+      const store = redisSessionStore(own, { prefix, time });
+      return { ...store, open: () => store.open({ clock: systemClock }) };
+    },
+    now: () => now,
+    async pass(ms) {
+      now += ms;
+      await client.set(key, String(now));
+    },
+    async close() {
+      for (const each of clients) {
+        each.destroy();
+      }
+    },
+  };
+}

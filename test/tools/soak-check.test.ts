@@ -1,0 +1,66 @@
+import { expect, it } from "vitest";
+import { checkSession } from "../../tools/soak/check.ts";
+import type { Answer, Exchange } from "../../tools/soak/history.ts";
+
+// A soak that finds nothing must be one that can find something.
+it("finds nothing in a history as it should be", () => {
+  expect(
+    found([refresh(0, 0, 1), refresh(100, 0, 1), refresh(1_000, 1), refresh(5_000, 1, 2)]),
+  ).toEqual([]);
+});
+
+it("finds two refresh tokens of one generation", () => {
+  expect(found([refresh(0, 0, 1), refresh(100, 0, 1, "other")])).toEqual(["forks"]);
+});
+
+it("finds a success after an acknowledged end, but not one that was under way", () => {
+  const end = exchange({ what: "revoke", began: 1_000, ended: 1_100, answer: ok() });
+  expect(found([end, refresh(1_050, 0)])).toEqual([]);
+  expect(found([end, refresh(1_101, 0)])).toEqual(["resurrected"]);
+});
+
+it("finds a token that was good after its successor was confirmed for longer than the overlap", () => {
+  const until = [refresh(0, 0, 1), refresh(1_000, 1)];
+  expect(found([...until, refresh(2_000, 0, 1)])).toEqual([]);
+  expect(found([...until, refresh(3_000, 0, 1)])).toEqual(["missed_thefts"]);
+});
+
+it("finds a token that was good two generations later", () => {
+  expect(found([refresh(0, 1, 2), refresh(100, 0, 1)])).toEqual(["missed_thefts"]);
+});
+
+it("finds a logout of somebody who was neither robbed nor leaving", () => {
+  const refused = exchange({ began: 1_000, ended: 1_010, answer: theft });
+  const leaving = exchange({ what: "signOut", began: 500, ended: 2_000, answer: ok() });
+  expect(found([refused])).toEqual(["false_logouts"]);
+  expect(found([leaving, refused])).toEqual([]);
+  expect(found([refused], true)).toEqual([]);
+});
+
+const theft: Answer = {
+  kind: "refused",
+  code: "unauthenticated",
+  action: "SIGN_IN",
+  reason: "TOKEN_THEFT",
+  message: "",
+};
+
+function found(exchanges: Exchange[], robbed = false): string[] {
+  return checkSession(exchanges, { robbed, late: false }).map(({ kind }) => kind);
+}
+
+function refresh(began: number, presented: number, given?: number, tag = "tag"): Exchange {
+  const answer = ok(given === undefined ? undefined : `v.s.${given}.${tag}.c`);
+  return exchange({ token: `v.s.${presented}.tag.c`, began, ended: began + 10, answer });
+}
+
+function ok(refreshToken?: string): Answer {
+  return { kind: "ok", refreshToken, accessToken: undefined, expiresIn: 0, session: "s" };
+}
+
+function exchange(
+  given: Partial<Exchange> & Pick<Exchange, "began" | "ended" | "answer">,
+): Exchange {
+  const usual = { what: "refresh", by: "owner", session: "s", server: 0, heard: true } as const;
+  return { ...usual, token: "v.s.0.tag.c", ...given };
+}

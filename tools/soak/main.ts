@@ -1,0 +1,158 @@
+// npm run soak -- --store sqlite|postgres|redis --seconds N --processes P --seed S
+//
+// Real server processes on one store, many clients, and everything that can go wrong between them;
+// afterwards the history is held against what was promised. Ends with one line of JSON, and with 1
+// when a promise was broken. All traffic stays on this machine.
+import { randomBytes } from "node:crypto";
+import { runApp } from "./apps.ts";
+import { browse } from "./browsers.ts";
+import type { Causes } from "./explain.ts";
+import { createHistory, type History, secretOf } from "./history.ts";
+import { readArguments, type SoakOptions } from "./options.ts";
+import { createRandom, type Random } from "./random.ts";
+import { judge } from "./report.ts";
+import { startServers } from "./servers.ts";
+import { type SoakStore, startStore } from "./store.ts";
+import { createWindows, sleep, type Windows } from "./windows.ts";
+import type { World } from "./world.ts";
+
+const browsers = 20;
+const robbedBrowsers = 6;
+const apps = 5;
+/** Milliseconds after its end in which a fault of the store may still be felt. */
+const storeGrace = 1_500;
+
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  // Through "exit", where every child is ended.
+  process.once(signal, () => process.exit(130));
+}
+const options = readArguments(process.argv.slice(2));
+// Whatever hangs, it ends.
+setTimeout(() => process.exit(2), (options.seconds + 90) * 1_000).unref();
+process.exitCode = await soak(options);
+
+async function soak(options: SoakOptions): Promise<number> {
+  const random = createRandom(options.seed);
+  const history = createHistory();
+  const now = () => history.now();
+  const store = await startStore(options.store, random.fork("store"));
+  const [old, next] = [secret(), secret()];
+  const servers = await startServers({ ...options, url: store.url, secrets: [old], now });
+  const until = now() + options.seconds * 1_000;
+  const world: World = { history, servers, until, retired: undefined };
+  const storeDown = createWindows(now, storeGrace);
+  const rollingOut = createWindows(now, storeGrace);
+  const [, , dropped] = await Promise.all([
+    breakStore(store, { world, windows: storeDown, random: random.fork("faults") }),
+    killServers(world, random.fork("kills")),
+    rollOut(world, { secrets: [old, next], windows: rollingOut, seconds: options.seconds }),
+    ...runClients(world, random),
+  ]);
+  // What was given up by its client is observed until it ends.
+  await sleep(1_000);
+  await servers.stop();
+  // With its servers gone, whatever is still under way ends.
+  await sleep(200);
+  await store.stop();
+  const causes: Causes = { store: storeDown, servers, dropped, rollOut: rollingOut };
+  const summary = judge(history, causes, options);
+  console.error(about(history, causes));
+  console.log(JSON.stringify(summary));
+  const { false_logouts, missed_thefts, resurrected, forks, errors_unexplained } = summary;
+  return false_logouts + missed_thefts + resurrected + forks + errors_unexplained === 0 ? 0 : 1;
+}
+
+function runClients(world: World, random: Random): Promise<void>[] {
+  const running: Promise<void>[] = [];
+  for (let i = 0; i < browsers + robbedBrowsers; i++) {
+    const user = `browser ${i}`;
+    running.push(browse(world, { user, random: random.fork(user), robbed: i >= browsers }));
+  }
+  for (let i = 0; i < apps; i++) {
+    running.push(runApp(world, `app ${i}`, random.fork(`app ${i}`)));
+  }
+  return running;
+}
+
+interface Breaking {
+  readonly world: World;
+  readonly windows: Windows;
+  readonly random: Random;
+}
+
+/** One fault after the other, with quiet times between them in which every error must be explained. */
+async function breakStore(
+  { faults }: SoakStore,
+  { world, windows, random }: Breaking,
+): Promise<void> {
+  const names = Object.keys(faults);
+  for (let i = 0; ; i++) {
+    await sleep(random.between(3_000, 6_000));
+    if (world.history.now() > world.until - 2_000) {
+      return;
+    }
+    const name = names[i % names.length] ?? "";
+    const over = windows.open(name);
+    await faults[name]?.();
+    over();
+  }
+}
+
+async function killServers(world: World, random: Random): Promise<void> {
+  const { servers, history, until } = world;
+  for (;;) {
+    await sleep(random.between(5_000, 9_000));
+    if (history.now() > until - 3_000) {
+      return;
+    }
+    await servers.kill(Math.floor(random.between(0, servers.count)));
+  }
+}
+
+interface RollOut {
+  readonly secrets: readonly [string, string];
+  readonly windows: Windows;
+  readonly seconds: number;
+}
+
+/** A new secret in three steps, each on one server after the other, under load. */
+async function rollOut(
+  world: World,
+  { secrets: [old, next], windows, seconds }: RollOut,
+): Promise<Causes["dropped"]> {
+  const { servers, history } = world;
+  const part = seconds * 1_000;
+  const start = world.until - part;
+  const at = (share: number): Promise<void> =>
+    sleep(Math.max(0, start + share * part - history.now()));
+  const oldId = (): string =>
+    secretOf(history.exchanges.find(({ what, token }) => what === "signIn" && token)?.token ?? "");
+  await at(0.15);
+  await servers.rollOut([old, next]);
+  await at(0.35);
+  await servers.rollOut([next, old]);
+  // The old secret is kept for as long as sessions live; here their life is cut short instead.
+  await at(0.65);
+  world.retired = oldId();
+  await at(0.75);
+  const over = windows.open("rollOut");
+  const dropped = { secretId: oldId(), from: history.now() };
+  await servers.rollOut([next]);
+  over();
+  return dropped;
+}
+
+function secret(): string {
+  return randomBytes(32).toString("base64url");
+}
+
+function about(history: History, { servers, store }: Causes): string {
+  const count = (type: string): number =>
+    servers.reports.filter((report) => report.type === type).length;
+  const broken = store.all.map(({ name }) => name).join(" ");
+  return [
+    `robbed ${history.thefts.size}, thefts found ${count("theft")}`,
+    `requests ${history.exchanges.length}, failures reported ${count("failed")}`,
+    `faults of the store: ${broken || "none"}`,
+  ].join("; ");
+}
