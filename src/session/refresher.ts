@@ -108,8 +108,12 @@ async function isStillGood(
   if (value === undefined) {
     return true;
   }
-  const { record } = await reach(store.load(session));
-  return record?.revokedAt === null && record.generation === value.record.generation;
+  const { record, now } = await reach(store.load(session));
+  return (
+    record?.revokedAt === null &&
+    record.generation === value.record.generation &&
+    now < Math.min(record.idleExpiresAt, record.expiresAt)
+  );
 }
 
 async function refresh(

@@ -121,6 +121,17 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
+  it("R09: a session that has just expired lives in no answer that a server has at hand", async () => {
+    await using servers = await startServers(newStore(), {
+      lifetimes: { idle: "1d", absolute: "1d" },
+    });
+    const { token } = await servers.at(0).signIn();
+    await servers.pass(day - 1);
+    await servers.at(0).exchange(token);
+    await servers.pass(1);
+    expect((await outcome(servers.at(0).exchange(token))).reason).toBe("SESSION_EXPIRED");
+  });
+
   describeSkew(newStore);
 
   it("R14: 1,000 replays on 4 servers are one theft and one event", async () => {
