@@ -27,6 +27,8 @@ export interface Lifetimes {
   readonly absolute: number;
   readonly overlap: number;
   readonly settle: number;
+  /** The longest a client waits for a refresh. */
+  readonly clientTimeout: number;
 }
 
 /** The longest any access token may live, in milliseconds. */
@@ -62,5 +64,5 @@ export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOption
       `refresh.overlap: ${overlap}ms is too long for access tokens of ${access}ms; make it shorter than half of lifetimes.access`,
     );
   }
-  return { access, idle, absolute, overlap, settle };
+  return { access, idle, absolute, overlap, settle, clientTimeout };
 }

@@ -28,8 +28,9 @@ export interface PostgresOptions {
  * - Of the connections to a URL, each attempt to connect ends after 5 s, each statement after 5 s,
  *   and one that the server does not answer at all after 10 s. They are closed by `close()`.
  * - A pool is never closed, and keeps its own limits. `pg` sets none: give it at least
- *   `connectionTimeoutMillis`, `statement_timeout` and `query_timeout`, and a listener for `error`,
- *   without which the loss of an idle connection ends the process.
+ *   `connectionTimeoutMillis`, `statement_timeout` and `query_timeout`, and listeners for `error` on
+ *   it and on its clients (`pool.on("connect", (client) => client.on("error", log))`), without which
+ *   the loss of a connection may end the process.
  * - A transaction that the database gives up for the sake of others is done again, five times.
  * - What one server revokes the others know at their next poll of the change log, up to three
  *   seconds later; `onChange` tells of this process's own changes only.

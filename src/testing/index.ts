@@ -1,2 +1,10 @@
 export { createFakeClock, type FakeClock } from "./fake-clock.ts";
+export {
+  type ContractClock,
+  type ContractRunner,
+  type DurableStoreFixture,
+  describeDurableSessionStore,
+  describeSessionStore,
+  type StoreFixture,
+} from "./store-contract.ts";
 export { signedIn, type TestSessions, testSessions } from "./test-sessions.ts";

@@ -192,6 +192,33 @@ describe("refresh without a sound token", () => {
     expect(error.message).not.toContain("10.0.0.1");
   });
 
+  it("a token that waited for a stalled store is no theft, and is one when it comes again", async () => {
+    const store = memoryStore();
+    const engine = await startEngine({ store });
+    const { id, token } = await engine.signIn();
+    await engine.confirm(token);
+    const { refreshToken = "" } = await engine.exchange(token);
+    await engine.confirm(refreshToken);
+    const stall = { ms: 20_001 };
+    const stalled = await startEngine({
+      clock: engine.clock,
+      store: {
+        ...store,
+        load(session) {
+          engine.clock.advance(`${stall.ms}ms`);
+          return store.load(session);
+        },
+      },
+    });
+    expect(await failure(stalled.exchange(token))).toMatchObject({
+      kind: "unavailable",
+      clearTokens: false,
+    });
+    expect((await engine.load(id)).record?.revokedAt).toBeNull();
+    stall.ms = 20_000;
+    expect(await failure(stalled.exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
+  });
+
   it("idle and absolute end bind, and sliding never passes the absolute end", async () => {
     const engine = await startEngine({ lifetimes: { idle: "2d", absolute: "3d" } });
     const { token } = await engine.signIn();

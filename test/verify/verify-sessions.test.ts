@@ -137,15 +137,19 @@ describe("verifySessions", () => {
   it("J17 follows rotation: no call fails, whatever the age of its keys", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
+    const headers = new Set<string>();
     let minutes = 0;
     while (minutes < 31 * 24 * 60) {
       const rotates = minutes > 29.9 * 24 * 60 && minutes < 30.2 * 24 * 60;
       const step = rotates ? 2 : 7 * 60;
       at.sessions.clock.advance(`${step}m`);
       minutes += step;
-      expect(await outcome(sessions, { bearer: (await tokensOf(at)).accessToken })).toBe("alice");
+      const { accessToken } = await tokensOf(at);
+      headers.add(accessToken.slice(0, accessToken.indexOf(".")));
+      expect(await outcome(sessions, { bearer: accessToken })).toBe("alice");
     }
-    expect((await at.sessions.jwks()).keys).toHaveLength(2);
+    // They differ in the key id alone.
+    expect(headers.size).toBe(2);
   });
 });
 
