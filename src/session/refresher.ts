@@ -63,7 +63,7 @@ interface SharedAnswer {
 
 /** Whether an answer may be given once more: under way, or young and still the store's word. */
 async function isStillGood(
-  { store, clock, isRevoked }: RefresherOptions,
+  { store, clock, isRevoked, lifetimes }: RefresherOptions,
   session: string,
   { value, until }: SharedAnswer,
 ): Promise<boolean> {
@@ -74,8 +74,13 @@ async function isStillGood(
     return true;
   }
   const { record, now } = await reach(store.load(session));
+  if (record === undefined || record.revokedAt !== null) {
+    return false;
+  }
+  // This use would confirm the generation, which an answer given once more does not.
+  const confirms = record.confirmedAt === null && now - record.rotatedAt >= lifetimes.settle;
   return (
-    record?.revokedAt === null &&
+    !confirms &&
     record.generation === value.record.generation &&
     now < Math.min(record.idleExpiresAt, record.expiresAt)
   );

@@ -97,6 +97,19 @@ describe("concurrent refreshes", () => {
   });
 });
 
+describe("an answer shared for a second", () => {
+  it("does not stand in for a use that confirms the generation", async () => {
+    const engine = await startEngine();
+    const { id, token } = await engine.signIn();
+    engine.clock.advance("59500ms");
+    await engine.exchange(token);
+    expect((await engine.load(id)).record?.confirmedAt).toBeNull();
+    engine.clock.advance("500ms");
+    await engine.exchange(token);
+    expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
+  });
+});
+
 describe("refresh against revoke", () => {
   it("after a revoke is acknowledged no successor is minted, whichever step it falls into", async () => {
     for (const step of ["load", "refresh"] as const) {
