@@ -86,17 +86,14 @@ class FollowedLog implements Feed {
   }
 
   async #read(): Promise<void> {
-    const { store, revocations, window, clock } = this.#options;
-    const started = clock.monotonic();
+    const { store, revocations, window } = this.#options;
+    const started = this.#options.clock.monotonic();
     const first = this.#cursor === undefined;
     const { entries, cursor, now, lostAt } = await store.changes(this.#cursor, window);
     for (const entry of entries) {
       revocations.apply(entry);
     }
-    // A read that took long says little of the time, as when the process was suspended meanwhile.
-    if (first || clock.monotonic() - started < trustedRoundTrip) {
-      this.#storeAhead = now - started;
-    }
+    this.#setClock(now, { started, first });
     revocations.prune();
     if (lostAt !== undefined && lostAt !== this.#lostAt) {
       this.#doubt(lostAt + window - this.storeNow());
@@ -108,6 +105,19 @@ class FollowedLog implements Feed {
     }
     // Last: a store may tell of its loss to a cursor of before only.
     this.#cursor = cursor;
+  }
+
+  /**
+   * A read that took long says little of the time, as when the process was suspended meanwhile. The
+   * first one has to do; it is taken as late, since a clock ahead would end good tokens early.
+   */
+  #setClock(now: number, read: { readonly started: number; readonly first: boolean }): void {
+    const ended = this.#options.clock.monotonic();
+    if (ended - read.started < trustedRoundTrip) {
+      this.#storeAhead = now - (read.started + ended) / 2;
+    } else if (read.first) {
+      this.#storeAhead = now - ended;
+    }
   }
 
   /** Trusts the log no more until every token of before the loss is dead. */
