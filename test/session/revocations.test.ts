@@ -132,3 +132,40 @@ describe("the feed", () => {
     expect(reads).toBe(1);
   });
 });
+
+describe("the store's clock as the feed knows it", () => {
+  /** An engine whose reads of the log take as long as the test says, before the store looks at its clock. */
+  async function slowEngine(first: number) {
+    const slow = { ms: first };
+    const clock = createFakeClock();
+    const store = memoryStore();
+    const engine = await startEngine({
+      clock,
+      store: {
+        ...store,
+        changes(...args) {
+          const { ms } = slow;
+          slow.ms = 0;
+          clock.advance(`${ms}ms`);
+          return store.changes(...args);
+        },
+      },
+    });
+    return { engine, clock, slow };
+  }
+
+  it("is never ahead of it after a slow first read", async () => {
+    const { engine, clock } = await slowEngine(3_000);
+    expect(engine.storeNow()).toBe(clock.now());
+  });
+
+  it("is not moved by a later read that took long", async () => {
+    const { engine, clock, slow } = await slowEngine(0);
+    const { id } = await engine.signIn();
+    slow.ms = 2_000;
+    await engine.revoke(id, "revoked");
+    await expect.poll(() => slow.ms).toBe(0);
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(engine.storeNow()).toBe(clock.now());
+  });
+});
