@@ -17,7 +17,12 @@ export type { SecretOption } from "./secrets.ts";
 export type { Exchange } from "./server/call.ts";
 export { type CorsLists, type SessionCors, sessionCors } from "./server/cors.ts";
 export type { RequestGate } from "./server/gate.ts";
-export type { MethodDescription, MethodPolicy, MethodPolicyOptions } from "./server/policy.ts";
+export type {
+  MethodDescription,
+  MethodPolicy,
+  MethodPolicyOptions,
+  StreamPolicy,
+} from "./server/policy.ts";
 export { composeGates, type ProtectOptions } from "./server/protect.ts";
 export type { ServerSessions } from "./server/sessions.ts";
 export type { IssuedTokens, NewSessionOptions } from "./server/sign-in.ts";

@@ -1,6 +1,6 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
+import { type Duration, durationMs } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import {
@@ -52,6 +52,11 @@ export interface SessionsOptions {
   readonly refresh?: RefreshOptions;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
+  /**
+   * How long open streams go on while the change log of the store cannot be read, so that nothing
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   */
+  readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -97,6 +102,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
       emit: engine.emit,
+      clock: engine.clock,
+      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+        min: 5_000,
+        max: 600_000,
+      }),
     },
   };
 }
@@ -116,6 +126,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   lifetimes: "object",
   refresh: "object",
   clockSkew: "string",
+  maxStreamStaleness: "string",
   cookies: "object",
   origins: "array",
   crossSite: "string",

@@ -100,6 +100,8 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
+    clock,
+    maxStreamStaleness: Number.POSITIVE_INFINITY,
     engine: async () => authenticator,
   } as const;
   const parts = { key: createCallKey(), policies, service: undefined };
@@ -146,6 +148,8 @@ function createAuthenticator(
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),
     storeNow: () => options.clock.now(),
+    watch: () => () => {},
+    staleness: () => 0,
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

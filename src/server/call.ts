@@ -42,6 +42,21 @@ export interface Call {
   failure: SessionError | undefined;
   /** Whether the response headers are on their way: then no token can be written any more. */
   committed: boolean;
+  /** The call as a stream that ends with its session; undefined where it is none. */
+  stream: CallStream | undefined;
+}
+
+/** An open stream, told by its own call of what happens to its session. */
+export interface CallStream {
+  /** The call belongs to this session from now on. */
+  follow(session: Session): void;
+  /** Runs what ends the session of the stream; its handler may still answer. */
+  ownEnd<T>(work: () => Promise<T>): Promise<T>;
+}
+
+/** Runs what may end the session of this very call. */
+export function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promise<T> {
+  return stream === undefined ? work() : stream.ownEnd(work);
 }
 
 /** Where a `Call` is kept in the context values; one key per instance, so that two never meet. */
@@ -71,6 +86,7 @@ export function openCall(
     written: undefined,
     failure: undefined,
     committed: false,
+    stream: undefined,
   };
 }
 
@@ -91,6 +107,7 @@ export function callOf(
 export function enterSession(core: VerifyingCore, call: Call, claims: AccessClaims): Session {
   const session = sessionOf(claims, () => endSession(core, call, session));
   call.session = session;
+  call.stream?.follow(session);
   return session;
 }
 
@@ -176,7 +193,8 @@ async function endSession(core: VerifyingCore, call: Call, session: Session): Pr
   const engine = await core.engine();
   const replaced = call.written !== undefined && call.written !== session.id;
   // Where this response can clear the tokens, late calls need not; else the next call does.
-  await engine.revoke(session.id, call.committed && !replaced ? "revoked" : "signOut");
+  const endedBy = call.committed && !replaced ? "revoked" : "signOut";
+  await endOwn(call, () => engine.revoke(session.id, endedBy));
   if (call.committed || replaced) {
     return;
   }

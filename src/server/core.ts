@@ -1,14 +1,14 @@
+import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
 import type { Engine } from "../session/engine.ts";
+import type { StreamWatch } from "../session/stream-watch.ts";
 import type { SessionCookies } from "../tokens/cookie.ts";
 
 /** What authentication needs of an engine: all that a service that only verifies has. */
-export type Authenticator = Pick<
-  Engine,
-  "verify" | "revocations" | "storeNow" | "load" | "used" | "revoke"
-> & {
-  readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
-};
+export type Authenticator = StreamWatch &
+  Pick<Engine, "verify" | "revocations" | "load" | "used" | "revoke"> & {
+    readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+  };
 
 /** What the parts that read sessions share: the options, checked and resolved, and the engine. */
 export interface VerifyingCore {
@@ -19,6 +19,9 @@ export interface VerifyingCore {
   readonly crossSite: "checked" | "unchecked";
   readonly antiCsrf: "off" | "token";
   readonly emit: SessionEventListener;
+  readonly clock: Clock;
+  /** Milliseconds without word of the change log after which open streams end. */
+  readonly maxStreamStaleness: number;
   /**
    * The engine, opened on first use.
    * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again

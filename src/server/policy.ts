@@ -18,12 +18,24 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /**
+   * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
+   * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
+   * by whatever; it outlives its access token as long as the session is refreshed. In a service that
+   * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   */
+  readonly stream?: StreamPolicy;
 }
+
+/** When an open stream ends with its session. */
+export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  /** Undefined where the method does not stream. */
+  readonly stream: StreamPolicy | undefined;
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -59,7 +71,7 @@ export interface Policies {
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
-  inCode.forEach(assertAuth);
+  inCode.forEach(assertWords);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -98,14 +110,21 @@ export function procedureOf(method: DescMethod): string {
   return `${method.parent.typeName}/${method.name}`;
 }
 
-const auths: readonly unknown[] = [undefined, "required", "optional", "none"];
+const words = {
+  auth: ["required", "optional", "none"],
+  stream: ["endOnExpiry", "endOnRevoke", "never"],
+} as const;
 
 /** Without types, a slip of the pen would open the method. */
-function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
-  if (!auths.includes(auth)) {
-    throw new TypeError(
-      `methods: the auth of ${procedure} is "${auth}", and must be "required", "optional" or "none"`,
-    );
+function assertWords(policy: MethodPolicyOptions, procedure: string): void {
+  for (const name of ["auth", "stream"] as const) {
+    const known: readonly unknown[] = words[name];
+    if (policy[name] !== undefined && !known.includes(policy[name])) {
+      const [first, second, third] = words[name];
+      throw new TypeError(
+        `methods: the ${name} of ${procedure} is "${policy[name]}", and must be "${first}", "${second}" or "${third}"`,
+      );
+    }
   }
 }
 
@@ -125,20 +144,47 @@ function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): Met
     : undefined;
   assertSupported(procedureOf(method), ofMethod);
   assertSupported(method.parent.typeName, ofService);
-  const doAntiCsrfCheck = code?.doAntiCsrfCheck;
+  const rest = {
+    doAntiCsrfCheck: code?.doAntiCsrfCheck,
+    stream: streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]),
+  };
   if (code?.auth !== undefined) {
-    return { auth: code.auth, doAntiCsrfCheck, source: "code" };
+    return { auth: code.auth, ...rest, source: "code" };
   }
   const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
   if (fromMethod !== undefined) {
-    return { auth: fromMethod, doAntiCsrfCheck, source: "method option" };
+    return { auth: fromMethod, ...rest, source: "method option" };
   }
   const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
   if (fromService !== undefined) {
-    return { auth: fromService, doAntiCsrfCheck, source: "service option" };
+    return { auth: fromService, ...rest, source: "service option" };
   }
-  return { auth: "required", doAntiCsrfCheck, source: "default" };
+  return { auth: "required", ...rest, source: "default" };
 }
+
+/** @throws TypeError when code or the method's own option speak of the stream of a unary method */
+function streamOf(
+  method: DescMethod,
+  [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
+): StreamPolicy | undefined {
+  const fromMethod = streamNames[ofMethod ?? Stream.UNSPECIFIED];
+  if (method.methodKind !== "unary") {
+    const fromService = streamNames[ofService ?? Stream.UNSPECIFIED];
+    return code ?? fromMethod ?? fromService ?? "endOnExpiry";
+  }
+  if ((code ?? fromMethod) !== undefined) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} sets stream, and the method does not stream; remove it`,
+    );
+  }
+  return undefined;
+}
+
+const streamNames: Readonly<Record<number, StreamPolicy>> = {
+  [Stream.END_ON_EXPIRY]: "endOnExpiry",
+  [Stream.END_ON_REVOKE]: "endOnRevoke",
+  [Stream.NEVER]: "never",
+};
 
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.REQUIRED]: "required",
@@ -155,7 +201,6 @@ function assertSupported(name: string, policy: Policy | undefined): void {
     policy.check !== Check.UNSPECIFIED && "check",
     policy.freshWithin !== undefined && "fresh_within",
     policy.claims.length > 0 && "claims",
-    policy.stream !== Stream.UNSPECIFIED && "stream",
   ].filter((field) => field !== false);
   if (asked.length > 0) {
     throw new TypeError(
@@ -164,5 +209,8 @@ function assertSupported(name: string, policy: Policy | undefined): void {
   }
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
+  }
+  if (policy.stream !== Stream.UNSPECIFIED && streamNames[policy.stream] === undefined) {
+    throw new TypeError(`the policy of ${name} sets a stream that is not known: ${policy.stream}`);
   }
 }

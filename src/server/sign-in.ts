@@ -6,7 +6,7 @@ import { isTrustedSite } from "../tokens/cross-site.ts";
 import { hasCookies } from "../tokens/source.ts";
 import { chooseTransport } from "../tokens/transport-choice.ts";
 import type { TokenTransport } from "../transport.ts";
-import { type Call, enterSession } from "./call.ts";
+import { type Call, endOwn, enterSession } from "./call.ts";
 import type { Core } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
 import { provenSessions } from "./presented-session.ts";
@@ -57,9 +57,9 @@ export async function signIn(core: Core, call: Call, options: NewSessionOptions)
   const [replaces = null, ...others] = presented;
   // Copies of the cookies may name further sessions, which nobody will hold after this response.
   for (const other of others) {
-    await engine.revoke(other, "replaced");
+    await endOwn(call, () => engine.revoke(other, "replaced"));
   }
-  const created = await engine.create({ ...given, transport, replaces });
+  const created = await endOwn(call, () => engine.create({ ...given, transport, replaces }));
   await writeCreated(core, call, created);
   call.written = created.record.id;
   return enterSession(core, call, created.access.claims);

@@ -22,6 +22,7 @@ import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionRecord, SessionStore } from "./store.ts";
+import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
 
 /** What an engine is made of; every option checked and resolved. */
@@ -45,7 +46,7 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle {
+export interface Engine extends Lifecycle, StreamWatch {
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
@@ -56,8 +57,6 @@ export interface Engine extends Lifecycle {
   publicKeys(): Promise<readonly JWK[]>;
   /** Takes note that a live access token was used. */
   used(claims: AccessClaims): void;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Waits for background writes. */
   settled(): Promise<void>;
@@ -135,6 +134,8 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
     publicKeys: () => keys.published(),
     storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
     used(claims) {
       if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);

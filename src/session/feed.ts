@@ -10,6 +10,8 @@ export interface Feed {
   apply(change: Change): void;
   /** The store's clock, as of the last read and carried on since; milliseconds since 1970. */
   storeNow(): number;
+  /** Milliseconds since the start of the last read of the log that succeeded. */
+  staleness(): number;
   close(): void;
 }
 
@@ -44,6 +46,8 @@ class FollowedLog implements Feed {
   #cursor: string | undefined;
   /** The store's clock less the monotonic one. */
   #storeAhead = 0;
+  /** When the last read that succeeded began; monotonic milliseconds. */
+  #freshAt = 0;
   #reading = false;
   #closed = false;
   #wokenMeanwhile = false;
@@ -78,6 +82,10 @@ class FollowedLog implements Feed {
     return this.#options.clock.monotonic() + this.#storeAhead;
   }
 
+  staleness(): number {
+    return this.#options.clock.monotonic() - this.#freshAt;
+  }
+
   close(): void {
     this.#closed = true;
     this.#stopFollowing();
@@ -105,6 +113,7 @@ class FollowedLog implements Feed {
     }
     // Last: a store may tell of its loss to a cursor of before only.
     this.#cursor = cursor;
+    this.#freshAt = started;
   }
 
   /**

@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.ts";
+import { createRevocationListeners, type RevocationListener } from "./revocation-listeners.ts";
 import type { Change } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
@@ -9,6 +10,13 @@ export interface Revocations {
    */
   apply(change: Change): void;
   get(session: string): Change | undefined;
+  /**
+   * Calls `listener` once, when the session has ended; at once where it has already. What the
+   * listener throws is ignored.
+   *
+   * @returns a function that stops it
+   */
+  watch(session: string, listener: RevocationListener): () => void;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -19,6 +27,8 @@ export interface Revocations {
   /** Tells whether entries may be missing, because the store has lost changes. */
   doubt(doubted: boolean): void;
   readonly size: number;
+  /** How many listeners wait. */
+  readonly watching: number;
   all(): Iterable<Change>;
 }
 
@@ -41,6 +51,7 @@ interface Entry {
 export function createRevocations(options: RevocationsOptions): Revocations {
   const { clock, window, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
+  const listeners = createRevocationListeners();
   let doubted = false;
   return {
     apply(change) {
@@ -50,17 +61,12 @@ export function createRevocations(options: RevocationsOptions): Revocations {
         entries.delete(change.session);
         entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
       }
+      // Last, because they look the session up.
+      listeners.tell(change);
     },
     get: (session) => entries.get(session)?.change,
-    prune() {
-      const now = clock.monotonic();
-      for (const [session, { forgetAt }] of entries) {
-        if (forgetAt > now) {
-          break;
-        }
-        entries.delete(session);
-      }
-    },
+    watch: (session, listener) => listeners.add(session, listener, entries.get(session)?.change),
+    prune: () => forget(entries, clock.monotonic()),
     get unsure() {
       return doubted || entries.size > limit;
     },
@@ -75,7 +81,19 @@ export function createRevocations(options: RevocationsOptions): Revocations {
     get size() {
       return entries.size;
     },
+    get watching() {
+      return listeners.size;
+    },
   };
+}
+
+function forget(entries: Map<string, Entry>, now: number): void {
+  for (const [session, { forgetAt }] of entries) {
+    if (forgetAt > now) {
+      break;
+    }
+    entries.delete(session);
+  }
 }
 
 function isOwnEnd({ endedBy }: Change): boolean {
