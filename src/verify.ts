@@ -150,6 +150,7 @@ function createAuthenticator(
     storeNow: () => options.clock.now(),
     watch: () => () => {},
     staleness: () => 0,
+    catchUp: async () => {},
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -13,7 +13,7 @@ import type { VerifyingCore } from "./core.ts";
 import { admit } from "./gate.ts";
 import { type Policies, procedureOf } from "./policy.ts";
 import { runStream } from "./run-stream.ts";
-import { createStreams } from "./streams.ts";
+import { OpenStreams } from "./streams.ts";
 
 /**
  * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
@@ -25,7 +25,7 @@ export function createInterceptor(
   key: CallKey,
   policies: Policies,
 ): Interceptor {
-  const streams = createStreams(core);
+  const streams = new OpenStreams(core);
   return (next) => async (request) => {
     // Other interceptors may have replaced the headers or the signal of a request, not both.
     const isSame = (call: Call): boolean =>

@@ -3,13 +3,13 @@ import { type Call, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
 import { Ending } from "./ending.ts";
 import { procedureOf, type StreamPolicy } from "./policy.ts";
-import type { Streams } from "./streams.ts";
+import type { OpenStreams } from "./streams.ts";
 import type { WatchedStream } from "./watched-stream.ts";
 
 /** Whose stream it is. */
 export interface StreamOwner {
   readonly core: VerifyingCore;
-  readonly streams: Streams;
+  readonly streams: OpenStreams;
   readonly call: Call;
 }
 

@@ -1,93 +1,85 @@
-import type { Clock } from "../clock.ts";
 import type { SessionError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import type { VerifyingCore } from "./core.ts";
+import { createFreshness, type Freshness } from "./freshness.ts";
 import type { StreamPolicy } from "./policy.ts";
 import { WatchedStream } from "./watched-stream.ts";
-
-/** The open streams of an instance. */
-export interface Streams {
-  /**
-   * Watches a stream that runs under a session, until `close` is called on it.
-   * @param end ends it; called at most once, and at once where the session has ended already
-   * @throws SessionError `unavailable`
-   */
-  watch(
-    session: Session,
-    policy: Exclude<StreamPolicy, "never">,
-    end: (error: SessionError) => void,
-  ): Promise<WatchedStream>;
-  /** How many are watched. */
-  readonly size: number;
-}
 
 /** Milliseconds between two looks at every stream, at least and at most. */
 const soonest = 25;
 const latest = 1_000;
 
-export function createStreams(core: VerifyingCore): Streams {
-  const open = new Set<WatchedStream>();
-  const rounds = createRounds(core.clock, open);
-  return {
-    async watch(session, policy, end) {
-      const options = {
-        engine: await core.engine(),
-        policy,
-        // Not all of them at once.
-        patience: core.maxStreamStaleness * (0.9 + 0.1 * Math.random()),
-        monotonic: () => core.clock.monotonic(),
-        end,
-        closed(stream: WatchedStream) {
-          open.delete(stream);
-          rounds.left();
-        },
-      };
-      const stream = new WatchedStream(options, session);
-      if (stream.open) {
-        open.add(stream);
-        stream.look();
-        rounds.joined(stream);
-      }
-      return stream;
-    },
-    get size() {
-      return open.size;
-    },
-  };
-}
-
 /**
- * Has all streams look, by one timer for all: at the next end, and every second, because the store's
- * clock may jump and the log may fall silent.
+ * The open streams of an instance. One timer serves all: it goes off at the next end, and every
+ * second, because the store's clock may jump and its log may fall silent.
  */
-function createRounds(clock: Clock, open: ReadonlySet<WatchedStream>) {
-  let nextAt = Number.POSITIVE_INFINITY;
-  let cancel = (): void => {};
-  const round = (): void => {
-    nextAt = Number.POSITIVE_INFINITY;
-    let dueIn = latest;
-    for (const stream of open) {
+export class OpenStreams {
+  readonly #core: VerifyingCore;
+  readonly #open = new Set<WatchedStream>();
+  #freshness: Freshness | undefined;
+  #roundAt = Number.POSITIVE_INFINITY;
+  #cancelRound: () => void = () => {};
+
+  constructor(core: VerifyingCore) {
+    this.#core = core;
+  }
+
+  /**
+   * Watches a stream that runs under a session, until it is closed.
+   * @param end ends it; called once at most, and at once where the session has ended already
+   * @throws SessionError `unavailable`
+   */
+  async watch(
+    session: Session,
+    policy: Exclude<StreamPolicy, "never">,
+    end: (error: SessionError) => void,
+  ): Promise<WatchedStream> {
+    const { clock, maxStreamStaleness } = this.#core;
+    const engine = await this.#core.engine();
+    this.#freshness ??= createFreshness(engine, clock, maxStreamStaleness);
+    const options = {
+      ...{ engine, policy, end, freshness: this.#freshness },
+      // Not all of them at once.
+      patience: maxStreamStaleness * (0.9 + 0.1 * Math.random()),
+      monotonic: () => clock.monotonic(),
+      closed: (stream: WatchedStream) => this.#left(stream),
+    };
+    const stream = new WatchedStream(options, session);
+    if (stream.isOpen) {
+      this.#open.add(stream);
       stream.look();
-      dueIn = stream.open ? Math.min(dueIn, stream.dueIn) : dueIn;
+      this.#roundAfter(stream.dueIn);
     }
-    after(dueIn);
-  };
-  const after = (ms: number): void => {
+    return stream;
+  }
+
+  #left(stream: WatchedStream): void {
+    this.#open.delete(stream);
+    if (this.#open.size === 0) {
+      this.#cancelRound();
+      this.#roundAt = Number.POSITIVE_INFINITY;
+    }
+  }
+
+  #round(): void {
+    this.#roundAt = Number.POSITIVE_INFINITY;
+    this.#freshness?.look();
+    let dueIn = latest;
+    for (const stream of this.#open) {
+      stream.look();
+      dueIn = stream.isOpen ? Math.min(dueIn, stream.dueIn) : dueIn;
+    }
+    this.#roundAfter(dueIn);
+  }
+
+  #roundAfter(ms: number): void {
+    const { clock } = this.#core;
     const wait = Math.min(Math.max(ms, soonest), latest);
     const at = clock.monotonic() + wait;
-    if (open.size > 0 && at < nextAt) {
-      cancel();
-      nextAt = at;
-      cancel = clock.after(wait, round);
+    if (this.#open.size > 0 && at < this.#roundAt) {
+      this.#cancelRound();
+      this.#roundAt = at;
+      this.#cancelRound = clock.after(wait, () => this.#round());
     }
-  };
-  return {
-    joined: (stream: WatchedStream): void => after(stream.dueIn),
-    left(): void {
-      if (open.size === 0) {
-        cancel();
-        nextAt = Number.POSITIVE_INFINITY;
-      }
-    },
-  };
+  }
 }

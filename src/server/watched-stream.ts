@@ -3,13 +3,15 @@ import { endedError, liveOf } from "../session/ended.ts";
 import type { Session } from "../session/session.ts";
 import type { Change } from "../session/store.ts";
 import type { Authenticator } from "./core.ts";
+import type { Freshness } from "./freshness.ts";
 import type { StreamPolicy } from "./policy.ts";
 
 /** What a stream is watched by. */
 export interface WatchedStreamOptions {
   readonly engine: Authenticator;
   readonly policy: Exclude<StreamPolicy, "never">;
-  /** Milliseconds of {@link Authenticator.staleness} that it goes on for. */
+  readonly freshness: Freshness;
+  /** Milliseconds without word of the change log that it goes on for. */
   readonly patience: number;
   readonly monotonic: () => number;
   /** Ends the stream. Called once at most. */
@@ -55,7 +57,7 @@ export class WatchedStream {
       return;
     }
     const stop = this.#options.engine.watch(session.id, (change) => this.#ended(change));
-    if (this.open) {
+    if (this.isOpen) {
       this.#stop = stop;
     }
   }
@@ -88,17 +90,15 @@ export class WatchedStream {
 
   /** Ends the stream if it is time. */
   look(): void {
-    const { engine, patience, monotonic, policy } = this.#options;
+    const { engine, freshness, patience, monotonic, policy } = this.#options;
     if (this.#closed) {
       return;
     }
     const now = engine.storeNow();
-    if (engine.staleness() >= patience) {
-      this.#end(
-        unavailable("the change log of sessions", undefined, 1_000 + 9_000 * Math.random()),
-      );
-    } else if (now >= this.#endsAt) {
+    if (now >= this.#endsAt) {
       this.#end(accessExpired(this.#session.id));
+    } else if (freshness.isLost(patience)) {
+      this.#end(logLost());
     } else if (this.#last !== undefined && monotonic() >= this.#last.until) {
       this.#end(this.#last.error);
     } else if (policy === "endOnRevoke" && now >= this.#looksAt) {
@@ -114,7 +114,7 @@ export class WatchedStream {
     return Math.min(this.#endsAt, looksAt) - engine.storeNow();
   }
 
-  get open(): boolean {
+  get isOpen(): boolean {
     return !this.#closed;
   }
 
@@ -178,4 +178,9 @@ function accessExpired(session: string): SessionError {
     message: "the access token has expired",
     session,
   });
+}
+
+/** Not everybody shall come back at once. */
+function logLost(): SessionError {
+  return unavailable("the change log of sessions", undefined, 1_000 + 9_000 * Math.random());
 }

@@ -136,6 +136,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     storeNow: () => feed.storeNow(),
     watch: (session, listener) => revocations.watch(session, listener),
     staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
     used(claims) {
       if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);

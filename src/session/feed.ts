@@ -12,6 +12,8 @@ export interface Feed {
   storeNow(): number;
   /** Milliseconds since the start of the last read of the log that succeeded. */
   staleness(): number;
+  /** Reads the log now, or joins the read that runs. Rejects when the store is out of reach. */
+  catchUp(): Promise<void>;
   close(): void;
 }
 
@@ -49,6 +51,7 @@ class FollowedLog implements Feed {
   /** When the last read that succeeded began; monotonic milliseconds. */
   #freshAt = 0;
   #reading = false;
+  #running: Promise<void> | undefined;
   #closed = false;
   #wokenMeanwhile = false;
   #stopFollowing = (): void => {};
@@ -65,7 +68,7 @@ class FollowedLog implements Feed {
     this.#stopFollowing();
     this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
     try {
-      await this.#read();
+      await this.catchUp();
       this.#readAfter(this.#options.pollEvery);
     } catch (error) {
       // Another try makes another feed: this one must not listen on.
@@ -84,6 +87,16 @@ class FollowedLog implements Feed {
 
   staleness(): number {
     return this.#options.clock.monotonic() - this.#freshAt;
+  }
+
+  catchUp(): Promise<void> {
+    if (this.#closed) {
+      return Promise.reject(new Error("closed"));
+    }
+    this.#running ??= this.#read().finally(() => {
+      this.#running = undefined;
+    });
+    return this.#running;
   }
 
   close(): void {
@@ -148,7 +161,7 @@ class FollowedLog implements Feed {
       return;
     }
     this.#reading = true;
-    void this.#read()
+    void this.catchUp()
       .then(
         () => this.#options.pollEvery,
         () => retryMs,

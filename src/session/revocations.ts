@@ -1,5 +1,5 @@
 import type { Clock } from "../clock.ts";
-import { createRevocationListeners, type RevocationListener } from "./revocation-listeners.ts";
+import { type RevocationListener, RevocationListeners } from "./revocation-listeners.ts";
 import type { Change } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
@@ -51,7 +51,7 @@ interface Entry {
 export function createRevocations(options: RevocationsOptions): Revocations {
   const { clock, window, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
-  const listeners = createRevocationListeners();
+  const listeners = new RevocationListeners();
   let doubted = false;
   return {
     apply(change) {

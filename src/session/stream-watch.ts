@@ -1,6 +1,6 @@
 import type { RevocationListener } from "./revocation-listeners.ts";
 
-/** All that an open stream needs to know of its session after it was opened. Does no I/O. */
+/** All that an open stream needs to know of its session after it was opened. */
 export interface StreamWatch {
   /** The store's clock as this process knows it without asking; milliseconds since 1970. */
   storeNow(): number;
@@ -16,4 +16,6 @@ export interface StreamWatch {
    * where there is no change log to follow.
    */
   staleness(): number;
+  /** Reads the change log, or joins the read that runs. Rejects when it cannot be read. */
+  catchUp(): Promise<void>;
 }
