@@ -34,11 +34,12 @@ export function createFreshness(watch: StreamWatch, clock: Clock, max: number): 
       } else if (askedAt === undefined) {
         askedAt = clock.monotonic();
         turned = false;
-        // A turn of the event loop, no time: without one no answer can have come.
-        systemClock.after(0, () => {
+        const turn = (): void => {
           turned = true;
-        });
-        ask().catch(() => {});
+        };
+        // A turn of the event loop, no time: without one no answer can have come.
+        systemClock.after(0, turn);
+        ask().then(turn, turn);
       }
     },
     isLost: (patience) =>

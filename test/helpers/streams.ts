@@ -2,6 +2,7 @@ import { Agent } from "node:http";
 import {
   type Client,
   ConnectError,
+  type ConnectRouterOptions,
   createClient,
   type HandlerContext,
   type Transport,
@@ -12,7 +13,6 @@ import {
   createGrpcWebTransport,
   Http2SessionManager,
 } from "@connectrpc/connect-node";
-import type { TestSessions } from "rpc-session/testing";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { type RefreshHint, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { issue } from "./presented.ts";
@@ -84,10 +84,10 @@ export interface Run {
 export type Manner = "waits for its signal" | "is deaf" | "sends on and on" | "fills the pipe";
 
 /** Handlers that never end by themselves; `runs` tells what became of them. */
-export function streamingService(sessions: Pick<TestSessions, "require">) {
+export function streamingService(sessions: { current(context: HandlerContext): unknown }) {
   const runs: Run[] = [];
   const begin = (context: HandlerContext) => {
-    sessions.require(context);
+    sessions.current(context);
     const { signal } = context;
     const { promise: over, resolve } = Promise.withResolvers<void>();
     const reason = new Promise<ConnectError>((tell) => {
@@ -157,7 +157,10 @@ export interface StreamServer extends NotesServer {
   readonly service: StreamingService;
 }
 
-export async function startStreams(options: TestSessionsOptions = {}): Promise<StreamServer> {
+export async function startStreams(
+  options: TestSessionsOptions = {},
+  more: ConnectRouterOptions = {},
+): Promise<StreamServer> {
   let service: StreamingService | undefined;
   const server = await startNotes({
     sessions: { public: [], ...options },
@@ -165,6 +168,7 @@ export async function startStreams(options: TestSessionsOptions = {}): Promise<S
       const made = streamingService(sessions);
       service = made;
       return sessions.protect({
+        ...more,
         routes: (router) =>
           router.service(NotesService, {
             watchNotes: (request, context) => made.watchNotes(request, context),
