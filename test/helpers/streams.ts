@@ -16,7 +16,12 @@ import {
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { type RefreshHint, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { issue } from "./presented.ts";
-import { type NotesServer, startNotes, type TestSessionsOptions } from "./server.ts";
+import {
+  type NotesServer,
+  type NotesServerOptions,
+  startNotes,
+  type TestSessionsOptions,
+} from "./server.ts";
 
 /** A protocol over a version of HTTP, as a client of Connect speaks it. */
 export interface StreamWire {
@@ -157,12 +162,17 @@ export interface StreamServer extends NotesServer {
   readonly service: StreamingService;
 }
 
+export interface StreamServerOptions extends Pick<NotesServerOptions, "create"> {
+  readonly router?: ConnectRouterOptions;
+}
+
 export async function startStreams(
   options: TestSessionsOptions = {},
-  more: ConnectRouterOptions = {},
+  { router: more, ...rest }: StreamServerOptions = {},
 ): Promise<StreamServer> {
   let service: StreamingService | undefined;
   const server = await startNotes({
+    ...rest,
     sessions: { public: [], ...options },
     adapt(sessions) {
       const made = streamingService(sessions);

@@ -283,7 +283,7 @@ describe("whose clock counts", () => {
 describe("a session that ends between the gate and the handler", () => {
   it("G7: its stream never gets to the handler", async () => {
     let revoke = async (): Promise<void> => {};
-    const server = await startStreams({}, { requestGate: () => revoke() });
+    const server = await startStreams({}, { router: { requestGate: () => revoke() } });
     const client = connectTo(server, wire);
     closing.push(async () => {
       client.close();
