@@ -1,5 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
+import { systemClock } from "../clock.ts";
 import { race } from "./deadline.ts";
+import { hintOf } from "./hint.ts";
 import { type FailedStream, Recovery } from "./recovery.ts";
 import { refreshAhead } from "./refresh-ahead.ts";
 import type { SessionCore } from "./session-core.ts";
@@ -97,11 +99,12 @@ export class ResumedStream<M, C> {
 
   #sessionEnded(over: ConnectError): void {
     this.#over ??= over;
-    if (this.#opened === undefined) {
+    const opened = this.#opened;
+    if (opened === undefined) {
       this.#stop.abort(over);
     } else {
-      // The server may have told by this very stream; then its own words are thrown.
-      this.#opened.close(over);
+      // A turn later: it may be this very stream that brings the news, and its words say more.
+      systemClock.after(0, () => opened.close(over));
     }
   }
 
@@ -122,11 +125,17 @@ export class ResumedStream<M, C> {
         this.#opened = undefined;
         opened.close(canceled());
         throwIfAborted(this.#stop.signal);
-        if (this.#over !== undefined) {
-          throw error;
-        }
+        this.#throwIfOver(error);
         await this.#recovery.from(error, opened);
       }
+    }
+  }
+
+  /** The server's own words where it is what told. */
+  #throwIfOver(error: unknown): void {
+    if (this.#over !== undefined) {
+      const { realm } = this.#core.local;
+      throw error instanceof ConnectError && hintOf(error, realm) ? error : this.#over;
     }
   }
 
@@ -160,9 +169,7 @@ export class ResumedStream<M, C> {
         "resume: the function did not use its second argument, so the call could not be ended; write (cursor, call) => client.watch({…}, call)",
       );
     }
-    if (this.#over !== undefined) {
-      throw this.#over;
-    }
+    this.#throwIfOver(undefined);
   }
 }
 
