@@ -115,6 +115,7 @@ describe("Q2: a stream that ends on revoke", () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
     await pass(world, 300);
+    expect(stream.run.isOver).toBe(false);
     await stream.revoke();
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
@@ -188,6 +189,7 @@ describe("G7: revocations of another server", () => {
     const { session, tokens } = await other.issue({ userId: "alice" });
     const headers = { authorization: `Bearer ${tokens.accessToken}` };
     const stream = await openStream(world.server, world.client, { kind, headers });
+    expect(stream.session).not.toBe(session.id);
     await session.revoke();
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });

@@ -73,7 +73,9 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     expect(other.run.isOver).toBe(false);
     other.cancel();
     await other.run.over;
-    expect(hintOf(await other.run.reason.then(ConnectError.from))).toBeUndefined();
+    expect(
+      hintOf(await other.run.reason.then((reason) => ConnectError.from(reason))),
+    ).toBeUndefined();
   });
 
   it("G7: ends when its user signs out by another call", async () => {
