@@ -282,6 +282,21 @@ describe("whose clock counts", () => {
   });
 });
 
+describe("a message", () => {
+  it("Q2: stays behind once the session's time is over, also where no timer goes off", async () => {
+    const fake = createFakeClock();
+    const clock = { ...fake, after: () => () => {} };
+    const world = await start("endOnExpiry", { clock });
+    const manner = "sends on and on";
+    const stream = await openStream(world.server, world.client, { kind, manner });
+    fake.advance("2m");
+    const made = stream.run.count;
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+    expect(stream.run.count).toBeLessThanOrEqual(made + 1);
+    expect(stream.messages.length).toBeLessThanOrEqual(made);
+  });
+});
+
 describe("a session that ends between the gate and the handler", () => {
   it("G7: its stream never gets to the handler", async () => {
     let revoke = async (): Promise<void> => {};
