@@ -324,16 +324,17 @@ describe("session.resume", () => {
     expect(await never.ended).toBe(reason);
     expect(world.opened).toHaveLength(0);
 
+    let pauses = 0;
+    const onInterrupted = (): void => void pauses++;
     const first = new AbortController();
-    const open = watch(world, { signal: first.signal });
+    const open = watch(world, { signal: first.signal, onInterrupted });
     await until(() => world.opened.length === 1);
     first.abort();
     expect(ConnectError.from(await open.ended).code).toBe(Code.Canceled);
+    expect(pauses).toBe(0);
     await until(() => world.opened[0]?.reason !== undefined);
 
     const second = new AbortController();
-    let pauses = 0;
-    const onInterrupted = (): void => void pauses++;
     world.onWatch = () => {
       throw new ConnectError("busy", Code.Unavailable);
     };

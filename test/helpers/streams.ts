@@ -85,8 +85,13 @@ export interface Run {
   isOver: boolean;
 }
 
-/** How a server-streaming handler spends its time after the first message. */
-export type Manner = "waits for its signal" | "is deaf" | "sends on and on" | "fills the pipe";
+/** How a handler spends its time after the first message. */
+export type Manner =
+  | "waits for its signal"
+  | "is deaf"
+  | "sends on and on"
+  | "fills the pipe"
+  | "thinks about a request";
 
 /** Handlers that never end by themselves; `runs` tells what became of them. */
 export function streamingService(sessions: { current(context: HandlerContext): unknown }) {
@@ -105,6 +110,12 @@ export function streamingService(sessions: { current(context: HandlerContext): u
       resolve();
     };
     return { run, end };
+  };
+  /** In the middle of a loop over requests: the loop is left, and leaves its source. */
+  const think = async ({ requestHeader }: HandlerContext, run: Run): Promise<void> => {
+    if (requestHeader.get("x-manner") === "thinks about a request") {
+      throw await run.reason;
+    }
   };
   return {
     runs,
@@ -135,6 +146,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
       try {
         for await (const _ of requests) {
           run.count += 1;
+          await think(context, run);
         }
         return { imported: run.count };
       } finally {
@@ -147,6 +159,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
         for await (const _ of requests) {
           run.count += 1;
           yield { number: run.count };
+          await think(context, run);
         }
       } finally {
         end();

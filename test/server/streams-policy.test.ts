@@ -144,9 +144,9 @@ describe("Q2: a stream that ends on revoke", () => {
     const stream = await openStream(world.server, world.client, { kind });
     world.store.hanging.add("changes");
     await world.store.store.revoke(stream.session, "revoked");
-    await pass(world, 55);
+    await pass(world, 50);
     expect(stream.run.isOver).toBe(false);
-    await pass(world, 40);
+    await pass(world, 45);
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
 });
@@ -256,6 +256,33 @@ describe("a change log that cannot be read", () => {
     // What was revoked meanwhile is known after the first read.
     await stream.revoke();
     await stream.run.over;
+  });
+
+  it.each([4, 8])("waits some seconds for an answer after a sleep: %i s", async (seconds) => {
+    const fake = createFakeClock();
+    let slept = 0;
+    const clock = { ...fake, monotonic: () => fake.monotonic() + slept };
+    const inner = memoryStore();
+    const late: (() => void)[] = [];
+    let awake = true;
+    const changes: typeof inner.changes = async (...args) => {
+      await (awake ? undefined : new Promise<void>((resolve) => late.push(resolve)));
+      return inner.changes(...args);
+    };
+    const store = { ...inner, changes };
+    const world = await start("endOnRevoke", { clock, store, lifetimes: { access: "15m" } });
+    const stream = await openStream(world.server, world.client, { kind });
+    awake = false;
+    slept = 600_000;
+    await pass(world, 1);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    await pass(world, seconds);
+    awake = true;
+    for (const answer of late) {
+      answer();
+    }
+    await pass(world, 60);
+    expect(stream.run.isOver).toBe(seconds > 5);
   });
 
   it.each(["1s", "11m", "soon"])("maxStreamStaleness: %s is refused at construction", (value) => {
