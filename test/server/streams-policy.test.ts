@@ -281,6 +281,7 @@ describe("a change log that cannot be read", () => {
     for (const answer of late) {
       answer();
     }
+    await tick();
     await pass(world, 60);
     expect(stream.run.isOver).toBe(seconds > 5);
   });
