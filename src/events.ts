@@ -1,7 +1,10 @@
 import type { SessionError } from "./errors.ts";
 
-/** Why a session ended. */
-export type EndedBy = "signOut" | "revoked" | "replaced" | "theft";
+/**
+ * Why a session ended: its client signed out, somebody revoked it, a sign-in on top of it took its
+ * place, a refresh token of it was stolen, or its user had too many.
+ */
+export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
 
 /** Something that happened to a session. Holds no token and no other secret. */
 export type SessionEvent =
