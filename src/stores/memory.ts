@@ -3,22 +3,32 @@ import type {
   Change,
   Changes,
   EndedBy,
+  Inserted,
   NewSession,
+  RevokeScope,
+  SessionOwner,
+  SessionPage,
   SessionRecord,
   SessionStore,
+  SessionUpdate,
   Stored,
   StoredSigningKey,
 } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
+import { cutPage, parseListCursor } from "./list-cursor.ts";
+import { isAfter, newestFirst, ownedBy } from "./memory-owners.ts";
 import {
   beginSession,
   confirmSession,
+  isLive,
   keepSession,
   type MemorySessions,
   pruneSessions,
   refreshSession,
+  updateSession,
 } from "./memory-sessions.ts";
 import { keepChanges } from "./retention.ts";
+import { evictedBy } from "./session-limit.ts";
 import { createWakes, type Wakes } from "./wakes.ts";
 
 /**
@@ -33,7 +43,7 @@ import { createWakes, type Wakes } from "./wakes.ts";
 export function memoryStore(): SessionStore {
   const memory: Memory = {
     clock: undefined,
-    sessions: { byId: new Map(), walk: undefined },
+    sessions: { byId: new Map(), byOwner: new Map(), walk: undefined },
     changes: [],
     lastChange: 0,
     keys: new Map(),
@@ -57,6 +67,9 @@ export function memoryStore(): SessionStore {
     confirm: async (id, generation, settle) =>
       confirmSession(memory.sessions, { id, generation, settle }, timeOf(memory)),
     revoke: async (id, endedBy) => revoke(memory, id, endedBy),
+    revokeAll: async (scope, endedBy) => revokeAll(memory, scope, endedBy),
+    update: async (change) => update(memory, change),
+    list: async (owner, page) => list(memory, owner, page),
     changes: async (cursor, window) => changes(memory, cursor, window),
     onChange: (wake) => memory.wakes.add(wake),
     signingKeys: async () => ({
@@ -87,19 +100,40 @@ function timeOf(memory: Memory): number {
   return memory.clock.now();
 }
 
-function insert(
-  memory: Memory,
-  session: NewSession,
-): Stored<SessionRecord> & { readonly replaced: boolean } {
+function insert(memory: Memory, session: NewSession): Inserted {
   const now = timeOf(memory);
-  if (memory.sessions.byId.has(session.id)) {
+  const { byId } = memory.sessions;
+  if (byId.has(session.id)) {
     throw new Error("memoryStore: the session id is taken");
+  }
+  const required = session.requires === null ? undefined : byId.get(session.requires);
+  if (session.requires !== null && !(required && isLive(required, now))) {
+    return { record: undefined, now, refused: "notLive" };
+  }
+  const evicted = evictedBy(session.limit, othersOf(memory, session, now));
+  if (evicted === undefined) {
+    return { record: undefined, now, refused: "limit" };
   }
   // First, because it throws on claims that are no JSON, and then nothing may have changed.
   const record = beginSession(session, now);
   const { replaces } = session;
   const replaced = replaces !== null && revoke(memory, replaces, "replaced").revoked;
-  return { record: keepSession(memory.sessions, record), now, replaced };
+  for (const id of evicted) {
+    revoke(memory, id, "evicted");
+  }
+  return { record: keepSession(memory.sessions, record), now, replaced, evicted };
+}
+
+/** The sessions that count for a new one's limit, the oldest first. */
+function othersOf(memory: Memory, session: NewSession, now: number): SessionRecord[] {
+  if (session.limit === null) {
+    return [];
+  }
+  const owner = { userId: session.userId, tenantId: null };
+  return ownedBy(memory.sessions, owner)
+    .filter((record) => record.id !== session.replaces && isLive(record, now))
+    .sort(newestFirst)
+    .reverse();
 }
 
 function revoke(memory: Memory, id: string, endedBy: EndedBy) {
@@ -109,11 +143,48 @@ function revoke(memory: Memory, id: string, endedBy: EndedBy) {
     return { record: old, now, revoked: false };
   }
   const record = keepSession(memory.sessions, { ...old, revokedAt: now, endedBy });
-  memory.lastChange += 1;
-  const change: Change = Object.freeze({ kind: "revoked", session: id, endedBy, at: now });
-  memory.changes.push({ number: memory.lastChange, change });
-  memory.wakes.call();
+  append(memory, { kind: "revoked", session: id, endedBy, at: now });
   return { record, now, revoked: true };
+}
+
+function revokeAll(memory: Memory, scope: RevokeScope, endedBy: EndedBy) {
+  const now = timeOf(memory);
+  const ids =
+    "ids" in scope
+      ? scope.ids
+      : ownedBy(memory.sessions, scope)
+          .map(({ id }) => id)
+          .filter((id) => id !== scope.except);
+  return { revoked: ids.filter((id) => revoke(memory, id, endedBy).revoked), now };
+}
+
+function update(memory: Memory, change: SessionUpdate): Stored<SessionRecord | undefined> {
+  const now = timeOf(memory);
+  const record = updateSession(memory.sessions, change, now);
+  if (record !== undefined && change.claims !== undefined) {
+    const { id: session, claimsVersion } = record;
+    append(memory, { kind: "claims", session, claimsVersion, at: now });
+  }
+  return { record, now };
+}
+
+function list(
+  memory: Memory,
+  owner: SessionOwner,
+  { cursor, limit }: { readonly cursor: string | undefined; readonly limit: number },
+): SessionPage {
+  const now = timeOf(memory);
+  const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
+  const found = ownedBy(memory.sessions, owner)
+    .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
+    .sort(newestFirst);
+  return { ...cutPage(found, limit), now };
+}
+
+function append(memory: Memory, change: Change): void {
+  memory.lastChange += 1;
+  memory.changes.push({ number: memory.lastChange, change: Object.freeze(change) });
+  memory.wakes.call();
 }
 
 function changes(memory: Memory, cursor: string | undefined, window: number): Changes {
