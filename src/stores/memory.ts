@@ -1,7 +1,5 @@
 import type { Clock } from "../clock.ts";
 import type {
-  Change,
-  Changes,
   EndedBy,
   Inserted,
   NewSession,
@@ -14,8 +12,14 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../session/store.ts";
-import { formatCursor, parseCursor } from "./change-cursor.ts";
 import { cutPage, parseListCursor } from "./list-cursor.ts";
+import {
+  appendChange,
+  createChanges,
+  type MemoryChanges,
+  pruneChanges,
+  readChanges,
+} from "./memory-changes.ts";
 import { isAfter, newestFirst, ownedBy } from "./memory-owners.ts";
 import {
   beginSession,
@@ -27,9 +31,7 @@ import {
   refreshSession,
   updateSession,
 } from "./memory-sessions.ts";
-import { keepChanges } from "./retention.ts";
 import { evictedBy } from "./session-limit.ts";
-import { createWakes, type Wakes } from "./wakes.ts";
 
 /**
  * Sessions in the memory of this process: for tests, demos and single servers whose users may be
@@ -44,11 +46,9 @@ export function memoryStore(): SessionStore {
   const memory: Memory = {
     clock: undefined,
     sessions: { byId: new Map(), byOwner: new Map(), walk: undefined },
-    changes: [],
-    lastChange: 0,
+    changes: createChanges(),
     keys: new Map(),
     leases: new Map(),
-    wakes: createWakes(),
   };
   const secret = crypto.getRandomValues(new Uint8Array(32));
   return {
@@ -70,12 +70,10 @@ export function memoryStore(): SessionStore {
     revokeAll: async (scope, endedBy) => revokeAll(memory, scope, endedBy),
     update: async (change) => update(memory, change),
     list: async (owner, page) => list(memory, owner, page),
-    changes: async (cursor, window) => changes(memory, cursor, window),
-    onChange: (wake) => memory.wakes.add(wake),
-    signingKeys: async () => ({
-      now: timeOf(memory),
-      keys: [...memory.keys.values()].sort((a, b) => a.slot - b.slot),
-    }),
+    changes: async (cursor, window) =>
+      readChanges(memory.changes, { cursor, window }, timeOf(memory)),
+    onChange: (wake) => memory.changes.wakes.add(wake),
+    signingKeys: async () => signingKeys(memory),
     addSigningKey: async (key) => addSigningKey(memory, key),
     removeSigningKeysBelow: async (slot) => removeSigningKeysBelow(memory, slot),
     prune: async (limit) => prune(memory, limit),
@@ -86,11 +84,9 @@ export function memoryStore(): SessionStore {
 interface Memory {
   clock: Clock | undefined;
   readonly sessions: MemorySessions;
-  readonly changes: { readonly number: number; readonly change: Change }[];
-  lastChange: number;
+  readonly changes: MemoryChanges;
   readonly keys: Map<number, StoredSigningKey>;
   readonly leases: Map<string, { readonly holder: string; readonly until: number }>;
-  readonly wakes: Wakes;
 }
 
 function timeOf(memory: Memory): number {
@@ -143,7 +139,7 @@ function revoke(memory: Memory, id: string, endedBy: EndedBy) {
     return { record: old, now, revoked: false };
   }
   const record = keepSession(memory.sessions, { ...old, revokedAt: now, endedBy });
-  append(memory, { kind: "revoked", session: id, endedBy, at: now });
+  appendChange(memory.changes, { kind: "revoked", session: id, endedBy, at: now });
   return { record, now, revoked: true };
 }
 
@@ -163,7 +159,7 @@ function update(memory: Memory, change: SessionUpdate): Stored<SessionRecord | u
   const record = updateSession(memory.sessions, change, now);
   if (record !== undefined && change.claims !== undefined) {
     const { id: session, claimsVersion } = record;
-    append(memory, { kind: "claims", session, claimsVersion, at: now });
+    appendChange(memory.changes, { kind: "claims", session, claimsVersion, at: now });
   }
   return { record, now };
 }
@@ -181,20 +177,9 @@ function list(
   return { ...cutPage(found, limit), now };
 }
 
-function append(memory: Memory, change: Change): void {
-  memory.lastChange += 1;
-  memory.changes.push({ number: memory.lastChange, change: Object.freeze(change) });
-  memory.wakes.call();
-}
-
-function changes(memory: Memory, cursor: string | undefined, window: number): Changes {
-  const now = timeOf(memory);
-  const seen = cursor === undefined ? 0 : parseCursor("memoryStore", cursor);
-  const wanted = memory.changes.filter(({ number, change }) =>
-    cursor === undefined ? change.at >= now - window : number > seen,
-  );
-  const entries = wanted.map(({ change }) => change);
-  return { entries, cursor: formatCursor(memory.lastChange), now };
+function signingKeys(memory: Memory) {
+  const keys = [...memory.keys.values()].sort((a, b) => a.slot - b.slot);
+  return { keys, now: timeOf(memory) };
 }
 
 function addSigningKey(memory: Memory, key: Omit<StoredSigningKey, "createdAt">): boolean {
@@ -216,10 +201,7 @@ function removeSigningKeysBelow(memory: Memory, slot: number): void {
 
 function prune(memory: Memory, limit: number): number {
   const now = timeOf(memory);
-  const fresh = memory.changes.findIndex(({ change }) => change.at >= now - keepChanges);
-  const old = fresh < 0 ? memory.changes.length : fresh;
-  const { length } = memory.changes.splice(0, Math.min(old, limit));
-  return length + pruneSessions(memory.sessions, limit, now);
+  return pruneChanges(memory.changes, limit, now) + pruneSessions(memory.sessions, limit, now);
 }
 
 function lease(
