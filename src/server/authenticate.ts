@@ -47,7 +47,7 @@ export async function authenticate(
     ? await verifyCookies(core, engine, { presented, now })
     : await verifyBearer(engine, { presented, now });
   if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
-    await checkAntiCsrf(engine, claims, presented.antiCsrf);
+    await checkAntiCsrf(core, engine, { claims, request });
   }
   await checkRevoked(engine, claims);
   engine.used(claims);
@@ -55,11 +55,13 @@ export async function authenticate(
 }
 
 async function checkAntiCsrf(
+  core: VerifyingCore,
   engine: Authenticator,
-  claims: AccessClaims,
-  token: string | undefined,
+  { claims, request }: { readonly claims: AccessClaims; readonly request: AuthenticationRequest },
 ): Promise<void> {
+  const token = request.presented.antiCsrf;
   if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
+    core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
     throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
       message: "the anti-CSRF token is missing or wrong",
       session: claims.sid,

@@ -4,9 +4,10 @@ import type { SessionEventListener } from "../events.ts";
 import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import type { SecretOption, SecretRing } from "../secrets.ts";
-import { mintAccessToken } from "./access.ts";
+import { type AccessToken, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
+import { createDirectory, type Directory } from "./directory.ts";
 import { createFeed, type Feed } from "./feed.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
@@ -21,8 +22,9 @@ import { restoreStore } from "./restore.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { SessionRecord, SessionStore } from "./store.ts";
+import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
+import { createUpdates, type Updates } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -33,6 +35,8 @@ export interface EngineOptions {
   /** Default: ES256, generated, rotated every 30 days. */
   readonly keys?: KeyPlan;
   readonly lifetimes: Lifetimes;
+  /** How many sessions a user may have. Default any number. */
+  readonly limit?: SessionLimit | null;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   readonly clock: Clock;
@@ -45,7 +49,13 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle {
+export interface Engine extends Lifecycle, Directory {
+  readonly updates: Updates;
+  /**
+   * A new access token for a session as the store answered it, in the place of one that expires at
+   * `until`, in seconds; undefined when that time has come.
+   */
+  remint(stored: Stored<SessionRecord>, until: number): Promise<AccessToken | undefined>;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
@@ -132,7 +142,19 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createLifecycle({
+      ...options,
+      limit: options.limit ?? null,
+      secrets,
+      keys,
+      feed,
+      refreshTokens,
+      mintAccess,
+    }),
+    ...createDirectory({ store, feed, emit }),
+    updates: createUpdates({ ...options, keys, feed }),
+    remint: async (stored, until) =>
+      stored.now < until * 1000 ? mintAccessToken({ ...options, keys }, stored, until) : undefined,
     publicKeys: () => keys.published(),
     storeNow: () => feed.storeNow(),
     used(claims) {

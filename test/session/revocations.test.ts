@@ -5,7 +5,7 @@ import { memoryStore } from "../../src/stores/memory.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 
-function revoked(session: string, at: number): Change {
+function revoked(session: string, at: number): RevokedChange {
   return { kind: "revoked", session, endedBy: "revoked", at };
 }
 

@@ -87,7 +87,7 @@ function blindWrite(store: SessionStore): SessionStore {
 
 /** Keeps revocations beside the store, so that reads and the log have them and writes do not. */
 function deafWrite(store: SessionStore): SessionStore {
-  const ended = new Map<string, Change>();
+  const ended = new Map<string, RevokedChange>();
   const wakes = new Set<() => void>();
   const load: SessionStore["load"] = async (id) => {
     const { record, now } = await store.load(id);
