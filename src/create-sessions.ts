@@ -1,15 +1,11 @@
 import { SessionError, unavailable } from "./errors.ts";
 import type { JsonObject } from "./json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
-import {
-  type AnyClaims,
-  readOptions,
-  type SessionsOptions,
-} from "./options.ts";
+import { readOptions, type SessionsOptions } from "./options.ts";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import type { Core } from "./server/core.ts";
 import { sessionHandle } from "./server/session-handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import type { ClaimsInput, ClaimsOf, ClaimsSchema } from "./session/claims-rule.ts";
 import { type Engine, openEngine } from "./session/engine.ts";
 import { createOpener } from "./session/opener.ts";
 

@@ -1,9 +1,7 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
-import type { JsonObject } from "./json.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
 import {
@@ -13,15 +11,11 @@ import {
   readIssuer,
   readOrigins,
 } from "./option-readers.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy.ts";
-import {
-  type ClaimsOf,
-  type ClaimsSchema,
-  type ClientClaims,
-  createClaimsRule,
-} from "./session/claims-rule.ts";
+import { type ClientClaims, createClaimsRule } from "./session/claims-rule.ts";
 import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
@@ -104,9 +98,6 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly clock?: Clock;
 }
 
-/** A schema that takes any JSON object. */
-export type AnyClaims = StandardSchemaV1<object, JsonObject>;
-
 /** A limit of sessions per user. */
 export interface SessionsPerUserOptions {
   /** At least 1. A session that the new one replaces does not count. */
@@ -115,7 +106,7 @@ export interface SessionsPerUserOptions {
    * What happens to the one too many: "evictOldest" ends the oldest, "reject" refuses the new one
    * with `PermissionDenied`. Default "evictOldest".
    */
-  readonly then?: "evictOldest" | "reject";
+  readonly overflow?: "evictOldest" | "reject";
 }
 
 /** The options, checked and resolved. */
@@ -230,8 +221,9 @@ function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | n
   if (!Number.isSafeInteger(max) || max < 1) {
     throw new TypeError("sessionsPerUser.max: must be a whole number, at least 1");
   }
-  const then = readChoice("sessionsPerUser.then", option.then, ["evictOldest", "reject"]);
-  return { max, then: then === "reject" ? "reject" : "evict" };
+  const choices = ["evictOldest", "reject"] as const;
+  const overflow = readChoice("sessionsPerUser.overflow", option.overflow, choices);
+  return { max, overflow: overflow === "reject" ? "reject" : "evict" };
 }
 
 function readLogger(logger: SessionLogger | undefined): SessionEventListener | undefined {

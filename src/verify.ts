@@ -2,8 +2,8 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
-import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
 import type { JsonObject } from "./json.ts";
+import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
 import type { Fetch } from "./jwt/fetch-json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
@@ -15,16 +15,12 @@ import {
   readIssuer,
   readOrigins,
 } from "./option-readers.ts";
-import type { AnyClaims } from "./options.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
-import {
-  type ClaimsOf,
-  type ClaimsSchema,
-  createClaimsRule,
-} from "./session/claims-rule.ts";
+import { createClaimsRule } from "./session/claims-rule.ts";
 import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
@@ -132,10 +128,7 @@ interface Keys {
   readonly find: AccessTokenVerifierOptions["findKey"];
 }
 
-function createKeys(
-  { jwks, ...options }: VerifySessionsOptions,
-  clock: Clock,
-): Keys {
+function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): Keys {
   if (typeof jwks === "string" || jwks instanceof URL) {
     return createRemoteKeys({
       url: readJwksUrl(jwks),

@@ -1,5 +1,5 @@
-import type { JsonObject } from "../json.ts";
 import { SessionError } from "../errors.ts";
+import type { JsonObject } from "../json.ts";
 import type { ClaimsChange, DataChange } from "../session/session.ts";
 import type { SessionInfo } from "../session/session-info.ts";
 import type { SessionOwner } from "../session/store.ts";

@@ -3,6 +3,7 @@ import { authenticate } from "./authenticate.ts";
 import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "./policy.ts";
+import { checkDemands } from "./policy-demands.ts";
 import { forbidCaching } from "./respond.ts";
 
 /** Runs before a request's body is read; throwing ends the call. */
@@ -86,6 +87,7 @@ async function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): Pro
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
   });
   if (claims !== undefined) {
-    enterSession(core, call, claims);
+    checkDemands(core, policy, claims);
+    await enterSession(core, call, claims);
   }
 }

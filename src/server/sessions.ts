@@ -76,8 +76,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
     ...createVerifyingSessions(core, { key, policies, service }),
     ...createSessionDirectory(core),
     service,
-    create: (context, options) =>
-      on(context, (call) => signIn(core, call, { options, context })),
+    create: (context, options) => on(context, (call) => signIn(core, call, { options, context })),
     issue: async (options) => handOver(core, await issue(core, options)),
     reauthenticated: (context) => on(context, (call) => reauthenticate(core, call, context)),
     fork: (context, options = {}) =>

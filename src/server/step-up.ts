@@ -83,11 +83,7 @@ function inheritedBy({ userId, tenantId, claims, data }: SessionRecord) {
 }
 
 /** The life of a session that comes from another one: no longer than that one's. */
-function lifeOf(
-  { lifetimes }: Core,
-  record: SessionRecord,
-  own: OwnLifetimes = {},
-): SessionLife {
+function lifeOf({ lifetimes }: Core, record: SessionRecord, own: OwnLifetimes = {}): SessionLife {
   const { accessLife, idleLife } = record;
   const most = {
     ...lifetimes,

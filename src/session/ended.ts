@@ -50,9 +50,7 @@ export function unknownError(session: string): SessionError {
 }
 
 /** Whether a session lives by the store's word. */
-export function isLive(
-  stored: Stored<SessionRecord | undefined>,
-): stored is Stored<SessionRecord> {
+export function isLive(stored: Stored<SessionRecord | undefined>): stored is Stored<SessionRecord> {
   const { record, now } = stored;
   return (
     record !== undefined &&

@@ -24,7 +24,7 @@ import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
-import { createUpdates, type Updates } from "./updates.ts";
+import { createUpdates, type Updates, type UpdatesOptions } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -122,7 +122,7 @@ interface Opened {
 }
 
 function assemble(options: EngineOptions, opened: Opened): Engine {
-  const { store, lifetimes, clock, emit } = options;
+  const { store, lifetimes, clock, emit, limit = null } = options;
   const { secrets, keys, revocations, feed } = opened;
   const complete = options.secret === undefined;
   const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
@@ -142,19 +142,9 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({
-      ...options,
-      limit: options.limit ?? null,
-      secrets,
-      keys,
-      feed,
-      refreshTokens,
-      mintAccess,
-    }),
+    ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
     ...createDirectory({ store, feed, emit }),
-    updates: createUpdates({ ...options, keys, feed }),
-    remint: async (stored, until) =>
-      stored.now < until * 1000 ? mintAccessToken({ ...options, keys }, stored, until) : undefined,
+    ...changesOf({ ...options, keys, feed }),
     publicKeys: () => keys.published(),
     storeNow: () => feed.storeNow(),
     used(claims) {
@@ -167,6 +157,14 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       await Promise.all([confirmations.settled(), keys.settled()]);
     },
     close: () => closeAll(store, opened),
+  };
+}
+
+function changesOf(options: UpdatesOptions): Pick<Engine, "updates" | "remint"> {
+  return {
+    updates: createUpdates(options),
+    remint: async (stored, until) =>
+      stored.now < until * 1000 ? mintAccessToken(options, stored, until) : undefined,
   };
 }
 

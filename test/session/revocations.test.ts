@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { createRevocations } from "../../src/session/revocations.ts";
-import type { Change } from "../../src/session/store.ts";
+import type { RevokedChange } from "../../src/session/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
