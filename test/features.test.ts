@@ -24,13 +24,12 @@ describe("docs/features.md", () => {
     expect(rows.filter(({ id, group }) => !id.startsWith(group))).toEqual([]);
   });
 
-  it("says of each what it is, whether it is there, and where, when or why", () => {
-    const words = ["yes", "planned", "not ours"];
-    const bare = rows.filter(
-      ({ feature, status, text }) =>
-        feature.length < 8 || !words.includes(status) || text.length < (status === "yes" ? 20 : 40),
+  it("says of each whether it is there, and else in some words when it comes or why not", () => {
+    const words = (text: string): number => text.split(" ").length;
+    const unclear = rows.filter(({ status, text }) =>
+      status === "planned" || status === "not ours" ? words(text) < 5 : status !== "yes",
     );
-    expect(bare).toEqual([]);
+    expect(unclear).toEqual([]);
   });
 
   it("points to files that are there", () => {
@@ -121,13 +120,13 @@ function titlesIn(source: string): string[] {
 }
 
 function idsOf(title: string): string[] {
-  const [ids = ""] = /^[A-Q]\d+(?:,? [A-Q]\d+)*(?=:? )/.exec(title) ?? [];
+  const [ids = ""] = /^[A-Z]\d+(?:,? [A-Z]\d+)*(?=:? )/.exec(title) ?? [];
   return ids.split(/,? /).filter((id) => id !== "");
 }
 
 /** Tests of attacks are named after a list of their own, in which every number has two digits. */
 function isSecurityCase(id: string): boolean {
-  const [, letter = "", number = ""] = /^([CJP])(\d\d)$/.exec(id) ?? [];
-  const last: Readonly<Record<string, number>> = { C: 21, J: 19, P: 3 };
+  const [, letter = "", number = ""] = /^([A-Z])(\d\d)$/.exec(id) ?? [];
+  const last: Readonly<Record<string, number>> = { C: 21, J: 19, P: 3, R: 16, T: 12, V: 10 };
   return Number(number) >= 1 && Number(number) <= (last[letter] ?? 0);
 }

@@ -18,7 +18,7 @@ async function opened(prefix: string) {
   return { client, store };
 }
 
-describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`O3 redisStore ${redisMissing ?? ""}`, () => {
   beforeAll(async () => {
     redis = await startRedis();
   });
