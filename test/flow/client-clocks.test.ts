@@ -64,7 +64,7 @@ async function signedInAt(start: number) {
       expect(refused).toBe(0);
       return refreshed;
     },
-    pass(span: Duration) {
+    pass: (span: Duration) => {
       clock.advance(span);
       sessions.clock.advance(span);
     },
