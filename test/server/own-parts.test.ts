@@ -1,3 +1,5 @@
+import type { IncomingMessage } from "node:http";
+import type { Http2ServerRequest } from "node:http2";
 import {
   Code,
   type ConnectRouter,
@@ -6,11 +8,7 @@ import {
   createContextValues,
   createRouterTransport,
 } from "@connectrpc/connect";
-import {
-  connectNodeAdapter,
-  createConnectTransport,
-  type NodeServerRequest,
-} from "@connectrpc/connect-node";
+import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
 import { createSessionClient } from "rpc-session/client";
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
@@ -56,7 +54,7 @@ describe("N3 context values of one's own", () => {
     const url = await listenForTest(
       connectNodeAdapter(
         sessions.protect({
-          contextValues: ({ socket }: NodeServerRequest) =>
+          contextValues: ({ socket }: IncomingMessage | Http2ServerRequest) =>
             createContextValues().set(key, `${socket.remoteAddress}`),
           requestGate: async ({ values }) => {
             seen.push(`gate ${values.get(key)}`);
