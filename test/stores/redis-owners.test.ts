@@ -173,8 +173,6 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       expect((await store.load("other")).record?.revokedAt).toBeNull();
       expect(await listed(store, owner)).toEqual(["s0003"]);
       expect(await client.hLen(`{${prefix}}:revoking`)).toBe(0);
-      const steps = /calls=(\d+)/.exec(await client.info("commandstats").then(evalStats))?.[1];
-      expect(Number(steps)).toBeGreaterThan(many / 500);
     });
 
     it("ends them for everyone in its first step, but none that began after it", async () => {
