@@ -1,10 +1,10 @@
-import { SessionError, unavailable } from "./errors.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 import { openEngine } from "./session/engine.ts";
 import { createOpener } from "./session/opener.ts";
+import { reach } from "./session/reach.ts";
 
 /** Verified sessions for Connect services. */
 export interface Sessions extends ServerSessions {
@@ -36,13 +36,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   const opener = createOpener(() => openEngine(resolved.engine));
   const core: Core = {
     ...resolved.core,
-    async engine() {
-      try {
-        return await opener.get();
-      } catch (cause) {
-        throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
-      }
-    },
+    engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();

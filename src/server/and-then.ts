@@ -1,0 +1,10 @@
+/**
+ * Goes on with a value: at once where it is there, so that a call that waits for nothing makes no
+ * promises.
+ */
+export function andThen<T, R>(
+  value: T | Promise<T>,
+  next: (value: T) => R | Promise<R>,
+): R | Promise<R> {
+  return value instanceof Promise ? value.then(next) : next(value);
+}
