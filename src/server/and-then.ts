@@ -6,5 +6,9 @@ export function andThen<T, R>(
   value: T | Promise<T>,
   next: (value: T) => R | Promise<R>,
 ): R | Promise<R> {
-  return value instanceof Promise ? value.then(next) : next(value);
+  return value instanceof Promise ? goOn(value, next) : next(value);
+}
+
+async function goOn<T, R>(value: Promise<T>, next: (value: T) => R | Promise<R>): Promise<R> {
+  return next(await value);
 }
