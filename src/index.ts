@@ -12,6 +12,7 @@ export type { EndedBy, SessionEvent, SessionEventListener } from "./events.ts";
 export type { JsonObject, JsonValue } from "./json.ts";
 export type { SigningAlgorithm } from "./jwt/algorithms.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionLogger } from "./logger.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts";

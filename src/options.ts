@@ -3,6 +3,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
+import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
 import {
   readAudience,
@@ -74,6 +75,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly refresh?: RefreshOptions;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -158,6 +161,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   lifetimes: "object",
   refresh: "object",
   clockSkew: "string",
+  verifiedCache: "object",
   cookies: "object",
   origins: "array",
   crossSite: "string",
@@ -207,6 +211,7 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    verifiedCache: readCacheLimits(options.verifiedCache),
     clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),
     emit: safeListener(options.onEvent, readLogger(options.logger)),

@@ -35,10 +35,10 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
   /** The session of a call by its verified token. */
   sessionOn(call: Call, verified: VerifiedClaims): S;
   /**
-   * The engine, opened on first use.
+   * The engine, opened on first use; without a promise once it is open.
    * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again
    */
-  engine(): Promise<Authenticator>;
+  engine(): Authenticator | Promise<Authenticator>;
 }
 
 /** What a verified access token says. */
@@ -54,5 +54,5 @@ export interface Core extends VerifyingCore<Session> {
   readonly lifetimes: Lifetimes;
   /** The IP address of a call's client, as far as it can be trusted. */
   readonly clientIp: ClientIp | undefined;
-  engine(): Promise<Engine>;
+  engine(): Engine | Promise<Engine>;
 }

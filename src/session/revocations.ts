@@ -27,6 +27,8 @@ export interface RevocationsOptions {
   readonly clock: Clock;
   /** Milliseconds an entry matters: no access token lives longer. */
   readonly window: number;
+  /** Told of a session as soon as its end is known here. */
+  readonly onEnd?: (session: string) => void;
   /** Entries that can be vouched for. Default 2,000,000; at about 250 bytes each, 500 MB. */
   readonly limit?: number;
 }
@@ -39,7 +41,7 @@ interface Entry {
 
 /** Keeps what of the change log can still matter. */
 export function createRevocations(options: RevocationsOptions): Revocations {
-  const { clock, window, limit = 2_000_000 } = options;
+  const { clock, window, onEnd, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
   let doubted = false;
   return {
@@ -52,6 +54,7 @@ export function createRevocations(options: RevocationsOptions): Revocations {
         // Anew, so that the first to be forgotten stays first.
         entries.delete(change.session);
         entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
+        onEnd?.(change.session);
       }
     },
     get: (session) => entries.get(session)?.change,
