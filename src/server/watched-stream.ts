@@ -81,10 +81,10 @@ export class WatchedStream {
     }
   }
 
-  /** A message of the handler went out. */
+  /** A message of the handler went out. After its last words it may only end. */
   sent(): void {
     if (this.#last !== undefined) {
-      this.#end(this.#last.error);
+      this.#last = { ...this.#last, until: this.#options.monotonic() };
     }
   }
 
