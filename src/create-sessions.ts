@@ -1,4 +1,3 @@
-import { SessionError, unavailable } from "./errors.ts";
 import type { JsonObject } from "./json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
@@ -6,8 +5,9 @@ import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts
 import type { Core } from "./server/core.ts";
 import { sessionHandle } from "./server/session-handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { type Engine, openEngine } from "./session/engine.ts";
+import { openEngine } from "./session/engine.ts";
 import { createOpener } from "./session/opener.ts";
+import { reach } from "./session/reach.ts";
 
 /**
  * Verified sessions for Connect services. `Claims`: what handlers read; `Given`: what a sign-in
@@ -45,19 +45,11 @@ export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
 export function createSessions(options: SessionsOptions): Sessions {
   const resolved = readOptions(options);
   const opener = createOpener(() => openEngine(resolved.engine));
-  let opened: Engine | undefined;
   const core: Core = {
     ...resolved.core,
-    storeNow: () => opened?.storeNow() ?? resolved.engine.clock.now(),
+    storeNow: () => opener.opened()?.storeNow() ?? resolved.engine.clock.now(),
     sessionOn: (call, verified) => sessionHandle(core, verified, call),
-    async engine() {
-      try {
-        opened = await opener.get();
-        return opened;
-      } catch (cause) {
-        throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
-      }
-    },
+    engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();

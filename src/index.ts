@@ -12,6 +12,7 @@ export type { EndedBy, SessionEvent, SessionEventListener } from "./events.ts";
 export type { JsonObject, JsonValue } from "./json.ts";
 export type { SigningAlgorithm } from "./jwt/algorithms.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionLogger } from "./logger.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts";
@@ -26,7 +27,12 @@ export type {
   SessionList,
 } from "./server/directory.ts";
 export type { RequestGate } from "./server/gate.ts";
-export type { MethodDescription, MethodPolicy, MethodPolicyOptions } from "./server/policy.ts";
+export type {
+  MethodDescription,
+  MethodPolicy,
+  MethodPolicyOptions,
+  StreamPolicy,
+} from "./server/policy.ts";
 export { composeGates, type ProtectOptions } from "./server/protect.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
 export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/sign-in.ts";

@@ -1,8 +1,9 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
+import { type Duration, durationMs } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
+import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
 import {
   readAudience,
@@ -74,6 +75,13 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly refresh?: RefreshOptions;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
+  /**
+   * How long open streams go on while the change log of the store cannot be read, so that nothing
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   */
+  readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -135,6 +143,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
+      clock: engine.clock,
+      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+        min: 5_000,
+        max: 600_000,
+      }),
     },
   };
 }
@@ -158,6 +171,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   lifetimes: "object",
   refresh: "object",
   clockSkew: "string",
+  verifiedCache: "object",
+  maxStreamStaleness: "string",
   cookies: "object",
   origins: "array",
   crossSite: "string",
@@ -207,6 +222,7 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    verifiedCache: readCacheLimits(options.verifiedCache),
     clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),
     emit: safeListener(options.onEvent, readLogger(options.logger)),

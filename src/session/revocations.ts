@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.ts";
+import { type RevocationListener, RevocationListeners } from "./revocation-listeners.ts";
 import type { Change, RevokedChange } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
@@ -9,6 +10,13 @@ export interface Revocations {
    */
   apply(change: Change): void;
   get(session: string): RevokedChange | undefined;
+  /**
+   * Calls `listener` once, when the session has ended; at once where it has already. What the
+   * listener throws is ignored.
+   *
+   * @returns a function that stops it
+   */
+  watch(session: string, listener: RevocationListener): () => void;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -19,6 +27,8 @@ export interface Revocations {
   /** Tells whether entries may be missing, because the store has lost changes. */
   doubt(doubted: boolean): void;
   readonly size: number;
+  /** How many listeners wait. */
+  readonly watching: number;
   all(): Iterable<RevokedChange>;
 }
 
@@ -27,6 +37,8 @@ export interface RevocationsOptions {
   readonly clock: Clock;
   /** Milliseconds an entry matters: no access token lives longer. */
   readonly window: number;
+  /** Told of a session as soon as its end is known here. */
+  readonly onEnd?: (session: string) => void;
   /** Entries that can be vouched for. Default 2,000,000; at about 250 bytes each, 500 MB. */
   readonly limit?: number;
 }
@@ -39,8 +51,9 @@ interface Entry {
 
 /** Keeps what of the change log can still matter. */
 export function createRevocations(options: RevocationsOptions): Revocations {
-  const { clock, window, limit = 2_000_000 } = options;
+  const { clock, window, onEnd, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
+  const listeners = new RevocationListeners();
   let doubted = false;
   return {
     apply(change) {
@@ -52,18 +65,14 @@ export function createRevocations(options: RevocationsOptions): Revocations {
         // Anew, so that the first to be forgotten stays first.
         entries.delete(change.session);
         entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
+        onEnd?.(change.session);
       }
+      // Last, because they look the session up.
+      listeners.tell(change);
     },
     get: (session) => entries.get(session)?.change,
-    prune() {
-      const now = clock.monotonic();
-      for (const [session, { forgetAt }] of entries) {
-        if (forgetAt > now) {
-          break;
-        }
-        entries.delete(session);
-      }
-    },
+    watch: (session, listener) => listeners.add(session, listener, entries.get(session)?.change),
+    prune: () => forget(entries, clock.monotonic()),
     get unsure() {
       return doubted || entries.size > limit;
     },
@@ -78,7 +87,19 @@ export function createRevocations(options: RevocationsOptions): Revocations {
     get size() {
       return entries.size;
     },
+    get watching() {
+      return listeners.size;
+    },
   };
+}
+
+function forget(entries: Map<string, Entry>, now: number): void {
+  for (const [session, { forgetAt }] of entries) {
+    if (forgetAt > now) {
+      break;
+    }
+    entries.delete(session);
+  }
 }
 
 function isOwnEnd({ endedBy }: RevokedChange): boolean {
