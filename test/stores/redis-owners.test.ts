@@ -179,22 +179,24 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       const { store, held, heldStore } = await begun({ ...owner, except: null });
       const during = {
         refresh: await store.refresh({ ...advance(0), id: "s0000" }),
-        confirmed: await store.confirm("s0001", 0, 0),
+        ended: await store.confirm("s0001", 0, hour),
         load: (await store.load("s0002")).record?.endedBy,
         revoke: (await store.revoke("s0003", "signOut")).revoked,
         update: (await store.update({ id: "s0004", version: 0, data: {} })).record,
         insert: await store.insert(newSession({ id: "new", requires: "s0005" })),
         ids: (await store.revokeAll({ ids: ["s0006"] }, "theft")).revoked,
         list: await listed(store, owner),
+        replaced: await store.insert(newSession({ id: "next", userId: "bob", replaces: "s0007" })),
       };
       expect(during).toMatchObject({
         refresh: { record: undefined },
-        confirmed: true,
+        ended: true,
         load: "revoked",
         revoke: false,
         insert: { refused: "notLive" },
         ids: [],
         list: [],
+        replaced: { replaced: false },
       });
       expect(during.update).toBeUndefined();
       // Within a limit of one, for the many are no more; and it stays.
