@@ -50,6 +50,8 @@ export interface RedisStoreOptions {
  *   rejects; its change may still happen, as if the answer was lost.
  * - What another server revoked is known here at the next poll of the change log, up to three
  *   seconds later; `onChange` tells of this process's own changes only.
+ * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
+ *   2 h, in batches, by one server at a time.
  * - Sessions are found by user and by tenant through sorted sets, about 400 bytes a session beside
  *   some 600 for itself. An id leaves them when its session is revoked, or with its row.
  * - `revokeAll` ends up to 500 sessions of a user or tenant in one script, which takes some 6 ms. More
@@ -64,8 +66,6 @@ export interface RedisStoreOptions {
  *   of 500 keys. Replace all servers within a day. Sessions that a server of before begins meanwhile
  *   are seen by `revokeAll`, which looks for them that day, but in lists and limits only after it; and
  *   servers of before take a session whose claims were updated for a revoked one.
- * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
- *   2 h, in batches, by one server at a time.
  * - It keeps no secret: give `createSessions` one, the same on every server.
  * - The client stays yours: connect it before, and close it after the sessions. `close` does not.
  *
