@@ -59,10 +59,10 @@ const owner: fc.Arbitrary<SessionOwner> = fc.oneof(
   fc.record({ userId, tenantId }),
   fc.record({ userId: fc.constant(null), tenantId: fc.constantFrom("acme", "globex") }),
 );
-const limit = fc
-  .tuple(fc.integer({ min: 1, max: 3 }), fc.constantFrom("reject", "evict"))
-  // biome-ignore lint/suspicious/noThenProperty: the contract's name; it is text, so nobody awaits it
-  .map(([max, kind]) => ({ max, then: kind }) as const);
+const limit = fc.record({
+  max: fc.integer({ min: 1, max: 3 }),
+  overflow: fc.constantFrom("reject", "evict"),
+});
 
 const insert = fc
   .record({
