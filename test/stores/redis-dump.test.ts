@@ -51,6 +51,7 @@ async function dumpOf(client: TestRedisClient): Promise<string> {
     hash: (key: string) => client.hGetAll(key),
     stream: (key: string) => client.xRange(key, "-", "+"),
     string: (key: string) => client.get(key),
+    zset: (key: string) => client.zRangeWithScores(key, 0, -1),
   };
   const values = await Promise.all(
     keys.map(async (key) => [key, await read[(await client.type(key)) as keyof typeof read](key)]),
