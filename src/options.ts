@@ -3,13 +3,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { Core } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy.ts";
@@ -18,6 +12,7 @@ import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
 import type { SessionStore } from "./session/store.ts";
 import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 /** The options of {@link createSessions}. */
 export interface SessionsOptions {
@@ -92,7 +87,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     core: {
       issuer: options.issuer,
       cookies: createSessionCookies(issuer, options.cookies),
-      origins: readOrigins(options.origins ?? [issuer.origin]),
+      origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,

@@ -7,13 +7,7 @@ import type { Fetch } from "./jwt/fetch-json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
 import { createRemoteKeys } from "./jwt/remote-keys.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import { createCallKey } from "./server/call.ts";
 import type { Authenticator } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
@@ -22,6 +16,7 @@ import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
 import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
@@ -96,7 +91,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const core = {
     issuer: options.issuer,
     cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
+    origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
