@@ -3,7 +3,7 @@ import type { Browser, BrowserContext, Cookie, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 import { attacks } from "./attacks.ts";
-import { findChromium, launchChromium, launchProfile } from "./chromium.ts";
+import { type Chromium, findChromium, launchChromium, launchProfile } from "./chromium.ts";
 import { type Api, bundlePage, type Site, startApi, startPages } from "./servers.ts";
 
 const found = await findChromium();
@@ -12,13 +12,13 @@ if (missing !== "") {
   console.warn(`tests in a browser are ${missing}`);
 }
 
-const path = "path" in found ? found.path : "";
+const chromium = found as Chromium;
 
 describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
   let browser: Browser;
   let script: string;
   beforeAll(async () => {
-    [browser, script] = await Promise.all([launchChromium(path), bundlePage()]);
+    [browser, script] = await Promise.all([launchChromium(chromium), bundlePage()]);
   }, 60_000);
   afterAll(() => browser?.close());
 
@@ -29,7 +29,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     const site = await startPages(() => source);
     const api = await startApi([site.at(host)], options);
     source = `globalThis.appApi = ${JSON.stringify(api.at())};\n${script}`;
-    const context = await (thirdPartyCookies ? launchProfile(path) : browser.newContext());
+    const context = await (thirdPartyCookies ? launchProfile(chromium) : browser.newContext());
     onTestFinished(async () => {
       await context.close();
       await Promise.all([site.close(), api.close()]);
