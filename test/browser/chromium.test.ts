@@ -85,12 +85,13 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     await signIn(page);
     const before = await sessionCookies(context);
     const shown = await page.evaluate(async () => {
-      const names = ["__Host-rpcsession-access", "__Host-rpcsession-refresh"];
-      for (const name of names) {
-        document.cookie = `${name}=planted; Secure; Path=/`;
-        document.cookie = `${name}=; Secure; Path=/; Max-Age=0`;
-        document.cookie = `${name}=planted; Secure; Path=/notes.v1.NotesService`;
-        document.cookie = `${name}=planted; Path=/`;
+      for (const name of ["__Host-rpcsession-access", "__Host-rpcsession-refresh"]) {
+        for (const rest of ["Secure; Path=/", "Path=/", "Secure; Path=/notes.v1.NotesService"]) {
+          for (const value of ["planted", "; Max-Age=0"]) {
+            // biome-ignore lint/suspicious/noDocumentCookie: as a hostile script would
+            document.cookie = `${name}=${value}; ${rest}`;
+          }
+        }
       }
       const store = "cookieStore" in globalThis ? await cookieStore.getAll() : [];
       return [document.cookie, JSON.stringify(store)];
@@ -241,7 +242,7 @@ interface World {
   readonly site: Site;
   readonly context: BrowserContext;
   /** Opens the page in a new tab. */
-  visit(): Promise<Page>;
+  readonly visit: () => Promise<Page>;
 }
 
 interface Hostile {
@@ -315,8 +316,8 @@ async function everythingVisible(page: Page): Promise<string> {
     const ours = [app.session.state, { ...app.session }, app.events, app.seen];
     return JSON.stringify([
       document.cookie,
-      { ...localStorage },
-      { ...sessionStorage },
+      Object.entries(localStorage),
+      Object.entries(sessionStorage),
       databases,
       caches,
       performance.getEntries(),
