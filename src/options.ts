@@ -11,7 +11,8 @@ import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
 import type { SessionStore } from "./session/store.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
 import { readPageOrigins } from "./tokens/origins.ts";
 
 /** The options of {@link createSessions}. */

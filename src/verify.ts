@@ -15,7 +15,8 @@ import { createVerifyingSessions, type VerifyingSessions } from "./server/verify
 import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
 import { readPageOrigins } from "./tokens/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
