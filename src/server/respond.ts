@@ -35,7 +35,9 @@ export function writeTokens(core: VerifyingCore, headers: Headers, tokens: Token
       ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
     ] as const;
     const written = values.map(([name, value]) => {
-      const copies = tokens.expireCopies ? core.cookies.expire(name) : [];
+      const copies = tokens.expireCopies
+        ? core.cookies.expire(name)
+        : core.cookies.expireOlder(name);
       return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
     });
     for (const [name, cookies] of written) {

@@ -6,8 +6,13 @@ const issuer = new URL("https://api.example.com");
 const own = { access: "__Host-app-a", refresh: "__Host-app-r" };
 
 function make(options: CookieOptions, at: URL = issuer) {
-  const { names, hostOnly, set, expire, expireOlder } = createSessionCookies(at, options);
-  return { names, hostOnly, set: set(names.access, "a.b", 60), expire, expireOlder };
+  const cookies = createSessionCookies(at, options);
+  const { names, hostOnly } = cookies;
+  return {
+    ...{ names, hostOnly, set: cookies.set(names.access, "a.b", 60) },
+    expire: (name: string) => cookies.expire(name),
+    expireOlder: (name: string) => cookies.expireOlder(name),
+  };
 }
 
 /** The domain and the jar of every copy that is expired, in order. */
