@@ -2,12 +2,13 @@ import { type DescMethod, type DescService, getOption, hasOption } from "@bufbui
 import {
   Auth,
   Check,
-  Csrf,
   method_policy,
   type Policy,
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
+import type { Duration } from "../duration.ts";
+import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
 export interface MethodPolicyOptions {
@@ -18,12 +19,22 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
+  readonly freshWithin?: Duration;
+  /**
+   * What the claims must say, all of it: a claim is, or as a list contains, one of the values; with
+   * no values it only has to be there. Else the call is refused with `PermissionDenied`.
+   */
+  readonly claims?: Readonly<Record<string, readonly string[]>>;
 }
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  /** Milliseconds; undefined where nothing is asked for. */
+  readonly freshWithin: number | undefined;
+  readonly claims: readonly ClaimDemand[];
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -60,6 +71,7 @@ export interface Policies {
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
   inCode.forEach(assertAuth);
+  inCode.forEach(assertDemands);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -125,19 +137,33 @@ function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): Met
     : undefined;
   assertSupported(procedureOf(method), ofMethod);
   assertSupported(method.parent.typeName, ofService);
-  const doAntiCsrfCheck = code?.doAntiCsrfCheck;
+  const auth = authOf(code, ofMethod, ofService);
+  const demands = demandsOf(code, ofMethod, ofService);
+  if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
+    );
+  }
+  return { ...auth, ...demands };
+}
+
+function authOf(
+  code: MethodPolicyOptions | undefined,
+  ofMethod: Policy | undefined,
+  ofService: Policy | undefined,
+): Pick<MethodPolicy, "auth" | "source"> {
   if (code?.auth !== undefined) {
-    return { auth: code.auth, doAntiCsrfCheck, source: "code" };
+    return { auth: code.auth, source: "code" };
   }
   const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
   if (fromMethod !== undefined) {
-    return { auth: fromMethod, doAntiCsrfCheck, source: "method option" };
+    return { auth: fromMethod, source: "method option" };
   }
   const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
   if (fromService !== undefined) {
-    return { auth: fromService, doAntiCsrfCheck, source: "service option" };
+    return { auth: fromService, source: "service option" };
   }
-  return { auth: "required", doAntiCsrfCheck, source: "default" };
+  return { auth: "required", source: "default" };
 }
 
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
@@ -151,10 +177,7 @@ function assertSupported(name: string, policy: Policy | undefined): void {
     return;
   }
   const asked = [
-    policy.csrf !== Csrf.UNSPECIFIED && "csrf",
     policy.check !== Check.UNSPECIFIED && "check",
-    policy.freshWithin !== undefined && "fresh_within",
-    policy.claims.length > 0 && "claims",
     policy.stream !== Stream.UNSPECIFIED && "stream",
   ].filter((field) => field !== false);
   if (asked.length > 0) {

@@ -1,5 +1,5 @@
 import type { Clock } from "../clock.ts";
-import type { Change } from "./store.ts";
+import type { Change, RevokedChange } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
 export interface Revocations {
@@ -8,7 +8,7 @@ export interface Revocations {
    * by a sign-out or by being replaced, is noted also where something else had ended it before.
    */
   apply(change: Change): void;
-  get(session: string): Change | undefined;
+  get(session: string): RevokedChange | undefined;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -19,7 +19,7 @@ export interface Revocations {
   /** Tells whether entries may be missing, because the store has lost changes. */
   doubt(doubted: boolean): void;
   readonly size: number;
-  all(): Iterable<Change>;
+  all(): Iterable<RevokedChange>;
 }
 
 /** What revocations are made of. */
@@ -27,28 +27,34 @@ export interface RevocationsOptions {
   readonly clock: Clock;
   /** Milliseconds an entry matters: no access token lives longer. */
   readonly window: number;
+  /** Told of a session as soon as its end is known here. */
+  readonly onEnd?: (session: string) => void;
   /** Entries that can be vouched for. Default 2,000,000; at about 250 bytes each, 500 MB. */
   readonly limit?: number;
 }
 
 interface Entry {
-  readonly change: Change;
+  readonly change: RevokedChange;
   /** Monotonic milliseconds: a wall clock that jumps must not make a revoked token good again. */
   readonly forgetAt: number;
 }
 
 /** Keeps what of the change log can still matter. */
 export function createRevocations(options: RevocationsOptions): Revocations {
-  const { clock, window, limit = 2_000_000 } = options;
+  const { clock, window, onEnd, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
   let doubted = false;
   return {
     apply(change) {
+      if (change.kind !== "revoked") {
+        return;
+      }
       const known = entries.get(change.session)?.change;
       if (known === undefined || (isOwnEnd(change) && !isOwnEnd(known))) {
         // Anew, so that the first to be forgotten stays first.
         entries.delete(change.session);
         entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
+        onEnd?.(change.session);
       }
     },
     get: (session) => entries.get(session)?.change,
@@ -78,6 +84,6 @@ export function createRevocations(options: RevocationsOptions): Revocations {
   };
 }
 
-function isOwnEnd({ endedBy }: Change): boolean {
+function isOwnEnd({ endedBy }: RevokedChange): boolean {
   return endedBy === "signOut" || endedBy === "replaced";
 }

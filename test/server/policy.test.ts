@@ -19,16 +19,10 @@ import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
-import {
-  Check,
-  Csrf,
-  method_policy,
-  PolicySchema,
-  Stream,
-} from "../../gen/rpcsession/v1/options_pb.ts";
+import { Check, method_policy, PolicySchema, Stream } from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { createPolicies } from "../../src/server/policy.ts";
-import { DemandingService, OpenService } from "../gen/policytest/v1/policytest_pb.ts";
+import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
 import type { Presented } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";
 import { wireServer } from "../helpers/wire-server.ts";
@@ -160,6 +154,8 @@ describe("which policy a method has", () => {
         auth,
         source,
         doAntiCsrfCheck: undefined,
+        freshWithin: undefined,
+        claims: [],
       })),
     ]);
   });
@@ -216,14 +212,6 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("fresh_within, on a service that is served", () => {
-    const routes = (router: ConnectRouter) => router.service(DemandingService, {});
-    expect(() => start({}, routes)).toThrow(TypeError);
-    expect(() => start({}, routes)).toThrow(
-      /^the policy of policytest\.v1\.DemandingService\/Fresh sets fresh_within, which rpc-session does not support yet; remove it/,
-    );
-  });
-
   const withPolicy = (policy: MessageInitShape<typeof PolicySchema>): DescMethod => {
     const options = create(MethodOptionsSchema);
     setExtension(options, method_policy, create(PolicySchema, policy));
@@ -231,14 +219,10 @@ describe("what is refused at start", () => {
   };
 
   it.each<[MessageInitShape<typeof PolicySchema>, string]>([
-    [{ csrf: Csrf.CHECK }, "csrf"],
-    [{ csrf: Csrf.SKIP }, "csrf"],
     [{ check: Check.STRICT }, "check"],
     [{ check: Check.NONE }, "check"],
-    [{ freshWithin: { seconds: 0n } }, "fresh_within"],
-    [{ claims: [{ claim: "role", anyOf: ["admin"] }] }, "claims"],
     [{ stream: Stream.NEVER }, "stream"],
-    [{ csrf: Csrf.SKIP, stream: Stream.END_ON_REVOKE }, "csrf, stream"],
+    [{ check: Check.FEED, stream: Stream.END_ON_REVOKE }, "check, stream"],
   ])("%o", (policy, fields) => {
     const policies = createPolicies({ public: [], methods: {} });
     expect(() => policies.check([withPolicy(policy)])).toThrow(
@@ -536,7 +520,5 @@ describe("check", () => {
     expect(() => sessions.check(router)).toThrow(/NotesService\/SignIn, and the router serves no/);
     router.service(NotesService, {});
     expect(() => sessions.check(router)).not.toThrow();
-    router.service(DemandingService, {});
-    expect(() => sessions.check(router)).toThrow(/fresh_within/);
   });
 });
