@@ -5,7 +5,7 @@
  */
 export function readOrigins(option: string, origins: readonly string[]): ReadonlySet<string> {
   for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
+    if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
       throw new TypeError(
         `${option}: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
       );

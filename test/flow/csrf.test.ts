@@ -189,7 +189,5 @@ test.each(each)(
       const result = await call(addNote, { cookie, ...from }, { wire });
       expect([from, result.code, result.setCookie]).toEqual([from, code, []]);
     }
-    expect(cookie).toContain(refreshCookie);
-    expect(session.id).not.toBe("");
   },
 );

@@ -146,6 +146,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     ["origin with the default port", { origins: ["https://app.example.com:443"] }, /^origins: /],
     ["origin a host", { origins: ["app.example.com"] }, /^origins: /],
     ["origin a wildcard", { origins: ["https://*.example.com/"] }, /^origins: /],
+    ["origin a wildcard without a slash", { origins: ["https://*.example.com"] }, /^origins: /],
     ["origin *", { origins: ["*"] }, /^origins: "\*" is not/],
     ["origin null", { origins: ["null"] }, /^origins: "null" is not/],
     ["origins a string", { origins: "https://app.example.com" }, /^origins: /],
