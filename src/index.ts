@@ -27,7 +27,12 @@ export type {
   SessionList,
 } from "./server/directory.ts";
 export type { RequestGate } from "./server/gate.ts";
-export type { MethodDescription, MethodPolicy, MethodPolicyOptions } from "./server/policy.ts";
+export type {
+  MethodDescription,
+  MethodPolicy,
+  MethodPolicyOptions,
+  StreamPolicy,
+} from "./server/policy.ts";
 export { composeGates, type ProtectOptions } from "./server/protect.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
 export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/sign-in.ts";

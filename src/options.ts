@@ -1,6 +1,6 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
+import { type Duration, durationMs } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
@@ -73,6 +73,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly clockSkew?: Duration;
   /** How many verified access tokens are remembered, so that their signatures are computed once. */
   readonly verifiedCache?: VerifiedCacheOptions;
+  /**
+   * How long open streams go on while the change log of the store cannot be read, so that nothing
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   */
+  readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -134,6 +139,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
+      clock: engine.clock,
+      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+        min: 5_000,
+        max: 600_000,
+      }),
     },
   };
 }
@@ -158,6 +168,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   refresh: "object",
   clockSkew: "string",
   verifiedCache: "object",
+  maxStreamStaleness: "string",
   cookies: "object",
   origins: "array",
   crossSite: "string",

@@ -118,6 +118,8 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
+    clock,
+    maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: createClaimsRule(options.claims, undefined),
     storeNow: () => clock.now(),
     sessionOn: (_call, { claims, read }) => ({
@@ -172,6 +174,9 @@ function createAuthenticator(
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),
     storeNow: () => options.clock.now(),
+    watch: () => () => {},
+    staleness: () => 0,
+    catchUp: async () => {},
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -26,7 +26,17 @@ export interface MethodPolicyOptions {
    * no values it only has to be there. Else the call is refused with `PermissionDenied`.
    */
   readonly claims?: Readonly<Record<string, readonly string[]>>;
+  /**
+   * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
+   * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
+   * by whatever; it outlives its access token as long as the session is refreshed. In a service that
+   * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   */
+  readonly stream?: StreamPolicy;
 }
+
+/** When an open stream ends with its session. */
+export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
@@ -35,6 +45,8 @@ export interface MethodPolicy {
   /** Milliseconds; undefined where nothing is asked for. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
+  /** Undefined where the method does not stream. */
+  readonly stream: StreamPolicy | undefined;
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -70,7 +82,7 @@ export interface Policies {
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
-  inCode.forEach(assertAuth);
+  inCode.forEach(assertWords);
   inCode.forEach(assertDemands);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
@@ -110,14 +122,21 @@ export function procedureOf(method: DescMethod): string {
   return `${method.parent.typeName}/${method.name}`;
 }
 
-const auths: readonly unknown[] = [undefined, "required", "optional", "none"];
+const words = {
+  auth: ["required", "optional", "none"],
+  stream: ["endOnExpiry", "endOnRevoke", "never"],
+} as const;
 
 /** Without types, a slip of the pen would open the method. */
-function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
-  if (!auths.includes(auth)) {
-    throw new TypeError(
-      `methods: the auth of ${procedure} is "${auth}", and must be "required", "optional" or "none"`,
-    );
+function assertWords(policy: MethodPolicyOptions, procedure: string): void {
+  for (const name of ["auth", "stream"] as const) {
+    const known: readonly unknown[] = words[name];
+    if (policy[name] !== undefined && !known.includes(policy[name])) {
+      const [first, second, third] = words[name];
+      throw new TypeError(
+        `methods: the ${name} of ${procedure} is "${policy[name]}", and must be "${first}", "${second}" or "${third}"`,
+      );
+    }
   }
 }
 
@@ -144,7 +163,8 @@ function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): Met
       `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
     );
   }
-  return { ...auth, ...demands };
+  const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
+  return { ...auth, ...demands, stream };
 }
 
 function authOf(
@@ -166,6 +186,30 @@ function authOf(
   return { auth: "required", source: "default" };
 }
 
+/** @throws TypeError when code or the method's own option speak of the stream of a unary method */
+function streamOf(
+  method: DescMethod,
+  [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
+): StreamPolicy | undefined {
+  const fromMethod = streamNames[ofMethod ?? Stream.UNSPECIFIED];
+  if (method.methodKind !== "unary") {
+    const fromService = streamNames[ofService ?? Stream.UNSPECIFIED];
+    return code ?? fromMethod ?? fromService ?? "endOnExpiry";
+  }
+  if ((code ?? fromMethod) !== undefined) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} sets stream, and the method does not stream; remove it`,
+    );
+  }
+  return undefined;
+}
+
+const streamNames: Readonly<Record<number, StreamPolicy>> = {
+  [Stream.END_ON_EXPIRY]: "endOnExpiry",
+  [Stream.END_ON_REVOKE]: "endOnRevoke",
+  [Stream.NEVER]: "never",
+};
+
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.REQUIRED]: "required",
   [Auth.OPTIONAL]: "optional",
@@ -176,10 +220,7 @@ function assertSupported(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  const asked = [
-    policy.check !== Check.UNSPECIFIED && "check",
-    policy.stream !== Stream.UNSPECIFIED && "stream",
-  ].filter((field) => field !== false);
+  const asked = [policy.check !== Check.UNSPECIFIED && "check"].filter((field) => field !== false);
   if (asked.length > 0) {
     throw new TypeError(
       `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
@@ -187,5 +228,8 @@ function assertSupported(name: string, policy: Policy | undefined): void {
   }
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
+  }
+  if (policy.stream !== Stream.UNSPECIFIED && streamNames[policy.stream] === undefined) {
+    throw new TypeError(`the policy of ${name} sets a stream that is not known: ${policy.stream}`);
   }
 }

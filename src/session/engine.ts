@@ -29,6 +29,7 @@ import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
 import { createUpdates, type Updates, type UpdatesOptions } from "./updates.ts";
 
@@ -57,7 +58,7 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle, Directory {
+export interface Engine extends Lifecycle, Directory, StreamWatch {
   readonly updates: Updates;
   /**
    * A new access token for a session as the store answered it, in the place of one that expires at
@@ -77,8 +78,6 @@ export interface Engine extends Lifecycle, Directory {
    * @param now milliseconds since 1970; default `storeNow()`
    */
   used(claims: AccessClaims, now?: number): void;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Waits for background writes. */
   settled(): Promise<void>;
@@ -163,8 +162,8 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
     ...createDirectory({ store, feed, emit }),
     ...changesOf({ ...options, keys, feed }),
+    ...watchOf(opened),
     publicKeys: () => keys.published(),
-    storeNow: () => feed.storeNow(),
     used(claims, now = feed.storeNow()) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
@@ -175,6 +174,15 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       await Promise.all([confirmations.settled(), keys.settled()]);
     },
     close: () => closeAll(store, opened),
+  };
+}
+
+function watchOf({ feed, revocations }: Opened): StreamWatch {
+  return {
+    storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
   };
 }
 

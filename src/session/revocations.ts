@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.ts";
+import { type RevocationListener, RevocationListeners } from "./revocation-listeners.ts";
 import type { Change, RevokedChange } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
@@ -9,6 +10,13 @@ export interface Revocations {
    */
   apply(change: Change): void;
   get(session: string): RevokedChange | undefined;
+  /**
+   * Calls `listener` once, when the session has ended; at once where it has already. What the
+   * listener throws is ignored.
+   *
+   * @returns a function that stops it
+   */
+  watch(session: string, listener: RevocationListener): () => void;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -19,6 +27,8 @@ export interface Revocations {
   /** Tells whether entries may be missing, because the store has lost changes. */
   doubt(doubted: boolean): void;
   readonly size: number;
+  /** How many listeners wait. */
+  readonly watching: number;
   all(): Iterable<RevokedChange>;
 }
 
@@ -43,6 +53,7 @@ interface Entry {
 export function createRevocations(options: RevocationsOptions): Revocations {
   const { clock, window, onEnd, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
+  const listeners = new RevocationListeners();
   let doubted = false;
   return {
     apply(change) {
@@ -56,17 +67,12 @@ export function createRevocations(options: RevocationsOptions): Revocations {
         entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
         onEnd?.(change.session);
       }
+      // Last, because they look the session up.
+      listeners.tell(change);
     },
     get: (session) => entries.get(session)?.change,
-    prune() {
-      const now = clock.monotonic();
-      for (const [session, { forgetAt }] of entries) {
-        if (forgetAt > now) {
-          break;
-        }
-        entries.delete(session);
-      }
-    },
+    watch: (session, listener) => listeners.add(session, listener, entries.get(session)?.change),
+    prune: () => forget(entries, clock.monotonic()),
     get unsure() {
       return doubted || entries.size > limit;
     },
@@ -81,7 +87,19 @@ export function createRevocations(options: RevocationsOptions): Revocations {
     get size() {
       return entries.size;
     },
+    get watching() {
+      return listeners.size;
+    },
   };
+}
+
+function forget(entries: Map<string, Entry>, now: number): void {
+  for (const [session, { forgetAt }] of entries) {
+    if (forgetAt > now) {
+      break;
+    }
+    entries.delete(session);
+  }
 }
 
 function isOwnEnd({ endedBy }: RevokedChange): boolean {

@@ -221,8 +221,6 @@ describe("what is refused at start", () => {
   it.each<[MessageInitShape<typeof PolicySchema>, string]>([
     [{ check: Check.STRICT }, "check"],
     [{ check: Check.NONE }, "check"],
-    [{ stream: Stream.NEVER }, "stream"],
-    [{ check: Check.FEED, stream: Stream.END_ON_REVOKE }, "check, stream"],
   ])("%o", (policy, fields) => {
     const policies = createPolicies({ public: [], methods: {} });
     expect(() => policies.check([withPolicy(policy)])).toThrow(
@@ -234,6 +232,34 @@ describe("what is refused at start", () => {
     const code = { "notes.v1.NotesService/AddNote": { auth: "required" } } as const;
     const policies = createPolicies({ public: [], methods: code });
     expect(() => policies.check([withPolicy({ check: Check.STRICT })])).toThrow(/check/);
+  });
+
+  it("a stream of a unary method, in code and in the schema", () => {
+    const code = { "notes.v1.NotesService/AddNote": { stream: "never" } } as const;
+    for (const [methods, policy] of [
+      [code, {}] as const,
+      [{}, { stream: Stream.NEVER }] as const,
+    ]) {
+      const policies = createPolicies({ public: [], methods });
+      expect(() => policies.check([withPolicy(policy)])).toThrow(
+        "the policy of notes.v1.NotesService/AddNote sets stream, and the method does not stream",
+      );
+    }
+  });
+
+  it("a stream of a newer schema", () => {
+    const policies = createPolicies({ public: [], methods: {} });
+    const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
+    expect(() => policies.check([method])).toThrow(/sets a stream that is not known: 99/);
+  });
+
+  it("a stream that is no word", () => {
+    const typo = { stream: "endOnRevok" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
+    expect(() => testSessions(options)).toThrow(TypeError);
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the stream of notes\.v1\.NotesService\/WatchNotes is "endOnRevok", and must be "endOnExpiry",/,
+    );
   });
 
   it("an auth of a newer schema", () => {
