@@ -121,6 +121,16 @@ export function forbidCaching(headers: Headers, requestMethod: string): void {
   }
 }
 
+/** Whatever the handler said of caching: no cache keeps a response that carries a token or a cookie. */
+export function keepTokensUncached(headers: Headers): void {
+  if (headers.get("cache-control")?.includes("no-store")) {
+    return;
+  }
+  if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
+    headers.set("cache-control", "no-store");
+  }
+}
+
 /**
  * Writes what a refused call tells in its headers.
  * @param byCookie whether the failed token came in a cookie
