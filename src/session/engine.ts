@@ -1,12 +1,19 @@
 import type { JWK } from "jose";
 import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
-import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
+import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
+import {
+  type CacheLimits,
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCache,
+} from "../jwt/verified-cache.ts";
 import type { SecretOption, SecretRing } from "../secrets.ts";
-import { mintAccessToken } from "./access.ts";
+import { type AccessToken, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
+import { createDirectory, type Directory } from "./directory.ts";
 import { createFeed, type Feed } from "./feed.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
@@ -21,8 +28,10 @@ import { restoreStore } from "./restore.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { SessionRecord, SessionStore } from "./store.ts";
+import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
+import { createUpdates, type Updates, type UpdatesOptions } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -33,8 +42,12 @@ export interface EngineOptions {
   /** Default: ES256, generated, rotated every 30 days. */
   readonly keys?: KeyPlan;
   readonly lifetimes: Lifetimes;
+  /** How many sessions a user may have. Default any number. */
+  readonly limit?: SessionLimit | null;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
+  /** Default: 50,000 entries. */
+  readonly verifiedCache?: CacheLimits;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
   /** For the model check alone; see `RefresherOptions`. */
@@ -45,19 +58,26 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle {
+export interface Engine extends Lifecycle, Directory, StreamWatch {
+  readonly updates: Updates;
+  /**
+   * A new access token for a session as the store answered it, in the place of one that expires at
+   * `until`, in seconds; undefined when that time has come.
+   */
+  remint(stored: Stored<SessionRecord>, until: number): Promise<AccessToken | undefined>;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
   readonly revocations: Revocations;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
-  verify(token: string, now: number): Promise<VerifiedToken>;
+  readonly verify: AccessTokenVerifier;
   /** The public keys of all tokens that may be alive, and of those to come. */
   publicKeys(): Promise<readonly JWK[]>;
-  /** Takes note that a live access token was used. */
-  used(claims: AccessClaims): void;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
+  /**
+   * Takes note that a live access token was used.
+   * @param now milliseconds since 1970; default `storeNow()`
+   */
+  used(claims: AccessClaims, now?: number): void;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Waits for background writes. */
   settled(): Promise<void>;
@@ -95,24 +115,31 @@ async function openParts(options: EngineOptions): Promise<Opened> {
     retention: maxAccessLife + options.clockSkew,
   });
   const window = maxAccessLife + logMargin;
-  const revocations = createRevocations({ clock, window });
+  const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
+  const revocations = createRevocations({
+    clock,
+    window,
+    onEnd: (session) => verified?.evictSession(session),
+  });
   const restore = () => restoreStore({ store, revocations, keys });
   const feed = createFeed({ store, revocations, clock, window, pollEvery, restore });
   await feed.open();
-  return { secrets, keys, revocations, feed, sweeper: createSweeper({ store, keys, clock }) };
+  const sweeper = createSweeper({ store, keys, clock });
+  return { secrets, keys, verified, revocations, feed, sweeper };
 }
 
 /** What is open once the engine is. */
 interface Opened {
   readonly secrets: SecretRing;
   readonly keys: SigningKeys;
+  readonly verified: VerifiedCache | undefined;
   readonly revocations: Revocations;
   readonly feed: Feed;
   readonly sweeper: Sweeper;
 }
 
 function assemble(options: EngineOptions, opened: Opened): Engine {
-  const { store, lifetimes, clock, emit } = options;
+  const { store, lifetimes, clock, emit, limit = null } = options;
   const { secrets, keys, revocations, feed } = opened;
   const complete = options.secret === undefined;
   const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
@@ -123,7 +150,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     revocations,
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
-    verify: verifierOf(options, keys),
+    verify: verifierOf(options, opened),
     refresh: createRefresher({
       ...options,
       secrets,
@@ -132,11 +159,13 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createDirectory({ store, feed, emit }),
+    ...changesOf({ ...options, keys, feed }),
+    ...watchOf(opened),
     publicKeys: () => keys.published(),
-    storeNow: () => feed.storeNow(),
-    used(claims) {
-      if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
+    used(claims, now = feed.storeNow()) {
+      if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
       }
     },
@@ -148,18 +177,38 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   };
 }
 
-async function closeAll(store: SessionStore, { feed, sweeper }: Opened): Promise<void> {
+function watchOf({ feed, revocations }: Opened): StreamWatch {
+  return {
+    storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
+  };
+}
+
+function changesOf(options: UpdatesOptions): Pick<Engine, "updates" | "remint"> {
+  return {
+    updates: createUpdates(options),
+    remint: async (stored, until) =>
+      stored.now < until * 1000 ? mintAccessToken(options, stored, until) : undefined,
+  };
+}
+
+async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
+  const { feed, sweeper, verified } = opened;
   feed.close();
+  verified?.close();
   await sweeper.close();
   await store.close();
 }
 
-function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"] {
+function verifierOf(options: EngineOptions, { keys, verified }: Opened): AccessTokenVerifier {
   return createAccessTokenVerifier({
     issuer: options.issuer,
     audience: options.audience,
     maxLife: maxAccessLife / 1000,
     clockSkew: options.clockSkew / 1000,
     findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+    cache: verified,
   });
 }
