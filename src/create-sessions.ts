@@ -3,7 +3,8 @@ import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { openEngine } from "./session/engine.ts";
+import { type Engine, openEngine } from "./session/engine.ts";
+import { closedHealth, type SessionsHealth } from "./session/health.ts";
 import { createOpener } from "./session/opener.ts";
 
 /** Verified sessions for Connect services. */
@@ -13,6 +14,8 @@ export interface Sessions extends ServerSessions {
    * @throws SessionError `unavailable`, with what stood in the way as its cause
    */
   ready(): Promise<void>;
+  /** How well this process knows of revocations; for health checks and metrics. Does no I/O. */
+  health(): SessionsHealth;
   /**
    * The public keys of all access tokens that may be alive, and of those to come: what
    * `jwksHandler` of `rpc-session/http` publishes.
@@ -33,7 +36,11 @@ export interface Sessions extends ServerSessions {
  */
 export function createSessions(options: SessionsOptions): Sessions {
   const resolved = readOptions(options);
-  const opener = createOpener(() => openEngine(resolved.engine));
+  let opened: Engine | undefined;
+  const opener = createOpener(async () => {
+    opened = await openEngine(resolved.engine);
+    return opened;
+  });
   const core: Core = {
     ...resolved.core,
     async engine() {
@@ -46,6 +53,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();
+    opened = undefined;
     await engine?.settled();
     await engine?.close();
   };
@@ -56,6 +64,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   return {
     ...createServerSessions(core, resolved.policies),
+    health: () => opened?.health() ?? closedHealth,
     async jwks() {
       return { keys: [...(await (await core.engine()).publicKeys())] };
     },

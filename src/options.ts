@@ -16,6 +16,11 @@ import { createPolicies, type MethodPolicyOptions, type Policies } from "./serve
 import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
+import {
+  type RevocationCheck,
+  readMaxStaleness,
+  revocationChecks,
+} from "./session/revocation-check.ts";
 import type { SessionStore } from "./session/store.ts";
 import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
 
@@ -50,6 +55,17 @@ export interface SessionsOptions {
   readonly lifetimes?: LifetimeOptions;
   /** How refresh tokens rotate. */
   readonly refresh?: RefreshOptions;
+  /**
+   * How calls find out that their session was ended; by method in `methods` or the schema. Default
+   * "feed": in memory.
+   */
+  readonly revocation?: RevocationCheck;
+  /**
+   * How old what a process knows of revocations may be. Usually it is milliseconds old. When the
+   * change log of the store cannot be read for this long, calls wait for it and are refused with
+   * `Unavailable`. Default "5s"; "200ms" to "60s". The log is read every half of it.
+   */
+  readonly maxStaleness?: Duration;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
   /** How session cookies are written. */
@@ -88,7 +104,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const engine = readEngineOptions(options);
   return {
     engine,
-    policies: createPolicies({ public: options.public ?? [], methods: options.methods ?? {} }),
+    policies: createPolicies({
+      public: options.public ?? [],
+      methods: options.methods ?? {},
+      check: readChoice("revocation", options.revocation, revocationChecks),
+    }),
     core: {
       issuer: options.issuer,
       cookies: createSessionCookies(issuer, options.cookies),
@@ -115,6 +135,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   methods: "object",
   lifetimes: "object",
   refresh: "object",
+  revocation: "string",
+  maxStaleness: "string",
   clockSkew: "string",
   cookies: "object",
   origins: "array",
@@ -164,6 +186,7 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    maxStaleness: readMaxStaleness(options.maxStaleness),
     clock: options.clock ?? systemClock,
     emit: safeListener(options.onEvent),
   };

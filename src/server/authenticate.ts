@@ -1,24 +1,28 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { endedError, liveOf } from "../session/ended.ts";
 import { isEmpty } from "../tokens/source.ts";
 import type { Call } from "./call.ts";
+import { checkSession, type SessionDemand } from "./check-session.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
 import { verifyBearer, verifyCookies } from "./verify-presented.ts";
 
 /** A call as far as authentication looks at it. */
-export type AuthenticationRequest = Pick<Call, "requestHeader" | "requestMethod" | "presented">;
+export type AuthenticationRequest = Pick<
+  Call,
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+>;
 
 /** What a call demands. */
-export interface AuthenticationDemand {
+export interface AuthenticationDemand extends SessionDemand {
   readonly required: boolean;
   readonly doAntiCsrfCheck: boolean;
 }
 
 /**
  * Finds and verifies the access token of a request: tokens, cross-site, signature, anti-CSRF token,
- * revocation. No I/O, but for an unknown signing key.
+ * revocation. No I/O, but for an unknown signing key, a stale change log, a strict check, and claims
+ * that have changed.
  *
  * @returns the verified claims; undefined when nothing was presented and nothing is required
  * @throws SessionError
@@ -49,9 +53,9 @@ export async function authenticate(
   if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
     await checkAntiCsrf(engine, claims, presented.antiCsrf);
   }
-  await checkRevoked(engine, claims);
+  const current = await checkSession(core, request, { engine, claims, demand });
   engine.used(claims);
-  return claims;
+  return current;
 }
 
 async function checkAntiCsrf(
@@ -64,16 +68,5 @@ async function checkAntiCsrf(
       message: "the anti-CSRF token is missing or wrong",
       session: claims.sid,
     });
-  }
-}
-
-async function checkRevoked(engine: Authenticator, claims: AccessClaims): Promise<void> {
-  const { sid: session } = claims;
-  const change = engine.revocations.get(session);
-  if (change !== undefined) {
-    throw endedError({ session, endedBy: change.endedBy, at: change.at }, engine.storeNow());
-  }
-  if (engine.revocations.unsure) {
-    liveOf(session, await engine.load(session));
   }
 }

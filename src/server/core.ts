@@ -5,7 +5,16 @@ import type { SessionCookies } from "../tokens/cookie.ts";
 /** What authentication needs of an engine: all that a service that only verifies has. */
 export type Authenticator = Pick<
   Engine,
-  "verify" | "revocations" | "storeNow" | "load" | "used" | "revoke"
+  | "verify"
+  | "revocations"
+  | "feed"
+  | "storeNow"
+  | "load"
+  | "loadUnsure"
+  | "reissue"
+  | "reissueFrom"
+  | "used"
+  | "revoke"
 > & {
   readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
 };

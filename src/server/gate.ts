@@ -84,6 +84,7 @@ async function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): Pro
   const claims = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+    check: policy.check,
   });
   if (claims !== undefined) {
     enterSession(core, call, claims);

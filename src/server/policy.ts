@@ -8,6 +8,7 @@ import {
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
+import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
 
 /** What a method demands of its caller, as it is written in code. */
 export interface MethodPolicyOptions {
@@ -18,12 +19,15 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the call finds out that its session was ended. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
 }
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  readonly check: RevocationCheck;
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -39,6 +43,10 @@ export interface PolicyOptions {
   readonly public: readonly (DescMethod | DescService)[];
   /** By procedure, such as "notes.v1.NotesService/ListNotes". */
   readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
+  /** The check of methods that ask for none. Default "feed". */
+  readonly check?: RevocationCheck;
+  /** Whether there is a store to check in; without one, only "none" may be asked for. Default true. */
+  readonly hasStore?: boolean;
 }
 
 /** Knows the policy of every method. */
@@ -54,12 +62,15 @@ export interface Policies {
    */
   check(methods: readonly DescMethod[]): void;
   describe(methods: readonly DescMethod[]): MethodDescription[];
+  /** The check where no method is known. */
+  readonly defaultCheck: RevocationCheck;
 }
 
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
   inCode.forEach(assertAuth);
+  inCode.forEach(assertCheck);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -71,13 +82,14 @@ export function createPolicies(options: PolicyOptions): Policies {
   const of = (method: DescMethod): MethodPolicy => {
     let policy = resolved.get(method);
     if (policy === undefined) {
-      policy = resolve(method, inCode.get(procedureOf(method)));
+      policy = resolve(method, inCode.get(procedureOf(method)), options);
       resolved.set(method, policy);
     }
     return policy;
   };
   return {
     of,
+    defaultCheck: options.check ?? revocationChecks[0],
     check(methods) {
       methods.forEach(of);
       const served = new Set(methods.map(procedureOf));
@@ -109,6 +121,14 @@ function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
   }
 }
 
+function assertCheck({ check }: MethodPolicyOptions, procedure: string): void {
+  if (check !== undefined && !revocationChecks.includes(check)) {
+    throw new TypeError(
+      `methods: the check of ${procedure} is "${check}", and must be ${revocationChecks.map((c) => `"${c}"`).join(", ")}`,
+    );
+  }
+}
+
 function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
   if (desc?.kind !== "service" && desc?.kind !== "rpc") {
     throw new TypeError(
@@ -118,26 +138,35 @@ function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
   return desc.kind === "service" ? desc.methods : [desc];
 }
 
-function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): MethodPolicy {
+function resolve(
+  method: DescMethod,
+  code: MethodPolicyOptions | undefined,
+  options: PolicyOptions,
+): MethodPolicy {
   const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
   const ofService = hasOption(method.parent, service_policy)
     ? getOption(method.parent, service_policy)
     : undefined;
   assertSupported(procedureOf(method), ofMethod);
   assertSupported(method.parent.typeName, ofService);
-  const doAntiCsrfCheck = code?.doAntiCsrfCheck;
+  const asked = code?.check ?? checkNames[ofMethod?.check || ofService?.check || 0];
+  assertCheckable(method, asked, options);
+  const rest = {
+    doAntiCsrfCheck: code?.doAntiCsrfCheck,
+    check: asked ?? options.check ?? revocationChecks[0],
+  };
   if (code?.auth !== undefined) {
-    return { auth: code.auth, doAntiCsrfCheck, source: "code" };
+    return { auth: code.auth, ...rest, source: "code" };
   }
   const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
   if (fromMethod !== undefined) {
-    return { auth: fromMethod, doAntiCsrfCheck, source: "method option" };
+    return { auth: fromMethod, ...rest, source: "method option" };
   }
   const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
   if (fromService !== undefined) {
-    return { auth: fromService, doAntiCsrfCheck, source: "service option" };
+    return { auth: fromService, ...rest, source: "service option" };
   }
-  return { auth: "required", doAntiCsrfCheck, source: "default" };
+  return { auth: "required", ...rest, source: "default" };
 }
 
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
@@ -146,13 +175,30 @@ const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.NONE]: "none",
 };
 
+const checkNames: Readonly<Record<number, RevocationCheck>> = {
+  [Check.FEED]: "feed",
+  [Check.STRICT]: "strict",
+  [Check.NONE]: "none",
+};
+
+function assertCheckable(
+  method: DescMethod,
+  asked: RevocationCheck | undefined,
+  { hasStore = true }: PolicyOptions,
+): void {
+  if (!hasStore && asked !== undefined && asked !== "none") {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} sets check: "${asked}", and a service that only verifies has no store to check in; serve the method where the sessions are made, or set { check: "none" } for it in "methods"`,
+    );
+  }
+}
+
 function assertSupported(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
   const asked = [
     policy.csrf !== Csrf.UNSPECIFIED && "csrf",
-    policy.check !== Check.UNSPECIFIED && "check",
     policy.freshWithin !== undefined && "fresh_within",
     policy.claims.length > 0 && "claims",
     policy.stream !== Stream.UNSPECIFIED && "stream",
@@ -161,6 +207,9 @@ function assertSupported(name: string, policy: Policy | undefined): void {
     throw new TypeError(
       `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
     );
+  }
+  if (policy.check !== Check.UNSPECIFIED && checkNames[policy.check] === undefined) {
+    throw new TypeError(`the policy of ${name} sets a check that is not known: ${policy.check}`);
   }
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);

@@ -7,7 +7,7 @@ import type { VerifyingCore } from "./core.ts";
 
 /** Tokens to write. */
 export interface TokensToWrite {
-  readonly event: "created" | "refreshed";
+  readonly event: "created" | "refreshed" | "reissued";
   readonly record: SessionRecord;
   readonly now: number;
   readonly access: AccessToken;

@@ -8,6 +8,7 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
+import type { RevocationCheck } from "../session/revocation-check.ts";
 import type { Session, VerifiedSession } from "../session/session.ts";
 import { authenticate } from "./authenticate.ts";
 import { type CallKey, callOf, type Exchange, enterSession, failCall, refuseCall } from "./call.ts";
@@ -25,6 +26,8 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
    * has `antiCsrf: "off"`. Default: true on everything but GET.
    */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the session's end is looked up. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
   /** Whether having no session is an error. Default true. */
   readonly required?: Required;
 }
@@ -98,7 +101,7 @@ export function createVerifyingSessions(
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
     interceptor: protection.interceptor,
-    getSession: getSessionWith(core, key),
+    getSession: getSessionWith(core, key, policies.defaultCheck),
     current,
     require(context) {
       const session = current(context);
@@ -151,6 +154,7 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
 function getSessionWith(
   core: VerifyingCore,
   key: CallKey,
+  check: RevocationCheck,
 ): VerifyingSessions<Session>["getSession"] {
   // An exchange without values is known again by its headers: its cookies are hidden after the first time.
   const plain = new WeakMap<Headers, ContextValues>();
@@ -171,6 +175,7 @@ function getSessionWith(
       const claims = await authenticate(core, call, {
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+        check: options.check ?? check,
       });
       return claims === undefined ? undefined : enterSession(core, call, claims);
     } catch (error) {

@@ -63,6 +63,26 @@ export async function mintAccessToken(
 }
 
 /**
+ * Signs the access token of a call anew, with other claims: the same session, generation and end.
+ * @param now milliseconds since 1970 by the store's clock
+ */
+export async function reissueAccessToken(
+  options: Pick<AccessTokenOptions, "keys">,
+  presented: AccessClaims,
+  { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
+): Promise<AccessToken> {
+  const claims: AccessClaims = {
+    ...presented,
+    iat: seconds(now),
+    jti: randomId(12),
+    cv: record.claimsVersion,
+    claims: record.claims,
+  };
+  const token = await signAccessToken(claims, await options.keys.signer());
+  return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
+}
+
+/**
  * Checks that every access token the session will ever have fits its transport, however high its
  * counters rise.
  * @throws TypeError when it may not

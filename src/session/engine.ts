@@ -8,6 +8,7 @@ import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createFeed, type Feed } from "./feed.ts";
+import { healthOf, type SessionsHealth } from "./health.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
 import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
@@ -17,8 +18,11 @@ import { reach } from "./reach.ts";
 import type { RefreshRule } from "./refresh-rule.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
-import { restoreStore } from "./restore.ts";
+import { createReissuer, type Reissuer } from "./reissue.ts";
+import { createRestorer, type Restorer } from "./restore.ts";
+import { readMaxStaleness } from "./revocation-check.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
+import { createRowReads, type RowReads } from "./row-reads.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionRecord, SessionStore } from "./store.ts";
@@ -35,6 +39,8 @@ export interface EngineOptions {
   readonly lifetimes: Lifetimes;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
+  /** Milliseconds; default 5000. See `SessionsOptions`. */
+  readonly maxStaleness?: number;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
   /** For the model check alone; see `RefresherOptions`. */
@@ -45,11 +51,13 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle {
+export interface Engine extends Lifecycle, Reissuer {
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
   readonly revocations: Revocations;
+  /** How far `revocations` can be trusted. */
+  readonly feed: Pick<Feed, "isStale" | "catchUp" | "staleness">;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   verify(token: string, now: number): Promise<VerifiedToken>;
   /** The public keys of all tokens that may be alive, and of those to come. */
@@ -59,14 +67,16 @@ export interface Engine extends Lifecycle {
   /** The store's clock as this process knows it without asking; milliseconds since 1970. */
   storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
+  /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
+  readonly loadUnsure: RowReads;
+  /** Does no I/O. */
+  health(): SessionsHealth;
   /** Waits for background writes. */
   settled(): Promise<void>;
   /** Ends feed and sweeper, and closes the store for this engine. */
   close(): Promise<void>;
 }
 
-/** Milliseconds between two reads of the change log: what other processes wrote is known by then. */
-const pollEvery = 2_500;
 /** How long an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
@@ -96,10 +106,19 @@ async function openParts(options: EngineOptions): Promise<Opened> {
   });
   const window = maxAccessLife + logMargin;
   const revocations = createRevocations({ clock, window });
-  const restore = () => restoreStore({ store, revocations, keys });
-  const feed = createFeed({ store, revocations, clock, window, pollEvery, restore });
+  const restorer = createRestorer({ store, revocations, keys, clock });
+  const feed = createFeed({
+    store,
+    revocations,
+    clock,
+    window,
+    emit: options.emit,
+    maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+    restore: () => restorer.begin(),
+  });
   await feed.open();
-  return { secrets, keys, revocations, feed, sweeper: createSweeper({ store, keys, clock }) };
+  const sweeper = createSweeper({ store, keys, clock });
+  return { secrets, keys, revocations, feed, restorer, sweeper };
 }
 
 /** What is open once the engine is. */
@@ -108,6 +127,7 @@ interface Opened {
   readonly keys: SigningKeys;
   readonly revocations: Revocations;
   readonly feed: Feed;
+  readonly restorer: Restorer;
   readonly sweeper: Sweeper;
 }
 
@@ -121,6 +141,10 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
   return {
     revocations,
+    feed,
+    health: () => healthOf({ feed, revocations, store }),
+    ...createReissuer({ store, revocations, clock, keys }),
+    loadUnsure: createRowReads(store),
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
     verify: verifierOf(options, keys),
@@ -148,8 +172,10 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   };
 }
 
-async function closeAll(store: SessionStore, { feed, sweeper }: Opened): Promise<void> {
+async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
+  const { feed, restorer, sweeper } = opened;
   feed.close();
+  await restorer.close();
   await sweeper.close();
   await store.close();
 }
