@@ -5,6 +5,7 @@ import { inTime } from "./in-time.ts";
 import type { Revocations } from "./revocations.ts";
 import { createStaleness, type Moment, type Staleness } from "./staleness.ts";
 import type { Change, Changes, SessionStore } from "./store.ts";
+import { createStoreTime, type StoreTime } from "./store-time.ts";
 
 /** Follows the change log of the store, so that revocation is known without reading the store. */
 export interface Feed {
@@ -46,8 +47,6 @@ export interface FeedOptions {
 
 /** Milliseconds after a failed read until the next one, at most. */
 const retryMs = 1_000;
-/** Milliseconds that a read may take for its time to count. */
-const trustedRoundTrip = 1_000;
 /** Milliseconds after which a read without an answer is given up. */
 const stuckAfter = 10_000;
 /** Milliseconds that a call waits for a stale feed. */
@@ -67,9 +66,8 @@ export function createFeed(options: FeedOptions): Feed {
 class FollowedLog implements Feed {
   readonly #options: FeedOptions;
   readonly #staleness: Staleness;
+  readonly #time: StoreTime;
   #cursor: string | undefined;
-  /** The store's clock less the monotonic one. */
-  #storeAhead = 0;
   #underWay: Promise<void> | undefined;
   /** Counts the reads, so that one that was given up is known when it comes in late. */
   #reads = 0;
@@ -84,6 +82,7 @@ class FollowedLog implements Feed {
   constructor(options: FeedOptions) {
     this.#options = options;
     this.#staleness = createStaleness(options);
+    this.#time = createStoreTime(options.clock);
   }
 
   async open(): Promise<void> {
@@ -128,7 +127,7 @@ class FollowedLog implements Feed {
   }
 
   storeNow(): number {
-    return this.#options.clock.monotonic() + this.#storeAhead;
+    return this.#time.now();
   }
 
   get provenAt(): number | undefined {
@@ -220,7 +219,7 @@ class FollowedLog implements Feed {
     for (const entry of entries) {
       revocations.apply(entry, first ? Math.max(0, now - entry.at) : 0);
     }
-    this.#setClock(now, { began, first });
+    this.#time.look(now, began.monotonic);
     revocations.prune();
     const newest = entries.at(-1);
     if (!first && newest !== undefined) {
@@ -236,19 +235,6 @@ class FollowedLog implements Feed {
       }
     }
     this.#staleness.proven(began);
-  }
-
-  /**
-   * A read that took long says little of the time, as when the process was suspended meanwhile. The
-   * first one has to do; it is taken as late, since a clock ahead would end good tokens early.
-   */
-  #setClock(now: number, { began, first }: BegunRead): void {
-    const ended = this.#options.clock.monotonic();
-    if (ended - began.monotonic < trustedRoundTrip) {
-      this.#storeAhead = now - (began.monotonic + ended) / 2;
-    } else if (first) {
-      this.#storeAhead = now - ended;
-    }
   }
 
   /** Trusts the log no more until every token of before the loss is dead. */

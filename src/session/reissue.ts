@@ -41,47 +41,13 @@ const patience = 2_000;
 /** Sessions whose record is remembered for those who come with an old token again. */
 const rememberedMax = 10_000;
 
-interface Reading {
-  /** The version that was known to be there when the record was read. */
-  readonly version: number;
-  readonly stored: Promise<Stored<SessionRecord | undefined>>;
-  /** Monotonic milliseconds; to carry on the time of the record. */
-  readonly at: number;
-}
-
 export function createReissuer(options: ReissuerOptions): Reissuer {
-  const { store, revocations, clock } = options;
-  const readings = new Map<string, Reading>();
-  const read = (session: string, version: number): Reading => {
-    const known = readings.get(session);
-    if (known !== undefined && known.version >= version) {
-      return known;
-    }
-    const stored = reach(store.load(session));
-    const reading = { version, stored, at: clock.monotonic() };
-    readings.delete(session);
-    readings.set(session, reading);
-    stored.catch(() => {
-      // The next call tries again.
-      if (readings.get(session) === reading) {
-        readings.delete(session);
-      }
-    });
-    for (const oldest of readings.keys()) {
-      if (readings.size <= rememberedMax) {
-        break;
-      }
-      readings.delete(oldest);
-    }
-    return reading;
-  };
-  const reissueFrom: Reissuer["reissueFrom"] = async (presented, stored) => {
-    const { record } = stored;
-    if (record.claimsVersion <= presented.cv) {
-      return undefined;
-    }
-    return { ...stored, access: await reissueAccessToken(options, presented, stored) };
-  };
+  const { revocations, clock } = options;
+  const records = createRecordReads(options);
+  const reissueFrom: Reissuer["reissueFrom"] = async (presented, stored) =>
+    stored.record.claimsVersion <= presented.cv
+      ? undefined
+      : { ...stored, access: await reissueAccessToken(options, presented, stored) };
   return {
     reissueFrom,
     async reissue(presented) {
@@ -90,7 +56,7 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
       if (version === undefined || version <= presented.cv) {
         return undefined;
       }
-      const { stored, at } = read(session, version);
+      const { stored, at } = records.read(session, version);
       const late = () => unavailable("the claims of the session in time");
       const answer = await inTime(stored, { clock, ms: patience, keepAlive: true, late });
       const record = liveOf(session, answer);
@@ -98,8 +64,48 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
         // A store that has lost changes has no such claims, and no call needs to ask for them again.
         revocations.forgetClaims(session);
       }
-      const now = answer.now + (clock.monotonic() - at);
-      return reissueFrom(presented, { record, now });
+      return reissueFrom(presented, { record, now: answer.now + (clock.monotonic() - at) });
     },
   };
+}
+
+/** Reads the record of a session once for each version of its claims, and remembers it. */
+function createRecordReads({ store, clock }: ReissuerOptions) {
+  const readings = new Map<string, Reading>();
+  const remember = (session: string, reading: Reading): void => {
+    readings.delete(session);
+    readings.set(session, reading);
+    for (const oldest of readings.keys()) {
+      if (readings.size <= rememberedMax) {
+        break;
+      }
+      readings.delete(oldest);
+    }
+    reading.stored.catch(() => {
+      // The next call tries again.
+      if (readings.get(session) === reading) {
+        readings.delete(session);
+      }
+    });
+  };
+  return {
+    read(session: string, version: number): Reading {
+      const known = readings.get(session);
+      if (known !== undefined && known.version >= version) {
+        return known;
+      }
+      const stored = reach(store.load(session));
+      const reading = { version, stored, at: clock.monotonic() };
+      remember(session, reading);
+      return reading;
+    },
+  };
+}
+
+interface Reading {
+  /** The version that was known to be there when the record was read. */
+  readonly version: number;
+  readonly stored: Promise<Stored<SessionRecord | undefined>>;
+  /** Monotonic milliseconds; to carry on the time of the record. */
+  readonly at: number;
 }

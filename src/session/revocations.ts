@@ -1,6 +1,6 @@
 import type { Clock } from "../clock.ts";
 import type { EndedBy } from "../events.ts";
-import type { Change, RevokedChange } from "./store.ts";
+import type { Change, ClaimsChange, RevokedChange } from "./store.ts";
 
 /** What the change log says of sessions whose access tokens may still be alive. */
 export interface Revocations {
@@ -59,61 +59,84 @@ interface NewClaims extends Forgettable {
 
 /** Keeps what of the change log can still matter. */
 export function createRevocations(options: RevocationsOptions): Revocations {
-  const { clock, window, limit = 2_000_000 } = options;
-  const ends = new Map<string, End>();
-  const claims = new Map<string, NewClaims>();
-  let doubted = false;
-  const toChange = (session: string, { endedBy, at }: End): RevokedChange => ({
-    kind: "revoked",
-    session,
-    endedBy,
-    at,
-  });
-  return {
-    apply(change, age = 0) {
-      const { session, at } = change;
-      const forgetAt = clock.monotonic() + window - age;
-      if (change.kind === "claims") {
-        const known = claims.get(session)?.version ?? -1;
-        if (known < change.claimsVersion) {
-          setLast(claims, session, { version: change.claimsVersion, forgetAt });
-        }
-        return;
-      }
-      const { endedBy } = change;
-      const known = ends.get(session);
-      if (known === undefined || (isOwnEnd(endedBy) && !isOwnEnd(known.endedBy))) {
-        setLast(ends, session, { endedBy, at, forgetAt });
-      }
-    },
-    get(session) {
-      const end = ends.get(session);
-      return end === undefined ? undefined : toChange(session, end);
-    },
-    claimsVersionOf: (session) => claims.get(session)?.version,
-    forgetClaims(session) {
-      claims.delete(session);
-    },
-    prune() {
-      forget(ends, clock.monotonic());
-      forget(claims, clock.monotonic());
-    },
-    get unsure() {
-      return doubted || ends.size + claims.size > limit;
-    },
-    doubt(now) {
-      doubted = now;
-    },
-    *all() {
-      for (const [session, end] of ends) {
-        yield toChange(session, end);
-      }
-    },
-    get size() {
-      return ends.size + claims.size;
-    },
-    limit,
-  };
+  return new RememberedChanges(options);
+}
+
+class RememberedChanges implements Revocations {
+  readonly #options: RevocationsOptions;
+  readonly #ends = new Map<string, End>();
+  readonly #claims = new Map<string, NewClaims>();
+  readonly limit: number;
+  #doubted = false;
+
+  constructor(options: RevocationsOptions) {
+    this.#options = options;
+    this.limit = options.limit ?? 2_000_000;
+  }
+
+  apply(change: Change, age = 0): void {
+    const forgetAt = this.#options.clock.monotonic() + this.#options.window - age;
+    if (change.kind === "claims") {
+      this.#applyClaims(change, forgetAt);
+    } else {
+      this.#applyEnd(change, forgetAt);
+    }
+  }
+
+  get(session: string): RevokedChange | undefined {
+    const end = this.#ends.get(session);
+    return end === undefined ? undefined : toChange(session, end);
+  }
+
+  claimsVersionOf(session: string): number | undefined {
+    return this.#claims.get(session)?.version;
+  }
+
+  forgetClaims(session: string): void {
+    this.#claims.delete(session);
+  }
+
+  prune(): void {
+    const now = this.#options.clock.monotonic();
+    forget(this.#ends, now);
+    forget(this.#claims, now);
+  }
+
+  get unsure(): boolean {
+    return this.#doubted || this.size > this.limit;
+  }
+
+  doubt(doubted: boolean): void {
+    this.#doubted = doubted;
+  }
+
+  get size(): number {
+    return this.#ends.size + this.#claims.size;
+  }
+
+  *all(): Iterable<RevokedChange> {
+    for (const [session, end] of this.#ends) {
+      yield toChange(session, end);
+    }
+  }
+
+  #applyEnd({ session, endedBy, at }: RevokedChange, forgetAt: number): void {
+    const known = this.#ends.get(session);
+    if (known === undefined || (isOwnEnd(endedBy) && !isOwnEnd(known.endedBy))) {
+      setLast(this.#ends, session, { endedBy, at, forgetAt });
+    }
+  }
+
+  #applyClaims({ session, claimsVersion: version }: ClaimsChange, forgetAt: number): void {
+    const known = this.#claims.get(session);
+    if (known === undefined || known.version < version) {
+      setLast(this.#claims, session, { version, forgetAt });
+    }
+  }
+}
+
+function toChange(session: string, { endedBy, at }: End): RevokedChange {
+  return { kind: "revoked", session, endedBy, at };
 }
 
 /** Sets an entry anew, so that the first to be forgotten stays first. */
