@@ -1,11 +1,11 @@
-import { SessionError, unavailable } from "./errors.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { type Engine, openEngine } from "./session/engine.ts";
+import { openEngine } from "./session/engine.ts";
 import { closedHealth, type SessionsHealth } from "./session/health.ts";
 import { createOpener } from "./session/opener.ts";
+import { reach } from "./session/reach.ts";
 
 /** Verified sessions for Connect services. */
 export interface Sessions extends ServerSessions {
@@ -36,24 +36,13 @@ export interface Sessions extends ServerSessions {
  */
 export function createSessions(options: SessionsOptions): Sessions {
   const resolved = readOptions(options);
-  let opened: Engine | undefined;
-  const opener = createOpener(async () => {
-    opened = await openEngine(resolved.engine);
-    return opened;
-  });
+  const opener = createOpener(() => openEngine(resolved.engine));
   const core: Core = {
     ...resolved.core,
-    async engine() {
-      try {
-        return await opener.get();
-      } catch (cause) {
-        throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
-      }
-    },
+    engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();
-    opened = undefined;
     await engine?.settled();
     await engine?.close();
   };
@@ -64,7 +53,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   return {
     ...createServerSessions(core, resolved.policies),
-    health: () => opened?.health() ?? closedHealth,
+    health: () => opener.opened()?.health() ?? closedHealth,
     async jwks() {
       return { keys: [...(await (await core.engine()).publicKeys())] };
     },

@@ -12,6 +12,7 @@ export type { EndedBy, SessionEvent, SessionEventListener } from "./events.ts";
 export type { JsonObject, JsonValue } from "./json.ts";
 export type { SigningAlgorithm } from "./jwt/algorithms.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionsOptions } from "./options.ts";
 export type { SecretOption } from "./secrets.ts";
 export type { Exchange } from "./server/call.ts";

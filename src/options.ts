@@ -3,6 +3,7 @@ import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
+import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import {
   readAudience,
   readChoice,
@@ -68,6 +69,8 @@ export interface SessionsOptions {
   readonly maxStaleness?: Duration;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -138,6 +141,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   revocation: "string",
   maxStaleness: "string",
   clockSkew: "string",
+  verifiedCache: "object",
   cookies: "object",
   origins: "array",
   crossSite: "string",
@@ -187,6 +191,7 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
     maxStaleness: readMaxStaleness(options.maxStaleness),
+    verifiedCache: readCacheLimits(options.verifiedCache),
     clock: options.clock ?? systemClock,
     emit: safeListener(options.onEvent),
   };

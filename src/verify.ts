@@ -8,6 +8,11 @@ import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
 import { createRemoteKeys } from "./jwt/remote-keys.ts";
 import {
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCacheOptions,
+} from "./jwt/verified-cache.ts";
+import {
   readAudience,
   readChoice,
   readClockSkew,
@@ -25,6 +30,7 @@ import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { VerifyingSessions } from "./server/verifying.ts";
 export type { VerifiedSession } from "./session/session.ts";
 
@@ -54,6 +60,8 @@ export interface VerifySessionsOptions {
   readonly origins?: readonly string[];
   /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
   readonly crossSite?: "checked" | "unchecked";
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
   /** Fetches the keys. Default: the global `fetch`. Must not follow redirects when told "manual". */
   readonly fetch?: Fetch;
   /** Told of every outage: send it to your logs. */
@@ -129,7 +137,7 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     async ready() {
       await opener.get();
     },
-    find: async (kid) => (await opener.get()).get(kid),
+    find: (kid) => opener.opened()?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
 }
 
@@ -144,6 +152,7 @@ function createAuthenticator(
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
       findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
     }),
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),

@@ -1,6 +1,7 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import { isEmpty } from "../tokens/source.ts";
+import { andThen } from "./and-then.ts";
 import type { Call } from "./call.ts";
 import { checkSession, type SessionDemand } from "./check-session.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
@@ -22,16 +23,16 @@ export interface AuthenticationDemand extends SessionDemand {
 /**
  * Finds and verifies the access token of a request: tokens, cross-site, signature, anti-CSRF token,
  * revocation. No I/O, but for an unknown signing key, a stale change log, a strict check, and claims
- * that have changed.
+ * that have changed; and no promise where the token was verified before.
  *
  * @returns the verified claims; undefined when nothing was presented and nothing is required
  * @throws SessionError
  */
-export async function authenticate(
+export function authenticate(
   core: VerifyingCore,
   request: AuthenticationRequest,
   demand: AuthenticationDemand,
-): Promise<AccessClaims | undefined> {
+): AccessClaims | undefined | Promise<AccessClaims> {
   const { presented } = request;
   if (isEmpty(presented)) {
     if (demand.required) {
@@ -45,28 +46,38 @@ export async function authenticate(
   if (byCookie) {
     checkCrossSite(core, request);
   }
-  const engine = await core.engine();
-  const now = engine.storeNow();
-  const claims = byCookie
-    ? await verifyCookies(core, engine, { presented, now })
-    : await verifyBearer(engine, { presented, now });
-  if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
-    await checkAntiCsrf(engine, claims, presented.antiCsrf);
-  }
-  const current = await checkSession(core, request, { engine, claims, demand });
-  engine.used(claims);
-  return current;
+  const byToken = byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck;
+  return andThen(core.engine(), (engine) => {
+    const now = engine.storeNow();
+    const verified = byCookie
+      ? verifyCookies(core, engine, { presented, now })
+      : verifyBearer(engine, { presented, now });
+    const ownPage = byToken
+      ? andThen(verified, (claims) => checkAntiCsrf(engine, claims, presented.antiCsrf))
+      : verified;
+    const checkedAt = ownPage instanceof Promise ? undefined : now;
+    const live = andThen(ownPage, (claims) =>
+      checkSession(core, request, { engine, claims, demand, now: checkedAt }),
+    );
+    return andThen(live, (claims) => {
+      engine.used(claims, now);
+      return claims;
+    });
+  });
 }
+
+// Each check passes the claims on, or throws.
 
 async function checkAntiCsrf(
   engine: Authenticator,
   claims: AccessClaims,
   token: string | undefined,
-): Promise<void> {
+): Promise<AccessClaims> {
   if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
     throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
       message: "the anti-CSRF token is missing or wrong",
       session: claims.sid,
     });
   }
+  return claims;
 }

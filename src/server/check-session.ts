@@ -22,6 +22,8 @@ export interface Verified {
   readonly engine: Authenticator;
   readonly claims: AccessClaims;
   readonly demand: SessionDemand;
+  /** What `storeNow` told just now; undefined where something was waited for since. */
+  readonly now: number | undefined;
 }
 
 /**
@@ -35,7 +37,7 @@ export function checkSession(
   response: Response,
   verified: Verified,
 ): AccessClaims | Promise<AccessClaims> {
-  const { engine, claims, demand } = verified;
+  const { engine, claims, demand, now } = verified;
   switch (demand.check) {
     case "none":
       return claims;
@@ -43,7 +45,7 @@ export function checkSession(
       return checkStored(core, response, verified);
     case "feed":
       assertNotRevoked(engine, claims);
-      return engine.revocations.unsure || engine.feed.isStale() || hasNewClaims(engine, claims)
+      return engine.revocations.unsure || engine.feed.isStale(now) || hasNewClaims(engine, claims)
         ? checkFeed(core, response, verified)
         : claims;
   }

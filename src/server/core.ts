@@ -29,14 +29,14 @@ export interface VerifyingCore {
   readonly antiCsrf: "off" | "token";
   readonly emit: SessionEventListener;
   /**
-   * The engine, opened on first use.
+   * The engine, opened on first use; without a promise once it is open.
    * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again
    */
-  engine(): Promise<Authenticator>;
+  engine(): Authenticator | Promise<Authenticator>;
 }
 
 /** What every part of the server side shares, those that begin, refresh and end sessions included. */
 export interface Core extends VerifyingCore {
   readonly browserHeaderTransport: boolean;
-  engine(): Promise<Engine>;
+  engine(): Engine | Promise<Engine>;
 }

@@ -29,8 +29,10 @@ export function createInterceptor(
       call.requestHeader === request.header || call.signal === request.signal;
     const known = knownCall(request.contextValues, key, isSame);
     const call = known ?? openAlone(core, request);
-    request.contextValues.set(key, call);
-    await admitAlone(core, call, { request, policies });
+    if (!call.admitted) {
+      request.contextValues.set(key, call);
+      await admitAlone(core, call, { request, policies });
+    }
     const written = call.responseHeader;
     try {
       const response = await next(request);

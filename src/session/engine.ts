@@ -1,8 +1,14 @@
 import type { JWK } from "jose";
 import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
-import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
+import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
+import {
+  type CacheLimits,
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCache,
+} from "../jwt/verified-cache.ts";
 import type { SecretOption, SecretRing } from "../secrets.ts";
 import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
@@ -41,6 +47,8 @@ export interface EngineOptions {
   readonly clockSkew: number;
   /** Milliseconds; default 5000. See `SessionsOptions`. */
   readonly maxStaleness?: number;
+  /** Default: 50,000 entries. */
+  readonly verifiedCache?: CacheLimits;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
   /** For the model check alone; see `RefresherOptions`. */
@@ -59,11 +67,14 @@ export interface Engine extends Lifecycle, Reissuer {
   /** How far `revocations` can be trusted. */
   readonly feed: Pick<Feed, "isStale" | "catchUp" | "staleness">;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
-  verify(token: string, now: number): Promise<VerifiedToken>;
+  readonly verify: AccessTokenVerifier;
   /** The public keys of all tokens that may be alive, and of those to come. */
   publicKeys(): Promise<readonly JWK[]>;
-  /** Takes note that a live access token was used. */
-  used(claims: AccessClaims): void;
+  /**
+   * Takes note that a live access token was used.
+   * @param now milliseconds since 1970; default `storeNow()`
+   */
+  used(claims: AccessClaims, now?: number): void;
   /** The store's clock as this process knows it without asking; milliseconds since 1970. */
   storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
@@ -105,7 +116,9 @@ async function openParts(options: EngineOptions): Promise<Opened> {
     retention: maxAccessLife + options.clockSkew,
   });
   const window = maxAccessLife + logMargin;
-  const revocations = createRevocations({ clock, window });
+  const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
+  const onEnd = (session: string): void => verified?.evictSession(session);
+  const revocations = createRevocations({ clock, window, onEnd });
   const restorer = createRestorer({ store, revocations, keys, clock });
   const feed = createFeed({
     store,
@@ -118,13 +131,14 @@ async function openParts(options: EngineOptions): Promise<Opened> {
   });
   await feed.open();
   const sweeper = createSweeper({ store, keys, clock });
-  return { secrets, keys, revocations, feed, restorer, sweeper };
+  return { secrets, keys, verified, revocations, feed, restorer, sweeper };
 }
 
 /** What is open once the engine is. */
 interface Opened {
   readonly secrets: SecretRing;
   readonly keys: SigningKeys;
+  readonly verified: VerifiedCache | undefined;
   readonly revocations: Revocations;
   readonly feed: Feed;
   readonly restorer: Restorer;
@@ -147,7 +161,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     loadUnsure: createRowReads(store),
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
-    verify: verifierOf(options, keys),
+    verify: verifierOf(options, opened),
     refresh: createRefresher({
       ...options,
       secrets,
@@ -159,8 +173,8 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
     publicKeys: () => keys.published(),
     storeNow: () => feed.storeNow(),
-    used(claims) {
-      if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
+    used(claims, now = feed.storeNow()) {
+      if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
       }
     },
@@ -173,19 +187,21 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
 }
 
 async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
-  const { feed, restorer, sweeper } = opened;
+  const { feed, restorer, sweeper, verified } = opened;
   feed.close();
+  verified?.close();
   await restorer.close();
   await sweeper.close();
   await store.close();
 }
 
-function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"] {
+function verifierOf(options: EngineOptions, { keys, verified }: Opened): AccessTokenVerifier {
   return createAccessTokenVerifier({
     issuer: options.issuer,
     audience: options.audience,
     maxLife: maxAccessLife / 1000,
     clockSkew: options.clockSkew / 1000,
     findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+    cache: verified,
   });
 }

@@ -13,8 +13,11 @@ export interface Feed {
   open(): Promise<void>;
   /** Makes a change known that this process wrote itself, at once. */
   apply(change: Change): void;
-  /** Whether what is known is older than `maxStaleness`, so that nothing may be let through on it. */
-  isStale(): boolean;
+  /**
+   * Whether what is known is older than `maxStaleness`, so that nothing may be let through on it.
+   * @param now what `storeNow` told just now, to save a look at the clock
+   */
+  isStale(now?: number): boolean;
   /** Milliseconds since the start of the last read of the log that was completed. */
   staleness(): number;
   /**
@@ -105,8 +108,8 @@ class FollowedLog implements Feed {
     this.#options.revocations.apply(change);
   }
 
-  isStale(): boolean {
-    return this.#staleness.isStale();
+  isStale(now?: number): boolean {
+    return this.#staleness.isStale(now === undefined ? now : this.#time.toMonotonic(now));
   }
 
   staleness(): number {

@@ -39,6 +39,8 @@ export interface RevocationsOptions {
   readonly clock: Clock;
   /** Milliseconds an entry matters: no access token lives longer. */
   readonly window: number;
+  /** Told of a session as soon as its end is known here. */
+  readonly onEnd?: (session: string) => void;
   /** Entries that can be vouched for. Default 2,000,000; at about 200 bytes each, 400 MB. */
   readonly limit?: number;
 }
@@ -124,6 +126,7 @@ class RememberedChanges implements Revocations {
     const known = this.#ends.get(session);
     if (known === undefined || (isOwnEnd(endedBy) && !isOwnEnd(known.endedBy))) {
       setLast(this.#ends, session, { endedBy, at, forgetAt });
+      this.#options.onEnd?.(session);
     }
   }
 

@@ -13,8 +13,11 @@ export interface Staleness {
   now(): Moment;
   /** Milliseconds since the start of the last read of the log that was completed. */
   age(): number;
-  /** Whether that is longer than a call may be let through on. */
-  isStale(): boolean;
+  /**
+   * Whether that is longer than a call may be let through on.
+   * @param monotonic where the clock was read already
+   */
+  isStale(monotonic?: number): boolean;
   /** Takes note of a read that began then and is complete. */
   proven(began: Moment): void;
   /** Takes note of a read that failed: when the feed is stale by then, that is an event. */
@@ -34,12 +37,12 @@ export interface StalenessOptions {
 export function createStaleness({ clock, maxStaleness, emit }: StalenessOptions): Staleness {
   let proof: Moment | undefined;
   let told = false;
-  const age = (): number =>
+  const age = (monotonic = clock.monotonic()): number =>
     proof === undefined
       ? Number.POSITIVE_INFINITY
       : // Monotonic time may stand still while the machine sleeps; the wall clock may be set back.
-        Math.max(clock.monotonic() - proof.monotonic, clock.now() - proof.wall);
-  const isStale = (): boolean => age() > maxStaleness;
+        Math.max(monotonic - proof.monotonic, clock.now() - proof.wall);
+  const isStale = (monotonic?: number): boolean => age(monotonic) > maxStaleness;
   return {
     now: () => ({ monotonic: clock.monotonic(), wall: clock.now() }),
     age,

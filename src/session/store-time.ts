@@ -4,6 +4,8 @@ import type { Clock } from "../clock.ts";
 export interface StoreTime {
   /** Milliseconds since 1970; carried on since the last look. */
   now(): number;
+  /** What the monotonic clock showed at a time that `now` told since the last look. */
+  toMonotonic(now: number): number;
   /** Takes note of a time that the store told, asked at a moment of the monotonic clock. */
   look(told: number, asked: number): void;
 }
@@ -20,6 +22,7 @@ export function createStoreTime(clock: Clock): StoreTime {
   let ahead: number | undefined;
   return {
     now: () => clock.monotonic() + (ahead ?? 0),
+    toMonotonic: (now) => now - (ahead ?? 0),
     look(told, asked) {
       const answered = clock.monotonic();
       if (answered - asked < trustedRoundTrip) {

@@ -81,14 +81,24 @@ function isLoopback(hostname: string): boolean {
   return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
 }
 
-/** Every value of a cookie in a Cookie header, in order, at most `limit`. */
+/**
+ * Every value of a cookie in a Cookie header, in order, at most `limit`. Looks for its name only: a
+ * header may hold many other cookies.
+ */
 export function readCookie(cookieHeader: string | null, name: string, limit: number): string[] {
   const values: string[] = [];
-  forEachPair(cookieHeader, (pair) => {
-    if (values.length < limit && pair.startsWith(`${name}=`)) {
-      values.push(pair.slice(name.length + 1));
+  if (cookieHeader === null) {
+    return values;
+  }
+  const start = `${name}=`;
+  let at = cookieHeader.indexOf(start);
+  while (at !== -1 && values.length < limit) {
+    const valueAt = at + start.length;
+    if (isPairStart(cookieHeader, at)) {
+      values.push(cookieHeader.slice(valueAt, endOfPair(cookieHeader, valueAt)));
     }
-  });
+    at = cookieHeader.indexOf(start, valueAt);
+  }
   return values;
 }
 
@@ -107,21 +117,39 @@ export function withoutCookies(cookieHeader: string, names: readonly string[]): 
  * Only space and tab surround a pair (RFC 6265bis section 5.6): what else JavaScript trims is part of
  * the name, and a sibling host may set a cookie of such a name, which `__Host-` does not protect.
  */
-function forEachPair(cookieHeader: string | null, visit: (pair: string) => void): void {
+function forEachPair(cookieHeader: string, visit: (pair: string) => void): void {
   let start = 0;
-  while (cookieHeader !== null && start < cookieHeader.length) {
-    const semicolon = cookieHeader.indexOf(";", start);
-    const next = semicolon === -1 ? cookieHeader.length : semicolon;
-    let end = next;
+  while (start < cookieHeader.length) {
+    const end = endOfPair(cookieHeader, start);
     while (start < end && isBlank(cookieHeader, start)) {
       start++;
     }
-    while (start < end && isBlank(cookieHeader, end - 1)) {
-      end--;
-    }
     visit(cookieHeader.slice(start, end));
-    start = next + 1;
+    start = semicolonFrom(cookieHeader, end) + 1;
   }
+}
+
+/** Whether nothing but blanks stand between a place and the semicolon before it. */
+function isPairStart(cookieHeader: string, at: number): boolean {
+  let before = at - 1;
+  while (before >= 0 && isBlank(cookieHeader, before)) {
+    before--;
+  }
+  return before < 0 || cookieHeader[before] === ";";
+}
+
+/** Where the pair around a place ends, without the blanks after it. */
+function endOfPair(cookieHeader: string, from: number): number {
+  let end = semicolonFrom(cookieHeader, from);
+  while (end > from && isBlank(cookieHeader, end - 1)) {
+    end--;
+  }
+  return end;
+}
+
+function semicolonFrom(cookieHeader: string, from: number): number {
+  const at = cookieHeader.indexOf(";", from);
+  return at === -1 ? cookieHeader.length : at;
 }
 
 function isBlank(text: string, at: number): boolean {

@@ -196,6 +196,7 @@ describe("signing keys in a store", () => {
         const { kid } = await keys.signer();
         const age = clock.now() - (published.get(kid) ?? Number.NaN);
         expect(age >= 600_000 || published.size === 1).toBe(true);
+        await keys.settled();
       }
     }
     expect(published.size).toBeGreaterThan(1);

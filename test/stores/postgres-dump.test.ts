@@ -55,8 +55,8 @@ describePostgres("a dump of PostgreSQL alone", (server) => {
       await expect(used.engine.exchange(forged)).rejects.toMatchObject({ kind: "unavailable" });
       await expect(used.engine.exchange(disguised)).rejects.toMatchObject({ kind: "unauthorized" });
     }
-    const verified = used.engine.verify(own.access.token, used.clock.now());
-    expect(await verified.catch((error: unknown) => error)).not.toMatchObject({ status: "valid" });
+    const verify = async () => used.engine.verify(own.access.token, used.clock.now());
+    expect(await verify().catch((error: unknown) => error)).not.toMatchObject({ status: "valid" });
     expect((await used.store.load(used.session.id)).record?.revokedAt).toBeNull();
   });
 });
