@@ -5,7 +5,7 @@ import type { Reissued } from "../session/reissue.ts";
 import type { RevocationCheck } from "../session/revocation-check.ts";
 import type { Call } from "./call.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
-import { writeTokens } from "./respond.ts";
+import { writeReissued } from "./respond.ts";
 
 /** What a call demands of a session whose token is good. */
 export interface SessionDemand {
@@ -67,7 +67,7 @@ async function checkFeed(
     }
   }
   try {
-    return adopt(core, response, { claims, reissued: await engine.reissue(claims) });
+    return await adopt(core, response, { claims, reissued: await engine.reissue(claims) });
   } catch (error) {
     if (!demand.needsClaims && error instanceof SessionError && error.kind === "unavailable") {
       return claims;
@@ -101,22 +101,16 @@ function hasNewClaims({ revocations }: Authenticator, { sid, cv }: AccessClaims)
 }
 
 /** The claims that the call goes on with; new ones go to the client, unless by GET, which may be kept. */
-function adopt(
+async function adopt(
   core: VerifyingCore,
   { requestMethod, responseHeader }: Response,
   { claims, reissued }: { readonly claims: AccessClaims; readonly reissued: Reissued | undefined },
-): AccessClaims {
+): Promise<AccessClaims> {
   if (reissued === undefined) {
     return claims;
   }
   if (requestMethod !== "GET") {
-    writeTokens(core, responseHeader, {
-      ...reissued,
-      event: "reissued",
-      refreshToken: undefined,
-      antiCsrf: undefined,
-      expireCopies: false,
-    });
+    await writeReissued(core, responseHeader, reissued);
   }
   return reissued.access.claims;
 }

@@ -100,9 +100,7 @@ function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Pr
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
   };
-  return andThen(authenticate(core, call, demand), (claims) => {
-    if (claims !== undefined) {
-      enterSession(core, call, claims);
-    }
-  });
+  return andThen(authenticate(core, call, demand), (claims) =>
+    claims === undefined ? undefined : andThen(enterSession(core, call, claims), () => {}),
+  );
 }

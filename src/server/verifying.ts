@@ -1,20 +1,22 @@
 import {
-  Code,
-  ConnectError,
+  type ConnectError,
   type ConnectRouter,
   type ContextValues,
   createContextValues,
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
+import type { Duration } from "../duration.ts";
 import { SessionError } from "../errors.ts";
 import type { RevocationCheck } from "../session/revocation-check.ts";
-import type { Session, VerifiedSession } from "../session/session.ts";
+import type { VerifiedSession } from "../session/session.ts";
 import { authenticate } from "./authenticate.ts";
 import { type CallKey, callOf, type Exchange, enterSession, failCall, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
+import { assertFresh } from "./fresh.ts";
 import { createGate, type RequestGate } from "./gate.ts";
 import { createInterceptor } from "./interceptor.ts";
+import { misuse } from "./misuse.ts";
 import { type MethodDescription, procedureOf } from "./policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { forbidCaching } from "./respond.ts";
@@ -33,7 +35,7 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
 }
 
 /** The part of the server side that reads sessions. */
-export interface VerifyingSessions<S extends VerifiedSession = VerifiedSession> {
+export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
    * Protects an adapter: returns its options with the request gate, the interceptor and, where
    * sessions are made, SessionService built in. Every method needs a session unless a policy says
@@ -66,6 +68,14 @@ export interface VerifyingSessions<S extends VerifiedSession = VerifiedSession> 
    */
   require(context: HandlerContext): S;
   /**
+   * The session of a call whose user proved who they are not longer ago than `within`, such as
+   * "10m": for what a stolen session must not do. Let them sign in again, then call
+   * `reauthenticated`.
+   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) when it was longer ago;
+   * and as `require` does
+   */
+  requireFresh(context: HandlerContext, within: Duration): S;
+  /**
    * The session of a call, if it has one.
    * @throws ConnectError `Internal` where nothing authenticates the method
    */
@@ -86,47 +96,63 @@ export interface VerifyingParts extends Pick<Protection, "service" | "policies">
 }
 
 /** Makes the part of the server side that reads sessions. */
-export function createVerifyingSessions(
-  core: VerifyingCore,
+export function createVerifyingSessions<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
-): VerifyingSessions<Session> {
+): VerifyingSessions<S> {
   const protection: Protection = {
     gate: createGate(core, key, policies),
     interceptor: createInterceptor(core, key, policies),
     service,
     policies,
   };
-  const current = (context: HandlerContext): Session | undefined => sessionIn(core, key, context);
+  const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
+  const require = (context: HandlerContext): S => {
+    const session = current(context);
+    if (session !== undefined) {
+      return session;
+    }
+    throw policies.of(context.method).auth === "none"
+      ? publicMethod(context)
+      : missingSession(core, key, context);
+  };
   return {
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
     interceptor: protection.interceptor,
     getSession: getSessionWith(core, key, policies.defaultCheck),
     current,
-    require(context) {
-      const session = current(context);
-      if (session !== undefined) {
+    require,
+    requireFresh(context, within) {
+      const session = require(context);
+      try {
+        assertFresh(core, session, within);
         return session;
+      } catch (error) {
+        throw error instanceof TypeError
+          ? misuse(error.message, error)
+          : refuseCall(core, callOf(core, key, context), {
+              error,
+              procedure: procedureOf(context.method),
+            });
       }
-      throw policies.of(context.method).auth === "none"
-        ? publicMethod(context)
-        : missingSession(core, key, context);
     },
     check: (router) => policies.check(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
 
-function sessionIn(
-  core: VerifyingCore,
+function sessionIn<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
   key: CallKey,
   context: HandlerContext,
-): Session | undefined {
+): S | undefined {
   const call = context.values.get(key);
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
   }
-  return callOf(core, key, context).session;
+  // This instance made it: the key is its own.
+  return callOf(core, key, context).session as S | undefined;
 }
 
 /** The error of a call that came past every part of ours. */
@@ -151,11 +177,11 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
   });
 }
 
-function getSessionWith(
-  core: VerifyingCore,
+function getSessionWith<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
   key: CallKey,
   check: RevocationCheck,
-): VerifyingSessions<Session>["getSession"] {
+): VerifyingSessions<S>["getSession"] {
   // An exchange without values is known again by its headers: its cookies are hidden after the first time.
   const plain = new WeakMap<Headers, ContextValues>();
   const valuesOf = (headers: Headers): ContextValues => {
@@ -166,7 +192,7 @@ function getSessionWith(
   const getSession = async (
     exchange: Exchange & { readonly values?: ContextValues },
     options: GetSessionOptions = {},
-  ): Promise<Session | undefined> => {
+  ): Promise<S | undefined> => {
     const { requestHeader, responseHeader, requestMethod } = exchange;
     const values = exchange.values ?? valuesOf(requestHeader);
     const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
@@ -182,10 +208,5 @@ function getSessionWith(
       throw failCall(core, call, { error, procedure: undefined });
     }
   };
-  return getSession as VerifyingSessions<Session>["getSession"];
-}
-
-/** A developer's mistake: the message is for them, and holds nothing of the request. */
-export function misuse(message: string, cause?: unknown): ConnectError {
-  return new ConnectError(message, Code.Internal, undefined, undefined, cause);
+  return getSession as VerifyingSessions<S>["getSession"];
 }

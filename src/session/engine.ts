@@ -13,6 +13,7 @@ import type { SecretOption, SecretRing } from "../secrets.ts";
 import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
+import { createDirectory, type Directory } from "./directory.ts";
 import { createFeed, type Feed } from "./feed.ts";
 import { healthOf, type SessionsHealth } from "./health.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
@@ -31,8 +32,9 @@ import { createRevocations, type Revocations } from "./revocations.ts";
 import { createRowReads, type RowReads } from "./row-reads.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { SessionRecord, SessionStore } from "./store.ts";
+import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
+import { createUpdates, type Updates } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -43,6 +45,8 @@ export interface EngineOptions {
   /** Default: ES256, generated, rotated every 30 days. */
   readonly keys?: KeyPlan;
   readonly lifetimes: Lifetimes;
+  /** How many sessions a user may have. Default any number. */
+  readonly limit?: SessionLimit | null;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   /** Milliseconds; default 5000. See `SessionsOptions`. */
@@ -59,7 +63,8 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle, Reissuer {
+export interface Engine extends Lifecycle, Directory, Reissuer {
+  readonly updates: Updates;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
@@ -170,7 +175,17 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createLifecycle({
+      ...options,
+      limit: options.limit ?? null,
+      secrets,
+      keys,
+      feed,
+      refreshTokens,
+      mintAccess,
+    }),
+    ...createDirectory({ store, feed, emit }),
+    updates: createUpdates({ ...options, keys, feed }),
     publicKeys: () => keys.published(),
     storeNow: () => feed.storeNow(),
     used(claims, now = feed.storeNow()) {

@@ -22,7 +22,7 @@ export interface Reissuer {
    * @throws SessionError `unauthorized` when the session is over, `unavailable`
    */
   reissue(presented: AccessClaims): Promise<Reissued | undefined>;
-  /** The same, of a record that was read just now. */
+  /** The same, of a record that was read or written just now. */
   reissueFrom(
     presented: AccessClaims,
     stored: Stored<SessionRecord>,
@@ -45,7 +45,7 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
   const { revocations, clock } = options;
   const records = createRecordReads(options);
   const reissueFrom: Reissuer["reissueFrom"] = async (presented, stored) =>
-    stored.record.claimsVersion <= presented.cv
+    stored.record.claimsVersion <= presented.cv || stored.now >= presented.exp * 1000
       ? undefined
       : { ...stored, access: await reissueAccessToken(options, presented, stored) };
   return {
