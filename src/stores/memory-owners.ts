@@ -1,5 +1,4 @@
 import type { SessionOwner, SessionRecord } from "../session/store.ts";
-import type { ListPlace } from "./list-cursor.ts";
 
 /** The ids of each user's and each tenant's sessions, so that nobody looks at all there are. */
 export type MemoryOwners = Map<string, Set<string>>;
@@ -41,16 +40,6 @@ export function ownedBy(
     // Of a user within a tenant, the user's are looked through: they are fewer than the tenant's.
     return record && (tenantId === null || record.tenantId === tenantId) ? [record] : [];
   });
-}
-
-/** Sorts a list: the newest first, equal times by id, descending. */
-export function newestFirst(a: ListPlace, b: ListPlace): number {
-  return isAfter(a, b) ? 1 : -1;
-}
-
-/** Whether one comes later in a list than another. */
-export function isAfter(a: ListPlace, b: ListPlace): boolean {
-  return a.createdAt < b.createdAt || (a.createdAt === b.createdAt && a.id < b.id);
 }
 
 function keysOf({ userId, tenantId }: SessionOwner): string[] {

@@ -12,7 +12,7 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../session/store.ts";
-import { cutPage, parseListCursor } from "./list-cursor.ts";
+import { cutPage, isAfter, newestFirst, parseListCursor } from "./list-order.ts";
 import {
   appendChange,
   createChanges,
@@ -20,7 +20,7 @@ import {
   pruneChanges,
   readChanges,
 } from "./memory-changes.ts";
-import { isAfter, newestFirst, ownedBy } from "./memory-owners.ts";
+import { ownedBy } from "./memory-owners.ts";
 import {
   beginSession,
   confirmSession,

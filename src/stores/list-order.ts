@@ -4,6 +4,16 @@ export interface ListPlace {
   readonly id: string;
 }
 
+/** Sorts a list: the newest first, equal times by id, descending. */
+export function newestFirst(a: ListPlace, b: ListPlace): number {
+  return isAfter(a, b) ? 1 : -1;
+}
+
+/** Whether one comes later in a list than another. */
+export function isAfter(a: ListPlace, b: ListPlace): boolean {
+  return a.createdAt < b.createdAt || (a.createdAt === b.createdAt && a.id < b.id);
+}
+
 /** What one page of a list returns of the sessions from its beginning on, one more than it holds. */
 export function cutPage<T extends ListPlace>(
   found: readonly T[],
