@@ -1,5 +1,5 @@
 import type { SessionStore } from "../session/store.ts";
-import { serverTime } from "./redis-lua.ts";
+import { serverTime } from "./redis-lua-base.ts";
 import type { RedisClient } from "./redis-scripts.ts";
 import { redisSessionStore } from "./redis-store.ts";
 

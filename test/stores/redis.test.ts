@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { type RedisClient, redisStore } from "../../src/stores/redis.ts";
-import { advance, atOnce, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { advance, atOnce, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
 import { reconnected, redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { describePruning } from "./pruning.ts";
@@ -32,7 +32,7 @@ describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
     const key = "{time}:session:s1";
     const day = 24 * 3_600_000;
     const before = Date.now();
-    const { record, now } = await store.insert(newSession());
+    const { record, now } = await insertNew(store);
     expect(now).toBeGreaterThanOrEqual(before);
     expect(now).toBeLessThanOrEqual(Date.now());
     expect(await client.pExpireTime(key)).toBe(record.idleExpiresAt + day);
@@ -45,14 +45,17 @@ describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
   it("keeps every key under one hash tag, and stores of other prefixes apart", async () => {
     const { client, store } = await opened("app.one:x");
     await store.insert(newSession());
-    await store.insert(newSession({ id: "s2", replaces: "s1" }));
+    await store.insert(newSession({ id: "s2", replaces: "s1", tenantId: "acme" }));
     await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
     expect((await client.keys("*app.one*")).sort()).toEqual([
+      "{app.one:x}:ends",
       "{app.one:x}:keys",
       "{app.one:x}:log",
       "{app.one:x}:meta",
       "{app.one:x}:session:s1",
       "{app.one:x}:session:s2",
+      "{app.one:x}:tenant:acme",
+      "{app.one:x}:user:alice",
     ]);
     const other = await opened("app.one:y");
     expect((await other.store.load("s1")).record).toBeUndefined();
@@ -159,8 +162,8 @@ describe.skipIf(redisMissing)("redisStore refuses", () => {
     await expect(store.open({ clock })).rejects.toThrow("ACL SETUSER <user> +info");
     expect(await client.keys("*")).toEqual([]);
     await client.sendCommand(["ACL", "SETUSER", "default", "+info"]);
-    await client.hSet("{rpc-session}:meta", "schema", "2");
-    await expect(store.open({ clock })).rejects.toThrow(/newer rpc-session \(schema 2/);
+    await client.hSet("{rpc-session}:meta", "schema", "3");
+    await expect(store.open({ clock })).rejects.toThrow(/newer rpc-session \(schema 3/);
     await client.del("{rpc-session}:meta");
     await store.open({ clock });
   });
