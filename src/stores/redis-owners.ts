@@ -1,5 +1,5 @@
 import type { RevokeScope, SessionOwner, SessionRecord, SessionStore } from "../session/store.ts";
-import { cutPage, parseListCursor } from "./list-cursor.ts";
+import { cutPage, parseListCursor } from "./list-order.ts";
 import type { RedisKeys } from "./redis-keys.ts";
 import { indexRedisSessions } from "./redis-schema.ts";
 import type { RunRedisScript } from "./redis-scripts.ts";

@@ -34,6 +34,8 @@ async function createWorld(options: Options = {}): Promise<World> {
   });
   await there.ready();
   const issued = await issueOn(here, "header");
+  // From here on the token is known, and a call waits for nothing but its check.
+  await there.getSession(exchangeOf({ bearer: issued.access }));
   store.take();
   return { here, there, store, events, issued };
 }
