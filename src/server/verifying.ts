@@ -203,7 +203,7 @@ function getSessionWith<S extends VerifiedSession>(
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
         check: options.check ?? check,
       });
-      return claims === undefined ? undefined : enterSession(core, call, claims);
+      return claims === undefined ? undefined : await enterSession(core, call, claims);
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });
     }

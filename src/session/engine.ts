@@ -160,10 +160,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
   return {
     revocations,
-    feed,
-    health: () => healthOf({ feed, revocations, store }),
-    ...createReissuer({ store, revocations, clock, keys }),
-    loadUnsure: createRowReads(store),
+    ...knowledgeOf(options, opened),
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
     verify: verifierOf(options, opened),
@@ -198,6 +195,16 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       await Promise.all([confirmations.settled(), keys.settled()]);
     },
     close: () => closeAll(store, opened),
+  };
+}
+
+/** What is known of sessions beside their tokens, and how to know more. */
+function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys }: Opened) {
+  return {
+    feed,
+    health: () => healthOf({ feed, revocations, store }),
+    ...createReissuer({ store, revocations, clock, keys }),
+    loadUnsure: createRowReads(store),
   };
 }
 
