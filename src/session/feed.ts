@@ -72,8 +72,6 @@ class FollowedLog implements Feed {
   readonly #time: StoreTime;
   #cursor: string | undefined;
   #underWay: Promise<void> | undefined;
-  /** Counts the reads, so that one that was given up is known when it comes in late. */
-  #reads = 0;
   #closed = false;
   #wokenMeanwhile = false;
   #lostAt: number | undefined;
@@ -180,7 +178,6 @@ class FollowedLog implements Feed {
       await inTime(this.#read(began), { clock, ms: stuckAfter, late });
       this.#goOn(maxStaleness / 2 - (clock.monotonic() - began.monotonic));
     } catch (cause) {
-      this.#reads += 1;
       const error = cause instanceof SessionError ? cause : unavailable("the change log", cause);
       this.#staleness.failed(error);
       this.#goOn(Math.min(retryMs, maxStaleness / 4));
@@ -205,14 +202,12 @@ class FollowedLog implements Feed {
 
   async #read(began: Moment): Promise<void> {
     const { store, window } = this.#options;
-    this.#reads += 1;
-    const read = this.#reads;
-    const first = this.#staleness.provenAt === undefined;
     // Also after a sleep in which entries were dropped: no token that they are about is still alive.
     const changes = await store.changes(this.#cursor, window);
-    // Given up meanwhile: its cursor and its clock are of the past.
-    if (read === this.#reads) {
-      this.#take(changes, { began, first });
+    const { provenAt } = this.#staleness;
+    // Also when it was given up meanwhile, unless its cursor and its clock are of the past.
+    if (provenAt === undefined || provenAt.monotonic <= began.monotonic) {
+      this.#take(changes, { began, first: provenAt === undefined });
     }
   }
 

@@ -150,6 +150,35 @@ describe("G6 the feed", () => {
     expect(await refusal(there.getSession(exchangeOf({ bearer: issued.access })))).toEqual(revoked);
   });
 
+  it("a read that was given up and comes in late counts where none was done since", async () => {
+    const { here, store } = await createWorld();
+    let answer = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    let late = 0;
+    const there = testSessions({
+      clock: here.clock,
+      store: {
+        ...store.store,
+        async changes(cursor, window) {
+          const changes = await store.store.changes(cursor, window);
+          await (late++ === 1 ? held : late > 1 && new Promise(() => {}));
+          return changes;
+        },
+      },
+    });
+    await there.ready();
+    there.clock.advance("2500ms");
+    await quiet();
+    const proven = there.health().provenAt?.getTime() ?? 0;
+    there.clock.advance("10s");
+    await quiet();
+    answer();
+    await quiet();
+    expect(there.health().provenAt?.getTime()).toBe(proven + 2_500);
+  });
+
   it("a wall clock that jumps lets nobody in, whichever way", async () => {
     for (const jump of [3_600_000, -3_600_000]) {
       const clock = createFakeClock();
