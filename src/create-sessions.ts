@@ -1,10 +1,10 @@
 import type { JsonObject } from "./json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
-import { type AnyClaims, readOptions, type SessionsOptions } from "./options.ts";
+import { readOptions, type SessionsOptions } from "./options.ts";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import type { Core } from "./server/core.ts";
 import { sessionHandle } from "./server/session-handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import type { ClaimsInput, ClaimsOf, ClaimsSchema } from "./session/claims-rule.ts";
 import { openEngine } from "./session/engine.ts";
 import { closedHealth, type SessionsHealth } from "./session/health.ts";
 import { createOpener } from "./session/opener.ts";
@@ -50,9 +50,9 @@ export function createSessions(options: SessionsOptions): Sessions {
   const opener = createOpener(() => openEngine(resolved.engine));
   const core: Core = {
     ...resolved.core,
-    engine: () => opener.opened() ?? reach(opener.get()),
     storeNow: () => opener.opened()?.storeNow() ?? resolved.engine.clock.now(),
     sessionOn: (call, verified) => sessionHandle(core, verified, call),
+    engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();

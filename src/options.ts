@@ -1,9 +1,7 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
+import { type Duration, durationMs } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
-import type { JsonObject } from "./json.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
@@ -14,15 +12,11 @@ import {
   readIssuer,
   readOrigins,
 } from "./option-readers.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy.ts";
-import {
-  type ClaimsOf,
-  type ClaimsSchema,
-  type ClientClaims,
-  createClaimsRule,
-} from "./session/claims-rule.ts";
+import { type ClientClaims, createClaimsRule } from "./session/claims-rule.ts";
 import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
@@ -99,6 +93,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly clockSkew?: Duration;
   /** How many verified access tokens are remembered, so that their signatures are computed once. */
   readonly verifiedCache?: VerifiedCacheOptions;
+  /**
+   * How long open streams go on while the change log of the store cannot be read, so that nothing
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   */
+  readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -123,9 +122,6 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly clock?: Clock;
 }
 
-/** A schema that takes any JSON object. */
-export type AnyClaims = StandardSchemaV1<object, JsonObject>;
-
 /** A limit of sessions per user. */
 export interface SessionsPerUserOptions {
   /** At least 1. A session that the new one replaces does not count. */
@@ -134,7 +130,7 @@ export interface SessionsPerUserOptions {
    * What happens to the one too many: "evictOldest" ends the oldest, "reject" refuses the new one
    * with `PermissionDenied`. Default "evictOldest".
    */
-  readonly then?: "evictOldest" | "reject";
+  readonly overflow?: "evictOldest" | "reject";
 }
 
 /** The options, checked and resolved. */
@@ -167,6 +163,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
+      clock: engine.clock,
+      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+        min: 5_000,
+        max: 600_000,
+      }),
     },
   };
 }
@@ -193,6 +194,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   maxStaleness: "string",
   clockSkew: "string",
   verifiedCache: "object",
+  maxStreamStaleness: "string",
   cookies: "object",
   origins: "array",
   crossSite: "string",
@@ -258,8 +260,9 @@ function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | n
   if (!Number.isSafeInteger(max) || max < 1) {
     throw new TypeError("sessionsPerUser.max: must be a whole number, at least 1");
   }
-  const then = readChoice("sessionsPerUser.then", option.then, ["evictOldest", "reject"]);
-  return { max, then: then === "reject" ? "reject" : "evict" };
+  const choices = ["evictOldest", "reject"] as const;
+  const overflow = readChoice("sessionsPerUser.overflow", option.overflow, choices);
+  return { max, overflow: overflow === "reject" ? "reject" : "evict" };
 }
 
 function readLogger(logger: SessionLogger | undefined): SessionEventListener | undefined {

@@ -20,12 +20,12 @@ import {
   readIssuer,
   readOrigins,
 } from "./option-readers.ts";
-import type { AnyClaims } from "./options.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
-import { type ClaimsOf, type ClaimsSchema, createClaimsRule } from "./session/claims-rule.ts";
+import { createClaimsRule } from "./session/claims-rule.ts";
 import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
@@ -124,10 +124,16 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
+    clock,
+    maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: createClaimsRule(options.claims, undefined),
     storeNow: () => clock.now(),
-    sessionOn: (_call, { claims, read }) => verifiedSessionOf(claims, read),
-    engine: async () => authenticator,
+    sessionOn: (_call, { claims, read }) => ({
+      ...verifiedSessionOf(claims, read),
+      // For those who write without types: why it is not there.
+      revoke: () => Promise.reject(noStore()),
+    }),
+    engine: () => authenticator,
   };
   const parts = { key: createCallKey(), policies, service: undefined };
   return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
@@ -175,6 +181,9 @@ function createAuthenticator(
     revocations: createRevocations({ clock: options.clock, window: 0 }),
     feed: { isStale: () => false, staleness: () => 0, catchUp: async () => {} },
     storeNow: () => options.clock.now(),
+    watch: () => () => {},
+    staleness: () => 0,
+    catchUp: async () => {},
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -43,6 +43,7 @@ export function openCall(
     written: undefined,
     failure: undefined,
     committed: false,
+    stream: undefined,
   };
 }
 
@@ -71,6 +72,7 @@ export function enterSession<S extends VerifiedSession>(
   return andThen(core.claims.read(claims.claims), (read) => {
     const session = core.sessionOn(call, { claims, read });
     call.session = session;
+    call.stream?.follow(session);
     return session;
   });
 }

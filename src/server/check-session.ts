@@ -87,11 +87,11 @@ async function checkStored(
   return adopt(core, response, { claims, reissued });
 }
 
-function assertNotRevoked({ revocations, storeNow }: Authenticator, claims: AccessClaims): void {
+function assertNotRevoked(engine: Authenticator, claims: AccessClaims): void {
   const { sid: session } = claims;
-  const end = revocations.get(session);
+  const end = engine.revocations.get(session);
   if (end !== undefined) {
-    throw endedError({ session, endedBy: end.endedBy, at: end.at }, storeNow());
+    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.storeNow());
   }
 }
 

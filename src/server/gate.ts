@@ -4,6 +4,7 @@ import { authenticate } from "./authenticate.ts";
 import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "./policy.ts";
+import { checkDemands } from "./policy-demands.ts";
 import { forbidCaching } from "./respond.ts";
 
 /** Runs before a request's body is read; throwing ends the call. */
@@ -99,8 +100,13 @@ function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Pr
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
+    needsClaims: policy.claims.length > 0,
   };
-  return andThen(authenticate(core, call, demand), (claims) =>
-    claims === undefined ? undefined : andThen(enterSession(core, call, claims), () => {}),
-  );
+  return andThen(authenticate(core, call, demand), (claims) => {
+    if (claims === undefined) {
+      return undefined;
+    }
+    checkDemands(core, policy, claims);
+    return andThen(enterSession(core, call, claims), () => undefined);
+  });
 }

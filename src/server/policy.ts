@@ -1,14 +1,15 @@
 import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
 import {
   Auth,
-  Check,
-  Csrf,
   method_policy,
   type Policy,
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
+import type { Duration } from "../duration.ts";
 import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
+import { assertKnownCheck, type CheckOptions, checkOf } from "./policy-checks.ts";
+import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
 export interface MethodPolicyOptions {
@@ -21,13 +22,35 @@ export interface MethodPolicyOptions {
   readonly doAntiCsrfCheck?: boolean;
   /** How the call finds out that its session was ended. Default: the option `revocation`. */
   readonly check?: RevocationCheck;
+  /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
+  readonly freshWithin?: Duration;
+  /**
+   * What the claims must say, all of it: a claim is, or as a list contains, one of the values; with
+   * no values it only has to be there. Else the call is refused with `PermissionDenied`.
+   */
+  readonly claims?: Readonly<Record<string, readonly string[]>>;
+  /**
+   * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
+   * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
+   * by whatever; it outlives its access token as long as the session is refreshed. In a service that
+   * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   */
+  readonly stream?: StreamPolicy;
 }
+
+/** When an open stream ends with its session. */
+export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
   readonly check: RevocationCheck;
+  /** Milliseconds; undefined where nothing is asked for. */
+  readonly freshWithin: number | undefined;
+  readonly claims: readonly ClaimDemand[];
+  /** Undefined where the method does not stream. */
+  readonly stream: StreamPolicy | undefined;
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -39,14 +62,10 @@ export interface MethodDescription extends MethodPolicy {
 }
 
 /** Policies written in code. */
-export interface PolicyOptions {
+export interface PolicyOptions extends CheckOptions {
   readonly public: readonly (DescMethod | DescService)[];
   /** By procedure, such as "notes.v1.NotesService/ListNotes". */
   readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
-  /** The check of methods that ask for none. Default "feed". */
-  readonly check?: RevocationCheck;
-  /** Whether there is a store to check in; without one, only "none" may be asked for. Default true. */
-  readonly hasStore?: boolean;
 }
 
 /** Knows the policy of every method. */
@@ -69,8 +88,8 @@ export interface Policies {
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
-  inCode.forEach(assertAuth);
-  inCode.forEach(assertCheck);
+  inCode.forEach(assertWords);
+  inCode.forEach(assertDemands);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -110,22 +129,22 @@ export function procedureOf(method: DescMethod): string {
   return `${method.parent.typeName}/${method.name}`;
 }
 
-const auths: readonly unknown[] = [undefined, "required", "optional", "none"];
+const words = {
+  auth: ["required", "optional", "none"],
+  check: revocationChecks,
+  stream: ["endOnExpiry", "endOnRevoke", "never"],
+} as const;
 
 /** Without types, a slip of the pen would open the method. */
-function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
-  if (!auths.includes(auth)) {
-    throw new TypeError(
-      `methods: the auth of ${procedure} is "${auth}", and must be "required", "optional" or "none"`,
-    );
-  }
-}
-
-function assertCheck({ check }: MethodPolicyOptions, procedure: string): void {
-  if (check !== undefined && !revocationChecks.includes(check)) {
-    throw new TypeError(
-      `methods: the check of ${procedure} is "${check}", and must be ${revocationChecks.map((c) => `"${c}"`).join(", ")}`,
-    );
+function assertWords(policy: MethodPolicyOptions, procedure: string): void {
+  for (const name of ["auth", "check", "stream"] as const) {
+    const known: readonly unknown[] = words[name];
+    if (policy[name] !== undefined && !known.includes(policy[name])) {
+      const [first, second, third] = words[name];
+      throw new TypeError(
+        `methods: the ${name} of ${procedure} is "${policy[name]}", and must be "${first}", "${second}" or "${third}"`,
+      );
+    }
   }
 }
 
@@ -147,27 +166,66 @@ function resolve(
   const ofService = hasOption(method.parent, service_policy)
     ? getOption(method.parent, service_policy)
     : undefined;
-  assertSupported(procedureOf(method), ofMethod);
-  assertSupported(method.parent.typeName, ofService);
-  const asked = code?.check ?? checkNames[ofMethod?.check || ofService?.check || 0];
-  assertCheckable(method, asked, options);
-  const rest = {
-    doAntiCsrfCheck: code?.doAntiCsrfCheck,
-    check: asked ?? options.check ?? revocationChecks[0],
-  };
+  assertKnown(procedureOf(method), ofMethod);
+  assertKnown(method.parent.typeName, ofService);
+  const auth = authOf(code, ofMethod, ofService);
+  const demands = demandsOf(code, ofMethod, ofService);
+  if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
+    );
+  }
+  const check = checkOf(
+    procedureOf(method),
+    [code?.check, ofMethod?.check, ofService?.check],
+    options,
+  );
+  const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
+  return { ...auth, ...demands, check, stream };
+}
+
+function authOf(
+  code: MethodPolicyOptions | undefined,
+  ofMethod: Policy | undefined,
+  ofService: Policy | undefined,
+): Pick<MethodPolicy, "auth" | "source"> {
   if (code?.auth !== undefined) {
-    return { auth: code.auth, ...rest, source: "code" };
+    return { auth: code.auth, source: "code" };
   }
   const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
   if (fromMethod !== undefined) {
-    return { auth: fromMethod, ...rest, source: "method option" };
+    return { auth: fromMethod, source: "method option" };
   }
   const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
   if (fromService !== undefined) {
-    return { auth: fromService, ...rest, source: "service option" };
+    return { auth: fromService, source: "service option" };
   }
-  return { auth: "required", ...rest, source: "default" };
+  return { auth: "required", source: "default" };
 }
+
+/** @throws TypeError when code or the method's own option speak of the stream of a unary method */
+function streamOf(
+  method: DescMethod,
+  [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
+): StreamPolicy | undefined {
+  const fromMethod = streamNames[ofMethod ?? Stream.UNSPECIFIED];
+  if (method.methodKind !== "unary") {
+    const fromService = streamNames[ofService ?? Stream.UNSPECIFIED];
+    return code ?? fromMethod ?? fromService ?? "endOnExpiry";
+  }
+  if ((code ?? fromMethod) !== undefined) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} sets stream, and the method does not stream; remove it`,
+    );
+  }
+  return undefined;
+}
+
+const streamNames: Readonly<Record<number, StreamPolicy>> = {
+  [Stream.END_ON_EXPIRY]: "endOnExpiry",
+  [Stream.END_ON_REVOKE]: "endOnRevoke",
+  [Stream.NEVER]: "never",
+};
 
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.REQUIRED]: "required",
@@ -175,43 +233,15 @@ const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.NONE]: "none",
 };
 
-const checkNames: Readonly<Record<number, RevocationCheck>> = {
-  [Check.FEED]: "feed",
-  [Check.STRICT]: "strict",
-  [Check.NONE]: "none",
-};
-
-function assertCheckable(
-  method: DescMethod,
-  asked: RevocationCheck | undefined,
-  { hasStore = true }: PolicyOptions,
-): void {
-  if (!hasStore && asked !== undefined && asked !== "none") {
-    throw new TypeError(
-      `the policy of ${procedureOf(method)} sets check: "${asked}", and a service that only verifies has no store to check in; serve the method where the sessions are made, or set { check: "none" } for it in "methods"`,
-    );
-  }
-}
-
-function assertSupported(name: string, policy: Policy | undefined): void {
+function assertKnown(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  const asked = [
-    policy.csrf !== Csrf.UNSPECIFIED && "csrf",
-    policy.freshWithin !== undefined && "fresh_within",
-    policy.claims.length > 0 && "claims",
-    policy.stream !== Stream.UNSPECIFIED && "stream",
-  ].filter((field) => field !== false);
-  if (asked.length > 0) {
-    throw new TypeError(
-      `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
-    );
-  }
-  if (policy.check !== Check.UNSPECIFIED && checkNames[policy.check] === undefined) {
-    throw new TypeError(`the policy of ${name} sets a check that is not known: ${policy.check}`);
-  }
+  assertKnownCheck(name, policy.check);
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
+  }
+  if (policy.stream !== Stream.UNSPECIFIED && streamNames[policy.stream] === undefined) {
+    throw new TypeError(`the policy of ${name} sets a stream that is not known: ${policy.stream}`);
   }
 }

@@ -2,7 +2,7 @@ import type { JsonObject } from "../json.ts";
 import { liveOf } from "../session/ended.ts";
 import type { Engine } from "../session/engine.ts";
 import { type ClaimsChange, type Session, verifiedSessionOf } from "../session/session.ts";
-import type { Call } from "./call-state.ts";
+import { type Call, endOwn } from "./call-state.ts";
 import { applyClaims, applyData, infoOf } from "./changes.ts";
 import type { Core, VerifiedClaims } from "./core.ts";
 import { misuse } from "./misuse.ts";
@@ -82,7 +82,8 @@ class SessionHandle implements Session {
     const engine = await this.#core.engine();
     // Where this response can clear the tokens, late calls need not; else the next call does.
     const cleared = this.#telling() !== undefined || this.#isReplaced();
-    await engine.revoke(this.id, cleared ? "signOut" : "revoked");
+    const end = () => engine.revoke(this.id, cleared ? "signOut" : "revoked");
+    await (this.#call === undefined ? end() : endOwn(this.#call, end));
     const call = this.#telling();
     if (call === undefined) {
       return;

@@ -6,12 +6,20 @@ import {
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
-import type { Duration } from "../duration.ts";
+import { type Duration, durationMs } from "../duration.ts";
 import { SessionError } from "../errors.ts";
 import type { RevocationCheck } from "../session/revocation-check.ts";
 import type { VerifiedSession } from "../session/session.ts";
 import { authenticate } from "./authenticate.ts";
-import { type CallKey, callOf, type Exchange, enterSession, failCall, refuseCall } from "./call.ts";
+import {
+  type Call,
+  type CallKey,
+  callOf,
+  type Exchange,
+  enterSession,
+  failCall,
+  refuseCall,
+} from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./fresh.ts";
 import { createGate, type RequestGate } from "./gate.ts";
@@ -109,12 +117,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {
     const session = current(context);
-    if (session !== undefined) {
-      return session;
+    if (session === undefined) {
+      const isPublic = policies.of(context.method).auth === "none";
+      throw isPublic ? publicMethod(context) : missingSession(core, key, context);
     }
-    throw policies.of(context.method).auth === "none"
-      ? publicMethod(context)
-      : missingSession(core, key, context);
+    return session;
   };
   return {
     protect: (options) => protect(protection, options),
@@ -123,19 +130,10 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     getSession: getSessionWith(core, key, policies.defaultCheck),
     current,
     require,
-    requireFresh(context, within) {
+    requireFresh: (context, within) => {
       const session = require(context);
-      try {
-        assertFresh(core, session, within);
-        return session;
-      } catch (error) {
-        throw error instanceof TypeError
-          ? misuse(error.message, error)
-          : refuseCall(core, callOf(core, key, context), {
-              error,
-              procedure: procedureOf(context.method),
-            });
-      }
+      assertFreshOn(core, callOf(core, key, context), { context, session, within });
+      return session;
     },
     check: (router) => policies.check(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
@@ -160,6 +158,26 @@ export function unprotected({ method }: HandlerContext): ConnectError {
   return misuse(
     `nothing authenticates ${procedureOf(method)}: wrap the adapter's options in sessions.protect(), or add sessions.requestGate or sessions.interceptor to the router of this instance`,
   );
+}
+
+function assertFreshOn(
+  core: VerifyingCore,
+  call: Call,
+  given: {
+    readonly context: HandlerContext;
+    readonly session: VerifiedSession<object>;
+    readonly within: Duration;
+  },
+): void {
+  const { id, authTime } = given.session;
+  try {
+    const within = durationMs("requireFresh", given.within);
+    assertFresh(core, { session: id, authTime: authTime.getTime(), within });
+  } catch (error) {
+    throw error instanceof TypeError
+      ? misuse(error.message, error)
+      : refuseCall(core, call, { error, procedure: procedureOf(given.context.method) });
+  }
 }
 
 function publicMethod({ method }: HandlerContext): ConnectError {

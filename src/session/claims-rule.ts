@@ -1,21 +1,8 @@
-import type { StandardSchemaV1 } from "@standard-schema/spec";
 import { type PolicyViolation, SessionError } from "../errors.ts";
 import type { JsonObject } from "../json.ts";
 import { assertUserClaims } from "../jwt/user-claims.ts";
+import type { ClaimsSchema, StandardSchemaV1 } from "../schema.ts";
 import { maxNoticeClaims } from "../wire.ts";
-
-/**
- * What claims must look like, as any library of the Standard Schema says it (zod, valibot, arktype;
- * https://standardschema.dev). It has to accept what it returns: claims are checked when they are
- * issued, and again whenever a token is read.
- */
-export type ClaimsSchema<Output extends object = object> = StandardSchemaV1<unknown, Output>;
-
-/** The type of `session.claims` under a schema. */
-export type ClaimsOf<Schema extends ClaimsSchema> = StandardSchemaV1.InferOutput<Schema>;
-
-/** What `create` takes under a schema: members with a default may be left out. */
-export type ClaimsInput<Schema extends ClaimsSchema> = StandardSchemaV1.InferInput<Schema> & object;
 
 /** Checks claims on their way into a token and out of it. */
 export interface ClaimsRule {

@@ -33,6 +33,7 @@ import { createRowReads, type RowReads } from "./row-reads.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
+import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
 import { createUpdates, type Updates } from "./updates.ts";
 
@@ -63,7 +64,7 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle, Directory, Reissuer {
+export interface Engine extends Lifecycle, Directory, Reissuer, StreamWatch {
   readonly updates: Updates;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
@@ -80,8 +81,6 @@ export interface Engine extends Lifecycle, Directory, Reissuer {
    * @param now milliseconds since 1970; default `storeNow()`
    */
   used(claims: AccessClaims, now?: number): void;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
   readonly loadUnsure: RowReads;
@@ -151,7 +150,7 @@ interface Opened {
 }
 
 function assemble(options: EngineOptions, opened: Opened): Engine {
-  const { store, lifetimes, clock, emit } = options;
+  const { store, lifetimes, clock, emit, limit = null } = options;
   const { secrets, keys, revocations, feed } = opened;
   const complete = options.secret === undefined;
   const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
@@ -172,19 +171,11 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({
-      ...options,
-      limit: options.limit ?? null,
-      secrets,
-      keys,
-      feed,
-      refreshTokens,
-      mintAccess,
-    }),
+    ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
     ...createDirectory({ store, feed, emit }),
     updates: createUpdates({ ...options, keys, feed }),
+    ...watchOf(opened),
     publicKeys: () => keys.published(),
-    storeNow: () => feed.storeNow(),
     used(claims, now = feed.storeNow()) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
@@ -205,6 +196,15 @@ function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys 
     health: () => healthOf({ feed, revocations, store }),
     ...createReissuer({ store, revocations, clock, keys }),
     loadUnsure: createRowReads(store),
+  };
+}
+
+function watchOf({ feed, revocations }: Opened): StreamWatch {
+  return {
+    storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
   };
 }
 

@@ -1,5 +1,6 @@
 import type { Clock } from "../clock.ts";
 import type { EndedBy } from "../events.ts";
+import { type RevocationListener, RevocationListeners } from "./revocation-listeners.ts";
 import type { Change, ClaimsChange, RevokedChange } from "./store.ts";
 
 /** What the change log says of sessions whose access tokens may still be alive. */
@@ -13,6 +14,13 @@ export interface Revocations {
    */
   apply(change: Change, age?: number): void;
   get(session: string): RevokedChange | undefined;
+  /**
+   * Calls `listener` once, when the session has ended; at once where it has already. What the
+   * listener throws is ignored.
+   *
+   * @returns a function that stops it
+   */
+  watch(session: string, listener: RevocationListener): () => void;
   /** The newest version of a session's claims, where they changed: older tokens are out of date. */
   claimsVersionOf(session: string): number | undefined;
   /** Takes a version back that the store turned out not to have, because it has lost changes. */
@@ -28,6 +36,8 @@ export interface Revocations {
   doubt(doubted: boolean): void;
   /** How many entries there are, of both kinds. */
   readonly size: number;
+  /** How many listeners wait. */
+  readonly watching: number;
   /** How many entries can be vouched for. */
   readonly limit: number;
   /** All that ended. */
@@ -68,6 +78,7 @@ class RememberedChanges implements Revocations {
   readonly #options: RevocationsOptions;
   readonly #ends = new Map<string, End>();
   readonly #claims = new Map<string, NewClaims>();
+  readonly #listeners = new RevocationListeners();
   readonly limit: number;
   #doubted = false;
 
@@ -82,12 +93,18 @@ class RememberedChanges implements Revocations {
       this.#applyClaims(change, forgetAt);
     } else {
       this.#applyEnd(change, forgetAt);
+      // Last, because they look the session up.
+      this.#listeners.tell(change);
     }
   }
 
   get(session: string): RevokedChange | undefined {
     const end = this.#ends.get(session);
     return end === undefined ? undefined : toChange(session, end);
+  }
+
+  watch(session: string, listener: RevocationListener): () => void {
+    return this.#listeners.add(session, listener, this.get(session));
   }
 
   claimsVersionOf(session: string): number | undefined {
@@ -114,6 +131,10 @@ class RememberedChanges implements Revocations {
 
   get size(): number {
     return this.#ends.size + this.#claims.size;
+  }
+
+  get watching(): number {
+    return this.#listeners.size;
   }
 
   *all(): Iterable<RevokedChange> {

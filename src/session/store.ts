@@ -84,7 +84,7 @@ export interface SessionLimit {
   /** At least 1. `replaces` does not count, for it ends first. */
   readonly max: number;
   /** `reject`: it is not inserted. `evict`: the oldest by `createdAt` end by `evicted`, as many as it takes. */
-  readonly then: "reject" | "evict";
+  readonly overflow: "reject" | "evict";
 }
 
 /** The answer of an `insert`. */

@@ -174,7 +174,7 @@ function insertArguments(given: NewSession): (string | number)[] {
   return [
     ...[id, userId, optional(tenantId), optional(replaces), optional(requires)],
     ...[given.idle, given.absolute, given.endsBy ?? "", given.authTime ?? ""],
-    ...[limit?.max ?? "", limit?.then ?? ""],
+    ...[limit?.max ?? "", limit?.overflow ?? ""],
     ...toFields(given),
   ];
 }

@@ -14,5 +14,5 @@ export function evictedBy(
   if (tooMany <= 0) {
     return [];
   }
-  return limit?.then === "evict" ? others.slice(0, tooMany).map(({ id }) => id) : undefined;
+  return limit?.overflow === "evict" ? others.slice(0, tooMany).map(({ id }) => id) : undefined;
 }

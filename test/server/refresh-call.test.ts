@@ -412,7 +412,8 @@ describe("Refresh, table 1c (R1-R8)", () => {
       expect(error?.code).toBe(Code.PermissionDenied);
     }
     expect(store.take()).toEqual([]);
-    expect(events).toEqual([]);
+    const refused = { type: "csrfRefused", check: "crossSite", origin: "https://evil.example" };
+    expect(events).toEqual([refused, refused, refused]);
     expect((await store.store.load(cookie.id)).record?.generation).toBe(1);
   });
 

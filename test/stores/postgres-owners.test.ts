@@ -100,7 +100,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     await using stores = await openedStores(fixture, 4, { level });
     for (const limit of [evictAbove(3), rejectAbove(3)]) {
       await atOnce((index) =>
-        stores.at(index).insert(newSession({ id: `${limit.then}-${index}`, limit })),
+        stores.at(index).insert(newSession({ id: `${limit.overflow}-${index}`, limit })),
       );
       const { records } = await fixture.store.list(alice, { cursor: undefined, limit: 100 });
       expect(records).toHaveLength(3);

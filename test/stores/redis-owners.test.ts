@@ -256,8 +256,8 @@ describe.skipIf(redisMissing)("redisStore at once with others", () => {
     const { store } = await opened();
     const other = await opened(prefixOf(store));
     const owner = { userId: "alice", tenantId: null };
-    const signIn = (id: string, on: SessionStore, then: SessionLimit["then"]) =>
-      on.insert(newSession({ id, limit: limitOf(3, then) }));
+    const signIn = (id: string, on: SessionStore, overflow: SessionLimit["overflow"]) =>
+      on.insert(newSession({ id, limit: limitOf(3, overflow) }));
     const rejected = await Promise.all(
       Array.from({ length: 40 }, (_, each) =>
         signIn(`r${each}`, each % 2 === 0 ? store : other.store, "reject"),
@@ -274,8 +274,8 @@ describe.skipIf(redisMissing)("redisStore at once with others", () => {
   });
 });
 
-function limitOf(max: number, then: SessionLimit["then"]): SessionLimit {
-  return { max, then };
+function limitOf(max: number, overflow: SessionLimit["overflow"]): SessionLimit {
+  return { max, overflow };
 }
 
 const prefixesOf = new WeakMap<SessionStore, string>();

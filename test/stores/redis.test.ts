@@ -1,6 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { type RedisClient, redisStore } from "../../src/stores/redis.ts";
-import { advance, atOnce, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
+import {
+  advance,
+  atOnce,
+  insertNew,
+  newSession,
+} from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
 import { reconnected, redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { describePruning } from "./pruning.ts";

@@ -81,14 +81,12 @@ export async function insertNew(
 
 /** A limit that refuses what is more than `max`. */
 export function rejectAbove(max: number): SessionLimit {
-  // biome-ignore lint/suspicious/noThenProperty: a string makes no promise of it
-  return { max, then: "reject" };
+  return { max, overflow: "reject" };
 }
 
 /** A limit that ends the oldest above `max`. */
 export function evictAbove(max: number): SessionLimit {
-  // biome-ignore lint/suspicious/noThenProperty: a string makes no promise of it
-  return { max, then: "evict" };
+  return { max, overflow: "evict" };
 }
 
 /** A refresh of each kind, of `"s1"` at `generation`. */
