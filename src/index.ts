@@ -67,5 +67,5 @@ export type {
   Stored,
   StoredSigningKey,
 } from "./session/store.ts";
-export type { CookieOptions } from "./tokens/cookie.ts";
+export type { CookieNames, CookieOptions } from "./tokens/cookie-options.ts";
 export type { TokenTransport } from "./transport.ts";

@@ -5,13 +5,7 @@ import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { ClientIp, Core } from "./server/core.ts";
@@ -26,7 +20,9 @@ import {
   revocationChecks,
 } from "./session/revocation-check.ts";
 import type { SessionLimit, SessionStore } from "./session/store.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 /** The options of {@link createSessions}. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -155,7 +151,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     core: {
       issuer: options.issuer,
       cookies: createSessionCookies(issuer, options.cookies),
-      origins: readOrigins(options.origins ?? [issuer.origin]),
+      origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,

@@ -13,13 +13,7 @@ import {
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
@@ -30,7 +24,9 @@ import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./session/session.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
@@ -120,7 +116,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const core: VerifyingCore = {
     issuer: options.issuer,
     cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
+    origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),

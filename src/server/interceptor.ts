@@ -12,6 +12,7 @@ import { withoutForeignHints } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
 import { admit } from "./gate.ts";
 import { type Policies, procedureOf } from "./policy.ts";
+import { keepTokensUncached } from "./respond.ts";
 import { runStream } from "./run-stream.ts";
 import { OpenStreams } from "./streams.ts";
 
@@ -54,6 +55,9 @@ export function createInterceptor(
       return await respond(next(request));
     } catch (error) {
       throw failed(error);
+    } finally {
+      // Streams are no GET, and no cache keeps those.
+      keepTokensUncached(call.responseHeader);
     }
   };
 }

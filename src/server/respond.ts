@@ -90,7 +90,9 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
     ] as const;
     const written = values.map(([name, value]) => {
-      const copies = tokens.expireCopies ? core.cookies.expire(name) : [];
+      const copies = tokens.expireCopies
+        ? core.cookies.expire(name)
+        : core.cookies.expireOlder(name);
       return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
     });
     for (const [name, cookies] of written) {
@@ -131,6 +133,16 @@ export function forbidCaching(headers: Headers, requestMethod: string): void {
   headers.set("cache-control", requestMethod === "GET" ? "private, no-store" : "no-store");
   if (!headers.get("vary")?.includes(variesBy)) {
     headers.append("vary", variesBy);
+  }
+}
+
+/** Whatever the handler said of caching: no cache keeps a response that carries a token or a cookie. */
+export function keepTokensUncached(headers: Headers): void {
+  if (headers.get("cache-control")?.includes("no-store")) {
+    return;
+  }
+  if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
+    headers.set("cache-control", "no-store");
   }
 }
 

@@ -1,6 +1,7 @@
 import {
   type ConnectError,
   type ConnectRouter,
+  type ConnectRouterOptions,
   type ContextValues,
   createContextValues,
   type HandlerContext,
@@ -42,6 +43,11 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly required?: Required;
 }
 
+/** The option of adapters that makes context values of the request as the framework has it. */
+export interface RequestContext<R> {
+  readonly contextValues?: (request: R) => ContextValues;
+}
+
 /** The part of the server side that reads sessions. */
 export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
@@ -52,7 +58,9 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * Where the adapter builds its routes, a policy that names a method which is not served, or that
    * asks for what is not supported, throws a TypeError.
    */
-  protect<O extends ProtectOptions>(options: O): NoInfer<O>;
+  protect<O extends ProtectOptions, R = unknown>(
+    options: O & RequestContext<R>,
+  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
   /**
    * The gate alone. One router takes one: see `composeGates`. By hand, add the interceptor as well,
    * and `check` the router.
