@@ -60,10 +60,6 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
       const late = () => unavailable("the claims of the session in time");
       const answer = await inTime(stored, { clock, ms: patience, keepAlive: true, late });
       const record = liveOf(session, answer);
-      if (record.claimsVersion < version) {
-        // A store that has lost changes has no such claims, and no call needs to ask for them again.
-        revocations.forgetClaims(session);
-      }
       return reissueFrom(presented, { record, now: answer.now + (clock.monotonic() - at) });
     },
   };

@@ -23,8 +23,6 @@ export interface Revocations {
   watch(session: string, listener: RevocationListener): () => void;
   /** The newest version of a session's claims, where they changed: older tokens are out of date. */
   claimsVersionOf(session: string): number | undefined;
-  /** Takes a version back that the store turned out not to have, because it has lost changes. */
-  forgetClaims(session: string): void;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -109,10 +107,6 @@ class RememberedChanges implements Revocations {
 
   claimsVersionOf(session: string): number | undefined {
     return this.#claims.get(session)?.version;
-  }
-
-  forgetClaims(session: string): void {
-    this.#claims.delete(session);
   }
 
   prune(): void {
