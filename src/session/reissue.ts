@@ -56,8 +56,12 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
       if (version === undefined || version <= presented.cv) {
         return undefined;
       }
-      const { stored, at } = records.read(session, version);
-      const late = () => unavailable("the claims of the session in time");
+      const reading = records.read(session, version);
+      const { stored, at } = reading;
+      const late = () => {
+        records.forget(session, reading);
+        return unavailable("the claims of the session in time");
+      };
       const answer = await inTime(stored, { clock, ms: patience, keepAlive: true, late });
       const record = liveOf(session, answer);
       return reissueFrom(presented, { record, now: answer.now + (clock.monotonic() - at) });
@@ -68,6 +72,11 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
 /** Reads the record of a session once for each version of its claims, and remembers it. */
 function createRecordReads({ store, clock }: ReissuerOptions) {
   const readings = new Map<string, Reading>();
+  const forget = (session: string, reading: Reading): void => {
+    if (readings.get(session) === reading) {
+      readings.delete(session);
+    }
+  };
   const remember = (session: string, reading: Reading): void => {
     readings.delete(session);
     readings.set(session, reading);
@@ -77,14 +86,11 @@ function createRecordReads({ store, clock }: ReissuerOptions) {
       }
       readings.delete(oldest);
     }
-    reading.stored.catch(() => {
-      // The next call tries again.
-      if (readings.get(session) === reading) {
-        readings.delete(session);
-      }
-    });
+    // The next call tries again.
+    reading.stored.catch(() => forget(session, reading));
   };
   return {
+    forget,
     read(session: string, version: number): Reading {
       const known = readings.get(session);
       if (known !== undefined && known.version >= version) {
