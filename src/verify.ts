@@ -2,34 +2,40 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
+import type { JsonObject } from "./json.ts";
 import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
 import type { Fetch } from "./jwt/fetch-json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
 import { createRemoteKeys } from "./jwt/remote-keys.ts";
 import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCacheOptions,
+} from "./jwt/verified-cache.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
-import type { Authenticator } from "./server/core.ts";
+import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
+import { createClaimsRule } from "./session/claims-rule.ts";
 import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { type VerifiedSession, verifiedSessionOf } from "./session/session.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { VerifyingSessions } from "./server/verifying.ts";
 export type { VerifiedSession } from "./session/session.ts";
 
 /** The options of {@link verifySessions}. */
-export interface VerifySessionsOptions {
+export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /** The `issuer` of the service that makes the sessions, exactly. */
   readonly issuer: string;
   /** The `aud` of the access tokens, exactly. Default: the issuer. */
@@ -43,6 +49,11 @@ export interface VerifySessionsOptions {
   readonly public?: readonly (DescMethod | DescService)[];
   /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  /**
+   * What the claims of a session look like; see `SessionsOptions.claims`. It types `session.claims`,
+   * and calls whose claims do not fit are refused. Default: any JSON object.
+   */
+  readonly claims?: Schema;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
   /** As the issuer has them; they name the cookies that are read. */
@@ -54,6 +65,8 @@ export interface VerifySessionsOptions {
   readonly origins?: readonly string[];
   /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
   readonly crossSite?: "checked" | "unchecked";
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
   /** Fetches the keys. Default: the global `fetch`. Must not follow redirects when told "manual". */
   readonly fetch?: Fetch;
   /** Told of every outage: send it to your logs. */
@@ -63,7 +76,8 @@ export interface VerifySessionsOptions {
 }
 
 /** Verified sessions for a service that makes none. */
-export interface VerifySessions extends VerifyingSessions {
+export interface VerifySessions<Claims extends object = JsonObject>
+  extends VerifyingSessions<VerifiedSession<Claims>> {
   /**
    * Fetches the keys now instead of on first use.
    * @throws SessionError `unavailable`, with what stood in the way as its cause
@@ -84,6 +98,10 @@ export interface VerifySessions extends VerifyingSessions {
  *
  * @throws TypeError with what to change, when an option is wrong
  */
+export function verifySessions<Schema extends ClaimsSchema = AnyClaims>(
+  options: VerifySessionsOptions<Schema>,
+): VerifySessions<ClaimsOf<Schema>>;
+// Inside, claims are JSON; the schema vouches for their type.
 export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const { clock = systemClock } = options;
   const issuer = readIssuer(options.issuer);
@@ -91,19 +109,28 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const policies = createPolicies({
     public: options.public ?? [],
     methods: options.methods ?? {},
+    check: "none",
+    hasStore: false,
   });
   const authenticator = createAuthenticator({ ...options, clock }, keys);
-  const core = {
+  const core: VerifyingCore = {
     issuer: options.issuer,
     cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
+    origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
     clock,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
-    engine: async () => authenticator,
-  } as const;
+    claims: createClaimsRule(options.claims, undefined),
+    storeNow: () => clock.now(),
+    sessionOn: (_call, { claims, read }) => ({
+      ...verifiedSessionOf(claims, read),
+      // For those who write without types: why it is not there.
+      revoke: () => Promise.reject(noStore()),
+    }),
+    engine: () => authenticator,
+  };
   const parts = { key: createCallKey(), policies, service: undefined };
   return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
 }
@@ -129,7 +156,7 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     async ready() {
       await opener.get();
     },
-    find: async (kid) => (await opener.get()).get(kid),
+    find: (kid) => opener.opened()?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
 }
 
@@ -144,9 +171,11 @@ function createAuthenticator(
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
       findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
     }),
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),
+    feed: { isStale: () => false, staleness: () => 0, catchUp: async () => {} },
     storeNow: () => options.clock.now(),
     watch: () => () => {},
     staleness: () => 0,
@@ -154,6 +183,9 @@ function createAuthenticator(
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),
+    loadUnsure: () => Promise.reject(noStore()),
+    reissue: async () => undefined,
+    reissueFrom: async () => undefined,
     revoke: () => Promise.reject(noStore()),
   };
 }

@@ -12,6 +12,7 @@ import { withoutForeignHints } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
 import { admit } from "./gate.ts";
 import { type Policies, procedureOf } from "./policy.ts";
+import { keepTokensUncached } from "./respond.ts";
 import { runStream } from "./run-stream.ts";
 import { OpenStreams } from "./streams.ts";
 
@@ -32,8 +33,10 @@ export function createInterceptor(
       call.requestHeader === request.header || call.signal === request.signal;
     const known = knownCall(request.contextValues, key, isSame);
     const call = known ?? openAlone(core, request);
-    request.contextValues.set(key, call);
-    await admitAlone(core, call, { request, policies });
+    if (!call.admitted) {
+      request.contextValues.set(key, call);
+      await admitAlone(core, call, { request, policies });
+    }
     const written = call.responseHeader;
     const respond = async <R extends UnaryResponse | StreamResponse>(sent: Promise<R>) => {
       const response = await sent;
@@ -52,6 +55,9 @@ export function createInterceptor(
       return await respond(next(request));
     } catch (error) {
       throw failed(error);
+    } finally {
+      // Streams are no GET, and no cache keeps those.
+      keepTokensUncached(call.responseHeader);
     }
   };
 }

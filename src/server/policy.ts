@@ -1,13 +1,15 @@
 import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
 import {
   Auth,
-  Check,
-  Csrf,
   method_policy,
   type Policy,
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
+import type { Duration } from "../duration.ts";
+import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
+import { assertKnownCheck, type CheckOptions, checkOf } from "./policy-checks.ts";
+import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
 export interface MethodPolicyOptions {
@@ -18,6 +20,15 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the call finds out that its session was ended. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
+  /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
+  readonly freshWithin?: Duration;
+  /**
+   * What the claims must say, all of it: a claim is, or as a list contains, one of the values; with
+   * no values it only has to be there. Else the call is refused with `PermissionDenied`.
+   */
+  readonly claims?: Readonly<Record<string, readonly string[]>>;
   /**
    * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
    * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
@@ -34,6 +45,10 @@ export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  readonly check: RevocationCheck;
+  /** Milliseconds; undefined where nothing is asked for. */
+  readonly freshWithin: number | undefined;
+  readonly claims: readonly ClaimDemand[];
   /** Undefined where the method does not stream. */
   readonly stream: StreamPolicy | undefined;
   /** Where `auth` was written. */
@@ -47,7 +62,7 @@ export interface MethodDescription extends MethodPolicy {
 }
 
 /** Policies written in code. */
-export interface PolicyOptions {
+export interface PolicyOptions extends CheckOptions {
   readonly public: readonly (DescMethod | DescService)[];
   /** By procedure, such as "notes.v1.NotesService/ListNotes". */
   readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
@@ -66,12 +81,15 @@ export interface Policies {
    */
   check(methods: readonly DescMethod[]): void;
   describe(methods: readonly DescMethod[]): MethodDescription[];
+  /** The check where no method is known. */
+  readonly defaultCheck: RevocationCheck;
 }
 
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
   inCode.forEach(assertWords);
+  inCode.forEach(assertDemands);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -83,13 +101,14 @@ export function createPolicies(options: PolicyOptions): Policies {
   const of = (method: DescMethod): MethodPolicy => {
     let policy = resolved.get(method);
     if (policy === undefined) {
-      policy = resolve(method, inCode.get(procedureOf(method)));
+      policy = resolve(method, inCode.get(procedureOf(method)), options);
       resolved.set(method, policy);
     }
     return policy;
   };
   return {
     of,
+    defaultCheck: options.check ?? revocationChecks[0],
     check(methods) {
       methods.forEach(of);
       const served = new Set(methods.map(procedureOf));
@@ -112,12 +131,13 @@ export function procedureOf(method: DescMethod): string {
 
 const words = {
   auth: ["required", "optional", "none"],
+  check: revocationChecks,
   stream: ["endOnExpiry", "endOnRevoke", "never"],
 } as const;
 
 /** Without types, a slip of the pen would open the method. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
-  for (const name of ["auth", "stream"] as const) {
+  for (const name of ["auth", "check", "stream"] as const) {
     const known: readonly unknown[] = words[name];
     if (policy[name] !== undefined && !known.includes(policy[name])) {
       const [first, second, third] = words[name];
@@ -137,29 +157,50 @@ function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
   return desc.kind === "service" ? desc.methods : [desc];
 }
 
-function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): MethodPolicy {
+function resolve(
+  method: DescMethod,
+  code: MethodPolicyOptions | undefined,
+  options: PolicyOptions,
+): MethodPolicy {
   const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
   const ofService = hasOption(method.parent, service_policy)
     ? getOption(method.parent, service_policy)
     : undefined;
-  assertSupported(procedureOf(method), ofMethod);
-  assertSupported(method.parent.typeName, ofService);
-  const rest = {
-    doAntiCsrfCheck: code?.doAntiCsrfCheck,
-    stream: streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]),
-  };
+  assertKnown(procedureOf(method), ofMethod);
+  assertKnown(method.parent.typeName, ofService);
+  const auth = authOf(code, ofMethod, ofService);
+  const demands = demandsOf(code, ofMethod, ofService);
+  if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
+    );
+  }
+  const check = checkOf(
+    procedureOf(method),
+    [code?.check, ofMethod?.check, ofService?.check],
+    options,
+  );
+  const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
+  return { ...auth, ...demands, check, stream };
+}
+
+function authOf(
+  code: MethodPolicyOptions | undefined,
+  ofMethod: Policy | undefined,
+  ofService: Policy | undefined,
+): Pick<MethodPolicy, "auth" | "source"> {
   if (code?.auth !== undefined) {
-    return { auth: code.auth, ...rest, source: "code" };
+    return { auth: code.auth, source: "code" };
   }
   const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
   if (fromMethod !== undefined) {
-    return { auth: fromMethod, ...rest, source: "method option" };
+    return { auth: fromMethod, source: "method option" };
   }
   const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
   if (fromService !== undefined) {
-    return { auth: fromService, ...rest, source: "service option" };
+    return { auth: fromService, source: "service option" };
   }
-  return { auth: "required", ...rest, source: "default" };
+  return { auth: "required", source: "default" };
 }
 
 /** @throws TypeError when code or the method's own option speak of the stream of a unary method */
@@ -192,21 +233,11 @@ const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.NONE]: "none",
 };
 
-function assertSupported(name: string, policy: Policy | undefined): void {
+function assertKnown(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  const asked = [
-    policy.csrf !== Csrf.UNSPECIFIED && "csrf",
-    policy.check !== Check.UNSPECIFIED && "check",
-    policy.freshWithin !== undefined && "fresh_within",
-    policy.claims.length > 0 && "claims",
-  ].filter((field) => field !== false);
-  if (asked.length > 0) {
-    throw new TypeError(
-      `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
-    );
-  }
+  assertKnownCheck(name, policy.check);
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
   }

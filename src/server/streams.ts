@@ -1,5 +1,5 @@
 import type { SessionError } from "../errors.ts";
-import type { Session } from "../session/session.ts";
+import type { VerifiedSession } from "../session/session.ts";
 import type { VerifyingCore } from "./core.ts";
 import { createFreshness, type Freshness } from "./freshness.ts";
 import type { StreamPolicy } from "./policy.ts";
@@ -30,7 +30,7 @@ export class OpenStreams {
    * @throws SessionError `unavailable`
    */
   async watch(
-    session: Session,
+    session: VerifiedSession,
     policy: Exclude<StreamPolicy, "never">,
     end: (error: SessionError) => void,
   ): Promise<WatchedStream> {

@@ -1,7 +1,7 @@
 import { SessionError, unavailable } from "../errors.ts";
 import { endedError, liveOf } from "../session/ended.ts";
-import type { Session } from "../session/session.ts";
-import type { Change } from "../session/store.ts";
+import type { VerifiedSession } from "../session/session.ts";
+import type { RevokedChange } from "../session/store.ts";
 import type { Authenticator } from "./core.ts";
 import type { Freshness } from "./freshness.ts";
 import type { StreamPolicy } from "./policy.ts";
@@ -29,18 +29,18 @@ const lastWords = 5_000;
 /** Knows when one open stream must end, and ends it. Whoever holds it asks it to look now and then. */
 export class WatchedStream {
   readonly #options: WatchedStreamOptions;
-  #session: Session;
+  #session: VerifiedSession;
   /** Milliseconds since 1970 by the store's clock. */
   #endsAt: number;
   #looksAt = Number.POSITIVE_INFINITY;
   #stop: () => void = () => {};
   #ownEnds = 0;
   /** How the session ended while the handler was about to end it. */
-  #endedMeanwhile: Change | undefined;
+  #endedMeanwhile: RevokedChange | undefined;
   #last: { readonly error: SessionError; readonly until: number } | undefined;
   #closed = false;
 
-  constructor(options: WatchedStreamOptions, session: Session) {
+  constructor(options: WatchedStreamOptions, session: VerifiedSession) {
     this.#options = options;
     this.#session = session;
     this.#endsAt = endOf(session);
@@ -48,7 +48,7 @@ export class WatchedStream {
   }
 
   /** Belongs to this session from now on: the handler signed in anew. */
-  follow(session: Session): void {
+  follow(session: VerifiedSession): void {
     this.#stop();
     this.#session = session;
     this.#last = undefined;
@@ -81,10 +81,10 @@ export class WatchedStream {
     }
   }
 
-  /** A message of the handler went out. */
+  /** A message of the handler went out. After its last words it may only end. */
   sent(): void {
     if (this.#last !== undefined) {
-      this.#end(this.#last.error);
+      this.#last = { ...this.#last, until: this.#options.monotonic() };
     }
   }
 
@@ -124,7 +124,7 @@ export class WatchedStream {
     this.#options.closed(this);
   }
 
-  #ended(change: Change): void {
+  #ended(change: RevokedChange): void {
     if (this.#ownEnds > 0) {
       this.#endedMeanwhile = change;
     } else {
@@ -132,7 +132,7 @@ export class WatchedStream {
     }
   }
 
-  #errorOf({ session, endedBy, at }: Change): SessionError {
+  #errorOf({ session, endedBy, at }: RevokedChange): SessionError {
     return endedError({ session, endedBy, at }, this.#options.engine.storeNow());
   }
 
@@ -168,7 +168,7 @@ export class WatchedStream {
   }
 }
 
-function endOf(session: Session): number {
+function endOf(session: VerifiedSession): number {
   return session.accessExpiresAt.getTime();
 }
 

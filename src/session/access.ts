@@ -35,7 +35,8 @@ export async function mintAccessToken(
   options: AccessTokenOptions,
   { record, now }: Stored<SessionRecord>,
 ): Promise<AccessToken> {
-  const life = Math.min(options.lifetimes.access * (1 - jitter * Math.random()), maxAccessLife);
+  const span = Math.min(options.lifetimes.access, record.accessLife ?? maxAccessLife);
+  const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
   const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
   // In the last part of its last second a session has no token left to give.
   if (seconds(end) <= seconds(now)) {
@@ -54,8 +55,32 @@ export async function mintAccessToken(
     gat: seconds(record.rotatedAt),
     cv: record.claimsVersion,
     auth_time: seconds(record.authTime),
+    session_iat: seconds(record.createdAt),
+    session_exp: seconds(record.expiresAt),
     transport: record.transport,
     ...(record.tenantId === null ? {} : { tid: record.tenantId }),
+    claims: record.claims,
+  };
+  const token = await signAccessToken(claims, await options.keys.signer());
+  return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
+}
+
+/**
+ * Signs the access token of a call anew, with other claims: the same session and end, and the same
+ * generation, because the client may not have got the refresh token of a later one.
+ *
+ * @param now milliseconds since 1970 by the store's clock
+ */
+export async function reissueAccessToken(
+  options: Pick<AccessTokenOptions, "keys">,
+  presented: AccessClaims,
+  { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
+): Promise<AccessToken> {
+  const claims: AccessClaims = {
+    ...presented,
+    iat: seconds(now),
+    jti: randomId(12),
+    cv: record.claimsVersion,
     claims: record.claims,
   };
   const token = await signAccessToken(claims, await options.keys.signer());
@@ -81,6 +106,8 @@ export function assertTokenFits(options: AccessTokenOptions, creation: TokenCont
     gat: greatestCount,
     cv: greatestCount,
     auth_time: greatestCount,
+    session_iat: greatestCount,
+    session_exp: greatestCount,
     transport: creation.transport,
     ...(creation.tenantId === null ? {} : { tid: creation.tenantId }),
     claims: creation.claims,

@@ -1,7 +1,7 @@
-import type { Change } from "./store.ts";
+import type { RevokedChange } from "./store.ts";
 
 /** Told how a session ended. */
-export type RevocationListener = (change: Change) => void;
+export type RevocationListener = (change: RevokedChange) => void;
 
 /** Who waits for sessions to end. */
 export class RevocationListeners {
@@ -17,7 +17,7 @@ export class RevocationListeners {
    * @param known how the session has ended, where it has: then the listener is told at once
    * @returns a function that takes the listener back
    */
-  add(session: string, listener: RevocationListener, known: Change | undefined): () => void {
+  add(session: string, listener: RevocationListener, known: RevokedChange | undefined): () => void {
     if (known !== undefined) {
       tellSafely(listener, known);
       return () => {};
@@ -33,7 +33,7 @@ export class RevocationListeners {
   }
 
   /** Tells, and lets go of, all who wait for this session. What they throw is ignored. */
-  tell(change: Change): void {
+  tell(change: RevokedChange): void {
     const all = this.#bySession.get(change.session) ?? new Set();
     for (const listener of [...all]) {
       if (this.#take(change.session, all, listener)) {
@@ -54,7 +54,7 @@ export class RevocationListeners {
 }
 
 /** A broken listener must not stop the change log, nor the other listeners. */
-function tellSafely(listener: RevocationListener, change: Change): void {
+function tellSafely(listener: RevocationListener, change: RevokedChange): void {
   try {
     listener(change);
   } catch {}

@@ -21,7 +21,6 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 import {
   Check,
-  Csrf,
   method_policy,
   PolicySchema,
   Stream,
@@ -29,7 +28,7 @@ import {
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { createPolicies } from "../../src/server/policy.ts";
-import { DemandingService, OpenService } from "../gen/policytest/v1/policytest_pb.ts";
+import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
 import type { Presented } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";
 import { wireServer } from "../helpers/wire-server.ts";
@@ -56,7 +55,7 @@ function start(options: Options, routes: (router: ConnectRouter) => unknown = no
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("which policy a method has", () => {
+describe("K6, Q7 which policy a method has", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -145,7 +144,7 @@ describe("which policy a method has", () => {
     ]);
   });
 
-  it("describe lists every method of a router", () => {
+  it("Q7 describe lists every method of a router", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter()
       .service(OpenService, {})
@@ -160,7 +159,10 @@ describe("which policy a method has", () => {
         procedure,
         auth,
         source,
+        check: "feed",
         doAntiCsrfCheck: undefined,
+        freshWithin: undefined,
+        claims: [],
       })),
     ]);
   });
@@ -264,39 +266,36 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("fresh_within, on a service that is served", () => {
-    const routes = (router: ConnectRouter) => router.service(DemandingService, {});
-    expect(() => start({}, routes)).toThrow(TypeError);
-    expect(() => start({}, routes)).toThrow(
-      /^the policy of policytest\.v1\.DemandingService\/Fresh sets fresh_within, which rpc-session does not support yet; remove it/,
-    );
-  });
-
   const withPolicy = (policy: MessageInitShape<typeof PolicySchema>): DescMethod => {
     const options = create(MethodOptionsSchema);
     setExtension(options, method_policy, create(PolicySchema, policy));
     return { ...addNote, proto: { ...addNote.proto, options } };
   };
 
-  it.each<[MessageInitShape<typeof PolicySchema>, string]>([
-    [{ csrf: Csrf.CHECK }, "csrf"],
-    [{ csrf: Csrf.SKIP }, "csrf"],
-    [{ check: Check.STRICT }, "check"],
-    [{ check: Check.NONE }, "check"],
-    [{ freshWithin: { seconds: 0n } }, "fresh_within"],
-    [{ claims: [{ claim: "role", anyOf: ["admin"] }] }, "claims"],
-    [{ csrf: Csrf.SKIP, check: Check.STRICT }, "csrf, check"],
-  ])("%o", (policy, fields) => {
+  it("a check of a newer schema", () => {
     const policies = createPolicies({ public: [], methods: {} });
-    expect(() => policies.check([withPolicy(policy)])).toThrow(
-      `the policy of notes.v1.NotesService/AddNote sets ${fields}, which`,
+    expect(() => policies.check([withPolicy({ check: 99 as 0 })])).toThrow(/not known: 99/);
+  });
+
+  it("a check that is no word", () => {
+    const typo = { check: "strikt" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the check of notes\.v1\.NotesService\/AddNote is "strikt", and must be "feed", "strict" or "none"$/,
+    );
+    expect(() => testSessions({ revocation: "strikt" as "strict" })).toThrow(
+      /^revocation: "strikt"/,
     );
   });
 
-  it("an unsupported option is refused although code speaks for the method", () => {
-    const code = { "notes.v1.NotesService/AddNote": { auth: "required" } } as const;
-    const policies = createPolicies({ public: [], methods: code });
-    expect(() => policies.check([withPolicy({ check: Check.STRICT })])).toThrow(/check/);
+  it("the check of code wins over the schema's, and that over the service's", () => {
+    const strict = withPolicy({ check: Check.STRICT });
+    const { signOut } = NotesService.method;
+    const policies = createPolicies({ public: [], methods: {}, check: "none" });
+    expect(policies.of(strict).check).toBe("strict");
+    expect(policies.of(signOut).check).toBe("none");
+    const methods = { "notes.v1.NotesService/AddNote": { check: "feed" } } as const;
+    expect(createPolicies({ public: [], methods, check: "none" }).of(strict).check).toBe("feed");
   });
 
   it("a stream of a unary method, in code and in the schema", () => {
@@ -338,7 +337,7 @@ describe("what is refused at start", () => {
   });
 });
 
-describe("required, optional, none", () => {
+describe("K1 required, optional, none", () => {
   type Answer = "alice" | "" | readonly [Action, Reason];
   const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
   const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];
@@ -611,7 +610,5 @@ describe("check", () => {
     expect(() => sessions.check(router)).toThrow(/NotesService\/SignIn, and the router serves no/);
     router.service(NotesService, {});
     expect(() => sessions.check(router)).not.toThrow();
-    router.service(DemandingService, {});
-    expect(() => sessions.check(router)).toThrow(/fresh_within/);
   });
 });

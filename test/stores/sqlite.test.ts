@@ -6,13 +6,14 @@ import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { openSqlite } from "../../src/stores/sqlite-driver.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
+import { expectInUse, olderTables } from "./older-schema.ts";
 import { describePruning } from "./pruning.ts";
 import { createSqlite, openedSqlite } from "./sqlite-fixture.ts";
 
 describeDurableSessionStore({ describe, it }, "sqliteStore", createSqlite);
 describePruning("sqliteStore", createSqlite);
 
-describe("sqliteStore(file)", () => {
+describe("O3 sqliteStore(file)", () => {
   it.each(["", ":memory:", "file:sessions.db", "FILE::memory:", undefined as unknown as string])(
     "refuses %j and points to memoryStore()",
     (file) => {
@@ -61,17 +62,31 @@ describe("sqliteStore(file)", () => {
     database.close();
   });
 
-  it("brings the tables of the first version up to date, and keeps what they hold", async () => {
-    await using fixture = await openedSqlite();
-    await fixture.store.insert(newSession());
-    await fixture.store.close();
+  it.each([1, 2])("brings the tables of version %i up to date, in use", async (version) => {
+    await using fresh = await openedSqlite();
+    const fixture = await createSqlite();
     const database = new DatabaseSync(fixture.file);
-    database.exec("drop table rpcsession_leases");
-    database.exec("delete from rpcsession_migrations where version > 1");
+    database.exec(await olderTables("sqlite", version));
+    await fixture.store.open(fixture);
+    await expectInUse(fixture.store);
+    expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
+    expect(schemaOf(database)).toEqual(schemaOf(new DatabaseSync(fresh.file)));
+    database.close();
+    await fixture.close();
+  });
+
+  it("counts its change log on when it is brought up to date, also from an empty one", async () => {
+    const fixture = await createSqlite();
+    const database = new DatabaseSync(fixture.file);
+    database.exec(await olderTables("sqlite", 2));
+    database.exec("update sqlite_sequence set seq = 41 where name = 'rpcsession_changes'");
+    database.exec("delete from rpcsession_changes");
     database.close();
     await fixture.store.open(fixture);
-    expect((await fixture.store.load("s1")).record?.userId).toBe("alice");
-    expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
+    await fixture.store.revoke("s1", "revoked");
+    const { entries } = await fixture.store.changes("41", 0);
+    expect(entries.map(({ session }) => session)).toEqual(["s1"]);
+    await fixture.close();
   });
 
   it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
@@ -89,6 +104,24 @@ describe("sqliteStore(file)", () => {
     await store.close();
   });
 
+  it("ends all sessions of an owner who has more than a statement takes", async () => {
+    await using fixture = await openedSqlite();
+    const { store, file } = fixture;
+    await store.insert(newSession({ id: "pattern", tenantId: "one" }));
+    const database = new DatabaseSync(file);
+    database.exec(
+      "create temp table copies as select * from rpcsession_sessions; insert into rpcsession_sessions select 'alice-' || value, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life from copies, (with recursive numbers(value) as (select 1 union all select value + 1 from numbers where value < 39999) select value from numbers)",
+    );
+    database.close();
+    const owner = { userId: null, tenantId: "one" };
+    const { revoked } = await store.revokeAll({ ...owner, except: "alice-777" }, "revoked");
+    expect(new Set(revoked).size).toBe(39_999);
+    const { entries } = await store.changes(undefined, 1000);
+    expect(entries.map(({ session }) => session).sort()).toEqual([...revoked].sort());
+    const { records } = await store.list(owner, { cursor: undefined, limit: 10 });
+    expect(records.map(({ id }) => id)).toEqual(["alice-777"]);
+  });
+
   it("leaves the tables of others in the same file alone", async () => {
     await using fixture = await openedSqlite();
     const database = new DatabaseSync(fixture.file);
@@ -99,6 +132,10 @@ describe("sqliteStore(file)", () => {
     }
   });
 });
+
+function schemaOf(database: DatabaseSync): unknown[] {
+  return database.prepare("select type, name, sql from sqlite_schema order by name").all();
+}
 
 describe("sqliteStore(file) in other runtimes", () => {
   it("throws where there is no node:sqlite", () => {

@@ -37,31 +37,29 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   auth: Auth;
 
   /**
-   * csrf tells whether the anti-CSRF token is checked, where the service uses one. Not supported
-   * yet: a server refuses to start with it.
+   * csrf tells whether the anti-CSRF token is checked, where the service uses one.
    *
    * @generated from field: rpcsession.v1.Csrf csrf = 2;
    */
   csrf: Csrf;
 
   /**
-   * check tells how revocation is looked up. Not supported yet: a server refuses to start with it.
+   * check tells how revocation is looked up. A server that only verifies refuses to start with
+   * anything but CHECK_NONE.
    *
    * @generated from field: rpcsession.v1.Check check = 3;
    */
   check: Check;
 
   /**
-   * fresh_within is the greatest age of the last proof of identity. Not supported yet: a server
-   * refuses to start with it.
+   * fresh_within is the greatest age of the last proof of identity, in whole seconds.
    *
    * @generated from field: google.protobuf.Duration fresh_within = 4;
    */
   freshWithin?: Duration | undefined;
 
   /**
-   * claims lists what the claims of the session must say. Not supported yet: a server refuses to
-   * start with it.
+   * claims lists what the claims of the session must say, all of it.
    *
    * @generated from field: repeated rpcsession.v1.ClaimRequirement claims = 5;
    */
