@@ -38,7 +38,7 @@ export async function measure(servers: readonly Server[], size: RunSize): Promis
   const subjects: Subject[] = [];
   for (let at = 0; at < tokens.length; at += 50) {
     const some = tokens.slice(at, at + 50);
-    const opening = some.map((token, i) => open(servers[(at + i) % servers.length], token));
+    const opening = some.map((token, i) => open(servers[streamServer(at + i, size)], token));
     subjects.push(...(await Promise.all(opening)));
   }
   const readsBefore = await readsOf(servers);
@@ -47,14 +47,23 @@ export async function measure(servers: readonly Server[], size: RunSize): Promis
   const queue = subjects.slice(0, size.revocations).entries();
   const work = async (): Promise<void> => {
     for (const [i, subject] of queue) {
-      // One server after the other: what a server revokes itself wakes it, and would tell it more.
-      const by = Math.floor((i * servers.length) / size.revocations);
-      samples.push(await revoke(servers, { subject, by, counter }));
+      samples.push(await revoke(servers, { subject, by: revokingServer(i, size), counter }));
     }
   };
   await Promise.all(Array.from({ length: size.atATime }, work));
   const reads = (await readsOf(servers)) - readsBefore;
   return { samples, calls: counter.calls, reads };
+}
+
+/** One server after the other: what a server revokes itself wakes it, and would tell it more. */
+function revokingServer(i: number, { processes, revocations }: RunSize): number {
+  return Math.floor((i * processes) / revocations) % processes;
+}
+
+/** Never the one that revokes: that one need not be told. */
+function streamServer(i: number, size: RunSize): number {
+  const { processes } = size;
+  return (revokingServer(i, size) + 1 + (i % (processes - 1))) % processes;
 }
 
 /** Opens a stream, and resolves when it stands. */
