@@ -91,7 +91,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly verifiedCache?: VerifiedCacheOptions;
   /**
    * How long open streams go on while the change log of the store cannot be read, so that nothing
-   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m", and
+   * not less than `maxStaleness`.
    */
   readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
@@ -160,12 +161,23 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
-      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
-        min: 5_000,
-        max: 600_000,
-      }),
+      maxStreamStaleness: readMaxStreamStaleness(options),
     },
   };
+}
+
+/** Within `maxStaleness` a log that nothing was heard of is as good as any. */
+function readMaxStreamStaleness(options: SessionsOptions): number {
+  const ms = durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+    min: 5_000,
+    max: 600_000,
+  });
+  if (ms < readMaxStaleness(options.maxStaleness)) {
+    throw new TypeError(
+      `maxStreamStaleness: "${options.maxStreamStaleness}" is shorter than maxStaleness, "${options.maxStaleness}"; streams would end before calls are refused`,
+    );
+  }
+  return ms;
 }
 
 type Shape = "string" | "object" | "array" | "boolean" | "function" | "any";
