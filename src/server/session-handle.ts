@@ -57,13 +57,15 @@ class SessionHandle implements Session {
     const engine = await this.#core.engine();
     const stored = await applyClaims(this.#core, { id: this.id, change });
     const { claims } = this.#verified;
-    const access = await engine.remint(stored, claims.exp);
+    const access = await engine.remint(stored, claims);
     const read = await this.#core.claims.read(stored.record.claims);
     this.#verified = { claims: access?.claims ?? claims, read };
     const call = this.#telling();
     if (access !== undefined && call !== undefined) {
       const copies = { refreshToken: undefined, antiCsrf: undefined, expireCopies: false };
-      const reissued = { ...stored, ...copies, event: "reissued", access } as const;
+      // A client takes the tokens of a session that it does not know from a sign-in alone.
+      const event = call.written === this.id ? "created" : "reissued";
+      const reissued = { ...stored, ...copies, event, access } as const;
       await writeTokens(this.#core, call.responseHeader, reissued);
     }
   }

@@ -29,17 +29,18 @@ const jitter = 0.05;
 
 /**
  * Signs the access token of a session as the store answered it; every time is the store's.
- * @param until `exp` of the token that this one takes the place of, in seconds: it is kept
+ * @param former the token that this one takes the place of: it ends when that one would, and is of
+ * the same generation, for its client may not have the refresh token of a later one
  * @throws SessionError `unauthorized` when the session ends within this second
  */
 export async function mintAccessToken(
   options: AccessTokenOptions,
   { record, now }: Stored<SessionRecord>,
-  until?: number,
+  former?: Pick<AccessClaims, "exp" | "gen" | "gat">,
 ): Promise<AccessToken> {
   const span = Math.min(options.lifetimes.access, record.accessLife ?? maxAccessLife);
   const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
-  const mine = until === undefined ? now + life : until * 1000;
+  const mine = former === undefined ? now + life : former.exp * 1000;
   const end = Math.min(mine, record.idleExpiresAt, record.expiresAt);
   // In the last part of its last second a session has no token left to give.
   if (seconds(end) <= seconds(now)) {
@@ -54,8 +55,8 @@ export async function mintAccessToken(
     exp: seconds(end),
     jti: randomId(12),
     client_id: options.audience,
-    gen: record.generation,
-    gat: seconds(record.rotatedAt),
+    gen: former?.gen ?? record.generation,
+    gat: former?.gat ?? seconds(record.rotatedAt),
     cv: record.claimsVersion,
     auth_time: seconds(record.authTime),
     session_iat: seconds(record.createdAt),

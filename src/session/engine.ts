@@ -52,10 +52,10 @@ export interface EngineOptions {
 export interface Engine extends Lifecycle, Directory {
   readonly updates: Updates;
   /**
-   * A new access token for a session as the store answered it, in the place of one that expires at
-   * `until`, in seconds; undefined when that time has come.
+   * A new access token for a session as the store answered it, in the place of one that says
+   * `former`, which its client has; undefined when that one has expired meanwhile.
    */
-  remint(stored: Stored<SessionRecord>, until: number): Promise<AccessToken | undefined>;
+  remint(stored: Stored<SessionRecord>, former: AccessClaims): Promise<AccessToken | undefined>;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
@@ -163,8 +163,8 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
 function changesOf(options: UpdatesOptions): Pick<Engine, "updates" | "remint"> {
   return {
     updates: createUpdates(options),
-    remint: async (stored, until) =>
-      stored.now < until * 1000 ? mintAccessToken(options, stored, until) : undefined,
+    remint: async (stored, former) =>
+      stored.now < former.exp * 1000 ? mintAccessToken(options, stored, former) : undefined,
   };
 }
 

@@ -2,6 +2,7 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { decodeJwt } from "jose";
 import type { TestSessions } from "rpc-session/testing";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { decodeNotice, type SessionNotice } from "../../src/wire.ts";
 import { cookieValue, type Presented } from "./exchanges.ts";
 import { type WireAnswer, type WireServer, wireServer } from "./wire-server.ts";
@@ -24,6 +25,8 @@ export interface Api {
   open<T>(presented: Presented, work: Work<T>): Promise<ApiAnswer<T>>;
   /** Calls a method that needs a session. */
   call<T>(presented: Presented, work: Work<T>): Promise<ApiAnswer<T>>;
+  /** Calls SessionService.Refresh with the refresh token of a session. */
+  refresh(transport: "cookie" | "header", refresh: string): Promise<ApiAnswer<undefined>>;
   /** Calls a method that answers with a stream: work, one message, more work, another message. */
   stream<T>(presented: Presented, work: Work<T>, later?: Work<unknown>): Promise<ApiAnswer<T>>;
 }
@@ -74,16 +77,28 @@ export function apiOf<C extends object, G extends object>(sessions: TestSessions
     works.set(name, { now, later });
     const answer = await send({ ...presented, headers: { ...presented.headers, "x-work": name } });
     works.delete(name);
-    const notice = decodeNotice(answer.headers.get("rpcsession-session"));
-    return { ...answer, result, notice };
+    return { ...answer, result, notice: noticeOf(answer) };
   };
   return {
     server,
     open: (presented, work) => run(presented, { work }, (p) => server.call(signIn, {}, p)),
     call: (presented, work) => run(presented, { work }, (p) => server.call(addNote, {}, p)),
+    refresh: async (transport, refresh) => {
+      const cookie = transport === "cookie";
+      const answer = await server.call(
+        SessionService.method.refresh,
+        { refreshToken: cookie ? "" : refresh },
+        cookie ? { refresh } : {},
+      );
+      return { ...answer, result: undefined, notice: noticeOf(answer) };
+    },
     stream: (presented, work, later = () => {}) =>
       run(presented, { work, later }, (p) => server.stream(watchNotes, {}, p)),
   };
+}
+
+function noticeOf({ headers }: { readonly headers: Headers }): SessionNotice | undefined {
+  return decodeNotice(headers.get("rpcsession-session"));
 }
 
 /** The access token that an answer writes, whatever its transport. */
