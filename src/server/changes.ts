@@ -68,8 +68,13 @@ const maxData = 65_536;
  * @throws TypeError when it is no JSON object, or too large
  */
 export function readData(data: unknown): JsonObject {
-  const json = typeof data === "object" && data !== null ? JSON.stringify(data) : undefined;
-  if (json === undefined || !json.startsWith("{")) {
+  let json: string | undefined;
+  try {
+    json = typeof data === "object" && data !== null ? JSON.stringify(data) : undefined;
+  } catch {
+    // A bigint, or an object within itself.
+  }
+  if (!json?.startsWith("{")) {
     throw new TypeError("data: must be a JSON object, such as { cart: [] }");
   }
   if (new TextEncoder().encode(json).length > maxData) {
