@@ -57,6 +57,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     const late = notes.addNote({}, { timeoutMs: 30 });
     const patient = notes.addNote({});
     aborted.catch(() => {});
+    late.catch(() => {});
     await settle();
     abort.abort();
     await expect(aborted).rejects.toMatchObject({ code: Code.Canceled });
