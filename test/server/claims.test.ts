@@ -282,6 +282,8 @@ describe("E6 what the client may read: clientClaims", () => {
         sessions.create(ctx, { userId: "a", claims: { name: "Ada" } }),
       );
       expect(answer.notice?.claims).toEqual({ role: "reader", name: "Ada" });
+      // The access token itself is for the page only where it asked to keep tokens by itself.
+      expect(answer.headers.has("rpcsession-access-token")).toBe(transport === "header");
       const access = accessOf(answer) ?? "";
       const given = transport === "cookie" ? { access } : { bearer: access };
       const changed = await api.call(given, (ctx) =>
