@@ -98,6 +98,11 @@ export function ownedBy({ userId, tenantId }: SessionOwner): RawBuilder<boolean>
   return wanted.length === 0 ? sql<boolean>`1 = 0` : sql<boolean>`${sql.join(wanted, sql` and `)}`;
 }
 
+/** The id in the order of its bytes: PostgreSQL sorts by the rules of a language unless told so. */
+export function idByBytes(dialect: SqlDialect): RawBuilder<string> {
+  return dialect === "postgres" ? sql<string>`id collate "C"` : sql<string>`id`;
+}
+
 /** The smaller of two numbers, in every dialect. */
 export function smaller(a: RawBuilder<number>, b: RawBuilder<number>): RawBuilder<number> {
   return sql<number>`case when ${a} < ${b} then ${a} else ${b} end`;

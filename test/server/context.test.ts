@@ -230,7 +230,7 @@ describe("errors of a handler", () => {
   });
 });
 
-describe("errors of another service", () => {
+describe("Q5 errors of another service", () => {
   /** A backend with sessions of its own, and what it says to us. */
   function upstream(error?: SessionError) {
     const sessions = testSessions({

@@ -49,7 +49,7 @@ function start(options: Options, routes: (router: ConnectRouter) => unknown = no
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("which policy a method has", () => {
+describe("K6, Q7 which policy a method has", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -138,7 +138,7 @@ describe("which policy a method has", () => {
     ]);
   });
 
-  it("describe lists every method of a router", () => {
+  it("Q7 describe lists every method of a router", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter()
       .service(OpenService, {})
@@ -273,7 +273,7 @@ describe("what is refused at start", () => {
   });
 });
 
-describe("required, optional, none", () => {
+describe("K1 required, optional, none", () => {
   type Answer = "alice" | "" | readonly [Action, Reason];
   const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
   const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];

@@ -188,15 +188,9 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     const { revoked } = await watched.store.revokeAll({ ...alice, except: "7-alice" }, "revoked");
     const took = performance.now() - began;
     expect(revoked).toHaveLength(99_999);
-    expect(texts.map((text) => text.split(" ")[0])).toEqual([
-      "start",
-      "select",
-      "with",
-      "insert",
-      "commit",
-    ]);
-    // Each statement ends at 5 s.
-    expect(took).toBeLessThan(10_000);
+    // A transaction, a lock, and three statements for each 10,000, none of which comes near 5 s.
+    expect(texts.length).toBeLessThanOrEqual(33);
+    expect(took).toBeLessThan(20_000);
     const logged = await admin.query("select count(*)::int as n from rpcsession_changes");
     expect(logged.rows).toEqual([{ n: 99_999 }]);
     const rest = await store.revokeAll({ userId: null, tenantId: "one", except: null }, "revoked");
