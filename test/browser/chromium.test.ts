@@ -27,11 +27,12 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
 
   /** The API, a page that may call it, and a browser without a past. */
   async function open(scene: Scene = {}): Promise<World> {
-    const { host = "localhost", options = {}, thirdPartyCookies = false } = scene;
+    const { host = "localhost", options = {} } = scene;
+    const { thirdPartyCookies = false, keepsTokens = false } = scene;
     let source = "";
     const site = await startPages(() => source);
     const api = await startApi([site.at(host)], options);
-    source = `globalThis.appApi = ${JSON.stringify(api.at())};\n${script}`;
+    source = `Object.assign(globalThis, ${JSON.stringify({ appApi: api.at(), appKeepsTokens: keepsTokens })});\n${script}`;
     const context = await (thirdPartyCookies ? launchProfile(chromium) : browser.newContext());
     onTestFinished(async () => {
       await context.close();
@@ -134,6 +135,44 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       expect(await context.cookies()).toEqual([]);
     },
   );
+
+  test("C1 J3 the anti-CSRF token reaches a page of another origin, and again after a reload", async () => {
+    const { api, visit } = await open({ options: { antiCsrf: "token" } });
+    const page = await visit();
+    await signIn(page);
+    await addNote(page, "milk");
+    expect([api.calls.handled, api.count("Refresh")]).toEqual([2, 0]);
+    await page.reload();
+    await page.waitForFunction(() => "app" in globalThis);
+    // The cookies are there, and the token that must come with them is not.
+    await addNote(page, "bread");
+    expect([api.calls.handled, api.count("Refresh")]).toEqual([3, 1]);
+    await addNote(page, "eggs");
+    expect(await listNotes(page)).toEqual(["milk", "bread", "eggs"]);
+    expect(api.count("Refresh")).toBe(1);
+  });
+
+  test("J1 J3 a page of another site keeps its tokens in memory, where it may, and gets no cookie", async () => {
+    const options = { origins: [], browserHeaderTransport: true };
+    const { api, context, visit } = await open({
+      host: "partner.test",
+      keepsTokens: true,
+      options,
+    });
+    const page = await visit();
+    await signIn(page);
+    await addNote(page, "milk");
+    api.sessions.clock.advance("16m");
+    expect(await listNotes(page)).toEqual(["milk"]);
+    api.sessions.clock.advance("16m");
+    expect(await watchNotes(page)).toEqual(["milk"]);
+    expect(await page.evaluate(() => app.events)).toEqual(["signedIn", "refreshed", "refreshed"]);
+    expect(api.count("Refresh")).toBe(2);
+    await page.evaluate(() => app.session.signOut());
+    expect(await codeOf(page)).toBe(16);
+    expect(await context.cookies()).toEqual([]);
+    expect(api.asked.filter(({ cookies }) => cookies)).toEqual([]);
+  });
 
   test("I6 C7 an embedding site that is named keeps a partitioned session of its own", async () => {
     const options = { cookies: { sameSite: "none", partitioned: true } } as const;
@@ -239,6 +278,8 @@ interface Scene {
   readonly options?: TestSessionsOptions;
   /** Whether the browser sends SameSite=None cookies with what pages of other sites load. */
   readonly thirdPartyCookies?: boolean;
+  /** Whether the page keeps its tokens in memory instead of cookies. */
+  readonly keepsTokens?: boolean;
 }
 
 interface World {
