@@ -17,7 +17,7 @@ export type FoundChromium = Chromium | { readonly missing: string };
 /** $CHROMIUM, else the system's, else the one that the package @sparticuz/chromium brings for Linux on x64. */
 export async function findChromium(): Promise<FoundChromium> {
   const { CHROMIUM } = process.env;
-  if (CHROMIUM !== undefined) {
+  if (CHROMIUM) {
     return existsSync(CHROMIUM)
       ? { executablePath: CHROMIUM, env: process.env }
       : { missing: `there is no ${CHROMIUM}, which CHROMIUM names` };
