@@ -35,7 +35,7 @@ export async function findChromium(): Promise<FoundChromium> {
 }
 
 /** Hosts that lead to this machine, beside its own names. */
-const hosts = ["evil.test", "partner.test"];
+const hosts = ["evil.test", "partner.test", "*.shop.test"];
 const args = [`--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`).join(",")}`];
 
 export async function launchChromium(found: Chromium): Promise<Browser> {
