@@ -6,6 +6,7 @@ import type { Core } from "./server/core.ts";
 import { sessionHandle } from "./server/session-handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 import { openEngine } from "./session/engine.ts";
+import { closedHealth, type SessionsHealth } from "./session/health.ts";
 import { createOpener } from "./session/opener.ts";
 import { reach } from "./session/reach.ts";
 
@@ -20,6 +21,8 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    * @throws SessionError `unavailable`, with what stood in the way as its cause
    */
   ready(): Promise<void>;
+  /** How well this process knows of revocations; for health checks and metrics. Does no I/O. */
+  health(): SessionsHealth;
   /**
    * The public keys of all access tokens that may be alive, and of those to come: what
    * `jwksHandler` of `rpc-session/http` publishes.
@@ -63,6 +66,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   return {
     ...createServerSessions(core, resolved.policies),
+    health: () => opener.opened()?.health() ?? closedHealth,
     async jwks() {
       return { keys: [...(await (await core.engine()).publicKeys())] };
     },

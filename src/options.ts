@@ -14,6 +14,11 @@ import { type ClientClaims, createClaimsRule } from "./session/claims-rule.ts";
 import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
+import {
+  type RevocationCheck,
+  readMaxStaleness,
+  revocationChecks,
+} from "./session/revocation-check.ts";
 import type { SessionLimit, SessionStore } from "./session/store.ts";
 import { createSessionCookies } from "./tokens/cookie.ts";
 import type { CookieOptions } from "./tokens/cookie-options.ts";
@@ -69,6 +74,17 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly lifetimes?: LifetimeOptions;
   /** How refresh tokens rotate. */
   readonly refresh?: RefreshOptions;
+  /**
+   * How calls find out that their session was ended; by method in `methods` or the schema. Default
+   * "feed": in memory.
+   */
+  readonly revocation?: RevocationCheck;
+  /**
+   * How old what a process knows of revocations may be. Usually it is milliseconds old. When the
+   * change log of the store cannot be read for this long, calls wait for it and are refused with
+   * `Unavailable`. Default "5s"; "200ms" to "60s". The log is read every half of it.
+   */
+  readonly maxStaleness?: Duration;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
   /** How many verified access tokens are remembered, so that their signatures are computed once. */
@@ -127,7 +143,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const engine = readEngineOptions(options);
   return {
     engine,
-    policies: createPolicies({ public: options.public ?? [], methods: options.methods ?? {} }),
+    policies: createPolicies({
+      public: options.public ?? [],
+      methods: options.methods ?? {},
+      check: readChoice("revocation", options.revocation, revocationChecks),
+    }),
     core: {
       issuer: options.issuer,
       cookies: createSessionCookies(issuer, options.cookies),
@@ -166,6 +186,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   clientIp: "function",
   lifetimes: "object",
   refresh: "object",
+  revocation: "string",
+  maxStaleness: "string",
   clockSkew: "string",
   verifiedCache: "object",
   maxStreamStaleness: "string",
@@ -218,6 +240,7 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    maxStaleness: readMaxStaleness(options.maxStaleness),
     verifiedCache: readCacheLimits(options.verifiedCache),
     clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),

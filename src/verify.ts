@@ -109,6 +109,8 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const policies = createPolicies({
     public: options.public ?? [],
     methods: options.methods ?? {},
+    check: "none",
+    hasStore: false,
   });
   const authenticator = createAuthenticator({ ...options, clock }, keys);
   const core: VerifyingCore = {
@@ -173,6 +175,7 @@ function createAuthenticator(
     }),
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),
+    feed: { isStale: () => false, staleness: () => 0, catchUp: async () => {} },
     storeNow: () => options.clock.now(),
     watch: () => () => {},
     staleness: () => 0,
@@ -180,6 +183,9 @@ function createAuthenticator(
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),
+    loadUnsure: () => Promise.reject(noStore()),
+    reissue: async () => undefined,
+    reissueFrom: async () => undefined,
     revoke: () => Promise.reject(noStore()),
   };
 }

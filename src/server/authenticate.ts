@@ -1,26 +1,29 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { endedError, liveOf } from "../session/ended.ts";
 import { isEmpty } from "../tokens/source.ts";
 import { andThen } from "./and-then.ts";
 import type { Call } from "./call.ts";
+import { checkSession, type SessionDemand } from "./check-session.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
 import { verifyBearer, verifyCookies } from "./verify-presented.ts";
 
 /** A call as far as authentication looks at it. */
-export type AuthenticationRequest = Pick<Call, "requestHeader" | "requestMethod" | "presented">;
+export type AuthenticationRequest = Pick<
+  Call,
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+>;
 
 /** What a call demands. */
-export interface AuthenticationDemand {
+export interface AuthenticationDemand extends SessionDemand {
   readonly required: boolean;
   readonly doAntiCsrfCheck: boolean;
 }
 
 /**
  * Finds and verifies the access token of a request: tokens, cross-site, signature, anti-CSRF token,
- * revocation. No I/O, but for an unknown signing key; and no promise where the token was verified
- * before.
+ * revocation. No I/O, but for an unknown signing key, a stale change log, a strict check, and claims
+ * that have changed; and no promise where the token was verified before.
  *
  * @returns the verified claims; undefined when nothing was presented and nothing is required
  * @throws SessionError
@@ -52,7 +55,10 @@ export function authenticate(
     const ownPage = byToken
       ? andThen(verified, (claims) => checkAntiCsrf(core, engine, { claims, request }))
       : verified;
-    const live = andThen(ownPage, (claims) => checkRevoked(engine, claims));
+    const checkedAt = ownPage instanceof Promise ? undefined : now;
+    const live = andThen(ownPage, (claims) =>
+      checkSession(core, request, { engine, claims, demand, now: checkedAt }),
+    );
     return andThen(live, (claims) => {
       engine.used(claims, now);
       return claims;
@@ -75,22 +81,5 @@ async function checkAntiCsrf(
       session: claims.sid,
     });
   }
-  return claims;
-}
-
-function checkRevoked(
-  engine: Authenticator,
-  claims: AccessClaims,
-): AccessClaims | Promise<AccessClaims> {
-  const { sid: session } = claims;
-  const change = engine.revocations.get(session);
-  if (change !== undefined) {
-    throw endedError({ session, endedBy: change.endedBy, at: change.at }, engine.storeNow());
-  }
-  return engine.revocations.unsure ? checkStored(engine, claims) : claims;
-}
-
-async function checkStored(engine: Authenticator, claims: AccessClaims): Promise<AccessClaims> {
-  liveOf(claims.sid, await engine.load(claims.sid));
   return claims;
 }

@@ -16,7 +16,18 @@ export type ClientIp = (context: HandlerContext) => string | undefined;
 
 /** What authentication needs of an engine: all that a service that only verifies has. */
 export type Authenticator = StreamWatch &
-  Pick<Engine, "verify" | "revocations" | "load" | "used" | "revoke"> & {
+  Pick<
+    Engine,
+    | "verify"
+    | "revocations"
+    | "feed"
+    | "load"
+    | "loadUnsure"
+    | "reissue"
+    | "reissueFrom"
+    | "used"
+    | "revoke"
+  > & {
     readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
   };
 

@@ -99,6 +99,8 @@ function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Pr
   const demand = {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+    check: policy.check,
+    needsClaims: policy.claims.length > 0,
   };
   return andThen(authenticate(core, call, demand), (claims) => {
     if (claims === undefined) {

@@ -1,13 +1,14 @@
 import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
 import {
   Auth,
-  Check,
   method_policy,
   type Policy,
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import type { Duration } from "../duration.ts";
+import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
+import { assertKnownCheck, type CheckOptions, checkOf } from "./policy-checks.ts";
 import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
@@ -19,6 +20,8 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the call finds out that its session was ended. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
   /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
   readonly freshWithin?: Duration;
   /**
@@ -42,6 +45,7 @@ export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  readonly check: RevocationCheck;
   /** Milliseconds; undefined where nothing is asked for. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
@@ -58,7 +62,7 @@ export interface MethodDescription extends MethodPolicy {
 }
 
 /** Policies written in code. */
-export interface PolicyOptions {
+export interface PolicyOptions extends CheckOptions {
   readonly public: readonly (DescMethod | DescService)[];
   /** By procedure, such as "notes.v1.NotesService/ListNotes". */
   readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
@@ -77,6 +81,8 @@ export interface Policies {
    */
   check(methods: readonly DescMethod[]): void;
   describe(methods: readonly DescMethod[]): MethodDescription[];
+  /** The check where no method is known. */
+  readonly defaultCheck: RevocationCheck;
 }
 
 /** @throws TypeError when code names a method twice, or says what is no policy */
@@ -95,13 +101,14 @@ export function createPolicies(options: PolicyOptions): Policies {
   const of = (method: DescMethod): MethodPolicy => {
     let policy = resolved.get(method);
     if (policy === undefined) {
-      policy = resolve(method, inCode.get(procedureOf(method)));
+      policy = resolve(method, inCode.get(procedureOf(method)), options);
       resolved.set(method, policy);
     }
     return policy;
   };
   return {
     of,
+    defaultCheck: options.check ?? revocationChecks[0],
     check(methods) {
       methods.forEach(of);
       const served = new Set(methods.map(procedureOf));
@@ -124,12 +131,13 @@ export function procedureOf(method: DescMethod): string {
 
 const words = {
   auth: ["required", "optional", "none"],
+  check: revocationChecks,
   stream: ["endOnExpiry", "endOnRevoke", "never"],
 } as const;
 
 /** Without types, a slip of the pen would open the method. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
-  for (const name of ["auth", "stream"] as const) {
+  for (const name of ["auth", "check", "stream"] as const) {
     const known: readonly unknown[] = words[name];
     if (policy[name] !== undefined && !known.includes(policy[name])) {
       const [first, second, third] = words[name];
@@ -149,13 +157,17 @@ function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
   return desc.kind === "service" ? desc.methods : [desc];
 }
 
-function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): MethodPolicy {
+function resolve(
+  method: DescMethod,
+  code: MethodPolicyOptions | undefined,
+  options: PolicyOptions,
+): MethodPolicy {
   const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
   const ofService = hasOption(method.parent, service_policy)
     ? getOption(method.parent, service_policy)
     : undefined;
-  assertSupported(procedureOf(method), ofMethod);
-  assertSupported(method.parent.typeName, ofService);
+  assertKnown(procedureOf(method), ofMethod);
+  assertKnown(method.parent.typeName, ofService);
   const auth = authOf(code, ofMethod, ofService);
   const demands = demandsOf(code, ofMethod, ofService);
   if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
@@ -163,8 +175,13 @@ function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): Met
       `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
     );
   }
+  const check = checkOf(
+    procedureOf(method),
+    [code?.check, ofMethod?.check, ofService?.check],
+    options,
+  );
   const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
-  return { ...auth, ...demands, stream };
+  return { ...auth, ...demands, check, stream };
 }
 
 function authOf(
@@ -216,16 +233,11 @@ const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.NONE]: "none",
 };
 
-function assertSupported(name: string, policy: Policy | undefined): void {
+function assertKnown(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  const asked = [policy.check !== Check.UNSPECIFIED && "check"].filter((field) => field !== false);
-  if (asked.length > 0) {
-    throw new TypeError(
-      `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
-    );
-  }
+  assertKnownCheck(name, policy.check);
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
   }

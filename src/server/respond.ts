@@ -44,6 +44,21 @@ export async function writeTokens(
   headers.set("cache-control", "no-store");
 }
 
+/** Writes an access token that takes the place of the presented one. */
+export function writeReissued(
+  core: VerifyingCore,
+  headers: Headers,
+  reissued: Pick<TokensToWrite, "record" | "now" | "access">,
+): Promise<void> {
+  return writeTokens(core, headers, {
+    ...reissued,
+    event: "reissued",
+    refreshToken: undefined,
+    antiCsrf: undefined,
+    expireCopies: false,
+  });
+}
+
 /** What the client may read of a session's claims. That it cannot be told is no reason to fail. */
 export async function claimsForClient(
   core: VerifyingCore,

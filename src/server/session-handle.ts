@@ -6,7 +6,7 @@ import { type Call, endOwn } from "./call-state.ts";
 import { applyClaims, applyData, infoOf } from "./changes.ts";
 import type { Core, VerifiedClaims } from "./core.ts";
 import { misuse } from "./misuse.ts";
-import { endTokens, expireCookies, writeTokens } from "./respond.ts";
+import { endTokens, expireCookies, writeReissued } from "./respond.ts";
 
 /**
  * The session of a verified token, with what can be done to it.
@@ -57,14 +57,12 @@ class SessionHandle implements Session {
     const engine = await this.#core.engine();
     const stored = await applyClaims(this.#core, { id: this.id, change });
     const { claims } = this.#verified;
-    const access = await engine.remint(stored, claims.exp);
+    const reissued = await engine.reissueFrom(claims, stored);
     const read = await this.#core.claims.read(stored.record.claims);
-    this.#verified = { claims: access?.claims ?? claims, read };
+    this.#verified = { claims: reissued?.access.claims ?? claims, read };
     const call = this.#telling();
-    if (access !== undefined && call !== undefined) {
-      const copies = { refreshToken: undefined, antiCsrf: undefined, expireCopies: false };
-      const reissued = { ...stored, ...copies, event: "reissued", access } as const;
-      await writeTokens(this.#core, call.responseHeader, reissued);
+    if (reissued !== undefined && call !== undefined) {
+      await writeReissued(this.#core, call.responseHeader, reissued);
     }
   }
 

@@ -9,6 +9,7 @@ import {
 } from "@connectrpc/connect";
 import { type Duration, durationMs } from "../duration.ts";
 import { SessionError } from "../errors.ts";
+import type { RevocationCheck } from "../session/revocation-check.ts";
 import type { VerifiedSession } from "../session/session.ts";
 import { authenticate } from "./authenticate.ts";
 import {
@@ -36,6 +37,8 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
    * has `antiCsrf: "off"`. Default: true on everything but GET.
    */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the session's end is looked up. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
   /** Whether having no session is an error. Default true. */
   readonly required?: Required;
 }
@@ -135,7 +138,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
     interceptor: protection.interceptor,
-    getSession: getSessionWith(core, key),
+    getSession: getSessionWith(core, key, policies.defaultCheck),
     current,
     require,
     requireFresh: (context, within) => {
@@ -206,6 +209,7 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
 function getSessionWith<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
+  check: RevocationCheck,
 ): VerifyingSessions<S>["getSession"] {
   // An exchange without values is known again by its headers: its cookies are hidden after the first time.
   const plain = new WeakMap<Headers, ContextValues>();
@@ -226,6 +230,7 @@ function getSessionWith<S extends VerifiedSession>(
       const claims = await authenticate(core, call, {
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+        check: options.check ?? check,
       });
       return claims === undefined ? undefined : await enterSession(core, call, claims);
     } catch (error) {

@@ -29,18 +29,15 @@ const jitter = 0.05;
 
 /**
  * Signs the access token of a session as the store answered it; every time is the store's.
- * @param until `exp` of the token that this one takes the place of, in seconds: it is kept
  * @throws SessionError `unauthorized` when the session ends within this second
  */
 export async function mintAccessToken(
   options: AccessTokenOptions,
   { record, now }: Stored<SessionRecord>,
-  until?: number,
 ): Promise<AccessToken> {
   const span = Math.min(options.lifetimes.access, record.accessLife ?? maxAccessLife);
   const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
-  const mine = until === undefined ? now + life : until * 1000;
-  const end = Math.min(mine, record.idleExpiresAt, record.expiresAt);
+  const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
   // In the last part of its last second a session has no token left to give.
   if (seconds(end) <= seconds(now)) {
     throw expiredError(record.id);
@@ -62,6 +59,28 @@ export async function mintAccessToken(
     session_exp: seconds(record.expiresAt),
     transport: record.transport,
     ...(record.tenantId === null ? {} : { tid: record.tenantId }),
+    claims: record.claims,
+  };
+  const token = await signAccessToken(claims, await options.keys.signer());
+  return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
+}
+
+/**
+ * Signs the access token of a call anew, with other claims: the same session and end, and the same
+ * generation, because the client may not have got the refresh token of a later one.
+ *
+ * @param now milliseconds since 1970 by the store's clock
+ */
+export async function reissueAccessToken(
+  options: Pick<AccessTokenOptions, "keys">,
+  presented: AccessClaims,
+  { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
+): Promise<AccessToken> {
+  const claims: AccessClaims = {
+    ...presented,
+    iat: seconds(now),
+    jti: randomId(12),
+    cv: record.claimsVersion,
     claims: record.claims,
   };
   const token = await signAccessToken(claims, await options.keys.signer());

@@ -10,11 +10,12 @@ import {
   type VerifiedCache,
 } from "../jwt/verified-cache.ts";
 import type { SecretOption, SecretRing } from "../secrets.ts";
-import { type AccessToken, mintAccessToken } from "./access.ts";
+import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createDirectory, type Directory } from "./directory.ts";
 import { createFeed, type Feed } from "./feed.ts";
+import { healthOf, type SessionsHealth } from "./health.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
 import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
@@ -24,14 +25,17 @@ import { reach } from "./reach.ts";
 import type { RefreshRule } from "./refresh-rule.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
-import { restoreStore } from "./restore.ts";
+import { createReissuer, type Reissuer } from "./reissue.ts";
+import { createRestorer, type Restorer } from "./restore.ts";
+import { readMaxStaleness } from "./revocation-check.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
+import { createRowReads, type RowReads } from "./row-reads.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
 import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
-import { createUpdates, type Updates, type UpdatesOptions } from "./updates.ts";
+import { createUpdates, type Updates } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -46,6 +50,8 @@ export interface EngineOptions {
   readonly limit?: SessionLimit | null;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
+  /** Milliseconds; default 5000. See `SessionsOptions`. */
+  readonly maxStaleness?: number;
   /** Default: 50,000 entries. */
   readonly verifiedCache?: CacheLimits;
   readonly clock: Clock;
@@ -58,17 +64,14 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle, Directory, StreamWatch {
+export interface Engine extends Lifecycle, Directory, Reissuer, StreamWatch {
   readonly updates: Updates;
-  /**
-   * A new access token for a session as the store answered it, in the place of one that expires at
-   * `until`, in seconds; undefined when that time has come.
-   */
-  remint(stored: Stored<SessionRecord>, until: number): Promise<AccessToken | undefined>;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
   readonly revocations: Revocations;
+  /** How far `revocations` can be trusted. */
+  readonly feed: Pick<Feed, "isStale" | "catchUp" | "staleness">;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   readonly verify: AccessTokenVerifier;
   /** The public keys of all tokens that may be alive, and of those to come. */
@@ -79,14 +82,16 @@ export interface Engine extends Lifecycle, Directory, StreamWatch {
    */
   used(claims: AccessClaims, now?: number): void;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
+  /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
+  readonly loadUnsure: RowReads;
+  /** Does no I/O. */
+  health(): SessionsHealth;
   /** Waits for background writes. */
   settled(): Promise<void>;
   /** Ends feed and sweeper, and closes the store for this engine. */
   close(): Promise<void>;
 }
 
-/** Milliseconds between two reads of the change log: what other processes wrote is known by then. */
-const pollEvery = 2_500;
 /** How long an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
@@ -116,16 +121,21 @@ async function openParts(options: EngineOptions): Promise<Opened> {
   });
   const window = maxAccessLife + logMargin;
   const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
-  const revocations = createRevocations({
+  const onEnd = (session: string): void => verified?.evictSession(session);
+  const revocations = createRevocations({ clock, window, onEnd });
+  const restorer = createRestorer({ store, revocations, keys, clock });
+  const feed = createFeed({
+    store,
+    revocations,
     clock,
     window,
-    onEnd: (session) => verified?.evictSession(session),
+    emit: options.emit,
+    maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+    restore: () => restorer.begin(),
   });
-  const restore = () => restoreStore({ store, revocations, keys });
-  const feed = createFeed({ store, revocations, clock, window, pollEvery, restore });
   await feed.open();
   const sweeper = createSweeper({ store, keys, clock });
-  return { secrets, keys, verified, revocations, feed, sweeper };
+  return { secrets, keys, verified, revocations, feed, restorer, sweeper };
 }
 
 /** What is open once the engine is. */
@@ -135,6 +145,7 @@ interface Opened {
   readonly verified: VerifiedCache | undefined;
   readonly revocations: Revocations;
   readonly feed: Feed;
+  readonly restorer: Restorer;
   readonly sweeper: Sweeper;
 }
 
@@ -148,6 +159,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
   return {
     revocations,
+    ...knowledgeOf(options, opened),
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
     verify: verifierOf(options, opened),
@@ -161,7 +173,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     }),
     ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
     ...createDirectory({ store, feed, emit }),
-    ...changesOf({ ...options, keys, feed }),
+    updates: createUpdates({ ...options, keys, feed }),
     ...watchOf(opened),
     publicKeys: () => keys.published(),
     used(claims, now = feed.storeNow()) {
@@ -177,6 +189,16 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   };
 }
 
+/** What is known of sessions beside their tokens, and how to know more. */
+function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys }: Opened) {
+  return {
+    feed,
+    health: () => healthOf({ feed, revocations, store }),
+    ...createReissuer({ store, revocations, clock, keys }),
+    loadUnsure: createRowReads(store),
+  };
+}
+
 function watchOf({ feed, revocations }: Opened): StreamWatch {
   return {
     storeNow: () => feed.storeNow(),
@@ -186,18 +208,11 @@ function watchOf({ feed, revocations }: Opened): StreamWatch {
   };
 }
 
-function changesOf(options: UpdatesOptions): Pick<Engine, "updates" | "remint"> {
-  return {
-    updates: createUpdates(options),
-    remint: async (stored, until) =>
-      stored.now < until * 1000 ? mintAccessToken(options, stored, until) : undefined,
-  };
-}
-
 async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
-  const { feed, sweeper, verified } = opened;
+  const { feed, restorer, sweeper, verified } = opened;
   feed.close();
   verified?.close();
+  await restorer.close();
   await sweeper.close();
   await store.close();
 }

@@ -48,8 +48,11 @@ export interface RedisStoreOptions {
  *   of scripts, `INFO` and `TIME`, and read and write access to the keys.
  * - Every change is one Lua script by the server's own clock. A call without an answer for 5 s
  *   rejects; its change may still happen, as if the answer was lost.
- * - What another server revoked is known here at the next poll of the change log, up to three
- *   seconds later; `onChange` tells of this process's own changes only.
+ * - What another server revoked is known here within milliseconds: the scripts publish to the channel
+ *   `{prefix}:log`, and each server subscribes on one connection more, a duplicate of the client's;
+ *   one that falls silent is replaced within 10 s. Meanwhile, with a client that cannot be duplicated
+ *   (a pool), and where the user may not use channels (`&{prefix}:log*`), it is known at the next read
+ *   of the change log, every half of `maxStaleness`.
  * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
  *   2 h, in batches, by one server at a time.
  * - Sessions are found by user and by tenant through sorted sets, about 400 bytes a session beside

@@ -57,7 +57,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
     expect(verify).toHaveBeenCalledTimes(1);
   });
 
-  it("reads the time once, also when its generation is confirmed", async () => {
+  it("reads each clock once, also when its generation is confirmed", async () => {
     const clock = createFakeClock();
     const { sessions, presented } = await world(clock);
     await passGate(sessions, presented);
@@ -66,7 +66,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
     await new Promise((resolve) => setImmediate(resolve));
     const reads = [vi.spyOn(clock, "now"), vi.spyOn(clock, "monotonic")];
     await passGate(sessions, presented);
-    expect(reads.map(({ mock }) => mock.calls.length)).toEqual([0, 1]);
+    expect(reads.map(({ mock }) => mock.calls.length)).toEqual([1, 1]);
   });
 
   it("V06 is refused once the session is revoked", async () => {

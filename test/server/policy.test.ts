@@ -153,6 +153,7 @@ describe("K6, Q7 which policy a method has", () => {
         procedure,
         auth,
         source,
+        check: "feed",
         doAntiCsrfCheck: undefined,
         freshWithin: undefined,
         claims: [],
@@ -218,20 +219,30 @@ describe("what is refused at start", () => {
     return { ...addNote, proto: { ...addNote.proto, options } };
   };
 
-  it.each<[MessageInitShape<typeof PolicySchema>, string]>([
-    [{ check: Check.STRICT }, "check"],
-    [{ check: Check.NONE }, "check"],
-  ])("%o", (policy, fields) => {
+  it("a check of a newer schema", () => {
     const policies = createPolicies({ public: [], methods: {} });
-    expect(() => policies.check([withPolicy(policy)])).toThrow(
-      `the policy of notes.v1.NotesService/AddNote sets ${fields}, which`,
+    expect(() => policies.check([withPolicy({ check: 99 as 0 })])).toThrow(/not known: 99/);
+  });
+
+  it("a check that is no word", () => {
+    const typo = { check: "strikt" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the check of notes\.v1\.NotesService\/AddNote is "strikt", and must be "feed", "strict" or "none"$/,
+    );
+    expect(() => testSessions({ revocation: "strikt" as "strict" })).toThrow(
+      /^revocation: "strikt"/,
     );
   });
 
-  it("an unsupported option is refused although code speaks for the method", () => {
-    const code = { "notes.v1.NotesService/AddNote": { auth: "required" } } as const;
-    const policies = createPolicies({ public: [], methods: code });
-    expect(() => policies.check([withPolicy({ check: Check.STRICT })])).toThrow(/check/);
+  it("the check of code wins over the schema's, and that over the service's", () => {
+    const strict = withPolicy({ check: Check.STRICT });
+    const { signOut } = NotesService.method;
+    const policies = createPolicies({ public: [], methods: {}, check: "none" });
+    expect(policies.of(strict).check).toBe("strict");
+    expect(policies.of(signOut).check).toBe("none");
+    const methods = { "notes.v1.NotesService/AddNote": { check: "feed" } } as const;
+    expect(createPolicies({ public: [], methods, check: "none" }).of(strict).check).toBe("feed");
   });
 
   it("a stream of a unary method, in code and in the schema", () => {

@@ -44,7 +44,8 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   csrf: Csrf;
 
   /**
-   * check tells how revocation is looked up. Not supported yet: a server refuses to start with it.
+   * check tells how revocation is looked up. A server that only verifies refuses to start with
+   * anything but CHECK_NONE.
    *
    * @generated from field: rpcsession.v1.Check check = 3;
    */
