@@ -12,6 +12,7 @@ type Section = (options: BenchOptions) => Promise<Findings>;
 /** In order; loaded when they run, as some need the peers. */
 const sections: Readonly<Record<string, () => Promise<Section>>> = {
   verify: async () => (await import("./sections/verify.ts")).verifySection,
+  server: async () => (await import("./sections/server.ts")).serverSection,
 };
 
 const options = readBenchOptions(process.argv.slice(2));
