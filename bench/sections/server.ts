@@ -70,9 +70,33 @@ export async function serverSection(options: BenchOptions): Promise<Findings> {
   }
 }
 
-async function startServer(id: ContestantId): Promise<RunningServer | { missing: string }> {
+/** Loads one server for the sake of its flags, and ends it. */
+export async function loadUntilDone(run: {
+  readonly id: ContestantId;
+  readonly protocol: Protocol;
+  readonly requests: number;
+  readonly flags: readonly string[];
+}): Promise<void> {
+  const server = await startServer(run.id, run.flags);
+  if ("missing" in server) {
+    throw new Error(server.missing);
+  }
+  const load = fork(join(folder, "load.ts"), { execArgv: [] });
+  try {
+    await measureWith(load, server.cookie ?? "none=none")(server, run.protocol, run.requests);
+  } finally {
+    load.kill();
+    server.process.send("end");
+    await once(server.process, "exit");
+  }
+}
+
+async function startServer(
+  id: ContestantId,
+  flags: readonly string[] = [],
+): Promise<RunningServer | { missing: string }> {
   const child = fork(join(folder, "serve.ts"), [id], {
-    execArgv: ["--conditions=@rpc-session/source"],
+    execArgv: ["--conditions=@rpc-session/source", ...flags],
     stdio: ["ignore", "inherit", "inherit", "ipc"],
   });
   const [message] = (await once(child, "message")) as [ServerMessage];

@@ -25,7 +25,11 @@ try {
     http1: await listen(http.createServer({ keepAlive: true }, handler)),
     http2: await listen(http2.createServer(handler)),
   };
-  process.on("message", () => {
+  process.on("message", (message) => {
+    if (message === "end") {
+      // Not killed, so that a profile is written.
+      process.exit();
+    }
     const { user, system } = process.cpuUsage();
     send({ cpu: user + system });
   });
