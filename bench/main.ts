@@ -13,6 +13,8 @@ type Section = (options: BenchOptions) => Promise<Findings>;
 const sections: Readonly<Record<string, () => Promise<Section>>> = {
   verify: async () => (await import("./sections/verify.ts")).verifySection,
   server: async () => (await import("./sections/server.ts")).serverSection,
+  revocation: async () => (await import("./sections/revocation.ts")).revocationSection,
+  refresh: async () => (await import("./sections/refresh.ts")).refreshSection,
 };
 
 const options = readBenchOptions(process.argv.slice(2));
