@@ -15,6 +15,7 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   server: async () => (await import("./sections/server.ts")).serverSection,
   revocation: async () => (await import("./sections/revocation.ts")).revocationSection,
   refresh: async () => (await import("./sections/refresh.ts")).refreshSection,
+  memory: async () => (await import("./sections/memory.ts")).memorySection,
 };
 
 const options = readBenchOptions(process.argv.slice(2));

@@ -14,6 +14,7 @@ import type { ProtectOptions } from "../../src/server/protect.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { loadPeer } from "../lib/peers.ts";
 import { claimsOf, issuer, makeKey } from "../lib/tokens.ts";
+import { silentStream } from "./streams.ts";
 
 /** What a server of the bench serves, and what its clients send. */
 export interface Served {
@@ -59,9 +60,10 @@ export async function serve(id: ContestantId): Promise<Served> {
   }
 }
 
-/** A unary method that does nothing. */
+/** A unary method that does nothing, and a stream that does nothing for long. */
 function routes(router: ConnectRouter): void {
   router.rpc(NotesService.method.listNotes, () => ({}));
+  router.rpc(NotesService.method.watchNotes, silentStream);
 }
 
 async function withInterceptors(interceptors: readonly Interceptor[]): Promise<Served> {
