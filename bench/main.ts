@@ -16,6 +16,8 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   revocation: async () => (await import("./sections/revocation.ts")).revocationSection,
   refresh: async () => (await import("./sections/refresh.ts")).refreshSection,
   memory: async () => (await import("./sections/memory.ts")).memorySection,
+  growth: async () => (await import("./sections/growth.ts")).growthSection,
+  startup: async () => (await import("./sections/startup.ts")).startupSection,
 };
 
 const options = readBenchOptions(process.argv.slice(2));

@@ -7,10 +7,10 @@ import { runInNewContext } from "node:vm";
 export async function askChild<T>(
   file: string,
   args: readonly string[],
-  flags: readonly string[] = [],
+  { flags = [], sources = true }: { flags?: readonly string[]; sources?: boolean } = {},
 ): Promise<T> {
   const child = fork(file, [...args], {
-    execArgv: ["--conditions=@rpc-session/source", ...flags],
+    execArgv: [...(sources ? ["--conditions=@rpc-session/source"] : []), ...flags],
     stdio: ["ignore", "inherit", "inherit", "ipc"],
   });
   const [message] = (await Promise.race([

@@ -11,11 +11,9 @@ const children = join(import.meta.dirname, "../children");
 /** What sessions, streams and hours take of a server's memory. */
 export async function memorySection({ quick }: BenchOptions): Promise<Findings> {
   const cached = (count: number) =>
-    askChild<CachedSessions>(
-      join(children, "cached-sessions.ts"),
-      [String(count)],
-      ["--max-old-space-size=8192"],
-    );
+    askChild<CachedSessions>(join(children, "cached-sessions.ts"), [String(count)], {
+      flags: ["--max-old-space-size=8192"],
+    });
   const few = await cached(100_000);
   const many = await cached(1_000_000);
   const streams = (id: string) =>
