@@ -23,7 +23,9 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
 const options = readBenchOptions(process.argv.slice(2));
 const unknown = options.only.filter((name) => !Object.hasOwn(sections, name));
 if (unknown.length > 0) {
-  throw new TypeError(`there is no section ${unknown.join(", ")}: ${Object.keys(sections)}`);
+  throw new TypeError(
+    `there is no section ${unknown.join(", ")}: ${Object.keys(sections).join(", ")}`,
+  );
 }
 installPeers();
 
@@ -55,7 +57,11 @@ async function runSection(name: string, section: Section): Promise<Findings> {
   const findings = await section(options).catch((error: unknown) => {
     console.error(error);
     process.exitCode = 1;
-    return { tables: [], headline: {}, notes: [`${name}: not measured, it failed: ${error}`] };
+    return {
+      tables: [],
+      headline: {},
+      notes: [`${name}: not measured, it failed: ${String(error)}`],
+    };
   });
   for (const table of findings.tables) {
     console.log(`\n${markdown(table)}`);

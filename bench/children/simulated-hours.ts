@@ -48,8 +48,8 @@ interface Client {
   expiresAt: number;
 }
 
-async function signIn({ create }: Engine, i: number): Promise<Client> {
-  const { access, refreshToken } = await create({
+async function signIn(from: Engine, i: number): Promise<Client> {
+  const { access, refreshToken } = await from.create({
     ...{ userId: `user-${i}`, tenantId: null, claims: { role: "admin" }, data: {}, device: {} },
     ...{ transport: "header", replaces: null },
   });

@@ -22,16 +22,16 @@ export async function revocationSection({ quick, fewRounds }: BenchOptions): Pro
   };
   const contestants: Contestant[] = [feedContestant()];
   if (postgresMissing === undefined) {
-    const { look, close } = await openPostgres();
-    closing.push(close);
-    contestants.push(await remote(names.postgres, look));
+    const database = await openPostgres();
+    closing.push(() => database.close());
+    contestants.push(await remote(names.postgres, (id) => database.look(id)));
   } else {
     notes.push(`revocation by PostgreSQL: not measured, ${postgresMissing}`);
   }
   if (redisMissing === undefined) {
-    const { look, close } = await openRedis();
-    closing.push(close);
-    contestants.push(await remote(names.redis, look));
+    const database = await openRedis();
+    closing.push(() => database.close());
+    contestants.push(await remote(names.redis, (id) => database.look(id)));
   } else {
     notes.push(`revocation by Redis: not measured, ${redisMissing}`);
   }

@@ -156,14 +156,14 @@ interface BetterAuth {
 }
 
 async function serveBetterAuth(): Promise<Served> {
-  const { betterAuth } = await loadPeer<{ betterAuth(options: object): BetterAuth }>("better-auth");
-  const { memoryAdapter } = await loadPeer<{ memoryAdapter(tables: object): unknown }>(
+  const library = await loadPeer<{ betterAuth(options: object): BetterAuth }>("better-auth");
+  const memory = await loadPeer<{ memoryAdapter(tables: object): unknown }>(
     "better-auth/adapters/memory",
   );
-  const auth = betterAuth({
+  const auth = library.betterAuth({
     baseURL: issuer,
     secret: "a secret of the bench that is long enough",
-    database: memoryAdapter({ user: [], session: [], account: [], verification: [] }),
+    database: memory.memoryAdapter({ user: [], session: [], account: [], verification: [] }),
     emailAndPassword: { enabled: true },
     session: { cookieCache: { enabled: true, maxAge: 3_600 } },
     telemetry: { enabled: false },

@@ -38,18 +38,18 @@ async function run(order: LoadOrder): Promise<LoadReport> {
   let left = order.requests;
   const begun = performance.now();
   await Promise.all(
-    lanes.map(async ({ send }, lane) => {
-      for (let i = lane; left > 0; i++) {
+    lanes.map(async (lane, at) => {
+      for (let i = at; left > 0; i++) {
         left--;
         const sent = performance.now();
-        await send(i);
+        await lane.send(i);
         times.push(performance.now() - sent);
       }
     }),
   );
   const seconds = (performance.now() - begun) / 1000;
-  for (const { close } of lanes) {
-    close();
+  for (const lane of lanes) {
+    lane.close();
   }
   times.sort((a, b) => a - b);
   return { seconds, p50: quantile(times, 0.5), p99: quantile(times, 0.99) };
