@@ -1,13 +1,20 @@
+import type { JsonObject } from "./json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import type { Core } from "./server/core.ts";
+import { sessionHandle } from "./server/session-handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 import { openEngine } from "./session/engine.ts";
 import { createOpener } from "./session/opener.ts";
 import { reach } from "./session/reach.ts";
 
-/** Verified sessions for Connect services. */
-export interface Sessions extends ServerSessions {
+/**
+ * Verified sessions for Connect services. `Claims`: what handlers read; `Given`: what a sign-in
+ * gives, where the schema of the option `claims` adds to it.
+ */
+export interface Sessions<Claims extends object = JsonObject, Given extends object = object>
+  extends ServerSessions<Claims, Given> {
   /**
    * Opens the store, the secrets and the keys now instead of on first use.
    * @throws SessionError `unavailable`, with what stood in the way as its cause
@@ -31,11 +38,17 @@ export interface Sessions extends ServerSessions {
  * Makes verified sessions for Connect services. Opens nothing yet.
  * @throws TypeError with what to change, when an option is wrong
  */
+export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
+  options: SessionsOptions<Schema>,
+): Sessions<ClaimsOf<Schema>, ClaimsInput<Schema>>;
+// Inside, claims are JSON; the schema vouches for their type.
 export function createSessions(options: SessionsOptions): Sessions {
   const resolved = readOptions(options);
   const opener = createOpener(() => openEngine(resolved.engine));
   const core: Core = {
     ...resolved.core,
+    storeNow: () => opener.opened()?.storeNow() ?? resolved.engine.clock.now(),
+    sessionOn: (call, verified) => sessionHandle(core, verified, call),
     engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {

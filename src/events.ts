@@ -1,7 +1,10 @@
 import type { SessionError } from "./errors.ts";
 
-/** Why a session ended. */
-export type EndedBy = "signOut" | "revoked" | "replaced" | "theft";
+/**
+ * Why a session ended: its client signed out, somebody revoked it, a sign-in on top of it took its
+ * place, a refresh token of it was stolen, or its user had too many.
+ */
+export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
 
 /** Something that happened to a session. Holds no token and no other secret. */
 export type SessionEvent =
@@ -11,6 +14,21 @@ export type SessionEvent =
   | { readonly type: "refreshed"; readonly session: string; readonly generation: number }
   /** A refresh token came again because its answer was lost; the same successor was sent. */
   | { readonly type: "recovered"; readonly session: string; readonly generation: number }
+  /** The claims of a session changed; `claimsVersion` is that of the new ones. */
+  | {
+      readonly type: "claimsChanged";
+      readonly session: string;
+      readonly claimsVersion: number;
+    }
+  /** A refresh found its session past its idle or absolute end. */
+  | { readonly type: "expired"; readonly session: string; readonly userId: string }
+  /** A request with session cookies was refused: it came from another site, or without its anti-CSRF token. */
+  | {
+      readonly type: "csrfRefused";
+      readonly check: "crossSite" | "token";
+      /** The `Origin` of the request, as it said itself; null when it said none. */
+      readonly origin: string | null;
+    }
   /** A session was ended by the service or its user; theft has an event of its own. */
   | { readonly type: "revoked"; readonly session: string; readonly endedBy: EndedBy }
   /**
@@ -45,15 +63,17 @@ export type SessionEvent =
 /** Receives every {@link SessionEvent}. What it throws, or rejects with, is ignored. */
 export type SessionEventListener = (event: SessionEvent) => unknown;
 
-/** Makes a listener safe to call from the middle of a decision. */
-export function safeListener(listener: SessionEventListener | undefined): SessionEventListener {
-  if (listener === undefined) {
-    return () => {};
-  }
+/** Makes listeners safe to call from the middle of a decision. */
+export function safeListener(
+  ...given: readonly (SessionEventListener | undefined)[]
+): SessionEventListener {
+  const listeners = given.filter((listener) => listener !== undefined);
   return (event) => {
-    // A broken listener must not break a login, whether it throws at once or later.
-    try {
-      Promise.resolve(listener(event)).catch(() => {});
-    } catch {}
+    for (const listener of listeners) {
+      // A broken listener must not break a login, whether it throws at once or later.
+      try {
+        Promise.resolve(listener(event)).catch(() => {});
+      } catch {}
+    }
   };
 }

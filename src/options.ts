@@ -1,27 +1,26 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
+import { type Duration, durationMs } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { logEvents, type SessionLogger } from "./logger.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
-import type { Core } from "./server/core.ts";
+import type { ClientIp, Core } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy.ts";
+import { type ClientClaims, createClaimsRule } from "./session/claims-rule.ts";
 import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
-import type { SessionStore } from "./session/store.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import type { SessionLimit, SessionStore } from "./session/store.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 /** The options of {@link createSessions}. */
-export interface SessionsOptions {
+export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /**
    * The URL of this service as its clients see it, such as "https://api.example.com": `iss` and,
    * unless `audience` says otherwise, `aud` of the access tokens.
@@ -47,6 +46,25 @@ export interface SessionsOptions {
   readonly public?: readonly (DescMethod | DescService)[];
   /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  /**
+   * What the claims of a session look like, by a schema of zod, valibot, arktype or another library
+   * of the Standard Schema: it types `session.claims`, and refuses claims that do not fit when they
+   * are issued and when a token is read. Default: any JSON object.
+   */
+  readonly claims?: Schema;
+  /**
+   * What of the claims the client may read, as `session.claims` of its session: at most 3 KB of
+   * JSON, in a header that any script of the page can read. Default: nothing.
+   */
+  readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
+  /** How many sessions a user may have, in all tenants together. Default: any number. */
+  readonly sessionsPerUser?: SessionsPerUserOptions;
+  /**
+   * Tells the IP address of a client, for `info().device.ip`: from a header that only your proxy can
+   * write, `(ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined`, or from the socket, which the
+   * adapter's option `contextValues` can hand over. Default: none is kept.
+   */
+  readonly clientIp?: ClientIp;
   /** How long access tokens and sessions live. */
   readonly lifetimes?: LifetimeOptions;
   /** How refresh tokens rotate. */
@@ -55,6 +73,11 @@ export interface SessionsOptions {
   readonly clockSkew?: Duration;
   /** How many verified access tokens are remembered, so that their signatures are computed once. */
   readonly verifiedCache?: VerifiedCacheOptions;
+  /**
+   * How long open streams go on while the change log of the store cannot be read, so that nothing
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   */
+  readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -73,15 +96,28 @@ export interface SessionsOptions {
   readonly browserHeaderTransport?: boolean;
   /** Told of everything that happens to a session, and of every outage: send it to your logs. */
   readonly onEvent?: SessionEventListener;
+  /** Gets a line for every event: pino, `console`, or what has their `info`, `warn` and `error`. */
+  readonly logger?: SessionLogger;
   /** Where time comes from. Default: the machine. */
   readonly clock?: Clock;
+}
+
+/** A limit of sessions per user. */
+export interface SessionsPerUserOptions {
+  /** At least 1. A session that the new one replaces does not count. */
+  readonly max: number;
+  /**
+   * What happens to the one too many: "evictOldest" ends the oldest, "reject" refuses the new one
+   * with `PermissionDenied`. Default "evictOldest".
+   */
+  readonly overflow?: "evictOldest" | "reject";
 }
 
 /** The options, checked and resolved. */
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
   readonly policies: Policies;
-  readonly core: Omit<Core, "engine">;
+  readonly core: Omit<Core, "engine" | "storeNow" | "sessionOn">;
 }
 
 /** @throws TypeError with what to change, when an option is wrong */
@@ -95,11 +131,19 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     core: {
       issuer: options.issuer,
       cookies: createSessionCookies(issuer, options.cookies),
-      origins: readOrigins(options.origins ?? [issuer.origin]),
+      origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
+      claims: createClaimsRule(options.claims, options.clientClaims),
+      clientIp: options.clientIp,
+      lifetimes: engine.lifetimes,
       emit: engine.emit,
+      clock: engine.clock,
+      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+        min: 5_000,
+        max: 600_000,
+      }),
     },
   };
 }
@@ -116,16 +160,22 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   keys: "object",
   public: "array",
   methods: "object",
+  claims: "any",
+  clientClaims: "function",
+  sessionsPerUser: "object",
+  clientIp: "function",
   lifetimes: "object",
   refresh: "object",
   clockSkew: "string",
   verifiedCache: "object",
+  maxStreamStaleness: "string",
   cookies: "object",
   origins: "array",
   crossSite: "string",
   antiCsrf: "string",
   browserHeaderTransport: "boolean",
   onEvent: "function",
+  logger: "any",
   clock: "object",
 };
 
@@ -170,6 +220,28 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
     verifiedCache: readCacheLimits(options.verifiedCache),
     clock: options.clock ?? systemClock,
-    emit: safeListener(options.onEvent),
+    limit: readLimit(options.sessionsPerUser),
+    emit: safeListener(options.onEvent, readLogger(options.logger)),
   };
+}
+
+function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | null {
+  if (option === undefined) {
+    return null;
+  }
+  const { max } = option;
+  if (!Number.isSafeInteger(max) || max < 1) {
+    throw new TypeError("sessionsPerUser.max: must be a whole number, at least 1");
+  }
+  const choices = ["evictOldest", "reject"] as const;
+  const overflow = readChoice("sessionsPerUser.overflow", option.overflow, choices);
+  return { max, overflow: overflow === "reject" ? "reject" : "evict" };
+}
+
+function readLogger(logger: SessionLogger | undefined): SessionEventListener | undefined {
+  const lacks = logger && (["info", "warn", "error"] as const).find((m) => !(m in logger));
+  if (lacks !== undefined) {
+    throw new TypeError(`logger: has no method "${lacks}"; give pino, console or the like`);
+  }
+  return logger && logEvents(logger);
 }

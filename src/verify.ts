@@ -2,6 +2,7 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
 import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
+import type { JsonObject } from "./json.ts";
 import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
 import type { Fetch } from "./jwt/fetch-json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
@@ -12,21 +13,20 @@ import {
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
-import type { Authenticator } from "./server/core.ts";
+import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
+import { createClaimsRule } from "./session/claims-rule.ts";
 import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { type VerifiedSession, verifiedSessionOf } from "./session/session.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
@@ -35,7 +35,7 @@ export type { VerifyingSessions } from "./server/verifying.ts";
 export type { VerifiedSession } from "./session/session.ts";
 
 /** The options of {@link verifySessions}. */
-export interface VerifySessionsOptions {
+export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /** The `issuer` of the service that makes the sessions, exactly. */
   readonly issuer: string;
   /** The `aud` of the access tokens, exactly. Default: the issuer. */
@@ -49,6 +49,11 @@ export interface VerifySessionsOptions {
   readonly public?: readonly (DescMethod | DescService)[];
   /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  /**
+   * What the claims of a session look like; see `SessionsOptions.claims`. It types `session.claims`,
+   * and calls whose claims do not fit are refused. Default: any JSON object.
+   */
+  readonly claims?: Schema;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
   /** As the issuer has them; they name the cookies that are read. */
@@ -71,7 +76,8 @@ export interface VerifySessionsOptions {
 }
 
 /** Verified sessions for a service that makes none. */
-export interface VerifySessions extends VerifyingSessions {
+export interface VerifySessions<Claims extends object = JsonObject>
+  extends VerifyingSessions<VerifiedSession<Claims>> {
   /**
    * Fetches the keys now instead of on first use.
    * @throws SessionError `unavailable`, with what stood in the way as its cause
@@ -92,6 +98,10 @@ export interface VerifySessions extends VerifyingSessions {
  *
  * @throws TypeError with what to change, when an option is wrong
  */
+export function verifySessions<Schema extends ClaimsSchema = AnyClaims>(
+  options: VerifySessionsOptions<Schema>,
+): VerifySessions<ClaimsOf<Schema>>;
+// Inside, claims are JSON; the schema vouches for their type.
 export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const { clock = systemClock } = options;
   const issuer = readIssuer(options.issuer);
@@ -101,15 +111,24 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     methods: options.methods ?? {},
   });
   const authenticator = createAuthenticator({ ...options, clock }, keys);
-  const core = {
+  const core: VerifyingCore = {
     issuer: options.issuer,
     cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
+    origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
-    engine: async () => authenticator,
-  } as const;
+    clock,
+    maxStreamStaleness: Number.POSITIVE_INFINITY,
+    claims: createClaimsRule(options.claims, undefined),
+    storeNow: () => clock.now(),
+    sessionOn: (_call, { claims, read }) => ({
+      ...verifiedSessionOf(claims, read),
+      // For those who write without types: why it is not there.
+      revoke: () => Promise.reject(noStore()),
+    }),
+    engine: () => authenticator,
+  };
   const parts = { key: createCallKey(), policies, service: undefined };
   return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
 }
@@ -155,6 +174,9 @@ function createAuthenticator(
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),
     storeNow: () => options.clock.now(),
+    watch: () => () => {},
+    staleness: () => 0,
+    catchUp: async () => {},
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -1,3 +1,5 @@
+import type { JsonObject } from "./json.ts";
+
 /** The names of the headers that rpc-session reads and writes. */
 export const header = {
   /** Request: which transport a session that this call creates should have: `cookie` or `header`. */
@@ -32,18 +34,26 @@ export interface SessionNotice {
   readonly expiresAt: number;
   /** How much longer the access token is good, in milliseconds. */
   readonly expiresIn: number;
+  /** What the client may read of the claims; absent where the service tells none. */
+  readonly claims?: JsonObject;
 }
+
+/** The greatest length of the claims in a notice, JSON and percent-encoded. */
+export const maxNoticeClaims = 3072;
 
 /** Encodes a {@link SessionNotice} as a header value. */
 export function encodeNotice(notice: SessionNotice): string {
   return new URLSearchParams(
-    Object.entries(notice).map(([name, value]) => [name, String(value)]),
+    Object.entries(notice).map(([name, value]) => [
+      name,
+      typeof value === "object" ? JSON.stringify(value) : String(value),
+    ]),
   ).toString();
 }
 
 /** Decodes a {@link SessionNotice}; undefined when it is none. */
 export function decodeNotice(value: string | null): SessionNotice | undefined {
-  if (value === null || value.length > 4096) {
+  if (value === null || value.length > 8192) {
     return undefined;
   }
   const fields = new URLSearchParams(value);
@@ -62,9 +72,20 @@ export function decodeNotice(value: string | null): SessionNotice | undefined {
     claimsVersion: number("claimsVersion"),
     expiresAt: number("expiresAt"),
     expiresIn: number("expiresIn"),
+    ...decodeClaims(fields.get("claims")),
   };
   const numbers = [notice.generation, notice.claimsVersion, notice.expiresAt, notice.expiresIn];
   return numbers.every(Number.isSafeInteger) ? notice : undefined;
+}
+
+function decodeClaims(value: string | null): Pick<SessionNotice, "claims"> {
+  try {
+    const claims: unknown = JSON.parse(value ?? "");
+    const isObject = typeof claims === "object" && claims !== null && !Array.isArray(claims);
+    return isObject ? { claims: claims as JsonObject } : {};
+  } catch {
+    return {};
+  }
 }
 
 function isEvent(value: string | null): value is SessionNotice["event"] {

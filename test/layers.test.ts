@@ -34,6 +34,8 @@ const baseFiles = new Set([
   "secrets",
   "clock",
   "events",
+  "logger",
+  "schema",
   "duration",
   "json",
   "transport",
@@ -49,6 +51,7 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   kysely: ["stores"],
   pg: ["stores"],
   cookie: ["tokens"],
+  "@standard-schema/spec": ["base"],
 };
 const nodeRooms = new Set(["stores", "testing", "cli"]);
 

@@ -63,6 +63,8 @@ export function claimsOf(i: number): AccessClaims {
     gat: iat - 100,
     cv: 1,
     auth_time: iat - 5_000,
+    session_iat: iat - 5_000,
+    session_exp: iat - 5_000 + 7_776_000,
     transport: "header",
     claims: { role: "admin", plan: "pro", org: "acme" },
   };

@@ -1,4 +1,5 @@
 import type { Code } from "@connectrpc/connect";
+import type { JsonObject } from "../json.ts";
 
 /** What a client knows about its session. A new object for every change, so that it can be compared. */
 export interface SessionState {
@@ -11,6 +12,11 @@ export interface SessionState {
   readonly session?: string;
   /** The issuer, once it is known. */
   readonly realm?: string;
+  /**
+   * What the service lets this client read of the claims, as it said last: with a sign-in, a refresh
+   * or a change. After a page load with cookies it is not known before the first of them.
+   */
+  readonly claims?: JsonObject;
 }
 
 /** Who ended a session: this client, the server's word, or another tab of the browser. */

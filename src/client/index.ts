@@ -1,5 +1,6 @@
 export type { Clock } from "../clock.ts";
 export type { Duration } from "../duration.ts";
+export type { JsonObject, JsonValue } from "../json.ts";
 export type { TokenTransport } from "../transport.ts";
 export type {
   SessionClientEvent,

@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.ts";
+import type { JsonObject } from "../json.ts";
 import type { TokenTransport } from "../transport.ts";
 import { decodeNotice, header, type SessionNotice } from "../wire.ts";
 import type { SessionClientEvent, SessionState, SignedOutBy } from "./client-event.ts";
@@ -23,6 +24,7 @@ export class LocalSession implements NoticeContext {
   tokens: ClientTokens | undefined;
   /** The anti-CSRF token of a cookie session. */
   csrf: string | undefined;
+  claims: JsonObject | undefined;
   epoch = 0;
   intent = 0;
   version = 0;
@@ -98,6 +100,7 @@ export class LocalSession implements NoticeContext {
     // Only the client's own wall clock outlives a process; where it went back nothing has passed.
     const age = Math.max(0, this.#clock.now() - tokens.receivedAt);
     this.tokens = tokens;
+    this.claims = tokens.claims;
     this.learn(tokens, age);
   }
 
@@ -119,8 +122,7 @@ export class LocalSession implements NoticeContext {
     this.status = "signedIn";
     this.session = session;
     this.realm ??= realm;
-    this.tokens = undefined;
-    this.csrf = undefined;
+    this.#drop();
     this.#emit({ type: "signedIn", session, realm });
   }
 
@@ -132,8 +134,7 @@ export class LocalSession implements NoticeContext {
     this.ended = session ?? this.ended;
     this.status = "signedOut";
     this.session = undefined;
-    this.tokens = undefined;
-    this.csrf = undefined;
+    this.#drop();
     this.order = undefined;
     this.#life = undefined;
     if (before !== "signedOut") {
@@ -146,8 +147,16 @@ export class LocalSession implements NoticeContext {
     this.epoch += 1;
     this.status = "unknown";
     this.session = undefined;
+    this.claims = undefined;
     this.order = undefined;
     this.#life = undefined;
+  }
+
+  /** What belongs to one session, and not to the next. */
+  #drop(): void {
+    this.tokens = undefined;
+    this.csrf = undefined;
+    this.claims = undefined;
   }
 
   #take(notice: SessionNotice, headers: Headers, verdict: "adopt" | "renew"): Verdict {
@@ -168,6 +177,7 @@ export class LocalSession implements NoticeContext {
       this.become(notice.session, notice.realm);
     }
     this.learn(notice);
+    this.claims = notice.claims;
     this.#takeCsrf(headers);
     if (this.transport === "header" && access !== null) {
       const { event: _, ...facts } = notice;

@@ -1,6 +1,8 @@
 import type { Interceptor, Transport } from "@connectrpc/connect";
 import { type Clock, systemClock } from "../clock.ts";
 import { type Duration, durationMs } from "../duration.ts";
+import type { JsonObject } from "../json.ts";
+import type { StandardSchemaV1 } from "../schema.ts";
 import type { SessionClientEvent } from "./client-event.ts";
 import { cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
 
@@ -16,7 +18,7 @@ export interface TransportParts {
 }
 
 /** Options of {@link createSessionClient}. */
-export interface SessionClientOptions {
+export interface SessionClientOptions<Claims extends object = JsonObject> {
   /**
    * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
    * Called twice: for calls, and without interceptors for refresh and sign-out. Both must have the
@@ -30,6 +32,12 @@ export interface SessionClientOptions {
    * where one page talks to several services, so that tabs tell them apart.
    */
   readonly realm?: string;
+  /**
+   * What the service's `clientClaims` look like, by a schema of zod, valibot, arktype or another
+   * library of the Standard Schema that answers at once: types `session.claims`, which is undefined
+   * where they do not fit. Default: any JSON object.
+   */
+  readonly claims?: StandardSchemaV1<unknown, Claims>;
   /** How long one refresh may take; 100 ms to 60 s. Default `"10s"`. */
   readonly refreshTimeout?: Duration;
   /**
@@ -55,7 +63,7 @@ export interface ResolvedOptions {
 }
 
 /** @throws TypeError for an option that cannot work */
-export function resolveOptions(options: SessionClientOptions): ResolvedOptions {
+export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
   if (typeof options?.transport !== "function") {
     throw new TypeError(
       "transport: give a function, (parts) => createConnectTransport({ baseUrl, ...parts })",

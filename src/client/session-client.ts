@@ -1,4 +1,6 @@
 import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
+import type { JsonObject } from "../json.ts";
+import { claimsReader } from "./claims-reader.ts";
 import type { SessionState } from "./client-event.ts";
 import { deadlineSignal, race } from "./deadline.ts";
 import { sessionInterceptor } from "./interceptor.ts";
@@ -7,13 +9,19 @@ import { SessionCore } from "./session-core.ts";
 import type { SessionCallOptions } from "./session-rpc.ts";
 
 /** A client's session with a service. */
-export interface SessionClient {
+export interface SessionClient<Claims extends object = JsonObject> {
   /** For `createClient(Service, session.transport)`: calls carry the tokens and are retried. */
   readonly transport: Transport;
   /** What `transport` uses, for a transport that is made elsewhere. It goes outermost. */
   readonly interceptor: Interceptor;
   /** What is known of the session. The same object until something changes. */
   readonly state: SessionState;
+  /**
+   * What the service lets this client read of its claims, by the schema of the option `claims`:
+   * `state.claims`, typed. Undefined where nothing is known, or it does not fit. For the page to
+   * show or hide things; the service decides.
+   */
+  readonly claims: Claims | undefined;
   /**
    * Calls `listener` with the new state after every change. What it throws is ignored.
    *
@@ -46,16 +54,22 @@ export interface SessionClient {
  *
  * @throws TypeError for options that cannot work
  */
-export function createSessionClient(options: SessionClientOptions): SessionClient {
+export function createSessionClient<Claims extends object = JsonObject>(
+  options: SessionClientOptions<Claims>,
+): SessionClient<Claims> {
   const resolved = resolveOptions(options);
   const core = new SessionCore(resolved);
   const interceptor = sessionInterceptor(core);
   const transport = makeTransport(resolved, [interceptor]);
-  const session: SessionClient = {
+  const readClaims = claimsReader(options.claims);
+  const session: SessionClient<Claims> = {
     transport,
     interceptor,
     get state() {
       return core.state;
+    },
+    get claims() {
+      return readClaims(core.state.claims);
     },
     subscribe: (listener) => subscribe(core, listener),
     refresh: (call = {}) => refresh(core, call),
@@ -67,11 +81,11 @@ export function createSessionClient(options: SessionClientOptions): SessionClien
 }
 
 /** The parts behind a session; undefined when it is none of ours. */
-export function coreOf(session: SessionClient): SessionCore | undefined {
+export function coreOf(session: SessionClient<object>): SessionCore | undefined {
   return cores.get(session);
 }
 
-const cores = new WeakMap<SessionClient, SessionCore>();
+const cores = new WeakMap<SessionClient<object>, SessionCore>();
 
 function subscribe(core: SessionCore, listener: (state: SessionState) => void): () => void {
   // A function of its own, so that one listener given twice is two subscriptions.

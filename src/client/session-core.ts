@@ -1,4 +1,5 @@
 import type { ConnectError } from "@connectrpc/connect";
+import type { JsonObject } from "../json.ts";
 import { notify, type SessionClientEvent, type SessionState } from "./client-event.ts";
 import { type Hint, hintOf } from "./hint.ts";
 import { LocalSession } from "./local-session.ts";
@@ -51,9 +52,14 @@ export class SessionCore implements SessionContext {
 
   /** The same object until something changes. */
   get state(): SessionState {
-    const { status, session, realm } = this.#state;
+    const { status, session, realm, claims } = this.#state;
     const { local } = this;
-    if (status !== local.status || session !== local.session || realm !== local.realm) {
+    if (
+      status !== local.status ||
+      session !== local.session ||
+      realm !== local.realm ||
+      !isSame(claims, local.claims)
+    ) {
       this.#state = stateOf(local);
     }
     return this.#state;
@@ -180,11 +186,16 @@ export class SessionCore implements SessionContext {
   }
 }
 
-function stateOf({ status, session, realm }: LocalSession): SessionState {
+function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {
+  return a === b || JSON.stringify(a) === JSON.stringify(b);
+}
+
+function stateOf({ status, session, realm, claims }: LocalSession): SessionState {
   return Object.freeze({
     status,
     ...(session !== undefined && { session }),
     ...(realm !== undefined && { realm }),
+    ...(claims !== undefined && { claims }),
   });
 }
 

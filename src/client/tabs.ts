@@ -1,3 +1,4 @@
+import type { JsonObject } from "../json.ts";
 import type { LocalSession } from "./local-session.ts";
 import { type AccessOrder, isGreater, type Verdict } from "./notice-rule.ts";
 
@@ -11,6 +12,7 @@ export type TabMessage =
       readonly realm: string;
       readonly order: AccessOrder;
       readonly expiresIn: number;
+      readonly claims?: JsonObject;
     };
 
 /** The other tabs of the browser that share our cookies. */
@@ -43,7 +45,7 @@ export function openTabs(name: string, onMessage: (message: TabMessage) => void)
 
 /** What other tabs must know of what an answer did to the session; undefined when nothing. */
 export function newsOf(local: LocalSession, verdict: Verdict | "none"): TabMessage | undefined {
-  const { session, realm, order, ended, expiresIn } = local;
+  const { session, realm, order, ended, expiresIn, claims } = local;
   if (verdict === "end") {
     return { type: "signedOut", ...(ended && { session: ended }), ...(realm && { realm }) };
   }
@@ -51,7 +53,7 @@ export function newsOf(local: LocalSession, verdict: Verdict | "none"): TabMessa
     return undefined;
   }
   if (verdict === "renew" && order !== undefined) {
-    return { type: "refreshed", session, realm, order, expiresIn };
+    return { type: "refreshed", session, realm, order, expiresIn, ...(claims && { claims }) };
   }
   return verdict === "adopt" ? { type: "signedIn", session, realm } : undefined;
 }
@@ -86,6 +88,7 @@ export function follow(local: LocalSession, message: TabMessage): void {
         (!local.order || isGreater(message.order, local.order))
       ) {
         local.learn({ ...message.order, expiresIn: message.expiresIn });
+        local.claims = message.claims;
       }
   }
 }

@@ -1,3 +1,4 @@
+import type { JsonObject } from "../json.ts";
 import type { TokenTransport } from "../transport.ts";
 
 /** The tokens of a header session with what is needed to order and time them. JSON-safe. */
@@ -17,6 +18,8 @@ export interface ClientTokens {
   readonly expiresAt: number;
   /** How much longer the access token was good when it was received, in milliseconds. */
   readonly expiresIn: number;
+  /** What the service lets the client read of the claims; absent where it tells none. */
+  readonly claims?: JsonObject | undefined;
   /** When the access token was received: milliseconds since 1970 by the client's own clock. */
   readonly receivedAt: number;
 }

@@ -30,6 +30,10 @@ export interface AccessClaims {
   readonly cv: number;
   /** When the user last proved who they are. */
   readonly auth_time: number;
+  /** When the session began. */
+  readonly session_iat: number;
+  /** When the session ends in any case. */
+  readonly session_exp: number;
   readonly transport: TokenTransport;
   /** The tenant's id. */
   readonly tid?: string;
@@ -54,7 +58,7 @@ export function toPayload({ claims, ...own }: AccessClaims): JsonObject {
  */
 export function fromPayload(payload: JsonObject): AccessClaims | undefined {
   const { iss, aud, sub, sid, jti, client_id, transport, tid } = payload;
-  const { iat, exp, nbf, gen, gat, cv, auth_time } = payload;
+  const { iat, exp, nbf, gen, gat, cv, auth_time, session_iat, session_exp } = payload;
   const claims = userClaims(payload);
   if (
     !isText(iss) ||
@@ -69,6 +73,8 @@ export function fromPayload(payload: JsonObject): AccessClaims | undefined {
     !isCount(gat) ||
     !isCount(cv) ||
     !isCount(auth_time) ||
+    !isCount(session_iat) ||
+    !isCount(session_exp) ||
     !(transport === "cookie" || transport === "header") ||
     !(nbf === undefined || isCount(nbf)) ||
     !(tid === undefined || isText(tid)) ||
@@ -77,7 +83,8 @@ export function fromPayload(payload: JsonObject): AccessClaims | undefined {
     return undefined;
   }
   const ids = { iss, aud, sub, sid, jti, client_id, ...(tid === undefined ? {} : { tid }) };
-  return { ...ids, iat, exp, gen, gat, cv, auth_time, transport, claims };
+  const times = { iat, exp, gat, auth_time, session_iat, session_exp };
+  return { ...ids, ...times, gen, cv, transport, claims };
 }
 
 /** Whether a value is a whole number from 0 to 2^53 − 1. */

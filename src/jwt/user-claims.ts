@@ -4,7 +4,7 @@ import { isInteroperable, maxDepth } from "./strict-json.ts";
 /** The names of what a token says itself (RFC 7519 §4.1, RFC 9068 §2.2, and ours). */
 export const ownClaimNames: ReadonlySet<string> = new Set([
   ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
-  ...["gen", "gat", "cv", "tid", "auth_time", "transport"],
+  ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
 ]);
 
 /** The names that a user's claims cannot have at the root: the token's own, and those that mislead readers. */

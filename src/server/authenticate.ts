@@ -50,7 +50,7 @@ export function authenticate(
       ? verifyCookies(core, engine, { presented, now })
       : verifyBearer(engine, { presented, now });
     const ownPage = byToken
-      ? andThen(verified, (claims) => checkAntiCsrf(engine, claims, presented.antiCsrf))
+      ? andThen(verified, (claims) => checkAntiCsrf(core, engine, { claims, request }))
       : verified;
     const live = andThen(ownPage, (claims) => checkRevoked(engine, claims));
     return andThen(live, (claims) => {
@@ -63,11 +63,13 @@ export function authenticate(
 // Each check passes the claims on, or throws.
 
 async function checkAntiCsrf(
+  core: VerifyingCore,
   engine: Authenticator,
-  claims: AccessClaims,
-  token: string | undefined,
+  { claims, request }: { readonly claims: AccessClaims; readonly request: AuthenticationRequest },
 ): Promise<AccessClaims> {
+  const token = request.presented.antiCsrf;
   if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
+    core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
     throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
       message: "the anti-CSRF token is missing or wrong",
       session: claims.sid,

@@ -1,17 +1,15 @@
-import {
-  Code,
-  ConnectError,
-  type ContextKey,
-  type ContextValues,
-  createContextKey,
-} from "@connectrpc/connect";
+import { Code, ConnectError, type ContextValues, createContextKey } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { type Session, sessionOf } from "../session/session.ts";
-import { hasCookies, hideTokens, type PresentedTokens, readTokens } from "../tokens/source.ts";
+import type { VerifiedSession } from "../session/session.ts";
+import { hasCookies, hideTokens, readTokens } from "../tokens/source.ts";
+import { andThen } from "./and-then.ts";
+import type { Call, CallKey } from "./call-state.ts";
 import { toConnectError } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
-import { endTokens, expireCookies, writeRefusal } from "./respond.ts";
+import { writeRefusal } from "./respond.ts";
+
+export type { Call, CallKey } from "./call-state.ts";
 
 /** The request and response headers of one call: what a `HandlerContext` has. */
 export interface Exchange {
@@ -20,32 +18,6 @@ export interface Exchange {
   /** The HTTP method, such as "POST". */
   readonly requestMethod: string;
 }
-
-/** What this instance knows of one call. */
-export interface Call {
-  readonly presented: PresentedTokens;
-  /** The headers as they came, for the cross-site check. */
-  readonly requestHeader: Headers;
-  readonly requestMethod: string;
-  /** The signal of the RPC; undefined outside of RPCs. */
-  readonly signal: AbortSignal | undefined;
-  /** Whether the token that decides came in a cookie: then cookies are what a failure expires. */
-  byCookie: boolean;
-  /** Where tokens are written. */
-  responseHeader: Headers;
-  session: Session | undefined;
-  /** Whether the gate or the interceptor has held the call against its method's policy. */
-  admitted: boolean;
-  /** The session whose tokens this response carries already: nothing else may take them back. */
-  written: string | undefined;
-  /** The failure that this response tells of already. */
-  failure: SessionError | undefined;
-  /** Whether the response headers are on their way: then no token can be written any more. */
-  committed: boolean;
-}
-
-/** Where a `Call` is kept in the context values; one key per instance, so that two never meet. */
-export type CallKey = ContextKey<Call | undefined>;
 
 export function createCallKey(): CallKey {
   return createContextKey<Call | undefined>(undefined, { description: "rpc-session call" });
@@ -71,6 +43,7 @@ export function openCall(
     written: undefined,
     failure: undefined,
     committed: false,
+    stream: undefined,
   };
 }
 
@@ -87,11 +60,21 @@ export function callOf(
   return call;
 }
 
-/** Puts the session of verified claims into the call. */
-export function enterSession(core: VerifyingCore, call: Call, claims: AccessClaims): Session {
-  const session = sessionOf(claims, () => endSession(core, call, session));
-  call.session = session;
-  return session;
+/**
+ * Puts the session of verified claims into the call.
+ * @throws SessionError `forbidden` when the claims are not as the service expects them
+ */
+export function enterSession<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
+  call: Call,
+  claims: AccessClaims,
+): S | Promise<S> {
+  return andThen(core.claims.read(claims.claims), (read) => {
+    const session = core.sessionOn(call, { claims, read });
+    call.session = session;
+    call.stream?.follow(session);
+    return session;
+  });
 }
 
 /** What was thrown, and by which method's call; undefined outside of RPCs. */
@@ -170,19 +153,4 @@ export function relayFailure(
     ...(retryAfter === undefined ? {} : { retryAfter }),
   });
   return refuseCall(core, call, { error: kept, procedure });
-}
-
-async function endSession(core: VerifyingCore, call: Call, session: Session): Promise<void> {
-  const engine = await core.engine();
-  const replaced = call.written !== undefined && call.written !== session.id;
-  // Where this response can clear the tokens, late calls need not; else the next call does.
-  await engine.revoke(session.id, call.committed && !replaced ? "revoked" : "signOut");
-  if (call.committed || replaced) {
-    return;
-  }
-  call.written = undefined;
-  if (session.transport === "cookie") {
-    expireCookies(core, call.responseHeader);
-  }
-  endTokens(core, call.responseHeader, session.id);
 }

@@ -1,17 +1,27 @@
+import type { HandlerContext } from "@connectrpc/connect";
+import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
+import type { JsonObject } from "../json.ts";
+import type { AccessClaims } from "../jwt/claims.ts";
+import type { ClaimsRule } from "../session/claims-rule.ts";
 import type { Engine } from "../session/engine.ts";
+import type { Lifetimes } from "../session/lifetimes.ts";
+import type { Session, VerifiedSession } from "../session/session.ts";
+import type { StreamWatch } from "../session/stream-watch.ts";
 import type { SessionCookies } from "../tokens/cookie.ts";
+import type { Call } from "./call-state.ts";
+
+/** Tells the IP address of a call's client; undefined when it is not known. */
+export type ClientIp = (context: HandlerContext) => string | undefined;
 
 /** What authentication needs of an engine: all that a service that only verifies has. */
-export type Authenticator = Pick<
-  Engine,
-  "verify" | "revocations" | "storeNow" | "load" | "used" | "revoke"
-> & {
-  readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
-};
+export type Authenticator = StreamWatch &
+  Pick<Engine, "verify" | "revocations" | "load" | "used" | "revoke"> & {
+    readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+  };
 
 /** What the parts that read sessions share: the options, checked and resolved, and the engine. */
-export interface VerifyingCore {
+export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
   readonly issuer: string;
   readonly cookies: SessionCookies;
   /** Exact origins whose pages may use cookies. */
@@ -19,6 +29,14 @@ export interface VerifyingCore {
   readonly crossSite: "checked" | "unchecked";
   readonly antiCsrf: "off" | "token";
   readonly emit: SessionEventListener;
+  readonly claims: ClaimsRule;
+  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
+  storeNow(): number;
+  /** The session of a call by its verified token. */
+  sessionOn(call: Call, verified: VerifiedClaims): S;
+  readonly clock: Clock;
+  /** Milliseconds without word of the change log after which open streams end. */
+  readonly maxStreamStaleness: number;
   /**
    * The engine, opened on first use; without a promise once it is open.
    * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again
@@ -26,8 +44,18 @@ export interface VerifyingCore {
   engine(): Authenticator | Promise<Authenticator>;
 }
 
+/** What a verified access token says. */
+export interface VerifiedClaims {
+  readonly claims: AccessClaims;
+  /** The user's claims as handlers see them. */
+  readonly read: JsonObject;
+}
+
 /** What every part of the server side shares, those that begin, refresh and end sessions included. */
-export interface Core extends VerifyingCore {
+export interface Core extends VerifyingCore<Session> {
   readonly browserHeaderTransport: boolean;
+  readonly lifetimes: Lifetimes;
+  /** The IP address of a call's client, as far as it can be trusted. */
+  readonly clientIp: ClientIp | undefined;
   engine(): Engine | Promise<Engine>;
 }

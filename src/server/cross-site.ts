@@ -9,6 +9,7 @@ export function checkCrossSite(
   { requestHeader, requestMethod }: Pick<Call, "requestHeader" | "requestMethod">,
 ): void {
   if (core.crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, core.origins)) {
+    core.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
     throw new SessionError("forbidden", "CROSS_SITE", {
       message:
         "session cookies are for pages of this service's origins, and the request comes from elsewhere",

@@ -4,6 +4,7 @@ import { authenticate } from "./authenticate.ts";
 import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "./policy.ts";
+import { checkDemands } from "./policy-demands.ts";
 import { forbidCaching } from "./respond.ts";
 
 /** Runs before a request's body is read; throwing ends the call. */
@@ -100,8 +101,10 @@ function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Pr
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
   };
   return andThen(authenticate(core, call, demand), (claims) => {
-    if (claims !== undefined) {
-      enterSession(core, call, claims);
+    if (claims === undefined) {
+      return undefined;
     }
+    checkDemands(core, policy, claims);
+    return andThen(enterSession(core, call, claims), () => undefined);
   });
 }

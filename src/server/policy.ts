@@ -2,12 +2,13 @@ import { type DescMethod, type DescService, getOption, hasOption } from "@bufbui
 import {
   Auth,
   Check,
-  Csrf,
   method_policy,
   type Policy,
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
+import type { Duration } from "../duration.ts";
+import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
 export interface MethodPolicyOptions {
@@ -18,12 +19,34 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
+  readonly freshWithin?: Duration;
+  /**
+   * What the claims must say, all of it: a claim is, or as a list contains, one of the values; with
+   * no values it only has to be there. Else the call is refused with `PermissionDenied`.
+   */
+  readonly claims?: Readonly<Record<string, readonly string[]>>;
+  /**
+   * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
+   * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
+   * by whatever; it outlives its access token as long as the session is refreshed. In a service that
+   * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   */
+  readonly stream?: StreamPolicy;
 }
+
+/** When an open stream ends with its session. */
+export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  /** Milliseconds; undefined where nothing is asked for. */
+  readonly freshWithin: number | undefined;
+  readonly claims: readonly ClaimDemand[];
+  /** Undefined where the method does not stream. */
+  readonly stream: StreamPolicy | undefined;
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -59,7 +82,8 @@ export interface Policies {
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
-  inCode.forEach(assertAuth);
+  inCode.forEach(assertWords);
+  inCode.forEach(assertDemands);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -98,14 +122,21 @@ export function procedureOf(method: DescMethod): string {
   return `${method.parent.typeName}/${method.name}`;
 }
 
-const auths: readonly unknown[] = [undefined, "required", "optional", "none"];
+const words = {
+  auth: ["required", "optional", "none"],
+  stream: ["endOnExpiry", "endOnRevoke", "never"],
+} as const;
 
 /** Without types, a slip of the pen would open the method. */
-function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
-  if (!auths.includes(auth)) {
-    throw new TypeError(
-      `methods: the auth of ${procedure} is "${auth}", and must be "required", "optional" or "none"`,
-    );
+function assertWords(policy: MethodPolicyOptions, procedure: string): void {
+  for (const name of ["auth", "stream"] as const) {
+    const known: readonly unknown[] = words[name];
+    if (policy[name] !== undefined && !known.includes(policy[name])) {
+      const [first, second, third] = words[name];
+      throw new TypeError(
+        `methods: the ${name} of ${procedure} is "${policy[name]}", and must be "${first}", "${second}" or "${third}"`,
+      );
+    }
   }
 }
 
@@ -125,20 +156,59 @@ function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): Met
     : undefined;
   assertSupported(procedureOf(method), ofMethod);
   assertSupported(method.parent.typeName, ofService);
-  const doAntiCsrfCheck = code?.doAntiCsrfCheck;
+  const auth = authOf(code, ofMethod, ofService);
+  const demands = demandsOf(code, ofMethod, ofService);
+  if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
+    );
+  }
+  const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
+  return { ...auth, ...demands, stream };
+}
+
+function authOf(
+  code: MethodPolicyOptions | undefined,
+  ofMethod: Policy | undefined,
+  ofService: Policy | undefined,
+): Pick<MethodPolicy, "auth" | "source"> {
   if (code?.auth !== undefined) {
-    return { auth: code.auth, doAntiCsrfCheck, source: "code" };
+    return { auth: code.auth, source: "code" };
   }
   const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
   if (fromMethod !== undefined) {
-    return { auth: fromMethod, doAntiCsrfCheck, source: "method option" };
+    return { auth: fromMethod, source: "method option" };
   }
   const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
   if (fromService !== undefined) {
-    return { auth: fromService, doAntiCsrfCheck, source: "service option" };
+    return { auth: fromService, source: "service option" };
   }
-  return { auth: "required", doAntiCsrfCheck, source: "default" };
+  return { auth: "required", source: "default" };
 }
+
+/** @throws TypeError when code or the method's own option speak of the stream of a unary method */
+function streamOf(
+  method: DescMethod,
+  [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
+): StreamPolicy | undefined {
+  const fromMethod = streamNames[ofMethod ?? Stream.UNSPECIFIED];
+  if (method.methodKind !== "unary") {
+    const fromService = streamNames[ofService ?? Stream.UNSPECIFIED];
+    return code ?? fromMethod ?? fromService ?? "endOnExpiry";
+  }
+  if ((code ?? fromMethod) !== undefined) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} sets stream, and the method does not stream; remove it`,
+    );
+  }
+  return undefined;
+}
+
+const streamNames: Readonly<Record<number, StreamPolicy>> = {
+  [Stream.END_ON_EXPIRY]: "endOnExpiry",
+  [Stream.END_ON_REVOKE]: "endOnRevoke",
+  [Stream.NEVER]: "never",
+};
 
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.REQUIRED]: "required",
@@ -150,13 +220,7 @@ function assertSupported(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  const asked = [
-    policy.csrf !== Csrf.UNSPECIFIED && "csrf",
-    policy.check !== Check.UNSPECIFIED && "check",
-    policy.freshWithin !== undefined && "fresh_within",
-    policy.claims.length > 0 && "claims",
-    policy.stream !== Stream.UNSPECIFIED && "stream",
-  ].filter((field) => field !== false);
+  const asked = [policy.check !== Check.UNSPECIFIED && "check"].filter((field) => field !== false);
   if (asked.length > 0) {
     throw new TypeError(
       `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
@@ -164,5 +228,8 @@ function assertSupported(name: string, policy: Policy | undefined): void {
   }
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
+  }
+  if (policy.stream !== Stream.UNSPECIFIED && streamNames[policy.stream] === undefined) {
+    throw new TypeError(`the policy of ${name} sets a stream that is not known: ${policy.stream}`);
   }
 }

@@ -1,5 +1,5 @@
 import { SessionError } from "../errors.ts";
-import { badRefreshToken } from "../session/ended.ts";
+import { badRefreshToken, isLive } from "../session/ended.ts";
 import type { Engine } from "../session/engine.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../session/refresh-tokens.ts";
 import type { Refreshed } from "../session/refresher.ts";
@@ -30,7 +30,7 @@ export async function refreshOnCall(core: Core, call: Call, inMessage: string): 
     if (hasCookies(presented)) {
       expireCookies(core, responseHeader);
     }
-    writeTokens(core, responseHeader, { ...refreshed, ...plain });
+    await writeTokens(core, responseHeader, { ...refreshed, ...plain });
     return refreshed;
   }
   if (presented.refreshCookies.length === 0) {
@@ -54,7 +54,7 @@ async function refreshByCookie(core: Core, call: Call): Promise<Refreshed> {
   const refreshToken =
     refreshed.refreshToken ??
     (expireCopies ? await engine.refreshTokens.mint(refreshed.record) : undefined);
-  writeTokens(core, call.responseHeader, {
+  await writeTokens(core, call.responseHeader, {
     ...refreshed,
     refreshToken,
     event: "refreshed",
@@ -118,8 +118,4 @@ function byPreference(a: Candidate, b: Candidate): number {
     b.proven.record.createdAt - a.proven.record.createdAt ||
     b.proven.generation - a.proven.generation
   );
-}
-
-function isLive({ record, now }: ProvenRefreshToken): boolean {
-  return record.revokedAt === null && now < Math.min(record.idleExpiresAt, record.expiresAt);
 }

@@ -1,4 +1,5 @@
-import type { SessionError } from "../errors.ts";
+import { SessionError } from "../errors.ts";
+import type { JsonObject } from "../json.ts";
 import type { AccessToken } from "../session/access.ts";
 import type { SessionRecord } from "../session/store.ts";
 import { encodeNotice, header, type SessionNotice } from "../wire.ts";
@@ -7,7 +8,7 @@ import type { VerifyingCore } from "./core.ts";
 
 /** Tokens to write. */
 export interface TokensToWrite {
-  readonly event: "created" | "refreshed";
+  readonly event: "created" | "refreshed" | "reissued";
   readonly record: SessionRecord;
   readonly now: number;
   readonly access: AccessToken;
@@ -19,7 +20,46 @@ export interface TokensToWrite {
 }
 
 /** Writes the tokens of a session: cookies, or headers, as its transport says. */
-export function writeTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
+export async function writeTokens(
+  core: VerifyingCore,
+  headers: Headers,
+  tokens: TokensToWrite,
+): Promise<void> {
+  const { record, access } = tokens;
+  const claims = await claimsForClient(core, record);
+  putTokens(core, headers, tokens);
+  if (tokens.antiCsrf !== undefined) {
+    headers.set(header.csrf, tokens.antiCsrf);
+  }
+  notify(headers, {
+    event: tokens.event,
+    session: record.id,
+    realm: core.issuer,
+    generation: access.claims.gen,
+    claimsVersion: access.claims.cv,
+    expiresAt: access.claims.exp,
+    expiresIn: access.expiresIn,
+    ...(claims === undefined ? {} : { claims }),
+  });
+  headers.set("cache-control", "no-store");
+}
+
+/** What the client may read of a session's claims. That it cannot be told is no reason to fail. */
+export async function claimsForClient(
+  core: VerifyingCore,
+  record: SessionRecord,
+): Promise<JsonObject | undefined> {
+  try {
+    return await core.claims.forClient(record.claims);
+  } catch (cause) {
+    const message = "clientClaims: the client cannot be told its claims";
+    const error = new SessionError("general", "INTERNAL", { message, cause });
+    core.emit({ type: "failed", procedure: undefined, error });
+    return undefined;
+  }
+}
+
+function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
   const { record, now, access, refreshToken } = tokens;
   if (record.transport === "header") {
     headers.set(header.accessToken, access.token);
@@ -35,26 +75,15 @@ export function writeTokens(core: VerifyingCore, headers: Headers, tokens: Token
       ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
     ] as const;
     const written = values.map(([name, value]) => {
-      const copies = tokens.expireCopies ? core.cookies.expire(name) : [];
+      const copies = tokens.expireCopies
+        ? core.cookies.expire(name)
+        : core.cookies.expireOlder(name);
       return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
     });
     for (const [name, cookies] of written) {
       replaceCookie(headers, name, cookies);
     }
   }
-  if (tokens.antiCsrf !== undefined) {
-    headers.set(header.csrf, tokens.antiCsrf);
-  }
-  notify(headers, {
-    event: tokens.event,
-    session: record.id,
-    realm: core.issuer,
-    generation: access.claims.gen,
-    claimsVersion: access.claims.cv,
-    expiresAt: access.claims.exp,
-    expiresIn: access.expiresIn,
-  });
-  headers.set("cache-control", "no-store");
 }
 
 /** Expires the session cookies, in both jars. */
@@ -92,6 +121,16 @@ export function forbidCaching(headers: Headers, requestMethod: string): void {
   }
 }
 
+/** Whatever the handler said of caching: no cache keeps a response that carries a token or a cookie. */
+export function keepTokensUncached(headers: Headers): void {
+  if (headers.get("cache-control")?.includes("no-store")) {
+    return;
+  }
+  if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
+    headers.set("cache-control", "no-store");
+  }
+}
+
 /**
  * Writes what a refused call tells in its headers.
  * @param byCookie whether the failed token came in a cookie
@@ -112,6 +151,10 @@ export function writeRefusal(
     // RFC 6750 section 3.1: no error code where no token was presented.
     const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
     headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
+  } else if (error.reason === "STEP_UP_REQUIRED") {
+    // RFC 9470 section 3.
+    const code = "insufficient_user_authentication";
+    headers.set("www-authenticate", `Bearer realm="${core.issuer}", error="${code}"`);
   }
 }
 

@@ -1,17 +1,11 @@
-import { create } from "@bufbuild/protobuf";
-import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
-import {
-  type SessionInfo,
-  SessionInfoSchema,
-  type SessionService,
-} from "../../gen/rpcsession/v1/service_pb.ts";
+import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../errors.ts";
-import { liveOf } from "../session/ended.ts";
-import type { SessionRecord } from "../session/store.ts";
+import type { Session } from "../session/session.ts";
 import { type Call, type CallKey, callOf, refuseCall } from "./call.ts";
 import type { Core } from "./core.ts";
 import { raceSignal } from "./gate.ts";
+import { describeCurrent, describeOwn, listSessions, revokeSession } from "./own-sessions.ts";
 import { procedureOf } from "./policy.ts";
 import { refreshOnCall } from "./refresh.ts";
 import { signOut } from "./sign-out.ts";
@@ -24,10 +18,36 @@ export function createSessionService(
   core: Core,
   key: CallKey,
 ): Partial<ServiceImpl<typeof SessionService>> {
-  const answer = async <T>(
-    context: HandlerContext,
-    work: (call: Call) => Promise<T>,
-  ): Promise<T> => {
+  const answer = answerWith(core, key);
+  return {
+    refresh: (request, context) =>
+      answer(context, async (call) => {
+        const { record, now, access } = await refreshOnCall(core, call, request.refreshToken);
+        return { session: await describeCurrent(core, { record, now }, access.claims.exp * 1000) };
+      }),
+    signOut: (request, context) =>
+      answer(context, async (call) => {
+        await signOut(core, call, request.refreshToken);
+        return {};
+      }),
+    getSession: (_request, context) =>
+      answer(context, async (call) => ({ session: await describeOwn(core, present(call)) })),
+    listSessions: (request, context) =>
+      answer(context, (call) => listSessions(core, present(call), request)),
+    revokeSession: ({ sessionId }, context) =>
+      answer(context, async (call) => ({
+        revoked: await revokeSession(core, present(call), sessionId),
+      })),
+    revokeOtherSessions: (_request, context) =>
+      answer(context, async (call) => ({
+        revoked: (await present(call).revokeOthers()).length,
+      })),
+  };
+}
+
+/** Answers a call; it ends with its signal, and its failures are the call's. */
+function answerWith(core: Core, key: CallKey) {
+  return async <T>(context: HandlerContext, work: (call: Call) => Promise<T>): Promise<T> => {
     const call = callOf(core, key, context);
     try {
       return await raceSignal(work(call), context.signal);
@@ -37,45 +57,14 @@ export function createSessionService(
         : error;
     }
   };
-  return {
-    refresh: (request, context) =>
-      answer(context, async (call) => {
-        const { record, now, access } = await refreshOnCall(core, call, request.refreshToken);
-        return { session: infoOf(record, now, access.claims.exp * 1000) };
-      }),
-    signOut: (request, context) =>
-      answer(context, async (call) => {
-        await signOut(core, call, request.refreshToken);
-        return {};
-      }),
-    getSession: (_request, context) =>
-      answer(context, async (call) => ({ session: await describeSession(core, call) })),
-  };
 }
 
-async function describeSession(core: Core, { session }: Call): Promise<SessionInfo> {
+/** The session of a call; the gate has put it there, for these methods need one. */
+function present({ session }: Call): Session {
   if (session === undefined) {
     throw new SessionError("unauthorized", "SESSION_MISSING", {
       message: "the call needs a session",
     });
   }
-  const engine = await core.engine();
-  const stored = await engine.load(session.id);
-  return infoOf(liveOf(session.id, stored), stored.now, session.accessExpiresAt.getTime());
-}
-
-function infoOf(record: SessionRecord, now: number, accessExpiresAt: number): SessionInfo {
-  const left = Math.max(0, accessExpiresAt - now);
-  return create(SessionInfoSchema, {
-    id: record.id,
-    userId: record.userId,
-    createdAt: timestampFromMs(record.createdAt),
-    authenticatedAt: timestampFromMs(record.authTime),
-    idleExpiresAt: timestampFromMs(record.idleExpiresAt),
-    expiresAt: timestampFromMs(record.expiresAt),
-    accessExpiresIn: {
-      seconds: BigInt(Math.floor(left / 1000)),
-      nanos: (left % 1000) * 1_000_000,
-    },
-  });
+  return session as Session;
 }

@@ -1,28 +1,45 @@
+import type { HandlerContext } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
-import { assertUserClaims } from "../jwt/user-claims.ts";
 import type { Created, Creation } from "../session/lifecycle.ts";
+import { type OwnLifetimes, readOwnLifetimes } from "../session/lifetimes.ts";
 import type { Session } from "../session/session.ts";
 import { isTrustedSite } from "../tokens/cross-site.ts";
 import { hasCookies } from "../tokens/source.ts";
 import { chooseTransport } from "../tokens/transport-choice.ts";
 import type { TokenTransport } from "../transport.ts";
-import { type Call, enterSession } from "./call.ts";
+import { type Call, endOwn } from "./call-state.ts";
+import { readData } from "./changes.ts";
 import type { Core } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
+import { deviceOf } from "./device.ts";
 import { provenSessions } from "./presented-session.ts";
 import { expireCookies, writeTokens } from "./respond.ts";
 
-/** Who signs in. */
-export interface NewSessionOptions {
+/** Who signs in, and with what. `Claims`: what the schema of the option `claims` takes. */
+export type NewSessionOptions<Claims extends object = object> = SessionFacts &
+  (Record<never, never> extends Claims
+    ? { readonly claims?: Claims }
+    : {
+        /**
+         * What every access token carries and `session.claims` gives back, as JSON. Readable by every
+         * service that verifies the token, and by clients that hold it; names of RFC 7519 and of
+         * rpc-session are refused.
+         */
+        readonly claims: Claims;
+      });
+
+/** What a new session is given beside its claims. */
+export interface SessionFacts {
   /** The user's id, 1 to 255 characters; the `sub` of the access token. */
   readonly userId: string;
   /** The tenant the session belongs to; the `tid` of the access token. Default none. */
   readonly tenantId?: string;
-  /**
-   * JSON that every access token carries and `session.claims` gives back. Readable by the client
-   * and by every service that verifies the token; names of RFC 7519 and of rpc-session are refused.
-   */
-  readonly claims?: object;
+  /** Private data, JSON, at most 64 KiB: for the service alone, no token carries it. Default none. */
+  readonly data?: object;
+  /** What the user calls the device, at most 255 characters. Default none. */
+  readonly label?: string;
+  /** A shorter life than the service's. */
+  readonly lifetimes?: OwnLifetimes;
 }
 
 /** Tokens to hand over by other means than a response. Secrets. */
@@ -35,13 +52,14 @@ export interface IssuedTokens {
  * Begins a session on the response of a call. A session that the request proves is ended by it.
  * @throws SessionError TypeError
  */
-export async function signIn(core: Core, call: Call, options: NewSessionOptions): Promise<Session> {
-  const given = readNewSession(options);
-  if (call.committed) {
-    throw new TypeError(
-      "sessions.create: the response headers were sent with the first message of the stream; create the session before it",
-    );
-  }
+export async function signIn(
+  core: Core,
+  call: Call,
+  { options, context }: { readonly options: AnySession; readonly context: HandlerContext },
+): Promise<Session> {
+  const given = await readNewSession(core, options);
+  const device = { ...deviceOf(core, context), ...given.device };
+  assertNotCommitted(call, "sessions.create");
   const transport = transportOf(core, call);
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
@@ -57,12 +75,36 @@ export async function signIn(core: Core, call: Call, options: NewSessionOptions)
   const [replaces = null, ...others] = presented;
   // Copies of the cookies may name further sessions, which nobody will hold after this response.
   for (const other of others) {
-    await engine.revoke(other, "replaced");
+    await endOwn(call, () => engine.revoke(other, "replaced"));
   }
-  const created = await engine.create({ ...given, transport, replaces });
+  const created = await endOwn(call, () =>
+    engine.create({ ...given, device, transport, replaces }),
+  );
+  return enterCreated(core, call, created);
+}
+
+/** Options whose claims are checked when the session begins, not by the compiler. */
+export type AnySession = SessionFacts & { readonly claims?: object };
+
+/** Writes the tokens of a new session to the response of the call, and makes it the call's. */
+export async function enterCreated(core: Core, call: Call, created: Created): Promise<Session> {
   await writeCreated(core, call, created);
   call.written = created.record.id;
-  return enterSession(core, call, created.access.claims);
+  const { claims } = created.access;
+  const read = await core.claims.read(created.record.claims);
+  const session = core.sessionOn(call, { claims, read });
+  call.session = session;
+  call.stream?.follow(session);
+  return session;
+}
+
+/** @throws TypeError when no token can be written any more */
+export function assertNotCommitted(call: Call, what: string): void {
+  if (call.committed) {
+    throw new TypeError(
+      `${what}: the response headers were sent with the first message of the stream; call it before that`,
+    );
+  }
 }
 
 /**
@@ -71,25 +113,40 @@ export async function signIn(core: Core, call: Call, options: NewSessionOptions)
  */
 export async function issue(
   core: Core,
-  options: NewSessionOptions & { readonly transport?: TokenTransport },
+  options: AnySession & { readonly transport?: TokenTransport },
 ): Promise<Created> {
-  const given = readNewSession(options);
+  const given = await readNewSession(core, options);
   const transport = options.transport ?? "header";
   const engine = await core.engine();
   return engine.create({ ...given, transport, replaces: null });
 }
 
-function readNewSession(options: NewSessionOptions): Omit<Creation, "transport" | "replaces"> {
-  const { userId, tenantId, claims = {} } = options;
+type Given = Omit<Creation, "transport" | "replaces">;
+
+async function readNewSession(core: Core, options: AnySession): Promise<Given> {
+  const { userId, tenantId, label, lifetimes, data = {} } = options;
   assertId("userId", userId);
   if (tenantId !== undefined) {
     assertId("tenantId", tenantId);
   }
-  assertUserClaims(claims);
-  return { userId, tenantId: tenantId ?? null, claims, data: {}, device: {} };
+  if (label !== undefined) {
+    assertId("label", label);
+  }
+  const claims = await core.claims.accept(options.claims ?? {});
+  // Here, where a mistake still changes nothing.
+  await core.claims.forClient(claims);
+  return {
+    userId,
+    tenantId: tenantId ?? null,
+    claims,
+    data: readData(data),
+    device: label === undefined ? {} : { label },
+    ...(lifetimes === undefined ? {} : { life: readOwnLifetimes(core.lifetimes, lifetimes) }),
+  };
 }
 
-function assertId(name: string, value: unknown): asserts value is string {
+/** @throws TypeError unless it is a text that a store and a token can hold */
+export function assertId(name: string, value: unknown): asserts value is string {
   if (typeof value !== "string" || value.length === 0 || value.length > 255) {
     throw new TypeError(`${name}: must be a string of 1 to 255 characters`);
   }
@@ -118,7 +175,7 @@ async function writeCreated(core: Core, call: Call, created: Created): Promise<v
   }
   const { accessCookies, refreshCookies } = call.presented;
   try {
-    writeTokens(core, call.responseHeader, {
+    await writeTokens(core, call.responseHeader, {
       ...created,
       event: "created",
       antiCsrf:

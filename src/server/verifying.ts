@@ -1,19 +1,30 @@
 import {
-  Code,
-  ConnectError,
+  type ConnectError,
   type ConnectRouter,
+  type ConnectRouterOptions,
   type ContextValues,
   createContextValues,
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
+import { type Duration, durationMs } from "../duration.ts";
 import { SessionError } from "../errors.ts";
-import type { Session, VerifiedSession } from "../session/session.ts";
+import type { VerifiedSession } from "../session/session.ts";
 import { authenticate } from "./authenticate.ts";
-import { type CallKey, callOf, type Exchange, enterSession, failCall, refuseCall } from "./call.ts";
+import {
+  type Call,
+  type CallKey,
+  callOf,
+  type Exchange,
+  enterSession,
+  failCall,
+  refuseCall,
+} from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
+import { assertFresh } from "./fresh.ts";
 import { createGate, type RequestGate } from "./gate.ts";
 import { createInterceptor } from "./interceptor.ts";
+import { misuse } from "./misuse.ts";
 import { type MethodDescription, procedureOf } from "./policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { forbidCaching } from "./respond.ts";
@@ -29,8 +40,13 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly required?: Required;
 }
 
+/** The option of adapters that makes context values of the request as the framework has it. */
+export interface RequestContext<R> {
+  readonly contextValues?: (request: R) => ContextValues;
+}
+
 /** The part of the server side that reads sessions. */
-export interface VerifyingSessions<S extends VerifiedSession = VerifiedSession> {
+export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
    * Protects an adapter: returns its options with the request gate, the interceptor and, where
    * sessions are made, SessionService built in. Every method needs a session unless a policy says
@@ -39,7 +55,9 @@ export interface VerifyingSessions<S extends VerifiedSession = VerifiedSession> 
    * Where the adapter builds its routes, a policy that names a method which is not served, or that
    * asks for what is not supported, throws a TypeError.
    */
-  protect<O extends ProtectOptions>(options: O): NoInfer<O>;
+  protect<O extends ProtectOptions, R = unknown>(
+    options: O & RequestContext<R>,
+  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
   /**
    * The gate alone. One router takes one: see `composeGates`. By hand, add the interceptor as well,
    * and `check` the router.
@@ -63,6 +81,14 @@ export interface VerifyingSessions<S extends VerifiedSession = VerifiedSession> 
    */
   require(context: HandlerContext): S;
   /**
+   * The session of a call whose user proved who they are not longer ago than `within`, such as
+   * "10m": for what a stolen session must not do. Let them sign in again, then call
+   * `reauthenticated`.
+   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) when it was longer ago;
+   * and as `require` does
+   */
+  requireFresh(context: HandlerContext, within: Duration): S;
+  /**
    * The session of a call, if it has one.
    * @throws ConnectError `Internal` where nothing authenticates the method
    */
@@ -83,47 +109,53 @@ export interface VerifyingParts extends Pick<Protection, "service" | "policies">
 }
 
 /** Makes the part of the server side that reads sessions. */
-export function createVerifyingSessions(
-  core: VerifyingCore,
+export function createVerifyingSessions<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
-): VerifyingSessions<Session> {
+): VerifyingSessions<S> {
   const protection: Protection = {
     gate: createGate(core, key, policies),
     interceptor: createInterceptor(core, key, policies),
     service,
     policies,
   };
-  const current = (context: HandlerContext): Session | undefined => sessionIn(core, key, context);
+  const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
+  const require = (context: HandlerContext): S => {
+    const session = current(context);
+    if (session === undefined) {
+      const isPublic = policies.of(context.method).auth === "none";
+      throw isPublic ? publicMethod(context) : missingSession(core, key, context);
+    }
+    return session;
+  };
   return {
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
     interceptor: protection.interceptor,
     getSession: getSessionWith(core, key),
     current,
-    require(context) {
-      const session = current(context);
-      if (session !== undefined) {
-        return session;
-      }
-      throw policies.of(context.method).auth === "none"
-        ? publicMethod(context)
-        : missingSession(core, key, context);
+    require,
+    requireFresh: (context, within) => {
+      const session = require(context);
+      assertFreshOn(core, callOf(core, key, context), { context, session, within });
+      return session;
     },
     check: (router) => policies.check(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
 
-function sessionIn(
-  core: VerifyingCore,
+function sessionIn<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
   key: CallKey,
   context: HandlerContext,
-): Session | undefined {
+): S | undefined {
   const call = context.values.get(key);
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
   }
-  return callOf(core, key, context).session;
+  // This instance made it: the key is its own.
+  return callOf(core, key, context).session as S | undefined;
 }
 
 /** The error of a call that came past every part of ours. */
@@ -131,6 +163,26 @@ export function unprotected({ method }: HandlerContext): ConnectError {
   return misuse(
     `nothing authenticates ${procedureOf(method)}: wrap the adapter's options in sessions.protect(), or add sessions.requestGate or sessions.interceptor to the router of this instance`,
   );
+}
+
+function assertFreshOn(
+  core: VerifyingCore,
+  call: Call,
+  given: {
+    readonly context: HandlerContext;
+    readonly session: VerifiedSession<object>;
+    readonly within: Duration;
+  },
+): void {
+  const { id, authTime } = given.session;
+  try {
+    const within = durationMs("requireFresh", given.within);
+    assertFresh(core, { session: id, authTime: authTime.getTime(), within });
+  } catch (error) {
+    throw error instanceof TypeError
+      ? misuse(error.message, error)
+      : refuseCall(core, call, { error, procedure: procedureOf(given.context.method) });
+  }
 }
 
 function publicMethod({ method }: HandlerContext): ConnectError {
@@ -148,10 +200,10 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
   });
 }
 
-function getSessionWith(
-  core: VerifyingCore,
+function getSessionWith<S extends VerifiedSession>(
+  core: VerifyingCore<S>,
   key: CallKey,
-): VerifyingSessions<Session>["getSession"] {
+): VerifyingSessions<S>["getSession"] {
   // An exchange without values is known again by its headers: its cookies are hidden after the first time.
   const plain = new WeakMap<Headers, ContextValues>();
   const valuesOf = (headers: Headers): ContextValues => {
@@ -162,7 +214,7 @@ function getSessionWith(
   const getSession = async (
     exchange: Exchange & { readonly values?: ContextValues },
     options: GetSessionOptions = {},
-  ): Promise<Session | undefined> => {
+  ): Promise<S | undefined> => {
     const { requestHeader, responseHeader, requestMethod } = exchange;
     const values = exchange.values ?? valuesOf(requestHeader);
     const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
@@ -172,15 +224,10 @@ function getSessionWith(
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
       });
-      return claims === undefined ? undefined : enterSession(core, call, claims);
+      return claims === undefined ? undefined : await enterSession(core, call, claims);
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });
     }
   };
-  return getSession as VerifyingSessions<Session>["getSession"];
-}
-
-/** A developer's mistake: the message is for them, and holds nothing of the request. */
-export function misuse(message: string, cause?: unknown): ConnectError {
-  return new ConnectError(message, Code.Internal, undefined, undefined, cause);
+  return getSession as VerifyingSessions<S>["getSession"];
 }

@@ -29,14 +29,18 @@ const jitter = 0.05;
 
 /**
  * Signs the access token of a session as the store answered it; every time is the store's.
+ * @param until `exp` of the token that this one takes the place of, in seconds: it is kept
  * @throws SessionError `unauthorized` when the session ends within this second
  */
 export async function mintAccessToken(
   options: AccessTokenOptions,
   { record, now }: Stored<SessionRecord>,
+  until?: number,
 ): Promise<AccessToken> {
-  const life = Math.min(options.lifetimes.access * (1 - jitter * Math.random()), maxAccessLife);
-  const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
+  const span = Math.min(options.lifetimes.access, record.accessLife ?? maxAccessLife);
+  const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
+  const mine = until === undefined ? now + life : until * 1000;
+  const end = Math.min(mine, record.idleExpiresAt, record.expiresAt);
   // In the last part of its last second a session has no token left to give.
   if (seconds(end) <= seconds(now)) {
     throw expiredError(record.id);
@@ -54,6 +58,8 @@ export async function mintAccessToken(
     gat: seconds(record.rotatedAt),
     cv: record.claimsVersion,
     auth_time: seconds(record.authTime),
+    session_iat: seconds(record.createdAt),
+    session_exp: seconds(record.expiresAt),
     transport: record.transport,
     ...(record.tenantId === null ? {} : { tid: record.tenantId }),
     claims: record.claims,
@@ -81,6 +87,8 @@ export function assertTokenFits(options: AccessTokenOptions, creation: TokenCont
     gat: greatestCount,
     cv: greatestCount,
     auth_time: greatestCount,
+    session_iat: greatestCount,
+    session_exp: greatestCount,
     transport: creation.transport,
     ...(creation.tenantId === null ? {} : { tid: creation.tenantId }),
     claims: creation.claims,

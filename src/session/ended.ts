@@ -49,6 +49,16 @@ export function unknownError(session: string): SessionError {
   });
 }
 
+/** Whether a session lives by the store's word. */
+export function isLive(stored: Stored<SessionRecord | undefined>): stored is Stored<SessionRecord> {
+  const { record, now } = stored;
+  return (
+    record !== undefined &&
+    record.revokedAt === null &&
+    now < Math.min(record.idleExpiresAt, record.expiresAt)
+  );
+}
+
 /**
  * The record of a session that lives by the store's word.
  * @throws SessionError `unauthorized`

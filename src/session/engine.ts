@@ -10,9 +10,10 @@ import {
   type VerifiedCache,
 } from "../jwt/verified-cache.ts";
 import type { SecretOption, SecretRing } from "../secrets.ts";
-import { mintAccessToken } from "./access.ts";
+import { type AccessToken, mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
+import { createDirectory, type Directory } from "./directory.ts";
 import { createFeed, type Feed } from "./feed.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
@@ -27,8 +28,10 @@ import { restoreStore } from "./restore.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { SessionRecord, SessionStore } from "./store.ts";
+import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
+import { createUpdates, type Updates, type UpdatesOptions } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -39,6 +42,8 @@ export interface EngineOptions {
   /** Default: ES256, generated, rotated every 30 days. */
   readonly keys?: KeyPlan;
   readonly lifetimes: Lifetimes;
+  /** How many sessions a user may have. Default any number. */
+  readonly limit?: SessionLimit | null;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   /** Default: 50,000 entries. */
@@ -53,7 +58,13 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle {
+export interface Engine extends Lifecycle, Directory, StreamWatch {
+  readonly updates: Updates;
+  /**
+   * A new access token for a session as the store answered it, in the place of one that expires at
+   * `until`, in seconds; undefined when that time has come.
+   */
+  remint(stored: Stored<SessionRecord>, until: number): Promise<AccessToken | undefined>;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
@@ -67,8 +78,6 @@ export interface Engine extends Lifecycle {
    * @param now milliseconds since 1970; default `storeNow()`
    */
   used(claims: AccessClaims, now?: number): void;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Waits for background writes. */
   settled(): Promise<void>;
@@ -130,7 +139,7 @@ interface Opened {
 }
 
 function assemble(options: EngineOptions, opened: Opened): Engine {
-  const { store, lifetimes, clock, emit } = options;
+  const { store, lifetimes, clock, emit, limit = null } = options;
   const { secrets, keys, revocations, feed } = opened;
   const complete = options.secret === undefined;
   const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
@@ -150,9 +159,11 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       announce: (change) => feed.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({ ...options, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createDirectory({ store, feed, emit }),
+    ...changesOf({ ...options, keys, feed }),
+    ...watchOf(opened),
     publicKeys: () => keys.published(),
-    storeNow: () => feed.storeNow(),
     used(claims, now = feed.storeNow()) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
@@ -163,6 +174,23 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       await Promise.all([confirmations.settled(), keys.settled()]);
     },
     close: () => closeAll(store, opened),
+  };
+}
+
+function watchOf({ feed, revocations }: Opened): StreamWatch {
+  return {
+    storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
+  };
+}
+
+function changesOf(options: UpdatesOptions): Pick<Engine, "updates" | "remint"> {
+  return {
+    updates: createUpdates(options),
+    remint: async (stored, until) =>
+      stored.now < until * 1000 ? mintAccessToken(options, stored, until) : undefined,
   };
 }
 

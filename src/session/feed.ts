@@ -10,6 +10,10 @@ export interface Feed {
   apply(change: Change): void;
   /** The store's clock, as of the last read and carried on since; milliseconds since 1970. */
   storeNow(): number;
+  /** Milliseconds since the start of the last read of the log that succeeded. */
+  staleness(): number;
+  /** Reads the log now, or joins the read that runs. Rejects when the store is out of reach. */
+  catchUp(): Promise<void>;
   close(): void;
 }
 
@@ -44,7 +48,10 @@ class FollowedLog implements Feed {
   #cursor: string | undefined;
   /** The store's clock less the monotonic one. */
   #storeAhead = 0;
+  /** When the last read that succeeded began; monotonic milliseconds. */
+  #freshAt = 0;
   #reading = false;
+  #running: Promise<void> | undefined;
   #closed = false;
   #wokenMeanwhile = false;
   #stopFollowing = (): void => {};
@@ -61,7 +68,7 @@ class FollowedLog implements Feed {
     this.#stopFollowing();
     this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
     try {
-      await this.#read();
+      await this.catchUp();
       this.#readAfter(this.#options.pollEvery);
     } catch (error) {
       // Another try makes another feed: this one must not listen on.
@@ -76,6 +83,20 @@ class FollowedLog implements Feed {
 
   storeNow(): number {
     return this.#options.clock.monotonic() + this.#storeAhead;
+  }
+
+  staleness(): number {
+    return this.#options.clock.monotonic() - this.#freshAt;
+  }
+
+  catchUp(): Promise<void> {
+    if (this.#closed) {
+      return Promise.reject(new Error("closed"));
+    }
+    this.#running ??= this.#read().finally(() => {
+      this.#running = undefined;
+    });
+    return this.#running;
   }
 
   close(): void {
@@ -105,6 +126,7 @@ class FollowedLog implements Feed {
     }
     // Last: a store may tell of its loss to a cursor of before only.
     this.#cursor = cursor;
+    this.#freshAt = started;
   }
 
   /**
@@ -139,7 +161,7 @@ class FollowedLog implements Feed {
       return;
     }
     this.#reading = true;
-    void this.#read()
+    void this.catchUp()
       .then(
         () => this.#options.pollEvery,
         () => retryMs,

@@ -1,12 +1,23 @@
+import { SessionError, unavailable } from "../errors.ts";
 import type { SessionEventListener } from "../events.ts";
 import type { JsonObject } from "../json.ts";
 import { randomId, type SecretRing } from "../secrets.ts";
 import type { TokenTransport } from "../transport.ts";
 import { type AccessToken, type AccessTokenOptions, assertTokenFits } from "./access.ts";
+import { liveOf } from "./ended.ts";
 import type { Feed } from "./feed.ts";
+import type { SessionLife } from "./lifetimes.ts";
 import { reach } from "./reach.ts";
 import type { RefreshTokens } from "./refresh-tokens.ts";
-import type { Device, EndedBy, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type {
+  Device,
+  EndedBy,
+  Inserted,
+  SessionLimit,
+  SessionRecord,
+  SessionStore,
+  Stored,
+} from "./store.ts";
 
 /** What a new session is given. */
 export interface Creation {
@@ -16,8 +27,22 @@ export interface Creation {
   readonly data: JsonObject;
   readonly device: Device;
   readonly transport: TokenTransport;
+  /** Its own life; absent where the service's holds. */
+  readonly life?: SessionLife;
   /** The id of a session that the new one takes the place of. */
   readonly replaces: string | null;
+  /** The session that the new one comes from; absent where it begins with a sign-in of its own. */
+  readonly from?: Origin;
+}
+
+/** Where a session comes from that does not begin with a sign-in. */
+export interface Origin {
+  /** The id of a session that must be live. */
+  readonly session: string;
+  /** When its user proved who they are; null for now. */
+  readonly authTime: number | null;
+  /** When the new session ends in any case; null where only its own life counts. */
+  readonly endsBy: number | null;
 }
 
 /** A new session and its tokens. */
@@ -30,7 +55,11 @@ export interface Created {
 
 /** How sessions begin and end. Rejects with SessionError, but for misuse. */
 export interface Lifecycle {
-  /** @throws TypeError when its tokens would not fit their transport; then nothing was stored */
+  /**
+   * @throws TypeError when its tokens would not fit their transport; then nothing was stored
+   * @throws SessionError `forbidden` when its user has as many as are allowed; `unauthorized` when
+   * the session it comes from is over
+   */
   create(creation: Creation): Promise<Created>;
   /** Ends a session; resolves to whether this call did. Known in this process when it resolves. */
   revoke(id: string, endedBy: EndedBy): Promise<boolean>;
@@ -42,6 +71,8 @@ export interface LifecycleOptions extends AccessTokenOptions {
   readonly secrets: SecretRing;
   readonly feed: Feed;
   readonly refreshTokens: RefreshTokens;
+  /** How many sessions a user may have; null for any number. */
+  readonly limit: SessionLimit | null;
   readonly emit: SessionEventListener;
   readonly mintAccess: (stored: Stored<SessionRecord>) => Promise<AccessToken>;
 }
@@ -54,35 +85,74 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
 }
 
 async function create(options: LifecycleOptions, creation: Creation): Promise<Created> {
-  const { store, secrets, lifetimes, emit } = options;
   assertTokenFits(options, creation);
-  const stored = await reach(
-    store.insert({
-      ...creation,
-      id: randomId(16),
-      salt: randomId(32),
-      secretId: secrets.current.id,
-      idle: lifetimes.idle,
-      absolute: lifetimes.absolute,
-    }),
-  );
-  const { record, now, replaced } = stored;
-  const { replaces } = creation;
-  if (replaces !== null) {
-    options.feed.apply({ kind: "revoked", session: replaces, endedBy: "replaced", at: now });
-  }
-  if (replaces !== null && replaced) {
-    emit({ type: "revoked", session: replaces, endedBy: "replaced" });
-  }
+  const stored = await insert(options, creation);
+  announceEnds(options, creation, stored);
+  const { record, now } = stored;
   try {
     const access = await options.mintAccess(stored);
     const refreshToken = await options.refreshTokens.mint(record);
-    emit({ type: "created", session: record.id, userId: record.userId });
+    options.emit({ type: "created", session: record.id, userId: record.userId });
     return { record, now, access, refreshToken };
   } catch (error) {
     // Nobody will ever hold its tokens: do not leave it behind.
-    await store.revoke(record.id, "revoked").catch(() => {});
+    await options.store.revoke(record.id, "revoked").catch(() => {});
     throw error;
+  }
+}
+
+type Kept = Extract<Inserted, { readonly record: SessionRecord }>;
+
+async function insert(options: LifecycleOptions, creation: Creation): Promise<Kept> {
+  const { life, from, ...given } = creation;
+  const { lifetimes } = options;
+  const inserted = await reach(
+    options.store.insert({
+      ...given,
+      id: randomId(16),
+      salt: randomId(32),
+      secretId: options.secrets.current.id,
+      idle: life?.idleLife ?? lifetimes.idle,
+      absolute: life?.absolute ?? lifetimes.absolute,
+      accessLife: life?.accessLife ?? null,
+      idleLife: life?.idleLife ?? null,
+      endsBy: from?.endsBy ?? null,
+      authTime: from?.authTime ?? null,
+      requires: from?.session ?? null,
+      limit: options.limit,
+    }),
+  );
+  if (inserted.record !== undefined) {
+    return inserted;
+  }
+  if (inserted.refused === "notLive" && from !== undefined) {
+    liveOf(from.session, await reach(options.store.load(from.session)));
+    throw unavailable("an agreement on the session this one comes from");
+  }
+  throw tooMany(options.limit);
+}
+
+function tooMany(limit: SessionLimit | null): SessionError {
+  return new SessionError("forbidden", "SESSION_LIMIT", {
+    message: `the user has ${limit?.max} sessions already; end one of them first`,
+  });
+}
+
+/** Makes known what a new session ended. */
+function announceEnds({ feed, emit }: LifecycleOptions, { replaces }: Creation, kept: Kept): void {
+  const { replaced, evicted, now: at } = kept;
+  const announce = (session: string, endedBy: EndedBy, byThis: boolean): void => {
+    feed.apply({ kind: "revoked", session, endedBy, at });
+    if (byThis) {
+      emit({ type: "revoked", session, endedBy });
+    }
+  };
+  if (replaces !== null) {
+    // Its own end counts, also where something else had ended it before.
+    announce(replaces, "replaced", replaced);
+  }
+  for (const session of evicted) {
+    announce(session, "evicted", true);
   }
 }
 

@@ -1,4 +1,4 @@
-import { type Duration, durationMs } from "../duration.ts";
+import { type Duration, type DurationBounds, durationMs } from "../duration.ts";
 
 /** How long things live. */
 export interface LifetimeOptions {
@@ -33,6 +33,43 @@ export interface Lifetimes {
 
 /** The longest any access token may live, in milliseconds. */
 export const maxAccessLife = 3_600_000;
+
+/** A shorter life for one session; each default is the service's. */
+export interface OwnLifetimes {
+  /** An access token. At most the service's, more than twice `refresh.overlap`. */
+  readonly access?: Duration;
+  /** The session without a refresh. At most the service's, at least `access`. */
+  readonly idle?: Duration;
+  /** The session in any case. At most the service's, at least `access`. */
+  readonly absolute?: Duration;
+}
+
+/** The life of one session, in milliseconds; null where the service's holds. */
+export interface SessionLife {
+  readonly accessLife: number | null;
+  readonly idleLife: number | null;
+  /** The service's where the session has none of its own. */
+  readonly absolute: number;
+}
+
+/**
+ * Resolves and checks the life of one session.
+ * @throws TypeError when a span is longer than the service's, or too short
+ */
+export function readOwnLifetimes(lifetimes: Lifetimes, own: OwnLifetimes): SessionLife {
+  const min = 2 * lifetimes.overlap + 1;
+  const read = (name: keyof OwnLifetimes, bounds: DurationBounds): number | null => {
+    const value = own[name];
+    return value === undefined ? null : durationMs(`lifetimes.${name}`, value, bounds);
+  };
+  const accessLife = read("access", { min: Math.max(2_000, min), max: lifetimes.access });
+  const access = accessLife ?? lifetimes.access;
+  return {
+    accessLife,
+    idleLife: read("idle", { min: access, max: lifetimes.idle }),
+    absolute: read("absolute", { min: access, max: lifetimes.absolute }) ?? lifetimes.absolute,
+  };
+}
 
 /**
  * Resolves and checks the options.

@@ -9,7 +9,7 @@ import { reach } from "./reach.ts";
 import { decideRefresh, type RefreshRule } from "./refresh-rule.ts";
 import type { ParsedRefreshToken } from "./refresh-token.ts";
 import type { PresentedRefreshToken, ProvenRefreshToken, RefreshTokens } from "./refresh-tokens.ts";
-import type { Change, RefreshWrite, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { RefreshWrite, RevokedChange, SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /** The answer of a refresh. */
 export interface Refreshed {
@@ -30,7 +30,7 @@ export interface RefresherOptions {
   readonly emit: SessionEventListener;
   readonly mintAccess: (stored: Stored<SessionRecord>) => Promise<AccessToken>;
   /** Makes a revocation known in this process at once. */
-  readonly announce: (change: Change) => void;
+  readonly announce: (change: RevokedChange) => void;
   /** Whether this process knows the session to be revoked. */
   readonly isRevoked: (session: string) => boolean;
   /** For the model check alone, which shows that each part of the rule is needed. */
@@ -76,6 +76,7 @@ async function carryOut(
     case "revoked":
       throw endedError({ session: record.id, endedBy: decision.endedBy, at: decision.at }, now);
     case "expired":
+      options.emit({ type: "expired", session: record.id, userId: record.userId });
       throw expiredError(record.id);
     case "theft":
       assertInTime(options, arrived);
@@ -108,7 +109,7 @@ async function answer(
   write: KindOf<RefreshWrite>,
 ): Promise<Refreshed | undefined> {
   const { id, generation } = proven.record;
-  const { idle } = options.lifetimes;
+  const idle = Math.min(options.lifetimes.idle, proven.record.idleLife ?? Infinity);
   const { record, now } = await reach(
     options.store.refresh({ ...write, id, generation, idle } as RefreshWrite),
   );
@@ -153,7 +154,7 @@ function assertInTime({ clock, lifetimes }: RefresherOptions, arrived: number): 
 async function punish(options: RefresherOptions, proven: ProvenRefreshToken): Promise<never> {
   const { id: session, userId, generation } = proven.record;
   const { record, revoked, now } = await reach(options.store.revoke(session, "theft"));
-  const change: Change = {
+  const change: RevokedChange = {
     kind: "revoked",
     session,
     // A sign-out may have been faster.

@@ -17,7 +17,7 @@ export interface RestoreOptions {
 export async function restoreStore({ store, revocations, keys }: RestoreOptions): Promise<void> {
   await keys.open();
   // One after the other: a store that has just come back has enough to do.
-  for (const { session, endedBy } of [...revocations.all()]) {
-    await store.revoke(session, endedBy);
+  for (const change of [...revocations.all()]) {
+    await store.revoke(change.session, change.endedBy);
   }
 }

@@ -1,5 +1,6 @@
 import type { Clock } from "../clock.ts";
-import type { Change } from "./store.ts";
+import { type RevocationListener, RevocationListeners } from "./revocation-listeners.ts";
+import type { Change, RevokedChange } from "./store.ts";
 
 /** The sessions whose access tokens may still be alive although the session is not. */
 export interface Revocations {
@@ -8,7 +9,14 @@ export interface Revocations {
    * by a sign-out or by being replaced, is noted also where something else had ended it before.
    */
   apply(change: Change): void;
-  get(session: string): Change | undefined;
+  get(session: string): RevokedChange | undefined;
+  /**
+   * Calls `listener` once, when the session has ended; at once where it has already. What the
+   * listener throws is ignored.
+   *
+   * @returns a function that stops it
+   */
+  watch(session: string, listener: RevocationListener): () => void;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -19,7 +27,9 @@ export interface Revocations {
   /** Tells whether entries may be missing, because the store has lost changes. */
   doubt(doubted: boolean): void;
   readonly size: number;
-  all(): Iterable<Change>;
+  /** How many listeners wait. */
+  readonly watching: number;
+  all(): Iterable<RevokedChange>;
 }
 
 /** What revocations are made of. */
@@ -34,7 +44,7 @@ export interface RevocationsOptions {
 }
 
 interface Entry {
-  readonly change: Change;
+  readonly change: RevokedChange;
   /** Monotonic milliseconds: a wall clock that jumps must not make a revoked token good again. */
   readonly forgetAt: number;
 }
@@ -43,9 +53,13 @@ interface Entry {
 export function createRevocations(options: RevocationsOptions): Revocations {
   const { clock, window, onEnd, limit = 2_000_000 } = options;
   const entries = new Map<string, Entry>();
+  const listeners = new RevocationListeners();
   let doubted = false;
   return {
     apply(change) {
+      if (change.kind !== "revoked") {
+        return;
+      }
       const known = entries.get(change.session)?.change;
       if (known === undefined || (isOwnEnd(change) && !isOwnEnd(known))) {
         // Anew, so that the first to be forgotten stays first.
@@ -53,17 +67,12 @@ export function createRevocations(options: RevocationsOptions): Revocations {
         entries.set(change.session, { change, forgetAt: clock.monotonic() + window });
         onEnd?.(change.session);
       }
+      // Last, because they look the session up.
+      listeners.tell(change);
     },
     get: (session) => entries.get(session)?.change,
-    prune() {
-      const now = clock.monotonic();
-      for (const [session, { forgetAt }] of entries) {
-        if (forgetAt > now) {
-          break;
-        }
-        entries.delete(session);
-      }
-    },
+    watch: (session, listener) => listeners.add(session, listener, entries.get(session)?.change),
+    prune: () => forget(entries, clock.monotonic()),
     get unsure() {
       return doubted || entries.size > limit;
     },
@@ -78,9 +87,21 @@ export function createRevocations(options: RevocationsOptions): Revocations {
     get size() {
       return entries.size;
     },
+    get watching() {
+      return listeners.size;
+    },
   };
 }
 
-function isOwnEnd({ endedBy }: Change): boolean {
+function forget(entries: Map<string, Entry>, now: number): void {
+  for (const [session, { forgetAt }] of entries) {
+    if (forgetAt > now) {
+      break;
+    }
+    entries.delete(session);
+  }
+}
+
+function isOwnEnd({ endedBy }: RevokedChange): boolean {
   return endedBy === "signOut" || endedBy === "replaced";
 }

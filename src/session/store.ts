@@ -32,6 +32,10 @@ export interface SessionRecord {
   readonly authTime: number;
   readonly idleExpiresAt: number;
   readonly expiresAt: number;
+  /** Milliseconds an access token of this session lives at most; null where the service's span holds. */
+  readonly accessLife: number | null;
+  /** Milliseconds this session lives without a refresh at most; null where the service's span holds. */
+  readonly idleLife: number | null;
   readonly claims: JsonObject;
   readonly claimsVersion: number;
   /** Private to the service. */
@@ -60,9 +64,80 @@ export interface NewSession {
   readonly idle: number;
   /** Milliseconds after which the session ends in any case. */
   readonly absolute: number;
+  /** When the session ends in any case, if that is before `absolute` is over; null where only that counts. */
+  readonly endsBy: number | null;
+  /** Kept as they are; see `SessionRecord`. */
+  readonly accessLife: number | null;
+  readonly idleLife: number | null;
+  /** When the user last proved who they are; null for now. */
+  readonly authTime: number | null;
   /** A session that ends, by `replaced`, in the transaction that inserts this one. */
   readonly replaces: string | null;
+  /** A session that must be live in the transaction that inserts this one; null where none must. */
+  readonly requires: string | null;
+  /** How many live sessions the user may have, this one included; null for any number. */
+  readonly limit: SessionLimit | null;
 }
+
+/** What happens to the session that would be one too many of its user's. */
+export interface SessionLimit {
+  /** At least 1. `replaces` does not count, for it ends first. */
+  readonly max: number;
+  /** `reject`: it is not inserted. `evict`: the oldest by `createdAt` end by `evicted`, as many as it takes. */
+  readonly overflow: "reject" | "evict";
+}
+
+/** The answer of an `insert`. */
+export type Inserted =
+  | (Stored<SessionRecord> & {
+      /** Whether this call ended the session that was to be replaced. */
+      readonly replaced: boolean;
+      /** The sessions that this call evicted. */
+      readonly evicted: readonly string[];
+    })
+  | {
+      /** Nothing was inserted, and nothing changed. */
+      readonly record: undefined;
+      readonly now: number;
+      /** The limit is reached, or the session that had to be live is not. */
+      readonly refused: "limit" | "notLive";
+    };
+
+/** Other claims, private data or another label, for one session. */
+export interface SessionUpdate {
+  readonly id: string;
+  /** Holds only while the record still has this `version`, is not revoked, and is before both its ends. */
+  readonly version: number;
+  /** The new claims, whole: raises `claimsVersion`, with an entry in the change log. Absent: as they are. */
+  readonly claims?: JsonObject;
+  /** The new private data, whole. Absent: as it is. */
+  readonly data?: JsonObject;
+  /** Absent: as it is. */
+  readonly device?: Device;
+}
+
+/** Whose sessions: a user's, a tenant's, or a user's within a tenant. At least one is not null. */
+export interface SessionOwner {
+  readonly userId: string | null;
+  readonly tenantId: string | null;
+}
+
+/** A page of a list. */
+export interface SessionPage {
+  /** Live sessions, the newest by `createdAt` first; equal times by id, descending. */
+  readonly records: readonly SessionRecord[];
+  readonly now: number;
+  /** Where the next page begins; opaque. Absent after the last. */
+  readonly cursor?: string;
+}
+
+/** Which sessions a `revokeAll` ends. */
+export type RevokeScope =
+  | { readonly ids: readonly string[] }
+  | (SessionOwner & {
+      /** One session that stays; null for none. */
+      readonly except: string | null;
+    });
 
 /**
  * The one write of a refresh. Each kind holds only while the record still has `generation`, is not
@@ -103,10 +178,22 @@ export interface Stored<T> {
 }
 
 /** An entry of the change log. */
-export interface Change {
+export type Change = RevokedChange | ClaimsChange;
+
+/** A session ended. */
+export interface RevokedChange {
   readonly kind: "revoked";
   readonly session: string;
   readonly endedBy: EndedBy;
+  /** When, by the store's clock. */
+  readonly at: number;
+}
+
+/** A session has other claims: access tokens of a lower `claimsVersion` say what is no longer so. */
+export interface ClaimsChange {
+  readonly kind: "claims";
+  readonly session: string;
+  readonly claimsVersion: number;
   /** When, by the store's clock. */
   readonly at: number;
 }
@@ -178,10 +265,14 @@ export interface SessionStore {
 
   /**
    * Adds a session with generation 0 (unconfirmed, `rotatedAt` now), claims version 0 and version 0.
-   * `replaces` is revoked, with its entry in the change log, in the same transaction; it may be absent
-   * or ended, and `replaced` tells whether this call ended it. Rejects when the id is taken.
+   * In the same transaction, each with its entry in the change log: `replaces` is revoked, if it is
+   * there and had not ended, and so is whatever `limit` evicts. One of `requires` and `replaces` may
+   * name the same session: it must be live before it is replaced. Rejects when the id is taken.
+   *
+   * Whichever of this and a `revokeAll` that covers its user or tenant comes first, no session is
+   * left over: either it is seen and ended, or it began after.
    */
-  insert(session: NewSession): Promise<Stored<SessionRecord> & { readonly replaced: boolean }>;
+  insert(session: NewSession): Promise<Inserted>;
 
   /** Reads a session; `record` is undefined when there is none. */
   load(id: string): Promise<Stored<SessionRecord | undefined>>;
@@ -204,6 +295,25 @@ export interface SessionStore {
     id: string,
     endedBy: EndedBy,
   ): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }>;
+
+  /**
+   * Ends sessions and appends an entry for each to the change log, in one transaction; see `insert`
+   * for what that means to sessions that begin meanwhile. Of `ids` at most 1000. `revoked`: those
+   * that this call ended.
+   */
+  revokeAll(
+    scope: RevokeScope,
+    endedBy: EndedBy,
+  ): Promise<{ readonly revoked: readonly string[]; readonly now: number }>;
+
+  /** Updates a session; `record` is undefined when its condition does not hold, and nothing changed. */
+  update(change: SessionUpdate): Promise<Stored<SessionRecord | undefined>>;
+
+  /** Lists live sessions, `limit` a page, from a cursor of the same owner on, or from the first. */
+  list(
+    owner: SessionOwner,
+    page: { readonly cursor: string | undefined; readonly limit: number },
+  ): Promise<SessionPage>;
 
   /**
    * Reads the change log from a cursor on, oldest first. Without a cursor: every entry that is no

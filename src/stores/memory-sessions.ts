@@ -1,25 +1,28 @@
-import type { NewSession, RefreshWrite, SessionRecord } from "../session/store.ts";
+import type { NewSession, RefreshWrite, SessionRecord, SessionUpdate } from "../session/store.ts";
+import { addToOwners, type MemoryOwners, removeFromOwners } from "./memory-owners.ts";
 import { keepEnded } from "./retention.ts";
 
 /** The sessions of a memory store. Every function runs to its end in one go: that makes it atomic. */
 export interface MemorySessions {
   readonly byId: Map<string, SessionRecord>;
+  readonly byOwner: MemoryOwners;
   /** Where the walk that drops old sessions goes on. */
   walk: MapIterator<SessionRecord> | undefined;
 }
 
 /** The record of a session that begins now; it is not kept yet. */
 export function beginSession(session: NewSession, now: number): SessionRecord {
-  const { idle, absolute, replaces: _replaces, ...given } = session;
+  const { idle, absolute, endsBy, replaces: _p, requires: _q, limit: _l, ...given } = session;
+  const expiresAt = Math.min(now + absolute, endsBy ?? Infinity);
   return {
     ...jsonCopy(given),
     generation: 0,
     confirmedAt: null,
     rotatedAt: now,
     createdAt: now,
-    authTime: now,
-    idleExpiresAt: now + Math.min(idle, absolute),
-    expiresAt: now + absolute,
+    authTime: given.authTime ?? now,
+    idleExpiresAt: Math.min(now + idle, expiresAt),
+    expiresAt,
     claimsVersion: 0,
     version: 0,
     lastSeenAt: now,
@@ -31,7 +34,13 @@ export function beginSession(session: NewSession, now: number): SessionRecord {
 /** Keeps a record and returns it frozen, so that no reader can change what is kept. */
 export function keepSession(sessions: MemorySessions, record: SessionRecord): SessionRecord {
   sessions.byId.set(record.id, Object.freeze(record));
+  addToOwners(sessions.byOwner, record);
   return record;
+}
+
+/** Whether a session has neither been ended nor expired. */
+export function isLive(record: SessionRecord, now: number): boolean {
+  return record.revokedAt === null && record.idleExpiresAt > now && record.expiresAt > now;
 }
 
 /** Writes a refresh; undefined when its condition does not hold. */
@@ -41,13 +50,7 @@ export function refreshSession(
   now: number,
 ): SessionRecord | undefined {
   const old = sessions.byId.get(asked.id);
-  if (
-    old === undefined ||
-    old.generation !== asked.generation ||
-    old.revokedAt !== null ||
-    old.idleExpiresAt <= now ||
-    old.expiresAt <= now
-  ) {
+  if (old === undefined || old.generation !== asked.generation || !isLive(old, now)) {
     return undefined;
   }
   return keepSession(sessions, {
@@ -55,6 +58,27 @@ export function refreshSession(
     ...refreshed(old, asked, now),
     lastSeenAt: now,
     idleExpiresAt: Math.min(now + asked.idle, old.expiresAt),
+  });
+}
+
+/** Writes an update; undefined when its condition does not hold. */
+export function updateSession(
+  sessions: MemorySessions,
+  { id, version, ...given }: SessionUpdate,
+  now: number,
+): SessionRecord | undefined {
+  const old = sessions.byId.get(id);
+  if (old === undefined || old.version !== version || !isLive(old, now)) {
+    return undefined;
+  }
+  const { claims, data, device } = jsonCopy(given);
+  return keepSession(sessions, {
+    ...old,
+    claims: claims ?? old.claims,
+    claimsVersion: old.claimsVersion + (claims ? 1 : 0),
+    data: data ?? old.data,
+    version: version + (claims || data ? 1 : 0),
+    device: device ?? old.device,
   });
 }
 
@@ -99,6 +123,7 @@ export function pruneSessions(sessions: MemorySessions, limit: number, now: numb
       now - keepEnded
     ) {
       byId.delete(record.id);
+      removeFromOwners(sessions.byOwner, record);
       dropped++;
     }
   }

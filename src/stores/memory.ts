@@ -1,25 +1,37 @@
 import type { Clock } from "../clock.ts";
 import type {
-  Change,
-  Changes,
   EndedBy,
+  Inserted,
   NewSession,
+  RevokeScope,
+  SessionOwner,
+  SessionPage,
   SessionRecord,
   SessionStore,
+  SessionUpdate,
   Stored,
   StoredSigningKey,
 } from "../session/store.ts";
-import { formatCursor, parseCursor } from "./change-cursor.ts";
+import { cutPage, isAfter, newestFirst, parseListCursor } from "./list-order.ts";
+import {
+  appendChange,
+  createChanges,
+  type MemoryChanges,
+  pruneChanges,
+  readChanges,
+} from "./memory-changes.ts";
+import { ownedBy } from "./memory-owners.ts";
 import {
   beginSession,
   confirmSession,
+  isLive,
   keepSession,
   type MemorySessions,
   pruneSessions,
   refreshSession,
+  updateSession,
 } from "./memory-sessions.ts";
-import { keepChanges } from "./retention.ts";
-import { createWakes, type Wakes } from "./wakes.ts";
+import { evictedBy } from "./session-limit.ts";
 
 /**
  * Sessions in the memory of this process: for tests, demos and single servers whose users may be
@@ -33,12 +45,10 @@ import { createWakes, type Wakes } from "./wakes.ts";
 export function memoryStore(): SessionStore {
   const memory: Memory = {
     clock: undefined,
-    sessions: { byId: new Map(), walk: undefined },
-    changes: [],
-    lastChange: 0,
+    sessions: { byId: new Map(), byOwner: new Map(), walk: undefined },
+    changes: createChanges(),
     keys: new Map(),
     leases: new Map(),
-    wakes: createWakes(),
   };
   const secret = crypto.getRandomValues(new Uint8Array(32));
   return {
@@ -57,12 +67,13 @@ export function memoryStore(): SessionStore {
     confirm: async (id, generation, settle) =>
       confirmSession(memory.sessions, { id, generation, settle }, timeOf(memory)),
     revoke: async (id, endedBy) => revoke(memory, id, endedBy),
-    changes: async (cursor, window) => changes(memory, cursor, window),
-    onChange: (wake) => memory.wakes.add(wake),
-    signingKeys: async () => ({
-      now: timeOf(memory),
-      keys: [...memory.keys.values()].sort((a, b) => a.slot - b.slot),
-    }),
+    revokeAll: async (scope, endedBy) => revokeAll(memory, scope, endedBy),
+    update: async (change) => update(memory, change),
+    list: async (owner, page) => list(memory, owner, page),
+    changes: async (cursor, window) =>
+      readChanges(memory.changes, { cursor, window }, timeOf(memory)),
+    onChange: (wake) => memory.changes.wakes.add(wake),
+    signingKeys: async () => signingKeys(memory),
     addSigningKey: async (key) => addSigningKey(memory, key),
     removeSigningKeysBelow: async (slot) => removeSigningKeysBelow(memory, slot),
     prune: async (limit) => prune(memory, limit),
@@ -73,11 +84,9 @@ export function memoryStore(): SessionStore {
 interface Memory {
   clock: Clock | undefined;
   readonly sessions: MemorySessions;
-  readonly changes: { readonly number: number; readonly change: Change }[];
-  lastChange: number;
+  readonly changes: MemoryChanges;
   readonly keys: Map<number, StoredSigningKey>;
   readonly leases: Map<string, { readonly holder: string; readonly until: number }>;
-  readonly wakes: Wakes;
 }
 
 function timeOf(memory: Memory): number {
@@ -87,19 +96,40 @@ function timeOf(memory: Memory): number {
   return memory.clock.now();
 }
 
-function insert(
-  memory: Memory,
-  session: NewSession,
-): Stored<SessionRecord> & { readonly replaced: boolean } {
+function insert(memory: Memory, session: NewSession): Inserted {
   const now = timeOf(memory);
-  if (memory.sessions.byId.has(session.id)) {
+  const { byId } = memory.sessions;
+  if (byId.has(session.id)) {
     throw new Error("memoryStore: the session id is taken");
+  }
+  const required = session.requires === null ? undefined : byId.get(session.requires);
+  if (session.requires !== null && !(required && isLive(required, now))) {
+    return { record: undefined, now, refused: "notLive" };
+  }
+  const evicted = evictedBy(session.limit, othersOf(memory, session, now));
+  if (evicted === undefined) {
+    return { record: undefined, now, refused: "limit" };
   }
   // First, because it throws on claims that are no JSON, and then nothing may have changed.
   const record = beginSession(session, now);
   const { replaces } = session;
   const replaced = replaces !== null && revoke(memory, replaces, "replaced").revoked;
-  return { record: keepSession(memory.sessions, record), now, replaced };
+  for (const id of evicted) {
+    revoke(memory, id, "evicted");
+  }
+  return { record: keepSession(memory.sessions, record), now, replaced, evicted };
+}
+
+/** The sessions that count for a new one's limit, the oldest first. */
+function othersOf(memory: Memory, session: NewSession, now: number): SessionRecord[] {
+  if (session.limit === null) {
+    return [];
+  }
+  const owner = { userId: session.userId, tenantId: null };
+  return ownedBy(memory.sessions, owner)
+    .filter((record) => record.id !== session.replaces && isLive(record, now))
+    .sort(newestFirst)
+    .reverse();
 }
 
 function revoke(memory: Memory, id: string, endedBy: EndedBy) {
@@ -109,21 +139,47 @@ function revoke(memory: Memory, id: string, endedBy: EndedBy) {
     return { record: old, now, revoked: false };
   }
   const record = keepSession(memory.sessions, { ...old, revokedAt: now, endedBy });
-  memory.lastChange += 1;
-  const change: Change = Object.freeze({ kind: "revoked", session: id, endedBy, at: now });
-  memory.changes.push({ number: memory.lastChange, change });
-  memory.wakes.call();
+  appendChange(memory.changes, { kind: "revoked", session: id, endedBy, at: now });
   return { record, now, revoked: true };
 }
 
-function changes(memory: Memory, cursor: string | undefined, window: number): Changes {
+function revokeAll(memory: Memory, scope: RevokeScope, endedBy: EndedBy) {
   const now = timeOf(memory);
-  const seen = cursor === undefined ? 0 : parseCursor("memoryStore", cursor);
-  const wanted = memory.changes.filter(({ number, change }) =>
-    cursor === undefined ? change.at >= now - window : number > seen,
-  );
-  const entries = wanted.map(({ change }) => change);
-  return { entries, cursor: formatCursor(memory.lastChange), now };
+  const ids =
+    "ids" in scope
+      ? scope.ids
+      : ownedBy(memory.sessions, scope)
+          .map(({ id }) => id)
+          .filter((id) => id !== scope.except);
+  return { revoked: ids.filter((id) => revoke(memory, id, endedBy).revoked), now };
+}
+
+function update(memory: Memory, change: SessionUpdate): Stored<SessionRecord | undefined> {
+  const now = timeOf(memory);
+  const record = updateSession(memory.sessions, change, now);
+  if (record !== undefined && change.claims !== undefined) {
+    const { id: session, claimsVersion } = record;
+    appendChange(memory.changes, { kind: "claims", session, claimsVersion, at: now });
+  }
+  return { record, now };
+}
+
+function list(
+  memory: Memory,
+  owner: SessionOwner,
+  { cursor, limit }: { readonly cursor: string | undefined; readonly limit: number },
+): SessionPage {
+  const now = timeOf(memory);
+  const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
+  const found = ownedBy(memory.sessions, owner)
+    .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
+    .sort(newestFirst);
+  return { ...cutPage(found, limit), now };
+}
+
+function signingKeys(memory: Memory) {
+  const keys = [...memory.keys.values()].sort((a, b) => a.slot - b.slot);
+  return { keys, now: timeOf(memory) };
 }
 
 function addSigningKey(memory: Memory, key: Omit<StoredSigningKey, "createdAt">): boolean {
@@ -145,10 +201,7 @@ function removeSigningKeysBelow(memory: Memory, slot: number): void {
 
 function prune(memory: Memory, limit: number): number {
   const now = timeOf(memory);
-  const fresh = memory.changes.findIndex(({ change }) => change.at >= now - keepChanges);
-  const old = fresh < 0 ? memory.changes.length : fresh;
-  const { length } = memory.changes.splice(0, Math.min(old, limit));
-  return length + pruneSessions(memory.sessions, limit, now);
+  return pruneChanges(memory.changes, limit, now) + pruneSessions(memory.sessions, limit, now);
 }
 
 function lease(

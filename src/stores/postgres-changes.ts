@@ -1,7 +1,7 @@
 import { type RawBuilder, sql } from "kysely";
 import type { Changes } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
-import { type ChangesRead, toChange } from "./sql-changes.ts";
+import { type ChangesRead, changeColumns, toChange } from "./sql-changes.ts";
 import type { SqlDatabase } from "./sql-schema.ts";
 
 /**
@@ -35,13 +35,7 @@ async function readEntries(database: SqlDatabase, wanted: RawBuilder<boolean>): 
   const rows = await database.db
     .selectFrom(sql<{ oldest: string }>`(select ${oldestTransaction} as oldest)`.as("moment"))
     .leftJoin("rpcsession_changes as change", (join) => join.on(wanted))
-    .select([
-      database.now().as("store_now"),
-      "moment.oldest",
-      "change.session",
-      "change.ended_by",
-      "change.at",
-    ])
+    .select([database.now().as("store_now"), "moment.oldest", ...changeColumns])
     .orderBy("change.number")
     .execute();
   return {

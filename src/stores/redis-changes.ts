@@ -29,9 +29,8 @@ export async function readRedisChanges(
   for (;;) {
     const args = [...parseCursor(seen), window, randomId(16), pageSize];
     const [now, full, lineage, replid, last, lostAt, ...found] = await run("changes", keys, args);
-    for (let index = 0; index < found.length; index += 3) {
-      const [session = "", endedBy, at] = found.slice(index, index + 3);
-      entries.push({ kind: "revoked", session, endedBy: endedBy as EndedBy, at: Number(at) });
+    for (let index = 0; index < found.length; index += 4) {
+      entries.push(toChange(found.slice(index, index + 4)));
     }
     seen = `${lineage}.${replid}.${last}`;
     if (full === "") {
@@ -39,6 +38,13 @@ export async function readRedisChanges(
       return { entries, cursor: seen, now: Number(now), ...lost };
     }
   }
+}
+
+/** Of a session, the name and the value of the field that makes the kind, and the time. */
+function toChange([session = "", field, value = "", at]: readonly string[]): Change {
+  return field === "claimsVersion"
+    ? { kind: "claims", session, claimsVersion: Number(value), at: Number(at) }
+    : { kind: "revoked", session, endedBy: value as EndedBy, at: Number(at) };
 }
 
 function parseCursor(cursor: string | undefined): readonly string[] {

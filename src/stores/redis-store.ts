@@ -1,14 +1,19 @@
 import type {
+  Inserted,
   NewSession,
   RefreshWrite,
   SessionRecord,
   SessionStore,
+  SessionUpdate,
   Stored,
   StoredSigningKey,
 } from "../session/store.ts";
 import { readRedisChanges } from "./redis-changes.ts";
+import { type RedisKeys, redisKeys } from "./redis-keys.ts";
+import { finishRevoking, redisOwnerMethods } from "./redis-owners.ts";
+import { finishUpgrade, openRedis } from "./redis-schema.ts";
 import { type RedisClient, type RunRedisScript, redisScriptRunner } from "./redis-scripts.ts";
-import { toFields, toRecord } from "./redis-sessions.ts";
+import { optional, toFields, toJsonFields, toRecord } from "./redis-sessions.ts";
 import { createWakes, type Wakes } from "./wakes.ts";
 
 /** What a {@link redisSessionStore} is made of. */
@@ -19,22 +24,12 @@ export interface RedisSessionStoreOptions {
   readonly time: string;
 }
 
-/** The version of what is kept in Redis. */
-const schema = 1;
-
 /** See `redisStore`, which this is but for its clock. */
 export function redisSessionStore(
   client: RedisClient,
   { prefix, time }: RedisSessionStoreOptions,
 ): SessionStore {
-  const key = (name: string): string => `{${prefix}}:${name}`;
-  const keys: Keys = {
-    meta: key("meta"),
-    log: key("log"),
-    signing: key("keys"),
-    session: (id) => key(`session:${id}`),
-    lease: (name) => key(`lease:${name}`),
-  };
+  const keys = redisKeys(prefix);
   const wakes = createWakes();
   let opened: RunRedisScript | undefined;
   const run: RunRedisScript = async (...call) => {
@@ -43,78 +38,100 @@ export function redisSessionStore(
     }
     return opened(...call);
   };
+  const within: Within = { run, keys, wakes };
   return {
     name: "redisStore",
     async open({ clock }) {
       const opening = redisScriptRunner(client, clock, time);
-      checkServer(await opening("open", [keys.meta], [schema]));
+      await openRedis(opening, keys);
       opened ??= opening;
     },
     // The client is its owner's, and other engines may go on.
     async close() {},
-    ...sessionMethods({ run, keys, wakes }),
+    ...sessionMethods(within),
+    ...writeMethods(within),
+    ...redisOwnerMethods(within),
     ...signingKeyMethods(run, keys),
-    ...sweepMethods(run, keys),
+    ...sweepMethods(within),
     changes: (cursor, window) =>
       readRedisChanges(run, { keys: [keys.meta, keys.log], cursor, window }),
     onChange: (wake) => wakes.add(wake),
   };
 }
 
-/** The keys of a store in Redis. */
-interface Keys {
-  readonly meta: string;
-  readonly log: string;
-  readonly signing: string;
-  readonly session: (id: string) => string;
-  readonly lease: (name: string) => string;
-}
-
 interface Within {
   readonly run: RunRedisScript;
-  readonly keys: Keys;
+  readonly keys: RedisKeys;
   readonly wakes: Wakes;
 }
 
-function sessionMethods({
-  run,
-  keys: { meta, log, session },
-  wakes,
-}: Within): Pick<SessionStore, "insert" | "load" | "refresh" | "confirm" | "revoke"> {
+function sessionMethods({ run, keys }: Within): Pick<SessionStore, "load" | "refresh" | "confirm"> {
+  const keysOf = (id: string): string[] => [...keys.rows, keys.session(id)];
   return {
-    async insert(given) {
-      const replaced = given.replaces === null ? [] : [session(given.replaces)];
-      const all = [meta, log, session(given.id), ...replaced];
-      const { record, now, flag } = reply(await run("insert", all, insertArguments(given)));
-      if (record === undefined) {
-        throw new Error("redisStore: the session id is taken");
-      }
-      if (flag === "replaced") {
-        wakes.call();
-      }
-      return { record, now, replaced: flag === "replaced" };
-    },
-    load: async (id) => stored(await run("load", [meta, session(id)])),
+    load: async (id) => stored(await run("load", keysOf(id), [id])),
     refresh: async (write) =>
-      stored(await run("refresh", [meta, session(write.id)], refreshArguments(write))),
+      stored(await run("refresh", keysOf(write.id), refreshArguments(write))),
     async confirm(id, generation, settle) {
-      const [, flag] = await run("confirm", [meta, session(id)], [generation, settle]);
+      const [, flag] = await run("confirm", keysOf(id), [id, generation, settle]);
       return flag === "done";
     },
+  };
+}
+
+/** The methods that append to the change log. */
+function writeMethods(within: Within): Pick<SessionStore, "insert" | "revoke" | "update"> {
+  const { run, keys, wakes } = within;
+  return {
+    insert: (session) => insert(within, session),
     async revoke(id, endedBy) {
-      const answer = await run("revoke", [meta, log, session(id)], [id, endedBy]);
+      const answer = await run("revoke", [...keys.rows, keys.session(id)], [id, endedBy]);
       const { record, now, flag } = reply(answer);
       if (flag === "revoked") {
         wakes.call();
       }
       return { record, now, revoked: flag === "revoked" };
     },
+    async update(change) {
+      const all = [...keys.rows, keys.session(change.id)];
+      const updated = stored(await run("update", all, updateArguments(change)));
+      if (updated.record !== undefined && change.claims !== undefined) {
+        wakes.call();
+      }
+      return updated;
+    },
   };
+}
+
+async function insert({ run, keys, wakes }: Within, given: NewSession): Promise<Inserted> {
+  const named = [given.id, given.replaces, given.requires].filter((id) => id !== null);
+  const owners = [
+    keys.user(given.userId),
+    ...(given.tenantId === null ? [] : [keys.tenant(given.tenantId)]),
+  ];
+  const all = [...keys.rows, ...owners, ...named.map(keys.session)];
+  const [time, flag, count, ...rest] = await run("insert", all, insertArguments(given));
+  const now = Number(time);
+  if (flag === "taken") {
+    throw new Error("redisStore: the session id is taken");
+  }
+  if (flag === "limit" || flag === "notLive") {
+    return { record: undefined, now, refused: flag };
+  }
+  const evicted = rest.slice(0, Number(count));
+  const record = toRecord(rest.slice(Number(count)));
+  if (record === undefined) {
+    throw new Error("redisStore: the new session is not there; something else writes to its keys");
+  }
+  const replaced = flag === "replaced";
+  if (replaced || evicted.length > 0) {
+    wakes.call();
+  }
+  return { record, now, replaced, evicted };
 }
 
 function signingKeyMethods(
   run: RunRedisScript,
-  { meta, signing }: Keys,
+  { meta, signing }: RedisKeys,
 ): Pick<SessionStore, "signingKeys" | "addSigningKey" | "removeSigningKeysBelow"> {
   return {
     signingKeys: async () => toSigningKeys(await run("signingKeys", [meta, signing])),
@@ -128,51 +145,48 @@ function signingKeyMethods(
   };
 }
 
-function sweepMethods(
-  run: RunRedisScript,
-  { meta, log, lease }: Keys,
-): Pick<SessionStore, "prune" | "lease"> {
+function sweepMethods(within: Within): Pick<SessionStore, "prune" | "lease"> {
+  const { run, keys } = within;
   return {
     async prune(limit) {
-      const [, gone] = await run("prune", [meta, log], [limit]);
+      const [, gone] = await run("pruneLog", [keys.meta, keys.log], [limit]);
+      await finishRevoking(within);
+      await finishUpgrade(run, keys);
+      for (let more = "more"; more === "more"; ) {
+        [, more = ""] = await run("pruneIndexes", keys.rows, [limit]);
+      }
       return Number(gone);
     },
     async lease(name, holder, ttl) {
-      const [, flag] = await run("lease", [meta, lease(name)], [holder, ttl]);
+      const [, flag] = await run("lease", [keys.meta, keys.lease(name)], [holder, ttl]);
       return flag === "held";
     },
   };
 }
 
-/** @throws Error when sessions cannot be kept on this server, with what to change */
-function checkServer([policy, replicationId, found]: readonly string[]): void {
-  if (policy === "" || replicationId === "") {
-    throw new Error(
-      "redisStore: INFO does not tell maxmemory_policy and master_replid; allow INFO to the store's user (ACL SETUSER <user> +info), because a server that evicts sessions or fails over unnoticed cannot keep them",
-    );
-  }
-  if (policy !== "noeviction") {
-    throw new Error(
-      `redisStore: this server drops keys when its memory is full (maxmemory-policy ${policy}), revoked sessions and signing keys among them; set maxmemory-policy noeviction, or use a server of its own`,
-    );
-  }
-  if (Number(found) > schema) {
-    throw new Error(
-      `redisStore: these sessions were written by a newer rpc-session (schema ${found}, this version knows ${schema}); upgrade this server, too`,
-    );
-  }
-}
-
 function insertArguments(given: NewSession): (string | number)[] {
-  return [given.idle, given.absolute, given.replaces ?? "", ...toFields(given)];
+  const { id, userId, tenantId, replaces, requires, limit } = given;
+  return [
+    ...[id, userId, optional(tenantId), optional(replaces), optional(requires)],
+    ...[given.idle, given.absolute, given.endsBy ?? "", given.authTime ?? ""],
+    ...[limit?.max ?? "", limit?.overflow ?? ""],
+    ...toFields(given),
+  ];
 }
 
 function refreshArguments(write: RefreshWrite): (string | number)[] {
-  const { kind, generation, idle } = write;
+  const { id, kind, generation, idle } = write;
   const settle = kind === "keep" ? (write.settle ?? "") : "";
   const next = kind === "forward" ? write.to : generation + 1;
   const secretId = kind === "keep" ? "" : write.secretId;
-  return [kind, generation, idle, settle, next, secretId];
+  return [id, kind, generation, idle, settle, next, secretId];
+}
+
+function updateArguments(change: SessionUpdate): (string | number)[] {
+  const { id, version, claims, data, device } = change;
+  const raise = claims === undefined && data === undefined ? 0 : 1;
+  const flag = claims === undefined ? "" : "claims";
+  return [id, version, raise, flag, ...toJsonFields({ claims, data, device })];
 }
 
 function reply([now, flag, ...fields]: readonly string[]) {

@@ -1,21 +1,44 @@
 import { sql } from "kysely";
-import type { Change, Changes, EndedBy } from "../session/store.ts";
+import type { Change, Changes, EndedBy, RevokedChange, SessionRecord } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
 import type { SqlDatabase } from "./sql-schema.ts";
 
-/** Appends that a session ended. */
+/** Appends that sessions ended, however many: one statement, one parameter. */
 export async function appendRevoked(
-  database: SqlDatabase,
-  change: Omit<Change, "kind">,
+  { db, dialect }: SqlDatabase,
+  sessions: readonly string[],
+  { endedBy, at }: Pick<RevokedChange, "endedBy" | "at">,
 ): Promise<void> {
-  await database.db
+  const ids = sql`cast(${JSON.stringify(sessions)} as ${sql.raw(dialect === "postgres" ? "jsonb" : "text")})`;
+  await db
     .insertInto("rpcsession_changes")
-    .values({
-      kind: "revoked",
-      session: change.session,
-      ended_by: change.endedBy,
-      at: change.at,
-    })
+    .columns(["kind", "session", "ended_by", "at"])
+    .expression(
+      db
+        .selectFrom(
+          dialect === "postgres"
+            ? sql<{ value: string }>`jsonb_array_elements_text(${ids})`.as("one")
+            : sql<{ value: string }>`json_each(${ids})`.as("one"),
+        )
+        .select([
+          sql`'revoked'`.as("kind"),
+          "one.value",
+          sql`cast(${endedBy} as text)`.as("ended_by"),
+          sql`cast(${at} as bigint)`.as("at"),
+        ]),
+    )
+    .execute();
+}
+
+/** Appends that a session has other claims. */
+export async function appendClaims(
+  { db }: SqlDatabase,
+  { id, claimsVersion }: SessionRecord,
+  at: number,
+): Promise<void> {
+  await db
+    .insertInto("rpcsession_changes")
+    .values({ kind: "claims", session: id, claims_version: claimsVersion, at })
     .execute();
 }
 
@@ -51,9 +74,7 @@ export async function readNumberedChanges(
         .selectFrom("rpcsession_changes")
         .select(({ fn }) => fn.max("number").as("last"))
         .as("last"),
-      "change.session",
-      "change.ended_by",
-      "change.at",
+      ...changeColumns,
     ])
     .orderBy("change.number")
     .execute();
@@ -64,17 +85,31 @@ export async function readNumberedChanges(
   };
 }
 
+/** What {@link toChange} needs. */
+export const changeColumns = [
+  "change.kind",
+  "change.session",
+  "change.ended_by",
+  "change.claims_version",
+  "change.at",
+] as const;
+
 /** A row as an entry, or none where a join found none. */
 export function toChange(row: ChangeRow): Change[] {
-  if (row.session === null) {
+  const { kind, session } = row;
+  if (session === null) {
     return [];
   }
-  const endedBy = row.ended_by as EndedBy;
-  return [{ kind: "revoked", session: row.session, endedBy, at: Number(row.at) }];
+  const at = Number(row.at);
+  return kind === "claims"
+    ? [{ kind, session, claimsVersion: Number(row.claims_version), at }]
+    : [{ kind: "revoked", session, endedBy: row.ended_by as EndedBy, at }];
 }
 
 interface ChangeRow {
+  readonly kind: string | null;
   readonly session: string | null;
   readonly ended_by: string | null;
+  readonly claims_version: number | string | bigint | null;
   readonly at: number | string | bigint | null;
 }

@@ -1,12 +1,12 @@
 import { type Kysely, sql, type Transaction } from "kysely";
 import type { SqlDatabase, SqlDialect, SqlSchema } from "./sql-schema.ts";
-import { createLeases, createTables } from "./sql-tables.ts";
+import { addOwnersAndClaims, createLeases, createTables } from "./sql-tables.ts";
 
 /** A step from one version of the tables to the next, in a transaction of its own. */
 export type Migration = (db: Kysely<SqlSchema>, dialect: SqlDialect) => Promise<void>;
 
 /** The steps, from version 1 on. Append only: a step that was released never changes. */
-export const migrations: readonly Migration[] = [createTables, createLeases];
+export const migrations: readonly Migration[] = [createTables, createLeases, addOwnersAndClaims];
 
 /**
  * Brings the tables up to date. Each step is a transaction that begins by recording itself, so of

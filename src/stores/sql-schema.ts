@@ -1,6 +1,13 @@
-import type { ColumnType, Kysely, RawBuilder, Selectable } from "kysely";
+import { type ColumnType, type Kysely, type RawBuilder, type Selectable, sql } from "kysely";
 import type { JsonObject } from "../json.ts";
-import type { Device, EndedBy, SessionRecord, StoredSigningKey } from "../session/store.ts";
+import type {
+  Device,
+  EndedBy,
+  SessionOwner,
+  SessionRecord,
+  Stored,
+  StoredSigningKey,
+} from "../session/store.ts";
 import type { TokenTransport } from "../transport.ts";
 
 /** A 64-bit integer: drivers give it as number, string or bigint, so it is read through `Number()`. */
@@ -47,21 +54,58 @@ export function toSession(row: SessionRow): SessionRecord {
     salt: row.salt,
     secretId: row.secret_id,
     generation: Number(row.generation),
-    confirmedAt: row.confirmed_at === null ? null : Number(row.confirmed_at),
+    confirmedAt: toNumber(row.confirmed_at),
     rotatedAt: Number(row.rotated_at),
     createdAt: Number(row.created_at),
     authTime: Number(row.auth_time),
     idleExpiresAt: Number(row.idle_expires_at),
     expiresAt: Number(row.expires_at),
+    accessLife: toNumber(row.access_life),
+    idleLife: toNumber(row.idle_life),
     claims: JSON.parse(row.claims) as JsonObject,
     claimsVersion: Number(row.claims_version),
     data: JSON.parse(row.data) as JsonObject,
     version: Number(row.version),
     device: JSON.parse(row.device) as Device,
     lastSeenAt: Number(row.last_seen_at),
-    revokedAt: row.revoked_at === null ? null : Number(row.revoked_at),
+    revokedAt: toNumber(row.revoked_at),
     endedBy: row.ended_by as EndedBy | null,
   };
+}
+
+/** Reads a row that a statement gave with the store's time. */
+export function toStored(row: SessionRow & { readonly store_now: number }): Stored<SessionRecord> {
+  return { record: toSession(row), now: Number(row.store_now) };
+}
+
+/** The answer where there is no record. */
+export async function noRecord(database: SqlDatabase): Promise<Stored<undefined>> {
+  return { record: undefined, now: await timeOf(database) };
+}
+
+/** Whether a session has neither been ended nor expired. */
+export function isLive(now: RawBuilder<number>): RawBuilder<boolean> {
+  return sql<boolean>`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
+}
+
+/** Whether a session is an owner's. */
+export function ownedBy({ userId, tenantId }: SessionOwner): RawBuilder<boolean> {
+  const wanted = [
+    ...(userId === null ? [] : [sql`user_id = ${userId}`]),
+    ...(tenantId === null ? [] : [sql`tenant_id = ${tenantId}`]),
+  ];
+  // Never those of everybody.
+  return wanted.length === 0 ? sql<boolean>`1 = 0` : sql<boolean>`${sql.join(wanted, sql` and `)}`;
+}
+
+/** The id in the order of its bytes: PostgreSQL sorts by the rules of a language unless told so. */
+export function idByBytes(dialect: SqlDialect): RawBuilder<string> {
+  return dialect === "postgres" ? sql<string>`id collate "C"` : sql<string>`id`;
+}
+
+/** The smaller of two numbers, in every dialect. */
+export function smaller(a: RawBuilder<number>, b: RawBuilder<number>): RawBuilder<number> {
+  return sql<number>`case when ${a} < ${b} then ${a} else ${b} end`;
 }
 
 /** Reads a row as a signing key. */
@@ -95,6 +139,8 @@ interface SessionTable {
   auth_time: BigInteger;
   idle_expires_at: BigInteger;
   expires_at: BigInteger;
+  access_life: NullableBigInteger;
+  idle_life: NullableBigInteger;
   claims: string;
   claims_version: BigInteger;
   data: string;
@@ -112,7 +158,10 @@ interface ChangeTable {
   xid: ColumnType<string, never, never>;
   kind: string;
   session: string;
-  ended_by: string;
+  /** Of the kind "revoked". */
+  ended_by: ColumnType<string | null, string | undefined, never>;
+  /** Of the kind "claims". */
+  claims_version: NullableBigInteger;
   at: BigInteger;
 }
 
@@ -129,6 +178,10 @@ interface LeaseTable {
   name: string;
   holder: string;
   expires_at: BigInteger;
+}
+
+function toNumber(value: number | string | bigint | null): number | null {
+  return value === null ? null : Number(value);
 }
 
 type NullableBigInteger = ColumnType<

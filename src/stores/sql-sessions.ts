@@ -1,27 +1,8 @@
 import { type RawBuilder, sql } from "kysely";
-import type { EndedBy, NewSession, RefreshWrite, SessionRecord, Stored } from "../session/store.ts";
+import type { EndedBy, RefreshWrite, SessionRecord, Stored } from "../session/store.ts";
 import { appendRevoked } from "./sql-changes.ts";
-import { type SessionRow, type SqlDatabase, timeOf, toSession } from "./sql-schema.ts";
-
-// Transactions begin with a write: SQLite refuses, at once and for good, one that has read before
-// another connection wrote, and then wants to write.
-
-/** Adds a session; see `SessionStore.insert`. `replaced` tells whether another one ended. */
-export async function insertSession(
-  database: SqlDatabase,
-  session: NewSession,
-): Promise<Stored<SessionRecord> & { readonly replaced: boolean }> {
-  const { replaces } = session;
-  if (replaces === null) {
-    // One statement needs no transaction: that saves two round trips to the database.
-    return { ...(await insertRow(database, session)), replaced: false };
-  }
-  return database.db.transaction().execute(async (trx) => {
-    const within = { ...database, db: trx };
-    const replaced = await end(within, replaces, "replaced");
-    return { ...(await insertRow(within, session)), replaced: replaced !== undefined };
-  });
-}
+import { isLive, noRecord, type SqlDatabase, smaller, toStored } from "./sql-schema.ts";
+import { inTransaction } from "./sql-transaction.ts";
 
 /** Reads a session; see `SessionStore.load`. */
 export async function loadSession(
@@ -34,7 +15,7 @@ export async function loadSession(
     .selectAll()
     .select(database.now().as("store_now"))
     .executeTakeFirst();
-  return row === undefined ? none(database) : toStored(row);
+  return row === undefined ? noRecord(database) : toStored(row);
 }
 
 /** Writes a refresh; see `SessionStore.refresh`. */
@@ -43,23 +24,20 @@ export async function refreshSession(
   write: RefreshWrite,
 ): Promise<Stored<SessionRecord | undefined>> {
   const now = database.now();
-  const idleEnd = sql<number>`${now} + ${write.idle}`;
   const row = await database.db
     .updateTable("rpcsession_sessions")
     .set({
       ...refreshed(write, now),
       last_seen_at: now,
-      idle_expires_at: sql<number>`case when ${idleEnd} < expires_at then ${idleEnd} else expires_at end`,
+      idle_expires_at: smaller(sql<number>`${now} + ${write.idle}`, sql<number>`expires_at`),
     })
     .where("id", "=", write.id)
     .where("generation", "=", write.generation)
-    .where("revoked_at", "is", null)
-    .where("idle_expires_at", ">", now)
-    .where("expires_at", ">", now)
+    .where(isLive(now))
     .returningAll()
     .returning(now.as("store_now"))
     .executeTakeFirst();
-  return row === undefined ? none(database) : toStored(row);
+  return row === undefined ? noRecord(database) : toStored(row);
 }
 
 /** Confirms a generation; see `SessionStore.confirm`. */
@@ -99,50 +77,12 @@ export async function revokeSession(
   id: string,
   endedBy: EndedBy,
 ): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }> {
-  return database.db.transaction().execute(async (trx) => {
-    const within = { ...database, db: trx };
+  return inTransaction(database, async (within) => {
     const ended = await end(within, id, endedBy);
     return ended === undefined
       ? { ...(await loadSession(within, id)), revoked: false }
       : { ...ended, revoked: true };
   });
-}
-
-async function insertRow(
-  { db, now }: SqlDatabase,
-  session: NewSession,
-): Promise<Stored<SessionRecord>> {
-  const time = now();
-  const row = await db
-    .insertInto("rpcsession_sessions")
-    .values(newColumns(session, time))
-    .returningAll()
-    .returning(time.as("store_now"))
-    .executeTakeFirstOrThrow();
-  return toStored(row);
-}
-
-function newColumns(session: NewSession, now: RawBuilder<number>) {
-  return {
-    id: session.id,
-    user_id: session.userId,
-    tenant_id: session.tenantId,
-    transport: session.transport,
-    salt: session.salt,
-    secret_id: session.secretId,
-    generation: 0,
-    rotated_at: now,
-    created_at: now,
-    auth_time: now,
-    idle_expires_at: sql<number>`${now} + ${Math.min(session.idle, session.absolute)}`,
-    expires_at: sql<number>`${now} + ${session.absolute}`,
-    claims: JSON.stringify(session.claims),
-    claims_version: 0,
-    data: JSON.stringify(session.data),
-    version: 0,
-    device: JSON.stringify(session.device),
-    last_seen_at: now,
-  };
 }
 
 function refreshed(write: RefreshWrite, now: RawBuilder<number>) {
@@ -181,14 +121,6 @@ async function end(database: SqlDatabase, id: string, endedBy: EndedBy) {
   if (row === undefined) {
     return undefined;
   }
-  await appendRevoked(database, { session: id, endedBy, at: Number(row.revoked_at) });
+  await appendRevoked(database, [id], { endedBy, at: Number(row.revoked_at) });
   return toStored(row);
-}
-
-function toStored(row: SessionRow & { readonly store_now: number }): Stored<SessionRecord> {
-  return { record: toSession(row), now: Number(row.store_now) };
-}
-
-async function none(database: SqlDatabase): Promise<Stored<undefined>> {
-  return { record: undefined, now: await timeOf(database) };
 }

@@ -21,6 +21,26 @@ export async function createLeases({ schema }: Kysely<SqlSchema>): Promise<void>
     .execute();
 }
 
+/** Adds what the third version has more: lives of their own, other claims, and lists by owner. */
+export async function addOwnersAndClaims(
+  db: Kysely<SqlSchema>,
+  dialect: SqlDialect,
+): Promise<void> {
+  const { schema } = db;
+  // One column at a time: SQLite takes no more.
+  for (const column of ["access_life", "idle_life"]) {
+    await schema.alterTable("rpcsession_sessions").addColumn(column, "bigint").execute();
+  }
+  await createOwnerIndexes(schema, dialect);
+  const changes = () => schema.alterTable("rpcsession_changes");
+  await changes().addColumn("claims_version", "bigint").execute();
+  await (dialect === "postgres"
+    ? changes()
+        .alterColumn("ended_by", (column) => column.dropNotNull())
+        .execute()
+    : replaceEndedBy(db));
+}
+
 async function createChanges(schema: SchemaModule, dialect: SqlDialect): Promise<void> {
   const postgres = dialect === "postgres";
   await schema
@@ -109,4 +129,28 @@ async function createSessionIndexes(schema: SchemaModule): Promise<void> {
     .column("revoked_at")
     .where("revoked_at", "is not", null)
     .execute();
+}
+
+/** The order of lists: of what may be live, the newest first, equal times by the bytes of the id. */
+async function createOwnerIndexes(schema: SchemaModule, dialect: SqlDialect): Promise<void> {
+  const id = sql.raw(dialect === "postgres" ? 'id collate "C"' : "id");
+  await schema.dropIndex("rpcsession_sessions_user").execute();
+  for (const owner of ["user", "tenant"]) {
+    await schema
+      .createIndex(`rpcsession_sessions_${owner}`)
+      .on("rpcsession_sessions")
+      .columns([`${owner}_id`, "created_at"])
+      .expression(id)
+      .where(sql<boolean>`revoked_at is null`)
+      .execute();
+  }
+}
+
+/** Lets `ended_by` be null, for SQLite cannot change a column. */
+async function replaceEndedBy(db: Kysely<SqlSchema>): Promise<void> {
+  const changes = () => db.schema.alterTable("rpcsession_changes");
+  await changes().renameColumn("ended_by", "former_ended_by").execute();
+  await changes().addColumn("ended_by", "text").execute();
+  await sql`update rpcsession_changes set ended_by = former_ended_by`.execute(db);
+  await changes().dropColumn("former_ended_by").execute();
 }

@@ -1,17 +1,21 @@
-import type { Changes, SessionStore, StoreContext, StoredSigningKey } from "../session/store.ts";
+import type {
+  Changes,
+  Inserted,
+  SessionStore,
+  StoreContext,
+  StoredSigningKey,
+} from "../session/store.ts";
 import type { ChangesRead } from "./sql-changes.ts";
+import { revokeSessions } from "./sql-ends.ts";
+import { insertSession } from "./sql-inserts.ts";
 import { takeLease } from "./sql-leases.ts";
+import { listSessions } from "./sql-lists.ts";
 import { migrate } from "./sql-migrations.ts";
 import { prune } from "./sql-prune.ts";
 import { type SqlDatabase, timeOf, toSigningKey } from "./sql-schema.ts";
-import {
-  confirmSession,
-  insertSession,
-  loadSession,
-  refreshSession,
-  revokeSession,
-} from "./sql-sessions.ts";
-import { createWakes } from "./wakes.ts";
+import { confirmSession, loadSession, refreshSession, revokeSession } from "./sql-sessions.ts";
+import { updateSession } from "./sql-updates.ts";
+import { createWakes, type Wakes } from "./wakes.ts";
 
 /** What a {@link sqlStore} is built on. */
 export interface SqlBackend {
@@ -39,24 +43,13 @@ export function sqlStore(backend: SqlBackend): SessionStore {
     open,
     close,
     ...(secret && { secret: () => use((database) => secret(database)) }),
-    async insert(session) {
-      const stored = await use((database) => insertSession(database, session));
-      if (stored.replaced) {
-        wakes.call();
-      }
-      return stored;
-    },
+    ...loggedWrites(use, wakes),
     load: (id) => use((database) => loadSession(database, id)),
     refresh: (write) => use((database) => refreshSession(database, write)),
     confirm: (id, generation, settle) =>
       use((database) => confirmSession(database, { id, generation, settle })),
-    async revoke(id, endedBy) {
-      const answer = await use((database) => revokeSession(database, id, endedBy));
-      if (answer.revoked) {
-        wakes.call();
-      }
-      return answer;
-    },
+    list: (owner, page) =>
+      use((database) => listSessions(database, owner, { ...page, store: backend.name })),
     changes: (cursor, window) =>
       use((database) => backend.readChanges(database, { store: backend.name, cursor, window })),
     onChange: (wake) => wakes.add(wake),
@@ -66,6 +59,45 @@ export function sqlStore(backend: SqlBackend): SessionStore {
     prune: (limit) => use((database) => prune(database, limit)),
     lease: (name, holder, ttl) => use((database) => takeLease(database, { name, holder, ttl })),
   };
+}
+
+/** The writes that may append to the change log; then they wake who waits for that. */
+function loggedWrites(
+  use: Connection["use"],
+  wakes: Wakes,
+): Pick<SessionStore, "insert" | "revoke" | "revokeAll" | "update"> {
+  const write = async <T>(
+    work: (database: SqlDatabase) => Promise<T>,
+    logged: (answer: T) => boolean,
+  ): Promise<T> => {
+    const answer = await use(work);
+    if (logged(answer)) {
+      wakes.call();
+    }
+    return answer;
+  };
+  return {
+    insert: (session) => write((database) => insertSession(database, session), endedAny),
+    revoke: (id, endedBy) =>
+      write(
+        (database) => revokeSession(database, id, endedBy),
+        ({ revoked }) => revoked,
+      ),
+    revokeAll: (scope, endedBy) =>
+      write(
+        (database) => revokeSessions(database, scope, endedBy),
+        ({ revoked }) => revoked.length > 0,
+      ),
+    update: (change) =>
+      write(
+        (database) => updateSession(database, change),
+        ({ record }) => record !== undefined && change.claims !== undefined,
+      ),
+  };
+}
+
+function endedAny(inserted: Inserted): boolean {
+  return inserted.record !== undefined && (inserted.replaced || inserted.evicted.length > 0);
 }
 
 interface Connection extends Pick<SessionStore, "open" | "close"> {

@@ -42,7 +42,9 @@ export function forKysely(database: DatabaseSync): SqliteDatabase {
   return {
     close: () => database.close(),
     prepare(text) {
-      const statement = database.prepare(text);
+      // SQLite refuses, at once and for good, a transaction that has read before another connection
+      // wrote, and then wants to write. So each takes the write lock as it begins.
+      const statement = database.prepare(text === "begin" ? "begin immediate" : text);
       const all = (values: readonly unknown[]) => statement.all(...(values as SQLInputValue[]));
       return {
         // Older versions cannot tell which statements give rows, and `all` runs the others, too.

@@ -9,9 +9,14 @@ import type {
 import { insertRules } from "./store-contract/insert-rules.ts";
 import { keyRules } from "./store-contract/key-rules.ts";
 import { leaseRules } from "./store-contract/lease-rules.ts";
+import { limitRules } from "./store-contract/limit-rules.ts";
+import { listRules } from "./store-contract/list-rules.ts";
 import { pruneRules } from "./store-contract/prune-rules.ts";
 import { refreshRules } from "./store-contract/refresh-rules.ts";
+import { requiresRules } from "./store-contract/requires-rules.ts";
+import { revokeAllRules } from "./store-contract/revoke-all-rules.ts";
 import { revokeRules } from "./store-contract/revoke-rules.ts";
+import { updateRules } from "./store-contract/update-rules.ts";
 
 export type {
   ContractClock,
@@ -36,8 +41,10 @@ export function describeSessionStore(
   create: () => Promise<StoreFixture>,
 ): void {
   runner.describe(`${name}: the contract of a session store`, () => {
-    const sessions = [insertRules, refreshRules, confirmRules, revokeRules, pruneRules];
-    for (const rules of [...sessions, keyRules, leaseRules]) {
+    const inserts = [insertRules, requiresRules, limitRules];
+    const one = [refreshRules, confirmRules, revokeRules, updateRules];
+    const many = [listRules, revokeAllRules, pruneRules];
+    for (const rules of [...inserts, ...one, ...many, keyRules, leaseRules]) {
       addRules(runner, rules, create);
     }
   });

@@ -1,5 +1,6 @@
 import { header } from "../wire.ts";
-import { type CookieNames, readCookie, withoutCookies } from "./cookie.ts";
+import { readCookie, withoutCookies } from "./cookie.ts";
+import type { CookieNames } from "./cookie-options.ts";
 
 /** The tokens that came with a request, unproven. */
 export interface PresentedTokens {

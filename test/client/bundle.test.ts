@@ -4,8 +4,9 @@ import { expect, it } from "vitest";
 
 const root = resolve(import.meta.dirname, "../..");
 const allowed =
-  /^(gen\/|src\/client\/|src\/(errors|clock|duration|json|transport|wire|events)\.ts$)/;
-const packages = /^(@bufbuild\/protobuf|@connectrpc\/connect)(\/|$)/;
+  /^(gen\/|src\/client\/|src\/(errors|clock|duration|json|schema|transport|wire|events)\.ts$)/;
+// The Standard Schema is types alone.
+const packages = /^(@bufbuild\/protobuf|@connectrpc\/connect|@standard-schema\/spec)(\/|$)/;
 
 /** Every module that `entry` reaches by relative imports, with what each imports from packages. */
 function reach(entry: string): Map<string, string[]> {

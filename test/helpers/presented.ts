@@ -81,7 +81,16 @@ export async function forge(
   return signAccessToken(
     {
       ...{ iss: realm, aud: realm, sub: "alice", sid: session, iat, exp: iat + 1800 },
-      ...{ jti: "forged", client_id: realm, gen: 0, gat: iat, cv: 0, auth_time: iat },
+      ...{
+        jti: "forged",
+        client_id: realm,
+        gen: 0,
+        gat: iat,
+        cv: 0,
+        auth_time: iat,
+        session_iat: iat,
+        session_exp: iat + 7_776_000,
+      },
       transport: "cookie",
       claims: {},
     },

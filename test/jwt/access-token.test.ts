@@ -156,7 +156,7 @@ describe("the key look-up", () => {
     }
   });
 
-  it("J13 binds an issuer to its own keys", async () => {
+  it("B10, J13 binds an issuer to its own keys", async () => {
     const other = await makeKeys();
     const forged = await signAccessToken(accessClaims, other.signing);
     const ofOther = verifierOf([other.verification], { issuer: "https://other.example" });

@@ -8,7 +8,7 @@ import {
 } from "../../src/jwt/claims.ts";
 import { accessClaims, accessPayload } from "./fixture.ts";
 
-const times = ["iat", "exp", "gen", "gat", "cv", "auth_time"];
+const times = ["iat", "exp", "gen", "gat", "cv", "auth_time", "session_iat", "session_exp"];
 const texts = ["iss", "aud", "sub", "sid", "jti", "client_id"];
 const required = [...times, ...texts, "transport"];
 const read = (payload: object): AccessClaims | undefined => fromPayload(payload as JsonObject);

@@ -32,6 +32,8 @@ export const accessClaims: AccessClaims = {
   gat: issuedAt - 100,
   cv: 1,
   auth_time: issuedAt - 5000,
+  session_iat: issuedAt - 5000,
+  session_exp: issuedAt + 50_000,
   transport: "header",
   tid: "tenant-1",
   claims: { role: "admin", teams: ["red", "blue"], plan: { seats: 3 } },

@@ -19,16 +19,10 @@ import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
-import {
-  Check,
-  Csrf,
-  method_policy,
-  PolicySchema,
-  Stream,
-} from "../../gen/rpcsession/v1/options_pb.ts";
+import { Check, method_policy, PolicySchema, Stream } from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { createPolicies } from "../../src/server/policy.ts";
-import { DemandingService, OpenService } from "../gen/policytest/v1/policytest_pb.ts";
+import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
 import type { Presented } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";
 import { wireServer } from "../helpers/wire-server.ts";
@@ -55,7 +49,7 @@ function start(options: Options, routes: (router: ConnectRouter) => unknown = no
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("which policy a method has", () => {
+describe("K6, Q7 which policy a method has", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -144,7 +138,7 @@ describe("which policy a method has", () => {
     ]);
   });
 
-  it("describe lists every method of a router", () => {
+  it("Q7 describe lists every method of a router", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter()
       .service(OpenService, {})
@@ -160,6 +154,8 @@ describe("which policy a method has", () => {
         auth,
         source,
         doAntiCsrfCheck: undefined,
+        freshWithin: undefined,
+        claims: [],
       })),
     ]);
   });
@@ -216,14 +212,6 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("fresh_within, on a service that is served", () => {
-    const routes = (router: ConnectRouter) => router.service(DemandingService, {});
-    expect(() => start({}, routes)).toThrow(TypeError);
-    expect(() => start({}, routes)).toThrow(
-      /^the policy of policytest\.v1\.DemandingService\/Fresh sets fresh_within, which rpc-session does not support yet; remove it/,
-    );
-  });
-
   const withPolicy = (policy: MessageInitShape<typeof PolicySchema>): DescMethod => {
     const options = create(MethodOptionsSchema);
     setExtension(options, method_policy, create(PolicySchema, policy));
@@ -231,14 +219,8 @@ describe("what is refused at start", () => {
   };
 
   it.each<[MessageInitShape<typeof PolicySchema>, string]>([
-    [{ csrf: Csrf.CHECK }, "csrf"],
-    [{ csrf: Csrf.SKIP }, "csrf"],
     [{ check: Check.STRICT }, "check"],
     [{ check: Check.NONE }, "check"],
-    [{ freshWithin: { seconds: 0n } }, "fresh_within"],
-    [{ claims: [{ claim: "role", anyOf: ["admin"] }] }, "claims"],
-    [{ stream: Stream.NEVER }, "stream"],
-    [{ csrf: Csrf.SKIP, stream: Stream.END_ON_REVOKE }, "csrf, stream"],
   ])("%o", (policy, fields) => {
     const policies = createPolicies({ public: [], methods: {} });
     expect(() => policies.check([withPolicy(policy)])).toThrow(
@@ -252,6 +234,34 @@ describe("what is refused at start", () => {
     expect(() => policies.check([withPolicy({ check: Check.STRICT })])).toThrow(/check/);
   });
 
+  it("a stream of a unary method, in code and in the schema", () => {
+    const code = { "notes.v1.NotesService/AddNote": { stream: "never" } } as const;
+    for (const [methods, policy] of [
+      [code, {}] as const,
+      [{}, { stream: Stream.NEVER }] as const,
+    ]) {
+      const policies = createPolicies({ public: [], methods });
+      expect(() => policies.check([withPolicy(policy)])).toThrow(
+        "the policy of notes.v1.NotesService/AddNote sets stream, and the method does not stream",
+      );
+    }
+  });
+
+  it("a stream of a newer schema", () => {
+    const policies = createPolicies({ public: [], methods: {} });
+    const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
+    expect(() => policies.check([method])).toThrow(/sets a stream that is not known: 99/);
+  });
+
+  it("a stream that is no word", () => {
+    const typo = { stream: "endOnRevok" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
+    expect(() => testSessions(options)).toThrow(TypeError);
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the stream of notes\.v1\.NotesService\/WatchNotes is "endOnRevok", and must be "endOnExpiry",/,
+    );
+  });
+
   it("an auth of a newer schema", () => {
     const policies = createPolicies({ public: [], methods: {} });
     expect(() => policies.check([withPolicy({ auth: 99 as 0 })])).toThrow(/not known: 99/);
@@ -263,7 +273,7 @@ describe("what is refused at start", () => {
   });
 });
 
-describe("required, optional, none", () => {
+describe("K1 required, optional, none", () => {
   type Answer = "alice" | "" | readonly [Action, Reason];
   const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
   const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];
@@ -536,7 +546,5 @@ describe("check", () => {
     expect(() => sessions.check(router)).toThrow(/NotesService\/SignIn, and the router serves no/);
     router.service(NotesService, {});
     expect(() => sessions.check(router)).not.toThrow();
-    router.service(DemandingService, {});
-    expect(() => sessions.check(router)).toThrow(/fresh_within/);
   });
 });

@@ -24,7 +24,7 @@ function deafSessions(changed: Partial<SessionStore> = {}) {
 }
 
 describe("SessionService.GetSession", () => {
-  it("tells who the caller is and when the session ends", async () => {
+  it("P4 tells who the caller is and when the session ends", async () => {
     const { sessions } = deafSessions();
     const { id, access } = await issueOn(sessions, "cookie");
     sessions.clock.advance("1m");
@@ -72,18 +72,4 @@ describe("SessionService.GetSession", () => {
     expect(error?.code).toBe(Code.Unavailable);
     expect(cookieEffects(headers)).toEqual([]);
   });
-
-  it.each(["listSessions", "revokeSession", "revokeOtherSessions"] as const)(
-    "%s is Unimplemented for now, and needs a session to say so",
-    async (name) => {
-      const { sessions } = deafSessions();
-      const { access } = await issueOn(sessions, "header");
-      const server = wireServer(sessions.protect({ routes: () => {} }));
-      const method = SessionService.method[name] as typeof SessionService.method.listSessions;
-      expect((await server.call(method, {}, { bearer: access })).error?.code).toBe(
-        Code.Unimplemented,
-      );
-      expect((await server.call(method, {})).error?.code).toBe(Code.Unauthenticated);
-    },
-  );
 });

@@ -58,7 +58,7 @@ interface Row {
 
 const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
 
-describe("SignOut", () => {
+describe("G8 SignOut", () => {
   const rows: readonly Row[] = [
     { row: "nothing: nothing happens", given: () => ({}) },
     {
@@ -405,7 +405,7 @@ describe("Session.revoke() in a handler", () => {
     );
     events.length = 0;
     await server.stream(NotesService.method.watchNotes, {}, { access: cookie.access });
-    expect(message).toMatch(/first message of the stream; create the session before it/);
+    expect(message).toMatch(/first message of the stream; call it before that/);
     expect(events).toEqual([]);
   });
 });

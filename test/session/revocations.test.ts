@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { createRevocations } from "../../src/session/revocations.ts";
-import type { Change } from "../../src/session/store.ts";
+import type { RevokedChange } from "../../src/session/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 
-function revoked(session: string, at: number): Change {
+function revoked(session: string, at: number): RevokedChange {
   return { kind: "revoked", session, endedBy: "revoked", at };
 }
 

@@ -1,7 +1,7 @@
 import { type Client, Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import { postgresStore } from "../../src/stores/postgres.ts";
-import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, serverError, watchedPool } from "./held-pool.ts";
@@ -117,7 +117,7 @@ describePostgres("postgresStore and its connections", (server) => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     const before = await databaseTime(admin);
-    const { record, now } = await store.insert(newSession());
+    const { record, now } = await insertNew(store);
     const after = await databaseTime(admin);
     expect(now).toBeGreaterThanOrEqual(before);
     expect(now).toBeLessThanOrEqual(after);

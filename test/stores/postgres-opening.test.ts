@@ -6,8 +6,9 @@ import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/session/store.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres.ts";
 import { migrations } from "../../src/stores/sql-migrations.ts";
-import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
+import { expectInUse, olderTables } from "./older-schema.ts";
 import { createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
@@ -38,17 +39,15 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     }
   });
 
-  it("brings the tables of the first version up to date, and keeps what they hold", async () => {
-    await using fixture = await openedPostgres(server());
-    const { admin, store, clock } = fixture;
-    await store.insert(newSession());
-    await store.close();
-    await admin.query("drop table rpcsession_leases");
-    await admin.query("delete from rpcsession_migrations where version > 1");
-    await store.open({ clock });
-    expect((await store.load("s1")).record?.userId).toBe("alice");
+  it.each([1, 2])("brings the tables of version %i up to date, in use", async (version) => {
+    await using schema = await createSchema(server());
+    await schema.admin.query(await olderTables("postgres", version));
+    const store = postgresStore(schema.url);
+    await store.open({ clock: stillClock() });
+    await expectInUse(store);
     expect(await store.lease("work", "a", 1000)).toBe(true);
-    expect(await tablesOf(fixture)).toEqual(await freshTables());
+    expect(await tablesOf(schema)).toEqual(await freshTables());
+    await store.close();
   });
 
   it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
@@ -57,7 +56,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     await admin.query("insert into rpcsession_migrations values (99, 0)");
     const store = postgresStore(url);
     await expect(store.open({ clock })).rejects.toThrow(
-      /^postgresStore: .*newer rpc-session \(schema 99, this one knows 2\)/,
+      /^postgresStore: .*newer rpc-session \(schema 99, this one knows 3\)/,
     );
     await expect(store.load("s1")).rejects.toThrow("postgresStore: the store is not open");
     await admin.query("delete from rpcsession_migrations where version = 99");
@@ -76,7 +75,8 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     const store = postgresStore(url.replace("postgres://postgres@", "postgres://app@"));
     await store.open({ clock });
     await everyWrite(store);
-    expect((await store.load("s2")).record?.endedBy).toBe("revoked");
+    expect((await store.load("s2")).record?.endedBy).toBe("evicted");
+    expect((await store.load("s4")).record?.endedBy).toBe("revoked");
     await store.close();
   });
 
@@ -159,6 +159,10 @@ async function everyWrite(store: SessionStore): Promise<void> {
   await store.insert(newSession());
   await store.insert(newSession({ id: "s2", replaces: "s1" }));
   await store.confirm("s2", 0, 0);
+  await store.update({ id: "s2", version: 0, claims: {} });
+  await store.insert(newSession({ id: "s3", limit: evictAbove(1) }));
+  await store.insert(newSession({ id: "s4", requires: "s3" }));
+  await store.revokeAll({ userId: "alice", tenantId: null, except: null }, "revoked");
   await store.revoke("s2", "revoked");
   await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
   await store.removeSigningKeysBelow(1);

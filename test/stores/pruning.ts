@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
 import type { SessionRecord, SessionStore } from "../../src/session/store.ts";
-import { newSession, type StoreFixture } from "../../src/testing/store-contract/fixture.ts";
+import { insertNew, type StoreFixture } from "../../src/testing/store-contract/fixture.ts";
 
 const hour = 3_600_000;
 
@@ -79,7 +79,7 @@ async function take(
     if (one.kind === "insert") {
       if (!known.has(name)) {
         const life = { idle: one.idle, absolute: 60 * hour };
-        known.set(name, (await store.insert(newSession({ id: name, ...life }))).record);
+        known.set(name, (await insertNew(store, { id: name, ...life })).record);
       }
       return;
     }

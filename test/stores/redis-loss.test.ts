@@ -192,6 +192,71 @@ describe.skipIf(redisMissing)("the change log of redisStore", () => {
   });
 });
 
+describe.skipIf(redisMissing)("a revokeAll of many that redisStore had begun", () => {
+  const scope = { userId: null, tenantId: "acme", except: null };
+  const ids = Array.from({ length: 1_200 }, (_, each) => `s${each}`);
+
+  /** Killed after the first step of a `revokeAll`; `save` tells what is on the disk by then. */
+  async function crashedMidway(save: "before" | "after" | "never") {
+    const redis = await startRedis();
+    onTestFinished(() => redis.stop());
+    const client = await redis.connect();
+    let stepsLeft = Number.POSITIVE_INFINITY;
+    const dying: RedisClient = {
+      eval: (script, given) => client.eval(script, given),
+      async evalSha(sha, given) {
+        if (stepsLeft <= 0) {
+          throw new Error("the server is gone");
+        }
+        stepsLeft -= 1;
+        return client.evalSha(sha, given);
+      },
+    };
+    const { prefix, tell, clock, newStore } = await redisWithFakeClock(client);
+    const store = newStore();
+    await store.open({ clock });
+    await Promise.all(ids.map((id) => store.insert(newSession({ id, tenantId: "acme" }))));
+    const dyingStore = (await redisWithFakeClock(client, { prefix, on: dying })).newStore();
+    await dyingStore.open({ clock });
+    const saved = () => client.sendCommand(["SAVE"]);
+    if (save === "before") {
+      await saved();
+    }
+    stepsLeft = 1;
+    await expect(dyingStore.revokeAll(scope, "revoked")).rejects.toThrow("the server is gone");
+    if (save === "after") {
+      await saved();
+    }
+    await redis.kill();
+    await redis.start();
+    await tell();
+    return { store, loaded: async () => (await store.load("s7")).record };
+  }
+
+  it("has ended them all when it was kept, and goes on", async () => {
+    const { store, loaded } = await crashedMidway("after");
+    expect((await loaded())?.endedBy).toBe("revoked");
+    await store.prune(1);
+    const { entries } = await store.changes(undefined, hour);
+    expect(entries.map(({ session }) => session).sort()).toEqual([...ids].sort());
+  });
+
+  it("has ended none when it was lost, and can be done again", async () => {
+    const { store, loaded } = await crashedMidway("before");
+    expect((await loaded())?.endedBy).toBeNull();
+    expect((await store.revokeAll(scope, "revoked")).revoked).toHaveLength(ids.length);
+    expect((await store.changes(undefined, hour)).entries).toHaveLength(ids.length);
+  });
+
+  it("is lost with all sessions, and their indexes with them", async () => {
+    const { store, loaded } = await crashedMidway("never");
+    expect(await loaded()).toBeUndefined();
+    expect((await store.revokeAll(scope, "revoked")).revoked).toEqual([]);
+    const owner = { userId: null, tenantId: "acme" };
+    expect((await store.list(owner, { cursor: undefined, limit: 5 })).records).toEqual([]);
+  });
+});
+
 type Sessions = ReturnType<typeof testSessions>;
 
 /** Why an access token is refused; undefined when it is not. */

@@ -1,6 +1,11 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { type RedisClient, redisStore } from "../../src/stores/redis.ts";
-import { advance, atOnce, newSession } from "../../src/testing/store-contract/fixture.ts";
+import {
+  advance,
+  atOnce,
+  insertNew,
+  newSession,
+} from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
 import { reconnected, redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { describePruning } from "./pruning.ts";
@@ -18,7 +23,7 @@ async function opened(prefix: string) {
   return { client, store };
 }
 
-describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`O3 redisStore ${redisMissing ?? ""}`, () => {
   beforeAll(async () => {
     redis = await startRedis();
   });
@@ -32,7 +37,7 @@ describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
     const key = "{time}:session:s1";
     const day = 24 * 3_600_000;
     const before = Date.now();
-    const { record, now } = await store.insert(newSession());
+    const { record, now } = await insertNew(store);
     expect(now).toBeGreaterThanOrEqual(before);
     expect(now).toBeLessThanOrEqual(Date.now());
     expect(await client.pExpireTime(key)).toBe(record.idleExpiresAt + day);
@@ -45,14 +50,17 @@ describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
   it("keeps every key under one hash tag, and stores of other prefixes apart", async () => {
     const { client, store } = await opened("app.one:x");
     await store.insert(newSession());
-    await store.insert(newSession({ id: "s2", replaces: "s1" }));
+    await store.insert(newSession({ id: "s2", replaces: "s1", tenantId: "acme" }));
     await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
     expect((await client.keys("*app.one*")).sort()).toEqual([
+      "{app.one:x}:ends",
       "{app.one:x}:keys",
       "{app.one:x}:log",
       "{app.one:x}:meta",
       "{app.one:x}:session:s1",
       "{app.one:x}:session:s2",
+      "{app.one:x}:tenant:acme",
+      "{app.one:x}:user:alice",
     ]);
     const other = await opened("app.one:y");
     expect((await other.store.load("s1")).record).toBeUndefined();
@@ -121,6 +129,16 @@ describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
     );
     expect((await store.load("s1")).record).toEqual(before.record);
     expect((await store.load("s2")).record).toBeUndefined();
+    const all = { userId: "alice", tenantId: null, except: null };
+    await expect(store.revokeAll(all, "revoked")).rejects.toThrow("WRONGTYPE");
+    await expect(store.update({ id: "s1", version: 0, claims: {} })).rejects.toThrow("WRONGTYPE");
+    expect((await store.load("s1")).record).toEqual(before.record);
+    await client.del("{broken}:log");
+    await client.set("{broken}:user:bob", "of another type");
+    const onTop = newSession({ id: "s2", userId: "bob", replaces: "s1" });
+    await expect(store.insert(onTop)).rejects.toThrow("WRONGTYPE");
+    expect((await store.load("s1")).record).toEqual(before.record);
+    expect((await store.changes(undefined, 10_000)).entries).toEqual([]);
   });
 
   it("reads a log of any length", async () => {
@@ -159,8 +177,8 @@ describe.skipIf(redisMissing)("redisStore refuses", () => {
     await expect(store.open({ clock })).rejects.toThrow("ACL SETUSER <user> +info");
     expect(await client.keys("*")).toEqual([]);
     await client.sendCommand(["ACL", "SETUSER", "default", "+info"]);
-    await client.hSet("{rpc-session}:meta", "schema", "2");
-    await expect(store.open({ clock })).rejects.toThrow(/newer rpc-session \(schema 2/);
+    await client.hSet("{rpc-session}:meta", "schema", "3");
+    await expect(store.open({ clock })).rejects.toThrow(/newer rpc-session \(schema 3/);
     await client.del("{rpc-session}:meta");
     await store.open({ clock });
   });

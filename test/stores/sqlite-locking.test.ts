@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import type { Clock } from "../../src/clock.ts";
 import type { SessionStore } from "../../src/session/store.ts";
 import { sqliteStore } from "../../src/stores/sqlite.ts";
-import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { advance, evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { openedSqlite } from "./sqlite-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
@@ -12,6 +12,8 @@ const writes: [name: string, write: (store: SessionStore) => Promise<unknown>][]
   ["refresh", (store) => store.refresh(advance(0))],
   ["confirm", (store) => store.confirm("s1", 0, 0)],
   ["revoke", (store) => store.revoke("s1", "revoked")],
+  ["revokeAll", (store) => store.revokeAll({ ids: ["s1"] }, "revoked")],
+  ["update", (store) => store.update({ id: "s1", version: 0, claims: {} })],
 ];
 
 describe("sqliteStore while another process writes", () => {
@@ -56,6 +58,7 @@ describe("sqliteStore while another process writes", () => {
     const store = sqliteStore(fixture.file);
     await store.open({ clock });
     await store.load("s1");
+    await store.list({ userId: "alice", tenantId: null }, { cursor: undefined, limit: 10 });
     await store.changes(undefined, 0);
     await store.signingKeys();
     expect(clock.pauses).toEqual([]);
@@ -73,6 +76,15 @@ describe("sqliteStore while another process writes", () => {
     );
     await expect(fixture.store.revoke("s1", "revoked")).rejects.toThrow("log is full");
     await expect(fixture.store.insert(newSession({ id: "s2", replaces: "s1" }))).rejects.toThrow(
+      "log is full",
+    );
+    await expect(fixture.store.revokeAll({ ids: ["s1"] }, "revoked")).rejects.toThrow(
+      "log is full",
+    );
+    await expect(
+      fixture.store.insert(newSession({ id: "s2", limit: evictAbove(1) })),
+    ).rejects.toThrow("log is full");
+    await expect(fixture.store.update({ id: "s1", version: 0, claims: {} })).rejects.toThrow(
       "log is full",
     );
     expect(await fixture.store.load("s1")).toEqual(before);

@@ -6,13 +6,14 @@ import { sqliteStore } from "../../src/stores/sqlite.ts";
 import { openSqlite } from "../../src/stores/sqlite-driver.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract.ts";
+import { expectInUse, olderTables } from "./older-schema.ts";
 import { describePruning } from "./pruning.ts";
 import { createSqlite, openedSqlite } from "./sqlite-fixture.ts";
 
 describeDurableSessionStore({ describe, it }, "sqliteStore", createSqlite);
 describePruning("sqliteStore", createSqlite);
 
-describe("sqliteStore(file)", () => {
+describe("O3 sqliteStore(file)", () => {
   it.each(["", ":memory:", "file:sessions.db", "FILE::memory:", undefined as unknown as string])(
     "refuses %j and points to memoryStore()",
     (file) => {
@@ -61,17 +62,31 @@ describe("sqliteStore(file)", () => {
     database.close();
   });
 
-  it("brings the tables of the first version up to date, and keeps what they hold", async () => {
-    await using fixture = await openedSqlite();
-    await fixture.store.insert(newSession());
-    await fixture.store.close();
+  it.each([1, 2])("brings the tables of version %i up to date, in use", async (version) => {
+    await using fresh = await openedSqlite();
+    const fixture = await createSqlite();
     const database = new DatabaseSync(fixture.file);
-    database.exec("drop table rpcsession_leases");
-    database.exec("delete from rpcsession_migrations where version > 1");
+    database.exec(await olderTables("sqlite", version));
+    await fixture.store.open(fixture);
+    await expectInUse(fixture.store);
+    expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
+    expect(schemaOf(database)).toEqual(schemaOf(new DatabaseSync(fresh.file)));
+    database.close();
+    await fixture.close();
+  });
+
+  it("counts its change log on when it is brought up to date, also from an empty one", async () => {
+    const fixture = await createSqlite();
+    const database = new DatabaseSync(fixture.file);
+    database.exec(await olderTables("sqlite", 2));
+    database.exec("update sqlite_sequence set seq = 41 where name = 'rpcsession_changes'");
+    database.exec("delete from rpcsession_changes");
     database.close();
     await fixture.store.open(fixture);
-    expect((await fixture.store.load("s1")).record?.userId).toBe("alice");
-    expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
+    await fixture.store.revoke("s1", "revoked");
+    const { entries } = await fixture.store.changes("41", 0);
+    expect(entries.map(({ session }) => session)).toEqual(["s1"]);
+    await fixture.close();
   });
 
   it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
@@ -99,6 +114,10 @@ describe("sqliteStore(file)", () => {
     }
   });
 });
+
+function schemaOf(database: DatabaseSync): unknown[] {
+  return database.prepare("select type, name, sql from sqlite_schema order by name").all();
+}
 
 describe("sqliteStore(file) in other runtimes", () => {
   it("throws where there is no node:sqlite", () => {

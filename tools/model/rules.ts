@@ -1,6 +1,6 @@
 import type { Lifetimes } from "../../src/session/lifetimes.ts";
 import { decideRefresh, type RefreshRule } from "../../src/session/refresh-rule.ts";
-import type { Change, SessionStore } from "../../src/session/store.ts";
+import type { RevokedChange, SessionStore } from "../../src/session/store.ts";
 import type { Skew } from "./clock.ts";
 
 /** What takes a rule of `design.md` 5 away. */
@@ -87,7 +87,7 @@ function blindWrite(store: SessionStore): SessionStore {
 
 /** Keeps revocations beside the store, so that reads and the log have them and writes do not. */
 function deafWrite(store: SessionStore): SessionStore {
-  const ended = new Map<string, Change>();
+  const ended = new Map<string, RevokedChange>();
   const wakes = new Set<() => void>();
   const load: SessionStore["load"] = async (id) => {
     const { record, now } = await store.load(id);

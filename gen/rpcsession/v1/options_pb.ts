@@ -37,8 +37,7 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   auth: Auth;
 
   /**
-   * csrf tells whether the anti-CSRF token is checked, where the service uses one. Not supported
-   * yet: a server refuses to start with it.
+   * csrf tells whether the anti-CSRF token is checked, where the service uses one.
    *
    * @generated from field: rpcsession.v1.Csrf csrf = 2;
    */
@@ -52,24 +51,22 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   check: Check;
 
   /**
-   * fresh_within is the greatest age of the last proof of identity. Not supported yet: a server
-   * refuses to start with it.
+   * fresh_within is the greatest age of the last proof of identity, in whole seconds.
    *
    * @generated from field: google.protobuf.Duration fresh_within = 4;
    */
   freshWithin?: Duration | undefined;
 
   /**
-   * claims lists what the claims of the session must say. Not supported yet: a server refuses to
-   * start with it.
+   * claims lists what the claims of the session must say, all of it.
    *
    * @generated from field: repeated rpcsession.v1.ClaimRequirement claims = 5;
    */
   claims: ClaimRequirement[];
 
   /**
-   * stream tells when an open stream ends with its session. Not supported yet: a server refuses to
-   * start with it.
+   * stream tells when an open stream ends with its session. As a method option, for methods that
+   * stream.
    *
    * @generated from field: rpcsession.v1.Stream stream = 6;
    */
@@ -256,21 +253,22 @@ export const CheckSchema: GenEnum<Check> = /*@__PURE__*/
  */
 export const Stream = {
   /**
-   * STREAM_UNSPECIFIED: STREAM_END_ON_EXPIRY.
+   * STREAM_UNSPECIFIED: the service's policy, else STREAM_END_ON_EXPIRY.
    *
    * @generated from enum value: STREAM_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * STREAM_END_ON_EXPIRY: when the access token expires or the session is revoked.
+   * STREAM_END_ON_EXPIRY: when the access token expires, or the session ends before.
    *
    * @generated from enum value: STREAM_END_ON_EXPIRY = 1;
    */
   END_ON_EXPIRY: 1,
 
   /**
-   * STREAM_END_ON_REVOKE: when the session is revoked or ends.
+   * STREAM_END_ON_REVOKE: when the session ends, by whatever; the stream outlives its access token
+   * as long as the session is refreshed. In a service that only verifies: STREAM_END_ON_EXPIRY.
    *
    * @generated from enum value: STREAM_END_ON_REVOKE = 2;
    */

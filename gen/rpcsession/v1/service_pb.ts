@@ -7,15 +7,15 @@
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_rpcsession_v1_options } from "./options_pb.ts";
-import type { Message } from "@bufbuild/protobuf";
+import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file rpcsession/v1/service.proto.
  */
 export const file_rpcsession_v1_service: GenFile = /*@__PURE__*/
-  fileDesc("ChtycGNzZXNzaW9uL3YxL3NlcnZpY2UucHJvdG8SDXJwY3Nlc3Npb24udjEiqwIKC1Nlc3Npb25JbmZvEgoKAmlkGAEgASgJEg8KB3VzZXJfaWQYAiABKAkSLgoKY3JlYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQYXV0aGVudGljYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPaWRsZV9leHBpcmVzX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpleHBpcmVzX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0ChFhY2Nlc3NfZXhwaXJlc19pbhgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiInCg5SZWZyZXNoUmVxdWVzdBIVCg1yZWZyZXNoX3Rva2VuGAEgASgJIj4KD1JlZnJlc2hSZXNwb25zZRIrCgdzZXNzaW9uGAEgASgLMhoucnBjc2Vzc2lvbi52MS5TZXNzaW9uSW5mbyInCg5TaWduT3V0UmVxdWVzdBIVCg1yZWZyZXNoX3Rva2VuGAEgASgJIhEKD1NpZ25PdXRSZXNwb25zZSITChFHZXRTZXNzaW9uUmVxdWVzdCJBChJHZXRTZXNzaW9uUmVzcG9uc2USKwoHc2Vzc2lvbhgBIAEoCzIaLnJwY3Nlc3Npb24udjEuU2Vzc2lvbkluZm8iPAoTTGlzdFNlc3Npb25zUmVxdWVzdBIRCglwYWdlX3NpemUYASABKAUSEgoKcGFnZV90b2tlbhgCIAEoCSJdChRMaXN0U2Vzc2lvbnNSZXNwb25zZRIsCghzZXNzaW9ucxgBIAMoCzIaLnJwY3Nlc3Npb24udjEuU2Vzc2lvbkluZm8SFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIioKFFJldm9rZVNlc3Npb25SZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkiFwoVUmV2b2tlU2Vzc2lvblJlc3BvbnNlIhwKGlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0Ii4KG1Jldm9rZU90aGVyU2Vzc2lvbnNSZXNwb25zZRIPCgdyZXZva2VkGAEgASgFMqoECg5TZXNzaW9uU2VydmljZRJQCgdSZWZyZXNoEh0ucnBjc2Vzc2lvbi52MS5SZWZyZXNoUmVxdWVzdBoeLnJwY3Nlc3Npb24udjEuUmVmcmVzaFJlc3BvbnNlIgaKpBkCCAMSUAoHU2lnbk91dBIdLnJwY3Nlc3Npb24udjEuU2lnbk91dFJlcXVlc3QaHi5ycGNzZXNzaW9uLnYxLlNpZ25PdXRSZXNwb25zZSIGiqQZAggDElEKCkdldFNlc3Npb24SIC5ycGNzZXNzaW9uLnYxLkdldFNlc3Npb25SZXF1ZXN0GiEucnBjc2Vzc2lvbi52MS5HZXRTZXNzaW9uUmVzcG9uc2USVwoMTGlzdFNlc3Npb25zEiIucnBjc2Vzc2lvbi52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0GiMucnBjc2Vzc2lvbi52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZRJaCg1SZXZva2VTZXNzaW9uEiMucnBjc2Vzc2lvbi52MS5SZXZva2VTZXNzaW9uUmVxdWVzdBokLnJwY3Nlc3Npb24udjEuUmV2b2tlU2Vzc2lvblJlc3BvbnNlEmwKE1Jldm9rZU90aGVyU2Vzc2lvbnMSKS5ycGNzZXNzaW9uLnYxLlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0GioucnBjc2Vzc2lvbi52MS5SZXZva2VPdGhlclNlc3Npb25zUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rpcsession_v1_options]);
+  fileDesc("ChtycGNzZXNzaW9uL3YxL3NlcnZpY2UucHJvdG8SDXJwY3Nlc3Npb24udjEi0QMKC1Nlc3Npb25JbmZvEgoKAmlkGAEgASgJEg8KB3VzZXJfaWQYAiABKAkSLgoKY3JlYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQYXV0aGVudGljYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPaWRsZV9leHBpcmVzX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpleHBpcmVzX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0ChFhY2Nlc3NfZXhwaXJlc19pbhgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCgxsYXN0X3NlZW5fYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRlbmFudF9pZBgJIAEoCRIPCgdjdXJyZW50GAogASgIEiUKBmRldmljZRgLIAEoCzIVLnJwY3Nlc3Npb24udjEuRGV2aWNlEicKBmNsYWltcxgMIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiNwoGRGV2aWNlEhIKCnVzZXJfYWdlbnQYASABKAkSCgoCaXAYAiABKAkSDQoFbGFiZWwYAyABKAkiJwoOUmVmcmVzaFJlcXVlc3QSFQoNcmVmcmVzaF90b2tlbhgBIAEoCSI+Cg9SZWZyZXNoUmVzcG9uc2USKwoHc2Vzc2lvbhgBIAEoCzIaLnJwY3Nlc3Npb24udjEuU2Vzc2lvbkluZm8iJwoOU2lnbk91dFJlcXVlc3QSFQoNcmVmcmVzaF90b2tlbhgBIAEoCSIRCg9TaWduT3V0UmVzcG9uc2UiEwoRR2V0U2Vzc2lvblJlcXVlc3QiQQoSR2V0U2Vzc2lvblJlc3BvbnNlEisKB3Nlc3Npb24YASABKAsyGi5ycGNzZXNzaW9uLnYxLlNlc3Npb25JbmZvIjwKE0xpc3RTZXNzaW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiXQoUTGlzdFNlc3Npb25zUmVzcG9uc2USLAoIc2Vzc2lvbnMYASADKAsyGi5ycGNzZXNzaW9uLnYxLlNlc3Npb25JbmZvEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIqChRSZXZva2VTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJIigKFVJldm9rZVNlc3Npb25SZXNwb25zZRIPCgdyZXZva2VkGAEgASgIIhwKGlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0Ii4KG1Jldm9rZU90aGVyU2Vzc2lvbnNSZXNwb25zZRIPCgdyZXZva2VkGAEgASgFMqoECg5TZXNzaW9uU2VydmljZRJQCgdSZWZyZXNoEh0ucnBjc2Vzc2lvbi52MS5SZWZyZXNoUmVxdWVzdBoeLnJwY3Nlc3Npb24udjEuUmVmcmVzaFJlc3BvbnNlIgaKpBkCCAMSUAoHU2lnbk91dBIdLnJwY3Nlc3Npb24udjEuU2lnbk91dFJlcXVlc3QaHi5ycGNzZXNzaW9uLnYxLlNpZ25PdXRSZXNwb25zZSIGiqQZAggDElEKCkdldFNlc3Npb24SIC5ycGNzZXNzaW9uLnYxLkdldFNlc3Npb25SZXF1ZXN0GiEucnBjc2Vzc2lvbi52MS5HZXRTZXNzaW9uUmVzcG9uc2USVwoMTGlzdFNlc3Npb25zEiIucnBjc2Vzc2lvbi52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0GiMucnBjc2Vzc2lvbi52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZRJaCg1SZXZva2VTZXNzaW9uEiMucnBjc2Vzc2lvbi52MS5SZXZva2VTZXNzaW9uUmVxdWVzdBokLnJwY3Nlc3Npb24udjEuUmV2b2tlU2Vzc2lvblJlc3BvbnNlEmwKE1Jldm9rZU90aGVyU2Vzc2lvbnMSKS5ycGNzZXNzaW9uLnYxLlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0GioucnBjc2Vzc2lvbi52MS5SZXZva2VPdGhlclNlc3Npb25zUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_rpcsession_v1_options]);
 
 /**
  * SessionInfo is what a client may know of a session.
@@ -68,11 +68,47 @@ export type SessionInfo = Message<"rpcsession.v1.SessionInfo"> & {
   expiresAt?: Timestamp | undefined;
 
   /**
-   * access_expires_in is how much longer the access token is good, at the time of the answer.
+   * access_expires_in is how much longer the access token is good, at the time of the answer. Unset
+   * for sessions other than the caller's.
    *
    * @generated from field: google.protobuf.Duration access_expires_in = 7;
    */
   accessExpiresIn?: Duration | undefined;
+
+  /**
+   * last_seen_at is when the session was last refreshed.
+   *
+   * @generated from field: google.protobuf.Timestamp last_seen_at = 8;
+   */
+  lastSeenAt?: Timestamp | undefined;
+
+  /**
+   * tenant_id names the tenant; empty where there is none.
+   *
+   * @generated from field: string tenant_id = 9;
+   */
+  tenantId: string;
+
+  /**
+   * current tells whether this is the caller's own session.
+   *
+   * @generated from field: bool current = 10;
+   */
+  current: boolean;
+
+  /**
+   * device is what the session was created on.
+   *
+   * @generated from field: rpcsession.v1.Device device = 11;
+   */
+  device?: Device | undefined;
+
+  /**
+   * claims is what the service lets the client read of the claims; unset where that is nothing.
+   *
+   * @generated from field: google.protobuf.Struct claims = 12;
+   */
+  claims?: JsonObject | undefined;
 };
 
 /**
@@ -81,6 +117,41 @@ export type SessionInfo = Message<"rpcsession.v1.SessionInfo"> & {
  */
 export const SessionInfoSchema: GenMessage<SessionInfo> = /*@__PURE__*/
   messageDesc(file_rpcsession_v1_service, 0);
+
+/**
+ * Device is what a session was created on, as far as it is known.
+ *
+ * @generated from message rpcsession.v1.Device
+ */
+export type Device = Message<"rpcsession.v1.Device"> & {
+  /**
+   * user_agent is what the client said of itself.
+   *
+   * @generated from field: string user_agent = 1;
+   */
+  userAgent: string;
+
+  /**
+   * ip is the address the client came from.
+   *
+   * @generated from field: string ip = 2;
+   */
+  ip: string;
+
+  /**
+   * label is what the user or the service calls the device.
+   *
+   * @generated from field: string label = 3;
+   */
+  label: string;
+};
+
+/**
+ * Describes the message rpcsession.v1.Device.
+ * Use `create(DeviceSchema)` to create a new message.
+ */
+export const DeviceSchema: GenMessage<Device> = /*@__PURE__*/
+  messageDesc(file_rpcsession_v1_service, 1);
 
 /**
  * RefreshRequest asks for a new access token.
@@ -101,7 +172,7 @@ export type RefreshRequest = Message<"rpcsession.v1.RefreshRequest"> & {
  * Use `create(RefreshRequestSchema)` to create a new message.
  */
 export const RefreshRequestSchema: GenMessage<RefreshRequest> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 1);
+  messageDesc(file_rpcsession_v1_service, 2);
 
 /**
  * RefreshResponse answers Refresh; the tokens are in its headers.
@@ -122,7 +193,7 @@ export type RefreshResponse = Message<"rpcsession.v1.RefreshResponse"> & {
  * Use `create(RefreshResponseSchema)` to create a new message.
  */
 export const RefreshResponseSchema: GenMessage<RefreshResponse> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 2);
+  messageDesc(file_rpcsession_v1_service, 3);
 
 /**
  * SignOutRequest asks to end a session.
@@ -143,7 +214,7 @@ export type SignOutRequest = Message<"rpcsession.v1.SignOutRequest"> & {
  * Use `create(SignOutRequestSchema)` to create a new message.
  */
 export const SignOutRequestSchema: GenMessage<SignOutRequest> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 3);
+  messageDesc(file_rpcsession_v1_service, 4);
 
 /**
  * SignOutResponse answers SignOut.
@@ -158,7 +229,7 @@ export type SignOutResponse = Message<"rpcsession.v1.SignOutResponse"> & {
  * Use `create(SignOutResponseSchema)` to create a new message.
  */
 export const SignOutResponseSchema: GenMessage<SignOutResponse> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 4);
+  messageDesc(file_rpcsession_v1_service, 5);
 
 /**
  * GetSessionRequest asks for the caller's session.
@@ -173,7 +244,7 @@ export type GetSessionRequest = Message<"rpcsession.v1.GetSessionRequest"> & {
  * Use `create(GetSessionRequestSchema)` to create a new message.
  */
 export const GetSessionRequestSchema: GenMessage<GetSessionRequest> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 5);
+  messageDesc(file_rpcsession_v1_service, 6);
 
 /**
  * GetSessionResponse answers GetSession.
@@ -194,7 +265,7 @@ export type GetSessionResponse = Message<"rpcsession.v1.GetSessionResponse"> & {
  * Use `create(GetSessionResponseSchema)` to create a new message.
  */
 export const GetSessionResponseSchema: GenMessage<GetSessionResponse> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 6);
+  messageDesc(file_rpcsession_v1_service, 7);
 
 /**
  * ListSessionsRequest asks for the caller's sessions.
@@ -222,7 +293,7 @@ export type ListSessionsRequest = Message<"rpcsession.v1.ListSessionsRequest"> &
  * Use `create(ListSessionsRequestSchema)` to create a new message.
  */
 export const ListSessionsRequestSchema: GenMessage<ListSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 7);
+  messageDesc(file_rpcsession_v1_service, 8);
 
 /**
  * ListSessionsResponse answers ListSessions.
@@ -250,7 +321,7 @@ export type ListSessionsResponse = Message<"rpcsession.v1.ListSessionsResponse">
  * Use `create(ListSessionsResponseSchema)` to create a new message.
  */
 export const ListSessionsResponseSchema: GenMessage<ListSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 8);
+  messageDesc(file_rpcsession_v1_service, 9);
 
 /**
  * RevokeSessionRequest asks to end one session.
@@ -271,7 +342,7 @@ export type RevokeSessionRequest = Message<"rpcsession.v1.RevokeSessionRequest">
  * Use `create(RevokeSessionRequestSchema)` to create a new message.
  */
 export const RevokeSessionRequestSchema: GenMessage<RevokeSessionRequest> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 9);
+  messageDesc(file_rpcsession_v1_service, 10);
 
 /**
  * RevokeSessionResponse answers RevokeSession.
@@ -279,6 +350,12 @@ export const RevokeSessionRequestSchema: GenMessage<RevokeSessionRequest> = /*@_
  * @generated from message rpcsession.v1.RevokeSessionResponse
  */
 export type RevokeSessionResponse = Message<"rpcsession.v1.RevokeSessionResponse"> & {
+  /**
+   * revoked is false where there was no such live session of the caller.
+   *
+   * @generated from field: bool revoked = 1;
+   */
+  revoked: boolean;
 };
 
 /**
@@ -286,7 +363,7 @@ export type RevokeSessionResponse = Message<"rpcsession.v1.RevokeSessionResponse
  * Use `create(RevokeSessionResponseSchema)` to create a new message.
  */
 export const RevokeSessionResponseSchema: GenMessage<RevokeSessionResponse> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 10);
+  messageDesc(file_rpcsession_v1_service, 11);
 
 /**
  * RevokeOtherSessionsRequest asks to end all sessions of the caller but this one.
@@ -301,7 +378,7 @@ export type RevokeOtherSessionsRequest = Message<"rpcsession.v1.RevokeOtherSessi
  * Use `create(RevokeOtherSessionsRequestSchema)` to create a new message.
  */
 export const RevokeOtherSessionsRequestSchema: GenMessage<RevokeOtherSessionsRequest> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 11);
+  messageDesc(file_rpcsession_v1_service, 12);
 
 /**
  * RevokeOtherSessionsResponse answers RevokeOtherSessions.
@@ -322,7 +399,7 @@ export type RevokeOtherSessionsResponse = Message<"rpcsession.v1.RevokeOtherSess
  * Use `create(RevokeOtherSessionsResponseSchema)` to create a new message.
  */
 export const RevokeOtherSessionsResponseSchema: GenMessage<RevokeOtherSessionsResponse> = /*@__PURE__*/
-  messageDesc(file_rpcsession_v1_service, 12);
+  messageDesc(file_rpcsession_v1_service, 13);
 
 /**
  * SessionService lets a client keep, inspect and end its session. Tokens travel in cookies, or in
@@ -366,7 +443,8 @@ export const SessionService: GenService<{
     output: typeof GetSessionResponseSchema;
   },
   /**
-   * ListSessions lists the live sessions of the caller. Answers Unimplemented for now.
+   * ListSessions lists the live sessions of the caller: of the same user and, where the caller's
+   * session has one, of the same tenant.
    *
    * @generated from rpc rpcsession.v1.SessionService.ListSessions
    */
@@ -376,7 +454,7 @@ export const SessionService: GenService<{
     output: typeof ListSessionsResponseSchema;
   },
   /**
-   * RevokeSession ends one session of the caller by its id. Answers Unimplemented for now.
+   * RevokeSession ends one session that ListSessions lists.
    *
    * @generated from rpc rpcsession.v1.SessionService.RevokeSession
    */
@@ -386,8 +464,7 @@ export const SessionService: GenService<{
     output: typeof RevokeSessionResponseSchema;
   },
   /**
-   * RevokeOtherSessions ends all sessions of the caller but this one. Answers Unimplemented for
-   * now.
+   * RevokeOtherSessions ends all sessions that ListSessions lists but this one.
    *
    * @generated from rpc rpcsession.v1.SessionService.RevokeOtherSessions
    */

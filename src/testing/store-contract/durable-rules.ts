@@ -6,6 +6,7 @@ import {
   atOnce,
   awkwardJson,
   type DurableStoreFixture,
+  evictAbove,
   newSession,
   type Rules,
 } from "./fixture.ts";
@@ -16,7 +17,8 @@ export const durableRules: Rules<DurableStoreFixture> = {
     const { store, clock } = fixture;
     await store.secret?.();
     await store.insert(newSession({ claims: awkwardJson }));
-    await store.insert(newSession({ id: "s2", replaces: "s1" }));
+    await store.insert(newSession({ id: "s2", replaces: "s1", accessLife: 1, idleLife: 2 }));
+    await store.update({ id: "s2", version: 0, claims: { role: "user" }, data: awkwardJson });
     await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
     const before = await everything(store);
     await store.close();
@@ -94,11 +96,32 @@ export const durableRules: Rules<DurableStoreFixture> = {
     assert.equal((await other.changes(undefined, absolute)).entries.length, 1);
     await other.close();
   },
+
+  async "a limit, and the end of all, hold for what two servers insert at once"(fixture) {
+    const { store } = fixture;
+    const other = fixture.another();
+    await other.open(fixture);
+    const limit = evictAbove(3);
+    await atOnce((index) =>
+      (index % 2 ? store : other).insert(newSession({ id: `s-${index}`, limit })),
+    );
+    const page = { cursor: undefined, limit: 100 };
+    const left = (await other.list(alice, page)).records;
+    assert.equal(left.length, 3);
+    const { revoked } = await store.revokeAll({ ...alice, except: null }, "revoked");
+    assert.deepEqual([...revoked].sort(), left.map(({ id }) => id).sort());
+    assert.deepEqual((await other.list(alice, page)).records, []);
+    assert.equal((await other.changes(undefined, absolute)).entries.length, 64);
+    await other.close();
+  },
 };
+
+const alice = { userId: "alice", tenantId: null };
 
 async function everything(store: SessionStore) {
   return {
     sessions: [await store.load("s1"), await store.load("s2")],
+    list: await store.list(alice, { cursor: undefined, limit: 10 }),
     changes: await store.changes(undefined, absolute),
     keys: await store.signingKeys(),
     secret: await store.secret?.(),

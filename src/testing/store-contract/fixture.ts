@@ -1,6 +1,13 @@
+import assert from "node:assert/strict";
 import type { Clock } from "../../clock.ts";
 import type { JsonObject } from "../../json.ts";
-import type { NewSession, RefreshWrite, SessionStore } from "../../session/store.ts";
+import type {
+  Inserted,
+  NewSession,
+  RefreshWrite,
+  SessionLimit,
+  SessionStore,
+} from "../../session/store.ts";
 
 /** The two functions of a test runner that a contract needs; vitest's and `node:test`'s fit. */
 export interface ContractRunner {
@@ -51,9 +58,35 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     device: { userAgent: "Agent/1.0", ip: "192.0.2.1" },
     idle,
     absolute,
+    endsBy: null,
+    accessLife: null,
+    idleLife: null,
+    authTime: null,
     replaces: null,
+    requires: null,
+    limit: null,
     ...given,
   };
+}
+
+/** Inserts a session that nothing stands in the way of. */
+export async function insertNew(
+  store: SessionStore,
+  given: Partial<NewSession> = {},
+): Promise<Extract<Inserted, { readonly evicted: readonly string[] }>> {
+  const inserted = await store.insert(newSession(given));
+  assert.ok(inserted.record !== undefined, "refused");
+  return inserted;
+}
+
+/** A limit that refuses what is more than `max`. */
+export function rejectAbove(max: number): SessionLimit {
+  return { max, overflow: "reject" };
+}
+
+/** A limit that ends the oldest above `max`. */
+export function evictAbove(max: number): SessionLimit {
+  return { max, overflow: "evict" };
 }
 
 /** A refresh of each kind, of `"s1"` at `generation`. */

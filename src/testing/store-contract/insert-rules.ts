@@ -1,6 +1,15 @@
 import assert from "node:assert/strict";
 import type { SessionRecord } from "../../session/store.ts";
-import { absolute, atOnce, awkwardJson, idle, newSession, type Rules } from "./fixture.ts";
+import {
+  absolute,
+  advance,
+  atOnce,
+  awkwardJson,
+  idle,
+  insertNew,
+  newSession,
+  type Rules,
+} from "./fixture.ts";
 
 /** What `insert` and `load` promise. */
 export const insertRules: Rules = {
@@ -9,7 +18,15 @@ export const insertRules: Rules = {
     clock,
   }) {
     const now = clock.now();
-    const { idle: _i, absolute: _a, replaces: _r, ...given } = newSession();
+    const {
+      idle: _i,
+      absolute: _a,
+      endsBy: _e,
+      replaces: _p,
+      requires: _q,
+      limit: _l,
+      ...given
+    } = newSession();
     const expected: SessionRecord = {
       ...given,
       generation: 0,
@@ -26,13 +43,45 @@ export const insertRules: Rules = {
       endedBy: null,
     };
     const inserted = await store.insert(newSession());
-    assert.deepEqual(inserted, { record: expected, now, replaced: false });
+    assert.deepEqual(inserted, { record: expected, now, replaced: false, evicted: [] });
     assert.deepEqual(await store.load("s1"), { record: expected, now });
   },
 
   async "insert ends an idle life that is longer than the absolute one with it"({ store }) {
-    const { record } = await store.insert(newSession({ idle: absolute + 1 }));
+    const { record } = await insertNew(store, { idle: absolute + 1 });
     assert.equal(record.idleExpiresAt, record.expiresAt);
+  },
+
+  async "insert ends a session at the time it is given, if that is before its absolute end"({
+    store,
+    clock,
+  }) {
+    const start = clock.now();
+    const early = await insertNew(store, { endsBy: start + idle - 1 });
+    assert.equal(early.record.expiresAt, start + idle - 1);
+    assert.equal(early.record.idleExpiresAt, start + idle - 1);
+    const between = await insertNew(store, { id: "s2", endsBy: start + idle + 1 });
+    assert.equal(between.record.expiresAt, start + idle + 1);
+    assert.equal(between.record.idleExpiresAt, start + idle);
+    const late = await insertNew(store, { id: "s3", endsBy: start + absolute + 1 });
+    assert.equal(late.record.expiresAt, start + absolute);
+    assert.deepEqual((await store.load("s2")).record, between.record);
+    await clock.advance(idle - 1);
+    assert.equal((await store.refresh(advance(0))).record, undefined);
+    const { record } = await store.refresh({ ...advance(0), id: "s2" });
+    assert.equal(record?.idleExpiresAt, start + idle + 1);
+  },
+
+  async "insert keeps lives of its own, and when the user proved who they are"({ store, clock }) {
+    const authTime = clock.now() - 3_600_000;
+    const lives = { accessLife: 60_000, idleLife: idle };
+    const { record } = await insertNew(store, { authTime, ...lives });
+    assert.equal(record.authTime, authTime);
+    assert.deepEqual([record.accessLife, record.idleLife], [60_000, idle]);
+    assert.deepEqual((await store.load("s1")).record, record);
+    const refreshed = (await store.refresh(advance(0))).record;
+    assert.equal(refreshed?.authTime, authTime);
+    assert.deepEqual([refreshed?.accessLife, refreshed?.idleLife], [60_000, idle]);
   },
 
   async "insert keeps tenant, transport, device and awkward JSON as they are"({ store }) {
@@ -71,7 +120,7 @@ export const insertRules: Rules = {
 
   async "of inserts of one id at once exactly one succeeds"({ store }) {
     const done = await atOnce((index) =>
-      store.insert(newSession({ userId: `user-${index}` })).then(
+      insertNew(store, { userId: `user-${index}` }).then(
         ({ record }) => record.userId,
         () => undefined,
       ),
@@ -84,7 +133,7 @@ export const insertRules: Rules = {
   async "insert ends the session it replaces, and logs that"({ store, clock }) {
     await store.insert(newSession({ id: "old" }));
     await clock.advance(7);
-    const { record, replaced } = await store.insert(newSession({ replaces: "old" }));
+    const { record, replaced } = await insertNew(store, { replaces: "old" });
     assert.equal(replaced, true);
     assert.equal(record.revokedAt, null);
     const old = (await store.load("old")).record;
@@ -95,7 +144,7 @@ export const insertRules: Rules = {
   },
 
   async "insert replaces what is absent or has ended without a trace"({ store }) {
-    const { replaced } = await store.insert(newSession({ replaces: "absent" }));
+    const { replaced } = await insertNew(store, { replaces: "absent" });
     assert.equal(replaced, false);
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
     await store.revoke("s1", "signOut");
@@ -129,7 +178,7 @@ export const insertRules: Rules = {
   async "records are no way to change what is stored"({ store }) {
     const claims = { role: "user", list: [1] };
     const device = { ip: "192.0.2.1" };
-    const inserted = await store.insert(newSession({ claims, device }));
+    const inserted = await insertNew(store, { claims, device });
     const kept = structuredClone(inserted.record);
     claims.role = "admin";
     claims.list.push(2);

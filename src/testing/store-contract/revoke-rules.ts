@@ -51,7 +51,7 @@ export const revokeRules: Rules = {
     );
     const { entries } = await store.changes(undefined, absolute);
     assert.deepEqual(
-      entries.map(({ endedBy }) => endedBy),
+      entries.map((entry) => entry.kind === "revoked" && entry.endedBy),
       [winner?.record?.endedBy],
     );
   },

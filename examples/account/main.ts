@@ -1,0 +1,80 @@
+// npm run example:account: two devices of one user; claims, step-up, "your devices", sign out the rest.
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
+import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
+import { createSessionClient, type SessionClient } from "rpc-session/client";
+import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock } from "rpc-session/testing";
+import { AccountService } from "../gen/account/v1/account_pb.ts";
+import { ClientClaims } from "./claims.ts";
+import { accountRoutes, accountSessions } from "./service.ts";
+
+const clock = createFakeClock(); // so that twenty minutes pass at once
+const sessions = accountSessions({
+  issuer: "http://localhost",
+  store: memoryStore(),
+  clock,
+});
+const adapter = connectNodeAdapter(sessions.protect({ routes: accountRoutes(sessions) }));
+const server = createServer(adapter).listen(0, "localhost");
+await new Promise((resolve) => server.once("listening", resolve));
+const { port } = server.address() as AddressInfo;
+
+const laptop = await signIn("laptop");
+clock.advance("1m");
+const phone = await signIn("phone");
+
+// Claims: typed on both sides, changed in the middle of a session.
+console.log("role:", laptop.session.claims?.role);
+console.log("publish:", await outcome(laptop.account.publish({})));
+await laptop.account.upgrade({});
+console.log("role:", laptop.session.claims?.role);
+console.log("publish:", await outcome(laptop.account.publish({})));
+
+// "Your devices", for any client of the service.
+const { sessions: devices } = await laptop.own.listSessions({});
+for (const { device, current } of devices) {
+  console.log("device:", device?.label, current ? "(this one)" : "");
+}
+
+// Step-up: what a stolen session must not do needs a fresh password.
+clock.advance("20m");
+console.log("change password:", await outcome(laptop.account.changePassword({ password: "new" })));
+await laptop.account.confirm({ password: "correct horse" });
+const { signedOut } = await laptop.account.changePassword({ password: "new" });
+console.log("change password: done, sessions signed out:", signedOut);
+console.log("phone:", await outcome(phone.account.publish({})));
+console.log("laptop:", await outcome(laptop.account.publish({})));
+
+server.close();
+server.closeAllConnections();
+await sessions.close();
+
+interface Device {
+  readonly session: SessionClient<{ role: "reader" | "editor" | "admin" }>;
+  readonly account: Client<typeof AccountService>;
+  readonly own: Client<typeof SessionService>;
+}
+
+async function signIn(device: string): Promise<Device> {
+  const session = createSessionClient({
+    claims: ClientClaims,
+    clock,
+    transport: (parts) =>
+      createConnectTransport({ baseUrl: `http://localhost:${port}`, httpVersion: "1.1", ...parts }),
+  });
+  const account = createClient(AccountService, session.transport);
+  await account.signIn({ user: "ada", password: "correct horse", device });
+  return { session, account, own: createClient(SessionService, session.transport) };
+}
+
+async function outcome(call: Promise<unknown>): Promise<string> {
+  try {
+    await call;
+    return "ok";
+  } catch (error) {
+    return Code[ConnectError.from(error).code] ?? "unknown";
+  }
+}

@@ -1,0 +1,57 @@
+import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
+import { type Clock, createSessions, type SessionStore } from "rpc-session";
+import { AccountService } from "../gen/account/v1/account_pb.ts";
+import { Claims } from "./claims.ts";
+
+/** Sessions with typed claims, and at most five devices a user. */
+export function accountSessions(base: { issuer: string; store: SessionStore; clock?: Clock }) {
+  return createSessions({
+    ...base,
+    claims: Claims,
+    clientClaims: ({ role }) => ({ role }),
+    sessionsPerUser: { max: 5, overflow: "evictOldest" },
+    // Behind a proxy that sets it, and lets no client do so.
+    clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined,
+  });
+}
+
+/** Serves the accounts. Passwords would be hashed, and elsewhere. */
+export function accountRoutes(sessions: ReturnType<typeof accountSessions>) {
+  const passwords = new Map([["ada", "correct horse"]]);
+  const check = (user: string, password: string): void => {
+    if (passwords.get(user) !== password) {
+      throw new ConnectError("wrong user or password", Code.PermissionDenied);
+    }
+  };
+  return (router: ConnectRouter) =>
+    router.service(AccountService, {
+      async signIn({ user, password, device }, ctx) {
+        check(user, password);
+        const claims = { costCenter: "4711" }; // the role is "reader", as the schema says
+        await sessions.create(ctx, { userId: user, claims, label: device || "unnamed" });
+        return {};
+      },
+      async confirm({ password }, ctx) {
+        check(sessions.require(ctx).userId, password);
+        await sessions.reauthenticated(ctx);
+        return {};
+      },
+      async changePassword({ password }, ctx) {
+        // The policy in the schema has seen to it that the password was given lately.
+        const session = sessions.require(ctx);
+        passwords.set(session.userId, password);
+        return { signedOut: (await session.revokeOthers()).length };
+      },
+      async upgrade(_request, ctx) {
+        await sessions.require(ctx).updateClaims({ role: "editor" });
+        return {};
+      },
+      async publish(_request, ctx) {
+        const session = sessions.require(ctx);
+        const { published } = await session.updateData((data) => ({
+          published: Number(data.published ?? 0) + 1,
+        }));
+        return { count: Number(published) };
+      },
+    });
+}

@@ -1,0 +1,143 @@
+import { type PolicyViolation, SessionError } from "../errors.ts";
+import type { JsonObject } from "../json.ts";
+import { assertUserClaims } from "../jwt/user-claims.ts";
+import type { ClaimsSchema, StandardSchemaV1 } from "../schema.ts";
+import { maxNoticeClaims } from "../wire.ts";
+
+/** Checks claims on their way into a token and out of it. */
+export interface ClaimsRule {
+  /**
+   * What a session keeps of the claims it is given: what the schema makes of them.
+   * @throws TypeError when they do not fit, or when the schema does not accept its own output
+   */
+  accept(given: unknown): Promise<JsonObject>;
+  /**
+   * The claims of a token as handlers see them; the same object for the same claims.
+   * @throws SessionError `forbidden`, `CLAIM_REJECTED`, when they do not fit (any more)
+   */
+  read(claims: JsonObject): JsonObject | Promise<JsonObject>;
+  /**
+   * What the client is told; undefined when nothing is.
+   * @throws TypeError when it is no JSON object, or too long for a header
+   * @throws SessionError as `read` does
+   */
+  forClient(claims: JsonObject): Promise<JsonObject | undefined>;
+}
+
+/** Which claims a session's client may read. */
+export type ClientClaims<Claims> = (claims: Claims) => object;
+
+/** @throws TypeError when the schema is none, or the projection no function */
+export function createClaimsRule(
+  schema: ClaimsSchema | undefined,
+  clientClaims: ClientClaims<never> | undefined,
+): ClaimsRule {
+  if (schema !== undefined && typeof schema?.["~standard"]?.validate !== "function") {
+    throw new TypeError(
+      "claims: give a schema of zod, valibot, arktype or another library of the Standard Schema",
+    );
+  }
+  const rule = schema === undefined ? anyClaims : new SchemaRule(schema);
+  return {
+    accept: (given) => rule.accept(given),
+    read: (claims) => rule.read(claims),
+    async forClient(claims) {
+      if (clientClaims === undefined) {
+        return undefined;
+      }
+      const told: unknown = clientClaims((await rule.read(claims)) as never);
+      assertUserClaims(told);
+      if (encodeURIComponent(JSON.stringify(told)).length > maxNoticeClaims) {
+        throw new TypeError(
+          `clientClaims: more than ${maxNoticeClaims} characters do not fit a header; tell the client less`,
+        );
+      }
+      return told;
+    },
+  };
+}
+
+const anyClaims: Pick<ClaimsRule, "accept" | "read"> = {
+  async accept(given) {
+    assertUserClaims(given);
+    return given;
+  },
+  read: (claims) => claims,
+};
+
+class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
+  readonly #validate: (value: unknown) => Result | Promise<Result>;
+  /** By the claims of a verified token, which are one object for as long as the token is known. */
+  readonly #read = new WeakMap<JsonObject, JsonObject>();
+
+  constructor(schema: ClaimsSchema) {
+    this.#validate = (value) => schema["~standard"].validate(value);
+  }
+
+  async accept(given: unknown): Promise<JsonObject> {
+    const first = await this.#validate(given);
+    if (first.issues !== undefined) {
+      throw new TypeError(`claims: ${namesOf(first.issues)} not as the schema says`, {
+        cause: first.issues,
+      });
+    }
+    const claims: unknown = first.value;
+    assertUserClaims(claims);
+    const again = await this.#validate(claims);
+    if (again.issues !== undefined || JSON.stringify(again.value) !== JSON.stringify(claims)) {
+      throw new TypeError(
+        "claims: the schema does not return what it made of them unchanged; it is run again on every token, so leave out what transforms a value that is transformed already",
+        { cause: again.issues },
+      );
+    }
+    return claims;
+  }
+
+  read(claims: JsonObject): JsonObject | Promise<JsonObject> {
+    const known = this.#read.get(claims);
+    if (known !== undefined) {
+      return known;
+    }
+    const result = this.#validate(claims);
+    return result instanceof Promise
+      ? result.then((later) => this.#keep(claims, later))
+      : this.#keep(claims, result);
+  }
+
+  #keep(claims: JsonObject, result: Result): JsonObject {
+    if (result.issues !== undefined) {
+      throw rejected(result.issues);
+    }
+    const value = result.value as JsonObject;
+    this.#read.set(claims, value);
+    return value;
+  }
+}
+
+type Result = StandardSchemaV1.Result<object>;
+type Issues = readonly StandardSchemaV1.Issue[];
+
+/** The schema's own messages may repeat a value, so they are left out. */
+function rejected(issues: Issues): SessionError {
+  return new SessionError("forbidden", "CLAIM_REJECTED", {
+    message: "the claims of the session are not as the service expects them",
+    violations: issues.map(
+      (issue): PolicyViolation => ({
+        claim: nameOf(issue),
+        requirement: "schema",
+        message: "is not as the schema says",
+      }),
+    ),
+    cause: issues,
+  });
+}
+
+function namesOf(issues: Issues): string {
+  const names = [...new Set(issues.map(nameOf))].slice(0, 10);
+  return `${names.join(", ")} ${names.length === 1 ? "is" : "are"}`;
+}
+
+function nameOf({ path = [] }: StandardSchemaV1.Issue): string {
+  const keys = path.map((part) => String(typeof part === "object" ? part.key : part));
+  return keys.length === 0 ? "the whole" : keys.join(".");
+}

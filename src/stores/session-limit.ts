@@ -1,0 +1,18 @@
+import type { SessionLimit } from "../session/store.ts";
+
+/**
+ * What a limit does to a user who has other live sessions: the ids of those that end, or undefined
+ * where the new session is not to be inserted.
+ *
+ * @param others without the one that is replaced, the oldest first
+ */
+export function evictedBy(
+  limit: SessionLimit | null,
+  others: readonly { readonly id: string }[],
+): readonly string[] | undefined {
+  const tooMany = limit === null ? 0 : others.length + 1 - limit.max;
+  if (tooMany <= 0) {
+    return [];
+  }
+  return limit?.overflow === "evict" ? others.slice(0, tooMany).map(({ id }) => id) : undefined;
+}

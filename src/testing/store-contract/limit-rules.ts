@@ -1,0 +1,139 @@
+import assert from "node:assert/strict";
+import type { SessionStore } from "../../session/store.ts";
+import {
+  absolute,
+  atOnce,
+  evictAbove,
+  insertNew,
+  newSession,
+  type Rules,
+  rejectAbove,
+} from "./fixture.ts";
+
+/** What the `limit` of an `insert` promises. */
+export const limitRules: Rules = {
+  async "a limit that rejects changes nothing once it is reached"({ store, clock }) {
+    await insertOneByOne(store, clock, ["a", "b"]);
+    const third = await insertNew(store, { id: "c", limit: rejectAbove(3) });
+    assert.deepEqual(third.evicted, []);
+    const { cursor } = await store.changes(undefined, 0);
+    const answer = await store.insert(newSession({ id: "d", limit: rejectAbove(3) }));
+    assert.deepEqual(answer, { record: undefined, now: clock.now(), refused: "limit" });
+    // The one it replaces makes room for one only: there are more than the limit already.
+    const replacing = await store.insert(
+      newSession({ id: "d", replaces: "a", limit: rejectAbove(2) }),
+    );
+    assert.equal("refused" in replacing && replacing.refused, "limit");
+    assert.equal((await store.load("d")).record, undefined);
+    assert.deepEqual(await liveOf(store), ["a", "b", "c"]);
+    assert.deepEqual((await store.changes(cursor, 0)).entries, []);
+  },
+
+  async "a limit that evicts ends the oldest, as many as it takes"({ store, clock }) {
+    // By when they began, not by id, and not by when they were last seen.
+    await insertOneByOne(store, clock, ["d", "c", "b", "a"]);
+    await store.refresh({ kind: "keep", id: "d", generation: 0, idle: absolute, settle: null });
+    const { cursor } = await store.changes(undefined, 0);
+    const { record, evicted } = await insertNew(store, { id: "e", limit: evictAbove(3) });
+    assert.equal(record.revokedAt, null);
+    assert.deepEqual([...evicted].sort(), ["c", "d"]);
+    assert.deepEqual(await liveOf(store), ["a", "b", "e"]);
+    const at = clock.now();
+    for (const id of evicted) {
+      const { record: old } = await store.load(id);
+      assert.deepEqual([old?.revokedAt, old?.endedBy], [at, "evicted"]);
+    }
+    const { entries } = await store.changes(cursor, 0);
+    assert.deepEqual(
+      new Set(entries),
+      new Set(
+        evicted.map((session) => ({ kind: "revoked", session, endedBy: "evicted", at }) as const),
+      ),
+    );
+    assert.equal(entries.length, 2);
+    assert.deepEqual((await insertNew(store, { id: "f", limit: evictAbove(1) })).evicted.length, 3);
+    assert.deepEqual(await liveOf(store), ["f"]);
+  },
+
+  async "a limit does not count the session that is replaced"({ store, clock }) {
+    await insertOneByOne(store, clock, ["a", "b"]);
+    const rejecting = await insertNew(store, { id: "c", replaces: "a", limit: rejectAbove(2) });
+    assert.equal(rejecting.replaced, true);
+    assert.deepEqual(await liveOf(store), ["b", "c"]);
+    const evicting = await insertNew(store, { id: "d", replaces: "c", limit: evictAbove(2) });
+    assert.deepEqual([evicting.replaced, evicting.evicted], [true, []]);
+    assert.equal((await store.load("c")).record?.endedBy, "replaced");
+    assert.deepEqual(await liveOf(store), ["b", "d"]);
+    assert.equal((await store.changes(undefined, absolute)).entries.length, 2);
+  },
+
+  async "a limit counts the user's live sessions only, in whatever tenant"({ store, clock }) {
+    await store.insert(newSession({ id: "expired", idle: 1 }));
+    await store.insert(newSession({ id: "ended" }));
+    await store.revoke("ended", "signOut");
+    await store.insert(newSession({ id: "bob", userId: "bob" }));
+    await clock.advance(1);
+    await insertNew(store, { id: "a", tenantId: "one", limit: rejectAbove(2) });
+    await insertNew(store, { id: "b", tenantId: "two", limit: rejectAbove(2) });
+    const third = await store.insert(newSession({ id: "c", limit: rejectAbove(2) }));
+    assert.equal(third.record, undefined);
+    const { evicted } = await insertNew(store, { id: "c", limit: evictAbove(2) });
+    assert.deepEqual(evicted, ["a"]);
+    assert.equal((await store.load("bob")).record?.revokedAt, null);
+    assert.equal((await store.load("expired")).record?.revokedAt, null);
+  },
+
+  async "a limit evicts nobody for an insert that rejects or is refused"({ store, clock }) {
+    await insertOneByOne(store, clock, ["a", "b"]);
+    await assert.rejects(store.insert(newSession({ id: "b", limit: evictAbove(1) })));
+    const refused = await store.insert(
+      newSession({ id: "c", requires: "absent", limit: evictAbove(1) }),
+    );
+    assert.equal("refused" in refused && refused.refused, "notLive");
+    assert.deepEqual(await liveOf(store), ["a", "b"]);
+    assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
+  },
+
+  async "inserts at once never leave more than a limit that rejects"({ store }) {
+    const done = await atOnce((index) =>
+      store.insert(newSession({ id: `s-${index}`, limit: rejectAbove(5) })),
+    );
+    const inserted = done.flatMap(({ record }) => (record ? [record.id] : []));
+    assert.equal(inserted.length, 5);
+    assert.deepEqual(await liveOf(store), inserted.sort());
+    assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
+  },
+
+  async "inserts at once never leave more than a limit that evicts"({ store }) {
+    const done = await atOnce((index) =>
+      insertNew(store, { id: `s-${index}`, limit: evictAbove(5) }),
+    );
+    const evicted = done.flatMap((inserted) => inserted.evicted);
+    assert.equal(evicted.length, 59);
+    assert.equal(new Set(evicted).size, 59);
+    assert.equal((await liveOf(store)).length, 5);
+    const { entries } = await store.changes(undefined, absolute);
+    assert.deepEqual(entries.map(({ session }) => session).sort(), evicted.sort());
+  },
+};
+
+type Clock = Parameters<Rules[string]>[0]["clock"];
+
+/** Inserts sessions, each a millisecond after the one before. */
+async function insertOneByOne(
+  store: SessionStore,
+  clock: Clock,
+  ids: readonly string[],
+): Promise<void> {
+  for (const id of ids) {
+    await store.insert(newSession({ id }));
+    await clock.advance(1);
+  }
+}
+
+/** The ids of alice's live sessions, sorted. */
+async function liveOf(store: SessionStore): Promise<string[]> {
+  const alice = { userId: "alice", tenantId: null };
+  const { records } = await store.list(alice, { cursor: undefined, limit: 100 });
+  return records.map(({ id }) => id).sort();
+}

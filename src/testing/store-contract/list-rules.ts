@@ -1,0 +1,145 @@
+import assert from "node:assert/strict";
+import type { SessionOwner, SessionRecord, SessionStore } from "../../session/store.ts";
+import { insertNew, newSession, type Rules } from "./fixture.ts";
+
+const alice: SessionOwner = { userId: "alice", tenantId: null };
+
+/** What `list` promises. */
+export const listRules: Rules = {
+  async "list tells a user's sessions, whole, the newest first"({ store, clock }) {
+    const expected: SessionRecord[] = [];
+    for (const id of ["b", "c", "a"]) {
+      expected.unshift((await insertNew(store, { id, tenantId: "one" })).record);
+      await clock.advance(1);
+    }
+    await store.insert(newSession({ id: "bob", userId: "bob" }));
+    const page = await store.list(alice, { cursor: undefined, limit: 10 });
+    assert.deepEqual(page, { records: expected, now: clock.now() });
+  },
+
+  async "list is empty, and has no cursor, where there is nothing"({ store, clock }) {
+    const page = await store.list(alice, { cursor: undefined, limit: 10 });
+    assert.deepEqual(page, { records: [], now: clock.now() });
+  },
+
+  async "list sorts sessions of the same time by id, descending, also across pages"({ store }) {
+    // As bytes sort: not as a dictionary does, where "a" and "B" and "_" stand elsewhere.
+    const ids = ["-a", "0", "A", "B", "Z", "_", "a", "b"];
+    for (const id of [...ids].reverse()) {
+      await store.insert(newSession({ id }));
+    }
+    for (const limit of [1, 2, 3, 100]) {
+      assert.deepEqual(await allOf(store, alice, limit), [...ids].reverse());
+    }
+  },
+
+  async "list cuts into pages, and the last one has no cursor"({ store, clock }) {
+    for (const id of ["a", "b", "c", "d"]) {
+      await store.insert(newSession({ id }));
+      await clock.advance(1);
+    }
+    const first = await store.list(alice, { cursor: undefined, limit: 2 });
+    assert.deepEqual(idsOf(first), ["d", "c"]);
+    const second = await store.list(alice, { cursor: first.cursor, limit: 2 });
+    assert.deepEqual(idsOf(second), ["b", "a"]);
+    assert.equal("cursor" in second, false);
+    const rest = await store.list(alice, { cursor: first.cursor, limit: 3 });
+    assert.deepEqual(idsOf(rest), ["b", "a"]);
+    assert.equal("cursor" in rest, false);
+  },
+
+  async "list leaves out what has ended or expired"({ store, clock }) {
+    await store.insert(newSession({ id: "idle", idle: 2 }));
+    await store.insert(newSession({ id: "absolute", absolute: 2 }));
+    await store.insert(newSession({ id: "ended" }));
+    await store.insert(newSession({ id: "live" }));
+    await clock.advance(1);
+    assert.deepEqual(await allOf(store, alice, 1), ["live", "idle", "ended", "absolute"]);
+    await store.revoke("ended", "signOut");
+    assert.deepEqual(await allOf(store, alice, 1), ["live", "idle", "absolute"]);
+    await clock.advance(1);
+    assert.deepEqual(await allOf(store, alice, 1), ["live"]);
+  },
+
+  async "list knows the user, the tenant, and the user within the tenant"({ store }) {
+    for (const userId of ["alice", "bob"]) {
+      for (const tenantId of ["one", "two", null]) {
+        await store.insert(newSession({ id: `${userId}-${tenantId}`, userId, tenantId }));
+      }
+    }
+    // A user may have the name of a tenant.
+    await store.insert(newSession({ id: "namesake", userId: "one", tenantId: null }));
+    const list = (userId: string | null, tenantId: string | null) =>
+      allOf(store, { userId, tenantId }, 2);
+    assert.deepEqual(await list("alice", null), ["alice-two", "alice-one", "alice-null"]);
+    assert.deepEqual(await list(null, "one"), ["bob-one", "alice-one"]);
+    assert.deepEqual(await list("alice", "one"), ["alice-one"]);
+    assert.deepEqual(await list("one", null), ["namesake"]);
+    assert.deepEqual(await list("Alice", null), []);
+    assert.deepEqual(await list("alice", "three"), []);
+  },
+
+  async "list shows once what is there all along, while others come and go"({ store, clock }) {
+    const stay = ["a", "c", "e", "g", "i"];
+    for (const id of ["a", "b", "c", "d", "e", "f", "g", "h", "i"]) {
+      await store.insert(newSession({ id }));
+      await clock.advance(1);
+    }
+    const seen: string[] = [];
+    let cursor: string | undefined;
+    let turn = 0;
+    do {
+      const page = await store.list(alice, { cursor, limit: 2 });
+      seen.push(...idsOf(page));
+      ({ cursor } = page);
+      // The one at which the next page begins, and some that are still to come.
+      for (const id of [seen.at(-1) ?? "", "b", "d"]) {
+        if (!stay.includes(id)) {
+          await store.revoke(id, "revoked");
+        }
+      }
+      turn += 1;
+      await store.insert(newSession({ id: `new-${turn}` }));
+      await clock.advance(1);
+    } while (cursor !== undefined);
+    assert.deepEqual(seen, ["i", "h", "g", "f", "e", "c", "a"]);
+    assert.ok(turn >= 4);
+  },
+
+  async "list rejects what is no cursor"({ store }) {
+    await assert.rejects(store.list(alice, { cursor: "no cursor", limit: 1 }));
+    await assert.rejects(store.list(alice, { cursor: "", limit: 1 }));
+  },
+
+  async "list follows the end of a session, and not its refreshes"({ store, clock }) {
+    await store.insert(newSession({ id: "a", idle: 2 }));
+    await clock.advance(1);
+    await store.insert(newSession({ id: "b", idle: 100 }));
+    const keep = { kind: "keep", id: "a", generation: 0, idle: 100, settle: null } as const;
+    const { record } = await store.refresh(keep);
+    await clock.advance(50);
+    const { records } = await store.list(alice, { cursor: undefined, limit: 10 });
+    assert.deepEqual(
+      records.map(({ id }) => id),
+      ["b", "a"],
+    );
+    assert.deepEqual(records[1], record);
+  },
+};
+
+/** The ids of all pages. */
+async function allOf(store: SessionStore, owner: SessionOwner, limit: number): Promise<string[]> {
+  const ids: string[] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await store.list(owner, { cursor, limit });
+    assert.ok(page.records.length <= limit);
+    ids.push(...idsOf(page));
+    ({ cursor } = page);
+  } while (cursor !== undefined);
+  return ids;
+}
+
+function idsOf({ records }: { readonly records: readonly SessionRecord[] }): string[] {
+  return records.map(({ id }) => id);
+}

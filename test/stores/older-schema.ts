@@ -1,0 +1,48 @@
+import { expect } from "vitest";
+import type { SessionStore } from "../../src/session/store.ts";
+import { migrationSql } from "../../src/stores/sql-print.ts";
+import type { SqlDialect } from "../../src/stores/sql-schema.ts";
+import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+
+/** The SQL that makes the tables as a version had them, with two sessions and an entry in use. */
+export async function olderTables(dialect: SqlDialect, version: number): Promise<string> {
+  const [tables] = (await migrationSql(dialect)).split(`\n-- version ${version + 1}\n`);
+  return `${tables}${rows};`;
+}
+
+/** Checks that what {@link olderTables} made is in use as if nothing had happened. */
+export async function expectInUse(store: SessionStore): Promise<void> {
+  const { record } = await store.load("s1");
+  expect(record).toMatchObject({
+    userId: "alice",
+    tenantId: "one",
+    generation: 3,
+    authTime: 1000,
+    expiresAt: 9_000_000_000_000,
+    accessLife: null,
+    idleLife: null,
+    claims: { role: "admin" },
+    revokedAt: null,
+  });
+  expect((await store.load("s2")).record?.endedBy).toBe("theft");
+  const all = { cursor: undefined, limit: 10 };
+  const alice = { userId: "alice", tenantId: null };
+  expect((await store.list(alice, all)).records).toEqual([record]);
+  expect((await store.list({ userId: null, tenantId: "one" }, all)).records).toEqual([record]);
+  const read = await store.changes(undefined, 9_000_000_000_000);
+  const theft = { kind: "revoked", session: "s2", endedBy: "theft", at: 2000 };
+  expect(read.entries).toEqual([theft]);
+  expect((await store.refresh(advance(3))).record?.generation).toBe(4);
+  await store.update({ id: "s1", version: 0, claims: {} });
+  await store.insert(newSession({ id: "s3", accessLife: 5 }));
+  const { revoked } = await store.revokeAll({ ...alice, except: null }, "revoked");
+  expect([...revoked].sort()).toEqual(["s1", "s3"]);
+  const { entries } = await store.changes(read.cursor, 0);
+  expect(entries.map(({ kind }) => kind)).toEqual(["claims", "revoked", "revoked"]);
+}
+
+const common =
+  "'cookie', 'c2FsdA', 'secret-a', 3, 1000, 1000, 1000, 8000000000000, 9000000000000, '{\"role\":\"admin\"}', 0, '{}', 0, '{}', 1000";
+const rows = `insert into rpcsession_sessions (id, user_id, tenant_id, revoked_at, ended_by, transport, salt, secret_id, generation, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at)
+values ('s1', 'alice', 'one', null, null, ${common}), ('s2', 'alice', 'one', 2000, 'theft', ${common});
+insert into rpcsession_changes (kind, session, ended_by, at) values ('revoked', 's2', 'theft', 2000)`;

@@ -1,0 +1,168 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { SessionStore } from "../../src/session/store.ts";
+import type { RedisClient } from "../../src/stores/redis.ts";
+import { insertNew } from "../../src/testing/store-contract/fixture.ts";
+import {
+  redisMissing,
+  startRedis,
+  type TestRedis,
+  type TestRedisClient,
+} from "../helpers/redis.ts";
+import { redisWithFakeClock } from "./redis-fixture.ts";
+
+const hour = 3_600_000;
+const day = 24 * hour;
+/** More than two steps of the upgrade. */
+const many = 1_200;
+let redis: TestRedis;
+
+describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?? ""}`, () => {
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis.stop());
+
+  it("finds every session that had not ended, and keeps what they are", async () => {
+    const { store, old, clock, client, prefix } = await start();
+    const ids = await old.insertMany(many);
+    await old.insert("other", { userId: "bob", tenantId: "acme" });
+    await old.insert("ended", { revokedAt: String(clock.now()), endedBy: "signOut" });
+    await store.open({ clock });
+    expect(await client.zCard(`{${prefix}}:user:alice`)).toBe(many);
+    expect((await store.load("other")).record).toEqual({
+      ...{ id: "other", userId: "bob", tenantId: "acme", transport: "cookie", salt: "c2FsdA" },
+      ...{ secretId: "secret-a", generation: 3, claimsVersion: 0, version: 0, endedBy: null },
+      ...{ claims: { role: "admin" }, data: { cart: [] }, device: {} },
+      ...{ accessLife: null, idleLife: null, confirmedAt: null, revokedAt: null },
+      ...{ rotatedAt: clock.now(), createdAt: clock.now(), authTime: clock.now() },
+      lastSeenAt: clock.now(),
+      ...{ idleExpiresAt: clock.now() + 2 * day, expiresAt: clock.now() + 9 * day },
+    });
+    expect(await endAll(store, { tenantId: "acme" })).toEqual(["other"]);
+    expect((await endAll(store, { userId: "alice" })).sort()).toEqual(ids);
+  });
+
+  it("also when several servers open it at once, and one of them dies midway", async () => {
+    const { newStore, on, old, clock, client, meta } = await start();
+    const ids = await old.insertMany(many);
+    on.failAfter(2);
+    await expect(newStore().open({ clock })).rejects.toThrow("killed");
+    expect(await client.hGet(meta, "schema")).toBe("1");
+    on.failAfter(Number.POSITIVE_INFINITY);
+    const [store, ...others] = [newStore(), newStore(), newStore()] as const;
+    await Promise.all([store, ...others].map((each) => each.open({ clock })));
+    expect(await client.hGet(meta, "schema")).toBe("2");
+    expect((await endAll(store, { userId: "alice" })).sort()).toEqual(ids);
+  });
+
+  it("does not look through all sessions again when it is opened again", async () => {
+    const { newStore, on, old, clock } = await start();
+    await old.insertMany(many);
+    await newStore().open({ clock });
+    const before = on.calls();
+    await newStore().open({ clock });
+    expect(on.calls() - before).toBe(1);
+  });
+
+  it("drops the ids of the upgraded sessions with their sessions", async () => {
+    const { store, old, clock, client, prefix } = await start();
+    await old.insertMany(8);
+    await store.open({ clock });
+    await store.prune(5);
+    expect(await client.zCard(`{${prefix}}:user:alice`)).toBe(8);
+    clock.advance(`${3 * day + 1}ms`);
+    await client.del(`{${prefix}}:session:s0001`);
+    await store.prune(5);
+    expect(await client.exists([`{${prefix}}:user:alice`, `{${prefix}}:ends`])).toBe(0);
+  });
+
+  it("finds what servers of before began after the upgrade, within a day and later", async () => {
+    const { store, old, clock, client, meta } = await start();
+    await store.open({ clock });
+    await old.insert("o1", {});
+    expect(await endAll(store, { userId: "alice" })).toEqual(["o1"]);
+    await old.insert("o2", {});
+    clock.advance(`${day - 1}ms`);
+    await store.prune(5);
+    expect(await client.hExists(meta, "mixedUntil")).toBe(1);
+    clock.advance("1ms");
+    await store.prune(5);
+    expect(await client.hExists(meta, "mixedUntil")).toBe(0);
+    expect(await endAll(store, { userId: "alice" })).toEqual(["o2"]);
+  });
+
+  it("looks for none of those in data that only servers of now wrote", async () => {
+    const { newStore, on, client, clock, meta } = await start();
+    await client.del(meta);
+    const store = newStore();
+    await store.open({ clock });
+    await insertNew(store);
+    const before = on.calls();
+    expect(await endAll(store, { userId: "alice" })).toEqual(["s1"]);
+    expect(on.calls() - before).toBe(1);
+  });
+});
+
+/** A store over an empty Redis that a server of schema 1 has opened. */
+async function start() {
+  const client = await redis.connect();
+  const on = breakable(client);
+  const { newStore, clock, prefix } = await redisWithFakeClock(client, { on: on.client });
+  const meta = `{${prefix}}:meta`;
+  await client.hSet(meta, "schema", "1");
+  const insert = async (id: string, given: Readonly<Record<string, string>>) => {
+    const [key, now] = [`{${prefix}}:session:${id}`, clock.now()];
+    await client.hSet(key, {
+      ...{ generation: "3", claimsVersion: "0", version: "0" },
+      ...{ rotatedAt: now, createdAt: now, authTime: now, lastSeenAt: now },
+      ...{ idleExpiresAt: now + 2 * day, expiresAt: now + 9 * day },
+      ...{ id, userId: "alice", transport: "cookie", salt: "c2FsdA", secretId: "secret-a" },
+      ...{ claims: '{"role":"admin"}', data: '{"cart":[]}', device: "{}" },
+      ...given,
+    });
+    await client.pExpireAt(key, now + 3 * day);
+  };
+  const insertMany = async (count: number): Promise<string[]> => {
+    const ids = Array.from({ length: count }, (_, each) => `s${String(each).padStart(4, "0")}`);
+    await Promise.all(ids.map((id) => insert(id, {})));
+    return ids;
+  };
+  return {
+    store: newStore(),
+    newStore,
+    on,
+    clock,
+    client,
+    prefix,
+    meta,
+    old: { insert, insertMany },
+  };
+}
+
+async function endAll(
+  store: SessionStore,
+  owner: { readonly userId?: string; readonly tenantId?: string },
+): Promise<string[]> {
+  const scope = { userId: null, tenantId: null, ...owner, except: null };
+  return [...(await store.revokeAll(scope, "revoked")).revoked];
+}
+
+/** A client that counts its scripts, and fails when told so. */
+function breakable(client: TestRedisClient) {
+  let [left, calls] = [Number.POSITIVE_INFINITY, 0];
+  const evalSha: RedisClient["evalSha"] = async (sha, given) => {
+    if (left <= 0) {
+      throw new Error("killed");
+    }
+    left -= 1;
+    calls += 1;
+    return client.evalSha(sha, given);
+  };
+  return {
+    client: { evalSha, eval: (script, given) => client.eval(script, given) } as RedisClient,
+    calls: () => calls,
+    failAfter(more: number) {
+      left = more;
+    },
+  };
+}
