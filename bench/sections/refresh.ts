@@ -263,7 +263,7 @@ async function openPostgresBench(): Promise<StoreBench | string> {
   const text =
     "update floor set generation = generation + 1, rotated_at = (extract(epoch from clock_timestamp()) * 1000)::bigint where id = $1 and generation = $2 and revoked_at is null returning *";
   return {
-    store: postgresStore(pool),
+    store: postgresStore(server.url("public"), { connections: inFlight }),
     async floor(id, generation) {
       if (generation === 0) {
         await pool.query("insert into floor (id, generation) values ($1, 0)", [id]);

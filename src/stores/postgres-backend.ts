@@ -1,6 +1,6 @@
 import { Kysely, PostgresDialect, type RawBuilder, sql } from "kysely";
 import { readChangesByTransaction } from "./postgres-changes.ts";
-import { forKysely, type OpenPool } from "./postgres-pool.ts";
+import { forKysely, isStalePlan, type OpenPool } from "./postgres-pool.ts";
 import { retried } from "./retry.ts";
 import type { SqlBackend } from "./sql.ts";
 import type { SqlSchema } from "./sql-schema.ts";
@@ -23,7 +23,7 @@ export function postgresBackend(
         db: new Kysely<SqlSchema>({ dialect: new PostgresDialect({ pool }) }),
         now,
         dialect: "postgres",
-        attempt: (work) => retried({ clock, pauses: pausesMs, again: isConflict }, work),
+        attempt: (work) => retried({ clock, pauses: pausesMs, again: isForAnotherTry }, work),
       };
     },
     readChanges: readChangesByTransaction,
@@ -40,6 +40,11 @@ function databaseTime(): RawBuilder<number> {
 }
 
 const pausesMs = [5, 10, 20, 40, 80];
+
+/** Whether nothing was changed, and the same may succeed now. */
+function isForAnotherTry(error: unknown): boolean {
+  return isConflict(error) || isStalePlan(error);
+}
 
 /** A serialization failure or a deadlock: the transaction was rolled back for the sake of others. */
 function isConflict(error: unknown): boolean {
