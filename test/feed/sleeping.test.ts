@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { systemClock } from "../../src/clock.ts";
+import { type Clock, systemClock } from "../../src/clock.ts";
 import type { SessionStore } from "../../src/session/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
@@ -29,20 +29,23 @@ async function onMemory(): Promise<Shared> {
 }
 
 async function onSqlite(): Promise<Shared> {
-  const { another, close } = await createSqlite();
+  const sqlite = await createSqlite();
   const clock = createFakeClock();
   return {
     clock,
     newStore() {
-      const store = another();
+      const store = sqlite.another();
       // Where it waits for another writer, that is real time.
       return {
         ...store,
-        open: () => store.open({ clock: { ...clock, after: systemClock.after } }),
+        open: () => {
+          const after: Clock["after"] = (...timer) => systemClock.after(...timer);
+          return store.open({ clock: { ...clock, after } });
+        },
       };
     },
     told: async () => {},
-    [Symbol.asyncDispose]: close,
+    [Symbol.asyncDispose]: () => sqlite.close(),
   };
 }
 
