@@ -29,12 +29,12 @@ async function onMemory(): Promise<Shared> {
 }
 
 async function onSqlite(): Promise<Shared> {
-  const { another, close } = await createSqlite();
+  const fixture = await createSqlite();
   const clock = createFakeClock();
   return {
     clock,
     newStore() {
-      const store = another();
+      const store = fixture.another();
       // Where it waits for another writer, that is real time.
       return {
         ...store,
@@ -42,7 +42,7 @@ async function onSqlite(): Promise<Shared> {
       };
     },
     told: async () => {},
-    [Symbol.asyncDispose]: close,
+    [Symbol.asyncDispose]: () => fixture.close(),
   };
 }
 
