@@ -17,8 +17,8 @@ export interface Freshness {
  * @param max milliseconds; the greatest patience there is
  */
 export function createFreshness(watch: StreamWatch, clock: Clock, max: number): Freshness {
-  let askedAt: number | undefined;
-  let turned = false;
+  /** The question that is not answered yet, and since when it could have been. */
+  let asked: { since: number } | undefined;
   const isLate = (): boolean => watch.staleness() >= max / 2;
   const ask = async (): Promise<void> => {
     await watch.catchUp();
@@ -30,12 +30,12 @@ export function createFreshness(watch: StreamWatch, clock: Clock, max: number): 
   return {
     look() {
       if (!isLate()) {
-        askedAt = undefined;
-      } else if (askedAt === undefined) {
-        askedAt = clock.monotonic();
-        turned = false;
+        asked = undefined;
+      } else if (asked === undefined) {
+        const question = { since: Number.POSITIVE_INFINITY };
+        asked = question;
         const turn = (): void => {
-          turned = true;
+          question.since = Math.min(question.since, clock.monotonic());
         };
         // A turn of the event loop, no time: without one no answer can have come.
         systemClock.after(0, turn);
@@ -44,8 +44,7 @@ export function createFreshness(watch: StreamWatch, clock: Clock, max: number): 
     },
     isLost: (patience) =>
       watch.staleness() >= patience &&
-      turned &&
-      askedAt !== undefined &&
-      clock.monotonic() - askedAt >= answerTime,
+      asked !== undefined &&
+      clock.monotonic() - asked.since >= answerTime,
   };
 }

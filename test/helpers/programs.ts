@@ -36,7 +36,9 @@ export async function examplePrograms(env: Readonly<Record<string, string>> = {}
       const failed = new Promise<never>((_, reject) => {
         const said: Buffer[] = [];
         server.stderr.on("data", (chunk: Buffer) => said.push(chunk));
-        server.once("exit", () => reject(new Error(`${program}: ${Buffer.concat(said).toString()}`)));
+        server.once("exit", () =>
+          reject(new Error(`${program}: ${Buffer.concat(said).toString()}`)),
+        );
       });
       await Promise.race([listening(port), failed]);
       failed.catch(() => {});

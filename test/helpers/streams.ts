@@ -16,7 +16,12 @@ import {
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { type RefreshHint, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { issue } from "./presented.ts";
-import { type NotesServer, startNotes, type TestSessionsOptions } from "./server.ts";
+import {
+  type NotesServer,
+  type NotesServerOptions,
+  startNotes,
+  type TestSessionsOptions,
+} from "./server.ts";
 
 /** A protocol over a version of HTTP, as a client of Connect speaks it. */
 export interface StreamWire {
@@ -80,8 +85,13 @@ export interface Run {
   isOver: boolean;
 }
 
-/** How a server-streaming handler spends its time after the first message. */
-export type Manner = "waits for its signal" | "is deaf" | "sends on and on" | "fills the pipe";
+/** How a handler spends its time after the first message. */
+export type Manner =
+  | "waits for its signal"
+  | "is deaf"
+  | "sends on and on"
+  | "fills the pipe"
+  | "thinks about a request";
 
 /** Handlers that never end by themselves; `runs` tells what became of them. */
 export function streamingService(sessions: { current(context: HandlerContext): unknown }) {
@@ -100,6 +110,12 @@ export function streamingService(sessions: { current(context: HandlerContext): u
       resolve();
     };
     return { run, end };
+  };
+  /** In the middle of a loop over requests: the loop is left, and leaves its source. */
+  const think = async ({ requestHeader }: HandlerContext, run: Run): Promise<void> => {
+    if (requestHeader.get("x-manner") === "thinks about a request") {
+      throw await run.reason;
+    }
   };
   return {
     runs,
@@ -130,6 +146,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
       try {
         for await (const _ of requests) {
           run.count += 1;
+          await think(context, run);
         }
         return { imported: run.count };
       } finally {
@@ -142,6 +159,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
         for await (const _ of requests) {
           run.count += 1;
           yield { number: run.count };
+          await think(context, run);
         }
       } finally {
         end();
@@ -157,12 +175,17 @@ export interface StreamServer extends NotesServer {
   readonly service: StreamingService;
 }
 
+export interface StreamServerOptions extends Pick<NotesServerOptions, "create"> {
+  readonly router?: ConnectRouterOptions;
+}
+
 export async function startStreams(
   options: TestSessionsOptions = {},
-  more: ConnectRouterOptions = {},
+  { router: more, ...rest }: StreamServerOptions = {},
 ): Promise<StreamServer> {
   let service: StreamingService | undefined;
   const server = await startNotes({
+    ...rest,
     sessions: { public: [], ...options },
     adapt(sessions) {
       const made = streamingService(sessions);

@@ -1,6 +1,6 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { create, type MessageInitShape, setExtension } from "@bufbuild/protobuf";
-import { MethodOptionsSchema } from "@bufbuild/protobuf/wkt";
+import { MethodOptionsSchema, ServiceOptionsSchema } from "@bufbuild/protobuf/wkt";
 import {
   Code,
   ConnectError,
@@ -19,7 +19,13 @@ import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { Check, method_policy, PolicySchema, Stream } from "../../gen/rpcsession/v1/options_pb.ts";
+import {
+  Check,
+  method_policy,
+  PolicySchema,
+  Stream,
+  service_policy,
+} from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { createPolicies } from "../../src/server/policy.ts";
 import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
@@ -159,6 +165,53 @@ describe("K6, Q7 which policy a method has", () => {
         claims: [],
       })),
     ]);
+  });
+});
+
+describe("which policy a stream has", () => {
+  const { watchNotes } = NotesService.method;
+  type StreamWord = "endOnExpiry" | "endOnRevoke" | "never";
+  const method = (ofMethod: Stream, ofService: Stream): DescMethod => {
+    const options = create(MethodOptionsSchema);
+    setExtension(options, method_policy, create(PolicySchema, { stream: ofMethod }));
+    const serviceOptions = create(ServiceOptionsSchema);
+    setExtension(serviceOptions, service_policy, create(PolicySchema, { stream: ofService }));
+    const { parent, proto } = watchNotes;
+    return {
+      ...watchNotes,
+      proto: { ...proto, options },
+      parent: { ...parent, proto: { ...parent.proto, options: serviceOptions } },
+    };
+  };
+  const { UNSPECIFIED, END_ON_EXPIRY, END_ON_REVOKE, NEVER } = Stream;
+
+  it.each<[StreamWord | undefined, Stream, Stream, StreamWord]>([
+    [undefined, UNSPECIFIED, UNSPECIFIED, "endOnExpiry"],
+    [undefined, UNSPECIFIED, NEVER, "never"],
+    [undefined, UNSPECIFIED, END_ON_REVOKE, "endOnRevoke"],
+    [undefined, END_ON_EXPIRY, NEVER, "endOnExpiry"],
+    [undefined, END_ON_REVOKE, NEVER, "endOnRevoke"],
+    ["endOnExpiry", NEVER, NEVER, "endOnExpiry"],
+    ["never", END_ON_REVOKE, END_ON_EXPIRY, "never"],
+    ["endOnRevoke", UNSPECIFIED, NEVER, "endOnRevoke"],
+  ])("code %s, method %s, service %s: %s", (code, ofMethod, ofService, stream) => {
+    const methods = code && { "notes.v1.NotesService/WatchNotes": { stream: code } };
+    const policies = createPolicies({ public: [], methods: methods ?? {} });
+    const desc = method(ofMethod, ofService);
+    expect(policies.of(desc)).toMatchObject({ stream, auth: "required", source: "default" });
+    expect(policies.describe([desc])[0]?.stream).toBe(stream);
+  });
+
+  it("describe shows it for methods that stream, whatever the service says of the others", () => {
+    const methods = { "notes.v1.NotesService/SyncNotes": { stream: "never" } } as const;
+    const sessions = testSessions({ methods });
+    const router = createConnectRouter().service(NotesService, {});
+    expect(sessions.describe(router).map(({ stream }) => stream)).toEqual([
+      ...[undefined, undefined, undefined, undefined],
+      ...["endOnExpiry", "endOnExpiry", "never"],
+    ]);
+    const unary: DescMethod = { ...addNote, parent: method(UNSPECIFIED, NEVER).parent };
+    expect(createPolicies({ public: [], methods: {} }).of(unary).stream).toBeUndefined();
   });
 });
 

@@ -115,6 +115,7 @@ describe("Q2: a stream that ends on revoke", () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
     await pass(world, 300);
+    expect(stream.run.isOver).toBe(false);
     await stream.revoke();
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
@@ -143,9 +144,9 @@ describe("Q2: a stream that ends on revoke", () => {
     const stream = await openStream(world.server, world.client, { kind });
     world.store.hanging.add("changes");
     await world.store.store.revoke(stream.session, "revoked");
-    await pass(world, 55);
+    await pass(world, 50);
     expect(stream.run.isOver).toBe(false);
-    await pass(world, 40);
+    await pass(world, 45);
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
 });
@@ -188,6 +189,7 @@ describe("G7: revocations of another server", () => {
     const { session, tokens } = await other.issue({ userId: "alice" });
     const headers = { authorization: `Bearer ${tokens.accessToken}` };
     const stream = await openStream(world.server, world.client, { kind, headers });
+    expect(stream.session).not.toBe(session.id);
     await session.revoke();
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
@@ -256,6 +258,34 @@ describe("a change log that cannot be read", () => {
     await stream.run.over;
   });
 
+  it.each([4, 8])("waits some seconds for an answer after a sleep: %i s", async (seconds) => {
+    const fake = createFakeClock();
+    let slept = 0;
+    const clock = { ...fake, monotonic: () => fake.monotonic() + slept };
+    const inner = memoryStore();
+    const late: (() => void)[] = [];
+    let awake = true;
+    const changes: typeof inner.changes = async (...args) => {
+      await (awake ? undefined : new Promise<void>((resolve) => late.push(resolve)));
+      return inner.changes(...args);
+    };
+    const store = { ...inner, changes };
+    const world = await start("endOnRevoke", { clock, store, lifetimes: { access: "15m" } });
+    const stream = await openStream(world.server, world.client, { kind });
+    awake = false;
+    slept = 600_000;
+    await pass(world, 1);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    await pass(world, seconds);
+    awake = true;
+    for (const answer of late) {
+      answer();
+    }
+    await tick();
+    await pass(world, 60);
+    expect(stream.run.isOver).toBe(seconds > 5);
+  });
+
   it.each(["1s", "11m", "soon"])("maxStreamStaleness: %s is refused at construction", (value) => {
     expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(
       /^maxStreamStaleness: /,
@@ -280,10 +310,25 @@ describe("whose clock counts", () => {
   });
 });
 
+describe("a message", () => {
+  it("Q2: stays behind once the session's time is over, also where no timer goes off", async () => {
+    const fake = createFakeClock();
+    const clock = { ...fake, after: () => () => {} };
+    const world = await start("endOnExpiry", { clock });
+    const manner = "sends on and on";
+    const stream = await openStream(world.server, world.client, { kind, manner });
+    fake.advance("2m");
+    const made = stream.run.count;
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+    expect(stream.run.count).toBeLessThanOrEqual(made + 1);
+    expect(stream.messages.length).toBeLessThanOrEqual(made);
+  });
+});
+
 describe("a session that ends between the gate and the handler", () => {
   it("G7: its stream never gets to the handler", async () => {
     let revoke = async (): Promise<void> => {};
-    const server = await startStreams({}, { requestGate: () => revoke() });
+    const server = await startStreams({}, { router: { requestGate: () => revoke() } });
     const client = connectTo(server, wire);
     closing.push(async () => {
       client.close();

@@ -73,7 +73,16 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     expect(other.run.isOver).toBe(false);
     other.cancel();
     await other.run.over;
-    expect(hintOf(await other.run.reason.then(ConnectError.from))).toBeUndefined();
+    expect(
+      hintOf(await other.run.reason.then((reason) => ConnectError.from(reason))),
+    ).toBeUndefined();
+  });
+
+  it("G7: ends while its handler does something else than to read or write", async () => {
+    const manner = kind === "server stream" ? "waits for its signal" : "thinks about a request";
+    const stream = await openStream(server, client, { kind, manner });
+    await stream.revoke();
+    expect(await endOf(stream)).toEqual(ended(stream.session, Reason.SESSION_REVOKED));
   });
 
   it("G7: ends when its user signs out by another call", async () => {
