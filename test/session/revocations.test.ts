@@ -72,7 +72,8 @@ describe("watching a session", () => {
     const clock = createFakeClock();
     const revocations = createRevocations({ clock, window: 1_000 });
     const told: string[] = [];
-    const note = ({ session, endedBy }: Change): void => void told.push(`${session} ${endedBy}`);
+    const note = ({ session, endedBy }: RevokedChange): void =>
+      void told.push(`${session} ${endedBy}`);
     return { clock, revocations, told, note };
   };
 
