@@ -4,6 +4,8 @@ import { createFakeClock, type FakeClock, type TestSessions } from "rpc-session/
 import { expect, it } from "vitest";
 import { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { readOptions } from "../../src/options.ts";
+import type { Core } from "../../src/server/core.ts";
+import { sessionHandle } from "../../src/server/session-handle.ts";
 import { createServerSessions } from "../../src/server/sessions.ts";
 import { type Engine, openEngine } from "../../src/session/engine.ts";
 import {
@@ -127,7 +129,12 @@ async function start(): Promise<World> {
     const options = { issuer: "https://test.example", store: memoryStore(), ...given, clock };
     const resolved = readOptions(options);
     const opening = openEngine(resolved.engine);
-    const core = { ...resolved.core, engine: () => opening };
+    const core: Core = {
+      ...resolved.core,
+      engine: () => opening,
+      storeNow: () => engine?.storeNow() ?? clock.now(),
+      sessionOn: (call, verified) => sessionHandle(core, verified, call),
+    };
     return {
       ...createServerSessions(core, resolved.policies),
       clock,
