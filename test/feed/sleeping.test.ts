@@ -29,23 +29,18 @@ async function onMemory(): Promise<Shared> {
 }
 
 async function onSqlite(): Promise<Shared> {
-  const sqlite = await createSqlite();
+  const fixture = await createSqlite();
   const clock = createFakeClock();
   return {
     clock,
     newStore() {
-      const store = sqlite.another();
+      const store = fixture.another();
       // Where it waits for another writer, that is real time.
-      return {
-        ...store,
-        open: () => {
-          const after: Clock["after"] = (...timer) => systemClock.after(...timer);
-          return store.open({ clock: { ...clock, after } });
-        },
-      };
+      const after: Clock["after"] = (...args) => systemClock.after(...args);
+      return { ...store, open: () => store.open({ clock: { ...clock, after } }) };
     },
     told: async () => {},
-    [Symbol.asyncDispose]: () => sqlite.close(),
+    [Symbol.asyncDispose]: () => fixture.close(),
   };
 }
 
