@@ -332,6 +332,22 @@ describe("updates of one session at once", () => {
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
+  it("E3 D4 against refreshes at the same time: nothing is lost, and the last token says so", async () => {
+    const world = createWorld();
+    const { id, refresh } = await world.signedIn("header");
+    world.sessions.clock.advance("61s");
+    const add = () =>
+      world.sessions.updateClaims(id, ({ visits, ...rest }) => ({ ...rest, visits: visits + 1 }));
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, i) =>
+        i % 2 ? add() : world.api.refresh("header", refresh).then(({ error }) => error),
+      ),
+    );
+    expect(answers.filter((answer) => answer instanceof Error)).toEqual([]);
+    const last = await world.api.refresh("header", refresh);
+    expect(payloadOf(accessOf(last))).toMatchObject({ visits: 10, cv: 10 });
+  });
+
   it("E3 one against a revoke: whichever is first, nothing lives on", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
@@ -381,6 +397,28 @@ describe("what goes wrong in an update", () => {
     await expect(
       world.sessions.updateClaims(id, { visits: "CANARY" as never, role: 7 as never }),
     ).rejects.toThrow("updateClaims: claims: role, visits are not as the schema says");
+  });
+
+  it("N4 E1 F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
+    const world = createWorld();
+    const { id, presented } = await world.signedIn("header", { visits: 1 });
+    for (const change of ["CANARY", 7, null, undefined, ["CANARY"], true]) {
+      for (const name of ["updateClaims", "updateData"] as const) {
+        const { error } = await world.api.call(
+          presented,
+          async (context) => void (await world.sessions.require(context)[name](change as never)),
+        );
+        expect(error?.code).toBe(Code.Internal);
+        expect(error?.rawMessage).toBe(
+          `${name}: give it an object of the members to set, or a function`,
+        );
+        await expect(world.sessions[name](id, change as never)).rejects.toThrow(
+          /give it an object/,
+        );
+      }
+    }
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(1);
+    expect(world.events.map(({ type }) => type)).toEqual(["created"]);
   });
 
   it("E1 what the function of the service throws passes as it is, and changes nothing", async () => {
