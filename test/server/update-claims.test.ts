@@ -455,6 +455,22 @@ describe("what goes wrong in an update", () => {
     }
   });
 
+  it("E1 F1 a function may change the copy it is given, and return it", async () => {
+    const world = createWorld();
+    const { id } = await world.signedIn("header", { visits: 1 });
+    await world.sessions.updateData(id, { list: [1] });
+    await world.sessions.updateClaims(id, (claims) => {
+      claims.visits += 1;
+      return claims;
+    });
+    await world.sessions.updateData(id, (data) => {
+      (data.list as unknown[]).push(2);
+      return data;
+    });
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(2);
+    expect(await world.sessions.data(id)).toEqual({ list: [1, 2] });
+  });
+
   it("E1 handlers cannot change claims by writing into them", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn("header", { visits: 1 });
