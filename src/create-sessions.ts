@@ -1,4 +1,3 @@
-import { SessionError, unavailable } from "./errors.ts";
 import type { JsonObject } from "./json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
@@ -6,8 +5,10 @@ import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts
 import type { Core } from "./server/core.ts";
 import { sessionHandle } from "./server/session-handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { type Engine, openEngine } from "./session/engine.ts";
+import { openEngine } from "./session/engine.ts";
+import { closedHealth, type SessionsHealth } from "./session/health.ts";
 import { createOpener } from "./session/opener.ts";
+import { reach } from "./session/reach.ts";
 
 /**
  * Verified sessions for Connect services. `Claims`: what handlers read; `Given`: what a sign-in
@@ -20,6 +21,8 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    * @throws SessionError `unavailable`, with what stood in the way as its cause
    */
   ready(): Promise<void>;
+  /** How well this process knows of revocations; for health checks and metrics. Does no I/O. */
+  health(): SessionsHealth;
   /**
    * The public keys of all access tokens that may be alive, and of those to come: what
    * `jwksHandler` of `rpc-session/http` publishes.
@@ -45,19 +48,11 @@ export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
 export function createSessions(options: SessionsOptions): Sessions {
   const resolved = readOptions(options);
   const opener = createOpener(() => openEngine(resolved.engine));
-  let opened: Engine | undefined;
   const core: Core = {
     ...resolved.core,
-    storeNow: () => opened?.storeNow() ?? resolved.engine.clock.now(),
+    storeNow: () => opener.opened()?.storeNow() ?? resolved.engine.clock.now(),
     sessionOn: (call, verified) => sessionHandle(core, verified, call),
-    async engine() {
-      try {
-        opened = await opener.get();
-        return opened;
-      } catch (cause) {
-        throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
-      }
-    },
+    engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {
     const engine = await opener.end();
@@ -71,6 +66,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   };
   return {
     ...createServerSessions(core, resolved.policies),
+    health: () => opener.opened()?.health() ?? closedHealth,
     async jwks() {
       return { keys: [...(await (await core.engine()).publicKeys())] };
     },

@@ -57,6 +57,13 @@ export type SessionEvent =
       readonly procedure: string | undefined;
       readonly error: SessionError;
     }
+  /**
+   * The change log could not be read for longer than `maxStaleness`: calls that need it are
+   * refused with `unavailable` until it can. `staleFor`: milliseconds since it was last read.
+   */
+  | { readonly type: "feedStale"; readonly staleFor: number; readonly error: SessionError }
+  /** The change log is read again after it was stale for `staleFor` milliseconds. */
+  | { readonly type: "feedRecovered"; readonly staleFor: number }
   /** A token or session was made under a secret that this server was not given. */
   | { readonly type: "unknownSecret"; readonly secretId: string };
 

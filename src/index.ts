@@ -12,6 +12,7 @@ export type { EndedBy, SessionEvent, SessionEventListener } from "./events.ts";
 export type { JsonObject, JsonValue } from "./json.ts";
 export type { SigningAlgorithm } from "./jwt/algorithms.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionLogger } from "./logger.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./schema.ts";
@@ -26,12 +27,17 @@ export type {
   SessionList,
 } from "./server/directory.ts";
 export type { RequestGate } from "./server/gate.ts";
-export type { MethodDescription, MethodPolicy, MethodPolicyOptions } from "./server/policy.ts";
+export type {
+  MethodDescription,
+  MethodPolicy,
+  MethodPolicyOptions,
+  StreamPolicy,
+} from "./server/policy.ts";
 export { composeGates, type ProtectOptions } from "./server/protect.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
 export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/sign-in.ts";
 export type { ForkOptions } from "./server/step-up.ts";
-export type { GetSessionOptions, VerifyingSessions } from "./server/verifying.ts";
+export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/verifying.ts";
 export type { ClientClaims } from "./session/claims-rule.ts";
 export type { KeysOptions, RemoteSigner } from "./session/key-plan.ts";
 export type { LifetimeOptions, OwnLifetimes, RefreshOptions } from "./session/lifetimes.ts";
@@ -61,5 +67,5 @@ export type {
   Stored,
   StoredSigningKey,
 } from "./session/store.ts";
-export type { CookieOptions } from "./tokens/cookie.ts";
+export type { CookieNames, CookieOptions } from "./tokens/cookie-options.ts";
 export type { TokenTransport } from "./transport.ts";

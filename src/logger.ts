@@ -32,5 +32,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   theft: { level: "warn", message: "a refresh token was stolen, and its session ended" },
   storeWentBack: { level: "error", message: "the store came back older than its tokens" },
   failed: { level: "error", message: "a call failed for a fault of the service or an outage" },
+  feedStale: { level: "error", message: "the change log cannot be read: calls are refused" },
+  feedRecovered: { level: "info", message: "the change log is read again" },
   unknownSecret: { level: "error", message: "a token is under a secret this server does not know" },
 };

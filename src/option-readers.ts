@@ -27,18 +27,6 @@ export function readAudience(audience: string): string {
   return audience;
 }
 
-/** @throws TypeError when one is not written as browsers send it */
-export function readOrigins(origins: readonly string[]): ReadonlySet<string> {
-  for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin) {
-      throw new TypeError(
-        `origins: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
-      );
-    }
-  }
-  return new Set(origins);
-}
-
 /**
  * One of several words, the first of them by default.
  * @throws TypeError when it is none of them

@@ -1,16 +1,11 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
+import { type Duration, durationMs } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
+import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
-import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
 import type { ClientIp, Core } from "./server/core.ts";
@@ -19,8 +14,15 @@ import { type ClientClaims, createClaimsRule } from "./session/claims-rule.ts";
 import type { EngineOptions } from "./session/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./session/key-plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./session/lifetimes.ts";
+import {
+  type RevocationCheck,
+  readMaxStaleness,
+  revocationChecks,
+} from "./session/revocation-check.ts";
 import type { SessionLimit, SessionStore } from "./session/store.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 /** The options of {@link createSessions}. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -72,8 +74,26 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly lifetimes?: LifetimeOptions;
   /** How refresh tokens rotate. */
   readonly refresh?: RefreshOptions;
+  /**
+   * How calls find out that their session was ended; by method in `methods` or the schema. Default
+   * "feed": in memory.
+   */
+  readonly revocation?: RevocationCheck;
+  /**
+   * How old what a process knows of revocations may be. Usually it is milliseconds old. When the
+   * change log of the store cannot be read for this long, calls wait for it and are refused with
+   * `Unavailable`. Default "5s"; "200ms" to "60s". The log is read every half of it.
+   */
+  readonly maxStaleness?: Duration;
   /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
   readonly clockSkew?: Duration;
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
+  /**
+   * How long open streams go on while the change log of the store cannot be read, so that nothing
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   */
+  readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
@@ -123,11 +143,15 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const engine = readEngineOptions(options);
   return {
     engine,
-    policies: createPolicies({ public: options.public ?? [], methods: options.methods ?? {} }),
+    policies: createPolicies({
+      public: options.public ?? [],
+      methods: options.methods ?? {},
+      check: readChoice("revocation", options.revocation, revocationChecks),
+    }),
     core: {
       issuer: options.issuer,
       cookies: createSessionCookies(issuer, options.cookies),
-      origins: readOrigins(options.origins ?? [issuer.origin]),
+      origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
@@ -135,6 +159,11 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
+      clock: engine.clock,
+      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
+        min: 5_000,
+        max: 600_000,
+      }),
     },
   };
 }
@@ -157,7 +186,11 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   clientIp: "function",
   lifetimes: "object",
   refresh: "object",
+  revocation: "string",
+  maxStaleness: "string",
   clockSkew: "string",
+  verifiedCache: "object",
+  maxStreamStaleness: "string",
   cookies: "object",
   origins: "array",
   crossSite: "string",
@@ -207,6 +240,8 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+    maxStaleness: readMaxStaleness(options.maxStaleness),
+    verifiedCache: readCacheLimits(options.verifiedCache),
     clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),
     emit: safeListener(options.onEvent, readLogger(options.logger)),

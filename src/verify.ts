@@ -9,12 +9,11 @@ import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
 import { createRemoteKeys } from "./jwt/remote-keys.ts";
 import {
-  readAudience,
-  readChoice,
-  readClockSkew,
-  readIssuer,
-  readOrigins,
-} from "./option-readers.ts";
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCacheOptions,
+} from "./jwt/verified-cache.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
@@ -25,10 +24,13 @@ import { maxAccessLife } from "./session/lifetimes.ts";
 import { createOpener } from "./session/opener.ts";
 import { createRevocations } from "./session/revocations.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./session/session.ts";
-import { type CookieOptions, createSessionCookies } from "./tokens/cookie.ts";
+import { createSessionCookies } from "./tokens/cookie.ts";
+import type { CookieOptions } from "./tokens/cookie-options.ts";
+import { readPageOrigins } from "./tokens/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { VerifyingSessions } from "./server/verifying.ts";
 export type { VerifiedSession } from "./session/session.ts";
 
@@ -63,6 +65,8 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
   readonly origins?: readonly string[];
   /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
   readonly crossSite?: "checked" | "unchecked";
+  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  readonly verifiedCache?: VerifiedCacheOptions;
   /** Fetches the keys. Default: the global `fetch`. Must not follow redirects when told "manual". */
   readonly fetch?: Fetch;
   /** Told of every outage: send it to your logs. */
@@ -105,19 +109,27 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const policies = createPolicies({
     public: options.public ?? [],
     methods: options.methods ?? {},
+    check: "none",
+    hasStore: false,
   });
   const authenticator = createAuthenticator({ ...options, clock }, keys);
   const core: VerifyingCore = {
     issuer: options.issuer,
     cookies: createSessionCookies(issuer, options.cookies),
-    origins: readOrigins(options.origins ?? [issuer.origin]),
+    origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
     emit: safeListener(options.onEvent),
+    clock,
+    maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: createClaimsRule(options.claims, undefined),
     storeNow: () => clock.now(),
-    sessionOn: (_call, { claims, read }) => verifiedSessionOf(claims, read),
-    engine: async () => authenticator,
+    sessionOn: (_call, { claims, read }) => ({
+      ...verifiedSessionOf(claims, read),
+      // For those who write without types: why it is not there.
+      revoke: () => Promise.reject(noStore()),
+    }),
+    engine: () => authenticator,
   };
   const parts = { key: createCallKey(), policies, service: undefined };
   return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
@@ -144,7 +156,7 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     async ready() {
       await opener.get();
     },
-    find: async (kid) => (await opener.get()).get(kid),
+    find: (kid) => opener.opened()?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
 }
 
@@ -159,13 +171,21 @@ function createAuthenticator(
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
       findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
     }),
     // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
     revocations: createRevocations({ clock: options.clock, window: 0 }),
+    feed: { isStale: () => false, staleness: () => 0, catchUp: async () => {} },
     storeNow: () => options.clock.now(),
+    watch: () => () => {},
+    staleness: () => 0,
+    catchUp: async () => {},
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),
+    loadUnsure: () => Promise.reject(noStore()),
+    reissue: async () => undefined,
+    reissueFrom: async () => undefined,
     revoke: () => Promise.reject(noStore()),
   };
 }

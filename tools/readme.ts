@@ -12,6 +12,7 @@ export async function renderReadme(): Promise<string> {
   const parts: Readonly<Record<string, string>> = {
     server: fence("ts", source("examples/minimal/server.ts")),
     client: fence("ts", source("examples/minimal/client.ts")),
+    account: fence("ts", source("examples/account/service.ts")),
     wire: fence("http", await wireTranscript()),
   };
   return readFileSync(file, "utf8").replace(

@@ -23,6 +23,7 @@ await new Promise((resolve) => server.once("listening", resolve));
 const { port } = server.address() as AddressInfo;
 
 const laptop = await signIn("laptop");
+clock.advance("1m");
 const phone = await signIn("phone");
 
 // Claims: typed on both sides, changed in the middle of a session.

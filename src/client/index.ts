@@ -9,6 +9,7 @@ export type {
   SignedOutBy,
 } from "./client-event.ts";
 export type { SessionClientOptions, TransportParts } from "./options.ts";
+export type { CursorOptions, OpenStream, ResumedCall, ResumeOptions } from "./resume.ts";
 export { createSessionClient, type SessionClient } from "./session-client.ts";
 export type { SessionCallOptions } from "./session-rpc.ts";
 export { type ClientTokens, cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";

@@ -55,6 +55,14 @@ export class LocalSession implements NoticeContext {
     return Math.max(0, (this.#life?.length ?? age) - age);
   }
 
+  /**
+   * Milliseconds until the access token counts as `due`, negative when it does; undefined where its
+   * life is not known.
+   */
+  dueIn(early: number): number | undefined {
+    return this.#life && this.#life.from + this.#life.length * early - this.#clock.monotonic();
+  }
+
   /** Where the access token is in its life; `early` is the share after which it counts as `due`. */
   phase(early: number): "unknown" | "fresh" | "due" | "over" {
     if (this.#life === undefined) {

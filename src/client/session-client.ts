@@ -5,6 +5,14 @@ import type { SessionState } from "./client-event.ts";
 import { deadlineSignal, race } from "./deadline.ts";
 import { sessionInterceptor } from "./interceptor.ts";
 import { makeTransport, resolveOptions, type SessionClientOptions } from "./options.ts";
+import {
+  type CursorOptions,
+  type OpenStream,
+  type ResolvedResume,
+  type ResumeOptions,
+  readCursor,
+  resume,
+} from "./resume.ts";
 import { SessionCore } from "./session-core.ts";
 import type { SessionCallOptions } from "./session-rpc.ts";
 
@@ -36,6 +44,31 @@ export interface SessionClient<Claims extends object = JsonObject> {
    *   Unavailable when the service could not be reached, in time or at all; the session is kept then
    */
   refresh(options?: SessionCallOptions): Promise<void>;
+  /**
+   * A stream that survives its access token and the connection: `open` is called again when the
+   * server ended it for the token's age, and, after pauses, when the server could not be reached.
+   * Tokens are refreshed ahead, so that the gap is short. It ends with the stream's own end, with
+   * the session, and with every other error.
+   *
+   * ```ts
+   * const orders = session.resume((after, call) => client.watchOrders({ after }, call), {
+   *   start: 0n,
+   *   cursor: (order) => order.id,
+   * });
+   * for await (const order of orders) { … }
+   * ```
+   *
+   * Leaving the loop ends the call. Each loop over the result begins at `start`.
+   *
+   * @param open must give its second argument to the call
+   * @throws TypeError for options that cannot work. What iterates gets the errors of the stream:
+   *   ConnectError Unauthenticated when the session is over, Aborted when another one took its place
+   */
+  resume<M, C>(
+    open: OpenStream<M, C>,
+    options: ResumeOptions & CursorOptions<M, C>,
+  ): AsyncIterable<M>;
+  resume<M>(open: OpenStream<M, undefined>, options?: ResumeOptions): AsyncIterable<M>;
   /**
    * Signs out: here at once, whatever happens, then at the server. Waits for a running refresh
    * first in cookie mode.
@@ -73,6 +106,8 @@ export function createSessionClient<Claims extends object = JsonObject>(
     },
     subscribe: (listener) => subscribe(core, listener),
     refresh: (call = {}) => refresh(core, call),
+    resume: <M, C>(open: OpenStream<M, C>, options?: Partial<ResolvedResume<M, C>>) =>
+      resume(core, open, readCursor(options ?? {})),
     signOut: (call = {}) => core.signOut(call),
     close: () => core.close(),
   };

@@ -1,14 +1,10 @@
-import { base64url, compactVerify, errors, type JWTPayload, SignJWT } from "jose";
+import { base64url, type JWTPayload, SignJWT } from "jose";
 import type { JsonObject } from "../json.ts";
 import { type AccessClaims, assertUserClaims, fromPayload, isCount, toPayload } from "./claims.ts";
-import {
-  algorithmNamed,
-  type RemoteSigningKey,
-  type SigningKey,
-  signingAlgorithms,
-  type VerificationKey,
-} from "./keys.ts";
-import { maxTokenLength, type ParsedJwt, parseCompact } from "./strict-parse.ts";
+import type { RemoteSigningKey, SigningKey } from "./keys.ts";
+import { type ProvingRules, proveToken, type RefusedToken } from "./prove-token.ts";
+import { maxTokenLength } from "./strict-parse.ts";
+import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
 /** What a verifier found. */
 export type VerifiedToken =
@@ -21,32 +17,21 @@ export type VerifiedToken =
   /** No access token at all. */
   | { readonly status: "malformed" };
 
-/** What a verifier accepts, and where it finds keys. */
-export interface AccessTokenVerifierOptions {
-  /** The one `iss` accepted; compared exactly. */
-  readonly issuer: string;
-  /** The one `aud` accepted; compared exactly. */
-  readonly audience: string;
-  /** The longest life, `exp` − `iat`, accepted; whole seconds, at least 1. */
-  readonly maxLife: number;
-  /** How far `iat` and `nbf` may lie in the future; whole seconds, 0 or more. `exp` gets nothing. */
-  readonly clockSkew: number;
-  /**
-   * Finds a key by its exact id, 1 to 64 characters of the base64url alphabet. `iat` is not proven
-   * yet: it may only decide whether to look again. Undefined when there is no such key; rejects when
-   * that could not be found out.
-   */
-  findKey(
-    kid: string,
-    iat: number,
-  ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
+/** What a verifier accepts, where it finds keys, and where it remembers what it proved. */
+export interface AccessTokenVerifierOptions extends ProvingRules {
+  /** Changes how often a signature is computed, and no answer. Default: none. */
+  readonly cache?: VerifiedCache | undefined;
 }
 
 /**
- * Verifies an access token. Rejects only when `findKey` does, or its key cannot be used.
+ * Verifies an access token; at once where that was done before. Throws or rejects only when `findKey`
+ * does, or its key cannot be used.
  * @param now milliseconds since 1970 UTC
  */
-export type AccessTokenVerifier = (token: string, now: number) => Promise<VerifiedToken>;
+export type AccessTokenVerifier = (
+  token: string,
+  now: number,
+) => VerifiedToken | Promise<VerifiedToken>;
 
 /**
  * Signs an access token (RFC 9068 §2).
@@ -93,27 +78,56 @@ async function signRemotely(
 export function createAccessTokenVerifier(
   options: AccessTokenVerifierOptions,
 ): AccessTokenVerifier {
-  const rules = checkOptions(options);
-  return async (token, now) => {
-    const parsed = parseCompact(token);
-    if (parsed === undefined || !isCount(parsed.payload.iat)) {
-      return { status: "malformed" };
+  const { cache, ...rules } = checkOptions(options);
+  if (cache === undefined) {
+    return async (token, now) => judge(await proveToken(token, rules), now);
+  }
+  const prove = shareWhileUnderWay((token) => proveToken(token, rules));
+  const proveAnew = async (token: string, now: number): Promise<VerifiedToken> => {
+    const proven = await prove(token);
+    const verified = judge(proven, now);
+    if ("key" in proven && verified.status === "valid") {
+      cache.add(token, proven);
     }
-    if (!isCandidate(parsed)) {
-      return { status: "invalid" };
+    return verified;
+  };
+  return (token, now) => {
+    const known = cache.get(token);
+    if (known === undefined) {
+      return proveAnew(token, now);
     }
-    const key = await rules.findKey(parsed.header.kid, parsed.payload.iat);
-    if (key === undefined || !(await isSigned(token, parsed, key))) {
-      return { status: "invalid" };
+    // Whether a key is trusted is asked on every use: it may have been removed since.
+    const key = rules.findKey(known.key.kid, known.claims.iat);
+    if (key === known.key) {
+      return judge(known, now);
     }
-    const claims = fromPayload(parsed.payload);
-    if (claims === undefined) {
-      return { status: "malformed" };
+    return confirmKey(key, known).then((same) => {
+      if (same) {
+        return judge(known, now);
+      }
+      cache.evict(token);
+      return proveAnew(token, now);
+    });
+  };
+}
+
+type FoundKey = ReturnType<ProvingRules["findKey"]>;
+
+async function confirmKey(found: FoundKey, { key }: ProvenToken): Promise<boolean> {
+  return (await found) === key;
+}
+
+/** Gives those who ask for the same at the same time the same answer. */
+function shareWhileUnderWay<T>(work: (token: string) => Promise<T>): typeof work {
+  const underWay = new Map<string, Promise<T>>();
+  return (token) => {
+    const known = underWay.get(token);
+    if (known !== undefined) {
+      return known;
     }
-    if (!isForUs(claims, rules) || !hasBegun(parsed, rules.clockSkew, now)) {
-      return { status: "invalid" };
-    }
-    return { status: claims.exp * 1000 > now ? "valid" : "expired", claims };
+    const begun = work(token).finally(() => underWay.delete(token));
+    underWay.set(token, begun);
+    return begun;
   };
 }
 
@@ -128,46 +142,17 @@ function checkOptions(options: AccessTokenVerifierOptions): AccessTokenVerifierO
   if (!isCount(clockSkew)) {
     throw new TypeError("clockSkew: must be whole seconds, 0 or more");
   }
-  return { issuer, audience, maxLife, clockSkew, findKey: options.findKey.bind(options) };
-}
-
-/** What the header alone tells: no key is looked for, and no curve computed, in vain. */
-function isCandidate({ header, signature }: ParsedJwt): boolean {
-  const alg = algorithmNamed(header.alg);
-  if (alg === undefined) {
-    return false;
-  }
-  const { min, max } = signingAlgorithms[alg].signatureBytes;
-  if (signature.length < min || signature.length > max) {
-    return false;
-  }
-  // A media type, whose "application/" may be left out and whose case does not count (RFC 7515 §4.1.9).
-  const typ = header.typ.toLowerCase();
-  return typ === "at+jwt" || typ === "application/at+jwt";
-}
-
-async function isSigned(token: string, parsed: ParsedJwt, key: VerificationKey): Promise<boolean> {
-  const { alg } = parsed.header;
-  if (algorithmNamed(alg) !== key.alg) {
-    return false;
-  }
-  try {
-    await compactVerify(token, key.key, { algorithms: [alg] });
-    return true;
-  } catch (error) {
-    if (error instanceof errors.JOSEError) {
-      return false;
-    }
-    throw error;
-  }
-}
-
-function isForUs({ iss, aud, iat, exp }: AccessClaims, rules: AccessTokenVerifierOptions): boolean {
-  return iss === rules.issuer && aud === rules.audience && exp > iat && exp - iat <= rules.maxLife;
+  return { ...options, findKey: options.findKey.bind(options) };
 }
 
 /** Written so that a `now` that is no number passes nothing. */
-function hasBegun({ payload }: ParsedJwt, skew: number, now: number): boolean {
-  const { iat, nbf = 0 } = payload;
-  return [iat, nbf].every((time) => isCount(time) && (time - skew) * 1000 <= now);
+function judge(found: ProvenToken | RefusedToken, now: number): VerifiedToken {
+  if ("status" in found) {
+    return found;
+  }
+  const { claims, beginsAt } = found;
+  if (!(beginsAt <= now)) {
+    return { status: "invalid" };
+  }
+  return { status: claims.exp * 1000 > now ? "valid" : "expired", claims };
 }

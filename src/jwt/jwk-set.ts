@@ -8,18 +8,39 @@ export type KeySet = ReadonlyMap<string, VerificationKey>;
 export const maxKeys = 64;
 
 /**
+ * Reads the JWK sets that one issuer publishes over time: a key that stays is the same object from
+ * one to the next. Rules and errors are those of {@link readKeySet}.
+ */
+export function createKeySetReader(): (value: unknown) => Promise<KeySet> {
+  let known: ReadonlyMap<string, VerificationKey | undefined> = new Map();
+  return async (value) => {
+    const read = new Map<string, VerificationKey | undefined>();
+    const set = await readKeySet(value, async (jwk) => {
+      const text = JSON.stringify(jwk);
+      const key = known.get(text) ?? (await usableKey(jwk));
+      read.set(text, key);
+      return key;
+    });
+    known = read;
+    return set;
+  };
+}
+
+/**
  * Reads a JWK set (RFC 7517 §5). Keys that are of no use here are left out, as the RFC asks: other
  * types, other uses, weak ones; and those that everybody could sign with, secret or published.
  *
  * @throws TypeError when it is no JWK set, has more than 64 keys or none of use, or names two keys the same
  */
-export async function readKeySet(value: unknown): Promise<KeySet> {
+export async function readKeySet(value: unknown, read = usableKey): Promise<KeySet> {
   const keys = keysOf(value);
   const names = keys.flatMap(({ kid }) => (kid === undefined ? [] : [kid]));
   if (new Set(names).size < names.length) {
     throw ambiguous();
   }
-  const usable = (await Promise.all(keys.map(usableKey))).filter((key) => key !== undefined);
+  const usable = (await Promise.all(keys.map((key) => read(key)))).filter(
+    (key) => key !== undefined,
+  );
   const byKid = new Map(usable.map((key) => [key.kid, key]));
   if (byKid.size < usable.length) {
     throw ambiguous();

@@ -1,7 +1,7 @@
 import type { Clock } from "../clock.ts";
 import { unavailable } from "../errors.ts";
 import { type Fetch, fetchJson } from "./fetch-json.ts";
-import { type KeySet, readKeySet } from "./jwk-set.ts";
+import { createKeySetReader, type KeySet } from "./jwk-set.ts";
 import type { VerificationKey } from "./keys.ts";
 
 /** The keys of an issuer, fetched from where it publishes them. */
@@ -61,6 +61,7 @@ interface Fetched {
 
 class FetchedKeys implements RemoteKeys {
   readonly #options: RemoteKeysOptions;
+  readonly #readKeySet = createKeySetReader();
   #fetched: Fetched | undefined;
   #attemptedAt = Number.NEGATIVE_INFINITY;
   #failure: unknown;
@@ -143,7 +144,7 @@ class FetchedKeys implements RemoteKeys {
       const { min, max, unsaid } = freshness;
       const lasts = maxAge === undefined ? unsaid : (maxAge - age) * 1000;
       this.#fetched = {
-        keys: await readKeySet(value),
+        keys: await this.#readKeySet(value),
         at: begun - age * 1000,
         freshFor: age * 1000 + Math.min(Math.max(lasts, min), max),
       };

@@ -1,33 +1,38 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { endedError, liveOf } from "../session/ended.ts";
 import { isEmpty } from "../tokens/source.ts";
+import { andThen } from "./and-then.ts";
 import type { Call } from "./call.ts";
+import { checkSession, type SessionDemand } from "./check-session.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
 import { verifyBearer, verifyCookies } from "./verify-presented.ts";
 
 /** A call as far as authentication looks at it. */
-export type AuthenticationRequest = Pick<Call, "requestHeader" | "requestMethod" | "presented">;
+export type AuthenticationRequest = Pick<
+  Call,
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+>;
 
 /** What a call demands. */
-export interface AuthenticationDemand {
+export interface AuthenticationDemand extends SessionDemand {
   readonly required: boolean;
   readonly doAntiCsrfCheck: boolean;
 }
 
 /**
  * Finds and verifies the access token of a request: tokens, cross-site, signature, anti-CSRF token,
- * revocation. No I/O, but for an unknown signing key.
+ * revocation. No I/O, but for an unknown signing key, a stale change log, a strict check, and claims
+ * that have changed; and no promise where the token was verified before.
  *
  * @returns the verified claims; undefined when nothing was presented and nothing is required
  * @throws SessionError
  */
-export async function authenticate(
+export function authenticate(
   core: VerifyingCore,
   request: AuthenticationRequest,
   demand: AuthenticationDemand,
-): Promise<AccessClaims | undefined> {
+): AccessClaims | undefined | Promise<AccessClaims> {
   const { presented } = request;
   if (isEmpty(presented)) {
     if (demand.required) {
@@ -41,24 +46,33 @@ export async function authenticate(
   if (byCookie) {
     checkCrossSite(core, request);
   }
-  const engine = await core.engine();
-  const now = engine.storeNow();
-  const claims = byCookie
-    ? await verifyCookies(core, engine, { presented, now })
-    : await verifyBearer(engine, { presented, now });
-  if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
-    await checkAntiCsrf(core, engine, { claims, request });
-  }
-  await checkRevoked(engine, claims);
-  engine.used(claims);
-  return claims;
+  const byToken = byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck;
+  return andThen(core.engine(), (engine) => {
+    const now = engine.storeNow();
+    const verified = byCookie
+      ? verifyCookies(core, engine, { presented, now })
+      : verifyBearer(engine, { presented, now });
+    const ownPage = byToken
+      ? andThen(verified, (claims) => checkAntiCsrf(core, engine, { claims, request }))
+      : verified;
+    const checkedAt = ownPage instanceof Promise ? undefined : now;
+    const live = andThen(ownPage, (claims) =>
+      checkSession(core, request, { engine, claims, demand, now: checkedAt }),
+    );
+    return andThen(live, (claims) => {
+      engine.used(claims, now);
+      return claims;
+    });
+  });
 }
+
+// Each check passes the claims on, or throws.
 
 async function checkAntiCsrf(
   core: VerifyingCore,
   engine: Authenticator,
   { claims, request }: { readonly claims: AccessClaims; readonly request: AuthenticationRequest },
-): Promise<void> {
+): Promise<AccessClaims> {
   const token = request.presented.antiCsrf;
   if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
     core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
@@ -67,15 +81,5 @@ async function checkAntiCsrf(
       session: claims.sid,
     });
   }
-}
-
-async function checkRevoked(engine: Authenticator, claims: AccessClaims): Promise<void> {
-  const { sid: session } = claims;
-  const change = engine.revocations.get(session);
-  if (change !== undefined) {
-    throw endedError({ session, endedBy: change.endedBy, at: change.at }, engine.storeNow());
-  }
-  if (engine.revocations.unsure) {
-    liveOf(session, await engine.load(session));
-  }
+  return claims;
 }

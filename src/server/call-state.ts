@@ -24,6 +24,21 @@ export interface Call {
   failure: SessionError | undefined;
   /** Whether the response headers are on their way: then no token can be written any more. */
   committed: boolean;
+  /** The call as a stream that ends with its session; undefined where it is none. */
+  stream: CallStream | undefined;
+}
+
+/** An open stream, told by its own call of what happens to its session. */
+export interface CallStream {
+  /** The call belongs to this session from now on. */
+  follow(session: VerifiedSession): void;
+  /** Runs what ends the session of the stream; its handler may still answer. */
+  ownEnd<T>(work: () => Promise<T>): Promise<T>;
+}
+
+/** Runs what may end the session of this very call. */
+export function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promise<T> {
+  return stream === undefined ? work() : stream.ownEnd(work);
 }
 
 /** Where a `Call` is kept in the context values; one key per instance, so that two never meet. */

@@ -3,6 +3,7 @@ import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import type { VerifiedSession } from "../session/session.ts";
 import { hasCookies, hideTokens, readTokens } from "../tokens/source.ts";
+import { andThen } from "./and-then.ts";
 import type { Call, CallKey } from "./call-state.ts";
 import { toConnectError } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
@@ -42,6 +43,7 @@ export function openCall(
     written: undefined,
     failure: undefined,
     committed: false,
+    stream: undefined,
   };
 }
 
@@ -62,14 +64,17 @@ export function callOf(
  * Puts the session of verified claims into the call.
  * @throws SessionError `forbidden` when the claims are not as the service expects them
  */
-export async function enterSession<S extends VerifiedSession>(
+export function enterSession<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   call: Call,
   claims: AccessClaims,
-): Promise<S> {
-  const session = core.sessionOn(call, { claims, read: await core.claims.read(claims.claims) });
-  call.session = session;
-  return session;
+): S | Promise<S> {
+  return andThen(core.claims.read(claims.claims), (read) => {
+    const session = core.sessionOn(call, { claims, read });
+    call.session = session;
+    call.stream?.follow(session);
+    return session;
+  });
 }
 
 /** What was thrown, and by which method's call; undefined outside of RPCs. */

@@ -1,4 +1,5 @@
 import type { HandlerContext } from "@connectrpc/connect";
+import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
 import type { JsonObject } from "../json.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
@@ -6,6 +7,7 @@ import type { ClaimsRule } from "../session/claims-rule.ts";
 import type { Engine } from "../session/engine.ts";
 import type { Lifetimes } from "../session/lifetimes.ts";
 import type { Session, VerifiedSession } from "../session/session.ts";
+import type { StreamWatch } from "../session/stream-watch.ts";
 import type { SessionCookies } from "../tokens/cookie.ts";
 import type { Call } from "./call-state.ts";
 
@@ -13,12 +15,21 @@ import type { Call } from "./call-state.ts";
 export type ClientIp = (context: HandlerContext) => string | undefined;
 
 /** What authentication needs of an engine: all that a service that only verifies has. */
-export type Authenticator = Pick<
-  Engine,
-  "verify" | "revocations" | "storeNow" | "load" | "used" | "revoke"
-> & {
-  readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
-};
+export type Authenticator = StreamWatch &
+  Pick<
+    Engine,
+    | "verify"
+    | "revocations"
+    | "feed"
+    | "load"
+    | "loadUnsure"
+    | "reissue"
+    | "reissueFrom"
+    | "used"
+    | "revoke"
+  > & {
+    readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+  };
 
 /** What the parts that read sessions share: the options, checked and resolved, and the engine. */
 export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
@@ -34,11 +45,14 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
   storeNow(): number;
   /** The session of a call by its verified token. */
   sessionOn(call: Call, verified: VerifiedClaims): S;
+  readonly clock: Clock;
+  /** Milliseconds without word of the change log after which open streams end. */
+  readonly maxStreamStaleness: number;
   /**
-   * The engine, opened on first use.
+   * The engine, opened on first use; without a promise once it is open.
    * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again
    */
-  engine(): Promise<Authenticator>;
+  engine(): Authenticator | Promise<Authenticator>;
 }
 
 /** What a verified access token says. */
@@ -54,5 +68,5 @@ export interface Core extends VerifyingCore<Session> {
   readonly lifetimes: Lifetimes;
   /** The IP address of a call's client, as far as it can be trusted. */
   readonly clientIp: ClientIp | undefined;
-  engine(): Promise<Engine>;
+  engine(): Engine | Promise<Engine>;
 }

@@ -1,4 +1,5 @@
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import { andThen } from "./and-then.ts";
 import { authenticate } from "./authenticate.ts";
 import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
@@ -7,11 +8,11 @@ import { checkDemands } from "./policy-demands.ts";
 import { forbidCaching } from "./respond.ts";
 
 /** Runs before a request's body is read; throwing ends the call. */
-export type RequestGate = (context: HandlerContext) => Promise<void>;
+export type RequestGate = (context: HandlerContext) => void | Promise<void>;
 
 /** The gate of this instance: authenticates what the method's policy demands. */
 export function createGate(core: VerifyingCore, key: CallKey, policies: Policies): RequestGate {
-  return async (context) => {
+  return (context) => {
     const known = knownCall(
       context.values,
       key,
@@ -19,33 +20,42 @@ export function createGate(core: VerifyingCore, key: CallKey, policies: Policies
     );
     const call = known ?? openCall(core, context);
     context.values.set(key, call);
-    await admit(core, call, { method: context.method, signal: context.signal, policies });
+    return admit(core, call, { method: context.method, signal: context.signal, policies });
   };
 }
 
+/** What a call is held against. */
+export type Admission = Pick<HandlerContext, "method" | "signal"> & { readonly policies: Policies };
+
 /**
  * Holds a call against its method's policy, once: lets it pass, with its session where there is one.
+ * Without a promise where nothing has to be waited for.
+ *
  * @throws ConnectError
  */
-export async function admit(
-  core: VerifyingCore,
-  call: Call,
-  { method, signal, policies }: Pick<HandlerContext, "method" | "signal"> & { policies: Policies },
-): Promise<void> {
+export function admit(core: VerifyingCore, call: Call, admission: Admission): void | Promise<void> {
   if (call.admitted) {
-    return;
+    return undefined;
   }
-  try {
-    const policy = policies.of(method);
-    if (policy.auth !== "none") {
-      forbidCaching(call.responseHeader, call.requestMethod);
-      await raceSignal(enter(core, call, policy), signal);
-    }
-    call.admitted = true;
-  } catch (error) {
+  const { method, signal, policies } = admission;
+  const refuse = (error: unknown): never => {
     throw error instanceof ConnectError
       ? error
       : refuseCall(core, call, { error, procedure: procedureOf(method) });
+  };
+  const pass = (): void => {
+    if (signal.aborted) {
+      throw endOf(signal);
+    }
+    call.admitted = true;
+  };
+  try {
+    const entered = enter(core, call, policies.of(method));
+    return entered instanceof Promise
+      ? raceSignal(entered, signal).then(pass).catch(refuse)
+      : pass();
+  } catch (error) {
+    return refuse(error);
   }
 }
 
@@ -81,13 +91,22 @@ function endOf({ reason }: AbortSignal): ConnectError {
     : new ConnectError("the call was canceled", Code.Canceled, undefined, undefined, reason);
 }
 
-async function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): Promise<void> {
-  const claims = await authenticate(core, call, {
+function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Promise<void> {
+  if (policy.auth === "none") {
+    return undefined;
+  }
+  forbidCaching(call.responseHeader, call.requestMethod);
+  const demand = {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
-  });
-  if (claims !== undefined) {
+    check: policy.check,
+    needsClaims: policy.claims.length > 0,
+  };
+  return andThen(authenticate(core, call, demand), (claims) => {
+    if (claims === undefined) {
+      return undefined;
+    }
     checkDemands(core, policy, claims);
-    await enterSession(core, call, claims);
-  }
+    return andThen(enterSession(core, call, claims), () => undefined);
+  });
 }

@@ -1,10 +1,10 @@
-import type { Message } from "@bufbuild/protobuf";
 import {
   ConnectError,
   type Interceptor,
   type StreamRequest,
   type StreamResponse,
   type UnaryRequest,
+  type UnaryResponse,
 } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
 import { type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
@@ -12,10 +12,13 @@ import { withoutForeignHints } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
 import { admit } from "./gate.ts";
 import { type Policies, procedureOf } from "./policy.ts";
+import { keepTokensUncached } from "./respond.ts";
+import { runStream } from "./run-stream.ts";
+import { OpenStreams } from "./streams.ts";
 
 /**
- * The interceptor of this instance. Behind the gate it keeps errors and headers in order; alone it
- * authenticates too, with what an interceptor can: cookies are not cleared on failed streams, gRPC
+ * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
+ * open streams with their sessions; alone it authenticates too, with what an interceptor can: cookies are not cleared on failed streams, gRPC
  * and gRPC-Web calls, and bodies were read before.
  */
 export function createInterceptor(
@@ -23,23 +26,38 @@ export function createInterceptor(
   key: CallKey,
   policies: Policies,
 ): Interceptor {
+  const streams = new OpenStreams(core);
   return (next) => async (request) => {
     // Other interceptors may have replaced the headers or the signal of a request, not both.
     const isSame = (call: Call): boolean =>
       call.requestHeader === request.header || call.signal === request.signal;
     const known = knownCall(request.contextValues, key, isSame);
     const call = known ?? openAlone(core, request);
-    request.contextValues.set(key, call);
-    await admitAlone(core, call, { request, policies });
+    if (!call.admitted) {
+      request.contextValues.set(key, call);
+      await admitAlone(core, call, { request, policies });
+    }
     const written = call.responseHeader;
-    try {
-      const response = await next(request);
+    const respond = async <R extends UnaryResponse | StreamResponse>(sent: Promise<R>) => {
+      const response = await sent;
       if (known === undefined) {
         appendHeaders(response.header, written);
       }
-      return response.stream ? watchStream(core, call, response) : response;
+      return response;
+    };
+    const failed = (error: unknown): unknown => ownError(core, call, { error, request });
+    if (request.stream) {
+      const { stream: policy } = policies.of(request.method);
+      const send = (under: StreamRequest) => respond(next(under) as Promise<StreamResponse>);
+      return runStream({ core, streams, call }, { request, policy, send, failed });
+    }
+    try {
+      return await respond(next(request));
     } catch (error) {
-      throw ownError(core, call, { error, request });
+      throw failed(error);
+    } finally {
+      // Streams are no GET, and no cache keeps those.
+      keepTokensUncached(call.responseHeader);
     }
   };
 }
@@ -92,19 +110,4 @@ function ownError(
   return error instanceof SessionError
     ? relayFailure(core, call, { error, procedure: procedureOf(request.method) })
     : withoutForeignHints(error);
-}
-
-/** Notes when the headers of a stream are sent: with its first message. */
-function watchStream(core: VerifyingCore, call: Call, response: StreamResponse): StreamResponse {
-  async function* watched(): AsyncGenerator<Message> {
-    try {
-      for await (const message of response.message) {
-        call.committed = true;
-        yield message;
-      }
-    } catch (error) {
-      throw ownError(core, call, { error, request: response });
-    }
-  }
-  return { ...response, message: watched() };
 }

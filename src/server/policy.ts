@@ -1,13 +1,14 @@
 import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
 import {
   Auth,
-  Check,
   method_policy,
   type Policy,
   Stream,
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import type { Duration } from "../duration.ts";
+import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
+import { assertKnownCheck, type CheckOptions, checkOf } from "./policy-checks.ts";
 import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
@@ -19,6 +20,8 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the call finds out that its session was ended. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
   /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
   readonly freshWithin?: Duration;
   /**
@@ -26,15 +29,28 @@ export interface MethodPolicyOptions {
    * no values it only has to be there. Else the call is refused with `PermissionDenied`.
    */
   readonly claims?: Readonly<Record<string, readonly string[]>>;
+  /**
+   * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
+   * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
+   * by whatever; it outlives its access token as long as the session is refreshed. In a service that
+   * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   */
+  readonly stream?: StreamPolicy;
 }
+
+/** When an open stream ends with its session. */
+export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 
 /** The policy of one method, resolved. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
+  readonly check: RevocationCheck;
   /** Milliseconds; undefined where nothing is asked for. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
+  /** Undefined where the method does not stream. */
+  readonly stream: StreamPolicy | undefined;
   /** Where `auth` was written. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
@@ -46,7 +62,7 @@ export interface MethodDescription extends MethodPolicy {
 }
 
 /** Policies written in code. */
-export interface PolicyOptions {
+export interface PolicyOptions extends CheckOptions {
   readonly public: readonly (DescMethod | DescService)[];
   /** By procedure, such as "notes.v1.NotesService/ListNotes". */
   readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
@@ -65,12 +81,14 @@ export interface Policies {
    */
   check(methods: readonly DescMethod[]): void;
   describe(methods: readonly DescMethod[]): MethodDescription[];
+  /** The check where no method is known. */
+  readonly defaultCheck: RevocationCheck;
 }
 
 /** @throws TypeError when code names a method twice, or says what is no policy */
 export function createPolicies(options: PolicyOptions): Policies {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
-  inCode.forEach(assertAuth);
+  inCode.forEach(assertWords);
   inCode.forEach(assertDemands);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
@@ -83,13 +101,14 @@ export function createPolicies(options: PolicyOptions): Policies {
   const of = (method: DescMethod): MethodPolicy => {
     let policy = resolved.get(method);
     if (policy === undefined) {
-      policy = resolve(method, inCode.get(procedureOf(method)));
+      policy = resolve(method, inCode.get(procedureOf(method)), options);
       resolved.set(method, policy);
     }
     return policy;
   };
   return {
     of,
+    defaultCheck: options.check ?? revocationChecks[0],
     check(methods) {
       methods.forEach(of);
       const served = new Set(methods.map(procedureOf));
@@ -110,14 +129,22 @@ export function procedureOf(method: DescMethod): string {
   return `${method.parent.typeName}/${method.name}`;
 }
 
-const auths: readonly unknown[] = [undefined, "required", "optional", "none"];
+const words = {
+  auth: ["required", "optional", "none"],
+  check: revocationChecks,
+  stream: ["endOnExpiry", "endOnRevoke", "never"],
+} as const;
 
 /** Without types, a slip of the pen would open the method. */
-function assertAuth({ auth }: MethodPolicyOptions, procedure: string): void {
-  if (!auths.includes(auth)) {
-    throw new TypeError(
-      `methods: the auth of ${procedure} is "${auth}", and must be "required", "optional" or "none"`,
-    );
+function assertWords(policy: MethodPolicyOptions, procedure: string): void {
+  for (const name of ["auth", "check", "stream"] as const) {
+    const known: readonly unknown[] = words[name];
+    if (policy[name] !== undefined && !known.includes(policy[name])) {
+      const [first, second, third] = words[name];
+      throw new TypeError(
+        `methods: the ${name} of ${procedure} is "${policy[name]}", and must be "${first}", "${second}" or "${third}"`,
+      );
+    }
   }
 }
 
@@ -130,13 +157,17 @@ function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
   return desc.kind === "service" ? desc.methods : [desc];
 }
 
-function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): MethodPolicy {
+function resolve(
+  method: DescMethod,
+  code: MethodPolicyOptions | undefined,
+  options: PolicyOptions,
+): MethodPolicy {
   const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
   const ofService = hasOption(method.parent, service_policy)
     ? getOption(method.parent, service_policy)
     : undefined;
-  assertSupported(procedureOf(method), ofMethod);
-  assertSupported(method.parent.typeName, ofService);
+  assertKnown(procedureOf(method), ofMethod);
+  assertKnown(method.parent.typeName, ofService);
   const auth = authOf(code, ofMethod, ofService);
   // What a service asks of its callers is not asked of a method that is public by its own word.
   const isPublic = auth.auth === "none" && auth.source !== "service option";
@@ -146,7 +177,13 @@ function resolve(method: DescMethod, code: MethodPolicyOptions | undefined): Met
       `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
     );
   }
-  return { ...auth, ...demands };
+  const check = checkOf(
+    procedureOf(method),
+    [code?.check, ofMethod?.check, ofService?.check],
+    options,
+  );
+  const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
+  return { ...auth, ...demands, check, stream };
 }
 
 function authOf(
@@ -168,26 +205,45 @@ function authOf(
   return { auth: "required", source: "default" };
 }
 
+/** @throws TypeError when code or the method's own option speak of the stream of a unary method */
+function streamOf(
+  method: DescMethod,
+  [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
+): StreamPolicy | undefined {
+  const fromMethod = streamNames[ofMethod ?? Stream.UNSPECIFIED];
+  if (method.methodKind !== "unary") {
+    const fromService = streamNames[ofService ?? Stream.UNSPECIFIED];
+    return code ?? fromMethod ?? fromService ?? "endOnExpiry";
+  }
+  if ((code ?? fromMethod) !== undefined) {
+    throw new TypeError(
+      `the policy of ${procedureOf(method)} sets stream, and the method does not stream; remove it`,
+    );
+  }
+  return undefined;
+}
+
+const streamNames: Readonly<Record<number, StreamPolicy>> = {
+  [Stream.END_ON_EXPIRY]: "endOnExpiry",
+  [Stream.END_ON_REVOKE]: "endOnRevoke",
+  [Stream.NEVER]: "never",
+};
+
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.REQUIRED]: "required",
   [Auth.OPTIONAL]: "optional",
   [Auth.NONE]: "none",
 };
 
-function assertSupported(name: string, policy: Policy | undefined): void {
+function assertKnown(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  const asked = [
-    policy.check !== Check.UNSPECIFIED && "check",
-    policy.stream !== Stream.UNSPECIFIED && "stream",
-  ].filter((field) => field !== false);
-  if (asked.length > 0) {
-    throw new TypeError(
-      `the policy of ${name} sets ${asked.join(", ")}, which rpc-session does not support yet; remove it, or nothing would enforce it`,
-    );
-  }
+  assertKnownCheck(name, policy.check);
   if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
     throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
+  }
+  if (policy.stream !== Stream.UNSPECIFIED && streamNames[policy.stream] === undefined) {
+    throw new TypeError(`the policy of ${name} sets a stream that is not known: ${policy.stream}`);
   }
 }

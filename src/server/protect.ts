@@ -57,9 +57,12 @@ function serves(router: ConnectRouter, { typeName }: DescService): boolean {
 export function composeGates(
   ...gates: readonly (ConnectRouterOptions["requestGate"] | undefined)[]
 ): RequestGate {
-  const [only, ...more] = gates.filter((gate) => gate !== undefined);
+  const [first, ...more] = gates.filter((gate) => gate !== undefined);
+  if (first !== undefined && more.length === 0) {
+    return first;
+  }
   return async (context) => {
-    await only?.(context);
+    await first?.(context);
     for (const gate of more) {
       await gate(context);
     }

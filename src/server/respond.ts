@@ -44,6 +44,22 @@ export async function writeTokens(
   headers.set("cache-control", "no-store");
 }
 
+/** Writes an access token that takes the place of the presented one. */
+export function writeReissued(
+  core: VerifyingCore,
+  headers: Headers,
+  reissued: Pick<TokensToWrite, "record" | "now" | "access"> &
+    Partial<Pick<TokensToWrite, "event">>,
+): Promise<void> {
+  return writeTokens(core, headers, {
+    event: "reissued",
+    ...reissued,
+    refreshToken: undefined,
+    antiCsrf: undefined,
+    expireCopies: false,
+  });
+}
+
 /** What the client may read of a session's claims. That it cannot be told is no reason to fail. */
 export async function claimsForClient(
   core: VerifyingCore,
@@ -75,7 +91,9 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
     ] as const;
     const written = values.map(([name, value]) => {
-      const copies = tokens.expireCopies ? core.cookies.expire(name) : [];
+      const copies = tokens.expireCopies
+        ? core.cookies.expire(name)
+        : core.cookies.expireOlder(name);
       return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
     });
     for (const [name, cookies] of written) {
@@ -116,6 +134,16 @@ export function forbidCaching(headers: Headers, requestMethod: string): void {
   headers.set("cache-control", requestMethod === "GET" ? "private, no-store" : "no-store");
   if (!headers.get("vary")?.includes(variesBy)) {
     headers.append("vary", variesBy);
+  }
+}
+
+/** Whatever the handler said of caching: no cache keeps a response that carries a token or a cookie. */
+export function keepTokensUncached(headers: Headers): void {
+  if (headers.get("cache-control")?.includes("no-store")) {
+    return;
+  }
+  if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
+    headers.set("cache-control", "no-store");
   }
 }
 

@@ -2,11 +2,11 @@ import type { JsonObject } from "../json.ts";
 import { liveOf } from "../session/ended.ts";
 import type { Engine } from "../session/engine.ts";
 import { type ClaimsChange, type Session, verifiedSessionOf } from "../session/session.ts";
-import type { Call } from "./call-state.ts";
+import { type Call, endOwn } from "./call-state.ts";
 import { applyClaims, applyData, infoOf } from "./changes.ts";
 import type { Core, VerifiedClaims } from "./core.ts";
 import { misuse } from "./misuse.ts";
-import { endTokens, expireCookies, writeTokens } from "./respond.ts";
+import { endTokens, expireCookies, writeReissued } from "./respond.ts";
 
 /**
  * The session of a verified token, with what can be done to it.
@@ -57,16 +57,14 @@ class SessionHandle implements Session {
     const engine = await this.#core.engine();
     const stored = await applyClaims(this.#core, { id: this.id, change });
     const { claims } = this.#verified;
-    const access = await engine.remint(stored, claims);
+    const reissued = await engine.reissueFrom(claims, stored);
     const read = await this.#core.claims.read(stored.record.claims);
-    this.#verified = { claims: access?.claims ?? claims, read };
+    this.#verified = { claims: reissued?.access.claims ?? claims, read };
     const call = this.#telling();
-    if (access !== undefined && call !== undefined) {
-      const copies = { refreshToken: undefined, antiCsrf: undefined, expireCopies: false };
+    if (reissued !== undefined && call !== undefined) {
       // A client takes the tokens of a session that it does not know from a sign-in alone.
       const event = call.written === this.id ? "created" : "reissued";
-      const reissued = { ...stored, ...copies, event, access } as const;
-      await writeTokens(this.#core, call.responseHeader, reissued);
+      await writeReissued(this.#core, call.responseHeader, { ...reissued, event });
     }
   }
 
@@ -86,7 +84,8 @@ class SessionHandle implements Session {
     const engine = await this.#core.engine();
     // Where this response can clear the tokens, late calls need not; else the next call does.
     const cleared = this.#telling() !== undefined || this.#isReplaced();
-    await engine.revoke(this.id, cleared ? "signOut" : "revoked");
+    const end = () => engine.revoke(this.id, cleared ? "signOut" : "revoked");
+    await (this.#call === undefined ? end() : endOwn(this.#call, end));
     const call = this.#telling();
     if (call === undefined) {
       return;

@@ -8,7 +8,7 @@ import { isTrustedSite } from "../tokens/cross-site.ts";
 import { hasCookies } from "../tokens/source.ts";
 import { chooseTransport } from "../tokens/transport-choice.ts";
 import type { TokenTransport } from "../transport.ts";
-import type { Call } from "./call-state.ts";
+import { type Call, endOwn } from "./call-state.ts";
 import { readData } from "./changes.ts";
 import type { Core } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
@@ -74,9 +74,11 @@ export async function signIn(
   const [replaces = null, ...others] = await formerSessions(engine, call);
   // Copies of the cookies may name further sessions, which nobody will hold after this response.
   for (const other of others) {
-    await engine.revoke(other, "replaced");
+    await endOwn(call, () => engine.revoke(other, "replaced"));
   }
-  const created = await engine.create({ ...given, device, transport, replaces });
+  const created = await endOwn(call, () =>
+    engine.create({ ...given, device, transport, replaces }),
+  );
   return enterCreated(core, call, created);
 }
 
@@ -101,6 +103,7 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   const read = await core.claims.read(created.record.claims);
   const session = core.sessionOn(call, { claims, read });
   call.session = session;
+  call.stream?.follow(session);
   return session;
 }
 

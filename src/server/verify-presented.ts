@@ -2,6 +2,7 @@ import { SessionError } from "../errors.ts";
 import type { VerifiedToken } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import type { PresentedTokens } from "../tokens/source.ts";
+import { andThen } from "./and-then.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
 
 /** What is verified, and when. */
@@ -15,12 +16,23 @@ export interface Verifiable {
  * Verifies the token of the Authorization header.
  * @throws SessionError
  */
-export async function verifyBearer(
+export function verifyBearer(
   engine: Authenticator,
   { presented, now }: Verifiable,
+): AccessClaims | Promise<AccessClaims> {
+  const { bearer = "", accessCookies } = presented;
+  return andThen(engine.verify(bearer, now), (verified) => {
+    const claims = accept(verified, { transport: "header", hasRefreshToken: false });
+    return accessCookies.length === 0 ? claims : checkCookies(engine, claims, { presented, now });
+  });
+}
+
+/** The cookies beside a header must be of its session. */
+async function checkCookies(
+  engine: Authenticator,
+  claims: AccessClaims,
+  { presented, now }: Verifiable,
 ): Promise<AccessClaims> {
-  const verified = await engine.verify(presented.bearer ?? "", now);
-  const claims = accept(verified, { transport: "header", hasRefreshToken: false });
   for (const cookie of presented.accessCookies) {
     const other = await engine.verify(cookie, now);
     if ("claims" in other && other.claims.sid !== claims.sid) {
@@ -34,11 +46,11 @@ export async function verifyBearer(
  * Verifies the access cookie: of several copies the best one.
  * @throws SessionError
  */
-export async function verifyCookies(
+export function verifyCookies(
   core: VerifyingCore,
   engine: Authenticator,
   { presented, now }: Verifiable,
-): Promise<AccessClaims> {
+): AccessClaims | Promise<AccessClaims> {
   const context = {
     transport: "cookie",
     hasRefreshToken: presented.refreshCookies.length > 0,
@@ -49,11 +61,19 @@ export async function verifyCookies(
       message: "there is a refresh token, and no access token",
     });
   }
-  const verified = await engine.verify(first, now);
-  if (more.length === 0) {
-    return accept(verified, context);
-  }
-  const all = [verified, ...(await Promise.all(more.map((cookie) => engine.verify(cookie, now))))];
+  return more.length === 0
+    ? andThen(engine.verify(first, now), (verified) => accept(verified, context))
+    : verifyCopies(core, engine, { presented, now }).then((best) => accept(best, context));
+}
+
+async function verifyCopies(
+  core: VerifyingCore,
+  engine: Authenticator,
+  { presented, now }: Verifiable,
+): Promise<VerifiedToken> {
+  const all = await Promise.all(
+    presented.accessCookies.map(async (cookie) => engine.verify(cookie, now)),
+  );
   const sessions = new Set(all.flatMap((v) => ("claims" in v ? [v.claims.sid] : [])));
   if (sessions.size > 1) {
     const message = "there are access cookies of several sessions";
@@ -61,7 +81,7 @@ export async function verifyCookies(
       ? conflict(message)
       : new SessionError("unauthorized", "TOKEN_CONFLICT", { message, clearTokens: true });
   }
-  return accept(all.reduce(better), context);
+  return all.reduce(better);
 }
 
 /** Of two copies of a cookie, the one that says more. */

@@ -1,6 +1,7 @@
 import {
   type ConnectError,
   type ConnectRouter,
+  type ConnectRouterOptions,
   type ContextValues,
   createContextValues,
   type HandlerContext,
@@ -8,6 +9,7 @@ import {
 } from "@connectrpc/connect";
 import { type Duration, durationMs } from "../duration.ts";
 import { SessionError } from "../errors.ts";
+import type { RevocationCheck } from "../session/revocation-check.ts";
 import type { VerifiedSession } from "../session/session.ts";
 import { authenticate } from "./authenticate.ts";
 import {
@@ -35,8 +37,15 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
    * has `antiCsrf: "off"`. Default: true on everything but GET.
    */
   readonly doAntiCsrfCheck?: boolean;
+  /** How the session's end is looked up. Default: the option `revocation`. */
+  readonly check?: RevocationCheck;
   /** Whether having no session is an error. Default true. */
   readonly required?: Required;
+}
+
+/** The option of adapters that makes context values of the request as the framework has it. */
+export interface RequestContext<R> {
+  readonly contextValues?: (request: R) => ContextValues;
 }
 
 /** The part of the server side that reads sessions. */
@@ -46,10 +55,15 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * sessions are made, SessionService built in. Every method needs a session unless a policy says
    * otherwise.
    *
+   * Fits the adapters of Connect as they are: Node, Express, Fastify, and a router for
+   * `createFetchHandler`. Their option `contextValues` is given the request as the framework has it.
+   *
    * Where the adapter builds its routes, a policy that names a method which is not served, or that
    * asks for what is not supported, throws a TypeError.
    */
-  protect<O extends ProtectOptions>(options: O): NoInfer<O>;
+  protect<O extends ProtectOptions, R = unknown>(
+    options: O & RequestContext<R>,
+  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
   /**
    * The gate alone. One router takes one: see `composeGates`. By hand, add the interceptor as well,
    * and `check` the router.
@@ -124,7 +138,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
     interceptor: protection.interceptor,
-    getSession: getSessionWith(core, key),
+    getSession: getSessionWith(core, key, policies.defaultCheck),
     current,
     require,
     requireFresh: (context, within) => {
@@ -195,6 +209,7 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
 function getSessionWith<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
+  check: RevocationCheck,
 ): VerifyingSessions<S>["getSession"] {
   // An exchange without values is known again by its headers: its cookies are hidden after the first time.
   const plain = new WeakMap<Headers, ContextValues>();
@@ -215,6 +230,7 @@ function getSessionWith<S extends VerifiedSession>(
       const claims = await authenticate(core, call, {
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
+        check: options.check ?? check,
       });
       return claims === undefined ? undefined : await enterSession(core, call, claims);
     } catch (error) {

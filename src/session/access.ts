@@ -29,19 +29,15 @@ const jitter = 0.05;
 
 /**
  * Signs the access token of a session as the store answered it; every time is the store's.
- * @param former the token that this one takes the place of: it ends when that one would, and is of
- * the same generation, for its client may not have the refresh token of a later one
  * @throws SessionError `unauthorized` when the session ends within this second
  */
 export async function mintAccessToken(
   options: AccessTokenOptions,
   { record, now }: Stored<SessionRecord>,
-  former?: Pick<AccessClaims, "exp" | "gen" | "gat">,
 ): Promise<AccessToken> {
   const span = Math.min(options.lifetimes.access, record.accessLife ?? maxAccessLife);
   const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
-  const mine = former === undefined ? now + life : former.exp * 1000;
-  const end = Math.min(mine, record.idleExpiresAt, record.expiresAt);
+  const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
   // In the last part of its last second a session has no token left to give.
   if (seconds(end) <= seconds(now)) {
     throw expiredError(record.id);
@@ -55,14 +51,36 @@ export async function mintAccessToken(
     exp: seconds(end),
     jti: randomId(12),
     client_id: options.audience,
-    gen: former?.gen ?? record.generation,
-    gat: former?.gat ?? seconds(record.rotatedAt),
+    gen: record.generation,
+    gat: seconds(record.rotatedAt),
     cv: record.claimsVersion,
     auth_time: seconds(record.authTime),
     session_iat: seconds(record.createdAt),
     session_exp: seconds(record.expiresAt),
     transport: record.transport,
     ...(record.tenantId === null ? {} : { tid: record.tenantId }),
+    claims: record.claims,
+  };
+  const token = await signAccessToken(claims, await options.keys.signer());
+  return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
+}
+
+/**
+ * Signs the access token of a call anew, with other claims: the same session and end, and the same
+ * generation, because the client may not have got the refresh token of a later one.
+ *
+ * @param now milliseconds since 1970 by the store's clock
+ */
+export async function reissueAccessToken(
+  options: Pick<AccessTokenOptions, "keys">,
+  presented: AccessClaims,
+  { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
+): Promise<AccessToken> {
+  const claims: AccessClaims = {
+    ...presented,
+    iat: seconds(now),
+    jti: randomId(12),
+    cv: record.claimsVersion,
     claims: record.claims,
   };
   const token = await signAccessToken(claims, await options.keys.signer());

@@ -46,8 +46,11 @@ class BackgroundConfirmations implements Confirmations {
 
   used(session: string, generation: number): void {
     const key = `${session}.${generation}`;
-    const now = this.#options.clock.monotonic();
     const tryAgainAt = this.#young.get(key) ?? this.#old.get(key) ?? 0;
+    if (tryAgainAt === Number.POSITIVE_INFINITY) {
+      return;
+    }
+    const now = this.#options.clock.monotonic();
     const held = this.#underWay.has(key) || this.#underWay.size >= underWayMax;
     if (now < tryAgainAt || held) {
       return;

@@ -1,14 +1,21 @@
 import type { JWK } from "jose";
 import type { Clock } from "../clock.ts";
 import type { SessionEventListener } from "../events.ts";
-import { createAccessTokenVerifier, type VerifiedToken } from "../jwt/access-token.ts";
+import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
+import {
+  type CacheLimits,
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCache,
+} from "../jwt/verified-cache.ts";
 import type { SecretOption, SecretRing } from "../secrets.ts";
-import { type AccessToken, mintAccessToken } from "./access.ts";
+import { mintAccessToken } from "./access.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
 import { createConfirmations } from "./confirmations.ts";
 import { createDirectory, type Directory } from "./directory.ts";
 import { createFeed, type Feed } from "./feed.ts";
+import { healthOf, type SessionsHealth } from "./health.ts";
 import { type KeyPlan, readKeyPlan } from "./key-plan.ts";
 import { openKeys } from "./keys.ts";
 import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
@@ -18,13 +25,17 @@ import { reach } from "./reach.ts";
 import type { RefreshRule } from "./refresh-rule.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh-tokens.ts";
 import { createRefresher, type Refresher } from "./refresher.ts";
-import { restoreStore } from "./restore.ts";
+import { createReissuer, type Reissuer } from "./reissue.ts";
+import { createRestorer, type Restorer } from "./restore.ts";
+import { readMaxStaleness } from "./revocation-check.ts";
 import { createRevocations, type Revocations } from "./revocations.ts";
+import { createRowReads, type RowReads } from "./row-reads.ts";
 import { oncePerSecret } from "./secret-alarm.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { SessionLimit, SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
+import type { StreamWatch } from "./stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
-import { createUpdates, type Updates, type UpdatesOptions } from "./updates.ts";
+import { createUpdates, type Updates } from "./updates.ts";
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {
@@ -39,6 +50,10 @@ export interface EngineOptions {
   readonly limit?: SessionLimit | null;
   /** Milliseconds that `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
+  /** Milliseconds; default 5000. See `SessionsOptions`. */
+  readonly maxStaleness?: number;
+  /** Default: 50,000 entries. */
+  readonly verifiedCache?: CacheLimits;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
   /** For the model check alone; see `RefresherOptions`. */
@@ -49,34 +64,34 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle, Directory {
+export interface Engine extends Lifecycle, Directory, Reissuer, StreamWatch {
   readonly updates: Updates;
-  /**
-   * A new access token for a session as the store answered it, in the place of one that says
-   * `former`, which its client has; undefined when that one has expired meanwhile.
-   */
-  remint(stored: Stored<SessionRecord>, former: AccessClaims): Promise<AccessToken | undefined>;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
   readonly revocations: Revocations;
+  /** How far `revocations` can be trusted. */
+  readonly feed: Pick<Feed, "isStale" | "catchUp" | "staleness">;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
-  verify(token: string, now: number): Promise<VerifiedToken>;
+  readonly verify: AccessTokenVerifier;
   /** The public keys of all tokens that may be alive, and of those to come. */
   publicKeys(): Promise<readonly JWK[]>;
-  /** Takes note that a live access token was used. */
-  used(claims: AccessClaims): void;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
+  /**
+   * Takes note that a live access token was used.
+   * @param now milliseconds since 1970; default `storeNow()`
+   */
+  used(claims: AccessClaims, now?: number): void;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
+  /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
+  readonly loadUnsure: RowReads;
+  /** Does no I/O. */
+  health(): SessionsHealth;
   /** Waits for background writes. */
   settled(): Promise<void>;
   /** Ends feed and sweeper, and closes the store for this engine. */
   close(): Promise<void>;
 }
 
-/** Milliseconds between two reads of the change log: what other processes wrote is known by then. */
-const pollEvery = 2_500;
 /** How long an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
@@ -105,19 +120,32 @@ async function openParts(options: EngineOptions): Promise<Opened> {
     retention: maxAccessLife + options.clockSkew,
   });
   const window = maxAccessLife + logMargin;
-  const revocations = createRevocations({ clock, window });
-  const restore = () => restoreStore({ store, revocations, keys });
-  const feed = createFeed({ store, revocations, clock, window, pollEvery, restore });
+  const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
+  const onEnd = (session: string): void => verified?.evictSession(session);
+  const revocations = createRevocations({ clock, window, onEnd });
+  const restorer = createRestorer({ store, revocations, keys, clock });
+  const feed = createFeed({
+    store,
+    revocations,
+    clock,
+    window,
+    emit: options.emit,
+    maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+    restore: () => restorer.begin(),
+  });
   await feed.open();
-  return { secrets, keys, revocations, feed, sweeper: createSweeper({ store, keys, clock }) };
+  const sweeper = createSweeper({ store, keys, clock });
+  return { secrets, keys, verified, revocations, feed, restorer, sweeper };
 }
 
 /** What is open once the engine is. */
 interface Opened {
   readonly secrets: SecretRing;
   readonly keys: SigningKeys;
+  readonly verified: VerifiedCache | undefined;
   readonly revocations: Revocations;
   readonly feed: Feed;
+  readonly restorer: Restorer;
   readonly sweeper: Sweeper;
 }
 
@@ -131,9 +159,10 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
   return {
     revocations,
+    ...knowledgeOf(options, opened),
     refreshTokens,
     antiCsrf: createAntiCsrf(secrets),
-    verify: verifierOf(options, keys),
+    verify: verifierOf(options, opened),
     refresh: createRefresher({
       ...options,
       secrets,
@@ -144,11 +173,11 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     }),
     ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
     ...createDirectory({ store, feed, emit }),
-    ...changesOf({ ...options, keys, feed }),
+    updates: createUpdates({ ...options, keys, feed }),
+    ...watchOf(opened),
     publicKeys: () => keys.published(),
-    storeNow: () => feed.storeNow(),
-    used(claims) {
-      if (feed.storeNow() - claims.gat * 1000 >= lifetimes.settle) {
+    used(claims, now = feed.storeNow()) {
+      if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
       }
     },
@@ -160,26 +189,41 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
   };
 }
 
-function changesOf(options: UpdatesOptions): Pick<Engine, "updates" | "remint"> {
+/** What is known of sessions beside their tokens, and how to know more. */
+function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys }: Opened) {
   return {
-    updates: createUpdates(options),
-    remint: async (stored, former) =>
-      stored.now < former.exp * 1000 ? mintAccessToken(options, stored, former) : undefined,
+    feed,
+    health: () => healthOf({ feed, revocations, store }),
+    ...createReissuer({ store, revocations, clock, keys }),
+    loadUnsure: createRowReads(store),
   };
 }
 
-async function closeAll(store: SessionStore, { feed, sweeper }: Opened): Promise<void> {
+function watchOf({ feed, revocations }: Opened): StreamWatch {
+  return {
+    storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
+  };
+}
+
+async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
+  const { feed, restorer, sweeper, verified } = opened;
   feed.close();
+  verified?.close();
+  await restorer.close();
   await sweeper.close();
   await store.close();
 }
 
-function verifierOf(options: EngineOptions, keys: SigningKeys): Engine["verify"] {
+function verifierOf(options: EngineOptions, { keys, verified }: Opened): AccessTokenVerifier {
   return createAccessTokenVerifier({
     issuer: options.issuer,
     audience: options.audience,
     maxLife: maxAccessLife / 1000,
     clockSkew: options.clockSkew / 1000,
     findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+    cache: verified,
   });
 }

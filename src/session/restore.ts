@@ -1,3 +1,4 @@
+import type { Clock } from "../clock.ts";
 import type { Revocations } from "./revocations.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { SessionStore } from "./store.ts";
@@ -7,6 +8,60 @@ export interface RestoreOptions {
   readonly store: SessionStore;
   readonly revocations: Revocations;
   readonly keys: SigningKeys;
+  readonly clock: Clock;
+}
+
+/** Brings back what a store has lost, in the background. */
+export interface Restorer {
+  /** Begins, or begins anew; goes on until it is done. */
+  begin(): void;
+  /** Ends it; resolves when no write is under way. */
+  close(): Promise<void>;
+}
+
+const retryMs = 1_000;
+
+export function createRestorer(options: RestoreOptions): Restorer {
+  return new BackgroundRestorer(options);
+}
+
+class BackgroundRestorer implements Restorer {
+  readonly #options: RestoreOptions;
+  #work: Promise<void> | undefined;
+  #asked = 0;
+  #closed = false;
+  #cancelRetry = (): void => {};
+
+  constructor(options: RestoreOptions) {
+    this.#options = options;
+  }
+
+  begin(): void {
+    this.#asked += 1;
+    this.#cancelRetry();
+    this.#work ??= this.#restore();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#cancelRetry();
+    await this.#work;
+  }
+
+  async #restore(): Promise<void> {
+    const asked = this.#asked;
+    const done = await restoreStore(this.#options, () => !this.#closed).then(
+      () => true,
+      () => false,
+    );
+    this.#work = undefined;
+    if (this.#closed || (done && asked === this.#asked)) {
+      return;
+    }
+    this.#cancelRetry = this.#options.clock.after(retryMs, () => {
+      this.#work ??= this.#restore();
+    });
+  }
 }
 
 /**
@@ -14,10 +69,16 @@ export interface RestoreOptions {
  * again, and made anew where there are none, so that tokens under lost ones are refused; every
  * revocation that still matters is written again. What the store knows stays as it is.
  */
-export async function restoreStore({ store, revocations, keys }: RestoreOptions): Promise<void> {
+async function restoreStore(
+  { store, revocations, keys }: RestoreOptions,
+  goOn: () => boolean,
+): Promise<void> {
   await keys.open();
   // One after the other: a store that has just come back has enough to do.
-  for (const change of [...revocations.all()]) {
-    await store.revoke(change.session, change.endedBy);
+  for (const { session, endedBy } of [...revocations.all()]) {
+    if (!goOn()) {
+      return;
+    }
+    await store.revoke(session, endedBy);
   }
 }

@@ -24,11 +24,25 @@ export async function makeStoredKey(
   return { slot, kid, alg, publicJwk: JSON.stringify(publicJwk), privateJwk: sealed };
 }
 
-/** Opens a key as far as this server's secrets go. Rejects when it is not as it was stored. */
-export async function openStoredKey(
-  stored: StoredSigningKey,
+/** Opens the keys of a store as they are read again and again: one that stays is the same object. */
+export function createKeyOpener(
   secrets: SecretRing,
-): Promise<LoadedKey> {
+): (stored: readonly StoredSigningKey[]) => Promise<readonly LoadedKey[]> {
+  let known: ReadonlyMap<string, LoadedKey> = new Map();
+  return async (stored) => {
+    const opened = await Promise.all(
+      stored.map(async (key) => {
+        const text = JSON.stringify(key);
+        return [text, known.get(text) ?? (await openStoredKey(key, secrets))] as const;
+      }),
+    );
+    known = new Map(opened);
+    return opened.map(([, key]) => key);
+  };
+}
+
+/** Opens a key as far as this server's secrets go. Rejects when it is not as it was stored. */
+async function openStoredKey(stored: StoredSigningKey, secrets: SecretRing): Promise<LoadedKey> {
   const { slot, createdAt } = stored;
   const jwk = JSON.parse(stored.publicJwk) as JWK;
   const verification = await importVerificationKey(jwk);

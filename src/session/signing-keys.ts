@@ -18,7 +18,7 @@ import {
   type RotationRules,
 } from "./key-rules.ts";
 import { reach } from "./reach.ts";
-import { makeStoredKey, openStoredKey } from "./sealed-key.ts";
+import { createKeyOpener, makeStoredKey } from "./sealed-key.ts";
 import type { SessionStore } from "./store.ts";
 
 /** The keys that sign and verify access tokens. */
@@ -77,6 +77,7 @@ export function createSigningKeys(options: SigningKeysOptions): SigningKeys {
 
 class KeysInStore implements SigningKeys {
   readonly #options: SigningKeysOptions;
+  readonly #openKeys: ReturnType<typeof createKeyOpener>;
   #keys: readonly LoadedKey[] = [];
   #byKid: ReadonlyMap<string, VerificationKey> = new Map();
   /** The store's clock less the monotonic one, so that this machine's wall clock decides nothing. */
@@ -91,6 +92,7 @@ class KeysInStore implements SigningKeys {
 
   constructor(options: SigningKeysOptions) {
     this.#options = options;
+    this.#openKeys = createKeyOpener(options.secrets);
   }
 
   async open(): Promise<void> {
@@ -178,12 +180,12 @@ class KeysInStore implements SigningKeys {
   }
 
   async #read(): Promise<void> {
-    const { store, clock, secrets } = this.#options;
+    const { store, clock } = this.#options;
     const begun = clock.monotonic();
     this.#attemptedAt = begun;
     const { keys, now } = await store.signingKeys();
     const storeAhead = now - begun;
-    this.#keys = await Promise.all(keys.map((key) => openStoredKey(key, secrets)));
+    this.#keys = await this.#openKeys(keys);
     this.#byKid = new Map(this.#keys.map(({ verification }) => [verification.kid, verification]));
     this.#storeAhead = storeAhead;
     this.#readAt = begun;

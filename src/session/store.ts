@@ -330,6 +330,12 @@ export interface SessionStore {
    */
   onChange(wake: () => void): () => void;
 
+  /**
+   * Whether `onChange` is told at once of what other processes append, at this moment; undefined
+   * where it never is.
+   */
+  pushed?(): boolean | undefined;
+
   /** All signing keys, by slot. */
   signingKeys(): Promise<{ readonly keys: readonly StoredSigningKey[]; readonly now: number }>;
 

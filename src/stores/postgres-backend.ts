@@ -1,8 +1,10 @@
 import { Kysely, PostgresDialect, type RawBuilder, sql } from "kysely";
 import { readChangesByTransaction } from "./postgres-changes.ts";
 import { forKysely, type OpenPool } from "./postgres-pool.ts";
+import { listenWith } from "./postgres-push.ts";
+import { keepPush } from "./push.ts";
 import { retried } from "./retry.ts";
-import type { SqlBackend } from "./sql.ts";
+import type { SqlBackend } from "./sql-connection.ts";
 import type { SqlSchema } from "./sql-schema.ts";
 
 /**
@@ -18,12 +20,17 @@ export function postgresBackend(
   return {
     name: "postgresStore",
     async connect({ clock }) {
-      const pool = forKysely(await open());
+      const opened = await open();
+      const { newClient } = opened;
+      const pool = forKysely(opened);
       return {
         db: new Kysely<SqlSchema>({ dialect: new PostgresDialect({ pool }) }),
         now,
         dialect: "postgres",
         attempt: (work) => retried({ clock, pauses: pausesMs, again: isConflict }, work),
+        ...(newClient && {
+          listen: (wake) => keepPush({ clock, wake, open: listenWith(newClient) }),
+        }),
       };
     },
     readChanges: readChangesByTransaction,

@@ -21,28 +21,73 @@ export async function readChangesByTransaction(
   const { store, cursor, window } = read;
   if (cursor !== undefined) {
     const seen = parseCursor(store, cursor);
-    const changes = await readEntries(database, sql<boolean>`change.xid >= ${cursor}::xid8`);
+    const changes = await readEntries(database, { ...byTransaction, from: sql`${cursor}::xid8` });
     if (parseCursor(store, changes.cursor) >= seen) {
       return changes;
     }
   }
-  const all = await readEntries(database, sql`change.at >= ${database.now()} - ${window}`);
+  const from = sql`${database.now()} - ${window}`;
+  const all = await readEntries(database, { ...byTime, from });
   return cursor === undefined ? all : { ...all, lostAt: all.now };
 }
 
-async function readEntries(database: SqlDatabase, wanted: RawBuilder<boolean>): Promise<Changes> {
+/** Entries from a value of an indexed column on. */
+interface Range {
+  readonly column: RawBuilder<unknown>;
+  readonly type: RawBuilder<unknown>;
+  readonly from: RawBuilder<unknown>;
+}
+
+const byTransaction = { column: sql`change.xid`, type: sql`xid8` };
+const byTime = { column: sql`change.at`, type: sql`bigint` };
+
+/** Entries per statement: a long log is read in steps, of which none comes near its time limit. */
+const pageSize = 20_000;
+
+async function readEntries(database: SqlDatabase, range: Range): Promise<Changes> {
+  const first = await readPage(database, range, sql`true`);
+  const rows = [...first];
+  let page = first;
+  while (page.length === pageSize) {
+    const { place, number } = page.at(-1) as (typeof page)[number];
+    const { column, type } = range;
+    page = await readPage(
+      database,
+      range,
+      sql`(${column}, change.number) > (${place}::${type}, ${number}::bigint)`,
+    );
+    rows.push(...page);
+  }
+  return {
+    entries: rows.sort((a, b) => Number(a.number) - Number(b.number)).flatMap(toChange),
+    // Of the first: what ends between two pages may have its place in one that was read.
+    cursor: formatCursor(Number(first[0]?.oldest)),
+    now: Number(page[0]?.store_now),
+  };
+}
+
+/** @param after keeps what follows the page before */
+async function readPage(
+  { db, now }: SqlDatabase,
+  { column, from }: Range,
+  after: RawBuilder<unknown>,
+) {
+  const page = db
+    .selectFrom("rpcsession_changes as change")
+    .selectAll()
+    .where(sql<boolean>`${column} >= ${from} and ${after}`)
+    .orderBy(column)
+    .orderBy("change.number")
+    .limit(pageSize);
   // One statement, so that entries, cursor and time are of one moment, also when there is no entry.
-  const rows = await database.db
+  return await db
     .selectFrom(sql<{ oldest: string }>`(select ${oldestTransaction} as oldest)`.as("moment"))
-    .leftJoin("rpcsession_changes as change", (join) => join.on(wanted))
-    .select([database.now().as("store_now"), "moment.oldest", ...changeColumns])
+    .leftJoinLateral(page.as("change"), (join) => join.onTrue())
+    .select([now().as("store_now"), "moment.oldest"])
+    .select([...changeColumns, "change.number", sql<string>`${column}::text`.as("place")])
+    .orderBy(column)
     .orderBy("change.number")
     .execute();
-  return {
-    entries: rows.flatMap((row) => toChange(row)),
-    cursor: formatCursor(Number(rows[0]?.oldest)),
-    now: Number(rows[0]?.store_now),
-  };
 }
 
 const oldestTransaction = sql<string>`pg_snapshot_xmin(pg_current_snapshot())::text`;

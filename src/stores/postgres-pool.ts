@@ -1,4 +1,5 @@
 import type { PostgresDialectConfig } from "kysely";
+import type { NotifiedClient } from "./postgres-push.ts";
 
 /** What a store needs of a pool of connections. `pg.Pool` fits, and what has its shape. */
 export interface PostgresPool {
@@ -25,24 +26,39 @@ export interface PostgresResult {
 export interface OpenPool {
   readonly pool: PostgresPool;
   readonly end: () => Promise<void>;
+  /** Makes a client beside the pool, not connected yet; absent where the pool does not tell how. */
+  readonly newClient?: () => Promise<NotifiedClient>;
 }
 
 /** Opens a pool of at most `max` connections by the package `pg`. */
 export async function openPool(url: string, max: number): Promise<OpenPool> {
-  const Pool = await loadPool();
-  const pool = new Pool({
-    application_name: "rpc-session",
-    ...limits,
-    max,
-    connectionString: url,
-  });
+  const { Client, Pool } = await loadDriver();
+  const options = { application_name: "rpc-session", ...limits, connectionString: url };
+  const pool = new Pool({ ...options, max, allowExitOnIdle: true });
   // Without a listener, a connection that breaks while nobody uses it would end the process. The
   // pool has dropped it by then, and the next call opens another one.
   pool.on("error", () => {});
   // Nor does the pool listen from the moment it hands out a new connection: a server that lets us in
   // and says in the same packet that it goes down would be heard by nobody.
   pool.on("connect", (client) => client.on("error", () => {}));
-  return { pool, end: () => pool.end() };
+  return { pool, end: () => pool.end(), newClient: async () => new Client(options) };
+}
+
+/** A pool of somebody else's, which is never closed here. */
+export function borrowPool(pool: PostgresPool): OpenPool {
+  const end = async (): Promise<void> => {};
+  // pg.Pool makes its own connections in this way. One of them, taken out for good, might be its
+  // last, and would keep its owner from ending it.
+  const { Client, options } = pool as Partial<ClientFactory>;
+  return typeof Client === "function" && options !== undefined
+    ? { pool, end, newClient: async () => new Client(options) }
+    : { pool, end };
+}
+
+/** What a pg.Pool has beside what is asked of a pool. */
+interface ClientFactory {
+  readonly Client: new (options: object) => NotifiedClient;
+  readonly options: object;
 }
 
 /** What Kysely's dialect needs of a pool. */
@@ -98,9 +114,9 @@ function isHarmless(error: unknown): boolean {
   return typeof severity === "string" && /^(?:2[23]|4[02]|57014)/.test(String(code));
 }
 
-async function loadPool(): Promise<typeof import("pg").Pool> {
+async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {
   try {
-    return (await import("pg")).default.Pool;
+    return (await import("pg")).default;
   } catch (cause) {
     throw new Error(
       "postgresStore: to connect to a URL, install the package pg (npm install pg); or give a pool",

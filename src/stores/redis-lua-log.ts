@@ -2,7 +2,10 @@ import { keepChanges } from "./retention.ts";
 
 // Ids of the log never go back, even where the clock does: a reader that has seen one will be
 // given every later entry.
-/** Helper: appends an entry about a session to the log, with one field of its own. */
+/**
+ * Helper: appends an entry about a session to the log, with one field of its own, and tells who
+ * listens; where the store's user may not publish, they poll.
+ */
 export const append = `
 local function append(id, name, value)
   local last = redis.call('HMGET', KEYS[1], 'ms', 'seq')
@@ -11,7 +14,14 @@ local function append(id, name, value)
   redis.call('XADD', KEYS[2],
     text(ms) .. '-' .. text(seq), 'session', id, name, value, 'at', text(now))
   redis.call('HSET', KEYS[1], 'ms', text(ms), 'seq', text(seq))
+  redis.pcall('PUBLISH', KEYS[2], '')
 end
+`;
+
+/** KEYS meta; ARGV channel. Publishes a message that says nothing. */
+export const publish = `
+redis.call('PUBLISH', ARGV[1], '')
+return answer('')
 `;
 
 /**

@@ -53,8 +53,7 @@ local function endIfDoomed(id)
   doomed = doomed or redis.call('HGETALL', revoking)
   for each = 1, #doomed, 2 do
     local set = revoking .. ':' .. doomed[each]
-    local score = redis.call('ZSCORE', set, id)
-    if score and score ~= '-inf' and endSession(id, doomed[each + 1]) then
+    if redis.call('ZSCORE', set, id) and endSession(id, doomed[each + 1]) then
       redis.call('ZADD', set, '-inf', id)
     end
   end

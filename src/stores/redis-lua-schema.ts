@@ -20,7 +20,6 @@ export const indexSessions = `
 local step = redis.call('SCAN', ARGV[1], 'MATCH', sessionKey('*'), 'COUNT', ARGV[2], 'TYPE', 'hash')
 for _, key in ipairs(step[2]) do
   local id = string.sub(key, #sessionKey('') + 1)
-  endIfDoomed(id)
   local row = redis.call('HMGET', key,
     'userId', 'tenantId', 'createdAt', 'idleExpiresAt', 'revokedAt')
   if row[1] and not row[5] then

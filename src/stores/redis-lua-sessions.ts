@@ -18,7 +18,7 @@ for _, other in ipairs(most and redis.call('ZREVRANGE', userKey(userId), '0', '-
   if other ~= replaces and isLive(other) then
     if kept + 1 < most then
       kept = kept + 1
-    elseif ARGV[11] == 'reject' then
+    elseif ARGV[11] ~= 'evict' then
       return answer('limit')
     else
       table.insert(evicted, other)

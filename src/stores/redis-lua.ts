@@ -1,6 +1,6 @@
 import { base } from "./redis-lua-base.ts";
 import * as keys from "./redis-lua-keys.ts";
-import { changes, pruneLog } from "./redis-lua-log.ts";
+import { changes, pruneLog, publish } from "./redis-lua-log.ts";
 import * as owners from "./redis-lua-owners.ts";
 import { pruneIndexes, rows } from "./redis-lua-rows.ts";
 import * as schema from "./redis-lua-schema.ts";
@@ -8,7 +8,7 @@ import * as sessions from "./redis-lua-sessions.ts";
 
 const { open, indexSessions, ...upgrade } = schema;
 /** Scripts of the store's other keys. */
-const plain = { changes, pruneLog, ...keys, ...upgrade };
+const plain = { changes, pruneLog, publish, ...keys, ...upgrade };
 /** Scripts that touch sessions. */
 const onRows = { indexSessions, pruneIndexes, ...sessions, ...owners };
 

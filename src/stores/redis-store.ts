@@ -11,6 +11,7 @@ import type {
 import { readRedisChanges } from "./redis-changes.ts";
 import { type RedisKeys, redisKeys } from "./redis-keys.ts";
 import { finishRevoking, redisOwnerMethods } from "./redis-owners.ts";
+import { createRedisPush } from "./redis-push.ts";
 import { finishUpgrade, openRedis } from "./redis-schema.ts";
 import { type RedisClient, type RunRedisScript, redisScriptRunner } from "./redis-scripts.ts";
 import { optional, toFields, toJsonFields, toRecord } from "./redis-sessions.ts";
@@ -31,6 +32,11 @@ export function redisSessionStore(
 ): SessionStore {
   const keys = redisKeys(prefix);
   const wakes = createWakes();
+  const push = createRedisPush(client, {
+    channel: keys.log,
+    publish: (channel) => run("publish", [keys.meta], [channel]),
+    wakes,
+  });
   let opened: RunRedisScript | undefined;
   const run: RunRedisScript = async (...call) => {
     if (opened === undefined) {
@@ -45,9 +51,8 @@ export function redisSessionStore(
       const opening = redisScriptRunner(client, clock, time);
       await openRedis(opening, keys);
       opened ??= opening;
+      push.opened(clock);
     },
-    // The client is its owner's, and other engines may go on.
-    async close() {},
     ...sessionMethods(within),
     ...writeMethods(within),
     ...redisOwnerMethods(within),
@@ -55,7 +60,7 @@ export function redisSessionStore(
     ...sweepMethods(within),
     changes: (cursor, window) =>
       readRedisChanges(run, { keys: [keys.meta, keys.log], cursor, window }),
-    onChange: (wake) => wakes.add(wake),
+    ...push.methods,
   };
 }
 

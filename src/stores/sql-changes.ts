@@ -1,6 +1,7 @@
 import { sql } from "kysely";
 import type { Change, Changes, EndedBy, RevokedChange, SessionRecord } from "../session/store.ts";
 import { formatCursor, parseCursor } from "./change-cursor.ts";
+import { notifyAppended } from "./postgres-push.ts";
 import type { SqlDatabase } from "./sql-schema.ts";
 
 /** Appends that sessions ended, however many: one statement, one parameter. */
@@ -27,18 +28,20 @@ export async function appendRevoked(
           sql`cast(${at} as bigint)`.as("at"),
         ]),
     )
+    .$if(dialect === "postgres", (query) => query.returning(notifyAppended.as("notified")))
     .execute();
 }
 
 /** Appends that a session has other claims. */
 export async function appendClaims(
-  { db }: SqlDatabase,
+  { db, dialect }: SqlDatabase,
   { id, claimsVersion }: SessionRecord,
   at: number,
 ): Promise<void> {
   await db
     .insertInto("rpcsession_changes")
     .values({ kind: "claims", session: id, claims_version: claimsVersion, at })
+    .$if(dialect === "postgres", (query) => query.returning(notifyAppended.as("notified")))
     .execute();
 }
 

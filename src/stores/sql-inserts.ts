@@ -1,10 +1,9 @@
 import { type RawBuilder, sql } from "kysely";
 import type { Inserted, NewSession, SessionRecord, Stored } from "../session/store.ts";
-import { newestFirst } from "./list-order.ts";
 import { evictedBy } from "./session-limit.ts";
 import { among, endSessions } from "./sql-ends.ts";
 import { heldValue, holdOwner } from "./sql-owner-locks.ts";
-import { isLive, type SqlDatabase, smaller, timeOf, toStored } from "./sql-schema.ts";
+import { idByBytes, isLive, type SqlDatabase, smaller, timeOf, toStored } from "./sql-schema.ts";
 import { inTransaction } from "./sql-transaction.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
@@ -40,7 +39,7 @@ async function admit(
   const named = [requires, replaces].filter((id) => id !== null);
   const live = await db
     .selectFrom("rpcsession_sessions")
-    .select(["id", "user_id", "created_at"])
+    .select(["id", "user_id"])
     .where(isLive(now()))
     .where((is) =>
       is.or([
@@ -48,18 +47,15 @@ async function admit(
         ...(limit === null ? [] : [is("user_id", "=", userId)]),
       ]),
     )
-    .orderBy("id")
+    .orderBy("created_at")
+    .orderBy(idByBytes(dialect))
     // Whatever is about to end, and what has to live, is locked at once, in the order of all others.
     .$if(dialect === "postgres", (query) => query.forUpdate())
     .execute();
   if (requires !== null && !live.some(({ id }) => id === requires)) {
     return { refused: "notLive" };
   }
-  const others = live
-    .filter((row) => row.user_id === userId && row.id !== replaces)
-    .map(({ id, created_at }) => ({ id, createdAt: Number(created_at) }))
-    .sort(newestFirst)
-    .reverse();
+  const others = live.filter((row) => row.user_id === userId && row.id !== replaces);
   const evicts = evictedBy(limit, others);
   return evicts === undefined ? { refused: "limit" } : { evicts };
 }

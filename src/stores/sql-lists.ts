@@ -1,7 +1,7 @@
 import { sql } from "kysely";
 import type { SessionOwner, SessionPage } from "../session/store.ts";
 import { cutPage, parseListCursor } from "./list-order.ts";
-import { isLive, ownedBy, type SqlDatabase, timeOf, toSession } from "./sql-schema.ts";
+import { idByBytes, isLive, ownedBy, type SqlDatabase, timeOf, toSession } from "./sql-schema.ts";
 
 /** Which page of a list is asked for. */
 export interface ListRead {
@@ -18,8 +18,7 @@ export async function listSessions(
   { store, cursor, limit }: ListRead,
 ): Promise<SessionPage> {
   const time = database.now();
-  // Else PostgreSQL sorts by the rules of a language. The indexes are in this order, too.
-  const id = database.dialect === "postgres" ? sql<string>`id collate "C"` : sql<string>`id`;
+  const id = idByBytes(database.dialect);
   let query = database.db
     .selectFrom("rpcsession_sessions")
     .selectAll()

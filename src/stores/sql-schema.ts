@@ -9,6 +9,7 @@ import type {
   StoredSigningKey,
 } from "../session/store.ts";
 import type { TokenTransport } from "../transport.ts";
+import type { Push } from "./push.ts";
 
 /** A 64-bit integer: drivers give it as number, string or bigint, so it is read through `Number()`. */
 export type BigInteger = ColumnType<number | string | bigint, number, number>;
@@ -33,6 +34,8 @@ export interface SqlDatabase {
   readonly dialect: SqlDialect;
   /** Does a unit of work, all of it or none, again where the database asks for that. */
   readonly attempt: <T>(work: () => Promise<T>) => Promise<T>;
+  /** Begins to hear of what other processes append; absent where they cannot be heard. */
+  readonly listen?: (wake: () => void) => Push;
 }
 
 /** A row of `rpcsession_sessions` as it is read. */
@@ -96,6 +99,11 @@ export function ownedBy({ userId, tenantId }: SessionOwner): RawBuilder<boolean>
   ];
   // Never those of everybody.
   return wanted.length === 0 ? sql<boolean>`1 = 0` : sql<boolean>`${sql.join(wanted, sql` and `)}`;
+}
+
+/** The id in the order of its bytes: PostgreSQL sorts by the rules of a language unless told so. */
+export function idByBytes(dialect: SqlDialect): RawBuilder<string> {
+  return dialect === "postgres" ? sql<string>`id collate "C"` : sql<string>`id`;
 }
 
 /** The smaller of two numbers, in every dialect. */

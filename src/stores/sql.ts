@@ -1,33 +1,14 @@
-import type {
-  Changes,
-  Inserted,
-  SessionStore,
-  StoreContext,
-  StoredSigningKey,
-} from "../session/store.ts";
-import type { ChangesRead } from "./sql-changes.ts";
+import type { Inserted, SessionStore, StoredSigningKey } from "../session/store.ts";
+import { type Connection, connection, type SqlBackend } from "./sql-connection.ts";
 import { revokeSessions } from "./sql-ends.ts";
 import { insertSession } from "./sql-inserts.ts";
 import { takeLease } from "./sql-leases.ts";
 import { listSessions } from "./sql-lists.ts";
-import { migrate } from "./sql-migrations.ts";
 import { prune } from "./sql-prune.ts";
 import { type SqlDatabase, timeOf, toSigningKey } from "./sql-schema.ts";
 import { confirmSession, loadSession, refreshSession, revokeSession } from "./sql-sessions.ts";
 import { updateSession } from "./sql-updates.ts";
 import { createWakes, type Wakes } from "./wakes.ts";
-
-/** What a {@link sqlStore} is built on. */
-export interface SqlBackend {
-  /** The store's name, for messages. */
-  readonly name: string;
-  /** Connects. Called once, and again after it rejected or the store was closed. */
-  connect(context: StoreContext): Promise<SqlDatabase>;
-  /** Reads the change log, in the way that fits how the database orders its commits. */
-  readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<Changes>;
-  /** The secret kept beside the sessions, by stores that have a place for it. */
-  readonly secret?: (database: SqlDatabase) => Promise<Uint8Array>;
-}
 
 /**
  * A session store on a SQL database: the same statements for every dialect that knows `returning`.
@@ -36,12 +17,13 @@ export interface SqlBackend {
  */
 export function sqlStore(backend: SqlBackend): SessionStore {
   const wakes = createWakes();
-  const { open, close, use } = connection(backend);
+  const connected = connection(backend, () => wakes.call());
+  const use: Connection["use"] = (work) => connected.use(work);
   const { secret } = backend;
   return {
     name: backend.name,
-    open,
-    close,
+    open: (context) => connected.open(context),
+    close: () => connected.close(),
     ...(secret && { secret: () => use((database) => secret(database)) }),
     ...loggedWrites(use, wakes),
     load: (id) => use((database) => loadSession(database, id)),
@@ -52,7 +34,11 @@ export function sqlStore(backend: SqlBackend): SessionStore {
       use((database) => listSessions(database, owner, { ...page, store: backend.name })),
     changes: (cursor, window) =>
       use((database) => backend.readChanges(database, { store: backend.name, cursor, window })),
-    onChange: (wake) => wakes.add(wake),
+    onChange(wake) {
+      void connected.listen();
+      return wakes.add(wake);
+    },
+    pushed: () => connected.pushed(),
     signingKeys: () => use(signingKeys),
     addSigningKey: (key) => use((database) => addSigningKey(database, key)),
     removeSigningKeysBelow: (slot) => use((database) => removeSigningKeysBelow(database, slot)),
@@ -98,60 +84,6 @@ function loggedWrites(
 
 function endedAny(inserted: Inserted): boolean {
   return inserted.record !== undefined && (inserted.replaced || inserted.evicted.length > 0);
-}
-
-interface Connection extends Pick<SessionStore, "open" | "close"> {
-  /** Does a unit of work on the open database. */
-  readonly use: <T>(work: (database: SqlDatabase) => Promise<T>) => Promise<T>;
-}
-
-function connection(backend: SqlBackend): Connection {
-  let opening: Promise<SqlDatabase> | undefined;
-  let holders = 0;
-  return {
-    async open(context) {
-      opening ??= openDatabase(backend, context);
-      const mine = opening;
-      try {
-        await mine;
-        holders++;
-      } catch (error) {
-        // Only its own failure: by now another call may have begun to open it again.
-        if (opening === mine) {
-          opening = undefined;
-        }
-        throw error;
-      }
-    },
-    async close() {
-      holders = Math.max(0, holders - 1);
-      if (holders > 0) {
-        return;
-      }
-      const open = opening;
-      opening = undefined;
-      const database = await open?.catch(() => undefined);
-      await database?.db.destroy();
-    },
-    async use(work) {
-      if (opening === undefined) {
-        throw new Error(`${backend.name}: the store is not open`);
-      }
-      const database = await opening;
-      return database.attempt(() => work(database));
-    },
-  };
-}
-
-async function openDatabase(backend: SqlBackend, context: StoreContext): Promise<SqlDatabase> {
-  const database = await backend.connect(context);
-  try {
-    await database.attempt(() => migrate(backend.name, database));
-    return database;
-  } catch (error) {
-    await database.db.destroy();
-    throw error;
-  }
 }
 
 async function signingKeys(database: SqlDatabase) {

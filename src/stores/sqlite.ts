@@ -6,6 +6,7 @@ import { sqlStore } from "./sql.ts";
 import { readNumberedChanges } from "./sql-changes.ts";
 import type { SqlDatabase, SqlSchema } from "./sql-schema.ts";
 import { forKysely, loadSqlite, openSqlite, untilFree } from "./sqlite-driver.ts";
+import { watchFile } from "./sqlite-push.ts";
 import { keepSecret } from "./sqlite-secret.ts";
 
 /**
@@ -16,8 +17,8 @@ import { keepSecret } from "./sqlite-secret.ts";
  *   keep the copies apart: without it the store refuses to open, and who has both can forge sessions.
  * - Both are created for their owner alone (mode 0600); an existing file keeps its mode.
  * - Several processes may share the file. A write waits about two seconds for another process's,
- *   then rejects. What another process revoked is known here at the next poll of the change log, up
- *   to three seconds later; `onChange` tells of this process's changes only.
+ *   then rejects. What another process revoked is known here within about 100 ms, by looking whether
+ *   the file has changed.
  * - Its clock is that of the first engine that opens it.
  * - Sessions are dropped 24 h after their end, entries of the change log after 2 h.
  *
@@ -42,6 +43,7 @@ export function sqliteStore(file: string): SessionStore {
         now: () => sql<number>`cast(${clock.now()} as bigint)`,
         dialect: "sqlite",
         attempt: (work) => untilFree(clock, work),
+        listen: (wake) => watchFile({ clock, wake }, () => new Database(path)),
       };
     },
     readChanges: readNumberedChanges,

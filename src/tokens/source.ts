@@ -1,5 +1,6 @@
 import { header } from "../wire.ts";
-import { type CookieNames, readCookie, withoutCookies } from "./cookie.ts";
+import { readCookie, withoutCookies } from "./cookie.ts";
+import type { CookieNames } from "./cookie-options.ts";
 
 /** The tokens that came with a request, unproven. */
 export interface PresentedTokens {
@@ -57,7 +58,12 @@ export function hideTokens(headers: Headers, names: CookieNames): void {
 
 /** RFC 6750 section 2.1, the scheme in any case. Not a token, but not nothing: the empty string. */
 function readBearer(authorization: string | null): string | undefined {
-  if (authorization === null || !/^bearer(?:[ \t]|$)/i.test(authorization)) {
+  if (authorization === null) {
+    return undefined;
+  }
+  const [scheme, after] = [authorization.slice(0, 6), authorization[6]];
+  const isBearer = scheme === "Bearer" || scheme.toLowerCase() === "bearer";
+  if (!isBearer || !(after === " " || after === "\t" || after === undefined)) {
     return undefined;
   }
   const token = authorization.slice("bearer ".length).trim();

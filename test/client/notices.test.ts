@@ -138,7 +138,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
 });
 
 describe("session.subscribe(listener)", () => {
-  it("calls it with each new state, and stops", async () => {
+  it("P10 calls it with each new state, and stops", async () => {
     const { notes, session } = setup("header");
     const states: unknown[] = [];
     const broken = session.subscribe(() => {

@@ -149,7 +149,7 @@ describe("a refresh in cookie mode", () => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("finds out the session after a page load", async () => {
+  it("P4 finds out the session after a page load", async () => {
     const before = await signedIn("cookie");
     const { server, clock, jar } = before;
     const { session, notes } = setup("cookie", { server, clock, jar });

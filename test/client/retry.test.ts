@@ -5,7 +5,7 @@ import { header } from "../../src/wire.ts";
 import { latch, settle, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("session.transport, unary, %s", (via) => {
-  it("refreshes once for 1,000 calls and runs every handler once", async () => {
+  it("P1, P2 refreshes once for 1,000 calls and runs every handler once", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     await Promise.all(Array.from({ length: 1000 }, () => notes.addNote({})));
@@ -167,7 +167,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
   });
 });
 
-describe.each(transports)("session.transport, a second REFRESH, %s", (via) => {
+describe.each(transports)("P3 session.transport, a second REFRESH, %s", (via) => {
   it("surfaces with its causes and keeps the details", async () => {
     const { server, notes, session } = await signedIn(via);
     server.refuseAll = true;

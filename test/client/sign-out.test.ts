@@ -4,7 +4,7 @@ import { header } from "../../src/wire.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("session.signOut(), %s", (via) => {
-  it("ends the session here and at the server", async () => {
+  it("G8, P5 ends the session here and at the server", async () => {
     const { server, session, notes, jar, eventTypes } = await signedIn(via);
     const signingOut = session.signOut();
     expect(session.state.status).toBe("signedOut");
@@ -16,7 +16,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(server.last("AddNote").get("authorization")).toBeNull();
   });
 
-  it("wins over a refresh that is answered later", async () => {
+  it("P5 wins over a refresh that is answered later", async () => {
     const { server, session, notes, jar } = await signedIn(via);
     server.expireAll();
     const slow = latch();

@@ -76,6 +76,7 @@ describe.each(transports)("session.transport, streams, %s", (via) => {
     const aborted = texts({ notes }, { signal: abort.signal });
     const late = texts({ notes }, { timeoutMs: 30 });
     aborted.catch(() => {});
+    late.catch(() => {});
     await settle();
     abort.abort();
     await expect(aborted).rejects.toMatchObject({ code: Code.Canceled });

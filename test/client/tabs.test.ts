@@ -14,7 +14,7 @@ async function holds(check: () => void): Promise<void> {
 }
 
 describe("tabs that share cookies", () => {
-  it("hear of a sign-in and a sign-out", async () => {
+  it("P6 hear of a sign-in and a sign-out", async () => {
     const one = await signedIn("cookie", { realm });
     const two = tab(one, { realm });
     await one.session.signOut();
@@ -25,7 +25,7 @@ describe("tabs that share cookies", () => {
     expect(two.session.state.session).toBe(one.session.state.session);
   });
 
-  it("do not refresh what another has refreshed meanwhile", async () => {
+  it("P2 do not refresh what another has refreshed meanwhile", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
@@ -39,7 +39,7 @@ describe("tabs that share cookies", () => {
     expect(one.server.count("Refresh")).toBe(refreshes + 1);
   });
 
-  it("wait for each other, and look again after that", async () => {
+  it("P2 wait for each other, and look again after that", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
@@ -96,7 +96,7 @@ describe("tabs that share cookies", () => {
 });
 
 describe("withLock(lock, work)", () => {
-  it("goes on without the lock after its deadline", async () => {
+  it("P2 goes on without the lock after its deadline", async () => {
     const clock = new FakeClock();
     const held = latch();
     const lock = { name: "test", ms: 500, clock };

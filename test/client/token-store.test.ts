@@ -42,7 +42,7 @@ async function tokensOf(): Promise<{
 }
 
 describe("a custom TokenStore", () => {
-  it("keeps what is needed to go on in another process", async () => {
+  it("P9 keeps what is needed to go on in another process", async () => {
     const { made, kept } = await tokensOf();
     expect(kept).toMatchObject({ session: "s1", realm, generation: 1, receivedAt: 1_000_000 });
     const { server, clock } = made;

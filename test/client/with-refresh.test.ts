@@ -40,7 +40,7 @@ async function texts(
 }
 
 describe.each(transports)("withRefresh(client, session), %s", (via) => {
-  it("signs in, and refreshes once for 100 unary calls", async () => {
+  it("P1 signs in, and refreshes once for 100 unary calls", async () => {
     const { server, notes, session } = await wrapped(via);
     expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
     server.expireAll();

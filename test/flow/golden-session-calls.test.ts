@@ -175,7 +175,7 @@ describe.each([
   { name: "SignIn", method: signInMethod, rows: signInRows },
   { name: "Refresh", method: refreshMethod, rows: refreshRows },
   { name: "SignOut", method: signOutMethod, rows: signOutRows },
-])("$name", ({ method, rows }) => {
+])("K2 $name", ({ method, rows }) => {
   let server: NotesServer;
   beforeAll(async () => {
     server = await startNotes();

@@ -29,12 +29,15 @@ export type TestSessionsOptions = NonNullable<Parameters<typeof testSessions>[0]
 /** What a notes service is made of. */
 export interface NotesServerOptions {
   readonly sessions?: TestSessionsOptions;
+  /** Default: `testSessions`. */
+  readonly create?: (options: TestSessionsOptions) => TestSessions;
   /** How the routes become an adapter's options. Default: `sessions.protect`. */
   readonly adapt?: (sessions: TestSessions, routes: Routes) => AdapterOptions;
 }
 
 export async function startNotes(options: NotesServerOptions = {}): Promise<NotesServer> {
-  const sessions = testSessions({ public: [NotesService.method.signIn], ...options.sessions });
+  const { create = testSessions } = options;
+  const sessions = create({ public: [NotesService.method.signIn], ...options.sessions });
   const { routes, calls } = notesApp(sessions);
   const seen: NotesServer["seen"] = { cookie: null };
   const adapt = options.adapt ?? ((s, r) => s.protect({ routes: r }));

@@ -61,9 +61,12 @@ export interface WireResult {
   readonly afterHeaders: string;
 }
 
+/** Where calls go. */
+export type WireTarget = Pick<NotesServer, "port" | "h2">;
+
 /** Calls a method and reads the answer off the wire. */
 export async function callWire(
-  server: NotesServer,
+  server: WireTarget,
   wire: Wire,
   call: WireCall,
 ): Promise<WireResult> {

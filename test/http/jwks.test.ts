@@ -14,7 +14,7 @@ const url = "https://api.example.com/.well-known/jwks.json";
 /** What the feed and the sweeper ask for by themselves. */
 const background = new Set<string>(["changes", "lease", "prune", "removeSigningKeysBelow"]);
 
-describe("jwksHandler", () => {
+describe("H4 jwksHandler", () => {
   it("publishes the public members of the keys, for five minutes, to every origin", async () => {
     const handle = jwksHandler(testSessions());
     const response = await handle(new Request(url));
@@ -99,7 +99,7 @@ describe("jwksHandler", () => {
   });
 });
 
-describe("jwksFallback", () => {
+describe("H4 jwksFallback", () => {
   const path = "/.well-known/jwks.json";
 
   it("goes with connectNodeAdapter, over HTTP/1.1 and HTTP/2", async () => {

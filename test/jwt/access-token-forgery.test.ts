@@ -33,7 +33,7 @@ const headerOf = (change: object): object => ({
   ...{ alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" },
   ...change,
 });
-describe("alg", () => {
+describe("B10 alg", () => {
   it.each(["none", "nOnE", "None", "NONE", "", "es256", "ES256 ", "HS256", "RS256", "ES384"])(
     "J01 refuses %j before any key is looked for, though the signature is good",
     async (alg) => {
@@ -99,7 +99,7 @@ describe("alg", () => {
   });
 });
 
-describe("typ and the other header members", () => {
+describe("B10 typ and the other header members", () => {
   it.each(["at+jwt", "AT+JWT", "At+Jwt", "application/at+jwt", "APPLICATION/AT+jwt"])(
     "J13 accepts typ %s",
     async (typ) => {

@@ -23,7 +23,7 @@ beforeAll(async () => {
 });
 
 describe("signAccessToken", () => {
-  it("signs with the key's algorithm and id, as at+jwt", async () => {
+  it("H1 signs with the key's algorithm and id, as at+jwt", async () => {
     const header = { alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" };
     expect(decodeProtectedHeader(token)).toEqual(header);
     const { payload } = await jwtVerify(token, keys.verification.key, {

@@ -233,7 +233,7 @@ describe("errors of a handler", () => {
   });
 });
 
-describe("errors of another service", () => {
+describe("Q5 errors of another service", () => {
   /** A backend with sessions of its own, and what it says to us. */
   function upstream(error?: SessionError) {
     const sessions = testSessions({
@@ -322,6 +322,43 @@ describe("caches", () => {
     const { headers } = await serve(sessions, async () => {}).stream(watchNotes, {}, { access });
     expect([headers.get("cache-control"), headers.get("vary")]).toEqual(["no-store", vary]);
   });
+
+  const kept = "public, max-age=60";
+  type Work = (context: HandlerContext, sessions: TestSessions) => Promise<unknown>;
+  const works: readonly (readonly [string, Work, string])[] = [
+    ["nothing else", async () => {}, kept],
+    [
+      "a cookie of its own",
+      async ({ responseHeader }) => responseHeader.append("set-cookie", "theme=dark"),
+      "no-store",
+    ],
+    ["a sign-in", (context, sessions) => sessions.create(context, { userId: "bob" }), "no-store"],
+    [
+      "a sign-in, and then fails",
+      async (context, sessions) => {
+        await sessions.create(context, { userId: "bob" });
+        throw new ConnectError("no such note", Code.NotFound);
+      },
+      "no-store",
+    ],
+    ["a sign-out", async (context, sessions) => sessions.require(context).revoke(), "no-store"],
+  ];
+  it.each(works)(
+    "Q6 C19 a handler may let its GET be kept by caches, but not with %s",
+    async (_, work, cacheControl) => {
+      const sessions = testSessions({ public: [signIn] });
+      const { access } = await issueOn(sessions, "cookie");
+      const server = serve(sessions, async (context) => {
+        try {
+          await work(context, sessions);
+        } finally {
+          context.responseHeader.set("cache-control", kept);
+        }
+      });
+      const { headers } = await server.call(listNotes, {}, { access, method: "GET" });
+      expect(headers.get("cache-control")).toBe(cacheControl);
+    },
+  );
 
   it("a public method has nothing to hide, unless its handler looks at the session", async () => {
     const sessions = testSessions({ public: [addNote] });

@@ -1,11 +1,12 @@
 import { cors } from "@connectrpc/connect";
 import { type CorsLists, sessionCors } from "rpc-session";
 import { describe, expect, it } from "vitest";
+import { header } from "../../src/wire.ts";
 
 const allowedOrigins = ["https://app.example.com"];
 
 describe("sessionCors", () => {
-  it("keeps Connect's lists and adds what sessions need", () => {
+  it("J3 sessionCors keeps Connect's lists and adds what sessions need", () => {
     const lists = sessionCors({ ...cors, allowedOrigins });
     expect(lists.allowedMethods).toEqual([...cors.allowedMethods]);
     expect(lists.allowedHeaders).toEqual([
@@ -22,10 +23,10 @@ describe("sessionCors", () => {
       "rpcsession-hint",
       "rpcsession-session",
     ]);
-    expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true });
+    expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true, maxAge: 7200 });
   });
 
-  it("names a header once, in whatever case it was there", () => {
+  it("J3 sessionCors names a header once, in whatever case it was there", () => {
     const lists = sessionCors({ ...cors, allowedHeaders: ["Authorization"] });
     expect(lists.allowedHeaders.filter((name) => /^authorization$/i.test(name))).toHaveLength(1);
   });
@@ -35,7 +36,34 @@ describe("sessionCors", () => {
     ["allowedHeaders", { allowedHeaders: ["*"] }],
     ["exposedHeaders", { exposedHeaders: ["*"] }],
     ["allowedMethods", { allowedMethods: ["*"] }],
-  ] as [string, Partial<CorsLists>][])("C20 refuses a wildcard in %s", (_name, wildcard) => {
-    expect(() => sessionCors({ ...cors, allowedOrigins, ...wildcard })).toThrow(TypeError);
+  ] as [string, Partial<CorsLists>][])(
+    "J3 C20 sessionCors refuses a wildcard in %s",
+    (_name, wildcard) => {
+      expect(() => sessionCors({ ...cors, allowedOrigins, ...wildcard })).toThrow(TypeError);
+    },
+  );
+
+  it.each(["https://app.example.com/", "app.example.com", "null", "https://*.example.com"])(
+    "J3 sessionCors refuses an origin that no browser sends: %s",
+    (origin) => {
+      const make = () => sessionCors({ ...cors, allowedOrigins: [origin] });
+      expect(make).toThrow(TypeError);
+      expect(make).toThrow(/^allowedOrigins: .* is not how a browser sends an origin/);
+    },
+  );
+
+  it("J3 sessionCors: how long a browser need not ask again, in whole seconds", () => {
+    expect(sessionCors({ ...cors, maxAge: 0 }).maxAge).toBe(0);
+    for (const maxAge of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => sessionCors({ ...cors, maxAge })).toThrow(
+        /^maxAge: .* whole number of seconds$/,
+      );
+    }
+  });
+
+  it("J3 sessionCors exposes every header that a client reads", () => {
+    const { exposedHeaders } = sessionCors(cors);
+    const { transport: _asked, ...read } = header;
+    expect(exposedHeaders).toEqual(expect.arrayContaining(Object.values(read)));
   });
 });

@@ -116,6 +116,26 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.exchange(refresh);
     return world;
   },
+  async feedStale() {
+    const store = watchedStore();
+    const world = createWorld({ store: store.store });
+    const { access } = await world.issue();
+    store.failing.add("changes");
+    world.sessions.clock.advance("6s");
+    await world.api.call({ bearer: access }, () => {});
+    return world;
+  },
+  async feedRecovered() {
+    const store = watchedStore();
+    const world = createWorld({ store: store.store });
+    const { access } = await world.issue();
+    store.failing.add("changes");
+    world.sessions.clock.advance("6s");
+    await world.api.call({ bearer: access }, () => {});
+    store.failing.delete("changes");
+    await world.api.call({ bearer: access }, () => {});
+    return world;
+  },
   async unknownSecret() {
     const store = memoryStore();
     const clock = createFakeClock();
@@ -160,6 +180,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
   ...{ created: "info", refreshed: "info", recovered: "info", claimsChanged: "info" },
   ...{ revoked: "info", expired: "info", csrfRefused: "warn", theft: "warn" },
   ...{ storeWentBack: "error", failed: "error", unknownSecret: "error" },
+  ...{ feedStale: "error", feedRecovered: "info" },
 } as const;
 
 describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
@@ -172,7 +193,7 @@ describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
     );
     const line = lines.find(({ fields }) => fields.event === type);
     expect(line?.level).toBe(levels[type]);
-    expect(line?.message).toMatch(/^(a|the) [a-z, ]+$/);
+    expect(line?.message).toMatch(/^(a|the) [a-z,: ]+$/);
     const said = inspect([events, lines], { depth: 20, maxStringLength: null, showHidden: true });
     expect(secrets.length).toBeGreaterThan(0);
     for (const secret of [...secrets, "CANARY-claim", "CANARY-data", "CANARY-secret"]) {

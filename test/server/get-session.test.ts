@@ -91,7 +91,7 @@ const hints: Partial<Record<SessionErrorKind, string>> = {
 };
 
 function check(rows: readonly Row[]): void {
-  it.each(rows)("$row", async ({ presented, gives, clears = false, options, ask }) => {
+  it.each(rows)("row $row", async ({ presented, gives, clears = false, options, ask }) => {
     const world = await createWorld(options);
     const given = await presented(world);
     const exchange = exchangeOf({ ...given, insecure: options?.cookies?.insecure ?? false });
@@ -337,7 +337,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
     },
   ]);
 
-  it("G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
+  it("row G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
@@ -639,7 +639,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     // N19 demands on claims are refused at start for now: policy.test.ts.
   ]);
 
-  it("N20 the session is bound to the exchange: revoke clears there", async () => {
+  it("row N20 the session is bound to the exchange: revoke clears there", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);
@@ -663,7 +663,7 @@ describe("getSession, table 1b (N1-N20)", () => {
   });
 });
 
-describe("N3 duplicates of the access cookie", () => {
+describe("D11: row N3 duplicates of the access cookie", () => {
   const junk = "junk";
   check([
     {

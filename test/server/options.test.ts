@@ -146,6 +146,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     ["origin with the default port", { origins: ["https://app.example.com:443"] }, /^origins: /],
     ["origin a host", { origins: ["app.example.com"] }, /^origins: /],
     ["origin a wildcard", { origins: ["https://*.example.com/"] }, /^origins: /],
+    ["origin a wildcard without a slash", { origins: ["https://*.example.com"] }, /^origins: /],
     ["origin *", { origins: ["*"] }, /^origins: "\*" is not/],
     ["origin null", { origins: ["null"] }, /^origins: "null" is not/],
     ["origins a string", { origins: "https://app.example.com" }, /^origins: /],
@@ -204,7 +205,11 @@ describe("what cannot work throws at construction, and says what to change", () 
       "the longest",
       { lifetimes: { access: "1h", idle: "400d", absolute: "400d" }, refresh: { settle: "1h" } },
     ],
-    ["an origin with a port", { origins: ["http://localhost:5173"] }],
+    ["an origin with a port", { origins: [`${issuer}:8443`] }],
+    [
+      "pages on another port of this machine",
+      { issuer: "http://localhost:8080", origins: ["http://localhost:5173"] },
+    ],
     ["no origins", { origins: [] }],
   ])("takes %s", (_, options) => {
     expect(make(options)).not.toThrow();

@@ -1,6 +1,6 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { create, type MessageInitShape, setExtension } from "@bufbuild/protobuf";
-import { MethodOptionsSchema } from "@bufbuild/protobuf/wkt";
+import { MethodOptionsSchema, ServiceOptionsSchema } from "@bufbuild/protobuf/wkt";
 import {
   Code,
   ConnectError,
@@ -19,7 +19,13 @@ import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { Check, method_policy, PolicySchema, Stream } from "../../gen/rpcsession/v1/options_pb.ts";
+import {
+  Check,
+  method_policy,
+  PolicySchema,
+  Stream,
+  service_policy,
+} from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { createPolicies } from "../../src/server/policy.ts";
 import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
@@ -49,7 +55,7 @@ function start(options: Options, routes: (router: ConnectRouter) => unknown = no
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("which policy a method has", () => {
+describe("K6, Q7 which policy a method has", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -138,7 +144,7 @@ describe("which policy a method has", () => {
     ]);
   });
 
-  it("describe lists every method of a router", () => {
+  it("Q7 describe lists every method of a router", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter()
       .service(OpenService, {})
@@ -153,11 +159,59 @@ describe("which policy a method has", () => {
         procedure,
         auth,
         source,
+        check: "feed",
         doAntiCsrfCheck: undefined,
         freshWithin: undefined,
         claims: [],
       })),
     ]);
+  });
+});
+
+describe("which policy a stream has", () => {
+  const { watchNotes } = NotesService.method;
+  type StreamWord = "endOnExpiry" | "endOnRevoke" | "never";
+  const method = (ofMethod: Stream, ofService: Stream): DescMethod => {
+    const options = create(MethodOptionsSchema);
+    setExtension(options, method_policy, create(PolicySchema, { stream: ofMethod }));
+    const serviceOptions = create(ServiceOptionsSchema);
+    setExtension(serviceOptions, service_policy, create(PolicySchema, { stream: ofService }));
+    const { parent, proto } = watchNotes;
+    return {
+      ...watchNotes,
+      proto: { ...proto, options },
+      parent: { ...parent, proto: { ...parent.proto, options: serviceOptions } },
+    };
+  };
+  const { UNSPECIFIED, END_ON_EXPIRY, END_ON_REVOKE, NEVER } = Stream;
+
+  it.each<[StreamWord | undefined, Stream, Stream, StreamWord]>([
+    [undefined, UNSPECIFIED, UNSPECIFIED, "endOnExpiry"],
+    [undefined, UNSPECIFIED, NEVER, "never"],
+    [undefined, UNSPECIFIED, END_ON_REVOKE, "endOnRevoke"],
+    [undefined, END_ON_EXPIRY, NEVER, "endOnExpiry"],
+    [undefined, END_ON_REVOKE, NEVER, "endOnRevoke"],
+    ["endOnExpiry", NEVER, NEVER, "endOnExpiry"],
+    ["never", END_ON_REVOKE, END_ON_EXPIRY, "never"],
+    ["endOnRevoke", UNSPECIFIED, NEVER, "endOnRevoke"],
+  ])("code %s, method %s, service %s: %s", (code, ofMethod, ofService, stream) => {
+    const methods = code && { "notes.v1.NotesService/WatchNotes": { stream: code } };
+    const policies = createPolicies({ public: [], methods: methods ?? {} });
+    const desc = method(ofMethod, ofService);
+    expect(policies.of(desc)).toMatchObject({ stream, auth: "required", source: "default" });
+    expect(policies.describe([desc])[0]?.stream).toBe(stream);
+  });
+
+  it("describe shows it for methods that stream, whatever the service says of the others", () => {
+    const methods = { "notes.v1.NotesService/SyncNotes": { stream: "never" } } as const;
+    const sessions = testSessions({ methods });
+    const router = createConnectRouter().service(NotesService, {});
+    expect(sessions.describe(router).map(({ stream }) => stream)).toEqual([
+      ...[undefined, undefined, undefined, undefined],
+      ...["endOnExpiry", "endOnExpiry", "never"],
+    ]);
+    const unary: DescMethod = { ...addNote, parent: method(UNSPECIFIED, NEVER).parent };
+    expect(createPolicies({ public: [], methods: {} }).of(unary).stream).toBeUndefined();
   });
 });
 
@@ -218,22 +272,58 @@ describe("what is refused at start", () => {
     return { ...addNote, proto: { ...addNote.proto, options } };
   };
 
-  it.each<[MessageInitShape<typeof PolicySchema>, string]>([
-    [{ check: Check.STRICT }, "check"],
-    [{ check: Check.NONE }, "check"],
-    [{ stream: Stream.NEVER }, "stream"],
-    [{ check: Check.FEED, stream: Stream.END_ON_REVOKE }, "check, stream"],
-  ])("%o", (policy, fields) => {
+  it("a check of a newer schema", () => {
     const policies = createPolicies({ public: [], methods: {} });
-    expect(() => policies.check([withPolicy(policy)])).toThrow(
-      `the policy of notes.v1.NotesService/AddNote sets ${fields}, which`,
+    expect(() => policies.check([withPolicy({ check: 99 as 0 })])).toThrow(/not known: 99/);
+  });
+
+  it("a check that is no word", () => {
+    const typo = { check: "strikt" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the check of notes\.v1\.NotesService\/AddNote is "strikt", and must be "feed", "strict" or "none"$/,
+    );
+    expect(() => testSessions({ revocation: "strikt" as "strict" })).toThrow(
+      /^revocation: "strikt"/,
     );
   });
 
-  it("an unsupported option is refused although code speaks for the method", () => {
-    const code = { "notes.v1.NotesService/AddNote": { auth: "required" } } as const;
-    const policies = createPolicies({ public: [], methods: code });
-    expect(() => policies.check([withPolicy({ check: Check.STRICT })])).toThrow(/check/);
+  it("the check of code wins over the schema's, and that over the service's", () => {
+    const strict = withPolicy({ check: Check.STRICT });
+    const { signOut } = NotesService.method;
+    const policies = createPolicies({ public: [], methods: {}, check: "none" });
+    expect(policies.of(strict).check).toBe("strict");
+    expect(policies.of(signOut).check).toBe("none");
+    const methods = { "notes.v1.NotesService/AddNote": { check: "feed" } } as const;
+    expect(createPolicies({ public: [], methods, check: "none" }).of(strict).check).toBe("feed");
+  });
+
+  it("a stream of a unary method, in code and in the schema", () => {
+    const code = { "notes.v1.NotesService/AddNote": { stream: "never" } } as const;
+    for (const [methods, policy] of [
+      [code, {}] as const,
+      [{}, { stream: Stream.NEVER }] as const,
+    ]) {
+      const policies = createPolicies({ public: [], methods });
+      expect(() => policies.check([withPolicy(policy)])).toThrow(
+        "the policy of notes.v1.NotesService/AddNote sets stream, and the method does not stream",
+      );
+    }
+  });
+
+  it("a stream of a newer schema", () => {
+    const policies = createPolicies({ public: [], methods: {} });
+    const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
+    expect(() => policies.check([method])).toThrow(/sets a stream that is not known: 99/);
+  });
+
+  it("a stream that is no word", () => {
+    const typo = { stream: "endOnRevok" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
+    expect(() => testSessions(options)).toThrow(TypeError);
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the stream of notes\.v1\.NotesService\/WatchNotes is "endOnRevok", and must be "endOnExpiry",/,
+    );
   });
 
   it("an auth of a newer schema", () => {
@@ -247,7 +337,7 @@ describe("what is refused at start", () => {
   });
 });
 
-describe("required, optional, none", () => {
+describe("K1 required, optional, none", () => {
   type Answer = "alice" | "" | readonly [Action, Reason];
   const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
   const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];

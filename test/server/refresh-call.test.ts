@@ -128,7 +128,7 @@ async function run(row: Row): Promise<void> {
   }
 }
 
-describe("Refresh, table 1c (R1-R8)", () => {
+describe("D7 Refresh, table 1c (R1-R8)", () => {
   const rows: readonly Row[] = [
     // R1 a duplicate is no error here; R2 is the table of duplicates below.
     {
@@ -426,7 +426,7 @@ describe("Refresh, table 1c (R1-R8)", () => {
     expect(store.take()).toEqual([]);
   });
 
-  it("R7 theft is one event, and one revocation", async () => {
+  it("D2, D6: R7 theft is one event, and one revocation", async () => {
     const { sessions, store, cookie, events } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     await advanced(sessions, next.refresh);
@@ -440,7 +440,7 @@ describe("Refresh, table 1c (R1-R8)", () => {
     expect((await store.store.load(cookie.id)).record?.endedBy).toBe("theft");
   });
 
-  it("answers with the session, and its new tokens work", async () => {
+  it("K2 answers with the session, and its new tokens work", async () => {
     const { sessions, cookie } = await createWorld();
     const server = wireServer(sessions.protect({ routes: () => {} }));
     const { message, headers } = await server.call(
@@ -462,7 +462,7 @@ function withLast(token: string): string {
   return `${token.slice(0, -1)}${token.endsWith("A") ? "E" : "A"}`;
 }
 
-describe("duplicates of the refresh cookie", () => {
+describe("D11 duplicates of the refresh cookie", () => {
   const newer = async (world: World): Promise<string> =>
     (await advanced(world.sessions, world.cookie.refresh)).refresh;
 

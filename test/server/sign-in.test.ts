@@ -46,7 +46,7 @@ function createWorld(options: Options = {}, session: NewSessionOptions = { userI
   return { sessions, store, events, signIn };
 }
 
-const page = "https://app.example.com";
+const page = "https://app.test.example";
 const options: Options = { origins: [page] };
 
 describe("the transport of a new session", () => {

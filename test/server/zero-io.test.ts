@@ -38,7 +38,7 @@ function taken(store: WatchedStore): string[] {
 
 const many = Array.from({ length: 100 });
 
-describe("a call reads and writes nothing", () => {
+describe("B1 a call reads and writes nothing", () => {
   const { addNote, listNotes, watchNotes } = NotesService.method;
 
   it.each<[string, (world: World) => Presented]>([
@@ -88,7 +88,7 @@ describe("a call reads and writes nothing", () => {
   });
 });
 
-describe("confirmation", () => {
+describe("B7 confirmation", () => {
   const use = (sessions: TestSessions, access: string) =>
     Promise.all(many.map(() => sessions.getSession(exchangeOf({ access }))));
 
@@ -208,7 +208,7 @@ describe("a revocation is known without reading a session", () => {
   });
 });
 
-describe("G4 keys", () => {
+describe("row G4 keys", () => {
   it("a key that another server made is read once, then known", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();

@@ -38,7 +38,7 @@ function counting(store: SessionStore): SessionStore & { readonly count: Map<str
 }
 
 describe("concurrent refreshes", () => {
-  it("64 of one token make one generation, one write and 64 equal answers", async () => {
+  it("D4 64 of one token make one generation, one write and 64 equal answers", async () => {
     const store = counting(memoryStore());
     const engine = await startEngine({ store });
     const { id, token } = await engine.signIn();
@@ -51,7 +51,7 @@ describe("concurrent refreshes", () => {
     expect(store.count.get("refresh")).toBe(1);
   });
 
-  it("64 on four servers make one generation and 64 equal refresh tokens", async () => {
+  it("B14, D4 64 on four servers make one generation and 64 equal refresh tokens", async () => {
     const store = memoryStore();
     const first = await startEngine({ store, secret });
     const { clock } = first;
@@ -232,7 +232,7 @@ describe("refresh without a sound token", () => {
     expect(await failure(stalled.exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
   });
 
-  it("idle and absolute end bind, and sliding never passes the absolute end", async () => {
+  it("D12, D13 idle and absolute end bind, and sliding never passes the absolute end", async () => {
     const engine = await startEngine({ lifetimes: { idle: "2d", absolute: "3d" } });
     const { token } = await engine.signIn();
     engine.clock.advance("47h");
@@ -248,7 +248,7 @@ describe("refresh without a sound token", () => {
   });
 });
 
-describe("a roll-out of a new secret", () => {
+describe("H8 a roll-out of a new secret", () => {
   const [old, next] = [
     "the old secret, of at least 32 bytes!",
     "the new secret, of at least 32 bytes!",

@@ -23,7 +23,7 @@ async function confirmedSession() {
 }
 
 describe("the refresh table", () => {
-  it("p = g, confirmed more than overlap ago: advances and writes the next refresh token", async () => {
+  it("D1 p = g, confirmed more than overlap ago: advances and writes the next refresh token", async () => {
     const { engine, token } = await confirmedSession();
     const { record, refreshToken, access } = await engine.exchange(token);
     expect(record).toMatchObject({ generation: 1, confirmedAt: null });
@@ -47,7 +47,7 @@ describe("the refresh table", () => {
     expect((await engine.load(id)).record?.generation).toBe(0);
   });
 
-  it("p = g-1, g unconfirmed: a lost response is recovered hours later, by the same token", async () => {
+  it("D3 p = g-1, g unconfirmed: a lost response is recovered hours later, by the same token", async () => {
     const { engine, token } = await confirmedSession();
     const lost = await engine.exchange(token);
     engine.clock.advance("9h");
@@ -59,7 +59,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(lost.refreshToken);
   });
 
-  it("p = g-1, g confirmed at most overlap ago: the same token again", async () => {
+  it("D4 p = g-1, g confirmed at most overlap ago: the same token again", async () => {
     const { engine, token } = await confirmedSession();
     const { refreshToken = "" } = await engine.exchange(token);
     engine.clock.advance("60s");
@@ -68,7 +68,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("p = g-1 later: theft, one revoke, one event, everything dead", async () => {
+  it("D2, D6 p = g-1 later: theft, one revoke, one event, everything dead", async () => {
     const { engine, id, token } = await confirmedSession();
     const { refreshToken = "", access } = await engine.exchange(token);
     await engine.confirm(refreshToken);
@@ -161,7 +161,7 @@ describe("settled", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("an access token of g confirms g once settled, in the background, once", async () => {
+  it("B7 an access token of g confirms g once settled, in the background, once", async () => {
     const { engine, id, token } = await confirmedSession();
     const { access } = await engine.exchange(token);
     engine.clock.advance("60s");

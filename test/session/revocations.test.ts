@@ -67,6 +67,76 @@ describe("createRevocations", () => {
   });
 });
 
+describe("watching a session", () => {
+  const start = () => {
+    const clock = createFakeClock();
+    const revocations = createRevocations({ clock, window: 1_000 });
+    const told: string[] = [];
+    const note = ({ session, endedBy }: RevokedChange): void =>
+      void told.push(`${session} ${endedBy}`);
+    return { clock, revocations, told, note };
+  };
+
+  it("tells each listener once, with the first end", () => {
+    const { revocations, told, note } = start();
+    revocations.watch("s", note);
+    revocations.watch("s", note);
+    revocations.watch("other", note);
+    revocations.apply(revoked("s", 1));
+    revocations.apply({ ...revoked("s", 2), endedBy: "signOut" });
+    expect(told).toEqual(["s revoked", "s revoked"]);
+    expect(revocations.watching).toBe(1);
+  });
+
+  it("tells at once where the session has ended, and keeps nothing", () => {
+    const { revocations, told, note } = start();
+    revocations.apply(revoked("s", 1));
+    revocations.watch("s", note)();
+    expect(told).toEqual(["s revoked"]);
+    expect(revocations.watching).toBe(0);
+  });
+
+  it("tells nobody who has left, not even in the middle", () => {
+    const { revocations, told, note } = start();
+    const stops: (() => void)[] = [];
+    const first = (): void => {
+      for (const stop of stops) {
+        stop();
+      }
+    };
+    stops.push(revocations.watch("s", first), revocations.watch("s", note));
+    const early = revocations.watch("s", note);
+    early();
+    early();
+    expect(revocations.watching).toBe(2);
+    revocations.apply(revoked("s", 1));
+    expect(told).toEqual([]);
+    expect(revocations.watching).toBe(0);
+  });
+
+  it("a listener that throws keeps nothing from the others, nor from the log", () => {
+    const { revocations, told, note } = start();
+    revocations.watch("s", () => {
+      throw new Error("broken");
+    });
+    revocations.watch("s", note);
+    revocations.apply(revoked("s", 1));
+    expect(told).toEqual(["s revoked"]);
+    expect(revocations.get("s")).toBeDefined();
+  });
+
+  it("counts on when a session is watched again after all have left", () => {
+    const { revocations, told, note } = start();
+    const stop = revocations.watch("s", note);
+    stop();
+    revocations.watch("s", note);
+    stop();
+    expect(revocations.watching).toBe(1);
+    revocations.apply(revoked("s", 1));
+    expect(told).toEqual(["s revoked"]);
+  });
+});
+
 describe("the feed", () => {
   const secret = "shared by both servers, 32 bytes!";
 

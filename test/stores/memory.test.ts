@@ -1,5 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory.ts";
+import {
+  beginSession,
+  keepSession,
+  type MemorySessions,
+  pruneSessions,
+} from "../../src/stores/memory-sessions.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeSessionStore } from "../../src/testing/store-contract.ts";
 import { describePruning } from "./pruning.ts";
@@ -40,6 +46,18 @@ describe("memoryStore()", () => {
     const secrets = [await memoryStore().secret?.(), await memoryStore().secret?.()];
     expect(secrets.map((secret) => secret?.length)).toEqual([32, 32]);
     expect(secrets[0]).not.toEqual(secrets[1]);
+  });
+
+  it("forgets whose a session was once it is dropped", () => {
+    const sessions: MemorySessions = { byId: new Map(), byOwner: new Map(), walk: undefined };
+    for (const id of ["s1", "s2"]) {
+      keepSession(sessions, beginSession(newSession({ id, tenantId: "one" }), 0));
+    }
+    expect([...sessions.byOwner.values()].map(({ size }) => size)).toEqual([2, 2]);
+    expect(pruneSessions(sessions, 1, 90 * 86_400_000)).toBe(1);
+    expect([...sessions.byOwner.values()].map(({ size }) => size)).toEqual([1, 1]);
+    pruneSessions(sessions, 1, 90 * 86_400_000);
+    expect(sessions.byOwner.size).toBe(0);
   });
 
   it("changes nothing when claims are no JSON", async () => {

@@ -74,6 +74,34 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(next.lostAt).toBeUndefined();
   });
 
+  it("reads a long log in steps, each in little time, and none of it twice", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    const start = await store.changes(undefined, hour);
+    // Numbers, times and transactions are in three different orders.
+    const write = (from: number, to: number) =>
+      admin.query(
+        "insert into rpcsession_changes (kind, session, ended_by, at) select 'revoked', n::text, 'revoked', floor(extract(epoch from now()) * 1000) - n % 1000 from generate_series($1::int, $2::int) n",
+        [from, to],
+      );
+    await write(1, 30_000);
+    await write(30_001, 45_000);
+    for (const read of [
+      await store.changes(undefined, hour),
+      await store.changes(start.cursor, 0),
+    ]) {
+      const sessions = sessionsOf(read);
+      expect(sessions).toHaveLength(45_000);
+      expect(new Set(sessions).size).toBe(45_000);
+      expect(sessions).toEqual(sessions.toSorted((a, b) => Number(a) - Number(b)));
+      expect(sessionsOf(await store.changes(read.cursor, 0))).toEqual([]);
+    }
+    const plan = await admin.query(
+      "explain select * from rpcsession_changes as change where change.xid >= '900'::xid8 and true order by change.xid, change.number limit 20000",
+    );
+    expect(JSON.stringify(plan.rows)).toMatch(/rpcsession_changes_xid/);
+  });
+
   it("counts an entry that somebody wrote by hand", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;

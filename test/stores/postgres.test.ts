@@ -4,7 +4,7 @@ import { describePostgres } from "./describe-postgres.ts";
 import { createPostgres } from "./postgres-fixture.ts";
 import { describePruning } from "./pruning.ts";
 
-describePostgres("PostgreSQL", (server) => {
+describePostgres("O3 PostgreSQL", (server) => {
   describeDurableSessionStore({ describe, it }, "postgresStore", () => createPostgres(server()));
   describePruning("postgresStore", () => createPostgres(server()));
 });

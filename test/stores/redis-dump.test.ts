@@ -8,7 +8,7 @@ import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";
 
-it.skipIf(redisMissing)("a dump of all keys of redisStore mints nothing", async () => {
+it.skipIf(redisMissing)("H7 a dump of all keys of redisStore mints nothing", async () => {
   const redis = await startRedis();
   onTestFinished(() => redis.stop());
   const client = await redis.connect();
@@ -51,6 +51,7 @@ async function dumpOf(client: TestRedisClient): Promise<string> {
     hash: (key: string) => client.hGetAll(key),
     stream: (key: string) => client.xRange(key, "-", "+"),
     string: (key: string) => client.get(key),
+    zset: (key: string) => client.zRangeWithScores(key, 0, -1),
   };
   const values = await Promise.all(
     keys.map(async (key) => [key, await read[(await client.type(key)) as keyof typeof read](key)]),

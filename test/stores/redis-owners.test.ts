@@ -66,7 +66,7 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
     expect(await store.prune(5)).toBe(0);
     expect(await indexesOf(client, prefix)).toEqual({ ends: 1, "user:alice": 1 });
     await time.advance(29 * hour - 1);
-    await store.prune(5);
+    await store.prune(1);
     expect(await indexesOf(client, prefix)).toEqual({ ends: 1, "user:alice": 1 });
     await time.advance(1);
     await store.prune(5);
@@ -179,22 +179,24 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       const { store, held, heldStore } = await begun({ ...owner, except: null });
       const during = {
         refresh: await store.refresh({ ...advance(0), id: "s0000" }),
-        confirmed: await store.confirm("s0001", 0, 0),
+        ended: await store.confirm("s0001", 0, hour),
         load: (await store.load("s0002")).record?.endedBy,
         revoke: (await store.revoke("s0003", "signOut")).revoked,
         update: (await store.update({ id: "s0004", version: 0, data: {} })).record,
         insert: await store.insert(newSession({ id: "new", requires: "s0005" })),
         ids: (await store.revokeAll({ ids: ["s0006"] }, "theft")).revoked,
         list: await listed(store, owner),
+        replaced: await store.insert(newSession({ id: "next", userId: "bob", replaces: "s0007" })),
       };
       expect(during).toMatchObject({
         refresh: { record: undefined },
-        confirmed: true,
+        ended: true,
         load: "revoked",
         revoke: false,
         insert: { refused: "notLive" },
         ids: [],
         list: [],
+        replaced: { replaced: false },
       });
       expect(during.update).toBeUndefined();
       // Within a limit of one, for the many are no more; and it stays.
@@ -231,6 +233,21 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
 );
 
 describe.skipIf(redisMissing)("redisStore at once with others", () => {
+  it("ends a session for the first who asked, and tells the second when it is in the log", async () => {
+    const { store, held, heldStore } = await begun(
+      { ...owners["a tenant"], except: null },
+      "carol",
+    );
+    const carol = { userId: "carol", tenantId: null, except: null };
+    expect((await store.revokeAll(carol, "theft")).revoked).toEqual([]);
+    const { entries } = await store.changes(undefined, hour);
+    expect(entries).toContainEqual(
+      expect.objectContaining({ session: "of-carol", endedBy: "revoked" }),
+    );
+    held.release();
+    expect((await heldStore).revoked).toContain("of-carol");
+  });
+
   it("leaves no session of a user between sign-ins and the end of all", async () => {
     const { store } = await opened();
     const other = await opened(prefixOf(store));
@@ -264,6 +281,10 @@ describe.skipIf(redisMissing)("redisStore at once with others", () => {
       ),
     );
     expect(rejected.filter(({ record }) => record !== undefined)).toHaveLength(3);
+    let wakes = 0;
+    store.onChange(() => {
+      wakes += 1;
+    });
     await Promise.all(
       Array.from({ length: 40 }, (_, each) =>
         signIn(`e${each}`, each % 2 === 0 ? store : other.store, "evict"),
@@ -271,6 +292,7 @@ describe.skipIf(redisMissing)("redisStore at once with others", () => {
     );
     expect(await listed(store, owner)).toHaveLength(3);
     expect((await store.changes(undefined, hour)).entries).toHaveLength(40);
+    expect(wakes).toBeGreaterThanOrEqual(20);
   });
 });
 
@@ -293,9 +315,12 @@ async function opened(prefix = `owners-${prefixes++}`) {
 }
 
 /** A `revokeAll` of many that has taken its first step; the next one waits. */
-async function begun(scope: Parameters<SessionStore["revokeAll"]>[0]) {
+async function begun(scope: Parameters<SessionStore["revokeAll"]>[0], another?: string) {
   const { client, prefix, store } = await opened();
   await insertMany(store, many, { tenantId: "acme" });
+  if (another !== undefined) {
+    await insertNew(store, { id: `of-${another}`, userId: another, tenantId: "acme" });
+  }
   const held = holding(await redis.connect());
   const holder = redisStore(held.client, { prefix });
   await holder.open({ clock });

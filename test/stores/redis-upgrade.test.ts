@@ -23,11 +23,12 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
   afterAll(() => redis.stop());
 
   it("finds every session that had not ended, and keeps what they are", async () => {
-    const { store, old, clock } = await start();
+    const { store, old, clock, client, prefix } = await start();
     const ids = await old.insertMany(many);
     await old.insert("other", { userId: "bob", tenantId: "acme" });
     await old.insert("ended", { revokedAt: String(clock.now()), endedBy: "signOut" });
     await store.open({ clock });
+    expect(await client.zCard(`{${prefix}}:user:alice`)).toBe(many);
     expect((await store.load("other")).record).toEqual({
       ...{ id: "other", userId: "bob", tenantId: "acme", transport: "cookie", salt: "c2FsdA" },
       ...{ secretId: "secret-a", generation: 3, claimsVersion: 0, version: 0, endedBy: null },

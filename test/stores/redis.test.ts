@@ -23,7 +23,7 @@ async function opened(prefix: string) {
   return { client, store };
 }
 
-describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`O3 redisStore ${redisMissing ?? ""}`, () => {
   beforeAll(async () => {
     redis = await startRedis();
   });
@@ -129,6 +129,16 @@ describe.skipIf(redisMissing)(`redisStore ${redisMissing ?? ""}`, () => {
     );
     expect((await store.load("s1")).record).toEqual(before.record);
     expect((await store.load("s2")).record).toBeUndefined();
+    const all = { userId: "alice", tenantId: null, except: null };
+    await expect(store.revokeAll(all, "revoked")).rejects.toThrow("WRONGTYPE");
+    await expect(store.update({ id: "s1", version: 0, claims: {} })).rejects.toThrow("WRONGTYPE");
+    expect((await store.load("s1")).record).toEqual(before.record);
+    await client.del("{broken}:log");
+    await client.set("{broken}:user:bob", "of another type");
+    const onTop = newSession({ id: "s2", userId: "bob", replaces: "s1" });
+    await expect(store.insert(onTop)).rejects.toThrow("WRONGTYPE");
+    expect((await store.load("s1")).record).toEqual(before.record);
+    expect((await store.changes(undefined, 10_000)).entries).toEqual([]);
   });
 
   it("reads a log of any length", async () => {

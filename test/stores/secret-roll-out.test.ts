@@ -19,10 +19,10 @@ const [old, next] = [
 
 const everywhere = [0, 1, 2, 3];
 
-describe("a roll-out of a new secret over four servers on one SQLite file", () => {
+describe("H8 a roll-out of a new secret over four servers on one SQLite file", () => {
   describeRollOut(sharedSqlite);
 });
-describePostgres("a roll-out of a new secret over four servers on one PostgreSQL", (server) =>
+describePostgres("H8 a roll-out of a new secret over four servers on one PostgreSQL", (server) =>
   describeRollOut(() => sharedPostgres(server())),
 );
 

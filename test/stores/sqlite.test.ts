@@ -13,7 +13,7 @@ import { createSqlite, openedSqlite } from "./sqlite-fixture.ts";
 describeDurableSessionStore({ describe, it }, "sqliteStore", createSqlite);
 describePruning("sqliteStore", createSqlite);
 
-describe("sqliteStore(file)", () => {
+describe("O3 sqliteStore(file)", () => {
   it.each(["", ":memory:", "file:sessions.db", "FILE::memory:", undefined as unknown as string])(
     "refuses %j and points to memoryStore()",
     (file) => {
@@ -102,6 +102,24 @@ describe("sqliteStore(file)", () => {
     await store.open(fixture);
     expect((await store.load("s1")).record?.id).toBe("s1");
     await store.close();
+  });
+
+  it("ends all sessions of an owner who has more than a statement takes", async () => {
+    await using fixture = await openedSqlite();
+    const { store, file } = fixture;
+    await store.insert(newSession({ id: "pattern", tenantId: "one" }));
+    const database = new DatabaseSync(file);
+    database.exec(
+      "create temp table copies as select * from rpcsession_sessions; insert into rpcsession_sessions select 'alice-' || value, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life from copies, (with recursive numbers(value) as (select 1 union all select value + 1 from numbers where value < 39999) select value from numbers)",
+    );
+    database.close();
+    const owner = { userId: null, tenantId: "one" };
+    const { revoked } = await store.revokeAll({ ...owner, except: "alice-777" }, "revoked");
+    expect(new Set(revoked).size).toBe(39_999);
+    const { entries } = await store.changes(undefined, 1000);
+    expect(entries.map(({ session }) => session).sort()).toEqual([...revoked].sort());
+    const { records } = await store.list(owner, { cursor: undefined, limit: 10 });
+    expect(records.map(({ id }) => id)).toEqual(["alice-777"]);
   });
 
   it("leaves the tables of others in the same file alone", async () => {

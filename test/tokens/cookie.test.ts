@@ -1,12 +1,8 @@
 import fc from "fast-check";
 import { Cookie, CookieJar } from "tough-cookie";
 import { describe, expect, it } from "vitest";
-import {
-  type CookieOptions,
-  createSessionCookies,
-  readCookie,
-  withoutCookies,
-} from "../../src/tokens/cookie.ts";
+import { createSessionCookies, readCookie, withoutCookies } from "../../src/tokens/cookie.ts";
+import type { CookieOptions } from "../../src/tokens/cookie-options.ts";
 
 const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");
@@ -92,7 +88,7 @@ describe("C08 golden Set-Cookie strings", () => {
       { sameSite: "Lax" as "lax" },
       /^cookies\.sameSite: "Lax" is none of "lax", "strict", "none"$/,
     ],
-  ])("refuses %s", (_, issuer, options, message) => {
+  ])("A6 I2 refuses %s", (_, issuer, options, message) => {
     expect(() => createSessionCookies(issuer, options)).toThrow(TypeError);
     expect(() => createSessionCookies(issuer, options)).toThrow(message);
   });
@@ -243,7 +239,7 @@ describe("C07 size", () => {
     [4095, true],
     [4096, true],
     [4097, false],
-  ])("name and value of %i bytes", (size, kept) => {
+  ])("I7 cookie size guard: name and value of %i bytes", (size, kept) => {
     const set = () => cookies.set(name, "x".repeat(size - name.length), 60);
     if (kept) {
       expect(set()).toContain("x");

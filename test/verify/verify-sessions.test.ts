@@ -34,7 +34,7 @@ async function outcome(
   }
 }
 
-describe("verifySessions", () => {
+describe("Q5 verifySessions", () => {
   it("verifies tokens in headers and cookies by the keys it fetches once", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
@@ -104,7 +104,7 @@ describe("verifySessions", () => {
     expect(await outcome(beside(at), presented)).toBe(expected);
   });
 
-  it("J15 refuses tokens for another audience or of another issuer's name", async () => {
+  it("B10, J15 refuses tokens for another audience or of another issuer's name", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const refused = "tryRefreshToken TOKEN_INVALID refresh";
@@ -229,7 +229,7 @@ describe("a service that only verifies", () => {
     expect(sessions.describe({ handlers: [] } as never)).toEqual([]);
   });
 
-  it("a client refreshes at the issuer and calls again, unnoticed", async () => {
+  it("Q5 a client refreshes at the issuer and calls again, unnoticed", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     let handled = 0;

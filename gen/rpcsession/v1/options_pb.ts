@@ -44,7 +44,8 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   csrf: Csrf;
 
   /**
-   * check tells how revocation is looked up. Not supported yet: a server refuses to start with it.
+   * check tells how revocation is looked up. A server that only verifies refuses to start with
+   * anything but CHECK_NONE.
    *
    * @generated from field: rpcsession.v1.Check check = 3;
    */
@@ -65,8 +66,8 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   claims: ClaimRequirement[];
 
   /**
-   * stream tells when an open stream ends with its session. Not supported yet: a server refuses to
-   * start with it.
+   * stream tells when an open stream ends with its session. As a method option, for methods that
+   * stream.
    *
    * @generated from field: rpcsession.v1.Stream stream = 6;
    */
@@ -253,21 +254,22 @@ export const CheckSchema: GenEnum<Check> = /*@__PURE__*/
  */
 export const Stream = {
   /**
-   * STREAM_UNSPECIFIED: STREAM_END_ON_EXPIRY.
+   * STREAM_UNSPECIFIED: the service's policy, else STREAM_END_ON_EXPIRY.
    *
    * @generated from enum value: STREAM_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * STREAM_END_ON_EXPIRY: when the access token expires or the session is revoked.
+   * STREAM_END_ON_EXPIRY: when the access token expires, or the session ends before.
    *
    * @generated from enum value: STREAM_END_ON_EXPIRY = 1;
    */
   END_ON_EXPIRY: 1,
 
   /**
-   * STREAM_END_ON_REVOKE: when the session is revoked or ends.
+   * STREAM_END_ON_REVOKE: when the session ends, by whatever; the stream outlives its access token
+   * as long as the session is refreshed. In a service that only verifies: STREAM_END_ON_EXPIRY.
    *
    * @generated from enum value: STREAM_END_ON_REVOKE = 2;
    */

@@ -74,6 +74,7 @@ export const limitRules: Rules = {
     await store.insert(newSession({ id: "bob", userId: "bob" }));
     await clock.advance(1);
     await insertNew(store, { id: "a", tenantId: "one", limit: rejectAbove(2) });
+    await clock.advance(1);
     await insertNew(store, { id: "b", tenantId: "two", limit: rejectAbove(2) });
     const third = await store.insert(newSession({ id: "c", limit: rejectAbove(2) }));
     assert.equal(third.record, undefined);

@@ -99,6 +99,7 @@ export const listRules: Rules = {
         }
       }
       turn += 1;
+      assert.ok(turn < 10, "there is no end");
       await store.insert(newSession({ id: `new-${turn}` }));
       await clock.advance(1);
     } while (cursor !== undefined);
@@ -135,6 +136,7 @@ async function allOf(store: SessionStore, owner: SessionOwner, limit: number): P
     const page = await store.list(owner, { cursor, limit });
     assert.ok(page.records.length <= limit);
     ids.push(...idsOf(page));
+    assert.equal(new Set(ids).size, ids.length, "listed twice");
     ({ cursor } = page);
   } while (cursor !== undefined);
   return ids;

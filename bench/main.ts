@@ -1,0 +1,62 @@
+// npm run bench: what a session costs, measured beside everything else. `-- --quick` takes less time
+// and measures the same; `-- verify server` runs some sections only, and writes nothing.
+import { readFileSync, writeFileSync } from "node:fs";
+import { availableParallelism, cpus } from "node:os";
+import { join } from "node:path";
+import { type BenchOptions, readBenchOptions } from "./lib/options.ts";
+import { installPeers, peerVersions } from "./lib/peers.ts";
+import { between, type Findings, headlineOf, markdown } from "./lib/report.ts";
+
+type Section = (options: BenchOptions) => Promise<Findings>;
+
+/** In order; loaded when they run, as some need the peers. */
+const sections: Readonly<Record<string, () => Promise<Section>>> = {
+  verify: async () => (await import("./sections/verify.ts")).verifySection,
+};
+
+const options = readBenchOptions(process.argv.slice(2));
+const unknown = options.only.filter((name) => !Object.hasOwn(sections, name));
+if (unknown.length > 0) {
+  throw new TypeError(`there is no section ${unknown.join(", ")}: ${Object.keys(sections)}`);
+}
+installPeers();
+
+const found: Findings[] = [];
+for (const [name, load] of Object.entries(sections)) {
+  if (options.only.length === 0 || options.only.includes(name)) {
+    found.push(await runSection(name, await load()));
+  }
+}
+const report = [
+  `Measured on ${new Date().toISOString().slice(0, 10)} with Node.js ${process.version} on ${availableParallelism()} cores (${cpus()[0]?.model ?? "unknown"}), beside ${peerVersions()}. ${options.quick ? "A quick run. " : ""}Medians of interleaved rounds, quartiles in brackets.`,
+  ...found.flatMap(({ tables }) => tables.map(markdown)),
+  found
+    .flatMap(({ notes }) => notes)
+    .map((note) => `- ${note}`)
+    .join("\n"),
+].join("\n\n");
+if (options.write) {
+  const file = join(import.meta.dirname, "../README.md");
+  writeFileSync(file, between(readFileSync(file, "utf8"), "bench", report));
+}
+console.log(JSON.stringify(headlineOf(found.map(({ headline }) => headline))));
+process.exit();
+
+/** A section that fails leaves its figures out, and says so; the others go on. */
+async function runSection(name: string, section: Section): Promise<Findings> {
+  console.log(`\n## ${name}`);
+  const begun = performance.now();
+  const findings = await section(options).catch((error: unknown) => {
+    console.error(error);
+    process.exitCode = 1;
+    return { tables: [], headline: {}, notes: [`${name}: not measured, it failed: ${error}`] };
+  });
+  for (const table of findings.tables) {
+    console.log(`\n${markdown(table)}`);
+  }
+  for (const note of findings.notes) {
+    console.log(`- ${note}`);
+  }
+  console.log(`(${Math.round((performance.now() - begun) / 1000)} s)`);
+  return findings;
+}

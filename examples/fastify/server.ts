@@ -1,0 +1,9 @@
+import { fastifyConnectPlugin } from "@connectrpc/connect-fastify";
+import { fastify } from "fastify";
+import { port, routes, sessions } from "../notes.ts";
+
+await sessions.ready();
+const server = fastify();
+await server.register(fastifyConnectPlugin, sessions.protect({ routes }));
+server.addHook("onClose", () => sessions.close());
+await server.listen({ port });

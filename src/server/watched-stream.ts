@@ -1,0 +1,186 @@
+import { SessionError, unavailable } from "../errors.ts";
+import { endedError, liveOf } from "../session/ended.ts";
+import type { VerifiedSession } from "../session/session.ts";
+import type { RevokedChange } from "../session/store.ts";
+import type { Authenticator } from "./core.ts";
+import type { Freshness } from "./freshness.ts";
+import type { StreamPolicy } from "./policy.ts";
+
+/** What a stream is watched by. */
+export interface WatchedStreamOptions {
+  readonly engine: Authenticator;
+  readonly policy: Exclude<StreamPolicy, "never">;
+  readonly freshness: Freshness;
+  /** Milliseconds without word of the change log that it goes on for. */
+  readonly patience: number;
+  readonly monotonic: () => number;
+  /** Ends the stream. Called once at most. */
+  readonly end: (error: SessionError) => void;
+  /** Called when there is nothing left to watch, after an end too. */
+  readonly closed: (stream: WatchedStream) => void;
+}
+
+/** Before its end is reached, the store is asked whether the session was refreshed meanwhile. */
+const lookAhead = 60_000;
+const lookAgain = 10_000;
+/** Milliseconds that a handler which ended the session itself has for its last message. */
+const lastWords = 5_000;
+
+/** Knows when one open stream must end, and ends it. Whoever holds it asks it to look now and then. */
+export class WatchedStream {
+  readonly #options: WatchedStreamOptions;
+  #session: VerifiedSession;
+  /** Milliseconds since 1970 by the store's clock. */
+  #endsAt: number;
+  #looksAt = Number.POSITIVE_INFINITY;
+  #stop: () => void = () => {};
+  #ownEnds = 0;
+  /** How the session ended while the handler was about to end it. */
+  #endedMeanwhile: RevokedChange | undefined;
+  #last: { readonly error: SessionError; readonly until: number } | undefined;
+  #closed = false;
+
+  constructor(options: WatchedStreamOptions, session: VerifiedSession) {
+    this.#options = options;
+    this.#session = session;
+    this.#endsAt = endOf(session);
+    this.follow(session);
+  }
+
+  /** Belongs to this session from now on: the handler signed in anew. */
+  follow(session: VerifiedSession): void {
+    this.#stop();
+    this.#session = session;
+    this.#last = undefined;
+    this.#setEnd(endOf(session));
+    if (this.#closed) {
+      return;
+    }
+    const stop = this.#options.engine.watch(session.id, (change) => this.#ended(change));
+    if (this.isOpen) {
+      this.#stop = stop;
+    }
+  }
+
+  /**
+   * Runs what ends the session for the handler of this stream itself. It may still say so: the
+   * stream goes on for one message, or its own end.
+   */
+  async ownEnd<T>(work: () => Promise<T>): Promise<T> {
+    this.#ownEnds += 1;
+    try {
+      return await work();
+    } finally {
+      this.#ownEnds -= 1;
+      const change = this.#endedMeanwhile;
+      this.#endedMeanwhile = undefined;
+      if (change !== undefined) {
+        const until = this.#options.monotonic() + lastWords;
+        this.#last = { error: this.#errorOf(change), until };
+      }
+    }
+  }
+
+  /** A message of the handler went out. After its last words it may only end. */
+  sent(): void {
+    if (this.#last !== undefined) {
+      this.#last = { ...this.#last, until: this.#options.monotonic() };
+    }
+  }
+
+  /** Ends the stream if it is time. */
+  look(): void {
+    const { engine, freshness, patience, monotonic, policy } = this.#options;
+    if (this.#closed) {
+      return;
+    }
+    const now = engine.storeNow();
+    if (now >= this.#endsAt) {
+      this.#end(accessExpired(this.#session.id));
+    } else if (freshness.isLost(patience)) {
+      this.#end(logLost());
+    } else if (this.#last !== undefined && monotonic() >= this.#last.until) {
+      this.#end(this.#last.error);
+    } else if (policy === "endOnRevoke" && now >= this.#looksAt) {
+      this.#looksAt = now + lookAgain;
+      void this.#askStore();
+    }
+  }
+
+  /** Milliseconds until it wants to look, at the latest. */
+  get dueIn(): number {
+    const { engine, policy } = this.#options;
+    const looksAt = policy === "endOnRevoke" ? this.#looksAt : Number.POSITIVE_INFINITY;
+    return Math.min(this.#endsAt, looksAt) - engine.storeNow();
+  }
+
+  get isOpen(): boolean {
+    return !this.#closed;
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#stop();
+    this.#options.closed(this);
+  }
+
+  #ended(change: RevokedChange): void {
+    if (this.#ownEnds > 0) {
+      this.#endedMeanwhile = change;
+    } else {
+      this.#end(this.#errorOf(change));
+    }
+  }
+
+  #errorOf({ session, endedBy, at }: RevokedChange): SessionError {
+    return endedError({ session, endedBy, at }, this.#options.engine.storeNow());
+  }
+
+  /** A refresh moves the end of a session; an outage does not, and leaves the end that is known. */
+  async #askStore(): Promise<void> {
+    const { id } = this.#session;
+    try {
+      const stored = await this.#options.engine.load(id);
+      if (id === this.#session.id) {
+        const { idleExpiresAt, expiresAt } = liveOf(id, stored);
+        this.#setEnd(Math.min(idleExpiresAt, expiresAt));
+      }
+    } catch (error) {
+      if (error instanceof SessionError && error.kind === "unauthorized") {
+        this.#end(error);
+      }
+    }
+  }
+
+  #setEnd(endsAt: number): void {
+    if (endsAt !== this.#endsAt || this.#looksAt === Number.POSITIVE_INFINITY) {
+      this.#endsAt = endsAt;
+      // Not all streams at once.
+      this.#looksAt = endsAt - lookAhead * (0.5 + 0.5 * Math.random());
+    }
+  }
+
+  #end(error: SessionError): void {
+    if (!this.#closed) {
+      this.close();
+      this.#options.end(error);
+    }
+  }
+}
+
+function endOf(session: VerifiedSession): number {
+  return session.accessExpiresAt.getTime();
+}
+
+/** Also where the session itself is over by its age: the refresh finds out. */
+function accessExpired(session: string): SessionError {
+  return new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
+    message: "the access token has expired",
+    session,
+  });
+}
+
+/** Not everybody shall come back at once. */
+function logLost(): SessionError {
+  return unavailable("the change log of sessions", undefined, 1_000 + 9_000 * Math.random());
+}

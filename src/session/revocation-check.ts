@@ -1,0 +1,22 @@
+import { type Duration, durationMs } from "../duration.ts";
+
+/**
+ * How a call finds out that its session was ended.
+ *
+ * - `feed`: in memory, from the change log that each process follows, never longer than
+ *   `maxStaleness` after the end was acknowledged.
+ * - `strict`: in the store, on each call.
+ * - `none`: not at all; a session is good until its access token expires.
+ */
+export type RevocationCheck = "feed" | "strict" | "none";
+
+export const revocationChecks: readonly [RevocationCheck, ...RevocationCheck[]] = [
+  "feed",
+  "strict",
+  "none",
+];
+
+/** @throws TypeError when it is out of bounds */
+export function readMaxStaleness(value: Duration | undefined): number {
+  return durationMs("maxStaleness", value ?? "5s", { min: 200, max: 60_000 });
+}

@@ -1,0 +1,46 @@
+// The programs of `examples`, run as their readers would run them.
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { examplePrograms } from "../helpers/programs.ts";
+
+const signedOut = "[unauthenticated] the call needs a session\n";
+
+describe("examples", () => {
+  it.each(["express", "fastify", "hono"])("K5 %s serves the minimal client", async (adapter) => {
+    const programs = await examplePrograms();
+    await programs.serve(`${adapter}/server.ts`);
+    expect(await programs.run("minimal/client.ts")).toBe(`[ 'hello' ]\n${signedOut}`);
+  });
+
+  it("K5 h2 serves gRPC with TLS", async () => {
+    const fixture = (name: string): string => join(import.meta.dirname, "../fixtures", name);
+    const programs = await examplePrograms({
+      TLS_CERT: fixture("localhost.crt"),
+      TLS_KEY: fixture("localhost.key"),
+      NODE_EXTRA_CA_CERTS: fixture("localhost.crt"),
+    });
+    await programs.serve("h2/server.ts");
+    expect(await programs.run("h2/client.ts")).toBe(`hello\n${signedOut}`);
+  });
+
+  it("J3 K5 hono answers the preflight of a page it names, and of no other", async () => {
+    const programs = await examplePrograms({ ORIGINS: "http://localhost:5173" });
+    await programs.serve("hono/server.ts");
+    const preflight = (origin: string): Promise<Response> =>
+      fetch(`http://localhost:${programs.port}/notes.v1.NotesService/SignIn`, {
+        method: "OPTIONS",
+        headers: {
+          origin,
+          "access-control-request-method": "POST",
+          "access-control-request-headers": "connect-protocol-version,content-type",
+        },
+      });
+    const { headers } = await preflight("http://localhost:5173");
+    expect(headers.get("access-control-allow-origin")).toBe("http://localhost:5173");
+    expect(headers.get("access-control-allow-credentials")).toBe("true");
+    expect(headers.get("access-control-max-age")).toBe("7200");
+    expect(headers.get("access-control-allow-headers")).toContain("rpcsession-transport");
+    const other = await preflight("http://evil.example");
+    expect(other.headers.get("access-control-allow-origin")).toBeNull();
+  });
+});

@@ -1,0 +1,199 @@
+import { readFileSync } from "node:fs";
+import http, { type IncomingMessage, type ServerResponse } from "node:http";
+import https from "node:https";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { cors } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { type SessionCors, type SessionEvent, sessionCors } from "rpc-session";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { build } from "vite";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { notesApp } from "../helpers/notes.ts";
+import type { TestSessionsOptions } from "../helpers/server.ts";
+
+/** Where a server is found. */
+export interface Place {
+  /** A name that leads to this machine; with TLS where it ends in "shop.test". Default "localhost". */
+  readonly host?: string;
+  /** Default a free one. */
+  readonly port?: number;
+}
+
+/** A server of this machine. */
+export interface Site {
+  readonly port: number;
+  /** Its origin. */
+  at(): string;
+  close(): Promise<void>;
+}
+
+/** What the API was asked, as it came. */
+export interface Asked {
+  readonly verb: string;
+  /** For example "ListNotes". */
+  readonly method: string;
+  readonly origin: string | undefined;
+  readonly site: string | undefined;
+  /** Whether session cookies came with it. */
+  readonly cookies: boolean;
+  readonly headers: string | undefined;
+}
+
+/** A notes service for pages of other origins. */
+export interface Api extends Site {
+  readonly sessions: TestSessions;
+  readonly calls: { handled: number };
+  readonly asked: Asked[];
+  readonly events: SessionEvent[];
+  count(method: string, verb?: string): number;
+  /** Stops listening; `close` ends its sessions too. */
+  stop(): Promise<void>;
+}
+
+/** @param pages the origins whose pages may call */
+export async function startApi(
+  pages: readonly string[],
+  options: TestSessionsOptions = {},
+  place: Place = {},
+): Promise<Api> {
+  const server = createServer(place);
+  const site = await listen(server, place);
+  const asked: Asked[] = [];
+  const events: SessionEvent[] = [];
+  const sessions = testSessions({
+    issuer: site.at(),
+    origins: pages,
+    public: [NotesService.method.signIn],
+    onEvent: (event) => events.push(event),
+    ...options,
+  });
+  const { routes, calls } = notesApp(sessions);
+  const handle = connectNodeAdapter(sessions.protect({ routes }));
+  const allowed = sessionCors({ ...cors, allowedOrigins: pages });
+  server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+    asked.push(askedOf(request));
+    if (!answerPreflight(allowed, request, response)) {
+      handle(request, response);
+    }
+  });
+  return {
+    ...site,
+    sessions,
+    calls,
+    asked,
+    events,
+    count: (method, verb) =>
+      asked.filter(
+        (one) =>
+          one.method === method &&
+          (verb === undefined ? one.verb !== "OPTIONS" : one.verb === verb),
+      ).length,
+    stop: () => site.close(),
+    async close() {
+      await site.close();
+      await sessions.close();
+    },
+  };
+}
+
+function askedOf({ method = "", url = "", headers }: IncomingMessage): Asked {
+  return {
+    verb: method,
+    method: url.split("?")[0]?.split("/").at(-1) ?? "",
+    origin: headers.origin,
+    site: headers["sec-fetch-site"] as string | undefined,
+    cookies: headers.cookie?.includes("rpcsession-") ?? false,
+    headers: headers["access-control-request-headers"],
+  };
+}
+
+/** What any CORS middleware does with the lists; true when the request is answered. */
+function answerPreflight(
+  allowed: SessionCors,
+  { method, headers: { origin } }: IncomingMessage,
+  response: ServerResponse,
+): boolean {
+  response.setHeader("vary", "Origin");
+  if (origin !== undefined && allowed.allowedOrigins.includes(origin)) {
+    response.setHeader("access-control-allow-origin", origin);
+    response.setHeader("access-control-allow-credentials", "true");
+    response.setHeader("access-control-expose-headers", allowed.exposedHeaders.join(", "));
+  }
+  if (method !== "OPTIONS") {
+    return false;
+  }
+  response.setHeader("access-control-allow-methods", allowed.allowedMethods.join(", "));
+  response.setHeader("access-control-allow-headers", allowed.allowedHeaders.join(", "));
+  response.setHeader("access-control-max-age", String(allowed.maxAge));
+  response.writeHead(204).end();
+  return true;
+}
+
+/** The bundle of `page.ts`, built once. */
+export async function bundlePage(): Promise<string> {
+  const built = await build({
+    configFile: false,
+    logLevel: "silent",
+    resolve: { conditions: ["@rpc-session/source", "module", "browser", "import", "default"] },
+    build: {
+      write: false,
+      lib: { entry: join(import.meta.dirname, "page.ts"), formats: ["es"] },
+    },
+  });
+  const [output] = [built].flat();
+  const chunk = output !== undefined && "output" in output ? output.output[0] : undefined;
+  if (chunk?.type !== "chunk") {
+    throw new Error("the page was not bundled");
+  }
+  return chunk.code;
+}
+
+/** A site with one page, which runs a script, and sets cookies. */
+export async function startPages(
+  script: () => string,
+  { cookies = [], ...place }: Place & { readonly cookies?: readonly string[] },
+): Promise<Site> {
+  const server = createServer(place);
+  server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+    response.setHeader("set-cookie", cookies);
+    if (request.url === "/app.js") {
+      response.setHeader("content-type", "text/javascript");
+      response.end(script());
+    } else {
+      response.setHeader("content-type", "text/html");
+      response.end(
+        '<!doctype html><title>page</title><script type="module" src="/app.js"></script>',
+      );
+    }
+  });
+  return await listen(server, place);
+}
+
+const fixture = (name: string): string =>
+  readFileSync(join(import.meta.dirname, "../fixtures", name), "utf8");
+
+function createServer({ host }: Place): http.Server | https.Server {
+  return isShop(host)
+    ? https.createServer({ cert: fixture("localhost.crt"), key: fixture("localhost.key") })
+    : http.createServer();
+}
+
+function isShop(host = ""): boolean {
+  return host.endsWith("shop.test");
+}
+
+async function listen(server: http.Server | https.Server, place: Place): Promise<Site> {
+  const { host = "localhost" } = place;
+  await new Promise<void>((resolve) => server.listen(place.port ?? 0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  return {
+    port,
+    at: () => `${isShop(host) ? "https" : "http"}://${host}:${port}`,
+    close: () =>
+      new Promise((resolve) => {
+        server.closeAllConnections();
+        server.close(() => resolve());
+      }),
+  };
+}

@@ -1,0 +1,198 @@
+import http, { Agent } from "node:http";
+import http2 from "node:http2";
+import type { AddressInfo, Socket } from "node:net";
+import {
+  type Client,
+  createClient,
+  type HandlerContext,
+  type Interceptor,
+} from "@connectrpc/connect";
+import {
+  connectNodeAdapter,
+  createConnectTransport,
+  createGrpcTransport,
+  createGrpcWebTransport,
+  Http2SessionManager,
+} from "@connectrpc/connect-node";
+import * as web from "@connectrpc/connect-web";
+import type { Session } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import {
+  createFakeClock,
+  type FakeClock,
+  type TestSessions,
+  testSessions,
+} from "rpc-session/testing";
+import { onTestFinished } from "vitest";
+import { InboxService } from "../../../examples/gen/inbox/v1/inbox_pb.ts";
+import { Inbox } from "../../../examples/watch/inbox.ts";
+import {
+  createSessionClient,
+  memoryTokens,
+  type SessionClient,
+  type TransportParts,
+} from "../../../src/client/index.ts";
+
+/** How the client of {@link startInbox} speaks. */
+export const inboxWires = [
+  "Connect over h1",
+  "Connect over h2c",
+  "gRPC over h2c",
+  "gRPC-Web over h1",
+  "connect-web",
+  "connect-web gRPC-Web",
+] as const;
+export type InboxWire = (typeof inboxWires)[number];
+
+/** A clock that knows how many timers are set. */
+export interface CountedClock extends FakeClock {
+  readonly pending: number;
+}
+
+/** A real server of an inbox, and a client that is signed in, on one clock. */
+export interface InboxWorld {
+  readonly clock: CountedClock;
+  readonly sessions: TestSessions;
+  readonly session: SessionClient;
+  readonly client: Client<typeof InboxService>;
+  readonly inbox: Inbox;
+  /** Where each stream began, and the reason of its signal once it is over. */
+  readonly opened: { readonly after: number; reason: unknown }[];
+  readonly refreshes: () => number;
+  /** Unary calls of the client that are on their way. */
+  readonly underway: () => number;
+  /** Ends the session at the server. */
+  revoke(): Promise<void>;
+  /** Runs before a stream sends anything. */
+  onWatch: ((context: HandlerContext) => unknown) | undefined;
+  /** Cuts every connection. */
+  cut(): void;
+  /** Closes the server, or opens it again on the same port. */
+  stop(): Promise<void>;
+  restart(): Promise<void>;
+}
+
+export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<InboxWorld> {
+  const store = memoryStore();
+  const sessions = testSessions({ public: [InboxService.method.signIn], store });
+  const clock = countTimers(sessions.clock);
+  let refreshes = 0;
+  let created: Session | undefined;
+  const sockets = new Set<Socket>();
+  const listener = connectNodeAdapter(
+    sessions.protect({
+      requestGate: async ({ method }) => {
+        refreshes += method.name === "Refresh" ? 1 : 0;
+      },
+      routes: (router) =>
+        router.service(InboxService, {
+          async signIn({ user }, context) {
+            created = await sessions.create(context, { userId: user });
+            return {};
+          },
+          async *watch({ after }, context) {
+            const stream = { after, reason: undefined as unknown };
+            world.opened.push(stream);
+            try {
+              await world.onWatch?.(context);
+              yield* world.inbox.after(after, context.signal);
+            } finally {
+              stream.reason = context.signal.reason ?? "own end";
+            }
+          },
+        }),
+    }),
+  );
+  const server = wire.endsWith("h2c") ? http2.createServer(listener) : http.createServer(listener);
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.on("close", () => sockets.delete(socket));
+    socket.on("error", () => {});
+  });
+  const listen = (port: number): Promise<void> =>
+    new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
+  await listen(0);
+  const { port } = server.address() as AddressInfo;
+  const { make, close } = clientOf(wire, `http://127.0.0.1:${port}`);
+  let underway = 0;
+  const count: Interceptor = (next) => async (request) => {
+    underway += request.stream ? 0 : 1;
+    try {
+      return await next(request);
+    } finally {
+      underway -= request.stream ? 0 : 1;
+    }
+  };
+  const session = createSessionClient({
+    transport: (parts) => make({ ...parts, interceptors: [...parts.interceptors, count] }),
+    ...{ tokens: memoryTokens(), clock },
+  });
+  const cut = (): void => {
+    for (const socket of sockets) {
+      socket.destroy();
+    }
+  };
+  const stop = (): Promise<void> =>
+    new Promise((resolve) => {
+      server.close(() => resolve());
+      cut();
+    });
+  const world: InboxWorld = {
+    ...{ clock, sessions, session, cut, stop, inbox: new Inbox(), opened: [] },
+    client: createClient(InboxService, session.transport),
+    refreshes: () => refreshes,
+    underway: () => underway,
+    // As another server does it.
+    revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
+    onWatch: undefined,
+    restart: () => listen(port),
+  };
+  onTestFinished(async () => {
+    close();
+    await stop();
+    await sessions.close();
+  });
+  await world.client.signIn({ user: "ada" });
+  return world;
+}
+
+function clientOf(wire: InboxWire, baseUrl: string) {
+  if (wire.endsWith("h2c")) {
+    const sessionManager = new Http2SessionManager(baseUrl);
+    const options = { baseUrl, httpVersion: "2", sessionManager } as const;
+    const create = wire === "gRPC over h2c" ? createGrpcTransport : createConnectTransport;
+    const make = (parts: TransportParts) => create({ ...options, ...parts });
+    return { make, close: () => sessionManager.abort() };
+  }
+  if (wire.startsWith("connect-web")) {
+    const create = wire === "connect-web" ? web.createConnectTransport : web.createGrpcWebTransport;
+    return { make: (parts: TransportParts) => create({ baseUrl, ...parts }), close: () => {} };
+  }
+  const agent = new Agent({ keepAlive: true });
+  const options = { baseUrl, httpVersion: "1.1", nodeOptions: { agent } } as const;
+  const create = wire === "gRPC-Web over h1" ? createGrpcWebTransport : createConnectTransport;
+  const make = (parts: TransportParts) => create({ ...options, ...parts });
+  return { make, close: () => agent.destroy() };
+}
+
+function countTimers(clock: FakeClock = createFakeClock()): CountedClock {
+  const timers = new Set<object>();
+  return {
+    ...clock,
+    after(ms, action) {
+      const timer = {};
+      timers.add(timer);
+      const cancel = clock.after(ms, () => {
+        timers.delete(timer);
+        action();
+      });
+      return () => {
+        timers.delete(timer);
+        cancel();
+      };
+    },
+    get pending() {
+      return timers.size;
+    },
+  };
+}

@@ -1,0 +1,433 @@
+import { getEventListeners } from "node:events";
+import { Code, ConnectError } from "@connectrpc/connect";
+import { describe, expect, it } from "vitest";
+import { Action, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
+import type { ResumeOptions } from "../../src/client/index.ts";
+import { type InboxWorld, inboxWires, startInbox } from "./helpers/inbox.ts";
+import { settle, setup } from "./helpers/setup.ts";
+
+/** What came so far, and how it ended. */
+interface Watching {
+  readonly numbers: number[];
+  readonly ended: Promise<unknown>;
+  state: "on" | "over";
+  /** Leaves the loop at the next message. */
+  leave: boolean;
+}
+
+/** Watches an inbox as an application does. */
+function watch(world: InboxWorld, options: ResumeOptions = {}): Watching {
+  const numbers: number[] = [];
+  const messages = world.session.resume((after, call) => world.client.watch({ after }, call), {
+    start: 0,
+    cursor: (message) => message.number,
+    ...options,
+  });
+  const read = async (): Promise<unknown> => {
+    try {
+      for await (const { number } of messages) {
+        numbers.push(number);
+        if (watching.leave) {
+          break;
+        }
+      }
+      return undefined;
+    } catch (error) {
+      return error;
+    } finally {
+      watching.state = "over";
+    }
+  };
+  const watching: Watching = { numbers, ended: Promise.resolve(), state: "on", leave: false };
+  return Object.assign(watching, { ended: read() });
+}
+
+/** Waits, in turns of the event loop, until it holds. */
+async function until(holds: () => boolean): Promise<void> {
+  const deadline = performance.now() + 10_000;
+  while (!holds()) {
+    if (performance.now() > deadline) {
+      throw new Error("it never held");
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Lets time pass in steps; none passes while a call is on its way, or calls would time out. */
+async function pass(world: InboxWorld, seconds: number, step = 1): Promise<void> {
+  for (let i = 0; i < seconds; i += step) {
+    world.clock.advance(`${step}s`);
+    await settle();
+    await until(() => world.underway() === 0);
+    await settle();
+  }
+}
+
+function range(to: number): number[] {
+  return Array.from({ length: to }, (_, i) => i + 1);
+}
+
+describe.each(inboxWires)("session.resume, %s", (wire) => {
+  it("Q2: outlives its access tokens: nothing is lost, nothing comes twice", async () => {
+    const world = await startInbox(wire);
+    const watching = watch(world);
+    let sent = 0;
+    for (let life = 0; life < 4; life++) {
+      for (let i = 0; i < 5; i++) {
+        world.inbox.add("hello");
+        sent += 1;
+        await until(() => watching.numbers.length === sent);
+      }
+      const opened = world.opened.length;
+      // One comes while no stream is open.
+      world.clock.advance("15m");
+      world.inbox.add("meanwhile");
+      sent += 1;
+      await until(() => world.opened.length > opened && watching.numbers.length === sent);
+    }
+    expect(watching.numbers).toEqual(range(sent));
+    expect(world.opened.map(({ after }) => after)).toEqual([0, 5, 11, 17, 23]);
+    expect(watching.state).toBe("on");
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+  });
+
+  it("Q4: outlives the connection", async () => {
+    const world = await startInbox(wire);
+    const watching = watch(world);
+    for (let sent = 1; sent <= 3; sent++) {
+      world.inbox.add("hello");
+      await until(() => watching.numbers.length === sent);
+      world.cut();
+      await until(() => world.opened.at(-1)?.reason !== undefined);
+      await settle();
+      world.clock.advance("1s");
+      await until(() => world.opened.length === sent + 1);
+    }
+    expect(watching.numbers).toEqual([1, 2, 3]);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+  });
+
+  it("Q4: outlives a server that is gone for a while, and tells of it", async () => {
+    const world = await startInbox(wire);
+    const interruptions: [Code, number][] = [];
+    const onInterrupted = ({ code }: ConnectError, ms: number) => interruptions.push([code, ms]);
+    const watching = watch(world, { onInterrupted });
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    await world.stop();
+    while (interruptions.length < 5) {
+      const seen = interruptions.length;
+      await until(() => interruptions.length > seen);
+      world.clock.advance("31s");
+    }
+    await world.restart();
+    await until(() => interruptions.length > 5 || world.opened.length === 2);
+    world.clock.advance("31s");
+    world.inbox.add("again");
+    await until(() => watching.numbers.length === 2);
+    const pauses = interruptions.map(([, ms]) => ms);
+    pauses.slice(0, 5).forEach((ms, i) => {
+      expect(ms).toBeLessThanOrEqual(500 * 2 ** i);
+      expect(ms).toBeGreaterThanOrEqual(250 * 2 ** i);
+    });
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+  });
+
+  it("ends the call when the loop is left, and lets go of everything", async () => {
+    const world = await startInbox(wire);
+    const { signal } = new AbortController();
+    const before = world.clock.pending;
+    const watching = watch(world, { signal });
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    expect(getEventListeners(signal, "abort")).toHaveLength(1);
+    expect(world.clock.pending).toBe(before + 1);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+    await until(() => world.opened[0]?.reason !== undefined);
+    expect(getEventListeners(signal, "abort")).toHaveLength(0);
+    expect(world.clock.pending).toBe(before);
+  });
+
+  it("G7: gives up when the session is revoked, with the server's words", async () => {
+    const world = await startInbox(wire);
+    const watching = watch(world);
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    await world.revoke();
+    const error = ConnectError.from(await watching.ended);
+    expect(error.code).toBe(Code.Unauthenticated);
+    expect(error.findDetails(RefreshHintSchema)[0]?.action).toBe(Action.SIGN_IN);
+    expect(world.session.state.status).toBe("signedOut");
+    expect(world.opened).toHaveLength(1);
+    await until(() => world.opened[0]?.reason !== undefined);
+  });
+});
+
+describe("session.resume", () => {
+  it("P8: refreshes ahead, so that the next stream opens at once", async () => {
+    const world = await startInbox();
+    const watching = watch(world);
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    await pass(world, 11 * 60, 60);
+    expect(world.refreshes()).toBe(0);
+    await pass(world, 2 * 60, 30);
+    expect(world.refreshes()).toBe(1);
+    expect(world.opened).toHaveLength(1);
+    await pass(world, 2 * 60, 30);
+    await until(() => world.opened.length === 2);
+    expect(world.refreshes()).toBe(1);
+    expect(watching.state).toBe("on");
+  });
+
+  it("goes on refreshing ahead for as long as it runs, and no longer", async () => {
+    const world = await startInbox();
+    const watching = watch(world);
+    await until(() => world.opened.length === 1);
+    await pass(world, 3_600, 30);
+    expect(world.refreshes()).toBeGreaterThanOrEqual(4);
+    expect(world.refreshes()).toBeLessThanOrEqual(6);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+    const refreshes = world.refreshes();
+    await pass(world, 3_600, 60);
+    expect(world.refreshes()).toBe(refreshes);
+  });
+
+  it("ends at once when the user signs out, whatever the server does", async () => {
+    const world = await startInbox();
+    const watching = watch(world);
+    await until(() => world.opened.length === 1);
+    await world.stop();
+    await expect(world.session.signOut()).rejects.toThrow();
+    expect(ConnectError.from(await watching.ended).code).toBe(Code.Unauthenticated);
+  });
+
+  it("does not go on under another session", async () => {
+    const world = await startInbox();
+    const watching = watch(world);
+    await until(() => world.opened.length === 1);
+    world.onWatch = () => {
+      throw new ConnectError("busy", Code.Unavailable);
+    };
+    world.cut();
+    await until(() => world.opened[0]?.reason !== undefined);
+    await world.client.signIn({ user: "bob" });
+    const error = ConnectError.from(await watching.ended);
+    expect(error.code).toBe(Code.Aborted);
+    await pass(world, 60, 10);
+    expect(world.opened).toHaveLength(1);
+  });
+
+  it("waits as long as the server asks to", async () => {
+    const world = await startInbox();
+    const waits: number[] = [];
+    world.onWatch = () => {
+      throw new ConnectError("busy", Code.Unavailable, undefined, [
+        {
+          desc: RefreshHintSchema,
+          value: { action: Action.RETRY_LATER, retryAfter: { seconds: 7n, nanos: 500_000_000 } },
+        },
+      ]);
+    };
+    const watching = watch(world, { onInterrupted: (_, ms) => void waits.push(ms) });
+    await until(() => waits.length === 1);
+    expect(waits).toEqual([7_500]);
+    await pass(world, 7);
+    expect(world.opened).toHaveLength(1);
+    world.onWatch = undefined;
+    await pass(world, 1);
+    await until(() => world.opened.length === 2);
+    expect(watching.state).toBe("on");
+  });
+
+  it.each(["0s", "30s", "5m"] as const)("gives up after %s of failures", async (giveUpAfter) => {
+    const world = await startInbox();
+    world.onWatch = () => {
+      throw new ConnectError("busy", Code.Unavailable);
+    };
+    const start = world.clock.monotonic();
+    const waits: number[] = [];
+    const onInterrupted = (_: ConnectError, ms: number): void => void waits.push(ms);
+    const watching = watch(world, { giveUpAfter, onInterrupted });
+    for (let pauses = 1; ; pauses++) {
+      await until(() => watching.state === "over" || waits.length === pauses);
+      if (watching.state === "over") {
+        break;
+      }
+      world.clock.advance(`${Math.ceil(waits.at(-1) ?? 0)}ms`);
+    }
+    const error = ConnectError.from(await watching.ended);
+    expect([error.code, error.rawMessage]).toEqual([Code.Unavailable, "busy"]);
+    const limit = { "0s": 0, "30s": 30, "5m": 300 }[giveUpAfter];
+    const took = (world.clock.monotonic() - start) / 1_000;
+    // The next pause would have passed the limit.
+    expect(took).toBeLessThanOrEqual(limit + 0.1);
+    expect(took).toBeGreaterThan(limit - 30);
+    expect(world.opened).toHaveLength(waits.length + 1);
+  });
+
+  it("counts failures anew after a message, and after a stream that stood for long", async () => {
+    const world = await startInbox();
+    const waits: number[] = [];
+    const watching = watch(world, { onInterrupted: (_, ms) => void waits.push(ms) });
+    for (const between of ["a message", "a minute"]) {
+      for (let i = 0; i < 4; i++) {
+        const opened = world.opened.length;
+        await until(() => world.opened.length > 0);
+        if (between === "a message") {
+          const { length } = watching.numbers;
+          world.inbox.add("hello");
+          await until(() => watching.numbers.length > length);
+        } else {
+          await pass(world, 60, 10);
+        }
+        world.cut();
+        await until(() => world.opened.at(-1)?.reason !== undefined);
+        await settle();
+        world.clock.advance("1s");
+        await until(() => world.opened.length > opened);
+      }
+    }
+    expect(waits).toHaveLength(8);
+    expect(Math.max(...waits)).toBeLessThanOrEqual(500);
+    expect(watching.state).toBe("on");
+  });
+
+  it.each([
+    ["an error of the handler", new ConnectError("no such inbox", Code.NotFound)],
+    ["Unauthenticated without our hint", new ConnectError("who?", Code.Unauthenticated)],
+    ["Aborted by the handler", new ConnectError("conflict", Code.Aborted)],
+  ])("passes on %s", async (_, thrown) => {
+    const world = await startInbox();
+    world.onWatch = () => {
+      throw thrown;
+    };
+    const error = ConnectError.from(await watch(world).ended);
+    expect([error.code, error.rawMessage]).toEqual([thrown.code, thrown.rawMessage]);
+    expect(world.opened).toHaveLength(1);
+  });
+
+  it("obeys its signal: before, while a stream is open, and in a pause", async () => {
+    const world = await startInbox();
+    const reason = new ConnectError("enough", Code.DeadlineExceeded);
+    const never = watch(world, { signal: AbortSignal.abort(reason) });
+    expect(await never.ended).toBe(reason);
+    expect(world.opened).toHaveLength(0);
+
+    let pauses = 0;
+    const onInterrupted = (): void => void pauses++;
+    const first = new AbortController();
+    const open = watch(world, { signal: first.signal, onInterrupted });
+    await until(() => world.opened.length === 1);
+    first.abort();
+    expect(ConnectError.from(await open.ended).code).toBe(Code.Canceled);
+    expect(pauses).toBe(0);
+    await until(() => world.opened[0]?.reason !== undefined);
+
+    const second = new AbortController();
+    world.onWatch = () => {
+      throw new ConnectError("busy", Code.Unavailable);
+    };
+    const pausing = watch(world, { signal: second.signal, onInterrupted });
+    await until(() => pauses === 1);
+    second.abort(reason);
+    expect(await pausing.ended).toBe(reason);
+  });
+
+  it("can be left while it waits for a message", async () => {
+    const world = await startInbox();
+    const messages = world.session
+      .resume((_, call) => world.client.watch({}, call))
+      [Symbol.asyncIterator]();
+    const waiting = messages.next();
+    waiting.catch(() => {});
+    await until(() => world.opened.length === 1);
+    expect(await messages.return?.()).toEqual({ done: true, value: undefined });
+    await expect(waiting).rejects.toMatchObject({ code: Code.Canceled });
+    await until(() => world.opened[0]?.reason !== undefined);
+    expect(await messages.next()).toEqual({ done: true, value: undefined });
+  });
+
+  it("ends well when the stream does", async () => {
+    const world = await startInbox();
+    const numbers: number[] = [];
+    world.inbox.add("hello");
+    world.inbox.add("bye");
+    async function* two(after: number, call: { readonly signal: AbortSignal }) {
+      for await (const message of world.client.watch({ after }, call)) {
+        yield message;
+        if (message.number === 2) {
+          return;
+        }
+      }
+    }
+    const messages = world.session.resume(two, { start: 0, cursor: ({ number }) => number });
+    for await (const { number } of messages) {
+      numbers.push(number);
+    }
+    expect(numbers).toEqual([1, 2]);
+    // What the wrapper left open ends with the loop.
+    await until(() => world.opened[0]?.reason !== undefined);
+  });
+
+  it("does not go round in circles where every token is refused", async () => {
+    const { server, session, notes, clock } = setup("header");
+    await notes.signIn({});
+    server.refuseAll = true;
+    let state = "on";
+    const read = async (): Promise<void> => {
+      for await (const _ of session.resume((_cursor, call) => notes.watchNotes({}, call))) {
+        // Nothing comes.
+      }
+    };
+    const ended = read().finally(() => {
+      state = "over";
+    });
+    ended.catch(() => {});
+    for (let seconds = 0; state === "on" && seconds < 400; seconds++) {
+      clock.advance(1_000);
+      await settle();
+    }
+    await expect(ended).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(server.count("WatchNotes")).toBeLessThan(60);
+    expect(server.count("Refresh")).toBeLessThan(30);
+  });
+
+  it("throws what the cursor throws, and ends the call", async () => {
+    const world = await startInbox();
+    world.inbox.add("hello");
+    const cursor = (): number => {
+      throw new RangeError("no number");
+    };
+    const messages = world.session.resume((after, call) => world.client.watch({ after }, call), {
+      ...{ start: 0, cursor },
+    });
+    await expect(messages[Symbol.asyncIterator]().next()).rejects.toThrow(RangeError);
+    await until(() => world.opened[0]?.reason !== undefined);
+  });
+
+  it("refuses what cannot work", async () => {
+    const world = await startInbox();
+    const { session, client } = world;
+    const open = (_: unknown, call: object) => client.watch({}, call);
+    expect(() => session.resume(undefined as never)).toThrow(/^resume: give a function/);
+    expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
+    expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
+    expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
+    world.inbox.add("hello");
+    const deaf = session.resume(() => client.watch({}));
+    await expect(deaf[Symbol.asyncIterator]().next()).rejects.toThrow(
+      /^resume: the function did not use its second argument/,
+    );
+  });
+});

@@ -1,0 +1,197 @@
+import { createClient } from "redis";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { redisStore } from "../../src/stores/redis.ts";
+import { startBlackHole } from "../helpers/black-hole.ts";
+import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import {
+  ask,
+  bound,
+  issue,
+  lastAccepted,
+  pushed,
+  recovered,
+  slack,
+  startServer,
+} from "./servers.ts";
+
+describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () => {
+  let redis: TestRedis;
+  beforeEach(async () => {
+    redis = await startRedis();
+  });
+  afterEach(() => redis.stop());
+
+  async function twoServers(maxStaleness: `${number}ms` = `${bound}ms`) {
+    const clients = [await redis.connect(), await redis.connect()] as const;
+    const here = await startServer(redisStore(clients[0]), { maxStaleness });
+    const there = await startServer(redisStore(clients[1]), { maxStaleness });
+    return {
+      here,
+      there,
+      admin: clients[0],
+      async [Symbol.asyncDispose]() {
+        await Promise.all([here.close(), there.close()]);
+      },
+    };
+  }
+
+  it("a revocation is known elsewhere by push, long before the next read", async () => {
+    await using world = await twoServers("60000ms");
+    const { here, there } = world;
+    await pushed(here, there);
+    const times: number[] = [];
+    for (let i = 0; i < 100; i++) {
+      const issued = await issue(here);
+      expect(await ask(there, issued)).toBe("accepted");
+      await here.revoke(issued.id);
+      times.push(await lastAccepted(there, issued));
+    }
+    const [p50, p99] = [50, 99].map((p) => times.toSorted((a, b) => a - b)[p - 1] ?? 0);
+    console.log(
+      `Redis: last accepted after a revoke: p50 ${p50?.toFixed(1)} ms, p99 ${p99?.toFixed(1)} ms`,
+    );
+    expect(p99).toBeLessThan(250);
+  });
+
+  it("many ends at once are told as well", async () => {
+    await using world = await twoServers("60000ms");
+    const { here, there } = world;
+    await pushed(here, there);
+    const all = await Promise.all(Array.from({ length: 20 }, () => issue(here)));
+    await here.revokeAll({ userId: "alice" });
+    for (const issued of all) {
+      expect(await lastAccepted(there, issued)).toBeLessThan(250);
+    }
+  });
+
+  it("a subscriber that the server ends is replaced, and what was missed is read", async () => {
+    await using world = await twoServers("60000ms");
+    const { admin, here, there } = world;
+    await pushed(here, there);
+    const issued = await issue(here);
+    const seen = new Set<string>();
+    const watching = setInterval(() => seen.add(there.health().push), 5);
+    await admin.sendCommand(["CLIENT", "KILL", "TYPE", "pubsub"]);
+    await here.revoke(issued.id);
+    expect(await lastAccepted(there, issued)).toBeLessThan(2_000);
+    await expect.poll(() => seen).toContain("disconnected");
+    clearInterval(watching);
+    await pushed(here, there);
+  });
+
+  it("a user who may not use channels: the log is read in time", async () => {
+    const admin = await redis.connect();
+    await admin.sendCommand(["ACL", "SETUSER", "default", "resetchannels"]);
+    await using world = await twoServers();
+    const { here, there } = world;
+    const issued = await issue(here);
+    expect(await ask(there, issued)).toBe("accepted");
+    await here.revoke(issued.id);
+    expect(await lastAccepted(there, issued)).toBeLessThan(bound + slack);
+    expect(there.health().push).toBe("disconnected");
+  });
+
+  it("a client that is no node-redis client: the log is read in time", async () => {
+    await using world = await twoServers();
+    const client = await redis.connect();
+    const plain = await startServer(
+      redisStore({
+        eval: (script, given) => client.eval(script, given),
+        evalSha: (sha, given) => client.evalSha(sha, given),
+      }),
+    );
+    const issued = await issue(world.here);
+    await world.here.revoke(issued.id);
+    expect(await lastAccepted(plain, issued)).toBeLessThan(bound + slack);
+    expect(plain.health().push).toBe("polling");
+    await plain.close();
+  });
+
+  it("where nothing passes any more, nobody revoked gets in, and it recovers by itself", async () => {
+    const hole = await startBlackHole({ path: redis.socket });
+    const client = createClient({
+      socket: { host: "127.0.0.1", port: hole.port, reconnectStrategy: () => 20 },
+      disableOfflineQueue: true,
+    });
+    client.on("error", () => {});
+    await client.connect();
+    await using world = await twoServers();
+    const { here } = world;
+    const there = await startServer(redisStore(client));
+    await pushed(there);
+    const [live, ended] = [await issue(here), await issue(here)];
+    expect(await ask(there, live)).toBe("accepted");
+    hole.open("all");
+    await here.revoke(ended.id);
+    const began = performance.now();
+    while (performance.now() - began < bound + slack) {
+      await ask(there, ended);
+    }
+    const [a, b] = await Promise.all([ask(there, ended), ask(there, live)]);
+    expect([a, b]).toEqual(["AUTH_UNAVAILABLE", "AUTH_UNAVAILABLE"]);
+    hole.close();
+    await recovered(there, live);
+    expect(await ask(there, ended)).toBe("SESSION_REVOKED");
+    expect(there.events.map(({ type }) => type)).toContain("feedStale");
+    expect(there.events.map(({ type }) => type)).toContain("feedRecovered");
+    await pushed(there);
+    await there.close();
+    client.destroy();
+    await hole[Symbol.asyncDispose]();
+  });
+
+  it("a server that was stopped, and goes on: the same", async () => {
+    await using world = await twoServers();
+    const { here, there } = world;
+    const live = await issue(here);
+    expect(await ask(there, live)).toBe("accepted");
+    redis.pause();
+    await new Promise((resolve) => setTimeout(resolve, bound + slack));
+    const [a, b] = await Promise.all([ask(there, live), ask(here, live)]);
+    expect([a, b]).toEqual(["AUTH_UNAVAILABLE", "AUTH_UNAVAILABLE"]);
+    redis.resume();
+    await recovered(there, live);
+    await recovered(here, live);
+    await here.revoke(live.id);
+    expect(await lastAccepted(there, live)).toBeLessThan(bound + slack);
+  });
+
+  it("V03 a restart that loses a revocation: who knows it refuses, and brings it back to the store", async () => {
+    await using world = await twoServers();
+    const { admin, here, there } = world;
+    await pushed(here, there);
+    const [live, ended] = [await issue(here), await issue(here)];
+    await admin.sendCommand(["SAVE"]);
+    await here.revoke(ended.id);
+    expect(await lastAccepted(there, ended)).toBeLessThan(bound + slack);
+    await redis.kill();
+    await redis.start();
+    await recovered(there, live);
+    await recovered(here, live);
+    expect(await ask(there, ended)).toBe("SESSION_REVOKED");
+    // One that knows nothing, and finds the store as it was before the revocation.
+    const fresh = await startServer(redisStore(await redis.connect()));
+    expect(await lastAccepted(fresh, ended)).toBeLessThan(bound + slack);
+    expect(await ask(fresh, live)).toBe("accepted");
+    expect(there.health().status).toBe("unsure");
+    await pushed(here, there);
+    await fresh.close();
+  });
+
+  it("V03 a restart that loses all: every session of before is refused, and new ones are not", async () => {
+    await using world = await twoServers();
+    const { here, there } = world;
+    const [lost, ended] = [await issue(here), await issue(here)];
+    await here.revoke(ended.id);
+    expect(await ask(there, lost)).toBe("accepted");
+    await redis.kill();
+    await redis.start();
+    // The keys that signed them are lost as well.
+    await expect.poll(() => ask(there, lost), { timeout: 10_000 }).toBe("TOKEN_INVALID");
+    expect(await ask(there, ended)).toBe("TOKEN_INVALID");
+    const begun = await issue(here);
+    await recovered(there, begun);
+    await here.revoke(begun.id);
+    expect(await lastAccepted(there, begun)).toBeLessThan(bound + slack);
+  });
+});

@@ -1,0 +1,92 @@
+import { createSessions, type Sessions, type SessionsOptions } from "rpc-session";
+import { expect } from "vitest";
+import type { SessionEvent, SessionStore } from "../../src/index.ts";
+import { exchangeOf } from "../helpers/exchanges.ts";
+
+/** A server with real time, and what it told. */
+export interface FeedServer extends Sessions {
+  readonly events: SessionEvent[];
+}
+
+/** A session, and its access token. */
+export interface Issued {
+  readonly id: string;
+  readonly access: string;
+}
+
+/** Milliseconds of `maxStaleness` in most tests: long enough to tell apart from a push. */
+export const bound = 500;
+/** Milliseconds that a busy machine may add. */
+export const slack = 250;
+
+export async function startServer(
+  store: SessionStore,
+  options: Partial<SessionsOptions> = {},
+): Promise<FeedServer> {
+  const events: SessionEvent[] = [];
+  const sessions = createSessions({
+    issuer: "https://api.example.com",
+    secret: "a secret of at least 32 bytes, for tests",
+    maxStaleness: `${bound}ms`,
+    onEvent: (event) => events.push(event),
+    ...options,
+    store,
+  });
+  await sessions.ready();
+  return { ...sessions, events };
+}
+
+export async function issue(server: Sessions): Promise<Issued> {
+  const { session, tokens } = await server.issue({ userId: "alice" });
+  return { id: session.id, access: tokens.accessToken };
+}
+
+/** What a server says of a call with the session's access token: "accepted", or why not. */
+export async function ask(server: Sessions, { access }: Issued): Promise<string> {
+  return server.getSession(exchangeOf({ bearer: access })).then(
+    () => "accepted",
+    ({ reason }: { readonly reason: string }) => reason,
+  );
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/**
+ * Asks again and again until the session is refused as ended; resolves to how many milliseconds
+ * after the call of this it was last accepted, 0 for never. Asks of an outage count as nothing.
+ */
+export async function lastAccepted(
+  server: Sessions,
+  issued: Issued,
+  { within = 5_000 }: { readonly within?: number } = {},
+): Promise<number> {
+  const began = performance.now();
+  let last = 0;
+  for (;;) {
+    const asked = performance.now() - began;
+    const answer = await ask(server, issued);
+    if (answer === "SESSION_REVOKED") {
+      return last;
+    }
+    if (answer === "accepted") {
+      // By when it was asked: an answer may be late for other reasons.
+      last = asked;
+    }
+    if (asked > within) {
+      throw new Error(`after ${within} ms the session is not refused but ${answer}`);
+    }
+    await pause(2);
+  }
+}
+
+/** Waits until a server hears of what others append. */
+export async function pushed(...servers: readonly Sessions[]): Promise<void> {
+  for (const server of servers) {
+    await expect.poll(() => server.health().push, { timeout: 15_000 }).toBe("connected");
+  }
+}
+
+/** Waits until a server lets a live session pass again. */
+export async function recovered(server: Sessions, live: Issued): Promise<void> {
+  await expect.poll(() => ask(server, live), { timeout: 20_000 }).toBe("accepted");
+}

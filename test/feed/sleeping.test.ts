@@ -1,0 +1,123 @@
+import { describe, expect, it } from "vitest";
+import { systemClock } from "../../src/clock.ts";
+import type { SessionStore } from "../../src/session/store.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
+import { startEngine } from "../helpers/engine.ts";
+import { redisMissing, startRedis } from "../helpers/redis.ts";
+import { redisWithFakeClock } from "../stores/redis-fixture.ts";
+import { createSqlite } from "../stores/sqlite-fixture.ts";
+
+/** Stores on a clock of their own, as two servers have them. */
+interface Shared extends AsyncDisposable {
+  readonly clock: FakeClock;
+  readonly newStore: () => SessionStore;
+  /** Lets the store's clock follow. */
+  readonly told: () => Promise<unknown>;
+}
+
+const secret = "a secret of at least 32 bytes, for tests";
+
+async function onMemory(): Promise<Shared> {
+  const store = memoryStore();
+  return {
+    clock: createFakeClock(),
+    newStore: () => store,
+    told: async () => {},
+    async [Symbol.asyncDispose]() {},
+  };
+}
+
+async function onSqlite(): Promise<Shared> {
+  const { another, close } = await createSqlite();
+  const clock = createFakeClock();
+  return {
+    clock,
+    newStore() {
+      const store = another();
+      // Where it waits for another writer, that is real time.
+      return {
+        ...store,
+        open: () => store.open({ clock: { ...clock, after: systemClock.after } }),
+      };
+    },
+    told: async () => {},
+    [Symbol.asyncDispose]: close,
+  };
+}
+
+async function onRedis(): Promise<Shared> {
+  const redis = await startRedis();
+  const { clock, newStore, tell } = await redisWithFakeClock(await redis.connect());
+  return { clock, newStore, told: tell, [Symbol.asyncDispose]: () => redis.stop() };
+}
+
+describe.each([
+  ["memoryStore", onMemory, undefined],
+  ["sqliteStore", onSqlite, undefined],
+  ["redisStore", onRedis, redisMissing],
+] as const)(
+  "%s: a server that slept while its place in the log was dropped",
+  (_, start, missing) => {
+    it.skipIf(missing)(
+      "refuses what was revoked meanwhile, as far as its tokens are alive",
+      async () => {
+        await using shared = await start();
+        const { clock, newStore, told } = shared;
+        const here = await startEngine({ store: newStore(), secret, clock });
+        const inner = newStore();
+        let asleep = false;
+        const there = await startEngine({
+          secret,
+          clock,
+          store: {
+            ...inner,
+            // Nothing wakes it, and what it asks for is answered once it is awake.
+            onChange: () => () => {},
+            async changes(cursor, window) {
+              while (asleep) {
+                await new Promise((resolve) => setImmediate(resolve));
+              }
+              return inner.changes(cursor, window);
+            },
+          },
+        });
+        const create = async () => {
+          const { record, access } = await here.create({
+            userId: "alice",
+            tenantId: null,
+            claims: {},
+            data: {},
+            device: {},
+            transport: "header",
+            replaces: null,
+          });
+          return { id: record.id, token: access.token };
+        };
+        const early = await create();
+        asleep = true;
+        await here.revoke(early.id, "revoked");
+        clock.advance("3h");
+        await told();
+        const late = await create();
+        const live = await create();
+        await here.revoke(late.id, "revoked");
+        clock.advance("10m");
+        await told();
+        // The first entry is dropped, and not the second.
+        await inner.prune(1_000);
+        expect((await inner.changes(undefined, 24 * 3_600_000)).entries).toHaveLength(1);
+        asleep = false;
+        await there.feed.catchUp();
+        expect(there.revocations.get(early.id)).toBeUndefined();
+        expect(await there.verify(early.token, there.storeNow())).toMatchObject({
+          status: "expired",
+        });
+        expect(there.revocations.get(late.id)?.endedBy).toBe("revoked");
+        expect(await there.verify(live.token, there.storeNow())).toMatchObject({ status: "valid" });
+        expect(there.revocations.unsure).toBe(false);
+        await Promise.all([here.close(), there.close()]);
+      },
+    );
+  },
+);

@@ -1,0 +1,193 @@
+// Requests that other sites make a browser send, by the rows of the feature table.
+import { afterEach, expect, test } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import {
+  accessCookie,
+  byCookie,
+  cookieHeader,
+  issue,
+  present,
+  sameOrigin,
+} from "../helpers/presented.ts";
+import { type NotesServer, startNotes, type TestSessionsOptions } from "../helpers/server.ts";
+import {
+  callWire,
+  type Wire,
+  type WireCall,
+  type WireResult,
+  wireName,
+  wires,
+} from "../helpers/wire.ts";
+import { sendH1 } from "../helpers/wire-http.ts";
+
+const { signIn, addNote, listNotes, watchNotes } = NotesService.method;
+const { refresh, signOut } = SessionService.method;
+const json: Wire = { protocol: "connect-json", http: "h1" };
+const each = wires.map((wire) => [wireName(wire), wire] as const);
+const crossSite = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
+
+let server: NotesServer;
+afterEach(() => server.close());
+
+async function start(sessions: TestSessionsOptions = {}): Promise<void> {
+  server = await startNotes({ sessions });
+}
+
+function call(
+  method: WireCall["method"],
+  headers: Record<string, string>,
+  { wire = json, get = false }: { readonly wire?: Wire; readonly get?: boolean } = {},
+): Promise<WireResult> {
+  return callWire(server, wire, { method, messages: [{}], headers, get });
+}
+
+/** Signs in as a page does: the headers that its next calls carry, and the token against forgery. */
+async function signedIn() {
+  const message = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
+  const { setCookie, headers } = await callWire(server, json, message);
+  const cookie = setCookie.map((one) => one.slice(0, one.indexOf(";"))).join("; ");
+  return { headers: { ...sameOrigin, cookie }, csrf: headers.get("rpcsession-csrf") ?? "" };
+}
+
+test.each(each)("C1 a cookie session must come with its anti-CSRF token, %s", async (_, wire) => {
+  await start({ antiCsrf: "token" });
+  const alice = await signedIn();
+  const other = await signedIn();
+  const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
+  for (const header of wrong) {
+    const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
+    expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
+    expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
+  }
+  const { code } = await call(
+    addNote,
+    { ...alice.headers, "rpcsession-csrf": alice.csrf },
+    { wire },
+  );
+  expect(code).toBe("ok");
+});
+
+test.each([
+  ["text/plain"],
+  ["application/x-www-form-urlencoded"],
+  ["multipart/form-data; boundary=x"],
+  [undefined],
+])("C2 a POST that needs no preflight reaches no handler: %s", async (type) => {
+  await start();
+  const { headers } = await present(server, "cookie");
+  for (const method of [addNote, watchNotes, signIn, refresh, signOut]) {
+    const { status } = await sendH1(server.port.h1, {
+      method: "POST",
+      path: `/${method.parent.typeName}/${method.name}`,
+      headers: { ...headers, ...(type !== undefined && { "content-type": type }) },
+      body: Buffer.from("{}"),
+    });
+    expect(status).toBe(415);
+  }
+  expect(server.calls.handled).toBe(0);
+});
+
+test("C3 both checks are off by name alone: antiCsrf is by default, crossSite is not", async () => {
+  await start();
+  const { headers } = await present(server, "cookie");
+  expect((await call(addNote, headers)).code).toBe("ok");
+  expect((await call(addNote, { ...headers, ...crossSite })).code).toBe("permission_denied");
+  await server.close();
+  await start({ crossSite: "unchecked" });
+  const open = await present(server, "cookie");
+  expect((await call(addNote, { ...open.headers, ...crossSite })).code).toBe("ok");
+});
+
+test("C4 the anti-CSRF check is a method's own choice; by default on everything but GET", async () => {
+  await start({ antiCsrf: "token" });
+  const { headers } = await signedIn();
+  expect((await call(listNotes, headers, { get: true })).code).toBe("ok");
+  expect((await call(listNotes, headers)).code).toBe("unauthenticated");
+  await server.close();
+  await start({
+    antiCsrf: "token",
+    methods: {
+      "notes.v1.NotesService/AddNote": { doAntiCsrfCheck: false },
+      "notes.v1.NotesService/ListNotes": { doAntiCsrfCheck: true },
+    },
+  });
+  const alice = await signedIn();
+  expect((await call(addNote, alice.headers)).code).toBe("ok");
+  expect((await call(listNotes, alice.headers, { get: true })).code).toBe("unauthenticated");
+});
+
+test.each(each)(
+  "C5 a token in a header needs neither an origin nor an anti-CSRF token, %s",
+  async (_, wire) => {
+    await start({ antiCsrf: "token" });
+    const { headers } = await present(server, "header");
+    for (const from of [{}, crossSite, { "sec-fetch-site": "same-site" }]) {
+      expect((await call(addNote, { ...headers, ...from }, { wire })).code).toBe("ok");
+    }
+  },
+);
+
+test.each(each)(
+  "C5 a header that fails is no way around the checks of the cookie beside it, %s",
+  async (_, wire) => {
+    await start({ antiCsrf: "token" });
+    const { headers } = await present(server, "cookie");
+    const refused = await call(
+      addNote,
+      { ...headers, ...crossSite, authorization: "Bearer x" },
+      { wire },
+    );
+    expect(refused.code).toBe("unauthenticated");
+    expect(server.calls.handled).toBe(0);
+  },
+);
+
+test.each(each)(
+  "C6 another site can neither refresh nor sign out, and its try changes nothing, %s",
+  async (_, wire) => {
+    await start();
+    const { session, tokens } = await issue(server, "cookie");
+    const { headers } = byCookie(session.id, tokens);
+    server.sessions.clock.advance("16m");
+    for (const method of [refresh, signOut]) {
+      const refused = await call(method, { ...headers, ...crossSite }, { wire });
+      expect([refused.code, refused.setCookie]).toEqual(["permission_denied", []]);
+      expect(refused.headers.get("rpcsession-hint")).toBeNull();
+    }
+    const refreshed = await call(refresh, headers, { wire });
+    expect(refreshed.code).toBe("ok");
+    expect(refreshed.setCookie[0]).toMatch(new RegExp(`^${accessCookie}=`));
+  },
+);
+
+test("C6 a refresh needs no anti-CSRF token, and hands out the one that counts", async () => {
+  await start({ antiCsrf: "token" });
+  const { headers, csrf } = await signedIn();
+  const refreshed = await call(refresh, headers);
+  expect([refreshed.code, refreshed.headers.get("rpcsession-csrf")]).toEqual(["ok", csrf]);
+});
+
+test.each(each)(
+  "C7 cookies count from this origin and those named, by Sec-Fetch-Site or Origin, %s",
+  async (_, wire) => {
+    await start({ origins: ["https://app.test.example"] });
+    const { tokens } = await issue(server, "cookie");
+    const cookie = cookieHeader(tokens);
+    const rows: readonly (readonly [Record<string, string>, string])[] = [
+      [{ "sec-fetch-site": "same-origin" }, "ok"],
+      [{ "sec-fetch-site": "same-site", origin: "https://app.test.example" }, "ok"],
+      [{ origin: "https://app.test.example" }, "ok"],
+      [{ "sec-fetch-site": "same-site", origin: "https://old.test.example" }, "permission_denied"],
+      [{ "sec-fetch-site": "none" }, "permission_denied"],
+      [{ origin: "https://test.example" }, "permission_denied"],
+      [{ origin: "null" }, "permission_denied"],
+      [crossSite, "permission_denied"],
+      [{}, "permission_denied"],
+    ];
+    for (const [from, code] of rows) {
+      const result = await call(addNote, { cookie, ...from }, { wire });
+      expect([from, result.code, result.setCookie]).toEqual([from, code, []]);
+    }
+  },
+);

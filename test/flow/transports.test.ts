@@ -1,0 +1,190 @@
+// Tokens in cookies and in headers, and both at once, by the rows of the feature table.
+import { createSessions } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { clearedCookies, maskTokens, writtenCookies } from "../helpers/golden.ts";
+import { byHeader, issue, present, realm, sameOrigin, withHeaders } from "../helpers/presented.ts";
+import { type NotesServer, startNotes } from "../helpers/server.ts";
+import { callWire, type Wire, type WireCall, wireName, wires } from "../helpers/wire.ts";
+
+const { signIn, addNote } = NotesService.method;
+const { refresh, signOut } = SessionService.method;
+const { access, refresh: refreshWritten } = writtenCookies(0);
+
+const json: Wire = { protocol: "connect-json", http: "h1" };
+
+let server: NotesServer;
+beforeEach(async () => {
+  server = await startNotes();
+});
+afterEach(() => server.close());
+
+const each = wires.map((wire) => [wireName(wire), wire] as const);
+
+test.each(each)(
+  "I1 a browser's tokens are in HttpOnly cookies alone, hidden from handlers too, %s",
+  async (_, wire) => {
+    const call = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
+    const { setCookie, headers, afterHeaders } = await callWire(server, wire, call);
+    expect(setCookie.map(maskTokens)).toEqual([access, refreshWritten]);
+    const rest = [...headers].join() + afterHeaders;
+    for (const cookie of setCookie) {
+      expect(rest).not.toContain(cookie.slice(cookie.indexOf("=") + 1, cookie.indexOf(";")));
+    }
+    const { headers: good } = await present(server, "cookie");
+    await callWire(server, wire, { method: addNote, messages: [{}], headers: good });
+    expect(server.seen.cookie).toBe("theme=dark");
+  },
+);
+
+test.each(each)(
+  "J1 a program's tokens are in headers alone; refreshing takes one from the message, %s",
+  async (_, wire) => {
+    const call = (method: WireCall["method"], message: object, headers = {}) =>
+      callWire(server, wire, { method, messages: [message as never], headers });
+    const begun = await call(signIn, { user: "alice" });
+    expect(begun.setCookie).toEqual([]);
+    const refreshToken = begun.headers.get("rpcsession-refresh-token") ?? "";
+    const bearer = (result: typeof begun) => ({
+      authorization: `Bearer ${result.headers.get("rpcsession-access-token")}`,
+    });
+    expect((await call(addNote, {}, bearer(begun))).code).toBe("ok");
+    server.sessions.clock.advance("16m");
+    expect((await call(addNote, {}, bearer(begun))).code).toBe("unauthenticated");
+    const refreshed = await call(refresh, { refreshToken });
+    expect([refreshed.code, refreshed.setCookie]).toEqual(["ok", []]);
+    expect((await call(addNote, {}, bearer(refreshed))).code).toBe("ok");
+    expect((await call(signOut, { refreshToken })).code).toBe("ok");
+    expect((await call(addNote, {}, bearer(refreshed))).code).toBe("unauthenticated");
+  },
+);
+
+/** A page's cookies, and the header of another session. */
+async function bothAtOnce() {
+  const cookies = await present(server, "cookie");
+  const { session, tokens } = await issue(server, "header");
+  const header = byHeader(session.id, tokens.access);
+  return { ...withHeaders(cookies, header.headers), byHeader: session, cookies, tokens };
+}
+
+const ended = async (session: string): Promise<boolean> =>
+  (await server.sessions.find(session)) === undefined;
+
+test("J2 both transports, two sessions: an ordinary call says REFRESH and touches neither", async () => {
+  const both = await bothAtOnce();
+  const call = { method: addNote, messages: [{}], headers: both.headers };
+  const result = await callWire(server, json, call);
+  expect([result.code, result.setCookie]).toEqual(["unauthenticated", []]);
+  expect(result.headers.get("rpcsession-hint")).toBe("refresh");
+  expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, false]);
+});
+
+test("J2 both transports: the message wins at Refresh, and the cookies are expired", async () => {
+  const both = await bothAtOnce();
+  const messages = [{ refreshToken: both.tokens.refresh }];
+  const call = { method: refresh, messages, headers: both.headers };
+  const { code, setCookie, headers } = await callWire(server, json, call);
+  expect([code, setCookie]).toEqual(["ok", clearedCookies]);
+  expect(headers.get("rpcsession-session")).toContain(`session=${both.byHeader.id}`);
+});
+
+test("J2 both transports: the header wins at SignOut, and the cookies are expired", async () => {
+  const both = await bothAtOnce();
+  const call = { method: signOut, messages: [{}], headers: both.headers };
+  const { code, setCookie } = await callWire(server, json, call);
+  expect([code, setCookie]).toEqual(["ok", clearedCookies]);
+  expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, true]);
+});
+
+test("J2 both transports: a sign-in by a header ends the header's session and expires the cookies", async () => {
+  await server.close();
+  server = await startNotes({ sessions: { browserHeaderTransport: true } });
+  const both = await bothAtOnce();
+  const headers = { ...both.headers, "rpcsession-transport": "header" };
+  const call = { method: signIn, messages: [{ user: "alice" }], headers };
+  const result = await callWire(server, json, call);
+  expect([result.code, result.setCookie]).toEqual(["ok", clearedCookies]);
+  expect(result.headers.has("rpcsession-access-token")).toBe(true);
+  expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, true]);
+});
+
+test("J2 both transports: a header that is not good never falls back to the cookie", async () => {
+  const { headers } = await present(server, "cookie");
+  for (const authorization of ["Bearer", "Bearer junk", "bearer a.b.c"]) {
+    const call = { method: addNote, messages: [{}], headers: { ...headers, authorization } };
+    const { code, setCookie } = await callWire(server, json, call);
+    expect([code, setCookie]).toEqual(["unauthenticated", []]);
+  }
+  expect(server.calls.handled).toBe(0);
+});
+
+test.each(["cookie", "header"] as const)(
+  "J2 A3 a session keeps its transport: the tokens of a %s session count nowhere else",
+  async (transport) => {
+    const { tokens } = await issue(server, transport);
+    const elsewhere =
+      transport === "cookie"
+        ? { authorization: `Bearer ${tokens.access}` }
+        : { ...sameOrigin, cookie: `__Host-rpcsession-access=${tokens.access}` };
+    const use = { method: addNote, messages: [{}], headers: elsewhere };
+    expect((await callWire(server, json, use)).code).toBe("unauthenticated");
+    const call =
+      transport === "cookie"
+        ? { messages: [{ refreshToken: tokens.refresh }], headers: {} }
+        : {
+            messages: [{}],
+            headers: { ...sameOrigin, cookie: `__Host-rpcsession-refresh=${tokens.refresh}` },
+          };
+    const refused = await callWire(server, json, { method: refresh, ...call });
+    expect(refused.code).toBe("unauthenticated");
+    expect(refused.headers.get("rpcsession-access-token")).toBeNull();
+  },
+);
+
+test("J4 the notice tells a script of its session what it may know, and no token", async () => {
+  const call = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
+  const { headers, setCookie } = await callWire(server, json, call);
+  const notice = headers.get("rpcsession-session") ?? "";
+  expect(Object.fromEntries(new URLSearchParams(notice))).toMatchObject({
+    event: "created",
+    session: expect.stringMatching(/^[\w-]{22}$/),
+    realm,
+    generation: "0",
+    claimsVersion: "0",
+    expiresIn: expect.stringMatching(/^\d{6}$/),
+  });
+  for (const cookie of setCookie) {
+    expect(notice).not.toContain(cookie.slice(cookie.indexOf("=") + 1, cookie.indexOf(";")));
+  }
+});
+
+test.each([
+  ["another site", "https://app.example.org", "https://api.example.com"],
+  ["another scheme", "http://api.example.com", "https://api.example.com"],
+  ["another name of this machine", "http://app.localhost", "http://localhost"],
+  ["an address beside a name", "http://127.0.0.1:5173", "http://localhost:8080"],
+])(
+  "I3 pages that browsers would keep no cookie for are refused at construction: %s",
+  (_, origin, issuer) => {
+    const make = (cookies: { readonly sameSite?: "none" }) => () =>
+      createSessions({ issuer, store: memoryStore(), origins: [issuer, origin], cookies });
+    expect(make({})).toThrow(TypeError);
+    expect(make({})).toThrow(
+      `origins: pages of ${origin} are of another site than ${issuer}, where browsers neither keep nor send cookies with SameSite=lax; serve them from the same site, or set cookies: { sameSite: "none", partitioned: true }`,
+    );
+    expect(make({ sameSite: "none" })).not.toThrow();
+  },
+);
+
+test.each([
+  ["https://app.example.com", "https://api.example.com"],
+  ["https://example.com", "https://api.example.com"],
+  ["http://localhost:5173", "http://localhost:8080"],
+  // Whether these two are one site, only the public suffix list knows.
+  ["https://a.co.uk", "https://b.co.uk"],
+])("I3 a page of the same site is taken: %s for %s", (origin, issuer) => {
+  const make = () => createSessions({ issuer, store: memoryStore(), origins: [origin] });
+  expect(make).not.toThrow();
+});

@@ -1,0 +1,135 @@
+import {
+  createContextValues,
+  createHandlerContext,
+  type HandlerContext,
+} from "@connectrpc/connect";
+import { type TestSessions, testSessions } from "rpc-session/testing";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
+import { type Presented, requestHeaders } from "../helpers/exchanges.ts";
+import { type Issued, issueOn } from "../helpers/refreshing.ts";
+
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+function contextOf(presented: Presented, requestSignal?: AbortSignal): HandlerContext {
+  return createHandlerContext({
+    service: NotesService,
+    method: NotesService.method.listNotes,
+    protocolName: "connect",
+    requestMethod: "POST",
+    url: "https://test.example/notes.v1.NotesService/ListNotes",
+    requestHeader: requestHeaders(presented),
+    contextValues: createContextValues(),
+    ...(requestSignal === undefined ? {} : { requestSignal }),
+  });
+}
+
+/** Sends a call through the gate; also tells whether it had to be waited for. */
+async function passGate(sessions: TestSessions, presented: Presented) {
+  const context = contextOf(presented);
+  const passing = sessions.requestGate(context);
+  await passing;
+  return { waited: passing instanceof Promise, session: sessions.require(context) };
+}
+
+const transports: readonly [string, (issued: Issued) => Presented][] = [
+  ["cookie", ({ access, refresh }) => ({ access, refresh })],
+  ["header", ({ access }) => ({ bearer: access })],
+];
+
+describe.each(transports)("a call whose token was verified before, by %s", (transport, present) => {
+  const world = async (clock: FakeClock = createFakeClock()) => {
+    const sessions = testSessions({ clock });
+    const issued = await issueOn(sessions, transport as "cookie" | "header");
+    return { sessions, issued, presented: present(issued) };
+  };
+
+  it("passes the gate without a promise, and without a signature", async () => {
+    const { sessions, presented } = await world();
+    const verify = vi.spyOn(crypto.subtle, "verify");
+    expect((await passGate(sessions, presented)).waited).toBe(true);
+    const { waited, session } = await passGate(sessions, presented);
+    expect(waited).toBe(false);
+    expect(session.userId).toBe("alice");
+    expect(verify).toHaveBeenCalledTimes(1);
+  });
+
+  it("reads each clock once, also when its generation is confirmed", async () => {
+    const clock = createFakeClock();
+    const { sessions, presented } = await world(clock);
+    await passGate(sessions, presented);
+    clock.advance("2m");
+    await passGate(sessions, presented);
+    await new Promise((resolve) => setImmediate(resolve));
+    const reads = [vi.spyOn(clock, "now"), vi.spyOn(clock, "monotonic")];
+    await passGate(sessions, presented);
+    expect(reads.map(({ mock }) => mock.calls.length)).toEqual([1, 1]);
+  });
+
+  it("V06 is refused once the session is revoked", async () => {
+    const { sessions, issued, presented } = await world();
+    await passGate(sessions, presented);
+    await issued.revoke();
+    await expect(passGate(sessions, presented)).rejects.toThrow(/the session was ended/);
+    const again = async () => sessions.requestGate(contextOf(presented));
+    await expect(again()).rejects.toThrow(/the session was ended/);
+  });
+
+  it("V06 is refused once the token has expired", async () => {
+    const { sessions, presented } = await world();
+    await passGate(sessions, presented);
+    sessions.clock.advance("16m");
+    await expect(passGate(sessions, presented)).rejects.toThrow(/expired/);
+  });
+
+  it("is refused when it is over already", async () => {
+    const { sessions, presented } = await world();
+    await passGate(sessions, presented);
+    const ended = async () => sessions.requestGate(contextOf(presented, AbortSignal.abort()));
+    await expect(ended()).rejects.toThrow(/canceled/);
+  });
+});
+
+it("revocation takes the tokens of a session out of memory, and each of its own", async () => {
+  const sessions = testSessions();
+  const [one, two] = [await issueOn(sessions, "header"), await issueOn(sessions, "header")];
+  const verify = vi.spyOn(crypto.subtle, "verify");
+  const use = ({ access }: Issued) => passGate(sessions, { bearer: access });
+  await use(one);
+  await use(two);
+  await one.revoke();
+  await expect(use(one)).rejects.toThrow(/ended/);
+  expect(verify).toHaveBeenCalledTimes(3);
+  await use(two);
+  expect(verify).toHaveBeenCalledTimes(3);
+});
+
+it("what one handler does to its session does not reach the next call", async () => {
+  const sessions = testSessions();
+  const { tokens } = await sessions.issue({ userId: "alice", claims: { role: "user" } });
+  const presented = { bearer: tokens.accessToken };
+  const { session } = await passGate(sessions, presented);
+  expect(Reflect.set(session.claims, "role", "admin")).toBe(false);
+  session.authTime.setTime(0);
+  session.accessExpiresAt.setTime(0);
+  const next = (await passGate(sessions, presented)).session;
+  expect(next.claims).toEqual({ role: "user" });
+  expect(next.authTime.getTime()).toBeGreaterThan(0);
+  expect(next.accessExpiresAt.getTime()).toBeGreaterThan(0);
+});
+
+it("without the cache every call computes a signature, and passes all the same", async () => {
+  const sessions = testSessions({ verifiedCache: { entries: 0 } });
+  const { access } = await issueOn(sessions, "header");
+  const verify = vi.spyOn(crypto.subtle, "verify");
+  await passGate(sessions, { bearer: access });
+  await passGate(sessions, { bearer: access });
+  expect(verify).toHaveBeenCalledTimes(2);
+});
+
+it("the cache is an option that is checked", () => {
+  expect(() => testSessions({ verifiedCache: { entries: -1 } })).toThrow(/verifiedCache\.entries/);
+});

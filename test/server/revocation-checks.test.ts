@@ -1,0 +1,399 @@
+import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
+import { verifySessions } from "rpc-session/verify";
+import { describe, expect, it, vi } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import type { SessionEvent } from "../../src/index.ts";
+import { exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
+import { notesApp } from "../helpers/notes.ts";
+import { type Issued, issueOn } from "../helpers/refreshing.ts";
+import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
+import { wireServer } from "../helpers/wire-server.ts";
+
+type Options = NonNullable<Parameters<typeof testSessions>[0]>;
+
+interface World {
+  /** Where sessions end. */
+  readonly here: TestSessions;
+  /** Another server, whose store never wakes it. */
+  readonly there: TestSessions;
+  readonly store: WatchedStore;
+  readonly events: SessionEvent[];
+  readonly issued: Issued;
+}
+
+async function createWorld(options: Options = {}): Promise<World> {
+  const inner = watchedStore();
+  const here = testSessions({ store: inner.store });
+  const store = watchedStore({ ...inner.store, onChange: () => () => {} });
+  const events: SessionEvent[] = [];
+  const there = testSessions({
+    store: store.store,
+    clock: here.clock,
+    onEvent: (event) => events.push(event),
+    ...options,
+  });
+  await there.ready();
+  const issued = await issueOn(here, "header");
+  // From here on the token is known, and a call waits for nothing but its check.
+  await there.getSession(exchangeOf({ bearer: issued.access }));
+  store.take();
+  return { here, there, store, events, issued };
+}
+
+const call = ({ there, issued }: World, check?: "feed" | "strict" | "none") =>
+  there.getSession(exchangeOf({ bearer: issued.access }), check && { check });
+
+/** Lets everything in the background come to its end. */
+async function quiet(): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Turns the feed stale, with an outage of the store that goes on. */
+async function outage({ there, store }: World, ms = 6_000): Promise<void> {
+  store.failing.add("changes");
+  there.clock.advance(`${ms}ms`);
+  await quiet();
+}
+
+const unavailable = ["unavailable", "AUTH_UNAVAILABLE"];
+const revoked = ["unauthorized", "SESSION_REVOKED"];
+
+async function refusal(work: Promise<unknown>): Promise<string[]> {
+  const { kind, reason } = await sessionErrorOf(work);
+  return [kind, reason];
+}
+
+describe("G6 the feed", () => {
+  it("lets calls pass within maxStaleness of an outage, and none later", async () => {
+    const world = await createWorld();
+    world.store.failing.add("changes");
+    world.there.clock.advance("5s");
+    await quiet();
+    await expect(call(world)).resolves.toBeDefined();
+    world.there.clock.advance("1ms");
+    expect(await refusal(call(world))).toEqual(unavailable);
+    world.store.failing.clear();
+    await expect(call(world)).resolves.toBeDefined();
+  });
+
+  it("a revocation of before it turned stale is never missed", async () => {
+    const world = await createWorld();
+    world.store.failing.add("changes");
+    await world.issued.revoke();
+    await outage(world);
+    expect(await refusal(call(world))).toEqual(unavailable);
+    world.store.failing.clear();
+    expect(await refusal(call(world))).toEqual(revoked);
+  });
+
+  it("a thousand calls wait for one read of the log, and read no session", async () => {
+    const world = await createWorld();
+    await outage(world);
+    world.store.failing.clear();
+    world.store.take();
+    await Promise.all(Array.from({ length: 1_000 }, () => call(world)));
+    expect(world.store.take()).toEqual(["changes"]);
+  });
+
+  it("a call gives up on a log that does not answer, and the next read is another one", async () => {
+    const world = await createWorld();
+    world.store.hanging.add("changes");
+    world.there.clock.advance("6s");
+    await quiet();
+    const refused = refusal(call(world));
+    await quiet();
+    world.there.clock.advance("5s");
+    expect(await refused).toEqual(unavailable);
+    world.store.hanging.clear();
+    world.there.clock.advance("5s");
+    await quiet();
+    world.there.clock.advance("1s");
+    await quiet();
+    await expect(call(world)).resolves.toBeDefined();
+  });
+
+  it("a read that was given up and comes in late changes nothing", async () => {
+    const { here, store, issued } = await createWorld();
+    const inner = store.store;
+    let answer = (): void => {};
+    let hold = false;
+    const slow: typeof inner = {
+      ...inner,
+      async changes(cursor, window) {
+        const changes = await inner.changes(cursor, window);
+        if (hold) {
+          hold = false;
+          await new Promise<void>((resolve) => {
+            answer = resolve;
+          });
+        }
+        return changes;
+      },
+    };
+    const there = testSessions({ store: slow, clock: here.clock });
+    await there.ready();
+    hold = true;
+    there.clock.advance("2500ms");
+    await quiet();
+    const before = there.clock.now();
+    there.clock.advance("10s");
+    await quiet();
+    there.clock.advance("1s");
+    await quiet();
+    expect(there.health().provenAt?.getTime()).toBe(before + 11_000);
+    await issued.revoke();
+    answer();
+    await quiet();
+    expect(there.health().provenAt?.getTime()).toBe(before + 11_000);
+    there.clock.advance("2500ms");
+    await quiet();
+    expect(await refusal(there.getSession(exchangeOf({ bearer: issued.access })))).toEqual(revoked);
+  });
+
+  it("a read that was given up and comes in late counts where none was done since", async () => {
+    const { here, store } = await createWorld();
+    let answer = (): void => {};
+    const held = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    let late = 0;
+    const there = testSessions({
+      clock: here.clock,
+      store: {
+        ...store.store,
+        async changes(cursor, window) {
+          const changes = await store.store.changes(cursor, window);
+          await (late++ === 1 ? held : late > 1 && new Promise(() => {}));
+          return changes;
+        },
+      },
+    });
+    await there.ready();
+    there.clock.advance("2500ms");
+    await quiet();
+    const proven = there.health().provenAt?.getTime() ?? 0;
+    there.clock.advance("10s");
+    await quiet();
+    answer();
+    await quiet();
+    expect(there.health().provenAt?.getTime()).toBe(proven + 2_500);
+  });
+
+  it("a wall clock that jumps lets nobody in, whichever way", async () => {
+    for (const jump of [3_600_000, -3_600_000]) {
+      const clock = createFakeClock();
+      const world = await createWorld({ clock });
+      world.store.failing.add("changes");
+      clock.setNow(clock.now() + jump);
+      world.here.clock.advance("6s");
+      clock.advance("6s");
+      await quiet();
+      expect(await refusal(call(world))).toEqual(unavailable);
+    }
+  });
+
+  it("after a sleep of the machine, in which monotonic time stands still, the log is read first", async () => {
+    const clock = createFakeClock();
+    const world = await createWorld({ clock });
+    await world.issued.revoke();
+    // A minute passed, and no timer of ours fired.
+    clock.setNow(clock.now() + 60_000);
+    world.here.clock.advance("1m");
+    expect(await refusal(call(world))).toEqual(revoked);
+  });
+
+  it("is bounded by the option", async () => {
+    const world = await createWorld({ maxStaleness: "500ms" });
+    await outage(world, 501);
+    expect(await refusal(call(world))).toEqual(unavailable);
+    for (const maxStaleness of ["100ms", "61s"] as const) {
+      expect(() => testSessions({ maxStaleness })).toThrow(/^maxStaleness: /);
+    }
+  });
+});
+
+describe("events of the feed", () => {
+  it("tell once that it turned stale, with the cause, and once that it recovered", async () => {
+    const world = await createWorld();
+    await outage(world);
+    await refusal(call(world));
+    await refusal(call(world));
+    world.store.failing.clear();
+    await call(world);
+    await call(world);
+    const told = world.events.filter(({ type }) => type.startsWith("feed"));
+    expect(told).toMatchObject([
+      { type: "feedStale", staleFor: 6_000, error: { kind: "unavailable" } },
+      { type: "feedRecovered", staleFor: 6_000 },
+    ]);
+  });
+
+  it("do not tell of a clock that was set on, as in tests", async () => {
+    const world = await createWorld();
+    world.there.clock.advance("10m");
+    await expect(call(world)).resolves.toBeDefined();
+    world.there.clock.advance("1m");
+    await quiet();
+    expect(world.events).toEqual([]);
+  });
+});
+
+describe("sessions.health", () => {
+  it("tells of what is not open", async () => {
+    const sessions = testSessions();
+    expect(sessions.health()).toMatchObject({ status: "closed", changes: 0 });
+    await sessions.ready();
+    expect(sessions.health().status).toBe("fresh");
+    await sessions.close();
+    expect(sessions.health().status).toBe("closed");
+  });
+
+  it("tells of lag, proof and sizes without asking the store", async () => {
+    const world = await createWorld();
+    const { there, store } = world;
+    const opened = there.clock.now();
+    there.clock.advance("1s");
+    await world.issued.revoke();
+    there.clock.advance("1500ms");
+    await quiet();
+    store.take();
+    there.clock.advance("100ms");
+    expect(there.health()).toEqual({
+      status: "fresh",
+      staleness: 100,
+      provenAt: new Date(opened + 2_500),
+      lag: 1_500,
+      push: "polling",
+      changes: 1,
+      maxChanges: 2_000_000,
+    });
+    await outage(world);
+    expect(there.health()).toMatchObject({ status: "stale", staleness: 6_100 });
+    store.failing.clear();
+    await quiet();
+    expect(store.take()).not.toContain("load");
+  });
+});
+
+describe("B5 strict", () => {
+  it("reads the session on each call, whatever the feed knows", async () => {
+    const world = await createWorld({ revocation: "strict" });
+    await call(world);
+    await call(world);
+    expect(world.store.take()).toEqual(["load", "load"]);
+    await world.issued.revoke();
+    expect(await refusal(call(world))).toEqual(revoked);
+  });
+
+  it("honours the ends of the session", async () => {
+    const world = await createWorld({ lifetimes: { access: "2m", idle: "2m" } });
+    const { there, store, issued } = world;
+    const { record } = await store.store.load(issued.id);
+    expect(record).toBeDefined();
+    const sessions = testSessions({
+      clock: there.clock,
+      store: {
+        ...store.store,
+        async load(id) {
+          const stored = await store.store.load(id);
+          return { ...stored, now: stored.record?.idleExpiresAt ?? 0 };
+        },
+      },
+    });
+    const exchange = exchangeOf({ bearer: issued.access });
+    expect(await refusal(sessions.getSession(exchange, { check: "strict" }))).toEqual([
+      "unauthorized",
+      "SESSION_EXPIRED",
+    ]);
+  });
+
+  it("is unavailable in an outage, and needs no fresh feed", async () => {
+    const world = await createWorld();
+    world.store.failing.add("load");
+    expect(await refusal(call(world, "strict"))).toEqual(unavailable);
+    world.store.failing.delete("load");
+    await outage(world);
+    await expect(call(world, "strict")).resolves.toBeDefined();
+    expect(await refusal(call(world))).toEqual(unavailable);
+  });
+
+  it("holds for one method by its policy, and describe shows it", async () => {
+    const world = await createWorld({
+      methods: { "notes.v1.NotesService/AddNote": { check: "strict" } },
+    });
+    const app = notesApp(world.there);
+    const server = wireServer(world.there.protect(app));
+    const { addNote, listNotes } = NotesService.method;
+    const presented = { bearer: world.issued.access };
+    await server.call(listNotes, {}, presented);
+    expect(world.store.take()).toEqual([]);
+    await server.call(addNote, {}, presented);
+    expect(world.store.take()).toEqual(["load"]);
+  });
+});
+
+describe("no check", () => {
+  it("looks at nothing, not even at a stale feed", async () => {
+    const world = await createWorld({ revocation: "none" });
+    await outage(world, 50_000);
+    world.store.take();
+    await expect(call(world)).resolves.toBeDefined();
+    expect(world.store.take()).toEqual([]);
+    expect(await refusal(call(world, "feed"))).toEqual(unavailable);
+  });
+});
+
+describe("a service that only verifies", () => {
+  const jwks = { keys: [] };
+  const start = (check: "feed" | "strict" | "none") => {
+    const sessions = verifySessions({
+      issuer: "https://api.example.com",
+      jwks,
+      methods: { "notes.v1.NotesService/AddNote": { check } },
+    });
+    return () => sessions.check({ handlers: [{ method: NotesService.method.addNote }] } as never);
+  };
+
+  it("refuses to start with a check that needs a store", () => {
+    for (const check of ["strict", "feed"] as const) {
+      expect(start(check)).toThrow(TypeError);
+      expect(start(check)).toThrow(
+        `the policy of notes.v1.NotesService/AddNote sets check: "${check}", and a service that only verifies has no store to check in`,
+      );
+    }
+    expect(start("none")).not.toThrow();
+  });
+});
+
+describe("V04 more changes than can be kept", () => {
+  it("each call reads its session, and beyond the cap is unavailable; nobody revoked gets in", async () => {
+    const inner = watchedStore();
+    const here = testSessions({ store: inner.store });
+    const lost = here.clock.now();
+    const store = watchedStore({
+      ...inner.store,
+      changes: async (cursor, window) => ({
+        ...(await inner.store.changes(cursor, window)),
+        lostAt: lost,
+      }),
+    });
+    const there = testSessions({ store: store.store, clock: here.clock });
+    await there.ready();
+    const good = await issueOn(here, "header");
+    const bad = await issueOn(here, "header");
+    await inner.store.revoke(bad.id, "revoked");
+    store.take();
+    const ask = ({ access }: Issued) => there.getSession(exchangeOf({ bearer: access }));
+    await expect(ask(good)).resolves.toBeDefined();
+    expect(await refusal(ask(bad))).toEqual(revoked);
+    expect(there.health().status).toBe("unsure");
+    // As many as are read at once, and as many as may wait.
+    store.take();
+    store.hanging.add("load");
+    const waiting = Array.from({ length: 64 + 1_000 }, () => ask(good).catch(() => {}));
+    await vi.waitFor(() => expect(store.calls).toHaveLength(64));
+    expect(await refusal(ask(good))).toEqual(unavailable);
+    expect(store.calls).toHaveLength(64);
+    expect(waiting).toHaveLength(1_064);
+  });
+});

@@ -1,0 +1,174 @@
+import { readdirSync } from "node:fs";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock, type FakeClock, type TestSessions } from "rpc-session/testing";
+import { expect, it } from "vitest";
+import { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { readOptions } from "../../src/options.ts";
+import type { Core } from "../../src/server/core.ts";
+import { sessionHandle } from "../../src/server/session-handle.ts";
+import { createServerSessions } from "../../src/server/sessions.ts";
+import { type Engine, openEngine } from "../../src/session/engine.ts";
+import {
+  connectTo,
+  hintOf,
+  type OpenedStream,
+  openStream,
+  type StreamServer,
+  startStreams,
+  streamCells,
+} from "../helpers/streams.ts";
+import { heldMegabytes } from "../helpers/upload.ts";
+
+const batches = 8;
+/** Of each kind over each wire. */
+const perCell = 20;
+
+it("Q2, G7: 2,000 streams, half of them revoked, leave nothing behind", async () => {
+  const world = await start();
+  let opened = 0;
+  let revoked = 0;
+  // The first batch makes what stays: sockets that listen, caches, compiled code.
+  const done = await runBatch(world);
+  const before = await held(world);
+  opened += done.opened;
+  revoked += done.revoked;
+  for (let batch = 1; batch < batches; batch++) {
+    const { opened: more, revoked: ofThem } = await runBatch(world);
+    opened += more;
+    revoked += ofThem;
+  }
+  const { megabytes, ...counted } = await held(world);
+  const { megabytes: megabytesBefore, ...countedBefore } = before;
+  expect(opened).toBeGreaterThanOrEqual(2_000);
+  expect(revoked * 2).toBe(opened);
+  expect(counted).toEqual(countedBefore);
+  expect(counted).toMatchObject({ listeners: 0 });
+  // A revocation stays for as long as an access token may live, in about 250 bytes.
+  expect(megabytes - megabytesBefore).toBeLessThan(10);
+  await world.server.close();
+  // Nothing of the streams keeps the clock busy once the sessions are closed.
+  expect(world.timers()).toBe(0);
+}, 60_000);
+
+interface World {
+  readonly server: StreamServer;
+  readonly engine: Engine;
+  readonly timers: () => number;
+}
+
+/** What has to be as it was. */
+async function held({ engine, timers }: World) {
+  const resources: Record<string, number> = {};
+  for (const name of process.getActiveResourcesInfo()) {
+    resources[name] = (resources[name] ?? 0) + 1;
+  }
+  return {
+    listeners: engine.revocations.watching,
+    timers: timers(),
+    descriptors: readdirSync("/proc/self/fd").length,
+    resources,
+    megabytes: await heldMegabytes(),
+  };
+}
+
+/** Opens streams of every kind over every wire, ends each in one of four ways, and waits for all of it. */
+async function runBatch({ server }: World) {
+  const clients = streamCells.map((cell) => ({ ...cell, client: connectTo(server, cell.wire) }));
+  const streams: OpenedStream[] = [];
+  for (let i = 0; i < perCell; i++) {
+    for (const { kind, client } of clients) {
+      streams.push(await openStream(server, client, { kind }));
+    }
+  }
+  const ways = { revoked: 0, canceled: 0, expired: 0 };
+  const expiring: OpenedStream[] = [];
+  for (const [i, stream] of streams.entries()) {
+    if (i % 2 === 0) {
+      ways.revoked += 1;
+      await stream.revoke();
+      expect(hintOf(await stream.ended)?.reason).toBe(Reason.SESSION_REVOKED);
+    } else if (i % 4 === 1) {
+      ways.canceled += 1;
+      stream.cancel();
+      await stream.ended;
+    } else {
+      expiring.push(stream);
+    }
+  }
+  server.sessions.clock.advance("15m");
+  for (const stream of expiring) {
+    ways.expired += 1;
+    expect(hintOf(await stream.ended)?.reason).toBe(Reason.TOKEN_EXPIRED);
+  }
+  await Promise.all(streams.map(({ run }) => run.over));
+  expect(server.service.runs).toHaveLength(streams.length);
+  expect(server.service.runs.filter(({ isOver }) => !isOver)).toEqual([]);
+  server.service.runs.length = 0;
+  for (const { client } of clients) {
+    client.close();
+  }
+  await connectionsGone();
+  return { opened: streams.length, revoked: ways.revoked };
+}
+
+/** Waits until both sides have let go of their sockets: no change for a tenth of a second. */
+async function connectionsGone(): Promise<void> {
+  let open = Number.NaN;
+  for (let same = 0; same < 5; ) {
+    const now = readdirSync("/proc/self/fd").length;
+    same = now === open ? same + 1 : 0;
+    open = now;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+async function start(): Promise<World> {
+  const { clock, pending } = countedClock();
+  let engine: Engine | undefined;
+  const create = (given: object): TestSessions => {
+    const options = { issuer: "https://test.example", store: memoryStore(), ...given, clock };
+    const resolved = readOptions(options);
+    const opening = openEngine(resolved.engine);
+    const core: Core = {
+      ...resolved.core,
+      engine: () => opening,
+      storeNow: () => engine?.storeNow() ?? clock.now(),
+      sessionOn: (call, verified) => sessionHandle(core, verified, call),
+    };
+    return {
+      ...createServerSessions(core, resolved.policies),
+      clock,
+      async ready() {
+        engine = await opening;
+      },
+      async close() {
+        await (await opening).settled();
+        await (await opening).close();
+      },
+    } as TestSessions;
+  };
+  const server = await startStreams({}, { create });
+  if (engine === undefined) {
+    throw new Error("the server did not open its engine");
+  }
+  return { server, engine, timers: pending };
+}
+
+/** A clock that knows how many timers are set. */
+function countedClock(): { readonly clock: FakeClock; readonly pending: () => number } {
+  const clock = createFakeClock();
+  const timers = new Set<object>();
+  const after: FakeClock["after"] = (ms, action) => {
+    const timer = {};
+    timers.add(timer);
+    const cancel = clock.after(ms, () => {
+      timers.delete(timer);
+      action();
+    });
+    return () => {
+      timers.delete(timer);
+      cancel();
+    };
+  };
+  return { clock: { ...clock, after }, pending: () => timers.size };
+}

@@ -1,0 +1,392 @@
+import { Code, type ConnectError, createClient } from "@connectrpc/connect";
+import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock, testSessions } from "rpc-session/testing";
+import { verifySessions } from "rpc-session/verify";
+import { afterEach, describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { listenForTest } from "../helpers/listen.ts";
+import { issue, realm } from "../helpers/presented.ts";
+import type { TestSessionsOptions } from "../helpers/server.ts";
+import {
+  type Connections,
+  connectTo,
+  hintOf,
+  type OpenedStream,
+  openStream,
+  type StreamServer,
+  startStreams,
+  streamingService,
+  tick,
+} from "../helpers/streams.ts";
+import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
+
+const wire = { name: "gRPC over h2c", protocol: "grpc", http: "h2c" } as const;
+const lifetimes = { access: "2m", idle: "10m", absolute: "1h" } as const;
+
+let closing: (() => Promise<void>)[] = [];
+afterEach(async () => {
+  const all = closing;
+  closing = [];
+  for (const close of all) {
+    await close();
+  }
+});
+
+interface World {
+  readonly server: StreamServer;
+  readonly client: Connections;
+  readonly store: WatchedStore;
+}
+
+async function start(
+  stream: "endOnExpiry" | "endOnRevoke" | "never",
+  options: TestSessionsOptions = {},
+): Promise<World> {
+  const store = watchedStore();
+  const server = await startStreams({
+    ...{ lifetimes, store: store.store },
+    methods: { "notes.v1.NotesService/WatchNotes": { stream } },
+    ...options,
+  });
+  const client = connectTo(server, wire);
+  closing.push(async () => {
+    client.close();
+    await server.close();
+  });
+  return { server, client, store };
+}
+
+/** Lets time pass, and everything happen that happens meanwhile. */
+async function pass({ server }: Pick<World, "server">, seconds: number): Promise<void> {
+  for (let i = 0; i < seconds; i++) {
+    server.sessions.clock.advance("1s");
+    await tick();
+  }
+}
+
+async function expectEnd(stream: OpenedStream, code: Code, action: Action, reason: Reason) {
+  const error = await stream.ended;
+  await stream.run.over;
+  expect(error?.code).toBe(code);
+  expect(hintOf(error)).toMatchObject({ action, reason });
+  return hintOf(error);
+}
+
+const kind = "server stream";
+
+describe("Q2: a stream that ends on revoke", () => {
+  it("outlives its access token, and not the idle end of its session", async () => {
+    const world = await start("endOnRevoke");
+    const stream = await openStream(world.server, world.client, { kind });
+    await pass(world, 599);
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 2);
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+  });
+
+  it("outlives the idle end that a refresh has moved, and not the absolute one", async () => {
+    const world = await start("endOnRevoke");
+    const { session, tokens } = await issue(world.server, "header");
+    const headers = { authorization: `Bearer ${tokens.access}` };
+    const stream = await openStream(world.server, world.client, { kind, headers });
+    const service = createClient(SessionService, world.client.transport);
+    let refreshToken = tokens.refresh;
+    for (let minute = 0; minute < 60; minute += 5) {
+      expect(stream.run.isOver).toBe(false);
+      const onHeader = (header: Headers): void => {
+        refreshToken = header.get("rpcsession-refresh-token") ?? refreshToken;
+      };
+      await service.refresh({ refreshToken }, { onHeader });
+      await pass(world, 299);
+    }
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 14);
+    const hint = await expectEnd(
+      stream,
+      ...([Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED] as const),
+    );
+    expect(hint?.session).toBe(session.id);
+  });
+
+  it("G7: ends when its session is revoked after its access token expired", async () => {
+    const world = await start("endOnRevoke");
+    const stream = await openStream(world.server, world.client, { kind });
+    await pass(world, 300);
+    expect(stream.run.isOver).toBe(false);
+    await stream.revoke();
+    await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
+  });
+
+  it("asks the store once in the life of an access token, and then before the end it knows", async () => {
+    const world = await start("endOnRevoke");
+    await openStream(world.server, world.client, { kind });
+    await pass(world, 50);
+    world.store.take();
+    await pass(world, 400);
+    expect(world.store.take().filter((call) => call === "load")).toHaveLength(1);
+  });
+
+  it("ends with its access token where the store does not answer", async () => {
+    const world = await start("endOnRevoke");
+    const stream = await openStream(world.server, world.client, { kind });
+    world.store.failing.add("load");
+    await pass(world, 110);
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 11);
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+  });
+
+  it("ends when the store says that the session is over, although the log said nothing", async () => {
+    const world = await start("endOnRevoke", { maxStreamStaleness: "10m" });
+    const stream = await openStream(world.server, world.client, { kind });
+    world.store.hanging.add("changes");
+    await world.store.store.revoke(stream.session, "revoked");
+    await pass(world, 50);
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 45);
+    await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
+  });
+});
+
+describe("Q2: a stream that never ends with its session", () => {
+  it("outlives expiry, revocation and a silent log", async () => {
+    const world = await start("never");
+    const stream = await openStream(world.server, world.client, { kind });
+    await stream.revoke();
+    world.store.failing.add("changes");
+    await pass(world, 700);
+    expect(stream.run.isOver).toBe(false);
+    stream.cancel();
+    await stream.run.over;
+  });
+});
+
+describe("Q2: a stream without a session", () => {
+  it("is not watched", async () => {
+    const methods = { "notes.v1.NotesService/WatchNotes": { auth: "optional" } } as const;
+    const world = await start("endOnExpiry", { methods });
+    const stream = await openStream(world.server, world.client, { kind, headers: {} });
+    const withSession = await openStream(world.server, world.client, { kind });
+    world.store.failing.add("changes");
+    await pass(world, 700);
+    expect(withSession.run.isOver).toBe(true);
+    expect(stream.run.isOver).toBe(false);
+    stream.cancel();
+    await stream.run.over;
+  });
+});
+
+describe("G7: revocations of another server", () => {
+  it("end the streams of this one", async () => {
+    const store = memoryStore();
+    const clock = createFakeClock();
+    const world = await start("endOnExpiry", { store, clock });
+    const other = testSessions({ store, clock });
+    closing.push(() => other.close());
+    const { session, tokens } = await other.issue({ userId: "alice" });
+    const headers = { authorization: `Bearer ${tokens.accessToken}` };
+    const stream = await openStream(world.server, world.client, { kind, headers });
+    expect(stream.session).not.toBe(session.id);
+    await session.revoke();
+    await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
+  });
+});
+
+describe("a change log that cannot be read", () => {
+  const lost = [Code.Unavailable, Action.RETRY_LATER, Reason.AUTH_UNAVAILABLE] as const;
+
+  it.each(["failing", "hanging"] as const)("(%s) ends streams within a minute", async (how) => {
+    const world = await start("endOnRevoke", { lifetimes: { access: "15m" } });
+    const streams: OpenedStream[] = [];
+    for (let i = 0; i < 5; i++) {
+      streams.push(await openStream(world.server, world.client, { kind }));
+    }
+    world.store[how].add("changes");
+    await pass(world, 50);
+    // A read that hangs is one only after an answer could have come.
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    expect(streams.map(({ run }) => run.isOver)).toEqual(streams.map(() => false));
+    await pass(world, 11);
+    const waits = new Set<number>();
+    for (const stream of streams) {
+      const hint = await expectEnd(stream, ...lost);
+      const { seconds = 0n, nanos = 0 } = hint?.retryAfter ?? {};
+      const wait = Number(seconds) * 1_000 + nanos / 1e6;
+      expect(wait).toBeGreaterThanOrEqual(1_000);
+      expect(wait).toBeLessThanOrEqual(10_001);
+      waits.add(wait);
+    }
+    // They do not come back all at once.
+    expect(waits.size).toBeGreaterThan(1);
+  });
+
+  it("ends streams as late as maxStreamStaleness says", async () => {
+    const world = await start("endOnExpiry", {
+      ...{ maxStreamStaleness: "5m", lifetimes: { access: "15m" } },
+    });
+    const stream = await openStream(world.server, world.client, { kind });
+    world.store.failing.add("changes");
+    await pass(world, 260);
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 41);
+    await expectEnd(stream, ...lost);
+  });
+
+  it("ends nothing once it can be read again", async () => {
+    const world = await start("endOnExpiry", { lifetimes: { access: "15m" } });
+    const stream = await openStream(world.server, world.client, { kind });
+    for (let i = 0; i < 5; i++) {
+      world.store.failing.add("changes");
+      await pass(world, 50);
+      world.store.failing.delete("changes");
+      await pass(world, 5);
+    }
+    expect(stream.run.isOver).toBe(false);
+  });
+
+  it("ends nothing because the process was asleep", async () => {
+    const world = await start("endOnRevoke", { lifetimes: { access: "15m" } });
+    const stream = await openStream(world.server, world.client, { kind });
+    world.server.sessions.clock.advance("14m");
+    await pass(world, 10);
+    expect(stream.run.isOver).toBe(false);
+    // What was revoked meanwhile is known after the first read.
+    await stream.revoke();
+    await stream.run.over;
+  });
+
+  it.each([4, 8])("waits some seconds for an answer after a sleep: %i s", async (seconds) => {
+    const fake = createFakeClock();
+    let slept = 0;
+    const clock = { ...fake, monotonic: () => fake.monotonic() + slept };
+    const inner = memoryStore();
+    const late: (() => void)[] = [];
+    let awake = true;
+    const changes: typeof inner.changes = async (...args) => {
+      await (awake ? undefined : new Promise<void>((resolve) => late.push(resolve)));
+      return inner.changes(...args);
+    };
+    const store = { ...inner, changes };
+    const world = await start("endOnRevoke", { clock, store, lifetimes: { access: "15m" } });
+    const stream = await openStream(world.server, world.client, { kind });
+    awake = false;
+    slept = 600_000;
+    await pass(world, 1);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+    await pass(world, seconds);
+    awake = true;
+    for (const answer of late) {
+      answer();
+    }
+    await tick();
+    await pass(world, 60);
+    expect(stream.run.isOver).toBe(seconds > 5);
+  });
+
+  it.each(["1s", "11m", "soon"])("maxStreamStaleness: %s is refused at construction", (value) => {
+    expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(
+      /^maxStreamStaleness: /,
+    );
+  });
+});
+
+describe("whose clock counts", () => {
+  it("the store's: a jump of it ends what it makes old", async () => {
+    const storeClock = createFakeClock();
+    const inner = memoryStore();
+    const store = { ...watchedStore(inner).store, open: () => inner.open({ clock: storeClock }) };
+    const world = await start("endOnExpiry", { store });
+    const stream = await openStream(world.server, world.client, { kind });
+    // This server's wall clock says nothing.
+    world.server.sessions.clock.setNow(Date.now() + 1e10);
+    await pass(world, 5);
+    expect(stream.run.isOver).toBe(false);
+    storeClock.setNow(storeClock.now() + 120_000);
+    await pass(world, 4);
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+  });
+});
+
+describe("a message", () => {
+  it("Q2: stays behind once the session's time is over, also where no timer goes off", async () => {
+    const fake = createFakeClock();
+    const clock = { ...fake, after: () => () => {} };
+    const world = await start("endOnExpiry", { clock });
+    const manner = "sends on and on";
+    const stream = await openStream(world.server, world.client, { kind, manner });
+    fake.advance("2m");
+    const made = stream.run.count;
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+    expect(stream.run.count).toBeLessThanOrEqual(made + 1);
+    expect(stream.messages.length).toBeLessThanOrEqual(made);
+  });
+});
+
+describe("a session that ends between the gate and the handler", () => {
+  it("G7: its stream never gets to the handler", async () => {
+    let revoke = async (): Promise<void> => {};
+    const server = await startStreams({}, { router: { requestGate: () => revoke() } });
+    const client = connectTo(server, wire);
+    closing.push(async () => {
+      client.close();
+      await server.close();
+    });
+    const { session, tokens } = await issue(server, "header");
+    revoke = () => session.revoke();
+    const headers = { authorization: `Bearer ${tokens.access}` };
+    const opening = openStream(server, client, { kind, headers });
+    await expect(opening).rejects.toMatchObject({ code: Code.Unauthenticated });
+    const error = await opening.catch((reason: unknown) => reason);
+    expect(hintOf(error as ConnectError)).toMatchObject({
+      reason: Reason.SESSION_REVOKED,
+      session: session.id,
+    });
+    expect(server.service.runs).toHaveLength(0);
+  });
+});
+
+describe("a service that only verifies", () => {
+  it.each(["endOnExpiry", "endOnRevoke"] as const)(
+    "Q2: ends streams when their access token expires (%s)",
+    async (stream) => {
+      const issuer = testSessions({ lifetimes });
+      const { clock } = issuer;
+      const sessions = verifySessions({
+        ...{ issuer: realm, jwks: await issuer.jwks(), clock },
+        methods: { "notes.v1.NotesService/WatchNotes": { stream } },
+      });
+      const service = streamingService(sessions);
+      const baseUrl = await listenForTest(
+        connectNodeAdapter(
+          sessions.protect({
+            routes: (router) =>
+              router.service(NotesService, {
+                watchNotes: (request, context) => service.watchNotes(request, context),
+              }),
+          }),
+        ),
+      );
+      const { tokens, session } = await issuer.issue({ userId: "alice" });
+      const transport = createConnectTransport({ baseUrl, httpVersion: "1.1" });
+      const headers = { authorization: `Bearer ${tokens.accessToken}` };
+      const messages = createClient(NotesService, transport)
+        .watchNotes({}, { headers })
+        [Symbol.asyncIterator]();
+      await messages.next();
+      const ended = messages.next();
+      ended.catch(() => {});
+      await session.revoke();
+      clock.advance("1m");
+      await tick();
+      expect(service.runs[0]?.isOver).toBe(false);
+      clock.advance("1m");
+      await expect(ended).rejects.toSatisfy(
+        (error) => hintOf(error as never)?.action === Action.REFRESH,
+      );
+      await service.runs[0]?.over;
+    },
+  );
+});
