@@ -87,6 +87,33 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(answer))).not.toHaveProperty("team");
   });
 
+  it("L6 B6 changed by id: the next call brings the new token, also when it fails or is refused", async () => {
+    const world = createWorld();
+    const { presented, id, access } = await world.signedIn(transport);
+    await world.sessions.updateClaims(id, { role: "editor" });
+    const failed = await world.api.call(presented, (context) => {
+      expect(world.sessions.require(context).claims.role).toBe("editor");
+      throw new ConnectError("no such list", Code.NotFound);
+    });
+    expect(failed.error?.code).toBe(Code.NotFound);
+    expect(payloadOf(accessOf(failed))).toMatchObject({
+      role: "editor",
+      exp: payloadOf(access).exp,
+    });
+    world.sessions.clock.advance("11m");
+    const refused = await world.api.call(presented, (context) =>
+      world.sessions.requireFresh(context, "10m"),
+    );
+    expect(refused.hint?.action).toBe(Action.STEP_UP);
+    expect(payloadOf(accessOf(refused)).role).toBe("editor");
+    // Changed again by the call itself: one token, of the last.
+    const both = await world.api.call(presented, (context) =>
+      world.sessions.require(context).updateClaims({ visits: 5 }),
+    );
+    expect(payloadOf(accessOf(both))).toMatchObject({ role: "editor", visits: 5, cv: 2 });
+    expect(cookieEffects(both.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
+  });
+
   it.each(["call", "stream"] as const)(
     "L6 E1 the new token arrives although the handler fails: %s",
     async (kind) => {
@@ -120,7 +147,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     const early = await world.api.stream(presented, setRole(world));
     expect(payloadOf(accessOf(early)).role).toBe("editor");
     const late = await world.api.stream(
-      presented,
+      presentedBy(transport, accessOf(early) ?? ""),
       () => {},
       (context) => world.sessions.require(context).updateClaims({ role: "admin" }),
     );
