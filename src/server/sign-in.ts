@@ -125,9 +125,17 @@ export async function issue(
   options: AnySession & { readonly transport?: TokenTransport },
 ): Promise<Created> {
   const given = await readNewSession(core, options);
-  const transport = options.transport ?? "header";
+  const transport = readTransport(options.transport);
   const engine = await core.engine();
   return engine.create({ ...given, transport, replaces: null });
+}
+
+/** @throws TypeError when it is none */
+export function readTransport(transport: TokenTransport = "header"): TokenTransport {
+  if (transport !== "header" && transport !== "cookie") {
+    throw new TypeError('transport: must be "header" or "cookie"');
+  }
+  return transport;
 }
 
 type Given = Omit<Creation, "transport" | "replaces">;

@@ -9,7 +9,7 @@ import type { TokenTransport } from "../transport.ts";
 import { type Call, endOwn } from "./call-state.ts";
 import type { Core } from "./core.ts";
 import { deviceOf } from "./device.ts";
-import { assertId, assertNotCommitted, enterCreated } from "./sign-in.ts";
+import { assertId, assertNotCommitted, enterCreated, readTransport } from "./sign-in.ts";
 
 /** How `fork` makes a second session. */
 export interface ForkOptions {
@@ -56,14 +56,14 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
   const { id } = presentOf(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
-  const { label, transport = "header", lifetimes: own = {} } = options;
+  const { label, lifetimes: own = {} } = options;
   if (label !== undefined) {
     assertId("label", label);
   }
   return engine.create({
     ...inheritedBy(record),
     device: label === undefined ? {} : { label },
-    transport,
+    transport: readTransport(options.transport),
     life: lifeOf(core, record, own),
     replaces: null,
     from: { session: id, authTime: record.authTime, endsBy: record.expiresAt },

@@ -403,6 +403,19 @@ describe("what is no step up", () => {
     expect((await api.call({ access, csrf }, () => {})).hint?.reason).toBe(Reason.ANTI_CSRF);
   });
 
+  it("A3 N4 a transport that is none", async () => {
+    const { sessions, api, begin, live } = createWorld();
+    const { presented } = await begin("header");
+    const given = { transport: "body" } as never;
+    const { error } = await api.call(presented, (ctx) => sessions.fork(ctx, given));
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toBe('transport: must be "header" or "cookie"');
+    await expect(sessions.issue({ userId: "alice", transport: "body" as never })).rejects.toThrow(
+      'transport: must be "header" or "cookie"',
+    );
+    expect(await live()).toHaveLength(1);
+  });
+
   it("N4 labels that are none", async () => {
     const { sessions, api, begin } = createWorld();
     const { presented } = await begin("header");
