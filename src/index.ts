@@ -37,7 +37,7 @@ export { composeGates, type ProtectOptions } from "./server/protect.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
 export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/sign-in.ts";
 export type { ForkOptions } from "./server/step-up.ts";
-export type { GetSessionOptions, VerifyingSessions } from "./server/verifying.ts";
+export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/verifying.ts";
 export type { ClientClaims } from "./session/claims-rule.ts";
 export type { KeysOptions, RemoteSigner } from "./session/key-plan.ts";
 export type { LifetimeOptions, OwnLifetimes, RefreshOptions } from "./session/lifetimes.ts";

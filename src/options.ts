@@ -274,9 +274,13 @@ function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | n
 }
 
 function readLogger(logger: SessionLogger | undefined): SessionEventListener | undefined {
-  const lacks = logger && (["info", "warn", "error"] as const).find((m) => !(m in logger));
+  if (logger === undefined) {
+    return undefined;
+  }
+  const methods = ["info", "warn", "error"] as const;
+  const lacks = methods.find((name) => typeof logger?.[name] !== "function");
   if (lacks !== undefined) {
     throw new TypeError(`logger: has no method "${lacks}"; give pino, console or the like`);
   }
-  return logger && logEvents(logger);
+  return logEvents(logger);
 }

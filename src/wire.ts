@@ -38,8 +38,13 @@ export interface SessionNotice {
   readonly claims?: JsonObject;
 }
 
-/** The greatest length of the claims in a notice, JSON and percent-encoded. */
+/** The greatest {@link noticeLength} of claims: what a notice encodes to may be three times their JSON. */
 export const maxNoticeClaims = 3072;
+
+/** The length of claims in a notice. */
+export function noticeLength(claims: JsonObject): number {
+  return new URLSearchParams([["", JSON.stringify(claims)]]).toString().length - 1;
+}
 
 /** Encodes a {@link SessionNotice} as a header value. */
 export function encodeNotice(notice: SessionNotice): string {

@@ -4,7 +4,12 @@ import { type AccessOrder, isGreater, type Verdict } from "./notice-rule.ts";
 
 /** What tabs of one browser tell each other. Holds no token. */
 export type TabMessage =
-  | { readonly type: "signedIn"; readonly session: string; readonly realm: string }
+  | {
+      readonly type: "signedIn";
+      readonly session: string;
+      readonly realm: string;
+      readonly claims?: JsonObject;
+    }
   | { readonly type: "signedOut"; readonly session?: string; readonly realm?: string }
   | {
       readonly type: "refreshed";
@@ -52,10 +57,11 @@ export function newsOf(local: LocalSession, verdict: Verdict | "none"): TabMessa
   if (session === undefined || realm === undefined) {
     return undefined;
   }
+  const known = { session, realm, ...(claims && { claims }) };
   if (verdict === "renew" && order !== undefined) {
-    return { type: "refreshed", session, realm, order, expiresIn, ...(claims && { claims }) };
+    return { type: "refreshed", ...known, order, expiresIn };
   }
-  return verdict === "adopt" ? { type: "signedIn", session, realm } : undefined;
+  return verdict === "adopt" ? { type: "signedIn", ...known } : undefined;
 }
 
 /**
@@ -80,6 +86,7 @@ export function follow(local: LocalSession, message: TabMessage): void {
       } else if (local.session !== message.session) {
         local.become(message.session, message.realm);
         local.learn();
+        local.claims = message.claims;
       }
       return;
     case "refreshed":
@@ -97,10 +104,17 @@ function isTabMessage(data: unknown): data is TabMessage {
   if (typeof data !== "object" || data === null) {
     return false;
   }
-  const { type, session, realm, order, expiresIn } = data as Record<string, unknown>;
+  const { type, session, realm, order, expiresIn, claims } = data as Record<string, unknown>;
+  if (claims !== undefined && !isJsonObject(claims)) {
+    return false;
+  }
   const named = typeof session === "string" && typeof realm === "string";
   const timed = typeof order === "object" && order !== null && typeof expiresIn === "number";
   return (
     type === "signedOut" || (named && (type === "signedIn" || (type === "refreshed" && timed)))
   );
+}
+
+function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

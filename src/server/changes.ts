@@ -18,13 +18,24 @@ export async function applyClaims(
   const engine = await core.engine();
   return withMisuse("updateClaims", (theirs) =>
     engine.updates.claims(id, async (present) => {
-      if (typeof change !== "function") {
-        return core.claims.accept(merged(present, change));
-      }
-      const read = await core.claims.read(present);
-      return core.claims.accept(await theirs(() => change(read)));
+      const claims = await core.claims.accept(
+        typeof change === "function"
+          ? await changed(core, present, (copy) => theirs(() => change(copy)))
+          : merged(present, change),
+      );
+      // Here, where a mistake still changes nothing.
+      await core.claims.forClient(claims);
+      return claims;
     }),
   );
+}
+
+async function changed(
+  core: Core,
+  present: JsonObject,
+  change: (copy: JsonObject) => Promise<object>,
+): Promise<object> {
+  return change(structuredClone(await core.claims.read(present)));
 }
 
 /**
@@ -41,7 +52,7 @@ export async function applyData(
     engine.updates.data(id, async (present) =>
       readData(
         typeof change === "function"
-          ? await theirs(() => change(present))
+          ? await theirs(() => change(structuredClone(present)))
           : merged(present, change),
       ),
     ),
@@ -57,8 +68,13 @@ const maxData = 65_536;
  * @throws TypeError when it is no JSON object, or too large
  */
 export function readData(data: unknown): JsonObject {
-  const json = typeof data === "object" && data !== null ? JSON.stringify(data) : undefined;
-  if (json === undefined || !json.startsWith("{")) {
+  let json: string | undefined;
+  try {
+    json = typeof data === "object" && data !== null ? JSON.stringify(data) : undefined;
+  } catch {
+    // A bigint, or an object within itself.
+  }
+  if (!json?.startsWith("{")) {
     throw new TypeError("data: must be a JSON object, such as { cart: [] }");
   }
   if (new TextEncoder().encode(json).length > maxData) {
@@ -82,8 +98,14 @@ export async function infoOf(core: Core, record: SessionRecord): Promise<Session
   }
 }
 
-/** The members of a patch set; those that are undefined go. */
+/**
+ * The members of a patch set; those that are undefined go.
+ * @throws TypeError when it is no patch
+ */
 function merged(present: JsonObject, patch: object): object {
+  if (typeof patch !== "object" || patch === null || Array.isArray(patch)) {
+    throw new TypeError("give it an object of the members to set, or a function");
+  }
   return Object.fromEntries(
     Object.entries({ ...present, ...patch }).filter(([, value]) => value !== undefined),
   );

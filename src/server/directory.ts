@@ -2,9 +2,10 @@ import { SessionError } from "../errors.ts";
 import type { JsonObject } from "../json.ts";
 import type { ClaimsChange, DataChange } from "../session/session.ts";
 import type { SessionInfo } from "../session/session-info.ts";
-import type { SessionOwner } from "../session/store.ts";
+import type { SessionOwner, SessionRecord } from "../session/store.ts";
 import { applyClaims, applyData, infoOf } from "./changes.ts";
 import type { Core } from "./core.ts";
+import { assertId } from "./sign-in.ts";
 
 /** Whose sessions: those of a user, of a tenant, or of a user within a tenant. */
 export type OwnerOptions =
@@ -33,7 +34,10 @@ export interface SessionList<Claims extends object = JsonObject> {
  * `unavailable` when the store is out of reach; then nothing changed.
  */
 export interface SessionDirectory<Claims extends object = JsonObject> {
-  /** A live session; undefined when there is none. */
+  /**
+   * A live session; undefined when there is none.
+   * @throws TypeError when the id is no text, as everything here that takes one
+   */
   find(id: string): Promise<SessionInfo<Claims> | undefined>;
   /**
    * Lists live sessions. Those that begin or end while the pages are read may be missing or not;
@@ -70,24 +74,31 @@ const maxPage = 1_000;
 export function createSessionDirectory(core: Core): SessionDirectory {
   return {
     async find(id) {
-      const engine = await core.engine();
-      const found = await engine.find(assertText("id", id));
-      return found && infoOf(core, found.record);
+      const found = await find(core, id);
+      return found && infoOf(core, found);
     },
     list: (options) => list(core, options),
     updateClaims: (id, change) =>
-      ifLive(async () => infoOf(core, (await applyClaims(core, { id, change })).record)),
-    async data(id) {
-      const engine = await core.engine();
-      return (await engine.find(assertText("id", id)))?.record.data;
-    },
-    updateData: (id, change) => ifLive(() => applyData(core, { id, change })),
+      ifLive(id, async () => infoOf(core, (await applyClaims(core, { id, change })).record)),
+    data: async (id) => (await find(core, id))?.data,
+    updateData: (id, change) => ifLive(id, () => applyData(core, { id, change })),
     revoke: ((ids) => revoke(core, ids)) as SessionDirectory["revoke"],
     async revokeAll(options) {
-      const scope = { ...ownerOf("revokeAll", options), except: options.except ?? null };
+      const { except } = options;
+      const stays = except !== undefined && mayBeSession(except) ? except : null;
+      const scope = { ...ownerOf("revokeAll", options), except: stays };
       return (await core.engine()).revokeAll(scope, "revoked");
     },
   };
+}
+
+/** Whether a text has the form of a `nextPageToken`. */
+export function isPageToken(text: string): boolean {
+  return /^\d{1,16}\.[\w-]{1,64}$/.test(text);
+}
+
+async function find(core: Core, id: string): Promise<SessionRecord | undefined> {
+  return mayBeSession(id) ? (await (await core.engine()).find(id))?.record : undefined;
 }
 
 async function list(core: Core, options: ListOptions): Promise<SessionList> {
@@ -96,7 +107,7 @@ async function list(core: Core, options: ListOptions): Promise<SessionList> {
   if (!Number.isInteger(limit) || limit < 1 || limit > maxPage) {
     throw new TypeError(`list: pageSize must be a whole number from 1 to ${maxPage}`);
   }
-  if (cursor !== undefined && !/^\d+\.[\w-]+$/.test(cursor)) {
+  if (cursor !== undefined && !isPageToken(cursor)) {
     throw new TypeError("list: pageToken must be the nextPageToken of the page before");
   }
   const page = await (await core.engine()).list(owner, { cursor, limit });
@@ -105,13 +116,15 @@ async function list(core: Core, options: ListOptions): Promise<SessionList> {
 }
 
 async function revoke(core: Core, ids: string | readonly string[]): Promise<unknown> {
-  const engine = await core.engine();
-  if (typeof ids === "string") {
-    return engine.revoke(ids, "revoked");
+  if (!Array.isArray(ids)) {
+    const id = ids as string;
+    return mayBeSession(id) && (await core.engine()).revoke(id, "revoked");
   }
+  const all = ids.filter(mayBeSession);
+  const engine = await core.engine();
   const revoked: string[] = [];
-  for (let start = 0; start < ids.length; start += maxPage) {
-    const part = ids.slice(start, start + maxPage);
+  for (let start = 0; start < all.length; start += maxPage) {
+    const part = all.slice(start, start + maxPage);
     revoked.push(...(await engine.revokeAll({ ids: part }, "revoked")));
   }
   return revoked;
@@ -122,21 +135,32 @@ function ownerOf(call: string, { userId, tenantId }: OwnerOptions): SessionOwner
   if (userId === undefined && tenantId === undefined) {
     throw new TypeError(`${call}: say whose sessions, by userId, tenantId or both`);
   }
-  return {
-    userId: userId === undefined ? null : assertText("userId", userId),
-    tenantId: tenantId === undefined ? null : assertText("tenantId", tenantId),
+  const read = (name: string, value: string | undefined): string | null => {
+    if (value === undefined) {
+      return null;
+    }
+    assertId(name, value);
+    return value;
   };
+  return { userId: read("userId", userId), tenantId: read("tenantId", tenantId) };
 }
 
-function assertText(name: string, value: unknown): string {
-  if (typeof value !== "string" || value === "") {
-    throw new TypeError(`${name}: must be a string that is not empty`);
+/**
+ * Whether a text has the form of a session's id; any other names none, and no store is asked.
+ * @throws TypeError when it is no text at all
+ */
+export function mayBeSession(id: string): boolean {
+  if (typeof id !== "string" || id === "") {
+    throw new TypeError("id: must be a string that is not empty, the id of a session");
   }
-  return value;
+  return /^[\w-]{1,64}$/.test(id);
 }
 
 /** That there is no such session is an answer to who asks about another's, not a fault of their own. */
-async function ifLive<T>(work: () => Promise<T>): Promise<T | undefined> {
+async function ifLive<T>(id: string, work: () => Promise<T>): Promise<T | undefined> {
+  if (!mayBeSession(id)) {
+    return undefined;
+  }
   try {
     return await work();
   } catch (error) {

@@ -68,7 +68,9 @@ export function checkDemands(
   { freshWithin, claims: demands }: Demands,
   claims: AccessClaims,
 ): void {
-  const unmet = demands.filter(({ claim, anyOf }) => !meets(claims.claims[claim], anyOf));
+  const said = (claim: string) =>
+    Object.hasOwn(claims.claims, claim) ? claims.claims[claim] : undefined;
+  const unmet = demands.filter(({ claim, anyOf }) => !meets(said(claim), anyOf));
   if (unmet.length > 0) {
     throw new SessionError("forbidden", "CLAIM_REJECTED", {
       message: "the claims of the session do not allow this call",
@@ -91,7 +93,10 @@ function meets(value: JsonValue | undefined, anyOf: readonly string[]): boolean 
     return false;
   }
   const values = Array.isArray(value) ? value : [value];
-  return anyOf.length === 0 || values.some((one) => anyOf.includes(String(one)));
+  return (
+    anyOf.length === 0 ||
+    values.some((one) => typeof one !== "object" && anyOf.includes(String(one)))
+  );
 }
 
 function first<T>(

@@ -171,7 +171,9 @@ function resolve(
   assertKnown(procedureOf(method), ofMethod);
   assertKnown(method.parent.typeName, ofService);
   const auth = authOf(code, ofMethod, ofService);
-  const demands = demandsOf(code, ofMethod, ofService);
+  // What a service asks of its callers is not asked of a method that is public by its own word.
+  const isPublic = auth.auth === "none" && auth.source !== "service option";
+  const demands = demandsOf(code, ofMethod, isPublic ? undefined : ofService);
   if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
     throw new TypeError(
       `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,

@@ -48,11 +48,12 @@ export async function writeTokens(
 export function writeReissued(
   core: VerifyingCore,
   headers: Headers,
-  reissued: Pick<TokensToWrite, "record" | "now" | "access">,
+  reissued: Pick<TokensToWrite, "record" | "now" | "access"> &
+    Partial<Pick<TokensToWrite, "event">>,
 ): Promise<void> {
   return writeTokens(core, headers, {
-    ...reissued,
     event: "reissued",
+    ...reissued,
     refreshToken: undefined,
     antiCsrf: undefined,
     expireCopies: false,

@@ -62,7 +62,9 @@ class SessionHandle implements Session {
     this.#verified = { claims: reissued?.access.claims ?? claims, read };
     const call = this.#telling();
     if (reissued !== undefined && call !== undefined) {
-      await writeReissued(this.#core, call.responseHeader, reissued);
+      // A client takes the tokens of a session that it does not know from a sign-in alone.
+      const event = call.written === this.id ? "created" : "reissued";
+      await writeReissued(this.#core, call.responseHeader, { ...reissued, event });
     }
   }
 

@@ -55,6 +55,9 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * sessions are made, SessionService built in. Every method needs a session unless a policy says
    * otherwise.
    *
+   * Fits the adapters of Connect as they are: Node, Express, Fastify, and a router for
+   * `createFetchHandler`. Their option `contextValues` is given the request as the framework has it.
+   *
    * Where the adapter builds its routes, a policy that names a method which is not served, or that
    * asks for what is not supported, throws a TypeError.
    */

@@ -1,8 +1,9 @@
 import { type PolicyViolation, SessionError } from "../errors.ts";
 import type { JsonObject } from "../json.ts";
+import { maxDepth } from "../jwt/strict-json.ts";
 import { assertUserClaims } from "../jwt/user-claims.ts";
 import type { ClaimsSchema, StandardSchemaV1 } from "../schema.ts";
-import { maxNoticeClaims } from "../wire.ts";
+import { maxNoticeClaims, noticeLength } from "../wire.ts";
 
 /** Checks claims on their way into a token and out of it. */
 export interface ClaimsRule {
@@ -45,16 +46,29 @@ export function createClaimsRule(
       if (clientClaims === undefined) {
         return undefined;
       }
-      const told: unknown = clientClaims((await rule.read(claims)) as never);
-      assertUserClaims(told);
-      if (encodeURIComponent(JSON.stringify(told)).length > maxNoticeClaims) {
-        throw new TypeError(
-          `clientClaims: more than ${maxNoticeClaims} characters do not fit a header; tell the client less`,
-        );
-      }
-      return told;
+      return readProjection(clientClaims, await rule.read(claims));
     },
   };
+}
+
+function readProjection(clientClaims: ClientClaims<never>, claims: JsonObject): JsonObject {
+  let told: unknown;
+  try {
+    told = withoutUndefined(clientClaims(claims as never));
+  } catch (cause) {
+    throw theirFault("clientClaims", cause);
+  }
+  try {
+    assertUserClaims(told);
+  } catch (error) {
+    throw new TypeError(`clientClaims: ${(error as Error).message}`, { cause: error });
+  }
+  if (noticeLength(told) > maxNoticeClaims) {
+    throw new TypeError(
+      `clientClaims: more than ${maxNoticeClaims} characters do not fit a header; tell the client less`,
+    );
+  }
+  return told;
 }
 
 const anyClaims: Pick<ClaimsRule, "accept" | "read"> = {
@@ -62,7 +76,7 @@ const anyClaims: Pick<ClaimsRule, "accept" | "read"> = {
     assertUserClaims(given);
     return given;
   },
-  read: (claims) => claims,
+  read: frozen,
 };
 
 class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
@@ -71,7 +85,17 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
   readonly #read = new WeakMap<JsonObject, JsonObject>();
 
   constructor(schema: ClaimsSchema) {
-    this.#validate = (value) => schema["~standard"].validate(value);
+    this.#validate = (value) => {
+      const failed = (cause: unknown): never => {
+        throw theirFault("the schema of the option claims", cause);
+      };
+      try {
+        const result = schema["~standard"].validate(value);
+        return result instanceof Promise ? result.catch(failed) : result;
+      } catch (cause) {
+        return failed(cause);
+      }
+    };
   }
 
   async accept(given: unknown): Promise<JsonObject> {
@@ -81,9 +105,10 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
         cause: first.issues,
       });
     }
-    const claims: unknown = first.value;
+    const claims: unknown = withoutUndefined(first.value);
     assertUserClaims(claims);
     const again = await this.#validate(claims);
+    // JSON has no undefined, so a member that is undefined is as good as one that is absent.
     if (again.issues !== undefined || JSON.stringify(again.value) !== JSON.stringify(claims)) {
       throw new TypeError(
         "claims: the schema does not return what it made of them unchanged; it is run again on every token, so leave out what transforms a value that is transformed already",
@@ -108,7 +133,7 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
     if (result.issues !== undefined) {
       throw rejected(result.issues);
     }
-    const value = result.value as JsonObject;
+    const value = frozen(result.value as JsonObject);
     this.#read.set(claims, value);
     return value;
   }
@@ -117,7 +142,40 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
 type Result = StandardSchemaV1.Result<object>;
 type Issues = readonly StandardSchemaV1.Issue[];
 
-/** The schema's own messages may repeat a value, so they are left out. */
+/** One object serves all calls of a token: what a handler writes into it would be read by the next. */
+function frozen<T>(value: T): T {
+  if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value);
+    Object.values(value).forEach(frozen);
+  }
+  return value;
+}
+
+/** Members that are undefined go, as JSON has it; what is no plain JSON stays, to be refused. */
+function withoutUndefined(value: unknown, depth = 0): unknown {
+  if (typeof value !== "object" || value === null || depth > maxDepth) {
+    return value;
+  }
+  if (Array.isArray(value)) {
+    return value.map((item) => withoutUndefined(item, depth + 1));
+  }
+  const prototype: unknown = Object.getPrototypeOf(value);
+  if (prototype !== Object.prototype && prototype !== null) {
+    return value;
+  }
+  return Object.fromEntries(
+    Object.entries(value)
+      .filter(([, member]) => member !== undefined)
+      .map(([name, member]) => [name, withoutUndefined(member, depth + 1)]),
+  );
+}
+
+/** What code of the service threw is for its logs: its text may repeat a value. */
+function theirFault(what: string, cause: unknown): SessionError {
+  return new SessionError("general", "INTERNAL", { message: `${what} threw`, cause });
+}
+
+/** The issues of a schema may repeat a value, in their texts and beside them, so they are left out. */
 function rejected(issues: Issues): SessionError {
   return new SessionError("forbidden", "CLAIM_REJECTED", {
     message: "the claims of the session are not as the service expects them",
@@ -128,7 +186,6 @@ function rejected(issues: Issues): SessionError {
         message: "is not as the schema says",
       }),
     ),
-    cause: issues,
   });
 }
 

@@ -82,6 +82,7 @@ async function isStillGood(
   return (
     !confirms &&
     record.generation === value.record.generation &&
+    record.claimsVersion === value.record.claimsVersion &&
     now < Math.min(record.idleExpiresAt, record.expiresAt)
   );
 }

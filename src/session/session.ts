@@ -62,12 +62,18 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
   revokeOthers(): Promise<readonly string[]>;
 }
 
-/** New claims: members to set, or a function of the present ones. */
+/**
+ * New claims: members to set, those that are `undefined` to remove; or a function of the present
+ * ones, of which it is given a copy.
+ */
 export type ClaimsChange<Claims extends object> =
-  | Partial<Claims>
+  | { readonly [Name in keyof Claims]?: Claims[Name] | undefined }
   | ((claims: Claims) => Claims | Promise<Claims>);
 
-/** New private data: members to set, those that are `undefined` to remove; or a function of the present data. */
+/**
+ * New private data: members to set, those that are `undefined` to remove; or a function of the
+ * present data, of which it is given a copy.
+ */
 export type DataChange =
   | { readonly [name: string]: unknown }
   | ((data: JsonObject) => object | Promise<object>);

@@ -28,8 +28,11 @@ export interface UpdatesOptions extends AccessTokenOptions {
   readonly emit: SessionEventListener;
 }
 
-/** How often a write that lost against another is tried again. */
-const retries = 16;
+/**
+ * How often a write that lost against another is tried again. Each time another one has won, so
+ * this many may change one session at once.
+ */
+const retries = 256;
 
 export function createUpdates(options: UpdatesOptions): Updates {
   const { feed, emit } = options;

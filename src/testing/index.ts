@@ -7,4 +7,9 @@ export {
   describeSessionStore,
   type StoreFixture,
 } from "./store-contract.ts";
-export { signedIn, type TestSessions, testSessions } from "./test-sessions.ts";
+export {
+  signedIn,
+  type TestSessions,
+  type TestSessionsOptions,
+  testSessions,
+} from "./test-sessions.ts";

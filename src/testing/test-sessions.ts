@@ -1,22 +1,32 @@
 import type { Interceptor } from "@connectrpc/connect";
 import { createSessions, type Sessions } from "../create-sessions.ts";
+import type { JsonObject } from "../json.ts";
 import type { SessionsOptions } from "../options.ts";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "../schema.ts";
 import type { NewSessionOptions } from "../server/sign-in.ts";
 import { memoryStore } from "../stores/memory.ts";
 import { createFakeClock, type FakeClock } from "./fake-clock.ts";
 
 /** Sessions for a test, and the clock they live by. */
-export interface TestSessions extends Sessions {
+export interface TestSessions<Claims extends object = JsonObject, Given extends object = object>
+  extends Sessions<Claims, Given> {
   readonly clock: FakeClock;
 }
+
+/** Options of {@link testSessions}: those of `createSessions`, of which none must be given. */
+export type TestSessionsOptions<Schema extends ClaimsSchema = AnyClaims> = Partial<
+  Omit<SessionsOptions<Schema>, "clock">
+> & { readonly clock?: FakeClock };
 
 /**
  * Sessions as they are in production, in memory and on a clock of their own.
  * @param options whatever the test needs otherwise; the default issuer is "https://test.example"
  */
-export function testSessions(
-  options: Partial<SessionsOptions> & { readonly clock?: FakeClock } = {},
-): TestSessions {
+export function testSessions<Schema extends ClaimsSchema>(
+  options: TestSessionsOptions<Schema> & { readonly claims: Schema },
+): TestSessions<ClaimsOf<Schema>, ClaimsInput<Schema>>;
+export function testSessions(options?: TestSessionsOptions): TestSessions;
+export function testSessions(options: TestSessionsOptions = {}): TestSessions {
   const clock = options.clock ?? createFakeClock();
   const sessions = createSessions({
     issuer: "https://test.example",
@@ -31,9 +41,9 @@ export function testSessions(
  * A client interceptor that is signed in: every call carries the access token of a new session.
  * The token expires as any other; to test refreshing, use `createSessionClient`.
  */
-export async function signedIn(
-  sessions: Pick<Sessions, "issue">,
-  options: NewSessionOptions,
+export async function signedIn<Given extends object>(
+  sessions: Pick<Sessions<object, Given>, "issue">,
+  options: NewSessionOptions<NoInfer<Given>>,
 ): Promise<Interceptor> {
   const { tokens } = await sessions.issue({ ...options, transport: "header" });
   return (next) => (request) => {

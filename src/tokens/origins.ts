@@ -32,7 +32,7 @@ export function readPageOrigins(
   const foreign = sameSite === "none" ? [] : [...read].filter((o) => isCrossSite(o, issuer));
   if (foreign.length > 0) {
     throw new TypeError(
-      `origins: pages of ${foreign.join(", ")} are of another site than ${issuer.origin}, where browsers neither keep nor send cookies with SameSite=${sameSite}; set cookies: { sameSite: "none" }, and partitioned: true for embedded pages`,
+      `origins: pages of ${foreign.join(", ")} are of another site than ${issuer.origin}, where browsers neither keep nor send cookies with SameSite=${sameSite}; serve them from the same site, or set cookies: { sameSite: "none", partitioned: true }`,
     );
   }
   return read;

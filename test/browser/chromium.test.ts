@@ -1,10 +1,24 @@
 // A real browser: connect-web in a page of another origin, and pages that mean harm.
-import type { Browser, BrowserContext, Cookie, Page } from "playwright-core";
+import type { Browser, BrowserContext, Page } from "playwright-core";
+import type { CookieOptions } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock } from "rpc-session/testing";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
+import { accessCookie, refreshCookie } from "../helpers/presented.ts";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 import { attacks } from "./attacks.ts";
 import { type Chromium, findChromium, launchChromium, launchProfile } from "./chromium.ts";
 import { type Api, bundlePage, type Site, startApi, startPages } from "./servers.ts";
+import {
+  addNote,
+  codeOf,
+  everythingVisible,
+  listNotes,
+  sessionCookies,
+  signIn,
+  visit,
+  watchNotes,
+} from "./visitor.ts";
 
 const found = await findChromium();
 const missing = "missing" in found ? `skipped, no Chromium: ${found.missing}` : "";
@@ -27,17 +41,21 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
 
   /** The API, a page that may call it, and a browser without a past. */
   async function open(scene: Scene = {}): Promise<World> {
-    const { host = "localhost", options = {}, thirdPartyCookies = false } = scene;
+    const { host = "localhost", apiHost = "localhost", options = {} } = scene;
+    const { thirdPartyCookies = false, keepsTokens = false } = scene;
     let source = "";
-    const site = await startPages(() => source);
-    const api = await startApi([site.at(host)], options);
-    source = `globalThis.appApi = ${JSON.stringify(api.at())};\n${script}`;
-    const context = await (thirdPartyCookies ? launchProfile(chromium) : browser.newContext());
+    const site = await startPages(() => source, { host });
+    const api = await startApi([site.at()], options, { host: apiHost });
+    const given = { appApi: api.at(), appKeepsTokens: keepsTokens };
+    source = `Object.assign(globalThis, ${JSON.stringify(given)});\n${script}`;
+    const context = await (thirdPartyCookies
+      ? launchProfile(chromium)
+      : browser.newContext({ ignoreHTTPSErrors: true }));
     onTestFinished(async () => {
       await context.close();
       await Promise.all([site.close(), api.close()]);
     });
-    return { api, site, context, visit: () => visit(context, site.at(host)) };
+    return { api, site, context, visit: () => visit(context, site.at()) };
   }
 
   test("J3 I1 a page of another origin signs in, calls, refreshes unnoticed, streams and signs out", async () => {
@@ -135,6 +153,44 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     },
   );
 
+  test("C1 J3 the anti-CSRF token reaches a page of another origin, and again after a reload", async () => {
+    const { api, visit } = await open({ options: { antiCsrf: "token" } });
+    const page = await visit();
+    await signIn(page);
+    await addNote(page, "milk");
+    expect([api.calls.handled, api.count("Refresh")]).toEqual([2, 0]);
+    await page.reload();
+    await page.waitForFunction(() => "app" in globalThis);
+    // The cookies are there, and the token that must come with them is not.
+    await addNote(page, "bread");
+    expect([api.calls.handled, api.count("Refresh")]).toEqual([3, 1]);
+    await addNote(page, "eggs");
+    expect(await listNotes(page)).toEqual(["milk", "bread", "eggs"]);
+    expect(api.count("Refresh")).toBe(1);
+  });
+
+  test("J1 J3 a page of another site keeps its tokens in memory, where it may, and gets no cookie", async () => {
+    const options = { origins: [], browserHeaderTransport: true };
+    const { api, context, visit } = await open({
+      host: "partner.test",
+      keepsTokens: true,
+      options,
+    });
+    const page = await visit();
+    await signIn(page);
+    await addNote(page, "milk");
+    api.sessions.clock.advance("16m");
+    expect(await listNotes(page)).toEqual(["milk"]);
+    api.sessions.clock.advance("16m");
+    expect(await watchNotes(page)).toEqual(["milk"]);
+    expect(await page.evaluate(() => app.events)).toEqual(["signedIn", "refreshed", "refreshed"]);
+    expect(api.count("Refresh")).toBe(2);
+    await page.evaluate(() => app.session.signOut());
+    expect(await codeOf(page)).toBe(16);
+    expect(await context.cookies()).toEqual([]);
+    expect(api.asked.filter(({ cookies }) => cookies)).toEqual([]);
+  });
+
   test("I6 C7 an embedding site that is named keeps a partitioned session of its own", async () => {
     const options = { cookies: { sameSite: "none", partitioned: true } } as const;
     const { api, context, visit } = await open({ host: "partner.test", options });
@@ -149,6 +205,97 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     }
     await page.evaluate(() => app.session.signOut());
     expect(await context.cookies()).toEqual([]);
+  });
+
+  describe("a shop whose hosts share a domain, over https", () => {
+    const names = { access: "__Secure-rpcsession-access", refresh: "__Secure-rpcsession-refresh" };
+    const hosts = { host: "app.shop.test", apiHost: "api.shop.test" };
+
+    /** Lets a sibling host plant the cookies of a session of its own, by its server and by a script. */
+    async function plant(world: World, of: { readonly access: string; readonly refresh: string }) {
+      const { tokens } = await world.api.sessions.issue({ userId: "mallory", transport: "cookie" });
+      const cookies = [
+        `${of.access}=${tokens.accessToken}; Domain=shop.test; Path=/; Secure`,
+        `${of.refresh}=${tokens.refreshToken}; Domain=shop.test; Path=/; Secure`,
+      ];
+      const evil = await startPages(() => "", { host: "evil.shop.test", cookies });
+      onTestFinished(() => evil.close());
+      const page = await world.context.newPage();
+      await page.goto(evil.at());
+      await page.evaluate((planted) => {
+        for (const cookie of planted) {
+          // biome-ignore lint/suspicious/noDocumentCookie: as a hostile script would
+          document.cookie = cookie;
+        }
+      }, cookies);
+      await page.close();
+    }
+
+    test("C01 I5 a sibling host cannot plant a cookie with the prefix __Host-", async () => {
+      const world = await open(hosts);
+      const page = await world.visit();
+      await signIn(page);
+      await addNote(page, "milk");
+      const before = await sessionCookies(world.context);
+      await plant(world, { access: accessCookie, refresh: refreshCookie });
+      expect(await sessionCookies(world.context)).toEqual(before);
+      world.api.sessions.clock.advance("16m");
+      expect(await listNotes(page)).toEqual(["milk"]);
+    });
+
+    test("C01 I5 without the prefix, what a sibling planted is refused and expired", async () => {
+      const world = await open({ ...hosts, options: { cookies: { names } } });
+      const page = await world.visit();
+      await signIn(page);
+      await addNote(page, "milk");
+      await plant(world, names);
+      expect(await world.context.cookies(world.api.at())).toHaveLength(4);
+      expect(await codeOf(page)).toBe(16);
+      expect(await world.context.cookies()).toEqual([]);
+      await signIn(page);
+      expect(await listNotes(page)).toEqual(["milk"]);
+    });
+
+    const changes: readonly (readonly [string, CookieOptions, CookieOptions, string])[] = [
+      [
+        "from the host to a domain",
+        { names },
+        { domain: "shop.test", olderDomain: null },
+        ".shop.test",
+      ],
+      [
+        "from a domain to the host",
+        { domain: "shop.test" },
+        { names, olderDomain: "shop.test" },
+        "api.shop.test",
+      ],
+    ];
+    test.each(changes)(
+      "I4 I2 the domain of the cookies changes %s, and nobody is signed out",
+      async (_, before, after, domain) => {
+        const shared = { store: memoryStore(), clock: createFakeClock() };
+        const { api, site, context, visit } = await open({
+          ...hosts,
+          options: { ...shared, cookies: before },
+        });
+        const page = await visit();
+        await signIn(page);
+        await api.stop();
+        const options = { ...shared, cookies: after };
+        const next = await startApi([site.at()], options, { host: hosts.apiHost, port: api.port });
+        onTestFinished(() => next.close());
+        await addNote(page, "milk");
+        for (let round = 0; round < 2; round++) {
+          shared.clock.advance("16m");
+          expect(await listNotes(page)).toEqual(["milk"]);
+        }
+        const cookies = await context.cookies();
+        expect(cookies.map((cookie) => `${cookie.name} of ${cookie.domain}`).sort()).toEqual([
+          `${names.access} of ${domain}`,
+          `${names.refresh} of ${domain}`,
+        ]);
+      },
+    );
   });
 
   const hostile: readonly (readonly [string, Hostile])[] = [
@@ -225,20 +372,24 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
   }
 
   async function openEvil(context: BrowserContext, host: string): Promise<Page> {
-    const site = await startPages(() => "");
+    const site = await startPages(() => "", { host });
     onTestFinished(() => site.close());
     const page = await context.newPage();
-    await page.goto(site.at(host));
+    await page.goto(site.at());
     return page;
   }
 });
 
 interface Scene {
-  /** The host of the page; the API is on localhost. */
+  /** The host of the page. Default localhost, on a port of its own. */
   readonly host?: string;
+  /** Default localhost. */
+  readonly apiHost?: string;
   readonly options?: TestSessionsOptions;
   /** Whether the browser sends SameSite=None cookies with what pages of other sites load. */
   readonly thirdPartyCookies?: boolean;
+  /** Whether the page keeps its tokens in memory instead of cookies. */
+  readonly keepsTokens?: boolean;
 }
 
 interface World {
@@ -254,78 +405,4 @@ interface Hostile {
   /** Whether browsers send the cookies with what its page loads. */
   readonly cookiesReach: boolean;
   readonly options?: TestSessionsOptions;
-}
-
-async function visit(context: BrowserContext, url: string): Promise<Page> {
-  const page = await context.newPage();
-  await page.goto(url);
-  await page.waitForFunction(() => "app" in globalThis);
-  return page;
-}
-
-async function signIn(page: Page): Promise<void> {
-  await page.evaluate(async () => void (await app.notes.signIn({ user: "alice" })));
-}
-
-async function addNote(page: Page, text: string): Promise<void> {
-  await page.evaluate(
-    async (note) => void (await app.notes.addNote({ note: { text: note } })),
-    text,
-  );
-}
-
-async function listNotes(page: Page): Promise<string[]> {
-  return await page.evaluate(async () =>
-    (await app.notes.listNotes({})).notes.map(({ text }) => text),
-  );
-}
-
-async function watchNotes(page: Page): Promise<string[]> {
-  return await page.evaluate(async () => {
-    const texts: string[] = [];
-    for await (const { note } of app.notes.watchNotes({})) {
-      texts.push(note?.text ?? "");
-    }
-    return texts;
-  });
-}
-
-/** The code of the error of a call; undefined when it succeeds. */
-async function codeOf(page: Page): Promise<number | undefined> {
-  return await page.evaluate(async () => {
-    try {
-      await app.notes.listNotes({});
-      return undefined;
-    } catch (error) {
-      return (error as { code: number }).code;
-    }
-  });
-}
-
-/** Both, by name; fails when there are others. */
-async function sessionCookies(context: BrowserContext): Promise<Cookie[]> {
-  const cookies = (await context.cookies()).toSorted((a, b) => a.name.localeCompare(b.name));
-  expect(cookies.map(({ name }) => name)).toEqual([
-    "__Host-rpcsession-access",
-    "__Host-rpcsession-refresh",
-  ]);
-  return cookies;
-}
-
-/** Whatever a script of the page finds: responses, storage, what other tabs say, what hangs off `app`. */
-async function everythingVisible(page: Page): Promise<string> {
-  return await page.evaluate(async () => {
-    const databases = await indexedDB.databases();
-    const caches = await globalThis.caches?.keys();
-    const ours = [app.session.state, { ...app.session }, app.events, app.seen];
-    return JSON.stringify([
-      document.cookie,
-      Object.entries(localStorage),
-      Object.entries(sessionStorage),
-      databases,
-      caches,
-      performance.getEntries(),
-      ours,
-    ]);
-  });
 }

@@ -17,7 +17,7 @@ export type FoundChromium = Chromium | { readonly missing: string };
 /** $CHROMIUM, else the system's, else the one that the package @sparticuz/chromium brings for Linux on x64. */
 export async function findChromium(): Promise<FoundChromium> {
   const { CHROMIUM } = process.env;
-  if (CHROMIUM !== undefined) {
+  if (CHROMIUM) {
     return existsSync(CHROMIUM)
       ? { executablePath: CHROMIUM, env: process.env }
       : { missing: `there is no ${CHROMIUM}, which CHROMIUM names` };
@@ -35,7 +35,7 @@ export async function findChromium(): Promise<FoundChromium> {
 }
 
 /** Hosts that lead to this machine, beside its own names. */
-const hosts = ["evil.test", "partner.test"];
+const hosts = ["evil.test", "partner.test", "*.shop.test"];
 const args = [`--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`).join(",")}`];
 
 export async function launchChromium(found: Chromium): Promise<Browser> {

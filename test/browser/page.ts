@@ -1,7 +1,7 @@
 // What a page of another origin loads: the client as its users bundle it, within reach of the test.
 import { type Client, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
-import { createSessionClient, type SessionClient } from "rpc-session/client";
+import { createSessionClient, memoryTokens, type SessionClient } from "rpc-session/client";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
 interface App {
@@ -16,6 +16,8 @@ interface App {
 declare global {
   /** Set by the page before this script runs. */
   var appApi: string;
+  /** Whether the page keeps its tokens in memory instead of cookies. */
+  var appKeepsTokens: boolean;
   var app: App;
 }
 
@@ -41,6 +43,7 @@ channel.onmessage = ({ data }) => seen.push(JSON.stringify(data));
 const session = createSessionClient({
   transport: (parts) =>
     createConnectTransport({ baseUrl: globalThis.appApi, useHttpGet: true, ...parts }),
+  ...(globalThis.appKeepsTokens && { tokens: memoryTokens() }),
   onEvent: (event) => events.push(event.type),
 });
 globalThis.app = {

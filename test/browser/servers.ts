@@ -1,4 +1,6 @@
+import { readFileSync } from "node:fs";
 import http, { type IncomingMessage, type ServerResponse } from "node:http";
+import https from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { cors } from "@connectrpc/connect";
@@ -10,11 +12,19 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { notesApp } from "../helpers/notes.ts";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 
-/** A server on a port of this machine. */
+/** Where a server is found. */
+export interface Place {
+  /** A name that leads to this machine; with TLS where it ends in "shop.test". Default "localhost". */
+  readonly host?: string;
+  /** Default a free one. */
+  readonly port?: number;
+}
+
+/** A server of this machine. */
 export interface Site {
   readonly port: number;
-  /** Its origin by a name of this machine; default "localhost". */
-  at(host?: string): string;
+  /** Its origin. */
+  at(): string;
   close(): Promise<void>;
 }
 
@@ -37,15 +47,18 @@ export interface Api extends Site {
   readonly asked: Asked[];
   readonly events: SessionEvent[];
   count(method: string, verb?: string): number;
+  /** Stops listening; `close` ends its sessions too. */
+  stop(): Promise<void>;
 }
 
 /** @param pages the origins whose pages may call */
 export async function startApi(
   pages: readonly string[],
   options: TestSessionsOptions = {},
+  place: Place = {},
 ): Promise<Api> {
-  const server = http.createServer();
-  const site = await listen(server);
+  const server = createServer(place);
+  const site = await listen(server, place);
   const asked: Asked[] = [];
   const events: SessionEvent[] = [];
   const sessions = testSessions({
@@ -76,6 +89,7 @@ export async function startApi(
           one.method === method &&
           (verb === undefined ? one.verb !== "OPTIONS" : one.verb === verb),
       ).length,
+    stop: () => site.close(),
     async close() {
       await site.close();
       await sessions.close();
@@ -135,9 +149,14 @@ export async function bundlePage(): Promise<string> {
   return chunk.code;
 }
 
-/** A site with one page, which runs a script. */
-export async function startPages(script: () => string): Promise<Site> {
-  const server = http.createServer((request, response) => {
+/** A site with one page, which runs a script, and sets cookies. */
+export async function startPages(
+  script: () => string,
+  { cookies = [], ...place }: Place & { readonly cookies?: readonly string[] },
+): Promise<Site> {
+  const server = createServer(place);
+  server.on("request", (request: IncomingMessage, response: ServerResponse) => {
+    response.setHeader("set-cookie", cookies);
     if (request.url === "/app.js") {
       response.setHeader("content-type", "text/javascript");
       response.end(script());
@@ -148,15 +167,29 @@ export async function startPages(script: () => string): Promise<Site> {
       );
     }
   });
-  return await listen(server);
+  return await listen(server, place);
 }
 
-async function listen(server: http.Server): Promise<Site> {
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+const fixture = (name: string): string =>
+  readFileSync(join(import.meta.dirname, "../fixtures", name), "utf8");
+
+function createServer({ host }: Place): http.Server | https.Server {
+  return isShop(host)
+    ? https.createServer({ cert: fixture("localhost.crt"), key: fixture("localhost.key") })
+    : http.createServer();
+}
+
+function isShop(host = ""): boolean {
+  return host.endsWith("shop.test");
+}
+
+async function listen(server: http.Server | https.Server, place: Place): Promise<Site> {
+  const { host = "localhost" } = place;
+  await new Promise<void>((resolve) => server.listen(place.port ?? 0, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
   return {
     port,
-    at: (host = "localhost") => `http://${host}:${port}`,
+    at: () => `${isShop(host) ? "https" : "http"}://${host}:${port}`,
     close: () =>
       new Promise((resolve) => {
         server.closeAllConnections();

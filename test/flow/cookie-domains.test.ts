@@ -1,11 +1,15 @@
 // Cookies that are not `__Host-`: other names, domains of several hosts, and what siblings may plant.
 
+import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { memoryStore } from "rpc-session/stores/memory";
-import { createFakeClock } from "rpc-session/testing";
+import { createFakeClock, testSessions } from "rpc-session/testing";
+import { verifySessions } from "rpc-session/verify";
 import { CookieJar } from "tough-cookie";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { listenForTest } from "../helpers/listen.ts";
+import { notesApp } from "../helpers/notes.ts";
 import { sameOrigin } from "../helpers/presented.ts";
 import { type NotesServer, startNotes, type TestSessionsOptions } from "../helpers/server.ts";
 import { callWire, type WireCall, type WireResult } from "../helpers/wire.ts";
@@ -84,6 +88,56 @@ test("I2 a domain: every host of it gets the cookies, and one sign-out takes the
   expect(await jar.getCookieString("https://other.example/")).toBe("");
   await call(jar, signOut);
   expect(await jar.getCookieString("https://app.test.example/")).toBe("");
+});
+
+test("I2 a domain: a service on another host that only verifies reads them", async () => {
+  const cookies = { domain: "test.example" };
+  const { server, call } = await serve(cookies);
+  const jar = newJar();
+  await call(jar, signIn);
+  const verifying = verifySessions({
+    ...{ issuer, cookies, clock: server.sessions.clock },
+    jwks: await server.sessions.jwks(),
+  });
+  const cookie = await jar.getCookieString("https://notes.test.example/");
+  const exchange = {
+    requestHeader: new Headers({ ...sameOrigin, cookie }),
+    responseHeader: new Headers(),
+    requestMethod: "POST",
+  };
+  expect((await verifying.getSession(exchange)).userId).toBe("alice");
+});
+
+test("I2 a path: what the adapter serves under it gets the cookies, and nothing else does", async () => {
+  const sessions = testSessions({
+    ...{ issuer, cookies: { path: "/api" } },
+    public: [signIn],
+  });
+  const { routes } = notesApp(sessions);
+  const handler = connectNodeAdapter(sessions.protect({ routes, requestPathPrefix: "/api" }));
+  const base = await listenForTest(handler);
+  onTestFinished(() => sessions.close());
+  const jar = newJar();
+  const post = async (method: string, body: object): Promise<number> => {
+    const path = `/api/${method}`;
+    const cookie = await jar.getCookieString(`${issuer}${path}`);
+    const response = await fetch(`${base}${path}`, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...sameOrigin, cookie },
+      body: JSON.stringify(body),
+    });
+    for (const one of response.headers.getSetCookie()) {
+      await jar.setCookie(one, `${issuer}${path}`);
+    }
+    return response.status;
+  };
+  expect(await post("notes.v1.NotesService/SignIn", { user: "alice" })).toBe(200);
+  expect(await jar.getCookieString(`${issuer}/shop`)).toBe("");
+  sessions.clock.advance("16m");
+  expect(await post("rpcsession.v1.SessionService/Refresh", {})).toBe(200);
+  expect(await post("notes.v1.NotesService/AddNote", {})).toBe(200);
+  expect(await post("rpcsession.v1.SessionService/SignOut", {})).toBe(200);
+  expect(await jar.getCookies(`${issuer}/api`)).toEqual([]);
 });
 
 describe("I4 the domain of the cookies changes", () => {

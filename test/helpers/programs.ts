@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { promisify } from "node:util";
 import { onTestFinished } from "vitest";
 
@@ -72,6 +73,6 @@ async function listening(port: number): Promise<void> {
     if (there) {
       return;
     }
-    await new Promise((resolve) => setImmediate(resolve));
+    await setTimeout(20);
   }
 }

@@ -179,33 +179,36 @@ describe("errors of a handler", () => {
     },
   ];
 
-  it.each(rows)("$error.kind $error.reason is mapped", async ({ error, code, hint, flag }) => {
-    const sessions = testSessions();
-    const { access } = await issueOn(sessions, "cookie");
-    const server = serve(sessions, () => Promise.reject(error));
-    for (const answer of [
-      await server.call(addNote, {}, { access }),
-      await server.stream(watchNotes, {}, { access }),
-    ]) {
-      expect(answer.error?.code).toBe(code);
-      expect(answer.headers.get("rpcsession-hint")).toBe(flag);
-      // It is about other tokens than the call's own: those are left alone.
-      expect(answer.headers.getSetCookie()).toEqual([]);
-      expect(answer.body).not.toContain("CANARY");
-      const info = answer.error?.findDetails(ErrorInfoSchema)[0];
-      if (hint === undefined) {
-        expect([answer.error?.rawMessage, answer.error?.details]).toEqual(["internal error", []]);
-      } else {
-        expect(answer.hint).toMatchObject({ ...hint, realm: "https://test.example" });
-        expect(answer.hint?.reason).toBe(Reason[error.reason as keyof typeof Reason]);
-        expect(info).toMatchObject({ reason: error.reason, domain: "rpc-session" });
-        expect(answer.error?.rawMessage).toBe(error.message);
+  it.each(rows)(
+    "B3 N4 $error.kind $error.reason is mapped",
+    async ({ error, code, hint, flag }) => {
+      const sessions = testSessions();
+      const { access } = await issueOn(sessions, "cookie");
+      const server = serve(sessions, () => Promise.reject(error));
+      for (const answer of [
+        await server.call(addNote, {}, { access }),
+        await server.stream(watchNotes, {}, { access }),
+      ]) {
+        expect(answer.error?.code).toBe(code);
+        expect(answer.headers.get("rpcsession-hint")).toBe(flag);
+        // It is about other tokens than the call's own: those are left alone.
+        expect(answer.headers.getSetCookie()).toEqual([]);
+        expect(answer.body).not.toContain("CANARY");
+        const info = answer.error?.findDetails(ErrorInfoSchema)[0];
+        if (hint === undefined) {
+          expect([answer.error?.rawMessage, answer.error?.details]).toEqual(["internal error", []]);
+        } else {
+          expect(answer.hint).toMatchObject({ ...hint, realm: "https://test.example" });
+          expect(answer.hint?.reason).toBe(Reason[error.reason as keyof typeof Reason]);
+          expect(info).toMatchObject({ reason: error.reason, domain: "rpc-session" });
+          expect(answer.error?.rawMessage).toBe(error.message);
+        }
+        expect(
+          answer.error?.findDetails(PolicyViolationsSchema)[0]?.violations ?? [],
+        ).toMatchObject(error.violations);
       }
-      expect(answer.error?.findDetails(PolicyViolationsSchema)[0]?.violations ?? []).toMatchObject(
-        error.violations,
-      );
-    }
-  });
+    },
+  );
 
   it("an error of the handler's own is left alone", async () => {
     const sessions = testSessions();

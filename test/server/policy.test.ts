@@ -376,7 +376,7 @@ describe("K1 required, optional, none", () => {
       refresh(Reason.ACCESS_TOKEN_MISSING),
       refresh(Reason.ACCESS_TOKEN_MISSING),
     ],
-  ])("%s", async (name, ofRequired, ofOptional) => {
+  ])("B2 %s", async (name, ofRequired, ofOptional) => {
     const expected = [
       [required, ofRequired],
       [optional, ofOptional],

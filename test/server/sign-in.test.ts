@@ -83,7 +83,7 @@ describe("the transport of a new session", () => {
   );
 
   it.each(rows)(
-    "wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
+    "A3 wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
     async ({ want, site, origin, allowed, result }) => {
       const { signIn, store } = createWorld({ ...options, browserHeaderTransport: allowed });
       const headers = { "rpcsession-transport": want, "sec-fetch-site": site, origin };
@@ -243,7 +243,7 @@ describe("C17 fixation: a session that came along is ended", () => {
     },
     { row: "junk", given: () => ({ access: "junk", refresh: "junk" }), ends: [] },
   ];
-  it.each(rows)("$row", async ({ given, ends }) => {
+  it.each(rows)("A7 $row", async ({ given, ends }) => {
     const { sessions, store, signIn } = createWorld(options);
     const world: World = {
       sessions,
@@ -282,7 +282,7 @@ describe("C17 fixation: a session that came along is ended", () => {
 describe("what is written", () => {
   const fromPage: Presented = { headers: { "sec-fetch-site": "same-origin" } };
 
-  it("golden: two Set-Cookie", async () => {
+  it("A1 golden: two Set-Cookie", async () => {
     const { signIn } = createWorld(options);
     const { headers } = await signIn(fromPage);
     const names = cookieNamesOf();
@@ -293,7 +293,7 @@ describe("what is written", () => {
     ]);
   });
 
-  it("the tokens work", async () => {
+  it("A1 A5 the tokens work", async () => {
     const { sessions, signIn } = createWorld(options, { userId: "bob", claims: { role: "admin" } });
     const { headers } = await signIn(fromPage);
     const access = cookieValue(headers, "access") ?? "";
@@ -366,7 +366,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     ["a function", bad({ f: () => secret }), /^claims\.f: function cannot go/],
     ["a cycle", bad(cyclic), /^claims\.self: contains itself/],
     ["no object", { userId: "a", claims: "x" as never }, /^claims: must be a plain object/],
-  ])("%s", async (_, session, message) => {
+  ])("A4 N4 %s", async (_, session, message) => {
     const { signIn, store, sessions, events } = createWorld(options, session);
     const answer = await signIn({});
     expect(answer.error?.code).toBe(Code.Internal);
@@ -414,7 +414,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
 });
 
 describe("issue", () => {
-  it.each([undefined, "header", "cookie"] as const)("transport %s", async (transport) => {
+  it.each([undefined, "header", "cookie"] as const)("A2 A3 transport %s", async (transport) => {
     const { sessions } = createWorld();
     const { session, tokens } = await sessions.issue({
       userId: "alice",

@@ -15,7 +15,8 @@ import type { VerifySessions } from "rpc-session/verify";
 import { describe, expectTypeOf, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
-declare const sessions: Sessions & VerifySessions;
+declare const sessions: Sessions;
+declare const verifying: VerifySessions;
 
 describe("protect fits every adapter without a cast", () => {
   it("K5 connect-node", () => {
@@ -88,5 +89,18 @@ describe("protect fits every adapter without a cast", () => {
     expectTypeOf(expressConnectMiddleware).toBeCallableWith(forExpress);
     // @ts-expect-error the context values of another framework
     fastify().register(fastifyConnectPlugin, forExpress);
+  });
+
+  it("K5 a service that only verifies", () => {
+    const handler = expressConnectMiddleware(
+      verifying.protect({
+        routes: (router) => router.service(NotesService, {}),
+        contextValues(request) {
+          expectTypeOf(request).toEqualTypeOf<ExpressRequest>();
+          return createContextValues();
+        },
+      }),
+    );
+    expectTypeOf(handler).toBeFunction();
   });
 });

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file policytest/v1/policytest.proto.
  */
 export const file_policytest_v1_policytest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24yjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMmEKEERlbWFuZGluZ1NlcnZpY2USTQoFRnJlc2gSGy5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVxdWVzdBocLnBvbGljeXRlc3QudjEuRnJlc2hSZXNwb25zZSIJiqQZBSIDCNgEYgZwcm90bzM", [file_google_protobuf_duration, file_rpcsession_v1_options]);
+  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iEAoOQ2xhaW1lZFJlcXVlc3QiEQoPQ2xhaW1lZFJlc3BvbnNlIhgKFkluaGVyaXRlZERlbWFuZFJlcXVlc3QiGQoXSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2UiDgoMR3Vlc3RSZXF1ZXN0Ig8KDUd1ZXN0UmVzcG9uc2UyjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMp4DChBEZW1hbmRpbmdTZXJ2aWNlEk0KBUZyZXNoEhsucG9saWN5dGVzdC52MS5GcmVzaFJlcXVlc3QaHC5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVzcG9uc2UiCYqkGQUiAwjYBBJsCgdDbGFpbWVkEh0ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuQ2xhaW1lZFJlc3BvbnNlIiKKpBkeKhQKBHJvbGUSBWFkbWluEgVvd25lcioGCgRwbGFuEmAKD0luaGVyaXRlZERlbWFuZBIlLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVxdWVzdBomLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2USWQoFR3Vlc3QSGy5wb2xpY3l0ZXN0LnYxLkd1ZXN0UmVxdWVzdBocLnBvbGljeXRlc3QudjEuR3Vlc3RSZXNwb25zZSIViqQZEQgCKg0KBHJvbGUSBWFkbWluGhCKpBkMKgoKCHZlcmlmaWVkYgZwcm90bzM", [file_google_protobuf_duration, file_rpcsession_v1_options]);
 
 /**
  * InheritedRequest is empty.
@@ -162,6 +162,96 @@ export const FreshResponseSchema: GenMessage<FreshResponse> = /*@__PURE__*/
   messageDesc(file_policytest_v1_policytest, 7);
 
 /**
+ * ClaimedRequest is empty.
+ *
+ * @generated from message policytest.v1.ClaimedRequest
+ */
+export type ClaimedRequest = Message<"policytest.v1.ClaimedRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.ClaimedRequest.
+ * Use `create(ClaimedRequestSchema)` to create a new message.
+ */
+export const ClaimedRequestSchema: GenMessage<ClaimedRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 8);
+
+/**
+ * ClaimedResponse is empty.
+ *
+ * @generated from message policytest.v1.ClaimedResponse
+ */
+export type ClaimedResponse = Message<"policytest.v1.ClaimedResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.ClaimedResponse.
+ * Use `create(ClaimedResponseSchema)` to create a new message.
+ */
+export const ClaimedResponseSchema: GenMessage<ClaimedResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 9);
+
+/**
+ * InheritedDemandRequest is empty.
+ *
+ * @generated from message policytest.v1.InheritedDemandRequest
+ */
+export type InheritedDemandRequest = Message<"policytest.v1.InheritedDemandRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.InheritedDemandRequest.
+ * Use `create(InheritedDemandRequestSchema)` to create a new message.
+ */
+export const InheritedDemandRequestSchema: GenMessage<InheritedDemandRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 10);
+
+/**
+ * InheritedDemandResponse is empty.
+ *
+ * @generated from message policytest.v1.InheritedDemandResponse
+ */
+export type InheritedDemandResponse = Message<"policytest.v1.InheritedDemandResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.InheritedDemandResponse.
+ * Use `create(InheritedDemandResponseSchema)` to create a new message.
+ */
+export const InheritedDemandResponseSchema: GenMessage<InheritedDemandResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 11);
+
+/**
+ * GuestRequest is empty.
+ *
+ * @generated from message policytest.v1.GuestRequest
+ */
+export type GuestRequest = Message<"policytest.v1.GuestRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.GuestRequest.
+ * Use `create(GuestRequestSchema)` to create a new message.
+ */
+export const GuestRequestSchema: GenMessage<GuestRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 12);
+
+/**
+ * GuestResponse is empty.
+ *
+ * @generated from message policytest.v1.GuestResponse
+ */
+export type GuestResponse = Message<"policytest.v1.GuestResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.GuestResponse.
+ * Use `create(GuestResponseSchema)` to create a new message.
+ */
+export const GuestResponseSchema: GenMessage<GuestResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 13);
+
+/**
  * OpenService needs no session unless a method says so.
  *
  * @generated from service policytest.v1.OpenService
@@ -201,7 +291,7 @@ export const OpenService: GenService<{
   serviceDesc(file_policytest_v1_policytest, 0);
 
 /**
- * DemandingService asks for what is not supported yet.
+ * DemandingService asks for more than a session.
  *
  * @generated from service policytest.v1.DemandingService
  */
@@ -215,6 +305,36 @@ export const DemandingService: GenService<{
     methodKind: "unary";
     input: typeof FreshRequestSchema;
     output: typeof FreshResponseSchema;
+  },
+  /**
+   * Claimed asks for one of two roles, and for a plan.
+   *
+   * @generated from rpc policytest.v1.DemandingService.Claimed
+   */
+  claimed: {
+    methodKind: "unary";
+    input: typeof ClaimedRequestSchema;
+    output: typeof ClaimedResponseSchema;
+  },
+  /**
+   * InheritedDemand asks for what the service asks for.
+   *
+   * @generated from rpc policytest.v1.DemandingService.InheritedDemand
+   */
+  inheritedDemand: {
+    methodKind: "unary";
+    input: typeof InheritedDemandRequestSchema;
+    output: typeof InheritedDemandResponseSchema;
+  },
+  /**
+   * Guest asks for a claim only of those who have a session.
+   *
+   * @generated from rpc policytest.v1.DemandingService.Guest
+   */
+  guest: {
+    methodKind: "unary";
+    input: typeof GuestRequestSchema;
+    output: typeof GuestResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_policytest_v1_policytest, 1);

@@ -1,0 +1,325 @@
+import { Code, createClient, createRouterTransport, type Interceptor } from "@connectrpc/connect";
+import { type } from "arktype";
+import {
+  cookieTokens,
+  createSessionClient,
+  memoryTokens,
+  type SessionClientOptions,
+  type SessionState,
+  type TokenStore,
+} from "rpc-session/client";
+import { testSessions } from "rpc-session/testing";
+import * as v from "valibot";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { z } from "zod";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+
+type Transport = "cookie" | "header";
+type Claims = { readonly role: string; readonly name?: string };
+
+/** A service whose claims change as the test says; the client may know the role and the name. */
+function createService() {
+  const sessions = testSessions({
+    public: [NotesService.method.signIn],
+    clientClaims: ({ role = null, name }) => ({ role, ...(name === undefined ? {} : { name }) }),
+  });
+  const change: { claims: Record<string, string | undefined> | undefined } = { claims: undefined };
+  const { routes, ...router } = sessions.protect({
+    routes: (r) =>
+      r.service(NotesService, {
+        async signIn({ user }, ctx) {
+          const claims = { role: "reader", hidden: "CANARY" };
+          await sessions.create(ctx, { userId: user || "alice", claims });
+          return {};
+        },
+        async addNote(_, ctx) {
+          const session = sessions.require(ctx);
+          if (change.claims !== undefined) {
+            await session.updateClaims(change.claims);
+          }
+          return {};
+        },
+        async *watchNotes(_, ctx) {
+          if (change.claims !== undefined) {
+            await sessions.require(ctx).updateClaims(change.claims);
+          }
+          yield {};
+        },
+        async signOut(_, ctx) {
+          await sessions.require(ctx).revoke();
+          return {};
+        },
+      }),
+  });
+  return { sessions, change, routes, router };
+}
+
+type Service = ReturnType<typeof createService>;
+
+/** What a browser does: keeps cookies, shows them to no script, and says where a request is from. */
+function browser(jar: Map<string, string>, raw: Headers[]): Interceptor {
+  const keep = (headers: Headers): void => {
+    raw.push(headers);
+    for (const cookie of headers.getSetCookie()) {
+      const [, name = "", value = ""] = /^([^=]+)=([^;]*)/.exec(cookie) ?? [];
+      if (value === "") {
+        jar.delete(name);
+      } else {
+        jar.set(name, value);
+      }
+    }
+  };
+  return (next) => async (request) => {
+    if (jar.size > 0) {
+      request.header.set("cookie", [...jar].map((pair) => pair.join("=")).join("; "));
+    }
+    request.header.set("sec-fetch-site", "same-origin");
+    try {
+      const response = await next(request);
+      keep(response.header);
+      return response;
+    } catch (error) {
+      keep((error as { metadata?: Headers }).metadata ?? new Headers());
+      throw error;
+    }
+  };
+}
+
+function connect<C extends object>(
+  { sessions, routes, router }: Service,
+  by: Transport,
+  options: Partial<SessionClientOptions<C>> & { readonly jar?: Map<string, string> } = {},
+) {
+  const { jar = new Map<string, string>(), ...rest } = options;
+  const raw: Headers[] = [];
+  const states: SessionState[] = [];
+  const session = createSessionClient<C>({
+    tokens: by === "cookie" ? cookieTokens() : memoryTokens(),
+    clock: sessions.clock,
+    transport: (parts) =>
+      createRouterTransport(routes, {
+        router,
+        transport: {
+          interceptors: [...parts.interceptors, ...(by === "cookie" ? [browser(jar, raw)] : [])],
+        },
+      }),
+    ...rest,
+  });
+  onTestFinished(() => session.close());
+  session.subscribe((state) => states.push(state));
+  return { session, notes: createClient(NotesService, session.transport), jar, raw, states };
+}
+
+const schemas = {
+  zod: z.object({ role: z.enum(["reader", "admin"]), name: z.string().optional() }),
+  valibot: v.object({ role: v.picklist(["reader", "admin"]), name: v.optional(v.string()) }),
+  arktype: type({ role: "'reader' | 'admin'", "name?": "string" }),
+};
+
+describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
+  it.each(Object.entries(schemas))(
+    "E6 L7 follow sign-in, change, refresh and sign-out: %s",
+    async (_, claims) => {
+      const service = createService();
+      const { session, notes, states } = connect<Claims>(service, by, {
+        claims: claims as z.ZodType<Claims>,
+      });
+      expect(session.claims).toBeUndefined();
+      await notes.signIn({});
+      expect(session.claims).toEqual({ role: "reader" });
+      // A page may compare them.
+      expect(session.claims).toBe(session.claims);
+      service.change.claims = { role: "admin", name: "Ada" };
+      await notes.addNote({});
+      expect(session.claims).toEqual({ role: "admin", name: "Ada" });
+      expect(states.at(-1)).toMatchObject({
+        status: "signedIn",
+        claims: { role: "admin", name: "Ada" },
+      });
+      service.change.claims = { role: "reader", name: undefined };
+      for await (const _message of notes.watchNotes({})) {
+        expect(session.claims).toEqual({ role: "reader" });
+      }
+      // Changed elsewhere: known with the next refresh.
+      await service.sessions.updateClaims(session.state.session ?? "", { role: "admin" });
+      expect(session.claims).toEqual({ role: "reader" });
+      await session.refresh();
+      expect(session.claims).toEqual({ role: "admin" });
+      service.change.claims = undefined;
+      await notes.addNote({});
+      expect(session.claims).toEqual({ role: "admin" });
+      await session.signOut();
+      expect([session.claims, session.state.claims]).toEqual([undefined, undefined]);
+      expect(states.map((state) => state.claims?.role)).toEqual([
+        "reader",
+        "admin",
+        "reader",
+        "admin",
+        undefined,
+      ]);
+    },
+  );
+
+  it("E6 L7 not more than the service tells", async () => {
+    const service = createService();
+    const { session, notes } = connect(service, by);
+    await notes.signIn({});
+    await session.refresh();
+    expect(JSON.stringify(session.state)).not.toContain("CANARY");
+    expect(Object.keys(session.claims ?? {})).toEqual(["role"]);
+  });
+
+  it("E6 L7 of another user at once, and of nobody once the server ends the session", async () => {
+    const service = createService();
+    const { session, notes } = connect(service, by);
+    await notes.signIn({});
+    service.change.claims = { role: "admin" };
+    await notes.addNote({});
+    await notes.signIn({ user: "bob" });
+    expect(session.claims).toEqual({ role: "reader" });
+    await service.sessions.revoke(session.state.session ?? "");
+    await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect([session.state.status, session.claims]).toEqual(["signedOut", undefined]);
+  });
+
+  it("E6 A5 a sign-in that changes its own claims is a sign-in", async () => {
+    const sessions = testSessions({
+      public: [NotesService.method.signIn],
+      clientClaims: ({ role = null }) => ({ role }),
+    });
+    const { routes, ...router } = sessions.protect({
+      routes: (r) =>
+        r.service(NotesService, {
+          async signIn(_, ctx) {
+            const session = await sessions.create(ctx, { userId: "alice" });
+            await session.updateClaims({ role: "admin" });
+            return {};
+          },
+          addNote: () => ({}),
+        }),
+    });
+    const service = { sessions, routes, router, change: { claims: undefined } };
+    const { session, notes } = connect(service, by);
+    await notes.signIn({});
+    expect([session.state.status, session.claims]).toEqual(["signedIn", { role: "admin" }]);
+    await expect(notes.addNote({})).resolves.toBeDefined();
+    await expect(session.refresh()).resolves.toBeUndefined();
+  });
+
+  it("E6 L7 what does not fit the client's schema is undefined, and the session goes on", async () => {
+    const service = createService();
+    const { session, notes } = connect(service, by, { claims: schemas.zod });
+    await notes.signIn({});
+    service.change.claims = { role: "superuser" };
+    await notes.addNote({});
+    expect([session.claims, session.state.claims]).toEqual([undefined, { role: "superuser" }]);
+    service.change.claims = { role: "admin" };
+    await notes.addNote({});
+    expect(session.claims).toEqual({ role: "admin" });
+  });
+});
+
+describe("L7 schemas of the client", () => {
+  it("N4 no schema: a TypeError at construction", () => {
+    for (const claims of [{}, "zod", 7, null]) {
+      expect(() => connect(createService(), "header", { claims: claims as never })).toThrow(
+        /^claims: give a schema of zod, valibot, arktype/,
+      );
+    }
+  });
+
+  it("N4 one that answers later: a TypeError that says so", async () => {
+    const claims = z.object({ role: z.string().refine(async () => true) });
+    const { session, notes } = connect(createService(), "header", { claims });
+    await notes.signIn({});
+    expect(() => session.claims).toThrow(
+      "claims: the schema answers later; give one that answers at once",
+    );
+  });
+
+  it("L7 a token store keeps them over a restart", async () => {
+    const service = createService();
+    let kept: Awaited<ReturnType<TokenStore["load"]>>;
+    const tokens: TokenStore = {
+      transport: "header",
+      load: () => kept,
+      save(value) {
+        kept = value;
+      },
+    };
+    const first = connect(service, "header", { tokens });
+    await first.notes.signIn({});
+    await vi.waitFor(() => expect(kept).toBeDefined());
+    kept = JSON.parse(JSON.stringify(kept));
+    const second = connect(service, "header", { tokens, claims: schemas.zod });
+    expect(second.session.claims).toEqual({ role: "reader" });
+  });
+});
+
+describe("E6 P6 other tabs of the browser", () => {
+  const realm = "https://test.example";
+  const tabs = (sessions?: Service) => {
+    const service = sessions ?? createService();
+    const jar = new Map<string, string>();
+    const one = connect(service, "cookie", { realm, jar, claims: schemas.zod });
+    const two = connect(service, "cookie", { realm, jar, claims: schemas.zod });
+    return { service, one, two };
+  };
+  const holds = (check: () => void) => vi.waitFor(check, { interval: 1 });
+
+  it("E6 P6 hear of a sign-in with its claims, of changes and of refreshes", async () => {
+    const { service, one, two } = tabs();
+    await one.notes.signIn({});
+    await holds(() => expect(two.session.claims).toEqual({ role: "reader" }));
+    service.change.claims = { role: "admin" };
+    await one.notes.addNote({});
+    await holds(() => expect(two.session.claims).toEqual({ role: "admin" }));
+    await service.sessions.updateClaims(one.session.state.session ?? "", { name: "Ada" });
+    await two.session.refresh();
+    await holds(() => expect(one.session.claims).toEqual({ role: "admin", name: "Ada" }));
+    service.change.claims = undefined;
+    await one.session.signOut();
+    await holds(() => expect(two.session.claims).toBeUndefined());
+  });
+
+  it("E6 P6 of another user: no claims of the one before are left", async () => {
+    const { service, one, two } = tabs();
+    await one.notes.signIn({});
+    service.change.claims = { role: "admin" };
+    await one.notes.addNote({});
+    await holds(() => expect(two.session.claims).toEqual({ role: "admin" }));
+    await one.notes.signIn({ user: "bob" });
+    await holds(() => expect(two.session.state.session).toBe(one.session.state.session));
+    expect(two.session.claims).toEqual({ role: "reader" });
+  });
+
+  it("E6 P6 a message whose claims are none is of no concern", async () => {
+    const { one } = tabs();
+    await one.notes.signIn({});
+    const { session } = one.session.state;
+    const channel = new BroadcastChannel(`rpc-session ${realm}`);
+    onTestFinished(() => channel.close());
+    const order = { generation: 99, claimsVersion: 9, expiresAt: 9_999_999_999 };
+    channel.postMessage({
+      type: "refreshed",
+      session,
+      realm,
+      order,
+      expiresIn: 1000,
+      claims: ["x"],
+    });
+    channel.postMessage({
+      type: "refreshed",
+      session,
+      realm,
+      order,
+      expiresIn: 1000,
+      claims: { role: "admin" },
+    });
+    await holds(() => expect(one.session.claims).toEqual({ role: "admin" }));
+    expect(one.states.map((state) => state.claims)).toEqual([
+      { role: "reader" },
+      { role: "admin" },
+    ]);
+  });
+});

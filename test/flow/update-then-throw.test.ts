@@ -1,0 +1,112 @@
+import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import type { TestSessions } from "rpc-session/testing";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { decodeNotice } from "../../src/wire.ts";
+import { payloadOf } from "../helpers/api.ts";
+import { leaksOf } from "../helpers/golden.ts";
+import { cells, kinds } from "../helpers/kinds.ts";
+import { accessCookie, byCookie, byHeader } from "../helpers/presented.ts";
+import { type NotesServer, type NotesServerOptions, startNotes } from "../helpers/server.ts";
+import { callWire, type WireResult, wireName } from "../helpers/wire.ts";
+
+/** Every method changes the claims and then fails; the bidi method after its first message. */
+function failingService(sessions: TestSessions) {
+  const fail = async (context: HandlerContext): Promise<never> => {
+    await sessions.require(context).updateClaims({ role: "admin" });
+    throw new ConnectError("no such list", Code.NotFound);
+  };
+  return {
+    addNote: (_request: unknown, context: HandlerContext) => fail(context),
+    listNotes: (_request: unknown, context: HandlerContext) => fail(context),
+    importNotes: (_requests: unknown, context: HandlerContext) => fail(context),
+    async *watchNotes(_request: unknown, context: HandlerContext) {
+      yield await fail(context);
+    },
+    async *syncNotes(_requests: unknown, context: HandlerContext) {
+      yield { number: 1 };
+      await fail(context);
+    },
+  };
+}
+
+function accessIn(result: WireResult, transport: "cookie" | "header"): string | undefined {
+  const start = `${accessCookie}=`;
+  return transport === "header"
+    ? (result.headers.get("rpcsession-access-token") ?? undefined)
+    : result.setCookie
+        .find((c) => c.startsWith(start))
+        ?.slice(start.length)
+        .replace(/;.*/, "");
+}
+
+describe.each([
+  {
+    name: "protect",
+    adapt: (sessions) =>
+      sessions.protect({
+        routes: (router) => router.service(NotesService, failingService(sessions)),
+      }),
+  },
+  {
+    name: "the interceptor alone",
+    adapt: (sessions) => ({
+      interceptors: [sessions.interceptor],
+      routes: (router) => router.service(NotesService, failingService(sessions)),
+    }),
+  },
+] satisfies (NotesServerOptions & { name: string })[])("behind $name", ({ adapt }) => {
+  let server: NotesServer;
+  beforeAll(async () => {
+    server = await startNotes({
+      adapt,
+      sessions: { public: [], clientClaims: ({ role = null }) => ({ role }) },
+    });
+  });
+  afterAll(() => server.close());
+
+  for (const { kind, wire } of cells) {
+    for (const transport of ["cookie", "header"] as const) {
+      const late = kind.name === "bidi";
+      const what = late ? "is too late, and says so" : "hands over the new token";
+      test(`L6 E1 a handler that updates claims and throws ${what}: ${transport}, ${kind.name}, ${wireName(wire)}`, async () => {
+        const { session, tokens } = await server.sessions.issue({ userId: "alice", transport });
+        const { headers, secrets } =
+          transport === "cookie"
+            ? byCookie(session.id, { access: tokens.accessToken, refresh: tokens.refreshToken })
+            : byHeader(session.id, tokens.accessToken);
+        const result = await callWire(server, wire, { ...kind, headers });
+        const access = accessIn(result, transport);
+        expect(leaksOf(result, secrets)).toEqual([]);
+        if (late) {
+          expect(result.code).toBe("internal");
+          expect(result.message).toMatch(/^session\.updateClaims: the response headers were sent/);
+          expect([access, result.headers.get("rpcsession-session")]).toEqual([undefined, null]);
+          expect((await server.sessions.find(session.id))?.claims).toEqual({});
+          return;
+        }
+        expect(result.code).toBe("not_found");
+        const [before, after] = [payloadOf(tokens.accessToken), payloadOf(access)];
+        expect(after).toMatchObject({ role: "admin", cv: 1, exp: before.exp, sid: session.id });
+        expect(decodeNotice(result.headers.get("rpcsession-session"))).toMatchObject({
+          event: "reissued",
+          session: session.id,
+          claimsVersion: 1,
+          claims: { role: "admin" },
+        });
+        expect(result.headers.get("cache-control")).toContain("no-store");
+        expect(result.headers.has("rpcsession-refresh-token")).toBe(false);
+        expect(result.setCookie).toHaveLength(transport === "cookie" ? 1 : 0);
+        // In the headers, and nowhere that a script of the page or a log would find it.
+        expect(result.afterHeaders).not.toContain(access);
+        expect(
+          result.inBody.map(([name]) => name).filter((n) => n.startsWith("rpcsession")),
+        ).toEqual([]);
+      });
+    }
+  }
+});
+
+test("L6 every kind of call is among them", () => {
+  expect(new Set(cells.map(({ kind }) => kind)).size).toBe(kinds.length);
+});

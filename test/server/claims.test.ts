@@ -1,0 +1,425 @@
+import { Code } from "@connectrpc/connect";
+import { type } from "arktype";
+import type { ClaimsSchema, SessionEvent } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock, testSessions } from "rpc-session/testing";
+import { verifySessions } from "rpc-session/verify";
+import * as v from "valibot";
+import { describe, expect, it } from "vitest";
+import { z } from "zod";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Action, PolicyViolationsSchema, Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { accessOf, apiOf, payloadOf } from "../helpers/api.ts";
+import { cookieEffects, exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
+import { watchedStore } from "../helpers/watched-store.ts";
+
+interface UserClaims {
+  readonly role: "reader" | "admin";
+  readonly teams: readonly string[];
+}
+
+/** The same claims in every library, and one that answers later. */
+const schemas: Readonly<Record<string, ClaimsSchema<UserClaims>>> = {
+  zod: z.object({
+    role: z.enum(["reader", "admin"]).default("reader"),
+    teams: z.array(z.string()).default([]),
+  }),
+  valibot: v.object({
+    role: v.optional(v.picklist(["reader", "admin"]), "reader"),
+    teams: v.optional(v.array(v.string()), () => []),
+  }),
+  arktype: type({
+    role: "'reader' | 'admin' = 'reader'",
+    teams: type("string[]").default(() => []),
+  }) as unknown as ClaimsSchema<UserClaims>,
+  "zod, async": z.object({
+    role: z.enum(["reader", "admin"]).default("reader"),
+    teams: z
+      .array(z.string())
+      .default([])
+      .refine(async (teams) => {
+        await new Promise((resolve) => setImmediate(resolve));
+        return teams.length < 5;
+      }),
+  }),
+};
+
+const open = { public: [NotesService.method.signIn] };
+
+/** The same sessions before and after a change of the schema, on one store and one clock. */
+function deployment() {
+  const store = memoryStore();
+  const clock = createFakeClock();
+  const events: SessionEvent[] = [];
+  const onEvent = (event: SessionEvent): void => void events.push(event);
+  const before = testSessions({ ...open, store, clock, onEvent });
+  const withSchema = <S extends ClaimsSchema>(claims: S) =>
+    testSessions({ ...open, store, clock, onEvent, claims });
+  return { before, withSchema, events, clock };
+}
+
+describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) => {
+  it("A5 what the schema makes of them is what the token carries", async () => {
+    const sessions = testSessions({ ...open, claims });
+    const api = apiOf(sessions);
+    const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
+    expect(answer.error).toBeUndefined();
+    expect(answer.result?.claims).toEqual({ role: "reader", teams: [] });
+    const bearer = accessOf(answer) ?? "";
+    expect(payloadOf(bearer)).toMatchObject({ role: "reader", teams: [] });
+    const next = await api.call({ bearer }, (ctx) => sessions.require(ctx).claims);
+    expect(next.result).toEqual({ role: "reader", teams: [] });
+    expect((await sessions.find(answer.result?.id ?? ""))?.claims).toEqual(next.result);
+  });
+
+  it("A4 A5 N4 what does not fit is refused at issue: a TypeError with the name, without the value", async () => {
+    const store = watchedStore();
+    const sessions = testSessions({ ...open, store: store.store, claims });
+    const bad = { userId: "a", claims: { role: "CANARY", teams: ["CANARY", 7] } };
+    const wrong = async (error: unknown) => {
+      expect(error).toBeInstanceOf(TypeError);
+      expect(String(error)).toMatch(
+        /^TypeError: claims: (role|teams\.1).* not as the schema says$/,
+      );
+    };
+    await sessions.issue(bad as never).then(() => expect.unreachable(), wrong);
+    const api = apiOf(sessions);
+    const { error, body, headers } = await api.open({}, (ctx) =>
+      sessions.create(ctx, bad as never),
+    );
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toMatch(/^claims: (role|teams)/);
+    expect(body + [...headers].join()).not.toContain("CANARY");
+    expect(store.inserted).toEqual([]);
+  });
+
+  it("L5 sessions of before a change of the schema: PermissionDenied with violations, tokens kept", async () => {
+    const { before, withSchema } = deployment();
+    const { tokens, session } = await before.issue({
+      userId: "a",
+      claims: { role: "CANARY", teams: ["x"] },
+      transport: "cookie",
+    });
+    const sessions = withSchema(claims);
+    const api = apiOf(sessions);
+    const answer = await api.call({ access: tokens.accessToken }, () => {});
+    expect(answer.error?.code).toBe(Code.PermissionDenied);
+    expect(answer.hint).toMatchObject({ reason: Reason.CLAIM_REJECTED, tokens: Tokens.KEEP });
+    expect(answer.hint?.action).toBe(Action.UNSPECIFIED);
+    expect(cookieEffects(answer.headers)).toEqual([]);
+    const [detail] = answer.error?.findDetails(PolicyViolationsSchema) ?? [];
+    expect(detail?.violations).toEqual([
+      expect.objectContaining({
+        claim: "role",
+        requirement: "schema",
+        message: "is not as the schema says",
+      }),
+    ]);
+    expect(answer.body + [...answer.headers].join()).not.toContain("CANARY");
+    // Refreshing goes on, and so does everything that can mend it.
+    const refreshed = await api.refresh("cookie", tokens.refreshToken);
+    expect(refreshed.error).toBeUndefined();
+    const other = await sessions.issue({ userId: "a", claims: { role: "admin" } });
+    const seen = await api.server.call(
+      SessionService.method.listSessions,
+      {},
+      { bearer: other.tokens.accessToken },
+    );
+    expect(seen.message?.sessions.map(({ id }) => id).sort()).toEqual(
+      [session.id, other.session.id].sort(),
+    );
+    await sessions.revoke(other.session.id);
+    const listed = await sessions.list({ userId: "a" });
+    expect(listed.sessions).toMatchObject([{ id: session.id, claims: undefined }]);
+    await sessions.updateClaims(session.id, { role: "admin" });
+    const mended = await api.refresh("cookie", tokens.refreshToken);
+    const next = await api.call(
+      { access: accessOf(mended) ?? "" },
+      (ctx) => sessions.require(ctx).claims,
+    );
+    expect(next.result).toEqual({ role: "admin", teams: ["x"] });
+  });
+
+  it("L5 B8 getSession outside of an RPC, and the service that only verifies, refuse them too", async () => {
+    const { before, withSchema, clock } = deployment();
+    const { tokens } = await before.issue({ userId: "a", claims: { role: "CANARY" } });
+    const jwks = await before.jwks();
+    const verifying = verifySessions({ issuer: "https://test.example", jwks, claims, clock });
+    for (const sessions of [withSchema(claims), verifying]) {
+      const error = await sessionErrorOf(
+        sessions.getSession(exchangeOf({ bearer: tokens.accessToken })),
+      );
+      expect(error).toMatchObject({
+        kind: "forbidden",
+        reason: "CLAIM_REJECTED",
+        clearTokens: false,
+      });
+      expect(error.violations.map(({ claim }) => claim)).toContain("role");
+      expect(JSON.stringify([error, error.message, error.cause])).not.toContain("CANARY");
+    }
+    const good = await before.issue({ userId: "a", claims: { role: "admin" } });
+    const session = await verifying.getSession(exchangeOf({ bearer: good.tokens.accessToken }));
+    expect(session.claims).toEqual({ role: "admin", teams: [] });
+  });
+});
+
+describe("schemas that cannot work", () => {
+  it("N4 no schema: a TypeError at construction that says what to give", () => {
+    for (const claims of [{}, "zod", null, z.object, 7]) {
+      expect(() => testSessions({ claims: claims as never })).toThrow(
+        /^claims: give a schema of zod, valibot, arktype/,
+      );
+    }
+    expect(() => testSessions({ clientClaims: {} as never })).toThrow(
+      "clientClaims: must be of type function, not object",
+    );
+  });
+
+  it.each<[string, ClaimsSchema]>([
+    ["turns text into a number", z.object({ n: z.string().transform(Number) })],
+    [
+      "adds each time",
+      v.object({
+        n: v.pipe(
+          v.number(),
+          v.transform((n) => n + 1),
+        ),
+      }),
+    ],
+  ])("A5 one that %s is refused at issue, and says what to leave out", async (_, claims) => {
+    const store = watchedStore();
+    const sessions = testSessions({ store: store.store, claims });
+    for (const n of ["4711", 4711]) {
+      const error = await sessions.issue({ userId: "a", claims: { n } }).catch((e: unknown) => e);
+      expect(error).toBeInstanceOf(TypeError);
+      expect(String(error)).not.toContain("4711");
+    }
+    const fits = _.startsWith("turns") ? "4711" : 4711;
+    await expect(sessions.issue({ userId: "a", claims: { n: fits } })).rejects.toThrow(
+      /does not return what it made of them unchanged; .* leave out what transforms/,
+    );
+    expect(store.inserted).toEqual([]);
+  });
+
+  it("A5 one that repeats itself, such as trim and lower case, is fine", async () => {
+    const claims = z.object({ name: z.string().trim().toLowerCase() });
+    const { session } = await testSessions({ claims }).issue({
+      userId: "a",
+      claims: { name: " ADA " },
+    });
+    expect(session.claims).toEqual({ name: "ada" });
+  });
+
+  it("A5 members that are undefined are left out", async () => {
+    const claims = z.object({
+      team: z.string().optional(),
+      in: z.object({ x: z.number().optional() }),
+    });
+    const { session } = await testSessions({ claims }).issue({
+      userId: "a",
+      claims: { team: undefined, in: { x: undefined } },
+    });
+    expect(Object.keys(session.claims)).toEqual(["in"]);
+  });
+
+  it.each<[string, (value: unknown) => never]>([
+    [
+      "an Error",
+      (value) => {
+        throw new Error(JSON.stringify(value));
+      },
+    ],
+    [
+      "a TypeError",
+      (value) => {
+        throw new TypeError(JSON.stringify(value));
+      },
+    ],
+  ])("A5 N6 one that throws %s: Internal, its text goes to the events alone", async (_, refuse) => {
+    const events: SessionEvent[] = [];
+    let broken = false;
+    const claims = z.looseObject({}).refine((value) => (broken ? refuse(value) : true));
+    const sessions = testSessions({ ...open, claims, onEvent: (event) => void events.push(event) });
+    const api = apiOf(sessions);
+    const good = await api.open({}, (ctx) =>
+      sessions.create(ctx, { userId: "a", claims: { x: "CANARY" } }),
+    );
+    broken = true;
+    const created = await api.open({}, (ctx) =>
+      sessions.create(ctx, { userId: "a", claims: { x: "CANARY" } }),
+    );
+    const { error, body, hint } = await api.call({ bearer: accessOf(good) ?? "" }, () => {});
+    for (const answer of [created.error, error]) {
+      expect(answer?.code).toBe(Code.Internal);
+      expect(answer?.rawMessage).not.toContain("CANARY");
+    }
+    expect(created.body + body).not.toContain("CANARY");
+    expect(hint?.tokens).not.toBe(Tokens.CLEAR);
+    expect(events.filter(({ type }) => type === "failed")).toHaveLength(2);
+  });
+
+  it("A4 names that a token keeps for itself are refused, with a schema as well", async () => {
+    const claims = z.looseObject({});
+    const sessions = testSessions({ claims });
+    for (const name of ["sub", "sid", "cv", "auth_time", "session_exp", "cnf"]) {
+      await expect(sessions.issue({ userId: "a", claims: { [name]: 1 } })).rejects.toThrow(
+        `claims.${name}: the name is reserved; choose another`,
+      );
+    }
+  });
+});
+
+describe("E6 what the client may read: clientClaims", () => {
+  const claims = z.object({
+    role: z.enum(["reader", "admin"]).default("reader"),
+    costCenter: z.string().default("CANARY"),
+    name: z.string().optional(),
+  });
+  const projected = {
+    ...open,
+    claims,
+    clientClaims: ({ role, name }: z.output<typeof claims>) => ({ role, name }),
+  };
+
+  it.each(["cookie", "header"] as const)(
+    "E6 E5 the notice of sign-in, refresh and change tells that and no more: %s",
+    async (transport) => {
+      const sessions = testSessions(projected);
+      const api = apiOf(sessions);
+      const site = transport === "cookie" ? { "sec-fetch-site": "same-origin" } : {};
+      const answer = await api.open({ headers: { ...site } }, (ctx) =>
+        sessions.create(ctx, { userId: "a", claims: { name: "Ada" } }),
+      );
+      expect(answer.notice?.claims).toEqual({ role: "reader", name: "Ada" });
+      // The access token itself is for the page only where it asked to keep tokens by itself.
+      expect(answer.headers.has("rpcsession-access-token")).toBe(transport === "header");
+      const access = accessOf(answer) ?? "";
+      const given = transport === "cookie" ? { access } : { bearer: access };
+      const changed = await api.call(given, (ctx) =>
+        sessions
+          .require(ctx)
+          .updateClaims({ role: "admin", name: undefined, costCenter: "CANARY" }),
+      );
+      expect(changed.notice).toMatchObject({ event: "reissued", claims: { role: "admin" } });
+      expect(changed.notice?.claims).not.toHaveProperty("name");
+      const { tokens } = await sessions.issue({ userId: "a", claims: {}, transport });
+      const refreshed = await api.refresh(transport, tokens.refreshToken);
+      expect(refreshed.notice?.claims).toEqual({ role: "reader" });
+      const message = refreshed.message as { session?: { claims?: unknown } };
+      expect(message.session?.claims).toEqual({ role: "reader" });
+      const told = await api.server.call(SessionService.method.getSession, {}, given);
+      expect(told.message?.session?.claims).toEqual({ role: "admin" });
+      const listed = await api.server.call(SessionService.method.listSessions, {}, given);
+      const roles = listed.message?.sessions.map((s) => s.claims?.role);
+      expect(roles?.sort()).toEqual(["admin", "reader"]);
+      for (const { headers, body } of [answer, changed, refreshed, told, listed]) {
+        const readable = [...headers].filter(
+          ([name]) => !/set-cookie|access-token|refresh-token/.test(name),
+        );
+        expect(JSON.stringify(readable) + body).not.toContain("CANARY");
+      }
+    },
+  );
+
+  it("E6 without the option nothing is told", async () => {
+    const sessions = testSessions({ ...open, claims });
+    const api = apiOf(sessions);
+    const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
+    expect(answer.notice?.event).toBe("created");
+    expect(answer.headers.get("rpcsession-session")).not.toMatch(/claims=|reader|CANARY/);
+    const told = await api.server.call(
+      SessionService.method.getSession,
+      {},
+      { bearer: accessOf(answer) ?? "" },
+    );
+    expect(told.message?.session?.id).toBe(answer.result?.id);
+    expect(told.message?.session?.claims).toBeUndefined();
+  });
+
+  it.each([
+    ["letters", "x".repeat(3200)],
+    ["what a header triples", "'".repeat(1200)],
+    ["what a header triples twice", "é".repeat(600)],
+  ])("E6 N4 too much for a header is refused before anything is stored: %s", async (_, name) => {
+    const store = watchedStore();
+    const sessions = testSessions({ ...projected, store: store.store });
+    const api = apiOf(sessions);
+    const answer = await api.open({}, (ctx) =>
+      sessions.create(ctx, { userId: "a", claims: { name } }),
+    );
+    expect(answer.error?.code).toBe(Code.Internal);
+    expect(answer.error?.rawMessage).toBe(
+      "clientClaims: more than 3072 characters do not fit a header; tell the client less",
+    );
+    await expect(sessions.issue({ userId: "a", claims: { name } })).rejects.toThrow(TypeError);
+    expect(store.inserted).toEqual([]);
+    const { session } = await sessions.issue({ userId: "a", claims: { name: "Ada" } });
+    await expect(sessions.updateClaims(session.id, { name })).rejects.toThrow(
+      /clientClaims: more than/,
+    );
+    expect((await sessions.find(session.id))?.claims?.name).toBe("Ada");
+  });
+
+  it("E6 the most that is allowed arrives whole", async () => {
+    const sessions = testSessions(projected);
+    const api = apiOf(sessions);
+    const name = "'(é)".repeat(160);
+    const answer = await api.open({}, (ctx) =>
+      sessions.create(ctx, { userId: "a", claims: { name } }),
+    );
+    expect(answer.notice?.claims).toEqual({ role: "reader", name });
+    expect(answer.headers.get("rpcsession-session")?.length).toBeLessThan(8192);
+  });
+
+  it("E6 a projection that is no JSON is refused at sign-in, by its own name", async () => {
+    for (const [told, message] of [
+      [{ at: new Date() }, /^clientClaims: claims\.at: an instance of a class/],
+      [{ sub: "x" }, /^clientClaims: claims\.sub: the name is reserved/],
+      [null, /^clientClaims: claims: must be a plain object/],
+      [Promise.resolve({}), /^clientClaims: claims: must be a plain object/],
+    ] as const) {
+      const sessions = testSessions({ clientClaims: () => told as never });
+      await expect(sessions.issue({ userId: "a" })).rejects.toThrow(message);
+    }
+  });
+
+  it.each(["cookie", "header"] as const)(
+    "E6 N6 a projection that throws later breaks no refresh, and is told to the events: %s",
+    async (transport) => {
+      let broken = false;
+      const events: SessionEvent[] = [];
+      const sessions = testSessions({
+        ...projected,
+        onEvent: (event) => void events.push(event),
+        clientClaims({ role }) {
+          if (broken) {
+            throw new TypeError("CANARY");
+          }
+          return { role };
+        },
+      });
+      const { tokens, session } = await sessions.issue({ userId: "a", claims: {}, transport });
+      const api = apiOf(sessions);
+      broken = true;
+      const answer = await api.refresh(transport, tokens.refreshToken);
+      expect(answer.error).toBeUndefined();
+      expect(accessOf(answer)).toBeDefined();
+      expect(answer.notice).toMatchObject({ event: "refreshed", session: session.id });
+      expect(answer.notice?.claims).toBeUndefined();
+      const given =
+        transport === "cookie" ? { access: tokens.accessToken } : { bearer: tokens.accessToken };
+      const { error, message } = await api.server.call(SessionService.method.getSession, {}, given);
+      expect([error, message?.session?.id, message?.session?.claims]).toEqual([
+        undefined,
+        session.id,
+        undefined,
+      ]);
+      expect(events.some(({ type }) => type === "failed")).toBe(true);
+      const signIn = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
+      expect(signIn.error?.code).toBe(Code.Internal);
+      expect(signIn.body + answer.body).not.toContain("CANARY");
+      expect(cookieEffects(signIn.headers)).toEqual([]);
+    },
+  );
+});

@@ -1,0 +1,271 @@
+import { Code } from "@connectrpc/connect";
+import type { OwnLifetimes, SessionError, SessionEvent } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock, type TestSessionsOptions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { accessOf, apiOf, payloadOf, refreshOf } from "../helpers/api.ts";
+import { cookieEffects, exchangeOf } from "../helpers/exchanges.ts";
+import { sorted } from "../helpers/sorted.ts";
+import { watchedStore } from "../helpers/watched-store.ts";
+
+const day = 86_400_000;
+
+function createWorld(options: Partial<TestSessionsOptions> = {}) {
+  const events: SessionEvent[] = [];
+  const sessions = testSessions({
+    public: [NotesService.method.signIn],
+    ...options,
+    onEvent: (event) => void events.push(event),
+  });
+  const api = apiOf(sessions);
+  const signIn = (userId = "alice", more: object = {}) =>
+    api.open({}, (ctx) => sessions.create(ctx, { userId, ...more }));
+  const live = async (userId = "alice") =>
+    (await sessions.list({ userId })).sessions.map(({ id }) => id);
+  return { sessions, api, events, signIn, live };
+}
+
+describe("how long a session lives", () => {
+  it("D13 A1 its absolute end stands, however often it is refreshed", async () => {
+    const { sessions, api, events } = createWorld({ lifetimes: { idle: "7d", absolute: "30d" } });
+    const { session, tokens } = await sessions.issue({ userId: "alice" });
+    const end = sessions.clock.now() + 30 * day;
+    let { refreshToken } = tokens;
+    let last = payloadOf(tokens.accessToken);
+    for (let spent = 0; spent < 29; spent++) {
+      sessions.clock.advance("1d");
+      const answer = await api.refresh("header", refreshToken);
+      expect(answer.error).toBeUndefined();
+      refreshToken = refreshOf(answer) ?? refreshToken;
+      last = payloadOf(accessOf(answer));
+      expect(last.session_exp * 1000).toBe(end);
+    }
+    const info = await sessions.find(session.id);
+    expect([info?.expiresAt.getTime(), info?.idleExpiresAt.getTime()]).toEqual([end, end]);
+    sessions.clock.advance("1434m");
+    const nearly = await api.refresh("header", refreshToken);
+    // Six minutes are left, and no token is good for longer.
+    expect(payloadOf(accessOf(nearly)).exp * 1000).toBe(end);
+    sessions.clock.advance("6m");
+    const over = await api.refresh("header", refreshToken);
+    expect(over.error?.code).toBe(Code.Unauthenticated);
+    expect(over.hint).toMatchObject({ reason: Reason.SESSION_EXPIRED, tokens: Tokens.CLEAR });
+    expect(events.at(-1)).toEqual({ type: "expired", session: session.id, userId: "alice" });
+    const bearer = accessOf(nearly) ?? "";
+    await expect(sessions.getSession(exchangeOf({ bearer }))).rejects.toMatchObject({
+      kind: "tryRefreshToken",
+    });
+  });
+
+  it("D14 D12 its idle end moves with each refresh, and ends it without one", async () => {
+    const { sessions, api } = createWorld({ lifetimes: { idle: "1h" } });
+    const { session, tokens } = await sessions.issue({ userId: "alice" });
+    sessions.clock.advance("59m");
+    const answer = await api.refresh("header", tokens.refreshToken);
+    expect(answer.error).toBeUndefined();
+    const idle = (await sessions.find(session.id))?.idleExpiresAt.getTime();
+    expect(idle).toBe(sessions.clock.now() + 3_600_000);
+    expect((await sessions.find(session.id))?.lastSeenAt.getTime()).toBe(sessions.clock.now());
+    sessions.clock.advance("1h");
+    const over = await api.refresh("header", refreshOf(answer) ?? tokens.refreshToken);
+    expect(over.hint?.reason).toBe(Reason.SESSION_EXPIRED);
+    expect(await sessions.find(session.id)).toBeUndefined();
+  });
+
+  it("A10 access tokens end up to 5 % early, never late, and not all at once", async () => {
+    const { sessions } = createWorld({ lifetimes: { access: "20m" } });
+    const lives: number[] = [];
+    for (let i = 0; i < 300; i++) {
+      const { tokens } = await sessions.issue({ userId: `u${i}` });
+      const { exp, iat } = payloadOf(tokens.accessToken);
+      lives.push(exp - iat);
+    }
+    expect(Math.min(...lives)).toBeGreaterThanOrEqual(Math.floor(1200 * 0.95));
+    expect(Math.max(...lives)).toBeLessThanOrEqual(1200);
+    // Spread over all of it: each fifth of the span has its share.
+    const fifths = new Set(lives.map((life) => Math.min(4, Math.floor((life - 1140) / 12))));
+    expect(fifths.size).toBe(5);
+  });
+});
+
+describe("A9 a life of its own", () => {
+  it.each(["create", "issue"] as const)(
+    "A9 D13 D14 by %s: access, idle and absolute end",
+    async (by) => {
+      const { sessions, api } = createWorld();
+      const lifetimes: OwnLifetimes = { access: "5m", idle: "1h", absolute: "1d" };
+      const began = sessions.clock.now();
+      let access: string | undefined;
+      let refresh: string | undefined;
+      if (by === "create") {
+        const answer = await api.open({}, (ctx) =>
+          sessions.create(ctx, { userId: "alice", lifetimes }),
+        );
+        [access, refresh] = [accessOf(answer), refreshOf(answer)];
+      } else {
+        const { tokens } = await sessions.issue({ userId: "alice", lifetimes });
+        [access, refresh] = [tokens.accessToken, tokens.refreshToken];
+      }
+      const first = payloadOf(access);
+      expect(first.exp - first.iat).toBeLessThanOrEqual(300);
+      expect(first.exp - first.iat).toBeGreaterThanOrEqual(285);
+      expect(first.session_exp * 1000).toBe(began + day);
+      const info = await sessions.find(first.sid);
+      expect(info?.idleExpiresAt.getTime()).toBe(began + 3_600_000);
+      sessions.clock.advance("50m");
+      const answer = await api.refresh("header", refresh ?? "");
+      const next = payloadOf(accessOf(answer));
+      expect(next.exp - next.iat).toBeLessThanOrEqual(300);
+      expect((await sessions.find(first.sid))?.idleExpiresAt.getTime()).toBe(
+        began + 3_000_000 + 3_600_000,
+      );
+      sessions.clock.advance("1h");
+      const over = await api.refresh("header", refreshOf(answer) ?? refresh ?? "");
+      expect(over.hint?.reason).toBe(Reason.SESSION_EXPIRED);
+    },
+  );
+
+  it.each<[object, RegExp]>([
+    [{ access: "16m" }, /^lifetimes\.access: "16m" is too long; at most 900000ms$/],
+    [{ access: "1m" }, /^lifetimes\.access: "1m" is too short; at least 60001ms$/],
+    [{ idle: "15d" }, /^lifetimes\.idle: "15d" is too long; at most 1209600000ms$/],
+    [{ idle: "14m" }, /^lifetimes\.idle: "14m" is too short; at least 900000ms$/],
+    [{ absolute: "91d" }, /^lifetimes\.absolute: "91d" is too long; at most 7776000000ms$/],
+    [{ absolute: "1m" }, /^lifetimes\.absolute: "1m" is too short/],
+    [{ idle: "soon" }, /^lifetimes\.idle: "soon" is no duration; write "15m" or "30s"$/],
+    [{ idle: 7 }, /^lifetimes\.idle: 7 is no duration/],
+    [{ idle: null }, /^lifetimes\.idle: null is no duration/],
+  ])("A9 N4 only shorter, and possible: %o", async (lifetimes, message) => {
+    const store = watchedStore();
+    const { sessions, signIn } = createWorld({ store: store.store });
+    const given = { userId: "alice", lifetimes } as never;
+    await expect(sessions.issue(given)).rejects.toThrow(TypeError);
+    await expect(sessions.issue(given)).rejects.toThrow(message);
+    const answer = await signIn("alice", { lifetimes });
+    expect(answer.error?.code).toBe(Code.Internal);
+    expect(answer.error?.rawMessage).toMatch(message);
+    expect(store.inserted).toEqual([]);
+  });
+
+  it("A9 a service that lives shorter from now on shortens those that are there", async () => {
+    const store = memoryStore();
+    const clock = createFakeClock();
+    const before = testSessions({ store, clock });
+    const { tokens } = await before.issue({ userId: "a", lifetimes: { access: "10m" } });
+    const after = testSessions({
+      ...{ store, clock, lifetimes: { access: "4m" } },
+      public: [NotesService.method.signIn],
+    });
+    const { exp, iat } = payloadOf(
+      accessOf(await apiOf(after).refresh("header", tokens.refreshToken)),
+    );
+    expect(exp - iat).toBeLessThanOrEqual(240);
+  });
+});
+
+describe("A8 how many sessions a user may have", () => {
+  it.each([undefined, "evictOldest"] as const)(
+    "A8 the oldest end: overflow %s",
+    async (overflow) => {
+      const { sessions, api, signIn, live, events } = createWorld({
+        sessionsPerUser: { max: 2, ...(overflow && { overflow }) },
+      });
+      const answers = [];
+      for (let i = 0; i < 3; i++) {
+        answers.push(await signIn());
+        sessions.clock.advance("1s");
+      }
+      await signIn("bob");
+      const [first, second, third] = answers.map(({ result }) => result?.id ?? "");
+      expect(await live()).toEqual([third, second]);
+      expect(events.filter(({ type }) => type === "revoked")).toEqual([
+        { type: "revoked", session: first, endedBy: "evicted" },
+      ]);
+      const late = await api.call(
+        { bearer: accessOf(answers[0] ?? { headers: new Headers() }) ?? "" },
+        () => {},
+      );
+      expect(late.hint).toMatchObject({ reason: Reason.SESSION_REVOKED, tokens: Tokens.CLEAR });
+    },
+  );
+
+  it("A8 reject: PermissionDenied, no tokens, nothing ends", async () => {
+    const { sessions, api, signIn, live, events } = createWorld({
+      sessionsPerUser: { max: 2, overflow: "reject" },
+    });
+    const kept = [(await signIn()).result?.id, (await signIn()).result?.id];
+    const answer = await signIn();
+    expect(answer.error?.code).toBe(Code.PermissionDenied);
+    expect(answer.error?.rawMessage).toBe("the user has 2 sessions already; end one of them first");
+    expect(answer.hint).toMatchObject({ reason: Reason.SESSION_LIMIT, tokens: Tokens.KEEP });
+    expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);
+    expect(sorted(await live())).toEqual(sorted(kept));
+    const byPage = await api.open({ headers: { "sec-fetch-site": "same-origin" } }, (ctx) =>
+      sessions.create(ctx, { userId: "alice" }),
+    );
+    expect(cookieEffects(byPage.headers)).toEqual([]);
+    const issued = await sessions.issue({ userId: "alice" }).catch((e: SessionError) => e);
+    expect(issued).toMatchObject({ kind: "forbidden", reason: "SESSION_LIMIT" });
+    expect(events.filter(({ type }) => type === "failed" || type === "revoked")).toEqual([]);
+    expect((await signIn("bob")).error).toBeUndefined();
+    await sessions.revoke(kept[0] ?? "");
+    expect((await signIn()).error).toBeUndefined();
+  });
+
+  it.each(["reject", "evictOldest"] as const)(
+    "A8 A7 one that the new one replaces does not count: %s",
+    async (overflow) => {
+      const { sessions, api, signIn, live } = createWorld({
+        sessionsPerUser: { max: 2, overflow },
+      });
+      const old = await signIn();
+      sessions.clock.advance("1s");
+      const other = await signIn();
+      const bearer = accessOf(old) ?? "";
+      const again = await api.open({ bearer }, (ctx) => sessions.create(ctx, { userId: "alice" }));
+      expect(again.error).toBeUndefined();
+      expect(sorted(await live())).toEqual(sorted([other.result?.id, again.result?.id]));
+      const anew = await api.call({ bearer: accessOf(again) ?? "" }, (ctx) =>
+        sessions.reauthenticated(ctx),
+      );
+      expect(anew.error).toBeUndefined();
+      expect(sorted(await live())).toEqual(sorted([other.result?.id, anew.result?.id]));
+    },
+  );
+
+  it("A8 M1 all tenants together count, those that are over do not", async () => {
+    const { sessions, signIn } = createWorld({
+      sessionsPerUser: { max: 2, overflow: "reject" },
+      lifetimes: { idle: "1h" },
+    });
+    expect((await signIn("alice", { tenantId: "a" })).error).toBeUndefined();
+    expect((await signIn("alice", { tenantId: "b" })).error).toBeUndefined();
+    expect((await signIn("alice", { tenantId: "c" })).error?.code).toBe(Code.PermissionDenied);
+    sessions.clock.advance("1h");
+    expect((await signIn("alice", { tenantId: "c" })).error).toBeUndefined();
+  });
+
+  it.each(["reject", "evictOldest"] as const)(
+    "A8 never more, also of 40 at once: %s",
+    async (overflow) => {
+      const { signIn, live } = createWorld({ sessionsPerUser: { max: 3, overflow } });
+      const answers = await Promise.all(Array.from({ length: 40 }, () => signIn()));
+      expect(await live()).toHaveLength(3);
+      const good = answers.filter(({ error }) => error === undefined).length;
+      expect(good).toBe(overflow === "reject" ? 3 : 40);
+    },
+  );
+
+  it("A8 N4 a limit that is none is refused at construction", () => {
+    for (const max of [0, -1, 1.5, Number.NaN, "2", undefined]) {
+      expect(() => testSessions({ sessionsPerUser: { max } as never })).toThrow(
+        "sessionsPerUser.max: must be a whole number, at least 1",
+      );
+    }
+    expect(() => testSessions({ sessionsPerUser: { max: 1, overflow: "drop" } as never })).toThrow(
+      /^sessionsPerUser\.overflow: .* evictOldest, reject$/,
+    );
+  });
+});

@@ -1,0 +1,534 @@
+import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import { SessionError, type SessionEvent } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { type TestSessionsOptions, testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { z } from "zod";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { accessOf, apiOf, payloadOf, presentedBy, refreshOf } from "../helpers/api.ts";
+import { clearsCookies, cookieEffects, exchangeOf } from "../helpers/exchanges.ts";
+import { watchedStore } from "../helpers/watched-store.ts";
+
+const Claims = z.object({
+  role: z.enum(["reader", "editor", "admin"]).default("reader"),
+  visits: z.number().default(0),
+  team: z.string().optional(),
+});
+
+type Given = Omit<TestSessionsOptions<typeof Claims>, "claims" | "public" | "onEvent">;
+
+function createWorld(options: Given = {}) {
+  const events: SessionEvent[] = [];
+  const sessions = testSessions({
+    public: [NotesService.method.signIn],
+    claims: Claims,
+    ...options,
+    onEvent: (event) => void events.push(event),
+  });
+  const api = apiOf(sessions);
+  const signedIn = async (transport: "cookie" | "header", claims: z.input<typeof Claims> = {}) => {
+    const { session, tokens } = await sessions.issue({ userId: "alice", claims, transport });
+    const { accessToken: access, refreshToken: refresh } = tokens;
+    return { id: session.id, access, refresh, presented: presentedBy(transport, access) };
+  };
+  return { sessions, api, events, signedIn };
+}
+
+type World = ReturnType<typeof createWorld>;
+const setRole = ({ sessions }: World) => {
+  return (context: HandlerContext) => sessions.require(context).updateClaims({ role: "editor" });
+};
+
+describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (transport) => {
+  it("E1 A2 gives a token that says so, and ends when the former one would", async () => {
+    const world = createWorld();
+    const { presented, access, refresh, id } = await world.signedIn(transport, { team: "a" });
+    world.sessions.clock.advance("2m");
+    const answer = await world.api.call(presented, async (context) => {
+      const session = world.sessions.require(context);
+      await session.updateClaims({ role: "editor", visits: 2 });
+      return session.claims;
+    });
+    expect(answer.error).toBeUndefined();
+    expect(answer.result).toEqual({ role: "editor", visits: 2, team: "a" });
+    const [before, after] = [payloadOf(access), payloadOf(accessOf(answer))];
+    expect(after).toMatchObject({ sid: id, role: "editor", visits: 2, team: "a" });
+    expect([after.exp, after.cv, after.gen]).toEqual([before.exp, before.cv + 1, before.gen]);
+    expect(after.iat).toBe(before.iat + 120);
+    expect(refreshOf(answer)).toBeUndefined();
+    expect(answer.notice).toMatchObject({
+      event: "reissued",
+      session: id,
+      claimsVersion: after.cv,
+      expiresAt: after.exp,
+    });
+    expect(answer.headers.get("cache-control")).toBe("no-store");
+    expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
+    const next = await world.api.call(
+      presentedBy(transport, accessOf(answer) ?? ""),
+      (context) => world.sessions.require(context).claims.role,
+    );
+    expect(next.result).toBe("editor");
+    // The refresh token of the sign-in still is the one.
+    const again = await world.api.refresh(transport, refresh);
+    expect(payloadOf(accessOf(again))).toMatchObject({ role: "editor", cv: after.cv });
+  });
+
+  it("E1 members that are undefined go, and defaults of the schema come back", async () => {
+    const world = createWorld();
+    const { presented } = await world.signedIn(transport, { team: "a", role: "admin" });
+    const answer = await world.api.call(presented, async (context) => {
+      const session = world.sessions.require(context);
+      await session.updateClaims({ team: undefined, role: undefined });
+      return session.claims;
+    });
+    expect(answer.result).toEqual({ role: "reader", visits: 0 });
+    expect(payloadOf(accessOf(answer))).not.toHaveProperty("team");
+  });
+
+  it("L6 B6 changed by id: the next call brings the new token, also when it fails or is refused", async () => {
+    const world = createWorld();
+    const { presented, id, access } = await world.signedIn(transport);
+    await world.sessions.updateClaims(id, { role: "editor" });
+    const failed = await world.api.call(presented, (context) => {
+      expect(world.sessions.require(context).claims.role).toBe("editor");
+      throw new ConnectError("no such list", Code.NotFound);
+    });
+    expect(failed.error?.code).toBe(Code.NotFound);
+    expect(payloadOf(accessOf(failed))).toMatchObject({
+      role: "editor",
+      exp: payloadOf(access).exp,
+    });
+    world.sessions.clock.advance("11m");
+    const refused = await world.api.call(presented, (context) =>
+      world.sessions.requireFresh(context, "10m"),
+    );
+    expect(refused.hint?.action).toBe(Action.STEP_UP);
+    expect(payloadOf(accessOf(refused)).role).toBe("editor");
+    // Changed again by the call itself: one token, of the last.
+    const both = await world.api.call(presented, (context) =>
+      world.sessions.require(context).updateClaims({ visits: 5 }),
+    );
+    expect(payloadOf(accessOf(both))).toMatchObject({ role: "editor", visits: 5, cv: 2 });
+    expect(cookieEffects(both.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
+  });
+
+  it.each(["call", "stream"] as const)(
+    "L6 E1 the new token arrives although the handler fails: %s",
+    async (kind) => {
+      const world = createWorld();
+      const { presented } = await world.signedIn(transport);
+      const answer = await world.api[kind](presented, async (context) => {
+        await setRole(world)(context);
+        throw new ConnectError("no such list", Code.NotFound);
+      });
+      expect(answer.error?.code).toBe(Code.NotFound);
+      expect(payloadOf(accessOf(answer)).role).toBe("editor");
+      expect(answer.notice?.event).toBe("reissued");
+    },
+  );
+
+  it("E1 several in one call: one token, of the last", async () => {
+    const world = createWorld();
+    const { presented } = await world.signedIn(transport);
+    const answer = await world.api.call(presented, async (context) => {
+      const session = world.sessions.require(context);
+      await session.updateClaims(({ visits, ...rest }) => ({ ...rest, visits: visits + 1 }));
+      await session.updateClaims(({ visits, ...rest }) => ({ ...rest, visits: visits + 1 }));
+    });
+    expect(payloadOf(accessOf(answer))).toMatchObject({ visits: 2, cv: 2 });
+    expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
+  });
+
+  it("E1 before a stream's first message it arrives, after it it fails loudly and changes nothing", async () => {
+    const world = createWorld();
+    const { presented, id } = await world.signedIn(transport);
+    const early = await world.api.stream(presented, setRole(world));
+    expect(payloadOf(accessOf(early)).role).toBe("editor");
+    const late = await world.api.stream(
+      presentedBy(transport, accessOf(early) ?? ""),
+      () => {},
+      (context) => world.sessions.require(context).updateClaims({ role: "admin" }),
+    );
+    expect(late.error?.code).toBe(Code.Internal);
+    expect(late.error?.rawMessage).toMatch(
+      /headers were sent .* before it, or by sessions\.updateClaims/,
+    );
+    expect(accessOf(late)).toBeUndefined();
+    expect((await world.sessions.find(id))?.claims?.role).toBe("editor");
+  });
+
+  it("E1 a token whose end passed in the handler: the change is kept, no token is written", async () => {
+    const world = createWorld();
+    const { presented, refresh } = await world.signedIn(transport);
+    const answer = await world.api.call(presented, async (context) => {
+      world.sessions.clock.advance("16m");
+      await setRole(world)(context);
+      return world.sessions.require(context).claims.role;
+    });
+    expect([answer.error, answer.result]).toEqual([undefined, "editor"]);
+    expect(accessOf(answer)).toBeUndefined();
+    expect(answer.notice).toBeUndefined();
+    const next = await world.api.refresh(transport, refresh);
+    expect(payloadOf(accessOf(next)).role).toBe("editor");
+  });
+
+  it("G1 then revoke: what is left is the end", async () => {
+    const world = createWorld();
+    const { presented } = await world.signedIn(transport);
+    const answer = await world.api.call(presented, async (context) => {
+      await setRole(world)(context);
+      await world.sessions.require(context).revoke();
+    });
+    expect(accessOf(answer)).toBeUndefined();
+    expect(answer.notice?.event).toBe("ended");
+    expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? clearsCookies : []);
+  });
+
+  it("E1 after revoke: Unauthenticated, and the end stays", async () => {
+    const world = createWorld();
+    const { presented } = await world.signedIn(transport);
+    const answer = await world.api.call(presented, async (context) => {
+      await world.sessions.require(context).revoke();
+      await setRole(world)(context);
+    });
+    expect(answer.error?.code).toBe(Code.Unauthenticated);
+    expect(answer.hint?.reason).toBe(Reason.SESSION_REVOKED);
+    expect([accessOf(answer), answer.notice?.event]).toEqual([undefined, "ended"]);
+  });
+
+  it("A5 E1 create, then updateClaims: the client is told of a sign-in, with both tokens", async () => {
+    const world = createWorld();
+    const headers = {
+      "rpcsession-transport": transport,
+      "sec-fetch-site": transport === "cookie" ? "same-origin" : undefined,
+    };
+    const answer = await world.api.open({ headers }, async (context) => {
+      const session = await world.sessions.create(context, { userId: "alice", claims: {} });
+      await session.updateClaims({ role: "admin" });
+      return session.claims;
+    });
+    expect(answer.error).toBeUndefined();
+    expect(answer.result?.role).toBe("admin");
+    expect(payloadOf(accessOf(answer))).toMatchObject({ role: "admin", cv: 1 });
+    expect(refreshOf(answer)).toBeDefined();
+    expect(answer.notice).toMatchObject({ event: "created", claimsVersion: 1 });
+    expect(cookieEffects(answer.headers).sort()).toEqual(
+      transport === "cookie" ? ["access set", "refresh set"] : [],
+    );
+  });
+
+  it("D3 E1 after a refresh whose answer was lost, it does not take the former refresh token away", async () => {
+    const world = createWorld();
+    const { access: first, refresh } = await world.signedIn(transport);
+    const exchange = () => world.api.refresh(transport, refresh);
+    world.sessions.clock.advance("61s");
+    await exchange();
+    world.sessions.clock.advance("31s");
+    // The next generation is minted, and its answer lost: the client still holds the first one.
+    const lost = await exchange();
+    expect(payloadOf(accessOf(lost)).gen).toBe(1);
+    const answer = await world.api.call(presentedBy(transport, first), setRole(world));
+    expect(payloadOf(accessOf(answer))).toMatchObject({ role: "editor", gen: 0 });
+    // It uses what it was given, for long enough to be taken for settled.
+    for (const step of ["61s", "31s", "31s"] as const) {
+      world.sessions.clock.advance(step);
+      const used = await world.api.call(
+        presentedBy(transport, accessOf(answer) ?? ""),
+        (context) => world.sessions.require(context).claims.role,
+      );
+      expect(used.result).toBe("editor");
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    const recovered = await exchange();
+    expect(recovered.error).toBeUndefined();
+    expect(payloadOf(accessOf(recovered))).toMatchObject({ role: "editor", gen: 1 });
+  });
+});
+
+describe("updates of one session at once", () => {
+  it("E3 64 parallel updates of claims are all kept", async () => {
+    const world = createWorld();
+    const { id } = await world.signedIn("header");
+    await Promise.all(
+      Array.from({ length: 64 }, () =>
+        world.sessions.updateClaims(id, ({ visits, ...rest }) => ({ ...rest, visits: visits + 1 })),
+      ),
+    );
+    const info = await world.sessions.find(id);
+    expect(info?.claims?.visits).toBe(64);
+    const versions = world.events.flatMap((e) =>
+      e.type === "claimsChanged" ? [e.claimsVersion] : [],
+    );
+    expect(versions.sort((a, b) => a - b)).toEqual(Array.from({ length: 64 }, (_, i) => i + 1));
+  });
+
+  it("E3 64 parallel updates from two servers and both kinds are all kept", async () => {
+    const store = memoryStore();
+    const one = createWorld({ store });
+    const two = createWorld({ store, clock: one.sessions.clock });
+    const { id } = await one.signedIn("header");
+    await Promise.all(
+      Array.from({ length: 32 }, (_, i) => [
+        (i % 2 ? one : two).sessions.updateClaims(id, ({ visits, ...rest }) => ({
+          ...rest,
+          visits: visits + 1,
+        })),
+        (i % 2 ? two : one).sessions.updateData(id, (data) => ({
+          ...data,
+          [`item${i}`]: i,
+        })),
+      ]).flat(),
+    );
+    expect((await two.sessions.find(id))?.claims?.visits).toBe(32);
+    expect(Object.keys((await one.sessions.data(id)) ?? {})).toHaveLength(32);
+  });
+
+  it("E3 64 parallel calls, each with its own response, are all kept", async () => {
+    const world = createWorld();
+    const { id, presented } = await world.signedIn("cookie");
+    const answers = await Promise.all(
+      Array.from({ length: 64 }, () =>
+        world.api.call(presented, (context) =>
+          world.sessions
+            .require(context)
+            .updateClaims(({ visits, ...rest }) => ({ ...rest, visits: visits + 1 })),
+        ),
+      ),
+    );
+    expect(answers.filter((a) => a.error !== undefined)).toEqual([]);
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(64);
+    for (const answer of answers) {
+      const { cv, visits } = payloadOf(accessOf(answer));
+      expect(visits).toBe(cv);
+    }
+  });
+
+  it("E3 patches of different members do not undo each other", async () => {
+    const world = createWorld();
+    const { id } = await world.signedIn("header");
+    await Promise.all([
+      world.sessions.updateClaims(id, { role: "admin" }),
+      world.sessions.updateClaims(id, { team: "b" }),
+      world.sessions.updateClaims(id, { visits: 7 }),
+    ]);
+    expect((await world.sessions.find(id))?.claims).toEqual({
+      role: "admin",
+      team: "b",
+      visits: 7,
+    });
+  });
+
+  it("E3 F1 a function is called again on what another wrote in between", async () => {
+    const store = memoryStore();
+    const world = createWorld({ store });
+    const rival = createWorld({ store, clock: world.sessions.clock });
+    const { id } = await world.signedIn("header", { visits: 1 });
+    const seen: unknown[] = [];
+    await world.sessions.updateClaims(id, async (claims) => {
+      seen.push(claims.visits);
+      if (seen.length === 1) {
+        await rival.sessions.updateClaims(id, { visits: 10, role: "admin" });
+      }
+      return { ...claims, visits: claims.visits + 1 };
+    });
+    await rival.sessions.updateData(id, { cart: 1 });
+    await world.sessions.updateData(id, async (data) => {
+      seen.push(data.cart);
+      if (data.cart === 1) {
+        await rival.sessions.updateData(id, { cart: 10, note: "x" });
+      }
+      return { ...data, cart: Number(data.cart) + 1 };
+    });
+    expect(seen).toEqual([1, 10, 1, 10]);
+    expect((await rival.sessions.find(id))?.claims).toEqual({ role: "admin", visits: 11 });
+    expect(await rival.sessions.data(id)).toEqual({ cart: 11, note: "x" });
+  });
+
+  it("E3 one that always loses gives up: Unavailable, and nothing is half done", async () => {
+    const store = memoryStore();
+    const world = createWorld({ store });
+    const rival = createWorld({ store, clock: world.sessions.clock });
+    const { id } = await world.signedIn("header");
+    const work = world.sessions.updateClaims(id, async (claims) => {
+      await rival.sessions.updateData(id, {});
+      return { ...claims, role: "admin" };
+    });
+    await expect(work).rejects.toMatchObject({ kind: "unavailable" });
+    expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
+  });
+
+  it("E3 D4 against refreshes at the same time: nothing is lost, and the last token says so", async () => {
+    const world = createWorld();
+    const { id, refresh } = await world.signedIn("header");
+    world.sessions.clock.advance("61s");
+    const add = () =>
+      world.sessions.updateClaims(id, ({ visits, ...rest }) => ({ ...rest, visits: visits + 1 }));
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, i) =>
+        i % 2 ? add() : world.api.refresh("header", refresh).then(({ error }) => error),
+      ),
+    );
+    expect(answers.filter((answer) => answer instanceof Error)).toEqual([]);
+    const last = await world.api.refresh("header", refresh);
+    expect(payloadOf(accessOf(last))).toMatchObject({ visits: 10, cv: 10 });
+  });
+
+  it("E3 one against a revoke: whichever is first, nothing lives on", async () => {
+    const world = createWorld();
+    const { id } = await world.signedIn("header");
+    const [updated, revoked] = await Promise.all([
+      world.sessions.updateClaims(id, async (claims) => {
+        await world.sessions.revoke(id);
+        return { ...claims, role: "admin" };
+      }),
+      world.sessions.revokeAll({ userId: "alice" }),
+    ]);
+    expect(updated).toBeUndefined();
+    expect(revoked.length).toBeLessThanOrEqual(1);
+    expect(await world.sessions.find(id)).toBeUndefined();
+  });
+});
+
+describe("what goes wrong in an update", () => {
+  it.each(["cookie", "header"] as const)(
+    "A4 E1 claims too large for a %s: told to the developer, nothing changes",
+    async (transport) => {
+      const world = createWorld();
+      const { presented, id } = await world.signedIn(transport);
+      const answer = await world.api.call(presented, (context) =>
+        world.sessions.require(context).updateClaims({ team: "CANARY".repeat(1500) }),
+      );
+      expect(answer.error?.code).toBe(Code.Internal);
+      expect(answer.error?.rawMessage).toMatch(
+        /^updateClaims: claims: the access token would have up to \d+ characters/,
+      );
+      expect(answer.body).not.toContain("CANARY");
+      expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);
+      expect((await world.sessions.find(id))?.claims).toEqual({ role: "reader", visits: 0 });
+      expect(world.events.filter((e) => e.type === "claimsChanged")).toEqual([]);
+    },
+  );
+
+  it("L5 E1 claims that do not fit the schema: the name is told, the value is not", async () => {
+    const world = createWorld();
+    const { presented, id } = await world.signedIn("header");
+    const answer = await world.api.call(presented, (context) =>
+      world.sessions.require(context).updateClaims({ role: "CANARY" as "admin", visits: 3 }),
+    );
+    expect(answer.error?.code).toBe(Code.Internal);
+    expect(answer.error?.rawMessage).toBe("updateClaims: claims: role is not as the schema says");
+    expect(answer.body).not.toContain("CANARY");
+    expect((await world.sessions.find(id))?.claims).toEqual({ role: "reader", visits: 0 });
+    await expect(
+      world.sessions.updateClaims(id, { visits: "CANARY" as never, role: 7 as never }),
+    ).rejects.toThrow("updateClaims: claims: role, visits are not as the schema says");
+  });
+
+  it("N4 E1 F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
+    const world = createWorld();
+    const { id, presented } = await world.signedIn("header", { visits: 1 });
+    for (const change of ["CANARY", 7, null, undefined, ["CANARY"], true]) {
+      for (const name of ["updateClaims", "updateData"] as const) {
+        const { error } = await world.api.call(
+          presented,
+          async (context) => void (await world.sessions.require(context)[name](change as never)),
+        );
+        expect(error?.code).toBe(Code.Internal);
+        expect(error?.rawMessage).toBe(
+          `${name}: give it an object of the members to set, or a function`,
+        );
+        await expect(world.sessions[name](id, change as never)).rejects.toThrow(
+          /give it an object/,
+        );
+      }
+    }
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(1);
+    expect(world.events.map(({ type }) => type)).toEqual(["created"]);
+  });
+
+  it("E1 what the function of the service throws passes as it is, and changes nothing", async () => {
+    const world = createWorld();
+    const { presented, id } = await world.signedIn("header");
+    for (const [thrown, code, text] of [
+      [new ConnectError("not you", Code.FailedPrecondition), Code.FailedPrecondition, "not you"],
+      [new TypeError("CANARY"), Code.Internal, "internal error"],
+      [new Error("CANARY"), Code.Internal, "internal error"],
+    ] as const) {
+      const answer = await world.api.call(presented, (context) =>
+        world.sessions.require(context).updateClaims(() => {
+          throw thrown;
+        }),
+      );
+      expect([answer.error?.code, answer.error?.rawMessage]).toEqual([code, text]);
+      expect(answer.body).not.toContain("CANARY");
+      expect(accessOf(answer)).toBeUndefined();
+    }
+    expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
+  });
+
+  it("B11 an outage: Unavailable, tokens kept, nothing written", async () => {
+    for (const method of ["load", "update"] as const) {
+      const store = watchedStore();
+      const world = createWorld({ store: store.store });
+      const { presented } = await world.signedIn("cookie");
+      store.failing.add(method);
+      const answer = await world.api.call(presented, setRole(world));
+      expect(answer.error?.code).toBe(Code.Unavailable);
+      expect(answer.hint?.action).toBe(Action.RETRY_LATER);
+      expect(answer.headers.getSetCookie()).toEqual([]);
+      expect(answer.body).not.toContain("CANARY");
+    }
+  });
+
+  it("E1 F1 a function may change the copy it is given, and return it", async () => {
+    const world = createWorld();
+    const { id } = await world.signedIn("header", { visits: 1 });
+    await world.sessions.updateData(id, { list: [1] });
+    await world.sessions.updateClaims(id, (claims) => {
+      claims.visits += 1;
+      return claims;
+    });
+    await world.sessions.updateData(id, (data) => {
+      (data.list as unknown[]).push(2);
+      return data;
+    });
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(2);
+    expect(await world.sessions.data(id)).toEqual({ list: [1, 2] });
+  });
+
+  it("E1 handlers cannot change claims by writing into them", async () => {
+    const world = createWorld();
+    const { presented } = await world.signedIn("header", { visits: 1 });
+    for (let call = 0; call < 2; call++) {
+      const answer = await world.api.call(presented, (context) => {
+        const { claims } = world.sessions.require(context);
+        try {
+          (claims as { visits: number }).visits += 1;
+        } catch {}
+        return world.sessions.require(context).claims.visits;
+      });
+      expect(answer.result).toBe(1);
+    }
+  });
+
+  it("E1 an exchange of getSession is written to as well", async () => {
+    const world = createWorld();
+    const { access } = await world.signedIn("cookie");
+    const exchange = exchangeOf({ access });
+    const session = await world.sessions.getSession(exchange);
+    await session.updateClaims({ role: "admin" });
+    expect(payloadOf(accessOf({ headers: exchange.responseHeader })).role).toBe("admin");
+  });
+
+  it("E1 a session without a response: the store changes, and the session says so", async () => {
+    const world = createWorld();
+    const { session } = await world.sessions.issue({ userId: "alice", claims: {} });
+    await session.updateClaims({ role: "admin" });
+    expect(session.claims.role).toBe("admin");
+    expect((await session.info()).claims?.role).toBe("admin");
+    await session.revoke();
+    await expect(session.updateClaims({ role: "reader" })).rejects.toBeInstanceOf(SessionError);
+  });
+});
