@@ -9,6 +9,7 @@ import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { apiOf, presentedBy } from "../helpers/api.ts";
 import { clearsCookies, cookieEffects, exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
+import { sorted } from "../helpers/sorted.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
 
 function createWorld(options: Partial<TestSessionsOptions> = {}) {
@@ -180,6 +181,9 @@ describe("by id", () => {
       /pageSize must be a whole number/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 1001 })).rejects.toThrow(TypeError);
+    for (const pageToken of [`${"9".repeat(40)}.a`, "", "1.\u0000", `1.${"x".repeat(99)}`]) {
+      await expect(sessions.list({ userId: "a", pageToken })).rejects.toThrow(TypeError);
+    }
     await expect(sessions.list({ userId: "a", pageToken: "junk" })).rejects.toThrow(
       /pageToken must be the nextPageToken/,
     );
@@ -263,7 +267,7 @@ describe("ends", () => {
     expect(await Promise.all(all.map(({ bearer }) => reasonOf(bearer)))).toEqual(
       Array(3).fill("SESSION_REVOKED"),
     );
-    expect(events.map((e) => e.type === "revoked" && e.session).sort()).toEqual([a, c].sort());
+    expect(sorted(events.map((e) => e.type === "revoked" && e.session))).toEqual(sorted([a, c]));
     expect(await sessions.revoke([])).toEqual([]);
   });
 
@@ -338,7 +342,7 @@ describe("ends", () => {
     const tvs = all.filter(({ device }) => device.label === "tv").map(({ id }) => id);
     expect([...(await sessions.revoke(tvs))].sort()).toEqual([...tvs].sort());
     const left = await sessions.list({ userId: "alice" });
-    expect(left.sessions.map(({ device }) => device.label).sort()).toEqual(["laptop", "phone"]);
+    expect(sorted(left.sessions.map(({ device }) => device.label))).toEqual(["laptop", "phone"]);
   });
 
   it.each(["cookie", "header"] as const)(
@@ -447,7 +451,7 @@ describe("what was answered outlives the process: sqliteStore", () => {
     expect(await three.data(laptop)).toEqual({ n: 16 });
     expect(await three.find(tv)).toBeUndefined();
     const { sessions: listed } = await three.list({ userId: "alice", tenantId: "acme" });
-    expect(listed.map(({ device }) => device.label).sort()).toEqual(["laptop", "phone"]);
+    expect(sorted(listed.map(({ device }) => device.label))).toEqual(["laptop", "phone"]);
     expect(await three.revokeAll({ userId: "alice", except: laptop })).toEqual([phone]);
   });
 });
