@@ -109,7 +109,7 @@ async function openedPair(creating: Promise<Fixture>) {
     /** The keys under which each signs now. */
     kids: () =>
       Promise.all(engines.map(async (engine) => kidOf((await create(engine)).access.token))),
-    // That the feed is stale, and recovers, is the doing of the clock that is moved.
+    /** But those of the feed: the clock jumps while a read of the log is on its way. */
     eventTypes: () =>
       new Set(
         engines
