@@ -266,7 +266,8 @@ describe("ends", () => {
     expect(await Promise.all(all.map(({ bearer }) => reasonOf(bearer)))).toEqual(
       Array(3).fill("SESSION_REVOKED"),
     );
-    expect(events.map((e) => e.type === "revoked" && e.session).sort()).toEqual([a, c].sort());
+    expect(new Set(events.map((e) => e.type === "revoked" && e.session))).toEqual(new Set([a, c]));
+    expect(events).toHaveLength(2);
     expect(await sessions.revoke([])).toEqual([]);
   });
 
@@ -341,7 +342,8 @@ describe("ends", () => {
     const tvs = all.filter(({ device }) => device.label === "tv").map(({ id }) => id);
     expect([...(await sessions.revoke(tvs))].sort()).toEqual([...tvs].sort());
     const left = await sessions.list({ userId: "alice" });
-    expect(left.sessions.map(({ device }) => device.label).sort()).toEqual(["laptop", "phone"]);
+    const kept = new Set(left.sessions.map(({ device }) => device.label));
+    expect(kept).toEqual(new Set(["laptop", "phone"]));
   });
 
   it.each(["cookie", "header"] as const)(
@@ -450,7 +452,8 @@ describe("what was answered outlives the process: sqliteStore", () => {
     expect(await three.data(laptop)).toEqual({ n: 16 });
     expect(await three.find(tv)).toBeUndefined();
     const { sessions: listed } = await three.list({ userId: "alice", tenantId: "acme" });
-    expect(listed.map(({ device }) => device.label).sort()).toEqual(["laptop", "phone"]);
+    const labels = new Set(listed.map(({ device }) => device.label));
+    expect(labels).toEqual(new Set(["laptop", "phone"]));
     expect(await three.revokeAll({ userId: "alice", except: laptop })).toEqual([phone]);
   });
 });

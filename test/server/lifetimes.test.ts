@@ -200,7 +200,7 @@ describe("A8 how many sessions a user may have", () => {
     expect(answer.error?.rawMessage).toBe("the user has 2 sessions already; end one of them first");
     expect(answer.hint).toMatchObject({ reason: Reason.SESSION_LIMIT, tokens: Tokens.KEEP });
     expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);
-    expect((await live()).sort()).toEqual(kept.sort());
+    expect(new Set(await live())).toEqual(new Set(kept));
     const byPage = await api.open({ headers: { "sec-fetch-site": "same-origin" } }, (ctx) =>
       sessions.create(ctx, { userId: "alice" }),
     );
@@ -225,12 +225,12 @@ describe("A8 how many sessions a user may have", () => {
       const bearer = accessOf(old) ?? "";
       const again = await api.open({ bearer }, (ctx) => sessions.create(ctx, { userId: "alice" }));
       expect(again.error).toBeUndefined();
-      expect((await live()).sort()).toEqual([other.result?.id, again.result?.id].sort());
+      expect(new Set(await live())).toEqual(new Set([other.result?.id, again.result?.id]));
       const anew = await api.call({ bearer: accessOf(again) ?? "" }, (ctx) =>
         sessions.reauthenticated(ctx),
       );
       expect(anew.error).toBeUndefined();
-      expect((await live()).sort()).toEqual([other.result?.id, anew.result?.id].sort());
+      expect(new Set(await live())).toEqual(new Set([other.result?.id, anew.result?.id]));
     },
   );
 

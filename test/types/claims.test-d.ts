@@ -2,6 +2,7 @@ import { createRouterTransport, type HandlerContext } from "@connectrpc/connect"
 import { type } from "arktype";
 import {
   type ClaimsOf,
+  type ClaimsSchema,
   createSessions,
   type JsonObject,
   type Session,
@@ -120,6 +121,9 @@ describe("types of claims on the server", () => {
     void strict.issue({ userId: "a" });
     // @ts-expect-error the role is required
     void strict.create(context, { userId: "a", claims: { team: "x" } });
+    type Given = Parameters<typeof strict.create>[1];
+    expectTypeOf<undefined>().not.toExtend<Given["claims"]>();
+    expectTypeOf<{ role: "admin" }>().toExtend<Given["claims"]>();
   });
 
   it("E4 valibot and arktype are as good", () => {
@@ -178,6 +182,8 @@ describe("types of claims on the server", () => {
     createSessions({ ...base, claims: z.string() });
     // @ts-expect-error no schema
     createSessions({ ...base, claims: { role: "string" } });
+    expectTypeOf<z.ZodString>().not.toExtend<ClaimsSchema>();
+    expectTypeOf<typeof Zod>().toExtend<ClaimsSchema>();
   });
 
   it("B8 the service that only verifies reads them as well", () => {
