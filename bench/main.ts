@@ -12,12 +12,20 @@ type Section = (options: BenchOptions) => Promise<Findings>;
 /** In order; loaded when they run, as some need the peers. */
 const sections: Readonly<Record<string, () => Promise<Section>>> = {
   verify: async () => (await import("./sections/verify.ts")).verifySection,
+  server: async () => (await import("./sections/server.ts")).serverSection,
+  revocation: async () => (await import("./sections/revocation.ts")).revocationSection,
+  refresh: async () => (await import("./sections/refresh.ts")).refreshSection,
+  memory: async () => (await import("./sections/memory.ts")).memorySection,
+  growth: async () => (await import("./sections/growth.ts")).growthSection,
+  startup: async () => (await import("./sections/startup.ts")).startupSection,
 };
 
 const options = readBenchOptions(process.argv.slice(2));
 const unknown = options.only.filter((name) => !Object.hasOwn(sections, name));
 if (unknown.length > 0) {
-  throw new TypeError(`there is no section ${unknown.join(", ")}: ${Object.keys(sections)}`);
+  throw new TypeError(
+    `there is no section ${unknown.join(", ")}: ${Object.keys(sections).join(", ")}`,
+  );
 }
 installPeers();
 
@@ -49,7 +57,11 @@ async function runSection(name: string, section: Section): Promise<Findings> {
   const findings = await section(options).catch((error: unknown) => {
     console.error(error);
     process.exitCode = 1;
-    return { tables: [], headline: {}, notes: [`${name}: not measured, it failed: ${error}`] };
+    return {
+      tables: [],
+      headline: {},
+      notes: [`${name}: not measured, it failed: ${String(error)}`],
+    };
   });
   for (const table of findings.tables) {
     console.log(`\n${markdown(table)}`);

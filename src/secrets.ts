@@ -80,10 +80,13 @@ export function randomId(bytes: number): string {
   return base64Encode(crypto.getRandomValues(new Uint8Array(bytes)), "url");
 }
 
-type NodeCrypto = typeof import("node:crypto");
+export type NodeCrypto = typeof import("node:crypto");
 
-// The one place that looks for Node: its HMAC is synchronous, Web Crypto's is not.
-const nodeCrypto: NodeCrypto | undefined = (
+/**
+ * Node's cryptography where there is Node, and this is the one place that looks for it: it answers at
+ * once, and what Web Crypto hands to another thread and back costs more than an HMAC or a signature.
+ */
+export const nodeCrypto: NodeCrypto | undefined = (
   globalThis as { process?: { getBuiltinModule?: (name: string) => unknown } }
 ).process?.getBuiltinModule?.("node:crypto") as NodeCrypto | undefined;
 

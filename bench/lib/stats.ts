@@ -45,7 +45,7 @@ export function pairedRatio(
   first: readonly number[] | undefined,
   second: readonly number[] | undefined,
 ): number | null {
-  if (first === undefined || second === undefined || first.length === 0) {
+  if (first === undefined || second === undefined || second.length === 0) {
     return null;
   }
   const ratios = first.map((value, i) => value / (second[i] ?? Number.NaN));

@@ -32,7 +32,10 @@ export function createKeySetReader(): (value: unknown) => Promise<KeySet> {
  *
  * @throws TypeError when it is no JWK set, has more than 64 keys or none of use, or names two keys the same
  */
-export async function readKeySet(value: unknown, read = usableKey): Promise<KeySet> {
+export async function readKeySet(
+  value: unknown,
+  read: (jwk: JsonWebKey) => Promise<VerificationKey | undefined> = usableKey,
+): Promise<KeySet> {
   const keys = keysOf(value);
   const names = keys.flatMap(({ kid }) => (kid === undefined ? [] : [kid]));
   if (new Set(names).size < names.length) {

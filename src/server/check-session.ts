@@ -54,17 +54,16 @@ export function checkSession(
 async function checkFeed(
   core: VerifyingCore,
   response: Response,
-  { engine, claims, demand }: Verified,
+  verified: Verified,
 ): Promise<AccessClaims> {
-  if (engine.revocations.unsure) {
-    liveOf(claims.sid, await engine.loadUnsure(claims.sid));
-  } else if (engine.feed.isStale()) {
+  const { engine, claims, demand } = verified;
+  if (!engine.revocations.unsure && engine.feed.isStale()) {
     await engine.feed.catchUp();
     assertNotRevoked(engine, claims);
-    if (engine.revocations.unsure) {
-      // The store has lost changes meanwhile.
-      liveOf(claims.sid, await engine.loadUnsure(claims.sid));
-    }
+  }
+  // Also where the store has lost changes meanwhile.
+  if (engine.revocations.unsure) {
+    return adoptStored(core, response, { verified, stored: await engine.loadUnsure(claims.sid) });
   }
   try {
     return await adopt(core, response, { claims, reissued: await engine.reissue(claims) });
@@ -79,13 +78,24 @@ async function checkFeed(
 async function checkStored(
   core: VerifyingCore,
   response: Response,
-  { engine, claims }: Verified,
+  verified: Verified,
 ): Promise<AccessClaims> {
-  const stored = await engine.load(claims.sid);
+  const { engine, claims } = verified;
+  return adoptStored(core, response, { verified, stored: await engine.load(claims.sid) });
+}
+
+async function adoptStored(
+  core: VerifyingCore,
+  response: Response,
+  { verified, stored }: { readonly verified: Verified; readonly stored: StoredSession },
+): Promise<AccessClaims> {
+  const { engine, claims } = verified;
   const record = liveOf(claims.sid, stored);
   const reissued = await engine.reissueFrom(claims, { record, now: stored.now });
   return adopt(core, response, { claims, reissued });
 }
+
+type StoredSession = Awaited<ReturnType<Authenticator["load"]>>;
 
 function assertNotRevoked(engine: Authenticator, claims: AccessClaims): void {
   const { sid: session } = claims;

@@ -20,7 +20,7 @@ export interface ConfirmationsOptions {
   readonly settle: number;
 }
 
-/** Generations remembered as done; past it the older half is forgotten, which costs one write each. */
+/** Sessions remembered; past it the older half is forgotten, which costs one write each. */
 const rememberedMax = 50_000;
 /** Writes under way at most; a use beyond them is left to a later one. */
 const underWayMax = 1_000;
@@ -33,11 +33,17 @@ export function createConfirmations(options: ConfirmationsOptions): Confirmation
   return new BackgroundConfirmations(options);
 }
 
+/** What is known of a session's newest generation that was used here. */
+interface Noted {
+  readonly generation: number;
+  /** Monotonic milliseconds; Infinity once it is confirmed. */
+  readonly tryAgainAt: number;
+}
+
 class BackgroundConfirmations implements Confirmations {
   readonly #options: ConfirmationsOptions;
-  // By "session.generation": when to try again; Infinity once it is done.
-  #young = new Map<string, number>();
-  #old = new Map<string, number>();
+  #young = new Map<string, Noted>();
+  #old = new Map<string, Noted>();
   readonly #underWay = new Map<string, Promise<void>>();
 
   constructor(options: ConfirmationsOptions) {
@@ -45,18 +51,19 @@ class BackgroundConfirmations implements Confirmations {
   }
 
   used(session: string, generation: number): void {
-    const key = `${session}.${generation}`;
-    const tryAgainAt = this.#young.get(key) ?? this.#old.get(key) ?? 0;
+    const noted = this.#young.get(session) ?? this.#old.get(session);
+    const tryAgainAt = againAt(noted, generation);
     if (tryAgainAt === Number.POSITIVE_INFINITY) {
       return;
     }
+    const key = `${session}.${generation}`;
     const now = this.#options.clock.monotonic();
     const held = this.#underWay.has(key) || this.#underWay.size >= underWayMax;
     if (now < tryAgainAt || held) {
       return;
     }
-    this.#remember(key, now + againAfter);
-    const work = this.#confirm(key, session, generation);
+    this.#remember(session, { generation, tryAgainAt: now + againAfter });
+    const work = this.#confirm(session, generation);
     this.#underWay.set(key, work);
     void work.then(() => this.#underWay.delete(key));
   }
@@ -70,22 +77,34 @@ class BackgroundConfirmations implements Confirmations {
     cancel();
   }
 
-  async #confirm(key: string, session: string, generation: number): Promise<void> {
+  async #confirm(session: string, generation: number): Promise<void> {
     const { store, settle } = this.#options;
     try {
       if (await store.confirm(session, generation, settle)) {
-        this.#remember(key, Number.POSITIVE_INFINITY);
+        this.#remember(session, { generation, tryAgainAt: Number.POSITIVE_INFINITY });
       }
     } catch {
       // The call that used the token goes on; a later one tries again.
     }
   }
 
-  #remember(key: string, tryAgainAt: number): void {
+  #remember(session: string, noted: Noted): void {
+    const newest = this.#young.get(session) ?? this.#old.get(session);
+    if (newest !== undefined && newest.generation > noted.generation) {
+      return;
+    }
     if (this.#young.size >= rememberedMax / 2) {
       this.#old = this.#young;
       this.#young = new Map();
     }
-    this.#young.set(key, tryAgainAt);
+    this.#young.set(session, noted);
   }
+}
+
+/** Before the newest generation none is confirmed any more: its successor proves that it was used. */
+function againAt(noted: Noted | undefined, generation: number): number {
+  if (noted === undefined || noted.generation < generation) {
+    return 0;
+  }
+  return noted.generation > generation ? Number.POSITIVE_INFINITY : noted.tryAgainAt;
 }

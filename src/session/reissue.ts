@@ -64,6 +64,10 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
       };
       const answer = await inTime(stored, { clock, ms: patience, keepAlive: true, late });
       const record = liveOf(session, answer);
+      if (record.claimsVersion < version) {
+        revocations.forgetClaims(session);
+        records.forget(session, reading);
+      }
       return reissueFrom(presented, { record, now: answer.now + (clock.monotonic() - at) });
     },
   };

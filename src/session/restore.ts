@@ -20,6 +20,8 @@ export interface Restorer {
 }
 
 const retryMs = 1_000;
+/** Sessions that are ended at once. */
+const atOnce = 500;
 
 export function createRestorer(options: RestoreOptions): Restorer {
   return new BackgroundRestorer(options);
@@ -74,11 +76,12 @@ async function restoreStore(
   goOn: () => boolean,
 ): Promise<void> {
   await keys.open();
-  // One after the other: a store that has just come back has enough to do.
-  for (const { session, endedBy } of [...revocations.all()]) {
-    if (!goOn()) {
-      return;
+  const ends = Map.groupBy(revocations.all(), ({ endedBy }) => endedBy);
+  for (const [endedBy, changes] of ends) {
+    for (let done = 0; done < changes.length && goOn(); done += atOnce) {
+      const ids = changes.slice(done, done + atOnce).map(({ session }) => session);
+      // One after the other: a store that has just come back has enough to do.
+      await store.revokeAll({ ids }, endedBy);
     }
-    await store.revoke(session, endedBy);
   }
 }

@@ -23,6 +23,8 @@ export interface Revocations {
   watch(session: string, listener: RevocationListener): () => void;
   /** The newest version of a session's claims, where they changed: older tokens are out of date. */
   claimsVersionOf(session: string): number | undefined;
+  /** Forgets that version, which the store turned out to have lost: others will take its number. */
+  forgetClaims(session: string): void;
   /** Forgets what can matter no more. */
   prune(): void;
   /**
@@ -49,7 +51,7 @@ export interface RevocationsOptions {
   readonly window: number;
   /** Told of a session as soon as its end is known here. */
   readonly onEnd?: (session: string) => void;
-  /** Entries that can be vouched for. Default 2,000,000; at about 200 bytes each, 400 MB. */
+  /** Entries that can be vouched for. Default 2,000,000; at no more than 200 bytes each, 400 MB. */
   readonly limit?: number;
 }
 
@@ -107,6 +109,10 @@ class RememberedChanges implements Revocations {
 
   claimsVersionOf(session: string): number | undefined {
     return this.#claims.get(session)?.version;
+  }
+
+  forgetClaims(session: string): void {
+    this.#claims.delete(session);
   }
 
   prune(): void {

@@ -1,6 +1,7 @@
 import { Kysely, PostgresDialect, type RawBuilder, sql } from "kysely";
 import { readChangesByTransaction } from "./postgres-changes.ts";
 import { forKysely, type OpenPool } from "./postgres-pool.ts";
+import { isStalePlan } from "./postgres-prepared.ts";
 import { listenWith } from "./postgres-push.ts";
 import { keepPush } from "./push.ts";
 import { retried } from "./retry.ts";
@@ -27,7 +28,7 @@ export function postgresBackend(
         db: new Kysely<SqlSchema>({ dialect: new PostgresDialect({ pool }) }),
         now,
         dialect: "postgres",
-        attempt: (work) => retried({ clock, pauses: pausesMs, again: isConflict }, work),
+        attempt: (work) => retried({ clock, pauses: pausesMs, again: isForAnotherTry }, work),
         ...(newClient && {
           listen: (wake) => keepPush({ clock, wake, open: listenWith(newClient) }),
         }),
@@ -47,6 +48,11 @@ function databaseTime(): RawBuilder<number> {
 }
 
 const pausesMs = [5, 10, 20, 40, 80];
+
+/** Whether nothing was changed, and the same may succeed now. */
+function isForAnotherTry(error: unknown): boolean {
+  return isConflict(error) || isStalePlan(error);
+}
 
 /** A serialization failure or a deadlock: the transaction was rolled back for the sake of others. */
 function isConflict(error: unknown): boolean {

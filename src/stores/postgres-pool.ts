@@ -1,26 +1,7 @@
 import type { PostgresDialectConfig } from "kysely";
+import type { PostgresPool, PostgresPoolClient, PostgresResult } from "./postgres-driver.ts";
+import { preparing } from "./postgres-prepared.ts";
 import type { NotifiedClient } from "./postgres-push.ts";
-
-/** What a store needs of a pool of connections. `pg.Pool` fits, and what has its shape. */
-export interface PostgresPool {
-  connect(): Promise<PostgresPoolClient>;
-}
-
-/** A connection taken out of a {@link PostgresPool}. */
-export interface PostgresPoolClient {
-  query(text: string, values: unknown[]): Promise<PostgresResult>;
-  /** Gives the connection back; with true, it is closed instead of used again. */
-  release(destroy?: boolean): void;
-  on?(event: "error", listener: (error: Error) => void): unknown;
-  off?(event: "error", listener: (error: Error) => void): unknown;
-}
-
-/** What a statement gives. */
-export interface PostgresResult {
-  readonly command: string;
-  readonly rowCount: number | null;
-  readonly rows: unknown[];
-}
 
 /** A pool, and how it is closed by who opened it. */
 export interface OpenPool {
@@ -41,7 +22,8 @@ export async function openPool(url: string, max: number): Promise<OpenPool> {
   // Nor does the pool listen from the moment it hands out a new connection: a server that lets us in
   // and says in the same packet that it goes down would be heard by nobody.
   pool.on("connect", (client) => client.on("error", () => {}));
-  return { pool, end: () => pool.end(), newClient: async () => new Client(options) };
+  const prepared = preparing(pool);
+  return { pool: prepared, end: () => pool.end(), newClient: async () => new Client(options) };
 }
 
 /** A pool of somebody else's, which is never closed here. */

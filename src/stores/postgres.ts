@@ -1,9 +1,10 @@
 import type { SessionStore } from "../session/store.ts";
 import { postgresBackend } from "./postgres-backend.ts";
-import { borrowPool, openPool, type PostgresPool } from "./postgres-pool.ts";
+import type { PostgresPool } from "./postgres-driver.ts";
+import { borrowPool, openPool } from "./postgres-pool.ts";
 import { sqlStore } from "./sql.ts";
 
-export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./postgres-pool.ts";
+export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./postgres-driver.ts";
 
 /** Options of {@link postgresStore}. */
 export interface PostgresOptions {
@@ -24,7 +25,8 @@ export interface PostgresOptions {
  *   made when the store is first opened, by one of the servers that start; with
  *   `npx rpc-session migrate` done before, a server needs only the right to read and write them.
  * - A URL must lead to the primary: what a replica answers may be old. It may lead to PgBouncer by
- *   a pool of yours only, in any mode: no state is kept in a connection between transactions.
+ *   a pool of yours only, in any mode: no state is kept in a connection between transactions. On
+ *   connections to a URL statements are prepared, which saves the server half of its work.
  * - Of the connections to a URL, each attempt to connect ends after 5 s, each statement after 5 s,
  *   and one that the server does not answer at all after 10 s. They are closed by `close()`.
  * - A pool is never closed, and keeps its own limits. `pg` sets none: give it at least

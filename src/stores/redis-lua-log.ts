@@ -6,7 +6,7 @@ import { keepChanges } from "./retention.ts";
  * Helper: appends an entry about a session to the log, with one field of its own, and tells who
  * listens; where the store's user may not publish, they poll.
  */
-export const append = `
+export const append: string = `
 local function append(id, name, value)
   local last = redis.call('HMGET', KEYS[1], 'ms', 'seq')
   local ms, seq = tonumber(last[1] or 0), tonumber(last[2] or 0)
@@ -19,7 +19,7 @@ end
 `;
 
 /** KEYS meta; ARGV channel. Publishes a message that says nothing. */
-export const publish = `
+export const publish: string = `
 redis.call('PUBLISH', ARGV[1], '')
 return answer('')
 `;
@@ -29,7 +29,7 @@ return answer('')
  * a lineage to begin with where there is none, how many entries at most. Replies, for each entry,
  * its session, the name and the value of the field of its own, and its time.
  */
-export const changes = `
+export const changes: string = `
 local meta = redis.call('HMGET', KEYS[1], 'lineage', 'replid', 'created', 'lostAt', 'ms', 'seq')
 local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
 local lineage, created, lostAt = meta[1], tonumber(meta[3] or now), tonumber(meta[4] or 0)
@@ -57,7 +57,7 @@ return reply
 `;
 
 /** KEYS meta, log; ARGV limit. Replies how many entries went. Sessions expire by themselves. */
-export const pruneLog = `
+export const pruneLog: string = `
 local last = math.max(0, now - ${keepChanges} - 1)
 local old = redis.call('XRANGE', KEYS[2], '-', text(last), 'COUNT', text(ARGV[1] + 1))
 local kept = old[ARGV[1] + 1]

@@ -75,7 +75,7 @@ end
 export const rows: string = append + indexes + ending;
 
 /** KEYS and nothing else; ARGV limit. Replies 'more' where there may be more. */
-export const pruneIndexes = `
+export const pruneIndexes: string = `
 local due = redis.call('ZRANGEBYSCORE', ends, '-inf', '(' .. text(now), 'LIMIT', '0', ARGV[1])
 for _, member in ipairs(due) do
   local id, userId, tenantId = unpack(cjson.decode(member))

@@ -2,7 +2,7 @@
 const mixedFor = 24 * 3_600_000;
 
 /** KEYS meta; ARGV the schema this version writes. Replies what the server and the data say. */
-export const open = `
+export const open: string = `
 local function said(section, name)
   local reply = redis.pcall('INFO', section)
   return type(reply) == 'string' and string.match(reply, name .. ':([%w-]+)') or ''
@@ -16,7 +16,7 @@ return { policy, replid, redis.call('HGET', KEYS[1], 'schema') or '' }
  * Adds sessions without an index to the indexes; more often does nothing. ARGV cursor, how many keys
  * to look at. Replies the next cursor, '0' at the end.
  */
-export const indexSessions = `
+export const indexSessions: string = `
 local step = redis.call('SCAN', ARGV[1], 'MATCH', sessionKey('*'), 'COUNT', ARGV[2], 'TYPE', 'hash')
 for _, key in ipairs(step[2]) do
   local id = string.sub(key, #sessionKey('') + 1)
@@ -30,7 +30,7 @@ return answer(step[1])
 `;
 
 /** KEYS meta; ARGV schema. Called when all sessions of before are indexed. */
-export const upgraded = `
+export const upgraded: string = `
 if tonumber(redis.call('HGET', KEYS[1], 'schema')) < tonumber(ARGV[1]) then
   redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'mixedUntil', text(now + ${mixedFor}))
 end
@@ -38,13 +38,13 @@ return answer('')
 `;
 
 /** KEYS meta. Replies 'due' when servers of before the upgrade begin no sessions any more. */
-export const mixedEnds = `
+export const mixedEnds: string = `
 local mixedUntil = redis.call('HGET', KEYS[1], 'mixedUntil')
 return answer(mixedUntil and tonumber(mixedUntil) <= now and 'due' or '')
 `;
 
 /** KEYS meta. Called when all sessions are indexed after that. */
-export const mixedEnded = `
+export const mixedEnded: string = `
 redis.call('HDEL', KEYS[1], 'mixedUntil')
 return answer('')
 `;

@@ -8,7 +8,7 @@ import { keepEnded } from "./retention.ts";
  * sessions of the user or '', 'evict' or 'reject', fields and values. Replies, after the flag, how
  * many were evicted, and which.
  */
-export const insert = `
+export const insert: string = `
 local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
@@ -46,13 +46,13 @@ return reply
 `;
 
 /** ARGV id. */
-export const load = `
+export const load: string = `
 endIfDoomed(ARGV[1])
 return answer('', sessionKey(ARGV[1]))
 `;
 
 /** ARGV id, kind, generation, idle, settle or '', generation to write, secret id. */
-export const refresh = `
+export const refresh: string = `
 local key = sessionKey(ARGV[1])
 endIfDoomed(ARGV[1])
 local row = redis.call('HMGET', key,
@@ -75,7 +75,7 @@ return answer('', key)
 `;
 
 /** ARGV id, generation, settle. */
-export const confirm = `
+export const confirm: string = `
 local key = sessionKey(ARGV[1])
 endIfDoomed(ARGV[1])
 local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt')
@@ -90,14 +90,14 @@ return answer('done')
 `;
 
 /** ARGV id, ended by. */
-export const revoke = `
+export const revoke: string = `
 endIfDoomed(ARGV[1])
 local ended = endSession(ARGV[1], ARGV[2])
 return answer(ended and 'revoked' or '', sessionKey(ARGV[1]))
 `;
 
 /** ARGV id, version, what it is raised by, 'claims' where they are new, fields and values. */
-export const update = `
+export const update: string = `
 local id, key = ARGV[1], sessionKey(ARGV[1])
 local row = redis.call('HMGET', key, 'version', 'claimsVersion')
 if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return answer('') end

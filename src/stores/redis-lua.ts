@@ -6,14 +6,33 @@ import { pruneIndexes, rows } from "./redis-lua-rows.ts";
 import * as schema from "./redis-lua-schema.ts";
 import * as sessions from "./redis-lua-sessions.ts";
 
+type PlainName =
+  | "changes"
+  | "pruneLog"
+  | "publish"
+  | keyof typeof keys
+  | Exclude<keyof typeof schema, "open" | "indexSessions">;
+type OnRowsName = "indexSessions" | "pruneIndexes" | keyof typeof sessions | keyof typeof owners;
+
 const { open, indexSessions, ...upgrade } = schema;
 /** Scripts of the store's other keys. */
-const plain = { changes, pruneLog, publish, ...keys, ...upgrade };
+const plain: Readonly<Record<PlainName, string>> = {
+  changes,
+  pruneLog,
+  publish,
+  ...keys,
+  ...upgrade,
+};
 /** Scripts that touch sessions. */
-const onRows = { indexSessions, pruneIndexes, ...sessions, ...owners };
+const onRows: Readonly<Record<OnRowsName, string>> = {
+  indexSessions,
+  pruneIndexes,
+  ...sessions,
+  ...owners,
+};
 
 /** The scripts of a store. */
-export type RedisScriptName = "open" | keyof typeof plain | keyof typeof onRows;
+export type RedisScriptName = "open" | PlainName | OnRowsName;
 
 /** The scripts of a store, by name. @param time Lua that sets `now` */
 export function redisScripts(time: string): Readonly<Record<RedisScriptName, string>> {

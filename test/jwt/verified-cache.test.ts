@@ -19,6 +19,7 @@ import {
 } from "../../src/jwt/verified-cache.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { withSignatureOf } from "../helpers/exchanges.ts";
+import { spyOnVerify } from "../helpers/spy-on-verify.ts";
 import {
   accessClaims,
   issuedAt,
@@ -60,7 +61,7 @@ function warmVerifier(
   options: Partial<AccessTokenVerifierOptions> = {},
   cache: VerifiedCache = cacheOf(),
 ): Warm {
-  const spy = vi.spyOn(crypto.subtle, "verify");
+  const spy = spyOnVerify();
   return {
     verify: verifierOf([keys.verification], { cache, ...options }),
     cache,
@@ -230,7 +231,7 @@ describe("a herd", () => {
   it("of first uses of one token computes its signature once, each by its own time", async () => {
     const { verify, computed } = warmVerifier();
     const times = [now, accessClaims.exp * 1000, now - 100_000];
-    const herd = Array.from({ length: 300 }, (_, i) => verify(token, times[i % 3] ?? now));
+    const herd = Array.from({ length: 300 }, async (_, i) => verify(token, times[i % 3] ?? now));
     const statuses = (await Promise.all(herd)).map(({ status }) => status);
     expect(statuses.slice(0, 3)).toEqual(["valid", "expired", "invalid"]);
     expect(new Set(statuses.filter((_, i) => i % 3 === 0))).toEqual(new Set(["valid"]));

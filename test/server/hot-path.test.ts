@@ -9,6 +9,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { type Presented, requestHeaders } from "../helpers/exchanges.ts";
 import { type Issued, issueOn } from "../helpers/refreshing.ts";
+import { spyOnVerify } from "../helpers/spy-on-verify.ts";
 
 afterEach(() => {
   vi.restoreAllMocks();
@@ -49,7 +50,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
 
   it("passes the gate without a promise, and without a signature", async () => {
     const { sessions, presented } = await world();
-    const verify = vi.spyOn(crypto.subtle, "verify");
+    const verify = spyOnVerify();
     expect((await passGate(sessions, presented)).waited).toBe(true);
     const { waited, session } = await passGate(sessions, presented);
     expect(waited).toBe(false);
@@ -96,7 +97,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
 it("revocation takes the tokens of a session out of memory, and each of its own", async () => {
   const sessions = testSessions();
   const [one, two] = [await issueOn(sessions, "header"), await issueOn(sessions, "header")];
-  const verify = vi.spyOn(crypto.subtle, "verify");
+  const verify = spyOnVerify();
   const use = ({ access }: Issued) => passGate(sessions, { bearer: access });
   await use(one);
   await use(two);
@@ -124,7 +125,7 @@ it("what one handler does to its session does not reach the next call", async ()
 it("without the cache every call computes a signature, and passes all the same", async () => {
   const sessions = testSessions({ verifiedCache: { entries: 0 } });
   const { access } = await issueOn(sessions, "header");
-  const verify = vi.spyOn(crypto.subtle, "verify");
+  const verify = spyOnVerify();
   await passGate(sessions, { bearer: access });
   await passGate(sessions, { bearer: access });
   expect(verify).toHaveBeenCalledTimes(2);

@@ -226,6 +226,26 @@ describe("B6 B13 claims that have changed", () => {
     expect(loaded).toBe(1);
   });
 
+  it("come with the read of each call while the store is doubted, as new as they are there", async () => {
+    const world = await createWorld();
+    const issued = await issueOn(world.here, "header");
+    const inner = world.store.store;
+    const lostAt = world.here.clock.now();
+    const there = testSessions({
+      clock: world.here.clock,
+      store: {
+        ...inner,
+        changes: async (cursor, window) => ({ ...(await inner.changes(cursor, window)), lostAt }),
+      },
+    });
+    await there.ready();
+    expect(there.health().status).toBe("unsure");
+    await change(world, issued, { role: "admin" });
+    const { session, notice } = await call({ ...world, there }, { bearer: issued.access });
+    expect([session.claims, notice?.event]).toEqual([{ role: "admin" }, "reissued"]);
+    expect(loads(world.store)).toHaveLength(1);
+  });
+
   it("come with the read of a strict check", async () => {
     const world = await createWorld({ revocation: "strict" });
     const issued = await issueOn(world.here, "header");

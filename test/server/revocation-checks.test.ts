@@ -266,6 +266,7 @@ describe("sessions.health", () => {
       push: "polling",
       changes: 1,
       maxChanges: 2_000_000,
+      streams: 0,
     });
     await outage(world);
     expect(there.health()).toMatchObject({ status: "stale", staleness: 6_100 });

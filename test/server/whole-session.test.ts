@@ -242,7 +242,7 @@ describe("N7 helpers for tests", () => {
           signIn: () => ({}),
           listNotes: (_, ctx) => {
             const { userId, claims } = sessions.require(ctx);
-            return { notes: [{ text: JSON.stringify([userId, claims]) }] };
+            return { notes: [{ text: `${userId} ${JSON.stringify(claims)}` }] };
           },
         }),
     });
@@ -250,6 +250,6 @@ describe("N7 helpers for tests", () => {
     const interceptors = [await signedIn(sessions, given)];
     const transport = createRouterTransport(routes, { router, transport: { interceptors } });
     const { notes } = await createClient(NotesService, transport).listNotes({});
-    expect(notes[0]?.text).toBe('["alice",{"role":"admin"}]');
+    expect(notes[0]?.text).toBe('alice {"role":"admin"}');
   });
 });

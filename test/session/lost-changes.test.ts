@@ -22,6 +22,12 @@ function losingStore() {
       }
       return inner.revoke(id, endedBy);
     },
+    async revokeAll(scope, endedBy) {
+      if (state.failing) {
+        throw new Error("out of reach");
+      }
+      return inner.revokeAll(scope, endedBy);
+    },
   };
   return { store, state, inner };
 }
@@ -92,7 +98,7 @@ describe("a store that has lost changes", () => {
     const { engine, other, state, inner, clock, id, wake } = await twoEngines();
     // Known to this process, and lost by the store: the record lives there.
     const lost = { kind: "revoked", session: id, endedBy: "signOut", at: clock.now() } as const;
-    const revoke = vi.spyOn(inner, "revoke");
+    const revokeAll = vi.spyOn(inner, "revokeAll");
     vi.spyOn(engine.revocations, "all").mockReturnValue([]);
     other.revocations.apply(lost);
     state.lostAt = clock.now();
@@ -105,7 +111,31 @@ describe("a store that has lost changes", () => {
       clock.advance("1s");
       expect((await engine.load(id)).record?.endedBy).toBe("signOut");
     });
-    expect(revoke.mock.calls.filter(([session]) => session === id)).toHaveLength(1);
+    const given = revokeAll.mock.calls.filter(([, endedBy]) => endedBy === "signOut");
+    expect(given).toEqual([[{ ids: [id] }, "signOut"]]);
     await vi.waitFor(() => expect(engine.revocations.get(id)?.endedBy).toBe("signOut"));
+  });
+
+  it("is given back many at once, by how they ended, and nothing more once the server closes", async () => {
+    const { engine, other, state, inner, clock, wake } = await twoEngines();
+    for (let i = 0; i < 1_200; i++) {
+      const endedBy = i % 3 === 0 ? "theft" : "revoked";
+      other.revocations.apply({ kind: "revoked", session: `s${i}`, endedBy, at: clock.now() });
+    }
+    vi.spyOn(engine.revocations, "all").mockReturnValue([]);
+    const given: string[] = [];
+    vi.spyOn(inner, "revokeAll").mockImplementation(async (scope, endedBy) => {
+      given.push(`${"ids" in scope ? scope.ids.length : 0} ${endedBy}`);
+      if (given.length === 2) {
+        void other.close();
+      }
+      return { revoked: [], now: clock.now() };
+    });
+    state.lostAt = clock.now();
+    await wake();
+    await vi.waitFor(() => expect(given).toHaveLength(2));
+    await new Promise((resolve) => setImmediate(resolve));
+    // The other 301 are left to the servers that go on.
+    expect(given.toSorted()).toEqual(["400 theft", "500 revoked"]);
   });
 });

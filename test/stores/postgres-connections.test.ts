@@ -25,6 +25,22 @@ describePostgres("postgresStore and its connections", (server) => {
     expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
   });
 
+  it("prepares its statements anew when a migration changes the columns under them", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin } = fixture;
+    await store.insert(newSession());
+    const loadAll = () => Promise.all([1, 2, 3, 4].map(() => store.load("s1")));
+    await loadAll();
+    await admin.query("alter table rpcsession_sessions add column added_later text");
+    // One after the other: each of the pool's connections has prepared it for the columns of before.
+    expect((await store.load("s1")).record?.id).toBe("s1");
+    for (const { record } of await loadAll()) {
+      expect(record?.id).toBe("s1");
+    }
+    await admin.query("alter table rpcsession_sessions drop column added_later");
+    expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
+  });
+
   it("is Unavailable at the engine, and nobody is logged out", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;

@@ -1,0 +1,157 @@
+import { spawnSync } from "node:child_process";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import type { FirstCall } from "../children/first-call.ts";
+import { askChild } from "../children/talk.ts";
+import type { BenchOptions } from "../lib/options.ts";
+import { loadPeer } from "../lib/peers.ts";
+import type { Findings } from "../lib/report.ts";
+import { rotated } from "../lib/rounds.ts";
+import { spreadOf } from "../lib/stats.ts";
+
+const bench = join(import.meta.dirname, "..");
+const root = join(bench, "..");
+const dist = join(root, "dist");
+
+/** What it takes to begin: time, disk and bytes over the wire. */
+export async function startupSection({ quick }: BenchOptions): Promise<Findings> {
+  build();
+  const kinds = ["bare", "sessions"] as const;
+  const times = new Map<string, number[]>(kinds.map((kind) => [kind, []]));
+  for (let round = -1; round < (quick ? 7 : 15); round++) {
+    for (const kind of rotated(kinds, round)) {
+      const child = join(bench, "children/first-call.ts");
+      const { answered } = await askChild<FirstCall>(child, [dist, kind], { sources: false });
+      if (round >= 0) {
+        times.get(kind)?.push(answered);
+      }
+    }
+  }
+  const bundle = await clientBundle();
+  const install = installedKilobytes();
+  const total = Object.values(install).reduce((sum, size) => sum + size, 0);
+  const first = (kind: string) => spreadOf(times.get(kind) ?? []);
+  return {
+    tables: [
+      {
+        title: "start-up, from the start of the process",
+        columns: ["ms to the first answered call"],
+        rows: [
+          { name: "Connect alone", cells: [first("bare")] },
+          {
+            name: "with sessions: keys made, signed in, verified, in memory",
+            cells: [first("sessions")],
+          },
+        ],
+      },
+      {
+        title: "size",
+        columns: ["kB"],
+        rows: [
+          ...Object.entries(install).map(([name, size]) => ({
+            name: `installed: ${name}`,
+            cells: [size],
+          })),
+          { name: "client bundle, minified", cells: [bundle?.minified ?? null] },
+          { name: "client bundle, minified, gzip", cells: [bundle?.gzip ?? null] },
+        ],
+      },
+    ],
+    headline: {
+      first_call_ms: first("sessions").median,
+      install_kb: total,
+      client_bundle_kb: bundle?.gzip ?? null,
+    },
+    notes: [
+      bundle === undefined
+        ? "client bundle: not measured, rolldown is not installed"
+        : `client bundle: without @connectrpc/connect and @bufbuild/protobuf, which its user has; ${forbiddenNote(bundle.forbidden)}.`,
+    ],
+  };
+}
+
+function forbiddenNote(forbidden: readonly string[]): string {
+  return forbidden.length === 0
+    ? "jose, kysely and node: are not in it"
+    : `IT CONTAINS ${forbidden.join(", ")}`;
+}
+
+/** Builds the library as it is published. */
+function build(): void {
+  const { status } = spawnSync("npm", ["run", "--silent", "build"], {
+    cwd: root,
+    stdio: ["ignore", "inherit", "inherit"],
+    shell: process.platform === "win32",
+  });
+  if (status !== 0) {
+    throw new Error("the build failed");
+  }
+}
+
+/** What `npm install rpc-session` puts on the disk, peers aside. */
+function installedKilobytes(): Record<string, number> {
+  const own = ["src", "gen", "proto"].map((folder) => sizeOf(join(root, folder)));
+  const built = ["src", "gen"].map((folder) => sizeOf(join(dist, folder)));
+  const { dependencies } = JSON.parse(readFileSync(join(root, "package.json"), "utf8")) as {
+    readonly dependencies: Readonly<Record<string, string>>;
+  };
+  const sum = (sizes: readonly number[]): number => sizes.reduce((a, b) => a + b, 0) / 1000;
+  return {
+    "rpc-session, sources and maps included": sum([...own, ...built]),
+    ...Object.fromEntries(
+      Object.keys(dependencies).map((name) => [
+        name,
+        sum([sizeOf(join(root, "node_modules", name))]),
+      ]),
+    ),
+  };
+}
+
+function sizeOf(folder: string): number {
+  return readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => statSync(join(entry.parentPath, entry.name)).size)
+    .reduce((a, b) => a + b, 0);
+}
+
+interface Bundle {
+  readonly minified: number;
+  readonly gzip: number;
+  /** Modules that must not be in it. */
+  readonly forbidden: readonly string[];
+}
+
+/** What is used of rolldown, which comes with the test runner. */
+interface Rolldown {
+  rolldown(options: object): Promise<{
+    generate(options: object): Promise<{
+      readonly output: readonly {
+        readonly code?: string;
+        readonly imports?: readonly string[];
+        readonly moduleIds?: readonly string[];
+      }[];
+    }>;
+  }>;
+}
+
+/** Bundles the client as a browser's bundler would. */
+async function clientBundle(): Promise<Bundle | undefined> {
+  const bundler = await loadPeer<Rolldown>("rolldown").catch(() => undefined);
+  if (bundler === undefined) {
+    return undefined;
+  }
+  const bundle = await bundler.rolldown({
+    input: join(dist, "src/client/index.js"),
+    platform: "browser",
+    external: [/^@connectrpc\/connect/, /^@bufbuild\/protobuf/, /^node:/],
+  });
+  const { output } = await bundle.generate({ format: "esm", minify: true });
+  const code = output.map((chunk) => chunk.code ?? "").join("");
+  const parts = output.flatMap(({ imports = [], moduleIds = [] }) => [...imports, ...moduleIds]);
+  return {
+    minified: Buffer.byteLength(code) / 1000,
+    gzip: gzipSync(code).length / 1000,
+    forbidden: parts.filter((part) => /^node:|node_modules\/(jose|kysely)\//.test(part)),
+  };
+}

@@ -1,0 +1,17 @@
+import type { HandlerContext } from "@connectrpc/connect";
+
+/** How many streams are open in this process. */
+export const openStreams = { count: 0 };
+
+/** A stream that says nothing but goodbye, when its call ends. */
+export async function* silentStream(
+  _: unknown,
+  { signal }: HandlerContext,
+): AsyncGenerator<object> {
+  openStreams.count++;
+  await new Promise((resolve) => {
+    signal.addEventListener("abort", resolve, { once: true });
+  });
+  openStreams.count--;
+  yield {};
+}

@@ -1,0 +1,173 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { readBenchOptions } from "../../bench/lib/options.ts";
+import { summarize } from "../../bench/lib/profile.ts";
+import {
+  between,
+  headlineKeys,
+  headlineOf,
+  markdown,
+  type Table,
+  written,
+} from "../../bench/lib/report.ts";
+import { type Contestant, cpuRounds, rotated } from "../../bench/lib/rounds.ts";
+import { pairedRatio, quantile, slopePerDecade, spreadOf } from "../../bench/lib/stats.ts";
+
+describe("statistics", () => {
+  it("median and quartiles, whatever the order", () => {
+    expect(spreadOf([5, 1, 4, 2, 3])).toEqual({ median: 3, q1: 2, q3: 4, rounds: 5 });
+    expect(spreadOf([2, 1])).toEqual({ median: 1.5, q1: 1.25, q3: 1.75, rounds: 2 });
+    expect(spreadOf([7])).toEqual({ median: 7, q1: 7, q3: 7, rounds: 1 });
+    expect(() => spreadOf([])).toThrow(RangeError);
+    expect(quantile([1, 2, 3, 4, 5], 0.99)).toBeCloseTo(4.96);
+  });
+
+  it("ratios are taken round by round", () => {
+    // The machine was three times slower in the second round, for both.
+    expect(pairedRatio([10, 30, 11], [5, 15, 5.5])).toBe(2);
+    expect(pairedRatio([1], undefined)).toBeNull();
+    expect(pairedRatio(undefined, [1])).toBeNull();
+    expect(pairedRatio([1], [])).toBeNull();
+  });
+
+  it("slopes are for each tenfold", () => {
+    const values = [10, 100, 1_000].map((n, i) => ({ n, value: 50 + 7 * i }));
+    expect(slopePerDecade(values)).toBeCloseTo(7);
+    expect(slopePerDecade(values.map(({ n }) => ({ n, value: 3 })))).toBeCloseTo(0);
+  });
+});
+
+describe("rounds", () => {
+  it("every contestant has every place in turn", () => {
+    expect([0, 1, 2, 3].map((round) => rotated(["a", "b", "c"], round).join(""))).toEqual([
+      "abc",
+      "bca",
+      "cab",
+      "abc",
+    ]);
+    expect(rotated(["a", "b", "c"], -1).join("")).toBe("cab");
+  });
+
+  it("prepares before each batch, and leaves the first two rounds out", async () => {
+    const log: string[] = [];
+    const contestant = (name: string): Contestant => ({
+      name,
+      ops: 1,
+      prepare: () => void log.push(`prepare ${name}`),
+      batch: () => void log.push(`run ${name}`),
+    });
+    const found = await cpuRounds([contestant("a"), contestant("b")], 3);
+    expect([...found].map(([name, values]) => [name, values.length])).toEqual([
+      ["a", 3],
+      ["b", 3],
+    ]);
+    expect(log.slice(0, 4)).toEqual(["prepare a", "run a", "prepare b", "run b"]);
+    expect(log).toHaveLength(20);
+  });
+});
+
+describe("the last line", () => {
+  const promised = [
+    ...["warm_verify_ns", "warm_vs_jose", "warm_vs_fastjwt_cache", "cold_vs_raw"],
+    ...["cpu_added_http1", "cpu_added_grpc", "cpu_vs_jose_http1", "cpu_vs_jose_grpc"],
+    ...["refresh_vs_floor_sqlite", "refresh_vs_floor_postgres", "bytes_per_session"],
+  ];
+
+  it("has every key, also where nothing was measured", () => {
+    const line = JSON.parse(JSON.stringify(headlineOf([]))) as Record<string, unknown>;
+    expect(Object.keys(line)).toEqual([...headlineKeys]);
+    expect(Object.keys(line)).toEqual(expect.arrayContaining(promised));
+    expect(new Set(Object.values(line))).toEqual(new Set([null]));
+  });
+
+  it("has what the sections found, to three digits, and no figure that is none", () => {
+    const line = headlineOf([
+      { warm_verify_ns: 139.876, cpu_added_http1: 0.0412345 },
+      { install_kb: 3_760.4, cold_vs_raw: Number.NaN, warm_vs_jose: Number.POSITIVE_INFINITY },
+    ]);
+    expect(line).toMatchObject({
+      ...{ warm_verify_ns: 140, cpu_added_http1: 0.0412, install_kb: 3_760 },
+      ...{ cold_vs_raw: null, warm_vs_jose: null, cpu_added_grpc: null },
+    });
+  });
+});
+
+describe("the tables", () => {
+  const table: Table = {
+    title: "verify",
+    columns: ["µs", "×"],
+    rows: [
+      { name: "raw", cells: [{ median: 59.53, q1: 59, q3: 60.1, rounds: 9 }, 1] },
+      { name: "missing", cells: [null, "none"] },
+    ],
+  };
+
+  it("are Markdown", () => {
+    expect(markdown(table)).toBe(
+      [
+        "| verify | µs | × |",
+        "| --- | --: | --: |",
+        "| raw | 59.5 (59–60.1) | 1 |",
+        "| missing | – | none |",
+      ].join("\n"),
+    );
+    expect(written(12_345.6)).toBe("12,346");
+  });
+
+  it("go between their markers, and nothing else changes", () => {
+    const text = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter";
+    const once = between(text, "bench", "new");
+    expect(once).toBe("before\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nafter");
+    expect(between(once, "bench", "new")).toBe(once);
+    expect(() => between("nothing", "bench", "new")).toThrow(/no markers/);
+  });
+
+  it("have their place in the README", () => {
+    const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
+    expect(between(readme, "bench", "x")).toContain("\nx\n");
+  });
+});
+
+describe("the options", () => {
+  it("a quick run measures the same, in fewer rounds", () => {
+    const [quick, full] = [readBenchOptions(["--quick"]), readBenchOptions([])];
+    expect(quick).toMatchObject({ quick: true, only: [], write: true });
+    expect(full.fewRounds).toBeGreaterThanOrEqual(15);
+    expect(full.rounds).toBeGreaterThan(quick.rounds);
+  });
+
+  it("some sections alone do not write the README", () => {
+    expect(readBenchOptions(["verify"])).toMatchObject({ only: ["verify"], write: false });
+    expect(() => readBenchOptions(["--fast"])).toThrow(TypeError);
+  });
+});
+
+it("a profile says whose code took the time, idleness aside", () => {
+  const frame = (id: number, functionName: string, url: string) => ({
+    id,
+    callFrame: { functionName, url, lineNumber: 9 },
+  });
+  const summary = summarize({
+    nodes: [
+      frame(1, "get", "file:///app/src/jwt/verified-cache.ts"),
+      frame(2, "next", "file:///app/node_modules/@connectrpc/connect/dist/a.js"),
+      frame(3, "set", "node:internal/deps/undici/undici"),
+      frame(4, "(idle)", ""),
+      frame(5, "(garbage collector)", ""),
+    ],
+    samples: [1, 2, 3, 4, 5, 1],
+    timeDeltas: [10, 20, 30, 1_000, 5, 15],
+  });
+  expect(summary.owners).toEqual([
+    { name: "node: Headers", microseconds: 30 },
+    { name: "rpc-session", microseconds: 25 },
+    { name: "@connectrpc/connect", microseconds: 20 },
+    { name: "(garbage collector)", microseconds: 5 },
+  ]);
+  expect(summary.functions[1]).toEqual({
+    name: "get jwt/verified-cache.ts:10",
+    owner: "rpc-session",
+    microseconds: 25,
+  });
+});

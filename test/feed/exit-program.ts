@@ -1,0 +1,36 @@
+// Opens sessions, does some work, and never closes them. Arguments: the store, and where it is.
+
+import { createClient } from "redis";
+import { createSessions, type SessionStore } from "rpc-session";
+import { postgresStore } from "rpc-session/stores/postgres";
+import { redisStore } from "rpc-session/stores/redis";
+import { sqliteStore } from "rpc-session/stores/sqlite";
+
+const [kind, place = ""] = process.argv.slice(2);
+
+let release = (): void => {};
+
+async function openStore(): Promise<SessionStore> {
+  if (kind === "redis") {
+    const client = createClient({ socket: { path: place, tls: false } });
+    await client.connect();
+    // The client is its owner's, who decides how long it keeps the process alive.
+    release = () => client.unref();
+    return redisStore(client);
+  }
+  return kind === "sqlite" ? sqliteStore(place) : postgresStore(place);
+}
+
+const sessions = createSessions({
+  issuer: "https://api.example.com",
+  secret: "a secret of at least 32 bytes, for tests",
+  store: await openStore(),
+});
+await sessions.ready();
+const { session } = await sessions.issue({ userId: "alice" });
+// Until the store tells of what others append.
+for (let tries = 0; sessions.health().push !== "connected" && tries < 500; tries++) {
+  await new Promise((resolve) => setTimeout(resolve, 10));
+}
+process.stdout.write(`${session.id.length} ${sessions.health().push}`);
+release();

@@ -1,0 +1,78 @@
+import { describe, expect, it } from "vitest";
+import { memoryStore } from "../../src/stores/memory.ts";
+import { ask, startServer } from "./servers.ts";
+
+/** Two servers on one store; the second is told of nothing, and reads the log when it is late. */
+async function twoServers() {
+  const store = memoryStore();
+  const here = await startServer(store);
+  const there = await startServer(store);
+  const issue = async (userId: string, tenantId?: string) => {
+    const given = tenantId === undefined ? { userId } : { userId, tenantId };
+    const { session, tokens } = await here.issue(given);
+    return { id: session.id, access: tokens.accessToken };
+  };
+  return {
+    here,
+    there,
+    issue,
+    async [Symbol.asyncDispose]() {
+      await Promise.all([here.close(), there.close()]);
+    },
+  };
+}
+
+describe("V05 G3 the end of many sessions", () => {
+  it("of a user: all of them are refused everywhere, and nobody else's; a sign-in after it is good", async () => {
+    await using world = await twoServers();
+    const { here, there, issue } = world;
+    const ended = [await issue("alice"), await issue("alice", "acme"), await issue("alice")];
+    const other = await issue("bob");
+    await here.revokeAll({ userId: "alice" });
+    const after = await issue("alice");
+    for (const session of ended) {
+      await expect.poll(() => ask(there, session)).toBe("SESSION_REVOKED");
+      expect(await ask(here, session)).toBe("SESSION_REVOKED");
+    }
+    expect(await ask(there, other)).toBe("accepted");
+    expect(await ask(there, after)).toBe("accepted");
+  });
+
+  it("of a tenant: those of every user in it, and of none outside", async () => {
+    await using world = await twoServers();
+    const { here, there, issue } = world;
+    const ended = [await issue("alice", "acme"), await issue("bob", "acme")];
+    const others = [await issue("alice"), await issue("alice", "other")];
+    await here.revokeAll({ tenantId: "acme" });
+    for (const session of ended) {
+      await expect.poll(() => ask(there, session)).toBe("SESSION_REVOKED");
+    }
+    for (const session of others) {
+      expect(await ask(there, session)).toBe("accepted");
+    }
+  });
+
+  it("of a user but one: that one goes on", async () => {
+    await using world = await twoServers();
+    const { here, there, issue } = world;
+    const [kept, ended] = [await issue("alice"), await issue("alice")];
+    await here.revokeAll({ userId: "alice", except: kept.id });
+    await expect.poll(() => ask(there, ended)).toBe("SESSION_REVOKED");
+    expect(await ask(there, kept)).toBe("accepted");
+  });
+
+  it("while they begin: none is left over", async () => {
+    await using world = await twoServers();
+    const { here, there, issue } = world;
+    const begun: Awaited<ReturnType<typeof issue>>[] = [];
+    const beginning = Array.from({ length: 50 }, async () => void begun.push(await issue("eve")));
+    await Promise.all([...beginning.slice(0, 25), here.revokeAll({ userId: "eve" })]);
+    await Promise.all(beginning);
+    await here.revokeAll({ userId: "eve" });
+    expect(begun).toHaveLength(50);
+    for (const session of begun) {
+      await expect.poll(() => ask(there, session)).toBe("SESSION_REVOKED");
+    }
+    expect((await here.list({ userId: "eve" })).sessions).toEqual([]);
+  });
+});

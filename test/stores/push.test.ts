@@ -1,0 +1,165 @@
+import { describe, expect, it } from "vitest";
+import { keepPush, type PushEvents } from "../../src/stores/push.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
+
+/** A store whose lines the test answers for. */
+function setup() {
+  const clock = createFakeClock();
+  const state = { opening: "works", beating: "works", woken: 0, opened: 0, closed: 0, beats: 0 };
+  let events: PushEvents | undefined;
+  const outcome = async (how: string): Promise<void> => {
+    if (how === "fails") {
+      throw new Error("refused");
+    }
+    if (how === "hangs") {
+      await new Promise(() => {});
+    }
+  };
+  const push = keepPush({
+    clock,
+    wake: () => {
+      state.woken += 1;
+    },
+    async open(given) {
+      events = given;
+      state.opened += 1;
+      await outcome(state.opening);
+      return {
+        beat() {
+          state.beats += 1;
+          return outcome(state.beating);
+        },
+        close() {
+          state.closed += 1;
+        },
+      };
+    },
+  });
+  return { clock, push, state, told: () => events?.wake(), lose: () => events?.lost() };
+}
+
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+describe("V01 a line on which a store tells of what others append", () => {
+  it("is there once it has proven to be alive, and wakes for what was missed before", async () => {
+    const { push, state } = setup();
+    expect(push.connected()).toBe(false);
+    await turn();
+    expect(push.connected()).toBe(true);
+    expect(state).toMatchObject({ opened: 1, beats: 1, woken: 1 });
+    push.close();
+    expect([push.connected(), state.closed]).toEqual([false, 1]);
+  });
+
+  it("proves so every five seconds; one that falls silent is replaced", async () => {
+    const { clock, push, state } = setup();
+    await turn();
+    clock.advance("5s");
+    await turn();
+    expect(state).toMatchObject({ beats: 2, opened: 1 });
+    state.beating = "hangs";
+    clock.advance("5s");
+    await turn();
+    expect(push.connected()).toBe(true);
+    clock.advance("5s");
+    await turn();
+    expect(push.connected()).toBe(false);
+    expect(state.closed).toBe(1);
+    state.beating = "works";
+    clock.advance("200ms");
+    await turn();
+    expect(push.connected()).toBe(true);
+    expect(state).toMatchObject({ opened: 2, woken: 2 });
+    push.close();
+  });
+
+  it("that is lost is opened again soon, then ever later, and soon again once it was there", async () => {
+    const { clock, push, state, lose } = setup();
+    await turn();
+    state.opening = "fails";
+    lose();
+    expect(push.connected()).toBe(false);
+    const opened: number[] = [];
+    for (let second = 0; second < 300; second++) {
+      for (let tenth = 0; tenth < 10; tenth++) {
+        clock.advance("100ms");
+        await turn();
+      }
+      if (state.opened !== (opened.at(-1) ?? 0)) {
+        opened.push(state.opened);
+      }
+    }
+    // 0.1 s, 0.2 s, … 30 s, each half as long again or less.
+    expect(state.opened).toBeGreaterThan(12);
+    expect(state.opened).toBeLessThan(40);
+    state.opening = "works";
+    clock.advance("45s");
+    await turn();
+    expect(push.connected()).toBe(true);
+    const before = state.opened;
+    lose();
+    clock.advance("200ms");
+    await turn();
+    expect(state.opened).toBe(before + 1);
+    push.close();
+  });
+
+  it("that opens too late, or after the end, is closed", async () => {
+    const clock = createFakeClock();
+    const lines: (() => void)[] = [];
+    let closed = 0;
+    const push = keepPush({
+      clock,
+      wake() {},
+      open: () =>
+        new Promise((resolve) => {
+          lines.push(() => resolve({ beat: async () => {}, close: () => void closed++ }));
+        }),
+    });
+    await turn();
+    clock.advance("5s");
+    await turn();
+    lines[0]?.();
+    await turn();
+    expect([closed, push.connected()]).toEqual([1, false]);
+    clock.advance("200ms");
+    await turn();
+    expect(lines).toHaveLength(2);
+    push.close();
+    lines[1]?.();
+    await turn();
+    expect([closed, push.connected()]).toEqual([2, false]);
+    clock.advance("10m");
+    await turn();
+    expect(lines).toHaveLength(2);
+  });
+
+  it("wakes at once, and for a flood that follows once in 20 ms", async () => {
+    const { clock, push, state, told } = setup();
+    await turn();
+    clock.advance("20ms");
+    expect(state.woken).toBe(1);
+    for (let ms = 0; ms < 100; ms++) {
+      told();
+      told();
+      clock.advance("1ms");
+    }
+    expect(state.woken).toBeGreaterThanOrEqual(6);
+    expect(state.woken).toBeLessThanOrEqual(7);
+    clock.advance("1s");
+    const quiet = state.woken;
+    told();
+    expect(state.woken).toBe(quiet + 1);
+    push.close();
+  });
+
+  it("is no outage where a clock jumps over an hour", async () => {
+    const { clock, push, state } = setup();
+    await turn();
+    clock.advance("1h");
+    await turn();
+    expect(push.connected()).toBe(true);
+    expect(state.opened).toBe(1);
+    push.close();
+  });
+});
