@@ -58,6 +58,8 @@ export function createInterceptor(
     } finally {
       // Streams are no GET, and no cache keeps those.
       keepTokensUncached(call.responseHeader);
+      // What the handler left running must not believe that it still tells the client anything.
+      call.committed = true;
     }
   };
 }

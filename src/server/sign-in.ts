@@ -111,7 +111,7 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
 export function assertNotCommitted(call: Call, what: string): void {
   if (call.committed) {
     throw new TypeError(
-      `${what}: the response headers were sent with the first message of the stream; call it before that`,
+      `${what}: the response headers were sent already, or with the first message of the stream; call it before that`,
     );
   }
 }
