@@ -39,6 +39,7 @@ export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/sig
 export type { ForkOptions } from "./server/step-up.ts";
 export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/verifying.ts";
 export type { ClientClaims } from "./session/claims-rule.ts";
+export type { SessionsHealth } from "./session/health.ts";
 export type { KeysOptions, RemoteSigner } from "./session/key-plan.ts";
 export type { LifetimeOptions, OwnLifetimes, RefreshOptions } from "./session/lifetimes.ts";
 export type {

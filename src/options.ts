@@ -1,6 +1,6 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { type Clock, systemClock } from "./clock.ts";
-import { type Duration, durationMs } from "./duration.ts";
+import type { Duration } from "./duration.ts";
 import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
@@ -17,6 +17,7 @@ import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./sess
 import {
   type RevocationCheck,
   readMaxStaleness,
+  readMaxStreamStaleness,
   revocationChecks,
 } from "./session/revocation-check.ts";
 import type { SessionLimit, SessionStore } from "./session/store.ts";
@@ -91,7 +92,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly verifiedCache?: VerifiedCacheOptions;
   /**
    * How long open streams go on while the change log of the store cannot be read, so that nothing
-   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m".
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m", and at least
+   * `maxStaleness`.
    */
   readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
@@ -160,10 +162,10 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
-      maxStreamStaleness: durationMs("maxStreamStaleness", options.maxStreamStaleness ?? "60s", {
-        min: 5_000,
-        max: 600_000,
-      }),
+      maxStreamStaleness: readMaxStreamStaleness(
+        options.maxStreamStaleness,
+        readMaxStaleness(options.maxStaleness),
+      ),
     },
   };
 }

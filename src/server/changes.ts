@@ -98,8 +98,14 @@ export async function infoOf(core: Core, record: SessionRecord): Promise<Session
   }
 }
 
-/** The members of a patch set; those that are undefined go. */
+/**
+ * The members of a patch set; those that are undefined go.
+ * @throws TypeError when it is no patch
+ */
 function merged(present: JsonObject, patch: object): object {
+  if (typeof patch !== "object" || patch === null || Array.isArray(patch)) {
+    throw new TypeError("give it an object of the members to set, or a function");
+  }
   return Object.fromEntries(
     Object.entries({ ...present, ...patch }).filter(([, value]) => value !== undefined),
   );

@@ -92,6 +92,11 @@ export function createSessionDirectory(core: Core): SessionDirectory {
   };
 }
 
+/** Whether a text has the form of a `nextPageToken`. */
+export function isPageToken(text: string): boolean {
+  return /^\d{1,16}\.[\w-]{1,64}$/.test(text);
+}
+
 async function find(core: Core, id: string): Promise<SessionRecord | undefined> {
   return mayBeSession(id) ? (await (await core.engine()).find(id))?.record : undefined;
 }
@@ -102,7 +107,7 @@ async function list(core: Core, options: ListOptions): Promise<SessionList> {
   if (!Number.isInteger(limit) || limit < 1 || limit > maxPage) {
     throw new TypeError(`list: pageSize must be a whole number from 1 to ${maxPage}`);
   }
-  if (cursor !== undefined && !/^\d+\.[\w-]+$/.test(cursor)) {
+  if (cursor !== undefined && !isPageToken(cursor)) {
     throw new TypeError("list: pageToken must be the nextPageToken of the page before");
   }
   const page = await (await core.engine()).list(owner, { cursor, limit });

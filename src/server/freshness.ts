@@ -20,13 +20,6 @@ export function createFreshness(watch: StreamWatch, clock: Clock, max: number): 
   /** The question that is not answered yet, and since when it could have been. */
   let asked: { since: number } | undefined;
   const isLate = (): boolean => watch.staleness() >= max / 2;
-  const ask = async (): Promise<void> => {
-    await watch.catchUp();
-    // The read that was joined may have begun before the sleep.
-    if (isLate()) {
-      await watch.catchUp();
-    }
-  };
   return {
     look() {
       if (!isLate()) {
@@ -39,7 +32,7 @@ export function createFreshness(watch: StreamWatch, clock: Clock, max: number): 
         };
         // A turn of the event loop, no time: without one no answer can have come.
         systemClock.after(0, turn);
-        ask().then(turn, turn);
+        watch.catchUp().then(turn, turn);
       }
     },
     isLost: (patience) =>

@@ -9,7 +9,7 @@ import { liveOf } from "../session/ended.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../session/store.ts";
 import type { Core } from "./core.ts";
-import { mayBeSession } from "./directory.ts";
+import { isPageToken, mayBeSession } from "./directory.ts";
 import { claimsForClient } from "./respond.ts";
 
 // What SessionService answers a caller about the sessions of the same user.
@@ -46,7 +46,7 @@ export async function listSessions(
 ): Promise<{ sessions: SessionInfo[]; nextPageToken: string }> {
   const engine = await core.engine();
   const page = await engine.list(ownerOf(session), {
-    cursor: /^\d{1,16}\.[\w-]{1,64}$/.test(pageToken) ? pageToken : undefined,
+    cursor: isPageToken(pageToken) ? pageToken : undefined,
     limit: pageSize > 0 ? Math.min(pageSize, maxPage) : defaultPage,
   });
   const sessions = await Promise.all(

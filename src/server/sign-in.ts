@@ -1,5 +1,6 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
+import type { Engine } from "../session/engine.ts";
 import type { Created, Creation } from "../session/lifecycle.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../session/lifetimes.ts";
 import type { Session } from "../session/session.ts";
@@ -71,9 +72,7 @@ export async function signIn(
     checkCrossSite(core, call);
   }
   const engine = await core.engine();
-  const now = engine.storeNow();
-  const presented = await provenSessions(engine, call.presented, { inMessage: "", now });
-  const [replaces = null, ...others] = presented;
+  const [replaces = null, ...others] = await formerSessions(engine, call);
   // Copies of the cookies may name further sessions, which nobody will hold after this response.
   for (const other of others) {
     await endOwn(call, () => engine.revoke(other, "replaced"));
@@ -82,6 +81,16 @@ export async function signIn(
     engine.create({ ...given, device, transport, replaces }),
   );
   return enterCreated(core, call, created);
+}
+
+/** The sessions that nobody will hold after this response. */
+async function formerSessions(engine: Engine, call: Call): Promise<Iterable<string>> {
+  if (call.written !== undefined) {
+    // The call has begun one already, and that one took the place of those presented.
+    return [call.written];
+  }
+  const now = engine.storeNow();
+  return provenSessions(engine, call.presented, { inMessage: "", now });
 }
 
 /** Options whose claims are checked when the session begins, not by the compiler. */
@@ -116,9 +125,17 @@ export async function issue(
   options: AnySession & { readonly transport?: TokenTransport },
 ): Promise<Created> {
   const given = await readNewSession(core, options);
-  const transport = options.transport ?? "header";
+  const transport = readTransport(options.transport);
   const engine = await core.engine();
   return engine.create({ ...given, transport, replaces: null });
+}
+
+/** @throws TypeError when it is none */
+export function readTransport(transport: TokenTransport = "header"): TokenTransport {
+  if (transport !== "header" && transport !== "cookie") {
+    throw new TypeError('transport: must be "header" or "cookie"');
+  }
+  return transport;
 }
 
 type Given = Omit<Creation, "transport" | "replaces">;

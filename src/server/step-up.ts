@@ -1,15 +1,15 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
 import { liveOf } from "../session/ended.ts";
-import type { Created } from "../session/lifecycle.ts";
+import type { Created, Creation } from "../session/lifecycle.ts";
 import { type OwnLifetimes, readOwnLifetimes, type SessionLife } from "../session/lifetimes.ts";
 import type { Session, VerifiedSession } from "../session/session.ts";
 import type { SessionRecord } from "../session/store.ts";
 import type { TokenTransport } from "../transport.ts";
-import type { Call } from "./call-state.ts";
+import { type Call, endOwn } from "./call-state.ts";
 import type { Core } from "./core.ts";
 import { deviceOf } from "./device.ts";
-import { assertId, assertNotCommitted, enterCreated } from "./sign-in.ts";
+import { assertId, assertNotCommitted, enterCreated, readTransport } from "./sign-in.ts";
 
 /** How `fork` makes a second session. */
 export interface ForkOptions {
@@ -35,14 +35,15 @@ export async function reauthenticate(
   const { id } = presentOf(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
-  const created = await engine.create({
+  const creation: Creation = {
     ...inheritedBy(record),
     device: { ...record.device, ...deviceOf(core, context) },
     transport: record.transport,
     life: lifeOf(core, record),
     replaces: id,
     from: { session: id, authTime: null, endsBy: null },
-  });
+  };
+  const created = await endOwn(call, () => engine.create(creation));
   return enterCreated(core, call, created);
 }
 
@@ -55,14 +56,14 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
   const { id } = presentOf(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
-  const { label, transport = "header", lifetimes: own = {} } = options;
+  const { label, lifetimes: own = {} } = options;
   if (label !== undefined) {
     assertId("label", label);
   }
   return engine.create({
     ...inheritedBy(record),
     device: label === undefined ? {} : { label },
-    transport,
+    transport: readTransport(options.transport),
     life: lifeOf(core, record, own),
     replaces: null,
     from: { session: id, authTime: record.authTime, endsBy: record.expiresAt },

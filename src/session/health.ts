@@ -28,6 +28,8 @@ export interface SessionsHealth {
   readonly changes: number;
   /** How many can be kept; beyond, each call reads its session. */
   readonly maxChanges: number;
+  /** Open streams that end with their sessions. */
+  readonly streams: number;
 }
 
 /** The health of what is not open. */
@@ -39,6 +41,7 @@ export const closedHealth: SessionsHealth = {
   push: "disconnected",
   changes: 0,
   maxChanges: 0,
+  streams: 0,
 };
 
 /** What can be asked for its health. */
@@ -58,5 +61,6 @@ export function healthOf({ feed, revocations, store }: Inspected): SessionsHealt
     push: pushed === undefined ? "polling" : pushed ? "connected" : "disconnected",
     changes: revocations.size,
     maxChanges: revocations.limit,
+    streams: revocations.watching,
   };
 }

@@ -73,6 +73,8 @@ export function memoryStore(): SessionStore {
     changes: async (cursor, window) =>
       readChanges(memory.changes, { cursor, window }, timeOf(memory)),
     onChange: (wake) => memory.changes.wakes.add(wake),
+    // There are no others: every engine on it is in this process.
+    pushed: () => true,
     signingKeys: async () => signingKeys(memory),
     addSigningKey: async (key) => addSigningKey(memory, key),
     removeSigningKeysBelow: async (slot) => removeSigningKeysBelow(memory, slot),

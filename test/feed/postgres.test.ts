@@ -79,6 +79,10 @@ describe.skipIf(postgresMissing)("V01 the feed on PostgreSQL", { timeout: 60_000
     for (const issued of all) {
       expect(await lastAccepted(there, issued)).toBeLessThan(250);
     }
+    const { session } = await here.issue({ userId: "bob" });
+    const known = there.health().changes;
+    await here.updateClaims(session.id, { role: "admin" });
+    await expect.poll(() => there.health().changes).toBe(known + 1);
   });
 
   it("a listening connection that the server ends is replaced, and what was missed is read", async () => {

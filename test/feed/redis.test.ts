@@ -53,7 +53,7 @@ describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () =
     expect(p99).toBeLessThan(250);
   });
 
-  it("many ends at once are told as well", async () => {
+  it("claims and many ends at once are told as well", async () => {
     await using world = await twoServers("60000ms");
     const { here, there } = world;
     await pushed(here, there);
@@ -62,6 +62,10 @@ describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () =
     for (const issued of all) {
       expect(await lastAccepted(there, issued)).toBeLessThan(250);
     }
+    const { session } = await here.issue({ userId: "bob" });
+    const known = there.health().changes;
+    await here.updateClaims(session.id, { role: "admin" });
+    await expect.poll(() => there.health().changes).toBe(known + 1);
   });
 
   it("a subscriber that the server ends is replaced, and what was missed is read", async () => {
@@ -173,7 +177,7 @@ describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () =
     const fresh = await startServer(redisStore(await redis.connect()));
     expect(await lastAccepted(fresh, ended)).toBeLessThan(bound + slack);
     expect(await ask(fresh, live)).toBe("accepted");
-    expect(there.health().status).toBe("unsure");
+    await expect.poll(() => there.health().status).toBe("unsure");
     await pushed(here, there);
     await fresh.close();
   });

@@ -1,7 +1,7 @@
 import type { SessionStore } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 
-type Method = Exclude<keyof SessionStore, "name" | "onChange">;
+type Method = Exclude<keyof SessionStore, "name" | "onChange" | "pushed">;
 
 /** A store that notes its calls and can be made to fail or to hang. */
 export interface WatchedStore {
@@ -64,7 +64,8 @@ export function watchedStore(inner: SessionStore = memoryStore()): WatchedStore 
   const store = new Proxy(inner, {
     get(target, name) {
       const member: unknown = Reflect.get(target, name);
-      if (name === "onChange" || typeof member !== "function") {
+      // What is known without asking the store is no call of it.
+      if (name === "onChange" || name === "pushed" || typeof member !== "function") {
         return name === "onChange" ? onChange : member;
       }
       return watch(name as Method, member.bind(target) as () => Promise<unknown>);

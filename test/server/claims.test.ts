@@ -120,6 +120,16 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     // Refreshing goes on, and so does everything that can mend it.
     const refreshed = await api.refresh("cookie", tokens.refreshToken);
     expect(refreshed.error).toBeUndefined();
+    const other = await sessions.issue({ userId: "a", claims: { role: "admin" } });
+    const seen = await api.server.call(
+      SessionService.method.listSessions,
+      {},
+      { bearer: other.tokens.accessToken },
+    );
+    expect(seen.message?.sessions.map(({ id }) => id).sort()).toEqual(
+      [session.id, other.session.id].sort(),
+    );
+    await sessions.revoke(other.session.id);
     const listed = await sessions.list({ userId: "a" });
     expect(listed.sessions).toMatchObject([{ id: session.id, claims: undefined }]);
     await sessions.updateClaims(session.id, { role: "admin" });

@@ -112,6 +112,23 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
     ).toBeUndefined();
   });
 
+  it("L5 L6 B6 what was changed by id holds with the next call, whatever the token says", async () => {
+    const { sessions, server } = serve();
+    const { session, tokens } = await sessions.issue({
+      userId: "alice",
+      claims: { role: "admin", plan: 1 },
+    });
+    const bearer = tokens.accessToken;
+    expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
+    await sessions.updateClaims(session.id, { role: "reader" });
+    const demoted = await server.call(claimed, {}, { bearer });
+    expect(demoted.hint?.reason).toBe(Reason.CLAIM_REJECTED);
+    // The token that says so comes with the refusal.
+    expect(demoted.headers.has("rpcsession-access-token")).toBe(true);
+    await sessions.updateClaims(session.id, { role: "owner" });
+    expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
+  });
+
   it("L5 names that every object has are no claims", async () => {
     const methods = { [procedureOf("Claimed")]: { claims: { constructor: [], toString: [] } } };
     const { server, bearerOf } = serve({ methods });

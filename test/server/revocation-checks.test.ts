@@ -24,7 +24,8 @@ interface World {
 async function createWorld(options: Options = {}): Promise<World> {
   const inner = watchedStore();
   const here = testSessions({ store: inner.store });
-  const store = watchedStore({ ...inner.store, onChange: () => () => {} });
+  const deaf = { onChange: () => () => {}, pushed: () => undefined };
+  const store = watchedStore({ ...inner.store, ...deaf });
   const events: SessionEvent[] = [];
   const there = testSessions({
     store: store.store,
@@ -202,6 +203,42 @@ describe("G6 the feed", () => {
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
+  it("a store whose clock jumps ahead and back makes nothing good again", async () => {
+    const clock = createFakeClock();
+    const world = await createWorld({ clock });
+    const { there, here, issued } = world;
+    await here.revoke(issued.id);
+    clock.advance("2500ms");
+    await quiet();
+    // The store's clock is that of the engine that opened it first.
+    const begun = clock.now();
+    clock.setNow(begun + 3 * 3_600_000);
+    await world.store.store.prune(100);
+    clock.advance("2500ms");
+    await quiet();
+    expect(await refusal(call(world))).toEqual(["tryRefreshToken", "TOKEN_EXPIRED"]);
+    clock.setNow(begun);
+    clock.advance("2500ms");
+    await quiet();
+    expect(await refusal(call(world))).toEqual(revoked);
+    expect(there.health().changes).toBe(1);
+  });
+
+  it("a server that starts forgets what it finds in the log when its tokens are dead", async () => {
+    const { here, store, issued } = await createWorld();
+    await issued.revoke();
+    here.clock.advance("40m");
+    const late = testSessions({ clock: here.clock, store: store.store });
+    await late.ready();
+    expect(late.health().changes).toBe(1);
+    here.clock.advance("20m");
+    await quiet();
+    expect(late.health().changes).toBe(1);
+    here.clock.advance("61s");
+    await quiet();
+    expect(late.health().changes).toBe(0);
+  });
+
   it("is bounded by the option", async () => {
     const world = await createWorld({ maxStaleness: "500ms" });
     await outage(world, 501);
@@ -209,6 +246,8 @@ describe("G6 the feed", () => {
     for (const maxStaleness of ["100ms", "61s"] as const) {
       expect(() => testSessions({ maxStaleness })).toThrow(/^maxStaleness: /);
     }
+    const streams = { maxStaleness: "20s", maxStreamStaleness: "10s" } as const;
+    expect(() => testSessions(streams)).toThrow(/^maxStreamStaleness: .* at least as long$/);
   });
 });
 
@@ -243,7 +282,7 @@ describe("sessions.health", () => {
     const sessions = testSessions();
     expect(sessions.health()).toMatchObject({ status: "closed", changes: 0 });
     await sessions.ready();
-    expect(sessions.health().status).toBe("fresh");
+    expect(sessions.health()).toMatchObject({ status: "fresh", push: "connected" });
     await sessions.close();
     expect(sessions.health().status).toBe("closed");
   });
@@ -266,6 +305,7 @@ describe("sessions.health", () => {
       push: "polling",
       changes: 1,
       maxChanges: 2_000_000,
+      streams: 0,
     });
     await outage(world);
     expect(there.health()).toMatchObject({ status: "stale", staleness: 6_100 });

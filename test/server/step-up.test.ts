@@ -347,6 +347,76 @@ describe("what is no step up", () => {
     },
   );
 
+  it.each(transports)(
+    "A7 twice in one call: one session is left, the one whose tokens are in the response: %s",
+    async (transport) => {
+      const { sessions, api, begin, live } = createWorld();
+      const old = await begin(transport);
+      const again = await api.open(old.presented, async (ctx) => {
+        await sessions.create(ctx, { userId: "alice" });
+        return sessions.create(ctx, { userId: "alice" });
+      });
+      expect(again.error).toBeUndefined();
+      expect((await live()).map(({ id }) => id)).toEqual([payloadOf(accessOf(again)).sid]);
+      const { presented } = await begin(transport);
+      const anew = await api.call(presented, async (ctx) => {
+        await sessions.reauthenticated(ctx);
+        await sessions.reauthenticated(ctx);
+        return sessions.create(ctx, { userId: "alice" });
+      });
+      expect((await live()).map(({ id }) => id).sort()).toEqual(
+        [payloadOf(accessOf(again)).sid, payloadOf(accessOf(anew)).sid].sort(),
+      );
+      expect(anew.notice).toMatchObject({ event: "created", session: anew.result?.id });
+    },
+  );
+
+  it.each(transports)(
+    "A7 G1 the handle of the former session takes nothing from the new one: %s",
+    async (transport) => {
+      const { sessions, api, begin, live } = createWorld();
+      const old = await begin(transport);
+      const answer = await api.call(old.presented, async (ctx) => {
+        const former = sessions.require(ctx);
+        const session = await sessions.reauthenticated(ctx);
+        await former.revoke();
+        await expect(former.updateClaims({ a: 1 })).rejects.toMatchObject({ kind: "unauthorized" });
+        return session.id;
+      });
+      expect([answer.error, answer.notice?.event]).toEqual([undefined, "created"]);
+      expect(payloadOf(accessOf(answer)).sid).toBe(answer.result);
+      expect((await live()).map(({ id }) => id)).toEqual([answer.result]);
+    },
+  );
+
+  it("C1 A7 the anti-CSRF token of the new session comes with it, and stays through a change of claims", async () => {
+    const { sessions, api, begin } = createWorld({ antiCsrf: "token" });
+    const old = await begin("cookie");
+    const csrf = (await api.refresh("cookie", old.refresh)).headers.get("rpcsession-csrf") ?? "";
+    const answer = await api.call({ ...old.presented, csrf }, async (ctx) => {
+      await sessions.reauthenticated(ctx);
+      await sessions.require(ctx).updateClaims({ a: 1 });
+    });
+    const next = answer.headers.get("rpcsession-csrf") ?? "";
+    expect([answer.error, next === csrf, next === ""]).toEqual([undefined, false, false]);
+    const access = accessOf(answer) ?? "";
+    expect((await api.call({ access, csrf: next }, () => {})).error).toBeUndefined();
+    expect((await api.call({ access, csrf }, () => {})).hint?.reason).toBe(Reason.ANTI_CSRF);
+  });
+
+  it("A3 N4 a transport that is none", async () => {
+    const { sessions, api, begin, live } = createWorld();
+    const { presented } = await begin("header");
+    const given = { transport: "body" } as never;
+    const { error } = await api.call(presented, (ctx) => sessions.fork(ctx, given));
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toBe('transport: must be "header" or "cookie"');
+    await expect(sessions.issue({ userId: "alice", transport: "body" as never })).rejects.toThrow(
+      'transport: must be "header" or "cookie"',
+    );
+    expect(await live()).toHaveLength(1);
+  });
+
   it("N4 labels that are none", async () => {
     const { sessions, api, begin } = createWorld();
     const { presented } = await begin("header");

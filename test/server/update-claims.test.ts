@@ -87,6 +87,33 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(answer))).not.toHaveProperty("team");
   });
 
+  it("L6 B6 changed by id: the next call brings the new token, also when it fails or is refused", async () => {
+    const world = createWorld();
+    const { presented, id, access } = await world.signedIn(transport);
+    await world.sessions.updateClaims(id, { role: "editor" });
+    const failed = await world.api.call(presented, (context) => {
+      expect(world.sessions.require(context).claims.role).toBe("editor");
+      throw new ConnectError("no such list", Code.NotFound);
+    });
+    expect(failed.error?.code).toBe(Code.NotFound);
+    expect(payloadOf(accessOf(failed))).toMatchObject({
+      role: "editor",
+      exp: payloadOf(access).exp,
+    });
+    world.sessions.clock.advance("11m");
+    const refused = await world.api.call(presented, (context) =>
+      world.sessions.requireFresh(context, "10m"),
+    );
+    expect(refused.hint?.action).toBe(Action.STEP_UP);
+    expect(payloadOf(accessOf(refused)).role).toBe("editor");
+    // Changed again by the call itself: one token, of the last.
+    const both = await world.api.call(presented, (context) =>
+      world.sessions.require(context).updateClaims({ visits: 5 }),
+    );
+    expect(payloadOf(accessOf(both))).toMatchObject({ role: "editor", visits: 5, cv: 2 });
+    expect(cookieEffects(both.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
+  });
+
   it.each(["call", "stream"] as const)(
     "L6 E1 the new token arrives although the handler fails: %s",
     async (kind) => {
@@ -120,7 +147,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     const early = await world.api.stream(presented, setRole(world));
     expect(payloadOf(accessOf(early)).role).toBe("editor");
     const late = await world.api.stream(
-      presented,
+      presentedBy(transport, accessOf(early) ?? ""),
       () => {},
       (context) => world.sessions.require(context).updateClaims({ role: "admin" }),
     );
@@ -332,6 +359,22 @@ describe("updates of one session at once", () => {
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
+  it("E3 D4 against refreshes at the same time: nothing is lost, and the last token says so", async () => {
+    const world = createWorld();
+    const { id, refresh } = await world.signedIn("header");
+    world.sessions.clock.advance("61s");
+    const add = () =>
+      world.sessions.updateClaims(id, ({ visits, ...rest }) => ({ ...rest, visits: visits + 1 }));
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, (_, i) =>
+        i % 2 ? add() : world.api.refresh("header", refresh).then(({ error }) => error),
+      ),
+    );
+    expect(answers.filter((answer) => answer instanceof Error)).toEqual([]);
+    const last = await world.api.refresh("header", refresh);
+    expect(payloadOf(accessOf(last))).toMatchObject({ visits: 10, cv: 10 });
+  });
+
   it("E3 one against a revoke: whichever is first, nothing lives on", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
@@ -383,6 +426,28 @@ describe("what goes wrong in an update", () => {
     ).rejects.toThrow("updateClaims: claims: role, visits are not as the schema says");
   });
 
+  it("N4 E1 F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
+    const world = createWorld();
+    const { id, presented } = await world.signedIn("header", { visits: 1 });
+    for (const change of ["CANARY", 7, null, undefined, ["CANARY"], true]) {
+      for (const name of ["updateClaims", "updateData"] as const) {
+        const { error } = await world.api.call(
+          presented,
+          async (context) => void (await world.sessions.require(context)[name](change as never)),
+        );
+        expect(error?.code).toBe(Code.Internal);
+        expect(error?.rawMessage).toBe(
+          `${name}: give it an object of the members to set, or a function`,
+        );
+        await expect(world.sessions[name](id, change as never)).rejects.toThrow(
+          /give it an object/,
+        );
+      }
+    }
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(1);
+    expect(world.events.map(({ type }) => type)).toEqual(["created"]);
+  });
+
   it("E1 what the function of the service throws passes as it is, and changes nothing", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn("header");
@@ -415,6 +480,22 @@ describe("what goes wrong in an update", () => {
       expect(answer.headers.getSetCookie()).toEqual([]);
       expect(answer.body).not.toContain("CANARY");
     }
+  });
+
+  it("E1 F1 a function may change the copy it is given, and return it", async () => {
+    const world = createWorld();
+    const { id } = await world.signedIn("header", { visits: 1 });
+    await world.sessions.updateData(id, { list: [1] });
+    await world.sessions.updateClaims(id, (claims) => {
+      claims.visits += 1;
+      return claims;
+    });
+    await world.sessions.updateData(id, (data) => {
+      (data.list as unknown[]).push(2);
+      return data;
+    });
+    expect((await world.sessions.find(id))?.claims?.visits).toBe(2);
+    expect(await world.sessions.data(id)).toEqual({ list: [1, 2] });
   });
 
   it("E1 handlers cannot change claims by writing into them", async () => {

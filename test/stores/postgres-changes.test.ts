@@ -102,6 +102,34 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(JSON.stringify(plan.rows)).toMatch(/rpcsession_changes_xid/);
   });
 
+  it("misses nothing that is committed between two steps, with a place in the one before", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, admin, connect, url, clock } = fixture;
+    const late = await connect();
+    await late.query(
+      "begin; insert into rpcsession_changes (kind, session, ended_by, at) values ('revoked', 'late', 'revoked', floor(extract(epoch from now()) * 1000) - 5000)",
+    );
+    await admin.query(
+      "insert into rpcsession_changes (kind, session, ended_by, at) select 'revoked', n::text, 'revoked', floor(extract(epoch from now()) * 1000) from generate_series(1, 20001) n",
+    );
+    await using pool = pooled(url);
+    let steps = 0;
+    const stepping = postgresStore(
+      watchedPool(pool, async (text) => {
+        steps += text.includes("lateral") ? 1 : 0;
+        if (steps === 2) {
+          await late.query("commit");
+        }
+      }),
+    );
+    await stepping.open({ clock });
+    const read = await stepping.changes(undefined, hour);
+    expect([steps, sessionsOf(read).includes("late")]).toEqual([2, false]);
+    expect(sessionsOf(await store.changes(read.cursor, 0))).toContain("late");
+    await stepping.close();
+    await late.end();
+  });
+
   it("counts an entry that somebody wrote by hand", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
