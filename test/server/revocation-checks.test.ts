@@ -260,10 +260,15 @@ describe("events of the feed", () => {
     world.store.failing.clear();
     await call(world);
     await call(world);
+    await outage(world);
+    world.store.failing.clear();
+    await call(world);
     const told = world.events.filter(({ type }) => type.startsWith("feed"));
     expect(told).toMatchObject([
       { type: "feedStale", staleFor: 6_000, error: { kind: "unavailable" } },
       { type: "feedRecovered", staleFor: 6_000 },
+      { type: "feedStale" },
+      { type: "feedRecovered" },
     ]);
   });
 
