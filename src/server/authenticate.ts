@@ -1,6 +1,7 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import { isEmpty } from "../tokens/source.ts";
+import { header } from "../wire.ts";
 import { andThen } from "./and-then.ts";
 import type { Call } from "./call.ts";
 import { checkSession, type SessionDemand } from "./check-session.ts";
@@ -73,8 +74,8 @@ async function checkAntiCsrf(
   engine: Authenticator,
   { claims, request }: { readonly claims: AccessClaims; readonly request: AuthenticationRequest },
 ): Promise<AccessClaims> {
-  const token = request.presented.antiCsrf;
-  if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
+  const token = request.requestHeader.get(header.csrf);
+  if (token === null || !(await engine.antiCsrf.verify(claims.sid, token))) {
     core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
     throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
       message: "the anti-CSRF token is missing or wrong",

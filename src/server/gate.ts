@@ -107,6 +107,6 @@ function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Pr
       return undefined;
     }
     checkDemands(core, policy, claims);
-    return andThen(enterSession(core, call, claims), () => undefined);
+    return enterSession(core, call, claims);
   });
 }

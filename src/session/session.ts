@@ -51,8 +51,9 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
   info(): Promise<SessionInfo<Claims>>;
   /**
    * Ends the session: its refresh tokens at once, its access tokens in this process at once and in
-   * others within seconds. The response of this call clears the tokens of its client, also when the
-   * handler throws afterwards; after the first message of a stream the client's next call does.
+   * others within milliseconds, at the latest within `maxStaleness`. The response of this call clears
+   * the tokens of its client, also when the handler throws afterwards; after the first message of a
+   * stream the client's next call does.
    */
   revoke(): Promise<void>;
   /**

@@ -296,6 +296,11 @@ describe("what is refused at start", () => {
     expect(policies.of(signOut).check).toBe("none");
     const methods = { "notes.v1.NotesService/AddNote": { check: "feed" } } as const;
     expect(createPolicies({ public: [], methods, check: "none" }).of(strict).check).toBe("feed");
+    const options = create(ServiceOptionsSchema);
+    setExtension(options, service_policy, create(PolicySchema, { check: Check.FEED }));
+    const parent = { ...addNote.parent, proto: { ...addNote.parent.proto, options } };
+    expect(policies.of({ ...signOut, parent }).check).toBe("feed");
+    expect(policies.of({ ...strict, parent }).check).toBe("strict");
   });
 
   it("a stream of a unary method, in code and in the schema", () => {

@@ -209,13 +209,20 @@ describe("B6 B13 claims that have changed", () => {
     const old = await inner.load(issued.id);
     await change(world, issued, { role: "admin" });
     let loaded = 0;
+    let lost = true;
+    let wake = (): void => {};
     const there = testSessions({
       clock: world.here.clock,
       store: {
         ...inner,
-        load: async () => {
+        onChange(given) {
+          wake = given;
+          return inner.onChange(given);
+        },
+        changes: (cursor, window) => inner.changes(lost ? cursor : undefined, window),
+        load: async (id) => {
           loaded += 1;
-          return old;
+          return lost ? old : inner.load(id);
         },
       },
     });
@@ -224,6 +231,12 @@ describe("B6 B13 claims that have changed", () => {
       expect([session.claims, notice]).toEqual([{}, undefined]);
     }
     expect(loaded).toBe(1);
+    // Others that took the number of the lost ones: the log tells of them as it would of any.
+    lost = false;
+    wake();
+    await quiet();
+    const { session } = await call({ ...world, there }, { bearer: issued.access });
+    expect(session.claims).toEqual({ role: "admin" });
   });
 
   it("come with the read of each call while the store is doubted, as new as they are there", async () => {

@@ -1,3 +1,4 @@
+import { Code } from "@connectrpc/connect";
 import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
 import { verifySessions } from "rpc-session/verify";
 import { describe, expect, it, vi } from "vitest";
@@ -111,6 +112,23 @@ describe("G6 the feed", () => {
     world.there.clock.advance("1s");
     await quiet();
     await expect(call(world)).resolves.toBeDefined();
+  });
+
+  it("a call whose client gives up waits for nothing", async () => {
+    const world = await createWorld();
+    world.store.hanging.add("changes");
+    world.there.clock.advance("6s");
+    const server = wireServer(world.there.protect(notesApp(world.there)));
+    const { listNotes } = NotesService.method;
+    const calling = server.call(
+      listNotes,
+      {},
+      {
+        bearer: world.issued.access,
+        headers: { "connect-timeout-ms": "50" },
+      },
+    );
+    expect((await calling).error?.code).toBe(Code.DeadlineExceeded);
   });
 
   it("a read that was given up and comes in late changes nothing", async () => {
@@ -260,10 +278,15 @@ describe("events of the feed", () => {
     world.store.failing.clear();
     await call(world);
     await call(world);
+    await outage(world);
+    world.store.failing.clear();
+    await call(world);
     const told = world.events.filter(({ type }) => type.startsWith("feed"));
     expect(told).toMatchObject([
       { type: "feedStale", staleFor: 6_000, error: { kind: "unavailable" } },
       { type: "feedRecovered", staleFor: 6_000 },
+      { type: "feedStale" },
+      { type: "feedRecovered" },
     ]);
   });
 

@@ -323,6 +323,22 @@ describe.each(transports)("fork of a %s session", (transport) => {
     }
   });
 
+  it("A8 it counts, and never ends the session it comes from", async () => {
+    const { sessions, api, begin, live } = createWorld({ sessionsPerUser: { max: 2 } });
+    const parent = await begin(transport);
+    sessions.clock.advance("1s");
+    await begin("header");
+    sessions.clock.advance("1s");
+    const { result } = await api.call(parent.presented, (ctx) => sessions.fork(ctx));
+    expect((await live()).map(({ id }) => id)).toEqual([result?.session.id, parent.id]);
+    const one = createWorld({ sessionsPerUser: { max: 1 } });
+    const only = await one.begin(transport);
+    const refused = await one.api.call(only.presented, (ctx) => one.sessions.fork(ctx));
+    expect(refused.error?.code).toBe(Code.PermissionDenied);
+    expect(refused.hint).toMatchObject({ reason: Reason.SESSION_LIMIT, tokens: Tokens.KEEP });
+    expect((await one.live()).map(({ id }) => id)).toEqual([only.id]);
+  });
+
   it("A3 in cookies where they are asked for", async () => {
     const { sessions, api, begin, reasonOf } = createWorld();
     const parent = await begin(transport);

@@ -9,7 +9,10 @@ const hour = 3_600_000;
 /** A store that can be told to have lost changes, and to fail. */
 function losingStore() {
   const inner = memoryStore();
-  const state: { lostAt?: number; failing: boolean } = { failing: false };
+  const state: { lostAt?: number; failing: boolean; failed: number } = {
+    failing: false,
+    failed: 0,
+  };
   const store: SessionStore = {
     ...inner,
     async changes(cursor, window) {
@@ -24,6 +27,7 @@ function losingStore() {
     },
     async revokeAll(scope, endedBy) {
       if (state.failing) {
+        state.failed += 1;
         throw new Error("out of reach");
       }
       return inner.revokeAll(scope, endedBy);
@@ -105,6 +109,7 @@ describe("a store that has lost changes", () => {
     state.failing = true;
     await wake();
     await vi.waitFor(() => expect(other.revocations.unsure).toBe(true));
+    await vi.waitFor(() => expect(state.failed).toBe(1));
     expect((await engine.load(id)).record?.revokedAt).toBeNull();
     state.failing = false;
     await vi.waitFor(async () => {

@@ -51,6 +51,35 @@ describe("createRevocations", () => {
     expect(revocations.get("s")).toMatchObject({ endedBy, at: 2 });
   });
 
+  it("one that is noted anew holds up no other one that can go", () => {
+    const clock = createFakeClock();
+    const revocations = createRevocations({ clock, window: 1_000 });
+    revocations.apply(revoked("a", 0));
+    revocations.apply(revoked("b", 0));
+    clock.advance("500ms");
+    revocations.apply({ ...revoked("a", 500), endedBy: "signOut" });
+    clock.advance("500ms");
+    revocations.prune();
+    expect([...revocations.all()].map(({ session }) => session)).toEqual(["a"]);
+  });
+
+  it("knows the newest version of a session's claims, and counts sessions of both kinds", () => {
+    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000, limit: 2 });
+    const claims = (session: string, claimsVersion: number) =>
+      revocations.apply({ kind: "claims", session, claimsVersion, at: 0 });
+    claims("a", 2);
+    claims("a", 1);
+    expect(revocations.claimsVersionOf("a")).toBe(2);
+    claims("a", 3);
+    expect(revocations.claimsVersionOf("a")).toBe(3);
+    expect(revocations.claimsVersionOf("b")).toBeUndefined();
+    expect(revocations.get("a")).toBeUndefined();
+    revocations.apply(revoked("a", 0));
+    expect([revocations.size, revocations.unsure]).toEqual([2, false]);
+    claims("b", 1);
+    expect(revocations.unsure).toBe(true);
+  });
+
   it("says when it holds more than its limit, and drops nothing", () => {
     const clock = createFakeClock();
     const revocations = createRevocations({ clock, window: 1_000, limit: 2 });
@@ -150,6 +179,51 @@ describe("the feed", () => {
     expect(two.revocations.get(id)).toBeUndefined();
     one.clock.advance("2500ms");
     await expect.poll(() => two.revocations.get(id)?.endedBy).toBe("revoked");
+  });
+
+  it("woken while it reads, reads once more", async () => {
+    const store = memoryStore();
+    const one = await startEngine({ store, secret });
+    let reads = 0;
+    let answer = (): void => {};
+    let wake = (): void => {};
+    const two = await startEngine({
+      secret,
+      clock: one.clock,
+      store: {
+        ...store,
+        onChange(given) {
+          wake = given;
+          return () => {};
+        },
+        async changes(...args) {
+          const changes = await store.changes(...args);
+          reads += 1;
+          if (reads === 2) {
+            await new Promise<void>((resolve) => {
+              answer = resolve;
+            });
+          }
+          return changes;
+        },
+      },
+    });
+    const { id } = await one.signIn();
+    wake();
+    await expect.poll(() => reads).toBe(2);
+    // Too late for the read under way.
+    await one.revoke(id, "revoked");
+    wake();
+    answer();
+    await expect.poll(() => two.revocations.get(id)?.endedBy).toBe("revoked");
+    expect(reads).toBe(3);
+  });
+
+  it("is fresh by itself after time has passed, however much", async () => {
+    const engine = await startEngine();
+    engine.clock.advance("10h");
+    expect(engine.feed.isStale()).toBe(true);
+    await expect.poll(() => engine.feed.isStale()).toBe(false);
   });
 
   it("a poll that fails is tried again a second later", async () => {
