@@ -18,8 +18,8 @@ import { OpenStreams } from "./streams.ts";
 
 /**
  * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
- * open streams with their sessions; alone it authenticates too, with what an interceptor can: cookies are not cleared on failed streams, gRPC
- * and gRPC-Web calls, and bodies were read before.
+ * open streams with their sessions; alone it authenticates too, with what an interceptor can:
+ * cookies are not cleared on failed streams, gRPC and gRPC-Web calls, and bodies were read before.
  */
 export function createInterceptor(
   core: VerifyingCore,
@@ -47,7 +47,7 @@ export function createInterceptor(
     };
     const failed = (error: unknown): unknown => ownError(core, call, { error, request });
     if (request.stream) {
-      const { stream: policy } = policies.of(request.method);
+      const policy = policies.of(request.method);
       const send = (under: StreamRequest) => respond(next(under) as Promise<StreamResponse>);
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
