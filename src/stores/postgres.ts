@@ -42,8 +42,8 @@ export interface PostgresOptions {
  *   a connection that falls silent is replaced within 10 s. Meanwhile, and behind a pooler that lends
  *   connections to one transaction at a time, or with a pool that is no `pg.Pool`, they know at their
  *   next read of the change log, every half of `maxStaleness`.
- * - A transaction that stays open in any database of the server makes reads of the change log
- *   return the entries since its begin again and again; nothing is missed.
+ * - A transaction that writes and stays open, in any database of the server, makes reads of the
+ *   change log go through the entries since its begin again and again; nothing is missed.
  * - Sessions are dropped 24 h after their end, entries of the change log after 2 h: in batches, by
  *   one server at a time, without waiting for locks.
  *
