@@ -29,7 +29,9 @@ export function openCall(
 ): Call {
   const { requestHeader, responseHeader, requestMethod, signal } = exchange;
   const presented = readTokens(requestHeader, core.cookies.names);
-  hideTokens(requestHeader, core.cookies.names);
+  if (hasCookies(presented)) {
+    hideTokens(requestHeader, core.cookies.names);
+  }
   const byCookie = presented.bearer === undefined && hasCookies(presented);
   return new OpenedCall({
     presented,
