@@ -85,9 +85,9 @@ function countKept(value: unknown): number {
     }
     return members;
   }
-  for (const [name, member] of Object.entries(value)) {
+  for (const name of Object.keys(value)) {
     const allowed = name !== "__proto__" && name.isWellFormed();
-    members += allowed ? 1 + countKept(member) : Number.NaN;
+    members += allowed ? 1 + countKept((value as JsonObject)[name]) : Number.NaN;
   }
   Object.setPrototypeOf(value, null);
   return members;
