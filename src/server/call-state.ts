@@ -1,7 +1,7 @@
 import type { ContextKey } from "@connectrpc/connect";
 import type { SessionError } from "../errors.ts";
 import type { VerifiedSession } from "../session/session.ts";
-import type { PresentedTokens } from "../tokens/source.ts";
+import { hasCookies, type PresentedTokens } from "../tokens/source.ts";
 
 /** What an instance knows of one call. */
 export interface Call {
@@ -31,11 +31,10 @@ export interface Call {
   stream: CallStream | undefined;
 }
 
-/** What a call begins with. */
-export type CallStart = Pick<
-  Call,
-  "presented" | "requestHeader" | "requestMethod" | "signal" | "byCookie" | "responseHeader"
->;
+/** What a call begins with, beside its tokens: what a `HandlerContext` has, or a plain exchange. */
+export type CallStart = Pick<Call, "requestHeader" | "requestMethod" | "responseHeader"> & {
+  readonly signal?: AbortSignal;
+};
 
 /** A call that has just begun. */
 export class OpenedCall implements Call {
@@ -53,12 +52,12 @@ export class OpenedCall implements Call {
   #session: VerifiedSession | undefined = undefined;
   #make: (() => VerifiedSession) | undefined = undefined;
 
-  constructor(start: CallStart) {
-    this.presented = start.presented;
+  constructor(presented: PresentedTokens, start: CallStart) {
+    this.presented = presented;
     this.requestHeader = start.requestHeader;
     this.requestMethod = start.requestMethod;
     this.signal = start.signal;
-    this.byCookie = start.byCookie;
+    this.byCookie = presented.bearer === undefined && hasCookies(presented);
     this.responseHeader = start.responseHeader;
   }
 

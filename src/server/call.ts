@@ -27,20 +27,12 @@ export function openCall(
   core: VerifyingCore,
   exchange: Exchange & { readonly signal?: AbortSignal },
 ): Call {
-  const { requestHeader, responseHeader, requestMethod, signal } = exchange;
+  const { requestHeader } = exchange;
   const presented = readTokens(requestHeader, core.cookies.names);
   if (hasCookies(presented)) {
     hideTokens(requestHeader, core.cookies.names);
   }
-  const byCookie = presented.bearer === undefined && hasCookies(presented);
-  return new OpenedCall({
-    presented,
-    requestHeader,
-    requestMethod,
-    signal,
-    byCookie,
-    responseHeader,
-  });
+  return new OpenedCall(presented, exchange);
 }
 
 /** The call that a context belongs to; opened now when neither gate nor interceptor ran. */
