@@ -159,7 +159,8 @@ class FollowedLog implements Feed {
     if (this.#closed) {
       return Promise.reject(unavailable("the change log"));
     }
-    this.#underWay ??= this.#readInTime();
+    // In a turn of its own: a store may wake while it is read.
+    this.#underWay ??= Promise.resolve().then(() => this.#readInTime());
     return this.#underWay;
   }
 
