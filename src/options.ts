@@ -92,8 +92,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly verifiedCache?: VerifiedCacheOptions;
   /**
    * How long open streams go on while the change log of the store cannot be read, so that nothing
-   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m", and at least
-   * `maxStaleness`.
+   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m", and
+   * not less than `maxStaleness`.
    */
   readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */

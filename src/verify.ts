@@ -180,6 +180,7 @@ function createAuthenticator(
     watch: () => () => {},
     staleness: () => 0,
     catchUp: async () => {},
+    isClosed: () => false,
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -13,6 +13,7 @@ export async function renderReadme(): Promise<string> {
     server: fence("ts", source("examples/minimal/server.ts")),
     client: fence("ts", source("examples/minimal/client.ts")),
     account: fence("ts", source("examples/account/service.ts")),
+    watch: fence("ts", source("examples/watch/client.ts")),
     wire: fence("http", await wireTranscript()),
   };
   return readFileSync(file, "utf8").replace(

@@ -98,7 +98,7 @@ function isText(value: unknown): value is string {
 
 /** Everything that is not the token's own, without a prototype: a name finds a claim or nothing. */
 function userClaims(payload: JsonObject): JsonObject | undefined {
-  const claims: Record<string, JsonValue> = Object.create(null);
+  const claims: Record<string, JsonValue> = {};
   for (const [name, value] of Object.entries(payload)) {
     if (ownClaimNames.has(name)) {
       continue;
@@ -108,5 +108,7 @@ function userClaims(payload: JsonObject): JsonObject | undefined {
     }
     claims[name] = value;
   }
-  return claims;
+  // Only now, as "__proto__" is reserved: an object that begins without a prototype is a hash table
+  // to the engine, slower and thrice as large.
+  return Object.setPrototypeOf(claims, null);
 }

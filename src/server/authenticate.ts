@@ -1,6 +1,7 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import { isEmpty } from "../tokens/source.ts";
+import { header } from "../wire.ts";
 import { andThen } from "./and-then.ts";
 import type { Call } from "./call.ts";
 import { checkSession, type SessionDemand } from "./check-session.ts";
@@ -42,44 +43,91 @@ export function authenticate(
     }
     return undefined;
   }
-  const byCookie = presented.bearer === undefined;
-  if (byCookie) {
+  if (presented.bearer === undefined) {
     checkCrossSite(core, request);
   }
-  const byToken = byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck;
-  return andThen(core.engine(), (engine) => {
-    const now = engine.storeNow();
-    const verified = byCookie
-      ? verifyCookies(core, engine, { presented, now })
-      : verifyBearer(engine, { presented, now });
-    const ownPage = byToken
-      ? andThen(verified, (claims) => checkAntiCsrf(core, engine, { claims, request }))
-      : verified;
-    const checkedAt = ownPage instanceof Promise ? undefined : now;
-    const live = andThen(ownPage, (claims) =>
-      checkSession(core, request, { engine, claims, demand, now: checkedAt }),
-    );
-    return andThen(live, (claims) => {
-      engine.used(claims, now);
-      return claims;
-    });
-  });
+  return andThen(core.engine(), (engine) => authenticateBy(engine, { core, request, demand }));
 }
 
-// Each check passes the claims on, or throws.
+/** A request that brought a token, and what it has to be good for. */
+interface Presented {
+  readonly core: VerifyingCore;
+  readonly request: AuthenticationRequest;
+  readonly demand: AuthenticationDemand;
+}
+
+function authenticateBy(
+  engine: Authenticator,
+  given: Presented,
+): AccessClaims | Promise<AccessClaims> {
+  const { core, request, demand } = given;
+  const { presented } = request;
+  const byCookie = presented.bearer === undefined;
+  const now = engine.storeNow();
+  const verified = byCookie
+    ? verifyCookies(core, engine, { presented, now })
+    : verifyBearer(engine, { presented, now });
+  const byToken = byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck;
+  // Most calls wait for nothing: those make no promise, nor anything else in vain.
+  return byToken || verified instanceof Promise
+    ? checkLater(engine, given, { verified, byToken, now })
+    : checkLive(engine, given, { claims: verified, now, checkedAt: now });
+}
+
+async function checkLater(
+  engine: Authenticator,
+  given: Presented,
+  {
+    verified,
+    byToken,
+    now,
+  }: {
+    readonly verified: AccessClaims | Promise<AccessClaims>;
+    readonly byToken: boolean;
+    readonly now: number;
+  },
+): Promise<AccessClaims> {
+  const claims = await verified;
+  if (byToken) {
+    await checkAntiCsrf(engine, given, claims);
+  }
+  return checkLive(engine, given, { claims, now, checkedAt: undefined });
+}
+
+function checkLive(
+  engine: Authenticator,
+  { core, request, demand }: Presented,
+  found: {
+    readonly claims: AccessClaims;
+    readonly now: number;
+    /** What `storeNow` told just now; undefined where something was waited for since. */
+    readonly checkedAt: number | undefined;
+  },
+): AccessClaims | Promise<AccessClaims> {
+  const { claims, now, checkedAt } = found;
+  const live = checkSession(core, request, { engine, claims, demand, now: checkedAt });
+  if (live instanceof Promise) {
+    return live.then((current) => takeNote(engine, current, now));
+  }
+  return takeNote(engine, live, now);
+}
+
+function takeNote(engine: Authenticator, claims: AccessClaims, now: number): AccessClaims {
+  engine.used(claims, now);
+  return claims;
+}
 
 async function checkAntiCsrf(
-  core: VerifyingCore,
   engine: Authenticator,
-  { claims, request }: { readonly claims: AccessClaims; readonly request: AuthenticationRequest },
-): Promise<AccessClaims> {
-  const token = request.presented.antiCsrf;
-  if (token === undefined || !(await engine.antiCsrf.verify(claims.sid, token))) {
+  { core, request }: Presented,
+  claims: AccessClaims,
+): Promise<void> {
+  const token = request.requestHeader.get(header.csrf);
+  if (token === null || !(await engine.antiCsrf.verify(claims.sid, token))) {
     core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
     throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
       message: "the anti-CSRF token is missing or wrong",
       session: claims.sid,
     });
   }
-  return claims;
 }

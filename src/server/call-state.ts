@@ -15,7 +15,10 @@ export interface Call {
   byCookie: boolean;
   /** Where tokens are written. */
   responseHeader: Headers;
-  session: VerifiedSession | undefined;
+  /** The session of the call; made when it is first asked for. */
+  readonly session: VerifiedSession | undefined;
+  /** Puts the session that `make` makes into the call, and tells its stream. */
+  enter(make: () => VerifiedSession): void;
   /** Whether the gate or the interceptor has held the call against its method's policy. */
   admitted: boolean;
   /** The session whose tokens this response carries already: nothing else may take them back. */
@@ -26,6 +29,52 @@ export interface Call {
   committed: boolean;
   /** The call as a stream that ends with its session; undefined where it is none. */
   stream: CallStream | undefined;
+}
+
+/** What a call begins with. */
+export type CallStart = Pick<
+  Call,
+  "presented" | "requestHeader" | "requestMethod" | "signal" | "byCookie" | "responseHeader"
+>;
+
+/** A call that has just begun. */
+export class OpenedCall implements Call {
+  readonly presented: PresentedTokens;
+  readonly requestHeader: Headers;
+  readonly requestMethod: string;
+  readonly signal: AbortSignal | undefined;
+  byCookie: boolean;
+  responseHeader: Headers;
+  admitted = false;
+  written: string | undefined = undefined;
+  failure: SessionError | undefined = undefined;
+  committed = false;
+  stream: CallStream | undefined = undefined;
+  #session: VerifiedSession | undefined = undefined;
+  #make: (() => VerifiedSession) | undefined = undefined;
+
+  constructor(start: CallStart) {
+    this.presented = start.presented;
+    this.requestHeader = start.requestHeader;
+    this.requestMethod = start.requestMethod;
+    this.signal = start.signal;
+    this.byCookie = start.byCookie;
+    this.responseHeader = start.responseHeader;
+  }
+
+  get session(): VerifiedSession | undefined {
+    this.#session ??= this.#make?.();
+    return this.#session;
+  }
+
+  enter(make: () => VerifiedSession): void {
+    this.#make = make;
+    this.#session = undefined;
+    if (this.stream !== undefined) {
+      this.#session = make();
+      this.stream.follow(this.#session);
+    }
+  }
 }
 
 /** An open stream, told by its own call of what happens to its session. */

@@ -1,10 +1,9 @@
 import { Code, ConnectError, type ContextValues, createContextKey } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import type { VerifiedSession } from "../session/session.ts";
 import { hasCookies, hideTokens, readTokens } from "../tokens/source.ts";
 import { andThen } from "./and-then.ts";
-import type { Call, CallKey } from "./call-state.ts";
+import { type Call, type CallKey, OpenedCall } from "./call-state.ts";
 import { toConnectError } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
 import { writeRefusal } from "./respond.ts";
@@ -30,21 +29,18 @@ export function openCall(
 ): Call {
   const { requestHeader, responseHeader, requestMethod, signal } = exchange;
   const presented = readTokens(requestHeader, core.cookies.names);
-  hideTokens(requestHeader, core.cookies.names);
-  return {
+  if (hasCookies(presented)) {
+    hideTokens(requestHeader, core.cookies.names);
+  }
+  const byCookie = presented.bearer === undefined && hasCookies(presented);
+  return new OpenedCall({
     presented,
     requestHeader,
     requestMethod,
     signal,
-    byCookie: presented.bearer === undefined && hasCookies(presented),
+    byCookie,
     responseHeader,
-    session: undefined,
-    admitted: false,
-    written: undefined,
-    failure: undefined,
-    committed: false,
-    stream: undefined,
-  };
+  });
 }
 
 /** The call that a context belongs to; opened now when neither gate nor interceptor ran. */
@@ -64,17 +60,14 @@ export function callOf(
  * Puts the session of verified claims into the call.
  * @throws SessionError `forbidden` when the claims are not as the service expects them
  */
-export function enterSession<S extends VerifiedSession>(
-  core: VerifyingCore<S>,
+export function enterSession(
+  core: VerifyingCore,
   call: Call,
   claims: AccessClaims,
-): S | Promise<S> {
-  return andThen(core.claims.read(claims.claims), (read) => {
-    const session = core.sessionOn(call, { claims, read });
-    call.session = session;
-    call.stream?.follow(session);
-    return session;
-  });
+): void | Promise<void> {
+  return andThen(core.claims.read(claims.claims), (read) =>
+    call.enter(() => core.sessionOn(call, { claims, read })),
+  );
 }
 
 /** What was thrown, and by which method's call; undefined outside of RPCs. */

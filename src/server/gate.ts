@@ -38,25 +38,45 @@ export function admit(core: VerifyingCore, call: Call, admission: Admission): vo
     return undefined;
   }
   const { method, signal, policies } = admission;
-  const refuse = (error: unknown): never => {
-    throw error instanceof ConnectError
-      ? error
-      : refuseCall(core, call, { error, procedure: procedureOf(method) });
-  };
-  const pass = (): void => {
-    if (signal.aborted) {
-      throw endOf(signal);
-    }
-    call.admitted = true;
-  };
   try {
     const entered = enter(core, call, policies.of(method));
     return entered instanceof Promise
-      ? raceSignal(entered, signal).then(pass).catch(refuse)
-      : pass();
+      ? admitLater(core, call, { ...admission, entered })
+      : pass(call, signal);
   } catch (error) {
-    return refuse(error);
+    throw refusal(core, call, { error, method });
   }
+}
+
+async function admitLater(
+  core: VerifyingCore,
+  call: Call,
+  { method, signal, entered }: Admission & { readonly entered: Promise<void> },
+): Promise<void> {
+  try {
+    await raceSignal(entered, signal);
+    pass(call, signal);
+  } catch (error) {
+    throw refusal(core, call, { error, method });
+  }
+}
+
+/** @throws ConnectError when the call is over already */
+function pass(call: Call, signal: AbortSignal): void {
+  if (signal.aborted) {
+    throw endOf(signal);
+  }
+  call.admitted = true;
+}
+
+function refusal(
+  core: VerifyingCore,
+  call: Call,
+  { error, method }: Pick<Admission, "method"> & { readonly error: unknown },
+): ConnectError {
+  return error instanceof ConnectError
+    ? error
+    : refuseCall(core, call, { error, procedure: procedureOf(method) });
 }
 
 /**
@@ -107,6 +127,6 @@ function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Pr
       return undefined;
     }
     checkDemands(core, policy, claims);
-    return andThen(enterSession(core, call, claims), () => undefined);
+    return enterSession(core, call, claims);
   });
 }

@@ -18,8 +18,8 @@ import { OpenStreams } from "./streams.ts";
 
 /**
  * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
- * open streams with their sessions; alone it authenticates too, with what an interceptor can: cookies are not cleared on failed streams, gRPC
- * and gRPC-Web calls, and bodies were read before.
+ * open streams with their sessions; alone it authenticates too, with what an interceptor can:
+ * cookies are not cleared on failed streams, gRPC and gRPC-Web calls, and bodies were read before.
  */
 export function createInterceptor(
   core: VerifyingCore,
@@ -37,27 +37,23 @@ export function createInterceptor(
       request.contextValues.set(key, call);
       await admitAlone(core, call, { request, policies });
     }
-    const written = call.responseHeader;
-    const respond = async <R extends UnaryResponse | StreamResponse>(sent: Promise<R>) => {
-      const response = await sent;
-      if (known === undefined) {
-        appendHeaders(response.header, written);
-      }
-      return response;
-    };
-    const failed = (error: unknown): unknown => ownError(core, call, { error, request });
+    const alone = known === undefined ? call.responseHeader : undefined;
     if (request.stream) {
-      const { stream: policy } = policies.of(request.method);
-      const send = (under: StreamRequest) => respond(next(under) as Promise<StreamResponse>);
+      const policy = policies.of(request.method);
+      const send = async (under: StreamRequest) =>
+        withHeaders((await next(under)) as StreamResponse, alone);
+      const failed = (error: unknown): unknown => ownError(core, call, { error, request });
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
     try {
-      return await respond(next(request));
+      return withHeaders(await next(request), alone);
     } catch (error) {
-      throw failed(error);
+      throw ownError(core, call, { error, request });
     } finally {
       // Streams are no GET, and no cache keeps those.
       keepTokensUncached(call.responseHeader);
+      // What the handler left running must not believe that it still tells the client anything.
+      call.committed = true;
     }
   };
 }
@@ -92,6 +88,17 @@ async function admitAlone(
 function isConnectUnary(request: Request): boolean {
   const type = request.header.get("content-type") ?? "";
   return !request.stream && !type.startsWith("application/grpc");
+}
+
+/** A response, with the headers that were written before there was one. */
+function withHeaders<R extends UnaryResponse | StreamResponse>(
+  response: R,
+  written: Headers | undefined,
+): R {
+  if (written !== undefined) {
+    appendHeaders(response.header, written);
+  }
+  return response;
 }
 
 /** Several Set-Cookie stay several. */

@@ -34,6 +34,8 @@ export interface MethodPolicyOptions {
    * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
    * by whatever; it outlives its access token as long as the session is refreshed. In a service that
    * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   *
+   * Where `check` is `none`, `endOnExpiry` does not ask whether the session ended before.
    */
   readonly stream?: StreamPolicy;
 }

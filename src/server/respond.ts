@@ -129,9 +129,17 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
 
 const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin";
 
-/** Makes the response of a call that looks at tokens one that no cache keeps or mixes up. */
+/**
+ * Makes the response of a call that looks at tokens one that no cache keeps or mixes up. What it
+ * varies by is for GET alone: it is said to caches that keep a response after all, and those keep
+ * none of a POST that says `no-store` (RFC 9111 section 3).
+ */
 export function forbidCaching(headers: Headers, requestMethod: string): void {
-  headers.set("cache-control", requestMethod === "GET" ? "private, no-store" : "no-store");
+  if (requestMethod !== "GET") {
+    headers.set("cache-control", "no-store");
+    return;
+  }
+  headers.set("cache-control", "private, no-store");
   if (!headers.get("vary")?.includes(variesBy)) {
     headers.append("vary", variesBy);
   }

@@ -2,9 +2,9 @@ import type { StreamRequest, StreamResponse } from "@connectrpc/connect";
 import { type Call, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "./core.ts";
 import { Ending } from "./ending.ts";
-import { procedureOf, type StreamPolicy } from "./policy.ts";
+import { type MethodPolicy, procedureOf } from "./policy.ts";
 import type { OpenStreams } from "./streams.ts";
-import type { WatchedStream } from "./watched-stream.ts";
+import type { StreamEnds, WatchedStream } from "./watched-stream.ts";
 
 /** Whose stream it is. */
 export interface StreamOwner {
@@ -16,7 +16,7 @@ export interface StreamOwner {
 /** A stream to run. */
 export interface StreamToRun {
   readonly request: StreamRequest;
-  readonly policy: StreamPolicy | undefined;
+  readonly policy: Pick<MethodPolicy, "stream" | "check">;
   /** Sends it to its handler. */
   readonly send: (request: StreamRequest) => Promise<StreamResponse>;
   /** Makes an error of the handler the one that goes on the wire. */
@@ -63,18 +63,28 @@ async function watch(
   ending: Ending,
 ): Promise<WatchedStream | undefined> {
   const { session } = call;
-  const isWatched = call.stream !== undefined;
-  if (session === undefined || isWatched || policy === undefined || policy === "never") {
+  const ends = endsOf(policy);
+  if (session === undefined || ends === undefined || call.stream !== undefined) {
     return undefined;
   }
   const procedure = procedureOf(request.method);
   try {
-    return await streams.watch(session, policy, (error) => {
+    return await streams.watch(session, ends, (error) => {
       ending.end(refuseCall(core, call, { error, procedure }));
     });
   } catch (error) {
     throw refuseCall(core, call, { error, procedure });
   }
+}
+
+/** A method without a check does not ask for revocation; one that says what it ends on does. */
+function endsOf({ stream, check }: StreamToRun["policy"]): StreamEnds | undefined {
+  return stream === undefined || stream === "never"
+    ? undefined
+    : {
+        outlivesToken: stream === "endOnRevoke",
+        onRevoke: stream === "endOnRevoke" || check !== "none",
+      };
 }
 
 function under(request: StreamRequest, ending: Ending, before: () => void): StreamRequest {

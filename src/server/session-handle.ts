@@ -51,7 +51,7 @@ class SessionHandle implements Session {
   async updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
     if (this.#call?.committed) {
       throw misuse(
-        "session.updateClaims: the response headers were sent with the first message of the stream; update the claims before it, or by sessions.updateClaims(session.id, …), which the client learns with its next call",
+        "session.updateClaims: the response headers were sent already, or with the first message of the stream; update the claims before that, or by sessions.updateClaims(session.id, …), which the client learns with its next call",
       );
     }
     const engine = await this.#core.engine();

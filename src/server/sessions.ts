@@ -54,7 +54,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   /**
    * Begins a second session of the caller, for a second holder of tokens such as a command-line
    * tool or a server that renders pages: two that share one session end in theft. It says what this
-   * one says, and ends no later. Nothing is written to the response.
+   * one says, and ends no later. Nothing is written to the response. It counts among the sessions of
+   * its user, but never ends the one it comes from: where no other can, it is refused.
    *
    * @throws ConnectError as `require` and `create` do
    */

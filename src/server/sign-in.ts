@@ -8,6 +8,7 @@ import { isTrustedSite } from "../tokens/cross-site.ts";
 import { hasCookies } from "../tokens/source.ts";
 import { chooseTransport } from "../tokens/transport-choice.ts";
 import type { TokenTransport } from "../transport.ts";
+import { header } from "../wire.ts";
 import { type Call, endOwn } from "./call-state.ts";
 import { readData } from "./changes.ts";
 import type { Core } from "./core.ts";
@@ -102,8 +103,7 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
   const session = core.sessionOn(call, { claims, read });
-  call.session = session;
-  call.stream?.follow(session);
+  call.enter(() => session);
   return session;
 }
 
@@ -111,7 +111,7 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
 export function assertNotCommitted(call: Call, what: string): void {
   if (call.committed) {
     throw new TypeError(
-      `${what}: the response headers were sent with the first message of the stream; call it before that`,
+      `${what}: the response headers were sent already, or with the first message of the stream; call it before that`,
     );
   }
 }
@@ -175,7 +175,7 @@ export function assertId(name: string, value: unknown): asserts value is string 
 function transportOf(core: Core, call: Call): TokenTransport {
   const { requestHeader: headers, requestMethod } = call;
   return chooseTransport({
-    wanted: call.presented.wantedTransport,
+    wanted: call.requestHeader.get(header.transport) ?? undefined,
     // Over plain http browsers send no Fetch Metadata, but the origin of a page they do.
     fromBrowser: headers.has("sec-fetch-site") || headers.has("origin"),
     trustedSite: isTrustedSite(headers, requestMethod, core.origins),

@@ -41,7 +41,7 @@ export async function reauthenticate(
     transport: record.transport,
     life: lifeOf(core, record),
     replaces: id,
-    from: { session: id, authTime: null, endsBy: null },
+    from: { session: id, version: record.version, authTime: null, endsBy: null },
   };
   const created = await endOwn(call, () => engine.create(creation));
   return enterCreated(core, call, created);
@@ -66,7 +66,12 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
     transport: readTransport(options.transport),
     life: lifeOf(core, record, own),
     replaces: null,
-    from: { session: id, authTime: record.authTime, endsBy: record.expiresAt },
+    from: {
+      session: id,
+      version: record.version,
+      authTime: record.authTime,
+      endsBy: record.expiresAt,
+    },
   });
 }
 

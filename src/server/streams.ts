@@ -2,8 +2,7 @@ import type { SessionError } from "../errors.ts";
 import type { VerifiedSession } from "../session/session.ts";
 import type { VerifyingCore } from "./core.ts";
 import { createFreshness, type Freshness } from "./freshness.ts";
-import type { StreamPolicy } from "./policy.ts";
-import { WatchedStream } from "./watched-stream.ts";
+import { type StreamEnds, WatchedStream } from "./watched-stream.ts";
 
 /** Milliseconds between two looks at every stream, at least and at most. */
 const soonest = 25;
@@ -31,14 +30,14 @@ export class OpenStreams {
    */
   async watch(
     session: VerifiedSession,
-    policy: Exclude<StreamPolicy, "never">,
+    ends: StreamEnds,
     end: (error: SessionError) => void,
   ): Promise<WatchedStream> {
     const { clock, maxStreamStaleness } = this.#core;
     const engine = await this.#core.engine();
     this.#freshness ??= createFreshness(engine, clock, maxStreamStaleness);
     const options = {
-      ...{ engine, policy, end, freshness: this.#freshness },
+      ...{ engine, end, ...ends, freshness: this.#freshness },
       // Not all of them at once.
       patience: maxStreamStaleness * (0.9 + 0.1 * Math.random()),
       monotonic: () => clock.monotonic(),

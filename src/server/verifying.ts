@@ -232,7 +232,11 @@ function getSessionWith<S extends VerifiedSession>(
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
         check: options.check ?? check,
       });
-      return claims === undefined ? undefined : await enterSession(core, call, claims);
+      if (claims === undefined) {
+        return undefined;
+      }
+      await enterSession(core, call, claims);
+      return call.session as S | undefined;
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });
     }

@@ -4,12 +4,18 @@ import type { VerifiedSession } from "../session/session.ts";
 import type { RevokedChange } from "../session/store.ts";
 import type { Authenticator } from "./core.ts";
 import type { Freshness } from "./freshness.ts";
-import type { StreamPolicy } from "./policy.ts";
+
+/** What a stream ends on. */
+export interface StreamEnds {
+  /** Whether it goes on after its access token expired, as long as the session lives. */
+  readonly outlivesToken: boolean;
+  /** Whether it ends when the session is revoked, and when nobody can tell whether it was. */
+  readonly onRevoke: boolean;
+}
 
 /** What a stream is watched by. */
-export interface WatchedStreamOptions {
+export interface WatchedStreamOptions extends StreamEnds {
   readonly engine: Authenticator;
-  readonly policy: Exclude<StreamPolicy, "never">;
   readonly freshness: Freshness;
   /** Milliseconds without word of the change log that it goes on for. */
   readonly patience: number;
@@ -23,6 +29,8 @@ export interface WatchedStreamOptions {
 /** Before its end is reached, the store is asked whether the session was refreshed meanwhile. */
 const lookAhead = 60_000;
 const lookAgain = 10_000;
+/** Where the log has lost changes, the store is asked about each stream within this time. */
+const lookWithin = 10_000;
 /** Milliseconds that a handler which ended the session itself has for its last message. */
 const lastWords = 5_000;
 
@@ -33,6 +41,7 @@ export class WatchedStream {
   /** Milliseconds since 1970 by the store's clock. */
   #endsAt: number;
   #looksAt = Number.POSITIVE_INFINITY;
+  #wasUnsure: boolean;
   #stop: () => void = () => {};
   #ownEnds = 0;
   /** How the session ended while the handler was about to end it. */
@@ -44,6 +53,8 @@ export class WatchedStream {
     this.#options = options;
     this.#session = session;
     this.#endsAt = endOf(session);
+    // Where it was so already, the call that opened the stream has asked.
+    this.#wasUnsure = options.engine.revocations.unsure;
     this.follow(session);
   }
 
@@ -53,7 +64,7 @@ export class WatchedStream {
     this.#session = session;
     this.#last = undefined;
     this.#setEnd(endOf(session));
-    if (this.#closed) {
+    if (this.#closed || !this.#options.onRevoke) {
       return;
     }
     const stop = this.#options.engine.watch(session.id, (change) => this.#ended(change));
@@ -90,18 +101,31 @@ export class WatchedStream {
 
   /** Ends the stream if it is time. */
   look(): void {
-    const { engine, freshness, patience, monotonic, policy } = this.#options;
     if (this.#closed) {
       return;
     }
+    const { engine, freshness, patience, monotonic, onRevoke } = this.#options;
     const now = engine.storeNow();
     if (now >= this.#endsAt) {
       this.#end(accessExpired(this.#session.id));
-    } else if (freshness.isLost(patience)) {
+    } else if (engine.isClosed() || (onRevoke && freshness.isLost(patience))) {
       this.#end(logLost());
-    } else if (this.#last !== undefined && monotonic() >= this.#last.until) {
-      this.#end(this.#last.error);
-    } else if (policy === "endOnRevoke" && now >= this.#looksAt) {
+    } else if (this.#last !== undefined) {
+      if (monotonic() >= this.#last.until) {
+        this.#end(this.#last.error);
+      }
+    } else {
+      this.#lookAtStore(now);
+    }
+  }
+
+  #lookAtStore(now: number): void {
+    const { unsure } = this.#options.engine.revocations;
+    if (unsure && !this.#wasUnsure && this.#options.onRevoke) {
+      this.#looksAt = Math.min(this.#looksAt, now + lookWithin * Math.random());
+    }
+    this.#wasUnsure = unsure;
+    if (now >= this.#looksAt) {
       this.#looksAt = now + lookAgain;
       void this.#askStore();
     }
@@ -109,9 +133,7 @@ export class WatchedStream {
 
   /** Milliseconds until it wants to look, at the latest. */
   get dueIn(): number {
-    const { engine, policy } = this.#options;
-    const looksAt = policy === "endOnRevoke" ? this.#looksAt : Number.POSITIVE_INFINITY;
-    return Math.min(this.#endsAt, looksAt) - engine.storeNow();
+    return Math.min(this.#endsAt, this.#looksAt) - this.#options.engine.storeNow();
   }
 
   get isOpen(): boolean {
@@ -140,10 +162,10 @@ export class WatchedStream {
   async #askStore(): Promise<void> {
     const { id } = this.#session;
     try {
-      const stored = await this.#options.engine.load(id);
-      if (id === this.#session.id) {
+      const stored = await this.#options.engine.loadUnsure(id);
+      if (id === this.#session.id && this.#ownEnds === 0 && this.#last === undefined) {
         const { idleExpiresAt, expiresAt } = liveOf(id, stored);
-        this.#setEnd(Math.min(idleExpiresAt, expiresAt));
+        this.#found(Math.min(idleExpiresAt, expiresAt));
       }
     } catch (error) {
       if (error instanceof SessionError && error.kind === "unauthorized") {
@@ -152,12 +174,20 @@ export class WatchedStream {
     }
   }
 
-  #setEnd(endsAt: number): void {
-    if (endsAt !== this.#endsAt || this.#looksAt === Number.POSITIVE_INFINITY) {
-      this.#endsAt = endsAt;
-      // Not all streams at once.
-      this.#looksAt = endsAt - lookAhead * (0.5 + 0.5 * Math.random());
+  #found(end: number): void {
+    if (!this.#options.outlivesToken) {
+      this.#looksAt = Number.POSITIVE_INFINITY;
+    } else if (end !== this.#endsAt) {
+      this.#setEnd(end);
     }
+  }
+
+  #setEnd(endsAt: number): void {
+    this.#endsAt = endsAt;
+    // Not all streams at once.
+    this.#looksAt = this.#options.outlivesToken
+      ? endsAt - lookAhead * (0.5 + 0.5 * Math.random())
+      : Number.POSITIVE_INFINITY;
   }
 
   #end(error: SessionError): void {

@@ -174,7 +174,7 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
     ...createDirectory({ store, feed, emit }),
     updates: createUpdates({ ...options, keys, feed }),
-    ...watchOf(opened),
+    ...watchOf(store, opened),
     publicKeys: () => keys.published(),
     used(claims, now = feed.storeNow()) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {
@@ -185,7 +185,6 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
     async settled() {
       await Promise.all([confirmations.settled(), keys.settled()]);
     },
-    close: () => closeAll(store, opened),
   };
 }
 
@@ -199,12 +198,20 @@ function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys 
   };
 }
 
-function watchOf({ feed, revocations }: Opened): StreamWatch {
+/** What open streams are told, until the end. */
+function watchOf(store: SessionStore, opened: Opened): StreamWatch & Pick<Engine, "close"> {
+  const { feed, revocations } = opened;
+  let closed = false;
   return {
     storeNow: () => feed.storeNow(),
     watch: (session, listener) => revocations.watch(session, listener),
     staleness: () => feed.staleness(),
     catchUp: () => feed.catchUp(),
+    isClosed: () => closed,
+    close() {
+      closed = true;
+      return closeAll(store, opened);
+    },
   };
 }
 

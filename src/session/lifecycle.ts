@@ -39,6 +39,8 @@ export interface Creation {
 export interface Origin {
   /** The id of a session that must be live. */
   readonly session: string;
+  /** Its `version` when what the new one inherits was read. */
+  readonly version: number;
   /** When its user proved who they are; null for now. */
   readonly authTime: number | null;
   /** When the new session ends in any case; null where only its own life counts. */
@@ -86,14 +88,16 @@ export function createLifecycle(options: LifecycleOptions): Lifecycle {
 
 async function create(options: LifecycleOptions, creation: Creation): Promise<Created> {
   assertTokenFits(options, creation);
-  const stored = await insert(options, creation);
-  announceEnds(options, creation, stored);
-  const { record, now } = stored;
+  const inserted = await insert(options, creation);
+  announceEnds(options, creation, inserted);
+  const { record } = inserted;
   try {
+    const stored = await caughtUp(options, creation, inserted);
+    const { now } = stored;
     const access = await options.mintAccess(stored);
     const refreshToken = await options.refreshTokens.mint(record);
     options.emit({ type: "created", session: record.id, userId: record.userId });
-    return { record, now, access, refreshToken };
+    return { record: stored.record, now, access, refreshToken };
   } catch (error) {
     // Nobody will ever hold its tokens: do not leave it behind.
     await options.store.revoke(record.id, "revoked").catch(() => {});
@@ -130,6 +134,35 @@ async function insert(options: LifecycleOptions, creation: Creation): Promise<Ke
     throw unavailable("an agreement on the session this one comes from");
   }
   throw tooMany(options.limit);
+}
+
+/**
+ * The new session with what was changed in the one it comes from since that was read: a role that
+ * was taken away in this very moment must not live on.
+ */
+async function caughtUp(
+  options: LifecycleOptions,
+  { from }: Creation,
+  { record, now }: Stored<SessionRecord>,
+): Promise<Stored<SessionRecord>> {
+  if (from === undefined) {
+    return { record, now };
+  }
+  const { store } = options;
+  // The former session has ended by now: an outage must not take the new one as well.
+  const origin = await store.load(from.session).then(
+    (loaded) => loaded.record,
+    () => undefined,
+  );
+  if (origin === undefined || origin.version === from.version) {
+    return { record, now };
+  }
+  const { claims, data } = origin;
+  assertTokenFits(options, { ...record, claims });
+  const written = await reach(
+    store.update({ id: record.id, version: record.version, claims, data }),
+  );
+  return { record: liveOf(record.id, written), now: written.now };
 }
 
 function tooMany(limit: SessionLimit | null): SessionError {

@@ -83,7 +83,11 @@ export interface NewSession {
 export interface SessionLimit {
   /** At least 1. `replaces` does not count, for it ends first. */
   readonly max: number;
-  /** `reject`: it is not inserted. `evict`: the oldest by `createdAt` end by `evicted`, as many as it takes. */
+  /**
+   * `reject`: it is not inserted. `evict`: the oldest by `createdAt` end by `evicted`, as many as it
+   * takes; but never the one that the new session `requires`, and where that leaves too few it is
+   * not inserted.
+   */
   readonly overflow: "reject" | "evict";
 }
 

@@ -16,6 +16,8 @@ export interface StreamWatch {
    * where there is no change log to follow.
    */
   staleness(): number;
+  /** Whether it was closed: nothing will be told any more. */
+  isClosed(): boolean;
   /** Reads the change log, or joins the read that runs. Rejects when it cannot be read. */
   catchUp(): Promise<void>;
 }

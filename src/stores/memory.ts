@@ -108,7 +108,7 @@ function insert(memory: Memory, session: NewSession): Inserted {
   if (session.requires !== null && !(required && isLive(required, now))) {
     return { record: undefined, now, refused: "notLive" };
   }
-  const evicted = evictedBy(session.limit, othersOf(memory, session, now));
+  const evicted = evictedBy(session, othersOf(memory, session, now));
   if (evicted === undefined) {
     return { record: undefined, now, refused: "limit" };
   }

@@ -13,9 +13,12 @@ local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), opti
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
-local evicted, kept = {}, 0
+local origin = most and requires and requires ~= replaces
+  and redis.call('HGET', sessionKey(requires), 'userId') == userId and requires
+if origin and most < 2 then return answer('limit') end
+local evicted, kept = {}, origin and 1 or 0
 for _, other in ipairs(most and redis.call('ZREVRANGE', userKey(userId), '0', '-1') or {}) do
-  if other ~= replaces and isLive(other) then
+  if other ~= replaces and other ~= origin and isLive(other) then
     if kept + 1 < most then
       kept = kept + 1
     elseif ARGV[11] ~= 'evict' then

@@ -1,4 +1,4 @@
-import type { SessionLimit } from "../session/store.ts";
+import type { NewSession } from "../session/store.ts";
 
 /**
  * What a limit does to a user who has other live sessions: the ids of those that end, or undefined
@@ -7,12 +7,15 @@ import type { SessionLimit } from "../session/store.ts";
  * @param others without the one that is replaced, the oldest first
  */
 export function evictedBy(
-  limit: SessionLimit | null,
+  { limit, requires }: Pick<NewSession, "limit" | "requires">,
   others: readonly { readonly id: string }[],
 ): readonly string[] | undefined {
   const tooMany = limit === null ? 0 : others.length + 1 - limit.max;
   if (tooMany <= 0) {
     return [];
   }
-  return limit?.overflow === "evict" ? others.slice(0, tooMany).map(({ id }) => id) : undefined;
+  const mayEnd = others.filter(({ id }) => id !== requires);
+  return limit?.overflow === "evict" && mayEnd.length >= tooMany
+    ? mayEnd.slice(0, tooMany).map(({ id }) => id)
+    : undefined;
 }

@@ -56,7 +56,7 @@ async function admit(
     return { refused: "notLive" };
   }
   const others = live.filter((row) => row.user_id === userId && row.id !== replaces);
-  const evicts = evictedBy(limit, others);
+  const evicts = evictedBy({ limit, requires }, others);
   return evicts === undefined ? { refused: "limit" } : { evicts };
 }
 

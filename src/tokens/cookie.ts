@@ -98,13 +98,17 @@ function isLoopback(hostname: string): boolean {
  * Every value of a cookie in a Cookie header, in order, at most `limit`. Looks for its name only: a
  * header may hold many other cookies.
  */
-export function readCookie(cookieHeader: string | null, name: string, limit: number): string[] {
-  const values: string[] = [];
-  if (cookieHeader === null) {
-    return values;
-  }
+export function readCookie(
+  cookieHeader: string | null,
+  name: string,
+  limit: number,
+): readonly string[] {
   const start = `${name}=`;
-  let at = cookieHeader.indexOf(start);
+  let at = cookieHeader === null ? -1 : cookieHeader.indexOf(start);
+  if (cookieHeader === null || at === -1) {
+    return none;
+  }
+  const values: string[] = [];
   while (at !== -1 && values.length < limit) {
     const valueAt = at + start.length;
     if (isPairStart(cookieHeader, at)) {
@@ -114,6 +118,8 @@ export function readCookie(cookieHeader: string | null, name: string, limit: num
   }
   return values;
 }
+
+const none: readonly string[] = Object.freeze([]);
 
 /** The Cookie header without the named cookies; empty when nothing is left. */
 export function withoutCookies(cookieHeader: string, names: readonly string[]): string {

@@ -1,4 +1,3 @@
-import { header } from "../wire.ts";
 import { readCookie, withoutCookies } from "./cookie.ts";
 import type { CookieNames } from "./cookie-options.ts";
 
@@ -10,9 +9,6 @@ export interface PresentedTokens {
   readonly accessCookies: readonly string[];
   /** The refresh cookies, the first three at most. */
   readonly refreshCookies: readonly string[];
-  readonly antiCsrf: string | undefined;
-  /** Which transport the client asked for, should this call create a session. */
-  readonly wantedTransport: string | undefined;
 }
 
 /** More candidates than this are looked at for no cookie. */
@@ -27,8 +23,6 @@ export function readTokens(headers: Headers, names: CookieNames): PresentedToken
     bearer: readBearer(headers.get("authorization")),
     accessCookies: readCookie(cookies, names.access, maxCandidates),
     refreshCookies: readCookie(cookies, names.refresh, maxCandidates),
-    antiCsrf: headers.get(header.csrf) ?? undefined,
-    wantedTransport: headers.get(header.transport) ?? undefined,
   };
 }
 

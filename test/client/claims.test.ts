@@ -1,4 +1,10 @@
-import { Code, createClient, createRouterTransport, type Interceptor } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  createClient,
+  createRouterTransport,
+  type Interceptor,
+} from "@connectrpc/connect";
 import { type } from "arktype";
 import {
   cookieTokens,
@@ -23,7 +29,15 @@ function createService() {
     public: [NotesService.method.signIn],
     clientClaims: ({ role = null, name }) => ({ role, ...(name === undefined ? {} : { name }) }),
   });
-  const change: { claims: Record<string, string | undefined> | undefined } = { claims: undefined };
+  const change: { claims: Record<string, string | undefined> | undefined; fails: boolean } = {
+    claims: undefined,
+    fails: false,
+  };
+  const failIfTold = (): void => {
+    if (change.fails) {
+      throw new ConnectError("no such list", Code.NotFound);
+    }
+  };
   const { routes, ...router } = sessions.protect({
     routes: (r) =>
       r.service(NotesService, {
@@ -37,12 +51,14 @@ function createService() {
           if (change.claims !== undefined) {
             await session.updateClaims(change.claims);
           }
+          failIfTold();
           return {};
         },
         async *watchNotes(_, ctx) {
           if (change.claims !== undefined) {
             await sessions.require(ctx).updateClaims(change.claims);
           }
+          failIfTold();
           yield {};
         },
         async signOut(_, ctx) {
@@ -182,6 +198,31 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     expect([session.state.status, session.claims]).toEqual(["signedOut", undefined]);
   });
 
+  it("L6 L7 also by a call that fails, unary and stream, and by one that is refused", async () => {
+    const service = createService();
+    const { session, notes } = connect(service, by);
+    await notes.signIn({});
+    service.change.fails = true;
+    service.change.claims = { role: "admin" };
+    await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.NotFound });
+    expect(session.claims).toEqual({ role: "admin" });
+    service.change.claims = { role: "owner" };
+    const stream = async () => {
+      for await (const _message of notes.watchNotes({})) {
+        expect.unreachable();
+      }
+    };
+    await expect(stream()).rejects.toMatchObject({ code: Code.NotFound });
+    expect(session.claims).toEqual({ role: "owner" });
+    // Changed elsewhere; the call that brings the news fails by itself.
+    service.change.claims = undefined;
+    await service.sessions.updateClaims(session.state.session ?? "", { role: "reader" });
+    await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.NotFound });
+    expect(session.claims).toEqual({ role: "reader" });
+    service.change.fails = false;
+    await expect(notes.addNote({})).resolves.toBeDefined();
+  });
+
   it("E6 A5 a sign-in that changes its own claims is a sign-in", async () => {
     const sessions = testSessions({
       public: [NotesService.method.signIn],
@@ -198,7 +239,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
           addNote: () => ({}),
         }),
     });
-    const service = { sessions, routes, router, change: { claims: undefined } };
+    const service = { sessions, routes, router, change: { claims: undefined, fails: false } };
     const { session, notes } = connect(service, by);
     await notes.signIn({});
     expect([session.state.status, session.claims]).toEqual(["signedIn", { role: "admin" }]);

@@ -2,7 +2,7 @@ import { getEventListeners } from "node:events";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { Action, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
-import type { ResumeOptions } from "../../src/client/index.ts";
+import { type ResumeOptions, withRefresh } from "../../src/client/index.ts";
 import { type InboxWorld, inboxWires, startInbox } from "./helpers/inbox.ts";
 import { settle, setup } from "./helpers/setup.ts";
 
@@ -315,6 +315,38 @@ describe("session.resume", () => {
     const error = ConnectError.from(await watch(world).ended);
     expect([error.code, error.rawMessage]).toEqual([thrown.code, thrown.rawMessage]);
     expect(world.opened).toHaveLength(1);
+  });
+
+  it("Q2: serves a client that exists already, by withRefresh", async () => {
+    const world = await startInbox("gRPC over h2c");
+    const inbox = withRefresh(world.plain, world.session);
+    const numbers: number[] = [];
+    const read = async (): Promise<void> => {
+      const messages = world.session.resume((after, call) => inbox.watch({ after }, call), {
+        start: 0,
+        cursor: ({ number }) => number,
+      });
+      for await (const { number } of messages) {
+        numbers.push(number);
+        if (number === 6) {
+          break;
+        }
+      }
+    };
+    const done = read();
+    for (let sent = 1; sent <= 6; sent++) {
+      world.inbox.add("hello");
+      await until(() => numbers.length === sent);
+      if (sent % 2 === 0 && sent < 6) {
+        const { length } = world.opened;
+        world.clock.advance("15m");
+        await until(() => world.opened.length > length);
+      }
+    }
+    await done;
+    expect(numbers).toEqual(range(6));
+    expect(world.opened.map(({ after }) => after)).toEqual([0, 2, 4]);
+    await until(() => world.opened.at(-1)?.reason !== undefined);
   });
 
   it("obeys its signal: before, while a stream is open, and in a pause", async () => {

@@ -1,4 +1,17 @@
-import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
+import {
+  type Client,
+  Code,
+  ConnectError,
+  createClient,
+  type HandlerContext,
+} from "@connectrpc/connect";
+import {
+  createConnectTransport,
+  createGrpcTransport,
+  createGrpcWebTransport,
+  Http2SessionManager,
+} from "@connectrpc/connect-node";
+import { createSessionClient, type TransportParts } from "rpc-session/client";
 import type { TestSessions } from "rpc-session/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
@@ -102,6 +115,67 @@ describe.each([
         expect(
           result.inBody.map(([name]) => name).filter((n) => n.startsWith("rpcsession")),
         ).toEqual([]);
+      });
+    }
+  }
+});
+
+describe("a client of ours learns of it from the failed call", () => {
+  let server: NotesServer;
+  beforeAll(async () => {
+    server = await startNotes({
+      sessions: { clientClaims: ({ role = null }) => ({ role }) },
+      adapt: (sessions) =>
+        sessions.protect({
+          routes: (router) =>
+            router.service(NotesService, {
+              ...failingService(sessions),
+              async signIn(_, context) {
+                await sessions.create(context, { userId: "alice" });
+                return {};
+              },
+            }),
+        }),
+    });
+  });
+  afterAll(() => server.close());
+
+  const h1 = { httpVersion: "1.1" } as const;
+  const transports = {
+    "Connect, HTTP/1.1": (parts: TransportParts) =>
+      createConnectTransport({ baseUrl: `http://127.0.0.1:${server.port.h1}`, ...h1, ...parts }),
+    "gRPC-Web, HTTP/1.1": (parts: TransportParts) =>
+      createGrpcWebTransport({ baseUrl: `http://127.0.0.1:${server.port.h1}`, ...h1, ...parts }),
+    gRPC: (parts: TransportParts) =>
+      createGrpcTransport({
+        baseUrl: `http://127.0.0.1:${server.port.h2c}`,
+        sessionManager: new Http2SessionManager(`http://127.0.0.1:${server.port.h2c}`, {
+          idleConnectionTimeoutMs: 200,
+        }),
+        ...parts,
+      }),
+  };
+
+  const calls = {
+    unary: (notes: Client<typeof NotesService>) => notes.addNote({}),
+    "server stream": async (notes: Client<typeof NotesService>) => {
+      for await (const _message of notes.watchNotes({})) {
+        expect.unreachable();
+      }
+    },
+    "client stream": (notes: Client<typeof NotesService>) =>
+      notes.importNotes((async function* () {})()),
+  };
+
+  for (const [wire, transport] of Object.entries(transports)) {
+    for (const [kind, call] of Object.entries(calls)) {
+      test(`L6 L7 ${kind}, ${wire}`, async () => {
+        const session = createSessionClient({ transport, clock: server.sessions.clock });
+        const notes = createClient(NotesService, session.transport);
+        await notes.signIn({});
+        expect(session.claims).toEqual({ role: null });
+        await expect(call(notes)).rejects.toMatchObject({ code: Code.NotFound });
+        expect(session.claims).toEqual({ role: "admin" });
       });
     }
   }

@@ -103,7 +103,7 @@ export function refusalFacts(refusal: Refusal, cell: Cell, presented: Presented)
     }),
     setCookie: refusal.cookies === "cleared" ? clearedCookies : [],
     headers: {
-      ...cachingHeaders(cell.get === true && refusal.cookies === "left"),
+      ...cachingHeaders(cell.get, refusal.cookies === "cleared"),
       ...(hint === undefined ? {} : { "rpcsession-hint": hint }),
       ...(refusal.code === "unauthenticated"
         ? { "www-authenticate": `Bearer realm="${realm}"${error}` }
@@ -120,16 +120,16 @@ export function passedFacts({ wire, get }: Cell): Facts {
     code: "ok",
     details: [],
     setCookie: [],
-    headers: cachingHeaders(get === true),
+    headers: cachingHeaders(get, false),
     inBody: wire.protocol.startsWith("connect") ? [] : ["grpc-status"],
   };
 }
 
-function cachingHeaders(cacheable: boolean): Record<string, string> {
-  return {
-    "cache-control": cacheable ? "private, no-store" : "no-store",
-    vary: "Cookie, Authorization, Sec-Fetch-Site, Origin",
-  };
+/** By what a response varies is for those that a cache might keep. */
+function cachingHeaders(get: boolean | undefined, clearsCookies: boolean): Record<string, string> {
+  const caching = get === true && !clearsCookies ? "private, no-store" : "no-store";
+  const vary = get === true && { vary: "Cookie, Authorization, Sec-Fetch-Site, Origin" };
+  return { "cache-control": caching, ...vary };
 }
 
 /** The secrets, and names of cookies, that an answer has where it must not. */

@@ -55,6 +55,12 @@ function before(inner: SessionStore, happens: () => Promise<unknown>): SessionSt
   };
 }
 
+/** A proxy cannot be spread. */
+function methodsOf(store: SessionStore): SessionStore {
+  const names = Object.keys(memoryStore()) as (keyof SessionStore)[];
+  return Object.fromEntries(names.map((name) => [name, store[name]])) as unknown as SessionStore;
+}
+
 describe.each(transports)("reauthenticated in a %s session", (transport) => {
   it("A7 D14 another id, new tokens, authTime now; all else as it was", async () => {
     const { sessions, api, begin, reasonOf, live, events } = createWorld();
@@ -162,6 +168,24 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
       "insert",
     ]);
     expect(await live()).toHaveLength(1);
+  });
+
+  it("B11 A7 an outage right after it takes nothing back", async () => {
+    const store = watchedStore();
+    const failing: SessionStore = {
+      ...methodsOf(store.store),
+      async insert(session) {
+        const inserted = await store.store.insert(session);
+        store.failing.add("load");
+        return inserted;
+      },
+    };
+    const { sessions, api, begin } = createWorld({ store: failing });
+    const old = await begin(transport);
+    store.failing.clear();
+    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    expect(answer.error).toBeUndefined();
+    expect(accessOf(answer)).toBeDefined();
   });
 
   it("A7 not for a session that was ended meanwhile, even in the last moment", async () => {
@@ -323,6 +347,22 @@ describe.each(transports)("fork of a %s session", (transport) => {
     }
   });
 
+  it("A8 it counts, and never ends the session it comes from", async () => {
+    const { sessions, api, begin, live } = createWorld({ sessionsPerUser: { max: 2 } });
+    const parent = await begin(transport);
+    sessions.clock.advance("1s");
+    await begin("header");
+    sessions.clock.advance("1s");
+    const { result } = await api.call(parent.presented, (ctx) => sessions.fork(ctx));
+    expect((await live()).map(({ id }) => id)).toEqual([result?.session.id, parent.id]);
+    const one = createWorld({ sessionsPerUser: { max: 1 } });
+    const only = await one.begin(transport);
+    const refused = await one.api.call(only.presented, (ctx) => one.sessions.fork(ctx));
+    expect(refused.error?.code).toBe(Code.PermissionDenied);
+    expect(refused.hint).toMatchObject({ reason: Reason.SESSION_LIMIT, tokens: Tokens.KEEP });
+    expect((await one.live()).map(({ id }) => id)).toEqual([only.id]);
+  });
+
   it("A3 in cookies where they are asked for", async () => {
     const { sessions, api, begin, reasonOf } = createWorld();
     const parent = await begin(transport);
@@ -334,6 +374,44 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await reasonOf({ access })).toBeUndefined();
     expect(await reasonOf({ bearer: access })).toBeDefined();
   });
+});
+
+describe("E3 what is changed in the very moment", () => {
+  it.each(transports)(
+    "E3 A7 a role that is taken away while a session begins anew, or is forked, is gone: %s",
+    async (transport) => {
+      for (const name of ["reauthenticated", "fork"] as const) {
+        const inner = memoryStore();
+        const rival = testSessions({ store: inner });
+        const meanwhile: { id: string | undefined } = { id: undefined };
+        const store = before(inner, async () => {
+          const { id } = meanwhile;
+          meanwhile.id = undefined;
+          if (id !== undefined) {
+            await rival.updateClaims(id, { role: "reader" });
+            await rival.updateData(id, { cart: 2 });
+          }
+        });
+        const { sessions, api, begin } = createWorld({ store, clock: rival.clock });
+        const old = await begin(transport);
+        await rival.ready();
+        meanwhile.id = old.id;
+        const answer = await api.call(old.presented, async (ctx) => {
+          if (name === "reauthenticated") {
+            return { session: await sessions.reauthenticated(ctx), access: undefined };
+          }
+          const { session, tokens } = await sessions.fork(ctx);
+          return { session, access: tokens.accessToken };
+        });
+        expect([name, answer.error]).toEqual([name, undefined]);
+        const { session, access = accessOf(answer) } = answer.result ?? {};
+        expect(session?.claims).toEqual({ role: "reader" });
+        expect(payloadOf(access).role).toBe("reader");
+        expect(await session?.data()).toEqual({ cart: 2 });
+        expect((await sessions.find(session?.id ?? ""))?.claims).toEqual({ role: "reader" });
+      }
+    },
+  );
 });
 
 describe("what is no step up", () => {

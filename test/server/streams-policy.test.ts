@@ -1,4 +1,10 @@
-import { Code, type ConnectError, createClient } from "@connectrpc/connect";
+import {
+  Code,
+  type ConnectError,
+  type ConnectRouter,
+  createClient,
+  createRouterTransport,
+} from "@connectrpc/connect";
 import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
 import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock, testSessions } from "rpc-session/testing";
@@ -84,7 +90,11 @@ describe("Q2: a stream that ends on revoke", () => {
     await pass(world, 599);
     expect(stream.run.isOver).toBe(false);
     await pass(world, 2);
-    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+    await stream.run.over;
+    // The store may have told a moment before that the session is over; else a refresh will.
+    const error = await stream.ended;
+    expect(error?.code).toBe(Code.Unauthenticated);
+    expect([Reason.TOKEN_EXPIRED, Reason.SESSION_EXPIRED]).toContain(hintOf(error)?.reason);
   });
 
   it("outlives the idle end that a refresh has moved, and not the absolute one", async () => {
@@ -104,11 +114,8 @@ describe("Q2: a stream that ends on revoke", () => {
     }
     expect(stream.run.isOver).toBe(false);
     await pass(world, 14);
-    const hint = await expectEnd(
-      stream,
-      ...([Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED] as const),
-    );
-    expect(hint?.session).toBe(session.id);
+    await stream.run.over;
+    expect(hintOf(await stream.ended)?.session).toBe(session.id);
   });
 
   it("G7: ends when its session is revoked after its access token expired", async () => {
@@ -286,10 +293,112 @@ describe("a change log that cannot be read", () => {
     expect(stream.run.isOver).toBe(seconds > 5);
   });
 
+  it("maxStreamStaleness: less than maxStaleness is refused at construction", () => {
+    const options = { maxStaleness: "30s", maxStreamStaleness: "20s" } as const;
+    expect(() => testSessions(options)).toThrow(/^maxStreamStaleness: 20000ms is shorter than/);
+  });
+
   it.each(["1s", "11m", "soon"])("maxStreamStaleness: %s is refused at construction", (value) => {
     expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(
       /^maxStreamStaleness: /,
     );
+  });
+});
+
+describe("a change log that has lost changes", () => {
+  it("G7: each stream's session is looked up in the store", async () => {
+    const inner = memoryStore();
+    let lostAt: number | undefined;
+    const changes: typeof inner.changes = async (...args) => ({
+      ...(await inner.changes(...args)),
+      entries: [],
+      ...(lostAt !== undefined && { lostAt }),
+    });
+    const world = await start("endOnExpiry", { store: { ...inner, changes } });
+    const stream = await openStream(world.server, world.client, { kind });
+    const other = await openStream(world.server, world.client, { kind });
+    await inner.revoke(stream.session, "revoked");
+    await pass(world, 20);
+    expect(stream.run.isOver).toBe(false);
+    lostAt = world.server.sessions.clock.now();
+    await pass(world, 20);
+    await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
+    expect(other.run.isOver).toBe(false);
+    // And that one ends when its time has come, not before and not later.
+    await pass(world, 82);
+    await expectEnd(other, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+  });
+});
+
+describe("Q2: a method whose check is none", () => {
+  const check = (stream: "endOnExpiry" | "endOnRevoke") => ({
+    methods: { "notes.v1.NotesService/WatchNotes": { check: "none", stream } } as const,
+  });
+
+  it("keeps its streams until the access token expires", async () => {
+    const world = await start("endOnExpiry", check("endOnExpiry"));
+    const stream = await openStream(world.server, world.client, { kind });
+    await stream.revoke();
+    world.store.failing.add("changes");
+    await pass(world, 110);
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 11);
+    await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
+  });
+
+  it("ends them on revocation where it says so", async () => {
+    const world = await start("endOnRevoke", check("endOnRevoke"));
+    const stream = await openStream(world.server, world.client, { kind });
+    expect(world.server.sessions.health().streams).toBe(1);
+    await stream.revoke();
+    await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
+    expect(world.server.sessions.health().streams).toBe(0);
+  });
+});
+
+describe("sessions.close", () => {
+  it("ends open streams: nobody would tell them of anything any more", async () => {
+    const world = await start("endOnExpiry");
+    const stream = await openStream(world.server, world.client, { kind });
+    await world.server.sessions.close();
+    expect(stream.run.isOver).toBe(false);
+    await pass(world, 1);
+    await expectEnd(stream, Code.Unavailable, Action.RETRY_LATER, Reason.AUTH_UNAVAILABLE);
+  });
+});
+
+describe("the parts by hand", () => {
+  it("G7: the interceptor alone ends streams, also in memory", async () => {
+    const sessions = testSessions();
+    const service = streamingService(sessions);
+    const routes = (router: ConnectRouter): void => {
+      router.service(NotesService, {
+        watchNotes: (request, context) => service.watchNotes(request, context),
+      });
+    };
+    const alone = createRouterTransport(routes, {
+      router: { interceptors: [sessions.interceptor] },
+    });
+    const twice = createRouterTransport(routes, {
+      router: {
+        requestGate: sessions.requestGate,
+        interceptors: [sessions.interceptor, sessions.interceptor],
+      },
+    });
+    for (const transport of [alone, twice]) {
+      const { session, tokens } = await sessions.issue({ userId: "alice" });
+      const headers = { authorization: `Bearer ${tokens.accessToken}` };
+      const messages = createClient(NotesService, transport)
+        .watchNotes({}, { headers })
+        [Symbol.asyncIterator]();
+      await messages.next();
+      expect(sessions.health().streams).toBe(1);
+      await session.revoke();
+      await expect(messages.next()).rejects.toSatisfy(
+        (error) => hintOf(error as never)?.reason === Reason.SESSION_REVOKED,
+      );
+      await service.runs.at(-1)?.over;
+    }
   });
 });
 

@@ -5,7 +5,7 @@ import { type TestSessionsOptions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { Action, Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { accessOf, apiOf, payloadOf, presentedBy, refreshOf } from "../helpers/api.ts";
 import { clearsCookies, cookieEffects, exchangeOf } from "../helpers/exchanges.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
@@ -153,10 +153,36 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     );
     expect(late.error?.code).toBe(Code.Internal);
     expect(late.error?.rawMessage).toMatch(
-      /headers were sent .* before it, or by sessions\.updateClaims/,
+      /headers were sent .* before that, or by sessions\.updateClaims/,
     );
     expect(accessOf(late)).toBeUndefined();
     expect((await world.sessions.find(id))?.claims?.role).toBe("editor");
+  });
+
+  it("E1 G1 what the handler left running after its answer fails loudly, and a revoke clears with the next call", async () => {
+    const world = createWorld();
+    const { presented, id } = await world.signedIn(transport);
+    let context: HandlerContext | undefined;
+    await world.api.call(presented, (given) => {
+      context = given;
+      throw new ConnectError("no such list", Code.NotFound);
+    });
+    const answered = await world.api.call(presented, (given) => given);
+    for (const given of [context, answered.result]) {
+      const over = given as HandlerContext;
+      const late = world.sessions.require(over).updateClaims({ role: "editor" });
+      await expect(late).rejects.toThrow(/headers were sent already/);
+      const again = world.sessions.create(over, { userId: "alice" });
+      await expect(again).rejects.toThrow(/sessions\.create: the response headers were sent/);
+    }
+    expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
+    const { result } = await world.api.call(presented, (context) =>
+      world.sessions.require(context),
+    );
+    await result?.revoke();
+    const next = await world.api.call(presented, () => {});
+    expect(next.hint).toMatchObject({ reason: Reason.SESSION_REVOKED, tokens: Tokens.CLEAR });
+    expect(cookieEffects(next.headers)).toEqual(transport === "cookie" ? clearsCookies : []);
   });
 
   it("E1 a token whose end passed in the handler: the change is kept, no token is written", async () => {

@@ -119,8 +119,8 @@ describePostgres("the change log on PostgreSQL", (server) => {
 
   it("misses nothing that is committed between two steps, with a place in the one before", async () => {
     await using fixture = await openedPostgres(server());
-    const { store, admin, connect, url, clock } = fixture;
-    const late = await connect();
+    const { store, admin, url, clock } = fixture;
+    const late = await fixture.connect();
     await late.query(
       "begin; insert into rpcsession_changes (kind, session, ended_by, at) values ('revoked', 'late', 'revoked', floor(extract(epoch from now()) * 1000) - 5000)",
     );

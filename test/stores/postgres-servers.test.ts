@@ -101,6 +101,8 @@ async function openedPair(creating: Promise<Fixture>) {
     clock,
     store: fixture.store,
     async advance(ms: number) {
+      // A read of the keys on its way would be told of a time that its own clock has not reached.
+      await Promise.all(engines.map((engine) => engine.settled()));
       await clock.advance(ms);
       clocks.forEach((own) => {
         own.advance(`${ms / 1000}s`);

@@ -49,17 +49,6 @@ describe("cookies (C02, C05)", () => {
     const bare = { access: "rpcsession-access", refresh: "rpcsession-refresh" };
     expect(readTokens(new Headers({ cookie }), bare).accessCookies).toEqual(["planted"]);
   });
-
-  it("the other headers", () => {
-    const headers = new Headers({ "rpcsession-csrf": "c", "rpcsession-transport": "header" });
-    expect(readTokens(headers, names)).toEqual({
-      bearer: undefined,
-      accessCookies: [],
-      refreshCookies: [],
-      antiCsrf: "c",
-      wantedTransport: "header",
-    });
-  });
 });
 
 describe("hideTokens", () => {

@@ -122,6 +122,9 @@ describe("types of claims on the server", () => {
     void strict.issue({ userId: "a" });
     // @ts-expect-error the role is required
     void strict.create(context, { userId: "a", claims: { team: "x" } });
+    type Given = Parameters<typeof strict.create>[1];
+    expectTypeOf<undefined>().not.toExtend<Given["claims"]>();
+    expectTypeOf<{ role: "admin" }>().toExtend<Given["claims"]>();
   });
 
   it("E4 valibot and arktype are as good", () => {

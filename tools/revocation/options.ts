@@ -19,7 +19,7 @@ export const stores: readonly StoreKind[] = ["postgres", "redis"];
 export const issuer = "https://revocation.example";
 
 const full: RunSize = {
-  ...{ processes: 4, sessions: 10_000, streams: 1_000, revocations: 500, atATime: 8 },
+  ...{ processes: 4, sessions: 10_000, streams: 1_000, revocations: 500, atATime: 4 },
 };
 /** For a look: done within a minute. */
 const quick: RunSize = { ...full, sessions: 1_000, streams: 200, revocations: 64 };

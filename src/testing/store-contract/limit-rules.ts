@@ -55,6 +55,24 @@ export const limitRules: Rules = {
     assert.deepEqual(await liveOf(store), ["f"]);
   },
 
+  async "a limit never evicts the session that the new one requires"({ store, clock }) {
+    await insertOneByOne(store, clock, ["a", "b", "c"]);
+    const from = await insertNew(store, { id: "d", requires: "a", limit: evictAbove(3) });
+    assert.deepEqual(from.evicted, ["b"]);
+    assert.deepEqual(await liveOf(store), ["a", "c", "d"]);
+    const few = await store.insert(newSession({ id: "e", requires: "a", limit: evictAbove(1) }));
+    assert.deepEqual(few, { record: undefined, now: clock.now(), refused: "limit" });
+    assert.deepEqual(await liveOf(store), ["a", "c", "d"]);
+    const kept = await insertNew(store, { id: "e", requires: "a", limit: evictAbove(2) });
+    assert.deepEqual([...kept.evicted].sort(), ["c", "d"]);
+    // What is replaced ends, whatever else it is.
+    const anew = await insertNew(store, {
+      ...{ id: "f", requires: "a", replaces: "a", limit: evictAbove(1) },
+    });
+    assert.deepEqual([anew.replaced, anew.evicted], [true, ["e"]]);
+    assert.deepEqual(await liveOf(store), ["f"]);
+  },
+
   async "a limit does not count the session that is replaced"({ store, clock }) {
     await insertOneByOne(store, clock, ["a", "b"]);
     const rejecting = await insertNew(store, { id: "c", replaces: "a", limit: rejectAbove(2) });

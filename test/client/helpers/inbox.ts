@@ -55,6 +55,8 @@ export interface InboxWorld {
   readonly sessions: TestSessions;
   readonly session: SessionClient;
   readonly client: Client<typeof InboxService>;
+  /** On a transport that knows nothing of sessions. */
+  readonly plain: Client<typeof InboxService>;
   readonly inbox: Inbox;
   /** Where each stream began, and the reason of its signal once it is over. */
   readonly opened: { readonly after: number; reason: unknown }[];
@@ -140,6 +142,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   const world: InboxWorld = {
     ...{ clock, sessions, session, cut, stop, inbox: new Inbox(), opened: [] },
     client: createClient(InboxService, session.transport),
+    plain: createClient(InboxService, make({ interceptors: [] })),
     refreshes: () => refreshes,
     underway: () => underway,
     // As another server does it.
