@@ -52,6 +52,8 @@ export interface FeedOptions {
 const retryMs = 1_000;
 /** Milliseconds after which a read without an answer is given up. */
 const stuckAfter = 10_000;
+/** Milliseconds of a read that may follow another one at once. */
+const quick = 10;
 /** Milliseconds that a call waits for a stale feed. */
 const patience = 5_000;
 /** Reads that a call waits for at most, where each takes so long that it proves nothing. */
@@ -157,7 +159,8 @@ class FollowedLog implements Feed {
     if (this.#closed) {
       return Promise.reject(unavailable("the change log"));
     }
-    this.#underWay ??= this.#readInTime();
+    // In a turn of its own: a store may wake while it is read.
+    this.#underWay ??= Promise.resolve().then(() => this.#readInTime());
     return this.#underWay;
   }
 
@@ -176,7 +179,8 @@ class FollowedLog implements Feed {
     const late = (): Error => new Error(`no answer within ${stuckAfter / 1000} s`);
     try {
       await inTime(this.#read(began), { clock, ms: stuckAfter, late });
-      this.#goOn(maxStaleness / 2 - (clock.monotonic() - began.monotonic));
+      const took = clock.monotonic() - began.monotonic;
+      this.#goOn(maxStaleness / 2 - took, took);
     } catch (cause) {
       const error = cause instanceof SessionError ? cause : unavailable("the change log", cause);
       this.#staleness.failed(error);
@@ -185,18 +189,24 @@ class FollowedLog implements Feed {
     }
   }
 
-  /** Has the next read begin after a pause; or at once where it was woken, or this one took too long. */
-  #goOn(pause: number): void {
+  /**
+   * Has the next read begin after a pause, or at once where this one took too long to prove anything.
+   * @param took milliseconds; where it was woken meanwhile, the store has as long to itself, if that
+   * is worth a pause
+   */
+  #goOn(pause: number, took = 0): void {
     this.#underWay = undefined;
     this.#cancelNext();
     if (this.#closed) {
       return;
     }
-    if (this.#wokenMeanwhile || (pause < 0 && this.isStale())) {
-      this.#wokenMeanwhile = false;
+    const woken = this.#wokenMeanwhile;
+    this.#wokenMeanwhile = false;
+    if ((woken && took < quick) || (pause < 0 && this.isStale())) {
       this.#follow();
     } else {
-      this.#cancelNext = this.#options.clock.after(Math.max(0, pause), () => this.#follow());
+      const rest = Math.max(0, woken ? Math.min(took, pause) : pause);
+      this.#cancelNext = this.#options.clock.after(rest, () => this.#follow());
     }
   }
 

@@ -219,6 +219,39 @@ describe("the feed", () => {
     expect(reads).toBe(3);
   });
 
+  it("that takes long to read leaves the store as much time, however often it is woken", async () => {
+    const store = memoryStore();
+    const clock = createFakeClock();
+    let reads = 0;
+    let wake = (): void => {};
+    await startEngine({
+      clock,
+      store: {
+        ...store,
+        onChange(given) {
+          wake = given;
+          return () => {};
+        },
+        changes(...args) {
+          reads += 1;
+          wake();
+          clock.advance("200ms");
+          return store.changes(...args);
+        },
+      },
+    });
+    const turn = () => new Promise((resolve) => setImmediate(resolve));
+    clock.advance("2500ms");
+    await turn();
+    const before = reads;
+    clock.advance("199ms");
+    await turn();
+    expect(reads).toBe(before);
+    clock.advance("1ms");
+    await turn();
+    expect(reads).toBe(before + 1);
+  });
+
   it("is fresh by itself after time has passed, however much", async () => {
     const engine = await startEngine();
     engine.clock.advance("10h");
