@@ -15,6 +15,8 @@ export interface Call {
   byCookie: boolean;
   /** Where tokens are written. */
   responseHeader: Headers;
+  /** Whether there is no response yet: then what is written waits for it. */
+  waits: boolean;
   /** The session of the call; made when it is first asked for. */
   readonly session: VerifiedSession | undefined;
   /** Puts the session that `make` makes into the call, and tells its stream. */
@@ -44,6 +46,7 @@ export class OpenedCall implements Call {
   readonly signal: AbortSignal | undefined;
   byCookie: boolean;
   responseHeader: Headers;
+  waits = false;
   admitted = false;
   written: string | undefined = undefined;
   failure: SessionError | undefined = undefined;

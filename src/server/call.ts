@@ -43,9 +43,27 @@ export function callOf(
 ): Call {
   const call = exchange.values?.get(key) ?? openCall(core, exchange);
   // The interceptor alone has no response headers; a handler's context does.
-  call.responseHeader = exchange.responseHeader;
+  answerWith(call, exchange.responseHeader);
   exchange.values?.set(key, call);
   return call;
+}
+
+/**
+ * From now on the call writes to these headers. What waited for them goes there first, so that
+ * whatever the handler writes takes its place.
+ */
+export function answerWith(call: Call, headers: Headers): void {
+  if (call.waits) {
+    call.waits = false;
+    call.responseHeader.forEach((value, name) => {
+      if (name === "set-cookie" || name === "vary") {
+        headers.append(name, value);
+      } else {
+        headers.set(name, value);
+      }
+    });
+  }
+  call.responseHeader = headers;
 }
 
 /**

@@ -7,7 +7,7 @@ import {
   type UnaryResponse,
 } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
-import { type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
+import { answerWith, type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
 import { withoutForeignHints } from "./connect-error.ts";
 import type { VerifyingCore } from "./core.ts";
 import { admit } from "./gate.ts";
@@ -37,16 +37,15 @@ export function createInterceptor(
       request.contextValues.set(key, call);
       await admitAlone(core, call, { request, policies });
     }
-    const alone = known === undefined ? call.responseHeader : undefined;
     if (request.stream) {
       const policy = policies.of(request.method);
       const send = async (under: StreamRequest) =>
-        withHeaders((await next(under)) as StreamResponse, alone);
+        answered(call, (await next(under)) as StreamResponse);
       const failed = (error: unknown): unknown => ownError(core, call, { error, request });
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
     try {
-      return withHeaders(await next(request), alone);
+      return answered(call, await next(request));
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
@@ -61,12 +60,14 @@ export function createInterceptor(
 type Request = UnaryRequest | StreamRequest;
 
 function openAlone(core: VerifyingCore, request: Request): Call {
-  return openCall(core, {
+  const call = openCall(core, {
     requestHeader: request.header,
     responseHeader: new Headers(),
     requestMethod: request.requestMethod,
     signal: request.signal,
   });
+  call.waits = true;
+  return call;
 }
 
 async function admitAlone(
@@ -90,13 +91,10 @@ function isConnectUnary(request: Request): boolean {
   return !request.stream && !type.startsWith("application/grpc");
 }
 
-/** A response, with the headers that were written before there was one. */
-function withHeaders<R extends UnaryResponse | StreamResponse>(
-  response: R,
-  written: Headers | undefined,
-): R {
-  if (written !== undefined) {
-    appendHeaders(response.header, written);
+/** A response, with what was written before there was one, where the handler did not ask for it. */
+function answered<R extends UnaryResponse | StreamResponse>(call: Call, response: R): R {
+  if (call.waits) {
+    answerWith(call, response.header);
   }
   return response;
 }

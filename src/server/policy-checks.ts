@@ -24,6 +24,23 @@ export function checkOf(
   return asked ?? byDefault;
 }
 
+/** @throws TypeError when it is no check, or needs a store and there is none */
+export function readCheck(
+  asked: RevocationCheck | undefined,
+  { check: byDefault = revocationChecks[0], hasStore = true }: CheckOptions,
+): RevocationCheck {
+  const check = asked ?? byDefault;
+  if (!revocationChecks.includes(check)) {
+    throw new TypeError(`check: "${check}" is none of ${revocationChecks.join(", ")}`);
+  }
+  if (!hasStore && check !== "none") {
+    throw new TypeError(
+      `check: "${check}" needs a store, and a service that only verifies has none; leave it out`,
+    );
+  }
+  return check;
+}
+
 /** @throws TypeError when it is of a newer schema */
 export function assertKnownCheck(name: string, check: Check): void {
   if (check !== Check.UNSPECIFIED && checkNames[check] === undefined) {

@@ -8,7 +8,7 @@ import {
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import type { Duration } from "../duration.ts";
 import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
-import { assertKnownCheck, type CheckOptions, checkOf } from "./policy-checks.ts";
+import { assertKnownCheck, type CheckOptions, checkOf, readCheck } from "./policy-checks.ts";
 import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
 
 /** What a method demands of its caller, as it is written in code. */
@@ -83,8 +83,11 @@ export interface Policies {
    */
   check(methods: readonly DescMethod[]): void;
   describe(methods: readonly DescMethod[]): MethodDescription[];
-  /** The check where no method is known. */
-  readonly defaultCheck: RevocationCheck;
+  /**
+   * The check where no method is known.
+   * @throws TypeError when it is none, or needs a store and there is none
+   */
+  checkOf(asked: RevocationCheck | undefined): RevocationCheck;
 }
 
 /** @throws TypeError when code names a method twice, or says what is no policy */
@@ -110,7 +113,7 @@ export function createPolicies(options: PolicyOptions): Policies {
   };
   return {
     of,
-    defaultCheck: options.check ?? revocationChecks[0],
+    checkOf: (asked) => readCheck(asked, options),
     check(methods) {
       methods.forEach(of);
       const served = new Set(methods.map(procedureOf));

@@ -77,6 +77,7 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * and left alone by everything else.
    *
    * @throws SessionError
+   * @throws TypeError when `check` needs a store and there is none
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
@@ -138,7 +139,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
     interceptor: protection.interceptor,
-    getSession: getSessionWith(core, key, policies.defaultCheck),
+    getSession: getSessionWith(core, key, policies),
     current,
     require,
     requireFresh: (context, within) => {
@@ -209,7 +210,7 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
 function getSessionWith<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
-  check: RevocationCheck,
+  policies: Pick<Protection["policies"], "checkOf">,
 ): VerifyingSessions<S>["getSession"] {
   // An exchange without values is known again by its headers: its cookies are hidden after the first time.
   const plain = new WeakMap<Headers, ContextValues>();
@@ -222,6 +223,7 @@ function getSessionWith<S extends VerifiedSession>(
     exchange: Exchange & { readonly values?: ContextValues },
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
+    const check = policies.checkOf(options.check);
     const { requestHeader, responseHeader, requestMethod } = exchange;
     const values = exchange.values ?? valuesOf(requestHeader);
     const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
@@ -230,7 +232,7 @@ function getSessionWith<S extends VerifiedSession>(
       const claims = await authenticate(core, call, {
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
-        check: options.check ?? check,
+        check,
       });
       if (claims === undefined) {
         return undefined;

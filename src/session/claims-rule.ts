@@ -133,7 +133,7 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
     if (result.issues !== undefined) {
       throw rejected(result.issues);
     }
-    const value = frozen(result.value as JsonObject);
+    const value = frozenThroughout(result.value as JsonObject);
     this.#read.set(claims, value);
     return value;
   }
@@ -147,6 +147,21 @@ function frozen<T>(value: T): T {
   if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
     Object.freeze(value);
     Object.values(value).forEach(frozen);
+  }
+  return value;
+}
+
+/**
+ * The same where a schema may have frozen the outside alone, as those do that call it read-only.
+ * @param known what was seen already; what a schema returns may contain itself
+ */
+function frozenThroughout<T>(value: T, known = new Set<unknown>()): T {
+  if (typeof value === "object" && value !== null && !known.has(value)) {
+    known.add(value);
+    Object.freeze(value);
+    for (const member of Object.values(value)) {
+      frozenThroughout(member, known);
+    }
   }
   return value;
 }

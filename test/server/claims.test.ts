@@ -211,6 +211,24 @@ describe("schemas that cannot work", () => {
     expect(session.claims).toEqual({ name: "ada" });
   });
 
+  it("A5 what a handler writes into claims is in no other call, also where the schema froze the outside", async () => {
+    const roles = z.array(z.string());
+    const inValibot = v.object({ roles: v.array(v.string()) });
+    for (const claims of [
+      z.object({ roles }),
+      z.object({ roles }).readonly(),
+      v.pipe(inValibot, v.readonly()),
+    ] as ClaimsSchema<{ roles: readonly string[] }>[]) {
+      const sessions = testSessions({ claims });
+      const { tokens } = await sessions.issue({ userId: "a", claims: { roles: ["reader"] } });
+      const read = async () =>
+        (await sessions.getSession(exchangeOf({ bearer: tokens.accessToken }))).claims;
+      const { roles: first } = (await read()) as { roles: string[] };
+      expect(() => first.push("admin")).toThrow(TypeError);
+      expect(await read()).toEqual({ roles: ["reader"] });
+    }
+  });
+
   it("A5 members that are undefined are left out", async () => {
     const claims = z.object({
       team: z.string().optional(),

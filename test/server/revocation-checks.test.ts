@@ -426,6 +426,27 @@ describe("a service that only verifies", () => {
     }
     expect(start("none")).not.toThrow();
   });
+
+  it("refuses such a check of getSession too, instead of passing who is revoked", async () => {
+    const sessions = testSessions();
+    const { session, tokens } = await sessions.issue({ userId: "alice" });
+    const { clock } = sessions;
+    const jwks = await sessions.jwks();
+    const verifying = verifySessions({ issuer: "https://test.example", jwks, clock });
+    await session.revoke();
+    const given = { bearer: tokens.accessToken };
+    for (const check of ["feed", "strict", "fed" as "feed"] as const) {
+      for (const required of [true, false]) {
+        await expect(verifying.getSession(exchangeOf(given), { check, required })).rejects.toThrow(
+          TypeError,
+        );
+      }
+    }
+    expect((await verifying.getSession(exchangeOf(given), { check: "none" })).id).toBe(session.id);
+    await expect(
+      sessions.getSession(exchangeOf(given), { check: "fed" as "feed", required: false }),
+    ).rejects.toThrow(/"fed" is none of feed, strict, none/);
+  });
 });
 
 describe("V04 more changes than can be kept", () => {
