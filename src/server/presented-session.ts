@@ -12,6 +12,13 @@ export interface ProofContext {
   readonly now: number;
 }
 
+/** The sessions that a request proves to belong to. */
+export interface ProvenSessions {
+  readonly sessions: ReadonlySet<string>;
+  /** Set where it may belong to one more: a refresh token is under a secret not known here. */
+  readonly unknown: UnknownSecretError | undefined;
+}
+
 /**
  * Every session that a request proves to belong to: the one of its headers or its message, and those
  * of its cookies where these prove none.
@@ -21,17 +28,21 @@ export async function provenSessions(
   engine: Engine,
   presented: PresentedTokens,
   { inMessage, now }: ProofContext,
-): Promise<ReadonlySet<string>> {
+): Promise<ProvenSessions> {
   const refreshed = inMessage === "" ? undefined : await proveRefresh(engine, inMessage, "header");
   if (refreshed !== undefined && "record" in refreshed) {
-    return new Set([refreshed.record.id]);
+    return { sessions: new Set([refreshed.record.id]), unknown: undefined };
   }
   const { bearer: token } = presented;
   const session =
     token === undefined
       ? undefined
       : await sessionOfAccess(engine, { token, transport: "header", now });
-  return session === undefined ? sessionsOfCookies(engine, presented, now) : new Set([session]);
+  if (session !== undefined) {
+    return { sessions: new Set([session]), unknown: undefined };
+  }
+  const { sessions, unknown = refreshed } = await sessionsOfCookies(engine, presented, now);
+  return { sessions, unknown };
 }
 
 /**
@@ -82,8 +93,9 @@ async function sessionsOfCookies(
   engine: Engine,
   presented: PresentedTokens,
   now: number,
-): Promise<ReadonlySet<string>> {
+): Promise<ProvenSessions> {
   const sessions = new Set<string>();
+  let unknown: UnknownSecretError | undefined;
   for (const token of presented.accessCookies) {
     const session = await sessionOfAccess(engine, { token, transport: "cookie", now });
     if (session !== undefined) {
@@ -95,12 +107,14 @@ async function sessionsOfCookies(
     // Reading the store is for sessions that the access cookies did not prove.
     if (session === undefined || !sessions.has(session)) {
       const proven = await proveRefresh(engine, token, "cookie");
-      if (proven !== undefined && "record" in proven) {
+      if (proven instanceof UnknownSecretError) {
+        unknown = proven;
+      } else if (proven !== undefined) {
         sessions.add(proven.record.id);
       }
     }
   }
-  return sessions;
+  return { sessions, unknown };
 }
 
 function sessionNamedBy(refreshToken: string): string | undefined {

@@ -90,7 +90,7 @@ async function formerSessions(engine: Engine, call: Call): Promise<Iterable<stri
     return [call.written];
   }
   const now = engine.storeNow();
-  return provenSessions(engine, call.presented, { inMessage: "", now });
+  return (await provenSessions(engine, call.presented, { inMessage: "", now })).sessions;
 }
 
 /** Options whose claims are checked when the session begins, not by the compiler. */

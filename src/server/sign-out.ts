@@ -11,7 +11,8 @@ import { endTokens, expireCookies } from "./respond.ts";
  * session wins over cookies, which are expired in any case.
  *
  * @param inMessage `SignOutRequest.refresh_token`; empty for a cookie session
- * @throws SessionError `forbidden` for a cross-site request, `unavailable`
+ * @throws SessionError `forbidden` for a cross-site request, `unavailable`, also where all there is
+ * is a refresh token under a secret not known here
  */
 export async function signOut(core: Core, call: Call, inMessage: string): Promise<void> {
   const { presented, responseHeader } = call;
@@ -23,7 +24,12 @@ export async function signOut(core: Core, call: Call, inMessage: string): Promis
   }
   const engine = await core.engine();
   const now = engine.storeNow();
-  for (const session of await provenSessions(engine, presented, { inMessage, now })) {
+  const { sessions, unknown } = await provenSessions(engine, presented, { inMessage, now });
+  if (sessions.size === 0 && unknown !== undefined) {
+    // Its session lives on, and a server that can end it may be asked next.
+    throw unknown;
+  }
+  for (const session of sessions) {
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);
   }

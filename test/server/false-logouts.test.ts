@@ -150,6 +150,20 @@ describe("a refresh cookie under a secret this server does not have", () => {
     expect(after.error?.code).toBe(Code.Unauthenticated);
   });
 
+  it("alone is Unavailable at SignOut, and kept: its session would live on", async () => {
+    const { server, sessions, alien } = await rotated();
+    const answer = await server.call(signOut, {}, { refresh: alien.refresh });
+    expect([answer.error?.code, cookieEffects(answer.headers)]).toEqual([Code.Unavailable, []]);
+    const { tokens } = await sessions.issue({ userId: "alice" });
+    const wrong = tokens.refreshToken.replace(/^[^.]+/, alien.refresh.slice(0, 8));
+    const inMessage = await server.call(signOut, { refreshToken: wrong }, {});
+    expect(inMessage.error?.code).toBe(Code.Unavailable);
+    const { accessToken: bearer } = tokens;
+    const proven = await server.call(signOut, { refreshToken: wrong }, { bearer });
+    expect(proven.error).toBeUndefined();
+    expect((await server.call(addNote, {}, { bearer })).error?.code).toBe(Code.Unauthenticated);
+  });
+
   it("does not spoil a good one beside it", async () => {
     const { server, sessions, alien } = await rotated();
     const good = await issueOn(sessions, "cookie");
