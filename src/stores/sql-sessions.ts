@@ -109,7 +109,8 @@ function refreshed(
         confirmed_at: sql<number>`coalesce(confirmed_at, case when ${settled} then ${now} end)`,
       };
     }
-    default:
+    case "advance":
+    case "forward":
       return {
         generation: form === "advance" ? sql<number>`generation + 1` : to,
         confirmed_at: null,
