@@ -51,9 +51,13 @@ export async function signWith(
 export function signAtOnce({ alg, key }: LocalKey, jwk: JWK): void {
   // A signature of RSA takes long: it is better made by another thread, while this one goes on.
   if (nodeCrypto !== undefined && alg !== "RS256") {
-    // By itself, without the form of its signatures: what stands beside a key costs Node as much time
-    // as half a signature.
-    nodeSigningKeys.set(key, nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" }));
+    try {
+      // By itself, without the form of its signatures: what stands beside a key costs Node as much
+      // time as half a signature.
+      nodeSigningKeys.set(key, nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" }));
+    } catch {
+      // Web Crypto has read the same key: what has the name of Node's module does not have all of it.
+    }
   }
 }
 
