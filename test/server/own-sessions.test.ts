@@ -110,7 +110,15 @@ describe("SessionService.ListSessions", () => {
       pageToken = message?.nextPageToken ?? "";
     } while (pageToken !== "");
     expect(seen.size).toBe(231);
-    for (const junk of ["junk", "1.", "\u0000", "9".repeat(500), "1'; drop table", "-1.abc"]) {
+    for (const junk of [
+      "junk",
+      "1.",
+      "\u0000",
+      "9".repeat(500),
+      `${"9".repeat(16)}.a`,
+      "1'; drop table",
+      "-1.abc",
+    ]) {
       const { message, error } = await list(me.presented, { pageSize: 1, pageToken: junk });
       expect([error, message?.sessions.length]).toEqual([undefined, 1]);
     }
