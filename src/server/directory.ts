@@ -92,9 +92,9 @@ export function createSessionDirectory(core: Core): SessionDirectory {
   };
 }
 
-/** Whether a text has the form of a `nextPageToken`. */
+/** Whether a text has the form of a `nextPageToken`; any other is a fault of its sender, not of the store. */
 export function isPageToken(text: string): boolean {
-  return /^\d{1,16}\.[\w-]{1,64}$/.test(text);
+  return /^\d{1,15}\.[\w-]{1,64}$/.test(text);
 }
 
 async function find(core: Core, id: string): Promise<SessionRecord | undefined> {

@@ -57,7 +57,8 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
    */
   revoke(): Promise<void>;
   /**
-   * Ends all other sessions of the user, in the tenant of this one where it has one.
+   * Ends all other sessions of the user, in the tenant of this one where it has one. First reads
+   * whether this one lives.
    * @returns the ids of those that this call ended
    */
   revokeOthers(): Promise<readonly string[]>;

@@ -181,7 +181,13 @@ describe("by id", () => {
       /pageSize must be a whole number/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 1001 })).rejects.toThrow(TypeError);
-    for (const pageToken of [`${"9".repeat(40)}.a`, "", "1.\u0000", `1.${"x".repeat(99)}`]) {
+    for (const pageToken of [
+      `${"9".repeat(16)}.a`,
+      `${"9".repeat(40)}.a`,
+      "",
+      "1.\u0000",
+      `1.${"x".repeat(99)}`,
+    ]) {
       await expect(sessions.list({ userId: "a", pageToken })).rejects.toThrow(TypeError);
     }
     await expect(sessions.list({ userId: "a", pageToken: "junk" })).rejects.toThrow(
