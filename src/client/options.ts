@@ -2,6 +2,7 @@ import type { Interceptor, Transport } from "@connectrpc/connect";
 import { type Clock, systemClock } from "../clock.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import type { JsonObject } from "../json.ts";
+import { assertMembers } from "../members.ts";
 import type { StandardSchemaV1 } from "../schema.ts";
 import type { SessionClientEvent } from "./client-event.ts";
 import { cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
@@ -62,6 +63,11 @@ export interface ResolvedOptions {
   readonly onEvent: (event: SessionClientEvent) => void;
 }
 
+const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
+  ...{ transport: 0, tokens: 0, realm: 0, claims: 0 },
+  ...{ refreshTimeout: 0, earlyRefresh: 0, clock: 0, onEvent: 0 },
+};
+
 /** @throws TypeError for an option that cannot work */
 export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
   if (typeof options?.transport !== "function") {
@@ -69,6 +75,7 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
       "transport: give a function, (parts) => createConnectTransport({ baseUrl, ...parts })",
     );
   }
+  assertMembers("createSessionClient", options, members);
   const early = options.earlyRefresh ?? 0.8;
   if (!(early > 0 && early <= 1)) {
     throw new TypeError(`earlyRefresh: ${early} is no share; above 0, at most 1`);

@@ -25,6 +25,7 @@ describe("createSessionClient(options)", () => {
     ["earlyRefresh", { transport, earlyRefresh: 1.1 }],
     ["earlyRefresh", { transport, earlyRefresh: Number.NaN }],
     ["realm", { transport, realm: "" }],
+    ['createSessionClient: there is no option "timeout"', { transport, timeout: "1s" }],
     ["tokens", { transport, tokens: {} }],
     ["tokens", { transport, tokens: { transport: "header", load: () => undefined } }],
   ])("throws a TypeError that begins with %s", (name, options) => {
