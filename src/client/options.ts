@@ -80,20 +80,24 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   if (!(early > 0 && early <= 1)) {
     throw new TypeError(`earlyRefresh: ${early} is no share; above 0, at most 1`);
   }
-  if (options.realm === "") {
-    throw new TypeError("realm: is empty; give the issuer or leave it out");
+  const { realm, onEvent } = options;
+  if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
+    throw new TypeError("realm: must be the issuer; give it or leave it out");
+  }
+  if (onEvent !== undefined && typeof onEvent !== "function") {
+    throw new TypeError("onEvent: must be a function");
   }
   return {
     transport: options.transport,
     tokens: checkedStore(options.tokens ?? defaultTokens()),
-    realm: options.realm,
+    realm,
     refreshTimeoutMs: durationMs("refreshTimeout", options.refreshTimeout ?? "10s", {
       min: 100,
       max: 60_000,
     }),
     earlyRefresh: early,
     clock: options.clock ?? systemClock,
-    onEvent: options.onEvent ?? (() => {}),
+    onEvent: onEvent ?? (() => {}),
   };
 }
 

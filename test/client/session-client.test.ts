@@ -25,6 +25,8 @@ describe("createSessionClient(options)", () => {
     ["earlyRefresh", { transport, earlyRefresh: 1.1 }],
     ["earlyRefresh", { transport, earlyRefresh: Number.NaN }],
     ["realm", { transport, realm: "" }],
+    ["realm", { transport, realm: 7 }],
+    ["onEvent", { transport, onEvent: "log" }],
     ['createSessionClient: there is no option "timeout"', { transport, timeout: "1s" }],
     ["tokens", { transport, tokens: {} }],
     ["tokens", { transport, tokens: { transport: "header", load: () => undefined } }],
