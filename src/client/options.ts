@@ -6,10 +6,14 @@ import { assertMembers } from "../members.ts";
 import type { StandardSchemaV1 } from "../schema.ts";
 import type { SessionClientEvent } from "./client-event.ts";
 import { cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
+import { usesInterceptors } from "./uses-interceptors.ts";
 
 /** What the transport factory must hand to the transport it makes: `{ baseUrl, ...parts }`. */
 export interface TransportParts {
-  /** Attach tokens and retry. Append your own after them. */
+  /**
+   * Attach tokens and retry. Append your own after them:
+   * `{ baseUrl, ...parts, interceptors: [...parts.interceptors, yours] }`.
+   */
   readonly interceptors: Interceptor[];
   /**
    * Refuses redirects, and sends cookies in cookie mode. Transports for Node.js ignore it; they
@@ -105,15 +109,23 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
  * Makes a transport, and checks that the factory took what it was given: without the interceptors
  * no call would ever carry a token, and nothing would say why.
  *
- * @throws TypeError when it did not
+ * @throws TypeError when it did not. Whether they were replaced, only a refused call can tell
  */
 export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
   let taken = false;
+  let used = false;
+  const noted = interceptors.map(
+    (intercept): Interceptor =>
+      (next) => {
+        used = true;
+        return intercept(next);
+      },
+  );
   const fetch = sessionFetch(options.tokens);
   const made = options.transport({
     get interceptors() {
       taken = true;
-      return interceptors;
+      return noted;
     },
     ...(fetch && { fetch }),
   });
@@ -123,7 +135,7 @@ export function makeTransport(options: ResolvedOptions, interceptors: Intercepto
   if (!taken) {
     throw new TypeError("transport: the function dropped the parts; write { baseUrl, ...parts }");
   }
-  return made;
+  return interceptors.length === 0 ? made : usesInterceptors(made, () => used);
 }
 
 function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
