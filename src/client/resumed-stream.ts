@@ -149,7 +149,13 @@ export class ResumedStream<M, C> {
         return abort.signal;
       },
     };
-    const messages = this.#options.open(this.#cursor, call)[Symbol.asyncIterator]();
+    const stream = this.#options.open(this.#cursor, call);
+    if (typeof stream?.[Symbol.asyncIterator] !== "function") {
+      throw new TypeError(
+        "resume: the function returned no stream; return client.watch({…}, call)",
+      );
+    }
+    const messages = stream[Symbol.asyncIterator]();
     return {
       messages,
       at: clock.monotonic(),

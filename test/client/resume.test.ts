@@ -456,6 +456,13 @@ describe("session.resume", () => {
     expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
+    expect(() => session.resume(open, { giveupAfter: "1m" } as never)).toThrow(
+      /^resume: there is no option "giveupAfter"/,
+    );
+    const promised = session.resume((async () => {}) as never);
+    await expect(promised[Symbol.asyncIterator]().next()).rejects.toThrow(
+      /^resume: the function returned no stream/,
+    );
     world.inbox.add("hello");
     const deaf = session.resume(() => client.watch({}));
     await expect(deaf[Symbol.asyncIterator]().next()).rejects.toThrow(

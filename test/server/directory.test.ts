@@ -167,6 +167,9 @@ describe("by id", () => {
     for (const owner of [
       {},
       { userId: undefined },
+      undefined,
+      // Would mean the whole tenant, of which the caller said nothing.
+      { userId: undefined, tenantId: "t" },
       { userId: "" },
       { tenantId: "" },
       { userId: 7 },
@@ -176,6 +179,9 @@ describe("by id", () => {
     }
     await expect(sessions.list({} as never)).rejects.toThrow(
       "list: say whose sessions, by userId, tenantId or both",
+    );
+    await expect(sessions.revokeAll({ userId: undefined, tenantId: "t" } as never)).rejects.toThrow(
+      /^revokeAll: userId is undefined; leave it out to mean every user/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 0 })).rejects.toThrow(
       /pageSize must be a whole number/,

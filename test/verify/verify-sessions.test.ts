@@ -276,6 +276,7 @@ describe("options of verifySessions", () => {
     ["no key set", { jwks: {} as JsonWebKeySet }, /^JWK set/],
     ["no jwks", { jwks: undefined as unknown as string }, /^JWK set/],
     ["no issuer", { issuer: "" }, /^issuer/],
+    ["what needs a store", { store: {} } as object, /^verifySessions: there is no option "store"/],
     ["an empty audience", { audience: "" }, /^audience/],
     ["a long skew", { clockSkew: "61s" }, /^clockSkew/],
     ["an origin with a path", { origins: ["https://a.example/"] }, /^origins/],
@@ -283,6 +284,10 @@ describe("options of verifySessions", () => {
   ])("refuses %s", (_, options, message) => {
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(TypeError);
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(message);
+  });
+
+  it("asks for options", () => {
+    expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions: give it options/);
   });
 
   it.each([
