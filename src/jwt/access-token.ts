@@ -1,8 +1,9 @@
-import { base64url, type JWTPayload, SignJWT } from "jose";
+import { base64url } from "jose";
 import type { JsonObject } from "../json.ts";
 import { type AccessClaims, assertUserClaims, fromPayload, isCount, toPayload } from "./claims.ts";
 import type { RemoteSigningKey, SigningKey } from "./keys.ts";
 import { type ProvingRules, proveToken, type RefusedToken } from "./prove-token.ts";
+import { signWith } from "./signature.ts";
 import { maxTokenLength } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
@@ -47,11 +48,7 @@ export async function signAccessToken(
   if (fromPayload(payload) === undefined) {
     throw new TypeError("access token: a claim is absent or of the wrong type");
   }
-  const header = { alg: key.alg, kid: key.kid, typ: "at+jwt" };
-  const token =
-    "sign" in key
-      ? await signRemotely(header, payload, key)
-      : await new SignJWT(payload as JWTPayload).setProtectedHeader(header).sign(key.key);
+  const token = await signCompact(payload, key);
   if (token.length > maxTokenLength) {
     throw new TypeError(
       `claims: the token has ${token.length} characters, and ${maxTokenLength} are the most; put less into it`,
@@ -61,15 +58,18 @@ export async function signAccessToken(
 }
 
 /** JWS Compact Serialization (RFC 7515 §5.1), signed where the key is. */
-async function signRemotely(
-  header: JsonObject,
+async function signCompact(
   payload: JsonObject,
-  key: RemoteSigningKey,
+  key: SigningKey | RemoteSigningKey,
 ): Promise<string> {
+  const header = { alg: key.alg, kid: key.kid, typ: "at+jwt" };
   const signed = [header, payload].map((part) => base64url.encode(JSON.stringify(part))).join(".");
-  const signature = await key.sign(new TextEncoder().encode(signed));
+  const data = encoder.encode(signed);
+  const signature = await ("sign" in key ? key.sign(data) : signWith(key, data));
   return `${signed}.${base64url.encode(signature)}`;
 }
+
+const encoder = new TextEncoder();
 
 /**
  * Makes a verifier of access tokens (RFC 9068 §4, RFC 8725 §3).

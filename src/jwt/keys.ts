@@ -1,6 +1,7 @@
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, importJWK, type JWK } from "jose";
 import type { SigningAlgorithm } from "./algorithms.ts";
 import { checkJwk, ownMembers, publicHalf } from "./jwk.ts";
+import { signAtOnce } from "./signature.ts";
 import { isKeyId } from "./strict-parse.ts";
 
 export {
@@ -63,7 +64,9 @@ export async function generateSigningKey(alg: SigningAlgorithm): Promise<Generat
  */
 export async function importSigningKey(jwk: JWK): Promise<SigningKey> {
   const alg = checkJwk(jwk, "sign");
-  return { kid: await kidOf(jwk), alg, key: await importKey(jwk, alg) };
+  const key = await importKey(jwk, alg);
+  await asTypeError(async () => signAtOnce({ alg, key }, ownMembers(jwk, alg)));
+  return { kid: await kidOf(jwk), alg, key };
 }
 
 /**

@@ -1,18 +1,24 @@
+import type { JWK } from "jose";
 import { type NodeCrypto, nodeCrypto } from "../secrets.ts";
 import type { SigningAlgorithm } from "./algorithms.ts";
-import type { VerificationKey } from "./keys.ts";
 
 const schemes: Readonly<
-  Record<SigningAlgorithm, AlgorithmIdentifier & { readonly hash?: string }>
+  Record<SigningAlgorithm, { readonly name: string; readonly hash?: string }>
 > = {
   ES256: { name: "ECDSA", hash: "SHA-256" },
   RS256: { name: "RSASSA-PKCS1-v1_5" },
   EdDSA: { name: "Ed25519" },
 };
 
+/** A key that this process has, of either half of a pair. */
+interface LocalKey {
+  readonly alg: SigningAlgorithm;
+  readonly key: CryptoKey;
+}
+
 /** Whether `signature`, in the form that tokens carry, is that key's over `data`. */
 export async function isSignature(
-  key: VerificationKey,
+  key: LocalKey,
   data: Uint8Array<ArrayBuffer>,
   signature: Uint8Array<ArrayBuffer>,
 ): Promise<boolean> {
@@ -22,12 +28,31 @@ export async function isSignature(
   return nodeCrypto.verify(nodeHashes[key.alg], data, nodeKeyOf(key, nodeCrypto), signature);
 }
 
-/** The signature of a private key over `data`, in the form that tokens carry. */
+/**
+ * The signature of a private key over `data`, in the form that tokens carry. Rejects for a key that is
+ * not for signing with its algorithm.
+ */
 export async function signWith(
-  { alg, key }: { readonly alg: SigningAlgorithm; readonly key: CryptoKey },
+  { alg, key }: LocalKey,
   data: Uint8Array<ArrayBuffer>,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  return new Uint8Array(await crypto.subtle.sign(schemes[alg], key, data));
+  const nodeKey = nodeSigningKeys.get(key);
+  if (nodeCrypto === undefined || nodeKey === undefined) {
+    return new Uint8Array(await crypto.subtle.sign(schemes[alg], key, data));
+  }
+  return nodeCrypto.sign(nodeHashes[alg], data, nodeKey);
+}
+
+/**
+ * Lets {@link signWith} answer for a key without another thread, where there is Node. From the JWK,
+ * as Node makes no key of its own out of one that is not extractable.
+ */
+export function signAtOnce({ alg, key }: LocalKey, jwk: JWK): void {
+  // A signature of RSA takes long: it is better made by another thread, while this one goes on.
+  if (nodeCrypto !== undefined && alg !== "RS256") {
+    const object = nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" });
+    nodeSigningKeys.set(key, withEncoding(alg, object));
+  }
 }
 
 /**
@@ -66,11 +91,13 @@ function readInteger(
 /** The hash that Node is told; Ed25519 has its own. */
 const nodeHashes = { ES256: "sha256", RS256: "sha256", EdDSA: null } as const;
 
-type NodeKey = Parameters<NodeCrypto["verify"]>[2];
+type KeyObject = ReturnType<NodeCrypto["createPrivateKey"]>;
+type NodeKey = KeyObject | { readonly key: KeyObject; readonly dsaEncoding: "ieee-p1363" };
 const nodeKeys = new WeakMap<CryptoKey, NodeKey>();
+const nodeSigningKeys = new WeakMap<CryptoKey, NodeKey>();
 
 /** @throws TypeError for a key that is not for verifying, which Node would verify with all the same */
-function nodeKeyOf({ alg, key }: VerificationKey, { KeyObject }: NodeCrypto): NodeKey {
+function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
   const known = nodeKeys.get(key);
   if (known !== undefined) {
     return known;
@@ -78,9 +105,12 @@ function nodeKeyOf({ alg, key }: VerificationKey, { KeyObject }: NodeCrypto): No
   if (!key.usages.includes("verify")) {
     throw new TypeError("the key is not for verifying");
   }
-  const object = KeyObject.from(key);
-  // By itself where that will do: options beside a key cost Node several microseconds each time.
-  const nodeKey = alg === "ES256" ? ({ key: object, dsaEncoding: "ieee-p1363" } as const) : object;
+  const nodeKey = withEncoding(alg, KeyObject.from(key));
   nodeKeys.set(key, nodeKey);
   return nodeKey;
+}
+
+/** By itself where that will do: options beside a key cost Node several microseconds each time. */
+function withEncoding(alg: SigningAlgorithm, key: KeyObject): NodeKey {
+  return alg === "ES256" ? { key, dsaEncoding: "ieee-p1363" } : key;
 }
