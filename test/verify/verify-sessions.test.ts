@@ -146,6 +146,8 @@ describe("Q5 verifySessions", () => {
       const step = rotates ? 2 : 7 * 60;
       at.sessions.clock.advance(`${step}m`);
       minutes += step;
+      // Keys are made in the background, which needs a turn of its own.
+      await new Promise((resolve) => setImmediate(resolve));
       const { accessToken } = await tokensOf(at);
       headers.add(accessToken.slice(0, accessToken.indexOf(".")));
       expect(await outcome(sessions, { bearer: accessToken })).toBe("alice");
