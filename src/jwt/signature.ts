@@ -40,7 +40,8 @@ export async function signWith(
   if (nodeCrypto === undefined || nodeKey === undefined) {
     return new Uint8Array(await crypto.subtle.sign(schemes[alg], key, data));
   }
-  return nodeCrypto.sign(nodeHashes[alg], data, nodeKey);
+  const signature = nodeCrypto.sign(nodeHashes[alg], data, nodeKey);
+  return alg === "ES256" ? es256FromDer(signature) : signature;
 }
 
 /**
@@ -50,8 +51,13 @@ export async function signWith(
 export function signAtOnce({ alg, key }: LocalKey, jwk: JWK): void {
   // A signature of RSA takes long: it is better made by another thread, while this one goes on.
   if (nodeCrypto !== undefined && alg !== "RS256") {
-    const object = nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" });
-    nodeSigningKeys.set(key, withEncoding(alg, object));
+    try {
+      // By itself, without the form of its signatures: what stands beside a key costs Node as much
+      // time as half a signature.
+      nodeSigningKeys.set(key, nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" }));
+    } catch {
+      // Web Crypto has read the same key: what has the name of Node's module does not have all of it.
+    }
   }
 }
 
@@ -91,10 +97,9 @@ function readInteger(
 /** The hash that Node is told; Ed25519 has its own. */
 const nodeHashes = { ES256: "sha256", RS256: "sha256", EdDSA: null } as const;
 
-type KeyObject = ReturnType<NodeCrypto["createPrivateKey"]>;
-type NodeKey = KeyObject | { readonly key: KeyObject; readonly dsaEncoding: "ieee-p1363" };
+type NodeKey = Parameters<NodeCrypto["verify"]>[2];
 const nodeKeys = new WeakMap<CryptoKey, NodeKey>();
-const nodeSigningKeys = new WeakMap<CryptoKey, NodeKey>();
+const nodeSigningKeys = new WeakMap<CryptoKey, ReturnType<NodeCrypto["createPrivateKey"]>>();
 
 /** @throws TypeError for a key that is not for verifying, which Node would verify with all the same */
 function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
@@ -105,12 +110,9 @@ function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
   if (!key.usages.includes("verify")) {
     throw new TypeError("the key is not for verifying");
   }
-  const nodeKey = withEncoding(alg, KeyObject.from(key));
+  const object = KeyObject.from(key);
+  // By itself where that will do: options beside a key cost Node several microseconds each time.
+  const nodeKey = alg === "ES256" ? ({ key: object, dsaEncoding: "ieee-p1363" } as const) : object;
   nodeKeys.set(key, nodeKey);
   return nodeKey;
-}
-
-/** By itself where that will do: options beside a key cost Node several microseconds each time. */
-function withEncoding(alg: SigningAlgorithm, key: KeyObject): NodeKey {
-  return alg === "ES256" ? { key, dsaEncoding: "ieee-p1363" } : key;
 }

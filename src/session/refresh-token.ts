@@ -78,8 +78,10 @@ export async function verifyTag(
 }
 
 async function checkOf(keys: SecretKeys, body: string): Promise<Uint8Array> {
-  return (await keys.refreshCheck.sign(new TextEncoder().encode(body))).subarray(0, 8);
+  return (await keys.refreshCheck.sign(encoder.encode(body))).subarray(0, 8);
 }
+
+const encoder = new TextEncoder();
 
 /** Length-prefixed, so that no two bindings give the same bytes. */
 function tagInput(secretId: string, binding: RefreshTokenBinding): Uint8Array<ArrayBuffer> {
@@ -90,14 +92,15 @@ function tagInput(secretId: string, binding: RefreshTokenBinding): Uint8Array<Ar
     binding.session,
     String(binding.generation),
     binding.salt,
-  ].map((field) => new TextEncoder().encode(field));
-  const bytes = new Uint8Array(fields.reduce((sum, f) => sum + 4 + f.length, 0));
+  ];
+  // No character takes more than three bytes.
+  const bytes = new Uint8Array(fields.reduce((sum, field) => sum + 4 + 3 * field.length, 0));
   const view = new DataView(bytes.buffer);
   let offset = 0;
   for (const field of fields) {
-    view.setUint32(offset, field.length);
-    bytes.set(field, offset + 4);
-    offset += 4 + field.length;
+    const { written } = encoder.encodeInto(field, bytes.subarray(offset + 4));
+    view.setUint32(offset, written);
+    offset += 4 + written;
   }
-  return bytes;
+  return bytes.subarray(0, offset);
 }

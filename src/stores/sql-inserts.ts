@@ -3,6 +3,7 @@ import type { Inserted, NewSession, SessionRecord, Stored } from "../session/sto
 import { evictedBy } from "./session-limit.ts";
 import { among, endSessions } from "./sql-ends.ts";
 import { heldValue, holdOwner } from "./sql-owner-locks.ts";
+import { prepared } from "./sql-prepared.ts";
 import { idByBytes, isLive, type SqlDatabase, smaller, timeOf, toStored } from "./sql-schema.ts";
 import { inTransaction } from "./sql-transaction.ts";
 
@@ -70,22 +71,39 @@ async function end(
 
 async function insertRow(
   database: SqlDatabase,
-  session: NewSession,
+  { claims, data, device, endsBy, ...others }: NewSession,
 ): Promise<Stored<SessionRecord>> {
-  const time = database.now();
-  const row = await database.db
-    .insertInto("rpcsession_sessions")
-    .values({ ...newColumns(session, time), id: heldValue(database, session, session.id) })
-    .returningAll()
-    .returning(time.as("store_now"))
-    .executeTakeFirstOrThrow();
+  const [row] = await insert(database, others.tenantId === null ? "user" : "tenant", {
+    ...others,
+    claims: JSON.stringify(claims),
+    data: JSON.stringify(data),
+    device: JSON.stringify(device),
+    endsBy: endsBy ?? Number.MAX_SAFE_INTEGER,
+  });
+  if (row === undefined) {
+    throw new Error("the database gave no row back for the one it inserted");
+  }
   return toStored(row);
 }
 
-function newColumns(session: NewSession, now: RawBuilder<number>) {
-  const { idle, absolute, endsBy } = session;
-  const inAnyCase = sql<number>`${now} + ${absolute}`;
-  const expires = endsBy === null ? inAnyCase : smaller(inAnyCase, sql<number>`${endsBy}`);
+/** What an insert binds: JSON as text, and an end in any case. */
+type InsertValues = Omit<NewSession, "claims" | "data" | "device" | "endsBy"> &
+  Readonly<Record<"claims" | "data" | "device", string>> & { readonly endsBy: number };
+
+/** Of a user alone, or of one within a tenant. */
+const insert = prepared((database, form: "user" | "tenant", session: InsertValues) => {
+  const time = database.now();
+  const owner = { userId: session.userId, tenantId: form === "user" ? null : session.tenantId };
+  return database.db
+    .insertInto("rpcsession_sessions")
+    .values({ ...newColumns(session, time), id: heldValue(database, owner, session.id) })
+    .returningAll()
+    .returning(time.as("store_now"));
+});
+
+function newColumns(session: InsertValues, now: RawBuilder<number>) {
+  const { idle, absolute, endsBy, authTime } = session;
+  const expires = smaller(sql<number>`${now} + ${absolute}`, sql<number>`${endsBy}`);
   return {
     user_id: session.userId,
     tenant_id: session.tenantId,
@@ -95,16 +113,16 @@ function newColumns(session: NewSession, now: RawBuilder<number>) {
     generation: 0,
     rotated_at: now,
     created_at: now,
-    auth_time: session.authTime ?? now,
+    auth_time: sql<number>`coalesce(${authTime}, ${now})`,
     idle_expires_at: smaller(sql<number>`${now} + ${idle}`, expires),
     expires_at: expires,
     access_life: session.accessLife,
     idle_life: session.idleLife,
-    claims: JSON.stringify(session.claims),
+    claims: session.claims,
     claims_version: 0,
-    data: JSON.stringify(session.data),
+    data: session.data,
     version: 0,
-    device: JSON.stringify(session.device),
+    device: session.device,
     last_seen_at: now,
   };
 }

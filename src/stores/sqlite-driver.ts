@@ -1,4 +1,4 @@
-import type { DatabaseSync, SQLInputValue } from "node:sqlite";
+import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import type { SqliteDatabase } from "kysely";
 import type { Clock } from "../clock.ts";
 import { retried } from "./retry.ts";
@@ -39,12 +39,13 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
 
 /** What Kysely's dialect needs of a database. */
 export function forKysely(database: DatabaseSync): SqliteDatabase {
+  const prepare = preparing(database);
   return {
     close: () => database.close(),
     prepare(text) {
       // SQLite refuses, at once and for good, a transaction that has read before another connection
       // wrote, and then wants to write. So each takes the write lock as it begins.
-      const statement = database.prepare(text === "begin" ? "begin immediate" : text);
+      const statement = prepare(text === "begin" ? "begin immediate" : text);
       const all = (values: readonly unknown[]) => statement.all(...(values as SQLInputValue[]));
       return {
         // Older versions cannot tell which statements give rows, and `all` runs the others, too.
@@ -63,6 +64,21 @@ export function forKysely(database: DatabaseSync): SqliteDatabase {
  */
 export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
   return retried({ clock, pauses: pausesMs, again: isBusy }, work);
+}
+
+/** Statements that are kept at most; those of the store are fewer, but for the ones it makes tables with. */
+const preparedMax = 100;
+
+/** Prepares a statement once: SQLite takes longer to do that than to run it. */
+function preparing(database: DatabaseSync): (text: string) => StatementSync {
+  const known = new Map<string, StatementSync>();
+  return (text) => {
+    const statement = known.get(text) ?? database.prepare(text);
+    if (known.size < preparedMax) {
+      known.set(text, statement);
+    }
+    return statement;
+  };
 }
 
 type SqliteModule = typeof import("node:sqlite");

@@ -1,3 +1,4 @@
+import nodeCrypto from "node:crypto";
 import { decodeProtectedHeader, jwtVerify } from "jose";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import type { SigningAlgorithm } from "../../src/jwt/keys.ts";
@@ -73,6 +74,23 @@ describe("signing by node:crypto", () => {
     const subtle = vi.spyOn(crypto.subtle, "sign");
     await signWith(signing, new Uint8Array(32));
     expect(subtle).not.toHaveBeenCalled();
+  });
+
+  it("signs by Web Crypto where node:crypto reads no JWK", async () => {
+    const read = vi.spyOn(nodeCrypto, "createPrivateKey").mockImplementation(() => {
+      throw new Error("not implemented");
+    });
+    const { signAccessToken, signing, verification } = await load("with node:crypto", "ES256");
+    expect(read).toHaveBeenCalledOnce();
+    const token = await signAccessToken(accessClaims, signing);
+    expect((await verifierOf([verification])(token, now)).status).toBe("valid");
+  });
+
+  it("says nothing of what is deprecated", async () => {
+    const warn = vi.spyOn(process, "emitWarning").mockReturnValue();
+    const { signWith, signing } = await load("with node:crypto", "ES256");
+    await signWith(signing, new Uint8Array(32));
+    expect(warn).not.toHaveBeenCalled();
   });
 
   it("leaves RS256, which takes long, to another thread", async () => {
