@@ -3,6 +3,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { join } from "node:path";
+import { readOrExplain } from "../tools/usage.ts";
 import { type BenchOptions, readBenchOptions } from "./lib/options.ts";
 import { installPeers, peerVersions } from "./lib/peers.ts";
 import { between, type Findings, headlineOf, markdown } from "./lib/report.ts";
@@ -20,7 +21,10 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   startup: async () => (await import("./sections/startup.ts")).startupSection,
 };
 
-const options = readBenchOptions(process.argv.slice(2));
+const options = readOrExplain(
+  `npm run bench -- [--quick] [${Object.keys(sections).join("] [")}]`,
+  () => readBenchOptions(process.argv.slice(2)),
+);
 const unknown = options.only.filter((name) => !Object.hasOwn(sections, name));
 if (unknown.length > 0) {
   throw new TypeError(

@@ -5,13 +5,17 @@ import { join } from "node:path";
 import { installPeers } from "./lib/peers.ts";
 import { type CpuProfile, summarize } from "./lib/profile.ts";
 import { markdown } from "./lib/report.ts";
-import type { ContestantId } from "./server/contestants.ts";
+import { type ContestantId, contestantNames } from "./server/contestants.ts";
 import type { Protocol } from "./server/load.ts";
 
 const [id = "feed", protocol = "binary"] = process.argv.slice(2) as [ContestantId?, Protocol?];
 const requests = 40_000;
 const folder = join(import.meta.dirname, "profiles", `${id}-${protocol}`);
 
+if (!Object.hasOwn(contestantNames, id) || !["json", "binary", "grpc"].includes(protocol)) {
+  const ids = Object.keys(contestantNames).join(", ");
+  throw new TypeError(`give one of ${ids}, and json, binary or grpc; not ${id} ${protocol}`);
+}
 installPeers();
 const { loadUntilDone } = await import("./sections/server.ts");
 rmSync(folder, { recursive: true, force: true });

@@ -23,10 +23,17 @@ export function durationMs(option: string, value: Duration, bounds: DurationBoun
   }
   const ms = Math.round(Number(match[1]) * unitMs[match[2] as keyof typeof unitMs]);
   if (bounds.min !== undefined && ms < bounds.min) {
-    throw new TypeError(`${option}: "${value}" is too short; at least ${bounds.min}ms`);
+    throw new TypeError(`${option}: "${value}" is too short; at least ${durationOf(bounds.min)}`);
   }
   if (bounds.max !== undefined && ms > bounds.max) {
-    throw new TypeError(`${option}: "${value}" is too long; at most ${bounds.max}ms`);
+    throw new TypeError(`${option}: "${value}" is too long; at most ${durationOf(bounds.max)}`);
   }
   return ms;
+}
+
+/** Milliseconds as one would write them, for messages: 900,000 are "15m". */
+export function durationOf(ms: number): Duration {
+  const units = ["d", "h", "m", "s"] as const;
+  const unit = units.find((name) => ms > 0 && ms % unitMs[name] === 0) ?? "ms";
+  return `${ms / unitMs[unit]}${unit}`;
 }

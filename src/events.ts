@@ -64,7 +64,10 @@ export type SessionEvent =
   | { readonly type: "feedStale"; readonly staleFor: number; readonly error: SessionError }
   /** The change log is read again after it was stale for `staleFor` milliseconds. */
   | { readonly type: "feedRecovered"; readonly staleFor: number }
-  /** A token or session was made under a secret that this server was not given. */
+  /**
+   * A token, a session or a signing key was made under a secret that this server was not given: see
+   * that all servers have the same `secret`, the former ones of the list included.
+   */
   | { readonly type: "unknownSecret"; readonly secretId: string };
 
 /** Receives every {@link SessionEvent}. What it throws, or rejects with, is ignored. */

@@ -34,5 +34,8 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   failed: { level: "error", message: "a call failed for a fault of the service or an outage" },
   feedStale: { level: "error", message: "the change log cannot be read: calls are refused" },
   feedRecovered: { level: "info", message: "the change log is read again" },
-  unknownSecret: { level: "error", message: "a token is under a secret this server does not know" },
+  unknownSecret: {
+    level: "error",
+    message: "a token, session or key is under a secret that this server was not given",
+  },
 };

@@ -5,6 +5,7 @@ import { type SessionEventListener, safeListener } from "./events.ts";
 import type { SigningAlgorithm } from "./jwt/algorithms.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import { logEvents, type SessionLogger } from "./logger.ts";
+import { assertMembers } from "./members.ts";
 import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { readSecretOption, type SecretOption } from "./secrets.ts";
@@ -254,6 +255,7 @@ function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | n
   if (option === undefined) {
     return null;
   }
+  assertMembers("sessionsPerUser", option, { max: 0, overflow: 0 });
   const { max } = option;
   if (!Number.isSafeInteger(max) || max < 1) {
     throw new TypeError("sessionsPerUser.max: must be a whole number, at least 1");

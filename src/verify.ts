@@ -13,6 +13,7 @@ import {
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
+import { assertMembers } from "./members.ts";
 import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
 import { createCallKey } from "./server/call.ts";
@@ -103,6 +104,10 @@ export function verifySessions<Schema extends ClaimsSchema = AnyClaims>(
 ): VerifySessions<ClaimsOf<Schema>>;
 // Inside, claims are JSON; the schema vouches for their type.
 export function verifySessions(options: VerifySessionsOptions): VerifySessions {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError("verifySessions: give it options, at least { issuer, jwks }");
+  }
+  assertMembers("verifySessions", options, members);
   const { clock = systemClock } = options;
   const issuer = readIssuer(options.issuer);
   const keys = createKeys(options, clock);
@@ -134,6 +139,11 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const parts = { key: createCallKey(), policies, service: undefined };
   return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
 }
+
+const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
+  ...{ issuer: 0, audience: 0, jwks: 0, public: 0, methods: 0, claims: 0, clockSkew: 0 },
+  ...{ cookies: 0, origins: 0, crossSite: 0, verifiedCache: 0, fetch: 0, onEvent: 0, clock: 0 },
+};
 
 interface Keys {
   ready(): Promise<void>;

@@ -38,6 +38,7 @@ const baseFiles = new Set([
   "schema",
   "duration",
   "json",
+  "members",
   "transport",
   "wire",
 ]);

@@ -1,7 +1,15 @@
 // npm run test:package: packs the library, installs it into an empty project, and uses it as its users do:
 // a schema that imports our options, strict types, every entry point, no source condition.
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -37,6 +45,16 @@ run(
   ],
   project,
 );
+
+const installed = join(project, "node_modules/rpc-session");
+for (const page of ["README.md", "SECURITY.md", "docs/features.md"]) {
+  const text = readFileSync(join(installed, page), "utf8");
+  const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) => link);
+  const dead = links.filter((link) => !existsSync(join(installed, page, "..", link)));
+  if (dead.length > 0) {
+    throw new Error(`${page} of the package links to what is not in it: ${dead.join(", ")}`);
+  }
+}
 
 write(
   "proto/hello/v1/hello.proto",

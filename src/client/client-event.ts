@@ -5,7 +5,8 @@ import type { JsonObject } from "../json.ts";
 export interface SessionState {
   /**
    * `unknown`: nothing was heard yet, as after a page load with cookies; calls are sent as if
-   * there were a session. `signedOut`: it is known that there is none; nothing is refreshed.
+   * there were a session. It stays so after a sign-in where CORS does not expose the `rpcsession-*`
+   * response headers. `signedOut`: it is known that there is none; nothing is refreshed.
    */
   readonly status: "unknown" | "signedIn" | "signedOut";
   /** The id of the session, once it is known. No secret. */

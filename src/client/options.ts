@@ -2,13 +2,18 @@ import type { Interceptor, Transport } from "@connectrpc/connect";
 import { type Clock, systemClock } from "../clock.ts";
 import { type Duration, durationMs } from "../duration.ts";
 import type { JsonObject } from "../json.ts";
+import { assertMembers } from "../members.ts";
 import type { StandardSchemaV1 } from "../schema.ts";
 import type { SessionClientEvent } from "./client-event.ts";
 import { cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
+import { usesInterceptors } from "./uses-interceptors.ts";
 
 /** What the transport factory must hand to the transport it makes: `{ baseUrl, ...parts }`. */
 export interface TransportParts {
-  /** Attach tokens and retry. Append your own after them. */
+  /**
+   * Attach tokens and retry. Append your own after them:
+   * `{ baseUrl, ...parts, interceptors: [...parts.interceptors, yours] }`.
+   */
   readonly interceptors: Interceptor[];
   /**
    * Refuses redirects, and sends cookies in cookie mode. Transports for Node.js ignore it; they
@@ -62,6 +67,11 @@ export interface ResolvedOptions {
   readonly onEvent: (event: SessionClientEvent) => void;
 }
 
+const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
+  ...{ transport: 0, tokens: 0, realm: 0, claims: 0 },
+  ...{ refreshTimeout: 0, earlyRefresh: 0, clock: 0, onEvent: 0 },
+};
+
 /** @throws TypeError for an option that cannot work */
 export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
   if (typeof options?.transport !== "function") {
@@ -69,24 +79,29 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
       "transport: give a function, (parts) => createConnectTransport({ baseUrl, ...parts })",
     );
   }
+  assertMembers("createSessionClient", options, members);
   const early = options.earlyRefresh ?? 0.8;
   if (!(early > 0 && early <= 1)) {
     throw new TypeError(`earlyRefresh: ${early} is no share; above 0, at most 1`);
   }
-  if (options.realm === "") {
-    throw new TypeError("realm: is empty; give the issuer or leave it out");
+  const { realm, onEvent } = options;
+  if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
+    throw new TypeError("realm: must be the issuer; give it or leave it out");
+  }
+  if (onEvent !== undefined && typeof onEvent !== "function") {
+    throw new TypeError("onEvent: must be a function");
   }
   return {
     transport: options.transport,
     tokens: checkedStore(options.tokens ?? defaultTokens()),
-    realm: options.realm,
+    realm,
     refreshTimeoutMs: durationMs("refreshTimeout", options.refreshTimeout ?? "10s", {
       min: 100,
       max: 60_000,
     }),
     earlyRefresh: early,
     clock: options.clock ?? systemClock,
-    onEvent: options.onEvent ?? (() => {}),
+    onEvent: onEvent ?? (() => {}),
   };
 }
 
@@ -94,15 +109,23 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
  * Makes a transport, and checks that the factory took what it was given: without the interceptors
  * no call would ever carry a token, and nothing would say why.
  *
- * @throws TypeError when it did not
+ * @throws TypeError when it did not. Whether they were replaced, only a refused call can tell
  */
 export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
   let taken = false;
+  let used = false;
+  const noted = interceptors.map(
+    (intercept): Interceptor =>
+      (next) => {
+        used = true;
+        return intercept(next);
+      },
+  );
   const fetch = sessionFetch(options.tokens);
   const made = options.transport({
     get interceptors() {
       taken = true;
-      return interceptors;
+      return noted;
     },
     ...(fetch && { fetch }),
   });
@@ -112,7 +135,7 @@ export function makeTransport(options: ResolvedOptions, interceptors: Intercepto
   if (!taken) {
     throw new TypeError("transport: the function dropped the parts; write { baseUrl, ...parts }");
   }
-  return made;
+  return interceptors.length === 0 ? made : usesInterceptors(made, () => used);
 }
 
 function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {

@@ -1,5 +1,6 @@
 import type { ConnectError } from "@connectrpc/connect";
 import { type Duration, durationMs } from "../duration.ts";
+import { assertMembers } from "../members.ts";
 import { ResumedStream } from "./resumed-stream.ts";
 import type { SessionCore } from "./session-core.ts";
 
@@ -35,11 +36,16 @@ export interface CursorOptions<M, C> {
 /** What {@link resume} works with; without a cursor it stays undefined. */
 export type ResolvedResume<M, C> = ResumeOptions & CursorOptions<M, C>;
 
+const members: Readonly<Record<keyof ResolvedResume<unknown, unknown>, 0>> = {
+  ...{ start: 0, cursor: 0, signal: 0, giveUpAfter: 0, onInterrupted: 0 },
+};
+
 /**
  * Without a cursor it stays undefined.
- * @throws TypeError when only one half of it is given
+ * @throws TypeError when only one half of it is given, or for an option that there is none of
  */
 export function readCursor<M, C>(options: Partial<ResolvedResume<M, C>>): ResolvedResume<M, C> {
+  assertMembers("resume", options, members);
   const { start, cursor } = options;
   if ("start" in options !== (cursor !== undefined)) {
     throw new TypeError("resume: start and cursor belong together; give both or none");

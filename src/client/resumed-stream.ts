@@ -25,6 +25,9 @@ interface Opened<M> extends FailedStream {
   readonly close: (reason: ConnectError) => void;
 }
 
+/** Milliseconds that the answer of the call which ended the session may come later than the end. */
+const answerWithin = 2_000;
+
 /** The messages of one stream after the other. */
 export class ResumedStream<M, C> {
   readonly #core: SessionCore;
@@ -125,17 +128,36 @@ export class ResumedStream<M, C> {
         this.#opened = undefined;
         opened.close(canceled());
         throwIfAborted(this.#stop.signal);
+        await this.#untilToldWhy(error);
         this.#throwIfOver(error);
         await this.#recovery.from(error, opened);
       }
     }
   }
 
-  /** The server's own words where it is what told. */
+  /**
+   * A session that a call of its own has ended may have been replaced by it: the stream ends before
+   * the answer of that call comes, which tells of the next session.
+   */
+  async #untilToldWhy(error: unknown): Promise<void> {
+    const { local, options } = this.#core;
+    const hint = error instanceof ConnectError ? hintOf(error, local.realm) : undefined;
+    const isOwnEnd = hint?.action === "signIn" && !hint.clear && hint.session === local.session;
+    if (isOwnEnd) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const cancel = options.clock.after(answerWithin, resolve, true);
+      await race(promise, this.#stop.signal).catch(() => {});
+      cancel();
+    }
+  }
+
+  /** The server's own words where it is what told, and there is no other session. */
   #throwIfOver(error: unknown): void {
-    if (this.#over !== undefined) {
+    const over = this.#over;
+    if (over !== undefined) {
       const { realm } = this.#core.local;
-      throw error instanceof ConnectError && hintOf(error, realm) ? error : this.#over;
+      const isTold = error instanceof ConnectError && hintOf(error, realm) !== undefined;
+      throw isTold && over.code === Code.Unauthenticated ? error : over;
     }
   }
 
@@ -149,7 +171,13 @@ export class ResumedStream<M, C> {
         return abort.signal;
       },
     };
-    const messages = this.#options.open(this.#cursor, call)[Symbol.asyncIterator]();
+    const stream = this.#options.open(this.#cursor, call);
+    if (typeof stream?.[Symbol.asyncIterator] !== "function") {
+      throw new TypeError(
+        "resume: the function returned no stream; return client.watch({…}, call)",
+      );
+    }
+    const messages = stream[Symbol.asyncIterator]();
     return {
       messages,
       at: clock.monotonic(),

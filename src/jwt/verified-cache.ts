@@ -1,4 +1,5 @@
 import type { Clock } from "../clock.ts";
+import { assertMembers } from "../members.ts";
 import type { AccessClaims } from "./claims.ts";
 import type { VerificationKey } from "./keys.ts";
 
@@ -53,8 +54,9 @@ export interface CacheLimits {
 const defaultEntries = 50_000;
 const bytesPerEntry = 2_500;
 
-/** @throws TypeError when a limit is no whole number from 0 */
+/** @throws TypeError when a limit is no whole number from 0, or there is no such limit */
 export function readCacheLimits(options: VerifiedCacheOptions = {}): CacheLimits {
+  assertMembers("verifiedCache", options, { entries: 0, bytes: 0 });
   const { entries = defaultEntries } = options;
   const { bytes = entries * bytesPerEntry } = options;
   for (const [name, value] of Object.entries({ entries, bytes })) {

@@ -1,13 +1,14 @@
 import { SessionError } from "../errors.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import { isEmpty } from "../tokens/source.ts";
+import { isEmpty, type PresentedTokens } from "../tokens/source.ts";
 import { header } from "../wire.ts";
 import { andThen } from "./and-then.ts";
 import type { Call } from "./call.ts";
 import { checkSession, type SessionDemand } from "./check-session.ts";
 import type { Authenticator, VerifyingCore } from "./core.ts";
 import { checkCrossSite } from "./cross-site.ts";
-import { verifyBearer, verifyCookies } from "./verify-presented.ts";
+import { sessionNamedBy } from "./presented-session.ts";
+import { conflict, verifyBearer, verifyCookies } from "./verify-presented.ts";
 
 /** A call as far as authentication looks at it. */
 export type AuthenticationRequest = Pick<
@@ -46,7 +47,35 @@ export function authenticate(
   if (presented.bearer === undefined) {
     checkCrossSite(core, request);
   }
-  return andThen(core.engine(), (engine) => authenticateBy(engine, { core, request, demand }));
+  const given = { core, request, demand };
+  const work = () => andThen(core.engine(), (engine) => authenticateBy(engine, given));
+  return presented.bearer === undefined ? orRefresh(presented, work) : work();
+}
+
+/**
+ * That one session has ended says nothing of another one, which the refresh cookie may be of: an
+ * answer of the ended one that came late has overwritten the access cookie of the next.
+ */
+function orRefresh<T>(presented: PresentedTokens, work: () => T | Promise<T>): T | Promise<T> {
+  const failed = (error: unknown): never => {
+    throw error instanceof SessionError && namesAnother(presented, error)
+      ? conflict("the access and the refresh cookie are of different sessions")
+      : error;
+  };
+  try {
+    const done = work();
+    return done instanceof Promise ? done.catch(failed) : done;
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function namesAnother({ refreshCookies }: PresentedTokens, { kind, session }: SessionError) {
+  return (
+    kind === "unauthorized" &&
+    session !== undefined &&
+    refreshCookies.some((token) => (sessionNamedBy(token) ?? session) !== session)
+  );
 }
 
 /** A request that brought a token, and what it has to be good for. */

@@ -35,13 +35,22 @@ export function openCall(
   return new OpenedCall(presented, exchange);
 }
 
-/** The call that a context belongs to; opened now when neither gate nor interceptor ran. */
+/**
+ * The call that a context belongs to; opened now when neither gate nor interceptor ran.
+ * @throws ConnectError `Internal` when the context shares its values with another one
+ */
 export function callOf(
   core: VerifyingCore,
   key: CallKey,
-  exchange: Exchange & { readonly values?: ContextValues },
+  exchange: Exchange & { readonly values?: ContextValues; readonly signal?: AbortSignal },
 ): Call {
-  const call = exchange.values?.get(key) ?? openCall(core, exchange);
+  // An interceptor may have replaced the headers or the signal of the request, not both.
+  const isSame = (call: Call): boolean =>
+    call.responseHeader === exchange.responseHeader ||
+    call.requestHeader === exchange.requestHeader ||
+    (call.signal !== undefined && call.signal === exchange.signal);
+  const known = exchange.values && knownCall(exchange.values, key, isSame);
+  const call = known ?? openCall(core, exchange);
   // The interceptor alone has no response headers; a handler's context does.
   answerWith(call, exchange.responseHeader);
   exchange.values?.set(key, call);

@@ -23,6 +23,7 @@ export async function applyClaims(
           ? await changed(core, present, (copy) => theirs(() => change(copy)))
           : merged(present, change),
       );
+      assertKept(change, claims);
       // Here, where a mistake still changes nothing.
       await core.claims.forClient(claims);
       return claims;
@@ -109,6 +110,21 @@ function merged(present: JsonObject, patch: object): object {
   return Object.fromEntries(
     Object.entries({ ...present, ...patch }).filter(([, value]) => value !== undefined),
   );
+}
+
+/**
+ * A misspelt member of a patch would change nothing, and say nothing.
+ * @throws TypeError when the schema left out what the patch sets
+ */
+function assertKept(change: ClaimsChange<JsonObject>, claims: JsonObject): void {
+  const lost = Object.entries(change).find(
+    ([name, value]) => value !== undefined && !Object.hasOwn(claims, name),
+  );
+  if (lost !== undefined) {
+    throw new TypeError(
+      `claims: the schema leaves out "${lost[0]}"; correct the name or the schema`,
+    );
+  }
 }
 
 /** Runs code of the service: what that throws is its own, and passes as it is. */

@@ -32,12 +32,17 @@ export interface SessionCors {
  * Nothing of a session is in a trailer, so that no `Trailer-*` header needs to be exposed.
  *
  * @throws TypeError for a wildcard: browsers refuse it with credentials, and a middleware that
- * answers with the caller's origin instead would let every site use the session; for an origin that
+ * answers with the caller's origin instead would let every site use the session; for what is no list; for an origin that
  * is not written as browsers send it; for a `maxAge` that is no whole number of seconds
  */
 export function sessionCors(cors: CorsLists): SessionCors {
   const { allowedOrigins = [], maxAge = 7200 } = cors;
   const lists = [cors.allowedMethods, cors.allowedHeaders, cors.exposedHeaders, allowedOrigins];
+  if (!lists.every(Array.isArray)) {
+    throw new TypeError(
+      "sessionCors: give it lists, { ...cors, allowedOrigins } with cors of @connectrpc/connect",
+    );
+  }
   if (lists.some((list) => list.includes("*"))) {
     throw new TypeError('sessionCors: "*" cannot go with credentials; name each value');
   }

@@ -64,7 +64,7 @@ export interface SessionDirectory<Claims extends object = JsonObject> {
    * Ends all sessions of a user, of a tenant, or of a user within a tenant, in one transaction: one
    * that begins meanwhile is ended too, or began after.
    * @returns the ids of those that this call ended
-   * @throws TypeError when it does not say whose
+   * @throws TypeError when it does not say whose, as with a `userId` that is undefined
    */
   revokeAll(options: OwnerOptions & { readonly except?: string }): Promise<readonly string[]>;
 }
@@ -84,17 +84,18 @@ export function createSessionDirectory(core: Core): SessionDirectory {
     updateData: (id, change) => ifLive(id, () => applyData(core, { id, change })),
     revoke: ((ids) => revoke(core, ids)) as SessionDirectory["revoke"],
     async revokeAll(options) {
+      const owner = ownerOf("revokeAll", options);
       const { except } = options;
       const stays = except !== undefined && mayBeSession(except) ? except : null;
-      const scope = { ...ownerOf("revokeAll", options), except: stays };
+      const scope = { ...owner, except: stays };
       return (await core.engine()).revokeAll(scope, "revoked");
     },
   };
 }
 
-/** Whether a text has the form of a `nextPageToken`. */
+/** Whether a text has the form of a `nextPageToken`; any other is a fault of its sender, not of the store. */
 export function isPageToken(text: string): boolean {
-  return /^\d{1,16}\.[\w-]{1,64}$/.test(text);
+  return /^\d{1,15}\.[\w-]{1,64}$/.test(text);
 }
 
 async function find(core: Core, id: string): Promise<SessionRecord | undefined> {
@@ -131,9 +132,15 @@ async function revoke(core: Core, ids: string | readonly string[]): Promise<unkn
 }
 
 /** A slip such as an undefined user must not end or show everybody's sessions. */
-function ownerOf(call: string, { userId, tenantId }: OwnerOptions): SessionOwner {
+function ownerOf(call: string, options: OwnerOptions): SessionOwner {
+  const { userId, tenantId } = options ?? {};
   if (userId === undefined && tenantId === undefined) {
     throw new TypeError(`${call}: say whose sessions, by userId, tenantId or both`);
+  }
+  if (userId === undefined && "userId" in options) {
+    throw new TypeError(
+      `${call}: userId is undefined; leave it out to mean every user of the tenant`,
+    );
   }
   const read = (name: string, value: string | undefined): string | null => {
     if (value === undefined) {

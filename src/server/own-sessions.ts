@@ -12,7 +12,8 @@ import type { Core } from "./core.ts";
 import { isPageToken, mayBeSession } from "./directory.ts";
 import { claimsForClient } from "./respond.ts";
 
-// What SessionService answers a caller about the sessions of the same user.
+// What SessionService answers a caller about the sessions of the same user. Whatever check the methods
+// have, a caller whose session has ended learns and ends nothing.
 
 /** The caller's session, as the store knows it. */
 export async function describeOwn(core: Core, session: Session): Promise<SessionInfo> {
@@ -45,6 +46,7 @@ export async function listSessions(
   { pageSize, pageToken }: ListSessionsRequest,
 ): Promise<{ sessions: SessionInfo[]; nextPageToken: string }> {
   const engine = await core.engine();
+  liveOf(session.id, await engine.load(session.id));
   const page = await engine.list(ownerOf(session), {
     cursor: isPageToken(pageToken) ? pageToken : undefined,
     limit: pageSize > 0 ? Math.min(pageSize, maxPage) : defaultPage,
@@ -69,6 +71,7 @@ export async function revokeSession(core: Core, session: Session, id: string): P
     return false;
   }
   const engine = await core.engine();
+  liveOf(session.id, await engine.load(session.id));
   const found = await engine.find(id);
   const { userId, tenantId } = ownerOf(session);
   const theirs =

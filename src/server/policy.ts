@@ -7,6 +7,7 @@ import {
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import type { Duration } from "../duration.ts";
+import { assertMembers } from "../members.ts";
 import { type RevocationCheck, revocationChecks } from "../session/revocation-check.ts";
 import { assertKnownCheck, type CheckOptions, checkOf, readCheck } from "./policy-checks.ts";
 import { assertDemands, type ClaimDemand, demandsOf } from "./policy-demands.ts";
@@ -140,8 +141,13 @@ const words = {
   stream: ["endOnExpiry", "endOnRevoke", "never"],
 } as const;
 
+const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
+  ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
+};
+
 /** Without types, a slip of the pen would open the method. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
+  assertMembers(`methods: the policy of ${procedure}`, policy, members);
   for (const name of ["auth", "check", "stream"] as const) {
     const known: readonly unknown[] = words[name];
     if (policy[name] !== undefined && !known.includes(policy[name])) {

@@ -117,7 +117,8 @@ async function sessionsOfCookies(
   return { sessions, unknown };
 }
 
-function sessionNamedBy(refreshToken: string): string | undefined {
+/** The session that a refresh token names, unproven. */
+export function sessionNamedBy(refreshToken: string): string | undefined {
   return refreshToken.split(".", 2)[1];
 }
 

@@ -99,6 +99,8 @@ class SessionHandle implements Session {
 
   async revokeOthers(): Promise<readonly string[]> {
     const engine = await this.#core.engine();
+    // Whoever was signed out must not sign out those who did it.
+    await this.#load(engine);
     const scope = { userId: this.userId, tenantId: this.tenantId ?? null, except: this.id };
     return engine.revokeAll(scope, "revoked");
   }

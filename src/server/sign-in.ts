@@ -1,5 +1,6 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import { SessionError } from "../errors.ts";
+import { assertMembers } from "../members.ts";
 import type { Engine } from "../session/engine.ts";
 import type { Created, Creation } from "../session/lifecycle.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../session/lifetimes.ts";
@@ -138,9 +139,14 @@ export function readTransport(transport: TokenTransport = "header"): TokenTransp
   return transport;
 }
 
+const members: Readonly<Record<keyof AnySession | "transport", 0>> = {
+  ...{ userId: 0, tenantId: 0, claims: 0, data: 0, label: 0, lifetimes: 0, transport: 0 },
+};
+
 type Given = Omit<Creation, "transport" | "replaces">;
 
 async function readNewSession(core: Core, options: AnySession): Promise<Given> {
+  assertMembers("the new session", options, members);
   const { userId, tenantId, label, lifetimes, data = {} } = options;
   assertId("userId", userId);
   if (tenantId !== undefined) {

@@ -126,6 +126,7 @@ function invalid(kind: "tryRefreshToken" | "unauthorized"): SessionError {
   });
 }
 
-function conflict(message: string): SessionError {
+/** Tokens of different sessions: a refresh finds out which one lives. */
+export function conflict(message: string): SessionError {
   return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
 }

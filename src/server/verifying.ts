@@ -220,13 +220,16 @@ function getSessionWith<S extends VerifiedSession>(
     return values;
   };
   const getSession = async (
-    exchange: Exchange & { readonly values?: ContextValues },
+    exchange: Exchange & { readonly values?: ContextValues; readonly signal?: AbortSignal },
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
     const check = policies.checkOf(options.check);
-    const { requestHeader, responseHeader, requestMethod } = exchange;
-    const values = exchange.values ?? valuesOf(requestHeader);
-    const call = callOf(core, key, { requestHeader, responseHeader, requestMethod, values });
+    const { requestHeader, responseHeader, requestMethod, signal } = exchange;
+    const call = callOf(core, key, {
+      ...{ requestHeader, responseHeader, requestMethod },
+      values: exchange.values ?? valuesOf(requestHeader),
+      ...(signal === undefined ? {} : { signal }),
+    });
     forbidCaching(responseHeader, requestMethod);
     try {
       const claims = await authenticate(core, call, {

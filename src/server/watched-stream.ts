@@ -44,9 +44,9 @@ export class WatchedStream {
   #wasUnsure: boolean;
   #stop: () => void = () => {};
   #ownEnds = 0;
-  /** How the session ended while the handler was about to end it. */
-  #endedMeanwhile: RevokedChange | undefined;
-  #last: { readonly error: SessionError; readonly until: number } | undefined;
+  /** How the session ended while the handler was about to end it, which may take no longer than this. */
+  #endedMeanwhile: LastWords | undefined;
+  #last: LastWords | undefined;
   #closed = false;
 
   constructor(options: WatchedStreamOptions, session: VerifiedSession) {
@@ -63,6 +63,7 @@ export class WatchedStream {
     this.#stop();
     this.#session = session;
     this.#last = undefined;
+    this.#endedMeanwhile = undefined;
     this.#setEnd(endOf(session));
     if (this.#closed || !this.#options.onRevoke) {
       return;
@@ -83,11 +84,10 @@ export class WatchedStream {
       return await work();
     } finally {
       this.#ownEnds -= 1;
-      const change = this.#endedMeanwhile;
+      const ended = this.#endedMeanwhile;
       this.#endedMeanwhile = undefined;
-      if (change !== undefined) {
-        const until = this.#options.monotonic() + lastWords;
-        this.#last = { error: this.#errorOf(change), until };
+      if (ended !== undefined) {
+        this.#last = { ...ended, until: this.#options.monotonic() + lastWords };
       }
     }
   }
@@ -106,13 +106,14 @@ export class WatchedStream {
     }
     const { engine, freshness, patience, monotonic, onRevoke } = this.#options;
     const now = engine.storeNow();
+    const last = this.#last ?? this.#endedMeanwhile;
     if (now >= this.#endsAt) {
       this.#end(accessExpired(this.#session.id));
     } else if (engine.isClosed() || (onRevoke && freshness.isLost(patience))) {
       this.#end(logLost());
-    } else if (this.#last !== undefined) {
-      if (monotonic() >= this.#last.until) {
-        this.#end(this.#last.error);
+    } else if (last !== undefined) {
+      if (monotonic() >= last.until) {
+        this.#end(last.error);
       }
     } else {
       this.#lookAtStore(now);
@@ -147,10 +148,11 @@ export class WatchedStream {
   }
 
   #ended(change: RevokedChange): void {
+    const error = this.#errorOf(change);
     if (this.#ownEnds > 0) {
-      this.#endedMeanwhile = change;
+      this.#endedMeanwhile = { error, until: this.#options.monotonic() + lastWords };
     } else {
-      this.#end(this.#errorOf(change));
+      this.#end(error);
     }
   }
 
@@ -196,6 +198,12 @@ export class WatchedStream {
       this.#options.end(error);
     }
   }
+}
+
+/** Why a stream ends that may still say something, and until when; in monotonic milliseconds. */
+interface LastWords {
+  readonly error: SessionError;
+  readonly until: number;
 }
 
 function endOf(session: VerifiedSession): number {

@@ -3,6 +3,7 @@ import { type Duration, durationMs } from "../duration.ts";
 import { isSigningAlgorithm, type SigningAlgorithm } from "../jwt/algorithms.ts";
 import { checkJwk } from "../jwt/jwk.ts";
 import { assertPem } from "../jwt/pem.ts";
+import { assertMembers } from "../members.ts";
 
 /**
  * A signing key that never leaves its keeper, such as a KMS or HSM. Every signature is verified with
@@ -66,10 +67,9 @@ export const maxPublishedKeys = 64;
  * @param algorithm the option `algorithm`
  * @throws TypeError with what to change, when they contradict each other or a key is weak or of no use
  */
-export function readKeyPlan(
-  { signing, verification = [], rotation }: KeysOptions = {},
-  algorithm?: SigningAlgorithm,
-): KeyPlan {
+export function readKeyPlan(options: KeysOptions = {}, algorithm?: SigningAlgorithm): KeyPlan {
+  assertMembers("keys", options, { signing: 0, verification: 0, rotation: 0 });
+  const { signing, verification = [], rotation } = options;
   if (algorithm !== undefined && !isSigningAlgorithm(algorithm)) {
     throw new TypeError(
       `algorithm: ${JSON.stringify(algorithm)} is none of "ES256", "RS256", "EdDSA"`,

@@ -1,4 +1,5 @@
-import { type Duration, type DurationBounds, durationMs } from "../duration.ts";
+import { type Duration, type DurationBounds, durationMs, durationOf } from "../duration.ts";
+import { assertMembers } from "../members.ts";
 
 /** How long things live. */
 export interface LifetimeOptions {
@@ -57,6 +58,7 @@ export interface SessionLife {
  * @throws TypeError when a span is longer than the service's, or too short
  */
 export function readOwnLifetimes(lifetimes: Lifetimes, own: OwnLifetimes): SessionLife {
+  assertMembers("lifetimes", own, spans);
   const min = 2 * lifetimes.overlap + 1;
   const read = (name: keyof OwnLifetimes, bounds: DurationBounds): number | null => {
     const value = own[name];
@@ -76,6 +78,8 @@ export function readOwnLifetimes(lifetimes: Lifetimes, own: OwnLifetimes): Sessi
  * @throws TypeError when a span is out of bounds or they do not fit together
  */
 export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOptions): Lifetimes {
+  assertMembers("lifetimes", lifetimes, spans);
+  assertMembers("refresh", refresh, { overlap: 0, settle: 0, clientTimeout: 0 });
   const access = durationMs("lifetimes.access", lifetimes.access ?? "15m", {
     min: 2_000,
     max: maxAccessLife,
@@ -93,13 +97,15 @@ export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOption
   const clientTimeout = durationMs("refresh.clientTimeout", refresh.clientTimeout ?? "10s");
   if (clientTimeout >= overlap) {
     throw new TypeError(
-      `refresh.overlap: ${overlap}ms is too short; a client may still wait ${clientTimeout}ms for the answer of a refresh, so make it longer than refresh.clientTimeout`,
+      `refresh.overlap: ${durationOf(overlap)} is too short; a client may still wait ${durationOf(clientTimeout)} for the answer of a refresh, so make it longer than refresh.clientTimeout`,
     );
   }
   if (overlap >= access / 2) {
     throw new TypeError(
-      `refresh.overlap: ${overlap}ms is too long for access tokens of ${access}ms; make it shorter than half of lifetimes.access`,
+      `refresh.overlap: ${durationOf(overlap)} is too long for access tokens of ${durationOf(access)}; make it shorter than half of lifetimes.access`,
     );
   }
   return { access, idle, absolute, overlap, settle, clientTimeout };
 }
+
+const spans = { access: 0, idle: 0, absolute: 0 } as const;

@@ -100,12 +100,17 @@ function createRecordReads({ store, clock }: ReissuerOptions) {
       if (known !== undefined && known.version >= version) {
         return known;
       }
-      const stored = reach(store.load(session));
+      const stored = reach(store.load(session)).then(withoutData);
       const reading = { version, stored, at: clock.monotonic() };
       remember(session, reading);
       return reading;
     },
   };
+}
+
+/** Private data may be large, and nobody who is signed a token anew asks for it. */
+function withoutData({ record, now }: Stored<SessionRecord | undefined>) {
+  return { record: record && { ...record, data: {} }, now };
 }
 
 interface Reading {

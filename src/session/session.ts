@@ -40,7 +40,7 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
    * @param change members to set, those that are `undefined` to remove; or what makes the new claims
    * of the present ones
    * @throws ConnectError `Internal`, with what to change: the claims do not fit the schema or the
-   * token, or the response headers are sent already, as they are with the first message of a stream
+   * token, a member of the patch is one that the schema leaves out, or the response headers are sent already, as they are with the first message of a stream
    */
   updateClaims(change: ClaimsChange<Claims>): Promise<void>;
   /** Reads the private data of the session: for the service alone, no token carries it. */
@@ -57,7 +57,8 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
    */
   revoke(): Promise<void>;
   /**
-   * Ends all other sessions of the user, in the tenant of this one where it has one.
+   * Ends all other sessions of the user, in the tenant of this one where it has one. First reads
+   * whether this one lives.
    * @returns the ids of those that this call ended
    */
   revokeOthers(): Promise<readonly string[]>;

@@ -76,4 +76,10 @@ function checkUrl(url: string): void {
   if (!/^postgres(ql)?:\/\//.test(url)) {
     throw new TypeError('postgresStore: the URL does not begin with "postgres://"');
   }
+  // Without a host it is a socket's, or this machine, as pg reads it.
+  if (!URL.canParse(url.replace("@/", "@localhost/"))) {
+    throw new TypeError(
+      'postgresStore: the URL cannot be read; write "/", "#", "?" and "@" of a password as %2F, %23, %3F and %40',
+    );
+  }
 }

@@ -36,17 +36,27 @@ export function hasCookies(presented: PresentedTokens): boolean {
   return presented.accessCookies.length + presented.refreshCookies.length > 0;
 }
 
-/** Takes the session cookies out of the headers that handlers will see. */
+/**
+ * Takes the session cookies out of the headers that handlers will see. Requests of some runtimes have
+ * headers that nobody can change, such as those of a fetch handler; there they stay.
+ */
 export function hideTokens(headers: Headers, names: CookieNames): void {
   const cookies = headers.get("cookie");
   if (cookies === null || !(cookies.includes(names.access) || cookies.includes(names.refresh))) {
     return;
   }
   const rest = withoutCookies(cookies, [names.access, names.refresh]);
-  if (rest === "") {
-    headers.delete("cookie");
-  } else {
-    headers.set("cookie", rest);
+  try {
+    if (rest === "") {
+      headers.delete("cookie");
+    } else {
+      headers.set("cookie", rest);
+    }
+  } catch (error) {
+    // What the Fetch standard has immutable headers throw.
+    if (!(error instanceof TypeError)) {
+      throw error;
+    }
   }
 }
 

@@ -228,6 +228,38 @@ describe("session.resume", () => {
     expect(world.opened).toHaveLength(1);
   });
 
+  it("is Aborted where its client signs in anew, and not told that it is signed out", async () => {
+    const world = await startInbox();
+    const watching = watch(world);
+    await until(() => world.opened.length === 1);
+    // The server ends the stream of the replaced session before it answers the sign-in.
+    await world.client.signIn({ user: "bob" });
+    const error = ConnectError.from(await watching.ended);
+    expect(error.code).toBe(Code.Aborted);
+    expect(error.findDetails(RefreshHintSchema)).toEqual([]);
+    expect(world.session.state.status).toBe("signedIn");
+  });
+
+  it("waits two seconds for news of the session that was ended by a call of its own, no longer", async () => {
+    const world = await startInbox();
+    const { session } = world.session.state;
+    const realm = "https://test.example";
+    const value = { action: Action.SIGN_IN, session: session ?? "", realm };
+    world.onWatch = () => {
+      const detail = { desc: RefreshHintSchema, value };
+      throw new ConnectError("the session was ended", Code.Unauthenticated, undefined, [detail]);
+    };
+    const before = world.clock.pending;
+    const watching = watch(world);
+    await until(() => world.opened.length === 1 && world.clock.pending === before + 2);
+    await pass(world, 1);
+    expect(watching.state).toBe("on");
+    await pass(world, 1);
+    const error = ConnectError.from(await watching.ended);
+    expect([error.code, error.rawMessage]).toEqual([Code.Unauthenticated, "the session was ended"]);
+    expect(world.clock.pending).toBe(before);
+  });
+
   it("waits as long as the server asks to", async () => {
     const world = await startInbox();
     const waits: number[] = [];
@@ -456,6 +488,13 @@ describe("session.resume", () => {
     expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
+    expect(() => session.resume(open, { giveupAfter: "1m" } as never)).toThrow(
+      /^resume: there is no option "giveupAfter"/,
+    );
+    const promised = session.resume((async () => {}) as never);
+    await expect(promised[Symbol.asyncIterator]().next()).rejects.toThrow(
+      /^resume: the function returned no stream/,
+    );
     world.inbox.add("hello");
     const deaf = session.resume(() => client.watch({}));
     await expect(deaf[Symbol.asyncIterator]().next()).rejects.toThrow(

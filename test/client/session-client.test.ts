@@ -1,5 +1,12 @@
-import { createRouterTransport } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  createClient,
+  createRouterTransport,
+  type Interceptor,
+} from "@connectrpc/connect";
 import { describe, expect, it, onTestFinished, vi } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import {
   cookieTokens,
   createSessionClient,
@@ -25,12 +32,39 @@ describe("createSessionClient(options)", () => {
     ["earlyRefresh", { transport, earlyRefresh: 1.1 }],
     ["earlyRefresh", { transport, earlyRefresh: Number.NaN }],
     ["realm", { transport, realm: "" }],
+    ["realm", { transport, realm: 7 }],
+    ["onEvent", { transport, onEvent: "log" }],
+    ['createSessionClient: there is no option "timeout"', { transport, timeout: "1s" }],
     ["tokens", { transport, tokens: {} }],
     ["tokens", { transport, tokens: { transport: "header", load: () => undefined } }],
   ])("throws a TypeError that begins with %s", (name, options) => {
     const create = () => createSessionClient(options as never);
     expect(create).toThrow(TypeError);
     expect(create).toThrow(name);
+  });
+
+  it("says so when a call is refused because the interceptors were replaced", async () => {
+    const passes: Interceptor = (next) => (request) => next(request);
+    const refuses = (code: Code, take: (parts: TransportParts) => Interceptor[]) => {
+      const session = createSessionClient({
+        transport: (parts) =>
+          createRouterTransport(
+            ({ service }) =>
+              void service(NotesService, {
+                listNotes: () => Promise.reject(new ConnectError("refused", code)),
+              }),
+            { transport: { ...parts, interceptors: take(parts) } },
+          ),
+      });
+      return createClient(NotesService, session.transport).listNotes({});
+    };
+    await expect(refuses(Code.Unauthenticated, () => [passes])).rejects.toThrow(
+      /^transport: the function replaced the interceptors/,
+    );
+    await expect(refuses(Code.Unavailable, () => [passes])).rejects.toThrow(/refused/);
+    await expect(
+      refuses(Code.Unauthenticated, ({ interceptors }) => [...interceptors, passes]),
+    ).rejects.toThrow(/refused/);
   });
 
   it.each([

@@ -13,7 +13,9 @@ import { composeGates } from "rpc-session";
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import type { Presented } from "../helpers/exchanges.ts";
+import { listenForTest } from "../helpers/listen.ts";
 import { notesApp } from "../helpers/notes.ts";
 import { issueOn } from "../helpers/refreshing.ts";
 import { wireServer } from "../helpers/wire-server.ts";
@@ -145,5 +147,42 @@ describe("without any protection", () => {
     const error = await client.signIn({ user: "a" }).catch((reason) => ConnectError.from(reason));
     expect(error).toMatchObject({ code: Code.Internal });
     expect((error as ConnectError).rawMessage).toMatch(/^nothing authenticates .*protect/);
+  });
+
+  it("nor where the handlers alone ask for the session", async () => {
+    const sessions = testSessions();
+    const shared = createContextValues();
+    const seen: string[] = [];
+    const listener = connectNodeAdapter({
+      contextValues: () => shared,
+      routes(router) {
+        router.service(SessionService, sessions.service);
+        router.service(NotesService, {
+          async listNotes(_request, context) {
+            const session = await sessions.getSession(context, { required: false });
+            // Asked again, it is the same call.
+            expect(await sessions.getSession(context, { required: false })).toEqual(session);
+            seen.push(session?.id ?? "nobody");
+            return {};
+          },
+        });
+      },
+    });
+    const baseUrl = await listenForTest(listener);
+    const transport = createConnectTransport({ baseUrl, httpVersion: "1.1" });
+    const { id, access, refresh } = await issueOn(sessions, "cookie");
+    const cookie = `__Host-rpcsession-access=${access}; __Host-rpcsession-refresh=${refresh}`;
+    const headers = { cookie, "sec-fetch-site": "same-origin" };
+    await createClient(NotesService, transport).listNotes({}, { headers });
+    for (const call of [
+      () => createClient(NotesService, transport).listNotes({}),
+      () => createClient(SessionService, transport).refresh({}),
+    ]) {
+      await expect(call()).rejects.toMatchObject({
+        code: Code.Internal,
+        rawMessage: expect.stringMatching(/contextValues .* create one for each/),
+      });
+    }
+    expect(seen).toEqual([id]);
   });
 });

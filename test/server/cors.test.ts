@@ -52,6 +52,14 @@ describe("sessionCors", () => {
     },
   );
 
+  it("J3 sessionCors asks for Connect's lists, where they were forgotten", () => {
+    for (const slip of [{ allowedOrigins }, { ...cors, allowedOrigins: "https://a.example" }]) {
+      expect(() => sessionCors(slip as never)).toThrow(
+        /^sessionCors: give it lists, \{ \.\.\.cors/,
+      );
+    }
+  });
+
   it("J3 sessionCors: how long a browser need not ask again, in whole seconds", () => {
     expect(sessionCors({ ...cors, maxAge: 0 }).maxAge).toBe(0);
     for (const maxAge of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {

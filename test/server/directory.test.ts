@@ -167,6 +167,9 @@ describe("by id", () => {
     for (const owner of [
       {},
       { userId: undefined },
+      undefined,
+      // Would mean the whole tenant, of which the caller said nothing.
+      { userId: undefined, tenantId: "t" },
       { userId: "" },
       { tenantId: "" },
       { userId: 7 },
@@ -177,11 +180,20 @@ describe("by id", () => {
     await expect(sessions.list({} as never)).rejects.toThrow(
       "list: say whose sessions, by userId, tenantId or both",
     );
+    await expect(sessions.revokeAll({ userId: undefined, tenantId: "t" } as never)).rejects.toThrow(
+      /^revokeAll: userId is undefined; leave it out to mean every user/,
+    );
     await expect(sessions.list({ userId: "a", pageSize: 0 })).rejects.toThrow(
       /pageSize must be a whole number/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 1001 })).rejects.toThrow(TypeError);
-    for (const pageToken of [`${"9".repeat(40)}.a`, "", "1.\u0000", `1.${"x".repeat(99)}`]) {
+    for (const pageToken of [
+      `${"9".repeat(16)}.a`,
+      `${"9".repeat(40)}.a`,
+      "",
+      "1.\u0000",
+      `1.${"x".repeat(99)}`,
+    ]) {
       await expect(sessions.list({ userId: "a", pageToken })).rejects.toThrow(TypeError);
     }
     await expect(sessions.list({ userId: "a", pageToken: "junk" })).rejects.toThrow(

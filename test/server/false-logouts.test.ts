@@ -4,6 +4,7 @@ import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { Action, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { clearsCookies, cookieEffects, cookieValue } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";
@@ -111,6 +112,32 @@ describe("late calls of a session that its user has left", () => {
     );
     await server.call(signIn, {}, { ...presented, headers: page });
     expect(cookieEffects((await server.call(addNote, {}, presented)).headers)).toEqual([]);
+  });
+});
+
+describe("an answer that came after its session was replaced, and wrote its access cookie again", () => {
+  it.each(["feed", "strict"] as const)("does not take the next session away: %s", async (check) => {
+    const sessions = testSessions({ ...publicSignIn, revocation: check });
+    const server = serve(sessions, async () => {});
+    const old = await issueOn(sessions, "cookie");
+    const signedIn = await server.call(signIn, {}, { ...old, headers: page });
+    const next = cookieValue(signedIn.headers, "refresh") ?? "";
+    // Within the grace of its own end, and long after, when late calls clear what they find.
+    for (const wait of ["1s", "90s"] as const) {
+      sessions.clock.advance(wait);
+      const mixed = { access: old.access, refresh: next };
+      const { hint, headers, error } = await server.call(addNote, {}, mixed);
+      expect(error?.code).toBe(Code.Unauthenticated);
+      expect(hint).toMatchObject({ action: Action.REFRESH, tokens: Tokens.KEEP });
+      expect(cookieEffects(headers)).toEqual([]);
+      const refreshed = await server.call(refresh, {}, mixed);
+      const access = cookieValue(refreshed.headers, "access") ?? "";
+      expect((await server.call(addNote, {}, { access, refresh: next })).error).toBeUndefined();
+    }
+    const ended = await server.call(addNote, {}, { access: old.access, refresh: old.refresh });
+    expect(ended.hint).toMatchObject({ action: Action.SIGN_IN, tokens: Tokens.CLEAR });
+    const junk = await server.call(addNote, {}, { access: old.access, refresh: "junk" });
+    expect(junk.hint?.action).toBe(Action.SIGN_IN);
   });
 });
 

@@ -11,9 +11,11 @@ import {
   cookieEffects,
   exchangeOf,
   type Presented,
+  requestHeaders,
   sessionErrorOf,
   withSignatureOf,
 } from "../helpers/exchanges.ts";
+import { listenForTest } from "../helpers/listen.ts";
 import { advanced, type Issued, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { allMethods, type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 
@@ -648,6 +650,20 @@ describe("getSession, table 1b (N1-N20)", () => {
     expect(cookieEffects(exchange.responseHeader)).toEqual(clearsCookies);
     expect(exchange.responseHeader.get("rpcsession-session")).toContain("event=ended");
     expect(exchange.responseHeader.get("cache-control")).toBe("no-store");
+  });
+
+  it("takes headers that cannot be changed, such as those of a request in a fetch handler", async () => {
+    const { sessions, cookie } = await createWorld();
+    const sent = requestHeaders({ access: cookie.access, refresh: cookie.refresh });
+    const url = await listenForTest((_request, response) => {
+      response.writeHead(200, Object.fromEntries(sent)).end();
+    });
+    const { headers: requestHeader } = await fetch(url);
+    expect(() => requestHeader.delete("cookie")).toThrow(TypeError);
+    const exchange = { requestHeader, responseHeader: new Headers(), requestMethod: "POST" };
+    for (const check of ["feed", "strict"] as const) {
+      expect((await sessions.getSession(exchange, { check })).id).toBe(cookie.id);
+    }
   });
 
   it("gives the same answer when asked twice, although the cookies are hidden from handlers", async () => {

@@ -76,12 +76,12 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "access too short",
       { lifetimes: { access: "1s" } },
-      /^lifetimes\.access: "1s" is too short; at least 2000ms/,
+      /^lifetimes\.access: "1s" is too short; at least 2s/,
     ],
     [
       "access too long",
       { lifetimes: { access: "61m" } },
-      /^lifetimes\.access: "61m" is too long; at most 3600000ms/,
+      /^lifetimes\.access: "61m" is too long; at most 1h/,
     ],
     [
       "absolute shorter than access",
@@ -111,22 +111,22 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "overlap no longer than a client waits",
       { refresh: { overlap: "10s" } },
-      /^refresh\.overlap: 10000ms is too short; .*longer than refresh\.clientTimeout/,
+      /^refresh\.overlap: 10s is too short; .*longer than refresh\.clientTimeout/,
     ],
     [
       "a client that waits for long",
       { refresh: { clientTimeout: "30s" } },
-      /^refresh\.overlap: 30000ms is too short/,
+      /^refresh\.overlap: 30s is too short/,
     ],
     [
       "overlap half of access",
       { refresh: { overlap: "450s" } },
-      /^refresh\.overlap: 450000ms is too long .*half of lifetimes\.access/,
+      /^refresh\.overlap: 450s is too long .*half of lifetimes\.access/,
     ],
     [
       "access twice the overlap",
       { lifetimes: { access: "1m" } },
-      /^refresh\.overlap: 30000ms is too long/,
+      /^refresh\.overlap: 30s is too long/,
     ],
     ["settle too long", { refresh: { settle: "2h" } }, /^refresh\.settle: "2h" is too long/],
     [
@@ -134,7 +134,7 @@ describe("what cannot work throws at construction, and says what to change", () 
       { refresh: { settle: "soon" } },
       /^refresh\.settle: "soon" is no duration/,
     ],
-    ["clockSkew too long", { clockSkew: "61s" }, /^clockSkew: "61s" is too long; at most 60000ms/],
+    ["clockSkew too long", { clockSkew: "61s" }, /^clockSkew: "61s" is too long; at most 1m/],
     ["clockSkew no duration", { clockSkew: "1" }, /^clockSkew: "1" is no duration/],
     [
       "origin with a slash",
@@ -172,6 +172,29 @@ describe("what cannot work throws at construction, and says what to change", () 
     ],
     ["antiCsrf no choice", { antiCsrf: "on" }, /^antiCsrf: "on" is none of off, token$/],
     ["antiCsrf a boolean", { antiCsrf: true }, /^antiCsrf: must be of type string, not boolean/],
+    [
+      "sessionsPerUser, a slip",
+      { sessionsPerUser: { max: 1, overFlow: "reject" } },
+      /^sessionsPerUser: there is no option "overFlow"; there are max, overflow$/,
+    ],
+    ["lifetimes, a slip", { lifetimes: { acess: "5m" } }, /^lifetimes: there is no option "acess"/],
+    ["refresh, a slip", { refresh: { timeout: "1s" } }, /^refresh: there is no option "timeout"/],
+    ["keys, a slip", { keys: { rotate: "30d" } }, /^keys: there is no option "rotate"/],
+    [
+      "verifiedCache, a slip",
+      { verifiedCache: { entry: 0 } },
+      /^verifiedCache: there is no option "entry"/,
+    ],
+    [
+      "methods, a slip that would ask for nothing",
+      { methods: { "a.B/C": { fresh: "10m" } } },
+      /^methods: the policy of a\.B\/C: there is no option "fresh"; there are auth, .*freshWithin/,
+    ],
+    [
+      "methods, a word for a policy",
+      { methods: { "a.B/C": "none" } },
+      /^methods: the policy of a\.B\/C: must be an object$/,
+    ],
     ["public undefined", { public: [undefined] }, /^public: /],
     ["public a name", { public: ["notes.v1.NotesService/SignIn"] }, /^public: /],
     [

@@ -110,7 +110,15 @@ describe("SessionService.ListSessions", () => {
       pageToken = message?.nextPageToken ?? "";
     } while (pageToken !== "");
     expect(seen.size).toBe(231);
-    for (const junk of ["junk", "1.", "\u0000", "9".repeat(500), "1'; drop table", "-1.abc"]) {
+    for (const junk of [
+      "junk",
+      "1.",
+      "\u0000",
+      "9".repeat(500),
+      `${"9".repeat(16)}.a`,
+      "1'; drop table",
+      "-1.abc",
+    ]) {
       const { message, error } = await list(me.presented, { pageSize: 1, pageToken: junk });
       expect([error, message?.sessions.length]).toEqual([undefined, 1]);
     }
@@ -225,6 +233,27 @@ describe("all three", () => {
     ]);
     expect(cookieEffects(foreign.headers)).toEqual([]);
     expect((await api.call(other.presented, () => {})).error).toBeUndefined();
+  });
+
+  it("are for who is signed in, also where calls are not checked for it", async () => {
+    const { sessions, api, add, lives } = createWorld({ revocation: "none" });
+    const [thief, victim] = [await add("alice"), await add("alice")];
+    await sessions.revoke(thief.id);
+    for (const [method, input] of [
+      [listSessions, {}],
+      [revokeSession, { sessionId: victim.id }],
+      [revokeOtherSessions, {}],
+    ] as [typeof revokeSession, object][]) {
+      const { error, hint, body } = await api.server.call(method, input, thief.presented);
+      expect(error?.code, method.name).toBe(Code.Unauthenticated);
+      expect(hint).toMatchObject({ reason: Reason.SESSION_REVOKED, session: thief.id });
+      expect(body).not.toContain(victim.id);
+    }
+    const { error } = await api.call(thief.presented, (context) =>
+      sessions.require(context).revokeOthers(),
+    );
+    expect(error?.code).toBe(Code.Unauthenticated);
+    expect(await lives(victim.id)).toBe(true);
   });
 
   it("B11 an outage: Unavailable, tokens kept", async () => {

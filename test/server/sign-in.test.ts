@@ -346,6 +346,11 @@ describe("misuse is told to the developer, and leaves no session", () => {
   const secret = "s3cr3t";
 
   it.each<[string, NewSessionOptions, RegExp]>([
+    [
+      "a slip",
+      { userId: "a", tenant: "t" } as object as NewSessionOptions,
+      /^the new session: there is no option "tenant"; there are userId,/,
+    ],
     ["userId empty", { userId: "" }, /^userId: must be a string of 1 to 255 characters$/],
     ["userId too long", { userId: "x".repeat(256) }, /^userId: /],
     ["userId no string", { userId: 7 as unknown as string }, /^userId: /],

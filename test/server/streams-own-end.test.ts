@@ -1,6 +1,6 @@
 import { Code, ConnectError, createClient, type HandlerContext } from "@connectrpc/connect";
 import type { Session } from "rpc-session";
-import type { TestSessions } from "rpc-session/testing";
+import { type TestSessions, testSessions } from "rpc-session/testing";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
@@ -8,6 +8,7 @@ import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { issue } from "../helpers/presented.ts";
 import { type NotesServer, startNotes } from "../helpers/server.ts";
 import { type Connections, connectTo, hintOf, streamWires, tick } from "../helpers/streams.ts";
+import { watchedStore } from "../helpers/watched-store.ts";
 
 type Handler = (context: HandlerContext, session: Session) => AsyncGenerator<string>;
 
@@ -157,3 +158,49 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     expect(created[1]?.id).not.toBe(created[0]?.id);
   });
 });
+
+it.each(streamWires.slice(0, 1))(
+  "a handler whose own end never comes through outlives one from elsewhere by seconds",
+  async (wire) => {
+    const inner = watchedStore();
+    const store = watchedStore(inner.store);
+    let sessions: TestSessions | undefined;
+    const server = await startNotes({
+      sessions: { public: [], store: store.store },
+      adapt(made) {
+        sessions = made;
+        return made.protect({ routes: (router) => router.service(NotesService, { watchNotes }) });
+      },
+    });
+    async function* watchNotes(_request: unknown, context: HandlerContext) {
+      store.hanging.add("revoke");
+      void sessions?.require(context).revoke();
+      for (let sent = 0; sent < 100; sent++) {
+        yield {};
+        await tick();
+      }
+    }
+    const elsewhere = testSessions({ store: inner.store, clock: server.sessions.clock });
+    const client = connectTo(server, wire);
+    const { session, tokens } = await issue(server, "header");
+    const headers = { authorization: `Bearer ${tokens.access}` };
+    let messages = 0;
+    const read = async () => {
+      const watching = createClient(NotesService, client.transport).watchNotes({}, { headers });
+      for await (const _ of watching) {
+        messages += 1;
+        await (messages === 1 ? elsewhere.revoke(session.id) : tick());
+        server.sessions.clock.advance("500ms");
+      }
+    };
+    const error = ConnectError.from(await read().catch((reason: unknown) => reason));
+    expect(error.code).toBe(Code.Unauthenticated);
+    expect(hintOf(error)?.reason).toBe(Reason.SESSION_REVOKED);
+    expect(messages).toBeLessThan(40);
+    client.close();
+    await elsewhere.close();
+    store.hanging.clear();
+    await server.close();
+  },
+  20_000,
+);

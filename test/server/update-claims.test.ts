@@ -452,6 +452,20 @@ describe("what goes wrong in an update", () => {
     ).rejects.toThrow("updateClaims: claims: role, visits are not as the schema says");
   });
 
+  it("E1 a member that the schema would drop is told to the developer, and changes nothing", async () => {
+    const world = createWorld();
+    const { id, presented } = await world.signedIn("header", { role: "admin" });
+    const demote = { rol: "reader" } as object;
+    const { error } = await world.api.call(presented, (context) =>
+      world.sessions.require(context).updateClaims(demote),
+    );
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toMatch(/^updateClaims: claims: the schema leaves out "rol"/);
+    await expect(world.sessions.updateClaims(id, demote)).rejects.toThrow(/leaves out "rol"/);
+    await world.sessions.updateClaims(id, { rol: undefined, visits: 2 } as object);
+    expect((await world.sessions.find(id))?.claims).toEqual({ role: "admin", visits: 2 });
+  });
+
   it("N4 E1 F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
     const world = createWorld();
     const { id, presented } = await world.signedIn("header", { visits: 1 });

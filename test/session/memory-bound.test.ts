@@ -1,8 +1,12 @@
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import type { SessionStore } from "rpc-session";
+import { memoryStore } from "rpc-session/stores/memory";
+import { testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { createRevocations } from "../../src/session/revocations.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { exchangeOf } from "../helpers/exchanges.ts";
 
 const perHour = 1_000_000;
 /** What an engine keeps entries for: the longest life of an access token, and a minute. */
@@ -80,5 +84,32 @@ describe("V04 a million revocations an hour", () => {
       expect(revocations.unsure).toBe(false);
     }
     expect(revocations.size).toBeLessThan(limit / 1.9);
+  });
+});
+
+describe("claims that changed", () => {
+  it("are remembered without the private data of their sessions", async () => {
+    const inner = memoryStore();
+    const here = testSessions({ store: inner });
+    const loaded: WeakRef<object>[] = [];
+    const load: SessionStore["load"] = async (id) => {
+      const { record, now } = await inner.load(id);
+      const data = { text: "large" };
+      loaded.push(new WeakRef(data));
+      return { record: record && { ...record, data }, now };
+    };
+    const there = testSessions({ store: { ...inner, load }, clock: here.clock });
+    await there.ready();
+    const { session, tokens } = await here.issue({ userId: "alice" });
+    await here.updateClaims(session.id, { role: "admin" });
+    await new Promise((resolve) => setImmediate(resolve));
+    const read = async () =>
+      (await there.getSession(exchangeOf({ bearer: tokens.accessToken }))).claims;
+    expect(await read()).toEqual({ role: "admin" });
+    await new Promise((resolve) => setImmediate(resolve));
+    collectGarbage();
+    // The record is known still: it was read once.
+    expect(await read()).toEqual({ role: "admin" });
+    expect(loaded.map((ref) => ref.deref())).toEqual([undefined]);
   });
 });

@@ -131,6 +131,25 @@ it.each(["", "sessions.db", "mysql://app:hidden@localhost/db", "localhost", "pos
   },
 );
 
+it.each(["hid#den", "hid/den", "hid?den"])(
+  "a URL that cannot be read for its password %s is refused, without a word of it",
+  (password) => {
+    const open = () => postgresStore(`postgres://app:${password}@db/app`);
+    expect(open).toThrow(TypeError);
+    expect(open).toThrow(/^postgresStore: the URL cannot be read; .* %2F, %23, %3F and %40$/);
+    expect(open).not.toThrow(/hid|den/);
+  },
+);
+
+it.each([
+  "postgres://app:hid%23den@db/app",
+  "postgres://app:hid%den@db:5432/app",
+  "postgres://app@/app?host=/var/run/postgresql",
+  "postgres:///app",
+])("postgresStore(%j) is taken", (url) => {
+  expect(postgresStore(url)).toHaveProperty("name", "postgresStore");
+});
+
 it.each([undefined, null, {}, 5])("postgresStore(%j) is refused", (pool) => {
   expect(() => postgresStore(pool as unknown as PostgresPool)).toThrow(TypeError);
 });

@@ -146,6 +146,8 @@ describe("Q5 verifySessions", () => {
       const step = rotates ? 2 : 7 * 60;
       at.sessions.clock.advance(`${step}m`);
       minutes += step;
+      // Keys are made in the background, which needs a turn of its own.
+      await new Promise((resolve) => setImmediate(resolve));
       const { accessToken } = await tokensOf(at);
       headers.add(accessToken.slice(0, accessToken.indexOf(".")));
       expect(await outcome(sessions, { bearer: accessToken })).toBe("alice");
@@ -276,6 +278,7 @@ describe("options of verifySessions", () => {
     ["no key set", { jwks: {} as JsonWebKeySet }, /^JWK set/],
     ["no jwks", { jwks: undefined as unknown as string }, /^JWK set/],
     ["no issuer", { issuer: "" }, /^issuer/],
+    ["what needs a store", { store: {} } as object, /^verifySessions: there is no option "store"/],
     ["an empty audience", { audience: "" }, /^audience/],
     ["a long skew", { clockSkew: "61s" }, /^clockSkew/],
     ["an origin with a path", { origins: ["https://a.example/"] }, /^origins/],
@@ -283,6 +286,10 @@ describe("options of verifySessions", () => {
   ])("refuses %s", (_, options, message) => {
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(TypeError);
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(message);
+  });
+
+  it("asks for options", () => {
+    expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions: give it options/);
   });
 
   it.each([

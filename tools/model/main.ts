@@ -1,19 +1,24 @@
-// npm run model -- --steps N --seed S [--store memory|sqlite] [--without RULE] [--path P] [--any-crash]
 import { parseArgs } from "node:util";
+import { readOrExplain } from "../usage.ts";
 import { describeFailure, lastLine, summary } from "./report.ts";
 import { removals } from "./rules.ts";
 import { runModel } from "./run.ts";
 
-const { values } = parseArgs({
-  options: {
-    steps: { type: "string", default: "100000" },
-    seed: { type: "string", default: String(Date.now() | 0) },
-    store: { type: "string", default: "memory" },
-    without: { type: "string" },
-    path: { type: "string" },
-    "any-crash": { type: "boolean", default: false },
-  },
-});
+const usage =
+  "npm run model -- [--steps N] [--seed S] [--store memory|sqlite] [--without RULE] [--path P] [--any-crash]";
+
+const { values } = readOrExplain(usage, () =>
+  parseArgs({
+    options: {
+      steps: { type: "string", default: "100000" },
+      seed: { type: "string", default: String(Date.now() | 0) },
+      store: { type: "string", default: "memory" },
+      without: { type: "string" },
+      path: { type: "string" },
+      "any-crash": { type: "boolean", default: false },
+    },
+  }),
+);
 const [steps, seed] = [Number(values.steps), Number(values.seed)];
 const { store, without, "any-crash": anyCrash } = values;
 if (!Number.isSafeInteger(steps) || !Number.isSafeInteger(seed)) {

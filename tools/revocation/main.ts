@@ -7,6 +7,7 @@
 import { randomBytes } from "node:crypto";
 import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
 import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
+import { readOrExplain } from "../usage.ts";
 import { type Server, startServer } from "./fleet.ts";
 import { measure } from "./measure.ts";
 import { type RunSize, readArguments, type StoreKind, stores } from "./options.ts";
@@ -15,7 +16,9 @@ import { type Summary, summarize } from "./summary.ts";
 /** The bound that is promised while the change log can be read: `maxStaleness`. */
 const bound = 5_000;
 
-const size = readArguments(process.argv.slice(2));
+const size = readOrExplain("npm run bench:revocation [-- --quick]", () =>
+  readArguments(process.argv.slice(2)),
+);
 const result: Partial<Record<StoreKind, Summary | null>> = {};
 for (const kind of stores) {
   result[kind] = await run(kind, size);

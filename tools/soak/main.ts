@@ -4,6 +4,7 @@
 // afterwards the history is held against what was promised. Ends with one line of JSON, and with 1
 // when a promise was broken. All traffic stays on this machine.
 import { randomBytes } from "node:crypto";
+import { readOrExplain } from "../usage.ts";
 import { runApp } from "./apps.ts";
 import { browse } from "./browsers.ts";
 import type { Causes } from "./explain.ts";
@@ -26,7 +27,10 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   // Through "exit", where every child is ended.
   process.once(signal, () => process.exit(130));
 }
-const options = readArguments(process.argv.slice(2));
+const options = readOrExplain(
+  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S]",
+  () => readArguments(process.argv.slice(2)),
+);
 // Whatever hangs, it ends.
 setTimeout(() => process.exit(2), (options.seconds + 90) * 1_000).unref();
 process.exitCode = await soak(options);

@@ -42,10 +42,8 @@ export interface SetupOptions extends Partial<SessionClientOptions> {
 
 /** A client of a fake server in memory. */
 export function setup(via: TokenTransport, options: SetupOptions = {}): Setup {
-  const { interceptors = [], ...rest } = options;
-  const clock = options.clock ?? new FakeClock();
-  const server = options.server ?? new FakeServer(clock);
-  const jar = options.jar ?? new Map<string, string>();
+  const { interceptors = [], clock = new FakeClock(), ...others } = options;
+  const { server = new FakeServer(clock), jar = new Map<string, string>(), ...rest } = others;
   const events: SessionClientEvent[] = [];
   const session = createSessionClient({
     tokens: via === "cookie" ? cookieTokens() : memoryTokens(),
