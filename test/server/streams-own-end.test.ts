@@ -165,6 +165,7 @@ it.each(streamWires.slice(0, 1))(
     const inner = watchedStore();
     const store = watchedStore(inner.store);
     let sessions: TestSessions | undefined;
+    let messages = 0;
     const server = await startNotes({
       sessions: { public: [], store: store.store },
       adapt(made) {
@@ -175,16 +176,18 @@ it.each(streamWires.slice(0, 1))(
     async function* watchNotes(_request: unknown, context: HandlerContext) {
       store.hanging.add("revoke");
       void sessions?.require(context).revoke();
-      for (let sent = 0; sent < 100; sent++) {
+      // In step with who reads, whose reading moves the clock.
+      for (let sent = 1; !context.signal.aborted; sent++) {
         yield {};
-        await tick();
+        do {
+          await tick();
+        } while (sent > messages && !context.signal.aborted);
       }
     }
     const elsewhere = testSessions({ store: inner.store, clock: server.sessions.clock });
     const client = connectTo(server, wire);
     const { session, tokens } = await issue(server, "header");
     const headers = { authorization: `Bearer ${tokens.access}` };
-    let messages = 0;
     const read = async () => {
       const watching = createClient(NotesService, client.transport).watchNotes({}, { headers });
       for await (const _ of watching) {
