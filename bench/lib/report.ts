@@ -3,6 +3,7 @@ import type { Spread } from "./stats.ts";
 /** What the last line of the output holds; medians, and ratios of medians of the same rounds. */
 export const headlineKeys = [
   "warm_verify_ns",
+  "warm_authenticate_ns",
   "warm_vs_jose",
   "warm_vs_fastjwt_cache",
   "cold_vs_raw",

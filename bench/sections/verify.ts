@@ -13,6 +13,7 @@ import type { Cell, Findings, Headline } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";
 import { pairedRatio, spreadOf } from "../lib/stats.ts";
 import { type BenchKey, claimsOf, freshCopies, issuer, makeKey } from "../lib/tokens.ts";
+import { warmCallContestant } from "./warm-call.ts";
 
 const algorithms: readonly SigningAlgorithm[] = ["ES256", "RS256", "EdDSA"];
 const hashes = { ES256: "sha256", RS256: "sha256", EdDSA: null } as const;
@@ -25,6 +26,7 @@ const names = {
   supertokens: "supertokens-node `getSession`, no database",
   cold: "rpc-session, cold",
   warm: "rpc-session, warm",
+  warmCall: "rpc-session, the whole gate of a warm call",
 } as const;
 
 /** What it costs to verify a token: CPU time per call, one call after the other. */
@@ -42,6 +44,9 @@ export async function verifySection({ rounds, quick }: BenchOptions): Promise<Fi
     columns.push(await cpuRounds(all, quick ? 7 : rounds));
   }
   supertokens?.close();
+  const [es256] = columns;
+  const warmCalls = await cpuRounds([await warmCallContestant(names.warmCall)], quick ? 7 : rounds);
+  es256?.set(names.warmCall, warmCalls.get(names.warmCall) ?? []);
   const cell = (found: Map<string, number[]>, name: string): Cell => {
     const values = found.get(name);
     return values === undefined ? null : spreadOf(values.map((ns) => ns / 1000));
@@ -61,8 +66,10 @@ function headlineOf([es256, rs256, eddsa]: readonly Map<string, number[]>[]): Pa
   const coldVsRaw = (found: Map<string, number[]> | undefined): number | null =>
     pairedRatio(found?.get(names.cold), found?.get(names.raw));
   const warm = es256?.get(names.warm);
+  const warmCall = es256?.get(names.warmCall);
   return {
     warm_verify_ns: warm === undefined ? null : spreadOf(warm).median,
+    warm_authenticate_ns: warmCall === undefined ? null : spreadOf(warmCall).median,
     warm_vs_jose: pairedRatio(es256?.get(names.jose), warm),
     warm_vs_fastjwt_cache: pairedRatio(es256?.get(names.fastCache), warm),
     cold_vs_raw: coldVsRaw(es256),

@@ -1,0 +1,46 @@
+import { createContextValues, createHandlerContext, type HandlerContext } from "@connectrpc/connect";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { createSessions } from "../../src/index.ts";
+import { memoryStore } from "../../src/stores/memory.ts";
+import type { Contestant } from "../lib/rounds.ts";
+import { issuer } from "../lib/tokens.ts";
+
+const sessionCount = 200;
+const ops = 5_000;
+
+/**
+ * A whole warm authentication: the request gate of a call whose access token was verified before.
+ * It reads the tokens, applies the policy, verifies, looks up revocations and enters the session.
+ */
+export async function warmCallContestant(name: string): Promise<Contestant> {
+  const sessions = createSessions({ issuer, store: memoryStore() });
+  const issued = await Promise.all(
+    Array.from({ length: sessionCount }, (_, i) => sessions.issue({ userId: `user-${i}` })),
+  );
+  const tokens = issued.map(({ tokens: { accessToken } }) => accessToken);
+  let contexts: HandlerContext[] = [];
+  return {
+    name,
+    ops,
+    prepare() {
+      contexts = Array.from({ length: ops }, (_, i) => contextOf(tokens[i % sessionCount] ?? ""));
+    },
+    async batch() {
+      for (const context of contexts) {
+        await sessions.requestGate(context);
+      }
+    },
+  };
+}
+
+function contextOf(token: string): HandlerContext {
+  return createHandlerContext({
+    service: NotesService,
+    method: NotesService.method.listNotes,
+    protocolName: "connect",
+    requestMethod: "POST",
+    url: `${issuer}/notes.v1.NotesService/ListNotes`,
+    requestHeader: new Headers({ authorization: `Bearer ${token}` }),
+    contextValues: createContextValues(),
+  });
+}
