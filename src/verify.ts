@@ -1,8 +1,8 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
-import { type Clock, systemClock } from "./clock.ts";
-import type { Duration } from "./duration.ts";
-import { type SessionEventListener, safeListener } from "./events.ts";
-import type { JsonObject } from "./json.ts";
+import { type Clock, systemClock } from "./base/clock.ts";
+import type { Duration } from "./base/duration.ts";
+import { type SessionEventListener, safeListener } from "./base/events.ts";
+import type { JsonObject } from "./base/json.ts";
 import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
 import type { Fetch } from "./jwt/fetch-json.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
@@ -13,27 +13,27 @@ import {
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
-import { assertMembers } from "./members.ts";
-import { readAudience, readChoice, readClockSkew, readIssuer } from "./option-readers.ts";
-import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./schema.ts";
-import { createCallKey } from "./server/call.ts";
+import { assertMembers } from "./base/members.ts";
+import { readAudience, readChoice, readClockSkew, readIssuer } from "./base/option-readers.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/schema.ts";
+import { createCallKey } from "./server/call/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
-import { createPolicies, type MethodPolicyOptions } from "./server/policy.ts";
+import { createPolicies, type MethodPolicyOptions } from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
-import { createClaimsRule } from "./session/claims-rule.ts";
-import { maxAccessLife } from "./session/lifetimes.ts";
-import { createOpener } from "./session/opener.ts";
-import { createRevocations } from "./session/revocations.ts";
-import { type VerifiedSession, verifiedSessionOf } from "./session/session.ts";
-import { createSessionCookies } from "./tokens/cookie.ts";
-import type { CookieOptions } from "./tokens/cookie-options.ts";
-import { readPageOrigins } from "./tokens/origins.ts";
+import { createClaimsRule } from "./engine/claims-rule.ts";
+import { maxAccessLife } from "./engine/lifetimes.ts";
+import { createOpener } from "./base/opener.ts";
+import { createRevocations } from "./engine/revocation/revocations.ts";
+import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
+import { createSessionCookies } from "./request/cookie.ts";
+import type { CookieOptions } from "./request/cookie-options.ts";
+import { readPageOrigins } from "./request/origins.ts";
 
 export type { Fetch } from "./jwt/fetch-json.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { VerifyingSessions } from "./server/verifying.ts";
-export type { VerifiedSession } from "./session/session.ts";
+export type { VerifiedSession } from "./engine/session.ts";
 
 /** The options of {@link verifySessions}. */
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {

@@ -2,11 +2,11 @@
 // and taken as good, since making a million of them takes minutes; all the rest is done.
 import { randomBytes } from "node:crypto";
 import { PerformanceObserver } from "node:perf_hooks";
-import { systemClock } from "../../src/clock.ts";
+import { systemClock } from "../../src/base/clock.ts";
 import { createAccessTokenVerifier } from "../../src/jwt/access-token.ts";
 import { toPayload } from "../../src/jwt/claims.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
-import { nodeCrypto } from "../../src/secrets.ts";
+import { nodeCrypto } from "../../src/base/secrets.ts";
 import { claimsOf, issuer, makeKey } from "../lib/tokens.ts";
 import { heapUsed, tell } from "./talk.ts";
 

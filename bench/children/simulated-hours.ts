@@ -1,8 +1,8 @@
 // Two simulated hours of the same sessions: they call, and refresh as their tokens run out. Tells the
 // heap every five minutes of the second.
-import { type Engine, openEngine } from "../../src/session/engine.ts";
-import { readLifetimes } from "../../src/session/lifetimes.ts";
-import { memoryStore } from "../../src/stores/memory.ts";
+import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { readLifetimes } from "../../src/engine/lifetimes.ts";
+import { memoryStore } from "../../src/stores/memory/memory.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { issuer } from "../lib/tokens.ts";
 import { heapUsed, tell } from "./talk.ts";

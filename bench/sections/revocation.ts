@@ -1,6 +1,6 @@
 import { Pool } from "pg";
-import { systemClock } from "../../src/clock.ts";
-import { createRevocations } from "../../src/session/revocations.ts";
+import { systemClock } from "../../src/base/clock.ts";
+import { createRevocations } from "../../src/engine/revocation/revocations.ts";
 import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
 import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
 import type { BenchOptions } from "../lib/options.ts";

@@ -3,7 +3,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { createVerifier } from "fast-jwt";
 import { jwtVerify } from "jose";
-import { systemClock } from "../../src/clock.ts";
+import { systemClock } from "../../src/base/clock.ts";
 import { createAccessTokenVerifier } from "../../src/jwt/access-token.ts";
 import type { SigningAlgorithm } from "../../src/jwt/algorithms.ts";
 import { createVerifiedCache, readCacheLimits } from "../../src/jwt/verified-cache.ts";

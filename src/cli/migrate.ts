@@ -1,9 +1,9 @@
-import { systemClock } from "../clock.ts";
-import type { SessionStore } from "../session/store.ts";
-import { postgresStore } from "../stores/postgres.ts";
-import { migrationSql } from "../stores/sql-print.ts";
-import type { SqlDialect } from "../stores/sql-schema.ts";
-import { sqliteStore } from "../stores/sqlite.ts";
+import { systemClock } from "../base/clock.ts";
+import type { SessionStore } from "../engine/store.ts";
+import { postgresStore } from "../stores/postgres/postgres.ts";
+import { migrationSql } from "../stores/sql/sql-print.ts";
+import type { SqlDialect } from "../stores/sql/sql-schema.ts";
+import { sqliteStore } from "../stores/sqlite/sqlite.ts";
 import { UsageError } from "./usage.ts";
 
 /**

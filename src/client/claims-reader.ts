@@ -1,5 +1,5 @@
-import type { JsonObject } from "../json.ts";
-import type { StandardSchemaV1 } from "../schema.ts";
+import type { JsonObject } from "../base/json.ts";
+import type { StandardSchemaV1 } from "../base/schema.ts";
 
 /**
  * Reads claims by a schema; the same object for the same claims, undefined where they do not fit.

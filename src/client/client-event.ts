@@ -1,5 +1,5 @@
 import type { Code } from "@connectrpc/connect";
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 
 /** What a client knows about its session. A new object for every change, so that it can be compared. */
 export interface SessionState {

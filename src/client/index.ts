@@ -1,7 +1,7 @@
-export type { Clock } from "../clock.ts";
-export type { Duration } from "../duration.ts";
-export type { JsonObject, JsonValue } from "../json.ts";
-export type { TokenTransport } from "../transport.ts";
+export type { Clock } from "../base/clock.ts";
+export type { Duration } from "../base/duration.ts";
+export type { JsonObject, JsonValue } from "../base/json.ts";
+export type { TokenTransport } from "../base/transport.ts";
 export type {
   SessionClientEvent,
   SessionClientEventListener,
@@ -9,8 +9,8 @@ export type {
   SignedOutBy,
 } from "./client-event.ts";
 export type { SessionClientOptions, TransportParts } from "./options.ts";
-export type { CursorOptions, OpenStream, ResumedCall, ResumeOptions } from "./resume.ts";
+export type { CursorOptions, OpenStream, ResumedCall, ResumeOptions } from "./resume/resume.ts";
 export { createSessionClient, type SessionClient } from "./session-client.ts";
-export type { SessionCallOptions } from "./session-rpc.ts";
-export { type ClientTokens, cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
-export { withRefresh } from "./with-refresh.ts";
+export type { SessionCallOptions } from "./refresh/session-rpc.ts";
+export { type ClientTokens, cookieTokens, memoryTokens, type TokenStore } from "./state/token-store.ts";
+export { withRefresh } from "./call/with-refresh.ts";

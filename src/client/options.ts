@@ -1,11 +1,11 @@
 import type { Interceptor, Transport } from "@connectrpc/connect";
-import { type Clock, systemClock } from "../clock.ts";
-import { type Duration, durationMs } from "../duration.ts";
-import type { JsonObject } from "../json.ts";
-import { assertMembers } from "../members.ts";
-import type { StandardSchemaV1 } from "../schema.ts";
+import { type Clock, systemClock } from "../base/clock.ts";
+import { type Duration, durationMs } from "../base/duration.ts";
+import type { JsonObject } from "../base/json.ts";
+import { assertMembers } from "../base/members.ts";
+import type { StandardSchemaV1 } from "../base/schema.ts";
 import type { SessionClientEvent } from "./client-event.ts";
-import { cookieTokens, memoryTokens, type TokenStore } from "./token-store.ts";
+import { cookieTokens, memoryTokens, type TokenStore } from "./state/token-store.ts";
 import { usesInterceptors } from "./uses-interceptors.ts";
 
 /** What the transport factory must hand to the transport it makes: `{ baseUrl, ...parts }`. */

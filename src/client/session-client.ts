@@ -1,9 +1,9 @@
 import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 import { claimsReader } from "./claims-reader.ts";
 import type { SessionState } from "./client-event.ts";
-import { deadlineSignal, race } from "./deadline.ts";
-import { sessionInterceptor } from "./interceptor.ts";
+import { deadlineSignal, race } from "./call/deadline.ts";
+import { sessionInterceptor } from "./call/interceptor.ts";
 import { makeTransport, resolveOptions, type SessionClientOptions } from "./options.ts";
 import {
   type CursorOptions,
@@ -12,9 +12,9 @@ import {
   type ResumeOptions,
   readCursor,
   resume,
-} from "./resume.ts";
-import { SessionCore } from "./session-core.ts";
-import type { SessionCallOptions } from "./session-rpc.ts";
+} from "./resume/resume.ts";
+import { SessionCore } from "./state/session-core.ts";
+import type { SessionCallOptions } from "./refresh/session-rpc.ts";
 
 /** A client's session with a service. */
 export interface SessionClient<Claims extends object = JsonObject> {

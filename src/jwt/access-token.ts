@@ -1,5 +1,5 @@
 import { base64url } from "jose";
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 import { type AccessClaims, assertUserClaims, fromPayload, isCount, toPayload } from "./claims.ts";
 import type { RemoteSigningKey, SigningKey } from "./keys.ts";
 import { type ProvingRules, proveToken, type RefusedToken } from "./prove-token.ts";

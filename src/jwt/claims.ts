@@ -1,5 +1,5 @@
-import type { JsonObject, JsonValue } from "../json.ts";
-import type { TokenTransport } from "../transport.ts";
+import type { JsonObject, JsonValue } from "../base/json.ts";
+import type { TokenTransport } from "../base/transport.ts";
 import { ownClaimNames, reservedClaimNames } from "./user-claims.ts";
 
 export { assertUserClaims, reservedClaimNames } from "./user-claims.ts";

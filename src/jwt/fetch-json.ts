@@ -1,5 +1,5 @@
-import type { Clock } from "../clock.ts";
-import type { JsonObject } from "../json.ts";
+import type { Clock } from "../base/clock.ts";
+import type { JsonObject } from "../base/json.ts";
 import { parseStrictObject } from "./strict-json.ts";
 
 /** The part of `fetch` that is used. */

@@ -1,4 +1,4 @@
-import type { JsonValue } from "../json.ts";
+import type { JsonValue } from "../base/json.ts";
 import { algorithmNamed, signingAlgorithms } from "./algorithms.ts";
 import { type AccessClaims, fromPayload, isCount } from "./claims.ts";
 import type { VerificationKey } from "./keys.ts";

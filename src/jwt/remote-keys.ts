@@ -1,5 +1,5 @@
-import type { Clock } from "../clock.ts";
-import { unavailable } from "../errors.ts";
+import type { Clock } from "../base/clock.ts";
+import { unavailable } from "../base/errors.ts";
 import { type Fetch, fetchJson } from "./fetch-json.ts";
 import { createKeySetReader, type KeySet } from "./jwk-set.ts";
 import type { VerificationKey } from "./keys.ts";

@@ -1,5 +1,5 @@
 import type { JWK } from "jose";
-import { type NodeCrypto, nodeCrypto } from "../secrets.ts";
+import { type NodeCrypto, nodeCrypto } from "../base/secrets.ts";
 import type { SigningAlgorithm } from "./algorithms.ts";
 
 const schemes: Readonly<

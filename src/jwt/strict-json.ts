@@ -1,4 +1,4 @@
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 
 /** How deep objects and arrays may nest in a token; the outermost object is level 1. */
 export const maxDepth = 8;

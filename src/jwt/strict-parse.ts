@@ -1,4 +1,4 @@
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 import { decodeBase64url } from "./base64url.ts";
 import { parseStrictObject } from "./strict-json.ts";
 

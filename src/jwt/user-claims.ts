@@ -1,4 +1,4 @@
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 import { isInteroperable, maxDepth } from "./strict-json.ts";
 
 /** The names of what a token says itself (RFC 7519 §4.1, RFC 9068 §2.2, and ours). */

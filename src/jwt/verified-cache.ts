@@ -1,5 +1,5 @@
-import type { Clock } from "../clock.ts";
-import { assertMembers } from "../members.ts";
+import type { Clock } from "../base/clock.ts";
+import { assertMembers } from "../base/members.ts";
 import type { AccessClaims } from "./claims.ts";
 import type { VerificationKey } from "./keys.ts";
 

@@ -1,15 +1,15 @@
 import type { HandlerContext } from "@connectrpc/connect";
-import type { Clock } from "../clock.ts";
-import type { SessionEventListener } from "../events.ts";
-import type { JsonObject } from "../json.ts";
+import type { Clock } from "../base/clock.ts";
+import type { SessionEventListener } from "../base/events.ts";
+import type { JsonObject } from "../base/json.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
-import type { ClaimsRule } from "../session/claims-rule.ts";
-import type { Engine } from "../session/engine.ts";
-import type { Lifetimes } from "../session/lifetimes.ts";
-import type { Session, VerifiedSession } from "../session/session.ts";
-import type { StreamWatch } from "../session/stream-watch.ts";
-import type { SessionCookies } from "../tokens/cookie.ts";
-import type { Call } from "./call-state.ts";
+import type { ClaimsRule } from "../engine/claims-rule.ts";
+import type { Engine } from "../engine/engine.ts";
+import type { Lifetimes } from "../engine/lifetimes.ts";
+import type { Session, VerifiedSession } from "../engine/session.ts";
+import type { StreamWatch } from "../engine/revocation/stream-watch.ts";
+import type { SessionCookies } from "../request/cookie.ts";
+import type { Call } from "./call/call-state.ts";
 
 /** Tells the IP address of a call's client; undefined when it is not known. */
 export type ClientIp = (context: HandlerContext) => string | undefined;

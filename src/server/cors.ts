@@ -1,5 +1,5 @@
-import { readOrigins } from "../tokens/origins.ts";
-import { header } from "../wire.ts";
+import { readOrigins } from "../request/origins.ts";
+import { header } from "../base/wire.ts";
 
 /** The lists of a CORS middleware, named as in `cors` of @connectrpc/connect. */
 export interface CorsLists {

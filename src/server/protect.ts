@@ -6,8 +6,8 @@ import type {
   ServiceImpl,
 } from "@connectrpc/connect";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
-import type { RequestGate } from "./gate.ts";
-import type { Policies } from "./policy.ts";
+import type { RequestGate } from "./call/gate.ts";
+import type { Policies } from "./policy/policy.ts";
 
 /** What an adapter is given: its routes, and whatever else it takes. */
 export interface ProtectOptions extends ConnectRouterOptions {

@@ -7,11 +7,11 @@ import {
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
-import { type Duration, durationMs } from "../duration.ts";
-import { SessionError } from "../errors.ts";
-import type { RevocationCheck } from "../session/revocation-check.ts";
-import type { VerifiedSession } from "../session/session.ts";
-import { authenticate } from "./authenticate.ts";
+import { type Duration, durationMs } from "../base/duration.ts";
+import { SessionError } from "../base/errors.ts";
+import type { RevocationCheck } from "../engine/revocation/revocation-check.ts";
+import type { VerifiedSession } from "../engine/session.ts";
+import { authenticate } from "./authenticate/authenticate.ts";
 import {
   type Call,
   type CallKey,
@@ -20,15 +20,15 @@ import {
   enterSession,
   failCall,
   refuseCall,
-} from "./call.ts";
+} from "./call/call.ts";
 import type { VerifyingCore } from "./core.ts";
-import { assertFresh } from "./fresh.ts";
-import { createGate, type RequestGate } from "./gate.ts";
-import { createInterceptor } from "./interceptor.ts";
-import { misuse } from "./misuse.ts";
-import { type MethodDescription, procedureOf } from "./policy.ts";
+import { assertFresh } from "./policy/fresh.ts";
+import { createGate, type RequestGate } from "./call/gate.ts";
+import { createInterceptor } from "./call/interceptor.ts";
+import { misuse } from "./response/misuse.ts";
+import { type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
-import { forbidCaching } from "./respond.ts";
+import { forbidCaching } from "./response/respond.ts";
 
 /** How `getSession` checks. */
 export interface GetSessionOptions<Required extends boolean = boolean> {

@@ -1,5 +1,5 @@
-import type { Clock } from "../clock.ts";
-import { inTime } from "../session/in-time.ts";
+import type { Clock } from "../base/clock.ts";
+import { inTime } from "../base/in-time.ts";
 
 /** A connection on which the store tells of what others append. */
 export interface PushLine {

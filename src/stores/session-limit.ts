@@ -1,4 +1,4 @@
-import type { NewSession } from "../session/store.ts";
+import type { NewSession } from "../engine/store.ts";
 
 /**
  * What a limit does to a user who has other live sessions: the ids of those that end, or undefined

@@ -1,5 +1,5 @@
-import type { Clock } from "../clock.ts";
-import { type Duration, durationMs } from "../duration.ts";
+import type { Clock } from "../base/clock.ts";
+import { type Duration, durationMs } from "../base/duration.ts";
 
 /** A clock that stands still until it is told to move. */
 export interface FakeClock extends Clock {

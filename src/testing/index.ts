@@ -6,7 +6,7 @@ export {
   describeDurableSessionStore,
   describeSessionStore,
   type StoreFixture,
-} from "./store-contract.ts";
+} from "./store-contract/store-contract.ts";
 export {
   signedIn,
   type TestSessions,

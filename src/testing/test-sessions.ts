@@ -1,10 +1,10 @@
 import type { Interceptor } from "@connectrpc/connect";
 import { createSessions, type Sessions } from "../create-sessions.ts";
-import type { JsonObject } from "../json.ts";
+import type { JsonObject } from "../base/json.ts";
 import type { SessionsOptions } from "../options.ts";
-import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "../schema.ts";
-import type { NewSessionOptions } from "../server/sign-in.ts";
-import { memoryStore } from "../stores/memory.ts";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "../base/schema.ts";
+import type { NewSessionOptions } from "../server/session/sign-in.ts";
+import { memoryStore } from "../stores/memory/memory.ts";
 import { createFakeClock, type FakeClock } from "./fake-clock.ts";
 
 /** Sessions for a test, and the clock they live by. */

@@ -1,6 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
-import { header } from "../../src/wire.ts";
+import { header } from "../../src/base/wire.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("a refresh that fails, %s", (via) => {

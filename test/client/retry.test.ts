@@ -1,7 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { Action, RefreshHintSchema, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { header } from "../../src/wire.ts";
+import { header } from "../../src/base/wire.ts";
 import { latch, settle, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("session.transport, unary, %s", (via) => {

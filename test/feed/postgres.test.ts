@@ -1,8 +1,8 @@
 import { execFileSync } from "node:child_process";
 import { Pool } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { systemClock } from "../../src/clock.ts";
-import { postgresStore } from "../../src/stores/postgres.ts";
+import { systemClock } from "../../src/base/clock.ts";
+import { postgresStore } from "../../src/stores/postgres/postgres.ts";
 import { startBlackHole } from "../helpers/black-hole.ts";
 import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
 import { heldCommits, watchedPool } from "../stores/held-pool.ts";

@@ -15,7 +15,7 @@ import { createSessionClient, type TransportParts } from "rpc-session/client";
 import type { TestSessions } from "rpc-session/testing";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { decodeNotice } from "../../src/wire.ts";
+import { decodeNotice } from "../../src/base/wire.ts";
 import { payloadOf } from "../helpers/api.ts";
 import { leaksOf } from "../helpers/golden.ts";
 import { cells, kinds } from "../helpers/kinds.ts";

@@ -3,7 +3,7 @@ import { decodeJwt } from "jose";
 import type { TestSessions } from "rpc-session/testing";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
-import { decodeNotice, type SessionNotice } from "../../src/wire.ts";
+import { decodeNotice, type SessionNotice } from "../../src/base/wire.ts";
 import { cookieValue, type Presented } from "./exchanges.ts";
 import { type WireAnswer, type WireServer, wireServer } from "./wire-server.ts";
 

@@ -1,13 +1,13 @@
-import type { SessionEvent } from "../../src/events.ts";
-import type { SecretOption } from "../../src/secrets.ts";
-import { type Engine, openEngine } from "../../src/session/engine.ts";
+import type { SessionEvent } from "../../src/base/events.ts";
+import type { SecretOption } from "../../src/base/secrets.ts";
+import { type Engine, openEngine } from "../../src/engine/engine.ts";
 import {
   type LifetimeOptions,
   type RefreshOptions,
   readLifetimes,
-} from "../../src/session/lifetimes.ts";
-import type { SessionStore } from "../../src/session/store.ts";
-import { memoryStore } from "../../src/stores/memory.ts";
+} from "../../src/engine/lifetimes.ts";
+import type { SessionStore } from "../../src/engine/store.ts";
+import { memoryStore } from "../../src/stores/memory/memory.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 
 export interface TestEngine extends Engine {

@@ -1,6 +1,6 @@
 import { signAccessToken } from "../../src/jwt/access-token.ts";
 import { generateSigningKey, importSigningKey } from "../../src/jwt/keys.ts";
-import type { TokenTransport } from "../../src/transport.ts";
+import type { TokenTransport } from "../../src/base/transport.ts";
 import type { NotesServer } from "./server.ts";
 
 /** What a request brings with it. */

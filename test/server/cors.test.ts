@@ -1,7 +1,7 @@
 import { cors } from "@connectrpc/connect";
 import { type CorsLists, sessionCors } from "rpc-session";
 import { describe, expect, it } from "vitest";
-import { header } from "../../src/wire.ts";
+import { header } from "../../src/base/wire.ts";
 
 const allowedOrigins = ["https://app.example.com"];
 

@@ -2,7 +2,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
-import { Ending } from "../../src/server/ending.ts";
+import { Ending } from "../../src/server/streams/ending.ts";
 
 const reason = new ConnectError("over", Code.Unauthenticated);
 

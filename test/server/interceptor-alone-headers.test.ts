@@ -2,7 +2,7 @@ import type { HandlerContext } from "@connectrpc/connect";
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { decodeNotice } from "../../src/wire.ts";
+import { decodeNotice } from "../../src/base/wire.ts";
 import { accessOf, payloadOf } from "../helpers/api.ts";
 import { clearsCookies, cookieEffects } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";

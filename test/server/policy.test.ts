@@ -27,7 +27,7 @@ import {
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
-import { createPolicies } from "../../src/server/policy.ts";
+import { createPolicies } from "../../src/server/policy/policy.ts";
 import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
 import type { Presented } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";

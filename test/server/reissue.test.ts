@@ -3,7 +3,7 @@ import { createSessionClient } from "rpc-session/client";
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { decodeNotice } from "../../src/wire.ts";
+import { decodeNotice } from "../../src/base/wire.ts";
 import { cookieEffects, cookieValue, exchangeOf, type Presented } from "../helpers/exchanges.ts";
 import { type Issued, issueOn } from "../helpers/refreshing.ts";
 import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";

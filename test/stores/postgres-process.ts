@@ -1,10 +1,10 @@
 // One of many servers that start at once: opens an engine when it is told to, and tells which
 // signing keys it found. Arguments: the URL of the database.
 import { once } from "node:events";
-import { systemClock } from "../../src/clock.ts";
-import { openEngine } from "../../src/session/engine.ts";
-import { readLifetimes } from "../../src/session/lifetimes.ts";
-import { postgresStore } from "../../src/stores/postgres.ts";
+import { systemClock } from "../../src/base/clock.ts";
+import { openEngine } from "../../src/engine/engine.ts";
+import { readLifetimes } from "../../src/engine/lifetimes.ts";
+import { postgresStore } from "../../src/stores/postgres/postgres.ts";
 
 const store = postgresStore(process.argv[2] ?? "", { connections: 2 });
 process.stdout.write("ready\n");

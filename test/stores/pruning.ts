@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, it } from "vitest";
-import type { SessionRecord, SessionStore } from "../../src/session/store.ts";
+import type { SessionRecord, SessionStore } from "../../src/engine/store.ts";
 import { insertNew, type StoreFixture } from "../../src/testing/store-contract/fixture.ts";
 
 const hour = 3_600_000;

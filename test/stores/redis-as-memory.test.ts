@@ -5,8 +5,8 @@ import type {
   SessionOwner,
   SessionStore,
   SessionUpdate,
-} from "../../src/session/store.ts";
-import { memoryStore } from "../../src/stores/memory.ts";
+} from "../../src/engine/store.ts";
+import { memoryStore } from "../../src/stores/memory/memory.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { createRedis } from "./redis-fixture.ts";

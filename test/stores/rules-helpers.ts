@@ -1,6 +1,6 @@
-import type { SessionError } from "../../src/errors.ts";
-import type { Refreshed } from "../../src/session/refresher.ts";
-import type { SessionRecord } from "../../src/session/store.ts";
+import type { SessionError } from "../../src/base/errors.ts";
+import type { Refreshed } from "../../src/engine/refresh/refresher.ts";
+import type { SessionRecord } from "../../src/engine/store.ts";
 import type { Method, Server, Servers, SharedStore } from "./servers.ts";
 
 export type NewSharedStore = () => Promise<SharedStore>;

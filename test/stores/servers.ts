@@ -1,6 +1,6 @@
-import type { SecretOption } from "../../src/secrets.ts";
-import type { LifetimeOptions, RefreshOptions } from "../../src/session/lifetimes.ts";
-import type { SessionStore } from "../../src/session/store.ts";
+import type { SecretOption } from "../../src/base/secrets.ts";
+import type { LifetimeOptions, RefreshOptions } from "../../src/engine/lifetimes.ts";
+import type { SessionStore } from "../../src/engine/store.ts";
 import type { FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine, type TestEngine } from "../helpers/engine.ts";
 

@@ -1,5 +1,5 @@
-import { readLifetimes } from "../../src/session/lifetimes.ts";
-import type { RefreshWrite, SessionRecord, Stored } from "../../src/session/store.ts";
+import { readLifetimes } from "../../src/engine/lifetimes.ts";
+import type { RefreshWrite, SessionRecord, Stored } from "../../src/engine/store.ts";
 import type { WorldTime } from "./clock.ts";
 import type { ViolationKind } from "./tally.ts";
 

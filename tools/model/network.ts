@@ -1,4 +1,4 @@
-import type { Engine } from "../../src/session/engine.ts";
+import type { Engine } from "../../src/engine/engine.ts";
 import { Task } from "./gates.ts";
 import type { Jar, Tokens } from "./jar.ts";
 import { judge, type Outcome, openCase } from "./judge.ts";

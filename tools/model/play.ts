@@ -1,4 +1,4 @@
-import type { Engine } from "../../src/session/engine.ts";
+import type { Engine } from "../../src/engine/engine.ts";
 import type { Action } from "./actions.ts";
 import { type Fault, Task, tick } from "./gates.ts";
 import { type Jar, tokensOf } from "./jar.ts";

@@ -1,6 +1,6 @@
-import type { Lifetimes } from "../../src/session/lifetimes.ts";
-import { decideRefresh, type RefreshRule } from "../../src/session/refresh-rule.ts";
-import type { RevokedChange, SessionStore } from "../../src/session/store.ts";
+import type { Lifetimes } from "../../src/engine/lifetimes.ts";
+import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/refresh-rule.ts";
+import type { RevokedChange, SessionStore } from "../../src/engine/store.ts";
 import type { Skew } from "./clock.ts";
 
 /** What takes a rule of `design.md` 5 away. */

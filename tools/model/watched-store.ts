@@ -1,4 +1,4 @@
-import type { SessionStore } from "../../src/session/store.ts";
+import type { SessionStore } from "../../src/engine/store.ts";
 import type { Gates } from "./gates.ts";
 import type { Ledgers } from "./ledger.ts";
 

@@ -1,7 +1,7 @@
-import { SessionError } from "../../src/errors.ts";
-import type { SessionEvent } from "../../src/events.ts";
-import { type Engine, openEngine } from "../../src/session/engine.ts";
-import type { SessionStore } from "../../src/session/store.ts";
+import { SessionError } from "../../src/base/errors.ts";
+import type { SessionEvent } from "../../src/base/events.ts";
+import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import type { SessionStore } from "../../src/engine/store.ts";
 import type { Schedule } from "./actions.ts";
 import { type Skew, WorldTime } from "./clock.ts";
 import { Gates, type Task } from "./gates.ts";

@@ -11,7 +11,7 @@ import { createSessionClient, type TransportParts } from "rpc-session/client";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
-import { decodeNotice, header } from "../../src/wire.ts";
+import { decodeNotice, header } from "../../src/base/wire.ts";
 import { namesOf } from "./hint.ts";
 import { type Answer, type Exchange, secretOf, sessionOf } from "./history.ts";
 import { times } from "./options.ts";

@@ -3,7 +3,7 @@ import { type IncomingMessage, request } from "node:http";
 import { fromBinary } from "@bufbuild/protobuf";
 import { base64Decode } from "@bufbuild/protobuf/wire";
 import { RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { decodeNotice } from "../../src/wire.ts";
+import { decodeNotice } from "../../src/base/wire.ts";
 import { namesOf } from "./hint.ts";
 import type { Answer } from "./history.ts";
 import { issuer } from "./options.ts";

@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
-import type { Clock } from "../../clock.ts";
-import type { JsonObject } from "../../json.ts";
+import type { Clock } from "../../base/clock.ts";
+import type { JsonObject } from "../../base/json.ts";
 import type {
   Inserted,
   NewSession,
   RefreshWrite,
   SessionLimit,
   SessionStore,
-} from "../../session/store.ts";
+} from "../../engine/store.ts";
 
 /** The two functions of a test runner that a contract needs; vitest's and `node:test`'s fit. */
 export interface ContractRunner {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { SessionRecord } from "../../session/store.ts";
+import type { SessionRecord } from "../../engine/store.ts";
 import {
   absolute,
   advance,

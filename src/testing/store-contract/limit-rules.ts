@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { SessionStore } from "../../session/store.ts";
+import type { SessionStore } from "../../engine/store.ts";
 import {
   absolute,
   atOnce,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { SessionOwner, SessionRecord, SessionStore } from "../../session/store.ts";
+import type { SessionOwner, SessionRecord, SessionStore } from "../../engine/store.ts";
 import { insertNew, newSession, type Rules } from "./fixture.ts";
 
 const alice: SessionOwner = { userId: "alice", tenantId: null };

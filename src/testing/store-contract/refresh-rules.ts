@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { RefreshWrite, SessionRecord, SessionStore } from "../../session/store.ts";
+import type { RefreshWrite, SessionRecord, SessionStore } from "../../engine/store.ts";
 import {
   absolute,
   advance,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { RevokeScope, SessionStore } from "../../session/store.ts";
+import type { RevokeScope, SessionStore } from "../../engine/store.ts";
 import { absolute, atOnce, newSession, type Rules } from "./fixture.ts";
 
 /** What `revokeAll` promises. */

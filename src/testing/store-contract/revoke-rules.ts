@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { EndedBy } from "../../session/store.ts";
+import type { EndedBy } from "../../engine/store.ts";
 import { absolute, advance, atOnce, newSession, type Rules } from "./fixture.ts";
 
 /** What `revoke`, `changes` and `onChange` promise. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { SessionStore, SessionUpdate } from "../../session/store.ts";
+import type { SessionStore, SessionUpdate } from "../../engine/store.ts";
 import {
   absolute,
   advance,

@@ -2,7 +2,7 @@ import { Code, ConnectError, type ConnectRouter, type HandlerContext } from "@co
 import { NotesService } from "../../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason, RefreshHintSchema, Tokens } from "../../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
-import { encodeNotice, header, type SessionNotice } from "../../../src/wire.ts";
+import { encodeNotice, header, type SessionNotice } from "../../../src/base/wire.ts";
 import type { FakeClock } from "./clock.ts";
 
 export const realm = "https://api.test";

@@ -1,0 +1,236 @@
+import type { JWK } from "jose";
+import type { Clock } from "../base/clock.ts";
+import type { SessionEventListener } from "../base/events.ts";
+import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/access-token.ts";
+import type { AccessClaims } from "../jwt/claims.ts";
+import {
+  type CacheLimits,
+  createVerifiedCache,
+  readCacheLimits,
+  type VerifiedCache,
+} from "../jwt/verified-cache.ts";
+import type { SecretOption, SecretRing } from "../base/secrets.ts";
+import { mintAccessToken } from "./access.ts";
+import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
+import { createConfirmations } from "./refresh/confirmations.ts";
+import { createDirectory, type Directory } from "./directory.ts";
+import { createFeed, type Feed } from "./revocation/feed.ts";
+import { healthOf, type SessionsHealth } from "./revocation/health.ts";
+import { type KeyPlan, readKeyPlan } from "./keys/key-plan.ts";
+import { openKeys } from "./keys.ts";
+import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
+import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
+import { openSecrets } from "./open-secrets.ts";
+import { reach } from "./reach.ts";
+import type { RefreshRule } from "./refresh/refresh-rule.ts";
+import { createRefreshTokens, type RefreshTokens } from "./refresh/refresh-tokens.ts";
+import { createRefresher, type Refresher } from "./refresh/refresher.ts";
+import { createReissuer, type Reissuer } from "./reissue.ts";
+import { createRestorer, type Restorer } from "./revocation/restore.ts";
+import { readMaxStaleness } from "./revocation/revocation-check.ts";
+import { createRevocations, type Revocations } from "./revocation/revocations.ts";
+import { createRowReads, type RowReads } from "./row-reads.ts";
+import { oncePerSecret } from "./secret-alarm.ts";
+import type { SigningKeys } from "./keys/signing-keys.ts";
+import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
+import type { StreamWatch } from "./revocation/stream-watch.ts";
+import { createSweeper, type Sweeper } from "./sweeper.ts";
+import { createUpdates, type Updates } from "./updates.ts";
+
+/** What an engine is made of; every option checked and resolved. */
+export interface EngineOptions {
+  readonly issuer: string;
+  readonly audience: string;
+  readonly store: SessionStore;
+  readonly secret: SecretOption | undefined;
+  /** Default: ES256, generated, rotated every 30 days. */
+  readonly keys?: KeyPlan;
+  readonly lifetimes: Lifetimes;
+  /** How many sessions a user may have. Default any number. */
+  readonly limit?: SessionLimit | null;
+  /** Milliseconds that `iat` and `nbf` may lie in the future. */
+  readonly clockSkew: number;
+  /** Milliseconds; default 5000. See `SessionsOptions`. */
+  readonly maxStaleness?: number;
+  /** Default: 50,000 entries. */
+  readonly verifiedCache?: CacheLimits;
+  readonly clock: Clock;
+  readonly emit: SessionEventListener;
+  /** For the model check alone; see `RefresherOptions`. */
+  readonly decide?: RefreshRule;
+}
+
+/**
+ * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
+ * with SessionError, but for misuse; an outage is `unavailable`.
+ */
+export interface Engine extends Lifecycle, Directory, Reissuer, StreamWatch {
+  readonly updates: Updates;
+  readonly refresh: Refresher;
+  readonly refreshTokens: RefreshTokens;
+  readonly antiCsrf: AntiCsrf;
+  readonly revocations: Revocations;
+  /** How far `revocations` can be trusted. */
+  readonly feed: Pick<Feed, "isStale" | "catchUp" | "staleness">;
+  /** Checks form, signature, issuer, audience, type and time; not revocation. */
+  readonly verify: AccessTokenVerifier;
+  /** The public keys of all tokens that may be alive, and of those to come. */
+  publicKeys(): Promise<readonly JWK[]>;
+  /**
+   * Takes note that a live access token was used.
+   * @param now milliseconds since 1970; default `storeNow()`
+   */
+  used(claims: AccessClaims, now?: number): void;
+  load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
+  /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
+  readonly loadUnsure: RowReads;
+  /** Does no I/O. */
+  health(): SessionsHealth;
+  /** Waits for background writes. */
+  settled(): Promise<void>;
+  /** Ends feed and sweeper, and closes the store for this engine. */
+  close(): Promise<void>;
+}
+
+/** How long an entry of the change log matters beyond the life of an access token. */
+const logMargin = 60_000;
+
+/** Opens store, secrets, keys and feed. Rejects with what stood in the way; may be tried again. */
+export async function openEngine(given: EngineOptions): Promise<Engine> {
+  const options = { ...given, emit: oncePerSecret(given.emit) };
+  const { store, clock } = options;
+  await store.open({ clock });
+  try {
+    return assemble(options, await openParts(options));
+  } catch (error) {
+    // Another try opens the store again.
+    await store.close();
+    throw error;
+  }
+}
+
+async function openParts(options: EngineOptions): Promise<Opened> {
+  const { store, clock } = options;
+  const secrets = await openSecrets(options);
+  const keys = await openKeys(options.keys ?? readKeyPlan(), {
+    store,
+    secrets,
+    clock,
+    emit: options.emit,
+    retention: maxAccessLife + options.clockSkew,
+  });
+  const window = maxAccessLife + logMargin;
+  const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
+  const onEnd = (session: string): void => verified?.evictSession(session);
+  const revocations = createRevocations({ clock, window, onEnd });
+  const restorer = createRestorer({ store, revocations, keys, clock });
+  const feed = createFeed({
+    store,
+    revocations,
+    clock,
+    window,
+    emit: options.emit,
+    maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+    restore: () => restorer.begin(),
+  });
+  await feed.open();
+  const sweeper = createSweeper({ store, keys, clock });
+  return { secrets, keys, verified, revocations, feed, restorer, sweeper };
+}
+
+/** What is open once the engine is. */
+interface Opened {
+  readonly secrets: SecretRing;
+  readonly keys: SigningKeys;
+  readonly verified: VerifiedCache | undefined;
+  readonly revocations: Revocations;
+  readonly feed: Feed;
+  readonly restorer: Restorer;
+  readonly sweeper: Sweeper;
+}
+
+function assemble(options: EngineOptions, opened: Opened): Engine {
+  const { store, lifetimes, clock, emit, limit = null } = options;
+  const { secrets, keys, revocations, feed } = opened;
+  const complete = options.secret === undefined;
+  const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
+  const mintAccess: LifecycleOptions["mintAccess"] = (stored) =>
+    mintAccessToken({ ...options, keys }, stored);
+  const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
+  return {
+    revocations,
+    ...knowledgeOf(options, opened),
+    refreshTokens,
+    antiCsrf: createAntiCsrf(secrets),
+    verify: verifierOf(options, opened),
+    refresh: createRefresher({
+      ...options,
+      secrets,
+      tokens: refreshTokens,
+      mintAccess,
+      announce: (change) => feed.apply(change),
+      isRevoked: (session) => revocations.get(session) !== undefined,
+    }),
+    ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
+    ...createDirectory({ store, feed, emit }),
+    updates: createUpdates({ ...options, keys, feed }),
+    ...watchOf(store, opened),
+    publicKeys: () => keys.published(),
+    used(claims, now = feed.storeNow()) {
+      if (now - claims.gat * 1000 >= lifetimes.settle) {
+        confirmations.used(claims.sid, claims.gen);
+      }
+    },
+    load: (id) => reach(store.load(id)),
+    async settled() {
+      await Promise.all([confirmations.settled(), keys.settled()]);
+    },
+  };
+}
+
+/** What is known of sessions beside their tokens, and how to know more. */
+function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys }: Opened) {
+  return {
+    feed,
+    health: () => healthOf({ feed, revocations, store }),
+    ...createReissuer({ store, revocations, clock, keys }),
+    loadUnsure: createRowReads(store),
+  };
+}
+
+/** What open streams are told, until the end. */
+function watchOf(store: SessionStore, opened: Opened): StreamWatch & Pick<Engine, "close"> {
+  const { feed, revocations } = opened;
+  let closed = false;
+  return {
+    storeNow: () => feed.storeNow(),
+    watch: (session, listener) => revocations.watch(session, listener),
+    staleness: () => feed.staleness(),
+    catchUp: () => feed.catchUp(),
+    isClosed: () => closed,
+    close() {
+      closed = true;
+      return closeAll(store, opened);
+    },
+  };
+}
+
+async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
+  const { feed, restorer, sweeper, verified } = opened;
+  feed.close();
+  verified?.close();
+  await restorer.close();
+  await sweeper.close();
+  await store.close();
+}
+
+function verifierOf(options: EngineOptions, { keys, verified }: Opened): AccessTokenVerifier {
+  return createAccessTokenVerifier({
+    issuer: options.issuer,
+    audience: options.audience,
+    maxLife: maxAccessLife / 1000,
+    clockSkew: options.clockSkew / 1000,
+    findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+    cache: verified,
+  });
+}

@@ -1,0 +1,162 @@
+import { SessionError } from "../../base/errors.ts";
+import type { AccessClaims } from "../../jwt/claims.ts";
+import { isEmpty, type PresentedTokens } from "../../request/source.ts";
+import { header } from "../../base/wire.ts";
+import { andThen } from "../../base/and-then.ts";
+import type { Call } from "../call/call.ts";
+import { checkSession, type SessionDemand } from "./check-session.ts";
+import type { Authenticator, VerifyingCore } from "../core.ts";
+import { checkCrossSite } from "./cross-site.ts";
+import { sessionNamedBy } from "./presented-session.ts";
+import { conflict, verifyBearer, verifyCookies } from "./verify-presented.ts";
+
+/** A call as far as authentication looks at it. */
+export type AuthenticationRequest = Pick<
+  Call,
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+>;
+
+/** What a call demands. */
+export interface AuthenticationDemand extends SessionDemand {
+  readonly required: boolean;
+  readonly doAntiCsrfCheck: boolean;
+}
+
+/**
+ * Finds and verifies the access token of a request: tokens, cross-site, signature, anti-CSRF token,
+ * revocation. No I/O, but for an unknown signing key, a stale change log, a strict check, and claims
+ * that have changed; and no promise where the token was verified before.
+ *
+ * @returns the verified claims; undefined when nothing was presented and nothing is required
+ * @throws SessionError
+ */
+export function authenticate(
+  core: VerifyingCore,
+  request: AuthenticationRequest,
+  demand: AuthenticationDemand,
+): AccessClaims | undefined | Promise<AccessClaims> {
+  const { presented } = request;
+  if (isEmpty(presented)) {
+    if (demand.required) {
+      throw new SessionError("unauthorized", "SESSION_MISSING", {
+        message: "the call needs a session",
+      });
+    }
+    return undefined;
+  }
+  if (presented.bearer === undefined) {
+    checkCrossSite(core, request);
+  }
+  const given = { core, request, demand };
+  const work = () => andThen(core.engine(), (engine) => authenticateBy(engine, given));
+  return presented.bearer === undefined ? orRefresh(presented, work) : work();
+}
+
+/**
+ * That one session has ended says nothing of another one, which the refresh cookie may be of: an
+ * answer of the ended one that came late has overwritten the access cookie of the next.
+ */
+function orRefresh<T>(presented: PresentedTokens, work: () => T | Promise<T>): T | Promise<T> {
+  const failed = (error: unknown): never => {
+    throw error instanceof SessionError && namesAnother(presented, error)
+      ? conflict("the access and the refresh cookie are of different sessions")
+      : error;
+  };
+  try {
+    const done = work();
+    return done instanceof Promise ? done.catch(failed) : done;
+  } catch (error) {
+    return failed(error);
+  }
+}
+
+function namesAnother({ refreshCookies }: PresentedTokens, { kind, session }: SessionError) {
+  return (
+    kind === "unauthorized" &&
+    session !== undefined &&
+    refreshCookies.some((token) => (sessionNamedBy(token) ?? session) !== session)
+  );
+}
+
+/** A request that brought a token, and what it has to be good for. */
+interface Presented {
+  readonly core: VerifyingCore;
+  readonly request: AuthenticationRequest;
+  readonly demand: AuthenticationDemand;
+}
+
+function authenticateBy(
+  engine: Authenticator,
+  given: Presented,
+): AccessClaims | Promise<AccessClaims> {
+  const { core, request, demand } = given;
+  const { presented } = request;
+  const byCookie = presented.bearer === undefined;
+  const now = engine.storeNow();
+  const verified = byCookie
+    ? verifyCookies(core, engine, { presented, now })
+    : verifyBearer(engine, { presented, now });
+  const byToken = byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck;
+  // Most calls wait for nothing: those make no promise, nor anything else in vain.
+  return byToken || verified instanceof Promise
+    ? checkLater(engine, given, { verified, byToken, now })
+    : checkLive(engine, given, { claims: verified, now, checkedAt: now });
+}
+
+async function checkLater(
+  engine: Authenticator,
+  given: Presented,
+  {
+    verified,
+    byToken,
+    now,
+  }: {
+    readonly verified: AccessClaims | Promise<AccessClaims>;
+    readonly byToken: boolean;
+    readonly now: number;
+  },
+): Promise<AccessClaims> {
+  const claims = await verified;
+  if (byToken) {
+    await checkAntiCsrf(engine, given, claims);
+  }
+  return checkLive(engine, given, { claims, now, checkedAt: undefined });
+}
+
+function checkLive(
+  engine: Authenticator,
+  { core, request, demand }: Presented,
+  found: {
+    readonly claims: AccessClaims;
+    readonly now: number;
+    /** What `storeNow` told just now; undefined where something was waited for since. */
+    readonly checkedAt: number | undefined;
+  },
+): AccessClaims | Promise<AccessClaims> {
+  const { claims, now, checkedAt } = found;
+  const live = checkSession(core, request, { engine, claims, demand, now: checkedAt });
+  if (live instanceof Promise) {
+    return live.then((current) => takeNote(engine, current, now));
+  }
+  return takeNote(engine, live, now);
+}
+
+function takeNote(engine: Authenticator, claims: AccessClaims, now: number): AccessClaims {
+  engine.used(claims, now);
+  return claims;
+}
+
+async function checkAntiCsrf(
+  engine: Authenticator,
+  { core, request }: Presented,
+  claims: AccessClaims,
+): Promise<void> {
+  const token = request.requestHeader.get(header.csrf);
+  if (token === null || !(await engine.antiCsrf.verify(claims.sid, token))) {
+    core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
+    throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
+      message: "the anti-CSRF token is missing or wrong",
+      session: claims.sid,
+    });
+  }
+}

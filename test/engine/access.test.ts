@@ -1,0 +1,117 @@
+import { describe, expect, it } from "vitest";
+import { openSecretRing, readSecretOption } from "../../src/base/secrets.ts";
+import { assertTokenFits, mintAccessToken } from "../../src/engine/access.ts";
+import { maxAccessLife, readLifetimes } from "../../src/engine/lifetimes.ts";
+import { createSigningKeys } from "../../src/engine/keys/signing-keys.ts";
+import type { SessionRecord } from "../../src/engine/store.ts";
+import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { createSessionCookies } from "../../src/request/cookie.ts";
+import { startEngine } from "../helpers/engine.ts";
+
+const issuer = "https://api.example.com";
+
+async function parts(lifetimes = readLifetimes({}, {})) {
+  const clock = createFakeClock();
+  const store = memoryStore();
+  await store.open({ clock });
+  const secrets = await openSecretRing(readSecretOption("s".repeat(32)), issuer);
+  const keys = createSigningKeys({
+    store,
+    secrets,
+    clock,
+    algorithm: "ES256",
+    rotation: 1e9,
+    retention: 1e9,
+    emit: () => {},
+  });
+  await keys.open();
+  return { options: { issuer, audience: issuer, keys, lifetimes }, clock };
+}
+
+async function recordOf(changes: Partial<SessionRecord>): Promise<SessionRecord> {
+  const engine = await startEngine();
+  const { id } = await engine.signIn();
+  const { record } = await engine.load(id);
+  if (record === undefined) {
+    throw new Error("the session is gone");
+  }
+  return { ...record, ...changes };
+}
+
+describe("assertTokenFits", () => {
+  it.each(["cookie", "header"] as const)(
+    "the largest claims a %s takes still fit in generation 9,999,999,999",
+    async (transport) => {
+      const { options } = await parts();
+      const claimsOf = (length: number) => ({ note: "ü".repeat(length / 2) });
+      const fits = (length: number): boolean => {
+        try {
+          const content = { userId: "alice", tenantId: null, transport };
+          assertTokenFits(options, { ...content, claims: claimsOf(length) });
+          return true;
+        } catch {
+          return false;
+        }
+      };
+      let largest = 0;
+      for (let step = 8192; step >= 2; step /= 2) {
+        largest += fits(largest + step) ? step : 0;
+      }
+      expect(largest).toBeGreaterThan(transport === "cookie" ? 2_000 : 5_000);
+      expect(fits(largest + 2)).toBe(false);
+      const now = 9_999_990_000_000;
+      const record = await recordOf({
+        transport,
+        claims: claimsOf(largest),
+        claimsVersion: 9_999_999_999,
+        generation: 9_999_999_999,
+        rotatedAt: now,
+        authTime: now,
+        idleExpiresAt: now + 1e9,
+        expiresAt: now + 1e9,
+      });
+      const { token } = await mintAccessToken(options, { record, now });
+      const cookies = createSessionCookies(new URL(issuer));
+      if (transport === "cookie") {
+        expect(cookies.set(cookies.names.access, token, 1)).toContain(token);
+      }
+      expect(token.length).toBeLessThanOrEqual(8192);
+    },
+  );
+});
+
+describe("mintAccessToken", () => {
+  it("takes up to 5 % off its life, and no more", async () => {
+    const { options, clock } = await parts();
+    const now = clock.now();
+    const record = await recordOf({ idleExpiresAt: now + 1e9, expiresAt: now + 1e9 });
+    const lives = await Promise.all(
+      Array.from({ length: 200 }, async () => {
+        const { claims } = await mintAccessToken(options, { record, now });
+        return claims.exp - claims.iat;
+      }),
+    );
+    expect(Math.min(...lives)).toBeGreaterThanOrEqual(855 - 1);
+    expect(Math.max(...lives)).toBeLessThanOrEqual(900);
+    expect(new Set(lives).size).toBeGreaterThan(10);
+  });
+
+  it.each([
+    ["the idle end", { idleExpiresAt: 5_000, expiresAt: 1e12 }],
+    ["the absolute end", { idleExpiresAt: 1e12, expiresAt: 5_000 }],
+  ])("never passes %s", async (_name, ends) => {
+    const { options } = await parts();
+    const record = await recordOf({ ...ends, rotatedAt: 0, authTime: 0 });
+    const { claims, expiresIn } = await mintAccessToken(options, { record, now: 1_000 });
+    expect(claims).toMatchObject({ iat: 1, exp: 5 });
+    expect(expiresIn).toBe(4_000);
+  });
+
+  it("never passes the longest life there is", async () => {
+    const { options } = await parts({ ...readLifetimes({}, {}), access: 10 * maxAccessLife });
+    const record = await recordOf({ idleExpiresAt: 1e12, expiresAt: 1e12, rotatedAt: 0 });
+    const { claims } = await mintAccessToken(options, { record, now: 0 });
+    expect(claims.exp - claims.iat).toBeLessThanOrEqual(maxAccessLife / 1000);
+  });
+});

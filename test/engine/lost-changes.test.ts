@@ -1,0 +1,146 @@
+import { describe, expect, it, vi } from "vitest";
+import type { SessionStore } from "../../src/engine/store.ts";
+import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { startEngine } from "../helpers/engine.ts";
+
+const hour = 3_600_000;
+
+/** A store that can be told to have lost changes, and to fail. */
+function losingStore() {
+  const inner = memoryStore();
+  const state: { lostAt?: number; failing: boolean; failed: number } = {
+    failing: false,
+    failed: 0,
+  };
+  const store: SessionStore = {
+    ...inner,
+    async changes(cursor, window) {
+      const { lostAt } = state;
+      return { ...(await inner.changes(cursor, window)), ...(lostAt !== undefined && { lostAt }) };
+    },
+    async revoke(id, endedBy) {
+      if (state.failing) {
+        throw new Error("out of reach");
+      }
+      return inner.revoke(id, endedBy);
+    },
+    async revokeAll(scope, endedBy) {
+      if (state.failing) {
+        state.failed += 1;
+        throw new Error("out of reach");
+      }
+      return inner.revokeAll(scope, endedBy);
+    },
+  };
+  return { store, state, inner };
+}
+
+async function twoEngines() {
+  const { store, state, inner } = losingStore();
+  const clock = createFakeClock();
+  const engine = await startEngine({ store, clock });
+  const other = await startEngine({ store, clock });
+  const { id } = await engine.signIn();
+  const wake = async () => {
+    const { id: any } = await engine.signIn();
+    await inner.revoke(any, "revoked");
+  };
+  return { engine, other, state, inner, clock, id, wake };
+}
+
+describe("a store that has lost changes", () => {
+  it("gets a new signing key where it has lost all, for all who sign at once", async () => {
+    const { engine, inner } = await twoEngines();
+    await inner.removeSigningKeysBelow(9);
+    engine.clock.advance("1h");
+    await Promise.all([engine.signIn(), engine.signIn(), engine.signIn()]);
+    expect((await inner.signingKeys()).keys).toHaveLength(1);
+  });
+
+  it("is read for every session until the tokens of before are dead", async () => {
+    const { engine, state, clock, wake } = await twoEngines();
+    expect(engine.revocations.unsure).toBe(false);
+    state.lostAt = clock.now();
+    clock.advance("10m");
+    await wake();
+    await vi.waitFor(() => expect(engine.revocations.unsure).toBe(true));
+    clock.advance("50m");
+    await wake();
+    expect(engine.revocations.unsure).toBe(true);
+    clock.advance("60s");
+    expect(engine.revocations.unsure).toBe(false);
+  });
+
+  it("is doubted by a server that starts then, and trusted by one that starts later", async () => {
+    const { store, state } = losingStore();
+    const clock = createFakeClock();
+    state.lostAt = clock.now() - hour;
+    const engine = await startEngine({ store, clock });
+    expect(engine.revocations.unsure).toBe(true);
+    clock.advance("60s");
+    expect(engine.revocations.unsure).toBe(false);
+    expect((await startEngine({ store, clock })).revocations.unsure).toBe(false);
+  });
+
+  it("is doubted anew when it loses more", async () => {
+    const { engine, state, clock, wake } = await twoEngines();
+    state.lostAt = clock.now();
+    await wake();
+    await vi.waitFor(() => expect(engine.revocations.unsure).toBe(true));
+    clock.advance("30m");
+    state.lostAt = clock.now();
+    await wake();
+    await new Promise((resolve) => setImmediate(resolve));
+    clock.advance("60m");
+    expect(engine.revocations.unsure).toBe(true);
+    clock.advance("60s");
+    expect(engine.revocations.unsure).toBe(false);
+  });
+
+  it("is given back the revocations a server knows, once it can be reached", async () => {
+    const { engine, other, state, inner, clock, id, wake } = await twoEngines();
+    // Known to this process, and lost by the store: the record lives there.
+    const lost = { kind: "revoked", session: id, endedBy: "signOut", at: clock.now() } as const;
+    const revokeAll = vi.spyOn(inner, "revokeAll");
+    vi.spyOn(engine.revocations, "all").mockReturnValue([]);
+    other.revocations.apply(lost);
+    state.lostAt = clock.now();
+    state.failing = true;
+    await wake();
+    await vi.waitFor(() => expect(other.revocations.unsure).toBe(true));
+    await vi.waitFor(() => expect(state.failed).toBe(1));
+    expect((await engine.load(id)).record?.revokedAt).toBeNull();
+    state.failing = false;
+    await vi.waitFor(async () => {
+      clock.advance("1s");
+      expect((await engine.load(id)).record?.endedBy).toBe("signOut");
+    });
+    const given = revokeAll.mock.calls.filter(([, endedBy]) => endedBy === "signOut");
+    expect(given).toEqual([[{ ids: [id] }, "signOut"]]);
+    await vi.waitFor(() => expect(engine.revocations.get(id)?.endedBy).toBe("signOut"));
+  });
+
+  it("is given back many at once, by how they ended, and nothing more once the server closes", async () => {
+    const { engine, other, state, inner, clock, wake } = await twoEngines();
+    for (let i = 0; i < 1_200; i++) {
+      const endedBy = i % 3 === 0 ? "theft" : "revoked";
+      other.revocations.apply({ kind: "revoked", session: `s${i}`, endedBy, at: clock.now() });
+    }
+    vi.spyOn(engine.revocations, "all").mockReturnValue([]);
+    const given: string[] = [];
+    vi.spyOn(inner, "revokeAll").mockImplementation(async (scope, endedBy) => {
+      given.push(`${"ids" in scope ? scope.ids.length : 0} ${endedBy}`);
+      if (given.length === 2) {
+        void other.close();
+      }
+      return { revoked: [], now: clock.now() };
+    });
+    state.lostAt = clock.now();
+    await wake();
+    await vi.waitFor(() => expect(given).toHaveLength(2));
+    await new Promise((resolve) => setImmediate(resolve));
+    // The other 301 are left to the servers that go on.
+    expect(given.toSorted()).toEqual(["400 theft", "500 revoked"]);
+  });
+});

@@ -1,0 +1,61 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { decideRefresh, type RefreshState } from "../../src/engine/refresh/refresh-rule.ts";
+
+const overlap = 30_000;
+const now = 1_000_000_000;
+
+function state(changes: Partial<RefreshState>): RefreshState {
+  return {
+    generation: 5,
+    confirmedAt: null,
+    idleExpiresAt: now + 1,
+    expiresAt: now + 1,
+    revokedAt: null,
+    endedBy: null,
+    ...changes,
+  };
+}
+
+describe("decideRefresh", () => {
+  const confirmedLongAgo = now - overlap - 1;
+  const rows: [string, Partial<RefreshState>, number, string][] = [
+    ["p = g, g confirmed more than overlap ago", { confirmedAt: confirmedLongAgo }, 5, "advance"],
+    ["p = g, g confirmed exactly overlap ago", { confirmedAt: now - overlap }, 5, "keep"],
+    ["p = g, g confirmed just now", { confirmedAt: now }, 5, "keep"],
+    ["p = g, g unconfirmed", {}, 5, "keep"],
+    ["p = g, g confirmed in the clock's future", { confirmedAt: now + 9e9 }, 5, "keep"],
+    ["p = g-1, g unconfirmed, however old", {}, 4, "resend"],
+    ["p = g-1, g confirmed exactly overlap ago", { confirmedAt: now - overlap }, 4, "resend"],
+    ["p = g-1, g confirmed in the clock's future", { confirmedAt: now + 9e9 }, 4, "resend"],
+    ["p = g-1, g confirmed more than overlap ago", { confirmedAt: confirmedLongAgo }, 4, "theft"],
+    ["p = g-2, g unconfirmed", {}, 3, "theft"],
+    ["p = g-2, within the overlap", { confirmedAt: now }, 3, "theft"],
+    ["p = 0, long before", {}, 0, "theft"],
+    ["p = g+1: the store went back", {}, 6, "forward"],
+    ["p = g+7, g confirmed long ago", { confirmedAt: confirmedLongAgo }, 12, "forward"],
+    ["the idle end, reached", { idleExpiresAt: now }, 5, "expired"],
+    ["the absolute end, reached", { expiresAt: now }, 5, "expired"],
+    ["an old token after the end is no theft", { expiresAt: now }, 1, "expired"],
+    ["revoked", { revokedAt: now - 1, endedBy: "signOut" }, 5, "revoked"],
+    ["revoked and past its end", { revokedAt: now - 1, expiresAt: now }, 5, "revoked"],
+    ["an old token after a revoke is no second theft", { revokedAt: 1 }, 1, "revoked"],
+  ];
+  it.each(rows)("%s", (_name, changes, presented, kind) => {
+    expect(decideRefresh(state(changes), presented, { now, overlap }).kind).toBe(kind);
+  });
+
+  it("an honest client that was answered is never a thief", () => {
+    fc.assert(
+      fc.property(fc.nat(), fc.option(fc.integer()), fc.nat(), (generation, confirmedAt, at) => {
+        const record = state({
+          generation,
+          confirmedAt,
+          idleExpiresAt: 2 ** 53,
+          expiresAt: 2 ** 53,
+        });
+        expect(decideRefresh(record, generation, { now: at, overlap }).kind).not.toBe("theft");
+      }),
+    );
+  });
+});

@@ -1,0 +1,110 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { openSecretRing, randomId, readSecretOption } from "../../src/base/secrets.ts";
+import {
+  maxRefreshTokenLength,
+  mintRefreshToken,
+  parseRefreshToken,
+  type RefreshTokenBinding,
+  verifyCheck,
+  verifyTag,
+} from "../../src/engine/refresh/refresh-token.ts";
+
+const issuer = "https://api.example.com";
+const ring = await openSecretRing(readSecretOption("a".repeat(32)), issuer);
+const keys = ring.current;
+const binding: RefreshTokenBinding = {
+  transport: "cookie",
+  tenantId: "acme",
+  session: randomId(16),
+  generation: 7,
+  salt: randomId(32),
+};
+const token = await mintRefreshToken(keys, binding);
+
+async function proves(candidate: string, against: RefreshTokenBinding): Promise<boolean> {
+  const parsed = parseRefreshToken(candidate);
+  return (
+    parsed !== undefined &&
+    (await verifyCheck(keys, parsed)) &&
+    (await verifyTag(keys, parsed, against))
+  );
+}
+
+describe("mintRefreshToken", () => {
+  it("is the same on every server that has the secret", async () => {
+    const elsewhere = await openSecretRing(
+      readSecretOption(["b".repeat(40), "a".repeat(32)]),
+      issuer,
+    );
+    const same = elsewhere.get(keys.id);
+    expect(same && (await mintRefreshToken(same, binding))).toBe(token);
+  });
+
+  it.each([
+    ["transport", { transport: "header" }],
+    ["tenant", { tenantId: null }],
+    ["tenant, moved into the next field", { tenantId: `acme${binding.session.slice(0, 2)}` }],
+    ["session", { session: randomId(16) }],
+    ["generation", { generation: 8 }],
+    ["salt", { salt: randomId(32) }],
+  ] as [string, Partial<RefreshTokenBinding>][])("is bound to the %s", async (_name, change) => {
+    expect(await proves(token, binding)).toBe(true);
+    expect(await proves(token, { ...binding, ...change })).toBe(false);
+  });
+
+  it("is bound to the issuer and the secret", async () => {
+    const otherIssuer = await openSecretRing(readSecretOption("a".repeat(32)), "https://b.example");
+    expect(await mintRefreshToken(otherIssuer.current, binding)).not.toBe(token);
+    expect(otherIssuer.current.id).not.toBe(keys.id);
+  });
+
+  it("fits into a cookie many times over", async () => {
+    const longest = await mintRefreshToken(keys, { ...binding, generation: 9_999_999_999 });
+    expect(longest.length).toBeLessThan(maxRefreshTokenLength);
+    expect(parseRefreshToken(longest)?.generation).toBe(9_999_999_999);
+  });
+});
+
+describe("parseRefreshToken", () => {
+  const [secretId, session, generation, tag, check] = token.split(".") as [
+    string,
+    string,
+    string,
+    string,
+    string,
+  ];
+  it.each([
+    ["empty", ""],
+    ["a JWT", "eyJhbGciOiJFUzI1NiJ9.e30.AAAA"],
+    ["four parts", `${secretId}.${session}.${generation}.${tag}`],
+    ["six parts", `${token}.${check}`],
+    ["leading zero", `${secretId}.${session}.07.${tag}.${check}`],
+    ["negative", `${secretId}.${session}.-7.${tag}.${check}`],
+    ["exponent", `${secretId}.${session}.1e3.${tag}.${check}`],
+    ["too many digits", `${secretId}.${session}.12345678901.${tag}.${check}`],
+    ["white space", `${token} `],
+    ["line feed", `${token}\n`],
+    ["padding", `${token}=`],
+    ["standard alphabet", token.replace(tag, `${tag.slice(0, -2)}+A`)],
+    ["trailing bits in the tag", token.replace(tag, `${tag.slice(0, -1)}B`)],
+    ["trailing bits in the check", `${token.slice(0, -1)}B`],
+    ["long", `${token}${"A".repeat(maxRefreshTokenLength)}`],
+  ])("refuses: %s", (_name, candidate) => {
+    expect(parseRefreshToken(candidate)).toBeUndefined();
+  });
+
+  it("no change of a token is still the token", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.nat({ max: token.length - 1 }),
+        fc.constantFrom(...Array.from("ABCabc019-_. =+/")),
+        async (position, character) => {
+          const changed = token.slice(0, position) + character + token.slice(position + 1);
+          expect(await proves(changed, binding)).toBe(changed === token);
+        },
+      ),
+      { numRuns: 500 },
+    );
+  });
+});

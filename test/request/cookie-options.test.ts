@@ -1,0 +1,229 @@
+import { describe, expect, it, test } from "vitest";
+import { createSessionCookies } from "../../src/request/cookie.ts";
+import type { CookieOptions } from "../../src/request/cookie-options.ts";
+
+const issuer = new URL("https://api.example.com");
+const own = { access: "__Host-app-a", refresh: "__Host-app-r" };
+
+function make(options: CookieOptions, at: URL = issuer) {
+  const cookies = createSessionCookies(at, options);
+  const { names, hostOnly } = cookies;
+  return {
+    ...{ names, hostOnly, set: cookies.set(names.access, "a.b", 60) },
+    expire: (name: string) => cookies.expire(name),
+    expireOlder: (name: string) => cookies.expireOlder(name),
+  };
+}
+
+/** The domain and the jar of every copy that is expired, in order. */
+function copies(options: CookieOptions, at: URL = issuer): string[] {
+  const { names, expire } = make(options, at);
+  return expire(names.access).map((cookie) => {
+    expect(cookie).toContain(`${names.access}=; Max-Age=0; `);
+    const domain = /; Domain=([^;]+)/.exec(cookie)?.[1] ?? "host";
+    return `${domain}${cookie.includes("; Partitioned") ? " partitioned" : ""}`;
+  });
+}
+
+test("I5 custom cookie names, with the prefix of one's choice", () => {
+  const { names, hostOnly, set } = make({ names: own });
+  expect(names).toEqual(own);
+  expect(hostOnly).toBe(true);
+  expect(set).toBe("__Host-app-a=a.b; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Lax");
+  for (const prefix of ["__Secure-", "__Http-", ""]) {
+    const bare = { access: `${prefix}a`, refresh: `${prefix}r` };
+    expect(make({ names: bare })).toMatchObject({ names: bare, hostOnly: false });
+  }
+  const http = { access: "__Host-Http-a", refresh: "__Host-Http-r" };
+  expect(make({ names: http })).toMatchObject({ names: http, hostOnly: true });
+});
+
+test("I2 a domain: the cookies are for all of its hosts, and the prefix says so", () => {
+  const { names, hostOnly, set } = make({ domain: "example.com" });
+  expect(names).toEqual({
+    access: "__Secure-rpcsession-access",
+    refresh: "__Secure-rpcsession-refresh",
+  });
+  expect(hostOnly).toBe(false);
+  expect(set).toBe(
+    "__Secure-rpcsession-access=a.b; Max-Age=60; Domain=example.com; Path=/; HttpOnly; Secure; SameSite=Lax",
+  );
+  expect(make({ domain: "api.example.com" }).set).toContain("; Domain=api.example.com; ");
+});
+
+test("I2 a path", () => {
+  const { names, set } = make({ path: "/api" });
+  expect(names.access).toBe("__Secure-rpcsession-access");
+  expect(set).toContain("; Path=/api; ");
+});
+
+test("I2 I6 SameSite=Strict, and None with Partitioned", () => {
+  expect(make({ sameSite: "strict" }).set).toMatch(/; SameSite=Strict$/);
+  expect(make({ sameSite: "none" }).set).toMatch(/; Secure; SameSite=None$/);
+  expect(make({ sameSite: "none", partitioned: true }).set).toMatch(
+    /; Secure; Partitioned; SameSite=None$/,
+  );
+});
+
+describe("what is expired", () => {
+  const here = ["host", "host partitioned"];
+  const above = ["api.example.com", "api.example.com partitioned"];
+  const top = ["example.com", "example.com partitioned"];
+
+  it.each<[string, CookieOptions, readonly string[]]>([
+    ["with __Host-: there can be no other copy", {}, here],
+    [
+      "of a domain: the host's too, and those of all domains above it",
+      { domain: "example.com" },
+      [...here, ...above, ...top],
+    ],
+    [
+      "without __Host-: what a sibling may have planted",
+      { path: "/api" },
+      [...above, ...top, ...here],
+    ],
+  ])("I4 %s", (_, options, expected) => {
+    expect(copies(options)).toEqual(expected);
+  });
+
+  it("I4 no more than four domains of a long host, and none of an address", () => {
+    const long = new URL("https://a.b.c.d.e.f.example.com");
+    const deep = copies({ path: "/x" }, long).filter((copy) => !copy.includes("partitioned"));
+    const domains = ["d.e.f.example.com", "e.f.example.com", "f.example.com", "example.com"];
+    expect(deep).toEqual([...domains, "host"]);
+    expect(copies({ path: "/x" }, new URL("https://192.0.2.7"))).toEqual(here);
+    expect(copies({ path: "/x" }, new URL("https://[2001:db8::1]"))).toEqual(here);
+  });
+
+  it("I4 every write expires the cookie of the older domain, and of that alone", () => {
+    const { names, expireOlder } = make({ path: "/api", olderDomain: "example.com" });
+    const gone = `${names.refresh}=; Max-Age=0; Domain=example.com; Path=/api; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Secure`;
+    expect(expireOlder(names.refresh)).toEqual([
+      `${gone}; SameSite=Lax`,
+      `${gone}; Partitioned; SameSite=Lax`,
+    ]);
+    const host = make({ domain: "example.com", olderDomain: null });
+    expect(host.expireOlder(host.names.access).join()).not.toContain("Domain");
+    expect(make({}).expireOlder("__Host-rpcsession-access")).toEqual([]);
+  });
+});
+
+describe("I5 what browsers would not take is refused at construction", () => {
+  const wrong = (options: object): CookieOptions => options as CookieOptions;
+  const named = (access: string, refresh: string, rest: CookieOptions = {}): CookieOptions => ({
+    names: { access, refresh },
+    ...rest,
+  });
+
+  it.each<[string, CookieOptions, RegExp, string?]>([
+    [
+      "__Host- with a domain",
+      { names: own, domain: "example.com" },
+      /^cookies\.names: .*__Host-app-a.* without a Domain/,
+    ],
+    ["__Host- with a path", { names: own, path: "/api" }, /^cookies\.names: .* with Path=\/ only/],
+    [
+      "__Host-Http- with a domain",
+      named("__Host-Http-a", "__Host-Http-r", { domain: "example.com" }),
+      /^cookies\.names/,
+    ],
+    [
+      "__Host- without Secure",
+      { names: own, insecure: true },
+      /^cookies\.names: .* with Secure only/,
+      "http://localhost",
+    ],
+    [
+      "__Secure- without Secure",
+      named("__Secure-a", "__Secure-r", { insecure: true }),
+      /^cookies\.names/,
+      "http://localhost",
+    ],
+    [
+      "a prefix in another case",
+      named("__host-a", "__host-r"),
+      /^cookies\.names: write the prefix of "__host-a"/,
+    ],
+    ["two prefixes", named("__Host-a", "__Secure-r"), /^cookies\.names: .*the same prefix/],
+    ["one name for both", named("__Host-a", "__Host-a"), /^cookies\.names: both are "__Host-a"/],
+    ["an empty name", named("", "r"), /^cookies\.names: "" is no name/],
+    ["a name with a space", named("a b", "r"), /^cookies\.names: "a b" is no name/],
+    ["a name with a semicolon", named("a;Domain=evil.example", "r"), /^cookies\.names/],
+    ["a name with an equals sign", named("a=b", "r"), /^cookies\.names/],
+    ["a name with a line break", named("a\r\nset-cookie: x", "r"), /^cookies\.names/],
+    ["a name of 97 characters", named("a".repeat(97), "r"), /^cookies\.names/],
+    ["one name only", wrong({ names: { access: "a" } }), /^cookies\.names: undefined is no name/],
+    [
+      "a domain of somebody else",
+      { domain: "example.org" },
+      /^cookies\.domain: "example\.org" must be the host of the issuer, api\.example\.com, or a parent/,
+    ],
+    ["a domain below", { domain: "x.api.example.com" }, /^cookies\.domain/],
+    ["the end of a label", { domain: "ample.com" }, /^cookies\.domain/],
+    ["a dot before it", { domain: ".example.com" }, /^cookies\.domain/],
+    ["a top-level domain", { domain: "com" }, /^cookies\.domain/],
+    ["a domain in capitals", { domain: "Example.com" }, /^cookies\.domain/],
+    ["an empty domain", { domain: "" }, /^cookies\.domain/],
+    ["a domain with an attribute", { domain: "example.com; Path=/" }, /^cookies\.domain/],
+    ["an address", { domain: "192.0.2.7" }, /^cookies\.domain/, "https://192.0.2.7"],
+    ["localhost", { domain: "localhost" }, /^cookies\.domain/, "http://localhost"],
+    ["a path without a slash", { path: "api" }, /^cookies\.path: "api" must begin with "\/"/],
+    ["a path with a semicolon", { path: "/a; Domain=example.com" }, /^cookies\.path/],
+    ["a path that browsers ignore", { path: `/${"a".repeat(1024)}` }, /^cookies\.path/],
+    [
+      "an older domain beside __Host-",
+      { olderDomain: "example.com" },
+      /^cookies\.olderDomain: cookies with the prefix __Host- never had a domain/,
+    ],
+    [
+      "the present domain as the older one",
+      { domain: "example.com", olderDomain: "example.com" },
+      /^cookies\.olderDomain: that is what the cookies have now/,
+    ],
+    [
+      "no domain before and none now",
+      { path: "/api", olderDomain: null },
+      /^cookies\.olderDomain: that is/,
+    ],
+    [
+      "an older domain of somebody else",
+      { path: "/api", olderDomain: "example.org" },
+      /^cookies\.olderDomain: "example\.org"/,
+    ],
+    [
+      "Partitioned without None",
+      { partitioned: true },
+      /^cookies\.partitioned: .*SameSite=lax; set sameSite: "none"/,
+    ],
+    [
+      "an option that is none",
+      wrong({ samesite: "none" }),
+      /^cookies: there is no option "samesite"$/,
+    ],
+    [
+      "a boolean in words",
+      wrong({ insecure: "false" }),
+      /^cookies\.insecure: must be of type boolean$/,
+      "http://localhost",
+    ],
+    ["names in words", wrong({ names: "a" }), /^cookies\.names: must be of type object$/],
+    ["no names", wrong({ names: null }), /^cookies\.names: must be of type object$/],
+    [
+      "a domain that is a list",
+      wrong({ domain: ["example.com"] }),
+      /^cookies\.domain: must be of type string$/,
+    ],
+  ])("I5 %s", (_, options, message, at = issuer.href) => {
+    expect(() => createSessionCookies(new URL(at), options)).toThrow(TypeError);
+    expect(() => createSessionCookies(new URL(at), options)).toThrow(message);
+  });
+
+  it.each<[string, CookieOptions, string]>([
+    ["a domain over plain http", { insecure: true, domain: "dev.test" }, "http://api.dev.test"],
+    ["a path over plain http", { insecure: true, path: "/api" }, "http://localhost:8080"],
+    ["the longest names", named("a".repeat(96), "r".repeat(96)), "https://api.example.com"],
+    ["a host of two labels as its own domain", { domain: "example.com" }, "https://example.com"],
+  ])("I2 takes %s", (_, options, at) => {
+    expect(() => createSessionCookies(new URL(at), options)).not.toThrow();
+  });
+});

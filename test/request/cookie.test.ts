@@ -1,0 +1,296 @@
+import fc from "fast-check";
+import { Cookie, CookieJar } from "tough-cookie";
+import { describe, expect, it } from "vitest";
+import { createSessionCookies, readCookie, withoutCookies } from "../../src/request/cookie.ts";
+import type { CookieOptions } from "../../src/request/cookie-options.ts";
+
+const https = new URL("https://api.example.com");
+const http = new URL("http://localhost:8080");
+const name = "__Host-rpcsession-access";
+
+/** What tokens are made of: base64url and dots. */
+const token = fc.stringMatching(/^[\w.-]{1,300}$/);
+
+describe("C08 golden Set-Cookie strings", () => {
+  interface Golden {
+    readonly row: string;
+    readonly options: CookieOptions;
+    readonly set: string;
+    readonly expire: readonly string[];
+  }
+  const gone = "Max-Age=0; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Secure";
+  const rows: readonly Golden[] = [
+    {
+      row: "default",
+      options: {},
+      set: `${name}=a.b; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Lax`,
+      expire: [`${name}=; ${gone}; SameSite=Lax`, `${name}=; ${gone}; Partitioned; SameSite=Lax`],
+    },
+    {
+      row: "strict",
+      options: { sameSite: "strict" },
+      set: `${name}=a.b; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=Strict`,
+      expire: [
+        `${name}=; ${gone}; SameSite=Strict`,
+        `${name}=; ${gone}; Partitioned; SameSite=Strict`,
+      ],
+    },
+    {
+      row: "none",
+      options: { sameSite: "none" },
+      set: `${name}=a.b; Max-Age=60; Path=/; HttpOnly; Secure; SameSite=None`,
+      expire: [`${name}=; ${gone}; SameSite=None`, `${name}=; ${gone}; Partitioned; SameSite=None`],
+    },
+    {
+      row: "partitioned",
+      options: { sameSite: "none", partitioned: true },
+      set: `${name}=a.b; Max-Age=60; Path=/; HttpOnly; Secure; Partitioned; SameSite=None`,
+      expire: [`${name}=; ${gone}; SameSite=None`, `${name}=; ${gone}; Partitioned; SameSite=None`],
+    },
+  ];
+  it.each(rows)("$row", ({ options, set, expire }) => {
+    const cookies = createSessionCookies(https, options);
+    expect(cookies.hostOnly).toBe(true);
+    expect(cookies.names).toEqual({ access: name, refresh: "__Host-rpcsession-refresh" });
+    expect(cookies.set(name, "a.b", 60)).toBe(set);
+    expect(cookies.expire(name)).toEqual(expire);
+  });
+
+  it("insecure", () => {
+    const cookies = createSessionCookies(http, { insecure: true });
+    const { access } = cookies.names;
+    expect(cookies.hostOnly).toBe(false);
+    expect(cookies.set(access, "a.b", 60)).toBe(
+      "rpcsession-access=a.b; Max-Age=60; Path=/; HttpOnly; SameSite=Lax",
+    );
+    expect(cookies.expire(access)).toEqual([
+      "rpcsession-access=; Max-Age=0; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; SameSite=Lax",
+    ]);
+  });
+
+  it.each<[string, URL, CookieOptions, RegExp]>([
+    [
+      "insecure with an https issuer",
+      https,
+      { insecure: true },
+      /^cookies\.insecure: .*leave it out/,
+    ],
+    ["insecure and none", http, { insecure: true, sameSite: "none" }, /^cookies\.insecure: /],
+    [
+      "insecure and partitioned",
+      http,
+      { insecure: true, partitioned: true },
+      /^cookies\.insecure: /,
+    ],
+    [
+      "a sameSite that is none",
+      https,
+      { sameSite: "Lax" as "lax" },
+      /^cookies\.sameSite: "Lax" is none of "lax", "strict", "none"$/,
+    ],
+  ])("A6 I2 refuses %s", (_, issuer, options, message) => {
+    expect(() => createSessionCookies(issuer, options)).toThrow(TypeError);
+    expect(() => createSessionCookies(issuer, options)).toThrow(message);
+  });
+});
+
+describe("C01 in a jar that keeps to RFC 6265bis", () => {
+  const url = "https://api.example.com/rpcsession.v1.SessionService/Refresh";
+  const strict = () => new CookieJar(undefined, { prefixSecurity: "strict" });
+
+  it("is kept, and expired again", async () => {
+    const jar = strict();
+    const cookies = createSessionCookies(https);
+    await jar.setCookie(cookies.set(name, "a.b", 60), url);
+    expect(await jar.getCookieString(url)).toBe(`${name}=a.b`);
+    expect(await jar.getCookieString("https://evil.example.com/")).toBe("");
+    for (const gone of cookies.expire(name)) {
+      await jar.setCookie(gone, url);
+    }
+    expect(await jar.getCookieString(url)).toBe("");
+  });
+
+  it.each([
+    ["Domain", `${name}=x; Secure; Path=/; Domain=example.com`],
+    ["a narrow Path", `${name}=x; Secure; Path=/rpcsession.v1.SessionService`],
+    ["no Secure", `${name}=x; Path=/`],
+  ])("a sibling cannot plant one with %s", async (_, planted) => {
+    const jar = strict();
+    await jar.setCookie(planted, "https://evil.example.com/", { ignoreError: true });
+    await jar.setCookie(planted, url, { ignoreError: true });
+    expect(await jar.getCookieString(url)).toBe("");
+  });
+
+  it.each([
+    ["a no-break space before", `\u00a0${name}=planted`],
+    ["a no-break space before the equals sign", `${name}\u00a0=planted`],
+    ["a vertical tab before", `\u000b${name}=planted`],
+    ["a form feed before", `\u000c${name}=planted`],
+    ["a NUL before", `\u0000${name}=planted`],
+    ["a quote before", `"${name}=planted"`],
+    ["no name", `=${name}=planted`],
+    ["another case", `${name.toLowerCase()}=planted`],
+    ["percent encoding", `__Host%2Drpcsession-access=planted`],
+    ["a longer name", `${name}-2=planted`],
+    ["a comma instead of a semicolon", `a=1, ${name}=planted`],
+  ])("a cookie whose name has %s is another cookie", (_, pair) => {
+    // A sibling may set these for the whole domain: the prefix does not protect them.
+    expect(readCookie(`${pair}; ${name}=real`, name, 3)).toEqual(["real"]);
+    expect(withoutCookies(`${pair}; ${name}=real`, [name])).toBe(pair);
+  });
+});
+
+describe("C02 duplicates", () => {
+  it.each<[string, string, readonly string[]]>([
+    ["one", `${name}=1`, ["1"]],
+    ["two, in order", `${name}=1; ${name}=2`, ["1", "2"]],
+    ["the other order", `${name}=2; ${name}=1`, ["2", "1"]],
+    ["with others between", `a=b; ${name}=1; c; ${name}=2; d=e`, ["1", "2"]],
+    ["no spaces", `${name}=1;${name}=2`, ["1", "2"]],
+    ["tabs and spaces", ` \t${name}=1 \t;\t ${name}=2\t`, ["1", "2"]],
+    ["empty pairs", `;;; ;${name}=1;;`, ["1"]],
+    ["empty values", `${name}=; ${name}=1`, ["", "1"]],
+    ["a name without a value", `${name}; ${name}=1`, ["1"]],
+    ["a value with equals signs", `${name}=a=b=`, ["a=b="]],
+    ["a value in quotes stays in them", `${name}="1"`, ['"1"']],
+    ["percent signs stay", `${name}=%`, ["%"]],
+    ["more than the limit", `${name}=1; ${name}=2; ${name}=3; ${name}=4`, ["1", "2", "3"]],
+    ["none", "a=b", []],
+    ["nothing", "", []],
+  ])("%s", (_, header, values) => {
+    expect(readCookie(header, name, 3)).toEqual(values);
+  });
+
+  it("no header", () => {
+    expect(readCookie(null, name, 3)).toEqual([]);
+  });
+});
+
+describe("C06 what is written is what is read", () => {
+  const cookies = createSessionCookies(https);
+  const pairOf = (setCookie: string): string => setCookie.slice(0, setCookie.indexOf(";"));
+
+  it("readCookie gives back every token, wherever it stands", () => {
+    const others = fc.array(fc.stringMatching(/^[a-z]{1,5}=[^;\s]{0,20}$/), { maxLength: 5 });
+    fc.assert(
+      fc.property(token, others, others, (value, before, after) => {
+        const header = [...before, pairOf(cookies.set(name, value, 60)), ...after].join("; ");
+        expect(readCookie(header, name, 3)).toEqual([value]);
+      }),
+    );
+  });
+
+  it("no value adds an attribute or a line", () => {
+    fc.assert(
+      fc.property(fc.string({ unit: "grapheme", maxLength: 100 }), (value) => {
+        const written = cookies.set(name, value, 60);
+        expect(written).not.toMatch(/[\r\n\0]/);
+        expect(written.split("; ").slice(1)).toEqual([
+          "Max-Age=60",
+          "Path=/",
+          "HttpOnly",
+          "Secure",
+          "SameSite=Lax",
+        ]);
+        expect(decodeURIComponent(Cookie.parse(written)?.value ?? "")).toBe(value);
+      }),
+    );
+  });
+});
+
+describe("withoutCookies", () => {
+  const others = fc.array(
+    // Anything Headers lets through but the semicolon: also quotes, commas and bytes above ASCII.
+    fc.stringMatching(
+      /^[a-z]{1,4}=([!-:<-~\u0080-\u00ff]([ -:<-~\u0080-\u00ff]{0,10}[!-:<-~\u0080-\u00ff])?)?$/,
+    ),
+    { maxLength: 6 },
+  );
+
+  it("leaves the others as they are, byte by byte and in order", () => {
+    fc.assert(
+      fc.property(others, fc.array(token, { maxLength: 3 }), fc.nat(), (kept, ours, seed) => {
+        const mixed = [...kept];
+        ours.forEach((value, i) => {
+          mixed.splice((seed + i) % (mixed.length + 1), 0, `${name}=${value}`);
+        });
+        const rest = withoutCookies(mixed.join("; "), [name]);
+        expect(rest).toBe(kept.join("; "));
+        expect(readCookie(rest, name, 3)).toEqual([]);
+      }),
+    );
+  });
+
+  it("hides whatever readCookie would find", () => {
+    fc.assert(
+      fc.property(
+        fc.string({ unit: fc.constantFrom("a", "b", "=", ";", " ", "\t", "\u00a0") }),
+        (header) => {
+          expect(readCookie(withoutCookies(header, ["a"]), "a", 9)).toEqual([]);
+        },
+      ),
+    );
+  });
+});
+
+describe("C07 size", () => {
+  const cookies = createSessionCookies(https);
+  it.each([
+    [4095, true],
+    [4096, true],
+    [4097, false],
+  ])("I7 cookie size guard: name and value of %i bytes", (size, kept) => {
+    const set = () => cookies.set(name, "x".repeat(size - name.length), 60);
+    if (kept) {
+      expect(set()).toContain("x");
+    } else {
+      expect(set).toThrow(RangeError);
+      expect(set).toThrow(/4097 bytes.*4096; put fewer or shorter claims/);
+    }
+  });
+});
+
+describe("C05 junk", () => {
+  /** How often the parser looks at a character range; a String that counts. */
+  function workOn(header: string): number {
+    let looked = 0;
+    const counted = new Proxy(new String(header), {
+      get(target, key) {
+        if (key === "length") {
+          return target.length;
+        }
+        const member: unknown = Reflect.get(target, key);
+        if (typeof member !== "function") {
+          return member;
+        }
+        return (...args: unknown[]): unknown => {
+          const result: unknown = Reflect.apply(member, header, args);
+          // What a search walked over, or the length of what was cut out.
+          looked +=
+            key === "indexOf"
+              ? ((result as number) < 0 ? header.length : (result as number)) - Number(args[1] ?? 0)
+              : String(result).length;
+          return result;
+        };
+      },
+    });
+    readCookie(counted as unknown as string, name, 3);
+    return looked;
+  }
+
+  it.each([
+    ["semicolons", ";"],
+    ["spaces", " "],
+    ["tabs", "\t"],
+    ["equals signs", "="],
+    ["our name, again and again", `${name}=x; `],
+    ["almost our name", `${name.slice(0, -1)}; `],
+    ["quotes", '"'],
+    ["percent signs", "%"],
+    ["spaces, then a letter", `${" ".repeat(50)}a`],
+  ])("1 MB of %s takes linear work", (_, unit) => {
+    const of = (size: number): number => workOn(unit.repeat(Math.ceil(size / unit.length)));
+    const small = of(10_000);
+    expect(of(1_000_000)).toBeLessThan(small * 110 + 1000);
+  });
+});

@@ -1,0 +1,133 @@
+import { describe, expect, it } from "vitest";
+import { isTrustedSite } from "../../src/request/cross-site.ts";
+
+const origins = new Set(["https://app.example.com", "http://localhost:5173"]);
+const listed = "https://app.example.com";
+const other = "https://evil.example";
+
+interface Row {
+  readonly row: string;
+  readonly site?: string | readonly string[];
+  readonly origin?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  /** [POST, GET] */
+  readonly trusted: readonly [boolean, boolean];
+}
+
+function check(rows: readonly Row[]): void {
+  it.each(rows)("$row", ({ site, origin, headers, trusted }) => {
+    const given = new Headers(headers);
+    for (const value of [site ?? []].flat()) {
+      given.append("sec-fetch-site", value);
+    }
+    if (origin !== undefined) {
+      given.set("origin", origin);
+    }
+    expect(["POST", "GET"].map((m) => isTrustedSite(given, m, origins))).toEqual(trusted);
+  });
+}
+
+describe("Sec-Fetch-Site (C13, C14, C16)", () => {
+  check([
+    { row: "same-origin", site: "same-origin", trusted: [true, true] },
+    {
+      row: "same-origin, origin not listed",
+      site: "same-origin",
+      origin: other,
+      trusted: [true, true],
+    },
+    { row: "none: typed into the address bar", site: "none", trusted: [false, true] },
+    { row: "none, origin listed", site: "none", origin: listed, trusted: [true, true] },
+    { row: "same-site: a sibling", site: "same-site", trusted: [false, false] },
+    { row: "same-site, origin listed", site: "same-site", origin: listed, trusted: [true, true] },
+    {
+      row: "same-site, origin not listed",
+      site: "same-site",
+      origin: other,
+      trusted: [false, false],
+    },
+    { row: "cross-site", site: "cross-site", trusted: [false, false] },
+    { row: "cross-site, origin listed", site: "cross-site", origin: listed, trusted: [true, true] },
+    {
+      row: "cross-site, origin not listed",
+      site: "cross-site",
+      origin: other,
+      trusted: [false, false],
+    },
+    { row: "absent", trusted: [false, false] },
+    { row: "absent, origin listed", origin: listed, trusted: [true, true] },
+    { row: "absent, origin not listed", origin: other, trusted: [false, false] },
+    { row: "empty", site: "", trusted: [false, false] },
+    { row: "unknown", site: "same-planet", trusted: [false, false] },
+    { row: "unknown, origin listed", site: "same-planet", origin: listed, trusted: [true, true] },
+    { row: "another case", site: "Same-Origin", trusted: [false, false] },
+    {
+      row: "twice, the good one first",
+      site: ["same-origin", "cross-site"],
+      trusted: [false, false],
+    },
+    {
+      row: "twice, the good one last",
+      site: ["cross-site", "same-origin"],
+      trusted: [false, false],
+    },
+    { row: "twice the good one", site: ["same-origin", "same-origin"], trusted: [false, false] },
+    {
+      row: "twice, origin listed",
+      site: ["same-origin", "none"],
+      origin: listed,
+      trusted: [true, true],
+    },
+  ]);
+});
+
+describe("Origin (C15)", () => {
+  check(
+    [
+      "null",
+      "",
+      "HTTPS://APP.EXAMPLE.COM",
+      "https://App.example.com",
+      "https://app.example.com/",
+      "https://app.example.com.",
+      "https://app.example.com:443",
+      "https://app.example.com:8443",
+      "http://app.example.com",
+      "https://app.example.com.evil.example",
+      "https://evilapp.example.com",
+      "https://example.com",
+      "https://sub.app.example.com",
+      "https://app.example.com@evil.example",
+      "https://app.example.com, https://evil.example",
+      "https://аpp.example.com",
+      "https://xn--pp-6kc.example.com",
+      "http://localhost",
+      "http://localhost:51730",
+    ].map((origin) => ({
+      row: `"${origin}"`,
+      // As the bytes of its UTF-8, which is how a server would see it.
+      origin: Buffer.from(origin).toString("latin1"),
+      trusted: [false, false] as const,
+    })),
+  );
+  check([
+    { row: "a listed one with a port", origin: "http://localhost:5173", trusted: [true, true] },
+    {
+      row: "Host and Referer and what proxies say count for nothing",
+      headers: {
+        host: "app.example.com",
+        "x-forwarded-host": "app.example.com",
+        forwarded: "host=app.example.com;proto=https",
+        referer: "https://app.example.com/",
+      },
+      trusted: [false, false],
+    },
+  ]);
+
+  it("no method but GET may have come from the address bar", () => {
+    const headers = new Headers({ "sec-fetch-site": "none" });
+    for (const method of ["POST", "PUT", "get", "HEAD", ""]) {
+      expect(isTrustedSite(headers, method, origins)).toBe(false);
+    }
+  });
+});

@@ -1,0 +1,60 @@
+import { SessionError } from "rpc-session";
+import { describe, expect, it } from "vitest";
+import { chooseTransport } from "../../src/request/transport-choice.ts";
+
+/** wanted, fromBrowser, trustedSite, browserHeaderTransport */
+type Case = readonly [string | undefined, boolean, boolean, boolean];
+
+const all: readonly (readonly [...Case, "cookie" | "header" | "refused"])[] = [
+  // A program that says nothing gets headers, whatever its Origin.
+  [undefined, false, false, false, "header"],
+  [undefined, false, false, true, "header"],
+  [undefined, false, true, false, "header"],
+  [undefined, false, true, true, "header"],
+  // A browser gets cookies, where they would be kept.
+  [undefined, true, true, false, "cookie"],
+  [undefined, true, true, true, "cookie"],
+  [undefined, true, false, false, "refused"],
+  [undefined, true, false, true, "header"],
+  // Cookies for whom asks; the cross-site check comes after.
+  ["cookie", false, false, false, "cookie"],
+  ["cookie", false, false, true, "cookie"],
+  ["cookie", false, true, false, "cookie"],
+  ["cookie", false, true, true, "cookie"],
+  ["cookie", true, false, false, "cookie"],
+  ["cookie", true, false, true, "cookie"],
+  ["cookie", true, true, false, "cookie"],
+  ["cookie", true, true, true, "cookie"],
+  // Headers for a browser only where the service says so.
+  ["header", false, false, false, "header"],
+  ["header", false, false, true, "header"],
+  ["header", false, true, false, "header"],
+  ["header", false, true, true, "header"],
+  ["header", true, false, false, "refused"],
+  ["header", true, false, true, "header"],
+  ["header", true, true, false, "refused"],
+  ["header", true, true, true, "header"],
+  // Nothing else is asked for.
+  ["", false, true, true, "refused"],
+  ["Cookie", false, true, true, "refused"],
+  ["cookie, header", false, true, true, "refused"],
+  ["any", true, true, true, "refused"],
+];
+
+describe("chooseTransport", () => {
+  it.each(all)(
+    "wanted %s, browser %s, trusted %s, allowed %s: %s",
+    (wanted, fromBrowser, trustedSite, browserHeaderTransport, result) => {
+      const choose = () =>
+        chooseTransport({ wanted, fromBrowser, trustedSite, browserHeaderTransport });
+      if (result !== "refused") {
+        expect(choose()).toBe(result);
+        return;
+      }
+      expect(choose).toThrow(SessionError);
+      expect(choose).toThrow(
+        expect.objectContaining({ kind: "forbidden", reason: "TRANSPORT_REFUSED" }),
+      );
+    },
+  );
+});
