@@ -1,14 +1,13 @@
-import type { JsonObject } from "./base/json.ts";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
+import { createOpener } from "./base/promises.ts";
+import { openEngine } from "./engine/engine.ts";
+import { reach } from "./engine/reach.ts";
+import { closedHealth, type SessionsHealth } from "./engine/revocation/health.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
-import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "./base/schema.ts";
 import type { Core } from "./server/core.ts";
-import { sessionHandle } from "./server/session/session-handle.ts";
+import { sessionHandle } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-import { openEngine } from "./engine/engine.ts";
-import { closedHealth, type SessionsHealth } from "./engine/revocation/health.ts";
-import { createOpener } from "./base/opener.ts";
-import { reach } from "./engine/reach.ts";
 
 /**
  * Verified sessions for Connect services. `Claims`: what handlers read; `Given`: what a sign-in

@@ -1,30 +1,39 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import {
+  assertMembers,
+  type Duration,
+  readAudience,
+  readChoice,
+  readClockSkew,
+  readIssuer,
+} from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
-import type { Duration } from "./base/duration.ts";
-import { type SessionEventListener, safeListener } from "./base/events.ts";
-import type { SigningAlgorithm } from "./jwt/algorithms.ts";
-import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-import { logEvents, type SessionLogger } from "./base/logger.ts";
-import { assertMembers } from "./base/members.ts";
-import { readAudience, readChoice, readClockSkew, readIssuer } from "./base/option-readers.ts";
-import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/schema.ts";
-import { readSecretOption, type SecretOption } from "./base/secrets.ts";
-import type { ClientIp, Core } from "./server/core.ts";
-import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy/policy.ts";
-import { type ClientClaims, createClaimsRule } from "./engine/claims-rule.ts";
+import { readSecretOption, type SecretOption } from "./base/crypto.ts";
+import {
+  logEvents,
+  type SessionEventListener,
+  type SessionLogger,
+  safeListener,
+} from "./base/events.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
+import { type ClientClaims, createClaimsRule } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
-import { type KeysOptions, readKeyPlan } from "./engine/keys/key-plan.ts";
+import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./engine/lifetimes.ts";
 import {
   type RevocationCheck,
   readMaxStaleness,
   readMaxStreamStaleness,
   revocationChecks,
-} from "./engine/revocation/revocation-check.ts";
+} from "./engine/revocation/check.ts";
 import type { SessionLimit, SessionStore } from "./engine/store.ts";
-import { createSessionCookies } from "./request/cookie.ts";
+import type { SigningAlgorithm } from "./jwt/jwk.ts";
+import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
+import { createSessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import type { ClientIp, Core } from "./server/core.ts";
+import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy/policy.ts";
 
 /** The options of {@link createSessions}. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {

@@ -1,39 +1,42 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
+import {
+  assertMembers,
+  type Duration,
+  readAudience,
+  readChoice,
+  readClockSkew,
+  readIssuer,
+} from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
-import type { Duration } from "./base/duration.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
-import type { JsonObject } from "./base/json.ts";
-import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/access-token.ts";
-import type { Fetch } from "./jwt/fetch-json.ts";
+import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
+import { createOpener } from "./base/promises.ts";
+import { createClaimsRule } from "./engine/claims.ts";
+import { maxAccessLife } from "./engine/lifetimes.ts";
+import { createRevocations } from "./engine/revocation/revocations.ts";
+import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
-import { createRemoteKeys } from "./jwt/remote-keys.ts";
+import { createRemoteKeys, type Fetch } from "./jwt/remote-keys.ts";
 import {
   createVerifiedCache,
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
-import { assertMembers } from "./base/members.ts";
-import { readAudience, readChoice, readClockSkew, readIssuer } from "./base/option-readers.ts";
-import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/schema.ts";
+import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/verifier.ts";
+import type { CookieOptions } from "./request/cookie-options.ts";
+import { createSessionCookies } from "./request/cookies.ts";
+import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { createPolicies, type MethodPolicyOptions } from "./server/policy/policy.ts";
-import { createVerifyingSessions, type VerifyingSessions } from "./server/verifying.ts";
-import { createClaimsRule } from "./engine/claims-rule.ts";
-import { maxAccessLife } from "./engine/lifetimes.ts";
-import { createOpener } from "./base/opener.ts";
-import { createRevocations } from "./engine/revocation/revocations.ts";
-import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
-import { createSessionCookies } from "./request/cookie.ts";
-import type { CookieOptions } from "./request/cookie-options.ts";
-import { readPageOrigins } from "./request/origins.ts";
+import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
 
-export type { Fetch } from "./jwt/fetch-json.ts";
-export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
-export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-export type { VerifyingSessions } from "./server/verifying.ts";
 export type { VerifiedSession } from "./engine/session.ts";
+export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
+export type { Fetch } from "./jwt/remote-keys.ts";
+export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
+export type { VerifyingSessions } from "./server/reading.ts";
 
 /** The options of {@link verifySessions}. */
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {

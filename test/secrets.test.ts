@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { equalBytes, openSecretRing, readSecretOption } from "../src/base/secrets.ts";
+import { equalBytes, openSecretRing, readSecretOption } from "../src/base/crypto.ts";
 
 const issuer = "https://api.example.com";
 const secret = "0123456789abcdef0123456789abcdef";
@@ -59,7 +59,7 @@ describe("openSecretRing", () => {
     const here = await openSecretRing(readSecretOption(secret), issuer);
     vi.stubGlobal("process", { ...process, getBuiltinModule: undefined });
     vi.resetModules();
-    const elsewhere = await import("../src/base/secrets.ts");
+    const elsewhere = await import("../src/base/crypto.ts");
     const ring = await elsewhere.openSecretRing(elsewhere.readSecretOption(secret), issuer);
     const [a, b] = [here.current.refreshTag.sign(data), ring.current.refreshTag.sign(data)];
     expect(b).toBeInstanceOf(Promise);

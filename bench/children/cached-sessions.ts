@@ -3,10 +3,10 @@
 import { randomBytes } from "node:crypto";
 import { PerformanceObserver } from "node:perf_hooks";
 import { systemClock } from "../../src/base/clock.ts";
-import { createAccessTokenVerifier } from "../../src/jwt/access-token.ts";
+import { nodeCrypto } from "../../src/base/crypto.ts";
 import { toPayload } from "../../src/jwt/claims.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
-import { nodeCrypto } from "../../src/base/secrets.ts";
+import { createAccessTokenVerifier } from "../../src/jwt/verifier.ts";
 import { claimsOf, issuer, makeKey } from "../lib/tokens.ts";
 import { heapUsed, tell } from "./talk.ts";
 

@@ -4,7 +4,7 @@ import { pathToFileURL } from "node:url";
 import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import type { createSessions } from "../../src/create-sessions.ts";
-import type { memoryStore } from "../../src/stores/memory/memory.ts";
+import type { memoryStore } from "../../src/stores/memory/index.ts";
 import { tell } from "./talk.ts";
 
 /** Milliseconds since the process began. */

@@ -2,7 +2,7 @@
 // heap every five minutes of the second.
 import { type Engine, openEngine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { issuer } from "../lib/tokens.ts";
 import { heapUsed, tell } from "./talk.ts";

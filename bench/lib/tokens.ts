@@ -5,15 +5,15 @@ import {
   type KeyObject,
   type webcrypto,
 } from "node:crypto";
-import { signAccessToken } from "../../src/jwt/access-token.ts";
-import type { SigningAlgorithm } from "../../src/jwt/algorithms.ts";
 import type { AccessClaims } from "../../src/jwt/claims.ts";
+import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import {
   generateSigningKey,
   importSigningKey,
   importVerificationKey,
   type VerificationKey,
 } from "../../src/jwt/keys.ts";
+import { signAccessToken } from "../../src/jwt/verifier.ts";
 
 export const issuer = "https://api.example.com";
 

@@ -1,9 +1,9 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { systemClock } from "../../src/base/clock.ts";
+import { createRevocations } from "../../src/engine/revocation/revocations.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
 import { createPolicies } from "../../src/server/policy/policy.ts";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";

@@ -1,7 +1,11 @@
-import { createContextValues, createHandlerContext, type HandlerContext } from "@connectrpc/connect";
+import {
+  createContextValues,
+  createHandlerContext,
+  type HandlerContext,
+} from "@connectrpc/connect";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { createSessions } from "../../src/index.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import type { Contestant } from "../lib/rounds.ts";
 import { issuer } from "../lib/tokens.ts";
 

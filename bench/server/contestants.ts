@@ -11,7 +11,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { createSessions, type Sessions } from "../../src/create-sessions.ts";
 import type { SessionsOptions } from "../../src/options.ts";
 import type { ProtectOptions } from "../../src/server/protect.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { loadPeer } from "../lib/peers.ts";
 import { claimsOf, issuer, makeKey } from "../lib/tokens.ts";
 import { silentStream } from "./streams.ts";

@@ -1,5 +1,11 @@
 import type { JsonObject } from "./json.ts";
 
+/**
+ * How the tokens of a session travel: in HttpOnly cookies, or in the `Authorization` header and
+ * `rpcsession-*` response headers. Chosen when the session is created, and never changed after.
+ */
+export type TokenTransport = "cookie" | "header";
+
 /** The names of the headers that rpc-session reads and writes. */
 export const header = {
   /** Request: which transport a session that this call creates should have: `cookie` or `header`. */

@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-import { run } from "./run.ts";
+import { run } from "./migrate.ts";
 
 const { code, stdout, stderr } = await run(process.argv.slice(2));
 process.stdout.write(stdout);

@@ -1,12 +1,34 @@
-import type { Interceptor, Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
+import { assertMembers, type Duration, durationMs } from "../base/checks.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
-import { type Duration, durationMs } from "../base/duration.ts";
-import type { JsonObject } from "../base/json.ts";
-import { assertMembers } from "../base/members.ts";
-import type { StandardSchemaV1 } from "../base/schema.ts";
-import type { SessionClientEvent } from "./client-event.ts";
-import { cookieTokens, memoryTokens, type TokenStore } from "./state/token-store.ts";
-import { usesInterceptors } from "./uses-interceptors.ts";
+import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
+import type { SessionClientEvent } from "./events.ts";
+import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
+
+/**
+ * A transport that says why calls are refused where none of them has gone through our interceptors:
+ * whoever sets interceptors beside `...parts` replaces them, and no call ever carries a token.
+ *
+ * @param isUsed whether a call has gone through them
+ */
+export function usesInterceptors(made: Transport, isUsed: () => boolean): Transport {
+  const explain = (error: unknown): never => {
+    const refused = error instanceof ConnectError && error.code === Code.Unauthenticated;
+    if (refused && !isUsed()) {
+      throw new TypeError(
+        "transport: the function replaced the interceptors of the parts; write interceptors: [...parts.interceptors, yours]",
+        { cause: error },
+      );
+    }
+    throw error;
+  };
+  const run = <T>(call: () => Promise<T>): Promise<T> =>
+    isUsed() ? call() : call().catch(explain);
+  return {
+    unary: (...call) => run(() => made.unary(...call)),
+    stream: (...call) => run(() => made.stream(...call)),
+  };
+}
 
 /** What the transport factory must hand to the transport it makes: `{ baseUrl, ...parts }`. */
 export interface TransportParts {

@@ -1,5 +1,5 @@
 import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
-import { equalBytes, type SecretRing } from "../base/secrets.ts";
+import { equalBytes, type SecretRing } from "../base/crypto.ts";
 
 /** The anti-CSRF token of a session: an HMAC of its id, so that nothing needs to be stored. */
 export interface AntiCsrf {

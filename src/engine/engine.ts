@@ -1,7 +1,13 @@
 import type { JWK } from "jose";
 import type { Clock } from "../base/clock.ts";
+import {
+  openSecretRing,
+  readSecretOption,
+  type SecretOption,
+  type SecretRing,
+} from "../base/crypto.ts";
+import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
-import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/access-token.ts";
 import type { AccessClaims } from "../jwt/claims.ts";
 import {
   type CacheLimits,
@@ -9,33 +15,80 @@ import {
   readCacheLimits,
   type VerifiedCache,
 } from "../jwt/verified-cache.ts";
-import type { SecretOption, SecretRing } from "../base/secrets.ts";
-import { mintAccessToken } from "./access.ts";
+import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
+import { createReissuer, mintAccessToken, type Reissuer } from "./access-tokens.ts";
 import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
+import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./create.ts";
+import { createOwnKeys } from "./keys/own.ts";
+import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
+import { createSigningKeys, type SigningKeys, type SigningKeysOptions } from "./keys/stored.ts";
+import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
+import { createRowReads, type RowReads, reach } from "./reach.ts";
+import { createDirectory, createUpdates, type Directory, type Updates } from "./records.ts";
 import { createConfirmations } from "./refresh/confirmations.ts";
-import { createDirectory, type Directory } from "./directory.ts";
+import { createRefresher, type Refresher } from "./refresh/refresh.ts";
+import type { RefreshRule } from "./refresh/rule.ts";
+import { createRefreshTokens, type RefreshTokens } from "./refresh/token.ts";
+import { readMaxStaleness } from "./revocation/check.ts";
 import { createFeed, type Feed } from "./revocation/feed.ts";
 import { healthOf, type SessionsHealth } from "./revocation/health.ts";
-import { type KeyPlan, readKeyPlan } from "./keys/key-plan.ts";
-import { openKeys } from "./keys.ts";
-import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./lifecycle.ts";
-import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
-import { openSecrets } from "./open-secrets.ts";
-import { reach } from "./reach.ts";
-import type { RefreshRule } from "./refresh/refresh-rule.ts";
-import { createRefreshTokens, type RefreshTokens } from "./refresh/refresh-tokens.ts";
-import { createRefresher, type Refresher } from "./refresh/refresher.ts";
-import { createReissuer, type Reissuer } from "./reissue.ts";
 import { createRestorer, type Restorer } from "./revocation/restore.ts";
-import { readMaxStaleness } from "./revocation/revocation-check.ts";
-import { createRevocations, type Revocations } from "./revocation/revocations.ts";
-import { createRowReads, type RowReads } from "./row-reads.ts";
-import { oncePerSecret } from "./secret-alarm.ts";
-import type { SigningKeys } from "./keys/signing-keys.ts";
+import { createRevocations, type Revocations, type StreamWatch } from "./revocation/revocations.ts";
 import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
-import type { StreamWatch } from "./revocation/stream-watch.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
-import { createUpdates, type Updates } from "./updates.ts";
+
+/**
+ * Opens the keys of a plan.
+ * @throws SessionError `unavailable`, with what stood in the way as its cause
+ */
+export async function openKeys(
+  plan: KeyPlan,
+  options: Omit<SigningKeysOptions, "algorithm" | "rotation">,
+): Promise<SigningKeys> {
+  const keys =
+    plan.kind === "own" ? createOwnKeys(plan) : createSigningKeys({ ...options, ...plan });
+  try {
+    await keys.open();
+  } catch (cause) {
+    throw cause instanceof SessionError ? cause : unavailable("the signing keys", cause);
+  }
+  return keys;
+}
+
+/** Where secrets come from. */
+export interface SecretsSource {
+  readonly issuer: string;
+  readonly store: SessionStore;
+  readonly secret: SecretOption | undefined;
+}
+
+/** The secrets that were given, or else the one that the store keeps. */
+export async function openSecrets({ issuer, store, secret }: SecretsSource): Promise<SecretRing> {
+  const found = secret ?? (await store.secret?.());
+  if (found === undefined) {
+    throw new TypeError(`secret: ${store.name} keeps none; give one of at least 32 bytes`);
+  }
+  return openSecretRing(readSecretOption(found), issuer);
+}
+
+/** Ids of unknown secrets remembered; then it begins anew, so that invented ids silence nothing for good. */
+const unknownSecretsMax = 100;
+
+/** Lets every event through, but of each unknown secret the first one only. */
+export function oncePerSecret(emit: SessionEventListener): SessionEventListener {
+  const reported = new Set<string>();
+  return (event) => {
+    if (event.type !== "unknownSecret") {
+      emit(event);
+    } else if (!reported.has(event.secretId)) {
+      if (reported.size >= unknownSecretsMax) {
+        reported.clear();
+      }
+      reported.add(event.secretId);
+      emit(event);
+    }
+  };
+}
 
 /** What an engine is made of; every option checked and resolved. */
 export interface EngineOptions {

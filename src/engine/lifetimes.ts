@@ -1,5 +1,10 @@
-import { type Duration, type DurationBounds, durationMs, durationOf } from "../base/duration.ts";
-import { assertMembers } from "../base/members.ts";
+import {
+  assertMembers,
+  type Duration,
+  type DurationBounds,
+  durationMs,
+  durationOf,
+} from "../base/checks.ts";
 
 /** How long things live. */
 export interface LifetimeOptions {

@@ -1,7 +1,7 @@
 import type { Clock } from "../base/clock.ts";
 import type { EndedBy } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
-import type { TokenTransport } from "../base/transport.ts";
+import type { TokenTransport } from "../base/wire.ts";
 
 export type { EndedBy } from "../base/events.ts";
 

@@ -1,6 +1,6 @@
 import type { Clock } from "../base/clock.ts";
-import { randomId } from "../base/secrets.ts";
-import type { SigningKeys } from "./keys/signing-keys.ts";
+import { randomId } from "../base/crypto.ts";
+import type { SigningKeys } from "./keys/stored.ts";
 import type { SessionStore } from "./store.ts";
 
 /** Cleans the store in the background, from its creation on. */

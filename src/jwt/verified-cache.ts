@@ -1,5 +1,5 @@
+import { assertMembers } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
-import { assertMembers } from "../base/members.ts";
 import type { AccessClaims } from "./claims.ts";
 import type { VerificationKey } from "./keys.ts";
 

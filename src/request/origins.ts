@@ -1,4 +1,23 @@
 /**
+ * Whether a request that carries cookies was made by a page that may make it (Fetch Metadata, with
+ * the Origin header as the fallback that OWASP demands).
+ *
+ * @param origins exact serialized origins, such as "https://app.example.com"
+ */
+export function isTrustedSite(
+  headers: Headers,
+  method: string,
+  origins: ReadonlySet<string>,
+): boolean {
+  const site = headers.get("sec-fetch-site");
+  if (site === "same-origin" || (site === "none" && method === "GET")) {
+    return true;
+  }
+  const origin = headers.get("origin");
+  return origin !== null && origins.has(origin);
+}
+
+/**
  * Origins of pages, as browsers send them (RFC 6454 section 6.2).
  * @param option the name of the option, for the message
  * @throws TypeError when one is not written as browsers send it

@@ -2,14 +2,14 @@ import type { HandlerContext } from "@connectrpc/connect";
 import type { Clock } from "../base/clock.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
-import type { AccessClaims } from "../jwt/claims.ts";
-import type { ClaimsRule } from "../engine/claims-rule.ts";
+import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
+import type { StreamWatch } from "../engine/revocation/revocations.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
-import type { StreamWatch } from "../engine/revocation/stream-watch.ts";
-import type { SessionCookies } from "../request/cookie.ts";
-import type { Call } from "./call/call-state.ts";
+import type { AccessClaims } from "../jwt/claims.ts";
+import type { SessionCookies } from "../request/cookies.ts";
+import type { Call } from "./call/state.ts";
 
 /** Tells the IP address of a call's client; undefined when it is not known. */
 export type ClientIp = (context: HandlerContext) => string | undefined;

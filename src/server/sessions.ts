@@ -1,19 +1,19 @@
 import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
 import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import type { JsonObject } from "../base/json.ts";
-import type { Created } from "../engine/lifecycle.ts";
+import type { TokenTransport } from "../base/wire.ts";
+import type { Created } from "../engine/create.ts";
 import type { Session } from "../engine/session.ts";
-import type { TokenTransport } from "../base/transport.ts";
 import { type Call, type CallKey, callOf, createCallKey, refuseCall } from "./call/call.ts";
 import type { Core } from "./core.ts";
-import { createSessionDirectory, type SessionDirectory } from "./session/directory.ts";
-import { misuse } from "./response/misuse.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
+import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
+import { misuse } from "./response/errors.ts";
 import { createSessionService } from "./service/service.ts";
-import { sessionHandle } from "./session/session-handle.ts";
+import { createSessionDirectory, type SessionDirectory } from "./session/by-id.ts";
+import { sessionHandle } from "./session/handle.ts";
 import { type IssuedTokens, issue, type NewSessionOptions, signIn } from "./session/sign-in.ts";
-import { type ForkOptions, fork, reauthenticate } from "./session/step-up.ts";
-import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./verifying.ts";
+import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts";
 
 /**
  * The server side of sessions over Connect; what `createSessions` returns is this and more.

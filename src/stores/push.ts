@@ -1,5 +1,5 @@
 import type { Clock } from "../base/clock.ts";
-import { inTime } from "../base/in-time.ts";
+import { inTime } from "../base/promises.ts";
 
 /** A connection on which the store tells of what others append. */
 export interface PushLine {

@@ -1,5 +1,5 @@
+import { type Duration, durationMs } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
-import { type Duration, durationMs } from "../base/duration.ts";
 
 /** A clock that stands still until it is told to move. */
 export interface FakeClock extends Clock {

@@ -6,7 +6,7 @@ export {
   describeDurableSessionStore,
   describeSessionStore,
   type StoreFixture,
-} from "./store-contract/store-contract.ts";
+} from "./store-contract/index.ts";
 export {
   signedIn,
   type TestSessions,

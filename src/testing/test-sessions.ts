@@ -1,10 +1,9 @@
 import type { Interceptor } from "@connectrpc/connect";
+import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "../base/json.ts";
 import { createSessions, type Sessions } from "../create-sessions.ts";
-import type { JsonObject } from "../base/json.ts";
 import type { SessionsOptions } from "../options.ts";
-import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema } from "../base/schema.ts";
 import type { NewSessionOptions } from "../server/session/sign-in.ts";
-import { memoryStore } from "../stores/memory/memory.ts";
+import { memoryStore } from "../stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "./fake-clock.ts";
 
 /** Sessions for a test, and the clock they live by. */

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { sqliteStore } from "../../src/stores/sqlite/sqlite.ts";
+import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "../stores/describe-postgres.ts";
 import { createSchema, tablesOf } from "../stores/postgres-fixture.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { isGreater, judge, type NoticeContext } from "../../src/client/state/notice-rule.ts";
 import { encodeNotice, header, type SessionNotice } from "../../src/base/wire.ts";
+import { isGreater, judge, type NoticeContext } from "../../src/client/state/notice-rule.ts";
 import { realm } from "./helpers/fake-server.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 

@@ -7,8 +7,8 @@ import {
 } from "@connectrpc/connect";
 import { describe, expect, expectTypeOf, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { type SessionClient, withRefresh } from "../../src/client/index.ts";
 import { header } from "../../src/base/wire.ts";
+import { type SessionClient, withRefresh } from "../../src/client/index.ts";
 import { latch, type Setup, settle, setup, transports, withJar } from "./helpers/setup.ts";
 
 async function* two(): AsyncGenerator<object> {

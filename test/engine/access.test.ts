@@ -1,12 +1,12 @@
 import { describe, expect, it } from "vitest";
-import { openSecretRing, readSecretOption } from "../../src/base/secrets.ts";
-import { assertTokenFits, mintAccessToken } from "../../src/engine/access.ts";
+import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
+import { assertTokenFits, mintAccessToken } from "../../src/engine/access-tokens.ts";
+import { createSigningKeys } from "../../src/engine/keys/stored.ts";
 import { maxAccessLife, readLifetimes } from "../../src/engine/lifetimes.ts";
-import { createSigningKeys } from "../../src/engine/keys/signing-keys.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { createSessionCookies } from "../../src/request/cookies.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
-import { createSessionCookies } from "../../src/request/cookie.ts";
 import { startEngine } from "../helpers/engine.ts";
 
 const issuer = "https://api.example.com";

@@ -1,10 +1,10 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { SessionError } from "../../src/base/errors.ts";
-import { parseRefreshToken } from "../../src/engine/refresh/refresh-token.ts";
-import type { Refreshed } from "../../src/engine/refresh/refresher.ts";
+import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { startEngine, type TestEngine } from "../helpers/engine.ts";
 
 const secret = "an honest secret of at least 32 bytes";

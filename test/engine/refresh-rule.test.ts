@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { decideRefresh, type RefreshState } from "../../src/engine/refresh/refresh-rule.ts";
+import { decideRefresh, type RefreshState } from "../../src/engine/refresh/rule.ts";
 
 const overlap = 30_000;
 const now = 1_000_000_000;

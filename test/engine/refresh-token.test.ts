@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { openSecretRing, randomId, readSecretOption } from "../../src/base/secrets.ts";
+import { openSecretRing, randomId, readSecretOption } from "../../src/base/crypto.ts";
 import {
   maxRefreshTokenLength,
   mintRefreshToken,
@@ -8,7 +8,7 @@ import {
   type RefreshTokenBinding,
   verifyCheck,
   verifyTag,
-} from "../../src/engine/refresh/refresh-token.ts";
+} from "../../src/engine/refresh/token.ts";
 
 const issuer = "https://api.example.com";
 const ring = await openSecretRing(readSecretOption("a".repeat(32)), issuer);

@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionError } from "../../src/base/errors.ts";
-import { parseRefreshToken } from "../../src/engine/refresh/refresh-token.ts";
-import { sqliteStore } from "../../src/stores/sqlite/sqlite.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
+import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { startEngine } from "../helpers/engine.ts";
 
 async function failure(work: Promise<unknown>): Promise<Partial<SessionError>> {

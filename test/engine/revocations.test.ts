@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { createRevocations } from "../../src/engine/revocation/revocations.ts";
 import type { RevokedChange } from "../../src/engine/store.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 

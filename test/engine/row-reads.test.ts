@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createRowReads } from "../../src/engine/row-reads.ts";
+import { createRowReads } from "../../src/engine/reach.ts";
 
 /** A store whose answers wait until they are given, oldest first. */
 function slowStore() {

@@ -1,9 +1,9 @@
 import { beforeEach, describe, expect, it } from "vitest";
+import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import type { SigningAlgorithm } from "../../src/jwt/keys.ts";
-import { openSecretRing, readSecretOption } from "../../src/base/secrets.ts";
-import { createSigningKeys, type SigningKeys } from "../../src/engine/keys/signing-keys.ts";
+import { createSigningKeys, type SigningKeys } from "../../src/engine/keys/stored.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
+import type { SigningAlgorithm } from "../../src/jwt/keys.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 

@@ -1,6 +1,6 @@
 import { describe, expect, it, onTestFinished } from "vitest";
 import { createSweeper, type Sweeper } from "../../src/engine/sweeper.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { pass, settled } from "../helpers/pass.ts";

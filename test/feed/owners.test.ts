@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { ask, startServer } from "./servers.ts";
 
 /** Two servers on one store; the second is told of nothing, and reads the log when it is late. */

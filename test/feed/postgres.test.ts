@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { Pool } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { systemClock } from "../../src/base/clock.ts";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { startBlackHole } from "../helpers/black-hole.ts";
 import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
 import { heldCommits, watchedPool } from "../stores/held-pool.ts";

@@ -1,6 +1,6 @@
 import { createClient } from "redis";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { redisStore } from "../../src/stores/redis/redis.ts";
+import { redisStore } from "../../src/stores/redis/index.ts";
 import { startBlackHole } from "../helpers/black-hole.ts";
 import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { type Clock, systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { redisMissing, startRedis } from "../helpers/redis.ts";

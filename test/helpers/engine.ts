@@ -1,5 +1,5 @@
+import type { SecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import type { SecretOption } from "../../src/base/secrets.ts";
 import { type Engine, openEngine } from "../../src/engine/engine.ts";
 import {
   type LifetimeOptions,
@@ -7,7 +7,7 @@ import {
   readLifetimes,
 } from "../../src/engine/lifetimes.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 
 export interface TestEngine extends Engine {

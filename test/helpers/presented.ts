@@ -1,6 +1,6 @@
-import { signAccessToken } from "../../src/jwt/access-token.ts";
+import type { TokenTransport } from "../../src/base/wire.ts";
 import { generateSigningKey, importSigningKey } from "../../src/jwt/keys.ts";
-import type { TokenTransport } from "../../src/base/transport.ts";
+import { signAccessToken } from "../../src/jwt/verifier.ts";
 import type { NotesServer } from "./server.ts";
 
 /** What a request brings with it. */

@@ -1,5 +1,5 @@
 import { type MockInstance, vi } from "vitest";
-import { nodeCrypto } from "../../src/base/secrets.ts";
+import { nodeCrypto } from "../../src/base/crypto.ts";
 
 /** Counts the signatures that are computed for tokens. */
 export function spyOnVerify(): MockInstance {

@@ -1,8 +1,8 @@
 import { createHmac, createPublicKey } from "node:crypto";
 import { exportJWK, generateKeyPair, SignJWT } from "jose";
 import { beforeAll, describe, expect, it, vi } from "vitest";
-import { signAccessToken } from "../../src/jwt/access-token.ts";
 import type { VerificationKey } from "../../src/jwt/keys.ts";
+import { signAccessToken } from "../../src/jwt/verifier.ts";
 import {
   accepted,
   accessClaims,

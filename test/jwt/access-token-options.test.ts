@@ -3,7 +3,7 @@ import {
   type AccessTokenVerifierOptions,
   createAccessTokenVerifier,
   signAccessToken,
-} from "../../src/jwt/access-token.ts";
+} from "../../src/jwt/verifier.ts";
 import { accessClaims, clockSkew, makeKeys, maxLife, now, verifierOf } from "./fixture.ts";
 
 describe("createAccessTokenVerifier options", () => {

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { decodeProtectedHeader, jwtVerify } from "jose";
 import { beforeAll, describe, expect, it } from "vitest";
-import { signAccessToken } from "../../src/jwt/access-token.ts";
 import type { AccessClaims } from "../../src/jwt/claims.ts";
 import { parseCompact } from "../../src/jwt/strict-parse.ts";
+import { signAccessToken } from "../../src/jwt/verifier.ts";
 import {
   accessClaims,
   accessPayload,

@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it, vi } from "vitest";
-import { type AccessTokenVerifierOptions, signAccessToken } from "../../src/jwt/access-token.ts";
+import { type AccessTokenVerifierOptions, signAccessToken } from "../../src/jwt/verifier.ts";
 import {
   accessClaims,
   accessPayload,

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { decodeBase64url } from "../../src/jwt/base64url.ts";
+import { decodeBase64url } from "../../src/jwt/strict-parse.ts";
 
 describe("decodeBase64url", () => {
   it("reads back every byte string", () => {

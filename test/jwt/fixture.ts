@@ -1,9 +1,3 @@
-import {
-  type AccessTokenVerifier,
-  type AccessTokenVerifierOptions,
-  createAccessTokenVerifier,
-  type VerifiedToken,
-} from "../../src/jwt/access-token.ts";
 import type { AccessClaims } from "../../src/jwt/claims.ts";
 import {
   generateSigningKey,
@@ -12,6 +6,12 @@ import {
   type SigningKey,
   type VerificationKey,
 } from "../../src/jwt/keys.ts";
+import {
+  type AccessTokenVerifier,
+  type AccessTokenVerifierOptions,
+  createAccessTokenVerifier,
+  type VerifiedToken,
+} from "../../src/jwt/verifier.ts";
 
 /** Seconds; every token of these tests is issued then. */
 export const issuedAt = 1_700_000_000;

@@ -21,8 +21,8 @@ const runtimes = {
 async function load(runtime: keyof typeof runtimes, alg: SigningAlgorithm) {
   runtimes[runtime]();
   vi.resetModules();
-  const { signAccessToken } = await import("../../src/jwt/access-token.ts");
-  const { signWith } = await import("../../src/jwt/signature.ts");
+  const { signAccessToken } = await import("../../src/jwt/verifier.ts");
+  const { signWith } = await import("../../src/jwt/keys.ts");
   return { signAccessToken, signWith, ...(await makeKeys(alg)) };
 }
 

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { maxDepth, parseStrictObject } from "../../src/jwt/strict-json.ts";
+import { maxDepth, parseStrictObject } from "../../src/jwt/strict-parse.ts";
 
 const nest = (levels: number): string => `${'{"a":'.repeat(levels - 1)}{}${"}".repeat(levels - 1)}`;
 const nestArrays = (levels: number): string =>

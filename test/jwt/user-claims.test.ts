@@ -2,7 +2,7 @@ import vm from "node:vm";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { assertUserClaims, reservedClaimNames } from "../../src/jwt/claims.ts";
-import { parseStrictObject } from "../../src/jwt/strict-json.ts";
+import { parseStrictObject } from "../../src/jwt/strict-parse.ts";
 
 const shared = { c: 1 };
 const cyclic: { self?: unknown } = {};

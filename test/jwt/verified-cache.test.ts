@@ -2,12 +2,6 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
-import {
-  type AccessTokenVerifier,
-  type AccessTokenVerifierOptions,
-  signAccessToken,
-  type VerifiedToken,
-} from "../../src/jwt/access-token.ts";
 import type { AccessClaims } from "../../src/jwt/claims.ts";
 import type { VerificationKey } from "../../src/jwt/keys.ts";
 import {
@@ -17,6 +11,12 @@ import {
   readCacheLimits,
   type VerifiedCache,
 } from "../../src/jwt/verified-cache.ts";
+import {
+  type AccessTokenVerifier,
+  type AccessTokenVerifierOptions,
+  signAccessToken,
+  type VerifiedToken,
+} from "../../src/jwt/verifier.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { withSignatureOf } from "../helpers/exchanges.ts";
 import { spyOnVerify } from "../helpers/spy-on-verify.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, it, test } from "vitest";
-import { createSessionCookies } from "../../src/request/cookie.ts";
 import type { CookieOptions } from "../../src/request/cookie-options.ts";
+import { createSessionCookies } from "../../src/request/cookies.ts";
 
 const issuer = new URL("https://api.example.com");
 const own = { access: "__Host-app-a", refresh: "__Host-app-r" };

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { Cookie, CookieJar } from "tough-cookie";
 import { describe, expect, it } from "vitest";
-import { createSessionCookies, readCookie, withoutCookies } from "../../src/request/cookie.ts";
 import type { CookieOptions } from "../../src/request/cookie-options.ts";
+import { createSessionCookies, readCookie, withoutCookies } from "../../src/request/cookies.ts";
 
 const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");

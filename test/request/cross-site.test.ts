@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { isTrustedSite } from "../../src/request/cross-site.ts";
+import { isTrustedSite } from "../../src/request/origins.ts";
 
 const origins = new Set(["https://app.example.com", "http://localhost:5173"]);
 const listed = "https://app.example.com";

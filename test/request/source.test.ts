@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { hideTokens, readTokens } from "../../src/request/source.ts";
+import { hideTokens, readTokens } from "../../src/request/tokens.ts";
 
 const names = { access: "__Host-rpcsession-access", refresh: "__Host-rpcsession-refresh" };
 

@@ -2,7 +2,7 @@ import { vi } from "vitest";
 
 // The suites below once more, with every token verified a moment before: an answer from memory is
 // the answer.
-vi.mock(import("../../src/jwt/access-token.ts"), async (original) => {
+vi.mock(import("../../src/jwt/verifier.ts"), async (original) => {
   const { createAccessTokenVerifier, ...rest } = await original();
   return {
     ...rest,

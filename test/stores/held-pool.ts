@@ -1,5 +1,5 @@
 import type { Pool } from "pg";
-import type { PostgresPool, PostgresResult } from "../../src/stores/postgres/postgres.ts";
+import type { PostgresPool, PostgresResult } from "../../src/stores/postgres/index.ts";
 
 /** Decides what becomes of a statement: it is sent when this resolves, and fails when it rejects. */
 export type BeforeStatement = (text: string) => Promise<void> | void;

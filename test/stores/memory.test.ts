@@ -1,13 +1,13 @@
 import { describe, expect, it } from "vitest";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import {
   beginSession,
   keepSession,
   type MemorySessions,
   pruneSessions,
-} from "../../src/stores/memory/memory-sessions.ts";
+} from "../../src/stores/memory/sessions.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
-import { describeSessionStore } from "../../src/testing/store-contract/store-contract.ts";
+import { describeSessionStore } from "../../src/testing/store-contract/index.ts";
 import { describePruning } from "./pruning.ts";
 import { stillClock } from "./still-clock.ts";
 

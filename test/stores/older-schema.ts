@@ -1,7 +1,7 @@
 import { expect } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { migrationSql } from "../../src/stores/sql/sql-print.ts";
-import type { SqlDialect } from "../../src/stores/sql/sql-schema.ts";
+import { migrationSql } from "../../src/stores/sql/print.ts";
+import type { SqlDialect } from "../../src/stores/sql/schema.ts";
 import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
 
 /** The SQL that makes the tables as a version had them, with two sessions and an entry in use. */

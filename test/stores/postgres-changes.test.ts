@@ -1,7 +1,7 @@
 import { Pool } from "pg";
 import { expect, it } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, watchedPool } from "./held-pool.ts";

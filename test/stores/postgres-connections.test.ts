@@ -1,6 +1,6 @@
 import { type Client, Pool } from "pg";
 import { expect, it, vi } from "vitest";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { describePostgres } from "./describe-postgres.ts";

@@ -1,10 +1,9 @@
 import { sql } from "kysely";
 import { Client } from "pg";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
-import { postgresBackend } from "../../src/stores/postgres/postgres-backend.ts";
-import { openPool } from "../../src/stores/postgres/postgres-pool.ts";
-import { sqlStore } from "../../src/stores/sql/sql.ts";
+import { postgresBackend, postgresStore } from "../../src/stores/postgres/index.ts";
+import { openPool } from "../../src/stores/postgres/pool.ts";
+import { sqlStore } from "../../src/stores/sql/store.ts";
 import type { TestPostgres } from "../helpers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
 

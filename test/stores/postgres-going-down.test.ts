@@ -1,7 +1,7 @@
 import { once } from "node:events";
 import { type AddressInfo, createServer } from "node:net";
 import { expect, it } from "vitest";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { stillClock } from "./still-clock.ts";
 
 // Found by the soak: the error came before anybody listened, and ended the process.

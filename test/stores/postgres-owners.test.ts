@@ -1,7 +1,7 @@
 import { Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import type { RevokeScope, SessionStore } from "../../src/engine/store.ts";
-import { type PostgresPool, postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
 import {
   atOnce,
   evictAbove,

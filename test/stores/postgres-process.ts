@@ -4,7 +4,7 @@ import { once } from "node:events";
 import { systemClock } from "../../src/base/clock.ts";
 import { openEngine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 
 const store = postgresStore(process.argv[2] ?? "", { connections: 2 });
 process.stdout.write("ready\n");

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { postgresStore } from "../../src/stores/postgres/postgres.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { holding, openedPostgres } from "./postgres-fixture.ts";

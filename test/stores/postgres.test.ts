@@ -1,5 +1,5 @@
 import { describe, it } from "vitest";
-import { describeDurableSessionStore } from "../../src/testing/store-contract/store-contract.ts";
+import { describeDurableSessionStore } from "../../src/testing/store-contract/index.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { createPostgres } from "./postgres-fixture.ts";
 import { describePruning } from "./pruning.ts";

@@ -6,7 +6,7 @@ import type {
   SessionStore,
   SessionUpdate,
 } from "../../src/engine/store.ts";
-import { memoryStore } from "../../src/stores/memory/memory.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { createRedis } from "./redis-fixture.ts";

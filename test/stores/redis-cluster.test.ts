@@ -1,6 +1,6 @@
 import { createCluster } from "redis";
 import { expect, it, onTestFinished, vi } from "vitest";
-import { redisStore } from "../../src/stores/redis/redis.ts";
+import { redisStore } from "../../src/stores/redis/index.ts";
 import { insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { freePort, redisMissing, startRedis } from "../helpers/redis.ts";
 import { stillClock } from "./still-clock.ts";

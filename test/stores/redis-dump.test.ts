@@ -1,7 +1,7 @@
 import { expect, it, onTestFinished } from "vitest";
-import { openSecretRing, randomId } from "../../src/base/secrets.ts";
-import { createRefreshTokens } from "../../src/engine/refresh/refresh-tokens.ts";
-import { redisStore } from "../../src/stores/redis/redis.ts";
+import { openSecretRing, randomId } from "../../src/base/crypto.ts";
+import { createRefreshTokens } from "../../src/engine/refresh/token.ts";
+import { redisStore } from "../../src/stores/redis/index.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { redisMissing, startRedis, type TestRedisClient } from "../helpers/redis.ts";
 import { redisWithFakeClock } from "./redis-fixture.ts";

@@ -1,7 +1,7 @@
-import type { RedisClient } from "../../src/stores/redis/redis.ts";
-import { redisSessionStore } from "../../src/stores/redis/redis-store.ts";
+import type { RedisClient } from "../../src/stores/redis/index.ts";
+import { redisSessionStore } from "../../src/stores/redis/store.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
-import type { ContractClock } from "../../src/testing/store-contract/store-contract.ts";
+import type { ContractClock } from "../../src/testing/store-contract/index.ts";
 import type { TestRedis, TestRedisClient } from "../helpers/redis.ts";
 import { stillClock } from "./still-clock.ts";
 

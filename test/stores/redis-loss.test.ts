@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, onTestFinished, vi } from "vitest";
 import { Action, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
-import type { RedisClient } from "../../src/stores/redis/redis.ts";
+import type { RedisClient } from "../../src/stores/redis/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { testSessions } from "../../src/testing/test-sessions.ts";

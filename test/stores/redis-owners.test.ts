@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { NewSession, SessionLimit, SessionStore } from "../../src/engine/store.ts";
-import { type RedisClient, redisStore } from "../../src/stores/redis/redis.ts";
+import { type RedisClient, redisStore } from "../../src/stores/redis/index.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import {
   redisMissing,

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import type { RedisClient } from "../../src/stores/redis/redis.ts";
+import type { RedisClient } from "../../src/stores/redis/index.ts";
 import { insertNew } from "../../src/testing/store-contract/fixture.ts";
 import {
   redisMissing,

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
-import { type RedisClient, redisStore } from "../../src/stores/redis/redis.ts";
+import { type RedisClient, redisStore } from "../../src/stores/redis/index.ts";
 import {
   advance,
   atOnce,
   insertNew,
   newSession,
 } from "../../src/testing/store-contract/fixture.ts";
-import { describeDurableSessionStore } from "../../src/testing/store-contract/store-contract.ts";
+import { describeDurableSessionStore } from "../../src/testing/store-contract/index.ts";
 import { reconnected, redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { describePruning } from "./pruning.ts";
 import { createRedis } from "./redis-fixture.ts";

@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { parseRefreshToken } from "../../src/engine/refresh/refresh-token.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
 import { inEveryOrder } from "./every-order.ts";
 import {
   failure,

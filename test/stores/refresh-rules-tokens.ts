@@ -1,7 +1,7 @@
 import { base64Encode } from "@bufbuild/protobuf/wire";
 import { expect, it } from "vitest";
-import { openSecretRing, readSecretOption, type SecretKeys } from "../../src/base/secrets.ts";
-import { mintRefreshToken } from "../../src/engine/refresh/refresh-token.ts";
+import { openSecretRing, readSecretOption, type SecretKeys } from "../../src/base/crypto.ts";
+import { mintRefreshToken } from "../../src/engine/refresh/token.ts";
 import {
   acceptedBy,
   failure,

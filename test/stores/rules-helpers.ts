@@ -1,5 +1,5 @@
 import type { SessionError } from "../../src/base/errors.ts";
-import type { Refreshed } from "../../src/engine/refresh/refresher.ts";
+import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
 import type { Method, Server, Servers, SharedStore } from "./servers.ts";
 

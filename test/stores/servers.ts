@@ -1,4 +1,4 @@
-import type { SecretOption } from "../../src/base/secrets.ts";
+import type { SecretOption } from "../../src/base/crypto.ts";
 import type { LifetimeOptions, RefreshOptions } from "../../src/engine/lifetimes.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import type { FakeClock } from "../../src/testing/fake-clock.ts";

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { redisSessionStore } from "../../src/stores/redis/redis-store.ts";
+import { redisSessionStore } from "../../src/stores/redis/store.ts";
 import type { TestPostgres } from "../helpers/postgres.ts";
 import type { TestRedis } from "../helpers/redis.ts";
 import { createPostgres } from "./postgres-fixture.ts";

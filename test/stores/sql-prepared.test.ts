@@ -1,10 +1,9 @@
 import { DatabaseSync } from "node:sqlite";
 import { Kysely, SqliteDialect, sql } from "kysely";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { prepared } from "../../src/stores/sql/sql-prepared.ts";
-import type { SqlDatabase, SqlSchema } from "../../src/stores/sql/sql-schema.ts";
-import { inTransaction } from "../../src/stores/sql/sql-transaction.ts";
-import { forKysely } from "../../src/stores/sqlite/sqlite-driver.ts";
+import { prepared } from "../../src/stores/sql/prepared.ts";
+import { inTransaction, type SqlDatabase, type SqlSchema } from "../../src/stores/sql/schema.ts";
+import { forKysely } from "../../src/stores/sqlite/driver.ts";
 
 let time = 1000;
 let file: DatabaseSync;

@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { sqliteStore } from "../../src/stores/sqlite/sqlite.ts";
+import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { stillClock } from "./still-clock.ts";
 
 /** A store in a file of its own. */

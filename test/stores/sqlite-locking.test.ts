@@ -2,7 +2,7 @@ import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it } from "vitest";
 import type { Clock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { sqliteStore } from "../../src/stores/sqlite/sqlite.ts";
+import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { advance, evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { openedSqlite } from "./sqlite-fixture.ts";
 import { stillClock } from "./still-clock.ts";

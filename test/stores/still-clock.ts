@@ -1,4 +1,4 @@
-import type { ContractClock } from "../../src/testing/store-contract/store-contract.ts";
+import type { ContractClock } from "../../src/testing/store-contract/index.ts";
 
 /** A clock that stands still; pauses end at once, in a later turn of the event loop. */
 export function stillClock(): ContractClock {

@@ -2,7 +2,7 @@ import { createPublicKey, verify } from "node:crypto";
 import { createVerifier } from "fast-jwt";
 import { createRemoteJWKSet, type JSONWebKeySet, jwtVerify } from "jose";
 import { describe, expect, it } from "vitest";
-import type { SigningAlgorithm } from "../../src/jwt/algorithms.ts";
+import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startIssuer } from "../helpers/issuer.ts";
 

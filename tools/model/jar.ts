@@ -1,6 +1,6 @@
-import type { Created } from "../../src/engine/lifecycle.ts";
-import type { Refreshed } from "../../src/engine/refresh/refresher.ts";
-import type { TokenTransport } from "../../src/base/transport.ts";
+import type { TokenTransport } from "../../src/base/wire.ts";
+import type { Created } from "../../src/engine/create.ts";
+import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
 import { type SessionLedger, times } from "./ledger.ts";
 
 /** What a client holds. */

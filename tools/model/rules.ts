@@ -1,5 +1,5 @@
 import type { Lifetimes } from "../../src/engine/lifetimes.ts";
-import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/refresh-rule.ts";
+import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/rule.ts";
 import type { RevokedChange, SessionStore } from "../../src/engine/store.ts";
 import type { Skew } from "./clock.ts";
 

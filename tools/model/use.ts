@@ -1,5 +1,5 @@
-import type { VerifiedToken } from "../../src/jwt/access-token.ts";
 import type { Engine } from "../../src/engine/engine.ts";
+import type { VerifiedToken } from "../../src/jwt/verifier.ts";
 import { type Fault, Task } from "./gates.ts";
 import type { Tokens } from "./jar.ts";
 import type { World } from "./world.ts";

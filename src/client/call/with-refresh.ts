@@ -1,10 +1,10 @@
 import type { CallOptions } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
-import { deadlineSignal, TimeLeft } from "./deadline.ts";
-import { type Handled, withMark } from "./handled.ts";
-import { Call } from "./retry.ts";
 import { coreOf, type SessionClient } from "../session-client.ts";
-import type { SessionCore } from "../state/session-core.ts";
+import type { SessionCore } from "../state/core.ts";
+import { Call } from "./call.ts";
+import { deadlineSignal, TimeLeft } from "./deadline.ts";
+import { type Handled, withMark } from "./mark.ts";
 
 /**
  * Gives a client that exists already the session: its calls carry the tokens, take new ones, and

@@ -1,11 +1,10 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { Backoff } from "./backoff.ts";
 import { deadlineSignal, race } from "../call/deadline.ts";
-import { type Hint, withoutTokens } from "./hint.ts";
-import { withLock } from "../state/lock.ts";
+import type { SessionContext } from "../state/context.ts";
 import type { SentMark, Verdict } from "../state/notice-rule.ts";
-import type { SessionContext } from "../state/session-context.ts";
-import { channelName } from "../state/tabs.ts";
+import { channelName, withLock } from "../state/tabs.ts";
+import { Backoff } from "./backoff.ts";
+import { type Hint, withoutTokens } from "./hint.ts";
 
 /**
  * - `refreshed`: there is a new access token.

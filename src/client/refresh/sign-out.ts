@@ -1,6 +1,6 @@
 import { deadlineSignal, race } from "../call/deadline.ts";
-import type { SessionContext } from "../state/session-context.ts";
-import type { Credentials, SessionCallOptions } from "./session-rpc.ts";
+import type { SessionContext } from "../state/context.ts";
+import type { Credentials, SessionCallOptions } from "./rpc.ts";
 
 /** Signs out: here at once, then at the server. */
 export class SignOuts {

@@ -1,8 +1,7 @@
 import type { Clock } from "../../base/clock.ts";
 import type { JsonObject } from "../../base/json.ts";
-import type { TokenTransport } from "../../base/transport.ts";
-import { decodeNotice, header, type SessionNotice } from "../../base/wire.ts";
-import type { SessionClientEvent, SessionState, SignedOutBy } from "../client-event.ts";
+import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
+import type { SessionClientEvent, SessionState, SignedOutBy } from "../events.ts";
 import {
   type AccessOrder,
   judge,
@@ -10,7 +9,7 @@ import {
   type SentMark,
   type Verdict,
 } from "./notice-rule.ts";
-import type { ClientTokens } from "./token-store.ts";
+import type { ClientTokens } from "./tokens.ts";
 
 /** What one client knows of its session, and the only place that changes it. Does no I/O. */
 export class LocalSession implements NoticeContext {

@@ -1,6 +1,5 @@
-import type { TokenTransport } from "../../base/transport.ts";
-import type { SessionNotice } from "../../base/wire.ts";
-import type { SessionState } from "../client-event.ts";
+import type { SessionNotice, TokenTransport } from "../../base/wire.ts";
+import type { SessionState } from "../events.ts";
 
 /** What a call remembers from the moment it was sent, to tell whether its answer still counts. */
 export interface SentMark {

@@ -1,11 +1,108 @@
 import type { Clock } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import { inTime } from "../../base/in-time.ts";
-import type { Revocations } from "./revocations.ts";
-import { createStaleness, type Moment, type Staleness } from "./staleness.ts";
+import { inTime } from "../../base/promises.ts";
 import type { Change, Changes, SessionStore } from "../store.ts";
-import { createStoreTime, type StoreTime } from "./store-time.ts";
+import type { Revocations } from "./revocations.ts";
+
+/** When something began, by both clocks. */
+export interface Moment {
+  readonly monotonic: number;
+  readonly wall: number;
+}
+
+/** How old what this process knows of the change log is. */
+export interface Staleness {
+  now(): Moment;
+  /** Milliseconds since the start of the last read of the log that was completed. */
+  age(): number;
+  /**
+   * Whether that is longer than a call may be let through on.
+   * @param monotonic where the clock was read already
+   */
+  isStale(monotonic?: number): boolean;
+  /** Takes note of a read that began then and is complete. */
+  proven(began: Moment): void;
+  /** Takes note of a read that failed: when the feed is stale by then, that is an event. */
+  failed(error: SessionError): void;
+  /** When the last completed read began; undefined before the first. */
+  readonly provenAt: Moment | undefined;
+}
+
+/** What a staleness is made of. */
+export interface StalenessOptions {
+  readonly clock: Clock;
+  /** Milliseconds. */
+  readonly maxStaleness: number;
+  readonly emit: SessionEventListener;
+}
+
+export function createStaleness({ clock, maxStaleness, emit }: StalenessOptions): Staleness {
+  let proof: Moment | undefined;
+  let told = false;
+  const age = (monotonic = clock.monotonic()): number =>
+    proof === undefined
+      ? Number.POSITIVE_INFINITY
+      : // Monotonic time may stand still while the machine sleeps; the wall clock may be set back.
+        Math.max(monotonic - proof.monotonic, clock.now() - proof.wall);
+  const isStale = (monotonic?: number): boolean => age(monotonic) > maxStaleness;
+  return {
+    now: () => ({ monotonic: clock.monotonic(), wall: clock.now() }),
+    age,
+    isStale,
+    proven(began) {
+      const staleFor = age();
+      proof = began;
+      if (told && !isStale()) {
+        told = false;
+        emit({ type: "feedRecovered", staleFor });
+      }
+    },
+    failed(error) {
+      if (!told && proof !== undefined && isStale()) {
+        told = true;
+        emit({ type: "feedStale", staleFor: age(), error });
+      }
+    },
+    get provenAt() {
+      return proof;
+    },
+  };
+}
+
+/** The store's clock, as far as it is known without asking. */
+export interface StoreTime {
+  /** Milliseconds since 1970; carried on since the last look. */
+  now(): number;
+  /** What the monotonic clock showed at a time that `now` told since the last look. */
+  toMonotonic(now: number): number;
+  /** Takes note of a time that the store told, asked at a moment of the monotonic clock. */
+  look(told: number, asked: number): void;
+}
+
+/** Milliseconds that an answer may take for its time to count. */
+const trustedRoundTrip = 1_000;
+
+/**
+ * An answer that took long says little of the time, as when the process was suspended meanwhile. The
+ * first one has to do; it is taken as late, since a clock ahead would end good tokens early.
+ */
+export function createStoreTime(clock: Clock): StoreTime {
+  /** The store's clock less the monotonic one. */
+  let ahead: number | undefined;
+  return {
+    now: () => clock.monotonic() + (ahead ?? 0),
+    toMonotonic: (now) => now - (ahead ?? 0),
+    look(told, asked) {
+      const answered = clock.monotonic();
+      if (answered - asked < trustedRoundTrip) {
+        ahead = told - (asked + answered) / 2;
+      } else {
+        ahead ??= told - answered;
+      }
+    },
+  };
+}
 
 /** Follows the change log of the store, so that revocation is known without reading the store. */
 export interface Feed {

@@ -1,6 +1,6 @@
+import type { SessionStore } from "../store.ts";
 import type { Feed } from "./feed.ts";
 import type { Revocations } from "./revocations.ts";
-import type { SessionStore } from "../store.ts";
 
 /** How well this process knows of revocations. Known without asking anybody. */
 export interface SessionsHealth {

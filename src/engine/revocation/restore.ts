@@ -1,7 +1,7 @@
 import type { Clock } from "../../base/clock.ts";
-import type { Revocations } from "./revocations.ts";
-import type { SigningKeys } from "../keys/signing-keys.ts";
+import type { SigningKeys } from "../keys/stored.ts";
 import type { SessionStore } from "../store.ts";
+import type { Revocations } from "./revocations.ts";
 
 /** What a server needs to bring back what its store has lost. */
 export interface RestoreOptions {

@@ -1,7 +1,66 @@
 import type { Clock } from "../../base/clock.ts";
 import type { EndedBy } from "../../base/events.ts";
-import { type RevocationListener, RevocationListeners } from "./revocation-listeners.ts";
 import type { Change, ClaimsChange, RevokedChange } from "../store.ts";
+
+/** Told how a session ended. */
+export type RevocationListener = (change: RevokedChange) => void;
+
+/** Who waits for sessions to end. */
+export class RevocationListeners {
+  readonly #bySession = new Map<string, Set<RevocationListener>>();
+  #size = 0;
+
+  /** How many wait. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /**
+   * @param known how the session has ended, where it has: then the listener is told at once
+   * @returns a function that takes the listener back
+   */
+  add(session: string, listener: RevocationListener, known: RevokedChange | undefined): () => void {
+    if (known !== undefined) {
+      tellSafely(listener, known);
+      return () => {};
+    }
+    // A function of its own, so that one listener given twice is told twice.
+    const own: RevocationListener = (change) => listener(change);
+    const all = this.#bySession.get(session) ?? new Set();
+    this.#bySession.set(session, all.add(own));
+    this.#size += 1;
+    return () => {
+      this.#take(session, all, own);
+    };
+  }
+
+  /** Tells, and lets go of, all who wait for this session. What they throw is ignored. */
+  tell(change: RevokedChange): void {
+    const all = this.#bySession.get(change.session) ?? new Set();
+    for (const listener of [...all]) {
+      if (this.#take(change.session, all, listener)) {
+        tellSafely(listener, change);
+      }
+    }
+  }
+
+  #take(session: string, all: Set<RevocationListener>, listener: RevocationListener): boolean {
+    const had = all.delete(listener);
+    this.#size -= had ? 1 : 0;
+    // A later set may have taken the place of an empty one.
+    if (all.size === 0 && this.#bySession.get(session) === all) {
+      this.#bySession.delete(session);
+    }
+    return had;
+  }
+}
+
+/** A broken listener must not stop the change log, nor the other listeners. */
+function tellSafely(listener: RevocationListener, change: RevokedChange): void {
+  try {
+    listener(change);
+  } catch {}
+}
 
 /** What the change log says of sessions whose access tokens may still be alive. */
 export interface Revocations {
@@ -180,4 +239,26 @@ function forget(entries: Map<string, Forgettable>, now: number): void {
 
 function isOwnEnd(endedBy: EndedBy): boolean {
   return endedBy === "signOut" || endedBy === "replaced";
+}
+
+/** All that an open stream needs to know of its session after it was opened. */
+export interface StreamWatch {
+  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
+  storeNow(): number;
+  /**
+   * Calls `listener` once, when the session has ended by anything but its age; at once where it has
+   * already.
+   *
+   * @returns a function that stops it
+   */
+  watch(session: string, listener: RevocationListener): () => void;
+  /**
+   * Milliseconds since it was last certain that `watch` had told everything that had happened; 0
+   * where there is no change log to follow.
+   */
+  staleness(): number;
+  /** Whether it was closed: nothing will be told any more. */
+  isClosed(): boolean;
+  /** Reads the change log, or joins the read that runs. Rejects when it cannot be read. */
+  catchUp(): Promise<void>;
 }

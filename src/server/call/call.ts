@@ -1,14 +1,14 @@
 import { Code, ConnectError, type ContextValues, createContextKey } from "@connectrpc/connect";
 import { SessionError } from "../../base/errors.ts";
+import { andThen } from "../../base/promises.ts";
 import type { AccessClaims } from "../../jwt/claims.ts";
-import { hasCookies, hideTokens, readTokens } from "../../request/source.ts";
-import { andThen } from "../../base/and-then.ts";
-import { type Call, type CallKey, OpenedCall } from "./call-state.ts";
-import { toConnectError } from "../response/connect-error.ts";
+import { hasCookies, hideTokens, readTokens } from "../../request/tokens.ts";
 import type { VerifyingCore } from "../core.ts";
-import { writeRefusal } from "../response/respond.ts";
+import { toConnectError } from "../response/errors.ts";
+import { writeRefusal } from "../response/tokens.ts";
+import { type Call, type CallKey, OpenedCall } from "./state.ts";
 
-export type { Call, CallKey } from "./call-state.ts";
+export type { Call, CallKey } from "./state.ts";
 
 /** The request and response headers of one call: what a `HandlerContext` has. */
 export interface Exchange {

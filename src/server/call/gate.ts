@@ -1,11 +1,11 @@
 import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
-import { andThen } from "../../base/and-then.ts";
+import { andThen } from "../../base/promises.ts";
 import { authenticate } from "../authenticate/authenticate.ts";
-import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 import type { VerifyingCore } from "../core.ts";
+import { checkDemands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
-import { checkDemands } from "../policy/policy-demands.ts";
-import { forbidCaching } from "../response/respond.ts";
+import { forbidCaching } from "../response/tokens.ts";
+import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
 
 /** Runs before a request's body is read; throwing ends the call. */
 export type RequestGate = (context: HandlerContext) => void | Promise<void>;

@@ -7,14 +7,14 @@ import {
   type UnaryResponse,
 } from "@connectrpc/connect";
 import { SessionError } from "../../base/errors.ts";
-import { answerWith, type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
-import { withoutForeignHints } from "../response/connect-error.ts";
 import type { VerifyingCore } from "../core.ts";
-import { admit } from "./gate.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
-import { keepTokensUncached } from "../response/respond.ts";
-import { runStream } from "../streams/run-stream.ts";
-import { OpenStreams } from "../streams/streams.ts";
+import { withoutForeignHints } from "../response/errors.ts";
+import { keepTokensUncached } from "../response/tokens.ts";
+import { OpenStreams } from "../streams/open.ts";
+import { runStream } from "../streams/run.ts";
+import { answerWith, type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
+import { admit } from "./gate.ts";
 
 /**
  * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends

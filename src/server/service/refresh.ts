@@ -1,14 +1,13 @@
 import { SessionError } from "../../base/errors.ts";
-import { badRefreshToken, isLive } from "../../engine/ended.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/refresh-tokens.ts";
-import type { Refreshed } from "../../engine/refresh/refresher.ts";
-import { hasCookies } from "../../request/source.ts";
+import { badRefreshToken, isLive } from "../../engine/liveness.ts";
+import type { Refreshed } from "../../engine/refresh/refresh.ts";
+import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
+import { hasCookies } from "../../request/tokens.ts";
+import { checkCrossSite, proveRefresh } from "../authenticate/refresh.ts";
 import type { Call } from "../call/call.ts";
 import type { Core } from "../core.ts";
-import { checkCrossSite } from "../authenticate/cross-site.ts";
-import { proveRefresh } from "../authenticate/presented-session.ts";
-import { expireCookies, writeTokens } from "../response/respond.ts";
+import { expireCookies, writeTokens } from "../response/tokens.ts";
 
 /**
  * Refreshes the session of a call and writes its tokens. A refresh token in the message wins over

@@ -1,22 +1,49 @@
 import type { HandlerContext } from "@connectrpc/connect";
+import { assertMembers } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
-import { assertMembers } from "../../base/members.ts";
+import { header, type TokenTransport } from "../../base/wire.ts";
+import type { Created, Creation } from "../../engine/create.ts";
 import type { Engine } from "../../engine/engine.ts";
-import type { Created, Creation } from "../../engine/lifecycle.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
-import { isTrustedSite } from "../../request/cross-site.ts";
-import { hasCookies } from "../../request/source.ts";
-import { chooseTransport } from "../../request/transport-choice.ts";
-import type { TokenTransport } from "../../base/transport.ts";
-import { header } from "../../base/wire.ts";
-import { type Call, endOwn } from "../call/call-state.ts";
-import { readData } from "./changes.ts";
+import type { Device } from "../../engine/store.ts";
+import { isTrustedSite } from "../../request/origins.ts";
+import { hasCookies } from "../../request/tokens.ts";
+import { chooseTransport } from "../../request/transport.ts";
+import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
+import { type Call, endOwn } from "../call/state.ts";
 import type { Core } from "../core.ts";
-import { checkCrossSite } from "../authenticate/cross-site.ts";
-import { deviceOf } from "./device.ts";
-import { provenSessions } from "../authenticate/presented-session.ts";
-import { expireCookies, writeTokens } from "../response/respond.ts";
+import { expireCookies, writeTokens } from "../response/tokens.ts";
+import { readData } from "./edits.ts";
+
+/** Characters that are kept of a User-Agent; real ones are shorter. */
+const maxUserAgent = 512;
+/** The longest IPv6 address with a zone has fewer characters. */
+const maxIp = 64;
+
+/**
+ * What a call tells of the device it comes from.
+ * @throws TypeError when `clientIp` returns no text
+ * @throws SessionError `general` when it throws
+ */
+export function deviceOf(core: Core, context: HandlerContext): Device {
+  const userAgent = context.requestHeader.get("user-agent")?.slice(0, maxUserAgent).toWellFormed();
+  const ip = ipOf(core, context)?.slice(0, maxIp).toWellFormed();
+  return { ...(userAgent ? { userAgent } : {}), ...(ip ? { ip } : {}) };
+}
+
+function ipOf({ clientIp }: Core, context: HandlerContext): string | undefined {
+  let ip: unknown;
+  try {
+    ip = clientIp?.(context);
+  } catch (cause) {
+    throw new SessionError("general", "INTERNAL", { message: "clientIp threw", cause });
+  }
+  if (ip !== undefined && typeof ip !== "string") {
+    throw new TypeError("clientIp: must return a string, or undefined where it is not known");
+  }
+  return ip;
+}
 
 /** Who signs in, and with what. `Claims`: what the schema of the option `claims` takes. */
 export type NewSessionOptions<Claims extends object = object> = SessionFacts &

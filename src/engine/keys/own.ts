@@ -1,0 +1,133 @@
+import type { JWK } from "jose";
+import { SessionError, unavailable } from "../../base/errors.ts";
+import { publicHalf } from "../../jwt/jwk.ts";
+import {
+  es256FromDer,
+  importSigningKey,
+  importVerificationKey,
+  isSignature,
+  type RemoteSigningKey,
+  readPem,
+  type SigningKey,
+  signWith,
+  type VerificationKey,
+} from "../../jwt/keys.ts";
+import { assertAlgorithm, isRemoteSigner, type KeyPlan, type RemoteSigner } from "./plan.ts";
+import type { SigningKeys } from "./stored.ts";
+
+/** Makes signing keys of what the options gave: nothing is stored and nothing rotates. */
+export function createOwnKeys(plan: KeyPlan & { readonly kind: "own" }): SigningKeys {
+  let opened: OwnKeys | undefined;
+  const keys = (): OwnKeys => {
+    if (opened === undefined) {
+      throw unavailable("the signing keys");
+    }
+    return opened;
+  };
+  return {
+    async open() {
+      opened ??= await importKeys(plan);
+    },
+    signer: async () => keys().signer,
+    find: (kid) => keys().byKid.get(kid),
+    published: async () => keys().published,
+    removeDead: async () => {},
+    settled: async () => {},
+  };
+}
+
+interface OwnKeys {
+  readonly signer: SigningKey | RemoteSigningKey;
+  readonly byKid: ReadonlyMap<string, VerificationKey>;
+  readonly published: readonly JWK[];
+}
+
+/** A key that verifies, and the JWK by which others do. */
+interface PublicKey {
+  readonly key: VerificationKey;
+  readonly jwk: JWK;
+}
+
+/** @throws TypeError with the option that is wrong */
+async function importKeys({ signing, verification, algorithm }: Own): Promise<OwnKeys> {
+  const own = await of("keys.signing", () =>
+    isRemoteSigner(signing) ? importRemote(signing) : importLocal(signing, algorithm),
+  );
+  const others = await Promise.all(
+    verification.map((key, i) => of(`keys.verification[${i}]`, () => importPublic(key))),
+  );
+  const all = [own.verification, ...others];
+  const byKid = new Map(all.map(({ key }) => [key.kid, key]));
+  if (byKid.size < all.length) {
+    throw new TypeError('keys: two keys have the same "kid"; leave one out, or name it otherwise');
+  }
+  return { signer: own.signer, byKid, published: all.map(({ jwk }) => jwk) };
+}
+
+type Own = KeyPlan & { readonly kind: "own" };
+
+interface OwnSigner {
+  readonly signer: SigningKey | RemoteSigningKey;
+  readonly verification: PublicKey;
+}
+
+async function importLocal(key: JWK | string, algorithm: Own["algorithm"]): Promise<OwnSigner> {
+  const jwk = typeof key === "string" ? await readPem(key, "sign") : key;
+  const signer = await importSigningKey(jwk);
+  assertAlgorithm(signer.alg, algorithm);
+  const verification = await importPublic(publicHalf(jwk, signer));
+  const probe = crypto.getRandomValues(new Uint8Array(32));
+  if (!(await isSignature(verification.key, probe, await signWith(signer, probe)))) {
+    throw new TypeError("the private and the public half of the key do not belong together");
+  }
+  return { signer, verification };
+}
+
+async function importRemote(remote: RemoteSigner): Promise<OwnSigner> {
+  const { kid = remote.publicJwk.kid } = remote;
+  const named = kid === undefined ? remote.publicJwk : { ...remote.publicJwk, kid };
+  const verification = await importPublic(named);
+  const { key } = verification;
+  const signer: RemoteSigningKey = {
+    kid: key.kid,
+    alg: key.alg,
+    sign: (data) => signRemotely(remote, key, data),
+  };
+  return { signer, verification };
+}
+
+async function importPublic(key: JWK | string): Promise<PublicKey> {
+  const jwk = typeof key === "string" ? await readPem(key, "verify") : key;
+  const imported = await importVerificationKey(jwk);
+  return { key: imported, jwk: publicHalf(jwk, imported) };
+}
+
+async function signRemotely(
+  remote: RemoteSigner,
+  key: VerificationKey,
+  data: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array> {
+  let answer: Uint8Array;
+  try {
+    answer = await remote.sign(data);
+  } catch (cause) {
+    throw unavailable("the signer", cause);
+  }
+  const signature = key.alg === "ES256" ? es256FromDer(answer) : Uint8Array.from(answer);
+  if (!(await isSignature(key, data, signature))) {
+    throw new SessionError("general", "INTERNAL", {
+      message: "keys.signing: what it signed does not verify with its publicJwk",
+    });
+  }
+  return signature;
+}
+
+async function of<T>(option: string, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    throw error instanceof TypeError
+      ? new TypeError(`${option}: ${error.message}`, { cause: error })
+      : error;
+  }
+}

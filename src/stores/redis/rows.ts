@@ -1,0 +1,117 @@
+import type { JsonObject } from "../../base/json.ts";
+import type { TokenTransport } from "../../base/wire.ts";
+import type { Device, EndedBy, NewSession, SessionRecord } from "../../engine/store.ts";
+
+/** The keys of a store in Redis. All of them share the prefix as their hash tag. */
+export interface RedisKeys {
+  readonly meta: string;
+  readonly log: string;
+  readonly signing: string;
+  /** What every script that touches sessions begins with: meta, log, ends, revoking. */
+  readonly rows: readonly string[];
+  readonly session: (id: string) => string;
+  readonly user: (id: string) => string;
+  readonly tenant: (id: string) => string;
+  /** The sessions that a revokeAll of many is about to end. */
+  readonly revoking: (number: string) => string;
+  readonly lease: (name: string) => string;
+}
+
+export function redisKeys(prefix: string): RedisKeys {
+  const key = (name: string): string => `{${prefix}}:${name}`;
+  const [meta, log] = [key("meta"), key("log")];
+  return {
+    meta,
+    log,
+    signing: key("keys"),
+    rows: [meta, log, key("ends"), key("revoking")],
+    session: (id) => key(`session:${id}`),
+    user: (id) => key(`user:${id}`),
+    tenant: (id) => key(`tenant:${id}`),
+    revoking: (number) => key(`revoking:${number}`),
+    lease: (name) => key(`lease:${name}`),
+  };
+}
+
+/** The fields of a new session that the store does not make itself. What is null has no field. */
+export function toFields(session: NewSession): string[] {
+  const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
+  const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife };
+  const fields: string[] = [];
+  for (const [name, value] of Object.entries(given)) {
+    if (value !== null) {
+      fields.push(name, String(value));
+    }
+  }
+  const { claims, data, device } = session;
+  return [...fields, ...toJsonFields({ claims, data, device })];
+}
+
+/** Fields of JSON. What is undefined has no field. */
+export function toJsonFields(values: Readonly<Record<string, unknown>>): string[] {
+  const fields: string[] = [];
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== undefined) {
+      // As text, because Lua's own JSON knows no difference between [] and {}.
+      fields.push(name, JSON.stringify(value));
+    }
+  }
+  return fields;
+}
+
+/** A text that may be absent, as the scripts are given it. */
+export function optional(value: string | null): string {
+  return value === null ? "" : `=${value}`;
+}
+
+/** The record of a session's fields and values; undefined when there are none. */
+export function toRecord(fields: readonly string[]): SessionRecord | undefined {
+  if (fields.length === 0) {
+    return undefined;
+  }
+  const row = toMap(fields);
+  const known = (name: string): string => required(row, name);
+  const time = (name: string): number => Number(known(name));
+  const orNull = (name: string): number | null => (row.has(name) ? time(name) : null);
+  return {
+    id: known("id"),
+    userId: known("userId"),
+    tenantId: row.get("tenantId") ?? null,
+    transport: known("transport") as TokenTransport,
+    salt: known("salt"),
+    secretId: known("secretId"),
+    generation: Number(known("generation")),
+    confirmedAt: orNull("confirmedAt"),
+    rotatedAt: time("rotatedAt"),
+    createdAt: time("createdAt"),
+    authTime: time("authTime"),
+    idleExpiresAt: time("idleExpiresAt"),
+    expiresAt: time("expiresAt"),
+    accessLife: orNull("accessLife"),
+    idleLife: orNull("idleLife"),
+    claims: JSON.parse(known("claims")) as JsonObject,
+    claimsVersion: Number(known("claimsVersion")),
+    data: JSON.parse(known("data")) as JsonObject,
+    version: Number(known("version")),
+    device: JSON.parse(known("device")) as Device,
+    lastSeenAt: time("lastSeenAt"),
+    revokedAt: orNull("revokedAt"),
+    endedBy: (row.get("endedBy") as EndedBy | undefined) ?? null,
+  };
+}
+
+function toMap(fields: readonly string[]): ReadonlyMap<string, string> {
+  const row = new Map<string, string>();
+  for (let index = 0; index < fields.length; index += 2) {
+    row.set(fields[index] ?? "", fields[index + 1] ?? "");
+  }
+  return row;
+}
+
+function required(row: ReadonlyMap<string, string>, name: string): string {
+  const value = row.get(name);
+  if (value === undefined) {
+    throw new Error(`redisStore: a session has no ${name}; something else wrote to its key`);
+  }
+  return value;
+}

@@ -1,0 +1,257 @@
+import assert from "node:assert/strict";
+import type { RefreshWrite, SessionRecord, SessionStore } from "../../engine/store.ts";
+import {
+  absolute,
+  advance,
+  atOnce,
+  idle,
+  newSession,
+  type Rules,
+  refreshOfEachKind,
+} from "./fixture.ts";
+
+/** What `confirm` promises. */
+export const confirmRules: Rules = {
+  async "confirm waits until a generation is old enough"({ store, clock }) {
+    const { record } = await store.insert(newSession());
+    await clock.advance(99);
+    assert.equal(await store.confirm("s1", 0, 100), false);
+    assert.deepEqual((await store.load("s1")).record, record);
+    await clock.advance(1);
+    assert.equal(await store.confirm("s1", 0, 100), true);
+    assert.deepEqual((await store.load("s1")).record, { ...record, confirmedAt: clock.now() });
+  },
+
+  async "confirm counts the age from the last advance"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(100);
+    await store.refresh(advance(0));
+    assert.equal(await store.confirm("s1", 1, 100), false);
+  },
+
+  async "confirm counts a negative age as 0"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(-1000);
+    assert.equal(await store.confirm("s1", 0, 1), false);
+    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
+  },
+
+  async "confirm leaves the time of a confirmed generation"({ store, clock }) {
+    await store.insert(newSession());
+    await store.confirm("s1", 0, 0);
+    const { record } = await store.load("s1");
+    await clock.advance(100);
+    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal(await store.confirm("s1", 0, idle), true);
+    assert.deepEqual((await store.load("s1")).record, record);
+  },
+
+  async "confirm is done with what can never be: superseded, ended, missing"({ store }) {
+    await store.insert(newSession());
+    const next = (await store.refresh(advance(0))).record;
+    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal(await store.confirm("s1", 0, idle), true);
+    assert.deepEqual((await store.load("s1")).record, next);
+    const ended = (await store.revoke("s1", "revoked")).record;
+    assert.equal(await store.confirm("s1", 1, 0), true);
+    assert.deepEqual((await store.load("s1")).record, ended);
+    assert.equal(await store.confirm("absent", 0, 0), true);
+  },
+
+  async "confirm is not done with a generation that the store has lost"({ store }) {
+    await store.insert(newSession());
+    assert.equal(await store.confirm("s1", 3, 0), false);
+    assert.equal((await store.load("s1")).record?.confirmedAt, null);
+    await store.confirm("s1", 0, 0);
+    assert.equal(await store.confirm("s1", 3, 0), false);
+  },
+
+  async "confirms at once agree"({ store, clock }) {
+    await store.insert(newSession());
+    const done = await atOnce(() => store.confirm("s1", 0, 0));
+    assert.deepEqual(new Set(done), new Set([true]));
+    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
+  },
+};
+
+/** What `refresh` promises. */
+export const refreshRules: Rules = {
+  async "advance goes to the next generation, unconfirmed"({ store, clock }) {
+    const { record } = await store.insert(newSession());
+    await store.confirm("s1", 0, 0);
+    await clock.advance(10);
+    const now = clock.now();
+    const expected = {
+      ...record,
+      generation: 1,
+      confirmedAt: null,
+      rotatedAt: now,
+      secretId: "secret-b",
+      lastSeenAt: now,
+      idleExpiresAt: now + idle,
+    };
+    assert.deepEqual(await store.refresh(advance(0)), { record: expected, now });
+    assert.deepEqual(await store.load("s1"), { record: expected, now });
+  },
+
+  async "keep only slides the idle end"({ store, clock }) {
+    const { record } = await store.insert(newSession());
+    await clock.advance(10);
+    const now = clock.now();
+    const expected = { ...record, lastSeenAt: now, idleExpiresAt: now + 500 };
+    assert.deepEqual(await store.refresh(keep(null, 500)), { record: expected, now });
+    assert.deepEqual(await store.load("s1"), { record: expected, now });
+  },
+
+  async "forward goes to a lost generation, unconfirmed"({ store, clock }) {
+    const { record } = await store.insert(newSession());
+    await store.confirm("s1", 0, 0);
+    await clock.advance(10);
+    const now = clock.now();
+    const expected = {
+      ...record,
+      generation: 41,
+      confirmedAt: null,
+      rotatedAt: now,
+      secretId: "secret-c",
+      lastSeenAt: now,
+      idleExpiresAt: now + idle,
+    };
+    const write = { id: "s1", generation: 0, idle, to: 41, secretId: "secret-c" } as const;
+    assert.deepEqual((await store.refresh({ kind: "forward", ...write })).record, expected);
+    assert.deepEqual((await store.load("s1")).record, expected);
+  },
+
+  async "every kind slides the idle end, never past the absolute one"({ store, clock }) {
+    for (const [index, write] of refreshOfEachKind(0).entries()) {
+      const id = `s-${index}`;
+      await store.insert(newSession({ id, absolute: idle + 100 }));
+      await clock.advance(99);
+      const early = (await store.refresh({ ...write, id })).record;
+      assert.equal(early?.idleExpiresAt, clock.now() + idle, write.kind);
+      await clock.advance(2);
+      const late = (await store.refresh({ ...write, id, generation: early?.generation ?? 0 }))
+        .record;
+      assert.equal(late?.idleExpiresAt, late?.expiresAt, write.kind);
+      assert.equal(late?.expiresAt, early?.expiresAt, write.kind);
+    }
+  },
+
+  async "keep with settle confirms a generation that is old enough"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(99);
+    assert.equal((await store.refresh(keep(100))).record?.confirmedAt, null);
+    await clock.advance(1);
+    assert.equal((await store.refresh(keep(null))).record?.confirmedAt, null);
+    assert.equal((await store.refresh(keep(100))).record?.confirmedAt, clock.now());
+  },
+
+  async "keep counts the age from the last advance"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(100);
+    await store.refresh(advance(0));
+    const write = { ...keep(100), generation: 1 };
+    assert.equal((await store.refresh(write)).record?.confirmedAt, null);
+  },
+
+  async "keep leaves the time of a confirmed generation"({ store, clock }) {
+    await store.insert(newSession());
+    const confirmed = (await store.refresh(keep(0))).record?.confirmedAt;
+    await clock.advance(100);
+    assert.equal((await store.refresh(keep(0))).record?.confirmedAt, confirmed);
+    assert.equal((await store.refresh(keep(null))).record?.confirmedAt, confirmed);
+  },
+
+  async "keep counts a negative age as 0"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(-1000);
+    assert.equal((await store.refresh(keep(1))).record?.confirmedAt, null);
+    assert.equal((await store.refresh(keep(0))).record?.confirmedAt, clock.now());
+  },
+
+  async "no kind touches a missing session"({ store }) {
+    await refused(store, refreshOfEachKind(0));
+  },
+
+  async "no kind touches another generation"({ store }) {
+    await store.insert(newSession());
+    await store.refresh(advance(0));
+    await refused(store, [...refreshOfEachKind(0), ...refreshOfEachKind(2)]);
+  },
+
+  async "no kind touches an ended session"({ store }) {
+    await store.insert(newSession());
+    await store.revoke("s1", "signOut");
+    await refused(store, refreshOfEachKind(0));
+  },
+
+  async "no kind touches a session at its idle end; 1 ms before, each does"({ store, clock }) {
+    for (const [index, write] of refreshOfEachKind(0).entries()) {
+      const id = `s-${index}`;
+      await store.insert(newSession({ id }));
+      await clock.advance(idle - 1);
+      const { record } = await store.refresh({ ...write, id });
+      assert.equal(record?.lastSeenAt, clock.now(), write.kind);
+      await clock.advance(idle);
+      await refused(store, [{ ...write, id, generation: record?.generation ?? 0 }]);
+    }
+  },
+
+  async "no kind touches a session at its absolute end; 1 ms before, each does"({ store, clock }) {
+    for (const [index, write] of refreshOfEachKind(0).entries()) {
+      const id = `s-${index}`;
+      await store.insert(newSession({ id, idle: absolute }));
+      await clock.advance(absolute - 1);
+      const { record } = await store.refresh({ ...write, id });
+      assert.equal(record?.idleExpiresAt, record?.expiresAt, write.kind);
+      await clock.advance(1);
+      await refused(store, [{ ...write, id, generation: record?.generation ?? 0 }]);
+    }
+  },
+
+  async "of advances of one generation at once exactly one succeeds"({ store }) {
+    await store.insert(newSession());
+    const done = await atOnce((index) =>
+      store.refresh({ ...advance(0), kind: "advance", secretId: `secret-${index}` }),
+    );
+    const winners = done.map(({ record }) => record).filter((record) => record !== undefined);
+    assert.equal(winners.length, 1);
+    assert.deepEqual((await store.load("s1")).record, winners[0]);
+  },
+
+  async "no advance succeeds after a revoke was acknowledged"({ store }) {
+    await store.insert(newSession());
+    let ended = false;
+    const done = await atOnce(async (index) => {
+      if (index === 20) {
+        await store.revoke("s1", "revoked");
+        ended = true;
+        return undefined;
+      }
+      const late = ended;
+      const { record } = await store.refresh(advance(index < 20 ? index : 20));
+      return late ? record : undefined;
+    });
+    assert.deepEqual(
+      done.filter((record) => record !== undefined),
+      [],
+    );
+    assert.equal((await store.refresh(advance(20))).record, undefined);
+  },
+};
+
+function keep(settle: number | null, slide: number = idle): RefreshWrite {
+  return { kind: "keep", id: "s1", generation: 0, idle: slide, settle };
+}
+
+/** Checks that no write is done, and that nothing changed. */
+async function refused(store: SessionStore, writes: readonly RefreshWrite[]): Promise<void> {
+  for (const write of writes) {
+    const before = await store.load(write.id);
+    const { record, now } = await store.refresh(write);
+    assert.equal(record satisfies SessionRecord | undefined, undefined, JSON.stringify(write));
+    assert.equal(now, before.now);
+    assert.deepEqual(await store.load(write.id), before);
+  }
+}

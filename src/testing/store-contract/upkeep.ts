@@ -1,0 +1,248 @@
+import assert from "node:assert/strict";
+import type { SessionStore } from "../../engine/store.ts";
+import { atOnce, newSession, type Rules, type StoreFixture } from "./fixture.ts";
+
+/** What the signing keys, the secret, and opening promise. */
+export const keyRules: Rules = {
+  async "signing keys come by slot, with the time of the store's clock"({ store, clock }) {
+    assert.deepEqual(await store.signingKeys(), { keys: [], now: clock.now() });
+    const createdAt = clock.now();
+    for (const slot of [10, 9, 0]) {
+      assert.equal(await store.addSigningKey(signingKey(slot)), true);
+    }
+    await clock.advance(5);
+    const keys = [0, 9, 10].map((slot) => ({ ...signingKey(slot), createdAt }));
+    assert.deepEqual(await store.signingKeys(), { keys, now: clock.now() });
+  },
+
+  async "a slot is taken once"({ store }) {
+    await store.addSigningKey(signingKey(3));
+    const before = await store.signingKeys();
+    assert.equal(await store.addSigningKey(signingKey(3, "other")), false);
+    assert.deepEqual(await store.signingKeys(), before);
+  },
+
+  async "of keys added to one slot at once exactly one is taken"({ store }) {
+    const added = await Promise.all(
+      Array.from({ length: 20 }, async (_, index) => {
+        const key = signingKey(0, `key-${index}`);
+        return (await store.addSigningKey(key)) ? [key.kid] : [];
+      }),
+    );
+    const { keys } = await store.signingKeys();
+    assert.deepEqual(
+      keys.map(({ kid }) => kid),
+      added.flat(),
+    );
+    assert.equal(keys.length, 1);
+  },
+
+  async "signing keys below a slot are removed"({ store }) {
+    for (const slot of [0, 1, 2, 10]) {
+      await store.addSigningKey(signingKey(slot));
+    }
+    await store.removeSigningKeysBelow(2);
+    await store.removeSigningKeysBelow(2);
+    const { keys } = await store.signingKeys();
+    assert.deepEqual(
+      keys.map(({ slot }) => slot),
+      [2, 10],
+    );
+  },
+
+  async "an embedded secret has at least 32 bytes, and stays"({ store }) {
+    const first = await store.secret?.();
+    const kept = first?.slice();
+    first?.fill(0);
+    assert.deepEqual(await store.secret?.(), kept);
+    assert.ok(kept === undefined || kept.length >= 32);
+  },
+
+  async "a second engine may open the store, also at the same time"({ store, clock }) {
+    await store.insert(newSession());
+    await Promise.all([store.open({ clock }), store.open({ clock })]);
+    assert.equal((await store.load("s1")).record?.id, "s1");
+  },
+
+  async "close does nothing the second time"({ store }) {
+    await Promise.all([store.close(), store.close()]);
+    await store.close();
+  },
+};
+
+function signingKey(slot: number, kid = `kid-${slot}`) {
+  return { slot, kid, alg: "ES256", publicJwk: `{"kid":"${kid}"}`, privateJwk: "sealed" };
+}
+
+/** What leases promise. */
+export const leaseRules: Rules = {
+  async "a lease has one holder, until its time is over"({ store, clock }) {
+    assert.equal(await store.lease("work", "a", 1000), true);
+    assert.equal(await store.lease("work", "b", 1000), false);
+    await clock.advance(999);
+    assert.equal(await store.lease("work", "b", 1000), false);
+    await clock.advance(1);
+    assert.equal(await store.lease("work", "b", 1000), true);
+    assert.equal(await store.lease("work", "a", 1000), false);
+  },
+
+  async "a lease is renewed by its holder, from that moment on"({ store, clock }) {
+    for (let round = 0; round < 5; round++) {
+      assert.equal(await store.lease("work", "a", 1000), true);
+      await clock.advance(600);
+      assert.equal(await store.lease("work", "b", 1000), false);
+    }
+    await clock.advance(400);
+    assert.equal(await store.lease("work", "b", 1000), true);
+  },
+
+  async "leases of other names are others"({ store }) {
+    assert.equal(await store.lease("work", "a", 1000), true);
+    assert.equal(await store.lease("other", "b", 1000), true);
+    assert.equal(await store.lease("work", "b", 1000), false);
+    assert.equal(await store.lease("other", "a", 1000), false);
+  },
+
+  async "of many who ask for a lease at once exactly one gets it"({ store, clock }) {
+    for (let round = 0; round < 3; round++) {
+      const taken = await atOnce((index) => store.lease("work", `${round}-${index}`, 1000));
+      assert.equal(taken.filter(Boolean).length, 1);
+      await clock.advance(1000);
+    }
+  },
+};
+
+const hour = 3_600_000;
+const day = 24 * hour;
+const many = 12;
+
+/** What dropping the outdated promises. */
+export const pruneRules: Rules = {
+  async "prune drops sessions 24 h after their idle or absolute end"(fixture) {
+    const { store, clock } = fixture;
+    const idle = await insertMany(fixture, "idle", { idle: hour, absolute: 90 * hour });
+    const absolute = await insertMany(fixture, "absolute", { idle: 90 * hour, absolute: hour });
+    await clock.advance(hour + day);
+    await pruneAll(store, 5);
+    assert.equal(await countKept(store, [...idle, ...absolute]), 2 * many);
+    await clock.advance(1);
+    await pruneAll(store, 5);
+    assert.equal(await countKept(store, [...idle, ...absolute]), 0);
+  },
+
+  async "prune drops sessions 24 h after their revoke"(fixture) {
+    const { store, clock } = fixture;
+    const ids = await insertMany(fixture, "revoked", { idle: 90 * hour, absolute: 90 * hour });
+    await revokeAll(store, ids);
+    await clock.advance(day);
+    await pruneAll(store, 5);
+    assert.equal(await countKept(store, ids), many);
+    await clock.advance(1);
+    await pruneAll(store, 5);
+    assert.equal(await countKept(store, ids), 0);
+  },
+
+  async "prune never drops a live session, however old"(fixture) {
+    const { store, clock } = fixture;
+    const ids = await insertMany(fixture, "live", { idle: 40 * hour, absolute: 90 * day });
+    for (let age = 0; age < 10; age++) {
+      await clock.advance(40 * hour - 1);
+      await pruneAll(store, 100);
+      for (const id of ids) {
+        const { record } = await store.refresh({
+          kind: "keep",
+          id,
+          generation: 0,
+          idle: 40 * hour,
+          settle: null,
+        });
+        assert.equal(record?.id, id);
+      }
+    }
+  },
+
+  async "prune keeps the change log for 2 h"(fixture) {
+    const { store, clock } = fixture;
+    const { cursor } = await store.changes(undefined, 0);
+    await revokeAll(store, await insertMany(fixture, "a"));
+    await clock.advance(2 * hour);
+    await revokeAll(store, await insertMany(fixture, "b"));
+    assert.equal(await store.prune(100), 0);
+    assert.equal((await store.changes(cursor, 0)).entries.length, 2 * many);
+    await clock.advance(1);
+    assert.equal(await store.prune(100), many);
+    assert.equal((await store.changes(cursor, 0)).entries.length, many);
+    assert.equal((await store.changes(undefined, 90 * hour)).entries.length, many);
+  },
+
+  async "prune takes the oldest first, no more than its limit, and counts them"(fixture) {
+    const { store, clock } = fixture;
+    const ids = await insertMany(fixture, "a");
+    await revokeAll(store, ids);
+    await clock.advance(2 * hour + 1);
+    assert.equal(await store.prune(5), 5);
+    const { entries } = await store.changes(undefined, 90 * hour);
+    assert.deepEqual(
+      entries.map(({ session }) => session),
+      ids.slice(5),
+    );
+    assert.equal(await store.prune(5), 5);
+    assert.equal(await store.prune(5), many - 10);
+    assert.equal(await store.prune(5), 0);
+  },
+
+  async "a cursor stays good over a log that was emptied"(fixture) {
+    const { store, clock } = fixture;
+    const [first = "", second = "", third = ""] = await insertMany(fixture, "a");
+    await revokeAll(store, [first, second]);
+    const { cursor } = await store.changes(undefined, hour);
+    await clock.advance(9 * hour);
+    assert.equal(await store.prune(100), 2);
+    await store.revoke(third, "revoked");
+    const { entries } = await store.changes(cursor, 0);
+    assert.deepEqual(
+      entries.map(({ session }) => session),
+      [third],
+    );
+  },
+
+  async "prune by several at once drops each row once"(fixture) {
+    const { store, clock } = fixture;
+    await revokeAll(store, await insertMany(fixture, "a"));
+    await clock.advance(2 * hour + 1);
+    const gone = await Promise.all([store.prune(5), store.prune(5), store.prune(5)]);
+    assert.ok(gone.every((count) => count <= 5));
+    const sum = gone.reduce((total, count) => total + count, 0);
+    assert.equal(sum + (await store.prune(100)), many);
+  },
+};
+
+/** Prunes in batches until nothing goes any more. */
+async function pruneAll(store: SessionStore, limit: number): Promise<void> {
+  while ((await store.prune(limit)) > 0) {
+    // The next batch.
+  }
+}
+
+async function insertMany(
+  { store }: StoreFixture,
+  prefix: string,
+  life = { idle: 90 * hour, absolute: 90 * hour },
+): Promise<string[]> {
+  const ids = Array.from({ length: many }, (_, index) => `${prefix}-${index}`);
+  for (const id of ids) {
+    await store.insert(newSession({ id, ...life }));
+  }
+  return ids;
+}
+
+async function revokeAll(store: SessionStore, ids: readonly string[]): Promise<void> {
+  for (const id of ids) {
+    await store.revoke(id, "revoked");
+  }
+}
+
+async function countKept(store: SessionStore, ids: readonly string[]): Promise<number> {
+  const loaded = await Promise.all(ids.map((id) => store.load(id)));
+  return loaded.filter(({ record }) => record !== undefined).length;
+}
