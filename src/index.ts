@@ -32,10 +32,10 @@ export type {
 } from "./engine/session.ts";
 // Below: for authors of stores.
 export type {
-  Change,
   Changes,
   Device,
   Inserted,
+  LogEntry as Change,
   NewSession,
   RefreshWrite,
   RevokeScope,

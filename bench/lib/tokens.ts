@@ -5,7 +5,7 @@ import {
   type KeyObject,
   type webcrypto,
 } from "node:crypto";
-import type { AccessClaims } from "../../src/jwt/claims.ts";
+import type { TokenClaims } from "../../src/jwt/claims.ts";
 import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import {
   generateSigningKey,
@@ -26,7 +26,7 @@ export interface BenchKey {
   readonly privateKey: KeyObject;
   readonly publicPem: string;
   readonly publicJwk: object;
-  sign(claims: AccessClaims): Promise<string>;
+  sign(claims: TokenClaims): Promise<string>;
 }
 
 export async function makeKey(alg: SigningAlgorithm): Promise<BenchKey> {
@@ -47,7 +47,7 @@ export async function makeKey(alg: SigningAlgorithm): Promise<BenchKey> {
 }
 
 /** What an access token of ours says: thirteen claims of its own and three of the user's. */
-export function claimsOf(i: number): AccessClaims {
+export function claimsOf(i: number): TokenClaims {
   const iat = Math.floor(Date.now() / 1000);
   const id = String(i).padStart(10, "0");
   return {

@@ -33,7 +33,7 @@ export function accountRoutes(sessions: ReturnType<typeof accountSessions>) {
       },
       async confirm({ password }, ctx) {
         check(sessions.require(ctx).userId, password);
-        await sessions.reauthenticated(ctx);
+        await sessions.reauthenticate(ctx);
         return {};
       },
       async changePassword({ password }, ctx) {

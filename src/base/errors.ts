@@ -24,7 +24,7 @@ export interface SessionErrorOptions {
   /** For people; goes to the client. No secret, and nothing of the inside of the service. */
   readonly message: string;
   /** The id of the session the presented token proved to belong to. */
-  readonly session?: string;
+  readonly sessionId?: string;
   /** Whether the session's tokens are of no more use and their cookies are expired. Default `false`. */
   readonly clearTokens?: boolean;
   /** Milliseconds after which another try makes sense. */
@@ -53,7 +53,7 @@ export class SessionError extends Error {
   /** The cause; `INTERNAL` for a fault of the service. */
   readonly reason: SessionErrorReason;
   /** The id of the session the presented token proved to belong to. */
-  readonly session: string | undefined;
+  readonly sessionId: string | undefined;
   /** Whether the session's tokens are of no more use. */
   readonly clearTokens: boolean;
   /** Milliseconds after which another try makes sense; with `unavailable` only. */
@@ -65,7 +65,7 @@ export class SessionError extends Error {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause });
     this.kind = kind;
     this.reason = reason;
-    this.session = options.session;
+    this.sessionId = options.sessionId;
     this.clearTokens = options.clearTokens ?? false;
     this.retryAfter = options.retryAfter;
     this.violations = options.violations ?? [];

@@ -9,19 +9,19 @@ export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
 /** Something that happened to a session. Holds no token and no other secret. */
 export type SessionEvent =
   /** Somebody signed in. */
-  | { readonly type: "created"; readonly session: string; readonly userId: string }
+  | { readonly type: "created"; readonly sessionId: string; readonly userId: string }
   /** A refresh token was exchanged; `generation` is the session's after it. */
-  | { readonly type: "refreshed"; readonly session: string; readonly generation: number }
+  | { readonly type: "refreshed"; readonly sessionId: string; readonly generation: number }
   /** A refresh token came again because its answer was lost; the same successor was sent. */
-  | { readonly type: "recovered"; readonly session: string; readonly generation: number }
+  | { readonly type: "recovered"; readonly sessionId: string; readonly generation: number }
   /** The claims of a session changed; `claimsVersion` is that of the new ones. */
   | {
       readonly type: "claimsChanged";
-      readonly session: string;
+      readonly sessionId: string;
       readonly claimsVersion: number;
     }
   /** A refresh found its session past its idle or absolute end. */
-  | { readonly type: "expired"; readonly session: string; readonly userId: string }
+  | { readonly type: "expired"; readonly sessionId: string; readonly userId: string }
   /** A request with session cookies was refused: it came from another site, or without its anti-CSRF token. */
   | {
       readonly type: "csrfRefused";
@@ -30,7 +30,7 @@ export type SessionEvent =
       readonly origin: string | null;
     }
   /** A session was ended by the service or its user; theft has an event of its own. */
-  | { readonly type: "revoked"; readonly session: string; readonly endedBy: EndedBy }
+  | { readonly type: "revoked"; readonly sessionId: string; readonly endedBy: EndedBy }
   /**
    * A refresh token of generation `presented` was used after its successor was confirmed, when the
    * session was at `generation`; sent once per session. `at`: milliseconds since 1970 by the store's
@@ -38,7 +38,7 @@ export type SessionEvent =
    */
   | {
       readonly type: "theft";
-      readonly session: string;
+      readonly sessionId: string;
       readonly userId: string;
       readonly presented: number;
       readonly generation: number;
@@ -47,7 +47,7 @@ export type SessionEvent =
   /** The store came back older than the tokens it minted, and was moved forward. */
   | {
       readonly type: "storeWentBack";
-      readonly session: string;
+      readonly sessionId: string;
       readonly presented: number;
       readonly generation: number;
     }

@@ -10,7 +10,7 @@ export interface SessionState {
    */
   readonly status: "unknown" | "signedIn" | "signedOut";
   /** The id of the session, once it is known. No secret. */
-  readonly session?: string;
+  readonly sessionId?: string;
   /** The issuer, once it is known. */
   readonly realm?: string;
   /**
@@ -25,9 +25,9 @@ export type SignedOutBy = "signOut" | "server" | "otherTab";
 
 /** Something that happened to the session of a client. Holds no token and no other secret. */
 export type SessionClientEvent =
-  | { readonly type: "signedIn"; readonly session: string; readonly realm: string }
-  | { readonly type: "signedOut"; readonly session: string | undefined; readonly by: SignedOutBy }
-  | { readonly type: "refreshed"; readonly session: string | undefined }
+  | { readonly type: "signedIn"; readonly sessionId: string; readonly realm: string }
+  | { readonly type: "signedOut"; readonly sessionId: string | undefined; readonly by: SignedOutBy }
+  | { readonly type: "refreshed"; readonly sessionId: string | undefined }
   /** A refresh failed. The session is kept unless a `signedOut` came with it. */
   | { readonly type: "refreshFailed"; readonly code: Code }
   /** A token was refused right after a refresh; the next refresh is tried after `retryIn` ms. */
@@ -39,7 +39,7 @@ export type SessionClientEvent =
    */
   | {
       readonly type: "answerDropped";
-      readonly session: string;
+      readonly sessionId: string;
       readonly why: "stale" | "unreadable";
     }
   /** The token store failed; `error` is the name of what it threw. The session goes on. */

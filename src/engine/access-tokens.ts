@@ -4,7 +4,7 @@ import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
 import { inTime } from "../base/promises.ts";
 import type { TokenTransport } from "../base/wire.ts";
-import { type AccessClaims, toPayload } from "../jwt/claims.ts";
+import { type TokenClaims, toPayload } from "../jwt/claims.ts";
 import { signAccessToken } from "../jwt/verifier.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
@@ -16,7 +16,7 @@ import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 /** A signed access token and what it says. */
 export interface AccessToken {
   readonly token: string;
-  readonly claims: AccessClaims;
+  readonly claims: TokenClaims;
   /** Milliseconds until it expires, from when it was signed. */
   readonly expiresIn: number;
 }
@@ -47,7 +47,7 @@ export async function mintAccessToken(
   if (seconds(end) <= seconds(now)) {
     throw expiredError(record.id);
   }
-  const claims: AccessClaims = {
+  const claims: TokenClaims = {
     iss: options.issuer,
     aud: options.audience,
     sub: record.userId,
@@ -78,10 +78,10 @@ export async function mintAccessToken(
  */
 export async function reissueAccessToken(
   options: Pick<AccessTokenOptions, "keys">,
-  presented: AccessClaims,
+  presented: TokenClaims,
   { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
 ): Promise<AccessToken> {
-  const claims: AccessClaims = {
+  const claims: TokenClaims = {
     ...presented,
     iat: seconds(now),
     jti: randomId(12),
@@ -98,7 +98,7 @@ export async function reissueAccessToken(
  * @throws TypeError when it may not
  */
 export function assertTokenFits(options: AccessTokenOptions, creation: TokenContent): void {
-  const claims: AccessClaims = {
+  const claims: TokenClaims = {
     iss: options.issuer,
     aud: options.audience,
     sub: creation.userId,
@@ -159,12 +159,9 @@ export interface Reissuer {
    *
    * @throws SessionError `unauthorized` when the session is over, `unavailable`
    */
-  reissue(presented: AccessClaims): Promise<Reissued | undefined>;
+  reissue(presented: TokenClaims): Promise<Reissued | undefined>;
   /** The same, of a record that was read or written just now. */
-  reissueFrom(
-    presented: AccessClaims,
-    stored: Stored<SessionRecord>,
-  ): Promise<Reissued | undefined>;
+  reissueFrom(presented: TokenClaims, stored: Stored<SessionRecord>): Promise<Reissued | undefined>;
 }
 
 /** What a reissuer is made of. */

@@ -96,7 +96,7 @@ async function create(options: LifecycleOptions, creation: Creation): Promise<Cr
     const { now } = stored;
     const access = await options.mintAccess(stored);
     const refreshToken = await options.refreshTokens.mint(record);
-    options.emit({ type: "created", session: record.id, userId: record.userId });
+    options.emit({ type: "created", sessionId: record.id, userId: record.userId });
     return { record: stored.record, now, access, refreshToken };
   } catch (error) {
     // Nobody will ever hold its tokens: do not leave it behind.
@@ -177,7 +177,7 @@ function announceEnds({ feed, emit }: LifecycleOptions, { replaces }: Creation, 
   const announce = (session: string, endedBy: EndedBy, byThis: boolean): void => {
     feed.apply({ kind: "revoked", session, endedBy, at });
     if (byThis) {
-      emit({ type: "revoked", session, endedBy });
+      emit({ type: "revoked", sessionId: session, endedBy });
     }
   };
   if (replaces !== null) {
@@ -207,7 +207,7 @@ async function revoke(
     feed.apply({ kind: "revoked", session: id, endedBy, at: now });
   }
   if (revoked) {
-    emit({ type: "revoked", session: id, endedBy });
+    emit({ type: "revoked", sessionId: id, endedBy });
   }
   return revoked;
 }

@@ -8,7 +8,7 @@ import {
 } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
-import type { AccessClaims } from "../jwt/claims.ts";
+import type { TokenClaims } from "../jwt/claims.ts";
 import {
   type CacheLimits,
   createVerifiedCache,
@@ -133,7 +133,7 @@ export interface Engine extends Lifecycle, Directory, Reissuer, StreamWatch {
    * Takes note that a live access token was used.
    * @param now milliseconds since 1970; default `storeNow()`
    */
-  used(claims: AccessClaims, now?: number): void;
+  used(claims: TokenClaims, now?: number): void;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
   /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
   readonly loadUnsure: RowReads;

@@ -21,12 +21,12 @@ export function endedError({ session, endedBy, at }: Ended, now: number): Sessio
   return endedBy === "theft"
     ? new SessionError("unauthorized", "TOKEN_THEFT", {
         message: "a refresh token was used twice",
-        session,
+        sessionId: session,
         clearTokens,
       })
     : new SessionError("unauthorized", "SESSION_REVOKED", {
         message: "the session was ended",
-        session,
+        sessionId: session,
         clearTokens,
       });
 }
@@ -35,7 +35,7 @@ export function endedError({ session, endedBy, at }: Ended, now: number): Sessio
 export function expiredError(session: string): SessionError {
   return new SessionError("unauthorized", "SESSION_EXPIRED", {
     message: "the session has expired",
-    session,
+    sessionId: session,
     clearTokens: true,
   });
 }
@@ -44,7 +44,7 @@ export function expiredError(session: string): SessionError {
 export function unknownError(session: string): SessionError {
   return new SessionError("unauthorized", "SESSION_UNKNOWN", {
     message: "there is no such session",
-    session,
+    sessionId: session,
     clearTokens: true,
   });
 }

@@ -50,7 +50,7 @@ export function createDirectory({ store, feed, emit }: DirectoryOptions): Direct
       const { revoked, now } = await reach(store.revokeAll(scope, endedBy));
       for (const session of revoked) {
         feed.apply({ kind: "revoked", session, endedBy, at: now });
-        emit({ type: "revoked", session, endedBy });
+        emit({ type: "revoked", sessionId: session, endedBy });
       }
       return revoked;
     },
@@ -58,7 +58,7 @@ export function createDirectory({ store, feed, emit }: DirectoryOptions): Direct
 }
 
 /** Makes the new value of the present one; called again when somebody else was faster. */
-export type Change<T> = (present: T) => T | Promise<T>;
+export type RecordChange<T> = (present: T) => T | Promise<T>;
 
 /**
  * Changes of one session: read, changed, and written on condition that nobody wrote in between.
@@ -66,9 +66,9 @@ export type Change<T> = (present: T) => T | Promise<T>;
  */
 export interface Updates {
   /** @throws TypeError when the claims are not as the schema says, or too large for their transport */
-  claims(id: string, change: Change<JsonObject>): Promise<Stored<SessionRecord>>;
-  data(id: string, change: Change<JsonObject>): Promise<Stored<SessionRecord>>;
-  device(id: string, change: Change<Device>): Promise<Stored<SessionRecord>>;
+  claims(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>>;
+  data(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>>;
+  device(id: string, change: RecordChange<Device>): Promise<Stored<SessionRecord>>;
 }
 
 /** What updates are made of. */
@@ -95,7 +95,7 @@ export function createUpdates(options: UpdatesOptions): Updates {
       });
       const { claimsVersion } = stored.record;
       feed.apply({ kind: "claims", session: id, claimsVersion, at: stored.now });
-      emit({ type: "claimsChanged", session: id, claimsVersion });
+      emit({ type: "claimsChanged", sessionId: id, claimsVersion });
       return stored;
     },
     data: (id, change) =>

@@ -1,6 +1,6 @@
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
-import type { AccessClaims } from "../jwt/claims.ts";
+import type { TokenClaims } from "../jwt/claims.ts";
 import type { Device, SessionRecord } from "./store.ts";
 
 /** What the store knows of a session. Holds no token and no other secret. */
@@ -19,7 +19,7 @@ export interface SessionInfo<Claims extends object = JsonObject> {
   readonly idleExpiresAt: Date;
   /** When the session ends in any case. */
   readonly expiresAt: Date;
-  readonly transport: TokenTransport;
+  readonly tokenTransport: TokenTransport;
   /** What it was created on. */
   readonly device: Device;
 }
@@ -36,7 +36,7 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     lastSeenAt: new Date(record.lastSeenAt),
     idleExpiresAt: new Date(record.idleExpiresAt),
     expiresAt: new Date(record.expiresAt),
-    transport: record.transport,
+    tokenTransport: record.transport,
     device: record.device,
   };
 }
@@ -60,7 +60,7 @@ export interface VerifiedSession<Claims extends object = JsonObject> {
   /** When the access token expires; the session may well go on. */
   readonly accessExpiresAt: Date;
   /** How the session's tokens travel. */
-  readonly transport: TokenTransport;
+  readonly tokenTransport: TokenTransport;
 }
 
 /**
@@ -119,7 +119,7 @@ export type DataChange =
   | ((data: JsonObject) => object | Promise<object>);
 
 /** The part of a session that its access token tells. */
-export function verifiedSessionOf(claims: AccessClaims, read: JsonObject): VerifiedSession {
+export function verifiedSessionOf(claims: TokenClaims, read: JsonObject): VerifiedSession {
   return {
     id: claims.sid,
     userId: claims.sub,
@@ -129,6 +129,6 @@ export function verifiedSessionOf(claims: AccessClaims, read: JsonObject): Verif
     authTime: new Date(claims.auth_time * 1000),
     expiresAt: new Date(claims.session_exp * 1000),
     accessExpiresAt: new Date(claims.exp * 1000),
-    transport: claims.transport,
+    tokenTransport: claims.transport,
   };
 }

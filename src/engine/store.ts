@@ -182,10 +182,10 @@ export interface Stored<T> {
 }
 
 /** An entry of the change log. */
-export type Change = RevokedChange | ClaimsChange;
+export type LogEntry = EndedEntry | ClaimsEntry;
 
 /** A session ended. */
-export interface RevokedChange {
+export interface EndedEntry {
   readonly kind: "revoked";
   readonly session: string;
   readonly endedBy: EndedBy;
@@ -194,7 +194,7 @@ export interface RevokedChange {
 }
 
 /** A session has other claims: access tokens of a lower `claimsVersion` say what is no longer so. */
-export interface ClaimsChange {
+export interface ClaimsEntry {
   readonly kind: "claims";
   readonly session: string;
   readonly claimsVersion: number;
@@ -204,7 +204,7 @@ export interface ClaimsChange {
 
 /** What a read of the change log returns. */
 export interface Changes {
-  readonly entries: readonly Change[];
+  readonly entries: readonly LogEntry[];
   /** Where the next read goes on; opaque. */
   readonly cursor: string;
   readonly now: number;

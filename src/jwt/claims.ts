@@ -114,7 +114,7 @@ function member(path: string, name: string): string {
  * What an access token says (RFC 9068 §2.2). Times are whole seconds since 1970, counters whole
  * numbers from 0, and no string is empty.
  */
-export interface AccessClaims {
+export interface TokenClaims {
   /** Issuer. */
   readonly iss: string;
   /** Audience: exactly one. */
@@ -148,7 +148,7 @@ export interface AccessClaims {
 }
 
 /** The payload of a token; the reverse of {@link fromPayload}. Its own names win over the user's claims. */
-export function toPayload({ claims, ...own }: AccessClaims): JsonObject {
+export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
   const { tid, ...always } = own;
   return { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };
 }
@@ -162,7 +162,7 @@ export function toPayload({ claims, ...own }: AccessClaims): JsonObject {
  *
  * @returns undefined when a required claim is absent or any claim is of the wrong type
  */
-export function fromPayload(payload: JsonObject): AccessClaims | undefined {
+export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   const { iss, aud, sub, sid, jti, client_id, transport, tid } = payload;
   const { iat, exp, nbf, gen, gat, cv, auth_time, session_iat, session_exp } = payload;
   const claims = userClaims(payload);

@@ -1,6 +1,6 @@
 import { assertMembers } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
-import type { AccessClaims } from "./claims.ts";
+import type { TokenClaims } from "./claims.ts";
 import type { VerificationKey } from "./keys.ts";
 
 /** How much of what was verified is remembered. */
@@ -20,7 +20,7 @@ export interface VerifiedCacheOptions {
 /** A token that a key of ours has signed, for us. Its time is for the caller to look at. */
 export interface ProvenToken {
   /** Frozen, with all that is in them: whoever presents the token shares them. */
-  readonly claims: AccessClaims;
+  readonly claims: TokenClaims;
   /** The key that proved it. */
   readonly key: VerificationKey;
   /** From when it is good, with clock skew; milliseconds since 1970. */

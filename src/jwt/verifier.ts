@@ -1,6 +1,6 @@
 import { base64url } from "jose";
 import type { JsonObject, JsonValue } from "../base/json.ts";
-import { type AccessClaims, assertUserClaims, fromPayload, isCount, toPayload } from "./claims.ts";
+import { assertUserClaims, fromPayload, isCount, type TokenClaims, toPayload } from "./claims.ts";
 import { algorithmNamed, signingAlgorithms } from "./jwk.ts";
 import {
   isSignature,
@@ -99,7 +99,7 @@ async function isSigned(
 
 const encoder = new TextEncoder();
 
-function isForUs({ iss, aud, iat, exp }: AccessClaims, rules: ProvingRules): boolean {
+function isForUs({ iss, aud, iat, exp }: TokenClaims, rules: ProvingRules): boolean {
   return iss === rules.issuer && aud === rules.audience && exp > iat && exp - iat <= rules.maxLife;
 }
 
@@ -110,13 +110,13 @@ function beginOf({ payload }: ParsedJwt, skew: number): number {
 }
 
 /** With the strings that all tokens have, instead of copies of its own: many claims are kept. */
-function sharing(claims: AccessClaims, { issuer, audience }: ProvingRules): AccessClaims {
+function sharing(claims: TokenClaims, { issuer, audience }: ProvingRules): TokenClaims {
   const clientId = claims.client_id === audience ? audience : claims.client_id;
   return { ...claims, iss: issuer, aud: audience, client_id: clientId };
 }
 
 /** Down to the last member: claims outlive the call that they are handed to. */
-function freeze<T extends AccessClaims | JsonValue>(value: T): T {
+function freeze<T extends TokenClaims | JsonValue>(value: T): T {
   if (typeof value === "object" && value !== null) {
     Object.values(value).forEach(freeze);
     Object.freeze(value);
@@ -127,9 +127,9 @@ function freeze<T extends AccessClaims | JsonValue>(value: T): T {
 /** What a verifier found. */
 export type VerifiedToken =
   /** Signed, for us, and in time. */
-  | { readonly status: "valid"; readonly claims: AccessClaims }
+  | { readonly status: "valid"; readonly claims: TokenClaims }
   /** Signed and for us, but its time is over. */
-  | { readonly status: "expired"; readonly claims: AccessClaims }
+  | { readonly status: "expired"; readonly claims: TokenClaims }
   /** In the form of a token, but not proven, or proven to be none for us now. */
   | { readonly status: "invalid" }
   /** No access token at all. */
@@ -157,7 +157,7 @@ export type AccessTokenVerifier = (
  *   that are no plain JSON, or more than 8192 characters
  */
 export async function signAccessToken(
-  claims: AccessClaims,
+  claims: TokenClaims,
   key: SigningKey | RemoteSigningKey,
 ): Promise<string> {
   assertUserClaims(claims.claims);

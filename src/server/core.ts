@@ -7,7 +7,7 @@ import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
 import type { StreamWatch } from "../engine/revocation/revocations.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
-import type { AccessClaims } from "../jwt/claims.ts";
+import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
 import type { Call } from "./call/state.ts";
 
@@ -57,7 +57,7 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
 
 /** What a verified access token says. */
 export interface VerifiedClaims {
-  readonly claims: AccessClaims;
+  readonly claims: TokenClaims;
   /** The user's claims as handlers see them. */
   readonly read: JsonObject;
 }

@@ -90,7 +90,7 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   /**
    * The session of a call whose user proved who they are not longer ago than `within`, such as
    * "10m": for what a stolen session must not do. Let them sign in again, then call
-   * `reauthenticated`.
+   * `reauthenticate`.
    * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) when it was longer ago;
    * and as `require` does
    */

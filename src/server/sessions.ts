@@ -50,7 +50,7 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    *
    * @throws ConnectError as `require` and `create` do
    */
-  reauthenticated(context: HandlerContext): Promise<Session<Claims>>;
+  reauthenticate(context: HandlerContext): Promise<Session<Claims>>;
   /**
    * Begins a second session of the caller, for a second holder of tokens such as a command-line
    * tool or a server that renders pages: two that share one session end in theft. It says what this
@@ -79,7 +79,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
     service,
     create: (context, options) => on(context, (call) => signIn(core, call, { options, context })),
     issue: async (options) => handOver(core, await issue(core, options)),
-    reauthenticated: (context) => on(context, (call) => reauthenticate(core, call, context)),
+    reauthenticate: (context) => on(context, (call) => reauthenticate(core, call, context)),
     fork: (context, options = {}) =>
       on(context, async (call) => handOver(core, await fork(core, call, options))),
   };

@@ -77,7 +77,7 @@ describe.each(adapters)("$name", (adapter) => {
       ["unary", signIn],
       ["server stream", watchNotes],
     ] as const)("%s", (_kind, method) => {
-      it("I8 K5 writes both cookies beside the handler's own", async () => {
+      it("feat:I8 feat:K5 writes both cookies beside the handler's own", async () => {
         const result = await call(method, sameOrigin);
         expect(result.code).toBe("ok");
         expect(shapes(result)).toEqual(written);
@@ -85,7 +85,7 @@ describe.each(adapters)("$name", (adapter) => {
         expect(result.afterHeaders).not.toContain("rpcsession-");
       });
 
-      it("Q1 I8 writes both cookies when the handler fails after it signed in", async () => {
+      it("feat:Q1 feat:I8 writes both cookies when the handler fails after it signed in", async () => {
         const result = await call(method, { ...sameOrigin, "then-fail": "1" });
         expect(result.code).toBe("not_found");
         expect(shapes(result)).toEqual(written);
@@ -96,19 +96,22 @@ describe.each(adapters)("$name", (adapter) => {
     it.each([
       ["unary", listNotes],
       ["client stream", importNotes],
-    ] as const)("Q1 clears both cookies of a session that is over, %s", async (_kind, method) => {
-      const { session, tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
-      const cookie = cookieHeader({ access: tokens.accessToken, refresh: tokens.refreshToken });
-      expect((await call(method, { ...sameOrigin, cookie })).code).toBe("ok");
-      await session.revoke();
-      const result = await call(method, { ...sameOrigin, cookie });
-      expect(result.code).toBe("unauthenticated");
-      expect(result.setCookie).toEqual(clearedCookies);
-      expect(result.headers.get("rpcsession-hint")).toBe("sign-in");
-      expect(result.headers.get("www-authenticate")).toMatch(/^Bearer realm=/);
-    });
+    ] as const)(
+      "feat:Q1 clears both cookies of a session that is over, %s",
+      async (_kind, method) => {
+        const { session, tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
+        const cookie = cookieHeader({ access: tokens.accessToken, refresh: tokens.refreshToken });
+        expect((await call(method, { ...sameOrigin, cookie })).code).toBe("ok");
+        await session.revoke();
+        const result = await call(method, { ...sameOrigin, cookie });
+        expect(result.code).toBe("unauthenticated");
+        expect(result.setCookie).toEqual(clearedCookies);
+        expect(result.headers.get("rpcsession-hint")).toBe("sign-in");
+        expect(result.headers.get("www-authenticate")).toMatch(/^Bearer realm=/);
+      },
+    );
 
-    it("Q1 leaves cookies alone that only need a refresh", async () => {
+    it("feat:Q1 leaves cookies alone that only need a refresh", async () => {
       const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
       sessions.clock.advance("16m");
       const cookie = cookieHeader({ access: tokens.accessToken, refresh: tokens.refreshToken });
@@ -117,7 +120,7 @@ describe.each(adapters)("$name", (adapter) => {
       expect(result.headers.get("rpcsession-hint")).toBe("refresh");
     });
 
-    it("J1 gives a program its tokens in headers, and takes the one that counts from them", async () => {
+    it("feat:J1 gives a program its tokens in headers, and takes the one that counts from them", async () => {
       const { headers, setCookie } = await call(signIn, {});
       expect(setCookie).toEqual(["theme=dark; Path=/"]);
       const authorization = `Bearer ${headers.get("rpcsession-access-token")}`;
@@ -128,7 +131,7 @@ describe.each(adapters)("$name", (adapter) => {
   });
 
   it.each(["connect-json", "connect-proto"] as const)(
-    "Q6 a Connect GET is answered, and kept by no cache, %s",
+    "feat:Q6 a Connect GET is answered, and kept by no cache, %s",
     async (protocol) => {
       const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
       const cookie = cookieHeader({ access: tokens.accessToken });

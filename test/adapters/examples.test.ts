@@ -6,13 +6,16 @@ import { examplePrograms } from "../helpers/programs.ts";
 const signedOut = "[unauthenticated] the call needs a session\n";
 
 describe("examples", () => {
-  it.each(["express", "fastify", "hono"])("K5 %s serves the minimal client", async (adapter) => {
-    const programs = await examplePrograms();
-    await programs.serve(`${adapter}/server.ts`);
-    expect(await programs.run("minimal/client.ts")).toBe(`[ 'hello' ]\n${signedOut}`);
-  });
+  it.each(["express", "fastify", "hono"])(
+    "feat:K5 %s serves the minimal client",
+    async (adapter) => {
+      const programs = await examplePrograms();
+      await programs.serve(`${adapter}/server.ts`);
+      expect(await programs.run("minimal/client.ts")).toBe(`[ 'hello' ]\n${signedOut}`);
+    },
+  );
 
-  it("K5 h2 serves gRPC with TLS", async () => {
+  it("feat:K5 h2 serves gRPC with TLS", async () => {
     const fixture = (name: string): string => join(import.meta.dirname, "../fixtures", name);
     const programs = await examplePrograms({
       TLS_CERT: fixture("localhost.crt"),
@@ -23,7 +26,7 @@ describe("examples", () => {
     expect(await programs.run("h2/client.ts")).toBe(`hello\n${signedOut}`);
   });
 
-  it("J3 K5 hono answers the preflight of a page it names, and of no other", async () => {
+  it("feat:J3 feat:K5 hono answers the preflight of a page it names, and of no other", async () => {
     const programs = await examplePrograms({ ORIGINS: "http://localhost:5173" });
     await programs.serve("hono/server.ts");
     const preflight = (origin: string): Promise<Response> =>

@@ -58,7 +58,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     return { api, site, context, visit: () => visit(context, site.at()) };
   }
 
-  test("J3 I1 a page of another origin signs in, calls, refreshes unnoticed, streams and signs out", async () => {
+  test("feat:J3 feat:I1 a page of another origin signs in, calls, refreshes unnoticed, streams and signs out", async () => {
     const { api, site, context, visit } = await open();
     const page = await visit();
     await signIn(page);
@@ -100,7 +100,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     );
   });
 
-  test("I1 document.cookie shows nothing, and writes nothing in the place of a session cookie", async () => {
+  test("feat:I1 document.cookie shows nothing, and writes nothing in the place of a session cookie", async () => {
     const { api, context, visit } = await open();
     const page = await visit();
     await signIn(page);
@@ -124,7 +124,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
   });
 
   test.each(["with Web Locks", "without Web Locks"])(
-    "P2 P6 tabs that refresh at the same time all go on, and one sign-out reaches them all, %s",
+    "feat:P2 feat:P6 tabs that refresh at the same time all go on, and one sign-out reaches them all, %s",
     async (locks) => {
       const { api, context, visit } = await open();
       if (locks === "without Web Locks") {
@@ -153,7 +153,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     },
   );
 
-  test("C1 J3 the anti-CSRF token reaches a page of another origin, and again after a reload", async () => {
+  test("feat:C1 feat:J3 the anti-CSRF token reaches a page of another origin, and again after a reload", async () => {
     const { api, visit } = await open({ options: { antiCsrf: "token" } });
     const page = await visit();
     await signIn(page);
@@ -169,7 +169,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     expect(api.count("Refresh")).toBe(1);
   });
 
-  test("J1 J3 a page of another site keeps its tokens in memory, where it may, and gets no cookie", async () => {
+  test("feat:J1 feat:J3 a page of another site keeps its tokens in memory, where it may, and gets no cookie", async () => {
     const options = { origins: [], browserHeaderTransport: true };
     const { api, context, visit } = await open({
       host: "partner.test",
@@ -191,7 +191,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     expect(api.asked.filter(({ cookies }) => cookies)).toEqual([]);
   });
 
-  test("I6 C7 an embedding site that is named keeps a partitioned session of its own", async () => {
+  test("feat:I6 feat:C7 an embedding site that is named keeps a partitioned session of its own", async () => {
     const options = { cookies: { sameSite: "none", partitioned: true } } as const;
     const { api, context, visit } = await open({ host: "partner.test", options });
     const page = await visit();
@@ -231,7 +231,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       await page.close();
     }
 
-    test("C01 I5 a sibling host cannot plant a cookie with the prefix __Host-", async () => {
+    test("sec:C01 feat:I5 a sibling host cannot plant a cookie with the prefix __Host-", async () => {
       const world = await open(hosts);
       const page = await world.visit();
       await signIn(page);
@@ -243,7 +243,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       expect(await listNotes(page)).toEqual(["milk"]);
     });
 
-    test("C01 I5 without the prefix, what a sibling planted is refused and expired", async () => {
+    test("sec:C01 feat:I5 without the prefix, what a sibling planted is refused and expired", async () => {
       const world = await open({ ...hosts, options: { cookies: { names } } });
       const page = await world.visit();
       await signIn(page);
@@ -271,7 +271,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       ],
     ];
     test.each(changes)(
-      "I4 I2 the domain of the cookies changes %s, and nobody is signed out",
+      "feat:I4 feat:I2 the domain of the cookies changes %s, and nobody is signed out",
       async (_, before, after, domain) => {
         const shared = { store: memoryStore(), clock: createFakeClock() };
         const { api, site, context, visit } = await open({
@@ -307,7 +307,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     ],
   ];
   describe.each(hostile)("%s", (_, { host, cookiesReach, options = {} }) => {
-    test("C7 C4 changes nothing and reads nothing", async () => {
+    test("feat:C7 feat:C4 changes nothing and reads nothing", async () => {
       const { api, context, visit } = await open({ options, thirdPartyCookies: true });
       const page = await visit();
       await signIn(page);

@@ -4,7 +4,7 @@ import { expect, it } from "vitest";
 
 const root = resolve(import.meta.dirname, "../..");
 const allowed =
-  /^(gen\/|src\/client\/|src\/(errors|clock|duration|json|members|schema|transport|wire|events)\.ts$)/;
+  /^(gen\/|src\/client\/|src\/base\/(errors|clock|checks|json|wire|events)\.ts$)/;
 // The Standard Schema is types alone.
 const packages = /^(@bufbuild\/protobuf|@connectrpc\/connect|@standard-schema\/spec)(\/|$)/;
 

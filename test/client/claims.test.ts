@@ -134,7 +134,7 @@ const schemas = {
 
 describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
   it.each(Object.entries(schemas))(
-    "E6 L7 follow sign-in, change, refresh and sign-out: %s",
+    "feat:E6 feat:L7 follow sign-in, change, refresh and sign-out: %s",
     async (_, claims) => {
       const service = createService();
       const { session, notes, states } = connect<Claims>(service, by, {
@@ -157,7 +157,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
         expect(session.claims).toEqual({ role: "reader" });
       }
       // Changed elsewhere: known with the next refresh.
-      await service.sessions.updateClaims(session.state.session ?? "", { role: "admin" });
+      await service.sessions.updateClaims(session.state.sessionId ?? "", { role: "admin" });
       expect(session.claims).toEqual({ role: "reader" });
       await session.refresh();
       expect(session.claims).toEqual({ role: "admin" });
@@ -176,7 +176,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     },
   );
 
-  it("E6 L7 not more than the service tells", async () => {
+  it("feat:E6 feat:L7 not more than the service tells", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -185,7 +185,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     expect(Object.keys(session.claims ?? {})).toEqual(["role"]);
   });
 
-  it("E6 L7 of another user at once, and of nobody once the server ends the session", async () => {
+  it("feat:E6 feat:L7 of another user at once, and of nobody once the server ends the session", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -193,12 +193,12 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     await notes.addNote({});
     await notes.signIn({ user: "bob" });
     expect(session.claims).toEqual({ role: "reader" });
-    await service.sessions.revoke(session.state.session ?? "");
+    await service.sessions.revoke(session.state.sessionId ?? "");
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
     expect([session.state.status, session.claims]).toEqual(["signedOut", undefined]);
   });
 
-  it("L6 L7 also by a call that fails, unary and stream, and by one that is refused", async () => {
+  it("feat:L6 feat:L7 also by a call that fails, unary and stream, and by one that is refused", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -216,14 +216,14 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     expect(session.claims).toEqual({ role: "owner" });
     // Changed elsewhere; the call that brings the news fails by itself.
     service.change.claims = undefined;
-    await service.sessions.updateClaims(session.state.session ?? "", { role: "reader" });
+    await service.sessions.updateClaims(session.state.sessionId ?? "", { role: "reader" });
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.NotFound });
     expect(session.claims).toEqual({ role: "reader" });
     service.change.fails = false;
     await expect(notes.addNote({})).resolves.toBeDefined();
   });
 
-  it("E6 A5 a sign-in that changes its own claims is a sign-in", async () => {
+  it("feat:E6 feat:A5 a sign-in that changes its own claims is a sign-in", async () => {
     const sessions = testSessions({
       public: [NotesService.method.signIn],
       clientClaims: ({ role = null }) => ({ role }),
@@ -247,7 +247,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     await expect(session.refresh()).resolves.toBeUndefined();
   });
 
-  it("E6 L7 what does not fit the client's schema is undefined, and the session goes on", async () => {
+  it("feat:E6 feat:L7 what does not fit the client's schema is undefined, and the session goes on", async () => {
     const service = createService();
     const { session, notes } = connect(service, by, { claims: schemas.zod });
     await notes.signIn({});
@@ -260,8 +260,8 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
   });
 });
 
-describe("L7 schemas of the client", () => {
-  it("N4 no schema: a TypeError at construction", () => {
+describe("feat:L7 schemas of the client", () => {
+  it("feat:N4 no schema: a TypeError at construction", () => {
     for (const claims of [{}, "zod", 7, null]) {
       expect(() => connect(createService(), "header", { claims: claims as never })).toThrow(
         /^claims: give a schema of zod, valibot, arktype/,
@@ -269,7 +269,7 @@ describe("L7 schemas of the client", () => {
     }
   });
 
-  it("N4 one that answers later: a TypeError that says so", async () => {
+  it("feat:N4 one that answers later: a TypeError that says so", async () => {
     const claims = z.object({ role: z.string().refine(async () => true) });
     const { session, notes } = connect(createService(), "header", { claims });
     await notes.signIn({});
@@ -278,7 +278,7 @@ describe("L7 schemas of the client", () => {
     );
   });
 
-  it("L7 a token store keeps them over a restart", async () => {
+  it("feat:L7 a token store keeps them over a restart", async () => {
     const service = createService();
     let kept: Awaited<ReturnType<TokenStore["load"]>>;
     const tokens: TokenStore = {
@@ -297,7 +297,7 @@ describe("L7 schemas of the client", () => {
   });
 });
 
-describe("E6 P6 other tabs of the browser", () => {
+describe("feat:E6 feat:P6 other tabs of the browser", () => {
   const realm = "https://test.example";
   const tabs = (sessions?: Service) => {
     const service = sessions ?? createService();
@@ -308,14 +308,14 @@ describe("E6 P6 other tabs of the browser", () => {
   };
   const holds = (check: () => void) => vi.waitFor(check, { interval: 1 });
 
-  it("E6 P6 hear of a sign-in with its claims, of changes and of refreshes", async () => {
+  it("feat:E6 feat:P6 hear of a sign-in with its claims, of changes and of refreshes", async () => {
     const { service, one, two } = tabs();
     await one.notes.signIn({});
     await holds(() => expect(two.session.claims).toEqual({ role: "reader" }));
     service.change.claims = { role: "admin" };
     await one.notes.addNote({});
     await holds(() => expect(two.session.claims).toEqual({ role: "admin" }));
-    await service.sessions.updateClaims(one.session.state.session ?? "", { name: "Ada" });
+    await service.sessions.updateClaims(one.session.state.sessionId ?? "", { name: "Ada" });
     await two.session.refresh();
     await holds(() => expect(one.session.claims).toEqual({ role: "admin", name: "Ada" }));
     service.change.claims = undefined;
@@ -323,21 +323,21 @@ describe("E6 P6 other tabs of the browser", () => {
     await holds(() => expect(two.session.claims).toBeUndefined());
   });
 
-  it("E6 P6 of another user: no claims of the one before are left", async () => {
+  it("feat:E6 feat:P6 of another user: no claims of the one before are left", async () => {
     const { service, one, two } = tabs();
     await one.notes.signIn({});
     service.change.claims = { role: "admin" };
     await one.notes.addNote({});
     await holds(() => expect(two.session.claims).toEqual({ role: "admin" }));
     await one.notes.signIn({ user: "bob" });
-    await holds(() => expect(two.session.state.session).toBe(one.session.state.session));
+    await holds(() => expect(two.session.state.sessionId).toBe(one.session.state.sessionId));
     expect(two.session.claims).toEqual({ role: "reader" });
   });
 
-  it("E6 P6 a message whose claims are none is of no concern", async () => {
+  it("feat:E6 feat:P6 a message whose claims are none is of no concern", async () => {
     const { one } = tabs();
     await one.notes.signIn({});
-    const { session } = one.session.state;
+    const { sessionId: session } = one.session.state;
     const channel = new BroadcastChannel(`rpc-session ${realm}`);
     onTestFinished(() => channel.close());
     const order = { generation: 99, claimsVersion: 9, expiresAt: 9_999_999_999 };

@@ -10,7 +10,7 @@ async function drain(stream: AsyncIterable<unknown>): Promise<number> {
   return count;
 }
 
-describe.each(transports)("P8 early refresh, %s", (via) => {
+describe.each(transports)("feat:P8 early refresh, %s", (via) => {
   it.each([
     { age: 719_999, early: undefined, refreshes: 0 },
     { age: 720_000, early: undefined, refreshes: 1 },

@@ -89,7 +89,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
     await notes.signIn({});
     slow.open();
     await late;
-    expect(session.state.session).toBe("s2");
+    expect(session.state.sessionId).toBe("s2");
     await notes.listNotes({}).catch(() => {});
     const sent = server.last("ListNotes").get("authorization") ?? "Bearer at.s2";
     expect(sent).toMatch(/^Bearer at\.s2/);
@@ -106,7 +106,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
     expect(session.state.status).toBe("signedOut");
     slow.open();
     await signingIn;
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s2" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s2" });
   });
 
   it("takes the tokens of a call that failed", async () => {
@@ -116,7 +116,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
       throw new Error("later");
     };
     const error = await notes.signIn({}).catch((reason) => reason);
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
     expect(error.metadata.get(header.accessToken)).toBeNull();
     expect(error.metadata.get(header.refreshToken)).toBeNull();
   });
@@ -138,7 +138,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
 });
 
 describe("session.subscribe(listener)", () => {
-  it("P10 calls it with each new state, and stops", async () => {
+  it("feat:P10 calls it with each new state, and stops", async () => {
     const { notes, session } = setup("header");
     const states: unknown[] = [];
     const broken = session.subscribe(() => {
@@ -153,7 +153,7 @@ describe("session.subscribe(listener)", () => {
     broken();
     await notes.signIn({});
     expect(states).toEqual([
-      { status: "signedIn", session: "s1", realm },
+      { status: "signedIn", sessionId: "s1", realm },
       { status: "signedOut", realm },
     ]);
   });

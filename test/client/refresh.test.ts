@@ -20,7 +20,7 @@ describe.each(transports)("a refresh that fails, %s", (via) => {
     const error = ConnectError.from(await notes.addNote({}).catch((reason) => reason));
     expect(error.code).toBe(seen);
     expect(seen === given || error.cause instanceof ConnectError).toBe(true);
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
     expect(eventTypes()).toContain("refreshFailed");
     server.refreshError = undefined;
     await notes.addNote({});
@@ -132,7 +132,7 @@ describe("a refresh in header mode", () => {
     };
     await expect(session.refresh()).rejects.toThrow(/expose the rpcsession-\*/);
     expect(session.state.status).toBe("signedIn");
-    expect(events).toContainEqual({ type: "answerDropped", session: "s1", why: "unreadable" });
+    expect(events).toContainEqual({ type: "answerDropped", sessionId: "s1", why: "unreadable" });
   });
 });
 
@@ -149,14 +149,14 @@ describe("a refresh in cookie mode", () => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("P4 finds out the session after a page load", async () => {
+  it("feat:P4 finds out the session after a page load", async () => {
     const before = await signedIn("cookie");
     const { server, clock, jar } = before;
     const { session, notes } = setup("cookie", { server, clock, jar });
     expect(session.state).toEqual({ status: "unknown" });
     server.expireAll();
     await notes.addNote({});
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
   });
 
   it("that finds the session over leaves an unknown state signed out", async () => {
@@ -174,7 +174,7 @@ describe("a refresh in cookie mode", () => {
     await signedIn("cookie", { server, clock, jar });
     server.expireAll();
     await expect(notes.addNote({})).rejects.toThrow(/refused/);
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s2" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s2" });
     await notes.addNote({});
   });
 

@@ -68,7 +68,7 @@ function range(to: number): number[] {
 }
 
 describe.each(inboxWires)("session.resume, %s", (wire) => {
-  it("Q2: outlives its access tokens: nothing is lost, nothing comes twice", async () => {
+  it("feat:Q2: outlives its access tokens: nothing is lost, nothing comes twice", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
     let sent = 0;
@@ -93,7 +93,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await watching.ended;
   });
 
-  it("Q4: outlives the connection", async () => {
+  it("feat:Q4: outlives the connection", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
     for (let sent = 1; sent <= 3; sent++) {
@@ -111,7 +111,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await watching.ended;
   });
 
-  it("Q4: outlives a server that is gone for a while, and tells of it", async () => {
+  it("feat:Q4: outlives a server that is gone for a while, and tells of it", async () => {
     const world = await startInbox(wire);
     const interruptions: [Code, number][] = [];
     const onInterrupted = ({ code }: ConnectError, ms: number) => interruptions.push([code, ms]);
@@ -156,7 +156,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     expect(world.clock.pending).toBe(before);
   });
 
-  it("G7: gives up when the session is revoked, with the server's words", async () => {
+  it("feat:G7: gives up when the session is revoked, with the server's words", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
     world.inbox.add("hello");
@@ -172,7 +172,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
 });
 
 describe("session.resume", () => {
-  it("P8: refreshes ahead, so that the next stream opens at once", async () => {
+  it("feat:P8: refreshes ahead, so that the next stream opens at once", async () => {
     const world = await startInbox();
     const watching = watch(world);
     world.inbox.add("hello");
@@ -242,7 +242,7 @@ describe("session.resume", () => {
 
   it("waits two seconds for news of the session that was ended by a call of its own, no longer", async () => {
     const world = await startInbox();
-    const { session } = world.session.state;
+    const { sessionId: session } = world.session.state;
     const realm = "https://test.example";
     const value = { action: Action.SIGN_IN, session: session ?? "", realm };
     world.onWatch = () => {
@@ -349,7 +349,7 @@ describe("session.resume", () => {
     expect(world.opened).toHaveLength(1);
   });
 
-  it("Q2: serves a client that exists already, by withRefresh", async () => {
+  it("feat:Q2: serves a client that exists already, by withRefresh", async () => {
     const world = await startInbox("gRPC over h2c");
     const inbox = withRefresh(world.plain, world.session);
     const numbers: number[] = [];

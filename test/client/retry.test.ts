@@ -5,7 +5,7 @@ import { header } from "../../src/base/wire.ts";
 import { latch, settle, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("session.transport, unary, %s", (via) => {
-  it("P1, P2 refreshes once for 1,000 calls and runs every handler once", async () => {
+  it("feat:P1, feat:P2 refreshes once for 1,000 calls and runs every handler once", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     await Promise.all(Array.from({ length: 1000 }, () => notes.addNote({})));
@@ -115,7 +115,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
     expect(server.count("AddNote")).toBe(1);
     expect(server.count("Refresh")).toBe(0);
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
   });
 
   it("ignores a REFRESH hint under another code", async () => {
@@ -135,7 +135,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     server.refuse = (context) => server.over(context, "s1");
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
     expect(session.state).toEqual({ status: "signedOut", realm: "https://api.test" });
-    expect(events.at(-1)).toEqual({ type: "signedOut", session: "s1", by: "server" });
+    expect(events.at(-1)).toEqual({ type: "signedOut", sessionId: "s1", by: "server" });
   });
 
   it("does not send a call again that is refused after another session began", async () => {
@@ -167,7 +167,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
   });
 });
 
-describe.each(transports)("P3 session.transport, a second REFRESH, %s", (via) => {
+describe.each(transports)("feat:P3 session.transport, a second REFRESH, %s", (via) => {
   it("surfaces with its causes and keeps the details", async () => {
     const { server, notes, session } = await signedIn(via);
     server.refuseAll = true;

@@ -4,7 +4,7 @@ import { header } from "../../src/base/wire.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("session.signOut(), %s", (via) => {
-  it("G8, P5 ends the session here and at the server", async () => {
+  it("feat:G8, feat:P5 ends the session here and at the server", async () => {
     const { server, session, notes, jar, eventTypes } = await signedIn(via);
     const signingOut = session.signOut();
     expect(session.state.status).toBe("signedOut");
@@ -16,7 +16,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(server.last("AddNote").get("authorization")).toBeNull();
   });
 
-  it("P5 wins over a refresh that is answered later", async () => {
+  it("feat:P5 wins over a refresh that is answered later", async () => {
     const { server, session, notes, jar } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -72,7 +72,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     await signingIn;
     await settle();
     expect(session.state.status).toBe("signedOut");
-    expect(events).toContainEqual({ type: "answerDropped", session: "s1", why: "stale" });
+    expect(events).toContainEqual({ type: "answerDropped", sessionId: "s1", why: "stale" });
     expect(jar.size).toBe(0);
   });
 
@@ -104,7 +104,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     await signingOut;
     await settle();
     expect(server.sessions[1]?.live).toBe(true);
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s2" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s2" });
   });
 });
 
@@ -126,6 +126,6 @@ describe("session.signOut()", () => {
     const { session, notes, events } = await signedIn("header");
     await notes.signOut({});
     expect(session.state.status).toBe("signedOut");
-    expect(events.at(-1)).toEqual({ type: "signedOut", session: "s1", by: "server" });
+    expect(events.at(-1)).toEqual({ type: "signedOut", sessionId: "s1", by: "server" });
   });
 });

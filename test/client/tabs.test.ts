@@ -14,7 +14,7 @@ async function holds(check: () => void): Promise<void> {
 }
 
 describe("tabs that share cookies", () => {
-  it("P6 hear of a sign-in and a sign-out", async () => {
+  it("feat:P6 hear of a sign-in and a sign-out", async () => {
     const one = await signedIn("cookie", { realm });
     const two = tab(one, { realm });
     await one.session.signOut();
@@ -22,24 +22,24 @@ describe("tabs that share cookies", () => {
     expect(two.events.at(-1)).toMatchObject({ type: "signedOut", by: "otherTab" });
     await one.notes.signIn({});
     await holds(() => expect(two.session.state.status).toBe("signedIn"));
-    expect(two.session.state.session).toBe(one.session.state.session);
+    expect(two.session.state.sessionId).toBe(one.session.state.sessionId);
   });
 
-  it("P2 do not refresh what another has refreshed meanwhile", async () => {
+  it("feat:P2 do not refresh what another has refreshed meanwhile", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
     one.clock.advance(800_000);
     const refreshes = one.server.count("Refresh");
     await one.session.refresh();
-    await holds(() => expect(two.session.state.session).toBe("s1"));
+    await holds(() => expect(two.session.state.sessionId).toBe("s1"));
     await settle();
     await two.notes.addNote({});
     await settle();
     expect(one.server.count("Refresh")).toBe(refreshes + 1);
   });
 
-  it("P2 wait for each other, and look again after that", async () => {
+  it("feat:P2 wait for each other, and look again after that", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
@@ -96,7 +96,7 @@ describe("tabs that share cookies", () => {
 });
 
 describe("withLock(lock, work)", () => {
-  it("P2 goes on without the lock after its deadline", async () => {
+  it("feat:P2 goes on without the lock after its deadline", async () => {
     const clock = new FakeClock();
     const held = latch();
     const lock = { name: "test", ms: 500, clock };

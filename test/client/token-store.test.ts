@@ -42,7 +42,7 @@ async function tokensOf(): Promise<{
 }
 
 describe("a custom TokenStore", () => {
-  it("P9 keeps what is needed to go on in another process", async () => {
+  it("feat:P9 keeps what is needed to go on in another process", async () => {
     const { made, kept } = await tokensOf();
     expect(kept).toMatchObject({ session: "s1", realm, generation: 1, receivedAt: 1_000_000 });
     const { server, clock } = made;
@@ -55,7 +55,7 @@ describe("a custom TokenStore", () => {
     expect(again.session.state.status).toBe("unknown");
     await again.notes.addNote({});
     await settle();
-    expect(again.session.state).toEqual({ status: "signedIn", session: "s1", realm });
+    expect(again.session.state).toEqual({ status: "signedIn", sessionId: "s1", realm });
     expect(server.count("Refresh")).toBe(1);
   });
 
@@ -111,7 +111,7 @@ describe("a custom TokenStore", () => {
     await notes.signIn({});
     await notes.signIn({});
     await notes.signIn({});
-    expect(session.state.session).toBe("s3");
+    expect(session.state.sessionId).toBe("s3");
     slow.open();
     await settle();
     expect(store.kept?.session).toBe("s3");

@@ -22,7 +22,7 @@ const rows = [
 ];
 
 describe.each(rows)("a real server over $name", ({ h2, make }) => {
-  it("P1 refreshes once for many calls and replays a stream", async () => {
+  it("feat:P1 refreshes once for many calls and replays a stream", async () => {
     const { server, notes } = await start(h2, make);
     await notes.signIn({});
     server.expireAll();

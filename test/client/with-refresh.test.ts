@@ -40,9 +40,9 @@ async function texts(
 }
 
 describe.each(transports)("withRefresh(client, session), %s", (via) => {
-  it("P1 signs in, and refreshes once for 100 unary calls", async () => {
+  it("feat:P1 signs in, and refreshes once for 100 unary calls", async () => {
     const { server, notes, session } = await wrapped(via);
-    expect(session.state).toMatchObject({ status: "signedIn", session: "s1" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
     server.expireAll();
     await Promise.all(Array.from({ length: 100 }, () => notes.addNote({})));
     expect(server.count("Refresh")).toBe(1);
@@ -143,7 +143,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     const { server, notes, session } = setup(via);
     const double = withRefresh(withRefresh(notes, session), session);
     await double.signIn({});
-    expect(session.state.session).toBe("s1");
+    expect(session.state.sessionId).toBe("s1");
     server.refuseAll = true;
     await expect(double.addNote({})).rejects.toThrow("right after a refresh");
     expect(server.count("AddNote")).toBe(2);

@@ -7,7 +7,7 @@ const second = 1_000;
 const minute = 60 * second;
 
 describe("an engine that sweeps", () => {
-  it("O5 removes what ended, and nobody else notices", async () => {
+  it("feat:O5 removes what ended, and nobody else notices", async () => {
     const engine = await startEngine({ lifetimes: { idle: "2d", absolute: "90d" } });
     onTestFinished(() => engine.close());
     const gone = await engine.signIn();
@@ -25,7 +25,7 @@ describe("an engine that sweeps", () => {
     expect((await engine.load(id)).record?.revokedAt).toBeNull();
   });
 
-  it("O6 removes the signing keys that signed nothing that lives", async () => {
+  it("feat:O6 removes the signing keys that signed nothing that lives", async () => {
     const engine = await startEngine();
     onTestFinished(() => engine.close());
     const { token } = await engine.signIn();

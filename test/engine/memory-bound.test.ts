@@ -27,7 +27,7 @@ function idOf(n: number): string {
   return Buffer.from(n.toString(36).padStart(22, "s")).toString("latin1");
 }
 
-describe("V04 a million revocations an hour", () => {
+describe("sec:V04 a million revocations an hour", () => {
   it("are kept for an hour and a minute each, and no longer", { timeout: 120_000 }, () => {
     const clock = createFakeClock();
     const revocations = createRevocations({ clock, window });

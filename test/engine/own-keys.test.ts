@@ -70,7 +70,7 @@ async function roundTrip(keys: Keys, more: Partial<SessionsOptions> = {}) {
   return { header: decodeProtectedHeader(tokens.accessToken), jwks };
 }
 
-describe("H3 own keys", () => {
+describe("feat:H3 own keys", () => {
   it.each(algorithms)("sign as JWK and as PEM, by the algorithm of their type: %s", async (alg) => {
     const { privateKey } = pairs[alg];
     const byJwk = await roundTrip({ signing: jwkOf(privateKey) });
@@ -80,13 +80,13 @@ describe("H3 own keys", () => {
     expect(JSON.stringify(byJwk.jwks)).not.toMatch(/"(d|p|q|dp|dq|qi)"/);
   });
 
-  it.each(algorithms)("H9 sign elsewhere: %s", async (alg) => {
+  it.each(algorithms)("feat:H9 sign elsewhere: %s", async (alg) => {
     const { header, jwks } = await roundTrip({ signing: kms(alg, { kid: "kms-1" }) });
     expect(header).toEqual({ alg, kid: "kms-1", typ: "at+jwt" });
     expect(jwks.keys).toMatchObject([{ kid: "kms-1", alg, use: "sig" }]);
   });
 
-  it("H9 a signer may answer ES256 in DER, whatever zeros r and s begin with", async () => {
+  it("feat:H9 a signer may answer ES256 in DER, whatever zeros r and s begin with", async () => {
     const raw = kms("ES256", {
       sign: async (data) =>
         createSign("sha256")
@@ -105,7 +105,7 @@ describe("H3 own keys", () => {
     await sessions.close();
   });
 
-  it("D9 verify and are published beside the one that signs: a key is changed in three steps", async () => {
+  it("feat:D9 verify and are published beside the one that signs: a key is changed in three steps", async () => {
     const [old, next] = [
       generateKeyPairSync("ec", { namedCurve: "P-256" }),
       generateKeyPairSync("ed25519"),
@@ -132,7 +132,7 @@ describe("H3 own keys", () => {
     }
   });
 
-  it("H9 a signer that fails is an outage, and one that lies a fault of ours", async () => {
+  it("feat:H9 a signer that fails is an outage, and one that lies a fault of ours", async () => {
     const down = sessionsWith({
       signing: kms("ES256", { sign: () => Promise.reject(new Error("CANARY")) }),
     });
@@ -142,7 +142,7 @@ describe("H3 own keys", () => {
   });
 });
 
-describe("J18 keys that are refused at construction", () => {
+describe("sec:J18 keys that are refused at construction", () => {
   const ec = jwkOf(pairs.ES256.privateKey);
   const rsa = jwkOf(pairs.RS256.privateKey);
   const shortRsa = generateKeyPairSync("rsa", { modulusLength: 1024 });
@@ -199,7 +199,7 @@ describe("J18 keys that are refused at construction", () => {
   });
 });
 
-describe("J18 keys that are refused when they are opened", () => {
+describe("sec:J18 keys that are refused when they are opened", () => {
   const shortRsa = pemOf(generateKeyPairSync("rsa", { modulusLength: 1024 }).privateKey);
   const p384 = pemOf(generateKeyPairSync("ec", { namedCurve: "P-384" }).privateKey);
   const pss = pemOf(generateKeyPairSync("rsa-pss", { modulusLength: 2048 }).privateKey);

@@ -38,7 +38,7 @@ function counting(store: SessionStore): SessionStore & { readonly count: Map<str
 }
 
 describe("concurrent refreshes", () => {
-  it("D4 64 of one token make one generation, one write and 64 equal answers", async () => {
+  it("feat:D4 64 of one token make one generation, one write and 64 equal answers", async () => {
     const store = counting(memoryStore());
     const engine = await startEngine({ store });
     const { id, token } = await engine.signIn();
@@ -51,7 +51,7 @@ describe("concurrent refreshes", () => {
     expect(store.count.get("refresh")).toBe(1);
   });
 
-  it("B14, D4 64 on four servers make one generation and 64 equal refresh tokens", async () => {
+  it("feat:B14, feat:D4 64 on four servers make one generation and 64 equal refresh tokens", async () => {
     const store = memoryStore();
     const first = await startEngine({ store, secret });
     const { clock } = first;
@@ -186,7 +186,7 @@ describe("refresh without a sound token", () => {
       expect(await failure(engine.exchange(junk))).toMatchObject({
         kind: "unauthorized",
         reason: "TOKEN_INVALID",
-        session: undefined,
+        sessionId: undefined,
       });
     }
     expect([...store.count]).toEqual([]);
@@ -232,7 +232,7 @@ describe("refresh without a sound token", () => {
     expect(await failure(stalled.exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
   });
 
-  it("D12, D13 idle and absolute end bind, and sliding never passes the absolute end", async () => {
+  it("feat:D12, feat:D13 idle and absolute end bind, and sliding never passes the absolute end", async () => {
     const engine = await startEngine({ lifetimes: { idle: "2d", absolute: "3d" } });
     const { token } = await engine.signIn();
     engine.clock.advance("47h");
@@ -248,7 +248,7 @@ describe("refresh without a sound token", () => {
   });
 });
 
-describe("H8 a roll-out of a new secret", () => {
+describe("feat:H8 a roll-out of a new secret", () => {
   const [old, next] = [
     "the old secret, of at least 32 bytes!",
     "the new secret, of at least 32 bytes!",

@@ -23,7 +23,7 @@ async function confirmedSession() {
 }
 
 describe("the refresh table", () => {
-  it("D1 p = g, confirmed more than overlap ago: advances and writes the next refresh token", async () => {
+  it("feat:D1 p = g, confirmed more than overlap ago: advances and writes the next refresh token", async () => {
     const { engine, token } = await confirmedSession();
     const { record, refreshToken, access } = await engine.exchange(token);
     expect(record).toMatchObject({ generation: 1, confirmedAt: null });
@@ -47,7 +47,7 @@ describe("the refresh table", () => {
     expect((await engine.load(id)).record?.generation).toBe(0);
   });
 
-  it("D3 p = g-1, g unconfirmed: a lost response is recovered hours later, by the same token", async () => {
+  it("feat:D3 p = g-1, g unconfirmed: a lost response is recovered hours later, by the same token", async () => {
     const { engine, token } = await confirmedSession();
     const lost = await engine.exchange(token);
     engine.clock.advance("9h");
@@ -59,7 +59,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(lost.refreshToken);
   });
 
-  it("D4 p = g-1, g confirmed at most overlap ago: the same token again", async () => {
+  it("feat:D4 p = g-1, g confirmed at most overlap ago: the same token again", async () => {
     const { engine, token } = await confirmedSession();
     const { refreshToken = "" } = await engine.exchange(token);
     engine.clock.advance("60s");
@@ -68,7 +68,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("D2, D6 p = g-1 later: theft, one revoke, one event, everything dead", async () => {
+  it("feat:D2, feat:D6 p = g-1 later: theft, one revoke, one event, everything dead", async () => {
     const { engine, id, token } = await confirmedSession();
     const { refreshToken = "", access } = await engine.exchange(token);
     await engine.confirm(refreshToken);
@@ -79,7 +79,7 @@ describe("the refresh table", () => {
       kind: "unauthorized",
       reason: "TOKEN_THEFT",
       clearTokens: true,
-      session: id,
+      sessionId: id,
     });
     for (let i = 0; i < 1_000; i++) {
       await failure(engine.exchange(token));
@@ -88,7 +88,7 @@ describe("the refresh table", () => {
     expect(thefts).toEqual([
       {
         type: "theft",
-        session: id,
+        sessionId: id,
         userId: "alice",
         presented: 0,
         generation: 1,
@@ -128,7 +128,7 @@ describe("the refresh table", () => {
     expect(again).toBeUndefined();
     expect(restored.events[0]).toEqual({
       type: "storeWentBack",
-      session: id,
+      sessionId: id,
       presented: 1,
       generation: 0,
     });
@@ -143,7 +143,7 @@ describe("the refresh table", () => {
     expect(await failure(cookie)).toMatchObject({
       kind: "unauthorized",
       reason: "TOKEN_INVALID",
-      session: undefined,
+      sessionId: undefined,
     });
     expect((await engine.load(id)).record).toEqual(before.record);
   });
@@ -161,7 +161,7 @@ describe("settled", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("B7 an access token of g confirms g once settled, in the background, once", async () => {
+  it("feat:B7 an access token of g confirms g once settled, in the background, once", async () => {
     const { engine, id, token } = await confirmedSession();
     const { access } = await engine.exchange(token);
     engine.clock.advance("60s");

@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
 import { createRevocations } from "../../src/engine/revocation/revocations.ts";
-import type { RevokedChange } from "../../src/engine/store.ts";
+import type { EndedEntry } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 
-function revoked(session: string, at: number): RevokedChange {
+function revoked(session: string, at: number): EndedEntry {
   return { kind: "revoked", session, endedBy: "revoked", at };
 }
 
@@ -101,7 +101,7 @@ describe("watching a session", () => {
     const clock = createFakeClock();
     const revocations = createRevocations({ clock, window: 1_000 });
     const told: string[] = [];
-    const note = ({ session, endedBy }: RevokedChange): void =>
+    const note = ({ session, endedBy }: EndedEntry): void =>
       void told.push(`${session} ${endedBy}`);
     return { clock, revocations, told, note };
   };

@@ -18,7 +18,7 @@ function slowStore() {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-describe("V04 row reads", () => {
+describe("sec:V04 row reads", () => {
   it("are 64 at a time; the others have their turn, also after one that failed", async () => {
     const { reads, held, loads } = slowStore();
     const all = Array.from({ length: 66 }, () => reads("s").catch((error) => error.kind));

@@ -79,7 +79,7 @@ describe("signing keys in a store", () => {
     expect(await slots()).toEqual([0]);
   });
 
-  it("H10 of twenty servers that start at once, all have the same one key", async () => {
+  it("feat:H10 of twenty servers that start at once, all have the same one key", async () => {
     const servers = await Promise.all(Array.from({ length: 20 }, () => server()));
     const signers = await Promise.all(servers.map(sign));
     expect(new Set(signers).size).toBe(1);
@@ -97,7 +97,7 @@ describe("signing keys in a store", () => {
     expect(stored?.privateJwk.split(".")).toHaveLength(5);
   });
 
-  it("H2, J17 rotates after 30 days: published 10 minutes before it signs", async () => {
+  it("feat:H2, sec:J17 rotates after 30 days: published 10 minutes before it signs", async () => {
     const keys = await server();
     const first = await sign(keys);
     clock.advance("29.99d");
@@ -113,7 +113,7 @@ describe("signing keys in a store", () => {
     expect(await sign(keys)).toBe(second);
   });
 
-  it("H2, J17 a key stays until every token that it signed is dead, on whatever server", async () => {
+  it("feat:H2, sec:J17 a key stays until every token that it signed is dead, on whatever server", async () => {
     const busy = await server();
     const idle = await server();
     const lastUse = new Map<string, number>();
@@ -131,7 +131,7 @@ describe("signing keys in a store", () => {
     expect((await slots()).length).toBeLessThanOrEqual(3);
   });
 
-  it("H10 two servers that rotate at once make one key", async () => {
+  it("feat:H10 two servers that rotate at once make one key", async () => {
     const [a, b] = [await server(), await server()];
     clock.advance("30d");
     await Promise.all([sign(a), sign(b)]);
@@ -272,7 +272,7 @@ describe("unknown keys", () => {
   });
 
   it.each([false, true])(
-    "V07 100,000 random ids cause bounded reads; outage %s",
+    "sec:V07 100,000 random ids cause bounded reads; outage %s",
     async (outage) => {
       const keys = await server();
       if (outage) {
@@ -361,7 +361,7 @@ describe("secrets", () => {
     expect(used.size).toBe(8);
   });
 
-  it("H8 rotating the secret keeps keys readable, and moves to one under the new secret", async () => {
+  it("feat:H8 rotating the secret keeps keys readable, and moves to one under the new secret", async () => {
     const first = await sign(await server({ secret: secretA }));
     clock.advance("2d");
     // Added last everywhere, then moved first: on one server after the other.
@@ -380,7 +380,7 @@ describe("secrets", () => {
     expect(await slots()).toEqual([0, 1]);
   });
 
-  it("D9 a new algorithm comes with a new key, and the old one verifies on", async () => {
+  it("feat:D9 a new algorithm comes with a new key, and the old one verifies on", async () => {
     const first = await sign(await server());
     clock.advance("2d");
     const keys = await server({ algorithm: "EdDSA" });

@@ -57,7 +57,7 @@ describe("the sweeper", () => {
     expect(sweep.removals()).toBe(countOf(sweep, "prune"));
   });
 
-  it("O5 removes much in batches, with a pause after each", async () => {
+  it("feat:O5 removes much in batches, with a pause after each", async () => {
     const sweep = await sweeping();
     const { left } = await addEnded(sweep, 3200);
     await sweep.store.insert(newSession({ id: "alive" }));
@@ -80,7 +80,7 @@ describe("the sweeper", () => {
     expect((await sweep.store.load("alive")).record?.id).toBe("alive");
   });
 
-  it("O5 of several on one store one works, the whole time", async () => {
+  it("feat:O5 of several on one store one works, the whole time", async () => {
     const first = await sweeping();
     const others = [await sweeping(first.store, first.clock)];
     others.push(await sweeping(first.store, first.clock));

@@ -22,7 +22,7 @@ async function twoServers() {
   };
 }
 
-describe("V05 G3 the end of many sessions", () => {
+describe("sec:V05 feat:G3 the end of many sessions", () => {
   it("of a user: all of them are refused everywhere, and nobody else's; a sign-in after it is good", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;

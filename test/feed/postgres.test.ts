@@ -22,7 +22,7 @@ import {
 const listeners =
   "select pid from pg_stat_activity where query like 'notify \"rpcsession%' or query like 'listen \"rpcsession%'";
 
-describe.skipIf(postgresMissing)("V01 the feed on PostgreSQL", { timeout: 60_000 }, () => {
+describe.skipIf(postgresMissing)("sec:V01 the feed on PostgreSQL", { timeout: 60_000 }, () => {
   let server: TestPostgres;
   beforeAll(async () => {
     server = await startPostgres();
@@ -165,7 +165,7 @@ describe.skipIf(postgresMissing)("V01 the feed on PostgreSQL", { timeout: 60_000
     expect(await lastAccepted(there, live)).toBeLessThan(bound + slack);
   });
 
-  it("V02 a revocation that is committed late, with a lower number, is not missed", async () => {
+  it("sec:V02 a revocation that is committed late, with a lower number, is not missed", async () => {
     await using world = await twoServers("60000ms");
     const { url, here, there } = world;
     await pushed(there);

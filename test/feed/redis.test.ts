@@ -14,7 +14,7 @@ import {
   startServer,
 } from "./servers.ts";
 
-describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () => {
+describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, () => {
   let redis: TestRedis;
   beforeEach(async () => {
     redis = await startRedis();
@@ -160,7 +160,7 @@ describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () =
     expect(await lastAccepted(there, live)).toBeLessThan(bound + slack);
   });
 
-  it("V03 a restart that loses a revocation: who knows it refuses, and brings it back to the store", async () => {
+  it("sec:V03 a restart that loses a revocation: who knows it refuses, and brings it back to the store", async () => {
     await using world = await twoServers();
     const { admin, here, there } = world;
     await pushed(here, there);
@@ -182,7 +182,7 @@ describe.skipIf(redisMissing)("V01 the feed on Redis", { timeout: 60_000 }, () =
     await fresh.close();
   });
 
-  it("V03 a restart that loses all: every session of before is refused, and new ones are not", async () => {
+  it("sec:V03 a restart that loses all: every session of before is refused, and new ones are not", async () => {
     await using world = await twoServers();
     const { here, there } = world;
     const [lost, ended] = [await issue(here), await issue(here)];

@@ -3,7 +3,7 @@ import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { openedSqlite } from "../stores/sqlite-fixture.ts";
 import { ask, issue, lastAccepted, pushed, startServer } from "./servers.ts";
 
-it("V01 a revocation is known to other processes on the file within 250 ms, by push", async () => {
+it("sec:V01 a revocation is known to other processes on the file within 250 ms, by push", async () => {
   await using fixture = await openedSqlite();
   const maxStaleness = "60s";
   const here = await startServer(fixture.another(), { maxStaleness });

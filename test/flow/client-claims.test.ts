@@ -8,7 +8,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
 const Role = z.enum(["admin", "user"]);
 
-describe("L7 claims in the client", () => {
+describe("feat:L7 claims in the client", () => {
   it("are those that the service lets it read, typed, from the sign-in on", async () => {
     const { session, notes, plan } = setup({ role: Role });
     expect(session.claims).toBeUndefined();

@@ -6,7 +6,7 @@ import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { notesApp } from "../helpers/notes.ts";
 
-describe("P7 a client whose clock is wrong", () => {
+describe("feat:P7 a client whose clock is wrong", () => {
   it.each([
     ["decades slow", Date.UTC(1990, 0, 1)],
     ["decades fast", Date.UTC(2090, 0, 1)],

@@ -60,7 +60,7 @@ async function call(
   return result;
 }
 
-test("I5 custom names: the whole life of a session, hidden from handlers", async () => {
+test("feat:I5 custom names: the whole life of a session, hidden from handlers", async () => {
   const own = { access: "__Host-app-a", refresh: "__Host-app-r" };
   const { server, call } = await serve({ names: own });
   const jar = newJar();
@@ -76,7 +76,7 @@ test("I5 custom names: the whole life of a session, hidden from handlers", async
   expect(await inJar(jar)).toEqual([]);
 });
 
-test("I2 a domain: every host of it gets the cookies, and one sign-out takes them from all", async () => {
+test("feat:I2 a domain: every host of it gets the cookies, and one sign-out takes them from all", async () => {
   const { call } = await serve({ domain: "test.example" });
   const jar = newJar();
   await call(jar, signIn);
@@ -90,7 +90,7 @@ test("I2 a domain: every host of it gets the cookies, and one sign-out takes the
   expect(await jar.getCookieString("https://app.test.example/")).toBe("");
 });
 
-test("I2 a domain: a service on another host that only verifies reads them", async () => {
+test("feat:I2 a domain: a service on another host that only verifies reads them", async () => {
   const cookies = { domain: "test.example" };
   const { server, call } = await serve(cookies);
   const jar = newJar();
@@ -108,7 +108,7 @@ test("I2 a domain: a service on another host that only verifies reads them", asy
   expect((await verifying.getSession(exchange)).userId).toBe("alice");
 });
 
-test("I2 a path: what the adapter serves under it gets the cookies, and nothing else does", async () => {
+test("feat:I2 a path: what the adapter serves under it gets the cookies, and nothing else does", async () => {
   const sessions = testSessions({
     ...{ issuer, cookies: { path: "/api" } },
     public: [signIn],
@@ -140,7 +140,7 @@ test("I2 a path: what the adapter serves under it gets the cookies, and nothing 
   expect(await jar.getCookies(`${issuer}/api`)).toEqual([]);
 });
 
-describe("I4 the domain of the cookies changes", () => {
+describe("feat:I4 the domain of the cookies changes", () => {
   const changes = [
     {
       change: "from a domain to the host alone",
@@ -166,25 +166,28 @@ describe("I4 the domain of the cookies changes", () => {
     `${names.refresh} of ${place}`,
   ];
 
-  test.each(changes)("I4 $change: nobody is signed out, and no older cookie stays", async (row) => {
-    const shared = { store: memoryStore(), clock: createFakeClock() };
-    const old = await serve(row.before, shared);
-    const jar = newJar();
-    await call(old.server, jar, signIn);
-    const session = await jar.getCookieString(`${issuer}/`);
+  test.each(changes)(
+    "feat:I4 $change: nobody is signed out, and no older cookie stays",
+    async (row) => {
+      const shared = { store: memoryStore(), clock: createFakeClock() };
+      const old = await serve(row.before, shared);
+      const jar = newJar();
+      await call(old.server, jar, signIn);
+      const session = await jar.getCookieString(`${issuer}/`);
 
-    const { server, call: callNew } = await serve(row.after, shared);
-    expect((await callNew(jar, addNote)).code).toBe("ok");
-    for (let round = 0; round < 2; round++) {
-      server.sessions.clock.advance("16m");
-      expect((await callNew(jar, refresh)).code).toBe("ok");
+      const { server, call: callNew } = await serve(row.after, shared);
       expect((await callNew(jar, addNote)).code).toBe("ok");
-    }
-    expect(await inJar(jar)).toEqual(moved(row.place));
-    expect(await jar.getCookieString(`${issuer}/`)).not.toBe(session);
-  });
+      for (let round = 0; round < 2; round++) {
+        server.sessions.clock.advance("16m");
+        expect((await callNew(jar, refresh)).code).toBe("ok");
+        expect((await callNew(jar, addNote)).code).toBe("ok");
+      }
+      expect(await inJar(jar)).toEqual(moved(row.place));
+      expect(await jar.getCookieString(`${issuer}/`)).not.toBe(session);
+    },
+  );
 
-  test.each(changes)("I4 $change: signing in anew leaves one pair of cookies", async (row) => {
+  test.each(changes)("feat:I4 $change: signing in anew leaves one pair of cookies", async (row) => {
     const shared = { store: memoryStore(), clock: createFakeClock() };
     const old = await serve(row.before, shared);
     const jar = newJar();
@@ -195,7 +198,7 @@ describe("I4 the domain of the cookies changes", () => {
     expect((await callNew(jar, addNote)).code).toBe("ok");
   });
 
-  test.each(changes)("I4 $change: signing out leaves none", async (row) => {
+  test.each(changes)("feat:I4 $change: signing out leaves none", async (row) => {
     const shared = { store: memoryStore(), clock: createFakeClock() };
     const old = await serve(row.before, shared);
     const jar = newJar();
@@ -206,7 +209,7 @@ describe("I4 the domain of the cookies changes", () => {
   });
 });
 
-describe("I5 a sibling host plants cookies of a session of its own", () => {
+describe("feat:I5 a sibling host plants cookies of a session of its own", () => {
   async function planted(cookies: NonNullable<TestSessionsOptions["cookies"]>) {
     const { server, call } = await serve(cookies);
     const jar = newJar();
@@ -226,14 +229,14 @@ describe("I5 a sibling host plants cookies of a session of its own", () => {
     return { jar, call };
   }
 
-  test("I5 the prefix __Host- keeps them out", async () => {
+  test("feat:I5 the prefix __Host- keeps them out", async () => {
     const { jar, call } = await planted({});
     expect(await inJar(jar)).toHaveLength(2);
     expect((await call(jar, refresh)).code).toBe("ok");
     expect((await call(jar, addNote)).code).toBe("ok");
   });
 
-  test("I5 without it they are refused and expired; the visitor is not made mallory", async () => {
+  test("feat:I5 without it they are refused and expired; the visitor is not made mallory", async () => {
     const { jar, call } = await planted({ names });
     expect(await inJar(jar)).toHaveLength(4);
     const refused = await call(jar, refresh);

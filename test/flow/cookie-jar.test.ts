@@ -83,7 +83,7 @@ describe.each([
       await call(wire, signIn);
     });
 
-    test("Q1 keeps both cookies of a sign-in, for this host alone and out of reach of scripts", async () => {
+    test("feat:Q1 keeps both cookies of a sign-in, for this host alone and out of reach of scripts", async () => {
       const cookies = await jar.getCookies(url, { http: true });
       expect(cookies.map(({ key }) => key).sort()).toEqual(both);
       for (const { httpOnly, secure, hostOnly, path, domain } of cookies) {

@@ -50,30 +50,33 @@ async function signedIn() {
   return { headers: { ...sameOrigin, cookie }, csrf: headers.get("rpcsession-csrf") ?? "" };
 }
 
-test.each(each)("C1 a cookie session must come with its anti-CSRF token, %s", async (_, wire) => {
-  await start({ antiCsrf: "token" });
-  const alice = await signedIn();
-  const other = await signedIn();
-  const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
-  for (const header of wrong) {
-    const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
-    expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
-    expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
-  }
-  const { code } = await call(
-    addNote,
-    { ...alice.headers, "rpcsession-csrf": alice.csrf },
-    { wire },
-  );
-  expect(code).toBe("ok");
-});
+test.each(each)(
+  "feat:C1 a cookie session must come with its anti-CSRF token, %s",
+  async (_, wire) => {
+    await start({ antiCsrf: "token" });
+    const alice = await signedIn();
+    const other = await signedIn();
+    const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
+    for (const header of wrong) {
+      const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
+      expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
+      expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
+    }
+    const { code } = await call(
+      addNote,
+      { ...alice.headers, "rpcsession-csrf": alice.csrf },
+      { wire },
+    );
+    expect(code).toBe("ok");
+  },
+);
 
 test.each([
   ["text/plain"],
   ["application/x-www-form-urlencoded"],
   ["multipart/form-data; boundary=x"],
   [undefined],
-])("C2 a POST that needs no preflight reaches no handler: %s", async (type) => {
+])("feat:C2 a POST that needs no preflight reaches no handler: %s", async (type) => {
   await start();
   const { headers } = await present(server, "cookie");
   for (const method of [addNote, watchNotes, signIn, refresh, signOut]) {
@@ -88,7 +91,7 @@ test.each([
   expect(server.calls.handled).toBe(0);
 });
 
-test("C3 both checks are off by name alone: antiCsrf is by default, crossSite is not", async () => {
+test("feat:C3 both checks are off by name alone: antiCsrf is by default, crossSite is not", async () => {
   await start();
   const { headers } = await present(server, "cookie");
   expect((await call(addNote, headers)).code).toBe("ok");
@@ -99,7 +102,7 @@ test("C3 both checks are off by name alone: antiCsrf is by default, crossSite is
   expect((await call(addNote, { ...open.headers, ...crossSite })).code).toBe("ok");
 });
 
-test("C4 the anti-CSRF check is a method's own choice; by default on everything but GET", async () => {
+test("feat:C4 the anti-CSRF check is a method's own choice; by default on everything but GET", async () => {
   await start({ antiCsrf: "token" });
   const { headers } = await signedIn();
   expect((await call(listNotes, headers, { get: true })).code).toBe("ok");
@@ -118,7 +121,7 @@ test("C4 the anti-CSRF check is a method's own choice; by default on everything 
 });
 
 test.each(each)(
-  "C5 a token in a header needs neither an origin nor an anti-CSRF token, %s",
+  "feat:C5 a token in a header needs neither an origin nor an anti-CSRF token, %s",
   async (_, wire) => {
     await start({ antiCsrf: "token" });
     const { headers } = await present(server, "header");
@@ -129,7 +132,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "C5 a header that fails is no way around the checks of the cookie beside it, %s",
+  "feat:C5 a header that fails is no way around the checks of the cookie beside it, %s",
   async (_, wire) => {
     await start({ antiCsrf: "token" });
     const { headers } = await present(server, "cookie");
@@ -144,7 +147,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "C6 another site can neither refresh nor sign out, and its try changes nothing, %s",
+  "feat:C6 another site can neither refresh nor sign out, and its try changes nothing, %s",
   async (_, wire) => {
     await start();
     const { session, tokens } = await issue(server, "cookie");
@@ -161,7 +164,7 @@ test.each(each)(
   },
 );
 
-test("C6 a refresh needs no anti-CSRF token, and hands out the one that counts", async () => {
+test("feat:C6 a refresh needs no anti-CSRF token, and hands out the one that counts", async () => {
   await start({ antiCsrf: "token" });
   const { headers, csrf } = await signedIn();
   const refreshed = await call(refresh, headers);
@@ -169,7 +172,7 @@ test("C6 a refresh needs no anti-CSRF token, and hands out the one that counts",
 });
 
 test.each(each)(
-  "C7 cookies count from this origin and those named, by Sec-Fetch-Site or Origin, %s",
+  "feat:C7 cookies count from this origin and those named, by Sec-Fetch-Site or Origin, %s",
   async (_, wire) => {
     await start({ origins: ["https://app.test.example"] });
     const { tokens } = await issue(server, "cookie");

@@ -67,7 +67,7 @@ for (const [transport, rows] of [
   ["header", headerRows] as const,
 ]) {
   for (const [name, given, expected, onGet] of rows) {
-    describe(`Q3 ${transport} transport, ${name}`, () => {
+    describe(`feat:Q3 ${transport} transport, ${name}`, () => {
       let server: NotesServer;
       let presented: Presented;
 

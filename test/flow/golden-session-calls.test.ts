@@ -175,7 +175,7 @@ describe.each([
   { name: "SignIn", method: signInMethod, rows: signInRows },
   { name: "Refresh", method: refreshMethod, rows: refreshRows },
   { name: "SignOut", method: signOutMethod, rows: signOutRows },
-])("K2 $name", ({ method, rows }) => {
+])("feat:K2 $name", ({ method, rows }) => {
   let server: NotesServer;
   beforeAll(async () => {
     server = await startNotes();

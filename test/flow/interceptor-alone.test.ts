@@ -165,7 +165,7 @@ describe.each([
   );
 });
 
-test("K1 protect authenticates a service with options of its own", async () => {
+test("feat:K1 protect authenticates a service with options of its own", async () => {
   const server = await startNotes({
     adapt: (sessions, routes) => sessions.protect({ routes: withOwnInterceptors(routes) }),
   });

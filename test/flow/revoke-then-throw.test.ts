@@ -53,7 +53,7 @@ describe.each([
   for (const { kind, wire } of cells) {
     const late = kind.name === "bidi";
     const title = late ? "is too late to clear cookies" : "clears the cookies";
-    test(`Q1 a handler that revokes and throws ${title}: ${kind.name}, ${wireName(wire)}`, async () => {
+    test(`feat:Q1 a handler that revokes and throws ${title}: ${kind.name}, ${wireName(wire)}`, async () => {
       const { headers, secrets } = await present(server, "cookie");
       const result = await callWire(server, wire, { ...kind, headers });
       expect(result.code).toBe("not_found");

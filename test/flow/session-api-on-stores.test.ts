@@ -43,7 +43,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         return { one, two };
       }
 
-      it("E3 F1 64 parallel updates of claims and data, from two servers, are all kept", async () => {
+      it("feat:E3 feat:F1 64 parallel updates of claims and data, from two servers, are all kept", async () => {
         const { one, two } = await createWorld();
         const { session } = await one.issue({ userId: "alice", claims: { n: 0 }, data: { n: 0 } });
         await Promise.all(
@@ -56,7 +56,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         expect(await one.data(session.id)).toEqual({ n: 32 });
       });
 
-      it("F1 F2 A11 M1 what was given is what is read, to the last character", async () => {
+      it("feat:F1 feat:F2 feat:A11 feat:M1 what was given is what is read, to the last character", async () => {
         const { one, two } = await createWorld();
         const odd = "é\u2028'\"\\ \u{1F600} %s {} ␀";
         const given = {
@@ -77,7 +77,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         expect(sessions).toEqual([found]);
       });
 
-      it("G3 G4 F3 ends and lists are of one user, one tenant, everywhere at once", async () => {
+      it("feat:G3 feat:G4 feat:F3 ends and lists are of one user, one tenant, everywhere at once", async () => {
         const { one, two } = await createWorld();
         const add = async (userId: string, tenantId: string) => {
           const { session, tokens } = await one.issue({ userId, tenantId });
@@ -98,7 +98,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
       });
 
       it.each(["reject", "evictOldest"] as const)(
-        "A8 of 24 sign-ins at once on two servers, three stay: %s",
+        "feat:A8 of 24 sign-ins at once on two servers, three stay: %s",
         async (overflow) => {
           const { one, two } = await createWorld({ max: 3, overflow });
           const results = await Promise.allSettled(
@@ -112,7 +112,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         },
       );
 
-      it("A9 D13 D14 lives of their own are kept by the store's clock", async () => {
+      it("feat:A9 feat:D13 feat:D14 lives of their own are kept by the store's clock", async () => {
         const { one, two } = await createWorld();
         const lifetimes = { access: "5m", idle: "1h", absolute: "2h" } as const;
         const { session } = await one.issue({ userId: "alice", lifetimes });
@@ -126,7 +126,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         expect(info?.authTime).toEqual(info?.createdAt);
       });
 
-      it("E2 G2 N4 names that are none ask nothing and break nothing", async () => {
+      it("feat:E2 feat:G2 feat:N4 names that are none ask nothing and break nothing", async () => {
         const { one } = await createWorld();
         for (const id of ["\u0000", "x".repeat(5000), "'; drop table sessions; --", "\ud800"]) {
           expect(await one.find(id)).toBeUndefined();

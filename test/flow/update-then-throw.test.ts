@@ -82,7 +82,7 @@ describe.each([
     for (const transport of ["cookie", "header"] as const) {
       const late = kind.name === "bidi";
       const what = late ? "is too late, and says so" : "hands over the new token";
-      test(`L6 E1 a handler that updates claims and throws ${what}: ${transport}, ${kind.name}, ${wireName(wire)}`, async () => {
+      test(`feat:L6 feat:E1 a handler that updates claims and throws ${what}: ${transport}, ${kind.name}, ${wireName(wire)}`, async () => {
         const { session, tokens } = await server.sessions.issue({ userId: "alice", transport });
         const { headers, secrets } =
           transport === "cookie"
@@ -169,7 +169,7 @@ describe("a client of ours learns of it from the failed call", () => {
 
   for (const [wire, transport] of Object.entries(transports)) {
     for (const [kind, call] of Object.entries(calls)) {
-      test(`L6 L7 ${kind}, ${wire}`, async () => {
+      test(`feat:L6 feat:L7 ${kind}, ${wire}`, async () => {
         const session = createSessionClient({ transport, clock: server.sessions.clock });
         const notes = createClient(NotesService, session.transport);
         await notes.signIn({});
@@ -181,6 +181,6 @@ describe("a client of ours learns of it from the failed call", () => {
   }
 });
 
-test("L6 every kind of call is among them", () => {
+test("feat:L6 every kind of call is among them", () => {
   expect(new Set(cells.map(({ kind }) => kind)).size).toBe(kinds.length);
 });

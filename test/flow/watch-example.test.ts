@@ -28,7 +28,7 @@ function run(name: string, port: number) {
   };
 }
 
-it("Q2: the example watches on over several access tokens, and leaves", async () => {
+it("feat:Q2: the example watches on over several access tokens, and leaves", async () => {
   const port = await freePort();
   const server = run("server.ts", port);
   await listening(port);

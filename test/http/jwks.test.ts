@@ -14,7 +14,7 @@ const url = "https://api.example.com/.well-known/jwks.json";
 /** What the feed and the sweeper ask for by themselves. */
 const background = new Set<string>(["changes", "lease", "prune", "removeSigningKeysBelow"]);
 
-describe("H4 jwksHandler", () => {
+describe("feat:H4 jwksHandler", () => {
   it("publishes the public members of the keys, for five minutes, to every origin", async () => {
     const handle = jwksHandler(testSessions());
     const response = await handle(new Request(url));
@@ -38,7 +38,7 @@ describe("H4 jwksHandler", () => {
     ]);
   });
 
-  it("J17 lets caches keep the keys for less than a key is published before it signs", async () => {
+  it("sec:J17 lets caches keep the keys for less than a key is published before it signs", async () => {
     const response = await jwksHandler(testSessions())(new Request(url));
     const maxAge = Number(/max-age=(\d+)/.exec(response?.headers.get("cache-control") ?? "")?.[1]);
     const oldestAnswer = 60;
@@ -99,7 +99,7 @@ describe("H4 jwksHandler", () => {
   });
 });
 
-describe("H4 jwksFallback", () => {
+describe("feat:H4 jwksFallback", () => {
   const path = "/.well-known/jwks.json";
 
   it("goes with connectNodeAdapter, over HTTP/1.1 and HTTP/2", async () => {

@@ -33,9 +33,9 @@ const headerOf = (change: object): object => ({
   ...{ alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" },
   ...change,
 });
-describe("B10 alg", () => {
+describe("feat:B10 alg", () => {
   it.each(["none", "nOnE", "None", "NONE", "", "es256", "ES256 ", "HS256", "RS256", "ES384"])(
-    "J01 refuses %j before any key is looked for, though the signature is good",
+    "sec:J01 refuses %j before any key is looked for, though the signature is good",
     async (alg) => {
       expect(await look(await forge(headerOf({ alg }), accessPayload, keys.signing))).toEqual(
         refusedEarly,
@@ -44,7 +44,7 @@ describe("B10 alg", () => {
   );
 
   it.each([undefined, null, 256, ["ES256"], { ES256: 1 }, true])(
-    "J01 refuses %j as malformed",
+    "sec:J01 refuses %j as malformed",
     async (alg) => {
       expect(await look(await forge(headerOf({ alg }), accessPayload, keys.signing))).toEqual(
         malformed,
@@ -52,14 +52,14 @@ describe("B10 alg", () => {
     },
   );
 
-  it("J01 refuses a token without signature", async () => {
+  it("sec:J01 refuses a token without signature", async () => {
     const input = `${base64url(headerOf({ alg: "none" }))}.${base64url(accessPayload)}`;
     expect(await look(`${input}.`)).toEqual(malformed);
     expect(await look(`${input}.AA`)).toEqual(refusedEarly);
   });
 
   it.each(["HS256", "HS384", "HS512", "ES256"])(
-    "J02 refuses %s made with the public key as secret",
+    "sec:J02 refuses %s made with the public key as secret",
     async (alg) => {
       const publicJwk = await exportJWK(keys.verification.key);
       const node = createPublicKey({ key: publicJwk, format: "jwk" });
@@ -82,26 +82,29 @@ describe("B10 alg", () => {
     ["RS256", refused],
     ["EdDSA", refused],
     ["Ed25519", refused],
-  ])("J03 refuses a good signature of %s, under its name and under ours", async (alg, expected) => {
-    const { privateKey } = await generateKeyPair(alg, { extractable: true });
-    const { kid } = keys.signing;
-    const own = await new SignJWT(accessPayload)
-      .setProtectedHeader({ alg, kid, typ: "at+jwt" })
-      .sign(privateKey);
-    expect(await look(own)).toEqual(expected);
-    const renamed = [base64url(headerOf({})), ...own.split(".").slice(1)].join(".");
-    expect((await look(renamed)).status).toBe("invalid");
-  });
+  ])(
+    "sec:J03 refuses a good signature of %s, under its name and under ours",
+    async (alg, expected) => {
+      const { privateKey } = await generateKeyPair(alg, { extractable: true });
+      const { kid } = keys.signing;
+      const own = await new SignJWT(accessPayload)
+        .setProtectedHeader({ alg, kid, typ: "at+jwt" })
+        .sign(privateKey);
+      expect(await look(own)).toEqual(expected);
+      const renamed = [base64url(headerOf({})), ...own.split(".").slice(1)].join(".");
+      expect((await look(renamed)).status).toBe("invalid");
+    },
+  );
 
-  it("J03 goes by the key's algorithm", async () => {
+  it("sec:J03 goes by the key's algorithm", async () => {
     const other = { ...keys.verification, alg: "ES384" } as unknown as VerificationKey;
     expect(await verifierOf([other])(token, now)).toEqual({ status: "invalid" });
   });
 });
 
-describe("B10 typ and the other header members", () => {
+describe("feat:B10 typ and the other header members", () => {
   it.each(["at+jwt", "AT+JWT", "At+Jwt", "application/at+jwt", "APPLICATION/AT+jwt"])(
-    "J13 accepts typ %s",
+    "sec:J13 accepts typ %s",
     async (typ) => {
       expect(await look(await forge(headerOf({ typ }), accessPayload, keys.signing))).toEqual(
         accepted,
@@ -112,13 +115,13 @@ describe("B10 typ and the other header members", () => {
   it.each([
     ...["JWT", "jwt", "rt+jwt", "id+jwt", "refresh", "", "at+jwt ", " at+jwt", "at+jwtx"],
     ...["application/jwt", "application/application/at+jwt", "text/at+jwt", "/at+jwt", "at jwt"],
-  ])("J13 J14 refuses typ %j before any key is looked for", async (typ) => {
+  ])("sec:J13 sec:J14 refuses typ %j before any key is looked for", async (typ) => {
     expect(await look(await forge(headerOf({ typ }), accessPayload, keys.signing))).toEqual(
       refusedEarly,
     );
   });
 
-  it("J05 never uses a key that a token brings along", async () => {
+  it("sec:J05 never uses a key that a token brings along", async () => {
     const thief = await makeKeys();
     const jwk = await exportJWK(thief.verification.key);
     const fetched = vi.spyOn(globalThis, "fetch");
@@ -139,14 +142,14 @@ describe("B10 typ and the other header members", () => {
     { b64: false, crit: ["b64"] },
     { zip: "DEF" },
     { cty: "JWT" },
-  ])("J06 refuses %j, though the signature is good", async (extra) => {
+  ])("sec:J06 refuses %j, though the signature is good", async (extra) => {
     expect(await look(await forge(headerOf(extra), accessPayload, keys.signing))).toEqual(
       malformed,
     );
   });
 
   it.each(["__proto__", "constructor", "toString", "unknown", "k".repeat(64)])(
-    "J04 does not find a key under %s",
+    "sec:J04 does not find a key under %s",
     async (kid) => {
       const forged = await forge(headerOf({ kid }), accessPayload, keys.signing);
       const verify = verifierOf([keys.verification]);
@@ -155,7 +158,7 @@ describe("B10 typ and the other header members", () => {
   );
 
   it.each(["../../dev/null", "a' or 1=1 --", "k".repeat(5000), "\u0000", "", "kéy", "a b"])(
-    "J04 does not look for a key under %j",
+    "sec:J04 does not look for a key under %j",
     async (kid) => {
       expect(await look(await forge(headerOf({ kid }), accessPayload, keys.signing))).toEqual(
         malformed,

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { decodeProtectedHeader, jwtVerify } from "jose";
 import { beforeAll, describe, expect, it } from "vitest";
-import type { AccessClaims } from "../../src/jwt/claims.ts";
+import type { TokenClaims } from "../../src/jwt/claims.ts";
 import { parseCompact } from "../../src/jwt/strict-parse.ts";
 import { signAccessToken } from "../../src/jwt/verifier.ts";
 import {
@@ -23,7 +23,7 @@ beforeAll(async () => {
 });
 
 describe("signAccessToken", () => {
-  it("H1 signs with the key's algorithm and id, as at+jwt", async () => {
+  it("feat:H1 signs with the key's algorithm and id, as at+jwt", async () => {
     const header = { alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" };
     expect(decodeProtectedHeader(token)).toEqual(header);
     const { payload } = await jwtVerify(token, keys.verification.key, {
@@ -32,7 +32,7 @@ describe("signAccessToken", () => {
     expect(payload).toEqual(accessPayload);
   });
 
-  it.each<[string, Partial<AccessClaims> | { claims: unknown }, RegExp]>([
+  it.each<[string, Partial<TokenClaims> | { claims: unknown }, RegExp]>([
     ["a reserved name", { claims: { sub: "mallory" } }, /^claims\.sub: the name is reserved/],
     ["cnf", { claims: { cnf: {} } }, /^claims\.cnf: the name is reserved/],
     ["undefined", { claims: { role: undefined } }, /^claims\.role: undefined cannot/],
@@ -42,7 +42,7 @@ describe("signAccessToken", () => {
     ["half a surrogate pair as subject", { sub: "\ud800" }, /wrong type/],
     ["too much", { claims: { text: "x".repeat(6000) } }, /^claims: the token has \d+ characters/],
   ])("refuses %s", async (_, change, message) => {
-    const signed = signAccessToken({ ...accessClaims, ...change } as AccessClaims, keys.signing);
+    const signed = signAccessToken({ ...accessClaims, ...change } as TokenClaims, keys.signing);
     await expect(signed).rejects.toThrow(TypeError);
     await expect(signed).rejects.toThrow(message);
   });
@@ -53,7 +53,7 @@ describe("signAccessToken", () => {
     const verify = verifierOf([keys.verification]);
     await fc.assert(
       fc.asyncProperty(fc.dictionary(name, value), async (candidate) => {
-        const claims = JSON.parse(JSON.stringify(candidate)) as AccessClaims["claims"];
+        const claims = JSON.parse(JSON.stringify(candidate)) as TokenClaims["claims"];
         const all = { ...accessClaims, claims };
         const signed = await signAccessToken(all, keys.signing).catch(() => undefined);
         fc.pre(signed !== undefined);
@@ -86,7 +86,7 @@ describe("mutations of a valid token", () => {
     );
   });
 
-  it("J13 does not take the parts of two tokens for one", async () => {
+  it("sec:J13 does not take the parts of two tokens for one", async () => {
     const later = await signAccessToken({ ...accessClaims, sub: "bob" }, keys.signing);
     const [header, , signature] = token.split(".");
     const mixed = `${header}.${later.split(".")[1]}.${signature}`;

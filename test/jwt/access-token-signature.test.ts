@@ -55,7 +55,7 @@ describe("the signature", () => {
     ["all bits", () => [max, max]],
     ["r and s swapped", () => [s(), r()]],
     ["s twice", () => [s(), s()]],
-  ])("J10 with %s is refused", async (_, parts) => {
+  ])("sec:J10 with %s is refused", async (_, parts) => {
     expect(await look(withSignature(...parts()))).toEqual(refused);
   });
 
@@ -66,11 +66,11 @@ describe("the signature", () => {
     ["32 bytes", () => [r()]],
     ["1 byte", () => [zero.subarray(0, 1)]],
     ["128 bytes", () => [r(), s(), r(), s()]],
-  ])("J10 of %s is refused before any key is looked for", async (_, parts) => {
+  ])("sec:J10 of %s is refused before any key is looked for", async (_, parts) => {
     expect(await look(withSignature(...parts()))).toEqual(refusedEarly);
   });
 
-  it("J10 in DER is refused", async () => {
+  it("sec:J10 in DER is refused", async () => {
     const { privateKey, publicKey } = await generateKeyPair("ES256", { extractable: true });
     const input = token.split(".").slice(0, 2).join(".");
     const pem = await exportPKCS8(privateKey);

@@ -50,7 +50,7 @@ describe("time", () => {
     ["a clock at 1970", 0, "invalid"],
     ["a clock that is no number", Number.NaN, "invalid"],
     ["a clock that ran away", Number.POSITIVE_INFINITY, "expired"],
-  ])("J12 %s", async (_, at, status) => {
+  ])("sec:J12 %s", async (_, at, status) => {
     expect((await verifierOf([keys.verification])(token, at)).status).toBe(status);
   });
 
@@ -68,11 +68,11 @@ describe("time", () => {
     ["no life", { exp: issuedAt }, "invalid"],
     ["a life that ends before it begins", { exp: issuedAt - 1 }, "invalid"],
     ["a life of centuries", { exp: Number.MAX_SAFE_INTEGER }, "invalid"],
-  ])("J12 %s", async (_, change, status) => {
+  ])("sec:J12 %s", async (_, change, status) => {
     expect(await statusOf({ ...accessPayload, ...change })).toBe(status);
   });
 
-  it("J12 a token that was always too long stays invalid when it is over", async () => {
+  it("sec:J12 a token that was always too long stays invalid when it is over", async () => {
     const payload = { ...accessPayload, exp: issuedAt + maxLife + 1 };
     expect(await statusOf(payload, now + 10_000_000)).toBe("invalid");
   });
@@ -123,7 +123,7 @@ describe("the key look-up", () => {
   });
 
   it.each([undefined, null, String(issuedAt), -1, 1.5, {}])(
-    "J11 is not made with iat %j",
+    "sec:J11 is not made with iat %j",
     async (iat) => {
       const { kid } = keys.signing;
       const header = { alg: "ES256", kid, typ: "at+jwt" };
@@ -137,7 +137,7 @@ describe("the key look-up", () => {
     expect(await verify(token, now)).toEqual({ status: "valid", claims: accessClaims });
   });
 
-  it("J16 answers an unknown key like a bad signature", async () => {
+  it("sec:J16 answers an unknown key like a bad signature", async () => {
     const stranger = await makeKeys();
     const unknown = await verifierOf([stranger.verification])(token, now);
     const asOurs = { ...stranger.verification, kid: keys.signing.kid };
@@ -145,7 +145,7 @@ describe("the key look-up", () => {
     expect(unknown).toEqual({ status: "invalid" });
   });
 
-  it("J16 tells nothing of the payload before the signature is proven", async () => {
+  it("sec:J16 tells nothing of the payload before the signature is proven", async () => {
     const header = { alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" };
     const { signing } = await makeKeys();
     const payloads = [{ iat: 1 }, { ...accessPayload, exp: 1 }, { ...accessPayload, iss: 1 }];
@@ -156,7 +156,7 @@ describe("the key look-up", () => {
     }
   });
 
-  it("B10, J13 binds an issuer to its own keys", async () => {
+  it("feat:B10, sec:J13 binds an issuer to its own keys", async () => {
     const other = await makeKeys();
     const forged = await signAccessToken(accessClaims, other.signing);
     const ofOther = verifierOf([other.verification], { issuer: "https://other.example" });

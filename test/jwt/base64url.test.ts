@@ -37,7 +37,7 @@ describe("decodeBase64url", () => {
     ["one trailing bit of two", "QUJ"],
     ["a character beyond ASCII", "QUJ\u0141"],
     ["a character that is A modulo 128", "QUJ\u00c1"],
-  ])("J07 refuses %s", (_, text) => {
+  ])("sec:J07 refuses %s", (_, text) => {
     expect(decodeBase64url(text)).toBeUndefined();
   });
 

@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
 import type { JsonObject } from "../../src/base/json.ts";
 import {
-  type AccessClaims,
   fromPayload,
   reservedClaimNames,
+  type TokenClaims,
   toPayload,
 } from "../../src/jwt/claims.ts";
 import { accessClaims, accessPayload } from "./fixture.ts";
@@ -11,7 +11,7 @@ import { accessClaims, accessPayload } from "./fixture.ts";
 const times = ["iat", "exp", "gen", "gat", "cv", "auth_time", "session_iat", "session_exp"];
 const texts = ["iss", "aud", "sub", "sid", "jti", "client_id"];
 const required = [...times, ...texts, "transport"];
-const read = (payload: object): AccessClaims | undefined => fromPayload(payload as JsonObject);
+const read = (payload: object): TokenClaims | undefined => fromPayload(payload as JsonObject);
 const product = (names: string[], values: unknown[]): [string, unknown][] =>
   names.flatMap((name) => values.map((value): [string, unknown] => [name, value]));
 
@@ -35,7 +35,7 @@ describe("fromPayload", () => {
     expect(fromPayload(toPayload(accessClaims))).toEqual(accessClaims);
   });
 
-  it.each(required)("J11 refuses a payload without %s", (name) => {
+  it.each(required)("sec:J11 refuses a payload without %s", (name) => {
     const { [name]: _, ...rest } = accessPayload;
     expect(read(rest)).toBeUndefined();
   });
@@ -48,18 +48,18 @@ describe("fromPayload", () => {
         Number.POSITIVE_INFINITY,
       ],
     ),
-  )("J11 refuses %s = %j", (name, value) => {
+  )("sec:J11 refuses %s = %j", (name, value) => {
     expect(read({ ...accessPayload, [name]: value })).toBeUndefined();
   });
 
   it.each(product([...texts, "tid"], ["", null, 1, true, ["alice"], {}, "\ud800"]))(
-    "J11 refuses %s = %j",
+    "sec:J11 refuses %s = %j",
     (name, value) => {
       expect(read({ ...accessPayload, [name]: value })).toBeUndefined();
     },
   );
 
-  it.each(["Cookie", "", null, 1, ["cookie"]])("J11 refuses transport = %j", (transport) => {
+  it.each(["Cookie", "", null, 1, ["cookie"]])("sec:J11 refuses transport = %j", (transport) => {
     expect(read({ ...accessPayload, transport })).toBeUndefined();
   });
 

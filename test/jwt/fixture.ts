@@ -1,4 +1,4 @@
-import type { AccessClaims } from "../../src/jwt/claims.ts";
+import type { TokenClaims } from "../../src/jwt/claims.ts";
 import {
   generateSigningKey,
   importSigningKey,
@@ -19,7 +19,7 @@ export const now: number = issuedAt * 1000;
 export const maxLife = 3600;
 export const clockSkew = 60;
 
-export const accessClaims: AccessClaims = {
+export const accessClaims: TokenClaims = {
   iss: "https://api.example.com",
   aud: "https://api.example.com",
   sub: "alice",

@@ -118,7 +118,7 @@ describe("importing", () => {
   });
 
   it.each([{ crv: "P-384" }, { kty: "RSA" }, { kty: "oct" }, { kty: "OKP" }])(
-    "J03 goes by type and curve both: %j",
+    "sec:J03 goes by type and curve both: %j",
     async (members) => {
       const jwk = { ...made.publicJwk, ...members } as JWK;
       await expect(importVerificationKey(jwk)).rejects.toThrow(/type of key is not supported/);
@@ -131,7 +131,7 @@ describe("importing", () => {
   });
 
   it.each(["ES384", "ES512", "RS256", "PS256", "Ed25519", "ECDH-ES+A128KW"])(
-    "J03 refuses a key of %s, whatever it calls itself",
+    "sec:J03 refuses a key of %s, whatever it calls itself",
     async (alg) => {
       const { publicJwk, privateJwk } = await jwkOf(alg);
       const lie = alg === "ECDH-ES+A128KW" ? { use: "enc" } : { alg: "ES256" };
@@ -145,7 +145,7 @@ describe("importing", () => {
 
 describe("isSigningAlgorithm", () => {
   it.each(["none", "nOnE", "", "es256", "ES256 ", "ES384", "HS256", "__proto__", "toString"])(
-    "J01 refuses %j",
+    "sec:J01 refuses %j",
     (alg) => {
       expect(isSigningAlgorithm(alg)).toBe(false);
     },

@@ -117,7 +117,7 @@ describe("parseCompact", () => {
     expect(parseCompact(bad)).toBeUndefined();
   });
 
-  it("J09 looks at nothing longer than the limit", () => {
+  it("sec:J09 looks at nothing longer than the limit", () => {
     const longest = tokenOf(maxTokenLength);
     expect(longest).toHaveLength(maxTokenLength);
     expect(parseCompact(longest)).toBeDefined();
@@ -126,7 +126,7 @@ describe("parseCompact", () => {
     expect(parseCompact(longer)).toBeUndefined();
   });
 
-  it("J09 does no work on what is too long", () => {
+  it("sec:J09 does no work on what is too long", () => {
     const untouched = { length: maxTokenLength + 1 } as string;
     expect(parseCompact(untouched)).toBeUndefined();
   });

@@ -2,7 +2,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
-import type { AccessClaims } from "../../src/jwt/claims.ts";
+import type { TokenClaims } from "../../src/jwt/claims.ts";
 import type { VerificationKey } from "../../src/jwt/keys.ts";
 import {
   type CacheLimits,
@@ -69,24 +69,24 @@ function warmVerifier(
   };
 }
 
-async function signed(changes: Partial<AccessClaims>): Promise<string> {
+async function signed(changes: Partial<TokenClaims>): Promise<string> {
   return signAccessToken({ ...accessClaims, ...changes }, keys.signing);
 }
 
-describe("V06 a token that was verified before", () => {
+describe("sec:V06 a token that was verified before", () => {
   it("is not verified again, and its claims are the same object, without a promise", async () => {
     const { verify, computed } = warmVerifier();
     const first = await verify(token, now);
     const again = verify(token, now + 1000);
     expect(again).not.toBeInstanceOf(Promise);
     expect(again).toEqual(first);
-    expect((again as { claims: AccessClaims }).claims).toBe(
-      (first as { claims: AccessClaims }).claims,
+    expect((again as { claims: TokenClaims }).claims).toBe(
+      (first as { claims: TokenClaims }).claims,
     );
     expect(computed()).toBe(1);
   });
 
-  it("J09 is found by its bytes, whatever string holds them", async () => {
+  it("sec:J09 is found by its bytes, whatever string holds them", async () => {
     const { verify, computed } = warmVerifier();
     await verify(token, now);
     await verify(`Bearer ${token}`.slice("Bearer ".length), now);
@@ -95,7 +95,7 @@ describe("V06 a token that was verified before", () => {
   });
 
   it.each(["young", "old"])(
-    "J07 that differs in one character is another token, %s",
+    "sec:J07 that differs in one character is another token, %s",
     async (age) => {
       const clock = createFakeClock();
       const { verify } = warmVerifier({}, cacheOf({}, clock));
@@ -117,13 +117,13 @@ describe("V06 a token that was verified before", () => {
     ["its signature alone", (t) => t.slice(t.lastIndexOf("."))],
     ["a space before", (t) => ` ${t}`],
     ["other case", (t) => t.toLowerCase()],
-  ])("J07 with %s is another token", async (_, change) => {
+  ])("sec:J07 with %s is another token", async (_, change) => {
     const { verify } = warmVerifier();
     await verify(token, now);
     expect((await verify(change(token), now)).status).not.toBe("valid");
   });
 
-  it("J10 lends its signature to no other", async () => {
+  it("sec:J10 lends its signature to no other", async () => {
     const { verify } = warmVerifier();
     await verify(token, now);
     const other = withSignatureOf(await signed({ sub: "mallory" }), token);
@@ -131,7 +131,7 @@ describe("V06 a token that was verified before", () => {
     expect(await verify(other, now)).toEqual({ status: "invalid" });
   });
 
-  it("J12 is expired at its end, and not yet good before its begin", async () => {
+  it("sec:J12 is expired at its end, and not yet good before its begin", async () => {
     const { verify, computed } = warmVerifier();
     await verify(token, now);
     const exp = accessClaims.exp * 1000;
@@ -145,7 +145,7 @@ describe("V06 a token that was verified before", () => {
 
   it("has claims that nobody can change", async () => {
     const { verify } = warmVerifier();
-    const { claims } = (await verify(token, now)) as { claims: AccessClaims };
+    const { claims } = (await verify(token, now)) as { claims: TokenClaims };
     const change = (target: object, name: string) => Reflect.set(target, name, "mallory");
     const { teams, plan } = claims.claims as { teams: object; plan: object };
     expect(change(claims, "sub")).toBe(false);
@@ -157,7 +157,7 @@ describe("V06 a token that was verified before", () => {
   });
 });
 
-describe("V06 nothing enters but what was proven good", () => {
+describe("sec:V06 nothing enters but what was proven good", () => {
   it.each<[string, () => Promise<string>, number]>([
     ["a bad signature", async () => withSignatureOf(token, await signed({ sub: "bob" })), now],
     ["an expired token", async () => token, accessClaims.exp * 1000],
@@ -175,7 +175,7 @@ describe("V06 nothing enters but what was proven good", () => {
   });
 });
 
-describe("J17 the key of a remembered token", () => {
+describe("sec:J17 the key of a remembered token", () => {
   const found = (key: VerificationKey | undefined) => ({ key });
 
   it("is asked for on every use: gone, the token is invalid; back, it is verified anew", async () => {
@@ -311,7 +311,7 @@ function isKnown(cache: VerifiedCache, i: number): boolean {
 }
 
 describe("the cache", () => {
-  it("V06 tells tokens with the same end apart, of which it keeps the last", () => {
+  it("sec:V06 tells tokens with the same end apart, of which it keeps the last", () => {
     const cache = cacheOf();
     const [one, two] = [`one.${"e".repeat(12)}`, `two.${"e".repeat(12)}`];
     cache.add(one, proven("s1"));

@@ -25,7 +25,7 @@ function copies(options: CookieOptions, at: URL = issuer): string[] {
   });
 }
 
-test("I5 custom cookie names, with the prefix of one's choice", () => {
+test("feat:I5 custom cookie names, with the prefix of one's choice", () => {
   const { names, hostOnly, set } = make({ names: own });
   expect(names).toEqual(own);
   expect(hostOnly).toBe(true);
@@ -38,7 +38,7 @@ test("I5 custom cookie names, with the prefix of one's choice", () => {
   expect(make({ names: http })).toMatchObject({ names: http, hostOnly: true });
 });
 
-test("I2 a domain: the cookies are for all of its hosts, and the prefix says so", () => {
+test("feat:I2 a domain: the cookies are for all of its hosts, and the prefix says so", () => {
   const { names, hostOnly, set } = make({ domain: "example.com" });
   expect(names).toEqual({
     access: "__Secure-rpcsession-access",
@@ -51,13 +51,13 @@ test("I2 a domain: the cookies are for all of its hosts, and the prefix says so"
   expect(make({ domain: "api.example.com" }).set).toContain("; Domain=api.example.com; ");
 });
 
-test("I2 a path", () => {
+test("feat:I2 a path", () => {
   const { names, set } = make({ path: "/api" });
   expect(names.access).toBe("__Secure-rpcsession-access");
   expect(set).toContain("; Path=/api; ");
 });
 
-test("I2 I6 SameSite=Strict, and None with Partitioned", () => {
+test("feat:I2 feat:I6 SameSite=Strict, and None with Partitioned", () => {
   expect(make({ sameSite: "strict" }).set).toMatch(/; SameSite=Strict$/);
   expect(make({ sameSite: "none" }).set).toMatch(/; Secure; SameSite=None$/);
   expect(make({ sameSite: "none", partitioned: true }).set).toMatch(
@@ -82,11 +82,11 @@ describe("what is expired", () => {
       { path: "/api" },
       [...above, ...top, ...here],
     ],
-  ])("I4 %s", (_, options, expected) => {
+  ])("feat:I4 %s", (_, options, expected) => {
     expect(copies(options)).toEqual(expected);
   });
 
-  it("I4 no more than four domains of a long host, and none of an address", () => {
+  it("feat:I4 no more than four domains of a long host, and none of an address", () => {
     const long = new URL("https://a.b.c.d.e.f.example.com");
     const deep = copies({ path: "/x" }, long).filter((copy) => !copy.includes("partitioned"));
     const domains = ["d.e.f.example.com", "e.f.example.com", "f.example.com", "example.com"];
@@ -95,7 +95,7 @@ describe("what is expired", () => {
     expect(copies({ path: "/x" }, new URL("https://[2001:db8::1]"))).toEqual(here);
   });
 
-  it("I4 every write expires the cookie of the older domain, and of that alone", () => {
+  it("feat:I4 every write expires the cookie of the older domain, and of that alone", () => {
     const { names, expireOlder } = make({ path: "/api", olderDomain: "example.com" });
     const gone = `${names.refresh}=; Max-Age=0; Domain=example.com; Path=/api; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Secure`;
     expect(expireOlder(names.refresh)).toEqual([
@@ -108,7 +108,7 @@ describe("what is expired", () => {
   });
 });
 
-describe("I5 what browsers would not take is refused at construction", () => {
+describe("feat:I5 what browsers would not take is refused at construction", () => {
   const wrong = (options: object): CookieOptions => options as CookieOptions;
   const named = (access: string, refresh: string, rest: CookieOptions = {}): CookieOptions => ({
     names: { access, refresh },
@@ -213,7 +213,7 @@ describe("I5 what browsers would not take is refused at construction", () => {
       wrong({ domain: ["example.com"] }),
       /^cookies\.domain: must be of type string$/,
     ],
-  ])("I5 %s", (_, options, message, at = issuer.href) => {
+  ])("feat:I5 %s", (_, options, message, at = issuer.href) => {
     expect(() => createSessionCookies(new URL(at), options)).toThrow(TypeError);
     expect(() => createSessionCookies(new URL(at), options)).toThrow(message);
   });
@@ -223,7 +223,7 @@ describe("I5 what browsers would not take is refused at construction", () => {
     ["a path over plain http", { insecure: true, path: "/api" }, "http://localhost:8080"],
     ["the longest names", named("a".repeat(96), "r".repeat(96)), "https://api.example.com"],
     ["a host of two labels as its own domain", { domain: "example.com" }, "https://example.com"],
-  ])("I2 takes %s", (_, options, at) => {
+  ])("feat:I2 takes %s", (_, options, at) => {
     expect(() => createSessionCookies(new URL(at), options)).not.toThrow();
   });
 });

@@ -11,7 +11,7 @@ const name = "__Host-rpcsession-access";
 /** What tokens are made of: base64url and dots. */
 const token = fc.stringMatching(/^[\w.-]{1,300}$/);
 
-describe("C08 golden Set-Cookie strings", () => {
+describe("sec:C08 golden Set-Cookie strings", () => {
   interface Golden {
     readonly row: string;
     readonly options: CookieOptions;
@@ -88,13 +88,13 @@ describe("C08 golden Set-Cookie strings", () => {
       { sameSite: "Lax" as "lax" },
       /^cookies\.sameSite: "Lax" is none of "lax", "strict", "none"$/,
     ],
-  ])("A6 I2 refuses %s", (_, issuer, options, message) => {
+  ])("feat:A6 feat:I2 refuses %s", (_, issuer, options, message) => {
     expect(() => createSessionCookies(issuer, options)).toThrow(TypeError);
     expect(() => createSessionCookies(issuer, options)).toThrow(message);
   });
 });
 
-describe("C01 in a jar that keeps to RFC 6265bis", () => {
+describe("sec:C01 in a jar that keeps to RFC 6265bis", () => {
   const url = "https://api.example.com/rpcsession.v1.SessionService/Refresh";
   const strict = () => new CookieJar(undefined, { prefixSecurity: "strict" });
 
@@ -140,7 +140,7 @@ describe("C01 in a jar that keeps to RFC 6265bis", () => {
   });
 });
 
-describe("C02 duplicates", () => {
+describe("sec:C02 duplicates", () => {
   it.each<[string, string, readonly string[]]>([
     ["one", `${name}=1`, ["1"]],
     ["two, in order", `${name}=1; ${name}=2`, ["1", "2"]],
@@ -166,7 +166,7 @@ describe("C02 duplicates", () => {
   });
 });
 
-describe("C06 what is written is what is read", () => {
+describe("sec:C06 what is written is what is read", () => {
   const cookies = createSessionCookies(https);
   const pairOf = (setCookie: string): string => setCookie.slice(0, setCookie.indexOf(";"));
 
@@ -233,13 +233,13 @@ describe("withoutCookies", () => {
   });
 });
 
-describe("C07 size", () => {
+describe("sec:C07 size", () => {
   const cookies = createSessionCookies(https);
   it.each([
     [4095, true],
     [4096, true],
     [4097, false],
-  ])("I7 cookie size guard: name and value of %i bytes", (size, kept) => {
+  ])("feat:I7 cookie size guard: name and value of %i bytes", (size, kept) => {
     const set = () => cookies.set(name, "x".repeat(size - name.length), 60);
     if (kept) {
       expect(set()).toContain("x");
@@ -250,7 +250,7 @@ describe("C07 size", () => {
   });
 });
 
-describe("C05 junk", () => {
+describe("sec:C05 junk", () => {
   /** How often the parser looks at a character range; a String that counts. */
   function workOn(header: string): number {
     let looked = 0;

@@ -60,7 +60,7 @@ function deployment() {
 }
 
 describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) => {
-  it("A5 what the schema makes of them is what the token carries", async () => {
+  it("feat:A5 what the schema makes of them is what the token carries", async () => {
     const sessions = testSessions({ ...open, claims });
     const api = apiOf(sessions);
     const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
@@ -73,7 +73,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     expect((await sessions.find(answer.result?.id ?? ""))?.claims).toEqual(next.result);
   });
 
-  it("A4 A5 N4 what does not fit is refused at issue: a TypeError with the name, without the value", async () => {
+  it("feat:A4 feat:A5 feat:N4 what does not fit is refused at issue: a TypeError with the name, without the value", async () => {
     const store = watchedStore();
     const sessions = testSessions({ ...open, store: store.store, claims });
     const bad = { userId: "a", claims: { role: "CANARY", teams: ["CANARY", 7] } };
@@ -94,7 +94,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     expect(store.inserted).toEqual([]);
   });
 
-  it("L5 sessions of before a change of the schema: PermissionDenied with violations, tokens kept", async () => {
+  it("feat:L5 sessions of before a change of the schema: PermissionDenied with violations, tokens kept", async () => {
     const { before, withSchema } = deployment();
     const { tokens, session } = await before.issue({
       userId: "a",
@@ -141,7 +141,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     expect(next.result).toEqual({ role: "admin", teams: ["x"] });
   });
 
-  it("L5 B8 getSession outside of an RPC, and the service that only verifies, refuse them too", async () => {
+  it("feat:L5 feat:B8 getSession outside of an RPC, and the service that only verifies, refuse them too", async () => {
     const { before, withSchema, clock } = deployment();
     const { tokens } = await before.issue({ userId: "a", claims: { role: "CANARY" } });
     const jwks = await before.jwks();
@@ -165,7 +165,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
 });
 
 describe("schemas that cannot work", () => {
-  it("N4 no schema: a TypeError at construction that says what to give", () => {
+  it("feat:N4 no schema: a TypeError at construction that says what to give", () => {
     for (const claims of [{}, "zod", null, z.object, 7]) {
       expect(() => testSessions({ claims: claims as never })).toThrow(
         /^claims: give a schema of zod, valibot, arktype/,
@@ -187,7 +187,7 @@ describe("schemas that cannot work", () => {
         ),
       }),
     ],
-  ])("A5 one that %s is refused at issue, and says what to leave out", async (_, claims) => {
+  ])("feat:A5 one that %s is refused at issue, and says what to leave out", async (_, claims) => {
     const store = watchedStore();
     const sessions = testSessions({ store: store.store, claims });
     for (const n of ["4711", 4711]) {
@@ -202,7 +202,7 @@ describe("schemas that cannot work", () => {
     expect(store.inserted).toEqual([]);
   });
 
-  it("A5 one that repeats itself, such as trim and lower case, is fine", async () => {
+  it("feat:A5 one that repeats itself, such as trim and lower case, is fine", async () => {
     const claims = z.object({ name: z.string().trim().toLowerCase() });
     const { session } = await testSessions({ claims }).issue({
       userId: "a",
@@ -211,7 +211,7 @@ describe("schemas that cannot work", () => {
     expect(session.claims).toEqual({ name: "ada" });
   });
 
-  it("A5 what a handler writes into claims is in no other call, also where the schema froze the outside", async () => {
+  it("feat:A5 what a handler writes into claims is in no other call, also where the schema froze the outside", async () => {
     const roles = z.array(z.string());
     const inValibot = v.object({ roles: v.array(v.string()) });
     for (const claims of [
@@ -229,7 +229,7 @@ describe("schemas that cannot work", () => {
     }
   });
 
-  it("A5 members that are undefined are left out", async () => {
+  it("feat:A5 members that are undefined are left out", async () => {
     const claims = z.object({
       team: z.string().optional(),
       in: z.object({ x: z.number().optional() }),
@@ -254,30 +254,37 @@ describe("schemas that cannot work", () => {
         throw new TypeError(JSON.stringify(value));
       },
     ],
-  ])("A5 N6 one that throws %s: Internal, its text goes to the events alone", async (_, refuse) => {
-    const events: SessionEvent[] = [];
-    let broken = false;
-    const claims = z.looseObject({}).refine((value) => (broken ? refuse(value) : true));
-    const sessions = testSessions({ ...open, claims, onEvent: (event) => void events.push(event) });
-    const api = apiOf(sessions);
-    const good = await api.open({}, (ctx) =>
-      sessions.create(ctx, { userId: "a", claims: { x: "CANARY" } }),
-    );
-    broken = true;
-    const created = await api.open({}, (ctx) =>
-      sessions.create(ctx, { userId: "a", claims: { x: "CANARY" } }),
-    );
-    const { error, body, hint } = await api.call({ bearer: accessOf(good) ?? "" }, () => {});
-    for (const answer of [created.error, error]) {
-      expect(answer?.code).toBe(Code.Internal);
-      expect(answer?.rawMessage).not.toContain("CANARY");
-    }
-    expect(created.body + body).not.toContain("CANARY");
-    expect(hint?.tokens).not.toBe(Tokens.CLEAR);
-    expect(events.filter(({ type }) => type === "failed")).toHaveLength(2);
-  });
+  ])(
+    "feat:A5 feat:N6 one that throws %s: Internal, its text goes to the events alone",
+    async (_, refuse) => {
+      const events: SessionEvent[] = [];
+      let broken = false;
+      const claims = z.looseObject({}).refine((value) => (broken ? refuse(value) : true));
+      const sessions = testSessions({
+        ...open,
+        claims,
+        onEvent: (event) => void events.push(event),
+      });
+      const api = apiOf(sessions);
+      const good = await api.open({}, (ctx) =>
+        sessions.create(ctx, { userId: "a", claims: { x: "CANARY" } }),
+      );
+      broken = true;
+      const created = await api.open({}, (ctx) =>
+        sessions.create(ctx, { userId: "a", claims: { x: "CANARY" } }),
+      );
+      const { error, body, hint } = await api.call({ bearer: accessOf(good) ?? "" }, () => {});
+      for (const answer of [created.error, error]) {
+        expect(answer?.code).toBe(Code.Internal);
+        expect(answer?.rawMessage).not.toContain("CANARY");
+      }
+      expect(created.body + body).not.toContain("CANARY");
+      expect(hint?.tokens).not.toBe(Tokens.CLEAR);
+      expect(events.filter(({ type }) => type === "failed")).toHaveLength(2);
+    },
+  );
 
-  it("A4 names that a token keeps for itself are refused, with a schema as well", async () => {
+  it("feat:A4 names that a token keeps for itself are refused, with a schema as well", async () => {
     const claims = z.looseObject({});
     const sessions = testSessions({ claims });
     for (const name of ["sub", "sid", "cv", "auth_time", "session_exp", "cnf"]) {
@@ -288,7 +295,7 @@ describe("schemas that cannot work", () => {
   });
 });
 
-describe("E6 what the client may read: clientClaims", () => {
+describe("feat:E6 what the client may read: clientClaims", () => {
   const claims = z.object({
     role: z.enum(["reader", "admin"]).default("reader"),
     costCenter: z.string().default("CANARY"),
@@ -301,7 +308,7 @@ describe("E6 what the client may read: clientClaims", () => {
   };
 
   it.each(["cookie", "header"] as const)(
-    "E6 E5 the notice of sign-in, refresh and change tells that and no more: %s",
+    "feat:E6 feat:E5 the notice of sign-in, refresh and change tells that and no more: %s",
     async (transport) => {
       const sessions = testSessions(projected);
       const api = apiOf(sessions);
@@ -340,7 +347,7 @@ describe("E6 what the client may read: clientClaims", () => {
     },
   );
 
-  it("E6 without the option nothing is told", async () => {
+  it("feat:E6 without the option nothing is told", async () => {
     const sessions = testSessions({ ...open, claims });
     const api = apiOf(sessions);
     const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
@@ -359,27 +366,30 @@ describe("E6 what the client may read: clientClaims", () => {
     ["letters", "x".repeat(3200)],
     ["what a header triples", "'".repeat(1200)],
     ["what a header triples twice", "é".repeat(600)],
-  ])("E6 N4 too much for a header is refused before anything is stored: %s", async (_, name) => {
-    const store = watchedStore();
-    const sessions = testSessions({ ...projected, store: store.store });
-    const api = apiOf(sessions);
-    const answer = await api.open({}, (ctx) =>
-      sessions.create(ctx, { userId: "a", claims: { name } }),
-    );
-    expect(answer.error?.code).toBe(Code.Internal);
-    expect(answer.error?.rawMessage).toBe(
-      "clientClaims: more than 3072 characters do not fit a header; tell the client less",
-    );
-    await expect(sessions.issue({ userId: "a", claims: { name } })).rejects.toThrow(TypeError);
-    expect(store.inserted).toEqual([]);
-    const { session } = await sessions.issue({ userId: "a", claims: { name: "Ada" } });
-    await expect(sessions.updateClaims(session.id, { name })).rejects.toThrow(
-      /clientClaims: more than/,
-    );
-    expect((await sessions.find(session.id))?.claims?.name).toBe("Ada");
-  });
+  ])(
+    "feat:E6 feat:N4 too much for a header is refused before anything is stored: %s",
+    async (_, name) => {
+      const store = watchedStore();
+      const sessions = testSessions({ ...projected, store: store.store });
+      const api = apiOf(sessions);
+      const answer = await api.open({}, (ctx) =>
+        sessions.create(ctx, { userId: "a", claims: { name } }),
+      );
+      expect(answer.error?.code).toBe(Code.Internal);
+      expect(answer.error?.rawMessage).toBe(
+        "clientClaims: more than 3072 characters do not fit a header; tell the client less",
+      );
+      await expect(sessions.issue({ userId: "a", claims: { name } })).rejects.toThrow(TypeError);
+      expect(store.inserted).toEqual([]);
+      const { session } = await sessions.issue({ userId: "a", claims: { name: "Ada" } });
+      await expect(sessions.updateClaims(session.id, { name })).rejects.toThrow(
+        /clientClaims: more than/,
+      );
+      expect((await sessions.find(session.id))?.claims?.name).toBe("Ada");
+    },
+  );
 
-  it("E6 the most that is allowed arrives whole", async () => {
+  it("feat:E6 the most that is allowed arrives whole", async () => {
     const sessions = testSessions(projected);
     const api = apiOf(sessions);
     const name = "'(é)".repeat(160);
@@ -390,7 +400,7 @@ describe("E6 what the client may read: clientClaims", () => {
     expect(answer.headers.get("rpcsession-session")?.length).toBeLessThan(8192);
   });
 
-  it("E6 a projection that is no JSON is refused at sign-in, by its own name", async () => {
+  it("feat:E6 a projection that is no JSON is refused at sign-in, by its own name", async () => {
     for (const [told, message] of [
       [{ at: new Date() }, /^clientClaims: claims\.at: an instance of a class/],
       [{ sub: "x" }, /^clientClaims: claims\.sub: the name is reserved/],
@@ -403,7 +413,7 @@ describe("E6 what the client may read: clientClaims", () => {
   });
 
   it.each(["cookie", "header"] as const)(
-    "E6 N6 a projection that throws later breaks no refresh, and is told to the events: %s",
+    "feat:E6 feat:N6 a projection that throws later breaks no refresh, and is told to the events: %s",
     async (transport) => {
       let broken = false;
       const events: SessionEvent[] = [];

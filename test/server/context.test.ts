@@ -124,7 +124,7 @@ describe("errors of a handler", () => {
     {
       error: new SessionError("unauthorized", "SESSION_EXPIRED", {
         message: "it is over",
-        session: "s",
+        sessionId: "s",
       }),
       code: Code.Unauthenticated,
       hint: { action: Action.SIGN_IN, tokens: Tokens.KEEP, session: "s" },
@@ -180,7 +180,7 @@ describe("errors of a handler", () => {
   ];
 
   it.each(rows)(
-    "B3 N4 $error.kind $error.reason is mapped",
+    "feat:B3 feat:N4 $error.kind $error.reason is mapped",
     async ({ error, code, hint, flag }) => {
       const sessions = testSessions();
       const { access } = await issueOn(sessions, "cookie");
@@ -233,7 +233,7 @@ describe("errors of a handler", () => {
   });
 });
 
-describe("Q5 errors of another service", () => {
+describe("feat:Q5 errors of another service", () => {
   /** A backend with sessions of its own, and what it says to us. */
   function upstream(error?: SessionError) {
     const sessions = testSessions({
@@ -343,7 +343,7 @@ describe("caches", () => {
     ["a sign-out", async (context, sessions) => sessions.require(context).revoke(), "no-store"],
   ];
   it.each(works)(
-    "Q6 C19 a handler may let its GET be kept by caches, but not with %s",
+    "feat:Q6 sec:C19 a handler may let its GET be kept by caches, but not with %s",
     async (_, work, cacheControl) => {
       const sessions = testSessions({ public: [signIn] });
       const { access } = await issueOn(sessions, "cookie");
@@ -372,7 +372,7 @@ describe("caches", () => {
   });
 });
 
-describe("C10 no secret in anything a failed call returns", () => {
+describe("sec:C10 no secret in anything a failed call returns", () => {
   it("not in headers, bodies, details, messages and events", async () => {
     const watched = watchedStore();
     const events: SessionEvent[] = [];

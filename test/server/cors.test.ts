@@ -6,7 +6,7 @@ import { header } from "../../src/base/wire.ts";
 const allowedOrigins = ["https://app.example.com"];
 
 describe("sessionCors", () => {
-  it("J3 sessionCors keeps Connect's lists and adds what sessions need", () => {
+  it("feat:J3 sessionCors keeps Connect's lists and adds what sessions need", () => {
     const lists = sessionCors({ ...cors, allowedOrigins });
     expect(lists.allowedMethods).toEqual([...cors.allowedMethods]);
     expect(lists.allowedHeaders).toEqual([
@@ -26,7 +26,7 @@ describe("sessionCors", () => {
     expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true, maxAge: 7200 });
   });
 
-  it("J3 sessionCors names a header once, in whatever case it was there", () => {
+  it("feat:J3 sessionCors names a header once, in whatever case it was there", () => {
     const lists = sessionCors({ ...cors, allowedHeaders: ["Authorization"] });
     expect(lists.allowedHeaders.filter((name) => /^authorization$/i.test(name))).toHaveLength(1);
   });
@@ -37,14 +37,14 @@ describe("sessionCors", () => {
     ["exposedHeaders", { exposedHeaders: ["*"] }],
     ["allowedMethods", { allowedMethods: ["*"] }],
   ] as [string, Partial<CorsLists>][])(
-    "J3 C20 sessionCors refuses a wildcard in %s",
+    "feat:J3 sec:C20 sessionCors refuses a wildcard in %s",
     (_name, wildcard) => {
       expect(() => sessionCors({ ...cors, allowedOrigins, ...wildcard })).toThrow(TypeError);
     },
   );
 
   it.each(["https://app.example.com/", "app.example.com", "null", "https://*.example.com"])(
-    "J3 sessionCors refuses an origin that no browser sends: %s",
+    "feat:J3 sessionCors refuses an origin that no browser sends: %s",
     (origin) => {
       const make = () => sessionCors({ ...cors, allowedOrigins: [origin] });
       expect(make).toThrow(TypeError);
@@ -52,7 +52,7 @@ describe("sessionCors", () => {
     },
   );
 
-  it("J3 sessionCors asks for Connect's lists, where they were forgotten", () => {
+  it("feat:J3 sessionCors asks for Connect's lists, where they were forgotten", () => {
     for (const slip of [{ allowedOrigins }, { ...cors, allowedOrigins: "https://a.example" }]) {
       expect(() => sessionCors(slip as never)).toThrow(
         /^sessionCors: give it lists, \{ \.\.\.cors/,
@@ -60,7 +60,7 @@ describe("sessionCors", () => {
     }
   });
 
-  it("J3 sessionCors: how long a browser need not ask again, in whole seconds", () => {
+  it("feat:J3 sessionCors: how long a browser need not ask again, in whole seconds", () => {
     expect(sessionCors({ ...cors, maxAge: 0 }).maxAge).toBe(0);
     for (const maxAge of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       expect(() => sessionCors({ ...cors, maxAge })).toThrow(
@@ -69,7 +69,7 @@ describe("sessionCors", () => {
     }
   });
 
-  it("J3 sessionCors exposes every header that a client reads", () => {
+  it("feat:J3 sessionCors exposes every header that a client reads", () => {
     const { exposedHeaders } = sessionCors(cors);
     const { transport: _asked, ...read } = header;
     expect(exposedHeaders).toEqual(expect.arrayContaining(Object.values(read)));

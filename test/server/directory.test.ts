@@ -36,7 +36,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 }
 
 describe("by id", () => {
-  it("F2 F4 E4 find tells what the store knows, and no secret", async () => {
+  it("feat:F2 feat:F4 feat:E4 find tells what the store knows, and no secret", async () => {
     const { sessions } = createWorld();
     const { session, tokens } = await sessions.issue({
       userId: "alice",
@@ -59,7 +59,7 @@ describe("by id", () => {
       lastSeenAt: new Date(began),
       idleExpiresAt: new Date(began + 14 * 86_400_000),
       expiresAt: new Date(began + 90 * 86_400_000),
-      transport: "cookie",
+      tokenTransport: "cookie",
       device: { label: "laptop" },
     });
     expect(await session.info()).toEqual(info);
@@ -68,7 +68,7 @@ describe("by id", () => {
     expect([access, refresh, "CANARY", "salt"].filter((s) => said.includes(s))).toEqual([]);
   });
 
-  it("F4 the session of a call tells when it began and when it ends", async () => {
+  it("feat:F4 the session of a call tells when it began and when it ends", async () => {
     const { sessions, api, add } = createWorld();
     const began = sessions.clock.now();
     const { bearer } = await add("alice");
@@ -79,7 +79,7 @@ describe("by id", () => {
     expect(result?.accessExpiresAt.getTime()).toBeLessThanOrEqual(began + 900_000);
   });
 
-  it("E2 E4 F1 claims and private data are read and written by id; the next token says so", async () => {
+  it("feat:E2 feat:E4 feat:F1 claims and private data are read and written by id; the next token says so", async () => {
     const { sessions, api, events } = createWorld();
     const { session, tokens } = await sessions.issue({ userId: "a", data: { n: 1 } });
     expect(await sessions.updateClaims(session.id, { role: "admin" })).toMatchObject({
@@ -106,7 +106,7 @@ describe("by id", () => {
     expect(events.map(({ type }) => type)).toEqual(["created", "claimsChanged", "refreshed"]);
   });
 
-  it("F1 data that is no JSON object or too large is refused, and changes nothing", async () => {
+  it("feat:F1 data that is no JSON object or too large is refused, and changes nothing", async () => {
     const { sessions } = createWorld();
     const { session } = await sessions.issue({ userId: "a", data: { n: 1 } });
     const cyclic: Record<string, unknown> = {};
@@ -133,7 +133,7 @@ describe("by id", () => {
     expect((await sessions.list({ userId: "a" })).sessions).toHaveLength(1);
   });
 
-  it("E2 F1 F2 of a session that is not there, expired or ended: undefined, and nothing happens", async () => {
+  it("feat:E2 feat:F1 feat:F2 of a session that is not there, expired or ended: undefined, and nothing happens", async () => {
     const { sessions, add, events } = createWorld({ lifetimes: { idle: "1h" } });
     const ended = await add("alice");
     await sessions.revoke(ended.id);
@@ -152,7 +152,7 @@ describe("by id", () => {
     expect(events).toEqual([]);
   });
 
-  it("N4 a slip is a TypeError, not an answer about everybody", async () => {
+  it("feat:N4 a slip is a TypeError, not an answer about everybody", async () => {
     const { sessions } = createWorld();
     for (const id of [undefined, "", 7, null, {}]) {
       await expect(sessions.find(id as never)).rejects.toThrow(
@@ -204,7 +204,7 @@ describe("by id", () => {
 });
 
 describe("lists", () => {
-  it("F3 M1 live sessions of a user, of a tenant, and of a user within it, the newest first", async () => {
+  it("feat:F3 feat:M1 live sessions of a user, of a tenant, and of a user within it, the newest first", async () => {
     const { sessions, add } = createWorld();
     const a1 = await add("alice", "acme");
     const a2 = await add("alice", "other");
@@ -220,7 +220,7 @@ describe("lists", () => {
     expect(await idsOf({ userId: "acme" })).toEqual([]);
   });
 
-  it("F3 pages hold every session once, also while others begin and end", async () => {
+  it("feat:F3 pages hold every session once, also while others begin and end", async () => {
     const { sessions, add } = createWorld();
     const ids: string[] = [];
     for (let i = 0; i < 23; i++) {
@@ -247,7 +247,7 @@ describe("lists", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toHaveLength(23 - 1 + 5);
   });
 
-  it("F3 a page token of one user shows nothing of another", async () => {
+  it("feat:F3 a page token of one user shows nothing of another", async () => {
     const { sessions, add } = createWorld();
     for (let i = 0; i < 3; i++) {
       await add("alice");
@@ -260,16 +260,16 @@ describe("lists", () => {
 });
 
 describe("ends", () => {
-  it("G2 revoke tells whether this call did; the token is refused at once", async () => {
+  it("feat:G2 revoke tells whether this call did; the token is refused at once", async () => {
     const { sessions, add, reasonOf, events } = createWorld();
     const { id, bearer } = await add("alice");
     expect(await sessions.revoke(id)).toBe(true);
     expect(await sessions.revoke(id)).toBe(false);
     expect(await reasonOf(bearer)).toBe("SESSION_REVOKED");
-    expect(events.slice(1)).toEqual([{ type: "revoked", session: id, endedBy: "revoked" }]);
+    expect(events.slice(1)).toEqual([{ type: "revoked", sessionId: id, endedBy: "revoked" }]);
   });
 
-  it("G2 of several, the ids of those that this call ended", async () => {
+  it("feat:G2 of several, the ids of those that this call ended", async () => {
     const { sessions, add, reasonOf, events } = createWorld();
     const all = [await add("a"), await add("b"), await add("c")];
     const [a, b, c] = all.map(({ id }) => id) as [string, string, string];
@@ -279,11 +279,11 @@ describe("ends", () => {
     expect(await Promise.all(all.map(({ bearer }) => reasonOf(bearer)))).toEqual(
       Array(3).fill("SESSION_REVOKED"),
     );
-    expect(sorted(events.map((e) => e.type === "revoked" && e.session))).toEqual(sorted([a, c]));
+    expect(sorted(events.map((e) => e.type === "revoked" && e.sessionId))).toEqual(sorted([a, c]));
     expect(await sessions.revoke([])).toEqual([]);
   });
 
-  it("G2 more than one transaction holds", async () => {
+  it("feat:G2 more than one transaction holds", async () => {
     const { sessions } = createWorld();
     const ids = await Promise.all(
       Array.from({ length: 1203 }, async () => (await sessions.issue({ userId: "a" })).session.id),
@@ -293,7 +293,7 @@ describe("ends", () => {
     expect((await sessions.list({ userId: "a" })).sessions).toEqual([]);
   });
 
-  it("G3 M1 revokeAll of a user, of a user within a tenant, of a tenant", async () => {
+  it("feat:G3 feat:M1 revokeAll of a user, of a user within a tenant, of a tenant", async () => {
     const { sessions, add, reasonOf } = createWorld();
     const acme = await add("alice", "acme");
     const other = await add("alice", "other");
@@ -308,7 +308,7 @@ describe("ends", () => {
     expect(await sessions.revokeAll({ userId: "alice" })).toEqual([]);
   });
 
-  it("G3 against sign-ins at the same time: none that began before is left", async () => {
+  it("feat:G3 against sign-ins at the same time: none that began before is left", async () => {
     const { sessions } = createWorld();
     const before = await Promise.all(
       Array.from({ length: 20 }, async () => (await sessions.issue({ userId: "a" })).session.id),
@@ -325,7 +325,7 @@ describe("ends", () => {
     ).toEqual([]);
   });
 
-  it("G4 all but one: by except, and by the session of a call", async () => {
+  it("feat:G4 all but one: by except, and by the session of a call", async () => {
     const { sessions, api, add, reasonOf } = createWorld();
     const keep = await add("alice", "acme");
     const second = await add("alice", "acme");
@@ -344,7 +344,7 @@ describe("ends", () => {
     expect(ofNoTenant.result).toEqual([keep.id]);
   });
 
-  it("G5 by what the service says: a list, a condition, and the ids of those it meets", async () => {
+  it("feat:G5 by what the service says: a list, a condition, and the ids of those it meets", async () => {
     const { sessions } = createWorld();
     const labels = ["phone", "tv", "laptop", "tv"];
     for (const label of labels) {
@@ -358,7 +358,7 @@ describe("ends", () => {
   });
 
   it.each(["cookie", "header"] as const)(
-    "G1 the session of a call: cleared at once, by whatever it was ended before: %s",
+    "feat:G1 the session of a call: cleared at once, by whatever it was ended before: %s",
     async (transport) => {
       const { sessions, api, events } = createWorld();
       const { session, tokens } = await sessions.issue({ userId: "alice", transport });
@@ -376,7 +376,7 @@ describe("ends", () => {
     },
   );
 
-  it("B11 an outage: Unavailable, and nothing changed", async () => {
+  it("feat:B11 an outage: Unavailable, and nothing changed", async () => {
     const store = watchedStore();
     const { sessions, add } = createWorld({ store: store.store });
     const { id } = await add("alice");
@@ -403,8 +403,8 @@ describe("ends", () => {
   });
 });
 
-describe("M1 M2 whose a session is", () => {
-  it("M1 the tenant is in every token and in every answer", async () => {
+describe("feat:M1 feat:M2 whose a session is", () => {
+  it("feat:M1 the tenant is in every token and in every answer", async () => {
     const { sessions, api, add } = createWorld();
     const { bearer, id } = await add("alice", "acme");
     const { result } = await api.call({ bearer }, (ctx) => sessions.require(ctx).tenantId);
@@ -417,7 +417,7 @@ describe("M1 M2 whose a session is", () => {
     ]);
   });
 
-  it("M2 a second id of the same user is a claim, and the user's id is what is listed and ended", async () => {
+  it("feat:M2 a second id of the same user is a claim, and the user's id is what is listed and ended", async () => {
     const { sessions, api } = createWorld();
     const { session, tokens } = await sessions.issue({
       userId: "user-1",
@@ -437,7 +437,7 @@ describe("what was answered outlives the process: sqliteStore", () => {
   const open = (file: string, clock = createFakeClock(Date.now())) =>
     createSessions({ issuer: "https://test.example", store: sqliteStore(file), clock });
 
-  it("E2 E3 F1 F3 G2 G4 claims, data, devices and ends are there for the next one", async () => {
+  it("feat:E2 feat:E3 feat:F1 feat:F3 feat:G2 feat:G4 claims, data, devices and ends are there for the next one", async () => {
     const file = join(mkdtempSync(join(tmpdir(), "directory-")), "sessions.db");
     const one = open(file);
     const two = open(file);

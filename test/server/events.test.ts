@@ -184,7 +184,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
 } as const;
 
 describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
-  it(`N5 N6 is told to onEvent and to the logger, without a secret: ${type}`, async () => {
+  it(`feat:N5 feat:N6 is told to onEvent and to the logger, without a secret: ${type}`, async () => {
     const { events, lines, secrets } = await stories[type]();
     expect(events.map((event) => event.type)).toContain(type);
     // A line for every event, in order, with its fields.
@@ -207,18 +207,18 @@ describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
 });
 
 describe("what events say", () => {
-  it("N6 who, which session, why, when", async () => {
+  it("feat:N6 who, which session, why, when", async () => {
     const { events } = await stories.theft();
     const created = events.find((e) => e.type === "created");
     const theft = events.filter((e) => e.type === "theft");
     expect(created).toMatchObject({
       userId: "alice",
-      session: expect.stringMatching(/^[\w-]{22}$/),
+      sessionId: expect.stringMatching(/^[\w-]{22}$/),
     });
     expect(theft).toEqual([
       {
         type: "theft",
-        session: created?.session,
+        sessionId: created?.sessionId,
         userId: "alice",
         presented: 0,
         generation: 2,
@@ -234,7 +234,7 @@ describe("what events say", () => {
     expect(secret).toHaveLength(1);
   });
 
-  it("N6 how a session ended: each way by its name, once", async () => {
+  it("feat:N6 how a session ended: each way by its name, once", async () => {
     const world = createWorld({ sessionsPerUser: { max: 4 } });
     const { sessions, api, events } = world;
     const [a, b, c, d] = [
@@ -245,14 +245,14 @@ describe("what events say", () => {
     ];
     sessions.clock.advance("1s");
     await world.issue();
-    const oldest = events.find((e) => e.type === "revoked")?.session;
+    const oldest = events.find((e) => e.type === "revoked")?.sessionId;
     const left = [a, b, c, d].filter(({ id }) => id !== oldest);
     const [x, y, z] = left;
     await api.call({ bearer: x?.access ?? "" }, (ctx) => sessions.require(ctx).revoke());
     await sessions.revokeAll({ userId: "alice", except: z?.id ?? "" });
     await sessions.revoke(y?.id ?? "");
     await api.open({ bearer: z?.access ?? "" }, (ctx) => sessions.create(ctx, { userId: "alice" }));
-    const ends = events.flatMap((e) => (e.type === "revoked" ? [[e.session, e.endedBy]] : []));
+    const ends = events.flatMap((e) => (e.type === "revoked" ? [[e.sessionId, e.endedBy]] : []));
     expect(ends).toContainEqual([oldest, "evicted"]);
     expect(ends).toContainEqual([x?.id, "signOut"]);
     expect(ends).toContainEqual([y?.id, "revoked"]);
@@ -260,7 +260,7 @@ describe("what events say", () => {
     expect(new Set(ends.map(([id]) => id)).size).toBe(ends.length);
   });
 
-  it("N6 one process tells of what it did itself, not of what it heard", async () => {
+  it("feat:N6 one process tells of what it did itself, not of what it heard", async () => {
     const store = memoryStore();
     const one = createWorld({ store });
     const two = createWorld({ store, clock: one.sessions.clock });
@@ -273,7 +273,7 @@ describe("what events say", () => {
 });
 
 describe("listeners and loggers that misbehave", () => {
-  it("N5 N6 change nothing", async () => {
+  it("feat:N5 feat:N6 change nothing", async () => {
     const fail = (): never => {
       throw new Error("listener");
     };
@@ -288,7 +288,7 @@ describe("listeners and loggers that misbehave", () => {
     }
   });
 
-  it("N5 one of the two that throws keeps nothing from the other", async () => {
+  it("feat:N5 one of the two that throws keeps nothing from the other", async () => {
     const events: string[] = [];
     const lines: string[] = [];
     const logger: SessionLogger = {
@@ -307,7 +307,7 @@ describe("listeners and loggers that misbehave", () => {
     expect([events, lines]).toEqual([["created"], ["a session began"]]);
   });
 
-  it("N5 N4 a logger that is none is refused at construction, console is one", async () => {
+  it("feat:N5 feat:N4 a logger that is none is refused at construction, console is one", async () => {
     expect(() => testSessions({ logger: { info() {}, warn() {} } as never })).toThrow(
       'logger: has no method "error"; give pino, console or the like',
     );
@@ -320,7 +320,7 @@ describe("listeners and loggers that misbehave", () => {
     );
   });
 
-  it("N5 a method that needs its object keeps it, as pino's do", async () => {
+  it("feat:N5 a method that needs its object keeps it, as pino's do", async () => {
     class Logger {
       readonly lines: string[] = [];
       info(_: object, message: string): void {

@@ -100,7 +100,7 @@ function check(rows: readonly Row[]): void {
     world.store.take();
     const asked = world.sessions.getSession(exchange, ask ?? {});
     if (typeof gives === "string") {
-      expect((await asked)?.transport ?? "none").toBe(gives);
+      expect((await asked)?.tokenTransport ?? "none").toBe(gives);
     } else {
       const error = await sessionErrorOf(asked);
       expect([error.kind, error.reason]).toEqual(gives);
@@ -645,7 +645,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);
-    expect(session).toMatchObject({ id: cookie.id, userId: "alice", transport: "cookie" });
+    expect(session).toMatchObject({ id: cookie.id, userId: "alice", tokenTransport: "cookie" });
     await session.revoke();
     expect(cookieEffects(exchange.responseHeader)).toEqual(clearsCookies);
     expect(exchange.responseHeader.get("rpcsession-session")).toContain("event=ended");
@@ -679,7 +679,7 @@ describe("getSession, table 1b (N1-N20)", () => {
   });
 });
 
-describe("D11: row N3 duplicates of the access cookie", () => {
+describe("feat:D11: row N3 duplicates of the access cookie", () => {
   const junk = "junk";
   check([
     {
@@ -797,7 +797,7 @@ describe("late calls of a session that ended", () => {
     const late = async (): Promise<string[]> => {
       const exchange = exchangeOf({ access: world.cookie.access, refresh: world.cookie.refresh });
       const error = await sessionErrorOf(world.sessions.getSession(exchange));
-      expect([error.kind, error.session]).toEqual(["unauthorized", world.cookie.id]);
+      expect([error.kind, error.sessionId]).toEqual(["unauthorized", world.cookie.id]);
       return cookieEffects(exchange.responseHeader);
     };
     expect(await late()).toEqual(spared ? [] : clearsCookies);

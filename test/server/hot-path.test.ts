@@ -70,7 +70,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
     expect(reads.map(({ mock }) => mock.calls.length)).toEqual([1, 1]);
   });
 
-  it("V06 is refused once the session is revoked", async () => {
+  it("sec:V06 is refused once the session is revoked", async () => {
     const { sessions, issued, presented } = await world();
     await passGate(sessions, presented);
     await issued.revoke();
@@ -79,7 +79,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
     await expect(again()).rejects.toThrow(/the session was ended/);
   });
 
-  it("V06 is refused once the token has expired", async () => {
+  it("sec:V06 is refused once the token has expired", async () => {
     const { sessions, presented } = await world();
     await passGate(sessions, presented);
     sessions.clock.advance("16m");

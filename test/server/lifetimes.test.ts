@@ -28,7 +28,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 }
 
 describe("how long a session lives", () => {
-  it("D13 A1 its absolute end stands, however often it is refreshed", async () => {
+  it("feat:D13 feat:A1 its absolute end stands, however often it is refreshed", async () => {
     const { sessions, api, events } = createWorld({ lifetimes: { idle: "7d", absolute: "30d" } });
     const { session, tokens } = await sessions.issue({ userId: "alice" });
     const end = sessions.clock.now() + 30 * day;
@@ -52,14 +52,14 @@ describe("how long a session lives", () => {
     const over = await api.refresh("header", refreshToken);
     expect(over.error?.code).toBe(Code.Unauthenticated);
     expect(over.hint).toMatchObject({ reason: Reason.SESSION_EXPIRED, tokens: Tokens.CLEAR });
-    expect(events.at(-1)).toEqual({ type: "expired", session: session.id, userId: "alice" });
+    expect(events.at(-1)).toEqual({ type: "expired", sessionId: session.id, userId: "alice" });
     const bearer = accessOf(nearly) ?? "";
     await expect(sessions.getSession(exchangeOf({ bearer }))).rejects.toMatchObject({
       kind: "tryRefreshToken",
     });
   });
 
-  it("D14 D12 its idle end moves with each refresh, and ends it without one", async () => {
+  it("feat:D14 feat:D12 its idle end moves with each refresh, and ends it without one", async () => {
     const { sessions, api } = createWorld({ lifetimes: { idle: "1h" } });
     const { session, tokens } = await sessions.issue({ userId: "alice" });
     sessions.clock.advance("59m");
@@ -74,7 +74,7 @@ describe("how long a session lives", () => {
     expect(await sessions.find(session.id)).toBeUndefined();
   });
 
-  it("A10 access tokens end up to 5 % early, never late, and not all at once", async () => {
+  it("feat:A10 access tokens end up to 5 % early, never late, and not all at once", async () => {
     const { sessions } = createWorld({ lifetimes: { access: "20m" } });
     const lives: number[] = [];
     for (let i = 0; i < 300; i++) {
@@ -90,9 +90,9 @@ describe("how long a session lives", () => {
   });
 });
 
-describe("A9 a life of its own", () => {
+describe("feat:A9 a life of its own", () => {
   it.each(["create", "issue"] as const)(
-    "A9 D13 D14 by %s: access, idle and absolute end",
+    "feat:A9 feat:D13 feat:D14 by %s: access, idle and absolute end",
     async (by) => {
       const { sessions, api } = createWorld();
       const lifetimes: OwnLifetimes = { access: "5m", idle: "1h", absolute: "1d" };
@@ -137,7 +137,7 @@ describe("A9 a life of its own", () => {
     [{ idle: "soon" }, /^lifetimes\.idle: "soon" is no duration; write "15m" or "30s"$/],
     [{ idle: 7 }, /^lifetimes\.idle: 7 is no duration/],
     [{ idle: null }, /^lifetimes\.idle: null is no duration/],
-  ])("A9 N4 only shorter, and possible: %o", async (lifetimes, message) => {
+  ])("feat:A9 feat:N4 only shorter, and possible: %o", async (lifetimes, message) => {
     const store = watchedStore();
     const { sessions, signIn } = createWorld({ store: store.store });
     const given = { userId: "alice", lifetimes } as never;
@@ -149,7 +149,7 @@ describe("A9 a life of its own", () => {
     expect(store.inserted).toEqual([]);
   });
 
-  it("A9 a service that lives shorter from now on shortens those that are there", async () => {
+  it("feat:A9 a service that lives shorter from now on shortens those that are there", async () => {
     const store = memoryStore();
     const clock = createFakeClock();
     const before = testSessions({ store, clock });
@@ -165,9 +165,9 @@ describe("A9 a life of its own", () => {
   });
 });
 
-describe("A8 how many sessions a user may have", () => {
+describe("feat:A8 how many sessions a user may have", () => {
   it.each([undefined, "evictOldest"] as const)(
-    "A8 the oldest end: overflow %s",
+    "feat:A8 the oldest end: overflow %s",
     async (overflow) => {
       const { sessions, api, signIn, live, events } = createWorld({
         sessionsPerUser: { max: 2, ...(overflow && { overflow }) },
@@ -181,7 +181,7 @@ describe("A8 how many sessions a user may have", () => {
       const [first, second, third] = answers.map(({ result }) => result?.id ?? "");
       expect(await live()).toEqual([third, second]);
       expect(events.filter(({ type }) => type === "revoked")).toEqual([
-        { type: "revoked", session: first, endedBy: "evicted" },
+        { type: "revoked", sessionId: first, endedBy: "evicted" },
       ]);
       const late = await api.call(
         { bearer: accessOf(answers[0] ?? { headers: new Headers() }) ?? "" },
@@ -191,7 +191,7 @@ describe("A8 how many sessions a user may have", () => {
     },
   );
 
-  it("A8 reject: PermissionDenied, no tokens, nothing ends", async () => {
+  it("feat:A8 reject: PermissionDenied, no tokens, nothing ends", async () => {
     const { sessions, api, signIn, live, events } = createWorld({
       sessionsPerUser: { max: 2, overflow: "reject" },
     });
@@ -215,7 +215,7 @@ describe("A8 how many sessions a user may have", () => {
   });
 
   it.each(["reject", "evictOldest"] as const)(
-    "A8 A7 one that the new one replaces does not count: %s",
+    "feat:A8 feat:A7 one that the new one replaces does not count: %s",
     async (overflow) => {
       const { sessions, api, signIn, live } = createWorld({
         sessionsPerUser: { max: 2, overflow },
@@ -228,14 +228,14 @@ describe("A8 how many sessions a user may have", () => {
       expect(again.error).toBeUndefined();
       expect(sorted(await live())).toEqual(sorted([other.result?.id, again.result?.id]));
       const anew = await api.call({ bearer: accessOf(again) ?? "" }, (ctx) =>
-        sessions.reauthenticated(ctx),
+        sessions.reauthenticate(ctx),
       );
       expect(anew.error).toBeUndefined();
       expect(sorted(await live())).toEqual(sorted([other.result?.id, anew.result?.id]));
     },
   );
 
-  it("A8 M1 all tenants together count, those that are over do not", async () => {
+  it("feat:A8 feat:M1 all tenants together count, those that are over do not", async () => {
     const { sessions, signIn } = createWorld({
       sessionsPerUser: { max: 2, overflow: "reject" },
       lifetimes: { idle: "1h" },
@@ -248,7 +248,7 @@ describe("A8 how many sessions a user may have", () => {
   });
 
   it.each(["reject", "evictOldest"] as const)(
-    "A8 never more, also of 40 at once: %s",
+    "feat:A8 never more, also of 40 at once: %s",
     async (overflow) => {
       const { signIn, live } = createWorld({ sessionsPerUser: { max: 3, overflow } });
       const answers = await Promise.all(Array.from({ length: 40 }, () => signIn()));
@@ -258,7 +258,7 @@ describe("A8 how many sessions a user may have", () => {
     },
   );
 
-  it("A8 N4 a limit that is none is refused at construction", () => {
+  it("feat:A8 feat:N4 a limit that is none is refused at construction", () => {
     for (const max of [0, -1, 1.5, Number.NaN, "2", undefined]) {
       expect(() => testSessions({ sessionsPerUser: { max } as never })).toThrow(
         "sessionsPerUser.max: must be a whole number, at least 1",

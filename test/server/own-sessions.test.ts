@@ -33,7 +33,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 }
 
 describe("SessionService.ListSessions", () => {
-  it("F2 F3 A11 tells of each what a page of devices needs, and no secret", async () => {
+  it("feat:F2 feat:F3 feat:A11 tells of each what a page of devices needs, and no secret", async () => {
     const { sessions, api, list } = createWorld({
       clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined,
       clientClaims: ({ role = null }) => ({ role }),
@@ -75,7 +75,7 @@ describe("SessionService.ListSessions", () => {
     }
   });
 
-  it("F3 M1 never of another user or of another tenant", async () => {
+  it("feat:F3 feat:M1 never of another user or of another tenant", async () => {
     const { add, idsSeen } = createWorld();
     const acme = await add("alice", { tenantId: "acme" });
     const acme2 = await add("alice", { tenantId: "acme" });
@@ -88,7 +88,7 @@ describe("SessionService.ListSessions", () => {
     expect(await idsSeen(none.presented)).toEqual([none.id, other.id, acme2.id, acme.id]);
   });
 
-  it("F3 pages: of 50, of what is asked, of 200 at most; a token that is none begins anew", async () => {
+  it("feat:F3 pages: of 50, of what is asked, of 200 at most; a token that is none begins anew", async () => {
     const { sessions, add, list } = createWorld();
     const me = await add("alice");
     await Promise.all(Array.from({ length: 230 }, () => sessions.issue({ userId: "alice" })));
@@ -127,7 +127,7 @@ describe("SessionService.ListSessions", () => {
 
 describe("SessionService.RevokeSession", () => {
   it.each(["cookie", "header"] as const)(
-    "G2 ends another session of the caller, once: %s",
+    "feat:G2 ends another session of the caller, once: %s",
     async (transport) => {
       const { add, api, revoke, lives } = createWorld();
       const me = await add("alice", { transport });
@@ -143,7 +143,7 @@ describe("SessionService.RevokeSession", () => {
     },
   );
 
-  it("G2 M1 never one of another user or tenant, and does not tell that it is there", async () => {
+  it("feat:G2 feat:M1 never one of another user or tenant, and does not tell that it is there", async () => {
     const { add, revoke, lives } = createWorld();
     const me = await add("alice", { tenantId: "acme" });
     const others = [
@@ -164,7 +164,7 @@ describe("SessionService.RevokeSession", () => {
   });
 
   it.each(["cookie", "header"] as const)(
-    "G1 the caller's own: its tokens are cleared by the response: %s",
+    "feat:G1 the caller's own: its tokens are cleared by the response: %s",
     async (transport) => {
       const { add, api, revoke, lives } = createWorld();
       const me = await add("alice", { transport });
@@ -177,7 +177,7 @@ describe("SessionService.RevokeSession", () => {
     },
   );
 
-  it("G2 what names no session: false, and no store is asked", async () => {
+  it("feat:G2 what names no session: false, and no store is asked", async () => {
     const store = watchedStore();
     const { add, revoke } = createWorld({ store: store.store });
     const me = await add("alice");
@@ -191,7 +191,7 @@ describe("SessionService.RevokeSession", () => {
 });
 
 describe("SessionService.RevokeOtherSessions", () => {
-  it("G4 M1 all that ListSessions lists but this one", async () => {
+  it("feat:G4 feat:M1 all that ListSessions lists but this one", async () => {
     const { add, api, lives } = createWorld();
     const me = await add("alice", { tenantId: "acme" });
     const mine = [
@@ -217,7 +217,7 @@ describe("SessionService.RevokeOtherSessions", () => {
 describe("all three", () => {
   const methods = [listSessions, revokeSession, revokeOtherSessions] as const;
 
-  it.each(methods)("B2 C7 need a session, and a page of ours: $name", async (method) => {
+  it.each(methods)("feat:B2 feat:C7 need a session, and a page of ours: $name", async (method) => {
     const { add, api } = createWorld();
     const me = await add("alice", { transport: "cookie" });
     const other = await add("alice");
@@ -256,7 +256,7 @@ describe("all three", () => {
     expect(await lives(victim.id)).toBe(true);
   });
 
-  it("B11 an outage: Unavailable, tokens kept", async () => {
+  it("feat:B11 an outage: Unavailable, tokens kept", async () => {
     const store = watchedStore();
     const { add, api, list, revoke } = createWorld({ store: store.store });
     const me = await add("alice", { transport: "cookie" });

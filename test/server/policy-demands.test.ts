@@ -42,7 +42,7 @@ function serve(options: TestSessionsOptions = {}) {
   return { sessions, server, bearerOf };
 }
 
-describe("L5 K6 claims that a method asks for in the schema", () => {
+describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
   interface Row {
     readonly claims: JsonObject;
     readonly unmet: readonly string[];
@@ -58,7 +58,7 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
     { claims: { role: "admin" }, unmet: ["plan present"] },
     { claims: { role: "admin", plan: null }, unmet: ["plan present"] },
     { claims: {}, unmet: ["role one of admin, owner", "plan present"] },
-  ])("L5 $claims: unmet $unmet", async ({ claims, unmet }) => {
+  ])("feat:L5 $claims: unmet $unmet", async ({ claims, unmet }) => {
     const { sessions, server, bearerOf } = serve();
     const bearer = await bearerOf(claims);
     const { error, hint, headers, body } = await server.call(claimed, {}, { bearer });
@@ -80,7 +80,7 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toHaveLength(1);
   });
 
-  it("L5 what the service asks for holds where a method asks for nothing of its own", async () => {
+  it("feat:L5 what the service asks for holds where a method asks for nothing of its own", async () => {
     const { server, bearerOf } = serve();
     const without = await server.call(inheritedDemand, {}, { bearer: await bearerOf({}) });
     expect(without.hint?.reason).toBe(Reason.CLAIM_REJECTED);
@@ -102,7 +102,7 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
     expect(both.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("L5 B2 optional: asked of those who have a session", async () => {
+  it("feat:L5 feat:B2 optional: asked of those who have a session", async () => {
     const { server, bearerOf } = serve();
     expect((await server.call(guest, {}, {})).error).toBeUndefined();
     const refused = await server.call(guest, {}, { bearer: await bearerOf({ role: "reader" }) });
@@ -112,7 +112,7 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
     ).toBeUndefined();
   });
 
-  it("L5 L6 B6 what was changed by id holds with the next call, whatever the token says", async () => {
+  it("feat:L5 feat:L6 feat:B6 what was changed by id holds with the next call, whatever the token says", async () => {
     const { sessions, server } = serve();
     const { session, tokens } = await sessions.issue({
       userId: "alice",
@@ -129,7 +129,7 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
     expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
   });
 
-  it("L5 names that every object has are no claims", async () => {
+  it("feat:L5 names that every object has are no claims", async () => {
     const methods = { [procedureOf("Claimed")]: { claims: { constructor: [], toString: [] } } };
     const { server, bearerOf } = serve({ methods });
     const { hint } = await server.call(
@@ -141,11 +141,11 @@ describe("L5 K6 claims that a method asks for in the schema", () => {
   });
 });
 
-describe("L5 K6 in code", () => {
+describe("feat:L5 feat:K6 in code", () => {
   const withCode = (policy: MethodPolicyOptions, name = "Claimed") =>
     serve({ methods: { [procedureOf(name)]: policy } });
 
-  it("L5 code takes the place of the schema, an empty list of claims as well", async () => {
+  it("feat:L5 code takes the place of the schema, an empty list of claims as well", async () => {
     const other = withCode({ claims: { team: ["red"] } });
     const bearer = await other.bearerOf({ team: ["blue", "red"] });
     expect((await other.server.call(claimed, {}, { bearer })).error).toBeUndefined();
@@ -158,7 +158,7 @@ describe("L5 K6 in code", () => {
     expect(refused.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("L5 D14 freshness in code beats the schema's", async () => {
+  it("feat:L5 feat:D14 freshness in code beats the schema's", async () => {
     const { sessions, server, bearerOf } = withCode({ freshWithin: "1m", claims: {} }, "Fresh");
     const bearer = await bearerOf({});
     sessions.clock.advance("50s");
@@ -167,7 +167,7 @@ describe("L5 K6 in code", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("L5 describe tells them", () => {
+  it("feat:L5 describe tells them", () => {
     const sessions = testSessions({ methods: { [procedureOf("Claimed")]: { freshWithin: "5m" } } });
     let described: ReturnType<typeof sessions.describe> = [];
     wireServer(
@@ -209,7 +209,7 @@ describe("L5 K6 in code", () => {
       { claims: { role: [7] } },
       /^methods: the claim "role" of .*Claimed must have a list of strings/,
     ],
-  ])("L5 N4 %o is refused at construction", (policy, message) => {
+  ])("feat:L5 feat:N4 %o is refused at construction", (policy, message) => {
     const methods = { [procedureOf("Claimed")]: policy as MethodPolicyOptions };
     expect(() => testSessions({ methods })).toThrow(TypeError);
     expect(() => testSessions({ methods })).toThrow(message);
@@ -218,14 +218,14 @@ describe("L5 K6 in code", () => {
   it.each<[string, MethodPolicyOptions]>([
     ["claims", { auth: "none", claims: { role: ["admin"] } }],
     ["a fresh sign-in", { auth: "none", freshWithin: "5m" }],
-  ])("L5 N4 a method that looks at no session cannot ask for %s", (_, policy) => {
+  ])("feat:L5 feat:N4 a method that looks at no session cannot ask for %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /asks for claims or a fresh sign-in, and looks at no session; make its auth "required"/,
     );
   });
 
-  it("L5 a public method of a service that asks for claims is public", async () => {
+  it("feat:L5 a public method of a service that asks for claims is public", async () => {
     const { server } = serve({ public: [inheritedDemand] });
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
     // What the method itself asks for is not dropped by a word elsewhere.
@@ -234,10 +234,10 @@ describe("L5 K6 in code", () => {
   });
 });
 
-describe("D14 how long ago the user proved who they are", () => {
+describe("feat:D14 how long ago the user proved who they are", () => {
   const given = { methods: { [procedureOf("Fresh")]: { claims: {} } } };
 
-  it("D14 in the schema: ten minutes after the sign-in, a refresh changes nothing, signing in again does", async () => {
+  it("feat:D14 in the schema: ten minutes after the sign-in, a refresh changes nothing, signing in again does", async () => {
     const { sessions, server } = serve(given);
     const { tokens } = await sessions.issue({ userId: "alice" });
     sessions.clock.advance("10m");
@@ -259,7 +259,7 @@ describe("D14 how long ago the user proved who they are", () => {
     );
   });
 
-  it("D14 a service that only verifies holds to it too", async () => {
+  it("feat:D14 a service that only verifies holds to it too", async () => {
     const issuer = testSessions();
     const { tokens } = await issuer.issue({ userId: "alice" });
     const verifying = verifySessions({
@@ -275,7 +275,7 @@ describe("D14 how long ago the user proved who they are", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("D14 requireFresh in a handler: refused, then reauthenticated, then let through", async () => {
+  it("feat:D14 requireFresh in a handler: refused, then reauthenticated, then let through", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
@@ -296,14 +296,14 @@ describe("D14 how long ago the user proved who they are", () => {
     const still = await api.call({ access: newer }, (ctx) => sessions.requireFresh(ctx, "10m"));
     expect(still.hint?.action).toBe(Action.STEP_UP);
     const anew = await api.call({ access: newer }, async (ctx) => {
-      await sessions.reauthenticated(ctx);
+      await sessions.reauthenticate(ctx);
       return sessions.requireFresh(ctx, "10m").id;
     });
     expect(anew.error).toBeUndefined();
     expect(anew.result).toBe(anew.notice?.session);
   });
 
-  it("D14 a fork is as fresh as the session it comes from", async () => {
+  it("feat:D14 a fork is as fresh as the session it comes from", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -314,7 +314,7 @@ describe("D14 how long ago the user proved who they are", () => {
     expect(hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("D14 N4 a span that is none: Internal, with what to write", async () => {
+  it("feat:D14 feat:N4 a span that is none: Internal, with what to write", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -330,7 +330,7 @@ describe("D14 how long ago the user proved who they are", () => {
   });
 });
 
-describe("D14 L5 over every wire", () => {
+describe("feat:D14 feat:L5 over every wire", () => {
   let server: NotesServer;
   const methods = Object.fromEntries(
     NotesService.methods
@@ -343,7 +343,7 @@ describe("D14 L5 over every wire", () => {
   afterAll(() => server.close());
 
   for (const { kind, wire } of cells) {
-    it(`D14 STEP_UP with its violation: ${kind.name}, ${wireName(wire)}`, async () => {
+    it(`feat:D14 STEP_UP with its violation: ${kind.name}, ${wireName(wire)}`, async () => {
       const { session, tokens } = await server.sessions.issue({
         userId: "alice",
         transport: "cookie",

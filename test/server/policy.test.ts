@@ -55,7 +55,7 @@ function start(options: Options, routes: (router: ConnectRouter) => unknown = no
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("K6, Q7 which policy a method has", () => {
+describe("feat:K6, feat:Q7 which policy a method has", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -144,7 +144,7 @@ describe("K6, Q7 which policy a method has", () => {
     ]);
   });
 
-  it("Q7 describe lists every method of a router", () => {
+  it("feat:Q7 describe lists every method of a router", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter()
       .service(OpenService, {})
@@ -342,7 +342,7 @@ describe("what is refused at start", () => {
   });
 });
 
-describe("K1 required, optional, none", () => {
+describe("feat:K1 required, optional, none", () => {
   type Answer = "alice" | "" | readonly [Action, Reason];
   const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
   const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];
@@ -381,7 +381,7 @@ describe("K1 required, optional, none", () => {
       refresh(Reason.ACCESS_TOKEN_MISSING),
       refresh(Reason.ACCESS_TOKEN_MISSING),
     ],
-  ])("B2 %s", async (name, ofRequired, ofOptional) => {
+  ])("feat:B2 %s", async (name, ofRequired, ofOptional) => {
     const expected = [
       [required, ofRequired],
       [optional, ofOptional],

@@ -128,7 +128,7 @@ async function run(row: Row): Promise<void> {
   }
 }
 
-describe("D7 Refresh, table 1c (R1-R8)", () => {
+describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
   const rows: readonly Row[] = [
     // R1 a duplicate is no error here; R2 is the table of duplicates below.
     {
@@ -417,7 +417,7 @@ describe("D7 Refresh, table 1c (R1-R8)", () => {
     expect((await store.store.load(cookie.id)).record?.generation).toBe(1);
   });
 
-  it("R11 junk reads nothing", async () => {
+  it("sec:R11 junk reads nothing", async () => {
     const { sessions, store, cookie } = await createWorld();
     store.take();
     for (const refresh of ["junk", withLast(cookie.refresh), `${cookie.refresh}A`, cookie.access]) {
@@ -426,7 +426,7 @@ describe("D7 Refresh, table 1c (R1-R8)", () => {
     expect(store.take()).toEqual([]);
   });
 
-  it("D2, D6: R7 theft is one event, and one revocation", async () => {
+  it("feat:D2, feat:D6: R7 theft is one event, and one revocation", async () => {
     const { sessions, store, cookie, events } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     await advanced(sessions, next.refresh);
@@ -435,12 +435,12 @@ describe("D7 Refresh, table 1c (R1-R8)", () => {
       expect(hint).toMatchObject({ tokens: Tokens.CLEAR, session: cookie.id });
     }
     expect(events.filter(({ type }) => type === "theft")).toEqual([
-      expect.objectContaining({ session: cookie.id, userId: "alice", presented: 0, generation: 2 }),
+      expect.objectContaining({ sessionId: cookie.id, userId: "alice", presented: 0, generation: 2 }),
     ]);
     expect((await store.store.load(cookie.id)).record?.endedBy).toBe("theft");
   });
 
-  it("K2 answers with the session, and its new tokens work", async () => {
+  it("feat:K2 answers with the session, and its new tokens work", async () => {
     const { sessions, cookie } = await createWorld();
     const server = wireServer(sessions.protect({ routes: () => {} }));
     const { message, headers } = await server.call(
@@ -462,7 +462,7 @@ function withLast(token: string): string {
   return `${token.slice(0, -1)}${token.endsWith("A") ? "E" : "A"}`;
 }
 
-describe("D11 duplicates of the refresh cookie", () => {
+describe("feat:D11 duplicates of the refresh cookie", () => {
   const newer = async (world: World): Promise<string> =>
     (await advanced(world.sessions, world.cookie.refresh)).refresh;
 

@@ -58,7 +58,7 @@ function payloadOf(token: string): Record<string, unknown> {
 
 const loads = (store: WatchedStore) => store.take().filter((name) => name === "load");
 
-describe("B6 B13 claims that have changed", () => {
+describe("feat:B6 feat:B13 claims that have changed", () => {
   it("are in the next call on every server, and its response carries a token that says so", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");

@@ -65,7 +65,7 @@ async function refusal(work: Promise<unknown>): Promise<string[]> {
   return [kind, reason];
 }
 
-describe("G6 the feed", () => {
+describe("feat:G6 the feed", () => {
   it("lets calls pass within maxStaleness of an outage, and none later", async () => {
     const world = await createWorld();
     world.store.failing.add("changes");
@@ -338,7 +338,7 @@ describe("sessions.health", () => {
   });
 });
 
-describe("B5 strict", () => {
+describe("feat:B5 strict", () => {
   it("reads the session on each call, whatever the feed knows", async () => {
     const world = await createWorld({ revocation: "strict" });
     await call(world);
@@ -449,7 +449,7 @@ describe("a service that only verifies", () => {
   });
 });
 
-describe("V04 more changes than can be kept", () => {
+describe("sec:V04 more changes than can be kept", () => {
   it("each call reads its session, and beyond the cap is unavailable; nobody revoked gets in", async () => {
     const inner = watchedStore();
     const here = testSessions({ store: inner.store });

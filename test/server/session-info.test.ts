@@ -24,7 +24,7 @@ function deafSessions(changed: Partial<SessionStore> = {}) {
 }
 
 describe("SessionService.GetSession", () => {
-  it("P4 tells who the caller is and when the session ends", async () => {
+  it("feat:P4 tells who the caller is and when the session ends", async () => {
     const { sessions } = deafSessions();
     const { id, access } = await issueOn(sessions, "cookie");
     sessions.clock.advance("1m");

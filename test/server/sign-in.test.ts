@@ -83,7 +83,7 @@ describe("the transport of a new session", () => {
   );
 
   it.each(rows)(
-    "A3 wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
+    "feat:A3 wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
     async ({ want, site, origin, allowed, result }) => {
       const { signIn, store } = createWorld({ ...options, browserHeaderTransport: allowed });
       const headers = { "rpcsession-transport": want, "sec-fetch-site": site, origin };
@@ -117,7 +117,7 @@ describe("the transport of a new session", () => {
   });
 });
 
-describe("C17 login CSRF", () => {
+describe("sec:C17 login CSRF", () => {
   const refused: readonly (readonly [string, Presented, SessionErrorReason])[] = [
     [
       "cookies are wanted from another site",
@@ -165,7 +165,7 @@ describe("C17 login CSRF", () => {
   });
 });
 
-describe("C17 fixation: a session that came along is ended", () => {
+describe("sec:C17 fixation: a session that came along is ended", () => {
   interface World {
     readonly sessions: TestSessions;
     readonly store: WatchedStore;
@@ -243,7 +243,7 @@ describe("C17 fixation: a session that came along is ended", () => {
     },
     { row: "junk", given: () => ({ access: "junk", refresh: "junk" }), ends: [] },
   ];
-  it.each(rows)("A7 $row", async ({ given, ends }) => {
+  it.each(rows)("feat:A7 $row", async ({ given, ends }) => {
     const { sessions, store, signIn } = createWorld(options);
     const world: World = {
       sessions,
@@ -282,7 +282,7 @@ describe("C17 fixation: a session that came along is ended", () => {
 describe("what is written", () => {
   const fromPage: Presented = { headers: { "sec-fetch-site": "same-origin" } };
 
-  it("A1 golden: two Set-Cookie", async () => {
+  it("feat:A1 golden: two Set-Cookie", async () => {
     const { signIn } = createWorld(options);
     const { headers } = await signIn(fromPage);
     const names = cookieNamesOf();
@@ -293,7 +293,7 @@ describe("what is written", () => {
     ]);
   });
 
-  it("A1 A5 the tokens work", async () => {
+  it("feat:A1 feat:A5 the tokens work", async () => {
     const { sessions, signIn } = createWorld(options, { userId: "bob", claims: { role: "admin" } });
     const { headers } = await signIn(fromPage);
     const access = cookieValue(headers, "access") ?? "";
@@ -371,7 +371,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     ["a function", bad({ f: () => secret }), /^claims\.f: function cannot go/],
     ["a cycle", bad(cyclic), /^claims\.self: contains itself/],
     ["no object", { userId: "a", claims: "x" as never }, /^claims: must be a plain object/],
-  ])("A4 N4 %s", async (_, session, message) => {
+  ])("feat:A4 feat:N4 %s", async (_, session, message) => {
     const { signIn, store, sessions, events } = createWorld(options, session);
     const answer = await signIn({});
     expect(answer.error?.code).toBe(Code.Internal);
@@ -389,7 +389,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     return records.filter((r) => r?.revokedAt === null).map((r) => r?.id ?? "");
   };
 
-  it("C07 a cookie past 4096 bytes", async () => {
+  it("sec:C07 a cookie past 4096 bytes", async () => {
     const claims = { note: "x".repeat(4000) };
     const { signIn, store } = createWorld(options, { userId: "alice", claims });
     const { error, headers } = await signIn({ headers: { "sec-fetch-site": "same-origin" } });
@@ -419,15 +419,18 @@ describe("misuse is told to the developer, and leaves no session", () => {
 });
 
 describe("issue", () => {
-  it.each([undefined, "header", "cookie"] as const)("A2 A3 transport %s", async (transport) => {
-    const { sessions } = createWorld();
-    const { session, tokens } = await sessions.issue({
-      userId: "alice",
-      ...(transport === undefined ? {} : { transport }),
-    });
-    expect(session).toMatchObject({ userId: "alice", transport: transport ?? "header" });
-    const given: Presented =
-      transport === "cookie" ? { access: tokens.accessToken } : { bearer: tokens.accessToken };
-    expect((await sessions.getSession(exchangeOf(given))).id).toBe(session.id);
-  });
+  it.each([undefined, "header", "cookie"] as const)(
+    "feat:A2 feat:A3 transport %s",
+    async (transport) => {
+      const { sessions } = createWorld();
+      const { session, tokens } = await sessions.issue({
+        userId: "alice",
+        ...(transport === undefined ? {} : { transport }),
+      });
+      expect(session).toMatchObject({ userId: "alice", tokenTransport: transport ?? "header" });
+      const given: Presented =
+        transport === "cookie" ? { access: tokens.accessToken } : { bearer: tokens.accessToken };
+      expect((await sessions.getSession(exchangeOf(given))).id).toBe(session.id);
+    },
+  );
 });

@@ -58,7 +58,7 @@ interface Row {
 
 const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
 
-describe("G8 SignOut", () => {
+describe("feat:G8 SignOut", () => {
   const rows: readonly Row[] = [
     { row: "nothing: nothing happens", given: () => ({}) },
     {

@@ -61,15 +61,15 @@ function methodsOf(store: SessionStore): SessionStore {
   return Object.fromEntries(names.map((name) => [name, store[name]])) as unknown as SessionStore;
 }
 
-describe.each(transports)("reauthenticated in a %s session", (transport) => {
-  it("A7 D14 another id, new tokens, authTime now; all else as it was", async () => {
+describe.each(transports)("reauthenticate in a %s session", (transport) => {
+  it("feat:A7 feat:D14 another id, new tokens, authTime now; all else as it was", async () => {
     const { sessions, api, begin, reasonOf, live, events } = createWorld();
     const old = await begin(transport);
     await sessions.updateClaims(old.id, { level: 2 });
     sessions.clock.advance("10m");
     const device = { "user-agent": "Browser/2", "x-real-ip": "192.0.2.7" };
     const answer = await api.call({ ...old.presented, headers: device }, async (ctx) => {
-      const session = await sessions.reauthenticated(ctx);
+      const session = await sessions.reauthenticate(ctx);
       return [session, sessions.require(ctx).id, await session.data()] as const;
     });
     expect(answer.error).toBeUndefined();
@@ -77,7 +77,7 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
     expect(session?.id).not.toBe(old.id);
     expect(current).toBe(session?.id);
     expect(session?.authTime.getTime()).toBe(sessions.clock.now());
-    expect(session).toMatchObject({ userId: "alice", tenantId: "acme", transport });
+    expect(session).toMatchObject({ userId: "alice", tenantId: "acme", tokenTransport: transport });
     expect([session?.claims, data]).toEqual([{ role: "admin", level: 2 }, { cart: 1 }]);
     expect((await live()).map(({ id, device: d }) => [id, d])).toEqual([
       [session?.id, { label: "laptop", userAgent: "Browser/2", ip: "192.0.2.7" }],
@@ -94,16 +94,16 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
     });
     expect(await reasonOf(presentedBy(transport, accessOf(answer) ?? ""))).toBeUndefined();
     expect((await api.refresh(transport, refreshOf(answer) ?? "")).error).toBeUndefined();
-    expect(events.map((e) => e.type === "revoked" && [e.session, e.endedBy])).toContainEqual([
+    expect(events.map((e) => e.type === "revoked" && [e.sessionId, e.endedBy])).toContainEqual([
       old.id,
       "replaced",
     ]);
   });
 
-  it("A7 the former tokens are worth nothing, and clear nothing: the response brought the new ones", async () => {
+  it("feat:A7 the former tokens are worth nothing, and clear nothing: the response brought the new ones", async () => {
     const { sessions, api, begin, events } = createWorld();
     const old = await begin(transport);
-    await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
     const late = await api.call(old.presented, () => {});
     expect(late.error?.code).toBe(Code.Unauthenticated);
     expect(late.hint).toMatchObject({ reason: Reason.SESSION_REVOKED, tokens: Tokens.KEEP });
@@ -114,12 +114,12 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
     expect(events.filter(({ type }) => type === "theft")).toEqual([]);
   });
 
-  it("D13 A9 a life of its own is kept, counted from now", async () => {
+  it("feat:D13 feat:A9 a life of its own is kept, counted from now", async () => {
     const { sessions, api, begin } = createWorld();
     const lifetimes = { access: "5m", idle: "1h", absolute: "1d" } as const;
     const old = await begin(transport, { lifetimes });
     sessions.clock.advance("4m");
-    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
     const now = sessions.clock.now();
     const info = await sessions.find(answer.result?.id ?? "");
     expect(info?.expiresAt.getTime()).toBe(now + 86_400_000);
@@ -133,12 +133,12 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
     expect((await sessions.find(next.sid))?.idleExpiresAt.getTime()).toBe(now + 5_400_000);
   });
 
-  it("A7 ten at once: one succeeds, one session is left", async () => {
+  it("feat:A7 ten at once: one succeeds, one session is left", async () => {
     const { sessions, api, begin, live, events } = createWorld();
     const old = await begin(transport);
     const answers = await Promise.all(
       Array.from({ length: 10 }, () =>
-        api.call(old.presented, (ctx) => sessions.reauthenticated(ctx)),
+        api.call(old.presented, (ctx) => sessions.reauthenticate(ctx)),
       ),
     );
     const good = answers.filter(({ error }) => error === undefined);
@@ -152,25 +152,25 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
     expect(events.filter(({ type }) => type === "created")).toHaveLength(2);
   });
 
-  it("A7 one transaction: when the store fails, the former session lives on", async () => {
+  it("feat:A7 one transaction: when the store fails, the former session lives on", async () => {
     const store = watchedStore();
     const { sessions, api, begin, reasonOf, live } = createWorld({ store: store.store });
     const old = await begin(transport);
     store.failing.add("insert");
-    const failed = await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    const failed = await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
     expect([failed.error?.code, failed.notice]).toEqual([Code.Unavailable, undefined]);
     expect(cookieEffects(failed.headers)).toEqual([]);
     store.failing.clear();
     expect(await reasonOf(old.presented)).toBeUndefined();
     store.take();
-    await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
     expect(store.take().filter((name) => name !== "load" && name !== "changes")).toEqual([
       "insert",
     ]);
     expect(await live()).toHaveLength(1);
   });
 
-  it("B11 A7 an outage right after it takes nothing back", async () => {
+  it("feat:B11 feat:A7 an outage right after it takes nothing back", async () => {
     const store = watchedStore();
     const failing: SessionStore = {
       ...methodsOf(store.store),
@@ -183,48 +183,48 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
     const { sessions, api, begin } = createWorld({ store: failing });
     const old = await begin(transport);
     store.failing.clear();
-    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
     expect(answer.error).toBeUndefined();
     expect(accessOf(answer)).toBeDefined();
   });
 
-  it("A7 not for a session that was ended meanwhile, even in the last moment", async () => {
+  it("feat:A7 not for a session that was ended meanwhile, even in the last moment", async () => {
     const inner = memoryStore();
     const ends: { id: string | undefined } = { id: undefined };
     const store = before(inner, async () => ends.id && inner.revoke(ends.id, "revoked"));
     const { sessions, api, begin, live } = createWorld({ store });
     const old = await begin(transport);
     ends.id = old.id;
-    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    const answer = await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
     expect(answer.error?.code).toBe(Code.Unauthenticated);
     expect(answer.hint?.reason).toBe(Reason.SESSION_REVOKED);
     expect(accessOf(answer)).toBeUndefined();
     expect(await live()).toEqual([]);
   });
 
-  it("A7 after a stream's first message: told to the developer, nothing changes", async () => {
+  it("feat:A7 after a stream's first message: told to the developer, nothing changes", async () => {
     const { sessions, api, begin, live } = createWorld();
     const old = await begin(transport);
     const answer = await api.stream(
       old.presented,
       () => {},
-      (ctx) => sessions.reauthenticated(ctx),
+      (ctx) => sessions.reauthenticate(ctx),
     );
     expect(answer.error?.code).toBe(Code.Internal);
     expect(answer.error?.rawMessage).toMatch(
-      /^sessions\.reauthenticated: the response headers were sent/,
+      /^sessions\.reauthenticate: the response headers were sent/,
     );
     expect((await live()).map(({ id }) => id)).toEqual([old.id]);
-    const early = await api.stream(old.presented, (ctx) => sessions.reauthenticated(ctx));
+    const early = await api.stream(old.presented, (ctx) => sessions.reauthenticate(ctx));
     expect(early.error).toBeUndefined();
     expect(accessOf(early)).toBeDefined();
   });
 
-  it("A7 E1 then updateClaims: a sign-in with the new claims", async () => {
+  it("feat:A7 feat:E1 then updateClaims: a sign-in with the new claims", async () => {
     const { sessions, api, begin } = createWorld();
     const old = await begin(transport);
     const answer = await api.call(old.presented, async (ctx) => {
-      await sessions.reauthenticated(ctx);
+      await sessions.reauthenticate(ctx);
       await sessions.require(ctx).updateClaims({ role: "owner" });
     });
     expect(answer.notice).toMatchObject({ event: "created", claimsVersion: 1 });
@@ -234,7 +234,7 @@ describe.each(transports)("reauthenticated in a %s session", (transport) => {
 });
 
 describe.each(transports)("fork of a %s session", (transport) => {
-  it("A2 D14 a second session that says the same, ends no later, and is handed over in headers", async () => {
+  it("feat:A2 feat:D14 a second session that says the same, ends no later, and is handed over in headers", async () => {
     const { sessions, api, begin, live } = createWorld();
     const parent = await begin(transport);
     const { authTime, expiresAt } = (await sessions.find(parent.id)) ?? {};
@@ -248,7 +248,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     const { session, tokens } = answer.result ?? {};
     expect(session?.id).not.toBe(parent.id);
     expect(session).toMatchObject({
-      ...{ userId: "alice", tenantId: "acme", transport: "header", authTime, expiresAt },
+      ...{ userId: "alice", tenantId: "acme", tokenTransport: "header", authTime, expiresAt },
       claims: { role: "admin" },
     });
     const info = await sessions.find(session?.id ?? "");
@@ -262,7 +262,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(sorted((await live()).map(({ id }) => id))).toEqual(sorted([parent.id, session?.id]));
   });
 
-  it("D1 D2 the two refresh side by side for weeks, and never end in theft", async () => {
+  it("feat:D1 feat:D2 the two refresh side by side for weeks, and never end in theft", async () => {
     const { sessions, api, begin, events } = createWorld();
     const parent = await begin(transport);
     const { result } = await api.call(parent.presented, (ctx) => sessions.fork(ctx));
@@ -286,7 +286,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(events.filter(({ type }) => type === "theft")).toEqual([]);
   });
 
-  it("G1 to end one leaves the other alone", async () => {
+  it("feat:G1 to end one leaves the other alone", async () => {
     const { sessions, api, begin, reasonOf } = createWorld();
     const parent = await begin(transport);
     const { result } = await api.call(parent.presented, (ctx) => sessions.fork(ctx));
@@ -295,7 +295,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await reasonOf(parent.presented)).toBe("SESSION_REVOKED");
   });
 
-  it("G3 not after its parent was ended, even in the last moment", async () => {
+  it("feat:G3 not after its parent was ended, even in the last moment", async () => {
     const inner = memoryStore();
     const ends: { id: string | undefined } = { id: undefined };
     const store = before(inner, async () => ends.id && inner.revoke(ends.id, "revoked"));
@@ -308,7 +308,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await live()).toEqual([]);
   });
 
-  it("G3 not in the call that ended its parent", async () => {
+  it("feat:G3 not in the call that ended its parent", async () => {
     const { sessions, api, begin, live } = createWorld();
     const parent = await begin(transport);
     const answer = await api.call(parent.presented, async (ctx) => {
@@ -319,7 +319,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await live()).toEqual([]);
   });
 
-  it("D13 A9 a shorter life, and never one past its parent's", async () => {
+  it("feat:D13 feat:A9 a shorter life, and never one past its parent's", async () => {
     const { sessions, api, begin } = createWorld();
     const parent = await begin(transport, { lifetimes: { absolute: "10d", idle: "2d" } });
     sessions.clock.advance("1m");
@@ -347,7 +347,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     }
   });
 
-  it("A8 it counts, and never ends the session it comes from", async () => {
+  it("feat:A8 it counts, and never ends the session it comes from", async () => {
     const { sessions, api, begin, live } = createWorld({ sessionsPerUser: { max: 2 } });
     const parent = await begin(transport);
     sessions.clock.advance("1s");
@@ -363,24 +363,24 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect((await one.live()).map(({ id }) => id)).toEqual([only.id]);
   });
 
-  it("A3 in cookies where they are asked for", async () => {
+  it("feat:A3 in cookies where they are asked for", async () => {
     const { sessions, api, begin, reasonOf } = createWorld();
     const parent = await begin(transport);
     const { result } = await api.call(parent.presented, (ctx) =>
       sessions.fork(ctx, { transport: "cookie" }),
     );
-    expect(result?.session.transport).toBe("cookie");
+    expect(result?.session.tokenTransport).toBe("cookie");
     const access = result?.tokens.accessToken ?? "";
     expect(await reasonOf({ access })).toBeUndefined();
     expect(await reasonOf({ bearer: access })).toBeDefined();
   });
 });
 
-describe("E3 what is changed in the very moment", () => {
+describe("feat:E3 what is changed in the very moment", () => {
   it.each(transports)(
-    "E3 A7 a role that is taken away while a session begins anew, or is forked, is gone: %s",
+    "feat:E3 feat:A7 a role that is taken away while a session begins anew, or is forked, is gone: %s",
     async (transport) => {
-      for (const name of ["reauthenticated", "fork"] as const) {
+      for (const name of ["reauthenticate", "fork"] as const) {
         const inner = memoryStore();
         const rival = testSessions({ store: inner });
         const meanwhile: { id: string | undefined } = { id: undefined };
@@ -397,8 +397,8 @@ describe("E3 what is changed in the very moment", () => {
         await rival.ready();
         meanwhile.id = old.id;
         const answer = await api.call(old.presented, async (ctx) => {
-          if (name === "reauthenticated") {
-            return { session: await sessions.reauthenticated(ctx), access: undefined };
+          if (name === "reauthenticate") {
+            return { session: await sessions.reauthenticate(ctx), access: undefined };
           }
           const { session, tokens } = await sessions.fork(ctx);
           return { session, access: tokens.accessToken };
@@ -415,8 +415,8 @@ describe("E3 what is changed in the very moment", () => {
 });
 
 describe("what is no step up", () => {
-  it.each(["reauthenticated", "fork"] as const)(
-    "A7 %s without a session: Unauthenticated",
+  it.each(["reauthenticate", "fork"] as const)(
+    "feat:A7 %s without a session: Unauthenticated",
     async (name) => {
       const { sessions, api, live } = createWorld();
       const { error, hint } = await api.open({}, async (ctx) => void (await sessions[name](ctx)));
@@ -426,7 +426,7 @@ describe("what is no step up", () => {
   );
 
   it.each(transports)(
-    "A7 twice in one call: one session is left, the one whose tokens are in the response: %s",
+    "feat:A7 twice in one call: one session is left, the one whose tokens are in the response: %s",
     async (transport) => {
       const { sessions, api, begin, live } = createWorld();
       const old = await begin(transport);
@@ -438,8 +438,8 @@ describe("what is no step up", () => {
       expect((await live()).map(({ id }) => id)).toEqual([payloadOf(accessOf(again)).sid]);
       const { presented } = await begin(transport);
       const anew = await api.call(presented, async (ctx) => {
-        await sessions.reauthenticated(ctx);
-        await sessions.reauthenticated(ctx);
+        await sessions.reauthenticate(ctx);
+        await sessions.reauthenticate(ctx);
         return sessions.create(ctx, { userId: "alice" });
       });
       expect((await live()).map(({ id }) => id).sort()).toEqual(
@@ -450,13 +450,13 @@ describe("what is no step up", () => {
   );
 
   it.each(transports)(
-    "A7 G1 the handle of the former session takes nothing from the new one: %s",
+    "feat:A7 feat:G1 the handle of the former session takes nothing from the new one: %s",
     async (transport) => {
       const { sessions, api, begin, live } = createWorld();
       const old = await begin(transport);
       const answer = await api.call(old.presented, async (ctx) => {
         const former = sessions.require(ctx);
-        const session = await sessions.reauthenticated(ctx);
+        const session = await sessions.reauthenticate(ctx);
         await former.revoke();
         await expect(former.updateClaims({ a: 1 })).rejects.toMatchObject({ kind: "unauthorized" });
         return session.id;
@@ -467,12 +467,12 @@ describe("what is no step up", () => {
     },
   );
 
-  it("C1 A7 the anti-CSRF token of the new session comes with it, and stays through a change of claims", async () => {
+  it("feat:C1 feat:A7 the anti-CSRF token of the new session comes with it, and stays through a change of claims", async () => {
     const { sessions, api, begin } = createWorld({ antiCsrf: "token" });
     const old = await begin("cookie");
     const csrf = (await api.refresh("cookie", old.refresh)).headers.get("rpcsession-csrf") ?? "";
     const answer = await api.call({ ...old.presented, csrf }, async (ctx) => {
-      await sessions.reauthenticated(ctx);
+      await sessions.reauthenticate(ctx);
       await sessions.require(ctx).updateClaims({ a: 1 });
     });
     const next = answer.headers.get("rpcsession-csrf") ?? "";
@@ -482,7 +482,7 @@ describe("what is no step up", () => {
     expect((await api.call({ access, csrf }, () => {})).hint?.reason).toBe(Reason.ANTI_CSRF);
   });
 
-  it("A3 N4 a transport that is none", async () => {
+  it("feat:A3 feat:N4 a transport that is none", async () => {
     const { sessions, api, begin, live } = createWorld();
     const { presented } = await begin("header");
     const given = { transport: "body" } as never;
@@ -495,7 +495,7 @@ describe("what is no step up", () => {
     expect(await live()).toHaveLength(1);
   });
 
-  it("N4 labels that are none", async () => {
+  it("feat:N4 labels that are none", async () => {
     const { sessions, api, begin } = createWorld();
     const { presented } = await begin("header");
     for (const label of ["", "x".repeat(256), "\u0000", 7]) {
@@ -506,7 +506,7 @@ describe("what is no step up", () => {
   });
 
   it.each(transports)(
-    "A7 signing in on top of a session ends it, so that nobody's id is fixed: %s",
+    "feat:A7 signing in on top of a session ends it, so that nobody's id is fixed: %s",
     async (transport) => {
       const { sessions, api, begin, events } = createWorld();
       const planted = await begin(transport, { userId: "mallory", tenantId: "evil" });
@@ -519,7 +519,7 @@ describe("what is no step up", () => {
       expect(answer.result?.userId).toBe("alice");
       expect(payloadOf(accessOf(answer)).sid).toBe(answer.result?.id);
       expect(await sessions.find(planted.id)).toBeUndefined();
-      expect(events.at(-2)).toEqual({ type: "revoked", session: planted.id, endedBy: "replaced" });
+      expect(events.at(-2)).toEqual({ type: "revoked", sessionId: planted.id, endedBy: "replaced" });
     },
   );
 });

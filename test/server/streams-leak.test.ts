@@ -17,7 +17,7 @@ const batches = 8;
 /** Of each kind over each wire. */
 const perCell = 20;
 
-it("Q2, G7: 2,000 streams, half of them revoked, leave nothing behind", async () => {
+it("feat:Q2, feat:G7: 2,000 streams, half of them revoked, leave nothing behind", async () => {
   const world = await start();
   let opened = 0;
   let revoked = 0;

@@ -83,7 +83,7 @@ async function expectEnd(stream: OpenedStream, code: Code, action: Action, reaso
 
 const kind = "server stream";
 
-describe("Q2: a stream that ends on revoke", () => {
+describe("feat:Q2: a stream that ends on revoke", () => {
   it("outlives its access token, and not the idle end of its session", async () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
@@ -118,7 +118,7 @@ describe("Q2: a stream that ends on revoke", () => {
     expect(hintOf(await stream.ended)?.session).toBe(session.id);
   });
 
-  it("G7: ends when its session is revoked after its access token expired", async () => {
+  it("feat:G7: ends when its session is revoked after its access token expired", async () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
     await pass(world, 300);
@@ -158,7 +158,7 @@ describe("Q2: a stream that ends on revoke", () => {
   });
 });
 
-describe("Q2: a stream that never ends with its session", () => {
+describe("feat:Q2: a stream that never ends with its session", () => {
   it("outlives expiry, revocation and a silent log", async () => {
     const world = await start("never");
     const stream = await openStream(world.server, world.client, { kind });
@@ -171,7 +171,7 @@ describe("Q2: a stream that never ends with its session", () => {
   });
 });
 
-describe("Q2: a stream without a session", () => {
+describe("feat:Q2: a stream without a session", () => {
   it("is not watched", async () => {
     const methods = { "notes.v1.NotesService/WatchNotes": { auth: "optional" } } as const;
     const world = await start("endOnExpiry", { methods });
@@ -186,7 +186,7 @@ describe("Q2: a stream without a session", () => {
   });
 });
 
-describe("G7: revocations of another server", () => {
+describe("feat:G7: revocations of another server", () => {
   it("end the streams of this one", async () => {
     const store = memoryStore();
     const clock = createFakeClock();
@@ -306,7 +306,7 @@ describe("a change log that cannot be read", () => {
 });
 
 describe("a change log that has lost changes", () => {
-  it("G7: each stream's session is looked up in the store", async () => {
+  it("feat:G7: each stream's session is looked up in the store", async () => {
     const inner = memoryStore();
     let lostAt: number | undefined;
     const changes: typeof inner.changes = async (...args) => ({
@@ -330,7 +330,7 @@ describe("a change log that has lost changes", () => {
   });
 });
 
-describe("Q2: a method whose check is none", () => {
+describe("feat:Q2: a method whose check is none", () => {
   const check = (stream: "endOnExpiry" | "endOnRevoke") => ({
     methods: { "notes.v1.NotesService/WatchNotes": { check: "none", stream } } as const,
   });
@@ -368,7 +368,7 @@ describe("sessions.close", () => {
 });
 
 describe("the parts by hand", () => {
-  it("G7: the interceptor alone ends streams, also in memory", async () => {
+  it("feat:G7: the interceptor alone ends streams, also in memory", async () => {
     const sessions = testSessions();
     const service = streamingService(sessions);
     const routes = (router: ConnectRouter): void => {
@@ -420,7 +420,7 @@ describe("whose clock counts", () => {
 });
 
 describe("a message", () => {
-  it("Q2: stays behind once the session's time is over, also where no timer goes off", async () => {
+  it("feat:Q2: stays behind once the session's time is over, also where no timer goes off", async () => {
     const fake = createFakeClock();
     const clock = { ...fake, after: () => () => {} };
     const world = await start("endOnExpiry", { clock });
@@ -435,7 +435,7 @@ describe("a message", () => {
 });
 
 describe("a session that ends between the gate and the handler", () => {
-  it("G7: its stream never gets to the handler", async () => {
+  it("feat:G7: its stream never gets to the handler", async () => {
     let revoke = async (): Promise<void> => {};
     const server = await startStreams({}, { router: { requestGate: () => revoke() } });
     const client = connectTo(server, wire);
@@ -459,7 +459,7 @@ describe("a session that ends between the gate and the handler", () => {
 
 describe("a service that only verifies", () => {
   it.each(["endOnExpiry", "endOnRevoke"] as const)(
-    "Q2: ends streams when their access token expires (%s)",
+    "feat:Q2: ends streams when their access token expires (%s)",
     async (stream) => {
       const issuer = testSessions({ lifetimes });
       const { clock } = issuer;

@@ -54,7 +54,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     procedure: procedures[kind],
   });
 
-  it("Q2: ends when its access token expires, and not before", async () => {
+  it("feat:Q2: ends when its access token expires, and not before", async () => {
     const stream = await openStream(server, client, { kind });
     server.sessions.clock.advance("14m");
     await tick();
@@ -66,7 +66,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     });
   });
 
-  it("G7: ends when its session is revoked, and no other does", async () => {
+  it("feat:G7: ends when its session is revoked, and no other does", async () => {
     const stream = await openStream(server, client, { kind });
     const other = await openStream(server, client, { kind });
     await stream.revoke();
@@ -80,14 +80,14 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     ).toBeUndefined();
   });
 
-  it("G7: ends while its handler does something else than to read or write", async () => {
+  it("feat:G7: ends while its handler does something else than to read or write", async () => {
     const manner = kind === "server stream" ? "waits for its signal" : "thinks about a request";
     const stream = await openStream(server, client, { kind, manner });
     await stream.revoke();
     expect(await endOf(stream)).toEqual(ended(stream.session, Reason.SESSION_REVOKED));
   });
 
-  it("G7: ends when its user signs out by another call", async () => {
+  it("feat:G7: ends when its user signs out by another call", async () => {
     const { session, tokens } = await issue(server, "header");
     const headers = { authorization: `Bearer ${tokens.access}` };
     const stream = await openStream(server, client, { kind, headers });
@@ -96,7 +96,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     expect(await endOf(stream)).toEqual(ended(session.id, Reason.SESSION_REVOKED, Tokens.KEEP));
   });
 
-  it("G7: ends when a refresh token of its session was stolen", async () => {
+  it("feat:G7: ends when a refresh token of its session was stolen", async () => {
     const { session, tokens } = await issue(server, "header");
     const service = createClient(SessionService, client.transport);
     let refreshToken = tokens.refresh;
@@ -145,7 +145,7 @@ describe.each(streamWires)("a server stream over $name", (wire) => {
   });
 
   it.each<Manner>(["waits for its signal", "is deaf", "sends on and on"])(
-    "Q2: ends although its handler %s, and sends nothing more",
+    "feat:Q2: ends although its handler %s, and sends nothing more",
     async (manner) => {
       const stream = await openStream(server, client, { kind: "server stream", manner });
       await stream.revoke();
@@ -162,7 +162,7 @@ describe.each(streamWires)("a server stream over $name", (wire) => {
 });
 
 describe.each(["h1", "h2c"] as const)("a client that reads no more, over %s", (http) => {
-  it("Q2: does not hold its handler", async () => {
+  it("feat:Q2: does not hold its handler", async () => {
     const server = await startStreams();
     onTestFinished(() => server.close());
     const { tokens } = await issue(server, "header");

@@ -41,7 +41,7 @@ const setRole = ({ sessions }: World) => {
 };
 
 describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (transport) => {
-  it("E1 A2 gives a token that says so, and ends when the former one would", async () => {
+  it("feat:E1 feat:A2 gives a token that says so, and ends when the former one would", async () => {
     const world = createWorld();
     const { presented, access, refresh, id } = await world.signedIn(transport, { team: "a" });
     world.sessions.clock.advance("2m");
@@ -75,7 +75,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(again))).toMatchObject({ role: "editor", cv: after.cv });
   });
 
-  it("E1 members that are undefined go, and defaults of the schema come back", async () => {
+  it("feat:E1 members that are undefined go, and defaults of the schema come back", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport, { team: "a", role: "admin" });
     const answer = await world.api.call(presented, async (context) => {
@@ -87,7 +87,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(answer))).not.toHaveProperty("team");
   });
 
-  it("L6 B6 changed by id: the next call brings the new token, also when it fails or is refused", async () => {
+  it("feat:L6 feat:B6 changed by id: the next call brings the new token, also when it fails or is refused", async () => {
     const world = createWorld();
     const { presented, id, access } = await world.signedIn(transport);
     await world.sessions.updateClaims(id, { role: "editor" });
@@ -115,7 +115,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
   });
 
   it.each(["call", "stream"] as const)(
-    "L6 E1 the new token arrives although the handler fails: %s",
+    "feat:L6 feat:E1 the new token arrives although the handler fails: %s",
     async (kind) => {
       const world = createWorld();
       const { presented } = await world.signedIn(transport);
@@ -129,7 +129,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     },
   );
 
-  it("E1 several in one call: one token, of the last", async () => {
+  it("feat:E1 several in one call: one token, of the last", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -141,7 +141,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
   });
 
-  it("E1 before a stream's first message it arrives, after it it fails loudly and changes nothing", async () => {
+  it("feat:E1 before a stream's first message it arrives, after it it fails loudly and changes nothing", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn(transport);
     const early = await world.api.stream(presented, setRole(world));
@@ -159,7 +159,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect((await world.sessions.find(id))?.claims?.role).toBe("editor");
   });
 
-  it("E1 G1 what the handler left running after its answer fails loudly, and a revoke clears with the next call", async () => {
+  it("feat:E1 feat:G1 what the handler left running after its answer fails loudly, and a revoke clears with the next call", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn(transport);
     let context: HandlerContext | undefined;
@@ -185,7 +185,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(cookieEffects(next.headers)).toEqual(transport === "cookie" ? clearsCookies : []);
   });
 
-  it("E1 a token whose end passed in the handler: the change is kept, no token is written", async () => {
+  it("feat:E1 a token whose end passed in the handler: the change is kept, no token is written", async () => {
     const world = createWorld();
     const { presented, refresh } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -200,7 +200,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(next)).role).toBe("editor");
   });
 
-  it("G1 then revoke: what is left is the end", async () => {
+  it("feat:G1 then revoke: what is left is the end", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -212,7 +212,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? clearsCookies : []);
   });
 
-  it("E1 after revoke: Unauthenticated, and the end stays", async () => {
+  it("feat:E1 after revoke: Unauthenticated, and the end stays", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -224,7 +224,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect([accessOf(answer), answer.notice?.event]).toEqual([undefined, "ended"]);
   });
 
-  it("A5 E1 create, then updateClaims: the client is told of a sign-in, with both tokens", async () => {
+  it("feat:A5 feat:E1 create, then updateClaims: the client is told of a sign-in, with both tokens", async () => {
     const world = createWorld();
     const headers = {
       "rpcsession-transport": transport,
@@ -245,7 +245,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     );
   });
 
-  it("D3 E1 after a refresh whose answer was lost, it does not take the former refresh token away", async () => {
+  it("feat:D3 feat:E1 after a refresh whose answer was lost, it does not take the former refresh token away", async () => {
     const world = createWorld();
     const { access: first, refresh } = await world.signedIn(transport);
     const exchange = () => world.api.refresh(transport, refresh);
@@ -274,7 +274,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
 });
 
 describe("updates of one session at once", () => {
-  it("E3 64 parallel updates of claims are all kept", async () => {
+  it("feat:E3 64 parallel updates of claims are all kept", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
     await Promise.all(
@@ -290,7 +290,7 @@ describe("updates of one session at once", () => {
     expect(versions.sort((a, b) => a - b)).toEqual(Array.from({ length: 64 }, (_, i) => i + 1));
   });
 
-  it("E3 64 parallel updates from two servers and both kinds are all kept", async () => {
+  it("feat:E3 64 parallel updates from two servers and both kinds are all kept", async () => {
     const store = memoryStore();
     const one = createWorld({ store });
     const two = createWorld({ store, clock: one.sessions.clock });
@@ -311,7 +311,7 @@ describe("updates of one session at once", () => {
     expect(Object.keys((await one.sessions.data(id)) ?? {})).toHaveLength(32);
   });
 
-  it("E3 64 parallel calls, each with its own response, are all kept", async () => {
+  it("feat:E3 64 parallel calls, each with its own response, are all kept", async () => {
     const world = createWorld();
     const { id, presented } = await world.signedIn("cookie");
     const answers = await Promise.all(
@@ -331,7 +331,7 @@ describe("updates of one session at once", () => {
     }
   });
 
-  it("E3 patches of different members do not undo each other", async () => {
+  it("feat:E3 patches of different members do not undo each other", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
     await Promise.all([
@@ -346,7 +346,7 @@ describe("updates of one session at once", () => {
     });
   });
 
-  it("E3 F1 a function is called again on what another wrote in between", async () => {
+  it("feat:E3 feat:F1 a function is called again on what another wrote in between", async () => {
     const store = memoryStore();
     const world = createWorld({ store });
     const rival = createWorld({ store, clock: world.sessions.clock });
@@ -372,7 +372,7 @@ describe("updates of one session at once", () => {
     expect(await rival.sessions.data(id)).toEqual({ cart: 11, note: "x" });
   });
 
-  it("E3 one that always loses gives up: Unavailable, and nothing is half done", async () => {
+  it("feat:E3 one that always loses gives up: Unavailable, and nothing is half done", async () => {
     const store = memoryStore();
     const world = createWorld({ store });
     const rival = createWorld({ store, clock: world.sessions.clock });
@@ -385,7 +385,7 @@ describe("updates of one session at once", () => {
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
-  it("E3 D4 against refreshes at the same time: nothing is lost, and the last token says so", async () => {
+  it("feat:E3 feat:D4 against refreshes at the same time: nothing is lost, and the last token says so", async () => {
     const world = createWorld();
     const { id, refresh } = await world.signedIn("header");
     world.sessions.clock.advance("61s");
@@ -401,7 +401,7 @@ describe("updates of one session at once", () => {
     expect(payloadOf(accessOf(last))).toMatchObject({ visits: 10, cv: 10 });
   });
 
-  it("E3 one against a revoke: whichever is first, nothing lives on", async () => {
+  it("feat:E3 one against a revoke: whichever is first, nothing lives on", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
     const [updated, revoked] = await Promise.all([
@@ -419,7 +419,7 @@ describe("updates of one session at once", () => {
 
 describe("what goes wrong in an update", () => {
   it.each(["cookie", "header"] as const)(
-    "A4 E1 claims too large for a %s: told to the developer, nothing changes",
+    "feat:A4 feat:E1 claims too large for a %s: told to the developer, nothing changes",
     async (transport) => {
       const world = createWorld();
       const { presented, id } = await world.signedIn(transport);
@@ -437,7 +437,7 @@ describe("what goes wrong in an update", () => {
     },
   );
 
-  it("L5 E1 claims that do not fit the schema: the name is told, the value is not", async () => {
+  it("feat:L5 feat:E1 claims that do not fit the schema: the name is told, the value is not", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn("header");
     const answer = await world.api.call(presented, (context) =>
@@ -452,7 +452,7 @@ describe("what goes wrong in an update", () => {
     ).rejects.toThrow("updateClaims: claims: role, visits are not as the schema says");
   });
 
-  it("E1 a member that the schema would drop is told to the developer, and changes nothing", async () => {
+  it("feat:E1 a member that the schema would drop is told to the developer, and changes nothing", async () => {
     const world = createWorld();
     const { id, presented } = await world.signedIn("header", { role: "admin" });
     const demote = { rol: "reader" } as object;
@@ -466,7 +466,7 @@ describe("what goes wrong in an update", () => {
     expect((await world.sessions.find(id))?.claims).toEqual({ role: "admin", visits: 2 });
   });
 
-  it("N4 E1 F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
+  it("feat:N4 feat:E1 feat:F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
     const world = createWorld();
     const { id, presented } = await world.signedIn("header", { visits: 1 });
     for (const change of ["CANARY", 7, null, undefined, ["CANARY"], true]) {
@@ -488,7 +488,7 @@ describe("what goes wrong in an update", () => {
     expect(world.events.map(({ type }) => type)).toEqual(["created"]);
   });
 
-  it("E1 what the function of the service throws passes as it is, and changes nothing", async () => {
+  it("feat:E1 what the function of the service throws passes as it is, and changes nothing", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn("header");
     for (const [thrown, code, text] of [
@@ -508,7 +508,7 @@ describe("what goes wrong in an update", () => {
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
-  it("B11 an outage: Unavailable, tokens kept, nothing written", async () => {
+  it("feat:B11 an outage: Unavailable, tokens kept, nothing written", async () => {
     for (const method of ["load", "update"] as const) {
       const store = watchedStore();
       const world = createWorld({ store: store.store });
@@ -522,7 +522,7 @@ describe("what goes wrong in an update", () => {
     }
   });
 
-  it("E1 F1 a function may change the copy it is given, and return it", async () => {
+  it("feat:E1 feat:F1 a function may change the copy it is given, and return it", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header", { visits: 1 });
     await world.sessions.updateData(id, { list: [1] });
@@ -538,7 +538,7 @@ describe("what goes wrong in an update", () => {
     expect(await world.sessions.data(id)).toEqual({ list: [1, 2] });
   });
 
-  it("E1 handlers cannot change claims by writing into them", async () => {
+  it("feat:E1 handlers cannot change claims by writing into them", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn("header", { visits: 1 });
     for (let call = 0; call < 2; call++) {
@@ -553,7 +553,7 @@ describe("what goes wrong in an update", () => {
     }
   });
 
-  it("E1 an exchange of getSession is written to as well", async () => {
+  it("feat:E1 an exchange of getSession is written to as well", async () => {
     const world = createWorld();
     const { access } = await world.signedIn("cookie");
     const exchange = exchangeOf({ access });
@@ -562,7 +562,7 @@ describe("what goes wrong in an update", () => {
     expect(payloadOf(accessOf({ headers: exchange.responseHeader })).role).toBe("admin");
   });
 
-  it("E1 a session without a response: the store changes, and the session says so", async () => {
+  it("feat:E1 a session without a response: the store changes, and the session says so", async () => {
     const world = createWorld();
     const { session } = await world.sessions.issue({ userId: "alice", claims: {} });
     await session.updateClaims({ role: "admin" });

@@ -42,12 +42,12 @@ describe("cookies that browsers drop or that are not safe", () => {
       { cookies: { sameSite: "maybe" as "lax" } },
       /^cookies\.sameSite/,
     ],
-  ])("A6 %s is refused at construction", (_, options, message) => {
+  ])("feat:A6 %s is refused at construction", (_, options, message) => {
     expect(() => testSessions(options)).toThrow(TypeError);
     expect(() => testSessions(options)).toThrow(message);
   });
 
-  it("A6 a cookie that no browser would keep begins no session", async () => {
+  it("feat:A6 a cookie that no browser would keep begins no session", async () => {
     const sessions = testSessions({ ...open, issuer: "http://api.example.com" });
     const headers = { "sec-fetch-site": "same-origin" };
     const api = apiOf(sessions);
@@ -59,7 +59,7 @@ describe("cookies that browsers drop or that are not safe", () => {
 });
 
 describe("what a refused call tells", () => {
-  it("B3 B4 N4 five outcomes, told apart, and only a session that is over is cleared", async () => {
+  it("feat:B3 feat:B4 feat:N4 five outcomes, told apart, and only a session that is over is cleared", async () => {
     const sessions = testSessions({
       ...open,
       methods: { "notes.v1.NotesService/AddNote": { claims: { vip: [] } } },
@@ -98,7 +98,7 @@ describe("what a refused call tells", () => {
     expect(cookieEffects(answers.revoked.headers)).toEqual(clearsCookies);
   });
 
-  it("B9 another scheme is left alone; a bearer token of somebody else is refused, and never falls back to the cookie", async () => {
+  it("feat:B9 another scheme is left alone; a bearer token of somebody else is refused, and never falls back to the cookie", async () => {
     const sessions = testSessions(open);
     const api = apiOf(sessions);
     const { access } = await issueOn(sessions, "cookie");
@@ -121,7 +121,7 @@ describe("what a refused call tells", () => {
 });
 
 describe("where there is no framework", () => {
-  it("B8 getSession takes the headers of any exchange, and writes to its response", async () => {
+  it("feat:B8 getSession takes the headers of any exchange, and writes to its response", async () => {
     const sessions = testSessions();
     const { access, id, revoke } = await issueOn(sessions, "cookie");
     const first = await sessions.getSession(exchangeOf({ access }));
@@ -136,14 +136,14 @@ describe("where there is no framework", () => {
   });
 });
 
-describe("B12 clocks that differ", () => {
+describe("feat:B12 clocks that differ", () => {
   it.each<[SessionsOptions["clockSkew"], number, boolean]>([
     [undefined, 59, true],
     [undefined, 62, false],
     ["10s", 9, true],
     ["10s", 12, false],
     ["0s", 2, false],
-  ])("B12 clockSkew %s, issued %d s ahead: verified %s", async (clockSkew, ahead, fine) => {
+  ])("feat:B12 clockSkew %s, issued %d s ahead: verified %s", async (clockSkew, ahead, fine) => {
     const issuer = testSessions();
     const { access } = await issueOn(issuer, "header");
     const verifying = verifySessions({
@@ -156,7 +156,7 @@ describe("B12 clocks that differ", () => {
     expect(found !== undefined).toBe(fine);
   });
 
-  it("B12 the end has no grace", async () => {
+  it("feat:B12 the end has no grace", async () => {
     const sessions = testSessions({ clockSkew: "60s" });
     const { access } = await issueOn(sessions, "header");
     const life = payloadOf(access).exp - payloadOf(access).iat;
@@ -170,8 +170,8 @@ describe("B12 clocks that differ", () => {
   });
 });
 
-describe("N3 a context of the service's own", () => {
-  it("N3 contextValues of the adapter reach clientIp, gates and handlers, beside the session", async () => {
+describe("feat:N3 a context of the service's own", () => {
+  it("feat:N3 contextValues of the adapter reach clientIp, gates and handlers, beside the session", async () => {
     const remote = createContextKey("nobody");
     const sessions = testSessions({ ...open, clientIp: (ctx) => ctx.values.get(remote) });
     const seen: unknown[] = [];
@@ -218,8 +218,8 @@ describe("N3 a context of the service's own", () => {
   });
 });
 
-describe("N7 helpers for tests", () => {
-  it("N7 a clock that stands still until it is moved, and sessions that live by it", async () => {
+describe("feat:N7 helpers for tests", () => {
+  it("feat:N7 a clock that stands still until it is moved, and sessions that live by it", async () => {
     const sessions = testSessions(open);
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -234,7 +234,7 @@ describe("N7 helpers for tests", () => {
     expect(sessions.clock.now()).toBe(began);
   });
 
-  it("N7 signedIn makes a client whose calls carry a session", async () => {
+  it("feat:N7 signedIn makes a client whose calls carry a session", async () => {
     const sessions = testSessions(open);
     const { routes, ...router } = sessions.protect({
       routes: (r) =>

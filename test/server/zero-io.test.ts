@@ -38,7 +38,7 @@ function taken(store: WatchedStore): string[] {
 
 const many = Array.from({ length: 100 });
 
-describe("B1 a call reads and writes nothing", () => {
+describe("feat:B1 a call reads and writes nothing", () => {
   const { addNote, listNotes, watchNotes } = NotesService.method;
 
   it.each<[string, (world: World) => Presented]>([
@@ -88,7 +88,7 @@ describe("B1 a call reads and writes nothing", () => {
   });
 });
 
-describe("B7 confirmation", () => {
+describe("feat:B7 confirmation", () => {
   const use = (sessions: TestSessions, access: string) =>
     Promise.all(many.map(() => sessions.getSession(exchangeOf({ access }))));
 

@@ -9,7 +9,7 @@ const tables = ["migrations", "sessions", "changes", "signing_keys", "leases"];
 const secret = "a secret of the test, of 32 bytes and more";
 
 describePostgres("a dump of PostgreSQL alone", (server) => {
-  it("H7 holds no token, nor the part of one that is hard to guess", async () => {
+  it("feat:H7 holds no token, nor the part of one that is hard to guess", async () => {
     await using used = await usedStore(server());
     const dump = JSON.stringify(await used.rows());
     expect(dump).toContain(used.session.salt);

@@ -4,7 +4,7 @@ import { describePostgres } from "./describe-postgres.ts";
 import { createPostgres } from "./postgres-fixture.ts";
 import { describePruning } from "./pruning.ts";
 
-describePostgres("O3 PostgreSQL", (server) => {
+describePostgres("feat:O3 PostgreSQL", (server) => {
   describeDurableSessionStore({ describe, it }, "postgresStore", () => createPostgres(server()));
   describePruning("postgresStore", () => createPostgres(server()));
 });

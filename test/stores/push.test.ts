@@ -40,7 +40,7 @@ function setup() {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-describe("V01 a line on which a store tells of what others append", () => {
+describe("sec:V01 a line on which a store tells of what others append", () => {
   it("is there once it has proven to be alive, and wakes for what was missed before", async () => {
     const { push, state } = setup();
     expect(push.connected()).toBe(false);

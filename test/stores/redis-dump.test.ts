@@ -8,7 +8,7 @@ import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";
 
-it.skipIf(redisMissing)("H7 a dump of all keys of redisStore mints nothing", async () => {
+it.skipIf(redisMissing)("feat:H7 a dump of all keys of redisStore mints nothing", async () => {
   const redis = await startRedis();
   onTestFinished(() => redis.stop());
   const client = await redis.connect();

@@ -23,7 +23,7 @@ async function opened(prefix: string) {
   return { client, store };
 }
 
-describe.skipIf(redisMissing)(`O3 redisStore ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => {
   beforeAll(async () => {
     redis = await startRedis();
   });

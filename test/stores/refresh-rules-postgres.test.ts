@@ -2,6 +2,6 @@ import { describePostgres } from "./describe-postgres.ts";
 import { describeRefreshRules } from "./refresh-rules.ts";
 import { sharedPostgres } from "./shared-stores.ts";
 
-describePostgres("O4 four servers on one PostgreSQL", (server) =>
+describePostgres("feat:O4 four servers on one PostgreSQL", (server) =>
   describeRefreshRules(() => sharedPostgres(server())),
 );

@@ -14,7 +14,7 @@ import { directly, type Servers, startServers } from "./servers.ts";
 
 /** R01, R03, R05, R06 and R08: who comes first, and what gets lost in between. */
 export function describeRaces(newStore: NewSharedStore): void {
-  it("R01: 64 refreshes at once on 4 servers make one generation and one successor", async () => {
+  it("sec:R01: 64 refreshes at once on 4 servers make one generation and one successor", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     const before = refreshWrites(servers);
@@ -36,7 +36,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R03: a server that dies around the write leaves the old state or the new one", async () => {
+  it("sec:R03: a server that dies around the write leaves the old state or the new one", async () => {
     await using servers = await startServers(newStore());
     for (const written of [true, false]) {
       const { id, token } = await ripe(servers);
@@ -64,7 +64,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R05: whoever loses the race does not end the session of who won, in every order", async () => {
+  it("sec:R05: whoever loses the race does not end the session of who won, in every order", async () => {
     // Settled at once, so that the successor may be confirmed while the loser is on its way.
     await using servers = await startServers(newStore(), { refresh: { settle: "0s" } });
     const firsts = new Set<string>();
@@ -98,7 +98,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R05: nor when the child and its parent come together, and the child is confirmed", async () => {
+  it("sec:R05: nor when the child and its parent come together, and the child is confirmed", async () => {
     await using servers = await startServers(newStore());
     const races = await inEveryOrder(async () => {
       const { id, token } = await ripe(servers);
@@ -129,7 +129,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R06: once a revoke or sign-out is acknowledged, no server mints a successor", async () => {
+  it("sec:R06: once a revoke or sign-out is acknowledged, no server mints a successor", async () => {
     await using servers = await startServers(newStore());
     let [minted, refused] = [0, 0];
     const races = await inEveryOrder(async () => {
@@ -166,7 +166,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(refused).toBeGreaterThan(minted);
   });
 
-  it("R06: an answer that a server has at hand is not given after another one's revoke", async () => {
+  it("sec:R06: an answer that a server has at hand is not given after another one's revoke", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     await servers.at(0).exchange(token);
@@ -175,7 +175,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     await allRefused(servers, [token]);
   });
 
-  it("R08: only the store judges: what a server remembers or has read before does not count", async () => {
+  it("sec:R08: only the store judges: what a server remembers or has read before does not count", async () => {
     const refresh = { settle: "0s", overlap: "2ms", clientTimeout: "1ms" } as const;
     await using servers = await startServers(newStore(), { refresh });
     const { id, token } = await servers.at(0).signIn();
@@ -191,7 +191,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect((await recordOf(servers, id)).endedBy).toBe("theft");
   });
 
-  it("R08: a write on what was read before another server's write changes nothing", async () => {
+  it("sec:R08: a write on what was read before another server's write changes nothing", async () => {
     await using servers = await startServers(newStore(), { wrong: [0, 0] });
     const { id, token } = await ripe(servers);
     let meanwhile: string | undefined;

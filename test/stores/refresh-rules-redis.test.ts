@@ -3,7 +3,7 @@ import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
 import { describeRefreshRules } from "./refresh-rules.ts";
 import { sharedRedis } from "./shared-stores.ts";
 
-describe.skipIf(redisMissing)(`O4 four servers on one Redis ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`feat:O4 four servers on one Redis ${redisMissing ?? ""}`, () => {
   let redis: TestRedis;
   beforeAll(async () => {
     redis = await startRedis();

@@ -16,7 +16,7 @@ const wrong = [5 * minute, -5 * minute, 4 * minute, 0];
 
 /** R13: servers whose wall clocks are wrong. */
 export function describeSkew(newStore: NewSharedStore): void {
-  it("R13: servers with clocks 5 minutes off log nobody out and find no theft that is none", async () => {
+  it("sec:R13: servers with clocks 5 minutes off log nobody out and find no theft that is none", async () => {
     await using servers = await startServers(newStore(), { wrong });
     const { id, token } = await servers.at(0).signIn();
     let present = token;
@@ -46,7 +46,7 @@ export function describeSkew(newStore: NewSharedStore): void {
     );
   });
 
-  it("R13: overlap, confirmation and idle end are the store's to the millisecond on all of them", async () => {
+  it("sec:R13: overlap, confirmation and idle end are the store's to the millisecond on all of them", async () => {
     await using servers = await startServers(newStore(), { wrong });
     for (const server of servers.all) {
       const { token } = await ripe(servers);
@@ -71,7 +71,7 @@ export function describeSkew(newStore: NewSharedStore): void {
     expect(servers.thefts()).toHaveLength(4);
   });
 
-  it("R13: nor do they sign with a key before all of them know it", async () => {
+  it("sec:R13: nor do they sign with a key before all of them know it", async () => {
     await using servers = await startServers(newStore(), { wrong });
     const [first, ...others] = new Set(await kids(servers));
     expect(others).toEqual([]);

@@ -2,6 +2,6 @@ import { describe } from "vitest";
 import { describeRefreshRules } from "./refresh-rules.ts";
 import { sharedSqlite } from "./shared-stores.ts";
 
-describe("O1, O4 four servers on one SQLite file", () => {
+describe("feat:O1, feat:O4 four servers on one SQLite file", () => {
   describeRefreshRules(sharedSqlite);
 });

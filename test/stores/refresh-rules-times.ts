@@ -21,7 +21,7 @@ import { directly, type Servers, startServers } from "./servers.ts";
 
 /** R02, R04, R09, R13, R14, R15 and R16: what time makes of a refresh token. */
 export function describeTimes(newStore: NewSharedStore): void {
-  it("R02: a lost response is recovered after any time shorter than the idle limit", async () => {
+  it("sec:R02: a lost response is recovered after any time shorter than the idle limit", async () => {
     await using servers = await startServers(newStore());
     for (const delay of [0, second, 31 * second, hour, 5 * day, 14 * day - 1]) {
       const { id, token } = await ripe(servers);
@@ -47,7 +47,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R04: the parent is good until the overlap after the confirmation has passed, and no longer", async () => {
+  it("sec:R04: the parent is good until the overlap after the confirmation has passed, and no longer", async () => {
     await using servers = await startServers(newStore());
     for (const since of [30 * second, 30 * second + 1]) {
       const { id, token } = await ripe(servers);
@@ -67,7 +67,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toHaveLength(1);
   });
 
-  it("R04: the grandparent is theft even within the overlap and before the confirmation", async () => {
+  it("sec:R04: the grandparent is theft even within the overlap and before the confirmation", async () => {
     await using servers = await startServers(newStore());
     for (const confirmed of [true, false]) {
       const { token, successor } = await ripeTwice(servers);
@@ -85,7 +85,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toHaveLength(2);
   });
 
-  it("R09: idle and absolute end bind to the millisecond, and sliding never passes the latter", async () => {
+  it("sec:R09: idle and absolute end bind to the millisecond, and sliding never passes the latter", async () => {
     const [idle, absolute] = [2 * day, 5 * day];
     await using servers = await startServers(newStore(), {
       lifetimes: { idle: "2d", absolute: "5d" },
@@ -121,7 +121,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R09: a session that has just expired lives in no answer that a server has at hand", async () => {
+  it("sec:R09: a session that has just expired lives in no answer that a server has at hand", async () => {
     await using servers = await startServers(newStore(), {
       lifetimes: { idle: "1d", absolute: "1d" },
     });
@@ -134,7 +134,7 @@ export function describeTimes(newStore: NewSharedStore): void {
 
   describeSkew(newStore);
 
-  it("R14: 1,000 replays on 4 servers are one theft and one event", async () => {
+  it("sec:R14: 1,000 replays on 4 servers are one theft and one event", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripeTwice(servers);
     // All four have found the theft before any of them has written it.
@@ -151,13 +151,13 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(new Set(found.map(({ reason }) => reason))).toEqual(new Set(["TOKEN_THEFT"]));
     const at = servers.shared.now();
     expect(servers.thefts()).toEqual([
-      { type: "theft", session: id, userId: "alice", presented: 0, generation: 1, at },
+      { type: "theft", sessionId: id, userId: "alice", presented: 0, generation: 1, at },
     ]);
     const { entries } = await servers.at(0).store.changes(undefined, hour);
     expect(entries).toEqual([{ kind: "revoked", session: id, endedBy: "theft", at }]);
   });
 
-  it("R15: access tokens of before the end are refused at once where it was made, soon elsewhere", async () => {
+  it("sec:R15: access tokens of before the end are refused at once where it was made, soon elsewhere", async () => {
     await using servers = await startServers(newStore());
     for (const endedBy of ["theft", "revoked", "signOut"] as const) {
       const { id, token, successor, newAccess } = await ripeTwice(servers);
@@ -180,7 +180,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     }
   });
 
-  it("R16: a jar with an old refresh token beside a new access token comes together again", async () => {
+  it("sec:R16: a jar with an old refresh token beside a new access token comes together again", async () => {
     await using servers = await startServers(newStore());
     const { token, access: old } = await ripe(servers);
     const { refreshToken: successor = "", access } = await servers.at(0).exchange(token);
@@ -203,7 +203,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R16: until the use of that access token has confirmed it, and the overlap is over", async () => {
+  it("sec:R16: until the use of that access token has confirmed it, and the overlap is over", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     const { refreshToken: successor, access } = await servers.at(0).exchange(token);

@@ -21,7 +21,7 @@ const junkTokens = Number(process.env.RPCSESSION_JUNK ?? 20_000);
 
 /** R07, R10, R11 and R12: what a refresh token is good for, and what is none. */
 export function describeTokens(newStore: NewSharedStore): void {
-  it("R07: a revoke ends the session with all its generations, and no other one", async () => {
+  it("sec:R07: a revoke ends the session with all its generations, and no other one", async () => {
     await using servers = await startServers(newStore());
     const other = await ripe(servers);
     const { id, token } = await ripe(servers);
@@ -53,7 +53,7 @@ export function describeTokens(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("R10: a refresh token leads to its own session wholly, whatever else is in the jar", async () => {
+  it("sec:R10: a refresh token leads to its own session wholly, whatever else is in the jar", async () => {
     await using servers = await startServers(newStore());
     const alice = await signIn(servers.at(0), "alice");
     const bob = await signIn(servers.at(1), "bob");
@@ -69,12 +69,12 @@ export function describeTokens(newStore: NewSharedStore): void {
     for (const server of servers.all) {
       expect(await failure(server.exchange(alice.refreshToken))).toMatchObject({
         reason: "SESSION_REVOKED",
-        session: alice.record.id,
+        sessionId: alice.record.id,
       });
     }
   });
 
-  it("R10: parts of two tokens make none, even under a sound check, and change nothing", async () => {
+  it("sec:R10: parts of two tokens make none, even under a sound check, and change nothing", async () => {
     await using servers = await startServers(newStore());
     const { current } = await openSecretRing(readSecretOption(secret), issuer);
     const one = await ripeTwice(servers);
@@ -103,7 +103,7 @@ export function describeTokens(newStore: NewSharedStore): void {
     expect((await servers.at(0).exchange(one.successor)).record.id).toBe(one.id);
   });
 
-  it(`R11: ${junkTokens} junk refresh tokens cause no access to the store`, async () => {
+  it(`sec:R11: ${junkTokens} junk refresh tokens cause no access to the store`, async () => {
     await using servers = await startServers(newStore());
     const { token } = await servers.at(0).signIn();
     await servers.pass(0);
@@ -121,7 +121,7 @@ export function describeTokens(newStore: NewSharedStore): void {
     expect((await servers.at(0).exchange(token)).record.userId).toBe("alice");
   }, 300_000);
 
-  it("R12: the rows alone mint nothing, and nothing that comes of them changes a session", async () => {
+  it("sec:R12: the rows alone mint nothing, and nothing that comes of them changes a session", async () => {
     await using servers = await startServers(newStore());
     const { id } = await ripeTwice(servers);
     const record = await recordOf(servers, id);

@@ -19,11 +19,12 @@ const [old, next] = [
 
 const everywhere = [0, 1, 2, 3];
 
-describe("H8 a roll-out of a new secret over four servers on one SQLite file", () => {
+describe("feat:H8 a roll-out of a new secret over four servers on one SQLite file", () => {
   describeRollOut(sharedSqlite);
 });
-describePostgres("H8 a roll-out of a new secret over four servers on one PostgreSQL", (server) =>
-  describeRollOut(() => sharedPostgres(server())),
+describePostgres(
+  "feat:H8 a roll-out of a new secret over four servers on one PostgreSQL",
+  (server) => describeRollOut(() => sharedPostgres(server())),
 );
 
 function describeRollOut(newStore: NewSharedStore): void {

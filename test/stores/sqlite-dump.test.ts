@@ -6,7 +6,7 @@ import { createSqlite } from "./sqlite-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";
 
-it("H7, R12: the files of sqliteStore hold no token, nor the part of one that is hard to guess", async () => {
+it("feat:H7, sec:R12: the files of sqliteStore hold no token, nor the part of one that is hard to guess", async () => {
   const fixture = await createSqlite();
   const { store, another, file } = fixture;
   try {
@@ -33,7 +33,7 @@ it("H7, R12: the files of sqliteStore hold no token, nor the part of one that is
   }
 });
 
-it("R12: without its secret beside it the file opens for nobody", async () => {
+it("sec:R12: without its secret beside it the file opens for nobody", async () => {
   const fixture = await createSqlite();
   const { store, another, file } = fixture;
   try {

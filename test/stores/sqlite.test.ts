@@ -13,7 +13,7 @@ import { createSqlite, openedSqlite } from "./sqlite-fixture.ts";
 describeDurableSessionStore({ describe, it }, "sqliteStore", createSqlite);
 describePruning("sqliteStore", createSqlite);
 
-describe("O3 sqliteStore(file)", () => {
+describe("feat:O3 sqliteStore(file)", () => {
   it.each(["", ":memory:", "file:sessions.db", "FILE::memory:", undefined as unknown as string])(
     "refuses %j and points to memoryStore()",
     (file) => {

@@ -19,7 +19,7 @@ declare const sessions: Sessions;
 declare const verifying: VerifySessions;
 
 describe("protect fits every adapter without a cast", () => {
-  it("K5 connect-node", () => {
+  it("feat:K5 connect-node", () => {
     const listener = connectNodeAdapter(
       sessions.protect({
         routes: (router) => router.service(NotesService, {}),
@@ -33,7 +33,7 @@ describe("protect fits every adapter without a cast", () => {
     expectTypeOf(listener).toBeFunction();
   });
 
-  it("K5 connect-express", () => {
+  it("feat:K5 connect-express", () => {
     const handler = expressConnectMiddleware(
       sessions.protect({
         routes: (router) => router.service(NotesService, {}),
@@ -47,7 +47,7 @@ describe("protect fits every adapter without a cast", () => {
     expectTypeOf(handler).toBeFunction();
   });
 
-  it("K5 connect-fastify", async () => {
+  it("feat:K5 connect-fastify", async () => {
     const server = fastify();
     await server.register(
       fastifyConnectPlugin,
@@ -63,7 +63,7 @@ describe("protect fits every adapter without a cast", () => {
     expectTypeOf(server).toExtend<FastifyInstance>();
   });
 
-  it("K5 a router by hand, for createFetchHandler", () => {
+  it("feat:K5 a router by hand, for createFetchHandler", () => {
     const { routes, ...options } = sessions.protect({
       routes: (router) => router.service(NotesService, {}),
       readMaxBytes: 1024,
@@ -75,7 +75,7 @@ describe("protect fits every adapter without a cast", () => {
     createRouterTransport(routes, { router: options });
   });
 
-  it("K5 options that are kept in between", () => {
+  it("feat:K5 options that are kept in between", () => {
     const options = sessions.protect({ routes: (router) => router.service(NotesService, {}) });
     expectTypeOf(connectNodeAdapter).toBeCallableWith(options);
     expectTypeOf(expressConnectMiddleware).toBeCallableWith(options);
@@ -91,7 +91,7 @@ describe("protect fits every adapter without a cast", () => {
     fastify().register(fastifyConnectPlugin, forExpress);
   });
 
-  it("K5 a service that only verifies", () => {
+  it("feat:K5 a service that only verifies", () => {
     const handler = expressConnectMiddleware(
       verifying.protect({
         routes: (router) => router.service(NotesService, {}),

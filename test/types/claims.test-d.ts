@@ -43,7 +43,7 @@ const Arktype = type({ role: "'reader' | 'admin'", visits: "number", "team?": "s
 describe("types of claims on the server", () => {
   const sessions = createSessions({ ...base, claims: Zod });
 
-  it("E4 handlers read what the schema makes of them", () => {
+  it("feat:E4 handlers read what the schema makes of them", () => {
     expectTypeOf(sessions.require(context).claims).toEqualTypeOf<Read>();
     expectTypeOf(sessions.current(context)).toEqualTypeOf<Session<Read> | undefined>();
     expectTypeOf(sessions.requireFresh(context, "10m").claims.role).toEqualTypeOf<
@@ -53,7 +53,7 @@ describe("types of claims on the server", () => {
     expectTypeOf(sessions.getSession(context, { required: false })).resolves.toEqualTypeOf<
       Session<Read> | undefined
     >();
-    expectTypeOf(sessions.reauthenticated(context)).resolves.toEqualTypeOf<Session<Read>>();
+    expectTypeOf(sessions.reauthenticate(context)).resolves.toEqualTypeOf<Session<Read>>();
     expectTypeOf(sessions.fork(context))
       .resolves.toHaveProperty("session")
       .toEqualTypeOf<Session<Read>>();
@@ -61,7 +61,7 @@ describe("types of claims on the server", () => {
     void sessions.require(context).claims.rôle;
   });
 
-  it("E2 E4 F2 F3 by id and in lists as well, where they may fit no more", () => {
+  it("feat:E2 feat:E4 feat:F2 feat:F3 by id and in lists as well, where they may fit no more", () => {
     expectTypeOf(sessions.find("id")).resolves.toEqualTypeOf<SessionInfo<Read> | undefined>();
     expectTypeOf<SessionInfo<Read>["claims"]>().toEqualTypeOf<Read | undefined>();
     expectTypeOf(sessions.list({ userId: "a" }))
@@ -80,7 +80,7 @@ describe("types of claims on the server", () => {
     expectTypeOf(sessions.revoke(["id"])).resolves.toEqualTypeOf<readonly string[]>();
   });
 
-  it("E1 a patch names what there is, undefined to remove; a function returns all of it", () => {
+  it("feat:E1 a patch names what there is, undefined to remove; a function returns all of it", () => {
     const session = sessions.require(context);
     void session.updateClaims({ visits: 1 });
     void session.updateClaims({ team: undefined, role: undefined });
@@ -100,7 +100,7 @@ describe("types of claims on the server", () => {
     expectTypeOf(session.data()).resolves.toEqualTypeOf<JsonObject>();
   });
 
-  it("A1 A5 members with a default may be left out of a sign-in, and so may claims", () => {
+  it("feat:A1 feat:A5 members with a default may be left out of a sign-in, and so may claims", () => {
     void sessions.create(context, { userId: "a" });
     void sessions.create(context, { userId: "a", claims: {} });
     void sessions.create(context, { userId: "a", claims: { role: "admin" } });
@@ -112,7 +112,7 @@ describe("types of claims on the server", () => {
     expectTypeOf(sessions.create(context, { userId: "a" })).resolves.toEqualTypeOf<Session<Read>>();
   });
 
-  it("A1 A5 claims that are required make a sign-in give them", () => {
+  it("feat:A1 feat:A5 claims that are required make a sign-in give them", () => {
     const strict = createSessions({ ...base, claims: Required });
     void strict.create(context, { userId: "a", claims: { role: "admin" } });
     // @ts-expect-error there are claims to give
@@ -127,7 +127,7 @@ describe("types of claims on the server", () => {
     expectTypeOf<{ role: "admin" }>().toExtend<Given["claims"]>();
   });
 
-  it("E4 valibot and arktype are as good", () => {
+  it("feat:E4 valibot and arktype are as good", () => {
     const valibot = createSessions({ ...base, claims: Valibot });
     expectTypeOf(valibot.require(context).claims).toEqualTypeOf<Read>();
     void valibot.create(context, { userId: "a" });
@@ -142,7 +142,7 @@ describe("types of claims on the server", () => {
     void arktype.create(context, { userId: "a", claims: { role: "owner", visits: 1 } });
   });
 
-  it("E4 without a schema they are any JSON object", () => {
+  it("feat:E4 without a schema they are any JSON object", () => {
     const untyped = createSessions(base);
     expectTypeOf(untyped).toEqualTypeOf<Sessions>();
     expectTypeOf(untyped.require(context).claims).toEqualTypeOf<JsonObject>();
@@ -154,7 +154,7 @@ describe("types of claims on the server", () => {
     void untyped.create(context, { userId: "a", claims: "x" });
   });
 
-  it("E6 the projection is given what handlers read", () => {
+  it("feat:E6 the projection is given what handlers read", () => {
     createSessions({
       ...base,
       claims: Zod,
@@ -178,7 +178,7 @@ describe("types of claims on the server", () => {
     >();
   });
 
-  it("E4 a schema of what is no object is none", () => {
+  it("feat:E4 a schema of what is no object is none", () => {
     // @ts-expect-error no object
     createSessions({ ...base, claims: z.string() });
     // @ts-expect-error no schema
@@ -186,7 +186,7 @@ describe("types of claims on the server", () => {
     expectTypeOf(z.string()).not.toExtend<ClaimsSchema>();
   });
 
-  it("B8 the service that only verifies reads them as well", () => {
+  it("feat:B8 the service that only verifies reads them as well", () => {
     const verifying = verifySessions({ issuer: base.issuer, jwks: { keys: [] }, claims: Zod });
     expectTypeOf(verifying.require(context).claims).toEqualTypeOf<Read>();
     expectTypeOf(verifying.getSession(context))
@@ -198,7 +198,7 @@ describe("types of claims on the server", () => {
     expectTypeOf(untyped.require(context).claims).toEqualTypeOf<JsonObject>();
   });
 
-  it("N7 testSessions types them too", () => {
+  it("feat:N7 testSessions types them too", () => {
     const typed = testSessions({ claims: Required });
     expectTypeOf(typed.require(context).claims.role).toEqualTypeOf<"reader" | "admin">();
     void signedIn(typed, { userId: "a", claims: { role: "admin" } });
@@ -212,7 +212,7 @@ describe("types of claims on the server", () => {
 describe("types of claims on the client", () => {
   const transport = () => createRouterTransport(() => {});
 
-  it("E6 L7 as the schema says, and unknown until they are told", () => {
+  it("feat:E6 feat:L7 as the schema says, and unknown until they are told", () => {
     const session = createSessionClient({ transport, claims: z.object({ role: z.string() }) });
     expectTypeOf(session.claims).toEqualTypeOf<{ role: string } | undefined>();
     const valibot = createSessionClient({ transport, claims: v.object({ role: v.string() }) });
@@ -221,14 +221,14 @@ describe("types of claims on the client", () => {
     expectTypeOf(arktype.claims).toEqualTypeOf<{ role: string } | undefined>();
   });
 
-  it("E6 L7 by the caller's word", () => {
+  it("feat:E6 feat:L7 by the caller's word", () => {
     const session = createSessionClient<{ readonly role: "reader" | "admin" }>({ transport });
     expectTypeOf(session.claims).toEqualTypeOf<{ readonly role: "reader" | "admin" } | undefined>();
     // @ts-expect-error the schema says otherwise
     createSessionClient<{ role: number }>({ transport, claims: z.object({ role: z.string() }) });
   });
 
-  it("E6 L7 any JSON object otherwise", () => {
+  it("feat:E6 feat:L7 any JSON object otherwise", () => {
     const session = createSessionClient({ transport });
     expectTypeOf(session.claims).toEqualTypeOf<JsonObject | undefined>();
     expectTypeOf(session.state.claims).toEqualTypeOf<JsonObject | undefined>();

@@ -74,18 +74,18 @@ describe("readKeySet", () => {
         return [unnamed, { ...other.publicJwk, kid }];
       },
     ],
-  ])("V08 J04 refuses an ambiguous set: %s", async (_, keys) => {
+  ])("sec:V08 sec:J04 refuses an ambiguous set: %s", async (_, keys) => {
     await expect(readKeySet({ keys: keys() })).rejects.toThrow(/same "kid"/);
   });
 
   it.each([undefined, null, [], "keys", {}, { keys: {} }, { keys: null }])(
-    "V08 refuses what is no set: %j",
+    "sec:V08 refuses what is no set: %j",
     async (value) => {
       await expect(readKeySet(value)).rejects.toThrow(/^JWK set: it must be/);
     },
   );
 
-  it("V08 reads 64 keys, and not 65", async () => {
+  it("sec:V08 reads 64 keys, and not 65", async () => {
     const many = (count: number) =>
       Array.from({ length: count }, (_, i) => ({ ...good.publicJwk, kid: `k${i}` }));
     expect(await kids(many(64))).toHaveLength(64);

@@ -28,7 +28,7 @@ async function fetchKey(url: string, token: string) {
   return createPublicKey({ key: { ...jwk }, format: "jwk" });
 }
 
-describe.each(algorithms)("H1 other people's verifiers accept our tokens: %s", (algorithm) => {
+describe.each(algorithms)("feat:H1 other people's verifiers accept our tokens: %s", (algorithm) => {
   it("jose alone, with our keys over HTTP", async () => {
     const { at, token, session } = await issued(algorithm);
     const { payload, protectedHeader } = await jwtVerify(

@@ -126,7 +126,7 @@ describe("keys of an issuer", () => {
   );
 });
 
-describe("V07 unknown keys", () => {
+describe("sec:V07 unknown keys", () => {
   it("are fetched: a key that was published since is found", async () => {
     await keys.ready();
     clock.advance("31s");
@@ -273,7 +273,7 @@ describe("an outage", () => {
     ],
     ["256 kB and a byte", () => new Response(`{"keys":[]${" ".repeat(256 * 1024 - 10)}}`)],
     ["a rejection", () => Promise.reject(new TypeError("fetch failed"))],
-  ])("V08 %s evicts nothing", async (_, behave) => {
+  ])("sec:V08 %s evicts nothing", async (_, behave) => {
     await keys.ready();
     clock.advance("6m");
     answer = behave;
@@ -283,14 +283,14 @@ describe("an outage", () => {
   });
 
   it.each([203, 206, 302, 404, 500])(
-    "V08 keys that come with status %i are not used",
+    "sec:V08 keys that come with status %i are not used",
     async (status) => {
       answer = () => new Response(published([one]).body, { status });
       expect(await find(one.kid)).toBe(30_000);
     },
   );
 
-  it("V08 a body without end is cut off at 256 kB", async () => {
+  it("sec:V08 a body without end is cut off at 256 kB", async () => {
     let pulled = 0;
     let cancelled = false;
     const endless = new ReadableStream<Uint8Array>({
@@ -308,7 +308,7 @@ describe("an outage", () => {
     expect(pulled).toBeLessThan(20);
   });
 
-  it("V07 no answer within 5 s is an outage, and the request is aborted", async () => {
+  it("sec:V07 no answer within 5 s is an outage, and the request is aborted", async () => {
     answer = () => new Promise<Response>(() => {});
     const waiting = find(one.kid);
     clock.advance("4999ms");
@@ -318,7 +318,7 @@ describe("an outage", () => {
     expect(requests[0]?.signal?.aborted).toBe(true);
   });
 
-  it("V07 a body that drips does not get more time", async () => {
+  it("sec:V07 a body that drips does not get more time", async () => {
     answer = () => new Response(new ReadableStream({ pull: () => new Promise(() => {}) }));
     const waiting = find(one.kid);
     await background();

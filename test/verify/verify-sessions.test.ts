@@ -34,7 +34,7 @@ async function outcome(
   }
 }
 
-describe("Q5 verifySessions", () => {
+describe("feat:Q5 verifySessions", () => {
   it("verifies tokens in headers and cookies by the keys it fetches once", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
@@ -104,7 +104,7 @@ describe("Q5 verifySessions", () => {
     expect(await outcome(beside(at), presented)).toBe(expected);
   });
 
-  it("B10, J15 refuses tokens for another audience or of another issuer's name", async () => {
+  it("feat:B10, sec:J15 refuses tokens for another audience or of another issuer's name", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const refused = "tryRefreshToken TOKEN_INVALID refresh";
@@ -134,7 +134,7 @@ describe("Q5 verifySessions", () => {
     expect(await outcome(beside(at), { bearer: (await tokensOf(at)).accessToken })).toBe("alice");
   });
 
-  it("J17 follows rotation: no call fails, whatever the age of its keys", async () => {
+  it("sec:J17 follows rotation: no call fails, whatever the age of its keys", async () => {
     const at = await startIssuer();
     // Now, so that the first key is as old as the clock.
     await at.sessions.ready();
@@ -175,7 +175,7 @@ describe("verifySessions in an outage of the issuer", () => {
     expect(await outcome(fresh, { bearer: accessToken })).toBe("alice");
   });
 
-  it.each([301, 302, 303, 307, 308])("V07 follows no redirect: %i", async (status) => {
+  it.each([301, 302, 303, 307, 308])("sec:V07 follows no redirect: %i", async (status) => {
     const at = await startIssuer();
     const evil = await startIssuer();
     at.instead.status = status;
@@ -233,7 +233,7 @@ describe("a service that only verifies", () => {
     expect(sessions.describe({ handlers: [] } as never)).toEqual([]);
   });
 
-  it("Q5 a client refreshes at the issuer and calls again, unnoticed", async () => {
+  it("feat:Q5 a client refreshes at the issuer and calls again, unnoticed", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     let handled = 0;

@@ -1,6 +1,6 @@
 import type { Lifetimes } from "../../src/engine/lifetimes.ts";
 import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/rule.ts";
-import type { RevokedChange, SessionStore } from "../../src/engine/store.ts";
+import type { EndedEntry, SessionStore } from "../../src/engine/store.ts";
 import type { Skew } from "./clock.ts";
 
 /** What takes a rule of `design.md` 5 away. */
@@ -87,7 +87,7 @@ function blindWrite(store: SessionStore): SessionStore {
 
 /** Keeps revocations beside the store, so that reads and the log have them and writes do not. */
 function deafWrite(store: SessionStore): SessionStore {
-  const ended = new Map<string, RevokedChange>();
+  const ended = new Map<string, EndedEntry>();
   const wakes = new Set<() => void>();
   const load: SessionStore["load"] = async (id) => {
     const { record, now } = await store.load(id);

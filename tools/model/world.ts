@@ -151,7 +151,7 @@ export class World {
     if (event.type !== "theft") {
       return;
     }
-    const ledger = this.ledgers.get(event.session);
+    const ledger = this.ledgers.get(event.sessionId);
     if (ledger === undefined) {
       return;
     }

@@ -48,7 +48,7 @@ async function start(config: ServerConfig): Promise<void> {
     },
     onEvent(event) {
       if (event.type === "theft" || event.type === "storeWentBack") {
-        report({ type: event.type, session: event.session, presented: event.presented });
+        report({ type: event.type, session: event.sessionId, presented: event.presented });
       } else if (event.type === "failed") {
         report({ type: "failed", message: reasonOf(event.error) });
       }

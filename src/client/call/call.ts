@@ -10,7 +10,7 @@ import { race } from "./deadline.ts";
  * One call of a client, of whatever kind: prepare, then attach and send, then accept; when it is
  * refused, recover and send once more. It is sent twice at most.
  */
-export class Call {
+export class SessionCall {
   readonly #core: SessionCore;
   readonly #signal: AbortSignal | undefined;
   readonly #replayable: boolean;

@@ -1,7 +1,7 @@
 import type { Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../state/core.ts";
-import { Call } from "./call.ts";
+import { SessionCall } from "./call.ts";
 import { setTimeoutOf, TimeLeft, timeoutOf } from "./deadline.ts";
 import { claim } from "./mark.ts";
 
@@ -63,7 +63,7 @@ interface Opened {
  * instead of the headers, or (from servers of Connect) on the first read after them.
  */
 export async function streamCall(
-  call: Call,
+  call: SessionCall,
   send: () => Promise<StreamResponse>,
 ): Promise<StreamResponse> {
   const opened = await open(call, send);
@@ -83,7 +83,7 @@ export async function streamCall(
 }
 
 /** Sends until it is accepted. `recover` throws when the call shall not be sent again. */
-async function open(call: Call, send: () => Promise<StreamResponse>): Promise<Opened> {
+async function open(call: SessionCall, send: () => Promise<StreamResponse>): Promise<Opened> {
   for (;;) {
     try {
       const response = await send();
@@ -100,11 +100,11 @@ async function open(call: Call, send: () => Promise<StreamResponse>): Promise<Op
 }
 
 class StreamMessages {
-  readonly #call: Call;
+  readonly #call: SessionCall;
   readonly #reopen: () => Promise<Opened>;
   #opened: Opened;
 
-  constructor(call: Call, opened: Opened, reopen: () => Promise<Opened>) {
+  constructor(call: SessionCall, opened: Opened, reopen: () => Promise<Opened>) {
     this.#call = call;
     this.#opened = opened;
     this.#reopen = reopen;
@@ -165,7 +165,7 @@ export function sessionInterceptor(core: SessionCore): Interceptor {
 async function run(req: Request, next: Next, core: SessionCore): ReturnType<Next> {
   const left = new TimeLeft(core.options.clock, timeoutOf(req.header));
   const one = !req.stream || req.method.methodKind === "server_streaming";
-  const call = new Call(core, { signal: req.signal, replayable: one });
+  const call = new SessionCall(core, { signal: req.signal, replayable: one });
   await call.prepare(req.stream);
   const attach = (): void => {
     const { ms } = left;
@@ -190,7 +190,10 @@ async function run(req: Request, next: Next, core: SessionCore): ReturnType<Next
 type Next = Parameters<Interceptor>[0];
 type Request = Parameters<Next>[0];
 
-async function unaryCall(call: Call, send: () => Promise<UnaryResponse>): Promise<UnaryResponse> {
+async function unaryCall(
+  call: SessionCall,
+  send: () => Promise<UnaryResponse>,
+): Promise<UnaryResponse> {
   for (;;) {
     try {
       const response = await send();

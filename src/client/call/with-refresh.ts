@@ -2,7 +2,7 @@ import type { CallOptions } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
 import { coreOf, type SessionClient } from "../session-client.ts";
 import type { SessionCore } from "../state/core.ts";
-import { Call } from "./call.ts";
+import { SessionCall } from "./call.ts";
 import { deadlineSignal, TimeLeft } from "./deadline.ts";
 import { type Handled, withMark } from "./mark.ts";
 
@@ -57,7 +57,7 @@ class WrappedCall {
   readonly #method: Method;
   readonly #input: unknown;
   readonly #options: CallOptions;
-  readonly #call: Call;
+  readonly #call: SessionCall;
   readonly #left: TimeLeft;
   readonly #handled: Handled = { by: false };
   readonly #letGo: () => void;
@@ -76,7 +76,7 @@ class WrappedCall {
     this.#options = options;
     this.#letGo = letGo;
     this.#left = new TimeLeft(clock, timeoutMs);
-    this.#call = new Call(core, { signal, replayable: !isIterable(input) });
+    this.#call = new SessionCall(core, { signal, replayable: !isIterable(input) });
   }
 
   send(): unknown {

@@ -137,7 +137,7 @@ export class Refresher {
       local.learn();
     }
     this.early.reset();
-    this.#core.emit({ type: "refreshed", session: local.session });
+    this.#core.emit({ type: "refreshed", sessionId: local.session });
     return { type: "refreshed" };
   }
 

@@ -51,7 +51,7 @@ export class SessionCore implements SessionContext {
 
   /** The same object until something changes. */
   get state(): SessionState {
-    const { status, session, realm, claims } = this.#state;
+    const { status, sessionId: session, realm, claims } = this.#state;
     const { local } = this;
     if (
       status !== local.status ||
@@ -192,7 +192,7 @@ function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {
 function stateOf({ status, session, realm, claims }: LocalSession): SessionState {
   return Object.freeze({
     status,
-    ...(session !== undefined && { session }),
+    ...(session !== undefined && { sessionId: session }),
     ...(realm !== undefined && { realm }),
     ...(claims !== undefined && { claims }),
   });

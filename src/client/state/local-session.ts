@@ -90,7 +90,7 @@ export class LocalSession implements NoticeContext {
     }
     const verdict = judge(notice, this, { sent, own });
     if (verdict === "stale") {
-      this.#emit({ type: "answerDropped", session: notice.session, why: "stale" });
+      this.#emit({ type: "answerDropped", sessionId: notice.session, why: "stale" });
     } else if (verdict === "end") {
       this.end("server", notice.session);
     } else if (verdict !== "ignore") {
@@ -130,7 +130,7 @@ export class LocalSession implements NoticeContext {
     this.session = session;
     this.realm ??= realm;
     this.#drop();
-    this.#emit({ type: "signedIn", session, realm });
+    this.#emit({ type: "signedIn", sessionId: session, realm });
   }
 
   /** There is no session any more. */
@@ -145,7 +145,7 @@ export class LocalSession implements NoticeContext {
     this.order = undefined;
     this.#life = undefined;
     if (before !== "signedOut") {
-      this.#emit({ type: "signedOut", session, by });
+      this.#emit({ type: "signedOut", sessionId: session, by });
     }
   }
 
@@ -169,7 +169,7 @@ export class LocalSession implements NoticeContext {
   #take(notice: SessionNotice, headers: Headers, verdict: "adopt" | "renew"): Verdict {
     const access = headers.get(header.accessToken);
     if (this.transport === "header" && access === null) {
-      this.#emit({ type: "answerDropped", session: notice.session, why: "unreadable" });
+      this.#emit({ type: "answerDropped", sessionId: notice.session, why: "unreadable" });
       return "ignore";
     }
     const kept = verdict === "renew" ? this.tokens?.refreshToken : undefined;

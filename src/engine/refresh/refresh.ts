@@ -6,7 +6,7 @@ import type { AccessToken } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError } from "../liveness.ts";
 import { reach } from "../reach.ts";
-import type { RefreshWrite, RevokedChange, SessionRecord, SessionStore, Stored } from "../store.ts";
+import type { EndedEntry, RefreshWrite, SessionRecord, SessionStore, Stored } from "../store.ts";
 import { decideRefresh, type RefreshRule } from "./rule.ts";
 import type {
   ParsedRefreshToken,
@@ -34,7 +34,7 @@ export interface RefresherOptions {
   readonly emit: SessionEventListener;
   readonly mintAccess: (stored: Stored<SessionRecord>) => Promise<AccessToken>;
   /** Makes a revocation known in this process at once. */
-  readonly announce: (change: RevokedChange) => void;
+  readonly announce: (change: EndedEntry) => void;
   /** Whether this process knows the session to be revoked. */
   readonly isRevoked: (session: string) => boolean;
   /** For the model check alone, which shows that each part of the rule is needed. */
@@ -80,7 +80,7 @@ async function carryOut(
     case "revoked":
       throw endedError({ session: record.id, endedBy: decision.endedBy, at: decision.at }, now);
     case "expired":
-      options.emit({ type: "expired", session: record.id, userId: record.userId });
+      options.emit({ type: "expired", sessionId: record.id, userId: record.userId });
       throw expiredError(record.id);
     case "theft":
       assertInTime(options, arrived);
@@ -136,13 +136,13 @@ function report(
   if (proven.generation > proven.record.generation) {
     emit({
       type: "storeWentBack",
-      session,
+      sessionId: session,
       presented: proven.generation,
       generation: proven.record.generation,
     });
   }
   const recovered = proven.generation < generation && !advanced;
-  emit({ type: recovered ? "recovered" : "refreshed", session, generation });
+  emit({ type: recovered ? "recovered" : "refreshed", sessionId: session, generation });
 }
 
 /**
@@ -158,7 +158,7 @@ function assertInTime({ clock, lifetimes }: RefresherOptions, arrived: number): 
 async function punish(options: RefresherOptions, proven: ProvenRefreshToken): Promise<never> {
   const { id: session, userId, generation } = proven.record;
   const { record, revoked, now } = await reach(options.store.revoke(session, "theft"));
-  const change: RevokedChange = {
+  const change: EndedEntry = {
     kind: "revoked",
     session,
     // A sign-out may have been faster.
@@ -169,7 +169,7 @@ async function punish(options: RefresherOptions, proven: ProvenRefreshToken): Pr
   if (revoked) {
     options.emit({
       type: "theft",
-      session,
+      sessionId: session,
       userId,
       presented: proven.generation,
       generation,

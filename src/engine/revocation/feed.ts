@@ -2,7 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import { inTime } from "../../base/promises.ts";
-import type { Change, Changes, SessionStore } from "../store.ts";
+import type { Changes, LogEntry, SessionStore } from "../store.ts";
 import type { Revocations } from "./revocations.ts";
 
 /** When something began, by both clocks. */
@@ -109,7 +109,7 @@ export interface Feed {
   /** Reads the log up to now and follows it from then on. Rejects when the store is out of reach. */
   open(): Promise<void>;
   /** Makes a change known that this process wrote itself, at once. */
-  apply(change: Change): void;
+  apply(change: LogEntry): void;
   /**
    * Whether what is known is older than `maxStaleness`, so that nothing may be let through on it.
    * @param now what `storeNow` told just now, to save a look at the clock
@@ -201,7 +201,7 @@ class FollowedLog implements Feed {
     }
   }
 
-  apply(change: Change): void {
+  apply(change: LogEntry): void {
     this.#options.revocations.apply(change);
   }
 

@@ -1,9 +1,9 @@
 import type { Clock } from "../../base/clock.ts";
 import type { EndedBy } from "../../base/events.ts";
-import type { Change, ClaimsChange, RevokedChange } from "../store.ts";
+import type { ClaimsEntry, EndedEntry, LogEntry } from "../store.ts";
 
 /** Told how a session ended. */
-export type RevocationListener = (change: RevokedChange) => void;
+export type RevocationListener = (change: EndedEntry) => void;
 
 /** Who waits for sessions to end. */
 export class RevocationListeners {
@@ -19,7 +19,7 @@ export class RevocationListeners {
    * @param known how the session has ended, where it has: then the listener is told at once
    * @returns a function that takes the listener back
    */
-  add(session: string, listener: RevocationListener, known: RevokedChange | undefined): () => void {
+  add(session: string, listener: RevocationListener, known: EndedEntry | undefined): () => void {
     if (known !== undefined) {
       tellSafely(listener, known);
       return () => {};
@@ -35,7 +35,7 @@ export class RevocationListeners {
   }
 
   /** Tells, and lets go of, all who wait for this session. What they throw is ignored. */
-  tell(change: RevokedChange): void {
+  tell(change: EndedEntry): void {
     const all = this.#bySession.get(change.session) ?? new Set();
     for (const listener of [...all]) {
       if (this.#take(change.session, all, listener)) {
@@ -56,7 +56,7 @@ export class RevocationListeners {
 }
 
 /** A broken listener must not stop the change log, nor the other listeners. */
-function tellSafely(listener: RevocationListener, change: RevokedChange): void {
+function tellSafely(listener: RevocationListener, change: EndedEntry): void {
   try {
     listener(change);
   } catch {}
@@ -71,8 +71,8 @@ export interface Revocations {
    * @param age milliseconds since it was written by the store's clock, where it was read from a log
    * that was written before this process began to follow it; default 0
    */
-  apply(change: Change, age?: number): void;
-  get(session: string): RevokedChange | undefined;
+  apply(change: LogEntry, age?: number): void;
+  get(session: string): EndedEntry | undefined;
   /**
    * Calls `listener` once, when the session has ended; at once where it has already. What the
    * listener throws is ignored.
@@ -100,7 +100,7 @@ export interface Revocations {
   /** How many entries can be vouched for. */
   readonly limit: number;
   /** All that ended. */
-  all(): Iterable<RevokedChange>;
+  all(): Iterable<EndedEntry>;
 }
 
 /** What revocations are made of. */
@@ -146,7 +146,7 @@ class RememberedChanges implements Revocations {
     this.limit = options.limit ?? 2_000_000;
   }
 
-  apply(change: Change, age = 0): void {
+  apply(change: LogEntry, age = 0): void {
     const forgetAt = this.#options.clock.monotonic() + this.#options.window - age;
     if (change.kind === "claims") {
       this.#applyClaims(change, forgetAt);
@@ -157,7 +157,7 @@ class RememberedChanges implements Revocations {
     }
   }
 
-  get(session: string): RevokedChange | undefined {
+  get(session: string): EndedEntry | undefined {
     const end = this.#ends.get(session);
     return end === undefined ? undefined : toChange(session, end);
   }
@@ -196,13 +196,13 @@ class RememberedChanges implements Revocations {
     return this.#listeners.size;
   }
 
-  *all(): Iterable<RevokedChange> {
+  *all(): Iterable<EndedEntry> {
     for (const [session, end] of this.#ends) {
       yield toChange(session, end);
     }
   }
 
-  #applyEnd({ session, endedBy, at }: RevokedChange, forgetAt: number): void {
+  #applyEnd({ session, endedBy, at }: EndedEntry, forgetAt: number): void {
     const known = this.#ends.get(session);
     if (known === undefined || (isOwnEnd(endedBy) && !isOwnEnd(known.endedBy))) {
       setLast(this.#ends, session, { endedBy, at, forgetAt });
@@ -210,7 +210,7 @@ class RememberedChanges implements Revocations {
     }
   }
 
-  #applyClaims({ session, claimsVersion: version }: ClaimsChange, forgetAt: number): void {
+  #applyClaims({ session, claimsVersion: version }: ClaimsEntry, forgetAt: number): void {
     const known = this.#claims.get(session);
     if (known === undefined || known.version < version) {
       setLast(this.#claims, session, { version, forgetAt });
@@ -218,7 +218,7 @@ class RememberedChanges implements Revocations {
   }
 }
 
-function toChange(session: string, { endedBy, at }: End): RevokedChange {
+function toChange(session: string, { endedBy, at }: End): EndedEntry {
   return { kind: "revoked", session, endedBy, at };
 }
 

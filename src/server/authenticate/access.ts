@@ -1,6 +1,6 @@
 import { SessionError } from "../../base/errors.ts";
 import { andThen } from "../../base/promises.ts";
-import type { AccessClaims } from "../../jwt/claims.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifiedToken } from "../../jwt/verifier.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
@@ -19,7 +19,7 @@ export interface Verifiable {
 export function verifyBearer(
   engine: Authenticator,
   { presented, now }: Verifiable,
-): AccessClaims | Promise<AccessClaims> {
+): TokenClaims | Promise<TokenClaims> {
   const { bearer = "", accessCookies } = presented;
   return andThen(engine.verify(bearer, now), (verified) => {
     const claims = accept(verified, { transport: "header", hasRefreshToken: false });
@@ -30,9 +30,9 @@ export function verifyBearer(
 /** The cookies beside a header must be of its session. */
 async function checkCookies(
   engine: Authenticator,
-  claims: AccessClaims,
+  claims: TokenClaims,
   { presented, now }: Verifiable,
-): Promise<AccessClaims> {
+): Promise<TokenClaims> {
   for (const cookie of presented.accessCookies) {
     const other = await engine.verify(cookie, now);
     if ("claims" in other && other.claims.sid !== claims.sid) {
@@ -50,7 +50,7 @@ export function verifyCookies(
   core: VerifyingCore,
   engine: Authenticator,
   { presented, now }: Verifiable,
-): AccessClaims | Promise<AccessClaims> {
+): TokenClaims | Promise<TokenClaims> {
   const context = {
     transport: "cookie",
     hasRefreshToken: presented.refreshCookies.length > 0,
@@ -93,14 +93,14 @@ function better(a: VerifiedToken, b: VerifiedToken): VerifiedToken {
   return "claims" in a && "claims" in b && isNewer(b.claims, a.claims) ? b : a;
 }
 
-function isNewer(a: AccessClaims, b: AccessClaims): boolean {
+function isNewer(a: TokenClaims, b: TokenClaims): boolean {
   return a.gen - b.gen > 0 || (a.gen === b.gen && (a.cv - b.cv || a.exp - b.exp) > 0);
 }
 
 function accept(
   verified: VerifiedToken,
   context: { readonly transport: "cookie" | "header"; readonly hasRefreshToken: boolean },
-): AccessClaims {
+): TokenClaims {
   switch (verified.status) {
     case "valid":
       if (verified.claims.transport !== context.transport) {
@@ -110,7 +110,7 @@ function accept(
     case "expired":
       throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
         message: "the access token has expired",
-        session: verified.claims.sid,
+        sessionId: verified.claims.sid,
       });
     case "invalid":
       throw invalid("tryRefreshToken");

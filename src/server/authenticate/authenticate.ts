@@ -4,7 +4,7 @@ import { header } from "../../base/wire.ts";
 import type { Reissued } from "../../engine/access-tokens.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { RevocationCheck } from "../../engine/revocation/check.ts";
-import type { AccessClaims } from "../../jwt/claims.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import { isEmpty, type PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
@@ -25,7 +25,7 @@ type Response = Pick<Call, "requestMethod" | "responseHeader">;
 /** A verified token, and what its call demands. */
 export interface Verified {
   readonly engine: Authenticator;
-  readonly claims: AccessClaims;
+  readonly claims: TokenClaims;
   readonly demand: SessionDemand;
   /** What `storeNow` told just now; undefined where something was waited for since. */
   readonly now: number | undefined;
@@ -41,7 +41,7 @@ export function checkSession(
   core: VerifyingCore,
   response: Response,
   verified: Verified,
-): AccessClaims | Promise<AccessClaims> {
+): TokenClaims | Promise<TokenClaims> {
   const { engine, claims, demand, now } = verified;
   switch (demand.check) {
     case "none":
@@ -60,7 +60,7 @@ async function checkFeed(
   core: VerifyingCore,
   response: Response,
   verified: Verified,
-): Promise<AccessClaims> {
+): Promise<TokenClaims> {
   const { engine, claims, demand } = verified;
   if (!engine.revocations.unsure && engine.feed.isStale()) {
     await engine.feed.catchUp();
@@ -84,7 +84,7 @@ async function checkStored(
   core: VerifyingCore,
   response: Response,
   verified: Verified,
-): Promise<AccessClaims> {
+): Promise<TokenClaims> {
   const { engine, claims } = verified;
   return adoptStored(core, response, { verified, stored: await engine.load(claims.sid) });
 }
@@ -93,7 +93,7 @@ async function adoptStored(
   core: VerifyingCore,
   response: Response,
   { verified, stored }: { readonly verified: Verified; readonly stored: StoredSession },
-): Promise<AccessClaims> {
+): Promise<TokenClaims> {
   const { engine, claims } = verified;
   const record = liveOf(claims.sid, stored);
   const reissued = await engine.reissueFrom(claims, { record, now: stored.now });
@@ -102,7 +102,7 @@ async function adoptStored(
 
 type StoredSession = Awaited<ReturnType<Authenticator["load"]>>;
 
-function assertNotRevoked(engine: Authenticator, claims: AccessClaims): void {
+function assertNotRevoked(engine: Authenticator, claims: TokenClaims): void {
   const { sid: session } = claims;
   const end = engine.revocations.get(session);
   if (end !== undefined) {
@@ -110,7 +110,7 @@ function assertNotRevoked(engine: Authenticator, claims: AccessClaims): void {
   }
 }
 
-function hasNewClaims({ revocations }: Authenticator, { sid, cv }: AccessClaims): boolean {
+function hasNewClaims({ revocations }: Authenticator, { sid, cv }: TokenClaims): boolean {
   const version = revocations.claimsVersionOf(sid);
   return version !== undefined && version > cv;
 }
@@ -119,8 +119,8 @@ function hasNewClaims({ revocations }: Authenticator, { sid, cv }: AccessClaims)
 async function adopt(
   core: VerifyingCore,
   { requestMethod, responseHeader }: Response,
-  { claims, reissued }: { readonly claims: AccessClaims; readonly reissued: Reissued | undefined },
-): Promise<AccessClaims> {
+  { claims, reissued }: { readonly claims: TokenClaims; readonly reissued: Reissued | undefined },
+): Promise<TokenClaims> {
   if (reissued === undefined) {
     return claims;
   }
@@ -154,7 +154,7 @@ export function authenticate(
   core: VerifyingCore,
   request: AuthenticationRequest,
   demand: AuthenticationDemand,
-): AccessClaims | undefined | Promise<AccessClaims> {
+): TokenClaims | undefined | Promise<TokenClaims> {
   const { presented } = request;
   if (isEmpty(presented)) {
     if (demand.required) {
@@ -190,7 +190,10 @@ function orRefresh<T>(presented: PresentedTokens, work: () => T | Promise<T>): T
   }
 }
 
-function namesAnother({ refreshCookies }: PresentedTokens, { kind, session }: SessionError) {
+function namesAnother(
+  { refreshCookies }: PresentedTokens,
+  { kind, sessionId: session }: SessionError,
+) {
   return (
     kind === "unauthorized" &&
     session !== undefined &&
@@ -208,7 +211,7 @@ interface Presented {
 function authenticateBy(
   engine: Authenticator,
   given: Presented,
-): AccessClaims | Promise<AccessClaims> {
+): TokenClaims | Promise<TokenClaims> {
   const { core, request, demand } = given;
   const { presented } = request;
   const byCookie = presented.bearer === undefined;
@@ -231,11 +234,11 @@ async function checkLater(
     byToken,
     now,
   }: {
-    readonly verified: AccessClaims | Promise<AccessClaims>;
+    readonly verified: TokenClaims | Promise<TokenClaims>;
     readonly byToken: boolean;
     readonly now: number;
   },
-): Promise<AccessClaims> {
+): Promise<TokenClaims> {
   const claims = await verified;
   if (byToken) {
     await checkAntiCsrf(engine, given, claims);
@@ -247,12 +250,12 @@ function checkLive(
   engine: Authenticator,
   { core, request, demand }: Presented,
   found: {
-    readonly claims: AccessClaims;
+    readonly claims: TokenClaims;
     readonly now: number;
     /** What `storeNow` told just now; undefined where something was waited for since. */
     readonly checkedAt: number | undefined;
   },
-): AccessClaims | Promise<AccessClaims> {
+): TokenClaims | Promise<TokenClaims> {
   const { claims, now, checkedAt } = found;
   const live = checkSession(core, request, { engine, claims, demand, now: checkedAt });
   if (live instanceof Promise) {
@@ -261,7 +264,7 @@ function checkLive(
   return takeNote(engine, live, now);
 }
 
-function takeNote(engine: Authenticator, claims: AccessClaims, now: number): AccessClaims {
+function takeNote(engine: Authenticator, claims: TokenClaims, now: number): TokenClaims {
   engine.used(claims, now);
   return claims;
 }
@@ -269,14 +272,14 @@ function takeNote(engine: Authenticator, claims: AccessClaims, now: number): Acc
 async function checkAntiCsrf(
   engine: Authenticator,
   { core, request }: Presented,
-  claims: AccessClaims,
+  claims: TokenClaims,
 ): Promise<void> {
   const token = request.requestHeader.get(header.csrf);
   if (token === null || !(await engine.antiCsrf.verify(claims.sid, token))) {
     core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
     throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
       message: "the anti-CSRF token is missing or wrong",
-      session: claims.sid,
+      sessionId: claims.sid,
     });
   }
 }

@@ -1,7 +1,7 @@
 import { Code, ConnectError, type ContextValues, createContextKey } from "@connectrpc/connect";
 import { SessionError } from "../../base/errors.ts";
 import { andThen } from "../../base/promises.ts";
-import type { AccessClaims } from "../../jwt/claims.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import { hasCookies, hideTokens, readTokens } from "../../request/tokens.ts";
 import type { VerifyingCore } from "../core.ts";
 import { toConnectError } from "../response/errors.ts";
@@ -82,7 +82,7 @@ export function answerWith(call: Call, headers: Headers): void {
 export function enterSession(
   core: VerifyingCore,
   call: Call,
-  claims: AccessClaims,
+  claims: TokenClaims,
 ): void | Promise<void> {
   return andThen(core.claims.read(claims.claims), (read) =>
     call.enter(() => core.sessionOn(call, { claims, read })),
@@ -156,12 +156,12 @@ export function relayFailure(
   if (error === call.failure) {
     return toConnectError(error, { realm: core.issuer, procedure });
   }
-  const { kind, reason, message, session, retryAfter, violations } = error;
+  const { kind, reason, message, sessionId: session, retryAfter, violations } = error;
   const kept = new SessionError(kind, reason, {
     message,
     violations,
     cause: error,
-    ...(session === undefined ? {} : { session }),
+    ...(session === undefined ? {} : { sessionId: session }),
     ...(retryAfter === undefined ? {} : { retryAfter }),
   });
   return refuseCall(core, call, { error: kept, procedure });

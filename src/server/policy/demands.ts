@@ -2,11 +2,11 @@ import { Csrf, type Policy } from "../../../gen/rpcsession/v1/options_pb.ts";
 import { type Duration, durationMs } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { JsonValue } from "../../base/json.ts";
-import type { AccessClaims } from "../../jwt/claims.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifyingCore } from "../core.ts";
 
 /** When a user proved who they are, and how long ago that may be. */
-export interface Freshness {
+export interface AuthenticationAge {
   readonly session: string;
   /** Milliseconds since 1970 by the store's clock. */
   readonly authTime: number;
@@ -20,7 +20,7 @@ export interface Freshness {
  */
 export function assertFresh(
   core: Pick<VerifyingCore, "storeNow">,
-  { session, authTime, within }: Freshness,
+  { session, authTime, within }: AuthenticationAge,
 ): void {
   // Times in tokens are whole seconds, cut off: of the one in which it was some may be left.
   if (core.storeNow() - authTime < within + 1000) {
@@ -29,7 +29,7 @@ export function assertFresh(
   const requirement = `within ${within / 1000}s`;
   throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
     message: `the user must prove again who they are; it must have been ${requirement}`,
-    session,
+    sessionId: session,
     violations: [{ claim: "auth_time", requirement, message: "is too long ago" }],
   });
 }
@@ -94,7 +94,7 @@ export function assertDemands({ freshWithin, claims }: DemandOptions, procedure:
 export function checkDemands(
   core: Pick<VerifyingCore, "storeNow">,
   { freshWithin, claims: demands }: Demands,
-  claims: AccessClaims,
+  claims: TokenClaims,
 ): void {
   const said = (claim: string) =>
     Object.hasOwn(claims.claims, claim) ? claims.claims[claim] : undefined;
@@ -102,7 +102,7 @@ export function checkDemands(
   if (unmet.length > 0) {
     throw new SessionError("forbidden", "CLAIM_REJECTED", {
       message: "the claims of the session do not allow this call",
-      session: claims.sid,
+      sessionId: claims.sid,
       violations: unmet.map(({ claim, anyOf }) => ({
         claim,
         requirement: anyOf.length === 0 ? "present" : `one of ${anyOf.join(", ")}`,

@@ -96,7 +96,7 @@ function hintOf(error: SessionError, { realm, procedure }: ErrorPlace) {
     action: actionOf(error),
     reason: error.reason === "INTERNAL" ? Reason.UNSPECIFIED : Reason[error.reason],
     tokens: error.clearTokens ? Tokens.CLEAR : Tokens.KEEP,
-    session: error.session ?? "",
+    session: error.sessionId ?? "",
     realm,
     procedure,
     ...(retryAfter === undefined ? {} : { retryAfter: duration(retryAfter) }),

@@ -27,7 +27,7 @@ class SessionHandle implements Session {
   readonly authTime: Session["authTime"];
   readonly expiresAt: Session["expiresAt"];
   readonly accessExpiresAt: Session["accessExpiresAt"];
-  readonly transport: Session["transport"];
+  readonly tokenTransport: Session["tokenTransport"];
 
   constructor(core: Core, verified: VerifiedClaims, call: Call | undefined) {
     this.#core = core;
@@ -41,7 +41,7 @@ class SessionHandle implements Session {
     this.authTime = told.authTime;
     this.expiresAt = told.expiresAt;
     this.accessExpiresAt = told.accessExpiresAt;
-    this.transport = told.transport;
+    this.tokenTransport = told.tokenTransport;
   }
 
   get claims(): JsonObject {
@@ -91,7 +91,7 @@ class SessionHandle implements Session {
       return;
     }
     call.written = undefined;
-    if (this.transport === "cookie") {
+    if (this.tokenTransport === "cookie") {
       expireCookies(this.#core, call.responseHeader);
     }
     endTokens(this.#core, call.responseHeader, this.id);

@@ -30,7 +30,7 @@ export async function reauthenticate(
   call: Call,
   context: HandlerContext,
 ): Promise<Session> {
-  assertNotCommitted(call, "sessions.reauthenticated");
+  assertNotCommitted(call, "sessions.reauthenticate");
   const { id } = presentOf(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));

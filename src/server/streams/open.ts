@@ -1,7 +1,7 @@
 import type { SessionError } from "../../base/errors.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { VerifyingCore } from "../core.ts";
-import { createFreshness, type Freshness, type StreamEnds, WatchedStream } from "./watched.ts";
+import { createLogWatch, type LogWatch, type StreamEnds, WatchedStream } from "./watched.ts";
 
 /** Milliseconds between two looks at every stream, at least and at most. */
 const soonest = 25;
@@ -14,7 +14,7 @@ const latest = 1_000;
 export class OpenStreams {
   readonly #core: VerifyingCore;
   readonly #open = new Set<WatchedStream>();
-  #freshness: Freshness | undefined;
+  #freshness: LogWatch | undefined;
   #roundAt = Number.POSITIVE_INFINITY;
   #cancelRound: () => void = () => {};
 
@@ -34,7 +34,7 @@ export class OpenStreams {
   ): Promise<WatchedStream> {
     const { clock, maxStreamStaleness } = this.#core;
     const engine = await this.#core.engine();
-    this.#freshness ??= createFreshness(engine, clock, maxStreamStaleness);
+    this.#freshness ??= createLogWatch(engine, clock, maxStreamStaleness);
     const options = {
       ...{ engine, end, ...ends, freshness: this.#freshness },
       // Not all of them at once.

@@ -3,14 +3,14 @@ import { SessionError, unavailable } from "../../base/errors.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { StreamWatch } from "../../engine/revocation/revocations.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
-import type { RevokedChange } from "../../engine/store.ts";
+import type { EndedEntry } from "../../engine/store.ts";
 import type { Authenticator } from "../core.ts";
 
 /** Milliseconds that a read of the log has to answer, after this process was asleep. */
 const answerTime = 5_000;
 
 /** Tells when the change log has been silent for so long that open streams must not go on. */
-export interface Freshness {
+export interface LogWatch {
   /** Reads the log by itself where it is late. To be called now and then. */
   look(): void;
   /** Whether nothing was heard for `patience` milliseconds, although it was asked. */
@@ -21,7 +21,7 @@ export interface Freshness {
  * A process that was asleep finds its log late as well; it reads once more before it gives up.
  * @param max milliseconds; the greatest patience there is
  */
-export function createFreshness(watch: StreamWatch, clock: Clock, max: number): Freshness {
+export function createLogWatch(watch: StreamWatch, clock: Clock, max: number): LogWatch {
   /** The question that is not answered yet, and since when it could have been. */
   let asked: { since: number } | undefined;
   const isLate = (): boolean => watch.staleness() >= max / 2;
@@ -58,7 +58,7 @@ export interface StreamEnds {
 /** What a stream is watched by. */
 export interface WatchedStreamOptions extends StreamEnds {
   readonly engine: Authenticator;
-  readonly freshness: Freshness;
+  readonly freshness: LogWatch;
   /** Milliseconds without word of the change log that it goes on for. */
   readonly patience: number;
   readonly monotonic: () => number;
@@ -189,7 +189,7 @@ export class WatchedStream {
     this.#options.closed(this);
   }
 
-  #ended(change: RevokedChange): void {
+  #ended(change: EndedEntry): void {
     const error = this.#errorOf(change);
     if (this.#ownEnds > 0) {
       this.#endedMeanwhile = { error, until: this.#options.monotonic() + lastWords };
@@ -198,7 +198,7 @@ export class WatchedStream {
     }
   }
 
-  #errorOf({ session, endedBy, at }: RevokedChange): SessionError {
+  #errorOf({ session, endedBy, at }: EndedEntry): SessionError {
     return endedError({ session, endedBy, at }, this.#options.engine.storeNow());
   }
 
@@ -256,7 +256,7 @@ function endOf(session: VerifiedSession): number {
 function accessExpired(session: string): SessionError {
   return new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
     message: "the access token has expired",
-    session,
+    sessionId: session,
   });
 }
 

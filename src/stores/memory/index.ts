@@ -1,9 +1,9 @@
 import type { Clock } from "../../base/clock.ts";
 import type {
-  Change,
   Changes,
   EndedBy,
   Inserted,
+  LogEntry,
   NewSession,
   RevokeScope,
   SessionOwner,
@@ -40,7 +40,7 @@ import {
 
 /** The change log of a memory store. */
 export interface MemoryChanges {
-  readonly entries: { readonly number: number; readonly change: Change }[];
+  readonly entries: { readonly number: number; readonly change: LogEntry }[];
   lastNumber: number;
   readonly wakes: Wakes;
 }
@@ -51,7 +51,7 @@ export function createChanges(): MemoryChanges {
 }
 
 /** Appends an entry, and wakes who waits for one. */
-export function appendChange(changes: MemoryChanges, change: Change): void {
+export function appendChange(changes: MemoryChanges, change: LogEntry): void {
   changes.lastNumber += 1;
   changes.entries.push({ number: changes.lastNumber, change: Object.freeze(change) });
   changes.wakes.call();

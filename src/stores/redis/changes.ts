@@ -1,5 +1,5 @@
 import { randomId } from "../../base/crypto.ts";
-import type { Change, Changes, EndedBy } from "../../engine/store.ts";
+import type { Changes, EndedBy, LogEntry } from "../../engine/store.ts";
 import type { RunRedisScript } from "./scripts.ts";
 
 /** Entries per call: a long log is read in steps, so that Redis serves others in between. */
@@ -24,7 +24,7 @@ export async function readRedisChanges(
   run: RunRedisScript,
   { keys, cursor, window }: RedisChangesRead,
 ): Promise<Changes> {
-  const entries: Change[] = [];
+  const entries: LogEntry[] = [];
   let seen = cursor;
   for (;;) {
     const args = [...parseCursor(seen), window, randomId(16), pageSize];
@@ -41,7 +41,7 @@ export async function readRedisChanges(
 }
 
 /** Of a session, the name and the value of the field that makes the kind, and the time. */
-function toChange([session = "", field, value = "", at]: readonly string[]): Change {
+function toChange([session = "", field, value = "", at]: readonly string[]): LogEntry {
   return field === "claimsVersion"
     ? { kind: "claims", session, claimsVersion: Number(value), at: Number(at) }
     : { kind: "revoked", session, endedBy: value as EndedBy, at: Number(at) };

@@ -1,5 +1,5 @@
 import { sql } from "kysely";
-import type { Change, Changes, EndedBy, RevokedChange, SessionRecord } from "../../engine/store.ts";
+import type { Changes, EndedBy, EndedEntry, LogEntry, SessionRecord } from "../../engine/store.ts";
 import { formatCursor, parseCursor } from "../common.ts";
 import { notifyAppended } from "../postgres/push.ts";
 import type { SqlDatabase } from "./schema.ts";
@@ -8,7 +8,7 @@ import type { SqlDatabase } from "./schema.ts";
 export async function appendRevoked(
   { db, dialect }: SqlDatabase,
   sessions: readonly string[],
-  { endedBy, at }: Pick<RevokedChange, "endedBy" | "at">,
+  { endedBy, at }: Pick<EndedEntry, "endedBy" | "at">,
 ): Promise<void> {
   const ids = sql`cast(${JSON.stringify(sessions)} as ${sql.raw(dialect === "postgres" ? "jsonb" : "text")})`;
   await db
@@ -98,7 +98,7 @@ export const changeColumns = [
 ] as const;
 
 /** A row as an entry, or none where a join found none. */
-export function toChange(row: ChangeRow): Change[] {
+export function toChange(row: ChangeRow): LogEntry[] {
   const { kind, session } = row;
   if (session === null) {
     return [];
