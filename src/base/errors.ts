@@ -72,10 +72,16 @@ export class SessionError extends Error {
   }
 }
 
-/** An outage of something that a decision needs. `what` is named in the message, `cause` is not. */
-export function unavailable(what: string, cause?: unknown, retryAfter = 1000): SessionError {
+/**
+ * An outage that prevents a decision: `Unavailable`, with tokens kept.
+ *
+ * @param message a whole sentence for the client: what failed, and what to do
+ * @param cause the underlying fault, for logs; never sent
+ * @param retryAfter milliseconds after which another try makes sense
+ */
+export function unavailable(message: string, cause?: unknown, retryAfter = 1000): SessionError {
   return new SessionError("unavailable", "AUTH_UNAVAILABLE", {
-    message: `${what} could not be reached`,
+    message,
     retryAfter,
     cause,
   });

@@ -195,7 +195,7 @@ export function createReissuer(options: ReissuerOptions): Reissuer {
       const { stored, at } = reading;
       const late = () => {
         records.forget(session, reading);
-        return unavailable("the claims of the session in time");
+        return unavailable("the claims of the session could not be read in time; try again");
       };
       const answer = await inTime(stored, { clock, ms: patience, keepAlive: true, late });
       const record = liveOf(session, answer);

@@ -131,7 +131,7 @@ async function insert(options: LifecycleOptions, creation: Creation): Promise<Ke
   }
   if (inserted.refused === "notLive" && from !== undefined) {
     liveOf(from.session, await reach(options.store.load(from.session)));
-    throw unavailable("an agreement on the session this one comes from");
+    throw unavailable("the original session kept changing while it was copied; try again");
   }
   throw tooMany(options.limit);
 }

@@ -50,7 +50,9 @@ export async function openKeys(
   try {
     await keys.open();
   } catch (cause) {
-    throw cause instanceof SessionError ? cause : unavailable("the signing keys", cause);
+    throw cause instanceof SessionError
+      ? cause
+      : unavailable("the signing keys could not be loaded; try again", cause);
   }
   return keys;
 }

@@ -6,7 +6,9 @@ export async function reach<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
   } catch (cause) {
-    throw cause instanceof SessionError ? cause : unavailable("the session store", cause);
+    throw cause instanceof SessionError
+      ? cause
+      : unavailable("the session store could not be reached; try again", cause);
   }
 }
 
@@ -31,7 +33,7 @@ export function createRowReads(store: Pick<SessionStore, "load">): RowReads {
       return;
     }
     if (waiting.length >= waitingMax) {
-      throw unavailable("the session store in time");
+      throw unavailable("too many calls are waiting for the session store; try again");
     }
     // The turn is handed over, so that nobody comes in between.
     await new Promise<void>((resolve) => {

@@ -118,5 +118,5 @@ async function update(
       return { record: written.record, now: written.now };
     }
   }
-  throw unavailable("an agreement with concurrent changes of the session");
+  throw unavailable("too many requests are changing this session at once; try again");
 }

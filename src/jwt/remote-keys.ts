@@ -284,6 +284,10 @@ class FetchedKeys implements RemoteKeys {
 
   #unavailable(): Error {
     const retryAfter = Math.max(1_000, this.#untilNextFetch());
-    return unavailable("the keys of the issuer", this.#failure, retryAfter);
+    return unavailable(
+      "the keys of the issuer could not be fetched; try again",
+      this.#failure,
+      retryAfter,
+    );
   }
 }

@@ -20,7 +20,7 @@ export function createOwnKeys(plan: KeyPlan & { readonly kind: "own" }): Signing
   let opened: OwnKeys | undefined;
   const keys = (): OwnKeys => {
     if (opened === undefined) {
-      throw unavailable("the signing keys");
+      throw unavailable("the signing keys could not be loaded; try again");
     }
     return opened;
   };
@@ -111,7 +111,7 @@ async function signRemotely(
   try {
     answer = await remote.sign(data);
   } catch (cause) {
-    throw unavailable("the signer", cause);
+    throw unavailable("the signing key could not be used; try again", cause);
   }
   const signature = key.alg === "ES256" ? es256FromDer(answer) : Uint8Array.from(answer);
   if (!(await isSignature(key, data, signature))) {

@@ -175,7 +175,7 @@ class KeysInStore implements SigningKeys {
     this.#rotateWhenDue();
     const signing = this.#current()?.signing;
     if (signing === undefined) {
-      throw unavailable("the signing key");
+      throw unavailable("there is no usable signing key yet; try again");
     }
     return signing;
   }
@@ -189,7 +189,11 @@ class KeysInStore implements SigningKeys {
       return undefined;
     }
     if (this.#reading === undefined && this.#untilNextRead() > 0) {
-      throw unavailable("the signing key of the token", undefined, this.#untilNextRead());
+      throw unavailable(
+        "the key that signed the access token is not known yet; try again",
+        undefined,
+        this.#untilNextRead(),
+      );
     }
     return this.#findInStore(kid, issuedAt);
   }
@@ -221,7 +225,11 @@ class KeysInStore implements SigningKeys {
     await reach(this.#readOnce());
     const found = this.#byKid.get(kid);
     if (found === undefined && !this.#readSince(issuedAt)) {
-      throw unavailable("the signing key of the token", undefined, this.#untilNextRead());
+      throw unavailable(
+        "the key that signed the access token is not known yet; try again",
+        undefined,
+        this.#untilNextRead(),
+      );
     }
     return found;
   }

@@ -58,7 +58,7 @@ export async function exchangeRefreshToken(
       return refreshed;
     }
   }
-  throw unavailable("an agreement with concurrent refreshes of the session");
+  throw unavailable("too many requests are refreshing this session at once; try again");
 }
 
 /**
@@ -151,7 +151,7 @@ function report(
  */
 function assertInTime({ clock, lifetimes }: RefresherOptions, arrived: number): void {
   if (clock.monotonic() - arrived > lifetimes.overlap - lifetimes.clientTimeout) {
-    throw unavailable("the session store in time");
+    throw unavailable("the session store did not answer in time; try again");
   }
 }
 

@@ -218,7 +218,7 @@ class FollowedLog implements Feed {
       return;
     }
     const late = (): SessionError => {
-      const error = unavailable("the change log in time");
+      const error = unavailable("the change log did not answer in time; try again");
       this.#staleness.failed(error);
       return error;
     };
@@ -248,13 +248,13 @@ class FollowedLog implements Feed {
         return;
       }
     }
-    throw unavailable("the change log in time");
+    throw unavailable("the change log did not answer in time; try again");
   }
 
   /** One read for all who ask while it is under way. */
   #share(): Promise<void> {
     if (this.#closed) {
-      return Promise.reject(unavailable("the change log"));
+      return Promise.reject(unavailable("the change log is closed; try another server"));
     }
     // In a turn of its own: a store may wake while it is read.
     this.#underWay ??= Promise.resolve().then(() => this.#readInTime());
@@ -279,7 +279,10 @@ class FollowedLog implements Feed {
       const took = clock.monotonic() - began.monotonic;
       this.#goOn(maxStaleness / 2 - took, took);
     } catch (cause) {
-      const error = cause instanceof SessionError ? cause : unavailable("the change log", cause);
+      const error =
+        cause instanceof SessionError
+          ? cause
+          : unavailable("the change log could not be read; try again", cause);
       this.#staleness.failed(error);
       this.#goOn(Math.min(retryMs, maxStaleness / 4));
       throw error;

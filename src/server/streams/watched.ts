@@ -262,5 +262,9 @@ function accessExpired(session: string): SessionError {
 
 /** Not everybody shall come back at once. */
 function logLost(): SessionError {
-  return unavailable("the change log of sessions", undefined, 1_000 + 9_000 * Math.random());
+  return unavailable(
+    "the stream ended because revocations could not be read for too long; open it again",
+    undefined,
+    1_000 + 9_000 * Math.random(),
+  );
 }
