@@ -45,7 +45,9 @@ describe("TypeScript on the pages", () => {
   it("a block that is not closed, or names a setup that is not there, is reported", async () => {
     expect(() => blocksIn("docs/open.md", "```ts\nlet a;")).toThrow("docs/open.md:1");
     const unknown = blocksIn("docs/page.md", "<!-- setup: nothing -->\n```ts\nlet a;\n```");
-    await expect(compileBlocks(unknown)).rejects.toThrow('docs/page.md:3: there is no setup "nothing"');
+    await expect(compileBlocks(unknown)).rejects.toThrow(
+      'docs/page.md:3: there is no setup "nothing"',
+    );
   });
 });
 
@@ -55,7 +57,9 @@ describe("shell commands on the pages", () => {
   const runnable = shell.filter(({ comment }) => !notRun.test(comment));
 
   it("are marked as sh, and name a reason where they are not run here", () => {
-    const others = blocks.filter(({ language }) => ["bash", "shell", "console", ""].includes(language));
+    const others = blocks.filter(({ language }) =>
+      ["bash", "shell", "console", ""].includes(language),
+    );
     expect(others.map(({ page, line }) => `${page}:${line}`)).toEqual([]);
     expect(runnable.length).toBeGreaterThan(0);
   });
@@ -92,7 +96,8 @@ describe("links on the pages", () => {
 
   it("do not lead into the source, outside of the pages for contributors", () => {
     const forUsers = links.filter(
-      ({ page }) => !/^(ARCHITECTURE|CONTRIBUTING)\.md$|^docs\/(internals\/|security-cases)/.test(page),
+      ({ page }) =>
+        !/^(ARCHITECTURE|CONTRIBUTING)\.md$|^docs\/(internals\/|security-cases)/.test(page),
     );
     expect(forUsers.filter(({ target }) => /(?:^|\/)src\//.test(target))).toEqual([]);
   });
