@@ -1,11 +1,19 @@
-import { execFile } from "node:child_process";
+// The pages are tested as programs are. What a page may write on the line before a code block:
+//
+// <!-- setup: server -->        the block may use the exports of test/fixtures/docs/server.ts
+// <!-- run -->                  the block is a program of node:test, which is run as well as compiled
+// <!-- run with: examples/… --> the shell block is run while that program serves on port 8080
+// <!-- not run here: reason --> the shell block is not run
+//
+// Every other TypeScript block is compiled as it is, and every other shell block is run.
+import { execFile, spawnSync } from "node:child_process";
 import { existsSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, normalize } from "node:path";
 import { promisify } from "node:util";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { renderedParts } from "../tools/readme.ts";
-import { type Block, blocksIn, compileBlocks } from "./helpers/doc-blocks.ts";
+import { type Block, blocksIn, compileBlocks, runProgram } from "./helpers/doc-blocks.ts";
 import { examplePrograms } from "./helpers/programs.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -25,7 +33,7 @@ describe("TypeScript on the pages", () => {
   it("compiles, every block of it", async () => {
     expect(code.length).toBeGreaterThan(30);
     expect(await compileBlocks(code)).toEqual([]);
-  });
+  }, 60_000);
 
   it("a block that is wrong is reported with its page and line", async () => {
     const page = [
@@ -40,7 +48,7 @@ describe("TypeScript on the pages", () => {
     const [error, ...others] = await compileBlocks(blocksIn("docs/wrong.md", page));
     expect(error).toMatch(/^docs\/wrong\.md:6: error TS2339: .*'revokeEverything'/);
     expect(others).toEqual([]);
-  });
+  }, 60_000);
 
   it("a block that is not closed, or names a setup that is not there, is reported", async () => {
     expect(() => blocksIn("docs/open.md", "```ts\nlet a;")).toThrow("docs/open.md:1");
@@ -51,27 +59,42 @@ describe("TypeScript on the pages", () => {
   });
 });
 
+describe("programs on the pages that are marked with <!-- run -->", () => {
+  const programs = blocks.filter(({ language, comment }) => language === "ts" && comment === "run");
+
+  it.each(programs.map((block) => [`${block.page}:${block.line}`, block] as const))(
+    "%s passes",
+    async (_place, block) => {
+      const { code, output } = await runProgram(block);
+      expect(code, output).toBe(0);
+      expect(output).toMatch(/pass [1-9]/);
+    },
+    60_000,
+  );
+});
+
 describe("shell commands on the pages", () => {
   const shell = blocks.filter(({ language }) => language === "sh");
   const notRun = /^not run here: .+/;
   const runnable = shell.filter(({ comment }) => !notRun.test(comment));
 
   it("are marked as sh, and name a reason where they are not run here", () => {
-    const others = blocks.filter(({ language }) =>
-      ["bash", "shell", "console", ""].includes(language),
-    );
+    const others = blocks.filter(({ language }) => /^(bash|shell|console)$/.test(language));
     expect(others.map(({ page, line }) => `${page}:${line}`)).toEqual([]);
     expect(runnable.length).toBeGreaterThan(0);
   });
 
-  it.each(runnable.map((block) => [`${block.page}:${block.line}`, block] as const))(
-    "%s runs",
-    async (_place, block) => {
+  for (const block of runnable) {
+    const lacks = ["bash", "curl", "openssl"].filter(
+      (tool) => (tool === "bash" || block.code.includes(`${tool} `)) && !isInstalled(tool),
+    );
+    const because = lacks.length > 0 ? ` (skipped: install ${lacks.join(" and ")})` : "";
+    it.skipIf(lacks.length > 0)(`${block.page}:${block.line} runs${because}`, async () => {
       expect(await runShell(block)).toBe(0);
-    },
-  );
+    });
+  }
 
-  it("a command that fails is noticed", async () => {
+  it.skipIf(!isInstalled("bash"))("a command that fails is noticed", async () => {
     const [block] = blocksIn("docs/page.md", "```sh\nfalse\ntrue\n```");
     expect(await runShell(block as Block)).toBe(1);
   });
@@ -121,6 +144,10 @@ it("every rendered part has its place on a page", () => {
   const text = pages.map(textOf).join("\n");
   expect(renderedParts.filter((name) => !text.includes(`<!-- ${name}:begin -->`))).toEqual([]);
 });
+
+function isInstalled(tool: string): boolean {
+  return spawnSync(tool, ["--version"], { stdio: "ignore" }).error === undefined;
+}
 
 /**
  * Runs a block in an empty folder, where `npx rpc-session` is this repository's command line. After

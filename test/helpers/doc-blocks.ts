@@ -39,6 +39,31 @@ export function blocksIn(page: string, markdown: string): Block[] {
   return blocks;
 }
 
+/** Runs a TypeScript block as a program of `node:test`. Returns the exit code and what it printed. */
+export async function runProgram(block: Block): Promise<{ code: number; output: string }> {
+  const folder = newFolder();
+  try {
+    const file = join(folder, "program.test.ts");
+    writeFileSync(file, moduleOf(block));
+    const args = ["--conditions=@rpc-session/source", "--test", file];
+    // Inside a test runner, node:test would report to that one.
+    const { NODE_TEST_CONTEXT: _context, ...env } = process.env;
+    const run = promisify(execFile)(process.execPath, args, { env: { ...env, NODE_OPTIONS: "" } });
+    return await run.then(
+      ({ stdout }) => ({ code: 0, output: stdout }),
+      ({ code, stdout }: { code: number; stdout: string }) => ({ code, output: stdout }),
+    );
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** A folder that Git ignores. Not in node_modules, where a package cannot import itself by name. */
+function newFolder(): string {
+  mkdirSync(join(root, ".vitest"), { recursive: true });
+  return mkdtempSync(join(root, ".vitest/docs-"));
+}
+
 /**
  * Compiles TypeScript blocks together, each as a module of its own, with the compiler options of the
  * repository.
@@ -49,9 +74,7 @@ export function blocksIn(page: string, markdown: string): Block[] {
  * @returns one line for each error, such as `docs/streams.md:12: error TS2304: …`
  */
 export async function compileBlocks(blocks: readonly Block[]): Promise<string[]> {
-  // Ignored by Git. Not in node_modules, where a package cannot import itself by name.
-  mkdirSync(join(root, ".vitest"), { recursive: true });
-  const folder = mkdtempSync(join(root, ".vitest/docs-"));
+  const folder = newFolder();
   try {
     const files = blocks.map((block, index) => {
       const name = `block-${index}.${block.language}`;
