@@ -48,7 +48,7 @@ const report = [
     .join("\n"),
 ].join("\n\n");
 if (options.write) {
-  const file = join(import.meta.dirname, "../README.md");
+  const file = join(import.meta.dirname, "../docs/benchmarks.md");
   writeFileSync(file, between(readFileSync(file, "utf8"), "bench", report));
 }
 console.log(JSON.stringify(headlineOf(found.map(({ headline }) => headline))));

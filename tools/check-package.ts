@@ -3,6 +3,7 @@
 import { execFileSync } from "node:child_process";
 import {
   existsSync,
+  globSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -47,7 +48,8 @@ run(
 );
 
 const installed = join(project, "node_modules/rpc-session");
-for (const page of ["README.md", "SECURITY.md", "docs/features.md"]) {
+const pages = ["README.md", "CHANGELOG.md", "SECURITY.md"];
+for (const page of [...pages, ...globSync("docs/*.md", { cwd: installed })]) {
   const text = readFileSync(join(installed, page), "utf8");
   const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) => link);
   const dead = links.filter((link) => !existsSync(join(installed, page, "..", link)));

@@ -9,7 +9,7 @@ export interface BenchOptions {
   readonly fewRounds: number;
   /** The sections to run, by name; all of them when empty. */
   readonly only: readonly string[];
-  /** Whether the README's table is written. */
+  /** Whether the tables of docs/benchmarks.md are written. */
   readonly write: boolean;
 }
 

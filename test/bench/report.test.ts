@@ -123,9 +123,9 @@ describe("the tables", () => {
     expect(() => between("nothing", "bench", "new")).toThrow(/no markers/);
   });
 
-  it("have their place in the README", () => {
-    const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
-    expect(between(readme, "bench", "x")).toContain("\nx\n");
+  it("have their place in docs/benchmarks.md", () => {
+    const page = readFileSync(join(import.meta.dirname, "../../docs/benchmarks.md"), "utf8");
+    expect(between(page, "bench", "x")).toContain("\nx\n");
   });
 });
 
@@ -137,7 +137,7 @@ describe("the options", () => {
     expect(full.rounds).toBeGreaterThan(quick.rounds);
   });
 
-  it("some sections alone do not write the README", () => {
+  it("some sections alone do not write the page", () => {
     expect(readBenchOptions(["verify"])).toMatchObject({ only: ["verify"], write: false });
     expect(() => readBenchOptions(["--fast"])).toThrow(TypeError);
   });
