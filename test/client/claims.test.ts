@@ -264,7 +264,7 @@ describe("feat:L7 schemas of the client", () => {
   it("feat:N4 no schema: a TypeError at construction", () => {
     for (const claims of [{}, "zod", 7, null]) {
       expect(() => connect(createService(), "header", { claims: claims as never })).toThrow(
-        /^claims: give a schema of zod, valibot, arktype/,
+        /^claims must be a schema of zod, valibot, arktype/,
       );
     }
   });
@@ -274,7 +274,7 @@ describe("feat:L7 schemas of the client", () => {
     const { session, notes } = connect(createService(), "header", { claims });
     await notes.signIn({});
     expect(() => session.claims).toThrow(
-      "claims: the schema answers later; give one that answers at once",
+      "claims must be a schema that validates synchronously",
     );
   });
 

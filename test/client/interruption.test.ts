@@ -1,6 +1,6 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
-import { isInterruption } from "../../src/client/refresh/hint.ts";
+import { isInterruption } from "../../src/client/state/hint.ts";
 
 const plain = (code: Code) => new ConnectError("said by the server", code);
 const local = (code: Code, cause: unknown) =>

@@ -1,24 +1,29 @@
 import { describe, expect, it } from "vitest";
 import { encodeNotice, header, type SessionNotice } from "../../src/base/wire.ts";
-import { isGreater, judge, type NoticeContext } from "../../src/client/state/notice-rule.ts";
+import { isNewer, judge, type KnownSession } from "../../src/client/state/notice-rule.ts";
 import { realm } from "./helpers/fake-server.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
 const order = { generation: 2, claimsVersion: 3, expiresAt: 1000 };
 const mark = { epoch: 5, intent: 5, version: 5 };
-const here: NoticeContext = {
+const here: KnownSession = {
   ...mark,
   transport: "header",
   status: "signedIn",
   realm,
-  session: "s1",
-  ended: undefined,
+  sessionId: "s1",
+  endedSessionId: undefined,
   order,
 };
-const unknown = { transport: "cookie", status: "unknown", session: undefined, order: undefined };
-const out = { transport: "cookie", status: "signedOut", session: undefined, ended: "s1" };
+const unknown = { transport: "cookie", status: "unknown", sessionId: undefined, order: undefined };
+const out = {
+  transport: "cookie",
+  status: "signedOut",
+  sessionId: undefined,
+  endedSessionId: "s1",
+};
 
-describe("isGreater(a, b)", () => {
+describe("isNewer(a, b)", () => {
   it.each([
     [{}, false],
     [{ expiresAt: 1001 }, true],
@@ -28,7 +33,7 @@ describe("isGreater(a, b)", () => {
     [{ generation: 3, claimsVersion: 1, expiresAt: 1 }, true],
     [{ generation: 1, claimsVersion: 9, expiresAt: 9999 }, false],
   ])("%j: %s", (change, expected) => {
-    expect(isGreater({ ...order, ...change }, order)).toBe(expected);
+    expect(isNewer({ ...order, ...change }, order)).toBe(expected);
   });
 });
 

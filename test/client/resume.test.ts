@@ -484,7 +484,7 @@ describe("session.resume", () => {
     const world = await startInbox();
     const { session, client } = world;
     const open = (_: unknown, call: object) => client.watch({}, call);
-    expect(() => session.resume(undefined as never)).toThrow(/^resume: give a function/);
+    expect(() => session.resume(undefined as never)).toThrow(/^resume: the first argument must be a function/);
     expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
@@ -493,12 +493,12 @@ describe("session.resume", () => {
     );
     const promised = session.resume((async () => {}) as never);
     await expect(promised[Symbol.asyncIterator]().next()).rejects.toThrow(
-      /^resume: the function returned no stream/,
+      /^resume: the function must return a stream/,
     );
     world.inbox.add("hello");
     const deaf = session.resume(() => client.watch({}));
     await expect(deaf[Symbol.asyncIterator]().next()).rejects.toThrow(
-      /^resume: the function did not use its second argument/,
+      /^resume: the function must pass its second argument/,
     );
   });
 });

@@ -22,7 +22,7 @@ describe("createSessionClient(options)", () => {
     ["transport", { transport: transport({ interceptors: [] }) }],
     ["transport", { transport: () => ({}) }],
     [
-      "transport: the function dropped the parts",
+      "transport: the function must use its parts",
       { transport: () => createRouterTransport(() => {}) },
     ],
     ["refreshTimeout", { transport, refreshTimeout: "99ms" }],

@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { withLock } from "../../src/client/state/tabs.ts";
+import { withLock } from "../../src/client/refresh/refresher.ts";
 import { FakeClock } from "./helpers/clock.ts";
 import { realm } from "./helpers/fake-server.ts";
 import { latch, type Setup, settle, setup, signedIn } from "./helpers/setup.ts";

@@ -190,8 +190,8 @@ describe("withRefresh(client, session)", () => {
     expect(() => withRefresh(client as object, session)).toThrow(name);
   });
 
-  it("throws a TypeError for a session of another making", () => {
+  it("throws a TypeError for a session that createSessionClient did not return", () => {
     const { notes } = setup("header");
-    expect(() => withRefresh(notes, {} as SessionClient)).toThrow(/session is none/);
+    expect(() => withRefresh(notes, {} as SessionClient)).toThrow(/`session` must be the object returned by createSessionClient/);
   });
 });
