@@ -273,9 +273,7 @@ describe("feat:L7 schemas of the client", () => {
     const claims = z.object({ role: z.string().refine(async () => true) });
     const { session, notes } = connect(createService(), "header", { claims });
     await notes.signIn({});
-    expect(() => session.claims).toThrow(
-      "claims must be a schema that validates synchronously",
-    );
+    expect(() => session.claims).toThrow("claims must be a schema that validates synchronously");
   });
 
   it("feat:L7 a token store keeps them over a restart", async () => {

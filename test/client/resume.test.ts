@@ -484,7 +484,9 @@ describe("session.resume", () => {
     const world = await startInbox();
     const { session, client } = world;
     const open = (_: unknown, call: object) => client.watch({}, call);
-    expect(() => session.resume(undefined as never)).toThrow(/^resume: the first argument must be a function/);
+    expect(() => session.resume(undefined as never)).toThrow(
+      /^resume: the first argument must be a function/,
+    );
     expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);

@@ -86,6 +86,19 @@ describe("tabs that share cookies", () => {
     expect(JSON.stringify(told)).not.toMatch(/[ar]t\.s1/);
   });
 
+  it("are no longer told anything after session.close(), and the client goes on", async () => {
+    const one = await signedIn("cookie");
+    const two = tab(one);
+    await two.session.refresh();
+    one.session.close();
+    await one.session.refresh();
+    await one.notes.addNote({});
+    await one.session.signOut();
+    await settle();
+    expect(one.session.state.status).toBe("signedOut");
+    expect(two.session.state.status).toBe("signedIn");
+  });
+
   it("say nothing in header mode", async () => {
     const one = await signedIn("header");
     const two = tab(one);

@@ -192,6 +192,8 @@ describe("withRefresh(client, session)", () => {
 
   it("throws a TypeError for a session that createSessionClient did not return", () => {
     const { notes } = setup("header");
-    expect(() => withRefresh(notes, {} as SessionClient)).toThrow(/`session` must be the object returned by createSessionClient/);
+    expect(() => withRefresh(notes, {} as SessionClient)).toThrow(
+      /`session` must be the object returned by createSessionClient/,
+    );
   });
 });

@@ -27,6 +27,7 @@ export class Refresher {
   readonly #options: ResolvedOptions;
   readonly #local: LocalSession;
   readonly #service: Client<typeof SessionService>;
+  readonly #lockName: string;
   #flight: { readonly epoch: number; readonly outcome: Promise<RefreshOutcome> } | undefined;
 
   /** @param service on a transport without the session's interceptor, so that refreshes do not recur */
@@ -38,6 +39,7 @@ export class Refresher {
     this.#options = options;
     this.#local = local;
     this.#service = service;
+    this.#lockName = channelName(options.realm);
     this.refused = new Backoff(options.clock);
     this.early = new Backoff(options.clock);
   }
@@ -118,7 +120,7 @@ export class Refresher {
   }
 
   async #start(): Promise<RefreshOutcome> {
-    const { clock, realm, refreshTimeoutMs } = this.#options;
+    const { clock, refreshTimeoutMs } = this.#options;
     // 1. Remember the session as it is now, to notice what happens in between.
     const before = this.#local.snapshot();
 
@@ -126,7 +128,7 @@ export class Refresher {
     //    each learns from messages of the others. In header mode the token store is loaded again; a
     //    store that hangs must not delay the refresh for longer than the refresh itself may take.
     if (this.#local.transport === "cookie") {
-      const lock = { name: channelName(realm), ms: refreshTimeoutMs, clock };
+      const lock = { name: this.#lockName, ms: refreshTimeoutMs, clock };
       return withLock(lock, () => this.#exchange(before));
     }
     const bounds = { timeoutMs: refreshTimeoutMs };

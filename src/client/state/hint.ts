@@ -8,8 +8,8 @@ import {
 import { header } from "../../base/wire.ts";
 
 /**
- * The error detail by which the server tells a client how to react to a refused call: refresh and
- * try again, sign in, or neither.
+ * The error detail in which the server instructs a client how to react to a refused call: refresh
+ * and try again, sign in, or neither.
  */
 export interface Hint {
   readonly action: "refresh" | "signIn" | "none";

@@ -224,9 +224,8 @@ export class LocalSession implements KnownSession, Credentials {
    *
    * @param sent the snapshot from when the call was sent
    * @param own whether the response answers this client's own refresh
-   * @returns how the notice was applied, or "none" if there was no readable notice
    */
-  receive(headers: Headers, sent: SessionSnapshot, own = false): Verdict | "none" {
+  receive(headers: Headers, sent: SessionSnapshot, own = false): void {
     // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
     //    to a refresh sets cookies in any case.
     const value = headers.get(header.session);
@@ -238,7 +237,7 @@ export class LocalSession implements KnownSession, Credentials {
       if (own) {
         this.#checkLateCookies(sent);
       }
-      return "none";
+      return;
     }
 
     // 2. Decide, and apply the decision.
@@ -258,7 +257,6 @@ export class LocalSession implements KnownSession, Credentials {
     }
     this.#publish();
     this.#tellTabs(verdict);
-    return verdict;
   }
 
   /**
