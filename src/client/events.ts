@@ -48,7 +48,10 @@ export type SessionClientEvent =
       readonly sessionId: string;
       readonly why: "stale" | "unreadable";
     }
-  /** The token store failed; `error` is the name of the error it threw. The session continues. */
+  /**
+   * The token store failed; `error` is the name of the error it threw, or `TypeError` if it returned
+   * an invalid value. The session continues.
+   */
   | {
       readonly type: "storeFailed";
       readonly operation: "load" | "save";

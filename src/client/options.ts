@@ -83,9 +83,7 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   }
   const { realm, onEvent } = options;
   if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
-    throw new TypeError(
-      'realm must be the issuer of the sessions, such as "https://api.example.com"; omit it if you do not know it',
-    );
+    throw new TypeError("realm must be a non-empty string: the issuer of the sessions");
   }
   if (onEvent !== undefined && typeof onEvent !== "function") {
     throw new TypeError(`onEvent must be a function, got ${typeof onEvent}`);

@@ -1,8 +1,6 @@
 import { ConnectError } from "@connectrpc/connect";
-import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
-import { credentialHeaders } from "../state/local-session.ts";
-import type { SessionSnapshot } from "../state/notice-rule.ts";
+import type { SentSnapshot } from "../state/local-session.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
 import type { HandledMark } from "./mark.ts";
 
@@ -28,9 +26,7 @@ export class SessionCall {
   readonly #startedAt: number;
   #sends = 0;
   /** The session at the time of the last send. */
-  #sent: SessionSnapshot;
-  /** Whether the tokens were loaded at the time of the last send. */
-  #wasLoaded = false;
+  #sent: SentSnapshot | undefined;
   /** Whether the headers of the current response have been read. */
   #isAccepted = false;
   /** Whether the caller has received a message. */
@@ -40,7 +36,6 @@ export class SessionCall {
     this.#core = core;
     this.#call = call;
     this.#startedAt = core.options.clock.monotonic();
-    this.#sent = core.local.snapshot();
   }
 
   /** Whether a refusal could still be answered by sending the call again. */
@@ -103,17 +98,18 @@ export class SessionCall {
   async recover(reason: unknown): Promise<void> {
     const { local, refresher } = this.#core;
     const { signal, mark } = this.#call;
-    if (!(reason instanceof ConnectError) || mark?.handled) {
+    const sent = this.#sent;
+    if (!(reason instanceof ConnectError) || mark?.handled || sent === undefined) {
       throw reason;
     }
     const error: ConnectError = reason;
 
     // 5. Read the notice and the hint of the refusal. Either can end the session here.
-    this.accept(error.metadata);
-    const hint = local.obey(error);
+    const hint = local.obey(error, this.#isAccepted ? undefined : sent);
+    this.#isAccepted = true;
 
     // 6. The call was sent before its tokens were loaded: load them and send again.
-    if (hint?.action === "signIn" && !this.#wasLoaded && this.mayResend) {
+    if (hint?.action === "signIn" && !sent.wasLoaded && this.mayResend) {
       const loading = local.ready();
       if (loading !== undefined) {
         await race(loading, signal);
@@ -125,13 +121,13 @@ export class SessionCall {
     }
 
     // 7. Continue only on a REFRESH hint. Under a different session it would be a different call.
-    if (hint?.action !== "refresh" || local.epoch !== this.#sent.epoch) {
+    if (hint?.action !== "refresh" || local.epoch !== sent.epoch) {
       throw error;
     }
 
     // 8. Refresh once for all calls, unless another call has done so since this one was sent.
     const refreshing =
-      local.version === this.#sent.version
+      local.version === sent.version
         ? refresher.refreshAfterRefusal(error, hint, this.#sends > 1 && !this.#isDelivered)
         : undefined;
 
@@ -146,7 +142,7 @@ export class SessionCall {
       if (outcome.type === "failed") {
         throw outcome.error;
       }
-      if (outcome.type === "stale" || local.epoch !== this.#sent.epoch) {
+      if (outcome.type === "stale" || local.epoch !== sent.epoch) {
         throw error;
       }
     }
@@ -159,26 +155,25 @@ export class SessionCall {
    * @throws ConnectError DeadlineExceeded if no time is left
    */
   attach(headers: Headers): number | undefined {
-    const { local } = this.#core;
     const timeoutMs = this.#timeLeft();
     this.#sends += 1;
-    this.#sent = local.snapshot();
-    this.#wasLoaded = local.ready() === undefined;
+    this.#sent = this.#core.local.attach(headers);
     this.#isAccepted = false;
-    // The caller may reuse its headers, so remove the token of an earlier call.
-    headers.delete(header.csrf);
-    for (const [name, value] of Object.entries(credentialHeaders(local))) {
-      headers.set(name, value);
-    }
     return timeoutMs;
   }
 
   /** Reads the headers of a response, once for each attempt. */
   accept(headers: Headers): void {
-    if (!this.#isAccepted) {
+    if (!this.#isAccepted && this.#sent !== undefined) {
       this.#isAccepted = true;
       this.#core.local.receive(headers, this.#sent);
     }
+  }
+
+  /** Reads the headers of a successful unary response. */
+  complete(headers: Headers): void {
+    this.accept(headers);
+    this.succeeded();
   }
 
   /** Records a success: a message, or an end without an error. */

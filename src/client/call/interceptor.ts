@@ -38,8 +38,7 @@ function unaryCall(core: SessionCore, request: UnaryRequest, next: Next): Promis
   return call.run(request.header, async (timeoutMs) => {
     writeTimeout(request.header, timeoutMs);
     const response = (await next(request)) as UnaryResponse;
-    call.accept(response.header);
-    call.succeeded();
+    call.complete(response.header);
     return response;
   });
 }

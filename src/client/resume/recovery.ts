@@ -17,7 +17,7 @@ export interface RecoveryOptions {
   readonly signal: AbortSignal;
   /** The time that a series of failures may take, in milliseconds. */
   readonly giveUpAfter: number;
-  readonly onInterrupted: (error: ConnectError, retryIn: number) => void;
+  readonly onInterrupted: ((error: ConnectError, retryIn: number) => void) | undefined;
 }
 
 /** A stream that was open this long, in milliseconds, starts a new series of failures. */
@@ -101,7 +101,7 @@ export class Recovery {
       throw error;
     }
     try {
-      onInterrupted(error, ms);
+      onInterrupted?.(error, ms);
     } catch {
       // The application's own mistake must not end the stream.
     }

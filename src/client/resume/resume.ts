@@ -132,7 +132,7 @@ class ResumedStream<M, C> {
     this.#recovery = new Recovery(core, {
       signal: this.#abort.signal,
       giveUpAfter: options.giveUpAfter,
-      onInterrupted: (error, retryIn) => options.onInterrupted?.(error, retryIn),
+      onInterrupted: options.onInterrupted,
     });
   }
 

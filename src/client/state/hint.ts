@@ -5,7 +5,6 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
-import { header } from "../../base/wire.ts";
 
 /**
  * The error detail in which the server instructs a client how to react to a refused call: refresh
@@ -46,13 +45,6 @@ export function retryAfterOf(error: ConnectError): number {
   const [hint] = error.findDetails(RefreshHintSchema);
   const { seconds = 0n, nanos = 0 } = hint?.retryAfter ?? {};
   return Number(seconds) * 1_000 + nanos / 1e6;
-}
-
-/** Removes the tokens from an error's metadata, because the caller may log the error. */
-export function removeTokens(error: ConnectError): void {
-  for (const name of [header.accessToken, header.refreshToken, header.csrf]) {
-    error.metadata.delete(name);
-  }
 }
 
 /**

@@ -3,7 +3,7 @@ import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
 import type { SessionClientEvent, SessionState, SignedOutBy } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { type Hint, hintOf, removeTokens } from "./hint.ts";
+import { type Hint, hintOf } from "./hint.ts";
 import {
   type AccessOrder,
   isCurrent,
@@ -21,6 +21,12 @@ export interface Credentials {
   readonly transport: TokenTransport;
   readonly tokens: ClientTokens | undefined;
   readonly csrf: string | undefined;
+}
+
+/** The snapshot that a call takes when it is sent. */
+export interface SentSnapshot extends SessionSnapshot {
+  /** Whether the tokens were loaded. */
+  readonly wasLoaded: boolean;
 }
 
 /** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
@@ -118,6 +124,20 @@ export class LocalSession implements KnownSession, Credentials {
   /** The counters that a call must remember when it is sent. */
   snapshot(): SessionSnapshot {
     return { epoch: this.epoch, intent: this.intent, version: this.version };
+  }
+
+  /**
+   * Writes the credentials into the headers of a request, which must be sent right after.
+   *
+   * @returns the facts that the call must remember
+   */
+  attach(headers: Headers): SentSnapshot {
+    // The application may reuse its headers, so remove the token of an earlier call.
+    headers.delete(header.csrf);
+    for (const [name, value] of Object.entries(credentialHeaders(this))) {
+      headers.set(name, value);
+    }
+    return { ...this.snapshot(), wasLoaded: this.ready() === undefined };
   }
 
   /**
@@ -260,11 +280,19 @@ export class LocalSession implements KnownSession, Credentials {
   }
 
   /**
-   * Reads the hint of a refused call and signs out if it declares this client's session over.
-   * Removes the tokens from the error, because the caller may log it.
+   * Reads the notice and the hint of a refused call, and signs out if the hint declares this
+   * client's session over.
+   *
+   * @param sent the snapshot from when the call was sent; omit it if the notice needs no reading
    */
-  obey(error: ConnectError): Hint | undefined {
-    removeTokens(error);
+  obey(error: ConnectError, sent?: SessionSnapshot): Hint | undefined {
+    if (sent !== undefined) {
+      this.receive(error.metadata, sent);
+    }
+    // The caller may log the error, so remove the tokens.
+    for (const name of [header.accessToken, header.refreshToken, header.csrf]) {
+      error.metadata.delete(name);
+    }
     const hint = hintOf(error, this.realm);
     if (hint?.clear && this.status !== "signedOut" && isCurrent(hint.sessionId, this)) {
       this.end("server", hint.sessionId || undefined);
@@ -403,8 +431,8 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
   #expiresIn(): number {
-    const age = this.#options.clock.monotonic() - (this.#lifetime?.from ?? 0);
-    return Math.max(0, (this.#lifetime?.length ?? age) - age);
+    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
+    return Math.max(0, from + length - this.#options.clock.monotonic());
   }
 
   // --- Changes ---------------------------------------------------------------------------------

@@ -105,11 +105,11 @@ export class TokenKeeper {
       return isPromise(value)
         ? Promise.resolve(value).then(
             (tokens) => this.#checked(tokens),
-            (error: unknown) => this.#failed(error),
+            (error: unknown) => this.#failed(nameOf(error)),
           )
         : this.#checked(value);
     } catch (error) {
-      return this.#failed(error);
+      return this.#failed(nameOf(error));
     }
   }
 
@@ -141,13 +141,11 @@ export class TokenKeeper {
     if (value === undefined || value === null) {
       return { tokens: undefined };
     }
-    return isClientTokens(value)
-      ? { tokens: value }
-      : this.#failed(new TypeError("the token store returned a value that is not ClientTokens"));
+    return isClientTokens(value) ? { tokens: value } : this.#failed("TypeError");
   }
 
-  #failed(error: unknown): Loaded {
-    this.#emit({ type: "storeFailed", operation: "load", error: nameOf(error) });
+  #failed(error: string): Loaded {
+    this.#emit({ type: "storeFailed", operation: "load", error });
     return "failed";
   }
 }
