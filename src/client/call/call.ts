@@ -5,7 +5,7 @@ import { deadlineExceeded, race } from "./deadline.ts";
 import type { HandledMark } from "./mark.ts";
 
 /** Describes a call before it is sent. */
-export interface CallDescription {
+interface CallDescription {
   readonly signal: AbortSignal | undefined;
   /** The time that all attempts may take together, in milliseconds; undefined for no limit. */
   readonly timeoutMs: number | undefined;

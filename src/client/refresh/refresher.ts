@@ -13,7 +13,7 @@ import { channelName } from "../state/tabs.ts";
  * - `stale`: the session changed during the refresh, so its result does not count.
  * - `failed`: there is no new access token. The session is kept unless the server ended it.
  */
-export type RefreshOutcome =
+type RefreshOutcome =
   | { readonly type: "refreshed" }
   | { readonly type: "stale" }
   | { readonly type: "failed"; readonly error: ConnectError };
@@ -191,7 +191,7 @@ export class Refresher {
 }
 
 /** The pauses of a {@link Backoff}, in milliseconds. */
-export interface Pauses {
+interface Pauses {
   readonly first: number;
   readonly longest: number;
   /** The largest share of a pause that is subtracted at random; 0 to 1. */

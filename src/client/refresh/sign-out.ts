@@ -6,7 +6,7 @@ import { type Credentials, credentialHeaders, type LocalSession } from "../state
 import type { Refresher } from "./refresher.ts";
 
 /** The objects that a sign-out works with. */
-export interface SignOutParts {
+interface SignOutParts {
   readonly options: ResolvedOptions;
   readonly local: LocalSession;
   readonly refresher: Refresher;

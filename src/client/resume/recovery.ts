@@ -13,7 +13,7 @@ export interface FailedStream {
 }
 
 /** Options of a {@link Recovery}. */
-export interface RecoveryOptions {
+interface RecoveryOptions {
   readonly signal: AbortSignal;
   /** The time that a series of failures may take, in milliseconds. */
   readonly giveUpAfter: number;

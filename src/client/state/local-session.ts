@@ -30,7 +30,7 @@ export interface SentSnapshot extends SessionSnapshot {
 }
 
 /** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
-export interface SessionHooks {
+interface SessionHooks {
   /** A notice has replaced or ended the session. */
   readonly onReplaced: () => void;
   /** A response from before the user signed out has set the session's cookies again. */
@@ -43,7 +43,7 @@ export interface SessionHooks {
  * published: to subscribers, to the token store and to other tabs.
  */
 export class LocalSession implements KnownSession, Credentials {
-  // Other objects read these fields. Only this class writes them.
+  // The facts of KnownSession and Credentials. Other objects read them; only this class writes them.
   readonly transport: TokenTransport;
   status: SessionState["status"] = "unknown";
   sessionId: string | undefined;
@@ -66,6 +66,7 @@ export class LocalSession implements KnownSession, Credentials {
   readonly #subscribers = new Set<(state: SessionState) => void>();
   #state: SessionState;
   #published: SessionState;
+  /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
   #loading: Promise<ClientTokens | undefined> | undefined;
   /** The lifetime of the access token, in monotonic milliseconds. */
