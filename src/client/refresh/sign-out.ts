@@ -33,6 +33,7 @@ export class SignOut {
     //    that are still loading belong to the session that ends.
     const { transport, csrf } = local;
     let { tokens } = local;
+    const refreshing = transport === "cookie" ? refresher.running : undefined;
     const loading = local.ready()?.then((loaded) => {
       tokens ??= loaded;
     });
@@ -42,7 +43,6 @@ export class SignOut {
     //    response sets cookies, so it must arrive before the server clears them.
     this.#waiting += 1;
     try {
-      const refreshing = transport === "cookie" ? refresher.running : undefined;
       await this.#waitFor(Promise.all([loading, refreshing]), bounds);
     } finally {
       this.#waiting -= 1;
