@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { readArguments } from "../../tools/revocation/options.ts";
-import { percentile, summarize } from "../../tools/revocation/summary.ts";
+import { readArguments } from "../../bench/revocation/options.ts";
+import { percentile, summarize } from "../../bench/revocation/summary.ts";
 
 describe("bench:revocation", () => {
   it("counts every other process's refusal, and every stream", () => {

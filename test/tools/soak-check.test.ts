@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
-import { checkSession } from "../../tools/soak/check.ts";
-import type { Answer, Exchange } from "../../tools/soak/history.ts";
+import { checkSession } from "../../verification/soak/check.ts";
+import type { Answer, Exchange } from "../../verification/soak/history.ts";
 
 // A soak that finds nothing must be one that can find something.
 it("finds nothing in a history as it should be", () => {

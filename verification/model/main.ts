@@ -1,5 +1,5 @@
 import { parseArgs } from "node:util";
-import { readOrExplain } from "../usage.ts";
+import { readOrExplain } from "../../tools/usage.ts";
 import { describeFailure, lastLine, summary } from "./report.ts";
 import { removals } from "./rules.ts";
 import { runModel } from "./run.ts";

@@ -7,7 +7,7 @@
 import { randomBytes } from "node:crypto";
 import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
 import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
-import { readOrExplain } from "../usage.ts";
+import { readOrExplain } from "../../tools/usage.ts";
 import { type Server, startServer } from "./fleet.ts";
 import { measure } from "./measure.ts";
 import { type RunSize, readArguments, type StoreKind, stores } from "./options.ts";

@@ -4,10 +4,10 @@ import type { AddressInfo } from "node:net";
 import type { ConnectRouter } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createClient } from "redis";
-import { createSessions, type SessionStore, type Sessions } from "rpc-session";
-import { postgresStore } from "rpc-session/stores/postgres";
-import { redisStore } from "rpc-session/stores/redis";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { createSessions, type SessionStore, type Sessions } from "../../src/index.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
+import { redisStore } from "../../src/stores/redis/index.ts";
 import { issuer, type StoreKind } from "./options.ts";
 
 /** What the parent asks for. */

@@ -4,7 +4,7 @@
 // afterwards the history is held against what was promised. Ends with one line of JSON, and with 1
 // when a promise was broken. All traffic stays on this machine.
 import { randomBytes } from "node:crypto";
-import { readOrExplain } from "../usage.ts";
+import { readOrExplain } from "../../tools/usage.ts";
 import { runApp } from "./apps.ts";
 import { browse } from "./browsers.ts";
 import type { Causes } from "./explain.ts";
