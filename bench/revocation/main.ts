@@ -5,8 +5,8 @@
 // until the session's open stream has ended. Ends with one line of JSON; with 1 when a process took
 // longer than is promised, or a verified call read the store. All traffic stays on this machine.
 import { randomBytes } from "node:crypto";
-import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
-import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
+import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
+import { redisMissing, startRedis } from "../../test/servers/redis.ts";
 import { readOrExplain } from "../../tools/usage.ts";
 import { type Server, startServer } from "./fleet.ts";
 import { measure } from "./measure.ts";

@@ -1,8 +1,8 @@
 import { Pool } from "pg";
 import { systemClock } from "../../src/base/clock.ts";
 import { createRevocations } from "../../src/engine/revocation/revocations.ts";
-import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
-import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
+import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
+import { redisMissing, startRedis } from "../../test/servers/redis.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Findings } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";

@@ -534,7 +534,12 @@ describe("getSession: what its successor for Node.js decides", () => {
       ask: { doAntiCsrfCheck: false },
       gives: forbidden,
     },
-    { row: "gs:N6 optional, nothing", presented: () => ({}), ask: { required: false }, gives: "none" },
+    {
+      row: "gs:N6 optional, nothing",
+      presented: () => ({}),
+      ask: { required: false },
+      gives: "none",
+    },
     {
       row: "gs:N6 optional, a session",
       presented: byCookie,

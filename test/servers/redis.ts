@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClient } from "redis";
 
-/** Why tests with Redis cannot run here; undefined where they can. */
+/** Why tests with Redis are skipped; undefined if a server can be started. */
 export const redisMissing: string | undefined = findMissing();
 
 function findMissing(): string | undefined {
@@ -14,22 +14,22 @@ function findMissing(): string | undefined {
   if (error === undefined && stdout.includes("v=")) {
     return undefined;
   }
-  const message = "redis-server is missing; on Debian: apt-get install redis-server";
+  const message = "redis-server is not installed; on Debian, run apt-get install redis-server";
   console.warn(`tests with Redis are skipped: ${message}`);
   return message;
 }
 
-/** A Redis server of our own, on a socket in a folder of its own. Nothing is kept on disk. */
+/** A temporary Redis server on a Unix socket. It keeps nothing on disk. */
 export interface TestRedis {
-  /** Where it listens. */
+  /** The path of the socket it listens on. */
   readonly socket: string;
-  /** A connected client; it is destroyed with the server. */
+  /** Returns a connected client, which `stop` destroys. */
   connect(): Promise<TestRedisClient>;
-  /** Ends the process with SIGKILL: what is not on disk is lost, and nothing listens. */
+  /** Ends the process with SIGKILL, so that its data is lost. */
   kill(): Promise<void>;
-  /** Starts it after `kill`; resolves when its clients are connected again. */
+  /** Starts the server again after `kill`; resolves once its clients have reconnected. */
   start(): Promise<void>;
-  /** Stops the process where it is; what is sent to it waits. */
+  /** Suspends the process with SIGSTOP: it accepts connections but does not answer. */
   pause(): void;
   resume(): void;
   stop(): Promise<void>;
@@ -37,7 +37,7 @@ export interface TestRedis {
 
 export type TestRedisClient = ReturnType<typeof newClient>;
 
-/** @param args arguments of redis-server beside those that every test needs */
+/** @param args further arguments of redis-server */
 export async function startRedis(...args: string[]): Promise<TestRedis> {
   const folder = await mkdtemp(join(tmpdir(), "rpcsession-redis-"));
   const socket = join(folder, "redis.sock");
@@ -86,7 +86,7 @@ function newClient(path: string) {
   });
 }
 
-/** A port that nothing listens on. */
+/** Returns a port that was free a moment ago. */
 export async function freePort(): Promise<string> {
   const listener = createServer().listen(0, "127.0.0.1");
   await once(listener, "listening");
@@ -96,7 +96,7 @@ export async function freePort(): Promise<string> {
   return String(port);
 }
 
-/** Waits until a client that lost its connection has another one. */
+/** Waits until a client has reconnected. */
 export async function reconnected(client: TestRedisClient): Promise<void> {
   while (client.isOpen && !client.isReady) {
     await new Promise((resolve) => setTimeout(resolve, 5));
@@ -118,7 +118,7 @@ async function spawnRedis(
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
   server.kill("SIGKILL");
-  throw new Error("redis-server did not start");
+  throw new Error("redis-server did not start within 5 seconds");
 }
 
 function answers(path: string): Promise<boolean> {
@@ -126,7 +126,7 @@ function answers(path: string): Promise<boolean> {
     const socket = connectSocket(path);
     socket.setEncoding("utf8");
     socket.once("connect", () => socket.write("PING\r\n"));
-    // While it loads its files it listens, and answers -LOADING.
+    // While the server loads its files it answers -LOADING.
     socket.once("data", (answer) => {
       socket.destroy();
       resolve(String(answer).startsWith("+PONG"));

