@@ -1,34 +1,34 @@
 import fc from "fast-check";
 import type { Fault } from "./gates.ts";
 
-/** One step of a schedule. Numbers that point into an empty or shorter list wrap around. */
+/** One step of a schedule. Indexes beyond the end of a list wrap around. */
 export type Action =
-  /** A tab makes a call: signs in, sends a refresh, or uses its access token. Jar 2 is the thief's. */
+  /** A tab signs in, sends a refresh or uses its access token. Jar 2 belongs to the thief. */
   | {
       readonly do: "call";
       readonly jar: number;
       readonly tab: number;
       readonly engine: number;
-      /** Whether it refreshes although its access token is young. */
+      /** Whether the tab refreshes even if its access token is new. */
       readonly eager: boolean;
-      /** Whether a refresh goes all the way at once. */
+      /** Whether the refresh completes within this step. */
       readonly through: boolean;
       readonly confirm: Fault | "late";
     }
   /** A request reaches a server. */
   | { readonly do: "deliver"; readonly which: number; readonly engine: number }
-  /** A server goes on: one call to the store. */
+  /** A server continues for one call to the store. */
   | { readonly do: "goOn"; readonly which: number; readonly fault: Fault }
-  /** An answer reaches its tab. */
+  /** A response reaches its tab. */
   | { readonly do: "arrive"; readonly which: number }
-  /** All of the three in one go. */
+  /** The request, the server's work and the response, all in one step. */
   | { readonly do: "rush"; readonly which: number; readonly engine: number }
-  /** A request or its answer never gets there. */
+  /** A request or its response is lost. */
   | { readonly do: "lose"; readonly which: number }
-  /** The network sends a request twice. */
+  /** The network delivers a request twice. */
   | { readonly do: "double"; readonly which: number }
   | { readonly do: "pause"; readonly ms: number }
-  /** A browser dies; what it wrote within the last `lag` milliseconds was not on disk. */
+  /** A browser crashes and loses its writes of the last `lag` milliseconds. */
   | { readonly do: "crash"; readonly jar: number; readonly lag: number }
   | {
       readonly do: "end";
@@ -39,15 +39,15 @@ export type Action =
     }
   /** The wall clock of a server jumps. */
   | { readonly do: "skew"; readonly engine: number; readonly ms: number }
-  /** The thief copies the tokens of a jar. */
+  /** The thief copies the tokens in a jar. */
   | { readonly do: "steal"; readonly jar: number }
-  /** The store comes back without the last generation of a session. */
+  /** The store is restored from a backup that lacks the last generation of a session. */
   | { readonly do: "rollBack"; readonly jar: number };
 
-/** What happens, in order. */
+/** The steps, in order. */
 export interface Schedule {
   readonly thief: boolean;
-  /** How far ahead the wall clocks of the two servers are at first; milliseconds. */
+  /** How far ahead the wall clocks of the two servers start, in milliseconds. */
   readonly ahead: readonly [number, number];
   readonly actions: readonly Action[];
 }
@@ -111,7 +111,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 4, arbitrary: of("rollBack", fc.record({ jar })) },
 );
 
-/** Schedules of up to `steps` steps; any length, so that a failing one shrinks to few. */
+/** Schedules of up to `steps` steps. The length varies, so that a failing schedule can shrink. */
 export function schedules(steps: number): fc.Arbitrary<Schedule> {
   return fc.noBias(
     fc.record({

@@ -2,7 +2,7 @@ import type { Clock } from "../../src/base/clock.ts";
 
 /** A wall clock that may be wrong. */
 export interface Skew {
-  /** Milliseconds ahead of the true time. */
+  /** Milliseconds ahead of the correct time. */
   ahead: number;
 }
 
@@ -13,17 +13,17 @@ interface Timer {
 
 const start = Date.UTC(2026, 0, 1);
 
-/** One time for the whole world. It stands still until told to move; every node sees its own wall. */
+/** The time of the whole model. It moves only by `advance`; each node sees its own wall clock. */
 export class WorldTime {
   #elapsed = 0;
   readonly #timers = new Set<Timer>();
 
-  /** The true time: that of the store. Milliseconds since 1970. */
+  /** The correct time, which the store uses: milliseconds since 1970. */
   get now(): number {
     return start + this.#elapsed;
   }
 
-  /** The clock of a node. */
+  /** Returns the clock of a node. */
   view(skew: Skew): Clock {
     return {
       now: () => this.now + skew.ahead,
@@ -37,8 +37,8 @@ export class WorldTime {
   }
 
   /**
-   * Moves on, and then runs the timers that are due, once each: as on a machine that slept. To wake
-   * every server every few seconds of a night would take longer than all the rest.
+   * Advances the time, then runs each timer that is due once, as on a machine that was suspended.
+   * Running every timer of every server through a whole night would dominate the run.
    */
   advance(ms: number): void {
     this.#elapsed += ms;

@@ -1,14 +1,14 @@
-/** What goes wrong with one call to the store: nothing, the way there, or the way back. */
+/** The fault of one call to the store: none, the request is lost, or the response is lost. */
 export type Fault = "none" | "before" | "after";
 
-/** A piece of the server's work that stops before each of its calls to the store. */
+/** Work of a server that pauses before each of its calls to the store. */
 export class Task {
   done = false;
-  /** Whether one of its calls failed, so that it may end in an outage. */
+  /** Whether one of its calls failed, so that it may report an outage. */
   faulted = false;
-  /** Whether it waits for the answer of another task, so that it inherits that one's end. */
+  /** Whether it waits for the result of another task and so shares its outcome. */
   joined = false;
-  /** Whether it is over with its first call to the store. */
+  /** Whether it ends with its first call to the store. */
   oneCall = false;
   #resume: ((fault: Fault) => void) | undefined;
   #stopped = (): void => {};
@@ -17,7 +17,7 @@ export class Task {
     return this.#resume !== undefined;
   }
 
-  /** Resolves when the task stops again: at its next gate, or because it is done. */
+  /** Resolves when the task pauses at its next gate or is done. */
   untilStop(): Promise<void> {
     return new Promise((resolve) => {
       this.#stopped = resolve;
@@ -45,23 +45,23 @@ export class Task {
 }
 
 /**
- * Lets one task run at a time, from one call to the store to the next. So a schedule decides the
- * order of all calls, and the same schedule always leads to the same end.
+ * Lets one task run at a time, from one call to the store to the next. The schedule therefore
+ * decides the order of all calls, and the same schedule always has the same outcome.
  */
 export class Gates {
   #running: Task | undefined;
 
-  /** A call to the store. Outside of tasks it goes straight through. */
+  /** Makes a call to the store. Outside of a task it does not wait. */
   async pass<T>(work: () => Promise<T>): Promise<T> {
     const task = this.#running;
     const fault = (await task?.arrive()) ?? "none";
     try {
       if (fault === "before") {
-        throw new Error("the store is out of reach (modelled)");
+        throw new Error("the store cannot be reached (injected fault)");
       }
       const result = await work();
       if (fault === "after") {
-        throw new Error("the store's answer is lost (modelled)");
+        throw new Error("the response of the store is lost (injected fault)");
       }
       return result;
     } finally {
@@ -71,7 +71,7 @@ export class Gates {
     }
   }
 
-  /** Does what may begin one call to the store in the background, and does not wait for it. */
+  /** Runs work that may start one call to the store in the background, without waiting for it. */
   background(task: Task, act: () => void): void {
     task.oneCall = true;
     this.#running = task;
@@ -80,25 +80,25 @@ export class Gates {
     task.done = !task.atGate;
   }
 
-  /** Begins a task and runs it to its first gate. */
+  /** Starts a task and runs it to its first gate. */
   async start(task: Task, run: () => Promise<void>): Promise<void> {
     const stop = task.untilStop();
     this.#running = task;
     void run().finally(() => task.finish());
-    // A task that joined another stops at no gate. All that comes before a gate takes microtasks.
+    // A task that joined another one has no gate. Everything before a gate takes only microtasks.
     await Promise.race([stop, tick()]);
     this.#running = undefined;
     task.joined = !task.done && !task.atGate;
   }
 
-  /** Lets a task through its gate and runs it to the next one, or to its end. */
+  /** Lets a task pass its gate and runs it to the next gate or to its end. */
   async release(task: Task, fault: Fault): Promise<void> {
     const stop = task.untilStop();
     this.#running = task;
     task.resume(fault);
     await stop;
     this.#running = undefined;
-    // Those who joined it are done as well, and so is what a change of the log has woken.
+    // The tasks that joined it are done as well, and so are the readers that its log entry woke.
     await tick();
   }
 
@@ -110,7 +110,7 @@ export class Gates {
   }
 }
 
-/** Waits until everything that needs no timer and no other thread has happened. */
+/** Waits until all pending work without timers and other threads is done. */
 export function tick(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);

@@ -3,7 +3,7 @@ import type { Created } from "../../src/engine/create.ts";
 import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
 import { type SessionLedger, times } from "./ledger.ts";
 
-/** What a client holds. */
+/** The tokens of a client. */
 export interface Tokens {
   readonly ledger: SessionLedger;
   readonly generation: number;
@@ -18,13 +18,13 @@ interface Write {
   readonly tokens: Tokens | undefined;
 }
 
-/** The tokens that the tabs of one browser share, and what of them is on its disk. */
+/** The tokens that the tabs of one browser share, and the part of them that is on its disk. */
 export class Jar {
   readonly name: string;
   readonly transport: TokenTransport;
-  /** Raised when the browser dies or gets other tokens: what was on its way is not for it any more. */
+  /** Incremented when the browser crashes or gets other tokens, which voids all calls under way. */
   epoch = 0;
-  /** Oldest first; the last one is what the tabs see. */
+  /** Oldest first; the tabs see the last one. */
   #writes: Write[] = [];
 
   constructor(name: string, transport: TokenTransport) {
@@ -36,22 +36,22 @@ export class Jar {
     return this.#writes.at(-1)?.tokens;
   }
 
-  /** A new session, or somebody else's tokens. On disk at once: losing a new session is no harm. */
+  /** Stores a new session or copied tokens. On disk at once, because losing a new session is harmless. */
   begin(tokens: Tokens): void {
     this.epoch += 1;
     this.#writes = [{ at: tokens.at, tokens }];
   }
 
-  /** Signed out: by itself, or because the server said that the session is over. */
+  /** Signs out, by choice or because the server reported the end of the session. */
   clear(): void {
     this.epoch += 1;
     this.#writes = [];
   }
 
-  /** The answer of a refresh. */
+  /** Stores the result of a refresh. */
   receive({ access, refreshToken, record }: Refreshed, at: number): void {
     const old = this.tokens;
-    // Cookies are overwritten by whatever comes; a client with headers orders what it gets.
+    // Any response overwrites cookies; a client that uses headers keeps the newest tokens.
     if (old === undefined || (this.transport === "header" && !isNewer(access, old.access))) {
       return;
     }
@@ -65,8 +65,9 @@ export class Jar {
   }
 
   /**
-   * The browser dies and starts again with what was on disk. Promised is only that a generation may
-   * get lost while it is younger than `settle`, so older ones count as written, unless `anyAge`.
+   * The browser crashes and starts again with the tokens on disk. The library promises recovery
+   * only if the lost generation is younger than `settle`, so older ones count as written, unless
+   * `anyAge` is set.
    */
   crash(now: number, lag: number, anyAge: boolean): void {
     this.epoch += 1;
@@ -79,7 +80,7 @@ export class Jar {
   }
 }
 
-/** The tokens of a new session. */
+/** Returns the tokens of a new session. */
 export function tokensOf(created: Created, ledger: SessionLedger, at: number): Tokens {
   const { access, refreshToken: refresh } = created;
   return { ledger, generation: 0, refresh, access, at };

@@ -3,36 +3,36 @@ import type { RefreshWrite, SessionRecord, Stored } from "../../src/engine/store
 import type { WorldTime } from "./clock.ts";
 import type { ViolationKind } from "./tally.ts";
 
-/** The times of `design.md` 4, which every rule is held against. */
+/** The default lifetimes, by which every rule is judged. */
 export const times = readLifetimes({}, {});
 
-/** What is known of a session from outside: from what was written, used and answered, and when. */
+/** An observer's record of a session: its writes, uses and responses, with their times. */
 export interface SessionLedger {
   readonly id: string;
   generation: number;
-  /** When the present generation was minted, and when it was first used once it was settled. */
+  /** When the current generation was minted, and when it was first used after it had settled. */
   mintedAt: number;
   confirmedAt: number | null;
-  /** By generation: when it was minted for the first time. */
+  /** When each generation was first minted. */
   readonly firstMinted: Map<number, number>;
-  /** By generation: its refresh token. */
+  /** The refresh token of each generation. */
   readonly tokens: Map<number, string>;
   idleEnd: number;
   readonly absoluteEnd: number;
-  /** Whether somebody other than its owner has its tokens; then it may end as theft. */
+  /** Whether its tokens were copied, so that it may end as theft. */
   stolen: boolean;
-  /** How it was ended, and whether the one who ended it was told so. */
+  /** How it was ended, and whether the end was acknowledged. */
   endedBy: string | undefined;
   acknowledged: boolean;
   thefts: number;
 }
 
-/** Keeps the ledgers, and finds what a store must never have written. */
+/** Keeps the ledgers and reports writes that a store must never accept. */
 export class Ledgers {
   readonly #byId = new Map<string, SessionLedger>();
   readonly #time: WorldTime;
   readonly #violate: (kind: ViolationKind, message: string) => void;
-  /** Called when a session was ended. */
+  /** Called when a session has ended. */
   onEnd: (ledger: SessionLedger) => void = () => {};
 
   constructor(time: WorldTime, violate: (kind: ViolationKind, message: string) => void) {
@@ -64,7 +64,7 @@ export class Ledgers {
     return this.#byId.get(id);
   }
 
-  /** A refresh was committed. */
+  /** Records a committed refresh. */
   wrote(write: RefreshWrite, { record }: Stored<SessionRecord | undefined>): void {
     const ledger = this.#byId.get(write.id);
     if (record === undefined || ledger === undefined) {
@@ -93,7 +93,7 @@ export class Ledgers {
     this.#move(ledger, record.generation);
   }
 
-  /** A use of a generation was told to the store. */
+  /** Records the confirmation of a generation. */
   confirmed(id: string, generation: number): void {
     const ledger = this.#byId.get(id);
     const age = this.#time.now - (ledger?.mintedAt ?? 0);
@@ -102,7 +102,7 @@ export class Ledgers {
     }
   }
 
-  /** An end was committed. */
+  /** Records the committed end of a session. */
   ended(id: string, endedBy: string): void {
     const ledger = this.#byId.get(id);
     if (ledger !== undefined && ledger.endedBy === undefined) {
@@ -111,7 +111,7 @@ export class Ledgers {
     }
   }
 
-  /** The store came back with an older generation. */
+  /** Records that the store was restored with an older generation. */
   wentBack(ledger: SessionLedger): void {
     ledger.idleEnd = Math.min(this.#time.now + times.idle, ledger.absoluteEnd);
     this.#move(ledger, ledger.generation - 1);
@@ -128,10 +128,10 @@ export class Ledgers {
   }
 }
 
-/** Equal refreshes on one server share an answer for this long, so a verdict may come as much later. */
+/** Equal refreshes on one server share a result this long, so theft may be detected this much later. */
 const shared = 1_000;
 
-/** Whether whoever presents this generation now must be told that it is theft. */
+/** Whether a refresh with this generation must now be refused as theft. */
 export function mustBeTheft(ledger: SessionLedger, presented: number, now: number): boolean {
   const { generation, confirmedAt } = ledger;
   return (
@@ -142,7 +142,7 @@ export function mustBeTheft(ledger: SessionLedger, presented: number, now: numbe
   );
 }
 
-/** Whether the session may be told to have expired, which it may within its last second. */
+/** Whether the session may be reported as expired; that is allowed within its last second. */
 export function mayBeExpired({ idleEnd, absoluteEnd }: SessionLedger, now: number): boolean {
   return now >= Math.min(idleEnd, absoluteEnd) - 1_000;
 }

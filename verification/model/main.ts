@@ -1,3 +1,5 @@
+// npm run model: plays random schedules of clients, servers, faults and thieves against the engine
+// and checks every outcome. The last line is JSON; the exit code is 1 after a violation.
 import { parseArgs } from "node:util";
 import { readOrExplain } from "../../tools/usage.ts";
 import { describeFailure, lastLine, summary } from "./report.ts";
@@ -22,10 +24,10 @@ const { values } = readOrExplain(usage, () =>
 const [steps, seed] = [Number(values.steps), Number(values.seed)];
 const { store, without, "any-crash": anyCrash } = values;
 if (!Number.isSafeInteger(steps) || !Number.isSafeInteger(seed)) {
-  throw new TypeError("--steps and --seed: give whole numbers");
+  throw new TypeError("--steps and --seed must be integers");
 }
 if (store !== "memory" && store !== "sqlite") {
-  throw new TypeError("--store: memory or sqlite");
+  throw new TypeError(`--store must be memory or sqlite, got ${JSON.stringify(store)}`);
 }
 const rule = without === undefined ? "" : `, without: ${removals[without]?.rule ?? without}`;
 console.log(`seed ${seed}, ${steps} steps on ${store}${rule}`);

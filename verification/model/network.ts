@@ -4,7 +4,7 @@ import type { Jar, Tokens } from "./jar.ts";
 import { judge, type Outcome, openCase } from "./judge.ts";
 import type { World } from "./world.ts";
 
-/** How long a client waits for a refresh; then what is on its way is lost. */
+/** How long a client waits for a refresh; messages under way are lost afterwards. */
 const clientTimeout = 10_000;
 
 /** A refresh under way. */
@@ -14,15 +14,15 @@ interface Flight {
   readonly epoch: number;
   readonly tokens: Tokens;
   readonly deadline: number;
-  /** Set once the tab has another answer: a copy that the network made of the request. */
+  /** Set once the tab has the response of another copy of the request. */
   ignored?: true;
   /** Set once it has reached a server. */
   task?: Task;
-  /** Set once the answer is on its way back. */
+  /** Set once the response is on its way back. */
   outcome?: Outcome;
 }
 
-/** All refreshes under way, and what becomes of them. */
+/** Carries all refreshes under way. */
 export class Network {
   readonly #world: World;
   #flights: Flight[] = [];
@@ -31,7 +31,7 @@ export class Network {
     this.#world = world;
   }
 
-  /** When the next client loses patience. */
+  /** When the next client stops waiting. */
   get nextDeadline(): number {
     return Math.min(...this.#flights.map(({ deadline }) => deadline));
   }
@@ -66,7 +66,7 @@ export class Network {
     }
   }
 
-  /** Takes a refresh all the way, wherever it is now; a negative `which` means the newest. */
+  /** Completes a refresh from wherever it is; a negative `which` selects the newest one. */
   async rush(which: number, engine: Engine): Promise<void> {
     const flight = which < 0 ? this.#flights.at(-1) : pick(this.#flights, which);
     if (flight === undefined) {
@@ -88,13 +88,13 @@ export class Network {
     }
   }
 
-  /** What is on its way for a jar that is another one now, or for a client that lost patience. */
+  /** Drops messages for a jar with other tokens and for clients that stopped waiting. */
   async dropStale(): Promise<void> {
     const { now } = this.#world.time;
     await this.#drop(({ jar, epoch, deadline }) => epoch !== jar.epoch || deadline <= now);
   }
 
-  /** A server carries on what it has begun, also when nobody waits for the answer any more. */
+  /** A server completes work that it has started, even if its client stopped waiting. */
   async #drop(gone: (flight: Flight) => boolean): Promise<void> {
     const dropped = this.#flights.filter(gone);
     this.#world.tally.lost += dropped.length;
@@ -135,7 +135,7 @@ export class Network {
     const { jar, tab, epoch, outcome, ignored } = flight;
     this.#flights = this.#flights.filter((one) => one !== flight);
     if (outcome !== undefined && epoch === jar.epoch && !ignored) {
-      // The tab takes the first answer; copies of its request are still on their way.
+      // The tab takes the first response; copies of its request are still under way.
       for (const copy of this.#flights.filter((one) => one.jar === jar && one.tab === tab)) {
         copy.ignored = true;
       }
@@ -144,7 +144,7 @@ export class Network {
   }
 }
 
-/** One of a list; undefined when it is empty. */
+/** Returns one element of a list; undefined if the list is empty. */
 export function pick<T>(list: readonly T[], which: number): T | undefined {
   return list[which % Math.max(1, list.length)];
 }

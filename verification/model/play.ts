@@ -10,7 +10,11 @@ import type { World } from "./world.ts";
 /** The share of an access token's life after which a client refreshes ahead of its end. */
 const early = 0.8;
 
-/** Carries out one step, and throws when something happened that must not. */
+/**
+ * Plays one step.
+ *
+ * @throws Violation if an outcome breaks a rule
+ */
 export async function play(world: World, action: Action): Promise<void> {
   world.tally.steps += 1;
   await carryOut(world, action);
@@ -62,7 +66,7 @@ function jarOf({ jars }: World, index: number): Jar {
 type Call = Extract<Action, { readonly do: "call" }>;
 
 async function call(world: World, action: Call): Promise<void> {
-  // A thief who holds nothing has nothing to do: then the first browser has its turn.
+  // A thief without tokens has nothing to do, so the first browser acts instead.
   const asked = jarOf(world, action.jar);
   const jar = action.jar === 2 && asked.tokens === undefined ? jarOf(world, 0) : asked;
   const { tokens } = jar;
@@ -76,7 +80,7 @@ async function call(world: World, action: Call): Promise<void> {
   if (action.eager || world.time.now >= refreshAt) {
     world.network.send(jar, action.tab, tokens);
     if (action.through) {
-      // The newest one is the last.
+      // The newest one comes last.
       await world.network.rush(-1, engineOf(world, action.engine));
     }
   } else {
@@ -114,7 +118,7 @@ async function pause(world: World, ms: number): Promise<void> {
   world.thieves.pause(ms);
   while (world.network.nextDeadline <= end) {
     world.time.advance(Math.max(0, world.network.nextDeadline - world.time.now));
-    // The feeds read the log.
+    // The servers read the change log.
     await tick();
     await world.network.dropStale();
   }
@@ -151,7 +155,7 @@ function skew({ skews }: World, engine: number, ahead: number): void {
   }
 }
 
-/** Through the contract of the store itself, so that it works with any. */
+/** Uses only the contract of the store, so that it works with every store. */
 async function rollBack(world: World, { tokens }: Jar): Promise<void> {
   const { store } = world.options;
   const ledger = tokens?.ledger;

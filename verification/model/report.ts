@@ -1,7 +1,7 @@
 import type { ModelFailure } from "./run.ts";
 import type { Tally } from "./tally.ts";
 
-/** A run in words. */
+/** Describes a run. */
 export function summary(tally: Tally, tookMs: number): string {
   const { steps, refreshes, recovered, lost, crashes, outages, revokes, rollbacks } = tally;
   const rate = Math.round(steps / (tookMs / 1_000));
@@ -9,23 +9,23 @@ export function summary(tally: Tally, tookMs: number): string {
   const share = tally.thieves === 0 ? 0 : Math.round((never / tally.thieves) * 1_000) / 10;
   return [
     `${steps} steps in ${Math.round(tookMs / 100) / 10} s, ${rate} steps/s`,
-    `${refreshes} refreshes, ${recovered} of them lost answers sent again; ${lost} lost on the way`,
-    `${crashes} crashes, ${outages} store outages, ${revokes} revokes, ${rollbacks} stores that went back`,
-    `${tally.orphans} uses of access tokens whose signing key had been removed too early`,
-    `${tally.thieves} thieves, ${tally.foundAfter.length} found: half of them within ${tally.quantile(0.5)} access lives of their first refresh,`,
-    `  p90 ${tally.quantile(0.9)}, p99 ${tally.quantile(0.99)}, the last one after ${tally.quantile(1)}`,
-    `  never found, because they moved in lock-step until the session or the schedule ended: ${share} % (${tally.endedOtherwise} + ${tally.unfound})`,
+    `${refreshes} refreshes, ${recovered} of them recovered after a lost response; ${lost} messages lost`,
+    `${crashes} crashes, ${outages} store outages, ${revokes} revocations, ${rollbacks} restores of an older store`,
+    `${tally.orphans} uses of access tokens whose signing key had already been removed`,
+    `${tally.thieves} thieves, ${tally.foundAfter.length} detected: half of them within ${tally.quantile(0.5)} access token lifetimes of their first refresh,`,
+    `  p90 ${tally.quantile(0.9)}, p99 ${tally.quantile(0.99)}, maximum ${tally.quantile(1)}`,
+    `  not detected, because they took turns with the owner until the session or the schedule ended: ${share} % (${tally.endedOtherwise} + ${tally.unfound})`,
   ].join("\n");
 }
 
-/** The options of a run that a replay needs as well. */
+/** The options of a run that a replay must repeat. */
 export interface Described {
   readonly store: string;
   readonly without: string | undefined;
   readonly anyCrash: boolean;
 }
 
-/** How to see a violation again. */
+/** Describes a violation, its schedule and the command that replays it. */
 export function describeFailure(
   { violation, seed, path, schedule }: ModelFailure,
   { store, without, anyCrash }: Described,
@@ -39,7 +39,7 @@ export function describeFailure(
   ].join("\n");
 }
 
-/** The last line of the output: JSON for other programs. */
+/** Returns the last line of the output, which is JSON. */
 export function lastLine(tally: Tally, seed: number): string {
   const { steps, refreshes, lost, violations } = tally;
   const lives = { p50: tally.quantile(0.5), p90: tally.quantile(0.9), p99: tally.quantile(0.99) };

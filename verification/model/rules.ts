@@ -3,26 +3,26 @@ import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/rule.t
 import type { EndedEntry, SessionStore } from "../../src/engine/store.ts";
 import type { Skew } from "./clock.ts";
 
-/** What takes a rule of `design.md` 5 away. */
+/** A change that removes one rule of refreshing. */
 export interface Removal {
   /** The rule, in words. */
   readonly rule: string;
   readonly decide?: RefreshRule;
   readonly lifetimes?: Partial<Lifetimes>;
-  /** Whether every statement takes the time of the server that sent it. */
+  /** Whether every statement uses the clock of the server that sent it. */
   readonly nodeClock?: true;
   /** Replaces the store of all servers. */
   readonly store?: (store: SessionStore) => SessionStore;
 }
 
-/** Every rule that can be taken away. */
+/** Every rule that can be removed. Without it, the model must find a violation. */
 export const removals: Readonly<Record<string, Removal>> = {
   overlap: {
-    rule: "the former token stays good for `overlap` after its successor was confirmed",
+    rule: "the previous token stays valid for `overlap` after its successor was confirmed",
     decide: (record, presented, { now }) => decideRefresh(record, presented, { now, overlap: -1 }),
   },
   settle: {
-    rule: "a use confirms a generation only once it is settled",
+    rule: "a use confirms a generation only after it has settled",
     lifetimes: { settle: 0 },
   },
   keep: {
@@ -33,7 +33,7 @@ export const removals: Readonly<Record<string, Removal>> = {
     },
   },
   resend: {
-    rule: "a lost answer is sent again for as long as its generation is unconfirmed",
+    rule: "a lost response is repeated as long as its generation is unconfirmed",
     decide(record, presented, times) {
       const decision = decideRefresh(record, presented, times);
       const late = times.now - record.rotatedAt > times.overlap;
@@ -41,21 +41,21 @@ export const removals: Readonly<Record<string, Removal>> = {
     },
   },
   theft: {
-    rule: "a token that comes after its successor was confirmed is theft",
+    rule: "a token that is presented after its successor was confirmed is theft",
     decide(record, presented, times) {
       const decision = decideRefresh(record, presented, times);
       return decision.kind === "theft" ? { kind: "resend" } : decision;
     },
   },
   forward: {
-    rule: "a generation ahead of the store moves it forward",
+    rule: "a generation ahead of the store moves the store forward",
     decide(record, presented, times) {
       const decision = decideRefresh(record, presented, times);
       return decision.kind === "forward" ? { kind: "theft" } : decision;
     },
   },
   revoked: {
-    rule: "a session that was revoked is refused",
+    rule: "a revoked session is refused",
     decide: (record, presented, times) =>
       decideRefresh({ ...record, revokedAt: null }, presented, times),
   },
@@ -68,11 +68,11 @@ export const removals: Readonly<Record<string, Removal>> = {
         times,
       ),
   },
-  "conditional-write": { rule: "the write repeats the generation", store: blindWrite },
-  "revoked-write": { rule: "the write repeats that nothing was revoked", store: deafWrite },
-  "confirm-write": { rule: "only the present generation is confirmed", store: looseConfirm },
-  "same-successor": { rule: "the successor is the same on every try", store: randomSuccessor },
-  "store-clock": { rule: "the store's clock decides, not the node's", nodeClock: true },
+  "conditional-write": { rule: "a write is conditional on the generation", store: blindWrite },
+  "revoked-write": { rule: "a write is conditional on the session being live", store: deafWrite },
+  "confirm-write": { rule: "only the current generation is confirmed", store: looseConfirm },
+  "same-successor": { rule: "every attempt creates the same successor", store: randomSuccessor },
+  "store-clock": { rule: "the store's clock decides, not the server's", nodeClock: true },
 };
 
 function blindWrite(store: SessionStore): SessionStore {
@@ -85,7 +85,7 @@ function blindWrite(store: SessionStore): SessionStore {
   };
 }
 
-/** Keeps revocations beside the store, so that reads and the log have them and writes do not. */
+/** Keeps revocations outside of the store: reads and the log show them, writes ignore them. */
 function deafWrite(store: SessionStore): SessionStore {
   const ended = new Map<string, EndedEntry>();
   const wakes = new Set<() => void>();
@@ -140,8 +140,8 @@ function randomSuccessor(store: SessionStore): SessionStore {
 }
 
 /**
- * The store's clock shows the time of the server that speaks to it. Access tokens keep the true
- * time: it is the refresh that shall show what comes of it.
+ * Makes the store use the clock of the server that calls it. Access tokens keep the correct time,
+ * so that only refreshing is affected.
  */
 export function byNodeClock(store: SessionStore, storeClock: Skew, node: Skew): SessionStore {
   const by = async <T>(work: () => Promise<T>): Promise<T> => {

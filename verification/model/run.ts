@@ -12,31 +12,31 @@ import { shorten } from "./shorten.ts";
 import { Tally, Violation } from "./tally.ts";
 import { World, type WorldOptions } from "./world.ts";
 
-/** What to run. */
+/** The options of a run. */
 export interface ModelOptions {
-  /** At least this many steps are made, unless a violation ends the run. */
+  /** The minimum number of steps; a violation ends the run earlier. */
   readonly steps: number;
   readonly seed: number;
   readonly store?: "memory" | "sqlite";
-  /** The name of a rule to take away. */
+  /** The name of a rule to remove; see `removals`. */
   readonly without?: string | undefined;
-  /** Replays a failure, with the seed that was printed along with it. */
+  /** Replays a failure, together with the seed that was printed with it. */
   readonly path?: string | undefined;
   /** See `WorldOptions.anyCrash`. */
   readonly anyCrash?: boolean;
-  /** Milliseconds that are spent on making a failing schedule shorter. Default 20,000. */
+  /** Milliseconds to spend on shortening a failing schedule. Default: 20,000. */
   readonly shrinkFor?: number;
-  /** Called now and then. */
+  /** Called from time to time. */
   readonly progress?: (tally: Tally) => void;
 }
 
-/** What a run came to. */
+/** The result of a run. */
 export interface ModelReport {
   readonly tally: Tally;
   readonly failure: ModelFailure | undefined;
 }
 
-/** A violation, and the shortest schedule that was found to lead to one. */
+/** A violation and the shortest schedule found that leads to it. */
 export interface ModelFailure {
   readonly violation: Violation;
   readonly seed: number;
@@ -44,12 +44,12 @@ export interface ModelFailure {
   readonly schedule: Schedule;
 }
 
-/** Steps of one schedule at most: enough for many generations and more than one thief. */
+/** The maximum steps of one schedule: enough for many generations and several thieves. */
 const scheduleMax = 2_000;
-/** Schedules between two looks at the number of steps. */
+/** The number of schedules between two checks of the step count. */
 const batch = 10;
 
-/** Plays random schedules until the steps are made or something happened that must never happen. */
+/** Plays random schedules until all steps are played or a violation is found. */
 export async function runModel(options: ModelOptions): Promise<ModelReport> {
   const tally = new Tally();
   const folder = mkdtempSync(join(tmpdir(), "rpc-session-model-"));
@@ -80,7 +80,7 @@ async function runPart(options: ModelOptions, part: Part): Promise<ModelFailure 
   const { path = "" } = options;
   const details = await fc.check(
     fc.asyncProperty(schedules(scheduleMax), (schedule) => play(schedule, part.tally)),
-    // Made shorter below, by what is known of schedules: what came after the violation goes at once.
+    // `shorten` does this better: it drops all steps after the violation at once.
     { seed: part.seed, path, numRuns: batch, endOnFailure: true },
   );
   const { counterexample, counterexamplePath, errorInstance } = details;
@@ -88,7 +88,7 @@ async function runPart(options: ModelOptions, part: Part): Promise<ModelFailure 
     return undefined;
   }
   if (!(errorInstance instanceof Violation)) {
-    throw new Error("the model itself is at fault", { cause: errorInstance });
+    throw new Error("the model itself failed; see the cause", { cause: errorInstance });
   }
   part.tally.violations[errorInstance.kind] += 1;
   const shortest = await shorten(counterexample[0], {
@@ -118,7 +118,9 @@ function worldOf(
 ): WorldOptions {
   const removal = without === undefined ? undefined : removals[without];
   if (without !== undefined && removal === undefined) {
-    throw new TypeError(`there is no rule ${without}; try ${Object.keys(removals).join(", ")}`);
+    throw new TypeError(
+      `unknown rule "${without}"; the rules are ${Object.keys(removals).join(", ")}`,
+    );
   }
   return { ...rest, removal, anyCrash, store: newStore(store, folder) };
 }
@@ -144,7 +146,7 @@ async function playSchedule(options: WorldOptions): Promise<void> {
   });
 }
 
-/** The engine shortens lives at random; the same schedule must lead to the same end even so. */
+/** The engine adds jitter to lifetimes; a fixed seed makes schedules reproducible. */
 async function withSeededRandom(act: () => Promise<void>): Promise<void> {
   const { random } = Math;
   let state = 1;

@@ -1,7 +1,7 @@
 import type { Action, Schedule } from "./actions.ts";
 import { Tally, type Violation } from "./tally.ts";
 
-/** How a schedule is made shorter. */
+/** How to shorten a schedule. */
 export interface ShortenOptions {
   /** Milliseconds. */
   readonly within: number;
@@ -9,8 +9,8 @@ export interface ShortenOptions {
 }
 
 /**
- * Looks for the shortest schedule that still ends in the same kind of violation: leaves out ever
- * smaller parts. Every step means something in any schedule, so what is left is always valid.
+ * Searches for the shortest schedule with the same kind of violation by removing ever smaller
+ * parts. Every step is valid in any schedule, so every remainder is a valid schedule.
  */
 export async function shorten(
   schedule: Schedule,
@@ -26,7 +26,7 @@ export async function shorten(
       return false;
     }
     violation = found;
-    // It ended there; what came after it was never played.
+    // The run ended there; the later steps were never played.
     best = actions.slice(0, tally.steps);
     return true;
   };

@@ -1,4 +1,4 @@
-/** What must never happen. */
+/** The kinds of violations. */
 export const violationKinds = [
   "false_logouts",
   "missed_thefts",
@@ -10,18 +10,18 @@ export const violationKinds = [
 ] as const;
 export type ViolationKind = (typeof violationKinds)[number];
 
-/** What a run has seen. */
+/** The counts of a run. */
 export class Tally {
   steps = 0;
   refreshes = 0;
-  /** Requests and answers that never reached the other side. */
+  /** Requests and responses that were lost. */
   lost = 0;
   recovered = 0;
   crashes = 0;
   outages = 0;
   revokes = 0;
   rollbacks = 0;
-  /** Access tokens in their life whose key the servers had removed. */
+  /** Uses of unexpired access tokens whose key the servers had removed. */
   orphans = 0;
   readonly violations: Record<ViolationKind, number> = {
     false_logouts: 0,
@@ -32,18 +32,18 @@ export class Tally {
     double_thefts: 0,
     unexplained: 0,
   };
-  /** How long each thief who was found had used the session, in access lives. */
+  /** How long each detected thief had used the session, in access token lifetimes. */
   readonly foundAfter: number[] = [];
-  /** Thieves whose session ended in another way. */
+  /** Thieves whose session ended for another reason. */
   endedOtherwise = 0;
-  /** Thieves who were still in when the schedule ended. */
+  /** Thieves who still used the session when the schedule ended. */
   unfound = 0;
 
   get thieves(): number {
     return this.foundAfter.length + this.endedOtherwise + this.unfound;
   }
 
-  /** The share of the thieves who were found that was found within this many access lives. */
+  /** Returns the time, in access token lifetimes, within which this share of the detected thieves was detected. */
   quantile(share: number): number | null {
     const sorted = this.foundAfter.toSorted((a, b) => a - b);
     const value = sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
@@ -51,7 +51,7 @@ export class Tally {
   }
 }
 
-/** Thrown by a schedule that found one. */
+/** Thrown when a schedule leads to a violation. */
 export class Violation extends Error {
   readonly kind: ViolationKind;
 

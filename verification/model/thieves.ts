@@ -1,10 +1,10 @@
 import { type SessionLedger, times } from "./ledger.ts";
 import type { Tally } from "./tally.ts";
 
-/** Measures how long thieves stay unfound. */
+/** Measures how long thieves stay undetected. */
 export class Thieves {
   readonly #tally: Tally;
-  /** When a thief first had an answer for a session he stole; access lives, see `pause`. */
+  /** When a thief first refreshed a stolen session, in access token lifetimes; see `pause`. */
   readonly #since = new Map<SessionLedger, number>();
   #lives = 0;
 
@@ -12,7 +12,7 @@ export class Thieves {
     this.#tally = tally;
   }
 
-  /** Time in access lives. While nobody is awake, nobody can be found: a long pause counts as one. */
+  /** Time in access token lifetimes. Nobody can be detected in a long pause, so it counts as one lifetime. */
   pause(ms: number): void {
     this.#lives += Math.min(1, ms / times.access);
   }

@@ -4,13 +4,13 @@ import { type Fault, Task } from "./gates.ts";
 import type { Tokens } from "./jar.ts";
 import type { World } from "./world.ts";
 
-/** Where a call goes, and what becomes of its telling the store that the generation is in use. */
+/** The server of a call, and the fault of the confirmation that it writes. */
 export interface Use {
   readonly engine: Engine;
   readonly confirm: Fault | "late";
 }
 
-/** A call with an access token, as a server checks it. */
+/** Makes a call with an access token and checks the server's decision. */
 export async function use(
   world: World,
   { ledger, access }: Tokens,
@@ -22,7 +22,7 @@ export async function use(
     if (await isKeyGone(world, access.token)) {
       world.tally.orphans += 1;
     } else {
-      world.violate("unexplained", `an access token in its life is ${verified.status}`);
+      world.violate("unexplained", `an unexpired access token is ${verified.status}`);
     }
     return;
   }
@@ -30,7 +30,7 @@ export async function use(
     world.violate("false_logouts", "an access token was refused");
   }
   if (!refused && ledger.acknowledged) {
-    world.violate("resurrected", `an access token was taken after ${ledger.endedBy}`);
+    world.violate("resurrected", `an access token was accepted after ${ledger.endedBy}`);
   }
   if (refused) {
     const holder = world.jars.find((jar) => jar.tokens?.access === access);
@@ -38,7 +38,7 @@ export async function use(
     return;
   }
   const task = new Task();
-  // The call is answered; telling the store may take its time.
+  // The call has its response; the confirmation is written in the background.
   world.gates.background(task, () => engine.used(verified.claims));
   world.keep(task);
   if (confirm !== "late" && task.atGate) {
@@ -58,9 +58,9 @@ async function verify(
 }
 
 /**
- * Whether the token was signed with a key that is not in the store any more, as by a server that
- * stood still through two rotations. The client refreshes and goes on: it is counted, and is no
- * violation of the rules of refresh.
+ * Whether the token was signed with a key that is no longer in the store, for example by a server
+ * that was suspended through two rotations. The client refreshes and continues. That is counted
+ * but is not a violation.
  */
 async function isKeyGone({ options }: World, token: string): Promise<boolean> {
   const header = Buffer.from(token.split(".", 1)[0] ?? "", "base64url").toString();

@@ -2,7 +2,7 @@ import type { SessionStore } from "../../src/engine/store.ts";
 import type { Gates } from "./gates.ts";
 import type { Ledgers } from "./ledger.ts";
 
-/** A server's view of the store: every call waits at a gate and may fail; what it wrote is noted. */
+/** A server's view of the store: every call waits at a gate and may fail; writes are recorded. */
 export function watched(store: SessionStore, gates: Gates, ledgers: Ledgers): SessionStore {
   return {
     ...store,

@@ -14,19 +14,19 @@ import { type Tally, Violation, type ViolationKind } from "./tally.ts";
 import { Thieves } from "./thieves.ts";
 import { watched } from "./watched-store.ts";
 
-/** What a world is made of. */
+/** The options of a world. */
 export interface WorldOptions {
   readonly store: SessionStore;
   readonly tally: Tally;
   readonly schedule: Schedule;
   readonly removal: Removal | undefined;
-  /** Whether a crash may also lose what was written late, which is not promised to be harmless. */
+  /** Whether a crash may also lose settled generations, for which the library promises no recovery. */
   readonly anyCrash: boolean;
 }
 
 const issuer = "https://model.example.com";
 
-/** Two servers on one store, two browsers, perhaps a thief, and the network between them. */
+/** Two servers on one store, two browsers, possibly a thief, and the network between them. */
 export class World {
   readonly options: WorldOptions;
   readonly tally: Tally;
@@ -37,14 +37,14 @@ export class World {
   readonly thieves: Thieves;
   /** The wall clocks of the servers. */
   readonly skews: readonly Skew[];
-  /** Two browsers, and the thief's. */
+  /** The jars of the two browsers and of the thief. */
   readonly jars: readonly Jar[] = [
     new Jar("browser", "cookie"),
     new Jar("device", "header"),
     new Jar("thief", "cookie"),
   ];
   engines: readonly Engine[] = [];
-  /** Unfinished server work, so that a step can choose among it. */
+  /** Unfinished work of the servers, from which a step can choose. */
   tasks: Task[] = [];
   #violation: Violation | undefined;
 
@@ -60,7 +60,7 @@ export class World {
 
   async open(): Promise<void> {
     const { removal, store } = this.options;
-    // First: its clock is that of whoever opens it first, and is right.
+    // Open the store first: it takes its clock from the first opener, and this clock is correct.
     const storeClock: Skew = { ahead: 0 };
     await store.open({ clock: this.time.view(storeClock) });
     const shared = removal?.store?.(store) ?? store;
@@ -72,7 +72,7 @@ export class World {
         issuer,
         audience: issuer,
         store: watched(mine, this.gates, this.ledgers),
-        secret: "the secret of a model, of 32 bytes or more",
+        secret: "the secret of the model, at least 32 bytes long",
         lifetimes: { ...times, ...removal?.lifetimes },
         clockSkew: 60_000,
         clock,
@@ -95,25 +95,25 @@ export class World {
     await this.options.store.close();
   }
 
-  /** Notes what must never happen. Not thrown here: the engine would take it for an outage. */
+  /** Records a violation. It is not thrown here, because the engine would treat it as an outage. */
   readonly violate = (kind: ViolationKind, message: string): void => {
     this.#violation ??= new Violation(kind, message);
   };
 
-  /** Throws what was noted. */
+  /** Throws the recorded violation. */
   check(): void {
     if (this.#violation !== undefined) {
       throw this.#violation;
     }
   }
 
-  /** Runs server work to its first gate. */
+  /** Runs work of a server to its first gate. */
   async run(task: Task, work: () => Promise<void>): Promise<void> {
     await this.gates.start(task, work);
     this.keep(task);
   }
 
-  /** Keeps server work that is not done, so that a later step can go on with it. */
+  /** Keeps unfinished work of a server for a later step. */
   keep(task: Task): void {
     this.tasks = this.tasks.filter(({ done }) => !done);
     if (!task.done) {
@@ -121,14 +121,14 @@ export class World {
     }
   }
 
-  /** A server has answered a refresh. */
+  /** Called when a server has responded to a refresh. */
   note(outcome: Outcome): void {
     if ("refreshed" in outcome) {
       this.tally.refreshes += 1;
     }
   }
 
-  /** An answer has reached a client. */
+  /** Called when a response has reached a client. */
   receive(jar: Jar, outcome: Outcome): void {
     if ("refreshed" in outcome) {
       jar.receive(outcome.refreshed, this.time.now);
@@ -137,7 +137,7 @@ export class World {
     }
   }
 
-  /** What the thief holds by now, for whoever asks whether a session is an honest one. */
+  /** Copies the tokens of a jar to the thief and marks their session as stolen. */
   steal(from: Jar, thief: Jar): void {
     const { tokens } = from;
     if (tokens !== undefined && this.options.schedule.thief) {
@@ -157,10 +157,13 @@ export class World {
     }
     ledger.thefts += 1;
     if (ledger.thefts > 1) {
-      this.violate("double_thefts", `theft was told ${ledger.thefts} times`);
+      this.violate("double_thefts", `theft was reported ${ledger.thefts} times`);
     }
     if (!ledger.stolen) {
-      this.violate("false_logouts", `theft at ${event.presented} of ${event.generation}`);
+      this.violate(
+        "false_logouts",
+        `theft reported for generation ${event.presented} at generation ${event.generation}`,
+      );
     }
   }
 }
