@@ -1,4 +1,4 @@
-// Users of the real client, over connections that lose answers.
+// Users of the real client, over connections that lose responses.
 import {
   Code,
   ConnectError,
@@ -19,9 +19,9 @@ import type { Random } from "./random.ts";
 import { sleep } from "./windows.ts";
 import { isOver, someServer, type World } from "./world.ts";
 
-/** What the recorder knows of a client. */
+/** The recorder's state for one client. */
 interface App {
-  /** The last refresh token it was sent. */
+  /** The last refresh token that the client received. */
   held: string;
 }
 
@@ -33,7 +33,7 @@ export async function runApp(world: World, user: string, random: Random): Promis
     transport: (parts) => balanced(world, { parts, app, random }),
   });
   const notes = createClient(NotesService, session.transport);
-  // An outage is no reason to stop; the recorder has seen what happened.
+  // Continue after an outage; the recorder has the details.
   const attempt = (call: Promise<unknown>): Promise<unknown> => call.catch(() => {});
   while (!isOver(world)) {
     if (session.state.status !== "signedIn") {
@@ -60,14 +60,14 @@ interface Balancing {
   readonly random: Random;
 }
 
-/** A transport that sends each call to any of the servers. */
+/** Returns a transport that sends each call to a random server. */
 function balanced(world: World, { parts, app, random }: Balancing): Transport {
   const transports = Array.from({ length: world.servers.count }, (_, server) =>
     createConnectTransport({
       baseUrl: world.servers.url(server),
       httpVersion: "1.1",
       nodeOptions: { agent: false },
-      // Appended, so that each try of a call is recorded.
+      // The recorder comes last, so that it sees every attempt of a call.
       interceptors: [...parts.interceptors, recorder(world, { app, random, server })],
     }),
   );
@@ -87,7 +87,7 @@ interface Recording {
   readonly server: number;
 }
 
-/** Records what is sent and answered, and loses some of the answers. */
+/** Records requests and responses, and loses some of the responses. */
 function recorder(world: World, { app, random, server }: Recording): Interceptor {
   const { history } = world;
   return (next) => async (request) => {

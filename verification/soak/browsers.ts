@@ -5,7 +5,7 @@ import { signIn } from "./sign-in.ts";
 import { sleep } from "./windows.ts";
 import { isOver, type World } from "./world.ts";
 
-/** How long tabs go on after their session's end was acknowledged, in milliseconds. */
+/** How long tabs continue after the end of their session was acknowledged, in milliseconds. */
 const goOnFor = 1_500;
 
 /** A user with a browser who signs in again and again, until the run is over. */
@@ -38,7 +38,7 @@ async function openTabs(world: World, jar: Jar, random: Random): Promise<void> {
 /** One tab: calls and refreshes until the session is over. */
 async function goOn(world: World, jar: Jar, random: Random): Promise<void> {
   while (!jar.ended && !isOver(world)) {
-    // Now and then it sleeps through more than one access life.
+    // Sometimes the tab sleeps for longer than an access token is valid.
     await sleep(random.chance(0.03) ? random.between(2_000, 6_000) : random.between(150, 900));
     if (!jar.ended && !isOver(world)) {
       await (random.chance(0.65) ? jar.refresh() : jar.use());
@@ -46,7 +46,7 @@ async function goOn(world: World, jar: Jar, random: Random): Promise<void> {
   }
 }
 
-/** Ends the session in the middle of everything, in one way or another, or not at all. */
+/** Ends the session at a random moment by revocation or sign-out, or not at all. */
 async function leave(world: World, jar: Jar, random: Random): Promise<void> {
   const how = random.pick(["revoke", "signOut", "stay", "stay"] as const);
   const at = world.history.now() + random.between(4_000, 25_000);
@@ -62,7 +62,7 @@ async function leave(world: World, jar: Jar, random: Random): Promise<void> {
   }
 }
 
-/** Copies the cookies of a jar, and uses them until the session is over. */
+/** Copies the cookies of a jar and uses them until the session is over. */
 async function steal(world: World, victim: Jar, random: Random): Promise<void> {
   await sleep(random.between(500, 6_000));
   if (victim.ended || isOver(world)) {

@@ -1,8 +1,8 @@
-// Holds what happened against section 5 of the design, knowing nothing of how the servers decided.
+// Checks a recorded history against the rules of refreshing, without knowing the servers' decisions.
 import { type Exchange, generationOf, type History } from "./history.ts";
 import { times } from "./options.ts";
 
-/** A promise that was not kept. */
+/** A broken rule. */
 export interface Violation {
   readonly kind: "false_logouts" | "missed_thefts" | "resurrected" | "forks" | "errors_unexplained";
   readonly session: string;
@@ -10,9 +10,9 @@ export interface Violation {
   readonly why: string;
 }
 
-/** Milliseconds for which a revocation may be unknown to the other servers' access checks. */
+/** Milliseconds within which other servers may still accept access tokens of a revoked session. */
 const feedBound = 3_500;
-/** Milliseconds by which times seen here may differ from the store's own, for its whole ones. */
+/** Milliseconds by which times seen here may differ from the store's, which are whole milliseconds. */
 const slack = 20;
 
 export function groupBySession(history: History): Map<string, Exchange[]> {
@@ -25,7 +25,7 @@ export function groupBySession(history: History): Map<string, Exchange[]> {
   return sessions;
 }
 
-/** Everything that can be told from the exchanges of one session. */
+/** Returns the violations in the exchanges of one session. */
 export function checkSession(
   exchanges: readonly Exchange[],
   { robbed, late }: { readonly robbed: boolean; readonly late: boolean },
@@ -38,7 +38,7 @@ export function checkSession(
   ];
 }
 
-/** One session and generation has one refresh token, whoever made it. */
+/** A generation of a session has one refresh token, whichever server made it. */
 function forks(exchanges: readonly Exchange[]): Violation[] {
   const tokens = new Map<number, string>();
   const found: Violation[] = [];
@@ -56,7 +56,7 @@ function forks(exchanges: readonly Exchange[]): Violation[] {
   return found;
 }
 
-/** Nothing succeeds that began after the end of the session was acknowledged. */
+/** A request that began after the acknowledged end of the session must not succeed. */
 function resurrected(exchanges: readonly Exchange[]): Violation[] {
   const end = exchanges.filter(tellsTheEnd).toSorted((a, b) => a.ended - b.ended)[0];
   if (end === undefined) {
@@ -76,8 +76,8 @@ function tellsTheEnd({ what, answer }: Exchange): boolean {
 }
 
 /**
- * A token of generation p is no good once p+1 was certainly confirmed for longer than the overlap:
- * a refresh with p+1 succeeded which began when p+1 was certainly settled.
+ * A token of generation p is invalid once p+1 has certainly been confirmed for longer than the
+ * overlap: a refresh with p+1 succeeded that began when p+1 had certainly settled.
  */
 function missedThefts(exchanges: readonly Exchange[]): Violation[] {
   const seen = firstSeen(exchanges);
@@ -92,7 +92,7 @@ function missedThefts(exchanges: readonly Exchange[]): Violation[] {
       closed.set(generation - 1, Math.min(at, closed.get(generation - 1) ?? at));
     }
   }
-  // A generation is only made after the former one was confirmed for as long.
+  // Generation p+2 is created only after p+1 has been confirmed for the overlap.
   for (const [generation, at] of seen) {
     closed.set(generation - 2, Math.min(at, closed.get(generation - 2) ?? at));
   }
@@ -103,7 +103,7 @@ function missedThefts(exchanges: readonly Exchange[]): Violation[] {
     .map((e) => violation("missed_thefts", e, `generation ${generationOf(e.token)} was over`));
 }
 
-/** When each generation was first seen in an answer. */
+/** Returns when each generation was first seen in a response. */
 function firstSeen(exchanges: readonly Exchange[]): Map<number, number> {
   const seen = new Map<number, number>();
   for (const { answer, ended } of exchanges) {
@@ -115,7 +115,7 @@ function firstSeen(exchanges: readonly Exchange[]): Map<number, number> {
   return seen;
 }
 
-/** Nobody is signed out whom nobody robbed, and who has not begun to leave. */
+/** A user whose tokens were not stolen and who has not begun to leave must not be signed out. */
 function falseLogouts(exchanges: readonly Exchange[]): Violation[] {
   const left = Math.min(...exchanges.filter(isLeaving).map(({ began }) => began));
   return exchanges

@@ -3,20 +3,20 @@ import { type Exchange, secretOf } from "./history.ts";
 import type { Servers } from "./servers.ts";
 import type { Windows } from "./windows.ts";
 
-/** What may explain an answer that is none. */
+/** The injected faults that may explain a failure. */
 export interface Causes {
   readonly store: Windows;
   readonly servers: Servers;
-  /** A secret that was dropped, and from when on. */
+  /** The secret that was removed, and when. */
   readonly dropped: { readonly secretId: string; readonly from: number } | undefined;
-  /** When servers with and without a secret, and so with and without a key, ran side by side. */
+  /** When servers with and without a secret, and so with and without its key, ran at the same time. */
   readonly rollOut: Windows;
 }
 
-/** Milliseconds by which a server may find an access token older than its client does. */
+/** Milliseconds by which an access token may expire earlier for a server than for its client. */
 const expirySlack = 1_500;
 
-/** The answers to the requests of one session that nothing explains. */
+/** Returns the failures of one session that no injected fault explains. */
 export function unexplained(
   exchanges: readonly Exchange[],
   robbed: boolean,
@@ -36,7 +36,7 @@ function isExplained(exchange: Exchange, causes: Causes): boolean {
   const down = causes.servers.down[server]?.during(began, ended) !== undefined;
   const outage = down || causes.store.during(began, ended) !== undefined;
   if (answer.kind === "unheard") {
-    // The client's own doing, or a server that went away.
+    // The client gave up, or the server was killed.
     return answer.why !== "broken" || down;
   }
   if (answer.action === "RETRY_LATER") {
@@ -45,7 +45,7 @@ function isExplained(exchange: Exchange, causes: Causes): boolean {
   return answer.action === "REFRESH" && isExpired(exchange);
 }
 
-/** Tokens of a dropped secret; and a key that was just made, which others look up once in 5 s. */
+/** Tokens of a removed secret, or a key so new that other servers look it up only every 5 seconds. */
 function isOfSecretRollOut(exchange: Exchange, { dropped, rollOut }: Causes): boolean {
   const { token, what, began, ended } = exchange;
   const old = dropped !== undefined && ended > dropped.from && secretOf(token) === dropped.secretId;
@@ -56,7 +56,7 @@ function isExpired({ what, goodUntil, ended }: Exchange): boolean {
   return what !== "refresh" && (goodUntil === undefined || ended > goodUntil - expirySlack);
 }
 
-/** The end of a session that was robbed or left; that of any other is a false logout, counted there. */
+/** The end of a session that was stolen or left; any other end is counted as a false logout. */
 function isExpectedEnd(
   exchange: Exchange,
   { robbed, left }: { readonly robbed: boolean; readonly left: number },

@@ -1,7 +1,7 @@
 import type { RefreshHint } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 
-/** The names of a hint's action and reason, for comparing and printing; empty without a hint. */
+/** Returns the names of a hint's action and reason; empty without a hint. */
 export function namesOf(hint: RefreshHint | undefined): { action: string; reason: string } {
   return { action: nameIn(Action, hint?.action), reason: nameIn(Reason, hint?.reason) };
 }

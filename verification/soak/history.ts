@@ -1,12 +1,12 @@
-/** What came back of a request. */
+/** The outcome of a request. */
 export type Answer =
   | {
       readonly kind: "ok";
-      /** The refresh token in the answer, if there was one. */
+      /** The refresh token in the response, if any. */
       readonly refreshToken: string | undefined;
-      /** The access token in the answer, if there was one. */
+      /** The access token in the response, if any. */
       readonly accessToken: string | undefined;
-      /** Milliseconds that the access token is good. */
+      /** Milliseconds until the access token expires. */
       readonly expiresIn: number;
       readonly session: string | undefined;
     }
@@ -17,37 +17,37 @@ export type Answer =
       readonly reason: string;
       readonly message: string;
     }
-  /** `cut`: by the soak itself. `gaveUp`: after the client's timeout. `broken`: by the other side. */
+  /** `cut`: by fault injection. `gaveUp`: after the client's timeout. `broken`: by the other side. */
   | {
       readonly kind: "unheard";
       readonly why: "cut" | "gaveUp" | "broken";
       readonly message: string;
     };
 
-/** One request, as an observer saw it who knows more than the client. Times are milliseconds. */
+/** One request as seen by an observer who knows more than the client. Times are in milliseconds. */
 export interface Exchange {
   readonly what: "signIn" | "refresh" | "use" | "revoke" | "signOut";
   readonly by: "owner" | "thief";
   readonly session: string;
   readonly server: number;
-  /** The refresh token that was presented, or that was held beside the access token. */
+  /** The refresh token that was presented or that the client held. */
   readonly token: string;
   readonly began: number;
   readonly ended: number;
   readonly answer: Answer;
-  /** Whether the client got the answer. */
+  /** Whether the client received the response. */
   readonly heard: boolean;
-  /** Until when the presented access token was good; undefined where that is not known. */
+  /** When the presented access token expires; undefined if unknown. */
   readonly goodUntil?: number | undefined;
 }
 
-/** Everything that happened. */
+/** The record of a run. */
 export interface History {
-  /** Milliseconds since the run began. */
+  /** Returns the milliseconds since the run began. */
   now(): number;
   add(exchange: Exchange): void;
   readonly exchanges: readonly Exchange[];
-  /** Notes that somebody took the tokens of a session. */
+  /** Records that the tokens of a session were stolen. */
   stolen(session: string): void;
   readonly thefts: ReadonlySet<string>;
 }
@@ -64,17 +64,17 @@ export function createHistory(): History {
   };
 }
 
-/** The generation of a refresh token (`v.sid.gen.tag.check`); -1 when it is none. */
+/** Returns the generation of a refresh token (`v.sid.gen.tag.check`), or -1 for anything else. */
 export function generationOf(token: string): number {
   return Number(token.split(".")[2] ?? -1);
 }
 
-/** The id of the secret of a refresh token. */
+/** Returns the id of the secret of a refresh token. */
 export function secretOf(token: string): string {
   return token.split(".")[0] ?? "";
 }
 
-/** The session of a refresh token. */
+/** Returns the session id of a refresh token. */
 export function sessionOf(token: string): string {
   return token.split(".")[1] ?? "";
 }

@@ -13,15 +13,15 @@ export interface Cookies {
   readonly goodUntil: number;
 }
 
-/** What goes wrong with a call on its way. Milliseconds. */
+/** The faults of a call. Times are in milliseconds. */
 interface Trouble {
   /** Between reading the cookies and sending them: a slow tab. */
   readonly sendAfter: number;
-  /** Between the answer and the writing of its cookies. */
+  /** Between the response and the writing of its cookies. */
   readonly takeAfter: number;
-  /** The connection is cut then, with or without an answer under way. */
+  /** The connection is cut at this time, whether or not a response is under way. */
   readonly cutAfter: number | undefined;
-  /** The server has answered, and nobody hears it. */
+  /** The server has responded, but the client does not receive it. */
   readonly unheard: boolean;
 }
 
@@ -34,10 +34,10 @@ const paths = {
 
 type What = keyof typeof paths;
 
-/** A cookie jar with one session, shared by tabs that know nothing of each other. */
+/** A cookie jar with one session, shared by tabs that do not coordinate. */
 export class Jar {
   cookies: Cookies;
-  /** The session is known to be over, here. */
+  /** Whether this client knows that the session is over. */
   ended = false;
   readonly by: Exchange["by"];
   readonly #world: World;
@@ -60,7 +60,7 @@ export class Jar {
   async refresh(): Promise<void> {
     const calls = [this.#call("refresh", this.#trouble())];
     if (this.#random.chance(0.2)) {
-      // The same cookies once more; with their delays, either may arrive first.
+      // The same cookies once more. Because of the delays, either request may arrive first.
       calls.push(this.#call("refresh", this.#trouble()));
     }
     await Promise.all(calls);
@@ -70,7 +70,7 @@ export class Jar {
     await this.#call("use", { ...smooth, sendAfter: this.#random.between(0, 100) });
   }
 
-  /** Ends the session; true when the server said so. */
+  /** Ends the session and returns whether the server acknowledged it. */
   async end(how: "revoke" | "signOut"): Promise<boolean> {
     const answer = await this.#call(how, smooth);
     return answer?.kind === "ok";
@@ -93,7 +93,7 @@ export class Jar {
     const read = history.now();
     await sleep(trouble.sendAfter);
     if (history.now() - read > 0.8 * times.clientTimeout) {
-      // This process was slow, and no client would send so late what it read so early.
+      // This process was slow. No client sends cookies so long after it has read them.
       return undefined;
     }
     const sent = this.#send(what, cookies, trouble);
@@ -134,7 +134,7 @@ export class Jar {
     };
   }
 
-  /** The client waits no longer. The server may go on: with the connection cut, or not yet. */
+  /** The client stops waiting. The server may continue, with or without a connection. */
   #giveUp({ answering, stop, record }: Sent): void {
     if (this.#random.chance(0.5)) {
       stop.abort();
@@ -145,7 +145,7 @@ export class Jar {
     });
   }
 
-  /** As a browser would: what is written last counts, from whichever tab it comes. */
+  /** Stores cookies as a browser does: the last write wins, whichever tab it comes from. */
   #take(answer: Answer): void {
     if (answer.kind === "ok") {
       const { refresh, access, goodUntil } = this.cookies;

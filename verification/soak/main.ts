@@ -1,8 +1,8 @@
 // npm run soak -- --store sqlite|postgres|redis --seconds N --processes P --seed S
 //
-// Real server processes on one store, many clients, and everything that can go wrong between them;
-// afterwards the history is held against what was promised. Ends with one line of JSON, and with 1
-// when a promise was broken. All traffic stays on this machine.
+// Runs real server processes on one store, with many clients and injected faults, and checks the
+// recorded history against the session rules. The last line is JSON; the exit code is 1 if a rule
+// was broken. All traffic stays on this machine.
 import { randomBytes } from "node:crypto";
 import { readOrExplain } from "../../tools/usage.ts";
 import { runApp } from "./apps.ts";
@@ -20,18 +20,18 @@ import type { World } from "./world.ts";
 const browsers = 20;
 const robbedBrowsers = 6;
 const apps = 5;
-/** Milliseconds after its end in which a fault of the store may still be felt. */
+/** Milliseconds for which a fault of the store may have effects after it has ended. */
 const storeGrace = 1_500;
 
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  // Through "exit", where every child is ended.
+  // The "exit" handlers end all child processes.
   process.once(signal, () => process.exit(130));
 }
 const options = readOrExplain(
   "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S]",
   () => readArguments(process.argv.slice(2)),
 );
-// Whatever hangs, it ends.
+// End the run even if something hangs.
 setTimeout(() => process.exit(2), (options.seconds + 90) * 1_000).unref();
 process.exitCode = await soak(options);
 
@@ -52,10 +52,10 @@ async function soak(options: SoakOptions): Promise<number> {
     rollOut(world, { secrets: [old, next], windows: rollingOut, seconds: options.seconds }),
     ...runClients(world, random),
   ]);
-  // What was given up by its client is observed until it ends.
+  // Requests that their clients gave up are observed until they end.
   await sleep(1_000);
   await servers.stop();
-  // With its servers gone, whatever is still under way ends.
+  // Without servers, the remaining requests end.
   await sleep(200);
   await store.stop();
   const causes: Causes = { store: storeDown, servers, dropped, rollOut: rollingOut };
@@ -84,7 +84,7 @@ interface Breaking {
   readonly random: Random;
 }
 
-/** One fault after the other, with quiet times between them in which every error must be explained. */
+/** Injects one fault after another, with pauses in which no error may occur. */
 async function breakStore(
   { faults }: SoakStore,
   { world, windows, random }: Breaking,
@@ -119,7 +119,7 @@ interface RollOut {
   readonly seconds: number;
 }
 
-/** A new secret in three steps, each on one server after the other, under load. */
+/** Rolls out a new secret in three steps under load; each step restarts one server after another. */
 async function rollOut(
   world: World,
   { secrets: [old, next], windows, seconds }: RollOut,
@@ -135,7 +135,7 @@ async function rollOut(
   await servers.rollOut([old, next]);
   await at(0.35);
   await servers.rollOut([next, old]);
-  // The old secret is kept for as long as sessions live; here their life is cut short instead.
+  // In production the old secret stays until its sessions have ended; here they are ended early.
   await at(0.65);
   world.retired = oldId();
   await at(0.75);
@@ -155,8 +155,8 @@ function about(history: History, { servers, store }: Causes): string {
     servers.reports.filter((report) => report.type === type).length;
   const broken = store.all.map(({ name }) => name).join(" ");
   return [
-    `robbed ${history.thefts.size}, thefts found ${count("theft")}`,
-    `requests ${history.exchanges.length}, failures reported ${count("failed")}`,
+    `sessions stolen: ${history.thefts.size}, thefts detected: ${count("theft")}`,
+    `requests: ${history.exchanges.length}, failures reported: ${count("failed")}`,
     `faults of the store: ${broken || "none"}`,
   ].join("; ");
 }

@@ -1,6 +1,6 @@
 import { parseArgs } from "node:util";
 
-/** What a run of the soak is asked for. */
+/** The options of a run. */
 export interface SoakOptions {
   readonly store: StoreKind;
   readonly seconds: number;
@@ -11,15 +11,15 @@ export interface SoakOptions {
 export type StoreKind = "sqlite" | "postgres" | "redis";
 
 /**
- * Milliseconds. Short, so that a run goes through many generations; in the proportions that
- * `createSessions` asks for: clientTimeout < overlap < access / 2.
+ * Milliseconds. They are short, so that a run goes through many generations, but keep the
+ * proportions that `createSessions` requires: clientTimeout < overlap < access / 2.
  */
 export const times = { access: 4_000, overlap: 1_500, settle: 500, clientTimeout: 500 } as const;
 
-/** The issuer of every server; nothing of this name is ever looked up. */
+/** The issuer of every server. The name is never looked up. */
 export const issuer = "https://soak.example";
 
-/** @throws Error with the usage, when the arguments are wrong */
+/** @throws Error if an argument is unknown or out of range */
 export function readArguments(args: readonly string[]): SoakOptions {
   const { values } = parseArgs({
     args: [...args],
@@ -32,7 +32,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
   });
   const { store } = values;
   if (store !== "sqlite" && store !== "postgres" && store !== "redis") {
-    throw new Error("--store must be sqlite, postgres or redis");
+    throw new Error(`--store must be sqlite, postgres or redis, got ${JSON.stringify(store)}`);
   }
   return {
     store,
@@ -45,7 +45,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
 function count(name: string, text: string, { min, max }: { min: number; max: number }): number {
   const value = Number(text);
   if (!Number.isInteger(value) || value < min || value > max) {
-    throw new Error(`--${name} must be a whole number from ${min} to ${max}`);
+    throw new Error(`--${name} must be an integer from ${min} to ${max}`);
   }
   return value;
 }

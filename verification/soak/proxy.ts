@@ -8,14 +8,14 @@ import {
 } from "node:net";
 import type { Random } from "./random.ts";
 
-/** A TCP proxy on a port of this machine that can be told to treat its connections badly. */
+/** A TCP proxy on this machine that injects faults into its connections. */
 export interface StoreProxy {
   readonly port: number;
-  /** Ends some connections at once. */
+  /** Closes some connections at once. */
   cut(share: number): void;
-  /** Holds back what is sent on some connections, both ways, until the returned function is called. */
+  /** Delays both directions of some connections until the returned function is called. */
   stall(share: number): () => void;
-  /** Loses what is sent on some connections; the returned function ends them. */
+  /** Drops the data of some connections; the returned function closes them. */
   swallow(share: number): () => void;
   close(): void;
 }
@@ -23,7 +23,7 @@ export interface StoreProxy {
 interface Link {
   mode: "open" | "stalled" | "swallowing";
   readonly sockets: readonly Socket[];
-  /** What to do once it is open again. */
+  /** The delayed writes. */
   readonly held: (() => void)[];
 }
 
@@ -42,7 +42,7 @@ export async function startProxy(target: NetConnectOpts, random: Random): Promis
     },
     swallow(share) {
       const chosen = enter(some(share), "swallowing");
-      // What follows a gap is no protocol any more.
+      // After a gap the byte stream is useless, so the connection must close.
       return () => chosen.forEach(end);
     },
     close() {

@@ -1,10 +1,10 @@
-/** Numbers that look random and follow from a seed. What the clocks do to a run does not. */
+/** Pseudo-random numbers from a seed. Timing still differs between runs with the same seed. */
 export interface Random {
-  /** From `min` up to, not including, `max`. */
+  /** Returns a number from `min` up to but not including `max`. */
   between(min: number, max: number): number;
   chance(share: number): boolean;
   pick<T>(list: readonly T[]): T;
-  /** Others, independent of how many were drawn from these. */
+  /** Returns an independent sequence for `name`. */
   fork(name: string): Random;
 }
 
@@ -23,7 +23,7 @@ export function createRandom(seed: number): Random {
     pick<T>(list: readonly T[]): T {
       const chosen = list[Math.floor(next() * list.length)];
       if (chosen === undefined) {
-        throw new RangeError("nothing to pick from");
+        throw new RangeError("cannot pick from an empty list");
       }
       return chosen;
     },
@@ -31,7 +31,7 @@ export function createRandom(seed: number): Random {
   };
 }
 
-/** FNV-1a. */
+/** The FNV-1a hash. */
 function hash(text: string): number {
   let value = 0x811c9dc5;
   for (const character of text) {

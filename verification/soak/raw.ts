@@ -1,4 +1,4 @@
-// Connect calls by hand, as a browser makes them, over a connection that may be cut at any time.
+// Connect calls written by hand, as a browser sends them, over connections that may be cut.
 import { type IncomingMessage, request } from "node:http";
 import { fromBinary } from "@bufbuild/protobuf";
 import { base64Decode } from "@bufbuild/protobuf/wire";
@@ -8,34 +8,34 @@ import { namesOf } from "./hint.ts";
 import type { Answer } from "./history.ts";
 import { issuer } from "./options.ts";
 
-/** A call of a page. */
+/** A call from a page. */
 export interface RawCall {
   readonly url: string;
   readonly body: Readonly<Record<string, string>>;
   readonly cookies: readonly string[];
   /** Milliseconds after which the connection is cut. */
   readonly cutAfter?: number | undefined;
-  /** Stops waiting, with a connection that is cut. */
+  /** Cuts the connection and stops waiting. */
   readonly signal?: AbortSignal;
 }
 
 const names = { access: "__Host-rpcsession-access", refresh: "__Host-rpcsession-refresh" };
-/** Milliseconds after which nobody waits any more, not even the observer. */
+/** Milliseconds after which even the observer stops waiting. */
 export const observedFor = 12_000;
 
-/** The Cookie header's parts for the tokens that are there. */
+/** Returns the parts of the Cookie header for the tokens that exist. */
 export function cookiesOf(tokens: { access?: string; refresh?: string }): string[] {
   return Object.entries(tokens).map(
     ([name, token]) => `${names[name as keyof typeof names]}=${token}`,
   );
 }
 
-/** Never rejects: what went wrong is an answer, too. */
+/** Sends a call. Never rejects: a failure is an outcome as well. */
 export function post(call: RawCall): Promise<Answer> {
   return new Promise((resolve) => {
     const sent = request(call.url, {
       method: "POST",
-      // Connections of their own: one that is cut takes no other request with it.
+      // Each request has its own connection, so that cutting one does not affect others.
       agent: false,
       headers: {
         "content-type": "application/json",

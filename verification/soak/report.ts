@@ -17,22 +17,22 @@ export interface Summary {
   readonly forks: number;
   readonly errors_unexplained: number;
   readonly seed: number;
-  /** Sessions that ended by a request which was decided after the overlap; see `isLate`. */
+  /** Sessions that ended because of a request that was decided after the overlap; see `isLate`. */
   readonly late_decisions: number;
 }
 
-/** Violations printed with their histories at most. */
+/** The maximum number of violations printed with their history. */
 const printedMax = 5;
-/** Exchanges printed of each. */
+/** The maximum number of exchanges printed for each. */
 const exchangesMax = 30;
 
-/** Judges a run, and prints what was not as it should be. */
+/** Checks a run and prints its violations. */
 export function judge(history: History, causes: Causes, { seed }: SoakOptions): Summary {
   const sessions = groupBySession(history);
   let lateDecisions = 0;
   const violations = [...sessions].flatMap(([session, exchanges]) => {
     const robbed = history.thefts.has(session);
-    // The sign-ins that got no session are of no session: only their answers can be judged.
+    // Failed sign-ins belong to no session, so only their outcomes can be checked.
     const late = causes.servers.reports.some((report) => isLate(report, session, exchanges));
     const broken = session === "" ? [] : checkSession(exchanges, { robbed, late });
     if (late && !robbed) {
@@ -63,10 +63,10 @@ export function judge(history: History, causes: Causes, { seed }: SoakOptions): 
 }
 
 /**
- * Whether a theft was decided for the sake of a request that its client had given up, and that was
- * older than the overlap by then: the machine or a stalled store had held it up for so long. That is
- * more than `clientTimeout` < `overlap` promises anything about, but its user is signed out all the
- * same: so it is counted, and apart from what the rules alone would be to blame for.
+ * Whether a theft was decided for a request that its client had given up and that was older than
+ * the overlap, because the machine or a stalled store had delayed it. `clientTimeout` < `overlap`
+ * promises nothing about such delays. The user is signed out all the same, so the case is counted,
+ * but separately from violations of the rules.
  */
 function isLate(report: TimedReport, session: string, exchanges: readonly Exchange[]): boolean {
   return (
@@ -85,8 +85,8 @@ function isLate(report: TimedReport, session: string, exchanges: readonly Exchan
 }
 
 /**
- * What must not be: a theft that was reported twice, a store that went back, which none did, and a
- * server that ended by itself.
+ * Returns the reports that must not occur: a theft reported twice, a store that lost data although
+ * no fault removes any, and a server that crashed.
  */
 function reported({ servers }: Causes): Violation[] {
   const thefts = new Set<string>();
@@ -121,7 +121,7 @@ function print(violation: Violation, exchanges: readonly Exchange[], causes: Cau
       (report) => `  server ${report.server} at ${seconds(report.at)}: ${JSON.stringify(report)}`,
     );
   const head = `${kind} at ${seconds(at)} in session ${session}: ${why}`;
-  const faults = `  broken: ${windows.join(", ") || "nothing"}`;
+  const faults = `  injected faults: ${windows.join(", ") || "none"}`;
   console.error([head, ...lines, faults, ...failures.slice(0, 5)].join("\n"));
 }
 
@@ -133,5 +133,5 @@ function line({ what, by, server, token, began, ended, answer, heard }: Exchange
         ? `${answer.code} ${answer.action} ${answer.reason}`
         : answer.why;
   const span = `${seconds(began)}-${seconds(ended)}`;
-  return `  ${span} ${by} s${server} ${what} p=${generationOf(token)}: ${said}${heard ? "" : " (not heard)"}`;
+  return `  ${span} ${by} s${server} ${what} p=${generationOf(token)}: ${said}${heard ? "" : " (response lost)"}`;
 }

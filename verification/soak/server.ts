@@ -1,4 +1,4 @@
-// One server process of the soak: told what to be by its parent, and gone when the parent is.
+// One server process of the soak test. Its parent configures it, and it ends with its parent.
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter } from "@connectrpc/connect";
@@ -11,16 +11,16 @@ import { sqliteStore } from "rpc-session/stores/sqlite";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { issuer, type StoreKind, times } from "./options.ts";
 
-/** What the parent sends. */
+/** The message from the parent. */
 export interface ServerConfig {
   readonly store: StoreKind;
   readonly url: string;
-  /** 0 for any. */
+  /** 0 for any free port. */
   readonly port: number;
   readonly secrets: readonly string[];
 }
 
-/** What the server sends: where it listens, and what its sessions report. */
+/** The messages to the parent: the port, and events of the sessions. */
 export type ServerReport =
   | { readonly type: "listening"; readonly port: number }
   | {
@@ -31,7 +31,7 @@ export type ServerReport =
   | { readonly type: "failed"; readonly message: string };
 
 process.once("message", (config) => void start(config as ServerConfig));
-// Also when the parent was killed.
+// This also happens if the parent is killed.
 process.once("disconnect", () => process.exit(0));
 
 async function start(config: ServerConfig): Promise<void> {
@@ -67,7 +67,7 @@ async function start(config: ServerConfig): Promise<void> {
   });
 }
 
-/** As a server would that is started in the middle of an outage, and started again. */
+/** Retries, as a server does that is started in the middle of an outage and restarted. */
 async function opened(sessions: Sessions): Promise<void> {
   for (let attempt = 0; attempt < 50; attempt++) {
     try {
@@ -77,7 +77,7 @@ async function opened(sessions: Sessions): Promise<void> {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
   }
-  throw new Error("the store did not open");
+  throw new Error("the store could not be opened");
 }
 
 async function openStore({ store, url }: ServerConfig) {
@@ -105,7 +105,7 @@ function notes(router: ConnectRouter, sessions: Sessions): void {
       await sessions.create(context, { userId: user });
       return {};
     },
-    // Ends the session from within, as the service would, and not by the client's own sign-out.
+    // Ends the session in a handler, as a service does, instead of by the client's sign-out.
     async signOut(_request, context) {
       await sessions.require(context).revoke();
       return {};

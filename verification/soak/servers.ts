@@ -12,16 +12,16 @@ export interface Servers {
   isUp(server: number): boolean;
   /** Ends one with SIGKILL and starts it again. */
   kill(server: number): Promise<void>;
-  /** Restarts one after the other with other secrets, as a roll-out does. */
+  /** Restarts one server after another with other secrets, as a roll-out does. */
   rollOut(secrets: readonly string[]): Promise<void>;
-  /** When each was down. */
+  /** When each server was down. */
   readonly down: readonly Windows[];
   readonly kills: number;
   readonly reports: readonly TimedReport[];
   stop(): Promise<void>;
 }
 
-/** What a server reported, or that it ended by itself. */
+/** A report of a server, or the news that it crashed. */
 export type TimedReport = (ServerReport | { readonly type: "crashed" }) & {
   readonly server: number;
   readonly at: number;
@@ -35,9 +35,9 @@ export interface ServersOptions {
   readonly now: () => number;
 }
 
-/** Milliseconds after a start in which requests sent before may still end badly. */
+/** Milliseconds after a start within which earlier requests may still fail. */
 const downGrace = 300;
-/** Milliseconds a server may take to start. */
+/** Milliseconds that a server may take to start. */
 const startsWithin = 15_000;
 
 export async function startServers(options: ServersOptions): Promise<Servers> {
@@ -127,10 +127,10 @@ class Fleet implements Servers {
     const child = spawn(process.execPath, ["--conditions=@rpc-session/source", file], {
       stdio: ["ignore", "inherit", "inherit", "ipc"],
     });
-    // Known at once, so that an exit in the middle of a start ends it, too.
+    // Add it to the list now, so that an exit during its start ends it as well.
     this.#starting.add(child);
     const port = new Promise<number>((resolve, reject) => {
-      child.once("exit", () => reject(new Error(`server ${server} ended by itself`)));
+      child.once("exit", () => reject(new Error(`server ${server} exited unexpectedly`)));
       child.on("message", (message) => {
         const report = message as ServerReport;
         this.reports.push({ ...report, server, at: this.#options.now() });
@@ -138,7 +138,10 @@ class Fleet implements Servers {
           resolve(report.port);
         }
       });
-      setTimeout(() => reject(new Error(`server ${server} did not start`)), startsWithin).unref();
+      setTimeout(
+        () => reject(new Error(`server ${server} did not start within ${startsWithin} ms`)),
+        startsWithin,
+      ).unref();
     });
     child.send({
       store: this.#options.store,
@@ -150,7 +153,7 @@ class Fleet implements Servers {
     this.#starting.delete(child);
     this.#children[server] = child;
     child.once("exit", () => {
-      // Whoever ends one takes it off the list before.
+      // A server that is ended on purpose is removed from the list first.
       if (this.#children[server] === child && !this.#stopped) {
         this.reports.push({ type: "crashed", server, at: this.#options.now() });
         this.#children[server] = undefined;

@@ -5,7 +5,7 @@ import { post } from "./raw.ts";
 import { sleep } from "./windows.ts";
 import { isOver, someServer, type World } from "./world.ts";
 
-/** Signs in until it succeeds; undefined when the run is over before. */
+/** Retries to sign in until it succeeds; undefined if the run ends first. */
 export async function signIn(
   world: World,
   user: string,

@@ -1,4 +1,4 @@
-// The throw-away store of a run, and what can be done to it.
+// The temporary store of a run and its faults.
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -12,9 +12,9 @@ import { type StoreProxy, startProxy } from "./proxy.ts";
 import type { Random } from "./random.ts";
 import { sleep } from "./windows.ts";
 
-/** A store with its faults. Each lasts for a while, and is over when it resolves. */
+/** A store with its faults. The promise of a fault resolves when the fault is over. */
 export interface SoakStore {
-  /** What the servers connect to: through the proxy, where there is one. */
+  /** The URL for the servers; it leads through the proxy if there is one. */
   readonly url: string;
   readonly faults: Readonly<Record<string, () => Promise<void>>>;
   stop(): Promise<void>;
@@ -39,7 +39,7 @@ function startSqlite(random: Random): SoakStore {
   return {
     url,
     faults: {
-      // What SIGSTOP is to a server: somebody holds the write lock and does not go on.
+      // The counterpart of SIGSTOP for a server: another process holds the write lock.
       async lock() {
         const other = new DatabaseSync(url);
         other.exec("pragma busy_timeout = 100");
@@ -48,7 +48,7 @@ function startSqlite(random: Random): SoakStore {
           await sleep(random.between(300, 1_200));
           other.exec("rollback");
         } catch {
-          // A server was faster; the next fault comes soon.
+          // A server got the lock first; the next fault follows soon.
         }
         other.close();
       },
@@ -75,7 +75,7 @@ async function startPostgresStore(random: Random): Promise<SoakStore> {
       signalOne(one, signal);
     }
   };
-  // A stopped process would not hear that it should end.
+  // A suspended process does not react to signals that end it.
   process.prependOnceListener("exit", () => signalAll("SIGCONT"));
   const url = new URL(direct);
   url.port = String(proxy.port);
@@ -108,7 +108,7 @@ async function startRedisStore(random: Random): Promise<SoakStore> {
     throw new Error(redisMissing);
   }
   const server = await startRedis();
-  // Up to its first await, kill() is synchronous: enough for an exit in a hurry.
+  // kill() is synchronous up to its first await, which is enough in an exit handler.
   const kill = (): void => void server.kill();
   process.once("exit", kill);
   const proxy = await startProxy({ path: server.socket }, random);
@@ -138,7 +138,7 @@ function proxyFaults(proxy: StoreProxy, random: Random): SoakStore["faults"] {
     },
     async stall() {
       const end = proxy.stall(share());
-      // Up to where requests that nobody waits for any more are decided after the overlap is over.
+      // Long enough that abandoned requests are decided after the overlap.
       await sleep(random.between(300, 3_000));
       end();
     },
@@ -159,6 +159,6 @@ function signalOne(pid: number, signal: NodeJS.Signals): void {
   try {
     process.kill(pid, signal);
   } catch {
-    // It ended meanwhile.
+    // The process has ended in the meantime.
   }
 }

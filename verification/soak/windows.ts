@@ -1,21 +1,21 @@
-/** A time in which something was broken on purpose. */
+/** A span of time with an injected fault. */
 export interface Window {
   readonly name: string;
   readonly from: number;
-  /** Infinity while it lasts. */
+  /** Infinity while the fault lasts. */
   to: number;
 }
 
-/** The times in which something was broken. */
+/** The spans of time with injected faults. */
 export interface Windows {
-  /** Returns a function that ends the window. */
+  /** Opens a window and returns a function that closes it. */
   open(name: string): () => void;
-  /** The window that overlaps a span of time. */
+  /** Returns a window that overlaps a span of time. */
   during(from: number, to: number): Window | undefined;
   readonly all: readonly Window[];
 }
 
-/** @param grace milliseconds after its end in which a window may still be felt */
+/** @param grace milliseconds for which a fault may have effects after it has ended */
 export function createWindows(now: () => number, grace: number): Windows {
   const all: Window[] = [];
   return {

@@ -2,17 +2,17 @@ import type { History } from "./history.ts";
 import type { Random } from "./random.ts";
 import type { Servers } from "./servers.ts";
 
-/** What every client of a run shares. */
+/** The state that all clients of a run share. */
 export interface World {
   readonly history: History;
   readonly servers: Servers;
-  /** When clients stop, by the clock of the history. */
+  /** When clients stop, on the clock of the history. */
   readonly until: number;
-  /** The id of the secret that is about to be dropped: whoever still holds its tokens signs out. */
+  /** The id of the secret that is about to be removed; clients with its tokens sign out. */
   retired: string | undefined;
 }
 
-/** Any server, most often one that is up. */
+/** Returns a random server, preferably one that is up. */
 export function someServer({ servers }: World, random: Random): number {
   const all = Array.from({ length: servers.count }, (_, index) => index);
   const up = all.filter((server) => servers.isUp(server));
