@@ -8,13 +8,13 @@ import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import type { StoreKind } from "./options.ts";
 import type { Answers, Order } from "./server.ts";
 
-/** One server process, and a client of it. */
+/** One server process with a client for it. */
 export interface Server {
   readonly notes: Client<typeof NotesService>;
   readonly session: Client<typeof SessionService>;
-  /** Makes sessions, and returns their access tokens. */
+  /** Creates sessions and returns their access tokens. */
   issue(count: number): Promise<readonly string[]>;
-  /** Reads of the store that a call may have waited for, so far. */
+  /** Returns the number of store reads so far that a call may have waited for. */
   countReads(): Promise<number>;
   stop(): void;
 }
@@ -35,7 +35,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   process.once("exit", kill);
   const { port } = await ask(child, { type: "start", ...options });
   const baseUrl = `http://127.0.0.1:${port}`;
-  // Streams on connections of their own: the calls that measure shall not queue behind them.
+  // Streams have connections of their own, so that the measured calls do not queue behind them.
   const [forCalls, forStreams] = [
     new Http2SessionManager(baseUrl),
     new Http2SessionManager(baseUrl),
@@ -60,7 +60,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
 async function ask<O extends Order>(child: ChildProcess, order: O): Promise<Answers[O["type"]]> {
   child.send(order);
   const ended = once(child, "exit").then(() => {
-    throw new Error("a server ended by itself");
+    throw new Error("a server exited unexpectedly");
   });
   const [answer] = await Promise.race([once(child, "message"), ended]);
   ended.catch(() => {});

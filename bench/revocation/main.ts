@@ -1,9 +1,9 @@
 // npm run bench:revocation [-- --quick]
 //
-// How long a revoked session lives on: 4 server processes on one store, and the time from the
-// acknowledgement of a revocation by one of them until each of the others refuses its first call, and
-// until the session's open stream has ended. Ends with one line of JSON; with 1 when a process took
-// longer than is promised, or a verified call read the store. All traffic stays on this machine.
+// Measures how fast a revocation reaches every server. 4 server processes share one store. The time
+// runs from the acknowledgement by one server until each other server refuses its first call, and
+// until the session's open stream has ended. The last line is JSON. The exit code is 1 if a server
+// exceeded the promised bound or if a verified call read the store. All traffic stays on this machine.
 import { randomBytes } from "node:crypto";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
 import { redisMissing, startRedis } from "../../test/servers/redis.ts";
@@ -13,7 +13,7 @@ import { measure } from "./measure.ts";
 import { type RunSize, readArguments, type StoreKind, stores } from "./options.ts";
 import { type Summary, summarize } from "./summary.ts";
 
-/** The bound that is promised while the change log can be read: `maxStaleness`. */
+/** The bound that is promised as long as the change log can be read: `maxStaleness`. */
 const bound = 5_000;
 
 const size = readOrExplain("npm run bench:revocation [-- --quick]", () =>
@@ -29,7 +29,7 @@ const good = ({ max_ms, streams_max_ms, store_reads_per_call: reads }: Summary):
 console.log(JSON.stringify(result));
 process.exit(summaries.every(good) ? 0 : 1);
 
-/** @returns null where the store cannot be started here */
+/** @returns null if the store cannot be started on this machine */
 async function run(kind: StoreKind, of: RunSize): Promise<Summary | null> {
   const missing = kind === "postgres" ? postgresMissing : redisMissing;
   if (missing !== undefined) {
@@ -67,7 +67,7 @@ function describe(kind: StoreKind, summary: Summary, of: RunSize): string {
   const { p50_ms, p99_ms, max_ms, store_reads_per_call: reads } = summary;
   return [
     `${kind}: ${of.processes} processes, ${of.sessions} sessions, ${of.streams} open streams, ${summary.revocations} revocations, ${summary.calls} verified calls`,
-    `  first refusal by each other process: p50 ${p50_ms} ms, p99 ${p99_ms} ms, max ${max_ms} ms`,
+    `  first refusal by each of the other processes: p50 ${p50_ms} ms, p99 ${p99_ms} ms, max ${max_ms} ms`,
     `  end of the session's stream: p50 ${summary.streams_p50_ms} ms, p99 ${summary.streams_p99_ms} ms, max ${summary.streams_max_ms} ms`,
     `  store reads per verified call: ${reads}`,
   ].join("\n");

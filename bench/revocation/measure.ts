@@ -2,35 +2,35 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import type { Server } from "./fleet.ts";
 import type { RunSize } from "./options.ts";
 
-/** What one revocation took, in milliseconds after its acknowledgement; at least 0. */
+/** The delays of one revocation, in milliseconds after its acknowledgement; at least 0. */
 export interface Sample {
-  /** Until the first refusal, for each other process. */
+  /** The delay until the first refusal, for each other process. */
   readonly refusals: readonly number[];
-  /** Until its stream had ended. */
+  /** The delay until the stream of the session had ended. */
   readonly stream: number;
 }
 
-/** Everything that was measured. */
+/** The raw results of a run. */
 export interface Measured {
   readonly samples: readonly Sample[];
-  /** Calls that were verified, accepted or refused. */
+  /** The number of verified calls, accepted or refused. */
   readonly calls: number;
-  /** Reads of the store meanwhile. */
+  /** The number of store reads in the same time. */
   readonly reads: number;
 }
 
-/** Milliseconds after which a server that accepts is a failure, far past the promised bound. */
+/** Milliseconds after which a server that still accepts fails the run; far above the promised bound. */
 const giveUp = 30_000;
-/** Between two calls of the same session to the same server. */
+/** Milliseconds between two calls of the same session to the same server. */
 const pause = 2;
 
 interface Subject {
   readonly headers: { readonly authorization: string };
-  /** When its stream had ended, by `performance.now()`. */
+  /** Resolves with the time when the stream ended, by `performance.now()`. */
   readonly streamEnded: Promise<number>;
 }
 
-/** Opens the streams, revokes sessions, and watches every server notice. */
+/** Opens the streams, revokes sessions and measures when every server reacts. */
 export async function measure(servers: readonly Server[], size: RunSize): Promise<Measured> {
   const share = Math.ceil(size.sessions / servers.length);
   const issued = await Promise.all(servers.map((server) => server.issue(share)));
@@ -55,21 +55,21 @@ export async function measure(servers: readonly Server[], size: RunSize): Promis
   return { samples, calls: counter.calls, reads };
 }
 
-/** One server after the other: what a server revokes itself wakes it, and would tell it more. */
+/** The servers revoke one after another: its own revocation makes a server read the log at once. */
 function revokingServer(i: number, { processes, revocations }: RunSize): number {
   return Math.floor((i * processes) / revocations) % processes;
 }
 
-/** Never the one that revokes: that one need not be told. */
+/** A stream is never on the server that revokes, which knows without reading the log. */
 function streamServer(i: number, size: RunSize): number {
   const { processes } = size;
   return (revokingServer(i, size) + 1 + (i % (processes - 1))) % processes;
 }
 
-/** Opens a stream, and resolves when it stands. */
+/** Opens a stream and resolves when its first message has arrived. */
 async function open(server: Server | undefined, token: string): Promise<Subject> {
   if (server === undefined) {
-    throw new Error("there are no servers");
+    throw new Error("the fleet has no servers");
   }
   const headers = { authorization: `Bearer ${token}` };
   const messages = server.notes.watchNotes({}, { headers })[Symbol.asyncIterator]();
@@ -81,14 +81,14 @@ async function open(server: Server | undefined, token: string): Promise<Subject>
       return performance.now();
     },
   );
-  // Those that are not revoked end with their servers.
+  // Streams of sessions that are not revoked end with their servers.
   streamEnded.catch(() => {});
   return { headers, streamEnded };
 }
 
 interface Revocation {
   readonly subject: Subject;
-  /** The server that is asked. */
+  /** The server that revokes. */
   readonly by: number;
   readonly counter: { calls: number };
 }
@@ -112,7 +112,7 @@ async function revoke(
   };
 }
 
-/** Calls until it is refused. */
+/** Repeats a call until it is refused. */
 function watchRefusal(
   { notes }: Server,
   headers: Subject["headers"],

@@ -1,4 +1,4 @@
-// One server process of the benchmark: told what to be by its parent, and gone when the parent is.
+// One server process of the benchmark. Its parent configures it, and it ends with its parent.
 import { createServer } from "node:http2";
 import type { AddressInfo } from "node:net";
 import type { ConnectRouter } from "@connectrpc/connect";
@@ -10,7 +10,7 @@ import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { redisStore } from "../../src/stores/redis/index.ts";
 import { issuer, type StoreKind } from "./options.ts";
 
-/** What the parent asks for. */
+/** A request of the parent. */
 export type Order =
   | {
       readonly type: "start";
@@ -22,7 +22,7 @@ export type Order =
   | { readonly type: "issue"; readonly count: number }
   | { readonly type: "countReads" };
 
-/** What it answers, in the order of the questions. */
+/** The responses, in the order of the requests. */
 export interface Answers {
   readonly start: { readonly port: number };
   readonly issue: readonly string[];
@@ -30,13 +30,13 @@ export interface Answers {
 }
 
 let sessions: Sessions | undefined;
-/** Reads that a call may wait for; the change log is followed in the background. */
+/** Store reads that a call may wait for; reads of the change log run in the background. */
 let reads = 0;
 
 process.on("message", (order: Order) => {
   void answer(order).then((message) => process.send?.(message));
 });
-// Also when the parent was killed.
+// This also happens if the parent is killed.
 process.once("disconnect", () => process.exit(0));
 
 async function answer(order: Order): Promise<Answers[Order["type"]]> {
@@ -89,7 +89,7 @@ function counting(store: SessionStore): SessionStore {
   });
 }
 
-/** @returns their access tokens */
+/** Creates sessions and returns their access tokens. */
 async function issue(count: number): Promise<string[]> {
   const tokens: string[] = [];
   const some = async (): Promise<void> => {

@@ -1,6 +1,6 @@
 import type { Measured } from "./measure.ts";
 
-/** What a run shows, in milliseconds. */
+/** The results of a run; times are in milliseconds. */
 export interface Summary {
   readonly p50_ms: number;
   readonly p99_ms: number;
@@ -29,7 +29,7 @@ export function summarize({ samples, calls, reads }: Measured): Summary {
   };
 }
 
-/** The smallest value that is not below that share of them, to a tenth. NaN of none. */
+/** Returns a percentile (nearest rank), rounded to a tenth; NaN if there are no values. */
 export function percentile(values: readonly number[], share: number): number {
   const sorted = [...values].sort((a, b) => a - b);
   const value = sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;
