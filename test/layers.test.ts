@@ -10,6 +10,7 @@ import {
   missingStops,
   read,
   root,
+  valuesOf,
 } from "./house/source-tree.ts";
 
 // A room is a folder of `src`. The files directly in `src` form the room "assembly".
@@ -30,8 +31,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   http: verifying,
   client: ground,
   assembly: serving,
-  "store-contract": [...ground, "engine"],
-  testing: [...serving, "assembly", "client", "stores", "store-contract"],
+  testing: [...serving, "assembly", "client", "stores"],
   cli: [...serving, "assembly", "stores"],
 };
 
@@ -77,21 +77,23 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "claims.ts": "main",
     "access-tokens.ts": "the server passes reissued tokens to the response",
     "create.ts": "the server passes new sessions to the response",
-    "reach.ts": "createSessions opens the store with the engine's error handling",
     "keys/plan.ts": "options of createSessions",
     "refresh/refresh.ts": "the server passes refreshed tokens to the response",
     "refresh/token.ts": "the server recognises refresh tokens in requests",
     "revocation/check.ts": "options of createSessions and of methods",
     "revocation/health.ts": "the public type of sessions.health()",
-    "revocation/revocations.ts": "the server checks and watches sessions",
+    "revocation/log.ts": "the server checks and watches sessions",
+    "revocation/none.ts": "verifySessions without a store",
   },
   stores: {
     "memory/index.ts": "main",
     "sqlite/index.ts": "main",
     "postgres/index.ts": "main",
     "redis/index.ts": "main",
-    "sql/print.ts": "the command line prints the schema",
-    "sql/schema.ts": "the command line names the databases",
+    "sql/database.ts": "the command line opens a database",
+    "sql/migrate.ts": "the command line creates the tables and prints them",
+    "sqlite/dialect.ts": "the command line chooses the database",
+    "postgres/dialect.ts": "the command line chooses the database",
   },
   server: {
     "core.ts": "createSessions builds it",
@@ -117,7 +119,6 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
   "@connectrpc/connect": ["server", "client", "testing"],
   jose: ["jwt", "engine"],
-  kysely: ["stores"],
   pg: ["stores"],
   redis: ["stores"],
   cookie: ["request"],
@@ -128,7 +129,6 @@ const packages: Readonly<Record<string, readonly string[]>> = {
 const nodePlaces: readonly string[] = [
   "src/stores/",
   "src/testing/",
-  "src/store-contract/",
   "src/cli/",
   // The synchronous crypto functions, loaded only where they exist.
   "src/base/crypto.ts",
@@ -144,22 +144,17 @@ const sharedNames: Readonly<Record<string, string>> = {
   Refresher: "the client's and the engine's; neither imports the other",
   Ended: "the engine's error and the row of an SQL store",
   isLive: "the same question about a record in memory and about a row",
-  ownedBy: "the same question about a record in memory and about a row",
-  refreshSession: "the same operation of the memory store and of the SQL stores",
-  updateSession: "the same operation of the memory store and of the SQL stores",
-  confirmSession: "the same operation of the memory store and of the SQL stores",
-  listSessions: "the RPC and the operation of the SQL stores",
-  revokeSession: "the RPC and the operation of the SQL stores",
-  forKysely: "the adapter of each SQL driver",
+  revokeSessions: "the same operation of the Redis store and of the SQL stores",
+  readChanges: "the same operation of each SQL store",
+  migrations: "the schema versions of each SQL store",
 };
 
 /** Files under 60 lines with one importer and no test of their own, and why they stand alone. */
 const smallFiles: Readonly<Record<string, string>> = {
   "src/engine/anti-csrf.ts": "the whole rule of the anti-CSRF token in one place",
-  "src/stores/redis/changes.ts": "reading the change log of Redis",
-  "src/stores/redis/lua/keys.ts": "a part of the scripts",
-  "src/stores/redis/lua/schema.ts": "a part of the scripts",
-  "src/stores/sqlite/push.ts": "how processes on one SQLite file notify each other",
+  "src/engine/revocation/none.ts": "the second implementation of an interface",
+  "src/stores/redis/log.ts": "the change log of Redis",
+  "src/stores/sqlite/changes.ts": "the change log of SQLite, beside that of PostgreSQL",
 };
 const smallLines = 60;
 
@@ -260,6 +255,18 @@ describe("the files of src", () => {
     );
     expect(small.filter((file) => !Object.hasOwn(smallFiles, file))).toEqual([]);
     expect(Object.keys(smallFiles).filter((file) => !small.includes(file))).toEqual([]);
+  });
+
+  it("export no function, class or constant that only its own file uses", () => {
+    const users = ["src", "test", "bench", "verification", "tools", "examples"].flatMap(filesIn);
+    const words = new Map(users.map((file) => [file, new Set(read(file).match(/\w+/g))]));
+    const unused = filesIn("src")
+      .filter((file) => !isEntryPoint(file))
+      .flatMap((file) => valuesOf(sources.get(file) ?? "").map((name) => ({ file, name })))
+      .filter(
+        ({ file, name }) => !users.some((user) => user !== file && words.get(user)?.has(name)),
+      );
+    expect(unused).toEqual([]);
   });
 
   it("never ask which SQL database they run on", () => {

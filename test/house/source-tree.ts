@@ -14,12 +14,12 @@ export interface Import {
 const importPattern =
   /^(?:import|export|\})[^"\n]*\bfrom "([^"]+)"|^import "([^"]+)"|\bimport\("([^"]+)"\)/gm;
 const exportPattern =
-  /^export (?:abstract |async )*(?:function\*?|const|let|class|interface|type|enum) (\w+)/gm;
+  /^export (?:abstract |async )*(function\*?|const|let|class|interface|type|enum) (\w+)/gm;
 
 /** Returns every TypeScript file below `folder`, relative to the root. */
 export function filesIn(folder: string): string[] {
   return readdirSync(join(root, folder), { recursive: true, encoding: "utf8" })
-    .filter((file) => file.endsWith(".ts"))
+    .filter((file) => file.endsWith(".ts") && !file.includes("node_modules"))
     .map((file) => join(folder, file).replaceAll("\\", "/"))
     .sort();
 }
@@ -41,7 +41,18 @@ export function importsOf(file: string, source: string = read(file)): Import[] {
 
 /** Returns the names that a file declares and exports. */
 export function exportsOf(source: string): string[] {
-  const names = [...source.matchAll(exportPattern)].map(([, name = ""]) => name);
+  return namesIn(source, () => true);
+}
+
+/** Returns the functions, classes and constants that a file declares and exports. */
+export function valuesOf(source: string): string[] {
+  return namesIn(source, (kind) => kind !== "interface" && kind !== "type");
+}
+
+function namesIn(source: string, wanted: (kind: string) => boolean): string[] {
+  const names = [...source.matchAll(exportPattern)]
+    .filter(([, kind = ""]) => wanted(kind))
+    .map(([, , name = ""]) => name);
   // Overloads of a function repeat its name.
   return [...new Set(names)];
 }
