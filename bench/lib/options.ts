@@ -3,9 +3,9 @@ import { parseArgs } from "node:util";
 /** How much is measured. */
 export interface BenchOptions {
   readonly quick: boolean;
-  /** Rounds of what takes milliseconds. */
+  /** Rounds of measurements that take milliseconds. */
   readonly rounds: number;
-  /** Rounds of what takes seconds. */
+  /** Rounds of measurements that take seconds. */
   readonly fewRounds: number;
   /** The sections to run, by name; all of them when empty. */
   readonly only: readonly string[];
@@ -13,7 +13,7 @@ export interface BenchOptions {
   readonly write: boolean;
 }
 
-/** @throws TypeError for what is no option */
+/** @throws TypeError if an option is unknown */
 export function readBenchOptions(args: readonly string[]): BenchOptions {
   const { values, positionals } = parseArgs({
     args: [...args],

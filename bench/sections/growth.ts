@@ -13,14 +13,14 @@ import { claimsOf, makeKey } from "../lib/tokens.ts";
 const ops = 100_000;
 const counts = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
 
-/** What a call looks up, and how many of it there are at least and at most. */
+/** The indexes that a call looks up, with their smallest and largest measured sizes. */
 const causes = {
   "cached sessions": { from: 1_000, to: 1_000_000, make: cachedSessions },
   "revocations in the feed": { from: 10, to: 1_000_000, make: revocationsInFeed },
   methods: { from: 10, to: 1_000, make: methodsWithPolicies },
 } as const;
 
-/** Whether a call costs more where there is more of everything. */
+/** Measures whether a call costs more as the indexes grow. */
 export async function growthSection({ quick }: BenchOptions): Promise<Findings> {
   const rows: { name: string; cells: Cell[] }[] = [];
   const slopes: number[] = [];
@@ -40,8 +40,8 @@ export async function growthSection({ quick }: BenchOptions): Promise<Findings> 
   return {
     tables: [
       {
-        title: "ns CPU for a look-up among",
-        columns: [...counts.map((count) => count.toLocaleString("en-US")), "for each tenfold"],
+        title: "ns CPU for one lookup among",
+        columns: [...counts.map((count) => count.toLocaleString("en-US")), "per tenfold growth"],
         rows,
       },
     ],
@@ -51,12 +51,12 @@ export async function growthSection({ quick }: BenchOptions): Promise<Findings> 
       slope_methods_ns: slopes[2] ?? null,
     },
     notes: [
-      "growth: look-ups go over 1,000 of what is there, spread over all of it. The rise that is left is that of memory beyond the processor's caches.",
+      "growth: lookups visit 1,000 entries spread over the whole index. The remaining rise comes from memory outside of the processor's caches.",
     ],
   };
 }
 
-/** Indexes of up to a thousand things, spread over all of them. */
+/** Returns up to a thousand positions, spread over the whole index. */
 function places(size: number): number[] {
   const asked = Math.min(size, 1_000);
   return Array.from({ length: asked }, (_, i) => Math.floor((i * size) / asked));
@@ -104,7 +104,7 @@ function lookUps<T>(asked: readonly T[], look: (one: T) => boolean): Omit<Contes
     batch() {
       for (const one of all) {
         if (!look(one)) {
-          throw new Error("a look-up found something else");
+          throw new Error("a lookup returned an unexpected result");
         }
       }
     },

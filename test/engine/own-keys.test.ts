@@ -164,8 +164,8 @@ describe("sec:J18 keys that are refused at construction", () => {
     ["P-384", { signing: { ...ec, crv: "P-384" } }, /type of key is not supported/],
     ["RSA for PS256", { signing: { ...rsa, alg: "PS256" } }, /"alg" must be "RS256"/],
     ["a public key", { signing: jwkOf(pairs.ES256.publicKey) }, /a public key cannot sign/],
-    ["J19 use enc", { signing: { ...ec, use: "enc" } }, /"use" must be "sig"/],
-    ["J19 key_ops", { signing: { ...ec, key_ops: ["deriveBits"] } }, /"key_ops" must include/],
+    ["sec:J19 use enc", { signing: { ...ec, use: "enc" } }, /"use" must be "sig"/],
+    ["sec:J19 key_ops", { signing: { ...ec, key_ops: ["deriveBits"] } }, /"key_ops" must include/],
     [
       "a private key to publish",
       { signing: ec, verification: [ec] },
