@@ -1,8 +1,6 @@
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
-import { createOpener } from "./base/promises.ts";
-import { openEngine } from "./engine/engine.ts";
-import { reach } from "./engine/reach.ts";
-import { closedHealth, type SessionsHealth } from "./engine/revocation/health.ts";
+import { Engine } from "./engine/engine.ts";
+import type { SessionsHealth } from "./engine/revocation/health.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
@@ -45,34 +43,25 @@ export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
 ): Sessions<ClaimsOf<Schema>, ClaimsInput<Schema>>;
 // Inside, claims are JSON; the schema vouches for their type.
 export function createSessions(options: SessionsOptions): Sessions {
-  const resolved = readOptions(options);
-  const opener = createOpener(() => openEngine(resolved.engine));
+  const { engine: engineOptions, core: serverOptions, policies } = readOptions(options);
+  const engine = new Engine(engineOptions);
   const core: Core = {
-    ...resolved.core,
-    storeNow: () => opener.opened()?.revocations.storeNow() ?? resolved.engine.clock.now(),
-    sessionOn: (call, verified) => sessionHandle(core, verified, call),
-    engine: () => opener.opened() ?? reach(opener.get()),
-  };
-  const closeOnce = async (): Promise<void> => {
-    const engine = await opener.end();
-    await engine?.settled();
-    await engine?.close();
-  };
-  let closing: Promise<void> | undefined;
-  const close = (): Promise<void> => {
-    closing ??= closeOnce();
-    return closing;
+    ...serverOptions,
+    revocations: engine.revocations,
+    engine: () => engine.open(),
+    sessionOn: sessionHandle,
   };
   return {
-    ...createServerSessions(core, resolved.policies),
-    health: () => opener.opened()?.health() ?? closedHealth,
+    ...createServerSessions(core, policies),
+    health: () => engine.health(),
     async jwks() {
-      return { keys: [...(await (await core.engine()).publicKeys())] };
+      await engine.open();
+      return { keys: [...(await engine.publicKeys())] };
     },
     async ready() {
-      await core.engine();
+      await engine.open();
     },
-    close,
-    [Symbol.asyncDispose]: close,
+    close: () => engine.close(),
+    [Symbol.asyncDispose]: () => engine.close(),
   };
 }

@@ -145,7 +145,7 @@ export interface SessionsPerUserOptions {
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
   readonly policies: Policies;
-  readonly core: Omit<Core, "engine" | "storeNow" | "sessionOn">;
+  readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
 }
 
 /** @throws TypeError with what to change, when an option is wrong */

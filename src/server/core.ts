@@ -33,10 +33,9 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
   readonly antiCsrf: "off" | "token";
   readonly emit: SessionEventListener;
   readonly claims: ClaimsRule;
-  /** The store's clock as this process knows it without asking; milliseconds since 1970. */
-  storeNow(): number;
-  /** The session of a call by its verified token. */
-  sessionOn(call: Call, verified: VerifiedClaims): S;
+  readonly revocations: Revocations;
+  /** Creates the session object that a handler gets, from a verified token. */
+  sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
   /** Milliseconds without word of the change log after which open streams end. */
   readonly maxStreamStaleness: number;

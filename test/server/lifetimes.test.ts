@@ -198,7 +198,7 @@ describe("feat:A8 how many sessions a user may have", () => {
     const kept = [(await signIn()).result?.id, (await signIn()).result?.id];
     const answer = await signIn();
     expect(answer.error?.code).toBe(Code.PermissionDenied);
-    expect(answer.error?.rawMessage).toBe("the user has 2 sessions already; end one of them first");
+    expect(answer.error?.rawMessage).toBe("the user already has 2 sessions, which is the limit; end one of them first");
     expect(answer.hint).toMatchObject({ reason: Reason.SESSION_LIMIT, tokens: Tokens.KEEP });
     expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);
     expect(sorted(await live())).toEqual(sorted(kept));
