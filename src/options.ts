@@ -16,7 +16,7 @@ import {
   safeListener,
 } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
-import { type ClientClaims, createClaimsRule } from "./engine/claims.ts";
+import { ClaimsRule, type ClientClaims } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./engine/lifetimes.ts";
@@ -184,7 +184,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims: createClaimsRule(options.claims, options.clientClaims),
+      claims: new ClaimsRule(options.claims, options.clientClaims),
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,

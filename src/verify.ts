@@ -11,7 +11,7 @@ import { type Clock, systemClock } from "./base/clock.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
 import { Opener } from "./base/promises.ts";
-import { createClaimsRule } from "./engine/claims.ts";
+import { ClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
 import { NoRevocations } from "./engine/revocation/none.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
@@ -130,7 +130,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     emit: safeListener(options.onEvent),
     clock,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
-    claims: createClaimsRule(options.claims, undefined),
+    claims: new ClaimsRule(options.claims, undefined),
     revocations: authenticator.revocations,
     sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),
