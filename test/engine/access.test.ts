@@ -41,7 +41,7 @@ async function recordOf(changes: Partial<SessionRecord>): Promise<SessionRecord>
 
 describe("AccessTokens.assertFits", () => {
   it.each(["cookie", "header"] as const)(
-    "the largest claims a %s takes still fit in generation 9,999,999,999",
+    "accepts claims up to the size at which a %s still holds a token of generation 9,999,999,999",
     async (transport) => {
       const { tokens } = await parts();
       const claimsOf = (length: number) => ({ note: "ü".repeat(length / 2) });
@@ -82,7 +82,7 @@ describe("AccessTokens.assertFits", () => {
 });
 
 describe("AccessTokens.mint", () => {
-  it("takes up to 5 % off its life, and no more", async () => {
+  it("subtracts up to 5 % of the lifetime at random", async () => {
     const { tokens, clock } = await parts();
     const now = clock.now();
     const record = await recordOf({ idleExpiresAt: now + 1e9, expiresAt: now + 1e9 });
@@ -100,7 +100,7 @@ describe("AccessTokens.mint", () => {
   it.each([
     ["the idle end", { idleExpiresAt: 5_000, expiresAt: 1e12 }],
     ["the absolute end", { idleExpiresAt: 1e12, expiresAt: 5_000 }],
-  ])("never passes %s", async (_name, ends) => {
+  ])("never expires after %s", async (_name, ends) => {
     const { tokens } = await parts();
     const record = await recordOf({ ...ends, rotatedAt: 0, authTime: 0 });
     const { claims, expiresIn } = await tokens.mint({ record, now: 1_000 });
@@ -108,7 +108,7 @@ describe("AccessTokens.mint", () => {
     expect(expiresIn).toBe(4_000);
   });
 
-  it("never passes the longest life there is", async () => {
+  it("never exceeds the maximum lifetime of an access token", async () => {
     const { tokens } = await parts({ ...readLifetimes({}, {}), access: 10 * maxAccessLife });
     const record = await recordOf({ idleExpiresAt: 1e12, expiresAt: 1e12, rotatedAt: 0 });
     const { claims } = await tokens.mint({ record, now: 0 });

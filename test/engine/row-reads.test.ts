@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { RowReads } from "../../src/engine/reach.ts";
 
-/** A store whose answers wait until they are given, oldest first. */
+/** A store whose answers are released one by one, oldest first. */
 function slowStore() {
   const held: ((error?: Error) => void)[] = [];
   let loads = 0;
@@ -18,8 +18,8 @@ function slowStore() {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-describe("sec:V04 row reads", () => {
-  it("are 64 at a time; the others have their turn, also after one that failed", async () => {
+describe("sec:V04 RowReads", () => {
+  it("runs 64 reads at a time; the others follow, even after a failed read", async () => {
     const { reads, held, loads } = slowStore();
     const all = Array.from({ length: 66 }, () => reads.load("s").catch((error) => error.kind));
     await turn();
@@ -35,7 +35,7 @@ describe("sec:V04 row reads", () => {
     expect(answers.filter((answer) => answer === "unavailable")).toHaveLength(1);
   });
 
-  it("reject beyond those who may wait, and take on more once there is room", async () => {
+  it("refuses calls beyond 1,000 waiting ones, and accepts calls again once there is room", async () => {
     const { reads, held } = slowStore();
     const all = Array.from({ length: 1_064 }, () => reads.load("s"));
     await turn();
