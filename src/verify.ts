@@ -10,10 +10,10 @@ import {
 import { type Clock, systemClock } from "./base/clock.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
-import { createOpener } from "./base/promises.ts";
-import { createClaimsRule } from "./engine/claims.ts";
+import { Opener } from "./base/promises.ts";
+import { ClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
-import { createRevocations } from "./engine/revocation/revocations.ts";
+import { NoRevocations } from "./engine/revocation/none.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
@@ -130,9 +130,9 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     emit: safeListener(options.onEvent),
     clock,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
-    claims: createClaimsRule(options.claims, undefined),
-    storeNow: () => clock.now(),
-    sessionOn: (_call, { claims, read }) => ({
+    claims: new ClaimsRule(options.claims, undefined),
+    revocations: authenticator.revocations,
+    sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),
       // For those who write without types: why it is not there.
       revoke: () => Promise.reject(noStore()),
@@ -164,12 +164,12 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     });
   }
   keysOf(jwks);
-  const opener = createOpener<KeySet>(() => readKeySet(jwks));
+  const opener = new Opener<KeySet>(() => readKeySet(jwks));
   return {
     async ready() {
       await opener.get();
     },
-    find: (kid) => opener.opened()?.get(kid) ?? opener.get().then((set) => set.get(kid)),
+    find: (kid) => opener.value?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
 }
 
@@ -186,14 +186,7 @@ function createAuthenticator(
       findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
       cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
     }),
-    // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
-    revocations: createRevocations({ clock: options.clock, window: 0 }),
-    feed: { isStale: () => false, staleness: () => 0, catchUp: async () => {} },
-    storeNow: () => options.clock.now(),
-    watch: () => () => {},
-    staleness: () => 0,
-    catchUp: async () => {},
-    isClosed: () => false,
+    revocations: new NoRevocations(options.clock),
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -4,89 +4,81 @@ import { maxNoticeClaims, noticeLength } from "../base/wire.ts";
 import { assertUserClaims } from "../jwt/claims.ts";
 import { maxDepth } from "../jwt/strict-parse.ts";
 
-/** Checks claims on their way into a token and out of it. */
-export interface ClaimsRule {
-  /**
-   * What a session keeps of the claims it is given: what the schema makes of them.
-   * @throws TypeError when they do not fit, or when the schema does not accept its own output
-   */
-  accept(given: unknown): Promise<JsonObject>;
-  /**
-   * The claims of a token as handlers see them; the same object for the same claims.
-   * @throws SessionError `forbidden`, `CLAIM_REJECTED`, when they do not fit (any more)
-   */
-  read(claims: JsonObject): JsonObject | Promise<JsonObject>;
-  /**
-   * What the client is told; undefined when nothing is.
-   * @throws TypeError when it is no JSON object, or too long for a header
-   * @throws SessionError as `read` does
-   */
-  forClient(claims: JsonObject): Promise<JsonObject | undefined>;
-}
-
-/** Which claims a session's client may read. */
+/** The option `clientClaims`: selects the claims that the client may read. */
 export type ClientClaims<Claims> = (claims: Claims) => object;
 
-/** @throws TypeError when the schema is none, or the projection no function */
-export function createClaimsRule(
-  schema: ClaimsSchema | undefined,
-  clientClaims: ClientClaims<never> | undefined,
-): ClaimsRule {
-  if (schema !== undefined && typeof schema?.["~standard"]?.validate !== "function") {
-    throw new TypeError(
-      "claims: give a schema of zod, valibot, arktype or another library of the Standard Schema",
-    );
+/** Validates claims before they are stored, and again when they are read from a token. */
+export class ClaimsRule {
+  readonly #reader: ClaimsReader;
+  readonly #clientClaims: ClientClaims<never> | undefined;
+
+  /** @throws TypeError if `schema` does not implement Standard Schema */
+  constructor(schema: ClaimsSchema | undefined, clientClaims: ClientClaims<never> | undefined) {
+    if (schema !== undefined && typeof schema?.["~standard"]?.validate !== "function") {
+      throw new TypeError(
+        "claims must be a schema from zod, valibot, arktype or another Standard Schema library",
+      );
+    }
+    this.#reader = schema === undefined ? new JsonClaims() : new SchemaClaims(schema);
+    this.#clientClaims = clientClaims;
   }
-  const rule = schema === undefined ? anyClaims : new SchemaRule(schema);
-  return {
-    accept: (given) => rule.accept(given),
-    read: (claims) => rule.read(claims),
-    async forClient(claims) {
-      if (clientClaims === undefined) {
-        return undefined;
-      }
-      return readProjection(clientClaims, await rule.read(claims));
-    },
-  };
+
+  /**
+   * Validates new claims and returns the schema's output, which is what gets stored.
+   * @throws TypeError if they do not match, or if the schema does not accept its own output
+   */
+  accept(given: unknown): Promise<JsonObject> {
+    return this.#reader.accept(given);
+  }
+
+  /**
+   * Validates the claims of a token and returns them as handlers see them. Returns the same object
+   * for the same claims, without a promise if they were read before.
+   * @throws SessionError `forbidden`, `CLAIM_REJECTED`, if they do not match (any more)
+   */
+  read(claims: JsonObject): JsonObject | Promise<JsonObject> {
+    return this.#reader.read(claims);
+  }
+
+  /**
+   * Returns the claims that the client may read; undefined without the option `clientClaims`.
+   * @throws TypeError if they are not a JSON object, or too large for a header
+   * @throws SessionError like `read`
+   */
+  async forClient(claims: JsonObject): Promise<JsonObject | undefined> {
+    return this.#clientClaims === undefined
+      ? undefined
+      : selectForClient(this.#clientClaims, await this.read(claims));
+  }
 }
 
-function readProjection(clientClaims: ClientClaims<never>, claims: JsonObject): JsonObject {
-  let told: unknown;
-  try {
-    told = withoutUndefined(clientClaims(claims as never));
-  } catch (cause) {
-    throw theirFault("clientClaims", cause);
-  }
-  try {
-    assertUserClaims(told);
-  } catch (error) {
-    throw new TypeError(`clientClaims: ${(error as Error).message}`, { cause: error });
-  }
-  if (noticeLength(told) > maxNoticeClaims) {
-    throw new TypeError(
-      `clientClaims: more than ${maxNoticeClaims} characters do not fit a header; tell the client less`,
-    );
-  }
-  return told;
+interface ClaimsReader {
+  accept(given: unknown): Promise<JsonObject>;
+  read(claims: JsonObject): JsonObject | Promise<JsonObject>;
 }
 
-const anyClaims: Pick<ClaimsRule, "accept" | "read"> = {
-  async accept(given) {
+/** Without a schema: any JSON object. */
+class JsonClaims implements ClaimsReader {
+  async accept(given: unknown): Promise<JsonObject> {
     assertUserClaims(given);
     return given;
-  },
-  read: frozen,
-};
+  }
 
-class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
+  read(claims: JsonObject): JsonObject {
+    return frozen(claims);
+  }
+}
+
+/** Claims that must match a schema. */
+class SchemaClaims implements ClaimsReader {
   readonly #validate: (value: unknown) => Result | Promise<Result>;
-  /** By the claims of a verified token, which are one object for as long as the token is known. */
+  /** Results by the claims object of a verified token, which is cached together with the token. */
   readonly #read = new WeakMap<JsonObject, JsonObject>();
 
   constructor(schema: ClaimsSchema) {
     this.#validate = (value) => {
       const failed = (cause: unknown): never => {
-        throw theirFault("the schema of the option claims", cause);
+        throw serviceFault("the schema of the option claims", cause);
       };
       try {
         const result = schema["~standard"].validate(value);
@@ -100,17 +92,17 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
   async accept(given: unknown): Promise<JsonObject> {
     const first = await this.#validate(given);
     if (first.issues !== undefined) {
-      throw new TypeError(`claims: ${namesOf(first.issues)} not as the schema says`, {
+      throw new TypeError(`the claims do not match the schema: ${namesOf(first.issues)}`, {
         cause: first.issues,
       });
     }
     const claims: unknown = withoutUndefined(first.value);
     assertUserClaims(claims);
     const again = await this.#validate(claims);
-    // JSON has no undefined, so a member that is undefined is as good as one that is absent.
+    // JSON has no undefined, so a member that is undefined counts as absent.
     if (again.issues !== undefined || JSON.stringify(again.value) !== JSON.stringify(claims)) {
       throw new TypeError(
-        "claims: the schema does not return what it made of them unchanged; it is run again on every token, so leave out what transforms a value that is transformed already",
+        "the schema of the option claims changes its own output; it runs again on every token, so do not transform a value that is already transformed",
         { cause: again.issues },
       );
     }
@@ -138,10 +130,30 @@ class SchemaRule implements Pick<ClaimsRule, "accept" | "read"> {
   }
 }
 
+function selectForClient(clientClaims: ClientClaims<never>, claims: JsonObject): JsonObject {
+  let selected: unknown;
+  try {
+    selected = withoutUndefined(clientClaims(claims as never));
+  } catch (cause) {
+    throw serviceFault("the option clientClaims", cause);
+  }
+  try {
+    assertUserClaims(selected);
+  } catch (error) {
+    throw new TypeError(`clientClaims: ${(error as Error).message}`, { cause: error });
+  }
+  if (noticeLength(selected) > maxNoticeClaims) {
+    throw new TypeError(
+      `clientClaims returned more than the ${maxNoticeClaims} characters that fit a header; select fewer claims`,
+    );
+  }
+  return selected;
+}
+
 type Result = StandardSchemaV1.Result<object>;
 type Issues = readonly StandardSchemaV1.Issue[];
 
-/** One object serves all calls of a token: what a handler writes into it would be read by the next. */
+/** Frozen, because all calls with a token share one object: one handler must not change it for others. */
 function frozen<T>(value: T): T {
   if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
     Object.freeze(value);
@@ -151,8 +163,8 @@ function frozen<T>(value: T): T {
 }
 
 /**
- * The same where a schema may have frozen the outside alone, as those do that call it read-only.
- * @param known what was seen already; what a schema returns may contain itself
+ * Like `frozen`, but also enters frozen objects: a read-only schema may freeze only the outermost one.
+ * @param known objects already visited, because a schema's output may contain cycles
  */
 function frozenThroughout<T>(value: T, known = new Set<unknown>()): T {
   if (typeof value === "object" && value !== null && !known.has(value)) {
@@ -165,7 +177,7 @@ function frozenThroughout<T>(value: T, known = new Set<unknown>()): T {
   return value;
 }
 
-/** Members that are undefined go, as JSON has it; what is no plain JSON stays, to be refused. */
+/** Removes members that are undefined, like JSON does. Keeps values that are not JSON, to be refused. */
 function withoutUndefined(value: unknown, depth = 0): unknown {
   if (typeof value !== "object" || value === null || depth > maxDepth) {
     return value;
@@ -184,31 +196,30 @@ function withoutUndefined(value: unknown, depth = 0): unknown {
   );
 }
 
-/** What code of the service threw is for its logs: its text may repeat a value. */
-function theirFault(what: string, cause: unknown): SessionError {
+/** An error thrown by code of the service goes to its logs only: its text may contain a value. */
+function serviceFault(what: string, cause: unknown): SessionError {
   return new SessionError("general", "INTERNAL", { message: `${what} threw`, cause });
 }
 
-/** The issues of a schema may repeat a value, in their texts and beside them, so they are left out. */
+/** Leaves out the issues of the schema, which may contain values. */
 function rejected(issues: Issues): SessionError {
   return new SessionError("forbidden", "CLAIM_REJECTED", {
-    message: "the claims of the session are not as the service expects them",
+    message: "the claims of the session do not match the schema of the service",
     violations: issues.map(
       (issue): PolicyViolation => ({
         claim: nameOf(issue),
         requirement: "schema",
-        message: "is not as the schema says",
+        message: "does not match the schema",
       }),
     ),
   });
 }
 
 function namesOf(issues: Issues): string {
-  const names = [...new Set(issues.map(nameOf))].slice(0, 10);
-  return `${names.join(", ")} ${names.length === 1 ? "is" : "are"}`;
+  return [...new Set(issues.map(nameOf))].slice(0, 10).join(", ");
 }
 
 function nameOf({ path = [] }: StandardSchemaV1.Issue): string {
   const keys = path.map((part) => String(typeof part === "object" ? part.key : part));
-  return keys.length === 0 ? "the whole" : keys.join(".");
+  return keys.length === 0 ? "the whole object" : keys.join(".");
 }

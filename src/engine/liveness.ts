@@ -2,54 +2,55 @@ import { SessionError } from "../base/errors.ts";
 import type { EndedBy, SessionRecord, Stored } from "./store.ts";
 
 /**
- * Milliseconds after its own end during which a session's late calls leave the tokens alone: the
- * call that ended it has cleared them, and the jar may hold those of the next session by now.
+ * Milliseconds after a sign-out or a replacement during which late calls of the session do not clear
+ * tokens: the call that ended it has done so, and the client may hold those of its next session.
  */
 const ownEndGrace = 60_000;
 
-/** A session that is over: how it ended, and when by the store's clock. */
+/** How a session ended, and when by the store's clock. */
 export interface Ended {
   readonly session: string;
   readonly endedBy: EndedBy;
   readonly at: number;
 }
 
-/** The error of a call that came after its session was ended. */
+/** The error for a call whose session was ended. */
 export function endedError({ session, endedBy, at }: Ended, now: number): SessionError {
   const byItself = endedBy === "signOut" || endedBy === "replaced";
   const clearTokens = !(byItself && now - at < ownEndGrace);
   return endedBy === "theft"
     ? new SessionError("unauthorized", "TOKEN_THEFT", {
-        message: "a refresh token was used twice",
+        message:
+          "the session was ended because one of its refresh tokens was used twice; sign in again",
         sessionId: session,
         clearTokens,
       })
     : new SessionError("unauthorized", "SESSION_REVOKED", {
-        message: "the session was ended",
+        message: "the session was ended; sign in again",
         sessionId: session,
         clearTokens,
       });
 }
 
-/** The error of a call that came after the idle or absolute end of its session. */
+/** The error for a call after the idle or absolute end of its session. */
 export function expiredError(session: string): SessionError {
   return new SessionError("unauthorized", "SESSION_EXPIRED", {
-    message: "the session has expired",
+    message: "the session has expired; sign in again",
     sessionId: session,
     clearTokens: true,
   });
 }
 
-/** The error of a session the store does not have. */
+/** The error for a session that the store does not have. */
 export function unknownError(session: string): SessionError {
   return new SessionError("unauthorized", "SESSION_UNKNOWN", {
-    message: "there is no such session",
+    message: "the session does not exist; sign in again",
     sessionId: session,
     clearTokens: true,
   });
 }
 
-/** Whether a session lives by the store's word. */
+/** Whether the stored session is live. */
 export function isLive(stored: Stored<SessionRecord | undefined>): stored is Stored<SessionRecord> {
   const { record, now } = stored;
   return (
@@ -60,8 +61,8 @@ export function isLive(stored: Stored<SessionRecord | undefined>): stored is Sto
 }
 
 /**
- * The record of a session that lives by the store's word.
- * @throws SessionError `unauthorized`
+ * Returns the record of a live session.
+ * @throws SessionError `unauthorized` if the session is not live
  */
 export function liveOf(
   session: string,
@@ -80,10 +81,10 @@ export function liveOf(
   return record;
 }
 
-/** The error of a refresh token that is not one, or not one of its session. */
+/** The error for a malformed refresh token, or one that does not belong to its session. */
 export function badRefreshToken(): SessionError {
   return new SessionError("unauthorized", "TOKEN_INVALID", {
-    message: "the refresh token is not valid",
+    message: "the refresh token is not valid; sign in again",
     clearTokens: true,
   });
 }

@@ -5,51 +5,59 @@ import type { TokenTransport } from "../base/wire.ts";
 
 export type { EndedBy } from "../base/events.ts";
 
-/** What a session says of the device it was created on. */
+/** The device on which a session was created. */
 export interface Device {
   readonly userAgent?: string;
   readonly ip?: string;
   readonly label?: string;
 }
 
-/** A session as the store keeps it. All times are milliseconds since 1970 UTC by the store's clock. */
+/** A session as the store keeps it. All times are milliseconds since 1970 UTC, by the store's clock. */
 export interface SessionRecord {
   readonly id: string;
   readonly userId: string;
   readonly tenantId: string | null;
   readonly transport: TokenTransport;
-  /** Random, base64url; goes into every refresh token's MAC and never leaves the store otherwise. */
+  /** Random, base64url. Part of the MAC of every refresh token; never leaves the server. */
   readonly salt: string;
-  /** The id of the secret that made the refresh token of `generation`. */
+  /** The id of the secret under which the refresh token of `generation` was minted. */
   readonly secretId: string;
+  /** Number of the current refresh token, from 0. */
   readonly generation: number;
-  /** When the generation was first seen in use by a client that will not fall back; null before. */
+  /**
+   * When the current generation was confirmed: its client has it and will not present an older one.
+   * Null before.
+   */
   readonly confirmedAt: number | null;
   /** When the generation was first minted. */
   readonly rotatedAt: number;
   readonly createdAt: number;
-  /** When the user last proved who they are. */
+  /** When the user last authenticated. */
   readonly authTime: number;
+  /** When the session ends unless it is refreshed. */
   readonly idleExpiresAt: number;
+  /** When the session ends at the latest. */
   readonly expiresAt: number;
-  /** Milliseconds an access token of this session lives at most; null where the service's span holds. */
+  /** Maximum lifetime of the session's access tokens in milliseconds; null for the service's. */
   readonly accessLife: number | null;
-  /** Milliseconds this session lives without a refresh at most; null where the service's span holds. */
+  /** Maximum milliseconds that the session lives without a refresh; null for the service's. */
   readonly idleLife: number | null;
   readonly claims: JsonObject;
+  /** Incremented by every change of claims. */
   readonly claimsVersion: number;
   /** Private to the service. */
   readonly data: JsonObject;
-  /** Raised by every change of claims or data. */
+  /** Incremented by every change of claims or data. */
   readonly version: number;
   readonly device: Device;
   /** When the session was last refreshed. */
   readonly lastSeenAt: number;
+  /** When the session was ended before its expiry; null if it was not. */
   readonly revokedAt: number | null;
   readonly endedBy: EndedBy | null;
 }
 
-/** What `insert` is given; the store adds the times. */
+/** The argument of `insert`. The store adds the times. */
 export interface NewSession {
   readonly id: string;
   readonly userId: string;
@@ -60,41 +68,41 @@ export interface NewSession {
   readonly claims: JsonObject;
   readonly data: JsonObject;
   readonly device: Device;
-  /** Milliseconds without a refresh after which the session ends. */
+  /** The session ends after this many milliseconds without a refresh. */
   readonly idle: number;
-  /** Milliseconds after which the session ends in any case. */
+  /** The session ends after this many milliseconds at the latest. */
   readonly absolute: number;
-  /** When the session ends in any case, if that is before `absolute` is over; null where only that counts. */
+  /** A point in time at which the session ends, if that is before the end of `absolute`; null for none. */
   readonly endsBy: number | null;
-  /** Kept as they are; see `SessionRecord`. */
+  /** Stored unchanged; see `SessionRecord`. */
   readonly accessLife: number | null;
   readonly idleLife: number | null;
-  /** When the user last proved who they are; null for now. */
+  /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
-  /** A session that ends, by `replaced`, in the transaction that inserts this one. */
+  /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */
   readonly replaces: string | null;
-  /** A session that must be live in the transaction that inserts this one; null where none must. */
+  /** A session that must be live in the transaction that inserts this one; null for none. */
   readonly requires: string | null;
-  /** How many live sessions the user may have, this one included; null for any number. */
+  /** How many live sessions the user may have, including this one; null for any number. */
   readonly limit: SessionLimit | null;
 }
 
-/** What happens to the session that would be one too many of its user's. */
+/** A limit on the live sessions of one user. */
 export interface SessionLimit {
-  /** At least 1. `replaces` does not count, for it ends first. */
+  /** At least 1. The session named by `replaces` does not count, because it ends first. */
   readonly max: number;
   /**
-   * `reject`: it is not inserted. `evict`: the oldest by `createdAt` end by `evicted`, as many as it
-   * takes; but never the one that the new session `requires`, and where that leaves too few it is
-   * not inserted.
+   * `reject`: the new session is not inserted. `evict`: as many of the oldest sessions by `createdAt`
+   * as necessary are ended, by `evicted`. The session that the new one `requires` is never evicted;
+   * if that leaves no room, the new one is not inserted.
    */
   readonly overflow: "reject" | "evict";
 }
 
-/** The answer of an `insert`. */
+/** The result of `insert`. */
 export type Inserted =
   | (Stored<SessionRecord> & {
-      /** Whether this call ended the session that was to be replaced. */
+      /** Whether this call ended the session named by `replaces`. */
       readonly replaced: boolean;
       /** The sessions that this call evicted. */
       readonly evicted: readonly string[];
@@ -103,51 +111,53 @@ export type Inserted =
       /** Nothing was inserted, and nothing changed. */
       readonly record: undefined;
       readonly now: number;
-      /** The limit is reached, or the session that had to be live is not. */
+      /** `limit`: the limit is reached. `notLive`: the session named by `requires` is not live. */
       readonly refused: "limit" | "notLive";
     };
 
-/** Other claims, private data or another label, for one session. */
+/** New claims or private data for one session. */
 export interface SessionUpdate {
   readonly id: string;
-  /** Holds only while the record still has this `version`, is not revoked, and is before both its ends. */
+  /** Applied only if the record still has this `version`, is not revoked and has not expired. */
   readonly version: number;
-  /** The new claims, whole: raises `claimsVersion`, with an entry in the change log. Absent: as they are. */
+  /**
+   * All of the new claims. Increments `claimsVersion` and appends to the change log. Absent to keep
+   * the present ones.
+   */
   readonly claims?: JsonObject;
-  /** The new private data, whole. Absent: as it is. */
+  /** All of the new private data. Absent to keep the present data. */
   readonly data?: JsonObject;
-  /** Absent: as it is. */
-  readonly device?: Device;
 }
 
-/** Whose sessions: a user's, a tenant's, or a user's within a tenant. At least one is not null. */
+/** Selects the sessions of a user, of a tenant, or of a user within a tenant. At least one is not null. */
 export interface SessionOwner {
   readonly userId: string | null;
   readonly tenantId: string | null;
 }
 
-/** A page of a list. */
+/** One page of a list. */
 export interface SessionPage {
-  /** Live sessions, the newest by `createdAt` first; equal times by id, descending. */
+  /** Live sessions, newest first by `createdAt`; by descending id if the times are equal. */
   readonly records: readonly SessionRecord[];
   readonly now: number;
-  /** Where the next page begins; opaque. Absent after the last. */
+  /** The opaque start of the next page; absent on the last page. */
   readonly cursor?: string;
 }
 
-/** Which sessions a `revokeAll` ends. */
+/** Selects the sessions that `revokeAll` ends. */
 export type RevokeScope =
   | { readonly ids: readonly string[] }
   | (SessionOwner & {
-      /** One session that stays; null for none. */
+      /** The id of one session to keep; null for none. */
       readonly except: string | null;
     });
 
 /**
- * The one write of a refresh. Each kind holds only while the record still has `generation`, is not
- * revoked, and is before both of its ends by the store's clock.
+ * The write of a refresh. Applied only if the record still has `generation`, is not revoked and has
+ * not expired by the store's clock.
  *
- * Every kind sets `lastSeenAt` to now and `idleExpiresAt` to the smaller of now + `idle` and `expiresAt`.
+ * Every kind sets `lastSeenAt` to now, and `idleExpiresAt` to now + `idle` or to `expiresAt`,
+ * whichever is earlier.
  */
 export type RefreshWrite = {
   readonly id: string;
@@ -155,27 +165,27 @@ export type RefreshWrite = {
   readonly idle: number;
 } & (
   | {
-      /** To the next generation: `generation` + 1, unconfirmed, `rotatedAt` now, `secretId` as given. */
+      /** Moves to `generation` + 1: unconfirmed, `rotatedAt` now, `secretId` as given. */
       readonly kind: "advance";
       readonly secretId: string;
     }
   | {
       /**
-       * The same generation again. With `settle`, an unconfirmed generation is confirmed now if
-       * `rotatedAt` is at least that many milliseconds ago; a negative age counts as 0.
+       * Keeps the generation. If `settle` is not null, an unconfirmed generation is confirmed now,
+       * provided `rotatedAt` is at least that many milliseconds ago. A negative age counts as 0.
        */
       readonly kind: "keep";
       readonly settle: number | null;
     }
   | {
-      /** Forward to a generation that this store has lost: unconfirmed, `rotatedAt` now. */
+      /** Moves forward to generation `to`, which this store has lost: unconfirmed, `rotatedAt` now. */
       readonly kind: "forward";
       readonly to: number;
       readonly secretId: string;
     }
 );
 
-/** A record, or none, and the store's clock in the statement that read or wrote it. */
+/** A record and the store's time in the statement that read or wrote it. */
 export interface Stored<T> {
   readonly record: T;
   readonly now: number;
@@ -193,7 +203,7 @@ export interface EndedEntry {
   readonly at: number;
 }
 
-/** A session has other claims: access tokens of a lower `claimsVersion` say what is no longer so. */
+/** The claims of a session changed: access tokens with a lower `claimsVersion` are outdated. */
 export interface ClaimsEntry {
   readonly kind: "claims";
   readonly session: string;
@@ -202,98 +212,104 @@ export interface ClaimsEntry {
   readonly at: number;
 }
 
-/** What a read of the change log returns. */
+/** The result of reading the change log. */
 export interface Changes {
   readonly entries: readonly LogEntry[];
-  /** Where the next read goes on; opaque. */
+  /** The opaque position at which the next read continues. */
   readonly cursor: string;
   readonly now: number;
   /**
-   * Since when the store may lack changes that it had acknowledged, by its clock: it was failed
-   * over, restarted without its disk, or restored. Absent where that never was or cannot be.
+   * The time, by the store's clock, since which acknowledged changes may be missing because the
+   * store failed over, restarted without its disk or was restored. Absent if that has not happened.
    */
   readonly lostAt?: number;
 }
 
 /** A signing key as the store keeps it. */
 export interface StoredSigningKey {
-  /** The key's place in the order of rotation, from 0; unique. */
+  /** The unique position of the key in the order of rotation, from 0. */
   readonly slot: number;
   readonly kid: string;
   readonly alg: string;
-  /** The public JWK (RFC 7517), JSON. */
+  /** The public JWK (RFC 7517) as JSON. */
   readonly publicJwk: string;
   /** The private JWK, encrypted; opaque to the store. */
   readonly privateJwk: string;
   readonly createdAt: number;
 }
 
-/** What a store is told when it is opened. */
+/** The argument of `SessionStore.open`. */
 export interface StoreContext {
   readonly clock: Clock;
 }
 
 /**
- * Where sessions live. A store keeps, compares and counts; every rule is the engine's.
+ * Stores sessions, signing keys and the change log. A store keeps, compares and counts; the engine
+ * makes all decisions.
  *
- * - Every method is atomic: it happens wholly or not at all, also against other processes.
- * - Missing, ended and expired records are answers, never errors. `load` returns ended and expired
- *   records as long as they are kept.
- * - A promise rejects only when the store could not do its work (out of reach, disk full, corrupt);
- *   then nothing was changed, or the change is as if its answer was lost.
- * - A change that was acknowledged is durable, and every later read by anyone sees it.
- * - Times are the store's own, taken in the statement that uses them.
+ * - Every method is atomic, also with respect to other processes.
+ * - Missing, ended and expired records are results, not errors. `load` returns ended and expired
+ *   records for as long as they are kept.
+ * - A promise rejects only if the store could not do its work, because it was unreachable, its disk
+ *   full or its data corrupt. Then either nothing has changed, or the change took place and only its
+ *   response was lost.
+ * - An acknowledged change is durable, and visible to every later read in every process.
+ * - Times are read from the store's own clock, in the statement that uses them.
+ *
+ * `describeSessionStore` tests an implementation against this contract.
  */
 export interface SessionStore {
-  /** For messages: "memoryStore", "sqliteStore". */
+  /** The name for messages, such as "sqliteStore". */
   readonly name: string;
 
   /**
-   * Opens the store and brings its schema up to date. Called before anything else; called again
-   * after it rejected. A second engine may open the same store; the first one's clock stays.
+   * Opens the store and updates its schema. Called before any other method, and again after it has
+   * rejected. Several engines may open the same store; the clock of the first one stays in use.
    */
   open(context: StoreContext): Promise<void>;
 
   /**
-   * Takes back one `open`: connections and timers end with the last one. Called once by every
-   * engine that opened the store; more often does nothing.
+   * Undoes one `open`. The last call closes connections and timers. Every engine that opened the
+   * store calls it once; further calls have no effect.
    */
   close(): Promise<void>;
 
   /**
-   * The secret that an embedded store keeps beside its sessions; made when there is none. Rejects
-   * when sessions or signing keys exist and their secret is gone, so it is called before any is added.
-   * A store without this method needs the option `secret`.
+   * Returns the secret that an embedded store keeps next to its sessions; creates one if there is
+   * none. Rejects if sessions or signing keys exist but their secret is gone, so the engine calls it
+   * before it adds any. A store without this method requires the option `secret`.
    */
   secret?(): Promise<Uint8Array>;
 
   /**
    * Adds a session with generation 0 (unconfirmed, `rotatedAt` now), claims version 0 and version 0.
-   * In the same transaction, each with its entry in the change log: `replaces` is revoked, if it is
-   * there and had not ended, and so is whatever `limit` evicts. One of `requires` and `replaces` may
-   * name the same session: it must be live before it is replaced. Rejects when the id is taken.
+   * Rejects if the id is taken.
    *
-   * Whichever of this and a `revokeAll` that covers its user or tenant comes first, no session is
-   * left over: either it is seen and ended, or it began after.
+   * The same transaction ends the session named by `replaces`, if it exists and has not ended, and
+   * the sessions that `limit` evicts. Each of these ends is appended to the change log. `requires` and
+   * `replaces` may name the same session, which must then be live before it is replaced.
+   *
+   * A concurrent `revokeAll` for the same user or tenant leaves no session behind: either it ends the
+   * new session too, or the new session begins after it.
    */
   insert(session: NewSession): Promise<Inserted>;
 
-  /** Reads a session; `record` is undefined when there is none. */
+  /** Reads a session; `record` is undefined if there is none. */
   load(id: string): Promise<Stored<SessionRecord | undefined>>;
 
-  /** Writes a refresh; `record` is undefined when its condition does not hold, and nothing changed. */
+  /** Writes a refresh. If its condition does not hold, nothing changes and `record` is undefined. */
   refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
 
   /**
-   * Confirms a generation that is still current, not revoked and at least `settle` milliseconds old
-   * (a negative age counts as 0). Returns false when it is too young, or ahead of a store that went
-   * back; true when it is confirmed, by whomever, or can never be.
+   * Confirms a generation if it is current, not revoked and at least `settle` milliseconds old. A
+   * negative age counts as 0. Returns true if the generation is confirmed now or was before, or can
+   * never be confirmed. Returns false if it is too young, or newer than the one in the store.
    */
   confirm(id: string, generation: number, settle: number): Promise<boolean>;
 
   /**
    * Ends a session and appends to the change log in the same transaction. `record` is the session
-   * as it is after the call, undefined when there is none; `revoked` tells whether this call ended it.
+   * after the call, undefined if there is none; `revoked` is whether this call ended it.
    */
   revoke(
     id: string,
@@ -301,66 +317,68 @@ export interface SessionStore {
   ): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }>;
 
   /**
-   * Ends sessions and appends an entry for each to the change log, in one transaction; see `insert`
-   * for what that means to sessions that begin meanwhile. Of `ids` at most 1000. `revoked`: those
-   * that this call ended.
+   * Ends sessions and appends an entry for each to the change log, in one transaction. `ids` holds at
+   * most 1000. `revoked` lists the sessions that this call ended. See `insert` for sessions that
+   * begin concurrently.
    */
   revokeAll(
     scope: RevokeScope,
     endedBy: EndedBy,
   ): Promise<{ readonly revoked: readonly string[]; readonly now: number }>;
 
-  /** Updates a session; `record` is undefined when its condition does not hold, and nothing changed. */
+  /** Updates a session. If its condition does not hold, nothing changes and `record` is undefined. */
   update(change: SessionUpdate): Promise<Stored<SessionRecord | undefined>>;
 
-  /** Lists live sessions, `limit` a page, from a cursor of the same owner on, or from the first. */
+  /** Lists live sessions, at most `limit`, from a cursor of the same owner, or from the first one. */
   list(
     owner: SessionOwner,
     page: { readonly cursor: string | undefined; readonly limit: number },
   ): Promise<SessionPage>;
 
   /**
-   * Reads the change log from a cursor on, oldest first. Without a cursor: every entry that is no
-   * older than `window` milliseconds. An entry may come twice; none is left out, except that entries
-   * older than 2 h may be dropped: no access token lives that long. A cursor of before the store lost
-   * changes (`lostAt`) is good for as much as none.
+   * Reads the change log from a cursor, oldest entry first; without a cursor, every entry of the last
+   * `window` milliseconds. An entry may be returned twice, but none may be skipped. Entries older than
+   * 2 h may be dropped, because no access token lives that long. A cursor from before a loss of
+   * changes (`lostAt`) is treated like no cursor.
    */
   changes(cursor: string | undefined, window: number): Promise<Changes>;
 
   /**
-   * Calls `wake` soon after entries were appended by this process or, where the store can tell,
-   * by others. A hint only: the log is the truth.
-   * @returns a function that ends it
+   * Calls `wake` soon after this process has appended entries or, if the store can notice it, other
+   * processes have. Only a hint: the engine also polls the log.
+   * @returns a function that removes `wake`
    */
   onChange(wake: () => void): () => void;
 
   /**
-   * Whether `onChange` is told at once of what other processes append, at this moment; undefined
-   * where it never is.
+   * Whether entries of other processes currently cause an immediate `wake`; undefined if this store
+   * never does that.
    */
   pushed?(): boolean | undefined;
 
-  /** All signing keys, by slot. */
+  /** Returns all signing keys, ordered by slot. */
   signingKeys(): Promise<{ readonly keys: readonly StoredSigningKey[]; readonly now: number }>;
 
-  /** Adds a signing key; false when its slot is taken, and nothing changed. */
+  /** Adds a signing key. If its slot is taken, nothing changes and the result is false. */
   addSigningKey(key: Omit<StoredSigningKey, "createdAt">): Promise<boolean>;
 
-  /** Removes the signing keys of all slots below `slot`. */
+  /** Removes all signing keys whose slot is lower than `slot`. */
   removeSigningKeysBelow(slot: number): Promise<void>;
 
   /**
-   * Drops what is outdated, at most `limit` of each kind: sessions that ended (by a revoke, the idle
-   * or the absolute end) more than 24 h ago, and entries of the change log older than 2 h. Nothing
-   * else. Waits for no one: what others are writing is left for later. Returns how many went, of
-   * both kinds together; from `limit` on there may be more. What a store drops by itself at its
-   * time does not count.
+   * Removes sessions that ended more than 24 h ago, whether revoked or expired, and entries of the
+   * change log that are older than 2 h: at most `limit` of each, and nothing else. Does not wait for
+   * locks; rows that others are writing are left for later.
+   *
+   * Returns the number of removed rows of both kinds. A number of at least `limit` means that there
+   * may be more. Rows that a store expires by itself do not count.
    */
   prune(limit: number): Promise<number>;
 
   /**
-   * Takes, or renews, the lease `name` for `holder` for `ttl` milliseconds from now; false while it
-   * is another's. A store that loses changes may lose a lease, so two may believe they hold it.
+   * Takes or renews the lease `name` for `holder`, for `ttl` milliseconds from now. Returns false
+   * while another holder has it. A store that loses changes may lose a lease, so two holders may
+   * believe that they have it.
    */
   lease(name: string, holder: string, ttl: number): Promise<boolean>;
 }

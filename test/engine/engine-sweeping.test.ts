@@ -6,8 +6,8 @@ import { watchedStore } from "../helpers/watched-store.ts";
 const second = 1_000;
 const minute = 60 * second;
 
-describe("an engine that sweeps", () => {
-  it("feat:O5 removes what ended, and nobody else notices", async () => {
+describe("the sweeper of an engine", () => {
+  it("feat:O5 removes ended sessions and leaves live ones alone", async () => {
     const engine = await startEngine({ lifetimes: { idle: "2d", absolute: "90d" } });
     onTestFinished(() => engine.close());
     const gone = await engine.signIn();
@@ -25,7 +25,7 @@ describe("an engine that sweeps", () => {
     expect((await engine.load(id)).record?.revokedAt).toBeNull();
   });
 
-  it("feat:O6 removes the signing keys that signed nothing that lives", async () => {
+  it("feat:O6 removes signing keys that no living token was signed with", async () => {
     const engine = await startEngine();
     onTestFinished(() => engine.close());
     const { token } = await engine.signIn();
@@ -45,7 +45,7 @@ describe("an engine that sweeps", () => {
     expect(await engine.publicKeys()).toHaveLength(1);
   });
 
-  it("works on while the sweeper cannot, and ends it as it closes", async () => {
+  it("may fail while calls succeed, and stops when the engine closes", async () => {
     const { store, failing, take } = watchedStore();
     const engine = await startEngine({ store });
     failing.add("lease");

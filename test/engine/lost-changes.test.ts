@@ -6,7 +6,7 @@ import { startEngine } from "../helpers/engine.ts";
 
 const hour = 3_600_000;
 
-/** A store that can be told to have lost changes, and to fail. */
+/** A store that can simulate lost changes and failures. */
 function losingStore() {
   const inner = memoryStore();
   const state: { lostAt?: number; failing: boolean; failed: number } = {
@@ -50,7 +50,7 @@ async function twoEngines() {
 }
 
 describe("a store that has lost changes", () => {
-  it("gets a new signing key where it has lost all, for all who sign at once", async () => {
+  it("gets one new signing key if it has lost all keys, even if several servers sign concurrently", async () => {
     const { engine, inner } = await twoEngines();
     await inner.removeSigningKeysBelow(9);
     engine.clock.advance("1h");
@@ -58,7 +58,7 @@ describe("a store that has lost changes", () => {
     expect((await inner.signingKeys()).keys).toHaveLength(1);
   });
 
-  it("is read for every session until the tokens of before are dead", async () => {
+  it("is read on every call until all tokens from before the loss have expired", async () => {
     const { engine, state, clock, wake } = await twoEngines();
     expect(engine.revocations.unsure).toBe(false);
     state.lostAt = clock.now();
@@ -72,7 +72,7 @@ describe("a store that has lost changes", () => {
     expect(engine.revocations.unsure).toBe(false);
   });
 
-  it("is doubted by a server that starts then, and trusted by one that starts later", async () => {
+  it("is distrusted by a server that starts soon after the loss, and trusted by one that starts later", async () => {
     const { store, state } = losingStore();
     const clock = createFakeClock();
     state.lostAt = clock.now() - hour;
@@ -83,7 +83,7 @@ describe("a store that has lost changes", () => {
     expect((await startEngine({ store, clock })).revocations.unsure).toBe(false);
   });
 
-  it("is doubted anew when it loses more", async () => {
+  it("is distrusted for longer after a second loss", async () => {
     const { engine, state, clock, wake } = await twoEngines();
     state.lostAt = clock.now();
     await wake();
@@ -98,9 +98,9 @@ describe("a store that has lost changes", () => {
     expect(engine.revocations.unsure).toBe(false);
   });
 
-  it("is given back the revocations a server knows, once it can be reached", async () => {
+  it("gets back the revocations that a server remembers, as soon as it can be reached", async () => {
     const { engine, other, state, inner, clock, id, wake } = await twoEngines();
-    // Known to this process, and lost by the store: the record lives there.
+    // This process knows the revocation; the store has lost it, so its record is live.
     const lost = { kind: "revoked", session: id, endedBy: "signOut", at: clock.now() } as const;
     const revokeAll = vi.spyOn(inner, "revokeAll");
     vi.spyOn(engine.revocations, "all").mockReturnValue([]);
@@ -121,7 +121,7 @@ describe("a store that has lost changes", () => {
     await vi.waitFor(() => expect(engine.revocations.get(id)?.endedBy).toBe("signOut"));
   });
 
-  it("is given back many at once, by how they ended, and nothing more once the server closes", async () => {
+  it("gets back revocations in batches by cause, until the server closes", async () => {
     const { engine, other, state, inner, clock, wake } = await twoEngines();
     for (let i = 0; i < 1_200; i++) {
       const endedBy = i % 3 === 0 ? "theft" : "revoked";
@@ -140,7 +140,7 @@ describe("a store that has lost changes", () => {
     await wake();
     await vi.waitFor(() => expect(given).toHaveLength(2));
     await new Promise((resolve) => setImmediate(resolve));
-    // The other 301 are left to the servers that go on.
+    // The other 301 are left to servers that keep running.
     expect(given.toSorted()).toEqual(["400 theft", "500 revoked"]);
   });
 });

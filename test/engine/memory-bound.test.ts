@@ -4,14 +4,14 @@ import type { SessionStore } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 
 const perHour = 1_000_000;
-/** What an engine keeps entries for: the longest life of an access token, and a minute. */
+/** How long an engine keeps entries: the maximum lifetime of an access token plus a minute. */
 const window = 3_660_000;
-/** Bytes: what the documentation says of an entry. */
+/** Bytes per entry, as documented. */
 const perEntry = 200;
 
 setFlagsFromString("--expose-gc");
@@ -22,15 +22,15 @@ function heap(): number {
   return process.memoryUsage().heapUsed;
 }
 
-/** An id as sessions have it, and as a driver gives it: a string of its own. */
+/** An id like that of a session, and a separate string like those from a database driver. */
 function idOf(n: number): string {
   return Buffer.from(n.toString(36).padStart(22, "s")).toString("latin1");
 }
 
-describe("sec:V04 a million revocations an hour", () => {
-  it("are kept for an hour and a minute each, and no longer", { timeout: 120_000 }, () => {
+describe("sec:V04 one million revocations per hour", () => {
+  it("are each kept for 61 minutes and no longer", { timeout: 120_000 }, () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window });
+    const revocations = new KnownChanges({ clock, window });
     const empty = heap();
     const step = 2_500;
     const perStep = (perHour / 3_600_000) * step;
@@ -59,21 +59,21 @@ describe("sec:V04 a million revocations an hour", () => {
     );
     expect(most).toBeLessThanOrEqual(Math.ceil((perHour * window) / 3_600_000) + perStep);
     expect(bytes / most).toBeLessThan(perEntry);
-    expect(revocations.unsure).toBe(false);
+    expect(revocations.isOverfull).toBe(false);
     expect(revocations.get(idOf(written - 2))).toBeDefined();
-    // Whatever the table has grown to, it is given back.
+    // The memory of the grown map is released.
     clock.advance("62m");
     revocations.prune();
     expect(revocations.size).toBe(0);
     expect(heap() - empty).toBeLessThan(bytes / 2);
   });
 
-  it("a server that starts in the middle of it stays within the limit", () => {
+  it("a server that starts meanwhile stays within the limit", () => {
     const clock = createFakeClock();
     const limit = 2_000;
-    const revocations = createRevocations({ clock, window, limit });
+    const revocations = new KnownChanges({ clock, window, limit });
     const each = 3_600;
-    // The log it begins with, as old as it is; then as much again.
+    // First the entries of the existing log with their ages, then as many new ones.
     for (let age = window; age > 0; age -= each) {
       revocations.apply({ kind: "revoked", session: `o${age}`, endedBy: "revoked", at: 0 }, age);
     }
@@ -81,14 +81,14 @@ describe("sec:V04 a million revocations an hour", () => {
       clock.advance(`${each}ms`);
       revocations.apply({ kind: "revoked", session: `n${time}`, endedBy: "revoked", at: 0 });
       revocations.prune();
-      expect(revocations.unsure).toBe(false);
+      expect(revocations.isOverfull).toBe(false);
     }
     expect(revocations.size).toBeLessThan(limit / 1.9);
   });
 });
 
-describe("claims that changed", () => {
-  it("are remembered without the private data of their sessions", async () => {
+describe("changed claims", () => {
+  it("are remembered without the private data of the session", async () => {
     const inner = memoryStore();
     const here = testSessions({ store: inner });
     const loaded: WeakRef<object>[] = [];
@@ -108,7 +108,7 @@ describe("claims that changed", () => {
     expect(await read()).toEqual({ role: "admin" });
     await new Promise((resolve) => setImmediate(resolve));
     collectGarbage();
-    // The record is known still: it was read once.
+    // The record is still remembered: it was read only once.
     expect(await read()).toEqual({ role: "admin" });
     expect(loaded.map((ref) => ref.deref())).toEqual([undefined]);
   });

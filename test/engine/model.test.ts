@@ -6,26 +6,26 @@ import { Tally } from "../../verification/model/tally.ts";
 const none = new Tally().violations;
 
 describe("the model", () => {
-  it("finds nothing wrong in 10,000 steps", { timeout: 60_000 }, async () => {
+  it("finds no violation in 10,000 steps", { timeout: 60_000 }, async () => {
     const { tally, failure } = await runModel({ steps: 10_000, seed: 20_261_123 });
     expect(failure).toBeUndefined();
     expect(tally.violations).toEqual(none);
     expect(tally.refreshes).toBeGreaterThan(500);
   });
 
-  it("nor in 1,000 steps on SQLite", { timeout: 60_000 }, async () => {
+  it("finds no violation in 1,000 steps on SQLite", { timeout: 60_000 }, async () => {
     const { failure } = await runModel({ steps: 1_000, seed: 1, store: "sqlite" });
     expect(failure).toBeUndefined();
   });
 
-  it("plays the same seed the same way twice", { timeout: 60_000 }, async () => {
+  it("replays a seed identically", { timeout: 60_000 }, async () => {
     const run = () => runModel({ steps: 2_000, seed: 5 });
     expect((await run()).tally).toEqual((await run()).tally);
   });
 
-  // The seeds are ones that find it soon; any seed does in the end.
+  // These seeds find the violation quickly; every seed finds it in the end.
   it.each(Object.keys(removals))(
-    "finds what goes wrong without: %s",
+    "finds a violation if this rule is removed: %s",
     { timeout: 60_000 },
     async (rule) => {
       const seed = seeds[rule] ?? 1;
@@ -40,7 +40,7 @@ const seeds: Readonly<Record<string, number>> = {
   "revoked-write": 5,
 };
 
-/** What comes of taking a rule away, where it is no false logout. */
+/** The kind of violation after a rule is removed, unless it is a false logout. */
 const consequences: Readonly<Record<string, string>> = {
   theft: "missed_thefts",
   revoked: "unexplained",

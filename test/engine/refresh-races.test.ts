@@ -38,7 +38,7 @@ function counting(store: SessionStore): SessionStore & { readonly count: Map<str
 }
 
 describe("concurrent refreshes", () => {
-  it("feat:D4 64 of one token make one generation, one write and 64 equal answers", async () => {
+  it("feat:D4 64 refreshes of one token create one generation, with one write and 64 equal answers", async () => {
     const store = counting(memoryStore());
     const engine = await startEngine({ store });
     const { id, token } = await engine.signIn();
@@ -51,7 +51,7 @@ describe("concurrent refreshes", () => {
     expect(store.count.get("refresh")).toBe(1);
   });
 
-  it("feat:B14, feat:D4 64 on four servers make one generation and 64 equal refresh tokens", async () => {
+  it("feat:B14, feat:D4 64 refreshes on four servers create one generation and 64 equal refresh tokens", async () => {
     const store = memoryStore();
     const first = await startEngine({ store, secret });
     const { clock } = first;
@@ -67,7 +67,7 @@ describe("concurrent refreshes", () => {
     expect(servers.flatMap((s) => s.events).filter((e) => e.type === "theft")).toEqual([]);
   });
 
-  it("a write that loses is decided again twice at most, then Unavailable, tokens kept", async () => {
+  it("a write that loses is decided again at most twice; then the call is Unavailable and keeps its tokens", async () => {
     const store = memoryStore();
     let refreshes = 0;
     const losing = await startEngine({
@@ -87,7 +87,7 @@ describe("concurrent refreshes", () => {
     expect(refreshes).toBe(3);
   });
 
-  it("an answer is shared for a second, and never past a revoke", async () => {
+  it("an answer is shared for one second, and never after a revocation", async () => {
     const engine = await startEngine();
     const { id, token } = await engine.signIn();
     const [first, second] = [await engine.exchange(token), await engine.exchange(token)];
@@ -97,8 +97,8 @@ describe("concurrent refreshes", () => {
   });
 });
 
-describe("an answer shared for a second", () => {
-  it("does not stand in for a use that confirms the generation", async () => {
+describe("a shared answer", () => {
+  it("does not replace a use that confirms the generation", async () => {
     const engine = await startEngine();
     const { id, token } = await engine.signIn();
     engine.clock.advance("59500ms");
@@ -110,8 +110,8 @@ describe("an answer shared for a second", () => {
   });
 });
 
-describe("refresh against revoke", () => {
-  it("after a revoke is acknowledged no successor is minted, whichever step it falls into", async () => {
+describe("a refresh that races with a revocation", () => {
+  it("no successor is minted after the revocation is acknowledged, at whichever step that happens", async () => {
     for (const step of ["load", "refresh"] as const) {
       const store = memoryStore();
       let revoked: Promise<unknown> = Promise.resolve();
@@ -119,7 +119,7 @@ describe("refresh against revoke", () => {
         store: {
           ...store,
           async [step](...args: never[]) {
-            // The revoke is acknowledged after the read, or right before the write.
+            // The revocation is acknowledged after the read, or right before the write.
             const read =
               step === "load" ? await store.load(...(args as never as [string])) : undefined;
             revoked = store.revoke(id, "revoked");
@@ -136,7 +136,7 @@ describe("refresh against revoke", () => {
     }
   });
 
-  it("in random orders of refresh and revoke, what was revoked stays dead", async () => {
+  it("a revoked session stays revoked in random orders of refreshes and revocations", async () => {
     await fc.assert(
       fc.asyncProperty(fc.scheduler(), async (scheduler) => {
         const store = memoryStore();
@@ -161,7 +161,7 @@ describe("refresh against revoke", () => {
         const work = Promise.all([
           ...Array.from({ length: 3 }, () => failure(slow.exchange(token))),
           slow.revoke(id, "revoked").then(async () => {
-            // Acknowledged: nothing that begins from here on succeeds.
+            // Acknowledged: no call that begins after this point succeeds.
             expect(await failure(slow.exchange(token))).toMatchObject({ kind: "unauthorized" });
           }),
         ]);
@@ -174,8 +174,8 @@ describe("refresh against revoke", () => {
   });
 });
 
-describe("refresh without a sound token", () => {
-  it("junk is refused with no store access at all", async () => {
+describe("a refresh that cannot succeed", () => {
+  it("a malformed or forged token is refused without reading the store", async () => {
     const store = counting(memoryStore());
     const engine = await startEngine({ store });
     const { token } = await engine.signIn();
@@ -192,7 +192,7 @@ describe("refresh without a sound token", () => {
     expect([...store.count]).toEqual([]);
   });
 
-  it("the store out of reach is Unavailable, and no token is cleared", async () => {
+  it("an unreachable store makes the call Unavailable, and no token is cleared", async () => {
     const store = memoryStore();
     const engine = await startEngine({ store });
     const { token } = await engine.signIn();
@@ -205,7 +205,7 @@ describe("refresh without a sound token", () => {
     expect(error.message).not.toContain("10.0.0.1");
   });
 
-  it("a token that waited for a stalled store is no theft, and is one when it comes again", async () => {
+  it("a token that waited for a stalled store is not taken for theft until it comes again", async () => {
     const store = memoryStore();
     const engine = await startEngine({ store });
     const { id, token } = await engine.signIn();
@@ -232,7 +232,7 @@ describe("refresh without a sound token", () => {
     expect(await failure(stalled.exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
   });
 
-  it("feat:D12, feat:D13 idle and absolute end bind, and sliding never passes the absolute end", async () => {
+  it("feat:D12, feat:D13 the idle and the absolute end apply, and a refresh never extends the absolute end", async () => {
     const engine = await startEngine({ lifetimes: { idle: "2d", absolute: "3d" } });
     const { token } = await engine.signIn();
     engine.clock.advance("47h");
@@ -254,7 +254,7 @@ describe("feat:H8 a roll-out of a new secret", () => {
     "the new secret, of at least 32 bytes!",
   ];
 
-  it("gives equal successors on servers before and after it, and signs nobody out", async () => {
+  it("mints equal successors on servers before and after the change, and signs nobody out", async () => {
     const store = memoryStore();
     const before = await startEngine({ store, secret: [old, next] });
     const { clock } = before;
@@ -269,7 +269,7 @@ describe("feat:H8 a roll-out of a new secret", () => {
     expect((await settled.exchange(refreshToken)).record.generation).toBe(2);
   });
 
-  it("a secret that this server does not know is Unavailable, with one event", async () => {
+  it("a token under an unknown secret is Unavailable, with one event per secret", async () => {
     const store = memoryStore();
     const engine = await startEngine({ store, secret: [next, old] });
     const { token } = await engine.signIn();
@@ -284,8 +284,8 @@ describe("feat:H8 a roll-out of a new secret", () => {
   });
 });
 
-describe("tabs of one jar", () => {
-  // A client gives a refresh up after this long (its `refreshTimeout`): what is on its way then is lost.
+describe("tabs that share one cookie jar", () => {
+  // A client abandons a refresh after this time (its `refreshTimeout`); a later response is lost.
   const clientTimeout = 10_000;
   const action = fc.record({
     kind: fc.constantFrom("send", "send", "process", "process", "arrive", "use", "lose"),
@@ -298,10 +298,10 @@ describe("tabs of one jar", () => {
     answer?: Refreshed;
   }
 
-  it("stay signed in whatever order requests and answers arrive in, and whatever gets lost", async () => {
+  it("stay signed in for every order of requests and responses, and whichever of them are lost", async () => {
     await fc.assert(
       fc.asyncProperty(fc.array(action, { minLength: 30, maxLength: 120 }), async (actions) => {
-        // The shortest times that are allowed, so that much happens within few steps.
+        // The shortest permitted times, so that a lot happens within a few steps.
         const refresh = { clientTimeout: "10s", overlap: "11s", settle: "0s" } as const;
         const engine = await startEngine({ refresh });
         const { token } = await engine.signIn();

@@ -32,20 +32,20 @@ describe("decideRefresh", () => {
     ["p = g-2, g unconfirmed", {}, 3, "theft"],
     ["p = g-2, within the overlap", { confirmedAt: now }, 3, "theft"],
     ["p = 0, long before", {}, 0, "theft"],
-    ["p = g+1: the store went back", {}, 6, "forward"],
+    ["p = g+1: the store lost a generation", {}, 6, "forward"],
     ["p = g+7, g confirmed long ago", { confirmedAt: confirmedLongAgo }, 12, "forward"],
-    ["the idle end, reached", { idleExpiresAt: now }, 5, "expired"],
-    ["the absolute end, reached", { expiresAt: now }, 5, "expired"],
-    ["an old token after the end is no theft", { expiresAt: now }, 1, "expired"],
+    ["at the idle end", { idleExpiresAt: now }, 5, "expired"],
+    ["at the absolute end", { expiresAt: now }, 5, "expired"],
+    ["an old token after the end is not theft", { expiresAt: now }, 1, "expired"],
     ["revoked", { revokedAt: now - 1, endedBy: "signOut" }, 5, "revoked"],
-    ["revoked and past its end", { revokedAt: now - 1, expiresAt: now }, 5, "revoked"],
-    ["an old token after a revoke is no second theft", { revokedAt: 1 }, 1, "revoked"],
+    ["revoked and expired", { revokedAt: now - 1, expiresAt: now }, 5, "revoked"],
+    ["an old token after a revocation is not a second theft", { revokedAt: 1 }, 1, "revoked"],
   ];
   it.each(rows)("%s", (_name, changes, presented, kind) => {
     expect(decideRefresh(state(changes), presented, { now, overlap }).kind).toBe(kind);
   });
 
-  it("an honest client that was answered is never a thief", () => {
+  it("the current token is never theft", () => {
     fc.assert(
       fc.property(fc.nat(), fc.option(fc.integer()), fc.nat(), (generation, confirmedAt, at) => {
         const record = state({

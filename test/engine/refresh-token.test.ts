@@ -32,7 +32,7 @@ async function proves(candidate: string, against: RefreshTokenBinding): Promise<
 }
 
 describe("mintRefreshToken", () => {
-  it("is the same on every server that has the secret", async () => {
+  it("gives the same token on every server that has the secret", async () => {
     const elsewhere = await openSecretRing(
       readSecretOption(["b".repeat(40), "a".repeat(32)]),
       issuer,
@@ -59,7 +59,7 @@ describe("mintRefreshToken", () => {
     expect(otherIssuer.current.id).not.toBe(keys.id);
   });
 
-  it("fits into a cookie many times over", async () => {
+  it("is much shorter than a cookie may be", async () => {
     const longest = await mintRefreshToken(keys, { ...binding, generation: 9_999_999_999 });
     expect(longest.length).toBeLessThan(maxRefreshTokenLength);
     expect(parseRefreshToken(longest)?.generation).toBe(9_999_999_999);
@@ -94,7 +94,7 @@ describe("parseRefreshToken", () => {
     expect(parseRefreshToken(candidate)).toBeUndefined();
   });
 
-  it("no change of a token is still the token", async () => {
+  it("any change of a token makes it invalid", async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.nat({ max: token.length - 1 }),

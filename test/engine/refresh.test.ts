@@ -14,7 +14,7 @@ async function failure(work: Promise<unknown>): Promise<Partial<SessionError>> {
   );
 }
 
-/** A session whose generation 0 is confirmed more than the overlap ago: the next refresh advances. */
+/** A session whose generation 0 was confirmed longer ago than the overlap: its next refresh advances. */
 async function confirmedSession() {
   const engine = await startEngine();
   const { id, token } = await engine.signIn();
@@ -23,7 +23,7 @@ async function confirmedSession() {
 }
 
 describe("the refresh table", () => {
-  it("feat:D1 p = g, confirmed more than overlap ago: advances and writes the next refresh token", async () => {
+  it("feat:D1 p = g, confirmed more than overlap ago: advances and returns the next refresh token", async () => {
     const { engine, token } = await confirmedSession();
     const { record, refreshToken, access } = await engine.exchange(token);
     expect(record).toMatchObject({ generation: 1, confirmedAt: null });
@@ -31,7 +31,7 @@ describe("the refresh table", () => {
     expect(access.claims).toMatchObject({ gen: 1, gat: engine.clock.now() / 1000 });
   });
 
-  it("p = g otherwise: a new access token, no refresh token, and confirms only once settled", async () => {
+  it("p = g otherwise: returns an access token only, and confirms the generation once it is settled", async () => {
     const engine = await startEngine();
     const { id, token } = await engine.signIn();
     engine.clock.advance("59s");
@@ -47,7 +47,7 @@ describe("the refresh table", () => {
     expect((await engine.load(id)).record?.generation).toBe(0);
   });
 
-  it("feat:D3 p = g-1, g unconfirmed: a lost response is recovered hours later, by the same token", async () => {
+  it("feat:D3 p = g-1, g unconfirmed: a lost response is recovered hours later with the same token", async () => {
     const { engine, token } = await confirmedSession();
     const lost = await engine.exchange(token);
     engine.clock.advance("9h");
@@ -59,7 +59,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(lost.refreshToken);
   });
 
-  it("feat:D4 p = g-1, g confirmed at most overlap ago: the same token again", async () => {
+  it("feat:D4 p = g-1, g confirmed at most overlap ago: returns the same token again", async () => {
     const { engine, token } = await confirmedSession();
     const { refreshToken = "" } = await engine.exchange(token);
     engine.clock.advance("60s");
@@ -68,7 +68,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("feat:D2, feat:D6 p = g-1 later: theft, one revoke, one event, everything dead", async () => {
+  it("feat:D2, feat:D6 p = g-1 later: theft, with one revocation and one event; all tokens are dead", async () => {
     const { engine, id, token } = await confirmedSession();
     const { refreshToken = "", access } = await engine.exchange(token);
     await engine.confirm(refreshToken);
@@ -108,7 +108,7 @@ describe("the refresh table", () => {
     expect(await failure(engine.exchange(token))).toMatchObject({ reason: "TOKEN_THEFT" });
   });
 
-  it("p > g: the store went back, is moved forward, and nobody is signed out", async () => {
+  it("p > g: the store has lost a generation and is moved forward; nobody is signed out", async () => {
     const folder = mkdtempSync(join(tmpdir(), "rpc-session-"));
     const file = join(folder, "sessions.db");
     const engine = await startEngine({ store: sqliteStore(file) });
@@ -136,7 +136,7 @@ describe("the refresh table", () => {
     rmSync(folder, { recursive: true });
   });
 
-  it("tag bad: Unauthorized, and no state changes", async () => {
+  it("a wrong tag is Unauthorized and changes nothing", async () => {
     const { engine, id, token } = await confirmedSession();
     const before = await engine.load(id);
     const cookie = engine.refresh({ token, transport: "cookie" });
@@ -149,11 +149,11 @@ describe("the refresh table", () => {
   });
 });
 
-describe("settled", () => {
-  it("a browser that crashed before it wrote its cookies comes back with g-1", async () => {
+describe("the settling time", () => {
+  it("lets a browser that crashed before it saved its cookies come back with g-1", async () => {
     const { engine, token } = await confirmedSession();
     const { refreshToken = "", access } = await engine.exchange(token);
-    // It used generation 1 for a while, then crashed and lost it.
+    // The browser used generation 1 for a while, then crashed and lost it.
     engine.clock.advance("59s");
     engine.used(access.claims);
     await engine.settled();
@@ -161,7 +161,7 @@ describe("settled", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("feat:B7 an access token of g confirms g once settled, in the background, once", async () => {
+  it("feat:B7 an access token of g confirms g once, in the background, after the settling time", async () => {
     const { engine, id, token } = await confirmedSession();
     const { access } = await engine.exchange(token);
     engine.clock.advance("60s");
@@ -170,7 +170,7 @@ describe("settled", () => {
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
   });
 
-  it("re-sends do not extend the settling", async () => {
+  it("is not extended by repeated answers", async () => {
     const { engine, id, token } = await confirmedSession();
     await engine.exchange(token);
     engine.clock.advance("50s");
@@ -194,7 +194,7 @@ describe("settled", () => {
     expect((await engine.load(id)).record).toMatchObject({ generation: 1, confirmedAt: null });
   });
 
-  it("a confirmation that fails is tried again by a later use, and the call does not notice", async () => {
+  it("a confirmation that fails is repeated by a later use, without an effect on the call", async () => {
     const { engine, id, token } = await confirmedSession();
     let down = true;
     const flaky = await startEngine({

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import type { EndedEntry } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
@@ -9,10 +9,10 @@ function revoked(session: string, at: number): EndedEntry {
   return { kind: "revoked", session, endedBy: "revoked", at };
 }
 
-describe("createRevocations", () => {
-  it("forgets what can matter no more, and nothing else", () => {
+describe("KnownChanges", () => {
+  it("forgets entries that no longer matter, and no others", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     for (let i = 0; i < 10; i++) {
       revocations.apply(revoked(`s${i}`, i));
       clock.advance("100ms");
@@ -24,9 +24,9 @@ describe("createRevocations", () => {
     expect(revocations.get("s6")).toBeDefined();
   });
 
-  it("a wall clock that jumps ahead and back makes nothing good again", () => {
+  it("keeps a revocation when the wall clock jumps forward and back", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     revocations.apply(revoked("s", clock.now()));
     const now = clock.now();
     clock.setNow(now + 1e9);
@@ -35,25 +35,25 @@ describe("createRevocations", () => {
     expect(revocations.get("s")).toBeDefined();
   });
 
-  it("the same entry again changes nothing", () => {
-    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000 });
+  it("ignores an entry that comes again", () => {
+    const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000 });
     revocations.apply(revoked("s", 1));
     revocations.apply({ ...revoked("s", 2), endedBy: "theft" });
     expect(revocations.get("s")).toEqual(revoked("s", 1));
     expect(revocations.size).toBe(1);
   });
 
-  it.each(["signOut", "replaced"] as const)("a %s after another end counts", (endedBy) => {
-    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000 });
+  it.each(["signOut", "replaced"] as const)("records a %s even after another end", (endedBy) => {
+    const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000 });
     revocations.apply(revoked("s", 1));
     revocations.apply({ ...revoked("s", 2), endedBy });
     revocations.apply(revoked("s", 3));
     expect(revocations.get("s")).toMatchObject({ endedBy, at: 2 });
   });
 
-  it("one that is noted anew holds up no other one that can go", () => {
+  it("an entry that is recorded again does not keep older ones in memory", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     revocations.apply(revoked("a", 0));
     revocations.apply(revoked("b", 0));
     clock.advance("500ms");
@@ -63,8 +63,8 @@ describe("createRevocations", () => {
     expect([...revocations.all()].map(({ session }) => session)).toEqual(["a"]);
   });
 
-  it("knows the newest version of a session's claims, and counts sessions of both kinds", () => {
-    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000, limit: 2 });
+  it("returns the newest claims version of a session, and counts entries of both kinds", () => {
+    const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000, limit: 2 });
     const claims = (session: string, claimsVersion: number) =>
       revocations.apply({ kind: "claims", session, claimsVersion, at: 0 });
     claims("a", 2);
@@ -75,38 +75,38 @@ describe("createRevocations", () => {
     expect(revocations.claimsVersionOf("b")).toBeUndefined();
     expect(revocations.get("a")).toBeUndefined();
     revocations.apply(revoked("a", 0));
-    expect([revocations.size, revocations.unsure]).toEqual([2, false]);
+    expect([revocations.size, revocations.isOverfull]).toEqual([2, false]);
     claims("b", 1);
-    expect(revocations.unsure).toBe(true);
+    expect(revocations.isOverfull).toBe(true);
   });
 
-  it("says when it holds more than its limit, and drops nothing", () => {
+  it("reports that it holds more than its limit, and drops nothing", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000, limit: 2 });
+    const revocations = new KnownChanges({ clock, window: 1_000, limit: 2 });
     for (const name of ["a", "b"]) {
       revocations.apply(revoked(name, 0));
     }
-    expect(revocations.unsure).toBe(false);
+    expect(revocations.isOverfull).toBe(false);
     revocations.apply(revoked("c", 0));
-    expect(revocations.unsure).toBe(true);
+    expect(revocations.isOverfull).toBe(true);
     expect(revocations.get("a")).toBeDefined();
     clock.advance("1s");
     revocations.prune();
-    expect(revocations.unsure).toBe(false);
+    expect(revocations.isOverfull).toBe(false);
   });
 });
 
 describe("watching a session", () => {
   const start = () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     const told: string[] = [];
     const note = ({ session, endedBy }: EndedEntry): void =>
       void told.push(`${session} ${endedBy}`);
     return { clock, revocations, told, note };
   };
 
-  it("tells each listener once, with the first end", () => {
+  it("calls each listener once, with the first end", () => {
     const { revocations, told, note } = start();
     revocations.watch("s", note);
     revocations.watch("s", note);
@@ -117,7 +117,7 @@ describe("watching a session", () => {
     expect(revocations.watching).toBe(1);
   });
 
-  it("tells at once where the session has ended, and keeps nothing", () => {
+  it("calls the listener immediately if the session has ended, and does not keep it", () => {
     const { revocations, told, note } = start();
     revocations.apply(revoked("s", 1));
     revocations.watch("s", note)();
@@ -125,7 +125,7 @@ describe("watching a session", () => {
     expect(revocations.watching).toBe(0);
   });
 
-  it("tells nobody who has left, not even in the middle", () => {
+  it("does not call removed listeners, even if they are removed during the notification", () => {
     const { revocations, told, note } = start();
     const stops: (() => void)[] = [];
     const first = (): void => {
@@ -143,7 +143,7 @@ describe("watching a session", () => {
     expect(revocations.watching).toBe(0);
   });
 
-  it("a listener that throws keeps nothing from the others, nor from the log", () => {
+  it("a listener that throws affects neither other listeners nor the log", () => {
     const { revocations, told, note } = start();
     revocations.watch("s", () => {
       throw new Error("broken");
@@ -154,7 +154,7 @@ describe("watching a session", () => {
     expect(revocations.get("s")).toBeDefined();
   });
 
-  it("counts on when a session is watched again after all have left", () => {
+  it("counts correctly if a session is watched again after all listeners were removed", () => {
     const { revocations, told, note } = start();
     const stop = revocations.watch("s", note);
     stop();
@@ -166,10 +166,10 @@ describe("watching a session", () => {
   });
 });
 
-describe("the feed", () => {
+describe("RevocationLog", () => {
   const secret = "shared by both servers, 32 bytes!";
 
-  it("another server's revocation is known within a poll, without a wake-up", async () => {
+  it("learns of another server's revocation by polling, without a wake-up", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     const deaf = { ...store, onChange: () => () => {} };
@@ -181,7 +181,7 @@ describe("the feed", () => {
     await expect.poll(() => two.revocations.get(id)?.endedBy).toBe("revoked");
   });
 
-  it("woken while it reads, reads once more", async () => {
+  it("reads once more after a wake-up during a read", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     let reads = 0;
@@ -211,7 +211,7 @@ describe("the feed", () => {
     const { id } = await one.signIn();
     wake();
     await expect.poll(() => reads).toBe(2);
-    // Too late for the read under way.
+    // Too late for the read in progress.
     await one.revoke(id, "revoked");
     wake();
     answer();
@@ -219,7 +219,7 @@ describe("the feed", () => {
     expect(reads).toBe(3);
   });
 
-  it("that takes long to read leaves the store as much time, however often it is woken", async () => {
+  it("pauses for as long as the last read took, however many wake-ups come", async () => {
     const store = memoryStore();
     const clock = createFakeClock();
     let reads = 0;
@@ -252,14 +252,14 @@ describe("the feed", () => {
     expect(reads).toBe(before + 1);
   });
 
-  it("is fresh by itself after time has passed, however much", async () => {
+  it("becomes fresh without a call, however much time has passed", async () => {
     const engine = await startEngine();
     engine.clock.advance("10h");
-    expect(engine.feed.isStale()).toBe(true);
-    await expect.poll(() => engine.feed.isStale()).toBe(false);
+    expect(engine.revocations.isStale()).toBe(true);
+    await expect.poll(() => engine.revocations.isStale()).toBe(false);
   });
 
-  it("a poll that fails is tried again a second later", async () => {
+  it("repeats a failed poll one second later", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     let down = false;
@@ -283,7 +283,7 @@ describe("the feed", () => {
     await expect.poll(() => flaky.revocations.get(id)).toBeDefined();
   });
 
-  it("a server that starts knows what was revoked before", async () => {
+  it("knows earlier revocations when a server starts", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     const { id } = await one.signIn();
@@ -292,7 +292,7 @@ describe("the feed", () => {
     expect(late.revocations.get(id)?.endedBy).toBe("signOut");
   });
 
-  it("reads nothing after it was closed", async () => {
+  it("does not read after it was closed", async () => {
     const store = memoryStore();
     let reads = 0;
     const engine = await startEngine({
@@ -310,8 +310,8 @@ describe("the feed", () => {
   });
 });
 
-describe("the store's clock as the feed knows it", () => {
-  /** An engine whose reads of the log take as long as the test says, before the store looks at its clock. */
+describe("RevocationLog.storeNow", () => {
+  /** An engine whose next read of the log takes `slow.ms` milliseconds before the store reads its clock. */
   async function slowEngine(first: number) {
     const slow = { ms: first };
     const clock = createFakeClock();
@@ -331,18 +331,18 @@ describe("the store's clock as the feed knows it", () => {
     return { engine, clock, slow };
   }
 
-  it("is never ahead of it after a slow first read", async () => {
+  it("is not ahead of the store's clock after a slow first read", async () => {
     const { engine, clock } = await slowEngine(3_000);
-    expect(engine.storeNow()).toBe(clock.now());
+    expect(engine.revocations.storeNow()).toBe(clock.now());
   });
 
-  it("is not moved by a later read that took long", async () => {
+  it("is not changed by a slow later read", async () => {
     const { engine, clock, slow } = await slowEngine(0);
     const { id } = await engine.signIn();
     slow.ms = 2_000;
     await engine.revoke(id, "revoked");
     await expect.poll(() => slow.ms).toBe(0);
     await new Promise((resolve) => setImmediate(resolve));
-    expect(engine.storeNow()).toBe(clock.now());
+    expect(engine.revocations.storeNow()).toBe(clock.now());
   });
 });

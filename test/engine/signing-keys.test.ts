@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import { createSigningKeys, type SigningKeys } from "../../src/engine/keys/stored.ts";
+import { type SigningKeys, StoredSigningKeys } from "../../src/engine/keys/stored.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import type { SigningAlgorithm } from "../../src/jwt/keys.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
@@ -10,7 +10,7 @@ import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 const issuer = "https://api.example.com";
 const day = 86_400_000;
 const rotation = 30 * day;
-/** The life of a token, and the clock skew that verifiers grant. */
+/** The lifetime of a token plus the clock skew that verifiers allow. */
 const retention = 3_600_000 + 60_000;
 const secretA = "a".repeat(32);
 const secretB = "b".repeat(32);
@@ -34,10 +34,10 @@ interface ServerOptions {
   readonly algorithm?: SigningAlgorithm;
 }
 
-/** The keys of one more server on the store. */
+/** The keys of a further server on the store. */
 async function server(options: ServerOptions = {}): Promise<SigningKeys> {
   const { secret = secretA } = options;
-  const keys = createSigningKeys({
+  const keys = new StoredSigningKeys({
     store,
     secrets: await openSecretRing(readSecretOption(secret), issuer),
     clock: options.clock ?? clock,
@@ -58,20 +58,20 @@ async function kids(keys: SigningKeys): Promise<(string | undefined)[]> {
   return (await keys.published()).map(({ kid }) => kid);
 }
 
-/** Signs, and lets what that began in the background come to its end. */
+/** Signs, and waits for the background work that this starts. */
 async function sign(keys: SigningKeys): Promise<string> {
   const { kid } = await keys.signer();
   await keys.settled();
   return kid;
 }
 
-/** Seconds, as `iat` has them. */
+/** Whole seconds, like `iat`. */
 function seconds(ms: number = clock.now()): number {
   return Math.floor(ms / 1000);
 }
 
 describe("signing keys in a store", () => {
-  it("the first key signs at once, and is found and published", async () => {
+  it("the first key signs immediately, and is found and published", async () => {
     const keys = await server();
     const kid = await sign(keys);
     expect(await kids(keys)).toEqual([kid]);
@@ -79,14 +79,14 @@ describe("signing keys in a store", () => {
     expect(await slots()).toEqual([0]);
   });
 
-  it("feat:H10 of twenty servers that start at once, all have the same one key", async () => {
+  it("feat:H10 twenty servers that start concurrently share one key", async () => {
     const servers = await Promise.all(Array.from({ length: 20 }, () => server()));
     const signers = await Promise.all(servers.map(sign));
     expect(new Set(signers).size).toBe(1);
     expect(await slots()).toEqual([0]);
   });
 
-  it("publishes nothing private, and stores nothing private in the clear", async () => {
+  it("private halves are never published, and are stored encrypted", async () => {
     const keys = await server();
     const [published] = await keys.published();
     expect(Object.keys(published ?? {}).toSorted()).toEqual(
@@ -97,7 +97,7 @@ describe("signing keys in a store", () => {
     expect(stored?.privateJwk.split(".")).toHaveLength(5);
   });
 
-  it("feat:H2, sec:J17 rotates after 30 days: published 10 minutes before it signs", async () => {
+  it("feat:H2, sec:J17 the next key follows after 30 days and is published 10 minutes before it signs", async () => {
     const keys = await server();
     const first = await sign(keys);
     clock.advance("29.99d");
@@ -113,7 +113,7 @@ describe("signing keys in a store", () => {
     expect(await sign(keys)).toBe(second);
   });
 
-  it("feat:H2, sec:J17 a key stays until every token that it signed is dead, on whatever server", async () => {
+  it("feat:H2, sec:J17 a key is kept until every token that it signed on any server has expired", async () => {
     const busy = await server();
     const idle = await server();
     const lastUse = new Map<string, number>();
@@ -131,7 +131,7 @@ describe("signing keys in a store", () => {
     expect((await slots()).length).toBeLessThanOrEqual(3);
   });
 
-  it("feat:H10 two servers that rotate at once make one key", async () => {
+  it("feat:H10 two servers that rotate concurrently create one key", async () => {
     const [a, b] = [await server(), await server()];
     clock.advance("30d");
     await Promise.all([sign(a), sign(b)]);
@@ -140,7 +140,7 @@ describe("signing keys in a store", () => {
     expect(await sign(a)).toBe(await sign(b));
   });
 
-  it("a server that slept does not sign with a key that was forgotten", async () => {
+  it("a server that slept does not sign with a removed key", async () => {
     const [awake, asleep] = [await server(), await server()];
     const first = await sign(asleep);
     for (let i = 0; i < 70; i++) {
@@ -153,7 +153,7 @@ describe("signing keys in a store", () => {
     expect(await kids(awake)).toContain(kid);
   });
 
-  it("a server that slept and cannot read does not sign at all", async () => {
+  it("a server that slept and cannot read the store does not sign", async () => {
     const keys = await server();
     watched.failing.add("signingKeys");
     clock.advance("9m");
@@ -164,7 +164,7 @@ describe("signing keys in a store", () => {
     await keys.signer();
   });
 
-  it("signs on while the store is full, and rotates once it is not", async () => {
+  it("signing continues while the store is full, and rotation follows once it is not", async () => {
     const keys = await server();
     const first = await sign(keys);
     watched.failing.add("addSigningKey");
@@ -180,7 +180,7 @@ describe("signing keys in a store", () => {
     expect(await slots()).toEqual([0, 1]);
   });
 
-  it("no key is used too early by servers whose clocks are 5 minutes apart", async () => {
+  it("servers whose clocks differ by 5 minutes use no key too early", async () => {
     const ahead = createFakeClock(clock.now() + 300_000);
     const behind = createFakeClock(clock.now() - 300_000);
     const all = [await server(), await server({ clock: ahead }), await server({ clock: behind })];
@@ -202,7 +202,7 @@ describe("signing keys in a store", () => {
     expect(published.size).toBeGreaterThan(1);
   });
 
-  it("a wall clock that jumps decides nothing", async () => {
+  it("a jump of the wall clock has no effect", async () => {
     const keys = await server();
     const first = await sign(keys);
     const other = createFakeClock(clock.now());
@@ -214,7 +214,7 @@ describe("signing keys in a store", () => {
 });
 
 describe("unknown keys", () => {
-  it("are looked for in the store: a key of another server is found", async () => {
+  it("are looked up in the store, so that a key of another server is found", async () => {
     const reader = await server();
     clock.advance("30d");
     const writer = await server();
@@ -224,7 +224,7 @@ describe("unknown keys", () => {
     expect(await reader.find(kid, seconds())).toMatchObject({ kid });
   });
 
-  it("are unknown once the keys were read after the token was issued", async () => {
+  it("are reported as unknown once the keys were read after the token was issued", async () => {
     const keys = await server();
     clock.advance("1s");
     expect(await keys.find("unknown", seconds(clock.now() - 2000))).toBeUndefined();
@@ -234,7 +234,7 @@ describe("unknown keys", () => {
     expect(watched.take()).toEqual(["signingKeys"]);
   });
 
-  it("are Unavailable until then, with the time after which it is known", async () => {
+  it("are Unavailable until then, with the time after which to retry", async () => {
     const keys = await server();
     const iat = seconds();
     expect(() => keys.find("unknown", iat)).toThrow(
@@ -248,7 +248,7 @@ describe("unknown keys", () => {
     expect(await keys.find("unknown", iat)).toBeUndefined();
   });
 
-  it("are Unavailable in an outage, also after the attempt that failed", async () => {
+  it("are Unavailable in an outage, even after a failed attempt", async () => {
     const keys = await server();
     clock.advance("10s");
     watched.failing.add("signingKeys");
@@ -263,7 +263,7 @@ describe("unknown keys", () => {
     expect(await keys.find("unknown", iat)).toBeUndefined();
   });
 
-  it("with an iat in the future are refused without a look", async () => {
+  it("with an iat in the future are refused without reading the store", async () => {
     const keys = await server();
     clock.advance("10s");
     watched.take();
@@ -272,7 +272,7 @@ describe("unknown keys", () => {
   });
 
   it.each([false, true])(
-    "sec:V07 100,000 random ids cause bounded reads; outage %s",
+    "sec:V07 100,000 random ids cause a bounded number of reads (outage: %s)",
     async (outage) => {
       const keys = await server();
       if (outage) {
@@ -295,7 +295,7 @@ describe("unknown keys", () => {
     },
   );
 
-  it("a thousand calls at once wait for one read", async () => {
+  it("one thousand concurrent calls share one read", async () => {
     const keys = await server();
     clock.advance("10s");
     watched.take();
@@ -307,8 +307,8 @@ describe("unknown keys", () => {
   });
 });
 
-describe("what is published", () => {
-  it("is at most a minute old, and read no more often than that", async () => {
+describe("the published keys", () => {
+  it("are at most a minute old, and read no more than once a minute", async () => {
     const reader = await server();
     const writer = await server();
     for (let i = 0; i < 30; i++) {
@@ -324,7 +324,7 @@ describe("what is published", () => {
     expect(await kids(reader)).toHaveLength(2);
   });
 
-  it("is what was known, in an outage", async () => {
+  it("are the known ones in an outage", async () => {
     const keys = await server();
     const kid = await sign(keys);
     watched.failing.add("signingKeys");
@@ -333,8 +333,8 @@ describe("what is published", () => {
   });
 });
 
-describe("secrets", () => {
-  it("a key under an unknown secret verifies, does not sign, and gives an alarm", async () => {
+describe("keys under several secrets", () => {
+  it("a key under an unknown secret verifies but does not sign, and is reported by an event", async () => {
     const theirs = await sign(await server({ secret: secretA }));
     const keys = await server({ secret: secretB });
     const own = await sign(keys);
@@ -361,10 +361,10 @@ describe("secrets", () => {
     expect(used.size).toBe(8);
   });
 
-  it("feat:H8 rotating the secret keeps keys readable, and moves to one under the new secret", async () => {
+  it("feat:H8 rotating the secret keeps keys readable, and leads to a key under the new secret", async () => {
     const first = await sign(await server({ secret: secretA }));
     clock.advance("2d");
-    // Added last everywhere, then moved first: on one server after the other.
+    // Appended on every server, then moved to the front, one server after the other.
     const late = await server({ secret: [secretA, secretB] });
     const early = await server({ secret: [secretB, secretA] });
     expect(await sign(early)).toBe(first);
@@ -373,14 +373,14 @@ describe("secrets", () => {
       clock.advance("6m");
       expect(await sign(early)).toBe(await sign(late));
     }
-    // They did not outbid each other meanwhile.
+    // Meanwhile they did not keep replacing each other's keys.
     expect(await slots()).toEqual([0, 1]);
     const after = await server({ secret: secretB });
     expect(await sign(after)).toBe(await sign(early));
     expect(await slots()).toEqual([0, 1]);
   });
 
-  it("feat:D9 a new algorithm comes with a new key, and the old one verifies on", async () => {
+  it("feat:D9 a new algorithm leads to a new key, and the old key keeps verifying", async () => {
     const first = await sign(await server());
     clock.advance("2d");
     const keys = await server({ algorithm: "EdDSA" });
@@ -390,7 +390,7 @@ describe("secrets", () => {
     expect(await keys.find(first, seconds())).toMatchObject({ alg: "ES256" });
   });
 
-  it.each(["ES256", "RS256", "EdDSA"] as const)("keeps keys of %s", async (algorithm) => {
+  it.each(["ES256", "RS256", "EdDSA"] as const)("stores keys for %s", async (algorithm) => {
     await server({ algorithm });
     const again = await server({ algorithm });
     expect((await again.signer()).alg).toBe(algorithm);

@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { createSweeper, type Sweeper } from "../../src/engine/sweeper.ts";
+import { Sweeper } from "../../src/engine/sweeper.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -9,19 +9,20 @@ import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 const second = 1_000;
 const minute = 60 * second;
 
-/** A sweeper on a store that notes its calls; several may share what is kept. */
+/** A sweeper on a store that records its calls; several sweepers may share one inner store. */
 async function sweeping(inner = memoryStore(), clock = createFakeClock()) {
   const watched = watchedStore(inner);
   await watched.store.open({ clock });
   let removals = 0;
   const keys = { removeDead: async () => void removals++ };
-  const sweeper = createSweeper({ store: watched.store, keys, clock });
+  const sweeper = new Sweeper({ store: watched.store, keys, clock });
+  sweeper.start();
   onTestFinished(() => closed(watched, sweeper));
   return { ...watched, clock, sweeper, removals: () => removals };
 }
 
 async function closed({ hanging }: WatchedStore, sweeper: Sweeper): Promise<void> {
-  // One that hangs for ever would be waited for.
+  // Closing would wait forever for a call that hangs.
   if (hanging.size === 0) {
     await sweeper.close();
   }
@@ -31,7 +32,7 @@ function countOf({ calls }: WatchedStore, name: string): number {
   return calls.filter((call) => call === name).length;
 }
 
-/** Adds sessions that ended more than a day ago by now. */
+/** Adds sessions that ended more than a day ago. */
 async function addEnded({ store, clock }: Awaited<ReturnType<typeof sweeping>>, count: number) {
   const ids = Array.from({ length: count }, (_, index) => `ended-${index}`);
   for (const id of ids) {
@@ -46,7 +47,7 @@ async function addEnded({ store, clock }: Awaited<ReturnType<typeof sweeping>>, 
 }
 
 describe("the sweeper", () => {
-  it("sweeps about once a minute, never earlier than after three quarters of one", async () => {
+  it("sweeps about once a minute, and never after less than 45 seconds", async () => {
     const sweep = await sweeping();
     await pass(sweep.clock, 44 * second);
     expect(sweep.take()).toEqual(["open"]);
@@ -57,7 +58,7 @@ describe("the sweeper", () => {
     expect(sweep.removals()).toBe(countOf(sweep, "prune"));
   });
 
-  it("feat:O5 removes much in batches, with a pause after each", async () => {
+  it("feat:O5 removes many rows in batches, with a pause after each", async () => {
     const sweep = await sweeping();
     const { left } = await addEnded(sweep, 3200);
     await sweep.store.insert(newSession({ id: "alive" }));
@@ -72,7 +73,7 @@ describe("the sweeper", () => {
       await pass(sweep.clock, 1, 1);
     }
     expect(await left()).toBe(0);
-    // The lease is renewed for each of them, and the keys come last.
+    // The lease is renewed for each batch, and keys are removed last.
     expect(countOf(sweep, "lease")).toBe(7);
     expect(sweep.removals()).toBe(1);
     await pass(sweep.clock, 44 * second);
@@ -80,11 +81,11 @@ describe("the sweeper", () => {
     expect((await sweep.store.load("alive")).record?.id).toBe("alive");
   });
 
-  it("feat:O5 of several on one store one works, the whole time", async () => {
+  it("feat:O5 only one of several sweepers on a store works, the whole time", async () => {
     const first = await sweeping();
     const others = [await sweeping(first.store, first.clock)];
     others.push(await sweeping(first.store, first.clock));
-    // What the others do goes through the first one's store, too: only theirs is told apart.
+    // The calls of the others also pass through the store of the first, so subtract them.
     await pass(first.clock, 60 * minute);
     const [a = 0, b = 0] = others.map((other) => countOf(other, "prune"));
     const own = countOf(first, "prune") - a - b;
@@ -94,7 +95,7 @@ describe("the sweeper", () => {
   });
 
   it.each(["hanging", "failing"] as const)(
-    "another one takes over within four minutes when the one that works is %s",
+    "another sweeper takes over within four minutes if the active one is %s",
     async (fault) => {
       const inner = memoryStore();
       const first = await sweeping(inner);
@@ -109,7 +110,7 @@ describe("the sweeper", () => {
     },
   );
 
-  it("survives an outage, and goes on afterwards", async () => {
+  it("continues after an outage", async () => {
     const sweep = await sweeping();
     const { left } = await addEnded(sweep, 3);
     for (const broken of ["lease", "prune"] as const) {
@@ -117,7 +118,7 @@ describe("the sweeper", () => {
       sweep.failing.add(broken);
       const before = countOf(sweep, broken);
       await pass(sweep.clock, 10 * minute);
-      // As often as ever: an outage is no reason to hurry.
+      // As often as usual: an outage does not make it sweep faster.
       expect(countOf(sweep, broken) - before).toBeGreaterThanOrEqual(7);
       expect(countOf(sweep, broken) - before).toBeLessThanOrEqual(14);
       expect(await left()).toBe(3);
@@ -141,7 +142,7 @@ describe("the sweeper", () => {
     }
   });
 
-  it("waits for the batch under way when it is closed, and begins no other", async () => {
+  it("waits for the batch in progress when it is closed, and starts no other", async () => {
     const inner = memoryStore();
     const reached = Promise.withResolvers<void>();
     const answer = Promise.withResolvers<void>();

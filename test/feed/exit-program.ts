@@ -1,4 +1,4 @@
-// Opens sessions, does some work, and never closes them. Arguments: the store, and where it is.
+// Opens sessions, does some work and never closes them. Arguments: the store and its location.
 
 import { createClient } from "redis";
 import { createSessions, type SessionStore } from "rpc-session";
@@ -14,7 +14,7 @@ async function openStore(): Promise<SessionStore> {
   if (kind === "redis") {
     const client = createClient({ socket: { path: place, tls: false } });
     await client.connect();
-    // The client is its owner's, who decides how long it keeps the process alive.
+    // The owner of the client decides how long it keeps the process alive.
     release = () => client.unref();
     return redisStore(client);
   }
@@ -28,7 +28,7 @@ const sessions = createSessions({
 });
 await sessions.ready();
 const { session } = await sessions.issue({ userId: "alice" });
-// Until the store tells of what others append.
+// Waits until the store reports entries of other processes.
 for (let tries = 0; sessions.health().push !== "connected" && tries < 500; tries++) {
   await new Promise((resolve) => setTimeout(resolve, 10));
 }

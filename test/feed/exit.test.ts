@@ -7,7 +7,7 @@ import { redisMissing, startRedis } from "../servers/redis.ts";
 import { createSchema } from "../stores/postgres-fixture.ts";
 import { createSqlite } from "../stores/sqlite-fixture.ts";
 
-/** Runs the program to its end, which has to come by itself. */
+/** Runs the program, which must exit by itself. */
 async function run(...args: string[]): Promise<string> {
   const program = join(import.meta.dirname, "exit-program.ts");
   const node = ["--conditions=@rpc-session/source", program, ...args];
@@ -15,22 +15,28 @@ async function run(...args: string[]): Promise<string> {
   return stdout;
 }
 
-it("a process that has nothing left to do exits, although its sessions are open: SQLite", async () => {
+it("a process with nothing left to do exits although its sessions are open: SQLite", async () => {
   const fixture = await createSqlite();
   expect(await run("sqlite", fixture.file)).toBe("22 connected");
   await fixture.close();
 });
 
-it.skipIf(postgresMissing)("the same on PostgreSQL", async () => {
-  const server = await startPostgres();
-  const schema = await createSchema(server);
-  expect(await run("postgres", schema.url)).toBe("22 connected");
-  await schema.admin.end();
-  await server.stop();
-});
+it.skipIf(postgresMissing)(
+  "a process with nothing left to do exits although its sessions are open: PostgreSQL",
+  async () => {
+    const server = await startPostgres();
+    const schema = await createSchema(server);
+    expect(await run("postgres", schema.url)).toBe("22 connected");
+    await schema.admin.end();
+    await server.stop();
+  },
+);
 
-it.skipIf(redisMissing)("the same on Redis", async () => {
-  const redis = await startRedis();
-  expect(await run("redis", redis.socket)).toBe("22 connected");
-  await redis.stop();
-});
+it.skipIf(redisMissing)(
+  "a process with nothing left to do exits although its sessions are open: Redis",
+  async () => {
+    const redis = await startRedis();
+    expect(await run("redis", redis.socket)).toBe("22 connected");
+    await redis.stop();
+  },
+);

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { ask, startServer } from "./servers.ts";
 
-/** Two servers on one store; the second is told of nothing, and reads the log when it is late. */
+/** Two servers on one store. The second one gets no wake-ups and reads the log when it is stale. */
 async function twoServers() {
   const store = memoryStore();
   const here = await startServer(store);
@@ -22,8 +22,8 @@ async function twoServers() {
   };
 }
 
-describe("sec:V05 feat:G3 the end of many sessions", () => {
-  it("of a user: all of them are refused everywhere, and nobody else's; a sign-in after it is good", async () => {
+describe("sec:V05 feat:G3 ending many sessions", () => {
+  it("of a user: all are refused on every server, and no others; a later sign-in is accepted", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const ended = [await issue("alice"), await issue("alice", "acme"), await issue("alice")];
@@ -38,7 +38,7 @@ describe("sec:V05 feat:G3 the end of many sessions", () => {
     expect(await ask(there, after)).toBe("accepted");
   });
 
-  it("of a tenant: those of every user in it, and of none outside", async () => {
+  it("of a tenant: those of every user in it, and no others", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const ended = [await issue("alice", "acme"), await issue("bob", "acme")];
@@ -52,7 +52,7 @@ describe("sec:V05 feat:G3 the end of many sessions", () => {
     }
   });
 
-  it("of a user but one: that one goes on", async () => {
+  it("of a user except one: that one continues", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const [kept, ended] = [await issue("alice"), await issue("alice")];
@@ -61,7 +61,7 @@ describe("sec:V05 feat:G3 the end of many sessions", () => {
     expect(await ask(there, kept)).toBe("accepted");
   });
 
-  it("while they begin: none is left over", async () => {
+  it("while new ones begin: none is left over", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const begun: Awaited<ReturnType<typeof issue>>[] = [];

@@ -14,7 +14,7 @@ import {
   startServer,
 } from "./servers.ts";
 
-describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, () => {
+describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 60_000 }, () => {
   let redis: TestRedis;
   beforeEach(async () => {
     redis = await startRedis();
@@ -35,7 +35,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     };
   }
 
-  it("a revocation is known elsewhere by push, long before the next read", async () => {
+  it("pushes a revocation to other servers, long before their next poll", async () => {
     await using world = await twoServers("60000ms");
     const { here, there } = world;
     await pushed(here, there);
@@ -53,7 +53,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     expect(p99).toBeLessThan(250);
   });
 
-  it("claims and many ends at once are told as well", async () => {
+  it("pushes changes of claims and bulk revocations too", async () => {
     await using world = await twoServers("60000ms");
     const { here, there } = world;
     await pushed(here, there);
@@ -68,7 +68,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     await expect.poll(() => there.health().changes).toBe(known + 1);
   });
 
-  it("a subscriber that the server ends is replaced, and what was missed is read", async () => {
+  it("replaces a subscriber that the server closes, and reads the missed entries", async () => {
     await using world = await twoServers("60000ms");
     const { admin, here, there } = world;
     await pushed(here, there);
@@ -83,7 +83,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     await pushed(here, there);
   });
 
-  it("a user who may not use channels: the log is read in time", async () => {
+  it("polls in time if the Redis user may not use channels", async () => {
     const admin = await redis.connect();
     await admin.sendCommand(["ACL", "SETUSER", "default", "resetchannels"]);
     await using world = await twoServers();
@@ -95,7 +95,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     expect(there.health().push).toBe("disconnected");
   });
 
-  it("a client that is no node-redis client: the log is read in time", async () => {
+  it("polls in time if the client is not from node-redis", async () => {
     await using world = await twoServers();
     const client = await redis.connect();
     const plain = await startServer(
@@ -111,7 +111,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     await plain.close();
   });
 
-  it("where nothing passes any more, nobody revoked gets in, and it recovers by itself", async () => {
+  it("accepts no revoked session while the network is down, and recovers by itself", async () => {
     const hole = await startBlackHole({ path: redis.socket });
     const client = createClient({
       socket: { host: "127.0.0.1", port: hole.port, reconnectStrategy: () => 20 },
@@ -144,7 +144,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     await hole[Symbol.asyncDispose]();
   });
 
-  it("a server that was stopped, and goes on: the same", async () => {
+  it("accepts no revoked session while the Redis server is suspended, and recovers by itself", async () => {
     await using world = await twoServers();
     const { here, there } = world;
     const live = await issue(here);
@@ -160,7 +160,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     expect(await lastAccepted(there, live)).toBeLessThan(bound + slack);
   });
 
-  it("sec:V03 a restart that loses a revocation: who knows it refuses, and brings it back to the store", async () => {
+  it("sec:V03 after a restart that lost a revocation, a server that knows it refuses and restores it", async () => {
     await using world = await twoServers();
     const { admin, here, there } = world;
     await pushed(here, there);
@@ -173,7 +173,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     await recovered(there, live);
     await recovered(here, live);
     expect(await ask(there, ended)).toBe("SESSION_REVOKED");
-    // One that knows nothing, and finds the store as it was before the revocation.
+    // A server without memory finds the store as it was before the revocation.
     const fresh = await startServer(redisStore(await redis.connect()));
     expect(await lastAccepted(fresh, ended)).toBeLessThan(bound + slack);
     expect(await ask(fresh, live)).toBe("accepted");
@@ -182,7 +182,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     await fresh.close();
   });
 
-  it("sec:V03 a restart that loses all: every session of before is refused, and new ones are not", async () => {
+  it("sec:V03 after a restart that lost everything, earlier sessions are refused and new ones accepted", async () => {
     await using world = await twoServers();
     const { here, there } = world;
     const [lost, ended] = [await issue(here), await issue(here)];
@@ -190,7 +190,7 @@ describe.skipIf(redisMissing)("sec:V01 the feed on Redis", { timeout: 60_000 }, 
     expect(await ask(there, lost)).toBe("accepted");
     await redis.kill();
     await redis.start();
-    // The keys that signed them are lost as well.
+    // The keys that signed their tokens are lost too.
     await expect.poll(() => ask(there, lost), { timeout: 10_000 }).toBe("TOKEN_INVALID");
     expect(await ask(there, ended)).toBe("TOKEN_INVALID");
     const begun = await issue(here);

@@ -3,18 +3,18 @@ import { expect } from "vitest";
 import type { SessionEvent, SessionStore } from "../../src/index.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 
-/** A server with real time, and what it told. */
+/** A server in real time, and its events. */
 export interface FeedServer extends Sessions {
   readonly events: SessionEvent[];
 }
 
-/** A session, and its access token. */
+/** A session and its access token. */
 export interface Issued {
   readonly id: string;
   readonly access: string;
 }
 
-/** Milliseconds of `maxStaleness` in most tests: long enough to tell apart from a push. */
+/** `maxStaleness` in most tests, in milliseconds: long enough to distinguish polling from a push. */
 export const bound = 500;
 /** Milliseconds that a busy machine may add. */
 export const slack = 250;
@@ -41,7 +41,7 @@ export async function issue(server: Sessions): Promise<Issued> {
   return { id: session.id, access: tokens.accessToken };
 }
 
-/** What a server says of a call with the session's access token: "accepted", or why not. */
+/** The result of a call with the session's access token: "accepted", or the reason for refusal. */
 export async function ask(server: Sessions, { access }: Issued): Promise<string> {
   return server.getSession(exchangeOf({ bearer: access })).then(
     () => "accepted",
@@ -52,8 +52,8 @@ export async function ask(server: Sessions, { access }: Issued): Promise<string>
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /**
- * Asks again and again until the session is refused as ended; resolves to how many milliseconds
- * after the call of this it was last accepted, 0 for never. Asks of an outage count as nothing.
+ * Calls repeatedly until the session is refused as ended. Resolves to the milliseconds after which it
+ * was last accepted, 0 for never. Calls that fail with an outage do not count.
  */
 export async function lastAccepted(
   server: Sessions,
@@ -69,7 +69,7 @@ export async function lastAccepted(
       return last;
     }
     if (answer === "accepted") {
-      // By when it was asked: an answer may be late for other reasons.
+      // Measured at the start of the call, because an answer may be late for other reasons.
       last = asked;
     }
     if (asked > within) {
@@ -79,14 +79,14 @@ export async function lastAccepted(
   }
 }
 
-/** Waits until a server hears of what others append. */
+/** Waits until a server receives entries of other processes by push. */
 export async function pushed(...servers: readonly Sessions[]): Promise<void> {
   for (const server of servers) {
     await expect.poll(() => server.health().push, { timeout: 15_000 }).toBe("connected");
   }
 }
 
-/** Waits until a server lets a live session pass again. */
+/** Waits until a server accepts a live session again. */
 export async function recovered(server: Sessions, live: Issued): Promise<void> {
   await expect.poll(() => ask(server, live), { timeout: 20_000 }).toBe("accepted");
 }

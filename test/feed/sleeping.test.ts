@@ -8,11 +8,11 @@ import { redisMissing, startRedis } from "../servers/redis.ts";
 import { redisWithFakeClock } from "../stores/redis-fixture.ts";
 import { createSqlite } from "../stores/sqlite-fixture.ts";
 
-/** Stores on a clock of their own, as two servers have them. */
+/** One store as two servers see it, on a clock of its own. */
 interface Shared extends AsyncDisposable {
   readonly clock: FakeClock;
   readonly newStore: () => SessionStore;
-  /** Lets the store's clock follow. */
+  /** Moves the store's clock along. */
   readonly told: () => Promise<unknown>;
 }
 
@@ -35,7 +35,7 @@ async function onSqlite(): Promise<Shared> {
     clock,
     newStore() {
       const store = fixture.another();
-      // Where it waits for another writer, that is real time.
+      // Waiting for another writer takes real time.
       const after: Clock["after"] = (...args) => systemClock.after(...args);
       return { ...store, open: () => store.open({ clock: { ...clock, after } }) };
     },
@@ -55,10 +55,10 @@ describe.each([
   ["sqliteStore", onSqlite, undefined],
   ["redisStore", onRedis, redisMissing],
 ] as const)(
-  "%s: a server that slept while its place in the log was dropped",
+  "%s: a server that slept until its position in the log was dropped",
   (_, start, missing) => {
     it.skipIf(missing)(
-      "refuses what was revoked meanwhile, as far as its tokens are alive",
+      "refuses sessions that were revoked meanwhile and whose tokens are still alive",
       async () => {
         await using shared = await start();
         const { clock, newStore, told } = shared;
@@ -70,7 +70,7 @@ describe.each([
           clock,
           store: {
             ...inner,
-            // Nothing wakes it, and what it asks for is answered once it is awake.
+            // Nothing wakes it, and its requests are answered once it is awake.
             onChange: () => () => {},
             async changes(cursor, window) {
               while (asleep) {
@@ -102,17 +102,19 @@ describe.each([
         await here.revoke(late.id, "revoked");
         clock.advance("10m");
         await told();
-        // The first entry is dropped, and not the second.
+        // The first entry is dropped, the second is not.
         await inner.prune(1_000);
         expect((await inner.changes(undefined, 24 * 3_600_000)).entries).toHaveLength(1);
         asleep = false;
-        await there.feed.catchUp();
+        await there.revocations.catchUp();
         expect(there.revocations.get(early.id)).toBeUndefined();
-        expect(await there.verify(early.token, there.storeNow())).toMatchObject({
+        expect(await there.verify(early.token, there.revocations.storeNow())).toMatchObject({
           status: "expired",
         });
         expect(there.revocations.get(late.id)?.endedBy).toBe("revoked");
-        expect(await there.verify(live.token, there.storeNow())).toMatchObject({ status: "valid" });
+        expect(await there.verify(live.token, there.revocations.storeNow())).toMatchObject({
+          status: "valid",
+        });
         expect(there.revocations.unsure).toBe(false);
         await Promise.all([here.close(), there.close()]);
       },

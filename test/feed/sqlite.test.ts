@@ -3,7 +3,7 @@ import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { openedSqlite } from "../stores/sqlite-fixture.ts";
 import { ask, issue, lastAccepted, pushed, startServer } from "./servers.ts";
 
-it("sec:V01 a revocation is known to other processes on the file within 250 ms, by push", async () => {
+it("sec:V01 SQLite pushes a revocation to other processes on the file within 250 ms", async () => {
   await using fixture = await openedSqlite();
   const maxStaleness = "60s";
   const here = await startServer(fixture.another(), { maxStaleness });
@@ -18,7 +18,7 @@ it("sec:V01 a revocation is known to other processes on the file within 250 ms, 
   await Promise.all([here.close(), there.close()]);
 });
 
-it("a look at the file reads no log where nothing was written, and is one however far a clock jumps", async () => {
+it("SQLite checks the file without reading the log if nothing was written, once per jump of the clock", async () => {
   await using fixture = await openedSqlite();
   const store = fixture.another();
   const clock = createFakeClock();

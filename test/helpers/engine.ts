@@ -1,6 +1,6 @@
 import type { SecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import {
   type LifetimeOptions,
   type RefreshOptions,
@@ -14,11 +14,11 @@ export interface TestEngine extends Engine {
   readonly clock: FakeClock;
   readonly store: SessionStore;
   readonly events: SessionEvent[];
-  /** Signs somebody in by header: the refresh token of generation 0. */
+  /** Creates a header session; returns its refresh token of generation 0. */
   signIn(): Promise<{ readonly id: string; readonly token: string }>;
-  /** Refreshes by header. */
+  /** Refreshes a header session. */
   exchange(token: string): ReturnType<Engine["refresh"]>;
-  /** Makes the generation of the token old enough to be confirmed, uses it, and lets the overlap pass. */
+  /** Waits until the generation may be confirmed, uses the token, and lets the overlap pass. */
   confirm(token: string): Promise<void>;
 }
 
@@ -33,7 +33,7 @@ export interface TestEngineOptions {
 export async function startEngine(options: TestEngineOptions = {}): Promise<TestEngine> {
   const { store = memoryStore(), clock = createFakeClock() } = options;
   const events: SessionEvent[] = [];
-  const engine = await openEngine({
+  const engine = await new Engine({
     issuer: "https://api.example.com",
     audience: "https://api.example.com",
     store,
@@ -42,16 +42,15 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
     clockSkew: 60_000,
     clock,
     emit: (event) => events.push(event),
-  });
+  }).open();
   const exchange: TestEngine["exchange"] = (token) =>
     engine.refresh({ token, transport: "header" });
-  return {
-    ...engine,
+  return Object.assign(engine, {
     clock,
     store,
     events,
     exchange,
-    async signIn() {
+    signIn: async () => {
       const { record, refreshToken } = await engine.create({
         userId: "alice",
         tenantId: null,
@@ -63,10 +62,10 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
       });
       return { id: record.id, token: refreshToken };
     },
-    async confirm(token) {
+    confirm: async (token: string) => {
       clock.advance("60s");
       await exchange(token);
       clock.advance("31s");
     },
-  };
+  });
 }

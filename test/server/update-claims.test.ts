@@ -428,7 +428,7 @@ describe("what goes wrong in an update", () => {
       );
       expect(answer.error?.code).toBe(Code.Internal);
       expect(answer.error?.rawMessage).toMatch(
-        /^updateClaims: claims: the access token would have up to \d+ characters/,
+        /^updateClaims: the claims are too large: the access token could reach \d+ characters/,
       );
       expect(answer.body).not.toContain("CANARY");
       expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);
@@ -444,12 +444,12 @@ describe("what goes wrong in an update", () => {
       world.sessions.require(context).updateClaims({ role: "CANARY" as "admin", visits: 3 }),
     );
     expect(answer.error?.code).toBe(Code.Internal);
-    expect(answer.error?.rawMessage).toBe("updateClaims: claims: role is not as the schema says");
+    expect(answer.error?.rawMessage).toBe("updateClaims: the claims do not match the schema: role");
     expect(answer.body).not.toContain("CANARY");
     expect((await world.sessions.find(id))?.claims).toEqual({ role: "reader", visits: 0 });
     await expect(
       world.sessions.updateClaims(id, { visits: "CANARY" as never, role: 7 as never }),
-    ).rejects.toThrow("updateClaims: claims: role, visits are not as the schema says");
+    ).rejects.toThrow("updateClaims: the claims do not match the schema: role, visits");
   });
 
   it("feat:E1 a member that the schema would drop is told to the developer, and changes nothing", async () => {

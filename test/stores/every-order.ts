@@ -1,12 +1,12 @@
 import { directly, type Method, type Server } from "./servers.ts";
 
-/** Work that races with that of other servers; no two on the same server. */
+/** A task that races with tasks on other servers; at most one per server. */
 export interface Racer {
   readonly server: Server;
   readonly work: () => Promise<unknown>;
 }
 
-/** Where the order could have been another: which of how many went. */
+/** A point at which the order was chosen: the index that went first, and the number of candidates. */
 interface Choice {
   readonly chosen: number;
   readonly of: number;
@@ -15,11 +15,11 @@ interface Choice {
 const ordered: ReadonlySet<Method> = new Set(["load", "refresh", "confirm", "revoke", "insert"]);
 
 /**
- * Runs a race once for every order in which its calls of the store can happen, and returns how many
- * there are. Each call is atomic, so these are all that servers and networks can make of it.
+ * Runs a race once for every order in which its calls of the store can happen, and returns the number
+ * of orders. Calls are atomic, so no other outcomes are possible.
  *
- * @param race prepares one race; `after` is called when it is over, with the order in which the
- * calls were done, as "server:method"
+ * @param race prepares one race; `after` is called at its end with the order of the calls, each as
+ * "server:method"
  */
 export async function inEveryOrder(
   race: () => Promise<{
@@ -87,7 +87,7 @@ async function runRace(racers: readonly Racer[], choices: readonly number[]) {
   return { taken, order };
 }
 
-/** The choices of the next order: the last that can be another is. */
+/** The choices for the next order: changes the last one that has an alternative. */
 function next(taken: readonly Choice[]): readonly number[] | undefined {
   const last = taken.findLastIndex(({ chosen, of }) => chosen + 1 < of);
   return last < 0

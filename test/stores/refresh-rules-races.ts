@@ -12,9 +12,9 @@ import {
 } from "./rules-helpers.ts";
 import { directly, type Servers, startServers } from "./servers.ts";
 
-/** R01, R03, R05, R06 and R08: who comes first, and what gets lost in between. */
+/** R01, R03, R05, R06 and R08: races between refreshes, revocations and crashes. */
 export function describeRaces(newStore: NewSharedStore): void {
-  it("sec:R01: 64 refreshes at once on 4 servers make one generation and one successor", async () => {
+  it("sec:R01: 64 concurrent refreshes on 4 servers create one generation and one successor", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     const before = refreshWrites(servers);
@@ -26,7 +26,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     const [successor = "", ...others] = new Set(answers.map((answer) => answer.refreshToken));
     expect(others).toEqual([]);
     expect(parseRefreshToken(successor)?.generation).toBe(1);
-    // One chain: the parent leads to the same successor everywhere, which is alive everywhere.
+    // One chain: on every server the parent leads to the same successor, and the successor is alive.
     await servers.pass(2_000);
     for (const server of servers.all) {
       expect((await server.exchange(token)).refreshToken).toBe(successor);
@@ -36,7 +36,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R03: a server that dies around the write leaves the old state or the new one", async () => {
+  it("sec:R03: a server that crashes around the write leaves either the old or the new state", async () => {
     await using servers = await startServers(newStore());
     for (const written of [true, false]) {
       const { id, token } = await ripe(servers);
@@ -64,8 +64,8 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R05: whoever loses the race does not end the session of who won, in every order", async () => {
-    // Settled at once, so that the successor may be confirmed while the loser is on its way.
+  it("sec:R05: the loser of a race does not end the session of the winner, in any order", async () => {
+    // No settling time, so that the successor may be confirmed while the loser is in flight.
     await using servers = await startServers(newStore(), { refresh: { settle: "0s" } });
     const firsts = new Set<string>();
     const races = await inEveryOrder(async () => {
@@ -98,7 +98,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R05: nor when the child and its parent come together, and the child is confirmed", async () => {
+  it("sec:R05: nor does a parent that arrives together with its child, which is confirmed", async () => {
     await using servers = await startServers(newStore());
     const races = await inEveryOrder(async () => {
       const { id, token } = await ripe(servers);
@@ -129,7 +129,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R06: once a revoke or sign-out is acknowledged, no server mints a successor", async () => {
+  it("sec:R06: no server mints a successor after a revocation or sign-out is acknowledged", async () => {
     await using servers = await startServers(newStore());
     let [minted, refused] = [0, 0];
     const races = await inEveryOrder(async () => {
@@ -166,7 +166,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(refused).toBeGreaterThan(minted);
   });
 
-  it("sec:R06: an answer that a server has at hand is not given after another one's revoke", async () => {
+  it("sec:R06: a server does not repeat a shared answer after another server's revocation", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     await servers.at(0).exchange(token);
@@ -175,13 +175,13 @@ export function describeRaces(newStore: NewSharedStore): void {
     await allRefused(servers, [token]);
   });
 
-  it("sec:R08: only the store judges: what a server remembers or has read before does not count", async () => {
+  it("sec:R08: only the store decides; earlier reads and memory of a server do not count", async () => {
     const refresh = { settle: "0s", overlap: "2ms", clientTimeout: "1ms" } as const;
     await using servers = await startServers(newStore(), { refresh });
     const { id, token } = await servers.at(0).signIn();
     await servers.at(1).exchange(token);
     await servers.pass(3);
-    // The first has answered this and would share that answer for a second; others go on.
+    // The first server would share its answer for a second; meanwhile the others continue.
     const child = (await servers.at(0).exchange(token)).refreshToken ?? "";
     await servers.at(1).exchange(child);
     await servers.pass(3);
@@ -191,7 +191,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect((await recordOf(servers, id)).endedBy).toBe("theft");
   });
 
-  it("sec:R08: a write on what was read before another server's write changes nothing", async () => {
+  it("sec:R08: a write based on an outdated read changes nothing", async () => {
     await using servers = await startServers(newStore(), { wrong: [0, 0] });
     const { id, token } = await ripe(servers);
     let meanwhile: string | undefined;

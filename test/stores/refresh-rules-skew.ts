@@ -16,7 +16,7 @@ const wrong = [5 * minute, -5 * minute, 4 * minute, 0];
 
 /** R13: servers whose wall clocks are wrong. */
 export function describeSkew(newStore: NewSharedStore): void {
-  it("sec:R13: servers with clocks 5 minutes off log nobody out and find no theft that is none", async () => {
+  it("sec:R13: servers with clocks 5 minutes off sign nobody out and report no false theft", async () => {
     await using servers = await startServers(newStore(), { wrong });
     const { id, token } = await servers.at(0).signIn();
     let present = token;
@@ -40,13 +40,13 @@ export function describeSkew(newStore: NewSharedStore): void {
     expect(record?.generation).toBeGreaterThan(8);
     expect(lost).toBeGreaterThan(1);
     const types = servers.all.flatMap(({ events }) => events.map(({ type }) => type));
-    // That the feed is stale, and recovers, is the doing of the clock that is moved.
+    // Moving the clock makes the log stale, and it recovers.
     expect(new Set(types.filter((type) => !type.startsWith("feed")))).toEqual(
       new Set(["created", "refreshed", "recovered"]),
     );
   });
 
-  it("sec:R13: overlap, confirmation and idle end are the store's to the millisecond on all of them", async () => {
+  it("sec:R13: overlap, confirmation and idle end follow the store's clock to the millisecond everywhere", async () => {
     await using servers = await startServers(newStore(), { wrong });
     for (const server of servers.all) {
       const { token } = await ripe(servers);
@@ -71,7 +71,7 @@ export function describeSkew(newStore: NewSharedStore): void {
     expect(servers.thefts()).toHaveLength(4);
   });
 
-  it("sec:R13: nor do they sign with a key before all of them know it", async () => {
+  it("sec:R13: servers with wrong clocks do not sign with a key before all of them have it", async () => {
     await using servers = await startServers(newStore(), { wrong });
     const [first, ...others] = new Set(await kids(servers));
     expect(others).toEqual([]);
@@ -93,7 +93,7 @@ async function keysIn(servers: Servers) {
   return (await servers.at(0).store.signingKeys()).keys;
 }
 
-/** The keys under which the servers sign now; every server takes what any of them signed. */
+/** The keys with which the servers sign now. Every server must accept the tokens of all others. */
 async function kids(servers: Servers): Promise<string[]> {
   const found: string[] = [];
   for (const server of servers.all) {

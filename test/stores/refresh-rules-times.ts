@@ -19,9 +19,9 @@ import {
 } from "./rules-helpers.ts";
 import { directly, type Servers, startServers } from "./servers.ts";
 
-/** R02, R04, R09, R13, R14, R15 and R16: what time makes of a refresh token. */
+/** R02, R04, R09, R13, R14, R15 and R16: refresh tokens over time. */
 export function describeTimes(newStore: NewSharedStore): void {
-  it("sec:R02: a lost response is recovered after any time shorter than the idle limit", async () => {
+  it("sec:R02: a lost response is recovered at any time before the idle end", async () => {
     await using servers = await startServers(newStore());
     for (const delay of [0, second, 31 * second, hour, 5 * day, 14 * day - 1]) {
       const { id, token } = await ripe(servers);
@@ -30,7 +30,7 @@ export function describeTimes(newStore: NewSharedStore): void {
       const again = await servers.at(1).exchange(token);
       expect(again.refreshToken, `${delay}`).toBe(lost.refreshToken);
       await servers.pass(delay);
-      // Lost once more: each retry puts the idle end off.
+      // Lost once more: each retry extends the idle end.
       expect((await servers.at(2).exchange(token)).refreshToken).toBe(lost.refreshToken);
       const { record } = await servers.at(3).exchange(lost.refreshToken ?? "");
       expect(record).toMatchObject({ id, generation: 1, revokedAt: null });
@@ -47,7 +47,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R04: the parent is good until the overlap after the confirmation has passed, and no longer", async () => {
+  it("sec:R04: the parent is valid until the overlap after the confirmation is over, and no longer", async () => {
     await using servers = await startServers(newStore());
     for (const since of [30 * second, 30 * second + 1]) {
       const { id, token } = await ripe(servers);
@@ -85,7 +85,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toHaveLength(2);
   });
 
-  it("sec:R09: idle and absolute end bind to the millisecond, and sliding never passes the latter", async () => {
+  it("sec:R09: the idle and the absolute end apply to the millisecond, and refreshes never extend the latter", async () => {
     const [idle, absolute] = [2 * day, 5 * day];
     await using servers = await startServers(newStore(), {
       lifetimes: { idle: "2d", absolute: "5d" },
@@ -98,7 +98,7 @@ export function describeTimes(newStore: NewSharedStore): void {
         const end = servers.shared.now() + absolute;
         let [idleEnd, present] = [servers.shared.now() + idle, token];
         for (const [turn, ms] of [...pauses, idle].entries()) {
-          // Not past an end, but for `idle`, which leads right to it.
+          // Does not reach an end, except for `idle`, which reaches it exactly.
           const left = idleEnd - servers.shared.now();
           await servers.pass(ms === idle ? left : Math.min(ms, left - 1));
           const now = servers.shared.now();
@@ -121,7 +121,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R09: a session that has just expired lives in no answer that a server has at hand", async () => {
+  it("sec:R09: a server does not repeat a shared answer for a session that has just expired", async () => {
     await using servers = await startServers(newStore(), {
       lifetimes: { idle: "1d", absolute: "1d" },
     });
@@ -134,10 +134,10 @@ export function describeTimes(newStore: NewSharedStore): void {
 
   describeSkew(newStore);
 
-  it("sec:R14: 1,000 replays on 4 servers are one theft and one event", async () => {
+  it("sec:R14: 1,000 replays on 4 servers cause one theft and one event", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripeTwice(servers);
-    // All four have found the theft before any of them has written it.
+    // All four servers detect the theft before any of them writes it.
     meetAt(servers, "revoke");
     const found = await Promise.all(times(64, (i) => failure(servers.at(i).exchange(token))));
     for (const server of servers.all) {
@@ -157,7 +157,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(entries).toEqual([{ kind: "revoked", session: id, endedBy: "theft", at }]);
   });
 
-  it("sec:R15: access tokens of before the end are refused at once where it was made, soon elsewhere", async () => {
+  it("sec:R15: after the end, access tokens are refused at once on the same server and soon on the others", async () => {
     await using servers = await startServers(newStore());
     for (const endedBy of ["theft", "revoked", "signOut"] as const) {
       const { id, token, successor, newAccess } = await ripeTwice(servers);
@@ -174,17 +174,17 @@ export function describeTimes(newStore: NewSharedStore): void {
       for (const server of servers.all) {
         expect(server.revocations.get(id)).toMatchObject({ endedBy });
       }
-      // A server that starts after it knows it, too.
+      // A server that starts later knows it too.
       const late = await servers.add();
       expect(late.revocations.get(id)).toMatchObject({ endedBy });
     }
   });
 
-  it("sec:R16: a jar with an old refresh token beside a new access token comes together again", async () => {
+  it("sec:R16: a cookie jar with an old refresh token and a new access token becomes consistent again", async () => {
     await using servers = await startServers(newStore());
     const { token, access: old } = await ripe(servers);
     const { refreshToken: successor = "", access } = await servers.at(0).exchange(token);
-    // Used while it is young, left for long, used again after it expired: it confirms nothing.
+    // Used early, left unused for long, and used again after it expired: it confirms nothing.
     for (const pause of [0, 59 * second]) {
       await servers.pass(pause);
       await use(servers.at(1), access);
@@ -193,7 +193,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     await servers.pass(3 * day);
     const again = await servers.at(3).exchange(token);
     expect(again.refreshToken).toBe(successor);
-    // The other way round: an old access token beside the new refresh token.
+    // The other way round: an old access token with the new refresh token.
     await use(servers.at(0), old);
     await servers.pass(2 * second);
     expect(await servers.at(1).exchange(successor)).toMatchObject({
@@ -203,7 +203,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R16: until the use of that access token has confirmed it, and the overlap is over", async () => {
+  it("sec:R16: that holds until the access token has confirmed its generation and the overlap is over", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     const { refreshToken: successor, access } = await servers.at(0).exchange(token);
@@ -222,7 +222,7 @@ interface Remains {
   readonly access: Parameters<typeof acceptedBy>[1];
 }
 
-/** Refresh tokens are dead at once, and access tokens once the log was read. */
+/** Refresh tokens are refused at once, and access tokens once the log was read. */
 async function deadEverywhere(servers: Servers, { tokens, access }: Remains): Promise<void> {
   expect(await acceptedBy(servers, access)).not.toContain(2);
   for (const server of servers.all) {

@@ -16,12 +16,12 @@ import {
 } from "./rules-helpers.ts";
 import { type Server, secret, startServers } from "./servers.ts";
 
-/** How many; the promise is of 1,000,000: `RPCSESSION_JUNK=1000000 npx vitest run refresh-rules`. */
+/** How many junk tokens. The full case has 1,000,000: `RPCSESSION_JUNK=1000000 npx vitest run refresh-rules`. */
 const junkTokens = Number(process.env.RPCSESSION_JUNK ?? 20_000);
 
-/** R07, R10, R11 and R12: what a refresh token is good for, and what is none. */
+/** R07, R10, R11 and R12: the scope of a refresh token, and forged tokens. */
 export function describeTokens(newStore: NewSharedStore): void {
-  it("sec:R07: a revoke ends the session with all its generations, and no other one", async () => {
+  it("sec:R07: a revocation ends all generations of the session, and no other session", async () => {
     await using servers = await startServers(newStore());
     const other = await ripe(servers);
     const { id, token } = await ripe(servers);
@@ -53,7 +53,7 @@ export function describeTokens(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R10: a refresh token leads to its own session wholly, whatever else is in the jar", async () => {
+  it("sec:R10: a refresh token leads only to its own session, whatever else is in the cookie jar", async () => {
     await using servers = await startServers(newStore());
     const alice = await signIn(servers.at(0), "alice");
     const bob = await signIn(servers.at(1), "bob");
@@ -62,7 +62,7 @@ export function describeTokens(newStore: NewSharedStore): void {
       expect(record).toMatchObject({ id: one.record.id, userId });
       expect(access.claims).toMatchObject({ sid: one.record.id, sub: userId });
     }
-    // A sign-in over another one's session takes its place: that one is dead at once.
+    // A sign-in over another session replaces it: that session is dead at once.
     const next = await signIn(servers.at(2), "bob", alice.record.id);
     expect((await servers.at(3).exchange(next.refreshToken)).record.userId).toBe("bob");
     expect(await recordOf(servers, alice.record.id)).toMatchObject({ endedBy: "replaced" });
@@ -74,7 +74,7 @@ export function describeTokens(newStore: NewSharedStore): void {
     }
   });
 
-  it("sec:R10: parts of two tokens make none, even under a sound check, and change nothing", async () => {
+  it("sec:R10: parts of two tokens do not form a valid one, even with a correct check, and change nothing", async () => {
     await using servers = await startServers(newStore());
     const { current } = await openSecretRing(readSecretOption(secret), issuer);
     const one = await ripeTwice(servers);
@@ -97,7 +97,7 @@ export function describeTokens(newStore: NewSharedStore): void {
       const byCookie = servers.at(mask).refresh({ token: one.successor, transport: "cookie" });
       expect(await failure(byCookie)).toMatchObject({ reason: "TOKEN_INVALID" });
     }
-    // All but the two as they are: the ids of the secret are equal, and a sound check is remade.
+    // All combinations except the two originals; the secret id is equal, and the check is recomputed.
     expect(tried).toBe(28 + 24);
     expect(await Promise.all(ids.map((id) => recordOf(servers, id)))).toEqual(before);
     expect((await servers.at(0).exchange(one.successor)).record.id).toBe(one.id);
@@ -121,13 +121,13 @@ export function describeTokens(newStore: NewSharedStore): void {
     expect((await servers.at(0).exchange(token)).record.userId).toBe("alice");
   }, 300_000);
 
-  it("sec:R12: the rows alone mint nothing, and nothing that comes of them changes a session", async () => {
+  it("sec:R12: stolen rows cannot mint a valid token, and forged tokens change no session", async () => {
     await using servers = await startServers(newStore());
     const { id } = await ripeTwice(servers);
     const record = await recordOf(servers, id);
     const guess = [crypto.getRandomValues(new Uint8Array(32))];
     const { current } = await openSecretRing(guess, issuer);
-    // All that is stored, and the name of the secret, but another secret.
+    // Everything that is stored, and the id of the secret, but another secret.
     for (const keys of [current, { ...current, id: record.secretId }]) {
       for (const generation of [0, 1, 2]) {
         const forged = await mintRefreshToken(keys, { ...record, session: id, generation });
@@ -135,7 +135,7 @@ export function describeTokens(newStore: NewSharedStore): void {
         expect(kind).toBe(keys === current ? "unavailable" : "unauthorized");
       }
     }
-    // The secret alone is not enough either: the salt never leaves the store.
+    // The secret alone is not enough either: only the store has the salt.
     const { current: ours } = await openSecretRing(readSecretOption(secret), issuer);
     for (const salt of ["", `${record.salt.slice(1)}A`]) {
       const forged = await mintRefreshToken(ours, { ...record, session: id, generation: 1, salt });
@@ -163,14 +163,14 @@ function signIn(server: Server, userId: string, replaces: string | null = null) 
   });
 }
 
-/** What only a holder of the secret could do: the parts of a token, under a check that fits them. */
+/** Combines parts of tokens under a correct check, which only a holder of the secret can do. */
 async function withSoundCheck(keys: SecretKeys, parts: readonly string[]): Promise<string> {
   const body = parts.slice(0, 4).join(".");
   const mac = await keys.refreshCheck.sign(new TextEncoder().encode(body));
   return `${body}.${base64Encode(mac.subarray(0, 8), "url")}`;
 }
 
-/** Junk of ten kinds, no two the same: nine that are no tokens of ours, one of an unknown secret. */
+/** Ten kinds of junk, all different: nine malformed or forged, one under an unknown secret. */
 function junk(token: string, index: number): string {
   const [secretId, session = "", generation, tag = "", check = ""] = token.split(".");
   const mark = index.toString(36).padStart(8, "0");

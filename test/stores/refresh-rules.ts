@@ -4,12 +4,12 @@ import { describeTimes } from "./refresh-rules-times.ts";
 import { describeTokens } from "./refresh-rules-tokens.ts";
 import type { NewSharedStore } from "./rules-helpers.ts";
 
-/** The refresh rules as servers that share a store keep them, one test and more for each. */
+/** The refresh rules for servers that share a store, with at least one test each. */
 export function describeRefreshRules(newStore: NewSharedStore): void {
-  describe("refreshes that race", () => {
+  describe("racing refreshes", () => {
     describeRaces(newStore);
   });
-  describe("refreshes in time", () => {
+  describe("refreshes over time", () => {
     describeTimes(newStore);
   });
   describe("refresh tokens", () => {

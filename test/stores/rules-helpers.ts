@@ -9,10 +9,10 @@ export const second = 1_000;
 export const minute = 60 * second;
 export const hour = 60 * minute;
 export const day = 24 * hour;
-/** Each server has read the change log by then. */
+/** After this time every server has read the change log. */
 export const pollBound = 2.5 * second;
 
-/** What the work was refused with; nothing when it was not. */
+/** The error with which the work was refused; undefined if it succeeded. */
 export async function failure(work: Promise<unknown>): Promise<Partial<SessionError>> {
   return work.then(
     () => ({}),
@@ -20,7 +20,7 @@ export async function failure(work: Promise<unknown>): Promise<Partial<SessionEr
   );
 }
 
-/** A session whose next refresh advances: generation 0 was confirmed more than the overlap ago. */
+/** A session whose next refresh advances: generation 0 was confirmed longer ago than the overlap. */
 export async function ripe(servers: Servers) {
   const { id, token } = await servers.at(0).signIn();
   await servers.pass(minute);
@@ -29,7 +29,7 @@ export async function ripe(servers: Servers) {
   return { id, token, access };
 }
 
-/** A session one generation further, whose successor is ripe as well. */
+/** A session one generation later, whose next refresh advances too. */
 export async function ripeTwice(servers: Servers) {
   const first = await ripe(servers);
   const answer = await servers.at(2).exchange(first.token);
@@ -40,16 +40,16 @@ export async function ripeTwice(servers: Servers) {
   return { ...first, successor, newAccess: answer.access };
 }
 
-/** Whether a server lets a call with this access token in: sound, alive, not known to be revoked. */
+/** Whether a server accepts this access token: valid, not expired, not known to be revoked. */
 export async function accepts(server: Server, { token }: Refreshed["access"]): Promise<boolean> {
-  const verified = await server.verify(token, server.storeNow());
+  const verified = await server.verify(token, server.revocations.storeNow());
   if (verified.status !== "valid") {
     return false;
   }
   return server.revocations.get(verified.claims.sid) === undefined;
 }
 
-/** Which of the servers let a call with this access token in. */
+/** The servers that accept this access token. */
 export async function acceptedBy(
   servers: Servers,
   access: Refreshed["access"],
@@ -72,7 +72,7 @@ export async function recordOf(servers: Servers, id: string): Promise<SessionRec
   return record;
 }
 
-/** Holds the first call of a method on each server until all of them have come to it. */
+/** Holds the first call of a method on each server until all servers have reached it. */
 export function meetAt(servers: Servers, method: Method): void {
   let go = (): void => {};
   const all = new Promise<void>((resolve) => {

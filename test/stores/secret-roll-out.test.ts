@@ -28,7 +28,7 @@ describePostgres(
 );
 
 function describeRollOut(newStore: NewSharedStore): void {
-  it("in the documented order gives equal successors throughout, and logs nobody out", async () => {
+  it("in the documented order mints equal successors throughout, and signs nobody out", async () => {
     await using servers = await startServers(newStore(), { secret: old });
     const log: Log = { types: new Set(), secrets: new Set() };
     const clients = await signIn(servers, 20);
@@ -36,7 +36,7 @@ function describeRollOut(newStore: NewSharedStore): void {
     await rollOut(servers, clients, { list: [next, old], log });
     expect(log.secrets.size).toBe(2);
 
-    // The old one is dropped after the absolute life of a session: 90 days.
+    // The old secret is removed after the absolute lifetime of a session: 90 days.
     const [few, on] = [clients.slice(0, 4), [1, 2]];
     for (let days = 13; days <= 52; days += 13) {
       await servers.pass(13 * day);
@@ -47,7 +47,7 @@ function describeRollOut(newStore: NewSharedStore): void {
       await servers.pass(13 * day);
       await everybodyRefreshes(servers, days < 90 ? [...few, ...later] : later, on);
     }
-    // Those of the old secret have come to their absolute end by now, and were not dropped by this.
+    // Sessions under the old secret have reached their absolute end; removing it ended none of them.
     for (const { token } of few) {
       expect(await failure(servers.at(0).exchange(token))).toMatchObject({ kind: "unauthorized" });
     }
@@ -58,13 +58,13 @@ function describeRollOut(newStore: NewSharedStore): void {
     expect(log.types).toEqual(new Set(["created", "refreshed", "recovered"]));
   }, 60_000);
 
-  it("in the wrong order is Unavailable where the secret lacks, and still logs nobody out", async () => {
+  it("in the wrong order is Unavailable on servers without the secret, and still signs nobody out", async () => {
     await using servers = await startServers(newStore(), { secret: old });
     const [client] = await signIn(servers, 1);
     if (client === undefined) {
       throw new Error("nobody signed in");
     }
-    // First on one server, while the others were never given it.
+    // It is at the front on one server, and the others do not have it.
     await servers.at(0).close();
     await start(servers, 0, [next, old]);
     await advance(servers, client, [0]);
@@ -99,22 +99,22 @@ async function signIn(servers: Servers, count: number): Promise<Client[]> {
 }
 
 interface Log {
-  /** Of all events, also those of servers that were stopped. */
+  /** All events, including those of stopped servers. */
   readonly types: Set<string>;
-  /** The secrets under which sessions were meanwhile. */
+  /** The secrets that sessions were under meanwhile. */
   readonly secrets: Set<string>;
 }
 
 function note(stopped: readonly Server[], { types }: Log): void {
   for (const { type } of stopped.flatMap(({ events }) => events)) {
-    // That the feed is stale, and recovers, is the doing of the clock that is moved.
+    // Moving the clock makes the log stale, and it recovers.
     if (!type.startsWith("feed")) {
       types.add(type);
     }
   }
 }
 
-/** Gives every server other secrets, one at a time, while everybody goes on refreshing. */
+/** Changes the secrets of one server after the other while all clients keep refreshing. */
 async function rollOut(
   servers: Servers,
   clients: readonly Client[],
@@ -134,7 +134,7 @@ async function rollOut(
   }
 }
 
-/** Starts a server in the place of another one. */
+/** Starts a server that replaces another one. */
 async function start(
   servers: Servers,
   index: number,
@@ -144,7 +144,7 @@ async function start(
   servers.all.pop();
 }
 
-/** Every client goes on by a generation, on all of the servers at the same time. */
+/** Every client advances by one generation, on all servers concurrently. */
 async function everybodyRefreshes(
   servers: Servers,
   clients: readonly Client[],
@@ -169,7 +169,7 @@ async function advance(servers: Servers, client: Client, on: readonly number[]):
   await successorOf(servers, client, on);
 }
 
-/** One refresh on several servers at once: one generation, and the same token from all of them. */
+/** Refreshes on several servers concurrently: one generation, and the same token from all of them. */
 async function successorOf(servers: Servers, client: Client, on: readonly number[]): Promise<void> {
   const answers = await Promise.all(on.map((index) => servers.at(index).exchange(client.token)));
   const [successor, ...others] = new Set(answers.map(({ refreshToken }) => refreshToken));

@@ -4,19 +4,19 @@ import { checkJwk, isSigningAlgorithm, type SigningAlgorithm } from "../../jwt/j
 import { assertPem } from "../../jwt/keys.ts";
 
 /**
- * A signing key that never leaves its keeper, such as a KMS or HSM. Every signature is verified with
- * `publicJwk` before it goes into a token.
+ * A signing key that stays in a KMS or HSM. Every signature is verified with `publicJwk` before it is
+ * used in a token.
  */
 export interface RemoteSigner {
-  /** Default: the RFC 7638 thumbprint of `publicJwk`. */
+  /** Default: the thumbprint of `publicJwk` (RFC 7638). */
   readonly kid?: string;
-  /** Must be what the type of `publicJwk` says. */
+  /** Must match the type of `publicJwk`. */
   readonly alg: SigningAlgorithm;
   readonly publicJwk: JWK;
   /**
-   * Signs the bytes; hashing, where the algorithm has a hash, is part of it. ES256 may be answered
-   * as r and s of 32 bytes each or in DER. A rejection is an outage: the call fails with
-   * `unavailable` and nobody is signed out. Give it a timeout of its own.
+   * Signs the bytes, including the hash that the algorithm requires. For ES256 the result may be r
+   * and s of 32 bytes each, or DER. A rejection counts as an outage: the call fails with
+   * `unavailable` and nobody is signed out. Set a timeout in your implementation.
    */
   sign(data: Uint8Array<ArrayBuffer>): Promise<Uint8Array>;
 }
@@ -24,24 +24,26 @@ export interface RemoteSigner {
 /** The keys that sign access tokens. */
 export interface KeysOptions {
   /**
-   * A key of your own: a private JWK, PEM in PKCS #8, or a signer. Default: keys are generated, kept
-   * in the store encrypted under `secret`, and rotated.
+   * A key of your own: a private JWK (RFC 7517), PEM in PKCS #8 (RFC 5208), or a remote signer.
+   * Default: keys are generated, kept in the store encrypted under `secret`, and rotated.
    */
   readonly signing?: JWK | string | RemoteSigner;
   /**
-   * Beside `signing`: public JWKs, or PEM in SPKI, that verify too and are published. To rotate
-   * your own key, add the next one here on every server; an hour later make it `signing` and put
-   * the former one here; remove that after two hours.
+   * Further public keys that verify tokens and are published, as JWKs or PEM in SPKI. Only with
+   * `signing`. At most 63.
+   *
+   * To rotate your own key: 1. add the next public key here on every server; 2. an hour later, make
+   * that key `signing` and put the previous public key here; 3. remove it after two hours.
    */
   readonly verification?: readonly (JWK | string)[];
   /**
-   * How long a generated key signs. Default "30d"; 1h to 400d. The next one is published 10 minutes
-   * before it signs, and the former one until all it signed has expired.
+   * How long a generated key signs. Default "30d"; from "1h" to "400d". The next key is published 10
+   * minutes before it signs, and the previous one until every token that it signed has expired.
    */
   readonly rotation?: Duration;
 }
 
-/** The options of keys, checked as far as that needs no cryptography. */
+/** The checked `keys` options. Checks that need cryptography follow when the keys are loaded. */
 export type KeyPlan =
   | {
       readonly kind: "generated";
@@ -53,30 +55,31 @@ export type KeyPlan =
       readonly kind: "own";
       readonly signing: JWK | string | RemoteSigner;
       readonly verification: readonly (JWK | string)[];
-      /** What the signing key must be; undefined when that was left to the key. */
+      /** The required algorithm; undefined to accept the algorithm of the key. */
       readonly algorithm: SigningAlgorithm | undefined;
     };
 
-/** The most keys a service publishes: what verifiers of this library read. */
+/** The most keys that a service publishes, and that verifiers of this library read. */
 export const maxPublishedKeys = 64;
 
 /**
  * Resolves and checks the options.
  * @param algorithm the option `algorithm`
- * @throws TypeError with what to change, when they contradict each other or a key is weak or of no use
+ * @throws TypeError that names the wrong option, if options contradict each other or a key is weak or
+ * unsuitable
  */
 export function readKeyPlan(options: KeysOptions = {}, algorithm?: SigningAlgorithm): KeyPlan {
   assertMembers("keys", options, { signing: 0, verification: 0, rotation: 0 });
   const { signing, verification = [], rotation } = options;
   if (algorithm !== undefined && !isSigningAlgorithm(algorithm)) {
     throw new TypeError(
-      `algorithm: ${JSON.stringify(algorithm)} is none of "ES256", "RS256", "EdDSA"`,
+      `algorithm must be "ES256", "RS256" or "EdDSA", got ${JSON.stringify(algorithm)}`,
     );
   }
   if (signing === undefined) {
     if (verification.length > 0) {
       throw new TypeError(
-        "keys.verification: goes with keys.signing only; generated keys publish themselves",
+        "keys.verification requires keys.signing; generated keys are published automatically",
       );
     }
     const days = durationMs("keys.rotation", rotation ?? "30d", {
@@ -87,11 +90,13 @@ export function readKeyPlan(options: KeysOptions = {}, algorithm?: SigningAlgori
   }
   if (rotation !== undefined) {
     throw new TypeError(
-      "keys.rotation: only generated keys are rotated; leave it out, or keys.signing",
+      "keys.rotation applies to generated keys only; remove either keys.rotation or keys.signing",
     );
   }
   if (verification.length >= maxPublishedKeys) {
-    throw new TypeError(`keys.verification: at most ${maxPublishedKeys - 1} keys`);
+    throw new TypeError(
+      `keys.verification holds at most ${maxPublishedKeys - 1} keys, got ${verification.length}`,
+    );
   }
   named("keys.signing", () => checkSigning(signing, algorithm));
   verification.forEach((key, i) => {
@@ -100,21 +105,21 @@ export function readKeyPlan(options: KeysOptions = {}, algorithm?: SigningAlgori
   return { kind: "own", signing, verification, algorithm };
 }
 
-/** Whether the key signs elsewhere. */
+/** Whether the key is a remote signer. */
 export function isRemoteSigner(key: JWK | string | RemoteSigner): key is RemoteSigner {
   return typeof (key as Partial<RemoteSigner> | null)?.sign === "function";
 }
 
-/** @throws TypeError when a key turns out to be of another algorithm than was asked for */
+/** @throws TypeError if the key has another algorithm than the required one */
 export function assertAlgorithm(alg: SigningAlgorithm, wanted: SigningAlgorithm | undefined): void {
   if (wanted !== undefined && alg !== wanted) {
     throw new TypeError(
-      `the key is one of ${alg}, and "${wanted}" was asked for; change one of them`,
+      `the key has the algorithm "${alg}", but "${wanted}" is required; change one of them`,
     );
   }
 }
 
-/** Runs a check of one option, whose name goes before its message. */
+/** Runs a check of one option; prefixes its error message with the name of the option. */
 export function named<T>(option: string, check: () => T): T {
   try {
     return check();
@@ -141,14 +146,14 @@ function checkSigning(
   assertAlgorithm(alg, algorithm);
 }
 
-/** @returns the algorithm; undefined for PEM, which only the import can read */
+/** @returns the algorithm; undefined for PEM, which is only parsed when it is imported */
 function checkKey(key: JWK | string, operation: "sign" | "verify"): SigningAlgorithm | undefined {
   if (typeof key === "string") {
     assertPem(key, operation);
     return undefined;
   }
   if (typeof key !== "object" || key === null) {
-    throw new TypeError("must be a JWK or PEM");
+    throw new TypeError("the key must be a JWK object or a PEM string");
   }
   return checkJwk(key, operation);
 }

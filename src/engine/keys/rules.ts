@@ -1,48 +1,47 @@
 import type { SigningKey, VerificationKey } from "../../jwt/keys.ts";
 
-/** A key of the store, ready for use. */
+/** A key from the store, ready for use. */
 export interface LoadedKey {
   readonly slot: number;
   /** By the store's clock. */
   readonly createdAt: number;
   readonly verification: VerificationKey;
-  /** Undefined when it is encrypted under a secret this server was not given. */
+  /** Undefined if it is encrypted under a secret that this server was not given. */
   readonly signing: SigningKey | undefined;
-  /** The id of the secret it is encrypted under. */
+  /** The id of the secret under which it is encrypted. */
   readonly secretId: string;
   /** The public JWK, ready for a JWK set. */
   readonly publicJwk: Readonly<Record<string, unknown>>;
 }
 
-/** How keys follow each other. All spans are milliseconds. */
+/** How keys follow each other. All durations are milliseconds. */
 export interface RotationRules {
   /** How long one key signs. */
   readonly rotation: number;
-  /** How long a token may live, with the clock skew that verifiers grant. */
+  /** How long a token may live, including the clock skew that verifiers allow. */
   readonly retention: number;
 }
 
 /**
- * How long a key is published before it signs, so that every verifier has it by then; and, after the
- * next one began to sign, how long a server may not have heard of that.
+ * How long a key is published before it signs, so that every verifier has it by then. It is also how
+ * long a server may take to notice that the next key has begun to sign.
  */
 export const publishAhead: number = 10 * 60_000;
-/** How old a key is at least before it makes way for one of the right secret or algorithm. */
+/** Minimum age of a key before it is replaced because of a changed secret or algorithm. */
 const replaceAfter = 86_400_000;
 
-/** The key that signs: the newest that was published long enough; the first of all signs at once. */
+/** The newest key that has been published long enough. The very first key signs immediately. */
 export function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKey | undefined {
   const usable = keys.filter((key) => key.signing !== undefined);
   return usable.findLast((key) => key.createdAt + publishAhead <= now) ?? usable[0];
 }
 
 /**
- * Whether the next key must be made now.
+ * Whether the next key must be created now.
  *
- * Only keys that this server can sign with count: one that a server with another secret made says
- * nothing about ours. A key under a secret or of an algorithm that is not the current one makes way
- * early, but not at once: while a change of options rolls out, servers disagree about what is
- * current, and would outbid each other.
+ * Only keys that this server can sign with count; keys of servers with other secrets do not. A key
+ * with an outdated secret or algorithm is replaced early, but not immediately: during a roll-out
+ * servers disagree about the current options, and would keep replacing each other's keys.
  */
 export function isRotationDue(
   keys: readonly LoadedKey[],
@@ -58,10 +57,11 @@ export function isRotationDue(
 }
 
 /**
- * The least slot that is kept: below it no key can have signed a token that is still alive.
+ * The lowest slot to keep. No key below it can have signed a token that is still alive.
  *
- * A key goes when a later one has signed for so long that even the last server has heard of it, and
- * when it is so old that a server which cannot read the later one has made its own.
+ * A key is removed once two conditions hold. A later key has signed for so long that every server
+ * has noticed. And the key is so old that a server without access to the later key has created one
+ * of its own.
  */
 export function leastUsefulSlot(
   keys: readonly LoadedKey[],

@@ -1,6 +1,6 @@
 import type { EndedBy, SessionRecord } from "../store.ts";
 
-/** What the rule looks at: `generation` is named g in the table below. */
+/** The input of the rule. `generation` is called g in the table below. */
 export type RefreshState = Pick<
   SessionRecord,
   "generation" | "confirmedAt" | "idleExpiresAt" | "expiresAt" | "revokedAt" | "endedBy"
@@ -11,22 +11,22 @@ export interface RefreshTimes {
   readonly overlap: number;
 }
 
-/** What a refresh token of a proven generation leads to. */
+/** The outcome for a refresh token of a proven generation. */
 export type RefreshDecision =
-  /** Mint generation g+1; the answer carries its refresh token. */
+  /** Mint generation g+1 and send its refresh token. */
   | { readonly kind: "advance" }
-  /** A new access token of g, and no refresh token; confirms g once it is settled. */
+  /** Send a new access token of g, but no refresh token; confirms g once it is settled. */
   | { readonly kind: "keep" }
-  /** The answer got lost: send the refresh token of g again. */
+  /** The response was lost: send the refresh token of g again. */
   | { readonly kind: "resend" }
-  /** The store has lost generations it once had: move it forward to the presented one. */
+  /** The store has lost generations: move it forward to the presented one. */
   | { readonly kind: "forward" }
-  /** The token was used after its successor was: revoke. */
+  /** Reuse detected: the token was used after its successor. Revoke the session. */
   | { readonly kind: "theft" }
   | { readonly kind: "expired" }
   | { readonly kind: "revoked"; readonly at: number; readonly endedBy: EndedBy };
 
-/** The form of {@link decideRefresh}. */
+/** The signature of {@link decideRefresh}. */
 export type RefreshRule = (
   record: SessionRecord,
   presented: number,
@@ -34,7 +34,7 @@ export type RefreshRule = (
 ) => RefreshDecision;
 
 /**
- * Decides a refresh. Pure: the same record, generation and time always give the same decision.
+ * Decides a refresh. A pure function: the decision depends on record, generation and time only.
  *
  * | presented p | state of g | decision |
  * |---|---|---|
@@ -47,7 +47,7 @@ export type RefreshRule = (
  * | p > g | | forward |
  *
  * @param presented the generation of a refresh token whose tag was verified
- * @param now milliseconds by the store's clock; a confirmation in its future counts as just now
+ * @param now milliseconds by the store's clock; a later confirmation time counts as now
  */
 export function decideRefresh(
   state: RefreshState,

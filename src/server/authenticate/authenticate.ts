@@ -50,7 +50,9 @@ export function checkSession(
       return checkStored(core, response, verified);
     case "feed":
       assertNotRevoked(engine, claims);
-      return engine.revocations.unsure || engine.feed.isStale(now) || hasNewClaims(engine, claims)
+      return engine.revocations.unsure ||
+        engine.revocations.isStale(now) ||
+        hasNewClaims(engine, claims)
         ? checkFeed(core, response, verified)
         : claims;
   }
@@ -62,8 +64,8 @@ async function checkFeed(
   verified: Verified,
 ): Promise<TokenClaims> {
   const { engine, claims, demand } = verified;
-  if (!engine.revocations.unsure && engine.feed.isStale()) {
-    await engine.feed.catchUp();
+  if (!engine.revocations.unsure && engine.revocations.isStale()) {
+    await engine.revocations.catchUp();
     assertNotRevoked(engine, claims);
   }
   // Also where the store has lost changes meanwhile.
@@ -106,7 +108,7 @@ function assertNotRevoked(engine: Authenticator, claims: TokenClaims): void {
   const { sid: session } = claims;
   const end = engine.revocations.get(session);
   if (end !== undefined) {
-    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.storeNow());
+    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.revocations.storeNow());
   }
 }
 
@@ -215,7 +217,7 @@ function authenticateBy(
   const { core, request, demand } = given;
   const { presented } = request;
   const byCookie = presented.bearer === undefined;
-  const now = engine.storeNow();
+  const now = engine.revocations.storeNow();
   const verified = byCookie
     ? verifyCookies(core, engine, { presented, now })
     : verifyBearer(engine, { presented, now });

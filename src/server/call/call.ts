@@ -85,7 +85,7 @@ export function enterSession(
   claims: TokenClaims,
 ): void | Promise<void> {
   return andThen(core.claims.read(claims.claims), (read) =>
-    call.enter(() => core.sessionOn(call, { claims, read })),
+    call.enter(() => core.sessionOn(core, { claims, read }, call)),
   );
 }
 

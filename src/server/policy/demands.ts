@@ -19,11 +19,11 @@ export interface AuthenticationAge {
  * @throws SessionError `forbidden`, `STEP_UP_REQUIRED` (RFC 9470)
  */
 export function assertFresh(
-  core: Pick<VerifyingCore, "storeNow">,
+  core: Pick<VerifyingCore, "revocations">,
   { session, authTime, within }: AuthenticationAge,
 ): void {
   // Times in tokens are whole seconds, cut off: of the one in which it was some may be left.
-  if (core.storeNow() - authTime < within + 1000) {
+  if (core.revocations.storeNow() - authTime < within + 1000) {
     return;
   }
   const requirement = `within ${within / 1000}s`;
@@ -92,7 +92,7 @@ export function assertDemands({ freshWithin, claims }: DemandOptions, procedure:
  * @throws SessionError `forbidden`, with every demand that is not met
  */
 export function checkDemands(
-  core: Pick<VerifyingCore, "storeNow">,
+  core: Pick<VerifyingCore, "revocations">,
   { freshWithin, claims: demands }: Demands,
   claims: TokenClaims,
 ): void {

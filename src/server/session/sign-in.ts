@@ -117,7 +117,7 @@ async function formerSessions(engine: Engine, call: Call): Promise<Iterable<stri
     // The call has begun one already, and that one took the place of those presented.
     return [call.written];
   }
-  const now = engine.storeNow();
+  const now = engine.revocations.storeNow();
   return (await provenSessions(engine, call.presented, { inMessage: "", now })).sessions;
 }
 
@@ -130,7 +130,7 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   call.written = created.record.id;
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
-  const session = core.sessionOn(call, { claims, read });
+  const session = core.sessionOn(core, { claims, read }, call);
   call.enter(() => session);
   return session;
 }

@@ -125,14 +125,13 @@ export function updateSession(
   if (old === undefined || old.version !== version || !isLive(old, now)) {
     return undefined;
   }
-  const { claims, data, device } = jsonCopy(given);
+  const { claims, data } = jsonCopy(given);
   return keepSession(sessions, {
     ...old,
     claims: claims ?? old.claims,
     claimsVersion: old.claimsVersion + (claims ? 1 : 0),
     data: data ?? old.data,
     version: version + (claims || data ? 1 : 0),
-    device: device ?? old.device,
   });
 }
 

@@ -187,10 +187,10 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
 }
 
 function updateArguments(change: SessionUpdate): (string | number)[] {
-  const { id, version, claims, data, device } = change;
+  const { id, version, claims, data } = change;
   const raise = claims === undefined && data === undefined ? 0 : 1;
   const flag = claims === undefined ? "" : "claims";
-  return [id, version, raise, flag, ...toJsonFields({ claims, data, device })];
+  return [id, version, raise, flag, ...toJsonFields({ claims, data })];
 }
 
 function reply([now, flag, ...fields]: readonly string[]) {
