@@ -9,7 +9,7 @@ import type { StreamWatch } from "../engine/revocation/revocations.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
-import type { Call } from "./call/state.ts";
+import type { Call } from "./call/call.ts";
 
 /** Tells the IP address of a call's client; undefined when it is not known. */
 export type ClientIp = (context: HandlerContext) => string | undefined;
