@@ -13,7 +13,7 @@ import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.
 import { createOpener } from "./base/promises.ts";
 import { createClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
-import { createRevocations } from "./engine/revocation/revocations.ts";
+import { NoRevocations } from "./engine/revocation/none.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
@@ -186,14 +186,7 @@ function createAuthenticator(
       findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
       cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
     }),
-    // Nobody tells a service that only verifies of revocations: there are none, and none is doubted.
-    revocations: createRevocations({ clock: options.clock, window: 0 }),
-    feed: { isStale: () => false, staleness: () => 0, catchUp: async () => {} },
-    storeNow: () => options.clock.now(),
-    watch: () => () => {},
-    staleness: () => 0,
-    catchUp: async () => {},
-    isClosed: () => false,
+    revocations: new NoRevocations(options.clock),
     antiCsrf: { verify: async () => false },
     used() {},
     load: () => Promise.reject(noStore()),

@@ -1,7 +1,7 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { systemClock } from "../../src/base/clock.ts";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
 import { createPolicies } from "../../src/server/policy/policy.ts";
 import type { BenchOptions } from "../lib/options.ts";
@@ -76,13 +76,13 @@ async function cachedSessions(size: number): Promise<Omit<Contestant, "name">> {
 }
 
 async function revocationsInFeed(size: number): Promise<Omit<Contestant, "name">> {
-  const revocations = createRevocations({ clock: systemClock, window: 3_600_000 });
+  const revocations = new KnownChanges({ clock: systemClock, window: 3_600_000 });
   const idOf = (i: number): string => `session-id-${String(i).padStart(10, "0")}x`;
   for (let i = 0; i < size; i++) {
     revocations.apply({ kind: "revoked", session: idOf(i), endedBy: "revoked", at: Date.now() });
   }
   const asked = places(size).map((i) => idOf(i + size));
-  return lookUps(asked, (id) => revocations.get(id) === undefined && !revocations.unsure);
+  return lookUps(asked, (id) => revocations.get(id) === undefined && !revocations.isOverfull);
 }
 
 async function methodsWithPolicies(size: number): Promise<Omit<Contestant, "name">> {

@@ -5,7 +5,7 @@ import type { JsonObject } from "../base/json.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
-import type { StreamWatch } from "../engine/revocation/revocations.ts";
+import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
@@ -15,21 +15,13 @@ import type { Call } from "./call/call.ts";
 export type ClientIp = (context: HandlerContext) => string | undefined;
 
 /** What authentication needs of an engine: all that a service that only verifies has. */
-export type Authenticator = StreamWatch &
-  Pick<
-    Engine,
-    | "verify"
-    | "revocations"
-    | "feed"
-    | "load"
-    | "loadUnsure"
-    | "reissue"
-    | "reissueFrom"
-    | "used"
-    | "revoke"
-  > & {
-    readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
-  };
+export type Authenticator = Pick<
+  Engine,
+  "verify" | "load" | "loadUnsure" | "reissue" | "reissueFrom" | "used" | "revoke"
+> & {
+  readonly revocations: Revocations;
+  readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+};
 
 /** What the parts that read sessions share: the options, checked and resolved, and the engine. */
 export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {

@@ -67,7 +67,7 @@ export async function authenticate(
   try {
     // 3. The token: format, signature, issuer, audience, lifetime.
     const engine = await waits.for(core.engine());
-    const now = engine.storeNow();
+    const now = engine.revocations.storeNow();
     const verify = (token: string) => waits.for(engine.verify(token, now));
     const verified = byCookie
       ? await verifyCookies(core, presented, verify)
@@ -155,7 +155,9 @@ async function checkSession(
       return demand.waits.for(checkStored(core, response, call));
     case "feed":
       assertNotRevoked(engine, verified);
-      return engine.revocations.unsure || engine.feed.isStale(now) || hasNewClaims(engine, verified)
+      return engine.revocations.unsure ||
+        engine.revocations.isStale(now) ||
+        hasNewClaims(engine, verified)
         ? demand.waits.for(checkFeed(core, response, call))
         : verified;
   }
@@ -178,8 +180,8 @@ async function checkFeed(
   { engine, verified, demand }: VerifiedCall,
 ): Promise<TokenClaims> {
   // 1. Catch up with the change log.
-  if (!engine.revocations.unsure && engine.feed.isStale()) {
-    await engine.feed.catchUp();
+  if (!engine.revocations.unsure && engine.revocations.isStale()) {
+    await engine.revocations.catchUp();
     assertNotRevoked(engine, verified);
   }
 
@@ -235,7 +237,7 @@ async function useReissued(
 function assertNotRevoked(engine: Authenticator, { sid: session }: TokenClaims): void {
   const end = engine.revocations.get(session);
   if (end !== undefined) {
-    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.storeNow());
+    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.revocations.storeNow());
   }
 }
 

@@ -138,7 +138,7 @@ export async function signOut(core: Core, call: Call, inMessage: string): Promis
     checkCrossSite(core, call);
   }
   const engine = await core.engine();
-  const now = engine.storeNow();
+  const now = engine.revocations.storeNow();
   const { sessions, unknown } = await provenSessions(engine, presented, { inMessage, now });
   if (sessions.size === 0 && unknown !== undefined) {
     // Its session lives on, and a server that can end it may be asked next.

@@ -117,7 +117,7 @@ async function formerSessions(engine: Engine, call: Call): Promise<Iterable<stri
     // The call has begun one already, and that one took the place of those presented.
     return [call.written];
   }
-  const now = engine.storeNow();
+  const now = engine.revocations.storeNow();
   return (await provenSessions(engine, call.presented, { inMessage: "", now })).sessions;
 }
 

@@ -34,7 +34,7 @@ export class OpenStreams {
   ): Promise<WatchedStream> {
     const { clock, maxStreamStaleness } = this.#core;
     const engine = await this.#core.engine();
-    this.#freshness ??= createLogWatch(engine, clock, maxStreamStaleness);
+    this.#freshness ??= createLogWatch(engine.revocations, clock, maxStreamStaleness);
     const options = {
       ...{ engine, end, ...ends, freshness: this.#freshness },
       // Not all of them at once.

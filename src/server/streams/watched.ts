@@ -1,7 +1,7 @@
 import { type Clock, systemClock } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
-import type { StreamWatch } from "../../engine/revocation/revocations.ts";
+import type { Revocations } from "../../engine/revocation/log.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { EndedEntry } from "../../engine/store.ts";
 import type { Authenticator } from "../core.ts";
@@ -21,10 +21,10 @@ export interface LogWatch {
  * A process that was asleep finds its log late as well; it reads once more before it gives up.
  * @param max milliseconds; the greatest patience there is
  */
-export function createLogWatch(watch: StreamWatch, clock: Clock, max: number): LogWatch {
+export function createLogWatch(revocations: Revocations, clock: Clock, max: number): LogWatch {
   /** The question that is not answered yet, and since when it could have been. */
   let asked: { since: number } | undefined;
-  const isLate = (): boolean => watch.staleness() >= max / 2;
+  const isLate = (): boolean => revocations.staleness() >= max / 2;
   return {
     look() {
       if (!isLate()) {
@@ -37,11 +37,11 @@ export function createLogWatch(watch: StreamWatch, clock: Clock, max: number): L
         };
         // A turn of the event loop, no time: without one no answer can have come.
         systemClock.after(0, turn);
-        watch.catchUp().then(turn, turn);
+        revocations.catchUp().then(turn, turn);
       }
     },
     isLost: (patience) =>
-      watch.staleness() >= patience &&
+      revocations.staleness() >= patience &&
       asked !== undefined &&
       clock.monotonic() - asked.since >= answerTime,
   };
@@ -110,7 +110,9 @@ export class WatchedStream {
     if (this.#closed || !this.#options.onRevoke) {
       return;
     }
-    const stop = this.#options.engine.watch(session.id, (change) => this.#ended(change));
+    const stop = this.#options.engine.revocations.watch(session.id, (change) =>
+      this.#ended(change),
+    );
     if (this.isOpen) {
       this.#stop = stop;
     }
@@ -147,11 +149,11 @@ export class WatchedStream {
       return;
     }
     const { engine, freshness, patience, monotonic, onRevoke } = this.#options;
-    const now = engine.storeNow();
+    const now = engine.revocations.storeNow();
     const last = this.#last ?? this.#endedMeanwhile;
     if (now >= this.#endsAt) {
       this.#end(accessExpired(this.#session.id));
-    } else if (engine.isClosed() || (onRevoke && freshness.isLost(patience))) {
+    } else if (engine.revocations.isClosed() || (onRevoke && freshness.isLost(patience))) {
       this.#end(logLost());
     } else if (last !== undefined) {
       if (monotonic() >= last.until) {
@@ -176,7 +178,7 @@ export class WatchedStream {
 
   /** Milliseconds until it wants to look, at the latest. */
   get dueIn(): number {
-    return Math.min(this.#endsAt, this.#looksAt) - this.#options.engine.storeNow();
+    return Math.min(this.#endsAt, this.#looksAt) - this.#options.engine.revocations.storeNow();
   }
 
   get isOpen(): boolean {
@@ -199,7 +201,7 @@ export class WatchedStream {
   }
 
   #errorOf({ session, endedBy, at }: EndedEntry): SessionError {
-    return endedError({ session, endedBy, at }, this.#options.engine.storeNow());
+    return endedError({ session, endedBy, at }, this.#options.engine.revocations.storeNow());
   }
 
   /** A refresh moves the end of a session; an outage does not, and leaves the end that is known. */
