@@ -33,7 +33,7 @@ import type { CookieOptions } from "./request/cookie-options.ts";
 import { createSessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import type { ClientIp, Core } from "./server/core.ts";
-import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy/policy.ts";
+import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 
 /** The options of {@link createSessions}. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -155,7 +155,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const engine = readEngineOptions(options);
   return {
     engine,
-    policies: createPolicies({
+    policies: new Policies({
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),

@@ -140,7 +140,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       assertFreshOn(core, callOf(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.check(router.handlers.map(({ method }) => method)),
+    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
@@ -177,7 +177,7 @@ function assertFreshOn(
   const { id, authTime } = given.session;
   try {
     const within = durationMs("requireFresh", given.within);
-    assertFresh(core, { session: id, authTime: authTime.getTime(), within });
+    assertFresh(core, { sessionId: id, authTime: authTime.getTime(), within });
   } catch (error) {
     throw error instanceof TypeError
       ? misuse(error.message, error)

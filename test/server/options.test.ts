@@ -216,7 +216,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "methods, auth no word",
       { methods: { "a.B/C": { auth: "public" } } },
-      /^methods: the auth of a\.B\/C is "public"/,
+      /^methods: the auth of a\.B\/C must be .*, got "public"$/,
     ],
   ])("%s", (_, wrong, message) => {
     expect(make(wrong)).toThrow(TypeError);
