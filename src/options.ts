@@ -30,7 +30,7 @@ import type { SessionLimit, SessionStore } from "./engine/store.ts";
 import type { SigningAlgorithm } from "./jwt/jwk.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
-import { createSessionCookies } from "./request/cookies.ts";
+import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
@@ -162,7 +162,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
-      cookies: createSessionCookies(issuer, options.cookies),
+      cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),

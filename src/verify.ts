@@ -25,7 +25,7 @@ import {
 } from "./jwt/verified-cache.ts";
 import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/verifier.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
-import { createSessionCookies } from "./request/cookies.ts";
+import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
@@ -135,7 +135,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const core: VerifyingCore = {
     issuer: options.issuer,
-    cookies: createSessionCookies(issuer, options.cookies),
+    cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",

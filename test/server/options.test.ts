@@ -147,7 +147,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "origin with a slash",
       { origins: ["https://app.example.com/"] },
-      /^origins: "https:\/\/app\.example\.com\/" is not how a browser sends an origin; write it like/,
+      /^origins: "https:\/\/app\.example\.com\/" is not an origin as browsers send it; use a value such as/,
     ],
     ["origin with a path", { origins: ["https://app.example.com/x"] }, /^origins: /],
     ["origin in capitals", { origins: ["https://App.example.com"] }, /^origins: /],
@@ -161,12 +161,12 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "cookies insecure with https",
       { cookies: { insecure: true } },
-      /^cookies\.insecure: not with an https issuer; leave it out/,
+      /^cookies\.insecure cannot be combined with an https issuer; leave it out$/,
     ],
     [
       "cookies sameSite",
       { cookies: { sameSite: "sloppy" } },
-      /^cookies\.sameSite: "sloppy" is none of/,
+      /^cookies\.sameSite must be .*, got "sloppy"$/,
     ],
     [
       "crossSite no choice",
@@ -211,8 +211,12 @@ describe("what cannot work throws at construction, and says what to change", () 
       { methods: { "a.B/C": "none" } },
       /^the policy of a\.B\/C in methods must be an object, got string$/,
     ],
-    ["public undefined", { public: [undefined] }, /^public: /],
-    ["public a name", { public: ["notes.v1.NotesService/SignIn"] }, /^public: /],
+    ["public undefined", { public: [undefined] }, /^public must list generated methods/],
+    [
+      "public a name",
+      { public: ["notes.v1.NotesService/SignIn"] },
+      /^public must list generated methods/,
+    ],
     [
       "methods, auth no word",
       { methods: { "a.B/C": { auth: "public" } } },
