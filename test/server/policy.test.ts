@@ -583,7 +583,7 @@ describe("two instances in one process never meet", () => {
     );
     const passed = await server.call(required, {}, { bearer: ofA.access });
     expect(passed.error?.code).toBe(Code.Internal);
-    expect(passed.error?.rawMessage).toMatch(/router of this instance/);
+    expect(passed.error?.rawMessage).toMatch(/of this instance to the router/);
     const wrong = wireServer(b.protect({ routes: openRoutes(b) }));
     const { hint, body } = await wrong.call(required, {}, { bearer: ofA.access });
     expect(hint).toMatchObject({ realm: "https://b.example", session: "" });
