@@ -1,5 +1,6 @@
 import { base64url } from "jose";
 import type { JsonObject, JsonValue } from "../base/json.ts";
+import { maxTokenLength } from "../base/wire.ts";
 import { assertUserClaims, fromPayload, isCount, type TokenClaims, toPayload } from "./claims.ts";
 import { algorithmNamed, signingAlgorithms } from "./jwk.ts";
 import {
@@ -9,7 +10,7 @@ import {
   signWith,
   type VerificationKey,
 } from "./keys.ts";
-import { maxTokenLength, type ParsedJwt, parseCompact } from "./strict-parse.ts";
+import { type ParsedJwt, parseCompact } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
 /** The rules that a token must meet at any time, and where keys are found. */
@@ -124,7 +125,9 @@ function checkOptions(options: AccessTokenVerifierOptions): AccessTokenVerifierO
     throw new TypeError(`maxLife must be a whole number of seconds, at least 1, got ${maxLife}`);
   }
   if (!isCount(clockSkew)) {
-    throw new TypeError(`clockSkew must be a whole number of seconds, 0 or more, got ${clockSkew}`);
+    throw new TypeError(
+      `clockSkew must be a whole number of seconds, 0 or more, got ${String(clockSkew)}`,
+    );
   }
   return { ...options, findKey: options.findKey.bind(options) };
 }
