@@ -130,7 +130,7 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   call.written = created.record.id;
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
-  const session = core.sessionOn(call, { claims, read });
+  const session = core.sessionOn(core, { claims, read }, call);
   call.enter(() => session);
   return session;
 }
