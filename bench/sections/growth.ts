@@ -3,7 +3,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
-import { createPolicies } from "../../src/server/policy/policy.ts";
+import { Policies } from "../../src/server/policy/policy.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";
@@ -86,13 +86,13 @@ async function revocationsInFeed(size: number): Promise<Omit<Contestant, "name">
 }
 
 async function methodsWithPolicies(size: number): Promise<Omit<Contestant, "name">> {
-  const policies = createPolicies({ public: [], methods: {} });
+  const policies = new Policies({ public: [], methods: {} });
   const methodOf = (i: number): DescMethod => ({
     ...NotesService.method.listNotes,
     name: `Method${i}`,
   });
   const methods = Array.from({ length: size }, (_, i) => methodOf(i));
-  policies.check(methods);
+  policies.assertServed(methods);
   const asked = places(size).flatMap((i) => methods[i] ?? []);
   return lookUps(asked, (method) => policies.of(method).auth === "required");
 }
