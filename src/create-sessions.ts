@@ -6,7 +6,7 @@ import { closedHealth, type SessionsHealth } from "./engine/revocation/health.ts
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
-import { sessionHandle } from "./server/session/handle.ts";
+import { SessionHandle } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 
 /**
@@ -50,7 +50,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   const core: Core = {
     ...resolved.core,
     storeNow: () => opener.opened()?.storeNow() ?? resolved.engine.clock.now(),
-    sessionOn: (call, verified) => sessionHandle(core, verified, call),
+    sessionOn: (call, verified) => new SessionHandle(core, verified, call),
     engine: () => opener.opened() ?? reach(opener.get()),
   };
   const closeOnce = async (): Promise<void> => {
