@@ -93,7 +93,7 @@ describe.each([
         expect(leaksOf(result, secrets)).toEqual([]);
         if (late) {
           expect(result.code).toBe("internal");
-          expect(result.message).toMatch(/^session\.updateClaims: the response headers were sent/);
+          expect(result.message).toMatch(/^session\.updateClaims: the response headers have already been sent/);
           expect([access, result.headers.get("rpcsession-session")]).toEqual([undefined, null]);
           expect((await server.sessions.find(session.id))?.claims).toEqual({});
           return;

@@ -70,7 +70,7 @@ describe("feat:A11 what a session says of its device", () => {
     for (const label of ["", "x".repeat(256), "\ud800", "\u0000", 7, null]) {
       const { error } = await signIn({}, { label });
       expect(error?.code).toBe(Code.Internal);
-      expect(error?.rawMessage).toMatch(/^label: must be /);
+      expect(error?.rawMessage).toMatch(/^label must be /);
       await expect(sessions.issue({ userId: "a", label: label as string })).rejects.toThrow(
         TypeError,
       );
@@ -89,13 +89,13 @@ describe("feat:A11 what a session says of its device", () => {
       expect([error?.code, body.includes("CANARY")]).toEqual([Code.Internal, false]);
       expect(broken.store.inserted).toEqual([]);
       expect(broken.events).toMatchObject([
-        { type: "failed", error: { message: "clientIp threw" } },
+        { type: "failed", error: { message: "the option clientIp threw an error" } },
       ]);
     }
     const wrong = createWorld({ clientIp: () => ({ address: "CANARY" }) as never });
     const { error } = await wrong.signIn({});
     expect(error?.rawMessage).toBe(
-      "clientIp: must return a string, or undefined where it is not known",
+      "clientIp must return a string, or undefined if the address is unknown",
     );
     expect(wrong.store.inserted).toEqual([]);
   });

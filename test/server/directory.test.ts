@@ -112,12 +112,12 @@ describe("by id", () => {
     const cyclic: Record<string, unknown> = {};
     cyclic.self = cyclic;
     for (const [data, message] of [
-      [[1], /^updateData: data: must be a JSON object/],
-      ["CANARY", /^updateData: data: must be a JSON object/],
-      [null, /^updateData: data: must be a JSON object/],
-      [{ big: "CANARY".repeat(12_000) }, /^updateData: data: is larger than 65536 bytes/],
-      [{ n: 1n }, /^updateData: data: must be a JSON object/],
-      [cyclic, /^updateData: data: must be a JSON object/],
+      [[1], /^updateData: data must be a JSON object/],
+      ["CANARY", /^updateData: data must be a JSON object/],
+      [null, /^updateData: data must be a JSON object/],
+      [{ big: "CANARY".repeat(12_000) }, /^updateData: data must be at most 65536 bytes/],
+      [{ n: 1n }, /^updateData: data must be a JSON object/],
+      [cyclic, /^updateData: data must be a JSON object/],
     ] as const) {
       const error = await sessions
         .updateData(session.id, () => data as never)
@@ -128,7 +128,7 @@ describe("by id", () => {
       expect(await sessions.data(session.id)).toEqual({ n: 1 });
     }
     for (const data of [[1], "x", 7, null, { big: "x".repeat(70_000) }, cyclic, { n: 1n }]) {
-      await expect(sessions.issue({ userId: "a", data: data as never })).rejects.toThrow(/^data: /);
+      await expect(sessions.issue({ userId: "a", data: data as never })).rejects.toThrow(/^data must /);
     }
     expect((await sessions.list({ userId: "a" })).sessions).toHaveLength(1);
   });
@@ -156,7 +156,7 @@ describe("by id", () => {
     const { sessions } = createWorld();
     for (const id of [undefined, "", 7, null, {}]) {
       await expect(sessions.find(id as never)).rejects.toThrow(
-        /^id: must be a string that is not empty/,
+        /^the id of a session must be a non-empty string/,
       );
       await expect(sessions.data(id as never)).rejects.toThrow(TypeError);
       await expect(sessions.updateClaims(id as never, {})).rejects.toThrow(TypeError);
@@ -178,13 +178,13 @@ describe("by id", () => {
       await expect(sessions.revokeAll(owner as never)).rejects.toThrow(TypeError);
     }
     await expect(sessions.list({} as never)).rejects.toThrow(
-      "list: say whose sessions, by userId, tenantId or both",
+      "list: specify userId, tenantId or both",
     );
     await expect(sessions.revokeAll({ userId: undefined, tenantId: "t" } as never)).rejects.toThrow(
-      /^revokeAll: userId is undefined; leave it out to mean every user/,
+      /^revokeAll: userId is undefined; omit it to select every user/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 0 })).rejects.toThrow(
-      /pageSize must be a whole number/,
+      /pageSize must be an integer from 1 to 1000, got 0/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 1001 })).rejects.toThrow(TypeError);
     for (const pageToken of [

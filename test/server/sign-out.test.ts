@@ -405,7 +405,7 @@ describe("Session.revoke() in a handler", () => {
     );
     events.length = 0;
     await server.stream(NotesService.method.watchNotes, {}, { access: cookie.access });
-    expect(message).toMatch(/first message of the stream; call it before that/);
+    expect(message).toMatch(/first message\); call it earlier/);
     expect(events).toEqual([]);
   });
 });

@@ -212,7 +212,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     );
     expect(answer.error?.code).toBe(Code.Internal);
     expect(answer.error?.rawMessage).toMatch(
-      /^sessions\.reauthenticate: the response headers were sent/,
+      /^sessions\.reauthenticate: the response headers have already been sent/,
     );
     expect((await live()).map(({ id }) => id)).toEqual([old.id]);
     const early = await api.stream(old.presented, (ctx) => sessions.reauthenticate(ctx));
@@ -488,9 +488,9 @@ describe("what is no step up", () => {
     const given = { transport: "body" } as never;
     const { error } = await api.call(presented, (ctx) => sessions.fork(ctx, given));
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toBe('transport: must be "header" or "cookie"');
+    expect(error?.rawMessage).toBe('transport must be "header" or "cookie"');
     await expect(sessions.issue({ userId: "alice", transport: "body" as never })).rejects.toThrow(
-      'transport: must be "header" or "cookie"',
+      'transport must be "header" or "cookie"',
     );
     expect(await live()).toHaveLength(1);
   });
@@ -501,7 +501,7 @@ describe("what is no step up", () => {
     for (const label of ["", "x".repeat(256), "\u0000", 7]) {
       const { error } = await api.call(presented, (ctx) => sessions.fork(ctx, { label } as never));
       expect(error?.code).toBe(Code.Internal);
-      expect(error?.rawMessage).toMatch(/^label: must be/);
+      expect(error?.rawMessage).toMatch(/^label must be/);
     }
   });
 

@@ -153,7 +153,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     );
     expect(late.error?.code).toBe(Code.Internal);
     expect(late.error?.rawMessage).toMatch(
-      /headers were sent .* before that, or by sessions\.updateClaims/,
+      /headers have already been sent .* earlier, or use sessions\.updateClaims/,
     );
     expect(accessOf(late)).toBeUndefined();
     expect((await world.sessions.find(id))?.claims?.role).toBe("editor");
@@ -171,9 +171,9 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     for (const given of [context, answered.result]) {
       const over = given as HandlerContext;
       const late = world.sessions.require(over).updateClaims({ role: "editor" });
-      await expect(late).rejects.toThrow(/headers were sent already/);
+      await expect(late).rejects.toThrow(/headers have already been sent/);
       const again = world.sessions.create(over, { userId: "alice" });
-      await expect(again).rejects.toThrow(/sessions\.create: the response headers were sent/);
+      await expect(again).rejects.toThrow(/sessions\.create: the response headers have already been sent/);
     }
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
     const { result } = await world.api.call(presented, (context) =>
@@ -460,8 +460,8 @@ describe("what goes wrong in an update", () => {
       world.sessions.require(context).updateClaims(demote),
     );
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toMatch(/^updateClaims: claims: the schema leaves out "rol"/);
-    await expect(world.sessions.updateClaims(id, demote)).rejects.toThrow(/leaves out "rol"/);
+    expect(error?.rawMessage).toMatch(/^updateClaims: the schema drops the claim "rol"/);
+    await expect(world.sessions.updateClaims(id, demote)).rejects.toThrow(/drops the claim "rol"/);
     await world.sessions.updateClaims(id, { rol: undefined, visits: 2 } as object);
     expect((await world.sessions.find(id))?.claims).toEqual({ role: "admin", visits: 2 });
   });
@@ -477,10 +477,10 @@ describe("what goes wrong in an update", () => {
         );
         expect(error?.code).toBe(Code.Internal);
         expect(error?.rawMessage).toBe(
-          `${name}: give it an object of the members to set, or a function`,
+          `${name}: the change must be an object with the members to set, or a function`,
         );
         await expect(world.sessions[name](id, change as never)).rejects.toThrow(
-          /give it an object/,
+          /the change must be an object/,
         );
       }
     }
