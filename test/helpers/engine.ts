@@ -14,11 +14,11 @@ export interface TestEngine extends Engine {
   readonly clock: FakeClock;
   readonly store: SessionStore;
   readonly events: SessionEvent[];
-  /** Signs somebody in by header: the refresh token of generation 0. */
+  /** Creates a header session and returns its refresh token of generation 0. */
   signIn(): Promise<{ readonly id: string; readonly token: string }>;
-  /** Refreshes by header. */
+  /** Refreshes a header session. */
   exchange(token: string): ReturnType<Engine["refresh"]>;
-  /** Makes the generation of the token old enough to be confirmed, uses it, and lets the overlap pass. */
+  /** Lets the token settle, uses it, and lets the overlap pass. */
   confirm(token: string): Promise<void>;
 }
 

@@ -27,8 +27,8 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, store, events, api, signIn, deviceOf };
 }
 
-describe("feat:A11 what a session says of its device", () => {
-  it("feat:A11 the user agent, cut to 512 characters; nothing where nothing is said", async () => {
+describe("feat:A11 the device of a session", () => {
+  it("feat:A11 contains the user agent, cut to 512 characters, if there is one", async () => {
     const { deviceOf } = createWorld();
     expect(await deviceOf({ "user-agent": "Browser/1 (X11)" })).toEqual({
       userAgent: "Browser/1 (X11)",
@@ -40,7 +40,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(await deviceOf({})).toEqual({});
   });
 
-  it("feat:A11 no address, unless the service says where one can be trusted", async () => {
+  it("feat:A11 contains an address only if the option clientIp returns one", async () => {
     const forged = {
       "x-forwarded-for": "203.0.113.9",
       forwarded: "for=203.0.113.9",
@@ -58,7 +58,7 @@ describe("feat:A11 what a session says of its device", () => {
     });
   });
 
-  it("feat:A11 a label that the user gave", async () => {
+  it("feat:A11 contains the label given at sign-in", async () => {
     const { sessions, deviceOf, signIn, store } = createWorld();
     expect(await deviceOf({ "user-agent": "B" }, { label: "Ada’s phone" })).toEqual({
       userAgent: "B",
@@ -78,7 +78,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(store.inserted).toHaveLength(before);
   });
 
-  it("feat:A11 feat:N4 a clientIp that throws, or returns no text, begins no session and tells nothing", async () => {
+  it("feat:A11 feat:N4 a clientIp that throws or does not return a string creates no session and leaks nothing", async () => {
     for (const thrown of [new Error("CANARY"), new TypeError("CANARY")]) {
       const broken = createWorld({
         clientIp() {
@@ -100,7 +100,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(wrong.store.inserted).toEqual([]);
   });
 
-  it("feat:A11 the time a session was last seen is that of its last refresh", async () => {
+  it("feat:A11 lastSeenAt is the time of the last refresh", async () => {
     const { sessions, api } = createWorld();
     const { session, tokens } = await sessions.issue({ userId: "a" });
     const seen = async () => (await session.info()).lastSeenAt.getTime();
@@ -112,7 +112,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(await seen()).toBe(began + 300_000);
   });
 
-  it("feat:A11 of a real request", async () => {
+  it("feat:A11 is read from a real request", async () => {
     const server = await startNotes();
     onTestFinished(() => server.close());
     await new Promise<void>((resolve, reject) => {
