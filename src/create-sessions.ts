@@ -49,7 +49,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   const opener = createOpener(() => openEngine(resolved.engine));
   const core: Core = {
     ...resolved.core,
-    storeNow: () => opener.opened()?.storeNow() ?? resolved.engine.clock.now(),
+    storeNow: () => opener.opened()?.revocations.storeNow() ?? resolved.engine.clock.now(),
     sessionOn: (call, verified) => new SessionHandle(core, verified, call),
     engine: () => opener.opened() ?? reach(opener.get()),
   };

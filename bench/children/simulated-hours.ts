@@ -67,7 +67,10 @@ async function call(client: Client): Promise<void> {
     client.expiresAt = access.claims.exp * 1000;
     done.refreshes++;
   }
-  const verified = await engine.verify(Buffer.from(client.access).toString(), engine.storeNow());
+  const verified = await engine.verify(
+    Buffer.from(client.access).toString(),
+    engine.revocations.storeNow(),
+  );
   if (verified.status !== "valid") {
     throw new Error(`a token is ${verified.status}`);
   }

@@ -1,9 +1,9 @@
 import type { DescMethod } from "@bufbuild/protobuf";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { systemClock } from "../../src/base/clock.ts";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
-import { createPolicies } from "../../src/server/policy/policy.ts";
+import { Policies } from "../../src/server/policy/policy.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";
@@ -76,23 +76,23 @@ async function cachedSessions(size: number): Promise<Omit<Contestant, "name">> {
 }
 
 async function revocationsInFeed(size: number): Promise<Omit<Contestant, "name">> {
-  const revocations = createRevocations({ clock: systemClock, window: 3_600_000 });
+  const revocations = new KnownChanges({ clock: systemClock, window: 3_600_000 });
   const idOf = (i: number): string => `session-id-${String(i).padStart(10, "0")}x`;
   for (let i = 0; i < size; i++) {
     revocations.apply({ kind: "revoked", session: idOf(i), endedBy: "revoked", at: Date.now() });
   }
   const asked = places(size).map((i) => idOf(i + size));
-  return lookUps(asked, (id) => revocations.get(id) === undefined && !revocations.unsure);
+  return lookUps(asked, (id) => revocations.get(id) === undefined && !revocations.isOverfull);
 }
 
 async function methodsWithPolicies(size: number): Promise<Omit<Contestant, "name">> {
-  const policies = createPolicies({ public: [], methods: {} });
+  const policies = new Policies({ public: [], methods: {} });
   const methodOf = (i: number): DescMethod => ({
     ...NotesService.method.listNotes,
     name: `Method${i}`,
   });
   const methods = Array.from({ length: size }, (_, i) => methodOf(i));
-  policies.check(methods);
+  policies.assertServed(methods);
   const asked = places(size).flatMap((i) => methods[i] ?? []);
   return lookUps(asked, (method) => policies.of(method).auth === "required");
 }

@@ -1,6 +1,6 @@
 import { Pool } from "pg";
 import { systemClock } from "../../src/base/clock.ts";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
 import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
 import type { BenchOptions } from "../lib/options.ts";
@@ -75,7 +75,7 @@ function idOf(i: number): string {
 }
 
 function feedContestant(): Contestant {
-  const revocations = createRevocations({ clock: systemClock, window: 3_600_000 });
+  const revocations = new KnownChanges({ clock: systemClock, window: 3_600_000 });
   for (let i = 0; i < sessions; i++) {
     revocations.apply({ kind: "revoked", session: idOf(i), endedBy: "revoked", at: Date.now() });
   }
@@ -89,7 +89,7 @@ function feedContestant(): Contestant {
       let revoked = 0;
       for (let i = 0; i < ops; i++) {
         const known = revocations.get(asked[i % sessions] ?? "") !== undefined;
-        revoked += known || revocations.unsure ? 1 : 0;
+        revoked += known || revocations.isOverfull ? 1 : 0;
       }
       if (revoked > 0) {
         throw new Error("nobody revoked these");

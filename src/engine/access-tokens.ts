@@ -10,7 +10,7 @@ import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { expiredError, liveOf } from "./liveness.ts";
 import { reach } from "./reach.ts";
-import type { Revocations } from "./revocation/revocations.ts";
+import type { RevocationLog } from "./revocation/log.ts";
 import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /** A signed access token and what it says. */
@@ -167,7 +167,7 @@ export interface Reissuer {
 /** What a reissuer is made of. */
 export interface ReissuerOptions extends Pick<AccessTokenOptions, "keys"> {
   readonly store: SessionStore;
-  readonly revocations: Revocations;
+  readonly revocations: RevocationLog;
   readonly clock: Clock;
 }
 

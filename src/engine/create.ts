@@ -8,7 +8,7 @@ import type { SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
 import { reach } from "./reach.ts";
 import type { RefreshTokens } from "./refresh/token.ts";
-import type { Feed } from "./revocation/feed.ts";
+import type { RevocationLog } from "./revocation/log.ts";
 import type {
   Device,
   EndedBy,
@@ -71,7 +71,7 @@ export interface Lifecycle {
 export interface LifecycleOptions extends AccessTokenOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
-  readonly feed: Feed;
+  readonly revocations: RevocationLog;
   readonly refreshTokens: RefreshTokens;
   /** How many sessions a user may have; null for any number. */
   readonly limit: SessionLimit | null;
@@ -172,10 +172,14 @@ function tooMany(limit: SessionLimit | null): SessionError {
 }
 
 /** Makes known what a new session ended. */
-function announceEnds({ feed, emit }: LifecycleOptions, { replaces }: Creation, kept: Kept): void {
+function announceEnds(
+  { revocations, emit }: LifecycleOptions,
+  { replaces }: Creation,
+  kept: Kept,
+): void {
   const { replaced, evicted, now: at } = kept;
   const announce = (session: string, endedBy: EndedBy, byThis: boolean): void => {
-    feed.apply({ kind: "revoked", session, endedBy, at });
+    revocations.apply({ kind: "revoked", session, endedBy, at });
     if (byThis) {
       emit({ type: "revoked", sessionId: session, endedBy });
     }
@@ -190,21 +194,21 @@ function announceEnds({ feed, emit }: LifecycleOptions, { replaces }: Creation, 
 }
 
 async function revoke(
-  { store, feed, emit }: LifecycleOptions,
+  { store, revocations, emit }: LifecycleOptions,
   id: string,
   endedBy: EndedBy,
 ): Promise<boolean> {
   const { record, revoked, now } = await reach(store.revoke(id, endedBy));
   if (record !== undefined) {
     const { endedBy: recorded, revokedAt } = record;
-    feed.apply({
+    revocations.apply({
       kind: "revoked",
       session: id,
       endedBy: recorded ?? endedBy,
       at: revokedAt ?? now,
     });
     // Its own end counts from now, also where something else had ended it before.
-    feed.apply({ kind: "revoked", session: id, endedBy, at: now });
+    revocations.apply({ kind: "revoked", session: id, endedBy, at: now });
   }
   if (revoked) {
     emit({ type: "revoked", sessionId: id, endedBy });

@@ -30,10 +30,9 @@ import { createRefresher, type Refresher } from "./refresh/refresh.ts";
 import type { RefreshRule } from "./refresh/rule.ts";
 import { createRefreshTokens, type RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
-import { createFeed, type Feed } from "./revocation/feed.ts";
 import { healthOf, type SessionsHealth } from "./revocation/health.ts";
-import { createRestorer, type Restorer } from "./revocation/restore.ts";
-import { createRevocations, type Revocations, type StreamWatch } from "./revocation/revocations.ts";
+import { RevocationLog } from "./revocation/log.ts";
+import { Restorer } from "./revocation/restore.ts";
 import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
 import { createSweeper, type Sweeper } from "./sweeper.ts";
 
@@ -119,21 +118,19 @@ export interface EngineOptions {
  * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
  * with SessionError, but for misuse; an outage is `unavailable`.
  */
-export interface Engine extends Lifecycle, Directory, Reissuer, StreamWatch {
+export interface Engine extends Lifecycle, Directory, Reissuer {
   readonly updates: Updates;
   readonly refresh: Refresher;
   readonly refreshTokens: RefreshTokens;
   readonly antiCsrf: AntiCsrf;
-  readonly revocations: Revocations;
-  /** How far `revocations` can be trusted. */
-  readonly feed: Pick<Feed, "isStale" | "catchUp" | "staleness">;
+  readonly revocations: RevocationLog;
   /** Checks form, signature, issuer, audience, type and time; not revocation. */
   readonly verify: AccessTokenVerifier;
   /** The public keys of all tokens that may be alive, and of those to come. */
   publicKeys(): Promise<readonly JWK[]>;
   /**
    * Takes note that a live access token was used.
-   * @param now milliseconds since 1970; default `storeNow()`
+   * @param now milliseconds since 1970; default `revocations.storeNow()`
    */
   used(claims: TokenClaims, now?: number): void;
   load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
@@ -177,20 +174,19 @@ async function openParts(options: EngineOptions): Promise<Opened> {
   const window = maxAccessLife + logMargin;
   const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
   const onEnd = (session: string): void => verified?.evictSession(session);
-  const revocations = createRevocations({ clock, window, onEnd });
-  const restorer = createRestorer({ store, revocations, keys, clock });
-  const feed = createFeed({
+  const revocations = new RevocationLog({
     store,
-    revocations,
     clock,
     window,
     emit: options.emit,
     maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
-    restore: () => restorer.begin(),
+    onEnd,
+    onLoss: () => restorer.begin(),
   });
-  await feed.open();
+  const restorer = new Restorer({ store, revocations, keys, clock });
+  await revocations.open();
   const sweeper = createSweeper({ store, keys, clock });
-  return { secrets, keys, verified, revocations, feed, restorer, sweeper };
+  return { secrets, keys, verified, revocations, restorer, sweeper };
 }
 
 /** What is open once the engine is. */
@@ -198,15 +194,14 @@ interface Opened {
   readonly secrets: SecretRing;
   readonly keys: SigningKeys;
   readonly verified: VerifiedCache | undefined;
-  readonly revocations: Revocations;
-  readonly feed: Feed;
+  readonly revocations: RevocationLog;
   readonly restorer: Restorer;
   readonly sweeper: Sweeper;
 }
 
 function assemble(options: EngineOptions, opened: Opened): Engine {
   const { store, lifetimes, clock, emit, limit = null } = options;
-  const { secrets, keys, revocations, feed } = opened;
+  const { secrets, keys, revocations } = opened;
   const complete = options.secret === undefined;
   const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
   const mintAccess: LifecycleOptions["mintAccess"] = (stored) =>
@@ -223,15 +218,23 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
       secrets,
       tokens: refreshTokens,
       mintAccess,
-      announce: (change) => feed.apply(change),
+      announce: (change) => revocations.apply(change),
       isRevoked: (session) => revocations.get(session) !== undefined,
     }),
-    ...createLifecycle({ ...options, limit, secrets, keys, feed, refreshTokens, mintAccess }),
-    ...createDirectory({ store, feed, emit }),
-    updates: createUpdates({ ...options, keys, feed }),
-    ...watchOf(store, opened),
+    ...createLifecycle({
+      ...options,
+      limit,
+      secrets,
+      keys,
+      revocations,
+      refreshTokens,
+      mintAccess,
+    }),
+    ...createDirectory({ store, revocations, emit }),
+    updates: createUpdates({ ...options, keys, revocations }),
+    close: () => closeAll(store, opened),
     publicKeys: () => keys.published(),
-    used(claims, now = feed.storeNow()) {
+    used(claims, now = revocations.storeNow()) {
       if (now - claims.gat * 1000 >= lifetimes.settle) {
         confirmations.used(claims.sid, claims.gen);
       }
@@ -244,35 +247,17 @@ function assemble(options: EngineOptions, opened: Opened): Engine {
 }
 
 /** What is known of sessions beside their tokens, and how to know more. */
-function knowledgeOf({ store, clock }: EngineOptions, { revocations, feed, keys }: Opened) {
+function knowledgeOf({ store, clock }: EngineOptions, { revocations, keys }: Opened) {
   return {
-    feed,
-    health: () => healthOf({ feed, revocations, store }),
+    health: () => healthOf(revocations, store),
     ...createReissuer({ store, revocations, clock, keys }),
     loadUnsure: createRowReads(store),
   };
 }
 
-/** What open streams are told, until the end. */
-function watchOf(store: SessionStore, opened: Opened): StreamWatch & Pick<Engine, "close"> {
-  const { feed, revocations } = opened;
-  let closed = false;
-  return {
-    storeNow: () => feed.storeNow(),
-    watch: (session, listener) => revocations.watch(session, listener),
-    staleness: () => feed.staleness(),
-    catchUp: () => feed.catchUp(),
-    isClosed: () => closed,
-    close() {
-      closed = true;
-      return closeAll(store, opened);
-    },
-  };
-}
-
 async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
-  const { feed, restorer, sweeper, verified } = opened;
-  feed.close();
+  const { revocations, restorer, sweeper, verified } = opened;
+  revocations.close();
   verified?.close();
   await restorer.close();
   await sweeper.close();

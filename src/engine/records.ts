@@ -4,7 +4,7 @@ import type { JsonObject } from "../base/json.ts";
 import { type AccessTokenOptions, assertTokenFits } from "./access-tokens.ts";
 import { isLive, liveOf } from "./liveness.ts";
 import { reach } from "./reach.ts";
-import type { Feed } from "./revocation/feed.ts";
+import type { RevocationLog } from "./revocation/log.ts";
 import type {
   Device,
   EndedBy,
@@ -35,11 +35,11 @@ export interface PageRequest {
 /** What a directory is made of. */
 export interface DirectoryOptions {
   readonly store: SessionStore;
-  readonly feed: Feed;
+  readonly revocations: RevocationLog;
   readonly emit: SessionEventListener;
 }
 
-export function createDirectory({ store, feed, emit }: DirectoryOptions): Directory {
+export function createDirectory({ store, revocations, emit }: DirectoryOptions): Directory {
   return {
     async find(id) {
       const stored = await reach(store.load(id));
@@ -49,7 +49,7 @@ export function createDirectory({ store, feed, emit }: DirectoryOptions): Direct
     async revokeAll(scope, endedBy) {
       const { revoked, now } = await reach(store.revokeAll(scope, endedBy));
       for (const session of revoked) {
-        feed.apply({ kind: "revoked", session, endedBy, at: now });
+        revocations.apply({ kind: "revoked", session, endedBy, at: now });
         emit({ type: "revoked", sessionId: session, endedBy });
       }
       return revoked;
@@ -74,7 +74,7 @@ export interface Updates {
 /** What updates are made of. */
 export interface UpdatesOptions extends AccessTokenOptions {
   readonly store: SessionStore;
-  readonly feed: Feed;
+  readonly revocations: RevocationLog;
   readonly emit: SessionEventListener;
 }
 
@@ -85,7 +85,7 @@ export interface UpdatesOptions extends AccessTokenOptions {
 const retries = 256;
 
 export function createUpdates(options: UpdatesOptions): Updates {
-  const { feed, emit } = options;
+  const { revocations, emit } = options;
   return {
     async claims(id, change) {
       const stored = await update(options, id, async (record) => {
@@ -94,7 +94,7 @@ export function createUpdates(options: UpdatesOptions): Updates {
         return { claims };
       });
       const { claimsVersion } = stored.record;
-      feed.apply({ kind: "claims", session: id, claimsVersion, at: stored.now });
+      revocations.apply({ kind: "claims", session: id, claimsVersion, at: stored.now });
       emit({ type: "claimsChanged", sessionId: id, claimsVersion });
       return stored;
     },

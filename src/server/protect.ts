@@ -117,7 +117,7 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
       if (service !== undefined && !serves(router, SessionService)) {
         router.service(SessionService, service);
       }
-      protection.policies.check(router.handlers.map(({ method }) => method));
+      protection.policies.assertServed(router.handlers.map(({ method }) => method));
       return router;
     },
   };

@@ -8,26 +8,19 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs } from "../base/checks.ts";
-import { SessionError } from "../base/errors.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
 import { authenticate } from "./authenticate/authenticate.ts";
-import {
-  type Call,
-  type CallKey,
-  callOf,
-  type Exchange,
-  enterSession,
-  failCall,
-  refuseCall,
-} from "./call/call.ts";
-import { createGate, type RequestGate } from "./call/gate.ts";
+import { type Call, type CallKey, callOf, type Exchange } from "./call/call.ts";
+import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
+import { failCall, refuseCall } from "./call/refusal.ts";
+import { Waits } from "./call/waits.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
 import { type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
-import { misuse } from "./response/errors.ts";
+import { misuse, sessionMissing } from "./response/errors.ts";
 import { forbidCaching } from "./response/tokens.ts";
 
 /** How `getSession` checks. */
@@ -147,7 +140,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       assertFreshOn(core, callOf(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.check(router.handlers.map(({ method }) => method)),
+    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
@@ -184,7 +177,7 @@ function assertFreshOn(
   const { id, authTime } = given.session;
   try {
     const within = durationMs("requireFresh", given.within);
-    assertFresh(core, { session: id, authTime: authTime.getTime(), within });
+    assertFresh(core, { sessionId: id, authTime: authTime.getTime(), within });
   } catch (error) {
     throw error instanceof TypeError
       ? misuse(error.message, error)
@@ -200,9 +193,7 @@ function publicMethod({ method }: HandlerContext): ConnectError {
 
 function missingSession(core: VerifyingCore, key: CallKey, context: HandlerContext): ConnectError {
   return refuseCall(core, callOf(core, key, context), {
-    error: new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "the call needs a session",
-    }),
+    error: sessionMissing(),
     procedure: procedureOf(context.method),
   });
 }
@@ -231,16 +222,18 @@ function getSessionWith<S extends VerifiedSession>(
       ...(signal === undefined ? {} : { signal }),
     });
     forbidCaching(responseHeader, requestMethod);
+    const waits = new Waits(undefined);
     try {
       const claims = await authenticate(core, call, {
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
         check,
+        waits,
       });
       if (claims === undefined) {
         return undefined;
       }
-      await enterSession(core, call, claims);
+      await enterSession(core, call, claims, waits);
       return call.session as S | undefined;
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });

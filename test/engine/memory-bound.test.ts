@@ -4,7 +4,7 @@ import type { SessionStore } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 
@@ -30,7 +30,7 @@ function idOf(n: number): string {
 describe("sec:V04 a million revocations an hour", () => {
   it("are kept for an hour and a minute each, and no longer", { timeout: 120_000 }, () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window });
+    const revocations = new KnownChanges({ clock, window });
     const empty = heap();
     const step = 2_500;
     const perStep = (perHour / 3_600_000) * step;
@@ -59,7 +59,7 @@ describe("sec:V04 a million revocations an hour", () => {
     );
     expect(most).toBeLessThanOrEqual(Math.ceil((perHour * window) / 3_600_000) + perStep);
     expect(bytes / most).toBeLessThan(perEntry);
-    expect(revocations.unsure).toBe(false);
+    expect(revocations.isOverfull).toBe(false);
     expect(revocations.get(idOf(written - 2))).toBeDefined();
     // Whatever the table has grown to, it is given back.
     clock.advance("62m");
@@ -71,7 +71,7 @@ describe("sec:V04 a million revocations an hour", () => {
   it("a server that starts in the middle of it stays within the limit", () => {
     const clock = createFakeClock();
     const limit = 2_000;
-    const revocations = createRevocations({ clock, window, limit });
+    const revocations = new KnownChanges({ clock, window, limit });
     const each = 3_600;
     // The log it begins with, as old as it is; then as much again.
     for (let age = window; age > 0; age -= each) {
@@ -81,7 +81,7 @@ describe("sec:V04 a million revocations an hour", () => {
       clock.advance(`${each}ms`);
       revocations.apply({ kind: "revoked", session: `n${time}`, endedBy: "revoked", at: 0 });
       revocations.prune();
-      expect(revocations.unsure).toBe(false);
+      expect(revocations.isOverfull).toBe(false);
     }
     expect(revocations.size).toBeLessThan(limit / 1.9);
   });

@@ -182,7 +182,7 @@ describe("sec:J18 keys that are refused at construction", () => {
     ["a signer of another algorithm", { signing: kms("ES256", { alg: "RS256" }) }, /one of ES256/],
     ["a weak signer", { signing: kms("RS256", { publicJwk: jwkOf(shortRsa.publicKey) }) }, /bits/],
     ["rotation of own keys", { signing: ec, rotation: "1d" }, /^keys\.rotation/],
-    ["rotation every minute", { rotation: "1m" }, /^keys\.rotation.*too short/],
+    ["rotation every minute", { rotation: "1m" }, /^keys\.rotation must be at least/],
     ["verification keys alone", { verification: [ec] }, /^keys\.verification/],
   ])("%s", (_, keys, message) => {
     expect(() => sessionsWith(keys)).toThrow(TypeError);

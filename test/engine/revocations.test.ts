@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createRevocations } from "../../src/engine/revocation/revocations.ts";
+import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import type { EndedEntry } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
@@ -9,10 +9,10 @@ function revoked(session: string, at: number): EndedEntry {
   return { kind: "revoked", session, endedBy: "revoked", at };
 }
 
-describe("createRevocations", () => {
+describe("KnownChanges", () => {
   it("forgets what can matter no more, and nothing else", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     for (let i = 0; i < 10; i++) {
       revocations.apply(revoked(`s${i}`, i));
       clock.advance("100ms");
@@ -26,7 +26,7 @@ describe("createRevocations", () => {
 
   it("a wall clock that jumps ahead and back makes nothing good again", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     revocations.apply(revoked("s", clock.now()));
     const now = clock.now();
     clock.setNow(now + 1e9);
@@ -36,7 +36,7 @@ describe("createRevocations", () => {
   });
 
   it("the same entry again changes nothing", () => {
-    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000 });
+    const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000 });
     revocations.apply(revoked("s", 1));
     revocations.apply({ ...revoked("s", 2), endedBy: "theft" });
     expect(revocations.get("s")).toEqual(revoked("s", 1));
@@ -44,7 +44,7 @@ describe("createRevocations", () => {
   });
 
   it.each(["signOut", "replaced"] as const)("a %s after another end counts", (endedBy) => {
-    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000 });
+    const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000 });
     revocations.apply(revoked("s", 1));
     revocations.apply({ ...revoked("s", 2), endedBy });
     revocations.apply(revoked("s", 3));
@@ -53,7 +53,7 @@ describe("createRevocations", () => {
 
   it("one that is noted anew holds up no other one that can go", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     revocations.apply(revoked("a", 0));
     revocations.apply(revoked("b", 0));
     clock.advance("500ms");
@@ -64,7 +64,7 @@ describe("createRevocations", () => {
   });
 
   it("knows the newest version of a session's claims, and counts sessions of both kinds", () => {
-    const revocations = createRevocations({ clock: createFakeClock(), window: 1_000, limit: 2 });
+    const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000, limit: 2 });
     const claims = (session: string, claimsVersion: number) =>
       revocations.apply({ kind: "claims", session, claimsVersion, at: 0 });
     claims("a", 2);
@@ -75,31 +75,31 @@ describe("createRevocations", () => {
     expect(revocations.claimsVersionOf("b")).toBeUndefined();
     expect(revocations.get("a")).toBeUndefined();
     revocations.apply(revoked("a", 0));
-    expect([revocations.size, revocations.unsure]).toEqual([2, false]);
+    expect([revocations.size, revocations.isOverfull]).toEqual([2, false]);
     claims("b", 1);
-    expect(revocations.unsure).toBe(true);
+    expect(revocations.isOverfull).toBe(true);
   });
 
   it("says when it holds more than its limit, and drops nothing", () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000, limit: 2 });
+    const revocations = new KnownChanges({ clock, window: 1_000, limit: 2 });
     for (const name of ["a", "b"]) {
       revocations.apply(revoked(name, 0));
     }
-    expect(revocations.unsure).toBe(false);
+    expect(revocations.isOverfull).toBe(false);
     revocations.apply(revoked("c", 0));
-    expect(revocations.unsure).toBe(true);
+    expect(revocations.isOverfull).toBe(true);
     expect(revocations.get("a")).toBeDefined();
     clock.advance("1s");
     revocations.prune();
-    expect(revocations.unsure).toBe(false);
+    expect(revocations.isOverfull).toBe(false);
   });
 });
 
 describe("watching a session", () => {
   const start = () => {
     const clock = createFakeClock();
-    const revocations = createRevocations({ clock, window: 1_000 });
+    const revocations = new KnownChanges({ clock, window: 1_000 });
     const told: string[] = [];
     const note = ({ session, endedBy }: EndedEntry): void =>
       void told.push(`${session} ${endedBy}`);
@@ -255,8 +255,8 @@ describe("the feed", () => {
   it("is fresh by itself after time has passed, however much", async () => {
     const engine = await startEngine();
     engine.clock.advance("10h");
-    expect(engine.feed.isStale()).toBe(true);
-    await expect.poll(() => engine.feed.isStale()).toBe(false);
+    expect(engine.revocations.isStale()).toBe(true);
+    await expect.poll(() => engine.revocations.isStale()).toBe(false);
   });
 
   it("a poll that fails is tried again a second later", async () => {
@@ -333,7 +333,7 @@ describe("the store's clock as the feed knows it", () => {
 
   it("is never ahead of it after a slow first read", async () => {
     const { engine, clock } = await slowEngine(3_000);
-    expect(engine.storeNow()).toBe(clock.now());
+    expect(engine.revocations.storeNow()).toBe(clock.now());
   });
 
   it("is not moved by a later read that took long", async () => {
@@ -343,6 +343,6 @@ describe("the store's clock as the feed knows it", () => {
     await engine.revoke(id, "revoked");
     await expect.poll(() => slow.ms).toBe(0);
     await new Promise((resolve) => setImmediate(resolve));
-    expect(engine.storeNow()).toBe(clock.now());
+    expect(engine.revocations.storeNow()).toBe(clock.now());
   });
 });

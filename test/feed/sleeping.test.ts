@@ -106,13 +106,15 @@ describe.each([
         await inner.prune(1_000);
         expect((await inner.changes(undefined, 24 * 3_600_000)).entries).toHaveLength(1);
         asleep = false;
-        await there.feed.catchUp();
+        await there.revocations.catchUp();
         expect(there.revocations.get(early.id)).toBeUndefined();
-        expect(await there.verify(early.token, there.storeNow())).toMatchObject({
+        expect(await there.verify(early.token, there.revocations.storeNow())).toMatchObject({
           status: "expired",
         });
         expect(there.revocations.get(late.id)?.endedBy).toBe("revoked");
-        expect(await there.verify(live.token, there.storeNow())).toMatchObject({ status: "valid" });
+        expect(await there.verify(live.token, there.revocations.storeNow())).toMatchObject({
+          status: "valid",
+        });
         expect(there.revocations.unsure).toBe(false);
         await Promise.all([here.close(), there.close()]);
       },

@@ -48,7 +48,7 @@ describe("sessionCors", () => {
     (origin) => {
       const make = () => sessionCors({ ...cors, allowedOrigins: [origin] });
       expect(make).toThrow(TypeError);
-      expect(make).toThrow(/^allowedOrigins: .* is not how a browser sends an origin/);
+      expect(make).toThrow(/^allowedOrigins: .* is not an origin as browsers send it/);
     },
   );
 

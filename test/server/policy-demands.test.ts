@@ -200,7 +200,10 @@ describe("feat:L5 feat:K6 in code", () => {
   });
 
   it.each<[object, RegExp]>([
-    [{ freshWithin: "soon" }, /^methods: the freshWithin of .*Claimed: "soon" is no duration/],
+    [
+      { freshWithin: "soon" },
+      /^methods: the freshWithin of .*Claimed: "soon" is not a valid duration/,
+    ],
     [
       { claims: { role: "admin" } },
       /^methods: the claim "role" of .*Claimed must have a list of strings/,
@@ -221,7 +224,7 @@ describe("feat:L5 feat:K6 in code", () => {
   ])("feat:L5 feat:N4 a method that looks at no session cannot ask for %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
-      /asks for claims or a fresh sign-in, and looks at no session; make its auth "required"/,
+      /demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"/,
     );
   });
 
@@ -230,7 +233,9 @@ describe("feat:L5 feat:K6 in code", () => {
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
     // What the method itself asks for is not dropped by a word elsewhere.
     const sessions = testSessions({ public: [claimed] });
-    expect(() => wireServer(sessions.protect({ routes }))).toThrow(/looks at no session/);
+    expect(() => wireServer(sessions.protect({ routes }))).toThrow(
+      /its auth is "none", which ignores sessions/,
+    );
   });
 });
 
@@ -323,7 +328,9 @@ describe("feat:D14 how long ago the user proved who they are", () => {
       sessions.requireFresh(ctx, "soon" as Duration),
     );
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toBe('requireFresh: "soon" is no duration; write "15m" or "30s"');
+    expect(error?.rawMessage).toBe(
+      'requireFresh: "soon" is not a valid duration; use a value such as "15m" or "30s"',
+    );
     const none = await api.open({}, (ctx) => sessions.requireFresh(ctx, "10m"));
     expect(none.error?.code).toBe(Code.Internal);
     expect(none.error?.rawMessage).toMatch(/is public, so its calls have no session/);

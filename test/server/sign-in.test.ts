@@ -361,7 +361,7 @@ describe("misuse is reported to the developer and creates no session", () => {
     [
       "a misspelt option",
       { userId: "a", tenant: "t" } as object as NewSessionOptions,
-      /^the new session: there is no option "tenant"; there are userId,/,
+      /^unknown option "tenant" for the new session; the options are userId,/,
     ],
     ["userId empty", { userId: "" }, /^userId must be a string of 1 to 255 characters$/],
     ["userId too long", { userId: "x".repeat(256) }, /^userId must /],

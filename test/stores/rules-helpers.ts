@@ -42,7 +42,7 @@ export async function ripeTwice(servers: Servers) {
 
 /** Whether a server lets a call with this access token in: sound, alive, not known to be revoked. */
 export async function accepts(server: Server, { token }: Refreshed["access"]): Promise<boolean> {
-  const verified = await server.verify(token, server.storeNow());
+  const verified = await server.verify(token, server.revocations.storeNow());
   if (verified.status !== "valid") {
     return false;
   }

@@ -51,7 +51,7 @@ async function verify(
   token: string,
 ): Promise<VerifiedToken | { readonly status: "unavailable" }> {
   try {
-    return await engine.verify(token, engine.storeNow());
+    return await engine.verify(token, engine.revocations.storeNow());
   } catch {
     return { status: "unavailable" };
   }

@@ -1,6 +1,5 @@
 import type { SessionStore } from "../store.ts";
-import type { Feed } from "./feed.ts";
-import type { Revocations } from "./revocations.ts";
+import type { RevocationLog } from "./log.ts";
 
 /** How well this process knows of revocations. Known without asking anybody. */
 export interface SessionsHealth {
@@ -44,23 +43,17 @@ export const closedHealth: SessionsHealth = {
   streams: 0,
 };
 
-/** What can be asked for its health. */
-export interface Inspected {
-  readonly feed: Feed;
-  readonly revocations: Revocations;
-  readonly store: SessionStore;
-}
-
-export function healthOf({ feed, revocations, store }: Inspected): SessionsHealth {
+export function healthOf(log: RevocationLog, store: SessionStore): SessionsHealth {
+  const { provenAt, lag, changes, maxChanges, watching } = log.figures();
   const pushed = store.pushed?.();
   return {
-    status: revocations.unsure ? "unsure" : feed.isStale() ? "stale" : "fresh",
-    staleness: feed.staleness(),
-    provenAt: feed.provenAt === undefined ? undefined : new Date(feed.provenAt),
-    lag: feed.lag,
+    status: log.unsure ? "unsure" : log.isStale() ? "stale" : "fresh",
+    staleness: log.staleness(),
+    provenAt: provenAt === undefined ? undefined : new Date(provenAt),
+    lag,
     push: pushed === undefined ? "polling" : pushed ? "connected" : "disconnected",
-    changes: revocations.size,
-    maxChanges: revocations.limit,
-    streams: revocations.watching,
+    changes,
+    maxChanges,
+    streams: watching,
   };
 }

@@ -1,87 +1,75 @@
 import type { Clock } from "../../base/clock.ts";
 import type { SigningKeys } from "../keys/stored.ts";
 import type { SessionStore } from "../store.ts";
-import type { Revocations } from "./revocations.ts";
+import type { RevocationLog } from "./log.ts";
 
-/** What a server needs to bring back what its store has lost. */
-export interface RestoreOptions {
+export interface RestorerOptions {
   readonly store: SessionStore;
-  readonly revocations: Revocations;
+  readonly revocations: Pick<RevocationLog, "all">;
   readonly keys: SigningKeys;
   readonly clock: Clock;
 }
 
-/** Brings back what a store has lost, in the background. */
-export interface Restorer {
-  /** Begins, or begins anew; goes on until it is done. */
-  begin(): void;
-  /** Ends it; resolves when no write is under way. */
-  close(): Promise<void>;
-}
-
 const retryMs = 1_000;
-/** Sessions that are ended at once. */
-const atOnce = 500;
+/** Sessions revoked by one call of the store. */
+const batchSize = 500;
 
-export function createRestorer(options: RestoreOptions): Restorer {
-  return new BackgroundRestorer(options);
-}
-
-class BackgroundRestorer implements Restorer {
-  readonly #options: RestoreOptions;
+/**
+ * After a store has lost changes, restores in the background what this server still knows.
+ *
+ * Signing keys are read again, and created if there are none, so that tokens under lost keys are
+ * refused. Every revocation that still matters is written again. The store's own data is kept.
+ */
+export class Restorer {
+  readonly #options: RestorerOptions;
   #work: Promise<void> | undefined;
-  #asked = 0;
+  #requests = 0;
   #closed = false;
   #cancelRetry = (): void => {};
 
-  constructor(options: RestoreOptions) {
+  constructor(options: RestorerOptions) {
     this.#options = options;
   }
 
+  /** Starts, or starts over; retries until it has succeeded. */
   begin(): void {
-    this.#asked += 1;
+    this.#requests += 1;
     this.#cancelRetry();
-    this.#work ??= this.#restore();
+    this.#work ??= this.#run();
   }
 
+  /** Stops; resolves when no write is in progress. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#cancelRetry();
     await this.#work;
   }
 
-  async #restore(): Promise<void> {
-    const asked = this.#asked;
-    const done = await restoreStore(this.#options, () => !this.#closed).then(
+  async #run(): Promise<void> {
+    const requests = this.#requests;
+    const done = await this.#restore().then(
       () => true,
       () => false,
     );
     this.#work = undefined;
-    if (this.#closed || (done && asked === this.#asked)) {
+    if (this.#closed || (done && requests === this.#requests)) {
       return;
     }
     this.#cancelRetry = this.#options.clock.after(retryMs, () => {
-      this.#work ??= this.#restore();
+      this.#work ??= this.#run();
     });
   }
-}
 
-/**
- * Brings back, after the store has lost changes, what this server knows: signing keys are read
- * again, and made anew where there are none, so that tokens under lost ones are refused; every
- * revocation that still matters is written again. What the store knows stays as it is.
- */
-async function restoreStore(
-  { store, revocations, keys }: RestoreOptions,
-  goOn: () => boolean,
-): Promise<void> {
-  await keys.open();
-  const ends = Map.groupBy(revocations.all(), ({ endedBy }) => endedBy);
-  for (const [endedBy, changes] of ends) {
-    for (let done = 0; done < changes.length && goOn(); done += atOnce) {
-      const ids = changes.slice(done, done + atOnce).map(({ session }) => session);
-      // One after the other: a store that has just come back has enough to do.
-      await store.revokeAll({ ids }, endedBy);
+  async #restore(): Promise<void> {
+    const { store, revocations, keys } = this.#options;
+    await keys.open();
+    const ends = Map.groupBy(revocations.all(), ({ endedBy }) => endedBy);
+    for (const [endedBy, changes] of ends) {
+      for (let done = 0; done < changes.length && !this.#closed; done += batchSize) {
+        const ids = changes.slice(done, done + batchSize).map(({ session }) => session);
+        // One batch at a time, to go easy on a store that has just come back.
+        await store.revokeAll({ ids }, endedBy);
+      }
     }
   }
 }

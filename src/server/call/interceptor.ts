@@ -13,8 +13,9 @@ import { withoutForeignHints } from "../response/errors.ts";
 import { keepTokensUncached } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
-import { answerWith, type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
+import { type Call, type CallKey, knownCall, openBufferedCall } from "./call.ts";
 import { admit } from "./gate.ts";
+import { relayFailure } from "./refusal.ts";
 
 /**
  * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
@@ -32,7 +33,8 @@ export function createInterceptor(
     const isSame = (call: Call): boolean =>
       call.requestHeader === request.header || call.signal === request.signal;
     const known = knownCall(request.contextValues, key, isSame);
-    const call = known ?? openAlone(core, request);
+    const { header: requestHeader, requestMethod, signal } = request;
+    const call = known ?? openBufferedCall(core, { requestHeader, requestMethod, signal });
     if (!call.admitted) {
       request.contextValues.set(key, call);
       await admitAlone(core, call, { request, policies });
@@ -59,17 +61,6 @@ export function createInterceptor(
 
 type Request = UnaryRequest | StreamRequest;
 
-function openAlone(core: VerifyingCore, request: Request): Call {
-  const call = openCall(core, {
-    requestHeader: request.header,
-    responseHeader: new Headers(),
-    requestMethod: request.requestMethod,
-    signal: request.signal,
-  });
-  call.waits = true;
-  return call;
-}
-
 async function admitAlone(
   core: VerifyingCore,
   call: Call,
@@ -93,8 +84,8 @@ function isConnectUnary(request: Request): boolean {
 
 /** A response, with what was written before there was one, where the handler did not ask for it. */
 function answered<R extends UnaryResponse | StreamResponse>(call: Call, response: R): R {
-  if (call.waits) {
-    answerWith(call, response.header);
+  if (call.isBuffered) {
+    call.attachResponse(response.header);
   }
   return response;
 }

@@ -7,7 +7,7 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
-import type { SessionError } from "../../base/errors.ts";
+import { SessionError } from "../../base/errors.ts";
 
 /** Where an error happened. */
 export interface ErrorPlace {
@@ -111,4 +111,11 @@ function duration(ms: number): { seconds: bigint; nanos: number } {
 /** A developer's mistake: the message is for them, and holds nothing of the request. */
 export function misuse(message: string, cause?: unknown): ConnectError {
   return new ConnectError(message, Code.Internal, undefined, undefined, cause);
+}
+
+/** The error of a call that requires a session and has none. */
+export function sessionMissing(): SessionError {
+  return new SessionError("unauthorized", "SESSION_MISSING", {
+    message: "the call needs a session",
+  });
 }

@@ -13,8 +13,9 @@ import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
 import { hasCookies, isEmpty } from "../../request/tokens.ts";
 import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
-import { type Call, type CallKey, callOf, refuseCall } from "../call/call.ts";
-import { raceSignal } from "../call/gate.ts";
+import { type Call, type CallKey, callOf } from "../call/call.ts";
+import { refuseCall } from "../call/refusal.ts";
+import { raceSignal } from "../call/waits.ts";
 import type { Core } from "../core.ts";
 import { procedureOf } from "../policy/policy.ts";
 import { claimsForClient, endTokens, expireCookies } from "../response/tokens.ts";
@@ -91,7 +92,7 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
     checkCrossSite(core, call);
   }
   const engine = await core.engine();
-  const now = engine.storeNow();
+  const now = engine.revocations.storeNow();
   const { sessions, unknown } = await provenSessions(engine, presented, { inMessage, now });
   if (sessions.size === 0 && unknown !== undefined) {
     // The session is still alive. A retry may reach a server that can end it.

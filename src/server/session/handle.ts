@@ -1,4 +1,3 @@
-import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import { liveOf } from "../../engine/liveness.ts";
 import {
@@ -10,9 +9,9 @@ import {
   verifiedSessionOf,
 } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
-import { type Call, endOwn } from "../call/state.ts";
+import { type Call, endOwn } from "../call/call.ts";
 import type { Core, VerifiedClaims } from "../core.ts";
-import { misuse } from "../response/errors.ts";
+import { misuse, sessionMissing } from "../response/errors.ts";
 import { endTokens, expireCookies, writeReissued } from "../response/tokens.ts";
 import { infoOf, updateClaims, updateData } from "./edits.ts";
 
@@ -143,9 +142,7 @@ export class SessionHandle implements Session {
  */
 export function presentSession({ session }: Call): VerifiedSession {
   if (session === undefined) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "the call needs a session",
-    });
+    throw sessionMissing();
   }
   return session;
 }

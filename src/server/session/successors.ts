@@ -5,7 +5,7 @@ import { type OwnLifetimes, readOwnLifetimes, type SessionLife } from "../../eng
 import { liveOf } from "../../engine/liveness.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
-import { type Call, endOwn } from "../call/state.ts";
+import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { presentSession } from "./handle.ts";
 import {

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../../base/clock.ts";
 import type { SessionError } from "../../base/errors.ts";
-import type { StreamWatch } from "../../engine/revocation/revocations.ts";
+import type { Revocations } from "../../engine/revocation/log.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type StreamEnds, WatchedStream } from "./watched.ts";
@@ -35,7 +35,7 @@ export class OpenStreams {
   ): Promise<WatchedStream> {
     const { clock, maxStreamStaleness } = this.#core;
     const engine = await this.#core.engine();
-    this.#log ??= new LogWatch(engine, clock, maxStreamStaleness);
+    this.#log ??= new LogWatch(engine.revocations, clock, maxStreamStaleness);
     const log = this.#log;
     // The limit differs per stream, so that not all of them end at once.
     const silence = maxStreamStaleness * (0.9 + 0.1 * Math.random());
@@ -94,22 +94,22 @@ const answerTime = 5_000;
  * process was suspended the log looks silent too, so the log is read once more before giving up.
  */
 class LogWatch {
-  readonly #watch: StreamWatch;
+  readonly #revocations: Revocations;
   readonly #clock: Clock;
   readonly #lateAfter: number;
   /** The unanswered read, and since when it could have been answered. */
   #read: { since: number } | undefined;
 
   /** @param max the longest silence that any stream tolerates, in milliseconds */
-  constructor(watch: StreamWatch, clock: Clock, max: number) {
-    this.#watch = watch;
+  constructor(revocations: Revocations, clock: Clock, max: number) {
+    this.#revocations = revocations;
     this.#clock = clock;
     this.#lateAfter = max / 2;
   }
 
   /** Reads the log if it is late. Call it regularly. */
   look(): void {
-    if (this.#watch.staleness() < this.#lateAfter) {
+    if (this.#revocations.staleness() < this.#lateAfter) {
       this.#read = undefined;
     } else if (this.#read === undefined) {
       const read = { since: Number.POSITIVE_INFINITY };
@@ -119,14 +119,14 @@ class LogWatch {
       };
       // Wait for a turn of the event loop, not for a span of time: no answer can arrive before it.
       systemClock.after(0, couldAnswer);
-      this.#watch.catchUp().then(couldAnswer, couldAnswer);
+      this.#revocations.catchUp().then(couldAnswer, couldAnswer);
     }
   }
 
   /** Whether the log has been silent for `silence` milliseconds although it was read. */
   isLost(silence: number): boolean {
     return (
-      this.#watch.staleness() >= silence &&
+      this.#revocations.staleness() >= silence &&
       this.#read !== undefined &&
       this.#clock.monotonic() - this.#read.since >= answerTime
     );

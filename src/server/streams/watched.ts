@@ -2,7 +2,7 @@ import { SessionError, unavailable } from "../../base/errors.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { EndedEntry } from "../../engine/store.ts";
-import type { CallStream } from "../call/state.ts";
+import type { CallStream } from "../call/call.ts";
 import type { Authenticator } from "../core.ts";
 
 /** The events that end a stream. */
@@ -73,7 +73,9 @@ export class WatchedStream implements CallStream {
     if (this.#closed || !this.#options.onRevoke) {
       return;
     }
-    const unsubscribe = this.#options.engine.watch(session.id, (entry) => this.#revoked(entry));
+    const unsubscribe = this.#options.engine.revocations.watch(session.id, (entry) =>
+      this.#revoked(entry),
+    );
     // The listener may have been called at once.
     if (this.isOpen) {
       this.#unsubscribe = unsubscribe;
@@ -86,7 +88,7 @@ export class WatchedStream implements CallStream {
       return;
     }
     const { engine, isLogLost, monotonic, onRevoke } = this.#options;
-    const now = engine.storeNow();
+    const now = engine.revocations.storeNow();
 
     // 1. The access token has expired, or the session if the stream outlives its token.
     if (now >= this.#endsAt) {
@@ -95,7 +97,7 @@ export class WatchedStream implements CallStream {
     }
 
     // 2. Nobody can tell any more whether the session was revoked.
-    if (engine.isClosed() || (onRevoke && isLogLost())) {
+    if (engine.revocations.isClosed() || (onRevoke && isLogLost())) {
       this.#end(logLost());
       return;
     }
@@ -126,7 +128,7 @@ export class WatchedStream implements CallStream {
 
   /** Milliseconds until the next look is due. */
   get dueIn(): number {
-    return Math.min(this.#endsAt, this.#asksAt) - this.#options.engine.storeNow();
+    return Math.min(this.#endsAt, this.#asksAt) - this.#options.engine.revocations.storeNow();
   }
 
   get isOpen(): boolean {
@@ -166,7 +168,7 @@ export class WatchedStream implements CallStream {
   }
 
   #revoked({ session, endedBy, at }: EndedEntry): void {
-    const error = endedError({ session, endedBy, at }, this.#options.engine.storeNow());
+    const error = endedError({ session, endedBy, at }, this.#options.engine.revocations.storeNow());
     if (this.#ownEnds > 0) {
       this.#endedMeanwhile = { error, until: this.#options.monotonic() + lastMessageTime };
     } else {

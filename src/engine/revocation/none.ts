@@ -1,0 +1,42 @@
+import type { Clock } from "../../base/clock.ts";
+import type { Revocations } from "./log.ts";
+
+/** For services without a store: no revocation is ever reported, and no answer is ever stale. */
+export class NoRevocations implements Revocations {
+  readonly #clock: Clock;
+  readonly unsure = false;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  storeNow(): number {
+    return this.#clock.now();
+  }
+
+  get(): undefined {
+    return undefined;
+  }
+
+  claimsVersionOf(): undefined {
+    return undefined;
+  }
+
+  isStale(): boolean {
+    return false;
+  }
+
+  staleness(): number {
+    return 0;
+  }
+
+  async catchUp(): Promise<void> {}
+
+  watch(): () => void {
+    return () => {};
+  }
+
+  isClosed(): boolean {
+    return false;
+  }
+}
