@@ -333,7 +333,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     );
     const none = await api.open({}, (ctx) => sessions.requireFresh(ctx, "10m"));
     expect(none.error?.code).toBe(Code.Internal);
-    expect(none.error?.rawMessage).toMatch(/is public, so its calls have no session/);
+    expect(none.error?.rawMessage).toMatch(/which is public, so its calls have no session/);
   });
 });
 

@@ -342,7 +342,9 @@ describe("what is refused at start", () => {
 
   it("protect without routes", () => {
     const sessions = testSessions();
-    expect(() => sessions.protect({} as never)).toThrow(/give it the adapter's options/);
+    expect(() => sessions.protect({} as never)).toThrow(
+      /^sessions\.protect requires the options of an adapter/,
+    );
   });
 });
 
@@ -422,7 +424,7 @@ describe("feat:K1 required, optional, none", () => {
     const ofPublic = await server.call(inherited, {});
     expect(ofPublic.error?.code).toBe(Code.Internal);
     expect(ofPublic.error?.rawMessage).toMatch(
-      /Inherited is public, so its calls have no session; make it/,
+      /Inherited, which is public, so its calls have no session; set its auth/,
     );
     const ofOptional = await server.call(optional, {});
     expect(ofOptional.error?.code).toBe(Code.Unauthenticated);
@@ -439,7 +441,7 @@ describe("feat:K1 required, optional, none", () => {
     const { error } = await bare.call(required, {});
     expect(error?.code).toBe(Code.Internal);
     expect(error?.rawMessage).toMatch(
-      /nothing authenticates .*Required: wrap .* sessions\.protect\(\)/,
+      /nothing authenticates .*Required; wrap .* sessions\.protect\(\)/,
     );
   });
 
@@ -581,7 +583,7 @@ describe("two instances in one process never meet", () => {
     );
     const passed = await server.call(required, {}, { bearer: ofA.access });
     expect(passed.error?.code).toBe(Code.Internal);
-    expect(passed.error?.rawMessage).toMatch(/router of this instance/);
+    expect(passed.error?.rawMessage).toMatch(/of this instance to the router/);
     const wrong = wireServer(b.protect({ routes: openRoutes(b) }));
     const { hint, body } = await wrong.call(required, {}, { bearer: ofA.access });
     expect(hint).toMatchObject({ realm: "https://b.example", session: "" });

@@ -376,16 +376,28 @@ describe("misuse is reported to the developer and creates no session", () => {
         new RegExp(`^claims\\.${name}: the name is reserved; choose another$`),
       ],
     ),
-    ["a bigint", bad({ n: 1n }), /^claims\.n: a bigint cannot go into a token/],
-    ["a Date", bad({ at: new Date(0) }), /^claims\.at: an instance of a class/],
-    ["undefined", bad({ x: undefined }), /^claims\.x: undefined cannot go/],
-    ["NaN", bad({ x: Number.NaN }), /^claims\.x: NaN cannot go/],
-    ["a function", bad({ f: () => secret }), /^claims\.f: function cannot go/],
-    ["a circular reference", bad(cyclic), /^claims\.self: contains itself/],
+    ["a bigint", bad({ n: 1n }), /^claims\.n: a token cannot contain a bigint/],
+    [
+      "a Date",
+      bad({ at: new Date(0) }),
+      /^claims\.at: a token cannot contain an instance of a class/,
+    ],
+    [
+      "undefined",
+      bad({ x: undefined }),
+      /^claims\.x: a token cannot contain a value of type undefined/,
+    ],
+    ["NaN", bad({ x: Number.NaN }), /^claims\.x: a token cannot contain NaN/],
+    [
+      "a function",
+      bad({ f: () => secret }),
+      /^claims\.f: a token cannot contain a value of type function/,
+    ],
+    ["a circular reference", bad(cyclic), /^claims\.self contains itself/],
     [
       "claims that are not an object",
       { userId: "a", claims: "x" as never },
-      /^claims: must be a plain object/,
+      /^claims must be a plain object/,
     ],
   ])("feat:A4 feat:N4 %s", async (_, session, message) => {
     const { signIn, store, sessions, events } = createWorld(options, session);

@@ -1,6 +1,7 @@
 import type { JWK } from "jose";
 import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import { checkJwk, isSigningAlgorithm, type SigningAlgorithm } from "../../jwt/jwk.ts";
+import { maxKeys } from "../../jwt/jwk-set.ts";
 import { assertPem } from "../../jwt/keys.ts";
 
 /**
@@ -57,9 +58,6 @@ export type KeyPlan =
       readonly algorithm: SigningAlgorithm | undefined;
     };
 
-/** The most keys a service publishes: what verifiers of this library read. */
-export const maxPublishedKeys = 64;
-
 /**
  * Resolves and checks the options.
  * @param algorithm the option `algorithm`
@@ -90,8 +88,8 @@ export function readKeyPlan(options: KeysOptions = {}, algorithm?: SigningAlgori
       "keys.rotation: only generated keys are rotated; leave it out, or keys.signing",
     );
   }
-  if (verification.length >= maxPublishedKeys) {
-    throw new TypeError(`keys.verification: at most ${maxPublishedKeys - 1} keys`);
+  if (verification.length >= maxKeys) {
+    throw new TypeError(`keys.verification: at most ${maxKeys - 1} keys`);
   }
   named("keys.signing", () => checkSigning(signing, algorithm));
   verification.forEach((key, i) => {

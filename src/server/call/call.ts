@@ -183,7 +183,7 @@ export function knownCall(
   const call = values.get(key);
   if (call !== undefined && !isSame(call)) {
     throw new ConnectError(
-      "the adapter option contextValues returned the same object for two requests; return a new one for each request",
+      "the adapter option contextValues returned the same object for two requests; create one for each request",
       Code.Internal,
     );
   }

@@ -18,9 +18,11 @@ import { admit } from "./gate.ts";
 import { relayFailure } from "./refusal.ts";
 
 /**
- * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
- * open streams with their sessions; alone it authenticates too, with what an interceptor can:
- * cookies are not cleared on failed streams, gRPC and gRPC-Web calls, and bodies were read before.
+ * Creates the interceptor of an instance. After the gate, it adds session details to errors,
+ * completes the response headers, and ends open streams with their sessions.
+ *
+ * Without the gate it authenticates as well, within the limits of an interceptor. Bodies are read
+ * before it runs, and it cannot clear cookies on failed streams and on failed gRPC and gRPC-Web calls.
  */
 export function createInterceptor(
   core: VerifyingCore,
@@ -29,7 +31,7 @@ export function createInterceptor(
 ): Interceptor {
   const streams = new OpenStreams(core);
   return (next) => async (request) => {
-    // Other interceptors may have replaced the headers or the signal of a request, not both.
+    // Other interceptors may have replaced the headers or the signal of a request, but not both.
     const isSame = (call: Call): boolean =>
       call.requestHeader === request.header || call.signal === request.signal;
     const known = knownCall(request.contextValues, key, isSame);
@@ -51,9 +53,9 @@ export function createInterceptor(
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
-      // Streams are no GET, and no cache keeps those.
+      // Not needed for streams: they are never GET requests, so caches do not store them.
       keepTokensUncached(call.responseHeader);
-      // What the handler left running must not believe that it still tells the client anything.
+      // Work that the handler left running must not rely on reaching the client any more.
       call.committed = true;
     }
   };
@@ -70,7 +72,7 @@ async function admitAlone(
     await admit(core, call, { method: request.method, signal: request.signal, policies });
   } catch (error) {
     if (error instanceof ConnectError && isConnectUnary(request)) {
-      // The only kind of call whose error metadata becomes response headers.
+      // Only for these calls does error metadata become response headers.
       appendHeaders(error.metadata, call.responseHeader);
     }
     throw error;
@@ -82,7 +84,7 @@ function isConnectUnary(request: Request): boolean {
   return !request.stream && !type.startsWith("application/grpc");
 }
 
-/** A response, with what was written before there was one, where the handler did not ask for it. */
+/** Adds collected headers to a response, unless the handler's context already has them. */
 function answered<R extends UnaryResponse | StreamResponse>(call: Call, response: R): R {
   if (call.isBuffered) {
     call.attachResponse(response.header);
@@ -90,14 +92,14 @@ function answered<R extends UnaryResponse | StreamResponse>(call: Call, response
   return response;
 }
 
-/** Several Set-Cookie stay several. */
+/** Copies headers. Each Set-Cookie value stays separate. */
 function appendHeaders(to: Headers, from: Headers): void {
   from.forEach((value, name) => {
     to.append(name, value);
   });
 }
 
-/** Errors of a handler: ours get their details, another service's lose theirs. */
+/** Adds the details to our own errors, and removes those of another service from its errors. */
 function ownError(
   core: VerifyingCore,
   call: Call,

@@ -36,8 +36,8 @@ export function checkDemands(
   { freshWithin, claims: demands }: Demands,
   { claims, sid, auth_time }: TokenClaims,
 ): void {
-  const valueOf = (claim: string) => (Object.hasOwn(claims, claim) ? claims[claim] : undefined);
-  const unmet = demands.filter(({ claim, anyOf }) => !meets(valueOf(claim), anyOf));
+  const claimOf = (claim: string) => (Object.hasOwn(claims, claim) ? claims[claim] : undefined);
+  const unmet = demands.filter(({ claim, anyOf }) => !meets(claimOf(claim), anyOf));
   if (unmet.length > 0) {
     throw new SessionError("forbidden", "CLAIM_REJECTED", {
       message: "the claims of the session do not allow this call",
