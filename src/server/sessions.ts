@@ -49,7 +49,10 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   create(context: HandlerContext, options: NewSessionOptions<Given>): Promise<Session<Claims>>;
   /**
    * Creates a session without a response, for tests, scripts and other ways to deliver tokens.
-   * @throws SessionError TypeError
+   *
+   * @throws TypeError if an option or a claim is invalid
+   * @throws SessionError `forbidden` for a user who already has the maximum number of sessions;
+   * `unavailable` for an outage
    */
   issue(
     options: NewSessionOptions<Given> & {

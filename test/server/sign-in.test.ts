@@ -158,7 +158,7 @@ describe("sec:C17 login CSRF", () => {
     expect((await store.store.load(victim.id)).record?.revokedAt).toBeNull();
   });
 
-  it('accepts any origin with crossSite: "unchecked"', async () => {
+  it("accepts any origin with crossSite: unchecked", async () => {
     const { signIn } = createWorld({ ...options, crossSite: "unchecked" });
     const { headers } = await signIn({ headers: { "rpcsession-transport": "cookie" } });
     expect(cookieEffects(headers)).toEqual(["access set", "refresh set"]);

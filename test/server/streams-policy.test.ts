@@ -330,7 +330,7 @@ describe("a change log that has lost entries", () => {
   });
 });
 
-describe('feat:Q2 a method with check "none"', () => {
+describe("feat:Q2 a method with check: none", () => {
   const check = (stream: "endOnExpiry" | "endOnRevoke") => ({
     methods: { "notes.v1.NotesService/WatchNotes": { check: "none", stream } } as const,
   });
@@ -346,7 +346,7 @@ describe('feat:Q2 a method with check "none"', () => {
     await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
   });
 
-  it('ends its streams on revocation with stream "endOnRevoke"', async () => {
+  it("ends its streams on revocation with stream: endOnRevoke", async () => {
     const world = await start("endOnRevoke", check("endOnRevoke"));
     const stream = await openStream(world.server, world.client, { kind });
     expect(world.server.sessions.health().streams).toBe(1);
