@@ -402,7 +402,10 @@ describe("feat:E6 clientClaims: the claims that a client may read", () => {
 
   it("feat:E6 a projection that does not return JSON is refused at sign-in, naming clientClaims", async () => {
     for (const [told, message] of [
-      [{ at: new Date() }, /^clientClaims: claims\.at: a token cannot contain an instance of a class/],
+      [
+        { at: new Date() },
+        /^clientClaims: claims\.at: a token cannot contain an instance of a class/,
+      ],
       [{ sub: "x" }, /^clientClaims: claims\.sub: the name is reserved/],
       [null, /^clientClaims: claims must be a plain object/],
       [Promise.resolve({}), /^clientClaims: claims must be a plain object/],
