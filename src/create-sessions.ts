@@ -1,8 +1,6 @@
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
-import { createOpener } from "./base/promises.ts";
-import { openEngine } from "./engine/engine.ts";
-import { reach } from "./engine/reach.ts";
-import { closedHealth, type SessionsHealth } from "./engine/revocation/health.ts";
+import { Engine } from "./engine/engine.ts";
+import type { SessionsHealth } from "./engine/revocation/health.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
@@ -10,69 +8,70 @@ import { SessionHandle } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 
 /**
- * Verified sessions for Connect services. `Claims`: what handlers read; `Given`: what a sign-in
- * gives, where the schema of the option `claims` adds to it.
+ * Verified sessions for Connect services. `Claims` is the type that handlers read, `Given` the type
+ * that a sign-in passes; they differ if the schema of the option `claims` adds defaults.
  */
 export interface Sessions<Claims extends object = JsonObject, Given extends object = object>
   extends ServerSessions<Claims, Given> {
   /**
-   * Opens the store, the secrets and the keys now instead of on first use.
-   * @throws SessionError `unavailable`, with what stood in the way as its cause
+   * Opens the store, the secrets and the keys now instead of on first use. Call it when the server
+   * starts, so that a wrong configuration is reported early.
+   * @throws SessionError `unavailable`, with the underlying error as its `cause`
    */
   ready(): Promise<void>;
-  /** How well this process knows of revocations; for health checks and metrics. Does no I/O. */
+  /** Reports how current this process's knowledge of revocations is. Does no I/O. */
   health(): SessionsHealth;
   /**
-   * The public keys of all access tokens that may be alive, and of those to come: what
-   * `jwksHandler` of `rpc-session/http` publishes.
+   * The public keys of all access tokens that may be alive, and those that will sign next.
+   * `jwksHandler` of `rpc-session/http` publishes them.
    * @throws SessionError `unavailable`
    */
   jwks(): Promise<JsonWebKeySet>;
   /**
-   * Waits for background writes, ends timers, feed and sweeper, and closes the store, unless another
-   * instance has it open. Calls that come later are `unavailable`.
+   * Waits for background writes, stops all timers, and closes the store unless another instance has
+   * it open. Later calls fail with `unavailable`.
    */
   close(): Promise<void>;
+  /** The same as `close`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
 /**
- * Makes verified sessions for Connect services. Opens nothing yet.
- * @throws TypeError with what to change, when an option is wrong
+ * Creates sessions for Connect services. Nothing is opened until the first call, or `ready()`.
+ *
+ * @example
+ * ```ts
+ * const sessions = createSessions({
+ *   issuer: "https://api.example.com",
+ *   store: sqliteStore("sessions.db"),
+ * });
+ * ```
+ * @throws TypeError that names the wrong option and how to correct it
  */
 export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
   options: SessionsOptions<Schema>,
 ): Sessions<ClaimsOf<Schema>, ClaimsInput<Schema>>;
-// Inside, claims are JSON; the schema vouches for their type.
+// The implementation treats claims as JSON; the schema guarantees their type.
 export function createSessions(options: SessionsOptions): Sessions {
-  const resolved = readOptions(options);
-  const opener = createOpener(() => openEngine(resolved.engine));
+  const { engine: engineOptions, core: serverOptions, policies } = readOptions(options);
+  const engine = new Engine(engineOptions);
   const core: Core = {
-    ...resolved.core,
-    storeNow: () => opener.opened()?.revocations.storeNow() ?? resolved.engine.clock.now(),
-    sessionOn: (call, verified) => new SessionHandle(core, verified, call),
-    engine: () => opener.opened() ?? reach(opener.get()),
-  };
-  const closeOnce = async (): Promise<void> => {
-    const engine = await opener.end();
-    await engine?.settled();
-    await engine?.close();
-  };
-  let closing: Promise<void> | undefined;
-  const close = (): Promise<void> => {
-    closing ??= closeOnce();
-    return closing;
+    ...serverOptions,
+    revocations: engine.revocations,
+    engine: () => engine.open(),
+    sessionOn: (_core, verified, call) => new SessionHandle(core, verified, call),
   };
   return {
-    ...createServerSessions(core, resolved.policies),
-    health: () => opener.opened()?.health() ?? closedHealth,
+    ...createServerSessions(core, policies),
+    health: () => engine.health(),
     async jwks() {
-      return { keys: [...(await (await core.engine()).publicKeys())] };
+      await engine.open();
+      return { keys: [...(await engine.publicKeys())] };
     },
     async ready() {
-      await core.engine();
+      await engine.open();
     },
-    close,
-    [Symbol.asyncDispose]: close,
+    close: () => engine.close(),
+    [Symbol.asyncDispose]: () => engine.close(),
   };
 }

@@ -22,6 +22,7 @@ export { createSessions, type Sessions } from "./create-sessions.ts";
 export type { ClientClaims } from "./engine/claims.ts";
 export type { KeysOptions, RemoteSigner } from "./engine/keys/plan.ts";
 export type { LifetimeOptions, OwnLifetimes, RefreshOptions } from "./engine/lifetimes.ts";
+export type { RevocationCheck } from "./engine/revocation/check.ts";
 export type { SessionsHealth } from "./engine/revocation/health.ts";
 export type {
   ClaimsChange,
@@ -30,12 +31,14 @@ export type {
   SessionInfo,
   VerifiedSession,
 } from "./engine/session.ts";
-// Below: for authors of stores.
+// The contract of session stores, for authors of stores.
 export type {
   Changes,
+  ClaimsEntry,
   Device,
+  EndedEntry,
   Inserted,
-  LogEntry as Change,
+  LogEntry,
   NewSession,
   RefreshWrite,
   RevokeScope,

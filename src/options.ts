@@ -35,50 +35,62 @@ import { readPageOrigins } from "./request/origins.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 
-/** The options of {@link createSessions}. */
+/** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /**
-   * The URL of this service as its clients see it, such as "https://api.example.com": `iss` and,
-   * unless `audience` says otherwise, `aud` of the access tokens.
+   * The URL of this service as its clients see it, such as "https://api.example.com". It becomes the
+   * `iss` claim of access tokens (RFC 7519) and, by default, their `aud`.
    */
   readonly issuer: string;
-  /** `aud` of the access tokens. Default: the issuer. */
+  /** The `aud` claim of access tokens (RFC 7519). Default: the issuer. */
   readonly audience?: string;
-  /** Where sessions live: `sqliteStore("sessions.db")`, or `memoryStore()` for tests. */
+  /** Where sessions are stored: for example `sqliteStore("sessions.db")`, or `memoryStore()` in tests. */
   readonly store: SessionStore;
   /**
-   * At least 32 random bytes, or several such secrets: the first makes new tokens, all check
-   * tokens. Default: the one that an embedded store keeps beside its sessions.
+   * A secret of at least 32 random bytes, or a list of secrets. The first one creates new tokens;
+   * all of them are accepted. Must be the same on every server. Default: the secret that an embedded
+   * store (SQLite, memory) keeps next to its sessions. Other stores require this option.
+   *
+   * To rotate it: append the new secret on every server, then move it to the front on every server,
+   * and remove the old one once no session uses it any more.
    */
   readonly secret?: SecretOption;
   /**
-   * What generated keys sign with, or what `keys.signing` must be; the same on every server.
-   * Default "ES256". "RS256" and "EdDSA" are for verifiers that ask for them.
+   * The signature algorithm of access tokens, the same on every server. With a signing key of your
+   * own, that key must have this algorithm. Default "ES256". Choose "RS256" or "EdDSA" only if
+   * another verifier requires it.
    */
   readonly algorithm?: SigningAlgorithm;
   /** The keys that sign access tokens. Default: generated, kept in the store, and rotated. */
   readonly keys?: KeysOptions;
-  /** Methods and services that need no session. Default none: everything needs one. */
+  /** Methods and services that do not need a session. Default: none, so every method needs one. */
   readonly public?: readonly (DescMethod | DescService)[];
-  /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
+  /**
+   * Policies by procedure, such as `{ "notes.v1.NotesService/ListNotes": { auth: "optional" } }`.
+   * They take precedence over options in the schema.
+   */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
   /**
-   * What the claims of a session look like, by a schema of zod, valibot, arktype or another library
-   * of the Standard Schema: it types `session.claims`, and refuses claims that do not fit when they
-   * are issued and when a token is read. Default: any JSON object.
+   * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
+   * library. It types `session.claims`. Claims that do not match are refused when a session is
+   * created and when a token is read. Default: any JSON object.
    */
   readonly claims?: Schema;
   /**
-   * What of the claims the client may read, as `session.claims` of its session: at most 3 KB of
-   * JSON, in a header that any script of the page can read. Default: nothing.
+   * Selects the claims that the client may read as `session.claims`: at most 3 KB of JSON. They travel
+   * in a header that every script of the page can read. Default: none.
+   *
+   * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
-  /** How many sessions a user may have, in all tenants together. Default: any number. */
+  /** How many sessions a user may have, across all tenants. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
-   * Tells the IP address of a client, for `info().device.ip`: from a header that only your proxy can
-   * write, `(ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined`, or from the socket, which the
-   * adapter's option `contextValues` can hand over. Default: none is kept.
+   * Returns the IP address of a client, for `info().device.ip`. Read it from a header that only your
+   * proxy can set, or from the socket, which you can pass in through the adapter's `contextValues`.
+   * Default: no address is stored.
+   *
+   * @example `clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined`
    */
   readonly clientIp?: ClientIp;
   /** How long access tokens and sessions live. */
@@ -86,57 +98,62 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /** How refresh tokens rotate. */
   readonly refresh?: RefreshOptions;
   /**
-   * How calls find out that their session was ended; by method in `methods` or the schema. Default
-   * "feed": in memory.
+   * How a call finds out that its session was revoked; see {@link RevocationCheck}. Can be set for
+   * single methods in `methods` or in the schema. Default "feed": in memory.
    */
   readonly revocation?: RevocationCheck;
   /**
-   * How old what a process knows of revocations may be. Usually it is milliseconds old. When the
-   * change log of the store cannot be read for this long, calls wait for it and are refused with
-   * `Unavailable`. Default "5s"; "200ms" to "60s". The log is read every half of it.
+   * How old this process's knowledge of revocations may be; normally it is milliseconds old. If the
+   * store's change log cannot be read for this long, calls wait for it and are then refused with
+   * `Unavailable`. The log is read every half of this time. Default "5s"; from "200ms" to "60s".
    */
   readonly maxStaleness?: Duration;
-  /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
+  /**
+   * How far `iat` and `nbf` of an access token may lie in the future, in whole seconds. Does not
+   * extend `exp`. Default "60s", which is also the maximum.
+   */
   readonly clockSkew?: Duration;
-  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  /** How many verified access tokens are cached, so that each signature is verified once. */
   readonly verifiedCache?: VerifiedCacheOptions;
   /**
-   * How long open streams go on while the change log of the store cannot be read, so that nothing
-   * is known of revocations; then they end with `Unavailable`. Default "60s"; "5s" to "10m", and
-   * not less than `maxStaleness`.
+   * How long open streams continue while the store's change log cannot be read. After that they end
+   * with `Unavailable`, because a revocation could go unnoticed. Default "60s"; from "5s" to "10m",
+   * and at least `maxStaleness`.
    */
   readonly maxStreamStaleness?: Duration;
   /** How session cookies are written. */
   readonly cookies?: CookieOptions;
   /**
    * The origins of the pages that may use cookies, exactly as browsers send them, such as
-   * "https://app.example.com". Default: the issuer's.
+   * "https://app.example.com". Default: the issuer's origin.
    */
   readonly origins?: readonly string[];
-  /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
+  /** Whether requests with cookies must come from `origins`. Default "checked". */
   readonly crossSite?: "checked" | "unchecked";
   /**
-   * "token": cookie sessions must also send the anti-CSRF token that came with them. Default "off",
-   * where `doAntiCsrfCheck: true` counts as false.
+   * With "token", cookie sessions must also send the anti-CSRF token that was issued with the cookies.
+   * With "off", the method policy `doAntiCsrfCheck: true` has no effect. Default "off".
    */
   readonly antiCsrf?: "off" | "token";
-  /** Whether browsers may have their tokens in headers, where scripts can read them. Default false. */
+  /**
+   * Whether browsers may receive their tokens in headers, where scripts can read them. Default false.
+   */
   readonly browserHeaderTransport?: boolean;
-  /** Told of everything that happens to a session, and of every outage: send it to your logs. */
+  /** Receives an event for every change of a session and for every outage. */
   readonly onEvent?: SessionEventListener;
-  /** Gets a line for every event: pino, `console`, or what has their `info`, `warn` and `error`. */
+  /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
-  /** Where time comes from. Default: the machine. */
+  /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
 
-/** A limit of sessions per user. */
+/** A limit on the sessions of one user. */
 export interface SessionsPerUserOptions {
-  /** At least 1. A session that the new one replaces does not count. */
+  /** An integer, at least 1. A session that the new one replaces does not count. */
   readonly max: number;
   /**
-   * What happens to the one too many: "evictOldest" ends the oldest, "reject" refuses the new one
-   * with `PermissionDenied`. Default "evictOldest".
+   * What happens at the limit: "evictOldest" ends the user's oldest session, "reject" refuses the new
+   * one with `PermissionDenied`. Default "evictOldest".
    */
   readonly overflow?: "evictOldest" | "reject";
 }
@@ -145,10 +162,10 @@ export interface SessionsPerUserOptions {
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
   readonly policies: Policies;
-  readonly core: Omit<Core, "engine" | "storeNow" | "sessionOn">;
+  readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
 }
 
-/** @throws TypeError with what to change, when an option is wrong */
+/** @throws TypeError that names the wrong option and how to correct it */
 export function readOptions(options: SessionsOptions): ResolvedOptions {
   checkShape(options);
   const issuer = readIssuer(options.issuer);
@@ -182,7 +199,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
 
 type Shape = "string" | "object" | "array" | "boolean" | "function" | "any";
 
-/** What each option must be, for those who write without types: a slip must not pass unseen. */
+/** The type of each option, so that a mistake in plain JavaScript is reported. */
 const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   issuer: "string",
   audience: "string",
@@ -215,30 +232,37 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
 
 function checkShape(options: SessionsOptions): void {
   if (typeof options !== "object" || options === null) {
-    throw new TypeError("createSessions: give it options, at least { issuer, store }");
+    throw new TypeError("createSessions needs options: at least { issuer, store }");
   }
   for (const [name, value] of Object.entries(options)) {
     const shape = Object.hasOwn(shapes, name) ? shapes[name as keyof SessionsOptions] : undefined;
     if (shape === undefined) {
-      throw new TypeError(`createSessions: there is no option "${name}"`);
+      throw new TypeError(`createSessions has no option "${name}"; check its spelling`);
     }
     const is = Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
     if (value !== undefined && shape !== "any" && is !== shape) {
-      throw new TypeError(`${name}: must be of type ${shape}, not ${is}`);
+      throw new TypeError(
+        `${name} must be ${article(shape)}, got ${is === "null" ? "null" : article(is)}`,
+      );
     }
   }
+}
+
+/** "array" becomes "an array". */
+function article(type: string): string {
+  return /^[aeiou]/.test(type) ? `an ${type}` : `a ${type}`;
 }
 
 function readEngineOptions(options: SessionsOptions): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
     throw new TypeError(
-      'store: give a session store, such as sqliteStore("sessions.db") of rpc-session/stores/sqlite',
+      'store must be a session store, such as sqliteStore("sessions.db") from rpc-session/stores/sqlite',
     );
   }
   if (secret === undefined && store.secret === undefined) {
     throw new TypeError(
-      `secret: ${store.name} keeps none of its own; give at least 32 random bytes, the same on every server`,
+      `secret is missing and ${store.name} does not keep one; pass at least 32 random bytes, the same on every server`,
     );
   }
   if (secret !== undefined) {
@@ -267,7 +291,7 @@ function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | n
   assertMembers("sessionsPerUser", option, { max: 0, overflow: 0 });
   const { max } = option;
   if (!Number.isSafeInteger(max) || max < 1) {
-    throw new TypeError("sessionsPerUser.max: must be a whole number, at least 1");
+    throw new TypeError(`sessionsPerUser.max must be an integer of at least 1, got ${String(max)}`);
   }
   const choices = ["evictOldest", "reject"] as const;
   const overflow = readChoice("sessionsPerUser.overflow", option.overflow, choices);
@@ -279,9 +303,11 @@ function readLogger(logger: SessionLogger | undefined): SessionEventListener | u
     return undefined;
   }
   const methods = ["info", "warn", "error"] as const;
-  const lacks = methods.find((name) => typeof logger?.[name] !== "function");
-  if (lacks !== undefined) {
-    throw new TypeError(`logger: has no method "${lacks}"; give pino, console or the like`);
+  const missing = methods.find((name) => typeof logger?.[name] !== "function");
+  if (missing !== undefined) {
+    throw new TypeError(
+      `logger has no method "${missing}"; pass pino, console or an object with the same methods`,
+    );
   }
   return logEvents(logger);
 }

@@ -10,7 +10,7 @@ import {
 import { type Clock, systemClock } from "./base/clock.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
-import { createOpener } from "./base/promises.ts";
+import { Opener } from "./base/promises.ts";
 import { createClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
 import { NoRevocations } from "./engine/revocation/none.ts";
@@ -143,8 +143,8 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     clock,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: createClaimsRule(options.claims, undefined),
-    storeNow: () => clock.now(),
-    sessionOn: (_call, { claims, read }) => ({
+    revocations: authenticator.revocations,
+    sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),
       // The type has no `revoke`. Callers without types get an explanation.
       revoke: () => Promise.reject(noStore()),
@@ -176,12 +176,12 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     });
   }
   keysOf(jwks);
-  const opener = createOpener<KeySet>(() => readKeySet(jwks));
+  const opener = new Opener<KeySet>(() => readKeySet(jwks));
   return {
     async ready() {
       await opener.get();
     },
-    find: (kid) => opener.opened()?.get(kid) ?? opener.get().then((set) => set.get(kid)),
+    find: (kid) => opener.value?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
 }
 

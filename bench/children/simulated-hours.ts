@@ -1,6 +1,6 @@
 // Two simulated hours of the same sessions: they call, and refresh as their tokens run out. Tells the
 // heap every five minutes of the second.
-import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
@@ -16,7 +16,7 @@ export interface SimulatedHours {
 
 const count = Number(process.argv[2]);
 const clock = createFakeClock();
-const engine = await openEngine({
+const engine = await new Engine({
   issuer,
   audience: issuer,
   store: memoryStore(),
@@ -25,7 +25,7 @@ const engine = await openEngine({
   clockSkew: 60_000,
   clock,
   emit: () => {},
-});
+}).open();
 const clients = await Promise.all(Array.from({ length: count }, (_, i) => signIn(engine, i)));
 const samples: { minute: number; bytes: number }[] = [];
 const done = { calls: 0, refreshes: 0 };

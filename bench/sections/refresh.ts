@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { Pool } from "pg";
 import { systemClock } from "../../src/base/clock.ts";
-import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
@@ -107,7 +107,7 @@ async function measure(
   { store, floor }: StoreBench,
   { quick, fewRounds }: BenchOptions,
 ): Promise<Rates> {
-  const engine = await openEngine({
+  const engine = await new Engine({
     issuer,
     audience: issuer,
     store,
@@ -120,7 +120,7 @@ async function measure(
     clockSkew: 60_000,
     clock: systemClock,
     emit: () => {},
-  });
+  }).open();
   const count = quick ? 320 : 960;
   const rates: Rates = { signIn: [], refresh: [], floor: [], floorSigned: [] };
   const signed = await signer();

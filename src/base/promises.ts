@@ -1,34 +1,19 @@
 import type { Clock } from "./clock.ts";
 
-/**
- * Goes on with a value: at once where it is there, so that a call that waits for nothing makes no
- * promises.
- */
-export function andThen<T, R>(
-  value: T | Promise<T>,
-  next: (value: T) => R | Promise<R>,
-): R | Promise<R> {
-  return value instanceof Promise ? goOn(value, next) : next(value);
-}
-
-async function goOn<T, R>(value: Promise<T>, next: (value: T) => R | Promise<R>): Promise<R> {
-  return next(await value);
-}
-
-/** How long work may take. */
+/** A time limit for asynchronous work. */
 export interface TimeLimit {
   readonly clock: Clock;
   /** Milliseconds. */
   readonly ms: number;
-  /** Whether a caller waits for it, so that the process must live on. Default false. */
+  /** Whether the timer keeps the process alive, because a caller waits for it. Default false. */
   readonly keepAlive?: boolean;
-  /** What it rejects with when it took longer. */
+  /** Creates the rejection for work that takes longer. */
   readonly late: () => Error;
 }
 
 /**
- * The work, or a rejection when it takes too long. Time that a clock jumps over, as a test's does,
- * is not held against it: nobody could have answered meanwhile.
+ * Settles like `work`, or rejects when the time limit is over. Time that a clock skips, as a fake
+ * clock does, does not count: nothing could have answered meanwhile.
  */
 export function inTime<T>(work: Promise<T>, { clock, ms, keepAlive, late }: TimeLimit): Promise<T> {
   return new Promise((resolve, reject) => {
@@ -49,40 +34,47 @@ export function inTime<T>(work: Promise<T>, { clock, ms, keepAlive, late }: Time
   });
 }
 
-/** Opens something once, however many wait for it; a failure is forgotten, so that it is tried again. */
-export interface Opener<T> {
-  get(): Promise<T>;
-  /** What is open now, without a promise; undefined before and after. */
-  opened(): T | undefined;
-  /** Ends it for good: resolves to what was opened, if anything was. Later calls of `get` reject. */
-  end(): Promise<T | undefined>;
+/** Opens a value once for all who ask for it; after a failure the next caller tries again. */
+export class Opener<T> {
+  readonly #open: () => Promise<T>;
+  #opening: Promise<T> | undefined;
+  #value: T | undefined;
+
+  constructor(open: () => Promise<T>) {
+    this.#open = open;
+  }
+
+  /** The value, if it is open. */
+  get value(): T | undefined {
+    return this.#value;
+  }
+
+  get(): Promise<T> {
+    this.#opening ??= this.#open().then(
+      (value) => {
+        this.#value = value;
+        return value;
+      },
+      (error: unknown) => {
+        this.#opening = undefined;
+        throw error;
+      },
+    );
+    return this.#opening;
+  }
 }
 
-export function createOpener<T>(open: () => Promise<T>): Opener<T> {
-  let opening: Promise<T> | undefined;
-  let opened: T | undefined;
-  let ended = false;
-  return {
-    get() {
-      if (ended) {
-        return Promise.reject(new Error("closed"));
-      }
-      opening ??= open().then(
-        (value) => {
-          opened = value;
-          return value;
-        },
-        (error: unknown) => {
-          opening = undefined;
-          throw error;
-        },
-      );
-      return opening;
-    },
-    opened: () => (ended ? undefined : opened),
-    async end() {
-      ended = true;
-      return await opening?.catch(() => undefined);
-    },
-  };
+/**
+ * Applies `next` synchronously if the value is already available, so that a call that does not wait
+ * creates no promise.
+ */
+export function andThen<T, R>(
+  value: T | Promise<T>,
+  next: (value: T) => R | Promise<R>,
+): R | Promise<R> {
+  return value instanceof Promise ? goOn(value, next) : next(value);
+}
+
+async function goOn<T, R>(value: Promise<T>, next: (value: T) => R | Promise<R>): Promise<R> {
+  return next(await value);
 }

@@ -13,121 +13,22 @@ import { reach } from "./reach.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 
-/** A signed access token and what it says. */
+/** A signed access token and its claims. */
 export interface AccessToken {
   readonly token: string;
   readonly claims: TokenClaims;
-  /** Milliseconds until it expires, from when it was signed. */
+  /** Milliseconds from signing until it expires. */
   readonly expiresIn: number;
 }
 
-/** What access tokens are made of. */
-export interface AccessTokenOptions {
+export interface AccessTokensOptions {
   readonly issuer: string;
   readonly audience: string;
-  readonly keys: SigningKeys;
+  readonly keys: Pick<SigningKeys, "signer">;
   readonly lifetimes: Lifetimes;
 }
 
-/** The greatest part of an access token's life that is taken off at random. */
-const jitter = 0.05;
-
-/**
- * Signs the access token of a session as the store answered it; every time is the store's.
- * @throws SessionError `unauthorized` when the session ends within this second
- */
-export async function mintAccessToken(
-  options: AccessTokenOptions,
-  { record, now }: Stored<SessionRecord>,
-): Promise<AccessToken> {
-  const span = Math.min(options.lifetimes.access, record.accessLife ?? maxAccessLife);
-  const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
-  const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
-  // In the last part of its last second a session has no token left to give.
-  if (seconds(end) <= seconds(now)) {
-    throw expiredError(record.id);
-  }
-  const claims: TokenClaims = {
-    iss: options.issuer,
-    aud: options.audience,
-    sub: record.userId,
-    sid: record.id,
-    iat: seconds(now),
-    exp: seconds(end),
-    jti: randomId(12),
-    client_id: options.audience,
-    gen: record.generation,
-    gat: seconds(record.rotatedAt),
-    cv: record.claimsVersion,
-    auth_time: seconds(record.authTime),
-    session_iat: seconds(record.createdAt),
-    session_exp: seconds(record.expiresAt),
-    transport: record.transport,
-    ...(record.tenantId === null ? {} : { tid: record.tenantId }),
-    claims: record.claims,
-  };
-  const token = await signAccessToken(claims, await options.keys.signer());
-  return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
-}
-
-/**
- * Signs the access token of a call anew, with other claims: the same session and end, and the same
- * generation, because the client may not have got the refresh token of a later one.
- *
- * @param now milliseconds since 1970 by the store's clock
- */
-export async function reissueAccessToken(
-  options: Pick<AccessTokenOptions, "keys">,
-  presented: TokenClaims,
-  { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
-): Promise<AccessToken> {
-  const claims: TokenClaims = {
-    ...presented,
-    iat: seconds(now),
-    jti: randomId(12),
-    cv: record.claimsVersion,
-    claims: record.claims,
-  };
-  const token = await signAccessToken(claims, await options.keys.signer());
-  return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
-}
-
-/**
- * Checks that every access token the session will ever have fits its transport, however high its
- * counters rise.
- * @throws TypeError when it may not
- */
-export function assertTokenFits(options: AccessTokenOptions, creation: TokenContent): void {
-  const claims: TokenClaims = {
-    iss: options.issuer,
-    aud: options.audience,
-    sub: creation.userId,
-    sid: "x".repeat(22),
-    iat: greatestCount,
-    exp: greatestCount,
-    jti: "x".repeat(16),
-    client_id: options.audience,
-    gen: greatestCount,
-    gat: greatestCount,
-    cv: greatestCount,
-    auth_time: greatestCount,
-    session_iat: greatestCount,
-    session_exp: greatestCount,
-    transport: creation.transport,
-    ...(creation.tenantId === null ? {} : { tid: creation.tenantId }),
-    claims: creation.claims,
-  };
-  const payload = new TextEncoder().encode(JSON.stringify(toPayload(claims))).length;
-  const length = tokenFrame + Math.ceil((payload * 4) / 3);
-  const limit = maxTokenLength[creation.transport];
-  if (length > limit) {
-    throw new TypeError(
-      `claims: the access token would have up to ${length} characters, and a ${creation.transport} holds ${limit}; put fewer or shorter claims into the session`,
-    );
-  }
-}
-
-/** What an access token says that is not the same for all. */
+/** The part of an access token whose size depends on the session. */
 export interface TokenContent {
   readonly userId: string;
   readonly tenantId: string | null;
@@ -135,123 +36,224 @@ export interface TokenContent {
   readonly transport: TokenTransport;
 }
 
-/** Ten digits: seconds until the year 2286, and more refreshes than anybody does. */
+/** At most this fraction of an access token's lifetime is subtracted at random. */
+const jitter = 0.05;
+/** Ten digits: seconds until the year 2286, and more refreshes than will ever happen. */
 const greatestCount = 9_999_999_999;
-/** Characters of an access token beside its payload: header, signature, dots; with some to spare. */
+/** Characters of an access token without its payload: header, signature and dots, with a margin. */
 const tokenFrame = 256;
-/** Characters: a browser keeps cookies of 4096 bytes with their names, a verifier reads 8192. */
+/** Characters. Browsers keep cookies of 4096 bytes including the name; verifiers accept 8192. */
 const maxTokenLength = { cookie: 4_000, header: 8_192 } as const;
 
-function seconds(ms: number): number {
-  return Math.floor(ms / 1000);
+/** Signs access tokens. */
+export class AccessTokens {
+  readonly #options: AccessTokensOptions;
+
+  constructor(options: AccessTokensOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Signs an access token for a session. All times are the store's.
+   * @throws SessionError `unauthorized` if the session ends within the current second
+   */
+  async mint({ record, now }: Stored<SessionRecord>): Promise<AccessToken> {
+    const { issuer, audience, lifetimes } = this.#options;
+    const span = Math.min(lifetimes.access, record.accessLife ?? maxAccessLife);
+    const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
+    const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
+    // Token times are whole seconds, so a token cannot expire within the current one.
+    if (seconds(end) <= seconds(now)) {
+      throw expiredError(record.id);
+    }
+    return this.#sign(now, {
+      iss: issuer,
+      aud: audience,
+      sub: record.userId,
+      sid: record.id,
+      iat: seconds(now),
+      exp: seconds(end),
+      jti: randomId(12),
+      client_id: audience,
+      gen: record.generation,
+      gat: seconds(record.rotatedAt),
+      cv: record.claimsVersion,
+      auth_time: seconds(record.authTime),
+      session_iat: seconds(record.createdAt),
+      session_exp: seconds(record.expiresAt),
+      transport: record.transport,
+      ...(record.tenantId === null ? {} : { tid: record.tenantId }),
+      claims: record.claims,
+    });
+  }
+
+  /**
+   * Signs a presented access token again with the claims of the record. Session, expiry and
+   * generation stay: the client may not have received the refresh token of a later generation.
+   */
+  reissue(
+    presented: TokenClaims,
+    { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
+  ): Promise<AccessToken> {
+    return this.#sign(now, {
+      ...presented,
+      iat: seconds(now),
+      jti: randomId(12),
+      cv: record.claimsVersion,
+      claims: record.claims,
+    });
+  }
+
+  /**
+   * Checks that every access token of a session fits its transport, however high its counters rise.
+   * @throws TypeError if one might not
+   */
+  assertFits({ userId, tenantId, claims, transport }: TokenContent): void {
+    const { issuer, audience } = this.#options;
+    const largest: TokenClaims = {
+      iss: issuer,
+      aud: audience,
+      sub: userId,
+      sid: "x".repeat(22),
+      iat: greatestCount,
+      exp: greatestCount,
+      jti: "x".repeat(16),
+      client_id: audience,
+      gen: greatestCount,
+      gat: greatestCount,
+      cv: greatestCount,
+      auth_time: greatestCount,
+      session_iat: greatestCount,
+      session_exp: greatestCount,
+      transport,
+      ...(tenantId === null ? {} : { tid: tenantId }),
+      claims,
+    };
+    const payload = new TextEncoder().encode(JSON.stringify(toPayload(largest))).length;
+    const length = tokenFrame + Math.ceil((payload * 4) / 3);
+    const limit = maxTokenLength[transport];
+    if (length > limit) {
+      throw new TypeError(
+        `the claims are too large: the access token could reach ${length} characters, and a ${transport} holds ${limit}; use fewer or shorter claims`,
+      );
+    }
+  }
+
+  async #sign(now: number, claims: TokenClaims): Promise<AccessToken> {
+    const token = await signAccessToken(claims, await this.#options.keys.signer());
+    return { token, claims, expiresIn: Math.max(0, claims.exp * 1000 - now) };
+  }
 }
 
-/** An access token with the claims of now, and the record they come from. */
+/** An access token with up-to-date claims, and the record that they come from. */
 export interface Reissued extends Stored<SessionRecord> {
   readonly access: AccessToken;
 }
 
-/** Brings access tokens up to date whose claims have changed. */
-export interface Reissuer {
-  /**
-   * Signs the token of a call anew; undefined when the store has no newer claims. Reads the session
-   * once for each version of its claims, however many calls ask.
-   *
-   * @throws SessionError `unauthorized` when the session is over, `unavailable`
-   */
-  reissue(presented: TokenClaims): Promise<Reissued | undefined>;
-  /** The same, of a record that was read or written just now. */
-  reissueFrom(presented: TokenClaims, stored: Stored<SessionRecord>): Promise<Reissued | undefined>;
-}
-
-/** What a reissuer is made of. */
-export interface ReissuerOptions extends Pick<AccessTokenOptions, "keys"> {
+export interface ReissuerOptions {
   readonly store: SessionStore;
-  readonly revocations: RevocationLog;
   readonly clock: Clock;
+  readonly revocations: RevocationLog;
+  readonly accessTokens: AccessTokens;
 }
 
 /** Milliseconds that a call waits for the new claims. */
 const patience = 2_000;
-/** Sessions whose record is remembered for those who come with an old token again. */
+/** Records that are remembered for calls that still present an old token. */
 const rememberedMax = 10_000;
 
-export function createReissuer(options: ReissuerOptions): Reissuer {
-  const { revocations, clock } = options;
-  const records = createRecordReads(options);
-  const reissueFrom: Reissuer["reissueFrom"] = async (presented, stored) =>
-    stored.record.claimsVersion <= presented.cv || stored.now >= presented.exp * 1000
-      ? undefined
-      : { ...stored, access: await reissueAccessToken(options, presented, stored) };
-  return {
-    reissueFrom,
-    async reissue(presented) {
-      const { sid: session } = presented;
-      const version = revocations.claimsVersionOf(session);
-      if (version === undefined || version <= presented.cv) {
-        return undefined;
-      }
-      const reading = records.read(session, version);
-      const { stored, at } = reading;
-      const late = () => {
-        records.forget(session, reading);
-        return unavailable("the claims of the session could not be read in time; try again");
-      };
-      const answer = await inTime(stored, { clock, ms: patience, keepAlive: true, late });
-      const record = liveOf(session, answer);
-      if (record.claimsVersion < version) {
-        revocations.forgetClaims(session);
-        records.forget(session, reading);
-      }
-      return reissueFrom(presented, { record, now: answer.now + (clock.monotonic() - at) });
-    },
-  };
-}
+/** Replaces access tokens whose claims are outdated. */
+export class Reissuer {
+  readonly #options: ReissuerOptions;
+  readonly #readings = new Map<string, Reading>();
 
-/** Reads the record of a session once for each version of its claims, and remembers it. */
-function createRecordReads({ store, clock }: ReissuerOptions) {
-  const readings = new Map<string, Reading>();
-  const forget = (session: string, reading: Reading): void => {
-    if (readings.get(session) === reading) {
-      readings.delete(session);
+  constructor(options: ReissuerOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Signs a presented token again; undefined if there are no newer claims. However many calls ask,
+   * the session is read once for each version of its claims.
+   * @throws SessionError `unauthorized` if the session is over, `unavailable`
+   */
+  async reissue(presented: TokenClaims): Promise<Reissued | undefined> {
+    const { clock, revocations } = this.#options;
+    const { sid: session } = presented;
+    const version = revocations.claimsVersionOf(session);
+    if (version === undefined || version <= presented.cv) {
+      return undefined;
     }
-  };
-  const remember = (session: string, reading: Reading): void => {
-    readings.delete(session);
-    readings.set(session, reading);
-    for (const oldest of readings.keys()) {
-      if (readings.size <= rememberedMax) {
+    const reading = this.#read(session, version);
+    const late = () => {
+      this.#forget(session, reading);
+      return unavailable("the claims of the session could not be read in time; try again");
+    };
+    const stored = await inTime(reading.stored, { clock, ms: patience, keepAlive: true, late });
+    const record = liveOf(session, stored);
+    if (record.claimsVersion < version) {
+      revocations.forgetClaims(session);
+      this.#forget(session, reading);
+    }
+    const now = stored.now + (clock.monotonic() - reading.at);
+    return this.reissueFrom(presented, { record, now });
+  }
+
+  /** The same, from a record that was just read or written. */
+  async reissueFrom(
+    presented: TokenClaims,
+    stored: Stored<SessionRecord>,
+  ): Promise<Reissued | undefined> {
+    const { record, now } = stored;
+    return record.claimsVersion <= presented.cv || now >= presented.exp * 1000
+      ? undefined
+      : { ...stored, access: await this.#options.accessTokens.reissue(presented, stored) };
+  }
+
+  #read(session: string, version: number): Reading {
+    const known = this.#readings.get(session);
+    if (known !== undefined && known.version >= version) {
+      return known;
+    }
+    const { store, clock } = this.#options;
+    const stored = reach(store.load(session)).then(withoutData);
+    const reading = { version, stored, at: clock.monotonic() };
+    this.#remember(session, reading);
+    return reading;
+  }
+
+  #remember(session: string, reading: Reading): void {
+    this.#readings.delete(session);
+    this.#readings.set(session, reading);
+    for (const oldest of this.#readings.keys()) {
+      if (this.#readings.size <= rememberedMax) {
         break;
       }
-      readings.delete(oldest);
+      this.#readings.delete(oldest);
     }
-    // The next call tries again.
-    reading.stored.catch(() => forget(session, reading));
-  };
-  return {
-    forget,
-    read(session: string, version: number): Reading {
-      const known = readings.get(session);
-      if (known !== undefined && known.version >= version) {
-        return known;
-      }
-      const stored = reach(store.load(session)).then(withoutData);
-      const reading = { version, stored, at: clock.monotonic() };
-      remember(session, reading);
-      return reading;
-    },
-  };
+    // After a failure the next call reads again.
+    reading.stored.catch(() => this.#forget(session, reading));
+  }
+
+  #forget(session: string, reading: Reading): void {
+    if (this.#readings.get(session) === reading) {
+      this.#readings.delete(session);
+    }
+  }
 }
 
-/** Private data may be large, and nobody who is signed a token anew asks for it. */
+interface Reading {
+  /** The claims version that was known to exist when the record was read. */
+  readonly version: number;
+  readonly stored: Promise<Stored<SessionRecord | undefined>>;
+  /** Monotonic milliseconds, to carry on the store time of the record. */
+  readonly at: number;
+}
+
+/** Private data may be large, and access tokens do not contain it. */
 function withoutData({ record, now }: Stored<SessionRecord | undefined>) {
   return { record: record && { ...record, data: {} }, now };
 }
 
-interface Reading {
-  /** The version that was known to be there when the record was read. */
-  readonly version: number;
-  readonly stored: Promise<Stored<SessionRecord | undefined>>;
-  /** Monotonic milliseconds; to carry on the time of the record. */
-  readonly at: number;
+function seconds(ms: number): number {
+  return Math.floor(ms / 1000);
 }

@@ -1,32 +1,34 @@
 import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
 import { equalBytes, type SecretRing } from "../base/crypto.ts";
 
-/** The anti-CSRF token of a session: an HMAC of its id, so that nothing needs to be stored. */
-export interface AntiCsrf {
-  mint(session: string): Promise<string>;
-  /** Whether the token is the one of this session, under any of our secrets. Constant time. */
-  verify(session: string, token: string): Promise<boolean>;
-}
-
+/** `secretId.mac`, both base64url. */
 const shape = /^([\w-]{8})\.([\w-]{42}[AEIMQUYcgkosw048])$/;
 
-export function createAntiCsrf(secrets: SecretRing): AntiCsrf {
-  return {
-    async mint(session) {
-      const { id, antiCsrf } = secrets.current;
-      return `${id}.${base64Encode(await antiCsrf.sign(input(session)), "url")}`;
-    },
-    async verify(session, token) {
-      const [, secretId = "", mac = ""] = shape.exec(token) ?? [];
-      const keys = secrets.get(secretId);
-      return (
-        keys !== undefined &&
-        equalBytes(await keys.antiCsrf.sign(input(session)), base64Decode(mac))
-      );
-    },
-  };
+/** Anti-CSRF tokens: an HMAC of the session id, so that nothing has to be stored. */
+export class AntiCsrf {
+  readonly #secrets: SecretRing;
+
+  constructor(secrets: SecretRing) {
+    this.#secrets = secrets;
+  }
+
+  /** Creates the token of a session under the current secret. */
+  async mint(session: string): Promise<string> {
+    const { id, antiCsrf } = this.#secrets.current;
+    return `${id}.${base64Encode(await antiCsrf.sign(bytesOf(session)), "url")}`;
+  }
+
+  /** Whether the token belongs to this session, under any secret. Compares in constant time. */
+  async verify(session: string, token: string): Promise<boolean> {
+    const [, secretId = "", mac = ""] = shape.exec(token) ?? [];
+    const keys = this.#secrets.get(secretId);
+    return (
+      keys !== undefined &&
+      equalBytes(await keys.antiCsrf.sign(bytesOf(session)), base64Decode(mac))
+    );
+  }
 }
 
-function input(session: string): Uint8Array<ArrayBuffer> {
+function bytesOf(session: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(session);
 }

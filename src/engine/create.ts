@@ -3,8 +3,8 @@ import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
-import { type AccessToken, type AccessTokenOptions, assertTokenFits } from "./access-tokens.ts";
-import type { SessionLife } from "./lifetimes.ts";
+import type { AccessToken, AccessTokens } from "./access-tokens.ts";
+import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
 import { reach } from "./reach.ts";
 import type { RefreshTokens } from "./refresh/token.ts";
@@ -19,7 +19,7 @@ import type {
   Stored,
 } from "./store.ts";
 
-/** What a new session is given. */
+/** The content of a new session. */
 export interface Creation {
   readonly userId: string;
   readonly tenantId: string | null;
@@ -27,23 +27,23 @@ export interface Creation {
   readonly data: JsonObject;
   readonly device: Device;
   readonly transport: TokenTransport;
-  /** Its own life; absent where the service's holds. */
+  /** Lifetimes of its own; absent to use the service's. */
   readonly life?: SessionLife;
-  /** The id of a session that the new one takes the place of. */
+  /** The id of the session that it replaces. */
   readonly replaces: string | null;
-  /** The session that the new one comes from; absent where it begins with a sign-in of its own. */
+  /** The session that it was derived from; absent if it starts with a sign-in. */
   readonly from?: Origin;
 }
 
-/** Where a session comes from that does not begin with a sign-in. */
+/** The session from which another one is derived. */
 export interface Origin {
-  /** The id of a session that must be live. */
+  /** Its id; it must be live. */
   readonly session: string;
-  /** Its `version` when what the new one inherits was read. */
+  /** Its `version` when the inherited values were read. */
   readonly version: number;
-  /** When its user proved who they are; null for now. */
+  /** When its user authenticated; null for now. */
   readonly authTime: number | null;
-  /** When the new session ends in any case; null where only its own life counts. */
+  /** When the new session ends at the latest; null if only its own lifetime counts. */
   readonly endsBy: number | null;
 }
 
@@ -55,67 +55,59 @@ export interface Created {
   readonly refreshToken: string;
 }
 
-/** How sessions begin and end. Rejects with SessionError, but for misuse. */
-export interface Lifecycle {
-  /**
-   * @throws TypeError when its tokens would not fit their transport; then nothing was stored
-   * @throws SessionError `forbidden` when its user has as many as are allowed; `unauthorized` when
-   * the session it comes from is over
-   */
-  create(creation: Creation): Promise<Created>;
-  /** Ends a session; resolves to whether this call did. Known in this process when it resolves. */
-  revoke(id: string, endedBy: EndedBy): Promise<boolean>;
-}
-
-/** What a lifecycle is made of. */
-export interface LifecycleOptions extends AccessTokenOptions {
+export interface CreateParts {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly revocations: RevocationLog;
+  readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
-  /** How many sessions a user may have; null for any number. */
-  readonly limit: SessionLimit | null;
+  readonly lifetimes: Lifetimes;
+  /** Sessions per user; null or absent for any number. */
+  readonly limit?: SessionLimit | null;
   readonly emit: SessionEventListener;
-  readonly mintAccess: (stored: Stored<SessionRecord>) => Promise<AccessToken>;
 }
 
-export function createLifecycle(options: LifecycleOptions): Lifecycle {
-  return {
-    create: (creation) => create(options, creation),
-    revoke: (id, endedBy) => revoke(options, id, endedBy),
-  };
-}
+/** See `Engine.create`. */
+export async function createSession(parts: CreateParts, creation: Creation): Promise<Created> {
+  const { store, accessTokens, refreshTokens, emit } = parts;
 
-async function create(options: LifecycleOptions, creation: Creation): Promise<Created> {
-  assertTokenFits(options, creation);
-  const inserted = await insert(options, creation);
-  announceEnds(options, creation, inserted);
-  const { record } = inserted;
+  // 1. Refuse claims that could outgrow their transport, before anything is stored.
+  accessTokens.assertFits(creation);
+
+  // 2. Insert the session. The same transaction ends the sessions that it replaces or evicts.
+  const inserted = await insert(parts, creation);
+
+  // 3. Make those ends known in this process.
+  announceEnds(parts, creation, inserted);
+
   try {
-    const stored = await caughtUp(options, creation, inserted);
-    const { now } = stored;
-    const access = await options.mintAccess(stored);
-    const refreshToken = await options.refreshTokens.mint(record);
-    options.emit({ type: "created", sessionId: record.id, userId: record.userId });
-    return { record: stored.record, now, access, refreshToken };
+    // 4. A derived session takes over what has changed in its original meanwhile.
+    const { record, now } = await caughtUp(parts, creation, inserted);
+
+    // 5. Create both tokens.
+    const access = await accessTokens.mint({ record, now });
+    const refreshToken = await refreshTokens.mint(record);
+
+    emit({ type: "created", sessionId: record.id, userId: record.userId });
+    return { record, now, access, refreshToken };
   } catch (error) {
-    // Nobody will ever hold its tokens: do not leave it behind.
-    await options.store.revoke(record.id, "revoked").catch(() => {});
+    // Nobody will ever hold its tokens, so do not leave the session behind.
+    await store.revoke(inserted.record.id, "revoked").catch(() => {});
     throw error;
   }
 }
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }>;
 
-async function insert(options: LifecycleOptions, creation: Creation): Promise<Kept> {
-  const { life, from, ...given } = creation;
-  const { lifetimes } = options;
+async function insert(parts: CreateParts, creation: Creation): Promise<Kept> {
+  const { store, secrets, lifetimes, limit = null } = parts;
+  const { life, from, ...content } = creation;
   const inserted = await reach(
-    options.store.insert({
-      ...given,
+    store.insert({
+      ...content,
       id: randomId(16),
       salt: randomId(32),
-      secretId: options.secrets.current.id,
+      secretId: secrets.current.id,
       idle: life?.idleLife ?? lifetimes.idle,
       absolute: life?.absolute ?? lifetimes.absolute,
       accessLife: life?.accessLife ?? null,
@@ -123,33 +115,51 @@ async function insert(options: LifecycleOptions, creation: Creation): Promise<Ke
       endsBy: from?.endsBy ?? null,
       authTime: from?.authTime ?? null,
       requires: from?.session ?? null,
-      limit: options.limit,
+      limit,
     }),
   );
   if (inserted.record !== undefined) {
     return inserted;
   }
   if (inserted.refused === "notLive" && from !== undefined) {
-    liveOf(from.session, await reach(options.store.load(from.session)));
+    liveOf(from.session, await reach(store.load(from.session)));
     throw unavailable("the original session kept changing while it was copied; try again");
   }
-  throw tooMany(options.limit);
+  throw new SessionError("forbidden", "SESSION_LIMIT", {
+    message: `the user already has ${limit?.max} sessions, which is the limit; end one of them first`,
+  });
+}
+
+function announceEnds(parts: CreateParts, { replaces }: Creation, inserted: Kept): void {
+  const { replaced, evicted, now: at } = inserted;
+  const announce = (session: string, endedBy: EndedBy, endedByThisCall: boolean): void => {
+    parts.revocations.apply({ kind: "revoked", session, endedBy, at });
+    if (endedByThisCall) {
+      parts.emit({ type: "revoked", sessionId: session, endedBy });
+    }
+  };
+  if (replaces !== null) {
+    // The replacement counts, even if something else had ended the session before.
+    announce(replaces, "replaced", replaced);
+  }
+  for (const session of evicted) {
+    announce(session, "evicted", true);
+  }
 }
 
 /**
- * The new session with what was changed in the one it comes from since that was read: a role that
- * was taken away in this very moment must not live on.
+ * Copies claims and data that have changed in the original since they were read: a role that was
+ * removed at that moment must not survive in the new session.
  */
 async function caughtUp(
-  options: LifecycleOptions,
+  { store, accessTokens }: CreateParts,
   { from }: Creation,
   { record, now }: Stored<SessionRecord>,
 ): Promise<Stored<SessionRecord>> {
   if (from === undefined) {
     return { record, now };
   }
-  const { store } = options;
-  // The former session has ended by now: an outage must not take the new one as well.
+  // The original may have ended by now. An outage here must not cost the user both sessions.
   const origin = await store.load(from.session).then(
     (loaded) => loaded.record,
     () => undefined,
@@ -158,60 +168,9 @@ async function caughtUp(
     return { record, now };
   }
   const { claims, data } = origin;
-  assertTokenFits(options, { ...record, claims });
+  accessTokens.assertFits({ ...record, claims });
   const written = await reach(
     store.update({ id: record.id, version: record.version, claims, data }),
   );
   return { record: liveOf(record.id, written), now: written.now };
-}
-
-function tooMany(limit: SessionLimit | null): SessionError {
-  return new SessionError("forbidden", "SESSION_LIMIT", {
-    message: `the user has ${limit?.max} sessions already; end one of them first`,
-  });
-}
-
-/** Makes known what a new session ended. */
-function announceEnds(
-  { revocations, emit }: LifecycleOptions,
-  { replaces }: Creation,
-  kept: Kept,
-): void {
-  const { replaced, evicted, now: at } = kept;
-  const announce = (session: string, endedBy: EndedBy, byThis: boolean): void => {
-    revocations.apply({ kind: "revoked", session, endedBy, at });
-    if (byThis) {
-      emit({ type: "revoked", sessionId: session, endedBy });
-    }
-  };
-  if (replaces !== null) {
-    // Its own end counts, also where something else had ended it before.
-    announce(replaces, "replaced", replaced);
-  }
-  for (const session of evicted) {
-    announce(session, "evicted", true);
-  }
-}
-
-async function revoke(
-  { store, revocations, emit }: LifecycleOptions,
-  id: string,
-  endedBy: EndedBy,
-): Promise<boolean> {
-  const { record, revoked, now } = await reach(store.revoke(id, endedBy));
-  if (record !== undefined) {
-    const { endedBy: recorded, revokedAt } = record;
-    revocations.apply({
-      kind: "revoked",
-      session: id,
-      endedBy: recorded ?? endedBy,
-      at: revokedAt ?? now,
-    });
-    // Its own end counts from now, also where something else had ended it before.
-    revocations.apply({ kind: "revoked", session: id, endedBy, at: now });
-  }
-  if (revoked) {
-    emit({ type: "revoked", sessionId: id, endedBy });
-  }
-  return revoked;
 }

@@ -3,6 +3,7 @@ import type { Clock } from "../base/clock.ts";
 import {
   openSecretRing,
   readSecretOption,
+  type SecretKeys,
   type SecretOption,
   type SecretRing,
 } from "../base/crypto.ts";
@@ -16,36 +17,375 @@ import {
   type VerifiedCache,
 } from "../jwt/verified-cache.ts";
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
-import { createReissuer, mintAccessToken, type Reissuer } from "./access-tokens.ts";
-import { type AntiCsrf, createAntiCsrf } from "./anti-csrf.ts";
-import { createLifecycle, type Lifecycle, type LifecycleOptions } from "./create.ts";
-import { createOwnKeys } from "./keys/own.ts";
+import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
+import { AntiCsrf } from "./anti-csrf.ts";
+import { type Created, type Creation, createSession } from "./create.ts";
+import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
-import { createSigningKeys, type SigningKeys, type SigningKeysOptions } from "./keys/stored.ts";
+import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
-import { createRowReads, type RowReads, reach } from "./reach.ts";
-import { createDirectory, createUpdates, type Directory, type Updates } from "./records.ts";
-import { createConfirmations } from "./refresh/confirmations.ts";
-import { createRefresher, type Refresher } from "./refresh/refresh.ts";
-import type { RefreshRule } from "./refresh/rule.ts";
-import { createRefreshTokens, type RefreshTokens } from "./refresh/token.ts";
+import { isLive } from "./liveness.ts";
+import { RowReads, reach } from "./reach.ts";
+import { RecordUpdates } from "./records.ts";
+import { Confirmations } from "./refresh/confirmations.ts";
+import { type Refreshed, Refresher } from "./refresh/refresh.ts";
+import { type PresentedRefreshToken, RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
-import { healthOf, type SessionsHealth } from "./revocation/health.ts";
+import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
 import { RevocationLog } from "./revocation/log.ts";
 import { Restorer } from "./revocation/restore.ts";
-import type { SessionLimit, SessionRecord, SessionStore } from "./store.ts";
-import { createSweeper, type Sweeper } from "./sweeper.ts";
+import type {
+  EndedBy,
+  RevokeScope,
+  SessionLimit,
+  SessionOwner,
+  SessionPage,
+  SessionRecord,
+  SessionStore,
+  Stored,
+} from "./store.ts";
+import { Sweeper } from "./sweeper.ts";
+
+/** Options that have been checked and resolved. All durations are milliseconds. */
+export interface EngineOptions {
+  readonly issuer: string;
+  readonly audience: string;
+  readonly store: SessionStore;
+  /** Undefined to use the secret that the store keeps. */
+  readonly secret: SecretOption | undefined;
+  /** Default: generated ES256 keys, rotated every 30 days. */
+  readonly keys?: KeyPlan;
+  readonly lifetimes: Lifetimes;
+  /** Sessions per user. Default: unlimited. */
+  readonly limit?: SessionLimit | null;
+  /** How far `iat` and `nbf` may lie in the future. */
+  readonly clockSkew: number;
+  /** Default 5000. */
+  readonly maxStaleness?: number;
+  /** Default: 50,000 entries. */
+  readonly verifiedCache?: CacheLimits;
+  readonly clock: Clock;
+  readonly emit: SessionEventListener;
+}
+
+/** Milliseconds that an entry of the change log matters beyond the life of an access token. */
+const logMargin = 60_000;
 
 /**
- * Opens the keys of a plan.
- * @throws SessionError `unavailable`, with what stood in the way as its cause
+ * Sessions without a transport: creates, verifies, refreshes, changes and revokes them.
+ *
+ * The constructor only connects the parts; `open` starts them. Methods reject with a SessionError:
+ * `unavailable` if the store cannot be reached, `unauthorized` if the session is over.
  */
-export async function openKeys(
-  plan: KeyPlan,
-  options: Omit<SigningKeysOptions, "algorithm" | "rotation">,
-): Promise<SigningKeys> {
-  const keys =
-    plan.kind === "own" ? createOwnKeys(plan) : createSigningKeys({ ...options, ...plan });
+export class Engine {
+  readonly revocations: RevocationLog;
+  readonly antiCsrf: AntiCsrf;
+  readonly refreshTokens: RefreshTokens;
+  readonly refresher: Refresher;
+  readonly updates: RecordUpdates;
+  /** Verifies format, signature, issuer, audience, type and lifetime, but not revocation. */
+  readonly verify: AccessTokenVerifier;
+
+  readonly #options: EngineOptions;
+  readonly #secrets: EngineSecrets;
+  readonly #keys: SigningKeys;
+  readonly #accessTokens: AccessTokens;
+  readonly #verified: VerifiedCache | undefined;
+  readonly #restorer: Restorer;
+  readonly #sweeper: Sweeper;
+  readonly #confirmations: Confirmations;
+  readonly #reissuer: Reissuer;
+  readonly #rowReads: RowReads;
+  #state: "closed" | "open" | "ended" = "closed";
+  #opening: Promise<this> | undefined;
+  #closing: Promise<void> | undefined;
+
+  constructor(given: EngineOptions) {
+    const options = { ...given, emit: oncePerSecret(given.emit) };
+    const { store, clock, emit, lifetimes } = options;
+    const secrets = new EngineSecrets(options);
+    const keys = signingKeysOf(options, secrets);
+    const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
+    const revocations = new RevocationLog({
+      store,
+      clock,
+      emit,
+      window: maxAccessLife + logMargin,
+      maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+      onEnd: (session) => verified?.evictSession(session),
+      onLoss: () => this.#restorer.begin(),
+    });
+    const accessTokens = new AccessTokens({ ...options, keys });
+    const refreshTokens = new RefreshTokens({
+      store,
+      secrets,
+      emit,
+      complete: options.secret === undefined,
+    });
+    this.revocations = revocations;
+    this.antiCsrf = new AntiCsrf(secrets);
+    this.refreshTokens = refreshTokens;
+    this.refresher = new Refresher({
+      ...{ store, secrets, lifetimes, clock, emit, revocations, accessTokens, refreshTokens },
+    });
+    this.updates = new RecordUpdates({ store, emit, revocations, accessTokens });
+    this.verify = createAccessTokenVerifier({
+      issuer: options.issuer,
+      audience: options.audience,
+      maxLife: maxAccessLife / 1000,
+      clockSkew: options.clockSkew / 1000,
+      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      cache: verified,
+    });
+    this.#options = options;
+    this.#secrets = secrets;
+    this.#keys = keys;
+    this.#accessTokens = accessTokens;
+    this.#verified = verified;
+    this.#restorer = new Restorer({ store, revocations, keys, clock });
+    this.#sweeper = new Sweeper({ store, keys, clock });
+    this.#confirmations = new Confirmations({ store, clock, settle: lifetimes.settle });
+    this.#reissuer = new Reissuer({ store, clock, revocations, accessTokens });
+    this.#rowReads = new RowReads(store);
+  }
+
+  /**
+   * Returns the engine itself once it is open. Until then, opens the store, secrets, keys and change
+   * log; concurrent callers share one attempt, and a failed attempt is retried by the next call.
+   * @throws SessionError `unavailable`, with the cause
+   */
+  open(): this | Promise<this> {
+    if (this.#state === "open") {
+      return this;
+    }
+    if (this.#state === "ended") {
+      return Promise.reject(
+        unavailable("the sessions of this server are closed; try another server"),
+      );
+    }
+    this.#opening ??= this.#open().finally(() => {
+      this.#opening = undefined;
+    });
+    return reach(this.#opening);
+  }
+
+  async #open(): Promise<this> {
+    const { store, clock } = this.#options;
+    await store.open({ clock });
+    try {
+      await this.#secrets.open();
+      await openKeys(this.#keys);
+      await this.revocations.open();
+    } catch (error) {
+      // The next attempt opens the store again.
+      await store.close();
+      throw error;
+    }
+    this.#sweeper.start();
+    if (this.#state === "closed") {
+      this.#state = "open";
+    }
+    return this;
+  }
+
+  /**
+   * Waits for background writes, stops the timers, and closes the store for this engine. Later calls
+   * of `open` reject.
+   */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    const wasOpen = this.#state === "open";
+    this.#state = "ended";
+    // An attempt to open that is in progress may still succeed.
+    if (!wasOpen && (await this.#opening?.catch(() => undefined)) === undefined) {
+      return;
+    }
+    const restorerClosed = this.#restorer.close();
+    await this.settled();
+    this.revocations.close();
+    this.#verified?.close();
+    await restorerClosed;
+    await this.#sweeper.close();
+    await this.#options.store.close();
+  }
+
+  /** Waits for background writes. */
+  async settled(): Promise<void> {
+    await Promise.all([this.#confirmations.settled(), this.#keys.settled()]);
+  }
+
+  /** Does no I/O. */
+  health(): SessionsHealth {
+    return this.#state === "open" ? healthOf(this.revocations, this.#options.store) : closedHealth;
+  }
+
+  /** The public keys of all tokens that may be alive, and the keys that will sign next. */
+  publicKeys(): Promise<readonly JWK[]> {
+    return this.#keys.published();
+  }
+
+  /**
+   * @throws TypeError if its tokens would not fit their transport; nothing is stored then
+   * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
+   * session that it comes from is over
+   */
+  create(creation: Creation): Promise<Created> {
+    return createSession(
+      {
+        ...this.#options,
+        secrets: this.#secrets,
+        revocations: this.revocations,
+        accessTokens: this.#accessTokens,
+        refreshTokens: this.refreshTokens,
+      },
+      creation,
+    );
+  }
+
+  /** Exchanges a refresh token. */
+  refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+    return this.refresher.refresh(presented);
+  }
+
+  /** Ends a session; resolves to whether this call ended it. */
+  async revoke(id: string, endedBy: EndedBy): Promise<boolean> {
+    const { store, emit } = this.#options;
+
+    // 1. End the session in the store. The same transaction appends to the change log, which every
+    // other server follows.
+    const { record, revoked, now } = await reach(store.revoke(id, endedBy));
+
+    // 2. Remember it in this process before the call resolves: from here on calls are refused,
+    // cached tokens are dropped, and open streams end.
+    if (record !== undefined) {
+      this.revocations.apply({
+        kind: "revoked",
+        session: id,
+        endedBy: record.endedBy ?? endedBy,
+        at: record.revokedAt ?? now,
+      });
+      // A sign-out counts from now, even if something else had ended the session before.
+      this.revocations.apply({ kind: "revoked", session: id, endedBy, at: now });
+    }
+
+    // 3. Only the call that ended the session reports it.
+    if (revoked) {
+      emit({ type: "revoked", sessionId: id, endedBy });
+    }
+    return revoked;
+  }
+
+  /** Ends several sessions; resolves to the ids of those that this call ended. */
+  async revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
+    const { store, emit } = this.#options;
+    const { revoked, now } = await reach(store.revokeAll(scope, endedBy));
+    for (const session of revoked) {
+      this.revocations.apply({ kind: "revoked", session, endedBy, at: now });
+      emit({ type: "revoked", sessionId: session, endedBy });
+    }
+    return revoked;
+  }
+
+  /** Reads a session, whether it is live or not. */
+  load(id: string): Promise<Stored<SessionRecord | undefined>> {
+    return reach(this.#options.store.load(id));
+  }
+
+  /** Reads a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
+  loadUnsure(id: string): Promise<Stored<SessionRecord | undefined>> {
+    return this.#rowReads.load(id);
+  }
+
+  /** Reads a live session; undefined if there is none. */
+  async find(id: string): Promise<Stored<SessionRecord> | undefined> {
+    const stored = await this.load(id);
+    return isLive(stored) ? stored : undefined;
+  }
+
+  /** Lists live sessions. */
+  list(
+    owner: SessionOwner,
+    page: { readonly cursor: string | undefined; readonly limit: number },
+  ): Promise<SessionPage> {
+    return reach(this.#options.store.list(owner, page));
+  }
+
+  /** See `Reissuer.reissue`. */
+  reissue(presented: TokenClaims): Promise<Reissued | undefined> {
+    return this.#reissuer.reissue(presented);
+  }
+
+  /** See `Reissuer.reissueFrom`. */
+  reissueFrom(
+    presented: TokenClaims,
+    stored: Stored<SessionRecord>,
+  ): Promise<Reissued | undefined> {
+    return this.#reissuer.reissueFrom(presented, stored);
+  }
+
+  /**
+   * Notes that a live access token was used, which confirms its generation in the background.
+   * @param now milliseconds since 1970; default `revocations.storeNow()`
+   */
+  used(claims: TokenClaims, now: number = this.revocations.storeNow()): void {
+    if (now - claims.gat * 1000 >= this.#options.lifetimes.settle) {
+      this.#confirmations.used(claims.sid, claims.gen);
+    }
+  }
+}
+
+/** The secrets that were given or, without any, the one that the store keeps. */
+class EngineSecrets implements SecretRing {
+  readonly #options: Pick<EngineOptions, "issuer" | "store" | "secret">;
+  #ring: SecretRing | undefined;
+
+  constructor(options: Pick<EngineOptions, "issuer" | "store" | "secret">) {
+    this.#options = options;
+  }
+
+  async open(): Promise<void> {
+    const { issuer, store, secret } = this.#options;
+    const found = secret ?? (await store.secret?.());
+    if (found === undefined) {
+      throw new TypeError(
+        `secret is missing and ${store.name} does not keep one; pass at least 32 random bytes`,
+      );
+    }
+    this.#ring = await openSecretRing(readSecretOption(found), issuer);
+  }
+
+  get current(): SecretKeys {
+    return this.#opened.current;
+  }
+
+  get(id: string): SecretKeys | undefined {
+    return this.#opened.get(id);
+  }
+
+  get #opened(): SecretRing {
+    if (this.#ring === undefined) {
+      throw unavailable("the secrets are not loaded yet; try again");
+    }
+    return this.#ring;
+  }
+}
+
+function signingKeysOf(options: EngineOptions, secrets: SecretRing): SigningKeys {
+  const plan = options.keys ?? readKeyPlan();
+  if (plan.kind === "own") {
+    return new OwnSigningKeys(plan);
+  }
+  const { store, clock, emit } = options;
+  const retention = maxAccessLife + options.clockSkew;
+  return new StoredSigningKeys({ ...plan, store, secrets, clock, emit, retention });
+}
+
+/** @throws SessionError `unavailable`, with the cause */
+async function openKeys(keys: SigningKeys): Promise<void> {
   try {
     await keys.open();
   } catch (cause) {
@@ -53,30 +393,16 @@ export async function openKeys(
       ? cause
       : unavailable("the signing keys could not be loaded; try again", cause);
   }
-  return keys;
 }
 
-/** Where secrets come from. */
-export interface SecretsSource {
-  readonly issuer: string;
-  readonly store: SessionStore;
-  readonly secret: SecretOption | undefined;
-}
-
-/** The secrets that were given, or else the one that the store keeps. */
-export async function openSecrets({ issuer, store, secret }: SecretsSource): Promise<SecretRing> {
-  const found = secret ?? (await store.secret?.());
-  if (found === undefined) {
-    throw new TypeError(`secret: ${store.name} keeps none; give one of at least 32 bytes`);
-  }
-  return openSecretRing(readSecretOption(found), issuer);
-}
-
-/** Ids of unknown secrets remembered; then it begins anew, so that invented ids silence nothing for good. */
+/**
+ * Unknown secret ids that are remembered. At this number the memory is cleared, so that invented ids
+ * cannot suppress later events for good.
+ */
 const unknownSecretsMax = 100;
 
-/** Lets every event through, but of each unknown secret the first one only. */
-export function oncePerSecret(emit: SessionEventListener): SessionEventListener {
+/** Drops `unknownSecret` events except the first one for each secret. */
+function oncePerSecret(emit: SessionEventListener): SessionEventListener {
   const reported = new Set<string>();
   return (event) => {
     if (event.type !== "unknownSecret") {
@@ -89,188 +415,4 @@ export function oncePerSecret(emit: SessionEventListener): SessionEventListener 
       emit(event);
     }
   };
-}
-
-/** What an engine is made of; every option checked and resolved. */
-export interface EngineOptions {
-  readonly issuer: string;
-  readonly audience: string;
-  readonly store: SessionStore;
-  readonly secret: SecretOption | undefined;
-  /** Default: ES256, generated, rotated every 30 days. */
-  readonly keys?: KeyPlan;
-  readonly lifetimes: Lifetimes;
-  /** How many sessions a user may have. Default any number. */
-  readonly limit?: SessionLimit | null;
-  /** Milliseconds that `iat` and `nbf` may lie in the future. */
-  readonly clockSkew: number;
-  /** Milliseconds; default 5000. See `SessionsOptions`. */
-  readonly maxStaleness?: number;
-  /** Default: 50,000 entries. */
-  readonly verifiedCache?: CacheLimits;
-  readonly clock: Clock;
-  readonly emit: SessionEventListener;
-  /** For the model check alone; see `RefresherOptions`. */
-  readonly decide?: RefreshRule;
-}
-
-/**
- * Sessions without any transport: what is a token, what is alive, what may be refreshed. Rejects
- * with SessionError, but for misuse; an outage is `unavailable`.
- */
-export interface Engine extends Lifecycle, Directory, Reissuer {
-  readonly updates: Updates;
-  readonly refresh: Refresher;
-  readonly refreshTokens: RefreshTokens;
-  readonly antiCsrf: AntiCsrf;
-  readonly revocations: RevocationLog;
-  /** Checks form, signature, issuer, audience, type and time; not revocation. */
-  readonly verify: AccessTokenVerifier;
-  /** The public keys of all tokens that may be alive, and of those to come. */
-  publicKeys(): Promise<readonly JWK[]>;
-  /**
-   * Takes note that a live access token was used.
-   * @param now milliseconds since 1970; default `revocations.storeNow()`
-   */
-  used(claims: TokenClaims, now?: number): void;
-  load(id: string): Promise<{ readonly record: SessionRecord | undefined; readonly now: number }>;
-  /** Reads a session because `revocations` are unsure; of too many at a time some reject. */
-  readonly loadUnsure: RowReads;
-  /** Does no I/O. */
-  health(): SessionsHealth;
-  /** Waits for background writes. */
-  settled(): Promise<void>;
-  /** Ends feed and sweeper, and closes the store for this engine. */
-  close(): Promise<void>;
-}
-
-/** How long an entry of the change log matters beyond the life of an access token. */
-const logMargin = 60_000;
-
-/** Opens store, secrets, keys and feed. Rejects with what stood in the way; may be tried again. */
-export async function openEngine(given: EngineOptions): Promise<Engine> {
-  const options = { ...given, emit: oncePerSecret(given.emit) };
-  const { store, clock } = options;
-  await store.open({ clock });
-  try {
-    return assemble(options, await openParts(options));
-  } catch (error) {
-    // Another try opens the store again.
-    await store.close();
-    throw error;
-  }
-}
-
-async function openParts(options: EngineOptions): Promise<Opened> {
-  const { store, clock } = options;
-  const secrets = await openSecrets(options);
-  const keys = await openKeys(options.keys ?? readKeyPlan(), {
-    store,
-    secrets,
-    clock,
-    emit: options.emit,
-    retention: maxAccessLife + options.clockSkew,
-  });
-  const window = maxAccessLife + logMargin;
-  const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
-  const onEnd = (session: string): void => verified?.evictSession(session);
-  const revocations = new RevocationLog({
-    store,
-    clock,
-    window,
-    emit: options.emit,
-    maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
-    onEnd,
-    onLoss: () => restorer.begin(),
-  });
-  const restorer = new Restorer({ store, revocations, keys, clock });
-  await revocations.open();
-  const sweeper = createSweeper({ store, keys, clock });
-  return { secrets, keys, verified, revocations, restorer, sweeper };
-}
-
-/** What is open once the engine is. */
-interface Opened {
-  readonly secrets: SecretRing;
-  readonly keys: SigningKeys;
-  readonly verified: VerifiedCache | undefined;
-  readonly revocations: RevocationLog;
-  readonly restorer: Restorer;
-  readonly sweeper: Sweeper;
-}
-
-function assemble(options: EngineOptions, opened: Opened): Engine {
-  const { store, lifetimes, clock, emit, limit = null } = options;
-  const { secrets, keys, revocations } = opened;
-  const complete = options.secret === undefined;
-  const refreshTokens = createRefreshTokens({ store, secrets, emit, complete });
-  const mintAccess: LifecycleOptions["mintAccess"] = (stored) =>
-    mintAccessToken({ ...options, keys }, stored);
-  const confirmations = createConfirmations({ store, clock, settle: lifetimes.settle });
-  return {
-    revocations,
-    ...knowledgeOf(options, opened),
-    refreshTokens,
-    antiCsrf: createAntiCsrf(secrets),
-    verify: verifierOf(options, opened),
-    refresh: createRefresher({
-      ...options,
-      secrets,
-      tokens: refreshTokens,
-      mintAccess,
-      announce: (change) => revocations.apply(change),
-      isRevoked: (session) => revocations.get(session) !== undefined,
-    }),
-    ...createLifecycle({
-      ...options,
-      limit,
-      secrets,
-      keys,
-      revocations,
-      refreshTokens,
-      mintAccess,
-    }),
-    ...createDirectory({ store, revocations, emit }),
-    updates: createUpdates({ ...options, keys, revocations }),
-    close: () => closeAll(store, opened),
-    publicKeys: () => keys.published(),
-    used(claims, now = revocations.storeNow()) {
-      if (now - claims.gat * 1000 >= lifetimes.settle) {
-        confirmations.used(claims.sid, claims.gen);
-      }
-    },
-    load: (id) => reach(store.load(id)),
-    async settled() {
-      await Promise.all([confirmations.settled(), keys.settled()]);
-    },
-  };
-}
-
-/** What is known of sessions beside their tokens, and how to know more. */
-function knowledgeOf({ store, clock }: EngineOptions, { revocations, keys }: Opened) {
-  return {
-    health: () => healthOf(revocations, store),
-    ...createReissuer({ store, revocations, clock, keys }),
-    loadUnsure: createRowReads(store),
-  };
-}
-
-async function closeAll(store: SessionStore, opened: Opened): Promise<void> {
-  const { revocations, restorer, sweeper, verified } = opened;
-  revocations.close();
-  verified?.close();
-  await restorer.close();
-  await sweeper.close();
-  await store.close();
-}
-
-function verifierOf(options: EngineOptions, { keys, verified }: Opened): AccessTokenVerifier {
-  return createAccessTokenVerifier({
-    issuer: options.issuer,
-    audience: options.audience,
-    maxLife: maxAccessLife / 1000,
-    clockSkew: options.clockSkew / 1000,
-    findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
-    cache: verified,
-  });
 }

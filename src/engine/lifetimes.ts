@@ -6,81 +6,73 @@ import {
   durationOf,
 } from "../base/checks.ts";
 
-/** How long things live. */
+/** How long access tokens and sessions live. */
 export interface LifetimeOptions {
-  /** An access token, minus up to 5 % so that not all expire at once. Default "15m"; 2s to 1h. */
+  /**
+   * Lifetime of an access token. Up to 5 % is subtracted at random, so that tokens do not all expire
+   * at once. Default "15m"; from "2s" to "1h".
+   */
   readonly access?: Duration;
-  /** A session without a refresh. Default "14d"; from `access` to `absolute`. */
+  /** Lifetime of a session without a refresh. Default "14d"; from `access` to `absolute`. */
   readonly idle?: Duration;
-  /** A session in any case. Default "90d"; from `access` to 400d, the longest a browser keeps a cookie. */
+  /**
+   * Maximum lifetime of a session, however often it is refreshed. Default "90d"; from `access` to
+   * "400d", the longest time that browsers keep a cookie.
+   */
   readonly absolute?: Duration;
 }
 
-/** How refresh tokens rotate. Must keep `clientTimeout` < `overlap` < half of `access`. */
+/** How refresh tokens rotate. `clientTimeout` < `overlap` < half of `lifetimes.access` must hold. */
 export interface RefreshOptions {
-  /** How long the former refresh token is good after its successor was confirmed. Default "30s". */
+  /**
+   * How long the previous refresh token stays valid after its successor was confirmed. After that,
+   * using it counts as theft and ends the session. Default "30s".
+   */
   readonly overlap?: Duration;
-  /** How old a generation must be before its use confirms it. Default "60s"; 0s to 1h. */
+  /**
+   * How old a refresh token must be before the use of its access token confirms it. Default "60s";
+   * from "0s" to "1h".
+   */
   readonly settle?: Duration;
-  /** The longest a client waits for a refresh: the `refreshTimeout` of the clients. Default "10s". */
+  /** The longest time that a client waits for a refresh: its `refreshTimeout`. Default "10s". */
   readonly clientTimeout?: Duration;
 }
 
-/** The options as milliseconds. */
+/** Shorter lifetimes for one session. Each defaults to the service's. */
+export interface OwnLifetimes {
+  /** Lifetime of an access token. At most the service's, and more than twice `refresh.overlap`. */
+  readonly access?: Duration;
+  /** Lifetime of the session without a refresh. At most the service's, and at least `access`. */
+  readonly idle?: Duration;
+  /** Maximum lifetime of the session. At most the service's, and at least `access`. */
+  readonly absolute?: Duration;
+}
+
+/** The options in milliseconds. */
 export interface Lifetimes {
   readonly access: number;
   readonly idle: number;
   readonly absolute: number;
   readonly overlap: number;
   readonly settle: number;
-  /** The longest a client waits for a refresh. */
+  /** The longest time that a client waits for a refresh. */
   readonly clientTimeout: number;
 }
 
-/** The longest any access token may live, in milliseconds. */
-export const maxAccessLife = 3_600_000;
-
-/** A shorter life for one session; each default is the service's. */
-export interface OwnLifetimes {
-  /** An access token. At most the service's, more than twice `refresh.overlap`. */
-  readonly access?: Duration;
-  /** The session without a refresh. At most the service's, at least `access`. */
-  readonly idle?: Duration;
-  /** The session in any case. At most the service's, at least `access`. */
-  readonly absolute?: Duration;
-}
-
-/** The life of one session, in milliseconds; null where the service's holds. */
+/** The lifetimes of one session in milliseconds; null to use the service's. */
 export interface SessionLife {
   readonly accessLife: number | null;
   readonly idleLife: number | null;
-  /** The service's where the session has none of its own. */
+  /** The service's if the session has none of its own. */
   readonly absolute: number;
 }
 
-/**
- * Resolves and checks the life of one session.
- * @throws TypeError when a span is longer than the service's, or too short
- */
-export function readOwnLifetimes(lifetimes: Lifetimes, own: OwnLifetimes): SessionLife {
-  assertMembers("lifetimes", own, spans);
-  const min = 2 * lifetimes.overlap + 1;
-  const read = (name: keyof OwnLifetimes, bounds: DurationBounds): number | null => {
-    const value = own[name];
-    return value === undefined ? null : durationMs(`lifetimes.${name}`, value, bounds);
-  };
-  const accessLife = read("access", { min: Math.max(2_000, min), max: lifetimes.access });
-  const access = accessLife ?? lifetimes.access;
-  return {
-    accessLife,
-    idleLife: read("idle", { min: access, max: lifetimes.idle }),
-    absolute: read("absolute", { min: access, max: lifetimes.absolute }) ?? lifetimes.absolute,
-  };
-}
+/** Maximum lifetime of any access token, in milliseconds. */
+export const maxAccessLife = 3_600_000;
 
 /**
- * Resolves and checks the options.
- * @throws TypeError when a span is out of bounds or they do not fit together
+ * Checks the options and converts them to milliseconds.
+ * @throws TypeError if a duration is out of bounds, or two of them contradict each other
  */
 export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOptions): Lifetimes {
   assertMembers("lifetimes", lifetimes, spans);
@@ -102,15 +94,35 @@ export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOption
   const clientTimeout = durationMs("refresh.clientTimeout", refresh.clientTimeout ?? "10s");
   if (clientTimeout >= overlap) {
     throw new TypeError(
-      `refresh.overlap: ${durationOf(overlap)} is too short; a client may still wait ${durationOf(clientTimeout)} for the answer of a refresh, so make it longer than refresh.clientTimeout`,
+      `refresh.overlap must be longer than refresh.clientTimeout (${durationOf(clientTimeout)}), got ${durationOf(overlap)}; a client may wait that long for the response to a refresh`,
     );
   }
   if (overlap >= access / 2) {
     throw new TypeError(
-      `refresh.overlap: ${durationOf(overlap)} is too long for access tokens of ${durationOf(access)}; make it shorter than half of lifetimes.access`,
+      `refresh.overlap must be shorter than half of lifetimes.access (${durationOf(access)}), got ${durationOf(overlap)}`,
     );
   }
   return { access, idle, absolute, overlap, settle, clientTimeout };
+}
+
+/**
+ * Checks the lifetimes of one session and converts them to milliseconds.
+ * @throws TypeError if a duration is longer than the service's, or too short
+ */
+export function readOwnLifetimes(lifetimes: Lifetimes, own: OwnLifetimes): SessionLife {
+  assertMembers("lifetimes", own, spans);
+  const min = 2 * lifetimes.overlap + 1;
+  const read = (name: keyof OwnLifetimes, bounds: DurationBounds): number | null => {
+    const value = own[name];
+    return value === undefined ? null : durationMs(`lifetimes.${name}`, value, bounds);
+  };
+  const accessLife = read("access", { min: Math.max(2_000, min), max: lifetimes.access });
+  const access = accessLife ?? lifetimes.access;
+  return {
+    accessLife,
+    idleLife: read("idle", { min: access, max: lifetimes.idle }),
+    absolute: read("absolute", { min: access, max: lifetimes.absolute }) ?? lifetimes.absolute,
+  };
 }
 
 const spans = { access: 0, idle: 0, absolute: 0 } as const;

@@ -1,7 +1,11 @@
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 
-/** Awaits the store: whatever it rejects with is an outage, never a verdict on a session. */
+/**
+ * Awaits an operation of the store. Any rejection is reported as an outage: it says nothing about
+ * the session.
+ * @throws SessionError `unavailable`
+ */
 export async function reach<T>(work: Promise<T>): Promise<T> {
   try {
     return await work;
@@ -12,45 +16,50 @@ export async function reach<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-/** Reads sessions where the change log says too little, without flooding the store. */
-export type RowReads = (session: string) => Promise<Stored<SessionRecord | undefined>>;
-
-/** Reads under way at most. */
+/** Concurrent reads, at most. */
 const atOnce = 64;
-/** Calls that may wait for their turn. */
+/** Calls that may wait for a read, at most. */
 const waitingMax = 1_000;
 
 /**
- * Each call has a read of its own, which begins after it came. Of more calls than can be served
- * some wait; the rest rejects with `unavailable`.
+ * Reads sessions while the change log is unsure, without flooding the store. Every call gets a read
+ * of its own that begins after the call came. If too many calls wait, further ones are refused.
  */
-export function createRowReads(store: Pick<SessionStore, "load">): RowReads {
-  const waiting: (() => void)[] = [];
-  let underWay = 0;
-  const turn = async (): Promise<void> => {
-    if (underWay < atOnce) {
-      underWay += 1;
-      return;
-    }
-    if (waiting.length >= waitingMax) {
-      throw unavailable("too many calls are waiting for the session store; try again");
-    }
-    // The turn is handed over, so that nobody comes in between.
-    await new Promise<void>((resolve) => {
-      waiting.push(resolve);
-    });
-  };
-  return async (session) => {
-    await turn();
+export class RowReads {
+  readonly #store: Pick<SessionStore, "load">;
+  readonly #waiting: (() => void)[] = [];
+  #underWay = 0;
+
+  constructor(store: Pick<SessionStore, "load">) {
+    this.#store = store;
+  }
+
+  /** @throws SessionError `unavailable` */
+  async load(session: string): Promise<Stored<SessionRecord | undefined>> {
+    await this.#turn();
     try {
-      return await reach(store.load(session));
+      return await reach(this.#store.load(session));
     } finally {
-      const next = waiting.shift();
+      // Hands its place to the next caller directly, so that no newer call overtakes.
+      const next = this.#waiting.shift();
       if (next === undefined) {
-        underWay -= 1;
+        this.#underWay -= 1;
       } else {
         next();
       }
     }
-  };
+  }
+
+  async #turn(): Promise<void> {
+    if (this.#underWay < atOnce) {
+      this.#underWay += 1;
+      return;
+    }
+    if (this.#waiting.length >= waitingMax) {
+      throw unavailable("too many calls are waiting for the session store; try again");
+    }
+    await new Promise<void>((resolve) => {
+      this.#waiting.push(resolve);
+    });
+  }
 }

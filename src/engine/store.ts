@@ -116,8 +116,6 @@ export interface SessionUpdate {
   readonly claims?: JsonObject;
   /** The new private data, whole. Absent: as it is. */
   readonly data?: JsonObject;
-  /** Absent: as it is. */
-  readonly device?: Device;
 }
 
 /** Whose sessions: a user's, a tenant's, or a user's within a tenant. At least one is not null. */

@@ -3,38 +3,28 @@ import { randomId } from "../base/crypto.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import type { SessionStore } from "./store.ts";
 
-/** Cleans the store in the background, from its creation on. */
-export interface Sweeper {
-  /** Ends it; waits for the batch under way, if any. */
-  close(): Promise<void>;
-}
-
-/** What a sweeper is made of. */
 export interface SweeperOptions {
   readonly store: SessionStore;
   readonly keys: Pick<SigningKeys, "removeDead">;
   readonly clock: Clock;
 }
 
-/** Milliseconds between two sweeps, on the average; a quarter more or less, so that servers spread. */
+/** Average milliseconds between two sweeps; varied by a quarter, so that servers spread out. */
 const sweepEvery = 60_000;
-/** Milliseconds for which the one who sweeps goes on to be the one: longer than the longest pause. */
+/** Milliseconds for which the lease is held: longer than the longest pause between two batches. */
 const leaseTtl = 120_000;
-/** Rows per batch: few enough that a write waits for no more than some milliseconds. */
+/** Rows per batch: few enough that a concurrent write waits for a few milliseconds at most. */
 const batchSize = 500;
-/** Milliseconds between two batches, for the calls that the store is there for. */
+/** Milliseconds between two batches, which leave the store to regular calls. */
 const batchPause = 100;
 
 /**
- * Of all servers on a store, one at a time removes what is outdated: every minute, in batches while
- * there is much. When that one dies or hangs, another one takes over within four minutes. No call
- * waits for it or fails with it: what could not be done is done the next time.
+ * Removes outdated rows in the background. Of all servers that share a store, one holds a lease and
+ * sweeps every minute, in batches if there is much to remove. If it dies or hangs, another server
+ * takes over within four minutes. No call waits for the sweeper or fails because of it; a failed
+ * batch is repeated by the next sweep.
  */
-export function createSweeper(options: SweeperOptions): Sweeper {
-  return new LeasedSweeper(options);
-}
-
-class LeasedSweeper implements Sweeper {
+export class Sweeper {
   readonly #options: SweeperOptions;
   readonly #holder = randomId(12);
   #batch: Promise<void> = Promise.resolve();
@@ -43,9 +33,13 @@ class LeasedSweeper implements Sweeper {
 
   constructor(options: SweeperOptions) {
     this.#options = options;
+  }
+
+  start(): void {
     this.#batchAfter(untilNextSweep());
   }
 
+  /** Stops; waits for the batch in progress, if any. */
   async close(): Promise<void> {
     this.#closed = true;
     this.#cancelNext();
@@ -55,21 +49,21 @@ class LeasedSweeper implements Sweeper {
   #batchAfter(pause: number): void {
     if (!this.#closed) {
       this.#cancelNext = this.#options.clock.after(pause, () => {
-        this.#batch = this.#sweepOn();
+        this.#batch = this.#run();
       });
     }
   }
 
-  async #sweepOn(): Promise<void> {
-    // The store is out of reach, most likely, and the calls tell of that.
+  async #run(): Promise<void> {
+    // A failure is most likely an outage, which calls report already.
     const next = await this.#sweepBatch().catch(untilNextSweep);
     this.#batchAfter(next);
   }
 
-  /** Returns after how many milliseconds the next batch is due. */
+  /** Returns the milliseconds until the next batch is due. */
   async #sweepBatch(): Promise<number> {
     const { store, keys } = this.#options;
-    // For each batch, so that it never runs out over many.
+    // Renewed for each batch, so that it does not expire in a long sweep.
     const mine = await store.lease("sweeper", this.#holder, leaseTtl);
     if (!mine || this.#closed) {
       return untilNextSweep();

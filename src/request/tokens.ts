@@ -1,3 +1,4 @@
+import { maxTokenLength } from "../base/wire.ts";
 import type { CookieNames } from "./cookie-options.ts";
 import { readCookie, withoutCookies } from "./cookies.ts";
 
@@ -13,8 +14,6 @@ export interface PresentedTokens {
 
 /** The most copies of a cookie that are considered. */
 const maxCopies = 3;
-/** The most characters of a Bearer token. A longer one counts as malformed. */
-const maxBearer = 8192;
 
 /** Reads the tokens of a request. */
 export function readTokens(headers: Headers, names: CookieNames): PresentedTokens {
@@ -62,7 +61,7 @@ export function hideTokens(headers: Headers, names: CookieNames): void {
 
 /**
  * Reads a Bearer token (RFC 6750 section 2.1); the case of the scheme does not matter. Returns the
- * empty string for a malformed token, so that it is refused instead of ignored.
+ * empty string for a malformed or too long token, so that it is refused instead of ignored.
  */
 function readBearer(authorization: string | null): string | undefined {
   if (authorization === null) {
@@ -74,5 +73,5 @@ function readBearer(authorization: string | null): string | undefined {
     return undefined;
   }
   const token = authorization.slice("bearer ".length).trim();
-  return token.length <= maxBearer ? token : "";
+  return token.length <= maxTokenLength ? token : "";
 }

@@ -33,10 +33,9 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
   readonly antiCsrf: "off" | "token";
   readonly emit: SessionEventListener;
   readonly claims: ClaimsRule;
-  /** The store's time as this process estimates it without I/O: milliseconds since 1970. */
-  storeNow(): number;
+  readonly revocations: Revocations;
   /** Creates the session object of a call from its verified token. */
-  sessionOn(call: Call, verified: VerifiedClaims): S;
+  sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
   /** Milliseconds for which open streams go on while the change log cannot be read. */
   readonly maxStreamStaleness: number;

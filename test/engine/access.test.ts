@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
-import { assertTokenFits, mintAccessToken } from "../../src/engine/access-tokens.ts";
-import { createSigningKeys } from "../../src/engine/keys/stored.ts";
+import { AccessTokens } from "../../src/engine/access-tokens.ts";
+import { StoredSigningKeys } from "../../src/engine/keys/stored.ts";
 import { maxAccessLife, readLifetimes } from "../../src/engine/lifetimes.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
 import { SessionCookies } from "../../src/request/cookies.ts";
@@ -16,7 +16,7 @@ async function parts(lifetimes = readLifetimes({}, {})) {
   const store = memoryStore();
   await store.open({ clock });
   const secrets = await openSecretRing(readSecretOption("s".repeat(32)), issuer);
-  const keys = createSigningKeys({
+  const keys = new StoredSigningKeys({
     store,
     secrets,
     clock,
@@ -26,7 +26,7 @@ async function parts(lifetimes = readLifetimes({}, {})) {
     emit: () => {},
   });
   await keys.open();
-  return { options: { issuer, audience: issuer, keys, lifetimes }, clock };
+  return { tokens: new AccessTokens({ issuer, audience: issuer, keys, lifetimes }), clock };
 }
 
 async function recordOf(changes: Partial<SessionRecord>): Promise<SessionRecord> {
@@ -39,16 +39,16 @@ async function recordOf(changes: Partial<SessionRecord>): Promise<SessionRecord>
   return { ...record, ...changes };
 }
 
-describe("assertTokenFits", () => {
+describe("AccessTokens.assertFits", () => {
   it.each(["cookie", "header"] as const)(
     "the largest claims a %s takes still fit in generation 9,999,999,999",
     async (transport) => {
-      const { options } = await parts();
+      const { tokens } = await parts();
       const claimsOf = (length: number) => ({ note: "ü".repeat(length / 2) });
       const fits = (length: number): boolean => {
         try {
           const content = { userId: "alice", tenantId: null, transport };
-          assertTokenFits(options, { ...content, claims: claimsOf(length) });
+          tokens.assertFits({ ...content, claims: claimsOf(length) });
           return true;
         } catch {
           return false;
@@ -71,7 +71,7 @@ describe("assertTokenFits", () => {
         idleExpiresAt: now + 1e9,
         expiresAt: now + 1e9,
       });
-      const { token } = await mintAccessToken(options, { record, now });
+      const { token } = await tokens.mint({ record, now });
       const cookies = new SessionCookies(new URL(issuer));
       if (transport === "cookie") {
         expect(cookies.set(cookies.names.access, token, 1)).toContain(token);
@@ -81,14 +81,14 @@ describe("assertTokenFits", () => {
   );
 });
 
-describe("mintAccessToken", () => {
+describe("AccessTokens.mint", () => {
   it("takes up to 5 % off its life, and no more", async () => {
-    const { options, clock } = await parts();
+    const { tokens, clock } = await parts();
     const now = clock.now();
     const record = await recordOf({ idleExpiresAt: now + 1e9, expiresAt: now + 1e9 });
     const lives = await Promise.all(
       Array.from({ length: 200 }, async () => {
-        const { claims } = await mintAccessToken(options, { record, now });
+        const { claims } = await tokens.mint({ record, now });
         return claims.exp - claims.iat;
       }),
     );
@@ -101,17 +101,17 @@ describe("mintAccessToken", () => {
     ["the idle end", { idleExpiresAt: 5_000, expiresAt: 1e12 }],
     ["the absolute end", { idleExpiresAt: 1e12, expiresAt: 5_000 }],
   ])("never passes %s", async (_name, ends) => {
-    const { options } = await parts();
+    const { tokens } = await parts();
     const record = await recordOf({ ...ends, rotatedAt: 0, authTime: 0 });
-    const { claims, expiresIn } = await mintAccessToken(options, { record, now: 1_000 });
+    const { claims, expiresIn } = await tokens.mint({ record, now: 1_000 });
     expect(claims).toMatchObject({ iat: 1, exp: 5 });
     expect(expiresIn).toBe(4_000);
   });
 
   it("never passes the longest life there is", async () => {
-    const { options } = await parts({ ...readLifetimes({}, {}), access: 10 * maxAccessLife });
+    const { tokens } = await parts({ ...readLifetimes({}, {}), access: 10 * maxAccessLife });
     const record = await recordOf({ idleExpiresAt: 1e12, expiresAt: 1e12, rotatedAt: 0 });
-    const { claims } = await mintAccessToken(options, { record, now: 0 });
+    const { claims } = await tokens.mint({ record, now: 0 });
     expect(claims.exp - claims.iat).toBeLessThanOrEqual(maxAccessLife / 1000);
   });
 });

@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { createRowReads } from "../../src/engine/reach.ts";
+import { RowReads } from "../../src/engine/reach.ts";
 
 /** A store whose answers wait until they are given, oldest first. */
 function slowStore() {
   const held: ((error?: Error) => void)[] = [];
   let loads = 0;
-  const reads = createRowReads({
+  const reads = new RowReads({
     load() {
       loads += 1;
       return new Promise((resolve, reject) => {
@@ -21,7 +21,7 @@ const turn = () => new Promise((resolve) => setImmediate(resolve));
 describe("sec:V04 row reads", () => {
   it("are 64 at a time; the others have their turn, also after one that failed", async () => {
     const { reads, held, loads } = slowStore();
-    const all = Array.from({ length: 66 }, () => reads("s").catch((error) => error.kind));
+    const all = Array.from({ length: 66 }, () => reads.load("s").catch((error) => error.kind));
     await turn();
     expect(loads()).toBe(64);
     held.shift()?.(new Error("down"));
@@ -37,12 +37,12 @@ describe("sec:V04 row reads", () => {
 
   it("reject beyond those who may wait, and take on more once there is room", async () => {
     const { reads, held } = slowStore();
-    const all = Array.from({ length: 1_064 }, () => reads("s"));
+    const all = Array.from({ length: 1_064 }, () => reads.load("s"));
     await turn();
-    await expect(reads("s")).rejects.toMatchObject({ kind: "unavailable" });
+    await expect(reads.load("s")).rejects.toMatchObject({ kind: "unavailable" });
     held.shift()?.();
     await turn();
-    all.push(reads("s"));
+    all.push(reads.load("s"));
     await turn();
     while (held.length > 0) {
       held.splice(0).forEach((answer) => {

@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import { createSigningKeys, type SigningKeys } from "../../src/engine/keys/stored.ts";
+import { type SigningKeys, StoredSigningKeys } from "../../src/engine/keys/stored.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
@@ -37,7 +37,7 @@ interface ServerOptions {
 /** The keys of one more server on the store. */
 async function server(options: ServerOptions = {}): Promise<SigningKeys> {
   const { secret = secretA } = options;
-  const keys = createSigningKeys({
+  const keys = new StoredSigningKeys({
     store,
     secrets: await openSecretRing(readSecretOption(secret), issuer),
     clock: options.clock ?? clock,

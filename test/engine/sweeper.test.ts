@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished } from "vitest";
-import { createSweeper, type Sweeper } from "../../src/engine/sweeper.ts";
+import { Sweeper } from "../../src/engine/sweeper.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -15,7 +15,8 @@ async function sweeping(inner = memoryStore(), clock = createFakeClock()) {
   await watched.store.open({ clock });
   let removals = 0;
   const keys = { removeDead: async () => void removals++ };
-  const sweeper = createSweeper({ store: watched.store, keys, clock });
+  const sweeper = new Sweeper({ store: watched.store, keys, clock });
+  sweeper.start();
   onTestFinished(() => closed(watched, sweeper));
   return { ...watched, clock, sweeper, removals: () => removals };
 }

@@ -1,6 +1,6 @@
 import type { SecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import {
   type LifetimeOptions,
   type RefreshOptions,
@@ -33,7 +33,7 @@ export interface TestEngineOptions {
 export async function startEngine(options: TestEngineOptions = {}): Promise<TestEngine> {
   const { store = memoryStore(), clock = createFakeClock() } = options;
   const events: SessionEvent[] = [];
-  const engine = await openEngine({
+  const engine = await new Engine({
     issuer: "https://api.example.com",
     audience: "https://api.example.com",
     store,
@@ -42,16 +42,15 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
     clockSkew: 60_000,
     clock,
     emit: (event) => events.push(event),
-  });
+  }).open();
   const exchange: TestEngine["exchange"] = (token) =>
     engine.refresh({ token, transport: "header" });
-  return {
-    ...engine,
+  return Object.assign(engine, {
     clock,
     store,
     events,
     exchange,
-    async signIn() {
+    signIn: async () => {
       const { record, refreshToken } = await engine.create({
         userId: "alice",
         tenantId: null,
@@ -63,10 +62,10 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
       });
       return { id: record.id, token: refreshToken };
     },
-    async confirm(token) {
+    confirm: async (token: string) => {
       clock.advance("60s");
       await exchange(token);
       clock.advance("31s");
     },
-  };
+  });
 }

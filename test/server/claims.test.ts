@@ -172,7 +172,7 @@ describe("unusable schemas", () => {
       );
     }
     expect(() => testSessions({ clientClaims: {} as never })).toThrow(
-      "clientClaims: must be of type function, not object",
+      "clientClaims must be a function, got an object",
     );
   });
 

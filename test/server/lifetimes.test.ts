@@ -204,7 +204,9 @@ describe("feat:A8 session limit per user", () => {
     const kept = [(await signIn()).result?.id, (await signIn()).result?.id];
     const answer = await signIn();
     expect(answer.error?.code).toBe(Code.PermissionDenied);
-    expect(answer.error?.rawMessage).toBe("the user has 2 sessions already; end one of them first");
+    expect(answer.error?.rawMessage).toBe(
+      "the user already has 2 sessions, which is the limit; end one of them first",
+    );
     expect(answer.hint).toMatchObject({ reason: Reason.SESSION_LIMIT, tokens: Tokens.KEEP });
     expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);
     expect(sorted(await live())).toEqual(sorted(kept));
@@ -267,7 +269,7 @@ describe("feat:A8 session limit per user", () => {
   it("feat:A8 feat:N4 an invalid limit is refused at construction", () => {
     for (const max of [0, -1, 1.5, Number.NaN, "2", undefined]) {
       expect(() => testSessions({ sessionsPerUser: { max } as never })).toThrow(
-        "sessionsPerUser.max: must be a whole number, at least 1",
+        /^sessionsPerUser\.max must be an integer of at least 1, got /,
       );
     }
     expect(() => testSessions({ sessionsPerUser: { max: 1, overflow: "drop" } as never })).toThrow(

@@ -423,7 +423,7 @@ describe("misuse is reported to the developer and creates no session", () => {
     const { error, headers } = await signIn({ headers: { "sec-fetch-site": "same-origin" } });
     expect(error?.code).toBe(Code.Internal);
     expect(error?.rawMessage).toMatch(
-      /^claims: .* a cookie holds 4000; put fewer or shorter claims/,
+      /^the claims are too large: .* a cookie holds 4000; use fewer or shorter claims/,
     );
     expect(headers.getSetCookie()).toEqual([]);
     expect(headers.get("rpcsession-session")).toBeNull();
@@ -438,7 +438,7 @@ describe("misuse is reported to the developer and creates no session", () => {
     const { error, headers } = await signIn({});
     expect(error?.code).toBe(Code.Internal);
     expect(error?.rawMessage).toMatch(
-      /^claims: .* a header holds 8192; put fewer or shorter claims/,
+      /^the claims are too large: .* a header holds 8192; use fewer or shorter claims/,
     );
     expect(headers.has("rpcsession-refresh-token")).toBe(false);
     await expect(sessions.issue({ userId: "alice", claims })).rejects.toThrow(/8192/);

@@ -430,7 +430,7 @@ describe("failed updates", () => {
       );
       expect(answer.error?.code).toBe(Code.Internal);
       expect(answer.error?.rawMessage).toMatch(
-        /^updateClaims: claims: the access token would have up to \d+ characters/,
+        /^updateClaims: the claims are too large: the access token could reach \d+ characters/,
       );
       expect(answer.body).not.toContain("CANARY");
       expect([accessOf(answer), answer.notice]).toEqual([undefined, undefined]);

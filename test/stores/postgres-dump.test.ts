@@ -26,7 +26,7 @@ describePostgres("a dump of PostgreSQL alone", (server) => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
     await expect(startEngine({ store: copy.store })).rejects.toThrow(
-      "secret: postgresStore keeps none",
+      "secret is missing and postgresStore does not keep one",
     );
   });
 

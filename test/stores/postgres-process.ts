@@ -2,14 +2,14 @@
 // signing keys it found. Arguments: the URL of the database.
 import { once } from "node:events";
 import { systemClock } from "../../src/base/clock.ts";
-import { openEngine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 
 const store = postgresStore(process.argv[2] ?? "", { connections: 2 });
 process.stdout.write("ready\n");
 await once(process.stdin, "data");
-const engine = await openEngine({
+const engine = await new Engine({
   issuer: "https://api.example.com",
   audience: "https://api.example.com",
   store,
@@ -18,7 +18,7 @@ const engine = await openEngine({
   clockSkew: 60_000,
   clock: systemClock,
   emit: () => {},
-});
+}).open();
 const { keys } = await store.signingKeys();
 process.stdout.write(`${keys.map(({ slot, kid }) => `${slot}:${kid}`).join(" ")}\n`);
 await engine.close();

@@ -84,11 +84,7 @@ const refresh = fc.record({ id, generation: fc.nat({ max: 1 }), idle: ms }).map(
 );
 
 const update = fc
-  .tuple(
-    id,
-    fc.nat({ max: 2 }),
-    fc.record({ claims: json, data: json, device: json }, { requiredKeys: [] }),
-  )
+  .tuple(id, fc.nat({ max: 2 }), fc.record({ claims: json, data: json }, { requiredKeys: [] }))
   .map(
     ([of, version, given]): Step =>
       (store) =>

@@ -1,6 +1,6 @@
 import { expect, it, onTestFinished } from "vitest";
 import { openSecretRing, randomId } from "../../src/base/crypto.ts";
-import { createRefreshTokens } from "../../src/engine/refresh/token.ts";
+import { RefreshTokens } from "../../src/engine/refresh/token.ts";
 import { redisStore } from "../../src/stores/redis/index.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { redisMissing, startRedis, type TestRedisClient } from "../helpers/redis.ts";
@@ -30,7 +30,7 @@ it.skipIf(redisMissing)("feat:H7 a dump of all keys of redisStore mints nothing"
     "https://api.example.com",
   );
   const guessed = { ...current, id: record.secretId };
-  const thief = createRefreshTokens({
+  const thief = new RefreshTokens({
     store: redisStore(client, { prefix: "dumped" }),
     secrets: { current: guessed, get: () => guessed },
     emit: () => {},

@@ -108,7 +108,8 @@ async function startServer(
       };
     },
   });
-  server = { ...(await startEngine({ ...options, store: hooked })), calls, hook: directly };
+  const started = await startEngine({ ...options, store: hooked });
+  server = Object.assign(started, { calls, hook: directly });
   return server;
 }
 

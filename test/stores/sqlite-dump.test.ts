@@ -41,7 +41,10 @@ it("sec:R12: without its secret beside it the file opens for nobody", async () =
     const engine = await startEngine({ store, clock });
     await engine.signIn();
     rmSync(`${file}.secret`);
-    await expect(startEngine({ store: another(), clock })).rejects.toThrow("secret");
+    await expect(startEngine({ store: another(), clock })).rejects.toMatchObject({
+      kind: "unavailable",
+      cause: { message: expect.stringContaining("secret") },
+    });
   } finally {
     await fixture.close();
   }

@@ -1,6 +1,6 @@
 import { SessionError } from "../../src/base/errors.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
-import { type Engine, openEngine } from "../../src/engine/engine.ts";
+import { Engine } from "../../src/engine/engine.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import type { Schedule } from "./actions.ts";
 import { type Skew, WorldTime } from "./clock.ts";
@@ -68,7 +68,7 @@ export class World {
     for (const skew of this.skews) {
       const clock = this.time.view(skew);
       const mine = removal?.nodeClock ? byNodeClock(shared, storeClock, skew) : shared;
-      const engine = await openEngine({
+      const engine = await new Engine({
         issuer,
         audience: issuer,
         store: watched(mine, this.gates, this.ledgers),
@@ -77,8 +77,8 @@ export class World {
         clockSkew: 60_000,
         clock,
         emit: (event) => this.#hear(event),
-        ...(removal?.decide && { decide: removal.decide }),
-      });
+      }).open();
+      engine.refresher.decide = removal?.decide ?? engine.refresher.decide;
       engines.push(engine);
     }
     this.engines = engines;

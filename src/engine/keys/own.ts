@@ -15,41 +15,60 @@ import {
 import { assertAlgorithm, isRemoteSigner, type KeyPlan, type RemoteSigner } from "./plan.ts";
 import type { SigningKeys } from "./stored.ts";
 
-/** Makes signing keys of what the options gave: nothing is stored and nothing rotates. */
-export function createOwnKeys(plan: KeyPlan & { readonly kind: "own" }): SigningKeys {
-  let opened: OwnKeys | undefined;
-  const keys = (): OwnKeys => {
-    if (opened === undefined) {
+type OwnKeyPlan = KeyPlan & { readonly kind: "own" };
+
+/** The keys that the options gave: nothing is stored, and nothing rotates. */
+export class OwnSigningKeys implements SigningKeys {
+  readonly #plan: OwnKeyPlan;
+  #imported: ImportedKeys | undefined;
+
+  constructor(plan: OwnKeyPlan) {
+    this.#plan = plan;
+  }
+
+  async open(): Promise<void> {
+    this.#imported ??= await importKeys(this.#plan);
+  }
+
+  async signer(): Promise<SigningKey | RemoteSigningKey> {
+    return this.#keys.signer;
+  }
+
+  find(kid: string): VerificationKey | undefined {
+    return this.#keys.byKid.get(kid);
+  }
+
+  async published(): Promise<readonly JWK[]> {
+    return this.#keys.published;
+  }
+
+  async removeDead(): Promise<void> {}
+
+  async settled(): Promise<void> {}
+
+  get #keys(): ImportedKeys {
+    if (this.#imported === undefined) {
       throw unavailable("the signing keys could not be loaded; try again");
     }
-    return opened;
-  };
-  return {
-    async open() {
-      opened ??= await importKeys(plan);
-    },
-    signer: async () => keys().signer,
-    find: (kid) => keys().byKid.get(kid),
-    published: async () => keys().published,
-    removeDead: async () => {},
-    settled: async () => {},
-  };
+    return this.#imported;
+  }
 }
 
-interface OwnKeys {
+interface ImportedKeys {
   readonly signer: SigningKey | RemoteSigningKey;
   readonly byKid: ReadonlyMap<string, VerificationKey>;
   readonly published: readonly JWK[];
 }
 
-/** A key that verifies, and the JWK by which others do. */
+/** A verification key, and the JWK that publishes it. */
 interface PublicKey {
   readonly key: VerificationKey;
   readonly jwk: JWK;
 }
 
-/** @throws TypeError with the option that is wrong */
-async function importKeys({ signing, verification, algorithm }: Own): Promise<OwnKeys> {
+/** @throws TypeError that names the option at fault */
+async function importKeys(plan: OwnKeyPlan): Promise<ImportedKeys> {
+  const { signing, verification, algorithm } = plan;
   const own = await of("keys.signing", () =>
     isRemoteSigner(signing) ? importRemote(signing) : importLocal(signing, algorithm),
   );
@@ -59,26 +78,27 @@ async function importKeys({ signing, verification, algorithm }: Own): Promise<Ow
   const all = [own.verification, ...others];
   const byKid = new Map(all.map(({ key }) => [key.kid, key]));
   if (byKid.size < all.length) {
-    throw new TypeError('keys: two keys have the same "kid"; leave one out, or name it otherwise');
+    throw new TypeError('two keys have the same "kid"; remove one of them or rename it');
   }
   return { signer: own.signer, byKid, published: all.map(({ jwk }) => jwk) };
 }
-
-type Own = KeyPlan & { readonly kind: "own" };
 
 interface OwnSigner {
   readonly signer: SigningKey | RemoteSigningKey;
   readonly verification: PublicKey;
 }
 
-async function importLocal(key: JWK | string, algorithm: Own["algorithm"]): Promise<OwnSigner> {
+async function importLocal(
+  key: JWK | string,
+  algorithm: OwnKeyPlan["algorithm"],
+): Promise<OwnSigner> {
   const jwk = typeof key === "string" ? await readPem(key, "sign") : key;
   const signer = await importSigningKey(jwk);
   assertAlgorithm(signer.alg, algorithm);
   const verification = await importPublic(publicHalf(jwk, signer));
   const probe = crypto.getRandomValues(new Uint8Array(32));
   if (!(await isSignature(verification.key, probe, await signWith(signer, probe)))) {
-    throw new TypeError("the private and the public half of the key do not belong together");
+    throw new TypeError("the private and the public half of the key do not match");
   }
   return { signer, verification };
 }
@@ -116,7 +136,8 @@ async function signRemotely(
   const signature = key.alg === "ES256" ? es256FromDer(answer) : Uint8Array.from(answer);
   if (!(await isSignature(key, data, signature))) {
     throw new SessionError("general", "INTERNAL", {
-      message: "keys.signing: what it signed does not verify with its publicJwk",
+      message:
+        "a signature made by keys.signing does not verify with its publicJwk; check that both belong to the same key",
     });
   }
   return signature;

@@ -23,134 +23,84 @@ import {
   type RotationRules,
 } from "./rules.ts";
 
-/** Makes a key for a slot, its private half encrypted under the current secret. */
-export async function makeStoredKey(
-  slot: number,
-  algorithm: SigningAlgorithm,
-  secrets: SecretRing,
-): Promise<Omit<StoredSigningKey, "createdAt">> {
-  const { kid, alg, publicJwk, privateJwk } = await generateSigningKey(algorithm);
-  const { id, encryption } = secrets.current;
-  const sealed = await new CompactEncrypt(new TextEncoder().encode(JSON.stringify(privateJwk)))
-    .setProtectedHeader({ alg: "dir", enc: "A256GCM", kid: id })
-    .encrypt(encryption);
-  return { slot, kid, alg, publicJwk: JSON.stringify(publicJwk), privateJwk: sealed };
-}
-
-/** Opens the keys of a store as they are read again and again: one that stays is the same object. */
-export function createKeyOpener(
-  secrets: SecretRing,
-): (stored: readonly StoredSigningKey[]) => Promise<readonly LoadedKey[]> {
-  let known: ReadonlyMap<string, LoadedKey> = new Map();
-  return async (stored) => {
-    const opened = await Promise.all(
-      stored.map(async (key) => {
-        const text = JSON.stringify(key);
-        return [text, known.get(text) ?? (await openStoredKey(key, secrets))] as const;
-      }),
-    );
-    known = new Map(opened);
-    return opened.map(([, key]) => key);
-  };
-}
-
-/** Opens a key as far as this server's secrets go. Rejects when it is not as it was stored. */
-async function openStoredKey(stored: StoredSigningKey, secrets: SecretRing): Promise<LoadedKey> {
-  const { slot, createdAt } = stored;
-  const jwk = JSON.parse(stored.publicJwk) as JWK;
-  const verification = await importVerificationKey(jwk);
-  const secretId = String(decodeProtectedHeader(stored.privateJwk).kid);
-  const publicJwk = publicHalf(jwk, verification);
-  const facts = { slot, createdAt, verification, secretId, publicJwk };
-  const secret = secrets.get(secretId);
-  if (secret === undefined) {
-    return { ...facts, signing: undefined };
-  }
-  const { plaintext } = await compactDecrypt(stored.privateJwk, secret.encryption, {
-    keyManagementAlgorithms: ["dir"],
-    contentEncryptionAlgorithms: ["A256GCM"],
-  });
-  const privateJwk = JSON.parse(new TextDecoder().decode(plaintext)) as JWK;
-  return { ...facts, signing: await importSigningKey(privateJwk) };
-}
-
 /** The keys that sign and verify access tokens. */
 export interface SigningKeys {
-  /** Makes them ready; rejects with what stood in the way, and may be tried again. */
+  /** Loads the keys. After a rejection it may be called again. */
   open(): Promise<void>;
   /**
-   * The key to sign with now. Makes the next one in the background when it is due.
-   * @throws SessionError `unavailable` when this cannot be told
+   * The key to sign with now. If the next key is due, creates it in the background.
+   * @throws SessionError `unavailable` if there is no usable key at the moment
    */
   signer(): Promise<SigningKey | RemoteSigningKey>;
   /**
-   * The key of a token. An unknown key is looked for in the store once, and only told to be unknown
-   * when the keys were read after the token was issued.
+   * The key that verifies a token. An unknown key is looked up in the store once. It is reported as
+   * unknown only if the keys were read after the token was issued.
    *
-   * @param issuedAt `iat` of the token, seconds, not proven
-   * @throws SessionError `unavailable` when the keys could not be read since, or were just read
+   * @param issuedAt `iat` of the token in seconds, not verified yet
+   * @throws SessionError `unavailable` if the keys could not be read since then, or were read so
+   * recently that another read has to wait
    */
   find(
     kid: string,
     issuedAt: number,
   ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
-  /** The public keys, those that will sign and those that have signed included. At most a minute old. */
+  /**
+   * The public keys, including those that will sign next and those that no longer sign. At most a
+   * minute old, except in an outage.
+   */
   published(): Promise<readonly JWK[]>;
-  /** Removes the keys that no living token was signed with; rejects when the store cannot. */
+  /** Removes keys that no living token was signed with. Rejects if the store cannot be reached. */
   removeDead(): Promise<void>;
-  /** Waits for what goes on in the background. */
+  /** Waits for background work. */
   settled(): Promise<void>;
 }
 
-/** What the signing keys are made of. All spans are milliseconds. */
-export interface SigningKeysOptions extends RotationRules {
+/** All durations are milliseconds. */
+export interface StoredSigningKeysOptions extends RotationRules {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly clock: Clock;
   readonly algorithm: SigningAlgorithm;
-  /** Told of keys under unknown secrets, each time they are read. */
+  /** Receives `unknownSecret` for keys under unknown secrets, each time they are read. */
   readonly emit: SessionEventListener;
 }
 
-/** The least time between two reads for the sake of unknown keys, counted from the attempt. */
+/** Minimum time between two reads because of unknown keys, measured from the start of a read. */
 const readCooldown = 5_000;
-/** How old the keys are at most that `published` returns; with an outage, older. */
+/** Maximum age of the keys that `published` returns; older in an outage. */
 const publishedMaxAge = 60_000;
-/** How old the keys may be before signing reads them again, in the background. */
+/** Age at which signing reads the keys again, in the background. */
 const signingMaxAge = publishAhead / 2;
 /** How far `iat` may lie ahead of the store's clock. */
 const issuedAheadMax = 60_000;
-/** How often opening tries to find or make a key that this server can sign with. */
+/** How often `open` tries to find or create a key that this server can sign with. */
 const openAttempts = 3;
 
-/** Makes the signing keys of a store, shared by all servers; nothing is read before `open`. */
-export function createSigningKeys(options: SigningKeysOptions): SigningKeys {
-  return new KeysInStore(options);
-}
-
-class KeysInStore implements SigningKeys {
-  readonly #options: SigningKeysOptions;
-  readonly #openKeys: ReturnType<typeof createKeyOpener>;
+/** Generated keys in a store, shared and rotated by all servers. */
+export class StoredSigningKeys implements SigningKeys {
+  readonly #options: StoredSigningKeysOptions;
   #keys: readonly LoadedKey[] = [];
   #byKid: ReadonlyMap<string, VerificationKey> = new Map();
-  /** The store's clock less the monotonic one, so that this machine's wall clock decides nothing. */
+  /** Loaded keys by their stored form, so that a key that stays is the same object. */
+  #loaded: ReadonlyMap<string, LoadedKey> = new Map();
+  /** Store time minus monotonic time; this machine's wall clock plays no part. */
   #storeAhead = 0;
-  /** Monotonic: when the last read was begun, and when the last one that succeeded was. */
+  /** Monotonic start of the last read. */
   #attemptedAt = Number.NEGATIVE_INFINITY;
+  /** Monotonic start of the last successful read. */
   #readAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
   #rotating: Promise<void> | undefined;
-  /** Monotonic: before then no rotation is tried, as one has just failed. */
+  /** Monotonic. No rotation is tried before this time, because one has just failed. */
   #rotateFrom = Number.NEGATIVE_INFINITY;
 
-  constructor(options: SigningKeysOptions) {
+  constructor(options: StoredSigningKeysOptions) {
     this.#options = options;
-    this.#openKeys = createKeyOpener(options.secrets);
   }
 
   async open(): Promise<void> {
     await this.#readOnce();
-    // More than once, should a server with another secret be first to take the slot.
+    // Repeated, because a server with another secret may be the first to take the slot.
     for (let i = 0; i < openAttempts && this.#current() === undefined; i++) {
       await this.#addNext();
     }
@@ -159,16 +109,16 @@ class KeysInStore implements SigningKeys {
 
   async signer(): Promise<SigningKey> {
     const age = this.#options.clock.monotonic() - this.#readAt;
-    // A server that signs seldom must not sign with a key that the others have forgotten since.
+    // A server that rarely signs must not use a key that the others have removed since.
     if (age >= publishAhead) {
       await reach(this.#readOnce());
     } else if (age >= signingMaxAge && this.#untilNextRead() === 0) {
       this.#readOnce().catch(() => {
-        // Tried again after the cool-down, and waited for before it is too late.
+        // Tried again after the cool-down; a call waits for it before the keys are too old.
       });
     }
     if (this.#keys.length === 0) {
-      // The store has lost all of them; what they signed is refused from now on.
+      // The store has lost all keys; tokens that they signed are refused from now on.
       await reach(this.open());
     }
     this.#rotateWhenDue();
@@ -200,14 +150,14 @@ class KeysInStore implements SigningKeys {
   async published(): Promise<readonly JWK[]> {
     const { clock } = this.#options;
     if (clock.monotonic() - this.#attemptedAt >= publishedMaxAge) {
-      // In an outage the keys that are known are better than none: what they signed is good.
+      // In an outage the known keys are better than none: tokens that they signed are valid.
       await this.#readOnce().catch(() => {});
     }
     return this.#keys.map(({ publicJwk }) => publicJwk as JWK);
   }
 
   async removeDead(): Promise<void> {
-    // By what is known: a server that has not heard of the newest keys keeps too many, not too few.
+    // Uses the known keys: a server that lacks the newest ones removes too few, never too many.
     const least = leastUsefulSlot(this.#keys, this.#storeNow(), this.#options);
     if (this.#keys.some(({ slot }) => slot < least)) {
       await this.#options.store.removeSigningKeysBelow(least);
@@ -246,14 +196,25 @@ class KeysInStore implements SigningKeys {
     this.#attemptedAt = begun;
     const { keys, now } = await store.signingKeys();
     const storeAhead = now - begun;
-    this.#keys = await this.#openKeys(keys);
+    this.#keys = await this.#load(keys);
     this.#byKid = new Map(this.#keys.map(({ verification }) => [verification.kid, verification]));
     this.#storeAhead = storeAhead;
     this.#readAt = begun;
-    this.#alarm();
+    this.#reportUnknownSecrets();
   }
 
-  #alarm(): void {
+  async #load(stored: readonly StoredSigningKey[]): Promise<readonly LoadedKey[]> {
+    const loaded = await Promise.all(
+      stored.map(async (key): Promise<[string, LoadedKey]> => {
+        const text = JSON.stringify(key);
+        return [text, this.#loaded.get(text) ?? (await loadKey(key, this.#options.secrets))];
+      }),
+    );
+    this.#loaded = new Map(loaded);
+    return loaded.map(([, key]) => key);
+  }
+
+  #reportUnknownSecrets(): void {
     for (const { secretId, signing } of this.#keys) {
       if (signing === undefined) {
         this.#options.emit({ type: "unknownSecret", secretId });
@@ -265,7 +226,7 @@ class KeysInStore implements SigningKeys {
     const { store, algorithm, secrets } = this.#options;
     const slot = (this.#keys.at(-1)?.slot ?? -1) + 1;
     await store.addSigningKey(await makeStoredKey(slot, algorithm, secrets));
-    // Whoever came first: the slot has one key now.
+    // Whether this server or another one was first, the slot has a key now.
     await this.#reading?.catch(() => {});
     await this.#readOnce();
   }
@@ -279,7 +240,7 @@ class KeysInStore implements SigningKeys {
     }
     this.#rotating = this.#rotate()
       .catch(() => {
-        // Signing goes on with the present key, and a later call tries again.
+        // Signing continues with the present key, and a later call tries again.
         this.#rotateFrom = clock.monotonic() + readCooldown;
       })
       .finally(() => {
@@ -301,7 +262,7 @@ class KeysInStore implements SigningKeys {
     return currentSigner(this.#keys, this.#storeNow());
   }
 
-  // `iat` is cut to the second, so a read within that second may have come before the token.
+  /** `iat` is truncated to the second, so a read within that second may precede the token. */
   #readSince(issuedAt: number): boolean {
     return this.#readAt + this.#storeAhead >= (issuedAt + 1) * 1000;
   }
@@ -314,4 +275,41 @@ class KeysInStore implements SigningKeys {
   #storeNow(): number {
     return this.#options.clock.monotonic() + this.#storeAhead;
   }
+}
+
+/** Creates a key for a slot; its private half is encrypted under the current secret. */
+async function makeStoredKey(
+  slot: number,
+  algorithm: SigningAlgorithm,
+  secrets: SecretRing,
+): Promise<Omit<StoredSigningKey, "createdAt">> {
+  const { kid, alg, publicJwk, privateJwk } = await generateSigningKey(algorithm);
+  const { id, encryption } = secrets.current;
+  const sealed = await new CompactEncrypt(new TextEncoder().encode(JSON.stringify(privateJwk)))
+    .setProtectedHeader({ alg: "dir", enc: "A256GCM", kid: id })
+    .encrypt(encryption);
+  return { slot, kid, alg, publicJwk: JSON.stringify(publicJwk), privateJwk: sealed };
+}
+
+/**
+ * Loads a stored key; without its secret, the public half only.
+ * @throws Error if the stored key is damaged
+ */
+async function loadKey(stored: StoredSigningKey, secrets: SecretRing): Promise<LoadedKey> {
+  const { slot, createdAt } = stored;
+  const jwk = JSON.parse(stored.publicJwk) as JWK;
+  const verification = await importVerificationKey(jwk);
+  const secretId = String(decodeProtectedHeader(stored.privateJwk).kid);
+  const publicJwk = publicHalf(jwk, verification);
+  const facts = { slot, createdAt, verification, secretId, publicJwk };
+  const secret = secrets.get(secretId);
+  if (secret === undefined) {
+    return { ...facts, signing: undefined };
+  }
+  const { plaintext } = await compactDecrypt(stored.privateJwk, secret.encryption, {
+    keyManagementAlgorithms: ["dir"],
+    contentEncryptionAlgorithms: ["A256GCM"],
+  });
+  const privateJwk = JSON.parse(new TextDecoder().decode(plaintext)) as JWK;
+  return { ...facts, signing: await importSigningKey(privateJwk) };
 }

@@ -1,46 +1,27 @@
 import type { Clock } from "../../base/clock.ts";
 import type { SessionStore } from "../store.ts";
 
-/** Tells the store that a generation is in use: once per generation and process, in the background. */
-export interface Confirmations {
-  /**
-   * Takes note of a use. Never waits and never fails; what could not be written is tried again by a
-   * later use.
-   */
-  used(session: string, generation: number): void;
-  /** Waits until nothing is under way, but no longer than two seconds. */
-  settled(): Promise<void>;
-}
-
-/** What confirmations are made of. */
 export interface ConfirmationsOptions {
   readonly store: SessionStore;
   readonly clock: Clock;
-  /** Milliseconds a generation must be old by the store's clock before it is confirmed. */
+  /** Milliseconds. A generation must be this old, by the store's clock, before it is confirmed. */
   readonly settle: number;
 }
 
-/** Sessions remembered; past it the older half is forgotten, which costs one write each. */
+/** Sessions that are remembered. Beyond it the older half is forgotten, at the cost of a write each. */
 const rememberedMax = 50_000;
-/** Writes under way at most; a use beyond them is left to a later one. */
+/** Concurrent writes, at most; a use beyond them is left to a later one. */
 const underWayMax = 1_000;
-/** Milliseconds until a use is tried again that was too early by the store's clock, or failed. */
+/** Milliseconds until a use is tried again that failed, or was too early by the store's clock. */
 const againAfter = 5_000;
-/** Milliseconds that `settled` waits at most. */
+/** Milliseconds that `settled` waits, at most. */
 const settledWithin = 2_000;
 
-export function createConfirmations(options: ConfirmationsOptions): Confirmations {
-  return new BackgroundConfirmations(options);
-}
-
-/** What is known of a session's newest generation that was used here. */
-interface Noted {
-  readonly generation: number;
-  /** Monotonic milliseconds; Infinity once it is confirmed. */
-  readonly tryAgainAt: number;
-}
-
-class BackgroundConfirmations implements Confirmations {
+/**
+ * Confirms in the store, in the background, that a generation is in use: once per generation and
+ * process.
+ */
+export class Confirmations {
   readonly #options: ConfirmationsOptions;
   #young = new Map<string, Noted>();
   #old = new Map<string, Noted>();
@@ -50,6 +31,9 @@ class BackgroundConfirmations implements Confirmations {
     this.#options = options;
   }
 
+  /**
+   * Notes a use. Never waits and never fails; a write that failed is repeated by a later use.
+   */
   used(session: string, generation: number): void {
     const noted = this.#young.get(session) ?? this.#old.get(session);
     const tryAgainAt = againAt(noted, generation);
@@ -68,6 +52,7 @@ class BackgroundConfirmations implements Confirmations {
     void work.then(() => this.#underWay.delete(key));
   }
 
+  /** Waits until no write is in progress, for two seconds at most. */
   async settled(): Promise<void> {
     let cancel = (): void => {};
     const late = new Promise<void>((resolve) => {
@@ -84,7 +69,7 @@ class BackgroundConfirmations implements Confirmations {
         this.#remember(session, { generation, tryAgainAt: Number.POSITIVE_INFINITY });
       }
     } catch {
-      // The call that used the token goes on; a later one tries again.
+      // The call that used the token continues; a later one tries again.
     }
   }
 
@@ -101,7 +86,14 @@ class BackgroundConfirmations implements Confirmations {
   }
 }
 
-/** Before the newest generation none is confirmed any more: its successor proves that it was used. */
+/** The newest generation of a session that was used here. */
+interface Noted {
+  readonly generation: number;
+  /** Monotonic milliseconds; Infinity once it is confirmed. */
+  readonly tryAgainAt: number;
+}
+
+/** Older generations need no confirmation: the existence of a newer one proves that they were used. */
 function againAt(noted: Noted | undefined, generation: number): number {
   if (noted === undefined || noted.generation < generation) {
     return 0;

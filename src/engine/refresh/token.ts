@@ -7,37 +7,150 @@ import { badRefreshToken, unknownError } from "../liveness.ts";
 import { reach } from "../reach.ts";
 import type { SessionRecord, SessionStore, Stored } from "../store.ts";
 
-/** What a refresh token says; proven only after {@link verifyCheck} and {@link verifyTag}. */
+/** A refresh token as it was presented. */
+export interface PresentedRefreshToken {
+  readonly token: string;
+  /** How it arrived. A token of a session with the other transport is not valid. */
+  readonly transport: TokenTransport;
+}
+
+/** A refresh token that was proven to be minted for this record. */
+export interface ProvenRefreshToken extends Stored<SessionRecord> {
+  readonly generation: number;
+  readonly secretId: string;
+}
+
+/**
+ * A token or a session is under a secret that this server was not given: a roll-out is in progress,
+ * or a secret was lost.
+ */
+export class UnknownSecretError extends SessionError {
+  constructor() {
+    super("unavailable", "AUTH_UNAVAILABLE", {
+      message:
+        "the session is under a secret that this server does not have; give every server the same list",
+      retryAfter: 1_000,
+    });
+  }
+}
+
+export interface RefreshTokensOptions {
+  readonly store: SessionStore;
+  readonly secrets: SecretRing;
+  readonly emit: SessionEventListener;
+  /**
+   * Whether no server can have further secrets, as when the store keeps the only one. A token under
+   * an unknown secret is then invalid for good, not just unavailable.
+   */
+  readonly complete: boolean;
+}
+
+/** Mints refresh tokens and proves presented ones. */
+export class RefreshTokens {
+  readonly #options: RefreshTokensOptions;
+
+  constructor(options: RefreshTokensOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Mints the refresh token of the record's generation.
+   * @throws UnknownSecretError
+   */
+  mint(record: SessionRecord): Promise<string> {
+    return mintRefreshToken(this.#keysOf(record.secretId), bindingOf(record));
+  }
+
+  /** @throws UnknownSecretError if the record's generation is under a secret unknown to this server */
+  assertKnown(record: SessionRecord): void {
+    this.#keysOf(record.secretId);
+  }
+
+  /**
+   * Proves that the token is well-formed and was made under a known secret. Does no I/O.
+   * @throws SessionError `unauthorized` if it was not
+   * @throws UnknownSecretError
+   */
+  async precheck({ token }: PresentedRefreshToken): Promise<ParsedRefreshToken> {
+    const { secrets, complete } = this.#options;
+    const parsed = parseRefreshToken(token);
+    if (parsed === undefined || (complete && secrets.get(parsed.secretId) === undefined)) {
+      throw badRefreshToken();
+    }
+    if (!(await verifyCheck(this.#keysOf(parsed.secretId), parsed))) {
+      throw badRefreshToken();
+    }
+    return parsed;
+  }
+
+  /**
+   * Reads the session of a prechecked token and proves the token against it.
+   * @throws SessionError `unauthorized` or `unavailable`
+   */
+  async prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken> {
+    const { generation, secretId } = parsed;
+    const { record, now } = await reach(this.#options.store.load(parsed.session));
+    if (record === undefined) {
+      throw unknownError(parsed.session);
+    }
+    const proven =
+      record.transport === transport &&
+      // The current generation has one token only: under the secret that its row names.
+      (generation !== record.generation || secretId === record.secretId) &&
+      (await verifyTag(this.#keysOf(secretId), parsed, { ...bindingOf(record), generation }));
+    if (!proven) {
+      throw badRefreshToken();
+    }
+    return { record, now, generation, secretId };
+  }
+
+  #keysOf(secretId: string): SecretKeys {
+    const { secrets, emit } = this.#options;
+    const keys = secrets.get(secretId);
+    if (keys === undefined) {
+      emit({ type: "unknownSecret", secretId });
+      throw new UnknownSecretError();
+    }
+    return keys;
+  }
+}
+
+function bindingOf(record: SessionRecord): RefreshTokenBinding {
+  const { id: session, transport, tenantId, generation, salt } = record;
+  return { session, transport, tenantId, generation, salt };
+}
+
+/** The fields of a refresh token, proven only after {@link verifyCheck} and {@link verifyTag}. */
 export interface ParsedRefreshToken {
   /** The id of the secret that made the token. */
   readonly secretId: string;
   readonly session: string;
   readonly generation: number;
   readonly tag: Uint8Array;
-  /** Everything before the check, which it covers. */
+  /** Everything before the check; the check covers it. */
   readonly body: string;
   readonly check: Uint8Array;
 }
 
-/** What a refresh token is bound to. */
+/** The values that a refresh token is bound to. */
 export interface RefreshTokenBinding {
   readonly transport: TokenTransport;
   readonly tenantId: string | null;
   readonly session: string;
   readonly generation: number;
-  /** Base64url; known to the store alone. */
+  /** Base64url; only the store has it. */
   readonly salt: string;
 }
 
-/** The longest refresh token there is, in characters. */
+/** Maximum length of a refresh token, in characters. */
 export const maxRefreshTokenLength = 256;
 
 const shape =
   /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.([\w-]{42}[AEIMQUYcgkosw048])\.([\w-]{10}[AEIMQUYcgkosw048])$/;
 
 /**
- * Makes the refresh token of a generation. The same binding gives the same token, on every server
- * that has the secret: `secretId.session.generation.tag.check`.
+ * Mints the refresh token of a generation: `secretId.session.generation.tag.check`. The same binding
+ * gives the same token on every server that has the secret.
  */
 export async function mintRefreshToken(
   keys: SecretKeys,
@@ -48,7 +161,7 @@ export async function mintRefreshToken(
   return `${body}.${base64Encode(await checkOf(keys, body), "url")}`;
 }
 
-/** Reads a refresh token; undefined when it has not exactly the form of one. */
+/** Parses a refresh token; undefined unless it has exactly the right form. */
 export function parseRefreshToken(token: string): ParsedRefreshToken | undefined {
   const match = token.length <= maxRefreshTokenLength ? shape.exec(token) : null;
   if (match === null) {
@@ -68,12 +181,12 @@ export function parseRefreshToken(token: string): ParsedRefreshToken | undefined
   };
 }
 
-/** Whether the token was made under the secret: junk is told apart without reading the store. */
+/** Whether the token was made under the secret. Detects junk without reading the store. */
 export async function verifyCheck(keys: SecretKeys, token: ParsedRefreshToken): Promise<boolean> {
   return equalBytes(await checkOf(keys, token.body), token.check);
 }
 
-/** Whether the token is the one of this session, generation, transport and tenant. */
+/** Whether the token belongs to this session, generation, transport and tenant. */
 export async function verifyTag(
   keys: SecretKeys,
   token: ParsedRefreshToken,
@@ -88,7 +201,7 @@ async function checkOf(keys: SecretKeys, body: string): Promise<Uint8Array> {
 
 const encoder = new TextEncoder();
 
-/** Length-prefixed, so that no two bindings give the same bytes. */
+/** Fields are length-prefixed, so that no two bindings give the same bytes. */
 function tagInput(secretId: string, binding: RefreshTokenBinding): Uint8Array<ArrayBuffer> {
   const fields = [
     secretId,
@@ -98,7 +211,7 @@ function tagInput(secretId: string, binding: RefreshTokenBinding): Uint8Array<Ar
     String(binding.generation),
     binding.salt,
   ];
-  // No character takes more than three bytes.
+  // A UTF-16 code unit takes at most three bytes in UTF-8.
   const bytes = new Uint8Array(fields.reduce((sum, field) => sum + 4 + 3 * field.length, 0));
   const view = new DataView(bytes.buffer);
   let offset = 0;
@@ -108,116 +221,4 @@ function tagInput(secretId: string, binding: RefreshTokenBinding): Uint8Array<Ar
     offset += 4 + written;
   }
   return bytes.subarray(0, offset);
-}
-
-/** A refresh token as it was presented. */
-export interface PresentedRefreshToken {
-  readonly token: string;
-  /** How it came; a token of the other transport is none. */
-  readonly transport: TokenTransport;
-}
-
-/** A refresh token that was proven to be minted for this record. */
-export interface ProvenRefreshToken extends Stored<SessionRecord> {
-  readonly generation: number;
-  readonly secretId: string;
-}
-
-/** Mints refresh tokens and proves presented ones. */
-export interface RefreshTokens {
-  /**
-   * The refresh token of the record's generation.
-   * @throws UnknownSecretError
-   */
-  mint(record: SessionRecord): Promise<string>;
-  /** @throws UnknownSecretError when the record's generation is under a secret not known here */
-  assertKnown(record: SessionRecord): void;
-  /**
-   * Proves that the token has its form and was made under one of our secrets. No I/O.
-   * @throws SessionError `unauthorized` when it was not
-   * @throws UnknownSecretError
-   */
-  precheck(presented: PresentedRefreshToken): Promise<ParsedRefreshToken>;
-  /**
-   * Reads the session of a prechecked token and proves the token against it.
-   * @throws SessionError `unauthorized` or `unavailable`
-   */
-  prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken>;
-}
-
-/** A token or a session is under a secret that this server was not given: a roll-out, or a loss. */
-export class UnknownSecretError extends SessionError {
-  constructor() {
-    super("unavailable", "AUTH_UNAVAILABLE", {
-      message:
-        "the session is under a secret that this server does not have; give every server the same list",
-      retryAfter: 1_000,
-    });
-  }
-}
-
-/** What refresh tokens are made of. */
-export interface RefreshTokensOptions {
-  readonly store: SessionStore;
-  readonly secrets: SecretRing;
-  readonly emit: SessionEventListener;
-  /**
-   * Whether no server can have other secrets, as where the store keeps the only one: then a token
-   * under an unknown secret will never be good again, and is not valid instead of unavailable.
-   */
-  readonly complete: boolean;
-}
-
-export function createRefreshTokens(options: RefreshTokensOptions): RefreshTokens {
-  const { store, secrets, emit, complete } = options;
-  const keysOf = createKeyLookup(secrets, emit);
-  return {
-    mint: (record) => mintRefreshToken(keysOf(record.secretId), bindingOf(record)),
-    assertKnown: (record) => void keysOf(record.secretId),
-    async precheck({ token }) {
-      const parsed = parseRefreshToken(token);
-      if (complete && parsed !== undefined && secrets.get(parsed.secretId) === undefined) {
-        throw badRefreshToken();
-      }
-      if (parsed === undefined || !(await verifyCheck(keysOf(parsed.secretId), parsed))) {
-        throw badRefreshToken();
-      }
-      return parsed;
-    },
-    async prove(parsed, transport) {
-      const { generation, secretId } = parsed;
-      const { record, now } = await reach(store.load(parsed.session));
-      if (record === undefined) {
-        throw unknownError(parsed.session);
-      }
-      const proven =
-        record.transport === transport &&
-        // The current generation has one token only: the one of the secret its row names.
-        (generation !== record.generation || secretId === record.secretId) &&
-        (await verifyTag(keysOf(secretId), parsed, { ...bindingOf(record), generation }));
-      if (!proven) {
-        throw badRefreshToken();
-      }
-      return { record, now, generation, secretId };
-    },
-  };
-}
-
-function bindingOf(record: SessionRecord): RefreshTokenBinding {
-  const { id: session, transport, tenantId, generation, salt } = record;
-  return { session, transport, tenantId, generation, salt };
-}
-
-function createKeyLookup(
-  secrets: SecretRing,
-  emit: SessionEventListener,
-): (secretId: string) => SecretKeys {
-  return (secretId) => {
-    const keys = secrets.get(secretId);
-    if (keys !== undefined) {
-      return keys;
-    }
-    emit({ type: "unknownSecret", secretId });
-    throw new UnknownSecretError();
-  };
 }

@@ -1,37 +1,38 @@
 import type { SessionStore } from "../store.ts";
 import type { RevocationLog } from "./log.ts";
 
-/** How well this process knows of revocations. Known without asking anybody. */
+/** How current this process's knowledge of revocations is. Computed without I/O. */
 export interface SessionsHealth {
   /**
-   * - `fresh`: calls pass without reading the store.
-   * - `stale`: the change log could not be read for longer than `maxStaleness`; calls wait for it,
-   *   and are refused with `unavailable` where it stays so.
-   * - `unsure`: the store has lost changes, or there are more than can be kept: each call reads its
-   *   session.
+   * - `fresh`: calls are checked in memory.
+   * - `stale`: the change log could not be read for longer than `maxStaleness`. Calls wait for it,
+   *   and are refused with `unavailable` if it stays that way.
+   * - `unsure`: the store has lost changes, or there are more than memory may hold. Every call reads
+   *   its session from the store.
    * - `closed`: not opened yet, or closed.
    */
   readonly status: "fresh" | "stale" | "unsure" | "closed";
-  /** Milliseconds since the start of the last completed read of the change log. */
+  /** Milliseconds since the last completed read of the change log began; Infinity before the first. */
   readonly staleness: number;
-  /** When that read began, by this machine's clock; undefined before the first. */
+  /** When that read began, by this machine's clock; undefined before the first read. */
   readonly provenAt: Date | undefined;
-  /** Milliseconds that the newest change took to get here from its write by another process, or this one. */
+  /** Milliseconds between the write of the newest change and its arrival in this process. */
   readonly lag: number;
   /**
-   * Whether the store tells of what others change as soon as it is written: `connected`, or
-   * `disconnected` for the moment. `polling`: the store cannot, or not with this client.
+   * Whether the store notifies this process of changes as soon as other processes write them.
+   * `connected`: yes. `disconnected`: not at the moment. `polling`: this store cannot, or not with
+   * the client it was given.
    */
   readonly push: "connected" | "disconnected" | "polling";
-  /** Changes kept in memory: ended sessions, and sessions with new claims. */
+  /** Changes held in memory: ended sessions, and sessions with new claims. */
   readonly changes: number;
-  /** How many can be kept; beyond, each call reads its session. */
+  /** How many changes memory may hold. Beyond that, every call reads its session from the store. */
   readonly maxChanges: number;
   /** Open streams that end with their sessions. */
   readonly streams: number;
 }
 
-/** The health of what is not open. */
+/** The health of an instance that is not open. */
 export const closedHealth: SessionsHealth = {
   status: "closed",
   staleness: Number.POSITIVE_INFINITY,

@@ -98,5 +98,5 @@ export async function enterSession(
   waits: Waits,
 ): Promise<void> {
   const read = await waits.for(core.claims.read(claims.claims));
-  call.enter(() => core.sessionOn(call, { claims, read }));
+  call.enter(() => core.sessionOn(core, { claims, read }, call));
 }

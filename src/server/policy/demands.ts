@@ -32,7 +32,7 @@ export interface DemandOptions {
  * @throws SessionError `forbidden`, with every demand that is not met
  */
 export function checkDemands(
-  core: Pick<VerifyingCore, "storeNow">,
+  core: Pick<VerifyingCore, "revocations">,
   { freshWithin, claims: demands }: Demands,
   { claims, sid, auth_time }: TokenClaims,
 ): void {
@@ -79,11 +79,11 @@ export interface AuthenticationAge {
  * @throws SessionError `forbidden`, `STEP_UP_REQUIRED` (RFC 9470)
  */
 export function assertFresh(
-  core: Pick<VerifyingCore, "storeNow">,
+  core: Pick<VerifyingCore, "revocations">,
   { sessionId, authTime, within }: AuthenticationAge,
 ): void {
   // Token times are truncated to whole seconds, so allow one extra second.
-  if (core.storeNow() - authTime < within + 1000) {
+  if (core.revocations.storeNow() - authTime < within + 1000) {
     return;
   }
   const requirement = `within ${within / 1000}s`;

@@ -88,14 +88,13 @@ export class MemorySessions {
     if (old === undefined || old.version !== version || !isLive(old, now)) {
       return undefined;
     }
-    const { claims, data, device } = jsonCopy(given);
+    const { claims, data } = jsonCopy(given);
     return this.set({
       ...old,
       claims: claims ?? old.claims,
       claimsVersion: old.claimsVersion + (claims ? 1 : 0),
       data: data ?? old.data,
       version: version + (claims || data ? 1 : 0),
-      device: device ?? old.device,
     });
   }
 

@@ -218,10 +218,10 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
 }
 
 function updateArguments(change: SessionUpdate): (string | number)[] {
-  const { id, version, claims, data, device } = change;
+  const { id, version, claims, data } = change;
   const increment = claims === undefined && data === undefined ? 0 : 1;
   const flag = claims === undefined ? "" : "claims";
-  return [id, version, increment, flag, ...toJsonFields({ claims, data, device })];
+  return [id, version, increment, flag, ...toJsonFields({ claims, data })];
 }
 
 /** Converts a reply of the time, a flag, and the fields and values of a row. */

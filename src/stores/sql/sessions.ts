@@ -185,7 +185,7 @@ export async function updateSession(
 
 async function write(
   database: SqlDatabase,
-  { id, version, claims, data, device }: SessionUpdate,
+  { id, version, claims, data }: SessionUpdate,
 ): Promise<Stored<SessionRecord | undefined>> {
   const time = database.now();
   const raised = claims !== undefined || data !== undefined;
@@ -198,7 +198,6 @@ async function write(
         claims_version: sql<number>`claims_version + 1`,
       }),
       ...(data && { data: JSON.stringify(data) }),
-      ...(device && { device: JSON.stringify(device) }),
     })
     .where("id", "=", id)
     .where("version", "=", version)

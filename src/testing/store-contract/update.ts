@@ -34,20 +34,9 @@ export const updateRules: Rules = {
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
   },
 
-  async "update of the device raises no version, and logs nothing"({ store }) {
-    const { record } = await insertNew(store);
-    const device = { ...record.device, label: "Zoë's 🦊" };
-    const expected = { ...record, device };
-    assert.deepEqual((await store.update({ id: "s1", version: 0, device })).record, expected);
-    assert.deepEqual((await store.load("s1")).record, expected);
-    const bare = await store.update({ id: "s1", version: 0, device: {} });
-    assert.deepEqual(bare.record, { ...record, device: {} });
-    assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
-  },
-
   async "update of all at once is one change"({ store }) {
     const { record } = await insertNew(store);
-    const all = { claims: {}, data: {}, device: { label: "new" } };
+    const all = { claims: {}, data: {} };
     const expected = { ...record, ...all, claimsVersion: 1, version: 1 };
     assert.deepEqual((await store.update({ id: "s1", version: 0, ...all })).record, expected);
     assert.equal((await store.changes(undefined, absolute)).entries.length, 1);
@@ -163,7 +152,7 @@ async function refused(
   const claims = { role: "root" };
   for (const condition of conditions) {
     const before = await store.load(condition.id);
-    for (const change of [{ claims }, { data: claims }, { device: {} }]) {
+    for (const change of [{ claims }, { data: claims }]) {
       const { record, now } = await store.update({ ...condition, ...change });
       assert.equal(record, undefined, JSON.stringify(condition));
       assert.equal(now, before.now);
