@@ -63,25 +63,25 @@ export const keepEnded: number = 24 * 3_600_000;
 /** Milliseconds for which an entry of the change log is kept. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
 
-/** When work that failed is done again. */
-export interface Retries {
+/** When to repeat work that failed. */
+export interface RetryOptions {
   readonly clock: Clock;
-  /** The milliseconds before each further attempt; when they are used up, the error is let through. */
+  /** The milliseconds before each further attempt. After the last one, the error is thrown. */
   readonly pauses: readonly number[];
-  /** Whether an error says that nothing was changed and that another attempt may succeed. */
-  readonly again: (error: unknown) => boolean;
+  /** Whether an error means that nothing was changed and that another attempt may succeed. */
+  readonly isTransient: (error: unknown) => boolean;
 }
 
-/** Does a unit of work, which must do all or nothing, and again after each pause while it is told to. */
-export async function retried<T>(
-  { clock, pauses, again }: Retries,
+/** Does a unit of work, all of it or nothing, and repeats it after each pause if an error is transient. */
+export async function retry<T>(
+  { clock, pauses, isTransient }: RetryOptions,
   work: () => Promise<T> | T,
 ): Promise<T> {
   for (const pause of pauses) {
     try {
       return await work();
     } catch (error) {
-      if (!again(error)) {
+      if (!isTransient(error)) {
         throw error;
       }
     }

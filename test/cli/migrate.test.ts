@@ -72,15 +72,15 @@ describe("rpc-session migrate <file>", () => {
 
 describe("rpc-session with wrong arguments", () => {
   it.each([
-    [[], "no command given"],
-    [["postgres://u:hidden@h/d"], "unknown command"],
-    [["migrate"], "takes one database"],
-    [["migrate", "a.db", "b.db"], "takes one database"],
+    [[], "No command given"],
+    [["postgres://u:hidden@h/d"], "Unknown command"],
+    [["migrate"], "takes exactly one database, got 0"],
+    [["migrate", "a.db", "b.db"], "takes exactly one database, got 2"],
     [["migrate", "--force", "a.db"], "Unknown option '--force'"],
     [["migrate", ""], "is no path of a file"],
     [["migrate", ":memory:"], "is no path of a file"],
-    [["migrate", "mysql://u:hidden@h/d"], '"mysql:" names no database'],
-    [["migrate", "--print", "redis://u:hidden@h"], '"redis:" names no database'],
+    [["migrate", "mysql://u:hidden@h/d"], '"mysql:" is not a database'],
+    [["migrate", "--print", "redis://u:hidden@h"], '"redis:" is not a database'],
     [["migrate", "postgres:hidden"], 'begin with "postgres://"'],
   ])("%j exits with 2, tells why and how, and does nothing", async (args, reason) => {
     const { code, stdout, stderr } = await rpcSession(...args);

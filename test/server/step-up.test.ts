@@ -519,7 +519,11 @@ describe("what is no step up", () => {
       expect(answer.result?.userId).toBe("alice");
       expect(payloadOf(accessOf(answer)).sid).toBe(answer.result?.id);
       expect(await sessions.find(planted.id)).toBeUndefined();
-      expect(events.at(-2)).toEqual({ type: "revoked", sessionId: planted.id, endedBy: "replaced" });
+      expect(events.at(-2)).toEqual({
+        type: "revoked",
+        sessionId: planted.id,
+        endedBy: "replaced",
+      });
     },
   );
 });

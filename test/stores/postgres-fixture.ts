@@ -1,8 +1,9 @@
-import { sql } from "kysely";
 import { Client } from "pg";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { postgresBackend, postgresStore } from "../../src/stores/postgres/index.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { openPool } from "../../src/stores/postgres/pool.ts";
+import { sql } from "../../src/stores/sql/statement.ts";
 import { sqlStore } from "../../src/stores/sql/store.ts";
 import type { TestPostgres } from "../helpers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
@@ -68,7 +69,7 @@ export async function createPostgres(server: TestPostgres) {
     sqlStore(
       postgresBackend(
         () => openPool(url, 8),
-        () => sql<number>`cast(${clock.now()} as bigint)`,
+        () => sql`cast(${clock.now()} as bigint)`,
       ),
     );
   const store = another();

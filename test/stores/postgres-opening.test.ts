@@ -4,8 +4,9 @@ import { createInterface } from "node:readline";
 import { Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
+import { postgresDialect } from "../../src/stores/postgres/dialect.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
-import { migrations } from "../../src/stores/sql/migrations.ts";
+import { migrations } from "../../src/stores/postgres/migrations.ts";
 import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { expectInUse, olderTables } from "./older-schema.ts";
@@ -41,7 +42,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
 
   it.each([1, 2])("brings the tables of version %i up to date, in use", async (version) => {
     await using schema = await createSchema(server());
-    await schema.admin.query(await olderTables("postgres", version));
+    await schema.admin.query(olderTables(postgresDialect, version));
     const store = postgresStore(schema.url);
     await store.open({ clock: stillClock() });
     await expectInUse(store);
@@ -111,7 +112,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     });
     const store = postgresStore("postgres://app:hidden@localhost/db");
     await expect(store.open({ clock: stillClock() })).rejects.toThrow(
-      /^postgresStore: to connect to a URL, install the package pg \(npm install pg\); or give a pool$/,
+      /^postgresStore: to connect to a URL, install the package pg \(npm install pg\); or pass a pool$/,
     );
     vi.doUnmock("pg");
   });

@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { keepPush, type PushEvents } from "../../src/stores/push.ts";
+import { PushConnection, type PushEvents } from "../../src/stores/push.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 
 /** A store whose lines the test answers for. */
 function setup() {
   const clock = createFakeClock();
-  const state = { opening: "works", beating: "works", woken: 0, opened: 0, closed: 0, beats: 0 };
+  const state = { opening: "works", pinging: "works", woken: 0, opened: 0, closed: 0, pings: 0 };
   let events: PushEvents | undefined;
   const outcome = async (how: string): Promise<void> => {
     if (how === "fails") {
@@ -15,7 +15,7 @@ function setup() {
       await new Promise(() => {});
     }
   };
-  const push = keepPush({
+  const push = new PushConnection({
     clock,
     wake: () => {
       state.woken += 1;
@@ -25,9 +25,9 @@ function setup() {
       state.opened += 1;
       await outcome(state.opening);
       return {
-        beat() {
-          state.beats += 1;
-          return outcome(state.beating);
+        ping() {
+          state.pings += 1;
+          return outcome(state.pinging);
         },
         close() {
           state.closed += 1;
@@ -46,7 +46,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     expect(push.connected()).toBe(false);
     await turn();
     expect(push.connected()).toBe(true);
-    expect(state).toMatchObject({ opened: 1, beats: 1, woken: 1 });
+    expect(state).toMatchObject({ opened: 1, pings: 1, woken: 1 });
     push.close();
     expect([push.connected(), state.closed]).toEqual([false, 1]);
   });
@@ -56,8 +56,8 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     await turn();
     clock.advance("5s");
     await turn();
-    expect(state).toMatchObject({ beats: 2, opened: 1 });
-    state.beating = "hangs";
+    expect(state).toMatchObject({ pings: 2, opened: 1 });
+    state.pinging = "hangs";
     clock.advance("5s");
     await turn();
     expect(push.connected()).toBe(true);
@@ -65,7 +65,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     await turn();
     expect(push.connected()).toBe(false);
     expect(state.closed).toBe(1);
-    state.beating = "works";
+    state.pinging = "works";
     clock.advance("200ms");
     await turn();
     expect(push.connected()).toBe(true);
@@ -108,12 +108,12 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     const clock = createFakeClock();
     const lines: (() => void)[] = [];
     let closed = 0;
-    const push = keepPush({
+    const push = new PushConnection({
       clock,
       wake() {},
       open: () =>
         new Promise((resolve) => {
-          lines.push(() => resolve({ beat: async () => {}, close: () => void closed++ }));
+          lines.push(() => resolve({ ping: async () => {}, close: () => void closed++ }));
         }),
     });
     await turn();

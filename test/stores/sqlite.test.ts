@@ -2,6 +2,7 @@ import { readdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it, vi } from "vitest";
+import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
 import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -66,7 +67,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await using fresh = await openedSqlite();
     const fixture = await createSqlite();
     const database = new DatabaseSync(fixture.file);
-    database.exec(await olderTables("sqlite", version));
+    database.exec(olderTables(sqliteDialect, version));
     await fixture.store.open(fixture);
     await expectInUse(fixture.store);
     expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
@@ -78,7 +79,7 @@ describe("feat:O3 sqliteStore(file)", () => {
   it("counts its change log on when it is brought up to date, also from an empty one", async () => {
     const fixture = await createSqlite();
     const database = new DatabaseSync(fixture.file);
-    database.exec(await olderTables("sqlite", 2));
+    database.exec(olderTables(sqliteDialect, 2));
     database.exec("update sqlite_sequence set seq = 41 where name = 'rpcsession_changes'");
     database.exec("delete from rpcsession_changes");
     database.close();

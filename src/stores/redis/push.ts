@@ -2,7 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
 import type { SessionStore } from "../../engine/store.ts";
 import type { Wakes } from "../common.ts";
-import { keepPush, type OpenPushLine, type Push } from "../push.ts";
+import { type OpenPushLine, type Push, PushConnection } from "../push.ts";
 
 /** What is needed of a client to hear messages: a client of node-redis, a cluster or a sentinel fits. */
 interface Subscriber {
@@ -52,7 +52,7 @@ export function createRedisPush(client: object, options: RedisPushOptions): Redi
       },
       onChange(wake) {
         if (open !== undefined && clock !== undefined && holders > 0) {
-          push ??= keepPush({ clock, open, wake: () => wakes.call() });
+          push ??= new PushConnection({ clock, open, wake: () => wakes.call() });
         }
         return wakes.add(wake);
       },
@@ -98,7 +98,7 @@ function subscribeWith(
     }
     return {
       close,
-      beat: () =>
+      ping: () =>
         new Promise((resolve, reject) => {
           heard = resolve;
           publish(beats).catch(reject);

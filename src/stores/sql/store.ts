@@ -1,4 +1,3 @@
-import { sql } from "kysely";
 import type {
   Inserted,
   SessionOwner,
@@ -14,18 +13,18 @@ import {
   parseListCursor,
   type Wakes,
 } from "../common.ts";
-import { type Connection, connection, type SqlBackend } from "./connection.ts";
+import { type SqlBackend, type SqlDatabase, timeOf } from "./database.ts";
 import { revokeSessions } from "./ends.ts";
-import { insertSession } from "./inserts.ts";
+import { insertSession } from "./insert.ts";
 import {
-  idByBytes,
   isLive,
   ownedBy,
-  type SqlDatabase,
-  timeOf,
+  type SessionRow,
+  type SigningKeyRow,
+  type Timed,
   toSession,
   toSigningKey,
-} from "./schema.ts";
+} from "./rows.ts";
 import {
   confirmSession,
   loadSession,
@@ -33,131 +32,24 @@ import {
   revokeSession,
   updateSession,
 } from "./sessions.ts";
-
-/** Takes or renews a lease; see `SessionStore.lease`. One statement, so that one of many gets it. */
-export async function takeLease(
-  { db, now }: SqlDatabase,
-  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
-): Promise<boolean> {
-  const time = now();
-  const expires = sql<number>`${time} + ${ttl}`;
-  const taken = await db
-    .insertInto("rpcsession_leases")
-    .values({ name, holder, expires_at: expires })
-    .onConflict((conflict) =>
-      conflict
-        .column("name")
-        .doUpdateSet({ holder, expires_at: expires })
-        .where((is) =>
-          is.or([
-            is("rpcsession_leases.holder", "=", holder),
-            is("rpcsession_leases.expires_at", "<=", time),
-          ]),
-        ),
-    )
-    .returning("name")
-    .executeTakeFirst();
-  return taken !== undefined;
-}
-
-/** Which page of a list is asked for. */
-export interface ListRead {
-  /** The store's name, for messages. */
-  readonly store: string;
-  readonly cursor: string | undefined;
-  readonly limit: number;
-}
-
-/** Lists live sessions; see `SessionStore.list`. */
-export async function listSessions(
-  database: SqlDatabase,
-  owner: SessionOwner,
-  { store, cursor, limit }: ListRead,
-): Promise<SessionPage> {
-  const time = database.now();
-  const id = idByBytes(database.dialect);
-  let query = database.db
-    .selectFrom("rpcsession_sessions")
-    .selectAll()
-    .select(time.as("store_now"))
-    .where(ownedBy(owner))
-    .where(isLive(time));
-  if (cursor !== undefined) {
-    const last = parseListCursor(store, cursor);
-    query = query.where(sql<boolean>`(created_at, ${id}) < (${last.createdAt}, ${last.id})`);
-  }
-  const rows = await query
-    .orderBy("created_at", "desc")
-    .orderBy(id, "desc")
-    .limit(limit + 1)
-    .execute();
-  const now = rows[0] === undefined ? await timeOf(database) : Number(rows[0].store_now);
-  return { ...cutPage(rows.map(toSession), limit), now };
-}
-
-// Each select reads a few rows of an index; and on PostgreSQL past the rows that another transaction
-// is removing or writing, so that nobody waits for anybody's cleaning.
-
-/** Removes outdated sessions and log entries; see `SessionStore.prune`. */
-export async function prune(database: SqlDatabase, limit: number): Promise<number> {
-  return database.db.transaction().execute(async (trx) => {
-    const within = { ...database, db: trx };
-    const sessions = await pruneSessions(within, limit);
-    return sessions + (await pruneChanges(within, limit));
-  });
-}
-
-async function pruneSessions({ db, dialect, now }: SqlDatabase, limit: number): Promise<number> {
-  const before = sql<number>`${now()} - ${keepEnded}`;
-  const some = db.selectFrom("rpcsession_sessions").select("id").limit(limit);
-  const expired = some.where("idle_expires_at", "<", before).orderBy("idle_expires_at");
-  const revoked = some.where("revoked_at", "<", before).orderBy("revoked_at");
-  const gone = await db
-    .with("expired", () => expired.$if(dialect === "postgres", (q) => q.forUpdate().skipLocked()))
-    .with("revoked", () => revoked.$if(dialect === "postgres", (q) => q.forUpdate().skipLocked()))
-    .deleteFrom("rpcsession_sessions")
-    .where("id", "in", (query) =>
-      query
-        .selectFrom("expired")
-        .select("id")
-        .union(query.selectFrom("revoked").select("id"))
-        .limit(limit),
-    )
-    .returning("id")
-    .execute();
-  return gone.length;
-}
-
-async function pruneChanges({ db, dialect, now }: SqlDatabase, limit: number): Promise<number> {
-  const old = db
-    .selectFrom("rpcsession_changes")
-    .select("number")
-    .where("at", "<", sql<number>`${now()} - ${keepChanges}`)
-    .orderBy("at")
-    .limit(limit);
-  const gone = await db
-    .with("old", () => old.$if(dialect === "postgres", (q) => q.forUpdate().skipLocked()))
-    .deleteFrom("rpcsession_changes")
-    .where("number", "in", (query) => query.selectFrom("old").select("number"))
-    .returning("number")
-    .execute();
-  return gone.length;
-}
+import { SharedDatabase } from "./shared-database.ts";
+import { nothing, sql } from "./statement.ts";
 
 /**
- * A session store on a SQL database: the same statements for every dialect that knows `returning`.
- * It is opened once, with the clock of the first engine that opens it, and may be opened again
- * after it was closed.
+ * A session store on a SQL database that supports `returning`: the same statements for every
+ * dialect. It runs on the clock of the first engine that opens it.
+ *
+ * Returns a plain object, so that a wrapper may spread it and replace some of its methods.
  */
 export function sqlStore(backend: SqlBackend): SessionStore {
+  const { name, dialect, secret } = backend;
   const wakes = createWakes();
-  const connected = connection(backend, () => wakes.call());
-  const use: Connection["use"] = (work) => connected.use(work);
-  const { secret } = backend;
+  const shared = new SharedDatabase(backend, () => wakes.call());
+  const use: Use = (work) => shared.use(work);
   return {
-    name: backend.name,
-    open: (context) => connected.open(context),
-    close: () => connected.close(),
+    name,
+    open: (context) => shared.open(context),
+    close: () => shared.close(),
     ...(secret && { secret: () => use((database) => secret(database)) }),
     ...loggedWrites(use, wakes),
     load: (id) => use((database) => loadSession(database, id)),
@@ -165,54 +57,56 @@ export function sqlStore(backend: SqlBackend): SessionStore {
     confirm: (id, generation, settle) =>
       use((database) => confirmSession(database, { id, generation, settle })),
     list: (owner, page) =>
-      use((database) => listSessions(database, owner, { ...page, store: backend.name })),
+      use((database) => listSessions(database, owner, { ...page, store: name })),
     changes: (cursor, window) =>
-      use((database) => backend.readChanges(database, { store: backend.name, cursor, window })),
+      use((database) => dialect.readChanges(database, { store: name, cursor, window })),
     onChange(wake) {
-      void connected.listen();
+      void shared.listen();
       return wakes.add(wake);
     },
-    pushed: () => connected.pushed(),
+    pushed: () => shared.pushed(),
     signingKeys: () => use(signingKeys),
     addSigningKey: (key) => use((database) => addSigningKey(database, key)),
     removeSigningKeysBelow: (slot) => use((database) => removeSigningKeysBelow(database, slot)),
     prune: (limit) => use((database) => prune(database, limit)),
-    lease: (name, holder, ttl) => use((database) => takeLease(database, { name, holder, ttl })),
+    lease: (lease, holder, ttl) =>
+      use((database) => takeLease(database, { name: lease, holder, ttl })),
   };
 }
 
-/** The writes that may append to the change log; then they wake who waits for that. */
+type Use = <T>(work: (database: SqlDatabase) => Promise<T>) => Promise<T>;
+
+/** The writes that may append to the change log. If they did, they call the listeners. */
 function loggedWrites(
-  use: Connection["use"],
+  use: Use,
   wakes: Wakes,
 ): Pick<SessionStore, "insert" | "revoke" | "revokeAll" | "update"> {
-  const write = async <T>(
-    work: (database: SqlDatabase) => Promise<T>,
-    logged: (answer: T) => boolean,
-  ): Promise<T> => {
-    const answer = await use(work);
-    if (logged(answer)) {
+  const wakeIf = (appended: boolean): void => {
+    if (appended) {
       wakes.call();
     }
-    return answer;
   };
   return {
-    insert: (session) => write((database) => insertSession(database, session), endedAny),
-    revoke: (id, endedBy) =>
-      write(
-        (database) => revokeSession(database, id, endedBy),
-        ({ revoked }) => revoked,
-      ),
-    revokeAll: (scope, endedBy) =>
-      write(
-        (database) => revokeSessions(database, scope, endedBy),
-        ({ revoked }) => revoked.length > 0,
-      ),
-    update: (change) =>
-      write(
-        (database) => updateSession(database, change),
-        ({ record }) => record !== undefined && change.claims !== undefined,
-      ),
+    async insert(session) {
+      const inserted = await use((database) => insertSession(database, session));
+      wakeIf(endedAny(inserted));
+      return inserted;
+    },
+    async revoke(id, endedBy) {
+      const stored = await use((database) => revokeSession(database, id, endedBy));
+      wakeIf(stored.revoked);
+      return stored;
+    },
+    async revokeAll(scope, endedBy) {
+      const ended = await use((database) => revokeSessions(database, scope, endedBy));
+      wakeIf(ended.revoked.length > 0);
+      return ended;
+    },
+    async update(change) {
+      const stored = await use((database) => updateSession(database, change));
+      wakeIf(stored.record !== undefined && change.claims !== undefined);
+      return stored;
+    },
   };
 }
 
@@ -220,35 +114,122 @@ function endedAny(inserted: Inserted): boolean {
   return inserted.record !== undefined && (inserted.replaced || inserted.evicted.length > 0);
 }
 
+/** A page of a list. */
+interface ListRead {
+  /** The store's name, for messages. */
+  readonly store: string;
+  readonly cursor: string | undefined;
+  readonly limit: number;
+}
+
+/** Lists live sessions, newest first; see `SessionStore.list`. */
+async function listSessions(
+  database: SqlDatabase,
+  owner: SessionOwner,
+  { store, cursor, limit }: ListRead,
+): Promise<SessionPage> {
+  const now = database.now();
+  const { idByBytes } = database.dialect;
+  const last = cursor === undefined ? undefined : parseListCursor(store, cursor);
+  const afterLast =
+    last === undefined
+      ? nothing
+      : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
+  const rows = await database.rows<Timed<SessionRow>>(
+    sql`select *, ${now} as store_now from rpcsession_sessions
+      where ${ownedBy(owner)} and ${isLive(now)}${afterLast}
+      order by created_at desc, ${idByBytes} desc
+      limit ${limit + 1}`,
+  );
+  const [first] = rows;
+  return {
+    ...cutPage(rows.map(toSession), limit),
+    now: first === undefined ? await timeOf(database) : Number(first.store_now),
+  };
+}
+
+// Pruning reads a few rows of an index, and skips the rows that another transaction is removing or
+// writing, so that nobody waits for cleaning.
+
+/** Removes outdated sessions and log entries; see `SessionStore.prune`. */
+async function prune(database: SqlDatabase, limit: number): Promise<number> {
+  return database.transaction(async (within) => {
+    const sessions = await pruneSessions(within, limit);
+    return sessions + (await pruneChanges(within, limit));
+  });
+}
+
+async function pruneSessions(database: SqlDatabase, limit: number): Promise<number> {
+  const before = sql`${database.now()} - ${keepEnded}`;
+  const { forUpdateSkipLocked } = database.dialect;
+  const removed = await database.rows(
+    sql`with expired as (
+        select id from rpcsession_sessions where idle_expires_at < ${before}
+        order by idle_expires_at limit ${limit} ${forUpdateSkipLocked}
+      ), revoked as (
+        select id from rpcsession_sessions where revoked_at < ${before}
+        order by revoked_at limit ${limit} ${forUpdateSkipLocked}
+      )
+      delete from rpcsession_sessions where id in (
+        select id from expired union select id from revoked limit ${limit}
+      )
+      returning id`,
+  );
+  return removed.length;
+}
+
+async function pruneChanges(database: SqlDatabase, limit: number): Promise<number> {
+  const before = sql`${database.now()} - ${keepChanges}`;
+  const removed = await database.rows(
+    sql`with old as (
+        select number from rpcsession_changes where at < ${before}
+        order by at limit ${limit} ${database.dialect.forUpdateSkipLocked}
+      )
+      delete from rpcsession_changes where number in (select number from old)
+      returning number`,
+  );
+  return removed.length;
+}
+
+/** Takes or renews a lease; see `SessionStore.lease`. One statement, so that only one process gets it. */
+async function takeLease(
+  database: SqlDatabase,
+  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
+): Promise<boolean> {
+  const now = database.now();
+  const expires = sql`${now} + ${ttl}`;
+  const taken = await database.row(
+    sql`insert into rpcsession_leases (name, holder, expires_at)
+      values (${name}, ${holder}, ${expires})
+      on conflict (name) do update set holder = ${holder}, expires_at = ${expires}
+      where rpcsession_leases.holder = ${holder} or rpcsession_leases.expires_at <= ${now}
+      returning name`,
+  );
+  return taken !== undefined;
+}
+
 async function signingKeys(database: SqlDatabase) {
-  const rows = await database.db
-    .selectFrom("rpcsession_signing_keys")
-    .selectAll()
-    .orderBy("slot")
-    .execute();
+  const rows = await database.rows<SigningKeyRow>(
+    sql`select * from rpcsession_signing_keys order by slot`,
+  );
   return { keys: rows.map(toSigningKey), now: await timeOf(database) };
 }
 
+/** Adds a signing key; see `SessionStore.addSigningKey`. */
 async function addSigningKey(
-  { db, now }: SqlDatabase,
+  database: SqlDatabase,
   key: Omit<StoredSigningKey, "createdAt">,
 ): Promise<boolean> {
-  const added = await db
-    .insertInto("rpcsession_signing_keys")
-    .values({
-      slot: key.slot,
-      kid: key.kid,
-      alg: key.alg,
-      public_jwk: key.publicJwk,
-      private_jwk: key.privateJwk,
-      created_at: now(),
-    })
-    .onConflict((conflict) => conflict.column("slot").doNothing())
-    .returning("slot")
-    .executeTakeFirst();
+  const added = await database.row(
+    sql`insert into rpcsession_signing_keys (slot, kid, alg, public_jwk, private_jwk, created_at)
+      values (${key.slot}, ${key.kid}, ${key.alg}, ${key.publicJwk}, ${key.privateJwk},
+        ${database.now()})
+      on conflict (slot) do nothing
+      returning slot`,
+  );
   return added !== undefined;
 }
 
-async function removeSigningKeysBelow({ db }: SqlDatabase, slot: number): Promise<void> {
-  await db.deleteFrom("rpcsession_signing_keys").where("slot", "<", slot).execute();
+async function removeSigningKeysBelow(database: SqlDatabase, slot: number): Promise<void> {
+  await database.rows(sql`delete from rpcsession_signing_keys where slot < ${slot}`);
 }

@@ -1,7 +1,6 @@
-import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
-import type { SqliteDatabase } from "kysely";
+import type { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
-import { retried } from "../common.ts";
+import { retry } from "../common.ts";
 
 /**
  * The class of `node:sqlite`, loaded here and not by an import, so that this package can be
@@ -37,48 +36,12 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
   }
 }
 
-/** What Kysely's dialect needs of a database. */
-export function forKysely(database: DatabaseSync): SqliteDatabase {
-  const prepare = preparing(database);
-  return {
-    close: () => database.close(),
-    prepare(text) {
-      // SQLite refuses, at once and for good, a transaction that has read before another connection
-      // wrote, and then wants to write. So each takes the write lock as it begins.
-      const statement = prepare(text === "begin" ? "begin immediate" : text);
-      const all = (values: readonly unknown[]) => statement.all(...(values as SQLInputValue[]));
-      return {
-        // Older versions cannot tell which statements give rows, and `all` runs the others, too.
-        reader: true,
-        all: text === "rollback" ? () => rollback(all) : all,
-        run: (values) => statement.run(...(values as SQLInputValue[])),
-        iterate: (values) => statement.iterate(...(values as SQLInputValue[])),
-      };
-    },
-  };
-}
-
 /**
  * Does a unit of work, and again after growing pauses while another process holds the write lock.
  * The work must do all or nothing. After about two seconds the error of SQLite is let through.
  */
 export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
-  return retried({ clock, pauses: pausesMs, again: isBusy }, work);
-}
-
-/** Statements that are kept at most; those of the store are fewer, but for the ones it makes tables with. */
-const preparedMax = 100;
-
-/** Prepares a statement once: SQLite takes longer to do that than to run it. */
-function preparing(database: DatabaseSync): (text: string) => StatementSync {
-  const known = new Map<string, StatementSync>();
-  return (text) => {
-    const statement = known.get(text) ?? database.prepare(text);
-    if (known.size < preparedMax) {
-      known.set(text, statement);
-    }
-    return statement;
-  };
+  return retry({ clock, pauses, isTransient: isBusy }, work);
 }
 
 type SqliteModule = typeof import("node:sqlite");
@@ -86,22 +49,13 @@ type SqliteModule = typeof import("node:sqlite");
 // SQLite blocks the thread, and with it every other call, for as long as this: enough for a write of
 // another process that is under way. For longer ones the pauses wait, without blocking.
 const blockingMs = 20;
-const pausesMs = [5, 10, 20, 40, 80, 160, 320, 640, 640];
+const pauses = [5, 10, 20, 40, 80, 160, 320, 640, 640];
 const sqliteBusy = 5;
 
 /** The result codes SQLITE_BUSY, and the extended ones that contain it, such as 517. */
 function isBusy(error: unknown): boolean {
   const code = (error as { errcode?: unknown } | undefined)?.errcode;
   return typeof code === "number" && (code & 0xff) === sqliteBusy;
-}
-
-/** SQLite rolls back by itself when, say, the disk is full; that error is the one to report. */
-function rollback(all: (values: readonly unknown[]) => unknown[]): unknown[] {
-  try {
-    return all([]);
-  } catch {
-    return [];
-  }
 }
 
 /** Node 22.13 to 24.14 call node:sqlite experimental when it is loaded: not news to our users. */

@@ -1,12 +1,12 @@
 import { closeSync, openSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { Kysely, SqliteDialect, sql } from "kysely";
 import type { SessionStore } from "../../engine/store.ts";
-import { readNumberedChanges } from "../sql/changes.ts";
-import type { SqlDatabase, SqlSchema } from "../sql/schema.ts";
+import type { SqlDatabase } from "../sql/database.ts";
+import { sql } from "../sql/statement.ts";
 import { sqlStore } from "../sql/store.ts";
-import { forKysely, loadSqlite, openSqlite, untilFree } from "./driver.ts";
-import { watchFile } from "./push.ts";
+import { SqliteConnections } from "./connections.ts";
+import { sqliteDialect } from "./dialect.ts";
+import { loadSqlite, openSqlite, untilFree } from "./driver.ts";
 import { keepSecret } from "./secret.ts";
 
 /**
@@ -32,23 +32,14 @@ export function sqliteStore(file: string): SessionStore {
   const Database = loadSqlite("sqliteStore");
   return sqlStore({
     name: "sqliteStore",
+    dialect: sqliteDialect,
     async connect({ clock }) {
       createFile(path);
       const database = await untilFree(clock, () => openSqlite(Database, path));
-      return {
-        db: new Kysely<SqlSchema>({
-          dialect: new SqliteDialect({ database: forKysely(database) }),
-        }),
-        // The process's clock is the store's: a bound value, taken as the statement is made.
-        now: () => sql<number>`cast(${clock.now()} as bigint)`,
-        dialect: "sqlite",
-        attempt: (work) => untilFree(clock, work),
-        listen: (wake) => watchFile({ clock, wake }, () => new Database(path)),
-      };
+      return new SqliteConnections(database, clock, () => new Database(path));
     },
-    readChanges: readNumberedChanges,
     async secret(database) {
-      // In this order: rows that are there now were made under a secret that is there now.
+      // In this order: the secret of every row that exists now also exists now.
       const needed = await hasRows(database);
       return keepSecret(`${path}.secret`, needed);
     },
@@ -81,12 +72,11 @@ function createFile(path: string): void {
 }
 
 /** Whether the database holds anything that was made under the secret. */
-async function hasRows({ db }: SqlDatabase): Promise<boolean> {
-  const rows = await db
-    .selectFrom("rpcsession_sessions")
-    .select("id")
-    .unionAll(db.selectFrom("rpcsession_signing_keys").select("kid as id"))
-    .limit(1)
-    .execute();
-  return rows.length > 0;
+async function hasRows(database: SqlDatabase): Promise<boolean> {
+  const row = await database.row(
+    sql`select id from rpcsession_sessions
+      union all select kid as id from rpcsession_signing_keys
+      limit 1`,
+  );
+  return row !== undefined;
 }
