@@ -4,7 +4,7 @@ import { postgresBackend } from "../../src/stores/postgres/connections.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { openPool } from "../../src/stores/postgres/pool.ts";
 import { sql } from "../../src/stores/sql/statement.ts";
-import { sqlStore } from "../../src/stores/sql/store.ts";
+import { SqlStore } from "../../src/stores/sql/store.ts";
 import type { TestPostgres } from "../helpers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
 
@@ -66,7 +66,7 @@ export async function createPostgres(server: TestPostgres) {
   const { url, admin } = await createSchema(server);
   const clock = stillClock();
   const another = (): SessionStore =>
-    sqlStore(
+    new SqlStore(
       postgresBackend(
         () => openPool(url, 8),
         () => sql`cast(${clock.now()} as bigint)`,

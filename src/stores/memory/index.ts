@@ -15,7 +15,7 @@ import type {
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
-  createWakes,
+  ChangeListeners,
   cutPage,
   evictedBy,
   formatCursor,
@@ -24,7 +24,6 @@ import {
   newestFirst,
   parseCursor,
   parseListCursor,
-  type Wakes,
 } from "../common.ts";
 import {
   beginSession,
@@ -42,12 +41,12 @@ import {
 export interface MemoryChanges {
   readonly entries: { readonly number: number; readonly change: LogEntry }[];
   lastNumber: number;
-  readonly wakes: Wakes;
+  readonly wakes: ChangeListeners;
 }
 
 /** A change log without entries. */
 export function createChanges(): MemoryChanges {
-  return { entries: [], lastNumber: 0, wakes: createWakes() };
+  return { entries: [], lastNumber: 0, wakes: new ChangeListeners() };
 }
 
 /** Appends an entry, and wakes who waits for one. */

@@ -1,5 +1,5 @@
 import type { SessionStore } from "../../engine/store.ts";
-import { sqlStore } from "../sql/store.ts";
+import { SqlStore } from "../sql/store.ts";
 import { postgresBackend } from "./connections.ts";
 import { borrowPool, openPool, type PostgresPool } from "./pool.ts";
 
@@ -60,14 +60,14 @@ export function postgresStore(
   }
   if (typeof database === "string") {
     checkUrl(database);
-    return sqlStore(postgresBackend(() => openPool(database, connections)));
+    return new SqlStore(postgresBackend(() => openPool(database, connections)));
   }
   if (typeof database?.connect !== "function") {
     throw new TypeError(
       "postgresStore: give a URL or a pool of connections, such as new pg.Pool()",
     );
   }
-  return sqlStore(postgresBackend(async () => borrowPool(database)));
+  return new SqlStore(postgresBackend(async () => borrowPool(database)));
 }
 
 function checkUrl(url: string): void {

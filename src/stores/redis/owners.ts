@@ -1,5 +1,5 @@
 import type { RevokeScope, SessionOwner, SessionRecord, SessionStore } from "../../engine/store.ts";
-import { cutPage, parseListCursor, type Wakes } from "../common.ts";
+import { type ChangeListeners, cutPage, parseListCursor } from "../common.ts";
 import { optional, type RedisKeys, toRecord } from "./rows.ts";
 import { indexRedisSessions } from "./schema.ts";
 import type { RunRedisScript } from "./scripts.ts";
@@ -17,7 +17,7 @@ const maxIds = 1_000;
 export interface RedisOwnersOptions {
   readonly run: RunRedisScript;
   readonly keys: RedisKeys;
-  readonly wakes: Wakes;
+  readonly wakes: ChangeListeners;
 }
 
 /** The methods for many sessions at once. */

@@ -1,7 +1,7 @@
 import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
 import type { SessionStore } from "../../engine/store.ts";
-import type { Wakes } from "../common.ts";
+import type { ChangeListeners } from "../common.ts";
 import { type OpenPushLine, type Push, PushConnection } from "../push.ts";
 
 /** What is needed of a client to hear messages: a client of node-redis, a cluster or a sentinel fits. */
@@ -20,7 +20,7 @@ export interface RedisPushOptions {
   readonly channel: string;
   /** Publishes a message by the store's own client. */
   readonly publish: (channel: string) => Promise<unknown>;
-  readonly wakes: Wakes;
+  readonly wakes: ChangeListeners;
 }
 
 /** The push of a store that several engines may open. */

@@ -8,7 +8,7 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
-import { createWakes, type Wakes } from "../common.ts";
+import { ChangeListeners } from "../common.ts";
 import { readRedisChanges } from "./changes.ts";
 import { finishRevoking, redisOwnerMethods } from "./owners.ts";
 import { createRedisPush } from "./push.ts";
@@ -30,7 +30,7 @@ export function redisSessionStore(
   { prefix, time }: RedisSessionStoreOptions,
 ): SessionStore {
   const keys = redisKeys(prefix);
-  const wakes = createWakes();
+  const wakes = new ChangeListeners();
   const push = createRedisPush(client, {
     channel: keys.log,
     publish: (channel) => run("publish", [keys.meta], [channel]),
@@ -66,7 +66,7 @@ export function redisSessionStore(
 interface Within {
   readonly run: RunRedisScript;
   readonly keys: RedisKeys;
-  readonly wakes: Wakes;
+  readonly wakes: ChangeListeners;
 }
 
 function sessionMethods({ run, keys }: Within): Pick<SessionStore, "load" | "refresh" | "confirm"> {

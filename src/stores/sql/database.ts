@@ -80,7 +80,7 @@ export interface ChangesRead {
   readonly window: number;
 }
 
-/** What {@link sqlStore} is built on: a database, and how to reach it. */
+/** What a SQL store is built on: a database, and how to reach it. */
 export interface SqlBackend {
   /** The store's name, for messages. */
   readonly name: string;

@@ -1,13 +1,25 @@
 import type {
   EndedBy,
   RefreshWrite,
+  SessionOwner,
+  SessionPage,
   SessionRecord,
   SessionUpdate,
   Stored,
 } from "../../engine/store.ts";
+import { cutPage, parseListCursor } from "../common.ts";
 import { appendClaims, appendRevoked } from "./changes.ts";
-import type { BigInteger, SqlDatabase } from "./database.ts";
-import { isLive, type SessionRow, smaller, storedOrNone, type Timed, toStored } from "./rows.ts";
+import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
+import {
+  isLive,
+  ownedBy,
+  type SessionRow,
+  smaller,
+  storedOrNone,
+  type Timed,
+  toSession,
+  toStored,
+} from "./rows.ts";
 import { join, nothing, type Sql, sql } from "./statement.ts";
 
 /** Reads a session; see `SessionStore.load`. */
@@ -156,4 +168,38 @@ async function writeUpdate(
       returning *, ${now} as store_now`,
   );
   return storedOrNone(database, row);
+}
+
+/** A page of a list. */
+export interface ListRead {
+  /** The store's name, for messages. */
+  readonly store: string;
+  readonly cursor: string | undefined;
+  readonly limit: number;
+}
+
+/** Lists live sessions, newest first; see `SessionStore.list`. */
+export async function listSessions(
+  database: SqlDatabase,
+  owner: SessionOwner,
+  { store, cursor, limit }: ListRead,
+): Promise<SessionPage> {
+  const now = database.now();
+  const { idByBytes } = database.dialect;
+  const last = cursor === undefined ? undefined : parseListCursor(store, cursor);
+  const afterLast =
+    last === undefined
+      ? nothing
+      : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
+  const rows = await database.rows<Timed<SessionRow>>(
+    sql`select *, ${now} as store_now from rpcsession_sessions
+      where ${ownedBy(owner)} and ${isLive(now)}${afterLast}
+      order by created_at desc, ${idByBytes} desc
+      limit ${limit + 1}`,
+  );
+  const [first] = rows;
+  return {
+    ...cutPage(rows.map(toSession), limit),
+    now: first === undefined ? await timeOf(database) : Number(first.store_now),
+  };
 }

@@ -1,235 +1,198 @@
-import type {
-  Inserted,
-  SessionOwner,
-  SessionPage,
-  SessionStore,
-  StoredSigningKey,
-} from "../../engine/store.ts";
-import {
-  createWakes,
-  cutPage,
-  keepChanges,
-  keepEnded,
-  parseListCursor,
-  type Wakes,
-} from "../common.ts";
-import { type SqlBackend, type SqlDatabase, timeOf } from "./database.ts";
+import type { SessionStore, StoreContext } from "../../engine/store.ts";
+import { ChangeListeners } from "../common.ts";
+import type { Push } from "../push.ts";
+import { type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
-import {
-  isLive,
-  ownedBy,
-  type SessionRow,
-  type SigningKeyRow,
-  type Timed,
-  toSession,
-  toSigningKey,
-} from "./rows.ts";
+import { migrate } from "./migrate.ts";
 import {
   confirmSession,
+  listSessions,
   loadSession,
   refreshSession,
   revokeSession,
   updateSession,
 } from "./sessions.ts";
-import { SharedDatabase } from "./shared-database.ts";
-import { nothing, sql } from "./statement.ts";
+import {
+  addSigningKey,
+  prune,
+  readSigningKeys,
+  removeSigningKeysBelow,
+  takeLease,
+} from "./upkeep.ts";
 
 /**
  * A session store on a SQL database that supports `returning`: the same statements for every
- * dialect. It runs on the clock of the first engine that opens it.
+ * dialect.
  *
- * Returns a plain object, so that a wrapper may spread it and replace some of its methods.
+ * Several engines may open it. The first one connects, and its clock stays; the last one that closes
+ * it disconnects. Then it may be opened again.
+ *
+ * The methods are own properties, so that a store can be wrapped: `{ ...store, load }`.
  */
-export function sqlStore(backend: SqlBackend): SessionStore {
-  const { name, dialect, secret } = backend;
-  const wakes = createWakes();
-  const shared = new SharedDatabase(backend, () => wakes.call());
-  const use: Use = (work) => shared.use(work);
-  return {
-    name,
-    open: (context) => shared.open(context),
-    close: () => shared.close(),
-    ...(secret && { secret: () => use((database) => secret(database)) }),
-    ...loggedWrites(use, wakes),
-    load: (id) => use((database) => loadSession(database, id)),
-    refresh: (write) => use((database) => refreshSession(database, write)),
-    confirm: (id, generation, settle) =>
-      use((database) => confirmSession(database, { id, generation, settle })),
-    list: (owner, page) =>
-      use((database) => listSessions(database, owner, { ...page, store: name })),
-    changes: (cursor, window) =>
-      use((database) => dialect.readChanges(database, { store: name, cursor, window })),
-    onChange(wake) {
-      void shared.listen();
-      return wakes.add(wake);
-    },
-    pushed: () => shared.pushed(),
-    signingKeys: () => use(signingKeys),
-    addSigningKey: (key) => use((database) => addSigningKey(database, key)),
-    removeSigningKeysBelow: (slot) => use((database) => removeSigningKeysBelow(database, slot)),
-    prune: (limit) => use((database) => prune(database, limit)),
-    lease: (lease, holder, ttl) =>
-      use((database) => takeLease(database, { name: lease, holder, ttl })),
-  };
-}
+export class SqlStore implements SessionStore {
+  readonly name: string;
+  // `declare`: a store without a secret must not have the property at all.
+  declare readonly secret?: () => Promise<Uint8Array>;
+  readonly #backend: SqlBackend;
+  readonly #listeners = new ChangeListeners();
+  #opening: Promise<OpenDatabase> | undefined;
+  #push: Push | undefined;
+  #holders = 0;
 
-type Use = <T>(work: (database: SqlDatabase) => Promise<T>) => Promise<T>;
+  constructor(backend: SqlBackend) {
+    this.name = backend.name;
+    this.#backend = backend;
+    const { secret } = backend;
+    if (secret !== undefined) {
+      this.secret = () => this.#use(secret);
+    }
+  }
 
-/** The writes that may append to the change log. If they did, they call the listeners. */
-function loggedWrites(
-  use: Use,
-  wakes: Wakes,
-): Pick<SessionStore, "insert" | "revoke" | "revokeAll" | "update"> {
-  const wakeIf = (appended: boolean): void => {
-    if (appended) {
-      wakes.call();
+  // Opening and closing.
+
+  readonly open: SessionStore["open"] = async (context) => {
+    this.#opening ??= this.#openDatabase(context);
+    const mine = this.#opening;
+    try {
+      await mine;
+      this.#holders++;
+    } catch (error) {
+      // Forgets only the attempt that failed: another call may have started a new one meanwhile.
+      if (this.#opening === mine) {
+        this.#opening = undefined;
+      }
+      throw error;
     }
   };
-  return {
-    async insert(session) {
-      const inserted = await use((database) => insertSession(database, session));
-      wakeIf(endedAny(inserted));
-      return inserted;
-    },
-    async revoke(id, endedBy) {
-      const stored = await use((database) => revokeSession(database, id, endedBy));
-      wakeIf(stored.revoked);
-      return stored;
-    },
-    async revokeAll(scope, endedBy) {
-      const ended = await use((database) => revokeSessions(database, scope, endedBy));
-      wakeIf(ended.revoked.length > 0);
-      return ended;
-    },
-    async update(change) {
-      const stored = await use((database) => updateSession(database, change));
-      wakeIf(stored.record !== undefined && change.claims !== undefined);
-      return stored;
-    },
+
+  /** Opens the database: the whole story, from nothing to a store that can be used. */
+  async #openDatabase(context: StoreContext): Promise<OpenDatabase> {
+    // 1. Connect: PostgreSQL makes or borrows a pool, SQLite opens the file.
+    const connections = await this.#backend.connect(context);
+    try {
+      // 2. Create the tables, bring them to this version, or refuse those of a newer one.
+      const database = new SqlDatabase(this.#backend.dialect, connections);
+      await connections.attempt(() => migrate(this.name, database));
+      // 3. Each connection prepares a statement when it first runs it.
+      // 4. Listening begins with the first listener; see `onChange`.
+      return { connections, database };
+    } catch (error) {
+      await connections.close();
+      throw error;
+    }
+  }
+
+  readonly close: SessionStore["close"] = async () => {
+    this.#holders = Math.max(0, this.#holders - 1);
+    if (this.#holders > 0) {
+      return;
+    }
+    const opening = this.#opening;
+    this.#opening = undefined;
+    this.#push?.close();
+    this.#push = undefined;
+    const opened = await opening?.catch(() => undefined);
+    await opened?.connections.close();
   };
-}
 
-function endedAny(inserted: Inserted): boolean {
-  return inserted.record !== undefined && (inserted.replaced || inserted.evicted.length > 0);
-}
+  /** Does a unit of work on the open database, and again when the database asks for that. */
+  async #use<T>(work: (database: SqlDatabase) => Promise<T>): Promise<T> {
+    if (this.#opening === undefined) {
+      throw new Error(`${this.name}: the store is not open; call open() first`);
+    }
+    const { connections, database } = await this.#opening;
+    return connections.attempt(() => work(database));
+  }
 
-/** A page of a list. */
-interface ListRead {
-  /** The store's name, for messages. */
-  readonly store: string;
-  readonly cursor: string | undefined;
-  readonly limit: number;
-}
+  // Sessions. A write that appended to the change log calls the listeners of this process itself.
 
-/** Lists live sessions, newest first; see `SessionStore.list`. */
-async function listSessions(
-  database: SqlDatabase,
-  owner: SessionOwner,
-  { store, cursor, limit }: ListRead,
-): Promise<SessionPage> {
-  const now = database.now();
-  const { idByBytes } = database.dialect;
-  const last = cursor === undefined ? undefined : parseListCursor(store, cursor);
-  const afterLast =
-    last === undefined
-      ? nothing
-      : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
-  const rows = await database.rows<Timed<SessionRow>>(
-    sql`select *, ${now} as store_now from rpcsession_sessions
-      where ${ownedBy(owner)} and ${isLive(now)}${afterLast}
-      order by created_at desc, ${idByBytes} desc
-      limit ${limit + 1}`,
-  );
-  const [first] = rows;
-  return {
-    ...cutPage(rows.map(toSession), limit),
-    now: first === undefined ? await timeOf(database) : Number(first.store_now),
+  readonly insert: SessionStore["insert"] = async (session) => {
+    const inserted = await this.#use((database) => insertSession(database, session));
+    const { record } = inserted;
+    if (record !== undefined && (inserted.replaced || inserted.evicted.length > 0)) {
+      this.#listeners.call();
+    }
+    return inserted;
   };
+
+  readonly load: SessionStore["load"] = (id) => this.#use((database) => loadSession(database, id));
+
+  readonly refresh: SessionStore["refresh"] = (write) =>
+    this.#use((database) => refreshSession(database, write));
+
+  readonly confirm: SessionStore["confirm"] = (id, generation, settle) =>
+    this.#use((database) => confirmSession(database, { id, generation, settle }));
+
+  readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
+    const stored = await this.#use((database) => revokeSession(database, id, endedBy));
+    if (stored.revoked) {
+      this.#listeners.call();
+    }
+    return stored;
+  };
+
+  readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
+    const ended = await this.#use((database) => revokeSessions(database, scope, endedBy));
+    if (ended.revoked.length > 0) {
+      this.#listeners.call();
+    }
+    return ended;
+  };
+
+  readonly update: SessionStore["update"] = async (change) => {
+    const stored = await this.#use((database) => updateSession(database, change));
+    if (stored.record !== undefined && change.claims !== undefined) {
+      this.#listeners.call();
+    }
+    return stored;
+  };
+
+  readonly list: SessionStore["list"] = (owner, page) =>
+    this.#use((database) => listSessions(database, owner, { ...page, store: this.name }));
+
+  // The change log.
+
+  readonly changes: SessionStore["changes"] = (cursor, window) =>
+    this.#use((database) =>
+      this.#backend.dialect.readChanges(database, { store: this.name, cursor, window }),
+    );
+
+  readonly onChange: SessionStore["onChange"] = (wake) => {
+    void this.#listen();
+    return this.#listeners.add(wake);
+  };
+
+  /** Listens for what other processes append, until the store is closed. Does nothing a second time. */
+  async #listen(): Promise<void> {
+    const opening = this.#opening;
+    const opened = await opening?.catch(() => undefined);
+    // The store may have been closed meanwhile.
+    if (opening === this.#opening) {
+      this.#push ??= opened?.connections.listen?.(() => this.#listeners.call());
+    }
+  }
+
+  readonly pushed: NonNullable<SessionStore["pushed"]> = () => this.#push?.connected();
+
+  // Signing keys and upkeep.
+
+  readonly signingKeys: SessionStore["signingKeys"] = () => this.#use(readSigningKeys);
+
+  readonly addSigningKey: SessionStore["addSigningKey"] = (key) =>
+    this.#use((database) => addSigningKey(database, key));
+
+  readonly removeSigningKeysBelow: SessionStore["removeSigningKeysBelow"] = (slot) =>
+    this.#use((database) => removeSigningKeysBelow(database, slot));
+
+  readonly prune: SessionStore["prune"] = (limit) =>
+    this.#use((database) => prune(database, limit));
+
+  readonly lease: SessionStore["lease"] = (name, holder, ttl) =>
+    this.#use((database) => takeLease(database, { name, holder, ttl }));
 }
 
-// Pruning reads a few rows of an index, and skips the rows that another transaction is removing or
-// writing, so that nobody waits for cleaning.
-
-/** Removes outdated sessions and log entries; see `SessionStore.prune`. */
-async function prune(database: SqlDatabase, limit: number): Promise<number> {
-  return database.transaction(async (within) => {
-    const sessions = await pruneSessions(within, limit);
-    return sessions + (await pruneChanges(within, limit));
-  });
-}
-
-async function pruneSessions(database: SqlDatabase, limit: number): Promise<number> {
-  const before = sql`${database.now()} - ${keepEnded}`;
-  const { forUpdateSkipLocked } = database.dialect;
-  const removed = await database.rows(
-    sql`with expired as (
-        select id from rpcsession_sessions where idle_expires_at < ${before}
-        order by idle_expires_at limit ${limit} ${forUpdateSkipLocked}
-      ), revoked as (
-        select id from rpcsession_sessions where revoked_at < ${before}
-        order by revoked_at limit ${limit} ${forUpdateSkipLocked}
-      )
-      delete from rpcsession_sessions where id in (
-        select id from expired union select id from revoked limit ${limit}
-      )
-      returning id`,
-  );
-  return removed.length;
-}
-
-async function pruneChanges(database: SqlDatabase, limit: number): Promise<number> {
-  const before = sql`${database.now()} - ${keepChanges}`;
-  const removed = await database.rows(
-    sql`with old as (
-        select number from rpcsession_changes where at < ${before}
-        order by at limit ${limit} ${database.dialect.forUpdateSkipLocked}
-      )
-      delete from rpcsession_changes where number in (select number from old)
-      returning number`,
-  );
-  return removed.length;
-}
-
-/** Takes or renews a lease; see `SessionStore.lease`. One statement, so that only one process gets it. */
-async function takeLease(
-  database: SqlDatabase,
-  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
-): Promise<boolean> {
-  const now = database.now();
-  const expires = sql`${now} + ${ttl}`;
-  const taken = await database.row(
-    sql`insert into rpcsession_leases (name, holder, expires_at)
-      values (${name}, ${holder}, ${expires})
-      on conflict (name) do update set holder = ${holder}, expires_at = ${expires}
-      where rpcsession_leases.holder = ${holder} or rpcsession_leases.expires_at <= ${now}
-      returning name`,
-  );
-  return taken !== undefined;
-}
-
-async function signingKeys(database: SqlDatabase) {
-  const rows = await database.rows<SigningKeyRow>(
-    sql`select * from rpcsession_signing_keys order by slot`,
-  );
-  return { keys: rows.map(toSigningKey), now: await timeOf(database) };
-}
-
-/** Adds a signing key; see `SessionStore.addSigningKey`. */
-async function addSigningKey(
-  database: SqlDatabase,
-  key: Omit<StoredSigningKey, "createdAt">,
-): Promise<boolean> {
-  const added = await database.row(
-    sql`insert into rpcsession_signing_keys (slot, kid, alg, public_jwk, private_jwk, created_at)
-      values (${key.slot}, ${key.kid}, ${key.alg}, ${key.publicJwk}, ${key.privateJwk},
-        ${database.now()})
-      on conflict (slot) do nothing
-      returning slot`,
-  );
-  return added !== undefined;
-}
-
-async function removeSigningKeysBelow(database: SqlDatabase, slot: number): Promise<void> {
-  await database.rows(sql`delete from rpcsession_signing_keys where slot < ${slot}`);
+interface OpenDatabase {
+  readonly connections: SqlConnections;
+  readonly database: SqlDatabase;
 }

@@ -3,7 +3,7 @@ import { dirname, resolve } from "node:path";
 import type { SessionStore } from "../../engine/store.ts";
 import type { SqlDatabase } from "../sql/database.ts";
 import { sql } from "../sql/statement.ts";
-import { sqlStore } from "../sql/store.ts";
+import { SqlStore } from "../sql/store.ts";
 import { SqliteConnections } from "./connections.ts";
 import { sqliteDialect } from "./dialect.ts";
 import { loadSqlite, openSqlite, untilFree } from "./driver.ts";
@@ -30,7 +30,7 @@ export function sqliteStore(file: string): SessionStore {
   checkFile(file);
   const path = resolve(file);
   const Database = loadSqlite("sqliteStore");
-  return sqlStore({
+  return new SqlStore({
     name: "sqliteStore",
     dialect: sqliteDialect,
     async connect({ clock }) {
