@@ -50,7 +50,7 @@ function parseCursor(store: string, cursor: string): Snapshot {
   const [, server, snapshot, next] = /^(\d+)\/(\d+:(\d+):[\d,]*)$/.exec(cursor) ?? [];
   if (server === undefined || snapshot === undefined) {
     throw new Error(
-      `${store}: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that \`changes\` returned`,
+      `${store}: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that changes() returned`,
     );
   }
   return { server, snapshot, next: Number(next) };

@@ -103,7 +103,8 @@ class LentClient implements SqlConnection {
     try {
       return (await this.#client.query(text, values)).rows;
     } catch (error) {
-      this.#broken ||= !isHarmless(error);
+      // A connection that cannot roll back may still be within its transaction.
+      this.#broken ||= text === "rollback" || !isHarmless(error);
       throw error;
     }
   }

@@ -153,7 +153,8 @@ export class SqlDatabase {
         await connection.query("commit", []);
         return result;
       } catch (error) {
-        // The first error is the one to report. A failed rollback means that nothing was committed, too.
+        // The first error is the one to report. The rollback fails if SQLite has rolled back by itself,
+        // as it does when the disk is full, or if the connection is gone.
         await connection.query("rollback", []).catch(() => {});
         throw error;
       }

@@ -14,7 +14,7 @@ export async function migrate(store: string, database: SqlDatabase): Promise<voi
   const applied = await appliedVersion(database);
   if (applied > migrations.length) {
     throw new Error(
-      `${store}: the tables were made by a newer rpc-session (schema ${applied}, this one knows ${migrations.length}); upgrade this server`,
+      `${store}: the tables were made by a newer rpc-session (schema ${applied}, this version supports up to ${migrations.length}); upgrade this server`,
     );
   }
 

@@ -1,23 +1,37 @@
-/** A value that a statement binds. Booleans and dates are not stored: see the tables. */
+/** A value that a statement can bind. The tables hold nothing else. */
 export type SqlValue = string | number | null;
 
+/** A statement as a driver takes it. */
+export interface RenderedSql {
+  readonly text: string;
+  readonly values: SqlValue[];
+}
+
 /**
- * A piece of SQL together with the values it binds. Only the tag {@link sql} makes one, so no value
- * can ever become part of the text: it is either another piece of SQL or a bound parameter.
+ * A piece of SQL with the values that it binds. Only the tag {@link sql} and {@link join} make one, so
+ * a value never becomes part of the text: it is another piece of SQL, or a bound parameter.
  */
 export class Sql {
   readonly #texts: readonly string[];
   /** One between every two texts. */
   readonly #parts: readonly (Sql | SqlValue)[];
 
-  constructor(texts: readonly string[], parts: readonly (Sql | SqlValue)[]) {
+  private constructor(texts: readonly string[], parts: readonly (Sql | SqlValue)[]) {
     this.#texts = texts;
     this.#parts = parts;
   }
 
+  static tag(texts: TemplateStringsArray, ...parts: readonly (Sql | SqlValue)[]): Sql {
+    return new Sql(texts, parts);
+  }
+
+  static join(parts: readonly (Sql | SqlValue)[], separator: ", " | " and " | " or " | " "): Sql {
+    return new Sql(["", ...parts.slice(1).map(() => separator), ""], parts);
+  }
+
   /**
-   * The text to send, and the values to bind, in the order of their placeholders. The text depends on
-   * the SQL alone, never on the values, so a database can prepare it once.
+   * Returns the text to send, and the values in the order of their placeholders. The text does not
+   * depend on the values, so that a connection can prepare it once.
    *
    * @param placeholder returns the placeholder of the value at a position, counted from 1
    */
@@ -35,28 +49,15 @@ export class Sql {
   }
 }
 
-/** A statement as a driver takes it. */
-export interface RenderedSql {
-  readonly text: string;
-  readonly values: SqlValue[];
-}
-
 /**
- * Makes SQL: values become parameters, other pieces of SQL are inserted as they are.
+ * Makes SQL from a template: values become parameters, other pieces of SQL are inserted as they are.
  *
  * @example sql`select id from rpcsession_sessions where user_id = ${userId}`
  */
-export function sql(texts: TemplateStringsArray, ...parts: readonly (Sql | SqlValue)[]): Sql {
-  return new Sql(texts, parts);
-}
+export const sql: typeof Sql.tag = Sql.tag;
 
-/** Joins at least one part; the separators are the only ones the statements need. */
-export function join(
-  parts: readonly (Sql | SqlValue)[],
-  separator: ", " | " and " | " or " | " ",
-): Sql {
-  return new Sql(["", ...parts.slice(1).map(() => separator), ""], parts);
-}
+/** Joins at least one part with a separator. */
+export const join: typeof Sql.join = Sql.join;
 
-/** No SQL: for a clause that a database does not need. */
+/** No SQL, in place of a clause that a database does not need. */
 export const nothing: Sql = sql``;

@@ -3,10 +3,10 @@ import type { Clock } from "../../base/clock.ts";
 import { retry } from "../common.ts";
 
 /**
- * The class of `node:sqlite`, loaded here and not by an import, so that this package can be
- * imported where it is missing.
+ * Loads the class of `node:sqlite`. It is not imported, so that this package can be imported in
+ * runtimes without it.
  *
- * @throws Error when this runtime has no `node:sqlite`
+ * @throws Error when the runtime has no `node:sqlite`
  */
 export function loadSqlite(store: string): typeof DatabaseSync {
   const sqlite = withoutWarning(
@@ -18,15 +18,17 @@ export function loadSqlite(store: string): typeof DatabaseSync {
   return sqlite.DatabaseSync;
 }
 
-/** Opens a database file so that what it acknowledged survives a loss of power. */
+/** Opens a database file so that acknowledged changes survive a power failure. */
 export function openSqlite(Database: typeof DatabaseSync, file: string): DatabaseSync {
   const database = new Database(file);
   try {
-    // First, since the change to WAL already waits for others.
+    // This comes first, because changing to WAL mode already waits for other processes.
     database.exec(`pragma busy_timeout = ${blockingMs}`);
     const mode = database.prepare("pragma journal_mode = wal").get();
     if (mode?.journal_mode !== "wal") {
-      throw new Error(`the file system of ${file} does not support SQLite's WAL mode`);
+      throw new Error(
+        `sqliteStore: the file system of ${file} does not support SQLite's WAL mode; use a local disk`,
+      );
     }
     database.exec("pragma synchronous = full");
     return database;
@@ -37,8 +39,8 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
 }
 
 /**
- * Does a unit of work, and again after growing pauses while another process holds the write lock.
- * The work must do all or nothing. After about two seconds the error of SQLite is let through.
+ * Does a unit of work, and repeats it after growing pauses while another process holds the write lock.
+ * The work must be atomic. After about two seconds it rejects with SQLite's error.
  */
 export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
   return retry({ clock, pauses, isTransient: isBusy }, work);
@@ -46,19 +48,19 @@ export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<
 
 type SqliteModule = typeof import("node:sqlite");
 
-// SQLite blocks the thread, and with it every other call, for as long as this: enough for a write of
-// another process that is under way. For longer ones the pauses wait, without blocking.
+// SQLite itself blocks the thread, and with it every other call, for this long: enough for a write that
+// another process has begun. The pauses wait for longer writes, without blocking.
 const blockingMs = 20;
 const pauses = [5, 10, 20, 40, 80, 160, 320, 640, 640];
 const sqliteBusy = 5;
 
-/** The result codes SQLITE_BUSY, and the extended ones that contain it, such as 517. */
+/** Whether an error is SQLITE_BUSY, or an extended code that contains it, such as 517. */
 function isBusy(error: unknown): boolean {
   const code = (error as { errcode?: unknown } | undefined)?.errcode;
   return typeof code === "number" && (code & 0xff) === sqliteBusy;
 }
 
-/** Node 22.13 to 24.14 call node:sqlite experimental when it is loaded: not news to our users. */
+/** Suppresses the warning of Node 22.13 to 24.14 that node:sqlite is experimental. */
 function withoutWarning<T>(load: () => T): T {
   const { process } = globalThis;
   const emitWarning = process && Object.getOwnPropertyDescriptor(process, "emitWarning");
@@ -71,7 +73,7 @@ function withoutWarning<T>(load: () => T): T {
     }
   };
   try {
-    // Synchronous, so nobody else meets the replacement.
+    // Synchronous, so no other code sees the replacement.
     return load();
   } finally {
     Object.defineProperty(process, "emitWarning", emitWarning);

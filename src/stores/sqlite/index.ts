@@ -10,21 +10,22 @@ import { loadSqlite, openSqlite, untilFree } from "./driver.ts";
 import { keepSecret } from "./secret.ts";
 
 /**
- * Sessions in a SQLite file, by `node:sqlite`: for one server with a disk of its own.
+ * Keeps sessions in a SQLite file with `node:sqlite`, for one server with a disk of its own.
  *
- * - A change that was acknowledged survives a loss of power (WAL, `synchronous = full`).
- * - `<file>.secret` holds the secret under which the sessions were made. Back up both, and
- *   keep the copies apart: without it the store refuses to open, and who has both can forge sessions.
- * - Both are created for their owner alone (mode 0600); an existing file keeps its mode.
- * - Several processes may share the file. A write waits about two seconds for another process's,
- *   then rejects. What another process revoked is known here within about 100 ms, by looking whether
- *   the file has changed.
- * - Its clock is that of the first engine that opens it.
- * - Sessions are dropped 24 h after their end, entries of the change log after 2 h.
+ * - **Durability.** An acknowledged change survives a power failure (WAL, `synchronous = full`).
+ * - **Secret.** `<file>.secret` holds the secret that the sessions depend on. Back up both files, and
+ *   keep the copies apart: without the secret the store refuses to open, and somebody who has both can
+ *   forge sessions. Both files are created with mode 0600; an existing file keeps its mode.
+ * - **Processes.** Several processes may share the file. A write waits up to about two seconds for
+ *   another process, then rejects. The store polls the file, so revocations by other processes take
+ *   effect within about 100 ms.
+ * - **Clock.** All times come from the clock of the first engine that opens the store.
+ * - **Cleaning.** Sessions are removed 24 h after their end, entries of the change log after 2 h.
  *
- * @param file its path; the folder must exist
- * @throws TypeError when `file` names no file: `""`, `":memory:"`, a `file:` URL
- * @throws Error when this runtime has no `node:sqlite` (Node.js 22.13 or newer has)
+ * @example sqliteStore("sessions.db")
+ * @param file the path of the file; its folder must exist
+ * @throws TypeError when `file` is not a path: `""`, `":memory:"` or a `file:` URL
+ * @throws Error when the runtime has no `node:sqlite`, which needs Node.js 22.13 or newer
  */
 export function sqliteStore(file: string): SessionStore {
   checkFile(file);
@@ -49,15 +50,15 @@ export function sqliteStore(file: string): SessionStore {
 function checkFile(file: string): void {
   if (typeof file !== "string" || file === "" || file === ":memory:" || /^file:/i.test(file)) {
     throw new TypeError(
-      `sqliteStore: ${JSON.stringify(file)} is no path of a file; write sqliteStore("sessions.db"), or use memoryStore() to keep nothing`,
+      `sqliteStore: ${JSON.stringify(file)} is not the path of a file; use a path such as "sessions.db", or memoryStore() to keep sessions in memory`,
     );
   }
 }
 
-/** Creates an empty file, which is an empty database, since SQLite would let others read it. */
+/** Creates an empty file, which is an empty database. SQLite would create it readable for others. */
 function createFile(path: string): void {
   try {
-    // Never opens a file that exists: closing it would drop the locks that SQLite has on it for
+    // "wx" never opens an existing file: closing it would drop the locks that SQLite holds on it for
     // other stores of this process.
     closeSync(openSync(path, "wx", 0o600));
   } catch (error) {
@@ -66,7 +67,7 @@ function createFile(path: string): void {
       throw new Error(`sqliteStore: the folder ${dirname(path)} does not exist; create it first`);
     }
     if (code !== "EEXIST") {
-      throw new Error(`sqliteStore: ${path} cannot be created`, { cause: error });
+      throw new Error(`sqliteStore: cannot create ${path}; see the cause`, { cause: error });
     }
   }
 }
