@@ -5,7 +5,7 @@ import type { SqlBackend, SqlConnection, SqlConnections } from "../sql/database.
 import { type Sql, sql } from "../sql/statement.ts";
 import { postgresDialect } from "./dialect.ts";
 import { isStalePlan, type OpenPool, type PostgresPool, type PostgresPoolClient } from "./pool.ts";
-import { listenWith, type NotifiedClient } from "./push.ts";
+import { listenWith } from "./push.ts";
 
 /**
  * A PostgreSQL database, and how to reach it.
@@ -39,7 +39,7 @@ class PostgresConnections implements SqlConnections {
     this.#end = end;
     this.#clock = clock;
     if (newClient !== undefined) {
-      this.listen = (wake) => listenOutside(newClient, clock, wake);
+      this.listen = (wake) => new PushConnection({ clock, wake, open: listenWith(newClient) });
     }
   }
 
@@ -53,7 +53,7 @@ class PostgresConnections implements SqlConnections {
     }
   }
 
-  /** Repeats a transaction that the database gave up in favour of others, five times. */
+  /** Repeats work up to five times: after a conflict, and after a migration changed a prepared statement. */
   attempt<T>(work: () => Promise<T>): Promise<T> {
     const isTransient = (error: unknown): boolean => isConflict(error) || isStalePlan(error);
     return retry({ clock: this.#clock, pauses, isTransient }, work);
@@ -64,7 +64,7 @@ class PostgresConnections implements SqlConnections {
   }
 }
 
-/** Milliseconds. */
+/** Milliseconds before each further attempt. */
 const pauses = [5, 10, 20, 40, 80];
 
 /**
@@ -74,14 +74,6 @@ const pauses = [5, 10, 20, 40, 80];
  */
 function databaseTime(): Sql {
   return sql`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
-}
-
-function listenOutside(
-  newClient: () => Promise<NotifiedClient>,
-  clock: Clock,
-  wake: () => void,
-): Push {
-  return new PushConnection({ clock, wake, open: listenWith(newClient) });
 }
 
 /** A client taken out of the pool. It is not used again after an error that may have broken it. */

@@ -42,7 +42,7 @@ export interface ChangeRow {
 /** Selects a {@link ChangeRow}. */
 export const changeColumns: Sql = sql`change.kind, change.session, change.ended_by, change.claims_version, change.at`;
 
-/** Reads rows as entries; a row without an entry gives none. */
+/** Reads rows as entries; skips rows without an entry. */
 export function toEntries(rows: readonly ChangeRow[]): LogEntry[] {
   return rows.flatMap(({ kind, session, ended_by, claims_version, at }): LogEntry[] => {
     if (session === null) {

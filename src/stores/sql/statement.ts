@@ -21,11 +21,15 @@ export class Sql {
     this.#parts = parts;
   }
 
-  static tag(texts: TemplateStringsArray, ...parts: readonly (Sql | SqlValue)[]): Sql {
+  static tag(this: void, texts: TemplateStringsArray, ...parts: readonly (Sql | SqlValue)[]): Sql {
     return new Sql(texts, parts);
   }
 
-  static join(parts: readonly (Sql | SqlValue)[], separator: ", " | " and " | " or " | " "): Sql {
+  static join(
+    this: void,
+    parts: readonly (Sql | SqlValue)[],
+    separator: ", " | " and " | " or " | " ",
+  ): Sql {
     return new Sql(["", ...parts.slice(1).map(() => separator), ""], parts);
   }
 

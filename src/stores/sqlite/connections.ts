@@ -6,16 +6,16 @@ import { type Sql, sql } from "../sql/statement.ts";
 import { untilFree } from "./driver.ts";
 import { FileWatch } from "./push.ts";
 
-/** The one connection to a file. Its users take turns, so that no statement falls into a transaction. */
+/** The only connection to a file. Work takes turns on it, so that no statement runs within another's transaction. */
 export class SqliteConnections implements SqlConnections {
   readonly #file: DatabaseSync;
   readonly #connection: SqliteConnection;
   readonly #clock: Clock;
   readonly #openAnother: () => DatabaseSync;
-  /** Settles when everyone who asked for the connection so far is done with it. */
+  /** Settles when all work that was queued so far is done. */
   #lastTurn: Promise<unknown> = Promise.resolve();
 
-  /** @param openAnother opens the same file again, on a connection to watch it */
+  /** @param openAnother opens another connection to the same file, to watch it */
   constructor(file: DatabaseSync, clock: Clock, openAnother: () => DatabaseSync) {
     this.#file = file;
     this.#connection = new SqliteConnection(file);
@@ -33,7 +33,7 @@ export class SqliteConnections implements SqlConnections {
     return untilFree(this.#clock, work);
   }
 
-  /** The store's clock is the process's: a bound value, taken when the statement is made. */
+  /** The time of the process, bound as a value when the statement is made. */
   now(): Sql {
     return sql`cast(${this.#clock.now()} as bigint)`;
   }
