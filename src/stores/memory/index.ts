@@ -9,7 +9,7 @@ import type {
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
-  createWakes,
+  ChangeListeners,
   cutPage,
   evictedBy,
   formatCursor,
@@ -216,7 +216,7 @@ class MemoryStore implements SessionStore {
 /** The change log of a memory store: entries numbered from 1. */
 class MemoryLog {
   readonly #entries: { readonly number: number; readonly entry: LogEntry }[] = [];
-  readonly #wakes = createWakes();
+  readonly #wakes = new ChangeListeners();
   #lastNumber = 0;
 
   onChange(wake: () => void): () => void {

@@ -1,7 +1,7 @@
 import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
-import type { Wakes } from "../common.ts";
-import { keepPush, type OpenPushLine, type Push } from "../push.ts";
+import type { ChangeListeners } from "../common.ts";
+import { type OpenPushLine, type Push, PushConnection } from "../push.ts";
 
 /** The part of a client that listening needs: a client of node-redis, a cluster or a sentinel fits. */
 interface Subscriber {
@@ -19,7 +19,7 @@ export interface RedisPushOptions {
   readonly channel: string;
   /** Publishes a message through the store's own client. */
   readonly publish: (channel: string) => Promise<unknown>;
-  readonly wakes: Wakes;
+  readonly wakes: ChangeListeners;
 }
 
 /**
@@ -57,7 +57,8 @@ export class RedisPush {
     const { wakes } = this.#options;
     if (this.#push === undefined && this.#clock !== undefined && this.#holders > 0) {
       const open = subscribeWith(this.#client, this.#options);
-      this.#push = open && keepPush({ clock: this.#clock, open, wake: () => wakes.call() });
+      this.#push =
+        open && new PushConnection({ clock: this.#clock, open, wake: () => wakes.call() });
     }
     return wakes.add(wake);
   }
@@ -105,8 +106,8 @@ function subscribeWith(
     }
     return {
       close,
-      beat: () =>
-        new Promise((resolve, reject) => {
+      ping: () =>
+        new Promise<void>((resolve, reject) => {
           heard = resolve;
           publish(beats).catch(reject);
         }),

@@ -7,7 +7,7 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
-import { createWakes } from "../common.ts";
+import { ChangeListeners } from "../common.ts";
 import { readLog } from "./log.ts";
 import { finishRevocations, listSessions, revokeSessions } from "./owners.ts";
 import { RedisPush } from "./push.ts";
@@ -33,7 +33,7 @@ export class RedisStore implements SessionStore {
   readonly #client: RedisClient;
   readonly #keys: RedisKeys;
   readonly #time: string;
-  readonly #wakes = createWakes();
+  readonly #wakes = new ChangeListeners();
   readonly #push: RedisPush;
   #opened: RedisScripts | undefined;
 
