@@ -17,7 +17,7 @@ import { NoRevocations } from "./engine/revocation/none.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
-import { createRemoteKeys, type Fetch } from "./jwt/remote-keys.ts";
+import { type Fetch, RemoteKeys } from "./jwt/remote-keys.ts";
 import {
   createVerifiedCache,
   readCacheLimits,
@@ -155,7 +155,7 @@ interface Keys {
 
 function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): Keys {
   if (typeof jwks === "string" || jwks instanceof URL) {
-    return createRemoteKeys({
+    return new RemoteKeys({
       url: readJwksUrl(jwks),
       // Not taken before it is used, so that a test or an agent may still replace it.
       fetch: options.fetch ?? ((url, init) => fetch(url, init)),

@@ -114,6 +114,7 @@ import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
 import { verifySessions } from "rpc-session/verify";
+import { describeSessionStore } from "rpc-session/store-contract";
 import { signedIn, testSessions } from "rpc-session/testing";
 import { HelloService } from "./gen/hello/v1/hello_pb.js";
 
@@ -138,6 +139,7 @@ console.log(
     createSessions,
     sessionCors,
     createSessionClient,
+    describeSessionStore,
     withRefresh,
     jwksHandler,
     memoryStore,

@@ -13,25 +13,27 @@ const pattern = /^(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)$/;
 /**
  * Reads a duration option as milliseconds.
  *
- * @param option the name of the option, for the message
- * @throws TypeError when it is no duration or out of bounds
+ * @param option the name of the option, used in the message
+ * @throws TypeError when the value is not a duration or is out of bounds
  */
 export function durationMs(option: string, value: Duration, bounds: DurationBounds = {}): number {
   const match = pattern.exec(value);
   if (match === null) {
-    throw new TypeError(`${option}: ${JSON.stringify(value)} is no duration; write "15m" or "30s"`);
+    throw new TypeError(
+      `${option}: ${JSON.stringify(value)} is not a valid duration; use a value such as "15m" or "30s"`,
+    );
   }
   const ms = Math.round(Number(match[1]) * unitMs[match[2] as keyof typeof unitMs]);
   if (bounds.min !== undefined && ms < bounds.min) {
-    throw new TypeError(`${option}: "${value}" is too short; at least ${durationOf(bounds.min)}`);
+    throw new TypeError(`${option} must be at least ${durationOf(bounds.min)}, got "${value}"`);
   }
   if (bounds.max !== undefined && ms > bounds.max) {
-    throw new TypeError(`${option}: "${value}" is too long; at most ${durationOf(bounds.max)}`);
+    throw new TypeError(`${option} must be at most ${durationOf(bounds.max)}, got "${value}"`);
   }
   return ms;
 }
 
-/** Milliseconds as one would write them, for messages: 900,000 are "15m". */
+/** Formats milliseconds as a duration, for messages: 900,000 becomes "15m". */
 export function durationOf(ms: number): Duration {
   const units = ["d", "h", "m", "s"] as const;
   const unit = units.find((name) => ms > 0 && ms % unitMs[name] === 0) ?? "ms";
@@ -39,11 +41,12 @@ export function durationOf(ms: number): Duration {
 }
 
 /**
- * For those who write without types: what is misspelt would be taken for what is left out.
+ * Rejects unknown members of an options object. Without types, a misspelt option would otherwise be
+ * treated as absent.
  *
- * @param what the name of the option, for the message
- * @param known every member there is; the values do not matter
- * @throws TypeError when it is no object, or has a member that there is none of
+ * @param what the name of the options object, used in the message
+ * @param known every member that exists; the values do not matter
+ * @throws TypeError when the value is not an object or has an unknown member
  */
 export function assertMembers<T extends object>(
   what: string,
@@ -51,16 +54,20 @@ export function assertMembers<T extends object>(
   known: Readonly<Record<keyof T, unknown>>,
 ): void {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    throw new TypeError(`${what}: must be an object`);
+    const given = value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
+    throw new TypeError(`${what} must be an object, got ${given}`);
   }
   const unknown = Object.keys(value).find((name) => !Object.hasOwn(known, name));
   if (unknown !== undefined) {
     const names = Object.keys(known).join(", ");
-    throw new TypeError(`${what}: there is no option "${unknown}"; there are ${names}`);
+    throw new TypeError(`unknown option "${unknown}" for ${what}; the options are ${names}`);
   }
 }
 
-/** @throws TypeError unless it is the URL of a service */
+/**
+ * Reads the `issuer` option: an http or https URL without query, fragment and user name.
+ * @throws TypeError for any other value
+ */
 export function readIssuer(issuer: string): URL {
   const url = URL.canParse(issuer) ? new URL(issuer) : undefined;
   const plain =
@@ -73,23 +80,23 @@ export function readIssuer(issuer: string): URL {
     !/["\\]/.test(issuer);
   if (!plain) {
     throw new TypeError(
-      `issuer: ${JSON.stringify(issuer)} must be the URL of this service, such as "https://api.example.com"`,
+      `issuer must be the URL of this service, such as "https://api.example.com", got ${JSON.stringify(issuer)}`,
     );
   }
   return url;
 }
 
-/** @throws TypeError when it is no text */
+/** Reads the `audience` option. @throws TypeError when it is not a string or is empty */
 export function readAudience(audience: string): string {
   if (typeof audience !== "string" || audience === "") {
-    throw new TypeError("audience: must be a string that is not empty");
+    throw new TypeError(`audience must be a non-empty string, got ${JSON.stringify(audience)}`);
   }
   return audience;
 }
 
 /**
- * One of several words, the first of them by default.
- * @throws TypeError when it is none of them
+ * Reads an option that is one of several words; the default is the first of them.
+ * @throws TypeError for any other value
  */
 export function readChoice<T extends string>(
   option: string,
@@ -98,16 +105,22 @@ export function readChoice<T extends string>(
 ): T {
   const chosen = value ?? choices[0];
   if (!choices.includes(chosen)) {
-    throw new TypeError(`${option}: "${chosen}" is none of ${choices.join(", ")}`);
+    const words = choices.map((choice) => `"${choice}"`).join(", ");
+    throw new TypeError(`${option} must be one of ${words}, got ${JSON.stringify(chosen)}`);
   }
   return chosen;
 }
 
-/** @throws TypeError when it is longer than a minute, or no whole seconds */
+/**
+ * Reads the `clockSkew` option as milliseconds.
+ * @throws TypeError when it is longer than a minute or not a whole number of seconds
+ */
 export function readClockSkew(value: Duration): number {
   const ms = durationMs("clockSkew", value, { max: 60_000 });
   if (ms % 1000 !== 0) {
-    throw new TypeError(`clockSkew: "${value}" must be whole seconds, as times in tokens are`);
+    throw new TypeError(
+      `clockSkew must be a whole number of seconds, the unit of token times, got "${value}"`,
+    );
   }
   return ms;
 }

@@ -44,6 +44,9 @@ export interface SessionNotice {
   readonly claims?: JsonObject;
 }
 
+/** The longest token that is read, in characters. Notices have the same limit. */
+export const maxTokenLength = 8192;
+
 /** The greatest {@link noticeLength} of claims: what a notice encodes to may be three times their JSON. */
 export const maxNoticeClaims = 3072;
 
@@ -64,7 +67,7 @@ export function encodeNotice(notice: SessionNotice): string {
 
 /** Decodes a {@link SessionNotice}; undefined when it is none. */
 export function decodeNotice(value: string | null): SessionNotice | undefined {
-  if (value === null || value.length > 8192) {
+  if (value === null || value.length > maxTokenLength) {
     return undefined;
   }
   const fields = new URLSearchParams(value);

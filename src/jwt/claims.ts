@@ -2,117 +2,9 @@ import type { JsonObject, JsonValue } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import { isInteroperable, maxDepth } from "./strict-parse.ts";
 
-/** The names of what a token says itself (RFC 7519 §4.1, RFC 9068 §2.2, and ours). */
-export const ownClaimNames: ReadonlySet<string> = new Set([
-  ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
-  ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
-]);
-
-/** The names that a user's claims cannot have at the root: the token's own, and those that mislead readers. */
-export const reservedClaimNames: ReadonlySet<string> = new Set([
-  ...ownClaimNames,
-  ...["cnf", "__proto__", "constructor", "prototype"],
-]);
-
 /**
- * Checks that a token carries claims unchanged: whatever passes is read back equal by the strict
- * parser. Names a claim in the message, never its value.
- *
- * @throws TypeError that says what to change: a reserved name, or a value that is no plain JSON
- */
-export function assertUserClaims(claims: unknown): asserts claims is JsonObject {
-  if (!isPlainObject(claims)) {
-    throw new TypeError('claims: must be a plain object, such as { role: "admin" }');
-  }
-  for (const name of Object.keys(claims)) {
-    if (reservedClaimNames.has(name)) {
-      throw new TypeError(`${member("claims", name)}: the name is reserved; choose another`);
-    }
-  }
-  checkValue("claims", claims, []);
-}
-
-function checkValue(path: string, value: unknown, parents: readonly object[]): void {
-  if (typeof value === "string") {
-    checkText(path, value);
-  } else if (typeof value === "number") {
-    checkNumber(path, value);
-  } else if (typeof value === "bigint") {
-    throw new TypeError(`${path}: a bigint cannot go into a token; write it as a string`);
-  } else if (typeof value === "object" && value !== null) {
-    checkObject(path, value, parents);
-  } else if (typeof value !== "boolean" && value !== null) {
-    throw new TypeError(
-      `${path}: ${typeof value} cannot go into a token; leave it out or use null`,
-    );
-  }
-}
-
-function checkText(path: string, value: string): void {
-  if (!value.isWellFormed()) {
-    throw new TypeError(
-      `${path}: half of a surrogate pair cannot go into a token; apply toWellFormed()`,
-    );
-  }
-}
-
-function checkNumber(path: string, value: number): void {
-  if (!Number.isFinite(value)) {
-    throw new TypeError(`${path}: ${value} cannot go into a token; leave it out or use null`);
-  }
-  if (!isInteroperable(value)) {
-    throw new TypeError(
-      `${path}: a whole number beyond 2^53 - 1 loses digits; write it as a string`,
-    );
-  }
-}
-
-function checkObject(path: string, value: object, parents: readonly object[]): void {
-  if (parents.includes(value)) {
-    throw new TypeError(`${path}: contains itself; a token holds a tree`);
-  }
-  if (parents.length === maxDepth) {
-    throw new TypeError(`${path}: nests deeper than ${maxDepth} levels; make it flatter`);
-  }
-  const within = [...parents, value];
-  if (Array.isArray(value)) {
-    for (let i = 0; i < value.length; i++) {
-      checkValue(`${path}[${i}]`, value[i], within);
-    }
-    return;
-  }
-  if (!isPlainObject(value)) {
-    throw new TypeError(
-      `${path}: an instance of a class cannot go into a token; use a string, a number or a plain object`,
-    );
-  }
-  for (const [name, inner] of Object.entries(value)) {
-    const at = member(path, name);
-    checkText(`${at} (its name)`, name);
-    if (name === "__proto__") {
-      throw new TypeError(`${at}: the name is reserved; choose another`);
-    }
-    checkValue(at, inner, within);
-  }
-}
-
-/** Objects of another realm, such as a test runner's, count; instances and symbol keys do not. */
-function isPlainObject(value: unknown): value is Record<string, unknown> {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) {
-    return false;
-  }
-  const prototype: unknown = Object.getPrototypeOf(value);
-  const plain = prototype === null || Object.getPrototypeOf(prototype) === null;
-  return plain && Object.getOwnPropertySymbols(value).length === 0;
-}
-
-function member(path: string, name: string): string {
-  return /^[A-Za-z_$][\w$]*$/.test(name) ? `${path}.${name}` : `${path}[${JSON.stringify(name)}]`;
-}
-
-/**
- * What an access token says (RFC 9068 §2.2). Times are whole seconds since 1970, counters whole
- * numbers from 0, and no string is empty.
+ * The claims of an access token (RFC 9068 §2.2). Times are whole seconds since 1970, counters are
+ * whole numbers from 0, and no string is empty.
  */
 export interface TokenClaims {
   /** Issuer. */
@@ -124,43 +16,55 @@ export interface TokenClaims {
   /** The session's id. */
   readonly sid: string;
   readonly iat: number;
-  /** The first second at which the token is no longer good. */
+  /** The first second at which the token is no longer valid. */
   readonly exp: number;
   readonly jti: string;
   readonly client_id: string;
   /** The refresh generation. */
   readonly gen: number;
-  /** When that generation was first minted. */
+  /** When the first token of that generation was issued. */
   readonly gat: number;
   /** The version of the user's claims. */
   readonly cv: number;
-  /** When the user last proved who they are. */
+  /** When the user last authenticated. */
   readonly auth_time: number;
   /** When the session began. */
   readonly session_iat: number;
-  /** When the session ends in any case. */
+  /** The absolute end of the session. */
   readonly session_exp: number;
   readonly transport: TokenTransport;
   /** The tenant's id. */
   readonly tid?: string;
-  /** The user's claims; in the token they lie at the root of the payload. */
+  /** The user's claims; in the token they are at the root of the payload. */
   readonly claims: JsonObject;
 }
 
-/** The payload of a token; the reverse of {@link fromPayload}. Its own names win over the user's claims. */
+/** The names of the token's own claims (RFC 7519 §4.1, RFC 9068 §2.2, and those of this library). */
+const ownClaimNames: ReadonlySet<string> = new Set([
+  ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
+  ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
+]);
+
+/** The names that a user's claims must not have at the root: the token's own, and those that mislead readers. */
+export const reservedClaimNames: ReadonlySet<string> = new Set([
+  ...ownClaimNames,
+  ...["cnf", "__proto__", "constructor", "prototype"],
+]);
+
+/** Makes the payload of a token; the reverse of {@link fromPayload}. The token's own claims take precedence. */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
   const { tid, ...always } = own;
   return { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };
 }
 
 /**
- * Reads the claims of a payload. A claim of the wrong type is never taken for an absent one.
+ * Reads the claims of a payload. A claim of the wrong type is never treated as absent.
  *
- * Looks at types only: who issued the token, for whom and for what time is for the verifier. `nbf` may
- * be there, as a time. A reserved name with no meaning here, such as `cnf` (RFC 7800), is refused
- * rather than overlooked.
+ * Checks only the types: issuer, audience and time are up to the verifier. `nbf` may be present, as a
+ * time. A reserved name without a meaning here, such as `cnf` (RFC 7800), is rejected rather than
+ * ignored.
  *
- * @returns undefined when a required claim is absent or any claim is of the wrong type
+ * @returns undefined when a required claim is absent or a claim has the wrong type
  */
 export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   const { iss, aud, sub, sid, jti, client_id, transport, tid } = payload;
@@ -193,16 +97,7 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   return { ...ids, ...times, gen, cv, transport, claims };
 }
 
-/** Whether a value is a whole number from 0 to 2^53 − 1. */
-export function isCount(value: unknown): value is number {
-  return Number.isSafeInteger(value) && (value as number) >= 0;
-}
-
-function isText(value: unknown): value is string {
-  return typeof value === "string" && value !== "" && value.isWellFormed();
-}
-
-/** Everything that is not the token's own, without a prototype: a name finds a claim or nothing. */
+/** Collects the claims that are not the token's own. They have no prototype: a name finds a claim or nothing. */
 function userClaims(payload: JsonObject): JsonObject | undefined {
   const claims: Record<string, JsonValue> = {};
   for (const name of Object.keys(payload)) {
@@ -214,7 +109,115 @@ function userClaims(payload: JsonObject): JsonObject | undefined {
     }
     claims[name] = payload[name] as JsonValue;
   }
-  // Only now, as "__proto__" is reserved: an object that begins without a prototype is a hash table
-  // to the engine, slower and thrice as large.
+  // Removed last, which is safe because "__proto__" is reserved. V8 turns an object that is created
+  // without a prototype into a hash table, which is slower and three times as large.
   return Object.setPrototypeOf(claims, null);
+}
+
+/** Whether a value is a whole number from 0 to 2^53 − 1. */
+export function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === "string" && value !== "" && value.isWellFormed();
+}
+
+/**
+ * Checks that a token can carry claims unchanged: the strict parser reads accepted claims back as
+ * equal values. A message names a claim, never its value.
+ *
+ * @throws TypeError that says what to change: a reserved name, or a value that is not plain JSON
+ */
+export function assertUserClaims(claims: unknown): asserts claims is JsonObject {
+  if (!isPlainObject(claims)) {
+    throw new TypeError('claims must be a plain object, such as { role: "admin" }');
+  }
+  for (const name of Object.keys(claims)) {
+    if (reservedClaimNames.has(name)) {
+      throw new TypeError(`${member("claims", name)}: the name is reserved; choose another`);
+    }
+  }
+  checkValue("claims", claims, []);
+}
+
+function checkValue(path: string, value: unknown, parents: readonly object[]): void {
+  if (typeof value === "string") {
+    checkText(path, value);
+  } else if (typeof value === "number") {
+    checkNumber(path, value);
+  } else if (typeof value === "bigint") {
+    throw new TypeError(`${path}: a token cannot contain a bigint; convert it to a string`);
+  } else if (typeof value === "object" && value !== null) {
+    checkObject(path, value, parents);
+  } else if (typeof value !== "boolean" && value !== null) {
+    throw new TypeError(
+      `${path}: a token cannot contain a value of type ${typeof value}; omit it or use null`,
+    );
+  }
+}
+
+function checkText(path: string, value: string): void {
+  if (!value.isWellFormed()) {
+    throw new TypeError(
+      `${path}: a token cannot contain a lone surrogate; apply toWellFormed() to the string`,
+    );
+  }
+}
+
+function checkNumber(path: string, value: number): void {
+  if (!Number.isFinite(value)) {
+    throw new TypeError(`${path}: a token cannot contain ${value}; omit it or use null`);
+  }
+  if (!isInteroperable(value)) {
+    throw new TypeError(
+      `${path}: a whole number beyond 2^53 - 1 loses digits; convert it to a string`,
+    );
+  }
+}
+
+function checkObject(path: string, value: object, parents: readonly object[]): void {
+  if (parents.includes(value)) {
+    throw new TypeError(`${path} contains itself; remove the cycle`);
+  }
+  if (parents.length === maxDepth) {
+    throw new TypeError(
+      `${path} is nested deeper than ${maxDepth} levels; make the claims flatter`,
+    );
+  }
+  const within = [...parents, value];
+  if (Array.isArray(value)) {
+    for (let i = 0; i < value.length; i++) {
+      checkValue(`${path}[${i}]`, value[i], within);
+    }
+    return;
+  }
+  if (!isPlainObject(value)) {
+    throw new TypeError(
+      `${path}: a token cannot contain an instance of a class; use a string, a number or a plain object`,
+    );
+  }
+  for (const [name, inner] of Object.entries(value)) {
+    const at = member(path, name);
+    checkText(`${at} (its name)`, name);
+    if (name === "__proto__") {
+      throw new TypeError(`${at}: the name is reserved; choose another`);
+    }
+    checkValue(at, inner, within);
+  }
+}
+
+/** Whether a value is a plain object. Accepts objects of another realm, such as a test runner's; rejects symbol keys. */
+function isPlainObject(value: unknown): value is Record<string, unknown> {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    return false;
+  }
+  const prototype: unknown = Object.getPrototypeOf(value);
+  const plain = prototype === null || Object.getPrototypeOf(prototype) === null;
+  return plain && Object.getOwnPropertySymbols(value).length === 0;
+}
+
+/** Names a member in a message. */
+function member(path: string, name: string): string {
+  return /^[A-Za-z_$][\w$]*$/.test(name) ? `${path}.${name}` : `${path}[${JSON.stringify(name)}]`;
 }

@@ -4,33 +4,16 @@ import { importVerificationKey, type VerificationKey } from "./keys.ts";
 /** Verification keys by their ids. */
 export type KeySet = ReadonlyMap<string, VerificationKey>;
 
-/** The most keys a set may have. */
+/** The most keys of a set, and therefore the most keys that a service publishes. */
 export const maxKeys = 64;
 
 /**
- * Reads the JWK sets that one issuer publishes over time: a key that stays is the same object from
- * one to the next. Rules and errors are those of {@link readKeySet}.
- */
-export function createKeySetReader(): (value: unknown) => Promise<KeySet> {
-  let known: ReadonlyMap<string, VerificationKey | undefined> = new Map();
-  return async (value) => {
-    const read = new Map<string, VerificationKey | undefined>();
-    const set = await readKeySet(value, async (jwk) => {
-      const text = JSON.stringify(jwk);
-      const key = known.get(text) ?? (await usableKey(jwk));
-      read.set(text, key);
-      return key;
-    });
-    known = read;
-    return set;
-  };
-}
-
-/**
- * Reads a JWK set (RFC 7517 §5). Keys that are of no use here are left out, as the RFC asks: other
- * types, other uses, weak ones; and those that everybody could sign with, secret or published.
+ * Reads a JWK set (RFC 7517 §5). Skips keys that cannot be used, as the RFC requires: other types,
+ * other uses, weak keys, and keys that everybody can sign with, because they are shared secrets or
+ * published private keys.
  *
- * @throws TypeError when it is no JWK set, has more than 64 keys or none of use, or names two keys the same
+ * @throws TypeError when the value is not a JWK set, has more than {@link maxKeys} keys or no usable
+ *   one, or has two keys with the same id
  */
 export async function readKeySet(
   value: unknown,
@@ -49,14 +32,38 @@ export async function readKeySet(
     throw ambiguous();
   }
   if (byKid.size === 0) {
-    throw new TypeError("JWK set: it has no key that access tokens can be verified with");
+    throw new TypeError(
+      "JWK set: it has no key that can verify access tokens; add a public key for ES256, EdDSA or RS256",
+    );
   }
   return byKid;
 }
 
 /**
- * The members of a JWK set that are objects.
- * @throws TypeError when it is no JWK set, or too large
+ * Reads the JWK sets that one issuer publishes over time. A key that stays is the same object in
+ * every set.
+ */
+export class KeySetReader {
+  /** The keys of the last set by their JSON; undefined for a key that cannot be used. */
+  #known: ReadonlyMap<string, VerificationKey | undefined> = new Map();
+
+  /** See {@link readKeySet}. */
+  async read(value: unknown): Promise<KeySet> {
+    const read = new Map<string, VerificationKey | undefined>();
+    const set = await readKeySet(value, async (jwk) => {
+      const text = JSON.stringify(jwk);
+      const key = this.#known.get(text) ?? (await usableKey(jwk));
+      read.set(text, key);
+      return key;
+    });
+    this.#known = read;
+    return set;
+  }
+}
+
+/**
+ * Returns the members of a JWK set that are objects.
+ * @throws TypeError when the value is not a JWK set or has too many keys
  */
 export function keysOf(value: unknown): readonly JsonWebKey[] {
   const keys: unknown = isObject(value) ? value.keys : undefined;
@@ -64,7 +71,7 @@ export function keysOf(value: unknown): readonly JsonWebKey[] {
     throw new TypeError('JWK set: it must be an object with an array "keys"');
   }
   if (keys.length > maxKeys) {
-    throw new TypeError(`JWK set: it has ${keys.length} keys, and ${maxKeys} are the most`);
+    throw new TypeError(`JWK set: it must have at most ${maxKeys} keys, got ${keys.length} keys`);
   }
   return keys.filter(isObject) as unknown as readonly JsonWebKey[];
 }
@@ -85,5 +92,5 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 function ambiguous(): TypeError {
-  return new TypeError('JWK set: two keys have the same "kid"');
+  return new TypeError('JWK set: two keys have the same "kid"; give each key an id of its own');
 }

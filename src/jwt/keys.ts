@@ -9,171 +9,51 @@ import {
 } from "jose";
 import { type NodeCrypto, nodeCrypto } from "../base/crypto.ts";
 import {
+  assertKeyId,
   checkJwk,
   ownMembers,
   publicHalf,
   type SigningAlgorithm,
   signingAlgorithmNames,
 } from "./jwk.ts";
-import { isKeyId } from "./strict-parse.ts";
 
-const schemes: Readonly<
-  Record<SigningAlgorithm, { readonly name: string; readonly hash?: string }>
-> = {
-  ES256: { name: "ECDSA", hash: "SHA-256" },
-  RS256: { name: "RSASSA-PKCS1-v1_5" },
-  EdDSA: { name: "Ed25519" },
-};
-
-/** A key that this process has, of either half of a pair. */
+/** A key of this process: either half of a pair. */
 interface LocalKey {
   readonly alg: SigningAlgorithm;
   readonly key: CryptoKey;
 }
 
-/** Whether `signature`, in the form that tokens carry, is that key's over `data`. */
-export async function isSignature(
-  key: LocalKey,
-  data: Uint8Array<ArrayBuffer>,
-  signature: Uint8Array<ArrayBuffer>,
-): Promise<boolean> {
-  if (nodeCrypto === undefined) {
-    return crypto.subtle.verify(schemes[key.alg], key.key, signature, data);
-  }
-  return nodeCrypto.verify(nodeHashes[key.alg], data, nodeKeyOf(key, nodeCrypto), signature);
-}
-
-/**
- * The signature of a private key over `data`, in the form that tokens carry. Rejects for a key that is
- * not for signing with its algorithm.
- */
-export async function signWith(
-  { alg, key }: LocalKey,
-  data: Uint8Array<ArrayBuffer>,
-): Promise<Uint8Array<ArrayBuffer>> {
-  const nodeKey = nodeSigningKeys.get(key);
-  if (nodeCrypto === undefined || nodeKey === undefined) {
-    return new Uint8Array(await crypto.subtle.sign(schemes[alg], key, data));
-  }
-  const signature = nodeCrypto.sign(nodeHashes[alg], data, nodeKey);
-  return alg === "ES256" ? es256FromDer(signature) : signature;
-}
-
-/**
- * Lets {@link signWith} answer for a key without another thread, where there is Node. From the JWK,
- * as Node makes no key of its own out of one that is not extractable.
- */
-export function signAtOnce({ alg, key }: LocalKey, jwk: JWK): void {
-  // A signature of RSA takes long: it is better made by another thread, while this one goes on.
-  if (nodeCrypto !== undefined && alg !== "RS256") {
-    try {
-      // By itself, without the form of its signatures: what stands beside a key costs Node as much
-      // time as half a signature.
-      nodeSigningKeys.set(key, nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" }));
-    } catch {
-      // Web Crypto has read the same key: what has the name of Node's module does not have all of it.
-    }
-  }
-}
-
-/**
- * An ES256 signature in the form that tokens carry: r and s of 32 bytes each (RFC 7518 §3.4). Most
- * KMS answer the DER form (RFC 3279 §2.2.3) instead, which is converted; anything else is returned as it is.
- */
-export function es256FromDer(signature: Uint8Array): Uint8Array<ArrayBuffer> {
-  const r = readInteger(signature, 2);
-  const s = r === undefined ? undefined : readInteger(signature, r.end);
-  const isDer =
-    signature[0] === 0x30 && signature[1] === signature.length - 2 && s?.end === signature.length;
-  if (r === undefined || s === undefined || !isDer) {
-    return Uint8Array.from(signature);
-  }
-  const raw = new Uint8Array(64);
-  raw.set(r.value, 32 - r.value.length);
-  raw.set(s.value, 64 - s.value.length);
-  return raw;
-}
-
-/** A positive INTEGER of at most 256 bits, without the zeros before it. */
-function readInteger(
-  der: Uint8Array,
-  at: number,
-): { readonly value: Uint8Array; readonly end: number } | undefined {
-  const length = der[at + 1] ?? 0;
-  const end = at + 2 + length;
-  if (der[at] !== 0x02 || length === 0 || end > der.length) {
-    return undefined;
-  }
-  const bytes = der.subarray(at + 2, end);
-  const value = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
-  return value.length > 32 ? undefined : { value, end };
-}
-
-/** The hash that Node is told; Ed25519 has its own. */
-const nodeHashes = { ES256: "sha256", RS256: "sha256", EdDSA: null } as const;
-
-type NodeKey = Parameters<NodeCrypto["verify"]>[2];
-const nodeKeys = new WeakMap<CryptoKey, NodeKey>();
-const nodeSigningKeys = new WeakMap<CryptoKey, ReturnType<NodeCrypto["createPrivateKey"]>>();
-
-/** @throws TypeError for a key that is not for verifying, which Node would verify with all the same */
-function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
-  const known = nodeKeys.get(key);
-  if (known !== undefined) {
-    return known;
-  }
-  if (!key.usages.includes("verify")) {
-    throw new TypeError("the key is not for verifying");
-  }
-  const object = KeyObject.from(key);
-  // By itself where that will do: options beside a key cost Node several microseconds each time.
-  const nodeKey = alg === "ES256" ? ({ key: object, dsaEncoding: "ieee-p1363" } as const) : object;
-  nodeKeys.set(key, nodeKey);
-  return nodeKey;
-}
-
-export {
-  algorithmNamed,
-  isSigningAlgorithm,
-  type SigningAlgorithm,
-  type SigningAlgorithmFacts,
-  signingAlgorithms,
-} from "./jwk.ts";
-
-/** A key that signs. */
-export interface SigningKey {
+/** A private key that signs. */
+export interface SigningKey extends LocalKey {
   readonly kid: string;
-  readonly alg: SigningAlgorithm;
-  /** Private, not extractable. */
+  /** Not extractable. */
   readonly key: CryptoKey;
 }
 
-/** A key that signs somewhere else, such as in a KMS. */
+/** A key that signs elsewhere, such as in a KMS. */
 export interface RemoteSigningKey {
   readonly kid: string;
   readonly alg: SigningAlgorithm;
-  /** The signature of `data` as a token carries it (RFC 7518 §3, RFC 8037 §3.1). */
+  /** Signs `data`; the result has the form of a JWS signature (RFC 7518 §3, RFC 8037 §3.1). */
   sign(data: Uint8Array<ArrayBuffer>): Promise<Uint8Array>;
 }
 
-/** A key that verifies, and can do nothing else. */
-export interface VerificationKey {
+/** A public key, which can only verify. */
+export interface VerificationKey extends LocalKey {
   readonly kid: string;
-  readonly alg: SigningAlgorithm;
-  readonly key: CryptoKey;
 }
 
-/** A new pair of keys, as it is stored and published. */
+/** A new pair of keys, ready to be stored and published. */
 export interface GeneratedKey {
   /** The RFC 7638 thumbprint, SHA-256. */
   readonly kid: string;
   readonly alg: SigningAlgorithm;
-  /** With `kid`, `alg` and `use`: ready for a JWK set (RFC 7517 §5). */
+  /** Has `kid`, `alg` and `use`, as a JWK set needs them (RFC 7517 §5). */
   readonly publicJwk: JWK;
   readonly privateJwk: JWK;
 }
 
-/** Makes a new pair of keys; RSA ones of 2048 bits. */
+/** Generates a pair of keys; RSA keys have 2048 bits. */
 export async function generateSigningKey(alg: SigningAlgorithm): Promise<GeneratedKey> {
   const pair = await generateKeyPair(alg, { extractable: true });
   const privateJwk = await exportJWK(pair.privateKey);
@@ -187,19 +67,21 @@ export async function generateSigningKey(alg: SigningAlgorithm): Promise<Generat
 }
 
 /**
- * Reads a private key from a JWK. Without a `kid` it is named by its RFC 7638 thumbprint.
- * @throws TypeError when it is no private key of a supported algorithm, too weak, or not meant for signing
+ * Reads a private key from a JWK. Without a `kid`, its RFC 7638 thumbprint becomes its id.
+ * @throws TypeError when it is not a private key of a supported algorithm, is too weak, or is not
+ *   meant for signing
  */
 export async function importSigningKey(jwk: JWK): Promise<SigningKey> {
   const alg = checkJwk(jwk, "sign");
   const key = await importKey(jwk, alg);
-  signAtOnce({ alg, key }, ownMembers(jwk, alg));
+  signOnThisThread({ alg, key }, ownMembers(jwk, alg));
   return { kid: await kidOf(jwk), alg, key };
 }
 
 /**
- * Reads a public key from a JWK. Without a `kid` it is named by its RFC 7638 thumbprint.
- * @throws TypeError when it is no public key of a supported algorithm, too weak, or not meant for verifying
+ * Reads a public key from a JWK. Without a `kid`, its RFC 7638 thumbprint becomes its id.
+ * @throws TypeError when it is not a public key of a supported algorithm, is too weak, or is not
+ *   meant for verifying
  */
 export async function importVerificationKey(jwk: JWK): Promise<VerificationKey> {
   const alg = checkJwk(jwk, "verify");
@@ -208,9 +90,7 @@ export async function importVerificationKey(jwk: JWK): Promise<VerificationKey> 
 
 async function kidOf(jwk: JWK): Promise<string> {
   const kid: unknown = jwk.kid ?? (await asTypeError(() => calculateJwkThumbprint(jwk)));
-  if (!isKeyId(kid)) {
-    throw new TypeError('JWK: "kid" must be 1 to 64 of the characters A-Z a-z 0-9 _ -');
-  }
+  assertKeyId(kid);
   return kid;
 }
 
@@ -229,24 +109,9 @@ async function asTypeError<T>(read: () => Promise<T>): Promise<T> {
   }
 }
 
-/** What a PEM text must be to hold a key for the operation (RFC 7468 §10, §13). */
-const labels = { sign: "PRIVATE KEY", verify: "PUBLIC KEY" } as const;
-
-/** @throws TypeError when the text is no PEM of the one form that is read, with how to make it */
-export function assertPem(pem: string, operation: "sign" | "verify"): void {
-  const label = labels[operation];
-  if (pem.includes(`-----BEGIN ${label}-----`) && pem.includes(`-----END ${label}-----`)) {
-    return;
-  }
-  const how = operation === "sign" ? "openssl pkcs8 -topk8 -nocrypt" : "openssl pkey -pubout";
-  throw new TypeError(
-    `PEM: the text holds no "BEGIN ${label}"; convert the key, for example with "${how}"`,
-  );
-}
-
 /**
- * Reads a key from PEM (PKCS #8 to sign, SPKI to verify). Its algorithm follows from the key.
- * @throws TypeError when it is no key of a supported algorithm
+ * Reads a key from PEM: PKCS #8 to sign, SPKI to verify. The key determines its algorithm.
+ * @throws TypeError when it is not a key of a supported algorithm
  */
 export async function readPem(pem: string, operation: "sign" | "verify"): Promise<JWK> {
   assertPem(pem, operation);
@@ -260,7 +125,134 @@ export async function readPem(pem: string, operation: "sign" | "verify"): Promis
     }
   }
   throw new TypeError(
-    "PEM: the key is of no supported type; use one on curve P-256, Ed25519, or RSA",
+    "PEM: the type of the key is not supported; use a key on curve P-256, Ed25519, or RSA",
     { cause: new AggregateError(failures) },
   );
+}
+
+/** The label of a PEM text with a key for an operation (RFC 7468 §10, §13). */
+const labels = { sign: "PRIVATE KEY", verify: "PUBLIC KEY" } as const;
+
+/** @throws TypeError when the text is not PEM in the supported form; the message says how to convert it */
+export function assertPem(pem: string, operation: "sign" | "verify"): void {
+  const label = labels[operation];
+  if (pem.includes(`-----BEGIN ${label}-----`) && pem.includes(`-----END ${label}-----`)) {
+    return;
+  }
+  const how = operation === "sign" ? "openssl pkcs8 -topk8 -nocrypt" : "openssl pkey -pubout";
+  throw new TypeError(
+    `PEM: the text has no "BEGIN ${label}"; convert the key, for example with "${how}"`,
+  );
+}
+
+// Signatures. Web Crypto hands each one to another thread and back, which costs more than the
+// signature itself; node:crypto, where it exists, computes on this thread.
+
+/** Verifies a signature over `data`; it has the form of a JWS signature. */
+export async function isSignature(
+  key: LocalKey,
+  data: Uint8Array<ArrayBuffer>,
+  signature: Uint8Array<ArrayBuffer>,
+): Promise<boolean> {
+  if (nodeCrypto === undefined) {
+    return crypto.subtle.verify(webCryptoParameters[key.alg], key.key, signature, data);
+  }
+  return nodeCrypto.verify(nodeHashes[key.alg], data, nodeKeyOf(key, nodeCrypto), signature);
+}
+
+/**
+ * Signs `data`; the result has the form of a JWS signature. Rejects if the key is not meant for
+ * signing with its algorithm.
+ */
+export async function signWith(
+  { alg, key }: LocalKey,
+  data: Uint8Array<ArrayBuffer>,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const nodeKey = nodeSigningKeys.get(key);
+  if (nodeCrypto === undefined || nodeKey === undefined) {
+    return new Uint8Array(await crypto.subtle.sign(webCryptoParameters[alg], key, data));
+  }
+  const signature = nodeCrypto.sign(nodeHashes[alg], data, nodeKey);
+  return alg === "ES256" ? es256FromDer(signature) : signature;
+}
+
+/**
+ * Converts an ES256 signature to the form of a JWS: r and s of 32 bytes each (RFC 7518 §3.4). Most
+ * KMS return DER (RFC 3279 §2.2.3) instead. Returns any other input unchanged.
+ */
+export function es256FromDer(signature: Uint8Array): Uint8Array<ArrayBuffer> {
+  const r = readInteger(signature, 2);
+  const s = r === undefined ? undefined : readInteger(signature, r.end);
+  const isDer =
+    signature[0] === 0x30 && signature[1] === signature.length - 2 && s?.end === signature.length;
+  if (r === undefined || s === undefined || !isDer) {
+    return Uint8Array.from(signature);
+  }
+  const raw = new Uint8Array(64);
+  raw.set(r.value, 32 - r.value.length);
+  raw.set(s.value, 64 - s.value.length);
+  return raw;
+}
+
+/** Reads a positive INTEGER of at most 256 bits, without its leading zeros. */
+function readInteger(
+  der: Uint8Array,
+  at: number,
+): { readonly value: Uint8Array; readonly end: number } | undefined {
+  const length = der[at + 1] ?? 0;
+  const end = at + 2 + length;
+  if (der[at] !== 0x02 || length === 0 || end > der.length) {
+    return undefined;
+  }
+  const bytes = der.subarray(at + 2, end);
+  const value = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
+  return value.length > 32 ? undefined : { value, end };
+}
+
+const webCryptoParameters: Readonly<
+  Record<SigningAlgorithm, { readonly name: string; readonly hash?: string }>
+> = {
+  ES256: { name: "ECDSA", hash: "SHA-256" },
+  RS256: { name: "RSASSA-PKCS1-v1_5" },
+  EdDSA: { name: "Ed25519" },
+};
+
+/** The hash that Node needs to know; Ed25519 has a fixed one. */
+const nodeHashes = { ES256: "sha256", RS256: "sha256", EdDSA: null } as const;
+
+type NodeKey = Parameters<NodeCrypto["verify"]>[2];
+const nodeKeys = new WeakMap<CryptoKey, NodeKey>();
+const nodeSigningKeys = new WeakMap<CryptoKey, ReturnType<NodeCrypto["createPrivateKey"]>>();
+
+/** @throws TypeError for a key that is not meant for verifying: Node would use it all the same */
+function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
+  const known = nodeKeys.get(key);
+  if (known !== undefined) {
+    return known;
+  }
+  if (!key.usages.includes("verify")) {
+    throw new TypeError("the key is not meant for verifying; use a public key");
+  }
+  const object = KeyObject.from(key);
+  // Options next to a key cost Node several microseconds on each use, so only ES256 has them.
+  const nodeKey = alg === "ES256" ? ({ key: object, dsaEncoding: "ieee-p1363" } as const) : object;
+  nodeKeys.set(key, nodeKey);
+  return nodeKey;
+}
+
+/**
+ * Makes {@link signWith} use node:crypto for a key. Node needs the JWK for that: it cannot convert a
+ * CryptoKey that is not extractable.
+ */
+function signOnThisThread({ alg, key }: LocalKey, jwk: JWK): void {
+  // RSA signatures take long, so they stay on Web Crypto's thread and leave this one free.
+  if (nodeCrypto === undefined || alg === "RS256") {
+    return;
+  }
+  try {
+    // Without `dsaEncoding`: options next to a key cost Node as much as half a signature.
+    nodeSigningKeys.set(key, nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" }));
+  } catch {
+    // Another runtime's partial node:crypto. Web Crypto has read the same key.
+  }
 }

@@ -1,137 +1,14 @@
 import type { Clock } from "../base/clock.ts";
 import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
-import { createKeySetReader, type KeySet } from "./jwk-set.ts";
+import { type KeySet, KeySetReader } from "./jwk-set.ts";
 import type { VerificationKey } from "./keys.ts";
 import { parseStrictObject } from "./strict-parse.ts";
 
 /** The part of `fetch` that is used. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
-/** Limits of one request. */
-export interface FetchLimits {
-  /** Milliseconds for the whole of it, body included. */
-  readonly timeout: number;
-  /** Bytes of the body. */
-  readonly maxBytes: number;
-}
-
-/** A document and what the response says of its age. */
-export interface FetchedJson {
-  readonly value: JsonObject;
-  /** Seconds, from `Cache-Control: max-age`; 0 with `no-store` or `no-cache`. */
-  readonly maxAge: number | undefined;
-  /** Seconds that it has lain in a cache on its way, from `Age`; at most 3600. */
-  readonly age: number;
-}
-
-/**
- * Fetches one JSON object. Follows no redirect: what answers is what was asked.
- * Rejects with what went wrong: no answer in time, another status than 200, too long a body, no JSON.
- */
-export async function fetchJson(
-  url: string,
-  { fetch, clock }: { readonly fetch: Fetch; readonly clock: Clock },
-  limits: FetchLimits,
-): Promise<FetchedJson> {
-  const abort = new AbortController();
-  const late = new Error(`no answer within ${limits.timeout} ms`);
-  let cancel = (): void => {};
-  // Raced, because a `fetch` may not heed its signal.
-  const timeout = new Promise<never>((_, reject) => {
-    cancel = clock.after(limits.timeout, () => {
-      reject(late);
-      abort.abort(late);
-    });
-  });
-  const work = get(url, { fetch, signal: abort.signal, maxBytes: limits.maxBytes });
-  try {
-    return await Promise.race([timeout, work]);
-  } finally {
-    cancel();
-    work.catch(() => {});
-    abort.abort();
-  }
-}
-
-async function get(
-  url: string,
-  {
-    fetch,
-    signal,
-    maxBytes,
-  }: { readonly fetch: Fetch; readonly signal: AbortSignal; readonly maxBytes: number },
-): Promise<FetchedJson> {
-  const response = await fetch(url, {
-    headers: { accept: "application/jwk-set+json, application/json" },
-    // Not "error", which some runtimes do not know: a redirect is refused for its status.
-    redirect: "manual",
-    signal,
-  });
-  if (response.status !== 200) {
-    throw new Error(`answered with status ${response.status}`);
-  }
-  const value = parseStrictObject(await readText(response, maxBytes));
-  if (value === undefined) {
-    throw new Error("answered with what is no JSON object");
-  }
-  return { value, maxAge: maxAgeOf(response.headers), age: ageOf(response.headers) };
-}
-
-async function readText(response: Response, maxBytes: number): Promise<string> {
-  const decoder = new TextDecoder("utf-8", { fatal: true });
-  const reader = (response.body as ReadableStream<Uint8Array> | null)?.getReader();
-  let text = "";
-  let length = 0;
-  for (;;) {
-    const { done = true, value = new Uint8Array() } = (await reader?.read()) ?? {};
-    length += value.length;
-    if (length > maxBytes) {
-      await reader?.cancel();
-      throw new Error(`answered with more than ${maxBytes} bytes`);
-    }
-    text += decoder.decode(value, { stream: !done });
-    if (done) {
-      return text;
-    }
-  }
-}
-
-/** RFC 9111 §5.1. Past an hour it says no more: nobody gains by calling fresh keys very old. */
-function ageOf(headers: Headers): number {
-  const seconds = /^\d{1,9}$/.exec(headers.get("age") ?? "")?.[0] ?? "0";
-  return Math.min(Number(seconds), 3600);
-}
-
-/** RFC 9111 §5.2.2. */
-function maxAgeOf(headers: Headers): number | undefined {
-  const directives = (headers.get("cache-control") ?? "").toLowerCase().split(",");
-  const names = directives.map((directive) => directive.trim());
-  if (names.includes("no-store") || names.includes("no-cache")) {
-    return 0;
-  }
-  const found = names.map((name) => /^max-age="?(\d{1,9})"?$/.exec(name)?.[1]).find((v) => v);
-  return found === undefined ? undefined : Number(found);
-}
-
-/** The keys of an issuer, fetched from where it publishes them. */
-export interface RemoteKeys {
-  /** Fetches the keys if there are none yet. @throws SessionError `unavailable` */
-  ready(): Promise<void>;
-  /**
-   * The key of a token. An unknown one is only told to be unknown when the keys were fetched after
-   * the token was issued.
-   *
-   * @param issuedAt `iat` of the token, seconds, not proven
-   * @throws SessionError `unavailable`, with the time after which a fetch may tell more
-   */
-  find(
-    kid: string,
-    issuedAt: number,
-  ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
-}
-
-/** What remote keys are made of. */
+/** Options of {@link RemoteKeys}. */
 export interface RemoteKeysOptions {
   readonly url: string;
   readonly fetch: Fetch;
@@ -140,38 +17,37 @@ export interface RemoteKeysOptions {
   readonly clockSkew: number;
 }
 
-/** Milliseconds between two fetches at least, counted from the attempt, whatever came of it. */
+/** The least milliseconds between the starts of two fetches, successful or not. */
 const cooldown = 30_000;
-/** How long fetched keys are fresh: what the response says, within these bounds; milliseconds. */
+/** How long fetched keys are fresh, in milliseconds: what the response says, within these bounds. */
 const freshness = { min: cooldown, max: 3_600_000, unsaid: 300_000 } as const;
-/** The part of that time after which they are fetched again while they still serve. */
+/** The part of that time after which keys are fetched again in the background. */
 const refreshAfter = 0.8;
-/** How long keys serve at most when they cannot be fetched again; milliseconds. */
+/** Milliseconds for which keys are used at most when they cannot be fetched again. */
 const staleMax = 86_400_000;
+/** Milliseconds of a whole fetch, and bytes of its body. */
 const limits = { timeout: 5_000, maxBytes: 256 * 1024 } as const;
 
-/**
- * Keys that are fetched when they are needed: at most once in 30 s, by one request at a time, and in
- * the background while they are still fresh. In an outage the keys that are known serve on, for 24 h.
- *
- * jose's createRemoteJWKSet counts its cool-down from the last success, so that an endpoint that is
- * down is asked once per call; and it cannot tell "unknown" from "not known yet".
- */
-export function createRemoteKeys(options: RemoteKeysOptions): RemoteKeys {
-  return new FetchedKeys(options);
-}
-
-/** Keys and their times; monotonic, in milliseconds. */
+/** Fetched keys and their times, which are monotonic and in milliseconds. */
 interface Fetched {
   readonly keys: KeySet;
-  /** When they were as they are at the latest: when the request began, less their age in caches. */
+  /** The latest time at which the keys were current: the start of the request, less their age in caches. */
   readonly at: number;
   readonly freshFor: number;
 }
 
-class FetchedKeys implements RemoteKeys {
+/**
+ * The keys of an issuer, fetched from the URL where it publishes them: at most once in 30 s, by one
+ * request at a time, and in the background while the known keys are still fresh. During an outage the
+ * known keys stay in use for 24 h.
+ *
+ * jose's createRemoteJWKSet is not used for two reasons. It counts its cooldown from the last success,
+ * so that an endpoint that is down receives a request per call. And it cannot distinguish "unknown"
+ * from "not known yet".
+ */
+export class RemoteKeys {
   readonly #options: RemoteKeysOptions;
-  readonly #readKeySet = createKeySetReader();
+  readonly #reader = new KeySetReader();
   #fetched: Fetched | undefined;
   #attemptedAt = Number.NEGATIVE_INFINITY;
   #failure: unknown;
@@ -181,17 +57,28 @@ class FetchedKeys implements RemoteKeys {
     this.#options = options;
   }
 
+  /** Fetches the keys unless they are fresh. @throws SessionError `unavailable` */
   async ready(): Promise<void> {
     await this.#fresh();
   }
 
-  find(kid: string, issuedAt: number): ReturnType<RemoteKeys["find"]> {
+  /**
+   * Finds the key of a token. Reports a key as unknown only if the keys were fetched after the token
+   * was issued.
+   *
+   * @param issuedAt `iat` of the token, in seconds, not proven
+   * @throws SessionError `unavailable`, with the time after which a fetch may find the key
+   */
+  find(
+    kid: string,
+    issuedAt: number,
+  ): VerificationKey | undefined | Promise<VerificationKey | undefined> {
     const age = this.#age();
     if (this.#fetched === undefined || age >= this.#fetched.freshFor) {
       return this.#findFresh(kid, issuedAt);
     }
     if (age >= this.#fetched.freshFor * refreshAfter && !this.#inCooldown()) {
-      // Never fails: what went wrong is kept for those who need new keys.
+      // Never rejects: the failure is kept for calls that need new keys.
       void this.#fetch();
     }
     return this.#findKnown(kid, issuedAt);
@@ -222,12 +109,12 @@ class FetchedKeys implements RemoteKeys {
     return found;
   }
 
-  /** Keys that are fresh, or the best there are. @throws SessionError `unavailable` */
+  /** Resolves when the keys are fresh, or as good as possible. @throws SessionError `unavailable` */
   async #fresh(): Promise<void> {
     if (this.#fetched !== undefined && this.#age() < this.#fetched.freshFor) {
       return;
     }
-    // Known to be out of reach: calls do not wait for the next attempt, if there are keys at all.
+    // In a known outage, calls do not wait for the next attempt, provided that there are keys.
     const isOutage = this.#failure !== undefined && this.#age() < staleMax;
     if (!this.#inCooldown() || this.#fetching !== undefined) {
       const fetching = this.#fetch();
@@ -250,11 +137,11 @@ class FetchedKeys implements RemoteKeys {
     const begun = clock.monotonic();
     this.#attemptedAt = begun;
     try {
-      const { value, maxAge, age } = await fetchJson(url, this.#options, limits);
+      const { value, maxAge, age } = await fetchJson(url, this.#options);
       const { min, max, unsaid } = freshness;
       const lasts = maxAge === undefined ? unsaid : (maxAge - age) * 1000;
       this.#fetched = {
-        keys: await this.#readKeySet(value),
+        keys: await this.#reader.read(value),
         at: begun - age * 1000,
         freshFor: age * 1000 + Math.min(Math.max(lasts, min), max),
       };
@@ -269,7 +156,7 @@ class FetchedKeys implements RemoteKeys {
     return this.#options.clock.monotonic() - at;
   }
 
-  // `iat` is cut to the second, so a fetch within that second may have come before the token.
+  // `iat` is truncated to the second, so a fetch within that second may be older than the token.
   #fetchedSince(issuedAt: number): boolean {
     return this.#options.clock.now() - this.#age() >= (issuedAt + 1) * 1000;
   }
@@ -290,4 +177,94 @@ class FetchedKeys implements RemoteKeys {
       retryAfter,
     );
   }
+}
+
+/** A document, and what the response says about its age. */
+interface FetchedJson {
+  readonly value: JsonObject;
+  /** Seconds, from `Cache-Control: max-age`; 0 with `no-store` or `no-cache`. */
+  readonly maxAge: number | undefined;
+  /** Seconds spent in caches on the way, from `Age`; at most 3600. */
+  readonly age: number;
+}
+
+/**
+ * Fetches one JSON object. Does not follow redirects. Rejects when there is no response in time, and
+ * for a status other than 200, a body that is too long, and anything but a JSON object.
+ */
+async function fetchJson(
+  url: string,
+  { fetch, clock }: { readonly fetch: Fetch; readonly clock: Clock },
+): Promise<FetchedJson> {
+  const abort = new AbortController();
+  const late = new Error(`no response within ${limits.timeout} ms`);
+  let cancel = (): void => {};
+  // A race, because a `fetch` option may ignore its signal.
+  const timeout = new Promise<never>((_, reject) => {
+    cancel = clock.after(limits.timeout, () => {
+      reject(late);
+      abort.abort(late);
+    });
+  });
+  const work = getJson(url, fetch, abort.signal);
+  try {
+    return await Promise.race([timeout, work]);
+  } finally {
+    cancel();
+    work.catch(() => {});
+    abort.abort();
+  }
+}
+
+async function getJson(url: string, fetch: Fetch, signal: AbortSignal): Promise<FetchedJson> {
+  const response = await fetch(url, {
+    headers: { accept: "application/jwk-set+json, application/json" },
+    // "error" is not supported by all runtimes; a redirect is rejected because of its status.
+    redirect: "manual",
+    signal,
+  });
+  if (response.status !== 200) {
+    throw new Error(`the response has status ${response.status}, not 200`);
+  }
+  const value = parseStrictObject(await readText(response, limits.maxBytes));
+  if (value === undefined) {
+    throw new Error("the response is not a JSON object");
+  }
+  return { value, maxAge: maxAgeOf(response.headers), age: ageOf(response.headers) };
+}
+
+async function readText(response: Response, maxBytes: number): Promise<string> {
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  const reader = (response.body as ReadableStream<Uint8Array> | null)?.getReader();
+  let text = "";
+  let length = 0;
+  for (;;) {
+    const { done = true, value = new Uint8Array() } = (await reader?.read()) ?? {};
+    length += value.length;
+    if (length > maxBytes) {
+      await reader?.cancel();
+      throw new Error(`the response has more than ${maxBytes} bytes`);
+    }
+    text += decoder.decode(value, { stream: !done });
+    if (done) {
+      return text;
+    }
+  }
+}
+
+/** RFC 9111 §5.1. Capped at an hour, so that a response cannot make fresh keys look arbitrarily old. */
+function ageOf(headers: Headers): number {
+  const seconds = /^\d{1,9}$/.exec(headers.get("age") ?? "")?.[0] ?? "0";
+  return Math.min(Number(seconds), 3600);
+}
+
+/** RFC 9111 §5.2.2. */
+function maxAgeOf(headers: Headers): number | undefined {
+  const directives = (headers.get("cache-control") ?? "").toLowerCase().split(",");
+  const names = directives.map((directive) => directive.trim());
+  if (names.includes("no-store") || names.includes("no-cache")) {
+    return 0;
+  }
+  const found = names.map((name) => /^max-age="?(\d{1,9})"?$/.exec(name)?.[1]).find((v) => v);
+  return found === undefined ? undefined : Number(found);
 }

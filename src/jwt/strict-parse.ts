@@ -1,56 +1,90 @@
 import type { JsonObject } from "../base/json.ts";
+import { maxTokenLength } from "../base/wire.ts";
+
+/** The header of a token: these three members and no others (RFC 7515 §4.1). */
+interface JwtHeader {
+  readonly alg: string;
+  readonly kid: string;
+  readonly typ: string;
+}
+
+/** A well-formed token. Nothing in it is proven. */
+export interface ParsedJwt {
+  readonly header: JwtHeader;
+  /** Its objects have no prototype. */
+  readonly payload: JsonObject;
+  /** At least one byte. */
+  readonly signature: Uint8Array<ArrayBuffer>;
+}
 
 /**
- * Decodes canonical base64url without padding (RFC 4648 §5, RFC 7515 §2): the one spelling that an
- * encoder makes. Refused are padding, white space, `+` and `/`, an impossible length, and bits after
- * the last byte that are not zero.
+ * Parses a token in JWS Compact Serialization (RFC 7515 §7.1), more strictly than the RFC: an accepted
+ * token has exactly one spelling and one meaning.
+ *
+ * - at most {@link maxTokenLength} characters, checked before anything else
+ * - three parts, each canonical base64url without padding, none empty
+ * - header and payload in UTF-8 without a byte order mark, each one strict JSON object
+ * - `alg`, `kid` and `typ` in the header, as strings, and nothing else: no `jwk`, `jku`, `x5c`, `crit`, …
  *
  * @returns undefined when a rule is broken
  */
-export function decodeBase64url(text: string): Uint8Array<ArrayBuffer> | undefined {
-  const rest = text.length % 4;
-  if (rest === 1) {
+export function parseCompact(token: string): ParsedJwt | undefined {
+  if (token.length > maxTokenLength) {
     return undefined;
   }
-  const bytes = new Uint8Array(Math.floor((text.length * 3) / 4));
-  let at = 0;
-  let bits = 0;
-  let held = 0;
-  for (let i = 0; i < text.length; i++) {
-    const value = values[text.charCodeAt(i)] ?? invalid;
-    if (value === invalid) {
-      return undefined;
-    }
-    bits = (bits << 6) | value;
-    held += 6;
-    if (held >= 8) {
-      held -= 8;
-      bytes[at++] = bits >> held;
-      bits &= (1 << held) - 1;
-    }
+  const [first, second, third, ...more] = token.split(".", 4);
+  if (!first || !second || !third || more.length > 0) {
+    return undefined;
   }
-  return bits === 0 ? bytes : undefined;
+  const signature = decodeBase64url(third);
+  const header = asHeader(parsePart(first));
+  const payload = parsePart(second);
+  if (signature === undefined || header === undefined || payload === undefined) {
+    return undefined;
+  }
+  return { header, payload, signature };
 }
 
-const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-const invalid = 0xff;
-const values = new Uint8Array(128).fill(invalid);
-for (let i = 0; i < alphabet.length; i++) {
-  values[alphabet.charCodeAt(i)] = i;
+// ignoreBOM keeps a byte order mark in the text, where JSON.parse rejects it.
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+function parsePart(part: string): JsonObject | undefined {
+  const bytes = decodeBase64url(part);
+  if (bytes === undefined) {
+    return undefined;
+  }
+  try {
+    return parseStrictObject(utf8.decode(bytes));
+  } catch {
+    return undefined;
+  }
 }
 
-/** How deep objects and arrays may nest in a token; the outermost object is level 1. */
+function asHeader(value: JsonObject | undefined): JwtHeader | undefined {
+  if (value === undefined || Object.keys(value).length !== 3) {
+    return undefined;
+  }
+  const { alg, kid, typ } = value;
+  if (typeof alg !== "string" || typeof typ !== "string" || !isKeyId(kid)) {
+    return undefined;
+  }
+  return { alg, kid, typ };
+}
+
+const keyId = /^[A-Za-z0-9_-]{1,64}$/;
+
+/** Whether a value is the id of a key: 1 to 64 characters of the base64url alphabet. */
+export function isKeyId(value: unknown): value is string {
+  return typeof value === "string" && keyId.test(value);
+}
+
+/** The depth to which objects and arrays may be nested in a token; the outermost object is level 1. */
 export const maxDepth = 8;
 
-/** Whether every strict JSON reader agrees on a number: finite and, when whole, within ±(2^53 − 1) (RFC 8259 §6). */
-export function isInteroperable(value: number): boolean {
-  return Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value);
-}
-
 /**
- * Reads a JSON object that every strict JSON reader reads the same way (I-JSON, RFC 7493 §2): no
- * duplicate names at any depth, no lone surrogates, only interoperable numbers; and, beyond that, at
- * most {@link maxDepth} levels and no name `__proto__`. Takes linear time.
+ * Parses a JSON object that all strict JSON parsers read in the same way (I-JSON, RFC 7493 §2): no
+ * duplicate names at any depth, no lone surrogates, only interoperable numbers. Beyond that, at most
+ * {@link maxDepth} levels and no name `__proto__`. Takes linear time.
  *
  * @returns objects without a prototype, or undefined when a rule is broken
  */
@@ -75,8 +109,8 @@ const quote = 0x22;
 const backslash = 0x5c;
 
 /**
- * Counts the members that a JSON text has: its colons outside strings. Undefined when it nests too
- * deep. Says nothing about a text that is no JSON; `JSON.parse` refuses that.
+ * Counts the members in a JSON text: its colons outside strings. Returns undefined if it is nested too
+ * deeply. The text need not be JSON; `JSON.parse` checks that.
  */
 function countWritten(text: string): number | undefined {
   let members = 0;
@@ -103,9 +137,9 @@ function countWritten(text: string): number | undefined {
 }
 
 /**
- * Counts the members that `JSON.parse` kept, and takes the prototype off every object. Of two equal
- * names it keeps one, so that the count falls short of the text's exactly when a name is there twice.
- * NaN, which no sum undoes, when another rule is broken.
+ * Counts the members that `JSON.parse` kept, and removes the prototype of every object. `JSON.parse`
+ * keeps one of two members with the same name, so the count is lower than the text's if and only if
+ * there is a duplicate. Returns NaN, which no addition undoes, when another rule is broken.
  */
 function countKept(value: unknown): number {
   if (typeof value === "string") {
@@ -132,82 +166,46 @@ function countKept(value: unknown): number {
   return members;
 }
 
-/** The longest token that is looked at, in characters. */
-export const maxTokenLength = 8192;
-
-/** The header of a token: these three members and no other (RFC 7515 §4.1). */
-export interface JwtHeader {
-  readonly alg: string;
-  readonly kid: string;
-  readonly typ: string;
+/** Whether all strict JSON parsers agree on a number: finite, and within ±(2^53 − 1) if whole (RFC 8259 §6). */
+export function isInteroperable(value: number): boolean {
+  return Number.isInteger(value) ? Number.isSafeInteger(value) : Number.isFinite(value);
 }
 
-/** A token that is well formed. Nothing in it is proven. */
-export interface ParsedJwt {
-  readonly header: JwtHeader;
-  /** Objects in it have no prototype. */
-  readonly payload: JsonObject;
-  /** At least one byte. */
-  readonly signature: Uint8Array<ArrayBuffer>;
+const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+const invalid = 0xff;
+const values = new Uint8Array(128).fill(invalid);
+for (let i = 0; i < alphabet.length; i++) {
+  values[alphabet.charCodeAt(i)] = i;
 }
 
 /**
- * Takes apart a token in JWS Compact Serialization (RFC 7515 §7.1), more strictly than the RFC: what
- * it accepts has exactly one spelling and one meaning.
- *
- * - at most {@link maxTokenLength} characters, which is looked at first
- * - three parts, each canonical base64url without padding, none empty
- * - header and payload in UTF-8 without a byte order mark, each one strict JSON object
- * - `alg`, `kid` and `typ` in the header as strings, and nothing else: no `jwk`, `jku`, `x5c`, `crit`, …
+ * Decodes canonical base64url without padding (RFC 4648 §5, RFC 7515 §2): only the spelling that an
+ * encoder produces. Rejects padding, white space, `+` and `/`, an impossible length, and nonzero bits
+ * after the last byte.
  *
  * @returns undefined when a rule is broken
  */
-export function parseCompact(token: string): ParsedJwt | undefined {
-  if (token.length > maxTokenLength) {
+export function decodeBase64url(text: string): Uint8Array<ArrayBuffer> | undefined {
+  const rest = text.length % 4;
+  if (rest === 1) {
     return undefined;
   }
-  const [first, second, third, ...more] = token.split(".", 4);
-  if (!first || !second || !third || more.length > 0) {
-    return undefined;
+  const bytes = new Uint8Array(Math.floor((text.length * 3) / 4));
+  let at = 0;
+  let bits = 0;
+  let held = 0;
+  for (let i = 0; i < text.length; i++) {
+    const value = values[text.charCodeAt(i)] ?? invalid;
+    if (value === invalid) {
+      return undefined;
+    }
+    bits = (bits << 6) | value;
+    held += 6;
+    if (held >= 8) {
+      held -= 8;
+      bytes[at++] = bits >> held;
+      bits &= (1 << held) - 1;
+    }
   }
-  const signature = decodeBase64url(third);
-  const header = asHeader(parsePart(first));
-  const payload = parsePart(second);
-  if (signature === undefined || header === undefined || payload === undefined) {
-    return undefined;
-  }
-  return { header, payload, signature };
-}
-
-/** Whether a key id may stand in a token: 1 to 64 characters of the base64url alphabet. */
-export function isKeyId(value: unknown): value is string {
-  return typeof value === "string" && keyId.test(value);
-}
-
-const keyId = /^[A-Za-z0-9_-]{1,64}$/;
-
-// ignoreBOM keeps a byte order mark in the text, where JSON.parse refuses it.
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-function parsePart(part: string): JsonObject | undefined {
-  const bytes = decodeBase64url(part);
-  if (bytes === undefined) {
-    return undefined;
-  }
-  try {
-    return parseStrictObject(utf8.decode(bytes));
-  } catch {
-    return undefined;
-  }
-}
-
-function asHeader(value: JsonObject | undefined): JwtHeader | undefined {
-  if (value === undefined || Object.keys(value).length !== 3) {
-    return undefined;
-  }
-  const { alg, kid, typ } = value;
-  if (typeof alg !== "string" || typeof typ !== "string" || !isKeyId(kid)) {
-    return undefined;
-  }
-  return { alg, kid, typ };
+  return bits === 0 ? bytes : undefined;
 }

@@ -1,15 +1,28 @@
 import { type Duration, durationMs } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
 
-/** A clock that stands still until it is told to move. */
+/** A clock that stands still until a test moves it. */
 export interface FakeClock extends Clock {
-  /** Moves on, and runs the timers that fall due, each at its time. */
+  /** Moves both clocks forward and runs the timers that fall due, each at its time. */
   advance(by: Duration): void;
-  /** Sets the wall clock, as an administrator would; timers and monotonic time stay. */
+  /**
+   * Sets the wall clock, as an administrator would. Timers and monotonic time are not affected.
+   * @param ms milliseconds since 1970
+   */
   setNow(ms: number): void;
 }
 
-/** @param start milliseconds since 1970; default 2026-01-01T00:00:00Z */
+/**
+ * Creates a clock for tests.
+ *
+ * ```ts
+ * const clock = createFakeClock();
+ * const sessions = testSessions({ clock });
+ * clock.advance("15m"); // access tokens issued before have expired
+ * ```
+ *
+ * @param start milliseconds since 1970; default 2026-01-01T00:00:00Z
+ */
 export function createFakeClock(start: number = Date.UTC(2026, 0, 1)): FakeClock {
   let wall = start;
   let monotonic = 0;

@@ -6,20 +6,28 @@ import type { NewSessionOptions } from "../server/session/sign-in.ts";
 import { memoryStore } from "../stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "./fake-clock.ts";
 
-/** Sessions for a test, and the clock they live by. */
+/** Sessions for a test, together with their clock. */
 export interface TestSessions<Claims extends object = JsonObject, Given extends object = object>
   extends Sessions<Claims, Given> {
   readonly clock: FakeClock;
 }
 
-/** Options of {@link testSessions}: those of `createSessions`, of which none must be given. */
+/** Options of {@link testSessions}: those of `createSessions`, all optional. */
 export type TestSessionsOptions<Schema extends ClaimsSchema = AnyClaims> = Partial<
   Omit<SessionsOptions<Schema>, "clock">
 > & { readonly clock?: FakeClock };
 
 /**
- * Sessions as they are in production, in memory and on a clock of their own.
- * @param options whatever the test needs otherwise; the default issuer is "https://test.example"
+ * Creates sessions that behave as in production, but live in memory and follow a fake clock.
+ *
+ * ```ts
+ * const sessions = testSessions();
+ * const { tokens } = await sessions.issue({ userId: "alice", transport: "header" });
+ * sessions.clock.advance("20m"); // the access token has expired
+ * ```
+ *
+ * @param options overrides of the defaults: issuer "https://test.example", `memoryStore()` and a new
+ *   fake clock
  */
 export function testSessions<Schema extends ClaimsSchema>(
   options: TestSessionsOptions<Schema> & { readonly claims: Schema },
@@ -37,8 +45,13 @@ export function testSessions(options: TestSessionsOptions = {}): TestSessions {
 }
 
 /**
- * A client interceptor that is signed in: every call carries the access token of a new session.
- * The token expires as any other; to test refreshing, use `createSessionClient`.
+ * Creates a client interceptor that is signed in: every call carries the access token of a new
+ * session. The token expires like any other. To test refreshing, use `createSessionClient`.
+ *
+ * ```ts
+ * const interceptors = [await signedIn(sessions, { userId: "alice" })];
+ * const alice = createClient(NotesService, createRouterTransport(routes, { router, transport: { interceptors } }));
+ * ```
  */
 export async function signedIn<Given extends object>(
   sessions: Pick<Sessions<object, Given>, "issue">,

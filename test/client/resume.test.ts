@@ -489,7 +489,7 @@ describe("session.resume", () => {
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
     expect(() => session.resume(open, { giveupAfter: "1m" } as never)).toThrow(
-      /^resume: there is no option "giveupAfter"/,
+      /^unknown option "giveupAfter" for resume; /,
     );
     const promised = session.resume((async () => {}) as never);
     await expect(promised[Symbol.asyncIterator]().next()).rejects.toThrow(

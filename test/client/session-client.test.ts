@@ -34,7 +34,7 @@ describe("createSessionClient(options)", () => {
     ["realm", { transport, realm: "" }],
     ["realm", { transport, realm: 7 }],
     ["onEvent", { transport, onEvent: "log" }],
-    ['createSessionClient: there is no option "timeout"', { transport, timeout: "1s" }],
+    ['unknown option "timeout" for createSessionClient', { transport, timeout: "1s" }],
     ["tokens", { transport, tokens: {} }],
     ["tokens", { transport, tokens: { transport: "header", load: () => undefined } }],
   ])("throws a TypeError that begins with %s", (name, options) => {

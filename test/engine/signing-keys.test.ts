@@ -3,7 +3,7 @@ import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
 import { type SigningKeys, StoredSigningKeys } from "../../src/engine/keys/stored.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import type { SigningAlgorithm } from "../../src/jwt/keys.ts";
+import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 

@@ -35,12 +35,16 @@ describe("signAccessToken", () => {
   it.each<[string, Partial<TokenClaims> | { claims: unknown }, RegExp]>([
     ["a reserved name", { claims: { sub: "mallory" } }, /^claims\.sub: the name is reserved/],
     ["cnf", { claims: { cnf: {} } }, /^claims\.cnf: the name is reserved/],
-    ["undefined", { claims: { role: undefined } }, /^claims\.role: undefined cannot/],
-    ["an empty subject", { sub: "" }, /^access token: a claim is absent or of the wrong type/],
+    ["undefined", { claims: { role: undefined } }, /^claims\.role: a token cannot contain a value of type undefined/],
+    ["an empty subject", { sub: "" }, /^access token: a claim is missing or has the wrong type/],
     ["a fraction of a second", { exp: issuedAt + 0.5 }, /wrong type/],
     ["a negative generation", { gen: -1 }, /wrong type/],
     ["half a surrogate pair as subject", { sub: "\ud800" }, /wrong type/],
-    ["too much", { claims: { text: "x".repeat(6000) } }, /^claims: the token has \d+ characters/],
+    [
+      "too much",
+      { claims: { text: "x".repeat(6000) } },
+      /^claims: the access token has \d+ characters/,
+    ],
   ])("refuses %s", async (_, change, message) => {
     const signed = signAccessToken({ ...accessClaims, ...change } as TokenClaims, keys.signing);
     await expect(signed).rejects.toThrow(TypeError);

@@ -178,6 +178,6 @@ describe("the key look-up", () => {
 
   it("does not take a key that cannot be used for a bad token", async () => {
     const verify = verifierOf([], { findKey: () => keys.signing });
-    await expect(verify(token, now)).rejects.toThrow("not for verifying");
+    await expect(verify(token, now)).rejects.toThrow("not meant for verifying");
   });
 });

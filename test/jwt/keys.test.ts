@@ -1,11 +1,11 @@
 import { calculateJwkThumbprint, exportJWK, generateKeyPair, type JWK } from "jose";
 import { beforeAll, describe, expect, it } from "vitest";
+import { isSigningAlgorithm } from "../../src/jwt/jwk.ts";
 import {
   type GeneratedKey,
   generateSigningKey,
   importSigningKey,
   importVerificationKey,
-  isSigningAlgorithm,
 } from "../../src/jwt/keys.ts";
 
 let made: GeneratedKey;

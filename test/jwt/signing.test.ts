@@ -1,7 +1,7 @@
 import nodeCrypto from "node:crypto";
 import { decodeProtectedHeader, jwtVerify } from "jose";
 import { afterEach, describe, expect, it, vi } from "vitest";
-import type { SigningAlgorithm } from "../../src/jwt/keys.ts";
+import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import { accessClaims, accessPayload, now, verifierOf } from "./fixture.ts";
 
 afterEach(() => {

@@ -1,7 +1,8 @@
 import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { maxTokenLength, type ParsedJwt, parseCompact } from "../../src/jwt/strict-parse.ts";
+import { maxTokenLength } from "../../src/base/wire.ts";
+import { type ParsedJwt, parseCompact } from "../../src/jwt/strict-parse.ts";
 import { base64url, type Part } from "./fixture.ts";
 
 const header = { alg: "ES256", kid: "key-12", typ: "at+jwt" };

@@ -200,7 +200,10 @@ describe("feat:L5 feat:K6 in code", () => {
   });
 
   it.each<[object, RegExp]>([
-    [{ freshWithin: "soon" }, /^methods: the freshWithin of .*Claimed: "soon" is no duration/],
+    [
+      { freshWithin: "soon" },
+      /^methods: the freshWithin of .*Claimed: "soon" is not a valid duration/,
+    ],
     [
       { claims: { role: "admin" } },
       /^methods: the claim "role" of .*Claimed must have a list of strings/,
@@ -323,7 +326,9 @@ describe("feat:D14 how long ago the user proved who they are", () => {
       sessions.requireFresh(ctx, "soon" as Duration),
     );
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toBe('requireFresh: "soon" is no duration; write "15m" or "30s"');
+    expect(error?.rawMessage).toBe(
+      'requireFresh: "soon" is not a valid duration; use a value such as "15m" or "30s"',
+    );
     const none = await api.open({}, (ctx) => sessions.requireFresh(ctx, "10m"));
     expect(none.error?.code).toBe(Code.Internal);
     expect(none.error?.rawMessage).toMatch(/is public, so its calls have no session/);

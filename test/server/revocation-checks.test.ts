@@ -262,7 +262,7 @@ describe("feat:G6 the feed", () => {
     await outage(world, 501);
     expect(await refusal(call(world))).toEqual(unavailable);
     for (const maxStaleness of ["100ms", "61s"] as const) {
-      expect(() => testSessions({ maxStaleness })).toThrow(/^maxStaleness: /);
+      expect(() => testSessions({ maxStaleness })).toThrow(/^maxStaleness\b/);
     }
     const streams = { maxStaleness: "20s", maxStreamStaleness: "10s" } as const;
     expect(() => testSessions(streams)).toThrow(

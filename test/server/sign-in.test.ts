@@ -349,7 +349,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     [
       "a slip",
       { userId: "a", tenant: "t" } as object as NewSessionOptions,
-      /^the new session: there is no option "tenant"; there are userId,/,
+      /^unknown option "tenant" for the new session; the options are userId,/,
     ],
     ["userId empty", { userId: "" }, /^userId: must be a string of 1 to 255 characters$/],
     ["userId too long", { userId: "x".repeat(256) }, /^userId: /],
@@ -364,13 +364,25 @@ describe("misuse is told to the developer, and leaves no session", () => {
         new RegExp(`^claims\\.${name}: the name is reserved; choose another$`),
       ],
     ),
-    ["a bigint", bad({ n: 1n }), /^claims\.n: a bigint cannot go into a token/],
-    ["a date", bad({ at: new Date(0) }), /^claims\.at: an instance of a class/],
-    ["undefined", bad({ x: undefined }), /^claims\.x: undefined cannot go/],
-    ["NaN", bad({ x: Number.NaN }), /^claims\.x: NaN cannot go/],
-    ["a function", bad({ f: () => secret }), /^claims\.f: function cannot go/],
-    ["a cycle", bad(cyclic), /^claims\.self: contains itself/],
-    ["no object", { userId: "a", claims: "x" as never }, /^claims: must be a plain object/],
+    ["a bigint", bad({ n: 1n }), /^claims\.n: a token cannot contain a bigint/],
+    [
+      "a date",
+      bad({ at: new Date(0) }),
+      /^claims\.at: a token cannot contain an instance of a class/,
+    ],
+    [
+      "undefined",
+      bad({ x: undefined }),
+      /^claims\.x: a token cannot contain a value of type undefined/,
+    ],
+    ["NaN", bad({ x: Number.NaN }), /^claims\.x: a token cannot contain NaN/],
+    [
+      "a function",
+      bad({ f: () => secret }),
+      /^claims\.f: a token cannot contain a value of type function/,
+    ],
+    ["a cycle", bad(cyclic), /^claims\.self contains itself/],
+    ["no object", { userId: "a", claims: "x" as never }, /^claims must be a plain object/],
   ])("feat:A4 feat:N4 %s", async (_, session, message) => {
     const { signIn, store, sessions, events } = createWorld(options, session);
     const answer = await signIn({});

@@ -302,7 +302,7 @@ describe("a change log that cannot be read", () => {
 
   it.each(["1s", "11m", "soon"])("maxStreamStaleness: %s is refused at construction", (value) => {
     expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(
-      /^maxStreamStaleness: /,
+      /^maxStreamStaleness\b/,
     );
   });
 });

@@ -1,11 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory/index.ts";
-import {
-  beginSession,
-  keepSession,
-  type MemorySessions,
-  pruneSessions,
-} from "../../src/stores/memory/sessions.ts";
+import { MemorySessions, newRecord } from "../../src/stores/memory/sessions.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeSessionStore } from "../../src/testing/store-contract/index.ts";
 import { describePruning } from "./pruning.ts";
@@ -20,12 +15,12 @@ describeSessionStore({ describe, it }, "memoryStore", create);
 describePruning("memoryStore", create);
 
 describe("memoryStore()", () => {
-  it("rejects until it is opened", async () => {
+  it("rejects every call before open()", async () => {
     await expect(memoryStore().load("s1")).rejects.toThrow("memoryStore: open()");
     await expect(memoryStore().insert(newSession())).rejects.toThrow("memoryStore: open()");
   });
 
-  it("keeps the clock of the first engine that opens it", async () => {
+  it("uses the clock of the first engine that opens it", async () => {
     const { store, clock } = await create();
     const other = stillClock();
     await other.advance(1000);
@@ -34,7 +29,7 @@ describe("memoryStore()", () => {
     expect((await store.load("s1")).now).toBe(clock.now());
   });
 
-  it("goes on for other engines after one has closed it", async () => {
+  it("keeps working for other engines after one has closed it", async () => {
     const { store, clock } = await create();
     await store.open({ clock });
     await store.insert(newSession());
@@ -42,25 +37,25 @@ describe("memoryStore()", () => {
     expect((await store.load("s1")).record?.id).toBe("s1");
   });
 
-  it("makes a secret of 32 bytes, another one for each store", async () => {
+  it("generates a different secret of 32 bytes for each store", async () => {
     const secrets = [await memoryStore().secret?.(), await memoryStore().secret?.()];
     expect(secrets.map((secret) => secret?.length)).toEqual([32, 32]);
     expect(secrets[0]).not.toEqual(secrets[1]);
   });
 
-  it("forgets whose a session was once it is dropped", () => {
-    const sessions: MemorySessions = { byId: new Map(), byOwner: new Map(), walk: undefined };
+  it("removes a dropped session from the indexes of its owners", () => {
+    const sessions = new MemorySessions();
     for (const id of ["s1", "s2"]) {
-      keepSession(sessions, beginSession(newSession({ id, tenantId: "one" }), 0));
+      sessions.set(newRecord(newSession({ id, tenantId: "one" }), 0));
     }
-    expect([...sessions.byOwner.values()].map(({ size }) => size)).toEqual([2, 2]);
-    expect(pruneSessions(sessions, 1, 90 * 86_400_000)).toBe(1);
-    expect([...sessions.byOwner.values()].map(({ size }) => size)).toEqual([1, 1]);
-    pruneSessions(sessions, 1, 90 * 86_400_000);
-    expect(sessions.byOwner.size).toBe(0);
+    expect(sessions.indexSizes).toEqual([2, 2]);
+    expect(sessions.prune(1, 90 * 86_400_000)).toBe(1);
+    expect(sessions.indexSizes).toEqual([1, 1]);
+    sessions.prune(1, 90 * 86_400_000);
+    expect(sessions.indexSizes).toEqual([]);
   });
 
-  it("changes nothing when claims are no JSON", async () => {
+  it("changes nothing when claims are not JSON", async () => {
     const { store, clock } = await create();
     await store.open({ clock });
     await store.insert(newSession());

@@ -1,5 +1,5 @@
 import type { RedisClient } from "../../src/stores/redis/index.ts";
-import { redisSessionStore } from "../../src/stores/redis/store.ts";
+import { RedisStore } from "../../src/stores/redis/store.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import type { ContractClock } from "../../src/testing/store-contract/index.ts";
 import type { TestRedis, TestRedisClient } from "../helpers/redis.ts";
@@ -26,9 +26,9 @@ export async function createRedis(redis: TestRedis) {
     client,
     prefix,
     clock,
-    store: redisSessionStore(client, options),
+    store: new RedisStore(client, options),
     // On a connection of its own, as another server has.
-    another: () => redisSessionStore(second, options),
+    another: () => new RedisStore(second, options),
     async close() {
       client.destroy();
       second.destroy();
@@ -53,7 +53,7 @@ export async function redisWithFakeClock(
       tell().catch(() => {});
     },
   };
-  const newStore = () => redisSessionStore(on, { prefix, time: timeOf(key) });
+  const newStore = () => new RedisStore(on, { prefix, time: timeOf(key) });
   return { clock, tell, newStore, prefix };
 }
 

@@ -1,6 +1,6 @@
 import { type Clock, systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { redisSessionStore } from "../../src/stores/redis/store.ts";
+import { RedisStore } from "../../src/stores/redis/store.ts";
 import type { TestPostgres } from "../helpers/postgres.ts";
 import type { TestRedis } from "../helpers/redis.ts";
 import { createPostgres } from "./postgres-fixture.ts";
@@ -56,7 +56,7 @@ export async function sharedRedis(redis: TestRedis): Promise<SharedStore> {
       const own = await redis.connect();
       clients.push(own);
       const time = `local now = tonumber(redis.call('GET', '${key}'))\n`;
-      const store = redisSessionStore(own, { prefix, time });
+      const store = new RedisStore(own, { prefix, time });
       return { ...store, open: () => store.open({ clock: systemClock }) };
     },
     now: () => now,

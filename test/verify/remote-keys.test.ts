@@ -1,6 +1,6 @@
 import { beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type GeneratedKey, generateSigningKey } from "../../src/jwt/keys.ts";
-import { createRemoteKeys, type RemoteKeys } from "../../src/jwt/remote-keys.ts";
+import { RemoteKeys } from "../../src/jwt/remote-keys.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 
 const url = "https://api.example.com/.well-known/jwks.json";
@@ -20,7 +20,7 @@ beforeEach(() => {
   clock = createFakeClock();
   requests = [];
   answer = () => published([one]);
-  keys = createRemoteKeys({
+  keys = new RemoteKeys({
     url,
     clock,
     clockSkew: 60_000,

@@ -1,6 +1,7 @@
 import type { JWK } from "jose";
 import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import { checkJwk, isSigningAlgorithm, type SigningAlgorithm } from "../../jwt/jwk.ts";
+import { maxKeys } from "../../jwt/jwk-set.ts";
 import { assertPem } from "../../jwt/keys.ts";
 
 /**
@@ -59,9 +60,6 @@ export type KeyPlan =
       readonly algorithm: SigningAlgorithm | undefined;
     };
 
-/** The most keys that a service publishes, and that verifiers of this library read. */
-export const maxPublishedKeys = 64;
-
 /**
  * Resolves and checks the options.
  * @param algorithm the option `algorithm`
@@ -93,9 +91,9 @@ export function readKeyPlan(options: KeysOptions = {}, algorithm?: SigningAlgori
       "keys.rotation applies to generated keys only; remove either keys.rotation or keys.signing",
     );
   }
-  if (verification.length >= maxPublishedKeys) {
+  if (verification.length >= maxKeys) {
     throw new TypeError(
-      `keys.verification holds at most ${maxPublishedKeys - 1} keys, got ${verification.length}`,
+      `keys.verification holds at most ${maxKeys - 1} keys, got ${verification.length}`,
     );
   }
   named("keys.signing", () => checkSigning(signing, algorithm));

@@ -3,13 +3,12 @@ import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
 import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import { publicHalf } from "../../jwt/jwk.ts";
+import { publicHalf, type SigningAlgorithm } from "../../jwt/jwk.ts";
 import {
   generateSigningKey,
   importSigningKey,
   importVerificationKey,
   type RemoteSigningKey,
-  type SigningAlgorithm,
   type SigningKey,
   type VerificationKey,
 } from "../../jwt/keys.ts";

@@ -199,7 +199,7 @@ const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
 
 /** Without types, a slip of the pen would open the method. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
-  assertMembers(`methods: the policy of ${procedure}`, policy, members);
+  assertMembers(`the policy of ${procedure} in methods`, policy, members);
   for (const name of ["auth", "check", "stream"] as const) {
     const known: readonly unknown[] = words[name];
     if (policy[name] !== undefined && !known.includes(policy[name])) {

@@ -2,16 +2,10 @@ import type { Clock } from "../../base/clock.ts";
 import type {
   Changes,
   EndedBy,
-  Inserted,
   LogEntry,
   NewSession,
-  RevokeScope,
-  SessionOwner,
-  SessionPage,
   SessionRecord,
   SessionStore,
-  SessionUpdate,
-  Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
@@ -24,243 +18,232 @@ import {
   newestFirst,
   parseCursor,
   parseListCursor,
-  type Wakes,
 } from "../common.ts";
-import {
-  beginSession,
-  confirmSession,
-  isLive,
-  keepSession,
-  type MemorySessions,
-  ownedBy,
-  pruneSessions,
-  refreshSession,
-  updateSession,
-} from "./sessions.ts";
-
-/** The change log of a memory store. */
-export interface MemoryChanges {
-  readonly entries: { readonly number: number; readonly change: LogEntry }[];
-  lastNumber: number;
-  readonly wakes: Wakes;
-}
-
-/** A change log without entries. */
-export function createChanges(): MemoryChanges {
-  return { entries: [], lastNumber: 0, wakes: createWakes() };
-}
-
-/** Appends an entry, and wakes who waits for one. */
-export function appendChange(changes: MemoryChanges, change: LogEntry): void {
-  changes.lastNumber += 1;
-  changes.entries.push({ number: changes.lastNumber, change: Object.freeze(change) });
-  changes.wakes.call();
-}
-
-/** Reads the log; see `SessionStore.changes`. */
-export function readChanges(
-  changes: MemoryChanges,
-  read: { readonly cursor: string | undefined; readonly window: number },
-  now: number,
-): Changes {
-  const { cursor, window } = read;
-  const seen = cursor === undefined ? 0 : parseCursor("memoryStore", cursor);
-  const wanted = changes.entries.filter(({ number, change }) =>
-    cursor === undefined ? change.at >= now - window : number > seen,
-  );
-  const entries = wanted.map(({ change }) => change);
-  return { entries, cursor: formatCursor(changes.lastNumber), now };
-}
-
-/** Drops outdated entries, at most `limit`, and returns how many. */
-export function pruneChanges({ entries }: MemoryChanges, limit: number, now: number): number {
-  const fresh = entries.findIndex(({ change }) => change.at >= now - keepChanges);
-  const old = fresh < 0 ? entries.length : fresh;
-  return entries.splice(0, Math.min(old, limit)).length;
-}
+import { isLive, MemorySessions, newRecord } from "./sessions.ts";
 
 /**
- * Sessions in the memory of this process: for tests, demos and single servers whose users may be
- * signed out by a restart.
+ * Keeps sessions in the memory of this process: for tests, demos, and single servers that may sign
+ * their users out at a restart.
  *
- * - Several engines may share one store. Its clock is that of the first engine that opens it.
- * - `close` ends nothing: there is nothing to end, and other engines may go on.
- * - `secret` gives 32 random bytes, made once per store.
+ * - Several engines may share one store. The store uses the clock of the engine that opens it first.
+ * - `close` does nothing: there are no connections, and other engines may continue.
+ * - `secret` returns 32 random bytes, generated once per store.
  * - Sessions are dropped 24 h after their end, entries of the change log after 2 h.
  */
 export function memoryStore(): SessionStore {
-  const memory: Memory = {
-    clock: undefined,
-    sessions: { byId: new Map(), byOwner: new Map(), walk: undefined },
-    changes: createChanges(),
-    keys: new Map(),
-    leases: new Map(),
-  };
-  const secret = crypto.getRandomValues(new Uint8Array(32));
-  return {
-    name: "memoryStore",
-    async open(context) {
-      memory.clock ??= context.clock;
-    },
-    async close() {},
-    secret: async () => secret.slice(),
-    insert: async (session) => insert(memory, session),
-    load: async (id) => ({ now: timeOf(memory), record: memory.sessions.byId.get(id) }),
-    async refresh(write) {
-      const now = timeOf(memory);
-      return { now, record: refreshSession(memory.sessions, write, now) };
-    },
-    confirm: async (id, generation, settle) =>
-      confirmSession(memory.sessions, { id, generation, settle }, timeOf(memory)),
-    revoke: async (id, endedBy) => revoke(memory, id, endedBy),
-    revokeAll: async (scope, endedBy) => revokeAll(memory, scope, endedBy),
-    update: async (change) => update(memory, change),
-    list: async (owner, page) => list(memory, owner, page),
-    changes: async (cursor, window) =>
-      readChanges(memory.changes, { cursor, window }, timeOf(memory)),
-    onChange: (wake) => memory.changes.wakes.add(wake),
-    // There are no others: every engine on it is in this process.
-    pushed: () => true,
-    signingKeys: async () => signingKeys(memory),
-    addSigningKey: async (key) => addSigningKey(memory, key),
-    removeSigningKeysBelow: async (slot) => removeSigningKeysBelow(memory, slot),
-    prune: async (limit) => prune(memory, limit),
-    lease: async (name, holder, ttl) => lease(memory, { name, holder, ttl }),
-  };
+  return new MemoryStore();
 }
 
-interface Memory {
-  clock: Clock | undefined;
-  readonly sessions: MemorySessions;
-  readonly changes: MemoryChanges;
-  readonly keys: Map<number, StoredSigningKey>;
-  readonly leases: Map<string, { readonly holder: string; readonly until: number }>;
-}
+/** The methods are own properties, so that a store can be wrapped: `{ ...store, load }`. */
+class MemoryStore implements SessionStore {
+  readonly name = "memoryStore";
+  readonly #sessions = new MemorySessions();
+  readonly #log = new MemoryLog();
+  readonly #keys = new Map<number, StoredSigningKey>();
+  readonly #leases = new Map<string, { readonly holder: string; readonly until: number }>();
+  readonly #secret = crypto.getRandomValues(new Uint8Array(32));
+  #clock: Clock | undefined;
 
-function timeOf(memory: Memory): number {
-  if (memory.clock === undefined) {
-    throw new Error("memoryStore: open() has not been called");
-  }
-  return memory.clock.now();
-}
-
-function insert(memory: Memory, session: NewSession): Inserted {
-  const now = timeOf(memory);
-  const { byId } = memory.sessions;
-  if (byId.has(session.id)) {
-    throw new Error("memoryStore: the session id is taken");
-  }
-  const required = session.requires === null ? undefined : byId.get(session.requires);
-  if (session.requires !== null && !(required && isLive(required, now))) {
-    return { record: undefined, now, refused: "notLive" };
-  }
-  const evicted = evictedBy(session, othersOf(memory, session, now));
-  if (evicted === undefined) {
-    return { record: undefined, now, refused: "limit" };
-  }
-  // First, because it throws on claims that are no JSON, and then nothing may have changed.
-  const record = beginSession(session, now);
-  const { replaces } = session;
-  const replaced = replaces !== null && revoke(memory, replaces, "replaced").revoked;
-  for (const id of evicted) {
-    revoke(memory, id, "evicted");
-  }
-  return { record: keepSession(memory.sessions, record), now, replaced, evicted };
-}
-
-/** The sessions that count for a new one's limit, the oldest first. */
-function othersOf(memory: Memory, session: NewSession, now: number): SessionRecord[] {
-  if (session.limit === null) {
-    return [];
-  }
-  const owner = { userId: session.userId, tenantId: null };
-  return ownedBy(memory.sessions, owner)
-    .filter((record) => record.id !== session.replaces && isLive(record, now))
-    .sort(newestFirst)
-    .reverse();
-}
-
-function revoke(memory: Memory, id: string, endedBy: EndedBy) {
-  const now = timeOf(memory);
-  const old = memory.sessions.byId.get(id);
-  if (old === undefined || old.revokedAt !== null) {
-    return { record: old, now, revoked: false };
-  }
-  const record = keepSession(memory.sessions, { ...old, revokedAt: now, endedBy });
-  appendChange(memory.changes, { kind: "revoked", session: id, endedBy, at: now });
-  return { record, now, revoked: true };
-}
-
-function revokeAll(memory: Memory, scope: RevokeScope, endedBy: EndedBy) {
-  const now = timeOf(memory);
-  const ids =
-    "ids" in scope
-      ? scope.ids
-      : ownedBy(memory.sessions, scope)
-          .map(({ id }) => id)
-          .filter((id) => id !== scope.except);
-  return { revoked: ids.filter((id) => revoke(memory, id, endedBy).revoked), now };
-}
-
-function update(memory: Memory, change: SessionUpdate): Stored<SessionRecord | undefined> {
-  const now = timeOf(memory);
-  const record = updateSession(memory.sessions, change, now);
-  if (record !== undefined && change.claims !== undefined) {
-    const { id: session, claimsVersion } = record;
-    appendChange(memory.changes, { kind: "claims", session, claimsVersion, at: now });
-  }
-  return { record, now };
-}
-
-function list(
-  memory: Memory,
-  owner: SessionOwner,
-  { cursor, limit }: { readonly cursor: string | undefined; readonly limit: number },
-): SessionPage {
-  const now = timeOf(memory);
-  const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
-  const found = ownedBy(memory.sessions, owner)
-    .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
-    .sort(newestFirst);
-  return { ...cutPage(found, limit), now };
-}
-
-function signingKeys(memory: Memory) {
-  const keys = [...memory.keys.values()].sort((a, b) => a.slot - b.slot);
-  return { keys, now: timeOf(memory) };
-}
-
-function addSigningKey(memory: Memory, key: Omit<StoredSigningKey, "createdAt">): boolean {
-  const createdAt = timeOf(memory);
-  if (memory.keys.has(key.slot)) {
-    return false;
-  }
-  memory.keys.set(key.slot, Object.freeze({ ...key, createdAt }));
-  return true;
-}
-
-function removeSigningKeysBelow(memory: Memory, slot: number): void {
-  for (const taken of memory.keys.keys()) {
-    if (taken < slot) {
-      memory.keys.delete(taken);
+  #now(): number {
+    if (this.#clock === undefined) {
+      throw new Error("memoryStore: open() has not been called");
     }
+    return this.#clock.now();
   }
+
+  readonly open: SessionStore["open"] = async ({ clock }) => {
+    this.#clock ??= clock;
+  };
+
+  readonly close: SessionStore["close"] = async () => {};
+
+  readonly secret = async (): Promise<Uint8Array> => this.#secret.slice();
+
+  // One session.
+
+  readonly insert: SessionStore["insert"] = async (session) => {
+    const now = this.#now();
+    if (this.#sessions.get(session.id) !== undefined) {
+      throw new Error("memoryStore: a session with this id exists already");
+    }
+    if (session.requires !== null) {
+      const required = this.#sessions.get(session.requires);
+      if (required === undefined || !isLive(required, now)) {
+        return { record: undefined, now, refused: "notLive" };
+      }
+    }
+    const evicted = evictedBy(session, this.#countedByLimit(session, now));
+    if (evicted === undefined) {
+      return { record: undefined, now, refused: "limit" };
+    }
+    // Before any write, because it throws on claims that are not JSON.
+    const record = newRecord(session, now);
+    const replaced = session.replaces !== null && this.#end(session.replaces, "replaced", now);
+    for (const id of evicted) {
+      this.#end(id, "evicted", now);
+    }
+    return { record: this.#sessions.set(record), now, replaced, evicted };
+  };
+
+  /** The user's live sessions without the one that is replaced, the oldest first. */
+  #countedByLimit({ limit, userId, replaces }: NewSession, now: number): SessionRecord[] {
+    if (limit === null) {
+      return [];
+    }
+    return this.#sessions
+      .ownedBy({ userId, tenantId: null })
+      .filter((record) => record.id !== replaces && isLive(record, now))
+      .sort(newestFirst)
+      .reverse();
+  }
+
+  readonly load: SessionStore["load"] = async (id) => ({
+    now: this.#now(),
+    record: this.#sessions.get(id),
+  });
+
+  readonly refresh: SessionStore["refresh"] = async (write) => {
+    const now = this.#now();
+    return { now, record: this.#sessions.refresh(write, now) };
+  };
+
+  readonly confirm: SessionStore["confirm"] = async (id, generation, settle) =>
+    this.#sessions.confirm({ id, generation, settle }, this.#now());
+
+  readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
+    const now = this.#now();
+    const revoked = this.#end(id, endedBy, now);
+    return { record: this.#sessions.get(id), now, revoked };
+  };
+
+  /** Ends a session and logs it; returns false when it is missing or has been revoked before. */
+  #end(id: string, endedBy: EndedBy, now: number): boolean {
+    const old = this.#sessions.get(id);
+    if (old === undefined || old.revokedAt !== null) {
+      return false;
+    }
+    this.#sessions.set({ ...old, revokedAt: now, endedBy });
+    this.#log.append({ kind: "revoked", session: id, endedBy, at: now });
+    return true;
+  }
+
+  readonly update: SessionStore["update"] = async (change) => {
+    const now = this.#now();
+    const record = this.#sessions.update(change, now);
+    if (record !== undefined && change.claims !== undefined) {
+      const { id: session, claimsVersion } = record;
+      this.#log.append({ kind: "claims", session, claimsVersion, at: now });
+    }
+    return { record, now };
+  };
+
+  // Many sessions.
+
+  readonly list: SessionStore["list"] = async (owner, { cursor, limit }) => {
+    const now = this.#now();
+    const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
+    const found = this.#sessions
+      .ownedBy(owner)
+      .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
+      .sort(newestFirst);
+    return { ...cutPage(found, limit), now };
+  };
+
+  readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
+    const now = this.#now();
+    const ids =
+      "ids" in scope
+        ? scope.ids
+        : this.#sessions
+            .ownedBy(scope)
+            .map(({ id }) => id)
+            .filter((id) => id !== scope.except);
+    return { revoked: ids.filter((id) => this.#end(id, endedBy, now)), now };
+  };
+
+  // The change log.
+
+  readonly changes: SessionStore["changes"] = async (cursor, window) =>
+    this.#log.read(cursor, window, this.#now());
+
+  readonly onChange: SessionStore["onChange"] = (wake) => this.#log.onChange(wake);
+
+  // Every engine that shares the store is in this process.
+  readonly pushed = (): boolean => true;
+
+  // Signing keys.
+
+  readonly signingKeys: SessionStore["signingKeys"] = async () => {
+    const keys = [...this.#keys.values()].sort((a, b) => a.slot - b.slot);
+    return { keys, now: this.#now() };
+  };
+
+  readonly addSigningKey: SessionStore["addSigningKey"] = async (key) => {
+    const createdAt = this.#now();
+    if (this.#keys.has(key.slot)) {
+      return false;
+    }
+    this.#keys.set(key.slot, Object.freeze({ ...key, createdAt }));
+    return true;
+  };
+
+  readonly removeSigningKeysBelow: SessionStore["removeSigningKeysBelow"] = async (slot) => {
+    for (const taken of this.#keys.keys()) {
+      if (taken < slot) {
+        this.#keys.delete(taken);
+      }
+    }
+  };
+
+  // Upkeep.
+
+  readonly prune: SessionStore["prune"] = async (limit) => {
+    const now = this.#now();
+    return this.#log.prune(limit, now) + this.#sessions.prune(limit, now);
+  };
+
+  readonly lease: SessionStore["lease"] = async (name, holder, ttl) => {
+    const now = this.#now();
+    const held = this.#leases.get(name);
+    if (held !== undefined && held.holder !== holder && held.until > now) {
+      return false;
+    }
+    this.#leases.set(name, { holder, until: now + ttl });
+    return true;
+  };
 }
 
-function prune(memory: Memory, limit: number): number {
-  const now = timeOf(memory);
-  return pruneChanges(memory.changes, limit, now) + pruneSessions(memory.sessions, limit, now);
-}
+/** The change log of a memory store: entries numbered from 1. */
+class MemoryLog {
+  readonly #entries: { readonly number: number; readonly entry: LogEntry }[] = [];
+  readonly #wakes = createWakes();
+  #lastNumber = 0;
 
-function lease(
-  memory: Memory,
-  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
-): boolean {
-  const now = timeOf(memory);
-  const held = memory.leases.get(name);
-  if (held !== undefined && held.holder !== holder && held.until > now) {
-    return false;
+  onChange(wake: () => void): () => void {
+    return this.#wakes.add(wake);
   }
-  memory.leases.set(name, { holder, until: now + ttl });
-  return true;
+
+  append(entry: LogEntry): void {
+    this.#lastNumber += 1;
+    this.#entries.push({ number: this.#lastNumber, entry: Object.freeze(entry) });
+    this.#wakes.call();
+  }
+
+  /** See `SessionStore.changes`. */
+  read(cursor: string | undefined, window: number, now: number): Changes {
+    const seen = cursor === undefined ? 0 : parseCursor("memoryStore", cursor);
+    const entries = this.#entries
+      .filter(({ number, entry }) =>
+        cursor === undefined ? entry.at >= now - window : number > seen,
+      )
+      .map(({ entry }) => entry);
+    return { entries, cursor: formatCursor(this.#lastNumber), now };
+  }
+
+  /** Drops outdated entries, at most `limit`, and returns how many. */
+  prune(limit: number, now: number): number {
+    const fresh = this.#entries.findIndex(({ entry }) => entry.at >= now - keepChanges);
+    const old = fresh < 0 ? this.#entries.length : fresh;
+    return this.#entries.splice(0, Math.min(old, limit)).length;
+  }
 }

@@ -1,7 +1,7 @@
 import type { SessionStore } from "../../engine/store.ts";
-import { serverTime } from "./lua/shared.ts";
-import type { RedisClient } from "./scripts.ts";
-import { redisSessionStore } from "./store.ts";
+
+import { type RedisClient, serverTime } from "./scripts.ts";
+import { RedisStore } from "./store.ts";
 
 export type { RedisClient, RedisScriptArguments } from "./scripts.ts";
 
@@ -87,5 +87,5 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
       `redisStore: prefix: ${JSON.stringify(prefix)} must be 1 to 64 letters, digits, "-", "_", "." or ":"`,
     );
   }
-  return redisSessionStore(client, { prefix, time: serverTime });
+  return new RedisStore(client, { prefix, time: serverTime });
 }

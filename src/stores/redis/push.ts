@@ -1,71 +1,78 @@
 import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
-import type { SessionStore } from "../../engine/store.ts";
 import type { Wakes } from "../common.ts";
 import { keepPush, type OpenPushLine, type Push } from "../push.ts";
 
-/** What is needed of a client to hear messages: a client of node-redis, a cluster or a sentinel fits. */
+/** The part of a client that listening needs: a client of node-redis, a cluster or a sentinel fits. */
 interface Subscriber {
   connect(): Promise<unknown>;
   subscribe(channel: string, listener: () => void): Promise<unknown>;
   destroy(): unknown;
   on(event: "error" | "end", listener: () => void): unknown;
-  /** Lets the process exit although the connection is open. */
+  /** Lets the process exit while the connection is open. */
   unref?(): void;
 }
 
-/** What is listened to, and how a message is sent. */
+/** Options of {@link RedisPush}. */
 export interface RedisPushOptions {
-  /** The channel to which the scripts publish what they append. */
+  /** The channel to which the scripts publish when they append to the change log. */
   readonly channel: string;
-  /** Publishes a message by the store's own client. */
+  /** Publishes a message through the store's own client. */
   readonly publish: (channel: string) => Promise<unknown>;
   readonly wakes: Wakes;
 }
 
-/** The push of a store that several engines may open. */
-export interface RedisPush {
-  opened(clock: Clock): void;
-  /** It begins with the first listener, and ends when the last engine closes the store. */
-  readonly methods: Pick<SessionStore, "close" | "onChange" | "pushed">;
-}
+/**
+ * Wakes a store's listeners when other processes append to the change log. Starts with the first
+ * listener, and ends when the last engine closes the store.
+ */
+export class RedisPush {
+  readonly #client: object;
+  readonly #options: RedisPushOptions;
+  #clock: Clock | undefined;
+  #push: Push | undefined;
+  #holders = 0;
 
-export function createRedisPush(client: object, options: RedisPushOptions): RedisPush {
-  const open = subscribeWith(client, options);
-  const { wakes } = options;
-  let clock: Clock | undefined;
-  let push: Push | undefined;
-  let holders = 0;
-  return {
-    opened(first) {
-      clock ??= first;
-      holders += 1;
-    },
-    methods: {
-      // The client is its owner's.
-      async close() {
-        holders = Math.max(0, holders - 1);
-        if (holders === 0) {
-          push?.close();
-          push = undefined;
-        }
-      },
-      onChange(wake) {
-        if (open !== undefined && clock !== undefined && holders > 0) {
-          push ??= keepPush({ clock, open, wake: () => wakes.call() });
-        }
-        return wakes.add(wake);
-      },
-      pushed: () => push?.connected(),
-    },
-  };
+  constructor(client: object, options: RedisPushOptions) {
+    this.#client = client;
+    this.#options = options;
+  }
+
+  /** Counts an engine that opened the store. The clock of the first one stays. */
+  open(clock: Clock): void {
+    this.#clock ??= clock;
+    this.#holders += 1;
+  }
+
+  /** Counts an engine that closed the store. */
+  close(): void {
+    this.#holders = Math.max(0, this.#holders - 1);
+    if (this.#holders === 0) {
+      this.#push?.close();
+      this.#push = undefined;
+    }
+  }
+
+  onChange(wake: () => void): () => void {
+    const { wakes } = this.#options;
+    if (this.#push === undefined && this.#clock !== undefined && this.#holders > 0) {
+      const open = subscribeWith(this.#client, this.#options);
+      this.#push = open && keepPush({ clock: this.#clock, open, wake: () => wakes.call() });
+    }
+    return wakes.add(wake);
+  }
+
+  /** Whether messages arrive at this moment; undefined before the first listener, or if they never do. */
+  connected(): boolean | undefined {
+    return this.#push?.connected();
+  }
 }
 
 /**
- * Listens on a connection of its own, a duplicate of the client's. Each proof is a message that the
- * store's client publishes, so that a line to a server that is no longer the primary is noticed.
+ * Listens on a connection of its own, a duplicate of the client's. Each heartbeat is a message that
+ * the store's client publishes, so that a connection to a demoted primary is noticed.
  *
- * @returns undefined where the client cannot be duplicated, or a duplicate does not subscribe
+ * @returns undefined when the client cannot be duplicated or the duplicate cannot subscribe
  */
 function subscribeWith(
   client: object,
@@ -83,7 +90,7 @@ function subscribeWith(
     subscriber.on("end", lost);
     const close = (): void => {
       try {
-        // A sentinel's returns a promise; a client's throws where it is closed already.
+        // A sentinel returns a promise; a client throws if it is closed already.
         Promise.resolve(subscriber.destroy()).catch(() => {});
       } catch {}
     };

@@ -1,58 +1,59 @@
-import type { RedisKeys } from "./rows.ts";
-import type { RunRedisScript } from "./scripts.ts";
+import type { RedisScripts } from "./scripts.ts";
 
-/** The version of what is kept in Redis. Since 2, sessions have indexes by user and by tenant. */
+/** The version of the data in Redis. Since version 2, sessions are indexed by user and by tenant. */
 const schema = 2;
-/** Keys that a script looks at: some milliseconds, also when all of them are sessions. */
+/** Keys that one script scans: a few milliseconds, even if all of them are sessions. */
 const scanStep = 500;
 
 /**
- * Brings what is kept up to date.
- * @throws Error when sessions cannot be kept on this server, with what to change
+ * Checks the server and upgrades the data to the current schema.
+ * @throws Error when the server cannot keep sessions; the message says what to change
  */
-export async function openRedis(run: RunRedisScript, keys: RedisKeys): Promise<void> {
-  const [policy, replicationId, found] = await run("open", [keys.meta], [schema]);
+export async function openSchema(redis: RedisScripts): Promise<void> {
+  const { meta } = redis.keys;
+  const [policy, replicationId, found] = await redis.run("open", [meta], [schema]);
   checkServer(policy, replicationId);
   if (Number(found) > schema) {
     throw new Error(
-      `redisStore: these sessions were written by a newer rpc-session (schema ${found}, this version knows ${schema}); upgrade this server, too`,
+      `redisStore: these sessions were written by a newer rpc-session (schema ${found}, this version supports ${schema}); upgrade this server too`,
     );
   }
   if (Number(found) < schema) {
-    await indexRedisSessions(run, keys);
-    await run("upgraded", [keys.meta], [schema]);
+    await indexSessions(redis);
+    await redis.run("recordUpgrade", [meta], [schema]);
   }
 }
 
 /**
- * Adds every session to the indexes that is not in them, as those are which servers of schema 1
- * began. In steps; several at once do no harm.
+ * Adds the sessions that are missing in the indexes: those that servers of schema 1 created. Works
+ * in steps; several servers may do it at the same time.
  */
-export async function indexRedisSessions(run: RunRedisScript, keys: RedisKeys): Promise<void> {
+export async function indexSessions(redis: RedisScripts): Promise<void> {
   let cursor = "0";
   do {
-    [, cursor = "0"] = await run("indexSessions", keys.rows, [cursor, scanStep]);
+    [, cursor = "0"] = await redis.run("indexSessions", redis.keys.rows, [cursor, scanStep]);
   } while (cursor !== "0");
 }
 
-/** A day after an upgrade, adds what servers of schema 1 had begun until they were gone. */
-export async function finishUpgrade(run: RunRedisScript, keys: RedisKeys): Promise<void> {
-  const [, due] = await run("mixedEnds", [keys.meta]);
+/** One day after an upgrade, indexes the sessions that servers of schema 1 created in the meantime. */
+export async function finishUpgrade(redis: RedisScripts): Promise<void> {
+  const { meta } = redis.keys;
+  const [, due] = await redis.run("finalIndexDue", [meta]);
   if (due === "due") {
-    await indexRedisSessions(run, keys);
-    await run("mixedEnded", [keys.meta]);
+    await indexSessions(redis);
+    await redis.run("recordFinalIndex", [meta]);
   }
 }
 
 function checkServer(policy: string | undefined, replicationId: string | undefined): void {
   if (policy === "" || replicationId === "") {
     throw new Error(
-      "redisStore: INFO does not tell maxmemory_policy and master_replid; allow INFO to the store's user (ACL SETUSER <user> +info), because a server that evicts sessions or fails over unnoticed cannot keep them",
+      "redisStore: INFO does not report maxmemory_policy and master_replid, which are needed to detect evictions and failovers; allow INFO for the store's user (ACL SETUSER <user> +info)",
     );
   }
   if (policy !== "noeviction") {
     throw new Error(
-      `redisStore: this server drops keys when its memory is full (maxmemory-policy ${policy}), revoked sessions and signing keys among them; set maxmemory-policy noeviction, or use a server of its own`,
+      `redisStore: this server evicts keys when its memory is full (maxmemory-policy ${policy}), including revoked sessions and signing keys; set maxmemory-policy noeviction, or use a separate server`,
     );
   }
 }

@@ -1,62 +1,12 @@
 import { createHash } from "node:crypto";
 import type { Clock } from "../../base/clock.ts";
-import * as keys from "./lua/keys.ts";
-import { changes, pruneLog, publish } from "./lua/log.ts";
-import * as owners from "./lua/owners.ts";
-import { pruneIndexes, rows } from "./lua/rows.ts";
-import * as schema from "./lua/schema.ts";
-import * as sessions from "./lua/sessions.ts";
-import { base } from "./lua/shared.ts";
-
-type PlainName =
-  | "changes"
-  | "pruneLog"
-  | "publish"
-  | keyof typeof keys
-  | Exclude<keyof typeof schema, "open" | "indexSessions">;
-type OnRowsName = "indexSessions" | "pruneIndexes" | keyof typeof sessions | keyof typeof owners;
-
-const { open, indexSessions, ...upgrade } = schema;
-/** Scripts of the store's other keys. */
-const plain: Readonly<Record<PlainName, string>> = {
-  changes,
-  pruneLog,
-  publish,
-  ...keys,
-  ...upgrade,
-};
-/** Scripts that touch sessions. */
-const onRows: Readonly<Record<OnRowsName, string>> = {
-  indexSessions,
-  pruneIndexes,
-  ...sessions,
-  ...owners,
-};
-
-/** The scripts of a store. */
-export type RedisScriptName = "open" | PlainName | OnRowsName;
-
-/** The scripts of a store, by name. @param time Lua that sets `now` */
-export function redisScripts(time: string): Readonly<Record<RedisScriptName, string>> {
-  return {
-    open,
-    ...prefixed(time + base, plain),
-    ...prefixed(time + base + rows, onRows),
-  };
-}
-
-function prefixed<Name extends string>(
-  helpers: string,
-  scripts: Readonly<Record<Name, string>>,
-): Record<Name, string> {
-  const entries = Object.entries<string>(scripts).map(([name, body]) => [name, helpers + body]);
-  return Object.fromEntries(entries) as Record<Name, string>;
-}
+import { type RedisScriptName, redisScripts } from "./gen/scripts.ts";
+import type { RedisKeys } from "./rows.ts";
 
 /**
- * What `redisStore` needs of a Redis client: two of the methods of node-redis (the package `redis`,
- * version 5 or 6). What `createClient`, `createClientPool`, `createCluster` and `createSentinel`
- * return fits without a cast.
+ * The part of a Redis client that `redisStore` uses: two methods of node-redis (the package `redis`,
+ * version 5 or 6). The results of `createClient`, `createClientPool`, `createCluster` and
+ * `createSentinel` fit without a cast.
  */
 export interface RedisClient {
   eval(script: string, options: RedisScriptArguments): Promise<unknown>;
@@ -69,61 +19,79 @@ export interface RedisScriptArguments {
   arguments: string[];
 }
 
-/** Runs a script and returns the texts it replied. Rejects when Redis could not run it. */
-export type RunRedisScript = (
-  name: RedisScriptName,
-  keys: readonly string[],
-  args?: readonly (string | number)[],
-) => Promise<string[]>;
+/** Lua that sets `now` to the server's clock in milliseconds; it is constant within a script. */
+export const serverTime: string = `local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+`;
 
 /**
- * Milliseconds after which a call counts as failed. A client that lost its connection keeps its
- * commands until there is one again, which may take for ever; nobody waits so long for a request.
+ * Milliseconds after which a call counts as failed. A client that lost its connection queues its
+ * commands until it has a new one, which may take forever; a request cannot wait that long.
  */
 const answerWithin = 5_000;
 
-/** @param time Lua that sets `now` */
-export function redisScriptRunner(client: RedisClient, clock: Clock, time: string): RunRedisScript {
-  const scripts = redisScripts(time);
-  const shas = new Map<string, string>();
-  return async (name, keys, args = []) => {
-    const script = scripts[name];
-    const sha = shas.get(name) ?? createHash("sha1").update(script).digest("hex");
-    shas.set(name, sha);
-    const given = { keys: [...keys], arguments: args.map(String) };
-    return toTexts(await inTime(clock, evaluate(client, { sha, script }, given)));
-  };
+/** Options of {@link RedisScripts}. */
+export interface RedisScriptsOptions {
+  readonly keys: RedisKeys;
+  readonly clock: Clock;
+  /** Lua that sets `now`. */
+  readonly time: string;
 }
 
-async function evaluate(
-  client: RedisClient,
-  { sha, script }: { readonly sha: string; readonly script: string },
-  given: RedisScriptArguments,
-): Promise<unknown> {
-  try {
-    return await client.evalSha(sha, given);
-  } catch (error) {
-    if (!(error instanceof Error && error.message.startsWith("NOSCRIPT"))) {
-      throw error;
+/** Runs the Lua scripts of one store; see lua/. */
+export class RedisScripts {
+  readonly keys: RedisKeys;
+  readonly #client: RedisClient;
+  readonly #clock: Clock;
+  readonly #time: string;
+  readonly #shas = new Map<RedisScriptName, string>();
+
+  constructor(client: RedisClient, { keys, clock, time }: RedisScriptsOptions) {
+    this.keys = keys;
+    this.#client = client;
+    this.#clock = clock;
+    this.#time = time;
+  }
+
+  /** Runs a script and returns the texts of its reply. Rejects when Redis could not run it in time. */
+  async run(
+    name: RedisScriptName,
+    keys: readonly string[],
+    args: readonly (string | number)[] = [],
+  ): Promise<string[]> {
+    const reply = await this.#inTime(
+      this.#evaluate(name, { keys: [...keys], arguments: args.map(String) }),
+    );
+    if (!Array.isArray(reply)) {
+      throw new Error(
+        "redisStore: the client did not return a script's reply as an array; remove its type mapping for arrays",
+      );
     }
-    // A server that restarted or was failed over to does not know it yet, and has run nothing.
-    return client.eval(script, given);
+    // Clients can be configured to return text as buffers.
+    return reply.map(String);
   }
-}
 
-function inTime<T>(clock: Clock, work: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const cancel = clock.after(answerWithin, () => {
-      reject(new Error(`redisStore: Redis did not answer within ${answerWithin / 1000} s`));
+  async #evaluate(name: RedisScriptName, given: RedisScriptArguments): Promise<unknown> {
+    const script = this.#time + redisScripts[name];
+    const sha = this.#shas.get(name) ?? createHash("sha1").update(script).digest("hex");
+    this.#shas.set(name, sha);
+    try {
+      return await this.#client.evalSha(sha, given);
+    } catch (error) {
+      if (!(error instanceof Error && error.message.startsWith("NOSCRIPT"))) {
+        throw error;
+      }
+      // After a restart or a failover the server does not have the script, and has run nothing.
+      return this.#client.eval(script, given);
+    }
+  }
+
+  #inTime<T>(work: Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
+      const cancel = this.#clock.after(answerWithin, () => {
+        reject(new Error(`redisStore: Redis did not answer within ${answerWithin / 1000} s`));
+      });
+      work.then(resolve, reject).finally(cancel);
     });
-    work.then(resolve, reject).finally(cancel);
-  });
-}
-
-function toTexts(reply: unknown): string[] {
-  if (!Array.isArray(reply)) {
-    throw new Error("redisStore: the client did not return a script's reply as an array");
   }
-  // Clients may be told to return text as buffers.
-  return reply.map(String);
 }

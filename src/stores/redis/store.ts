@@ -1,5 +1,4 @@
 import type {
-  Inserted,
   NewSession,
   RefreshWrite,
   SessionRecord,
@@ -8,164 +7,196 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
-import { createWakes, type Wakes } from "../common.ts";
-import { readRedisChanges } from "./changes.ts";
-import { finishRevoking, redisOwnerMethods } from "./owners.ts";
-import { createRedisPush } from "./push.ts";
+import { createWakes } from "../common.ts";
+import { readLog } from "./log.ts";
+import { finishRevocations, listSessions, revokeSessions } from "./owners.ts";
+import { RedisPush } from "./push.ts";
 import { optional, type RedisKeys, redisKeys, toFields, toJsonFields, toRecord } from "./rows.ts";
-import { finishUpgrade, openRedis } from "./schema.ts";
-import { type RedisClient, type RunRedisScript, redisScriptRunner } from "./scripts.ts";
+import { finishUpgrade, openSchema } from "./schema.ts";
+import { type RedisClient, RedisScripts } from "./scripts.ts";
 
-/** What a {@link redisSessionStore} is made of. */
-export interface RedisSessionStoreOptions {
-  /** What the keys begin with; they share it as their hash tag. */
+/** Options of {@link RedisStore}. */
+export interface RedisStoreSettings {
+  /** The beginning of every key, and their hash tag. */
   readonly prefix: string;
-  /** Lua that sets `now`, in milliseconds. Only tests give another than the server's clock. */
+  /** Lua that sets `now`, in milliseconds. Only tests replace the server's clock. */
   readonly time: string;
 }
 
-/** See `redisStore`, which this is but for its clock. */
-export function redisSessionStore(
-  client: RedisClient,
-  { prefix, time }: RedisSessionStoreOptions,
-): SessionStore {
-  const keys = redisKeys(prefix);
-  const wakes = createWakes();
-  const push = createRedisPush(client, {
-    channel: keys.log,
-    publish: (channel) => run("publish", [keys.meta], [channel]),
-    wakes,
-  });
-  let opened: RunRedisScript | undefined;
-  const run: RunRedisScript = async (...call) => {
-    if (opened === undefined) {
+/**
+ * The store behind `redisStore`: each method runs one script, or a few.
+ *
+ * The methods are own properties, so that a store can be wrapped: `{ ...store, load }`.
+ */
+export class RedisStore implements SessionStore {
+  readonly name = "redisStore";
+  readonly #client: RedisClient;
+  readonly #keys: RedisKeys;
+  readonly #time: string;
+  readonly #wakes = createWakes();
+  readonly #push: RedisPush;
+  #opened: RedisScripts | undefined;
+
+  constructor(client: RedisClient, { prefix, time }: RedisStoreSettings) {
+    this.#client = client;
+    this.#keys = redisKeys(prefix);
+    this.#time = time;
+    this.#push = new RedisPush(client, {
+      channel: this.#keys.log,
+      publish: async (channel) => this.#redis.run("publish", [this.#keys.meta], [channel]),
+      wakes: this.#wakes,
+    });
+  }
+
+  get #redis(): RedisScripts {
+    if (this.#opened === undefined) {
       throw new Error("redisStore: open() has not been called");
     }
-    return opened(...call);
-  };
-  const within: Within = { run, keys, wakes };
-  return {
-    name: "redisStore",
-    async open({ clock }) {
-      const opening = redisScriptRunner(client, clock, time);
-      await openRedis(opening, keys);
-      opened ??= opening;
-      push.opened(clock);
-    },
-    ...sessionMethods(within),
-    ...writeMethods(within),
-    ...redisOwnerMethods(within),
-    ...signingKeyMethods(run, keys),
-    ...sweepMethods(within),
-    changes: (cursor, window) =>
-      readRedisChanges(run, { keys: [keys.meta, keys.log], cursor, window }),
-    ...push.methods,
-  };
-}
-
-interface Within {
-  readonly run: RunRedisScript;
-  readonly keys: RedisKeys;
-  readonly wakes: Wakes;
-}
-
-function sessionMethods({ run, keys }: Within): Pick<SessionStore, "load" | "refresh" | "confirm"> {
-  const keysOf = (id: string): string[] => [...keys.rows, keys.session(id)];
-  return {
-    load: async (id) => stored(await run("load", keysOf(id), [id])),
-    refresh: async (write) =>
-      stored(await run("refresh", keysOf(write.id), refreshArguments(write))),
-    async confirm(id, generation, settle) {
-      const [, flag] = await run("confirm", keysOf(id), [id, generation, settle]);
-      return flag === "done";
-    },
-  };
-}
-
-/** The methods that append to the change log. */
-function writeMethods(within: Within): Pick<SessionStore, "insert" | "revoke" | "update"> {
-  const { run, keys, wakes } = within;
-  return {
-    insert: (session) => insert(within, session),
-    async revoke(id, endedBy) {
-      const answer = await run("revoke", [...keys.rows, keys.session(id)], [id, endedBy]);
-      const { record, now, flag } = reply(answer);
-      if (flag === "revoked") {
-        wakes.call();
-      }
-      return { record, now, revoked: flag === "revoked" };
-    },
-    async update(change) {
-      const all = [...keys.rows, keys.session(change.id)];
-      const updated = stored(await run("update", all, updateArguments(change)));
-      if (updated.record !== undefined && change.claims !== undefined) {
-        wakes.call();
-      }
-      return updated;
-    },
-  };
-}
-
-async function insert({ run, keys, wakes }: Within, given: NewSession): Promise<Inserted> {
-  const named = [given.id, given.replaces, given.requires].filter((id) => id !== null);
-  const owners = [
-    keys.user(given.userId),
-    ...(given.tenantId === null ? [] : [keys.tenant(given.tenantId)]),
-  ];
-  const all = [...keys.rows, ...owners, ...named.map(keys.session)];
-  const [time, flag, count, ...rest] = await run("insert", all, insertArguments(given));
-  const now = Number(time);
-  if (flag === "taken") {
-    throw new Error("redisStore: the session id is taken");
+    return this.#opened;
   }
-  if (flag === "limit" || flag === "notLive") {
-    return { record: undefined, now, refused: flag };
+
+  readonly open: SessionStore["open"] = async ({ clock }) => {
+    const options = { keys: this.#keys, clock, time: this.#time };
+    const redis = new RedisScripts(this.#client, options);
+    await openSchema(redis);
+    this.#opened ??= redis;
+    this.#push.open(clock);
+  };
+
+  // The client belongs to the caller, who closes it.
+  readonly close: SessionStore["close"] = async () => this.#push.close();
+
+  // One session.
+
+  readonly insert: SessionStore["insert"] = async (session) => {
+    const keys = [...this.#keys.rows, ...keysOfNew(this.#keys, session)];
+    const [time, flag, count, ...rest] = await this.#redis.run(
+      "insert",
+      keys,
+      insertArguments(session),
+    );
+    const now = Number(time);
+    if (flag === "taken") {
+      throw new Error("redisStore: a session with this id exists already");
+    }
+    if (flag === "limit" || flag === "notLive") {
+      return { record: undefined, now, refused: flag };
+    }
+    const evicted = rest.slice(0, Number(count));
+    const record = toRecord(rest.slice(Number(count)));
+    if (record === undefined) {
+      throw new Error(
+        "redisStore: the new session is missing after it was written; make sure that only rpc-session writes to its keys",
+      );
+    }
+    const replaced = flag === "replaced";
+    if (replaced || evicted.length > 0) {
+      this.#wakes.call();
+    }
+    return { record, now, replaced, evicted };
+  };
+
+  readonly load: SessionStore["load"] = async (id) =>
+    toStored(await this.#redis.run("load", this.#rowKeys(id), [id]));
+
+  readonly refresh: SessionStore["refresh"] = async (write) =>
+    toStored(await this.#redis.run("refresh", this.#rowKeys(write.id), refreshArguments(write)));
+
+  readonly confirm: SessionStore["confirm"] = async (id, generation, settle) => {
+    const args = [id, generation, settle];
+    const [, flag] = await this.#redis.run("confirm", this.#rowKeys(id), args);
+    return flag === "done";
+  };
+
+  readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
+    const reply = await this.#redis.run("revoke", this.#rowKeys(id), [id, endedBy]);
+    const revoked = reply[1] === "revoked";
+    if (revoked) {
+      this.#wakes.call();
+    }
+    return { ...toStored(reply), revoked };
+  };
+
+  readonly update: SessionStore["update"] = async (change) => {
+    const updated = toStored(
+      await this.#redis.run("update", this.#rowKeys(change.id), updateArguments(change)),
+    );
+    if (updated.record !== undefined && change.claims !== undefined) {
+      this.#wakes.call();
+    }
+    return updated;
+  };
+
+  // Many sessions.
+
+  readonly list: SessionStore["list"] = async (owner, page) =>
+    listSessions(this.#redis, owner, page);
+
+  readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
+    const { revoked, now } = await revokeSessions(this.#redis, scope, endedBy);
+    if (revoked.length > 0) {
+      this.#wakes.call();
+    }
+    return { revoked, now };
+  };
+
+  // The change log.
+
+  readonly changes: SessionStore["changes"] = async (cursor, window) =>
+    readLog(this.#redis, cursor, window);
+
+  readonly onChange: SessionStore["onChange"] = (wake) => this.#push.onChange(wake);
+
+  readonly pushed = (): boolean | undefined => this.#push.connected();
+
+  // Signing keys.
+
+  readonly signingKeys: SessionStore["signingKeys"] = async () =>
+    toSigningKeys(await this.#redis.run("signingKeys", this.#signingKeys));
+
+  readonly addSigningKey: SessionStore["addSigningKey"] = async ({ slot, ...given }) => {
+    const args = [slot, JSON.stringify(given)];
+    const [, flag] = await this.#redis.run("addSigningKey", this.#signingKeys, args);
+    return flag === "added";
+  };
+
+  readonly removeSigningKeysBelow: SessionStore["removeSigningKeysBelow"] = async (slot) => {
+    await this.#redis.run("removeSigningKeysBelow", this.#signingKeys, [slot]);
+  };
+
+  // Upkeep.
+
+  readonly prune: SessionStore["prune"] = async (limit) => {
+    const redis = this.#redis;
+    const [, gone] = await redis.run("pruneLog", [this.#keys.meta, this.#keys.log], [limit]);
+    await finishRevocations(redis);
+    await finishUpgrade(redis);
+    for (let more = "more"; more === "more"; ) {
+      [, more = ""] = await redis.run("pruneIndexes", this.#keys.rows, [limit]);
+    }
+    return Number(gone);
+  };
+
+  readonly lease: SessionStore["lease"] = async (name, holder, ttl) => {
+    const keys = [this.#keys.meta, this.#keys.lease(name)];
+    const [, flag] = await this.#redis.run("lease", keys, [holder, ttl]);
+    return flag === "held";
+  };
+
+  #rowKeys(id: string): string[] {
+    return [...this.#keys.rows, this.#keys.session(id)];
   }
-  const evicted = rest.slice(0, Number(count));
-  const record = toRecord(rest.slice(Number(count)));
-  if (record === undefined) {
-    throw new Error("redisStore: the new session is not there; something else writes to its keys");
+
+  get #signingKeys(): string[] {
+    return [this.#keys.meta, this.#keys.signing];
   }
-  const replaced = flag === "replaced";
-  if (replaced || evicted.length > 0) {
-    wakes.call();
-  }
-  return { record, now, replaced, evicted };
 }
 
-function signingKeyMethods(
-  run: RunRedisScript,
-  { meta, signing }: RedisKeys,
-): Pick<SessionStore, "signingKeys" | "addSigningKey" | "removeSigningKeysBelow"> {
-  return {
-    signingKeys: async () => toSigningKeys(await run("signingKeys", [meta, signing])),
-    async addSigningKey({ slot, ...given }) {
-      const [, flag] = await run("addSigningKey", [meta, signing], [slot, JSON.stringify(given)]);
-      return flag === "added";
-    },
-    async removeSigningKeysBelow(slot) {
-      await run("removeSigningKeysBelow", [meta, signing], [slot]);
-    },
-  };
-}
-
-function sweepMethods(within: Within): Pick<SessionStore, "prune" | "lease"> {
-  const { run, keys } = within;
-  return {
-    async prune(limit) {
-      const [, gone] = await run("pruneLog", [keys.meta, keys.log], [limit]);
-      await finishRevoking(within);
-      await finishUpgrade(run, keys);
-      for (let more = "more"; more === "more"; ) {
-        [, more = ""] = await run("pruneIndexes", keys.rows, [limit]);
-      }
-      return Number(gone);
-    },
-    async lease(name, holder, ttl) {
-      const [, flag] = await run("lease", [keys.meta, keys.lease(name)], [holder, ttl]);
-      return flag === "held";
-    },
-  };
+/** The keys of an `insert`: the owner's indexes, then the sessions that it names. */
+function keysOfNew(keys: RedisKeys, { id, userId, tenantId, replaces, requires }: NewSession) {
+  const owners = [keys.user(userId), ...(tenantId === null ? [] : [keys.tenant(tenantId)])];
+  const named = [id, replaces, requires].filter((other) => other !== null);
+  return [...owners, ...named.map(keys.session)];
 }
 
 function insertArguments(given: NewSession): (string | number)[] {
@@ -188,21 +219,17 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
 
 function updateArguments(change: SessionUpdate): (string | number)[] {
   const { id, version, claims, data } = change;
-  const raise = claims === undefined && data === undefined ? 0 : 1;
+  const increment = claims === undefined && data === undefined ? 0 : 1;
   const flag = claims === undefined ? "" : "claims";
-  return [id, version, raise, flag, ...toJsonFields({ claims, data })];
+  return [id, version, increment, flag, ...toJsonFields({ claims, data })];
 }
 
-function reply([now, flag, ...fields]: readonly string[]) {
-  return { record: toRecord(fields), now: Number(now), flag };
+/** Converts a reply of the time, a flag, and the fields and values of a row. */
+function toStored([now, , ...fields]: readonly string[]): Stored<SessionRecord | undefined> {
+  return { record: toRecord(fields), now: Number(now) };
 }
 
-function stored(answer: readonly string[]): Stored<SessionRecord | undefined> {
-  const { record, now } = reply(answer);
-  return { record, now };
-}
-
-/** Of slots and values; a value is the time it was added, a colon, and JSON. */
+/** Converts slots and values; a value is the time at which it was added, a colon, and JSON. */
 function toSigningKeys([now, , ...fields]: readonly string[]) {
   const keys: StoredSigningKey[] = [];
   for (let index = 0; index < fields.length; index += 2) {

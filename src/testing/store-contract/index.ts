@@ -8,6 +8,30 @@ import { revokeAllRules, revokeRules } from "./revoke.ts";
 import { updateRules } from "./update.ts";
 import { keyRules, leaseRules, pruneRules } from "./upkeep.ts";
 
+export type { Clock } from "../../base/clock.ts";
+export type { JsonObject, JsonValue } from "../../base/json.ts";
+export type { TokenTransport } from "../../base/wire.ts";
+export type {
+  Changes,
+  ClaimsEntry,
+  Device,
+  EndedBy,
+  EndedEntry,
+  Inserted,
+  LogEntry,
+  NewSession,
+  RefreshWrite,
+  RevokeScope,
+  SessionLimit,
+  SessionOwner,
+  SessionPage,
+  SessionRecord,
+  SessionStore,
+  SessionUpdate,
+  StoreContext,
+  Stored,
+  StoredSigningKey,
+} from "../../engine/store.ts";
 export type {
   ContractClock,
   ContractRunner,
@@ -16,14 +40,16 @@ export type {
 } from "./fixture.ts";
 
 /**
- * Tests that a store keeps the contract of `SessionStore`, in any test runner:
+ * Defines tests that check a store against the contract of `SessionStore`, in any test runner:
  *
  * ```ts
  * import { describe, it } from "node:test";
+ * import { describeSessionStore } from "rpc-session/store-contract";
+ *
  * describeSessionStore({ describe, it }, "myStore", async () => ({ store: myStore(…), clock, close }));
  * ```
  *
- * @param create makes an empty store, not opened, on a clock that stands still; called for each test
+ * @param create creates an empty store that is not open, with the clock it uses; called for each test
  */
 export function describeSessionStore(
   runner: ContractRunner,
@@ -41,8 +67,8 @@ export function describeSessionStore(
 }
 
 /**
- * Tests what {@link describeSessionStore} tests, and that the sessions outlive the store and are
- * shared with every other store over the same data.
+ * Defines the tests of {@link describeSessionStore}, and tests that sessions survive a restart and
+ * are shared by all stores over the same data.
  */
 export function describeDurableSessionStore(
   runner: ContractRunner,

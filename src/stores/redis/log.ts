@@ -1,36 +1,34 @@
 import { randomId } from "../../base/crypto.ts";
 import type { Changes, EndedBy, LogEntry } from "../../engine/store.ts";
-import type { RunRedisScript } from "./scripts.ts";
+import type { RedisScripts } from "./scripts.ts";
 
 /** Entries per call: a long log is read in steps, so that Redis serves others in between. */
 const pageSize = 5_000;
 
-/** What a read of the log is given. */
-export interface RedisChangesRead {
-  /** The keys of the script: meta, log. */
-  readonly keys: readonly string[];
-  readonly cursor: string | undefined;
-  readonly window: number;
-}
-
 /**
  * Reads the change log; see `SessionStore.changes`.
  *
- * A cursor names, beside an entry, the history it belongs to: the lineage of the data, which is
- * made at random where there is none, and the replication id, which Redis changes at every restart
- * and failover. Under another history the entry says nothing, so the whole window is read again.
+ * Besides an entry, a cursor names the history that the entry belongs to: the lineage of the data,
+ * which is random and created with the data, and the replication id, which Redis changes at every
+ * restart and failover. In another history the entry has no meaning, so the whole window is read.
  */
-export async function readRedisChanges(
-  run: RunRedisScript,
-  { keys, cursor, window }: RedisChangesRead,
+export async function readLog(
+  redis: RedisScripts,
+  cursor: string | undefined,
+  window: number,
 ): Promise<Changes> {
+  const keys = [redis.keys.meta, redis.keys.log];
   const entries: LogEntry[] = [];
   let seen = cursor;
   for (;;) {
     const args = [...parseCursor(seen), window, randomId(16), pageSize];
-    const [now, full, lineage, replid, last, lostAt, ...found] = await run("changes", keys, args);
+    const [now, full, lineage, replid, last, lostAt, ...found] = await redis.run(
+      "changes",
+      keys,
+      args,
+    );
     for (let index = 0; index < found.length; index += 4) {
-      entries.push(toChange(found.slice(index, index + 4)));
+      entries.push(toEntry(found.slice(index, index + 4)));
     }
     seen = `${lineage}.${replid}.${last}`;
     if (full === "") {
@@ -40,8 +38,8 @@ export async function readRedisChanges(
   }
 }
 
-/** Of a session, the name and the value of the field that makes the kind, and the time. */
-function toChange([session = "", field, value = "", at]: readonly string[]): LogEntry {
+/** Converts the texts of an entry: the session, the field that makes its kind, its value, the time. */
+function toEntry([session = "", field, value = "", at]: readonly string[]): LogEntry {
   return field === "claimsVersion"
     ? { kind: "claims", session, claimsVersion: Number(value), at: Number(at) }
     : { kind: "revoked", session, endedBy: value as EndedBy, at: Number(at) };
@@ -52,7 +50,7 @@ function parseCursor(cursor: string | undefined): readonly string[] {
     return ["", "", ""];
   }
   if (!/^[\w-]+\.\w+\.\d+-\d+$/.test(cursor)) {
-    throw new Error(`redisStore: ${JSON.stringify(cursor)} is no cursor of this change log`);
+    throw new Error(`redisStore: ${JSON.stringify(cursor)} is not a cursor of this change log`);
   }
   return cursor.split(".");
 }

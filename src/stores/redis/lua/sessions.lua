@@ -1,0 +1,115 @@
+--- include: rows
+
+-- KEYS begin with meta, log, ends, revoking. The keys of the ids in ARGV follow, because a cluster
+-- requires them to be declared; the scripts make them from the ids.
+
+-- ARGV id, user, tenant?, replaced?, required?, idle, absolute, ends by or '', auth time or '', most
+-- sessions of the user or '', 'evict' or 'reject', fields and values. Flag 'taken', 'notLive' or
+-- 'limit' when it is refused, else 'replaced' or ''; then how many were evicted, their ids, and the
+-- new row.
+function insert()
+  local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
+  local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
+  if redis.call('EXISTS', key) == 1 then return answer('taken') end
+  if requires and not isLive(requires) then return answer('notLive') end
+  local origin = most and requires and requires ~= replaces
+    and redis.call('HGET', sessionKey(requires), 'userId') == userId and requires
+  if origin and most < 2 then return answer('limit') end
+  local evicted, kept = {}, origin and 1 or 0
+  for _, other in ipairs(most and redis.call('ZREVRANGE', userKey(userId), '0', '-1') or {}) do
+    if other ~= replaces and other ~= origin and isLive(other) then
+      if kept + 1 < most then
+        kept = kept + 1
+      elseif ARGV[11] ~= 'evict' then
+        return answer('limit')
+      else
+        table.insert(evicted, other)
+      end
+    end
+  end
+  local time, expiresAt = text(now), now + tonumber(ARGV[7])
+  if ARGV[8] ~= '' then expiresAt = math.min(expiresAt, tonumber(ARGV[8])) end
+  local idleEnd = math.min(now + tonumber(ARGV[6]), expiresAt)
+  index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
+  if replaces then endIfPending(replaces) end
+  local replaced = replaces and endSession(replaces, 'replaced')
+  local reply = { time, replaced and 'replaced' or '', text(#evicted) }
+  for oldest = #evicted, 1, -1 do
+    endSession(evicted[oldest], 'evicted')
+    table.insert(reply, evicted[oldest])
+  end
+  redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
+    'rotatedAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
+    'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
+    unpack(ARGV, 12))
+  redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+  for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field) end
+  return reply
+end
+
+-- ARGV id.
+function load()
+  endIfPending(ARGV[1])
+  return answer('', sessionKey(ARGV[1]))
+end
+
+-- ARGV id, kind, generation, idle, settle or '', generation to write, secret id. Replies no row when
+-- the condition of the write does not hold.
+function refresh()
+  local key = sessionKey(ARGV[1])
+  endIfPending(ARGV[1])
+  local row = redis.call('HMGET', key,
+    'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt')
+  if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
+    or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
+    return answer('')
+  end
+  local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
+  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
+  redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+  if ARGV[2] ~= 'keep' then
+    redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7], 'rotatedAt', text(now))
+    redis.call('HDEL', key, 'confirmedAt')
+  elseif ARGV[5] ~= '' and not row[6]
+    and math.max(0, now - tonumber(row[5])) >= tonumber(ARGV[5]) then
+    redis.call('HSET', key, 'confirmedAt', text(now))
+  end
+  return answer('', key)
+end
+
+-- ARGV id, generation, settle. Flag 'done' when the generation is confirmed or never can be.
+function confirm()
+  local key = sessionKey(ARGV[1])
+  endIfPending(ARGV[1])
+  local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt')
+  local used = tonumber(ARGV[2])
+  if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
+  -- The store lost a generation ahead of the row; it may become current again.
+  if tonumber(row[1]) < used then return answer('') end
+  if row[4] then return answer('done') end
+  if math.max(0, now - tonumber(row[3])) < tonumber(ARGV[3]) then return answer('') end
+  redis.call('HSET', key, 'confirmedAt', text(now))
+  return answer('done')
+end
+
+-- ARGV id, ended by. Flag 'revoked' when this call ended the session.
+function revoke()
+  endIfPending(ARGV[1])
+  local ended = endSession(ARGV[1], ARGV[2])
+  return answer(ended and 'revoked' or '', sessionKey(ARGV[1]))
+end
+
+-- ARGV id, version, increment of the version, 'claims' if they are new, fields and values. Replies no
+-- row when the condition of the update does not hold.
+function update()
+  local id, key = ARGV[1], sessionKey(ARGV[1])
+  local row = redis.call('HMGET', key, 'version', 'claimsVersion')
+  if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return answer('') end
+  if ARGV[4] == 'claims' then
+    local claimsVersion = text(row[2] + 1)
+    append(id, 'claimsVersion', claimsVersion)
+    redis.call('HSET', key, 'claimsVersion', claimsVersion)
+  end
+  redis.call('HSET', key, 'version', text(row[1] + ARGV[3]), unpack(ARGV, 5))
+  return answer('', key)
+end

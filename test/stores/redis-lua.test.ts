@@ -1,0 +1,9 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+import { generateLua } from "../../tools/generate-lua.ts";
+
+it("the generated module holds the Lua scripts as they are", () => {
+  const path = join(import.meta.dirname, "../../src/stores/redis/gen/scripts.ts");
+  expect(generateLua()).toBe(readFileSync(path, "utf8"));
+});
