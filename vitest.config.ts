@@ -1,15 +1,59 @@
-import { defineConfig } from "vitest/config";
+import { configDefaults, defineConfig } from "vitest/config";
+
+/**
+ * Files that need a database, a browser or programs of their own, or more than about 10 seconds.
+ * The others need Node.js alone and form the project `fast`.
+ */
+const slow = [
+  "test/adapters/examples.test.ts",
+  "test/browser/**/*.test.ts",
+  "test/cli/**/*.test.ts",
+  "test/engine/memory-bound.test.ts",
+  "test/engine/model.test.ts",
+  "test/examples/**/*.test.ts",
+  "test/feed/**/*.test.ts",
+  "test/flow/refused-body.test.ts",
+  "test/flow/session-api-on-stores.test.ts",
+  "test/flow/watch-example.test.ts",
+  "test/server/streams-leak.test.ts",
+  "test/stores/postgres*.test.ts",
+  "test/stores/redis*.test.ts",
+  "test/stores/refresh-rules-postgres.test.ts",
+  "test/stores/refresh-rules-redis.test.ts",
+  "test/stores/secret-roll-out.test.ts",
+];
 
 export default defineConfig({
   ssr: { resolve: { conditions: ["@rpc-session/source", "node", "default"] } },
   resolve: { conditions: ["@rpc-session/source", "node", "import", "default"] },
   test: {
-    include: ["test/**/*.test.ts"],
-    typecheck: { enabled: true, include: ["test/**/*.test-d.ts"], tsconfig: "tsconfig.json" },
-    testTimeout: 20_000,
-    // A database may take long to start beside two other files.
-    hookTimeout: 60_000,
     // Many tests wait for databases and browsers, not for a core.
     maxWorkers: 3,
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: "fast",
+          include: ["test/**/*.test.ts"],
+          exclude: [...configDefaults.exclude, ...slow],
+          typecheck: {
+            enabled: true,
+            include: ["test/**/*.test-d.ts"],
+            tsconfig: "tsconfig.json",
+          },
+          testTimeout: 20_000,
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: "slow",
+          include: slow,
+          testTimeout: 20_000,
+          // Starting a database takes long while two other files run.
+          hookTimeout: 60_000,
+        },
+      },
+    ],
   },
 });

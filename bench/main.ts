@@ -1,5 +1,5 @@
-// npm run bench: what a session costs, measured beside everything else. `-- --quick` takes less time
-// and measures the same; `-- verify server` runs some sections only, and writes nothing.
+// npm run bench: measures what a session costs, compared with other libraries. `-- --quick` measures
+// the same in less time; `-- verify server` runs only the named sections and writes nothing.
 import { readFileSync, writeFileSync } from "node:fs";
 import { availableParallelism, cpus } from "node:os";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { between, type Findings, headlineOf, markdown } from "./lib/report.ts";
 
 type Section = (options: BenchOptions) => Promise<Findings>;
 
-/** In order; loaded when they run, as some need the peers. */
+/** The sections in order. They are loaded when they run, because some import the peers. */
 const sections: Readonly<Record<string, () => Promise<Section>>> = {
   verify: async () => (await import("./sections/verify.ts")).verifySection,
   server: async () => (await import("./sections/server.ts")).serverSection,
@@ -28,7 +28,7 @@ const options = readOrExplain(
 const unknown = options.only.filter((name) => !Object.hasOwn(sections, name));
 if (unknown.length > 0) {
   throw new TypeError(
-    `there is no section ${unknown.join(", ")}: ${Object.keys(sections).join(", ")}`,
+    `unknown section ${unknown.join(", ")}; the sections are ${Object.keys(sections).join(", ")}`,
   );
 }
 installPeers();
@@ -40,7 +40,7 @@ for (const [name, load] of Object.entries(sections)) {
   }
 }
 const report = [
-  `Measured on ${new Date().toISOString().slice(0, 10)} with Node.js ${process.version} on ${availableParallelism()} cores (${cpus()[0]?.model ?? "unknown"}), beside ${peerVersions()}. ${options.quick ? "A quick run. " : ""}Medians of interleaved rounds, quartiles in brackets.`,
+  `Measured on ${new Date().toISOString().slice(0, 10)} with Node.js ${process.version} on ${availableParallelism()} cores (${cpus()[0]?.model ?? "unknown"}), compared with ${peerVersions()}. ${options.quick ? "A quick run. " : ""}Medians of interleaved rounds, quartiles in parentheses.`,
   ...found.flatMap(({ tables }) => tables.map(markdown)),
   found
     .flatMap(({ notes }) => notes)
@@ -48,13 +48,13 @@ const report = [
     .join("\n"),
 ].join("\n\n");
 if (options.write) {
-  const file = join(import.meta.dirname, "../README.md");
+  const file = join(import.meta.dirname, "../docs/benchmarks.md");
   writeFileSync(file, between(readFileSync(file, "utf8"), "bench", report));
 }
 console.log(JSON.stringify(headlineOf(found.map(({ headline }) => headline))));
 process.exit();
 
-/** A section that fails leaves its figures out, and says so; the others go on. */
+/** Runs a section. If it fails, its figures are missing, a note reports that, and the others run. */
 async function runSection(name: string, section: Section): Promise<Findings> {
   console.log(`\n## ${name}`);
   const begun = performance.now();
@@ -64,7 +64,7 @@ async function runSection(name: string, section: Section): Promise<Findings> {
     return {
       tables: [],
       headline: {},
-      notes: [`${name}: not measured, it failed: ${String(error)}`],
+      notes: [`${name}: not measured because the section failed: ${String(error)}`],
     };
   });
   for (const table of findings.tables) {

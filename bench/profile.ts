@@ -1,5 +1,6 @@
-// npm run bench:profile: a CPU profile of a server under load, and where its time went. Give it a
-// contestant and a protocol for others than `feed binary`; the profile stays in bench/profiles.
+// npm run bench:profile: takes a CPU profile of a server under load and prints where the time went.
+// Arguments: a contestant and a protocol; the default is `feed binary`. The profile stays in
+// bench/profiles.
 import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { installPeers } from "./lib/peers.ts";
@@ -14,7 +15,9 @@ const folder = join(import.meta.dirname, "profiles", `${id}-${protocol}`);
 
 if (!Object.hasOwn(contestantNames, id) || !["json", "binary", "grpc"].includes(protocol)) {
   const ids = Object.keys(contestantNames).join(", ");
-  throw new TypeError(`give one of ${ids}, and json, binary or grpc; not ${id} ${protocol}`);
+  throw new TypeError(
+    `the arguments must be one of ${ids}, and json, binary or grpc; got ${id} ${protocol}`,
+  );
 }
 installPeers();
 const { loadUntilDone } = await import("./sections/server.ts");
@@ -45,5 +48,5 @@ for (const { rows, ...table } of tables) {
   const rowsOf = rows.map(({ name, microseconds }) => ({ name, cells: cells(microseconds) }));
   console.log(`\n${markdown({ ...table, rows: rowsOf })}`);
 }
-console.log(`\nThe profile, for a browser's developer tools: ${join(folder, file)}`);
+console.log(`\nOpen the profile in a browser's developer tools: ${join(folder, file)}`);
 process.exit();

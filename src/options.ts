@@ -30,10 +30,10 @@ import type { SessionLimit, SessionStore } from "./engine/store.ts";
 import type { SigningAlgorithm } from "./jwt/jwk.ts";
 import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
-import { createSessionCookies } from "./request/cookies.ts";
+import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import type { ClientIp, Core } from "./server/core.ts";
-import { createPolicies, type MethodPolicyOptions, type Policies } from "./server/policy/policy.ts";
+import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -172,14 +172,14 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const engine = readEngineOptions(options);
   return {
     engine,
-    policies: createPolicies({
+    policies: new Policies({
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
     }),
     core: {
       issuer: options.issuer,
-      cookies: createSessionCookies(issuer, options.cookies),
+      cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),

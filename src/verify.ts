@@ -25,11 +25,11 @@ import {
 } from "./jwt/verified-cache.ts";
 import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/verifier.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
-import { createSessionCookies } from "./request/cookies.ts";
+import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
-import { createPolicies, type MethodPolicyOptions } from "./server/policy/policy.ts";
+import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
 
 export type { VerifiedSession } from "./engine/session.ts";
@@ -40,90 +40,102 @@ export type { VerifyingSessions } from "./server/reading.ts";
 
 /** The options of {@link verifySessions}. */
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
-  /** The `issuer` of the service that makes the sessions, exactly. */
+  /** The `issuer` of the service that creates the sessions, exactly as it is configured there. */
   readonly issuer: string;
-  /** The `aud` of the access tokens, exactly. Default: the issuer. */
+  /** The `aud` of the access tokens, compared exactly. Default: the issuer. */
   readonly audience?: string;
   /**
-   * Where the issuer publishes its keys, such as "https://api.example.com/.well-known/jwks.json":
-   * https, or http on this machine. Or the keys themselves, which then never change.
+   * The URL where the issuer publishes its keys, such as
+   * "https://api.example.com/.well-known/jwks.json". It must be https; http is allowed for localhost.
+   * Alternatively the key set itself, which then never changes.
    */
   readonly jwks: string | URL | JsonWebKeySet;
-  /** Methods and services that need no session. Default none: everything needs one. */
+  /** Methods and services that do not require a session. By default every method requires one. */
   readonly public?: readonly (DescMethod | DescService)[];
   /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
   /**
-   * What the claims of a session look like; see `SessionsOptions.claims`. It types `session.claims`,
-   * and calls whose claims do not fit are refused. Default: any JSON object.
+   * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
+   * calls whose claims do not match are refused. Default: any JSON object.
    */
   readonly claims?: Schema;
-  /** How far `iat` and `nbf` may lie in the future; `exp` has no such grace. Default "60s"; at most "60s". */
+  /**
+   * How far `iat` and `nbf` may lie in the future, in whole seconds. `exp` is not extended.
+   * Default and maximum: "60s".
+   */
   readonly clockSkew?: Duration;
-  /** As the issuer has them; they name the cookies that are read. */
+  /** The cookie options of the issuer. They determine the names of the cookies to read. */
   readonly cookies?: CookieOptions;
   /**
    * The origins of the pages that may use cookies, exactly as browsers send them, such as
-   * "https://app.example.com". Default: the issuer's.
+   * "https://app.example.com". Default: the issuer's origin.
    */
   readonly origins?: readonly string[];
-  /** Whether requests with cookies are checked for coming from `origins`. Default "checked". */
+  /** Whether a request with cookies must come from a page of `origins`. Default "checked". */
   readonly crossSite?: "checked" | "unchecked";
-  /** How many verified access tokens are remembered, so that their signatures are computed once. */
+  /** The cache of verified access tokens. A cached token is not verified cryptographically again. */
   readonly verifiedCache?: VerifiedCacheOptions;
-  /** Fetches the keys. Default: the global `fetch`. Must not follow redirects when told "manual". */
+  /** Fetches the keys; must honor `redirect: "manual"`. Default: the global `fetch`. */
   readonly fetch?: Fetch;
-  /** Told of every outage: send it to your logs. */
+  /** Receives an event for every outage. Send them to your logs. */
   readonly onEvent?: SessionEventListener;
-  /** Where time comes from. Default: the machine. */
+  /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
 
-/** Verified sessions for a service that makes none. */
+/** Verified sessions for a service that does not create any itself. */
 export interface VerifySessions<Claims extends object = JsonObject>
   extends VerifyingSessions<VerifiedSession<Claims>> {
   /**
    * Fetches the keys now instead of on first use.
-   * @throws SessionError `unavailable`, with what stood in the way as its cause
+   * @throws SessionError `unavailable`, with the underlying error as its cause
    */
   ready(): Promise<void>;
 }
 
 /**
- * Verifies the sessions that another service makes, by its published keys: no store, no secret, and
- * no call to the issuer but for its keys, at most one in 30 s. Fetches nothing yet.
+ * Verifies the sessions that another service creates, using that service's published keys. It needs
+ * neither store nor secret, and contacts the issuer only for its keys, at most once in 30 s. Nothing
+ * is fetched until the first call or `ready()`.
  *
- * A session that ends is known here when its access token expires: by default after 15 minutes, at
- * most an hour. Anti-CSRF tokens are not checked, for that needs the issuer's secret; whether a
- * request with cookies comes from another site is, as everywhere. Clients refresh at the issuer.
+ * This service learns that a session has ended when its access token expires: by default after 15
+ * minutes, at most after an hour. It cannot check anti-CSRF tokens, which takes the issuer's secret,
+ * but it does check that requests with cookies come from `origins`. Clients refresh at the issuer.
  *
- * When keys cannot be fetched, those that are known serve on for 24 h; without any, calls fail with
- * `Unavailable` and nobody is signed out.
+ * If the keys cannot be fetched, known keys are used for another 24 h. Without any key, calls fail
+ * with `Unavailable`, and nobody is signed out.
  *
- * @throws TypeError with what to change, when an option is wrong
+ * ```ts
+ * const sessions = verifySessions({
+ *   issuer: "https://api.example.com",
+ *   jwks: "https://api.example.com/.well-known/jwks.json",
+ * });
+ * ```
+ *
+ * @throws TypeError if an option is wrong; the message explains what to change
  */
 export function verifySessions<Schema extends ClaimsSchema = AnyClaims>(
   options: VerifySessionsOptions<Schema>,
 ): VerifySessions<ClaimsOf<Schema>>;
-// Inside, claims are JSON; the schema vouches for their type.
+// Internally claims are JSON; the schema guarantees their type.
 export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   if (typeof options !== "object" || options === null) {
-    throw new TypeError("verifySessions: give it options, at least { issuer, jwks }");
+    throw new TypeError("verifySessions requires options, at least { issuer, jwks }");
   }
   assertMembers("verifySessions", options, members);
   const { clock = systemClock } = options;
   const issuer = readIssuer(options.issuer);
   const keys = createKeys(options, clock);
-  const policies = createPolicies({
+  const policies = new Policies({
     public: options.public ?? [],
     methods: options.methods ?? {},
     check: "none",
     hasStore: false,
   });
-  const authenticator = createAuthenticator({ ...options, clock }, keys);
+  const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const core: VerifyingCore = {
     issuer: options.issuer,
-    cookies: createSessionCookies(issuer, options.cookies),
+    cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
@@ -134,7 +146,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     revocations: authenticator.revocations,
     sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),
-      // For those who write without types: why it is not there.
+      // The type has no `revoke`. Callers without types get an explanation.
       revoke: () => Promise.reject(noStore()),
     }),
     engine: () => authenticator,
@@ -157,7 +169,7 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
   if (typeof jwks === "string" || jwks instanceof URL) {
     return new RemoteKeys({
       url: readJwksUrl(jwks),
-      // Not taken before it is used, so that a test or an agent may still replace it.
+      // The global is read at each call, so that a test or an agent may still replace it.
       fetch: options.fetch ?? ((url, init) => fetch(url, init)),
       clock,
       clockSkew: readClockSkew(options.clockSkew ?? "60s"),
@@ -173,31 +185,51 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
   };
 }
 
-function createAuthenticator(
-  options: Omit<VerifySessionsOptions, "jwks" | "clock"> & { readonly clock: Clock },
-  keys: Keys,
-): Authenticator {
-  return {
-    verify: createAccessTokenVerifier({
+/**
+ * Authenticates by the keys alone. Its calls are checked with `check: "none"`, so the methods that
+ * would read a store are only reached by a stream that looks for a refresh before its token expires.
+ */
+class VerifyingAuthenticator implements Authenticator {
+  readonly verify: Authenticator["verify"];
+  readonly revocations: Authenticator["revocations"];
+  /** Without the issuer's secret no anti-CSRF token can be verified. */
+  readonly antiCsrf: Authenticator["antiCsrf"] = { verify: async () => false };
+
+  constructor(
+    options: Omit<VerifySessionsOptions, "jwks" | "clock"> & { readonly clock: Clock },
+    keys: Keys,
+  ) {
+    this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: readAudience(options.audience ?? options.issuer),
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
       findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
       cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
-    }),
-    revocations: new NoRevocations(options.clock),
-    antiCsrf: { verify: async () => false },
-    used() {},
-    load: () => Promise.reject(noStore()),
-    loadUnsure: () => Promise.reject(noStore()),
-    reissue: async () => undefined,
-    reissueFrom: async () => undefined,
-    revoke: () => Promise.reject(noStore()),
-  };
+    });
+    this.revocations = new NoRevocations(options.clock);
+  }
+
+  used(): void {}
+
+  async load(): Promise<never> {
+    throw noStore();
+  }
+
+  async loadUnsure(): Promise<never> {
+    throw noStore();
+  }
+
+  async reissue(): Promise<undefined> {
+    return undefined;
+  }
+
+  async reissueFrom(): Promise<undefined> {
+    return undefined;
+  }
 }
 
-/** Hosts of this machine (RFC 6761 §6.3). */
+/** Names and addresses of this machine (RFC 6761 section 6.3). */
 const localHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 function readJwksUrl(jwks: string | URL): string {
@@ -206,7 +238,7 @@ function readJwksUrl(jwks: string | URL): string {
     url?.protocol === "https:" || (url?.protocol === "http:" && localHosts.has(url.hostname));
   if (url === undefined || !isSafe || url.username !== "" || url.password !== "") {
     throw new TypeError(
-      'jwks: must be an https URL without credentials (http on localhost only), such as "https://api.example.com/.well-known/jwks.json", or a JWK set',
+      'jwks must be an https URL without credentials, such as "https://api.example.com/.well-known/jwks.json", or a JWK set; http is allowed for localhost only',
     );
   }
   return url.href;
@@ -214,6 +246,6 @@ function readJwksUrl(jwks: string | URL): string {
 
 function noStore(): TypeError {
   return new TypeError(
-    "verifySessions only verifies: sessions end where they are made, for example by the client's session.signOut()",
+    "verifySessions only verifies sessions; end a session at the service that created it, for example with the client's session.signOut()",
   );
 }

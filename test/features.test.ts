@@ -1,30 +1,24 @@
 import { globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import { testTitles } from "../tools/test-titles.ts";
 
 const root = join(import.meta.dirname, "..");
 const groups = {
   ...{ A: 11, B: 14, C: 7, D: 15, E: 6, F: 4, G: 8, H: 10, I: 8, J: 4, K: 6, L: 7, M: 3, N: 8 },
   ...{ O: 7, P: 11, Q: 7 },
 };
-const ids = Object.entries(groups).flatMap(([group, last]) =>
-  Array.from({ length: last }, (_, i) => `${group}${i + 1}`),
-);
+const ids = idsUpTo(groups);
 const rows = featureRows(readFileSync(join(root, "docs/features.md"), "utf8"));
-const titles = globSync("test/**/*.ts", { cwd: root })
-  // This file has titles of no tests below.
-  .filter((file) => join(root, file) !== import.meta.filename)
-  .flatMap((file) =>
-    titlesIn(readFileSync(join(root, file), "utf8")).map((title) => ({ file, title })),
-  );
+const titles = testTitles(root);
 
 describe("docs/features.md", () => {
-  it("has every feature once, in order, in the table of its group", () => {
+  it("lists every feature once, in order, in the table of its group", () => {
     expect(rows.map(({ id }) => id)).toEqual(ids);
     expect(rows.filter(({ id, group }) => !id.startsWith(group))).toEqual([]);
   });
 
-  it("says of each whether it is there, and else in some words when it comes or why not", () => {
+  it("gives each a status, and a reason if the feature is missing", () => {
     const words = (text: string): number => text.split(" ").length;
     const unclear = rows.filter(({ status, text }) =>
       status === "planned" || status === "not ours" ? words(text) < 5 : status !== "yes",
@@ -32,66 +26,46 @@ describe("docs/features.md", () => {
     expect(unclear).toEqual([]);
   });
 
-  it("points to files that are there", () => {
-    const links = rows.flatMap(({ text }) => [...text.matchAll(/\]\(([^)]+)\)/g)]);
+  it("links only to files that exist", () => {
+    const links = rows.flatMap(({ text }) => [...text.matchAll(/\]\((?!https:)([^)#]+)/g)]);
     const targets = new Set(links.map(([, target = ""]) => target));
     expect(
       [...targets].filter((target) => globSync(target, { cwd: join(root, "docs") }).length !== 1),
     ).toEqual([]);
   });
 
-  it("claims nothing that no test is named after", () => {
-    const tested = new Set(titles.flatMap(({ title }) => idsOf(title)));
+  it("claims only features that a test names in its title", () => {
+    const tested = new Set(titles.flatMap((title) => title.ids));
     const claimed = rows.filter(({ status }) => status === "yes").map(({ id }) => id);
-    expect(claimed.filter((id) => !tested.has(id))).toEqual([]);
-  });
-
-  it("has every feature that a test is named after", () => {
-    const known = (id: string): boolean => ids.includes(id) || isSecurityCase(id);
-    expect(titles.filter(({ title }) => !idsOf(title).every(known))).toEqual([]);
+    expect(claimed.filter((id) => !tested.has(`feat:${id}`))).toEqual([]);
   });
 });
 
-describe("how this is found out", () => {
-  it("reads titles of plain tests and of tables, on one line or more", () => {
-    const source = `
-      describe("A1 one", () => {
-        it.each(rows)("A2, A3: two", () => {});
-        test.each([
-          ["A4 none of its own"],
-        ])(
-          \`A5 four\`,
-          () => {},
-        );
-        it.skipIf(!redis)("A6 B7 three", () => {});
-        describePostgres("A8 five", (server) => {});
-        it.todo("A9 not there");
-        describe.skip("A10 not run", () => {});
-      });`;
-    expect(titlesIn(source)).toEqual([
-      "A1 one",
-      "A2, A3: two",
-      "A5 four",
-      "A6 B7 three",
-      "A8 five",
-    ]);
+describe("ids in titles of tests", () => {
+  it.each([
+    ["feat", "a row of docs/features.md", new Set(rows.map(({ id }) => id))],
+    ["sec", "a row of docs/security-cases.md", idsOfTable("docs/security-cases.md")],
+    ["gs", "a row of docs/internals/get-session.md", idsOfTable("docs/internals/get-session.md")],
+  ] as const)("%s: each is %s", (list, _, known) => {
+    const unknown = titles.flatMap(({ file, ids }) =>
+      ids
+        .filter((id) => id.startsWith(`${list}:`) && !known.has(id.slice(list.length + 1)))
+        .map((id) => `${file}: ${id}`),
+    );
+    expect(unknown).toEqual([]);
   });
 
-  it.each([
-    ["A1 one", ["A1"]],
-    ["A1, B22: two", ["A1", "B22"]],
-    ["J13 J14 two", ["J13", "J14"]],
-    ["A1", []],
-    ["P1s are no ids", []],
-    ["row G4: keys", []],
-    ["E2E tests", []],
-  ])("ids that begin %j: %j", (title, expected) => {
-    expect(idsOf(title)).toEqual(expected);
+  it("always carry the name of their list", () => {
+    const bare = /["`](?:[A-Z]\d{1,2}[ :,]|row [A-Z]\d)[^"`\n]*["`]/g;
+    const found = globSync("test/**/*.test.ts", { cwd: root })
+      .filter((file) => !file.endsWith("test-titles.test.ts"))
+      .flatMap((file) => readFileSync(join(root, file), "utf8").match(bare) ?? []);
+    expect(found).toEqual([]);
   });
 });
 
 interface FeatureRow {
-  /** The letter of the heading above. */
+  /** The letter of the heading above the row. */
   readonly group: string;
   readonly id: string;
   readonly feature: string;
@@ -110,23 +84,15 @@ function featureRows(markdown: string): FeatureRow[] {
   );
 }
 
-/** What stands right after the bracket of `it(`, `describe(` and their like, or of a table's `)(`. */
-function titlesIn(source: string): string[] {
-  const call =
-    /(?:\b(?:it|test|describe\w*)(?<how>(?:\.\w+)*)|\))\(\s*(?<quote>["`])(?<title>(?:\\.|(?!\k<quote>).)*)\k<quote>/g;
-  return [...source.matchAll(call)]
-    .filter(({ groups }) => !/\.(skip|todo)\b/.test(groups?.how ?? ""))
-    .map(({ groups }) => groups?.title ?? "");
+/** Returns the ids in the first column of the page's tables. */
+function idsOfTable(page: string): ReadonlySet<string> {
+  const text = readFileSync(join(root, page), "utf8");
+  return new Set([...text.matchAll(/^\| (?:[a-z]+:)?([A-Z]\d+) \|/gm)].map(([, id = ""]) => id));
 }
 
-function idsOf(title: string): string[] {
-  const [ids = ""] = /^[A-Z]\d+(?:,? [A-Z]\d+)*(?=:? )/.exec(title) ?? [];
-  return ids.split(/,? /).filter((id) => id !== "");
-}
-
-/** Tests of attacks are named after a list of their own, in which every number has two digits. */
-function isSecurityCase(id: string): boolean {
-  const [, letter = "", number = ""] = /^([A-Z])(\d\d)$/.exec(id) ?? [];
-  const last: Readonly<Record<string, number>> = { C: 21, J: 19, P: 3, R: 16, T: 12, V: 10 };
-  return Number(number) >= 1 && Number(number) <= (last[letter] ?? 0);
+/** Returns `A1` up to `A11` for `{ A: 11 }`. */
+function idsUpTo(lastByGroup: Readonly<Record<string, number>>): string[] {
+  return Object.entries(lastByGroup).flatMap(([group, last]) =>
+    Array.from({ length: last }, (_, i) => `${group}${i + 1}`),
+  );
 }

@@ -1,8 +1,9 @@
-// npm run test:package: packs the library, installs it into an empty project, and uses it as its users do:
-// a schema that imports our options, strict types, every entry point, no source condition.
+// npm run test:package: packs the library, installs it into an empty project and uses it as users do:
+// with a schema that imports its options, strict types, every entry point and no source condition.
 import { execFileSync } from "node:child_process";
 import {
   existsSync,
+  globSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -47,12 +48,13 @@ run(
 );
 
 const installed = join(project, "node_modules/rpc-session");
-for (const page of ["README.md", "SECURITY.md", "docs/features.md"]) {
+const pages = ["README.md", "CHANGELOG.md", "SECURITY.md"];
+for (const page of [...pages, ...globSync("docs/*.md", { cwd: installed })]) {
   const text = readFileSync(join(installed, page), "utf8");
   const links = [...text.matchAll(/\]\((?!https?:|#)([^)#]+)/g)].map(([, link = ""]) => link);
   const dead = links.filter((link) => !existsSync(join(installed, page, "..", link)));
   if (dead.length > 0) {
-    throw new Error(`${page} of the package links to what is not in it: ${dead.join(", ")}`);
+    throw new Error(`${page} links to files that the package does not contain: ${dead.join(", ")}`);
   }
 }
 
@@ -160,7 +162,9 @@ run("npx", ["rpc-session", "migrate", "app.db"], project);
 run("npx", ["rpc-session", "migrate", "--print", "postgres"], project);
 const expected = "alice nobody\ntrue rpcsession.v1.RefreshHint\n";
 if (printed !== expected) {
-  throw new Error(`the installed package printed ${JSON.stringify(printed)}`);
+  throw new Error(
+    `the installed package printed ${JSON.stringify(printed)}, expected ${JSON.stringify(expected)}`,
+  );
 }
 process.stdout.write("package: 1 passed, 0 failed\n");
 

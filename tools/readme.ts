@@ -1,27 +1,52 @@
-// npm run readme: brings the README's programs and transcript up to date. `--check` only compares.
-import { readFileSync, writeFileSync } from "node:fs";
+// npm run readme: renders the programs and the wire transcript into README.md and docs/. `--check` only compares.
+import { globSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { wireTranscript } from "./wire.ts";
 
 const root = join(import.meta.dirname, "..");
-const file = join(root, "README.md");
 
-/** The README with every marked part made anew. */
-export async function renderReadme(): Promise<string> {
-  const source = (path: string): string => readFileSync(join(root, path), "utf8").trim();
-  const parts: Readonly<Record<string, string>> = {
-    server: fence("ts", source("examples/minimal/server.ts")),
-    client: fence("ts", source("examples/minimal/client.ts")),
-    account: fence("ts", source("examples/account/service.ts")),
-    watch: fence("ts", source("examples/watch/client.ts")),
-    wire: fence("http", await wireTranscript()),
-  };
-  return readFileSync(file, "utf8").replace(
-    /<!-- (\w+):begin -->[\s\S]*?<!-- \1:end -->/g,
-    (all, name: string) =>
-      // What is measured stays: `npm run bench` writes it.
-      name in parts ? `<!-- ${name}:begin -->\n${parts[name]}\n<!-- ${name}:end -->` : all,
+/** Programs that pages show, by the name of their markers. */
+const programs: Readonly<Record<string, string>> = {
+  server: "examples/minimal/server.ts",
+  client: "examples/minimal/client.ts",
+  account: "examples/account/service.ts",
+  watch: "examples/watch/client.ts",
+  express: "examples/express/server.ts",
+  fastify: "examples/fastify/server.ts",
+  hono: "examples/hono/server.ts",
+};
+
+/** The names of all parts that are rendered. */
+export const renderedParts: readonly string[] = [...Object.keys(programs), "wire"];
+
+/** A page, relative to the repository, as it is and as it should be. */
+export interface RenderedPage {
+  readonly page: string;
+  readonly current: string;
+  readonly rendered: string;
+}
+
+/** Renders every part between `<!-- name:begin -->` and `<!-- name:end -->`, on every page. */
+export async function renderPages(): Promise<RenderedPage[]> {
+  const parts = new Map(
+    Object.entries(programs).map(([name, path]) => [
+      name,
+      fence("ts", readFileSync(join(root, path), "utf8").trim()),
+    ]),
   );
+  parts.set("wire", fence("http", await wireTranscript()));
+  return ["README.md", ...globSync("docs/*.md", { cwd: root })].map((page) => {
+    const current = readFileSync(join(root, page), "utf8");
+    const rendered = current.replace(
+      /<!-- (\w+):begin -->[\s\S]*?<!-- \1:end -->/g,
+      (all, name: string) => {
+        const part = parts.get(name);
+        // `npm run bench` writes its part itself.
+        return part === undefined ? all : `<!-- ${name}:begin -->\n${part}\n<!-- ${name}:end -->`;
+      },
+    );
+    return { page, current, rendered };
+  });
 }
 
 function fence(language: string, text: string): string {
@@ -29,10 +54,15 @@ function fence(language: string, text: string): string {
 }
 
 if (process.argv[1] === import.meta.filename) {
-  const rendered = await renderReadme();
-  if (process.argv.includes("--check")) {
-    process.exitCode = rendered === readFileSync(file, "utf8") ? 0 : 1;
-  } else {
-    writeFileSync(file, rendered);
+  for (const { page, current, rendered } of await renderPages()) {
+    if (rendered === current) {
+      continue;
+    }
+    if (process.argv.includes("--check")) {
+      console.error(`${page} is out of date; run npm run readme`);
+      process.exitCode = 1;
+    } else {
+      writeFileSync(join(root, page), rendered);
+    }
   }
 }

@@ -1,4 +1,4 @@
-/** Reads the arguments of a tool; what is wrong with them ends it, with how it is used. */
+/** Reads the arguments of a tool. If they are wrong, prints the error and the usage and exits with 2. */
 export function readOrExplain<T>(usage: string, read: () => T): T {
   try {
     return read();

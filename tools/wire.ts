@@ -1,4 +1,4 @@
-// The transcript in the README: real requests to a real server, with tokens cut and times fixed.
+// Produces the transcript in the documentation: real requests to a real server, with shortened tokens.
 import { createServer } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
@@ -9,7 +9,7 @@ const issuer = "https://api.example.com";
 const shownHeaders =
   /^(content-type|cookie|authorization|origin|sec-fetch-site|set-cookie|rpcsession-.*|cache-control|www-authenticate)$/i;
 
-/** Signs in as a browser does, calls, lets the token expire, refreshes, and steals. */
+/** Signs in like a browser, calls, lets the token expire, refreshes and replays a stolen token. */
 export async function wireTranscript(): Promise<string> {
   const sessions = testSessions({ issuer, public: [NotesService.method.signIn] });
   const handler = connectNodeAdapter(
@@ -128,7 +128,7 @@ function renderBody(body: string): string[] {
   ];
 }
 
-/** Cuts tokens and ids: they are new on every run. */
+/** Shortens tokens and ids, because they differ on every run. */
 function mask(line: string): string {
   return line
     .replace(/eyJ[\w-]+\.[\w-]+\.[\w-]+/g, "eyJhbGciOi…")

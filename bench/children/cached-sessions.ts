@@ -1,5 +1,5 @@
-// Fills the cache with the tokens of many sessions, and tells what they take. Signatures are random
-// and taken as good, since making a million of them takes minutes; all the rest is done.
+// Fills the cache with the tokens of many sessions and reports the memory they take. The signatures
+// are random and accepted as valid, because creating a million takes minutes; everything else is real.
 import { randomBytes } from "node:crypto";
 import { PerformanceObserver } from "node:perf_hooks";
 import { systemClock } from "../../src/base/clock.ts";
@@ -10,12 +10,12 @@ import { createAccessTokenVerifier } from "../../src/jwt/verifier.ts";
 import { claimsOf, issuer, makeKey } from "../lib/tokens.ts";
 import { heapUsed, tell } from "./talk.ts";
 
-/** What so many cached sessions take. */
+/** The cost of the cached sessions. */
 export interface CachedSessions {
-  /** Bytes for each, beside the characters of the token itself. */
+  /** Bytes per session, without the characters of the token itself. */
   readonly bytesPerSession: number;
   readonly tokenLength: number;
-  /** Milliseconds of the longest collection of garbage, and of the longest single verification. */
+  /** Milliseconds of the longest garbage collection and of the longest single verification. */
   readonly longestGc: number;
   readonly longestCall: number;
   readonly heapMegabytes: number;
@@ -24,7 +24,7 @@ export interface CachedSessions {
 const count = Number(process.argv[2]);
 const key = await makeKey("ES256");
 if (nodeCrypto === undefined) {
-  throw new Error("the bench runs on Node.js");
+  throw new Error("the benchmark needs Node.js");
 }
 nodeCrypto.verify = () => true;
 
@@ -35,7 +35,7 @@ new PerformanceObserver((list) => {
   }
 }).observe({ entryTypes: ["gc"] });
 
-// One generation holds all, so that none is there twice.
+// One generation of the cache holds everything, so that no entry is counted twice.
 const limits = { entries: 2 * count, bytes: Number.MAX_SAFE_INTEGER };
 const cache = createVerifiedCache(limits, systemClock);
 const verify = createAccessTokenVerifier({
@@ -60,9 +60,9 @@ for (let i = 0; i < count; i++) {
   }
 }
 if (cache?.size !== count) {
-  throw new Error(`${cache?.size} of ${count} are cached`);
+  throw new Error(`expected ${count} cached tokens, found ${cache?.size}`);
 }
-// The observer is told of the collections so far.
+// Let the observer receive the collections so far.
 await new Promise((resolve) => setTimeout(resolve, 50));
 const duringLoad = longestGc;
 const heap = heapUsed();

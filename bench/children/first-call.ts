@@ -1,5 +1,5 @@
-// The first call of a service, from the start of its process. Arguments: the folder of the built
-// library, and "sessions" or "bare".
+// Measures the first call of a service from the start of its process. Arguments: the folder of the
+// built library, and "sessions" or "bare".
 import { pathToFileURL } from "node:url";
 import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";

@@ -1,5 +1,5 @@
-// Opens many streams on a server of its own process, and tells what each takes there. With `feed` the
-// streams have sessions; with `bare` they have none.
+// Opens many streams to a server in the same process and reports the memory that each takes. The
+// streams have sessions with `feed` and none with `bare`.
 import http2 from "node:http2";
 import type { AddressInfo } from "node:net";
 import { setTimeout as wait } from "node:timers/promises";
@@ -8,7 +8,7 @@ import { type ContestantId, serve } from "../server/contestants.ts";
 import { openStreams } from "../server/streams.ts";
 import { heapUsed, tell } from "./talk.ts";
 
-/** What a stream takes, on both ends together: bytes. */
+/** The cost of a stream, both ends together, in bytes. */
 export interface OpenStreams {
   readonly bytesPerStream: number;
 }
@@ -39,7 +39,7 @@ const open = async (streams: number): Promise<void> => {
     await wait(10);
   }
 };
-// The first ones are for what is made once.
+// The first streams also pay for objects that are created once, so they do not count.
 await open(100);
 const before = heapUsed();
 await open(Number(count));

@@ -1,5 +1,5 @@
-// Two simulated hours of the same sessions: they call, and refresh as their tokens run out. Tells the
-// heap every five minutes of the second.
+// Simulates two hours of the same sessions, which call and refresh. Reports the heap size every five
+// minutes of the second hour.
 import { Engine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
@@ -7,7 +7,7 @@ import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { issuer } from "../lib/tokens.ts";
 import { heapUsed, tell } from "./talk.ts";
 
-/** The heap over a simulated hour. */
+/** The heap sizes over a simulated hour. */
 export interface SimulatedHours {
   readonly samples: readonly { readonly minute: number; readonly bytes: number }[];
   readonly calls: number;

@@ -3,7 +3,11 @@ import { once } from "node:events";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
-/** Runs a file of this folder in a process of its own: what it tells, or why it could not. */
+/**
+ * Runs a file of this folder in a process of its own and returns what it reports.
+ *
+ * @throws Error if the process exits without a report
+ */
 export async function askChild<T>(
   file: string,
   args: readonly string[],
@@ -16,18 +20,18 @@ export async function askChild<T>(
   const [message] = (await Promise.race([
     once(child, "message"),
     once(child, "exit").then(([code]) => {
-      throw new Error(`${file} ended with ${code} and said nothing`);
+      throw new Error(`${file} exited with code ${code} before it reported a result`);
     }),
   ])) as [T];
   return message;
 }
 
-/** Tells the parent, and ends. */
+/** Sends the result to the parent and exits. */
 export function tell(message: object): void {
   process.send?.(message, () => process.exit());
 }
 
-/** Collects garbage until there is none, and tells what is left; bytes. */
+/** Collects garbage until nothing changes and returns the size of the heap in bytes. */
 export function heapUsed(): number {
   setFlagsFromString("--expose-gc");
   const gc = runInNewContext("gc") as () => void;

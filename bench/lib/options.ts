@@ -3,17 +3,17 @@ import { parseArgs } from "node:util";
 /** How much is measured. */
 export interface BenchOptions {
   readonly quick: boolean;
-  /** Rounds of what takes milliseconds. */
+  /** Rounds of measurements that take milliseconds. */
   readonly rounds: number;
-  /** Rounds of what takes seconds. */
+  /** Rounds of measurements that take seconds. */
   readonly fewRounds: number;
   /** The sections to run, by name; all of them when empty. */
   readonly only: readonly string[];
-  /** Whether the README's table is written. */
+  /** Whether the tables of docs/benchmarks.md are written. */
   readonly write: boolean;
 }
 
-/** @throws TypeError for what is no option */
+/** @throws TypeError if an option is unknown */
 export function readBenchOptions(args: readonly string[]): BenchOptions {
   const { values, positionals } = parseArgs({
     args: [...args],

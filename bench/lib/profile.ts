@@ -1,4 +1,4 @@
-/** A CPU profile as V8 writes it. */
+/** A CPU profile in the format of V8. */
 export interface CpuProfile {
   readonly nodes: readonly {
     readonly id: number;
@@ -13,19 +13,19 @@ export interface CpuProfile {
   readonly timeDeltas: readonly number[];
 }
 
-/** Time spent in one place itself, without what it calls. */
+/** The time spent in one function itself, without the functions it calls. */
 export interface SelfTime {
   readonly name: string;
   readonly microseconds: number;
 }
 
-/** Whose code a profile's time went to, and to which functions. */
+/** The time of a profile by owner of the code and by function. */
 export interface ProfileSummary {
   readonly owners: readonly SelfTime[];
   readonly functions: readonly (SelfTime & { readonly owner: string })[];
 }
 
-/** Adds up the samples that were taken while anything ran. */
+/** Adds up the samples of a profile, without idle time. */
 export function summarize({ nodes, samples, timeDeltas }: CpuProfile): ProfileSummary {
   const byId = new Map(nodes.map((node) => [node.id, node.callFrame]));
   const owners = new Map<string, number>();

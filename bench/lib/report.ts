@@ -1,6 +1,6 @@
 import type { Spread } from "./stats.ts";
 
-/** What the last line of the output holds; medians, and ratios of medians of the same rounds. */
+/** The keys of the last line of the output: medians, and ratios of medians of the same rounds. */
 export const headlineKeys = [
   "warm_verify_ns",
   "warm_authenticate_ns",
@@ -40,29 +40,29 @@ export const headlineKeys = [
 ] as const;
 
 export type HeadlineKey = (typeof headlineKeys)[number];
-/** Null where it could not be measured here; a note says why. */
+/** A value is null if it could not be measured; a note gives the reason. */
 export type Headline = Record<HeadlineKey, number | null>;
 
-/** A figure in a table: measured, said in words, or missing. */
+/** A cell of a table: a measurement, words, or null if the figure is missing. */
 export type Cell = Spread | number | string | null;
 
 /** One table of the results. */
 export interface Table {
   readonly title: string;
-  /** What stands in the columns after the first, with its unit. */
+  /** The headings of the columns after the first, with units. */
   readonly columns: readonly string[];
   readonly rows: readonly { readonly name: string; readonly cells: readonly Cell[] }[];
 }
 
-/** What one section found. */
+/** The results of one section. */
 export interface Findings {
   readonly tables: readonly Table[];
   readonly headline: Partial<Headline>;
-  /** What the reader must know: bottlenecks, and why a figure is missing. */
+  /** Remarks for the reader: bottlenecks, and reasons for missing figures. */
   readonly notes: readonly string[];
 }
 
-/** Every key, in order; null for what no section found, as for what is no number. */
+/** Returns every key in order; the value is null if no section found a finite number. */
 export function headlineOf(found: readonly Partial<Headline>[]): Headline {
   const all: Partial<Headline> = Object.assign({}, ...found);
   const value = (key: HeadlineKey): number | null => {
@@ -72,7 +72,7 @@ export function headlineOf(found: readonly Partial<Headline>[]): Headline {
   return Object.fromEntries(headlineKeys.map((key) => [key, value(key)])) as Headline;
 }
 
-/** A table in Markdown. */
+/** Returns a table in Markdown. */
 export function markdown({ title, columns, rows }: Table): string {
   const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
   return [
@@ -82,17 +82,21 @@ export function markdown({ title, columns, rows }: Table): string {
   ].join("\n");
 }
 
-/** A text with the part between two markers replaced. @throws Error without them */
+/**
+ * Returns a text with the part between two markers replaced.
+ *
+ * @throws Error if a marker is missing
+ */
 export function between(text: string, name: string, part: string): string {
   const [begin, end] = [`<!-- ${name}:begin -->`, `<!-- ${name}:end -->`];
   const [from, to] = [text.indexOf(begin), text.indexOf(end)];
   if (from === -1 || to < from) {
-    throw new Error(`there are no markers ${begin} and ${end}`);
+    throw new Error(`the text has no markers ${begin} and ${end}`);
   }
   return `${text.slice(0, from + begin.length)}\n${part}\n${text.slice(to)}`;
 }
 
-/** The figure, and the quartiles where they are known. */
+/** Returns the figure, with its quartiles if they are known. */
 export function written(cell: Cell): string {
   if (cell === null) {
     return "–";
@@ -110,7 +114,7 @@ function short(value: number): string {
   return significant(value).toLocaleString("en-US", { maximumFractionDigits: 4 });
 }
 
-/** Three digits that mean something; whole above a thousand. */
+/** Rounds to three significant digits, and to integers above a thousand. */
 function significant(value: number): number {
   return Math.abs(value) >= 1000 ? Math.round(value) : Number(value.toPrecision(3));
 }

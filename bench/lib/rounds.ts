@@ -1,16 +1,16 @@
-/** One of several things measured beside each other. */
+/** One of several candidates that are compared. */
 export interface Contestant {
   readonly name: string;
-  /** How often one batch does it. */
+  /** The number of operations in one batch. */
   readonly ops: number;
-  /** Makes what a batch uses up; not measured. */
+  /** Prepares the input of a batch; not measured. */
   prepare?(): void | Promise<void>;
   batch(): void | Promise<void>;
 }
 
 /**
- * CPU time of this process per operation, in nanoseconds, one value for each round. In a round every
- * contestant has its turn, in an order that rotates, so that none has the machine's better minutes.
+ * Measures the CPU time of this process per operation, in nanoseconds, with one value per round. In
+ * each round every contestant runs once, in a rotating order, so that noise affects all of them alike.
  */
 export async function cpuRounds(
   contestants: readonly Contestant[],
@@ -23,7 +23,7 @@ export async function cpuRounds(
       const before = process.cpuUsage();
       await contestant.batch();
       const { user, system } = process.cpuUsage(before);
-      // The first two rounds are for the compiler.
+      // The first two rounds warm up the compiler.
       if (round >= 0) {
         found.get(contestant.name)?.push(((user + system) * 1000) / contestant.ops);
       }
@@ -32,7 +32,7 @@ export async function cpuRounds(
   return found;
 }
 
-/** The same in another order, which each of them begins in turn. */
+/** Returns the list rotated by `by`, so that each element comes first in turn. */
 export function rotated<T>(all: readonly T[], by: number): T[] {
   const at = ((by % all.length) + all.length) % all.length;
   return [...all.slice(at), ...all.slice(0, at)];

@@ -1,4 +1,4 @@
-/** A figure over all rounds. */
+/** The distribution of a figure over all rounds. */
 export interface Spread {
   readonly median: number;
   /** The first and the third quartile. */
@@ -7,7 +7,7 @@ export interface Spread {
   readonly rounds: number;
 }
 
-/** @throws RangeError without any value */
+/** @throws RangeError if `values` is empty */
 export function spreadOf(values: readonly number[]): Spread {
   if (values.length === 0) {
     throw new RangeError("a spread needs at least one value");
@@ -18,7 +18,8 @@ export function spreadOf(values: readonly number[]): Spread {
 }
 
 /**
- * The value below which a part of all lies, between the two nearest.
+ * Returns a quantile, interpolated between the two nearest values.
+ *
  * @param sorted ascending, not empty
  * @param part 0 to 1
  */
@@ -29,7 +30,7 @@ export function quantile(sorted: readonly number[], part: number): number {
   return below + (above - below) * (place - Math.floor(place));
 }
 
-/** How many times the first is the second; null where one of them was not measured. */
+/** Returns the first figure divided by the second; null if one of them was not measured. */
 export function ratio(
   first: Spread | null | undefined,
   second: Spread | null | undefined,
@@ -38,8 +39,8 @@ export function ratio(
 }
 
 /**
- * The median of the ratios of two figures, round by round: what both rounds share of the machine's
- * mood falls out.
+ * Returns the median of the ratios of two figures, round by round. Noise that affects a whole round
+ * cancels out.
  */
 export function pairedRatio(
   first: readonly number[] | undefined,
@@ -52,7 +53,7 @@ export function pairedRatio(
   return spreadOf(ratios).median;
 }
 
-/** How much a figure rises where its cause rises tenfold: least squares over powers of ten. */
+/** Returns how much a figure rises when its cause rises tenfold: least squares over powers of ten. */
 export function slopePerDecade(
   points: readonly { readonly n: number; readonly value: number }[],
 ): number {

@@ -17,7 +17,7 @@ import { signAccessToken } from "../../src/jwt/verifier.ts";
 
 export const issuer = "https://api.example.com";
 
-/** A key in every form that somebody verifies with. */
+/** A key in every form that one of the verifiers needs. */
 export interface BenchKey {
   readonly kid: string;
   readonly verification: VerificationKey;
@@ -46,7 +46,7 @@ export async function makeKey(alg: SigningAlgorithm): Promise<BenchKey> {
   };
 }
 
-/** What an access token of ours says: thirteen claims of its own and three of the user's. */
+/** Returns the claims of a typical access token: thirteen of the library and three of the user. */
 export function claimsOf(i: number): TokenClaims {
   const iat = Math.floor(Date.now() / 1000);
   const id = String(i).padStart(10, "0");
@@ -70,7 +70,7 @@ export function claimsOf(i: number): TokenClaims {
   };
 }
 
-/** The same characters in strings of their own, as they come off the wire: not hashed yet. */
+/** Returns copies of a string, as they arrive from the network: without a cached hash. */
 export function freshCopies(tokens: readonly string[], count: number): string[] {
   return Array.from({ length: count }, (_, i) =>
     Buffer.from(tokens[i % tokens.length] ?? "", "latin1").toString("latin1"),

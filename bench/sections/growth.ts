@@ -3,7 +3,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { systemClock } from "../../src/base/clock.ts";
 import { KnownChanges } from "../../src/engine/revocation/known.ts";
 import { createVerifiedCache } from "../../src/jwt/verified-cache.ts";
-import { createPolicies } from "../../src/server/policy/policy.ts";
+import { Policies } from "../../src/server/policy/policy.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";
@@ -13,14 +13,14 @@ import { claimsOf, makeKey } from "../lib/tokens.ts";
 const ops = 100_000;
 const counts = [10, 100, 1_000, 10_000, 100_000, 1_000_000];
 
-/** What a call looks up, and how many of it there are at least and at most. */
+/** The indexes that a call looks up, with their smallest and largest measured sizes. */
 const causes = {
   "cached sessions": { from: 1_000, to: 1_000_000, make: cachedSessions },
   "revocations in the feed": { from: 10, to: 1_000_000, make: revocationsInFeed },
   methods: { from: 10, to: 1_000, make: methodsWithPolicies },
 } as const;
 
-/** Whether a call costs more where there is more of everything. */
+/** Measures whether a call costs more as the indexes grow. */
 export async function growthSection({ quick }: BenchOptions): Promise<Findings> {
   const rows: { name: string; cells: Cell[] }[] = [];
   const slopes: number[] = [];
@@ -40,8 +40,8 @@ export async function growthSection({ quick }: BenchOptions): Promise<Findings> 
   return {
     tables: [
       {
-        title: "ns CPU for a look-up among",
-        columns: [...counts.map((count) => count.toLocaleString("en-US")), "for each tenfold"],
+        title: "ns CPU for one lookup among",
+        columns: [...counts.map((count) => count.toLocaleString("en-US")), "per tenfold growth"],
         rows,
       },
     ],
@@ -51,12 +51,12 @@ export async function growthSection({ quick }: BenchOptions): Promise<Findings> 
       slope_methods_ns: slopes[2] ?? null,
     },
     notes: [
-      "growth: look-ups go over 1,000 of what is there, spread over all of it. The rise that is left is that of memory beyond the processor's caches.",
+      "growth: lookups visit 1,000 entries spread over the whole index. The remaining rise comes from memory outside of the processor's caches.",
     ],
   };
 }
 
-/** Indexes of up to a thousand things, spread over all of them. */
+/** Returns up to a thousand positions, spread over the whole index. */
 function places(size: number): number[] {
   const asked = Math.min(size, 1_000);
   return Array.from({ length: asked }, (_, i) => Math.floor((i * size) / asked));
@@ -86,13 +86,13 @@ async function revocationsInFeed(size: number): Promise<Omit<Contestant, "name">
 }
 
 async function methodsWithPolicies(size: number): Promise<Omit<Contestant, "name">> {
-  const policies = createPolicies({ public: [], methods: {} });
+  const policies = new Policies({ public: [], methods: {} });
   const methodOf = (i: number): DescMethod => ({
     ...NotesService.method.listNotes,
     name: `Method${i}`,
   });
   const methods = Array.from({ length: size }, (_, i) => methodOf(i));
-  policies.check(methods);
+  policies.assertServed(methods);
   const asked = places(size).flatMap((i) => methods[i] ?? []);
   return lookUps(asked, (method) => policies.of(method).auth === "required");
 }
@@ -104,7 +104,7 @@ function lookUps<T>(asked: readonly T[], look: (one: T) => boolean): Omit<Contes
     batch() {
       for (const one of all) {
         if (!look(one)) {
-          throw new Error("a look-up found something else");
+          throw new Error("a lookup returned an unexpected result");
         }
       }
     },

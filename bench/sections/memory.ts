@@ -8,7 +8,7 @@ import type { Findings } from "../lib/report.ts";
 
 const children = join(import.meta.dirname, "../children");
 
-/** What sessions, streams and hours take of a server's memory. */
+/** Measures the memory that sessions and streams take, and the growth over time. */
 export async function memorySection({ quick }: BenchOptions): Promise<Findings> {
   const cached = (count: number) =>
     askChild<CachedSessions>(join(children, "cached-sessions.ts"), [String(count)], {
@@ -38,7 +38,7 @@ export async function memorySection({ quick }: BenchOptions): Promise<Findings> 
       {
         title: "cached sessions",
         columns: [
-          "bytes each, beside the token",
+          "bytes each, without the token",
           "characters of a token",
           "heap, MB",
           "longest GC, ms",
@@ -64,8 +64,8 @@ export async function memorySection({ quick }: BenchOptions): Promise<Findings> 
       growth_bytes_per_hour: growthPerHour(hours),
     },
     notes: [
-      "cached sessions: signatures were taken as good, as a million of them would take minutes; parsing, claims and the cache are real.",
-      `simulated hour: the second of two, ${hours.calls} calls and ${hours.refreshes} refreshes of a constant number of sessions; least squares over samples every five minutes.`,
+      "cached sessions: signatures were accepted unchecked, because creating a million takes minutes; parsing, claims and the cache are real.",
+      `simulated hour: the second of two hours with ${hours.calls} calls and ${hours.refreshes} refreshes of a constant number of sessions; least squares over samples every five minutes.`,
     ],
   };
 }

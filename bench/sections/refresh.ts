@@ -12,28 +12,28 @@ import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { redisStore } from "../../src/stores/redis/index.ts";
 import { loadSqlite, openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
-import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
-import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
+import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
+import { redisMissing, startRedis } from "../../test/servers/redis.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings, HeadlineKey } from "../lib/report.ts";
 import { pairedRatio, spreadOf } from "../lib/stats.ts";
 import { issuer } from "../lib/tokens.ts";
 
 const inFlight = 32;
-const secret = "a secret of the bench that is long enough";
+const secret = "the secret of the benchmark, long enough";
 
-/** A store, and the least that a refresh on it could be. */
+/** A store, and the minimal work of a refresh on it. */
 interface StoreBench {
   readonly store: SessionStore;
   /**
-   * Advances a row by one conditional write on the same connections, with the same durability;
-   * undefined where the store is this process's memory.
+   * Advances a row by one conditional write, on the same connections and with the same durability;
+   * undefined for the memory store.
    */
   readonly floor: ((id: string, generation: number) => Promise<boolean>) | undefined;
   close(): Promise<void>;
 }
 
-/** Calls per second in every round. */
+/** Calls per second in each round. */
 interface Rates {
   readonly signIn: number[];
   readonly refresh: number[];
@@ -49,16 +49,16 @@ const openers = {
 } as const;
 type StoreName = keyof typeof openers;
 
-/** How many sign-ins and refreshes a store takes in a second. */
+/** Measures the sign-ins and refreshes per second of each store. */
 export async function refreshSection(options: BenchOptions): Promise<Findings> {
   const notes: string[] = [
-    `refresh: ${inFlight} in flight, every one of them advances its session and writes a new token; the floors are one conditional write on the same connections, alone and with one ES256 signature.`,
+    `refresh: ${inFlight} refreshes in flight, each of which advances its session and writes a new token. The floors are one conditional write on the same connections, alone and with one ES256 signature.`,
   ];
   const rates = new Map<StoreName, Rates>();
   for (const name of Object.keys(openers) as StoreName[]) {
     const opened = await openers[name]();
     if (typeof opened === "string") {
-      notes.push(`refresh on ${name}: not measured, ${opened}`);
+      notes.push(`refresh on ${name}: not measured: ${opened}`);
       continue;
     }
     rates.set(name, await measure(opened, options));
@@ -84,7 +84,7 @@ function tableOf(rates: ReadonlyMap<StoreName, Rates>): Findings["tables"][numbe
       "refreshes/s",
       "floor: one write/s",
       "floor: write + signature/s",
-      "refresh ÷ that",
+      "refresh ÷ that floor",
     ],
     rows: (Object.keys(openers) as StoreName[]).map((name) => ({ name, cells: cells(name) })),
   };
@@ -112,7 +112,7 @@ async function measure(
     audience: issuer,
     store,
     secret,
-    // As short as they may be, so that every refresh of a used session advances it.
+    // As short as possible, so that every refresh of a used session advances it.
     lifetimes: readLifetimes(
       { access: "1h" },
       { clientTimeout: "1ms", overlap: "2ms", settle: "0ms" },
@@ -140,7 +140,7 @@ async function measure(
     if (floor !== undefined) {
       const advance = async (holder: Holder): Promise<void> => {
         if (!(await floor(holder.id, holder.floor++))) {
-          throw new Error("the floor did not advance");
+          throw new Error("the write of the floor did not advance its row");
         }
       };
       found.floor = await perSecond(holders, advance);
@@ -163,7 +163,7 @@ async function measure(
   return rates;
 }
 
-/** A client: its session, its refresh token, and how far its row of the floor is. */
+/** A client: its session, its refresh token, and the generation of its row of the floor. */
 interface Holder {
   readonly id: string;
   token: string;
@@ -184,7 +184,7 @@ async function signIn(engine: Engine, i: number): Promise<Holder> {
   return { id: record.id, token: refreshToken, generation: 0, floor: 0 };
 }
 
-/** Uses every session's tokens, so that the next refresh advances it; not measured. */
+/** Uses the tokens of every session, so that the next refresh advances it; not measured. */
 async function useAll(store: SessionStore, holders: readonly Holder[]): Promise<void> {
   await perSecond(holders, async ({ id, generation }) => {
     await store.confirm(id, generation, 0);
@@ -213,7 +213,7 @@ async function perSecond<T>(all: readonly T[], work: (one: T) => Promise<void>):
   return all.length / ((performance.now() - begun) / 1000);
 }
 
-/** One ES256 signature over as many bytes as an access token has. */
+/** Returns a function that makes one ES256 signature over as many bytes as an access token has. */
 async function signer(): Promise<() => Promise<unknown>> {
   const algorithm = { name: "ECDSA", namedCurve: "P-256", hash: "SHA-256" };
   const { privateKey } = await crypto.subtle.generateKey(algorithm, false, ["sign", "verify"]);
@@ -229,7 +229,7 @@ async function openSqliteBench(): Promise<StoreBench> {
   const folder = mkdtempSync(join(tmpdir(), "rpcsession-bench-"));
   const file = join(folder, "sessions.db");
   const store = sqliteStore(file);
-  // A file of its own, as the store does not share its connection; opened the same way.
+  // A separate file, because the store does not share its connection; opened the same way.
   const database = openSqlite(loadSqlite("bench"), join(folder, "floor.db"));
   database.exec(floorTable("integer"));
   const insert = database.prepare("insert or ignore into floor (id, generation) values (?, 0)");
@@ -278,7 +278,7 @@ async function openPostgresBench(): Promise<StoreBench | string> {
   };
 }
 
-/** A row as wide as a session's. */
+/** Creates a table whose rows are as wide as those of sessions. */
 function floorTable(number: string): string {
   return `create table floor (id text primary key, user_id text default 'user', salt text default '${"s".repeat(24)}', generation ${number} not null, rotated_at ${number}, revoked_at ${number}, claims text default '{"role":"admin","plan":"pro","org":"acme"}', data text default '{}', device text default '{}')`;
 }

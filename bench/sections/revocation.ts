@@ -1,8 +1,8 @@
 import { Pool } from "pg";
 import { systemClock } from "../../src/base/clock.ts";
 import { KnownChanges } from "../../src/engine/revocation/known.ts";
-import { postgresMissing, startPostgres } from "../../test/helpers/postgres.ts";
-import { redisMissing, startRedis } from "../../test/helpers/redis.ts";
+import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
+import { redisMissing, startRedis } from "../../test/servers/redis.ts";
 import type { BenchOptions } from "../lib/options.ts";
 import type { Findings } from "../lib/report.ts";
 import { type Contestant, cpuRounds } from "../lib/rounds.ts";
@@ -11,7 +11,7 @@ import { type Spread, spreadOf } from "../lib/stats.ts";
 const sessions = 10_000;
 const inFlight = 32;
 
-/** What it costs to ask whether a session was revoked. */
+/** Measures the cost of checking whether a session was revoked. */
 export async function revocationSection({ quick, fewRounds }: BenchOptions): Promise<Findings> {
   const notes: string[] = [];
   const closing: (() => Promise<void>)[] = [];
@@ -26,14 +26,14 @@ export async function revocationSection({ quick, fewRounds }: BenchOptions): Pro
     closing.push(() => database.close());
     contestants.push(await remote(names.postgres, (id) => database.look(id)));
   } else {
-    notes.push(`revocation by PostgreSQL: not measured, ${postgresMissing}`);
+    notes.push(`revocation by PostgreSQL: not measured: ${postgresMissing}`);
   }
   if (redisMissing === undefined) {
     const database = await openRedis();
     closing.push(() => database.close());
     contestants.push(await remote(names.redis, (id) => database.look(id)));
   } else {
-    notes.push(`revocation by Redis: not measured, ${redisMissing}`);
+    notes.push(`revocation by Redis: not measured: ${redisMissing}`);
   }
   const found = await cpuRounds(contestants, fewRounds);
   for (const close of closing) {
@@ -51,7 +51,7 @@ export async function revocationSection({ quick, fewRounds }: BenchOptions): Pro
     tables: [
       {
         title: "revocation check, per call",
-        columns: ["µs CPU of the server's process", "µs of waiting, one at a time"],
+        columns: ["µs CPU of the server's process", "µs of waiting, one call at a time"],
         rows: Object.values(names).map((name) => ({ name, cells: [cpu(name), wait(name)] })),
       },
     ],
@@ -79,7 +79,7 @@ function feedContestant(): Contestant {
   for (let i = 0; i < sessions; i++) {
     revocations.apply({ kind: "revoked", session: idOf(i), endedBy: "revoked", at: Date.now() });
   }
-  // Not revoked, as nearly all are.
+  // These are not revoked, like nearly all sessions.
   const asked = Array.from({ length: sessions }, (_, i) => idOf(i + sessions));
   const ops = 50 * sessions;
   return {
@@ -92,7 +92,7 @@ function feedContestant(): Contestant {
         revoked += known || revocations.isOverfull ? 1 : 0;
       }
       if (revoked > 0) {
-        throw new Error("nobody revoked these");
+        throw new Error("a session that was not revoked is reported as revoked");
       }
     },
   };

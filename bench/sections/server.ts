@@ -26,25 +26,25 @@ interface RunningServer {
   readonly cookie: string | undefined;
 }
 
-/** What the rounds of one contestant over one protocol found. */
+/** The results of one contestant over one protocol, one value per round. */
 interface Measured {
-  /** Microseconds for each request. */
+  /** Microseconds per request. */
   readonly cpu: number[];
   readonly perSecond: number[];
   readonly p50: number[];
   readonly p99: number[];
-  /** The part of the time that the server's main thread was busy, at most about 1. */
+  /** The share of the time in which the server's main thread was busy, at most about 1. */
   readonly busy: number[];
 }
 
-/** What a session costs a server: CPU time of its process, with the load from another one. */
+/** Measures what a session costs a server: the CPU time of its process; the load comes from another. */
 export async function serverSection(options: BenchOptions): Promise<Findings> {
   const notes: string[] = [];
   const servers: RunningServer[] = [];
   for (const id of ids) {
     const server = await startServer(id);
     if ("missing" in server) {
-      notes.push(`${contestantNames[id]}: not measured, ${server.missing}`);
+      notes.push(`${contestantNames[id]}: not measured: ${server.missing}`);
     } else {
       servers.push(server);
     }
@@ -70,7 +70,7 @@ export async function serverSection(options: BenchOptions): Promise<Findings> {
   }
 }
 
-/** Loads one server for the sake of its flags, and ends it. */
+/** Puts one server, started with Node.js flags of its own, under load and ends it. */
 export async function loadUntilDone(run: {
   readonly id: ContestantId;
   readonly protocol: Protocol;
@@ -103,7 +103,7 @@ async function startServer(
   if ("ready" in message) {
     return { id, process: child, ...message };
   }
-  return { missing: "missing" in message ? message.missing : "it did not start" };
+  return { missing: "missing" in message ? message.missing : "the server did not start" };
 }
 
 type Measure = (
@@ -145,7 +145,7 @@ async function measureAll(
     for (const server of rotated(servers, round)) {
       const { report, cpu } = await measure(server, protocol, requests);
       const measured = found.get(server.id);
-      // The first round is for the compiler.
+      // The first round warms up the compiler.
       if (round >= 0 && measured !== undefined) {
         measured.cpu.push(cpu / requests);
         measured.perSecond.push(requests / report.seconds);
@@ -205,5 +205,5 @@ function bottleneck(found: Found): string {
     const busy = spreadOf([...measured.values()].flatMap((one) => one.busy)).median;
     return `${protocols[protocol]} ${Math.round(busy * 100)} %`;
   });
-  return `${inFlight} requests in flight; how much of one core the servers were busy: ${parts.join(", ")}. Near 100 % the server is what limits requests/s; below, the load generator, and CPU per request is the figure to read.`;
+  return `${inFlight} requests in flight. The servers used this share of one core: ${parts.join(", ")}. Near 100 % the server limits requests/s; below that the load generator does, so read the CPU time per request instead.`;
 }

@@ -14,7 +14,7 @@ const bench = join(import.meta.dirname, "..");
 const root = join(bench, "..");
 const dist = join(root, "dist");
 
-/** What it takes to begin: time, disk and bytes over the wire. */
+/** Measures the cost of starting: time, disk space and bundle size. */
 export async function startupSection({ quick }: BenchOptions): Promise<Findings> {
   build();
   const kinds = ["bare", "sessions"] as const;
@@ -40,7 +40,7 @@ export async function startupSection({ quick }: BenchOptions): Promise<Findings>
         rows: [
           { name: "Connect alone", cells: [first("bare")] },
           {
-            name: "with sessions: keys made, signed in, verified, in memory",
+            name: "with sessions in memory: keys created, signed in, verified",
             cells: [first("sessions")],
           },
         ],
@@ -65,19 +65,19 @@ export async function startupSection({ quick }: BenchOptions): Promise<Findings>
     },
     notes: [
       bundle === undefined
-        ? "client bundle: not measured, rolldown is not installed"
-        : `client bundle: without @connectrpc/connect and @bufbuild/protobuf, which its user has; ${forbiddenNote(bundle.forbidden)}.`,
+        ? "client bundle: not measured, because rolldown is not installed"
+        : `client bundle: without @connectrpc/connect and @bufbuild/protobuf, which every user has; ${forbiddenNote(bundle.forbidden)}.`,
     ],
   };
 }
 
 function forbiddenNote(forbidden: readonly string[]): string {
   return forbidden.length === 0
-    ? "jose, kysely and node: are not in it"
+    ? "it contains neither jose, kysely nor node: modules"
     : `IT CONTAINS ${forbidden.join(", ")}`;
 }
 
-/** Builds the library as it is published. */
+/** Builds the library in the form that is published. */
 function build(): void {
   const { status } = spawnSync("npm", ["run", "--silent", "build"], {
     cwd: root,
@@ -85,11 +85,11 @@ function build(): void {
     shell: process.platform === "win32",
   });
   if (status !== 0) {
-    throw new Error("the build failed");
+    throw new Error("the build failed; see its output above");
   }
 }
 
-/** What `npm install rpc-session` puts on the disk, peers aside. */
+/** Returns the disk space of `npm install rpc-session` without peer dependencies. */
 function installedKilobytes(): Record<string, number> {
   const own = ["src", "gen", "proto"].map((folder) => sizeOf(join(root, folder)));
   const built = ["src", "gen"].map((folder) => sizeOf(join(dist, folder)));
@@ -98,7 +98,7 @@ function installedKilobytes(): Record<string, number> {
   };
   const sum = (sizes: readonly number[]): number => sizes.reduce((a, b) => a + b, 0) / 1000;
   return {
-    "rpc-session, sources and maps included": sum([...own, ...built]),
+    "rpc-session with sources and source maps": sum([...own, ...built]),
     ...Object.fromEntries(
       Object.keys(dependencies).map((name) => [
         name,
@@ -118,11 +118,11 @@ function sizeOf(folder: string): number {
 interface Bundle {
   readonly minified: number;
   readonly gzip: number;
-  /** Modules that must not be in it. */
+  /** Modules that the bundle must not contain. */
   readonly forbidden: readonly string[];
 }
 
-/** What is used of rolldown, which comes with the test runner. */
+/** The part of rolldown that is used here; it comes with the test runner. */
 interface Rolldown {
   rolldown(options: object): Promise<{
     generate(options: object): Promise<{
@@ -135,7 +135,7 @@ interface Rolldown {
   }>;
 }
 
-/** Bundles the client as a browser's bundler would. */
+/** Bundles the client as for a browser. */
 async function clientBundle(): Promise<Bundle | undefined> {
   const bundler = await loadPeer<Rolldown>("rolldown").catch(() => undefined);
   if (bundler === undefined) {

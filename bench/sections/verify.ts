@@ -29,12 +29,14 @@ const names = {
   warmCall: "rpc-session, the whole gate of a warm call",
 } as const;
 
-/** What it costs to verify a token: CPU time per call, one call after the other. */
+/** Measures the cost of verifying a token: CPU time per call, one call after another. */
 export async function verifySection({ rounds, quick }: BenchOptions): Promise<Findings> {
   const columns: Map<string, number[]>[] = [];
   const notes: string[] = [];
   const supertokens = await startSuperTokens().catch((error: unknown) => {
-    notes.push(`supertokens-node could not be called alone: ${String(error)}`);
+    notes.push(
+      `supertokens-node: not measured, because it could not be called on its own: ${String(error)}`,
+    );
     return undefined;
   });
   for (const alg of algorithms) {
@@ -106,7 +108,7 @@ async function contestantsOf(alg: SigningAlgorithm, key: BenchKey): Promise<Cont
     }),
     over(names.warm, 20_000, (token) => {
       if (warm(token, Date.now()) instanceof Promise) {
-        throw new Error("a warm token was verified anew");
+        throw new Error("a cached token was verified again");
       }
     }),
   ];
@@ -135,7 +137,7 @@ function contestantsOver(tokens: readonly string[]) {
   };
 }
 
-/** The signature alone: bytes are ready, nothing is parsed. */
+/** The signature alone: the bytes are prepared and nothing is parsed. */
 function rawContestant(
   alg: SigningAlgorithm,
   key: KeyObject,
@@ -162,7 +164,7 @@ function rawContestant(
   };
 }
 
-/** What is used of supertokens-node. */
+/** The part of supertokens-node that is used here. */
 interface SuperTokensModule {
   readonly default: { init(options: object): void };
 }
@@ -177,7 +179,7 @@ interface SuperTokensSession {
   };
 }
 
-/** supertokens-node beside a core that answers nothing but its keys. */
+/** Starts supertokens-node with a stub of its core that only serves keys. */
 async function startSuperTokens() {
   const jwks = { keys: [] as object[] };
   const core = createServer((request, response) => {
@@ -217,15 +219,15 @@ async function startSuperTokens() {
   };
 }
 
-/** Keys that its core rotates have names like this. */
+/** The form of the names of keys that the core rotates. */
 function dynamicKid({ kid }: BenchKey): string {
   return `d-${kid}`;
 }
 
-/** A token as its core makes them, version 5, of about the same size as ours. */
+/** Returns a token in the core's format, version 5, of about the same size as an rpc-session token. */
 function superToken(alg: SigningAlgorithm, key: BenchKey | undefined, i: number): string {
   if (key === undefined) {
-    throw new Error("there is no key");
+    throw new Error("the key has no private part");
   }
   const { iat, exp, sub, sid } = claimsOf(i);
   const payload = {

@@ -13,8 +13,8 @@ const sessionCount = 200;
 const ops = 5_000;
 
 /**
- * A whole warm authentication: the request gate of a call whose access token was verified before.
- * It reads the tokens, applies the policy, verifies, looks up revocations and enters the session.
+ * A complete warm authentication: the request gate of a call whose access token is in the cache. It
+ * reads the tokens, applies the policy, verifies, checks revocations and attaches the session.
  */
 export async function warmCallContestant(name: string): Promise<Contestant> {
   const sessions = createSessions({ issuer, store: memoryStore() });

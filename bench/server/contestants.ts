@@ -16,11 +16,11 @@ import { loadPeer } from "../lib/peers.ts";
 import { claimsOf, issuer, makeKey } from "../lib/tokens.ts";
 import { silentStream } from "./streams.ts";
 
-/** What a server of the bench serves, and what its clients send. */
+/** The service of a benchmark server, and the credentials that its clients send. */
 export interface Served {
   readonly options: ProtectOptions;
   readonly bearers: readonly string[];
-  /** Only better-auth makes one; every other server is sent the same. */
+  /** Only better-auth creates one; clients send the same to every other server. */
   readonly cookie: string | undefined;
 }
 
@@ -41,7 +41,7 @@ const tokenCount = 100;
 const userKey = createContextKey<string>("", { description: "user" });
 const unauthenticated = () => new ConnectError("unauthenticated", Code.Unauthenticated);
 
-/** @throws TypeError when this version has no such thing */
+/** @throws TypeError if this version lacks the feature of a contestant */
 export async function serve(id: ContestantId): Promise<Served> {
   switch (id) {
     case "feed":
@@ -60,7 +60,7 @@ export async function serve(id: ContestantId): Promise<Served> {
   }
 }
 
-/** A unary method that does nothing, and a stream that does nothing for long. */
+/** A unary method that does nothing, and a stream that stays open without messages. */
 function routes(router: ConnectRouter): void {
   router.rpc(NotesService.method.listNotes, () => ({}));
   router.rpc(NotesService.method.watchNotes, silentStream);
@@ -91,7 +91,7 @@ async function serveSessions(revocation: "feed" | "strict" | "none"): Promise<Se
   };
 }
 
-/** The default is "feed"; also where the option is not there. */
+/** Returns nothing for "feed", which is the default even in versions without the option. */
 function revocationOption(revocation: "feed" | "strict" | "none"): object {
   return revocation === "feed" ? {} : { revocation };
 }
@@ -108,7 +108,7 @@ function issueAll(sessions: Sessions): Promise<string[]> {
   return Promise.all(Array.from({ length: tokenCount }, issue));
 }
 
-/** The interceptor that people write today. */
+/** An interceptor as applications write it by hand. */
 async function serveJwt(id: "jose" | "fast-jwt"): Promise<Served> {
   const key = await makeKey("ES256");
   const fast = createVerifier({
@@ -145,7 +145,7 @@ async function serveJwt(id: "jose" | "fast-jwt"): Promise<Served> {
   };
 }
 
-/** What is used of better-auth. */
+/** The part of better-auth that is used here. */
 interface BetterAuth {
   readonly api: {
     signUpEmail(input: object): Promise<{ readonly headers: Headers }>;
@@ -162,7 +162,7 @@ async function serveBetterAuth(): Promise<Served> {
   );
   const auth = library.betterAuth({
     baseURL: issuer,
-    secret: "a secret of the bench that is long enough",
+    secret: "the secret of the benchmark, long enough",
     database: memory.memoryAdapter({ user: [], session: [], account: [], verification: [] }),
     emailAndPassword: { enabled: true },
     session: { cookieCache: { enabled: true, maxAge: 3_600 } },

@@ -1,5 +1,5 @@
-// The load generator, in a process of its own: sends requests that are encoded already, as many at a
-// time as it is told, and says how long each took.
+// The load generator, in a process of its own: sends requests that are already encoded, with a given
+// concurrency, and reports the duration of each.
 import http2 from "node:http2";
 import { connect, type Socket } from "node:net";
 import { quantile } from "../lib/stats.ts";
@@ -55,13 +55,13 @@ async function run(order: LoadOrder): Promise<LoadReport> {
   return { seconds, p50: quantile(times, 0.5), p99: quantile(times, 0.99) };
 }
 
-/** One request after the other. */
+/** Sends one request after another. */
 interface Lane {
   send(i: number): Promise<void>;
   close(): void;
 }
 
-/** What every request carries, whoever it goes to, and whatever they look at. */
+/** The headers that every server receives, whichever of them it reads. */
 function commonHeaders({ cookie }: LoadOrder): Record<string, string> {
   return { cookie, "user-agent": "bench/1.0", "accept-encoding": "identity" };
 }
@@ -99,7 +99,7 @@ async function openHttp1(order: LoadOrder): Promise<Lane[]> {
   return Promise.all(Array.from({ length: order.inFlight }, lane));
 }
 
-/** @throws Error when the answer is not 200 */
+/** @throws Error if the status is not 200 */
 function exchange(socket: Socket, request: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     let answer = "";

@@ -1,11 +1,11 @@
-// A server of the bench, in a process of its own. Its parent asks it for the CPU time it has used.
+// A benchmark server in a process of its own. Its parent asks it for the CPU time that it has used.
 import http from "node:http";
 import http2 from "node:http2";
 import type { AddressInfo } from "node:net";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { type ContestantId, serve } from "./contestants.ts";
 
-/** What a server tells its parent. */
+/** The messages of a server to its parent. */
 export type ServerMessage =
   | {
       readonly ready: { readonly http1: number; readonly http2: number };
@@ -27,7 +27,7 @@ try {
   };
   process.on("message", (message) => {
     if (message === "end") {
-      // Not killed, so that a profile is written.
+      // Exit instead of being killed, so that a profile is written.
       process.exit();
     }
     const { user, system } = process.cpuUsage();

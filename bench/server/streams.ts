@@ -1,9 +1,9 @@
 import type { HandlerContext } from "@connectrpc/connect";
 
-/** How many streams are open in this process. */
+/** The number of open streams in this process. */
 export const openStreams = { count: 0 };
 
-/** A stream that says nothing but goodbye, when its call ends. */
+/** A stream that sends its only message when its call ends. */
 export async function* silentStream(
   _: unknown,
   { signal }: HandlerContext,

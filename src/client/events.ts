@@ -1,64 +1,62 @@
 import type { Code } from "@connectrpc/connect";
 import type { JsonObject } from "../base/json.ts";
 
-/** What a client knows about its session. A new object for every change, so that it can be compared. */
+/**
+ * What a client knows about its session. Every change creates a new object, so states can be
+ * compared by identity.
+ */
 export interface SessionState {
   /**
-   * `unknown`: nothing was heard yet, as after a page load with cookies; calls are sent as if
-   * there were a session. It stays so after a sign-in where CORS does not expose the `rpcsession-*`
-   * response headers. `signedOut`: it is known that there is none; nothing is refreshed.
+   * - `unknown`: the server has not reported on the session yet, as after a page load with cookies.
+   *   Calls are sent as if there were a session. The status stays `unknown` after a sign-in if CORS
+   *   does not expose the `rpcsession-*` response headers.
+   * - `signedIn`: there is a session.
+   * - `signedOut`: there is no session, so nothing is refreshed.
    */
   readonly status: "unknown" | "signedIn" | "signedOut";
-  /** The id of the session, once it is known. No secret. */
+  /** The id of the session, once known. Not a secret. */
   readonly sessionId?: string;
-  /** The issuer, once it is known. */
+  /** The issuer, once known. */
   readonly realm?: string;
   /**
-   * What the service lets this client read of the claims, as it said last: with a sign-in, a refresh
-   * or a change. After a page load with cookies it is not known before the first of them.
+   * The claims that the service shows to this client. They are updated by a sign-in, a refresh or a
+   * change of claims. After a page load with cookies they are unknown until the first of these.
    */
   readonly claims?: JsonObject;
 }
 
-/** Who ended a session: this client, the server's word, or another tab of the browser. */
+/** Who ended a session: this client, the server, or another tab of the browser. */
 export type SignedOutBy = "signOut" | "server" | "otherTab";
 
-/** Something that happened to the session of a client. Holds no token and no other secret. */
+/** An event in the life of a client's session. It never contains a token or another secret. */
 export type SessionClientEvent =
   | { readonly type: "signedIn"; readonly sessionId: string; readonly realm: string }
   | { readonly type: "signedOut"; readonly sessionId: string | undefined; readonly by: SignedOutBy }
   | { readonly type: "refreshed"; readonly sessionId: string | undefined }
-  /** A refresh failed. The session is kept unless a `signedOut` came with it. */
+  /** A refresh failed. The session is kept unless a `signedOut` event came with it. */
   | { readonly type: "refreshFailed"; readonly code: Code }
-  /** A token was refused right after a refresh; the next refresh is tried after `retryIn` ms. */
+  /** A token was refused right after a refresh. The next refresh is allowed after `retryIn` ms. */
   | { readonly type: "refreshRefused"; readonly retryIn: number }
   /**
-   * Tokens of an answer were dropped. `stale`: the session changed after the call was sent;
-   * `unreadable`: the answer names no token this client can read (not listed in CORS
-   * `Access-Control-Expose-Headers`, or the server answered in cookies).
+   * The tokens of a response were dropped.
+   * - `stale`: the session changed after the call was sent.
+   * - `unreadable`: the response contains no token that this client can read. Either CORS does not
+   *   list the headers in `Access-Control-Expose-Headers`, or the server responded with cookies.
    */
   | {
       readonly type: "answerDropped";
       readonly sessionId: string;
       readonly why: "stale" | "unreadable";
     }
-  /** The token store failed; `error` is the name of what it threw. The session goes on. */
+  /**
+   * The token store failed; `error` is the name of the error it threw, or `TypeError` if it returned
+   * an invalid value. The session continues.
+   */
   | {
       readonly type: "storeFailed";
       readonly operation: "load" | "save";
       readonly error: string;
     };
 
-/** Receives every {@link SessionClientEvent}. What it throws is ignored. */
+/** Receives every {@link SessionClientEvent}. Errors that it throws are ignored. */
 export type SessionClientEventListener = (event: SessionClientEvent) => void;
-
-/** Calls every listener; what one throws keeps nothing from the others. */
-export function notify<T>(listeners: Iterable<(value: T) => void>, value: T): void {
-  for (const listener of listeners) {
-    try {
-      listener(value);
-    } catch {
-      // A broken listener must not break a call.
-    }
-  }
-}

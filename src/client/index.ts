@@ -2,6 +2,7 @@ export type { Duration } from "../base/checks.ts";
 export type { Clock } from "../base/clock.ts";
 export type { JsonObject, JsonValue } from "../base/json.ts";
 export type { TokenTransport } from "../base/wire.ts";
+export type { SessionCallOptions } from "./call/deadline.ts";
 export { withRefresh } from "./call/with-refresh.ts";
 export type {
   SessionClientEvent,
@@ -10,7 +11,6 @@ export type {
   SignedOutBy,
 } from "./events.ts";
 export type { SessionClientOptions, TransportParts } from "./options.ts";
-export type { SessionCallOptions } from "./refresh/rpc.ts";
 export type { CursorOptions, OpenStream, ResumedCall, ResumeOptions } from "./resume/resume.ts";
 export { createSessionClient, type SessionClient } from "./session-client.ts";
 export { type ClientTokens, cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";

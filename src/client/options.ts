@@ -2,21 +2,152 @@ import { Code, ConnectError, type Interceptor, type Transport } from "@connectrp
 import { assertMembers, type Duration, durationMs } from "../base/checks.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
-import type { SessionClientEvent } from "./events.ts";
+import type { SessionClientEventListener } from "./events.ts";
 import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 
+/** Options of {@link createSessionClient}. */
+export interface SessionClientOptions<Claims extends object = JsonObject> {
+  /**
+   * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
+   * It is called twice: for the calls of the application, and without interceptors for refresh and
+   * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
+   */
+  readonly transport: (parts: TransportParts) => Transport;
+  /** Where tokens are kept. Default: cookies if there is a `document`, else memory. */
+  readonly tokens?: TokenStore;
+  /**
+   * The issuer of the sessions. Default: the issuer of the first session that the client receives.
+   * Set it if one page uses several services, so that its tabs can tell their sessions apart.
+   */
+  readonly realm?: string;
+  /**
+   * A schema of the service's `clientClaims`, from zod, valibot, arktype or another library that
+   * implements Standard Schema. It types `session.claims`, which is undefined if the claims do not
+   * match. The schema must validate synchronously. Default: any JSON object.
+   */
+  readonly claims?: StandardSchemaV1<unknown, Claims>;
+  /** How long one refresh may take, from `"100ms"` to `"60s"`. Default `"10s"`. */
+  readonly refreshTimeout?: Duration;
+  /**
+   * The fraction of the access token's lifetime after which the token is refreshed early; greater
+   * than 0 and at most 1. Default 0.8.
+   */
+  readonly earlyRefresh?: number;
+  /** The source of time. Default: the system clock. */
+  readonly clock?: Clock;
+  /** Receives the events of the session. Errors that it throws are ignored. */
+  readonly onEvent?: SessionClientEventListener;
+}
+
+/** The parts that a transport must be made with: `{ baseUrl, ...parts }`. */
+export interface TransportParts {
+  /**
+   * The interceptors that attach tokens and resend calls. Add your own after them:
+   * `{ baseUrl, ...parts, interceptors: [...parts.interceptors, yours] }`.
+   */
+  readonly interceptors: Interceptor[];
+  /**
+   * A `fetch` that rejects redirects, and sends cookies in cookie mode. Transports for Node.js
+   * ignore it; they do not follow redirects. Absent if there is no global `fetch`.
+   */
+  readonly fetch?: typeof globalThis.fetch;
+}
+
+/** {@link SessionClientOptions} with every default applied. */
+export interface ResolvedOptions {
+  readonly transport: (parts: TransportParts) => Transport;
+  readonly tokens: TokenStore;
+  readonly realm: string | undefined;
+  readonly refreshTimeoutMs: number;
+  readonly earlyRefresh: number;
+  readonly clock: Clock;
+  readonly onEvent: SessionClientEventListener;
+}
+
+const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
+  ...{ transport: 0, tokens: 0, realm: 0, claims: 0 },
+  ...{ refreshTimeout: 0, earlyRefresh: 0, clock: 0, onEvent: 0 },
+};
+
+/** @throws TypeError for an invalid option */
+export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
+  if (typeof options?.transport !== "function") {
+    throw new TypeError(
+      "transport must be a function such as (parts) => createConnectTransport({ baseUrl, ...parts })",
+    );
+  }
+  assertMembers("createSessionClient", options, members);
+  const earlyRefresh = options.earlyRefresh ?? 0.8;
+  if (!(earlyRefresh > 0 && earlyRefresh <= 1)) {
+    throw new TypeError(`earlyRefresh must be greater than 0 and at most 1, got ${earlyRefresh}`);
+  }
+  const { realm, onEvent } = options;
+  if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
+    throw new TypeError("realm must be a non-empty string: the issuer of the sessions");
+  }
+  if (onEvent !== undefined && typeof onEvent !== "function") {
+    throw new TypeError(`onEvent must be a function, got ${typeof onEvent}`);
+  }
+  return {
+    transport: options.transport,
+    tokens: checkedStore(options.tokens ?? defaultTokens()),
+    realm,
+    refreshTimeoutMs: durationMs("refreshTimeout", options.refreshTimeout ?? "10s", {
+      min: 100,
+      max: 60_000,
+    }),
+    earlyRefresh,
+    clock: options.clock ?? systemClock,
+    onEvent: onEvent ?? (() => {}),
+  };
+}
+
 /**
- * A transport that says why calls are refused where none of them has gone through our interceptors:
- * whoever sets interceptors beside `...parts` replaces them, and no call ever carries a token.
+ * Makes a transport and checks that the factory used its parts. Without the interceptors no call
+ * would carry a token, and nothing would explain why.
  *
- * @param isUsed whether a call has gone through them
+ * @throws TypeError if the factory ignored the parts. If it replaced the interceptors, only a refused
+ *   call can show that, and then the call throws the TypeError
  */
-export function usesInterceptors(made: Transport, isUsed: () => boolean): Transport {
+export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
+  let isTaken = false;
+  let isUsed = false;
+  const observed = interceptors.map(
+    (intercept): Interceptor =>
+      (next) => {
+        isUsed = true;
+        return intercept(next);
+      },
+  );
+  const fetch = sessionFetch(options.tokens);
+  const made = options.transport({
+    get interceptors() {
+      isTaken = true;
+      return observed;
+    },
+    ...(fetch && { fetch }),
+  });
+  if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
+    throw new TypeError("transport: the function must return a Connect transport");
+  }
+  if (!isTaken) {
+    throw new TypeError(
+      "transport: the function must use its parts; write createConnectTransport({ baseUrl, ...parts })",
+    );
+  }
+  return interceptors.length === 0 ? made : explainRefusals(made, () => isUsed);
+}
+
+/**
+ * Wraps a transport to explain refusals before the first call has passed the interceptors. Setting
+ * `interceptors` next to `...parts` replaces them, and then no call ever carries a token.
+ */
+function explainRefusals(made: Transport, isUsed: () => boolean): Transport {
   const explain = (error: unknown): never => {
-    const refused = error instanceof ConnectError && error.code === Code.Unauthenticated;
-    if (refused && !isUsed()) {
+    const isRefused = error instanceof ConnectError && error.code === Code.Unauthenticated;
+    if (isRefused && !isUsed()) {
       throw new TypeError(
-        "transport: the function replaced the interceptors of the parts; write interceptors: [...parts.interceptors, yours]",
+        "transport: the function replaced the interceptors of its parts; write interceptors: [...parts.interceptors, yours]",
         { cause: error },
       );
     }
@@ -30,142 +161,12 @@ export function usesInterceptors(made: Transport, isUsed: () => boolean): Transp
   };
 }
 
-/** What the transport factory must hand to the transport it makes: `{ baseUrl, ...parts }`. */
-export interface TransportParts {
-  /**
-   * Attach tokens and retry. Append your own after them:
-   * `{ baseUrl, ...parts, interceptors: [...parts.interceptors, yours] }`.
-   */
-  readonly interceptors: Interceptor[];
-  /**
-   * Refuses redirects, and sends cookies in cookie mode. Transports for Node.js ignore it; they
-   * follow no redirect. Absent where there is no global `fetch`.
-   */
-  readonly fetch?: typeof globalThis.fetch;
-}
-
-/** Options of {@link createSessionClient}. */
-export interface SessionClientOptions<Claims extends object = JsonObject> {
-  /**
-   * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
-   * Called twice: for calls, and without interceptors for refresh and sign-out. Both must have the
-   * same origin; tokens go nowhere else.
-   */
-  readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: cookies where there is a `document`, else memory. */
-  readonly tokens?: TokenStore;
-  /**
-   * The issuer whose sessions these are. Default: that of the first session it is given. Set it
-   * where one page talks to several services, so that tabs tell them apart.
-   */
-  readonly realm?: string;
-  /**
-   * What the service's `clientClaims` look like, by a schema of zod, valibot, arktype or another
-   * library of the Standard Schema that answers at once: types `session.claims`, which is undefined
-   * where they do not fit. Default: any JSON object.
-   */
-  readonly claims?: StandardSchemaV1<unknown, Claims>;
-  /** How long one refresh may take; 100 ms to 60 s. Default `"10s"`. */
-  readonly refreshTimeout?: Duration;
-  /**
-   * The share of the access token's life after which it is refreshed ahead of its end; above 0, at
-   * most 1. Default 0.8.
-   */
-  readonly earlyRefresh?: number;
-  /** Where time comes from. Default: the clock of the machine. */
-  readonly clock?: Clock;
-  /** Receives what happens to the session. What it throws is ignored. */
-  readonly onEvent?: (event: SessionClientEvent) => void;
-}
-
-/** {@link SessionClientOptions} with every default applied. */
-export interface ResolvedOptions {
-  readonly transport: (parts: TransportParts) => Transport;
-  readonly tokens: TokenStore;
-  readonly realm: string | undefined;
-  readonly refreshTimeoutMs: number;
-  readonly earlyRefresh: number;
-  readonly clock: Clock;
-  readonly onEvent: (event: SessionClientEvent) => void;
-}
-
-const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
-  ...{ transport: 0, tokens: 0, realm: 0, claims: 0 },
-  ...{ refreshTimeout: 0, earlyRefresh: 0, clock: 0, onEvent: 0 },
-};
-
-/** @throws TypeError for an option that cannot work */
-export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
-  if (typeof options?.transport !== "function") {
-    throw new TypeError(
-      "transport: give a function, (parts) => createConnectTransport({ baseUrl, ...parts })",
-    );
-  }
-  assertMembers("createSessionClient", options, members);
-  const early = options.earlyRefresh ?? 0.8;
-  if (!(early > 0 && early <= 1)) {
-    throw new TypeError(`earlyRefresh: ${early} is no share; above 0, at most 1`);
-  }
-  const { realm, onEvent } = options;
-  if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
-    throw new TypeError("realm: must be the issuer; give it or leave it out");
-  }
-  if (onEvent !== undefined && typeof onEvent !== "function") {
-    throw new TypeError("onEvent: must be a function");
-  }
-  return {
-    transport: options.transport,
-    tokens: checkedStore(options.tokens ?? defaultTokens()),
-    realm,
-    refreshTimeoutMs: durationMs("refreshTimeout", options.refreshTimeout ?? "10s", {
-      min: 100,
-      max: 60_000,
-    }),
-    earlyRefresh: early,
-    clock: options.clock ?? systemClock,
-    onEvent: onEvent ?? (() => {}),
-  };
-}
-
-/**
- * Makes a transport, and checks that the factory took what it was given: without the interceptors
- * no call would ever carry a token, and nothing would say why.
- *
- * @throws TypeError when it did not. Whether they were replaced, only a refused call can tell
- */
-export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
-  let taken = false;
-  let used = false;
-  const noted = interceptors.map(
-    (intercept): Interceptor =>
-      (next) => {
-        used = true;
-        return intercept(next);
-      },
-  );
-  const fetch = sessionFetch(options.tokens);
-  const made = options.transport({
-    get interceptors() {
-      taken = true;
-      return noted;
-    },
-    ...(fetch && { fetch }),
-  });
-  if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
-    throw new TypeError("transport: the function returned no transport of Connect");
-  }
-  if (!taken) {
-    throw new TypeError("transport: the function dropped the parts; write { baseUrl, ...parts }");
-  }
-  return interceptors.length === 0 ? made : usesInterceptors(made, () => used);
-}
-
 function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
   if (typeof globalThis.fetch !== "function") {
     return undefined;
   }
   const cookies = tokens.transport === "cookie" ? ({ credentials: "include" } as const) : {};
-  // A redirect could carry the Authorization header to where the service does not live.
+  // A redirect could carry the Authorization header to another site.
   return (input, init) => globalThis.fetch(input, { ...init, ...cookies, redirect: "error" });
 }
 
@@ -174,10 +175,10 @@ function defaultTokens(): TokenStore {
 }
 
 function checkedStore(store: TokenStore): TokenStore {
-  const known = store?.transport === "cookie" || store?.transport === "header";
-  if (!known || typeof store.load !== "function" || typeof store.save !== "function") {
+  const hasTransport = store?.transport === "cookie" || store?.transport === "header";
+  if (!hasTransport || typeof store.load !== "function" || typeof store.save !== "function") {
     throw new TypeError(
-      'tokens: is no token store; give cookieTokens(), memoryTokens() or { transport: "header", load, save }',
+      'tokens must be a token store: cookieTokens(), memoryTokens() or an object { transport: "header", load, save }',
     );
   }
   return store;

@@ -2,37 +2,43 @@ import type { IncomingMessage, OutgoingHttpHeaders } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
 import type { JsonWebKeySet } from "../jwt/jwk.ts";
 
-/** What publishes its keys: what `createSessions` returns does. */
+/** A source of public keys, such as the object that `createSessions` returns. */
 export interface JwksSource {
-  /** Rejects when the keys cannot be told now. */
+  /** Rejects if the keys are not available now. */
   jwks(): Promise<JsonWebKeySet>;
 }
 
 /** The options of {@link jwksHandler}. */
 export interface JwksHandlerOptions {
-  /** Where the keys are published. Default "/.well-known/jwks.json". */
+  /** The path where the keys are published. Default "/.well-known/jwks.json". */
   readonly path?: string;
 }
 
-/** Answers requests for one path; undefined for all others. */
+/** Responds to requests for one path; returns undefined for all others. */
 export type JwksHandler = (request: Request) => Promise<Response | undefined>;
 
 /**
- * Seconds that others may keep the answer. With the minute that it may have lain here, and the fetch
- * of a verifier, that is less than the 10 minutes that a key is published before it signs.
+ * Seconds for which others may cache the response. Together with the minute for which this server
+ * may have cached it, and the fetch interval of a verifier, this must stay below the 10 minutes for
+ * which a key is published before it signs.
  */
 const maxAge = 300;
-/** Seconds. */
+/** Seconds after which a client may try again if the keys are not available. */
 const retryAfter = 1;
 
 /**
- * Publishes the public keys of the access tokens (RFC 7517), for services that verify them.
+ * Publishes the public keys of the access tokens (RFC 7517) for services that verify them.
  *
- * GET and HEAD; every origin may read it, and caches may keep it for 5 minutes. Without keys to tell:
- * 503 with `Retry-After`.
+ * The handler responds to GET and HEAD. Every origin may read the response, and caches may keep it
+ * for 5 minutes. If the keys are not available, it responds with 503 and `Retry-After`.
  *
- * @param sessions what `createSessions` returned
- * @throws TypeError when the path does not begin with "/"
+ * ```ts
+ * const jwks = jwksHandler(sessions);
+ * const handler = async (request: Request) => (await jwks(request)) ?? handleRpc(request);
+ * ```
+ *
+ * @param sessions the object that `createSessions` returned
+ * @throws TypeError if the path does not begin with "/"
  */
 export function jwksHandler(sessions: JwksSource, options: JwksHandlerOptions = {}): JwksHandler {
   const path = readPath(options);
@@ -48,10 +54,10 @@ export function jwksHandler(sessions: JwksSource, options: JwksHandlerOptions = 
   };
 }
 
-/** @throws TypeError when the path does not begin with "/" */
-export function readPath({ path = "/.well-known/jwks.json" }: JwksHandlerOptions): string {
+/** @throws TypeError if the path does not begin with "/" */
+function readPath({ path = "/.well-known/jwks.json" }: JwksHandlerOptions): string {
   if (!path.startsWith("/")) {
-    throw new TypeError(`path: ${JSON.stringify(path)} must begin with "/"`);
+    throw new TypeError(`path must begin with "/", got ${JSON.stringify(path)}`);
   }
   return path;
 }
@@ -61,7 +67,7 @@ async function publish(sessions: JwksSource): Promise<Response> {
   try {
     body = JSON.stringify(await sessions.jwks());
   } catch {
-    // What went wrong is for the logs of the service, and in no answer to the world.
+    // The cause belongs in the logs of the service, not in a public response.
     return new Response(null, {
       status: 503,
       headers: { "retry-after": String(retryAfter), "cache-control": "no-store", ...everyOrigin },
@@ -69,7 +75,7 @@ async function publish(sessions: JwksSource): Promise<Response> {
   }
   return new Response(body, {
     headers: {
-      // Not application/jwk-set+json, which some gateways do not take for JSON.
+      // Not application/jwk-set+json: some gateways do not recognize that as JSON.
       "content-type": "application/json",
       "cache-control": `public, max-age=${maxAge}`,
       "x-content-type-options": "nosniff",
@@ -78,19 +84,19 @@ async function publish(sessions: JwksSource): Promise<Response> {
   });
 }
 
-/** Public keys are public: any page may verify a token. */
+/** Public keys are not secret: any page may verify a token. */
 const everyOrigin = { "access-control-allow-origin": "*" } as const;
 
 /** A request of node:http, node:https or node:http2. */
 export type NodeRequest = IncomingMessage | Http2ServerRequest;
-/** A response of node:http, node:https or node:http2; what is used of it. */
+/** The part of a response of node:http, node:https or node:http2 that the handler uses. */
 export interface NodeResponse {
   writeHead(status: number, headers?: OutgoingHttpHeaders): unknown;
   end(body: string | Uint8Array): unknown;
   destroy(error?: Error): unknown;
 }
 
-/** Answers requests for one path; all others go to `next`, or are answered with 404. */
+/** Responds to requests for one path. Passes all others to `next`, or responds with 404. */
 export type NodeFallback = (
   request: NodeRequest,
   response: NodeResponse,
@@ -98,18 +104,18 @@ export type NodeFallback = (
 ) => void;
 
 /**
- * `jwksHandler` for Node: for the option `fallback` of `connectNodeAdapter`, as a listener of a plain
- * server, or as Express middleware.
+ * Does the same as `jwksHandler` for Node: as the option `fallback` of `connectNodeAdapter`, as a
+ * listener of a plain server, or as Express middleware.
  *
- * @param sessions what `createSessions` returned
- * @throws TypeError when the path does not begin with "/"
+ * @param sessions the object that `createSessions` returned
+ * @throws TypeError if the path does not begin with "/"
  */
 export function jwksFallback(sessions: JwksSource, options: JwksHandlerOptions = {}): NodeFallback {
   const handle = jwksHandler(sessions, options);
   const path = readPath(options);
   return (request, response, next) => {
     if (request.url?.split("?", 1)[0] === path) {
-      answer(handle, path, request.method).then(
+      respond(handle, path, request.method).then(
         ({ status, headers, body }) => {
           response.writeHead(status, headers);
           response.end(body);
@@ -125,19 +131,19 @@ export function jwksFallback(sessions: JwksSource, options: JwksHandlerOptions =
   };
 }
 
-interface Answered {
+interface PlainResponse {
   readonly status: number;
   readonly headers: OutgoingHttpHeaders;
   readonly body: Uint8Array;
 }
 
-async function answer(
+async function respond(
   handle: JwksHandler,
   path: string,
   method: string | undefined,
-): Promise<Answered> {
+): Promise<PlainResponse> {
   const known = method === "GET" || method === "HEAD";
-  // No header of the request has a say; and fetch knows no TRACE, which is refused as POST is.
+  // The request headers do not matter. Request rejects TRACE, which POST stands for: both get 405.
   const request = new Request(`http://localhost${path}`, { method: known ? method : "POST" });
   const response = (await handle(request)) ?? new Response(null, { status: 404 });
   return {

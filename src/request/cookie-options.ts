@@ -1,39 +1,39 @@
-/** How the session cookies are written. */
+/** The attributes and names of the session cookies. */
 export interface CookieOptions {
   /**
-   * For development over plain http: drops `Secure` and the name's prefix, which then also cannot
-   * stop a sibling host from planting cookies. Default false.
+   * For development over plain http: omits `Secure` and the prefix of the names. Without the prefix,
+   * a sibling host can plant cookies. Not allowed with an https issuer. Default false.
    */
   readonly insecure?: boolean;
   /**
-   * Default "lax". "none" is for services called from pages of another site; browsers may still
-   * keep such cookies from them unless they are `partitioned`.
+   * The SameSite attribute. Default "lax". Use "none" for services that are called from pages of
+   * another site; browsers may still block such cookies unless they are `partitioned`.
    */
   readonly sameSite?: "lax" | "strict" | "none";
-  /** One jar per embedding site (CHIPS), for `sameSite: "none"` alone. Default false. */
+  /** Keeps one jar per embedding site (CHIPS). Only with `sameSite: "none"`. Default false. */
   readonly partitioned?: boolean;
   /**
-   * What the cookies are called, with their prefix (RFC 6265bis section 4.1.3): at most 96 characters.
-   * Default `__Host-rpcsession-access` and `__Host-rpcsession-refresh`; with a `domain` or a `path`
-   * `__Secure-` in the place of `__Host-`, and no prefix where they are `insecure`.
+   * The names of the cookies with their prefix (RFC 6265bis section 4.1.3), at most 96 characters
+   * each. Default `__Host-rpcsession-access` and `__Host-rpcsession-refresh`. With a `domain` or a
+   * `path`, the default prefix is `__Secure-`; with `insecure` there is none.
    */
   readonly names?: CookieNames;
   /**
-   * The domain whose hosts all get the cookies: the issuer's host or a parent of it, such as
-   * "example.com". Any of these hosts can then read the cookies and plant others. Default none: the
-   * issuer's host alone.
+   * The domain whose hosts all receive the cookies: the issuer's host or a parent of it, such as
+   * "example.com". Each of these hosts can read the cookies and plant others. Default: the issuer's
+   * host only.
    */
   readonly domain?: string;
   /**
-   * Where the cookies are sent: paths that begin with it. It must cover the service and
-   * SessionService, as the `requestPathPrefix` of an adapter does. No protection from other paths of
-   * the host. Default "/".
+   * The path prefix of requests that receive the cookies. It must cover the service and
+   * SessionService, as the `requestPathPrefix` of an adapter does. It does not protect the cookies
+   * from other paths of the host. Default "/".
    */
   readonly path?: string;
   /**
-   * The `domain` that cookies of the same names had before it was changed; null for none. Whatever
-   * writes or expires a session cookie then expires the older one too. Leave it out again when the
-   * last session from before has ended.
+   * The `domain` of earlier cookies with the same names, or null if they had none. Every response
+   * that writes or expires a session cookie then expires the earlier one too. Set it when you change
+   * `domain`, and remove it once the last earlier session has ended.
    */
   readonly olderDomain?: string | null;
 }
@@ -44,17 +44,17 @@ export interface CookieNames {
   readonly refresh: string;
 }
 
-/** The options, checked and resolved. */
+/** The resolved options. */
 export interface CookiePlan {
   readonly names: CookieNames;
-  /** Whether both names have the prefix `__Host-`: then only this host can have set them. */
+  /** Whether both names have the prefix `__Host-`, so that only this host can have set them. */
   readonly hostOnly: boolean;
   readonly secure: boolean;
   readonly sameSite: "lax" | "strict" | "none";
   readonly partitioned: boolean;
   readonly domain: string | undefined;
   readonly path: string;
-  /** Whose cookies every write expires; undefined when there are none from before. */
+  /** The domain of earlier cookies, which every write expires; undefined if there are none. */
   readonly olderDomain: string | null | undefined;
 }
 
@@ -68,7 +68,7 @@ const known = {
   olderDomain: "string or null",
 } as const satisfies Record<keyof CookieOptions, string>;
 
-/** @throws TypeError when the options contradict each other, the issuer, or what browsers take */
+/** @throws TypeError if the options contradict each other, the issuer, or the rules of browsers */
 export function readCookieOptions(issuer: URL, options: CookieOptions): CookiePlan {
   checkShape(options);
   const { insecure = false, sameSite = "lax", partitioned = false, domain, path = "/" } = options;
@@ -96,14 +96,14 @@ export function readCookieOptions(issuer: URL, options: CookieOptions): CookiePl
 function checkShape(options: CookieOptions): void {
   for (const [name, value] of Object.entries(options)) {
     if (!Object.hasOwn(known, name)) {
-      throw new TypeError(`cookies: there is no option "${name}"`);
+      throw new TypeError(
+        `unknown option "${name}" for cookies; the options are ${Object.keys(known).join(", ")}`,
+      );
     }
     const type = known[name as keyof CookieOptions];
-    if (
-      value !== undefined &&
-      !type.split(" or ").includes(value === null ? "null" : typeof value)
-    ) {
-      throw new TypeError(`cookies.${name}: must be of type ${type}`);
+    const given = value === null ? "null" : typeof value;
+    if (value !== undefined && !type.split(" or ").includes(given)) {
+      throw new TypeError(`cookies.${name} must be of type ${type}, got ${given}`);
     }
   }
 }
@@ -117,35 +117,35 @@ function checkSecurity(
   }: Required<Pick<CookieOptions, "insecure" | "sameSite" | "partitioned">>,
 ): void {
   if (insecure && issuer.protocol === "https:") {
-    throw new TypeError("cookies.insecure: not with an https issuer; leave it out");
+    throw new TypeError("cookies.insecure cannot be combined with an https issuer; leave it out");
   }
   if (insecure && (sameSite === "none" || partitioned)) {
     throw new TypeError(
-      "cookies.insecure: browsers refuse SameSite=None and Partitioned without Secure; leave it out",
+      "cookies.insecure cannot be combined with SameSite=None or Partitioned, which browsers accept with Secure only; leave it out",
     );
   }
   if (!["lax", "strict", "none"].includes(sameSite)) {
-    throw new TypeError(`cookies.sameSite: "${sameSite}" is none of "lax", "strict", "none"`);
+    throw new TypeError(`cookies.sameSite must be "lax", "strict" or "none", got "${sameSite}"`);
   }
   if (partitioned && sameSite !== "none") {
     throw new TypeError(
-      `cookies.partitioned: no embedded page gets cookies with SameSite=${sameSite}; set sameSite: "none" too, or leave it out`,
+      `cookies.partitioned has no effect with SameSite=${sameSite}, because embedded pages do not receive such cookies; set sameSite: "none" too, or leave it out`,
     );
   }
 }
 
-/** Browsers drop cookies of a domain that does not match the host (RFC 6265bis section 5.7). */
+/** Browsers drop a cookie whose domain does not match the host (RFC 6265bis section 5.7). */
 function checkDomain(option: string, domain: string, issuer: URL): void {
   const { hostname } = issuer;
   const covers = hostname === domain || hostname.endsWith(`.${domain}`);
   if (!covers || !isDomainName(domain) || !isDomainName(hostname)) {
     throw new TypeError(
-      `${option}: ${JSON.stringify(domain)} must be the host of the issuer, ${hostname}, or a parent domain of it such as "example.com", without a dot before it`,
+      `${option} must be the issuer's host ${hostname} or a parent domain of it, such as "example.com" without a leading dot, got ${JSON.stringify(domain)}`,
     );
   }
 }
 
-/** No address, and no single label: browsers take neither as a domain. */
+/** Whether browsers accept a host as a cookie domain: neither an IP address nor a single label. */
 function isDomainName(host: string): boolean {
   return /^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z][a-z0-9-]*$/.test(host);
 }
@@ -154,7 +154,7 @@ function checkPath(path: string): void {
   // Browsers ignore attributes of more than 1024 bytes.
   if (!/^\/[!-:<-~]{0,1023}$/.test(path)) {
     throw new TypeError(
-      `cookies.path: ${JSON.stringify(path)} must begin with "/", without spaces and semicolons, and have at most 1024 characters`,
+      `cookies.path must begin with "/", contain no spaces or semicolons, and have at most 1024 characters, got ${JSON.stringify(path)}`,
     );
   }
 }
@@ -167,40 +167,47 @@ function checkNames(
   const prefixes = [access, refresh].map((name) => {
     if (typeof name !== "string" || !/^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,96}$/.test(name)) {
       throw new TypeError(
-        `cookies.names: ${JSON.stringify(name)} is no name for a cookie: 1 to 96 letters, digits and hyphens`,
+        `cookies.names: ${JSON.stringify(name)} is not a valid cookie name; use 1 to 96 letters, digits and hyphens`,
       );
     }
     return readPrefix(name);
   });
   if (access === refresh) {
-    throw new TypeError(`cookies.names: both are "${access}"; give each its own`);
+    throw new TypeError(`cookies.names must differ, got "${access}" for both`);
   }
   const [prefix] = prefixes;
   if (prefix !== prefixes[1]) {
-    throw new TypeError(`cookies.names: "${access}" and "${refresh}" need the same prefix`);
+    throw new TypeError(
+      `cookies.names must have the same prefix, got "${access}" and "${refresh}"`,
+    );
   }
   if (insecure && prefix !== "") {
     throw new TypeError(
-      `cookies.names: browsers take "${access}" with Secure only; drop the prefix, or cookies.insecure`,
+      `cookies.names: browsers accept "${access}" with Secure only; remove the prefix or cookies.insecure`,
     );
   }
   if (prefix === "__Host-" && !bound) {
     throw new TypeError(
-      `cookies.names: browsers take "${access}" without a Domain and with Path=/ only; write __Secure-, or leave out cookies.domain and cookies.path`,
+      `cookies.names: browsers accept "${access}" without a Domain and with Path=/ only; use the prefix __Secure-, or leave out cookies.domain and cookies.path`,
     );
   }
 }
 
-/** Browsers look for prefixes in any case, so that one in another case would bind and not be seen. */
+/**
+ * Returns the prefix of a cookie name. Browsers match prefixes in any case, but the checks here do
+ * not, so a prefix in another case is refused.
+ */
 function readPrefix(name: string): string {
   const prefix = /^__(?:host|secure|http)-/i.exec(name)?.[0] ?? "";
   if (!["", "__Host-", "__Secure-", "__Http-"].includes(prefix)) {
-    throw new TypeError(`cookies.names: write the prefix of "${name}" as __Host- or __Secure-`);
+    throw new TypeError(
+      `cookies.names: the prefix of "${name}" must be written as __Host- or __Secure-`,
+    );
   }
   return prefix;
 }
 
-interface Present {
+interface PresentCookies {
   readonly issuer: URL;
   readonly domain: string | undefined;
   readonly hostOnly: boolean;
@@ -208,19 +215,19 @@ interface Present {
 
 function checkOlderDomain(
   olderDomain: string | null | undefined,
-  { issuer, domain, hostOnly }: Present,
+  { issuer, domain, hostOnly }: PresentCookies,
 ): void {
   if (olderDomain === undefined) {
     return;
   }
   if (hostOnly) {
     throw new TypeError(
-      "cookies.olderDomain: cookies with the prefix __Host- never had a domain, and those of other names are not read; leave it out",
+      "cookies.olderDomain has no effect, because cookies with the prefix __Host- never have a domain, and cookies of other names are not read; leave it out",
     );
   }
   if (olderDomain === (domain ?? null)) {
     throw new TypeError(
-      "cookies.olderDomain: that is what the cookies have now; give the domain from before, or leave it out",
+      "cookies.olderDomain is the domain that the cookies have now; set it to their earlier domain, or leave it out",
     );
   }
   if (olderDomain !== null) {

@@ -6,65 +6,86 @@ import {
   readCookieOptions,
 } from "./cookie-options.ts";
 
-/** Writes and reads the session cookies (RFC 6265bis). */
-export interface SessionCookies {
-  readonly names: CookieNames;
-  /** True when only this host can have set them (`__Host-`). */
-  readonly hostOnly: boolean;
-  /** False when browsers drop them: Secure cookies of plain http, but on this machine. */
-  readonly kept: boolean;
-  /**
-   * A Set-Cookie value.
-   * @param maxAge seconds
-   * @throws RangeError past 4096 bytes of name and value, which browsers drop without a word
-   */
-  set(name: string, value: string, maxAge: number): string;
-  /**
-   * Set-Cookie values that expire every copy of the cookie that can be named: in the partitioned and
-   * the common jar and, without `__Host-`, of every domain that the host can set cookies for.
-   */
-  expire(name: string): readonly string[];
-  /** Set-Cookie values that expire the cookie of the older domain. */
-  expireOlder(name: string): readonly string[];
-}
-
-/** The greatest size of name and value together that browsers keep, in bytes. */
+/** The most bytes that a cookie's name and value may have together; browsers drop longer ones. */
 const maxCookieBytes = 4096;
 
-/** @throws TypeError when the options contradict each other, the issuer, or what browsers take */
-export function createSessionCookies(issuer: URL, options: CookieOptions = {}): SessionCookies {
-  const plan = readCookieOptions(issuer, options);
-  const { domain, path, secure, sameSite, partitioned, olderDomain } = plan;
-  const attributes = { path, httpOnly: true, secure, sameSite } as const;
-  const expireIn = (name: string, place: string | null): string[] => {
-    const of = place === null ? {} : { domain: place };
-    const gone = { name, value: "", maxAge: 0, expires: new Date(0), ...of, ...attributes };
+/** Writes the Set-Cookie headers of the session cookies (RFC 6265bis). */
+export class SessionCookies {
+  readonly names: CookieNames;
+  /** Whether only this host can have set the cookies (`__Host-`). */
+  readonly hostOnly: boolean;
+  /** Whether browsers keep the cookies. They drop Secure cookies over plain http, except on localhost. */
+  readonly kept: boolean;
+  readonly #plan: CookiePlan;
+  /** The domains that may have a copy of a cookie. */
+  readonly #places: readonly Place[];
+
+  /** @throws TypeError if the options contradict each other, the issuer, or the rules of browsers */
+  constructor(issuer: URL, options: CookieOptions = {}) {
+    const plan = readCookieOptions(issuer, options);
+    this.names = plan.names;
+    this.hostOnly = plan.hostOnly;
+    this.kept = !plan.secure || issuer.protocol === "https:" || isLoopback(issuer.hostname);
+    this.#plan = plan;
+    this.#places = placesOf(issuer, plan);
+  }
+
+  /**
+   * Returns the Set-Cookie value that sets a cookie.
+   * @param maxAge seconds
+   * @throws RangeError if name and value exceed 4096 bytes, because browsers drop such a cookie silently
+   */
+  set(name: string, value: string, maxAge: number): string {
+    const size = name.length + value.length;
+    if (size > maxCookieBytes) {
+      throw new RangeError(
+        `the cookie ${name} would have ${size} bytes, but browsers drop cookies of more than ${maxCookieBytes}; put fewer or shorter claims into the session`,
+      );
+    }
+    const { domain = null, partitioned } = this.#plan;
+    return stringifySetCookie({ name, value, maxAge, partitioned, ...this.#attributes(domain) });
+  }
+
+  /**
+   * Returns Set-Cookie values that expire every copy of a cookie this host can reach: in the
+   * partitioned and the common jar and, without `__Host-`, of every domain that the host can set
+   * cookies for.
+   */
+  expire(name: string): readonly string[] {
+    return this.#places.flatMap((place) => this.#expireIn(name, place));
+  }
+
+  /** Returns Set-Cookie values that expire the copy of the option `olderDomain`, if it is set. */
+  expireOlder(name: string): readonly string[] {
+    const { olderDomain } = this.#plan;
+    return olderDomain === undefined ? [] : this.#expireIn(name, olderDomain);
+  }
+
+  #expireIn(name: string, place: Place): string[] {
+    const gone = { name, value: "", maxAge: 0, expires: new Date(0), ...this.#attributes(place) };
     const common = stringifySetCookie(gone);
     // Without Secure there is no partitioned jar.
-    return secure ? [common, stringifySetCookie({ ...gone, partitioned: true })] : [common];
-  };
-  const places = placesOf(issuer, plan);
-  return {
-    names: plan.names,
-    hostOnly: plan.hostOnly,
-    kept: !secure || issuer.protocol === "https:" || isLoopback(issuer.hostname),
-    set(name, value, maxAge) {
-      if (name.length + value.length > maxCookieBytes) {
-        throw new RangeError(
-          `the cookie ${name} would have ${name.length + value.length} bytes, and browsers drop it past ${maxCookieBytes}; put fewer or shorter claims into the session`,
-        );
-      }
-      const of = domain === undefined ? {} : { domain };
-      return stringifySetCookie({ name, value, maxAge, partitioned, ...of, ...attributes });
-    },
-    expire: (name) => places.flatMap((place) => expireIn(name, place)),
-    expireOlder: (name) => (olderDomain === undefined ? [] : expireIn(name, olderDomain)),
-  };
+    return this.#plan.secure
+      ? [common, stringifySetCookie({ ...gone, partitioned: true })]
+      : [common];
+  }
+
+  #attributes(place: Place) {
+    const { path, secure, sameSite } = this.#plan;
+    const domain = place === null ? {} : { domain: place };
+    return { ...domain, path, httpOnly: true, secure, sameSite } as const;
+  }
 }
 
-/** The domains that may have a copy of a session cookie; null is none, the host alone. The present one is last. */
-function placesOf(issuer: URL, { domain, hostOnly, secure, olderDomain }: CookiePlan) {
-  const places = new Set<string | null>(olderDomain === undefined ? [] : [olderDomain]);
+/** A domain that cookies can have; null for none, which is the host alone. */
+type Place = string | null;
+
+/** Returns the domains that may have a copy of a session cookie, with the present one last. */
+function placesOf(
+  issuer: URL,
+  { domain, hostOnly, secure, olderDomain }: CookiePlan,
+): readonly Place[] {
+  const places = new Set<Place>(olderDomain === undefined ? [] : [olderDomain]);
   if (!hostOnly && secure) {
     places.add(null);
     for (const parent of parentsOf(issuer.hostname)) {
@@ -75,10 +96,13 @@ function placesOf(issuer: URL, { domain, hostOnly, secure, olderDomain }: Cookie
   return [...places, domain ?? null];
 }
 
-/** More parents of a host are not looked at. */
+/** The most parent domains that are considered. */
 const maxParents = 4;
 
-/** A host and the domains above it, but for the topmost, which belongs to nobody; none for an address. */
+/**
+ * Returns a host and the domains above it, without the top-level domain, for which nobody can set
+ * cookies. An IP address has none.
+ */
 function parentsOf(hostname: string): string[] {
   const labels = hostname.split(".");
   return /[a-z]/.test(labels.at(-1) ?? "")
@@ -89,14 +113,14 @@ function parentsOf(hostname: string): string[] {
     : [];
 }
 
-/** Hosts from which browsers take Secure cookies over plain http; Safari does not. */
+/** Whether browsers accept Secure cookies from a host over plain http. Safari never does. */
 function isLoopback(hostname: string): boolean {
   return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
 }
 
 /**
- * Every value of a cookie in a Cookie header, in order, at most `limit`. Looks for its name only: a
- * header may hold many other cookies.
+ * Returns the values of one cookie in a Cookie header, in order, at most `limit` of them. It searches
+ * for the name instead of parsing every pair, because the header may hold many other cookies.
  */
 export function readCookie(
   cookieHeader: string | null,
@@ -121,7 +145,7 @@ export function readCookie(
 
 const none: readonly string[] = Object.freeze([]);
 
-/** The Cookie header without the named cookies; empty when nothing is left. */
+/** Returns the Cookie header without the named cookies; empty if nothing is left. */
 export function withoutCookies(cookieHeader: string, names: readonly string[]): string {
   const kept: string[] = [];
   forEachPair(cookieHeader, (pair) => {
@@ -133,8 +157,9 @@ export function withoutCookies(cookieHeader: string, names: readonly string[]): 
 }
 
 /**
- * Only space and tab surround a pair (RFC 6265bis section 5.6): what else JavaScript trims is part of
- * the name, and a sibling host may set a cookie of such a name, which `__Host-` does not protect.
+ * Visits each pair without the blanks around it. Only space and tab count as blanks (RFC 6265bis
+ * section 5.6). Other characters that JavaScript would trim are part of the name: a sibling host may
+ * set a cookie of such a name, because it does not begin with `__Host-`.
  */
 function forEachPair(cookieHeader: string, visit: (pair: string) => void): void {
   let start = 0;
@@ -148,7 +173,7 @@ function forEachPair(cookieHeader: string, visit: (pair: string) => void): void 
   }
 }
 
-/** Whether nothing but blanks stand between a place and the semicolon before it. */
+/** Whether there are only blanks between a position and the semicolon before it. */
 function isPairStart(cookieHeader: string, at: number): boolean {
   let before = at - 1;
   while (before >= 0 && isBlank(cookieHeader, before)) {
@@ -157,7 +182,7 @@ function isPairStart(cookieHeader: string, at: number): boolean {
   return before < 0 || cookieHeader[before] === ";";
 }
 
-/** Where the pair around a place ends, without the blanks after it. */
+/** Returns the end of the pair around a position, without the blanks after it. */
 function endOfPair(cookieHeader: string, from: number): number {
   let end = semicolonFrom(cookieHeader, from);
   while (end > from && isBlank(cookieHeader, end - 1)) {

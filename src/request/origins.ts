@@ -1,6 +1,6 @@
 /**
- * Whether a request that carries cookies was made by a page that may make it (Fetch Metadata, with
- * the Origin header as the fallback that OWASP demands).
+ * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
+ * Origin header as the fallback that OWASP recommends.
  *
  * @param origins exact serialized origins, such as "https://app.example.com"
  */
@@ -18,48 +18,48 @@ export function isTrustedSite(
 }
 
 /**
- * Origins of pages, as browsers send them (RFC 6454 section 6.2).
- * @param option the name of the option, for the message
- * @throws TypeError when one is not written as browsers send it
+ * Reads origins of pages, written as browsers send them (RFC 6454 section 6.2).
+ * @param option the name of the option, used in the message
+ * @throws TypeError if an origin is written differently
  */
 export function readOrigins(option: string, origins: readonly string[]): ReadonlySet<string> {
   for (const origin of origins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(origin)} is not how a browser sends an origin; write it like "https://app.example.com", without path or slash at the end`,
+        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a slash at the end`,
       );
     }
   }
   return new Set(origins);
 }
 
-/** What decides which pages browsers let use the session cookies. */
-export interface CookiePlace {
+/** The facts by which browsers decide which pages may use the session cookies. */
+export interface CookieSite {
   readonly issuer: URL;
   readonly sameSite: "lax" | "strict" | "none" | undefined;
 }
 
 /**
- * The origins whose pages may use cookies. Default: the issuer's alone.
- * @throws TypeError for one that browsers would send no cookies from, or store none for
+ * Reads the origins whose pages may use cookies. Default: the issuer's origin only.
+ * @throws TypeError for an origin from which browsers neither send nor store the cookies
  */
 export function readPageOrigins(
   origins: readonly string[] | undefined,
-  { issuer, sameSite = "lax" }: CookiePlace,
+  { issuer, sameSite = "lax" }: CookieSite,
 ): ReadonlySet<string> {
   const read = readOrigins("origins", origins ?? [issuer.origin]);
   const foreign = sameSite === "none" ? [] : [...read].filter((o) => isCrossSite(o, issuer));
   if (foreign.length > 0) {
     throw new TypeError(
-      `origins: pages of ${foreign.join(", ")} are of another site than ${issuer.origin}, where browsers neither keep nor send cookies with SameSite=${sameSite}; serve them from the same site, or set cookies: { sameSite: "none", partitioned: true }`,
+      `origins: ${foreign.join(", ")} is not on the same site as ${issuer.origin}, so browsers neither store nor send cookies with SameSite=${sameSite}; serve the pages from the same site, or set cookies: { sameSite: "none", partitioned: true }`,
     );
   }
   return read;
 }
 
 /**
- * Whether a page is surely of another site: another scheme, or another host that shares less than two
- * labels. Where the registrable domain begins, only the public suffix list could tell.
+ * Whether a page is certainly on another site: it has another scheme, or its host shares fewer than
+ * two labels. Only the public suffix list could tell exactly where the registrable domain begins.
  */
 function isCrossSite(origin: string, issuer: URL): boolean {
   const { protocol, hostname } = new URL(origin);

@@ -1,44 +1,43 @@
+import { maxTokenLength } from "../base/wire.ts";
 import type { CookieNames } from "./cookie-options.ts";
 import { readCookie, withoutCookies } from "./cookies.ts";
 
-/** The tokens that came with a request, unproven. */
+/** The tokens of a request, not verified yet. */
 export interface PresentedTokens {
-  /** What follows `Bearer` in the Authorization header; undefined without that scheme. */
+  /** The token after `Bearer` in the Authorization header; undefined for any other scheme. */
   readonly bearer: string | undefined;
-  /** The access cookies, the first three at most. */
+  /** The access cookies, at most the first three. */
   readonly accessCookies: readonly string[];
-  /** The refresh cookies, the first three at most. */
+  /** The refresh cookies, at most the first three. */
   readonly refreshCookies: readonly string[];
 }
 
-/** More candidates than this are looked at for no cookie. */
-const maxCandidates = 3;
-/** Characters a Bearer token may have; a longer one is none. */
-const maxBearer = 8192;
+/** The most copies of a cookie that are considered. */
+const maxCopies = 3;
 
 /** Reads the tokens of a request. */
 export function readTokens(headers: Headers, names: CookieNames): PresentedTokens {
   const cookies = headers.get("cookie");
   return {
     bearer: readBearer(headers.get("authorization")),
-    accessCookies: readCookie(cookies, names.access, maxCandidates),
-    refreshCookies: readCookie(cookies, names.refresh, maxCandidates),
+    accessCookies: readCookie(cookies, names.access, maxCopies),
+    refreshCookies: readCookie(cookies, names.refresh, maxCopies),
   };
 }
 
-/** Whether a request brought no token at all. */
+/** Whether a request carries no tokens at all. */
 export function isEmpty(presented: PresentedTokens): boolean {
   return presented.bearer === undefined && !hasCookies(presented);
 }
 
-/** Whether a request brought a session cookie. */
+/** Whether a request carries a session cookie. */
 export function hasCookies(presented: PresentedTokens): boolean {
   return presented.accessCookies.length + presented.refreshCookies.length > 0;
 }
 
 /**
- * Takes the session cookies out of the headers that handlers will see. Requests of some runtimes have
- * headers that nobody can change, such as those of a fetch handler; there they stay.
+ * Removes the session cookies from the headers that handlers will see. If the headers of a request
+ * are immutable, as those of a fetch handler are, the cookies stay.
  */
 export function hideTokens(headers: Headers, names: CookieNames): void {
   const cookies = headers.get("cookie");
@@ -53,14 +52,17 @@ export function hideTokens(headers: Headers, names: CookieNames): void {
       headers.set("cookie", rest);
     }
   } catch (error) {
-    // What the Fetch standard has immutable headers throw.
+    // By the Fetch standard, immutable headers throw a TypeError.
     if (!(error instanceof TypeError)) {
       throw error;
     }
   }
 }
 
-/** RFC 6750 section 2.1, the scheme in any case. Not a token, but not nothing: the empty string. */
+/**
+ * Reads a Bearer token (RFC 6750 section 2.1); the case of the scheme does not matter. Returns the
+ * empty string for a malformed or too long token, so that it is refused instead of ignored.
+ */
 function readBearer(authorization: string | null): string | undefined {
   if (authorization === null) {
     return undefined;
@@ -71,5 +73,5 @@ function readBearer(authorization: string | null): string | undefined {
     return undefined;
   }
   const token = authorization.slice("bearer ".length).trim();
-  return token.length <= maxBearer ? token : "";
+  return token.length <= maxTokenLength ? token : "";
 }

@@ -1,36 +1,36 @@
 import { SessionError } from "../base/errors.ts";
 import type { TokenTransport } from "../base/wire.ts";
 
-/** What the choice of a new session's transport depends on. */
+/** The facts that determine the token transport of a new session. */
 export interface TransportRequest {
-  /** The request header `rpcsession-transport`, if any. */
+  /** The request header `rpcsession-transport`; undefined if it is absent. */
   readonly wanted: string | undefined;
-  /** Whether a browser made the request: it carries `Sec-Fetch-Site` or `Origin`. */
+  /** Whether a browser sent the request: it carries `Sec-Fetch-Site` or `Origin`. */
   readonly fromBrowser: boolean;
-  /** Whether the request came from a page that may use cookies. */
+  /** Whether the request comes from a page that may use cookies. */
   readonly trustedSite: boolean;
-  /** Whether scripts may have their tokens in headers. */
+  /** Whether browsers may receive tokens in headers, where scripts can read them. */
   readonly browserHeaderTransport: boolean;
 }
 
 /**
- * Chooses the transport of a new session: what the client asks for, else cookies for a browser
- * that will keep them, else headers.
+ * Chooses the token transport of a new session: the one that the client asks for, else cookies for a
+ * browser that will keep them, else headers.
  *
- * @throws SessionError `forbidden` when a browser would get its tokens in headers and may not, or
- * when the client asks for something else
+ * @throws SessionError `forbidden` if a browser would receive tokens in headers and may not, or if
+ * the client asks for an unknown transport
  */
 export function chooseTransport(request: TransportRequest): TokenTransport {
   const { wanted, fromBrowser } = request;
   if (wanted !== undefined && wanted !== "cookie" && wanted !== "header") {
-    throw refused('the header rpcsession-transport must be "cookie" or "header"');
+    throw refused('the request header rpcsession-transport must be "cookie" or "header"');
   }
   const transport = wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
   if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
     throw refused(
       wanted === undefined
         ? "session cookies are for pages of this service's origins, and the request comes from elsewhere"
-        : "browsers keep their tokens in cookies here; header transport needs browserHeaderTransport",
+        : "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
     );
   }
   return transport;

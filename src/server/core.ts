@@ -9,55 +9,55 @@ import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
-import type { Call } from "./call/state.ts";
+import type { Call } from "./call/call.ts";
 
-/** Tells the IP address of a call's client; undefined when it is not known. */
+/** Returns the IP address of a call's client; undefined if it is not known. */
 export type ClientIp = (context: HandlerContext) => string | undefined;
 
-/** What authentication needs of an engine: all that a service that only verifies has. */
+/** The part of the engine that authenticates calls. A service without a store has its own. */
 export type Authenticator = Pick<
   Engine,
-  "verify" | "load" | "loadUnsure" | "reissue" | "reissueFrom" | "used" | "revoke"
+  "verify" | "used" | "load" | "loadUnsure" | "reissue" | "reissueFrom"
 > & {
   readonly revocations: Revocations;
   readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
 };
 
-/** What the parts that read sessions share: the options, checked and resolved, and the engine. */
+/** The resolved options and the engine, shared by everything that reads sessions. */
 export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
   readonly issuer: string;
   readonly cookies: SessionCookies;
-  /** Exact origins whose pages may use cookies. */
+  /** The exact origins whose pages may use cookies. */
   readonly origins: ReadonlySet<string>;
   readonly crossSite: "checked" | "unchecked";
   readonly antiCsrf: "off" | "token";
   readonly emit: SessionEventListener;
   readonly claims: ClaimsRule;
   readonly revocations: Revocations;
-  /** Creates the session object that a handler gets, from a verified token. */
+  /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
-  /** Milliseconds without word of the change log after which open streams end. */
+  /** Milliseconds for which open streams go on while the change log cannot be read. */
   readonly maxStreamStaleness: number;
   /**
-   * The engine, opened on first use; without a promise once it is open.
-   * @throws SessionError `unavailable` when it cannot be opened now; the next call tries again
+   * The engine. It is opened on first use; once it is open, it is returned without a promise.
+   * @throws SessionError `unavailable` if it cannot be opened now; the next call tries again
    */
   engine(): Authenticator | Promise<Authenticator>;
 }
 
-/** What a verified access token says. */
+/** The claims of a verified access token. */
 export interface VerifiedClaims {
   readonly claims: TokenClaims;
-  /** The user's claims as handlers see them. */
+  /** The user's claims as handlers read them, after the schema of the option `claims`. */
   readonly read: JsonObject;
 }
 
-/** What every part of the server side shares, those that begin, refresh and end sessions included. */
+/** The same for everything that also creates, refreshes and ends sessions. */
 export interface Core extends VerifyingCore<Session> {
   readonly browserHeaderTransport: boolean;
   readonly lifetimes: Lifetimes;
-  /** The IP address of a call's client, as far as it can be trusted. */
+  /** Returns the IP address of a call's client, as far as it can be trusted. */
   readonly clientIp: ClientIp | undefined;
   engine(): Engine | Promise<Engine>;
 }

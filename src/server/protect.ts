@@ -11,21 +11,21 @@ import { readOrigins } from "../request/origins.ts";
 import type { RequestGate } from "./call/gate.ts";
 import type { Policies } from "./policy/policy.ts";
 
-/** The lists of a CORS middleware, named as in `cors` of @connectrpc/connect. */
+/** The lists for a CORS middleware, with the names of `cors` in @connectrpc/connect. */
 export interface CorsLists {
   readonly allowedMethods: readonly string[];
   readonly allowedHeaders: readonly string[];
   readonly exposedHeaders: readonly string[];
   /**
-   * Origins whose pages may call, exactly as browsers send them. Those that use cookies must be in
-   * the `origins` of the sessions too.
+   * The origins whose pages may call, exactly as browsers send them. Pages that use cookies must also
+   * be in the option `origins` of the sessions. Default: none.
    */
   readonly allowedOrigins?: readonly string[];
-  /** Seconds for which a browser need not ask again before a call. Default 7200, the most that Chromium takes. */
+  /** Seconds for which browsers cache a preflight. Default 7200, the maximum in Chromium. */
   readonly maxAge?: number;
 }
 
-/** What a CORS middleware needs for sessions; credentials are allowed, so nothing is a wildcard. */
+/** The settings for a CORS middleware. They allow credentials, so no list contains a wildcard. */
 export interface SessionCors {
   readonly allowedMethods: string[];
   readonly allowedHeaders: string[];
@@ -37,28 +37,35 @@ export interface SessionCors {
 }
 
 /**
- * Adds what sessions need to Connect's own CORS lists: `sessionCors({ ...cors, allowedOrigins: ["https://app.example.com"] })`.
+ * Adds the headers of sessions to Connect's own CORS lists. Sessions use no trailers, so no
+ * `Trailer-*` header has to be exposed.
  *
- * Nothing of a session is in a trailer, so that no `Trailer-*` header needs to be exposed.
+ * ```ts
+ * import { cors } from "@connectrpc/connect";
+ * sessionCors({ ...cors, allowedOrigins: ["https://app.example.com"] });
+ * ```
  *
- * @throws TypeError for a wildcard: browsers refuse it with credentials, and a middleware that
- * answers with the caller's origin instead would let every site use the session; for what is no list; for an origin that
- * is not written as browsers send it; for a `maxAge` that is no whole number of seconds
+ * @throws TypeError for a wildcard, because browsers refuse it with credentials, and a middleware
+ * that replaces it with the caller's origin would let every site use the session; for a value that
+ * is not a list; for an origin that is not written as browsers send it; for a `maxAge` that is not a
+ * non-negative integer
  */
 export function sessionCors(cors: CorsLists): SessionCors {
   const { allowedOrigins = [], maxAge = 7200 } = cors;
   const lists = [cors.allowedMethods, cors.allowedHeaders, cors.exposedHeaders, allowedOrigins];
   if (!lists.every(Array.isArray)) {
     throw new TypeError(
-      "sessionCors: give it lists, { ...cors, allowedOrigins } with cors of @connectrpc/connect",
+      "sessionCors requires lists of strings: pass { ...cors, allowedOrigins } with cors from @connectrpc/connect",
     );
   }
   if (lists.some((list) => list.includes("*"))) {
-    throw new TypeError('sessionCors: "*" cannot go with credentials; name each value');
+    throw new TypeError(
+      'sessionCors does not accept "*", which browsers refuse with credentials; list each value',
+    );
   }
   readOrigins("allowedOrigins", allowedOrigins);
   if (!Number.isSafeInteger(maxAge) || maxAge < 0) {
-    throw new TypeError(`maxAge: ${maxAge} is no whole number of seconds`);
+    throw new TypeError(`maxAge must be a non-negative integer (seconds), got ${maxAge}`);
   }
   const exposed = [
     header.accessToken,
@@ -77,18 +84,18 @@ export function sessionCors(cors: CorsLists): SessionCors {
   };
 }
 
-/** Header names are the same in any case. */
+/** Merges header names, which are case-insensitive. */
 function merge(list: readonly string[], added: readonly string[]): string[] {
   const known = new Set(list.map((name) => name.toLowerCase()));
   return [...list, ...added.filter((name) => !known.has(name))];
 }
 
-/** What an adapter is given: its routes, and whatever else it takes. */
+/** The options of an adapter: its routes and anything else that it accepts. */
 export interface ProtectOptions extends ConnectRouterOptions {
   readonly routes: (router: ConnectRouter) => unknown;
 }
 
-/** The parts that `protect` adds. */
+/** The parts that `protect` adds to an adapter. */
 export interface Protection {
   readonly gate: RequestGate;
   readonly interceptor: Interceptor;
@@ -98,13 +105,13 @@ export interface Protection {
 }
 
 /**
- * Returns an adapter's options with the protection built in: the gate before the user's gate, the
- * interceptor before the user's interceptors, of the router and of single services, and
- * SessionService beside the user's routes.
+ * Adds the protection to an adapter's options: the gate before the user's gate, the interceptor
+ * before the user's interceptors, both for the router and for single services, and SessionService
+ * after the user's routes.
  */
 export function protect<O extends ProtectOptions>(protection: Protection, options: O): O {
   if (typeof options?.routes !== "function") {
-    throw new TypeError("sessions.protect: give it the adapter's options, with their routes");
+    throw new TypeError("sessions.protect requires the options of an adapter, including routes");
   }
   const { gate, interceptor } = protection;
   return {
@@ -117,7 +124,7 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
       if (service !== undefined && !serves(router, SessionService)) {
         router.service(SessionService, service);
       }
-      protection.policies.check(router.handlers.map(({ method }) => method));
+      protection.policies.assertServed(router.handlers.map(({ method }) => method));
       return router;
     },
   };
@@ -127,7 +134,10 @@ function serves(router: ConnectRouter, { typeName }: DescService): boolean {
   return router.handlers.some(({ service }) => service.typeName === typeName);
 }
 
-/** One gate that runs several, in order, until one of them throws. A router takes one only. */
+/**
+ * Combines several gates into one, because a router accepts only one. They run in order until one
+ * throws. Gates that are undefined are skipped.
+ */
 export function composeGates(
   ...gates: readonly (ConnectRouterOptions["requestGate"] | undefined)[]
 ): RequestGate {
@@ -143,7 +153,10 @@ export function composeGates(
   };
 }
 
-/** A router whose per-service options keep our interceptor and gate: by themselves they replace the router's. */
+/**
+ * Wraps a router so that the options of a single service keep our interceptor and gate. Without
+ * that, they would replace the router's.
+ */
 function protectRouter({ gate, interceptor }: Protection, router: ConnectRouter): ConnectRouter {
   type Options = Parameters<ConnectRouter["service"]>[2];
   const keep = (options: Options): Options =>
@@ -151,7 +164,7 @@ function protectRouter({ gate, interceptor }: Protection, router: ConnectRouter)
       ? undefined
       : {
           ...options,
-          // "in", because an explicit undefined replaces the router's value too.
+          // "in", because an explicit undefined also replaces the router's value.
           ...("interceptors" in options && {
             interceptors: [interceptor, ...(options.interceptors ?? [])],
           }),

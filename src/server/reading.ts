@@ -8,114 +8,113 @@ import {
   type Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs } from "../base/checks.ts";
-import { SessionError } from "../base/errors.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
 import { authenticate } from "./authenticate/authenticate.ts";
-import {
-  type Call,
-  type CallKey,
-  callOf,
-  type Exchange,
-  enterSession,
-  failCall,
-  refuseCall,
-} from "./call/call.ts";
-import { createGate, type RequestGate } from "./call/gate.ts";
+import { type Call, type CallKey, callOf, type Exchange } from "./call/call.ts";
+import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
+import { failCall, refuseCall } from "./call/refusal.ts";
+import { Waits } from "./call/waits.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
 import { type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
-import { misuse } from "./response/errors.ts";
+import { misuse, sessionMissing } from "./response/errors.ts";
 import { forbidCaching } from "./response/tokens.ts";
 
-/** How `getSession` checks. */
+/** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
   /**
-   * Whether a cookie session must come with its anti-CSRF token. Counts as false where the service
-   * has `antiCsrf: "off"`. Default: true on everything but GET.
+   * Whether a cookie session must present its anti-CSRF token. Has no effect if the service has
+   * `antiCsrf: "off"`. Default: true, except on GET.
    */
   readonly doAntiCsrfCheck?: boolean;
-  /** How the session's end is looked up. Default: the option `revocation`. */
+  /** How to find out whether the session has ended. Default: the option `revocation`. */
   readonly check?: RevocationCheck;
-  /** Whether having no session is an error. Default true. */
+  /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
 }
 
-/** The option of adapters that makes context values of the request as the framework has it. */
+/** The adapter option that creates context values from the request of the framework. */
 export interface RequestContext<R> {
   readonly contextValues?: (request: R) => ContextValues;
 }
 
-/** The part of the server side that reads sessions. */
+/** Verified sessions: everything that a service needs to read them. */
 export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
-   * Protects an adapter: returns its options with the request gate, the interceptor and, where
-   * sessions are made, SessionService built in. Every method needs a session unless a policy says
-   * otherwise.
+   * Protects an adapter. Returns its options with the request gate, the interceptor and, if this
+   * instance creates sessions, SessionService. Every method requires a session unless a policy
+   * allows calls without one.
    *
-   * Fits the adapters of Connect as they are: Node, Express, Fastify, and a router for
-   * `createFetchHandler`. Their option `contextValues` is given the request as the framework has it.
+   * Works with all Connect adapters: Node, Express, Fastify, and a router for `createFetchHandler`.
+   * Their option `contextValues` receives the request of the framework.
    *
-   * Where the adapter builds its routes, a policy that names a method which is not served, or that
-   * asks for what is not supported, throws a TypeError.
+   * ```ts
+   * connectNodeAdapter(sessions.protect({ routes }));
+   * ```
+   *
+   * When the adapter builds its routes, a TypeError is thrown for a policy that names a method which
+   * is not served, or that contradicts itself.
    */
   protect<O extends ProtectOptions, R = unknown>(
     options: O & RequestContext<R>,
   ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
   /**
-   * The gate alone. One router takes one: see `composeGates`. By hand, add the interceptor as well,
-   * and `check` the router.
+   * The gate alone, for routers that are built without `protect`. Add the interceptor too, and call
+   * `check` with the router. A router accepts one gate; combine several with `composeGates`.
    */
   readonly requestGate: RequestGate;
-  /** The interceptor alone: authenticates too, without clearing cookies on most failed calls. */
+  /**
+   * The interceptor alone. Without the gate it authenticates too, but cannot clear cookies on most
+   * failed calls.
+   */
   readonly interceptor: Interceptor;
   /**
-   * GetSession: verifies the tokens of an exchange, which a `HandlerContext` is. On failure it
-   * writes what the client must know to `responseHeader`: cookies are expired by `unauthorized`
-   * and left alone by everything else.
+   * Verifies the tokens of an exchange, such as a `HandlerContext`. On failure it writes the headers
+   * for the client to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
    *
-   * @throws SessionError
-   * @throws TypeError when `check` needs a store and there is none
+   * @throws SessionError if there is no valid session
+   * @throws TypeError if `check` is not valid, or needs a store and there is none
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
   /**
-   * The session of a call.
-   * @throws ConnectError `Unauthenticated` where the method's policy lets calls without a session
-   * pass; `Internal` where nothing authenticates the method
+   * Returns the session of a call.
+   * @throws ConnectError `Unauthenticated` if the call has no session, which the policy "optional"
+   * permits; `Internal` if the method is public or nothing authenticates it
    */
   require(context: HandlerContext): S;
   /**
-   * The session of a call whose user proved who they are not longer ago than `within`, such as
-   * "10m": for what a stolen session must not do. Let them sign in again, then call
+   * Returns the session of a call whose user authenticated at most `within` ago, such as "10m". Use
+   * it to protect operations from a stolen session. After the user has signed in again, call
    * `reauthenticate`.
-   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) when it was longer ago;
-   * and as `require` does
+   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) if it was longer ago;
+   * otherwise as `require` does
    */
   requireFresh(context: HandlerContext, within: Duration): S;
   /**
-   * The session of a call, if it has one.
-   * @throws ConnectError `Internal` where nothing authenticates the method
+   * Returns the session of a call; undefined if it has none.
+   * @throws ConnectError `Internal` if nothing authenticates the method
    */
   current(context: HandlerContext): S | undefined;
   /**
-   * Checks the policies against what a router serves; `protect` does it by itself.
-   * @throws TypeError when a policy names a method that the router does not serve, or asks for what
-   * is not supported
+   * Checks the policies against the methods that a router serves. `protect` does this itself.
+   * @throws TypeError if a policy names a method that the router does not serve, or contradicts
+   * itself
    */
   check(router: ConnectRouter): void;
-  /** Every method of a router with its policy. */
+  /** Returns every method of a router with its policy. */
   describe(router: ConnectRouter): MethodDescription[];
 }
 
-/** What the reading part works with. */
-export interface VerifyingParts extends Pick<Protection, "service" | "policies"> {
+/** The parts that an instance creates before its sessions. */
+interface VerifyingParts extends Pick<Protection, "service" | "policies"> {
   readonly key: CallKey;
 }
 
-/** Makes the part of the server side that reads sessions. */
+/** Creates everything that reads sessions. */
 export function createVerifyingSessions<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
@@ -147,7 +146,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       assertFreshOn(core, callOf(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.check(router.handlers.map(({ method }) => method)),
+    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
@@ -161,14 +160,14 @@ function sessionIn<S extends VerifiedSession>(
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
   }
-  // This instance made it: the key is its own.
+  // The key belongs to this instance, so the session does too.
   return callOf(core, key, context).session as S | undefined;
 }
 
-/** The error of a call that came past every part of ours. */
+/** The error of a call that neither a gate nor an interceptor of this instance has seen. */
 export function unprotected({ method }: HandlerContext): ConnectError {
   return misuse(
-    `nothing authenticates ${procedureOf(method)}: wrap the adapter's options in sessions.protect(), or add sessions.requestGate or sessions.interceptor to the router of this instance`,
+    `nothing authenticates ${procedureOf(method)}; wrap the options of the adapter in sessions.protect(), or add sessions.requestGate or sessions.interceptor of this instance to the router`,
   );
 }
 
@@ -184,7 +183,7 @@ function assertFreshOn(
   const { id, authTime } = given.session;
   try {
     const within = durationMs("requireFresh", given.within);
-    assertFresh(core, { session: id, authTime: authTime.getTime(), within });
+    assertFresh(core, { sessionId: id, authTime: authTime.getTime(), within });
   } catch (error) {
     throw error instanceof TypeError
       ? misuse(error.message, error)
@@ -194,15 +193,13 @@ function assertFreshOn(
 
 function publicMethod({ method }: HandlerContext): ConnectError {
   return misuse(
-    `sessions.require: ${procedureOf(method)} is public, so its calls have no session; make it "optional" or "required"`,
+    `sessions.require was called in ${procedureOf(method)}, which is public, so its calls have no session; set its auth to "optional" or "required"`,
   );
 }
 
 function missingSession(core: VerifyingCore, key: CallKey, context: HandlerContext): ConnectError {
   return refuseCall(core, callOf(core, key, context), {
-    error: new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "the call needs a session",
-    }),
+    error: sessionMissing(),
     procedure: procedureOf(context.method),
   });
 }
@@ -212,7 +209,8 @@ function getSessionWith<S extends VerifiedSession>(
   key: CallKey,
   policies: Pick<Protection["policies"], "checkOf">,
 ): VerifyingSessions<S>["getSession"] {
-  // An exchange without values is known again by its headers: its cookies are hidden after the first time.
+  // An exchange without context values is recognized by its headers, because its cookies are removed
+  // when it is first read.
   const plain = new WeakMap<Headers, ContextValues>();
   const valuesOf = (headers: Headers): ContextValues => {
     const values = plain.get(headers) ?? createContextValues();
@@ -231,16 +229,18 @@ function getSessionWith<S extends VerifiedSession>(
       ...(signal === undefined ? {} : { signal }),
     });
     forbidCaching(responseHeader, requestMethod);
+    const waits = new Waits(undefined);
     try {
       const claims = await authenticate(core, call, {
         required: options.required ?? true,
         doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
         check,
+        waits,
       });
       if (claims === undefined) {
         return undefined;
       }
-      await enterSession(core, call, claims);
+      await enterSession(core, call, claims, waits);
       return call.session as S | undefined;
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });

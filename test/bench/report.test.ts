@@ -15,7 +15,7 @@ import { type Contestant, cpuRounds, rotated } from "../../bench/lib/rounds.ts";
 import { pairedRatio, quantile, slopePerDecade, spreadOf } from "../../bench/lib/stats.ts";
 
 describe("statistics", () => {
-  it("median and quartiles, whatever the order", () => {
+  it("give the median and the quartiles in whatever order the values come", () => {
     expect(spreadOf([5, 1, 4, 2, 3])).toEqual({ median: 3, q1: 2, q3: 4, rounds: 5 });
     expect(spreadOf([2, 1])).toEqual({ median: 1.5, q1: 1.25, q3: 1.75, rounds: 2 });
     expect(spreadOf([7])).toEqual({ median: 7, q1: 7, q3: 7, rounds: 1 });
@@ -23,15 +23,15 @@ describe("statistics", () => {
     expect(quantile([1, 2, 3, 4, 5], 0.99)).toBeCloseTo(4.96);
   });
 
-  it("ratios are taken round by round", () => {
-    // The machine was three times slower in the second round, for both.
+  it("compare two figures round by round", () => {
+    // Both took three times as long in the second round because of noise.
     expect(pairedRatio([10, 30, 11], [5, 15, 5.5])).toBe(2);
     expect(pairedRatio([1], undefined)).toBeNull();
     expect(pairedRatio(undefined, [1])).toBeNull();
     expect(pairedRatio([1], [])).toBeNull();
   });
 
-  it("slopes are for each tenfold", () => {
+  it("give slopes per tenfold growth", () => {
     const values = [10, 100, 1_000].map((n, i) => ({ n, value: 50 + 7 * i }));
     expect(slopePerDecade(values)).toBeCloseTo(7);
     expect(slopePerDecade(values.map(({ n }) => ({ n, value: 3 })))).toBeCloseTo(0);
@@ -39,7 +39,7 @@ describe("statistics", () => {
 });
 
 describe("rounds", () => {
-  it("every contestant has every place in turn", () => {
+  it("give every contestant every position in turn", () => {
     expect([0, 1, 2, 3].map((round) => rotated(["a", "b", "c"], round).join(""))).toEqual([
       "abc",
       "bca",
@@ -49,7 +49,7 @@ describe("rounds", () => {
     expect(rotated(["a", "b", "c"], -1).join("")).toBe("cab");
   });
 
-  it("prepares before each batch, and leaves the first two rounds out", async () => {
+  it("prepare each batch first and leave out two rounds for warming up", async () => {
     const log: string[] = [];
     const contestant = (name: string): Contestant => ({
       name,
@@ -74,14 +74,14 @@ describe("the last line", () => {
     ...["refresh_vs_floor_sqlite", "refresh_vs_floor_postgres", "bytes_per_session"],
   ];
 
-  it("has every key, also where nothing was measured", () => {
+  it("has every key, even if nothing was measured", () => {
     const line = JSON.parse(JSON.stringify(headlineOf([]))) as Record<string, unknown>;
     expect(Object.keys(line)).toEqual([...headlineKeys]);
     expect(Object.keys(line)).toEqual(expect.arrayContaining(promised));
     expect(new Set(Object.values(line))).toEqual(new Set([null]));
   });
 
-  it("has what the sections found, to three digits, and no figure that is none", () => {
+  it("has the figures of the sections with three digits, and null for anything not finite", () => {
     const line = headlineOf([
       { warm_verify_ns: 139.876, cpu_added_http1: 0.0412345 },
       { install_kb: 3_760.4, cold_vs_raw: Number.NaN, warm_vs_jose: Number.POSITIVE_INFINITY },
@@ -115,7 +115,7 @@ describe("the tables", () => {
     expect(written(12_345.6)).toBe("12,346");
   });
 
-  it("go between their markers, and nothing else changes", () => {
+  it("replace only the text between their markers", () => {
     const text = "before\n<!-- bench:begin -->\nold\n<!-- bench:end -->\nafter";
     const once = between(text, "bench", "new");
     expect(once).toBe("before\n<!-- bench:begin -->\nnew\n<!-- bench:end -->\nafter");
@@ -123,27 +123,27 @@ describe("the tables", () => {
     expect(() => between("nothing", "bench", "new")).toThrow(/no markers/);
   });
 
-  it("have their place in the README", () => {
-    const readme = readFileSync(join(import.meta.dirname, "../../README.md"), "utf8");
-    expect(between(readme, "bench", "x")).toContain("\nx\n");
+  it("have their place in docs/benchmarks.md", () => {
+    const page = readFileSync(join(import.meta.dirname, "../../docs/benchmarks.md"), "utf8");
+    expect(between(page, "bench", "x")).toContain("\nx\n");
   });
 });
 
 describe("the options", () => {
-  it("a quick run measures the same, in fewer rounds", () => {
+  it("make a quick run measure the same in fewer rounds", () => {
     const [quick, full] = [readBenchOptions(["--quick"]), readBenchOptions([])];
     expect(quick).toMatchObject({ quick: true, only: [], write: true });
     expect(full.fewRounds).toBeGreaterThanOrEqual(15);
     expect(full.rounds).toBeGreaterThan(quick.rounds);
   });
 
-  it("some sections alone do not write the README", () => {
+  it("some sections alone do not write the page", () => {
     expect(readBenchOptions(["verify"])).toMatchObject({ only: ["verify"], write: false });
     expect(() => readBenchOptions(["--fast"])).toThrow(TypeError);
   });
 });
 
-it("a profile says whose code took the time, idleness aside", () => {
+it("a profile attributes time to the owner of the code, without idle time", () => {
   const frame = (id: number, functionName: string, url: string) => ({
     id,
     callFrame: { functionName, url, lineNumber: 9 },

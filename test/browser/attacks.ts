@@ -1,5 +1,5 @@
-// What a hostile page may try with the cookies of a visitor. Each runs in that page, and resolves to
-// all that it has learned.
+// Attacks that a hostile page may try with the cookies of a visitor. Each runs in that page and
+// resolves to everything it has learned.
 
 /** @param api the origin of the API */
 export type Attack = (api: string) => Promise<string>;
@@ -65,7 +65,7 @@ export const attacks: Readonly<Record<string, Attack>> = {
     return (await Promise.all(learned)).join();
   },
 
-  "POST of what needs no preflight": async (api) => {
+  "POST of types that need no preflight": async (api) => {
     const methods = [
       "notes.v1.NotesService/AddNote",
       "notes.v1.NotesService/SignIn",
@@ -92,7 +92,7 @@ export const attacks: Readonly<Record<string, Attack>> = {
     const method = `${api}/rpcsession.v1.SessionService/SignOut`;
     const plain = navigator.sendBeacon(method, new Blob(["{}"], { type: "text/plain" }));
     const json = navigator.sendBeacon(method, new Blob(["{}"], { type: "application/json" }));
-    // A fetch behind them, so that they are on their way when this returns.
+    // A fetch after the beacons, so that they have been sent when this returns.
     await fetch(method, { method: "POST", mode: "no-cors", body: "" });
     return `${plain} ${json}`;
   },

@@ -1,4 +1,4 @@
-// A real browser: connect-web in a page of another origin, and pages that mean harm.
+// Tests in a real browser: connect-web in a page of another origin, and hostile pages.
 import type { Browser, BrowserContext, Page } from "playwright-core";
 import type { CookieOptions } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -21,14 +21,14 @@ import {
 } from "./visitor.ts";
 
 const found = await findChromium();
-const missing = "missing" in found ? `skipped, no Chromium: ${found.missing}` : "";
+const missing = "missing" in found ? `skipped because Chromium is missing: ${found.missing}` : "";
 if (missing !== "") {
-  console.warn(`tests in a browser are ${missing}`);
+  console.warn(`The tests in a browser are ${missing}.`);
 }
 
 const chromium = found as Chromium;
 
-// Browsers are slow where other tests run beside them.
+// Browsers are slow while other tests run.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
@@ -39,7 +39,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
   });
   afterAll(() => browser?.close());
 
-  /** The API, a page that may call it, and a browser without a past. */
+  /** Starts the API, a page that may call it, and a fresh browser. */
   async function open(scene: Scene = {}): Promise<World> {
     const { host = "localhost", apiHost = "localhost", options = {} } = scene;
     const { thirdPartyCookies = false, keepsTokens = false } = scene;
@@ -58,7 +58,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     return { api, site, context, visit: () => visit(context, site.at()) };
   }
 
-  test("feat:J3 feat:I1 a page of another origin signs in, calls, refreshes unnoticed, streams and signs out", async () => {
+  test("feat:J3 feat:I1 a page of another origin signs in, makes calls, refreshes unnoticed, streams and signs out", async () => {
     const { api, site, context, visit } = await open();
     const page = await visit();
     await signIn(page);
@@ -100,7 +100,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     );
   });
 
-  test("feat:I1 document.cookie shows nothing, and writes nothing in the place of a session cookie", async () => {
+  test("feat:I1 document.cookie can neither read nor overwrite the session cookies", async () => {
     const { api, context, visit } = await open();
     const page = await visit();
     await signIn(page);
@@ -124,7 +124,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
   });
 
   test.each(["with Web Locks", "without Web Locks"])(
-    "feat:P2 feat:P6 tabs that refresh at the same time all go on, and one sign-out reaches them all, %s",
+    "feat:P2 feat:P6 tabs that refresh at the same time all stay signed in, and a sign-out reaches all of them, %s",
     async (locks) => {
       const { api, context, visit } = await open();
       if (locks === "without Web Locks") {
@@ -153,7 +153,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     },
   );
 
-  test("feat:C1 feat:J3 the anti-CSRF token reaches a page of another origin, and again after a reload", async () => {
+  test("feat:C1 feat:J3 a page of another origin receives the anti-CSRF token, and again after a reload", async () => {
     const { api, visit } = await open({ options: { antiCsrf: "token" } });
     const page = await visit();
     await signIn(page);
@@ -161,7 +161,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     expect([api.calls.handled, api.count("Refresh")]).toEqual([2, 0]);
     await page.reload();
     await page.waitForFunction(() => "app" in globalThis);
-    // The cookies are there, and the token that must come with them is not.
+    // The page still has the cookies, but has lost the anti-CSRF token.
     await addNote(page, "bread");
     expect([api.calls.handled, api.count("Refresh")]).toEqual([3, 1]);
     await addNote(page, "eggs");
@@ -169,7 +169,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     expect(api.count("Refresh")).toBe(1);
   });
 
-  test("feat:J1 feat:J3 a page of another site keeps its tokens in memory, where it may, and gets no cookie", async () => {
+  test("feat:J1 feat:J3 a page of another site that may use header tokens keeps them in memory and receives no cookie", async () => {
     const options = { origins: [], browserHeaderTransport: true };
     const { api, context, visit } = await open({
       host: "partner.test",
@@ -191,7 +191,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     expect(api.asked.filter(({ cookies }) => cookies)).toEqual([]);
   });
 
-  test("feat:I6 feat:C7 an embedding site that is named keeps a partitioned session of its own", async () => {
+  test("feat:I6 feat:C7 an allowed embedding site has a partitioned session of its own", async () => {
     const options = { cookies: { sameSite: "none", partitioned: true } } as const;
     const { api, context, visit } = await open({ host: "partner.test", options });
     const page = await visit();
@@ -207,11 +207,11 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     expect(await context.cookies()).toEqual([]);
   });
 
-  describe("a shop whose hosts share a domain, over https", () => {
+  describe("hosts that share a domain, over HTTPS", () => {
     const names = { access: "__Secure-rpcsession-access", refresh: "__Secure-rpcsession-refresh" };
     const hosts = { host: "app.shop.test", apiHost: "api.shop.test" };
 
-    /** Lets a sibling host plant the cookies of a session of its own, by its server and by a script. */
+    /** Makes a sibling host plant the cookies of its own session, from its server and from a script. */
     async function plant(world: World, of: { readonly access: string; readonly refresh: string }) {
       const { tokens } = await world.api.sessions.issue({ userId: "mallory", transport: "cookie" });
       const cookies = [
@@ -243,7 +243,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       expect(await listNotes(page)).toEqual(["milk"]);
     });
 
-    test("sec:C01 feat:I5 without the prefix, what a sibling planted is refused and expired", async () => {
+    test("sec:C01 feat:I5 without the prefix, planted cookies of a sibling host are refused and expired", async () => {
       const world = await open({ ...hosts, options: { cookies: { names } } });
       const page = await world.visit();
       await signIn(page);
@@ -271,7 +271,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       ],
     ];
     test.each(changes)(
-      "feat:I4 feat:I2 the domain of the cookies changes %s, and nobody is signed out",
+      "feat:I4 feat:I2 the domain of the cookies changes %s without signing anybody out",
       async (_, before, after, domain) => {
         const shared = { store: memoryStore(), clock: createFakeClock() };
         const { api, site, context, visit } = await open({
@@ -300,14 +300,14 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
 
   const hostile: readonly (readonly [string, Hostile])[] = [
     ["a page of another site", { host: "evil.test", cookiesReach: false }],
-    ["a page of another port", { host: "localhost", cookiesReach: true }],
+    ["a page on another port", { host: "localhost", cookiesReach: true }],
     [
       "a page of another site, with SameSite=None",
       { host: "evil.test", cookiesReach: true, options: { cookies: { sameSite: "none" } } },
     ],
   ];
   describe.each(hostile)("%s", (_, { host, cookiesReach, options = {} }) => {
-    test("feat:C7 feat:C4 changes nothing and reads nothing", async () => {
+    test("feat:C7 feat:C4 can neither change nor read anything", async () => {
       const { api, context, visit } = await open({ options, thirdPartyCookies: true });
       const page = await visit();
       await signIn(page);
@@ -319,7 +319,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
 
       const learned: string[] = [];
       for (const age of ["0s", "16m"] as const) {
-        // With a good access token, then with one whose holder may refresh.
+        // First with a valid access token, then with an expired one that could be refreshed.
         api.sessions.clock.advance(age);
         for (const attack of Object.values(attacks)) {
           learned.push(await evil.evaluate(attack, api.at()));
@@ -329,7 +329,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
       }
       expect(api.asked.length).toBeGreaterThan(80);
       const withCookies = api.asked.filter(({ cookies }) => cookies);
-      // A navigation carries Lax cookies from anywhere; what else does is what the row says.
+      // Navigations carry Lax cookies from any site. Other requests do so as the row specifies.
       expect(withCookies.length > 20).toBe(cookiesReach);
       expect(withCookies.length).toBeGreaterThan(0);
       expect(api.calls.handled).toBe(before.handled);
@@ -344,7 +344,7 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
     });
   });
 
-  /** What a page can make the window itself load; the answers are read as the visitor would see them. */
+  /** Makes the hostile page navigate to the API, and reads the responses as the visitor would see them. */
   async function navigations(evil: Page, api: string): Promise<string[]> {
     const get = `${api}/notes.v1.NotesService/ListNotes?connect=v1&encoding=json&message=%7B%7D`;
     const [popup] = await Promise.all([
@@ -381,12 +381,12 @@ describe.skipIf(missing !== "")(`in Chromium ${missing}`, () => {
 });
 
 interface Scene {
-  /** The host of the page. Default localhost, on a port of its own. */
+  /** The host of the page. Default: localhost, on its own port. */
   readonly host?: string;
-  /** Default localhost. */
+  /** Default: localhost. */
   readonly apiHost?: string;
   readonly options?: TestSessionsOptions;
-  /** Whether the browser sends SameSite=None cookies with what pages of other sites load. */
+  /** Whether the browser sends SameSite=None cookies with requests of other sites. */
   readonly thirdPartyCookies?: boolean;
   /** Whether the page keeps its tokens in memory instead of cookies. */
   readonly keepsTokens?: boolean;
@@ -402,7 +402,7 @@ interface World {
 
 interface Hostile {
   readonly host: string;
-  /** Whether browsers send the cookies with what its page loads. */
+  /** Whether browsers send the cookies with requests of its page. */
   readonly cookiesReach: boolean;
   readonly options?: TestSessionsOptions;
 }

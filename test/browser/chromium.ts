@@ -5,22 +5,22 @@ import type { Browser, BrowserContext } from "playwright-core";
 import { chromium } from "playwright-core";
 import { onTestFinished } from "vitest";
 
-/** The Chromium that the tests drive. */
+/** The Chromium that the tests run in. */
 export interface Chromium {
   readonly executablePath: string;
   readonly env: NodeJS.ProcessEnv;
 }
 
-/** It, or why there is none. */
+/** A Chromium, or how to install one. */
 export type FoundChromium = Chromium | { readonly missing: string };
 
-/** $CHROMIUM, else the system's, else the one that the package @sparticuz/chromium brings for Linux on x64. */
+/** Looks for Chromium in $CHROMIUM, on the system, and in the package @sparticuz/chromium (Linux on x64). */
 export async function findChromium(): Promise<FoundChromium> {
   const { CHROMIUM } = process.env;
   if (CHROMIUM) {
     return existsSync(CHROMIUM)
       ? { executablePath: CHROMIUM, env: process.env }
-      : { missing: `there is no ${CHROMIUM}, which CHROMIUM names` };
+      : { missing: `the variable CHROMIUM names ${CHROMIUM}, which does not exist` };
   }
   const installed = ["/usr/bin/chromium", "/usr/bin/google-chrome"].find((path) =>
     existsSync(path),
@@ -31,10 +31,13 @@ export async function findChromium(): Promise<FoundChromium> {
   if (process.platform === "linux" && process.arch === "x64") {
     return await unpackChromium();
   }
-  return { missing: "on Debian: apt-get install chromium; elsewhere name one in CHROMIUM" };
+  return {
+    missing:
+      "on Debian, run apt-get install chromium; elsewhere, set the variable CHROMIUM to its path",
+  };
 }
 
-/** Hosts that lead to this machine, beside its own names. */
+/** Hosts that resolve to this machine, besides its own names. */
 const hosts = ["evil.test", "partner.test", "*.shop.test"];
 const args = [`--host-resolver-rules=${hosts.map((host) => `MAP ${host} 127.0.0.1`).join(",")}`];
 
@@ -42,7 +45,7 @@ export async function launchChromium(found: Chromium): Promise<Browser> {
   return await chromium.launch({ ...found, args });
 }
 
-/** A profile that sends cookies to other sites too, where these ask for it with SameSite=None. */
+/** Opens a profile that sends SameSite=None cookies to other sites as well. */
 export async function launchProfile(found: Chromium): Promise<BrowserContext> {
   const folder = mkdtempSync(join(tmpdir(), "rpc-session-profile-"));
   onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
@@ -55,8 +58,8 @@ export async function launchProfile(found: Chromium): Promise<BrowserContext> {
 }
 
 /**
- * The package unpacks into the folder for temporary files, and its own libraries only where it takes
- * itself to be in AWS Lambda; it looks for its fonts in a place that is not ours.
+ * The package unpacks into the folder for temporary files. It unpacks its libraries only if it
+ * believes that it runs in AWS Lambda, and it looks for its fonts in a folder that does not exist here.
  */
 async function unpackChromium(): Promise<Chromium> {
   const cache = join(import.meta.dirname, "../../node_modules/.cache/chromium");

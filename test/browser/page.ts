@@ -1,4 +1,5 @@
-// What a page of another origin loads: the client as its users bundle it, within reach of the test.
+// The script of a page of another origin: the client, bundled as an application would, and exposed to
+// the test.
 import { type Client, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { createSessionClient, memoryTokens, type SessionClient } from "rpc-session/client";
@@ -7,9 +8,9 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 interface App {
   readonly notes: Client<typeof NotesService>;
   readonly session: SessionClient;
-  /** What happened to the session. */
+  /** The events of the session. */
   readonly events: string[];
-  /** All that a script of the page gets to see of responses and of other tabs. */
+  /** Everything that a script of the page can see of responses and of other tabs. */
   readonly seen: string[];
 }
 

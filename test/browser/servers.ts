@@ -12,30 +12,30 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { notesApp } from "../helpers/notes.ts";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 
-/** Where a server is found. */
+/** The address of a server. */
 export interface Place {
-  /** A name that leads to this machine; with TLS where it ends in "shop.test". Default "localhost". */
+  /** A name that resolves to this machine; uses TLS if it ends in "shop.test". Default "localhost". */
   readonly host?: string;
-  /** Default a free one. */
+  /** Default: a free port. */
   readonly port?: number;
 }
 
-/** A server of this machine. */
+/** A running server. */
 export interface Site {
   readonly port: number;
-  /** Its origin. */
+  /** Returns the origin. */
   at(): string;
   close(): Promise<void>;
 }
 
-/** What the API was asked, as it came. */
+/** A request that the API received. */
 export interface Asked {
   readonly verb: string;
   /** For example "ListNotes". */
   readonly method: string;
   readonly origin: string | undefined;
   readonly site: string | undefined;
-  /** Whether session cookies came with it. */
+  /** Whether it carried session cookies. */
   readonly cookies: boolean;
   readonly headers: string | undefined;
 }
@@ -47,7 +47,7 @@ export interface Api extends Site {
   readonly asked: Asked[];
   readonly events: SessionEvent[];
   count(method: string, verb?: string): number;
-  /** Stops listening; `close` ends its sessions too. */
+  /** Stops listening; `close` also closes its sessions object. */
   stop(): Promise<void>;
 }
 
@@ -108,7 +108,7 @@ function askedOf({ method = "", url = "", headers }: IncomingMessage): Asked {
   };
 }
 
-/** What any CORS middleware does with the lists; true when the request is answered. */
+/** Does what CORS middleware does with the lists. Returns true if it has answered the request. */
 function answerPreflight(
   allowed: SessionCors,
   { method, headers: { origin } }: IncomingMessage,
@@ -130,7 +130,7 @@ function answerPreflight(
   return true;
 }
 
-/** The bundle of `page.ts`, built once. */
+/** Bundles `page.ts`. */
 export async function bundlePage(): Promise<string> {
   const built = await build({
     configFile: false,
@@ -144,12 +144,12 @@ export async function bundlePage(): Promise<string> {
   const [output] = [built].flat();
   const chunk = output !== undefined && "output" in output ? output.output[0] : undefined;
   if (chunk?.type !== "chunk") {
-    throw new Error("the page was not bundled");
+    throw new Error("bundling page.ts returned no code");
   }
   return chunk.code;
 }
 
-/** A site with one page, which runs a script, and sets cookies. */
+/** Starts a site with one page that runs a script and sets cookies. */
 export async function startPages(
   script: () => string,
   { cookies = [], ...place }: Place & { readonly cookies?: readonly string[] },

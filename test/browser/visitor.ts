@@ -1,4 +1,4 @@
-// What a visitor does in the page, and what can be seen of it.
+// The actions of a visitor in the page, and what the test can observe.
 import type { BrowserContext, Cookie, Page } from "playwright-core";
 import { expect } from "vitest";
 import { accessCookie, refreshCookie } from "../helpers/presented.ts";
@@ -38,7 +38,7 @@ export async function watchNotes(page: Page): Promise<string[]> {
   });
 }
 
-/** The code of the error of a call; undefined when it succeeds. */
+/** Makes a call and returns the code of its error; undefined if it succeeds. */
 export async function codeOf(page: Page): Promise<number | undefined> {
   return await page.evaluate(async () => {
     try {
@@ -50,14 +50,14 @@ export async function codeOf(page: Page): Promise<number | undefined> {
   });
 }
 
-/** Both of the default names; fails when there are others. */
+/** Returns the two session cookies; fails if there are others. */
 export async function sessionCookies(context: BrowserContext): Promise<Cookie[]> {
   const cookies = (await context.cookies()).toSorted((a, b) => a.name.localeCompare(b.name));
   expect(cookies.map(({ name }) => name)).toEqual([accessCookie, refreshCookie]);
   return cookies;
 }
 
-/** Whatever a script of the page finds: responses, storage, what other tabs say, what hangs off `app`. */
+/** Collects everything that a script of the page can see: responses, storage, messages of tabs, `app`. */
 export async function everythingVisible(page: Page): Promise<string> {
   return await page.evaluate(async () => {
     const databases = await indexedDB.databases();

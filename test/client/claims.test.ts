@@ -23,7 +23,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 type Transport = "cookie" | "header";
 type Claims = { readonly role: string; readonly name?: string };
 
-/** A service whose claims change as the test says; the client may know the role and the name. */
+/** A service whose claims the test can change. The client may see the role and the name. */
 function createService() {
   const sessions = testSessions({
     public: [NotesService.method.signIn],
@@ -72,7 +72,7 @@ function createService() {
 
 type Service = ReturnType<typeof createService>;
 
-/** What a browser does: keeps cookies, shows them to no script, and says where a request is from. */
+/** Imitates a browser: keeps cookies, hides them from scripts, and sends Sec-Fetch-Site. */
 function browser(jar: Map<string, string>, raw: Headers[]): Interceptor {
   const keep = (headers: Headers): void => {
     raw.push(headers);
@@ -132,9 +132,9 @@ const schemas = {
   arktype: type({ role: "'reader' | 'admin'", "name?": "string" }),
 };
 
-describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
+describe.each(["cookie", "header"] as const)("session.claims, %s mode", (by) => {
   it.each(Object.entries(schemas))(
-    "feat:E6 feat:L7 follow sign-in, change, refresh and sign-out: %s",
+    "feat:E6 feat:L7 follow sign-in, change, refresh and sign-out with a schema of %s",
     async (_, claims) => {
       const service = createService();
       const { session, notes, states } = connect<Claims>(service, by, {
@@ -143,7 +143,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
       expect(session.claims).toBeUndefined();
       await notes.signIn({});
       expect(session.claims).toEqual({ role: "reader" });
-      // A page may compare them.
+      // A page may compare claims by identity.
       expect(session.claims).toBe(session.claims);
       service.change.claims = { role: "admin", name: "Ada" };
       await notes.addNote({});
@@ -156,7 +156,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
       for await (const _message of notes.watchNotes({})) {
         expect(session.claims).toEqual({ role: "reader" });
       }
-      // Changed elsewhere: known with the next refresh.
+      // A change made elsewhere arrives with the next refresh.
       await service.sessions.updateClaims(session.state.sessionId ?? "", { role: "admin" });
       expect(session.claims).toEqual({ role: "reader" });
       await session.refresh();
@@ -176,7 +176,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     },
   );
 
-  it("feat:E6 feat:L7 not more than the service tells", async () => {
+  it("feat:E6 feat:L7 contain only the claims that clientClaims returns", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -185,7 +185,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     expect(Object.keys(session.claims ?? {})).toEqual(["role"]);
   });
 
-  it("feat:E6 feat:L7 of another user at once, and of nobody once the server ends the session", async () => {
+  it("feat:E6 feat:L7 change at once with a new user and are undefined after the server ended the session", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -198,7 +198,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     expect([session.state.status, session.claims]).toEqual(["signedOut", undefined]);
   });
 
-  it("feat:L6 feat:L7 also by a call that fails, unary and stream, and by one that is refused", async () => {
+  it("feat:L6 feat:L7 are updated by failed unary calls, failed streams and refused calls too", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -214,7 +214,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     };
     await expect(stream()).rejects.toMatchObject({ code: Code.NotFound });
     expect(session.claims).toEqual({ role: "owner" });
-    // Changed elsewhere; the call that brings the news fails by itself.
+    // Changed elsewhere. The call that brings the change fails for a reason of its own.
     service.change.claims = undefined;
     await service.sessions.updateClaims(session.state.sessionId ?? "", { role: "reader" });
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.NotFound });
@@ -223,7 +223,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     await expect(notes.addNote({})).resolves.toBeDefined();
   });
 
-  it("feat:E6 feat:A5 a sign-in that changes its own claims is a sign-in", async () => {
+  it("feat:E6 feat:A5 are read from a sign-in that updates its own claims", async () => {
     const sessions = testSessions({
       public: [NotesService.method.signIn],
       clientClaims: ({ role = null }) => ({ role }),
@@ -247,7 +247,7 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
     await expect(session.refresh()).resolves.toBeUndefined();
   });
 
-  it("feat:E6 feat:L7 what does not fit the client's schema is undefined, and the session goes on", async () => {
+  it("feat:E6 feat:L7 are undefined if they do not match the client's schema, while the session continues", async () => {
     const service = createService();
     const { session, notes } = connect(service, by, { claims: schemas.zod });
     await notes.signIn({});
@@ -260,25 +260,23 @@ describe.each(["cookie", "header"] as const)("session.claims by %s", (by) => {
   });
 });
 
-describe("feat:L7 schemas of the client", () => {
-  it("feat:N4 no schema: a TypeError at construction", () => {
+describe("feat:L7 the schema of a client", () => {
+  it("feat:N4 throws a TypeError at construction if it is not a Standard Schema", () => {
     for (const claims of [{}, "zod", 7, null]) {
       expect(() => connect(createService(), "header", { claims: claims as never })).toThrow(
-        /^claims: give a schema of zod, valibot, arktype/,
+        /^claims must be a schema of zod, valibot, arktype/,
       );
     }
   });
 
-  it("feat:N4 one that answers later: a TypeError that says so", async () => {
+  it("feat:N4 throws a TypeError on reading if it validates asynchronously", async () => {
     const claims = z.object({ role: z.string().refine(async () => true) });
     const { session, notes } = connect(createService(), "header", { claims });
     await notes.signIn({});
-    expect(() => session.claims).toThrow(
-      "claims: the schema answers later; give one that answers at once",
-    );
+    expect(() => session.claims).toThrow("claims must be a schema that validates synchronously");
   });
 
-  it("feat:L7 a token store keeps them over a restart", async () => {
+  it("feat:L7 reads claims from the token store after a restart", async () => {
     const service = createService();
     let kept: Awaited<ReturnType<TokenStore["load"]>>;
     const tokens: TokenStore = {
@@ -297,7 +295,7 @@ describe("feat:L7 schemas of the client", () => {
   });
 });
 
-describe("feat:E6 feat:P6 other tabs of the browser", () => {
+describe("feat:E6 feat:P6 session.claims in other tabs", () => {
   const realm = "https://test.example";
   const tabs = (sessions?: Service) => {
     const service = sessions ?? createService();
@@ -308,7 +306,7 @@ describe("feat:E6 feat:P6 other tabs of the browser", () => {
   };
   const holds = (check: () => void) => vi.waitFor(check, { interval: 1 });
 
-  it("feat:E6 feat:P6 hear of a sign-in with its claims, of changes and of refreshes", async () => {
+  it("feat:E6 feat:P6 follow sign-ins, changes and refreshes", async () => {
     const { service, one, two } = tabs();
     await one.notes.signIn({});
     await holds(() => expect(two.session.claims).toEqual({ role: "reader" }));
@@ -323,7 +321,7 @@ describe("feat:E6 feat:P6 other tabs of the browser", () => {
     await holds(() => expect(two.session.claims).toBeUndefined());
   });
 
-  it("feat:E6 feat:P6 of another user: no claims of the one before are left", async () => {
+  it("feat:E6 feat:P6 of the previous user are removed when another user signs in", async () => {
     const { service, one, two } = tabs();
     await one.notes.signIn({});
     service.change.claims = { role: "admin" };
@@ -334,7 +332,7 @@ describe("feat:E6 feat:P6 other tabs of the browser", () => {
     expect(two.session.claims).toEqual({ role: "reader" });
   });
 
-  it("feat:E6 feat:P6 a message whose claims are none is of no concern", async () => {
+  it("feat:E6 feat:P6 ignore messages with malformed claims", async () => {
     const { one } = tabs();
     await one.notes.signIn({});
     const { sessionId: session } = one.session.state;

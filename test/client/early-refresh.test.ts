@@ -10,24 +10,27 @@ async function drain(stream: AsyncIterable<unknown>): Promise<number> {
   return count;
 }
 
-describe.each(transports)("feat:P8 early refresh, %s", (via) => {
+describe.each(transports)("feat:P8 an early refresh, %s mode", (via) => {
   it.each([
     { age: 719_999, early: undefined, refreshes: 0 },
     { age: 720_000, early: undefined, refreshes: 1 },
     { age: 449_999, early: 0.5, refreshes: 0 },
     { age: 450_000, early: 0.5, refreshes: 1 },
     { age: 899_999, early: 1, refreshes: 0 },
-  ])("at $age ms of 15 min with earlyRefresh $early: $refreshes", async (row) => {
-    const options = row.early === undefined ? {} : { earlyRefresh: row.early };
-    const { clock, server, notes } = await signedIn(via, options);
-    clock.advance(row.age);
-    await notes.addNote({});
-    await settle();
-    expect(server.count("Refresh")).toBe(row.refreshes);
-    expect(server.count("AddNote")).toBe(1);
-  });
+  ])(
+    "runs $refreshes times at $age ms of a 15 min lifetime with earlyRefresh $early",
+    async (row) => {
+      const options = row.early === undefined ? {} : { earlyRefresh: row.early };
+      const { clock, server, notes } = await signedIn(via, options);
+      clock.advance(row.age);
+      await notes.addNote({});
+      await settle();
+      expect(server.count("Refresh")).toBe(row.refreshes);
+      expect(server.count("AddNote")).toBe(1);
+    },
+  );
 
-  it("does not keep a unary call waiting while the token is good", async () => {
+  it("does not delay a unary call while the token is valid", async () => {
     const { clock, server, notes } = await signedIn(via);
     const slow = latch();
     server.hold.Refresh = slow.promise;
@@ -37,7 +40,7 @@ describe.each(transports)("feat:P8 early refresh, %s", (via) => {
     slow.open();
   });
 
-  it("keeps a unary call waiting once the token is over", async () => {
+  it("delays a unary call once the token has expired", async () => {
     const { clock, server, notes } = await signedIn(via);
     clock.advance(900_000);
     await Promise.all([notes.addNote({}), notes.addNote({})]);
@@ -46,7 +49,7 @@ describe.each(transports)("feat:P8 early refresh, %s", (via) => {
     expect(server.seen.map((call) => call.method).indexOf("Refresh")).toBe(1);
   });
 
-  it("keeps every stream waiting", async () => {
+  it("delays every stream", async () => {
     const { clock, server, notes } = await signedIn(via);
     const slow = latch();
     server.hold.Refresh = slow.promise;
@@ -65,7 +68,7 @@ describe.each(transports)("feat:P8 early refresh, %s", (via) => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("releases a waiting call on its own deadline", async () => {
+  it("releases a waiting call at the deadline of the call", async () => {
     const { clock, server, notes } = await signedIn(via);
     const slow = latch();
     server.hold.Refresh = slow.promise;
@@ -77,7 +80,7 @@ describe.each(transports)("feat:P8 early refresh, %s", (via) => {
     slow.open();
   });
 
-  it("sends the call anyway after an outage, and waits 10 s before the next", async () => {
+  it("sends the call anyway if it fails, and is not repeated for 10 s", async () => {
     const { clock, server, notes, session } = await signedIn(via);
     server.refreshError = () => new ConnectError("down", Code.Unavailable);
     clock.advance(720_000);
@@ -90,7 +93,7 @@ describe.each(transports)("feat:P8 early refresh, %s", (via) => {
     expect(session.state.status).toBe("signedIn");
   });
 
-  it("does not happen once signed out", async () => {
+  it("does not happen after a sign-out", async () => {
     const { clock, server, notes, session } = await signedIn(via);
     await session.signOut();
     clock.advance(900_000);

@@ -1,24 +1,29 @@
 import { describe, expect, it } from "vitest";
 import { encodeNotice, header, type SessionNotice } from "../../src/base/wire.ts";
-import { isGreater, judge, type NoticeContext } from "../../src/client/state/notice-rule.ts";
+import { isNewer, judge, type KnownSession } from "../../src/client/state/notice-rule.ts";
 import { realm } from "./helpers/fake-server.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
 const order = { generation: 2, claimsVersion: 3, expiresAt: 1000 };
 const mark = { epoch: 5, intent: 5, version: 5 };
-const here: NoticeContext = {
+const here: KnownSession = {
   ...mark,
   transport: "header",
   status: "signedIn",
   realm,
-  session: "s1",
-  ended: undefined,
+  sessionId: "s1",
+  endedSessionId: undefined,
   order,
 };
-const unknown = { transport: "cookie", status: "unknown", session: undefined, order: undefined };
-const out = { transport: "cookie", status: "signedOut", session: undefined, ended: "s1" };
+const unknown = { transport: "cookie", status: "unknown", sessionId: undefined, order: undefined };
+const out = {
+  transport: "cookie",
+  status: "signedOut",
+  sessionId: undefined,
+  endedSessionId: "s1",
+};
 
-describe("isGreater(a, b)", () => {
+describe("isNewer(a, b)", () => {
   it.each([
     [{}, false],
     [{ expiresAt: 1001 }, true],
@@ -28,41 +33,83 @@ describe("isGreater(a, b)", () => {
     [{ generation: 3, claimsVersion: 1, expiresAt: 1 }, true],
     [{ generation: 1, claimsVersion: 9, expiresAt: 9999 }, false],
   ])("%j: %s", (change, expected) => {
-    expect(isGreater({ ...order, ...change }, order)).toBe(expected);
+    expect(isNewer({ ...order, ...change }, order)).toBe(expected);
   });
 });
 
-describe("judge(notice, now, { sent, own })", () => {
+describe("judge(notice, known, { sent, own })", () => {
   it.each<[string, Partial<SessionNotice>, object, object, string]>([
-    ["a newer token", { generation: 3 }, {}, {}, "renew"],
-    ["an older token", { generation: 1 }, {}, {}, "ignore"],
-    ["an equal token", {}, {}, {}, "ignore"],
-    ["an equal token of our refresh", {}, {}, { own: true }, "renew"],
-    ["an older token of our refresh", { generation: 1 }, {}, { own: true }, "ignore"],
-    ["our refresh, overtaken", { expiresAt: 1 }, { version: 6 }, { own: true }, "ignore"],
+    ["a notice of a newer token", { generation: 3 }, {}, {}, "renew"],
+    ["a notice of an older token", { generation: 1 }, {}, {}, "ignore"],
+    ["a notice of an equal token", {}, {}, {}, "ignore"],
+    ["an equal token in the answer to the own refresh", {}, {}, { own: true }, "renew"],
+    [
+      "an older token in the answer to the own refresh",
+      { generation: 1 },
+      {},
+      { own: true },
+      "ignore",
+    ],
+    [
+      "the answer to the own refresh after a newer token",
+      { expiresAt: 1 },
+      { version: 6 },
+      { own: true },
+      "ignore",
+    ],
     ["a reissue", { event: "reissued", claimsVersion: 4 }, {}, {}, "renew"],
-    ["another session's token", { session: "s2", generation: 9 }, {}, {}, "ignore"],
-    ["another realm's token", { realm: "x", generation: 9 }, {}, {}, "ignore"],
-    ["a token after a sign-out", { generation: 3 }, { epoch: 6 }, {}, "stale"],
+    ["a token of another session", { session: "s2", generation: 9 }, {}, {}, "ignore"],
+    ["a token of another realm", { realm: "x", generation: 9 }, {}, {}, "ignore"],
+    ["a token for a call sent before a sign-out", { generation: 3 }, { epoch: 6 }, {}, "stale"],
     ["a sign-in", { event: "created", session: "s2" }, {}, {}, "adopt"],
     ["a sign-in of another realm", { event: "created", realm: "x" }, {}, {}, "ignore"],
-    ["a sign-in after a sign-out", { event: "created" }, { intent: 6 }, {}, "stale"],
-    ["a sign-in after the server's sign-out", { event: "created" }, { epoch: 6 }, {}, "adopt"],
-    ["the end", { event: "ended" }, {}, {}, "end"],
-    ["another session's end", { event: "ended", session: "s2" }, {}, {}, "ignore"],
-    ["the first token by cookie", {}, unknown, {}, "adopt"],
-    ["the end of an unknown session by cookie", { event: "ended" }, unknown, {}, "end"],
     [
-      "our refresh, other cookies",
+      "a sign-in sent before a sign-out by the user",
+      { event: "created" },
+      { intent: 6 },
+      {},
+      "stale",
+    ],
+    [
+      "a sign-in sent before a sign-out by the server",
+      { event: "created" },
+      { epoch: 6 },
+      {},
+      "adopt",
+    ],
+    ["the end of the session", { event: "ended" }, {}, {}, "end"],
+    ["the end of another session", { event: "ended", session: "s2" }, {}, {}, "ignore"],
+    ["the first notice of a session in cookies", {}, unknown, {}, "adopt"],
+    [
+      "the end of a session in cookies that was not known yet",
+      { event: "ended" },
+      unknown,
+      {},
+      "end",
+    ],
+    [
+      "the own refresh when the cookies hold another session",
       { session: "s2" },
       { transport: "cookie" },
       { own: true },
       "adopt",
     ],
-    ["other cookies", { session: "s2" }, { transport: "cookie" }, {}, "ignore"],
-    ["a token by cookie, signed out", { session: "s2" }, out, {}, "ignore"],
-    ["our refresh, signed out, new session", { session: "s2" }, out, { own: true }, "adopt"],
-    ["our refresh, signed out, old session", {}, out, { own: true }, "ignore"],
+    [
+      "another call when the cookies hold another session",
+      { session: "s2" },
+      { transport: "cookie" },
+      {},
+      "ignore",
+    ],
+    ["a token by cookie after a sign-out", { session: "s2" }, out, {}, "ignore"],
+    [
+      "the own refresh after a sign-out, for a new session",
+      { session: "s2" },
+      out,
+      { own: true },
+      "adopt",
+    ],
+    ["the own refresh after a sign-out, for the old session", {}, out, { own: true }, "ignore"],
   ])("%s", (_name, change, now, how, expected) => {
     const notice = { event: "refreshed", session: "s1", realm, ...order, expiresIn: 1, ...change };
     const context = { ...here, ...now };
@@ -72,8 +119,8 @@ describe("judge(notice, now, { sent, own })", () => {
   });
 });
 
-describe.each(transports)("what an answer says, %s", (via) => {
-  it("drops a late answer of the session before", async () => {
+describe.each(transports)("the notice of a response, %s mode", (via) => {
+  it("is dropped if it arrives late and concerns the previous session", async () => {
     const { server, notes, session } = await signedIn(via);
     const slow = latch();
     server.hold.AddNote = slow.promise;
@@ -95,7 +142,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
     expect(sent).toMatch(/^Bearer at\.s2/);
   });
 
-  it("adopts a sign-in although the session before ended meanwhile", async () => {
+  it("of a sign-in is adopted even if the previous session ended meanwhile", async () => {
     const { server, notes, session } = await signedIn(via);
     const slow = latch();
     server.hold.SignIn = slow.promise;
@@ -109,7 +156,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
     expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s2" });
   });
 
-  it("takes the tokens of a call that failed", async () => {
+  it("is read from failed calls as well, and the tokens are removed from the error", async () => {
     const { server, notes, session } = setup(via);
     server.onHandler = (context) => {
       server.create(context);
@@ -121,14 +168,14 @@ describe.each(transports)("what an answer says, %s", (via) => {
     expect(error.metadata.get(header.refreshToken)).toBeNull();
   });
 
-  it("ignores sessions of other realms once it has one, or is given one", async () => {
+  it("is ignored if its realm differs from the option realm", async () => {
     const { server, notes, session } = setup(via, { realm: "https://mine" });
     await notes.signIn({});
     expect(session.state.status).toBe(via === "cookie" ? "unknown" : "signedOut");
     expect(server.sessions).toHaveLength(1);
   });
 
-  it("never puts a token into events or state", async () => {
+  it("never puts a token into events or the state", async () => {
     const { server, notes, session, events } = await signedIn(via);
     server.expireAll();
     await notes.addNote({});
@@ -138,7 +185,7 @@ describe.each(transports)("what an answer says, %s", (via) => {
 });
 
 describe("session.subscribe(listener)", () => {
-  it("feat:P10 calls it with each new state, and stops", async () => {
+  it("feat:P10 calls the listener with each new state until it is unsubscribed", async () => {
     const { notes, session } = setup("header");
     const states: unknown[] = [];
     const broken = session.subscribe(() => {
@@ -159,7 +206,7 @@ describe("session.subscribe(listener)", () => {
   });
 });
 
-it("a malformed notice is none", async () => {
+it("a malformed notice is ignored", async () => {
   const { server, notes, session } = setup("header");
   server.onHandler = (context) => {
     context.responseHeader.set(header.session, encodeNotice({} as SessionNotice));

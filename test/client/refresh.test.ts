@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { header } from "../../src/base/wire.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
-describe.each(transports)("a refresh that fails, %s", (via) => {
+describe.each(transports)("a failed refresh, %s mode", (via) => {
   it.each([
     [Code.Unavailable, Code.Unavailable],
     [Code.DeadlineExceeded, Code.Unavailable],
@@ -13,7 +13,7 @@ describe.each(transports)("a refresh that fails, %s", (via) => {
     [Code.PermissionDenied, Code.PermissionDenied],
     [Code.Unimplemented, Code.Unimplemented],
     [Code.Unauthenticated, Code.Unauthenticated],
-  ])("with code %s keeps the session and surfaces as %s", async (given, seen) => {
+  ])("with code %s keeps the session, and the call throws code %s", async (given, seen) => {
     const { server, notes, session, eventTypes } = await signedIn(via);
     server.expireAll();
     server.refreshError = () => new ConnectError("out of order", given);
@@ -26,7 +26,7 @@ describe.each(transports)("a refresh that fails, %s", (via) => {
     await notes.addNote({});
   });
 
-  it("by theft signs out and fails the waiting calls with SIGN_IN", async () => {
+  it("after reuse detection signs out and fails the waiting calls", async () => {
     const { server, notes, session } = await signedIn(via);
     server.expireAll();
     server.refreshError = (id) => server.over(undefined, id);
@@ -40,7 +40,7 @@ describe.each(transports)("a refresh that fails, %s", (via) => {
     expect(server.count("Refresh")).toBe(refreshes);
   });
 
-  it("gives up after refreshTimeout and keeps the session", async () => {
+  it("ends after refreshTimeout and keeps the session", async () => {
     const { clock, server, notes, session } = await signedIn(via, { refreshTimeout: "60s" });
     server.expireAll();
     const never = latch();
@@ -58,15 +58,15 @@ describe.each(transports)("a refresh that fails, %s", (via) => {
   });
 });
 
-describe.each(transports)("session.refresh(), %s", (via) => {
-  it("refreshes, and joins the refresh that runs", async () => {
+describe.each(transports)("session.refresh(), %s mode", (via) => {
+  it("refreshes, or joins the running refresh", async () => {
     const { server, session, notes } = await signedIn(via);
     server.expireAll();
     await Promise.all([session.refresh(), session.refresh(), notes.addNote({})]);
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("lets one caller go without ending it for the others", async () => {
+  it("releases one caller without ending the refresh for the others", async () => {
     const { clock, server, session } = await signedIn(via);
     const slow = latch();
     server.hold.Refresh = slow.promise;
@@ -87,14 +87,14 @@ describe.each(transports)("session.refresh(), %s", (via) => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("rejects once signed out, and asks nobody", async () => {
+  it("rejects after a sign-out without calling the server", async () => {
     const { server, session } = await signedIn(via);
     await session.signOut();
     await expect(session.refresh()).rejects.toMatchObject({ code: Code.Unauthenticated });
     expect(server.count("Refresh")).toBe(0);
   });
 
-  it("replaces a refused token by one that ends earlier, since lives are jittered", async () => {
+  it("replaces a refused token by one that expires earlier, because lifetimes are jittered", async () => {
     const { server, notes, clock } = await signedIn(via);
     server.life -= 45_000;
     server.sameGeneration = true;
@@ -106,7 +106,7 @@ describe.each(transports)("session.refresh(), %s", (via) => {
 });
 
 describe("a refresh in header mode", () => {
-  it("is not tried without a refresh token", async () => {
+  it("is not attempted without a refresh token", async () => {
     const { server, notes, session } = setup("header");
     server.refuse = (context) => server.hint(context, { action: 1 });
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
@@ -114,7 +114,7 @@ describe("a refresh in header mode", () => {
     expect(server.count("Refresh")).toBe(0);
   });
 
-  it("keeps the refresh token when the answer brings none", async () => {
+  it("keeps the refresh token if the response contains none", async () => {
     const { server, notes, session } = await signedIn("header");
     server.sameGeneration = true;
     await session.refresh();
@@ -123,7 +123,7 @@ describe("a refresh in header mode", () => {
     expect(server.count("Refresh")).toBe(2);
   });
 
-  it("says what to do when the answer is not readable", async () => {
+  it("explains what to do if the response is not readable", async () => {
     const { server, session, events } = await signedIn("header");
     const write = server.write.bind(server);
     server.write = (headers, ...rest) => {
@@ -137,7 +137,7 @@ describe("a refresh in header mode", () => {
 });
 
 describe("a refresh in cookie mode", () => {
-  it("counts without a readable notice", async () => {
+  it("succeeds without a readable notice", async () => {
     const { server, notes } = await signedIn("cookie");
     const write = server.write.bind(server);
     server.write = (headers, ...rest) => {
@@ -149,7 +149,7 @@ describe("a refresh in cookie mode", () => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("feat:P4 finds out the session after a page load", async () => {
+  it("feat:P4 identifies the session after a page load", async () => {
     const before = await signedIn("cookie");
     const { server, clock, jar } = before;
     const { session, notes } = setup("cookie", { server, clock, jar });
@@ -159,7 +159,7 @@ describe("a refresh in cookie mode", () => {
     expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
   });
 
-  it("that finds the session over leaves an unknown state signed out", async () => {
+  it("turns the unknown state into signedOut if the session is over", async () => {
     const { server, clock, jar } = await signedIn("cookie");
     const { session, notes } = setup("cookie", { server, clock, jar });
     server.refuse = (context) => server.over(context, "s1");
@@ -167,7 +167,7 @@ describe("a refresh in cookie mode", () => {
     expect(session.state.status).toBe("signedOut");
   });
 
-  it("is tried again once a hint shows that the cookies hold another session", async () => {
+  it("is attempted after a sign-out if a hint shows that the cookies hold another session", async () => {
     const first = await signedIn("cookie");
     const { server, clock, jar, session, notes } = first;
     await session.signOut();
@@ -178,7 +178,7 @@ describe("a refresh in cookie mode", () => {
     await notes.addNote({});
   });
 
-  it("returns the anti-CSRF token on every call", async () => {
+  it("brings the anti-CSRF token, which is sent on every later call", async () => {
     const { server, notes } = await signedIn("cookie");
     server.csrf = "c1";
     server.expireAll();

@@ -6,16 +6,16 @@ import { type ResumeOptions, withRefresh } from "../../src/client/index.ts";
 import { type InboxWorld, inboxWires, startInbox } from "./helpers/inbox.ts";
 import { settle, setup } from "./helpers/setup.ts";
 
-/** What came so far, and how it ended. */
+/** A loop over a resumed stream: its messages so far, and how it ended. */
 interface Watching {
   readonly numbers: number[];
   readonly ended: Promise<unknown>;
   state: "on" | "over";
-  /** Leaves the loop at the next message. */
+  /** Set to leave the loop at the next message. */
   leave: boolean;
 }
 
-/** Watches an inbox as an application does. */
+/** Watches an inbox in the way an application does. */
 function watch(world: InboxWorld, options: ResumeOptions = {}): Watching {
   const numbers: number[] = [];
   const messages = world.session.resume((after, call) => world.client.watch({ after }, call), {
@@ -42,18 +42,18 @@ function watch(world: InboxWorld, options: ResumeOptions = {}): Watching {
   return Object.assign(watching, { ended: read() });
 }
 
-/** Waits, in turns of the event loop, until it holds. */
+/** Yields to the event loop until `holds` returns true. */
 async function until(holds: () => boolean): Promise<void> {
   const deadline = performance.now() + 10_000;
   while (!holds()) {
     if (performance.now() > deadline) {
-      throw new Error("it never held");
+      throw new Error("the condition was still false after 10 s");
     }
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
 
-/** Lets time pass in steps; none passes while a call is on its way, or calls would time out. */
+/** Advances the clock in steps. Waits for calls in flight before each step, so that none times out. */
 async function pass(world: InboxWorld, seconds: number, step = 1): Promise<void> {
   for (let i = 0; i < seconds; i += step) {
     world.clock.advance(`${step}s`);
@@ -68,7 +68,7 @@ function range(to: number): number[] {
 }
 
 describe.each(inboxWires)("session.resume, %s", (wire) => {
-  it("feat:Q2: outlives its access tokens: nothing is lost, nothing comes twice", async () => {
+  it("feat:Q2: outlives its access tokens without losing or repeating a message", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
     let sent = 0;
@@ -79,7 +79,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
         await until(() => watching.numbers.length === sent);
       }
       const opened = world.opened.length;
-      // One comes while no stream is open.
+      // This message is sent while no stream is open.
       world.clock.advance("15m");
       world.inbox.add("meanwhile");
       sent += 1;
@@ -93,7 +93,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await watching.ended;
   });
 
-  it("feat:Q4: outlives the connection", async () => {
+  it("feat:Q4: outlives its connection", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
     for (let sent = 1; sent <= 3; sent++) {
@@ -111,7 +111,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await watching.ended;
   });
 
-  it("feat:Q4: outlives a server that is gone for a while, and tells of it", async () => {
+  it("feat:Q4: outlives an outage of the server and reports each interruption", async () => {
     const world = await startInbox(wire);
     const interruptions: [Code, number][] = [];
     const onInterrupted = ({ code }: ConnectError, ms: number) => interruptions.push([code, ms]);
@@ -139,7 +139,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await watching.ended;
   });
 
-  it("ends the call when the loop is left, and lets go of everything", async () => {
+  it("ends the call and releases every timer and listener when the loop is left", async () => {
     const world = await startInbox(wire);
     const { signal } = new AbortController();
     const before = world.clock.pending;
@@ -156,7 +156,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     expect(world.clock.pending).toBe(before);
   });
 
-  it("feat:G7: gives up when the session is revoked, with the server's words", async () => {
+  it("feat:G7: ends with the server's error when the session is revoked", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
     world.inbox.add("hello");
@@ -172,7 +172,7 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
 });
 
 describe("session.resume", () => {
-  it("feat:P8: refreshes ahead, so that the next stream opens at once", async () => {
+  it("feat:P8: refreshes early, so that the next stream opens at once", async () => {
     const world = await startInbox();
     const watching = watch(world);
     world.inbox.add("hello");
@@ -188,7 +188,7 @@ describe("session.resume", () => {
     expect(watching.state).toBe("on");
   });
 
-  it("goes on refreshing ahead for as long as it runs, and no longer", async () => {
+  it("keeps refreshing early while it runs and stops when it ends", async () => {
     const world = await startInbox();
     const watching = watch(world);
     await until(() => world.opened.length === 1);
@@ -203,7 +203,7 @@ describe("session.resume", () => {
     expect(world.refreshes()).toBe(refreshes);
   });
 
-  it("ends at once when the user signs out, whatever the server does", async () => {
+  it("ends at once when the user signs out, even if the server is down", async () => {
     const world = await startInbox();
     const watching = watch(world);
     await until(() => world.opened.length === 1);
@@ -212,7 +212,7 @@ describe("session.resume", () => {
     expect(ConnectError.from(await watching.ended).code).toBe(Code.Unauthenticated);
   });
 
-  it("does not go on under another session", async () => {
+  it("is not opened again under a different session", async () => {
     const world = await startInbox();
     const watching = watch(world);
     await until(() => world.opened.length === 1);
@@ -228,7 +228,7 @@ describe("session.resume", () => {
     expect(world.opened).toHaveLength(1);
   });
 
-  it("is Aborted where its client signs in anew, and not told that it is signed out", async () => {
+  it("ends with Aborted, not with a sign-in hint, when its client signs in again", async () => {
     const world = await startInbox();
     const watching = watch(world);
     await until(() => world.opened.length === 1);
@@ -240,7 +240,7 @@ describe("session.resume", () => {
     expect(world.session.state.status).toBe("signedIn");
   });
 
-  it("waits two seconds for news of the session that was ended by a call of its own, no longer", async () => {
+  it("waits up to two seconds for a new session after the client's own call ended the session", async () => {
     const world = await startInbox();
     const { sessionId: session } = world.session.state;
     const realm = "https://test.example";
@@ -260,7 +260,7 @@ describe("session.resume", () => {
     expect(world.clock.pending).toBe(before);
   });
 
-  it("waits as long as the server asks to", async () => {
+  it("pauses for as long as the server asks", async () => {
     const world = await startInbox();
     const waits: number[] = [];
     world.onWatch = () => {
@@ -308,7 +308,7 @@ describe("session.resume", () => {
     expect(world.opened).toHaveLength(waits.length + 1);
   });
 
-  it("counts failures anew after a message, and after a stream that stood for long", async () => {
+  it("starts a new series of failures after a message and after a long-lived stream", async () => {
     const world = await startInbox();
     const waits: number[] = [];
     const watching = watch(world, { onInterrupted: (_, ms) => void waits.push(ms) });
@@ -337,9 +337,9 @@ describe("session.resume", () => {
 
   it.each([
     ["an error of the handler", new ConnectError("no such inbox", Code.NotFound)],
-    ["Unauthenticated without our hint", new ConnectError("who?", Code.Unauthenticated)],
-    ["Aborted by the handler", new ConnectError("conflict", Code.Aborted)],
-  ])("passes on %s", async (_, thrown) => {
+    ["an Unauthenticated error without a hint", new ConnectError("who?", Code.Unauthenticated)],
+    ["an Aborted error of the handler", new ConnectError("conflict", Code.Aborted)],
+  ])("throws %s to the reader", async (_, thrown) => {
     const world = await startInbox();
     world.onWatch = () => {
       throw thrown;
@@ -349,7 +349,7 @@ describe("session.resume", () => {
     expect(world.opened).toHaveLength(1);
   });
 
-  it("feat:Q2: serves a client that exists already, by withRefresh", async () => {
+  it("feat:Q2: works with an existing client through withRefresh", async () => {
     const world = await startInbox("gRPC over h2c");
     const inbox = withRefresh(world.plain, world.session);
     const numbers: number[] = [];
@@ -381,7 +381,7 @@ describe("session.resume", () => {
     await until(() => world.opened.at(-1)?.reason !== undefined);
   });
 
-  it("obeys its signal: before, while a stream is open, and in a pause", async () => {
+  it("obeys its signal before it starts, while a stream is open, and during a pause", async () => {
     const world = await startInbox();
     const reason = new ConnectError("enough", Code.DeadlineExceeded);
     const never = watch(world, { signal: AbortSignal.abort(reason) });
@@ -408,7 +408,7 @@ describe("session.resume", () => {
     expect(await pausing.ended).toBe(reason);
   });
 
-  it("can be left while it waits for a message", async () => {
+  it("can be ended while it waits for a message", async () => {
     const world = await startInbox();
     const messages = world.session
       .resume((_, call) => world.client.watch({}, call))
@@ -422,7 +422,7 @@ describe("session.resume", () => {
     expect(await messages.next()).toEqual({ done: true, value: undefined });
   });
 
-  it("ends well when the stream does", async () => {
+  it("ends without an error when the stream ends", async () => {
     const world = await startInbox();
     const numbers: number[] = [];
     world.inbox.add("hello");
@@ -440,18 +440,18 @@ describe("session.resume", () => {
       numbers.push(number);
     }
     expect(numbers).toEqual([1, 2]);
-    // What the wrapper left open ends with the loop.
+    // The wrapper left the inner stream open; it ends with the loop.
     await until(() => world.opened[0]?.reason !== undefined);
   });
 
-  it("does not go round in circles where every token is refused", async () => {
+  it("gives up instead of looping when every token is refused", async () => {
     const { server, session, notes, clock } = setup("header");
     await notes.signIn({});
     server.refuseAll = true;
     let state = "on";
     const read = async (): Promise<void> => {
       for await (const _ of session.resume((_cursor, call) => notes.watchNotes({}, call))) {
-        // Nothing comes.
+        // No message is expected.
       }
     };
     const ended = read().finally(() => {
@@ -467,7 +467,7 @@ describe("session.resume", () => {
     expect(server.count("Refresh")).toBeLessThan(30);
   });
 
-  it("throws what the cursor throws, and ends the call", async () => {
+  it("throws the error of the cursor function and ends the call", async () => {
     const world = await startInbox();
     world.inbox.add("hello");
     const cursor = (): number => {
@@ -480,11 +480,13 @@ describe("session.resume", () => {
     await until(() => world.opened[0]?.reason !== undefined);
   });
 
-  it("refuses what cannot work", async () => {
+  it("throws a TypeError for invalid arguments", async () => {
     const world = await startInbox();
     const { session, client } = world;
     const open = (_: unknown, call: object) => client.watch({}, call);
-    expect(() => session.resume(undefined as never)).toThrow(/^resume: give a function/);
+    expect(() => session.resume(undefined as never)).toThrow(
+      /^resume: the first argument must be a function/,
+    );
     expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
@@ -493,12 +495,12 @@ describe("session.resume", () => {
     );
     const promised = session.resume((async () => {}) as never);
     await expect(promised[Symbol.asyncIterator]().next()).rejects.toThrow(
-      /^resume: the function returned no stream/,
+      /^resume: the function must return a stream/,
     );
     world.inbox.add("hello");
     const deaf = session.resume(() => client.watch({}));
     await expect(deaf[Symbol.asyncIterator]().next()).rejects.toThrow(
-      /^resume: the function did not use its second argument/,
+      /^resume: the function must pass its second argument/,
     );
   });
 });

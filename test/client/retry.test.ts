@@ -4,8 +4,8 @@ import { Action, RefreshHintSchema, Tokens } from "../../gen/rpcsession/v1/hint_
 import { header } from "../../src/base/wire.ts";
 import { latch, settle, signedIn, transports } from "./helpers/setup.ts";
 
-describe.each(transports)("session.transport, unary, %s", (via) => {
-  it("feat:P1, feat:P2 refreshes once for 1,000 calls and runs every handler once", async () => {
+describe.each(transports)("a unary call on session.transport, %s mode", (via) => {
+  it("feat:P1, feat:P2 refreshes once for 1,000 refused calls and runs every handler once", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     await Promise.all(Array.from({ length: 1000 }, () => notes.addNote({})));
@@ -14,7 +14,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(server.handled.filter((method) => method === "AddNote")).toHaveLength(1000);
   });
 
-  it("only sends again when another call has refreshed since", async () => {
+  it("is sent again without a refresh if another call has refreshed meanwhile", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -33,7 +33,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("sends the new token in place of the old one", async () => {
+  it("carries the new token instead of the old one when it is sent again", async () => {
     const { server, notes, jar } = await signedIn(via);
     server.expireAll();
     const before = new Map(jar);
@@ -47,7 +47,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect([...jar]).toHaveLength(via === "cookie" ? before.size : 0);
   });
 
-  it("sends an abort and a deadline home at once, and refreshes for the others", async () => {
+  it("returns at once on abort or deadline while the refresh continues for other calls", async () => {
     const { server, notes, session } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -68,7 +68,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(session.state.status).toBe("signedIn");
   });
 
-  it("sends what is left of the deadline", async () => {
+  it("sends the remaining time as the deadline of the second attempt", async () => {
     const { clock, server, notes } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -83,7 +83,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(left).toEqual(["9000", "6500"]);
   });
 
-  it("sends nothing when no time is left", async () => {
+  it("is not sent again when no time is left", async () => {
     const { clock, server, notes } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -98,16 +98,22 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
   });
 
   it.each([
-    ["a plain 401", undefined],
-    ["a hint of another realm", { action: Action.REFRESH, realm: "https://other" }],
-    ["a hint of no realm", { action: Action.REFRESH, realm: "" }],
-    ["SIGN_IN", { action: Action.SIGN_IN }],
-    ["STEP_UP", { action: Action.STEP_UP }],
-    ["an unknown action", { action: 99 }],
-    ["unknown tokens", { action: Action.SIGN_IN, tokens: 99, session: "s1" }],
-    ["another realm's end", { action: 2, tokens: Tokens.CLEAR, session: "s1", realm: "x" }],
-    ["another session's end", { action: 2, tokens: Tokens.CLEAR, session: "s9" }],
-    ["the end of no session", { action: 2, tokens: Tokens.CLEAR }],
+    ["a plain 401 without a hint", undefined],
+    ["a hint for another realm", { action: Action.REFRESH, realm: "https://other" }],
+    ["a hint without a realm", { action: Action.REFRESH, realm: "" }],
+    ["a SIGN_IN hint", { action: Action.SIGN_IN }],
+    ["a STEP_UP hint", { action: Action.STEP_UP }],
+    ["a hint with an unknown action", { action: 99 }],
+    [
+      "a hint with an unknown value of tokens",
+      { action: Action.SIGN_IN, tokens: 99, session: "s1" },
+    ],
+    [
+      "the end of a session of another realm",
+      { action: 2, tokens: Tokens.CLEAR, session: "s1", realm: "x" },
+    ],
+    ["the end of another session", { action: 2, tokens: Tokens.CLEAR, session: "s9" }],
+    ["an end that names no session", { action: 2, tokens: Tokens.CLEAR }],
   ])("neither refreshes nor signs out on %s", async (_name, hint) => {
     const { server, notes, session } = await signedIn(via);
     server.refuse = (context) =>
@@ -118,7 +124,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
   });
 
-  it("ignores a REFRESH hint under another code", async () => {
+  it("ignores a REFRESH hint in an error that is not Unauthenticated", async () => {
     const { server, notes } = await signedIn(via);
     server.refuse = (context) => {
       const { details } = server.hint(context, { action: Action.REFRESH });
@@ -130,7 +136,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(server.count("Refresh")).toBe(0);
   });
 
-  it("signs out when the server says that the session is over", async () => {
+  it("signs out when a hint declares the session over", async () => {
     const { server, notes, session, events } = await signedIn(via);
     server.refuse = (context) => server.over(context, "s1");
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
@@ -138,7 +144,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(events.at(-1)).toEqual({ type: "signedOut", sessionId: "s1", by: "server" });
   });
 
-  it("does not send a call again that is refused after another session began", async () => {
+  it("is not sent again if it is refused after a new sign-in", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -152,7 +158,7 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
     expect(server.count("AddNote")).toBe(1);
   });
 
-  it("does not send a call again under another session", async () => {
+  it("is not sent again if the user signs in during the refresh", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -167,8 +173,8 @@ describe.each(transports)("session.transport, unary, %s", (via) => {
   });
 });
 
-describe.each(transports)("feat:P3 session.transport, a second REFRESH, %s", (via) => {
-  it("surfaces with its causes and keeps the details", async () => {
+describe.each(transports)("feat:P3 a second REFRESH hint for one call, %s mode", (via) => {
+  it("throws an error that lists likely causes and keeps the details", async () => {
     const { server, notes, session } = await signedIn(via);
     server.refuseAll = true;
     const error = ConnectError.from(await notes.addNote({}).catch((reason) => reason));
@@ -179,7 +185,7 @@ describe.each(transports)("feat:P3 session.transport, a second REFRESH, %s", (vi
     expect(session.state.status).toBe("signedIn");
   });
 
-  it("holds refreshes back for 10 s, doubling to 5 min, until a call succeeds", async () => {
+  it("delays refreshes for 10 s, doubling to 5 min, until a call succeeds", async () => {
     const { clock, server, notes, events } = await signedIn(via);
     server.life = 86_400_000;
     server.refuseAll = true;

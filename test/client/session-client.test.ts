@@ -22,7 +22,7 @@ describe("createSessionClient(options)", () => {
     ["transport", { transport: transport({ interceptors: [] }) }],
     ["transport", { transport: () => ({}) }],
     [
-      "transport: the function dropped the parts",
+      "transport: the function must use its parts",
       { transport: () => createRouterTransport(() => {}) },
     ],
     ["refreshTimeout", { transport, refreshTimeout: "99ms" }],
@@ -37,13 +37,13 @@ describe("createSessionClient(options)", () => {
     ['unknown option "timeout" for createSessionClient', { transport, timeout: "1s" }],
     ["tokens", { transport, tokens: {} }],
     ["tokens", { transport, tokens: { transport: "header", load: () => undefined } }],
-  ])("throws a TypeError that begins with %s", (name, options) => {
+  ])("throws a TypeError that names %s", (name, options) => {
     const create = () => createSessionClient(options as never);
     expect(create).toThrow(TypeError);
     expect(create).toThrow(name);
   });
 
-  it("says so when a call is refused because the interceptors were replaced", async () => {
+  it("explains a refusal that happens because the interceptors were replaced", async () => {
     const passes: Interceptor = (next) => (request) => next(request);
     const refuses = (code: Code, take: (parts: TransportParts) => Interceptor[]) => {
       const session = createSessionClient({
@@ -70,12 +70,15 @@ describe("createSessionClient(options)", () => {
   it.each([
     ["100ms", 0.001],
     ["60s", 1],
-  ] as const)("takes the bounds %s and %s", (refreshTimeout, earlyRefresh) => {
-    const session = createSessionClient({ transport, refreshTimeout, earlyRefresh });
-    expect(session.state).toEqual({ status: "signedOut" });
-  });
+  ] as const)(
+    "accepts refreshTimeout %s and earlyRefresh %s, which are bounds",
+    (refreshTimeout, earlyRefresh) => {
+      const session = createSessionClient({ transport, refreshTimeout, earlyRefresh });
+      expect(session.state).toEqual({ status: "signedOut" });
+    },
+  );
 
-  it("keeps tokens in cookies where there is a document", () => {
+  it("keeps tokens in cookies if there is a document", () => {
     vi.stubGlobal("document", {});
     onTestFinished(() => {
       vi.unstubAllGlobals();
@@ -89,7 +92,7 @@ describe("createSessionClient(options)", () => {
     ["cookie", cookieTokens(), "include"],
     ["header", memoryTokens(), "omit"],
   ] as const)(
-    "gives a fetch for %s mode that refuses redirects",
+    "passes a fetch for %s mode that rejects redirects",
     async (_name, tokens, credentials) => {
       const given: TransportParts[] = [];
       const session = createSessionClient({

@@ -3,8 +3,8 @@ import { describe, expect, it } from "vitest";
 import { header } from "../../src/base/wire.ts";
 import { latch, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
-describe.each(transports)("session.signOut(), %s", (via) => {
-  it("feat:G8, feat:P5 ends the session here and at the server", async () => {
+describe.each(transports)("session.signOut(), %s mode", (via) => {
+  it("feat:G8, feat:P5 ends the session locally and on the server", async () => {
     const { server, session, notes, jar, eventTypes } = await signedIn(via);
     const signingOut = session.signOut();
     expect(session.state.status).toBe("signedOut");
@@ -16,7 +16,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(server.last("AddNote").get("authorization")).toBeNull();
   });
 
-  it("feat:P5 wins over a refresh that is answered later", async () => {
+  it("feat:P5 wins over a refresh that completes later", async () => {
     const { server, session, notes, jar } = await signedIn(via);
     server.expireAll();
     const slow = latch();
@@ -37,7 +37,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(server.last("AddNote").get("authorization")).toBeNull();
   });
 
-  it("wins when the refresh is answered while the server signs out", async () => {
+  it("wins over a refresh that completes during the sign-out on the server", async () => {
     const { clock, server, session, jar } = await signedIn(via, { refreshTimeout: "5s" });
     const slow = latch();
     server.hold.Refresh = slow.promise;
@@ -49,7 +49,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     signingOut.catch(() => {});
     await settle();
     if (via === "cookie") {
-      // Does not wait for the refresh any longer.
+      // The sign-out stops waiting for the refresh.
       clock.advance(1_000);
       await settle();
     }
@@ -61,7 +61,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(jar.size).toBe(0);
   });
 
-  it("wins over a sign-in that is answered later", async () => {
+  it("wins over a sign-in that completes later", async () => {
     const { server, session, notes, jar, events } = setup(via);
     const slow = latch();
     server.hold.SignIn = slow.promise;
@@ -76,7 +76,7 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(jar.size).toBe(0);
   });
 
-  it("is signed out here although the server cannot be told", async () => {
+  it("signs out locally even if the server cannot be reached", async () => {
     const { server, session, notes } = await signedIn(via);
     server.refuse = (context) =>
       context.method.name === "SignOut" ? new ConnectError("down", Code.Unavailable) : undefined;
@@ -90,11 +90,11 @@ describe.each(transports)("session.signOut(), %s", (via) => {
     expect(server.sessions[0]?.live).toBe(via === "header");
   });
 
-  it("spares a session that began meanwhile", async () => {
+  it("does not end a session that began meanwhile", async () => {
     const { server, session, notes } = await signedIn(via);
     const slow = latch();
     server.hold.Refresh = slow.promise;
-    // Brings no cookies: those of the new session stay, and with them SignOut would end it.
+    // The failed refresh sets no cookies, so those of the new session remain; a SignOut would end it.
     server.refreshError = () => new ConnectError("down", Code.Unavailable);
     session.refresh().catch(() => {});
     await settle();
@@ -116,13 +116,13 @@ describe("session.signOut()", () => {
     expect(server.last("SignOut").get(header.transport)).toBe("header");
   });
 
-  it("asks nobody when a header client holds no tokens", async () => {
+  it("sends nothing if a header client holds no tokens", async () => {
     const { server, session } = setup("header");
     await session.signOut();
     expect(server.count("SignOut")).toBe(0);
   });
 
-  it("follows a sign-out by a method of the service", async () => {
+  it("is not needed after a sign-out through a method of the service", async () => {
     const { session, notes, events } = await signedIn("header");
     await notes.signOut({});
     expect(session.state.status).toBe("signedOut");

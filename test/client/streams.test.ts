@@ -2,34 +2,37 @@ import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { latch, type Setup, settle, signedIn, transports } from "./helpers/setup.ts";
 
-describe.each(transports)("session.transport, streams, %s", (via) => {
-  it.each([true, false])("replays once before the first message; hint header %s", async (told) => {
-    const { server, notes } = await signedIn(via);
-    server.noHintHeader = !told;
-    server.onHandler = (context) => {
-      context.responseHeader.set("x-good", "yes");
-      context.responseTrailer.set("x-end", "yes");
-    };
-    server.expireAll();
-    const headers: (string | null)[] = [];
-    const trailers: (string | null)[] = [];
-    const onHeader = (answer: Headers): number => headers.push(answer.get("x-good"));
-    const onTrailer = (answer: Headers): number => trailers.push(answer.get("x-end"));
-    expect(await texts({ notes }, { onHeader, onTrailer })).toEqual(["a", "b"]);
-    expect(server.count("WatchNotes")).toBe(2);
-    expect(server.handled.filter((method) => method === "WatchNotes")).toHaveLength(1);
-    expect(headers).toEqual([told ? "yes" : null]);
-    expect(trailers).toEqual(["yes"]);
-  });
+describe.each(transports)("a stream on session.transport, %s mode", (via) => {
+  it.each([true, false])(
+    "is resent once if refused before its first message, with hint header: %s",
+    async (told) => {
+      const { server, notes } = await signedIn(via);
+      server.noHintHeader = !told;
+      server.onHandler = (context) => {
+        context.responseHeader.set("x-good", "yes");
+        context.responseTrailer.set("x-end", "yes");
+      };
+      server.expireAll();
+      const headers: (string | null)[] = [];
+      const trailers: (string | null)[] = [];
+      const onHeader = (answer: Headers): number => headers.push(answer.get("x-good"));
+      const onTrailer = (answer: Headers): number => trailers.push(answer.get("x-end"));
+      expect(await texts({ notes }, { onHeader, onTrailer })).toEqual(["a", "b"]);
+      expect(server.count("WatchNotes")).toBe(2);
+      expect(server.handled.filter((method) => method === "WatchNotes")).toHaveLength(1);
+      expect(headers).toEqual([told ? "yes" : null]);
+      expect(trailers).toEqual(["yes"]);
+    },
+  );
 
-  it("surfaces a second refusal as a diagnostic", async () => {
+  it("explains a second refusal", async () => {
     const { server, notes } = await signedIn(via);
     server.refuseAll = true;
     await expect(texts({ notes })).rejects.toThrow("right after a refresh");
     expect(server.count("WatchNotes")).toBe(2);
   });
 
-  it("surfaces an error after the first message, and refreshes for the next call", async () => {
+  it("throws a refusal after the first message, and refreshes for the next call", async () => {
     const { server, notes } = await signedIn(via);
     server.failAfterFirst = () => server.hint(undefined, { action: 1, session: "s1" });
     const seen: unknown[] = [];
@@ -45,7 +48,7 @@ describe.each(transports)("session.transport, streams, %s", (via) => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("never replays a stream of requests, but refreshes for the next call", async () => {
+  it("is never resent if it sends a stream of requests, but refreshes for the next call", async () => {
     const { server, notes } = await signedIn(via);
     for (const call of [importTwo, syncTwo]) {
       server.expireAll();
@@ -59,7 +62,7 @@ describe.each(transports)("session.transport, streams, %s", (via) => {
     expect(server.count("SyncNotes")).toBe(2);
   });
 
-  it("signs out when a running stream is told that the session is over", async () => {
+  it("signs out when a hint declares the session over", async () => {
     const { server, notes, session } = await signedIn(via);
     server.refuse = (context) =>
       context.method.name === "WatchNotes" ? server.over(context, "s1") : undefined;
@@ -67,7 +70,7 @@ describe.each(transports)("session.transport, streams, %s", (via) => {
     expect(session.state.status).toBe("signedOut");
   });
 
-  it("lets a waiting stream go on abort and on its deadline", async () => {
+  it("is released on abort and on its deadline while it waits for a refresh", async () => {
     const { server, notes } = await signedIn(via);
     server.expireAll();
     const slow = latch();

@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { withLock } from "../../src/client/state/tabs.ts";
+import { withLock } from "../../src/client/refresh/refresher.ts";
 import { FakeClock } from "./helpers/clock.ts";
 import { realm } from "./helpers/fake-server.ts";
 import { latch, type Setup, settle, setup, signedIn } from "./helpers/setup.ts";
@@ -13,8 +13,8 @@ async function holds(check: () => void): Promise<void> {
   await vi.waitFor(check, { interval: 1 });
 }
 
-describe("tabs that share cookies", () => {
-  it("feat:P6 hear of a sign-in and a sign-out", async () => {
+describe("two tabs that share cookies", () => {
+  it("feat:P6 learn of each other's sign-in and sign-out", async () => {
     const one = await signedIn("cookie", { realm });
     const two = tab(one, { realm });
     await one.session.signOut();
@@ -25,7 +25,7 @@ describe("tabs that share cookies", () => {
     expect(two.session.state.sessionId).toBe(one.session.state.sessionId);
   });
 
-  it("feat:P2 do not refresh what another has refreshed meanwhile", async () => {
+  it("feat:P2 do not refresh again after one of them has refreshed", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
@@ -39,7 +39,7 @@ describe("tabs that share cookies", () => {
     expect(one.server.count("Refresh")).toBe(refreshes + 1);
   });
 
-  it("feat:P2 wait for each other, and look again after that", async () => {
+  it("feat:P2 refresh one after the other, and check first whether it is still necessary", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
@@ -55,7 +55,7 @@ describe("tabs that share cookies", () => {
     expect(one.server.count("Refresh")).toBeLessThanOrEqual(refreshes + 2);
   });
 
-  it("ignore another realm", async () => {
+  it("ignore messages about another realm or session, and malformed messages", async () => {
     const one = await signedIn("cookie");
     const channel = new BroadcastChannel("rpc-session");
     onTestFinished(() => channel.close());
@@ -67,7 +67,7 @@ describe("tabs that share cookies", () => {
     expect(one.session.state.status).toBe("signedIn");
   });
 
-  it("tell no token and nothing back", async () => {
+  it("send no token in their messages and do not answer them", async () => {
     const told: unknown[] = [];
     const channel = new BroadcastChannel("rpc-session");
     onTestFinished(() => channel.close());
@@ -86,7 +86,20 @@ describe("tabs that share cookies", () => {
     expect(JSON.stringify(told)).not.toMatch(/[ar]t\.s1/);
   });
 
-  it("say nothing in header mode", async () => {
+  it("exchange no messages after session.close(), while the closed client keeps working", async () => {
+    const one = await signedIn("cookie");
+    const two = tab(one);
+    await two.session.refresh();
+    one.session.close();
+    await one.session.refresh();
+    await one.notes.addNote({});
+    await one.session.signOut();
+    await settle();
+    expect(one.session.state.status).toBe("signedOut");
+    expect(two.session.state.status).toBe("signedIn");
+  });
+
+  it("send no messages in header mode", async () => {
     const one = await signedIn("header");
     const two = tab(one);
     await one.session.signOut();
@@ -96,7 +109,7 @@ describe("tabs that share cookies", () => {
 });
 
 describe("withLock(lock, work)", () => {
-  it("feat:P2 goes on without the lock after its deadline", async () => {
+  it("feat:P2 runs the work without the lock after its timeout", async () => {
     const clock = new FakeClock();
     const held = latch();
     const lock = { name: "test", ms: 500, clock };
@@ -111,7 +124,7 @@ describe("withLock(lock, work)", () => {
     expect(clock.pending).toBe(0);
   });
 
-  it("runs the work once, and passes on what it throws", async () => {
+  it("runs the work once and rethrows its error", async () => {
     let runs = 0;
     const work = async (): Promise<void> => {
       runs += 1;
@@ -122,7 +135,7 @@ describe("withLock(lock, work)", () => {
     expect(runs).toBe(1);
   });
 
-  it("works where there are no locks, and no channels", async () => {
+  it("works without Web Locks and BroadcastChannel", async () => {
     vi.stubGlobal("navigator", undefined);
     vi.stubGlobal("BroadcastChannel", undefined);
     onTestFinished(() => {

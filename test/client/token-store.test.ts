@@ -3,7 +3,7 @@ import { type ClientTokens, memoryTokens, type TokenStore } from "../../src/clie
 import { realm } from "./helpers/fake-server.ts";
 import { latch, settle, setup, signedIn } from "./helpers/setup.ts";
 
-/** A store on some disk: answers later, and can be made to fail. */
+/** An asynchronous store that can be delayed and made to fail. */
 function asyncStore(initial?: ClientTokens) {
   const store = {
     kept: initial,
@@ -42,7 +42,7 @@ async function tokensOf(): Promise<{
 }
 
 describe("a custom TokenStore", () => {
-  it("feat:P9 keeps what is needed to go on in another process", async () => {
+  it("feat:P9 holds everything that another process needs to continue the session", async () => {
     const { made, kept } = await tokensOf();
     expect(kept).toMatchObject({ session: "s1", realm, generation: 1, receivedAt: 1_000_000 });
     const { server, clock } = made;
@@ -59,7 +59,7 @@ describe("a custom TokenStore", () => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it("is waited for by the first call, and no longer than its signal", async () => {
+  it("delays the first call until it has loaded, but not beyond the call's deadline", async () => {
     const { made, kept } = await tokensOf();
     const store = asyncStore(kept);
     const slow = latch();
@@ -72,7 +72,7 @@ describe("a custom TokenStore", () => {
     expect(made.server.count("AddNote")).toBe(1);
   });
 
-  it("that fails to load signs nobody out, and is tried again", async () => {
+  it("that fails to load does not sign the user out and is tried again", async () => {
     const { made, kept } = await tokensOf();
     const store = asyncStore(kept);
     store.fail = true;
@@ -89,7 +89,7 @@ describe("a custom TokenStore", () => {
     expect(again.session.state.status).toBe("signedIn");
   });
 
-  it("that fails to save is reported; the session goes on", async () => {
+  it("that fails to save is reported while the session continues", async () => {
     const store = asyncStore();
     store.fail = true;
     const { notes, events, session, server } = setup("header", { tokens: store });
@@ -102,7 +102,7 @@ describe("a custom TokenStore", () => {
     expect(JSON.stringify(events)).not.toContain("secret");
   });
 
-  it("that is slow keeps nobody waiting, and gets the newest last", async () => {
+  it("that is slow delays no call and receives the newest tokens last", async () => {
     const store = asyncStore();
     const { notes, session } = setup("header", { tokens: store });
     await settle();
@@ -118,7 +118,7 @@ describe("a custom TokenStore", () => {
     expect(store.saves).toBeLessThanOrEqual(2);
   });
 
-  it("is cleared by a sign-out while it is loading, which ends the session too", async () => {
+  it("is cleared by a sign-out during the load, which also ends the session on the server", async () => {
     const { made, kept } = await tokensOf();
     const store = asyncStore(kept);
     const slow = latch();
@@ -132,7 +132,7 @@ describe("a custom TokenStore", () => {
     expect(made.server.sessions[0]?.live).toBe(false);
   });
 
-  it("that another client refreshed spares a refresh", async () => {
+  it("saves a refresh if it holds tokens that another client has refreshed", async () => {
     const { made, kept } = await tokensOf();
     const store = asyncStore(kept);
     const options = { server: made.server, clock: made.clock, tokens: store };
@@ -145,7 +145,7 @@ describe("a custom TokenStore", () => {
     expect(made.server.count("Refresh")).toBe(1);
   });
 
-  it("that hangs holds no refresh for longer than a refresh may take", async () => {
+  it("that hangs delays a refresh by at most refreshTimeout", async () => {
     const store = asyncStore();
     const { clock, server, notes } = await signedIn("header", { tokens: store });
     await settle();
@@ -159,14 +159,17 @@ describe("a custom TokenStore", () => {
     expect(server.count("Refresh")).toBe(1);
   });
 
-  it.each([["text"], [{}], [{ session: "s1" }], [7]])("refuses %j", async (junk) => {
-    const { session, events } = setup("header", { tokens: memoryTokens(junk as never) });
-    await settle();
-    expect(session.state.status).toBe("unknown");
-    expect(events[0]).toMatchObject({ type: "storeFailed", operation: "load" });
-  });
+  it.each([["text"], [{}], [{ session: "s1" }], [7]])(
+    "is reported as failed if it returns %j",
+    async (junk) => {
+      const { session, events } = setup("header", { tokens: memoryTokens(junk as never) });
+      await settle();
+      expect(session.state.status).toBe("unknown");
+      expect(events[0]).toMatchObject({ type: "storeFailed", operation: "load" });
+    },
+  );
 
-  it("of another realm than the pinned one counts as empty", async () => {
+  it("counts as empty if its tokens belong to another realm than the option realm", async () => {
     const { kept } = await tokensOf();
     const { session } = setup("header", { realm: "https://mine", tokens: memoryTokens(kept) });
     expect(session.state.status).toBe("signedOut");

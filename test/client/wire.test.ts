@@ -22,7 +22,7 @@ const rows = [
 ];
 
 describe.each(rows)("a real server over $name", ({ h2, make }) => {
-  it("feat:P1 refreshes once for many calls and replays a stream", async () => {
+  it("feat:P1 refreshes once for many calls and resends a refused stream", async () => {
     const { server, notes } = await start(h2, make);
     await notes.signIn({});
     server.expireAll();
@@ -42,7 +42,7 @@ describe.each(rows)("a real server over $name", ({ h2, make }) => {
     expect(server.count("WatchNotes")).toBe(4);
   });
 
-  it("sends what is left of the deadline", async () => {
+  it("sends the remaining time as the deadline of the second attempt", async () => {
     const { server, clock, notes } = await start(h2, make);
     await notes.signIn({});
     server.expireAll();
@@ -59,7 +59,7 @@ describe.each(rows)("a real server over $name", ({ h2, make }) => {
     expect(sent.get("connect-timeout-ms") ?? sent.get("grpc-timeout")).toMatch(/^7000m?$/);
   });
 
-  it("works by withRefresh, and signs out", async () => {
+  it("works with withRefresh and signs out", async () => {
     const { server, session, plain } = await start(h2, make);
     const notes = withRefresh(plain, session);
     await notes.signIn({});
@@ -75,7 +75,7 @@ describe.each(rows)("a real server over $name", ({ h2, make }) => {
     await expect(notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
   });
 
-  it("keeps the session when the server is gone", async () => {
+  it("keeps the session when the server is down", async () => {
     const { server, session, notes, stop } = await start(h2, make);
     await notes.signIn({});
     await stop();

@@ -16,7 +16,7 @@ async function* two(): AsyncGenerator<object> {
   yield {};
 }
 
-/** A client whose transport knows nothing of sessions. */
+/** Wraps a client whose transport does not handle sessions. */
 async function wrapped(via: (typeof transports)[number]): Promise<Setup> {
   const made = setup(via);
   const { server, jar } = made;
@@ -39,8 +39,8 @@ async function texts(
   return seen;
 }
 
-describe.each(transports)("withRefresh(client, session), %s", (via) => {
-  it("feat:P1 signs in, and refreshes once for 100 unary calls", async () => {
+describe.each(transports)("withRefresh(client, session), %s mode", (via) => {
+  it("feat:P1 signs in and refreshes once for 100 unary calls", async () => {
     const { server, notes, session } = await wrapped(via);
     expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
     server.expireAll();
@@ -49,7 +49,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     expect(server.handled.filter((method) => method === "AddNote")).toHaveLength(100);
   });
 
-  it("replays a server stream before its first message, and shows the good headers", async () => {
+  it("resends a stream that is refused before its first message, and shows only the final headers", async () => {
     const { server, notes } = await wrapped(via);
     server.onHandler = (context) => {
       context.responseHeader.set("x-good", "yes");
@@ -64,7 +64,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     expect(server.count("WatchNotes")).toBe(4);
   });
 
-  it("shows the headers of a refusal when there are no better ones", async () => {
+  it("shows the headers of the refusal if the call fails for good", async () => {
     const { server, notes, session } = await wrapped(via);
     server.expireAll();
     server.refreshError = (id) => server.over(undefined, id);
@@ -75,7 +75,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     expect(session.state.status).toBe("signedOut");
   });
 
-  it("never sends an iterable of requests again, but refreshes for the next call", async () => {
+  it("never resends an iterable of requests, but refreshes for the next call", async () => {
     const { server, notes } = await wrapped(via);
     server.expireAll();
     await expect(notes.importNotes(two())).rejects.toMatchObject({ code: Code.Unauthenticated });
@@ -87,14 +87,14 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     expect(server.count("SyncNotes")).toBe(1);
   });
 
-  it("surfaces a second refusal as a diagnostic", async () => {
+  it("explains a second refusal of the same call", async () => {
     const { server, notes } = await wrapped(via);
     server.refuseAll = true;
     await expect(notes.addNote({})).rejects.toThrow("right after a refresh");
     expect(server.count("AddNote")).toBe(2);
   });
 
-  it("keeps the caller's headers, callbacks, context values and deadline", async () => {
+  it("preserves the caller's headers, callbacks, context values and deadline", async () => {
     const { clock, server, notes } = await wrapped(via);
     server.expireAll();
     const slow = latch();
@@ -120,7 +120,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     expect(server.last("AddNote").get("connect-timeout-ms")).toBe("7000");
   });
 
-  it("lets a waiting call go on abort and on its deadline", async () => {
+  it("releases a waiting call on abort and on its deadline", async () => {
     const { clock, server, notes } = await wrapped(via);
     server.expireAll();
     const slow = latch();
@@ -139,7 +139,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     slow.open();
   });
 
-  it("leaves the work to an interceptor on the same transport", async () => {
+  it("leaves the call to an interceptor on the same transport", async () => {
     const { server, notes, session } = setup(via);
     const double = withRefresh(withRefresh(notes, session), session);
     await double.signIn({});
@@ -151,7 +151,7 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
     expect(server.count("WatchNotes")).toBeLessThanOrEqual(2);
   });
 
-  it("waits for an early refresh from a method's second call on", async () => {
+  it("waits for an early refresh from the second call of a method on", async () => {
     const { clock, server, notes } = await wrapped(via);
     await notes.addNote({});
     clock.advance(900_000);
@@ -162,12 +162,12 @@ describe.each(transports)("withRefresh(client, session), %s", (via) => {
 });
 
 describe("withRefresh(client, session)", () => {
-  it("has the type of the client", () => {
+  it("returns an object of the client's type", () => {
     const { notes, session } = setup("header");
     expectTypeOf(withRefresh(notes, session)).toEqualTypeOf(notes);
   });
 
-  it("sends twice at most where the interceptor is there twice", async () => {
+  it("sends a call at most twice even if the interceptor is installed twice", async () => {
     const { server, session, notes } = setup("header");
     const twice = createRouterTransport(server.routes, {
       router: { requestGate: server.gate },
@@ -190,8 +190,10 @@ describe("withRefresh(client, session)", () => {
     expect(() => withRefresh(client as object, session)).toThrow(name);
   });
 
-  it("throws a TypeError for a session of another making", () => {
+  it("throws a TypeError for a session that createSessionClient did not return", () => {
     const { notes } = setup("header");
-    expect(() => withRefresh(notes, {} as SessionClient)).toThrow(/session is none/);
+    expect(() => withRefresh(notes, {} as SessionClient)).toThrow(
+      /`session` must be the object returned by createSessionClient/,
+    );
   });
 });

@@ -4,7 +4,7 @@ import { AccessTokens } from "../../src/engine/access-tokens.ts";
 import { StoredSigningKeys } from "../../src/engine/keys/stored.ts";
 import { maxAccessLife, readLifetimes } from "../../src/engine/lifetimes.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
-import { createSessionCookies } from "../../src/request/cookies.ts";
+import { SessionCookies } from "../../src/request/cookies.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
@@ -72,7 +72,7 @@ describe("AccessTokens.assertFits", () => {
         expiresAt: now + 1e9,
       });
       const { token } = await tokens.mint({ record, now });
-      const cookies = createSessionCookies(new URL(issuer));
+      const cookies = new SessionCookies(new URL(issuer));
       if (transport === "cookie") {
         expect(cookies.set(cookies.names.access, token, 1)).toContain(token);
       }

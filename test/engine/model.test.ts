@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { removals } from "../../tools/model/rules.ts";
-import { runModel } from "../../tools/model/run.ts";
-import { Tally } from "../../tools/model/tally.ts";
+import { removals } from "../../verification/model/rules.ts";
+import { runModel } from "../../verification/model/run.ts";
+import { Tally } from "../../verification/model/tally.ts";
 
 const none = new Tally().violations;
 

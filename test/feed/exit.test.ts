@@ -2,8 +2,8 @@ import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, it } from "vitest";
-import { postgresMissing, startPostgres } from "../helpers/postgres.ts";
-import { redisMissing, startRedis } from "../helpers/redis.ts";
+import { postgresMissing, startPostgres } from "../servers/postgres.ts";
+import { redisMissing, startRedis } from "../servers/redis.ts";
 import { createSchema } from "../stores/postgres-fixture.ts";
 import { createSqlite } from "../stores/sqlite-fixture.ts";
 

@@ -3,8 +3,8 @@ import { Pool } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { systemClock } from "../../src/base/clock.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
-import { startBlackHole } from "../helpers/black-hole.ts";
-import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
+import { startBlackHole } from "../servers/black-hole.ts";
+import { postgresMissing, startPostgres, type TestPostgres } from "../servers/postgres.ts";
 import { heldCommits, watchedPool } from "../stores/held-pool.ts";
 import { createSchema } from "../stores/postgres-fixture.ts";
 import {

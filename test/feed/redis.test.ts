@@ -1,8 +1,8 @@
 import { createClient } from "redis";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { redisStore } from "../../src/stores/redis/index.ts";
-import { startBlackHole } from "../helpers/black-hole.ts";
-import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { startBlackHole } from "../servers/black-hole.ts";
+import { redisMissing, startRedis, type TestRedis } from "../servers/redis.ts";
 import {
   ask,
   bound,

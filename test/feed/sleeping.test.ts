@@ -4,7 +4,7 @@ import type { SessionStore } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
-import { redisMissing, startRedis } from "../helpers/redis.ts";
+import { redisMissing, startRedis } from "../servers/redis.ts";
 import { redisWithFakeClock } from "../stores/redis-fixture.ts";
 import { createSqlite } from "../stores/sqlite-fixture.ts";
 

@@ -155,7 +155,7 @@ describe.each([
     async ({ kind, wire }) => {
       const result = await callWire(server, wire, { ...kind, headers: presented.headers });
       expect(result.code).toBe("internal");
-      expect(result.message).toMatch(/^nothing authenticates notes\.v1\.NotesService\/\w+: /);
+      expect(result.message).toMatch(/^nothing authenticates notes\.v1\.NotesService\/\w+; /);
       expect(result.message).toMatch(/sessions\.protect\(\).*requestGate.*interceptor/);
       expect(result.details).toEqual([]);
       expect(result.setCookie).toEqual([]);

@@ -8,8 +8,8 @@ import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
 import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
 import { exchangeOf } from "../helpers/exchanges.ts";
-import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
-import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { postgresMissing, startPostgres, type TestPostgres } from "../servers/postgres.ts";
+import { redisMissing, startRedis, type TestRedis } from "../servers/redis.ts";
 import { createSchema } from "../stores/postgres-fixture.ts";
 
 /** Two servers of one service: each call gives another store of the same sessions. */

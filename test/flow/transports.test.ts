@@ -172,7 +172,7 @@ test.each([
       createSessions({ issuer, store: memoryStore(), origins: [issuer, origin], cookies });
     expect(make({})).toThrow(TypeError);
     expect(make({})).toThrow(
-      `origins: pages of ${origin} are of another site than ${issuer}, where browsers neither keep nor send cookies with SameSite=lax; serve them from the same site, or set cookies: { sameSite: "none", partitioned: true }`,
+      `origins: ${origin} is not on the same site as ${issuer}, so browsers neither store nor send cookies with SameSite=lax; serve the pages from the same site, or set cookies: { sameSite: "none", partitioned: true }`,
     );
     expect(make({ sameSite: "none" })).not.toThrow();
   },

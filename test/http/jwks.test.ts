@@ -69,7 +69,7 @@ describe("feat:H4 jwksHandler", () => {
     const handle = jwksHandler(testSessions(), { path: "/keys" });
     expect((await handle(new Request("https://api.example.com/keys")))?.status).toBe(200);
     expect(await handle(new Request(url))).toBeUndefined();
-    expect(() => jwksHandler(testSessions(), { path: "keys" })).toThrow(/^path: /);
+    expect(() => jwksHandler(testSessions(), { path: "keys" })).toThrow(/^path must begin with/);
   });
 
   it("says 503 and nothing else without keys, and publishes them once they are there", async () => {

@@ -35,7 +35,11 @@ describe("signAccessToken", () => {
   it.each<[string, Partial<TokenClaims> | { claims: unknown }, RegExp]>([
     ["a reserved name", { claims: { sub: "mallory" } }, /^claims\.sub: the name is reserved/],
     ["cnf", { claims: { cnf: {} } }, /^claims\.cnf: the name is reserved/],
-    ["undefined", { claims: { role: undefined } }, /^claims\.role: a token cannot contain a value of type undefined/],
+    [
+      "undefined",
+      { claims: { role: undefined } },
+      /^claims\.role: a token cannot contain a value of type undefined/,
+    ],
     ["an empty subject", { sub: "" }, /^access token: a claim is missing or has the wrong type/],
     ["a fraction of a second", { exp: issuedAt + 0.5 }, /wrong type/],
     ["a negative generation", { gen: -1 }, /wrong type/],

@@ -80,35 +80,35 @@ describe("time", () => {
 
 describe("the payload", () => {
   it.each<[string, unknown]>([
-    ["J13 another issuer", { iss: "https://evil.example" }],
-    ["J13 the issuer with a slash", { iss: `${accessClaims.iss}/` }],
-    ["J13 the issuer in capitals", { iss: accessClaims.iss.toUpperCase() }],
-    ["J13 another audience", { aud: "https://other.example" }],
-    ["J13 the audience in capitals", { aud: accessClaims.aud.toUpperCase() }],
-    ["J15 the audience of another environment", { aud: "https://staging.example.com" }],
+    ["sec:J13 another issuer", { iss: "https://evil.example" }],
+    ["sec:J13 the issuer with a slash", { iss: `${accessClaims.iss}/` }],
+    ["sec:J13 the issuer in capitals", { iss: accessClaims.iss.toUpperCase() }],
+    ["sec:J13 another audience", { aud: "https://other.example" }],
+    ["sec:J13 the audience in capitals", { aud: accessClaims.aud.toUpperCase() }],
+    ["sec:J15 the audience of another environment", { aud: "https://staging.example.com" }],
   ])("%s is invalid", async (_, change) => {
     expect(await statusOf({ ...accessPayload, ...(change as object) })).toBe("invalid");
   });
 
   it.each<[string, Part]>([
-    ["J11 no exp", { ...accessPayload, exp: undefined }],
-    ["J11 exp null", { ...accessPayload, exp: null }],
-    ["J11 exp as string", { ...accessPayload, exp: String(accessClaims.exp) }],
-    ["J11 exp with a fraction", { ...accessPayload, exp: accessClaims.exp + 0.5 }],
-    ["J11 nbf as string", { ...accessPayload, nbf: "0" }],
-    ["J11 nbf null", { ...accessPayload, nbf: null }],
-    ["J11 no iat", { ...accessPayload, iat: undefined }],
-    ["J11 iat as string", { ...accessPayload, iat: String(issuedAt) }],
-    ["J11 iat negative", { ...accessPayload, iat: -1 }],
-    ["J13 aud as array", { ...accessPayload, aud: [accessClaims.aud] }],
-    ["J13 aud empty", { ...accessPayload, aud: "" }],
-    ["J13 no iss", { ...accessPayload, iss: undefined }],
+    ["sec:J11 no exp", { ...accessPayload, exp: undefined }],
+    ["sec:J11 exp null", { ...accessPayload, exp: null }],
+    ["sec:J11 exp as string", { ...accessPayload, exp: String(accessClaims.exp) }],
+    ["sec:J11 exp with a fraction", { ...accessPayload, exp: accessClaims.exp + 0.5 }],
+    ["sec:J11 nbf as string", { ...accessPayload, nbf: "0" }],
+    ["sec:J11 nbf null", { ...accessPayload, nbf: null }],
+    ["sec:J11 no iat", { ...accessPayload, iat: undefined }],
+    ["sec:J11 iat as string", { ...accessPayload, iat: String(issuedAt) }],
+    ["sec:J11 iat negative", { ...accessPayload, iat: -1 }],
+    ["sec:J13 aud as array", { ...accessPayload, aud: [accessClaims.aud] }],
+    ["sec:J13 aud empty", { ...accessPayload, aud: "" }],
+    ["sec:J13 no iss", { ...accessPayload, iss: undefined }],
     [
-      "J14 an id token",
+      "sec:J14 an id token",
       { iss: accessClaims.iss, aud: accessClaims.aud, sub: "alice", iat: issuedAt },
     ],
-    ["J08 sub twice", JSON.stringify(accessPayload).replace("{", '{"sub":"mallory",')],
-    ["J08 __proto__", JSON.stringify(accessPayload).replace("{", '{"__proto__":{},')],
+    ["sec:J08 sub twice", JSON.stringify(accessPayload).replace("{", '{"sub":"mallory",')],
+    ["sec:J08 __proto__", JSON.stringify(accessPayload).replace("{", '{"__proto__":{},')],
     ["a binding to a key that nobody checks", { ...accessPayload, cnf: { jkt: "x" } }],
   ])("%s is malformed", async (_, payload) => {
     expect(await statusOf(payload)).toBe("malformed");

@@ -66,18 +66,18 @@ describe("importing", () => {
   });
 
   it.each([
-    ["J19 use enc", { use: "enc" }],
-    ["J19 use as array", { use: ["sig"] }],
-    ["J19 an empty use", { use: "" }],
-    ["J19 use null", { use: null }],
-    ["J19 key_ops sign", { key_ops: ["sign"] }],
-    ["J19 key_ops empty", { key_ops: [] }],
-    ["J19 key_ops deriveBits", { key_ops: ["deriveBits"] }],
-    ["J19 key_ops as string", { key_ops: "verify" }],
-    ["J03 alg ES384", { alg: "ES384" }],
-    ["J03 alg RS256", { alg: "RS256" }],
-    ["J01 alg none", { alg: "none" }],
-    ["J02 kty oct", { kty: "oct", k: "AAAA" }],
+    ["sec:J19 use enc", { use: "enc" }],
+    ["sec:J19 use as array", { use: ["sig"] }],
+    ["sec:J19 an empty use", { use: "" }],
+    ["sec:J19 use null", { use: null }],
+    ["sec:J19 key_ops sign", { key_ops: ["sign"] }],
+    ["sec:J19 key_ops empty", { key_ops: [] }],
+    ["sec:J19 key_ops deriveBits", { key_ops: ["deriveBits"] }],
+    ["sec:J19 key_ops as string", { key_ops: "verify" }],
+    ["sec:J03 alg ES384", { alg: "ES384" }],
+    ["sec:J03 alg RS256", { alg: "RS256" }],
+    ["sec:J01 alg none", { alg: "none" }],
+    ["sec:J02 kty oct", { kty: "oct", k: "AAAA" }],
     ["another curve", { crv: "P-384" }],
     ["secp256k1", { crv: "secp256k1" }],
     ["no curve", { crv: undefined }],
@@ -87,11 +87,11 @@ describe("importing", () => {
     ["no y", { y: undefined }],
     ["x as number", { x: 1 }],
     ["a point off the curve", { x: "A".repeat(43) }],
-    ["J04 kid with a slash", { kid: "../key" }],
-    ["J04 an empty kid", { kid: "" }],
-    ["J04 kid of 65 characters", { kid: "k".repeat(65) }],
-    ["J04 kid as number", { kid: 1 }],
-  ])("refuses a public key with %s", async (_, members) => {
+    ["sec:J04 kid with a slash", { kid: "../key" }],
+    ["sec:J04 an empty kid", { kid: "" }],
+    ["sec:J04 kid of 65 characters", { kid: "k".repeat(65) }],
+    ["sec:J04 kid as number", { kid: 1 }],
+  ])("%s: refused in a public key", async (_, members) => {
     await expect(
       importVerificationKey({ ...made.publicJwk, ...members } as unknown as JWK),
     ).rejects.toThrow(/^JWK: /);
@@ -101,13 +101,13 @@ describe("importing", () => {
   });
 
   it.each([
-    ["J19 use enc", { use: "enc" }],
-    ["J19 key_ops verify", { key_ops: ["verify"] }],
-    ["J03 alg ES384", { alg: "ES384" }],
+    ["sec:J19 use enc", { use: "enc" }],
+    ["sec:J19 key_ops verify", { key_ops: ["verify"] }],
+    ["sec:J03 alg ES384", { alg: "ES384" }],
     ["no private half", { d: undefined }],
     ["a private half that is no number", { d: "A".repeat(43) }],
-    ["J04 kid with a dot", { kid: "a.b" }],
-  ])("refuses a private key with %s", async (_, members) => {
+    ["sec:J04 kid with a dot", { kid: "a.b" }],
+  ])("%s: refused in a private key", async (_, members) => {
     await expect(
       importSigningKey({ ...made.privateJwk, ...members } as unknown as JWK),
     ).rejects.toThrow(/^JWK: /);

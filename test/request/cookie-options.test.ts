@@ -1,12 +1,12 @@
 import { describe, expect, it, test } from "vitest";
 import type { CookieOptions } from "../../src/request/cookie-options.ts";
-import { createSessionCookies } from "../../src/request/cookies.ts";
+import { SessionCookies } from "../../src/request/cookies.ts";
 
 const issuer = new URL("https://api.example.com");
 const own = { access: "__Host-app-a", refresh: "__Host-app-r" };
 
 function make(options: CookieOptions, at: URL = issuer) {
-  const cookies = createSessionCookies(at, options);
+  const cookies = new SessionCookies(at, options);
   const { names, hostOnly } = cookies;
   return {
     ...{ names, hostOnly, set: cookies.set(names.access, "a.b", 60) },
@@ -142,21 +142,29 @@ describe("feat:I5 what browsers would not take is refused at construction", () =
     [
       "a prefix in another case",
       named("__host-a", "__host-r"),
-      /^cookies\.names: write the prefix of "__host-a"/,
+      /^cookies\.names: the prefix of "__host-a" must be written as/,
     ],
-    ["two prefixes", named("__Host-a", "__Secure-r"), /^cookies\.names: .*the same prefix/],
-    ["one name for both", named("__Host-a", "__Host-a"), /^cookies\.names: both are "__Host-a"/],
-    ["an empty name", named("", "r"), /^cookies\.names: "" is no name/],
-    ["a name with a space", named("a b", "r"), /^cookies\.names: "a b" is no name/],
+    ["two prefixes", named("__Host-a", "__Secure-r"), /^cookies\.names must have the same prefix/],
+    [
+      "one name for both",
+      named("__Host-a", "__Host-a"),
+      /^cookies\.names must differ, got "__Host-a" for both/,
+    ],
+    ["an empty name", named("", "r"), /^cookies\.names: "" is not a valid cookie name/],
+    ["a name with a space", named("a b", "r"), /^cookies\.names: "a b" is not a valid cookie name/],
     ["a name with a semicolon", named("a;Domain=evil.example", "r"), /^cookies\.names/],
     ["a name with an equals sign", named("a=b", "r"), /^cookies\.names/],
     ["a name with a line break", named("a\r\nset-cookie: x", "r"), /^cookies\.names/],
     ["a name of 97 characters", named("a".repeat(97), "r"), /^cookies\.names/],
-    ["one name only", wrong({ names: { access: "a" } }), /^cookies\.names: undefined is no name/],
+    [
+      "one name only",
+      wrong({ names: { access: "a" } }),
+      /^cookies\.names: undefined is not a valid cookie name/,
+    ],
     [
       "a domain of somebody else",
       { domain: "example.org" },
-      /^cookies\.domain: "example\.org" must be the host of the issuer, api\.example\.com, or a parent/,
+      /^cookies\.domain must be the issuer's host api\.example\.com or a parent .*, got "example\.org"$/,
     ],
     ["a domain below", { domain: "x.api.example.com" }, /^cookies\.domain/],
     ["the end of a label", { domain: "ample.com" }, /^cookies\.domain/],
@@ -167,55 +175,59 @@ describe("feat:I5 what browsers would not take is refused at construction", () =
     ["a domain with an attribute", { domain: "example.com; Path=/" }, /^cookies\.domain/],
     ["an address", { domain: "192.0.2.7" }, /^cookies\.domain/, "https://192.0.2.7"],
     ["localhost", { domain: "localhost" }, /^cookies\.domain/, "http://localhost"],
-    ["a path without a slash", { path: "api" }, /^cookies\.path: "api" must begin with "\/"/],
+    [
+      "a path without a slash",
+      { path: "api" },
+      /^cookies\.path must begin with "\/", .*, got "api"$/,
+    ],
     ["a path with a semicolon", { path: "/a; Domain=example.com" }, /^cookies\.path/],
     ["a path that browsers ignore", { path: `/${"a".repeat(1024)}` }, /^cookies\.path/],
     [
       "an older domain beside __Host-",
       { olderDomain: "example.com" },
-      /^cookies\.olderDomain: cookies with the prefix __Host- never had a domain/,
+      /^cookies\.olderDomain has no effect, because cookies with the prefix __Host- never have a domain/,
     ],
     [
       "the present domain as the older one",
       { domain: "example.com", olderDomain: "example.com" },
-      /^cookies\.olderDomain: that is what the cookies have now/,
+      /^cookies\.olderDomain is the domain that the cookies have now/,
     ],
     [
       "no domain before and none now",
       { path: "/api", olderDomain: null },
-      /^cookies\.olderDomain: that is/,
+      /^cookies\.olderDomain is the domain that the cookies have now/,
     ],
     [
       "an older domain of somebody else",
       { path: "/api", olderDomain: "example.org" },
-      /^cookies\.olderDomain: "example\.org"/,
+      /^cookies\.olderDomain must be .*, got "example\.org"$/,
     ],
     [
       "Partitioned without None",
       { partitioned: true },
-      /^cookies\.partitioned: .*SameSite=lax; set sameSite: "none"/,
+      /^cookies\.partitioned has no effect with SameSite=lax, .*; set sameSite: "none"/,
     ],
     [
       "an option that is none",
       wrong({ samesite: "none" }),
-      /^cookies: there is no option "samesite"$/,
+      /^unknown option "samesite" for cookies; the options are insecure, sameSite, /,
     ],
     [
       "a boolean in words",
       wrong({ insecure: "false" }),
-      /^cookies\.insecure: must be of type boolean$/,
+      /^cookies\.insecure must be of type boolean, got /,
       "http://localhost",
     ],
-    ["names in words", wrong({ names: "a" }), /^cookies\.names: must be of type object$/],
-    ["no names", wrong({ names: null }), /^cookies\.names: must be of type object$/],
+    ["names in words", wrong({ names: "a" }), /^cookies\.names must be of type object, got /],
+    ["no names", wrong({ names: null }), /^cookies\.names must be of type object, got /],
     [
       "a domain that is a list",
       wrong({ domain: ["example.com"] }),
-      /^cookies\.domain: must be of type string$/,
+      /^cookies\.domain must be of type string, got /,
     ],
   ])("feat:I5 %s", (_, options, message, at = issuer.href) => {
-    expect(() => createSessionCookies(new URL(at), options)).toThrow(TypeError);
-    expect(() => createSessionCookies(new URL(at), options)).toThrow(message);
+    expect(() => new SessionCookies(new URL(at), options)).toThrow(TypeError);
+    expect(() => new SessionCookies(new URL(at), options)).toThrow(message);
   });
 
   it.each<[string, CookieOptions, string]>([
@@ -224,6 +236,6 @@ describe("feat:I5 what browsers would not take is refused at construction", () =
     ["the longest names", named("a".repeat(96), "r".repeat(96)), "https://api.example.com"],
     ["a host of two labels as its own domain", { domain: "example.com" }, "https://example.com"],
   ])("feat:I2 takes %s", (_, options, at) => {
-    expect(() => createSessionCookies(new URL(at), options)).not.toThrow();
+    expect(() => new SessionCookies(new URL(at), options)).not.toThrow();
   });
 });

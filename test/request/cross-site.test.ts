@@ -27,7 +27,7 @@ function check(rows: readonly Row[]): void {
   });
 }
 
-describe("Sec-Fetch-Site (C13, C14, C16)", () => {
+describe("sec:C13 sec:C14 sec:C16 Sec-Fetch-Site", () => {
   check([
     { row: "same-origin", site: "same-origin", trusted: [true, true] },
     {
@@ -81,7 +81,7 @@ describe("Sec-Fetch-Site (C13, C14, C16)", () => {
   ]);
 });
 
-describe("Origin (C15)", () => {
+describe("sec:C15 the Origin header", () => {
   check(
     [
       "null",

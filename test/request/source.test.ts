@@ -3,7 +3,7 @@ import { hideTokens, readTokens } from "../../src/request/tokens.ts";
 
 const names = { access: "__Host-rpcsession-access", refresh: "__Host-rpcsession-refresh" };
 
-describe("Authorization (C04)", () => {
+describe("sec:C04 the Authorization header", () => {
   it.each<[string, string | undefined, string | undefined]>([
     ["absent", undefined, undefined],
     ["Bearer", "Bearer a.b.c", "a.b.c"],
@@ -32,7 +32,7 @@ describe("Authorization (C04)", () => {
   });
 });
 
-describe("cookies (C02, C05)", () => {
+describe("sec:C02 sec:C05 cookies", () => {
   it("at most three of each", () => {
     const cookie = [1, 2, 3, 4]
       .flatMap((n) => [`${names.access}=a${n}`, `${names.refresh}=r${n}`])

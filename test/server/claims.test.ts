@@ -402,7 +402,10 @@ describe("feat:E6 what the client may read: clientClaims", () => {
 
   it("feat:E6 a projection that is no JSON is refused at sign-in, by its own name", async () => {
     for (const [told, message] of [
-      [{ at: new Date() }, /^clientClaims: claims\.at: a token cannot contain an instance of a class/],
+      [
+        { at: new Date() },
+        /^clientClaims: claims\.at: a token cannot contain an instance of a class/,
+      ],
       [{ sub: "x" }, /^clientClaims: claims\.sub: the name is reserved/],
       [null, /^clientClaims: claims must be a plain object/],
       [Promise.resolve({}), /^clientClaims: claims must be a plain object/],

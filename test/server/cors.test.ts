@@ -48,14 +48,14 @@ describe("sessionCors", () => {
     (origin) => {
       const make = () => sessionCors({ ...cors, allowedOrigins: [origin] });
       expect(make).toThrow(TypeError);
-      expect(make).toThrow(/^allowedOrigins: .* is not how a browser sends an origin/);
+      expect(make).toThrow(/^allowedOrigins: .* is not an origin as browsers send it/);
     },
   );
 
   it("feat:J3 sessionCors asks for Connect's lists, where they were forgotten", () => {
     for (const slip of [{ allowedOrigins }, { ...cors, allowedOrigins: "https://a.example" }]) {
       expect(() => sessionCors(slip as never)).toThrow(
-        /^sessionCors: give it lists, \{ \.\.\.cors/,
+        /^sessionCors requires lists of strings: pass \{ \.\.\.cors/,
       );
     }
   });
@@ -64,7 +64,7 @@ describe("sessionCors", () => {
     expect(sessionCors({ ...cors, maxAge: 0 }).maxAge).toBe(0);
     for (const maxAge of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       expect(() => sessionCors({ ...cors, maxAge })).toThrow(
-        /^maxAge: .* whole number of seconds$/,
+        /^maxAge must be a non-negative integer \(seconds\), got .*$/,
       );
     }
   });

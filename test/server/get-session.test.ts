@@ -93,7 +93,7 @@ const hints: Partial<Record<SessionErrorKind, string>> = {
 };
 
 function check(rows: readonly Row[]): void {
-  it.each(rows)("row $row", async ({ presented, gives, clears = false, options, ask }) => {
+  it.each(rows)("$row", async ({ presented, gives, clears = false, options, ask }) => {
     const world = await createWorld(options);
     const given = await presented(world);
     const exchange = exchangeOf({ ...given, insecure: options?.cookies?.insecure ?? false });
@@ -149,80 +149,80 @@ function takeDown({ store }: World): void {
   }
 }
 
-describe("GetSession, table 1a (G1-G14)", () => {
+describe("GetSession: what the original engine decides", () => {
   check([
     {
-      row: "G1 nothing presented: Unauthorized, nothing cleared",
+      row: "gs:G1 nothing presented: Unauthorized, nothing cleared",
       presented: () => ({}),
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "G2 access cookie absent beside a refresh cookie",
+      row: "gs:G2 access cookie absent beside a refresh cookie",
       presented: ({ cookie }) => ({ refresh: cookie.refresh }),
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "G2 access cookie absent beside a refresh cookie that is junk",
+      row: "gs:G2 access cookie absent beside a refresh cookie that is junk",
       presented: () => ({ refresh: "junk" }),
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "G2 access cookie empty beside a refresh cookie",
+      row: "gs:G2 access cookie empty beside a refresh cookie",
       presented: ({ cookie }) => ({ access: "", refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
-    { row: "G3 fast path, cookie", presented: byCookie, gives: "cookie" },
-    { row: "G3 fast path, header", presented: byHeader, gives: "header" },
+    { row: "gs:G3 fast path, cookie", presented: byCookie, gives: "cookie" },
+    { row: "gs:G3 fast path, header", presented: byHeader, gives: "header" },
     {
-      row: "G3 access cookie alone",
+      row: "gs:G3 access cookie alone",
       presented: ({ cookie }) => ({ access: cookie.access }),
       gives: "cookie",
     },
     // G4 keys are not read again by the clock, only for an unknown key id: zero-io.test.ts.
     {
-      row: "G5 malformed, with a refresh token beside it",
+      row: "gs:G5 malformed, with a refresh token beside it",
       presented: ({ cookie }) => ({ access: "junk", refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "G5 malformed, alone: Unauthorized, cleared",
+      row: "gs:G5 malformed, alone: Unauthorized, cleared",
       presented: () => ({ access: "junk" }),
       gives: signIn("TOKEN_INVALID"),
       clears: true,
     },
     {
-      row: "G5 malformed in the header: Unauthorized; a cookie is not what failed",
+      row: "gs:G5 malformed in the header: Unauthorized; a cookie is not what failed",
       presented: () => ({ bearer: "junk" }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "G5 wrong signature",
+      row: "gs:G5 wrong signature",
       presented: ({ cookie, otherCookie }) => ({
         access: withSignatureOf(cookie.access, otherCookie.access),
       }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "G5 wrong signature in the header",
+      row: "gs:G5 wrong signature in the header",
       presented: ({ header, cookie }) => ({
         bearer: withSignatureOf(header.access, cookie.access),
       }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "G5 unknown key",
+      row: "gs:G5 unknown key",
       presented: ({ stranger }) => ({ bearer: stranger }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "G5 another audience under the same key",
+      row: "gs:G5 another audience under the same key",
       presented: async ({ otherAudience }) => ({
         bearer: (await issueOn(otherAudience, "header")).access,
       }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "G5 a token from the future, beyond the skew",
+      row: "gs:G5 a token from the future, beyond the skew",
       presented: async ({ sessions, cookie }) => {
         // The store's clock went back; this server hears of it with its next poll.
         sessions.clock.setNow(sessions.clock.now() - 70_000);
@@ -233,13 +233,13 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "G6 csrf required and missing is decided here, without the store",
+      row: "gs:G6 csrf required and missing is decided here, without the store",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "G7 expired, cookie",
+      row: "gs:G7 expired, cookie",
       presented: (world) => {
         world.sessions.clock.advance("16m");
         return byCookie(world);
@@ -247,7 +247,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "G7 expired, cookie alone",
+      row: "gs:G7 expired, cookie alone",
       presented: ({ sessions, cookie }) => {
         sessions.clock.advance("16m");
         return { access: cookie.access };
@@ -255,7 +255,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "G7 expired, header",
+      row: "gs:G7 expired, header",
       presented: (world) => {
         world.sessions.clock.advance("16m");
         return byHeader(world);
@@ -263,13 +263,13 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "G8 anti-CSRF token missing",
+      row: "gs:G8 anti-CSRF token missing",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "G8 anti-CSRF token of another session",
+      row: "gs:G8 anti-CSRF token of another session",
       options: withToken,
       presented: async (world) => ({
         ...byCookie(world),
@@ -278,7 +278,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "G8 anti-CSRF token altered in its last character",
+      row: "gs:G8 anti-CSRF token altered in its last character",
       options: withToken,
       presented: async (world) => ({
         ...byCookie(world),
@@ -287,19 +287,19 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "G8 anti-CSRF token that is junk",
+      row: "gs:G8 anti-CSRF token that is junk",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), csrf: "junk" }),
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "G8 anti-CSRF token right",
+      row: "gs:G8 anti-CSRF token right",
       options: withToken,
       presented: async (world) => ({ ...byCookie(world), csrf: await csrfOf(world, world.cookie) }),
       gives: "cookie",
     },
     {
-      row: "G9 revoked: Unauthorized, cleared",
+      row: "gs:G9 revoked: Unauthorized, cleared",
       presented: async (world) => {
         await world.cookie.revoke();
         return byCookie(world);
@@ -310,7 +310,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
     // G9 row missing: the feed knows no such thing; a lost row is found by Refresh and GetSession.
     // G10, G11 the access token is never replaced: confirmation is a write in the background.
     {
-      row: "G12 a token of an older generation: Session with the presented token",
+      row: "gs:G12 a token of an older generation: Session with the presented token",
       presented: async (world) => {
         await advanced(world.sessions, world.cookie.refresh);
         return { access: world.cookie.access };
@@ -319,7 +319,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
     },
     // G13 claims of a running session cannot be changed yet.
     {
-      row: "G14 the store is down: a known key needs none",
+      row: "gs:G14 the store is down: a known key needs none",
       presented: (world) => {
         takeDown(world);
         return byCookie(world);
@@ -327,7 +327,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
       gives: "cookie",
     },
     {
-      row: "G14 the keys are out of reach for a token newer than them: Unavailable, kept",
+      row: "gs:G14 the keys are out of reach for a token newer than them: Unavailable, kept",
       presented: async (world) => {
         const { clock } = world.sessions;
         clock.advance("6s");
@@ -339,7 +339,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
     },
   ]);
 
-  it("row G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
+  it("gs:G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
@@ -358,52 +358,52 @@ describe("GetSession, table 1a (G1-G14)", () => {
   });
 });
 
-describe("getSession, table 1b (N1-N20)", () => {
+describe("getSession: what its successor for Node.js decides", () => {
   const legacy = { headers: { cookie: "sIdRefreshToken=x", "sec-fetch-site": "same-origin" } };
   check([
     {
       // Another library's cookie means nothing here: N1 is for the compatibility preset.
-      row: "N1 a legacy cookie is nothing",
+      row: "gs:N1 a legacy cookie is nothing",
       presented: () => legacy,
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "N2 another scheme in Authorization is nothing",
+      row: "gs:N2 another scheme in Authorization is nothing",
       presented: () => ({ headers: { authorization: "Basic YTpi" } }),
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "N2 another scheme in Authorization leaves the cookie alone",
+      row: "gs:N2 another scheme in Authorization leaves the cookie alone",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Basic YTpi" } }),
       gives: "cookie",
     },
     {
-      row: "N2 the scheme in another case",
+      row: "gs:N2 the scheme in another case",
       presented: ({ header }) => ({ headers: { authorization: `bEaReR ${header.access}` } }),
       gives: "header",
     },
     {
-      row: "N2 Bearer without a token is a token that fails",
+      row: "gs:N2 Bearer without a token is a token that fails",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Bearer" } }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "N2 a foreign JWT in the header never falls back to the cookie",
+      row: "gs:N2 a foreign JWT in the header never falls back to the cookie",
       presented: (world) => ({ ...byCookie(world), bearer: world.stranger }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "N2 junk in the header never falls back to the cookie",
+      row: "gs:N2 junk in the header never falls back to the cookie",
       presented: (world) => ({ ...byCookie(world), bearer: "junk" }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "N2 C04 two tokens in the header",
+      row: "gs:N2 sec:C04 two tokens in the header",
       presented: ({ header }) => ({ bearer: `${header.access}, Bearer ${header.access}` }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "N2 an expired token in the header never falls back to the cookie",
+      row: "gs:N2 an expired token in the header never falls back to the cookie",
       presented: async ({ sessions, header }) => {
         sessions.clock.advance("16m");
         const fresh = await issueOn(sessions, "cookie");
@@ -412,17 +412,17 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "N2 header and cookie of the same session",
+      row: "gs:N2 header and cookie of the same session",
       presented: ({ header }) => ({ bearer: header.access, access: header.access }),
       gives: "header",
     },
     {
-      row: "N2 C03 header and cookie of different sessions",
+      row: "gs:N2 sec:C03 header and cookie of different sessions",
       presented: ({ header, cookie }) => ({ bearer: header.access, access: cookie.access }),
       gives: refresh("TOKEN_CONFLICT"),
     },
     {
-      row: "N2 C03 header and an expired cookie of a different session",
+      row: "gs:N2 sec:C03 header and an expired cookie of a different session",
       presented: async ({ sessions, cookie }) => {
         sessions.clock.advance("16m");
         const fresh = await issueOn(sessions, "header");
@@ -431,56 +431,56 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: refresh("TOKEN_CONFLICT"),
     },
     {
-      row: "N2 header beside a cookie that is junk",
+      row: "gs:N2 header beside a cookie that is junk",
       presented: ({ header }) => ({ bearer: header.access, access: "junk" }),
       gives: "header",
     },
     {
-      row: "N2 a token of a cookie session in the header",
+      row: "gs:N2 a token of a cookie session in the header",
       presented: ({ cookie }) => ({ bearer: cookie.access }),
       gives: refresh("TOKEN_CONFLICT"),
     },
     {
-      row: "N2 a token of a header session in the cookie",
+      row: "gs:N2 a token of a header session in the cookie",
       presented: ({ header }) => ({ access: header.access }),
       gives: refresh("TOKEN_CONFLICT"),
     },
     // N3 duplicates: a table of their own below.
     {
-      row: "N4 csrf is checked on POST by default",
+      row: "gs:N4 csrf is checked on POST by default",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "N4 csrf is not checked on GET by default",
+      row: "gs:N4 csrf is not checked on GET by default",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), method: "GET" }),
       gives: "cookie",
     },
     {
-      row: "N4 csrf on GET where it is asked for",
+      row: "gs:N4 csrf on GET where it is asked for",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), method: "GET" }),
       ask: { doAntiCsrfCheck: true },
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "N4 doAntiCsrfCheck: false with antiCsrf: token",
+      row: "gs:N4 doAntiCsrfCheck: false with antiCsrf: token",
       options: withToken,
       presented: byCookie,
       ask: { doAntiCsrfCheck: false },
       gives: "cookie",
     },
     {
-      row: "N4 header transport skips it, asked for or not",
+      row: "gs:N4 header transport skips it, asked for or not",
       options: withToken,
       presented: byHeader,
       ask: { doAntiCsrfCheck: true },
       gives: "header",
     },
     {
-      row: "N4 optional and nothing presented: nothing to check",
+      row: "gs:N4 optional and nothing presented: nothing to check",
       options: withToken,
       presented: () => ({}),
       ask: { doAntiCsrfCheck: true, required: false },
@@ -488,39 +488,39 @@ describe("getSession, table 1b (N1-N20)", () => {
     },
     // N5 the custom-header mode is the cross-site check here.
     {
-      row: "N5 a cookie from another site",
+      row: "gs:N5 a cookie from another site",
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: forbidden,
     },
     {
-      row: "N5 a cookie from another site, optional",
+      row: "gs:N5 a cookie from another site, optional",
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
       ask: { required: false },
       gives: forbidden,
     },
     {
-      row: "N5 junk in a cookie from another site tells nothing",
+      row: "gs:N5 junk in a cookie from another site tells nothing",
       presented: () => ({ access: "junk", headers: { "sec-fetch-site": "cross-site" } }),
       gives: forbidden,
     },
     {
-      row: "N5 a cookie without Sec-Fetch-Site and Origin",
+      row: "gs:N5 a cookie without Sec-Fetch-Site and Origin",
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": undefined } }),
       gives: forbidden,
     },
     {
-      row: "N5 a cookie from another site, unchecked",
+      row: "gs:N5 a cookie from another site, unchecked",
       options: { crossSite: "unchecked" },
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: "cookie",
     },
     {
-      row: "N5 header transport skips it",
+      row: "gs:N5 header transport skips it",
       presented: (world) => ({ ...byHeader(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: "header",
     },
     {
-      row: "N5 header transport skips it, a cookie of the same session beside it",
+      row: "gs:N5 header transport skips it, a cookie of the same session beside it",
       presented: ({ header }) => ({
         bearer: header.access,
         access: header.access,
@@ -529,48 +529,53 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: "header",
     },
     {
-      row: "N5 doAntiCsrfCheck: false does not turn the cross-site check off",
+      row: "gs:N5 doAntiCsrfCheck: false does not turn the cross-site check off",
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
       ask: { doAntiCsrfCheck: false },
       gives: forbidden,
     },
-    { row: "N6 optional, nothing", presented: () => ({}), ask: { required: false }, gives: "none" },
     {
-      row: "N6 optional, a session",
+      row: "gs:N6 optional, nothing",
+      presented: () => ({}),
+      ask: { required: false },
+      gives: "none",
+    },
+    {
+      row: "gs:N6 optional, a session",
       presented: byCookie,
       ask: { required: false },
       gives: "cookie",
     },
     {
-      row: "N7 required, nothing: nothing cleared",
+      row: "gs:N7 required, nothing: nothing cleared",
       presented: () => ({}),
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "N8 optional, unparsable: the error of required",
+      row: "gs:N8 optional, unparsable: the error of required",
       presented: () => ({ access: "junk" }),
       ask: { required: false },
       gives: signIn("TOKEN_INVALID"),
       clears: true,
     },
     {
-      row: "N8 optional, access absent beside a refresh cookie",
+      row: "gs:N8 optional, access absent beside a refresh cookie",
       presented: ({ cookie }) => ({ refresh: cookie.refresh }),
       ask: { required: false },
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "N9 a refresh token is no access token",
+      row: "gs:N9 a refresh token is no access token",
       presented: ({ cookie }) => ({ access: cookie.refresh, refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "N9 a refresh token in the header is no access token",
+      row: "gs:N9 a refresh token in the header is no access token",
       presented: ({ header }) => ({ bearer: header.refresh }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "N10 optional, expired: the client shall refresh",
+      row: "gs:N10 optional, expired: the client shall refresh",
       presented: (world) => {
         world.sessions.clock.advance("16m");
         return byCookie(world);
@@ -579,7 +584,7 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "N10 a key newer than the last read, just read: Unavailable, not a refresh",
+      row: "gs:N10 a key newer than the last read, just read: Unavailable, not a refresh",
       presented: async ({ sessions }) => ({
         bearer: (await issueOn(testSessions({ clock: sessions.clock }), "header")).access,
       }),
@@ -587,7 +592,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     },
     // N11 there is one kind of key.
     {
-      row: "N12 the token of this session in the other mode's name does not count",
+      row: "gs:N12 the token of this session in the other mode's name does not count",
       options: withToken,
       presented: async (world) => ({
         ...byCookie(world),
@@ -596,14 +601,14 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "N13 antiCsrf: off makes doAntiCsrfCheck: true count as false",
+      row: "gs:N13 antiCsrf: off makes doAntiCsrfCheck: true count as false",
       presented: byCookie,
       ask: { doAntiCsrfCheck: true },
       gives: "cookie",
     },
     // N14 is G3; N16 is G7.
     {
-      row: "N15 revoked, optional: the error of required",
+      row: "gs:N15 revoked, optional: the error of required",
       presented: async (world) => {
         await world.cookie.revoke();
         return byCookie(world);
@@ -613,7 +618,7 @@ describe("getSession, table 1b (N1-N20)", () => {
       clears: true,
     },
     {
-      row: "N15 revoked, header: the hint clears, a cookie is not written",
+      row: "gs:N15 revoked, header: the hint clears, a cookie is not written",
       presented: async (world) => {
         await world.header.revoke();
         return byHeader(world);
@@ -621,7 +626,7 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: signIn("SESSION_REVOKED"),
     },
     {
-      row: "N15 revoked and expired: first refresh, which then knows",
+      row: "gs:N15 revoked and expired: first refresh, which then knows",
       presented: async (world) => {
         await world.cookie.revoke();
         world.sessions.clock.advance("16m");
@@ -630,7 +635,7 @@ describe("getSession, table 1b (N1-N20)", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "N15 revoked, from another site: nothing is cleared",
+      row: "gs:N15 revoked, from another site: nothing is cleared",
       presented: async (world) => {
         await world.cookie.revoke();
         return { ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } };
@@ -641,7 +646,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     // N19 demands on claims are refused at start for now: policy.test.ts.
   ]);
 
-  it("row N20 the session is bound to the exchange: revoke clears there", async () => {
+  it("gs:N20 the session is bound to the exchange: revoke clears there", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);
@@ -679,7 +684,7 @@ describe("getSession, table 1b (N1-N20)", () => {
   });
 });
 
-describe("feat:D11: row N3 duplicates of the access cookie", () => {
+describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
   const junk = "junk";
   check([
     {

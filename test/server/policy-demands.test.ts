@@ -224,7 +224,7 @@ describe("feat:L5 feat:K6 in code", () => {
   ])("feat:L5 feat:N4 a method that looks at no session cannot ask for %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
-      /asks for claims or a fresh sign-in, and looks at no session; make its auth "required"/,
+      /demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"/,
     );
   });
 
@@ -233,7 +233,9 @@ describe("feat:L5 feat:K6 in code", () => {
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
     // What the method itself asks for is not dropped by a word elsewhere.
     const sessions = testSessions({ public: [claimed] });
-    expect(() => wireServer(sessions.protect({ routes }))).toThrow(/looks at no session/);
+    expect(() => wireServer(sessions.protect({ routes }))).toThrow(
+      /its auth is "none", which ignores sessions/,
+    );
   });
 });
 
@@ -331,7 +333,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     );
     const none = await api.open({}, (ctx) => sessions.requireFresh(ctx, "10m"));
     expect(none.error?.code).toBe(Code.Internal);
-    expect(none.error?.rawMessage).toMatch(/is public, so its calls have no session/);
+    expect(none.error?.rawMessage).toMatch(/which is public, so its calls have no session/);
   });
 });
 

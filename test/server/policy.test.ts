@@ -27,7 +27,7 @@ import {
   service_policy,
 } from "../../gen/rpcsession/v1/options_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
-import { createPolicies } from "../../src/server/policy/policy.ts";
+import { Policies } from "../../src/server/policy/policy.ts";
 import { OpenService } from "../gen/policytest/v1/policytest_pb.ts";
 import type { Presented } from "../helpers/exchanges.ts";
 import { issueOn } from "../helpers/refreshing.ts";
@@ -126,13 +126,13 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
     },
   ];
   it.each(rows)("$row: $auth by $source", ({ method, options = {}, auth, source }) => {
-    const policies = createPolicies({ public: [], methods: {}, ...options });
+    const policies = new Policies({ public: [], methods: {}, ...options });
     expect(policies.of(method)).toMatchObject({ auth, source });
     expect(policies.of(method)).toBe(policies.of(method));
   });
 
   it("SessionService's own: Refresh and SignOut take whoever comes", () => {
-    const policies = createPolicies({ public: [], methods: {} });
+    const policies = new Policies({ public: [], methods: {} });
     const described = policies.describe(SessionService.methods);
     expect(described.map(({ procedure, auth }) => `${procedure} ${auth}`)).toEqual([
       "rpcsession.v1.SessionService/Refresh none",
@@ -196,7 +196,7 @@ describe("which policy a stream has", () => {
     ["endOnRevoke", UNSPECIFIED, NEVER, "endOnRevoke"],
   ])("code %s, method %s, service %s: %s", (code, ofMethod, ofService, stream) => {
     const methods = code && { "notes.v1.NotesService/WatchNotes": { stream: code } };
-    const policies = createPolicies({ public: [], methods: methods ?? {} });
+    const policies = new Policies({ public: [], methods: methods ?? {} });
     const desc = method(ofMethod, ofService);
     expect(policies.of(desc)).toMatchObject({ stream, auth: "required", source: "default" });
     expect(policies.describe([desc])[0]?.stream).toBe(stream);
@@ -211,7 +211,7 @@ describe("which policy a stream has", () => {
       ...["endOnExpiry", "endOnExpiry", "never"],
     ]);
     const unary: DescMethod = { ...addNote, parent: method(UNSPECIFIED, NEVER).parent };
-    expect(createPolicies({ public: [], methods: {} }).of(unary).stream).toBeUndefined();
+    expect(new Policies({ public: [], methods: {} }).of(unary).stream).toBeUndefined();
   });
 });
 
@@ -222,18 +222,18 @@ describe("what is refused at start", () => {
     [
       "public, not served",
       { public: [signIn] },
-      /names notes\.v1\.NotesService\/SignIn, and the router serves no such method; remove/,
+      /names notes\.v1\.NotesService\/SignIn, but the router serves no such method; remove/,
     ],
     [
       "a service in public, not served",
       { public: [OpenService] },
-      /OpenService\/Inherited, .*\/Required, .*\/Optional, and/,
+      /OpenService\/Inherited, .*\/Required, .*\/Optional, but/,
     ],
-    ["methods, not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, and/],
+    ["methods, not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, but/],
     [
       "methods, with a slash before",
       { methods: { "/rpcsession.v1.SessionService/Refresh": {} } },
-      /names \/rpcsession\.v1\.SessionService\/Refresh, and/,
+      /names \/rpcsession\.v1\.SessionService\/Refresh, but/,
     ],
   ])("%s", (_, options, message) => {
     expect(() => start(options)).toThrow(TypeError);
@@ -262,7 +262,7 @@ describe("what is refused at start", () => {
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
     expect(() => testSessions(options)).toThrow(
-      /^methods: the auth of notes\.v1\.NotesService\/AddNote is "requierd", and must be/,
+      /^methods: the auth of notes\.v1\.NotesService\/AddNote must be "required", "optional" or "none", got "requierd"$/,
     );
   });
 
@@ -273,29 +273,31 @@ describe("what is refused at start", () => {
   };
 
   it("a check of a newer schema", () => {
-    const policies = createPolicies({ public: [], methods: {} });
-    expect(() => policies.check([withPolicy({ check: 99 as 0 })])).toThrow(/not known: 99/);
+    const policies = new Policies({ public: [], methods: {} });
+    expect(() => policies.assertServed([withPolicy({ check: 99 as 0 })])).toThrow(
+      /sets check to the unknown value 99/,
+    );
   });
 
   it("a check that is no word", () => {
     const typo = { check: "strikt" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(
-      /^methods: the check of notes\.v1\.NotesService\/AddNote is "strikt", and must be "feed", "strict" or "none"$/,
+      /^methods: the check of notes\.v1\.NotesService\/AddNote must be "feed", "strict" or "none", got "strikt"$/,
     );
     expect(() => testSessions({ revocation: "strikt" as "strict" })).toThrow(
-      /^revocation: "strikt"/,
+      /^revocation must be one of .*, got "strikt"$/,
     );
   });
 
   it("the check of code wins over the schema's, and that over the service's", () => {
     const strict = withPolicy({ check: Check.STRICT });
     const { signOut } = NotesService.method;
-    const policies = createPolicies({ public: [], methods: {}, check: "none" });
+    const policies = new Policies({ public: [], methods: {}, check: "none" });
     expect(policies.of(strict).check).toBe("strict");
     expect(policies.of(signOut).check).toBe("none");
     const methods = { "notes.v1.NotesService/AddNote": { check: "feed" } } as const;
-    expect(createPolicies({ public: [], methods, check: "none" }).of(strict).check).toBe("feed");
+    expect(new Policies({ public: [], methods, check: "none" }).of(strict).check).toBe("feed");
     const options = create(ServiceOptionsSchema);
     setExtension(options, service_policy, create(PolicySchema, { check: Check.FEED }));
     const parent = { ...addNote.parent, proto: { ...addNote.parent.proto, options } };
@@ -309,17 +311,17 @@ describe("what is refused at start", () => {
       [code, {}] as const,
       [{}, { stream: Stream.NEVER }] as const,
     ]) {
-      const policies = createPolicies({ public: [], methods });
-      expect(() => policies.check([withPolicy(policy)])).toThrow(
-        "the policy of notes.v1.NotesService/AddNote sets stream, and the method does not stream",
+      const policies = new Policies({ public: [], methods });
+      expect(() => policies.assertServed([withPolicy(policy)])).toThrow(
+        "the policy of notes.v1.NotesService/AddNote sets stream, but the method does not stream",
       );
     }
   });
 
   it("a stream of a newer schema", () => {
-    const policies = createPolicies({ public: [], methods: {} });
+    const policies = new Policies({ public: [], methods: {} });
     const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
-    expect(() => policies.check([method])).toThrow(/sets a stream that is not known: 99/);
+    expect(() => policies.assertServed([method])).toThrow(/sets stream to the unknown value 99/);
   });
 
   it("a stream that is no word", () => {
@@ -327,18 +329,22 @@ describe("what is refused at start", () => {
     const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
     expect(() => testSessions(options)).toThrow(
-      /^methods: the stream of notes\.v1\.NotesService\/WatchNotes is "endOnRevok", and must be "endOnExpiry",/,
+      /^methods: the stream of notes\.v1\.NotesService\/WatchNotes must be "endOnExpiry", .*, got "endOnRevok"$/,
     );
   });
 
   it("an auth of a newer schema", () => {
-    const policies = createPolicies({ public: [], methods: {} });
-    expect(() => policies.check([withPolicy({ auth: 99 as 0 })])).toThrow(/not known: 99/);
+    const policies = new Policies({ public: [], methods: {} });
+    expect(() => policies.assertServed([withPolicy({ auth: 99 as 0 })])).toThrow(
+      /sets auth to the unknown value 99/,
+    );
   });
 
   it("protect without routes", () => {
     const sessions = testSessions();
-    expect(() => sessions.protect({} as never)).toThrow(/give it the adapter's options/);
+    expect(() => sessions.protect({} as never)).toThrow(
+      /^sessions\.protect requires the options of an adapter/,
+    );
   });
 });
 
@@ -418,7 +424,7 @@ describe("feat:K1 required, optional, none", () => {
     const ofPublic = await server.call(inherited, {});
     expect(ofPublic.error?.code).toBe(Code.Internal);
     expect(ofPublic.error?.rawMessage).toMatch(
-      /Inherited is public, so its calls have no session; make it/,
+      /Inherited, which is public, so its calls have no session; set its auth/,
     );
     const ofOptional = await server.call(optional, {});
     expect(ofOptional.error?.code).toBe(Code.Unauthenticated);
@@ -435,7 +441,7 @@ describe("feat:K1 required, optional, none", () => {
     const { error } = await bare.call(required, {});
     expect(error?.code).toBe(Code.Internal);
     expect(error?.rawMessage).toMatch(
-      /nothing authenticates .*Required: wrap .* sessions\.protect\(\)/,
+      /nothing authenticates .*Required; wrap .* sessions\.protect\(\)/,
     );
   });
 
@@ -577,7 +583,7 @@ describe("two instances in one process never meet", () => {
     );
     const passed = await server.call(required, {}, { bearer: ofA.access });
     expect(passed.error?.code).toBe(Code.Internal);
-    expect(passed.error?.rawMessage).toMatch(/router of this instance/);
+    expect(passed.error?.rawMessage).toMatch(/of this instance to the router/);
     const wrong = wireServer(b.protect({ routes: openRoutes(b) }));
     const { hint, body } = await wrong.call(required, {}, { bearer: ofA.access });
     expect(hint).toMatchObject({ realm: "https://b.example", session: "" });
@@ -612,7 +618,7 @@ describe("check", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter({ requestGate: sessions.requestGate });
     router.service(OpenService, {});
-    expect(() => sessions.check(router)).toThrow(/NotesService\/SignIn, and the router serves no/);
+    expect(() => sessions.check(router)).toThrow(/NotesService\/SignIn, but the router serves no/);
     router.service(NotesService, {});
     expect(() => sessions.check(router)).not.toThrow();
   });

@@ -128,16 +128,16 @@ async function run(row: Row): Promise<void> {
   }
 }
 
-describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
+describe("feat:D7 the Refresh method", () => {
   const rows: readonly Row[] = [
     // R1 a duplicate is no error here; R2 is the table of duplicates below.
     {
-      row: "R3 a cookie, not settled: a new access token, the refresh token stays",
+      row: "gs:R3 a cookie, not settled: a new access token, the refresh token stays",
       given: ({ cookie }) => ({ refresh: cookie.refresh }),
       cookies: ["access set"],
     },
     {
-      row: "R3 a cookie with its expired access cookie",
+      row: "gs:R3 a cookie with its expired access cookie",
       given: ({ cookie, sessions }) => {
         sessions.clock.advance("16m");
         return { access: cookie.access, refresh: cookie.refresh };
@@ -145,7 +145,7 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: ["access set"],
     },
     {
-      row: "R8 a cookie, confirmed longer ago than the overlap: both",
+      row: "gs:R8 a cookie, confirmed longer ago than the overlap: both",
       given: async ({ cookie, sessions }) => {
         sessions.clock.advance("61s");
         await refreshed(sessions, cookie.refresh);
@@ -155,7 +155,7 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: ["access set", "refresh set"],
     },
     {
-      row: "R8 the one before, its successor not confirmed: the successor again",
+      row: "gs:R8 the one before, its successor not confirmed: the successor again",
       given: async ({ cookie, sessions }) => {
         await advanced(sessions, cookie.refresh);
         sessions.clock.advance("2d");
@@ -164,17 +164,17 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: ["access set", "refresh set"],
     },
     {
-      row: "R3 a token in the message",
+      row: "gs:R3 a token in the message",
       given: ({ header }) => ({ message: header.refresh }),
       headers: ["access"],
     },
     {
-      row: "R3 a token in the message needs no origin",
+      row: "gs:R3 a token in the message needs no origin",
       given: ({ header }) => ({ message: header.refresh, headers: foreign }),
       headers: ["access"],
     },
     {
-      row: "R8 message and cookies: the message wins, the cookies are expired",
+      row: "gs:R8 message and cookies: the message wins, the cookies are expired",
       given: ({ header, cookie }) => ({
         message: header.refresh,
         access: cookie.access,
@@ -184,13 +184,13 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: clearsCookies,
     },
     {
-      row: "R8 message and only an access cookie",
+      row: "gs:R8 message and only an access cookie",
       given: ({ header, cookie }) => ({ message: header.refresh, access: cookie.access }),
       headers: ["access"],
       cookies: clearsCookies,
     },
     {
-      row: "R8 message and cookies from another site: refused, they are not theirs to expire",
+      row: "gs:R8 message and cookies from another site: refused, they are not theirs to expire",
       given: ({ header, cookie }) => ({
         message: header.refresh,
         refresh: cookie.refresh,
@@ -199,32 +199,32 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       refused: crossSite,
     },
     {
-      row: "R3 a bearer token is not looked at",
+      row: "gs:R3 a bearer token is not looked at",
       given: ({ cookie }) => ({ refresh: cookie.refresh, bearer: "junk" }),
       cookies: ["access set"],
     },
     {
-      row: "R4 none: SIGN_IN",
+      row: "gs:R4 none: SIGN_IN",
       given: () => ({}),
       refused: signIn("SESSION_MISSING"),
     },
     {
-      row: "R4 an access cookie alone: SIGN_IN, kept",
+      row: "gs:R4 an access cookie alone: SIGN_IN, kept",
       given: ({ cookie }) => ({ access: cookie.access }),
       refused: signIn("SESSION_MISSING"),
     },
     {
-      row: "R4 a bearer token alone: SIGN_IN",
+      row: "gs:R4 a bearer token alone: SIGN_IN",
       given: ({ header }) => ({ bearer: header.access }),
       refused: signIn("SESSION_MISSING"),
     },
     {
-      row: "R5 cross-site: refused, nothing changed",
+      row: "gs:R5 cross-site: refused, nothing changed",
       given: ({ cookie }) => ({ refresh: cookie.refresh, headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "R5 no Sec-Fetch-Site and no Origin",
+      row: "gs:R5 no Sec-Fetch-Site and no Origin",
       given: ({ cookie }) => ({
         refresh: cookie.refresh,
         headers: { "sec-fetch-site": undefined },
@@ -232,57 +232,57 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       refused: crossSite,
     },
     {
-      row: "R5 cross-site with junk: nothing cleared",
+      row: "gs:R5 cross-site with junk: nothing cleared",
       given: () => ({ refresh: "junk", headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "R6 junk: SIGN_IN, cleared",
+      row: "gs:R6 junk: SIGN_IN, cleared",
       given: () => ({ refresh: "junk" }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "R6 junk cookie beside a bearer token: it is the cookie that failed",
+      row: "gs:R6 junk cookie beside a bearer token: it is the cookie that failed",
       given: ({ header }) => ({ refresh: "junk", bearer: header.access }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "R6 an empty cookie",
+      row: "gs:R6 an empty cookie",
       given: () => ({ refresh: "" }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "R6 junk in the message",
+      row: "gs:R6 junk in the message",
       given: () => ({ message: "junk" }),
       refused: signIn("TOKEN_INVALID"),
     },
     {
-      row: "R6 junk in the message does not fall back to the cookie, nor clear it",
+      row: "gs:R6 junk in the message does not fall back to the cookie, nor clear it",
       given: ({ cookie }) => ({ message: "junk", refresh: cookie.refresh }),
       refused: signIn("TOKEN_INVALID"),
     },
     {
-      row: "R6 junk in the message from another site does not clear the cookie",
+      row: "gs:R6 junk in the message from another site does not clear the cookie",
       given: ({ cookie }) => ({ message: "junk", refresh: cookie.refresh, headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "R6 an access token is no refresh token",
+      row: "gs:R6 an access token is no refresh token",
       given: ({ cookie }) => ({ refresh: cookie.access }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "R6 a wrong check",
+      row: "gs:R6 a wrong check",
       given: ({ cookie }) => ({ refresh: withLast(cookie.refresh) }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "R6 the token of a session the store lost",
+      row: "gs:R6 the token of a session the store lost",
       given: async ({ sessions, cookie }) => {
         const lost = await issueOn(testSessions({ clock: sessions.clock }), "cookie");
         return { refresh: lost.refresh.replace(/^[^.]*/, cookie.refresh.split(".")[0] ?? "") };
@@ -291,7 +291,7 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: clearsCookies,
     },
     {
-      row: "R6 revoked",
+      row: "gs:R6 revoked",
       given: async ({ cookie }) => {
         await cookie.revoke();
         return { refresh: cookie.refresh };
@@ -300,7 +300,7 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: clearsCookies,
     },
     {
-      row: "R6 revoked, header",
+      row: "gs:R6 revoked, header",
       given: async ({ header }) => {
         await header.revoke();
         return { message: header.refresh };
@@ -308,7 +308,7 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       refused: signIn("SESSION_REVOKED"),
     },
     {
-      row: "R6 past its idle end",
+      row: "gs:R6 past its idle end",
       given: ({ cookie, sessions }) => {
         sessions.clock.advance("14d");
         return { refresh: cookie.refresh };
@@ -317,7 +317,7 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       cookies: clearsCookies,
     },
     {
-      row: "R7 theft: SIGN_IN, cleared, revoked",
+      row: "gs:R7 theft: SIGN_IN, cleared, revoked",
       given: async ({ cookie, sessions }) => {
         const next = await advanced(sessions, cookie.refresh);
         await advanced(sessions, next.refresh);
@@ -435,7 +435,12 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       expect(hint).toMatchObject({ tokens: Tokens.CLEAR, session: cookie.id });
     }
     expect(events.filter(({ type }) => type === "theft")).toEqual([
-      expect.objectContaining({ sessionId: cookie.id, userId: "alice", presented: 0, generation: 2 }),
+      expect.objectContaining({
+        sessionId: cookie.id,
+        userId: "alice",
+        presented: 0,
+        generation: 2,
+      }),
     ]);
     expect((await store.store.load(cookie.id)).record?.endedBy).toBe("theft");
   });

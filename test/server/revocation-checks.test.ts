@@ -423,7 +423,7 @@ describe("a service that only verifies", () => {
     for (const check of ["strict", "feed"] as const) {
       expect(start(check)).toThrow(TypeError);
       expect(start(check)).toThrow(
-        `the policy of notes.v1.NotesService/AddNote sets check: "${check}", and a service that only verifies has no store to check in`,
+        `the policy of notes.v1.NotesService/AddNote sets check: "${check}", but a service that only verifies has no store to check in`,
       );
     }
     expect(start("none")).not.toThrow();
@@ -447,7 +447,7 @@ describe("a service that only verifies", () => {
     expect((await verifying.getSession(exchangeOf(given), { check: "none" })).id).toBe(session.id);
     await expect(
       sessions.getSession(exchangeOf(given), { check: "fed" as "feed", required: false }),
-    ).rejects.toThrow(/"fed" is none of feed, strict, none/);
+    ).rejects.toThrow(/^check must be "feed", "strict" or "none", got "fed"$/);
   });
 });
 

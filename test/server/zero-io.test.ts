@@ -208,7 +208,7 @@ describe("a revocation is known without reading a session", () => {
   });
 });
 
-describe("row G4 keys", () => {
+describe("gs:G4 keys", () => {
   it("a key that another server made is read once, then known", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe } from "vitest";
-import { postgresMissing, startPostgres, type TestPostgres } from "../helpers/postgres.ts";
+import { postgresMissing, startPostgres, type TestPostgres } from "../servers/postgres.ts";
 
 const skipped = postgresMissing === undefined ? "" : ` (skipped: ${postgresMissing})`;
 

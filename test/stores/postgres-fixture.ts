@@ -4,7 +4,7 @@ import type { SessionStore } from "../../src/engine/store.ts";
 import { postgresBackend, postgresStore } from "../../src/stores/postgres/index.ts";
 import { openPool } from "../../src/stores/postgres/pool.ts";
 import { sqlStore } from "../../src/stores/sql/store.ts";
-import type { TestPostgres } from "../helpers/postgres.ts";
+import type { TestPostgres } from "../servers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
 
 let schemas = 0;

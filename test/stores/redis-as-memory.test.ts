@@ -8,7 +8,7 @@ import type {
 } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
-import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { redisMissing, startRedis, type TestRedis } from "../servers/redis.ts";
 import { createRedis } from "./redis-fixture.ts";
 
 const minute = 60_000;

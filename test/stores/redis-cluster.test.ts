@@ -2,7 +2,7 @@ import { createCluster } from "redis";
 import { expect, it, onTestFinished, vi } from "vitest";
 import { redisStore } from "../../src/stores/redis/index.ts";
 import { insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
-import { freePort, redisMissing, startRedis } from "../helpers/redis.ts";
+import { freePort, redisMissing, startRedis } from "../servers/redis.ts";
 import { stillClock } from "./still-clock.ts";
 
 const clock = { ...stillClock(), after: () => () => {} };

@@ -3,7 +3,7 @@ import { openSecretRing, randomId } from "../../src/base/crypto.ts";
 import { RefreshTokens } from "../../src/engine/refresh/token.ts";
 import { redisStore } from "../../src/stores/redis/index.ts";
 import { startEngine } from "../helpers/engine.ts";
-import { redisMissing, startRedis, type TestRedisClient } from "../helpers/redis.ts";
+import { redisMissing, startRedis, type TestRedisClient } from "../servers/redis.ts";
 import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";

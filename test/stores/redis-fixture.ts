@@ -2,7 +2,7 @@ import type { RedisClient } from "../../src/stores/redis/index.ts";
 import { RedisStore } from "../../src/stores/redis/store.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import type { ContractClock } from "../../src/testing/store-contract/index.ts";
-import type { TestRedis, TestRedisClient } from "../helpers/redis.ts";
+import type { TestRedis, TestRedisClient } from "../servers/redis.ts";
 import { stillClock } from "./still-clock.ts";
 
 // The scripts take their time from a key instead of the server's clock: that is all that differs.

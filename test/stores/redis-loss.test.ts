@@ -6,14 +6,14 @@ import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { testSessions } from "../../src/testing/test-sessions.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
+import { type Issued, issueOn, refreshCall } from "../helpers/refreshing.ts";
 import {
   freePort,
   redisMissing,
   startRedis,
   type TestRedis,
   type TestRedisClient,
-} from "../helpers/redis.ts";
-import { type Issued, issueOn, refreshCall } from "../helpers/refreshing.ts";
+} from "../servers/redis.ts";
 import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";

@@ -7,7 +7,7 @@ import {
   startRedis,
   type TestRedis,
   type TestRedisClient,
-} from "../helpers/redis.ts";
+} from "../servers/redis.ts";
 import { createRedis } from "./redis-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 

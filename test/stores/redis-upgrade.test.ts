@@ -7,7 +7,7 @@ import {
   startRedis,
   type TestRedis,
   type TestRedisClient,
-} from "../helpers/redis.ts";
+} from "../servers/redis.ts";
 import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const hour = 3_600_000;

@@ -7,7 +7,7 @@ import {
   newSession,
 } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract/index.ts";
-import { reconnected, redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { reconnected, redisMissing, startRedis, type TestRedis } from "../servers/redis.ts";
 import { describePruning } from "./pruning.ts";
 import { createRedis } from "./redis-fixture.ts";
 import { stillClock } from "./still-clock.ts";

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe } from "vitest";
-import { redisMissing, startRedis, type TestRedis } from "../helpers/redis.ts";
+import { redisMissing, startRedis, type TestRedis } from "../servers/redis.ts";
 import { describeRefreshRules } from "./refresh-rules.ts";
 import { sharedRedis } from "./shared-stores.ts";
 

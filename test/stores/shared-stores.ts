@@ -1,8 +1,8 @@
 import { type Clock, systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { RedisStore } from "../../src/stores/redis/store.ts";
-import type { TestPostgres } from "../helpers/postgres.ts";
-import type { TestRedis } from "../helpers/redis.ts";
+import type { TestPostgres } from "../servers/postgres.ts";
+import type { TestRedis } from "../servers/redis.ts";
 import { createPostgres } from "./postgres-fixture.ts";
 import type { SharedStore } from "./servers.ts";
 import { createSqlite } from "./sqlite-fixture.ts";

@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { readArguments } from "../../tools/revocation/options.ts";
-import { percentile, summarize } from "../../tools/revocation/summary.ts";
+import { readArguments } from "../../bench/revocation/options.ts";
+import { percentile, summarize } from "../../bench/revocation/summary.ts";
 
 describe("bench:revocation", () => {
-  it("counts every other process's refusal, and every stream", () => {
+  it("counts the refusal of every other process and the end of every stream", () => {
     const samples = Array.from({ length: 100 }, (_, i) => ({
       refusals: [i + 1, i + 1, i + 1],
       stream: 2 * (i + 1),
@@ -15,14 +15,14 @@ describe("bench:revocation", () => {
     });
   });
 
-  it("takes no share of few values for less than it is", () => {
+  it("rounds percentiles of few values up to the next value", () => {
     expect(percentile([3, 1, 2], 0.5)).toBe(2);
     expect(percentile([3, 1, 2], 0.99)).toBe(3);
     expect(percentile([7.04], 0.5)).toBe(7);
     expect(percentile([], 1)).toBeNaN();
   });
 
-  it("runs smaller by --quick, and knows no other word", () => {
+  it("does less with --quick and rejects unknown arguments", () => {
     expect(readArguments([])).toMatchObject({ processes: 4, sessions: 10_000, streams: 1_000 });
     expect(readArguments(["--quick"]).sessions).toBeLessThan(10_000);
     expect(() => readArguments(["--quik"])).toThrow(/quik/);

@@ -1,35 +1,35 @@
 import { expect, it } from "vitest";
-import { checkSession } from "../../tools/soak/check.ts";
-import type { Answer, Exchange } from "../../tools/soak/history.ts";
+import { checkSession } from "../../verification/soak/check.ts";
+import type { Answer, Exchange } from "../../verification/soak/history.ts";
 
-// A soak that finds nothing must be one that can find something.
-it("finds nothing in a history as it should be", () => {
+// A soak test without findings proves something only if its checks can find violations.
+it("finds nothing in a correct history", () => {
   expect(
     found([refresh(0, 0, 1), refresh(100, 0, 1), refresh(1_000, 1), refresh(5_000, 1, 2)]),
   ).toEqual([]);
 });
 
-it("finds two refresh tokens of one generation", () => {
+it("finds two different refresh tokens of one generation", () => {
   expect(found([refresh(0, 0, 1), refresh(100, 0, 1, "other")])).toEqual(["forks"]);
 });
 
-it("finds a success after an acknowledged end, but not one that was under way", () => {
+it("finds a success after the acknowledged end, but not a request that was under way", () => {
   const end = exchange({ what: "revoke", began: 1_000, ended: 1_100, answer: ok() });
   expect(found([end, refresh(1_050, 0)])).toEqual([]);
   expect(found([end, refresh(1_101, 0)])).toEqual(["resurrected"]);
 });
 
-it("finds a token that was good after its successor was confirmed for longer than the overlap", () => {
+it("finds a token that was accepted after its successor was confirmed and the overlap had passed", () => {
   const until = [refresh(0, 0, 1), refresh(1_000, 1)];
   expect(found([...until, refresh(2_000, 0, 1)])).toEqual([]);
   expect(found([...until, refresh(3_000, 0, 1)])).toEqual(["missed_thefts"]);
 });
 
-it("finds a token that was good two generations later", () => {
+it("finds a token that was accepted two generations later", () => {
   expect(found([refresh(0, 1, 2), refresh(100, 0, 1)])).toEqual(["missed_thefts"]);
 });
 
-it("finds a logout of somebody who was neither robbed nor leaving", () => {
+it("finds the logout of a user whose tokens were not stolen and who was not leaving", () => {
   const refused = exchange({ began: 1_000, ended: 1_010, answer: theft });
   const leaving = exchange({ what: "signOut", began: 500, ended: 2_000, answer: ok() });
   expect(found([refused])).toEqual(["false_logouts"]);

@@ -9,16 +9,16 @@ declare const transport: Transport;
 describe("types of the client", () => {
   const session = createSessionClient({ transport: () => transport });
 
-  it("its transport is a Connect transport", () => {
+  it("session.transport is a Connect transport", () => {
     expectTypeOf(session.transport).toEqualTypeOf<Transport>();
   });
 
-  it("withRefresh keeps the client's type", () => {
+  it("withRefresh returns the client's type", () => {
     const client = createClient(NotesService, transport);
     expectTypeOf(withRefresh(client, session)).toEqualTypeOf<Client<typeof NotesService>>();
   });
 
-  it("resume infers the message from the call, and the cursor from its start", () => {
+  it("resume infers the message type from the call and the cursor type from start", () => {
     const inbox = createClient(InboxService, transport);
     const messages = session.resume(
       (after, call) => {
@@ -42,10 +42,10 @@ describe("types of the client", () => {
     expectTypeOf(plain).toEqualTypeOf<AsyncIterable<WatchResponse>>();
   });
 
-  it("resume wants a cursor of one type", () => {
+  it("resume rejects a cursor whose type differs from start", () => {
     const inbox = createClient(InboxService, transport);
     const wrong = () =>
-      // @ts-expect-error: a text is no number
+      // @ts-expect-error: the cursor returns a string, but the start is a number
       session.resume((after, call) => inbox.watch({ after }, call), {
         start: 0,
         cursor: (message) => message.text,
@@ -53,7 +53,7 @@ describe("types of the client", () => {
     expectTypeOf(wrong).toBeFunction();
   });
 
-  it("the state is told apart by its status", () => {
+  it("the status of the state has three values", () => {
     expectTypeOf(session.state.status).toEqualTypeOf<"unknown" | "signedIn" | "signedOut">();
   });
 });

@@ -34,24 +34,27 @@ describe("readKeySet", () => {
   });
 
   it.each<readonly [string, () => unknown]>([
-    ["V08 a shared secret", () => ({ kty: "oct", k: "AAAA", kid: "x", alg: "HS256" })],
-    ["V08 a private key", () => ({ ...other.privateJwk, kid: "x" })],
-    ["V08 an RSA key with p", () => ({ kty: "RSA", n: "AQAB", e: "AQAB", p: "AQAB", kid: "x" })],
-    ["J19 use enc", () => ({ ...other.publicJwk, kid: "x", use: "enc" })],
-    ["J19 key_ops without verify", () => ({ ...other.publicJwk, kid: "x", key_ops: ["sign"] })],
-    ["J19 key_ops encrypt", () => ({ ...other.publicJwk, kid: "x", key_ops: ["encrypt"] })],
+    ["sec:V08 a shared secret", () => ({ kty: "oct", k: "AAAA", kid: "x", alg: "HS256" })],
+    ["sec:V08 a private key", () => ({ ...other.privateJwk, kid: "x" })],
     [
-      "J03 an algorithm that is not the key's",
+      "sec:V08 an RSA key with p",
+      () => ({ kty: "RSA", n: "AQAB", e: "AQAB", p: "AQAB", kid: "x" }),
+    ],
+    ["sec:J19 use enc", () => ({ ...other.publicJwk, kid: "x", use: "enc" })],
+    ["sec:J19 key_ops without verify", () => ({ ...other.publicJwk, kid: "x", key_ops: ["sign"] })],
+    ["sec:J19 key_ops encrypt", () => ({ ...other.publicJwk, kid: "x", key_ops: ["encrypt"] })],
+    [
+      "sec:J03 an algorithm that is not the key's",
       () => ({ ...other.publicJwk, kid: "x", alg: "ES256" }),
     ],
-    ["J18 RSA of 1024 bits", () => rsa(1024)],
-    ["J04 a kid with a slash", () => ({ ...other.publicJwk, kid: "../x" })],
-    ["J04 __proto__ as kid, unless it is one", () => ({ kty: "EC", kid: "__proto__" })],
+    ["sec:J18 RSA of 1024 bits", () => rsa(1024)],
+    ["sec:J04 a kid with a slash", () => ({ ...other.publicJwk, kid: "../x" })],
+    ["sec:J04 __proto__ as kid, unless it is one", () => ({ kty: "EC", kid: "__proto__" })],
     ["an unknown type", () => ({ kty: "AKP", alg: "ML-DSA-44", kid: "x", pub: "AA" })],
     ["null", () => null],
     ["a string", () => "key"],
     ["an array", () => []],
-  ])("leaves out %s, and keeps the rest", async (_, bad) => {
+  ])("%s: left out, the rest is kept", async (_, bad) => {
     expect(await kids([bad(), good.publicJwk])).toEqual([good.kid]);
     await expect(readKeySet({ keys: [bad()] })).rejects.toThrow(/no key/);
   });

@@ -269,7 +269,7 @@ describe("options of verifySessions", () => {
   const jwks = "https://test.example/.well-known/jwks.json";
 
   it.each<readonly [string, Partial<VerifySessionsOptions>, RegExp]>([
-    ["http", { jwks: "http://test.example/jwks.json" }, /^jwks: must be an https URL/],
+    ["http", { jwks: "http://test.example/jwks.json" }, /^jwks must be an https URL/],
     ["http on a host that only looks local", { jwks: "http://localhost.evil.example/" }, /^jwks/],
     ["credentials", { jwks: "https://user:pass@test.example/" }, /^jwks/],
     ["a file", { jwks: "file:///etc/passwd" }, /^jwks/],
@@ -289,7 +289,7 @@ describe("options of verifySessions", () => {
   });
 
   it("asks for options", () => {
-    expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions: give it options/);
+    expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions requires options/);
   });
 
   it.each([

@@ -1,174 +1,198 @@
-import { Code, ConnectError } from "@connectrpc/connect";
-import { header } from "../../base/wire.ts";
-import { type Hint, withoutTokens } from "../refresh/hint.ts";
-import { sessionHeaders } from "../refresh/rpc.ts";
-import type { SessionCore } from "../state/core.ts";
-import type { SentMark } from "../state/notice-rule.ts";
-import { race } from "./deadline.ts";
+import { ConnectError } from "@connectrpc/connect";
+import type { SessionCore } from "../core.ts";
+import type { SentSnapshot } from "../state/local-session.ts";
+import { deadlineExceeded, race } from "./deadline.ts";
+import type { HandledMark } from "./mark.ts";
+
+/** Describes a call before it is sent. */
+interface CallDescription {
+  readonly signal: AbortSignal | undefined;
+  /** The time that all attempts may take together, in milliseconds; undefined for no limit. */
+  readonly timeoutMs: number | undefined;
+  readonly isStream: boolean;
+  /** Whether the request can be sent a second time. */
+  readonly isReplayable: boolean;
+  /** Present if an interceptor further in may handle the call instead. */
+  readonly mark?: HandledMark;
+}
 
 /**
- * One call of a client, of whatever kind: prepare, then attach and send, then accept; when it is
- * refused, recover and send once more. It is sent twice at most.
+ * One call of a client, unary or streaming. It is sent at most twice: a second time only after a
+ * refusal that a refresh can cure.
  */
 export class SessionCall {
   readonly #core: SessionCore;
-  readonly #signal: AbortSignal | undefined;
-  readonly #replayable: boolean;
-  #delivered = false;
+  readonly #call: CallDescription;
+  readonly #startedAt: number;
   #sends = 0;
-  #sent: SentMark;
-  #loaded = false;
-  #accepted = false;
+  /** The session at the time of the last send. */
+  #sent: SentSnapshot | undefined;
+  /** Whether the headers of the current response have been read. */
+  #isAccepted = false;
+  /** Whether the caller has received a message. */
+  #isDelivered = false;
 
-  /** @param options.replayable whether the request can be sent a second time */
-  constructor(
-    core: SessionCore,
-    options: { readonly signal: AbortSignal | undefined; readonly replayable: boolean },
-  ) {
+  constructor(core: SessionCore, call: CallDescription) {
     this.#core = core;
-    this.#signal = options.signal;
-    this.#replayable = options.replayable;
-    this.#sent = core.local.mark();
+    this.#call = call;
+    this.#startedAt = core.options.clock.monotonic();
   }
 
   /** Whether a refusal could still be answered by sending the call again. */
   get mayResend(): boolean {
-    return this.#replayable && !this.#delivered && this.#sends < 2;
+    return this.#call.isReplayable && !this.#isDelivered && this.#sends < 2;
   }
 
   /**
-   * Waits for the tokens to be loaded, and refreshes ahead of the token's end: in the background
-   * while the token is good; before anything is sent once it is not, or for a stream, which cannot
-   * simply be sent again.
+   * Sends the call until it is accepted or finally refused. See {@link recover} for the second half
+   * of the story, which a stream enters on its own when it is refused after its headers.
    *
-   * @throws the reason of the call's signal
+   * @param headers the request headers; the credentials are written into them
+   * @param send sends the request once, within `timeoutMs`, and passes the headers of the response
+   *   to {@link accept}
+   * @param sent the first attempt, if the caller has sent it already
+   * @throws the error that the caller of the method is to receive
    */
-  async prepare(stream: boolean): Promise<void> {
-    const { local, options, refresher } = this.#core;
-    const loading = this.#core.ready();
-    if (loading !== undefined) {
-      await race(loading, this.#signal);
+  async run<T>(
+    headers: Headers,
+    send: (timeoutMs: number | undefined) => Promise<T>,
+    sent?: Promise<T>,
+  ): Promise<T> {
+    const { local, refresher } = this.#core;
+    const { signal, isStream } = this.#call;
+    if (this.#sends === 0) {
+      // 1. Wait until the tokens are loaded.
+      const loading = local.ready();
+      if (loading !== undefined) {
+        await race(loading, signal);
+      }
+
+      // 2. Refresh early. A unary call waits only if its token has expired already; a stream always
+      //    waits, because it cannot simply be sent again.
+      const phase = local.phase();
+      if ((phase === "due" || phase === "expired") && refresher.canRefresh()) {
+        const refreshed = refresher.refreshEarly();
+        if (refreshed !== undefined && (isStream || phase === "expired")) {
+          await race(refreshed, signal);
+        }
+      }
     }
-    const phase = local.phase(options.earlyRefresh);
-    if (phase === "unknown" || phase === "fresh" || !refresher.can()) {
+    let attempt = sent;
+    for (;;) {
+      try {
+        // 3. Attach the credentials, send, and read the notice of the response.
+        return await (attempt ?? send(this.attach(headers)));
+      } catch (error) {
+        // 4. Refused: refresh and send once more, or throw.
+        attempt = undefined;
+        await this.recover(error);
+      }
+    }
+  }
+
+  /**
+   * Handles the failure of an attempt. Returns if the call is to be sent again.
+   *
+   * @throws the error that the caller of the method is to receive otherwise
+   */
+  async recover(reason: unknown): Promise<void> {
+    const { local, refresher } = this.#core;
+    const { signal, mark } = this.#call;
+    const sent = this.#sent;
+    if (!(reason instanceof ConnectError) || mark?.handled || sent === undefined) {
+      throw reason;
+    }
+    const error: ConnectError = reason;
+
+    // 5. Read the notice and the hint of the refusal. Either can end the session here.
+    const hint = local.obey(error, this.#isAccepted ? undefined : sent);
+    this.#isAccepted = true;
+
+    // 6. The call was sent before its tokens were loaded: load them and send again.
+    if (hint?.action === "signIn" && !sent.wasLoaded && this.mayResend) {
+      const loading = local.ready();
+      if (loading !== undefined) {
+        await race(loading, signal);
+      }
+      if (local.tokens === undefined) {
+        throw error;
+      }
       return;
     }
-    const refreshed = refresher.runEarly();
-    if (refreshed !== undefined && (stream || phase === "over")) {
-      await race(refreshed, this.#signal);
+
+    // 7. Continue only on a REFRESH hint. Under a different session it would be a different call.
+    if (hint?.action !== "refresh" || local.epoch !== sent.epoch) {
+      throw error;
+    }
+
+    // 8. Refresh once for all calls, unless another call has done so since this one was sent.
+    const refreshing =
+      local.version === sent.version
+        ? refresher.refreshAfterRefusal(error, hint, this.#sends > 1 && !this.#isDelivered)
+        : undefined;
+
+    // 9. A call that cannot be sent again fails now; the next call will find a new token.
+    if (!this.mayResend) {
+      throw error;
+    }
+
+    // 10. Wait for the refresh. Send again only if the session is still the same.
+    if (refreshing !== undefined) {
+      const outcome = await race(refreshing, signal);
+      if (outcome.type === "failed") {
+        throw outcome.error;
+      }
+      if (outcome.type === "stale" || local.epoch !== sent.epoch) {
+        throw error;
+      }
     }
   }
 
-  /** Writes the token and the rest into the headers of the request, which is sent right after. */
-  attach(headers: Headers): void {
-    const { local } = this.#core;
+  /**
+   * Writes the credentials into the request headers. Call it right before sending.
+   *
+   * @returns the time left for this attempt: whole milliseconds, at least 1; undefined for no limit
+   * @throws ConnectError DeadlineExceeded if no time is left
+   */
+  attach(headers: Headers): number | undefined {
+    const timeoutMs = this.#timeLeft();
     this.#sends += 1;
-    this.#sent = local.mark();
-    this.#loaded = this.#core.ready() === undefined;
-    this.#accepted = false;
-    headers.delete(header.csrf);
-    for (const [name, value] of Object.entries(sessionHeaders(local))) {
-      headers.set(name, value);
-    }
-    if (local.tokens !== undefined) {
-      headers.set("authorization", `Bearer ${local.tokens.accessToken}`);
-    }
+    this.#sent = this.#core.local.attach(headers);
+    this.#isAccepted = false;
+    return timeoutMs;
   }
 
-  /** Takes the headers of the answer. Once for each time the call was sent. */
+  /** Reads the headers of a response, once for each attempt. */
   accept(headers: Headers): void {
-    if (!this.#accepted) {
-      this.#accepted = true;
-      this.#core.receive(headers, this.#sent);
+    if (!this.#isAccepted && this.#sent !== undefined) {
+      this.#isAccepted = true;
+      this.#core.local.receive(headers, this.#sent);
     }
   }
 
-  /** The answer was good: a message, or an end without an error. */
+  /** Reads the headers of a successful unary response. */
+  complete(headers: Headers): void {
+    this.accept(headers);
+    this.succeeded();
+  }
+
+  /** Records a success: a message, or an end without an error. */
   succeeded(): void {
-    this.#delivered = true;
+    this.#isDelivered = true;
     if (this.#sends === 2) {
       this.#core.refresher.refused.reset();
     }
   }
 
-  /**
-   * Returns when the call shall be sent again.
-   *
-   * @throws what the caller shall see otherwise
-   */
-  async recover(reason: unknown): Promise<void> {
-    if (!(reason instanceof ConnectError)) {
-      throw reason;
+  #timeLeft(): number | undefined {
+    const { timeoutMs } = this.#call;
+    if (timeoutMs === undefined) {
+      return undefined;
     }
-    const error: ConnectError = reason;
-    this.accept(error.metadata);
-    const hint = this.#core.obey(withoutTokens(error));
-    if (hint?.action === "signIn" && !this.#loaded && this.mayResend) {
-      return this.#loadThenResend(error);
+    const left = timeoutMs - (this.#core.options.clock.monotonic() - this.#startedAt);
+    if (left <= 0) {
+      throw deadlineExceeded();
     }
-    // Under another session than it was sent for, the call would be another call.
-    if (hint?.action !== "refresh" || this.#core.local.epoch !== this.#sent.epoch) {
-      throw error;
-    }
-    if (this.#core.local.version !== this.#sent.version) {
-      return this.#mustResend(error);
-    }
-    return this.#refresh(error, hint);
+    return Math.ceil(left);
   }
-
-  async #refresh(error: ConnectError, hint: Hint): Promise<void> {
-    const { refresher } = this.#core;
-    if (!refresher.can(hint)) {
-      throw error;
-    }
-    if (this.#sends > 1 && !this.#delivered) {
-      const retryIn = refresher.refused.failed();
-      this.#core.emit({ type: "refreshRefused", retryIn });
-      throw refusedAgain(error, retryIn);
-    }
-    if (refresher.refused.remaining > 0) {
-      throw refusedAgain(error, refresher.refused.remaining);
-    }
-    const running = refresher.run();
-    // Not for this call, but the next one shall find a good token.
-    this.#mustResend(error);
-    const outcome = await race(running, this.#signal);
-    if (outcome.type === "failed") {
-      throw outcome.error;
-    }
-    if (outcome.type === "stale" || this.#core.local.epoch !== this.#sent.epoch) {
-      throw error;
-    }
-  }
-
-  /** The call went out before the store had told what it holds. */
-  async #loadThenResend(error: ConnectError): Promise<void> {
-    const loading = this.#core.ready();
-    if (loading !== undefined) {
-      await race(loading, this.#signal);
-    }
-    if (this.#core.local.tokens === undefined) {
-      throw error;
-    }
-  }
-
-  #mustResend(error: ConnectError): void {
-    if (!this.mayResend) {
-      throw error;
-    }
-  }
-}
-
-function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
-  const seen = new ConnectError(
-    "a fresh access token was refused right after a refresh. Likely causes: the browser blocks or " +
-      "drops the session cookies, the clocks of the servers are apart, or the servers do not share " +
-      `their keys. The next refresh is tried in ${Math.ceil(retryIn / 1000)} s`,
-    Code.Unauthenticated,
-    error.metadata,
-    undefined,
-    error,
-  );
-  seen.details = error.details;
-  return seen;
 }

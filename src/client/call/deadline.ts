@@ -1,11 +1,19 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import type { Clock } from "../../base/clock.ts";
 
+/** How long the caller of `session.refresh` or `session.signOut` is willing to wait. */
+export interface SessionCallOptions {
+  /** Rejects the call when it aborts. */
+  readonly signal?: AbortSignal;
+  /** Rejects the call after this many milliseconds. */
+  readonly timeoutMs?: number;
+}
+
 /**
- * Waits for `promise` no longer than until `signal` aborts. What is waited for goes on: others may
- * wait for it too.
+ * Waits for `promise`, but only until `signal` aborts. The work behind the promise continues,
+ * because others may be waiting for it too.
  *
- * @throws ConnectError Canceled, or the signal's reason where that is one
+ * @throws ConnectError Canceled, or the signal's reason if that is a ConnectError
  */
 export function race<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) {
@@ -25,9 +33,30 @@ export function race<T>(promise: Promise<T>, signal: AbortSignal | undefined): P
 }
 
 /**
- * A signal that aborts with DeadlineExceeded after `ms`, or with `signal`.
+ * Starts `work` and waits for it within the bounds.
  *
- * @returns the signal, and a function that lets go of the timer
+ * @param work receives the bounds as call options. The timer runs here as well, because a transport
+ *   may ignore signals
+ * @throws ConnectError DeadlineExceeded after `timeoutMs`; see {@link race} for the signal
+ */
+export async function withDeadline<T>(
+  clock: Clock,
+  { signal, timeoutMs }: SessionCallOptions,
+  work: (bounds: SessionCallOptions) => Promise<T>,
+): Promise<T> {
+  const [until, done] = deadlineSignal(clock, timeoutMs, signal);
+  try {
+    const bounds = { ...(until && { signal: until }), ...(timeoutMs && { timeoutMs }) };
+    return await race(work(bounds), until);
+  } finally {
+    done();
+  }
+}
+
+/**
+ * Creates a signal that aborts with DeadlineExceeded after `ms`, or together with `signal`.
+ *
+ * @returns the signal, and a function that clears the timer
  */
 export function deadlineSignal(
   clock: Clock,
@@ -42,55 +71,8 @@ export function deadlineSignal(
   return [signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal, cancel];
 }
 
-/** Measures what is left of a call's time. */
-export class TimeLeft {
-  readonly #clock: Clock;
-  readonly #start: number;
-  readonly #total: number | undefined;
-
-  /** @param total milliseconds; undefined means no limit */
-  constructor(clock: Clock, total: number | undefined) {
-    this.#clock = clock;
-    this.#start = clock.monotonic();
-    this.#total = total;
-  }
-
-  /**
-   * Whole milliseconds, at least 1; undefined when there is no limit.
-   *
-   * @throws ConnectError DeadlineExceeded when nothing is left
-   */
-  get ms(): number | undefined {
-    if (this.#total === undefined) {
-      return undefined;
-    }
-    const left = this.#total - (this.#clock.monotonic() - this.#start);
-    if (left <= 0) {
-      throw deadlineExceeded();
-    }
-    return Math.ceil(left);
-  }
-}
-
-/** Reads the timeout header of a request; undefined when it has none that Connect would write. */
-export function timeoutOf(headers: Headers): number | undefined {
-  const text = headers.get(connectTimeout) ?? headers.get(grpcTimeout)?.replace(/m$/, "");
-  return text !== undefined && /^\d{1,10}$/.test(text) ? Number(text) : undefined;
-}
-
-/** Writes the timeout header that a request has anew. */
-export function setTimeoutOf(headers: Headers, ms: number): void {
-  if (headers.has(connectTimeout)) {
-    headers.set(connectTimeout, String(ms));
-  } else {
-    headers.set(grpcTimeout, `${ms}m`);
-  }
-}
-
-const connectTimeout = "connect-timeout-ms";
-const grpcTimeout = "grpc-timeout";
-
-function deadlineExceeded(): ConnectError {
+/** The error of a call whose time is over. */
+export function deadlineExceeded(): ConnectError {
   return new ConnectError("the operation timed out", Code.DeadlineExceeded);
 }
 

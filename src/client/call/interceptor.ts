@@ -1,134 +1,134 @@
-import type { Interceptor, StreamResponse, UnaryResponse } from "@connectrpc/connect";
+import type {
+  Interceptor,
+  StreamRequest,
+  StreamResponse,
+  UnaryRequest,
+  UnaryResponse,
+} from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
-import type { SessionCore } from "../state/core.ts";
+import type { SessionCore } from "../core.ts";
 import { SessionCall } from "./call.ts";
-import { setTimeoutOf, TimeLeft, timeoutOf } from "./deadline.ts";
 import { claim } from "./mark.ts";
 
-/** A request whose messages can be read from the start again. */
-export interface Replay<T> {
-  /**
-   * The messages from the first one on. Ending a reader does not end the source: the transport
-   * ends the readers of an attempt that failed.
-   */
-  open(): AsyncIterable<T>;
-}
-
-/**
- * Makes a request replayable by keeping every message that was read. Meant for requests of one
- * message; one that is longer is kept as a whole.
- */
-export function replayable<T>(source: AsyncIterable<T>): Replay<T> {
-  const pulls: Promise<IteratorResult<T>>[] = [];
-  let iterator: AsyncIterator<T> | undefined;
-  const pull = (index: number): Promise<IteratorResult<T>> => {
-    iterator ??= source[Symbol.asyncIterator]();
-    pulls[index] ??= iterator.next();
-    return pulls[index];
-  };
-  return { open: () => ({ [Symbol.asyncIterator]: () => reader(pull) }) };
-}
-
-/** Transports insist on `throw` and `return`. */
-function reader<T>(pull: (index: number) => Promise<IteratorResult<T>>): AsyncIterator<T> {
-  let index = 0;
-  let ended = false;
-  return {
-    async next() {
-      return ended ? { done: true, value: undefined } : pull(index++);
-    },
-    async throw(reason) {
-      ended = true;
-      throw reason;
-    },
-    async return() {
-      ended = true;
-      return { done: true, value: undefined };
-    },
-  };
-}
-
+type Next = Parameters<Interceptor>[0];
 type Message = StreamResponse["message"] extends AsyncIterable<infer M> ? M : never;
 
-/** One attempt whose headers have arrived. */
-interface Opened {
+/**
+ * The interceptor that gives calls the session: it attaches tokens, reads new ones from responses,
+ * and refreshes and resends a call that is refused because its token has expired.
+ */
+export function sessionInterceptor(core: SessionCore): Interceptor {
+  return (next) => async (req) => {
+    const contextValues = claim(req.contextValues);
+    if (contextValues === undefined) {
+      return next(req);
+    }
+    const request = { ...req, contextValues };
+    return request.stream ? streamCall(core, request, next) : unaryCall(core, request, next);
+  };
+}
+
+function unaryCall(core: SessionCore, request: UnaryRequest, next: Next): Promise<UnaryResponse> {
+  const call = new SessionCall(core, {
+    signal: request.signal,
+    timeoutMs: readTimeout(request.header),
+    isStream: false,
+    isReplayable: true,
+  });
+  return call.run(request.header, async (timeoutMs) => {
+    writeTimeout(request.header, timeoutMs);
+    const response = (await next(request)) as UnaryResponse;
+    call.complete(response.header);
+    return response;
+  });
+}
+
+/** A stream whose response headers have arrived. */
+interface OpenedStream {
   readonly response: StreamResponse;
   readonly messages: AsyncIterator<Message>;
-  /** The first read, where it had to be done already. */
+  /** The first read, if it had to be made already. */
   first: IteratorResult<Message> | undefined;
 }
 
 /**
- * Opens a stream, and once more where it is refused before its first message. The refusal may come
- * instead of the headers, or (from servers of Connect) on the first read after them.
+ * Opens a stream, and once more if it is refused before its first message. The refusal may arrive in
+ * place of the headers or (from Connect servers) on the first read after them.
  */
-export async function streamCall(
-  call: SessionCall,
-  send: () => Promise<StreamResponse>,
+async function streamCall(
+  core: SessionCore,
+  request: StreamRequest,
+  next: Next,
 ): Promise<StreamResponse> {
-  const opened = await open(call, send);
-  const { response } = opened;
-  // Copies, because a later attempt may yet replace what is in them.
-  const answer = { header: new Headers(response.header), trailer: new Headers() };
-  const messages = new StreamMessages(call, opened, async () => {
-    const again = await open(call, send);
-    refill(answer.header, again.response.header);
-    return again;
+  const isReplayable = request.method.methodKind === "server_streaming";
+  const replay = isReplayable ? new Replay(request.message) : undefined;
+  const call = new SessionCall(core, {
+    signal: request.signal,
+    timeoutMs: readTimeout(request.header),
+    isStream: true,
+    isReplayable,
   });
-  return {
-    ...response,
-    ...answer,
-    message: { [Symbol.asyncIterator]: () => messages.iterator(answer.trailer) },
-  };
-}
-
-/** Sends until it is accepted. `recover` throws when the call shall not be sent again. */
-async function open(call: SessionCall, send: () => Promise<StreamResponse>): Promise<Opened> {
-  for (;;) {
-    try {
-      const response = await send();
+  const open = (): Promise<OpenedStream> =>
+    call.run(request.header, async (timeoutMs) => {
+      writeTimeout(request.header, timeoutMs);
+      const message = replay?.open() ?? request.message;
+      const response = (await next({ ...request, message })) as StreamResponse;
       call.accept(response.header);
       const messages = response.message[Symbol.asyncIterator]();
-      // The server says that an error follows: wait for it, so that the caller never sees the
-      // headers of the refusal.
-      const refused = response.header.get(header.hint) === "refresh" && call.mayResend;
-      return { response, messages, first: refused ? await messages.next() : undefined };
-    } catch (error) {
-      await call.recover(error);
-    }
-  }
+      // The header announces an error. Wait for it, so that the caller never sees the headers of a
+      // refusal that a refresh can cure.
+      const isRefused = response.header.get(header.hint) === "refresh" && call.mayResend;
+      return { response, messages, first: isRefused ? await messages.next() : undefined };
+    });
+
+  const opened = await open();
+  // Copies, because a later attempt may replace their content.
+  const answer = { header: new Headers(opened.response.header), trailer: new Headers() };
+  const messages = new ResendingMessages(call, opened, {
+    reopen: async () => {
+      const again = await open();
+      refill(answer.header, again.response.header);
+      return again;
+    },
+    onEnd: ({ response }) => refill(answer.trailer, response.trailer),
+  });
+  return { ...opened.response, ...answer, message: { [Symbol.asyncIterator]: () => messages } };
 }
 
-class StreamMessages {
-  readonly #call: SessionCall;
-  readonly #reopen: () => Promise<Opened>;
-  #opened: Opened;
+interface StreamActions {
+  readonly reopen: () => Promise<OpenedStream>;
+  readonly onEnd: (opened: OpenedStream) => void;
+}
 
-  constructor(call: SessionCall, opened: Opened, reopen: () => Promise<Opened>) {
+/** The messages of a stream that is opened again if it is refused on the first read. */
+class ResendingMessages implements AsyncIterator<Message> {
+  readonly #call: SessionCall;
+  readonly #actions: StreamActions;
+  #opened: OpenedStream;
+
+  constructor(call: SessionCall, opened: OpenedStream, actions: StreamActions) {
     this.#call = call;
     this.#opened = opened;
-    this.#reopen = reopen;
+    this.#actions = actions;
   }
 
-  iterator(trailer: Headers): AsyncIterator<Message> {
-    return {
-      next: async () => {
-        const result = await this.#read();
-        this.#call.succeeded();
-        if (result.done) {
-          refill(trailer, this.#opened.response.trailer);
-        }
-        return result;
-      },
-      throw: async (reason) => {
-        await this.#opened.messages.throw?.(reason);
-        throw reason;
-      },
-      return: async (value) => {
-        await this.#opened.messages.return?.(value);
-        return { done: true, value };
-      },
-    };
+  async next(): Promise<IteratorResult<Message>> {
+    const result = await this.#read();
+    this.#call.succeeded();
+    if (result.done) {
+      this.#actions.onEnd(this.#opened);
+    }
+    return result;
+  }
+
+  async throw(reason: unknown): Promise<IteratorResult<Message>> {
+    await this.#opened.messages.throw?.(reason);
+    throw reason;
+  }
+
+  async return(value?: unknown): Promise<IteratorResult<Message>> {
+    await this.#opened.messages.return?.(value);
+    return { done: true, value };
   }
 
   async #read(): Promise<IteratorResult<Message>> {
@@ -139,9 +139,54 @@ class StreamMessages {
         return first ?? (await messages.next());
       } catch (error) {
         await this.#call.recover(error);
-        this.#opened = await this.#reopen();
+        this.#opened = await this.#actions.reopen();
       }
     }
+  }
+}
+
+/**
+ * A request stream that can be read from the start again, because every message read is kept. Meant
+ * for requests of one message; a longer request is kept in full.
+ */
+class Replay<T> {
+  readonly #source: AsyncIterable<T>;
+  readonly #reads: Promise<IteratorResult<T>>[] = [];
+  #iterator: AsyncIterator<T> | undefined;
+
+  constructor(source: AsyncIterable<T>) {
+    this.#source = source;
+  }
+
+  /**
+   * Returns the messages from the first one on. Ending a reader does not end the source, because
+   * the transport ends the readers of a failed attempt.
+   */
+  open(): AsyncIterable<T> {
+    return { [Symbol.asyncIterator]: () => this.#reader() };
+  }
+
+  /** Transports require `throw` and `return`. */
+  #reader(): AsyncIterator<T> {
+    let index = 0;
+    let isEnded = false;
+    return {
+      next: async () => (isEnded ? { done: true, value: undefined } : this.#read(index++)),
+      throw: async (reason) => {
+        isEnded = true;
+        throw reason;
+      },
+      return: async () => {
+        isEnded = true;
+        return { done: true, value: undefined };
+      },
+    };
+  }
+
+  #read(index: number): Promise<IteratorResult<T>> {
+    this.#iterator ??= this.#source[Symbol.asyncIterator]();
+    this.#reads[index] ??= this.#iterator.next();
+    return this.#reads[index];
   }
 }
 
@@ -154,55 +199,23 @@ function refill(target: Headers, source: Headers): void {
   });
 }
 
-/** Attaches tokens, takes new ones, and refreshes and sends once more what was refused for age. */
-export function sessionInterceptor(core: SessionCore): Interceptor {
-  return (next) => async (req) => {
-    const contextValues = claim(req.contextValues);
-    return contextValues === undefined ? next(req) : run({ ...req, contextValues }, next, core);
-  };
+const connectTimeout = "connect-timeout-ms";
+const grpcTimeout = "grpc-timeout";
+
+/** Reads the timeout header of a request; undefined if there is none in a form that Connect writes. */
+function readTimeout(headers: Headers): number | undefined {
+  const text = headers.get(connectTimeout) ?? headers.get(grpcTimeout)?.replace(/m$/, "");
+  return text !== undefined && /^\d{1,10}$/.test(text) ? Number(text) : undefined;
 }
 
-async function run(req: Request, next: Next, core: SessionCore): ReturnType<Next> {
-  const left = new TimeLeft(core.options.clock, timeoutOf(req.header));
-  const one = !req.stream || req.method.methodKind === "server_streaming";
-  const call = new SessionCall(core, { signal: req.signal, replayable: one });
-  await call.prepare(req.stream);
-  const attach = (): void => {
-    const { ms } = left;
-    if (ms !== undefined) {
-      setTimeoutOf(req.header, ms);
-    }
-    call.attach(req.header);
-  };
-  if (!req.stream) {
-    return unaryCall(call, () => {
-      attach();
-      return next(req) as Promise<UnaryResponse>;
-    });
+/** Overwrites the timeout header that the request has. */
+function writeTimeout(headers: Headers, ms: number | undefined): void {
+  if (ms === undefined) {
+    return;
   }
-  const messages = one ? replayable(req.message) : { open: () => req.message };
-  return streamCall(call, () => {
-    attach();
-    return next({ ...req, message: messages.open() }) as Promise<StreamResponse>;
-  });
-}
-
-type Next = Parameters<Interceptor>[0];
-type Request = Parameters<Next>[0];
-
-async function unaryCall(
-  call: SessionCall,
-  send: () => Promise<UnaryResponse>,
-): Promise<UnaryResponse> {
-  for (;;) {
-    try {
-      const response = await send();
-      call.accept(response.header);
-      call.succeeded();
-      return response;
-    } catch (error) {
-      // Throws unless the call shall be sent again.
-      await call.recover(error);
-    }
+  if (headers.has(connectTimeout)) {
+    headers.set(connectTimeout, String(ms));
+  } else {
+    headers.set(grpcTimeout, `${ms}m`);
   }
 }

@@ -1,39 +1,44 @@
 import { type ContextKey, type ContextValues, createContextValues } from "@connectrpc/connect";
 
-/** Tells the outer of two layers that the inner one refreshes and retries. */
-export interface Handled {
-  by: boolean;
+/**
+ * The mark of a call, carried in its context values. Two layers of this package may handle the same
+ * call: `withRefresh` around a client whose transport already has the session's interceptor. The
+ * interceptor, which is the inner layer, sets the mark and does the work; the outer layer sees the
+ * mark and leaves the call alone. So a call is sent twice at most.
+ */
+export interface HandledMark {
+  handled: boolean;
 }
 
-const handledKey: ContextKey<Handled | undefined> = {
-  // By name, so that two copies of this package know each other's mark.
+const markKey: ContextKey<HandledMark | undefined> = {
+  // A registered symbol, so that two copies of this package recognize each other's mark.
   id: Symbol.for("rpc-session.client.handled"),
   defaultValue: undefined,
 };
 
 /**
- * Called by the interceptor of a request.
+ * Claims a call for the interceptor that asks.
  *
- * @returns the context values for the layers inside, or undefined when a layer of ours further out
- *   does the work already
+ * @returns the context values for the layers further in, or undefined if an interceptor further out
+ *   has claimed the call already
  */
 export function claim(values: ContextValues): ContextValues | undefined {
-  const mark = values.get(handledKey);
+  const mark = values.get(markKey);
   if (mark === undefined) {
-    return withMark(values, { by: true });
+    return withMark(values, { handled: true });
   }
-  const claimed = mark.by;
-  mark.by = true;
-  return claimed ? undefined : values;
+  const isClaimed = mark.handled;
+  mark.handled = true;
+  return isClaimed ? undefined : values;
 }
 
-/** The caller's context values with the mark; the caller's own object stays as it is. */
+/** Adds the mark to the caller's context values without changing the caller's object. */
 export function withMark(
   values: ContextValues = createContextValues(),
-  mark: Handled,
+  mark: HandledMark,
 ): ContextValues {
   return {
-    get: (key) => (key.id === handledKey.id ? (mark as never) : values.get(key)),
+    get: (key) => (key.id === markKey.id ? (mark as never) : values.get(key)),
     set(key, value) {
       values.set(key, value);
       return this;

@@ -1,32 +1,44 @@
 import type { CallOptions } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
+import type { SessionCore } from "../core.ts";
 import { coreOf, type SessionClient } from "../session-client.ts";
-import type { SessionCore } from "../state/core.ts";
 import { SessionCall } from "./call.ts";
-import { deadlineSignal, TimeLeft } from "./deadline.ts";
-import { type Handled, withMark } from "./mark.ts";
+import { deadlineSignal } from "./deadline.ts";
+import { type HandledMark, withMark } from "./mark.ts";
 
 /**
- * Gives a client that exists already the session: its calls carry the tokens, take new ones, and
- * are refreshed for and sent again by the same rules as on `session.transport`. Two limits: a
- * method's very first call cannot wait for an early refresh (whether it is a stream is only known
- * by its result), and a request that is an iterable of messages is never sent again.
+ * Gives the session to a client that exists already. Its calls carry the tokens, read new ones from
+ * responses, and are refreshed and resent by the same rules as on `session.transport`.
  *
- * Tokens go where the client's own transport goes; give it one to the session's service only.
+ * Two limits apply. The first call of each method cannot wait for an early refresh, because only its
+ * result shows whether the method is a stream. A request that is an iterable of messages is never
+ * sent again.
+ *
+ * Tokens go wherever the client's own transport sends its calls. Pass only clients of the service
+ * that the session belongs to.
+ *
+ * ```ts
+ * const notes = withRefresh(createClient(NotesService, transport), session);
+ * ```
  *
  * @param client any client made by Connect's `createClient`
- * @returns an object of the same type. When its transport has the session's interceptor already,
- *   that one does the work; a call is sent twice at most
- * @throws TypeError when `client` is no client or `session` none of `createSessionClient`
+ * @returns an object of the same type. If the client's transport already has the session's
+ *   interceptor, the interceptor does the work; a call is sent twice at most
+ * @throws TypeError if `client` is not a Connect client, or `session` was not returned by
+ *   `createSessionClient`
  */
 export function withRefresh<C extends object>(client: C, session: SessionClient): C {
   const core = coreOf(session);
   if (core === undefined) {
-    throw new TypeError("withRefresh: session is none; give what createSessionClient returned");
+    throw new TypeError(
+      "withRefresh: `session` must be the object returned by createSessionClient",
+    );
   }
   const methods = typeof client === "object" && client !== null ? Object.entries(client) : [];
   if (methods.length === 0 || !methods.every(([, method]) => typeof method === "function")) {
-    throw new TypeError("withRefresh: client is none; give what Connect's createClient returned");
+    throw new TypeError(
+      "withRefresh: `client` must be a client returned by Connect's createClient",
+    );
   }
   if (wrapped.get(client) === core) {
     return client;
@@ -36,143 +48,147 @@ export function withRefresh<C extends object>(client: C, session: SessionClient)
   return result as C;
 }
 
+/** The clients that withRefresh returned, so that wrapping one again changes nothing. */
 const wrapped = new WeakMap<object, SessionCore>();
 
 type Method = (input: unknown, options?: CallOptions) => unknown;
 
 function wrap(method: Method, core: SessionCore): Method {
-  let streams: boolean | undefined;
+  let isStream: boolean | undefined;
   return (input, options = {}) => {
-    const call = new WrappedCall(core, method, { input, options });
-    // Clients do not carry the schema: the first result tells the kind of the method.
-    const sent = streams === undefined ? call.send() : undefined;
-    streams ??= isIterable(sent);
-    return streams
+    const call = new WrappedCall(core, method, { input, options, isStream: isStream ?? false });
+    // Clients do not carry the schema, so the first result shows the kind of the method.
+    const sent = isStream === undefined ? call.sendNow() : undefined;
+    isStream ??= isIterable(sent);
+    return isStream
       ? call.stream(sent as AsyncIterable<unknown> | undefined)
       : call.unary(sent as Promise<unknown> | undefined);
   };
 }
 
+/** One call of a wrapped method. */
 class WrappedCall {
   readonly #method: Method;
   readonly #input: unknown;
   readonly #options: CallOptions;
+  readonly #headers: Headers;
   readonly #call: SessionCall;
-  readonly #left: TimeLeft;
-  readonly #handled: Handled = { by: false };
-  readonly #letGo: () => void;
-  #heldHeader: Headers | undefined;
+  readonly #mark: HandledMark = { handled: false };
+  readonly #clearTimer: () => void;
+  /** The headers of a refusal. The caller sees them only if no better ones follow. */
+  #heldHeaders: Headers | undefined;
 
   constructor(
     core: SessionCore,
     method: Method,
-    { input, options }: { readonly input: unknown; readonly options: CallOptions },
+    call: { readonly input: unknown; readonly options: CallOptions; readonly isStream: boolean },
   ) {
-    const { clock } = core.options;
+    const { input, options } = call;
     const timeoutMs = options.timeoutMs && options.timeoutMs > 0 ? options.timeoutMs : undefined;
-    const [signal, letGo] = deadlineSignal(clock, timeoutMs, options.signal);
+    const [signal, clearTimer] = deadlineSignal(core.options.clock, timeoutMs, options.signal);
     this.#method = method;
     this.#input = input;
     this.#options = options;
-    this.#letGo = letGo;
-    this.#left = new TimeLeft(clock, timeoutMs);
-    this.#call = new SessionCall(core, { signal, replayable: !isIterable(input) });
-  }
-
-  send(): unknown {
-    const { ms } = this.#left;
-    const headers = new Headers(this.#options.headers);
-    this.#call.attach(headers);
-    return this.#method(this.#input, {
-      ...this.#options,
-      headers,
-      ...(ms !== undefined && { timeoutMs: ms }),
-      contextValues: withMark(this.#options.contextValues, this.#handled),
-      onHeader: (answer) => this.#take(answer),
+    this.#headers = new Headers(options.headers);
+    this.#clearTimer = clearTimer;
+    this.#call = new SessionCall(core, {
+      ...{ signal, timeoutMs, mark: this.#mark },
+      isStream: call.isStream || isIterable(input),
+      isReplayable: !isIterable(input),
     });
   }
 
+  /** Makes the first attempt at once, without waiting for anything. */
+  sendNow(): unknown {
+    return this.#send(this.#call.attach(this.#headers));
+  }
+
   async unary(sent: Promise<unknown> | undefined): Promise<unknown> {
-    let result = sent;
     try {
-      if (result === undefined) {
-        await this.#call.prepare(isIterable(this.#input));
-      }
-      for (;;) {
-        try {
-          const message = await (result ?? this.send());
-          this.#call.succeeded();
-          return message;
-        } catch (error) {
-          await this.#recover(error);
-          result = undefined;
-        }
-      }
+      const message = await this.#call.run(
+        this.#headers,
+        async (timeoutMs) => this.#send(timeoutMs),
+        sent,
+      );
+      this.#call.succeeded();
+      return message;
+    } catch (error) {
+      this.#showHeldHeaders();
+      throw error;
     } finally {
-      this.#letGo();
+      this.#clearTimer();
     }
   }
 
-  /** Sends at once, as clients do; without `throw` and `return`, as they are. */
+  /**
+   * Sends at once, as the methods of Connect clients do. Like theirs, the iterator has neither
+   * `throw` nor `return`.
+   */
   stream(sent: AsyncIterable<unknown> | undefined): AsyncIterable<unknown> {
-    const open = async (): Promise<AsyncIterable<unknown>> => {
-      await this.#call.prepare(true);
-      return this.send() as AsyncIterable<unknown>;
-    };
-    const opened = sent === undefined ? open() : Promise.resolve(sent);
-    // Whoever iterates gets the error; nobody may.
+    const opened = sent === undefined ? this.#open() : Promise.resolve(sent);
+    // An error reaches the caller through the iterator, which the caller may never read.
     opened.catch(() => {});
     const messages = this.#messages(opened);
     return { [Symbol.asyncIterator]: () => ({ next: () => messages.next() }) };
   }
 
+  #send(timeoutMs: number | undefined): unknown {
+    this.#heldHeaders = undefined;
+    return this.#method(this.#input, {
+      ...this.#options,
+      headers: this.#headers,
+      ...(timeoutMs !== undefined && { timeoutMs }),
+      contextValues: withMark(this.#options.contextValues, this.#mark),
+      onHeader: (answer) => this.#onHeader(answer),
+    });
+  }
+
+  #open(): Promise<AsyncIterable<unknown>> {
+    return this.#call.run(
+      this.#headers,
+      async (timeoutMs) => this.#send(timeoutMs) as AsyncIterable<unknown>,
+    );
+  }
+
   async *#messages(opened: Promise<AsyncIterable<unknown>>): AsyncGenerator<unknown> {
-    let source: Promise<AsyncIterable<unknown>> | undefined = opened;
+    let source = opened;
     try {
       for (;;) {
         try {
-          for await (const message of (await (source ?? this.send())) as AsyncIterable<unknown>) {
+          for await (const message of await source) {
             this.#call.succeeded();
             yield message;
           }
           this.#call.succeeded();
           return;
         } catch (error) {
-          await this.#recover(error);
-          source = undefined;
+          await this.#call.recover(error);
+          source = this.#open();
         }
       }
+    } catch (error) {
+      this.#showHeldHeaders();
+      throw error;
     } finally {
-      this.#letGo();
+      this.#clearTimer();
     }
   }
 
-  #take(answer: Headers): void {
-    if (!this.#handled.by) {
+  #onHeader(answer: Headers): void {
+    this.#heldHeaders = undefined;
+    if (!this.#mark.handled) {
       this.#call.accept(answer);
       if (answer.get(header.hint) === "refresh" && this.#call.mayResend) {
-        // Headers of a refusal; the caller sees them only if there will be no better ones.
-        this.#heldHeader = answer;
+        this.#heldHeaders = answer;
         return;
       }
     }
-    this.#heldHeader = undefined;
     this.#options.onHeader?.(answer);
   }
 
-  async #recover(error: unknown): Promise<void> {
-    const held = this.#heldHeader;
-    this.#heldHeader = undefined;
-    try {
-      if (this.#handled.by) {
-        throw error;
-      }
-      await this.#call.recover(error);
-    } catch (final) {
-      if (held !== undefined) {
-        this.#options.onHeader?.(held);
-      }
-      throw final;
+  #showHeldHeaders(): void {
+    if (this.#heldHeaders !== undefined) {
+      this.#options.onHeader?.(this.#heldHeaders);
     }
   }
 }

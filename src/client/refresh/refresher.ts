@@ -1,70 +1,111 @@
-import { Code, ConnectError } from "@connectrpc/connect";
-import { deadlineSignal, race } from "../call/deadline.ts";
-import type { SessionContext } from "../state/context.ts";
-import type { SentMark, Verdict } from "../state/notice-rule.ts";
-import { channelName, withLock } from "../state/tabs.ts";
-import { Backoff } from "./backoff.ts";
-import { type Hint, withoutTokens } from "./hint.ts";
+import { type Client, Code, ConnectError } from "@connectrpc/connect";
+import type { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
+import type { Clock } from "../../base/clock.ts";
+import { withDeadline } from "../call/deadline.ts";
+import type { ResolvedOptions } from "../options.ts";
+import type { Hint } from "../state/hint.ts";
+import { type LocalSession, refreshHeaders } from "../state/local-session.ts";
+import type { SessionSnapshot } from "../state/notice-rule.ts";
+import { channelName } from "../state/tabs.ts";
 
 /**
  * - `refreshed`: there is a new access token.
- * - `stale`: the session changed meanwhile; the answer counts for nobody.
- * - `failed`: there is none; the session is kept unless the server said that it is over.
+ * - `stale`: the session changed during the refresh, so its result does not count.
+ * - `failed`: there is no new access token. The session is kept unless the server ended it.
  */
-export type RefreshOutcome =
+type RefreshOutcome =
   | { readonly type: "refreshed" }
   | { readonly type: "stale" }
   | { readonly type: "failed"; readonly error: ConnectError };
 
-/** Refreshes the session, once for everybody who waits. */
+/** Refreshes the session with single flight: all callers share one refresh. */
 export class Refresher {
-  /** After a token was refused right after a refresh. */
+  /** Delays refreshes after a token was refused right after a refresh. */
   readonly refused: Backoff;
-  /** After an early refresh that failed: nobody asked for it, so nobody is hurt by waiting. */
+  /** Delays early refreshes after one failed. No caller needs them yet, so waiting hurts nobody. */
   readonly early: Backoff;
-  readonly #core: SessionContext;
+  readonly #options: ResolvedOptions;
+  readonly #local: LocalSession;
+  readonly #service: Client<typeof SessionService>;
+  readonly #lockName: string;
   #flight: { readonly epoch: number; readonly outcome: Promise<RefreshOutcome> } | undefined;
 
-  constructor(core: SessionContext) {
-    this.#core = core;
-    this.refused = new Backoff(core.options.clock);
-    this.early = new Backoff(core.options.clock);
+  /** @param service on a transport without the session's interceptor, so that refreshes do not recur */
+  constructor(
+    options: ResolvedOptions,
+    local: LocalSession,
+    service: Client<typeof SessionService>,
+  ) {
+    this.#options = options;
+    this.#local = local;
+    this.#service = service;
+    this.#lockName = channelName(options.realm);
+    this.refused = new Backoff(options.clock);
+    this.early = new Backoff(options.clock);
   }
 
-  /** The refresh that runs now, whatever session it is for. */
+  /** The running refresh, whichever session it is for. */
   get running(): Promise<RefreshOutcome> | undefined {
     return this.#flight?.outcome;
   }
 
-  /** Whether there is anything to refresh. */
-  can(hint?: Hint): boolean {
-    const { local } = this.#core;
-    if (local.transport === "header") {
-      return local.tokens?.refreshToken !== undefined;
+  /** Whether there is a session to refresh, or may be one. */
+  canRefresh(hint?: Hint): boolean {
+    const { transport, tokens, status, endedSessionId } = this.#local;
+    if (transport === "header") {
+      return tokens?.refreshToken !== undefined;
     }
-    // Signed out here; but a hint that names another session than ours shows that the cookies hold
-    // a new one.
-    const another = !!hint?.session && local.ended !== undefined && hint.session !== local.ended;
-    return local.status !== "signedOut" || another;
+    // After a sign-out, a hint that names a different session shows that the cookies hold a new one.
+    const isOther =
+      !!hint?.sessionId && endedSessionId !== undefined && hint.sessionId !== endedSessionId;
+    return status !== "signedOut" || isOther;
   }
 
-  /** Joins the refresh that runs for the present session, or starts one. Never rejects. */
-  run(): Promise<RefreshOutcome> {
-    const { epoch } = this.#core.local;
+  /** Joins the running refresh of the current session, or starts one. Never rejects. */
+  refresh(): Promise<RefreshOutcome> {
+    const { epoch } = this.#local;
     if (this.#flight?.epoch === epoch) {
       return this.#flight.outcome;
     }
-    const flight = { epoch, outcome: this.#refresh().finally(() => this.#land(flight)) };
+    const outcome = this.#start().finally(() => {
+      if (this.#flight === flight) {
+        this.#flight = undefined;
+      }
+    });
+    const flight = { epoch, outcome };
     this.#flight = flight;
-    return flight.outcome;
+    return outcome;
   }
 
-  /** A refresh that nobody needs yet; undefined while one is held back. */
-  runEarly(): Promise<RefreshOutcome> | undefined {
-    if (this.#flight?.epoch !== this.#core.local.epoch && this.#heldBack) {
+  /**
+   * Refreshes for a call that was refused with a REFRESH hint.
+   *
+   * @param isSecond whether the call was refused right after a refresh
+   * @throws `error` if there is nothing to refresh; the same with a diagnosis while refreshes are
+   *   delayed
+   */
+  refreshAfterRefusal(error: ConnectError, hint: Hint, isSecond: boolean): Promise<RefreshOutcome> {
+    if (!this.canRefresh(hint)) {
+      throw error;
+    }
+    if (isSecond) {
+      const retryIn = this.refused.failed();
+      this.#local.emit({ type: "refreshRefused", retryIn });
+      throw refusedAgain(error, retryIn);
+    }
+    if (this.refused.remaining > 0) {
+      throw refusedAgain(error, this.refused.remaining);
+    }
+    return this.refresh();
+  }
+
+  /** Refreshes before the token expires. Returns undefined while early refreshes are delayed. */
+  refreshEarly(): Promise<RefreshOutcome> | undefined {
+    const isDelayed = this.refused.remaining > 0 || this.early.remaining > 0;
+    if (this.#flight?.epoch !== this.#local.epoch && isDelayed) {
       return undefined;
     }
-    return this.run().then((outcome) => {
+    return this.refresh().then((outcome) => {
       if (outcome.type === "failed") {
         this.early.failed();
       }
@@ -72,110 +113,173 @@ export class Refresher {
     });
   }
 
-  /** A new session begins with a clean slate. */
+  /** Ends all delays. A new session does not inherit them. */
   reset(): void {
     this.refused.reset();
     this.early.reset();
   }
 
-  get #heldBack(): boolean {
-    return this.refused.remaining > 0 || this.early.remaining > 0;
-  }
+  async #start(): Promise<RefreshOutcome> {
+    const { clock, refreshTimeoutMs } = this.#options;
+    // 1. Remember the session as it is now, to notice what happens in between.
+    const before = this.#local.snapshot();
 
-  #land(flight: unknown): void {
-    if (this.#flight === flight) {
-      this.#flight = undefined;
+    // 2. Look whether somebody else has refreshed already. In cookie mode the tabs take turns, and
+    //    each learns from messages of the others. In header mode the token store is loaded again; a
+    //    store that hangs must not delay the refresh for longer than the refresh itself may take.
+    if (this.#local.transport === "cookie") {
+      const lock = { name: this.#lockName, ms: refreshTimeoutMs, clock };
+      return withLock(lock, () => this.#exchange(before));
     }
+    const bounds = { timeoutMs: refreshTimeoutMs };
+    await withDeadline(clock, bounds, () => this.#local.reload()).catch(() => {});
+    return this.#exchange(before);
   }
 
-  async #refresh(): Promise<RefreshOutcome> {
-    const { local, options } = this.#core;
-    const sent = local.mark();
-    if (local.transport === "cookie") {
-      const { realm, refreshTimeoutMs: ms, clock } = options;
-      return withLock({ name: channelName(realm), ms, clock }, () => this.#exchange(sent));
-    }
-    await this.#lookAgain();
-    return this.#exchange(sent);
-  }
-
-  /** A store that hangs must not hold the refresh for longer than the refresh itself may take. */
-  async #lookAgain(): Promise<void> {
-    const { clock, refreshTimeoutMs } = this.#core.options;
-    const [signal, done] = deadlineSignal(clock, refreshTimeoutMs);
-    await race(this.#core.reload(), signal).catch(() => {});
-    done();
-  }
-
-  async #exchange(sent: SentMark): Promise<RefreshOutcome> {
-    const { local, options, rpc } = this.#core;
-    if (local.epoch !== sent.epoch) {
+  async #exchange(before: SessionSnapshot): Promise<RefreshOutcome> {
+    const local = this.#local;
+    const { clock, refreshTimeoutMs } = this.#options;
+    if (local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    if (local.version !== sent.version) {
+    if (local.version !== before.version) {
       return { type: "refreshed" };
     }
     try {
-      const headers = await rpc.refresh(local, options.refreshTimeoutMs);
-      return this.#succeed(this.#core.receive(headers, sent, true), sent);
-    } catch (error) {
-      return this.#fail(withoutTokens(ConnectError.from(error)), sent);
-    }
-  }
+      // 3. Ask the server. The new tokens are in the response headers.
+      let answer = new Headers();
+      const refreshToken = local.tokens?.refreshToken ?? "";
+      const headers = refreshHeaders(local);
+      const onHeader = (received: Headers): void => {
+        answer = received;
+      };
+      await withDeadline(clock, { timeoutMs: refreshTimeoutMs }, (bounds) =>
+        this.#service.refresh({ refreshToken }, { ...bounds, headers, onHeader }),
+      );
 
-  #succeed(verdict: Verdict | "none", sent: SentMark): RefreshOutcome {
-    const { local } = this.#core;
-    if (local.epoch !== sent.epoch) {
-      this.#lateCookies(verdict, sent);
-      return { type: "stale" };
-    }
-    if (local.version === sent.version) {
-      if (local.transport === "header") {
-        return this.#fail(unreadable(), sent);
+      // 4. Read the notice and the tokens. They do not count if the session changed meanwhile.
+      local.receive(answer, before, true);
+      if (local.epoch !== before.epoch) {
+        return { type: "stale" };
       }
-      // The answer told nothing readable, but the browser has the new cookies.
-      local.learn();
+
+      // 5. No new token was readable. In cookie mode the browser has the new cookies anyway.
+      if (local.version === before.version) {
+        if (local.transport === "header") {
+          return this.#fail(unreadable(), before);
+        }
+        local.renewed();
+      }
+
+      // 6. Done.
+      this.early.reset();
+      local.emit({ type: "refreshed", sessionId: local.sessionId });
+      return { type: "refreshed" };
+    } catch (error) {
+      return this.#fail(ConnectError.from(error), before);
     }
-    this.early.reset();
-    this.#core.emit({ type: "refreshed", sessionId: local.session });
-    return { type: "refreshed" };
   }
 
-  /** Where the answer has no notice (`receive` acts on those), its cookies may be set even so. */
-  #lateCookies(verdict: Verdict | "none", sent: SentMark): void {
-    const { local } = this.#core;
-    if (verdict === "none" && local.transport === "cookie" && local.intent !== sent.intent) {
-      this.#core.clearLateCookies();
-    }
-  }
-
-  #fail(error: ConnectError, sent: SentMark): RefreshOutcome {
-    if (this.#core.local.epoch !== sent.epoch) {
+  #fail(error: ConnectError, before: SessionSnapshot): RefreshOutcome {
+    if (this.#local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    this.#core.obey(error);
-    this.#core.emit({ type: "refreshFailed", code: error.code });
+    this.#local.obey(error);
+    this.#local.emit({ type: "refreshFailed", code: error.code });
     return { type: "failed", error: asSeenByCaller(error) };
   }
 }
 
-/** An outage while refreshing is an outage for the call that waited for it. */
-function asSeenByCaller(error: ConnectError): ConnectError {
-  if (!outages.has(error.code)) {
-    return error;
-  }
-  const seen = new ConnectError(
-    "the session could not be refreshed now; it is kept, try again",
-    Code.Unavailable,
-    undefined,
-    undefined,
-    error,
-  );
-  seen.details = error.details;
-  return seen;
+/** The pauses of a {@link Backoff}, in milliseconds. */
+interface Pauses {
+  readonly first: number;
+  readonly longest: number;
+  /** The largest share of a pause that is subtracted at random; 0 to 1. */
+  readonly jitter: number;
 }
 
-const outages = new Set([
+const refreshPauses: Pauses = { first: 10_000, longest: 300_000, jitter: 0 };
+
+/**
+ * Exponential backoff: each failure doubles the pause until a success resets it. By default 10 s at
+ * first and at most 5 min.
+ */
+export class Backoff {
+  readonly #clock: Clock;
+  readonly #pauses: Pauses;
+  #pause = 0;
+  #until = Number.NEGATIVE_INFINITY;
+
+  constructor(clock: Clock, pauses: Pauses = refreshPauses) {
+    this.#clock = clock;
+    this.#pauses = pauses;
+  }
+
+  /** The rest of the current pause in milliseconds; 0 if there is none. */
+  get remaining(): number {
+    return Math.max(0, this.#until - this.#clock.monotonic());
+  }
+
+  /** Starts a pause and returns its rest. Failures during a pause do not prolong it. */
+  failed(): number {
+    if (this.remaining === 0) {
+      const { first, longest, jitter } = this.#pauses;
+      this.#pause = Math.min(this.#pause === 0 ? first : this.#pause * 2, longest);
+      this.#until = this.#clock.monotonic() + this.#pause * (1 - jitter * Math.random());
+    }
+    return this.remaining;
+  }
+
+  /** Ends the pause after a success. */
+  reset(): void {
+    this.#pause = 0;
+    this.#until = Number.NEGATIVE_INFINITY;
+  }
+}
+
+/**
+ * Runs `work` while this tab holds the browser's lock `name`, so that tabs refresh one after the
+ * other. The lock only saves requests. If the browser has no locks, or the lock is not free within
+ * `ms`, the work runs without it.
+ */
+export async function withLock<T>(
+  lock: { readonly name: string; readonly ms: number; readonly clock: Clock },
+  work: () => Promise<T>,
+): Promise<T> {
+  const locks = globalThis.navigator?.locks;
+  if (locks === undefined) {
+    return work();
+  }
+  const giveUp = new AbortController();
+  const cancel = lock.clock.after(lock.ms, () => giveUp.abort());
+  let running: Promise<T> | undefined;
+  const runOnce = (): Promise<T> => {
+    cancel();
+    running ??= work();
+    return running;
+  };
+  try {
+    return await locks.request(lock.name, { signal: giveUp.signal }, runOnce);
+  } catch {
+    // The lock was not granted in time, or this kind of page may not use locks: run without it. Or
+    // the work itself failed: pass its error on.
+    return await runOnce();
+  }
+}
+
+/** A temporary failure of the refresh is a temporary failure of the call that waited for it. */
+function asSeenByCaller(error: ConnectError): ConnectError {
+  if (!temporaryCodes.has(error.code)) {
+    return error;
+  }
+  return withDetails(
+    error,
+    Code.Unavailable,
+    "the session could not be refreshed at the moment and is kept; try again",
+  );
+}
+
+const temporaryCodes = new Set([
   Code.Canceled,
   Code.Unknown,
   Code.DeadlineExceeded,
@@ -186,10 +290,33 @@ const outages = new Set([
   Code.DataLoss,
 ]);
 
+function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
+  return withDetails(
+    error,
+    Code.Unauthenticated,
+    "the server refused a new access token right after a refresh; check that the browser keeps the " +
+      "session cookies, that the clocks of the servers agree, and that the servers share their " +
+      `keys. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
+    error.metadata,
+  );
+}
+
 function unreadable(): ConnectError {
   return new ConnectError(
-    "the answer to Refresh holds no token this client can read; expose the rpcsession-* response " +
-      "headers by CORS, and see that client and server agree on the token transport and the realm",
+    "the response to Refresh contains no token that this client can read; expose the rpcsession-* " +
+      "response headers with CORS, and use the same token transport and realm on client and server",
     Code.FailedPrecondition,
   );
+}
+
+/** A new error with the details of `cause`. */
+function withDetails(
+  cause: ConnectError,
+  code: Code,
+  message: string,
+  metadata?: Headers,
+): ConnectError {
+  const error = new ConnectError(message, code, metadata, undefined, cause);
+  error.details = cause.details;
+  return error;
 }

@@ -1,62 +1,85 @@
-import { deadlineSignal, race } from "../call/deadline.ts";
-import type { SessionContext } from "../state/context.ts";
-import type { Credentials, SessionCallOptions } from "./rpc.ts";
+import type { Client } from "@connectrpc/connect";
+import type { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
+import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
+import type { ResolvedOptions } from "../options.ts";
+import { type Credentials, credentialHeaders, type LocalSession } from "../state/local-session.ts";
+import type { Refresher } from "./refresher.ts";
 
-/** Signs out: here at once, then at the server. */
-export class SignOuts {
-  readonly #core: SessionContext;
+/** The objects that a sign-out works with. */
+interface SignOutParts {
+  readonly options: ResolvedOptions;
+  readonly local: LocalSession;
+  readonly refresher: Refresher;
+  /** On a transport without the session's interceptor. */
+  readonly service: Client<typeof SessionService>;
+}
+
+/** Signs out: locally at once, then on the server. */
+export class SignOut {
+  readonly #parts: SignOutParts;
+  /** The sign-outs that are still waiting to be sent to the server. */
   #waiting = 0;
 
-  constructor(core: SessionContext) {
-    this.#core = core;
+  constructor(parts: SignOutParts) {
+    this.#parts = parts;
   }
 
-  /**
-   * @param refresh the refresh that runs now. In cookie mode its answer sets cookies, so it must
-   *   land before they are cleared
-   * @throws ConnectError when the server could not be told
-   */
-  async run(options: SessionCallOptions, refresh: Promise<unknown> | undefined): Promise<void> {
-    const { local, keeper } = this.#core;
+  /** @throws ConnectError if the server could not be reached in time */
+  async run(options: SessionCallOptions): Promise<void> {
+    const { local, refresher, options: defaults } = this.#parts;
+    const bounds = { timeoutMs: defaults.refreshTimeoutMs, ...options };
+
+    // 1. Keep the credentials for the server, and sign out locally whatever happens later. Tokens
+    //    that are still loading belong to the session that ends.
     const { transport, csrf } = local;
     let { tokens } = local;
-    const loading = this.#core.ready()?.then((found) => {
-      tokens ??= found;
+    const refreshing = transport === "cookie" ? refresher.running : undefined;
+    const loading = local.ready()?.then((loaded) => {
+      tokens ??= loaded;
     });
-    this.#core.end("signOut");
-    const bounds = { timeoutMs: this.#core.options.refreshTimeoutMs, ...options };
+    local.end("signOut");
+
+    // 2. Wait for the loading tokens. In cookie mode, wait for a running refresh as well: its
+    //    response sets cookies, so it must arrive before the server clears them.
     this.#waiting += 1;
     try {
-      await this.#bounded(bounds, Promise.all([loading, transport === "cookie" && refresh]));
+      await this.#waitFor(Promise.all([loading, refreshing]), bounds);
     } finally {
       this.#waiting -= 1;
     }
+
+    // 3. Sign out on the server, which clears the cookies.
     await this.#send({ transport, csrf, tokens }, bounds);
-    await this.#bounded(bounds, keeper.idle());
+
+    // 4. Wait until the token store is empty.
+    await this.#waitFor(local.saved(), bounds);
   }
 
-  /** An answer that came after the sign-out has set cookies once more; clears them too. */
-  again(): void {
+  /** Signs out on the server once more, because a late response has set the cookies again. */
+  repeat(): void {
+    // A waiting sign-out will clear these cookies as well.
     if (this.#waiting === 0) {
-      const timeoutMs = this.#core.options.refreshTimeoutMs;
-      const held = { transport: this.#core.local.transport, csrf: undefined, tokens: undefined };
-      this.#send(held, { timeoutMs }).catch(() => {});
+      const { local, options } = this.#parts;
+      const held = { transport: local.transport, csrf: undefined, tokens: undefined };
+      this.#send(held, { timeoutMs: options.refreshTimeoutMs }).catch(() => {});
     }
   }
 
   async #send(held: Credentials, bounds: SessionCallOptions): Promise<void> {
-    const { local, rpc } = this.#core;
-    // Signed in again meanwhile: the cookies are those of the new session.
-    const replaced = held.transport === "cookie" && local.status === "signedIn";
-    if (!replaced && (held.transport === "cookie" || held.tokens !== undefined)) {
-      await rpc.signOut(held, bounds);
+    const { options, local, service } = this.#parts;
+    // After a new sign-in the cookies are those of the new session.
+    const isReplaced = held.transport === "cookie" && local.status === "signedIn";
+    if (!isReplaced && (held.transport === "cookie" || held.tokens !== undefined)) {
+      const refreshToken = held.tokens?.refreshToken ?? "";
+      const headers = credentialHeaders(held);
+      await withDeadline(options.clock, bounds, (callOptions) =>
+        service.signOut({ refreshToken }, { ...callOptions, headers }),
+      );
     }
   }
 
-  /** Waits for `work` within the bounds, and goes on when they are passed. */
-  async #bounded({ timeoutMs, signal }: SessionCallOptions, work: Promise<unknown>): Promise<void> {
-    const [until, done] = deadlineSignal(this.#core.options.clock, timeoutMs, signal);
-    await race(work, until).catch(() => {});
-    done();
+  /** Waits for `work` within the bounds, and goes on in any case. */
+  async #waitFor(work: Promise<unknown>, bounds: SessionCallOptions): Promise<void> {
+    await withDeadline(this.#parts.options.clock, bounds, () => work).catch(() => {});
   }
 }

@@ -1,39 +1,38 @@
 import { ConnectError } from "@connectrpc/connect";
 import { race } from "../call/deadline.ts";
-import { notify } from "../events.ts";
-import { Backoff } from "../refresh/backoff.ts";
-import { type Hint, hintOf, isInterruption, retryAfterOf } from "../refresh/hint.ts";
-import type { SessionCore } from "../state/core.ts";
+import type { SessionCore } from "../core.ts";
+import { Backoff } from "../refresh/refresher.ts";
+import { type Hint, hintOf, isInterruption, retryAfterOf } from "../state/hint.ts";
 
-/** What there is to know of a stream that failed. */
+/** The facts about a failed stream that its recovery depends on. */
 export interface FailedStream {
-  /** When it was opened; monotonic milliseconds. */
-  readonly at: number;
-  /** The version of the session's tokens then. */
+  /** Monotonic milliseconds. */
+  readonly openedAt: number;
+  /** The version of the session's access token when the stream was opened. */
   readonly version: number;
 }
 
-/** How long a {@link Recovery} goes on. */
-export interface RecoveryOptions {
+/** Options of a {@link Recovery}. */
+interface RecoveryOptions {
   readonly signal: AbortSignal;
-  /** Milliseconds that a row of failures may take. */
+  /** The time that a series of failures may take, in milliseconds. */
   readonly giveUpAfter: number;
-  readonly onInterrupted: (error: ConnectError, retryIn: number) => void;
+  readonly onInterrupted: ((error: ConnectError, retryIn: number) => void) | undefined;
 }
 
-/** A stream that stands for so long, in milliseconds, is no longer one of a row of failures. */
-const standing = 30_000;
+/** A stream that was open this long, in milliseconds, starts a new series of failures. */
+const stableAfter = 30_000;
 const pauses = { first: 500, longest: 30_000, jitter: 0.5 };
 
-/** Decides whether, and when, a stream that failed is opened again. */
+/** Decides whether and when a failed stream is opened again. */
 export class Recovery {
   readonly #core: SessionCore;
   readonly #options: RecoveryOptions;
   readonly #backoff: Backoff;
-  /** When the row of failures began; undefined while there is none. */
+  /** When the series of failures began; undefined while there is none. */
   #failingSince: number | undefined;
-  /** Whether a stream has ended for its token's age since the last progress. */
-  #refreshed = false;
+  /** Whether the last stream ended because its token expired, without progress since. */
+  #isRefreshed = false;
 
   constructor(core: SessionCore, options: RecoveryOptions) {
     this.#core = core;
@@ -41,22 +40,23 @@ export class Recovery {
     this.#backoff = new Backoff(core.options.clock, pauses);
   }
 
-  /** A message came, or a stream stood for long. */
+  /** Records progress: a message arrived, or a stream was open for long. */
   progress(): void {
     this.#backoff.reset();
     this.#failingSince = undefined;
-    this.#refreshed = false;
+    this.#isRefreshed = false;
   }
 
   /**
-   * Returns when the stream shall be opened again.
-   * @throws what the caller shall see otherwise
+   * Returns when the stream is to be opened again.
+   *
+   * @throws the error for the reader if it is not to be opened again
    */
   async from(error: unknown, stream: FailedStream): Promise<void> {
     if (!(error instanceof ConnectError)) {
       throw error;
     }
-    if (this.#core.options.clock.monotonic() - stream.at >= standing) {
+    if (this.#core.options.clock.monotonic() - stream.openedAt >= stableAfter) {
       this.progress();
     }
     const hint = hintOf(error, this.#core.local.realm);
@@ -71,21 +71,21 @@ export class Recovery {
 
   async #refresh(error: ConnectError, hint: Hint, { version }: FailedStream): Promise<void> {
     const { local, refresher } = this.#core;
-    const isAgain = this.#refreshed;
-    this.#refreshed = true;
+    const isAgain = this.#isRefreshed;
+    this.#isRefreshed = true;
     if (local.version === version) {
-      if (!refresher.can(hint)) {
+      if (!refresher.canRefresh(hint)) {
         throw error;
       }
-      const outcome = await race(refresher.run(), this.#options.signal);
-      if (outcome.type === "failed" && !isInterruption(outcome.error)) {
-        throw outcome.error;
-      }
+      const outcome = await race(refresher.refresh(), this.#options.signal);
       if (outcome.type === "failed") {
+        if (!isInterruption(outcome.error)) {
+          throw outcome.error;
+        }
         return this.#pause(outcome.error);
       }
     }
-    // A fresh token that ages at once would go round in circles.
+    // A new token was refused as well. Without a pause this could repeat endlessly.
     if (isAgain) {
       await this.#pause(error);
     }
@@ -100,8 +100,11 @@ export class Recovery {
     if (now + ms - this.#failingSince > giveUpAfter) {
       throw error;
     }
-    // What it throws is no concern of the stream.
-    notify([(wait: number) => onInterrupted(error, wait)], ms);
+    try {
+      onInterrupted?.(error, ms);
+    } catch {
+      // The application's own mistake must not end the stream.
+    }
     const { promise, resolve } = Promise.withResolvers<void>();
     const cancel = clock.after(ms, resolve, true);
     try {
@@ -112,36 +115,36 @@ export class Recovery {
   }
 }
 
-/** Milliseconds between two tries, at least. */
-const soonest = 5_000;
-const unknownLife = 60_000;
+/** The shortest time between two early refreshes, in milliseconds. */
+const shortestWait = 5_000;
+/** How long to wait while the lifetime of the access token is not known, in milliseconds. */
+const waitIfUnknown = 60_000;
 
 /**
- * Refreshes ahead of the access token's end for as long as somebody needs it without calling: when
- * an open stream ends with its token, the next one opens at once.
+ * Keeps refreshing before the access token expires, while a stream is open that makes no calls of
+ * its own. When the server ends the stream with its token, the next stream opens at once.
  *
  * @returns a function that stops it
  */
 export function refreshAhead({ local, refresher, options }: SessionCore): () => void {
   let cancel = (): void => {};
-  let stopped = false;
+  let isStopped = false;
   const wait = (least = 0): void => {
-    const dueIn = local.dueIn(options.earlyRefresh) ?? unknownLife;
-    cancel = options.clock.after(Math.max(dueIn, least), look);
+    cancel = options.clock.after(Math.max(local.dueIn() ?? waitIfUnknown, least), refreshIfDue);
   };
-  const look = (): void => {
-    const isDue = (local.dueIn(options.earlyRefresh) ?? 1) <= 0;
-    const refreshed = isDue && refresher.can() ? refresher.runEarly() : undefined;
-    // Whether it succeeded or not: not again at once.
+  const refreshIfDue = (): void => {
+    const isDue = (local.dueIn() ?? 1) <= 0;
+    const refreshed = isDue && refresher.canRefresh() ? refresher.refreshEarly() : undefined;
+    // Wait after a failure too.
     void Promise.resolve(refreshed).then(() => {
-      if (!stopped) {
-        wait(soonest);
+      if (!isStopped) {
+        wait(shortestWait);
       }
     });
   };
   wait();
   return () => {
-    stopped = true;
+    isStopped = true;
     cancel();
   };
 }

@@ -1,23 +1,54 @@
-import type { Clock } from "../../base/clock.ts";
+import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
 import type { SessionClientEvent, SessionState, SignedOutBy } from "../events.ts";
+import type { ResolvedOptions } from "../options.ts";
+import { type Hint, hintOf } from "./hint.ts";
 import {
   type AccessOrder,
+  isCurrent,
+  isNewer,
   judge,
-  type NoticeContext,
-  type SentMark,
+  type KnownSession,
+  type SessionSnapshot,
   type Verdict,
 } from "./notice-rule.ts";
-import type { ClientTokens } from "./tokens.ts";
+import { channelName, type TabMessage, Tabs } from "./tabs.ts";
+import { type ClientTokens, type Loaded, TokenKeeper } from "./tokens.ts";
 
-/** What one client knows of its session, and the only place that changes it. Does no I/O. */
-export class LocalSession implements NoticeContext {
+/** The credentials that identify a session: tokens by header, or the anti-CSRF token of cookies. */
+export interface Credentials {
+  readonly transport: TokenTransport;
+  readonly tokens: ClientTokens | undefined;
+  readonly csrf: string | undefined;
+}
+
+/** The snapshot that a call takes when it is sent. */
+export interface SentSnapshot extends SessionSnapshot {
+  /** Whether the tokens were loaded. */
+  readonly wasLoaded: boolean;
+}
+
+/** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
+interface SessionHooks {
+  /** A notice has replaced or ended the session. */
+  readonly onReplaced: () => void;
+  /** A response from before the user signed out has set the session's cookies again. */
+  readonly onLateCookies: () => void;
+}
+
+/**
+ * The session as this client knows it. Everything that changes it goes through this class: notices
+ * and hints of the server, the token store, other tabs, and the user's sign-out. Every change is
+ * published: to subscribers, to the token store and to other tabs.
+ */
+export class LocalSession implements KnownSession, Credentials {
+  // The facts of KnownSession and Credentials. Other objects read them; only this class writes them.
   readonly transport: TokenTransport;
   status: SessionState["status"] = "unknown";
-  session: string | undefined;
+  sessionId: string | undefined;
   realm: string | undefined;
-  ended: string | undefined;
+  endedSessionId: string | undefined;
   order: AccessOrder | undefined;
   /** The tokens of a header session. */
   tokens: ClientTokens | undefined;
@@ -27,175 +58,317 @@ export class LocalSession implements NoticeContext {
   epoch = 0;
   intent = 0;
   version = 0;
-  readonly #clock: Clock;
-  readonly #emit: (event: SessionClientEvent) => void;
-  #life: { readonly from: number; readonly length: number } | undefined;
 
-  constructor(options: {
-    readonly transport: TokenTransport;
-    readonly realm: string | undefined;
-    readonly clock: Clock;
-    readonly emit: (event: SessionClientEvent) => void;
-  }) {
-    this.transport = options.transport;
+  readonly #options: ResolvedOptions;
+  readonly #hooks: SessionHooks;
+  readonly #keeper: TokenKeeper;
+  readonly #tabs: Tabs | undefined;
+  readonly #subscribers = new Set<(state: SessionState) => void>();
+  #state: SessionState;
+  #published: SessionState;
+  /** The tokens that the store holds or is about to hold. */
+  #saved: ClientTokens | undefined;
+  #loading: Promise<ClientTokens | undefined> | undefined;
+  /** The lifetime of the access token, in monotonic milliseconds. */
+  #lifetime: { readonly from: number; readonly length: number } | undefined;
+
+  constructor(options: ResolvedOptions, hooks: SessionHooks) {
+    this.transport = options.tokens.transport;
     this.realm = options.realm;
-    this.#clock = options.clock;
-    this.#emit = options.emit;
+    this.#options = options;
+    this.#hooks = hooks;
+    this.#state = stateOf(this);
+    this.#published = this.#state;
+    this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
+    // Tabs share a session only if they share its cookies.
+    if (this.transport === "cookie") {
+      this.#tabs = new Tabs(channelName(options.realm), (message) => this.#follow(message));
+    }
+    void this.ready();
   }
 
-  /** What a call that is sent now must remember. */
-  mark(): SentMark {
+  /** The public state: the same object until something changes. */
+  get state(): SessionState {
+    const { status, sessionId, realm, claims } = this.#state;
+    if (
+      status !== this.status ||
+      sessionId !== this.sessionId ||
+      realm !== this.realm ||
+      !isSame(claims, this.claims)
+    ) {
+      this.#state = stateOf(this);
+    }
+    return this.#state;
+  }
+
+  /** Calls `listener` with every new state. Returns a function that ends the subscription. */
+  subscribe(listener: (state: SessionState) => void): () => void {
+    // A new function, so that subscribing one listener twice makes two subscriptions.
+    const own = (state: SessionState): void => listener(state);
+    this.#subscribers.add(own);
+    return () => {
+      this.#subscribers.delete(own);
+    };
+  }
+
+  emit(event: SessionClientEvent): void {
+    notify(this.#options.onEvent, event);
+  }
+
+  /** Stops listening to other tabs. */
+  close(): void {
+    this.#tabs?.close();
+  }
+
+  // --- Reading ---------------------------------------------------------------------------------
+
+  /** The counters that a call must remember when it is sent. */
+  snapshot(): SessionSnapshot {
     return { epoch: this.epoch, intent: this.intent, version: this.version };
   }
 
-  /** How much longer the access token is good, in milliseconds; 0 where that is not known. */
-  get expiresIn(): number {
-    const age = this.#clock.monotonic() - (this.#life?.from ?? 0);
-    return Math.max(0, (this.#life?.length ?? age) - age);
+  /**
+   * Writes the credentials into the headers of a request, which must be sent right after.
+   *
+   * @returns the facts that the call must remember
+   */
+  attach(headers: Headers): SentSnapshot {
+    // The application may reuse its headers, so remove the token of an earlier call.
+    headers.delete(header.csrf);
+    for (const [name, value] of Object.entries(credentialHeaders(this))) {
+      headers.set(name, value);
+    }
+    return { ...this.snapshot(), wasLoaded: this.ready() === undefined };
   }
 
   /**
-   * Milliseconds until the access token counts as `due`, negative when it does; undefined where its
-   * life is not known.
+   * Milliseconds until the access token is due for an early refresh, negative if it is overdue;
+   * undefined if its lifetime is not known.
    */
-  dueIn(early: number): number | undefined {
-    return this.#life && this.#life.from + this.#life.length * early - this.#clock.monotonic();
+  dueIn(): number | undefined {
+    const { clock, earlyRefresh } = this.#options;
+    return (
+      this.#lifetime &&
+      this.#lifetime.from + this.#lifetime.length * earlyRefresh - clock.monotonic()
+    );
   }
 
-  /** Where the access token is in its life; `early` is the share after which it counts as `due`. */
-  phase(early: number): "unknown" | "fresh" | "due" | "over" {
-    if (this.#life === undefined) {
+  /** Where the access token is in its lifetime: `due` means due for an early refresh. */
+  phase(): "unknown" | "fresh" | "due" | "expired" {
+    if (this.#lifetime === undefined) {
       return "unknown";
     }
-    const age = this.#clock.monotonic() - this.#life.from;
-    if (age >= this.#life.length) {
-      return "over";
+    const age = this.#options.clock.monotonic() - this.#lifetime.from;
+    if (age >= this.#lifetime.length) {
+      return "expired";
     }
-    return age >= this.#life.length * early ? "due" : "fresh";
+    return age >= this.#lifetime.length * this.#options.earlyRefresh ? "due" : "fresh";
   }
 
+  // --- The token store -------------------------------------------------------------------------
+
   /**
-   * Takes what the headers of an answer say about the session.
-   *
-   * @param sent what was true when the call was sent
-   * @param own whether it answers this client's own refresh
+   * Loads the tokens if that is still to be done. Returns undefined if there is nothing to wait for.
+   * The promise resolves to the tokens that the store held and never rejects; after a failure the
+   * next call tries again.
    */
-  receive(headers: Headers, sent: SentMark, own = false): Verdict | "none" {
-    const notice = decodeNotice(headers.get(header.session));
+  ready(): Promise<ClientTokens | undefined> | undefined {
+    if (this.#loading !== undefined || this.transport === "cookie" || this.status !== "unknown") {
+      return this.#loading;
+    }
+    const loaded = this.#keeper.load();
+    if (loaded instanceof Promise) {
+      this.#loading = loaded.then((later) => {
+        this.#loading = undefined;
+        return this.#start(later);
+      });
+      return this.#loading;
+    }
+    this.#start(loaded);
+    return undefined;
+  }
+
+  /** Takes newer tokens of the same session that another client has put into the store. */
+  async reload(): Promise<void> {
+    const loaded = await this.#keeper.load();
+    const tokens = loaded === "failed" ? undefined : loaded.tokens;
+    if (
+      tokens !== undefined &&
+      tokens.session === this.sessionId &&
+      (this.order === undefined || isNewer(tokens, this.order))
+    ) {
+      this.#restore(tokens);
+    }
+  }
+
+  /** Resolves when the token store has saved everything. */
+  saved(): Promise<void> {
+    return this.#keeper.idle();
+  }
+
+  /** Starts with the tokens that the store held. Returns those of the right realm. */
+  #start(loaded: Loaded): ClientTokens | undefined {
+    if (loaded === "failed") {
+      return undefined;
+    }
+    const { realm } = this.#options;
+    const isOurs = realm === undefined || loaded.tokens?.realm === realm;
+    const found = isOurs ? loaded.tokens : undefined;
+    // A sign-in or sign-out during the load is newer than the tokens in the store.
+    if (this.status === "unknown") {
+      if (found === undefined) {
+        this.status = "signedOut";
+      } else {
+        this.#restore(found);
+      }
+      this.#publish();
+    }
+    return found;
+  }
+
+  #restore(tokens: ClientTokens): void {
+    this.realm ??= tokens.realm;
+    this.status = "signedIn";
+    this.sessionId = tokens.session;
+    this.tokens = tokens;
+    this.claims = tokens.claims;
+    this.#saved = tokens;
+    // Only the client's own wall clock survives a restart. If it went back, no time has passed.
+    const age = Math.max(0, this.#options.clock.now() - tokens.receivedAt);
+    this.renewed(tokens, age);
+  }
+
+  // --- The server ------------------------------------------------------------------------------
+
+  /**
+   * Applies the notice in the headers of a response; see {@link judge}.
+   *
+   * @param sent the snapshot from when the call was sent
+   * @param own whether the response answers this client's own refresh
+   */
+  receive(headers: Headers, sent: SessionSnapshot, own = false): void {
+    // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
+    //    to a refresh sets cookies in any case.
+    const value = headers.get(header.session);
+    const notice = value === null ? undefined : decodeNotice(value);
     if (notice === undefined) {
       if (sent.epoch === this.epoch && this.status !== "signedOut") {
         this.#takeCsrf(headers);
       }
-      return "none";
+      if (own) {
+        this.#checkLateCookies(sent);
+      }
+      return;
     }
-    const verdict = judge(notice, this, { sent, own });
-    if (verdict === "stale") {
-      this.#emit({ type: "answerDropped", sessionId: notice.session, why: "stale" });
+
+    // 2. Decide, and apply the decision.
+    let verdict = judge(notice, this, { sent, own });
+    if (verdict === "adopt" || verdict === "renew") {
+      verdict = this.#take(notice, headers, verdict);
     } else if (verdict === "end") {
-      this.end("server", notice.session);
-    } else if (verdict !== "ignore") {
-      return this.#take(notice, headers, verdict);
+      this.#signedOut("server", notice.session);
+    } else if (verdict === "stale") {
+      this.emit({ type: "answerDropped", sessionId: notice.session, why: "stale" });
+      this.#checkLateCookies(sent);
     }
-    return verdict;
+
+    // 3. Inform the rest of the client.
+    if (verdict === "adopt" || verdict === "end") {
+      this.#hooks.onReplaced();
+    }
+    this.#publish();
+    this.#tellTabs(verdict);
   }
 
-  /** Begins with tokens that a store held. */
-  restore(tokens: ClientTokens): void {
-    this.realm ??= tokens.realm;
-    this.status = "signedIn";
-    this.session = tokens.session;
-    // Only the client's own wall clock outlives a process; where it went back nothing has passed.
-    const age = Math.max(0, this.#clock.now() - tokens.receivedAt);
-    this.tokens = tokens;
-    this.claims = tokens.claims;
-    this.learn(tokens, age);
+  /**
+   * Reads the notice and the hint of a refused call, and signs out if the hint declares this
+   * client's session over.
+   *
+   * @param sent the snapshot from when the call was sent; omit it if the notice needs no reading
+   */
+  obey(error: ConnectError, sent?: SessionSnapshot): Hint | undefined {
+    if (sent !== undefined) {
+      this.receive(error.metadata, sent);
+    }
+    // The caller may log the error, so remove the tokens.
+    for (const name of [header.accessToken, header.refreshToken, header.csrf]) {
+      error.metadata.delete(name);
+    }
+    const hint = hintOf(error, this.realm);
+    if (hint?.clear && this.status !== "signedOut" && isCurrent(hint.sessionId, this)) {
+      this.end("server", hint.sessionId || undefined);
+    }
+    return hint;
   }
 
-  /** A renewed access token, or a refresh without a readable answer. */
-  learn(life?: AccessOrder & { readonly expiresIn: number }, age = 0): void {
+  /** Signs out locally and publishes it. */
+  end(by: "signOut" | "server", sessionId: string | undefined = this.sessionId): void {
+    this.#signedOut(by, sessionId);
+    if (this.transport === "header") {
+      // Even if nothing was loaded yet, because the store may hold tokens.
+      this.#saved = undefined;
+      this.#keeper.save(undefined);
+    }
+    this.#publish();
+    this.#tellTabs("end");
+  }
+
+  /**
+   * Records a renewed access token.
+   *
+   * @param token undefined if a refresh succeeded but its response was not readable
+   * @param age how old the token is already, in milliseconds
+   */
+  renewed(token?: AccessOrder & { readonly expiresIn: number }, age = 0): void {
     this.version += 1;
-    if (life !== undefined) {
-      const { generation, claimsVersion, expiresAt, expiresIn } = life;
-      this.order = { generation, claimsVersion, expiresAt };
-      this.#life = { from: this.#clock.monotonic() - age, length: expiresIn };
-    } else {
-      this.#life = undefined;
+    if (token === undefined) {
+      this.#lifetime = undefined;
+      return;
     }
+    const { generation, claimsVersion, expiresAt, expiresIn } = token;
+    this.order = { generation, claimsVersion, expiresAt };
+    this.#lifetime = { from: this.#options.clock.monotonic() - age, length: expiresIn };
   }
 
-  /** Another session than before is the present one. */
-  become(session: string, realm: string): void {
-    this.epoch += 1;
-    this.status = "signedIn";
-    this.session = session;
-    this.realm ??= realm;
-    this.#drop();
-    this.#emit({ type: "signedIn", sessionId: session, realm });
-  }
-
-  /** There is no session any more. */
-  end(by: SignedOutBy, session: string | undefined = this.session): void {
-    const before = this.status;
-    this.epoch += 1;
-    this.intent += by === "signOut" ? 1 : 0;
-    this.ended = session ?? this.ended;
-    this.status = "signedOut";
-    this.session = undefined;
-    this.#drop();
-    this.order = undefined;
-    this.#life = undefined;
-    if (before !== "signedOut") {
-      this.#emit({ type: "signedOut", sessionId: session, by });
-    }
-  }
-
-  /** Another tab signed in to a session that this client cannot tell to be its own. */
-  forget(): void {
-    this.epoch += 1;
-    this.status = "unknown";
-    this.session = undefined;
-    this.claims = undefined;
-    this.order = undefined;
-    this.#life = undefined;
-  }
-
-  /** What belongs to one session, and not to the next. */
-  #drop(): void {
-    this.tokens = undefined;
-    this.csrf = undefined;
-    this.claims = undefined;
-  }
-
+  /** Applies a notice with a token. Returns how it was applied in the end. */
   #take(notice: SessionNotice, headers: Headers, verdict: "adopt" | "renew"): Verdict {
-    const access = headers.get(header.accessToken);
-    if (this.transport === "header" && access === null) {
-      this.#emit({ type: "answerDropped", sessionId: notice.session, why: "unreadable" });
+    const accessToken = headers.get(header.accessToken);
+    if (this.transport === "header" && accessToken === null) {
+      this.emit({ type: "answerDropped", sessionId: notice.session, why: "unreadable" });
       return "ignore";
     }
-    const kept = verdict === "renew" ? this.tokens?.refreshToken : undefined;
-    // The cookies held this session all along: nobody signed in, calls on their way stay good.
-    const learned = notice.event !== "created" && this.status === "unknown";
-    if (learned) {
+    const keptRefreshToken = verdict === "renew" ? this.tokens?.refreshToken : undefined;
+    // The cookies held this session before the client knew. That is not a sign-in, so calls in
+    // flight stay valid.
+    const isLearned = notice.event !== "created" && this.status === "unknown";
+    if (isLearned) {
       this.status = "signedIn";
-      this.session = notice.session;
+      this.sessionId = notice.session;
       this.realm ??= notice.realm;
     } else if (verdict === "adopt") {
       this.intent += this.transport === "header" ? 1 : 0;
-      this.become(notice.session, notice.realm);
+      this.#signedIn(notice.session, notice.realm);
     }
-    this.learn(notice);
+    this.renewed(notice);
     this.claims = notice.claims;
     this.#takeCsrf(headers);
-    if (this.transport === "header" && access !== null) {
+    if (this.transport === "header" && accessToken !== null) {
       const { event: _, ...facts } = notice;
       this.tokens = {
         ...facts,
-        accessToken: access,
-        refreshToken: headers.get(header.refreshToken) ?? kept,
-        receivedAt: this.#clock.now(),
+        accessToken,
+        refreshToken: headers.get(header.refreshToken) ?? keptRefreshToken,
+        receivedAt: this.#options.clock.now(),
       };
     }
-    return learned ? "renew" : verdict;
+    return isLearned ? "renew" : verdict;
+  }
+
+  /** The user signed out after the call was sent, but the browser has stored the cookies anyway. */
+  #checkLateCookies(sent: SessionSnapshot): void {
+    if (this.transport === "cookie" && sent.intent !== this.intent) {
+      this.#hooks.onLateCookies();
+    }
   }
 
   #takeCsrf(headers: Headers): void {
@@ -203,4 +376,158 @@ export class LocalSession implements NoticeContext {
       this.csrf = headers.get(header.csrf) ?? this.csrf;
     }
   }
+
+  // --- Other tabs ------------------------------------------------------------------------------
+
+  /**
+   * Follows a change that another tab made, unless it concerns another realm. A client that does not
+   * know its realm does not learn it from a message, because one page may use two services.
+   */
+  #follow(message: TabMessage): void {
+    const { realm } = this;
+    if (realm !== undefined && message.realm !== undefined && message.realm !== realm) {
+      return;
+    }
+    if (message.type === "signedOut") {
+      if (this.sessionId === undefined || this.sessionId === message.session) {
+        this.#signedOut("otherTab", message.session);
+      }
+    } else if (message.type === "refreshed") {
+      const isNews = !this.order || isNewer(message.order, this.order);
+      if (this.sessionId === message.session && isNews) {
+        this.renewed({ ...message.order, expiresIn: message.expiresIn });
+        this.claims = message.claims;
+      }
+    } else if (realm === undefined) {
+      if (this.status === "signedOut") {
+        this.#forget();
+      }
+    } else if (this.sessionId !== message.session) {
+      this.#signedIn(message.session, message.realm);
+      this.renewed();
+      this.claims = message.claims;
+    }
+    this.#publish();
+  }
+
+  /** Reports to other tabs how a notice was applied. */
+  #tellTabs(verdict: Verdict): void {
+    const { sessionId, realm, order, claims } = this;
+    if (verdict === "end") {
+      const session = this.endedSessionId;
+      this.#tabs?.send({
+        type: "signedOut",
+        ...(session && { session }),
+        ...(realm && { realm }),
+      });
+    } else if (sessionId !== undefined && realm !== undefined) {
+      const known = { session: sessionId, realm, ...(claims && { claims }) };
+      if (verdict === "renew" && order !== undefined) {
+        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.#expiresIn() });
+      } else if (verdict === "adopt") {
+        this.#tabs?.send({ type: "signedIn", ...known });
+      }
+    }
+  }
+
+  /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
+  #expiresIn(): number {
+    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
+    return Math.max(0, from + length - this.#options.clock.monotonic());
+  }
+
+  // --- Changes ---------------------------------------------------------------------------------
+
+  /** A different session is the current one from now on. */
+  #signedIn(sessionId: string, realm: string): void {
+    this.epoch += 1;
+    this.status = "signedIn";
+    this.sessionId = sessionId;
+    this.realm ??= realm;
+    this.#dropContents();
+    this.emit({ type: "signedIn", sessionId, realm });
+  }
+
+  /** There is no session from now on. */
+  #signedOut(by: SignedOutBy, sessionId: string | undefined = this.sessionId): void {
+    const before = this.status;
+    this.epoch += 1;
+    this.intent += by === "signOut" ? 1 : 0;
+    this.endedSessionId = sessionId ?? this.endedSessionId;
+    this.status = "signedOut";
+    this.sessionId = undefined;
+    this.#dropContents();
+    this.order = undefined;
+    this.#lifetime = undefined;
+    if (before !== "signedOut") {
+      this.emit({ type: "signedOut", sessionId, by });
+    }
+  }
+
+  /** Another tab signed in, perhaps to this service: the cookies may hold a session again. */
+  #forget(): void {
+    this.epoch += 1;
+    this.status = "unknown";
+    this.sessionId = undefined;
+    this.claims = undefined;
+    this.order = undefined;
+    this.#lifetime = undefined;
+  }
+
+  /** Drops everything that belongs to one session and must not pass to the next. */
+  #dropContents(): void {
+    this.tokens = undefined;
+    this.csrf = undefined;
+    this.claims = undefined;
+  }
+
+  /** Saves the tokens and publishes the state, each only if it has changed. */
+  #publish(): void {
+    if (this.tokens !== this.#saved) {
+      this.#saved = this.tokens;
+      this.#keeper.save(this.tokens);
+    }
+    if (this.state !== this.#published) {
+      this.#published = this.#state;
+      for (const subscriber of this.#subscribers) {
+        notify(subscriber, this.#published);
+      }
+    }
+  }
+}
+
+/** The credentials of a refresh, which is authenticated by the refresh token alone. */
+export function refreshHeaders({ transport, csrf }: Credentials): Record<string, string> {
+  return { [header.transport]: transport, ...(csrf !== undefined && { [header.csrf]: csrf }) };
+}
+
+/** The credentials of every other call. */
+export function credentialHeaders(held: Credentials): Record<string, string> {
+  const { tokens } = held;
+  return {
+    ...refreshHeaders(held),
+    ...(tokens !== undefined && { authorization: `Bearer ${tokens.accessToken}` }),
+  };
+}
+
+/** Calls a listener of the application. A listener that throws must not break a call. */
+function notify<T>(listener: (value: T) => void, value: T): void {
+  try {
+    listener(value);
+  } catch {
+    // The application's own mistake.
+  }
+}
+
+function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {
+  return a === b || JSON.stringify(a) === JSON.stringify(b);
+}
+
+function stateOf({ status, sessionId, realm, claims }: LocalSession): SessionState {
+  return Object.freeze({
+    status,
+    ...(sessionId !== undefined && { sessionId }),
+    ...(realm !== undefined && { realm }),
+    ...(claims !== undefined && { claims }),
+  });
 }

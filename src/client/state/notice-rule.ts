@@ -1,103 +1,112 @@
 import type { SessionNotice, TokenTransport } from "../../base/wire.ts";
 import type { SessionState } from "../events.ts";
 
-/** What a call remembers from the moment it was sent, to tell whether its answer still counts. */
-export interface SentMark {
-  /** Raised by every sign-in and sign-out. */
+/**
+ * Counters of what happened to the session. A call takes a snapshot when it is sent and compares it
+ * later, to decide whether its response still counts.
+ */
+export interface SessionSnapshot {
+  /** Increases with every sign-in and sign-out. */
   readonly epoch: number;
-  /** Raised by every sign-out that this client asked for, and by every sign-in by header. */
+  /** Increases with every sign-out that this client asked for, and with every sign-in by header. */
   readonly intent: number;
-  /** Raised by every renewal of the access token. */
+  /** Increases with every renewal of the access token. */
   readonly version: number;
 }
 
-/** Orders the access tokens of one session. */
+/** Orders the access tokens of one session; see {@link isNewer}. */
 export interface AccessOrder {
   readonly generation: number;
   readonly claimsVersion: number;
   readonly expiresAt: number;
 }
 
-/** What the rule looks at. */
-export interface NoticeContext extends SentMark {
+/** The facts about the client's session that {@link judge} depends on. */
+export interface KnownSession extends SessionSnapshot {
   readonly transport: TokenTransport;
   readonly status: SessionState["status"];
   readonly realm: string | undefined;
-  readonly session: string | undefined;
-  /** The session that ended last. */
-  readonly ended: string | undefined;
+  readonly sessionId: string | undefined;
+  /** The id of the session that ended last. */
+  readonly endedSessionId: string | undefined;
   readonly order: AccessOrder | undefined;
 }
 
 /**
- * - `adopt`: this is the session from now on.
- * - `renew`: a newer access token of the present session.
- * - `end`: the session is over.
- * - `stale`: the session changed after the call was sent; in a browser its cookies are set even so.
- * - `ignore`: of no concern.
+ * - `adopt`: the notice's session becomes the client's session.
+ * - `renew`: the notice belongs to a newer access token of the client's session.
+ * - `end`: the client's session is over.
+ * - `stale`: the session changed after the call was sent. A browser has stored its cookies anyway.
+ * - `ignore`: the notice is about another session or realm, or about an older token.
  */
 export type Verdict = "adopt" | "renew" | "end" | "stale" | "ignore";
 
 /**
- * Decides what a notice means for this client.
+ * Decides what a notice means for this client. A notice is the response header in which the server
+ * reports what happened to the session on this call: created, refreshed, reissued or ended.
  *
- * @param sent what was true when the call was sent
- * @param own whether it answers this client's own refresh
+ * @param how.sent the snapshot from when the call was sent
+ * @param how.own whether the response answers this client's own refresh
  */
 export function judge(
   notice: SessionNotice,
-  now: NoticeContext,
-  { sent, own }: { sent: SentMark; own: boolean },
+  known: KnownSession,
+  how: { readonly sent: SessionSnapshot; readonly own: boolean },
 ): Verdict {
-  if (now.realm !== undefined && notice.realm !== now.realm) {
+  const { sent } = how;
+  if (known.realm !== undefined && notice.realm !== known.realm) {
     return "ignore";
   }
   switch (notice.event) {
     case "created":
-      return sent.intent === now.intent ? "adopt" : "stale";
+      return sent.intent === known.intent ? "adopt" : "stale";
     case "ended":
-      return isCurrent(notice.session, now) ? "end" : "ignore";
+      return isCurrent(notice.session, known) ? "end" : "ignore";
     case "refreshed":
     case "reissued":
-      return sent.epoch === now.epoch ? judgeRenewal(notice, now, { sent, own }) : "stale";
+      return sent.epoch === known.epoch ? judgeRenewal(notice, known, how) : "stale";
   }
 }
 
-/**
- * Whether the server's word about a session is about this client's. While a client in cookie mode
- * does not know what its cookies hold, any session it presented is its own.
- */
-export function isCurrent(session: string, now: NoticeContext): boolean {
-  return now.session === undefined
-    ? now.transport === "cookie" && now.status === "unknown"
-    : session === now.session;
+function judgeRenewal(
+  notice: SessionNotice,
+  known: KnownSession,
+  { sent, own }: { readonly sent: SessionSnapshot; readonly own: boolean },
+): Verdict {
+  if (notice.session !== known.sessionId) {
+    // Tabs share cookies. The answer to this client's own refresh shows which session the cookies
+    // hold now, whichever tab put it there.
+    const mayLearn = own
+      ? notice.session !== known.endedSessionId
+      : isCurrent(notice.session, known);
+    return known.transport === "cookie" && mayLearn ? "adopt" : "ignore";
+  }
+  const { order } = known;
+  if (order === undefined || isNewer(notice, order)) {
+    return "renew";
+  }
+  // Lifetimes are jittered, so a refresh shortly after an issue may return a token that expires
+  // earlier. It still replaces a token that was refused, unless a newer one arrived meanwhile.
+  const isSameState =
+    notice.generation === order.generation && notice.claimsVersion === order.claimsVersion;
+  return own && isSameState && sent.version === known.version ? "renew" : "ignore";
 }
 
-/** Whether `a` is of a later moment than `b`: by generation, then claims version, then expiry. */
-export function isGreater(a: AccessOrder, b: AccessOrder): boolean {
+/**
+ * Whether a session that the server names is the client's own. A client in cookie mode may not know
+ * yet which session its cookies hold; until then, every session that the server names is its own.
+ */
+export function isCurrent(sessionId: string, known: KnownSession): boolean {
+  return known.sessionId === undefined
+    ? known.transport === "cookie" && known.status === "unknown"
+    : sessionId === known.sessionId;
+}
+
+/** Whether token `a` is newer than `b`: by generation, then claims version, then expiry. */
+export function isNewer(a: AccessOrder, b: AccessOrder): boolean {
   return (
     (a.generation - b.generation ||
       a.claimsVersion - b.claimsVersion ||
       a.expiresAt - b.expiresAt) > 0
   );
-}
-
-function judgeRenewal(
-  notice: SessionNotice,
-  now: NoticeContext,
-  { sent, own }: { sent: SentMark; own: boolean },
-): Verdict {
-  if (notice.session !== now.session) {
-    // Cookies are shared: the answer to our own refresh tells what they hold, whoever put it there.
-    const mayLearn = own ? notice.session !== now.ended : isCurrent(notice.session, now);
-    return now.transport === "cookie" && mayLearn ? "adopt" : "ignore";
-  }
-  if (now.order === undefined || isGreater(notice, now.order)) {
-    return "renew";
-  }
-  // A refresh shortly after an issue may get a token that ends earlier, because lives are jittered;
-  // it replaces one that was refused before its end, unless something newer came meanwhile.
-  const sameState =
-    notice.generation === now.order.generation && notice.claimsVersion === now.order.claimsVersion;
-  return own && sameState && sent.version === now.version ? "renew" : "ignore";
 }

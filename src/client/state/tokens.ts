@@ -2,24 +2,27 @@ import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { SessionClientEvent } from "../events.ts";
 
-/** The tokens of a header session with what is needed to order and time them. JSON-safe. */
+/**
+ * The tokens of a header session, with the facts needed to order and time them. Can be stored as
+ * JSON.
+ */
 export interface ClientTokens {
   /** The id of the session. */
   readonly session: string;
   /** The issuer. */
   readonly realm: string;
   readonly accessToken: string;
-  /** Absent where the server gave none; then nothing can be refreshed. */
+  /** Absent if the server gave none; then the session cannot be refreshed. */
   readonly refreshToken?: string | undefined;
   /** The refresh generation of the access token. */
   readonly generation: number;
   /** The version of the claims in the access token. */
   readonly claimsVersion: number;
-  /** `exp` of the access token, in seconds since 1970 by the server's clock. Only for comparing. */
+  /** `exp` of the access token: seconds since 1970 by the server's clock. Use it to compare only. */
   readonly expiresAt: number;
-  /** How much longer the access token was good when it was received, in milliseconds. */
+  /** The remaining lifetime of the access token when it was received, in milliseconds. */
   readonly expiresIn: number;
-  /** What the service lets the client read of the claims; absent where it tells none. */
+  /** The claims that the service shows to the client; absent if it shows none. */
   readonly claims?: JsonObject | undefined;
   /** When the access token was received: milliseconds since 1970 by the client's own clock. */
   readonly receivedAt: number;
@@ -28,32 +31,40 @@ export interface ClientTokens {
 /**
  * Where a client keeps its tokens between calls.
  *
- * The client keeps its own copy in memory, loads at start and again before every refresh (tabs may
- * share a store), and saves one at a time, the newest last. A store that fails is reported as the
- * event `storeFailed` and never signs anybody out.
+ * The client holds a copy in memory. It loads the tokens at the start and again before every
+ * refresh, because other clients may share the store. It saves one value at a time, the newest last.
+ * A failure of the store is reported as the event `storeFailed` and never ends the session.
+ *
+ * ```ts
+ * const tokens: TokenStore = {
+ *   transport: "header",
+ *   load: async () => JSON.parse((await storage.get("tokens")) ?? "null") ?? undefined,
+ *   save: (value) => storage.set("tokens", JSON.stringify(value ?? null)),
+ * };
+ * ```
  */
 export interface TokenStore {
   /** How the tokens of sessions that this client creates travel. */
   readonly transport: TokenTransport;
-  /** The tokens, or undefined when there are none. What is not {@link ClientTokens} is refused. */
+  /** Returns the tokens, or undefined if there are none. Other values are rejected. */
   load(): ClientTokens | undefined | Promise<ClientTokens | undefined>;
   /** Replaces the tokens; undefined removes them. */
   save(tokens: ClientTokens | undefined): void | Promise<void>;
 }
 
 /**
- * Tokens in HttpOnly cookies, which the browser keeps and scripts cannot read. The default where
- * there is a `document`.
+ * Keeps tokens in HttpOnly cookies, which the browser manages and scripts cannot read. The default
+ * where there is a `document`.
  */
 export function cookieTokens(): TokenStore {
   return { transport: "cookie", load: () => undefined, save: () => {} };
 }
 
 /**
- * Tokens in this process's memory, sent as headers; gone when it ends. The default where there is
- * no `document`.
+ * Keeps tokens in the memory of this process and sends them as headers. They are lost when the
+ * process ends. The default where there is no `document`.
  *
- * @param initial tokens to begin with
+ * @param initial tokens to start with
  */
 export function memoryTokens(initial?: ClientTokens): TokenStore {
   let kept = initial;
@@ -66,23 +77,12 @@ export function memoryTokens(initial?: ClientTokens): TokenStore {
   };
 }
 
-/** Whether a value from outside has the shape of {@link ClientTokens}. */
-export function isClientTokens(value: unknown): value is ClientTokens {
-  if (typeof value !== "object" || value === null) {
-    return false;
-  }
-  const { refreshToken, ...rest } = value as Record<string, unknown>;
-  const texts = [rest.session, rest.realm, rest.accessToken, refreshToken ?? "-"];
-  const numbers = ["generation", "claimsVersion", "expiresAt", "expiresIn", "receivedAt"];
-  return (
-    texts.every((text) => typeof text === "string" && text !== "") &&
-    numbers.every((name) => Number.isFinite(rest[name]))
-  );
-}
+/** The result of a load. A failed load is not the same as an empty store. */
+export type Loaded = { readonly tokens: ClientTokens | undefined } | "failed";
 
 /**
- * Speaks to the {@link TokenStore}: checks what it loads, saves one at a time with the newest last,
- * and turns every failure into an event. Nothing here rejects.
+ * Accesses the {@link TokenStore} for the client: validates loaded tokens, saves one value at a time
+ * with the newest last, and turns every failure into an event. Never throws or rejects.
  */
 export class TokenKeeper {
   readonly #store: TokenStore;
@@ -95,27 +95,28 @@ export class TokenKeeper {
     this.#emit = emit;
   }
 
-  /** Gives `then` what the store holds, at once where the store answers at once. */
-  load(then: (loaded: Loaded) => void): void | Promise<void> {
+  /**
+   * Loads the tokens. A store that answers synchronously is read synchronously, so that the state of
+   * a new client is known at once.
+   */
+  load(): Loaded | Promise<Loaded> {
     try {
       const value = this.#store.load();
-      if (!isPromise(value)) {
-        then(this.#checked(value));
-        return;
-      }
-      return value.then(
-        (tokens) => then(this.#checked(tokens)),
-        (error: unknown) => then(this.#failed(error)),
-      );
+      return isPromise(value)
+        ? Promise.resolve(value).then(
+            (tokens) => this.#checked(tokens),
+            (error: unknown) => this.#failed(nameOf(error)),
+          )
+        : this.#checked(value);
     } catch (error) {
-      then(this.#failed(error));
+      return this.#failed(nameOf(error));
     }
   }
 
-  /** Saves `tokens` after the save that runs now. Of several that wait only the newest is done. */
+  /** Saves `tokens` after the running save. Of several waiting values only the newest is saved. */
   save(tokens: ClientTokens | undefined): void {
     this.#next = { tokens };
-    this.#saving ??= this.#drain();
+    this.#saving ??= this.#saveAll();
   }
 
   /** Resolves when nothing is left to save. */
@@ -123,7 +124,7 @@ export class TokenKeeper {
     await this.#saving;
   }
 
-  async #drain(): Promise<void> {
+  async #saveAll(): Promise<void> {
     while (this.#next !== undefined) {
       const { tokens } = this.#next;
       this.#next = undefined;
@@ -140,25 +141,35 @@ export class TokenKeeper {
     if (value === undefined || value === null) {
       return { tokens: undefined };
     }
-    return isClientTokens(value)
-      ? { tokens: value }
-      : this.#failed(new TypeError("what the store holds are no tokens"));
+    return isClientTokens(value) ? { tokens: value } : this.#failed("TypeError");
   }
 
-  #failed(error: unknown): Loaded {
-    this.#emit({ type: "storeFailed", operation: "load", error: nameOf(error) });
+  #failed(error: string): Loaded {
+    this.#emit({ type: "storeFailed", operation: "load", error });
     return "failed";
   }
 }
 
-/** What a load found; `failed` is not the same as nothing. */
-export type Loaded = { readonly tokens: ClientTokens | undefined } | "failed";
+/** Whether a value from outside has the shape of {@link ClientTokens}. */
+function isClientTokens(value: unknown): value is ClientTokens {
+  if (typeof value !== "object" || value === null) {
+    return false;
+  }
+  const { refreshToken, ...rest } = value as Record<string, unknown>;
+  const texts = [rest.session, rest.realm, rest.accessToken, refreshToken ?? "-"];
+  const numbers = ["generation", "claimsVersion", "expiresAt", "expiresIn", "receivedAt"];
+  return (
+    texts.every((text) => typeof text === "string" && text !== "") &&
+    numbers.every((name) => Number.isFinite(rest[name]))
+  );
+}
 
+/** Stores may return any thenable. */
 function isPromise<T>(value: T | Promise<T>): value is Promise<T> {
   return typeof (value as { then?: unknown } | undefined)?.then === "function";
 }
 
-/** Only the name: the message of a store's error might hold what it failed to save. */
+/** Returns only the name, because the message of a store's error may contain the tokens. */
 function nameOf(error: unknown): string {
   return error instanceof Error ? error.name : typeof error;
 }

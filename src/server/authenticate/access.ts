@@ -1,90 +1,64 @@
 import { SessionError } from "../../base/errors.ts";
-import { andThen } from "../../base/promises.ts";
+import type { TokenTransport } from "../../base/wire.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifiedToken } from "../../jwt/verifier.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
-import type { Authenticator, VerifyingCore } from "../core.ts";
+import type { VerifyingCore } from "../core.ts";
 
-/** What is verified, and when. */
-export interface Verifiable {
-  readonly presented: PresentedTokens;
-  /** Milliseconds since 1970 by the store's clock. */
-  readonly now: number;
-}
+/** Verifies one access token as of the arrival of the call. */
+export type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
 
 /**
- * Verifies the token of the Authorization header.
+ * Verifies the token in the Authorization header.
  * @throws SessionError
  */
-export function verifyBearer(
-  engine: Authenticator,
-  { presented, now }: Verifiable,
-): TokenClaims | Promise<TokenClaims> {
-  const { bearer = "", accessCookies } = presented;
-  return andThen(engine.verify(bearer, now), (verified) => {
-    const claims = accept(verified, { transport: "header", hasRefreshToken: false });
-    return accessCookies.length === 0 ? claims : checkCookies(engine, claims, { presented, now });
-  });
-}
-
-/** The cookies beside a header must be of its session. */
-async function checkCookies(
-  engine: Authenticator,
-  claims: TokenClaims,
-  { presented, now }: Verifiable,
+export async function verifyBearer(
+  { bearer = "", accessCookies }: PresentedTokens,
+  verify: VerifyToken,
 ): Promise<TokenClaims> {
-  for (const cookie of presented.accessCookies) {
-    const other = await engine.verify(cookie, now);
+  const claims = accept(await verify(bearer), { transport: "header", hasRefreshToken: false });
+  // Any cookies must belong to the same session.
+  for (const cookie of accessCookies) {
+    const other = await verify(cookie);
     if ("claims" in other && other.claims.sid !== claims.sid) {
-      throw conflict("header and cookie carry different sessions");
+      throw conflict("the Authorization header and the cookie belong to different sessions");
     }
   }
   return claims;
 }
 
 /**
- * Verifies the access cookie: of several copies the best one.
+ * Verifies the access cookie. If there are several copies, the best one counts.
  * @throws SessionError
  */
-export function verifyCookies(
+export async function verifyCookies(
   core: VerifyingCore,
-  engine: Authenticator,
-  { presented, now }: Verifiable,
-): TokenClaims | Promise<TokenClaims> {
-  const context = {
-    transport: "cookie",
-    hasRefreshToken: presented.refreshCookies.length > 0,
-  } as const;
-  const [first, ...more] = presented.accessCookies;
+  { accessCookies, refreshCookies }: PresentedTokens,
+  verify: VerifyToken,
+): Promise<TokenClaims> {
+  const context = { transport: "cookie", hasRefreshToken: refreshCookies.length > 0 } as const;
+  const [first, ...more] = accessCookies;
   if (first === undefined) {
     throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
-      message: "there is a refresh token, and no access token",
+      message: "the request has a refresh token but no access token; refresh the session",
     });
   }
-  return more.length === 0
-    ? andThen(engine.verify(first, now), (verified) => accept(verified, context))
-    : verifyCopies(core, engine, { presented, now }).then((best) => accept(best, context));
-}
-
-async function verifyCopies(
-  core: VerifyingCore,
-  engine: Authenticator,
-  { presented, now }: Verifiable,
-): Promise<VerifiedToken> {
-  const all = await Promise.all(
-    presented.accessCookies.map(async (cookie) => engine.verify(cookie, now)),
-  );
-  const sessions = new Set(all.flatMap((v) => ("claims" in v ? [v.claims.sid] : [])));
+  if (more.length === 0) {
+    return accept(await verify(first), context);
+  }
+  const copies = await Promise.all(accessCookies.map(async (cookie) => verify(cookie)));
+  const sessions = new Set(copies.flatMap((v) => ("claims" in v ? [v.claims.sid] : [])));
   if (sessions.size > 1) {
-    const message = "there are access cookies of several sessions";
+    const message = "the access cookies belong to different sessions";
+    // Without the __Host- prefix, a sibling host may have planted one of them.
     throw core.cookies.hostOnly
       ? conflict(message)
       : new SessionError("unauthorized", "TOKEN_CONFLICT", { message, clearTokens: true });
   }
-  return all.reduce(better);
+  return accept(copies.reduce(better), context);
 }
 
-/** Of two copies of a cookie, the one that says more. */
+/** The more useful of two copies of a cookie. */
 function better(a: VerifiedToken, b: VerifiedToken): VerifiedToken {
   const rank = { valid: 3, expired: 2, invalid: 1, malformed: 0 } as const;
   if (rank[a.status] !== rank[b.status]) {
@@ -97,14 +71,21 @@ function isNewer(a: TokenClaims, b: TokenClaims): boolean {
   return a.gen - b.gen > 0 || (a.gen === b.gen && (a.cv - b.cv || a.exp - b.exp) > 0);
 }
 
+/** How a token was presented. */
+interface Presentation {
+  readonly transport: TokenTransport;
+  readonly hasRefreshToken: boolean;
+}
+
+/** @throws SessionError unless the token is valid and was issued for the transport it came by */
 function accept(
   verified: VerifiedToken,
-  context: { readonly transport: "cookie" | "header"; readonly hasRefreshToken: boolean },
+  { transport, hasRefreshToken }: Presentation,
 ): TokenClaims {
   switch (verified.status) {
     case "valid":
-      if (verified.claims.transport !== context.transport) {
-        throw conflict("the token belongs to the other transport");
+      if (verified.claims.transport !== transport) {
+        throw conflict("the access token was issued for the other token transport");
       }
       return verified.claims;
     case "expired":
@@ -115,7 +96,7 @@ function accept(
     case "invalid":
       throw invalid("tryRefreshToken");
     case "malformed":
-      throw invalid(context.hasRefreshToken ? "tryRefreshToken" : "unauthorized");
+      throw invalid(hasRefreshToken ? "tryRefreshToken" : "unauthorized");
   }
 }
 
@@ -126,7 +107,7 @@ function invalid(kind: "tryRefreshToken" | "unauthorized"): SessionError {
   });
 }
 
-/** Tokens of different sessions: a refresh finds out which one lives. */
+/** The error of tokens that belong to different sessions. A refresh finds out which one is live. */
 export function conflict(message: string): SessionError {
   return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
 }

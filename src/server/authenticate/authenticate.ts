@@ -1,5 +1,4 @@
 import { SessionError } from "../../base/errors.ts";
-import { andThen } from "../../base/promises.ts";
 import { header } from "../../base/wire.ts";
 import type { Reissued } from "../../engine/access-tokens.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
@@ -7,105 +6,235 @@ import type { RevocationCheck } from "../../engine/revocation/check.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import { isEmpty, type PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
+import type { Waits } from "../call/waits.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
+import { sessionMissing } from "../response/errors.ts";
 import { writeReissued } from "../response/tokens.ts";
 import { conflict, verifyBearer, verifyCookies } from "./access.ts";
 import { checkCrossSite, sessionNamedBy } from "./refresh.ts";
 
-/** What a call demands of a session whose token is good. */
-export interface SessionDemand {
+/** The parts of a call that authentication reads and writes. */
+export type AuthenticationRequest = Pick<
+  Call,
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+>;
+
+/** What a call demands of its caller. */
+export interface AuthenticationDemand {
+  /** Whether a call without tokens is refused. */
+  readonly required: boolean;
+  /** Whether a cookie session must present its anti-CSRF token, if the service uses them. */
+  readonly doAntiCsrfCheck: boolean;
+  /** How the call learns that its session has ended. */
   readonly check: RevocationCheck;
-  /** Whether claims that are out of date must not serve, even in an outage. Default false. */
+  /** Whether outdated claims must not be used, even in an outage. Default false. */
   readonly needsClaims?: boolean;
+  /** Ends every wait when the call ends. */
+  readonly waits: Waits;
 }
 
-/** Where a new access token goes. */
+/**
+ * Authenticates a call: finds its access token, verifies it, and checks that its session is live.
+ * A token that was verified before needs no I/O. It takes I/O to open the store, to look up an
+ * unknown signing key, to catch up with a stale change log, to check strictly, and to load changed
+ * claims.
+ *
+ * @returns the verified claims; undefined if no token was presented and none is required
+ * @throws SessionError
+ */
+export async function authenticate(
+  core: VerifyingCore,
+  call: AuthenticationRequest,
+  demand: AuthenticationDemand,
+): Promise<TokenClaims | undefined> {
+  const { presented } = call;
+  const { waits } = demand;
+
+  // 1. No tokens at all.
+  if (isEmpty(presented)) {
+    if (demand.required) {
+      throw sessionMissing();
+    }
+    return undefined;
+  }
+
+  // 2. Cookies only count on requests from our own pages.
+  const byCookie = presented.bearer === undefined;
+  if (byCookie) {
+    checkCrossSite(core, call);
+  }
+
+  try {
+    // 3. The token: format, signature, issuer, audience, lifetime.
+    const engine = await waits.for(core.engine());
+    const now = engine.revocations.storeNow();
+    const verify = (token: string) => waits.for(engine.verify(token, now));
+    const verified = byCookie
+      ? await verifyCookies(core, presented, verify)
+      : await verifyBearer(presented, verify);
+
+    // 4. The anti-CSRF token, if the service uses them.
+    if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
+      await waits.for(checkAntiCsrf(core, engine, call, verified));
+    }
+
+    // 5. Revocation, and claims that changed after the token was issued.
+    const checkedAt = waits.waited ? undefined : now;
+    const claims = await checkSession(core, call, { engine, verified, demand, now: checkedAt });
+
+    // 6. Using a refresh generation confirms it. The write happens in the background.
+    engine.used(claims, now);
+    return claims;
+  } catch (error) {
+    // The access cookie may be a late copy from a session that has ended, overwriting the one of
+    // the next session. The refresh cookie decides which session is live.
+    throw byCookie && namesAnotherSession(presented, error)
+      ? conflict("the access cookie and the refresh cookie belong to different sessions")
+      : error;
+  }
+}
+
+/** @throws SessionError `tryRefreshToken` if the anti-CSRF token is missing or wrong */
+async function checkAntiCsrf(
+  core: VerifyingCore,
+  engine: Authenticator,
+  { requestHeader }: AuthenticationRequest,
+  { sid }: TokenClaims,
+): Promise<void> {
+  const token = requestHeader.get(header.csrf);
+  if (token === null || !(await engine.antiCsrf.verify(sid, token))) {
+    core.emit({ type: "csrfRefused", check: "token", origin: requestHeader.get("origin") });
+    throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
+      message: "the anti-CSRF token is missing or wrong; refresh the session and try again",
+      sessionId: sid,
+    });
+  }
+}
+
+/** Whether an error is the end of one session while a refresh cookie names another one. */
+function namesAnotherSession({ refreshCookies }: PresentedTokens, error: unknown): boolean {
+  if (!(error instanceof SessionError) || error.kind !== "unauthorized") {
+    return false;
+  }
+  const { sessionId } = error;
+  return (
+    sessionId !== undefined &&
+    refreshCookies.some((token) => (sessionNamedBy(token) ?? sessionId) !== sessionId)
+  );
+}
+
+/** The response to a call, which may carry a new access token. */
 type Response = Pick<Call, "requestMethod" | "responseHeader">;
 
-/** A verified token, and what its call demands. */
-export interface Verified {
+/** The claims of a valid token, and what its call demands of the session. */
+interface VerifiedCall {
   readonly engine: Authenticator;
-  readonly claims: TokenClaims;
-  readonly demand: SessionDemand;
-  /** What `storeNow` told just now; undefined where something was waited for since. */
+  readonly verified: TokenClaims;
+  readonly demand: AuthenticationDemand;
+  /** The store's time, read just now; undefined if the call has waited since. */
   readonly now: number | undefined;
 }
 
 /**
- * Checks that the session of a verified token lives, and brings its claims up to date: where they
- * have changed, the response carries a new access token. Nothing is waited for where all is known.
+ * Checks that the session of a verified token is live, and updates its claims. If they have
+ * changed, the response carries a new access token.
  *
+ * @returns the claims to use for this call
  * @throws SessionError
  */
-export function checkSession(
+async function checkSession(
   core: VerifyingCore,
   response: Response,
-  verified: Verified,
-): TokenClaims | Promise<TokenClaims> {
-  const { engine, claims, demand, now } = verified;
+  call: VerifiedCall,
+): Promise<TokenClaims> {
+  const { engine, verified, demand, now } = call;
   switch (demand.check) {
     case "none":
-      return claims;
+      return verified;
     case "strict":
-      return checkStored(core, response, verified);
+      return demand.waits.for(checkStored(core, response, call));
     case "feed":
-      assertNotRevoked(engine, claims);
+      assertNotRevoked(engine, verified);
       return engine.revocations.unsure ||
         engine.revocations.isStale(now) ||
-        hasNewClaims(engine, claims)
-        ? checkFeed(core, response, verified)
-        : claims;
+        hasNewClaims(engine, verified)
+        ? demand.waits.for(checkFeed(core, response, call))
+        : verified;
   }
 }
 
+/** The strict check: what the store says now. */
+async function checkStored(
+  core: VerifyingCore,
+  response: Response,
+  { engine, verified }: VerifiedCall,
+): Promise<TokenClaims> {
+  const stored = await engine.load(verified.sid);
+  return useStored(core, response, { engine, verified, stored });
+}
+
+/** The feed check where what is known in memory is not enough. */
 async function checkFeed(
   core: VerifyingCore,
   response: Response,
-  verified: Verified,
+  { engine, verified, demand }: VerifiedCall,
 ): Promise<TokenClaims> {
-  const { engine, claims, demand } = verified;
+  // 1. Catch up with the change log.
   if (!engine.revocations.unsure && engine.revocations.isStale()) {
     await engine.revocations.catchUp();
-    assertNotRevoked(engine, claims);
+    assertNotRevoked(engine, verified);
   }
-  // Also where the store has lost changes meanwhile.
+
+  // 2. The log may have lost entries, perhaps only now: the stored session decides.
   if (engine.revocations.unsure) {
-    return adoptStored(core, response, { verified, stored: await engine.loadUnsure(claims.sid) });
+    const stored = await engine.loadUnsure(verified.sid);
+    return useStored(core, response, { engine, verified, stored });
   }
+
+  // 3. Claims that changed. In an outage the old ones serve, unless the policy looks at them.
   try {
-    return await adopt(core, response, { claims, reissued: await engine.reissue(claims) });
+    return await useReissued(core, response, verified, await engine.reissue(verified));
   } catch (error) {
     if (!demand.needsClaims && error instanceof SessionError && error.kind === "unavailable") {
-      return claims;
+      return verified;
     }
     throw error;
   }
 }
 
-async function checkStored(
+/** Checks the stored session, and uses the claims that it has now. */
+async function useStored(
   core: VerifyingCore,
   response: Response,
-  verified: Verified,
+  { engine, verified, stored }: Pick<VerifiedCall, "engine" | "verified"> & FromStore,
 ): Promise<TokenClaims> {
-  const { engine, claims } = verified;
-  return adoptStored(core, response, { verified, stored: await engine.load(claims.sid) });
+  const record = liveOf(verified.sid, stored);
+  const reissued = await engine.reissueFrom(verified, { record, now: stored.now });
+  return useReissued(core, response, verified, reissued);
 }
 
-async function adoptStored(
+interface FromStore {
+  readonly stored: Awaited<ReturnType<Authenticator["load"]>>;
+}
+
+/** Uses the claims of a new access token, if there is one, and sends that token to the client. */
+async function useReissued(
   core: VerifyingCore,
-  response: Response,
-  { verified, stored }: { readonly verified: Verified; readonly stored: StoredSession },
+  { requestMethod, responseHeader }: Response,
+  verified: TokenClaims,
+  reissued: Reissued | undefined,
 ): Promise<TokenClaims> {
-  const { engine, claims } = verified;
-  const record = liveOf(claims.sid, stored);
-  const reissued = await engine.reissueFrom(claims, { record, now: stored.now });
-  return adopt(core, response, { claims, reissued });
+  if (reissued === undefined) {
+    return verified;
+  }
+  // The response to a GET may be cached, so it carries no token.
+  if (requestMethod !== "GET") {
+    await writeReissued(core, responseHeader, reissued);
+  }
+  return reissued.access.claims;
 }
 
-type StoredSession = Awaited<ReturnType<Authenticator["load"]>>;
-
-function assertNotRevoked(engine: Authenticator, claims: TokenClaims): void {
-  const { sid: session } = claims;
+function assertNotRevoked(engine: Authenticator, { sid: session }: TokenClaims): void {
   const end = engine.revocations.get(session);
   if (end !== undefined) {
     throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.revocations.storeNow());
@@ -115,173 +244,4 @@ function assertNotRevoked(engine: Authenticator, claims: TokenClaims): void {
 function hasNewClaims({ revocations }: Authenticator, { sid, cv }: TokenClaims): boolean {
   const version = revocations.claimsVersionOf(sid);
   return version !== undefined && version > cv;
-}
-
-/** The claims that the call goes on with; new ones go to the client, unless by GET, which may be kept. */
-async function adopt(
-  core: VerifyingCore,
-  { requestMethod, responseHeader }: Response,
-  { claims, reissued }: { readonly claims: TokenClaims; readonly reissued: Reissued | undefined },
-): Promise<TokenClaims> {
-  if (reissued === undefined) {
-    return claims;
-  }
-  if (requestMethod !== "GET") {
-    await writeReissued(core, responseHeader, reissued);
-  }
-  return reissued.access.claims;
-}
-
-/** A call as far as authentication looks at it. */
-export type AuthenticationRequest = Pick<
-  Call,
-  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
->;
-
-/** What a call demands. */
-export interface AuthenticationDemand extends SessionDemand {
-  readonly required: boolean;
-  readonly doAntiCsrfCheck: boolean;
-}
-
-/**
- * Finds and verifies the access token of a request: tokens, cross-site, signature, anti-CSRF token,
- * revocation. No I/O, but for an unknown signing key, a stale change log, a strict check, and claims
- * that have changed; and no promise where the token was verified before.
- *
- * @returns the verified claims; undefined when nothing was presented and nothing is required
- * @throws SessionError
- */
-export function authenticate(
-  core: VerifyingCore,
-  request: AuthenticationRequest,
-  demand: AuthenticationDemand,
-): TokenClaims | undefined | Promise<TokenClaims> {
-  const { presented } = request;
-  if (isEmpty(presented)) {
-    if (demand.required) {
-      throw new SessionError("unauthorized", "SESSION_MISSING", {
-        message: "the call needs a session",
-      });
-    }
-    return undefined;
-  }
-  if (presented.bearer === undefined) {
-    checkCrossSite(core, request);
-  }
-  const given = { core, request, demand };
-  const work = () => andThen(core.engine(), (engine) => authenticateBy(engine, given));
-  return presented.bearer === undefined ? orRefresh(presented, work) : work();
-}
-
-/**
- * That one session has ended says nothing of another one, which the refresh cookie may be of: an
- * answer of the ended one that came late has overwritten the access cookie of the next.
- */
-function orRefresh<T>(presented: PresentedTokens, work: () => T | Promise<T>): T | Promise<T> {
-  const failed = (error: unknown): never => {
-    throw error instanceof SessionError && namesAnother(presented, error)
-      ? conflict("the access and the refresh cookie are of different sessions")
-      : error;
-  };
-  try {
-    const done = work();
-    return done instanceof Promise ? done.catch(failed) : done;
-  } catch (error) {
-    return failed(error);
-  }
-}
-
-function namesAnother(
-  { refreshCookies }: PresentedTokens,
-  { kind, sessionId: session }: SessionError,
-) {
-  return (
-    kind === "unauthorized" &&
-    session !== undefined &&
-    refreshCookies.some((token) => (sessionNamedBy(token) ?? session) !== session)
-  );
-}
-
-/** A request that brought a token, and what it has to be good for. */
-interface Presented {
-  readonly core: VerifyingCore;
-  readonly request: AuthenticationRequest;
-  readonly demand: AuthenticationDemand;
-}
-
-function authenticateBy(
-  engine: Authenticator,
-  given: Presented,
-): TokenClaims | Promise<TokenClaims> {
-  const { core, request, demand } = given;
-  const { presented } = request;
-  const byCookie = presented.bearer === undefined;
-  const now = engine.revocations.storeNow();
-  const verified = byCookie
-    ? verifyCookies(core, engine, { presented, now })
-    : verifyBearer(engine, { presented, now });
-  const byToken = byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck;
-  // Most calls wait for nothing: those make no promise, nor anything else in vain.
-  return byToken || verified instanceof Promise
-    ? checkLater(engine, given, { verified, byToken, now })
-    : checkLive(engine, given, { claims: verified, now, checkedAt: now });
-}
-
-async function checkLater(
-  engine: Authenticator,
-  given: Presented,
-  {
-    verified,
-    byToken,
-    now,
-  }: {
-    readonly verified: TokenClaims | Promise<TokenClaims>;
-    readonly byToken: boolean;
-    readonly now: number;
-  },
-): Promise<TokenClaims> {
-  const claims = await verified;
-  if (byToken) {
-    await checkAntiCsrf(engine, given, claims);
-  }
-  return checkLive(engine, given, { claims, now, checkedAt: undefined });
-}
-
-function checkLive(
-  engine: Authenticator,
-  { core, request, demand }: Presented,
-  found: {
-    readonly claims: TokenClaims;
-    readonly now: number;
-    /** What `storeNow` told just now; undefined where something was waited for since. */
-    readonly checkedAt: number | undefined;
-  },
-): TokenClaims | Promise<TokenClaims> {
-  const { claims, now, checkedAt } = found;
-  const live = checkSession(core, request, { engine, claims, demand, now: checkedAt });
-  if (live instanceof Promise) {
-    return live.then((current) => takeNote(engine, current, now));
-  }
-  return takeNote(engine, live, now);
-}
-
-function takeNote(engine: Authenticator, claims: TokenClaims, now: number): TokenClaims {
-  engine.used(claims, now);
-  return claims;
-}
-
-async function checkAntiCsrf(
-  engine: Authenticator,
-  { core, request }: Presented,
-  claims: TokenClaims,
-): Promise<void> {
-  const token = request.requestHeader.get(header.csrf);
-  if (token === null || !(await engine.antiCsrf.verify(claims.sid, token))) {
-    core.emit({ type: "csrfRefused", check: "token", origin: request.requestHeader.get("origin") });
-    throw new SessionError("tryRefreshToken", "ANTI_CSRF", {
-      message: "the anti-CSRF token is missing or wrong",
-      sessionId: claims.sid,
-    });
-  }
 }

@@ -7,7 +7,7 @@ import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
 
-/** @throws SessionError `forbidden` when a call with cookies comes from a page that may not make it */
+/** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
 export function checkCrossSite(
   core: VerifyingCore,
   { requestHeader, requestMethod }: Pick<Call, "requestHeader" | "requestMethod">,
@@ -21,24 +21,24 @@ export function checkCrossSite(
   }
 }
 
-/** What a request may prove its sessions with, beside its headers. */
-export interface ProofContext {
-  /** The refresh token in the message; empty when there is none. */
+/** The further inputs of {@link provenSessions}. */
+interface ProofContext {
+  /** The refresh token in the message; empty if there is none. */
   readonly inMessage: string;
-  /** Milliseconds since 1970. */
+  /** Milliseconds since 1970 by the store's clock. */
   readonly now: number;
 }
 
-/** The sessions that a request proves to belong to. */
+/** The sessions to which a request provably belongs. */
 export interface ProvenSessions {
   readonly sessions: ReadonlySet<string>;
-  /** Set where it may belong to one more: a refresh token is under a secret not known here. */
+  /** Set if there may be another session: one refresh token was made with a secret unknown here. */
   readonly unknown: UnknownSecretError | undefined;
 }
 
 /**
- * Every session that a request proves to belong to: the one of its headers or its message, and those
- * of its cookies where these prove none.
+ * Returns the sessions to which a request provably belongs: the one of its message or header, or, if
+ * there is none, all those of its cookies.
  * @throws SessionError `unavailable`
  */
 export async function provenSessions(
@@ -63,8 +63,8 @@ export async function provenSessions(
 }
 
 /**
- * The session of an access token that came by a transport, expired ones included: enough to end a
- * session, not to use it.
+ * Returns the session of an access token that came by a transport. An expired token is enough to end
+ * a session, though not to use it.
  */
 async function sessionOfAccess(
   engine: Engine,
@@ -82,8 +82,8 @@ interface AccessCandidate {
 }
 
 /**
- * Proves a refresh token without using it.
- * @returns undefined when it is none of ours; an error when it is under a secret not known here
+ * Verifies a refresh token without using it.
+ * @returns undefined if it is not valid; the error if it was made with a secret unknown here
  * @throws SessionError `unavailable`
  */
 export async function proveRefresh(
@@ -105,7 +105,7 @@ export async function proveRefresh(
   }
 }
 
-/** Every session that the cookies of a request prove to belong to. */
+/** Returns the sessions to which the cookies of a request provably belong. */
 async function sessionsOfCookies(
   engine: Engine,
   presented: PresentedTokens,
@@ -121,7 +121,7 @@ async function sessionsOfCookies(
   }
   for (const token of presented.refreshCookies) {
     const session = sessionNamedBy(token);
-    // Reading the store is for sessions that the access cookies did not prove.
+    // The store is only read for sessions that no access cookie has proven.
     if (session === undefined || !sessions.has(session)) {
       const proven = await proveRefresh(engine, token, "cookie");
       if (proven instanceof UnknownSecretError) {
@@ -134,7 +134,7 @@ async function sessionsOfCookies(
   return { sessions, unknown };
 }
 
-/** The session that a refresh token names, unproven. */
+/** Returns the session that a refresh token names, without verifying the token. */
 export function sessionNamedBy(refreshToken: string): string | undefined {
   return refreshToken.split(".", 2)[1];
 }

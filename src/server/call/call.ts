@@ -1,16 +1,16 @@
-import { Code, ConnectError, type ContextValues, createContextKey } from "@connectrpc/connect";
-import { SessionError } from "../../base/errors.ts";
-import { andThen } from "../../base/promises.ts";
-import type { TokenClaims } from "../../jwt/claims.ts";
-import { hasCookies, hideTokens, readTokens } from "../../request/tokens.ts";
-import type { VerifyingCore } from "../core.ts";
-import { toConnectError } from "../response/errors.ts";
-import { writeRefusal } from "../response/tokens.ts";
-import { type Call, type CallKey, OpenedCall } from "./state.ts";
+import {
+  Code,
+  ConnectError,
+  type ContextKey,
+  type ContextValues,
+  createContextKey,
+} from "@connectrpc/connect";
+import type { SessionError } from "../../base/errors.ts";
+import type { VerifiedSession } from "../../engine/session.ts";
+import type { SessionCookies } from "../../request/cookies.ts";
+import { hasCookies, hideTokens, type PresentedTokens, readTokens } from "../../request/tokens.ts";
 
-export type { Call, CallKey } from "./state.ts";
-
-/** The request and response headers of one call: what a `HandlerContext` has. */
+/** The request and response headers of one call. A `HandlerContext` is an exchange. */
 export interface Exchange {
   readonly requestHeader: Headers;
   readonly responseHeader: Headers;
@@ -18,106 +18,162 @@ export interface Exchange {
   readonly requestMethod: string;
 }
 
+/** An exchange that may be part of an RPC, which has a signal and context values. */
+export interface CallExchange extends Exchange {
+  readonly signal?: AbortSignal;
+  readonly values?: ContextValues;
+}
+
+/** The state that one instance keeps for one call. */
+export class Call {
+  readonly presented: PresentedTokens;
+  /** The request headers, for the cross-site check. The session cookies are no longer in them. */
+  readonly requestHeader: Headers;
+  readonly requestMethod: string;
+  /** The signal of the RPC; undefined outside RPCs. */
+  readonly signal: AbortSignal | undefined;
+  /** Whether the deciding token came in a cookie. If so, a failure expires the cookies. */
+  byCookie: boolean;
+  /** Whether the gate or the interceptor has already applied the method's policy to this call. */
+  admitted = false;
+  /** The id of the session whose tokens this response already carries; a failure keeps them. */
+  written: string | undefined = undefined;
+  /** The failure that the response headers already report. */
+  failure: SessionError | undefined = undefined;
+  /** Whether the response headers have been sent, so that no more tokens can be written. */
+  committed = false;
+  /** The stream that ends with the session of this call; undefined if there is none. */
+  stream: CallStream | undefined = undefined;
+  #responseHeader: Headers;
+  #isBuffered: boolean;
+  #session: VerifiedSession | undefined = undefined;
+  #make: (() => VerifiedSession) | undefined = undefined;
+
+  /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
+  constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
+    this.presented = presented;
+    this.requestHeader = exchange.requestHeader;
+    this.requestMethod = exchange.requestMethod;
+    this.signal = exchange.signal;
+    this.byCookie = presented.bearer === undefined && hasCookies(presented);
+    this.#responseHeader = exchange.responseHeader;
+    this.#isBuffered = isBuffered;
+  }
+
+  /** The session of the call; created on first use, because many handlers never read it. */
+  get session(): VerifiedSession | undefined {
+    this.#session ??= this.#make?.();
+    return this.#session;
+  }
+
+  /** Sets the session of the call to what `make` returns, and points the call's stream to it. */
+  enter(make: () => VerifiedSession): void {
+    this.#make = make;
+    this.#session = undefined;
+    if (this.stream !== undefined) {
+      this.#session = make();
+      this.stream.follow(this.#session);
+    }
+  }
+
+  /** Where tokens, cookies and hints are written. */
+  get responseHeader(): Headers {
+    return this.#responseHeader;
+  }
+
+  /** Whether headers are still being collected because the call has no response yet. */
+  get isBuffered(): boolean {
+    return this.#isBuffered;
+  }
+
+  /**
+   * Writes to these headers from now on. Collected headers are copied first, so that whatever the
+   * handler sets afterwards replaces them.
+   */
+  attachResponse(headers: Headers): void {
+    if (this.#isBuffered) {
+      this.#isBuffered = false;
+      this.#responseHeader.forEach((value, name) => {
+        if (name === "set-cookie" || name === "vary") {
+          headers.append(name, value);
+        } else {
+          headers.set(name, value);
+        }
+      });
+    }
+    this.#responseHeader = headers;
+  }
+}
+
+/** An open stream, informed by its call about changes to its session. */
+export interface CallStream {
+  /** From now on the call belongs to this session. */
+  follow(session: VerifiedSession): void;
+  /** Runs work that ends the stream's session. The handler may still send a last response. */
+  ownEnd<T>(work: () => Promise<T>): Promise<T>;
+}
+
+/** Runs work that may end the session of this same call. */
+export function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promise<T> {
+  return stream === undefined ? work() : stream.ownEnd(work);
+}
+
+/** The key of a `Call` in the context values. Each instance has its own, so that two never mix. */
+export type CallKey = ContextKey<Call | undefined>;
+
 export function createCallKey(): CallKey {
   return createContextKey<Call | undefined>(undefined, { description: "rpc-session call" });
 }
 
-/** Reads the tokens of an exchange, and takes the cookies out of what handlers see. */
-export function openCall(
-  core: VerifyingCore,
-  exchange: Exchange & { readonly signal?: AbortSignal },
+/** The part of an instance that reads the tokens of a request. */
+interface TokenReader {
+  readonly cookies: Pick<SessionCookies, "names">;
+}
+
+/** Reads the tokens of an exchange, and removes the session cookies from the headers. */
+export function openCall({ cookies }: TokenReader, exchange: CallExchange): Call {
+  return open(cookies, exchange, false);
+}
+
+/** The same for an exchange whose response headers do not exist yet. */
+export function openBufferedCall(
+  { cookies }: TokenReader,
+  exchange: Omit<CallExchange, "responseHeader">,
 ): Call {
+  return open(cookies, { ...exchange, responseHeader: new Headers() }, true);
+}
+
+function open({ names }: TokenReader["cookies"], exchange: CallExchange, isBuffered: boolean) {
   const { requestHeader } = exchange;
-  const presented = readTokens(requestHeader, core.cookies.names);
+  const presented = readTokens(requestHeader, names);
   if (hasCookies(presented)) {
-    hideTokens(requestHeader, core.cookies.names);
+    hideTokens(requestHeader, names);
   }
-  return new OpenedCall(presented, exchange);
+  return new Call(presented, exchange, isBuffered);
 }
 
 /**
- * The call that a context belongs to; opened now when neither gate nor interceptor ran.
- * @throws ConnectError `Internal` when the context shares its values with another one
+ * Returns the call that a context belongs to. Opens it if neither gate nor interceptor has run.
+ * @throws ConnectError `Internal` if two requests share their context values
  */
-export function callOf(
-  core: VerifyingCore,
-  key: CallKey,
-  exchange: Exchange & { readonly values?: ContextValues; readonly signal?: AbortSignal },
-): Call {
-  // An interceptor may have replaced the headers or the signal of the request, not both.
+export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange): Call {
+  // An interceptor may have replaced the headers or the signal of the request, but not both.
   const isSame = (call: Call): boolean =>
     call.responseHeader === exchange.responseHeader ||
     call.requestHeader === exchange.requestHeader ||
     (call.signal !== undefined && call.signal === exchange.signal);
   const known = exchange.values && knownCall(exchange.values, key, isSame);
-  const call = known ?? openCall(core, exchange);
-  // The interceptor alone has no response headers; a handler's context does.
-  answerWith(call, exchange.responseHeader);
+  const call = known ?? openCall(reader, exchange);
+  // An interceptor without a gate has no response headers yet; a handler's context has them.
+  call.attachResponse(exchange.responseHeader);
   exchange.values?.set(key, call);
   return call;
 }
 
 /**
- * From now on the call writes to these headers. What waited for them goes there first, so that
- * whatever the handler writes takes its place.
- */
-export function answerWith(call: Call, headers: Headers): void {
-  if (call.waits) {
-    call.waits = false;
-    call.responseHeader.forEach((value, name) => {
-      if (name === "set-cookie" || name === "vary") {
-        headers.append(name, value);
-      } else {
-        headers.set(name, value);
-      }
-    });
-  }
-  call.responseHeader = headers;
-}
-
-/**
- * Puts the session of verified claims into the call.
- * @throws SessionError `forbidden` when the claims are not as the service expects them
- */
-export function enterSession(
-  core: VerifyingCore,
-  call: Call,
-  claims: TokenClaims,
-): void | Promise<void> {
-  return andThen(core.claims.read(claims.claims), (read) =>
-    call.enter(() => core.sessionOn(core, { claims, read }, call)),
-  );
-}
-
-/** What was thrown, and by which method's call; undefined outside of RPCs. */
-export interface Failure {
-  readonly error: unknown;
-  readonly procedure: string | undefined;
-}
-
-/**
- * Writes what a failed call tells in its headers.
- * @returns the failure as a SessionError
- */
-export function failCall(core: VerifyingCore, call: Call, failure: Failure): SessionError {
-  const { procedure } = failure;
-  const error =
-    failure.error instanceof SessionError
-      ? failure.error
-      : new SessionError("general", "INTERNAL", { message: "unforeseen", cause: failure.error });
-  call.failure = error;
-  if (error.kind === "unavailable" || error.kind === "general") {
-    core.emit({ type: "failed", procedure, error });
-  }
-  const byCookie = call.byCookie && call.written === undefined;
-  writeRefusal(core, call.responseHeader, { error, byCookie });
-  return error;
-}
-
-/**
- * The call of a request that its context values know already.
- * @throws ConnectError `Internal` when it is the call of another request: then the values are shared,
- * and one caller would be taken for the other
+ * Returns the call that the context values already hold.
+ * @throws ConnectError `Internal` if it is the call of another request. The two requests share
+ * their values then, and one caller would be mistaken for the other.
  */
 export function knownCall(
   values: ContextValues,
@@ -127,42 +183,9 @@ export function knownCall(
   const call = values.get(key);
   if (call !== undefined && !isSame(call)) {
     throw new ConnectError(
-      "the adapter's option contextValues returned the same object for two requests; create one for each",
+      "the adapter option contextValues returned the same object for two requests; create one for each request",
       Code.Internal,
     );
   }
   return call;
-}
-
-/** Refuses a call: writes its headers, and makes the error that goes on the wire. */
-export function refuseCall(
-  core: VerifyingCore,
-  call: Call,
-  failure: Failure & { readonly procedure: string },
-): ConnectError {
-  const { procedure } = failure;
-  return toConnectError(failCall(core, call, failure), { realm: core.issuer, procedure });
-}
-
-/**
- * The error that a handler let through. What this response tells already stays; any other is of
- * something else than the tokens of this call, and takes none of them away.
- */
-export function relayFailure(
-  core: VerifyingCore,
-  call: Call,
-  { error, procedure }: { readonly error: SessionError; readonly procedure: string },
-): ConnectError {
-  if (error === call.failure) {
-    return toConnectError(error, { realm: core.issuer, procedure });
-  }
-  const { kind, reason, message, sessionId: session, retryAfter, violations } = error;
-  const kept = new SessionError(kind, reason, {
-    message,
-    violations,
-    cause: error,
-    ...(session === undefined ? {} : { sessionId: session }),
-    ...(retryAfter === undefined ? {} : { retryAfter }),
-  });
-  return refuseCall(core, call, { error: kept, procedure });
 }

@@ -1,18 +1,20 @@
-import { Code, ConnectError, type HandlerContext } from "@connectrpc/connect";
-import { andThen } from "../../base/promises.ts";
+import { ConnectError, type HandlerContext } from "@connectrpc/connect";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import { authenticate } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
 import { checkDemands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
 import { forbidCaching } from "../response/tokens.ts";
-import { type Call, type CallKey, enterSession, knownCall, openCall, refuseCall } from "./call.ts";
+import { type Call, type CallKey, knownCall, openCall } from "./call.ts";
+import { refuseCall } from "./refusal.ts";
+import { throwIfEnded, Waits } from "./waits.ts";
 
-/** Runs before a request's body is read; throwing ends the call. */
+/** Runs before the body of a request is read. An error that it throws ends the call. */
 export type RequestGate = (context: HandlerContext) => void | Promise<void>;
 
-/** The gate of this instance: authenticates what the method's policy demands. */
+/** Creates the gate of an instance: it applies each method's policy to its calls. */
 export function createGate(core: VerifyingCore, key: CallKey, policies: Policies): RequestGate {
-  return (context) => {
+  return async (context) => {
     const known = knownCall(
       context.values,
       key,
@@ -20,113 +22,81 @@ export function createGate(core: VerifyingCore, key: CallKey, policies: Policies
     );
     const call = known ?? openCall(core, context);
     context.values.set(key, call);
-    return admit(core, call, { method: context.method, signal: context.signal, policies });
+    await admit(core, call, { method: context.method, signal: context.signal, policies });
   };
 }
 
-/** What a call is held against. */
+/** The method that is called, the signal of its call, and the policies of the instance. */
 export type Admission = Pick<HandlerContext, "method" | "signal"> & { readonly policies: Policies };
 
 /**
- * Holds a call against its method's policy, once: lets it pass, with its session where there is one.
- * Without a promise where nothing has to be waited for.
+ * Applies the policy of its method to a call, once. The call is either admitted, with its session
+ * if it has one, or refused.
  *
- * @throws ConnectError
+ * @throws ConnectError if the call is refused, or ends before it is admitted
  */
-export function admit(core: VerifyingCore, call: Call, admission: Admission): void | Promise<void> {
-  if (call.admitted) {
-    return undefined;
-  }
-  const { method, signal, policies } = admission;
-  try {
-    const entered = enter(core, call, policies.of(method));
-    return entered instanceof Promise
-      ? admitLater(core, call, { ...admission, entered })
-      : pass(call, signal);
-  } catch (error) {
-    throw refusal(core, call, { error, method });
-  }
-}
-
-async function admitLater(
+export async function admit(
   core: VerifyingCore,
   call: Call,
-  { method, signal, entered }: Admission & { readonly entered: Promise<void> },
+  { method, signal, policies }: Admission,
 ): Promise<void> {
-  try {
-    await raceSignal(entered, signal);
-    pass(call, signal);
-  } catch (error) {
-    throw refusal(core, call, { error, method });
+  if (call.admitted) {
+    return;
   }
-}
-
-/** @throws ConnectError when the call is over already */
-function pass(call: Call, signal: AbortSignal): void {
-  if (signal.aborted) {
-    throw endOf(signal);
+  try {
+    await enter(core, call, policies.of(method), new Waits(signal));
+    throwIfEnded(signal);
+  } catch (error) {
+    throw error instanceof ConnectError
+      ? error
+      : refuseCall(core, call, { error, procedure: procedureOf(method) });
   }
   call.admitted = true;
 }
 
-function refusal(
+async function enter(
   core: VerifyingCore,
   call: Call,
-  { error, method }: Pick<Admission, "method"> & { readonly error: unknown },
-): ConnectError {
-  return error instanceof ConnectError
-    ? error
-    : refuseCall(core, call, { error, procedure: procedureOf(method) });
-}
-
-/**
- * The work, or the end of the call, whichever is first: Connect does not end a gate or a handler
- * that waits for something else than its signal.
- *
- * @throws ConnectError `DeadlineExceeded` or `Canceled` when the signal is first
- */
-export async function raceSignal<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
-  let stop = (): void => {};
-  const ended = new Promise<never>((_, reject) => {
-    stop = () => reject(endOf(signal));
-  });
-  if (signal.aborted) {
-    stop();
-  }
-  signal.addEventListener("abort", stop, { once: true });
-  try {
-    return await Promise.race([ended, work]);
-  } finally {
-    signal.removeEventListener("abort", stop);
-    // Whoever lost the race must not fail unheard.
-    work.catch(() => {});
-    ended.catch(() => {});
-  }
-}
-
-/** Why the call ended. What is not an error of Connect may say things that are not for the client. */
-function endOf({ reason }: AbortSignal): ConnectError {
-  return reason instanceof ConnectError
-    ? reason
-    : new ConnectError("the call was canceled", Code.Canceled, undefined, undefined, reason);
-}
-
-function enter(core: VerifyingCore, call: Call, policy: MethodPolicy): void | Promise<void> {
+  policy: MethodPolicy,
+  waits: Waits,
+): Promise<void> {
+  // 1. A public method: its tokens are not read.
   if (policy.auth === "none") {
-    return undefined;
+    return;
   }
+
+  // 2. The response depends on who calls, so no cache may share it.
   forbidCaching(call.responseHeader, call.requestMethod);
-  const demand = {
+
+  // 3. The session: a valid token of a live session.
+  const claims = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
     needsClaims: policy.claims.length > 0,
-  };
-  return andThen(authenticate(core, call, demand), (claims) => {
-    if (claims === undefined) {
-      return undefined;
-    }
-    checkDemands(core, policy, claims);
-    return enterSession(core, call, claims);
+    waits,
   });
+  if (claims === undefined) {
+    return;
+  }
+
+  // 4. What the policy demands of the session: claims, and a recent authentication.
+  checkDemands(core, policy, claims);
+
+  // 5. The handler finds the session on the call.
+  await enterSession(core, call, claims, waits);
+}
+
+/**
+ * Makes the session of verified claims the session of the call.
+ * @throws SessionError `forbidden` if the claims do not match the schema of the service
+ */
+export async function enterSession(
+  core: VerifyingCore,
+  call: Call,
+  claims: TokenClaims,
+  waits: Waits,
+): Promise<void> {
+  const read = await waits.for(core.claims.read(claims.claims));
+  call.enter(() => core.sessionOn(core, { claims, read }, call));
 }

@@ -13,13 +13,16 @@ import { withoutForeignHints } from "../response/errors.ts";
 import { keepTokensUncached } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
-import { answerWith, type Call, type CallKey, knownCall, openCall, relayFailure } from "./call.ts";
+import { type Call, type CallKey, knownCall, openBufferedCall } from "./call.ts";
 import { admit } from "./gate.ts";
+import { relayFailure } from "./refusal.ts";
 
 /**
- * The interceptor of this instance. Behind the gate it keeps errors and headers in order, and ends
- * open streams with their sessions; alone it authenticates too, with what an interceptor can:
- * cookies are not cleared on failed streams, gRPC and gRPC-Web calls, and bodies were read before.
+ * Creates the interceptor of an instance. After the gate, it adds session details to errors,
+ * completes the response headers, and ends open streams with their sessions.
+ *
+ * Without the gate it authenticates as well, within the limits of an interceptor. Bodies are read
+ * before it runs, and it cannot clear cookies on failed streams and on failed gRPC and gRPC-Web calls.
  */
 export function createInterceptor(
   core: VerifyingCore,
@@ -28,11 +31,12 @@ export function createInterceptor(
 ): Interceptor {
   const streams = new OpenStreams(core);
   return (next) => async (request) => {
-    // Other interceptors may have replaced the headers or the signal of a request, not both.
+    // Other interceptors may have replaced the headers or the signal of a request, but not both.
     const isSame = (call: Call): boolean =>
       call.requestHeader === request.header || call.signal === request.signal;
     const known = knownCall(request.contextValues, key, isSame);
-    const call = known ?? openAlone(core, request);
+    const { header: requestHeader, requestMethod, signal } = request;
+    const call = known ?? openBufferedCall(core, { requestHeader, requestMethod, signal });
     if (!call.admitted) {
       request.contextValues.set(key, call);
       await admitAlone(core, call, { request, policies });
@@ -49,26 +53,15 @@ export function createInterceptor(
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
-      // Streams are no GET, and no cache keeps those.
+      // Not needed for streams: they are never GET requests, so caches do not store them.
       keepTokensUncached(call.responseHeader);
-      // What the handler left running must not believe that it still tells the client anything.
+      // Work that the handler left running must not rely on reaching the client any more.
       call.committed = true;
     }
   };
 }
 
 type Request = UnaryRequest | StreamRequest;
-
-function openAlone(core: VerifyingCore, request: Request): Call {
-  const call = openCall(core, {
-    requestHeader: request.header,
-    responseHeader: new Headers(),
-    requestMethod: request.requestMethod,
-    signal: request.signal,
-  });
-  call.waits = true;
-  return call;
-}
 
 async function admitAlone(
   core: VerifyingCore,
@@ -79,7 +72,7 @@ async function admitAlone(
     await admit(core, call, { method: request.method, signal: request.signal, policies });
   } catch (error) {
     if (error instanceof ConnectError && isConnectUnary(request)) {
-      // The only kind of call whose error metadata becomes response headers.
+      // Only for these calls does error metadata become response headers.
       appendHeaders(error.metadata, call.responseHeader);
     }
     throw error;
@@ -91,22 +84,22 @@ function isConnectUnary(request: Request): boolean {
   return !request.stream && !type.startsWith("application/grpc");
 }
 
-/** A response, with what was written before there was one, where the handler did not ask for it. */
+/** Adds collected headers to a response, unless the handler's context already has them. */
 function answered<R extends UnaryResponse | StreamResponse>(call: Call, response: R): R {
-  if (call.waits) {
-    answerWith(call, response.header);
+  if (call.isBuffered) {
+    call.attachResponse(response.header);
   }
   return response;
 }
 
-/** Several Set-Cookie stay several. */
+/** Copies headers. Each Set-Cookie value stays separate. */
 function appendHeaders(to: Headers, from: Headers): void {
   from.forEach((value, name) => {
     to.append(name, value);
   });
 }
 
-/** Errors of a handler: ours get their details, another service's lose theirs. */
+/** Adds the details to our own errors, and removes those of another service from its errors. */
 function ownError(
   core: VerifyingCore,
   call: Call,

@@ -5,46 +5,17 @@ import type { JsonValue } from "../../base/json.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifyingCore } from "../core.ts";
 
-/** When a user proved who they are, and how long ago that may be. */
-export interface AuthenticationAge {
-  readonly session: string;
-  /** Milliseconds since 1970 by the store's clock. */
-  readonly authTime: number;
-  /** Milliseconds. */
-  readonly within: number;
-}
-
-/**
- * Checks that the user proved who they are not too long ago.
- * @throws SessionError `forbidden`, `STEP_UP_REQUIRED` (RFC 9470)
- */
-export function assertFresh(
-  core: Pick<VerifyingCore, "revocations">,
-  { session, authTime, within }: AuthenticationAge,
-): void {
-  // Times in tokens are whole seconds, cut off: of the one in which it was some may be left.
-  if (core.revocations.storeNow() - authTime < within + 1000) {
-    return;
-  }
-  const requirement = `within ${within / 1000}s`;
-  throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
-    message: `the user must prove again who they are; it must have been ${requirement}`,
-    sessionId: session,
-    violations: [{ claim: "auth_time", requirement, message: "is too long ago" }],
-  });
-}
-
-/** What one claim must say. */
+/** A demand on a claim of the session. */
 export interface ClaimDemand {
   readonly claim: string;
-  /** It is, or as a list contains, one of these; with none of them it only has to be there. */
+  /** The values of which it must equal or, as a list, contain one. Empty: it only has to exist. */
   readonly anyOf: readonly string[];
 }
 
-/** What a method demands of a session beside that there is one. */
+/** The demands of a method on the session of a call. */
 export interface Demands {
   readonly doAntiCsrfCheck: boolean | undefined;
-  /** Milliseconds since the user proved who they are; undefined for any time. */
+  /** Milliseconds within which the user must have authenticated; undefined for any time. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
 }
@@ -56,53 +27,21 @@ export interface DemandOptions {
   readonly claims?: Readonly<Record<string, readonly string[]>>;
 }
 
-/** Resolves each demand by itself: code, then method option, then service option. */
-export function demandsOf(
-  code: DemandOptions | undefined,
-  ofMethod: Policy | undefined,
-  ofService: Policy | undefined,
-): Demands {
-  const options = [ofMethod, ofService];
-  return {
-    doAntiCsrfCheck: code?.doAntiCsrfCheck ?? first(options, csrfOf),
-    freshWithin:
-      code?.freshWithin === undefined
-        ? first(options, freshOf)
-        : durationMs("freshWithin", code.freshWithin),
-    claims: code?.claims === undefined ? (first(options, claimsOf) ?? []) : inCode(code.claims),
-  };
-}
-
-/** @throws TypeError when code demands what is no demand */
-export function assertDemands({ freshWithin, claims }: DemandOptions, procedure: string): void {
-  if (freshWithin !== undefined) {
-    durationMs(`methods: the freshWithin of ${procedure}`, freshWithin);
-  }
-  for (const [claim, anyOf] of Object.entries(claims ?? {})) {
-    if (!Array.isArray(anyOf) || anyOf.some((value) => typeof value !== "string")) {
-      throw new TypeError(
-        `methods: the claim "${claim}" of ${procedure} must have a list of strings, such as { role: ["admin"] }`,
-      );
-    }
-  }
-}
-
 /**
- * Holds the claims of a session against the demands of a method.
+ * Checks the claims of a session against the demands of a method.
  * @throws SessionError `forbidden`, with every demand that is not met
  */
 export function checkDemands(
   core: Pick<VerifyingCore, "revocations">,
   { freshWithin, claims: demands }: Demands,
-  claims: TokenClaims,
+  { claims, sid, auth_time }: TokenClaims,
 ): void {
-  const said = (claim: string) =>
-    Object.hasOwn(claims.claims, claim) ? claims.claims[claim] : undefined;
-  const unmet = demands.filter(({ claim, anyOf }) => !meets(said(claim), anyOf));
+  const claimOf = (claim: string) => (Object.hasOwn(claims, claim) ? claims[claim] : undefined);
+  const unmet = demands.filter(({ claim, anyOf }) => !meets(claimOf(claim), anyOf));
   if (unmet.length > 0) {
     throw new SessionError("forbidden", "CLAIM_REJECTED", {
       message: "the claims of the session do not allow this call",
-      sessionId: claims.sid,
+      sessionId: sid,
       violations: unmet.map(({ claim, anyOf }) => ({
         claim,
         requirement: anyOf.length === 0 ? "present" : `one of ${anyOf.join(", ")}`,
@@ -111,8 +50,7 @@ export function checkDemands(
     });
   }
   if (freshWithin !== undefined) {
-    const authTime = claims.auth_time * 1000;
-    assertFresh(core, { session: claims.sid, authTime, within: freshWithin });
+    assertFresh(core, { sessionId: sid, authTime: auth_time * 1000, within: freshWithin });
   }
 }
 
@@ -125,6 +63,69 @@ function meets(value: JsonValue | undefined, anyOf: readonly string[]): boolean 
     anyOf.length === 0 ||
     values.some((one) => typeof one !== "object" && anyOf.includes(String(one)))
   );
+}
+
+/** When the user of a session authenticated, and how long ago that may be. */
+export interface AuthenticationAge {
+  readonly sessionId: string;
+  /** Milliseconds since 1970 by the store's clock. */
+  readonly authTime: number;
+  /** Milliseconds. */
+  readonly within: number;
+}
+
+/**
+ * Checks that a user has authenticated recently enough.
+ * @throws SessionError `forbidden`, `STEP_UP_REQUIRED` (RFC 9470)
+ */
+export function assertFresh(
+  core: Pick<VerifyingCore, "revocations">,
+  { sessionId, authTime, within }: AuthenticationAge,
+): void {
+  // Token times are truncated to whole seconds, so allow one extra second.
+  if (core.revocations.storeNow() - authTime < within + 1000) {
+    return;
+  }
+  const requirement = `within ${within / 1000}s`;
+  throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
+    message: `the user must authenticate again; this call requires it ${requirement}`,
+    sessionId,
+    violations: [{ claim: "auth_time", requirement, message: "is too long ago" }],
+  });
+}
+
+/** @throws TypeError if the demands of a policy in code are not valid */
+export function assertDemandOptions(
+  { freshWithin, claims }: DemandOptions,
+  procedure: string,
+): void {
+  if (freshWithin !== undefined) {
+    durationMs(`methods: the freshWithin of ${procedure}`, freshWithin);
+  }
+  for (const [claim, anyOf] of Object.entries(claims ?? {})) {
+    if (!Array.isArray(anyOf) || anyOf.some((value) => typeof value !== "string")) {
+      throw new TypeError(
+        `methods: the claim "${claim}" of ${procedure} must have a list of strings, such as { role: ["admin"] }`,
+      );
+    }
+  }
+}
+
+/** Resolves each demand on its own: from code, else the method option, else the service option. */
+export function demandsOf(
+  code: DemandOptions | undefined,
+  ofMethod: Policy | undefined,
+  ofService: Policy | undefined,
+): Demands {
+  const inSchema = [ofMethod, ofService];
+  return {
+    doAntiCsrfCheck: code?.doAntiCsrfCheck ?? first(inSchema, csrfOf),
+    freshWithin:
+      code?.freshWithin === undefined
+        ? first(inSchema, freshOf)
+        : durationMs("freshWithin", code.freshWithin),
+    claims: code?.claims === undefined ? (first(inSchema, claimsOf) ?? []) : inCode(code.claims),
+  };
 }
 
 function first<T>(

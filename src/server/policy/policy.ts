@@ -9,86 +9,38 @@ import {
 } from "../../../gen/rpcsession/v1/options_pb.ts";
 import { assertMembers, type Duration } from "../../base/checks.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
-import { assertDemands, type ClaimDemand, demandsOf } from "./demands.ts";
+import { assertDemandOptions, type ClaimDemand, demandsOf } from "./demands.ts";
 
-/** How sessions are checked where a method does not say. */
-export interface CheckOptions {
-  /** The check of methods that ask for none. Default "feed". */
-  readonly check?: RevocationCheck;
-  /** Whether there is a store to check in; without one, only "none" may be asked for. Default true. */
-  readonly hasStore?: boolean;
-}
-
-/** @throws TypeError when it needs a store, and there is none */
-export function checkOf(
-  procedure: string,
-  [code, ofMethod, ofService]: readonly [RevocationCheck | undefined, ...(Check | undefined)[]],
-  { check: byDefault = revocationChecks[0], hasStore = true }: CheckOptions,
-): RevocationCheck {
-  const asked = code ?? checkNames[ofMethod || ofService || Check.UNSPECIFIED];
-  if (!hasStore && asked !== undefined && asked !== "none") {
-    throw new TypeError(
-      `the policy of ${procedure} sets check: "${asked}", and a service that only verifies has no store to check in; serve the method where the sessions are made, or set { check: "none" } for it in "methods"`,
-    );
-  }
-  return asked ?? byDefault;
-}
-
-/** @throws TypeError when it is no check, or needs a store and there is none */
-export function readCheck(
-  asked: RevocationCheck | undefined,
-  { check: byDefault = revocationChecks[0], hasStore = true }: CheckOptions,
-): RevocationCheck {
-  const check = asked ?? byDefault;
-  if (!revocationChecks.includes(check)) {
-    throw new TypeError(`check: "${check}" is none of ${revocationChecks.join(", ")}`);
-  }
-  if (!hasStore && check !== "none") {
-    throw new TypeError(
-      `check: "${check}" needs a store, and a service that only verifies has none; leave it out`,
-    );
-  }
-  return check;
-}
-
-/** @throws TypeError when it is of a newer schema */
-export function assertKnownCheck(name: string, check: Check): void {
-  if (check !== Check.UNSPECIFIED && checkNames[check] === undefined) {
-    throw new TypeError(`the policy of ${name} sets a check that is not known: ${check}`);
-  }
-}
-
-const checkNames: Readonly<Record<number, RevocationCheck>> = {
-  [Check.FEED]: "feed",
-  [Check.STRICT]: "strict",
-  [Check.NONE]: "none",
-};
-
-/** What a method demands of its caller, as it is written in code. */
+/** The policy of a method, written in code. Every member overrides the one in the schema. */
 export interface MethodPolicyOptions {
   /**
-   * `required`: a verified session. `optional`: none, or a verified one; tokens that fail are
-   * refused. `none`: tokens are not looked at.
+   * Whether the method requires a session. Default "required".
+   *
+   * - `required`: a call without a valid session is refused.
+   * - `optional`: a call may come without tokens. If it presents tokens, they must be valid.
+   * - `none`: tokens are ignored.
    */
   readonly auth?: "required" | "optional" | "none";
-  /** Whether the anti-CSRF token is checked. Default: on everything but Connect GET. */
+  /** Whether cookie sessions must present their anti-CSRF token. Default: on all calls but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
-  /** How the call finds out that its session was ended. Default: the option `revocation`. */
+  /** How a call learns that its session has ended. Default: the option `revocation`. */
   readonly check?: RevocationCheck;
-  /** How long ago the user may have proved who they are; see `requireFresh`. Default: any time. */
+  /** How long ago the user may have authenticated; see `requireFresh`. Default: any time. */
   readonly freshWithin?: Duration;
   /**
-   * What the claims must say, all of it: a claim is, or as a list contains, one of the values; with
-   * no values it only has to be there. Else the call is refused with `PermissionDenied`.
+   * The claims that a session must have, all of them. A claim must equal one of the values or, if it
+   * is a list, contain one. With an empty list it only has to exist. Otherwise the call is refused
+   * with `PermissionDenied`. Example: `{ role: ["admin", "editor"] }`.
    */
   readonly claims?: Readonly<Record<string, readonly string[]>>;
   /**
-   * When an open stream ends with its session; for methods that stream. `endOnExpiry` (the default):
-   * when its access token expires, or the session ends before. `endOnRevoke`: when the session ends,
-   * by whatever; it outlives its access token as long as the session is refreshed. In a service that
-   * only verifies this is `endOnExpiry`. `never`: it outlives its session.
+   * When an open stream ends with its session; only for streaming methods. Default "endOnExpiry".
    *
-   * Where `check` is `none`, `endOnExpiry` does not ask whether the session ended before.
+   * - `endOnExpiry`: when its access token expires, or when the session ends before that. With
+   *   `check: "none"` only the access token counts.
+   * - `endOnRevoke`: when the session ends for any reason. The stream outlives its access token as
+   *   long as the session is refreshed. A service that only verifies treats it as `endOnExpiry`.
+   * - `never`: the stream outlives its session.
    */
   readonly stream?: StreamPolicy;
 }
@@ -96,58 +48,118 @@ export interface MethodPolicyOptions {
 /** When an open stream ends with its session. */
 export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
 
-/** The policy of one method, resolved. */
+/** The resolved policy of one method. */
 export interface MethodPolicy {
   readonly auth: "required" | "optional" | "none";
   readonly doAntiCsrfCheck: boolean | undefined;
   readonly check: RevocationCheck;
-  /** Milliseconds; undefined where nothing is asked for. */
+  /** Milliseconds; undefined if the user may have authenticated at any time. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
-  /** Undefined where the method does not stream. */
+  /** Undefined if the method does not stream. */
   readonly stream: StreamPolicy | undefined;
-  /** Where `auth` was written. */
+  /** Where `auth` was set. */
   readonly source: "code" | "method option" | "service option" | "default";
 }
 
-/** One line of `sessions.describe`. */
+/** One method in the result of `sessions.describe`. */
 export interface MethodDescription extends MethodPolicy {
   /** For example "notes.v1.NotesService/ListNotes". */
   readonly procedure: string;
 }
 
-/** Policies written in code. */
-export interface PolicyOptions extends CheckOptions {
+/** Policies written in code, and defaults for all methods. */
+export interface PolicyOptions extends CheckDefaults {
   readonly public: readonly (DescMethod | DescService)[];
   /** By procedure, such as "notes.v1.NotesService/ListNotes". */
   readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
 }
 
-/** Knows the policy of every method. */
-export interface Policies {
-  /**
-   * Resolved once per method: code, then method option, then service option, then required.
-   * @throws TypeError when an option asks for what is not supported yet
-   */
-  of(method: DescMethod): MethodPolicy;
-  /**
-   * Checks the policies against the methods that are served.
-   * @throws TypeError when code names a method that is not there, or an option is not supported
-   */
-  check(methods: readonly DescMethod[]): void;
-  describe(methods: readonly DescMethod[]): MethodDescription[];
-  /**
-   * The check where no method is known.
-   * @throws TypeError when it is none, or needs a store and there is none
-   */
-  checkOf(asked: RevocationCheck | undefined): RevocationCheck;
+/** How sessions are checked if no policy specifies it. */
+interface CheckDefaults {
+  /** Default "feed". */
+  readonly check?: RevocationCheck;
+  /** Whether there is a store to check in. Without one, "none" is the only check. Default true. */
+  readonly hasStore?: boolean;
 }
 
-/** @throws TypeError when code names a method twice, or says what is no policy */
-export function createPolicies(options: PolicyOptions): Policies {
+/** The policies of all methods of an instance. Each is resolved once, on first use. */
+export class Policies {
+  readonly #options: PolicyOptions;
+  readonly #inCode: ReadonlyMap<string, MethodPolicyOptions>;
+  readonly #resolved = new WeakMap<DescMethod, MethodPolicy>();
+
+  /** @throws TypeError if code names a method twice, or a policy in code is not valid */
+  constructor(options: PolicyOptions) {
+    this.#options = options;
+    this.#inCode = readCode(options);
+  }
+
+  /**
+   * Returns the policy of a method: each part from code, else from its method option, else from its
+   * service option, else the default.
+   *
+   * @throws TypeError if the options of the schema contradict each other or are unknown
+   */
+  of(method: DescMethod): MethodPolicy {
+    let policy = this.#resolved.get(method);
+    if (policy === undefined) {
+      policy = resolve(method, this.#inCode.get(procedureOf(method)), this.#options);
+      this.#resolved.set(method, policy);
+    }
+    return policy;
+  }
+
+  /**
+   * Checks all policies against the methods that are served.
+   * @throws TypeError if code names a method that is not served, or a policy is not valid
+   */
+  assertServed(methods: readonly DescMethod[]): void {
+    for (const method of methods) {
+      this.of(method);
+    }
+    const served = new Set(methods.map(procedureOf));
+    const missing = [...this.#inCode.keys()].filter((procedure) => !served.has(procedure));
+    if (missing.length > 0) {
+      throw new TypeError(
+        `"public" or "methods" names ${missing.join(", ")}, but the router serves no such method; remove the name or register the service`,
+      );
+    }
+  }
+
+  describe(methods: readonly DescMethod[]): MethodDescription[] {
+    return methods.map((method) => ({ procedure: procedureOf(method), ...this.of(method) }));
+  }
+
+  /**
+   * Returns the revocation check of a call whose method is not known.
+   * @throws TypeError if the check is not valid, or needs a store and there is none
+   */
+  checkOf(asked: RevocationCheck | undefined): RevocationCheck {
+    const { check: byDefault = revocationChecks[0], hasStore = true } = this.#options;
+    const check = asked ?? byDefault;
+    if (!revocationChecks.includes(check)) {
+      throw new TypeError(`check must be ${alternatives(revocationChecks)}, got "${check}"`);
+    }
+    if (!hasStore && check !== "none") {
+      throw new TypeError(
+        `check: "${check}" needs a store, which a service that only verifies does not have; leave it out`,
+      );
+    }
+    return check;
+  }
+}
+
+/** Returns a procedure such as "notes.v1.NotesService/ListNotes". */
+export function procedureOf(method: DescMethod): string {
+  return `${method.parent.typeName}/${method.name}`;
+}
+
+/** Reads and checks the policies that are written in code, by procedure. */
+function readCode(options: PolicyOptions): Map<string, MethodPolicyOptions> {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
   inCode.forEach(assertWords);
-  inCode.forEach(assertDemands);
+  inCode.forEach(assertDemandOptions);
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -155,36 +167,16 @@ export function createPolicies(options: PolicyOptions): Policies {
     }
     inCode.set(procedure, { auth: "none" });
   }
-  const resolved = new WeakMap<DescMethod, MethodPolicy>();
-  const of = (method: DescMethod): MethodPolicy => {
-    let policy = resolved.get(method);
-    if (policy === undefined) {
-      policy = resolve(method, inCode.get(procedureOf(method)), options);
-      resolved.set(method, policy);
-    }
-    return policy;
-  };
-  return {
-    of,
-    checkOf: (asked) => readCheck(asked, options),
-    check(methods) {
-      methods.forEach(of);
-      const served = new Set(methods.map(procedureOf));
-      const missing = [...inCode.keys()].filter((procedure) => !served.has(procedure));
-      if (missing.length > 0) {
-        throw new TypeError(
-          `"public" or "methods" names ${missing.join(", ")}, and the router serves no such method; remove the name or register the service`,
-        );
-      }
-    },
-    describe: (methods) =>
-      methods.map((method) => ({ procedure: procedureOf(method), ...of(method) })),
-  };
+  return inCode;
 }
 
-/** For example "notes.v1.NotesService/ListNotes". */
-export function procedureOf(method: DescMethod): string {
-  return `${method.parent.typeName}/${method.name}`;
+function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
+  if (desc?.kind !== "service" && desc?.kind !== "rpc") {
+    throw new TypeError(
+      "public must list generated methods and services, such as NotesService.method.signIn",
+    );
+  }
+  return desc.kind === "service" ? desc.methods : [desc];
 }
 
 const words = {
@@ -197,59 +189,53 @@ const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
 };
 
-/** Without types, a slip of the pen would open the method. */
+/** Without types, a typing error would open the method. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
   assertMembers(`the policy of ${procedure} in methods`, policy, members);
   for (const name of ["auth", "check", "stream"] as const) {
-    const known: readonly unknown[] = words[name];
-    if (policy[name] !== undefined && !known.includes(policy[name])) {
-      const [first, second, third] = words[name];
+    const known: readonly string[] = words[name];
+    const given = policy[name];
+    if (given !== undefined && !known.includes(given)) {
       throw new TypeError(
-        `methods: the ${name} of ${procedure} is "${policy[name]}", and must be "${first}", "${second}" or "${third}"`,
+        `methods: the ${name} of ${procedure} must be ${alternatives(known)}, got "${given}"`,
       );
     }
   }
 }
 
-function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
-  if (desc?.kind !== "service" && desc?.kind !== "rpc") {
-    throw new TypeError(
-      "public: give generated methods and services, such as NotesService.method.signIn",
-    );
-  }
-  return desc.kind === "service" ? desc.methods : [desc];
+/** For messages: `"feed", "strict" or "none"`. */
+function alternatives(values: readonly string[]): string {
+  const quoted = values.map((value) => `"${value}"`);
+  return `${quoted.slice(0, -1).join(", ")} or ${quoted.at(-1)}`;
 }
 
 function resolve(
   method: DescMethod,
   code: MethodPolicyOptions | undefined,
-  options: PolicyOptions,
+  defaults: CheckDefaults,
 ): MethodPolicy {
+  const procedure = procedureOf(method);
   const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
   const ofService = hasOption(method.parent, service_policy)
     ? getOption(method.parent, service_policy)
     : undefined;
-  assertKnown(procedureOf(method), ofMethod);
+  assertKnown(procedure, ofMethod);
   assertKnown(method.parent.typeName, ofService);
-  const auth = authOf(code, ofMethod, ofService);
-  // What a service asks of its callers is not asked of a method that is public by its own word.
+  const auth = resolveAuth(code, ofMethod, ofService);
+  // A method that is public itself does not inherit the demands of its service.
   const isPublic = auth.auth === "none" && auth.source !== "service option";
   const demands = demandsOf(code, ofMethod, isPublic ? undefined : ofService);
   if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
     throw new TypeError(
-      `the policy of ${procedureOf(method)} asks for claims or a fresh sign-in, and looks at no session; make its auth "required"`,
+      `the policy of ${procedure} demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
-  const check = checkOf(
-    procedureOf(method),
-    [code?.check, ofMethod?.check, ofService?.check],
-    options,
-  );
-  const stream = streamOf(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
+  const check = resolveCheck(procedure, [code?.check, ofMethod?.check, ofService?.check], defaults);
+  const stream = resolveStream(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
   return { ...auth, ...demands, check, stream };
 }
 
-function authOf(
+function resolveAuth(
   code: MethodPolicyOptions | undefined,
   ofMethod: Policy | undefined,
   ofService: Policy | undefined,
@@ -268,8 +254,23 @@ function authOf(
   return { auth: "required", source: "default" };
 }
 
-/** @throws TypeError when code or the method's own option speak of the stream of a unary method */
-function streamOf(
+/** @throws TypeError if a policy sets a check that needs a store, and there is none */
+function resolveCheck(
+  procedure: string,
+  [code, ofMethod, ofService]: readonly [RevocationCheck | undefined, ...(Check | undefined)[]],
+  { check: byDefault = revocationChecks[0], hasStore = true }: CheckDefaults,
+): RevocationCheck {
+  const asked = code ?? checkNames[ofMethod || ofService || Check.UNSPECIFIED];
+  if (!hasStore && asked !== undefined && asked !== "none") {
+    throw new TypeError(
+      `the policy of ${procedure} sets check: "${asked}", but a service that only verifies has no store to check in; serve the method where the sessions are created, or set { check: "none" } for it in "methods"`,
+    );
+  }
+  return asked ?? byDefault;
+}
+
+/** @throws TypeError if code or the method's own option sets `stream` for a unary method */
+function resolveStream(
   method: DescMethod,
   [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
 ): StreamPolicy | undefined {
@@ -280,17 +281,11 @@ function streamOf(
   }
   if ((code ?? fromMethod) !== undefined) {
     throw new TypeError(
-      `the policy of ${procedureOf(method)} sets stream, and the method does not stream; remove it`,
+      `the policy of ${procedureOf(method)} sets stream, but the method does not stream; remove it`,
     );
   }
   return undefined;
 }
-
-const streamNames: Readonly<Record<number, StreamPolicy>> = {
-  [Stream.END_ON_EXPIRY]: "endOnExpiry",
-  [Stream.END_ON_REVOKE]: "endOnRevoke",
-  [Stream.NEVER]: "never",
-};
 
 const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.REQUIRED]: "required",
@@ -298,15 +293,34 @@ const authNames: Readonly<Record<number, MethodPolicy["auth"]>> = {
   [Auth.NONE]: "none",
 };
 
+const checkNames: Readonly<Record<number, RevocationCheck>> = {
+  [Check.FEED]: "feed",
+  [Check.STRICT]: "strict",
+  [Check.NONE]: "none",
+};
+
+const streamNames: Readonly<Record<number, StreamPolicy>> = {
+  [Stream.END_ON_EXPIRY]: "endOnExpiry",
+  [Stream.END_ON_REVOKE]: "endOnRevoke",
+  [Stream.NEVER]: "never",
+};
+
+/** @throws TypeError if a policy of the schema has a value that this version does not know */
 function assertKnown(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;
   }
-  assertKnownCheck(name, policy.check);
-  if (policy.auth !== Auth.UNSPECIFIED && authNames[policy.auth] === undefined) {
-    throw new TypeError(`the policy of ${name} sets an auth that is not known: ${policy.auth}`);
-  }
-  if (policy.stream !== Stream.UNSPECIFIED && streamNames[policy.stream] === undefined) {
-    throw new TypeError(`the policy of ${name} sets a stream that is not known: ${policy.stream}`);
+  const values = [
+    ["check", policy.check, checkNames],
+    ["auth", policy.auth, authNames],
+    ["stream", policy.stream, streamNames],
+  ] as const;
+  for (const [member, value, names] of values) {
+    // 0 is UNSPECIFIED in all three enums.
+    if (value !== 0 && names[value] === undefined) {
+      throw new TypeError(
+        `the policy of ${name} sets ${member} to the unknown value ${value}; upgrade rpc-session or change the schema`,
+      );
+    }
   }
 }

@@ -7,9 +7,9 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
-import type { SessionError } from "../../base/errors.ts";
+import { SessionError } from "../../base/errors.ts";
 
-/** Where an error happened. */
+/** The service and method where an error happened. */
 export interface ErrorPlace {
   /** The issuer. */
   readonly realm: string;
@@ -17,7 +17,7 @@ export interface ErrorPlace {
   readonly procedure: string;
 }
 
-/** The value of the response header `rpcsession-hint`, by the action of the hint. */
+/** The values of the response header `rpcsession-hint`, by the action of the hint. */
 export const hintFlags: Readonly<Record<number, string>> = {
   [Action.REFRESH]: "refresh",
   [Action.SIGN_IN]: "sign-in",
@@ -33,7 +33,7 @@ const codes = {
   general: Code.Internal,
 } as const;
 
-/** What the client should do. */
+/** Returns the action that the client should take. */
 export function actionOf(error: SessionError): Action {
   switch (error.kind) {
     case "unauthorized":
@@ -50,8 +50,9 @@ export function actionOf(error: SessionError): Action {
 }
 
 /**
- * The error as it goes on the wire, with a RefreshHint, a `google.rpc.ErrorInfo` and, where claims
- * were not met, PolicyViolations. An unforeseen error says nothing but "internal error".
+ * Converts an error to its form on the wire: with a RefreshHint, a `google.rpc.ErrorInfo` and, if
+ * claims were rejected, PolicyViolations. For an unexpected error, the client only sees
+ * "internal error".
  */
 export function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
   if (error.kind === "general" || error.reason === "INTERNAL") {
@@ -72,12 +73,12 @@ export function toConnectError(error: SessionError, place: ErrorPlace): ConnectE
 }
 
 /**
- * An error that a handler lets through, without what another service said of its own sessions: to
- * our client that would look like ours.
+ * Removes the session details of another service from an error that a handler passes on. The client
+ * would otherwise take them for details about its own session.
  */
 export function withoutForeignHints(error: unknown): unknown {
   if (error instanceof ConnectError) {
-    // Details that were received have a type name, in gRPC a URL; those made here have a descriptor.
+    // Received details have a type name, in gRPC a URL. Details created here have a descriptor.
     error.details = error.details.filter(
       (d) => !("type" in d && ownTypes.has(d.type.slice(d.type.lastIndexOf("/") + 1))),
     );
@@ -108,7 +109,14 @@ function duration(ms: number): { seconds: bigint; nanos: number } {
   return { seconds: BigInt(Math.floor(whole / 1000)), nanos: (whole % 1000) * 1_000_000 };
 }
 
-/** A developer's mistake: the message is for them, and holds nothing of the request. */
+/** The error of a programming mistake. Its message is for developers and contains no request data. */
 export function misuse(message: string, cause?: unknown): ConnectError {
   return new ConnectError(message, Code.Internal, undefined, undefined, cause);
+}
+
+/** The error of a call that requires a session and has none. */
+export function sessionMissing(): SessionError {
+  return new SessionError("unauthorized", "SESSION_MISSING", {
+    message: "the call needs a session",
+  });
 }

@@ -6,20 +6,20 @@ import type { SessionRecord } from "../../engine/store.ts";
 import type { VerifyingCore } from "../core.ts";
 import { actionOf, hintFlags } from "./errors.ts";
 
-/** Tokens to write. */
+/** The tokens of a session, to be written to a response. */
 export interface TokensToWrite {
   readonly event: "created" | "refreshed" | "reissued";
   readonly record: SessionRecord;
   readonly now: number;
   readonly access: AccessToken;
-  /** Undefined when the client's stays. */
+  /** Undefined if the client keeps the one it has. */
   readonly refreshToken: string | undefined;
   readonly antiCsrf: string | undefined;
-  /** Whether other copies of the cookies, in the other jar too, are expired first. */
+  /** Whether all other copies of the cookies are expired first, including those in the other jar. */
   readonly expireCopies: boolean;
 }
 
-/** Writes the tokens of a session: cookies, or headers, as its transport says. */
+/** Writes the tokens of a session as cookies or headers, depending on its token transport. */
 export async function writeTokens(
   core: VerifyingCore,
   headers: Headers,
@@ -44,7 +44,7 @@ export async function writeTokens(
   headers.set("cache-control", "no-store");
 }
 
-/** Writes an access token that takes the place of the presented one. */
+/** Writes an access token that replaces the presented one. */
 export function writeReissued(
   core: VerifyingCore,
   headers: Headers,
@@ -60,7 +60,10 @@ export function writeReissued(
   });
 }
 
-/** What the client may read of a session's claims. That it cannot be told is no reason to fail. */
+/**
+ * Returns the claims of a session that the client may read. If the option `clientClaims` fails, the
+ * failure is reported as an event and the call goes on without them.
+ */
 export async function claimsForClient(
   core: VerifyingCore,
   record: SessionRecord,
@@ -68,7 +71,7 @@ export async function claimsForClient(
   try {
     return await core.claims.forClient(record.claims);
   } catch (cause) {
-    const message = "clientClaims: the client cannot be told its claims";
+    const message = "clientClaims failed, so the client receives no claims; see the cause";
     const error = new SessionError("general", "INTERNAL", { message, cause });
     core.emit({ type: "failed", procedure: undefined, error });
     return undefined;
@@ -83,7 +86,7 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       headers.set(header.refreshToken, refreshToken);
     }
   } else {
-    // Both cookies outlive their tokens, so that "expired" is told apart from "absent".
+    // Both cookies outlive their tokens, so that an expired token differs from an absent one.
     const maxAge = Math.floor((record.expiresAt - now) / 1000);
     const { names } = core.cookies;
     const values = [
@@ -102,7 +105,7 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
   }
 }
 
-/** Expires the session cookies, in both jars. */
+/** Expires the session cookies in both jars. */
 export function expireCookies(core: VerifyingCore, headers: Headers): void {
   for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
     replaceCookie(headers, name, core.cookies.expire(name));
@@ -110,7 +113,7 @@ export function expireCookies(core: VerifyingCore, headers: Headers): void {
   headers.set("cache-control", "no-store");
 }
 
-/** Tells the client that its session is over, and takes back tokens written by the same call. */
+/** Notifies the client that its session has ended, and removes tokens that this call has written. */
 export function endTokens(core: VerifyingCore, headers: Headers, session: string): void {
   for (const name of [header.accessToken, header.refreshToken, header.csrf]) {
     headers.delete(name);
@@ -130,9 +133,9 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
 const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin";
 
 /**
- * Makes the response of a call that looks at tokens one that no cache keeps or mixes up. What it
- * varies by is for GET alone: it is said to caches that keep a response after all, and those keep
- * none of a POST that says `no-store` (RFC 9111 section 3).
+ * Prevents caches from storing or mixing up the response of a call that reads tokens. `Vary` is set
+ * on GET only, for caches that store a response in spite of `no-store`. No cache stores a POST
+ * response with `no-store` (RFC 9111 section 3).
  */
 export function forbidCaching(headers: Headers, requestMethod: string): void {
   if (requestMethod !== "GET") {
@@ -145,7 +148,7 @@ export function forbidCaching(headers: Headers, requestMethod: string): void {
   }
 }
 
-/** Whatever the handler said of caching: no cache keeps a response that carries a token or a cookie. */
+/** Adds `no-store` to a response with tokens or cookies, whatever the handler set for caching. */
 export function keepTokensUncached(headers: Headers): void {
   if (headers.get("cache-control")?.includes("no-store")) {
     return;
@@ -156,7 +159,7 @@ export function keepTokensUncached(headers: Headers): void {
 }
 
 /**
- * Writes what a refused call tells in its headers.
+ * Writes the headers of a refused call: expired cookies, the hint and the challenge.
  * @param byCookie whether the failed token came in a cookie
  */
 export function writeRefusal(
@@ -172,7 +175,7 @@ export function writeRefusal(
     headers.set(header.hint, flag);
   }
   if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
-    // RFC 6750 section 3.1: no error code where no token was presented.
+    // RFC 6750 section 3.1: no error code if no token was presented.
     const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
     headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
   } else if (error.reason === "STEP_UP_REQUIRED") {
@@ -186,7 +189,7 @@ function notify(headers: Headers, notice: SessionNotice): void {
   headers.set(header.session, encodeNotice(notice));
 }
 
-/** Puts the values in the place of what this response says of the cookie so far. */
+/** Replaces the Set-Cookie values that this response has for a cookie. */
 function replaceCookie(headers: Headers, name: string, values: readonly string[]): void {
   const others = headers.getSetCookie().filter((cookie) => !cookie.startsWith(`${name}=`));
   headers.delete("set-cookie");

@@ -13,10 +13,12 @@ import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
 import { hasCookies, isEmpty } from "../../request/tokens.ts";
 import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
-import { type Call, type CallKey, callOf, refuseCall } from "../call/call.ts";
-import { raceSignal } from "../call/gate.ts";
+import { type Call, type CallKey, callOf } from "../call/call.ts";
+import { refuseCall } from "../call/refusal.ts";
+import { raceSignal } from "../call/waits.ts";
 import type { Core } from "../core.ts";
 import { procedureOf } from "../policy/policy.ts";
+import { sessionMissing } from "../response/errors.ts";
 import { claimsForClient, endTokens, expireCookies } from "../response/tokens.ts";
 import { isPageToken, mayBeSession } from "../session/by-id.ts";
 import { refreshOnCall } from "./refresh.ts";
@@ -203,9 +205,7 @@ function answerWith(core: Core, key: CallKey) {
 /** The session of a call; the gate has put it there, for these methods need one. */
 function present({ session }: Call): Session {
   if (session === undefined) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "the call needs a session",
-    });
+    throw sessionMissing();
   }
   return session as Session;
 }

@@ -2,7 +2,7 @@ import type { JsonObject } from "../../base/json.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { liveOf } from "../../engine/liveness.ts";
 import { type ClaimsChange, type Session, verifiedSessionOf } from "../../engine/session.ts";
-import { type Call, endOwn } from "../call/state.ts";
+import { type Call, endOwn } from "../call/call.ts";
 import type { Core, VerifiedClaims } from "../core.ts";
 import { misuse } from "../response/errors.ts";
 import { endTokens, expireCookies, writeReissued } from "../response/tokens.ts";

@@ -11,7 +11,7 @@ import { isTrustedSite } from "../../request/origins.ts";
 import { hasCookies } from "../../request/tokens.ts";
 import { chooseTransport } from "../../request/transport.ts";
 import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
-import { type Call, endOwn } from "../call/state.ts";
+import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";

@@ -1,13 +1,13 @@
 import type { HandlerContext } from "@connectrpc/connect";
-import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
 import { type OwnLifetimes, readOwnLifetimes, type SessionLife } from "../../engine/lifetimes.ts";
 import { liveOf } from "../../engine/liveness.ts";
 import type { Session, VerifiedSession } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
-import { type Call, endOwn } from "../call/state.ts";
+import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
+import { sessionMissing } from "../response/errors.ts";
 import { assertId, assertNotCommitted, deviceOf, enterCreated, readTransport } from "./sign-in.ts";
 
 /** How `fork` makes a second session. */
@@ -76,9 +76,7 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
 
 function presentOf({ session }: Call): VerifiedSession {
   if (session === undefined) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "the call needs a session",
-    });
+    throw sessionMissing();
   }
   return session;
 }

@@ -1,5 +1,6 @@
 import type { StreamRequest, StreamResponse } from "@connectrpc/connect";
-import { type Call, refuseCall } from "../call/call.ts";
+import type { Call } from "../call/call.ts";
+import { refuseCall } from "../call/refusal.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type MethodPolicy, procedureOf } from "../policy/policy.ts";
 import { Ending } from "./ending.ts";

@@ -1,6 +1,6 @@
 import type { Clock } from "../../../src/base/clock.ts";
 
-/** A clock that stands still until it is told to go on. */
+/** A clock that moves only when `advance` is called. */
 export class FakeClock implements Clock {
   #ms = 1_000_000;
   readonly #timers = new Set<{ at: number; action: () => void }>();

@@ -7,7 +7,7 @@ import type { FakeClock } from "./clock.ts";
 
 export const realm = "https://api.test";
 
-/** What a call brought along. */
+/** A call that the server received. */
 export interface Seen {
   readonly method: string;
   readonly header: Headers;
@@ -27,28 +27,28 @@ interface Access {
   dead?: boolean;
 }
 
-/** A server with the behaviour on the wire that rpc-session has, and switches to misbehave. */
+/** A server that behaves like rpc-session on the wire, with switches for misbehaviour. */
 export class FakeServer {
   readonly seen: Seen[] = [];
   readonly handled: string[] = [];
   readonly sessions: FakeSession[] = [];
   life = 900_000;
   csrf: string | undefined;
-  /** Answers every refresh with this. */
+  /** The error of every refresh, if set. */
   refreshError: ((session: string) => ConnectError) | undefined;
-  /** What refresh, sign-in or sign-out wait for before they answer, with the decision taken. */
+  /** Promises that delay the response of a method; the method has decided already. */
   hold: Partial<Record<"Refresh" | "SignIn" | "SignOut" | "AddNote" | "Gate", Promise<void>>> = {};
-  /** Refuses every token, also fresh ones. */
+  /** Refuses every token, even new ones. */
   refuseAll = false;
-  /** Refuses instead of looking at tokens. */
+  /** Runs before tokens are checked; refuses the call if it returns an error. */
   refuse: ((context: HandlerContext) => ConnectError | undefined) | undefined;
   /** Runs in every handler. */
   onHandler: ((context: HandlerContext) => void | Promise<void>) | undefined;
   /** Answers a refresh with the same generation and no refresh token, as within the overlap. */
   sameGeneration = false;
-  /** Ends a stream with this after its first message. */
+  /** Ends a stream with this error after its first message. */
   failAfterFirst: (() => ConnectError) | undefined;
-  /** Leaves out the header that says that a hint follows. */
+  /** Omits the header that announces a hint. */
   noHintHeader = false;
   readonly #clock: FakeClock;
   readonly #access = new Map<string, Access>();
@@ -65,7 +65,7 @@ export class FakeServer {
     return this.seen.findLast((call) => call.method === method)?.header ?? new Headers();
   }
 
-  /** Makes every access token of now unusable, as when it expired. */
+  /** Makes every access token issued so far unusable, as if it had expired. */
   expireAll(): void {
     for (const access of this.#access.values()) {
       access.dead = true;
@@ -169,7 +169,7 @@ export class FakeServer {
     });
   };
 
-  /** A session that begins with this answer. */
+  /** Creates a session and writes its tokens into the response. */
   create(context: HandlerContext): FakeSession {
     const transport = context.requestHeader.get(header.transport) ?? "header";
     const id = `s${this.sessions.length + 1}`;
@@ -179,7 +179,7 @@ export class FakeServer {
     return session;
   }
 
-  /** Mints an access token, and writes it with its notice. */
+  /** Issues an access token and writes it into the headers, with its notice. */
   write(headers: Headers, session: FakeSession, event: SessionNotice["event"]): void {
     const expiresAt = this.#serverNow() + this.life;
     const access = `at.${session.id}.${session.generation}.${this.#access.size}`;
@@ -209,7 +209,7 @@ export class FakeServer {
     });
   }
 
-  /** A refusal as the gate writes it. */
+  /** Returns a refusal in the form that the gate writes. */
   hint(
     context: HandlerContext | undefined,
     fields: { action: number; reason?: Reason; tokens?: number; session?: string; realm?: string },
@@ -223,7 +223,7 @@ export class FakeServer {
     return new ConnectError("refused", Code.Unauthenticated, undefined, details);
   }
 
-  /** The refusal for a session that is no more. */
+  /** Returns the refusal for a session that is over. */
   over(context: HandlerContext | undefined, session: string): ConnectError {
     const reason = Reason.SESSION_REVOKED;
     return this.hint(context, { action: Action.SIGN_IN, reason, tokens: Tokens.CLEAR, session });
@@ -268,7 +268,7 @@ export class FakeServer {
     return cookie?.[1] ?? (name === "access" ? bearer : undefined);
   }
 
-  /** An hour ahead of the clients: only differences may count. */
+  /** One hour ahead of the clients, because they may use only differences of server times. */
   #serverNow(): number {
     return this.#clock.now() + 3_600_000;
   }

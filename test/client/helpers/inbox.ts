@@ -33,7 +33,7 @@ import {
   type TransportParts,
 } from "../../../src/client/index.ts";
 
-/** How the client of {@link startInbox} speaks. */
+/** The protocols and transports that {@link startInbox} can use. */
 export const inboxWires = [
   "Connect over h1",
   "Connect over h2c",
@@ -44,26 +44,26 @@ export const inboxWires = [
 ] as const;
 export type InboxWire = (typeof inboxWires)[number];
 
-/** A clock that knows how many timers are set. */
+/** A clock that counts its pending timers. */
 export interface CountedClock extends FakeClock {
   readonly pending: number;
 }
 
-/** A real server of an inbox, and a client that is signed in, on one clock. */
+/** A real inbox server and a signed-in client, on one clock. */
 export interface InboxWorld {
   readonly clock: CountedClock;
   readonly sessions: TestSessions;
   readonly session: SessionClient;
   readonly client: Client<typeof InboxService>;
-  /** On a transport that knows nothing of sessions. */
+  /** A client on a transport that does not handle sessions. */
   readonly plain: Client<typeof InboxService>;
   readonly inbox: Inbox;
-  /** Where each stream began, and the reason of its signal once it is over. */
+  /** The cursor of each stream, and the reason of its signal once it is over. */
   readonly opened: { readonly after: number; reason: unknown }[];
   readonly refreshes: () => number;
-  /** Unary calls of the client that are on their way. */
+  /** The number of unary calls in flight. */
   readonly underway: () => number;
-  /** Ends the session at the server. */
+  /** Ends the session on the server. */
   revoke(): Promise<void>;
   /** Runs before a stream sends anything. */
   onWatch: ((context: HandlerContext) => unknown) | undefined;
@@ -145,7 +145,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     plain: createClient(InboxService, make({ interceptors: [] })),
     refreshes: () => refreshes,
     underway: () => underway,
-    // As another server does it.
+    // As another server would.
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
     restart: () => listen(port),

@@ -40,7 +40,7 @@ export interface SetupOptions extends Partial<SessionClientOptions> {
   readonly interceptors?: Interceptor[];
 }
 
-/** A client of a fake server in memory. */
+/** Creates a client of a fake server in memory. */
 export function setup(via: TokenTransport, options: SetupOptions = {}): Setup {
   const { interceptors = [], clock = new FakeClock(), ...others } = options;
   const { server = new FakeServer(clock), jar = new Map<string, string>(), ...rest } = others;
@@ -56,7 +56,7 @@ export function setup(via: TokenTransport, options: SetupOptions = {}): Setup {
     ...rest,
     clock,
   });
-  // Else the clients of other tests would hear what this one tells its tabs.
+  // Otherwise the clients of other tests would receive its messages to tabs.
   onTestFinished(() => session.close());
   const notes = createClient(NotesService, session.transport);
   return {
@@ -65,27 +65,27 @@ export function setup(via: TokenTransport, options: SetupOptions = {}): Setup {
   };
 }
 
-/** As {@link setup}, signed in. */
+/** Like {@link setup}, and signs in. */
 export async function signedIn(via: TokenTransport, options: SetupOptions = {}): Promise<Setup> {
   const made = setup(via, options);
   await made.notes.signIn({});
   return made;
 }
 
-/** A promise to be resolved by hand. */
+/** Creates a promise that the test resolves. */
 export function latch(): { readonly promise: Promise<void>; readonly open: () => void } {
   const { promise, resolve } = Promise.withResolvers<void>();
   return { promise, open: () => resolve() };
 }
 
-/** Lets everything go on that does not wait for a clock or a latch. */
+/** Lets everything run that does not wait for a clock or a latch. */
 export async function settle(): Promise<void> {
   for (let turn = 0; turn < 20; turn += 1) {
     await new Promise((resolve) => setImmediate(resolve));
   }
 }
 
-/** What a browser does with cookies. */
+/** Stores and sends cookies as a browser does. */
 export function withJar(jar: Jar): Interceptor {
   const keep = (headers: Headers): void => {
     for (const cookie of headers.getSetCookie()) {

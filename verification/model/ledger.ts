@@ -1,0 +1,148 @@
+import { readLifetimes } from "../../src/engine/lifetimes.ts";
+import type { RefreshWrite, SessionRecord, Stored } from "../../src/engine/store.ts";
+import type { WorldTime } from "./clock.ts";
+import type { ViolationKind } from "./tally.ts";
+
+/** The default lifetimes, by which every rule is judged. */
+export const times = readLifetimes({}, {});
+
+/** An observer's record of a session: its writes, uses and responses, with their times. */
+export interface SessionLedger {
+  readonly id: string;
+  generation: number;
+  /** When the current generation was minted, and when it was first used after it had settled. */
+  mintedAt: number;
+  confirmedAt: number | null;
+  /** When each generation was first minted. */
+  readonly firstMinted: Map<number, number>;
+  /** The refresh token of each generation. */
+  readonly tokens: Map<number, string>;
+  idleEnd: number;
+  readonly absoluteEnd: number;
+  /** Whether its tokens were copied, so that it may end as theft. */
+  stolen: boolean;
+  /** How it was ended, and whether the end was acknowledged. */
+  endedBy: string | undefined;
+  acknowledged: boolean;
+  thefts: number;
+}
+
+/** Keeps the ledgers and reports writes that a store must never accept. */
+export class Ledgers {
+  readonly #byId = new Map<string, SessionLedger>();
+  readonly #time: WorldTime;
+  readonly #violate: (kind: ViolationKind, message: string) => void;
+  /** Called when a session has ended. */
+  onEnd: (ledger: SessionLedger) => void = () => {};
+
+  constructor(time: WorldTime, violate: (kind: ViolationKind, message: string) => void) {
+    this.#time = time;
+    this.#violate = violate;
+  }
+
+  open({ id, idleExpiresAt, expiresAt }: SessionRecord, token: string): SessionLedger {
+    const { now } = this.#time;
+    const ledger: SessionLedger = {
+      id,
+      generation: 0,
+      mintedAt: now,
+      confirmedAt: null,
+      firstMinted: new Map([[0, now]]),
+      tokens: new Map([[0, token]]),
+      idleEnd: idleExpiresAt,
+      absoluteEnd: expiresAt,
+      stolen: false,
+      endedBy: undefined,
+      acknowledged: false,
+      thefts: 0,
+    };
+    this.#byId.set(id, ledger);
+    return ledger;
+  }
+
+  get(id: string): SessionLedger | undefined {
+    return this.#byId.get(id);
+  }
+
+  /** Records a committed refresh. */
+  wrote(write: RefreshWrite, { record }: Stored<SessionRecord | undefined>): void {
+    const ledger = this.#byId.get(write.id);
+    if (record === undefined || ledger === undefined) {
+      return;
+    }
+    const { now } = this.#time;
+    if (ledger.endedBy !== undefined) {
+      this.#violate("resurrected", `a refresh was written after ${ledger.endedBy}`);
+    }
+    if (now >= Math.min(ledger.idleEnd, ledger.absoluteEnd)) {
+      this.#violate("out_of_bounds", "a refresh was written after the session's end");
+    }
+    ledger.idleEnd = Math.min(now + times.idle, ledger.absoluteEnd);
+    if (write.kind === "keep") {
+      if (write.settle !== null) {
+        this.confirmed(write.id, write.generation);
+      }
+      return;
+    }
+    const next = write.kind === "advance" ? ledger.generation + 1 : write.to;
+    const branched = write.kind === "advance" && write.generation !== ledger.generation;
+    if (branched || record.generation !== next) {
+      const from = `${write.generation}, now ${ledger.generation}`;
+      this.#violate("forks", `generation ${record.generation} was made from ${from}`);
+    }
+    this.#move(ledger, record.generation);
+  }
+
+  /** Records the confirmation of a generation. */
+  confirmed(id: string, generation: number): void {
+    const ledger = this.#byId.get(id);
+    const age = this.#time.now - (ledger?.mintedAt ?? 0);
+    if (ledger?.generation === generation && age >= times.settle) {
+      ledger.confirmedAt ??= this.#time.now;
+    }
+  }
+
+  /** Records the committed end of a session. */
+  ended(id: string, endedBy: string): void {
+    const ledger = this.#byId.get(id);
+    if (ledger !== undefined && ledger.endedBy === undefined) {
+      ledger.endedBy = endedBy;
+      this.onEnd(ledger);
+    }
+  }
+
+  /** Records that the store was restored with an older generation. */
+  wentBack(ledger: SessionLedger): void {
+    ledger.idleEnd = Math.min(this.#time.now + times.idle, ledger.absoluteEnd);
+    this.#move(ledger, ledger.generation - 1);
+  }
+
+  #move(ledger: SessionLedger, generation: number): void {
+    const { now } = this.#time;
+    ledger.generation = generation;
+    ledger.mintedAt = now;
+    ledger.confirmedAt = null;
+    if (!ledger.firstMinted.has(generation)) {
+      ledger.firstMinted.set(generation, now);
+    }
+  }
+}
+
+/** Equal refreshes on one server share a result this long, so theft may be detected this much later. */
+const shared = 1_000;
+
+/** Whether a refresh with this generation must now be refused as theft. */
+export function mustBeTheft(ledger: SessionLedger, presented: number, now: number): boolean {
+  const { generation, confirmedAt } = ledger;
+  return (
+    presented < generation - 1 ||
+    (presented === generation - 1 &&
+      confirmedAt !== null &&
+      now - confirmedAt > times.overlap + shared)
+  );
+}
+
+/** Whether the session may be reported as expired; that is allowed within its last second. */
+export function mayBeExpired({ idleEnd, absoluteEnd }: SessionLedger, now: number): boolean {
+  return now >= Math.min(idleEnd, absoluteEnd) - 1_000;
+}

@@ -1,0 +1,164 @@
+import type { Lifetimes } from "../../src/engine/lifetimes.ts";
+import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/rule.ts";
+import type { EndedEntry, SessionStore } from "../../src/engine/store.ts";
+import type { Skew } from "./clock.ts";
+
+/** A change that removes one rule of refreshing. */
+export interface Removal {
+  /** The rule, in words. */
+  readonly rule: string;
+  readonly decide?: RefreshRule;
+  readonly lifetimes?: Partial<Lifetimes>;
+  /** Whether every statement uses the clock of the server that sent it. */
+  readonly nodeClock?: true;
+  /** Replaces the store of all servers. */
+  readonly store?: (store: SessionStore) => SessionStore;
+}
+
+/** Every rule that can be removed. Without it, the model must find a violation. */
+export const removals: Readonly<Record<string, Removal>> = {
+  overlap: {
+    rule: "the previous token stays valid for `overlap` after its successor was confirmed",
+    decide: (record, presented, { now }) => decideRefresh(record, presented, { now, overlap: -1 }),
+  },
+  settle: {
+    rule: "a use confirms a generation only after it has settled",
+    lifetimes: { settle: 0 },
+  },
+  keep: {
+    rule: "an unconfirmed generation is kept, not advanced",
+    decide(record, presented, times) {
+      const decision = decideRefresh(record, presented, times);
+      return decision.kind === "keep" ? { kind: "advance" } : decision;
+    },
+  },
+  resend: {
+    rule: "a lost response is repeated as long as its generation is unconfirmed",
+    decide(record, presented, times) {
+      const decision = decideRefresh(record, presented, times);
+      const late = times.now - record.rotatedAt > times.overlap;
+      return decision.kind === "resend" && late ? { kind: "theft" } : decision;
+    },
+  },
+  theft: {
+    rule: "a token that is presented after its successor was confirmed is theft",
+    decide(record, presented, times) {
+      const decision = decideRefresh(record, presented, times);
+      return decision.kind === "theft" ? { kind: "resend" } : decision;
+    },
+  },
+  forward: {
+    rule: "a generation ahead of the store moves the store forward",
+    decide(record, presented, times) {
+      const decision = decideRefresh(record, presented, times);
+      return decision.kind === "forward" ? { kind: "theft" } : decision;
+    },
+  },
+  revoked: {
+    rule: "a revoked session is refused",
+    decide: (record, presented, times) =>
+      decideRefresh({ ...record, revokedAt: null }, presented, times),
+  },
+  expired: {
+    rule: "a session past its end is refused",
+    decide: (record, presented, times) =>
+      decideRefresh(
+        { ...record, idleExpiresAt: Number.POSITIVE_INFINITY, expiresAt: Number.POSITIVE_INFINITY },
+        presented,
+        times,
+      ),
+  },
+  "conditional-write": { rule: "a write is conditional on the generation", store: blindWrite },
+  "revoked-write": { rule: "a write is conditional on the session being live", store: deafWrite },
+  "confirm-write": { rule: "only the current generation is confirmed", store: looseConfirm },
+  "same-successor": { rule: "every attempt creates the same successor", store: randomSuccessor },
+  "store-clock": { rule: "the store's clock decides, not the server's", nodeClock: true },
+};
+
+function blindWrite(store: SessionStore): SessionStore {
+  return {
+    ...store,
+    async refresh(write) {
+      const { record } = await store.load(write.id);
+      return store.refresh({ ...write, generation: record?.generation ?? write.generation });
+    },
+  };
+}
+
+/** Keeps revocations outside of the store: reads and the log show them, writes ignore them. */
+function deafWrite(store: SessionStore): SessionStore {
+  const ended = new Map<string, EndedEntry>();
+  const wakes = new Set<() => void>();
+  const load: SessionStore["load"] = async (id) => {
+    const { record, now } = await store.load(id);
+    const { at: revokedAt, endedBy } = ended.get(id) ?? { at: null, endedBy: null };
+    return { now, record: record && { ...record, revokedAt, endedBy } };
+  };
+  return {
+    ...store,
+    load,
+    async revoke(id, endedBy) {
+      const { now, record } = await load(id);
+      const revoked = record !== undefined && record.revokedAt === null;
+      if (revoked) {
+        ended.set(id, { kind: "revoked", session: id, endedBy, at: now });
+        wakes.forEach((wake) => {
+          wake();
+        });
+      }
+      return { ...(await load(id)), revoked };
+    },
+    async changes(cursor, window) {
+      const changes = await store.changes(cursor, window);
+      return { ...changes, entries: [...ended.values()] };
+    },
+    onChange(wake) {
+      wakes.add(wake);
+      return () => wakes.delete(wake);
+    },
+  };
+}
+
+function looseConfirm(store: SessionStore): SessionStore {
+  return {
+    ...store,
+    async confirm(id, generation, settle) {
+      const { record } = await store.load(id);
+      return store.confirm(id, record?.generation ?? generation, settle);
+    },
+  };
+}
+
+function randomSuccessor(store: SessionStore): SessionStore {
+  return {
+    ...store,
+    async refresh(write) {
+      const { now, record } = await store.refresh(write);
+      return { now, record: record && { ...record, salt: crypto.randomUUID() } };
+    },
+  };
+}
+
+/**
+ * Makes the store use the clock of the server that calls it. Access tokens keep the correct time,
+ * so that only refreshing is affected.
+ */
+export function byNodeClock(store: SessionStore, storeClock: Skew, node: Skew): SessionStore {
+  const by = async <T>(work: () => Promise<T>): Promise<T> => {
+    storeClock.ahead = node.ahead;
+    try {
+      return await work();
+    } finally {
+      storeClock.ahead = 0;
+    }
+  };
+  return {
+    ...store,
+    load: (id) => by(() => store.load(id)),
+    async refresh(write) {
+      const { record } = await by(() => store.refresh(write));
+      return { record, now: (await store.load(write.id)).now };
+    },
+    confirm: (id, generation, settle) => by(() => store.confirm(id, generation, settle)),
+  };
+}

@@ -1,0 +1,69 @@
+import type { Engine } from "../../src/engine/engine.ts";
+import type { VerifiedToken } from "../../src/jwt/verifier.ts";
+import { type Fault, Task } from "./gates.ts";
+import type { Tokens } from "./jar.ts";
+import type { World } from "./world.ts";
+
+/** The server of a call, and the fault of the confirmation that it writes. */
+export interface Use {
+  readonly engine: Engine;
+  readonly confirm: Fault | "late";
+}
+
+/** Makes a call with an access token and checks the server's decision. */
+export async function use(
+  world: World,
+  { ledger, access }: Tokens,
+  { engine, confirm }: Use,
+): Promise<void> {
+  const verified = await verify(engine, access.token);
+  const refused = engine.revocations.get(ledger.id) !== undefined;
+  if (verified.status !== "valid") {
+    if (await isKeyGone(world, access.token)) {
+      world.tally.orphans += 1;
+    } else {
+      world.violate("unexplained", `an unexpired access token is ${verified.status}`);
+    }
+    return;
+  }
+  if (refused && ledger.endedBy === undefined) {
+    world.violate("false_logouts", "an access token was refused");
+  }
+  if (!refused && ledger.acknowledged) {
+    world.violate("resurrected", `an access token was accepted after ${ledger.endedBy}`);
+  }
+  if (refused) {
+    const holder = world.jars.find((jar) => jar.tokens?.access === access);
+    holder?.clear();
+    return;
+  }
+  const task = new Task();
+  // The call has its response; the confirmation is written in the background.
+  world.gates.background(task, () => engine.used(verified.claims));
+  world.keep(task);
+  if (confirm !== "late" && task.atGate) {
+    await world.gates.release(task, confirm);
+  }
+}
+
+async function verify(
+  engine: Engine,
+  token: string,
+): Promise<VerifiedToken | { readonly status: "unavailable" }> {
+  try {
+    return await engine.verify(token, engine.revocations.storeNow());
+  } catch {
+    return { status: "unavailable" };
+  }
+}
+
+/**
+ * Whether the token was signed with a key that is no longer in the store, for example by a server
+ * that was suspended through two rotations. The client refreshes and continues. That is counted
+ * but is not a violation.
+ */
+async function isKeyGone({ options }: World, token: string): Promise<boolean> {
+  const header = Buffer.from(token.split(".", 1)[0] ?? "", "base64url").toString();
+  const { keys } = await options.store.signingKeys();
+  return !keys.some(({ kid }) => header.includes(kid));
+}
