@@ -42,6 +42,13 @@ function sharedSql({ clock, another, close }: SqlFixture): SharedStore {
 
 let prefixes = 0;
 
+/** Opens with the system clock: the client of Redis takes real time. */
+class SystemTimeRedisStore extends RedisStore {
+  override open(): Promise<void> {
+    return super.open({ clock: systemClock });
+  }
+}
+
 /** One prefix of a Redis; each server has a client of its own. The time is what a key says. */
 export async function sharedRedis(redis: TestRedis): Promise<SharedStore> {
   const prefix = `servers-${prefixes++}`;
@@ -56,8 +63,7 @@ export async function sharedRedis(redis: TestRedis): Promise<SharedStore> {
       const own = await redis.connect();
       clients.push(own);
       const time = `local now = tonumber(redis.call('GET', '${key}'))\n`;
-      const store = new RedisStore(own, { prefix, time });
-      return { ...store, open: () => store.open({ clock: systemClock }) };
+      return new SystemTimeRedisStore(own, { prefix, time });
     },
     now: () => now,
     async pass(ms) {
