@@ -21,7 +21,7 @@ export interface AccessToken {
   readonly expiresIn: number;
 }
 
-export interface AccessTokensOptions {
+interface AccessTokensOptions {
   readonly issuer: string;
   readonly audience: string;
   readonly keys: Pick<SigningKeys, "signer">;
@@ -29,7 +29,7 @@ export interface AccessTokensOptions {
 }
 
 /** The part of an access token whose size depends on the session. */
-export interface TokenContent {
+interface TokenContent {
   readonly userId: string;
   readonly tenantId: string | null;
   readonly claims: JsonObject;
@@ -150,7 +150,7 @@ export interface Reissued extends Stored<SessionRecord> {
   readonly access: AccessToken;
 }
 
-export interface ReissuerOptions {
+interface ReissuerOptions {
   readonly store: SessionStore;
   readonly clock: Clock;
   readonly revocations: RevocationLog;
