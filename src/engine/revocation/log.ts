@@ -44,7 +44,7 @@ export interface Revocations {
   isClosed(): boolean;
 }
 
-export interface RevocationLogOptions {
+interface RevocationLogOptions {
   readonly store: SessionStore;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
@@ -320,7 +320,7 @@ export class RevocationLog implements Revocations {
   }
 }
 
-export interface LogFigures {
+interface LogFigures {
   /** When the last completed read began, by this machine's clock; undefined before the first. */
   readonly provenAt: number | undefined;
   /** Milliseconds between the write of the newest entry and its arrival here, by the store's clock. */
