@@ -77,7 +77,7 @@ export const keepEnded: number = 24 * 3_600_000;
 export const keepChanges: number = 2 * 3_600_000;
 
 /** When to repeat work that failed. */
-export interface RetryOptions {
+interface RetryOptions {
   readonly clock: Clock;
   /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
   readonly pauses: readonly number[];

@@ -8,7 +8,8 @@ export interface Push {
   close(): void;
 }
 
-export interface PushOptions {
+/** Options of {@link PushConnection}. */
+interface PushOptions {
   readonly clock: Clock;
   readonly open: OpenPushLine;
   /** Called when something was appended, and whenever something may have been missed. */

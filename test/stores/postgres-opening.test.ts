@@ -6,7 +6,7 @@ import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { postgresDialect } from "../../src/stores/postgres/dialect.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
-import { migrations } from "../../src/stores/postgres/migrations.ts";
+import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
 import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { expectInUse, olderTables } from "./older-schema.ts";
@@ -24,7 +24,7 @@ describePostgres("opening postgresStore(database)", (server) => {
     const keys = await Promise.all(servers.map(({ line }) => line()));
     expect(keys[0]).toMatch(/^0:[\w-]{43}$/);
     expect(new Set(keys).size).toBe(1);
-    expect(await countRows(schema, "rpcsession_migrations")).toBe(migrations.length);
+    expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
     expect(await tablesOf(schema)).toEqual(await freshTables());
   }, 120_000);
 
@@ -36,7 +36,7 @@ describePostgres("opening postgresStore(database)", (server) => {
       );
       await Promise.all(stores.map((store) => store.open({ clock: stillClock() })));
       await Promise.all(stores.map((store) => store.close()));
-      expect(await countRows(schema, "rpcsession_migrations")).toBe(migrations.length);
+      expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
     }
   });
 

@@ -139,7 +139,7 @@ describe.skipIf(redisMissing)("a list of redisStore", () => {
       TypeError,
     );
     const owner = { userId: "alice", tenantId: null };
-    await expect(store.list(owner, { cursor: "x", limit: 1 })).rejects.toThrow("no cursor");
+    await expect(store.list(owner, { cursor: "x", limit: 1 })).rejects.toThrow("not a cursor");
     const ids = Array.from({ length: 1_001 }, (_, each) => `s${each}`);
     await expect(store.revokeAll({ ids }, "revoked")).rejects.toThrow("at most 1000 ids");
   });

@@ -1,7 +1,7 @@
 import type { Hold, SqlDialect } from "../sql/database.ts";
 import { type Sql, sql } from "../sql/statement.ts";
 import { readChanges } from "./changes.ts";
-import { migrations } from "./migrations.ts";
+import { postgresMigrations } from "./migrations.ts";
 import { channel } from "./push.ts";
 
 /** PostgreSQL 13 or newer. Each member's reason is at {@link SqlDialect}. */
@@ -19,7 +19,7 @@ export const postgresDialect: SqlDialect = {
   migrationsTable: sql`select 1 where to_regclass('rpcsession_migrations') is not null`,
   // An arbitrary number that no other software should use.
   migrationLock: sql`pg_advisory_xact_lock(7237113926510472019)`,
-  migrations,
+  migrations: postgresMigrations,
   clockForPrint: "floor(extract(epoch from now()) * 1000)::bigint",
 };
 

@@ -78,4 +78,4 @@ const ownersAndClaims = [
 ];
 
 /** The steps, from version 1 on. */
-export const migrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
+export const postgresMigrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];

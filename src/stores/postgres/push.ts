@@ -1,6 +1,6 @@
 import { randomId } from "../../base/crypto.ts";
 import type { OpenPushLine } from "../push.ts";
-import { sql } from "../sql/statement.ts";
+import { type Sql, sql } from "../sql/statement.ts";
 
 /** What listening needs from a connection: `pg.Client` fits. */
 export interface NotifiedClient {
@@ -15,7 +15,7 @@ export interface NotifiedClient {
 }
 
 /** One channel for each schema, since a database may hold the sessions of several services. */
-export const channel = sql`'rpcsession_' || md5(coalesce(current_schema(), ''))`;
+export const channel: Sql = sql`'rpcsession_' || md5(coalesce(current_schema(), ''))`;
 
 /**
  * Listens on a connection of its own. Each ping is a notification to itself. It does not come back if

@@ -6,13 +6,13 @@ import { hasIdIn, ownedBy } from "./rows.ts";
 import { type Sql, sql } from "./statement.ts";
 
 /** The ids of the sessions that ended, and when. */
-export interface Ended {
+interface Ended {
   readonly revoked: readonly string[];
   readonly now: number;
 }
 
 /** Ends the sessions of an owner, or those with some ids; see `SessionStore.revokeAll`. */
-export async function revokeSessions(
+export async function revokeAllSessions(
   database: SqlDatabase,
   scope: RevokeScope,
   endedBy: EndedBy,

@@ -3,7 +3,7 @@ import { evictedBy } from "../common.ts";
 import { type SqlDatabase, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
 import { holdOwner, valueHolding } from "./owner-locks.ts";
-import { hasIdIn, isLive, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
+import { hasIdIn, liveAt, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
 import { join, sql } from "./statement.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
@@ -49,7 +49,7 @@ async function admit(
   // Locks all rows that will end or must stay live at once, in the order that everyone keeps to.
   const live = await database.rows<Pick<SessionRow, "id" | "user_id">>(
     sql`select id, user_id from rpcsession_sessions
-      where ${isLive(database.now())} and (${join(concerned, " or ")})
+      where ${liveAt(database.now())} and (${join(concerned, " or ")})
       order by created_at, ${idByBytes} ${forUpdate}`,
   );
   if (requires !== null && !live.some(({ id }) => id === requires)) {

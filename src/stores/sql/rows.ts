@@ -110,7 +110,7 @@ function toNumber(value: BigInteger | null): number | null {
 }
 
 /** The condition that a session has neither ended nor expired. */
-export function isLive(now: Sql): Sql {
+export function liveAt(now: Sql): Sql {
   return sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
 }
 

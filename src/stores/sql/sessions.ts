@@ -11,7 +11,7 @@ import { cutPage, parseListCursor } from "../common.ts";
 import { appendClaims, appendRevoked } from "./changes.ts";
 import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
 import {
-  isLive,
+  liveAt,
   ownedBy,
   type SessionRow,
   smaller,
@@ -43,7 +43,7 @@ export async function refreshSession(
   const row = await database.row<Timed<SessionRow>>(
     sql`update rpcsession_sessions
       set ${generationAfter(write, now)}last_seen_at = ${now}, idle_expires_at = ${idleEnd}
-      where id = ${write.id} and generation = ${write.generation} and ${isLive(now)}
+      where id = ${write.id} and generation = ${write.generation} and ${liveAt(now)}
       returning *, ${now} as store_now`,
   );
   return storedOrNone(database, row);
@@ -94,7 +94,7 @@ export async function confirmSession(
 }
 
 /** Which generation is in use, and after how many milliseconds that confirms it. */
-export interface ConfirmWrite {
+interface ConfirmWrite {
   readonly id: string;
   readonly generation: number;
   readonly settle: number;
@@ -163,14 +163,14 @@ async function writeUpdate(
   ];
   const row = await database.row<Timed<SessionRow>>(
     sql`update rpcsession_sessions set ${join(assignments, ", ")}
-      where id = ${id} and version = ${version} and ${isLive(now)}
+      where id = ${id} and version = ${version} and ${liveAt(now)}
       returning *, ${now} as store_now`,
   );
   return storedOrNone(database, row);
 }
 
 /** A page of a list. */
-export interface ListRead {
+interface ListRead {
   /** The store's name, for messages. */
   readonly store: string;
   readonly cursor: string | undefined;
@@ -178,7 +178,7 @@ export interface ListRead {
 }
 
 /** Lists live sessions, newest first; see `SessionStore.list`. */
-export async function listSessions(
+export async function listPage(
   database: SqlDatabase,
   owner: SessionOwner,
   { store, cursor, limit }: ListRead,
@@ -192,7 +192,7 @@ export async function listSessions(
       : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
   const rows = await database.rows<Timed<SessionRow>>(
     sql`select *, ${now} as store_now from rpcsession_sessions
-      where ${ownedBy(owner)} and ${isLive(now)}${afterLast}
+      where ${ownedBy(owner)} and ${liveAt(now)}${afterLast}
       order by created_at desc, ${idByBytes} desc
       limit ${limit + 1}`,
   );

@@ -2,7 +2,7 @@
 export type SqlValue = string | number | null;
 
 /** A statement as a driver takes it. */
-export interface RenderedSql {
+interface RenderedSql {
   readonly text: string;
   readonly values: SqlValue[];
 }

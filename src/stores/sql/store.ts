@@ -2,12 +2,12 @@ import type { SessionStore, StoreContext } from "../../engine/store.ts";
 import { ChangeListeners } from "../common.ts";
 import type { Push } from "../push.ts";
 import { type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
-import { revokeSessions } from "./ends.ts";
+import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
 import {
   confirmSession,
-  listSessions,
+  listPage,
   loadSession,
   refreshSession,
   revokeSession,
@@ -133,7 +133,7 @@ export class SqlStore implements SessionStore {
   };
 
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
-    const ended = await this.#use((database) => revokeSessions(database, scope, endedBy));
+    const ended = await this.#use((database) => revokeAllSessions(database, scope, endedBy));
     if (ended.revoked.length > 0) {
       this.#listeners.call();
     }
@@ -149,7 +149,7 @@ export class SqlStore implements SessionStore {
   };
 
   readonly list: SessionStore["list"] = (owner, page) =>
-    this.#use((database) => listSessions(database, owner, { ...page, store: this.name }));
+    this.#use((database) => listPage(database, owner, { ...page, store: this.name }));
 
   // The change log.
 

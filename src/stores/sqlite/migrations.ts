@@ -80,4 +80,4 @@ const ownersAndClaims = [
 ];
 
 /** The steps, from version 1 on. */
-export const migrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
+export const sqliteMigrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
