@@ -304,7 +304,7 @@ describe("listeners and loggers that misbehave", () => {
       },
     });
     await sessions.issue({ userId: "alice" });
-    expect([events, lines]).toEqual([["created"], ["a session began"]]);
+    expect([events, lines]).toEqual([["created"], ["created a session"]]);
   });
 
   it("feat:N5 feat:N4 a logger that is none is refused at construction, console is one", async () => {
@@ -331,6 +331,6 @@ describe("listeners and loggers that misbehave", () => {
     }
     const logger = new Logger();
     await testSessions({ logger }).issue({ userId: "alice" });
-    expect(logger.lines).toEqual(["a session began"]);
+    expect(logger.lines).toEqual(["created a session"]);
   });
 });
