@@ -49,7 +49,6 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(rooms),
   "@connectrpc/connect": ["server", "client", "testing"],
   jose: ["jwt", "session"],
-  kysely: ["stores"],
   pg: ["stores"],
   cookie: ["tokens"],
   "@standard-schema/spec": ["base"],

@@ -3,8 +3,7 @@ import { dirname, relative, resolve } from "node:path";
 import { expect, it } from "vitest";
 
 const root = resolve(import.meta.dirname, "../..");
-const allowed =
-  /^(gen\/|src\/client\/|src\/base\/(errors|clock|checks|json|wire|events)\.ts$)/;
+const allowed = /^(gen\/|src\/client\/|src\/base\/(errors|clock|checks|json|wire|events)\.ts$)/;
 // The Standard Schema is types alone.
 const packages = /^(@bufbuild\/protobuf|@connectrpc\/connect|@standard-schema\/spec)(\/|$)/;
 

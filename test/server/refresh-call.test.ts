@@ -435,7 +435,12 @@ describe("feat:D7 Refresh, table 1c (R1-R8)", () => {
       expect(hint).toMatchObject({ tokens: Tokens.CLEAR, session: cookie.id });
     }
     expect(events.filter(({ type }) => type === "theft")).toEqual([
-      expect.objectContaining({ sessionId: cookie.id, userId: "alice", presented: 0, generation: 2 }),
+      expect.objectContaining({
+        sessionId: cookie.id,
+        userId: "alice",
+        presented: 0,
+        generation: 2,
+      }),
     ]);
     expect((await store.store.load(cookie.id)).record?.endedBy).toBe("theft");
   });

@@ -4,25 +4,25 @@ import type { SessionStore } from "../../src/engine/store.ts";
 import type { FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine, type TestEngine } from "../helpers/engine.ts";
 
-/** A store for several servers, on a clock that stands still. */
+/** A store for several servers, on a clock that moves only on request. */
 export interface SharedStore {
-  /** The store as one more server has it, with connections of its own. Its engine opens and closes it. */
+  /** The store for one more server, with connections of its own. The server's engine opens and closes it. */
   newStore(): Promise<SessionStore>;
-  /** The store's clock. */
+  /** The time of the store's clock. */
   now(): number;
-  /** Moves the store's clock on, by milliseconds. */
+  /** Advances the store's clock by some milliseconds. */
   pass(ms: number): Promise<void>;
-  /** After all engines are closed. */
+  /** Call it after all engines are closed. */
   close(): Promise<void>;
 }
 
 export type Method = Exclude<keyof SessionStore, "name" | "onChange">;
 
-/** Stands between an engine and its store: `run` does the call. */
+/** Wraps the calls from an engine to its store: `run` does the call. */
 export type Hook = (method: Method, run: () => Promise<unknown>) => Promise<unknown>;
 
 export interface Server extends TestEngine {
-  /** The methods of the store that were called so far. */
+  /** The names of the store's methods called so far, in order. */
   readonly calls: Method[];
   hook: Hook;
 }
@@ -31,18 +31,18 @@ export interface ServersOptions {
   readonly secret?: SecretOption;
   readonly lifetimes?: LifetimeOptions;
   readonly refresh?: RefreshOptions;
-  /** Milliseconds by which each server's wall clock is wrong; as many servers as numbers. */
+  /** The error of each server's wall clock in milliseconds, one server per number. */
   readonly wrong?: readonly number[];
 }
 
 export interface Servers extends AsyncDisposable {
   readonly all: Server[];
   readonly shared: SharedStore;
-  /** The server of this number, counted around. */
+  /** The server with this index, modulo their number. */
   at(index: number): Server;
-  /** Starts another one. */
+  /** Starts another server. */
   add(options?: ServersOptions & { readonly clockError?: number }): Promise<Server>;
-  /** Lets time pass everywhere, and waits for the reads and writes that fell due. */
+  /** Advances time everywhere, and waits for the reads and writes that became due. */
   pass(ms: number): Promise<void>;
   thefts(): Server["events"];
 }
@@ -50,7 +50,7 @@ export interface Servers extends AsyncDisposable {
 export const secret = "a secret of at least 32 bytes, for tests";
 export const directly: Hook = (_method, run) => run();
 
-/** Starts servers, four if not told otherwise, that share a store and a secret. */
+/** Starts servers that share a store and a secret; four by default. */
 export async function startServers(
   creating: Promise<SharedStore>,
   options: ServersOptions = {},
@@ -112,7 +112,7 @@ async function startServer(
   return server;
 }
 
-/** Time as all servers have it: what falls due while it passes is done at its end, as after a sleep. */
+/** The time of all servers. Timers that become due while it advances run at its end, as after a sleep. */
 function createTime(shared: SharedStore) {
   const begin = shared.now();
   const timers = new Set<{ readonly at: number; readonly action: () => void }>();
@@ -138,7 +138,7 @@ function createTime(shared: SharedStore) {
       }
       await idle();
     },
-    /** A clock whose wall is wrong, and whose monotonic time began at another moment. */
+    /** A clock with a wrong wall time, and a monotonic time that began at another moment. */
     clockOf(index: number, wrong: number): FakeClock {
       return {
         now: () => shared.now() + wrong,

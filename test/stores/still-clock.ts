@@ -1,6 +1,6 @@
 import type { ContractClock } from "../../src/testing/store-contract/index.ts";
 
-/** A clock that stands still; pauses end at once, in a later turn of the event loop. */
+/** A clock that stands still. Its pauses end in the next turn of the event loop. */
 export function stillClock(): ContractClock {
   let time = 1_800_000_000_000;
   return {
