@@ -25,9 +25,11 @@ describePostgres("a dump of PostgreSQL alone", (server) => {
   it("opens no engine without the secret", async () => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
-    await expect(startEngine({ store: copy.store })).rejects.toThrow(
-      "secret is missing and postgresStore does not keep one",
-    );
+    await expect(startEngine({ store: copy.store })).rejects.toMatchObject({
+      cause: {
+        message: expect.stringContaining("secret is missing and postgresStore does not keep one"),
+      },
+    });
   });
 
   it("restored under another secret, takes no token of before, and says so", async () => {
