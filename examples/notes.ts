@@ -1,4 +1,4 @@
-// What the servers of the other folders serve: the same notes, whatever carries them.
+// The notes service that the servers in express, fastify, h2 and hono share.
 import { Code, ConnectError, type ConnectRouter } from "@connectrpc/connect";
 import { createSessions } from "rpc-session";
 import { sqliteStore } from "rpc-session/stores/sqlite";

@@ -4,7 +4,7 @@ import type { SessionsHealth } from "./engine/revocation/health.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
-import { sessionHandle } from "./server/session/handle.ts";
+import { SessionHandle } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 
 /**
@@ -59,7 +59,7 @@ export function createSessions(options: SessionsOptions): Sessions {
     ...serverOptions,
     revocations: engine.revocations,
     engine: () => engine.open(),
-    sessionOn: sessionHandle,
+    sessionOn: (_core, verified, call) => new SessionHandle(core, verified, call),
   };
   return {
     ...createServerSessions(core, policies),

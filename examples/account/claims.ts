@@ -1,10 +1,10 @@
 import { z } from "zod";
 
-/** What a session says of its user: the server checks it, and types `session.claims` with it. */
+/** The claims of a session. The server validates them and types `session.claims` with this schema. */
 export const Claims = z.object({
   role: z.enum(["reader", "editor", "admin"]).default("reader"),
   costCenter: z.string().optional(),
 });
 
-/** What of it a page may know. */
+/** The claims that a page may read. */
 export const ClientClaims = Claims.pick({ role: true });

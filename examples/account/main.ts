@@ -1,4 +1,5 @@
-// npm run example:account: two devices of one user; claims, step-up, "your devices", sign out the rest.
+// npm run example:account: two devices of one user, with typed claims, step-up authentication, the
+// list of devices, and signing out all other devices.
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
@@ -11,7 +12,7 @@ import { AccountService } from "../gen/account/v1/account_pb.ts";
 import { ClientClaims } from "./claims.ts";
 import { accountRoutes, accountSessions } from "./service.ts";
 
-const clock = createFakeClock(); // so that twenty minutes pass at once
+const clock = createFakeClock(); // lets twenty minutes pass at once
 const sessions = accountSessions({
   issuer: "http://localhost",
   store: memoryStore(),
@@ -26,20 +27,20 @@ const laptop = await signIn("laptop");
 clock.advance("1m");
 const phone = await signIn("phone");
 
-// Claims: typed on both sides, changed in the middle of a session.
+// Claims are typed on both sides and can change during a session.
 console.log("role:", laptop.session.claims?.role);
 console.log("publish:", await outcome(laptop.account.publish({})));
 await laptop.account.upgrade({});
 console.log("role:", laptop.session.claims?.role);
 console.log("publish:", await outcome(laptop.account.publish({})));
 
-// "Your devices", for any client of the service.
+// The list of devices is available to every client.
 const { sessions: devices } = await laptop.own.listSessions({});
 for (const { device, current } of devices) {
   console.log("device:", device?.label, current ? "(this one)" : "");
 }
 
-// Step-up: what a stolen session must not do needs a fresh password.
+// Step-up authentication: changing the password requires a recently entered password.
 clock.advance("20m");
 console.log("change password:", await outcome(laptop.account.changePassword({ password: "new" })));
 await laptop.account.confirm({ password: "correct horse" });

@@ -3,19 +3,19 @@ import { type Clock, createSessions, type SessionStore } from "rpc-session";
 import { AccountService } from "../gen/account/v1/account_pb.ts";
 import { Claims } from "./claims.ts";
 
-/** Sessions with typed claims, and at most five devices a user. */
+/** Sessions with typed claims and at most five devices per user. */
 export function accountSessions(base: { issuer: string; store: SessionStore; clock?: Clock }) {
   return createSessions({
     ...base,
     claims: Claims,
     clientClaims: ({ role }) => ({ role }),
     sessionsPerUser: { max: 5, overflow: "evictOldest" },
-    // Behind a proxy that sets it, and lets no client do so.
+    // Only safe behind a proxy that always overwrites this header.
     clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined,
   });
 }
 
-/** Serves the accounts. Passwords would be hashed, and elsewhere. */
+/** The routes of the account service. A real service stores hashed passwords in a database. */
 export function accountRoutes(sessions: ReturnType<typeof accountSessions>) {
   const passwords = new Map([["ada", "correct horse"]]);
   const check = (user: string, password: string): void => {
@@ -27,7 +27,7 @@ export function accountRoutes(sessions: ReturnType<typeof accountSessions>) {
     router.service(AccountService, {
       async signIn({ user, password, device }, ctx) {
         check(user, password);
-        const claims = { costCenter: "4711" }; // the role is "reader", as the schema says
+        const claims = { costCenter: "4711" }; // the schema sets the role to "reader"
         await sessions.create(ctx, { userId: user, claims, label: device || "unnamed" });
         return {};
       },
@@ -37,7 +37,7 @@ export function accountRoutes(sessions: ReturnType<typeof accountSessions>) {
         return {};
       },
       async changePassword({ password }, ctx) {
-        // The policy in the schema has seen to it that the password was given lately.
+        // The policy in the schema guarantees that the password was entered recently.
         const session = sessions.require(ctx);
         passwords.set(session.userId, password);
         return { signedOut: (await session.revokeOthers()).length };

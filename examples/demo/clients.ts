@@ -1,4 +1,4 @@
-// One user per protocol, each with a session of their own.
+// One user per protocol, each with their own session.
 import { type Client, createClient } from "@connectrpc/connect";
 import {
   createConnectTransport,
@@ -47,7 +47,7 @@ export function createClients(server: DemoServer): readonly [DemoClient, DemoCli
   ];
 }
 
-/** A clock that does not notice the time that goes by: this client learns from the server alone that its token expired. */
+/** A clock that stands still: this client only learns from the server that its token has expired. */
 const sleepingLaptop: Clock = {
   now: () => 0,
   monotonic: () => 0,
@@ -58,7 +58,7 @@ const sleepingLaptop: Clock = {
   },
 };
 
-/** A client that knows nothing of sessions. */
+/** A client without session support. */
 export function plainClient(server: DemoServer): Client<typeof NotesService> {
   return createClient(
     NotesService,

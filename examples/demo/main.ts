@@ -1,11 +1,11 @@
-// npm run demo            tells the story and ends
-// npm run demo -- --serve leaves the server up, to be tried with curl
+// npm run demo            runs all steps and exits
+// npm run demo -- --serve keeps the server running, for trying it with curl
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createReport } from "./report.ts";
 import { type DemoServer, startServer } from "./server.ts";
-import { tell } from "./story.ts";
+import { runStory } from "./story.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "rpc-session-demo-"));
 process.once("exit", () => rmSync(folder, { recursive: true, force: true }));
@@ -21,13 +21,13 @@ if (serving) {
   process.once("SIGINT", () => void server.close());
   process.once("SIGTERM", () => void server.close());
 } else {
-  // Short lives, so that there is something to see within seconds.
+  // Short lifetimes, so that tokens expire within seconds.
   const server = await startServer(file, {
     lifetimes: { access: "4s" },
     refresh: { clientTimeout: "900ms", overlap: "1s", settle: "0s" },
   });
   const report = createReport();
-  await tell({ server, report, accessLife: 4_000, overlap: 1_000 });
+  await runStory({ server, report, accessLife: 4_000, overlap: 1_000 });
   await server.close();
   process.exitCode = report.end() === 0 ? 0 : 1;
 }
@@ -35,18 +35,18 @@ if (serving) {
 function printCommands(server: DemoServer): void {
   const notes = "notes.v1.NotesService";
   const json = "-H 'content-type: application/json'";
-  process.stdout.write(`The notes service is up; Ctrl-C ends it.
+  process.stdout.write(`The notes service is running. Press Ctrl-C to stop it.
 
   HTTP/1.1  ${server.http1}    HTTP/2  ${server.http2}
 
-# refused, with a hint
+# a call without a session is refused with a hint
 curl -i ${json} -d '{}' ${server.http1}/${notes}/ListNotes
 
-# sign in; the tokens come back in headers
+# sign in; the response headers carry the tokens
 TOKEN=$(curl -si ${json} -d '{"user":"ada","password":"correct horse"}' \\
   ${server.http1}/${notes}/SignIn | tr -d '\\r' | sed -n 's/^rpcsession-access-token: //p')
 
-# call, by hand and with buf over each protocol
+# call with curl, and with buf over each protocol
 curl -i ${json} -H "authorization: Bearer $TOKEN" -d '{}' ${server.http1}/${notes}/ListNotes
 npx buf curl --schema examples/proto -H "authorization: Bearer $TOKEN" \\
   -d '{"note":{"text":"from buf"}}' ${server.http1}/${notes}/AddNote
@@ -55,11 +55,11 @@ npx buf curl --schema examples/proto --protocol grpcweb -H "authorization: Beare
 npx buf curl --schema examples/proto --protocol grpc --http2-prior-knowledge \\
   -H "authorization: Bearer $TOKEN" -d '{}' ${server.http2}/${notes}/WatchNotes
 
-# as a browser: the tokens come back in cookies
+# sign in as a browser; cookies carry the tokens
 curl -i ${json} -H 'origin: ${server.http1}' -H 'sec-fetch-site: same-origin' \\
   -d '{"user":"lynn","password":"correct horse"}' ${server.http1}/${notes}/SignIn
 
-# whose session is it, and when does it end
+# show the session and when it ends
 npx buf curl --schema proto -H "authorization: Bearer $TOKEN" \\
   -d '{}' ${server.http1}/rpcsession.v1.SessionService/GetSession
 `);

@@ -1,4 +1,4 @@
-// Connect calls by hand, as a browser would make them: with cookies, and with headers that say who asks.
+// Plain HTTP calls in the Connect protocol, with the cookies and headers that a browser would send.
 import { request } from "node:http";
 import type { JsonValue } from "@bufbuild/protobuf";
 import { base64Decode } from "@bufbuild/protobuf/wire";
@@ -44,7 +44,7 @@ export function post(
   });
 }
 
-/** The Cookie header that a browser would send after these Set-Cookie headers. */
+/** Returns the Cookie header that a browser would send after these Set-Cookie headers. */
 export function jarOf(setCookie: readonly string[]): string {
   return setCookie.map((cookie) => cookie.split(";")[0]).join("; ");
 }

@@ -1,4 +1,4 @@
-// How the demo tells its story: a title for every step, what was sent, what came back.
+// The output of the demo: the title of every step, what was sent, and what was received.
 import { styleText } from "node:util";
 import { base64Decode } from "@bufbuild/protobuf/wire";
 import { Code, ConnectError } from "@connectrpc/connect";
@@ -11,15 +11,15 @@ import {
 
 type Style = Parameters<typeof styleText>[0];
 
-/** Runs steps one after the other and counts what is not as stated. */
+/** Runs steps in sequence and counts the ones that fail. */
 export interface Report {
-  /** One step; it fails when `act` throws. */
+  /** Runs one step. It fails if `act` throws. */
   step(title: string, act: () => Promise<void>): Promise<void>;
-  /** @throws Error with the statement unless it is true */
+  /** Prints the statement. @throws Error if it is not true */
   check(statement: string, isTrue: boolean): void;
   sent(what: string): void;
   got(what: string): void;
-  /** Prints the last line. @returns how many steps failed */
+  /** Prints the closing line. @returns the number of failed steps */
   end(): number;
 }
 
@@ -44,7 +44,7 @@ export function createReport(): Report {
     },
     check(statement, isTrue) {
       if (!isTrue) {
-        throw new Error(`not as stated: ${statement}`);
+        throw new Error(`expected: ${statement}`);
       }
       line(`    ${paint("green", "✓")} ${statement}`);
     },
@@ -57,17 +57,17 @@ export function createReport(): Report {
   };
 }
 
-/** The error of a call that should have been refused. */
+/** Returns the error of a call that must be refused. */
 export async function refusalOf(call: Promise<unknown>): Promise<ConnectError> {
   return call.then(
     () => {
-      throw new Error("not as stated: the call is refused (it went through)");
+      throw new Error("expected the call to be refused, but it succeeded");
     },
     (error: unknown) => ConnectError.from(error),
   );
 }
 
-/** The code and the decoded hint of a refused call, as a person would read them. */
+/** Formats the code and the decoded hint of a refused call. */
 export function describeRefusal(error: ConnectError): string {
   const [hint] = error.findDetails(RefreshHintSchema);
   const code = `${Code[error.code]}: ${error.rawMessage}`;
@@ -77,23 +77,23 @@ export function describeRefusal(error: ConnectError): string {
   return `${code}\n      hint: action ${nameOf(Action, hint.action)}, reason ${nameOf(Reason, hint.reason)}, tokens ${nameOf(Tokens, hint.tokens)}`;
 }
 
-/** A token as it may be shown: its beginning. */
+/** Formats a token without revealing it: only its beginning. */
 export function shorten(token: string | null): string {
   return token === null ? "none" : `${token.slice(0, 12)}… (${token.length} characters)`;
 }
 
-/** A refresh token as it may be shown: whose it is, and its generation, but not its proof. */
+/** Formats a refresh token without revealing it: its session and generation, but not its secret. */
 export function describeRefreshToken(token: string): string {
   const [, session = "", generation] = token.split(".");
   return `of session ${session.slice(0, 6)}…, generation ${generation}`;
 }
 
-/** A Set-Cookie line with its value shortened. */
+/** Formats a Set-Cookie line with a shortened value. */
 export function describeCookie(setCookie: string): string {
   return setCookie.replace(/=([^;]{16})[^;]*/, "=$1…");
 }
 
-/** What an access token says. */
+/** Decodes the claims of an access token without verifying it. */
 export function claimsOf(accessToken: string): Record<string, unknown> {
   const [, payload = ""] = accessToken.split(".");
   return JSON.parse(new TextDecoder().decode(base64Decode(payload))) as Record<string, unknown>;

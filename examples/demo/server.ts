@@ -1,4 +1,4 @@
-// The service of the demo: notes with sessions, on HTTP/1.1 and on HTTP/2 without TLS.
+// The server of the demo: a notes service with sessions, over HTTP/1.1 and HTTP/2 without TLS.
 import { createServer as createHttp1, type RequestListener } from "node:http";
 import { createServer as createHttp2, type Http2Session } from "node:http2";
 import type { AddressInfo, Server } from "node:net";
@@ -14,11 +14,11 @@ import { sqliteStore } from "rpc-session/stores/sqlite";
 import { NotesService } from "../gen/notes/v1/notes_pb.ts";
 
 export interface DemoServer {
-  /** HTTP/1.1: Connect and gRPC-Web. Also the issuer. */
+  /** The HTTP/1.1 URL, for Connect and gRPC-Web. It is also the issuer. */
   readonly http1: string;
-  /** HTTP/2 without TLS: gRPC as well. */
+  /** The URL for HTTP/2 without TLS, which gRPC needs. */
   readonly http2: string;
-  /** How often each method was asked for, by name. */
+  /** How often a method was requested. */
   readonly asked: (method: string) => number;
   /** How often the handlers of the notes service ran. */
   readonly handled: () => number;
@@ -26,7 +26,7 @@ export interface DemoServer {
   close(): Promise<void>;
 }
 
-/** @param file where the SQLite store lives */
+/** @param file the SQLite database */
 export async function startServer(
   file: string,
   options: Pick<SessionsOptions, "lifetimes" | "refresh">,
@@ -35,7 +35,7 @@ export async function startServer(
   const http2 = createHttp2();
   const connections = new Set<Http2Session>();
   http2.on("session", (session) => connections.add(session));
-  // Both listen first: the issuer is the address where clients find the service.
+  // Listen before creating the sessions: the issuer is the address of the service.
   const [issuer, http2Url] = await Promise.all([listen(http1), listen(http2)]);
 
   const events: SessionEvent[] = [];

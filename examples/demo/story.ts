@@ -1,4 +1,4 @@
-// The steps of the demo, in the order a developer meets them.
+// The steps of the demo, in the order in which a developer encounters them.
 import { Code, type ConnectError } from "@connectrpc/connect";
 import {
   Action,
@@ -26,13 +26,13 @@ const password = "correct horse";
 export interface Story {
   readonly server: DemoServer;
   readonly report: Report;
-  /** Milliseconds an access token lives. */
+  /** The lifetime of an access token in milliseconds. */
   readonly accessLife: number;
-  /** Milliseconds the former refresh token is good after its successor was confirmed. */
+  /** How long the previous refresh token stays valid after its successor was confirmed, in milliseconds. */
   readonly overlap: number;
 }
 
-export async function tell(story: Story): Promise<void> {
+export async function runStory(story: Story): Promise<void> {
   const { server } = story;
   const clients = createClients(server);
   await signInSteps(story, clients);
@@ -71,7 +71,7 @@ async function signInSteps({ server, report }: Story, clients: readonly DemoClie
       const list = await notes.listNotes({});
       report.got(`ListNotes: ${list.notes.map((note) => note.text).join(", ")}`);
       report.check("the client is signed in", session.state.status === "signedIn");
-      report.check("the note is there", list.notes.length === 1);
+      report.check("the note is listed", list.notes.length === 1);
     });
   }
 }
@@ -95,7 +95,7 @@ async function theftBegins({ server, report }: Story): Promise<Victim> {
     accessToken = answer.headers.get("rpcsession-access-token") ?? "";
     report.got(`vera's refresh token ${describeRefreshToken(stolen)}`);
     report.check("vera is signed in", stolen !== "");
-    // Its first use confirms that it arrived.
+    // The first use of the token confirms that it arrived.
     await refresh(server, stolen);
   });
   return { accessToken, stolen };
@@ -103,7 +103,7 @@ async function theftBegins({ server, report }: Story): Promise<Victim> {
 
 async function expiryStep({ server, report, accessLife }: Story, { accessToken }: Victim) {
   await report.step("The access tokens expire", async () => {
-    report.sent(`nothing, for ${accessLife} ms; then ListNotes with vera's access token`);
+    report.sent(`ListNotes with vera's access token, after waiting ${accessLife} ms`);
     await pause(accessLife);
     const authorization = `Bearer ${accessToken}`;
     const answer = await post(
@@ -111,9 +111,9 @@ async function expiryStep({ server, report, accessLife }: Story, { accessToken }
       {},
       { authorization },
     );
-    report.got(answer.error ? describeRefusal(answer.error) : "went through");
+    report.got(answer.error ? describeRefusal(answer.error) : "accepted");
     report.check("the hint asks for a refresh", hintOf(answer.error)?.action === Action.REFRESH);
-    report.check("and to keep the tokens", hintOf(answer.error)?.tokens === Tokens.KEEP);
+    report.check("the hint says to keep the tokens", hintOf(answer.error)?.tokens === Tokens.KEEP);
   });
 }
 
@@ -122,26 +122,26 @@ async function refreshSteps(
   [connect, grpc, web]: readonly [DemoClient, DemoClient, DemoClient],
 ) {
   for (const { protocol, notes } of [connect, grpc, web]) {
-    await report.step(`Refreshed and retried unnoticed, over ${protocol}`, async () => {
+    await report.step(`An automatic refresh and retry, over ${protocol}`, async () => {
       const since = tally(server);
-      report.sent("ListNotes, with a token that has expired");
+      report.sent("ListNotes with an expired token");
       const list = await notes.listNotes({});
-      report.got(`${list.notes.length} note. Behind it: ${since().text}`);
-      report.check("one refresh", since().refreshes === 1);
+      report.got(`${list.notes.length} note, using ${since().text}`);
+      report.check("there was one refresh", since().refreshes === 1);
       report.check("the handler ran once", since().handled === 1);
     });
   }
-  await report.step("50 parallel calls on an expired token", async () => {
+  await report.step("50 parallel calls with an expired token", async () => {
     await pause(accessLife);
     const since = tally(server);
-    report.sent("50 times ListNotes over Connect, at once");
+    report.sent("50 ListNotes calls over Connect in parallel");
     const lists = await Promise.all(Array.from({ length: 50 }, () => connect.notes.listNotes({})));
-    report.got(`${lists.length} answers. Behind them: ${since().text}`);
-    report.check("one refresh for all", since().refreshes === 1);
-    report.check("at most two sends a call", since().lists <= 100);
-    report.check("every handler ran once", since().handled === 50);
+    report.got(`${lists.length} responses, using ${since().text}`);
+    report.check("there was one refresh for all calls", since().refreshes === 1);
+    report.check("every call was sent at most twice", since().lists <= 100);
+    report.check("the handler ran once per call", since().handled === 50);
   });
-  await report.step("A stream, opened with an expired token", async () => {
+  await report.step("A stream opened with an expired token", async () => {
     const since = tally(server);
     report.sent("WatchNotes over gRPC");
     const texts: string[] = [];
@@ -149,29 +149,32 @@ async function refreshSteps(
       texts.push(note?.text ?? "");
     }
     report.got(`${texts.length} message: ${texts.join(", ")}`);
-    report.check("refreshed before its first message", since().refreshes === 1);
-    report.check("the message came once", texts.length === 1);
+    report.check("the client refreshed before the first message", since().refreshes === 1);
+    report.check("the message arrived once", texts.length === 1);
   });
 }
 
-/** Vera goes on with her session; then the thief uses what was copied. */
+/** Vera continues her session, then the thief uses the copied refresh token. */
 async function theftEnds({ server, report, overlap }: Story, stolen: string) {
   await report.step("The stolen refresh token is used", async () => {
     const next = (await refresh(server, stolen)).headers.get("rpcsession-refresh-token") ?? "";
-    report.sent(`vera refreshes, and uses her next token, ${describeRefreshToken(next)}`);
+    report.sent(`vera refreshes and uses her next token, ${describeRefreshToken(next)}`);
     await refresh(server, next);
     await pause(overlap + 100);
     report.sent(`the thief refreshes with the old one, ${describeRefreshToken(stolen)}`);
     const theft = await refresh(server, stolen);
     report.got(theft.error ? describeRefusal(theft.error) : "a token");
-    report.check("it is recognised as theft", hintOf(theft.error)?.reason === Reason.TOKEN_THEFT);
     report.check(
-      "one event tells the service",
+      "the server detects the reuse",
+      hintOf(theft.error)?.reason === Reason.TOKEN_THEFT,
+    );
+    report.check(
+      "the service receives one theft event",
       server.events.filter((event) => event.type === "theft").length === 1,
     );
     const vera = await refresh(server, next);
     report.got(`vera: ${vera.error ? describeRefusal(vera.error) : "a token"}`);
-    report.check("nobody holds the session any more", vera.error !== undefined);
+    report.check("the session is revoked for vera as well", vera.error !== undefined);
   });
 }
 
@@ -179,26 +182,29 @@ async function browserSteps({ server, report }: Story) {
   const url = (method: string): string => `${server.http1}/notes.v1.NotesService/${method}`;
   const page = { origin: server.http1, "sec-fetch-site": "same-origin" };
   let cookie = "";
-  await report.step("A browser signs in: its tokens are in cookies", async () => {
+  await report.step("A browser signs in and receives its tokens in cookies", async () => {
     report.sent("SignIn with Sec-Fetch-Site: same-origin");
     const answer = await post(url("SignIn"), { user: "lynn", password }, page);
     for (const setCookie of answer.setCookie) {
       report.got(`Set-Cookie: ${describeCookie(setCookie)}`);
     }
     cookie = jarOf(answer.setCookie);
-    report.check("two cookies", answer.setCookie.length === 2);
-    report.check("no token in any other header", !answer.headers.has("rpcsession-access-token"));
+    report.check("the response sets two cookies", answer.setCookie.length === 2);
+    report.check(
+      "no other header contains a token",
+      !answer.headers.has("rpcsession-access-token"),
+    );
     const call = await post(url("AddNote"), { note: { text: "from a page" } }, { cookie, ...page });
-    report.check("a call with them goes through", call.status === 200);
+    report.check("a call with the cookies is accepted", call.status === 200);
   });
-  await report.step("A page of another site tries the same", async () => {
+  await report.step("A page of another site tries to use the cookies", async () => {
     const handled = server.handled();
     report.sent("AddNote with the cookies, Sec-Fetch-Site: cross-site");
     const other = { origin: "https://evil.example", "sec-fetch-site": "cross-site" };
     const answer = await post(url("AddNote"), { note: { text: "gotcha" } }, { cookie, ...other });
-    report.got(answer.error ? describeRefusal(answer.error) : "went through");
-    report.check("PermissionDenied", answer.error?.code === Code.PermissionDenied);
-    report.check("the cookies are left alone", answer.setCookie.length === 0);
+    report.got(answer.error ? describeRefusal(answer.error) : "accepted");
+    report.check("the code is PermissionDenied", answer.error?.code === Code.PermissionDenied);
+    report.check("the cookies are not cleared", answer.setCookie.length === 0);
     report.check("no handler ran", server.handled() === handled);
   });
 }
@@ -214,13 +220,13 @@ async function signOutStep({ report }: Story, { session, notes }: DemoClient) {
   });
 }
 
-/** Refreshes by hand, outside of any client. */
+/** Calls Refresh directly, without a client. */
 function refresh(server: DemoServer, refreshToken: string) {
   const url = `${server.http1}/${SessionService.typeName}/Refresh`;
   return post(url, { refreshToken }, {});
 }
 
-/** Counts what reaches the server from now on. */
+/** Counts the requests that reach the server from now on. */
 function tally(server: DemoServer) {
   const read = () =>
     [server.asked("ListNotes"), server.asked("Refresh"), server.handled()] as const;
@@ -231,7 +237,7 @@ function tally(server: DemoServer) {
       number,
       number,
     ];
-    const text = `${lists} ListNotes and ${refreshes} Refresh sent, ${handled} handler runs`;
+    const text = `${lists} ListNotes and ${refreshes} Refresh requests, ${handled} handler runs`;
     return { lists, refreshes, handled, text };
   };
 }

@@ -1,4 +1,4 @@
-// HTTP/2 with TLS, for gRPC, Connect and gRPC-Web on one port; HTTP/1.1 for whom has no more.
+// HTTP/2 with TLS serves gRPC, Connect and gRPC-Web on one port. Clients without HTTP/2 get HTTP/1.1.
 import { readFileSync } from "node:fs";
 import { createSecureServer } from "node:http2";
 import { connectNodeAdapter } from "@connectrpc/connect-node";

@@ -1,5 +1,5 @@
-// Hono, as an example of whatever takes a function from Request to Response. No gRPC, which needs
-// HTTP trailers: Connect and gRPC-Web.
+// Hono, as an example of frameworks whose handlers take a Request and return a Response. They serve
+// Connect and gRPC-Web but not gRPC, which needs HTTP trailers.
 import { cors as connectCors, createConnectRouter } from "@connectrpc/connect";
 import { createFetchHandler } from "@connectrpc/connect/protocol";
 import { serve } from "@hono/node-server";
@@ -10,7 +10,7 @@ import { port, routes, sessions } from "../notes.ts";
 
 const app = new Hono();
 
-// For pages of other origins; those must be in `origins` of the sessions, too.
+// Pages of other origins must also be listed in the option `origins` of the sessions.
 const allowed = sessionCors({ ...connectCors, allowedOrigins: ["http://localhost:5173"] });
 app.use(
   cors({

@@ -13,7 +13,7 @@ const notes = createClient(NotesService, session.transport);
 await notes.signIn({ user: "ada", password: "correct horse" });
 await notes.addNote({ note: { text: "hello" } });
 
-// However much later: an expired access token is refreshed once, and the call is sent again.
+// If the access token has expired, it is refreshed once and the call is sent again.
 const list = await notes.listNotes({});
 console.log(list.notes.map((note) => note.text));
 

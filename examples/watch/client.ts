@@ -7,13 +7,13 @@ const baseUrl = `http://localhost:${process.env.PORT ?? 8080}`;
 
 const session = createSessionClient({
   transport: (parts) => createConnectTransport({ baseUrl, httpVersion: "1.1", ...parts }),
-  refreshTimeout: "500ms", // as the server's refresh.clientTimeout
+  refreshTimeout: "500ms", // the same as refresh.clientTimeout of the server
 });
 const inbox = createClient(InboxService, session.transport);
 
 await inbox.signIn({ user: "ada", password: "correct horse" });
 
-// One loop, however many streams it takes: the server ends each with its access token.
+// The server ends each stream with its access token. The loop continues across all of them.
 const messages = session.resume((after, call) => inbox.watch({ after }, call), {
   start: 0,
   cursor: (message) => message.number,

@@ -1,6 +1,6 @@
 import { EventEmitter, once } from "node:events";
 
-/** Messages by number, from 1 on. */
+/** A list of messages, numbered from 1. */
 export class Inbox {
   readonly #texts: string[] = [];
   readonly #news = new EventEmitter().setMaxListeners(0);
@@ -10,7 +10,7 @@ export class Inbox {
     this.#news.emit("added");
   }
 
-  /** Every message after a number, and then each that arrives, until the signal aborts. */
+  /** Yields every message after a number, then each new one, until the signal aborts. */
   async *after(number: number, signal: AbortSignal) {
     for (let next = number; ; next += 1) {
       while (next >= this.#texts.length) {

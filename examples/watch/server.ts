@@ -14,7 +14,7 @@ const sessions = createSessions({
   issuer: `http://localhost:${port}`,
   store: memoryStore(),
   public: [InboxService.method.signIn],
-  // Much shorter than the default of 15 minutes, to see streams end and go on.
+  // Much shorter than the default of 15 minutes, so that streams end and resume within seconds.
   lifetimes: { access: "3s" },
   refresh: { overlap: "1s", clientTimeout: "500ms" },
 });
@@ -32,7 +32,7 @@ function routes(router: ConnectRouter) {
       try {
         yield* inbox.after(after, signal);
       } finally {
-        // The session ended the stream, or its client left it.
+        // Either the session ended the stream or the client closed it.
         console.log(signal.reason.message);
       }
     },

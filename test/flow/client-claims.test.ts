@@ -9,7 +9,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 const Role = z.enum(["admin", "user"]);
 
 describe("feat:L7 claims in the client", () => {
-  it("are those that the service lets it read, typed, from the sign-in on", async () => {
+  it("are the typed claims that clientClaims returns, available after sign-in", async () => {
     const { session, notes, plan } = setup({ role: Role });
     expect(session.claims).toBeUndefined();
     await notes.signIn({ user: "alice" });
@@ -19,7 +19,7 @@ describe("feat:L7 claims in the client", () => {
     expect(plan()).toBe("gold");
   });
 
-  it("change with them, are told to subscribers, and go with the session", async () => {
+  it("follow changes, notify subscribers, and are undefined after sign-out", async () => {
     const { session, notes } = setup({ role: Role });
     await notes.signIn({ user: "alice" });
     const told: unknown[] = [];
@@ -31,7 +31,7 @@ describe("feat:L7 claims in the client", () => {
     expect(told).toEqual([{ role: "user" }, undefined]);
   });
 
-  it("are undefined where they are not what the client expects", async () => {
+  it("are undefined if they do not match the client's schema", async () => {
     const { session, notes } = setup({ role: z.literal("owner") });
     await notes.signIn({ user: "alice" });
     expect(session.state.claims).toEqual({ role: "admin" });
@@ -39,7 +39,7 @@ describe("feat:L7 claims in the client", () => {
   });
 });
 
-/** A service that makes everybody an admin until they add a note, and a client of it. */
+/** A service whose users are admins until they add a note, and a client of it. */
 function setup<Shape extends z.ZodRawShape>(expected: Shape) {
   const sessions = createSessions({
     issuer: "https://test.example",

@@ -10,7 +10,7 @@ describe("feat:P7 a client whose clock is wrong", () => {
   it.each([
     ["decades slow", Date.UTC(1990, 0, 1)],
     ["decades fast", Date.UTC(2090, 0, 1)],
-  ])("refreshes when it is time, and not before: %s", async (_, start) => {
+  ])("refreshes on time, and not before: %s", async (_, start) => {
     const { notes, session, clock, refreshes, pass } = await signedInAt(start);
     pass("11m");
     await notes.listNotes({});
@@ -59,7 +59,7 @@ async function signedInAt(start: number) {
   await notes.signIn({ user: "alice" });
   return {
     ...{ notes, session, clock },
-    /** How often it refreshed; a call that was refused before would have been late. */
+    /** Returns the number of refreshes. Checks that no call was refused, which would mean a late refresh. */
     refreshes: () => {
       expect(refused).toBe(0);
       return refreshed;

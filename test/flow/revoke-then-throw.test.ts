@@ -8,7 +8,7 @@ import { present } from "../helpers/presented.ts";
 import { type NotesServer, type NotesServerOptions, startNotes } from "../helpers/server.ts";
 import { callWire, wireName } from "../helpers/wire.ts";
 
-/** Every method ends the session and then fails; the bidi method after its first message. */
+/** Every method revokes the session and then fails; the bidi method does so after its first message. */
 function failingService(sessions: TestSessions) {
   const fail = async (context: HandlerContext): Promise<never> => {
     await sessions.require(context).revoke();
@@ -63,7 +63,7 @@ describe.each([
       expect(result.headers.has("rpcsession-session")).toBe(!late);
       expect(leaksOf(result, secrets)).toEqual([]);
 
-      // Cookies that could not be cleared are cleared by the next call; the others were already.
+      // The next call clears cookies that this response could not clear.
       const next = { ...(kinds[0] ?? kind), headers };
       const refused = await callWire(server, { ...wire, protocol: "connect-json" }, next);
       expect(refused.code).toBe("unauthenticated");

@@ -12,7 +12,7 @@ import { postgresMissing, startPostgres, type TestPostgres } from "../servers/po
 import { redisMissing, startRedis, type TestRedis } from "../servers/redis.ts";
 import { createSchema } from "../stores/postgres-fixture.ts";
 
-/** Two servers of one service: each call gives another store of the same sessions. */
+/** Opens the stores of one service: each call of the result returns another store of the same sessions. */
 type Stores = () => Promise<() => SessionStore>;
 
 const secret = "of all servers the same, and long enough".padEnd(48, "x");
@@ -56,7 +56,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         expect(await one.data(session.id)).toEqual({ n: 32 });
       });
 
-      it("feat:F1 feat:F2 feat:A11 feat:M1 what was given is what is read, to the last character", async () => {
+      it("feat:F1 feat:F2 feat:A11 feat:M1 values are read back exactly as they were given", async () => {
         const { one, two } = await createWorld();
         const odd = "é\u2028'\"\\ \u{1F600} %s {} ␀";
         const given = {
@@ -77,7 +77,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         expect(sessions).toEqual([found]);
       });
 
-      it("feat:G3 feat:G4 feat:F3 ends and lists are of one user, one tenant, everywhere at once", async () => {
+      it("feat:G3 feat:G4 feat:F3 revokeAll and list select one user and one tenant, on every server at once", async () => {
         const { one, two } = await createWorld();
         const add = async (userId: string, tenantId: string) => {
           const { session, tokens } = await one.issue({ userId, tenantId });
@@ -98,7 +98,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
       });
 
       it.each(["reject", "evictOldest"] as const)(
-        "feat:A8 of 24 sign-ins at once on two servers, three stay: %s",
+        "feat:A8 of 24 concurrent sign-ins on two servers, three stay: %s",
         async (overflow) => {
           const { one, two } = await createWorld({ max: 3, overflow });
           const results = await Promise.allSettled(
@@ -112,7 +112,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         },
       );
 
-      it("feat:A9 feat:D13 feat:D14 lives of their own are kept by the store's clock", async () => {
+      it("feat:A9 feat:D13 feat:D14 lifetimes of a single session follow the store's clock", async () => {
         const { one, two } = await createWorld();
         const lifetimes = { access: "5m", idle: "1h", absolute: "2h" } as const;
         const { session } = await one.issue({ userId: "alice", lifetimes });
@@ -126,7 +126,7 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         expect(info?.authTime).toEqual(info?.createdAt);
       });
 
-      it("feat:E2 feat:G2 feat:N4 names that are none ask nothing and break nothing", async () => {
+      it("feat:E2 feat:G2 feat:N4 malformed ids and owners are handled without harm", async () => {
         const { one } = await createWorld();
         for (const id of ["\u0000", "x".repeat(5000), "'; drop table sessions; --", "\ud800"]) {
           expect(await one.find(id)).toBeUndefined();

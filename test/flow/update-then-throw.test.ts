@@ -23,7 +23,7 @@ import { accessCookie, byCookie, byHeader } from "../helpers/presented.ts";
 import { type NotesServer, type NotesServerOptions, startNotes } from "../helpers/server.ts";
 import { callWire, type WireResult, wireName } from "../helpers/wire.ts";
 
-/** Every method changes the claims and then fails; the bidi method after its first message. */
+/** Every method changes the claims and then fails; the bidi method does so after its first message. */
 function failingService(sessions: TestSessions) {
   const fail = async (context: HandlerContext): Promise<never> => {
     await sessions.require(context).updateClaims({ role: "admin" });
@@ -81,7 +81,7 @@ describe.each([
   for (const { kind, wire } of cells) {
     for (const transport of ["cookie", "header"] as const) {
       const late = kind.name === "bidi";
-      const what = late ? "is too late, and says so" : "hands over the new token";
+      const what = late ? "is too late and gets an error" : "still sends the new token";
       test(`feat:L6 feat:E1 a handler that updates claims and throws ${what}: ${transport}, ${kind.name}, ${wireName(wire)}`, async () => {
         const { session, tokens } = await server.sessions.issue({ userId: "alice", transport });
         const { headers, secrets } =
@@ -93,7 +93,9 @@ describe.each([
         expect(leaksOf(result, secrets)).toEqual([]);
         if (late) {
           expect(result.code).toBe("internal");
-          expect(result.message).toMatch(/^session\.updateClaims: the response headers were sent/);
+          expect(result.message).toMatch(
+            /^session\.updateClaims: the response headers have already been sent/,
+          );
           expect([access, result.headers.get("rpcsession-session")]).toEqual([undefined, null]);
           expect((await server.sessions.find(session.id))?.claims).toEqual({});
           return;
@@ -110,7 +112,7 @@ describe.each([
         expect(result.headers.get("cache-control")).toContain("no-store");
         expect(result.headers.has("rpcsession-refresh-token")).toBe(false);
         expect(result.setCookie).toHaveLength(transport === "cookie" ? 1 : 0);
-        // In the headers, and nowhere that a script of the page or a log would find it.
+        // The token is in the headers only, where neither scripts of the page nor logs find it.
         expect(result.afterHeaders).not.toContain(access);
         expect(
           result.inBody.map(([name]) => name).filter((n) => n.startsWith("rpcsession")),
@@ -120,7 +122,7 @@ describe.each([
   }
 });
 
-describe("a client of ours learns of it from the failed call", () => {
+describe("the session client reads the new claims from the failed call", () => {
   let server: NotesServer;
   beforeAll(async () => {
     server = await startNotes({
@@ -181,6 +183,6 @@ describe("a client of ours learns of it from the failed call", () => {
   }
 });
 
-test("feat:L6 every kind of call is among them", () => {
+test("feat:L6 every kind of call is covered", () => {
   expect(new Set(cells.map(({ kind }) => kind)).size).toBe(kinds.length);
 });

@@ -8,7 +8,7 @@ import { expect, it, onTestFinished } from "vitest";
 
 const folder = join(import.meta.dirname, "../../examples/watch");
 
-/** Starts a program of the example; resolves to what it printed once it has ended. */
+/** Starts a program of the example and records its output. */
 function run(name: string, port: number) {
   const child = spawn(process.execPath, ["--conditions=@rpc-session/source", join(folder, name)], {
     env: { ...process.env, PORT: String(port), NODE_OPTIONS: "" },
@@ -28,7 +28,7 @@ function run(name: string, port: number) {
   };
 }
 
-it("feat:Q2: the example watches on over several access tokens, and leaves", async () => {
+it("feat:Q2 the example watches across several access tokens, then leaves", async () => {
   const port = await freePort();
   const server = run("server.ts", port);
   await listening(port);

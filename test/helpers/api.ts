@@ -9,16 +9,16 @@ import { type WireAnswer, type WireServer, wireServer } from "./wire-server.ts";
 
 const { signIn, addNote, watchNotes } = NotesService.method;
 
-/** What a handler does. */
+/** The work of a handler. */
 type Work<T> = (context: HandlerContext) => T | Promise<T>;
 
-/** An answer, and what the handler returned if it got that far. */
+/** A response, and the result of the handler if it ran to its end. */
 export interface ApiAnswer<T> extends WireAnswer<unknown> {
   readonly result: T | undefined;
   readonly notice: SessionNotice | undefined;
 }
 
-/** A service whose handlers do what the test says, one call at a time or many at once. */
+/** A service whose handlers run code of the test, in one call or in many at once. */
 export interface Api {
   readonly server: WireServer;
   /** Calls a method that needs no session. */
@@ -27,7 +27,7 @@ export interface Api {
   call<T>(presented: Presented, work: Work<T>): Promise<ApiAnswer<T>>;
   /** Calls SessionService.Refresh with the refresh token of a session. */
   refresh(transport: "cookie" | "header", refresh: string): Promise<ApiAnswer<undefined>>;
-  /** Calls a method that answers with a stream: work, one message, more work, another message. */
+  /** Calls a server-streaming method: work, one message, more work, another message. */
   stream<T>(presented: Presented, work: Work<T>, later?: Work<unknown>): Promise<ApiAnswer<T>>;
 }
 
@@ -38,7 +38,7 @@ export function apiOf<C extends object, G extends object>(sessions: TestSessions
   const workOf = (context: HandlerContext) => {
     const work = works.get(context.requestHeader.get("x-work") ?? "");
     if (work === undefined) {
-      throw new Error("the test gave the handler nothing to do");
+      throw new Error("the test did not pass any work to the handler");
     }
     return work;
   };
@@ -101,17 +101,17 @@ function noticeOf({ headers }: { readonly headers: Headers }): SessionNotice | u
   return decodeNotice(headers.get("rpcsession-session"));
 }
 
-/** The access token that an answer writes, whatever its transport. */
+/** Returns the access token that a response writes, with either transport. */
 export function accessOf({ headers }: { readonly headers: Headers }): string | undefined {
   return headers.get("rpcsession-access-token") ?? cookieValue(headers, "access");
 }
 
-/** The refresh token that an answer writes, whatever its transport. */
+/** Returns the refresh token that a response writes, with either transport. */
 export function refreshOf({ headers }: { readonly headers: Headers }): string | undefined {
   return headers.get("rpcsession-refresh-token") ?? cookieValue(headers, "refresh");
 }
 
-/** What an access token says, unverified. */
+/** Decodes an access token without verifying it. */
 export function payloadOf(token: string | undefined) {
   return decodeJwt<{
     readonly sid: string;
@@ -126,7 +126,7 @@ export function payloadOf(token: string | undefined) {
   }>(token ?? "");
 }
 
-/** A request of a session, by its transport. */
+/** Returns a request that presents an access token with a transport. */
 export function presentedBy(transport: "cookie" | "header", access: string): Presented {
   return transport === "cookie" ? { access } : { bearer: access };
 }

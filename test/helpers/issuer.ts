@@ -7,18 +7,18 @@ import { listenForTest } from "./listen.ts";
 import { notesApp } from "./notes.ts";
 import type { TestSessionsOptions } from "./server.ts";
 
-/** A service that makes sessions and publishes its keys, over loopback. */
+/** A service on a local port that creates sessions and publishes its keys. */
 export interface Issuer {
   readonly sessions: TestSessions;
   readonly url: string;
   readonly jwks: string;
-  /** How often the keys were asked for. */
+  /** How often the keys were requested. */
   readonly asked: { count: number };
-  /** Answers the next requests for keys instead; undefined for the keys themselves. */
+  /** The response to requests for keys; a status of undefined serves the keys. */
   readonly instead: { status: number | undefined; headers?: Record<string, string> };
 }
 
-/** Starts one until the test is over. */
+/** Starts an issuer and stops it when the test is over. */
 export async function startIssuer(options: TestSessionsOptions = {}): Promise<Issuer> {
   const sessions = testSessions({
     store: memoryStore(),

@@ -2,7 +2,7 @@ import type { ConnectRouter } from "@connectrpc/connect";
 import type { Sessions } from "rpc-session";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
-/** A notes service with nothing but its sessions; counts how often its handlers ran. */
+/** A minimal notes service with sessions; counts how often its handlers ran. */
 export function notesApp(sessions: Sessions) {
   const notes = new Map<string, string[]>();
   const of = (userId: string): string[] => {

@@ -9,7 +9,7 @@ import { onTestFinished } from "vitest";
 
 const examples = join(import.meta.dirname, "../../examples");
 
-/** Runs programs of `examples`, in a folder of their own, on a port of their own, until the test is over. */
+/** Runs programs of `examples` in a temporary folder and on a free port until the test is over. */
 export async function examplePrograms(env: Readonly<Record<string, string>> = {}) {
   const folder = mkdtempSync(join(tmpdir(), "rpc-session-example-"));
   const servers: ChildProcess[] = [];
@@ -27,7 +27,7 @@ export async function examplePrograms(env: Readonly<Record<string, string>> = {}
   const args = (program: string) => ["--conditions=@rpc-session/source", join(examples, program)];
   return {
     port,
-    /** Resolves when it listens. */
+    /** Starts a server and resolves when it listens. */
     async serve(program: string): Promise<void> {
       const server = spawn(process.execPath, args(program), {
         ...options,
@@ -44,7 +44,7 @@ export async function examplePrograms(env: Readonly<Record<string, string>> = {}
       await Promise.race([listening(port), failed]);
       failed.catch(() => {});
     },
-    /** Resolves to what it printed. */
+    /** Runs a program and resolves to its output. */
     async run(program: string): Promise<string> {
       return (await promisify(execFile)(process.execPath, args(program), options)).stdout;
     },

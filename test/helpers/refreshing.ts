@@ -3,7 +3,7 @@ import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { cookieValue, type Presented } from "./exchanges.ts";
 import { type WireAnswer, wireServer } from "./wire-server.ts";
 
-/** Calls SessionService.Refresh as it is served. */
+/** Calls SessionService.Refresh on a server with `sessions.protect`. */
 export async function refreshCall(
   sessions: TestSessions,
   presented: Presented,
@@ -15,9 +15,9 @@ export async function refreshCall(
 
 const method = SessionService.method.refresh;
 
-/** Refreshes a cookie session: what its response sets. */
+/** Refreshes a cookie session and returns the tokens that the response sets. */
 export async function refreshed(sessions: TestSessions, refresh: string, insecure = false) {
-  // By hand, because protect would check the policies against the routes.
+  // Without protect, which would check the policies against the routes.
   const server = wireServer({
     routes: (router) => router.service(SessionService, sessions.service),
     requestGate: sessions.requestGate,
@@ -34,19 +34,19 @@ export async function refreshed(sessions: TestSessions, refresh: string, insecur
   };
 }
 
-/** Brings a cookie session to its next generation, which takes a while. */
+/** Advances the clock and refreshes until the refresh token of a cookie session rotates. */
 export async function advanced(sessions: TestSessions, refresh: string, insecure = false) {
   sessions.clock.advance("61s");
   await refreshed(sessions, refresh, insecure);
   sessions.clock.advance("31s");
   const next = await refreshed(sessions, refresh, insecure);
   if (next.refresh === undefined) {
-    throw new Error("the generation did not advance");
+    throw new Error("expected the refresh token to rotate, but it did not");
   }
   return { ...next, refresh: next.refresh };
 }
 
-/** A session that was issued without a response. */
+/** A session issued without a response. */
 export interface Issued {
   readonly id: string;
   readonly access: string;

@@ -12,12 +12,12 @@ export interface NotesServer {
   readonly sessions: TestSessions;
   /** How often its handlers ran. */
   readonly calls: { handled: number };
-  /** The Cookie header that the service's own interceptor saw last. */
+  /** The Cookie header that the service's own interceptor last saw. */
   readonly seen: { cookie: string | null };
   readonly port: { readonly h1: number; readonly h2c: number };
-  /** A connection to the h2c port; the same one until it ends. */
+  /** Returns a connection to the h2c port, the same one until it ends. */
   h2(): http2.ClientHttp2Session;
-  /** Ends it, and fails when somebody else still holds a connection. */
+  /** Closes the server. Fails if another client still holds a connection. */
   close(): Promise<void>;
 }
 
@@ -26,12 +26,12 @@ type AdapterOptions = ConnectRouterOptions & { routes: (router: ConnectRouter) =
 
 export type TestSessionsOptions = NonNullable<Parameters<typeof testSessions>[0]>;
 
-/** What a notes service is made of. */
+/** Options of a notes server. */
 export interface NotesServerOptions {
   readonly sessions?: TestSessionsOptions;
-  /** Default: `testSessions`. */
+  /** Creates the sessions. Default: `testSessions`. */
   readonly create?: (options: TestSessionsOptions) => TestSessions;
-  /** How the routes become an adapter's options. Default: `sessions.protect`. */
+  /** Turns the routes into options of an adapter. Default: `sessions.protect`. */
   readonly adapt?: (sessions: TestSessions, routes: Routes) => AdapterOptions;
 }
 
@@ -87,10 +87,15 @@ async function listen(server: http.Server | http2.Http2Server): Promise<Listenin
     close: () =>
       new Promise((resolve, reject) => {
         const tooLong = setTimeout(
-          () => reject(new Error("a connection was left open 3 s after the server closed")),
+          () =>
+            reject(
+              new Error(
+                "a connection is still open 3 s after the server closed; close the client in the test",
+              ),
+            ),
           3_000,
         );
-        // Calls back when the last connection has ended.
+        // The callback runs when the last connection has ended.
         server.close((error) => {
           clearTimeout(tooLong);
           if (error === undefined || error === null) {

@@ -15,7 +15,7 @@ import { callWire, type Wire, type WireResult } from "./wire.ts";
 
 type Issued = Awaited<ReturnType<typeof issue>>;
 
-/** A request of a method that begins, refreshes or ends sessions. */
+/** A request for a method that creates, refreshes or ends sessions. */
 export interface SessionRequest extends Presented {
   /** `refresh_token` of the message. */
   readonly inMessage?: string;
@@ -24,11 +24,11 @@ export interface SessionRequest extends Presented {
 export interface SessionAnswer {
   readonly result: WireResult;
   readonly facts: Facts;
-  /** Tokens that are where they must not be. */
+  /** The places where tokens appear but must not. */
   readonly leaks: readonly string[];
 }
 
-/** Calls Refresh, SignOut or whatever, and names tokens in the answer instead of showing them. */
+/** Calls Refresh, SignOut or another method and masks the tokens in its response. */
 export async function callSession(
   server: NotesServer,
   wire: Wire,
@@ -57,7 +57,7 @@ export async function callSession(
   };
 }
 
-/** The notice without what differs from run to run. */
+/** Describes a header without values that differ between runs. */
 function describeHeader(name: string, value: string): string {
   if (name !== "rpcsession-session") {
     return maskTokens(value);
@@ -71,7 +71,7 @@ export const signInMethod: DescMethod = NotesService.method.signIn;
 export const refreshMethod: DescMethod = SessionService.method.refresh;
 export const signOutMethod: DescMethod = SessionService.method.signOut;
 
-/** A refresh over a wire that is not the one under test. */
+/** Refreshes over a fixed wire, independent of the one under test. */
 export async function refreshOnce(server: NotesServer, issued: Issued): Promise<Issued> {
   const request = byCookie(issued.session.id, issued.tokens);
   const wire = { protocol: "connect-json", http: "h1" } as const;
@@ -90,7 +90,7 @@ export async function refreshOnce(server: NotesServer, issued: Issued): Promise<
   };
 }
 
-/** Brings a session to where its next refresh mints the next generation. */
+/** Confirms the current generation, so that the next refresh rotates the refresh token. */
 export async function settle(server: NotesServer, issued: Issued): Promise<Issued> {
   server.sessions.clock.advance("61s");
   const confirmed = await refreshOnce(server, issued);

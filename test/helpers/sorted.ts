@@ -1,4 +1,4 @@
-/** A copy in the order of the texts: for lists whose order says nothing. */
+/** Returns a sorted copy, for comparing lists whose order does not matter. */
 export function sorted<T>(list: Iterable<T>): T[] {
   return [...list].sort((a, b) => String(a).localeCompare(String(b)));
 }

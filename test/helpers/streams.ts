@@ -23,7 +23,7 @@ import {
   type TestSessionsOptions,
 } from "./server.ts";
 
-/** A protocol over a version of HTTP, as a client of Connect speaks it. */
+/** A protocol and HTTP version of a Connect client. */
 export interface StreamWire {
   readonly name: string;
   readonly protocol: "connect" | "grpc" | "grpc-web";
@@ -54,7 +54,7 @@ const transports = {
   "grpc-web": createGrpcWebTransport,
 } as const;
 
-/** Connections of one client, which end by `close`. */
+/** The connections of one client; `close` ends them. */
 export interface Connections {
   readonly transport: Transport;
   close(): void;
@@ -74,26 +74,26 @@ export function connectTo(server: NotesServer, { protocol, http }: StreamWire): 
   return { transport, close: () => sessionManager.abort() };
 }
 
-/** What a handler of {@link streamingService} went through. */
+/** One run of a handler of {@link streamingService}. */
 export interface Run {
-  /** Of the signal, once it aborted. */
+  /** Resolves to the reason of the signal when it aborts. */
   readonly reason: Promise<ConnectError>;
-  /** Resolves when its `finally` ran. */
+  /** Resolves when its `finally` block has run. */
   readonly over: Promise<void>;
-  /** Messages that it gave, or got. */
+  /** Messages sent or received. */
   count: number;
   isOver: boolean;
 }
 
-/** How a handler spends its time after the first message. */
+/** What a handler does after the first message. */
 export type Manner =
   | "waits for its signal"
-  | "is deaf"
-  | "sends on and on"
+  | "ignores its signal"
+  | "keeps sending"
   | "fills the pipe"
-  | "thinks about a request";
+  | "waits while handling a request";
 
-/** Handlers that never end by themselves; `runs` tells what became of them. */
+/** Handlers that never end by themselves; `runs` records what happened to them. */
 export function streamingService(sessions: { current(context: HandlerContext): unknown }) {
   const runs: Run[] = [];
   const begin = (context: HandlerContext) => {
@@ -111,16 +111,16 @@ export function streamingService(sessions: { current(context: HandlerContext): u
     };
     return { run, end };
   };
-  /** In the middle of a loop over requests: the loop is left, and leaves its source. */
-  const think = async ({ requestHeader }: HandlerContext, run: Run): Promise<void> => {
-    if (requestHeader.get("x-manner") === "thinks about a request") {
+  /** Blocks inside a loop over requests until the signal aborts, then leaves the loop. */
+  const block = async ({ requestHeader }: HandlerContext, run: Run): Promise<void> => {
+    if (requestHeader.get("x-manner") === "waits while handling a request") {
       throw await run.reason;
     }
   };
   return {
     runs,
-    /** What a deaf handler waits for. */
-    deafUntil: Promise.withResolvers<void>(),
+    /** Releases handlers that ignore their signal. */
+    ignoresUntil: Promise.withResolvers<void>(),
     async *watchNotes(_request: unknown, context: HandlerContext) {
       const { run, end } = begin(context);
       const manner = context.requestHeader.get("x-manner") as Manner | null;
@@ -129,10 +129,10 @@ export function streamingService(sessions: { current(context: HandlerContext): u
           run.count += 1;
           const text = manner === "fills the pipe" ? "x".repeat(100_000) : String(run.count);
           yield { note: { text } };
-          if (manner === "sends on and on" || manner === "fills the pipe") {
+          if (manner === "keeps sending" || manner === "fills the pipe") {
             await new Promise((resolve) => setImmediate(resolve));
-          } else if (manner === "is deaf") {
-            await this.deafUntil.promise;
+          } else if (manner === "ignores its signal") {
+            await this.ignoresUntil.promise;
           } else {
             throw await run.reason;
           }
@@ -146,7 +146,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
       try {
         for await (const _ of requests) {
           run.count += 1;
-          await think(context, run);
+          await block(context, run);
         }
         return { imported: run.count };
       } finally {
@@ -159,7 +159,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
         for await (const _ of requests) {
           run.count += 1;
           yield { number: run.count };
-          await think(context, run);
+          await block(context, run);
         }
       } finally {
         end();
@@ -170,7 +170,7 @@ export function streamingService(sessions: { current(context: HandlerContext): u
 
 export type StreamingService = ReturnType<typeof streamingService>;
 
-/** A server of handlers that never end by themselves. */
+/** A server whose handlers never end by themselves. */
 export interface StreamServer extends NotesServer {
   readonly service: StreamingService;
 }
@@ -207,28 +207,28 @@ export async function startStreams(
   return { ...server, service };
 }
 
-/** A stream that was opened, as its client sees it. */
+/** An open stream as its client sees it. */
 export interface OpenedStream {
   readonly session: string;
-  /** Ends the session at the server. */
+  /** Revokes the session on the server. */
   readonly revoke: () => Promise<void>;
   readonly run: Run;
-  /** The messages that came. */
+  /** The messages received so far. */
   readonly messages: unknown[];
-  /** Resolves with the error that ended it; undefined when it ended well. */
+  /** Resolves to the error that ended it, or undefined if it ended successfully. */
   readonly ended: Promise<ConnectError | undefined>;
-  /** Takes the client away. */
+  /** Disconnects the client. */
   readonly cancel: () => void;
 }
 
 export interface ToOpen {
   readonly kind: Kind;
   readonly manner?: Manner;
-  /** Default: a new session's, by header. */
+  /** Default: the token of a new header session. */
   readonly headers?: Readonly<Record<string, string>>;
 }
 
-/** Opens a stream, and waits until its handler is well into it. */
+/** Opens a stream and waits until its handler has sent or received a message. */
 export async function openStream(
   server: StreamServer,
   { transport }: Pick<Connections, "transport">,
@@ -281,13 +281,13 @@ const CALLS: Readonly<
   },
 };
 
-/** Requests that go on until the client is taken away. */
+/** Sends one request and keeps the request stream open until the client disconnects. */
 async function* oneForever(signal: AbortSignal): AsyncGenerator<object> {
   yield {};
   await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
 }
 
-/** A turn of the event loop. */
+/** Waits for one turn of the event loop. */
 export function tick(): Promise<undefined> {
   return new Promise((resolve) => setImmediate(() => resolve(undefined)));
 }

@@ -3,7 +3,7 @@ import { memoryStore } from "rpc-session/stores/memory";
 
 type Method = Exclude<keyof SessionStore, "name" | "onChange" | "pushed">;
 
-/** A store that notes its calls and can be made to fail or to hang. */
+/** A store that records its calls and can be made to fail or hang. */
 export interface WatchedStore {
   readonly store: SessionStore;
   /** The names of the methods called so far, in order. */
@@ -12,15 +12,15 @@ export interface WatchedStore {
   readonly inserted: string[];
   /** Methods that reject, as in an outage. */
   readonly failing: Set<Method>;
-  /** Methods that never answer. */
+  /** Methods that never settle. */
   readonly hanging: Set<Method>;
-  /** How many listeners `onChange` has now. */
+  /** The current number of `onChange` listeners. */
   readonly listeners: () => number;
-  /** Takes the calls noted so far. */
+  /** Returns and removes the calls recorded so far. */
   readonly take: () => Method[];
 }
 
-/** Every method that a call may need once the store is open. */
+/** Every method that a call may use once the store is open. */
 export const allMethods: readonly Method[] = [
   "insert",
   "load",
@@ -64,7 +64,7 @@ export function watchedStore(inner: SessionStore = memoryStore()): WatchedStore 
   const store = new Proxy(inner, {
     get(target, name) {
       const member: unknown = Reflect.get(target, name);
-      // What is known without asking the store is no call of it.
+      // These members do not access the store, so they are not recorded.
       if (name === "onChange" || name === "pushed" || typeof member !== "function") {
         return name === "onChange" ? onChange : member;
       }

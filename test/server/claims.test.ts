@@ -19,7 +19,7 @@ interface UserClaims {
   readonly teams: readonly string[];
 }
 
-/** The same claims in every library, and one that answers later. */
+/** The same claims schema in every library, and one that validates asynchronously. */
 const schemas: Readonly<Record<string, ClaimsSchema<UserClaims>>> = {
   zod: z.object({
     role: z.enum(["reader", "admin"]).default("reader"),
@@ -47,7 +47,7 @@ const schemas: Readonly<Record<string, ClaimsSchema<UserClaims>>> = {
 
 const open = { public: [NotesService.method.signIn] };
 
-/** The same sessions before and after a change of the schema, on one store and one clock. */
+/** The same sessions before and after a schema change, on one store and one clock. */
 function deployment() {
   const store = memoryStore();
   const clock = createFakeClock();
@@ -59,8 +59,8 @@ function deployment() {
   return { before, withSchema, events, clock };
 }
 
-describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) => {
-  it("feat:A5 what the schema makes of them is what the token carries", async () => {
+describe.each(Object.entries(schemas))("claims validated by %s", (_, claims) => {
+  it("feat:A5 the token carries the output of the schema", async () => {
     const sessions = testSessions({ ...open, claims });
     const api = apiOf(sessions);
     const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
@@ -73,7 +73,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     expect((await sessions.find(answer.result?.id ?? ""))?.claims).toEqual(next.result);
   });
 
-  it("feat:A4 feat:A5 feat:N4 what does not fit is refused at issue: a TypeError with the name, without the value", async () => {
+  it("feat:A4 feat:A5 feat:N4 invalid claims are refused at issue, by a TypeError with the name but not the value", async () => {
     const store = watchedStore();
     const sessions = testSessions({ ...open, store: store.store, claims });
     const bad = { userId: "a", claims: { role: "CANARY", teams: ["CANARY", 7] } };
@@ -94,7 +94,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     expect(store.inserted).toEqual([]);
   });
 
-  it("feat:L5 sessions of before a change of the schema: PermissionDenied with violations, tokens kept", async () => {
+  it("feat:L5 sessions from before a schema change: PermissionDenied with violations, tokens kept", async () => {
     const { before, withSchema } = deployment();
     const { tokens, session } = await before.issue({
       userId: "a",
@@ -117,7 +117,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
       }),
     ]);
     expect(answer.body + [...answer.headers].join()).not.toContain("CANARY");
-    // Refreshing goes on, and so does everything that can mend it.
+    // The session can still be refreshed and repaired.
     const refreshed = await api.refresh("cookie", tokens.refreshToken);
     expect(refreshed.error).toBeUndefined();
     const other = await sessions.issue({ userId: "a", claims: { role: "admin" } });
@@ -141,7 +141,7 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
     expect(next.result).toEqual({ role: "admin", teams: ["x"] });
   });
 
-  it("feat:L5 feat:B8 getSession outside of an RPC, and the service that only verifies, refuse them too", async () => {
+  it("feat:L5 feat:B8 getSession outside of an RPC and a verify-only service refuse them too", async () => {
     const { before, withSchema, clock } = deployment();
     const { tokens } = await before.issue({ userId: "a", claims: { role: "CANARY" } });
     const jwks = await before.jwks();
@@ -164,8 +164,8 @@ describe.each(Object.entries(schemas))("claims by a schema of %s", (_, claims) =
   });
 });
 
-describe("schemas that cannot work", () => {
-  it("feat:N4 no schema: a TypeError at construction that says what to give", () => {
+describe("unusable schemas", () => {
+  it("feat:N4 a value that is not a schema: a TypeError at construction that says what to pass", () => {
     for (const claims of [{}, "zod", null, z.object, 7]) {
       expect(() => testSessions({ claims: claims as never })).toThrow(
         /^claims must be a schema from zod, valibot, arktype/,
@@ -177,9 +177,9 @@ describe("schemas that cannot work", () => {
   });
 
   it.each<[string, ClaimsSchema]>([
-    ["turns text into a number", z.object({ n: z.string().transform(Number) })],
+    ["turns a string into a number", z.object({ n: z.string().transform(Number) })],
     [
-      "adds each time",
+      "adds something on every run",
       v.object({
         n: v.pipe(
           v.number(),
@@ -187,7 +187,7 @@ describe("schemas that cannot work", () => {
         ),
       }),
     ],
-  ])("feat:A5 one that %s is refused at issue, and says what to leave out", async (_, claims) => {
+  ])("feat:A5 a schema that %s is refused at issue, with an explanation", async (_, claims) => {
     const store = watchedStore();
     const sessions = testSessions({ store: store.store, claims });
     for (const n of ["4711", 4711]) {
@@ -202,7 +202,7 @@ describe("schemas that cannot work", () => {
     expect(store.inserted).toEqual([]);
   });
 
-  it("feat:A5 one that repeats itself, such as trim and lower case, is fine", async () => {
+  it("feat:A5 a schema with idempotent transforms, such as trim and lower case, is accepted", async () => {
     const claims = z.object({ name: z.string().trim().toLowerCase() });
     const { session } = await testSessions({ claims }).issue({
       userId: "a",
@@ -211,7 +211,7 @@ describe("schemas that cannot work", () => {
     expect(session.claims).toEqual({ name: "ada" });
   });
 
-  it("feat:A5 what a handler writes into claims is in no other call, also where the schema froze the outside", async () => {
+  it("feat:A5 a handler cannot change the claims of other calls, even if the schema froze only the outer object", async () => {
     const roles = z.array(z.string());
     const inValibot = v.object({ roles: v.array(v.string()) });
     for (const claims of [
@@ -229,7 +229,7 @@ describe("schemas that cannot work", () => {
     }
   });
 
-  it("feat:A5 members that are undefined are left out", async () => {
+  it("feat:A5 members that are undefined are dropped", async () => {
     const claims = z.object({
       team: z.string().optional(),
       in: z.object({ x: z.number().optional() }),
@@ -255,7 +255,7 @@ describe("schemas that cannot work", () => {
       },
     ],
   ])(
-    "feat:A5 feat:N6 one that throws %s: Internal, its text goes to the events alone",
+    "feat:A5 feat:N6 a schema that throws %s: Internal, and only events contain its message",
     async (_, refuse) => {
       const events: SessionEvent[] = [];
       let broken = false;
@@ -284,7 +284,7 @@ describe("schemas that cannot work", () => {
     },
   );
 
-  it("feat:A4 names that a token keeps for itself are refused, with a schema as well", async () => {
+  it("feat:A4 reserved claim names are refused, with and without a schema", async () => {
     const claims = z.looseObject({});
     const sessions = testSessions({ claims });
     for (const name of ["sub", "sid", "cv", "auth_time", "session_exp", "cnf"]) {
@@ -295,7 +295,7 @@ describe("schemas that cannot work", () => {
   });
 });
 
-describe("feat:E6 what the client may read: clientClaims", () => {
+describe("feat:E6 clientClaims: the claims that a client may read", () => {
   const claims = z.object({
     role: z.enum(["reader", "admin"]).default("reader"),
     costCenter: z.string().default("CANARY"),
@@ -308,7 +308,7 @@ describe("feat:E6 what the client may read: clientClaims", () => {
   };
 
   it.each(["cookie", "header"] as const)(
-    "feat:E6 feat:E5 the notice of sign-in, refresh and change tells that and no more: %s",
+    "feat:E6 feat:E5 the notices of sign-in, refresh and change contain only these claims: %s",
     async (transport) => {
       const sessions = testSessions(projected);
       const api = apiOf(sessions);
@@ -317,7 +317,7 @@ describe("feat:E6 what the client may read: clientClaims", () => {
         sessions.create(ctx, { userId: "a", claims: { name: "Ada" } }),
       );
       expect(answer.notice?.claims).toEqual({ role: "reader", name: "Ada" });
-      // The access token itself is for the page only where it asked to keep tokens by itself.
+      // The page only receives the access token itself if it asked for header transport.
       expect(answer.headers.has("rpcsession-access-token")).toBe(transport === "header");
       const access = accessOf(answer) ?? "";
       const given = transport === "cookie" ? { access } : { bearer: access };
@@ -347,7 +347,7 @@ describe("feat:E6 what the client may read: clientClaims", () => {
     },
   );
 
-  it("feat:E6 without the option nothing is told", async () => {
+  it("feat:E6 without the option, notices contain no claims", async () => {
     const sessions = testSessions({ ...open, claims });
     const api = apiOf(sessions);
     const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims: {} }));
@@ -364,10 +364,10 @@ describe("feat:E6 what the client may read: clientClaims", () => {
 
   it.each([
     ["letters", "x".repeat(3200)],
-    ["what a header triples", "'".repeat(1200)],
-    ["what a header triples twice", "é".repeat(600)],
+    ["characters that a header encodes as three", "'".repeat(1200)],
+    ["characters that a header encodes as six", "é".repeat(600)],
   ])(
-    "feat:E6 feat:N4 too much for a header is refused before anything is stored: %s",
+    "feat:E6 feat:N4 claims too large for a header are refused before anything is stored: %s",
     async (_, name) => {
       const store = watchedStore();
       const sessions = testSessions({ ...projected, store: store.store });
@@ -389,7 +389,7 @@ describe("feat:E6 what the client may read: clientClaims", () => {
     },
   );
 
-  it("feat:E6 the most that is allowed arrives whole", async () => {
+  it("feat:E6 claims of the maximum size arrive complete", async () => {
     const sessions = testSessions(projected);
     const api = apiOf(sessions);
     const name = "'(é)".repeat(160);
@@ -400,7 +400,7 @@ describe("feat:E6 what the client may read: clientClaims", () => {
     expect(answer.headers.get("rpcsession-session")?.length).toBeLessThan(8192);
   });
 
-  it("feat:E6 a projection that is no JSON is refused at sign-in, by its own name", async () => {
+  it("feat:E6 a projection that does not return JSON is refused at sign-in, naming clientClaims", async () => {
     for (const [told, message] of [
       [
         { at: new Date() },
@@ -416,7 +416,7 @@ describe("feat:E6 what the client may read: clientClaims", () => {
   });
 
   it.each(["cookie", "header"] as const)(
-    "feat:E6 feat:N6 a projection that throws later breaks no refresh, and is told to the events: %s",
+    "feat:E6 feat:N6 a projection that throws later is reported as an event and does not break refreshes: %s",
     async (transport) => {
       let broken = false;
       const events: SessionEvent[] = [];

@@ -27,8 +27,8 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, store, events, api, signIn, deviceOf };
 }
 
-describe("feat:A11 what a session says of its device", () => {
-  it("feat:A11 the user agent, cut to 512 characters; nothing where nothing is said", async () => {
+describe("feat:A11 the device of a session", () => {
+  it("feat:A11 contains the user agent, cut to 512 characters, if there is one", async () => {
     const { deviceOf } = createWorld();
     expect(await deviceOf({ "user-agent": "Browser/1 (X11)" })).toEqual({
       userAgent: "Browser/1 (X11)",
@@ -40,7 +40,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(await deviceOf({})).toEqual({});
   });
 
-  it("feat:A11 no address, unless the service says where one can be trusted", async () => {
+  it("feat:A11 contains an address only if the option clientIp returns one", async () => {
     const forged = {
       "x-forwarded-for": "203.0.113.9",
       forwarded: "for=203.0.113.9",
@@ -58,7 +58,7 @@ describe("feat:A11 what a session says of its device", () => {
     });
   });
 
-  it("feat:A11 a label that the user gave", async () => {
+  it("feat:A11 contains the label given at sign-in", async () => {
     const { sessions, deviceOf, signIn, store } = createWorld();
     expect(await deviceOf({ "user-agent": "B" }, { label: "Ada’s phone" })).toEqual({
       userAgent: "B",
@@ -70,7 +70,7 @@ describe("feat:A11 what a session says of its device", () => {
     for (const label of ["", "x".repeat(256), "\ud800", "\u0000", 7, null]) {
       const { error } = await signIn({}, { label });
       expect(error?.code).toBe(Code.Internal);
-      expect(error?.rawMessage).toMatch(/^label: must be /);
+      expect(error?.rawMessage).toMatch(/^label must be /);
       await expect(sessions.issue({ userId: "a", label: label as string })).rejects.toThrow(
         TypeError,
       );
@@ -78,7 +78,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(store.inserted).toHaveLength(before);
   });
 
-  it("feat:A11 feat:N4 a clientIp that throws, or returns no text, begins no session and tells nothing", async () => {
+  it("feat:A11 feat:N4 a clientIp that throws or does not return a string creates no session and leaks nothing", async () => {
     for (const thrown of [new Error("CANARY"), new TypeError("CANARY")]) {
       const broken = createWorld({
         clientIp() {
@@ -89,18 +89,18 @@ describe("feat:A11 what a session says of its device", () => {
       expect([error?.code, body.includes("CANARY")]).toEqual([Code.Internal, false]);
       expect(broken.store.inserted).toEqual([]);
       expect(broken.events).toMatchObject([
-        { type: "failed", error: { message: "clientIp threw" } },
+        { type: "failed", error: { message: "the option clientIp threw an error" } },
       ]);
     }
     const wrong = createWorld({ clientIp: () => ({ address: "CANARY" }) as never });
     const { error } = await wrong.signIn({});
     expect(error?.rawMessage).toBe(
-      "clientIp: must return a string, or undefined where it is not known",
+      "clientIp must return a string, or undefined if the address is unknown",
     );
     expect(wrong.store.inserted).toEqual([]);
   });
 
-  it("feat:A11 the time a session was last seen is that of its last refresh", async () => {
+  it("feat:A11 lastSeenAt is the time of the last refresh", async () => {
     const { sessions, api } = createWorld();
     const { session, tokens } = await sessions.issue({ userId: "a" });
     const seen = async () => (await session.info()).lastSeenAt.getTime();
@@ -112,7 +112,7 @@ describe("feat:A11 what a session says of its device", () => {
     expect(await seen()).toBe(began + 300_000);
   });
 
-  it("feat:A11 of a real request", async () => {
+  it("feat:A11 is read from a real request", async () => {
     const server = await startNotes();
     onTestFinished(() => server.close());
     await new Promise<void>((resolve, reject) => {

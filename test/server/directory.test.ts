@@ -23,7 +23,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   const add = async (userId: string, tenantId?: string) => {
     const given = { userId, ...(tenantId === undefined ? {} : { tenantId }) };
     const { session, tokens } = await sessions.issue(given);
-    // So that the order of a list is the order of sign-ins.
+    // Time passes between sign-ins, so that lists have a defined order.
     sessions.clock.advance("1s");
     return { id: session.id, session, bearer: tokens.accessToken };
   };
@@ -35,8 +35,8 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, api, events, add, reasonOf };
 }
 
-describe("by id", () => {
-  it("feat:F2 feat:F4 feat:E4 find tells what the store knows, and no secret", async () => {
+describe("sessions by id", () => {
+  it("feat:F2 feat:F4 feat:E4 find returns the stored facts and no secrets", async () => {
     const { sessions } = createWorld();
     const { session, tokens } = await sessions.issue({
       userId: "alice",
@@ -68,7 +68,7 @@ describe("by id", () => {
     expect([access, refresh, "CANARY", "salt"].filter((s) => said.includes(s))).toEqual([]);
   });
 
-  it("feat:F4 the session of a call tells when it began and when it ends", async () => {
+  it("feat:F4 the session of a call has its start and its end", async () => {
     const { sessions, api, add } = createWorld();
     const began = sessions.clock.now();
     const { bearer } = await add("alice");
@@ -79,7 +79,7 @@ describe("by id", () => {
     expect(result?.accessExpiresAt.getTime()).toBeLessThanOrEqual(began + 900_000);
   });
 
-  it("feat:E2 feat:E4 feat:F1 claims and private data are read and written by id; the next token says so", async () => {
+  it("feat:E2 feat:E4 feat:F1 claims and private data can be read and written by id; the next token has the claims", async () => {
     const { sessions, api, events } = createWorld();
     const { session, tokens } = await sessions.issue({ userId: "a", data: { n: 1 } });
     expect(await sessions.updateClaims(session.id, { role: "admin" })).toMatchObject({
@@ -101,23 +101,23 @@ describe("by id", () => {
       return [live.claims, await live.data()];
     });
     expect(result).toEqual([{ role: "admin" }, { m: 2, k: 3, seen: true }]);
-    // Private data is in no token and changes none.
+    // Private data never appears in a token and does not cause a new one.
     expect(bearer).not.toContain(Buffer.from('"k":3').toString("base64url").slice(0, 4));
     expect(events.map(({ type }) => type)).toEqual(["created", "claimsChanged", "refreshed"]);
   });
 
-  it("feat:F1 data that is no JSON object or too large is refused, and changes nothing", async () => {
+  it("feat:F1 data that is not a JSON object or is too large is refused and changes nothing", async () => {
     const { sessions } = createWorld();
     const { session } = await sessions.issue({ userId: "a", data: { n: 1 } });
     const cyclic: Record<string, unknown> = {};
     cyclic.self = cyclic;
     for (const [data, message] of [
-      [[1], /^updateData: data: must be a JSON object/],
-      ["CANARY", /^updateData: data: must be a JSON object/],
-      [null, /^updateData: data: must be a JSON object/],
-      [{ big: "CANARY".repeat(12_000) }, /^updateData: data: is larger than 65536 bytes/],
-      [{ n: 1n }, /^updateData: data: must be a JSON object/],
-      [cyclic, /^updateData: data: must be a JSON object/],
+      [[1], /^updateData: data must be a JSON object/],
+      ["CANARY", /^updateData: data must be a JSON object/],
+      [null, /^updateData: data must be a JSON object/],
+      [{ big: "CANARY".repeat(12_000) }, /^updateData: data must be at most 65536 bytes/],
+      [{ n: 1n }, /^updateData: data must be a JSON object/],
+      [cyclic, /^updateData: data must be a JSON object/],
     ] as const) {
       const error = await sessions
         .updateData(session.id, () => data as never)
@@ -128,12 +128,14 @@ describe("by id", () => {
       expect(await sessions.data(session.id)).toEqual({ n: 1 });
     }
     for (const data of [[1], "x", 7, null, { big: "x".repeat(70_000) }, cyclic, { n: 1n }]) {
-      await expect(sessions.issue({ userId: "a", data: data as never })).rejects.toThrow(/^data: /);
+      await expect(sessions.issue({ userId: "a", data: data as never })).rejects.toThrow(
+        /^data must /,
+      );
     }
     expect((await sessions.list({ userId: "a" })).sessions).toHaveLength(1);
   });
 
-  it("feat:E2 feat:F1 feat:F2 of a session that is not there, expired or ended: undefined, and nothing happens", async () => {
+  it("feat:E2 feat:F1 feat:F2 an unknown, expired or ended session: undefined, and nothing happens", async () => {
     const { sessions, add, events } = createWorld({ lifetimes: { idle: "1h" } });
     const ended = await add("alice");
     await sessions.revoke(ended.id);
@@ -152,11 +154,11 @@ describe("by id", () => {
     expect(events).toEqual([]);
   });
 
-  it("feat:N4 a slip is a TypeError, not an answer about everybody", async () => {
+  it("feat:N4 a missing owner or id is a TypeError and never selects everybody's sessions", async () => {
     const { sessions } = createWorld();
     for (const id of [undefined, "", 7, null, {}]) {
       await expect(sessions.find(id as never)).rejects.toThrow(
-        /^id: must be a string that is not empty/,
+        /^the id of a session must be a non-empty string/,
       );
       await expect(sessions.data(id as never)).rejects.toThrow(TypeError);
       await expect(sessions.updateClaims(id as never, {})).rejects.toThrow(TypeError);
@@ -168,7 +170,7 @@ describe("by id", () => {
       {},
       { userId: undefined },
       undefined,
-      // Would mean the whole tenant, of which the caller said nothing.
+      // An undefined userId must not select the whole tenant.
       { userId: undefined, tenantId: "t" },
       { userId: "" },
       { tenantId: "" },
@@ -178,13 +180,13 @@ describe("by id", () => {
       await expect(sessions.revokeAll(owner as never)).rejects.toThrow(TypeError);
     }
     await expect(sessions.list({} as never)).rejects.toThrow(
-      "list: say whose sessions, by userId, tenantId or both",
+      "list: specify userId, tenantId or both",
     );
     await expect(sessions.revokeAll({ userId: undefined, tenantId: "t" } as never)).rejects.toThrow(
-      /^revokeAll: userId is undefined; leave it out to mean every user/,
+      /^revokeAll: userId is undefined; omit it to select every user/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 0 })).rejects.toThrow(
-      /pageSize must be a whole number/,
+      /pageSize must be an integer from 1 to 1000, got 0/,
     );
     await expect(sessions.list({ userId: "a", pageSize: 1001 })).rejects.toThrow(TypeError);
     for (const pageToken of [
@@ -203,8 +205,8 @@ describe("by id", () => {
   });
 });
 
-describe("lists", () => {
-  it("feat:F3 feat:M1 live sessions of a user, of a tenant, and of a user within it, the newest first", async () => {
+describe("lists of sessions", () => {
+  it("feat:F3 feat:M1 contain the live sessions of a user, a tenant, or a user within a tenant, newest first", async () => {
     const { sessions, add } = createWorld();
     const a1 = await add("alice", "acme");
     const a2 = await add("alice", "other");
@@ -220,7 +222,7 @@ describe("lists", () => {
     expect(await idsOf({ userId: "acme" })).toEqual([]);
   });
 
-  it("feat:F3 pages hold every session once, also while others begin and end", async () => {
+  it("feat:F3 pages contain every session once, even while others begin and end", async () => {
     const { sessions, add } = createWorld();
     const ids: string[] = [];
     for (let i = 0; i < 23; i++) {
@@ -247,7 +249,7 @@ describe("lists", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toHaveLength(23 - 1 + 5);
   });
 
-  it("feat:F3 a page token of one user shows nothing of another", async () => {
+  it("feat:F3 a page token of one user reveals nothing about another", async () => {
     const { sessions, add } = createWorld();
     for (let i = 0; i < 3; i++) {
       await add("alice");
@@ -259,8 +261,8 @@ describe("lists", () => {
   });
 });
 
-describe("ends", () => {
-  it("feat:G2 revoke tells whether this call did; the token is refused at once", async () => {
+describe("ending sessions", () => {
+  it("feat:G2 revoke returns whether this call ended the session; its token is refused at once", async () => {
     const { sessions, add, reasonOf, events } = createWorld();
     const { id, bearer } = await add("alice");
     expect(await sessions.revoke(id)).toBe(true);
@@ -269,7 +271,7 @@ describe("ends", () => {
     expect(events.slice(1)).toEqual([{ type: "revoked", sessionId: id, endedBy: "revoked" }]);
   });
 
-  it("feat:G2 of several, the ids of those that this call ended", async () => {
+  it("feat:G2 revoke of several returns the ids that this call ended", async () => {
     const { sessions, add, reasonOf, events } = createWorld();
     const all = [await add("a"), await add("b"), await add("c")];
     const [a, b, c] = all.map(({ id }) => id) as [string, string, string];
@@ -283,7 +285,7 @@ describe("ends", () => {
     expect(await sessions.revoke([])).toEqual([]);
   });
 
-  it("feat:G2 more than one transaction holds", async () => {
+  it("feat:G2 revoke handles more ids than one transaction does", async () => {
     const { sessions } = createWorld();
     const ids = await Promise.all(
       Array.from({ length: 1203 }, async () => (await sessions.issue({ userId: "a" })).session.id),
@@ -293,7 +295,7 @@ describe("ends", () => {
     expect((await sessions.list({ userId: "a" })).sessions).toEqual([]);
   });
 
-  it("feat:G3 feat:M1 revokeAll of a user, of a user within a tenant, of a tenant", async () => {
+  it("feat:G3 feat:M1 revokeAll ends the sessions of a user, a user within a tenant, or a tenant", async () => {
     const { sessions, add, reasonOf } = createWorld();
     const acme = await add("alice", "acme");
     const other = await add("alice", "other");
@@ -308,7 +310,7 @@ describe("ends", () => {
     expect(await sessions.revokeAll({ userId: "alice" })).toEqual([]);
   });
 
-  it("feat:G3 against sign-ins at the same time: none that began before is left", async () => {
+  it("feat:G3 revokeAll with concurrent sign-ins leaves no session that began before", async () => {
     const { sessions } = createWorld();
     const before = await Promise.all(
       Array.from({ length: 20 }, async () => (await sessions.issue({ userId: "a" })).session.id),
@@ -325,7 +327,7 @@ describe("ends", () => {
     ).toEqual([]);
   });
 
-  it("feat:G4 all but one: by except, and by the session of a call", async () => {
+  it("feat:G4 all sessions except one: with `except`, and with revokeOthers", async () => {
     const { sessions, api, add, reasonOf } = createWorld();
     const keep = await add("alice", "acme");
     const second = await add("alice", "acme");
@@ -344,7 +346,7 @@ describe("ends", () => {
     expect(ofNoTenant.result).toEqual([keep.id]);
   });
 
-  it("feat:G5 by what the service says: a list, a condition, and the ids of those it meets", async () => {
+  it("feat:G5 sessions matching a condition: list them, filter, revoke by id", async () => {
     const { sessions } = createWorld();
     const labels = ["phone", "tv", "laptop", "tv"];
     for (const label of labels) {
@@ -358,7 +360,7 @@ describe("ends", () => {
   });
 
   it.each(["cookie", "header"] as const)(
-    "feat:G1 the session of a call: cleared at once, by whatever it was ended before: %s",
+    "feat:G1 the session of a call is cleared at once, even if something else ended it before: %s",
     async (transport) => {
       const { sessions, api, events } = createWorld();
       const { session, tokens } = await sessions.issue({ userId: "alice", transport });
@@ -376,7 +378,7 @@ describe("ends", () => {
     },
   );
 
-  it("feat:B11 an outage: Unavailable, and nothing changed", async () => {
+  it("feat:B11 an outage: Unavailable, and nothing changes", async () => {
     const store = watchedStore();
     const { sessions, add } = createWorld({ store: store.store });
     const { id } = await add("alice");
@@ -403,8 +405,8 @@ describe("ends", () => {
   });
 });
 
-describe("feat:M1 feat:M2 whose a session is", () => {
-  it("feat:M1 the tenant is in every token and in every answer", async () => {
+describe("feat:M1 feat:M2 the owner of a session", () => {
+  it("feat:M1 every token and every response contains the tenant", async () => {
     const { sessions, api, add } = createWorld();
     const { bearer, id } = await add("alice", "acme");
     const { result } = await api.call({ bearer }, (ctx) => sessions.require(ctx).tenantId);
@@ -417,7 +419,7 @@ describe("feat:M1 feat:M2 whose a session is", () => {
     ]);
   });
 
-  it("feat:M2 a second id of the same user is a claim, and the user's id is what is listed and ended", async () => {
+  it("feat:M2 a second id of a user is a claim; lists and revokeAll use the user's id", async () => {
     const { sessions, api } = createWorld();
     const { session, tokens } = await sessions.issue({
       userId: "user-1",
@@ -433,11 +435,11 @@ describe("feat:M1 feat:M2 whose a session is", () => {
   });
 });
 
-describe("what was answered outlives the process: sqliteStore", () => {
+describe("sqliteStore keeps acknowledged changes across processes", () => {
   const open = (file: string, clock = createFakeClock(Date.now())) =>
     createSessions({ issuer: "https://test.example", store: sqliteStore(file), clock });
 
-  it("feat:E2 feat:E3 feat:F1 feat:F3 feat:G2 feat:G4 claims, data, devices and ends are there for the next one", async () => {
+  it("feat:E2 feat:E3 feat:F1 feat:F3 feat:G2 feat:G4 claims, data, devices and ends survive a restart", async () => {
     const file = join(mkdtempSync(join(tmpdir(), "directory-")), "sessions.db");
     const one = open(file);
     const two = open(file);

@@ -6,7 +6,7 @@ import { Ending } from "../../src/server/streams/ending.ts";
 
 const reason = new ConnectError("over", Code.Unauthenticated);
 
-/** Messages that come when told, and what became of their source. */
+/** Messages that are sent on demand, and what happened to their source. */
 function source() {
   const returned: unknown[] = [];
   const waiting: ((result: IteratorResult<string>) => void)[] = [];
@@ -23,8 +23,8 @@ function source() {
   return { messages, send, returned };
 }
 
-describe("the end of a running stream", () => {
-  it("comes to readers and to the signal before it returns", async () => {
+describe("Ending", () => {
+  it("reaches readers and the signal before `end` returns", async () => {
     const ending = new Ending();
     const { messages } = source();
     const reading = ending.wrap(messages)[Symbol.asyncIterator]().next();
@@ -38,7 +38,7 @@ describe("the end of a running stream", () => {
     expect(order).toEqual(["signal", "reader"]);
   });
 
-  it("comes once: the first reason stays", async () => {
+  it("keeps the first reason", async () => {
     const ending = new Ending();
     ending.end(reason);
     ending.end(new ConnectError("later", Code.Unavailable));
@@ -48,7 +48,7 @@ describe("the end of a running stream", () => {
     await expect(ending.race(new Promise(() => {}))).rejects.toBe(reason);
   });
 
-  it("closes the handler's generator, and leaves the request open", async () => {
+  it("closes the handler's generator and leaves the request open", async () => {
     const ending = new Ending();
     const response = source();
     const request = source();
@@ -57,12 +57,12 @@ describe("the end of a running stream", () => {
     ending.end(reason);
     await Promise.resolve();
     expect(response.returned).toHaveLength(1);
-    // What a `for await` does when its handler leaves it because of the signal.
+    // A `for await` does this when its handler leaves the loop because of the signal.
     expect(await requests.return?.("left")).toEqual({ done: true, value: "left" });
     expect(request.returned).toEqual([]);
   });
 
-  it("passes on what a reader does to its source as long as it has not come", async () => {
+  it("passes `throw` and `return` on to the source until the stream is ended", async () => {
     const ending = new Ending();
     const { messages, send, returned } = source();
     const iterator = ending.wrap(messages)[Symbol.asyncIterator]();
@@ -71,12 +71,12 @@ describe("the end of a running stream", () => {
     expect(await first).toEqual({ done: false, value: "a" });
     expect(await iterator.return?.("left")).toEqual({ done: true, value: "left" });
     expect(returned).toEqual(["left"]);
-    // A source without a throw of its own is closed by one.
+    // A source without a `throw` method is closed instead.
     await expect(iterator.throw?.(reason)).rejects.toBe(reason);
     expect(returned).toHaveLength(2);
   });
 
-  it("holds on to nothing of the messages that passed", async () => {
+  it("keeps no reference to messages that were passed on", async () => {
     const ending = new Ending();
     async function* many() {
       for (let i = 0; i < 1_000; i++) {

@@ -27,8 +27,8 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, api, events, signIn, live };
 }
 
-describe("how long a session lives", () => {
-  it("feat:D13 feat:A1 its absolute end stands, however often it is refreshed", async () => {
+describe("lifetime of a session", () => {
+  it("feat:D13 feat:A1 refreshes do not move the absolute end", async () => {
     const { sessions, api, events } = createWorld({ lifetimes: { idle: "7d", absolute: "30d" } });
     const { session, tokens } = await sessions.issue({ userId: "alice" });
     const end = sessions.clock.now() + 30 * day;
@@ -46,7 +46,7 @@ describe("how long a session lives", () => {
     expect([info?.expiresAt.getTime(), info?.idleExpiresAt.getTime()]).toEqual([end, end]);
     sessions.clock.advance("1434m");
     const nearly = await api.refresh("header", refreshToken);
-    // Six minutes are left, and no token is good for longer.
+    // Six minutes are left, and no token outlives them.
     expect(payloadOf(accessOf(nearly)).exp * 1000).toBe(end);
     sessions.clock.advance("6m");
     const over = await api.refresh("header", refreshToken);
@@ -59,7 +59,7 @@ describe("how long a session lives", () => {
     });
   });
 
-  it("feat:D14 feat:D12 its idle end moves with each refresh, and ends it without one", async () => {
+  it("feat:D14 feat:D12 each refresh moves the idle end; without a refresh the session ends", async () => {
     const { sessions, api } = createWorld({ lifetimes: { idle: "1h" } });
     const { session, tokens } = await sessions.issue({ userId: "alice" });
     sessions.clock.advance("59m");
@@ -74,7 +74,7 @@ describe("how long a session lives", () => {
     expect(await sessions.find(session.id)).toBeUndefined();
   });
 
-  it("feat:A10 access tokens end up to 5 % early, never late, and not all at once", async () => {
+  it("feat:A10 access tokens expire up to 5 % early, never late, and not all at once", async () => {
     const { sessions } = createWorld({ lifetimes: { access: "20m" } });
     const lives: number[] = [];
     for (let i = 0; i < 300; i++) {
@@ -84,15 +84,15 @@ describe("how long a session lives", () => {
     }
     expect(Math.min(...lives)).toBeGreaterThanOrEqual(Math.floor(1200 * 0.95));
     expect(Math.max(...lives)).toBeLessThanOrEqual(1200);
-    // Spread over all of it: each fifth of the span has its share.
+    // They spread over the whole span: every fifth of it has its share.
     const fifths = new Set(lives.map((life) => Math.min(4, Math.floor((life - 1140) / 12))));
     expect(fifths.size).toBe(5);
   });
 });
 
-describe("feat:A9 a life of its own", () => {
+describe("feat:A9 lifetimes of a single session", () => {
   it.each(["create", "issue"] as const)(
-    "feat:A9 feat:D13 feat:D14 by %s: access, idle and absolute end",
+    "feat:A9 feat:D13 feat:D14 set by %s: access, idle and absolute",
     async (by) => {
       const { sessions, api } = createWorld();
       const lifetimes: OwnLifetimes = { access: "5m", idle: "1h", absolute: "1d" };
@@ -140,19 +140,22 @@ describe("feat:A9 a life of its own", () => {
     ],
     [{ idle: 7 }, /^lifetimes\.idle: 7 is not a valid duration/],
     [{ idle: null }, /^lifetimes\.idle: null is not a valid duration/],
-  ])("feat:A9 feat:N4 only shorter, and possible: %o", async (lifetimes, message) => {
-    const store = watchedStore();
-    const { sessions, signIn } = createWorld({ store: store.store });
-    const given = { userId: "alice", lifetimes } as never;
-    await expect(sessions.issue(given)).rejects.toThrow(TypeError);
-    await expect(sessions.issue(given)).rejects.toThrow(message);
-    const answer = await signIn("alice", { lifetimes });
-    expect(answer.error?.code).toBe(Code.Internal);
-    expect(answer.error?.rawMessage).toMatch(message);
-    expect(store.inserted).toEqual([]);
-  });
+  ])(
+    "feat:A9 feat:N4 longer or impossible lifetimes are refused: %o",
+    async (lifetimes, message) => {
+      const store = watchedStore();
+      const { sessions, signIn } = createWorld({ store: store.store });
+      const given = { userId: "alice", lifetimes } as never;
+      await expect(sessions.issue(given)).rejects.toThrow(TypeError);
+      await expect(sessions.issue(given)).rejects.toThrow(message);
+      const answer = await signIn("alice", { lifetimes });
+      expect(answer.error?.code).toBe(Code.Internal);
+      expect(answer.error?.rawMessage).toMatch(message);
+      expect(store.inserted).toEqual([]);
+    },
+  );
 
-  it("feat:A9 a service that lives shorter from now on shortens those that are there", async () => {
+  it("feat:A9 shortening the service's lifetimes shortens existing sessions", async () => {
     const store = memoryStore();
     const clock = createFakeClock();
     const before = testSessions({ store, clock });
@@ -168,9 +171,9 @@ describe("feat:A9 a life of its own", () => {
   });
 });
 
-describe("feat:A8 how many sessions a user may have", () => {
+describe("feat:A8 session limit per user", () => {
   it.each([undefined, "evictOldest"] as const)(
-    "feat:A8 the oldest end: overflow %s",
+    "feat:A8 the oldest sessions end with overflow %s",
     async (overflow) => {
       const { sessions, api, signIn, live, events } = createWorld({
         sessionsPerUser: { max: 2, ...(overflow && { overflow }) },
@@ -194,7 +197,7 @@ describe("feat:A8 how many sessions a user may have", () => {
     },
   );
 
-  it("feat:A8 reject: PermissionDenied, no tokens, nothing ends", async () => {
+  it("feat:A8 overflow reject: PermissionDenied, no tokens, nothing ends", async () => {
     const { sessions, api, signIn, live, events } = createWorld({
       sessionsPerUser: { max: 2, overflow: "reject" },
     });
@@ -220,7 +223,7 @@ describe("feat:A8 how many sessions a user may have", () => {
   });
 
   it.each(["reject", "evictOldest"] as const)(
-    "feat:A8 feat:A7 one that the new one replaces does not count: %s",
+    "feat:A8 feat:A7 a session replaced by the new one does not count: %s",
     async (overflow) => {
       const { sessions, api, signIn, live } = createWorld({
         sessionsPerUser: { max: 2, overflow },
@@ -240,7 +243,7 @@ describe("feat:A8 how many sessions a user may have", () => {
     },
   );
 
-  it("feat:A8 feat:M1 all tenants together count, those that are over do not", async () => {
+  it("feat:A8 feat:M1 sessions of all tenants count, ended sessions do not", async () => {
     const { sessions, signIn } = createWorld({
       sessionsPerUser: { max: 2, overflow: "reject" },
       lifetimes: { idle: "1h" },
@@ -253,7 +256,7 @@ describe("feat:A8 how many sessions a user may have", () => {
   });
 
   it.each(["reject", "evictOldest"] as const)(
-    "feat:A8 never more, also of 40 at once: %s",
+    "feat:A8 40 concurrent sign-ins never exceed the limit: %s",
     async (overflow) => {
       const { signIn, live } = createWorld({ sessionsPerUser: { max: 3, overflow } });
       const answers = await Promise.all(Array.from({ length: 40 }, () => signIn()));
@@ -263,7 +266,7 @@ describe("feat:A8 how many sessions a user may have", () => {
     },
   );
 
-  it("feat:A8 feat:N4 a limit that is none is refused at construction", () => {
+  it("feat:A8 feat:N4 an invalid limit is refused at construction", () => {
     for (const max of [0, -1, 1.5, Number.NaN, "2", undefined]) {
       expect(() => testSessions({ sessionsPerUser: { max } as never })).toThrow(
         /^sessionsPerUser\.max must be an integer of at least 1, got /,

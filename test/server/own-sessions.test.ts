@@ -33,7 +33,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 }
 
 describe("SessionService.ListSessions", () => {
-  it("feat:F2 feat:F3 feat:A11 tells of each what a page of devices needs, and no secret", async () => {
+  it("feat:F2 feat:F3 feat:A11 returns what a list of devices needs, and no secrets", async () => {
     const { sessions, api, list } = createWorld({
       clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined,
       clientClaims: ({ role = null }) => ({ role }),
@@ -75,7 +75,7 @@ describe("SessionService.ListSessions", () => {
     }
   });
 
-  it("feat:F3 feat:M1 never of another user or of another tenant", async () => {
+  it("feat:F3 feat:M1 never returns sessions of another user or tenant", async () => {
     const { add, idsSeen } = createWorld();
     const acme = await add("alice", { tenantId: "acme" });
     const acme2 = await add("alice", { tenantId: "acme" });
@@ -88,7 +88,7 @@ describe("SessionService.ListSessions", () => {
     expect(await idsSeen(none.presented)).toEqual([none.id, other.id, acme2.id, acme.id]);
   });
 
-  it("feat:F3 pages: of 50, of what is asked, of 200 at most; a token that is none begins anew", async () => {
+  it("feat:F3 returns pages of 50, or of the requested size up to 200; a malformed token starts from the beginning", async () => {
     const { sessions, add, list } = createWorld();
     const me = await add("alice");
     await Promise.all(Array.from({ length: 230 }, () => sessions.issue({ userId: "alice" })));
@@ -127,7 +127,7 @@ describe("SessionService.ListSessions", () => {
 
 describe("SessionService.RevokeSession", () => {
   it.each(["cookie", "header"] as const)(
-    "feat:G2 ends another session of the caller, once: %s",
+    "feat:G2 ends another session of the caller once: %s",
     async (transport) => {
       const { add, api, revoke, lives } = createWorld();
       const me = await add("alice", { transport });
@@ -143,7 +143,7 @@ describe("SessionService.RevokeSession", () => {
     },
   );
 
-  it("feat:G2 feat:M1 never one of another user or tenant, and does not tell that it is there", async () => {
+  it("feat:G2 feat:M1 never ends or reveals a session of another user or tenant", async () => {
     const { add, revoke, lives } = createWorld();
     const me = await add("alice", { tenantId: "acme" });
     const others = [
@@ -159,12 +159,12 @@ describe("SessionService.RevokeSession", () => {
       expect(await lives(id)).toBe(true);
     }
     const free = others[2];
-    // A session of no tenant sees all of its user's.
+    // A session without a tenant sees all sessions of its user.
     expect((await revoke(free?.presented ?? {}, me.id)).message?.revoked).toBe(true);
   });
 
   it.each(["cookie", "header"] as const)(
-    "feat:G1 the caller's own: its tokens are cleared by the response: %s",
+    "feat:G1 ends the caller's own session and clears its tokens: %s",
     async (transport) => {
       const { add, api, revoke, lives } = createWorld();
       const me = await add("alice", { transport });
@@ -177,7 +177,7 @@ describe("SessionService.RevokeSession", () => {
     },
   );
 
-  it("feat:G2 what names no session: false, and no store is asked", async () => {
+  it("feat:G2 a malformed id: false, without asking the store", async () => {
     const store = watchedStore();
     const { add, revoke } = createWorld({ store: store.store });
     const me = await add("alice");
@@ -191,7 +191,7 @@ describe("SessionService.RevokeSession", () => {
 });
 
 describe("SessionService.RevokeOtherSessions", () => {
-  it("feat:G4 feat:M1 all that ListSessions lists but this one", async () => {
+  it("feat:G4 feat:M1 ends all sessions that ListSessions returns, except the caller's", async () => {
     const { add, api, lives } = createWorld();
     const me = await add("alice", { tenantId: "acme" });
     const mine = [
@@ -214,28 +214,34 @@ describe("SessionService.RevokeOtherSessions", () => {
   });
 });
 
-describe("all three", () => {
+describe("ListSessions, RevokeSession and RevokeOtherSessions", () => {
   const methods = [listSessions, revokeSession, revokeOtherSessions] as const;
 
-  it.each(methods)("feat:B2 feat:C7 need a session, and a page of ours: $name", async (method) => {
-    const { add, api } = createWorld();
-    const me = await add("alice", { transport: "cookie" });
-    const other = await add("alice");
-    const input = method.name === "RevokeSession" ? { sessionId: other.id } : {};
-    const call = (presented: Presented) =>
-      api.server.call(method as typeof revokeSession, input, presented);
-    const without = await call({});
-    expect(without.hint).toMatchObject({ action: Action.SIGN_IN, reason: Reason.SESSION_MISSING });
-    const foreign = await call({ ...me.presented, headers: { "sec-fetch-site": "cross-site" } });
-    expect([foreign.error?.code, foreign.hint?.reason]).toEqual([
-      Code.PermissionDenied,
-      Reason.CROSS_SITE,
-    ]);
-    expect(cookieEffects(foreign.headers)).toEqual([]);
-    expect((await api.call(other.presented, () => {})).error).toBeUndefined();
-  });
+  it.each(methods)(
+    "feat:B2 feat:C7 require a session and a trusted page: $name",
+    async (method) => {
+      const { add, api } = createWorld();
+      const me = await add("alice", { transport: "cookie" });
+      const other = await add("alice");
+      const input = method.name === "RevokeSession" ? { sessionId: other.id } : {};
+      const call = (presented: Presented) =>
+        api.server.call(method as typeof revokeSession, input, presented);
+      const without = await call({});
+      expect(without.hint).toMatchObject({
+        action: Action.SIGN_IN,
+        reason: Reason.SESSION_MISSING,
+      });
+      const foreign = await call({ ...me.presented, headers: { "sec-fetch-site": "cross-site" } });
+      expect([foreign.error?.code, foreign.hint?.reason]).toEqual([
+        Code.PermissionDenied,
+        Reason.CROSS_SITE,
+      ]);
+      expect(cookieEffects(foreign.headers)).toEqual([]);
+      expect((await api.call(other.presented, () => {})).error).toBeUndefined();
+    },
+  );
 
-  it("are for who is signed in, also where calls are not checked for it", async () => {
+  it("refuse an ended session even if the service does not check revocation", async () => {
     const { sessions, api, add, lives } = createWorld({ revocation: "none" });
     const [thief, victim] = [await add("alice"), await add("alice")];
     await sessions.revoke(thief.id);

@@ -49,12 +49,12 @@ type Refused = readonly [Code, Action, SessionErrorReason];
 interface Row {
   readonly row: string;
   readonly given: (world: World) => Given | Promise<Given>;
-  /** What the answer does to the cookies; default nothing. */
+  /** What the response does to the cookies. Default: nothing. */
   readonly cookies?: readonly string[];
-  /** Token headers of the answer, of "access", "refresh" and "csrf"; default none. */
+  /** The token headers of the response: "access", "refresh", "csrf". Default: none. */
   readonly headers?: readonly string[];
   readonly refused?: Refused;
-  /** Whether the records of the world may change; default: only where a session was refreshed. */
+  /** Whether the stored records may change. Default: only if a session was refreshed. */
   readonly changes?: boolean;
   readonly options?: Options;
 }
@@ -68,7 +68,7 @@ const crossSite: Refused = [Code.PermissionDenied, Action.UNSPECIFIED, "CROSS_SI
 const outage: Refused = [Code.Unavailable, Action.RETRY_LATER, "AUTH_UNAVAILABLE"];
 const insecure: Options = { cookies: { insecure: true } };
 const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
-/** Every copy of both cookies is expired, then the ones to keep are set. */
+/** Expires every copy of both cookies, then sets the ones to keep. */
 const rewritten = [
   "access expired",
   "access expired partitioned",
@@ -78,7 +78,7 @@ const rewritten = [
   "refresh set",
 ];
 
-/** The records as they are, also in an outage. */
+/** Returns the stored records, even during an outage. */
 async function recordsOf({ store, cookie, header }: World) {
   const failing = [...store.failing];
   store.failing.clear();
@@ -130,14 +130,14 @@ async function run(row: Row): Promise<void> {
 
 describe("feat:D7 the Refresh method", () => {
   const rows: readonly Row[] = [
-    // R1 a duplicate is no error here; R2 is the table of duplicates below.
+    // gs:R1 is not an error here, and gs:R2 has tests of its own: see the duplicate cookies below.
     {
-      row: "gs:R3 a cookie, not settled: a new access token, the refresh token stays",
+      row: "gs:R3 a cookie whose generation has not settled: a new access token, the same refresh token",
       given: ({ cookie }) => ({ refresh: cookie.refresh }),
       cookies: ["access set"],
     },
     {
-      row: "gs:R3 a cookie with its expired access cookie",
+      row: "gs:R3 a cookie with its expired access cookie: a new access token",
       given: ({ cookie, sessions }) => {
         sessions.clock.advance("16m");
         return { access: cookie.access, refresh: cookie.refresh };
@@ -145,7 +145,7 @@ describe("feat:D7 the Refresh method", () => {
       cookies: ["access set"],
     },
     {
-      row: "gs:R8 a cookie, confirmed longer ago than the overlap: both",
+      row: "gs:R8 a cookie confirmed longer ago than the overlap: both tokens",
       given: async ({ cookie, sessions }) => {
         sessions.clock.advance("61s");
         await refreshed(sessions, cookie.refresh);
@@ -155,7 +155,7 @@ describe("feat:D7 the Refresh method", () => {
       cookies: ["access set", "refresh set"],
     },
     {
-      row: "gs:R8 the one before, its successor not confirmed: the successor again",
+      row: "gs:R8 the previous cookie, its successor not confirmed: the successor again",
       given: async ({ cookie, sessions }) => {
         await advanced(sessions, cookie.refresh);
         sessions.clock.advance("2d");
@@ -164,17 +164,17 @@ describe("feat:D7 the Refresh method", () => {
       cookies: ["access set", "refresh set"],
     },
     {
-      row: "gs:R3 a token in the message",
+      row: "gs:R3 a token in the message: a new access token",
       given: ({ header }) => ({ message: header.refresh }),
       headers: ["access"],
     },
     {
-      row: "gs:R3 a token in the message needs no origin",
+      row: "gs:R3 a token in the message: no origin needed",
       given: ({ header }) => ({ message: header.refresh, headers: foreign }),
       headers: ["access"],
     },
     {
-      row: "gs:R8 message and cookies: the message wins, the cookies are expired",
+      row: "gs:R8 message and cookies: the message takes precedence, the cookies are expired",
       given: ({ header, cookie }) => ({
         message: header.refresh,
         access: cookie.access,
@@ -184,13 +184,13 @@ describe("feat:D7 the Refresh method", () => {
       cookies: clearsCookies,
     },
     {
-      row: "gs:R8 message and only an access cookie",
+      row: "gs:R8 message and an access cookie: the cookies are expired",
       given: ({ header, cookie }) => ({ message: header.refresh, access: cookie.access }),
       headers: ["access"],
       cookies: clearsCookies,
     },
     {
-      row: "gs:R8 message and cookies from another site: refused, they are not theirs to expire",
+      row: "gs:R8 message and cookies from another site: refused, because it must not expire the cookies",
       given: ({ header, cookie }) => ({
         message: header.refresh,
         refresh: cookie.refresh,
@@ -199,12 +199,12 @@ describe("feat:D7 the Refresh method", () => {
       refused: crossSite,
     },
     {
-      row: "gs:R3 a bearer token is not looked at",
+      row: "gs:R3 a bearer token is ignored",
       given: ({ cookie }) => ({ refresh: cookie.refresh, bearer: "junk" }),
       cookies: ["access set"],
     },
     {
-      row: "gs:R4 none: SIGN_IN",
+      row: "gs:R4 no token: SIGN_IN",
       given: () => ({}),
       refused: signIn("SESSION_MISSING"),
     },
@@ -219,12 +219,12 @@ describe("feat:D7 the Refresh method", () => {
       refused: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:R5 cross-site: refused, nothing changed",
+      row: "gs:R5 a cross-site request: refused, nothing changed",
       given: ({ cookie }) => ({ refresh: cookie.refresh, headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "gs:R5 no Sec-Fetch-Site and no Origin",
+      row: "gs:R5 no Sec-Fetch-Site and no Origin: refused",
       given: ({ cookie }) => ({
         refresh: cookie.refresh,
         headers: { "sec-fetch-site": undefined },
@@ -232,57 +232,57 @@ describe("feat:D7 the Refresh method", () => {
       refused: crossSite,
     },
     {
-      row: "gs:R5 cross-site with junk: nothing cleared",
+      row: "gs:R5 a cross-site request with a malformed cookie: nothing cleared",
       given: () => ({ refresh: "junk", headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "gs:R6 junk: SIGN_IN, cleared",
+      row: "gs:R6 a malformed cookie: SIGN_IN, cleared",
       given: () => ({ refresh: "junk" }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 junk cookie beside a bearer token: it is the cookie that failed",
+      row: "gs:R6 a malformed cookie with a bearer token: the cookie is reported",
       given: ({ header }) => ({ refresh: "junk", bearer: header.access }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 an empty cookie",
+      row: "gs:R6 an empty cookie: SIGN_IN",
       given: () => ({ refresh: "" }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 junk in the message",
+      row: "gs:R6 a malformed token in the message: SIGN_IN",
       given: () => ({ message: "junk" }),
       refused: signIn("TOKEN_INVALID"),
     },
     {
-      row: "gs:R6 junk in the message does not fall back to the cookie, nor clear it",
+      row: "gs:R6 a malformed token in the message: no fallback to the cookie, which is kept",
       given: ({ cookie }) => ({ message: "junk", refresh: cookie.refresh }),
       refused: signIn("TOKEN_INVALID"),
     },
     {
-      row: "gs:R6 junk in the message from another site does not clear the cookie",
+      row: "gs:R6 a malformed token in the message from another site: the cookie is kept",
       given: ({ cookie }) => ({ message: "junk", refresh: cookie.refresh, headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "gs:R6 an access token is no refresh token",
+      row: "gs:R6 an access token in place of a refresh token: SIGN_IN",
       given: ({ cookie }) => ({ refresh: cookie.access }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 a wrong check",
+      row: "gs:R6 a token with a wrong check value: SIGN_IN",
       given: ({ cookie }) => ({ refresh: withLast(cookie.refresh) }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 the token of a session the store lost",
+      row: "gs:R6 a token of a session that the store has lost: SIGN_IN",
       given: async ({ sessions, cookie }) => {
         const lost = await issueOn(testSessions({ clock: sessions.clock }), "cookie");
         return { refresh: lost.refresh.replace(/^[^.]*/, cookie.refresh.split(".")[0] ?? "") };
@@ -291,7 +291,7 @@ describe("feat:D7 the Refresh method", () => {
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 revoked",
+      row: "gs:R6 a revoked session: SIGN_IN, cleared",
       given: async ({ cookie }) => {
         await cookie.revoke();
         return { refresh: cookie.refresh };
@@ -300,7 +300,7 @@ describe("feat:D7 the Refresh method", () => {
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 revoked, header",
+      row: "gs:R6 a revoked header session: SIGN_IN",
       given: async ({ header }) => {
         await header.revoke();
         return { message: header.refresh };
@@ -308,7 +308,7 @@ describe("feat:D7 the Refresh method", () => {
       refused: signIn("SESSION_REVOKED"),
     },
     {
-      row: "gs:R6 past its idle end",
+      row: "gs:R6 a session whose idle lifetime is over: SIGN_IN",
       given: ({ cookie, sessions }) => {
         sessions.clock.advance("14d");
         return { refresh: cookie.refresh };
@@ -317,7 +317,7 @@ describe("feat:D7 the Refresh method", () => {
       cookies: clearsCookies,
     },
     {
-      row: "gs:R7 theft: SIGN_IN, cleared, revoked",
+      row: "gs:R7 a reused token: SIGN_IN, cleared, revoked",
       given: async ({ cookie, sessions }) => {
         const next = await advanced(sessions, cookie.refresh);
         await advanced(sessions, next.refresh);
@@ -328,7 +328,7 @@ describe("feat:D7 the Refresh method", () => {
       changes: true,
     },
     {
-      row: "the store cannot be read: kept",
+      row: "a store that cannot be read: kept",
       given: ({ cookie, store }) => {
         store.failing.add("load");
         return { refresh: cookie.refresh };
@@ -336,7 +336,7 @@ describe("feat:D7 the Refresh method", () => {
       refused: outage,
     },
     {
-      row: "the store cannot be written: kept",
+      row: "a store that cannot be written: kept",
       given: ({ cookie, store }) => {
         store.failing.add("refresh");
         return { refresh: cookie.refresh };
@@ -344,7 +344,7 @@ describe("feat:D7 the Refresh method", () => {
       refused: outage,
     },
     {
-      row: "the store cannot be written, header: kept",
+      row: "a store that cannot be written, header session: kept",
       given: ({ header, store }) => {
         store.failing.add("refresh");
         return { message: header.refresh };
@@ -352,7 +352,7 @@ describe("feat:D7 the Refresh method", () => {
       refused: outage,
     },
     {
-      row: "a token under a secret this server was not given: kept",
+      row: "a token made with a secret unknown to this server: kept",
       options: { secret: "this server's secret, of 32 bytes" },
       given: async ({ sessions }) => ({
         refresh: (await issueOn(testSessions({ clock: sessions.clock }), "cookie")).refresh,
@@ -360,7 +360,7 @@ describe("feat:D7 the Refresh method", () => {
       refused: outage,
     },
     {
-      row: "a token under a secret that the store no longer keeps: over",
+      row: "a token made with a secret removed from the store: SIGN_IN",
       given: async ({ sessions }) => ({
         refresh: (await issueOn(testSessions({ clock: sessions.clock }), "cookie")).refresh,
       }),
@@ -368,18 +368,18 @@ describe("feat:D7 the Refresh method", () => {
       cookies: clearsCookies,
     },
     {
-      row: "pinned: a cookie's token in the message",
+      row: "transport binding: a cookie's token in the message is refused",
       given: ({ cookie }) => ({ message: cookie.refresh }),
       refused: signIn("TOKEN_INVALID"),
     },
     {
-      row: "pinned: a header's token in the cookie",
+      row: "transport binding: a header's token in the cookie is refused",
       given: ({ header }) => ({ refresh: header.refresh }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "pinned: rpcsession-transport means nothing here",
+      row: "transport binding: rpcsession-transport is ignored",
       given: ({ cookie }) => ({
         refresh: cookie.refresh,
         headers: { "rpcsession-transport": "header" },
@@ -387,14 +387,14 @@ describe("feat:D7 the Refresh method", () => {
       cookies: ["access set"],
     },
     {
-      row: "anti-CSRF: none is needed, and the current one is handed out",
+      row: "anti-CSRF: not required, and the response carries the current token",
       options: { antiCsrf: "token" },
       given: ({ cookie }) => ({ refresh: cookie.refresh }),
       cookies: ["access set"],
       headers: ["csrf"],
     },
     {
-      row: "anti-CSRF: header sessions have none",
+      row: "anti-CSRF: header sessions have no token",
       options: { antiCsrf: "token" },
       given: ({ header }) => ({ message: header.refresh }),
       headers: ["access"],
@@ -402,7 +402,7 @@ describe("feat:D7 the Refresh method", () => {
   ];
   it.each(rows)("$row", run);
 
-  it("a cross-site refusal reads and writes nothing", async () => {
+  it("a refused cross-site request does not read or write the store", async () => {
     const { sessions, store, cookie, events } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     store.take();
@@ -417,7 +417,7 @@ describe("feat:D7 the Refresh method", () => {
     expect((await store.store.load(cookie.id)).record?.generation).toBe(1);
   });
 
-  it("sec:R11 junk reads nothing", async () => {
+  it("sec:R11 a malformed token does not read the store", async () => {
     const { sessions, store, cookie } = await createWorld();
     store.take();
     for (const refresh of ["junk", withLast(cookie.refresh), `${cookie.refresh}A`, cookie.access]) {
@@ -426,7 +426,7 @@ describe("feat:D7 the Refresh method", () => {
     expect(store.take()).toEqual([]);
   });
 
-  it("feat:D2, feat:D6: R7 theft is one event, and one revocation", async () => {
+  it("feat:D2 feat:D6 gs:R7 reuse produces one event and one revocation", async () => {
     const { sessions, store, cookie, events } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     await advanced(sessions, next.refresh);
@@ -445,7 +445,7 @@ describe("feat:D7 the Refresh method", () => {
     expect((await store.store.load(cookie.id)).record?.endedBy).toBe("theft");
   });
 
-  it("feat:K2 answers with the session, and its new tokens work", async () => {
+  it("feat:K2 returns the session, and its new tokens are accepted", async () => {
     const { sessions, cookie } = await createWorld();
     const server = wireServer(sessions.protect({ routes: () => {} }));
     const { message, headers } = await server.call(
@@ -457,12 +457,12 @@ describe("feat:D7 the Refresh method", () => {
     const access = cookieValue(headers, "access") ?? "";
     const session = await sessions.getSession(exchangeOf({ access }));
     expect(session.id).toBe(cookie.id);
-    // The cookie outlives its token, so that "expired" and "absent" differ.
+    // The cookie outlives its token, so that the server can tell "expired" from "absent".
     expect(headers.getSetCookie()[0]).toContain(`; Max-Age=${90 * 86_400};`);
   });
 });
 
-/** The token with its last character changed to another that may stand there. */
+/** Changes the last character of a token to another valid one. */
 function withLast(token: string): string {
   return `${token.slice(0, -1)}${token.endsWith("A") ? "E" : "A"}`;
 }
@@ -474,36 +474,42 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
   it.each<[string, (old: string, current: string) => string[]]>([
     ["the old one first", (old, current) => [old, current]],
     ["the old one last", (old, current) => [current, old]],
-    ["junk among them", (old, current) => ["junk", old, current]],
+    ["with a malformed one", (old, current) => ["junk", old, current]],
     ["the same twice", (_, current) => [current, current]],
-  ])("same session, %s: the highest generation wins, its twins are expired", async (_, order) => {
-    const world = await createWorld();
-    const current = await newer(world);
-    const { headers, error } = await refreshCall(world.sessions, {
-      access: world.cookie.access,
-      refresh: order(world.cookie.refresh, current),
-    });
-    expect(error).toBeUndefined();
-    expect(cookieEffects(headers)).toEqual(rewritten);
-    expect(cookieValue(headers, "refresh")).toBe(current);
-  });
+  ])(
+    "of one session, %s: the highest generation wins, the copies are expired",
+    async (_, order) => {
+      const world = await createWorld();
+      const current = await newer(world);
+      const { headers, error } = await refreshCall(world.sessions, {
+        access: world.cookie.access,
+        refresh: order(world.cookie.refresh, current),
+      });
+      expect(error).toBeUndefined();
+      expect(cookieEffects(headers)).toEqual(rewritten);
+      expect(cookieValue(headers, "refresh")).toBe(current);
+    },
+  );
 
-  it.each([0, 1])("an old copy beside a confirmed one is no theft, in order %i", async (first) => {
-    const world = await createWorld();
-    const current = await newer(world);
-    world.sessions.clock.advance("61s");
-    await refreshed(world.sessions, current);
-    world.sessions.clock.advance("31s");
-    const cookies = [world.cookie.refresh, current];
-    const answer = await refreshCall(world.sessions, {
-      refresh: first === 0 ? cookies : cookies.toReversed(),
-    });
-    expect(answer.error).toBeUndefined();
-    expect(cookieEffects(answer.headers)).toEqual(rewritten);
-    expect(world.events.map(({ type }) => type)).not.toContain("theft");
-  });
+  it.each([0, 1])(
+    "an old copy next to a confirmed one does not count as reuse, in order %i",
+    async (first) => {
+      const world = await createWorld();
+      const current = await newer(world);
+      world.sessions.clock.advance("61s");
+      await refreshed(world.sessions, current);
+      world.sessions.clock.advance("31s");
+      const cookies = [world.cookie.refresh, current];
+      const answer = await refreshCall(world.sessions, {
+        refresh: first === 0 ? cookies : cookies.toReversed(),
+      });
+      expect(answer.error).toBeUndefined();
+      expect(cookieEffects(answer.headers)).toEqual(rewritten);
+      expect(world.events.map(({ type }) => type)).not.toContain("theft");
+    },
+  );
 
-  it("same session, the winner advances: the successor is set", async () => {
+  it("of one session: if the winner rotates, its successor is set", async () => {
     const world = await createWorld();
     const current = await newer(world);
     world.sessions.clock.advance("61s");
@@ -514,7 +520,7 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
     expect(cookieValue(headers, "refresh")?.split(".")[2]).toBe("2");
   });
 
-  it("only the access cookie twice: both cookies are written again", async () => {
+  it("with duplicates of only the access cookie, both cookies are written again", async () => {
     const { sessions, cookie } = await createWorld();
     const { headers } = await refreshCall(sessions, {
       access: [cookie.access, "junk"],
@@ -527,8 +533,8 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
   describe.each([
     ["first", (a: string, b: string) => [a, b]],
     ["last", (a: string, b: string) => [b, a]],
-  ])("several sessions, the right one %s", (_, order) => {
-    it("the newest wins", async () => {
+  ])("several sessions, the right cookie %s", (_, order) => {
+    it("selects the newest session", async () => {
       const { sessions, store, cookie } = await createWorld();
       sessions.clock.advance("1s");
       const later = await issueOn(sessions, "cookie");
@@ -540,7 +546,7 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
       expect((await store.store.load(cookie.id)).record?.revokedAt).toBeNull();
     });
 
-    it("the newest that lives wins", async () => {
+    it("selects the newest session that is not revoked", async () => {
       const { sessions, cookie } = await createWorld();
       sessions.clock.advance("1s");
       const later = await issueOn(sessions, "cookie");
@@ -552,7 +558,7 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
       expect(cookieValue(headers, "refresh")).toBe(cookie.refresh);
     });
 
-    it("the newest that is not past its end wins", async () => {
+    it("selects the newest session that has not expired", async () => {
       const { sessions, cookie } = await createWorld({ lifetimes: { idle: "1d", absolute: "1d" } });
       sessions.clock.advance("23h");
       const later = await issueOn(sessions, "cookie");
@@ -563,7 +569,7 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
       expect(cookieValue(headers, "refresh")).toBe(later.refresh);
     });
 
-    it("without the prefix: refused and cleared, and both live on", async () => {
+    it("without the cookie prefix: refused and cleared, and both sessions stay alive", async () => {
       const { sessions, store, cookie } = await createWorld(insecure);
       sessions.clock.advance("1s");
       const later = await issueOn(sessions, "cookie");
@@ -581,13 +587,13 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
 
   const rows: readonly Row[] = [
     {
-      row: "only junk: SIGN_IN, cleared",
+      row: "only malformed cookies: SIGN_IN, cleared",
       given: () => ({ refresh: ["junk", "junk"] }),
       refused: signIn("TOKEN_INVALID"),
       cookies: clearsCookies,
     },
     {
-      row: "all revoked: SIGN_IN, cleared",
+      row: "only revoked sessions: SIGN_IN, cleared",
       given: async ({ sessions, cookie }) => {
         const other = await issueOn(sessions, "cookie");
         await other.revoke();
@@ -598,7 +604,7 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
       cookies: clearsCookies,
     },
     {
-      row: "the store is down: kept",
+      row: "a store that is down: kept",
       given: async ({ sessions, cookie, store }) => {
         const other = await issueOn(sessions, "cookie");
         store.failing.add("load");
@@ -607,12 +613,12 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
       refused: outage,
     },
     {
-      row: "cross-site: refused",
+      row: "a cross-site request: refused",
       given: ({ cookie }) => ({ refresh: [cookie.refresh, "junk"], headers: foreign }),
       refused: crossSite,
     },
     {
-      row: "the same session without the prefix: the winner is set, and no twin is partitioned",
+      row: "one session without the cookie prefix: the winner is set, and no partitioned copy is expired",
       options: insecure,
       given: ({ cookie }) => ({ refresh: [cookie.refresh, "junk"] }),
       cookies: ["access expired", "access set", "refresh expired", "refresh set"],

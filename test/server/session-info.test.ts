@@ -16,7 +16,7 @@ const ask = (sessions: TestSessions, presented: Presented) =>
     presented,
   );
 
-/** Sessions whose log tells nothing: what another server did is not known here yet. */
+/** Sessions with a silent change log: changes of another server are not visible yet. */
 function deafSessions(changed: Partial<SessionStore> = {}) {
   const inner = memoryStore();
   const sessions = testSessions({ store: { ...inner, onChange: () => () => {}, ...changed } });
@@ -24,7 +24,7 @@ function deafSessions(changed: Partial<SessionStore> = {}) {
 }
 
 describe("SessionService.GetSession", () => {
-  it("feat:P4 tells who the caller is and when the session ends", async () => {
+  it("feat:P4 returns who the caller is and when the session ends", async () => {
     const { sessions } = deafSessions();
     const { id, access } = await issueOn(sessions, "cookie");
     sessions.clock.advance("1m");
@@ -41,12 +41,12 @@ describe("SessionService.GetSession", () => {
     expect(left).toBeLessThanOrEqual(900 - 60);
   });
 
-  it("needs a session", async () => {
+  it("requires a session", async () => {
     const { hint } = await ask(deafSessions().sessions, {});
     expect(hint).toMatchObject({ action: Action.SIGN_IN, reason: Reason.SESSION_MISSING });
   });
 
-  it("a session that another server ended is not described as alive", async () => {
+  it("does not describe a session as alive that another server has ended", async () => {
     const { inner, sessions } = deafSessions();
     const { id, access } = await issueOn(sessions, "cookie");
     await inner.revoke(id, "revoked");
@@ -56,7 +56,7 @@ describe("SessionService.GetSession", () => {
     expect(cookieEffects(headers)).toEqual(clearsCookies);
   });
 
-  it("a session that the store lost: SIGN_IN, cleared", async () => {
+  it("a session lost by the store: SIGN_IN, tokens cleared", async () => {
     const lost: SessionStore["load"] = async () => ({ now: 0, record: undefined });
     const { sessions } = deafSessions({ load: lost });
     const { access } = await issueOn(sessions, "cookie");
@@ -65,7 +65,7 @@ describe("SessionService.GetSession", () => {
     expect(cookieEffects(headers)).toEqual(clearsCookies);
   });
 
-  it("an outage: Unavailable, kept", async () => {
+  it("an outage: Unavailable, tokens kept", async () => {
     const { sessions } = deafSessions({ load: () => Promise.reject(new Error("down")) });
     const { access } = await issueOn(sessions, "cookie");
     const { error, headers } = await ask(sessions, { access });

@@ -21,7 +21,7 @@ type Options = Partial<
   Pick<SessionsOptions, "origins" | "browserHeaderTransport" | "antiCsrf" | "crossSite" | "cookies">
 >;
 
-/** A service whose one public method signs in with whatever the test says. */
+/** A service with one public method that signs in with the options of the test. */
 function createWorld(options: Options = {}, session: NewSessionOptions = { userId: "alice" }) {
   const store = watchedStore();
   const events: string[] = [];
@@ -49,14 +49,14 @@ function createWorld(options: Options = {}, session: NewSessionOptions = { userI
 const page = "https://app.test.example";
 const options: Options = { origins: [page] };
 
-describe("the transport of a new session", () => {
+describe("transport of a new session", () => {
   const wanted = [undefined, "cookie", "header"] as const;
   const sites = [undefined, "same-origin", "same-site", "cross-site", "none"] as const;
   const origins = [undefined, page, "https://evil.example"] as const;
 
   type Result = "cookie" | "header" | "CROSS_SITE" | "TRANSPORT_REFUSED";
 
-  /** Design 8, in its own words; a request with an `Origin` is a browser's as well. */
+  /** The rule for choosing a transport, restated. A request with an `Origin` also comes from a browser. */
   function expected(
     want: (typeof wanted)[number],
     site: (typeof sites)[number],
@@ -109,7 +109,7 @@ describe("the transport of a new session", () => {
     },
   );
 
-  it("another word is refused", async () => {
+  it("refuses an unknown transport", async () => {
     const { signIn } = createWorld(options);
     const { error, hint } = await signIn({ headers: { "rpcsession-transport": "any" } });
     expect(error?.message).toContain('must be "cookie" or "header"');
@@ -120,17 +120,17 @@ describe("the transport of a new session", () => {
 describe("sec:C17 login CSRF", () => {
   const refused: readonly (readonly [string, Presented, SessionErrorReason])[] = [
     [
-      "cookies are wanted from another site",
+      "refuses cookies for a request from another site",
       { headers: { "rpcsession-transport": "cookie", "sec-fetch-site": "cross-site" } },
       "CROSS_SITE",
     ],
     [
-      "cookies are wanted without a word of where from",
+      "refuses cookies for a request of unknown origin",
       { headers: { "rpcsession-transport": "cookie" } },
       "CROSS_SITE",
     ],
     [
-      "tokens in headers, but there are cookies to expire",
+      "refuses tokens in headers if cookies of the request would have to be expired",
       {
         access: "junk",
         headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
@@ -147,7 +147,7 @@ describe("sec:C17 login CSRF", () => {
     expect(store.inserted).toEqual([]);
   });
 
-  it("the session that came with a refused sign-in lives on", async () => {
+  it("keeps the session that came with a refused sign-in", async () => {
     const { sessions, signIn, store } = createWorld(options);
     const victim = await issueOn(sessions, "cookie");
     await signIn({
@@ -158,14 +158,14 @@ describe("sec:C17 login CSRF", () => {
     expect((await store.store.load(victim.id)).record?.revokedAt).toBeNull();
   });
 
-  it("unchecked lets it pass", async () => {
+  it("accepts any origin with crossSite: unchecked", async () => {
     const { signIn } = createWorld({ ...options, crossSite: "unchecked" });
     const { headers } = await signIn({ headers: { "rpcsession-transport": "cookie" } });
     expect(cookieEffects(headers)).toEqual(["access set", "refresh set"]);
   });
 });
 
-describe("sec:C17 fixation: a session that came along is ended", () => {
+describe("sec:C17 session fixation: a sign-in ends the session of the request", () => {
   interface World {
     readonly sessions: TestSessions;
     readonly store: WatchedStore;
@@ -180,9 +180,13 @@ describe("sec:C17 fixation: a session that came along is ended", () => {
     readonly ends: readonly Name[];
   }
   const rows: readonly Row[] = [
-    { row: "header", given: ({ header }) => ({ bearer: header.access }), ends: ["header"] },
     {
-      row: "header, expired",
+      row: "access token in a header",
+      given: ({ header }) => ({ bearer: header.access }),
+      ends: ["header"],
+    },
+    {
+      row: "expired access token in a header",
       given: ({ header, sessions }) => {
         sessions.clock.advance("16m");
         return { bearer: header.access };
@@ -194,9 +198,13 @@ describe("sec:C17 fixation: a session that came along is ended", () => {
       given: ({ cookie }) => ({ access: cookie.access, refresh: cookie.refresh }),
       ends: ["cookie"],
     },
-    { row: "access cookie", given: ({ cookie }) => ({ access: cookie.access }), ends: ["cookie"] },
     {
-      row: "access cookie, expired",
+      row: "access cookie alone",
+      given: ({ cookie }) => ({ access: cookie.access }),
+      ends: ["cookie"],
+    },
+    {
+      row: "expired access cookie",
       given: ({ cookie, sessions }) => {
         sessions.clock.advance("16m");
         return { access: cookie.access };
@@ -209,7 +217,7 @@ describe("sec:C17 fixation: a session that came along is ended", () => {
       ends: ["cookie"],
     },
     {
-      row: "refresh cookie alone, of an old generation",
+      row: "refresh cookie of an old generation alone",
       given: async ({ cookie, sessions }) => {
         await advanced(sessions, cookie.refresh);
         return { refresh: cookie.refresh };
@@ -217,31 +225,35 @@ describe("sec:C17 fixation: a session that came along is ended", () => {
       ends: ["cookie"],
     },
     {
-      row: "cookies of two sessions: both",
+      row: "cookies of two sessions: ends both",
       given: ({ cookie, other }) => ({ access: cookie.access, refresh: other.refresh }),
       ends: ["cookie", "other"],
     },
     {
-      row: "duplicates of two sessions: both",
+      row: "duplicate cookies of two sessions: ends both",
       given: ({ cookie, other }) => ({ access: [cookie.access, other.access] }),
       ends: ["cookie", "other"],
     },
     {
-      row: "header and cookies: the header's",
+      row: "header and cookies: ends the session of the header",
       given: ({ header, cookie }) => ({ bearer: header.access, access: cookie.access }),
       ends: ["header"],
     },
     {
-      row: "a wrong signature proves nothing",
+      row: "a token with a wrong signature: ends nothing",
       given: ({ cookie, other }) => ({ access: withSignatureOf(cookie.access, other.access) }),
       ends: [],
     },
     {
-      row: "a token of the other transport proves nothing",
+      row: "a token of the other transport: ends nothing",
       given: ({ cookie }) => ({ bearer: cookie.access }),
       ends: [],
     },
-    { row: "junk", given: () => ({ access: "junk", refresh: "junk" }), ends: [] },
+    {
+      row: "malformed tokens: ends nothing",
+      given: () => ({ access: "junk", refresh: "junk" }),
+      ends: [],
+    },
   ];
   it.each(rows)("feat:A7 $row", async ({ given, ends }) => {
     const { sessions, store, signIn } = createWorld(options);
@@ -264,7 +276,7 @@ describe("sec:C17 fixation: a session that came along is ended", () => {
     expect((await store.store.load(created)).record?.revokedAt).toBeNull();
   });
 
-  it("an outage while looking: Unavailable, nothing written, nothing ended", async () => {
+  it("an outage during the lookup: Unavailable, nothing written, nothing ended", async () => {
     const { sessions, store, signIn } = createWorld(options);
     const cookie = await issueOn(sessions, "cookie");
     store.inserted.length = 0;
@@ -279,10 +291,10 @@ describe("sec:C17 fixation: a session that came along is ended", () => {
   });
 });
 
-describe("what is written", () => {
+describe("the response to a sign-in", () => {
   const fromPage: Presented = { headers: { "sec-fetch-site": "same-origin" } };
 
-  it("feat:A1 golden: two Set-Cookie", async () => {
+  it("feat:A1 sets exactly two cookies", async () => {
     const { signIn } = createWorld(options);
     const { headers } = await signIn(fromPage);
     const names = cookieNamesOf();
@@ -293,7 +305,7 @@ describe("what is written", () => {
     ]);
   });
 
-  it("feat:A1 feat:A5 the tokens work", async () => {
+  it("feat:A1 feat:A5 carries tokens that are accepted", async () => {
     const { sessions, signIn } = createWorld(options, { userId: "bob", claims: { role: "admin" } });
     const { headers } = await signIn(fromPage);
     const access = cookieValue(headers, "access") ?? "";
@@ -303,7 +315,7 @@ describe("what is written", () => {
     });
   });
 
-  it("twins of the cookies are expired first", async () => {
+  it("expires other copies of the cookies first", async () => {
     const { signIn } = createWorld(options);
     const { headers } = await signIn({ access: ["junk", "junk"] });
     expect(cookieEffects(headers)).toEqual([
@@ -316,7 +328,7 @@ describe("what is written", () => {
     ]);
   });
 
-  it("header transport beside cookies: the cookies are expired", async () => {
+  it("expires the cookies of the request with header transport", async () => {
     const { signIn } = createWorld({ ...options, browserHeaderTransport: true });
     const { headers } = await signIn({
       access: "junk",
@@ -327,7 +339,7 @@ describe("what is written", () => {
     expect(headers.has("rpcsession-access-token")).toBe(true);
   });
 
-  it("the anti-CSRF token comes with cookies only, and fits", async () => {
+  it("carries a valid anti-CSRF token with cookies, and none without", async () => {
     const { sessions, signIn } = createWorld({ ...options, antiCsrf: "token" });
     const { headers } = await signIn(fromPage);
     const access = cookieValue(headers, "access") ?? "";
@@ -338,7 +350,7 @@ describe("what is written", () => {
   });
 });
 
-describe("misuse is told to the developer, and leaves no session", () => {
+describe("misuse is reported to the developer and creates no session", () => {
   const cyclic: Record<string, unknown> = {};
   cyclic.self = cyclic;
   const bad = (claims: Record<string, unknown>): NewSessionOptions =>
@@ -347,16 +359,16 @@ describe("misuse is told to the developer, and leaves no session", () => {
 
   it.each<[string, NewSessionOptions, RegExp]>([
     [
-      "a slip",
+      "a misspelt option",
       { userId: "a", tenant: "t" } as object as NewSessionOptions,
       /^unknown option "tenant" for the new session; the options are userId,/,
     ],
-    ["userId empty", { userId: "" }, /^userId: must be a string of 1 to 255 characters$/],
-    ["userId too long", { userId: "x".repeat(256) }, /^userId: /],
-    ["userId no string", { userId: 7 as unknown as string }, /^userId: /],
-    ["userId missing", {} as NewSessionOptions, /^userId: /],
-    ["userId half a surrogate pair", { userId: "\ud800" }, /^userId: must be well-formed/],
-    ["tenantId empty", { userId: "a", tenantId: "" }, /^tenantId: /],
+    ["userId empty", { userId: "" }, /^userId must be a string of 1 to 255 characters$/],
+    ["userId too long", { userId: "x".repeat(256) }, /^userId must /],
+    ["userId not a string", { userId: 7 as unknown as string }, /^userId must /],
+    ["userId missing", {} as NewSessionOptions, /^userId must /],
+    ["userId with half a surrogate pair", { userId: "\ud800" }, /^userId must be well-formed/],
+    ["tenantId empty", { userId: "a", tenantId: "" }, /^tenantId must /],
     ...["sub", "iss", "sid", "gen", "exp", "transport", "__proto__"].map(
       (name): [string, NewSessionOptions, RegExp] => [
         `the claim ${name}`,
@@ -366,7 +378,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     ),
     ["a bigint", bad({ n: 1n }), /^claims\.n: a token cannot contain a bigint/],
     [
-      "a date",
+      "a Date",
       bad({ at: new Date(0) }),
       /^claims\.at: a token cannot contain an instance of a class/,
     ],
@@ -381,8 +393,12 @@ describe("misuse is told to the developer, and leaves no session", () => {
       bad({ f: () => secret }),
       /^claims\.f: a token cannot contain a value of type function/,
     ],
-    ["a cycle", bad(cyclic), /^claims\.self contains itself/],
-    ["no object", { userId: "a", claims: "x" as never }, /^claims must be a plain object/],
+    ["a circular reference", bad(cyclic), /^claims\.self contains itself/],
+    [
+      "claims that are not an object",
+      { userId: "a", claims: "x" as never },
+      /^claims must be a plain object/,
+    ],
   ])("feat:A4 feat:N4 %s", async (_, session, message) => {
     const { signIn, store, sessions, events } = createWorld(options, session);
     const answer = await signIn({});
@@ -401,7 +417,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     return records.filter((r) => r?.revokedAt === null).map((r) => r?.id ?? "");
   };
 
-  it("sec:C07 a cookie past 4096 bytes", async () => {
+  it("sec:C07 a cookie larger than 4096 bytes", async () => {
     const claims = { note: "x".repeat(4000) };
     const { signIn, store } = createWorld(options, { userId: "alice", claims });
     const { error, headers } = await signIn({ headers: { "sec-fetch-site": "same-origin" } });
@@ -416,7 +432,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
     expect(byHeader.error).toBeUndefined();
   });
 
-  it("a token past 8192 characters", async () => {
+  it("a token longer than 8192 characters", async () => {
     const claims = { note: "x".repeat(8000) };
     const { signIn, store, sessions } = createWorld(options, { userId: "alice", claims });
     const { error, headers } = await signIn({});
@@ -432,7 +448,7 @@ describe("misuse is told to the developer, and leaves no session", () => {
 
 describe("issue", () => {
   it.each([undefined, "header", "cookie"] as const)(
-    "feat:A2 feat:A3 transport %s",
+    "feat:A2 feat:A3 returns working tokens with transport %s",
     async (transport) => {
       const { sessions } = createWorld();
       const { session, tokens } = await sessions.issue({

@@ -50,7 +50,7 @@ interface Row {
   readonly given: (
     world: World,
   ) => (Presented & { message?: string }) | Promise<Presented & { message?: string }>;
-  /** The sessions that end. */
+  /** The sessions that the call ends. */
   readonly ends?: readonly Name[];
   readonly clears?: boolean;
   readonly refused?: Code;
@@ -60,9 +60,9 @@ const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example"
 
 describe("feat:G8 SignOut", () => {
   const rows: readonly Row[] = [
-    { row: "nothing: nothing happens", given: () => ({}) },
+    { row: "no tokens: nothing happens", given: () => ({}) },
     {
-      row: "both cookies",
+      row: "both cookies: ends their session",
       given: ({ cookie }) => ({ access: cookie.access, refresh: cookie.refresh }),
       ends: ["cookie"],
       clears: true,
@@ -89,7 +89,7 @@ describe("feat:G8 SignOut", () => {
       clears: true,
     },
     {
-      row: "the refresh cookie of the generation before",
+      row: "the refresh cookie of the previous generation",
       given: async ({ cookie, sessions }) => {
         await advanced(sessions, cookie.refresh);
         return { refresh: cookie.refresh };
@@ -98,7 +98,7 @@ describe("feat:G8 SignOut", () => {
       clears: true,
     },
     {
-      row: "the refresh cookie of a generation long gone, which is theft at Refresh",
+      row: "a refresh cookie so old that Refresh would detect reuse",
       given: async ({ cookie, sessions }) => {
         const next = await advanced(sessions, cookie.refresh);
         await advanced(sessions, next.refresh);
@@ -108,24 +108,24 @@ describe("feat:G8 SignOut", () => {
       clears: true,
     },
     {
-      row: "cookies of two sessions",
+      row: "cookies of two sessions: ends both",
       given: ({ cookie, other }) => ({ access: cookie.access, refresh: other.refresh }),
       ends: ["cookie", "other"],
       clears: true,
     },
     {
-      row: "duplicates of two sessions",
+      row: "duplicate cookies of two sessions: ends both",
       given: ({ cookie, other }) => ({ refresh: [cookie.refresh, other.refresh, "junk"] }),
       ends: ["cookie", "other"],
       clears: true,
     },
     {
-      row: "junk cookies: cleared, nothing ends",
+      row: "malformed cookies: cleared, nothing ends",
       given: () => ({ access: "junk", refresh: "junk" }),
       clears: true,
     },
     {
-      row: "a session that has ended already: cleared",
+      row: "a session that has already ended: cleared",
       given: async ({ cookie }) => {
         await cookie.revoke();
         return { refresh: cookie.refresh };
@@ -134,7 +134,7 @@ describe("feat:G8 SignOut", () => {
       clears: true,
     },
     {
-      row: "a session that is past its idle end: cleared",
+      row: "a session whose idle lifetime is over: cleared",
       given: ({ cookie, sessions }) => {
         sessions.clock.advance("15d");
         return { refresh: cookie.refresh };
@@ -157,17 +157,17 @@ describe("feat:G8 SignOut", () => {
       ends: ["header"],
     },
     {
-      row: "a refresh token in the message needs no origin",
+      row: "a refresh token in the message: no origin needed",
       given: ({ header }) => ({ message: header.refresh, headers: foreign }),
       ends: ["header"],
     },
     {
-      row: "junk in the message, a bearer token",
+      row: "a malformed token in the message and a bearer token: the bearer token counts",
       given: ({ header }) => ({ message: "junk", bearer: header.access }),
       ends: ["header"],
     },
     {
-      row: "header and cookies: the header wins, the cookies are expired",
+      row: "header and cookies: the header takes precedence, the cookies are expired",
       given: ({ header, cookie }) => ({
         bearer: header.access,
         access: cookie.access,
@@ -177,16 +177,16 @@ describe("feat:G8 SignOut", () => {
       clears: true,
     },
     {
-      row: "pinned: a cookie's tokens as a header's end nothing",
+      row: "transport binding: tokens of a cookie session in headers end nothing",
       given: ({ cookie }) => ({ bearer: cookie.access, message: cookie.refresh }),
     },
     {
-      row: "pinned: a header's tokens as cookies end nothing",
+      row: "transport binding: tokens of a header session in cookies end nothing",
       given: ({ header }) => ({ access: header.access, refresh: header.refresh }),
       clears: true,
     },
     {
-      row: "cross-site: refused, nothing changed",
+      row: "a cross-site request: refused, nothing changed",
       given: ({ cookie }) => ({
         access: cookie.access,
         refresh: cookie.refresh,
@@ -195,12 +195,12 @@ describe("feat:G8 SignOut", () => {
       refused: Code.PermissionDenied,
     },
     {
-      row: "cross-site with junk: refused, nothing cleared",
+      row: "a cross-site request with malformed tokens: refused, nothing cleared",
       given: () => ({ access: "junk", headers: foreign }),
       refused: Code.PermissionDenied,
     },
     {
-      row: "the store cannot be written: nothing cleared",
+      row: "a store that cannot be written: nothing cleared",
       given: ({ cookie, store }) => {
         store.failing.add("revoke");
         return { access: cookie.access, refresh: cookie.refresh };
@@ -208,7 +208,7 @@ describe("feat:G8 SignOut", () => {
       refused: Code.Unavailable,
     },
     {
-      row: "the store cannot be read: nothing cleared",
+      row: "a store that cannot be read: nothing cleared",
       given: ({ cookie, store }) => {
         store.failing.add("load");
         return { refresh: cookie.refresh };
@@ -216,7 +216,7 @@ describe("feat:G8 SignOut", () => {
       refused: Code.Unavailable,
     },
     {
-      row: "the store cannot be written, header",
+      row: "a store that cannot be written, header session",
       given: ({ header, store }) => {
         store.failing.add("revoke");
         return { message: header.refresh };
@@ -240,7 +240,7 @@ describe("feat:G8 SignOut", () => {
     expect(headers.get("rpcsession-session")?.includes("event=ended") ?? false).toBe(
       ends.length > 0,
     );
-    // It never rotates.
+    // A sign-out never rotates a refresh token.
     expect(world.store.take()).not.toContain("refresh");
     world.store.failing.clear();
     const names: readonly Name[] = ["cookie", "other", "header"];
@@ -250,7 +250,7 @@ describe("feat:G8 SignOut", () => {
     }
   });
 
-  it("its late calls clear nothing, for a minute", async () => {
+  it("late calls of the ended session clear nothing for a minute", async () => {
     const { sessions, cookie } = await createWorld();
     const server = wireServer(sessions.protect({ routes: () => {} }));
     await server.call(SessionService.method.signOut, {}, { refresh: cookie.refresh });
@@ -263,12 +263,12 @@ describe("feat:G8 SignOut", () => {
   });
 });
 
-describe("Session.revoke() in a handler", () => {
+describe("session.revoke() in a handler", () => {
   const notFound = (): never => {
     throw new ConnectError("no such note", Code.NotFound);
   };
 
-  /** One handler for the unary and the streaming method. */
+  /** Serves a unary and a streaming method with the same handler. */
   async function serve(
     handler: (context: HandlerContext, sessions: TestSessions) => Promise<void>,
     afterFirst?: (context: HandlerContext, sessions: TestSessions) => Promise<void>,
@@ -324,7 +324,7 @@ describe("Session.revoke() in a handler", () => {
     ["revoke, then throw", revokeThenThrow, Code.NotFound, clearsCookies, "ended"],
     ["create, then throw", createThenThrow, Code.NotFound, set, "created"],
     ["create, then revoke", createThenRevoke, undefined, clearsCookies, "ended"],
-    ["revoke what create returned", createdRevoked, undefined, clearsCookies, "ended"],
+    ["revoke the session that create returned", createdRevoked, undefined, clearsCookies, "ended"],
   ])("%s, unary and stream", async (_, handler, code, effects, event) => {
     const { server, cookie } = await serve(handler);
     const presented = { access: cookie.access, refresh: cookie.refresh };
@@ -340,7 +340,7 @@ describe("Session.revoke() in a handler", () => {
     expect([stream.error?.code, cookieEffects(stream.headers)]).toEqual([code, effects]);
   });
 
-  it("a header session: create, then revoke leaves no token header", async () => {
+  it("a header session: no token header is left after create and revoke", async () => {
     const { server, header } = await serve(createThenRevoke);
     const { headers } = await server.call(
       NotesService.method.addNote,
@@ -353,7 +353,7 @@ describe("Session.revoke() in a handler", () => {
     expect(headers.getSetCookie()).toEqual([]);
   });
 
-  it("keeps the cookies of others, by exact name", async () => {
+  it("leaves cookies with other names alone", async () => {
     const { server, cookie } = await serve(async (context, sessions) => {
       context.responseHeader.append("set-cookie", "__Host-rpcsession-access2=x");
       context.responseHeader.append("set-cookie", "theme=dark");
@@ -368,7 +368,7 @@ describe("Session.revoke() in a handler", () => {
     expect(headers.getSetCookie()).toContain("theme=dark");
   });
 
-  it("an outage: Unavailable, nothing cleared, the session lives", async () => {
+  it("an outage: Unavailable, nothing cleared, the session stays alive", async () => {
     const { server, cookie, store } = await serve(revoke);
     store.failing.add("revoke");
     const presented = { access: cookie.access };
@@ -378,7 +378,7 @@ describe("Session.revoke() in a handler", () => {
     expect(headers.get("rpcsession-session")).toBeNull();
   });
 
-  it("after the first stream message: the headers are gone, so the next call clears", async () => {
+  it("after the first message of a stream: the next call clears, because the headers were sent", async () => {
     const { server, cookie, store, sessions } = await serve(async () => {}, revoke);
     const stream = await server.stream(
       NotesService.method.watchNotes,
@@ -393,7 +393,7 @@ describe("Session.revoke() in a handler", () => {
     expect(cookieEffects(next.responseHeader)).toEqual(clearsCookies);
   });
 
-  it("create after the first stream message is a mistake, and is told", async () => {
+  it("create after the first message of a stream is reported as misuse", async () => {
     let message: string | undefined;
     const { server, cookie, events } = await serve(
       async () => {},
@@ -405,7 +405,7 @@ describe("Session.revoke() in a handler", () => {
     );
     events.length = 0;
     await server.stream(NotesService.method.watchNotes, {}, { access: cookie.access });
-    expect(message).toMatch(/first message of the stream; call it before that/);
+    expect(message).toMatch(/first message\); call it earlier/);
     expect(events).toEqual([]);
   });
 });

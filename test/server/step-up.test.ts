@@ -44,7 +44,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, api, events, begin, reasonOf, live };
 }
 
-/** A store in which something happens right before a session is inserted. */
+/** A store that runs a function right before it inserts a session. */
 function before(inner: SessionStore, happens: () => Promise<unknown>): SessionStore {
   return {
     ...inner,
@@ -55,14 +55,14 @@ function before(inner: SessionStore, happens: () => Promise<unknown>): SessionSt
   };
 }
 
-/** A proxy cannot be spread. */
+/** Copies the methods of a store, because a proxy cannot be spread. */
 function methodsOf(store: SessionStore): SessionStore {
   const names = Object.keys(memoryStore()) as (keyof SessionStore)[];
   return Object.fromEntries(names.map((name) => [name, store[name]])) as unknown as SessionStore;
 }
 
 describe.each(transports)("reauthenticate in a %s session", (transport) => {
-  it("feat:A7 feat:D14 another id, new tokens, authTime now; all else as it was", async () => {
+  it("feat:A7 feat:D14 changes the id, the tokens and authTime, and nothing else", async () => {
     const { sessions, api, begin, reasonOf, live, events } = createWorld();
     const old = await begin(transport);
     await sessions.updateClaims(old.id, { level: 2 });
@@ -100,7 +100,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     ]);
   });
 
-  it("feat:A7 the former tokens are worth nothing, and clear nothing: the response brought the new ones", async () => {
+  it("feat:A7 the former tokens are refused but not cleared, because the response carried new ones", async () => {
     const { sessions, api, begin, events } = createWorld();
     const old = await begin(transport);
     await api.call(old.presented, (ctx) => sessions.reauthenticate(ctx));
@@ -114,7 +114,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect(events.filter(({ type }) => type === "theft")).toEqual([]);
   });
 
-  it("feat:D13 feat:A9 a life of its own is kept, counted from now", async () => {
+  it("feat:D13 feat:A9 keeps the session's own lifetimes and counts them from now", async () => {
     const { sessions, api, begin } = createWorld();
     const lifetimes = { access: "5m", idle: "1h", absolute: "1d" } as const;
     const old = await begin(transport, { lifetimes });
@@ -133,7 +133,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect((await sessions.find(next.sid))?.idleExpiresAt.getTime()).toBe(now + 5_400_000);
   });
 
-  it("feat:A7 ten at once: one succeeds, one session is left", async () => {
+  it("feat:A7 of ten calls at once, one succeeds and one session is left", async () => {
     const { sessions, api, begin, live, events } = createWorld();
     const old = await begin(transport);
     const answers = await Promise.all(
@@ -152,7 +152,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect(events.filter(({ type }) => type === "created")).toHaveLength(2);
   });
 
-  it("feat:A7 one transaction: when the store fails, the former session lives on", async () => {
+  it("feat:A7 uses one transaction: if the store fails, the former session stays alive", async () => {
     const store = watchedStore();
     const { sessions, api, begin, reasonOf, live } = createWorld({ store: store.store });
     const old = await begin(transport);
@@ -170,7 +170,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect(await live()).toHaveLength(1);
   });
 
-  it("feat:B11 feat:A7 an outage right after it takes nothing back", async () => {
+  it("feat:B11 feat:A7 succeeds even if an outage begins right after the insert", async () => {
     const store = watchedStore();
     const failing: SessionStore = {
       ...methodsOf(store.store),
@@ -188,7 +188,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect(accessOf(answer)).toBeDefined();
   });
 
-  it("feat:A7 not for a session that was ended meanwhile, even in the last moment", async () => {
+  it("feat:A7 refuses a session that ended in the meantime, even right before the insert", async () => {
     const inner = memoryStore();
     const ends: { id: string | undefined } = { id: undefined };
     const store = before(inner, async () => ends.id && inner.revoke(ends.id, "revoked"));
@@ -202,7 +202,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect(await live()).toEqual([]);
   });
 
-  it("feat:A7 after a stream's first message: told to the developer, nothing changes", async () => {
+  it("feat:A7 is reported as misuse after the first message of a stream, and changes nothing", async () => {
     const { sessions, api, begin, live } = createWorld();
     const old = await begin(transport);
     const answer = await api.stream(
@@ -212,7 +212,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     );
     expect(answer.error?.code).toBe(Code.Internal);
     expect(answer.error?.rawMessage).toMatch(
-      /^sessions\.reauthenticate: the response headers were sent/,
+      /^sessions\.reauthenticate: the response headers have already been sent/,
     );
     expect((await live()).map(({ id }) => id)).toEqual([old.id]);
     const early = await api.stream(old.presented, (ctx) => sessions.reauthenticate(ctx));
@@ -220,7 +220,7 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
     expect(accessOf(early)).toBeDefined();
   });
 
-  it("feat:A7 feat:E1 then updateClaims: a sign-in with the new claims", async () => {
+  it("feat:A7 feat:E1 followed by updateClaims reports a sign-in with the new claims", async () => {
     const { sessions, api, begin } = createWorld();
     const old = await begin(transport);
     const answer = await api.call(old.presented, async (ctx) => {
@@ -234,14 +234,14 @@ describe.each(transports)("reauthenticate in a %s session", (transport) => {
 });
 
 describe.each(transports)("fork of a %s session", (transport) => {
-  it("feat:A2 feat:D14 a second session that says the same, ends no later, and is handed over in headers", async () => {
+  it("feat:A2 feat:D14 creates a session with the same content that ends no later and uses headers", async () => {
     const { sessions, api, begin, live } = createWorld();
     const parent = await begin(transport);
     const { authTime, expiresAt } = (await sessions.find(parent.id)) ?? {};
     sessions.clock.advance("10m");
     const answer = await api.call(parent.presented, (ctx) => sessions.fork(ctx, { label: "cli" }));
     expect(answer.error).toBeUndefined();
-    // Nothing of it is in the response.
+    // The response carries none of its tokens.
     expect(
       [...answer.headers.keys()].filter((name) => /token|rpcsession-session|set-cookie/.test(name)),
     ).toEqual([]);
@@ -262,7 +262,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(sorted((await live()).map(({ id }) => id))).toEqual(sorted([parent.id, session?.id]));
   });
 
-  it("feat:D1 feat:D2 the two refresh side by side for weeks, and never end in theft", async () => {
+  it("feat:D1 feat:D2 both sessions refresh for weeks without triggering reuse detection", async () => {
     const { sessions, api, begin, events } = createWorld();
     const parent = await begin(transport);
     const { result } = await api.call(parent.presented, (ctx) => sessions.fork(ctx));
@@ -286,7 +286,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(events.filter(({ type }) => type === "theft")).toEqual([]);
   });
 
-  it("feat:G1 to end one leaves the other alone", async () => {
+  it("feat:G1 ending one session does not end the other", async () => {
     const { sessions, api, begin, reasonOf } = createWorld();
     const parent = await begin(transport);
     const { result } = await api.call(parent.presented, (ctx) => sessions.fork(ctx));
@@ -295,7 +295,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await reasonOf(parent.presented)).toBe("SESSION_REVOKED");
   });
 
-  it("feat:G3 not after its parent was ended, even in the last moment", async () => {
+  it("feat:G3 is refused if its parent has ended, even right before the insert", async () => {
     const inner = memoryStore();
     const ends: { id: string | undefined } = { id: undefined };
     const store = before(inner, async () => ends.id && inner.revoke(ends.id, "revoked"));
@@ -308,7 +308,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await live()).toEqual([]);
   });
 
-  it("feat:G3 not in the call that ended its parent", async () => {
+  it("feat:G3 is refused in the call that ended its parent", async () => {
     const { sessions, api, begin, live } = createWorld();
     const parent = await begin(transport);
     const answer = await api.call(parent.presented, async (ctx) => {
@@ -319,7 +319,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect(await live()).toEqual([]);
   });
 
-  it("feat:D13 feat:A9 a shorter life, and never one past its parent's", async () => {
+  it("feat:D13 feat:A9 accepts shorter lifetimes and never outlives its parent", async () => {
     const { sessions, api, begin } = createWorld();
     const parent = await begin(transport, { lifetimes: { absolute: "10d", idle: "2d" } });
     sessions.clock.advance("1m");
@@ -347,7 +347,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     }
   });
 
-  it("feat:A8 it counts, and never ends the session it comes from", async () => {
+  it("feat:A8 counts towards the session limit and never ends its parent", async () => {
     const { sessions, api, begin, live } = createWorld({ sessionsPerUser: { max: 2 } });
     const parent = await begin(transport);
     sessions.clock.advance("1s");
@@ -363,7 +363,7 @@ describe.each(transports)("fork of a %s session", (transport) => {
     expect((await one.live()).map(({ id }) => id)).toEqual([only.id]);
   });
 
-  it("feat:A3 in cookies where they are asked for", async () => {
+  it("feat:A3 uses cookies on request", async () => {
     const { sessions, api, begin, reasonOf } = createWorld();
     const parent = await begin(transport);
     const { result } = await api.call(parent.presented, (ctx) =>
@@ -376,9 +376,9 @@ describe.each(transports)("fork of a %s session", (transport) => {
   });
 });
 
-describe("feat:E3 what is changed in the very moment", () => {
+describe("feat:E3 a change right before the insert", () => {
   it.each(transports)(
-    "feat:E3 feat:A7 a role that is taken away while a session begins anew, or is forked, is gone: %s",
+    "feat:E3 feat:A7 a role removed during reauthenticate or fork is absent from the new session: %s",
     async (transport) => {
       for (const name of ["reauthenticate", "fork"] as const) {
         const inner = memoryStore();
@@ -414,7 +414,7 @@ describe("feat:E3 what is changed in the very moment", () => {
   );
 });
 
-describe("what is no step up", () => {
+describe("edge cases of step-up and fork", () => {
   it.each(["reauthenticate", "fork"] as const)(
     "feat:A7 %s without a session: Unauthenticated",
     async (name) => {
@@ -426,7 +426,7 @@ describe("what is no step up", () => {
   );
 
   it.each(transports)(
-    "feat:A7 twice in one call: one session is left, the one whose tokens are in the response: %s",
+    "feat:A7 twice in one call leaves only the session whose tokens are in the response: %s",
     async (transport) => {
       const { sessions, api, begin, live } = createWorld();
       const old = await begin(transport);
@@ -450,7 +450,7 @@ describe("what is no step up", () => {
   );
 
   it.each(transports)(
-    "feat:A7 feat:G1 the handle of the former session takes nothing from the new one: %s",
+    "feat:A7 feat:G1 the handle of the former session cannot affect the new one: %s",
     async (transport) => {
       const { sessions, api, begin, live } = createWorld();
       const old = await begin(transport);
@@ -467,7 +467,7 @@ describe("what is no step up", () => {
     },
   );
 
-  it("feat:C1 feat:A7 the anti-CSRF token of the new session comes with it, and stays through a change of claims", async () => {
+  it("feat:C1 feat:A7 the response carries the new anti-CSRF token, and updateClaims does not remove it", async () => {
     const { sessions, api, begin } = createWorld({ antiCsrf: "token" });
     const old = await begin("cookie");
     const csrf = (await api.refresh("cookie", old.refresh)).headers.get("rpcsession-csrf") ?? "";
@@ -482,31 +482,31 @@ describe("what is no step up", () => {
     expect((await api.call({ access, csrf }, () => {})).hint?.reason).toBe(Reason.ANTI_CSRF);
   });
 
-  it("feat:A3 feat:N4 a transport that is none", async () => {
+  it("feat:A3 feat:N4 an invalid transport is refused", async () => {
     const { sessions, api, begin, live } = createWorld();
     const { presented } = await begin("header");
     const given = { transport: "body" } as never;
     const { error } = await api.call(presented, (ctx) => sessions.fork(ctx, given));
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toBe('transport: must be "header" or "cookie"');
+    expect(error?.rawMessage).toBe('transport must be "header" or "cookie"');
     await expect(sessions.issue({ userId: "alice", transport: "body" as never })).rejects.toThrow(
-      'transport: must be "header" or "cookie"',
+      'transport must be "header" or "cookie"',
     );
     expect(await live()).toHaveLength(1);
   });
 
-  it("feat:N4 labels that are none", async () => {
+  it("feat:N4 invalid labels are refused", async () => {
     const { sessions, api, begin } = createWorld();
     const { presented } = await begin("header");
     for (const label of ["", "x".repeat(256), "\u0000", 7]) {
       const { error } = await api.call(presented, (ctx) => sessions.fork(ctx, { label } as never));
       expect(error?.code).toBe(Code.Internal);
-      expect(error?.rawMessage).toMatch(/^label: must be/);
+      expect(error?.rawMessage).toMatch(/^label must be/);
     }
   });
 
   it.each(transports)(
-    "feat:A7 signing in on top of a session ends it, so that nobody's id is fixed: %s",
+    "feat:A7 a sign-in ends the session of the request, which prevents session fixation: %s",
     async (transport) => {
       const { sessions, api, begin, events } = createWorld();
       const planted = await begin(transport, { userId: "mallory", tenantId: "evil" });

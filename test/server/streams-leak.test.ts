@@ -14,14 +14,14 @@ import {
 import { heldMegabytes } from "../helpers/upload.ts";
 
 const batches = 8;
-/** Of each kind over each wire. */
+/** Streams per batch, of each kind over each wire. */
 const perCell = 20;
 
-it("feat:Q2, feat:G7: 2,000 streams, half of them revoked, leave nothing behind", async () => {
+it("feat:Q2 feat:G7 2,000 streams, half of them revoked, leak nothing", async () => {
   const world = await start();
   let opened = 0;
   let revoked = 0;
-  // The first batch makes what stays: sockets that listen, caches, compiled code.
+  // The first batch allocates what stays: listening sockets, caches, compiled code.
   const done = await runBatch(world);
   const before = await held(world);
   opened += done.opened;
@@ -37,12 +37,12 @@ it("feat:Q2, feat:G7: 2,000 streams, half of them revoked, leave nothing behind"
   expect(revoked * 2).toBe(opened);
   expect(counted).toEqual(countedBefore);
   expect(counted).toMatchObject({ listeners: 0 });
-  // Those of the engine; one more or less while it reads the log.
+  // The engine's own timers: one more or less while it reads the log.
   expect(Math.abs(timers - timersBefore)).toBeLessThanOrEqual(1);
-  // A revocation stays for as long as an access token may live, in about 250 bytes.
+  // A revocation takes about 250 bytes for the maximum lifetime of an access token.
   expect(megabytes - megabytesBefore).toBeLessThan(10);
   await world.server.close();
-  // Nothing of the streams keeps the clock busy once the sessions are closed.
+  // No timer is left once the sessions are closed.
   expect(world.timers()).toBe(0);
 }, 60_000);
 
@@ -51,7 +51,7 @@ interface World {
   readonly timers: () => number;
 }
 
-/** What has to be as it was. */
+/** Measures the resources that must not grow. */
 async function held({ server, timers }: World) {
   const resources: Record<string, number> = {};
   for (const name of process.getActiveResourcesInfo()) {
@@ -66,7 +66,7 @@ async function held({ server, timers }: World) {
   };
 }
 
-/** Opens streams of every kind over every wire, ends each in one of four ways, and waits for all of it. */
+/** Opens streams of every kind over every wire, ends each in one of three ways, and waits for the end. */
 async function runBatch({ server }: World) {
   const clients = streamCells.map((cell) => ({ ...cell, client: connectTo(server, cell.wire) }));
   const streams: OpenedStream[] = [];
@@ -106,7 +106,7 @@ async function runBatch({ server }: World) {
   return { opened: streams.length, revoked: ways.revoked };
 }
 
-/** Waits until both sides have let go of their sockets: no change for a tenth of a second. */
+/** Waits until both sides have closed their sockets: no change for a tenth of a second. */
 async function connectionsGone(): Promise<void> {
   let open = Number.NaN;
   for (let same = 0; same < 5; ) {
@@ -122,7 +122,7 @@ async function start(): Promise<World> {
   return { server: await startStreams({ clock }), timers: pending };
 }
 
-/** A clock that knows how many timers are set. */
+/** A clock that counts its pending timers. */
 function countedClock(): { readonly clock: FakeClock; readonly pending: () => number } {
   const clock = createFakeClock();
   const timers = new Set<object>();

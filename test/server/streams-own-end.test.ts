@@ -45,7 +45,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     }
   }
 
-  /** The messages that came, what ended the stream, and the headers of its answer. */
+  /** Returns the messages, the error that ended the stream, and the response headers. */
   async function watch(onMessage: (text: string, header: Headers) => unknown = () => {}) {
     const { tokens } = await issue(server, "header");
     const texts: (string | undefined)[] = [];
@@ -70,7 +70,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     return { texts, error, header };
   }
 
-  it("sends one more message, and ends then", async () => {
+  it("can send one more message, then the stream ends", async () => {
     handler = async function* (_context, session) {
       yield "hello";
       await session.revoke();
@@ -87,7 +87,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     await isOver;
   });
 
-  it("may end its stream well, and tells in its headers that the session is over", async () => {
+  it("can end its stream successfully; the headers report the end of the session", async () => {
     handler = async function* (_context, session) {
       yield* [];
       await session.revoke();
@@ -98,7 +98,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     expect(header.get("rpcsession-session")).toMatch(/^event=ended&/);
   });
 
-  it("may fail by its own error", async () => {
+  it("can fail with its own error", async () => {
     handler = async function* (_context, session) {
       yield "hello";
       await session.revoke();
@@ -107,7 +107,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     expect((await watch()).error?.code).toBe(Code.NotFound);
   });
 
-  it("is let go of after 5 s when it does neither", async () => {
+  it("is released after 5 s if it does neither", async () => {
     let aborted: unknown;
     const revoked = Promise.withResolvers<void>();
     handler = async function* ({ signal }, session) {
@@ -134,7 +134,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
     expect(hintOf(aborted as ConnectError)).toMatchObject({ reason: Reason.SESSION_REVOKED });
   });
 
-  it("goes on as long as the session that it signed in to instead", async () => {
+  it("continues as long as the session that it created instead", async () => {
     const created: Session[] = [];
     handler = async function* (context, session) {
       created.push(session, await sessions.create(context, { userId: "bob" }));
@@ -160,7 +160,7 @@ describe.each(streamWires)("a handler that ends the session of its own stream, $
 });
 
 it.each(streamWires.slice(0, 1))(
-  "a handler whose own end never comes through outlives one from elsewhere by seconds",
+  "a handler whose own revoke hangs ends within seconds after a revoke from elsewhere",
   async (wire) => {
     const inner = watchedStore();
     const store = watchedStore(inner.store);
@@ -176,7 +176,7 @@ it.each(streamWires.slice(0, 1))(
     async function* watchNotes(_request: unknown, context: HandlerContext) {
       store.hanging.add("revoke");
       void sessions?.require(context).revoke();
-      // In step with who reads, whose reading moves the clock.
+      // Wait for the reader, because its reading moves the clock.
       for (let sent = 1; !context.signal.aborted; sent++) {
         yield {};
         do {

@@ -65,7 +65,7 @@ async function start(
   return { server, client, store };
 }
 
-/** Lets time pass, and everything happen that happens meanwhile. */
+/** Advances the clock and lets pending work run after every second. */
 async function pass({ server }: Pick<World, "server">, seconds: number): Promise<void> {
   for (let i = 0; i < seconds; i++) {
     server.sessions.clock.advance("1s");
@@ -83,21 +83,21 @@ async function expectEnd(stream: OpenedStream, code: Code, action: Action, reaso
 
 const kind = "server stream";
 
-describe("feat:Q2: a stream that ends on revoke", () => {
-  it("outlives its access token, and not the idle end of its session", async () => {
+describe("feat:Q2 a stream that ends on revoke", () => {
+  it("outlives its access token, but not the idle end of its session", async () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
     await pass(world, 599);
     expect(stream.run.isOver).toBe(false);
     await pass(world, 2);
     await stream.run.over;
-    // The store may have told a moment before that the session is over; else a refresh will.
+    // The stream may have asked the store just before; otherwise the client's refresh finds out.
     const error = await stream.ended;
     expect(error?.code).toBe(Code.Unauthenticated);
     expect([Reason.TOKEN_EXPIRED, Reason.SESSION_EXPIRED]).toContain(hintOf(error)?.reason);
   });
 
-  it("outlives the idle end that a refresh has moved, and not the absolute one", async () => {
+  it("outlives an idle end moved by a refresh, but not the absolute end", async () => {
     const world = await start("endOnRevoke");
     const { session, tokens } = await issue(world.server, "header");
     const headers = { authorization: `Bearer ${tokens.access}` };
@@ -118,7 +118,7 @@ describe("feat:Q2: a stream that ends on revoke", () => {
     expect(hintOf(await stream.ended)?.session).toBe(session.id);
   });
 
-  it("feat:G7: ends when its session is revoked after its access token expired", async () => {
+  it("feat:G7 ends when its session is revoked after its access token expired", async () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
     await pass(world, 300);
@@ -127,7 +127,7 @@ describe("feat:Q2: a stream that ends on revoke", () => {
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
   });
 
-  it("asks the store once in the life of an access token, and then before the end it knows", async () => {
+  it("asks the store once per access token lifetime, shortly before the known end", async () => {
     const world = await start("endOnRevoke");
     await openStream(world.server, world.client, { kind });
     await pass(world, 50);
@@ -136,7 +136,7 @@ describe("feat:Q2: a stream that ends on revoke", () => {
     expect(world.store.take().filter((call) => call === "load")).toHaveLength(1);
   });
 
-  it("ends with its access token where the store does not answer", async () => {
+  it("ends with its access token if the store does not answer", async () => {
     const world = await start("endOnRevoke");
     const stream = await openStream(world.server, world.client, { kind });
     world.store.failing.add("load");
@@ -146,7 +146,7 @@ describe("feat:Q2: a stream that ends on revoke", () => {
     await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
   });
 
-  it("ends when the store says that the session is over, although the log said nothing", async () => {
+  it("ends when the store reports the end of the session, even if the log did not", async () => {
     const world = await start("endOnRevoke", { maxStreamStaleness: "10m" });
     const stream = await openStream(world.server, world.client, { kind });
     world.store.hanging.add("changes");
@@ -158,7 +158,7 @@ describe("feat:Q2: a stream that ends on revoke", () => {
   });
 });
 
-describe("feat:Q2: a stream that never ends with its session", () => {
+describe("feat:Q2 a stream that never ends with its session", () => {
   it("outlives expiry, revocation and a silent log", async () => {
     const world = await start("never");
     const stream = await openStream(world.server, world.client, { kind });
@@ -171,7 +171,7 @@ describe("feat:Q2: a stream that never ends with its session", () => {
   });
 });
 
-describe("feat:Q2: a stream without a session", () => {
+describe("feat:Q2 a stream without a session", () => {
   it("is not watched", async () => {
     const methods = { "notes.v1.NotesService/WatchNotes": { auth: "optional" } } as const;
     const world = await start("endOnExpiry", { methods });
@@ -186,7 +186,7 @@ describe("feat:Q2: a stream without a session", () => {
   });
 });
 
-describe("feat:G7: revocations of another server", () => {
+describe("feat:G7 revocations of another server", () => {
   it("end the streams of this one", async () => {
     const store = memoryStore();
     const clock = createFakeClock();
@@ -213,7 +213,7 @@ describe("a change log that cannot be read", () => {
     }
     world.store[how].add("changes");
     await pass(world, 50);
-    // A read that hangs is one only after an answer could have come.
+    // A read only counts as hanging once an answer could have arrived.
     await new Promise((resolve) => setTimeout(resolve, 2));
     expect(streams.map(({ run }) => run.isOver)).toEqual(streams.map(() => false));
     await pass(world, 11);
@@ -226,11 +226,11 @@ describe("a change log that cannot be read", () => {
       expect(wait).toBeLessThanOrEqual(10_001);
       waits.add(wait);
     }
-    // They do not come back all at once.
+    // The streams must not reconnect all at once.
     expect(waits.size).toBeGreaterThan(1);
   });
 
-  it("ends streams as late as maxStreamStaleness says", async () => {
+  it("ends streams only after maxStreamStaleness", async () => {
     const world = await start("endOnExpiry", {
       ...{ maxStreamStaleness: "5m", lifetimes: { access: "15m" } },
     });
@@ -242,7 +242,7 @@ describe("a change log that cannot be read", () => {
     await expectEnd(stream, ...lost);
   });
 
-  it("ends nothing once it can be read again", async () => {
+  it("ends no stream if it can be read again in time", async () => {
     const world = await start("endOnExpiry", { lifetimes: { access: "15m" } });
     const stream = await openStream(world.server, world.client, { kind });
     for (let i = 0; i < 5; i++) {
@@ -254,18 +254,18 @@ describe("a change log that cannot be read", () => {
     expect(stream.run.isOver).toBe(false);
   });
 
-  it("ends nothing because the process was asleep", async () => {
+  it("ends no stream because the process was suspended", async () => {
     const world = await start("endOnRevoke", { lifetimes: { access: "15m" } });
     const stream = await openStream(world.server, world.client, { kind });
     world.server.sessions.clock.advance("14m");
     await pass(world, 10);
     expect(stream.run.isOver).toBe(false);
-    // What was revoked meanwhile is known after the first read.
+    // The first read reports the sessions revoked in the meantime.
     await stream.revoke();
     await stream.run.over;
   });
 
-  it.each([4, 8])("waits some seconds for an answer after a sleep: %i s", async (seconds) => {
+  it.each([4, 8])("waits some seconds for an answer after a suspension: %i s", async (seconds) => {
     const fake = createFakeClock();
     let slept = 0;
     const clock = { ...fake, monotonic: () => fake.monotonic() + slept };
@@ -293,22 +293,22 @@ describe("a change log that cannot be read", () => {
     expect(stream.run.isOver).toBe(seconds > 5);
   });
 
-  it("maxStreamStaleness: less than maxStaleness is refused at construction", () => {
+  it("maxStreamStaleness shorter than maxStaleness is refused at construction", () => {
     const options = { maxStaleness: "30s", maxStreamStaleness: "20s" } as const;
     expect(() => testSessions(options)).toThrow(
       /^maxStreamStaleness must be at least maxStaleness \(30s\), got 20s$/,
     );
   });
 
-  it.each(["1s", "11m", "soon"])("maxStreamStaleness: %s is refused at construction", (value) => {
+  it.each(["1s", "11m", "soon"])("maxStreamStaleness %s is refused at construction", (value) => {
     expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(
       /^maxStreamStaleness\b/,
     );
   });
 });
 
-describe("a change log that has lost changes", () => {
-  it("feat:G7: each stream's session is looked up in the store", async () => {
+describe("a change log that has lost entries", () => {
+  it("feat:G7 makes every stream ask the store about its session", async () => {
     const inner = memoryStore();
     let lostAt: number | undefined;
     const changes: typeof inner.changes = async (...args) => ({
@@ -326,13 +326,13 @@ describe("a change log that has lost changes", () => {
     await pass(world, 20);
     await expectEnd(stream, Code.Unauthenticated, Action.SIGN_IN, Reason.SESSION_REVOKED);
     expect(other.run.isOver).toBe(false);
-    // And that one ends when its time has come, not before and not later.
+    // The other stream ends when its own access token expires.
     await pass(world, 82);
     await expectEnd(other, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
   });
 });
 
-describe("feat:Q2: a method whose check is none", () => {
+describe("feat:Q2 a method with check: none", () => {
   const check = (stream: "endOnExpiry" | "endOnRevoke") => ({
     methods: { "notes.v1.NotesService/WatchNotes": { check: "none", stream } } as const,
   });
@@ -348,7 +348,7 @@ describe("feat:Q2: a method whose check is none", () => {
     await expectEnd(stream, Code.Unauthenticated, Action.REFRESH, Reason.TOKEN_EXPIRED);
   });
 
-  it("ends them on revocation where it says so", async () => {
+  it("ends its streams on revocation with stream: endOnRevoke", async () => {
     const world = await start("endOnRevoke", check("endOnRevoke"));
     const stream = await openStream(world.server, world.client, { kind });
     expect(world.server.sessions.health().streams).toBe(1);
@@ -359,7 +359,7 @@ describe("feat:Q2: a method whose check is none", () => {
 });
 
 describe("sessions.close", () => {
-  it("ends open streams: nobody would tell them of anything any more", async () => {
+  it("ends open streams, because they would no longer learn of revocations", async () => {
     const world = await start("endOnExpiry");
     const stream = await openStream(world.server, world.client, { kind });
     await world.server.sessions.close();
@@ -369,8 +369,8 @@ describe("sessions.close", () => {
   });
 });
 
-describe("the parts by hand", () => {
-  it("feat:G7: the interceptor alone ends streams, also in memory", async () => {
+describe("the interceptor without protect", () => {
+  it("feat:G7 ends streams, also with an in-memory transport", async () => {
     const sessions = testSessions();
     const service = streamingService(sessions);
     const routes = (router: ConnectRouter): void => {
@@ -404,14 +404,14 @@ describe("the parts by hand", () => {
   });
 });
 
-describe("whose clock counts", () => {
-  it("the store's: a jump of it ends what it makes old", async () => {
+describe("the clock that counts", () => {
+  it("is the store's clock: a jump ends streams that expire by it", async () => {
     const storeClock = createFakeClock();
     const inner = memoryStore();
     const store = { ...watchedStore(inner).store, open: () => inner.open({ clock: storeClock }) };
     const world = await start("endOnExpiry", { store });
     const stream = await openStream(world.server, world.client, { kind });
-    // This server's wall clock says nothing.
+    // The wall clock of this server does not matter.
     world.server.sessions.clock.setNow(Date.now() + 1e10);
     await pass(world, 5);
     expect(stream.run.isOver).toBe(false);
@@ -422,11 +422,11 @@ describe("whose clock counts", () => {
 });
 
 describe("a message", () => {
-  it("feat:Q2: stays behind once the session's time is over, also where no timer goes off", async () => {
+  it("feat:Q2 is not sent after the session has expired, even if no timer fires", async () => {
     const fake = createFakeClock();
     const clock = { ...fake, after: () => () => {} };
     const world = await start("endOnExpiry", { clock });
-    const manner = "sends on and on";
+    const manner = "keeps sending";
     const stream = await openStream(world.server, world.client, { kind, manner });
     fake.advance("2m");
     const made = stream.run.count;
@@ -437,7 +437,7 @@ describe("a message", () => {
 });
 
 describe("a session that ends between the gate and the handler", () => {
-  it("feat:G7: its stream never gets to the handler", async () => {
+  it("feat:G7 its stream never reaches the handler", async () => {
     let revoke = async (): Promise<void> => {};
     const server = await startStreams({}, { router: { requestGate: () => revoke() } });
     const client = connectTo(server, wire);
@@ -461,7 +461,7 @@ describe("a session that ends between the gate and the handler", () => {
 
 describe("a service that only verifies", () => {
   it.each(["endOnExpiry", "endOnRevoke"] as const)(
-    "feat:Q2: ends streams when their access token expires (%s)",
+    "feat:Q2 ends streams when their access token expires (%s)",
     async (stream) => {
       const issuer = testSessions({ lifetimes });
       const { clock } = issuer;

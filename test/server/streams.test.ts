@@ -20,7 +20,7 @@ import {
   tick,
 } from "../helpers/streams.ts";
 
-/** The stream is over, for its client and for its handler, and both know why. */
+/** Waits until client and handler have ended, and checks that both received the same reason. */
 async function endOf(stream: OpenedStream) {
   const error = await stream.ended;
   await stream.run.over;
@@ -54,7 +54,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     procedure: procedures[kind],
   });
 
-  it("feat:Q2: ends when its access token expires, and not before", async () => {
+  it("feat:Q2 ends when its access token expires, and not before", async () => {
     const stream = await openStream(server, client, { kind });
     server.sessions.clock.advance("14m");
     await tick();
@@ -66,7 +66,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     });
   });
 
-  it("feat:G7: ends when its session is revoked, and no other does", async () => {
+  it("feat:G7 ends when its session is revoked; other streams continue", async () => {
     const stream = await openStream(server, client, { kind });
     const other = await openStream(server, client, { kind });
     await stream.revoke();
@@ -80,23 +80,24 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     ).toBeUndefined();
   });
 
-  it("feat:G7: ends while its handler does something else than to read or write", async () => {
-    const manner = kind === "server stream" ? "waits for its signal" : "thinks about a request";
+  it("feat:G7 ends even if its handler neither reads nor writes", async () => {
+    const manner =
+      kind === "server stream" ? "waits for its signal" : "waits while handling a request";
     const stream = await openStream(server, client, { kind, manner });
     await stream.revoke();
     expect(await endOf(stream)).toEqual(ended(stream.session, Reason.SESSION_REVOKED));
   });
 
-  it("feat:G7: ends when its user signs out by another call", async () => {
+  it("feat:G7 ends when its user signs out with another call", async () => {
     const { session, tokens } = await issue(server, "header");
     const headers = { authorization: `Bearer ${tokens.access}` };
     const stream = await openStream(server, client, { kind, headers });
     await createClient(SessionService, client.transport).signOut({}, { headers });
-    // The tokens are the signing out call's to clear.
+    // The response to the sign-out clears the tokens, not the stream.
     expect(await endOf(stream)).toEqual(ended(session.id, Reason.SESSION_REVOKED, Tokens.KEEP));
   });
 
-  it("feat:G7: ends when a refresh token of its session was stolen", async () => {
+  it("feat:G7 ends when reuse of a refresh token is detected", async () => {
     const { session, tokens } = await issue(server, "header");
     const service = createClient(SessionService, client.transport);
     let refreshToken = tokens.refresh;
@@ -111,7 +112,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
           },
         },
       );
-    // Confirmed by use, advanced, confirmed; then the overlap passes.
+    // Confirm the token by using it, rotate it, confirm its successor, then let the overlap pass.
     for (let i = 0; i < 3; i++) {
       server.sessions.clock.advance("2m");
       await refresh();
@@ -124,7 +125,7 @@ describe.each(streamCells)("an open $name", ({ kind, wire }) => {
     expect(await endOf(stream)).toEqual(ended(session.id, Reason.TOKEN_THEFT));
   });
 
-  it("lets go of a handler whose client goes away", async () => {
+  it("releases its handler when the client disconnects", async () => {
     const stream = await openStream(server, client, { kind });
     stream.cancel();
     await stream.run.over;
@@ -144,25 +145,25 @@ describe.each(streamWires)("a server stream over $name", (wire) => {
     await server.close();
   });
 
-  it.each<Manner>(["waits for its signal", "is deaf", "sends on and on"])(
-    "feat:Q2: ends although its handler %s, and sends nothing more",
+  it.each<Manner>(["waits for its signal", "ignores its signal", "keeps sending"])(
+    "feat:Q2 ends even if its handler %s, and sends no more messages",
     async (manner) => {
       const stream = await openStream(server, client, { kind: "server stream", manner });
       await stream.revoke();
       const made = stream.run.count;
       expect((await stream.ended)?.code).toBe(Code.Unauthenticated);
-      expect(stream.run.isOver).toBe(manner !== "is deaf");
-      server.service.deafUntil.resolve();
+      expect(stream.run.isOver).toBe(manner !== "ignores its signal");
+      server.service.ignoresUntil.resolve();
       await stream.run.over;
-      // One may have been on its way to the transport.
+      // One message may already have been on its way to the transport.
       expect(stream.run.count - made).toBeLessThanOrEqual(1);
       expect(stream.messages.length).toBeLessThanOrEqual(made);
     },
   );
 });
 
-describe.each(["h1", "h2c"] as const)("a client that reads no more, over %s", (http) => {
-  it("feat:Q2: does not hold its handler", async () => {
+describe.each(["h1", "h2c"] as const)("a client that stops reading, over %s", (http) => {
+  it("feat:Q2 does not block its handler", async () => {
     const server = await startStreams();
     onTestFinished(() => server.close());
     const { tokens } = await issue(server, "header");
@@ -179,12 +180,12 @@ describe.each(["h1", "h2c"] as const)("a client that reads no more, over %s", (h
     expect(runs[0]?.isOver).toBe(false);
     server.sessions.clock.advance("15m");
     await runs[0]?.over;
-    // What is in the pipe is read yet, and then why it ended.
+    // The client still reads the buffered messages, then the reason.
     expect(await client.readOn()).toContain("the access token has expired");
   });
 });
 
-/** Sends a server-streaming call, and reads nothing of the answer until told to. */
+/** Sends a server-streaming call but reads the response only on `readOn`. */
 async function readNothing(
   server: StreamServer,
   http: "h1" | "h2c",
@@ -208,7 +209,7 @@ async function readNothing(
   }
   stream.pause();
   return {
-    /** The last that comes. */
+    /** Reads the rest of the response and returns its last part. */
     async readOn(): Promise<string> {
       let last = "";
       for await (const chunk of stream) {

@@ -41,7 +41,7 @@ const setRole = ({ sessions }: World) => {
 };
 
 describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (transport) => {
-  it("feat:E1 feat:A2 gives a token that says so, and ends when the former one would", async () => {
+  it("feat:E1 feat:A2 writes a token with the new claims and the expiry of the former one", async () => {
     const world = createWorld();
     const { presented, access, refresh, id } = await world.signedIn(transport, { team: "a" });
     world.sessions.clock.advance("2m");
@@ -70,12 +70,12 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
       (context) => world.sessions.require(context).claims.role,
     );
     expect(next.result).toBe("editor");
-    // The refresh token of the sign-in still is the one.
+    // The refresh token of the sign-in is still valid.
     const again = await world.api.refresh(transport, refresh);
     expect(payloadOf(accessOf(again))).toMatchObject({ role: "editor", cv: after.cv });
   });
 
-  it("feat:E1 members that are undefined go, and defaults of the schema come back", async () => {
+  it("feat:E1 removes members that are undefined and restores defaults of the schema", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport, { team: "a", role: "admin" });
     const answer = await world.api.call(presented, async (context) => {
@@ -87,7 +87,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(answer))).not.toHaveProperty("team");
   });
 
-  it("feat:L6 feat:B6 changed by id: the next call brings the new token, also when it fails or is refused", async () => {
+  it("feat:L6 feat:B6 after a change by id, the next call carries the new token, even if it fails or is refused", async () => {
     const world = createWorld();
     const { presented, id, access } = await world.signedIn(transport);
     await world.sessions.updateClaims(id, { role: "editor" });
@@ -106,7 +106,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     );
     expect(refused.hint?.action).toBe(Action.STEP_UP);
     expect(payloadOf(accessOf(refused)).role).toBe("editor");
-    // Changed again by the call itself: one token, of the last.
+    // The call changes the claims again: the response carries one token, with the last claims.
     const both = await world.api.call(presented, (context) =>
       world.sessions.require(context).updateClaims({ visits: 5 }),
     );
@@ -115,7 +115,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
   });
 
   it.each(["call", "stream"] as const)(
-    "feat:L6 feat:E1 the new token arrives although the handler fails: %s",
+    "feat:L6 feat:E1 the new token arrives even if the handler fails: %s",
     async (kind) => {
       const world = createWorld();
       const { presented } = await world.signedIn(transport);
@@ -129,7 +129,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     },
   );
 
-  it("feat:E1 several in one call: one token, of the last", async () => {
+  it("feat:E1 several updates in one call produce one token, with the last claims", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -141,7 +141,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? ["access set"] : []);
   });
 
-  it("feat:E1 before a stream's first message it arrives, after it it fails loudly and changes nothing", async () => {
+  it("feat:E1 works before the first message of a stream; afterwards it throws and changes nothing", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn(transport);
     const early = await world.api.stream(presented, setRole(world));
@@ -153,13 +153,13 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     );
     expect(late.error?.code).toBe(Code.Internal);
     expect(late.error?.rawMessage).toMatch(
-      /headers were sent .* before that, or by sessions\.updateClaims/,
+      /headers have already been sent .* earlier, or use sessions\.updateClaims/,
     );
     expect(accessOf(late)).toBeUndefined();
     expect((await world.sessions.find(id))?.claims?.role).toBe("editor");
   });
 
-  it("feat:E1 feat:G1 what the handler left running after its answer fails loudly, and a revoke clears with the next call", async () => {
+  it("feat:E1 feat:G1 after the response, updateClaims throws and revoke clears on the next call", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn(transport);
     let context: HandlerContext | undefined;
@@ -171,9 +171,11 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     for (const given of [context, answered.result]) {
       const over = given as HandlerContext;
       const late = world.sessions.require(over).updateClaims({ role: "editor" });
-      await expect(late).rejects.toThrow(/headers were sent already/);
+      await expect(late).rejects.toThrow(/headers have already been sent/);
       const again = world.sessions.create(over, { userId: "alice" });
-      await expect(again).rejects.toThrow(/sessions\.create: the response headers were sent/);
+      await expect(again).rejects.toThrow(
+        /sessions\.create: the response headers have already been sent/,
+      );
     }
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
     const { result } = await world.api.call(presented, (context) =>
@@ -185,7 +187,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(cookieEffects(next.headers)).toEqual(transport === "cookie" ? clearsCookies : []);
   });
 
-  it("feat:E1 a token whose end passed in the handler: the change is kept, no token is written", async () => {
+  it("feat:E1 keeps the change but writes no token if the token expired during the handler", async () => {
     const world = createWorld();
     const { presented, refresh } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -200,7 +202,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(payloadOf(accessOf(next)).role).toBe("editor");
   });
 
-  it("feat:G1 then revoke: what is left is the end", async () => {
+  it("feat:G1 followed by revoke, the response only reports the end", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -212,7 +214,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect(cookieEffects(answer.headers)).toEqual(transport === "cookie" ? clearsCookies : []);
   });
 
-  it("feat:E1 after revoke: Unauthenticated, and the end stays", async () => {
+  it("feat:E1 after revoke: Unauthenticated, and the response still reports the end", async () => {
     const world = createWorld();
     const { presented } = await world.signedIn(transport);
     const answer = await world.api.call(presented, async (context) => {
@@ -224,7 +226,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     expect([accessOf(answer), answer.notice?.event]).toEqual([undefined, "ended"]);
   });
 
-  it("feat:A5 feat:E1 create, then updateClaims: the client is told of a sign-in, with both tokens", async () => {
+  it("feat:A5 feat:E1 after create, the response reports a sign-in with both tokens", async () => {
     const world = createWorld();
     const headers = {
       "rpcsession-transport": transport,
@@ -245,19 +247,19 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
     );
   });
 
-  it("feat:D3 feat:E1 after a refresh whose answer was lost, it does not take the former refresh token away", async () => {
+  it("feat:D3 feat:E1 after a refresh whose response was lost, the previous refresh token stays valid", async () => {
     const world = createWorld();
     const { access: first, refresh } = await world.signedIn(transport);
     const exchange = () => world.api.refresh(transport, refresh);
     world.sessions.clock.advance("61s");
     await exchange();
     world.sessions.clock.advance("31s");
-    // The next generation is minted, and its answer lost: the client still holds the first one.
+    // The server mints the next generation, but the response is lost: the client still holds the first.
     const lost = await exchange();
     expect(payloadOf(accessOf(lost)).gen).toBe(1);
     const answer = await world.api.call(presentedBy(transport, first), setRole(world));
     expect(payloadOf(accessOf(answer))).toMatchObject({ role: "editor", gen: 0 });
-    // It uses what it was given, for long enough to be taken for settled.
+    // The client uses its token for longer than `settle`.
     for (const step of ["61s", "31s", "31s"] as const) {
       world.sessions.clock.advance(step);
       const used = await world.api.call(
@@ -273,7 +275,7 @@ describe.each(["cookie", "header"] as const)("updateClaims in a %s session", (tr
   });
 });
 
-describe("updates of one session at once", () => {
+describe("concurrent updates of one session", () => {
   it("feat:E3 64 parallel updates of claims are all kept", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
@@ -290,7 +292,7 @@ describe("updates of one session at once", () => {
     expect(versions.sort((a, b) => a - b)).toEqual(Array.from({ length: 64 }, (_, i) => i + 1));
   });
 
-  it("feat:E3 64 parallel updates from two servers and both kinds are all kept", async () => {
+  it("feat:E3 64 parallel updates of claims and data from two servers are all kept", async () => {
     const store = memoryStore();
     const one = createWorld({ store });
     const two = createWorld({ store, clock: one.sessions.clock });
@@ -346,7 +348,7 @@ describe("updates of one session at once", () => {
     });
   });
 
-  it("feat:E3 feat:F1 a function is called again on what another wrote in between", async () => {
+  it("feat:E3 feat:F1 a function is called again with the value of a concurrent write", async () => {
     const store = memoryStore();
     const world = createWorld({ store });
     const rival = createWorld({ store, clock: world.sessions.clock });
@@ -372,7 +374,7 @@ describe("updates of one session at once", () => {
     expect(await rival.sessions.data(id)).toEqual({ cart: 11, note: "x" });
   });
 
-  it("feat:E3 one that always loses gives up: Unavailable, and nothing is half done", async () => {
+  it("feat:E3 an update that always loses gives up with Unavailable and changes nothing", async () => {
     const store = memoryStore();
     const world = createWorld({ store });
     const rival = createWorld({ store, clock: world.sessions.clock });
@@ -385,7 +387,7 @@ describe("updates of one session at once", () => {
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
-  it("feat:E3 feat:D4 against refreshes at the same time: nothing is lost, and the last token says so", async () => {
+  it("feat:E3 feat:D4 concurrent refreshes lose no update, and the last token has all of them", async () => {
     const world = createWorld();
     const { id, refresh } = await world.signedIn("header");
     world.sessions.clock.advance("61s");
@@ -401,7 +403,7 @@ describe("updates of one session at once", () => {
     expect(payloadOf(accessOf(last))).toMatchObject({ visits: 10, cv: 10 });
   });
 
-  it("feat:E3 one against a revoke: whichever is first, nothing lives on", async () => {
+  it("feat:E3 a concurrent revoke always ends the session", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header");
     const [updated, revoked] = await Promise.all([
@@ -417,9 +419,9 @@ describe("updates of one session at once", () => {
   });
 });
 
-describe("what goes wrong in an update", () => {
+describe("failed updates", () => {
   it.each(["cookie", "header"] as const)(
-    "feat:A4 feat:E1 claims too large for a %s: told to the developer, nothing changes",
+    "feat:A4 feat:E1 claims too large for a %s are reported as misuse and change nothing",
     async (transport) => {
       const world = createWorld();
       const { presented, id } = await world.signedIn(transport);
@@ -437,7 +439,7 @@ describe("what goes wrong in an update", () => {
     },
   );
 
-  it("feat:L5 feat:E1 claims that do not fit the schema: the name is told, the value is not", async () => {
+  it("feat:L5 feat:E1 claims that do not fit the schema: the error contains the name but not the value", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn("header");
     const answer = await world.api.call(presented, (context) =>
@@ -452,7 +454,7 @@ describe("what goes wrong in an update", () => {
     ).rejects.toThrow("updateClaims: the claims do not match the schema: role, visits");
   });
 
-  it("feat:E1 a member that the schema would drop is told to the developer, and changes nothing", async () => {
+  it("feat:E1 a member that the schema would drop is reported as misuse and changes nothing", async () => {
     const world = createWorld();
     const { id, presented } = await world.signedIn("header", { role: "admin" });
     const demote = { rol: "reader" } as object;
@@ -460,13 +462,13 @@ describe("what goes wrong in an update", () => {
       world.sessions.require(context).updateClaims(demote),
     );
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toMatch(/^updateClaims: claims: the schema leaves out "rol"/);
-    await expect(world.sessions.updateClaims(id, demote)).rejects.toThrow(/leaves out "rol"/);
+    expect(error?.rawMessage).toMatch(/^updateClaims: the schema drops the claim "rol"/);
+    await expect(world.sessions.updateClaims(id, demote)).rejects.toThrow(/drops the claim "rol"/);
     await world.sessions.updateClaims(id, { rol: undefined, visits: 2 } as object);
     expect((await world.sessions.find(id))?.claims).toEqual({ role: "admin", visits: 2 });
   });
 
-  it("feat:N4 feat:E1 feat:F1 what is neither a patch nor a function is told to the developer, and changes nothing", async () => {
+  it("feat:N4 feat:E1 feat:F1 a change that is neither an object nor a function is reported as misuse and changes nothing", async () => {
     const world = createWorld();
     const { id, presented } = await world.signedIn("header", { visits: 1 });
     for (const change of ["CANARY", 7, null, undefined, ["CANARY"], true]) {
@@ -477,10 +479,10 @@ describe("what goes wrong in an update", () => {
         );
         expect(error?.code).toBe(Code.Internal);
         expect(error?.rawMessage).toBe(
-          `${name}: give it an object of the members to set, or a function`,
+          `${name}: the change must be an object with the members to set, or a function`,
         );
         await expect(world.sessions[name](id, change as never)).rejects.toThrow(
-          /give it an object/,
+          /the change must be an object/,
         );
       }
     }
@@ -488,7 +490,7 @@ describe("what goes wrong in an update", () => {
     expect(world.events.map(({ type }) => type)).toEqual(["created"]);
   });
 
-  it("feat:E1 what the function of the service throws passes as it is, and changes nothing", async () => {
+  it("feat:E1 an error thrown by the service's function passes unchanged and changes nothing", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn("header");
     for (const [thrown, code, text] of [
@@ -522,7 +524,7 @@ describe("what goes wrong in an update", () => {
     }
   });
 
-  it("feat:E1 feat:F1 a function may change the copy it is given, and return it", async () => {
+  it("feat:E1 feat:F1 a function may modify and return the copy it receives", async () => {
     const world = createWorld();
     const { id } = await world.signedIn("header", { visits: 1 });
     await world.sessions.updateData(id, { list: [1] });
@@ -553,7 +555,7 @@ describe("what goes wrong in an update", () => {
     }
   });
 
-  it("feat:E1 an exchange of getSession is written to as well", async () => {
+  it("feat:E1 with getSession, the new token is written to its exchange", async () => {
     const world = createWorld();
     const { access } = await world.signedIn("cookie");
     const exchange = exchangeOf({ access });
@@ -562,7 +564,7 @@ describe("what goes wrong in an update", () => {
     expect(payloadOf(accessOf({ headers: exchange.responseHeader })).role).toBe("admin");
   });
 
-  it("feat:E1 a session without a response: the store changes, and the session says so", async () => {
+  it("feat:E1 without a response, the store and the session object have the new claims", async () => {
     const world = createWorld();
     const { session } = await world.sessions.issue({ userId: "alice", claims: {} });
     await session.updateClaims({ role: "admin" });

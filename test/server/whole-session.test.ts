@@ -29,7 +29,7 @@ function nameIn(all: Readonly<Record<string, number>>, value: number | undefined
   return Object.keys(all).find((name) => all[name] === value);
 }
 
-describe("cookies that browsers drop or that are not safe", () => {
+describe("cookies that browsers would drop or that are unsafe", () => {
   it.each<[string, TestSessionsOptions, RegExp]>([
     [
       "SameSite=None without Secure",
@@ -38,7 +38,7 @@ describe("cookies that browsers drop or that are not safe", () => {
     ],
     ["insecure under https", { cookies: { insecure: true } }, /^cookies.*insecure/i],
     [
-      "no SameSite that there is",
+      "an unknown SameSite value",
       { cookies: { sameSite: "maybe" as "lax" } },
       /^cookies\.sameSite/,
     ],
@@ -47,7 +47,7 @@ describe("cookies that browsers drop or that are not safe", () => {
     expect(() => testSessions(options)).toThrow(message);
   });
 
-  it("feat:A6 a cookie that no browser would keep begins no session", async () => {
+  it("feat:A6 no session is created if browsers would drop its cookie", async () => {
     const sessions = testSessions({ ...open, issuer: "http://api.example.com" });
     const headers = { "sec-fetch-site": "same-origin" };
     const api = apiOf(sessions);
@@ -58,8 +58,8 @@ describe("cookies that browsers drop or that are not safe", () => {
   });
 });
 
-describe("what a refused call tells", () => {
-  it("feat:B3 feat:B4 feat:N4 five outcomes, told apart, and only a session that is over is cleared", async () => {
+describe("refused calls", () => {
+  it("feat:B3 feat:B4 feat:N4 report five distinct outcomes and clear only tokens of an ended session", async () => {
     const sessions = testSessions({
       ...open,
       methods: { "notes.v1.NotesService/AddNote": { claims: { vip: [] } } },
@@ -98,7 +98,7 @@ describe("what a refused call tells", () => {
     expect(cookieEffects(answers.revoked.headers)).toEqual(clearsCookies);
   });
 
-  it("feat:B9 another scheme is left alone; a bearer token of somebody else is refused, and never falls back to the cookie", async () => {
+  it("feat:B9 other schemes are ignored; a foreign bearer token is refused without falling back to the cookie", async () => {
     const sessions = testSessions(open);
     const api = apiOf(sessions);
     const { access } = await issueOn(sessions, "cookie");
@@ -109,19 +109,19 @@ describe("what a refused call tells", () => {
     expect(basic.result).toEqual(["alice", "Basic eDp5"]);
     const foreign = testSessions({ issuer: "https://other.example", clock: sessions.clock });
     const bearer = (await issueOn(foreign, "header")).access;
-    // Else its key might be one that was published just now.
+    // Otherwise its key might count as one that was only just published.
     sessions.clock.advance("10s");
     const refused = await api.call({ access, bearer }, () => {});
     expect(refused.error?.code).toBe(Code.Unauthenticated);
     expect(cookieEffects(refused.headers)).toEqual([]);
-    // A method that takes them says so, and sees them as they came.
+    // A public method sees the foreign token unchanged.
     const taken = await api.open({ bearer }, (ctx) => ctx.requestHeader.get("authorization"));
     expect(taken.result).toBe(`Bearer ${bearer}`);
   });
 });
 
-describe("where there is no framework", () => {
-  it("feat:B8 getSession takes the headers of any exchange, and writes to its response", async () => {
+describe("without a framework", () => {
+  it("feat:B8 getSession reads the headers of any exchange and writes to its response", async () => {
     const sessions = testSessions();
     const { access, id, revoke } = await issueOn(sessions, "cookie");
     const first = await sessions.getSession(exchangeOf({ access }));
@@ -136,27 +136,32 @@ describe("where there is no framework", () => {
   });
 });
 
-describe("feat:B12 clocks that differ", () => {
+describe("feat:B12 clock skew", () => {
   it.each<[SessionsOptions["clockSkew"], number, boolean]>([
     [undefined, 59, true],
     [undefined, 62, false],
     ["10s", 9, true],
     ["10s", 12, false],
     ["0s", 2, false],
-  ])("feat:B12 clockSkew %s, issued %d s ahead: verified %s", async (clockSkew, ahead, fine) => {
-    const issuer = testSessions();
-    const { access } = await issueOn(issuer, "header");
-    const verifying = verifySessions({
-      issuer: "https://test.example",
-      jwks: await issuer.jwks(),
-      clock: createFakeClock(issuer.clock.now() - ahead * 1000),
-      ...(clockSkew === undefined ? {} : { clockSkew }),
-    });
-    const found = await verifying.getSession(exchangeOf({ bearer: access })).catch(() => undefined);
-    expect(found !== undefined).toBe(fine);
-  });
+  ])(
+    "feat:B12 with clockSkew %s, a token issued %d s ahead: accepted %s",
+    async (clockSkew, ahead, fine) => {
+      const issuer = testSessions();
+      const { access } = await issueOn(issuer, "header");
+      const verifying = verifySessions({
+        issuer: "https://test.example",
+        jwks: await issuer.jwks(),
+        clock: createFakeClock(issuer.clock.now() - ahead * 1000),
+        ...(clockSkew === undefined ? {} : { clockSkew }),
+      });
+      const found = await verifying
+        .getSession(exchangeOf({ bearer: access }))
+        .catch(() => undefined);
+      expect(found !== undefined).toBe(fine);
+    },
+  );
 
-  it("feat:B12 the end has no grace", async () => {
+  it("feat:B12 the expiry has no tolerance", async () => {
     const sessions = testSessions({ clockSkew: "60s" });
     const { access } = await issueOn(sessions, "header");
     const life = payloadOf(access).exp - payloadOf(access).iat;
@@ -170,8 +175,8 @@ describe("feat:B12 clocks that differ", () => {
   });
 });
 
-describe("feat:N3 a context of the service's own", () => {
-  it("feat:N3 contextValues of the adapter reach clientIp, gates and handlers, beside the session", async () => {
+describe("feat:N3 context values of the service", () => {
+  it("feat:N3 contextValues of the adapter reach clientIp, gates and handlers along with the session", async () => {
     const remote = createContextKey("nobody");
     const sessions = testSessions({ ...open, clientIp: (ctx) => ctx.values.get(remote) });
     const seen: unknown[] = [];
@@ -218,8 +223,8 @@ describe("feat:N3 a context of the service's own", () => {
   });
 });
 
-describe("feat:N7 helpers for tests", () => {
-  it("feat:N7 a clock that stands still until it is moved, and sessions that live by it", async () => {
+describe("feat:N7 test helpers", () => {
+  it("feat:N7 a fake clock stands still until it is moved, and sessions use it", async () => {
     const sessions = testSessions(open);
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -234,7 +239,7 @@ describe("feat:N7 helpers for tests", () => {
     expect(sessions.clock.now()).toBe(began);
   });
 
-  it("feat:N7 signedIn makes a client whose calls carry a session", async () => {
+  it("feat:N7 signedIn creates a client whose calls carry a session", async () => {
     const sessions = testSessions(open);
     const { routes, ...router } = sessions.protect({
       routes: (r) =>

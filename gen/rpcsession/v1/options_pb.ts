@@ -1,4 +1,4 @@
-// What a method demands of the session of its caller, written in the schema.
+// Options that specify, in the schema, which session a method requires.
 //
 // ```proto
 // rpc SignIn(SignInRequest) returns (SignInResponse) {
@@ -23,28 +23,28 @@ export const file_rpcsession_v1_options: GenFile = /*@__PURE__*/
   fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi/AEKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0iMQoQQ2xhaW1SZXF1aXJlbWVudBINCgVjbGFpbRgBIAEoCRIOCgZhbnlfb2YYAiADKAkqUQoEQXV0aBIUChBBVVRIX1VOU1BFQ0lGSUVEEAASEQoNQVVUSF9SRVFVSVJFRBABEhEKDUFVVEhfT1BUSU9OQUwQAhINCglBVVRIX05PTkUQAyo7CgRDc3JmEhQKEENTUkZfVU5TUEVDSUZJRUQQABIOCgpDU1JGX0NIRUNLEAESDQoJQ1NSRl9TS0lQEAIqUAoFQ2hlY2sSFQoRQ0hFQ0tfVU5TUEVDSUZJRUQQABIOCgpDSEVDS19GRUVEEAESEAoMQ0hFQ0tfU1RSSUNUEAISDgoKQ0hFQ0tfTk9ORRADKmYKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIYChRTVFJFQU1fRU5EX09OX0VYUElSWRABEhgKFFNUUkVBTV9FTkRfT05fUkVWT0tFEAISEAoMU1RSRUFNX05FVkVSEAM6XAoNbWV0aG9kX3BvbGljeRIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVIMbWV0aG9kUG9saWN5Ol8KDnNlcnZpY2VfcG9saWN5Eh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVINc2VydmljZVBvbGljeWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
- * Policy is what a method demands of the session of its caller. A method without any policy needs
- * a session.
+ * Policy specifies the session that a method requires of its caller. A method without any policy
+ * requires a session.
  *
  * @generated from message rpcsession.v1.Policy
  */
 export type Policy = Message<"rpcsession.v1.Policy"> & {
   /**
-   * auth tells whether a session is needed.
+   * auth specifies whether the method needs a session.
    *
    * @generated from field: rpcsession.v1.Auth auth = 1;
    */
   auth: Auth;
 
   /**
-   * csrf tells whether the anti-CSRF token is checked, where the service uses one.
+   * csrf specifies whether the anti-CSRF token is checked, if the service uses one.
    *
    * @generated from field: rpcsession.v1.Csrf csrf = 2;
    */
   csrf: Csrf;
 
   /**
-   * check tells how revocation is looked up. A server that only verifies refuses to start with
+   * check specifies how revocation is checked. A service that only verifies refuses to start with
    * anything but CHECK_NONE.
    *
    * @generated from field: rpcsession.v1.Check check = 3;
@@ -52,22 +52,22 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
   check: Check;
 
   /**
-   * fresh_within is the greatest age of the last proof of identity, in whole seconds.
+   * fresh_within is the maximum time since the user last authenticated, in whole seconds.
    *
    * @generated from field: google.protobuf.Duration fresh_within = 4;
    */
   freshWithin?: Duration | undefined;
 
   /**
-   * claims lists what the claims of the session must say, all of it.
+   * claims lists requirements on the claims of the session; all of them must be met.
    *
    * @generated from field: repeated rpcsession.v1.ClaimRequirement claims = 5;
    */
   claims: ClaimRequirement[];
 
   /**
-   * stream tells when an open stream ends with its session. As a method option, for methods that
-   * stream.
+   * stream specifies when an open stream ends with its session. As a method option, it is only
+   * allowed on streaming methods.
    *
    * @generated from field: rpcsession.v1.Stream stream = 6;
    */
@@ -82,7 +82,7 @@ export const PolicySchema: GenMessage<Policy> = /*@__PURE__*/
   messageDesc(file_rpcsession_v1_options, 0);
 
 /**
- * ClaimRequirement is what one claim of the session must say.
+ * ClaimRequirement is a requirement on one claim of the session.
  *
  * @generated from message rpcsession.v1.ClaimRequirement
  */
@@ -95,7 +95,7 @@ export type ClaimRequirement = Message<"rpcsession.v1.ClaimRequirement"> & {
   claim: string;
 
   /**
-   * any_of lists the values of which the claim must have one.
+   * any_of lists the accepted values; the claim must have one of them.
    *
    * @generated from field: repeated string any_of = 2;
    */
@@ -110,35 +110,35 @@ export const ClaimRequirementSchema: GenMessage<ClaimRequirement> = /*@__PURE__*
   messageDesc(file_rpcsession_v1_options, 1);
 
 /**
- * Auth tells whether a method needs a session.
+ * Auth specifies whether a method needs a session.
  *
  * @generated from enum rpcsession.v1.Auth
  */
 export const Auth = {
   /**
-   * AUTH_UNSPECIFIED: the service's policy, else AUTH_REQUIRED.
+   * AUTH_UNSPECIFIED: use the service's policy, or AUTH_REQUIRED if it has none.
    *
    * @generated from enum value: AUTH_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * AUTH_REQUIRED: a verified session, or the call is refused.
+   * AUTH_REQUIRED: refuse calls without a verified session.
    *
    * @generated from enum value: AUTH_REQUIRED = 1;
    */
   REQUIRED: 1,
 
   /**
-   * AUTH_OPTIONAL: without tokens the method runs without a session; tokens that fail are refused
-   * as with AUTH_REQUIRED.
+   * AUTH_OPTIONAL: accept calls without tokens; refuse calls with invalid tokens, as AUTH_REQUIRED
+   * does.
    *
    * @generated from enum value: AUTH_OPTIONAL = 2;
    */
   OPTIONAL: 2,
 
   /**
-   * AUTH_NONE: tokens are not looked at.
+   * AUTH_NONE: ignore tokens.
    *
    * @generated from enum value: AUTH_NONE = 3;
    */
@@ -146,7 +146,7 @@ export const Auth = {
 } as const;
 
 /**
- * Auth tells whether a method needs a session.
+ * Auth specifies whether a method needs a session.
  *
  * @generated from enum rpcsession.v1.Auth
  */
@@ -159,27 +159,27 @@ export const AuthSchema: GenEnum<Auth> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 0);
 
 /**
- * Csrf tells whether the anti-CSRF token is checked for cookie sessions.
+ * Csrf specifies whether the anti-CSRF token of cookie sessions is checked.
  *
  * @generated from enum rpcsession.v1.Csrf
  */
 export const Csrf = {
   /**
-   * CSRF_UNSPECIFIED: checked on everything but Connect GET.
+   * CSRF_UNSPECIFIED: check it on all requests except Connect GET.
    *
    * @generated from enum value: CSRF_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * CSRF_CHECK: always checked.
+   * CSRF_CHECK: always check it.
    *
    * @generated from enum value: CSRF_CHECK = 1;
    */
   CHECK: 1,
 
   /**
-   * CSRF_SKIP: never checked. The cross-site check stays on.
+   * CSRF_SKIP: never check it. The cross-site check remains active.
    *
    * @generated from enum value: CSRF_SKIP = 2;
    */
@@ -187,7 +187,7 @@ export const Csrf = {
 } as const;
 
 /**
- * Csrf tells whether the anti-CSRF token is checked for cookie sessions.
+ * Csrf specifies whether the anti-CSRF token of cookie sessions is checked.
  *
  * @generated from enum rpcsession.v1.Csrf
  */
@@ -200,34 +200,34 @@ export const CsrfSchema: GenEnum<Csrf> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 1);
 
 /**
- * Check tells how revocation is looked up.
+ * Check specifies how revocation is checked.
  *
  * @generated from enum rpcsession.v1.Check
  */
 export const Check = {
   /**
-   * CHECK_UNSPECIFIED: what the server is set to.
+   * CHECK_UNSPECIFIED: use the server's option `revocation`.
    *
    * @generated from enum value: CHECK_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * CHECK_FEED: in memory, from the change feed, within its bound of staleness.
+   * CHECK_FEED: check in memory, which the change log keeps up to date within `maxStaleness`.
    *
    * @generated from enum value: CHECK_FEED = 1;
    */
   FEED: 1,
 
   /**
-   * CHECK_STRICT: in the store, on every call.
+   * CHECK_STRICT: ask the store on every call.
    *
    * @generated from enum value: CHECK_STRICT = 2;
    */
   STRICT: 2,
 
   /**
-   * CHECK_NONE: not at all; a session is good until its access token expires.
+   * CHECK_NONE: do not check; a session is valid until its access token expires.
    *
    * @generated from enum value: CHECK_NONE = 3;
    */
@@ -235,7 +235,7 @@ export const Check = {
 } as const;
 
 /**
- * Check tells how revocation is looked up.
+ * Check specifies how revocation is checked.
  *
  * @generated from enum rpcsession.v1.Check
  */
@@ -248,35 +248,36 @@ export const CheckSchema: GenEnum<Check> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 2);
 
 /**
- * Stream tells when an open stream ends with its session.
+ * Stream specifies when an open stream ends with its session.
  *
  * @generated from enum rpcsession.v1.Stream
  */
 export const Stream = {
   /**
-   * STREAM_UNSPECIFIED: the service's policy, else STREAM_END_ON_EXPIRY.
+   * STREAM_UNSPECIFIED: use the service's policy, or STREAM_END_ON_EXPIRY if it has none.
    *
    * @generated from enum value: STREAM_UNSPECIFIED = 0;
    */
   UNSPECIFIED: 0,
 
   /**
-   * STREAM_END_ON_EXPIRY: when the access token expires, or the session ends before.
+   * STREAM_END_ON_EXPIRY: end when the access token expires, or earlier if the session ends.
    *
    * @generated from enum value: STREAM_END_ON_EXPIRY = 1;
    */
   END_ON_EXPIRY: 1,
 
   /**
-   * STREAM_END_ON_REVOKE: when the session ends, by whatever; the stream outlives its access token
-   * as long as the session is refreshed. In a service that only verifies: STREAM_END_ON_EXPIRY.
+   * STREAM_END_ON_REVOKE: end when the session ends for any reason; the stream outlives its access
+   * token as long as the session is refreshed. A service that only verifies treats it as
+   * STREAM_END_ON_EXPIRY.
    *
    * @generated from enum value: STREAM_END_ON_REVOKE = 2;
    */
   END_ON_REVOKE: 2,
 
   /**
-   * STREAM_NEVER: the stream outlives its session.
+   * STREAM_NEVER: do not end; the stream may outlive its session.
    *
    * @generated from enum value: STREAM_NEVER = 3;
    */
@@ -284,7 +285,7 @@ export const Stream = {
 } as const;
 
 /**
- * Stream tells when an open stream ends with its session.
+ * Stream specifies when an open stream ends with its session.
  *
  * @generated from enum rpcsession.v1.Stream
  */
@@ -297,8 +298,8 @@ export const StreamSchema: GenEnum<Stream> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 3);
 
 /**
- * method_policy is the policy of one method. It wins over the service's; a policy in the server's
- * code wins over both.
+ * method_policy is the policy of one method. Precedence: a policy in the server's code, then
+ * method_policy, then service_policy.
  *
  * @generated from extension: rpcsession.v1.Policy method_policy = 51777;
  */
@@ -306,7 +307,7 @@ export const method_policy: GenExtension<MethodOptions, Policy> = /*@__PURE__*/
   extDesc(file_rpcsession_v1_options, 0);
 
 /**
- * service_policy is the policy of every method of a service that sets none of its own.
+ * service_policy is the policy of every method of the service that has none of its own.
  *
  * @generated from extension: rpcsession.v1.Policy service_policy = 51777;
  */

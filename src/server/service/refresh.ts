@@ -10,56 +10,79 @@ import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
 
 /**
- * Refreshes the session of a call and writes its tokens. A refresh token in the message wins over
- * cookies, which are then expired.
+ * Refreshes the session of a call and writes its new tokens to the response. A refresh token in the
+ * message takes precedence over cookies.
  *
  * @param inMessage `RefreshRequest.refresh_token`; empty for a cookie session
  * @throws SessionError
  */
-export async function refreshOnCall(core: Core, call: Call, inMessage: string): Promise<Refreshed> {
-  const { presented, responseHeader } = call;
-  call.byCookie = inMessage === "" && hasCookies(presented);
-  if (inMessage !== "") {
-    if (hasCookies(presented)) {
-      // They are expired below, which no other site may bring about.
-      checkCrossSite(core, call);
-    }
-    const engine = await core.engine();
-    const refreshed = await engine.refresh({ token: inMessage, transport: "header" });
-    if (hasCookies(presented)) {
-      expireCookies(core, responseHeader);
-    }
-    await writeTokens(core, responseHeader, { ...refreshed, ...plain });
-    return refreshed;
-  }
-  if (presented.refreshCookies.length === 0) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "there is no refresh token",
-    });
-  }
-  return refreshByCookie(core, call);
+export async function refreshCall(core: Core, call: Call, inMessage: string): Promise<Refreshed> {
+  call.byCookie = inMessage === "" && hasCookies(call.presented);
+  return inMessage === ""
+    ? await refreshByCookie(core, call)
+    : await refreshByMessage(core, call, inMessage);
 }
 
-const plain = { event: "refreshed", antiCsrf: undefined, expireCopies: false } as const;
-
 async function refreshByCookie(core: Core, call: Call): Promise<Refreshed> {
-  checkCrossSite(core, call);
-  const engine = await core.engine();
   const { refreshCookies, accessCookies } = call.presented;
-  const expireCopies = refreshCookies.length > 1 || accessCookies.length > 1;
-  const token = await chooseCookie(core, engine, refreshCookies);
+
+  // 1. There must be something to refresh with.
+  if (refreshCookies.length === 0) {
+    throw new SessionError("unauthorized", "SESSION_MISSING", {
+      message: "the request has no refresh token; sign in",
+    });
+  }
+
+  // 2. Cookies only count on requests from this service's own pages.
+  checkCrossSite(core, call);
+
+  // 3. Select the refresh token. A browser may hold several copies of the cookie.
+  const engine = await core.engine();
+  const token = await selectCookie(core, engine, refreshCookies);
+
+  // 4. Exchange it: the engine rotates it, or revokes the session if it detects reuse.
   const refreshed = await engine.refresh({ token, transport: "cookie" });
-  // Expiring the copies expires the one to keep as well, so it must be written again.
+
+  // 5. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
+  const expireCopies = refreshCookies.length > 1 || accessCookies.length > 1;
   const refreshToken =
     refreshed.refreshToken ??
     (expireCopies ? await engine.refreshTokens.mint(refreshed.record) : undefined);
+  const antiCsrf =
+    core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined;
   await writeTokens(core, call.responseHeader, {
     ...refreshed,
     refreshToken,
     event: "refreshed",
-    antiCsrf:
-      core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined,
+    antiCsrf,
     expireCopies,
+  });
+  return refreshed;
+}
+
+async function refreshByMessage(core: Core, call: Call, token: string): Promise<Refreshed> {
+  const { presented, responseHeader } = call;
+
+  // 1. Cookies that came along are expired in step 3. Another site must not be able to do that.
+  if (hasCookies(presented)) {
+    checkCrossSite(core, call);
+  }
+
+  // 2. Exchange the token.
+  const engine = await core.engine();
+  const refreshed = await engine.refresh({ token, transport: "header" });
+
+  // 3. Expire the cookies: the client now uses headers.
+  if (hasCookies(presented)) {
+    expireCookies(core, responseHeader);
+  }
+
+  // 4. Write the tokens.
+  await writeTokens(core, responseHeader, {
+    ...refreshed,
+    event: "refreshed",
+    antiCsrf: undefined,
+    expireCopies: false,
   });
   return refreshed;
 }
@@ -69,8 +92,8 @@ interface Candidate {
   readonly proven: ProvenRefreshToken;
 }
 
-/** Of several refresh cookies, the highest authentic generation of one session. */
-async function chooseCookie(
+/** Returns the best of several refresh cookies; a single one is returned without checking it. */
+async function selectCookie(
   core: Core,
   engine: Engine,
   cookies: readonly string[],
@@ -82,9 +105,9 @@ async function chooseCookie(
   const { candidates, unknown } = await proveCookies(engine, cookies);
   const sessions = new Set(candidates.map(({ proven }) => proven.record.id));
   if (sessions.size > 1 && !core.cookies.hostOnly) {
-    // Without the __Host- prefix a sibling host may have planted one of them.
+    // Without the __Host- prefix, a sibling host may have planted one of them.
     throw new SessionError("unauthorized", "TOKEN_CONFLICT", {
-      message: "there are refresh cookies of several sessions",
+      message: "the request has refresh cookies of several sessions; sign in again",
       clearTokens: true,
     });
   }
@@ -95,7 +118,7 @@ async function chooseCookie(
   return best.token;
 }
 
-/** The authentic ones of several refresh cookies, and whether one is of a secret not known here. */
+/** Returns the authentic cookies, and an error if one was made with a secret unknown to this server. */
 async function proveCookies(engine: Engine, cookies: readonly string[]) {
   const candidates: Candidate[] = [];
   let unknown: UnknownSecretError | undefined;
@@ -110,7 +133,7 @@ async function proveCookies(engine: Engine, cookies: readonly string[]) {
   return { candidates, unknown };
 }
 
-/** Live ones first, then the newest session, then the highest generation. */
+/** Sorts live sessions first, then the newest session, then the highest generation. */
 function byPreference(a: Candidate, b: Candidate): number {
   return (
     Number(isLive(b.proven)) - Number(isLive(a.proven)) ||

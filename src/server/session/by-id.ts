@@ -3,124 +3,117 @@ import type { JsonObject } from "../../base/json.ts";
 import type { ClaimsChange, DataChange, SessionInfo } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord } from "../../engine/store.ts";
 import type { Core } from "../core.ts";
-import { applyClaims, applyData, infoOf } from "./edits.ts";
+import { infoOf, updateClaims, updateData } from "./edits.ts";
 import { assertId } from "./sign-in.ts";
 
-/** Whose sessions: those of a user, of a tenant, or of a user within a tenant. */
+/** The owner of sessions: a user, a tenant, or a user within a tenant. */
 export type OwnerOptions =
   | { readonly userId: string; readonly tenantId?: string }
   | { readonly userId?: undefined; readonly tenantId: string };
 
-/** Which part of a list. */
+/** The owner whose sessions to list, and the page to return. */
 export type ListOptions = OwnerOptions & {
-  /** Sessions a page: 1 to 1000. Default 100. */
+  /** Sessions per page: 1 to 1000. Default 100. */
   readonly pageSize?: number;
-  /** `nextPageToken` of the page before. Default: the first page. */
+  /** `nextPageToken` of the previous page. Default: the first page. */
   readonly pageToken?: string;
 };
 
-/** A page of a list. */
+/** A page of sessions. */
 export interface SessionList<Claims extends object = JsonObject> {
-  /** Live sessions, the newest first. */
+  /** Live sessions, newest first. */
   readonly sessions: readonly SessionInfo<Claims>[];
-  /** Where the next page begins; undefined after the last. */
+  /** Pass it as `pageToken` to get the next page; undefined on the last page. */
   readonly nextPageToken: string | undefined;
 }
 
 /**
- * Sessions by id, by user and by tenant, from wherever the service runs. Nothing here writes to a
- * response: a client learns of a change with its next call. Rejects with a SessionError
- * `unavailable` when the store is out of reach; then nothing changed.
+ * Access to sessions by id, by user and by tenant, for example from an admin page or a script.
+ * These methods never write to a response: the client sees a change on its next call. They reject
+ * with a SessionError `unavailable` if the store cannot be reached; then nothing has changed.
  */
 export interface SessionDirectory<Claims extends object = JsonObject> {
   /**
-   * A live session; undefined when there is none.
-   * @throws TypeError when the id is no text, as everything here that takes one
+   * Returns a live session, or undefined if there is none with this id.
+   * @throws TypeError if the id is not a string, as do all methods that take an id
    */
   find(id: string): Promise<SessionInfo<Claims> | undefined>;
   /**
-   * Lists live sessions. Those that begin or end while the pages are read may be missing or not;
-   * no other is, and none comes twice.
-   * @throws TypeError when it does not say whose, or the page is out of bounds
+   * Lists live sessions. Sessions that begin or end while you read the pages may be missing. Every
+   * other session is listed exactly once.
+   *
+   * @example
+   * const { sessions: page, nextPageToken } = await sessions.list({ tenantId: "acme" });
+   * @throws TypeError if neither `userId` nor `tenantId` is given, or a page option is out of bounds
    */
   list(options: ListOptions): Promise<SessionList<Claims>>;
   /**
-   * Changes the claims of a session; see `Session.updateClaims`. Its next call gets an access token
-   * with the new ones.
-   * @returns undefined when there is no such live session
-   * @throws ConnectError `Internal`, with what to change, when the claims do not fit
+   * Changes the claims of a session; see `Session.updateClaims`. The session's next call receives an
+   * access token with the new claims.
+   *
+   * @returns undefined if there is no such live session
+   * @throws ConnectError `Internal` if the claims do not fit; the message says what to change
    */
   updateClaims(id: string, change: ClaimsChange<Claims>): Promise<SessionInfo<Claims> | undefined>;
-  /** Reads the private data of a live session; undefined when there is none. */
+  /** Returns the private data of a live session, or undefined if there is no such live session. */
   data(id: string): Promise<JsonObject | undefined>;
-  /** Changes the private data of a session; undefined when there is no such live session. */
+  /**
+   * Changes the private data of a session; see `Session.updateData`.
+   * @returns the new data, or undefined if there is no such live session
+   */
   updateData(id: string, change: DataChange): Promise<JsonObject | undefined>;
-  /** Ends a session; resolves to whether this call did. */
+  /** Ends a session; resolves to whether this call ended it. */
   revoke(id: string): Promise<boolean>;
-  /** Ends sessions, in one transaction for each 1000; resolves to the ids of those that this call ended. */
+  /**
+   * Ends sessions, with one transaction per 1000.
+   * @returns the ids of the sessions that this call ended
+   */
   revoke(ids: readonly string[]): Promise<readonly string[]>;
   /**
-   * Ends all sessions of a user, of a tenant, or of a user within a tenant, in one transaction: one
-   * that begins meanwhile is ended too, or began after.
-   * @returns the ids of those that this call ended
-   * @throws TypeError when it does not say whose, as with a `userId` that is undefined
+   * Ends all sessions of a user, of a tenant, or of a user within a tenant, in one transaction. A
+   * session created at the same time is either ended too or was created afterwards.
+   *
+   * @returns the ids of the sessions that this call ended
+   * @throws TypeError if no owner is given, for example because `userId` is undefined
    */
   revokeAll(options: OwnerOptions & { readonly except?: string }): Promise<readonly string[]>;
 }
 
+/** The maximum number of sessions in one page, and in one transaction that ends sessions. */
 const maxPage = 1_000;
 
-export function createSessionDirectory(core: Core): SessionDirectory {
-  return {
-    async find(id) {
-      const found = await find(core, id);
-      return found && infoOf(core, found);
-    },
-    list: (options) => list(core, options),
-    updateClaims: (id, change) =>
-      ifLive(id, async () => infoOf(core, (await applyClaims(core, { id, change })).record)),
-    data: async (id) => (await find(core, id))?.data,
-    updateData: (id, change) => ifLive(id, () => applyData(core, { id, change })),
-    revoke: ((ids) => revoke(core, ids)) as SessionDirectory["revoke"],
-    async revokeAll(options) {
-      const owner = ownerOf("revokeAll", options);
-      const { except } = options;
-      const stays = except !== undefined && mayBeSession(except) ? except : null;
-      const scope = { ...owner, except: stays };
-      return (await core.engine()).revokeAll(scope, "revoked");
-    },
-  };
+export async function findById(core: Core, id: string): Promise<SessionInfo | undefined> {
+  const record = await recordOf(core, id);
+  return record && infoOf(core, record);
 }
 
-/** Whether a text has the form of a `nextPageToken`; any other is a fault of its sender, not of the store. */
-export function isPageToken(text: string): boolean {
-  return /^\d{1,15}\.[\w-]{1,64}$/.test(text);
+export async function dataById(core: Core, id: string): Promise<JsonObject | undefined> {
+  return (await recordOf(core, id))?.data;
 }
 
-async function find(core: Core, id: string): Promise<SessionRecord | undefined> {
-  return mayBeSession(id) ? (await (await core.engine()).find(id))?.record : undefined;
+export async function updateClaimsById(
+  core: Core,
+  id: string,
+  change: ClaimsChange<JsonObject>,
+): Promise<SessionInfo | undefined> {
+  const updated = await ifLive(id, () => updateClaims(core, id, change));
+  return updated && infoOf(core, updated.record);
 }
 
-async function list(core: Core, options: ListOptions): Promise<SessionList> {
-  const owner = ownerOf("list", options);
-  const { pageSize: limit = 100, pageToken: cursor } = options;
-  if (!Number.isInteger(limit) || limit < 1 || limit > maxPage) {
-    throw new TypeError(`list: pageSize must be a whole number from 1 to ${maxPage}`);
-  }
-  if (cursor !== undefined && !isPageToken(cursor)) {
-    throw new TypeError("list: pageToken must be the nextPageToken of the page before");
-  }
-  const page = await (await core.engine()).list(owner, { cursor, limit });
-  const sessions = await Promise.all(page.records.map((record) => infoOf(core, record)));
-  return { sessions, nextPageToken: page.cursor };
+export async function updateDataById(
+  core: Core,
+  id: string,
+  change: DataChange,
+): Promise<JsonObject | undefined> {
+  return ifLive(id, () => updateData(core, id, change));
 }
 
-async function revoke(core: Core, ids: string | readonly string[]): Promise<unknown> {
-  if (!Array.isArray(ids)) {
-    const id = ids as string;
-    return mayBeSession(id) && (await core.engine()).revoke(id, "revoked");
-  }
-  const all = ids.filter(mayBeSession);
+export async function revokeById(core: Core, id: string): Promise<boolean> {
+  return isSessionId(id) && (await core.engine()).revoke(id, "revoked");
+}
+
+export async function revokeByIds(core: Core, ids: readonly string[]): Promise<readonly string[]> {
+  const all = ids.filter(isSessionId);
   const engine = await core.engine();
   const revoked: string[] = [];
   for (let start = 0; start < all.length; start += maxPage) {
@@ -130,41 +123,73 @@ async function revoke(core: Core, ids: string | readonly string[]): Promise<unkn
   return revoked;
 }
 
-/** A slip such as an undefined user must not end or show everybody's sessions. */
-function ownerOf(call: string, options: OwnerOptions): SessionOwner {
-  const { userId, tenantId } = options ?? {};
-  if (userId === undefined && tenantId === undefined) {
-    throw new TypeError(`${call}: say whose sessions, by userId, tenantId or both`);
+export async function listByOwner(core: Core, options: ListOptions): Promise<SessionList> {
+  const owner = ownerOf("list", options);
+  const { pageSize: limit = 100, pageToken: cursor } = options;
+  if (!Number.isInteger(limit) || limit < 1 || limit > maxPage) {
+    throw new TypeError(`list: pageSize must be an integer from 1 to ${maxPage}, got ${limit}`);
   }
-  if (userId === undefined && "userId" in options) {
-    throw new TypeError(
-      `${call}: userId is undefined; leave it out to mean every user of the tenant`,
-    );
+  if (cursor !== undefined && !isPageToken(cursor)) {
+    throw new TypeError("list: pageToken must be the nextPageToken of the previous page");
   }
-  const read = (name: string, value: string | undefined): string | null => {
-    if (value === undefined) {
-      return null;
-    }
-    assertId(name, value);
-    return value;
-  };
-  return { userId: read("userId", userId), tenantId: read("tenantId", tenantId) };
+  const page = await (await core.engine()).list(owner, { cursor, limit });
+  const sessions = await Promise.all(page.records.map((record) => infoOf(core, record)));
+  return { sessions, nextPageToken: page.cursor };
+}
+
+export async function revokeByOwner(
+  core: Core,
+  options: OwnerOptions & { readonly except?: string },
+): Promise<readonly string[]> {
+  const owner = ownerOf("revokeAll", options);
+  const { except } = options;
+  const kept = except !== undefined && isSessionId(except) ? except : null;
+  return (await core.engine()).revokeAll({ ...owner, except: kept }, "revoked");
 }
 
 /**
- * Whether a text has the form of a session's id; any other names none, and no store is asked.
- * @throws TypeError when it is no text at all
+ * Whether a text has the format of a session id. A malformed id is answered without asking the store.
+ * @throws TypeError if the id is not a string or is empty
  */
-export function mayBeSession(id: string): boolean {
+export function isSessionId(id: string): boolean {
   if (typeof id !== "string" || id === "") {
-    throw new TypeError("id: must be a string that is not empty, the id of a session");
+    throw new TypeError("the id of a session must be a non-empty string");
   }
   return /^[\w-]{1,64}$/.test(id);
 }
 
-/** That there is no such session is an answer to who asks about another's, not a fault of their own. */
+/** Whether a text has the format of a `nextPageToken`. A malformed one is the caller's mistake. */
+export function isPageToken(text: string): boolean {
+  return /^\d{1,15}\.[\w-]{1,64}$/.test(text);
+}
+
+async function recordOf(core: Core, id: string): Promise<SessionRecord | undefined> {
+  return isSessionId(id) ? (await (await core.engine()).find(id))?.record : undefined;
+}
+
+/** Reads the owner. A slip such as an undefined user must not end or list everybody's sessions. */
+function ownerOf(method: string, options: OwnerOptions): SessionOwner {
+  const { userId, tenantId } = options ?? {};
+  if (userId === undefined && tenantId === undefined) {
+    throw new TypeError(`${method}: specify userId, tenantId or both`);
+  }
+  if (userId === undefined && "userId" in options) {
+    throw new TypeError(
+      `${method}: userId is undefined; omit it to select every user of the tenant`,
+    );
+  }
+  if (userId !== undefined) {
+    assertId("userId", userId);
+  }
+  if (tenantId !== undefined) {
+    assertId("tenantId", tenantId);
+  }
+  return { userId: userId ?? null, tenantId: tenantId ?? null };
+}
+
+/** Returns undefined if there is no such live session: for a caller by id, that is not an error. */
 async function ifLive<T>(id: string, work: () => Promise<T>): Promise<T | undefined> {
-  if (!mayBeSession(id)) {
+  if (!isSessionId(id)) {
     return undefined;
   }
   try {

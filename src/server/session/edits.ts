@@ -12,30 +12,36 @@ import { misuse } from "../response/errors.ts";
 
 /**
  * Changes the claims of a session.
- * @throws ConnectError `Internal` when the new claims do not fit the schema or the token
+ * @throws ConnectError `Internal` if the new claims do not fit the schema or the token
  * @throws SessionError `unauthorized` `unavailable`
  */
-export async function applyClaims(
+export async function updateClaims(
   core: Core,
-  { id, change }: { readonly id: string; readonly change: ClaimsChange<JsonObject> },
+  id: string,
+  change: ClaimsChange<JsonObject>,
 ): Promise<Stored<SessionRecord>> {
   const engine = await core.engine();
-  return withMisuse("updateClaims", (theirs) =>
+  return withMisuse("updateClaims", (callback) =>
+    // Runs again if another write got in first.
     engine.updates.claims(id, async (present) => {
-      const claims = await core.claims.accept(
+      // 1. Compute the new claims: from a patch, or with the service's function on a copy.
+      const given =
         typeof change === "function"
-          ? await changed(core, present, (copy) => theirs(() => change(copy)))
-          : merged(present, change),
-      );
+          ? await changeCopy(core, present, (copy) => callback(() => change(copy)))
+          : merged(present, change);
+
+      // 2. Validate them, and make sure that the schema kept what was set.
+      const claims = await core.claims.accept(given);
       assertKept(change, claims);
-      // Here, where a mistake still changes nothing.
+
+      // 3. Compute what the client may read, now, while a mistake still changes nothing.
       await core.claims.forClient(claims);
       return claims;
     }),
   );
 }
 
-async function changed(
+async function changeCopy(
   core: Core,
   present: JsonObject,
   change: (copy: JsonObject) => Promise<object>,
@@ -44,20 +50,18 @@ async function changed(
 }
 
 /**
- * Changes the private data of a session.
- * @throws ConnectError `Internal` when the new data is no JSON object, or larger than 64 KiB
+ * Changes the private data of a session and returns the new data.
+ * @throws ConnectError `Internal` if the new data is not a JSON object or is larger than 64 KiB
  * @throws SessionError `unauthorized` `unavailable`
  */
-export async function applyData(
-  core: Core,
-  { id, change }: { readonly id: string; readonly change: DataChange },
-): Promise<JsonObject> {
+export async function updateData(core: Core, id: string, change: DataChange): Promise<JsonObject> {
   const engine = await core.engine();
-  const { record } = await withMisuse("updateData", (theirs) =>
+  const { record } = await withMisuse("updateData", (callback) =>
+    // Runs again if another write got in first.
     engine.updates.data(id, async (present) =>
       readData(
         typeof change === "function"
-          ? await theirs(() => change(structuredClone(present)))
+          ? await callback(() => change(structuredClone(present)))
           : merged(present, change),
       ),
     ),
@@ -65,32 +69,33 @@ export async function applyData(
   return record.data;
 }
 
-/** The greatest size of a session's private data, as JSON: it is read and written as a whole. */
+/** The maximum size of a session's private data, in bytes of JSON. It is read and written as a whole. */
 const maxData = 65_536;
 
 /**
- * Private data as JSON keeps it.
- * @throws TypeError when it is no JSON object, or too large
+ * Returns private data as JSON stores it.
+ * @throws TypeError if it is not a JSON object or is too large
  */
 export function readData(data: unknown): JsonObject {
   let json: string | undefined;
   try {
     json = typeof data === "object" && data !== null ? JSON.stringify(data) : undefined;
   } catch {
-    // A bigint, or an object within itself.
+    // A bigint, or a circular reference.
   }
   if (!json?.startsWith("{")) {
-    throw new TypeError("data: must be a JSON object, such as { cart: [] }");
+    throw new TypeError("data must be a JSON object, such as { cart: [] }");
   }
-  if (new TextEncoder().encode(json).length > maxData) {
+  const size = new TextEncoder().encode(json).length;
+  if (size > maxData) {
     throw new TypeError(
-      `data: is larger than ${maxData} bytes of JSON; keep it elsewhere, under the session's id`,
+      `data must be at most ${maxData} bytes of JSON, got ${size}; store it elsewhere under the id of the session`,
     );
   }
   return JSON.parse(json) as JsonObject;
 }
 
-/** What the store knows of a session, with its claims as they are typed. */
+/** Returns what the store records about a session, with typed claims. */
 export async function infoOf(core: Core, record: SessionRecord): Promise<SessionInfo> {
   try {
     return sessionInfoOf(record, await core.claims.read(record.claims));
@@ -98,18 +103,18 @@ export async function infoOf(core: Core, record: SessionRecord): Promise<Session
     if (!(error instanceof SessionError)) {
       throw error;
     }
-    // Sessions of before the schema changed are listed, and can be ended, all the same.
+    // Sessions from before a schema change can still be listed and ended.
     return sessionInfoOf(record, undefined);
   }
 }
 
 /**
- * The members of a patch set; those that are undefined go.
- * @throws TypeError when it is no patch
+ * Merges a patch into an object; members that are undefined in the patch are removed.
+ * @throws TypeError if the patch is not an object
  */
 function merged(present: JsonObject, patch: object): object {
   if (typeof patch !== "object" || patch === null || Array.isArray(patch)) {
-    throw new TypeError("give it an object of the members to set, or a function");
+    throw new TypeError("the change must be an object with the members to set, or a function");
   }
   return Object.fromEntries(
     Object.entries({ ...present, ...patch }).filter(([, value]) => value !== undefined),
@@ -117,8 +122,8 @@ function merged(present: JsonObject, patch: object): object {
 }
 
 /**
- * A misspelt member of a patch would change nothing, and say nothing.
- * @throws TypeError when the schema left out what the patch sets
+ * Catches misspelt members of a patch, which would otherwise be dropped silently.
+ * @throws TypeError if the schema dropped a member that the patch sets
  */
 function assertKept(change: ClaimsChange<JsonObject>, claims: JsonObject): void {
   const lost = Object.entries(change).find(
@@ -126,28 +131,31 @@ function assertKept(change: ClaimsChange<JsonObject>, claims: JsonObject): void 
   );
   if (lost !== undefined) {
     throw new TypeError(
-      `claims: the schema leaves out "${lost[0]}"; correct the name or the schema`,
+      `the schema drops the claim "${lost[0]}"; correct its name or add it to the schema`,
     );
   }
 }
 
-/** Runs code of the service: what that throws is its own, and passes as it is. */
-type Theirs = <T>(code: () => T | Promise<T>) => Promise<T>;
+/** Runs code of the service. Errors that it throws pass through unchanged. */
+type RunCallback = <T>(code: () => T | Promise<T>) => Promise<T>;
 
-/** A TypeError of ours is for the developer, and says what to change. */
-async function withMisuse<T>(call: string, work: (theirs: Theirs) => Promise<T>): Promise<T> {
-  let thrownByThem: unknown;
+/** Turns our own TypeErrors into errors for the developer, but not those of the service's callback. */
+async function withMisuse<T>(
+  method: string,
+  work: (callback: RunCallback) => Promise<T>,
+): Promise<T> {
+  let thrownByCallback: unknown;
   try {
     return await work(async (code) => {
       try {
         return await code();
       } catch (error) {
-        thrownByThem = error;
+        thrownByCallback = error;
         throw error;
       }
     });
   } catch (error) {
-    const ours = error instanceof TypeError && error !== thrownByThem;
-    throw ours ? misuse(`${call}: ${error.message}`, error) : error;
+    const isOurs = error instanceof TypeError && error !== thrownByCallback;
+    throw isOurs ? misuse(`${method}: ${error.message}`, error) : error;
   }
 }

@@ -1,22 +1,22 @@
 import type { JsonObject } from "../../base/json.ts";
-import type { Engine } from "../../engine/engine.ts";
 import { liveOf } from "../../engine/liveness.ts";
-import { type ClaimsChange, type Session, verifiedSessionOf } from "../../engine/session.ts";
+import {
+  type ClaimsChange,
+  type DataChange,
+  type Session,
+  type SessionInfo,
+  type VerifiedSession,
+  verifiedSessionOf,
+} from "../../engine/session.ts";
+import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core, VerifiedClaims } from "../core.ts";
-import { misuse } from "../response/errors.ts";
+import { misuse, sessionMissing } from "../response/errors.ts";
 import { endTokens, expireCookies, writeReissued } from "../response/tokens.ts";
-import { applyClaims, applyData, infoOf } from "./edits.ts";
+import { infoOf, updateClaims, updateData } from "./edits.ts";
 
-/**
- * The session of a verified token, with what can be done to it.
- * @param call the call whose response tells the client; undefined where there is none
- */
-export function sessionHandle(core: Core, verified: VerifiedClaims, call?: Call): Session {
-  return new SessionHandle(core, verified, call);
-}
-
-class SessionHandle implements Session {
+/** The session of a verified access token, with the operations on it. */
+export class SessionHandle implements Session {
   readonly #core: Core;
   readonly #call: Call | undefined;
   #verified: VerifiedClaims;
@@ -29,19 +29,20 @@ class SessionHandle implements Session {
   readonly accessExpiresAt: Session["accessExpiresAt"];
   readonly tokenTransport: Session["tokenTransport"];
 
-  constructor(core: Core, verified: VerifiedClaims, call: Call | undefined) {
+  /** @param call the call whose response informs the client; undefined if there is none */
+  constructor(core: Core, verified: VerifiedClaims, call?: Call) {
     this.#core = core;
     this.#call = call;
     this.#verified = verified;
-    const told = verifiedSessionOf(verified.claims, verified.read);
-    this.id = told.id;
-    this.userId = told.userId;
-    this.tenantId = told.tenantId;
-    this.createdAt = told.createdAt;
-    this.authTime = told.authTime;
-    this.expiresAt = told.expiresAt;
-    this.accessExpiresAt = told.accessExpiresAt;
-    this.tokenTransport = told.tokenTransport;
+    const facts = verifiedSessionOf(verified.claims, verified.read);
+    this.id = facts.id;
+    this.userId = facts.userId;
+    this.tenantId = facts.tenantId;
+    this.createdAt = facts.createdAt;
+    this.authTime = facts.authTime;
+    this.expiresAt = facts.expiresAt;
+    this.accessExpiresAt = facts.accessExpiresAt;
+    this.tokenTransport = facts.tokenTransport;
   }
 
   get claims(): JsonObject {
@@ -49,44 +50,56 @@ class SessionHandle implements Session {
   }
 
   async updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
+    // 1. The response of this call must still be able to carry the new access token.
     if (this.#call?.committed) {
       throw misuse(
-        "session.updateClaims: the response headers were sent already, or with the first message of the stream; update the claims before that, or by sessions.updateClaims(session.id, …), which the client learns with its next call",
+        "session.updateClaims: the response headers have already been sent (a stream sends them with its first message); update the claims earlier, or use sessions.updateClaims(session.id, …), which the client sees on its next call",
       );
     }
+
+    // 2. Change the claims in the store, and sign an access token that carries them.
     const engine = await this.#core.engine();
-    const stored = await applyClaims(this.#core, { id: this.id, change });
+    const stored = await updateClaims(this.#core, this.id, change);
     const { claims } = this.#verified;
     const reissued = await engine.reissueFrom(claims, stored);
+
+    // 3. From now on this handle returns the new claims.
     const read = await this.#core.claims.read(stored.record.claims);
     this.#verified = { claims: reissued?.access.claims ?? claims, read };
-    const call = this.#telling();
+
+    // 4. Write the access token to the response.
+    const call = this.#informableCall();
     if (reissued !== undefined && call !== undefined) {
-      // A client takes the tokens of a session that it does not know from a sign-in alone.
+      // A client accepts tokens of a session unknown to it only from a sign-in.
       const event = call.written === this.id ? "created" : "reissued";
       await writeReissued(this.#core, call.responseHeader, { ...reissued, event });
     }
   }
 
   async data(): Promise<JsonObject> {
-    return (await this.#load(await this.#core.engine())).data;
+    const { data } = await this.#load();
+    return data;
   }
 
-  updateData(change: Parameters<Session["updateData"]>[0]): Promise<JsonObject> {
-    return applyData(this.#core, { id: this.id, change });
+  updateData(change: DataChange): Promise<JsonObject> {
+    return updateData(this.#core, this.id, change);
   }
 
-  async info() {
-    return infoOf(this.#core, await this.#load(await this.#core.engine()));
+  async info(): Promise<SessionInfo> {
+    return infoOf(this.#core, await this.#load());
   }
 
   async revoke(): Promise<void> {
     const engine = await this.#core.engine();
-    // Where this response can clear the tokens, late calls need not; else the next call does.
-    const cleared = this.#telling() !== undefined || this.#isReplaced();
-    const end = () => engine.revoke(this.id, cleared ? "signOut" : "revoked");
+
+    // 1. End the session. If this response clears the tokens, late calls must leave cookies alone
+    // ("signOut"). Otherwise the client's next call clears them ("revoked").
+    const isCleared = this.#informableCall() !== undefined || this.#isReplaced();
+    const end = () => engine.revoke(this.id, isCleared ? "signOut" : "revoked");
     await (this.#call === undefined ? end() : endOwn(this.#call, end));
-    const call = this.#telling();
+
+    // 2. Clear the tokens. Ask again: a stream may have sent its headers in the meantime.
+    const call = this.#informableCall();
     if (call === undefined) {
       return;
     }
@@ -99,24 +112,37 @@ class SessionHandle implements Session {
 
   async revokeOthers(): Promise<readonly string[]> {
     const engine = await this.#core.engine();
-    // Whoever was signed out must not sign out those who did it.
-    await this.#load(engine);
+    // A session that was signed out must not sign out the sessions that did it.
+    await this.#load();
     const scope = { userId: this.userId, tenantId: this.tenantId ?? null, except: this.id };
     return engine.revokeAll(scope, "revoked");
   }
 
-  async #load(engine: Engine) {
+  /** @throws SessionError `unauthorized` if the session has ended */
+  async #load(): Promise<SessionRecord> {
+    const engine = await this.#core.engine();
     return liveOf(this.id, await engine.load(this.id));
   }
 
-  /** Whether the response of the call carries the tokens of another session by now. */
+  /** Whether the response of the call now carries the tokens of another session. */
   #isReplaced(): boolean {
     const { written } = this.#call ?? {};
     return written !== undefined && written !== this.id;
   }
 
-  /** The call, as long as its response can say something of this session. */
-  #telling(): Call | undefined {
+  /** The call, as long as its response can still inform the client about this session. */
+  #informableCall(): Call | undefined {
     return this.#call?.committed || this.#isReplaced() ? undefined : this.#call;
   }
+}
+
+/**
+ * Returns the session of a call.
+ * @throws SessionError `unauthorized` if it has none
+ */
+export function presentSession({ session }: Call): VerifiedSession {
+  if (session === undefined) {
+    throw sessionMissing();
+  }
+  return session;
 }

@@ -3,26 +3,34 @@ import type { TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
 import { type OwnLifetimes, readOwnLifetimes, type SessionLife } from "../../engine/lifetimes.ts";
 import { liveOf } from "../../engine/liveness.ts";
-import type { Session, VerifiedSession } from "../../engine/session.ts";
+import type { Session } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
-import { sessionMissing } from "../response/errors.ts";
-import { assertId, assertNotCommitted, deviceOf, enterCreated, readTransport } from "./sign-in.ts";
+import { presentSession } from "./handle.ts";
+import {
+  assertId,
+  assertNotCommitted,
+  deviceOf,
+  enterCreated,
+  readTransport,
+  writeCreated,
+} from "./sign-in.ts";
 
-/** How `fork` makes a second session. */
+/** Options of `fork`. */
 export interface ForkOptions {
-  /** What the user calls the second holder, at most 255 characters. Default none. */
+  /** The user's name for the second token holder, at most 255 characters. Default none. */
   readonly label?: string;
-  /** A shorter life than that of the session it comes from. */
+  /** Lifetimes shorter than those of the session it comes from. Default: the same. */
   readonly lifetimes?: OwnLifetimes;
   /** How its tokens will travel. Default "header". */
   readonly transport?: TokenTransport;
 }
 
 /**
- * Begins the session anew after its user has proven again who they are: another id, new tokens in
- * the response of the call, `authTime` now; the former one ends in the same transaction (ASVS 7.2.4).
+ * Replaces the session after its user has authenticated again: a new id, new tokens in the response
+ * of the call, and `authTime` set to now. The former session ends in the same transaction (ASVS
+ * 7.2.4).
  * @throws SessionError TypeError
  */
 export async function reauthenticate(
@@ -30,12 +38,17 @@ export async function reauthenticate(
   call: Call,
   context: HandlerContext,
 ): Promise<Session> {
+  // 1. The response must still be able to carry the new tokens.
   assertNotCommitted(call, "sessions.reauthenticate");
-  const { id } = presentOf(call);
+
+  // 2. Load the session of the call; it must be alive.
+  const { id } = presentSession(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
+
+  // 3. Create its successor. The session ends in the same transaction.
   const creation: Creation = {
-    ...inheritedBy(record),
+    ...inheritedFrom(record),
     device: { ...record.device, ...deviceOf(core, context) },
     transport: record.transport,
     life: lifeOf(core, record),
@@ -43,16 +56,20 @@ export async function reauthenticate(
     from: { session: id, version: record.version, authTime: null, endsBy: null },
   };
   const created = await endOwn(call, () => engine.create(creation));
+
+  // 4. Write its tokens. From now on it is the session of this call.
+  await writeCreated(core, call, created);
   return enterCreated(core, call, created);
 }
 
 /**
- * Begins a second session of the same user, for a second holder of tokens: two that share one end in
- * theft. It says what the first one says, and ends no later; ending one leaves the other alone.
+ * Creates a second session of the same user for a second token holder. If two holders shared one
+ * session, reuse detection would revoke it. The new session has the same claims and data and ends no
+ * later. Ending one does not end the other.
  * @throws SessionError TypeError
  */
 export async function fork(core: Core, call: Call, options: ForkOptions): Promise<Created> {
-  const { id } = presentOf(call);
+  const { id } = presentSession(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
   const { label, lifetimes: own = {} } = options;
@@ -60,7 +77,7 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
     assertId("label", label);
   }
   return engine.create({
-    ...inheritedBy(record),
+    ...inheritedFrom(record),
     device: label === undefined ? {} : { label },
     transport: readTransport(options.transport),
     life: lifeOf(core, record, own),
@@ -74,27 +91,20 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
   });
 }
 
-function presentOf({ session }: Call): VerifiedSession {
-  if (session === undefined) {
-    throw sessionMissing();
-  }
-  return session;
-}
-
-function inheritedBy({ userId, tenantId, claims, data }: SessionRecord) {
+function inheritedFrom({ userId, tenantId, claims, data }: SessionRecord) {
   return { userId, tenantId, claims, data };
 }
 
-/** The life of a session that comes from another one: no longer than that one's. */
+/** Returns the lifetimes of a successor: never longer than those of the session it comes from. */
 function lifeOf({ lifetimes }: Core, record: SessionRecord, own: OwnLifetimes = {}): SessionLife {
   const { accessLife, idleLife } = record;
-  const most = {
+  const limits = {
     ...lifetimes,
     access: Math.min(lifetimes.access, accessLife ?? Infinity),
     idle: Math.min(lifetimes.idle, idleLife ?? Infinity),
     absolute: Math.min(lifetimes.absolute, record.expiresAt - record.createdAt),
   };
-  const life = readOwnLifetimes(most, own);
+  const life = readOwnLifetimes(limits, own);
   return {
     accessLife: life.accessLife ?? accessLife,
     idleLife: life.idleLife ?? idleLife,

@@ -1,47 +1,48 @@
 import type { ConnectError } from "@connectrpc/connect";
 
-/** What happens to the messages of one direction of a stream. */
+/** Hooks for the messages of one direction of a stream. */
 export interface Passing {
-  /** Before a message goes on. May end the stream; then the message stays behind. */
+  /** Runs before a message is passed on. If it ends the stream, the message is not passed on. */
   readonly before?: () => void;
-  /** When a message goes on. May end the stream; then it is the last one. */
+  /** Runs when a message is passed on. If it ends the stream, this message is the last one. */
   readonly after?: () => void;
-  /** Makes an error of the source the one that goes on. */
+  /** Converts an error of the source before it is passed on. */
   readonly failed?: (error: unknown) => unknown;
-  /** When no more message will come. */
+  /** Runs when no more messages will come. */
   readonly over?: () => void;
-  /** Whether the source is told to return when the stream is ended: it is the handler's generator. */
+  /** Whether to call `return` of the source when the stream is ended: it is the handler's generator. */
   readonly returnSource?: boolean;
 }
 
 /**
- * The end that somebody else puts to a running stream: whoever reads its messages, in either
- * direction, gets the reason instead, and its signal aborts with it.
+ * Terminates a running stream from outside: readers in both directions receive the reason as an
+ * error, and the stream's signal aborts with it.
  */
 export class Ending {
   readonly #controller = new AbortController();
-  /** Whoever waits for a message now. By hand: a promise that is raced for each message never lets go. */
+  /** Readers waiting for a message. `Promise.race` would leak: each race holds on to a long-lived promise. */
   readonly #waiting = new Set<(reason: ConnectError) => void>();
   readonly #actions = new Set<() => void>();
   #reason: ConnectError | undefined;
 
-  /** Aborts with the reason, or as the call itself does. */
+  /** Aborts with the reason of `end`, or when the call itself is over. */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
-  /** Why the stream was ended from here; undefined as long as it was not. */
+  /** The reason given to `end`; undefined until then. */
   get reason(): ConnectError | undefined {
     return this.#reason;
   }
 
-  /** Ends the stream, once. */
+  /** Ends the stream. Only the first call has an effect. */
   end(reason: ConnectError): void {
     if (this.#reason !== undefined) {
       return;
     }
     this.#reason = reason;
-    // First who reads, then the handler: what it throws because of the signal must not be first.
+    // Reject the readers before the signal aborts: an error that the handler throws because of the
+    // signal must not arrive first.
     for (const reject of this.#waiting) {
       reject(reason);
     }
@@ -53,13 +54,13 @@ export class Ending {
     this.#actions.clear();
   }
 
-  /** The call is over by itself: its signal aborted. */
+  /** Notes that the call itself is over: its own signal has aborted. */
   callEnded(reason: unknown): void {
     this.#controller.abort(reason);
     this.#actions.clear();
   }
 
-  /** The work, or the reason of the end, whichever is first. */
+  /** Settles as `work` does, or rejects with the reason if the stream ends first. */
   race<T>(work: Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
       if (this.#reason !== undefined) {
@@ -71,7 +72,7 @@ export class Ending {
     });
   }
 
-  /** The messages, until the stream is ended. */
+  /** Passes messages on until the stream is ended. */
   wrap<T>(source: AsyncIterable<T>, passing: Passing = {}): AsyncIterable<T> {
     return {
       [Symbol.asyncIterator]: () => {
@@ -80,26 +81,29 @@ export class Ending {
     };
   }
 
-  /** @returns a function that takes `action` back */
+  /**
+   * Runs `action` when the stream is ended.
+   * @returns a function that cancels it
+   */
   whenEnded(action: () => void): () => void {
     this.#actions.add(action);
     return () => this.#actions.delete(action);
   }
 }
 
-/** All three methods: transports insist on `throw`, and `yield*` calls what there is. */
+/** Implements all three methods: transports require `throw`, and `yield*` calls whatever exists. */
 class EndableMessages<T> implements AsyncIterator<T> {
   readonly #ending: Ending;
   readonly #source: AsyncIterator<T>;
   readonly #passing: Passing;
-  readonly #letGo: () => void = () => {};
+  readonly #cancelLeave: () => void = () => {};
 
   constructor(ending: Ending, source: AsyncIterator<T>, passing: Passing) {
     this.#ending = ending;
     this.#source = source;
     this.#passing = passing;
     if (passing.returnSource) {
-      this.#letGo = ending.whenEnded(() => this.#leave());
+      this.#cancelLeave = ending.whenEnded(() => this.#leave());
     }
   }
 
@@ -132,21 +136,21 @@ class EndableMessages<T> implements AsyncIterator<T> {
 
   async return(value?: unknown): Promise<IteratorResult<T>> {
     this.#over();
-    // Closing a request that is not read to its end would close the connection before the reason
-    // is sent.
+    // Closing a request before it is read to its end would close the connection before the reason is
+    // sent.
     const isKept = this.#ending.reason !== undefined && !this.#passing.returnSource;
     return isKept || this.#source.return === undefined
       ? { done: true, value }
       : this.#source.return(value);
   }
 
-  /** A generator that waits at a yield runs its `finally` by this, any other when it goes on. */
+  /** A generator blocked at a `yield` runs its `finally` now; any other runs it when it continues. */
   #leave(): void {
     (async () => this.#source.return?.())().catch(() => {});
   }
 
   #over(): void {
-    this.#letGo();
+    this.#cancelLeave();
     this.#passing.over?.();
   }
 

@@ -7,7 +7,7 @@ import { Ending } from "./ending.ts";
 import type { OpenStreams } from "./open.ts";
 import type { StreamEnds, WatchedStream } from "./watched.ts";
 
-/** Whose stream it is. */
+/** The call of a stream, and the instance it belongs to. */
 export interface StreamOwner {
   readonly core: VerifyingCore;
   readonly streams: OpenStreams;
@@ -18,46 +18,67 @@ export interface StreamOwner {
 export interface StreamToRun {
   readonly request: StreamRequest;
   readonly policy: Pick<MethodPolicy, "stream" | "check">;
-  /** Sends it to its handler. */
+  /** Passes the request to its handler. */
   readonly send: (request: StreamRequest) => Promise<StreamResponse>;
-  /** Makes an error of the handler the one that goes on the wire. */
+  /** Converts an error of the handler into the error that goes on the wire. */
   readonly failed: (error: unknown) => unknown;
 }
 
 /**
- * Runs a stream: notes when its headers are sent, with its first message, and ends it with its
- * session, as its policy says. A handler that waits for its signal, for a request or at a yield
- * is let go of at once; one that waits for something else sends nothing more.
+ * Runs a stream and ends it with its session, as its policy demands. Handlers blocked on their
+ * signal, on the request stream or at a `yield` are released immediately; others may keep running
+ * but cannot send further messages.
  */
 export async function runStream(owner: StreamOwner, stream: StreamToRun): Promise<StreamResponse> {
   const { call } = owner;
   const { request, send, failed } = stream;
+
+  // 1. Watch the session, if the policy ends the stream with it.
   const ending = new Ending();
   const watched = await watch(owner, stream, ending);
   if (watched !== undefined) {
     call.stream = watched;
   }
-  const over = closer(request.signal, ending, watched);
+
+  // 2. Stop watching when the call is over: its signal aborts, its messages end, or it fails.
+  const stopWatching = (): void => watched?.close();
+  onAbort(request.signal, () => {
+    stopWatching();
+    ending.callEnded(request.signal.reason);
+  });
+
   try {
-    const before = (): void => watched?.look();
-    const sent = watched === undefined ? request : under(request, ending, before);
-    // A handler of requests only answers when it is done; it may never be.
-    const response = await ending.race(send(sent));
-    const after = (): void => {
+    // 3. Give a watched handler a signal and requests that end with the session.
+    const look = (): void => watched?.look();
+    const endable: StreamRequest =
+      watched === undefined
+        ? request
+        : {
+            ...request,
+            signal: ending.signal,
+            message: ending.wrap(request.message, { before: look }),
+          };
+
+    // 4. Call the handler. If it reads requests it only returns when it is done, which may be never.
+    const response = await ending.race(send(endable));
+
+    // 5. Before each message: check that the session is alive. After the first one, the response
+    // headers are sent.
+    const sent = (): void => {
       call.committed = true;
       watched?.sent();
     };
     const message = ending.wrap(response.message, {
-      ...{ before, after, failed, over, returnSource: true },
+      ...{ before: look, after: sent, failed, over: stopWatching, returnSource: true },
     });
     return { ...response, message };
   } catch (error) {
-    over();
+    stopWatching();
     throw ending.reason ?? failed(error);
   }
 }
 
-/** @returns undefined where the stream does not end with its session, or has none */
+/** @returns undefined if the stream has no session or does not end with it */
 async function watch(
   { core, streams, call }: StreamOwner,
   { request, policy }: StreamToRun,
@@ -78,7 +99,7 @@ async function watch(
   }
 }
 
-/** A method without a check does not ask for revocation; one that says what it ends on does. */
+/** A method without a revocation check ignores revocations, unless its policy says "endOnRevoke". */
 function endsOf({ stream, check }: StreamToRun["policy"]): StreamEnds | undefined {
   return stream === undefined || stream === "never"
     ? undefined
@@ -88,28 +109,11 @@ function endsOf({ stream, check }: StreamToRun["policy"]): StreamEnds | undefine
       };
 }
 
-function under(request: StreamRequest, ending: Ending, before: () => void): StreamRequest {
-  return {
-    ...request,
-    signal: ending.signal,
-    message: ending.wrap(request.message, { before }),
-  };
-}
-
-/** Lets go of everything once the call is over, whoever tells first. */
-function closer(
-  signal: AbortSignal,
-  ending: Ending,
-  watched: WatchedStream | undefined,
-): () => void {
-  const callEnded = (): void => {
-    watched?.close();
-    ending.callEnded(signal.reason);
-  };
+/** Calls `action` when the signal aborts; at once if it has aborted already. */
+function onAbort(signal: AbortSignal, action: () => void): void {
   if (signal.aborted) {
-    callEnded();
+    action();
   } else {
-    signal.addEventListener("abort", callEnded, { once: true });
+    signal.addEventListener("abort", action, { once: true });
   }
-  return () => watched?.close();
 }

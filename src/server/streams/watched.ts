@@ -1,126 +1,143 @@
-import { type Clock, systemClock } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
-import type { Revocations } from "../../engine/revocation/log.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { EndedEntry } from "../../engine/store.ts";
+import type { CallStream } from "../call/call.ts";
 import type { Authenticator } from "../core.ts";
 
-/** Milliseconds that a read of the log has to answer, after this process was asleep. */
-const answerTime = 5_000;
-
-/** Tells when the change log has been silent for so long that open streams must not go on. */
-export interface LogWatch {
-  /** Reads the log by itself where it is late. To be called now and then. */
-  look(): void;
-  /** Whether nothing was heard for `patience` milliseconds, although it was asked. */
-  isLost(patience: number): boolean;
-}
-
-/**
- * A process that was asleep finds its log late as well; it reads once more before it gives up.
- * @param max milliseconds; the greatest patience there is
- */
-export function createLogWatch(revocations: Revocations, clock: Clock, max: number): LogWatch {
-  /** The question that is not answered yet, and since when it could have been. */
-  let asked: { since: number } | undefined;
-  const isLate = (): boolean => revocations.staleness() >= max / 2;
-  return {
-    look() {
-      if (!isLate()) {
-        asked = undefined;
-      } else if (asked === undefined) {
-        const question = { since: Number.POSITIVE_INFINITY };
-        asked = question;
-        const turn = (): void => {
-          question.since = Math.min(question.since, clock.monotonic());
-        };
-        // A turn of the event loop, no time: without one no answer can have come.
-        systemClock.after(0, turn);
-        revocations.catchUp().then(turn, turn);
-      }
-    },
-    isLost: (patience) =>
-      revocations.staleness() >= patience &&
-      asked !== undefined &&
-      clock.monotonic() - asked.since >= answerTime,
-  };
-}
-
-/** What a stream ends on. */
+/** The events that end a stream. */
 export interface StreamEnds {
-  /** Whether it goes on after its access token expired, as long as the session lives. */
+  /** Whether the stream continues after its access token expired, as long as the session is alive. */
   readonly outlivesToken: boolean;
-  /** Whether it ends when the session is revoked, and when nobody can tell whether it was. */
+  /** Whether it ends when the session is revoked, and when revocations can no longer be read. */
   readonly onRevoke: boolean;
 }
 
-/** What a stream is watched by. */
+/** What a watched stream needs. */
 export interface WatchedStreamOptions extends StreamEnds {
   readonly engine: Authenticator;
-  readonly freshness: LogWatch;
-  /** Milliseconds without word of the change log that it goes on for. */
-  readonly patience: number;
+  /** Whether revocations could not be read for longer than this stream may run without them. */
+  readonly isLogLost: () => boolean;
   readonly monotonic: () => number;
-  /** Ends the stream. Called once at most. */
+  /** Ends the stream. Called at most once. */
   readonly end: (error: SessionError) => void;
-  /** Called when there is nothing left to watch, after an end too. */
+  /** Called when there is nothing left to watch, also after `end`. */
   readonly closed: (stream: WatchedStream) => void;
 }
 
-/** Before its end is reached, the store is asked whether the session was refreshed meanwhile. */
-const lookAhead = 60_000;
-const lookAgain = 10_000;
-/** Where the log has lost changes, the store is asked about each stream within this time. */
-const lookWithin = 10_000;
-/** Milliseconds that a handler which ended the session itself has for its last message. */
-const lastWords = 5_000;
+/** Ask the store this long before the session ends: a refresh may have moved its end. Milliseconds. */
+const askBefore = 60_000;
+/** Time between two questions to the store, in milliseconds. */
+const askAgain = 10_000;
+/** Ask the store about each stream within this time after the log lost entries. Milliseconds. */
+const askWithin = 10_000;
+/** Time for the last message of a handler that ended the session itself, in milliseconds. */
+const lastMessageTime = 5_000;
 
-/** Knows when one open stream must end, and ends it. Whoever holds it asks it to look now and then. */
-export class WatchedStream {
+/**
+ * One open stream that ends with its session. `look` is called regularly and ends the stream when it
+ * is due; revocations arrive from the change log between two looks.
+ */
+export class WatchedStream implements CallStream {
   readonly #options: WatchedStreamOptions;
   #session: VerifiedSession;
   /** Milliseconds since 1970 by the store's clock. */
   #endsAt: number;
-  #looksAt = Number.POSITIVE_INFINITY;
+  /** When to ask the store next, by the store's clock. */
+  #asksAt = Number.POSITIVE_INFINITY;
   #wasUnsure: boolean;
-  #stop: () => void = () => {};
+  #unsubscribe: () => void = () => {};
+  /** How many operations of the handler that may end the session are running. */
   #ownEnds = 0;
-  /** How the session ended while the handler was about to end it, which may take no longer than this. */
-  #endedMeanwhile: LastWords | undefined;
-  #last: LastWords | undefined;
+  /** Set when the session ended during such an operation; the operation itself may time out. */
+  #endedMeanwhile: LastMessage | undefined;
+  #lastMessage: LastMessage | undefined;
   #closed = false;
 
   constructor(options: WatchedStreamOptions, session: VerifiedSession) {
     this.#options = options;
     this.#session = session;
     this.#endsAt = endOf(session);
-    // Where it was so already, the call that opened the stream has asked.
+    // If entries were lost before, the call that opened the stream has already asked the store.
     this.#wasUnsure = options.engine.revocations.unsure;
     this.follow(session);
   }
 
-  /** Belongs to this session from now on: the handler signed in anew. */
+  /** Watches another session from now on: the handler signed in again. */
   follow(session: VerifiedSession): void {
-    this.#stop();
+    this.#unsubscribe();
     this.#session = session;
-    this.#last = undefined;
+    this.#lastMessage = undefined;
     this.#endedMeanwhile = undefined;
     this.#setEnd(endOf(session));
     if (this.#closed || !this.#options.onRevoke) {
       return;
     }
-    const stop = this.#options.engine.revocations.watch(session.id, (change) =>
-      this.#ended(change),
+    const unsubscribe = this.#options.engine.revocations.watch(session.id, (entry) =>
+      this.#revoked(entry),
     );
+    // The listener may have been called at once.
     if (this.isOpen) {
-      this.#stop = stop;
+      this.#unsubscribe = unsubscribe;
     }
   }
 
+  /** Ends the stream if it is due. */
+  look(): void {
+    if (this.#closed) {
+      return;
+    }
+    const { engine, isLogLost, monotonic, onRevoke } = this.#options;
+    const now = engine.revocations.storeNow();
+
+    // 1. The access token has expired, or the session if the stream outlives its token.
+    if (now >= this.#endsAt) {
+      this.#end(accessExpired(this.#session.id));
+      return;
+    }
+
+    // 2. Nobody can tell any more whether the session was revoked.
+    if (engine.revocations.isClosed() || (onRevoke && isLogLost())) {
+      this.#end(logLost());
+      return;
+    }
+
+    // 3. The handler ended the session itself: wait for its last message, but not for long.
+    const last = this.#lastMessage ?? this.#endedMeanwhile;
+    if (last !== undefined) {
+      if (monotonic() >= last.until) {
+        this.#end(last.error);
+      }
+      return;
+    }
+
+    // 4. The log has lost entries since the last look: ask the store soon, at a random time so that
+    // not all streams ask at once.
+    const { unsure } = engine.revocations;
+    if (unsure && !this.#wasUnsure && onRevoke) {
+      this.#asksAt = Math.min(this.#asksAt, now + askWithin * Math.random());
+    }
+    this.#wasUnsure = unsure;
+
+    // 5. Ask the store if the session has ended, or if a refresh has moved its end.
+    if (now >= this.#asksAt) {
+      this.#asksAt = now + askAgain;
+      void this.#askStore();
+    }
+  }
+
+  /** Milliseconds until the next look is due. */
+  get dueIn(): number {
+    return Math.min(this.#endsAt, this.#asksAt) - this.#options.engine.revocations.storeNow();
+  }
+
+  get isOpen(): boolean {
+    return !this.#closed;
+  }
+
   /**
-   * Runs what ends the session for the handler of this stream itself. It may still say so: the
-   * stream goes on for one message, or its own end.
+   * Runs an operation of this stream's own handler that ends the session. The handler may still
+   * report it: the stream continues for one message, or until the handler ends it.
    */
   async ownEnd<T>(work: () => Promise<T>): Promise<T> {
     this.#ownEnds += 1;
@@ -131,87 +148,43 @@ export class WatchedStream {
       const ended = this.#endedMeanwhile;
       this.#endedMeanwhile = undefined;
       if (ended !== undefined) {
-        this.#last = { ...ended, until: this.#options.monotonic() + lastWords };
+        this.#lastMessage = { ...ended, until: this.#options.monotonic() + lastMessageTime };
       }
     }
   }
 
-  /** A message of the handler went out. After its last words it may only end. */
+  /** Notes that a message of the handler was sent. If it was the last message, the stream may only end. */
   sent(): void {
-    if (this.#last !== undefined) {
-      this.#last = { ...this.#last, until: this.#options.monotonic() };
+    if (this.#lastMessage !== undefined) {
+      this.#lastMessage = { ...this.#lastMessage, until: this.#options.monotonic() };
     }
   }
 
-  /** Ends the stream if it is time. */
-  look(): void {
-    if (this.#closed) {
-      return;
-    }
-    const { engine, freshness, patience, monotonic, onRevoke } = this.#options;
-    const now = engine.revocations.storeNow();
-    const last = this.#last ?? this.#endedMeanwhile;
-    if (now >= this.#endsAt) {
-      this.#end(accessExpired(this.#session.id));
-    } else if (engine.revocations.isClosed() || (onRevoke && freshness.isLost(patience))) {
-      this.#end(logLost());
-    } else if (last !== undefined) {
-      if (monotonic() >= last.until) {
-        this.#end(last.error);
-      }
-    } else {
-      this.#lookAtStore(now);
-    }
-  }
-
-  #lookAtStore(now: number): void {
-    const { unsure } = this.#options.engine.revocations;
-    if (unsure && !this.#wasUnsure && this.#options.onRevoke) {
-      this.#looksAt = Math.min(this.#looksAt, now + lookWithin * Math.random());
-    }
-    this.#wasUnsure = unsure;
-    if (now >= this.#looksAt) {
-      this.#looksAt = now + lookAgain;
-      void this.#askStore();
-    }
-  }
-
-  /** Milliseconds until it wants to look, at the latest. */
-  get dueIn(): number {
-    return Math.min(this.#endsAt, this.#looksAt) - this.#options.engine.revocations.storeNow();
-  }
-
-  get isOpen(): boolean {
-    return !this.#closed;
-  }
-
+  /** Stops watching. Does not end the stream. */
   close(): void {
     this.#closed = true;
-    this.#stop();
+    this.#unsubscribe();
     this.#options.closed(this);
   }
 
-  #ended(change: EndedEntry): void {
-    const error = this.#errorOf(change);
+  #revoked({ session, endedBy, at }: EndedEntry): void {
+    const error = endedError({ session, endedBy, at }, this.#options.engine.revocations.storeNow());
     if (this.#ownEnds > 0) {
-      this.#endedMeanwhile = { error, until: this.#options.monotonic() + lastWords };
+      this.#endedMeanwhile = { error, until: this.#options.monotonic() + lastMessageTime };
     } else {
       this.#end(error);
     }
   }
 
-  #errorOf({ session, endedBy, at }: EndedEntry): SessionError {
-    return endedError({ session, endedBy, at }, this.#options.engine.revocations.storeNow());
-  }
-
-  /** A refresh moves the end of a session; an outage does not, and leaves the end that is known. */
+  /** Asks the store for the session. During an outage the known end stays. */
   async #askStore(): Promise<void> {
     const { id } = this.#session;
     try {
       const stored = await this.#options.engine.loadUnsure(id);
-      if (id === this.#session.id && this.#ownEnds === 0 && this.#last === undefined) {
+      // The handler may have ended or replaced the session in the meantime.
+      if (id === this.#session.id && this.#ownEnds === 0 && this.#lastMessage === undefined) {
         const { idleExpiresAt, expiresAt } = liveOf(id, stored);
-        this.#found(Math.min(idleExpiresAt, expiresAt));
+        this.#foundAlive(Math.min(idleExpiresAt, expiresAt));
       }
     } catch (error) {
       if (error instanceof SessionError && error.kind === "unauthorized") {
@@ -220,19 +193,19 @@ export class WatchedStream {
     }
   }
 
-  #found(end: number): void {
+  #foundAlive(endsAt: number): void {
     if (!this.#options.outlivesToken) {
-      this.#looksAt = Number.POSITIVE_INFINITY;
-    } else if (end !== this.#endsAt) {
-      this.#setEnd(end);
+      this.#asksAt = Number.POSITIVE_INFINITY;
+    } else if (endsAt !== this.#endsAt) {
+      this.#setEnd(endsAt);
     }
   }
 
   #setEnd(endsAt: number): void {
     this.#endsAt = endsAt;
-    // Not all streams at once.
-    this.#looksAt = this.#options.outlivesToken
-      ? endsAt - lookAhead * (0.5 + 0.5 * Math.random())
+    // At a random time, so that not all streams ask at once.
+    this.#asksAt = this.#options.outlivesToken
+      ? endsAt - askBefore * (0.5 + 0.5 * Math.random())
       : Number.POSITIVE_INFINITY;
   }
 
@@ -244,9 +217,10 @@ export class WatchedStream {
   }
 }
 
-/** Why a stream ends that may still say something, and until when; in monotonic milliseconds. */
-interface LastWords {
+/** The end of a stream whose handler may send one more message. */
+interface LastMessage {
   readonly error: SessionError;
+  /** When the stream ends at the latest, in monotonic milliseconds. */
   readonly until: number;
 }
 
@@ -254,7 +228,7 @@ function endOf(session: VerifiedSession): number {
   return session.accessExpiresAt.getTime();
 }
 
-/** Also where the session itself is over by its age: the refresh finds out. */
+/** Also used when the session itself has expired; the client's refresh then reports that. */
 function accessExpired(session: string): SessionError {
   return new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
     message: "the access token has expired",
@@ -262,7 +236,7 @@ function accessExpired(session: string): SessionError {
   });
 }
 
-/** Not everybody shall come back at once. */
+/** The random delay keeps clients from reconnecting all at once. */
 function logLost(): SessionError {
   return unavailable(
     "the stream ended because revocations could not be read for too long; open it again",
