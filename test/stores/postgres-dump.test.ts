@@ -25,9 +25,11 @@ describePostgres("a dump of PostgreSQL without the secret", (server) => {
   it("cannot open an engine without the secret", async () => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
-    await expect(startEngine({ store: copy.store })).rejects.toThrow(
-      "secret is missing and postgresStore does not keep one",
-    );
+    await expect(startEngine({ store: copy.store })).rejects.toMatchObject({
+      cause: {
+        message: expect.stringContaining("secret is missing and postgresStore does not keep one"),
+      },
+    });
   });
 
   it("rejects every earlier token after a restore under another secret, and reports it", async () => {
