@@ -302,7 +302,7 @@ async function loadKey(stored: StoredSigningKey, secrets: SecretRing): Promise<L
   const secretId = String(decodeProtectedHeader(stored.privateJwk).kid);
   const publicJwk = publicHalf(jwk, verification);
   const facts = { slot, createdAt, verification, secretId, publicJwk };
-  const secret = secrets.get(secretId);
+  const secret = secrets.byId.get(secretId);
   if (secret === undefined) {
     return { ...facts, signing: undefined };
   }

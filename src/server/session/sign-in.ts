@@ -134,8 +134,6 @@ async function readNewSession(
     assertId("label", label);
   }
   const claims = await core.claims.accept(options.claims ?? {});
-  // Compute what the client may read now, while a mistake still changes nothing.
-  await core.claims.forClient(claims);
   return {
     userId,
     tenantId: tenantId ?? null,
