@@ -22,9 +22,7 @@ export class AntiCsrf {
   async verify(session: string, token: string): Promise<boolean> {
     const [, secretId = "", mac = ""] = shape.exec(token) ?? [];
     const keys = this.#secrets.byId.get(secretId);
-    return (
-      keys !== undefined && (await keys.antiCsrf.verify(bytesOf(session), base64Decode(mac)))
-    );
+    return keys !== undefined && (await keys.antiCsrf.verify(bytesOf(session), base64Decode(mac)));
   }
 }
 

@@ -88,7 +88,10 @@ export class RefreshTokens {
    * Reads the session of a prechecked token and proves the token against it.
    * @throws SessionError `unauthorized` or `unavailable`
    */
-  async prove(checked: CheckedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken> {
+  async prove(
+    checked: CheckedRefreshToken,
+    transport: TokenTransport,
+  ): Promise<ProvenRefreshToken> {
     const { session, generation, secretId, keys } = checked;
     const { record, now } = await reach(this.#options.store.load(session));
     if (record === undefined) {
