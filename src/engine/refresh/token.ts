@@ -57,7 +57,7 @@ export class RefreshTokens {
    * Mints the refresh token of the record's generation.
    * @throws UnknownSecretError
    */
-  mint(record: SessionRecord): Promise<string> {
+  async mint(record: SessionRecord): Promise<string> {
     return mintRefreshToken(this.#keysOf(record.secretId), bindingOf(record));
   }
 
