@@ -13,7 +13,7 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
-import { type Created, type Creation, createSession } from "./create.ts";
+import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
 import { EngineSecrets, oncePerSecret } from "./keys/secrets.ts";
@@ -23,8 +23,8 @@ import { isLive } from "./liveness.ts";
 import { RowReads, reach } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
-import { type Refreshed, Refresher } from "./refresh/refresh.ts";
-import { type PresentedRefreshToken, RefreshTokens } from "./refresh/token.ts";
+import { Refresher } from "./refresh/refresh.ts";
+import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
 import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
 import { RevocationLog } from "./revocation/log.ts";
@@ -76,6 +76,7 @@ export class Engine {
   readonly revocations: RevocationLog;
   readonly antiCsrf: AntiCsrf;
   readonly refreshTokens: RefreshTokens;
+  readonly creator: SessionCreator;
   readonly refresher: Refresher;
   readonly updates: RecordUpdates;
   /** Verifies format, signature, issuer, audience, type and lifetime, but not revocation. */
@@ -84,7 +85,6 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #secrets: EngineSecrets;
   readonly #keys: SigningKeys;
-  readonly #accessTokens: AccessTokens;
   readonly #verified: VerifiedCache | undefined;
   readonly #restorer: Restorer;
   readonly #sweeper: Sweeper;
@@ -120,9 +120,9 @@ export class Engine {
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.refreshTokens = refreshTokens;
-    this.refresher = new Refresher({
-      ...{ store, secrets, lifetimes, clock, emit, revocations, accessTokens, refreshTokens },
-    });
+    const parts = { secrets, revocations, accessTokens, refreshTokens };
+    this.creator = new SessionCreator({ ...options, ...parts });
+    this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ store, emit, revocations, accessTokens });
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
@@ -135,7 +135,6 @@ export class Engine {
     this.#options = options;
     this.#secrets = secrets;
     this.#keys = keys;
-    this.#accessTokens = accessTokens;
     this.#verified = verified;
     this.#restorer = new Restorer({ store, revocations, keys, clock });
     this.#sweeper = new Sweeper({ store, keys, clock });
@@ -221,29 +220,6 @@ export class Engine {
   /** The public keys of all tokens that may be alive, and the keys that will sign next. */
   publicKeys(): Promise<readonly JWK[]> {
     return this.#keys.published();
-  }
-
-  /**
-   * @throws TypeError if its tokens would not fit their transport; nothing is stored then
-   * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
-   * session that it comes from is over
-   */
-  create(creation: Creation): Promise<Created> {
-    return createSession(
-      {
-        ...this.#options,
-        secrets: this.#secrets,
-        revocations: this.revocations,
-        accessTokens: this.#accessTokens,
-        refreshTokens: this.refreshTokens,
-      },
-      creation,
-    );
-  }
-
-  /** Exchanges a refresh token. */
-  refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
-    return this.refresher.refresh(presented);
   }
 
   /** Ends a session; resolves to whether this call ended it. */
