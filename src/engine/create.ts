@@ -6,7 +6,7 @@ import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
-import { reach } from "./reach.ts";
+import { storeFailed } from "./reach.ts";
 import type { RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
@@ -116,8 +116,8 @@ export class SessionCreator {
   async #insert(creation: Creation): Promise<Kept> {
     const { store, secrets, lifetimes, limit = null } = this.#options;
     const { life, from, ...content } = creation;
-    const inserted = await reach(
-      store.insert({
+    const inserted = await store
+      .insert({
         ...content,
         id: randomId(16),
         salt: randomId(32),
@@ -130,13 +130,13 @@ export class SessionCreator {
         authTime: from?.authTime ?? null,
         requires: from?.session ?? null,
         limit,
-      }),
-    );
+      })
+      .catch(storeFailed);
     if (inserted.record !== undefined) {
       return inserted;
     }
     if (inserted.refused === "notLive" && from !== undefined) {
-      liveOf(from.session, await reach(store.load(from.session)));
+      liveOf(from.session, await store.load(from.session).catch(storeFailed));
       throw unavailable("the original session kept changing while it was copied; try again");
     }
     throw new SessionError("forbidden", "SESSION_LIMIT", {
@@ -184,9 +184,9 @@ export class SessionCreator {
     }
     const { claims, data } = origin;
     accessTokens.assertFits({ ...record, claims });
-    const written = await reach(
-      store.update({ id: record.id, version: record.version, claims, data }),
-    );
+    const written = await store
+      .update({ id: record.id, version: record.version, claims, data })
+      .catch(storeFailed);
     return { record: liveOf(record.id, written), now: written.now };
   }
 }

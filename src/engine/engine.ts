@@ -20,7 +20,7 @@ import { EngineSecrets, oncePerSecret } from "./keys/secrets.ts";
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive } from "./liveness.ts";
-import { RowReads, reach } from "./reach.ts";
+import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
 import { Refresher } from "./refresh/refresh.ts";
@@ -160,7 +160,7 @@ export class Engine {
     this.#opening ??= this.#open().finally(() => {
       this.#opening = undefined;
     });
-    return reach(this.#opening);
+    return this.#opening.catch(storeFailed);
   }
 
   async #open(): Promise<this> {
@@ -228,7 +228,7 @@ export class Engine {
 
     // 1. End the session in the store. The same transaction appends to the change log, which every
     // other server follows.
-    const { record, revoked, now } = await reach(store.revoke(id, endedBy));
+    const { record, revoked, now } = await store.revoke(id, endedBy).catch(storeFailed);
 
     // 2. Remember it in this process before the call resolves: from here on calls are refused,
     // cached tokens are dropped, and open streams end.
@@ -253,7 +253,7 @@ export class Engine {
   /** Ends several sessions; resolves to the ids of those that this call ended. */
   async revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
     const { store, emit } = this.#options;
-    const { revoked, now } = await reach(store.revokeAll(scope, endedBy));
+    const { revoked, now } = await store.revokeAll(scope, endedBy).catch(storeFailed);
     for (const session of revoked) {
       this.revocations.apply({ kind: "revoked", session, endedBy, at: now });
       emit({ type: "revoked", sessionId: session, endedBy });
@@ -263,7 +263,7 @@ export class Engine {
 
   /** Reads a session, whether it is live or not. */
   load(id: string): Promise<Stored<SessionRecord | undefined>> {
-    return reach(this.#options.store.load(id));
+    return this.#options.store.load(id).catch(storeFailed);
   }
 
   /** Reads a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
@@ -282,7 +282,7 @@ export class Engine {
     owner: SessionOwner,
     page: { readonly cursor: string | undefined; readonly limit: number },
   ): Promise<SessionPage> {
-    return reach(this.#options.store.list(owner, page));
+    return this.#options.store.list(owner, page).catch(storeFailed);
   }
 
   /** See `Reissuer.reissue`. */
