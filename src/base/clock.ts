@@ -1,26 +1,26 @@
-/** Where time comes from. Tests give their own; nothing else reads a clock or sets a timer. */
+/** The source of time and timers. Tests provide their own; no other code reads a clock or sets a timer. */
 export interface Clock {
-  /** Milliseconds since 1970-01-01 UTC. May jump. */
+  /** Returns milliseconds since 1970-01-01 UTC. May jump. */
   now(): number;
-  /** Milliseconds since some moment. Never goes back. */
+  /** Returns milliseconds since an arbitrary moment. Never goes back. */
   monotonic(): number;
   /**
    * Calls `action` once after `ms` milliseconds.
-   * @param keepAlive whether the process lives on for it. Default false: right for background work,
-   * wrong for what a caller waits for
+   * @param keepAlive whether the timer keeps the process alive. Default false, for background work; use
+   *   true if a caller waits for it
    * @returns a function that cancels the call
    */
   after(ms: number, action: () => void, keepAlive?: boolean): () => void;
 }
 
-/** The clock of the machine. */
+/** The clock of this machine. */
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
   after(ms, action, keepAlive = false) {
     const timer: unknown = setTimeout(action, ms);
     if (!keepAlive) {
-      // Browsers return a number; server runtimes an object that would keep the process alive.
+      // Browsers return a number, server runtimes an object that would keep the process alive.
       (timer as { unref?: () => void }).unref?.();
     }
     return () => clearTimeout(timer as ReturnType<typeof setTimeout>);

@@ -1,55 +1,55 @@
 import { base64Encode } from "@bufbuild/protobuf/wire";
 
-/** A keyed message authentication code (HMAC-SHA-256, RFC 2104). */
-export interface Mac {
-  /** The 32-byte code of `data`. Synchronous where `node:crypto` exists. */
-  sign(data: Uint8Array<ArrayBuffer>): Uint8Array | Promise<Uint8Array>;
-}
-
-/** The keys derived from one secret: one per purpose, none usable for another. */
-export interface SecretKeys {
-  /** Names the secret without telling anything about it. */
-  readonly id: string;
-  readonly refreshTag: Mac;
-  readonly refreshCheck: Mac;
-  readonly antiCsrf: Mac;
-  /** AES-256-GCM key for what is stored encrypted. */
-  readonly encryption: CryptoKey;
-}
-
-/** The secrets a server was given. The first makes new tokens; all of them check tokens. */
-export interface SecretRing {
-  readonly current: SecretKeys;
-  get(id: string): SecretKeys | undefined;
-}
-
-/** A secret as an option: at least 32 bytes each, the first one makes new tokens. */
+/** The value of the `secret` option: one or more secrets of at least 32 bytes. The first makes new tokens. */
 export type SecretOption = string | Uint8Array | readonly (string | Uint8Array)[];
 
 const minimumBytes = 32;
 
 /**
- * Checks and encodes the `secret` option.
- * @throws TypeError when a secret is shorter than 32 bytes, or there is none
+ * Reads the `secret` option as bytes.
+ * @throws TypeError when a secret is shorter than 32 bytes, or the list is empty
  */
 export function readSecretOption(option: SecretOption): Uint8Array<ArrayBuffer>[] {
   const list = typeof option === "string" || option instanceof Uint8Array ? [option] : [...option];
   if (list.length === 0) {
-    throw new TypeError("secret: the list is empty; give at least one secret");
+    throw emptyList();
   }
   return list.map((secret) => {
     const bytes =
       typeof secret === "string" ? new TextEncoder().encode(secret) : Uint8Array.from(secret);
     if (bytes.length < minimumBytes) {
       throw new TypeError(
-        `secret: ${bytes.length} bytes are too few; use at least ${minimumBytes} random bytes, for example from "openssl rand -base64 32"`,
+        `secret must be at least ${minimumBytes} bytes long, got ${bytes.length}; generate one with "openssl rand -base64 32"`,
       );
     }
     return bytes;
   });
 }
 
-/** Derives every key from every secret, bound to the issuer. */
+/** The secrets of a server. The first makes new tokens; all of them check tokens. */
+export interface SecretRing {
+  readonly current: SecretKeys;
+  get(id: string): SecretKeys | undefined;
+}
+
+/** The keys derived from one secret: one for each purpose, unusable for any other. */
+export interface SecretKeys {
+  /** Identifies the secret without revealing anything about it. */
+  readonly id: string;
+  readonly refreshTag: Mac;
+  readonly refreshCheck: Mac;
+  readonly antiCsrf: Mac;
+  /** AES-256-GCM key for data that is stored encrypted. */
+  readonly encryption: CryptoKey;
+}
+
+/** A keyed message authentication code (HMAC-SHA-256, RFC 2104). */
+interface Mac {
+  /** Returns the 32-byte code of `data`. Synchronous where `node:crypto` exists. */
+  sign(data: Uint8Array<ArrayBuffer>): Uint8Array | Promise<Uint8Array>;
+}
+
+/** Derives the keys of every secret. They depend on the issuer as well. */
 export async function openSecretRing(
   secrets: readonly Uint8Array<ArrayBuffer>[],
   issuer: string,
@@ -57,39 +57,17 @@ export async function openSecretRing(
   const keys = await Promise.all(secrets.map((secret) => deriveKeys(secret, issuer)));
   const [current] = keys;
   if (current === undefined) {
-    throw new TypeError("secret: the list is empty; give at least one secret");
+    throw emptyList();
   }
   const byId = new Map(keys.map((k) => [k.id, k]));
   return { current, get: (id) => byId.get(id) };
 }
 
-/** Compares two byte strings in a time that depends on their length alone. */
-export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
-  if (nodeCrypto !== undefined) {
-    return a.length === b.length && nodeCrypto.timingSafeEqual(a, b);
-  }
-  let difference = a.length ^ b.length;
-  for (let i = 0; i < a.length; i++) {
-    difference |= (a[i] ?? 0) ^ (b[i] ?? 0);
-  }
-  return difference === 0;
+function emptyList(): TypeError {
+  return new TypeError("secret must not be an empty list; give at least one secret");
 }
 
-/** A fresh random string of `bytes` bytes in base64url. */
-export function randomId(bytes: number): string {
-  return base64Encode(crypto.getRandomValues(new Uint8Array(bytes)), "url");
-}
-
-export type NodeCrypto = typeof import("node:crypto");
-
-/**
- * Node's cryptography where there is Node, and this is the one place that looks for it: it answers at
- * once, and what Web Crypto hands to another thread and back costs more than an HMAC or a signature.
- */
-export const nodeCrypto: NodeCrypto | undefined = (
-  globalThis as { process?: { getBuiltinModule?: (name: string) => unknown } }
-).process?.getBuiltinModule?.("node:crypto") as NodeCrypto | undefined;
-
+/** HKDF with SHA-256 (RFC 5869): one key for each purpose and issuer. */
 async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Promise<SecretKeys> {
   const material = await crypto.subtle.importKey("raw", secret, "HKDF", false, ["deriveBits"]);
   const derive = async (purpose: string): Promise<Uint8Array<ArrayBuffer>> =>
@@ -128,3 +106,30 @@ async function createMac(key: Uint8Array<ArrayBuffer>): Promise<Mac> {
   const secret = await crypto.subtle.importKey("raw", key, algorithm, false, ["sign"]);
   return { sign: async (data) => new Uint8Array(await crypto.subtle.sign("HMAC", secret, data)) };
 }
+
+/** Compares two byte strings in a time that depends only on their length. */
+export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
+  if (nodeCrypto !== undefined) {
+    return a.length === b.length && nodeCrypto.timingSafeEqual(a, b);
+  }
+  let difference = a.length ^ b.length;
+  for (let i = 0; i < a.length; i++) {
+    difference |= (a[i] ?? 0) ^ (b[i] ?? 0);
+  }
+  return difference === 0;
+}
+
+/** Returns a new random string of `bytes` bytes in base64url. */
+export function randomId(bytes: number): string {
+  return base64Encode(crypto.getRandomValues(new Uint8Array(bytes)), "url");
+}
+
+export type NodeCrypto = typeof import("node:crypto");
+
+/**
+ * Node's cryptography module, undefined in other runtimes. It is looked up only here. It works
+ * synchronously: handing an HMAC or a signature to Web Crypto's thread costs more than computing it.
+ */
+export const nodeCrypto: NodeCrypto | undefined = (
+  globalThis as { process?: { getBuiltinModule?: (name: string) => unknown } }
+).process?.getBuiltinModule?.("node:crypto") as NodeCrypto | undefined;

@@ -1,12 +1,12 @@
 import type { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 
 /**
- * What a failed session check means for the caller.
+ * The meaning of a failed session check for the caller.
  *
- * - `unauthorized`: there is no session (any more); sign in.
- * - `tryRefreshToken`: the session may well live; refresh, then try again.
- * - `forbidden`: the session is not the problem, the request is.
- * - `unavailable`: nothing could be decided; try again later. Never a reason to sign anybody out.
+ * - `unauthorized`: there is no session, or it has ended; sign in.
+ * - `tryRefreshToken`: the session may be live; refresh, then try again.
+ * - `forbidden`: the session is valid, but the request is not allowed.
+ * - `unavailable`: an outage prevents a decision; try again later. Never sign the user out for it.
  * - `general`: a fault of the service.
  */
 export type SessionErrorKind =
@@ -16,22 +16,22 @@ export type SessionErrorKind =
   | "unavailable"
   | "general";
 
-/** The cause of a {@link SessionError}: the names of the enum `rpcsession.v1.Reason`. */
+/** The cause of a {@link SessionError}: a name of the enum `rpcsession.v1.Reason`, or `INTERNAL`. */
 export type SessionErrorReason = Exclude<keyof typeof Reason, "UNSPECIFIED"> | "INTERNAL";
 
-/** Facts about a {@link SessionError} beside its kind and reason. */
+/** The facts about a {@link SessionError} besides its kind and reason. */
 export interface SessionErrorOptions {
-  /** For people; goes to the client. No secret, and nothing of the inside of the service. */
+  /** For people, and sent to the client: must not contain secrets or internals of the service. */
   readonly message: string;
-  /** The id of the session the presented token proved to belong to. */
+  /** The id of the session to which the presented token belongs, if that was proven. */
   readonly sessionId?: string;
-  /** Whether the session's tokens are of no more use and their cookies are expired. Default `false`. */
+  /** Whether the tokens have become useless, so that their cookies are expired. Default `false`. */
   readonly clearTokens?: boolean;
-  /** Milliseconds after which another try makes sense. */
+  /** Milliseconds after which the caller should try again. */
   readonly retryAfter?: number;
-  /** What the requirements on claims were that the session did not meet. */
+  /** The requirements of the policy that the session did not meet. */
   readonly violations?: readonly PolicyViolation[];
-  /** The underlying fault; for logs, never sent. */
+  /** The underlying fault, for logs; never sent. */
   readonly cause?: unknown;
 }
 
@@ -43,22 +43,22 @@ export interface PolicyViolation {
 }
 
 /**
- * Why a call has no verified session. Its message holds no token and no other secret.
- * `server/` turns it into a `ConnectError` with a `RefreshHint`.
+ * The reason why a call has no verified session. The message contains no token and no other secret.
+ * `server/` converts it to a `ConnectError` with a `RefreshHint`.
  */
 export class SessionError extends Error {
   override readonly name = "SessionError";
-  /** What it means for the caller. */
+  /** The meaning for the caller. */
   readonly kind: SessionErrorKind;
   /** The cause; `INTERNAL` for a fault of the service. */
   readonly reason: SessionErrorReason;
-  /** The id of the session the presented token proved to belong to. */
+  /** The id of the session to which the presented token belongs, if that was proven. */
   readonly sessionId: string | undefined;
-  /** Whether the session's tokens are of no more use. */
+  /** Whether the session's tokens have become useless. */
   readonly clearTokens: boolean;
-  /** Milliseconds after which another try makes sense; with `unavailable` only. */
+  /** Milliseconds after which the caller should try again; only set for `unavailable`. */
   readonly retryAfter: number | undefined;
-  /** The requirements on claims that were not met. */
+  /** The requirements of the policy that were not met. */
   readonly violations: readonly PolicyViolation[];
 
   constructor(kind: SessionErrorKind, reason: SessionErrorReason, options: SessionErrorOptions) {
@@ -73,11 +73,11 @@ export class SessionError extends Error {
 }
 
 /**
- * An outage that prevents a decision: `Unavailable`, with tokens kept.
+ * Makes the error of an outage that prevents a decision: `Unavailable`, and the client keeps its tokens.
  *
  * @param message a whole sentence for the client: what failed, and what to do
  * @param cause the underlying fault, for logs; never sent
- * @param retryAfter milliseconds after which another try makes sense
+ * @param retryAfter milliseconds after which the caller should try again
  */
 export function unavailable(message: string, cause?: unknown, retryAfter = 1000): SessionError {
   return new SessionError("unavailable", "AUTH_UNAVAILABLE", {

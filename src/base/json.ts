@@ -11,17 +11,17 @@ export interface JsonObject {
 export type { StandardSchemaV1 } from "@standard-schema/spec";
 
 /**
- * What claims must look like, as any library of the Standard Schema says it (zod, valibot, arktype;
- * https://standardschema.dev). It has to accept what it returns: claims are checked when they are
+ * A schema of claims, from any library that implements Standard Schema (https://standardschema.dev),
+ * such as zod, valibot and arktype. It must accept its own output: claims are validated when they are
  * issued, and again whenever a token is read.
  */
 export type ClaimsSchema<Output extends object = object> = StandardSchemaV1<unknown, Output>;
 
-/** A schema that takes any JSON object. */
+/** A schema that accepts any JSON object. */
 export type AnyClaims = StandardSchemaV1<object, JsonObject>;
 
 /** The type of `session.claims` under a schema. */
 export type ClaimsOf<Schema extends ClaimsSchema> = StandardSchemaV1.InferOutput<Schema>;
 
-/** What `create` takes under a schema: members with a default may be left out. */
+/** The claims that `create` accepts under a schema: members with a default are optional. */
 export type ClaimsInput<Schema extends ClaimsSchema> = StandardSchemaV1.InferInput<Schema> & object;

@@ -1,14 +1,14 @@
 import type { JsonObject } from "./json.ts";
 
 /**
- * How the tokens of a session travel: in HttpOnly cookies, or in the `Authorization` header and
- * `rpcsession-*` response headers. Chosen when the session is created, and never changed after.
+ * How the tokens of a session are transported: in HttpOnly cookies, or in the `Authorization` header
+ * and `rpcsession-*` response headers. Chosen when the session is created, and fixed from then on.
  */
 export type TokenTransport = "cookie" | "header";
 
 /** The names of the headers that rpc-session reads and writes. */
 export const header = {
-  /** Request: which transport a session that this call creates should have: `cookie` or `header`. */
+  /** Request: the transport of a session that this call creates, `cookie` or `header`. */
   transport: "rpcsession-transport",
   /** Request and response: the anti-CSRF token of a cookie session. */
   csrf: "rpcsession-csrf",
@@ -16,15 +16,15 @@ export const header = {
   accessToken: "rpcsession-access-token",
   /** Response: the refresh token of a header session. */
   refreshToken: "rpcsession-refresh-token",
-  /** Response: tells at once that the error to come carries a RefreshHint. */
+  /** Response: announces early that the error of this call carries a RefreshHint. */
   hint: "rpcsession-hint",
-  /** Response: what happened to the session on this call; holds no secret. See {@link SessionNotice}. */
+  /** Response: the change to the session on this call, without secrets. See {@link SessionNotice}. */
   session: "rpcsession-session",
 } as const;
 
 /**
- * What happened to a session on a call, for its client, in both transports. Sent as one
- * form-encoded header (WHATWG URL, application/x-www-form-urlencoded).
+ * Informs a client of a change to its session, in both transports. Sent as one form-encoded header
+ * (WHATWG URL, application/x-www-form-urlencoded).
  */
 export interface SessionNotice {
   readonly event: "created" | "refreshed" | "reissued" | "ended";
@@ -36,21 +36,21 @@ export interface SessionNotice {
   readonly generation: number;
   /** The version of the claims in the access token. */
   readonly claimsVersion: number;
-  /** `exp` of the access token: seconds since 1970 by the server's clock. Only for comparing. */
+  /** `exp` of the access token: seconds since 1970 by the server's clock. Use it only for comparisons. */
   readonly expiresAt: number;
-  /** How much longer the access token is good, in milliseconds. */
+  /** Milliseconds until the access token expires. */
   readonly expiresIn: number;
-  /** What the client may read of the claims; absent where the service tells none. */
+  /** The claims that the client may read; absent if the service publishes none. */
   readonly claims?: JsonObject;
 }
 
 /** The longest token that is read, in characters. Notices have the same limit. */
 export const maxTokenLength = 8192;
 
-/** The greatest {@link noticeLength} of claims: what a notice encodes to may be three times their JSON. */
+/** The greatest {@link noticeLength} of claims. The encoding can be three times as long as their JSON. */
 export const maxNoticeClaims = 3072;
 
-/** The length of claims in a notice. */
+/** Returns the length of claims in a notice, in characters. */
 export function noticeLength(claims: JsonObject): number {
   return new URLSearchParams([["", JSON.stringify(claims)]]).toString().length - 1;
 }
@@ -65,7 +65,7 @@ export function encodeNotice(notice: SessionNotice): string {
   ).toString();
 }
 
-/** Decodes a {@link SessionNotice}; undefined when it is none. */
+/** Decodes a {@link SessionNotice}; returns undefined when the value is not one. */
 export function decodeNotice(value: string | null): SessionNotice | undefined {
   if (value === null || value.length > maxTokenLength) {
     return undefined;

@@ -1,85 +1,44 @@
 import { type ParseArgsConfig, parseArgs } from "node:util";
 import { systemClock } from "../base/clock.ts";
 import type { SessionStore } from "../engine/store.ts";
+import { postgresDialect } from "../stores/postgres/dialect.ts";
 import { postgresStore } from "../stores/postgres/index.ts";
-import { migrationSql } from "../stores/sql/print.ts";
-import type { SqlDialect } from "../stores/sql/schema.ts";
+import type { SqlDialect } from "../stores/sql/database.ts";
+import { migrationSql } from "../stores/sql/migrate.ts";
+import { sqliteDialect } from "../stores/sqlite/dialect.ts";
 import { sqliteStore } from "../stores/sqlite/index.ts";
 
-/** Arguments that make no sense; the message says what is wrong with them. */
-export class UsageError extends Error {
+const usage = `Usage: rpc-session migrate <database>
+       rpc-session migrate --print <database | postgres | sqlite>
+
+Creates the tables of a session store or brings them up to date. Servers do so when they start. Run
+this first if your servers must not create tables. It is safe to run it repeatedly and concurrently.
+
+  <database>   postgres://user@host/name (set PGPASSWORD to keep a password out of the process list),
+               or the path of a SQLite file, which is created if it does not exist
+  --print      print the SQL that creates the tables in an empty database; change nothing
+  -h, --help   print this help
+
+Exit code: 0 success, 1 failure, 2 invalid arguments.
+`;
+
+/** Invalid arguments; the message says what is wrong with them. */
+class UsageError extends Error {
   override readonly name: string = "UsageError";
 }
 
-export const usage: string = `Usage: rpc-session migrate <database>
-       rpc-session migrate --print <database | postgres | sqlite>
-
-Brings the tables of a session store up to date. Servers do that themselves when they start; run it
-before where they may not create tables. It may be run again, and by several at once.
-
-  <database>   postgres://user@host/name (a password in PGPASSWORD is seen by nobody else),
-               or the path of a SQLite file, which is created when it is absent
-  --print      print the SQL that makes the tables in an empty database, and change nothing
-  -h, --help   print this
-
-Exit code: 0 done, 1 failed, 2 wrong arguments.
-`;
-
-/**
- * Brings the tables of a database up to date.
- *
- * @param database a URL of PostgreSQL or the path of a SQLite file
- * @returns what to tell the user
- * @throws UsageError when it is neither
- * @throws Error when the database could not be reached, or its tables are newer than this package
- */
-export async function migrateDatabase(database: string): Promise<string> {
-  const store = storeOf(database);
-  await store.open({ clock: systemClock });
-  await store.close();
-  return "The tables are up to date.\n";
-}
-
-/**
- * The SQL that makes the tables in an empty database.
- *
- * @param database as for {@link migrateDatabase}, which is not opened, or "postgres" or "sqlite"
- */
-export async function printMigrations(database: string): Promise<string> {
-  if (database === "postgres" || database === "sqlite") {
-    return migrationSql(database);
-  }
-  return migrationSql(dialectOf(database));
-}
-
-function dialectOf(database: string): SqlDialect {
-  if (/^postgres(ql)?:/.test(database)) {
-    return "postgres";
-  }
-  // The name alone, since the rest may hold a password. A single letter is a drive of Windows.
-  const scheme = /^([a-z][a-z\d+.-]+):/i.exec(database)?.[1];
-  if (scheme !== undefined) {
-    throw new UsageError(`"${scheme}:" names no database that has tables of ours`);
-  }
-  return "sqlite";
-}
-
-function storeOf(database: string): SessionStore {
-  try {
-    return dialectOf(database) === "postgres" ? postgresStore(database) : sqliteStore(database);
-  } catch (error) {
-    throw error instanceof TypeError ? new UsageError(error.message) : error;
-  }
-}
-
-/** What a command has to say, and its exit code. */
+/** The output of a command, and its exit code. */
 export interface Outcome {
   readonly code: 0 | 1 | 2;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** Runs the command line, without the names of program and script. Never rejects. */
+/**
+ * Runs the command line. Never rejects.
+ *
+ * @param args without the names of the program and its script
+ */
 export async function run(args: readonly string[]): Promise<Outcome> {
   try {
     return { code: 0, stdout: await command(args), stderr: "" };
@@ -98,11 +57,15 @@ async function command(args: readonly string[]): Promise<string> {
   }
   const [name, database, ...others] = positionals;
   if (name !== "migrate") {
-    // Without its name: what stands in its place may be a URL with a password.
-    throw new UsageError(name === undefined ? "no command given" : "unknown command");
+    // Never repeats the argument: it may be a URL with a password.
+    throw new UsageError(
+      name === undefined ? 'No command given; use "migrate".' : 'Unknown command; use "migrate".',
+    );
   }
   if (database === undefined || others.length > 0) {
-    throw new UsageError("migrate takes one database");
+    throw new UsageError(
+      `"migrate" takes exactly one database, got ${database === undefined ? 0 : others.length + 1}.`,
+    );
   }
   return values.print ? printMigrations(database) : migrateDatabase(database);
 }
@@ -120,7 +83,57 @@ function parse(args: readonly string[]) {
   }
 }
 
-/** Errors of a connection that was tried at several addresses have their messages within. */
+/** Brings the tables of a database up to date. */
+async function migrateDatabase(database: string): Promise<string> {
+  const store = openable(database);
+  await store.open({ clock: systemClock });
+  await store.close();
+  return "The tables are up to date.\n";
+}
+
+/** Returns the SQL that creates the tables in an empty database, without opening one. */
+function printMigrations(database: string): string {
+  const { dialect } = kinds.get(database) ?? kindOf(database);
+  return migrationSql(dialect);
+}
+
+interface DatabaseKind {
+  readonly dialect: SqlDialect;
+  readonly store: (database: string) => SessionStore;
+}
+
+const postgres: DatabaseKind = { dialect: postgresDialect, store: (url) => postgresStore(url) };
+const sqlite: DatabaseKind = { dialect: sqliteDialect, store: (file) => sqliteStore(file) };
+
+/** By the names that `--print` accepts in place of a database. */
+const kinds: ReadonlyMap<string, DatabaseKind> = new Map([
+  ["postgres", postgres],
+  ["sqlite", sqlite],
+]);
+
+function kindOf(database: string): DatabaseKind {
+  if (/^postgres(ql)?:/.test(database)) {
+    return postgres;
+  }
+  // Repeats the scheme alone, since the rest may hold a password. One letter is a Windows drive.
+  const scheme = /^([a-z][a-z\d+.-]+):/i.exec(database)?.[1];
+  if (scheme !== undefined) {
+    throw new UsageError(
+      `"${scheme}:" is not a database with migrations; use a postgres:// URL or the path of a SQLite file.`,
+    );
+  }
+  return sqlite;
+}
+
+function openable(database: string): SessionStore {
+  try {
+    return kindOf(database).store(database);
+  } catch (error) {
+    throw error instanceof TypeError ? new UsageError(error.message) : error;
+  }
+}
+
+/** Errors of a connection that was tried at several addresses hold their messages inside. */
 function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.message === "") {
     return error.errors.map(messageOf).join("; ");

@@ -3,7 +3,7 @@ import { randomId } from "../base/crypto.ts";
 import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
 import { inTime } from "../base/promises.ts";
-import type { TokenTransport } from "../base/wire.ts";
+import { maxTokenLength, type TokenTransport } from "../base/wire.ts";
 import { type TokenClaims, toPayload } from "../jwt/claims.ts";
 import { signAccessToken } from "../jwt/verifier.ts";
 import type { SigningKeys } from "./keys/stored.ts";
@@ -21,7 +21,7 @@ export interface AccessToken {
   readonly expiresIn: number;
 }
 
-export interface AccessTokensOptions {
+interface AccessTokensOptions {
   readonly issuer: string;
   readonly audience: string;
   readonly keys: Pick<SigningKeys, "signer">;
@@ -29,7 +29,7 @@ export interface AccessTokensOptions {
 }
 
 /** The part of an access token whose size depends on the session. */
-export interface TokenContent {
+interface TokenContent {
   readonly userId: string;
   readonly tenantId: string | null;
   readonly claims: JsonObject;
@@ -42,8 +42,8 @@ const jitter = 0.05;
 const greatestCount = 9_999_999_999;
 /** Characters of an access token without its payload: header, signature and dots, with a margin. */
 const tokenFrame = 256;
-/** Characters. Browsers keep cookies of 4096 bytes including the name; verifiers accept 8192. */
-const maxTokenLength = { cookie: 4_000, header: 8_192 } as const;
+/** Characters. Browsers keep cookies of 4096 bytes including the name. */
+const maxLength = { cookie: 4_000, header: maxTokenLength } as const;
 
 /** Signs access tokens. */
 export class AccessTokens {
@@ -131,7 +131,7 @@ export class AccessTokens {
     };
     const payload = new TextEncoder().encode(JSON.stringify(toPayload(largest))).length;
     const length = tokenFrame + Math.ceil((payload * 4) / 3);
-    const limit = maxTokenLength[transport];
+    const limit = maxLength[transport];
     if (length > limit) {
       throw new TypeError(
         `the claims are too large: the access token could reach ${length} characters, and a ${transport} holds ${limit}; use fewer or shorter claims`,
@@ -150,7 +150,7 @@ export interface Reissued extends Stored<SessionRecord> {
   readonly access: AccessToken;
 }
 
-export interface ReissuerOptions {
+interface ReissuerOptions {
   readonly store: SessionStore;
   readonly clock: Clock;
   readonly revocations: RevocationLog;

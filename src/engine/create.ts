@@ -55,7 +55,7 @@ export interface Created {
   readonly refreshToken: string;
 }
 
-export interface CreateParts {
+interface CreateParts {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly revocations: RevocationLog;

@@ -1,12 +1,6 @@
 import type { JWK } from "jose";
 import type { Clock } from "../base/clock.ts";
-import {
-  openSecretRing,
-  readSecretOption,
-  type SecretKeys,
-  type SecretOption,
-  type SecretRing,
-} from "../base/crypto.ts";
+import type { SecretOption, SecretRing } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
@@ -22,6 +16,7 @@ import { AntiCsrf } from "./anti-csrf.ts";
 import { type Created, type Creation, createSession } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
+import { EngineSecrets, oncePerSecret } from "./keys/secrets.ts";
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive } from "./liveness.ts";
@@ -338,42 +333,6 @@ export class Engine {
   }
 }
 
-/** The secrets that were given or, without any, the one that the store keeps. */
-class EngineSecrets implements SecretRing {
-  readonly #options: Pick<EngineOptions, "issuer" | "store" | "secret">;
-  #ring: SecretRing | undefined;
-
-  constructor(options: Pick<EngineOptions, "issuer" | "store" | "secret">) {
-    this.#options = options;
-  }
-
-  async open(): Promise<void> {
-    const { issuer, store, secret } = this.#options;
-    const found = secret ?? (await store.secret?.());
-    if (found === undefined) {
-      throw new TypeError(
-        `secret is missing and ${store.name} does not keep one; pass at least 32 random bytes`,
-      );
-    }
-    this.#ring = await openSecretRing(readSecretOption(found), issuer);
-  }
-
-  get current(): SecretKeys {
-    return this.#opened.current;
-  }
-
-  get(id: string): SecretKeys | undefined {
-    return this.#opened.get(id);
-  }
-
-  get #opened(): SecretRing {
-    if (this.#ring === undefined) {
-      throw unavailable("the secrets are not loaded yet; try again");
-    }
-    return this.#ring;
-  }
-}
-
 function signingKeysOf(options: EngineOptions, secrets: SecretRing): SigningKeys {
   const plan = options.keys ?? readKeyPlan();
   if (plan.kind === "own") {
@@ -393,26 +352,4 @@ async function openKeys(keys: SigningKeys): Promise<void> {
       ? cause
       : unavailable("the signing keys could not be loaded; try again", cause);
   }
-}
-
-/**
- * Unknown secret ids that are remembered. At this number the memory is cleared, so that invented ids
- * cannot suppress later events for good.
- */
-const unknownSecretsMax = 100;
-
-/** Drops `unknownSecret` events except the first one for each secret. */
-function oncePerSecret(emit: SessionEventListener): SessionEventListener {
-  const reported = new Set<string>();
-  return (event) => {
-    if (event.type !== "unknownSecret") {
-      emit(event);
-    } else if (!reported.has(event.secretId)) {
-      if (reported.size >= unknownSecretsMax) {
-        reported.clear();
-      }
-      reported.add(event.secretId);
-      emit(event);
-    }
-  };
 }

@@ -11,9 +11,9 @@ import type { SessionRecord, SessionStore, SessionUpdate, Stored } from "./store
  * Computes a new value from the current one. Called again with the newer value if another write got
  * in first.
  */
-export type RecordChange<T> = (current: T) => T | Promise<T>;
+type RecordChange<T> = (current: T) => T | Promise<T>;
 
-export interface RecordUpdatesOptions {
+interface RecordUpdatesOptions {
   readonly store: SessionStore;
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;

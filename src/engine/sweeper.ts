@@ -3,7 +3,7 @@ import { randomId } from "../base/crypto.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import type { SessionStore } from "./store.ts";
 
-export interface SweeperOptions {
+interface SweeperOptions {
   readonly store: SessionStore;
   readonly keys: Pick<SigningKeys, "removeDead">;
   readonly clock: Clock;

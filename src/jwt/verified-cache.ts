@@ -3,49 +3,31 @@ import type { Clock } from "../base/clock.ts";
 import type { TokenClaims } from "./claims.ts";
 import type { VerificationKey } from "./keys.ts";
 
-/** How much of what was verified is remembered. */
+/** Limits of the cache of verified access tokens. */
 export interface VerifiedCacheOptions {
   /**
-   * The most access tokens that are remembered, so that their signatures are computed once. Default
-   * 50,000; 0 remembers none. The half that was used last is sure to be among them.
+   * The most access tokens in the cache. The signature of a cached token is not computed again.
+   * Default 50,000; 0 turns the cache off. The half that was used last is never dropped.
    */
   readonly entries?: number;
   /**
-   * The most memory they may take, in bytes, by an estimate: 1,000 for each token and twice its
-   * length. Default 2,500 for each of `entries`.
+   * The most memory that cached tokens may use, in bytes. Estimated as 1,000 for each token plus
+   * twice its length. Default 2,500 for each of `entries`.
    */
   readonly bytes?: number;
 }
 
-/** A token that a key of ours has signed, for us. Its time is for the caller to look at. */
+/** A token whose signature, issuer and audience are proven. The caller checks its time. */
 export interface ProvenToken {
-  /** Frozen, with all that is in them: whoever presents the token shares them. */
+  /** Deeply frozen, because all calls with the token share them. */
   readonly claims: TokenClaims;
   /** The key that proved it. */
   readonly key: VerificationKey;
-  /** From when it is good, with clock skew; milliseconds since 1970. */
+  /** The time from which it is valid, clock skew included; milliseconds since 1970. */
   readonly beginsAt: number;
 }
 
-/**
- * Remembers tokens whose signature was proven. It says nothing of whether they are still good:
- * their time, their key and their session are to be looked at on every use.
- */
-export interface VerifiedCache {
-  /** What was proven of exactly this token. */
-  get(token: string): ProvenToken | undefined;
-  add(token: string, proven: ProvenToken): void;
-  /** Forgets one token. */
-  evict(token: string): void;
-  /** Forgets every token of a session. */
-  evictSession(session: string): void;
-  /** Forgets everything, and ends its timer. */
-  close(): void;
-  /** How many tokens are remembered; those in use count twice at times. */
-  readonly size: number;
-}
-
-/** The limits of a cache, checked. */
+/** {@link VerifiedCacheOptions}, checked. */
 export interface CacheLimits {
   readonly entries: number;
   readonly bytes: number;
@@ -54,43 +36,42 @@ export interface CacheLimits {
 const defaultEntries = 50_000;
 const bytesPerEntry = 2_500;
 
-/** @throws TypeError when a limit is no whole number from 0, or there is no such limit */
+/**
+ * Reads the option `verifiedCache`.
+ * @throws TypeError when a limit is not a whole number from 0, or a member is unknown
+ */
 export function readCacheLimits(options: VerifiedCacheOptions = {}): CacheLimits {
   assertMembers("verifiedCache", options, { entries: 0, bytes: 0 });
   const { entries = defaultEntries } = options;
   const { bytes = entries * bytesPerEntry } = options;
   for (const [name, value] of Object.entries({ entries, bytes })) {
     if (!Number.isSafeInteger(value) || value < 0) {
-      throw new TypeError(`verifiedCache.${name}: ${value} must be a whole number, 0 or more`);
+      throw new TypeError(`verifiedCache.${name} must be a whole number, 0 or more, got ${value}`);
     }
   }
   return { entries, bytes };
-}
-
-/**
- * Makes a cache within its limits. What is used stays; a token that is not used for ten minutes is
- * forgotten within ten more. Of one session the newest eight are kept, so that none can push out the
- * others by refreshing.
- *
- * @returns undefined when none is to be remembered
- */
-export function createVerifiedCache(limits: CacheLimits, clock: Clock): VerifiedCache | undefined {
-  return limits.entries === 0 ? undefined : new TwoGenerations(limits, clock);
 }
 
 interface Entry extends ProvenToken {
   readonly token: string;
 }
 
-/** Milliseconds after which what was not used since goes to the old generation, or out of it. */
+/** Milliseconds after which an unused entry moves to the old generation, or out of it. */
 const generationLife = 600_000;
 const tokensPerSession = 8;
 
 /**
- * Two generations instead of one list in order of use: a use of a young entry writes nothing. When
- * the young generation is full it becomes the old one, whose unused entries go with it.
+ * Remembers tokens whose signature is proven. Does not know whether they are still valid: check their
+ * time, their key and their session on every use.
+ *
+ * Tokens in use stay. A token that is not used for ten minutes is dropped within ten more. Only the
+ * newest eight tokens of a session are kept, so that no session can displace others by refreshing.
+ *
+ * Has two generations instead of one list in order of use, so that reading a young entry writes
+ * nothing. When the young generation is full, it becomes the old one, and the former old one is
+ * dropped with its unused entries.
  */
-class TwoGenerations implements VerifiedCache {
+export class VerifiedCache {
   readonly #clock: Clock;
   readonly #limits: CacheLimits;
   #young = new Generation();
@@ -102,10 +83,12 @@ class TwoGenerations implements VerifiedCache {
     this.#limits = { entries: Math.ceil(entries / 2), bytes: bytes / 2 };
   }
 
+  /** How many tokens are cached. A token in both generations counts twice. */
   get size(): number {
     return this.#young.size + this.#old.size;
   }
 
+  /** Returns the proof of exactly this token. */
   get(token: string): ProvenToken | undefined {
     const key = keyOf(token);
     const young = this.#young.get(key);
@@ -127,6 +110,7 @@ class TwoGenerations implements VerifiedCache {
     }
   }
 
+  /** Drops one token. */
   evict(token: string): void {
     const key = keyOf(token);
     for (const generation of [this.#young, this.#old]) {
@@ -136,11 +120,13 @@ class TwoGenerations implements VerifiedCache {
     }
   }
 
+  /** Drops all tokens of a session. */
   evictSession(session: string): void {
     this.#young.deleteSession(session);
     this.#old.deleteSession(session);
   }
 
+  /** Drops all tokens and cancels the timer. */
   close(): void {
     this.#cancelTurn?.();
     this.#cancelTurn = undefined;
@@ -162,7 +148,7 @@ class TwoGenerations implements VerifiedCache {
     this.#young = new Generation();
   }
 
-  /** An empty cache needs no timer. */
+  /** Turns, and sets the next timer unless the cache is empty. */
   #turnInTime(): void {
     this.#turn();
     this.#cancelTurn =
@@ -172,7 +158,12 @@ class TwoGenerations implements VerifiedCache {
   }
 }
 
-/** Entries by a piece of their token, and those pieces by session. */
+/** Creates a cache; returns undefined when its limit is 0 entries. */
+export function createVerifiedCache(limits: CacheLimits, clock: Clock): VerifiedCache | undefined {
+  return limits.entries === 0 ? undefined : new VerifiedCache(limits, clock);
+}
+
+/** Entries by the end of their token, and those ends by session. */
 class Generation {
   readonly #entries = new Map<string, Entry>();
   readonly #sessions = new Map<string, string[]>();
@@ -226,14 +217,14 @@ class Generation {
 }
 
 /**
- * The end of a token, which is of its signature: enough to tell tokens apart, and short, as a new
- * string must be hashed to be looked up. Two tokens with the same end take each other's place.
+ * Returns the end of a token, which is part of its signature: enough to distinguish tokens, and short,
+ * because a string must be hashed for a lookup. Two tokens with the same end replace each other.
  */
 function keyOf(token: string): string {
   return token.slice(-12);
 }
 
-/** A string of its own: a piece of a longer one would keep all of it, a header, in memory. */
+/** Copies a string, because a slice of a request header would keep the whole header in memory. */
 function flatCopy(token: string): string {
   return decoder.decode(encoder.encode(token));
 }

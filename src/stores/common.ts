@@ -1,39 +1,48 @@
 import type { Clock } from "../base/clock.ts";
 import type { NewSession } from "../engine/store.ts";
 
-/** The cursor of a change log whose entries are numbered from 1 in the order of their commits. */
+/** Formats a cursor of a change log whose entries are numbered from 1 in the order of their commits. */
 export function formatCursor(lastNumber: number): string {
   return String(lastNumber);
 }
 
 /**
- * Reads a cursor as the number of the last entry that was seen.
- * @throws Error when it is no cursor of such a log
+ * Reads a cursor of such a log as the number of the last entry that was seen.
+ *
+ * @param store the store's name, for the message
+ * @throws Error when the cursor does not come from such a log
  */
 export function parseCursor(store: string, cursor: string): number {
   if (!/^\d{1,15}$/.test(cursor)) {
-    throw new Error(`${store}: ${JSON.stringify(cursor)} is no cursor of this change log`);
+    throw new Error(
+      `${store}: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that changes() returned`,
+    );
   }
   return Number(cursor);
 }
 
-/** A session's place in a list: the newest first, equal times by id, descending. */
+/** The position of a session in a list: newest first, and by descending id at equal times. */
 export interface ListPlace {
   readonly createdAt: number;
   readonly id: string;
 }
 
-/** Sorts a list: the newest first, equal times by id, descending. */
+/** Compares two sessions for the order of a list. */
 export function newestFirst(a: ListPlace, b: ListPlace): number {
   return isAfter(a, b) ? 1 : -1;
 }
 
-/** Whether one comes later in a list than another. */
+/** Whether `a` comes after `b` in a list. */
 export function isAfter(a: ListPlace, b: ListPlace): boolean {
   return a.createdAt < b.createdAt || (a.createdAt === b.createdAt && a.id < b.id);
 }
 
-/** What one page of a list returns of the sessions from its beginning on, one more than it holds. */
+/**
+ * Cuts a page off the front of a list.
+ *
+ * @param found the sessions from the beginning of the page on: one more than `limit`, if there are
+ * @returns the page, and the cursor of the next one if there is a next one
+ */
 export function cutPage<T extends ListPlace>(
   found: readonly T[],
   limit: number,
@@ -46,42 +55,49 @@ export function cutPage<T extends ListPlace>(
 }
 
 /**
- * Reads a cursor as the place after which a page begins.
- * @throws Error when it is no cursor of a list
+ * Reads the cursor of a list as the position after which the page begins.
+ *
+ * @param store the store's name, for the message
+ * @throws Error when the cursor does not come from a list
  */
 export function parseListCursor(store: string, cursor: string): ListPlace {
   const [, createdAt, id] = /^(\d{1,15})\.(.+)$/s.exec(cursor) ?? [];
   if (createdAt === undefined || id === undefined) {
-    throw new Error(`${store}: ${JSON.stringify(cursor)} is no cursor of a list of sessions`);
+    throw new Error(
+      `${store}: ${JSON.stringify(cursor)} is not a cursor of a list of sessions; pass one that list() returned`,
+    );
   }
   return { createdAt: Number(createdAt), id };
 }
 
-/** Milliseconds for which an ended or expired session can still be loaded. */
+/** How long an ended or expired session can still be loaded, in milliseconds. */
 export const keepEnded: number = 24 * 3_600_000;
 
-/** Milliseconds for which an entry of the change log is kept. No access token lives that long. */
+/** How long an entry of the change log is kept, in milliseconds. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
 
-/** When work that failed is done again. */
-export interface Retries {
+/** When to repeat work that failed. */
+interface RetryOptions {
   readonly clock: Clock;
-  /** The milliseconds before each further attempt; when they are used up, the error is let through. */
+  /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
   readonly pauses: readonly number[];
-  /** Whether an error says that nothing was changed and that another attempt may succeed. */
-  readonly again: (error: unknown) => boolean;
+  /** Whether an error means that nothing was changed and that another attempt may succeed. */
+  readonly isTransient: (error: unknown) => boolean;
 }
 
-/** Does a unit of work, which must do all or nothing, and again after each pause while it is told to. */
-export async function retried<T>(
-  { clock, pauses, again }: Retries,
+/**
+ * Does a unit of work and repeats it, with a pause before each attempt, while its errors are transient.
+ * The work must be atomic: it does everything, or nothing.
+ */
+export async function retry<T>(
+  { clock, pauses, isTransient }: RetryOptions,
   work: () => Promise<T> | T,
 ): Promise<T> {
   for (const pause of pauses) {
     try {
       return await work();
     } catch (error) {
-      if (!again(error)) {
+      if (!isTransient(error)) {
         throw error;
       }
     }
@@ -93,10 +109,10 @@ export async function retried<T>(
 }
 
 /**
- * What a limit does to a user who has other live sessions: the ids of those that end, or undefined
- * where the new session is not to be inserted.
+ * Applies a session limit to a user who has other live sessions.
  *
- * @param others without the one that is replaced, the oldest first
+ * @param others the user's live sessions, oldest first, without the one that is replaced
+ * @returns the ids of the sessions to end, or undefined if the new session must be refused
  */
 export function evictedBy(
   { limit, requires }: Pick<NewSession, "limit" | "requires">,
@@ -113,32 +129,26 @@ export function evictedBy(
 }
 
 /** The listeners behind `SessionStore.onChange`. */
-export interface Wakes {
-  /** @returns a function that ends it */
-  add(wake: () => void): () => void;
-  /** Calls every listener; what they throw is ignored. */
-  call(): void;
-}
+export class ChangeListeners {
+  readonly #entries = new Set<{ readonly wake: () => void }>();
 
-/** A set of listeners without any. */
-export function createWakes(): Wakes {
-  const entries = new Set<{ readonly wake: () => void }>();
-  return {
-    add(wake) {
-      const entry = { wake };
-      entries.add(entry);
-      return () => {
-        entries.delete(entry);
-      };
-    },
-    call() {
-      for (const { wake } of [...entries]) {
-        try {
-          wake();
-        } catch {
-          // The change is committed: a broken listener must not make its writer believe otherwise.
-        }
+  /** @returns a function that removes the listener */
+  add(wake: () => void): () => void {
+    const entry = { wake };
+    this.#entries.add(entry);
+    return () => {
+      this.#entries.delete(entry);
+    };
+  }
+
+  /** Calls every listener, and ignores what they throw. */
+  call(): void {
+    for (const { wake } of [...this.#entries]) {
+      try {
+        wake();
+      } catch {
+        // The change is committed: a broken listener must not make its writer believe otherwise.
       }
-    },
-  };
+    }
+  }
 }

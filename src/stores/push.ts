@@ -1,14 +1,32 @@
 import type { Clock } from "../base/clock.ts";
 import { inTime } from "../base/promises.ts";
 
-/** A connection on which the store tells of what others append. */
-export interface PushLine {
-  /** Sends something that the store must tell back on this line; resolves when it has. */
-  beat(): Promise<void>;
+/** Notices what other processes append to the change log. */
+export interface Push {
+  /** Whether it does so at this moment. */
+  connected(): boolean;
   close(): void;
 }
 
-/** What a line reports. */
+/** Options of {@link PushConnection}. */
+interface PushOptions {
+  readonly clock: Clock;
+  readonly open: OpenPushLine;
+  /** Called when something was appended, and whenever something may have been missed. */
+  readonly wake: () => void;
+}
+
+/** Opens a line. */
+export type OpenPushLine = (events: PushEvents) => Promise<PushLine>;
+
+/** A connection on which the database sends notifications. */
+export interface PushLine {
+  /** Sends a message that the database must return on this line; resolves when it has. */
+  ping(): Promise<void>;
+  close(): void;
+}
+
+/** Events of a line. */
 export interface PushEvents {
   /** Something may have been appended. */
   readonly wake: () => void;
@@ -16,49 +34,27 @@ export interface PushEvents {
   readonly lost: () => void;
 }
 
-/** Opens a line. */
-export type OpenPushLine = (events: PushEvents) => Promise<PushLine>;
-
-/** Hears of what other processes append. */
-export interface Push {
-  /** Whether it does at this moment. */
-  connected(): boolean;
-  close(): void;
-}
-
-/** What a {@link keepPush} is made of. */
-export interface PushOptions {
-  readonly clock: Clock;
-  readonly open: OpenPushLine;
-  /** Called for what was appended, and whenever something may have been missed. */
-  readonly wake: () => void;
-}
-
-/** Milliseconds between two proofs that a line is alive: one that is cut silently looks like a quiet one. */
-const beatEvery = 5_000;
-/** Milliseconds that opening a line, and a proof, may take. */
+/** Milliseconds between two pings. Without them, a line that was cut looks like a quiet one. */
+const pingEvery = 5_000;
+/** Milliseconds that opening a line, or a ping, may take. */
 const patience = 5_000;
-/** Milliseconds after which a lost line is opened again: at first, and after many failures. */
-const [soon, late] = [100, 30_000];
+/** Milliseconds before a lost line is opened again: at first, and after many failures. */
+const [firstPause, maxPause] = [100, 30_000];
 /** Milliseconds between two wake-ups at least. */
 const wakeEvery = 20;
 
-/** Keeps a line open for as long as it can: opens another one when it is lost, or falls silent. */
-export function keepPush(options: PushOptions): Push {
-  return new KeptPush(options);
-}
-
-class KeptPush implements Push {
+/** Keeps a line open: opens another one when the line is lost or does not answer. */
+export class PushConnection implements Push {
   readonly #options: PushOptions;
   readonly #wake: () => void;
   #line: PushLine | undefined;
   #closed = false;
-  #pause = soon;
+  #pause = firstPause;
   #cancelNext = (): void => {};
 
   constructor(options: PushOptions) {
     this.#options = options;
-    this.#wake = spaced(options);
+    this.#wake = throttled(options);
     void this.#open();
   }
 
@@ -79,74 +75,77 @@ class KeptPush implements Push {
     const lost = (): void => {
       gone = true;
       if (line !== undefined && line === this.#line) {
-        this.#again();
+        this.#reopen();
       }
     };
     const opening = this.#options.open({ wake: this.#wake, lost });
     try {
+      // 1. Open a line, and prove that it is alive.
       line = await this.#inTime(opening);
-      await this.#inTime(line.beat());
+      await this.#inTime(line.ping());
       if (gone || this.#closed) {
-        throw new Error("lost or closed meanwhile");
+        throw new Error("The line was lost or closed while it was opened.");
       }
       this.#line = line;
-      this.#pause = soon;
-      this.#beatLater(line);
-      // What was appended before is told to nobody.
+      this.#pause = firstPause;
+      // 2. Keep proving it.
+      this.#pingLater(line);
+      // 3. Nothing was notified before, so something may have been missed.
       this.#wake();
     } catch {
-      // Also where it opens after all.
+      // The line may still open later: then close it.
       opening.then(
         (late) => late.close(),
         () => {},
       );
-      this.#again();
+      this.#reopen();
     }
   }
 
-  #beatLater(line: PushLine): void {
-    this.#cancelNext = this.#options.clock.after(beatEvery, () => {
-      this.#inTime(line.beat()).then(
-        () => line === this.#line && this.#beatLater(line),
-        () => line === this.#line && this.#again(),
+  #pingLater(line: PushLine): void {
+    this.#cancelNext = this.#options.clock.after(pingEvery, () => {
+      this.#inTime(line.ping()).then(
+        () => line === this.#line && this.#pingLater(line),
+        () => line === this.#line && this.#reopen(),
       );
     });
   }
 
-  /** Opens another line after a pause, which grows until one is alive. */
-  #again(): void {
+  /** Opens another line after a pause, with exponential backoff until one is alive. */
+  #reopen(): void {
     this.#cancelNext();
     this.#line?.close();
     this.#line = undefined;
     if (!this.#closed) {
-      // Not all processes at once.
+      // Jitter, so that not all processes connect at once.
       const pause = this.#pause * (0.5 + Math.random());
-      this.#pause = Math.min(2 * this.#pause, late);
+      this.#pause = Math.min(2 * this.#pause, maxPause);
       this.#cancelNext = this.#options.clock.after(pause, () => void this.#open());
     }
   }
 
   #inTime<T>(work: Promise<T>): Promise<T> {
     const { clock } = this.#options;
-    return inTime(work, { clock, ms: patience, late: () => new Error("no answer in time") });
+    const late = (): Error => new Error("The database did not answer in time.");
+    return inTime(work, { clock, ms: patience, late });
   }
 }
 
-/** The first wake-up at once; of those that follow soon, one for all. */
-function spaced({ clock, wake }: PushOptions): () => void {
+/** Calls `wake` at once the first time, and then at most once every {@link wakeEvery} milliseconds. */
+function throttled({ clock, wake }: PushOptions): () => void {
   let resting = false;
-  let again = false;
+  let calledAgain = false;
   const call = (): void => {
     if (resting) {
-      again = true;
+      calledAgain = true;
       return;
     }
     resting = true;
     wake();
     clock.after(wakeEvery, () => {
       resting = false;
-      if (again) {
-        again = false;
+      if (calledAgain) {
+        calledAgain = false;
         call();
       }
     });

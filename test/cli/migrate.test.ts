@@ -35,7 +35,7 @@ beforeEach(async () => {
 afterEach(() => rm(folder, { recursive: true }));
 
 describe("rpc-session migrate <file>", () => {
-  it("makes the tables, again and again, and no secret", async () => {
+  it("creates the tables and can be repeated, but creates no secret", async () => {
     const done = { code: 0, stdout: "The tables are up to date.\n", stderr: "" };
     expect(await rpcSession("migrate", "sessions.db")).toEqual(done);
     expect(await rpcSession("migrate", "sessions.db")).toEqual(done);
@@ -52,7 +52,7 @@ describe("rpc-session migrate <file>", () => {
     expect(stderr).toMatch(/^rpc-session: sqliteStore: .*newer rpc-session \(schema 99/);
   });
 
-  it("prints the SQL that makes the same tables", async () => {
+  it("prints SQL that creates the same tables", async () => {
     await rpcSession("migrate", "made.db");
     const { code, stdout } = await rpcSession("migrate", "--print", "printed.db");
     expect(code).toBe(0);
@@ -70,19 +70,19 @@ describe("rpc-session migrate <file>", () => {
   });
 });
 
-describe("rpc-session with wrong arguments", () => {
+describe("rpc-session with invalid arguments", () => {
   it.each([
-    [[], "no command given"],
-    [["postgres://u:hidden@h/d"], "unknown command"],
-    [["migrate"], "takes one database"],
-    [["migrate", "a.db", "b.db"], "takes one database"],
+    [[], "No command given"],
+    [["postgres://u:hidden@h/d"], "Unknown command"],
+    [["migrate"], "takes exactly one database, got 0"],
+    [["migrate", "a.db", "b.db"], "takes exactly one database, got 2"],
     [["migrate", "--force", "a.db"], "Unknown option '--force'"],
-    [["migrate", ""], "is no path of a file"],
-    [["migrate", ":memory:"], "is no path of a file"],
-    [["migrate", "mysql://u:hidden@h/d"], '"mysql:" names no database'],
-    [["migrate", "--print", "redis://u:hidden@h"], '"redis:" names no database'],
+    [["migrate", ""], "is not the path of a file"],
+    [["migrate", ":memory:"], "is not the path of a file"],
+    [["migrate", "mysql://u:hidden@h/d"], '"mysql:" is not a database'],
+    [["migrate", "--print", "redis://u:hidden@h"], '"redis:" is not a database'],
     [["migrate", "postgres:hidden"], 'begin with "postgres://"'],
-  ])("%j exits with 2, tells why and how, and does nothing", async (args, reason) => {
+  ])("%j exits with 2, prints the reason and the usage, and does nothing", async (args, reason) => {
     const { code, stdout, stderr } = await rpcSession(...args);
     expect(code).toBe(2);
     expect(stdout).toBe("");
@@ -92,13 +92,13 @@ describe("rpc-session with wrong arguments", () => {
     expect(await readdir(folder)).toEqual([]);
   });
 
-  it("--help is no mistake", async () => {
+  it("--help exits with 0", async () => {
     const { code, stdout } = await rpcSession("--help");
     expect(code).toBe(0);
     expect(stdout).toMatch(/^Usage: rpc-session migrate/);
   });
 
-  it("a database out of reach exits with 1, without its password", async () => {
+  it("an unreachable database exits with 1 and does not print the password", async () => {
     const { code, stderr } = await rpcSession("migrate", "postgres://u:hidden@127.0.0.1:1/d");
     expect(code).toBe(1);
     expect(stderr).toBe("rpc-session: connect ECONNREFUSED 127.0.0.1:1\n");
@@ -106,7 +106,7 @@ describe("rpc-session with wrong arguments", () => {
 });
 
 describePostgres("rpc-session migrate <postgres url>", (server) => {
-  it("makes the tables, and prints the SQL that makes the same ones", async () => {
+  it("creates the tables, and prints SQL that creates the same ones", async () => {
     await using made = await createSchema(server());
     await using printed = await createSchema(server());
     expect(await rpcSession("migrate", made.url)).toMatchObject({ code: 0, stderr: "" });

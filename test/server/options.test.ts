@@ -52,16 +52,24 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "secret too short",
       { secret: "x".repeat(31) },
-      /^secret: 31 bytes are too few; use at least 32/,
+      /^secret must be at least 32 bytes long, got 31; /,
     ],
-    ["secret empty", { secret: "" }, /^secret: 0 bytes are too few/],
+    ["secret empty", { secret: "" }, /^secret must be at least 32 bytes long, got 0; /],
     [
       "secret, a short one among several",
       { secret: [secret, "short"] },
-      /^secret: 5 bytes are too few/,
+      /^secret must be at least 32 bytes long, got 5; /,
     ],
-    ["secret, none among several", { secret: [] }, /^secret: the list is empty; give at least one/],
-    ["secret, short bytes", { secret: new Uint8Array(31) }, /^secret: 31 bytes are too few/],
+    [
+      "secret, none among several",
+      { secret: [] },
+      /^secret must not be an empty list; give at least one secret$/,
+    ],
+    [
+      "secret, short bytes",
+      { secret: new Uint8Array(31) },
+      /^secret must be at least 32 bytes long, got 31; /,
+    ],
     [
       "access no duration",
       { lifetimes: { access: "15 min" } },

@@ -3,7 +3,7 @@ import { postgresMissing, startPostgres, type TestPostgres } from "../servers/po
 
 const skipped = postgresMissing === undefined ? "" : ` (skipped: ${postgresMissing})`;
 
-/** A suite with a server of its own; where there is none to start, it is skipped, and says so. */
+/** A suite with a server of its own. Without PostgreSQL it is skipped, and its name says why. */
 export function describePostgres(name: string, body: (server: () => TestPostgres) => void): void {
   describe.skipIf(postgresMissing)(`${name}${skipped}`, () => {
     let server: TestPostgres | undefined;

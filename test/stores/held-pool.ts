@@ -1,10 +1,10 @@
 import type { Pool } from "pg";
 import type { PostgresPool, PostgresResult } from "../../src/stores/postgres/index.ts";
 
-/** Decides what becomes of a statement: it is sent when this resolves, and fails when it rejects. */
+/** Runs before each statement. The statement is sent when this resolves, and fails if this rejects. */
 export type BeforeStatement = (text: string) => Promise<void> | void;
 
-/** A pool that is asked before each statement. */
+/** A pool that calls `before` before each statement. */
 export function watchedPool(pool: Pool, before: BeforeStatement): PostgresPool {
   return {
     async connect() {
@@ -22,7 +22,7 @@ export function watchedPool(pool: Pool, before: BeforeStatement): PostgresPool {
   };
 }
 
-/** Holds every commit until it is let go. */
+/** Holds every commit until `letGo` is called. */
 export function heldCommits() {
   let arrive = (): void => {};
   let letGo = (): void => {};
@@ -41,7 +41,7 @@ export function heldCommits() {
   return { before, arrived, letGo };
 }
 
-/** An error as the server gives it. */
+/** An error in the form in which `pg` reports the server's. */
 export function serverError(code: string): Error {
-  return Object.assign(new Error(`the server says ${code}`), { code, severity: "ERROR" });
+  return Object.assign(new Error(`server error ${code}`), { code, severity: "ERROR" });
 }

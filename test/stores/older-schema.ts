@@ -1,16 +1,16 @@
 import { expect } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { migrationSql } from "../../src/stores/sql/print.ts";
-import type { SqlDialect } from "../../src/stores/sql/schema.ts";
+import type { SqlDialect } from "../../src/stores/sql/database.ts";
+import { migrationSql } from "../../src/stores/sql/migrate.ts";
 import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
 
-/** The SQL that makes the tables as a version had them, with two sessions and an entry in use. */
-export async function olderTables(dialect: SqlDialect, version: number): Promise<string> {
-  const [tables] = (await migrationSql(dialect)).split(`\n-- version ${version + 1}\n`);
+/** The SQL that creates the tables of an older version, with two sessions and an entry of the log. */
+export function olderTables(dialect: SqlDialect, version: number): string {
+  const [tables] = migrationSql(dialect).split(`\n-- version ${version + 1}\n`);
   return `${tables}${rows};`;
 }
 
-/** Checks that what {@link olderTables} made is in use as if nothing had happened. */
+/** Checks that the sessions of {@link olderTables} work as before. */
 export async function expectInUse(store: SessionStore): Promise<void> {
   const { record } = await store.load("s1");
   expect(record).toMatchObject({

@@ -13,7 +13,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
   it.each([
     ["revoke", (store: SessionStore) => store.revoke("late", "theft")],
     ["insert", (store: SessionStore) => store.insert(newSession({ id: "n", replaces: "late" }))],
-  ])("misses no %s that commits after a later one was read", async (_name, write) => {
+  ])("returns a %s that commits after a later change was read", async (_name, write) => {
     await using fixture = await openedPostgres(server());
     const { store, url, clock } = fixture;
     await store.insert(newSession({ id: "late" }));
@@ -40,7 +40,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     await slow.close();
   });
 
-  it("gives no entry again while an older transaction is open, and that one's when it ends", async () => {
+  it("returns no entry twice while an older transaction is open, and its entries once it commits", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await store.insert(newSession());
@@ -57,7 +57,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(sessionsOf(await store.changes(again.cursor, 0))).toEqual(["open"]);
   });
 
-  it("reads the whole window again, and tells of a loss, when the database went back behind the cursor", async () => {
+  it("reads the whole window again and reports a loss if the database went back behind the cursor", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await store.insert(newSession());
@@ -76,7 +76,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(next.lostAt).toBeUndefined();
   });
 
-  it("reads the whole window again from another server process, as after a failover that lost nothing it can tell", async () => {
+  it("reads the whole window again from another server process, and reports no loss it cannot detect", async () => {
     await using fixture = await openedPostgres(server());
     const { store } = fixture;
     await store.insert(newSession());
@@ -89,11 +89,11 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(sessionsOf(await store.changes(read.cursor, hour))).toEqual([]);
   });
 
-  it("reads a long log in steps, each in little time, and none of it twice", async () => {
+  it("reads a long log in pages without returning an entry twice", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     const start = await store.changes(undefined, hour);
-    // Numbers, times and transactions are in three different orders.
+    // Entries are ordered differently by number, by time and by transaction.
     const write = (from: number, to: number) =>
       admin.query(
         "insert into rpcsession_changes (kind, session, ended_by, at) select 'revoked', n::text, 'revoked', floor(extract(epoch from now()) * 1000) - n % 1000 from generate_series($1::int, $2::int) n",
@@ -117,7 +117,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(JSON.stringify(plan.rows)).toMatch(/rpcsession_changes_xid/);
   });
 
-  it("misses nothing that is committed between two steps, with a place in the one before", async () => {
+  it("returns an entry that is committed between two pages with a place in the first page", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin, url, clock } = fixture;
     const late = await fixture.connect();
@@ -145,7 +145,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     await late.end();
   });
 
-  it("counts an entry that somebody wrote by hand", async () => {
+  it("returns an entry that somebody inserted by hand", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     const { cursor } = await store.changes(undefined, 0);
@@ -155,7 +155,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(sessionsOf(await store.changes(cursor, 0))).toEqual(["s9"]);
   });
 
-  it("is pruned in batches, past the entries that others hold", async () => {
+  it("is pruned in batches, skipping entries that other transactions have locked", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await admin.query(

@@ -11,7 +11,7 @@ import { stillClock } from "./still-clock.ts";
 const secret = "a secret of the test, of 32 bytes and more";
 
 describePostgres("postgresStore and its connections", (server) => {
-  it("rejects when its connection is ended in the middle of a change; the next call works", async () => {
+  it("rejects if its connection is terminated during a change; the next call works", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await store.insert(newSession());
@@ -25,14 +25,14 @@ describePostgres("postgresStore and its connections", (server) => {
     expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
   });
 
-  it("prepares its statements anew when a migration changes the columns under them", async () => {
+  it("prepares its statements again after a migration changed their columns", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await store.insert(newSession());
     const loadAll = () => Promise.all([1, 2, 3, 4].map(() => store.load("s1")));
     await loadAll();
     await admin.query("alter table rpcsession_sessions add column added_later text");
-    // One after the other: each of the pool's connections has prepared it for the columns of before.
+    // Several loads, because each of the pool's connections has prepared the statement for the old columns.
     expect((await store.load("s1")).record?.id).toBe("s1");
     for (const { record } of await loadAll()) {
       expect(record?.id).toBe("s1");
@@ -41,7 +41,7 @@ describePostgres("postgresStore and its connections", (server) => {
     expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
   });
 
-  it("is Unavailable at the engine, and nobody is logged out", async () => {
+  it("makes the engine report Unavailable, and signs nobody out", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     const engine = await startEngine({ store, secret });
@@ -58,7 +58,7 @@ describePostgres("postgresStore and its connections", (server) => {
     await engine.close();
   });
 
-  it("survives the end of a connection between two statements of a change", async () => {
+  it("survives the loss of a connection between two statements of a change", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin, url, clock } = fixture;
     await store.insert(newSession());
@@ -77,7 +77,7 @@ describePostgres("postgresStore and its connections", (server) => {
     await other.close();
   });
 
-  it("survives the end of its idle connections", async () => {
+  it("survives the loss of its idle connections", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await Promise.all([store.load("s1"), store.load("s1")]);
@@ -85,7 +85,7 @@ describePostgres("postgresStore and its connections", (server) => {
     expect((await vi.waitFor(() => store.load("s1"))).record).toBeUndefined();
   });
 
-  it("closes the connections that it opened, and opens others when it is opened again", async () => {
+  it("closes the connections it opened, and opens new ones when it is opened again", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin, clock } = fixture;
     await store.close();
@@ -94,7 +94,7 @@ describePostgres("postgresStore and its connections", (server) => {
     expect((await store.load("s1")).record).toBeUndefined();
   });
 
-  it("leaves a pool open that it was given", async () => {
+  it("does not close a pool that was passed in", async () => {
     await using schema = await createSchema(server());
     await using pool = pooled(schema.url);
     const store = postgresStore(pool);
@@ -105,7 +105,7 @@ describePostgres("postgresStore and its connections", (server) => {
     expect(pool.idleCount).toBe(pool.totalCount);
   });
 
-  it.each(["40001", "40P01"])("does a transaction again that fails with %s", async (code) => {
+  it.each(["40001", "40P01"])("repeats a transaction that fails with %s", async (code) => {
     await using fixture = await openedPostgres(server());
     await using failing = await openedFailing(fixture, { code, times: 3 });
     await failing.store.insert(newSession());
@@ -120,7 +120,7 @@ describePostgres("postgresStore and its connections", (server) => {
     ["40P01", 6],
     ["57014", 1],
     ["08006", 1],
-  ])("gives up on %s after %i attempts, and changed nothing", async (code, attempts) => {
+  ])("gives up on %s after %i attempts and changes nothing", async (code, attempts) => {
     await using fixture = await openedPostgres(server());
     await fixture.store.insert(newSession());
     await using failing = await openedFailing(fixture, { code, times: 100 });
@@ -129,7 +129,7 @@ describePostgres("postgresStore and its connections", (server) => {
     expect((await fixture.store.load("s1")).record?.revokedAt).toBeNull();
   });
 
-  it("takes its time from the database, once for each statement", async () => {
+  it("reads the database's clock once per statement", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     const before = await databaseTime(admin);
@@ -173,7 +173,7 @@ async function openedFailing(
   };
 }
 
-/** Ends the connections of the stores that are in a state, as soon as there are any. */
+/** Terminates the stores' connections in a given state, as soon as there are any. */
 async function endConnections(admin: Client, state: string): Promise<void> {
   await vi.waitFor(async () => {
     const { rowCount } = await admin.query(

@@ -8,8 +8,8 @@ import { createPostgres } from "./postgres-fixture.ts";
 const tables = ["migrations", "sessions", "changes", "signing_keys", "leases"];
 const secret = "a secret of the test, of 32 bytes and more";
 
-describePostgres("a dump of PostgreSQL alone", (server) => {
-  it("feat:H7 holds no token, nor the part of one that is hard to guess", async () => {
+describePostgres("a dump of PostgreSQL without the secret", (server) => {
+  it("feat:H7 contains no token, and no part of a token that is hard to guess", async () => {
     await using used = await usedStore(server());
     const dump = JSON.stringify(await used.rows());
     expect(dump).toContain(used.session.salt);
@@ -22,15 +22,17 @@ describePostgres("a dump of PostgreSQL alone", (server) => {
     }
   });
 
-  it("opens no engine without the secret", async () => {
+  it("cannot open an engine without the secret", async () => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
-    await expect(startEngine({ store: copy.store })).rejects.toThrow(
-      "secret is missing and postgresStore does not keep one",
-    );
+    await expect(startEngine({ store: copy.store })).rejects.toMatchObject({
+      cause: {
+        message: expect.stringContaining("secret is missing and postgresStore does not keep one"),
+      },
+    });
   });
 
-  it("restored under another secret, takes no token of before, and says so", async () => {
+  it("rejects every earlier token after a restore under another secret, and reports it", async () => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
     const other = await startEngine({ store: copy.store, secret: madeUp });
@@ -38,11 +40,11 @@ describePostgres("a dump of PostgreSQL alone", (server) => {
       await expect(other.exchange(token)).rejects.toMatchObject({ kind: "unavailable" });
     }
     expect(other.events.map(({ type }) => type)).toEqual(["unknownSecret"]);
-    // A key can verify without the secret: it is what anybody reads in the JWKS.
+    // Verifying needs no secret, only the public key, which is in the JWKS.
     expect(await other.verify(used.access, used.clock.now())).toMatchObject({ status: "valid" });
   });
 
-  it("gives a thief who runs an engine on it no token that the servers take", async () => {
+  it("does not let a thief who runs an engine on it mint a token that the servers accept", async () => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
     const thief = await startEngine({ store: copy.store, secret: madeUp });
@@ -73,7 +75,7 @@ const victim = {
   replaces: null,
 } as const;
 
-/** A store with a session that was refreshed, and another one that was stolen. */
+/** A store with one session that was refreshed and one that was stolen. */
 async function usedStore(server: TestPostgres) {
   const fixture = await createPostgres(server);
   const { store, admin } = fixture;
@@ -108,7 +110,7 @@ async function usedStore(server: TestPostgres) {
   };
 }
 
-/** Another store that was made of the rows alone. */
+/** Another store, restored from the rows alone. */
 async function copied(used: Awaited<ReturnType<typeof usedStore>>, server: TestPostgres) {
   const fixture = await createPostgres(server);
   await fixture.store.open(fixture);

@@ -1,15 +1,16 @@
-import { sql } from "kysely";
 import { Client } from "pg";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { postgresBackend, postgresStore } from "../../src/stores/postgres/index.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { openPool } from "../../src/stores/postgres/pool.ts";
-import { sqlStore } from "../../src/stores/sql/store.ts";
+import { sql } from "../../src/stores/sql/statement.ts";
+import { SqlStore } from "../../src/stores/sql/store.ts";
 import type { TestPostgres } from "../servers/postgres.ts";
 import { stillClock } from "./still-clock.ts";
 
 let schemas = 0;
 
-/** An empty schema on the server, and a connection to look into it. */
+/** An empty schema on the server, and a connection to inspect it. */
 export async function createSchema(server: TestPostgres) {
   schemas += 1;
   const url = server.url(`s${schemas}`);
@@ -20,7 +21,7 @@ export async function createSchema(server: TestPostgres) {
     name: `s${schemas}`,
     url,
     admin,
-    /** Another connection, closed by its owner. */
+    /** Opens another connection, which the caller closes. */
     async connect() {
       const client = new Client({ connectionString: url });
       await client.connect();
@@ -43,7 +44,7 @@ export async function tablesOf({ admin, name }: { readonly admin: Client; readon
   return [...columns.rows, ...indexes.rows];
 }
 
-/** A store on the clock of the database, opened, with a schema of its own. */
+/** An open store with a schema of its own, on the database's clock. */
 export async function openedPostgres(server: TestPostgres) {
   const schema = await createSchema(server);
   const clock = stillClock();
@@ -60,15 +61,15 @@ export async function openedPostgres(server: TestPostgres) {
   };
 }
 
-/** A store on a clock that stands still: the time is bound to each statement instead of the database's. */
+/** A store on a clock that stands still: statements bind its time instead of reading the database's. */
 export async function createPostgres(server: TestPostgres) {
   const { url, admin } = await createSchema(server);
   const clock = stillClock();
   const another = (): SessionStore =>
-    sqlStore(
+    new SqlStore(
       postgresBackend(
         () => openPool(url, 8),
-        () => sql<number>`cast(${clock.now()} as bigint)`,
+        () => sql`cast(${clock.now()} as bigint)`,
       ),
     );
   const store = another();
@@ -84,7 +85,7 @@ export async function createPostgres(server: TestPostgres) {
   };
 }
 
-/** A transaction that holds rows until it is disposed of. */
+/** A transaction that locks rows until it is disposed of. */
 export async function holding(
   fixture: Pick<Awaited<ReturnType<typeof openedPostgres>>, "connect">,
   rows: string,

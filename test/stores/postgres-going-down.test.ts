@@ -4,8 +4,8 @@ import { expect, it } from "vitest";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { stillClock } from "./still-clock.ts";
 
-// Found by the soak: the error came before anybody listened, and ended the process.
-it("rejects, and no more, when the server lets it in and goes down in the same packet", async () => {
+// Regression: the error arrived before anything listened for it, and ended the process.
+it("open() rejects if the server accepts a connection and announces its shutdown in the same packet", async () => {
   const server = createServer((socket) => {
     socket.on("error", () => {});
     socket.once("data", () => socket.end(Buffer.concat([authenticated, ready, goingDown])));
@@ -18,7 +18,7 @@ it("rejects, and no more, when the server lets it in and goes down in the same p
   server.close();
 });
 
-/** A message of the protocol: its type, its length, its content. */
+/** Encodes a message of PostgreSQL's protocol: type, length, content. */
 function message(type: string, content: Buffer): Buffer {
   const head = Buffer.alloc(5);
   head.write(type);

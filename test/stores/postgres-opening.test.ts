@@ -4,16 +4,17 @@ import { createInterface } from "node:readline";
 import { Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
+import { postgresDialect } from "../../src/stores/postgres/dialect.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
-import { migrations } from "../../src/stores/sql/migrations.ts";
+import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
 import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { expectInUse, olderTables } from "./older-schema.ts";
 import { createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
-describePostgres("postgresStore(database) as it is opened", (server) => {
-  it("by 20 processes at once on an empty database: one schema, one signing key", async () => {
+describePostgres("opening postgresStore(database)", (server) => {
+  it("creates one schema and one signing key when 20 processes open an empty database at once", async () => {
     await using schema = await createSchema(server());
     const servers = Array.from({ length: 20 }, () => startProcess(schema.url));
     await Promise.all(servers.map(({ line }) => line()));
@@ -23,11 +24,11 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     const keys = await Promise.all(servers.map(({ line }) => line()));
     expect(keys[0]).toMatch(/^0:[\w-]{43}$/);
     expect(new Set(keys).size).toBe(1);
-    expect(await countRows(schema, "rpcsession_migrations")).toBe(migrations.length);
+    expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
     expect(await tablesOf(schema)).toEqual(await freshTables());
   }, 120_000);
 
-  it("by 20 stores at once, again and again", async () => {
+  it("opens when 20 stores open an empty database at once, ten times in a row", async () => {
     for (let round = 0; round < 10; round++) {
       await using schema = await createSchema(server());
       const stores = Array.from({ length: 20 }, () =>
@@ -35,13 +36,13 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
       );
       await Promise.all(stores.map((store) => store.open({ clock: stillClock() })));
       await Promise.all(stores.map((store) => store.close()));
-      expect(await countRows(schema, "rpcsession_migrations")).toBe(migrations.length);
+      expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
     }
   });
 
-  it.each([1, 2])("brings the tables of version %i up to date, in use", async (version) => {
+  it.each([1, 2])("migrates the tables of version %i with sessions in them", async (version) => {
     await using schema = await createSchema(server());
-    await schema.admin.query(await olderTables("postgres", version));
+    await schema.admin.query(olderTables(postgresDialect, version));
     const store = postgresStore(schema.url);
     await store.open({ clock: stillClock() });
     await expectInUse(store);
@@ -50,13 +51,13 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     await store.close();
   });
 
-  it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
+  it("refuses the tables of a newer version, and opens again after a downgrade", async () => {
     await using fixture = await openedPostgres(server());
     const { admin, clock, url } = fixture;
     await admin.query("insert into rpcsession_migrations values (99, 0)");
     const store = postgresStore(url);
     await expect(store.open({ clock })).rejects.toThrow(
-      /^postgresStore: .*newer rpc-session \(schema 99, this one knows 3\)/,
+      /^postgresStore: .*newer rpc-session \(schema 99, this version supports up to 3\)/,
     );
     await expect(store.load("s1")).rejects.toThrow("postgresStore: the store is not open");
     await admin.query("delete from rpcsession_migrations where version = 99");
@@ -65,7 +66,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     await store.close();
   });
 
-  it("needs no right to create tables that are there", async () => {
+  it("opens existing tables without the right to create tables", async () => {
     await using fixture = await openedPostgres(server());
     const { admin, name, url, clock } = fixture;
     await admin.query(`create role app login;
@@ -80,7 +81,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     await store.close();
   });
 
-  it("leaves nothing outside of its tables", async () => {
+  it("creates nothing in the schema without its prefix", async () => {
     await using fixture = await openedPostgres(server());
     const { rows } = await fixture.admin.query(
       "select relname from pg_class where relnamespace = $1::regnamespace",
@@ -91,7 +92,7 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     }
   });
 
-  it("rejects when the database is out of reach, and opens when it is there", async () => {
+  it("rejects while the database cannot be reached, and opens once it can", async () => {
     await using schema = await createSchema(server());
     await using pool = pooled(schema.url);
     let reachable = false;
@@ -105,13 +106,13 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
     await store.close();
   });
 
-  it("says what to install where there is no pg", async () => {
+  it("says what to install if the package pg is missing", async () => {
     vi.doMock("pg", () => {
       throw new Error("Cannot find package 'pg'");
     });
     const store = postgresStore("postgres://app:hidden@localhost/db");
     await expect(store.open({ clock: stillClock() })).rejects.toThrow(
-      /^postgresStore: to connect to a URL, install the package pg \(npm install pg\); or give a pool$/,
+      /^postgresStore: to connect to a URL, install the package pg \(npm install pg\); or pass a pool$/,
     );
     vi.doUnmock("pg");
   });
@@ -123,20 +124,20 @@ describePostgres("postgresStore(database) as it is opened", (server) => {
 });
 
 it.each(["", "sessions.db", "mysql://app:hidden@localhost/db", "localhost", "postgres:hidden"])(
-  "postgresStore(%j) is refused, without a word of it",
+  "postgresStore(%j) throws without repeating the URL",
   (url) => {
     expect(() => postgresStore(url)).toThrow(
-      new TypeError('postgresStore: the URL does not begin with "postgres://"'),
+      new TypeError('postgresStore: the URL must begin with "postgres://"'),
     );
   },
 );
 
 it.each(["hid#den", "hid/den", "hid?den"])(
-  "a URL that cannot be read for its password %s is refused, without a word of it",
+  "postgresStore(url) throws without repeating a URL that is invalid because of its password %s",
   (password) => {
     const open = () => postgresStore(`postgres://app:${password}@db/app`);
     expect(open).toThrow(TypeError);
-    expect(open).toThrow(/^postgresStore: the URL cannot be read; .* %2F, %23, %3F and %40$/);
+    expect(open).toThrow(/^postgresStore: the URL is not valid; .* %2F, %23, %3F and %40$/);
     expect(open).not.toThrow(/hid|den/);
   },
 );
@@ -150,15 +151,18 @@ it.each([
   expect(postgresStore(url)).toHaveProperty("name", "postgresStore");
 });
 
-it.each([undefined, null, {}, 5])("postgresStore(%j) is refused", (pool) => {
+it.each([undefined, null, {}, 5])("postgresStore(%j) throws a TypeError", (pool) => {
   expect(() => postgresStore(pool as unknown as PostgresPool)).toThrow(TypeError);
 });
 
-it.each([0, 1.5, 1001, Number.NaN])("postgresStore(url, { connections: %d }) is refused", (n) => {
-  expect(() => postgresStore("postgres://localhost", { connections: n })).toThrow(TypeError);
-});
+it.each([0, 1.5, 1001, Number.NaN])(
+  "postgresStore(url, { connections: %d }) throws a TypeError",
+  (n) => {
+    expect(() => postgresStore("postgres://localhost", { connections: n })).toThrow(TypeError);
+  },
+);
 
-it("postgresStore keeps no secret", () => {
+it("postgresStore has no method secret", () => {
   expect(Object.keys(postgresStore("postgres://localhost"))).not.toContain("secret");
 });
 

@@ -23,7 +23,7 @@ const levels = ["read committed", "repeatable read", "serializable"];
 
 describePostgres("all sessions of an owner on PostgreSQL", (server) => {
   it.each(levels)(
-    "their end waits for an insert of one statement, by default %s",
+    "ending them waits for an insert in one statement (default isolation: %s)",
     async (level) => {
       await using fixture = await openedPostgres(server());
       for (const [index, scope] of scopes.entries()) {
@@ -43,25 +43,28 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     },
   );
 
-  it.each(levels)("their end waits for an insert of many, by default %s", async (level) => {
-    await using fixture = await openedPostgres(server());
-    for (const [index, scope] of scopes.entries()) {
-      const held = heldCommits();
-      await using one = await openedStore(fixture, { level, before: held.before });
-      await using other = await openedStore(fixture, { level });
-      const id = `slow-${index}`;
-      const session = newSession({ id, tenantId: "one", replaces: "absent" });
-      const inserting = one.store.insert(session);
-      await held.arrived;
-      const ending = other.store.revokeAll(scope, "revoked");
-      await waitingForLocks(fixture, 1);
-      held.letGo();
-      expect((await inserting).record?.id).toBe(id);
-      expect((await ending).revoked).toEqual([id]);
-    }
-  });
+  it.each(levels)(
+    "ending them waits for an insert in a transaction (default isolation: %s)",
+    async (level) => {
+      await using fixture = await openedPostgres(server());
+      for (const [index, scope] of scopes.entries()) {
+        const held = heldCommits();
+        await using one = await openedStore(fixture, { level, before: held.before });
+        await using other = await openedStore(fixture, { level });
+        const id = `slow-${index}`;
+        const session = newSession({ id, tenantId: "one", replaces: "absent" });
+        const inserting = one.store.insert(session);
+        await held.arrived;
+        const ending = other.store.revokeAll(scope, "revoked");
+        await waitingForLocks(fixture, 1);
+        held.letGo();
+        expect((await inserting).record?.id).toBe(id);
+        expect((await ending).revoked).toEqual([id]);
+      }
+    },
+  );
 
-  it("an insert waits for their end, and lives", async () => {
+  it("an insert waits until they have ended, and its session lives", async () => {
     await using fixture = await openedPostgres(server());
     for (const [index, scope] of scopes.entries()) {
       const old = newSession({ id: `old-${index}`, tenantId: "one" });
@@ -81,7 +84,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     }
   });
 
-  it("what an insert requires ends after it, not meanwhile", async () => {
+  it("a session that an insert requires cannot end before the insert commits", async () => {
     await using fixture = await openedPostgres(server());
     await fixture.store.insert(newSession({ id: "old" }));
     const held = heldCommits();
@@ -95,7 +98,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     expect((await ending).revoked).toBe(true);
   });
 
-  it("nobody waits for the end of another's", async () => {
+  it("ending the sessions of one owner makes no other owner wait", async () => {
     await using fixture = await openedPostgres(server());
     const held = heldCommits();
     await using slow = await openedStore(fixture, { before: held.before });
@@ -109,19 +112,22 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     expect((await ending).revoked).toEqual(["old"]);
   });
 
-  it.each(levels)("a limit holds for four servers at once, by default %s", async (level) => {
-    await using fixture = await openedPostgres(server());
-    await using stores = await openedStores(fixture, 4, { level });
-    for (const limit of [evictAbove(3), rejectAbove(3)]) {
-      await atOnce((index) =>
-        stores.at(index).insert(newSession({ id: `${limit.overflow}-${index}`, limit })),
-      );
-      const { records } = await fixture.store.list(alice, { cursor: undefined, limit: 100 });
-      expect(records).toHaveLength(3);
-    }
-  });
+  it.each(levels)(
+    "a limit holds for four servers at once (default isolation: %s)",
+    async (level) => {
+      await using fixture = await openedPostgres(server());
+      await using stores = await openedStores(fixture, 4, { level });
+      for (const limit of [evictAbove(3), rejectAbove(3)]) {
+        await atOnce((index) =>
+          stores.at(index).insert(newSession({ id: `${limit.overflow}-${index}`, limit })),
+        );
+        const { records } = await fixture.store.list(alice, { cursor: undefined, limit: 100 });
+        expect(records).toHaveLength(3);
+      }
+    },
+  );
 
-  it("amid writes of all kinds by four servers, what was there before an end is ended, and no two wait for each other", async () => {
+  it("amid all kinds of writes by four servers, every earlier session is ended and nothing deadlocks", async () => {
     await using fixture = await openedPostgres(server());
     await using stores = await openedStores(fixture, 4);
     const acknowledged: { readonly id: string; readonly user: string; readonly tenant: string }[] =
@@ -187,7 +193,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     expect(logged.rows[0]).toEqual({ n, sessions: n });
   }, 60_000);
 
-  it("end in a few statements, however many they are, within the limits of a connection", async () => {
+  it("end in a few statements, however many they are, within the time limits of a connection", async () => {
     await using fixture = await openedPostgres(server());
     const { admin, store } = fixture;
     await store.insert(newSession({ id: "pattern", tenantId: "one" }));
@@ -202,7 +208,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     const { revoked } = await watched.store.revokeAll({ ...alice, except: "7-alice" }, "revoked");
     const took = performance.now() - began;
     expect(revoked).toHaveLength(99_999);
-    // A transaction, a lock, and three statements for each 10,000, none of which comes near 5 s.
+    // Begin, commit and one lock, and three statements per 10,000 sessions, each far below 5 s.
     expect(texts.length).toBeLessThanOrEqual(33);
     expect(took).toBeLessThan(20_000);
     const logged = await admin.query("select count(*)::int as n from rpcsession_changes");
@@ -211,7 +217,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     expect([...rest.revoked].sort()).toEqual(["7-alice", "bob"]);
   }, 60_000);
 
-  it("an insert that ends and counts nothing is one round trip", async () => {
+  it("an insert that ends and counts no other sessions is one round trip", async () => {
     await using fixture = await openedPostgres(server());
     const texts: string[] = [];
     await using watched = await openedStore(fixture, { before: (text) => void texts.push(text) });
@@ -223,7 +229,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
     expect(texts).toHaveLength(1);
   });
 
-  it("leave nothing in a connection: no lock is held after any write", async () => {
+  it("leave no lock in a connection after any write", async () => {
     await using fixture = await openedPostgres(server());
     const { store, admin } = fixture;
     await store.insert(newSession({ tenantId: "one" }));
@@ -239,7 +245,7 @@ describePostgres("all sessions of an owner on PostgreSQL", (server) => {
 type Fixture = Awaited<ReturnType<typeof openedPostgres>>;
 
 interface StoreOptions {
-  /** The isolation that transactions have unless they say otherwise. */
+  /** The default isolation level of transactions. */
   readonly level?: string;
   readonly before?: (text: string) => Promise<void> | void;
 }
@@ -272,7 +278,7 @@ async function openedStores(fixture: Fixture, count: number, options: StoreOptio
   );
   return {
     at: (index: number): SessionStore => (opened[index % count] as (typeof opened)[0]).store,
-    /** What the database refused, also where that was done again. */
+    /** The errors of the database, including those of repeated transactions. */
     errors: () => opened.flatMap(({ errors }) => errors.map(String)),
     async [Symbol.asyncDispose]() {
       await Promise.all(opened.map((one) => one[Symbol.asyncDispose]()));
@@ -280,7 +286,7 @@ async function openedStores(fixture: Fixture, count: number, options: StoreOptio
   };
 }
 
-/** A pool that notes what the statements fail with. */
+/** A pool that records the errors of its statements. */
 function noting(pool: PostgresPool, errors: unknown[]): PostgresPool {
   return {
     async connect() {
@@ -300,7 +306,7 @@ function noting(pool: PostgresPool, errors: unknown[]): PostgresPool {
   };
 }
 
-/** Makes inserts of ids that begin with "slow" wait in the middle of their statement. */
+/** Makes an insert wait in the middle of its statement if the id begins with "slow". */
 async function slowInserts(fixture: Fixture) {
   await fixture.admin.query(
     `create or replace function wait() returns trigger language plpgsql as

@@ -1,5 +1,5 @@
-// One of many servers that start at once: opens an engine when it is told to, and tells which
-// signing keys it found. Arguments: the URL of the database.
+// One of many servers that start at once. Opens an engine when it reads from stdin, and prints the
+// signing keys it finds. Argument: the URL of the database.
 import { once } from "node:events";
 import { systemClock } from "../../src/base/clock.ts";
 import { Engine } from "../../src/engine/engine.ts";

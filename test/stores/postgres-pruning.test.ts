@@ -7,7 +7,7 @@ import { holding, openedPostgres } from "./postgres-fixture.ts";
 const many = 3000;
 
 describePostgres("pruning sessions on PostgreSQL", (server) => {
-  it("goes by its limit, and past the sessions that others hold", async () => {
+  it("keeps to its limit, and skips sessions that other transactions have locked", async () => {
     await using fixture = await openedPostgres(server());
     const { store } = await withEnded(fixture);
     await using other = await holding(
@@ -15,7 +15,7 @@ describePostgres("pruning sessions on PostgreSQL", (server) => {
       "select 1 from rpcsession_sessions where idle_expires_at <= 10",
     );
     const gone = await pruneAll(store);
-    // Half of them by their idle end, half by a revoke; all of one batch count together.
+    // Half of them expired, half were revoked; both kinds count towards the limit of one batch.
     expect(gone.slice(0, -1).every((count) => count <= 500)).toBe(true);
     expect(gone.reduce((sum, count) => sum + count, 0)).toBe(many - 10);
     expect(await other.left("rpcsession_sessions where idle_expires_at <= 10")).toBe(10);
@@ -25,7 +25,7 @@ describePostgres("pruning sessions on PostgreSQL", (server) => {
     expect((await store.load("alive")).record?.id).toBe("alive");
   });
 
-  it("by four stores at once takes each of them once", async () => {
+  it("removes each session once when four stores prune at once", async () => {
     await using fixture = await openedPostgres(server());
     const { clock, store } = await withEnded(fixture);
     const stores = Array.from({ length: 4 }, () => postgresStore(fixture.url, { connections: 1 }));
@@ -38,7 +38,7 @@ describePostgres("pruning sessions on PostgreSQL", (server) => {
   });
 });
 
-/** Adds a session that lives, and many that ended long ago: one half each way. */
+/** Adds a live session, and many that ended long ago: half of them expired, half were revoked. */
 async function withEnded(fixture: Awaited<ReturnType<typeof openedPostgres>>) {
   await fixture.store.insert(newSession({ id: "alive" }));
   for (const [name, end] of [
@@ -52,7 +52,7 @@ async function withEnded(fixture: Awaited<ReturnType<typeof openedPostgres>>) {
   return fixture;
 }
 
-/** What each batch took, until nothing was left. */
+/** Prunes until nothing is left; returns how many rows each batch removed. */
 async function pruneAll(store: { prune(limit: number): Promise<number> }): Promise<number[]> {
   const gone = [];
   do {

@@ -10,7 +10,7 @@ const hour = 60 * minute;
 const day = 24 * hour;
 
 describePostgres("two servers with clocks 10 minutes apart on one PostgreSQL", (server) => {
-  it("refresh in turns, and nobody is logged out", async () => {
+  it("can refresh in turns without signing anybody out", async () => {
     await using pair = await openedPair(createPostgres(server()));
     const { id, token } = await pair.ahead.signIn();
     let present = token;
@@ -29,7 +29,7 @@ describePostgres("two servers with clocks 10 minutes apart on one PostgreSQL", (
     expect(pair.eventTypes()).toEqual(new Set(["created", "refreshed"]));
   });
 
-  it("give the same successor to one token at the same time", async () => {
+  it("return the same successor for one token presented to both at once", async () => {
     await using pair = await openedPair(createPostgres(server()));
     const { token } = await pair.behind.signIn();
     await pair.advance(61_000);
@@ -44,7 +44,7 @@ describePostgres("two servers with clocks 10 minutes apart on one PostgreSQL", (
     expect(answers.every(({ record }) => record.generation === 1)).toBe(true);
   });
 
-  it("find the theft of a token that the other one replaced", async () => {
+  it("detect the reuse of a token that the other server rotated", async () => {
     await using pair = await openedPair(createPostgres(server()));
     const { id, token } = await pair.ahead.signIn();
     await pair.advance(61_000);
@@ -59,7 +59,7 @@ describePostgres("two servers with clocks 10 minutes apart on one PostgreSQL", (
     await expect(pair.ahead.exchange(next)).rejects.toMatchObject({ kind: "unauthorized" });
   });
 
-  it("use no key too early, and each verifies what the other signed", async () => {
+  it("use no key too early, and verify each other's signatures", async () => {
     await using pair = await openedPair(createPostgres(server()));
     const first = await pair.kids();
     expect(new Set(first).size).toBe(1);
@@ -74,7 +74,7 @@ describePostgres("two servers with clocks 10 minutes apart on one PostgreSQL", (
     for (const signer of [pair.ahead, pair.behind]) {
       const { access } = await create(signer);
       for (const verifier of [pair.ahead, pair.behind]) {
-        // Every verifier on the store's time: what its own clock makes of it is not asked here.
+        // Verify at the store's time; the verifier's own clock is not the subject here.
         expect(await verifier.verify(access.token, pair.clock.now())).toMatchObject({
           status: "valid",
         });
@@ -85,7 +85,7 @@ describePostgres("two servers with clocks 10 minutes apart on one PostgreSQL", (
 
 type Fixture = Awaited<ReturnType<typeof createPostgres>>;
 
-/** Two engines, each with a store of its own; the time of the database stands still but for `advance`. */
+/** Two engines, each with a store of its own. Only `advance` moves the database's time. */
 async function openedPair(creating: Promise<Fixture>) {
   const fixture = await creating;
   const { clock, another } = fixture;
@@ -101,17 +101,17 @@ async function openedPair(creating: Promise<Fixture>) {
     clock,
     store: fixture.store,
     async advance(ms: number) {
-      // A read of the keys on its way would be told of a time that its own clock has not reached.
+      // A read of the keys under way would return a time that its engine's clock has not reached.
       await Promise.all(engines.map((engine) => engine.settled()));
       await clock.advance(ms);
       clocks.forEach((own) => {
         own.advance(`${ms / 1000}s`);
       });
     },
-    /** The keys under which each signs now. */
+    /** The key with which each engine signs now. */
     kids: () =>
       Promise.all(engines.map(async (engine) => kidOf((await create(engine)).access.token))),
-    /** But those of the feed: the clock jumps while a read of the log is on its way. */
+    /** Without the feed's events, because the clock jumps while a read of the log is under way. */
     eventTypes: () =>
       new Set(
         engines

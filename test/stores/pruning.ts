@@ -5,9 +5,9 @@ import { insertNew, type StoreFixture } from "../../src/testing/store-contract/f
 
 const hour = 3_600_000;
 
-/** Tests that whatever was done before, what still matters is kept, and all else is dropped. */
+/** Tests with random histories that pruning removes everything outdated and nothing else. */
 export function describePruning(name: string, create: () => Promise<StoreFixture>): void {
-  it(`${name}: prune drops all that is outdated, and nothing else`, async () => {
+  it(`${name}: prune removes everything outdated and nothing else`, async () => {
     expect.hasAssertions();
     const fixture = await create();
     await fixture.store.open(fixture);
@@ -37,7 +37,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.record({ kind: fc.constant("prune"), limit: fc.integer({ min: 1, max: 3 }) }),
 );
 
-/** Takes the steps, and compares what is kept afterwards with what the store told meanwhile. */
+/** Takes the steps, then compares the rows that are left with the records returned meanwhile. */
 async function check(fixture: StoreFixture, steps: readonly Step[], prefix: string) {
   const { store, clock } = fixture;
   const known = new Map<string, SessionRecord>();
@@ -57,7 +57,7 @@ async function check(fixture: StoreFixture, steps: readonly Step[], prefix: stri
   const logged = entries.map(({ session }) => session).filter((name) => name.startsWith(prefix));
   expect(logged.sort()).toEqual(recent.map((record) => record.id).sort());
   for (const record of known.values()) {
-    // One that was revoked after its end may be kept from the revoke on.
+    // A session that was revoked after it expired may be kept for 24 h after the revocation.
     if (Math.max(endOf(record), record.revokedAt ?? 0) < clock.now() - 24 * hour) {
       expect((await store.load(record.id)).record).toBeUndefined();
     }
@@ -97,6 +97,6 @@ function endOf({ revokedAt, idleExpiresAt }: SessionRecord): number {
 
 async function pruneAll(store: SessionStore): Promise<void> {
   while ((await store.prune(3)) > 0) {
-    // The next batch.
+    // Prunes the next batch.
   }
 }

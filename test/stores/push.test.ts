@@ -1,11 +1,11 @@
 import { describe, expect, it } from "vitest";
-import { keepPush, type PushEvents } from "../../src/stores/push.ts";
+import { PushConnection, type PushEvents } from "../../src/stores/push.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 
-/** A store whose lines the test answers for. */
+/** A connection whose lines the test controls. */
 function setup() {
   const clock = createFakeClock();
-  const state = { opening: "works", beating: "works", woken: 0, opened: 0, closed: 0, beats: 0 };
+  const state = { opening: "works", pinging: "works", woken: 0, opened: 0, closed: 0, pings: 0 };
   let events: PushEvents | undefined;
   const outcome = async (how: string): Promise<void> => {
     if (how === "fails") {
@@ -15,7 +15,7 @@ function setup() {
       await new Promise(() => {});
     }
   };
-  const push = keepPush({
+  const push = new PushConnection({
     clock,
     wake: () => {
       state.woken += 1;
@@ -25,9 +25,9 @@ function setup() {
       state.opened += 1;
       await outcome(state.opening);
       return {
-        beat() {
-          state.beats += 1;
-          return outcome(state.beating);
+        ping() {
+          state.pings += 1;
+          return outcome(state.pinging);
         },
         close() {
           state.closed += 1;
@@ -40,24 +40,24 @@ function setup() {
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-describe("sec:V01 a line on which a store tells of what others append", () => {
-  it("is there once it has proven to be alive, and wakes for what was missed before", async () => {
+describe("sec:V01 a line on which the database sends notifications", () => {
+  it("is connected after its first ping, and wakes for anything missed before", async () => {
     const { push, state } = setup();
     expect(push.connected()).toBe(false);
     await turn();
     expect(push.connected()).toBe(true);
-    expect(state).toMatchObject({ opened: 1, beats: 1, woken: 1 });
+    expect(state).toMatchObject({ opened: 1, pings: 1, woken: 1 });
     push.close();
     expect([push.connected(), state.closed]).toEqual([false, 1]);
   });
 
-  it("proves so every five seconds; one that falls silent is replaced", async () => {
+  it("is pinged every five seconds, and replaced if it does not answer", async () => {
     const { clock, push, state } = setup();
     await turn();
     clock.advance("5s");
     await turn();
-    expect(state).toMatchObject({ beats: 2, opened: 1 });
-    state.beating = "hangs";
+    expect(state).toMatchObject({ pings: 2, opened: 1 });
+    state.pinging = "hangs";
     clock.advance("5s");
     await turn();
     expect(push.connected()).toBe(true);
@@ -65,7 +65,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     await turn();
     expect(push.connected()).toBe(false);
     expect(state.closed).toBe(1);
-    state.beating = "works";
+    state.pinging = "works";
     clock.advance("200ms");
     await turn();
     expect(push.connected()).toBe(true);
@@ -73,7 +73,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     push.close();
   });
 
-  it("that is lost is opened again soon, then ever later, and soon again once it was there", async () => {
+  it("is reopened with exponential backoff, which restarts after a success", async () => {
     const { clock, push, state, lose } = setup();
     await turn();
     state.opening = "fails";
@@ -89,7 +89,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
         opened.push(state.opened);
       }
     }
-    // 0.1 s, 0.2 s, … 30 s, each half as long again or less.
+    // Pauses of 0.1 s, 0.2 s, … 30 s, each between half and one and a half times as long.
     expect(state.opened).toBeGreaterThan(12);
     expect(state.opened).toBeLessThan(40);
     state.opening = "works";
@@ -104,16 +104,16 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     push.close();
   });
 
-  it("that opens too late, or after the end, is closed", async () => {
+  it("is closed if it opens too late or after the end", async () => {
     const clock = createFakeClock();
     const lines: (() => void)[] = [];
     let closed = 0;
-    const push = keepPush({
+    const push = new PushConnection({
       clock,
       wake() {},
       open: () =>
         new Promise((resolve) => {
-          lines.push(() => resolve({ beat: async () => {}, close: () => void closed++ }));
+          lines.push(() => resolve({ ping: async () => {}, close: () => void closed++ }));
         }),
     });
     await turn();
@@ -134,7 +134,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     expect(lines).toHaveLength(2);
   });
 
-  it("wakes at once, and for a flood that follows once in 20 ms", async () => {
+  it("wakes at once, and then at most once every 20 ms", async () => {
     const { clock, push, state, told } = setup();
     await turn();
     clock.advance("20ms");
@@ -153,7 +153,7 @@ describe("sec:V01 a line on which a store tells of what others append", () => {
     push.close();
   });
 
-  it("is no outage where a clock jumps over an hour", async () => {
+  it("stays connected when a test clock jumps an hour", async () => {
     const { clock, push, state } = setup();
     await turn();
     clock.advance("1h");

@@ -13,14 +13,14 @@ import { createRedis } from "./redis-fixture.ts";
 
 const minute = 60_000;
 
-describe.skipIf(redisMissing)(`redisStore beside memoryStore ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`redisStore compared with memoryStore ${redisMissing ?? ""}`, () => {
   let redis: TestRedis;
   beforeAll(async () => {
     redis = await startRedis();
   });
   afterAll(() => redis.stop());
 
-  it("answers the same, whatever is done", async () => {
+  it("returns the same results for any sequence of calls", async () => {
     expect.hasAssertions();
     await fc.assert(
       fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 60 }), async (steps) => {
@@ -44,14 +44,14 @@ describe.skipIf(redisMissing)(`redisStore beside memoryStore ${redisMissing ?? "
   }, 60_000);
 });
 
-/** Something that is done to a store, or milliseconds that go by. */
+/** A call of a store, or a number of milliseconds that pass. */
 type Step = ((store: SessionStore) => Promise<unknown>) | number;
 
 const id = fc.integer({ min: 0, max: 9 }).map((number) => `s${number}`);
 const userId = fc.constantFrom("alice", "bob");
 const tenantId = fc.constantFrom(null, "acme", "globex");
 const maybe = <T>(value: fc.Arbitrary<T>) => fc.option(value, { freq: 2 });
-// Few and even, so that sessions end in the very millisecond in which they are looked at.
+// Few and round values, so that calls often hit the exact millisecond in which a session ends.
 const ms = fc.integer({ min: 1, max: 9 }).map((tens) => tens * 10 * minute);
 const json = fc.constantFrom({}, { a: [] }, { b: { c: null } });
 const endedBy = fc.constantFrom("revoked", "theft", "signOut");
@@ -126,7 +126,7 @@ const list = fc.tuple(owner, fc.integer({ min: 1, max: 4 })).map(([of, most]): S
 
 const changes: Step = async (store) => {
   const { entries } = await store.changes(undefined, 1_000 * minute);
-  // Those of one call have no order.
+  // Entries of the same call have no defined order.
   return entries.map((entry) => JSON.stringify(entry)).sort();
 };
 
@@ -139,11 +139,11 @@ const step: fc.Arbitrary<Step> = fc.oneof(
         store.load(of),
   ),
   fc.constant(changes),
-  // Back, too; all of it together is less than the 24 h after which sessions are dropped.
+  // Also back. The sum stays below the 24 h after which sessions are dropped.
   fc.constantFrom(-10, 10, 20).map((minutes) => minutes * minute),
 );
 
-/** What a call resolves to, or that it rejects. */
+/** Returns the value of a call, or "rejected". */
 async function outcome(call: unknown): Promise<unknown> {
   try {
     return await call;

@@ -8,42 +8,45 @@ import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";
 
-it.skipIf(redisMissing)("feat:H7 a dump of all keys of redisStore mints nothing", async () => {
-  const redis = await startRedis();
-  onTestFinished(() => redis.stop());
-  const client = await redis.connect();
-  const { newStore, clock } = await redisWithFakeClock(client, { prefix: "dumped" });
-  const engine = await startEngine({ store: newStore(), clock, secret });
-  const { id, token } = await engine.signIn();
-  const { access, record } = await engine.exchange(token);
-  const dump = await dumpOf(client);
+it.skipIf(redisMissing)(
+  "feat:H7 a dump of all keys of redisStore is not enough to make tokens",
+  async () => {
+    const redis = await startRedis();
+    onTestFinished(() => redis.stop());
+    const client = await redis.connect();
+    const { newStore, clock } = await redisWithFakeClock(client, { prefix: "dumped" });
+    const engine = await startEngine({ store: newStore(), clock, secret });
+    const { id, token } = await engine.signIn();
+    const { access, record } = await engine.exchange(token);
+    const dump = await dumpOf(client);
 
-  expect(dump).toContain(record.salt);
-  const [, , , tag = "", check = ""] = token.split(".");
-  for (const hidden of [secret, token, tag, check, access.token, '"d":']) {
-    expect(dump).not.toContain(hidden);
-  }
+    expect(dump).toContain(record.salt);
+    const [, , , tag = "", check = ""] = token.split(".");
+    for (const hidden of [secret, token, tag, check, access.token, '"d":']) {
+      expect(dump).not.toContain(hidden);
+    }
 
-  // Whoever has every row, and the name of the secret, but not the secret.
-  const { current } = await openSecretRing(
-    [crypto.getRandomValues(new Uint8Array(32))],
-    "https://api.example.com",
-  );
-  const guessed = { ...current, id: record.secretId };
-  const thief = new RefreshTokens({
-    store: redisStore(client, { prefix: "dumped" }),
-    secrets: { current: guessed, get: () => guessed },
-    emit: () => {},
-    complete: false,
-  });
-  const forged = await thief.mint(record);
-  expect(forged.split(".").slice(0, 3)).toEqual([record.secretId, id, "0"]);
-  await expect(engine.exchange(forged)).rejects.toMatchObject({ reason: "TOKEN_INVALID" });
-  // The signing key opens under the secret only: the thief's server has none to sign with.
-  const theirs = startEngine({ store: newStore(), clock, secret: randomId(32) });
-  const their = await theirs.then((other) => other.signIn());
-  await expect(engine.exchange(their.token)).rejects.toMatchObject({ kind: "unavailable" });
-});
+    // An attacker with every row and the id of the secret, but without the secret.
+    const { current } = await openSecretRing(
+      [crypto.getRandomValues(new Uint8Array(32))],
+      "https://api.example.com",
+    );
+    const guessed = { ...current, id: record.secretId };
+    const thief = new RefreshTokens({
+      store: redisStore(client, { prefix: "dumped" }),
+      secrets: { current: guessed, get: () => guessed },
+      emit: () => {},
+      complete: false,
+    });
+    const forged = await thief.mint(record);
+    expect(forged.split(".").slice(0, 3)).toEqual([record.secretId, id, "0"]);
+    await expect(engine.exchange(forged)).rejects.toMatchObject({ reason: "TOKEN_INVALID" });
+    // The signing key is encrypted under the secret, so the attacker's server cannot sign with it.
+    const theirs = startEngine({ store: newStore(), clock, secret: randomId(32) });
+    const their = await theirs.then((other) => other.signIn());
+    await expect(engine.exchange(their.token)).rejects.toMatchObject({ kind: "unavailable" });
+  },
+);
 
 async function dumpOf(client: TestRedisClient): Promise<string> {
   const keys = await client.keys("*");
@@ -56,6 +59,6 @@ async function dumpOf(client: TestRedisClient): Promise<string> {
   const values = await Promise.all(
     keys.map(async (key) => [key, await read[(await client.type(key)) as keyof typeof read](key)]),
   );
-  // Backslashes of JSON within JSON would hide what is looked for.
+  // Escapes of nested JSON would hide the searched text.
   return JSON.stringify(values).replaceAll("\\", "");
 }

@@ -5,17 +5,17 @@ import type { ContractClock } from "../../src/testing/store-contract/index.ts";
 import type { TestRedis, TestRedisClient } from "../servers/redis.ts";
 import { stillClock } from "./still-clock.ts";
 
-// The scripts take their time from a key instead of the server's clock: that is all that differs.
-// It lies in a far future, so that nothing expires by the server's own.
+// The only difference to production: scripts read the time from a key instead of the server's clock.
+// It is far in the future, so that nothing expires by the server's own clock.
 const future = Date.UTC(2100, 0, 1);
 let fixtures = 0;
 
-/** Lua that sets `now` to what a key says. */
+/** Lua that sets `now` to the value of a key. */
 function timeOf(key: string): string {
   return `local now = tonumber(redis.call('GET', '${key}'))\n`;
 }
 
-/** An empty store under a prefix of its own. */
+/** Creates an empty store with a prefix of its own. */
 export async function createRedis(redis: TestRedis) {
   const [client, second] = [await redis.connect(), await redis.connect()];
   const prefix = `test-${fixtures++}`;
@@ -27,7 +27,7 @@ export async function createRedis(redis: TestRedis) {
     prefix,
     clock,
     store: new RedisStore(client, options),
-    // On a connection of its own, as another server has.
+    // On a second connection, like another server.
     another: () => new RedisStore(second, options),
     async close() {
       client.destroy();
@@ -36,14 +36,14 @@ export async function createRedis(redis: TestRedis) {
   };
 }
 
-/** A clock for engines, and stores that live by it, on the same client unless given another. */
+/** Creates a clock for engines, and stores that use it, by default on the same client. */
 export async function redisWithFakeClock(
   client: TestRedisClient,
   { prefix = `test-${fixtures++}`, on = client }: { prefix?: string; on?: RedisClient } = {},
 ) {
   const key = `{${prefix}}:test-clock`;
   const fake = createFakeClock(future);
-  // Commands of one connection are run in their order, so nothing has to wait for it.
+  // Commands of one connection run in order, so no call has to wait for this one.
   const tell = () => client.set(key, String(fake.now()));
   await tell();
   const clock: FakeClock = {
@@ -69,7 +69,7 @@ async function contractClock(
   return {
     ...still,
     now,
-    // Not at once: a call that waits for Redis would be given up.
+    // Never fires, because it would time out a call that waits for Redis.
     after: () => () => {},
     async advance(ms) {
       await still.advance(ms);
@@ -79,7 +79,7 @@ async function contractClock(
   };
 }
 
-/** Drops what Redis would have dropped by then. */
+/** Deletes the keys that would have expired by then. */
 async function expire(client: TestRedisClient, prefix: string, now: number): Promise<void> {
   for (const key of await client.keys(`{${prefix}}:*`)) {
     const end = Number(await client.pExpireTime(key));

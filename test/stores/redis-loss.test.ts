@@ -19,7 +19,7 @@ import { redisWithFakeClock } from "./redis-fixture.ts";
 const secret = "a secret of at least 32 bytes, for tests";
 const hour = 3_600_000;
 
-describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`redisStore after a loss of data ${redisMissing ?? ""}`, () => {
   let redis: TestRedis;
   let client: TestRedisClient;
   beforeEach(async () => {
@@ -30,7 +30,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
 
   async function start() {
     const { newStore, tell, clock } = await redisWithFakeClock(client);
-    /** Kills the server; what `save` left on its disk comes back. */
+    /** Kills and restarts the server, which comes back with the data of the last `save`. */
     const crash = async (): Promise<void> => {
       await redis.kill();
       await redis.start();
@@ -41,7 +41,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
     return { newStore, clock, crash, save, server };
   }
 
-  it("all of it: lost sessions are refused with SIGN_IN, and signing in works again", async () => {
+  it("of everything: sessions are refused with SIGN_IN, and signing in works again", async () => {
     const { clock, crash, server } = await start();
     const sessions = server();
     const lost = await issueOn(sessions, "cookie");
@@ -50,7 +50,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
     expect(hint).toMatchObject({ action: Action.SIGN_IN, tokens: Tokens.CLEAR });
     clock.advance("2s");
     await readLog(sessions);
-    // The key is lost, too: the access token leads to the refresh above.
+    // The signing key is lost as well, so the access token leads to the refresh above.
     await vi.waitFor(async () => expect(await refusal(sessions, lost)).toBe("TOKEN_INVALID"));
     const live = await issueOn(sessions, "cookie");
     expect(await refusal(sessions, live)).toBeUndefined();
@@ -59,7 +59,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
     expect(await refusal(fresh, lost)).toBe("TOKEN_INVALID");
   });
 
-  it("the last of it: a lost session is refused, on servers of before and after", async () => {
+  it("of the latest changes: a lost session is refused by running and by new servers", async () => {
     const { crash, save, server } = await start();
     const sessions = server();
     const kept = await issueOn(sessions, "cookie");
@@ -75,7 +75,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
     }
   });
 
-  it("the last of it: a lost revocation is written again by the server that knows it", async () => {
+  it("of the latest changes: a server that knows a lost revocation writes it again", async () => {
     const { newStore, crash, save, server } = await start();
     const sessions = server();
     const ended = await issueOn(sessions, "cookie");
@@ -93,7 +93,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
     expect(await refusal(server(), ended)).toBe("SESSION_REVOKED");
   });
 
-  it("a refresh: the lost generation is minted again, and nobody is signed out", async () => {
+  it("of a refresh: the lost generation is issued again, and no user is signed out", async () => {
     const { newStore, clock, crash, save } = await start();
     const engine = await startEngine({ store: newStore(), clock, secret });
     const { token } = await engine.signIn();
@@ -107,7 +107,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
     expect(engine.events).toContainEqual(expect.objectContaining({ type: "storeWentBack" }));
   });
 
-  it("while it is away, nobody is signed out", async () => {
+  it("signs no user out while Redis is unreachable", async () => {
     const { server } = await start();
     const sessions = server();
     const { refresh } = await issueOn(sessions, "cookie");
@@ -118,7 +118,7 @@ describe.skipIf(redisMissing)(`redisStore that loses data ${redisMissing ?? ""}`
 });
 
 describe.skipIf(redisMissing)("redisStore after a failover", () => {
-  it("refuses what the former primary acknowledged alone: sign-ins, and revoked sessions", async () => {
+  it("refuses sign-ins that only the former primary acknowledged, and sessions it revoked", async () => {
     const port = await freePort();
     const primary = await startRedis(
       ...["--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"],
@@ -136,7 +136,7 @@ describe.skipIf(redisMissing)("redisStore after a failover", () => {
     const sessions = testSessions({ store: newStore(), clock, secret });
     const revoked = await issueOn(sessions, "cookie");
     await vi.waitFor(async () => expect(await first.wait(1, 100)).toBe(1), { timeout: 15_000 });
-    // A partition: the replica is made primary, and the former one goes on for a while.
+    // A partition: the replica becomes primary, while the former primary keeps working for a while.
     await second.sendCommand(["REPLICAOF", "NO", "ONE"]);
     const lost = await issueOn(sessions, "cookie");
     await revoked.revoke();
@@ -153,7 +153,7 @@ describe.skipIf(redisMissing)("redisStore after a failover", () => {
 });
 
 describe.skipIf(redisMissing)("the change log of redisStore", () => {
-  it("tells of a loss to readers of before and after, and is read again as a whole", async () => {
+  it("reports a loss to existing and new readers, and is read again from the start", async () => {
     const redis = await startRedis();
     onTestFinished(() => redis.stop());
     const client = await redis.connect();
@@ -192,11 +192,11 @@ describe.skipIf(redisMissing)("the change log of redisStore", () => {
   });
 });
 
-describe.skipIf(redisMissing)("a revokeAll of many that redisStore had begun", () => {
+describe.skipIf(redisMissing)("an unfinished revokeAll of many sessions in redisStore", () => {
   const scope = { userId: null, tenantId: "acme", except: null };
   const ids = Array.from({ length: 1_200 }, (_, each) => `s${each}`);
 
-  /** Killed after the first step of a `revokeAll`; `save` tells what is on the disk by then. */
+  /** Kills Redis after the first step of a `revokeAll`; `save` selects the data on disk at that time. */
   async function crashedMidway(save: "before" | "after" | "never") {
     const redis = await startRedis();
     onTestFinished(() => redis.stop());
@@ -233,7 +233,7 @@ describe.skipIf(redisMissing)("a revokeAll of many that redisStore had begun", (
     return { store, loaded: async () => (await store.load("s7")).record };
   }
 
-  it("has ended them all when it was kept, and goes on", async () => {
+  it("has ended all sessions if its first step was saved, and continues", async () => {
     const { store, loaded } = await crashedMidway("after");
     expect((await loaded())?.endedBy).toBe("revoked");
     await store.prune(1);
@@ -241,14 +241,14 @@ describe.skipIf(redisMissing)("a revokeAll of many that redisStore had begun", (
     expect(entries.map(({ session }) => session).sort()).toEqual([...ids].sort());
   });
 
-  it("has ended none when it was lost, and can be done again", async () => {
+  it("has ended no session if its first step was lost, and can be repeated", async () => {
     const { store, loaded } = await crashedMidway("before");
     expect((await loaded())?.endedBy).toBeNull();
     expect((await store.revokeAll(scope, "revoked")).revoked).toHaveLength(ids.length);
     expect((await store.changes(undefined, hour)).entries).toHaveLength(ids.length);
   });
 
-  it("is lost with all sessions, and their indexes with them", async () => {
+  it("is lost together with all sessions and their indexes", async () => {
     const { store, loaded } = await crashedMidway("never");
     expect(await loaded()).toBeUndefined();
     expect((await store.revokeAll(scope, "revoked")).revoked).toEqual([]);
@@ -259,7 +259,7 @@ describe.skipIf(redisMissing)("a revokeAll of many that redisStore had begun", (
 
 type Sessions = ReturnType<typeof testSessions>;
 
-/** Why an access token is refused; undefined when it is not. */
+/** Returns the reason why an access token is refused; undefined if it is accepted. */
 async function refusal(sessions: Sessions, { access }: Issued): Promise<string | undefined> {
   return sessions.getSession(exchangeOf({ access })).then(
     () => undefined,
@@ -267,7 +267,7 @@ async function refusal(sessions: Sessions, { access }: Issued): Promise<string |
   );
 }
 
-/** Has a server read the change log, which it does when it changed it. */
+/** Makes a server read the change log, by a change of its own. */
 async function readLog(sessions: Sessions): Promise<void> {
   const { revoke } = await issueOn(sessions, "header");
   await revoke();

@@ -13,7 +13,7 @@ import { stillClock } from "./still-clock.ts";
 
 const hour = 3_600_000;
 const clock = { ...stillClock(), after: () => () => {} };
-/** More than two steps of a `revokeAll`. */
+/** A number of sessions that takes more than two steps of a `revokeAll`. */
 const many = 1_200;
 let redis: TestRedis;
 let prefixes = 0;
@@ -26,7 +26,7 @@ beforeAll(async () => {
 afterAll(() => redis?.stop());
 
 describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`, () => {
-  it("lose a session when it is revoked, replaced, evicted, or ends with others", async () => {
+  it("lose a session when it is revoked, replaced, evicted or ended by revokeAll", async () => {
     const { client, prefix, store } = await opened();
     const indexes = () => indexesOf(client, prefix);
     const tenantId = "acme";
@@ -44,7 +44,7 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
     expect(await indexes()).toEqual({});
   });
 
-  it("lose expired sessions to prune, in batches, and keep those that were refreshed", async () => {
+  it("lose expired sessions by prune, in batches, and keep refreshed ones", async () => {
     const fixture = await createRedis(redis);
     const { client, prefix, store, clock: time } = fixture;
     await store.open({ clock: time });
@@ -56,7 +56,7 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
     await store.refresh(refreshed);
     await time.advance(25 * hour);
     await store.prune(5);
-    // They are kept for as long as their rows: the clock may go back.
+    // Ids stay as long as their rows, because the clock may go back.
     expect(await indexesOf(client, prefix)).toMatchObject({
       ends: 13,
       "user:u0": 6,
@@ -74,7 +74,7 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
     await fixture.close();
   });
 
-  it("find a session that a clock which went back makes live again", async () => {
+  it("find a session that is live again because the clock went back", async () => {
     const fixture = await createRedis(redis);
     const { store, clock: time } = fixture;
     await store.open({ clock: time });
@@ -88,7 +88,7 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
     await fixture.close();
   });
 
-  it("lose ids whose sessions are gone to whoever lists them", async () => {
+  it("lose ids of missing sessions when they are listed", async () => {
     const { client, prefix, store } = await opened();
     await insertMany(store, 20);
     await client.del([`{${prefix}}:session:s0007`, `{${prefix}}:session:s0019`]);
@@ -98,10 +98,10 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
 });
 
 describe.skipIf(redisMissing)("a list of redisStore", () => {
-  it("goes on where it was when the last session of a page is gone", async () => {
+  it("continues at the right place if the last session of a page is gone", async () => {
     const { client, prefix, store } = await opened();
     await insertMany(store, 9);
-    // All at the same time, so that only the ids make an order: by their bytes, as Redis has it.
+    // All of the same time, so that only the bytes of the ids determine the order.
     const [index, ids] = [
       `{${prefix}}:user:alice`,
       await client.zRange(`{${prefix}}:user:alice`, 0, -1),
@@ -123,7 +123,7 @@ describe.skipIf(redisMissing)("a list of redisStore", () => {
     expect(last.cursor).toBeUndefined();
   });
 
-  it("finds the few of a tenant among many of a user", async () => {
+  it("finds the few sessions of a tenant among many of a user", async () => {
     const { store } = await opened();
     await insertNew(store, { id: "first", tenantId: "rare" });
     await insertMany(store, many, { tenantId: "common" });
@@ -131,7 +131,7 @@ describe.skipIf(redisMissing)("a list of redisStore", () => {
     expect(ids).toEqual(["first"]);
   });
 
-  it("refuses nobody's sessions, and what is no cursor", async () => {
+  it("rejects a missing owner, and an invalid cursor", async () => {
     const { store } = await opened();
     const nobody = { userId: null, tenantId: null };
     await expect(store.list(nobody, { cursor: undefined, limit: 1 })).rejects.toThrow(TypeError);
@@ -139,7 +139,9 @@ describe.skipIf(redisMissing)("a list of redisStore", () => {
       TypeError,
     );
     const owner = { userId: "alice", tenantId: null };
-    await expect(store.list(owner, { cursor: "x", limit: 1 })).rejects.toThrow("no cursor");
+    await expect(store.list(owner, { cursor: "x", limit: 1 })).rejects.toThrow(
+      /^redisStore: "x" is .* cursor/,
+    );
     const ids = Array.from({ length: 1_001 }, (_, each) => `s${each}`);
     await expect(store.revokeAll({ ids }, "revoked")).rejects.toThrow("at most 1000 ids");
   });
@@ -152,9 +154,9 @@ const owners = {
 };
 
 describe.skipIf(redisMissing).each(Object.entries(owners))(
-  "revokeAll of many of %s",
+  "revokeAll of many sessions of %s",
   (_, owner) => {
-    it("ends all but one of them, and no others, once each, in bounded steps", async () => {
+    it("ends all of them except one, and no others, once each, in bounded steps", async () => {
       const { client, prefix, store } = await opened();
       const ids = await insertMany(store, many, { tenantId: "acme" });
       await insertNew(store, { id: "other", userId: "bob", tenantId: "globex" });
@@ -175,7 +177,7 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       expect(await client.hLen(`{${prefix}}:revoking`)).toBe(0);
     });
 
-    it("ends them for everyone in its first step, but none that began after it", async () => {
+    it("ends them for all servers in its first step, but no session created later", async () => {
       const { store, held, heldStore } = await begun({ ...owner, except: null });
       const during = {
         refresh: await store.refresh({ ...advance(0), id: "s0000" }),
@@ -199,7 +201,7 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
         replaced: { replaced: false },
       });
       expect(during.update).toBeUndefined();
-      // Within a limit of one, for the many are no more; and it stays.
+      // Within a limit of one, because the many have ended. It is not ended by the rest of the call.
       const one = { tenantId: "acme", limit: limitOf(1, "reject") };
       expect((await store.insert(newSession({ id: "after", ...one }))).record?.id).toBe("after");
       held.release();
@@ -212,7 +214,7 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       expect(entries).toHaveLength(many);
     });
 
-    it("is not over for a second one either before all are in the change log", async () => {
+    it("does not resolve for a second, concurrent call before all are in the change log", async () => {
       const { store, held, heldStore } = await begun({ ...owner, except: null });
       const { revoked } = await store.revokeAll({ ...owner, except: null }, "theft");
       expect((await store.changes(undefined, hour)).entries).toHaveLength(many);
@@ -220,20 +222,20 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       expect([...(await heldStore).revoked, ...revoked]).toHaveLength(many);
     });
 
-    it("is finished by prune when its server is gone", async () => {
+    it("is completed by prune if its server is gone", async () => {
       const { client, prefix, store } = await begun({ ...owner, except: null });
       await store.prune(1);
       const { entries } = await store.changes(undefined, hour);
       expect(new Set(entries.map(({ session }) => session)).size).toBe(many);
       expect(await indexesOf(client, prefix)).toEqual({});
-      // What it ended, for an answer that nobody waits for, is forgotten soon.
+      // The set of ended ids, which no server will read any more, expires soon.
       expect(await client.pTTL(`{${prefix}}:revoking:1`)).toBeGreaterThan(0);
     });
   },
 );
 
-describe.skipIf(redisMissing)("redisStore at once with others", () => {
-  it("ends a session for the first who asked, and tells the second when it is in the log", async () => {
+describe.skipIf(redisMissing)("redisStore with concurrent servers", () => {
+  it("ends a session for the first of two calls, and the second resolves when it is in the log", async () => {
     const { store, held, heldStore } = await begun(
       { ...owners["a tenant"], except: null },
       "carol",
@@ -248,7 +250,7 @@ describe.skipIf(redisMissing)("redisStore at once with others", () => {
     expect((await heldStore).revoked).toContain("of-carol");
   });
 
-  it("leaves no session of a user between sign-ins and the end of all", async () => {
+  it("leaves no session of a user behind when sign-ins and revokeAll run concurrently", async () => {
     const { store } = await opened();
     const other = await opened(prefixOf(store));
     const owner = { userId: "alice", tenantId: null };
@@ -269,7 +271,7 @@ describe.skipIf(redisMissing)("redisStore at once with others", () => {
     expect(await listed(store, owner)).toEqual([]);
   });
 
-  it("lets a user have no more than the limit, however many sign in at once", async () => {
+  it("never exceeds the limit of a user's sessions, however many sign in concurrently", async () => {
     const { store } = await opened();
     const other = await opened(prefixOf(store));
     const owner = { userId: "alice", tenantId: null };
@@ -314,7 +316,7 @@ async function opened(prefix = `owners-${prefixes++}`) {
   return { client, prefix, store };
 }
 
-/** A `revokeAll` of many that has taken its first step; the next one waits. */
+/** Begins a `revokeAll` of many sessions, and holds it after its first step. */
 async function begun(scope: Parameters<SessionStore["revokeAll"]>[0], another?: string) {
   const { client, prefix, store } = await opened();
   await insertMany(store, many, { tenantId: "acme" });
@@ -330,7 +332,7 @@ async function begun(scope: Parameters<SessionStore["revokeAll"]>[0], another?: 
   return { client, prefix, store, held, heldStore };
 }
 
-/** A client whose scripts can be held back. */
+/** Wraps a client so that its scripts can be held back. */
 function holding(client: TestRedisClient) {
   let left = Number.POSITIVE_INFINITY;
   let calls = 0;
@@ -386,7 +388,7 @@ async function listed(
   return ids;
 }
 
-/** How many ids are in each sorted set of a store. */
+/** Returns how many ids each sorted set of a store has. */
 async function indexesOf(client: TestRedisClient, prefix: string) {
   const sizes: Record<string, number> = {};
   for (const key of await client.keys(`{${prefix}}:*`)) {

@@ -12,17 +12,17 @@ import { redisWithFakeClock } from "./redis-fixture.ts";
 
 const hour = 3_600_000;
 const day = 24 * hour;
-/** More than two steps of the upgrade. */
+/** A number of sessions that takes more than two steps of the upgrade. */
 const many = 1_200;
 let redis: TestRedis;
 
-describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?? ""}`, () => {
   beforeAll(async () => {
     redis = await startRedis();
   });
   afterAll(() => redis.stop());
 
-  it("finds every session that had not ended, and keeps what they are", async () => {
+  it("finds every session that has not ended, with unchanged data", async () => {
     const { store, old, clock, client, prefix } = await start();
     const ids = await old.insertMany(many);
     await old.insert("other", { userId: "bob", tenantId: "acme" });
@@ -42,7 +42,7 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
     expect((await endAll(store, { userId: "alice" })).sort()).toEqual(ids);
   });
 
-  it("also when several servers open it at once, and one of them dies midway", async () => {
+  it("upgrades correctly if several servers open it concurrently and one of them dies midway", async () => {
     const { newStore, on, old, clock, client, meta } = await start();
     const ids = await old.insertMany(many);
     on.failAfter(2);
@@ -55,7 +55,7 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
     expect((await endAll(store, { userId: "alice" })).sort()).toEqual(ids);
   });
 
-  it("does not look through all sessions again when it is opened again", async () => {
+  it("does not scan all sessions again when it is opened again", async () => {
     const { newStore, on, old, clock } = await start();
     await old.insertMany(many);
     await newStore().open({ clock });
@@ -64,7 +64,7 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
     expect(on.calls() - before).toBe(1);
   });
 
-  it("drops the ids of the upgraded sessions with their sessions", async () => {
+  it("drops the ids of upgraded sessions together with the sessions", async () => {
     const { store, old, clock, client, prefix } = await start();
     await old.insertMany(8);
     await store.open({ clock });
@@ -76,7 +76,7 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
     expect(await client.exists([`{${prefix}}:user:alice`, `{${prefix}}:ends`])).toBe(0);
   });
 
-  it("finds what servers of before began after the upgrade, within a day and later", async () => {
+  it("finds sessions that older servers create after the upgrade, within a day and later", async () => {
     const { store, old, clock, client, meta } = await start();
     await store.open({ clock });
     await old.insert("o1", {});
@@ -91,7 +91,7 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
     expect(await endAll(store, { userId: "alice" })).toEqual(["o2"]);
   });
 
-  it("looks for none of those in data that only servers of now wrote", async () => {
+  it("does not scan data that only current servers wrote", async () => {
     const { newStore, on, client, clock, meta } = await start();
     await client.del(meta);
     const store = newStore();
@@ -103,7 +103,7 @@ describe.skipIf(redisMissing)(`redisStore over data of schema 1 ${redisMissing ?
   });
 });
 
-/** A store over an empty Redis that a server of schema 1 has opened. */
+/** Creates a store over an empty Redis that a server of schema 1 has opened. */
 async function start() {
   const client = await redis.connect();
   const on = breakable(client);
@@ -147,7 +147,7 @@ async function endAll(
   return [...(await store.revokeAll(scope, "revoked")).revoked];
 }
 
-/** A client that counts its scripts, and fails when told so. */
+/** Wraps a client so that it counts its scripts and can fail on demand. */
 function breakable(client: TestRedisClient) {
   let [left, calls] = [Number.POSITIVE_INFINITY, 0];
   const evalSha: RedisClient["evalSha"] = async (sha, given) => {

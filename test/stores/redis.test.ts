@@ -15,7 +15,7 @@ import { stillClock } from "./still-clock.ts";
 let redis: TestRedis;
 const clock = { ...stillClock(), after: () => () => {} };
 
-/** A store as its users have it: by the server's clock. */
+/** Creates and opens a store as in production, with the server's clock. */
 async function opened(prefix: string) {
   const client = await redis.connect();
   const store = redisStore(client, { prefix });
@@ -32,7 +32,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
   describeDurableSessionStore({ describe, it }, "redisStore", () => createRedis(redis));
   describePruning("redisStore", () => createRedis(redis));
 
-  it("takes its time from the server, and lets Redis drop sessions 24 h after their end", async () => {
+  it("uses the clock of the server, and lets Redis drop sessions 24 h after their end", async () => {
     const { client, store } = await opened("time");
     const key = "{time}:session:s1";
     const day = 24 * 3_600_000;
@@ -47,7 +47,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect(await client.pExpireTime(key)).toBe(revoked.now + day);
   });
 
-  it("keeps every key under one hash tag, and stores of other prefixes apart", async () => {
+  it("keeps all keys under one hash tag, and separates stores with different prefixes", async () => {
     const { client, store } = await opened("app.one:x");
     await store.insert(newSession());
     await store.insert(newSession({ id: "s2", replaces: "s1", tenantId: "acme" }));
@@ -66,7 +66,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect((await other.store.load("s1")).record).toBeUndefined();
   });
 
-  it("knows its scripts again after SCRIPT FLUSH, also 64 calls at once", async () => {
+  it("loads its scripts again after SCRIPT FLUSH, also for 64 concurrent calls", async () => {
     const { client, store } = await opened("flushed");
     await store.insert(newSession());
     await store.refresh(advance(0));
@@ -75,12 +75,12 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect(done.filter(({ record }) => record !== undefined)).toHaveLength(1);
   });
 
-  it("rejects when its connection is killed, and goes on with the next one", async () => {
+  it("rejects a call when its connection is killed, and continues on the next one", async () => {
     const { client, store } = await opened("killed");
     const other = await redis.connect();
     await store.insert(newSession());
     const id = String(await client.clientId());
-    // The call and the kill reach the server together, so that the answer is written to nobody.
+    // The call and the kill reach the server together, so that the reply is never sent.
     redis.pause();
     const done = Promise.allSettled([
       store.revoke("s1", "revoked"),
@@ -90,13 +90,13 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     redis.resume();
     expect((await done).map(({ status }) => status)).toEqual(["rejected", "fulfilled"]);
     await reconnected(client);
-    // It was done, or not at all.
+    // The change was made completely or not at all.
     const { record } = await store.load("s1");
     const { entries } = await store.changes(undefined, 10_000);
     expect(entries).toHaveLength(record?.revokedAt === null ? 0 : 1);
   });
 
-  it("gives a call up that has no answer after 5 s", async () => {
+  it("rejects a call without a reply after 5 s", async () => {
     const waits: number[] = [];
     const after = (ms: number, action: () => void) => {
       waits.push(ms);
@@ -109,7 +109,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect(waits).toEqual([5_000]);
   });
 
-  it("rejects until it is opened, and never closes the client", async () => {
+  it("rejects every call before open(), and never closes the client", async () => {
     const client = await redis.connect();
     const store = redisStore(client, { prefix: "closed" });
     await expect(store.load("s1")).rejects.toThrow("open() has not been called");
@@ -118,7 +118,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect(await client.ping()).toBe("PONG");
   });
 
-  it("does nothing when it could not do all", async () => {
+  it("changes nothing if a change cannot be made completely", async () => {
     const { client, store } = await opened("broken");
     await store.insert(newSession());
     await client.set("{broken}:log", "of another type");
@@ -141,7 +141,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
     expect((await store.changes(undefined, 10_000)).entries).toEqual([]);
   });
 
-  it("reads a log of any length", async () => {
+  it("reads a change log of any length", async () => {
     const { client, store } = await opened("long");
     const start = await store.changes(undefined, 0);
     const many = `for i = 1, 12000 do redis.call('XADD', KEYS[1], '1-' .. i,
@@ -164,7 +164,7 @@ describe.skipIf(redisMissing)("redisStore refuses", () => {
     expect(() => redisStore(client, { prefix })).toThrow(TypeError);
   });
 
-  it("a server that evicts, one that does not tell, and newer sessions; and opens later", async () => {
+  it("a server that evicts keys or hides its policy, and data of a newer version; opens when that is fixed", async () => {
     const server = await startRedis("--maxmemory-policy", "volatile-lru");
     onTestFinished(() => server.stop());
     const client = await server.connect();
@@ -183,7 +183,7 @@ describe.skipIf(redisMissing)("redisStore refuses", () => {
     await store.open({ clock });
   });
 
-  it("changes when the memory is full, wholly", async () => {
+  it("a change as a whole when the memory is full", async () => {
     const server = await startRedis();
     onTestFinished(() => server.stop());
     const client = await server.connect();

@@ -170,9 +170,16 @@ export function describeRaces(newStore: NewSharedStore): void {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     await servers.at(0).exchange(token);
+    const log = Promise.withResolvers<void>();
+    servers.at(0).hook = async (method, run) => {
+      // A fast notification must not reach the server before it is asked.
+      await (method === "changes" ? log.promise : undefined);
+      return run();
+    };
     await servers.at(1).revoke(id, "revoked");
     expect(servers.at(0).revocations.get(id)).toBeUndefined();
     await allRefused(servers, [token]);
+    log.resolve();
   });
 
   it("sec:R08: only the store decides; earlier reads and memory of a server do not count", async () => {

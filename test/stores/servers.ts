@@ -4,11 +4,11 @@ import type { SessionStore } from "../../src/engine/store.ts";
 import type { FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine, type TestEngine } from "../helpers/engine.ts";
 
-/** A store for several servers, on a clock that stands still. */
+/** A store for several servers, on a clock that moves only on request. */
 export interface SharedStore {
   /** The store for a further server, with connections of its own. Its engine opens and closes it. */
   newStore(): Promise<SessionStore>;
-  /** The store's clock. */
+  /** The time of the store's clock. */
   now(): number;
   /** Advances the store's clock by milliseconds. */
   pass(ms: number): Promise<void>;
@@ -40,7 +40,7 @@ export interface Servers extends AsyncDisposable {
   readonly shared: SharedStore;
   /** The server with this index, modulo the number of servers. */
   at(index: number): Server;
-  /** Starts another one. */
+  /** Starts another server. */
   add(options?: ServersOptions & { readonly clockError?: number }): Promise<Server>;
   /** Advances time on all servers, and waits for the reads and writes that become due. */
   pass(ms: number): Promise<void>;

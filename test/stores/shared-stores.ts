@@ -7,7 +7,7 @@ import { createPostgres } from "./postgres-fixture.ts";
 import type { SharedStore } from "./servers.ts";
 import { createSqlite } from "./sqlite-fixture.ts";
 
-/** One SQLite file; each server opens it for itself. */
+/** One SQLite file, which each server opens separately. */
 export async function sharedSqlite(): Promise<SharedStore> {
   return sharedSql(await createSqlite());
 }
@@ -24,7 +24,7 @@ interface SqlFixture {
 }
 
 function sharedSql({ clock, another, close }: SqlFixture): SharedStore {
-  // The store's pauses are real: it waits for others.
+  // The store's pauses take real time, because it waits for other connections.
   const { now, monotonic } = clock;
   const waiting = { ...systemClock, now, monotonic };
   return {
@@ -42,13 +42,13 @@ function sharedSql({ clock, another, close }: SqlFixture): SharedStore {
 
 let prefixes = 0;
 
-/** One prefix of a Redis; each server has a client of its own. The time is what a key says. */
+/** One prefix of a Redis; each server has a client of its own. A key holds the time. */
 export async function sharedRedis(redis: TestRedis): Promise<SharedStore> {
   const prefix = `servers-${prefixes++}`;
   const key = `{${prefix}}:test-clock`;
   const client = await redis.connect();
   const clients = [client];
-  // In a far future, so that nothing expires by the server's own clock.
+  // Far in the future, so that nothing expires by Redis's own clock.
   let now = Date.UTC(2100, 0, 1);
   await client.set(key, String(now));
   return {
@@ -57,7 +57,9 @@ export async function sharedRedis(redis: TestRedis): Promise<SharedStore> {
       clients.push(own);
       const time = `local now = tonumber(redis.call('GET', '${key}'))\n`;
       const store = new RedisStore(own, { prefix, time });
-      return { ...store, open: () => store.open({ clock: systemClock }) };
+      const open = store.open.bind(store);
+      // Its pauses follow the machine's clock, whatever the clock of its engine.
+      return Object.assign(store, { open: () => open({ clock: systemClock }) });
     },
     now: () => now,
     async pass(ms) {

@@ -6,7 +6,7 @@ import { createSqlite } from "./sqlite-fixture.ts";
 
 const secret = "a secret of at least 32 bytes, for tests";
 
-it("feat:H7, sec:R12: the files of sqliteStore hold no token, nor the part of one that is hard to guess", async () => {
+it("feat:H7, sec:R12: the files of sqliteStore contain no token, and no part of a token that is hard to guess", async () => {
   const fixture = await createSqlite();
   const { store, another, file } = fixture;
   try {
@@ -17,12 +17,12 @@ it("feat:H7, sec:R12: the files of sqliteStore hold no token, nor the part of on
     const bytes = Buffer.concat([file, `${file}-wal`].map((part) => readFileSync(part)));
     expect(bytes.includes(record.salt)).toBe(true);
     const parts = [token, refreshToken].flatMap((one) => one.split(".").slice(3));
-    // A key is encrypted under the secret; a private JWK would show its "d".
+    // Signing keys are encrypted with the secret; a plain private JWK would show its "d".
     for (const hidden of [secret, ...parts, ...access.token.split(".").slice(1), '"d":']) {
       expect(hidden.length).toBeGreaterThan(3);
       expect(bytes.includes(hidden), hidden).toBe(false);
     }
-    // Under another secret the same files take none of these tokens, and their own are no good here.
+    // Under another secret, an engine on the same files rejects these tokens, and its own are rejected here.
     const copy = await startEngine({ store: another(), secret: `not ${secret}` });
     expect(await reason(copy.exchange(refreshToken))).toBe("unavailable");
     const own = await copy.signIn();
@@ -33,7 +33,7 @@ it("feat:H7, sec:R12: the files of sqliteStore hold no token, nor the part of on
   }
 });
 
-it("sec:R12: without its secret beside it the file opens for nobody", async () => {
+it("sec:R12: the database file cannot be opened without its secret file", async () => {
   const fixture = await createSqlite();
   const { store, another, file } = fixture;
   try {

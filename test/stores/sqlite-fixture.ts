@@ -22,7 +22,7 @@ export async function createSqlite() {
   };
 }
 
-/** The same, opened, and removed at the end of the scope. */
+/** An open store in a file of its own, removed at the end of the scope. */
 export async function openedSqlite() {
   const fixture = await createSqlite();
   await fixture.store.open(fixture);

@@ -17,26 +17,29 @@ const writes: [name: string, write: (store: SessionStore) => Promise<unknown>][]
 ];
 
 describe("sqliteStore while another process writes", () => {
-  it.each(writes)("%s waits, without blocking, until the other is done", async (_name, write) => {
-    await using fixture = await openedSqlite();
-    await fixture.store.insert(newSession());
-    const before = await fixture.store.load("s1");
-    const holder = holdLock(fixture.file);
-    const clock = pausingClock((pauses) => {
-      if (pauses === 3) {
-        holder.release();
-      }
-    });
-    const store = sqliteStore(fixture.file);
-    await store.open({ clock });
-    await write(store);
-    expect(clock.pauses).toEqual([5, 10, 20]);
-    expect(await fixture.store.load("s1")).not.toEqual(before);
-    await store.close();
-  });
+  it.each(writes)(
+    "%s waits without blocking the thread until the other process commits",
+    async (_name, write) => {
+      await using fixture = await openedSqlite();
+      await fixture.store.insert(newSession());
+      const before = await fixture.store.load("s1");
+      const holder = holdLock(fixture.file);
+      const clock = pausingClock((pauses) => {
+        if (pauses === 3) {
+          holder.release();
+        }
+      });
+      const store = sqliteStore(fixture.file);
+      await store.open({ clock });
+      await write(store);
+      expect(clock.pauses).toEqual([5, 10, 20]);
+      expect(await fixture.store.load("s1")).not.toEqual(before);
+      await store.close();
+    },
+  );
 
   it.each(writes)(
-    "%s rejects when the other never ends, and changed nothing",
+    "%s rejects and changes nothing if the other process never ends its transaction",
     async (_name, write) => {
       await using fixture = await openedSqlite();
       await fixture.store.insert(newSession());
@@ -50,7 +53,7 @@ describe("sqliteStore while another process writes", () => {
     },
   );
 
-  it("reads do not wait", async () => {
+  it("reads do not wait for the write lock", async () => {
     await using fixture = await openedSqlite();
     await fixture.store.insert(newSession());
     const holder = holdLock(fixture.file);
@@ -66,7 +69,7 @@ describe("sqliteStore while another process writes", () => {
     await store.close();
   });
 
-  it("a change whose log entry fails does not happen", async () => {
+  it("a change is rolled back if its entry in the change log fails", async () => {
     await using fixture = await openedSqlite();
     await fixture.store.insert(newSession());
     const before = await fixture.store.load("s1");
@@ -106,7 +109,7 @@ function holdLock(file: string): { release(): void } {
   };
 }
 
-/** A clock that notes its pauses, and ends each at once. */
+/** A clock that records its pauses and ends each one at once. */
 function pausingClock(onPause: (pauses: number) => void): Clock & { readonly pauses: number[] } {
   const pauses: number[] = [];
   return {

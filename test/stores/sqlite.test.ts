@@ -2,6 +2,7 @@ import { readdir, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it, vi } from "vitest";
+import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
 import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -22,7 +23,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     },
   );
 
-  it("touches no file before it is opened, and rejects", async () => {
+  it("rejects every call before it is opened, and creates no file", async () => {
     const fixture = await createSqlite();
     const { store, folder } = fixture;
     await expect(store.load("s1")).rejects.toThrow("sqliteStore: the store is not open");
@@ -36,7 +37,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await expect(store.open(fixture)).rejects.toThrow(/folder .*absent does not exist/);
   });
 
-  it("rejects a file that is no database, and leaves it as it is", async () => {
+  it("rejects a file that is not a database, and leaves it unchanged", async () => {
     const fixture = await createSqlite();
     await writeFile(fixture.file, "no database ".repeat(500));
     await expect(fixture.store.open(fixture)).rejects.toThrow("not a database");
@@ -44,7 +45,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await fixture.close();
   });
 
-  it("creates files that only their owner reads", async () => {
+  it("creates files that only their owner can read", async () => {
     await using fixture = await openedSqlite();
     await fixture.store.secret?.();
     await fixture.store.insert(newSession());
@@ -54,7 +55,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     expect(await Promise.all(modes)).toEqual([0o600, 0o600, 0o600, 0o600]);
   });
 
-  it("writes ahead, and syncs at every commit", async () => {
+  it("uses a write-ahead log and syncs at every commit", async () => {
     await using fixture = await openedSqlite();
     const database = openSqlite(DatabaseSync, fixture.file);
     expect(database.prepare("pragma journal_mode").get()).toEqual({ journal_mode: "wal" });
@@ -62,11 +63,11 @@ describe("feat:O3 sqliteStore(file)", () => {
     database.close();
   });
 
-  it.each([1, 2])("brings the tables of version %i up to date, in use", async (version) => {
+  it.each([1, 2])("migrates the tables of version %i with sessions in them", async (version) => {
     await using fresh = await openedSqlite();
     const fixture = await createSqlite();
     const database = new DatabaseSync(fixture.file);
-    database.exec(await olderTables("sqlite", version));
+    database.exec(olderTables(sqliteDialect, version));
     await fixture.store.open(fixture);
     await expectInUse(fixture.store);
     expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
@@ -75,10 +76,10 @@ describe("feat:O3 sqliteStore(file)", () => {
     await fixture.close();
   });
 
-  it("counts its change log on when it is brought up to date, also from an empty one", async () => {
+  it("continues the numbers of the change log after a migration, even if the log is empty", async () => {
     const fixture = await createSqlite();
     const database = new DatabaseSync(fixture.file);
-    database.exec(await olderTables("sqlite", 2));
+    database.exec(olderTables(sqliteDialect, 2));
     database.exec("update sqlite_sequence set seq = 41 where name = 'rpcsession_changes'");
     database.exec("delete from rpcsession_changes");
     database.close();
@@ -89,7 +90,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await fixture.close();
   });
 
-  it("refuses the tables of a newer version, and opens once they are as it knows them", async () => {
+  it("refuses the tables of a newer version, and opens again after a downgrade", async () => {
     await using fixture = await openedSqlite();
     await fixture.store.insert(newSession());
     const database = new DatabaseSync(fixture.file);
@@ -104,7 +105,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await store.close();
   });
 
-  it("ends all sessions of an owner who has more than a statement takes", async () => {
+  it("ends all sessions of an owner who has more sessions than one batch", async () => {
     await using fixture = await openedSqlite();
     const { store, file } = fixture;
     await store.insert(newSession({ id: "pattern", tenantId: "one" }));
@@ -122,7 +123,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     expect(records.map(({ id }) => id)).toEqual(["alice-777"]);
   });
 
-  it("leaves the tables of others in the same file alone", async () => {
+  it("prefixes all of its tables and indexes, so that others can share the file", async () => {
     await using fixture = await openedSqlite();
     const database = new DatabaseSync(fixture.file);
     const names = database.prepare("select name from sqlite_schema where sql is not null").all();
@@ -137,14 +138,14 @@ function schemaOf(database: DatabaseSync): unknown[] {
   return database.prepare("select type, name, sql from sqlite_schema order by name").all();
 }
 
-describe("sqliteStore(file) in other runtimes", () => {
-  it("throws where there is no node:sqlite", () => {
+describe("sqliteStore(file) and node:sqlite", () => {
+  it("throws if the runtime has no node:sqlite", () => {
     const load = vi.spyOn(process, "getBuiltinModule").mockReturnValue(undefined as never);
     expect(() => sqliteStore("sessions.db")).toThrow("Node.js 22.13 or newer");
     load.mockRestore();
   });
 
-  it("keeps the warning of older versions quiet, and only that", () => {
+  it("suppresses the experimental warning of older versions, and no other warning", () => {
     const warn = vi.spyOn(process, "emitWarning").mockReturnValue(undefined);
     const before = Object.getOwnPropertyDescriptor(process, "emitWarning");
     const load = vi.spyOn(process, "getBuiltinModule").mockImplementation(() => {

@@ -9,7 +9,7 @@ import { type RedisClient, redisStore } from "rpc-session/stores/redis";
 import { describe, expectTypeOf, it } from "vitest";
 
 describe("types of redisStore", () => {
-  it("takes the clients of node-redis without a cast, whatever they are generic in", () => {
+  it("accepts all clients of node-redis without a cast, whatever their type parameters", () => {
     expectTypeOf(redisStore).toBeCallableWith(createClient());
     expectTypeOf(redisStore).toBeCallableWith(createClient({ RESP: 2 }));
     expectTypeOf(redisStore).toBeCallableWith(createClientPool());

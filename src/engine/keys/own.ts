@@ -69,11 +69,11 @@ interface PublicKey {
 /** @throws TypeError that names the option at fault */
 async function importKeys(plan: OwnKeyPlan): Promise<ImportedKeys> {
   const { signing, verification, algorithm } = plan;
-  const own = await of("keys.signing", () =>
+  const own = await named("keys.signing", () =>
     isRemoteSigner(signing) ? importRemote(signing) : importLocal(signing, algorithm),
   );
   const others = await Promise.all(
-    verification.map((key, i) => of(`keys.verification[${i}]`, () => importPublic(key))),
+    verification.map((key, i) => named(`keys.verification[${i}]`, () => importPublic(key))),
   );
   const all = [own.verification, ...others];
   const byKid = new Map(all.map(({ key }) => [key.kid, key]));
@@ -143,7 +143,8 @@ async function signRemotely(
   return signature;
 }
 
-async function of<T>(option: string, read: () => Promise<T>): Promise<T> {
+/** Prefixes the error messages of `read` with the name of the option. */
+async function named<T>(option: string, read: () => Promise<T>): Promise<T> {
   try {
     return await read();
   } catch (error) {

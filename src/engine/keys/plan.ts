@@ -118,7 +118,7 @@ export function assertAlgorithm(alg: SigningAlgorithm, wanted: SigningAlgorithm 
 }
 
 /** Runs a check of one option; prefixes its error message with the name of the option. */
-export function named<T>(option: string, check: () => T): T {
+function named<T>(option: string, check: () => T): T {
   try {
     return check();
   } catch (error) {

@@ -56,7 +56,7 @@ export interface SigningKeys {
 }
 
 /** All durations are milliseconds. */
-export interface StoredSigningKeysOptions extends RotationRules {
+interface StoredSigningKeysOptions extends RotationRules {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly clock: Clock;

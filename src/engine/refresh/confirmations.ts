@@ -1,7 +1,7 @@
 import type { Clock } from "../../base/clock.ts";
 import type { SessionStore } from "../store.ts";
 
-export interface ConfirmationsOptions {
+interface ConfirmationsOptions {
   readonly store: SessionStore;
   readonly clock: Clock;
   /** Milliseconds. A generation must be this old, by the store's clock, before it is confirmed. */

@@ -25,7 +25,7 @@ export interface Refreshed {
   readonly refreshToken: string | undefined;
 }
 
-export interface RefresherOptions {
+interface RefresherOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly lifetimes: Lifetimes;

@@ -7,7 +7,7 @@ export type RefreshState = Pick<
 >;
 
 /** Milliseconds. See `refresh` in the options of `createSessions`. */
-export interface RefreshTimes {
+interface RefreshTimes {
   readonly overlap: number;
 }
 

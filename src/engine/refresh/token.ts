@@ -34,7 +34,7 @@ export class UnknownSecretError extends SessionError {
   }
 }
 
-export interface RefreshTokensOptions {
+interface RefreshTokensOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly emit: SessionEventListener;

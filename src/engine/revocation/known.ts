@@ -5,7 +5,7 @@ import type { ClaimsEntry, EndedEntry, LogEntry } from "../store.ts";
 /** Receives the entry that ended a session. */
 export type RevocationListener = (change: EndedEntry) => void;
 
-export interface KnownChangesOptions {
+interface KnownChangesOptions {
   readonly clock: Clock;
   /** Milliseconds for which an entry matters: the longest life of an access token. */
   readonly window: number;

@@ -3,7 +3,7 @@ import type { SigningKeys } from "../keys/stored.ts";
 import type { SessionStore } from "../store.ts";
 import type { RevocationLog } from "./log.ts";
 
-export interface RestorerOptions {
+interface RestorerOptions {
   readonly store: SessionStore;
   readonly revocations: Pick<RevocationLog, "all">;
   readonly keys: SigningKeys;

@@ -15,12 +15,13 @@ const roundInterval = { min: 25, max: 1_000 } as const;
 export class OpenStreams {
   readonly #core: VerifyingCore;
   readonly #open = new Set<WatchedStream>();
-  #log: LogWatch | undefined;
+  readonly #log: LogWatch;
   #roundAt = Number.POSITIVE_INFINITY;
   #cancelRound: () => void = () => {};
 
   constructor(core: VerifyingCore) {
     this.#core = core;
+    this.#log = new LogWatch(core.revocations, core.clock, core.maxStreamStaleness);
   }
 
   /**
@@ -35,13 +36,11 @@ export class OpenStreams {
   ): Promise<WatchedStream> {
     const { clock, maxStreamStaleness } = this.#core;
     const engine = await this.#core.engine();
-    this.#log ??= new LogWatch(engine.revocations, clock, maxStreamStaleness);
-    const log = this.#log;
     // The limit differs per stream, so that not all of them end at once.
     const silence = maxStreamStaleness * (0.9 + 0.1 * Math.random());
     const options = {
       ...{ engine, end, ...ends },
-      isLogLost: () => log.isLost(silence),
+      isLogLost: () => this.#log.isLost(silence),
       monotonic: () => clock.monotonic(),
       closed: (stream: WatchedStream) => this.#remove(stream),
     };
@@ -57,7 +56,7 @@ export class OpenStreams {
   /** Looks at the log and at every stream, then schedules the next round. */
   #round(): void {
     this.#roundAt = Number.POSITIVE_INFINITY;
-    this.#log?.look();
+    this.#log.look();
     let dueIn: number = roundInterval.max;
     for (const stream of this.#open) {
       stream.look();

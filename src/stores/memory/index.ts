@@ -9,7 +9,7 @@ import type {
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
-  createWakes,
+  ChangeListeners,
   cutPage,
   evictedBy,
   formatCursor,
@@ -216,17 +216,17 @@ class MemoryStore implements SessionStore {
 /** The change log of a memory store: entries numbered from 1. */
 class MemoryLog {
   readonly #entries: { readonly number: number; readonly entry: LogEntry }[] = [];
-  readonly #wakes = createWakes();
+  readonly #listeners = new ChangeListeners();
   #lastNumber = 0;
 
   onChange(wake: () => void): () => void {
-    return this.#wakes.add(wake);
+    return this.#listeners.add(wake);
   }
 
   append(entry: LogEntry): void {
     this.#lastNumber += 1;
     this.#entries.push({ number: this.#lastNumber, entry: Object.freeze(entry) });
-    this.#wakes.call();
+    this.#listeners.call();
   }
 
   /** See `SessionStore.changes`. */

@@ -1,69 +1,75 @@
-import { type RawBuilder, sql } from "kysely";
 import type { Changes } from "../../engine/store.ts";
-import { type ChangesRead, changeColumns, toChange } from "../sql/changes.ts";
-import type { SqlDatabase } from "../sql/schema.ts";
+import { type ChangeRow, changeColumns, toEntries } from "../sql/changes.ts";
+import type { BigInteger, ChangesRead, SqlDatabase } from "../sql/database.ts";
+import { type Sql, sql } from "../sql/statement.ts";
 
 /**
- * Reads the change log of a database in which transactions end in another order than they began:
- * neither the number of an entry nor its time tells whether an earlier one is still to appear. So
- * the cursor is the snapshot of the read, which says of every transaction whether it had ended, and
- * the next read returns what that one could not see.
+ * Reads the change log; see `SessionStore.changes`.
  *
- * It also names the server process. Another one may count its transactions anew from where a failover
- * left it, so that the snapshot says nothing; then the whole window is read again. Where it counts
- * from before the snapshot, changes were lost. Who has no cursor of before cannot tell.
+ * Transactions end in another order than they began, so neither the number of an entry nor its time
+ * shows whether an earlier one is still to appear. The cursor is therefore the snapshot of the read:
+ * it states for every transaction whether it had ended. The next read returns the entries of all
+ * transactions that this snapshot could not see.
+ *
+ * The cursor also identifies the server process, because after a failover another process may count
+ * transactions from an older point, and then the snapshot means nothing. In that case the whole window
+ * is read again. If that process counts from a point before the snapshot, changes were lost; without
+ * an earlier cursor this cannot be detected.
  */
-export async function readChangesByTransaction(
-  database: SqlDatabase,
-  read: ChangesRead,
-): Promise<Changes> {
+export async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<Changes> {
   const { store, cursor, window } = read;
-  const seen = cursor === undefined ? undefined : parseSnapshot(store, cursor);
+  const seen = cursor === undefined ? undefined : parseCursor(store, cursor);
+
+  // 1. Read what the snapshot could not see, if it still means something.
   if (seen !== undefined) {
-    const unseen = sql`not pg_visible_in_snapshot(change.xid, ${seen.snapshot}::pg_snapshot)`;
     const from = sql`pg_snapshot_xmin(${seen.snapshot}::pg_snapshot)`;
+    const unseen = sql`not pg_visible_in_snapshot(change.xid, ${seen.snapshot}::pg_snapshot)`;
     const changes = await readEntries(database, { ...byTransaction, from, where: unseen });
-    const found = parseSnapshot(store, changes.cursor);
+    const found = parseCursor(store, changes.cursor);
     if (found.server === seen.server && found.next >= seen.next) {
       return changes;
     }
   }
+
+  // 2. Otherwise read the whole window, and report a loss if the database went back.
   const from = sql`${database.now()} - ${window}`;
   const all = await readEntries(database, { ...byTime, from, where: sql`true` });
-  const wentBack = seen !== undefined && parseSnapshot(store, all.cursor).next < seen.next;
+  const wentBack = seen !== undefined && parseCursor(store, all.cursor).next < seen.next;
   return wentBack ? { ...all, lostAt: all.now } : all;
 }
 
-/** The place of a read: which server process it was, and what that saw. */
+/** A cursor: the server process of a read, and the snapshot of that read. */
 interface Snapshot {
   readonly server: string;
-  /** As PostgreSQL writes it: the oldest transaction under way, the next one, those in between. */
+  /** In PostgreSQL's format: the oldest running transaction, the next one, those in between. */
   readonly snapshot: string;
   readonly next: number;
 }
 
-function parseSnapshot(store: string, cursor: string): Snapshot {
+function parseCursor(store: string, cursor: string): Snapshot {
   const [, server, snapshot, next] = /^(\d+)\/(\d+:(\d+):[\d,]*)$/.exec(cursor) ?? [];
   if (server === undefined || snapshot === undefined) {
-    throw new Error(`${store}: ${JSON.stringify(cursor)} is no cursor of this change log`);
+    throw new Error(
+      `${store}: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that changes() returned`,
+    );
   }
   return { server, snapshot, next: Number(next) };
 }
 
-const place = sql<string>`floor(extract(epoch from pg_postmaster_start_time()) * 1000000)::text || '/' || pg_current_snapshot()::text`;
+const currentCursor = sql`floor(extract(epoch from pg_postmaster_start_time()) * 1000000)::text || '/' || pg_current_snapshot()::text`;
 
-/** Entries from a value of an indexed column on. */
+/** The entries from a value of an indexed column on that match a condition. */
 interface Range {
-  readonly column: RawBuilder<unknown>;
-  readonly type: RawBuilder<unknown>;
-  readonly from: RawBuilder<unknown>;
-  readonly where: RawBuilder<unknown>;
+  readonly column: Sql;
+  readonly type: Sql;
+  readonly from: Sql;
+  readonly where: Sql;
 }
 
 const byTransaction = { column: sql`change.xid`, type: sql`xid8` };
 const byTime = { column: sql`change.at`, type: sql`bigint` };
 
-/** Entries per statement: a long log is read in steps, of which none comes near its time limit. */
+/** Entries per statement. A long log is read in pages, so that no statement comes near its time limit. */
 const pageSize = 20_000;
 
 async function readEntries(database: SqlDatabase, range: Range): Promise<Changes> {
@@ -71,43 +77,49 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<Changes
   const rows = [...first];
   let page = first;
   while (page.length === pageSize) {
-    const { key, number } = page.at(-1) as (typeof page)[number];
+    const { key, number } = page.at(-1) as PageRow;
     const { column, type } = range;
-    page = await readPage(
-      database,
-      range,
-      sql`(${column}, change.number) > (${key}::${type}, ${number}::bigint)`,
-    );
+    const afterLast = sql`(${column}, change.number) > (${key}::${type}, ${String(number)}::bigint)`;
+    page = await readPage(database, range, afterLast);
     rows.push(...page);
   }
   return {
-    entries: rows.sort((a, b) => Number(a.number) - Number(b.number)).flatMap(toChange),
-    // Of the first: what ends between two pages may have its place in one that was read.
+    entries: toEntries(rows.sort((a, b) => Number(a.number) - Number(b.number))),
+    // The first page's: a transaction that ends between two pages may belong into one already read.
     cursor: first[0]?.place ?? "",
     now: Number(page[0]?.store_now),
   };
 }
 
-/** @param after keeps what follows the page before */
+interface PageRow extends ChangeRow {
+  readonly store_now: BigInteger;
+  readonly place: string;
+  readonly number: BigInteger | null;
+  /** The value of the column that orders the page. */
+  readonly key: string | null;
+}
+
+/**
+ * Reads a page. It is one statement, so that entries, cursor and time belong to one moment, and the
+ * left join returns cursor and time even if there is no entry.
+ *
+ * @param after the condition for entries that follow the page before
+ */
 async function readPage(
-  { db, now }: SqlDatabase,
+  database: SqlDatabase,
   { column, from, where }: Range,
-  after: RawBuilder<unknown>,
-) {
-  const page = db
-    .selectFrom("rpcsession_changes as change")
-    .selectAll()
-    .where(sql<boolean>`${column} >= ${from} and ${where} and ${after}`)
-    .orderBy(column)
-    .orderBy("change.number")
-    .limit(pageSize);
-  // One statement, so that entries, cursor and time are of one moment, also when there is no entry.
-  return await db
-    .selectFrom(sql<{ place: string }>`(select ${place} as place)`.as("moment"))
-    .leftJoinLateral(page.as("change"), (join) => join.onTrue())
-    .select([now().as("store_now"), "moment.place"])
-    .select([...changeColumns, "change.number", sql<string>`${column}::text`.as("key")])
-    .orderBy(column)
-    .orderBy("change.number")
-    .execute();
+  after: Sql,
+): Promise<readonly PageRow[]> {
+  return database.rows<PageRow>(
+    sql`select ${database.now()} as store_now, moment.place, ${changeColumns},
+        change.number, ${column}::text as key
+      from (select ${currentCursor} as place) as moment
+      left join lateral (
+        select * from rpcsession_changes as change
+        where ${column} >= ${from} and ${where} and ${after}
+        order by ${column}, change.number
+        limit ${pageSize}
+      ) as change on true
+      order by ${column}, change.number`,
+  );
 }

@@ -1,119 +1,64 @@
-import { Kysely, PostgresDialect, type RawBuilder, sql } from "kysely";
 import type { SessionStore } from "../../engine/store.ts";
-import { retried } from "../common.ts";
-import { keepPush } from "../push.ts";
-import type { SqlBackend } from "../sql/connection.ts";
-import type { SqlSchema } from "../sql/schema.ts";
-import { sqlStore } from "../sql/store.ts";
-import { readChangesByTransaction } from "./changes.ts";
-import {
-  borrowPool,
-  forKysely,
-  isStalePlan,
-  type OpenPool,
-  openPool,
-  type PostgresPool,
-} from "./pool.ts";
-import { listenWith } from "./push.ts";
-
-/**
- * What a PostgreSQL store is built on.
- *
- * @param open opens a pool, or hands out one that is open
- * @param now the store's clock as SQL; tests give one that stands still
- */
-export function postgresBackend(
-  open: () => Promise<OpenPool>,
-  now: () => RawBuilder<number> = databaseTime,
-): SqlBackend {
-  return {
-    name: "postgresStore",
-    async connect({ clock }) {
-      const opened = await open();
-      const { newClient } = opened;
-      const pool = forKysely(opened);
-      return {
-        db: new Kysely<SqlSchema>({ dialect: new PostgresDialect({ pool }) }),
-        now,
-        dialect: "postgres",
-        attempt: (work) => retried({ clock, pauses: pausesMs, again: isForAnotherTry }, work),
-        ...(newClient && {
-          listen: (wake) => keepPush({ clock, wake, open: listenWith(newClient) }),
-        }),
-      };
-    },
-    readChanges: readChangesByTransaction,
-  };
-}
-
-/**
- * The server's clock when it received the statement: the same wherever it stands in it, so that a
- * record and the time that is answered with it agree. `now()` would be the transaction's begin, and
- * `clock_timestamp()` another one at each place.
- */
-function databaseTime(): RawBuilder<number> {
-  return sql<number>`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
-}
-
-const pausesMs = [5, 10, 20, 40, 80];
-
-/** Whether nothing was changed, and the same may succeed now. */
-function isForAnotherTry(error: unknown): boolean {
-  return isConflict(error) || isStalePlan(error);
-}
-
-/** A serialization failure or a deadlock: the transaction was rolled back for the sake of others. */
-function isConflict(error: unknown): boolean {
-  const code = (error as { code?: unknown } | undefined)?.code;
-  return code === "40001" || code === "40P01";
-}
+import { SqlStore } from "../sql/store.ts";
+import { postgresBackend } from "./connections.ts";
+import { borrowPool, openPool, type PostgresPool } from "./pool.ts";
 
 export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./pool.ts";
 
 /** Options of {@link postgresStore}. */
 export interface PostgresOptions {
   /**
-   * How many connections are opened at most; 1 to 1000, default 10. For a URL only: a pool has its
+   * The maximum number of connections, 1 to 1000. Default 10. Applies to a URL only: a pool has its
    * own limit.
    */
   readonly connections?: number;
 }
 
 /**
- * Sessions in PostgreSQL 13 or newer: for any number of servers over one database.
+ * Keeps sessions in PostgreSQL 13 or newer, for any number of servers that share one database.
  *
- * - It keeps no secret: `createSessions` needs the option `secret`, the same on every server. Who
- *   has the database alone can forge nothing.
- * - Its clock is the database's. The clocks of the servers decide nothing.
- * - The tables are named `rpcsession_…` and lie in the first schema of the search path. They are
- *   made when the store is first opened, by one of the servers that start; with
- *   `npx rpc-session migrate` done before, a server needs only the right to read and write them.
- * - A URL must lead to the primary: what a replica answers may be old. It may lead to PgBouncer by
- *   a pool of yours only, in any mode: no state is kept in a connection between transactions. On
- *   connections to a URL statements are prepared, which saves the server half of its work.
- * - Of the connections to a URL, each attempt to connect ends after 5 s, each statement after 5 s,
- *   and one that the server does not answer at all after 10 s. They are closed by `close()`.
- * - A pool is never closed, and keeps its own limits. `pg` sets none: give it at least
- *   `connectionTimeoutMillis`, `statement_timeout` and `query_timeout`, and listeners for `error` on
- *   it and on its clients (`pool.on("connect", (client) => client.on("error", log))`), without which
- *   the loss of a connection may end the process.
- * - A transaction that the database gives up for the sake of others is done again, five times.
- * - To end all sessions of a user or a tenant takes about 2 s for each 100,000; meanwhile the same
- *   owner's sign-ins wait, which makes sure that none is left over. Transactions ask for the isolation
- *   they need (`read committed`), whatever the default of the database.
- * - What one server revokes the others know within milliseconds, by NOTIFY in the same transaction.
- *   Each server listens on one connection beside its pool, which is made as the pool makes its own;
- *   a connection that falls silent is replaced within 10 s. Meanwhile, and behind a pooler that lends
- *   connections to one transaction at a time, or with a pool that is no `pg.Pool`, they know at their
- *   next read of the change log, every half of `maxStaleness`.
- * - A transaction that writes and stays open, in any database of the server, makes reads of the
- *   change log go through the entries since its begin again and again; nothing is missed.
- * - Sessions are dropped 24 h after their end, entries of the change log after 2 h: in batches, by
- *   one server at a time, without waiting for locks.
+ * **Secret and clock.** The store keeps no secret. `createSessions` needs the option `secret`, with
+ * the same value on every server; somebody who only has the database cannot forge sessions. All times
+ * come from the database's clock, so the clocks of the servers may differ.
  *
- * @param database a URL (`"postgres://user@host/database"`, for which the package `pg` must be
- *   installed; parameters such as `?sslmode=verify-full` are `pg`'s), or a pool
- * @throws TypeError when it is neither, or an option is out of bounds
+ * **Tables.** They are named `rpcsession_…` and are created in the first schema of the search path
+ * when the store is first opened; several servers may start at once. If you run
+ * `npx rpc-session migrate` beforehand, a server only needs the right to read and write the tables.
+ *
+ * **With a URL,** the store opens its own connections, and closes them in `close()`.
+ *
+ * - The URL must lead to the primary, because a replica may answer with old data. It must not lead to
+ *   PgBouncer: statements are prepared, which halves the work of the database.
+ * - Connecting and each statement time out after 5 s. If the database does not answer at all, a
+ *   statement fails after 10 s.
+ *
+ * **With a pool,** the store uses your pool and never closes it.
+ *
+ * - It may lead to PgBouncer in any mode, because no state stays in a connection between transactions.
+ * - The pool's own limits apply, and `pg` sets none. Set at least `connectionTimeoutMillis`,
+ *   `statement_timeout` and `query_timeout`.
+ * - Listen for `error` on the pool and on its clients
+ *   (`pool.on("connect", (client) => client.on("error", log))`). Otherwise the loss of a connection
+ *   may end the process.
+ *
+ * **Transactions** use the isolation level `read committed`, whatever the default of the database. On
+ * a serialization failure or a deadlock they are repeated up to five times. Revoking all sessions of a
+ * user or a tenant takes about 2 s per 100,000 sessions. Sign-ins of the same owner wait meanwhile, so
+ * that no session is missed.
+ *
+ * **Revocations** reach the other servers within milliseconds, by NOTIFY in the same transaction. Each
+ * server listens on one connection outside its pool. A connection that stops answering is replaced
+ * within 10 s. Until then, a server learns of revocations when it next reads the change log: every half
+ * of `maxStaleness`. The same is true behind a pooler in transaction mode, and with a pool that is not
+ * a `pg.Pool`. While a transaction that writes stays open, in any database of the server, each read of
+ * the change log scans the entries since its begin again; none is missed or returned twice.
+ *
+ * **Cleaning.** Sessions are removed 24 h after their end, entries of the change log after 2 h: in
+ * batches, by one server at a time, without waiting for locks.
+ *
+ * @param database a URL such as `"postgres://user@host/database"`, for which the package `pg` must be
+ *   installed (parameters such as `?sslmode=verify-full` are `pg`'s), or a pool such as a `pg.Pool`
+ * @throws TypeError when `database` is neither, or an option is out of bounds
  */
 export function postgresStore(
   database: PostgresPool | string,
@@ -121,29 +66,31 @@ export function postgresStore(
 ): SessionStore {
   const { connections = 10 } = options;
   if (!Number.isInteger(connections) || connections < 1 || connections > 1000) {
-    throw new TypeError(`postgresStore: connections: ${connections} is no number from 1 to 1000`);
+    throw new TypeError(
+      `postgresStore: connections must be an integer from 1 to 1000, got ${connections}`,
+    );
   }
   if (typeof database === "string") {
     checkUrl(database);
-    return sqlStore(postgresBackend(() => openPool(database, connections)));
+    return new SqlStore(postgresBackend(() => openPool(database, connections)));
   }
   if (typeof database?.connect !== "function") {
     throw new TypeError(
-      "postgresStore: give a URL or a pool of connections, such as new pg.Pool()",
+      "postgresStore: the database must be a postgres:// URL or a pool such as new pg.Pool()",
     );
   }
-  return sqlStore(postgresBackend(async () => borrowPool(database)));
+  return new SqlStore(postgresBackend(async () => borrowPool(database)));
 }
 
 function checkUrl(url: string): void {
-  // Never in the message: it may hold a password.
+  // The URL never appears in a message, because it may hold a password.
   if (!/^postgres(ql)?:\/\//.test(url)) {
-    throw new TypeError('postgresStore: the URL does not begin with "postgres://"');
+    throw new TypeError('postgresStore: the URL must begin with "postgres://"');
   }
-  // Without a host it is a socket's, or this machine, as pg reads it.
+  // A URL without a host means a socket, or this machine, as `pg` reads it.
   if (!URL.canParse(url.replace("@/", "@localhost/"))) {
     throw new TypeError(
-      'postgresStore: the URL cannot be read; write "/", "#", "?" and "@" of a password as %2F, %23, %3F and %40',
+      'postgresStore: the URL is not valid; in the password, write "/", "#", "?" and "@" as %2F, %23, %3F and %40',
     );
   }
 }

@@ -1,12 +1,12 @@
-import { type RawBuilder, sql } from "kysely";
 import { randomId } from "../../base/crypto.ts";
 import type { OpenPushLine } from "../push.ts";
+import { type Sql, sql } from "../sql/statement.ts";
 
-/** What is needed of a connection to hear notifications: `pg.Client` fits. */
+/** What listening needs from a connection: `pg.Client` fits. */
 export interface NotifiedClient {
   connect(): Promise<unknown>;
   query(text: string): Promise<{ readonly rows: readonly unknown[] }>;
-  on(event: "notification", listener: (told: { readonly channel: string }) => void): unknown;
+  on(event: "notification", listener: (message: { readonly channel: string }) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
   end(): Promise<void>;
@@ -15,41 +15,40 @@ export interface NotifiedClient {
 }
 
 /** One channel for each schema, since a database may hold the sessions of several services. */
-const channel = "'rpcsession_' || md5(coalesce(current_schema(), ''))";
-
-/** Tells, once the transaction is committed, that it appended to the change log. */
-export const notifyAppended: RawBuilder<unknown> = sql`pg_notify(${sql.raw(channel)}, '')`;
+export const channel: Sql = sql`'rpcsession_' || md5(coalesce(current_schema(), ''))`;
 
 /**
- * Listens on a connection of its own. Each proof is a notification to itself: of a connection that
- * the server has forgotten, or behind a pooler that lends it to others, none comes back.
+ * Listens on a connection of its own. Each ping is a notification to itself. It does not come back if
+ * the server has forgotten the connection, or if a pooler lends the connection to others.
  */
 export function listenWith(newClient: () => Promise<NotifiedClient>): OpenPushLine {
   return async ({ wake, lost }) => {
     const client = await newClient();
-    const beats = `rpcsession_${randomId(12)}`;
-    let heard = (): void => {};
+    const pings = `rpcsession_${randomId(12)}`;
+    let returned = (): void => {};
     client.on("error", lost);
     client.on("end", lost);
-    client.on("notification", (told) => (told.channel === beats ? heard() : wake()));
+    client.on("notification", (message) => (message.channel === pings ? returned() : wake()));
     const close = (): void => void client.end().catch(() => {});
     try {
       await client.connect();
       client.unref?.();
-      const { rows } = await client.query(`select ${channel} as name`);
+      const { rows } = await client.query(channelName);
       const { name } = rows[0] as { readonly name: string };
-      await client.query(`listen "${name}"; listen "${beats}"`);
+      await client.query(`listen "${name}"; listen "${pings}"`);
     } catch (error) {
       close();
       throw error;
     }
     return {
       close,
-      beat: () =>
+      ping: () =>
         new Promise((resolve, reject) => {
-          heard = resolve;
-          client.query(`notify "${beats}"`).catch(reject);
+          returned = resolve;
+          client.query(`notify "${pings}"`).catch(reject);
         }),
     };
   };
 }
+
+const channelName = sql`select ${channel} as name`.render(() => "").text;

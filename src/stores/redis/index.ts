@@ -1,90 +1,97 @@
 import type { SessionStore } from "../../engine/store.ts";
-
 import { type RedisClient, serverTime } from "./scripts.ts";
 import { RedisStore } from "./store.ts";
 
 export type { RedisClient, RedisScriptArguments } from "./scripts.ts";
 
-/** The options of {@link redisStore}. */
+/** Options of {@link redisStore}. */
 export interface RedisStoreOptions {
   /**
-   * Names the sessions of one service among others on the same server: 1 to 64 letters, digits,
-   * `-`, `_`, `.` or `:`. Default "rpc-session". Every key begins with `{prefix}:`. The braces make
-   * it the hash tag of Redis Cluster: scripts may only touch keys of one shard, and a session must
-   * end together with its entry in the change log. So one store lives on one shard, however large
-   * the cluster; services with prefixes of their own spread over it.
+   * Separates the sessions of one service from others on the same server: 1 to 64 letters, digits,
+   * `-`, `_`, `.` or `:`. Default "rpc-session".
+   *
+   * Every key begins with `{prefix}:`. The braces make it the hash tag of Redis Cluster, because a
+   * session must end together with its entry in the change log, and a script can only touch keys of
+   * one shard. So one store uses one shard, whatever the size of the cluster. Services with different
+   * prefixes are spread over it.
    */
   readonly prefix?: string;
 }
 
 /**
- * Sessions in Redis 6.2 or newer, or Valkey: for several servers, where a Redis is kept anyway.
+ * Stores sessions in Redis 6.2 or newer, or in Valkey: for several servers that use Redis anyway.
  *
  * ```ts
  * import { createClient } from "redis";
  * const client = createClient({ url, disableOfflineQueue: true });
- * client.on("error", (error) => log.warn(error));      // without it, an outage ends the process
+ * client.on("error", (error) => log.warn(error)); // without it, an outage ends the process
  * await client.connect();
  * const sessions = createSessions({ issuer, secret, store: redisStore(client) });
  * ```
  *
- * **It is weaker than SQL.** Redis acknowledges a change before it is safe:
+ * **Durability is weaker than with SQL.** Redis acknowledges a change before it is safe:
  *
- * - Without persistence, a restart loses everything. Set `appendonly yes`. With `appendfsync
- *   everysec`, its default, a crash loses up to about two seconds of acknowledged changes, with
- *   `appendfsync always` none, at the price of a disk write per change.
- * - Replicas follow later. A failover loses what was not copied yet, usually less than a second; a
- *   primary cut off from its replicas loses all it acknowledged meanwhile (`min-replicas-to-write 1`
- *   and `min-replicas-max-lag` bound that). `WAIT` does not change this.
+ * - Without persistence, a restart loses everything: set `appendonly yes`. With the default
+ *   `appendfsync everysec`, a crash loses up to about two seconds of acknowledged changes. With
+ *   `appendfsync always` it loses none, at the cost of a disk write per change.
+ * - Replication is asynchronous. A failover loses changes that were not copied yet, usually less than
+ *   a second. A primary that is cut off from its replicas loses everything it acknowledged meanwhile;
+ *   `min-replicas-to-write 1` and `min-replicas-max-lag` limit that. `WAIT` does not help.
  *
- * What was lost is treated as lost, never as an outage: a lost sign-in is refused with `SIGN_IN`, a
- * lost refresh is repeated, and lost signing keys are made anew. A lost revocation is written again
- * by every server that still knows it. From a restart or failover on, until the tokens of before
- * have expired (1 h), servers read the session for each call instead of trusting the change log; a
- * revocation that only servers knew which are gone as well stays lost. If that must not happen,
- * use PostgreSQL.
+ * Lost changes never look like an outage. A lost sign-in is refused with `SIGN_IN`, a lost refresh is
+ * repeated, and lost signing keys are replaced by new ones. Every server that knows a lost revocation
+ * writes it again. After a restart or failover, servers do not trust the change log until all earlier
+ * access tokens have expired (1 h): they read the session for each call. A revocation stays lost if
+ * all servers that knew it are gone as well. If that is not acceptable, use PostgreSQL.
  *
- * - `maxmemory-policy` must be `noeviction`; `open` rejects otherwise. The user needs the commands
- *   of scripts, `INFO` and `TIME`, and read and write access to the keys.
- * - Every change is one Lua script by the server's own clock. A call without an answer for 5 s
- *   rejects; its change may still happen, as if the answer was lost.
- * - What another server revoked is known here within milliseconds: the scripts publish to the channel
- *   `{prefix}:log`, and each server subscribes on one connection more, a duplicate of the client's;
- *   one that falls silent is replaced within 10 s. Meanwhile, with a client that cannot be duplicated
- *   (a pool), and where the user may not use channels (`&{prefix}:log*`), it is known at the next read
- *   of the change log, every half of `maxStaleness`.
- * - Redis drops sessions 24 h after their end by itself. Entries of the change log are dropped after
- *   2 h, in batches, by one server at a time.
- * - Sessions are found by user and by tenant through sorted sets, about 400 bytes a session beside
- *   some 600 for itself. An id leaves them when its session is revoked, or with its row.
- * - `revokeAll` ends up to 500 sessions of a user or tenant in one script, which takes some 6 ms. More
- *   are set apart in one step, whatever their number: from then on they are ended for every call on
- *   every server. Their rows and entries of the change log are written 500 at a time, so that other
- *   commands go in between, and the call resolves when all are there. 100,000 took 1.5 s on one core,
- *   with others waiting 6 ms (median) to 30 ms (99 %); one script would have stopped Redis for 1.3 s.
- *   What a call that was cut short left to write, the next `revokeAll` or `prune` writes.
- * - A limit reads every session of the user in the script that signs in, and evicts in it: the first
- *   sign-in after a limit was set ends all that are too many at once, about 15 µs each.
- * - Sessions of before there were indexes (schema 1) are added by the first `open`, by `SCAN` in steps
- *   of 500 keys. Replace all servers within a day. Sessions that a server of before begins meanwhile
- *   are seen by `revokeAll`, which looks for them that day, but in lists and limits only after it; and
- *   servers of before take a session whose claims were updated for a revoked one.
- * - It keeps no secret: give `createSessions` one, the same on every server.
- * - The client stays yours: connect it before, and close it after the sessions. `close` does not.
+ * **Requirements**
  *
- * @param client of node-redis 5 or 6, on the primary: a client, a pool, a cluster or a sentinel
- * @throws TypeError when `client` is none, or `prefix` is not as above
+ * - `maxmemory-policy` must be `noeviction`; otherwise `open` rejects.
+ * - The user needs read and write access to the keys, the commands of scripts, `INFO` and `TIME`.
+ * - The store keeps no secret: give `createSessions` one, the same on every server.
+ * - You own the client: connect it first, and close it after the sessions. `close` does not close it.
+ *
+ * **Behaviour**
+ *
+ * - Every change is one Lua script that uses the server's clock. A call rejects after 5 s without a
+ *   reply; its change may still happen.
+ * - Revocations of other servers arrive within milliseconds. The scripts publish to the channel
+ *   `{prefix}:log`, and each server subscribes on a second connection, a duplicate of the client. A
+ *   silent connection is replaced within 10 s.
+ * - Without that connection, servers poll the change log at half of `maxStaleness`. That is the case
+ *   while it is being replaced, with a client that cannot be duplicated (a pool), and if the user may
+ *   not access the channels `&{prefix}:log*`.
+ * - Redis drops sessions 24 h after their end. One server at a time drops entries of the change log
+ *   after 2 h, in batches.
+ * - A session takes about 600 bytes, and about 400 more in the indexes by user and by tenant. Its id
+ *   leaves the indexes when it is revoked, or with its row.
+ * - `revokeAll` ends up to 500 sessions of a user or tenant in one script, in about 6 ms. If there are
+ *   more, one step sets all of them apart, which ends them for every call on every server. Their rows
+ *   and log entries are written 500 at a time, so that other commands run in between; the call
+ *   resolves when all are written. The next `revokeAll` or `prune` completes an interrupted call.
+ *   Ending 100,000 sessions took 1.5 s on one core, while other commands waited 6 ms (median) to
+ *   30 ms (99 %). A single script would have blocked Redis for 1.3 s.
+ * - With `sessionsPerUser`, the script of a sign-in reads all sessions of the user and evicts in the
+ *   same step. The first sign-in after a limit was set ends all excess sessions at once, about 15 µs
+ *   each.
+ * - `open` adds sessions of schema 1, which had no indexes, to the indexes, by `SCAN` in steps of 500
+ *   keys. Replace all servers within a day. `revokeAll` finds sessions that servers of schema 1 create
+ *   meanwhile; lists and limits find them after that day. Servers of schema 1 treat a session with
+ *   updated claims as revoked.
+ *
+ * @param client a client of node-redis 5 or 6 on the primary: a client, a pool, a cluster or a sentinel
+ * @throws TypeError when `client` is not such a client, or `prefix` is invalid
  */
 export function redisStore(client: RedisClient, options: RedisStoreOptions = {}): SessionStore {
   const { prefix = "rpc-session" } = options;
   if (typeof client?.evalSha !== "function" || typeof client.eval !== "function") {
     throw new TypeError(
-      "redisStore: give a client of the package redis (node-redis), such as createClient({ url })",
+      "redisStore: the client must be one of the package redis (node-redis), such as createClient({ url })",
     );
   }
   if (typeof prefix !== "string" || !/^[\w.:-]{1,64}$/.test(prefix)) {
     throw new TypeError(
-      `redisStore: prefix: ${JSON.stringify(prefix)} must be 1 to 64 letters, digits, "-", "_", "." or ":"`,
+      `redisStore: prefix must be 1 to 64 letters, digits, "-", "_", "." or ":", got ${JSON.stringify(prefix)}`,
     );
   }
   return new RedisStore(client, { prefix, time: serverTime });

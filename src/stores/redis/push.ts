@@ -1,7 +1,7 @@
 import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
-import type { Wakes } from "../common.ts";
-import { keepPush, type OpenPushLine, type Push } from "../push.ts";
+import type { ChangeListeners } from "../common.ts";
+import { type OpenPushLine, PushConnection } from "../push.ts";
 
 /** The part of a client that listening needs: a client of node-redis, a cluster or a sentinel fits. */
 interface Subscriber {
@@ -14,12 +14,12 @@ interface Subscriber {
 }
 
 /** Options of {@link RedisPush}. */
-export interface RedisPushOptions {
+interface RedisPushOptions {
   /** The channel to which the scripts publish when they append to the change log. */
   readonly channel: string;
   /** Publishes a message through the store's own client. */
   readonly publish: (channel: string) => Promise<unknown>;
-  readonly wakes: Wakes;
+  readonly listeners: ChangeListeners;
 }
 
 /**
@@ -30,7 +30,7 @@ export class RedisPush {
   readonly #client: object;
   readonly #options: RedisPushOptions;
   #clock: Clock | undefined;
-  #push: Push | undefined;
+  #push: PushConnection | undefined;
   #holders = 0;
 
   constructor(client: object, options: RedisPushOptions) {
@@ -54,12 +54,13 @@ export class RedisPush {
   }
 
   onChange(wake: () => void): () => void {
-    const { wakes } = this.#options;
+    const { listeners } = this.#options;
     if (this.#push === undefined && this.#clock !== undefined && this.#holders > 0) {
       const open = subscribeWith(this.#client, this.#options);
-      this.#push = open && keepPush({ clock: this.#clock, open, wake: () => wakes.call() });
+      this.#push =
+        open && new PushConnection({ clock: this.#clock, open, wake: () => listeners.call() });
     }
-    return wakes.add(wake);
+    return listeners.add(wake);
   }
 
   /** Whether messages arrive at this moment; undefined before the first listener, or if they never do. */
@@ -69,8 +70,8 @@ export class RedisPush {
 }
 
 /**
- * Listens on a connection of its own, a duplicate of the client's. Each heartbeat is a message that
- * the store's client publishes, so that a connection to a demoted primary is noticed.
+ * Listens on a connection of its own, a duplicate of the client's. Each ping is a message that the
+ * store's client publishes, so that a connection to a demoted primary is noticed.
  *
  * @returns undefined when the client cannot be duplicated or the duplicate cannot subscribe
  */
@@ -84,7 +85,7 @@ function subscribeWith(
   }
   return async ({ wake, lost }) => {
     const subscriber = duplicate.call(client) as Subscriber;
-    const beats = `${channel}:${randomId(12)}`;
+    const pings = `${channel}:${randomId(12)}`;
     let heard = (): void => {};
     subscriber.on("error", lost);
     subscriber.on("end", lost);
@@ -98,17 +99,17 @@ function subscribeWith(
       await subscriber.connect();
       subscriber.unref?.();
       await subscriber.subscribe(channel, () => wake());
-      await subscriber.subscribe(beats, () => heard());
+      await subscriber.subscribe(pings, () => heard());
     } catch (error) {
       close();
       throw error;
     }
     return {
       close,
-      beat: () =>
-        new Promise((resolve, reject) => {
+      ping: () =>
+        new Promise<void>((resolve, reject) => {
           heard = resolve;
-          publish(beats).catch(reject);
+          publish(pings).catch(reject);
         }),
     };
   };

@@ -2,17 +2,17 @@ import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Device, EndedBy, NewSession, SessionRecord } from "../../engine/store.ts";
 
-/** The keys of a store in Redis. All of them share the prefix as their hash tag. */
+/** The keys of a store in Redis. They share the prefix as their hash tag. */
 export interface RedisKeys {
   readonly meta: string;
   readonly log: string;
   readonly signing: string;
-  /** What every script that touches sessions begins with: meta, log, ends, revoking. */
+  /** The first KEYS of every script that touches sessions: meta, log, ends, revoking. */
   readonly rows: readonly string[];
   readonly session: (id: string) => string;
   readonly user: (id: string) => string;
   readonly tenant: (id: string) => string;
-  /** The sessions that a revokeAll of many is about to end. */
+  /** The sessions that an unfinished `revokeAll` is about to end. */
   readonly revoking: (number: string) => string;
   readonly lease: (name: string) => string;
 }
@@ -33,7 +33,7 @@ export function redisKeys(prefix: string): RedisKeys {
   };
 }
 
-/** The fields of a new session that the store does not make itself. What is null has no field. */
+/** The fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
   const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
   const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife };
@@ -47,24 +47,24 @@ export function toFields(session: NewSession): string[] {
   return [...fields, ...toJsonFields({ claims, data, device })];
 }
 
-/** Fields of JSON. What is undefined has no field. */
+/** Fields with JSON values. An undefined value has no field. */
 export function toJsonFields(values: Readonly<Record<string, unknown>>): string[] {
   const fields: string[] = [];
   for (const [name, value] of Object.entries(values)) {
     if (value !== undefined) {
-      // As text, because Lua's own JSON knows no difference between [] and {}.
+      // As text, because Lua's JSON library does not distinguish [] and {}.
       fields.push(name, JSON.stringify(value));
     }
   }
   return fields;
 }
 
-/** A text that may be absent, as the scripts are given it. */
+/** Encodes an optional argument of a script; see `optional` in rows.lua. */
 export function optional(value: string | null): string {
   return value === null ? "" : `=${value}`;
 }
 
-/** The record of a session's fields and values; undefined when there are none. */
+/** Converts fields and values to a record; returns undefined when there are none. */
 export function toRecord(fields: readonly string[]): SessionRecord | undefined {
   if (fields.length === 0) {
     return undefined;
@@ -111,7 +111,9 @@ function toMap(fields: readonly string[]): ReadonlyMap<string, string> {
 function required(row: ReadonlyMap<string, string>, name: string): string {
   const value = row.get(name);
   if (value === undefined) {
-    throw new Error(`redisStore: a session has no ${name}; something else wrote to its key`);
+    throw new Error(
+      `redisStore: a session has no field ${name}; make sure that only rpc-session writes to its keys`,
+    );
   }
   return value;
 }

@@ -7,7 +7,7 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
-import { createWakes } from "../common.ts";
+import { ChangeListeners } from "../common.ts";
 import { readLog } from "./log.ts";
 import { finishRevocations, listSessions, revokeSessions } from "./owners.ts";
 import { RedisPush } from "./push.ts";
@@ -16,7 +16,7 @@ import { finishUpgrade, openSchema } from "./schema.ts";
 import { type RedisClient, RedisScripts } from "./scripts.ts";
 
 /** Options of {@link RedisStore}. */
-export interface RedisStoreSettings {
+interface RedisStoreSettings {
   /** The beginning of every key, and their hash tag. */
   readonly prefix: string;
   /** Lua that sets `now`, in milliseconds. Only tests replace the server's clock. */
@@ -33,7 +33,7 @@ export class RedisStore implements SessionStore {
   readonly #client: RedisClient;
   readonly #keys: RedisKeys;
   readonly #time: string;
-  readonly #wakes = createWakes();
+  readonly #listeners = new ChangeListeners();
   readonly #push: RedisPush;
   #opened: RedisScripts | undefined;
 
@@ -44,7 +44,7 @@ export class RedisStore implements SessionStore {
     this.#push = new RedisPush(client, {
       channel: this.#keys.log,
       publish: async (channel) => this.#redis.run("publish", [this.#keys.meta], [channel]),
-      wakes: this.#wakes,
+      listeners: this.#listeners,
     });
   }
 
@@ -91,7 +91,7 @@ export class RedisStore implements SessionStore {
     }
     const replaced = flag === "replaced";
     if (replaced || evicted.length > 0) {
-      this.#wakes.call();
+      this.#listeners.call();
     }
     return { record, now, replaced, evicted };
   };
@@ -112,7 +112,7 @@ export class RedisStore implements SessionStore {
     const reply = await this.#redis.run("revoke", this.#rowKeys(id), [id, endedBy]);
     const revoked = reply[1] === "revoked";
     if (revoked) {
-      this.#wakes.call();
+      this.#listeners.call();
     }
     return { ...toStored(reply), revoked };
   };
@@ -122,7 +122,7 @@ export class RedisStore implements SessionStore {
       await this.#redis.run("update", this.#rowKeys(change.id), updateArguments(change)),
     );
     if (updated.record !== undefined && change.claims !== undefined) {
-      this.#wakes.call();
+      this.#listeners.call();
     }
     return updated;
   };
@@ -135,7 +135,7 @@ export class RedisStore implements SessionStore {
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
     const { revoked, now } = await revokeSessions(this.#redis, scope, endedBy);
     if (revoked.length > 0) {
-      this.#wakes.call();
+      this.#listeners.call();
     }
     return { revoked, now };
   };

@@ -1,22 +1,36 @@
-import { type RawBuilder, sql } from "kysely";
 import type {
   EndedBy,
   RefreshWrite,
+  SessionOwner,
+  SessionPage,
   SessionRecord,
   SessionUpdate,
   Stored,
 } from "../../engine/store.ts";
+import { cutPage, parseListCursor } from "../common.ts";
 import { appendClaims, appendRevoked } from "./changes.ts";
-import { prepared } from "./prepared.ts";
-import { inTransaction, isLive, noRecord, type SqlDatabase, smaller, toStored } from "./schema.ts";
+import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
+import {
+  liveAt,
+  ownedBy,
+  type SessionRow,
+  smaller,
+  storedOrNone,
+  type Timed,
+  toSession,
+  toStored,
+} from "./rows.ts";
+import { join, nothing, type Sql, sql } from "./statement.ts";
 
 /** Reads a session; see `SessionStore.load`. */
 export async function loadSession(
   database: SqlDatabase,
   id: string,
 ): Promise<Stored<SessionRecord | undefined>> {
-  const [row] = await load(database, "", { id });
-  return row === undefined ? noRecord(database) : toStored(row);
+  const row = await database.row<Timed<SessionRow>>(
+    sql`select *, ${database.now()} as store_now from rpcsession_sessions where id = ${id}`,
+  );
+  return storedOrNone(database, row);
 }
 
 /** Writes a refresh; see `SessionStore.refresh`. */
@@ -24,33 +38,75 @@ export async function refreshSession(
   database: SqlDatabase,
   write: RefreshWrite,
 ): Promise<Stored<SessionRecord | undefined>> {
-  const [row] =
-    write.kind === "keep" && write.settle !== null
-      ? await refresh(database, "confirm", { ...write, settle: ageOf(write.settle) })
-      : await refresh(database, write.kind, write);
-  return row === undefined ? noRecord(database) : toStored(row);
+  const now = database.now();
+  const idleEnd = smaller(sql`${now} + ${write.idle}`, sql`expires_at`);
+  const row = await database.row<Timed<SessionRow>>(
+    sql`update rpcsession_sessions
+      set ${generationAfter(write, now)}last_seen_at = ${now}, idle_expires_at = ${idleEnd}
+      where id = ${write.id} and generation = ${write.generation} and ${liveAt(now)}
+      returning *, ${now} as store_now`,
+  );
+  return storedOrNone(database, row);
+}
+
+/** The assignments in which the kinds of a refresh differ. */
+function generationAfter(write: RefreshWrite, now: Sql): Sql {
+  switch (write.kind) {
+    case "keep":
+      return write.settle === null
+        ? nothing
+        : sql`confirmed_at = coalesce(confirmed_at,
+            case when ${isSettled(write.settle, now)} then ${now} end), `;
+    case "advance":
+      return sql`generation = generation + 1, ${newGeneration(write, now)}`;
+    case "forward":
+      return sql`generation = ${write.to}, ${newGeneration(write, now)}`;
+  }
+}
+
+function newGeneration({ secretId }: { readonly secretId: string }, now: Sql): Sql {
+  return sql`confirmed_at = null, rotated_at = ${now}, secret_id = ${secretId}, `;
 }
 
 /** Confirms a generation; see `SessionStore.confirm`. */
 export async function confirmSession(
   database: SqlDatabase,
-  use: { readonly id: string; readonly generation: number; readonly settle: number },
+  { id, generation, settle }: ConfirmWrite,
 ): Promise<boolean> {
-  const { id, generation } = use;
-  const [confirmed] = await confirm(database, "", { id, generation, settle: ageOf(use.settle) });
+  const now = database.now();
+  const confirmed = await database.row(
+    sql`update rpcsession_sessions set confirmed_at = ${now}
+      where id = ${id} and generation = ${generation} and revoked_at is null
+        and confirmed_at is null and ${isSettled(settle, now)}
+      returning id`,
+  );
   if (confirmed !== undefined) {
     return true;
   }
-  const row = await database.db
-    .selectFrom("rpcsession_sessions")
-    .where("id", "=", id)
-    .select(["generation", "confirmed_at", "revoked_at"])
-    .executeTakeFirst();
+  const row = await database.row<Pick<SessionRow, "generation" | "confirmed_at" | "revoked_at">>(
+    sql`select generation, confirmed_at, revoked_at from rpcsession_sessions where id = ${id}`,
+  );
   if (row === undefined || row.revoked_at !== null || Number(row.generation) > generation) {
     return true;
   }
-  // A generation ahead of the row was lost by the store; it may be current again one day.
+  // A generation ahead of the row was lost by the store, and may become current again.
   return Number(row.generation) === generation && row.confirmed_at !== null;
+}
+
+/** Which generation is in use, and after how many milliseconds that confirms it. */
+interface ConfirmWrite {
+  readonly id: string;
+  readonly generation: number;
+  readonly settle: number;
+}
+
+/**
+ * The condition that a generation is at least `settle` milliseconds old. A generation from the future
+ * counts as 0 ms old, so a `settle` of 0 or less is always reached.
+ */
+function isSettled(settle: number, now: Sql): Sql {
+  const age = settle <= 0 ? -Number.MAX_SAFE_INTEGER : settle;
+  return sql`rotated_at <= ${now} - ${age}`;
 }
 
 /** Ends a session; see `SessionStore.revoke`. */
@@ -59,111 +115,19 @@ export async function revokeSession(
   id: string,
   endedBy: EndedBy,
 ): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }> {
-  return inTransaction(database, async (within) => {
-    const ended = await end(within, id, endedBy);
-    return ended === undefined
-      ? { ...(await loadSession(within, id)), revoked: false }
-      : { ...ended, revoked: true };
-  });
-}
-
-const load = prepared((database, _form: "", { id }: { readonly id: string }) =>
-  database.db
-    .selectFrom("rpcsession_sessions")
-    .where("id", "=", id)
-    .selectAll()
-    .select(database.now().as("store_now")),
-);
-
-/** What refreshes bind; each form reads its own part of it. */
-type RefreshValues = Pick<RefreshWrite, "id" | "generation" | "idle"> & {
-  readonly secretId?: string;
-  readonly to?: number;
-  readonly settle?: number | null;
-};
-
-const refresh = prepared(
-  (database, form: RefreshWrite["kind"] | "confirm", write: RefreshValues) => {
-    const now = database.now();
-    return database.db
-      .updateTable("rpcsession_sessions")
-      .set({
-        ...refreshed(form, write, now),
-        last_seen_at: now,
-        idle_expires_at: smaller(sql<number>`${now} + ${write.idle}`, sql<number>`expires_at`),
-      })
-      .where("id", "=", write.id)
-      .where("generation", "=", write.generation)
-      .where(isLive(now))
-      .returningAll()
-      .returning(now.as("store_now"));
-  },
-);
-
-function refreshed(
-  form: RefreshWrite["kind"] | "confirm",
-  { to, secretId, settle }: RefreshValues,
-  now: RawBuilder<number>,
-) {
-  switch (form) {
-    case "keep":
-      return {};
-    case "confirm": {
-      const settled = sql`rotated_at <= ${now} - ${settle}`;
-      return {
-        confirmed_at: sql<number>`coalesce(confirmed_at, case when ${settled} then ${now} end)`,
-      };
+  return database.transaction(async (within) => {
+    const now = within.now();
+    const row = await within.row<Timed<SessionRow> & { readonly revoked_at: BigInteger }>(
+      sql`update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
+        where id = ${id} and revoked_at is null
+        returning *, ${now} as store_now`,
+    );
+    if (row === undefined) {
+      return { ...(await loadSession(within, id)), revoked: false };
     }
-    case "advance":
-    case "forward":
-      return {
-        generation: form === "advance" ? sql<number>`generation + 1` : to,
-        confirmed_at: null,
-        rotated_at: now,
-        secret_id: secretId,
-      };
-  }
-}
-
-const confirm = prepared(
-  (
-    { db, now },
-    _form: "",
-    use: { readonly id: string; readonly generation: number; readonly settle: number },
-  ) => {
-    const time = now();
-    return db
-      .updateTable("rpcsession_sessions")
-      .set({ confirmed_at: time })
-      .where("id", "=", use.id)
-      .where("generation", "=", use.generation)
-      .where("revoked_at", "is", null)
-      .where("confirmed_at", "is", null)
-      .where(sql<boolean>`rotated_at <= ${time} - ${use.settle}`)
-      .returning("id");
-  },
-);
-
-/** A negative age counts as 0, and 0 is enough where nothing is asked for: any age will do. */
-function ageOf(settle: number): number {
-  return settle <= 0 ? -Number.MAX_SAFE_INTEGER : settle;
-}
-
-async function end(database: SqlDatabase, id: string, endedBy: EndedBy) {
-  const time = database.now();
-  const row = await database.db
-    .updateTable("rpcsession_sessions")
-    .set({ revoked_at: time, ended_by: endedBy })
-    .where("id", "=", id)
-    .where("revoked_at", "is", null)
-    .returningAll()
-    .returning(time.as("store_now"))
-    .executeTakeFirst();
-  if (row === undefined) {
-    return undefined;
-  }
-  await appendRevoked(database, [id], { endedBy, at: Number(row.revoked_at) });
-  return toStored(row);
+    await appendRevoked(within, [id], { endedBy, at: Number(row.revoked_at) });
+    return { ...toStored(row), revoked: true };
+  });
 }
 
 /** Writes an update; see `SessionStore.update`. */
@@ -172,10 +136,11 @@ export async function updateSession(
   change: SessionUpdate,
 ): Promise<Stored<SessionRecord | undefined>> {
   if (change.claims === undefined) {
-    return write(database, change);
+    // One statement needs no transaction: that saves round trips to the database.
+    return writeUpdate(database, change);
   }
-  return inTransaction(database, async (within) => {
-    const stored = await write(within, change);
+  return database.transaction(async (within) => {
+    const stored = await writeUpdate(within, change);
     if (stored.record !== undefined) {
       await appendClaims(within, stored.record, stored.now);
     }
@@ -183,27 +148,57 @@ export async function updateSession(
   });
 }
 
-async function write(
+async function writeUpdate(
   database: SqlDatabase,
   { id, version, claims, data }: SessionUpdate,
 ): Promise<Stored<SessionRecord | undefined>> {
-  const time = database.now();
+  const now = database.now();
   const raised = claims !== undefined || data !== undefined;
-  const row = await database.db
-    .updateTable("rpcsession_sessions")
-    .set({
-      version: raised ? version + 1 : version,
-      ...(claims && {
-        claims: JSON.stringify(claims),
-        claims_version: sql<number>`claims_version + 1`,
-      }),
-      ...(data && { data: JSON.stringify(data) }),
-    })
-    .where("id", "=", id)
-    .where("version", "=", version)
-    .where(isLive(time))
-    .returningAll()
-    .returning(time.as("store_now"))
-    .executeTakeFirst();
-  return row === undefined ? noRecord(database) : toStored(row);
+  const assignments = [
+    sql`version = ${raised ? version + 1 : version}`,
+    ...(claims
+      ? [sql`claims = ${JSON.stringify(claims)}, claims_version = claims_version + 1`]
+      : []),
+    ...(data ? [sql`data = ${JSON.stringify(data)}`] : []),
+  ];
+  const row = await database.row<Timed<SessionRow>>(
+    sql`update rpcsession_sessions set ${join(assignments, ", ")}
+      where id = ${id} and version = ${version} and ${liveAt(now)}
+      returning *, ${now} as store_now`,
+  );
+  return storedOrNone(database, row);
+}
+
+/** A page of a list. */
+interface ListRead {
+  /** The store's name, for messages. */
+  readonly store: string;
+  readonly cursor: string | undefined;
+  readonly limit: number;
+}
+
+/** Lists live sessions, newest first; see `SessionStore.list`. */
+export async function listPage(
+  database: SqlDatabase,
+  owner: SessionOwner,
+  { store, cursor, limit }: ListRead,
+): Promise<SessionPage> {
+  const now = database.now();
+  const { idByBytes } = database.dialect;
+  const last = cursor === undefined ? undefined : parseListCursor(store, cursor);
+  const afterLast =
+    last === undefined
+      ? nothing
+      : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
+  const rows = await database.rows<Timed<SessionRow>>(
+    sql`select *, ${now} as store_now from rpcsession_sessions
+      where ${ownedBy(owner)} and ${liveAt(now)}${afterLast}
+      order by created_at desc, ${idByBytes} desc
+      limit ${limit + 1}`,
+  );
+  const [first] = rows;
+  return {
+    ...cutPage(rows.map(toSession), limit),
+    now: first === undefined ? await timeOf(database) : Number(first.store_now),
+  };
 }

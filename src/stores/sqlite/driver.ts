@@ -1,13 +1,12 @@
-import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
-import type { SqliteDatabase } from "kysely";
+import type { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
-import { retried } from "../common.ts";
+import { retry } from "../common.ts";
 
 /**
- * The class of `node:sqlite`, loaded here and not by an import, so that this package can be
- * imported where it is missing.
+ * Loads the class of `node:sqlite`. It is not imported, so that this package can be imported in
+ * runtimes without it.
  *
- * @throws Error when this runtime has no `node:sqlite`
+ * @throws Error when the runtime has no `node:sqlite`
  */
 export function loadSqlite(store: string): typeof DatabaseSync {
   const sqlite = withoutWarning(
@@ -19,15 +18,17 @@ export function loadSqlite(store: string): typeof DatabaseSync {
   return sqlite.DatabaseSync;
 }
 
-/** Opens a database file so that what it acknowledged survives a loss of power. */
+/** Opens a database file so that acknowledged changes survive a power failure. */
 export function openSqlite(Database: typeof DatabaseSync, file: string): DatabaseSync {
   const database = new Database(file);
   try {
-    // First, since the change to WAL already waits for others.
+    // This comes first, because changing to WAL mode already waits for other processes.
     database.exec(`pragma busy_timeout = ${blockingMs}`);
     const mode = database.prepare("pragma journal_mode = wal").get();
     if (mode?.journal_mode !== "wal") {
-      throw new Error(`the file system of ${file} does not support SQLite's WAL mode`);
+      throw new Error(
+        `sqliteStore: the file system of ${file} does not support SQLite's WAL mode; use a local disk`,
+      );
     }
     database.exec("pragma synchronous = full");
     return database;
@@ -37,74 +38,29 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
   }
 }
 
-/** What Kysely's dialect needs of a database. */
-export function forKysely(database: DatabaseSync): SqliteDatabase {
-  const prepare = preparing(database);
-  return {
-    close: () => database.close(),
-    prepare(text) {
-      // SQLite refuses, at once and for good, a transaction that has read before another connection
-      // wrote, and then wants to write. So each takes the write lock as it begins.
-      const statement = prepare(text === "begin" ? "begin immediate" : text);
-      const all = (values: readonly unknown[]) => statement.all(...(values as SQLInputValue[]));
-      return {
-        // Older versions cannot tell which statements give rows, and `all` runs the others, too.
-        reader: true,
-        all: text === "rollback" ? () => rollback(all) : all,
-        run: (values) => statement.run(...(values as SQLInputValue[])),
-        iterate: (values) => statement.iterate(...(values as SQLInputValue[])),
-      };
-    },
-  };
-}
-
 /**
- * Does a unit of work, and again after growing pauses while another process holds the write lock.
- * The work must do all or nothing. After about two seconds the error of SQLite is let through.
+ * Does a unit of work, and repeats it after growing pauses while another process holds the write lock.
+ * The work must be atomic. After about two seconds it rejects with SQLite's error.
  */
 export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
-  return retried({ clock, pauses: pausesMs, again: isBusy }, work);
-}
-
-/** Statements that are kept at most; those of the store are fewer, but for the ones it makes tables with. */
-const preparedMax = 100;
-
-/** Prepares a statement once: SQLite takes longer to do that than to run it. */
-function preparing(database: DatabaseSync): (text: string) => StatementSync {
-  const known = new Map<string, StatementSync>();
-  return (text) => {
-    const statement = known.get(text) ?? database.prepare(text);
-    if (known.size < preparedMax) {
-      known.set(text, statement);
-    }
-    return statement;
-  };
+  return retry({ clock, pauses, isTransient: isBusy }, work);
 }
 
 type SqliteModule = typeof import("node:sqlite");
 
-// SQLite blocks the thread, and with it every other call, for as long as this: enough for a write of
-// another process that is under way. For longer ones the pauses wait, without blocking.
+// SQLite itself blocks the thread, and with it every other call, for this long: enough for a write that
+// another process has begun. The pauses wait for longer writes, without blocking.
 const blockingMs = 20;
-const pausesMs = [5, 10, 20, 40, 80, 160, 320, 640, 640];
+const pauses = [5, 10, 20, 40, 80, 160, 320, 640, 640];
 const sqliteBusy = 5;
 
-/** The result codes SQLITE_BUSY, and the extended ones that contain it, such as 517. */
+/** Whether an error is SQLITE_BUSY, or an extended code that contains it, such as 517. */
 function isBusy(error: unknown): boolean {
   const code = (error as { errcode?: unknown } | undefined)?.errcode;
   return typeof code === "number" && (code & 0xff) === sqliteBusy;
 }
 
-/** SQLite rolls back by itself when, say, the disk is full; that error is the one to report. */
-function rollback(all: (values: readonly unknown[]) => unknown[]): unknown[] {
-  try {
-    return all([]);
-  } catch {
-    return [];
-  }
-}
-
-/** Node 22.13 to 24.14 call node:sqlite experimental when it is loaded: not news to our users. */
+/** Suppresses the warning of Node 22.13 to 24.14 that node:sqlite is experimental. */
 function withoutWarning<T>(load: () => T): T {
   const { process } = globalThis;
   const emitWarning = process && Object.getOwnPropertyDescriptor(process, "emitWarning");
@@ -117,7 +73,7 @@ function withoutWarning<T>(load: () => T): T {
     }
   };
   try {
-    // Synchronous, so nobody else meets the replacement.
+    // Synchronous, so no other code sees the replacement.
     return load();
   } finally {
     Object.defineProperty(process, "emitWarning", emitWarning);

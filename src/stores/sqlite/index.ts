@@ -1,54 +1,46 @@
 import { closeSync, openSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import { Kysely, SqliteDialect, sql } from "kysely";
 import type { SessionStore } from "../../engine/store.ts";
-import { readNumberedChanges } from "../sql/changes.ts";
-import type { SqlDatabase, SqlSchema } from "../sql/schema.ts";
-import { sqlStore } from "../sql/store.ts";
-import { forKysely, loadSqlite, openSqlite, untilFree } from "./driver.ts";
-import { watchFile } from "./push.ts";
+import type { SqlDatabase } from "../sql/database.ts";
+import { sql } from "../sql/statement.ts";
+import { SqlStore } from "../sql/store.ts";
+import { SqliteConnections } from "./connections.ts";
+import { sqliteDialect } from "./dialect.ts";
+import { loadSqlite, openSqlite, untilFree } from "./driver.ts";
 import { keepSecret } from "./secret.ts";
 
 /**
- * Sessions in a SQLite file, by `node:sqlite`: for one server with a disk of its own.
+ * Keeps sessions in a SQLite file with `node:sqlite`, for one server with a disk of its own.
  *
- * - A change that was acknowledged survives a loss of power (WAL, `synchronous = full`).
- * - `<file>.secret` holds the secret under which the sessions were made. Back up both, and
- *   keep the copies apart: without it the store refuses to open, and who has both can forge sessions.
- * - Both are created for their owner alone (mode 0600); an existing file keeps its mode.
- * - Several processes may share the file. A write waits about two seconds for another process's,
- *   then rejects. What another process revoked is known here within about 100 ms, by looking whether
- *   the file has changed.
- * - Its clock is that of the first engine that opens it.
- * - Sessions are dropped 24 h after their end, entries of the change log after 2 h.
+ * - **Durability.** An acknowledged change survives a power failure (WAL, `synchronous = full`).
+ * - **Secret.** `<file>.secret` holds the secret that the sessions depend on. Back up both files, and
+ *   keep the copies apart: without the secret the store refuses to open, and somebody who has both can
+ *   forge sessions. Both files are created with mode 0600; an existing file keeps its mode.
+ * - **Processes.** Several processes may share the file. A write waits up to about two seconds for
+ *   another process, then rejects. The store polls the file, so revocations by other processes take
+ *   effect within about 100 ms.
+ * - **Clock.** All times come from the clock of the first engine that opens the store.
+ * - **Cleaning.** Sessions are removed 24 h after their end, entries of the change log after 2 h.
  *
- * @param file its path; the folder must exist
- * @throws TypeError when `file` names no file: `""`, `":memory:"`, a `file:` URL
- * @throws Error when this runtime has no `node:sqlite` (Node.js 22.13 or newer has)
+ * @example sqliteStore("sessions.db")
+ * @param file the path of the file; its folder must exist
+ * @throws TypeError when `file` is not a path: `""`, `":memory:"` or a `file:` URL
+ * @throws Error when the runtime has no `node:sqlite`, which needs Node.js 22.13 or newer
  */
 export function sqliteStore(file: string): SessionStore {
   checkFile(file);
   const path = resolve(file);
   const Database = loadSqlite("sqliteStore");
-  return sqlStore({
+  return new SqlStore({
     name: "sqliteStore",
+    dialect: sqliteDialect,
     async connect({ clock }) {
       createFile(path);
       const database = await untilFree(clock, () => openSqlite(Database, path));
-      return {
-        db: new Kysely<SqlSchema>({
-          dialect: new SqliteDialect({ database: forKysely(database) }),
-        }),
-        // The process's clock is the store's: a bound value, taken as the statement is made.
-        now: () => sql<number>`cast(${clock.now()} as bigint)`,
-        dialect: "sqlite",
-        attempt: (work) => untilFree(clock, work),
-        listen: (wake) => watchFile({ clock, wake }, () => new Database(path)),
-      };
+      return new SqliteConnections(database, clock, () => new Database(path));
     },
-    readChanges: readNumberedChanges,
     async secret(database) {
-      // In this order: rows that are there now were made under a secret that is there now.
+      // In this order: the secret of every row that exists now also exists now.
       const needed = await hasRows(database);
       return keepSecret(`${path}.secret`, needed);
     },
@@ -58,15 +50,15 @@ export function sqliteStore(file: string): SessionStore {
 function checkFile(file: string): void {
   if (typeof file !== "string" || file === "" || file === ":memory:" || /^file:/i.test(file)) {
     throw new TypeError(
-      `sqliteStore: ${JSON.stringify(file)} is no path of a file; write sqliteStore("sessions.db"), or use memoryStore() to keep nothing`,
+      `sqliteStore: ${JSON.stringify(file)} is not the path of a file; use a path such as "sessions.db", or memoryStore() to keep sessions in memory`,
     );
   }
 }
 
-/** Creates an empty file, which is an empty database, since SQLite would let others read it. */
+/** Creates an empty file, which is an empty database. SQLite would create it readable for others. */
 function createFile(path: string): void {
   try {
-    // Never opens a file that exists: closing it would drop the locks that SQLite has on it for
+    // "wx" never opens an existing file: closing it would drop the locks that SQLite holds on it for
     // other stores of this process.
     closeSync(openSync(path, "wx", 0o600));
   } catch (error) {
@@ -75,18 +67,17 @@ function createFile(path: string): void {
       throw new Error(`sqliteStore: the folder ${dirname(path)} does not exist; create it first`);
     }
     if (code !== "EEXIST") {
-      throw new Error(`sqliteStore: ${path} cannot be created`, { cause: error });
+      throw new Error(`sqliteStore: cannot create ${path}; see the cause`, { cause: error });
     }
   }
 }
 
 /** Whether the database holds anything that was made under the secret. */
-async function hasRows({ db }: SqlDatabase): Promise<boolean> {
-  const rows = await db
-    .selectFrom("rpcsession_sessions")
-    .select("id")
-    .unionAll(db.selectFrom("rpcsession_signing_keys").select("kid as id"))
-    .limit(1)
-    .execute();
-  return rows.length > 0;
+async function hasRows(database: SqlDatabase): Promise<boolean> {
+  const row = await database.row(
+    sql`select id from rpcsession_sessions
+      union all select kid as id from rpcsession_signing_keys
+      limit 1`,
+  );
+  return row !== undefined;
 }

@@ -1,52 +1,62 @@
-import type { DatabaseSync } from "node:sqlite";
+import type { DatabaseSync, StatementSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
 import type { Push } from "../push.ts";
 
-/** Milliseconds between two looks. */
-const lookEvery = 100;
+/** Milliseconds between two polls. */
+const pollEvery = 100;
 
 /**
- * Looks whether other connections wrote to the file, ten times a second; that takes some microseconds
+ * Polls whether other connections wrote to the file, ten times a second. That takes a few microseconds
  * and reads no table.
- *
- * @param open opens the file on a connection that writes nothing: its own writes it would not see
  */
-export function watchFile(
-  { clock, wake }: { readonly clock: Clock; readonly wake: () => void },
-  open: () => DatabaseSync,
-): Push {
-  const database = open();
-  const look = database.prepare("pragma data_version");
-  let version = look.get()?.data_version;
-  let working = true;
-  let closed = false;
-  let cancelNext = (): void => {};
-  const next = (): void => {
-    if (!closed) {
-      cancelNext = clock.after(lookEvery, () => {
-        try {
-          const found = look.get()?.data_version;
-          working = true;
-          if (found !== version) {
-            version = found;
-            wake();
-          }
-        } catch {
-          // Locked for the moment, or the disk fails: the reads of the log will tell.
-          working = false;
-        }
-        // Later, so that a clock that jumps over an hour does not look 36,000 times.
-        queueMicrotask(next);
-      });
+export class FileWatch implements Push {
+  readonly #connection: DatabaseSync;
+  readonly #clock: Clock;
+  readonly #wake: () => void;
+  readonly #poll: StatementSync;
+  #version: unknown;
+  #working = true;
+  #closed = false;
+  #cancelNext = (): void => {};
+
+  /** @param connection writes nothing, because its own writes would go unnoticed; closed by `close` */
+  constructor(connection: DatabaseSync, clock: Clock, wake: () => void) {
+    this.#connection = connection;
+    this.#clock = clock;
+    this.#wake = wake;
+    this.#poll = connection.prepare("pragma data_version");
+    this.#version = this.#poll.get()?.data_version;
+    this.#pollLater();
+  }
+
+  connected(): boolean {
+    return this.#working;
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#cancelNext();
+    this.#connection.close();
+  }
+
+  #pollLater(): void {
+    if (this.#closed) {
+      return;
     }
-  };
-  next();
-  return {
-    connected: () => working,
-    close() {
-      closed = true;
-      cancelNext();
-      database.close();
-    },
-  };
+    this.#cancelNext = this.#clock.after(pollEvery, () => {
+      try {
+        const version = this.#poll.get()?.data_version;
+        this.#working = true;
+        if (version !== this.#version) {
+          this.#version = version;
+          this.#wake();
+        }
+      } catch {
+        // Locked for the moment, or the disk fails: then reads of the change log will report it.
+        this.#working = false;
+      }
+      // In a later microtask, so that a test clock that jumps an hour does not poll 36,000 times.
+      queueMicrotask(() => this.#pollLater());
+    });
+  }
 }

@@ -4,11 +4,11 @@ import { dirname } from "node:path";
 import { randomId } from "../../base/crypto.ts";
 
 /**
- * The secret in a file, made when there is none.
+ * Reads the secret from its file, or creates the file.
  *
- * @param file where it is kept: base64 or base64url, in a file that only its owner reads
- * @param needed whether something in the database was made under it; then none is made
- * @throws Error when it is needed and gone, or when it is damaged
+ * @param file holds the secret in base64 or base64url, readable for its owner alone
+ * @param needed whether anything in the database depends on the secret; then none is created
+ * @throws Error when the secret is needed and missing, or when the file is damaged
  */
 export async function keepSecret(file: string, needed: boolean): Promise<Uint8Array> {
   const kept = await readSecret(file);
@@ -17,13 +17,15 @@ export async function keepSecret(file: string, needed: boolean): Promise<Uint8Ar
   }
   if (needed) {
     throw new Error(
-      `sqliteStore: ${file} is gone, and the sessions in the database were made under it; restore it from the same backup as the database, or delete the database to sign everybody out`,
+      `sqliteStore: ${file} is missing, and the sessions in the database depend on it; restore it from the same backup as the database, or delete the database to sign everybody out`,
     );
   }
   await createSecret(file);
   const made = await readSecret(file);
   if (made === undefined) {
-    throw new Error(`sqliteStore: ${file} disappeared while it was made`);
+    throw new Error(
+      `sqliteStore: ${file} was deleted while it was being created; open the store again`,
+    );
   }
   return made;
 }
@@ -44,13 +46,13 @@ async function readSecret(file: string): Promise<Uint8Array | undefined> {
   const bytes = Uint8Array.from(Buffer.from(encoded, "base64url"));
   if (!/^[\w+/-]*=*$/.test(encoded) || bytes.length < secretBytes) {
     throw new Error(
-      `sqliteStore: ${file} holds no secret of at least ${secretBytes} bytes in base64url; restore it from a backup`,
+      `sqliteStore: ${file} does not hold a secret of at least ${secretBytes} bytes in base64url; restore it from a backup`,
     );
   }
   return bytes;
 }
 
-/** Makes the file appear whole or not at all; of several processes the first one wins. */
+/** Creates the file atomically. If several processes try, the first one wins. */
 async function createSecret(file: string): Promise<void> {
   const temporary = `${file}.${randomId(9)}.tmp`;
   try {
@@ -73,7 +75,7 @@ async function createSecret(file: string): Promise<void> {
 }
 
 async function syncFolder(folder: string): Promise<void> {
-  // Windows cannot open folders, and needs no such thing.
+  // Windows cannot open folders, and does not need this.
   if (process.platform === "win32") {
     return;
   }

@@ -11,7 +11,7 @@ import {
   type Rules,
 } from "./fixture.ts";
 
-/** What a store promises whose sessions live outside of it. */
+/** The rules of a store that keeps its sessions outside the process. */
 export const durableRules: Rules<DurableStoreFixture> = {
   async "everything survives a restart"(fixture) {
     const { store, clock } = fixture;
@@ -28,7 +28,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await restarted.close();
   },
 
-  async "a change log goes on after a restart"(fixture) {
+  async "the change log continues after a restart"(fixture) {
     const { store, clock } = fixture;
     await store.insert(newSession());
     await store.revoke("s1", "revoked");
@@ -46,7 +46,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await restarted.close();
   },
 
-  async "stores that open the same empty data at once agree"(fixture) {
+  async "stores that open the same empty data concurrently agree on the secret"(fixture) {
     const stores = [fixture.another(), fixture.another(), fixture.another()];
     await Promise.all(stores.map((store) => store.open(fixture)));
     const secrets = await Promise.all(stores.map(async (store) => store.secret?.()));
@@ -57,7 +57,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await Promise.all(stores.map((store) => store.close()));
   },
 
-  async "what one server changes, every other one sees"(fixture) {
+  async "a change by one server is visible to every other server"(fixture) {
     const { store } = fixture;
     const other = fixture.another();
     await other.open(fixture);
@@ -71,7 +71,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await other.close();
   },
 
-  async "of two servers one holds a lease, and it outlives a restart"(fixture) {
+  async "only one of two servers holds a lease, and the lease survives a restart"(fixture) {
     const { store, clock } = fixture;
     const other = fixture.another();
     await other.open(fixture);
@@ -83,7 +83,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await other.close();
   },
 
-  async "of changes by two servers at once exactly one succeeds"(fixture) {
+  async "exactly one of the concurrent changes by two servers succeeds"(fixture) {
     const other = fixture.another();
     await other.open(fixture);
     const servers = [fixture.store, other];
@@ -97,7 +97,7 @@ export const durableRules: Rules<DurableStoreFixture> = {
     await other.close();
   },
 
-  async "a limit, and the end of all, hold for what two servers insert at once"(fixture) {
+  async "limits and revokeAll cover sessions that two servers insert concurrently"(fixture) {
     const { store } = fixture;
     const other = fixture.another();
     await other.open(fixture);

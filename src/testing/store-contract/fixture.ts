@@ -9,34 +9,34 @@ import type {
   SessionStore,
 } from "../../engine/store.ts";
 
-/** The two functions of a test runner that a contract needs; vitest's and `node:test`'s fit. */
+/** The two functions of a test runner that a contract needs. Those of vitest and `node:test` fit. */
 export interface ContractRunner {
   describe(name: string, body: () => void): unknown;
   it(name: string, body: () => Promise<void>): unknown;
 }
 
-/** The clock of the store under test. It stands still but for `advance`. */
+/** The clock of the store under test. Only `advance` moves it. */
 export interface ContractClock extends Clock {
-  /** Moves the time; a negative number moves it back. */
+  /** Moves the time by milliseconds; a negative number moves it back. */
   advance(ms: number): void | Promise<void>;
 }
 
-/** An empty store to test. */
+/** An empty store, to be tested. */
 export interface StoreFixture {
-  /** Not opened yet. */
+  /** Not open yet. */
   readonly store: SessionStore;
   readonly clock: ContractClock;
-  /** Closes what is still open and removes what was made. */
+  /** Closes the stores that are still open, and removes their data. */
   close(): Promise<void>;
 }
 
-/** An empty store that keeps its sessions outside of itself. */
+/** An empty store that keeps its sessions outside the process. */
 export interface DurableStoreFixture extends StoreFixture {
-  /** Another store over the same data, as a second server or a restart makes it. Not opened yet. */
+  /** Creates another store over the same data, like a second server or a restart. Not open yet. */
   another(): SessionStore;
 }
 
-/** Rules by their names, each with its check on a store that is open and empty. */
+/** Rules by name. Each check receives a store that is open and empty. */
 export type Rules<F extends StoreFixture = StoreFixture> = Readonly<
   Record<string, (fixture: F) => Promise<void>>
 >;
@@ -44,7 +44,7 @@ export type Rules<F extends StoreFixture = StoreFixture> = Readonly<
 export const idle = 1_000_000;
 export const absolute = 5_000_000;
 
-/** A session to insert: `id` is `"s1"` unless given. */
+/** Returns a session to insert; its `id` is `"s1"` by default. */
 export function newSession(given: Partial<NewSession> = {}): NewSession {
   return {
     id: "s1",
@@ -69,7 +69,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
   };
 }
 
-/** Inserts a session that nothing stands in the way of. */
+/** Inserts a session, and fails if it is refused. */
 export async function insertNew(
   store: SessionStore,
   given: Partial<NewSession> = {},
@@ -79,17 +79,17 @@ export async function insertNew(
   return inserted;
 }
 
-/** A limit that refuses what is more than `max`. */
+/** A limit of `max` sessions that refuses further ones. */
 export function rejectAbove(max: number): SessionLimit {
   return { max, overflow: "reject" };
 }
 
-/** A limit that ends the oldest above `max`. */
+/** A limit of `max` sessions that ends the oldest for further ones. */
 export function evictAbove(max: number): SessionLimit {
   return { max, overflow: "evict" };
 }
 
-/** A refresh of each kind, of `"s1"` at `generation`. */
+/** One refresh of each kind, for `"s1"` at `generation`. */
 export function refreshOfEachKind(generation: number): readonly RefreshWrite[] {
   const write = { id: "s1", generation, idle };
   return [
@@ -100,17 +100,17 @@ export function refreshOfEachKind(generation: number): readonly RefreshWrite[] {
   ];
 }
 
-/** Advances `"s1"` from `generation` to the next one. */
+/** A refresh that advances `"s1"` from `generation` to the next one. */
 export function advance(generation: number): RefreshWrite {
   return { kind: "advance", id: "s1", generation, idle, secretId: "secret-b" };
 }
 
-/** Calls `action` 64 times at once, with 0 to 63. */
+/** Calls `action` 64 times concurrently, with 0 to 63. */
 export function atOnce<T>(action: (index: number) => Promise<T>): Promise<T[]> {
   return Promise.all(Array.from({ length: 64 }, (_, index) => action(index)));
 }
 
-/** JSON that trips those who copy it by hand. */
+/** JSON that hand-written copies often get wrong. */
 export const awkwardJson = JSON.parse(
   '{"__proto__":{"admin":true},"constructor":{"prototype":1},"toString":null,"":[],"Zoë 🦊\\u2028":"\\u0000\\ud83d\\"\'","deep":[[{"n":-1.5e-7}],1e21,9007199254740991]}',
 ) as JsonObject;

@@ -11,9 +11,9 @@ import {
   type Rules,
 } from "./fixture.ts";
 
-/** What `insert` and `load` promise. */
+/** The rules of `insert` and `load`. */
 export const insertRules: Rules = {
-  async "insert starts at generation 0, unconfirmed, with the times of the store's clock"({
+  async "insert starts at generation 0, unconfirmed, with times from the store's clock"({
     store,
     clock,
   }) {
@@ -47,15 +47,12 @@ export const insertRules: Rules = {
     assert.deepEqual(await store.load("s1"), { record: expected, now });
   },
 
-  async "insert ends an idle life that is longer than the absolute one with it"({ store }) {
+  async "insert limits the idle end to the absolute end"({ store }) {
     const { record } = await insertNew(store, { idle: absolute + 1 });
     assert.equal(record.idleExpiresAt, record.expiresAt);
   },
 
-  async "insert ends a session at the time it is given, if that is before its absolute end"({
-    store,
-    clock,
-  }) {
+  async "insert limits both ends to `endsBy`, if that is earlier"({ store, clock }) {
     const start = clock.now();
     const early = await insertNew(store, { endsBy: start + idle - 1 });
     assert.equal(early.record.expiresAt, start + idle - 1);
@@ -72,7 +69,10 @@ export const insertRules: Rules = {
     assert.equal(record?.idleExpiresAt, start + idle + 1);
   },
 
-  async "insert keeps lives of its own, and when the user proved who they are"({ store, clock }) {
+  async "insert stores the session's own lifetimes and the time of authentication"({
+    store,
+    clock,
+  }) {
     const authTime = clock.now() - 3_600_000;
     const lives = { accessLife: 60_000, idleLife: idle };
     const { record } = await insertNew(store, { authTime, ...lives });
@@ -84,7 +84,7 @@ export const insertRules: Rules = {
     assert.deepEqual([refreshed?.accessLife, refreshed?.idleLife], [60_000, idle]);
   },
 
-  async "insert keeps tenant, transport, device and awkward JSON as they are"({ store }) {
+  async "insert stores tenant, transport, device and unusual JSON unchanged"({ store }) {
     const session = newSession({
       tenantId: "tenant-ü",
       transport: "header",
@@ -102,7 +102,7 @@ export const insertRules: Rules = {
     assert.equal(Object.hasOwn(record?.claims ?? {}, "__proto__"), true);
   },
 
-  async "insert rejects a taken id, and changes nothing"({ store }) {
+  async "insert rejects an existing id and changes nothing"({ store }) {
     await store.insert(newSession({ id: "old" }));
     await store.insert(newSession());
     const before = [await store.load("s1"), await store.load("old")];
@@ -111,14 +111,14 @@ export const insertRules: Rules = {
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
   },
 
-  async "insert rejects the id of an ended session, too"({ store }) {
+  async "insert rejects the id of an ended session"({ store }) {
     await store.insert(newSession());
     await store.revoke("s1", "theft");
     await assert.rejects(store.insert(newSession()));
     assert.equal((await store.load("s1")).record?.endedBy, "theft");
   },
 
-  async "of inserts of one id at once exactly one succeeds"({ store }) {
+  async "exactly one of the concurrent inserts with the same id succeeds"({ store }) {
     const done = await atOnce((index) =>
       insertNew(store, { userId: `user-${index}` }).then(
         ({ record }) => record.userId,
@@ -130,7 +130,7 @@ export const insertRules: Rules = {
     assert.equal((await store.load("s1")).record?.userId, winners[0]);
   },
 
-  async "insert ends the session it replaces, and logs that"({ store, clock }) {
+  async "insert ends the session it replaces, and logs it"({ store, clock }) {
     await store.insert(newSession({ id: "old" }));
     await clock.advance(7);
     const { record, replaced } = await insertNew(store, { replaces: "old" });
@@ -143,7 +143,7 @@ export const insertRules: Rules = {
     assert.deepEqual(entries, [{ kind: "revoked", session: "old", endedBy: "replaced", at }]);
   },
 
-  async "insert replaces what is absent or has ended without a trace"({ store }) {
+  async "insert logs nothing if the session to replace is missing or has ended"({ store }) {
     const { replaced } = await insertNew(store, { replaces: "absent" });
     assert.equal(replaced, false);
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
@@ -153,7 +153,7 @@ export const insertRules: Rules = {
     assert.equal((await store.changes(undefined, absolute)).entries.length, 1);
   },
 
-  async "load answers without a record when there is none"({ store, clock }) {
+  async "load returns no record for an unknown id"({ store, clock }) {
     assert.deepEqual(await store.load("absent"), { record: undefined, now: clock.now() });
   },
 
@@ -175,7 +175,7 @@ export const insertRules: Rules = {
     assert.equal((await store.load("s2")).record?.endedBy, "revoked");
   },
 
-  async "records are no way to change what is stored"({ store }) {
+  async "changing a returned or passed object does not change stored data"({ store }) {
     const claims = { role: "user", list: [1] };
     const device = { ip: "192.0.2.1" };
     const inserted = await insertNew(store, { claims, device });
@@ -198,13 +198,13 @@ function tamper(action: () => unknown): void {
   try {
     action();
   } catch {
-    // Frozen records throw; copies do not.
+    // Frozen records throw, copies do not.
   }
 }
 
-/** What the `requires` of an `insert` promises. */
+/** The rules of an `insert` with `requires`. */
 export const requiresRules: Rules = {
-  async "insert requires a session that is live"({ store, clock }) {
+  async "insert is refused if the required session is not live"({ store, clock }) {
     await store.insert(newSession({ id: "live" }));
     await store.insert(newSession({ id: "ended" }));
     await store.insert(newSession({ id: "expired", idle: 1 }));
@@ -224,7 +224,9 @@ export const requiresRules: Rules = {
     assert.equal((await store.load("live")).record?.revokedAt, null);
   },
 
-  async "insert may replace the very session it requires, and only one of many does"({ store }) {
+  async "one of many concurrent inserts may replace the session that all of them require"({
+    store,
+  }) {
     await store.insert(newSession({ id: "old" }));
     const done = await atOnce((index) =>
       store.insert(newSession({ id: `s-${index}`, requires: "old", replaces: "old" })),

@@ -10,16 +10,16 @@ import {
   rejectAbove,
 } from "./fixture.ts";
 
-/** What the `limit` of an `insert` promises. */
+/** The rules of an `insert` with `limit`. */
 export const limitRules: Rules = {
-  async "a limit that rejects changes nothing once it is reached"({ store, clock }) {
+  async "a limit that rejects changes nothing when it is reached"({ store, clock }) {
     await insertOneByOne(store, clock, ["a", "b"]);
     const third = await insertNew(store, { id: "c", limit: rejectAbove(3) });
     assert.deepEqual(third.evicted, []);
     const { cursor } = await store.changes(undefined, 0);
     const answer = await store.insert(newSession({ id: "d", limit: rejectAbove(3) }));
     assert.deepEqual(answer, { record: undefined, now: clock.now(), refused: "limit" });
-    // The one it replaces makes room for one only: there are more than the limit already.
+    // Replacing one makes room for one only, and the limit is exceeded by more than that.
     const replacing = await store.insert(
       newSession({ id: "d", replaces: "a", limit: rejectAbove(2) }),
     );
@@ -29,8 +29,8 @@ export const limitRules: Rules = {
     assert.deepEqual((await store.changes(cursor, 0)).entries, []);
   },
 
-  async "a limit that evicts ends the oldest, as many as it takes"({ store, clock }) {
-    // By when they began, not by id, and not by when they were last seen.
+  async "a limit that evicts ends as many of the oldest sessions as necessary"({ store, clock }) {
+    // The oldest by creation, not by id and not by the last refresh.
     await insertOneByOne(store, clock, ["d", "c", "b", "a"]);
     await store.refresh({ kind: "keep", id: "d", generation: 0, idle: absolute, settle: null });
     const { cursor } = await store.changes(undefined, 0);
@@ -65,7 +65,7 @@ export const limitRules: Rules = {
     assert.deepEqual(await liveOf(store), ["a", "c", "d"]);
     const kept = await insertNew(store, { id: "e", requires: "a", limit: evictAbove(2) });
     assert.deepEqual([...kept.evicted].sort(), ["c", "d"]);
-    // What is replaced ends, whatever else it is.
+    // A session that is both required and replaced ends.
     const anew = await insertNew(store, {
       ...{ id: "f", requires: "a", replaces: "a", limit: evictAbove(1) },
     });
@@ -73,7 +73,7 @@ export const limitRules: Rules = {
     assert.deepEqual(await liveOf(store), ["f"]);
   },
 
-  async "a limit does not count the session that is replaced"({ store, clock }) {
+  async "a limit does not count the replaced session"({ store, clock }) {
     await insertOneByOne(store, clock, ["a", "b"]);
     const rejecting = await insertNew(store, { id: "c", replaces: "a", limit: rejectAbove(2) });
     assert.equal(rejecting.replaced, true);
@@ -85,7 +85,7 @@ export const limitRules: Rules = {
     assert.equal((await store.changes(undefined, absolute)).entries.length, 2);
   },
 
-  async "a limit counts the user's live sessions only, in whatever tenant"({ store, clock }) {
+  async "a limit counts only live sessions of the user, across tenants"({ store, clock }) {
     await store.insert(newSession({ id: "expired", idle: 1 }));
     await store.insert(newSession({ id: "ended" }));
     await store.revoke("ended", "signOut");
@@ -102,7 +102,7 @@ export const limitRules: Rules = {
     assert.equal((await store.load("expired")).record?.revokedAt, null);
   },
 
-  async "a limit evicts nobody for an insert that rejects or is refused"({ store, clock }) {
+  async "a limit evicts no session if the insert fails or is refused"({ store, clock }) {
     await insertOneByOne(store, clock, ["a", "b"]);
     await assert.rejects(store.insert(newSession({ id: "b", limit: evictAbove(1) })));
     const refused = await store.insert(
@@ -113,7 +113,7 @@ export const limitRules: Rules = {
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
   },
 
-  async "inserts at once never leave more than a limit that rejects"({ store }) {
+  async "concurrent inserts never exceed a limit that rejects"({ store }) {
     const done = await atOnce((index) =>
       store.insert(newSession({ id: `s-${index}`, limit: rejectAbove(5) })),
     );
@@ -123,7 +123,7 @@ export const limitRules: Rules = {
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
   },
 
-  async "inserts at once never leave more than a limit that evicts"({ store }) {
+  async "concurrent inserts never exceed a limit that evicts"({ store }) {
     const done = await atOnce((index) =>
       insertNew(store, { id: `s-${index}`, limit: evictAbove(5) }),
     );
@@ -138,7 +138,7 @@ export const limitRules: Rules = {
 
 type Clock = Parameters<Rules[string]>[0]["clock"];
 
-/** Inserts sessions, each a millisecond after the one before. */
+/** Inserts sessions one millisecond apart. */
 async function insertOneByOne(
   store: SessionStore,
   clock: Clock,
@@ -150,7 +150,7 @@ async function insertOneByOne(
   }
 }
 
-/** The ids of alice's live sessions, sorted. */
+/** Returns the ids of alice's live sessions, sorted. */
 async function liveOf(store: SessionStore): Promise<string[]> {
   const alice = { userId: "alice", tenantId: null };
   const { records } = await store.list(alice, { cursor: undefined, limit: 100 });

@@ -4,9 +4,9 @@ import { insertNew, newSession, type Rules } from "./fixture.ts";
 
 const alice: SessionOwner = { userId: "alice", tenantId: null };
 
-/** What `list` promises. */
+/** The rules of `list`. */
 export const listRules: Rules = {
-  async "list tells a user's sessions, whole, the newest first"({ store, clock }) {
+  async "list returns complete records of a user's sessions, the newest first"({ store, clock }) {
     const expected: SessionRecord[] = [];
     for (const id of ["b", "c", "a"]) {
       expected.unshift((await insertNew(store, { id, tenantId: "one" })).record);
@@ -17,13 +17,13 @@ export const listRules: Rules = {
     assert.deepEqual(page, { records: expected, now: clock.now() });
   },
 
-  async "list is empty, and has no cursor, where there is nothing"({ store, clock }) {
+  async "list returns an empty page without a cursor if there are no sessions"({ store, clock }) {
     const page = await store.list(alice, { cursor: undefined, limit: 10 });
     assert.deepEqual(page, { records: [], now: clock.now() });
   },
 
-  async "list sorts sessions of the same time by id, descending, also across pages"({ store }) {
-    // As bytes sort: not as a dictionary does, where "a" and "B" and "_" stand elsewhere.
+  async "list sorts sessions of the same time by descending id, also across pages"({ store }) {
+    // In byte order, unlike a dictionary, which places "a", "B" and "_" differently.
     const ids = ["-a", "0", "A", "B", "Z", "_", "a", "b"];
     for (const id of [...ids].reverse()) {
       await store.insert(newSession({ id }));
@@ -33,7 +33,7 @@ export const listRules: Rules = {
     }
   },
 
-  async "list cuts into pages, and the last one has no cursor"({ store, clock }) {
+  async "list returns pages, and the last one has no cursor"({ store, clock }) {
     for (const id of ["a", "b", "c", "d"]) {
       await store.insert(newSession({ id }));
       await clock.advance(1);
@@ -48,7 +48,7 @@ export const listRules: Rules = {
     assert.equal("cursor" in rest, false);
   },
 
-  async "list leaves out what has ended or expired"({ store, clock }) {
+  async "list omits sessions that have ended or expired"({ store, clock }) {
     await store.insert(newSession({ id: "idle", idle: 2 }));
     await store.insert(newSession({ id: "absolute", absolute: 2 }));
     await store.insert(newSession({ id: "ended" }));
@@ -61,13 +61,13 @@ export const listRules: Rules = {
     assert.deepEqual(await allOf(store, alice, 1), ["live"]);
   },
 
-  async "list knows the user, the tenant, and the user within the tenant"({ store }) {
+  async "list finds sessions by user, by tenant, and by user within a tenant"({ store }) {
     for (const userId of ["alice", "bob"]) {
       for (const tenantId of ["one", "two", null]) {
         await store.insert(newSession({ id: `${userId}-${tenantId}`, userId, tenantId }));
       }
     }
-    // A user may have the name of a tenant.
+    // A user id may be equal to a tenant id.
     await store.insert(newSession({ id: "namesake", userId: "one", tenantId: null }));
     const list = (userId: string | null, tenantId: string | null) =>
       allOf(store, { userId, tenantId }, 2);
@@ -79,7 +79,10 @@ export const listRules: Rules = {
     assert.deepEqual(await list("alice", "three"), []);
   },
 
-  async "list shows once what is there all along, while others come and go"({ store, clock }) {
+  async "list returns every lasting session exactly once while others are added and end"({
+    store,
+    clock,
+  }) {
     const stay = ["a", "c", "e", "g", "i"];
     for (const id of ["a", "b", "c", "d", "e", "f", "g", "h", "i"]) {
       await store.insert(newSession({ id }));
@@ -92,14 +95,14 @@ export const listRules: Rules = {
       const page = await store.list(alice, { cursor, limit: 2 });
       seen.push(...idsOf(page));
       ({ cursor } = page);
-      // The one at which the next page begins, and some that are still to come.
+      // End the last session of this page, and some of later pages.
       for (const id of [seen.at(-1) ?? "", "b", "d"]) {
         if (!stay.includes(id)) {
           await store.revoke(id, "revoked");
         }
       }
       turn += 1;
-      assert.ok(turn < 10, "there is no end");
+      assert.ok(turn < 10, "the list does not end");
       await store.insert(newSession({ id: `new-${turn}` }));
       await clock.advance(1);
     } while (cursor !== undefined);
@@ -107,12 +110,15 @@ export const listRules: Rules = {
     assert.ok(turn >= 4);
   },
 
-  async "list rejects what is no cursor"({ store }) {
+  async "list rejects an invalid cursor"({ store }) {
     await assert.rejects(store.list(alice, { cursor: "no cursor", limit: 1 }));
     await assert.rejects(store.list(alice, { cursor: "", limit: 1 }));
   },
 
-  async "list follows the end of a session, and not its refreshes"({ store, clock }) {
+  async "list uses the current end of a session, and refreshes do not change its place"({
+    store,
+    clock,
+  }) {
     await store.insert(newSession({ id: "a", idle: 2 }));
     await clock.advance(1);
     await store.insert(newSession({ id: "b", idle: 100 }));
@@ -128,7 +134,7 @@ export const listRules: Rules = {
   },
 };
 
-/** The ids of all pages. */
+/** Returns the ids of all pages. */
 async function allOf(store: SessionStore, owner: SessionOwner, limit: number): Promise<string[]> {
   const ids: string[] = [];
   let cursor: string | undefined;

@@ -10,74 +10,9 @@ import {
   refreshOfEachKind,
 } from "./fixture.ts";
 
-/** What `confirm` promises. */
-export const confirmRules: Rules = {
-  async "confirm waits until a generation is old enough"({ store, clock }) {
-    const { record } = await store.insert(newSession());
-    await clock.advance(99);
-    assert.equal(await store.confirm("s1", 0, 100), false);
-    assert.deepEqual((await store.load("s1")).record, record);
-    await clock.advance(1);
-    assert.equal(await store.confirm("s1", 0, 100), true);
-    assert.deepEqual((await store.load("s1")).record, { ...record, confirmedAt: clock.now() });
-  },
-
-  async "confirm counts the age from the last advance"({ store, clock }) {
-    await store.insert(newSession());
-    await clock.advance(100);
-    await store.refresh(advance(0));
-    assert.equal(await store.confirm("s1", 1, 100), false);
-  },
-
-  async "confirm counts a negative age as 0"({ store, clock }) {
-    await store.insert(newSession());
-    await clock.advance(-1000);
-    assert.equal(await store.confirm("s1", 0, 1), false);
-    assert.equal(await store.confirm("s1", 0, 0), true);
-    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
-  },
-
-  async "confirm leaves the time of a confirmed generation"({ store, clock }) {
-    await store.insert(newSession());
-    await store.confirm("s1", 0, 0);
-    const { record } = await store.load("s1");
-    await clock.advance(100);
-    assert.equal(await store.confirm("s1", 0, 0), true);
-    assert.equal(await store.confirm("s1", 0, idle), true);
-    assert.deepEqual((await store.load("s1")).record, record);
-  },
-
-  async "confirm is done with what can never be: superseded, ended, missing"({ store }) {
-    await store.insert(newSession());
-    const next = (await store.refresh(advance(0))).record;
-    assert.equal(await store.confirm("s1", 0, 0), true);
-    assert.equal(await store.confirm("s1", 0, idle), true);
-    assert.deepEqual((await store.load("s1")).record, next);
-    const ended = (await store.revoke("s1", "revoked")).record;
-    assert.equal(await store.confirm("s1", 1, 0), true);
-    assert.deepEqual((await store.load("s1")).record, ended);
-    assert.equal(await store.confirm("absent", 0, 0), true);
-  },
-
-  async "confirm is not done with a generation that the store has lost"({ store }) {
-    await store.insert(newSession());
-    assert.equal(await store.confirm("s1", 3, 0), false);
-    assert.equal((await store.load("s1")).record?.confirmedAt, null);
-    await store.confirm("s1", 0, 0);
-    assert.equal(await store.confirm("s1", 3, 0), false);
-  },
-
-  async "confirms at once agree"({ store, clock }) {
-    await store.insert(newSession());
-    const done = await atOnce(() => store.confirm("s1", 0, 0));
-    assert.deepEqual(new Set(done), new Set([true]));
-    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
-  },
-};
-
-/** What `refresh` promises. */
+/** The rules of `refresh`. */
 export const refreshRules: Rules = {
-  async "advance goes to the next generation, unconfirmed"({ store, clock }) {
+  async "advance moves to the next generation, unconfirmed"({ store, clock }) {
     const { record } = await store.insert(newSession());
     await store.confirm("s1", 0, 0);
     await clock.advance(10);
@@ -95,7 +30,7 @@ export const refreshRules: Rules = {
     assert.deepEqual(await store.load("s1"), { record: expected, now });
   },
 
-  async "keep only slides the idle end"({ store, clock }) {
+  async "keep only extends the idle end"({ store, clock }) {
     const { record } = await store.insert(newSession());
     await clock.advance(10);
     const now = clock.now();
@@ -104,7 +39,7 @@ export const refreshRules: Rules = {
     assert.deepEqual(await store.load("s1"), { record: expected, now });
   },
 
-  async "forward goes to a lost generation, unconfirmed"({ store, clock }) {
+  async "forward moves to a lost generation, unconfirmed"({ store, clock }) {
     const { record } = await store.insert(newSession());
     await store.confirm("s1", 0, 0);
     await clock.advance(10);
@@ -123,7 +58,7 @@ export const refreshRules: Rules = {
     assert.deepEqual((await store.load("s1")).record, expected);
   },
 
-  async "every kind slides the idle end, never past the absolute one"({ store, clock }) {
+  async "every kind extends the idle end, but never past the absolute end"({ store, clock }) {
     for (const [index, write] of refreshOfEachKind(0).entries()) {
       const id = `s-${index}`;
       await store.insert(newSession({ id, absolute: idle + 100 }));
@@ -147,7 +82,7 @@ export const refreshRules: Rules = {
     assert.equal((await store.refresh(keep(100))).record?.confirmedAt, clock.now());
   },
 
-  async "keep counts the age from the last advance"({ store, clock }) {
+  async "keep measures the age from the last advance"({ store, clock }) {
     await store.insert(newSession());
     await clock.advance(100);
     await store.refresh(advance(0));
@@ -155,7 +90,7 @@ export const refreshRules: Rules = {
     assert.equal((await store.refresh(write)).record?.confirmedAt, null);
   },
 
-  async "keep leaves the time of a confirmed generation"({ store, clock }) {
+  async "keep does not change the time of a confirmed generation"({ store, clock }) {
     await store.insert(newSession());
     const confirmed = (await store.refresh(keep(0))).record?.confirmedAt;
     await clock.advance(100);
@@ -163,30 +98,33 @@ export const refreshRules: Rules = {
     assert.equal((await store.refresh(keep(null))).record?.confirmedAt, confirmed);
   },
 
-  async "keep counts a negative age as 0"({ store, clock }) {
+  async "keep treats a negative age as 0"({ store, clock }) {
     await store.insert(newSession());
     await clock.advance(-1000);
     assert.equal((await store.refresh(keep(1))).record?.confirmedAt, null);
     assert.equal((await store.refresh(keep(0))).record?.confirmedAt, clock.now());
   },
 
-  async "no kind touches a missing session"({ store }) {
+  async "no kind changes a missing session"({ store }) {
     await refused(store, refreshOfEachKind(0));
   },
 
-  async "no kind touches another generation"({ store }) {
+  async "no kind changes a session at another generation"({ store }) {
     await store.insert(newSession());
     await store.refresh(advance(0));
     await refused(store, [...refreshOfEachKind(0), ...refreshOfEachKind(2)]);
   },
 
-  async "no kind touches an ended session"({ store }) {
+  async "no kind changes an ended session"({ store }) {
     await store.insert(newSession());
     await store.revoke("s1", "signOut");
     await refused(store, refreshOfEachKind(0));
   },
 
-  async "no kind touches a session at its idle end; 1 ms before, each does"({ store, clock }) {
+  async "no kind changes a session at its idle end; every kind does 1 ms earlier"({
+    store,
+    clock,
+  }) {
     for (const [index, write] of refreshOfEachKind(0).entries()) {
       const id = `s-${index}`;
       await store.insert(newSession({ id }));
@@ -198,7 +136,10 @@ export const refreshRules: Rules = {
     }
   },
 
-  async "no kind touches a session at its absolute end; 1 ms before, each does"({ store, clock }) {
+  async "no kind changes a session at its absolute end; every kind does 1 ms earlier"({
+    store,
+    clock,
+  }) {
     for (const [index, write] of refreshOfEachKind(0).entries()) {
       const id = `s-${index}`;
       await store.insert(newSession({ id, idle: absolute }));
@@ -210,7 +151,7 @@ export const refreshRules: Rules = {
     }
   },
 
-  async "of advances of one generation at once exactly one succeeds"({ store }) {
+  async "exactly one of the concurrent advances of a generation succeeds"({ store }) {
     await store.insert(newSession());
     const done = await atOnce((index) =>
       store.refresh({ ...advance(0), kind: "advance", secretId: `secret-${index}` }),
@@ -241,11 +182,78 @@ export const refreshRules: Rules = {
   },
 };
 
+/** The rules of `confirm`. */
+export const confirmRules: Rules = {
+  async "confirm waits until a generation is old enough"({ store, clock }) {
+    const { record } = await store.insert(newSession());
+    await clock.advance(99);
+    assert.equal(await store.confirm("s1", 0, 100), false);
+    assert.deepEqual((await store.load("s1")).record, record);
+    await clock.advance(1);
+    assert.equal(await store.confirm("s1", 0, 100), true);
+    assert.deepEqual((await store.load("s1")).record, { ...record, confirmedAt: clock.now() });
+  },
+
+  async "confirm measures the age from the last advance"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(100);
+    await store.refresh(advance(0));
+    assert.equal(await store.confirm("s1", 1, 100), false);
+  },
+
+  async "confirm treats a negative age as 0"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(-1000);
+    assert.equal(await store.confirm("s1", 0, 1), false);
+    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
+  },
+
+  async "confirm keeps the time of a generation that is confirmed already"({ store, clock }) {
+    await store.insert(newSession());
+    await store.confirm("s1", 0, 0);
+    const { record } = await store.load("s1");
+    await clock.advance(100);
+    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal(await store.confirm("s1", 0, idle), true);
+    assert.deepEqual((await store.load("s1")).record, record);
+  },
+
+  async "confirm returns true for superseded, ended and missing sessions, without a change"({
+    store,
+  }) {
+    await store.insert(newSession());
+    const next = (await store.refresh(advance(0))).record;
+    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal(await store.confirm("s1", 0, idle), true);
+    assert.deepEqual((await store.load("s1")).record, next);
+    const ended = (await store.revoke("s1", "revoked")).record;
+    assert.equal(await store.confirm("s1", 1, 0), true);
+    assert.deepEqual((await store.load("s1")).record, ended);
+    assert.equal(await store.confirm("absent", 0, 0), true);
+  },
+
+  async "confirm returns false for a generation that the store has lost"({ store }) {
+    await store.insert(newSession());
+    assert.equal(await store.confirm("s1", 3, 0), false);
+    assert.equal((await store.load("s1")).record?.confirmedAt, null);
+    await store.confirm("s1", 0, 0);
+    assert.equal(await store.confirm("s1", 3, 0), false);
+  },
+
+  async "concurrent confirms agree"({ store, clock }) {
+    await store.insert(newSession());
+    const done = await atOnce(() => store.confirm("s1", 0, 0));
+    assert.deepEqual(new Set(done), new Set([true]));
+    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
+  },
+};
+
 function keep(settle: number | null, slide: number = idle): RefreshWrite {
   return { kind: "keep", id: "s1", generation: 0, idle: slide, settle };
 }
 
-/** Checks that no write is done, and that nothing changed. */
+/** Checks that no write succeeds, and that nothing changes. */
 async function refused(store: SessionStore, writes: readonly RefreshWrite[]): Promise<void> {
   for (const write of writes) {
     const before = await store.load(write.id);

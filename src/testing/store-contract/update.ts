@@ -11,9 +11,9 @@ import {
   type Rules,
 } from "./fixture.ts";
 
-/** What `update` promises. */
+/** The rules of `update`. */
 export const updateRules: Rules = {
-  async "update of claims raises both versions, and logs that"({ store, clock }) {
+  async "an update of claims raises both versions, and is logged"({ store, clock }) {
     const { record } = await insertNew(store);
     await clock.advance(10);
     const now = clock.now();
@@ -25,7 +25,7 @@ export const updateRules: Rules = {
     assert.deepEqual(entries, [{ kind: "claims", session: "s1", claimsVersion: 1, at: now }]);
   },
 
-  async "update of data raises one version, and logs nothing"({ store }) {
+  async "an update of data raises one version, and is not logged"({ store }) {
     const { record } = await insertNew(store);
     const data = { inner: awkwardJson };
     const expected = { ...record, data, version: 1 };
@@ -34,7 +34,7 @@ export const updateRules: Rules = {
     assert.deepEqual((await store.changes(undefined, absolute)).entries, []);
   },
 
-  async "update of all at once is one change"({ store }) {
+  async "an update of claims and data together is one change"({ store }) {
     const { record } = await insertNew(store);
     const all = { claims: {}, data: {} };
     const expected = { ...record, ...all, claimsVersion: 1, version: 1 };
@@ -42,14 +42,14 @@ export const updateRules: Rules = {
     assert.equal((await store.changes(undefined, absolute)).entries.length, 1);
   },
 
-  async "update of nothing tells whether its condition holds"({ store, clock }) {
+  async "an empty update reports whether its condition holds"({ store, clock }) {
     const { record } = await insertNew(store);
     const now = clock.now();
     assert.deepEqual(await store.update({ id: "s1", version: 0 }), { record, now });
     assert.deepEqual(await store.update({ id: "s1", version: 1 }), { record: undefined, now });
   },
 
-  async "update leaves the refresh of a session alone, and the other way round"({ store, clock }) {
+  async "update and refresh do not affect each other's fields"({ store, clock }) {
     await store.insert(newSession());
     await store.confirm("s1", 0, 0);
     const before = (await store.refresh(advance(0))).record;
@@ -62,7 +62,7 @@ export const updateRules: Rules = {
     assert.equal(after?.generation, 2);
   },
 
-  async "update changes nothing of another version"({ store }) {
+  async "update changes nothing at another version"({ store }) {
     await store.insert(newSession());
     await refused(
       store,
@@ -75,14 +75,14 @@ export const updateRules: Rules = {
     );
   },
 
-  async "update changes nothing that is missing or ended"({ store }) {
+  async "update changes nothing if the session is missing or has ended"({ store }) {
     await refused(store, [{ id: "absent", version: 0 }]);
     await store.insert(newSession());
     await store.revoke("s1", "signOut");
     await refused(store, [{ id: "s1", version: 0 }]);
   },
 
-  async "update changes nothing at the idle or the absolute end; 1 ms before, it does"({
+  async "update changes nothing at the idle or absolute end; it does 1 ms earlier"({
     store,
     clock,
   }) {
@@ -99,7 +99,7 @@ export const updateRules: Rules = {
     ]);
   },
 
-  async "of updates of one version at once exactly one succeeds"({ store }) {
+  async "exactly one of the concurrent updates of a version succeeds"({ store }) {
     await store.insert(newSession());
     const done = await atOnce((index) =>
       store.update({ id: "s1", version: 0, claims: { index }, data: { index } }),
@@ -113,7 +113,7 @@ export const updateRules: Rules = {
     assert.equal((await store.changes(undefined, absolute)).entries.length, 1);
   },
 
-  async "updates of claims are logged one each, in their order, from a cursor on"({ store }) {
+  async "every update of claims is logged, in order"({ store }) {
     await store.insert(newSession());
     await store.update({ id: "s1", version: 0, claims: { n: 1 } });
     const { cursor } = await store.changes(undefined, 0);
@@ -128,7 +128,7 @@ export const updateRules: Rules = {
     );
   },
 
-  async "onChange wakes for other claims"({ store }) {
+  async "an update of claims wakes the listeners of onChange"({ store }) {
     await store.insert(newSession());
     let woken = 0;
     const end = store.onChange(() => {
@@ -143,7 +143,7 @@ export const updateRules: Rules = {
   },
 };
 
-/** Checks that no update is done, of whatever it is, and that nothing changed. */
+/** Checks that no kind of update succeeds, and that nothing changes. */
 async function refused(
   store: SessionStore,
   conditions: readonly Pick<SessionUpdate, "id" | "version">[],

@@ -2,9 +2,12 @@ import assert from "node:assert/strict";
 import type { SessionStore } from "../../engine/store.ts";
 import { atOnce, newSession, type Rules, type StoreFixture } from "./fixture.ts";
 
-/** What the signing keys, the secret, and opening promise. */
+/** The rules of signing keys, the secret, `open` and `close`. */
 export const keyRules: Rules = {
-  async "signing keys come by slot, with the time of the store's clock"({ store, clock }) {
+  async "signingKeys returns the keys by slot, with the time of the store's clock"({
+    store,
+    clock,
+  }) {
     assert.deepEqual(await store.signingKeys(), { keys: [], now: clock.now() });
     const createdAt = clock.now();
     for (const slot of [10, 9, 0]) {
@@ -15,14 +18,14 @@ export const keyRules: Rules = {
     assert.deepEqual(await store.signingKeys(), { keys, now: clock.now() });
   },
 
-  async "a slot is taken once"({ store }) {
+  async "a slot can be taken only once"({ store }) {
     await store.addSigningKey(signingKey(3));
     const before = await store.signingKeys();
     assert.equal(await store.addSigningKey(signingKey(3, "other")), false);
     assert.deepEqual(await store.signingKeys(), before);
   },
 
-  async "of keys added to one slot at once exactly one is taken"({ store }) {
+  async "exactly one of the keys added concurrently to a slot is stored"({ store }) {
     const added = await Promise.all(
       Array.from({ length: 20 }, async (_, index) => {
         const key = signingKey(0, `key-${index}`);
@@ -37,7 +40,7 @@ export const keyRules: Rules = {
     assert.equal(keys.length, 1);
   },
 
-  async "signing keys below a slot are removed"({ store }) {
+  async "removeSigningKeysBelow removes the keys below a slot"({ store }) {
     for (const slot of [0, 1, 2, 10]) {
       await store.addSigningKey(signingKey(slot));
     }
@@ -50,7 +53,7 @@ export const keyRules: Rules = {
     );
   },
 
-  async "an embedded secret has at least 32 bytes, and stays"({ store }) {
+  async "an embedded secret has at least 32 bytes and does not change"({ store }) {
     const first = await store.secret?.();
     const kept = first?.slice();
     first?.fill(0);
@@ -58,13 +61,13 @@ export const keyRules: Rules = {
     assert.ok(kept === undefined || kept.length >= 32);
   },
 
-  async "a second engine may open the store, also at the same time"({ store, clock }) {
+  async "several engines can open the store, also concurrently"({ store, clock }) {
     await store.insert(newSession());
     await Promise.all([store.open({ clock }), store.open({ clock })]);
     assert.equal((await store.load("s1")).record?.id, "s1");
   },
 
-  async "close does nothing the second time"({ store }) {
+  async "a second close does nothing"({ store }) {
     await Promise.all([store.close(), store.close()]);
     await store.close();
   },
@@ -74,9 +77,9 @@ function signingKey(slot: number, kid = `kid-${slot}`) {
   return { slot, kid, alg: "ES256", publicJwk: `{"kid":"${kid}"}`, privateJwk: "sealed" };
 }
 
-/** What leases promise. */
+/** The rules of `lease`. */
 export const leaseRules: Rules = {
-  async "a lease has one holder, until its time is over"({ store, clock }) {
+  async "a lease has one holder until it expires"({ store, clock }) {
     assert.equal(await store.lease("work", "a", 1000), true);
     assert.equal(await store.lease("work", "b", 1000), false);
     await clock.advance(999);
@@ -86,7 +89,7 @@ export const leaseRules: Rules = {
     assert.equal(await store.lease("work", "a", 1000), false);
   },
 
-  async "a lease is renewed by its holder, from that moment on"({ store, clock }) {
+  async "a holder renews its lease from the current time"({ store, clock }) {
     for (let round = 0; round < 5; round++) {
       assert.equal(await store.lease("work", "a", 1000), true);
       await clock.advance(600);
@@ -96,14 +99,14 @@ export const leaseRules: Rules = {
     assert.equal(await store.lease("work", "b", 1000), true);
   },
 
-  async "leases of other names are others"({ store }) {
+  async "leases with different names are independent"({ store }) {
     assert.equal(await store.lease("work", "a", 1000), true);
     assert.equal(await store.lease("other", "b", 1000), true);
     assert.equal(await store.lease("work", "b", 1000), false);
     assert.equal(await store.lease("other", "a", 1000), false);
   },
 
-  async "of many who ask for a lease at once exactly one gets it"({ store, clock }) {
+  async "exactly one of the concurrent requests for a lease succeeds"({ store, clock }) {
     for (let round = 0; round < 3; round++) {
       const taken = await atOnce((index) => store.lease("work", `${round}-${index}`, 1000));
       assert.equal(taken.filter(Boolean).length, 1);
@@ -116,7 +119,7 @@ const hour = 3_600_000;
 const day = 24 * hour;
 const many = 12;
 
-/** What dropping the outdated promises. */
+/** The rules of `prune`. */
 export const pruneRules: Rules = {
   async "prune drops sessions 24 h after their idle or absolute end"(fixture) {
     const { store, clock } = fixture;
@@ -130,7 +133,7 @@ export const pruneRules: Rules = {
     assert.equal(await countKept(store, [...idle, ...absolute]), 0);
   },
 
-  async "prune drops sessions 24 h after their revoke"(fixture) {
+  async "prune drops sessions 24 h after they were revoked"(fixture) {
     const { store, clock } = fixture;
     const ids = await insertMany(fixture, "revoked", { idle: 90 * hour, absolute: 90 * hour });
     await revokeAll(store, ids);
@@ -142,7 +145,7 @@ export const pruneRules: Rules = {
     assert.equal(await countKept(store, ids), 0);
   },
 
-  async "prune never drops a live session, however old"(fixture) {
+  async "prune never drops a live session of any age"(fixture) {
     const { store, clock } = fixture;
     const ids = await insertMany(fixture, "live", { idle: 40 * hour, absolute: 90 * day });
     for (let age = 0; age < 10; age++) {
@@ -175,7 +178,7 @@ export const pruneRules: Rules = {
     assert.equal((await store.changes(undefined, 90 * hour)).entries.length, many);
   },
 
-  async "prune takes the oldest first, no more than its limit, and counts them"(fixture) {
+  async "prune drops the oldest entries first, up to its limit, and returns how many"(fixture) {
     const { store, clock } = fixture;
     const ids = await insertMany(fixture, "a");
     await revokeAll(store, ids);
@@ -191,7 +194,7 @@ export const pruneRules: Rules = {
     assert.equal(await store.prune(5), 0);
   },
 
-  async "a cursor stays good over a log that was emptied"(fixture) {
+  async "a cursor stays valid after the log was emptied"(fixture) {
     const { store, clock } = fixture;
     const [first = "", second = "", third = ""] = await insertMany(fixture, "a");
     await revokeAll(store, [first, second]);
@@ -206,7 +209,7 @@ export const pruneRules: Rules = {
     );
   },
 
-  async "prune by several at once drops each row once"(fixture) {
+  async "concurrent prunes drop each row once"(fixture) {
     const { store, clock } = fixture;
     await revokeAll(store, await insertMany(fixture, "a"));
     await clock.advance(2 * hour + 1);
@@ -217,7 +220,7 @@ export const pruneRules: Rules = {
   },
 };
 
-/** Prunes in batches until nothing goes any more. */
+/** Prunes in batches until nothing is left to drop. */
 async function pruneAll(store: SessionStore, limit: number): Promise<void> {
   while ((await store.prune(limit)) > 0) {
     // The next batch.

@@ -1,0 +1,34 @@
+import type { Hold, SqlDialect } from "../sql/database.ts";
+import { type Sql, sql } from "../sql/statement.ts";
+import { readChanges } from "./changes.ts";
+import { postgresMigrations } from "./migrations.ts";
+import { channel } from "./push.ts";
+
+/** PostgreSQL 13 or newer. Each member's reason is at {@link SqlDialect}. */
+export const postgresDialect: SqlDialect = {
+  placeholder: (position) => `$${position}`,
+  begin: "start transaction isolation level read committed",
+  idByBytes: sql`id collate "C"`,
+  forUpdate: sql`for update`,
+  forUpdateSkipLocked: sql`for update skip locked`,
+  stringsOf: (jsonArray) =>
+    sql`jsonb_array_elements_text(cast(${jsonArray} as jsonb)) as one(value)`,
+  notifyOnCommit: sql`returning pg_notify(${channel}, '')`,
+  ownerLock,
+  readChanges,
+  migrationsTable: sql`select 1 where to_regclass('rpcsession_migrations') is not null`,
+  // An arbitrary number that no other software should use.
+  migrationLock: sql`pg_advisory_xact_lock(7237113926510472019)`,
+  migrations: postgresMigrations,
+  clockForPrint: "floor(extract(epoch from now()) * 1000)::bigint",
+};
+
+// Arbitrary numbers that no other software should use.
+const keySpaces = { tenant: sql`1850417267`, user: sql`1850417268` };
+
+function ownerLock(kind: "tenant" | "user", id: string, hold: Hold): Sql {
+  const key = sql`${keySpaces[kind]}, hashtext(${id})`;
+  return hold === "shared"
+    ? sql`pg_advisory_xact_lock_shared(${key})`
+    : sql`pg_advisory_xact_lock(${key})`;
+}

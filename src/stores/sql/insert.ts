@@ -1,0 +1,98 @@
+import type { Inserted, NewSession, SessionRecord, Stored } from "../../engine/store.ts";
+import { evictedBy } from "../common.ts";
+import { type SqlDatabase, timeOf } from "./database.ts";
+import { endSessions } from "./ends.ts";
+import { holdOwner, valueHolding } from "./owner-locks.ts";
+import { hasIdIn, liveAt, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
+import { join, sql } from "./statement.ts";
+
+/** Adds a session; see `SessionStore.insert`. */
+export async function insertSession(database: SqlDatabase, session: NewSession): Promise<Inserted> {
+  const { replaces, requires, limit } = session;
+  if (replaces === null && requires === null && limit === null) {
+    // One statement needs no transaction: that saves round trips to the database.
+    return { ...(await insertRow(database, session)), replaced: false, evicted: [] };
+  }
+  return database.transaction(async (within) => {
+    // 1. Hold the owner, so that a revocation or a count of all its sessions sees this one.
+    await holdOwner(within, session, limit === null ? "shared" : "exclusive");
+    // 2. Decide whether the session may be added, and which sessions must end for it.
+    const admission = await admit(within, session);
+    if ("refused" in admission) {
+      return { record: undefined, now: await timeOf(within), refused: admission.refused };
+    }
+    // 3. End those.
+    const replaced = replaces === null ? [] : await end(within, [replaces], "replaced");
+    const evicted = await end(within, admission.evicts, "evicted");
+    // 4. Insert it.
+    const stored = await insertRow(within, session);
+    return { ...stored, replaced: replaced.length > 0, evicted };
+  });
+}
+
+type Admission = { readonly evicts: readonly string[] } | { readonly refused: "limit" | "notLive" };
+
+/** Checks `requires` and `limit`. Changes nothing, but locks the rows that the insert is about. */
+async function admit(
+  database: SqlDatabase,
+  { userId, replaces, requires, limit }: NewSession,
+): Promise<Admission> {
+  if (requires === null && limit === null) {
+    return { evicts: [] };
+  }
+  const named = [requires, replaces].filter((id) => id !== null);
+  const concerned = [
+    ...(named.length > 0 ? [hasIdIn(named)] : []),
+    ...(limit === null ? [] : [sql`user_id = ${userId}`]),
+  ];
+  const { idByBytes, forUpdate } = database.dialect;
+  // Locks all rows that will end or must stay live at once, in the order that everyone keeps to.
+  const live = await database.rows<Pick<SessionRow, "id" | "user_id">>(
+    sql`select id, user_id from rpcsession_sessions
+      where ${liveAt(database.now())} and (${join(concerned, " or ")})
+      order by created_at, ${idByBytes} ${forUpdate}`,
+  );
+  if (requires !== null && !live.some(({ id }) => id === requires)) {
+    return { refused: "notLive" };
+  }
+  const others = live.filter((row) => row.user_id === userId && row.id !== replaces);
+  const evicts = evictedBy({ limit, requires }, others);
+  return evicts === undefined ? { refused: "limit" } : { evicts };
+}
+
+async function end(
+  database: SqlDatabase,
+  ids: readonly string[],
+  endedBy: "replaced" | "evicted",
+): Promise<readonly string[]> {
+  return ids.length === 0 ? [] : (await endSessions(database, hasIdIn(ids), endedBy)).revoked;
+}
+
+async function insertRow(
+  database: SqlDatabase,
+  session: NewSession,
+): Promise<Stored<SessionRecord>> {
+  const now = database.now();
+  const { idle, absolute, endsBy, authTime } = session;
+  const expires = smaller(sql`${now} + ${absolute}`, sql`${endsBy ?? Number.MAX_SAFE_INTEGER}`);
+  const idleExpires = smaller(sql`${now} + ${idle}`, expires);
+  const row = await database.row<Timed<SessionRow>>(
+    sql`insert into rpcsession_sessions (
+        id, user_id, tenant_id, transport, salt, secret_id, generation, rotated_at, created_at,
+        auth_time, idle_expires_at, expires_at, access_life, idle_life,
+        claims, claims_version, data, version, device, last_seen_at
+      ) values (
+        ${valueHolding(database, session, session.id)}, ${session.userId}, ${session.tenantId},
+        ${session.transport}, ${session.salt}, ${session.secretId}, 0, ${now}, ${now},
+        coalesce(${authTime}, ${now}), ${idleExpires}, ${expires},
+        ${session.accessLife}, ${session.idleLife},
+        ${JSON.stringify(session.claims)}, 0, ${JSON.stringify(session.data)}, 0,
+        ${JSON.stringify(session.device)}, ${now}
+      )
+      returning *, ${now} as store_now`,
+  );
+  if (row === undefined) {
+    throw new Error("The database inserted a session but returned no row.");
+  }
+  return toStored(row);
+}

@@ -1,0 +1,134 @@
+import type { JsonObject } from "../../base/json.ts";
+import type { TokenTransport } from "../../base/wire.ts";
+import type {
+  Device,
+  EndedBy,
+  SessionOwner,
+  SessionRecord,
+  Stored,
+  StoredSigningKey,
+} from "../../engine/store.ts";
+import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
+import { join, type Sql, sql } from "./statement.ts";
+
+/** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
+export interface SessionRow {
+  readonly id: string;
+  readonly user_id: string;
+  readonly tenant_id: string | null;
+  readonly transport: string;
+  readonly salt: string;
+  readonly secret_id: string;
+  readonly generation: BigInteger;
+  readonly confirmed_at: BigInteger | null;
+  readonly rotated_at: BigInteger;
+  readonly created_at: BigInteger;
+  readonly auth_time: BigInteger;
+  readonly idle_expires_at: BigInteger;
+  readonly expires_at: BigInteger;
+  readonly access_life: BigInteger | null;
+  readonly idle_life: BigInteger | null;
+  readonly claims: string;
+  readonly claims_version: BigInteger;
+  readonly data: string;
+  readonly version: BigInteger;
+  readonly device: string;
+  readonly last_seen_at: BigInteger;
+  readonly revoked_at: BigInteger | null;
+  readonly ended_by: string | null;
+}
+
+/** A row together with the store's time, returned by the same statement. */
+export type Timed<Row> = Row & { readonly store_now: BigInteger };
+
+/** A row of `rpcsession_signing_keys`. */
+export interface SigningKeyRow {
+  readonly slot: BigInteger;
+  readonly kid: string;
+  readonly alg: string;
+  readonly public_jwk: string;
+  readonly private_jwk: string;
+  readonly created_at: BigInteger;
+}
+
+/** Reads a row as a session. */
+export function toSession(row: SessionRow): SessionRecord {
+  return {
+    id: row.id,
+    userId: row.user_id,
+    tenantId: row.tenant_id,
+    transport: row.transport as TokenTransport,
+    salt: row.salt,
+    secretId: row.secret_id,
+    generation: Number(row.generation),
+    confirmedAt: toNumber(row.confirmed_at),
+    rotatedAt: Number(row.rotated_at),
+    createdAt: Number(row.created_at),
+    authTime: Number(row.auth_time),
+    idleExpiresAt: Number(row.idle_expires_at),
+    expiresAt: Number(row.expires_at),
+    accessLife: toNumber(row.access_life),
+    idleLife: toNumber(row.idle_life),
+    claims: JSON.parse(row.claims) as JsonObject,
+    claimsVersion: Number(row.claims_version),
+    data: JSON.parse(row.data) as JsonObject,
+    version: Number(row.version),
+    device: JSON.parse(row.device) as Device,
+    lastSeenAt: Number(row.last_seen_at),
+    revokedAt: toNumber(row.revoked_at),
+    endedBy: row.ended_by as EndedBy | null,
+  };
+}
+
+/** Reads a row as a session with the store's time. */
+export function toStored(row: Timed<SessionRow>): Stored<SessionRecord> {
+  return { record: toSession(row), now: Number(row.store_now) };
+}
+
+/** Reads a row as a session with the store's time. Without a row, asks for the time alone. */
+export async function storedOrNone(
+  database: SqlDatabase,
+  row: Timed<SessionRow> | undefined,
+): Promise<Stored<SessionRecord | undefined>> {
+  return row === undefined ? { record: undefined, now: await timeOf(database) } : toStored(row);
+}
+
+/** Reads a row as a signing key. */
+export function toSigningKey(row: SigningKeyRow): StoredSigningKey {
+  return {
+    slot: Number(row.slot),
+    kid: row.kid,
+    alg: row.alg,
+    publicJwk: row.public_jwk,
+    privateJwk: row.private_jwk,
+    createdAt: Number(row.created_at),
+  };
+}
+
+function toNumber(value: BigInteger | null): number | null {
+  return value === null ? null : Number(value);
+}
+
+/** The condition that a session has neither ended nor expired. */
+export function liveAt(now: Sql): Sql {
+  return sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
+}
+
+/** The condition that a session belongs to an owner. An owner with neither id matches nothing. */
+export function ownedBy({ userId, tenantId }: SessionOwner): Sql {
+  const conditions = [
+    ...(userId === null ? [] : [sql`user_id = ${userId}`]),
+    ...(tenantId === null ? [] : [sql`tenant_id = ${tenantId}`]),
+  ];
+  return conditions.length === 0 ? sql`1 = 0` : join(conditions, " and ");
+}
+
+/** The condition that a session has one of the ids, of which there must be at least one. */
+export function hasIdIn(ids: readonly string[]): Sql {
+  return sql`id in (${join(ids, ", ")})`;
+}
+
+/** The smaller of two numbers. SQLite has `min`, PostgreSQL has `least`; both have `case`. */
+export function smaller(a: Sql, b: Sql): Sql {
+  return sql`case when ${a} < ${b} then ${a} else ${b} end`;
+}

@@ -1,0 +1,95 @@
+import type { StoredSigningKey } from "../../engine/store.ts";
+import { keepChanges, keepEnded } from "../common.ts";
+import { type SqlDatabase, timeOf } from "./database.ts";
+import { type SigningKeyRow, toSigningKey } from "./rows.ts";
+import { sql } from "./statement.ts";
+
+// Pruning reads a few rows of an index, and skips the rows that another transaction is removing or
+// writing, so that nobody waits for cleaning.
+
+/** Removes outdated sessions and log entries; see `SessionStore.prune`. */
+export async function prune(database: SqlDatabase, limit: number): Promise<number> {
+  return database.transaction(async (within) => {
+    const sessions = await pruneSessions(within, limit);
+    return sessions + (await pruneChanges(within, limit));
+  });
+}
+
+async function pruneSessions(database: SqlDatabase, limit: number): Promise<number> {
+  const before = sql`${database.now()} - ${keepEnded}`;
+  const { forUpdateSkipLocked } = database.dialect;
+  const removed = await database.rows(
+    sql`with expired as (
+        select id from rpcsession_sessions where idle_expires_at < ${before}
+        order by idle_expires_at limit ${limit} ${forUpdateSkipLocked}
+      ), revoked as (
+        select id from rpcsession_sessions where revoked_at < ${before}
+        order by revoked_at limit ${limit} ${forUpdateSkipLocked}
+      )
+      delete from rpcsession_sessions where id in (
+        select id from expired union select id from revoked limit ${limit}
+      )
+      returning id`,
+  );
+  return removed.length;
+}
+
+async function pruneChanges(database: SqlDatabase, limit: number): Promise<number> {
+  const before = sql`${database.now()} - ${keepChanges}`;
+  const removed = await database.rows(
+    sql`with old as (
+        select number from rpcsession_changes where at < ${before}
+        order by at limit ${limit} ${database.dialect.forUpdateSkipLocked}
+      )
+      delete from rpcsession_changes where number in (select number from old)
+      returning number`,
+  );
+  return removed.length;
+}
+
+/** Takes or renews a lease; see `SessionStore.lease`. One statement, so that only one process gets it. */
+export async function takeLease(
+  database: SqlDatabase,
+  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
+): Promise<boolean> {
+  const now = database.now();
+  const expires = sql`${now} + ${ttl}`;
+  const taken = await database.row(
+    sql`insert into rpcsession_leases (name, holder, expires_at)
+      values (${name}, ${holder}, ${expires})
+      on conflict (name) do update set holder = ${holder}, expires_at = ${expires}
+      where rpcsession_leases.holder = ${holder} or rpcsession_leases.expires_at <= ${now}
+      returning name`,
+  );
+  return taken !== undefined;
+}
+
+/** Reads all signing keys; see `SessionStore.signingKeys`. */
+export async function readSigningKeys(
+  database: SqlDatabase,
+): Promise<{ readonly keys: readonly StoredSigningKey[]; readonly now: number }> {
+  const rows = await database.rows<SigningKeyRow>(
+    sql`select * from rpcsession_signing_keys order by slot`,
+  );
+  return { keys: rows.map(toSigningKey), now: await timeOf(database) };
+}
+
+/** Adds a signing key; see `SessionStore.addSigningKey`. */
+export async function addSigningKey(
+  database: SqlDatabase,
+  key: Omit<StoredSigningKey, "createdAt">,
+): Promise<boolean> {
+  const added = await database.row(
+    sql`insert into rpcsession_signing_keys (slot, kid, alg, public_jwk, private_jwk, created_at)
+      values (${key.slot}, ${key.kid}, ${key.alg}, ${key.publicJwk}, ${key.privateJwk},
+        ${database.now()})
+      on conflict (slot) do nothing
+      returning slot`,
+  );
+  return added !== undefined;
+}
+
+/** Removes signing keys; see `SessionStore.removeSigningKeysBelow`. */
+export async function removeSigningKeysBelow(database: SqlDatabase, slot: number): Promise<void> {
+  await database.rows(sql`delete from rpcsession_signing_keys where slot < ${slot}`);
+}

@@ -1,0 +1,51 @@
+import type { Changes } from "../../engine/store.ts";
+import { formatCursor, parseCursor } from "../common.ts";
+import { type ChangeRow, changeColumns, toEntries } from "../sql/changes.ts";
+import type { BigInteger, ChangesRead, SqlDatabase, SqlDialect } from "../sql/database.ts";
+import { nothing, sql } from "../sql/statement.ts";
+import { sqliteMigrations } from "./migrations.ts";
+
+/** SQLite, with one writer at a time. Each member's reason is at {@link SqlDialect}. */
+export const sqliteDialect: SqlDialect = {
+  placeholder: () => "?",
+  begin: "begin immediate",
+  idByBytes: sql`id`,
+  forUpdate: nothing,
+  forUpdateSkipLocked: nothing,
+  stringsOf: (jsonArray) => sql`json_each(cast(${jsonArray} as text)) as one`,
+  notifyOnCommit: nothing,
+  ownerLock: undefined,
+  readChanges,
+  migrationsTable: sql`select 1 from sqlite_master where name = 'rpcsession_migrations'`,
+  migrationLock: undefined,
+  migrations: sqliteMigrations,
+  clockForPrint: "unixepoch() * 1000",
+};
+
+/**
+ * Reads the change log; see `SessionStore.changes`. The cursor is the number of the last entry. SQLite
+ * has one writer at a time, so entries are numbered in the order of their commits.
+ */
+async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<Changes> {
+  const now = database.now();
+  const seen = read.cursor === undefined ? undefined : parseCursor(read.store, read.cursor);
+  const isNew =
+    seen === undefined ? sql`change.at >= ${now} - ${read.window}` : sql`change.number > ${seen}`;
+  // One statement, so that entries, cursor and time belong to one moment, even without any entry.
+  const rows = await database.rows<LogRow>(
+    sql`select ${now} as store_now, (select max(number) from rpcsession_changes) as last,
+        ${changeColumns}
+      from (select 1) left join rpcsession_changes as change on ${isNew}
+      order by change.number`,
+  );
+  return {
+    entries: toEntries(rows),
+    cursor: formatCursor(Math.max(seen ?? 0, Number(rows[0]?.last ?? 0))),
+    now: Number(rows[0]?.store_now),
+  };
+}
+
+interface LogRow extends ChangeRow {
+  readonly store_now: BigInteger;
+  readonly last: BigInteger | null;
+}
