@@ -142,11 +142,7 @@ const filesPerRoom = 12;
 const sharedNames: Readonly<Record<string, string>> = {
   ResolvedOptions: "server and client each resolve their own options; neither imports the other",
   Refresher: "the client's and the engine's; neither imports the other",
-  Ended: "the engine's error and the row of an SQL store",
   isLive: "the same question about a record in memory and about a row",
-  revokeSessions: "the same operation of the Redis store and of the SQL stores",
-  readChanges: "the same operation of each SQL store",
-  migrations: "the schema versions of each SQL store",
 };
 
 /** Files under 60 lines with one importer and no test of their own, and why they stand alone. */
@@ -154,7 +150,6 @@ const smallFiles: Readonly<Record<string, string>> = {
   "src/engine/anti-csrf.ts": "the whole rule of the anti-CSRF token in one place",
   "src/engine/revocation/none.ts": "the second implementation of an interface",
   "src/stores/redis/log.ts": "the change log of Redis",
-  "src/stores/sqlite/changes.ts": "the change log of SQLite, beside that of PostgreSQL",
 };
 const smallLines = 60;
 

@@ -24,13 +24,13 @@ describe("readSecretOption", () => {
     expect(readSecretOption("ü".repeat(16))).toHaveLength(1);
   });
 
-  it("does not say what the secret is", () => {
+  it("never puts the secret into a message", () => {
     expect(() => readSecretOption("hunter2")).not.toThrow(/hunter2/);
   });
 });
 
 describe("openSecretRing", () => {
-  it("gives every purpose, issuer and secret keys of their own", async () => {
+  it("derives different keys for each purpose, issuer and secret", async () => {
     const rings = await Promise.all([
       openSecretRing(readSecretOption(secret), issuer),
       openSecretRing(readSecretOption(secret), "https://other.example"),
@@ -47,7 +47,7 @@ describe("openSecretRing", () => {
     expect(new Set(rings.map((ring) => ring.current.id)).size).toBe(3);
   });
 
-  it("makes new tokens under the first and knows all", async () => {
+  it("uses the first secret for new tokens, and finds all of them", async () => {
     const ring = await openSecretRing(readSecretOption([secret, `${secret}!`]), issuer);
     const second = await openSecretRing(readSecretOption(`${secret}!`), issuer);
     expect(ring.current.id).not.toBe(second.current.id);
@@ -55,7 +55,7 @@ describe("openSecretRing", () => {
     expect(ring.get("nobody's")).toBeUndefined();
   });
 
-  it("gives the same codes without node:crypto", async () => {
+  it("computes the same codes without node:crypto", async () => {
     const here = await openSecretRing(readSecretOption(secret), issuer);
     vi.stubGlobal("process", { ...process, getBuiltinModule: undefined });
     vi.resetModules();

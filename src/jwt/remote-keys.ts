@@ -9,7 +9,7 @@ import { parseStrictObject } from "./strict-parse.ts";
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 /** Options of {@link RemoteKeys}. */
-export interface RemoteKeysOptions {
+interface RemoteKeysOptions {
   readonly url: string;
   readonly fetch: Fetch;
   readonly clock: Clock;

@@ -35,7 +35,7 @@ const headerOf = (change: object): object => ({
 });
 describe("feat:B10 alg", () => {
   it.each(["none", "nOnE", "None", "NONE", "", "es256", "ES256 ", "HS256", "RS256", "ES384"])(
-    "sec:J01 refuses %j before any key is looked for, though the signature is good",
+    "sec:J01 refuses %j before any key lookup, even with a good signature",
     async (alg) => {
       expect(await look(await forge(headerOf({ alg }), accessPayload, keys.signing))).toEqual(
         refusedEarly,
@@ -59,7 +59,7 @@ describe("feat:B10 alg", () => {
   });
 
   it.each(["HS256", "HS384", "HS512", "ES256"])(
-    "sec:J02 refuses %s made with the public key as secret",
+    "sec:J02 refuses %s with the public key as its secret",
     async (alg) => {
       const publicJwk = await exportJWK(keys.verification.key);
       const node = createPublicKey({ key: publicJwk, format: "jwk" });
@@ -83,7 +83,7 @@ describe("feat:B10 alg", () => {
     ["EdDSA", refused],
     ["Ed25519", refused],
   ])(
-    "sec:J03 refuses a good signature of %s, under its name and under ours",
+    "sec:J03 refuses a good signature of %s, with its own alg and with ours",
     async (alg, expected) => {
       const { privateKey } = await generateKeyPair(alg, { extractable: true });
       const { kid } = keys.signing;
@@ -96,7 +96,7 @@ describe("feat:B10 alg", () => {
     },
   );
 
-  it("sec:J03 goes by the key's algorithm", async () => {
+  it("sec:J03 uses the algorithm of the key", async () => {
     const other = { ...keys.verification, alg: "ES384" } as unknown as VerificationKey;
     expect(await verifierOf([other])(token, now)).toEqual({ status: "invalid" });
   });
@@ -121,7 +121,7 @@ describe("feat:B10 typ and the other header members", () => {
     );
   });
 
-  it("sec:J05 never uses a key that a token brings along", async () => {
+  it("sec:J05 never uses a key inside the token", async () => {
     const thief = await makeKeys();
     const jwk = await exportJWK(thief.verification.key);
     const fetched = vi.spyOn(globalThis, "fetch");
@@ -149,7 +149,7 @@ describe("feat:B10 typ and the other header members", () => {
   });
 
   it.each(["__proto__", "constructor", "toString", "unknown", "k".repeat(64)])(
-    "sec:J04 does not find a key under %s",
+    "sec:J04 finds no key with the id %s",
     async (kid) => {
       const forged = await forge(headerOf({ kid }), accessPayload, keys.signing);
       const verify = verifierOf([keys.verification]);
@@ -158,7 +158,7 @@ describe("feat:B10 typ and the other header members", () => {
   );
 
   it.each(["../../dev/null", "a' or 1=1 --", "k".repeat(5000), "\u0000", "", "kéy", "a b"])(
-    "sec:J04 does not look for a key under %j",
+    "sec:J04 looks up no key with the id %j",
     async (kid) => {
       expect(await look(await forge(headerOf({ kid }), accessPayload, keys.signing))).toEqual(
         malformed,

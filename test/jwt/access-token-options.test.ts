@@ -19,7 +19,7 @@ describe("createAccessTokenVerifier options", () => {
     expect(() => verifierOf([], change)).toThrow(name);
   });
 
-  it("are read once", async () => {
+  it("are read only once", async () => {
     const keys = await makeKeys();
     const token = await signAccessToken(accessClaims, keys.signing);
     const options = {

@@ -55,7 +55,7 @@ describe("signAccessToken", () => {
     await expect(signed).rejects.toThrow(message);
   });
 
-  it("makes nothing that the verifier does not read back", async () => {
+  it("makes only tokens that the verifier reads back", async () => {
     const name = fc.string({ unit: "binary", maxLength: 8 }).map((text) => `_${text}`);
     const value = fc.jsonValue({ maxDepth: 5 });
     const verify = verifierOf([keys.verification]);
@@ -94,7 +94,7 @@ describe("mutations of a valid token", () => {
     );
   });
 
-  it("sec:J13 does not take the parts of two tokens for one", async () => {
+  it("sec:J13 refuses a token made of the parts of two tokens", async () => {
     const later = await signAccessToken({ ...accessClaims, sub: "bob" }, keys.signing);
     const [header, , signature] = token.split(".");
     const mixed = `${header}.${later.split(".")[1]}.${signature}`;

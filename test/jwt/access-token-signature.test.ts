@@ -38,7 +38,7 @@ describe("the signature", () => {
   const zero = bytesOf(0n);
   const max = Buffer.alloc(32, 0xff);
 
-  it("is accepted as it is", async () => {
+  it("is accepted unchanged", async () => {
     expect(await look(withSignature(r(), s()))).toEqual(accepted);
   });
 
@@ -70,7 +70,7 @@ describe("the signature", () => {
     expect(await look(withSignature(...parts()))).toEqual(refusedEarly);
   });
 
-  it("sec:J10 in DER is refused", async () => {
+  it("sec:J10 is refused in DER", async () => {
     const { privateKey, publicKey } = await generateKeyPair("ES256", { extractable: true });
     const input = token.split(".").slice(0, 2).join(".");
     const pem = await exportPKCS8(privateKey);
@@ -82,7 +82,7 @@ describe("the signature", () => {
     expect((await verify(`${input}.${base64url(der)}`, now)).status).toBe("invalid");
   });
 
-  it("has a twin that ECDSA accepts too: a token's text is not its identity", async () => {
+  it("has a twin that ECDSA also accepts, so that the text of a token does not identify it", async () => {
     const twin = order - BigInt(`0x${s().toString("hex")}`);
     expect(await look(withSignature(r(), bytesOf(twin)))).toEqual(accepted);
   });

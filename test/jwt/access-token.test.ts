@@ -48,13 +48,13 @@ describe("time", () => {
     ["iat 1 ms beyond the skew", (issuedAt - clockSkew) * 1000 - 1, "invalid"],
     ["iat 1 s beyond the skew", (issuedAt - clockSkew - 1) * 1000, "invalid"],
     ["a clock at 1970", 0, "invalid"],
-    ["a clock that is no number", Number.NaN, "invalid"],
-    ["a clock that ran away", Number.POSITIVE_INFINITY, "expired"],
+    ["a clock that is not a number", Number.NaN, "invalid"],
+    ["an infinite clock", Number.POSITIVE_INFINITY, "expired"],
   ])("sec:J12 %s", async (_, at, status) => {
     expect((await verifierOf([keys.verification])(token, at)).status).toBe(status);
   });
 
-  it("gives the claims of an expired token", async () => {
+  it("returns the claims of an expired token", async () => {
     const late = await verifierOf([keys.verification])(token, exp * 1000);
     expect(late).toEqual({ status: "expired", claims: accessClaims });
   });
@@ -72,7 +72,7 @@ describe("time", () => {
     expect(await statusOf({ ...accessPayload, ...change })).toBe(status);
   });
 
-  it("sec:J12 a token that was always too long stays invalid when it is over", async () => {
+  it("sec:J12 a token with too long a life stays invalid after its end", async () => {
     const payload = { ...accessPayload, exp: issuedAt + maxLife + 1 };
     expect(await statusOf(payload, now + 10_000_000)).toBe("invalid");
   });
@@ -115,15 +115,15 @@ describe("the payload", () => {
   });
 });
 
-describe("the key look-up", () => {
-  it("hands over the exact kid and the unproven iat, once", async () => {
+describe("the key lookup", () => {
+  it("receives the exact kid and the unproven iat, once", async () => {
     const findKey = vi.fn<AccessTokenVerifierOptions["findKey"]>(() => keys.verification);
     await verifierOf([], { findKey })(token, now);
     expect(findKey.mock.calls).toEqual([[keys.signing.kid, issuedAt]]);
   });
 
   it.each([undefined, null, String(issuedAt), -1, 1.5, {}])(
-    "sec:J11 is not made with iat %j",
+    "sec:J11 does not happen with iat %j",
     async (iat) => {
       const { kid } = keys.signing;
       const header = { alg: "ES256", kid, typ: "at+jwt" };
@@ -132,12 +132,12 @@ describe("the key look-up", () => {
     },
   );
 
-  it("waits for a key", async () => {
+  it("is awaited", async () => {
     const verify = verifierOf([], { findKey: async () => keys.verification });
     expect(await verify(token, now)).toEqual({ status: "valid", claims: accessClaims });
   });
 
-  it("sec:J16 answers an unknown key like a bad signature", async () => {
+  it("sec:J16 has the same result for an unknown key and a bad signature", async () => {
     const stranger = await makeKeys();
     const unknown = await verifierOf([stranger.verification])(token, now);
     const asOurs = { ...stranger.verification, kid: keys.signing.kid };
@@ -145,7 +145,7 @@ describe("the key look-up", () => {
     expect(unknown).toEqual({ status: "invalid" });
   });
 
-  it("sec:J16 tells nothing of the payload before the signature is proven", async () => {
+  it("sec:J16 reveals nothing about the payload before the signature is proven", async () => {
     const header = { alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" };
     const { signing } = await makeKeys();
     const payloads = [{ iat: 1 }, { ...accessPayload, exp: 1 }, { ...accessPayload, iss: 1 }];
@@ -156,7 +156,7 @@ describe("the key look-up", () => {
     }
   });
 
-  it("feat:B10, sec:J13 binds an issuer to its own keys", async () => {
+  it("feat:B10, sec:J13 restricts an issuer to its own keys", async () => {
     const other = await makeKeys();
     const forged = await signAccessToken(accessClaims, other.signing);
     const ofOther = verifierOf([other.verification], { issuer: "https://other.example" });
@@ -164,7 +164,7 @@ describe("the key look-up", () => {
     expect(await ofOther(forged, now)).toEqual({ status: "invalid" });
   });
 
-  it("lets an outage through", async () => {
+  it("rejects the verification in an outage", async () => {
     const outage = new Error("store out of reach");
     const rejects = verifierOf([], { findKey: () => Promise.reject(outage) });
     await expect(rejects(token, now)).rejects.toBe(outage);
@@ -176,7 +176,7 @@ describe("the key look-up", () => {
     await expect(throws(token, now)).rejects.toBe(outage);
   });
 
-  it("does not take a key that cannot be used for a bad token", async () => {
+  it("rejects for a key that cannot be used, instead of calling the token invalid", async () => {
     const verify = verifierOf([], { findKey: () => keys.signing });
     await expect(verify(token, now)).rejects.toThrow("not meant for verifying");
   });

@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { decodeBase64url } from "../../src/jwt/strict-parse.ts";
 
 describe("decodeBase64url", () => {
-  it("reads back every byte string", () => {
+  it("decodes every encoded byte string", () => {
     fc.assert(
       fc.property(fc.uint8Array({ maxLength: 64 }), (bytes) => {
         expect(decodeBase64url(Buffer.from(bytes).toString("base64url"))).toEqual(bytes);
@@ -11,7 +11,7 @@ describe("decodeBase64url", () => {
     );
   });
 
-  it("accepts a text only when encoding gives the same text again", () => {
+  it("accepts a text only if encoding the result gives the same text", () => {
     const char = fc.constantFrom(...Array.from("ABCQYwxgh0189-_+/= \n\té\u0000"));
     const text = fc.string({ unit: char, maxLength: 8 });
     fc.assert(
@@ -41,7 +41,7 @@ describe("decodeBase64url", () => {
     expect(decodeBase64url(text)).toBeUndefined();
   });
 
-  it("reads the neighbours of what it refuses", () => {
+  it("accepts the valid neighbours of refused texts", () => {
     for (const text of ["QUI", "QQ", "-A_A", "QUJD", "QUI", ""]) {
       expect(decodeBase64url(text)).toBeDefined();
     }

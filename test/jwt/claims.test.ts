@@ -20,12 +20,12 @@ describe("toPayload", () => {
     expect(toPayload(accessClaims)).toEqual(accessPayload);
   });
 
-  it("leaves out an absent tenant", () => {
+  it("omits an absent tenant", () => {
     const { tid: _, ...untenanted } = accessClaims;
     expect(Object.keys(toPayload(untenanted))).not.toContain("tid");
   });
 
-  it("lets the token's own names win", () => {
+  it("gives the token's own claims precedence", () => {
     expect(toPayload({ ...accessClaims, claims: { sub: "mallory" } }).sub).toBe("alice");
   });
 });
@@ -71,7 +71,7 @@ describe("fromPayload", () => {
     expect(read({ ...accessPayload, [name]: value })).toMatchObject({ [name]: value });
   });
 
-  it("reads a payload with nbf, which is none of the user's claims", () => {
+  it("reads a payload with nbf, which does not belong to the user's claims", () => {
     expect(read({ ...accessPayload, nbf: 1 })).toEqual(accessClaims);
   });
 
@@ -85,7 +85,7 @@ describe("fromPayload", () => {
     expect(read(withProto)).toBeUndefined();
   });
 
-  it("gives claims without a prototype", () => {
+  it("returns claims without a prototype", () => {
     const claims = read(accessPayload)?.claims;
     expect(Object.getPrototypeOf(claims)).toBeNull();
     expect("toString" in (claims ?? {})).toBe(false);
@@ -93,7 +93,7 @@ describe("fromPayload", () => {
 });
 
 describe("reservedClaimNames", () => {
-  it("has every name of a payload", () => {
+  it("contains every name of a payload", () => {
     for (const name of [...required, "tid", "nbf", "cnf", "__proto__"]) {
       expect(reservedClaimNames).toContain(name);
     }

@@ -30,7 +30,7 @@ describe("generateSigningKey", () => {
     expect(made.kid).not.toBe(other.kid);
   });
 
-  it("makes JWKs that are ready to publish and to store", () => {
+  it("returns JWKs that are ready to be published and stored", () => {
     const facts = { kty: "EC", crv: "P-256", kid: made.kid, alg: "ES256", use: "sig" };
     expect(made.publicJwk).toEqual({ ...facts, x: made.privateJwk.x, y: made.privateJwk.y });
     expect(made.privateJwk).toEqual({ ...made.publicJwk, d: expect.any(String) });
@@ -38,7 +38,7 @@ describe("generateSigningKey", () => {
 });
 
 describe("importing", () => {
-  it("gives keys that can do their work and nothing else", async () => {
+  it("returns keys that can only sign or only verify", async () => {
     const signing = await importSigningKey(made.privateJwk);
     const verification = await importVerificationKey(made.publicJwk);
     expect([signing.kid, signing.alg]).toEqual([made.kid, "ES256"]);
@@ -48,7 +48,7 @@ describe("importing", () => {
     expect(signing.key.extractable).toBe(false);
   });
 
-  it("names a key without kid by its thumbprint, and keeps the kid it has", async () => {
+  it("uses the kid of a key, and its thumbprint if there is none", async () => {
     const { kid: _, ...unnamed } = made.publicJwk;
     expect((await importVerificationKey(unnamed as JWK)).kid).toBe(made.kid);
     expect((await importVerificationKey({ ...made.publicJwk, kid: "mine" })).kid).toBe("mine");
@@ -113,25 +113,25 @@ describe("importing", () => {
     ).rejects.toThrow(/^JWK: /);
   });
 
-  it("refuses a private key where a public one belongs", async () => {
+  it("refuses a private key in place of a public one", async () => {
     await expect(importVerificationKey(made.privateJwk)).rejects.toThrow(/must not be published/);
   });
 
   it.each([{ crv: "P-384" }, { kty: "RSA" }, { kty: "oct" }, { kty: "OKP" }])(
-    "sec:J03 goes by type and curve both: %j",
+    "sec:J03 checks both type and curve: %j",
     async (members) => {
       const jwk = { ...made.publicJwk, ...members } as JWK;
       await expect(importVerificationKey(jwk)).rejects.toThrow(/type of key is not supported/);
     },
   );
 
-  it("refuses halves that do not belong together", async () => {
+  it("refuses a private and a public half of different pairs", async () => {
     const { x, y } = other.publicJwk;
     await expect(importSigningKey({ ...made.privateJwk, x, y } as JWK)).rejects.toThrow(/^JWK: /);
   });
 
   it.each(["ES384", "ES512", "RS256", "PS256", "Ed25519", "ECDH-ES+A128KW"])(
-    "sec:J03 refuses a key of %s, whatever it calls itself",
+    "sec:J03 refuses a key of %s under any alg",
     async (alg) => {
       const { publicJwk, privateJwk } = await jwkOf(alg);
       const lie = alg === "ECDH-ES+A128KW" ? { use: "enc" } : { alg: "ES256" };
@@ -151,7 +151,7 @@ describe("isSigningAlgorithm", () => {
     },
   );
 
-  it("knows ES256", () => {
+  it("accepts ES256", () => {
     expect(isSigningAlgorithm("ES256")).toBe(true);
   });
 });

@@ -38,7 +38,7 @@ async function makeKeys(alg: SigningAlgorithm) {
 
 describe.each(Object.keys(runtimes) as (keyof typeof runtimes)[])("signing %s", (runtime) => {
   it.each(["ES256", "RS256", "EdDSA"] as const)(
-    "makes a token of %s that everybody reads",
+    "makes a token of %s that other libraries verify",
     async (alg) => {
       const { signAccessToken, signing, verification } = await load(runtime, alg);
       // Twice, since the second time the key is known.
@@ -56,7 +56,7 @@ describe.each(Object.keys(runtimes) as (keyof typeof runtimes)[])("signing %s", 
     },
   );
 
-  it("refuses a key that is not for signing", async () => {
+  it("refuses a key that is not meant for signing", async () => {
     const { signAccessToken, verification } = await load(runtime, "ES256");
     await expect(signAccessToken(accessClaims, verification)).rejects.toThrow();
   });
@@ -69,14 +69,14 @@ describe.each(Object.keys(runtimes) as (keyof typeof runtimes)[])("signing %s", 
 });
 
 describe("signing by node:crypto", () => {
-  it.each(["ES256", "EdDSA"] as const)("signs %s without another thread", async (alg) => {
+  it.each(["ES256", "EdDSA"] as const)("signs %s on this thread", async (alg) => {
     const { signWith, signing } = await load("with node:crypto", alg);
     const subtle = vi.spyOn(crypto.subtle, "sign");
     await signWith(signing, new Uint8Array(32));
     expect(subtle).not.toHaveBeenCalled();
   });
 
-  it("signs by Web Crypto where node:crypto reads no JWK", async () => {
+  it("signs with Web Crypto if node:crypto cannot read JWKs", async () => {
     const read = vi.spyOn(nodeCrypto, "createPrivateKey").mockImplementation(() => {
       throw new Error("not implemented");
     });
@@ -86,14 +86,14 @@ describe("signing by node:crypto", () => {
     expect((await verifierOf([verification])(token, now)).status).toBe("valid");
   });
 
-  it("says nothing of what is deprecated", async () => {
+  it("causes no deprecation warning", async () => {
     const warn = vi.spyOn(process, "emitWarning").mockReturnValue();
     const { signWith, signing } = await load("with node:crypto", "ES256");
     await signWith(signing, new Uint8Array(32));
     expect(warn).not.toHaveBeenCalled();
   });
 
-  it("leaves RS256, which takes long, to another thread", async () => {
+  it("leaves RS256, which is slow, to another thread", async () => {
     const { signWith, signing } = await load("with node:crypto", "RS256");
     const subtle = vi.spyOn(crypto.subtle, "sign");
     await signWith(signing, new Uint8Array(32));

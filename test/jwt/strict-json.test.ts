@@ -74,14 +74,14 @@ describe("parseStrictObject", () => {
     expect(parseStrictObject(text)).toBeUndefined();
   });
 
-  it("takes the prototype off every object", () => {
+  it("removes the prototype of every object", () => {
     const value = parseStrictObject('{"a":{"b":[{}]}}') as { a: { b: object[] } };
     for (const object of [value, value.a, value.a.b[0]]) {
       expect(Object.getPrototypeOf(object)).toBeNull();
     }
   });
 
-  it("agrees with JSON.parse about whatever it accepts, and accepts JSON of its rules", () => {
+  it("agrees with JSON.parse on every accepted text, and accepts all JSON that follows its rules", () => {
     const strict = fc.jsonValue({ maxDepth: 4, noUnicodeString: false });
     fc.assert(
       fc.property(strict, fc.integer({ min: 0, max: 2 }), (inner, space) => {
@@ -94,7 +94,7 @@ describe("parseStrictObject", () => {
     );
   });
 
-  it("never accepts an object in which a name is there twice", () => {
+  it("never accepts an object with a duplicate name", () => {
     const name = fc.constantFrom("a", "\\u0061", "b", "a:", 'a\\"', "\\u005f");
     const value = fc.constantFrom("1", '":"', "{}", '{"a":1}', '[{"b":2}]', '"\\\\"');
     const members = fc.array(fc.tuple(name, value), { maxLength: 5 });

@@ -25,7 +25,7 @@ function tokenOf(length: number): string {
 }
 
 describe("parseCompact", () => {
-  it("takes a token apart", () => {
+  it("parses a token", () => {
     expect(parseCompact(good)).toEqual({ header, payload, signature });
   });
 
@@ -118,7 +118,7 @@ describe("parseCompact", () => {
     expect(parseCompact(bad)).toBeUndefined();
   });
 
-  it("sec:J09 looks at nothing longer than the limit", () => {
+  it("sec:J09 accepts no token that is longer than the limit", () => {
     const longest = tokenOf(maxTokenLength);
     expect(longest).toHaveLength(maxTokenLength);
     expect(parseCompact(longest)).toBeDefined();
@@ -127,12 +127,12 @@ describe("parseCompact", () => {
     expect(parseCompact(longer)).toBeUndefined();
   });
 
-  it("sec:J09 does no work on what is too long", () => {
+  it("sec:J09 does no work for a token that is too long", () => {
     const untouched = { length: maxTokenLength + 1 } as string;
     expect(parseCompact(untouched)).toBeUndefined();
   });
 
-  it("accepts nothing that another spelling of the same bytes could replace", () => {
+  it("accepts only one spelling of the same bytes", () => {
     const at = fc.nat({ max: good.length - 1 });
     const char = fc.constantFrom(...Array.from("AQgwx019-_+/=. \n\u00e9"));
     const edit = fc.constantFrom("set", "insert", "delete");

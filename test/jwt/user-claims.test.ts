@@ -102,12 +102,12 @@ describe("assertUserClaims", () => {
     expect(() => assertUserClaims(claims)).toThrow(message);
   });
 
-  it("names no value in a message", () => {
+  it("never puts a value into a message", () => {
     expect(() => assertUserClaims({ a: "secret\ud83d" })).not.toThrow("secret");
     expect(() => assertUserClaims({ a: 2 ** 60 })).not.toThrow(String(2 ** 60));
   });
 
-  it("accepts exactly what the strict parser reads back", () => {
+  it("accepts exactly the claims that the strict parser reads back", () => {
     const claims = fc.dictionary(fc.string({ unit: "binary" }), fc.jsonValue({ maxDepth: 9 }));
     fc.assert(
       fc.property(claims, (candidate) => {

@@ -50,7 +50,7 @@ function cacheOf(limits: Partial<CacheLimits> = {}, clock: FakeClock = createFak
   return cache;
 }
 
-/** Verifies with a cache, and counts the signatures that were computed. */
+/** A verifier with a cache that counts computed signatures. */
 interface Warm {
   readonly verify: AccessTokenVerifier;
   readonly cache: VerifiedCache;
@@ -73,8 +73,8 @@ async function signed(changes: Partial<TokenClaims>): Promise<string> {
   return signAccessToken({ ...accessClaims, ...changes }, keys.signing);
 }
 
-describe("sec:V06 a token that was verified before", () => {
-  it("is not verified again, and its claims are the same object, without a promise", async () => {
+describe("sec:V06 a cached token", () => {
+  it("is not verified again: the same claims are returned synchronously", async () => {
     const { verify, computed } = warmVerifier();
     const first = await verify(token, now);
     const again = verify(token, now + 1000);
@@ -86,7 +86,7 @@ describe("sec:V06 a token that was verified before", () => {
     expect(computed()).toBe(1);
   });
 
-  it("sec:J09 is found by its bytes, whatever string holds them", async () => {
+  it("sec:J09 is found by its text, in any string object", async () => {
     const { verify, computed } = warmVerifier();
     await verify(token, now);
     await verify(`Bearer ${token}`.slice("Bearer ".length), now);
@@ -95,7 +95,7 @@ describe("sec:V06 a token that was verified before", () => {
   });
 
   it.each(["young", "old"])(
-    "sec:J07 that differs in one character is another token, %s",
+    "sec:J07 is not found by a text that differs in one character, %s",
     async (age) => {
       const clock = createFakeClock();
       const { verify } = warmVerifier({}, cacheOf({}, clock));
@@ -123,7 +123,7 @@ describe("sec:V06 a token that was verified before", () => {
     expect((await verify(change(token), now)).status).not.toBe("valid");
   });
 
-  it("sec:J10 lends its signature to no other", async () => {
+  it("sec:J10 does not prove another token with its signature", async () => {
     const { verify } = warmVerifier();
     await verify(token, now);
     const other = withSignatureOf(await signed({ sub: "mallory" }), token);
@@ -131,7 +131,7 @@ describe("sec:V06 a token that was verified before", () => {
     expect(await verify(other, now)).toEqual({ status: "invalid" });
   });
 
-  it("sec:J12 is expired at its end, and not yet good before its begin", async () => {
+  it("sec:J12 is expired at its end, and invalid before its beginning", async () => {
     const { verify, computed } = warmVerifier();
     await verify(token, now);
     const exp = accessClaims.exp * 1000;
@@ -143,7 +143,7 @@ describe("sec:V06 a token that was verified before", () => {
     expect(computed()).toBe(1);
   });
 
-  it("has claims that nobody can change", async () => {
+  it("has claims that cannot be changed", async () => {
     const { verify } = warmVerifier();
     const { claims } = (await verify(token, now)) as { claims: TokenClaims };
     const change = (target: object, name: string) => Reflect.set(target, name, "mallory");
@@ -157,7 +157,7 @@ describe("sec:V06 a token that was verified before", () => {
   });
 });
 
-describe("sec:V06 nothing enters but what was proven good", () => {
+describe("sec:V06 the cache accepts only valid tokens", () => {
   it.each<[string, () => Promise<string>, number]>([
     ["a bad signature", async () => withSignatureOf(token, await signed({ sub: "bob" })), now],
     ["an expired token", async () => token, accessClaims.exp * 1000],
@@ -175,10 +175,10 @@ describe("sec:V06 nothing enters but what was proven good", () => {
   });
 });
 
-describe("sec:J17 the key of a remembered token", () => {
+describe("sec:J17 the key of a cached token", () => {
   const found = (key: VerificationKey | undefined) => ({ key });
 
-  it("is asked for on every use: gone, the token is invalid; back, it is verified anew", async () => {
+  it("is looked up on every use: without it the token is invalid, and it is verified again when the key is back", async () => {
     const state = found(keys.verification);
     const { verify, cache, computed } = warmVerifier({ findKey: () => state.key });
     await verify(token, now);
@@ -190,7 +190,7 @@ describe("sec:J17 the key of a remembered token", () => {
     expect(computed()).toBe(2);
   });
 
-  it("replaced by another of the same name, proves nothing any more", async () => {
+  it("proves nothing any more when another key with the same id replaces it", async () => {
     const state = found(keys.verification);
     const { verify } = warmVerifier({ findKey: () => state.key });
     await verify(token, now);
@@ -199,14 +199,14 @@ describe("sec:J17 the key of a remembered token", () => {
     expect(await verify(token, now)).toEqual({ status: "invalid" });
   });
 
-  it("that must be waited for is waited for, and the signature is not computed again", async () => {
+  it("is awaited if necessary, and the signature is not computed again", async () => {
     const { verify, computed } = warmVerifier({ findKey: async () => keys.verification });
     await verify(token, now);
     expect(await verify(token, now)).toMatchObject({ status: "valid" });
     expect(computed()).toBe(1);
   });
 
-  it("that cannot be found out about fails the call, and nothing is forgotten", async () => {
+  it("fails the call if the lookup fails, and the token stays in the cache", async () => {
     let outage: "none" | "thrown" | "rejected" = "none";
     const findKey = (): VerificationKey | Promise<VerificationKey> => {
       if (outage === "thrown") {
@@ -227,8 +227,8 @@ describe("sec:J17 the key of a remembered token", () => {
   });
 });
 
-describe("a herd", () => {
-  it("of first uses of one token computes its signature once, each by its own time", async () => {
+describe("concurrent calls with one token", () => {
+  it("compute the signature once, and judge the token each at its own time", async () => {
     const { verify, computed } = warmVerifier();
     const times = [now, accessClaims.exp * 1000, now - 100_000];
     const herd = Array.from({ length: 300 }, async (_, i) => verify(token, times[i % 3] ?? now));
@@ -238,7 +238,7 @@ describe("a herd", () => {
     expect(computed()).toBe(1);
   });
 
-  it("shares a failure, which is not remembered", async () => {
+  it("share a failure, which is not cached", async () => {
     let asked = 0;
     const findKey = async (): Promise<VerificationKey> => {
       asked++;
@@ -255,7 +255,7 @@ describe("a herd", () => {
   });
 });
 
-describe("the answers", () => {
+describe("the results", () => {
   const step = fc.oneof(
     { weight: 8, arbitrary: fc.record({ verify: fc.nat(5), at: fc.nat(20) }) },
     { weight: 1, arbitrary: fc.record({ trust: fc.boolean() }) },
@@ -263,7 +263,7 @@ describe("the answers", () => {
     { weight: 1, arbitrary: fc.record({ minutes: fc.nat(15) }) },
   );
 
-  it("are those of a verifier that remembers nothing", async () => {
+  it("are those of a verifier without a cache", async () => {
     const good = await Promise.all(
       [0, 1, 2, 3].map((i) =>
         signed({ jti: `t${i}`, sid: `s${i % 2}`, exp: issuedAt + 60 * (i + 1) }),
@@ -297,7 +297,7 @@ describe("the answers", () => {
   });
 });
 
-/** A proven token that nobody had to sign. */
+/** Makes a proven token without a signature. */
 function proven(sid: string): ProvenToken {
   return { claims: { ...accessClaims, sid }, key: keys.verification, beginsAt: 0 };
 }
@@ -311,7 +311,7 @@ function isKnown(cache: VerifiedCache, i: number): boolean {
 }
 
 describe("the cache", () => {
-  it("sec:V06 tells tokens with the same end apart, of which it keeps the last", () => {
+  it("sec:V06 distinguishes tokens with the same end, and keeps the last one", () => {
     const cache = cacheOf();
     const [one, two] = [`one.${"e".repeat(12)}`, `two.${"e".repeat(12)}`];
     cache.add(one, proven("s1"));
@@ -323,7 +323,7 @@ describe("the cache", () => {
     expect(cache.get(two)?.claims.sid).toBe("s2");
   });
 
-  it("has its bound in entries, and keeps the half that was used last", () => {
+  it("is limited in entries, and keeps the half that was used last", () => {
     const cache = cacheOf({ entries: 100 });
     for (let i = 0; i < 1_000; i++) {
       cache.add(tokenNumber(i), proven(`s${i}`));
@@ -336,7 +336,7 @@ describe("the cache", () => {
     expect(isKnown(cache, 800)).toBe(false);
   });
 
-  it("has its bound in bytes: 1,000 for a token and twice its length", () => {
+  it("is limited in bytes: 1,000 for a token plus twice its length", () => {
     const each = 1_000 + 2 * tokenNumber(0).length;
     const cache = cacheOf({ bytes: 10 * each });
     for (let i = 0; i < 100; i++) {
@@ -350,7 +350,7 @@ describe("the cache", () => {
     expect(isKnown(cache, 99)).toBe(true);
   });
 
-  it("keeps the newest eight tokens of a session, so that none pushes out the others", () => {
+  it("keeps the newest eight tokens of a session, so that no session displaces others", () => {
     const cache = cacheOf({ entries: 100 });
     cache.add(tokenNumber(0), proven("quiet"));
     for (let i = 1; i <= 1_000; i++) {
@@ -362,7 +362,7 @@ describe("the cache", () => {
     expect(isKnown(cache, 992)).toBe(false);
   });
 
-  it("forgets the tokens of a session in both generations, and no other's", () => {
+  it("drops the tokens of a session from both generations, and no others", () => {
     const cache = cacheOf({ entries: 4 });
     for (let i = 0; i < 4; i++) {
       cache.add(tokenNumber(i), proven(i % 2 === 0 ? "even" : "odd"));
@@ -373,7 +373,7 @@ describe("the cache", () => {
     cache.evictSession("nobody");
   });
 
-  it("forgets what was not used for ten to twenty minutes, and then needs no timer", () => {
+  it("drops tokens that were not used for ten to twenty minutes, and then has no timer", () => {
     const clock = createFakeClock();
     const after = vi.spyOn(clock, "after");
     const cache = cacheOf({}, clock);
@@ -395,7 +395,7 @@ describe("the cache", () => {
     expect(after.mock.calls.length).toBe(timers + 1);
   });
 
-  it("ends its timer when it is closed", () => {
+  it("cancels its timer when it is closed", () => {
     const clock = createFakeClock();
     const after = vi.spyOn(clock, "after");
     const cache = cacheOf({}, clock);
@@ -406,7 +406,7 @@ describe("the cache", () => {
     expect(after.mock.calls.length).toBe(1);
   });
 
-  it("holds a token, and not the header that it was cut out of", () => {
+  it("does not keep the request header of a token in memory", () => {
     setFlagsFromString("--expose-gc");
     const gc = runInNewContext("gc") as () => void;
     const cache = cacheOf();
@@ -421,7 +421,7 @@ describe("the cache", () => {
     expect(cache.size).toBe(200);
   });
 
-  it("is none with no entries", () => {
+  it("does not exist with 0 entries", () => {
     expect(createVerifiedCache(readCacheLimits({ entries: 0 }), createFakeClock())).toBeUndefined();
   });
 });
@@ -444,7 +444,7 @@ describe("the limits", () => {
   });
 });
 
-it("types: a verified token is there, or to come", () => {
+it("types: a result is there, or a promise", () => {
   const { verify } = warmVerifier();
   const verified: VerifiedToken | Promise<VerifiedToken> = verify("junk", now);
   expect(verified).toBeInstanceOf(Promise);

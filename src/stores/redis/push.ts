@@ -14,7 +14,7 @@ interface Subscriber {
 }
 
 /** Options of {@link RedisPush}. */
-export interface RedisPushOptions {
+interface RedisPushOptions {
   /** The channel to which the scripts publish when they append to the change log. */
   readonly channel: string;
   /** Publishes a message through the store's own client. */

@@ -31,7 +31,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 const answerWithin = 5_000;
 
 /** Options of {@link RedisScripts}. */
-export interface RedisScriptsOptions {
+interface RedisScriptsOptions {
   readonly keys: RedisKeys;
   readonly clock: Clock;
   /** Lua that sets `now`. */

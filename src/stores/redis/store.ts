@@ -16,7 +16,7 @@ import { finishUpgrade, openSchema } from "./schema.ts";
 import { type RedisClient, RedisScripts } from "./scripts.ts";
 
 /** Options of {@link RedisStore}. */
-export interface RedisStoreSettings {
+interface RedisStoreSettings {
   /** The beginning of every key, and their hash tag. */
   readonly prefix: string;
   /** Lua that sets `now`, in milliseconds. Only tests replace the server's clock. */
