@@ -91,7 +91,7 @@ test.each([
   expect(server.calls.handled).toBe(0);
 });
 
-test("feat:C3 both checks are off by name alone: antiCsrf is by default, crossSite is not", async () => {
+test("feat:C3 both checks can be switched off by name: antiCsrf is off by default, crossSite is on", async () => {
   await start();
   const { headers } = await present(server, "cookie");
   expect((await call(addNote, headers)).code).toBe("ok");
@@ -102,7 +102,7 @@ test("feat:C3 both checks are off by name alone: antiCsrf is by default, crossSi
   expect((await call(addNote, { ...open.headers, ...crossSite })).code).toBe("ok");
 });
 
-test("feat:C4 the anti-CSRF check is a method's own choice; by default on everything but GET", async () => {
+test("feat:C4 a method may choose the anti-CSRF check; by default it is on, except on GET", async () => {
   await start({ antiCsrf: "token" });
   const { headers } = await signedIn();
   expect((await call(listNotes, headers, { get: true })).code).toBe("ok");
@@ -164,7 +164,7 @@ test.each(each)(
   },
 );
 
-test("feat:C6 a refresh needs no anti-CSRF token, and hands out the one that counts", async () => {
+test("feat:C6 a refresh needs no anti-CSRF token, and returns the valid one", async () => {
   await start({ antiCsrf: "token" });
   const { headers, csrf } = await signedIn();
   const refreshed = await call(refresh, headers);

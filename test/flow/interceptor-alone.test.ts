@@ -90,7 +90,7 @@ describe("the interceptor alone", () => {
   });
   afterAll(() => server.close());
 
-  test("reads a body before it refuses the call: one that is no message answers 400", async () => {
+  test("reads a body before it refuses the call: an invalid message gets 400", async () => {
     const { status } = await sendH1(server.port.h1, {
       method: "POST",
       path: "/notes.v1.NotesService/AddNote",
@@ -165,7 +165,7 @@ describe.each([
   );
 });
 
-test("feat:K1 protect authenticates a service with options of its own", async () => {
+test("feat:K1 protect authenticates a service with its own options", async () => {
   const server = await startNotes({
     adapt: (sessions, routes) => sessions.protect({ routes: withOwnInterceptors(routes) }),
   });

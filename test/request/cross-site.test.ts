@@ -124,7 +124,7 @@ describe("Origin (C15)", () => {
     },
   ]);
 
-  it("no method but GET may have come from the address bar", () => {
+  it("only GET may come from the address bar", () => {
     const headers = new Headers({ "sec-fetch-site": "none" });
     for (const method of ["POST", "PUT", "get", "HEAD", ""]) {
       expect(isTrustedSite(headers, method, origins)).toBe(false);

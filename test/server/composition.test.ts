@@ -35,7 +35,7 @@ function openRoutes(handled: { count: number }) {
   };
 }
 
-describe("parts put together by hand", () => {
+describe("parts combined by hand", () => {
   type Parts = (sessions: TestSessions) => Partial<Parameters<typeof wireServer>[0]>;
   const lenient = (sessions: TestSessions) => async (context: HandlerContext) => {
     await sessions.getSession(context, { required: false, doAntiCsrfCheck: false });
@@ -97,7 +97,7 @@ describe("parts put together by hand", () => {
       expect(handled.count).toBe(0);
     });
 
-    it("lets a good session pass", async () => {
+    it("admits a valid session", async () => {
       const handled = { count: 0 };
       const sessions = testSessions();
       const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
@@ -108,9 +108,9 @@ describe("parts put together by hand", () => {
   });
 });
 
-describe("one ContextValues for several requests", () => {
+describe("one ContextValues object for several requests", () => {
   it.each(["protect", "interceptor alone"] as const)(
-    "never takes one caller for another, and says what is wrong (%s)",
+    "never mistakes one caller for another, and explains the mistake (%s)",
     async (way) => {
       const sessions = testSessions({ public: [NotesService.method.signIn] });
       const shared = createContextValues();
@@ -141,7 +141,7 @@ describe("one ContextValues for several requests", () => {
 });
 
 describe("without any protection", () => {
-  it("a sign-in says so, before there is a session", async () => {
+  it("a sign-in reports it before there is a session", async () => {
     const sessions = testSessions();
     const client = createClient(NotesService, createRouterTransport(notesApp(sessions).routes));
     const error = await client.signIn({ user: "a" }).catch((reason) => ConnectError.from(reason));
@@ -149,7 +149,7 @@ describe("without any protection", () => {
     expect((error as ConnectError).rawMessage).toMatch(/^nothing authenticates .*protect/);
   });
 
-  it("nor where the handlers alone ask for the session", async () => {
+  it("handlers that read the session do not help either", async () => {
     const sessions = testSessions();
     const shared = createContextValues();
     const seen: string[] = [];

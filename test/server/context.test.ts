@@ -57,7 +57,7 @@ function serve(
   );
 }
 
-describe("a gate that waits ends with its call", () => {
+describe("a waiting gate ends with its call", () => {
   function waiting(options: { readonly timeoutMs?: number; readonly requestSignal?: AbortSignal }) {
     const watched = watchedStore();
     watched.hanging.add("open");
@@ -210,7 +210,7 @@ describe("errors of a handler", () => {
     },
   );
 
-  it("an error of the handler's own is left alone", async () => {
+  it("a handler's own error is not changed", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "header");
     const own = () => new ConnectError("mine", Code.Aborted, { "x-own": "1" });
@@ -223,7 +223,7 @@ describe("errors of a handler", () => {
     ]);
   });
 
-  it("one that is no ConnectError says nothing", async () => {
+  it("the message of an error that is not a ConnectError stays hidden", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "header");
     const server = serve(sessions, () => Promise.reject(new Error("CANARY")));
@@ -259,7 +259,7 @@ describe("feat:Q5 errors of another service", () => {
       }),
       Code.PermissionDenied,
     ],
-  ] as const)("%s: relayed, they say nothing of our session", async (_, error, code) => {
+  ] as const)("%s: relayed errors carry no details about our session", async (_, error, code) => {
     const client = upstream(error);
     const direct = await client.addNote({}).then(
       () => undefined,
@@ -343,7 +343,7 @@ describe("caches", () => {
     ["a sign-out", async (context, sessions) => sessions.require(context).revoke(), "no-store"],
   ];
   it.each(works)(
-    "feat:Q6 sec:C19 a handler may let its GET be kept by caches, but not with %s",
+    "feat:Q6 sec:C19 a handler may make its GET response cacheable, but not with %s",
     async (_, work, cacheControl) => {
       const sessions = testSessions({ public: [signIn] });
       const { access } = await issueOn(sessions, "cookie");
@@ -359,7 +359,7 @@ describe("caches", () => {
     },
   );
 
-  it("a public method has nothing to hide, unless its handler looks at the session", async () => {
+  it("a public method may be cached unless its handler reads the session", async () => {
     const sessions = testSessions({ public: [addNote] });
     const plain = await serve(sessions, async () => {}).call(addNote, {});
     expect([plain.headers.get("cache-control"), plain.headers.get("vary")]).toEqual([null, null]);
@@ -372,7 +372,7 @@ describe("caches", () => {
   });
 });
 
-describe("sec:C10 no secret in anything a failed call returns", () => {
+describe("sec:C10 no failed call returns a secret", () => {
   it("not in headers, bodies, details, messages and events", async () => {
     const watched = watchedStore();
     const events: SessionEvent[] = [];

@@ -339,7 +339,7 @@ describe("GetSession, table 1a (G1-G14)", () => {
     },
   ]);
 
-  it("row G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
+  it("row G14 the store cannot be opened: Unavailable, tokens kept, tried again", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
@@ -641,7 +641,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     // N19 demands on claims are refused at start for now: policy.test.ts.
   ]);
 
-  it("row N20 the session is bound to the exchange: revoke clears there", async () => {
+  it("row N20 the session is bound to the exchange: revoke clears its tokens there", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);
@@ -652,7 +652,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     expect(exchange.responseHeader.get("cache-control")).toBe("no-store");
   });
 
-  it("takes headers that cannot be changed, such as those of a request in a fetch handler", async () => {
+  it("accepts immutable headers, such as those of a request in a fetch handler", async () => {
     const { sessions, cookie } = await createWorld();
     const sent = requestHeaders({ access: cookie.access, refresh: cookie.refresh });
     const url = await listenForTest((_request, response) => {
@@ -666,7 +666,7 @@ describe("getSession, table 1b (N1-N20)", () => {
     }
   });
 
-  it("gives the same answer when asked twice, although the cookies are hidden from handlers", async () => {
+  it("returns the same result when called twice, although the cookies are hidden from handlers", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({
       access: cookie.access,
@@ -766,7 +766,7 @@ describe("feat:D11: row N3 duplicates of the access cookie", () => {
   ]);
 });
 
-describe("late calls of a session that ended", () => {
+describe("late calls of an ended session", () => {
   /** Ends the world's cookie session on a response of its own, as a handler does. */
   async function signOut({ sessions, cookie }: World): Promise<void> {
     await (await sessions.getSession(exchangeOf({ access: cookie.access }))).revoke();

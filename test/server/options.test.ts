@@ -23,7 +23,7 @@ function plainStore(): SessionStore {
   return store;
 }
 
-describe("what cannot work throws at construction, and says what to change", () => {
+describe("invalid options throw at construction, with a message that says what to change", () => {
   it.each<[string, Wrong, RegExp]>([
     [
       "issuer missing",
@@ -258,7 +258,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     expect(make(options)).not.toThrow();
   });
 
-  it("says nothing of a secret", () => {
+  it("does not reveal a secret", () => {
     expect(make({ secret: "hunter2" })).not.toThrow(/hunter2/);
   });
 
@@ -270,7 +270,7 @@ describe("what cannot work throws at construction, and says what to change", () 
 });
 
 describe("ready and close", () => {
-  it("opens once, however many wait for it", async () => {
+  it("opens once, however many callers wait", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     await Promise.all([
@@ -303,7 +303,7 @@ describe("ready and close", () => {
     },
   );
 
-  it("close ends it: the store, the feed, and every call", async () => {
+  it("close ends the store, the feed, and every call", async () => {
     const watched = watchedStore();
     const clock = createFakeClock();
     const sessions = testSessions({ store: watched.store, clock });

@@ -4,7 +4,7 @@ import { exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
 import { advanced, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
 
-describe("sec:V09 tokens of many clients that begin at once", () => {
+describe("sec:V09 tokens of many clients that start at once", () => {
   it("do not all expire at once: their ends, and early refreshes, spread over 5 % of their life", async () => {
     const sessions = testSessions();
     const ends: number[] = [];
@@ -26,7 +26,7 @@ describe("sec:V09 tokens of many clients that begin at once", () => {
 });
 
 describe("sec:V10 events and log lines", () => {
-  it("hold no token, whatever happens; a token in a URL is none", async () => {
+  it("never contain a token, and a token in a URL is not accepted", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const told: unknown[] = [];

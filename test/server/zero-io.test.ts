@@ -109,7 +109,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["load"]);
   });
 
-  it("comes once more for the next generation, and not for the one before", async () => {
+  it("happens again for the next generation, and not for the previous one", async () => {
     const { sessions, store, cookie } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     sessions.clock.advance("61s");
@@ -123,7 +123,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["confirm"]);
   });
 
-  it("fails without failing the call, and is tried again by a later one", async () => {
+  it("fails without failing the call, and a later call tries again", async () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.failing.add("confirm");
@@ -140,7 +140,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["confirm"]);
   });
 
-  it("hangs without holding up the call", async () => {
+  it("hangs without delaying the call", async () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.hanging.add("confirm");
@@ -180,14 +180,14 @@ describe("a revocation is known without reading a session", () => {
     expect(new Set(elsewhere.take())).toEqual(new Set(["changes"]));
   });
 
-  it("by one that is opened later", async () => {
+  it("by an instance that is opened later", async () => {
     const { sessions, store, header } = await createWorld();
     await header.revoke();
     const other = testSessions({ store: store.store, clock: sessions.clock });
     expect(await revokedAt(other, header)).toEqual(revoked);
   });
 
-  it("also when the log could not be read for a while", async () => {
+  it("even if the log could not be read for a while", async () => {
     const { sessions, store, header } = await createWorld();
     const elsewhere = watchedStore(store.store);
     const other = testSessions({ store: elsewhere.store, clock: sessions.clock });
@@ -201,7 +201,7 @@ describe("a revocation is known without reading a session", () => {
     expect(await revokedAt(other, header)).toEqual(revoked);
   });
 
-  it("of another session, it changes nothing", async () => {
+  it("a revocation of another session changes nothing", async () => {
     const { sessions, header, cookie } = await createWorld();
     await cookie.revoke();
     await expect(sessions.getSession(exchangeOf({ bearer: header.access }))).resolves.toBeDefined();
@@ -209,7 +209,7 @@ describe("a revocation is known without reading a session", () => {
 });
 
 describe("row G4 keys", () => {
-  it("a key that another server made is read once, then known", async () => {
+  it("a key created by another server is read once, then known", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();
     const signer = testSessions({ store: inner.store, clock });
