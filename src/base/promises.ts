@@ -63,18 +63,3 @@ export class Opener<T> {
     return this.#opening;
   }
 }
-
-/**
- * Applies `next` synchronously if the value is already available, so that a call that does not wait
- * creates no promise.
- */
-export function andThen<T, R>(
-  value: T | Promise<T>,
-  next: (value: T) => R | Promise<R>,
-): R | Promise<R> {
-  return value instanceof Promise ? goOn(value, next) : next(value);
-}
-
-async function goOn<T, R>(value: Promise<T>, next: (value: T) => R | Promise<R>): Promise<R> {
-  return next(await value);
-}
