@@ -1,4 +1,4 @@
-// The whole life of a session, by the client of rpc-session, over every adapter.
+// The whole life of a session with the client of rpc-session, over every adapter.
 import { Code, createClient } from "@connectrpc/connect";
 import {
   createConnectTransport,

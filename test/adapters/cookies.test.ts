@@ -11,7 +11,7 @@ import { adapters, type Running } from "./adapters.ts";
 
 const { signIn, listNotes, watchNotes, importNotes } = NotesService.method;
 
-/** Signs in by a unary call and by a stream, then fails where the request says so. */
+/** Signs in by a unary call and by a stream, then fails if the request asks for it. */
 const routes =
   (sessions: Sessions) =>
   (router: ConnectRouter): void => {

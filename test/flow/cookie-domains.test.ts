@@ -1,4 +1,4 @@
-// Cookies that are not `__Host-`: other names, domains of several hosts, and what siblings may plant.
+// Cookies without `__Host-`: other names, domains of several hosts, and cookies planted by siblings.
 
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -19,7 +19,7 @@ const names = { access: "__Secure-rpcsession-access", refresh: "__Secure-rpcsess
 const { signIn, addNote } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
 
-/** A browser that believes what RFC 6265bis says, and no more. */
+/** A browser that follows RFC 6265bis exactly. */
 function newJar(): CookieJar {
   return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
 }
@@ -31,7 +31,7 @@ async function inJar(jar: CookieJar) {
     .sort();
 }
 
-/** A server, and calls to it from a page of its own with what is in the jar. */
+/** A server, and calls to it from one of its own pages with the cookies of the jar. */
 async function serve(cookies: NonNullable<TestSessionsOptions["cookies"]>, shared = {}) {
   const server = await startNotes({ sessions: { issuer, cookies, ...shared } });
   onTestFinished(() => server.close());
@@ -54,7 +54,7 @@ async function call(
     headers: { ...sameOrigin, cookie },
   });
   for (const one of result.setCookie) {
-    // As browsers do: what a host may not set is dropped.
+    // Browsers drop cookies that a host may not set.
     await jar.setCookie(one, `${issuer}/`, { ignoreError: true });
   }
   return result;

@@ -15,7 +15,7 @@ import {
 
 const url = `${realm}/`;
 
-/** A browser that believes what RFC 6265bis says, and no more. */
+/** A browser that follows RFC 6265bis exactly. */
 function newJar(): CookieJar {
   return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
 }
@@ -30,7 +30,7 @@ async function namesIn(jar: CookieJar): Promise<string[]> {
 
 async function keep(jar: CookieJar, { setCookie }: WireResult): Promise<void> {
   for (const cookie of setCookie) {
-    // Rejects when the jar refuses it.
+    // Rejects if the jar refuses the cookie.
     await jar.setCookie(cookie, url, { http: true });
   }
 }
@@ -62,7 +62,7 @@ describe.each([
   });
   afterEach(() => server.close());
 
-  /** One call with what is in the jar; what comes back goes into the jar. */
+  /** Makes one call with the cookies of the jar, and stores the cookies of the response. */
   async function call(
     wire: Wire,
     method: WireCall["method"],

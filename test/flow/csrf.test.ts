@@ -1,4 +1,4 @@
-// Requests that other sites make a browser send, by the rows of the feature table.
+// Requests that other sites make a browser send (feature table, part C).
 import { afterEach, expect, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
@@ -42,7 +42,7 @@ function call(
   return callWire(server, wire, { method, messages: [{}], headers, get });
 }
 
-/** Signs in as a page does: the headers that its next calls carry, and the token against forgery. */
+/** Signs in as a page does, and returns the headers of its next calls and the anti-CSRF token. */
 async function signedIn() {
   const message = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
   const { setCookie, headers } = await callWire(server, json, message);

@@ -50,7 +50,7 @@ const rows: readonly Row[] = [
   ["cross-site", state.crossSite, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
 ];
 
-/** As behind the gate; but only a failed Connect unary call has response headers to write to. */
+/** As with the gate, but only a failed Connect unary call has response headers to write to. */
 function refusedAlone(line: RefusalLine, cell: Cell, presented: Presented): Facts {
   const behindGate = refusalFacts(readRefusal(line), cell, presented);
   return behindGate.httpStatus === 200 ? { ...behindGate, setCookie: [], headers: {} } : behindGate;
@@ -121,7 +121,7 @@ describe("the interceptor alone", () => {
   );
 });
 
-/** Options of a single service replace the router's: here, our interceptor goes. */
+/** Options of a single service replace the router's: our interceptor is dropped here. */
 function withOwnInterceptors(routes: (router: ConnectRouter) => void) {
   return (router: ConnectRouter): void => {
     routes({

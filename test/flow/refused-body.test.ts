@@ -20,7 +20,7 @@ interface Way {
   readonly type: string;
   /** Whether the body is a message, or messages in envelopes. */
   readonly enveloped: boolean;
-  /** What the refusal has in its answer. */
+  /** Text that the response of the refusal contains. */
   readonly refused: string;
 }
 
@@ -65,7 +65,7 @@ async function upload(way: Way, { headers = {}, start, length }: Body): Promise<
   return way.http === "h1" ? uploadH1(server.port.h1, request) : uploadH2(server.h2(), request);
 }
 
-/** The first bytes of one great message. */
+/** The first bytes of one large message. */
 function startOfGreat({ enveloped }: Way): Buffer {
   return enveloped ? envelopePrefix(0, size - 5) : Buffer.from('{"note":{"text":"');
 }

@@ -1,4 +1,4 @@
-// Tokens in cookies and in headers, and both at once, by the rows of the feature table.
+// Tokens in cookies, in headers, and in both at once (feature table).
 import { createSessions } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -182,7 +182,7 @@ test.each([
   ["https://app.example.com", "https://api.example.com"],
   ["https://example.com", "https://api.example.com"],
   ["http://localhost:5173", "http://localhost:8080"],
-  // Whether these two are one site, only the public suffix list knows.
+  // Only the public suffix list could tell whether these two are the same site.
   ["https://a.co.uk", "https://b.co.uk"],
 ])("feat:I3 a page of the same site is accepted: %s for %s", (origin, issuer) => {
   const make = () => createSessions({ issuer, store: memoryStore(), origins: [origin] });

@@ -11,7 +11,7 @@ import { watchedStore } from "../helpers/watched-store.ts";
 
 const url = "https://api.example.com/.well-known/jwks.json";
 
-/** What the feed and the sweeper ask for by themselves. */
+/** The store calls that the feed and the sweeper make on their own. */
 const background = new Set<string>(["changes", "lease", "prune", "removeSigningKeysBelow"]);
 
 describe("feat:H4 jwksHandler", () => {

@@ -8,7 +8,7 @@ const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");
 const name = "__Host-rpcsession-access";
 
-/** What tokens are made of: base64url and dots. */
+/** Tokens consist of base64url and dots. */
 const token = fc.stringMatching(/^[\w.-]{1,300}$/);
 
 describe("sec:C08 golden Set-Cookie strings", () => {
@@ -205,7 +205,7 @@ describe("sec:C06 values survive a round trip", () => {
 
 describe("withoutCookies", () => {
   const others = fc.array(
-    // Anything Headers lets through but the semicolon: also quotes, commas and bytes above ASCII.
+    // Everything that Headers accepts except the semicolon, including quotes, commas and non-ASCII bytes.
     fc.stringMatching(
       /^[a-z]{1,4}=([!-:<-~\u0080-\u00ff]([ -:<-~\u0080-\u00ff]{0,10}[!-:<-~\u0080-\u00ff])?)?$/,
     ),
@@ -256,7 +256,7 @@ describe("sec:C07 size", () => {
 });
 
 describe("sec:C05 junk", () => {
-  /** How often the parser looks at a character range; a String that counts. */
+  /** A String that counts how many characters the parser examines. */
   function workOn(header: string): number {
     let looked = 0;
     const counted = new Proxy(new String(header), {
@@ -270,7 +270,7 @@ describe("sec:C05 junk", () => {
         }
         return (...args: unknown[]): unknown => {
           const result: unknown = Reflect.apply(member, header, args);
-          // What a search walked over, or the length of what was cut out.
+          // The characters that a search passed, or the length of a slice.
           looked +=
             key === "indexOf"
               ? ((result as number) < 0 ? header.length : (result as number)) - Number(args[1] ?? 0)

@@ -105,7 +105,7 @@ describe("Origin (C15)", () => {
       "http://localhost:51730",
     ].map((origin) => ({
       row: `"${origin}"`,
-      // As the bytes of its UTF-8, which is how a server would see it.
+      // As UTF-8 bytes, which is how a server receives it.
       origin: Buffer.from(origin).toString("latin1"),
       trusted: [false, false] as const,
     })),

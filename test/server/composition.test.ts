@@ -22,7 +22,7 @@ import { wireServer } from "../helpers/wire-server.ts";
 
 const { addNote } = NotesService.method;
 
-/** A handler that asks for nothing: whoever gets here was let in by what stands before it. */
+/** A handler that does not read the session: its callers were admitted before it. */
 function openRoutes(handled: { count: number }) {
   return {
     routes: (router: Parameters<ReturnType<typeof notesApp>["routes"]>[0]) =>
@@ -92,7 +92,7 @@ describe("parts combined by hand", () => {
       const sessions = testSessions({ antiCsrf: "token" });
       const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
       const answer = await server.call(addNote, {}, await request(sessions));
-      // Internal where an own gate lets a SessionError through: Connect does not know it.
+      // Internal if a custom gate throws a SessionError, which Connect does not know.
       expect([Code.Unauthenticated, Code.Internal]).toContain(answer.error?.code);
       expect(handled.count).toBe(0);
     });
@@ -160,7 +160,7 @@ describe("without any protection", () => {
         router.service(NotesService, {
           async listNotes(_request, context) {
             const session = await sessions.getSession(context, { required: false });
-            // Asked again, it is the same call.
+            // A second look finds the same call.
             expect(await sessions.getSession(context, { required: false })).toEqual(session);
             seen.push(session?.id ?? "nobody");
             return {};

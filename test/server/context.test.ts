@@ -31,7 +31,7 @@ import { origin, type WireServer, wireServer } from "../helpers/wire-server.ts";
 
 const { listNotes, addNote, watchNotes, signIn } = NotesService.method;
 
-/** A server whose unary and streaming handlers do what the test says. */
+/** A server whose unary and streaming handlers run the work of the test. */
 function serve(
   sessions: TestSessions,
   work: (context: HandlerContext) => Promise<void>,
@@ -191,7 +191,7 @@ describe("errors of a handler", () => {
       ]) {
         expect(answer.error?.code).toBe(code);
         expect(answer.headers.get("rpcsession-hint")).toBe(flag);
-        // It is about other tokens than the call's own: those are left alone.
+        // It concerns other tokens than the call's own, which are kept.
         expect(answer.headers.getSetCookie()).toEqual([]);
         expect(answer.body).not.toContain("CANARY");
         const info = answer.error?.findDetails(ErrorInfoSchema)[0];
@@ -234,7 +234,7 @@ describe("errors of a handler", () => {
 });
 
 describe("feat:Q5 errors of another service", () => {
-  /** A backend with sessions of its own, and what it says to us. */
+  /** A backend with its own sessions, and the errors that it returns to us. */
   function upstream(error?: SessionError) {
     const sessions = testSessions({
       issuer: "https://upstream.example",
@@ -280,7 +280,7 @@ describe("feat:Q5 errors of another service", () => {
       expect(relayed.hint).toBeUndefined();
       expect(relayed.error?.findDetails(PolicyViolationsSchema)).toEqual([]);
       expect(relayed.headers.get("rpcsession-hint")).toBeNull();
-      // For generic tools, and it names its realm.
+      // ErrorInfo is for generic tools and names its realm.
       expect(relayed.error?.findDetails(ErrorInfoSchema)).toHaveLength(1);
     }
     const own = await server.call(addNote, {});
@@ -424,7 +424,7 @@ describe("sec:C10 no failed call returns a secret", () => {
       await server.call(getSession, {}, { bearer: header.access }),
     );
     watched.failing.clear();
-    // Theft, and what comes after it.
+    // A theft, and the calls after it.
     await advanced(sessions, next.refresh);
     answers.push(
       await server.call(refresh, {}, { refresh: cookie.refresh }),
@@ -441,7 +441,7 @@ describe("sec:C10 no failed call returns a secret", () => {
     expect(codes).not.toContain(undefined);
     expect(codes).not.toContain(Code.Internal);
     const tokens = [cookie, header, stranger, next].flatMap((t) => [t.access, t.refresh, forged]);
-    // A token by its secret part: the signature of the one, tag and check of the other.
+    // A token is recognized by its secret part: the signature, or tag and check.
     const secrets = [
       ...tokens.flatMap((token) => token.split(".").slice(token.split(".").length === 3 ? 2 : 3)),
       ...[csrf.split(".")[1] ?? "", salt, "CANARY"],

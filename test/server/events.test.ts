@@ -18,7 +18,7 @@ interface Line {
   readonly message: string;
 }
 
-/** Sessions whose events and log lines are kept, and every token they ever gave. */
+/** Sessions with all their events and log lines, and every token that they ever returned. */
 function createWorld(options: Partial<TestSessionsOptions> = {}) {
   const events: SessionEvent[] = [];
   const lines: Line[] = [];
@@ -53,7 +53,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 
 type World = ReturnType<typeof createWorld>;
 
-/** Every event that there is, each brought about as it happens. */
+/** Every event, each caused as in production. */
 const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = {
   async created() {
     const world = createWorld();
@@ -168,7 +168,7 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
   },
 };
 
-/** To the next generation. */
+/** Advances to the next generation. */
 async function advance({ sessions, exchange }: World, refresh: string): Promise<string> {
   sessions.clock.advance("61s");
   await exchange(refresh);
@@ -199,7 +199,7 @@ describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
     for (const secret of [...secrets, "CANARY-claim", "CANARY-data", "CANARY-secret"]) {
       expect(said.includes(secret)).toBe(false);
     }
-    // Nor the last part of a token, which is its proof.
+    // Nor the last part of a token, which proves it.
     for (const secret of secrets) {
       expect(said.includes(secret.split(".").at(-1) ?? "?")).toBe(false);
     }

@@ -15,7 +15,7 @@ const { addNote, signIn } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
 const page = { "sec-fetch-site": "same-origin" };
 
-/** A notes service whose AddNote does what the test says, and whose SignIn signs in as bob. */
+/** A notes service whose AddNote runs the work of the test, and whose SignIn signs in as bob. */
 function serve(sessions: TestSessions, work: (context: HandlerContext) => Promise<unknown>) {
   return wireServer(
     sessions.protect({
@@ -122,7 +122,7 @@ describe("a late response that writes the access cookie of a replaced session ag
     const old = await issueOn(sessions, "cookie");
     const signedIn = await server.call(signIn, {}, { ...old, headers: page });
     const next = cookieValue(signedIn.headers, "refresh") ?? "";
-    // Within the grace of its own end, and long after, when late calls clear what they find.
+    // Within the grace period after its own end, and long after, when late calls clear the tokens.
     for (const wait of ["1s", "90s"] as const) {
       sessions.clock.advance(wait);
       const mixed = { access: old.access, refresh: next };
@@ -231,7 +231,7 @@ describe("an outage of the signing keys", () => {
     const one = testSessions({ store: watched.store, secret });
     const other = testSessions({ store: watched.store, secret, clock: one.clock });
     await one.ready();
-    // Another server takes over the keys: the first does not know the new one yet.
+    // Another server rotates the keys: the first one does not know the new key yet.
     await watched.store.removeSigningKeysBelow(1);
     one.clock.advance("1m");
     const { access } = await issueOn(other, "header");

@@ -10,7 +10,7 @@ import { wireServer } from "../helpers/wire-server.ts";
 
 type Work = (sessions: TestSessions, context: HandlerContext) => unknown;
 
-/** A call whose token is signed anew before its handler runs, by the interceptor alone. */
+/** A call whose token is reissued before its handler runs, with the interceptor alone. */
 async function callWithOldClaims(transport: "cookie" | "header", work: Work) {
   const sessions = testSessions();
   const server = wireServer({
@@ -60,7 +60,7 @@ describe("with the interceptor alone, a token that was reissued before the handl
     );
     expect(unary?.notice?.event).toBe("created");
     expect(unary?.notice?.session).not.toBe(unary?.id);
-    // The last cookie of a name is the one that a browser keeps.
+    // A browser keeps the last cookie of a name.
     const { headers = new Headers() } = unary ?? {};
     expect(payloadOf(accessOf({ headers }))).toMatchObject({
       sub: "bob",

@@ -9,14 +9,14 @@ import { watchedStore } from "../helpers/watched-store.ts";
 const issuer = "https://api.example.com";
 const secret = "0123456789abcdef0123456789abcdef";
 
-/** Options as a program without types might write them. */
+/** Options as an untyped program might write them. */
 type Wrong = { readonly [K in keyof SessionsOptions]?: unknown };
 
 function make(wrong: Wrong): () => unknown {
   return () => createSessions({ issuer, store: memoryStore(), ...wrong } as SessionsOptions);
 }
 
-/** A store that keeps no secret of its own, such as a database server. */
+/** A store without its own secret, such as a database server. */
 function plainStore(): SessionStore {
   const store = { ...memoryStore(), name: "plainStore" };
   delete store.secret;
@@ -295,7 +295,7 @@ describe("ready and close", () => {
         expect(error.message).not.toContain("CANARY");
         expect(String(error.cause)).toContain("CANARY");
       }
-      // What did not open listens to nothing.
+      // A store that did not open has no listeners.
       expect(watched.listeners()).toBe(0);
       watched.failing.clear();
       await sessions.ready();

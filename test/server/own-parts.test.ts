@@ -87,7 +87,7 @@ describe("feat:N3 custom context values", () => {
   });
 });
 
-/** A service with what `add` adds to its router, and alice's client. */
+/** A service with the routes that `add` adds, and alice's client. */
 async function signedIn(add: (router: ConnectRouter, sessions: TestSessions) => void) {
   const sessions = testSessions({ public: [NotesService.method.signIn] });
   const { routes, ...router } = sessions.protect({

@@ -90,14 +90,14 @@ describe("feat:L5 feat:K6 claims that a method demands in the schema", () => {
       { bearer: await bearerOf({ verified: true }) },
     );
     expect(withIt.error).toBeUndefined();
-    // A method's own claims take the place of the service's.
+    // A method's own claims replace those of the service.
     const own = await server.call(
       claimed,
       {},
       { bearer: await bearerOf({ role: "admin", plan: 1 }) },
     );
     expect(own.error).toBeUndefined();
-    // One that says nothing of claims has the service's beside its own freshness.
+    // A method without claims has the service's claims and its own freshness.
     const both = await server.call(fresh, {}, { bearer: await bearerOf({}) });
     expect(both.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
@@ -123,7 +123,7 @@ describe("feat:L5 feat:K6 claims that a method demands in the schema", () => {
     await sessions.updateClaims(session.id, { role: "reader" });
     const demoted = await server.call(claimed, {}, { bearer });
     expect(demoted.hint?.reason).toBe(Reason.CLAIM_REJECTED);
-    // The token that says so comes with the refusal.
+    // The refusal carries the token with the new claims.
     expect(demoted.headers.has("rpcsession-access-token")).toBe(true);
     await sessions.updateClaims(session.id, { role: "owner" });
     expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
@@ -231,7 +231,7 @@ describe("feat:L5 feat:K6 in code", () => {
   it("feat:L5 a public method of a service that demands claims stays public", async () => {
     const { server } = serve({ public: [inheritedDemand] });
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
-    // What the method itself asks for is not dropped by a word elsewhere.
+    // The method's own demands are not dropped by a setting elsewhere.
     const sessions = testSessions({ public: [claimed] });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /its auth is "none", which ignores sessions/,
@@ -295,7 +295,7 @@ describe("feat:D14 how long ago the user authenticated", () => {
     expect(late.hint?.procedure).toBe("notes.v1.NotesService/AddNote");
     expect(late.headers.get("www-authenticate")).toContain("insufficient_user_authentication");
     expect(cookieEffects(late.headers)).toEqual([]);
-    // A refresh is no proof of who somebody is.
+    // A refresh does not prove the identity of the user.
     const refreshed = await api.refresh("cookie", refreshToken);
     const newer = refreshed.headers.getSetCookie()[0]?.replace(/^[^=]*=([^;]*);.*$/, "$1") ?? "";
     const still = await api.call({ access: newer }, (ctx) => sessions.requireFresh(ctx, "10m"));

@@ -38,7 +38,7 @@ type Options = Partial<Pick<SessionsOptions, "public" | "methods">>;
 const { inherited, required, optional } = OpenService.method;
 const { listNotes, addNote, signIn } = NotesService.method;
 
-/** Answers with the caller, or "" where there is none. */
+/** Returns the caller, or "" if there is none. */
 function openRoutes(sessions: TestSessions) {
   const who = (_: unknown, context: HandlerContext) => ({
     userId: sessions.current(context)?.userId ?? "",
@@ -50,7 +50,7 @@ function openRoutes(sessions: TestSessions) {
 
 const noRoutes = (): void => {};
 
-/** Builds the routes, as an adapter does at start. */
+/** Builds the routes as an adapter does at start. */
 function start(options: Options, routes: (router: ConnectRouter) => unknown = noRoutes): void {
   wireServer(testSessions(options).protect({ routes }));
 }
@@ -391,7 +391,7 @@ describe("feat:K1 required, optional, none", () => {
     const expected = [
       [required, ofRequired],
       [optional, ofOptional],
-      // Tokens are not looked at.
+      // Tokens are ignored.
       [inherited, ""],
     ] as const;
     for (const [method, answer] of expected) {
@@ -453,7 +453,7 @@ describe("feat:K1 required, optional, none", () => {
     expect((await server.call(required, {}, { bearer: access })).message?.userId).toBe("alice");
     const refused = await server.call(required, {}, { access: "junk" });
     expect(refused.hint?.reason).toBe(Reason.TOKEN_INVALID);
-    // A unary call of the Connect protocol is the one where it can clear cookies.
+    // It can clear cookies only on unary calls of the Connect protocol.
     expect(refused.headers.getSetCookie()).toHaveLength(4);
   });
 });
@@ -498,7 +498,7 @@ describe("protect keeps its protection", () => {
     expect((await server.call(required, {})).hint?.reason).toBe(Reason.SESSION_MISSING);
     const failing: Presented = { bearer: access, headers: { "x-fail": "1" } };
     expect((await server.call(listNotes, {}, failing)).hint?.reason).toBe(Reason.TOKEN_EXPIRED);
-    // Cookies are cleared, which only the gate can do everywhere.
+    // Cookies are cleared, which only the gate can do on every call.
     const junk = await server.call(listNotes, {}, { access: "junk" });
     expect(junk.headers.getSetCookie()).toHaveLength(4);
   });

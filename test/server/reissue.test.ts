@@ -28,7 +28,7 @@ async function createWorld(options: Options = {}): Promise<World> {
   return { here, there, store };
 }
 
-/** Changes the claims of a session, and has the other server hear of it. */
+/** Changes the claims of a session, and waits until the other server knows. */
 async function change({ here, store }: World, { id }: Issued, claims: object): Promise<void> {
   await here.updateClaims(id, claims);
   await quiet();
@@ -39,7 +39,7 @@ async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** One call: what its handler sees, and what its response tells. */
+/** One call: the claims that its handler sees, and the headers of its response. */
 async function call({ there }: World, presented: Presented) {
   const exchange = exchangeOf(presented);
   const session = await there.getSession(exchange);
@@ -68,7 +68,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(notice).toMatchObject({ event: "reissued", session: issued.id, claimsVersion: 1 });
     expect(headers.get("rpcsession-refresh-token")).toBeNull();
     const [before, after] = [payloadOf(issued.access), payloadOf(token ?? "")];
-    // The same but for the claims: also the generation, for the client may not have a later one.
+    // Identical except for the claims. The generation too: the client may not have a later one.
     const { iat: _iat, jti, cv, ...same } = before;
     expect(after).toMatchObject(same);
     expect(after).toMatchObject({ role: "admin", cv: 1 });
@@ -189,7 +189,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
     await change(world, issued, { role: "admin" });
-    // Ended so that only the row tells.
+    // Ended so that only the row shows it.
     const inner = world.store.store;
     const stored = await inner.load(issued.id);
     const ended = { ...stored.record, revokedAt: stored.now, endedBy: "revoked" };
@@ -231,7 +231,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
       expect([session.claims, notice]).toEqual([{}, undefined]);
     }
     expect(loaded).toBe(1);
-    // Others that took the number of the lost ones: the log tells of them as it would of any.
+    // Other claims that took the version of the lost ones: the log reports them like any others.
     lost = false;
     wake();
     await quiet();
@@ -273,7 +273,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
     await change(world, issued, { role: "admin" });
-    // The row is newer than the log that is known here.
+    // The row is newer than the part of the log that was read here.
     await world.here.updateClaims(issued.id, { role: "owner" });
     const { token } = await call(world, { bearer: issued.access });
     expect(payloadOf(token ?? "")).toMatchObject({ role: "owner", cv: 2 });
@@ -316,7 +316,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
         await notes.addNote({});
       } else {
         for await (const _ of notes.watchNotes({})) {
-          // One is enough.
+          // One suffices.
         }
       }
       await notes.addNote({});

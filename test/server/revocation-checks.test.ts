@@ -15,7 +15,7 @@ type Options = NonNullable<Parameters<typeof testSessions>[0]>;
 interface World {
   /** Where sessions end. */
   readonly here: TestSessions;
-  /** Another server, whose store never wakes it. */
+  /** Another server, which its store never wakes. */
   readonly there: TestSessions;
   readonly store: WatchedStore;
   readonly events: SessionEvent[];
@@ -36,7 +36,7 @@ async function createWorld(options: Options = {}): Promise<World> {
   });
   await there.ready();
   const issued = await issueOn(here, "header");
-  // From here on the token is known, and a call waits for nothing but its check.
+  // From here on the token is cached, and a call waits only for its check.
   await there.getSession(exchangeOf({ bearer: issued.access }));
   store.take();
   return { here, there, store, events, issued };
@@ -45,12 +45,12 @@ async function createWorld(options: Options = {}): Promise<World> {
 const call = ({ there, issued }: World, check?: "feed" | "strict" | "none") =>
   there.getSession(exchangeOf({ bearer: issued.access }), check && { check });
 
-/** Lets everything in the background come to its end. */
+/** Waits for all background work to finish. */
 async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Turns the feed stale, with an outage of the store that goes on. */
+/** Makes the feed stale, with an ongoing outage of the store. */
 async function outage({ there, store }: World, ms = 6_000): Promise<void> {
   store.failing.add("changes");
   there.clock.advance(`${ms}ms`);
@@ -215,7 +215,7 @@ describe("feat:G6 the feed", () => {
     const clock = createFakeClock();
     const world = await createWorld({ clock });
     await world.issued.revoke();
-    // A minute passed, and no timer of ours fired.
+    // A minute has passed, and no timer of ours has fired.
     clock.setNow(clock.now() + 60_000);
     world.here.clock.advance("1m");
     expect(await refusal(call(world))).toEqual(revoked);
@@ -228,7 +228,7 @@ describe("feat:G6 the feed", () => {
     await here.revoke(issued.id);
     clock.advance("2500ms");
     await quiet();
-    // The store's clock is that of the engine that opened it first.
+    // The store uses the clock of the engine that opened it first.
     const begun = clock.now();
     clock.setNow(begun + 3 * 3_600_000);
     await world.store.store.prune(100);
@@ -473,7 +473,7 @@ describe("sec:V04 more changes than can be remembered", () => {
     await expect(ask(good)).resolves.toBeDefined();
     expect(await refusal(ask(bad))).toEqual(revoked);
     expect(there.health().status).toBe("unsure");
-    // As many as are read at once, and as many as may wait.
+    // As many as are read at once, plus as many as may wait.
     store.take();
     store.hanging.add("load");
     const waiting = Array.from({ length: 64 + 1_000 }, () => ask(good).catch(() => {}));

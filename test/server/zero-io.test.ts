@@ -23,15 +23,15 @@ async function createWorld(antiCsrf: "off" | "token" = "off"): Promise<World> {
   return { sessions, store, cookie, header };
 }
 
-/** Lets everything in the background come to its end. */
+/** Waits for all background work to finish. */
 async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** What the clock does, and not a call: following the log, and sweeping. */
+/** Store calls made by timers, not by calls: following the log, and sweeping. */
 const byClock: ReadonlySet<string> = new Set(["changes", "lease", "prune"]);
 
-/** The calls noted that were made for calls. */
+/** The store calls that were made for calls. */
 function taken(store: WatchedStore): string[] {
   return store.take().filter((call) => !byClock.has(call));
 }
@@ -97,7 +97,7 @@ describe("feat:B7 confirmation", () => {
     await use(sessions, cookie.access);
     await quiet();
     expect(taken(store)).toEqual([]);
-    // From when a generation is settled on.
+    // From this time on the generation is settled.
     sessions.clock.advance("60s");
     await use(sessions, cookie.access);
     await quiet();
@@ -162,7 +162,7 @@ describe("a revocation is known without reading a session", () => {
     store.failing.add("load");
     expect(await revokedAt(sessions, header)).toEqual(revoked);
     await quiet();
-    // The log is read because the store woke us, and not for the call.
+    // The log is read because the store woke the feed, not for the call.
     expect(taken(store)).toEqual(["revoke"]);
     await Promise.all(many.map(() => revokedAt(sessions, header)));
     expect(taken(store)).toEqual([]);
@@ -218,7 +218,7 @@ describe("row G4 keys", () => {
     const other = testSessions({ store: store.store, clock });
     await other.ready();
     clock.advance("30d");
-    // Makes the next key, which signs once it was published for long enough.
+    // Creates the next key, which signs once it has been published for long enough.
     await signer.issue({ userId: "alice" });
     await vi.waitFor(async () => {
       expect((await inner.store.signingKeys()).keys).toHaveLength(2);

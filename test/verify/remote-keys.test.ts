@@ -42,7 +42,7 @@ function down(): Response {
   return new Response("down", { status: 503 });
 }
 
-/** Seconds; by default of a token that was issued a moment ago. */
+/** Seconds; by default the time of a token issued a moment ago. */
 function iat(ago = 0): number {
   return Math.floor(clock.now() / 1000) - ago;
 }
@@ -57,7 +57,7 @@ async function find(kid: string, issuedAt = iat()): Promise<"found" | "unknown" 
   }
 }
 
-/** Lets what began in the background come to its end. */
+/** Waits for background work to finish. */
 async function background(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 20));
 }
@@ -222,7 +222,7 @@ describe("an outage", () => {
     expect(await first).toBe("found");
     for (let hours = 0; hours < 24; hours++) {
       clock.advance("59m");
-      // Hangs, and is not waited for.
+      // Hangs, but calls do not wait for it.
       expect(await find(one.kid)).toBe("found");
       clock.advance("5s");
       await background();

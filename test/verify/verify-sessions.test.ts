@@ -12,7 +12,7 @@ import { listenForTest } from "../helpers/listen.ts";
 
 const issuer = "https://test.example";
 
-/** A service beside the issuer, on its clock. */
+/** A second service with the clock of the issuer. */
 function beside(at: Issuer, options: Partial<VerifySessionsOptions> = {}) {
   return verifySessions({ issuer, jwks: at.jwks, clock: at.sessions.clock, ...options });
 }
@@ -95,7 +95,7 @@ describe("feat:Q5 verifySessions", () => {
     [
       "a token of another issuer",
       async () => ({ bearer: (await tokensOf(await startIssuer())).accessToken }),
-      // Issued in the very second of the fetch: its key is not known yet.
+      // Issued in the same second as the fetch, so its key is not known yet.
       "unavailable AUTH_UNAVAILABLE retry-later",
     ],
   ])("refuses %s as the issuer would", async (_, present, expected) => {
@@ -146,13 +146,13 @@ describe("feat:Q5 verifySessions", () => {
       const step = rotates ? 2 : 7 * 60;
       at.sessions.clock.advance(`${step}m`);
       minutes += step;
-      // Keys are made in the background, which needs a turn of its own.
+      // Keys are generated in the background, which takes a turn of the event loop.
       await new Promise((resolve) => setImmediate(resolve));
       const { accessToken } = await tokensOf(at);
       headers.add(accessToken.slice(0, accessToken.indexOf(".")));
       expect(await outcome(sessions, { bearer: accessToken })).toBe("alice");
     }
-    // They differ in the key id alone.
+    // They differ only in the key id.
     expect(headers.size).toBe(2);
   });
 });
