@@ -25,7 +25,7 @@ function copies(options: CookieOptions, at: URL = issuer): string[] {
   });
 }
 
-test("feat:I5 custom cookie names, with the prefix of one's choice", () => {
+test("feat:I5 custom cookie names with any allowed prefix", () => {
   const { names, hostOnly, set } = make({ names: own });
   expect(names).toEqual(own);
   expect(hostOnly).toBe(true);
@@ -38,7 +38,7 @@ test("feat:I5 custom cookie names, with the prefix of one's choice", () => {
   expect(make({ names: http })).toMatchObject({ names: http, hostOnly: true });
 });
 
-test("feat:I2 a domain: the cookies are for all of its hosts, and the prefix says so", () => {
+test("feat:I2 with a domain, the cookies are sent to all of its hosts and have the prefix __Secure-", () => {
   const { names, hostOnly, set } = make({ domain: "example.com" });
   expect(names).toEqual({
     access: "__Secure-rpcsession-access",
@@ -65,7 +65,7 @@ test("feat:I2 feat:I6 SameSite=Strict, and None with Partitioned", () => {
   );
 });
 
-describe("what is expired", () => {
+describe("expired copies", () => {
   const here = ["host", "host partitioned"];
   const above = ["api.example.com", "api.example.com partitioned"];
   const top = ["example.com", "example.com partitioned"];
@@ -86,7 +86,7 @@ describe("what is expired", () => {
     expect(copies(options)).toEqual(expected);
   });
 
-  it("feat:I4 no more than four domains of a long host, and none of an address", () => {
+  it("feat:I4 expires at most four domains of a long host, and none of an IP address", () => {
     const long = new URL("https://a.b.c.d.e.f.example.com");
     const deep = copies({ path: "/x" }, long).filter((copy) => !copy.includes("partitioned"));
     const domains = ["d.e.f.example.com", "e.f.example.com", "f.example.com", "example.com"];
@@ -95,7 +95,7 @@ describe("what is expired", () => {
     expect(copies({ path: "/x" }, new URL("https://[2001:db8::1]"))).toEqual(here);
   });
 
-  it("feat:I4 every write expires the cookie of the older domain, and of that alone", () => {
+  it("feat:I4 every write expires the cookie of the older domain only", () => {
     const { names, expireOlder } = make({ path: "/api", olderDomain: "example.com" });
     const gone = `${names.refresh}=; Max-Age=0; Domain=example.com; Path=/api; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Secure`;
     expect(expireOlder(names.refresh)).toEqual([
@@ -108,7 +108,7 @@ describe("what is expired", () => {
   });
 });
 
-describe("feat:I5 what browsers would not take is refused at construction", () => {
+describe("feat:I5 options that browsers would not accept are refused at construction", () => {
   const wrong = (options: object): CookieOptions => options as CookieOptions;
   const named = (access: string, refresh: string, rest: CookieOptions = {}): CookieOptions => ({
     names: { access, refresh },
@@ -235,7 +235,7 @@ describe("feat:I5 what browsers would not take is refused at construction", () =
     ["a path over plain http", { insecure: true, path: "/api" }, "http://localhost:8080"],
     ["the longest names", named("a".repeat(96), "r".repeat(96)), "https://api.example.com"],
     ["a host of two labels as its own domain", { domain: "example.com" }, "https://example.com"],
-  ])("feat:I2 takes %s", (_, options, at) => {
+  ])("feat:I2 accepts %s", (_, options, at) => {
     expect(() => new SessionCookies(new URL(at), options)).not.toThrow();
   });
 });

@@ -24,7 +24,7 @@ describe("sec:C04 the Authorization header", () => {
     expect(readTokens(headers, names).bearer).toBe(bearer);
   });
 
-  it("two headers are one that is no token", () => {
+  it("two Authorization headers count as one malformed token", () => {
     const headers = new Headers();
     headers.append("authorization", "Bearer a");
     headers.append("authorization", "Bearer b");
@@ -32,8 +32,13 @@ describe("sec:C04 the Authorization header", () => {
   });
 });
 
+<<<<<<< HEAD
 describe("sec:C02 sec:C05 cookies", () => {
   it("at most three of each", () => {
+=======
+describe("cookies (C02, C05)", () => {
+  it("reads at most three of each", () => {
+>>>>>>> h-auth
     const cookie = [1, 2, 3, 4]
       .flatMap((n) => [`${names.access}=a${n}`, `${names.refresh}=r${n}`])
       .join("; ");
@@ -43,7 +48,7 @@ describe("sec:C02 sec:C05 cookies", () => {
     });
   });
 
-  it("the insecure names are not ours, and the other way round", () => {
+  it("secure and insecure names are not mixed up", () => {
     const cookie = "rpcsession-access=planted; __Host-rpcsession-access=real";
     expect(readTokens(new Headers({ cookie }), names).accessCookies).toEqual(["real"]);
     const bare = { access: "rpcsession-access", refresh: "rpcsession-refresh" };
@@ -65,7 +70,7 @@ describe("hideTokens", () => {
     expect(headers.get("cookie")).toBe(left);
   });
 
-  it("leaves the Authorization header", () => {
+  it("keeps the Authorization header", () => {
     const headers = new Headers({ authorization: "Bearer a" });
     hideTokens(headers, names);
     expect(headers.get("authorization")).toBe("Bearer a");

@@ -9,21 +9,21 @@ import { watchedStore } from "../helpers/watched-store.ts";
 const issuer = "https://api.example.com";
 const secret = "0123456789abcdef0123456789abcdef";
 
-/** Options as a program without types might write them. */
+/** Options as an untyped program might write them. */
 type Wrong = { readonly [K in keyof SessionsOptions]?: unknown };
 
 function make(wrong: Wrong): () => unknown {
   return () => createSessions({ issuer, store: memoryStore(), ...wrong } as SessionsOptions);
 }
 
-/** A store that keeps no secret of its own, such as a database server. */
+/** A store without its own secret, such as a database server. */
 function plainStore(): SessionStore {
   const store = { ...memoryStore(), name: "plainStore" };
   delete store.secret;
   return store;
 }
 
-describe("what cannot work throws at construction, and says what to change", () => {
+describe("invalid options throw at construction, with a message that says what to change", () => {
   it.each<[string, Wrong, RegExp]>([
     [
       "issuer missing",
@@ -266,7 +266,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     expect(make(options)).not.toThrow();
   });
 
-  it("says nothing of a secret", () => {
+  it("does not reveal a secret", () => {
     expect(make({ secret: "hunter2" })).not.toThrow(/hunter2/);
   });
 
@@ -278,7 +278,7 @@ describe("what cannot work throws at construction, and says what to change", () 
 });
 
 describe("ready and close", () => {
-  it("opens once, however many wait for it", async () => {
+  it("opens once, however many callers wait", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     await Promise.all([
@@ -303,7 +303,7 @@ describe("ready and close", () => {
         expect(error.message).not.toContain("CANARY");
         expect(String(error.cause)).toContain("CANARY");
       }
-      // What did not open listens to nothing.
+      // A store that did not open has no listeners.
       expect(watched.listeners()).toBe(0);
       watched.failing.clear();
       await sessions.ready();
@@ -311,7 +311,7 @@ describe("ready and close", () => {
     },
   );
 
-  it("close ends it: the store, the feed, and every call", async () => {
+  it("close ends the store, the feed, and every call", async () => {
     const watched = watchedStore();
     const clock = createFakeClock();
     const sessions = testSessions({ store: watched.store, clock });

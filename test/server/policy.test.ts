@@ -38,7 +38,7 @@ type Options = Partial<Pick<SessionsOptions, "public" | "methods">>;
 const { inherited, required, optional } = OpenService.method;
 const { listNotes, addNote, signIn } = NotesService.method;
 
-/** Answers with the caller, or "" where there is none. */
+/** Returns the caller, or "" if there is none. */
 function openRoutes(sessions: TestSessions) {
   const who = (_: unknown, context: HandlerContext) => ({
     userId: sessions.current(context)?.userId ?? "",
@@ -50,7 +50,7 @@ function openRoutes(sessions: TestSessions) {
 
 const noRoutes = (): void => {};
 
-/** Builds the routes, as an adapter does at start. */
+/** Builds the routes as an adapter does at start. */
 function start(options: Options, routes: (router: ConnectRouter) => unknown = noRoutes): void {
   wireServer(testSessions(options).protect({ routes }));
 }
@@ -131,7 +131,7 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
     expect(policies.of(method)).toBe(policies.of(method));
   });
 
-  it("SessionService's own: Refresh and SignOut take whoever comes", () => {
+  it("SessionService itself: Refresh and SignOut are public", () => {
     const policies = new Policies({ public: [], methods: {} });
     const described = policies.describe(SessionService.methods);
     expect(described.map(({ procedure, auth }) => `${procedure} ${auth}`)).toEqual([
@@ -202,7 +202,7 @@ describe("which policy a stream has", () => {
     expect(policies.describe([desc])[0]?.stream).toBe(stream);
   });
 
-  it("describe shows it for methods that stream, whatever the service says of the others", () => {
+  it("describe shows it for streaming methods only, whatever the service option says", () => {
     const methods = { "notes.v1.NotesService/SyncNotes": { stream: "never" } } as const;
     const sessions = testSessions({ methods });
     const router = createConnectRouter().service(NotesService, {});
@@ -215,7 +215,7 @@ describe("which policy a stream has", () => {
   });
 });
 
-describe("what is refused at start", () => {
+describe("policies that are refused at start", () => {
   const notes = (router: ConnectRouter) => router.service(NotesService, {});
 
   it.each<[string, Options, RegExp]>([
@@ -240,7 +240,7 @@ describe("what is refused at start", () => {
     expect(() => start(options)).toThrow(message);
   });
 
-  it("is fine once it is served", () => {
+  it("is accepted once the method is served", () => {
     expect(() => start({ public: [NotesService] }, notes)).not.toThrow();
     const methods = { "rpcsession.v1.SessionService/Refresh": {} };
     expect(() => start({ methods })).not.toThrow();
@@ -257,7 +257,7 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("an auth that is no word must not open a method", () => {
+  it("an unknown auth must not open a method", () => {
     const typo = { auth: "requierd" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -272,14 +272,14 @@ describe("what is refused at start", () => {
     return { ...addNote, proto: { ...addNote.proto, options } };
   };
 
-  it("a check of a newer schema", () => {
+  it("a check from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ check: 99 as 0 })])).toThrow(
       /sets check to the unknown value 99/,
     );
   });
 
-  it("a check that is no word", () => {
+  it("an unknown check", () => {
     const typo = { check: "strikt" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(
@@ -290,7 +290,7 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("the check of code wins over the schema's, and that over the service's", () => {
+  it("the check in code overrides the method option, which overrides the service option", () => {
     const strict = withPolicy({ check: Check.STRICT });
     const { signOut } = NotesService.method;
     const policies = new Policies({ public: [], methods: {}, check: "none" });
@@ -305,7 +305,7 @@ describe("what is refused at start", () => {
     expect(policies.of({ ...strict, parent }).check).toBe("strict");
   });
 
-  it("a stream of a unary method, in code and in the schema", () => {
+  it("a stream policy of a unary method, in code and in the schema", () => {
     const code = { "notes.v1.NotesService/AddNote": { stream: "never" } } as const;
     for (const [methods, policy] of [
       [code, {}] as const,
@@ -318,13 +318,13 @@ describe("what is refused at start", () => {
     }
   });
 
-  it("a stream of a newer schema", () => {
+  it("a stream policy from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
     expect(() => policies.assertServed([method])).toThrow(/sets stream to the unknown value 99/);
   });
 
-  it("a stream that is no word", () => {
+  it("an unknown stream policy", () => {
     const typo = { stream: "endOnRevok" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -333,7 +333,7 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("an auth of a newer schema", () => {
+  it("an auth from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ auth: 99 as 0 })])).toThrow(
       /sets auth to the unknown value 99/,
@@ -391,7 +391,7 @@ describe("feat:K1 required, optional, none", () => {
     const expected = [
       [required, ofRequired],
       [optional, ofOptional],
-      // Tokens are not looked at.
+      // Tokens are ignored.
       [inherited, ""],
     ] as const;
     for (const [method, answer] of expected) {
@@ -412,7 +412,7 @@ describe("feat:K1 required, optional, none", () => {
     }
   });
 
-  it("require tells a public method from an optional one", async () => {
+  it("require distinguishes a public method from an optional one", async () => {
     const sessions = testSessions();
     const routes = (router: ConnectRouter) => {
       const needs = (_: unknown, context: HandlerContext) => ({
@@ -435,7 +435,7 @@ describe("feat:K1 required, optional, none", () => {
     });
   });
 
-  it("require fails closed where nothing authenticates", async () => {
+  it("require fails closed if nothing authenticates the method", async () => {
     const sessions = testSessions();
     const bare = wireServer({ routes: openRoutes(sessions) });
     const { error } = await bare.call(required, {});
@@ -453,7 +453,7 @@ describe("feat:K1 required, optional, none", () => {
     expect((await server.call(required, {}, { bearer: access })).message?.userId).toBe("alice");
     const refused = await server.call(required, {}, { access: "junk" });
     expect(refused.hint?.reason).toBe(Reason.TOKEN_INVALID);
-    // A unary call of the Connect protocol is the one where it can clear cookies.
+    // It can clear cookies only on unary calls of the Connect protocol.
     expect(refused.headers.getSetCookie()).toHaveLength(4);
   });
 });
@@ -498,7 +498,7 @@ describe("protect keeps its protection", () => {
     expect((await server.call(required, {})).hint?.reason).toBe(Reason.SESSION_MISSING);
     const failing: Presented = { bearer: access, headers: { "x-fail": "1" } };
     expect((await server.call(listNotes, {}, failing)).hint?.reason).toBe(Reason.TOKEN_EXPIRED);
-    // Cookies are cleared, which only the gate can do everywhere.
+    // Cookies are cleared, which only the gate can do on every call.
     const junk = await server.call(listNotes, {}, { access: "junk" });
     expect(junk.headers.getSetCookie()).toHaveLength(4);
   });
@@ -548,7 +548,7 @@ describe("protect keeps its protection", () => {
     await expect(composeGates()(context)).resolves.toBeUndefined();
   });
 
-  it("adds SessionService once, also where the user has it", () => {
+  it("adds SessionService once, even if the user has registered it", () => {
     const sessions = testSessions();
     const router = createConnectRouter();
     const own = (r: ConnectRouter) => r.service(SessionService, sessions.service);
@@ -563,7 +563,7 @@ describe("protect keeps its protection", () => {
     );
   });
 
-  it("keeps whatever else the adapter takes", () => {
+  it("keeps all other options of the adapter", () => {
     const sessions = testSessions();
     const given = { routes: noRoutes, grpc: false, jsonOptions: { ignoreUnknownFields: false } };
     expect(sessions.protect(given)).toMatchObject({ grpc: false, jsonOptions: given.jsonOptions });
@@ -571,7 +571,7 @@ describe("protect keeps its protection", () => {
 });
 
 describe("two instances in one process never meet", () => {
-  it("a session of A is nothing for B", async () => {
+  it("a session of A does not exist for B", async () => {
     const a = testSessions({ issuer: "https://a.example" });
     const b = testSessions({ issuer: "https://b.example" });
     const ofA = await issueOn(a, "header");
@@ -590,7 +590,7 @@ describe("two instances in one process never meet", () => {
     expect(body).not.toContain(ofA.id);
   });
 
-  it("both may guard one call", async () => {
+  it("both may protect one call", async () => {
     const a = testSessions({ issuer: "https://a.example" });
     const b = testSessions({ issuer: "https://b.example" });
     const ofA = await issueOn(a, "header");
@@ -614,7 +614,7 @@ describe("two instances in one process never meet", () => {
 });
 
 describe("check", () => {
-  it("holds a router that was put together by hand against the policies", () => {
+  it("checks a hand-built router against the policies", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter({ requestGate: sessions.requestGate });
     router.service(OpenService, {});
