@@ -32,13 +32,8 @@ describe("sec:C04 the Authorization header", () => {
   });
 });
 
-<<<<<<< HEAD
 describe("sec:C02 sec:C05 cookies", () => {
-  it("at most three of each", () => {
-=======
-describe("cookies (C02, C05)", () => {
   it("reads at most three of each", () => {
->>>>>>> h-auth
     const cookie = [1, 2, 3, 4]
       .flatMap((n) => [`${names.access}=a${n}`, `${names.refresh}=r${n}`])
       .join("; ");

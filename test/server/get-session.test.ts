@@ -339,11 +339,7 @@ describe("GetSession: what the original engine decides", () => {
     },
   ]);
 
-<<<<<<< HEAD
-  it("gs:G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
-=======
-  it("row G14 the store cannot be opened: Unavailable, tokens kept, tried again", async () => {
->>>>>>> h-auth
+  it("gs:G14 the store cannot be opened: Unavailable, tokens kept, tried again", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
@@ -366,13 +362,8 @@ describe("getSession: what its successor for Node.js decides", () => {
   const legacy = { headers: { cookie: "sIdRefreshToken=x", "sec-fetch-site": "same-origin" } };
   check([
     {
-<<<<<<< HEAD
-      // Another library's cookie means nothing here: N1 is for the compatibility preset.
-      row: "gs:N1 a legacy cookie is nothing",
-=======
       // N1 is about the cookies of another library, which are ignored here.
-      row: "N1 a legacy cookie is nothing",
->>>>>>> h-auth
+      row: "gs:N1 a cookie of another library is ignored",
       presented: () => legacy,
       gives: signIn("SESSION_MISSING"),
     },
@@ -655,11 +646,7 @@ describe("getSession: what its successor for Node.js decides", () => {
     // N19 demands on claims: policy-demands.test.ts.
   ]);
 
-<<<<<<< HEAD
-  it("gs:N20 the session is bound to the exchange: revoke clears there", async () => {
-=======
-  it("row N20 the session is bound to the exchange: revoke clears its tokens there", async () => {
->>>>>>> h-auth
+  it("gs:N20 the session is bound to the exchange: revoke clears its tokens there", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);

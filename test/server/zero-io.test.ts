@@ -208,13 +208,8 @@ describe("a revocation is known without reading a session", () => {
   });
 });
 
-<<<<<<< HEAD
 describe("gs:G4 keys", () => {
-  it("a key that another server made is read once, then known", async () => {
-=======
-describe("row G4 keys", () => {
   it("a key created by another server is read once, then known", async () => {
->>>>>>> h-auth
     const clock = createFakeClock();
     const inner = watchedStore();
     const signer = testSessions({ store: inner.store, clock });
