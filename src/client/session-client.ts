@@ -1,10 +1,10 @@
 import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
 import { race, type SessionCallOptions, withDeadline } from "./call/deadline.ts";
-import { sessionInterceptor } from "./call/interceptor.ts";
+import { makeTransport, sessionInterceptor } from "./call/interceptor.ts";
 import { SessionCore } from "./core.ts";
 import type { SessionState } from "./events.ts";
-import { makeTransport, resolveOptions, type SessionClientOptions } from "./options.ts";
+import { resolveOptions, type SessionClientOptions } from "./options.ts";
 import {
   type AllResumeOptions,
   type CursorOptions,
@@ -101,7 +101,7 @@ export function createSessionClient<Claims extends object = JsonObject>(
   options: SessionClientOptions<Claims>,
 ): SessionClient<Claims> {
   const resolved = resolveOptions(options);
-  const core = new SessionCore(resolved);
+  const core = new SessionCore(resolved, makeTransport(resolved, []));
   const { local } = core;
   const interceptor = sessionInterceptor(core);
   const transport = makeTransport(resolved, [interceptor]);

@@ -2,7 +2,16 @@ import { ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
 import type { SentSnapshot } from "../state/local-session.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
-import type { HandledMark } from "./mark.ts";
+
+/**
+ * The mark of a call, carried in its context values. Two layers of this package may handle the same
+ * call: `withRefresh` around a client whose transport already has the session's interceptor. The
+ * interceptor, which is the inner layer, sets the mark and does the work; the outer layer sees the
+ * mark and leaves the call alone. So a call is sent twice at most.
+ */
+export interface HandledMark {
+  handled: boolean;
+}
 
 /** Describes a call before it is sent. */
 interface CallDescription {

@@ -2,9 +2,9 @@ import type { CallOptions } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
 import { coreOf, type SessionClient } from "../session-client.ts";
-import { SessionCall } from "./call.ts";
+import { type HandledMark, SessionCall } from "./call.ts";
 import { deadlineSignal } from "./deadline.ts";
-import { type HandledMark, withMark } from "./mark.ts";
+import { withMark } from "./interceptor.ts";
 
 /**
  * Gives the session to a client that exists already. Its calls carry the tokens, read new ones from

@@ -122,11 +122,6 @@ export class LocalSession implements KnownSession, Credentials {
 
   // --- Reading ---------------------------------------------------------------------------------
 
-  /** The counters that a call must remember when it is sent. */
-  snapshot(): SessionSnapshot {
-    return { epoch: this.epoch, intent: this.intent, version: this.version };
-  }
-
   /**
    * Writes the credentials into the headers of a request, which must be sent right after.
    *
@@ -138,7 +133,9 @@ export class LocalSession implements KnownSession, Credentials {
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
     }
-    return { ...this.snapshot(), wasLoaded: this.ready() === undefined };
+    const { epoch, intent, version } = this;
+    // Loading the tokens now would be too late for this request, but changes the version.
+    return { epoch, intent, version, wasLoaded: this.ready() === undefined };
   }
 
   /**
@@ -511,9 +508,9 @@ export function credentialHeaders(held: Credentials): Record<string, string> {
 }
 
 /** Calls a listener of the application. A listener that throws must not break a call. */
-function notify<T>(listener: (value: T) => void, value: T): void {
+function notify<T>(listener: ((value: T) => void) | undefined, value: T): void {
   try {
-    listener(value);
+    listener?.(value);
   } catch {
     // The application's own mistake.
   }
