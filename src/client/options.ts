@@ -73,7 +73,7 @@ const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
 export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
   if (typeof options?.transport !== "function") {
     throw new TypeError(
-      "transport must be a function such as (parts) => createConnectTransport({ baseUrl, ...parts })",
+      `transport must be a function such as (parts) => createConnectTransport({ baseUrl, ...parts }), got ${typeof options?.transport}`,
     );
   }
   assertMembers("createSessionClient", options, members);
@@ -83,7 +83,9 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   }
   const { realm, onEvent } = options;
   if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
-    throw new TypeError("realm must be a non-empty string: the issuer of the sessions");
+    throw new TypeError(
+      `realm must be the issuer of the sessions, a non-empty string, got ${JSON.stringify(realm)}`,
+    );
   }
   if (onEvent !== undefined && typeof onEvent !== "function") {
     throw new TypeError(`onEvent must be a function, got ${typeof onEvent}`);

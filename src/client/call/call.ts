@@ -47,7 +47,7 @@ export class SessionCall {
     this.#startedAt = core.options.clock.monotonic();
   }
 
-  /** Whether a refusal could still be answered by sending the call again. */
+  /** Whether the call may be sent again after a refusal. */
   get mayResend(): boolean {
     return this.#call.isReplayable && !this.#isDelivered && this.#sends < 2;
   }
@@ -79,7 +79,7 @@ export class SessionCall {
       // 2. Refresh early. A unary call waits only if its token has expired already; a stream always
       //    waits, because it cannot simply be sent again.
       const phase = local.phase();
-      if ((phase === "due" || phase === "expired") && refresher.canRefresh()) {
+      if (phase !== "fresh" && refresher.canRefresh()) {
         const refreshed = refresher.refreshEarly();
         if (refreshed !== undefined && (isStream || phase === "expired")) {
           await race(refreshed, signal);
@@ -185,7 +185,7 @@ export class SessionCall {
     this.succeeded();
   }
 
-  /** Records a success: a message, or an end without an error. */
+  /** Records a success: a message, or the end of the call without an error. */
   succeeded(): void {
     this.#isDelivered = true;
     if (this.#sends === 2) {

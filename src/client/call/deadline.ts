@@ -35,19 +35,18 @@ export async function race<T>(promise: Promise<T>, signal: AbortSignal | undefin
 /**
  * Starts `work` and waits for it within the bounds.
  *
- * @param work receives the bounds as call options. The timer runs here as well, because a transport
- *   may ignore signals
+ * @param work receives a signal that aborts at the bounds. It may ignore the signal, as some transports
+ *   do; the wait ends anyway
  * @throws ConnectError DeadlineExceeded after `timeoutMs`; see {@link race} for the signal
  */
 export async function withDeadline<T>(
   clock: Clock,
   { signal, timeoutMs }: SessionCallOptions,
-  work: (bounds: SessionCallOptions) => Promise<T>,
+  work: (signal: AbortSignal | undefined) => Promise<T>,
 ): Promise<T> {
   const [until, done] = deadlineSignal(clock, timeoutMs, signal);
   try {
-    const bounds = { ...(until && { signal: until }), ...(timeoutMs && { timeoutMs }) };
-    return await race(work(bounds), until);
+    return await race(work(until), until);
   } finally {
     done();
   }

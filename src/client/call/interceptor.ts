@@ -20,8 +20,9 @@ import { type HandledMark, SessionCall } from "./call.ts";
 type Next = Parameters<Interceptor>[0];
 
 /**
- * The interceptor that gives calls the session: it attaches tokens, reads new ones from responses,
- * and refreshes and resends a call that is refused because its token has expired.
+ * The interceptor that adds the session to calls. It attaches tokens and reads new ones from
+ * responses. If a call is refused because its token has expired, it refreshes and sends the call
+ * again.
  */
 export function sessionInterceptor(core: SessionCore): Interceptor {
   return (next) => async (req) => {
@@ -272,8 +273,8 @@ export function withMark(
  * Makes a transport and checks that the factory used its parts. Without the interceptors no call
  * would carry a token, and nothing would explain why.
  *
- * @throws TypeError if the factory ignored the parts. If it replaced the interceptors, only a refused
- *   call can show that, and then the call throws the TypeError
+ * @throws TypeError if the factory ignored the parts. If it replaced the interceptors, that shows only
+ *   when a call is refused; then the call throws the TypeError
  */
 export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
   let isTaken = false;
@@ -294,7 +295,9 @@ export function makeTransport(options: ResolvedOptions, interceptors: Intercepto
     ...(fetch && { fetch }),
   });
   if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
-    throw new TypeError("transport: the function must return a Connect transport");
+    throw new TypeError(
+      `transport: the function must return a Connect transport, got ${typeof made}`,
+    );
   }
   if (!isTaken) {
     throw new TypeError(

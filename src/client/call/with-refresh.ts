@@ -7,8 +7,8 @@ import { deadlineSignal } from "./deadline.ts";
 import { withMark } from "./interceptor.ts";
 
 /**
- * Gives the session to a client that exists already. Its calls carry the tokens, read new ones from
- * responses, and are refreshed and resent by the same rules as on `session.transport`.
+ * Adds the session to an existing client. Its calls carry the tokens, read new ones from responses,
+ * and are sent again after a refresh by the same rules as on `session.transport`.
  *
  * Two limits apply. The first call of each method cannot wait for an early refresh, because only its
  * result shows whether the method is a stream. A request that is an iterable of messages is never
@@ -57,7 +57,7 @@ function wrap(method: Method, core: SessionCore): Method {
   let isStream: boolean | undefined;
   return (input, options = {}) => {
     const call = new WrappedCall(core, method, { input, options, isStream: isStream ?? false });
-    // Clients do not carry the schema, so the first result shows the kind of the method.
+    // Clients do not carry the schema, so only the first result shows whether the method is a stream.
     const sent = isStream === undefined ? call.sendNow() : undefined;
     isStream ??= isIterable(sent);
     return isStream

@@ -22,7 +22,7 @@ type RefreshOutcome =
 export class Refresher {
   /** Delays refreshes after a token was refused right after a refresh. */
   readonly refused: Backoff;
-  /** Delays early refreshes after one failed. No caller needs them yet, so waiting hurts nobody. */
+  /** Delays early refreshes after one failed. No caller depends on them yet, so waiting is harmless. */
   readonly early: Backoff;
   readonly #options: ResolvedOptions;
   readonly #local: LocalSession;
@@ -72,8 +72,8 @@ export class Refresher {
    * Refreshes for a call that was refused with a REFRESH hint.
    *
    * @param isSecond whether the call was refused right after a refresh
-   * @throws `error` if there is nothing to refresh; the same with a diagnosis while refreshes are
-   *   delayed
+   * @throws `error` if there is nothing to refresh; an error with a diagnosis if `isSecond`, or while
+   *   refreshes are delayed
    */
   refreshAfterRefusal(error: ConnectError, hint: Hint, isSecond: boolean): Promise<RefreshOutcome> {
     if (!this.canRefresh(hint)) {
@@ -148,11 +148,8 @@ export class Refresher {
       const { refresh } = SessionService.method;
       const refreshToken = local.tokens?.refreshToken ?? "";
       const headers = refreshHeaders(local);
-      const response = await withDeadline(
-        clock,
-        { timeoutMs: refreshTimeoutMs },
-        ({ signal, timeoutMs }) =>
-          this.#transport.unary(refresh, signal, timeoutMs, headers, { refreshToken }),
+      const response = await withDeadline(clock, { timeoutMs: refreshTimeoutMs }, (signal) =>
+        this.#transport.unary(refresh, signal, refreshTimeoutMs, headers, { refreshToken }),
       );
 
       // 4. Read the notice and the tokens. They do not count if the session changed meanwhile.

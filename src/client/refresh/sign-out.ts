@@ -72,8 +72,8 @@ export class SignOut {
     if (!isReplaced && (held.transport === "cookie" || held.tokens !== undefined)) {
       const refreshToken = held.tokens?.refreshToken ?? "";
       const headers = credentialHeaders(held);
-      await withDeadline(options.clock, bounds, ({ signal, timeoutMs }) =>
-        transport.unary(SessionService.method.signOut, signal, timeoutMs, headers, {
+      await withDeadline(options.clock, bounds, (signal) =>
+        transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
           refreshToken,
         }),
       );
