@@ -50,8 +50,8 @@ export interface SessionClient<Claims extends object = JsonObject> {
   /**
    * Returns a stream that outlives its access token and its connection. It calls `open` again when
    * the server ended the stream because the token expired, and after a pause when the server could
-   * not be reached. It refreshes ahead of time, to keep the gap short. The stream ends with its own
-   * end, with the session, and with any other error.
+   * not be reached. It refreshes ahead of time, to keep the gap short. The result ends when
+   * the stream itself ends, when the session ends, or with any other error.
    *
    * ```ts
    * const orders = session.resume((after, call) => client.watchOrders({ after }, call), {

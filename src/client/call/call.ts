@@ -7,7 +7,7 @@ import { deadlineExceeded, race } from "./deadline.ts";
  * The mark of a call, carried in its context values. Two layers of this package may handle the same
  * call: `withRefresh` around a client whose transport already has the session's interceptor. The
  * interceptor, which is the inner layer, sets the mark and does the work; the outer layer sees the
- * mark and leaves the call alone. So a call is sent twice at most.
+ * mark and leaves the call alone. A call is therefore sent at most twice.
  */
 export interface HandledMark {
   handled: boolean;
@@ -60,7 +60,7 @@ export class SessionCall {
    * @param send sends the request once, within `timeoutMs`, and passes the headers of the response
    *   to {@link accept}
    * @param sent the first attempt, if the caller has sent it already
-   * @throws the error that the caller of the method is to receive
+   * @throws the error for the caller of the method
    */
   async run<T>(
     headers: Headers,
@@ -102,7 +102,7 @@ export class SessionCall {
   /**
    * Handles the failure of an attempt. Returns if the call is to be sent again.
    *
-   * @throws the error that the caller of the method is to receive otherwise
+   * @throws the error for the caller of the method, if the call is not to be sent again
    */
   async recover(reason: unknown): Promise<void> {
     const { local, refresher } = this.#core;
@@ -140,7 +140,7 @@ export class SessionCall {
         ? refresher.refreshAfterRefusal(error, hint, this.#sends > 1 && !this.#isDelivered)
         : undefined;
 
-    // 9. A call that cannot be sent again fails now; the next call will find a new token.
+    // 9. A call that cannot be sent again fails now. The next call finds the new token.
     if (!this.mayResend) {
       throw error;
     }

@@ -92,16 +92,16 @@ async function streamCall(
 
   const opened = await open();
   // Copies, because a later attempt may replace their content.
-  const answer = { header: new Headers(opened.response.header), trailer: new Headers() };
+  const shown = { header: new Headers(opened.response.header), trailer: new Headers() };
   const messages = new ResendingMessages(call, opened, {
     reopen: async () => {
       const again = await open();
-      refill(answer.header, again.response.header);
+      refill(shown.header, again.response.header);
       return again;
     },
-    onEnd: ({ response }) => refill(answer.trailer, response.trailer),
+    onEnd: ({ response }) => refill(shown.trailer, response.trailer),
   });
-  return { ...opened.response, ...answer, message: { [Symbol.asyncIterator]: () => messages } };
+  return { ...opened.response, ...shown, message: { [Symbol.asyncIterator]: () => messages } };
 }
 
 interface StreamActions {

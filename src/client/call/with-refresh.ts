@@ -23,7 +23,7 @@ import { withMark } from "./interceptor.ts";
  *
  * @param client any client made by Connect's `createClient`
  * @returns an object of the same type. If the client's transport already has the session's
- *   interceptor, the interceptor does the work; a call is sent twice at most
+ *   interceptor, the interceptor does the work; a call is sent at most twice
  * @throws TypeError if `client` is not a Connect client, or `session` was not returned by
  *   `createSessionClient`
  */
@@ -75,7 +75,7 @@ class WrappedCall {
   readonly #call: SessionCall;
   readonly #mark: HandledMark = { handled: false };
   readonly #clearTimer: () => void;
-  /** The headers of a refusal. The caller sees them only if no better ones follow. */
+  /** The headers of a refusal. The caller receives them only if the call is not sent again. */
   #heldHeaders: Headers | undefined;
 
   constructor(
@@ -139,7 +139,7 @@ class WrappedCall {
       headers: this.#headers,
       ...(timeoutMs !== undefined && { timeoutMs }),
       contextValues: withMark(this.#options.contextValues, this.#mark),
-      onHeader: (answer) => this.#onHeader(answer),
+      onHeader: (received) => this.#onHeader(received),
     });
   }
 
@@ -174,16 +174,16 @@ class WrappedCall {
     }
   }
 
-  #onHeader(answer: Headers): void {
+  #onHeader(received: Headers): void {
     this.#heldHeaders = undefined;
     if (!this.#mark.handled) {
-      this.#call.accept(answer);
-      if (answer.get(header.hint) === "refresh" && this.#call.mayResend) {
-        this.#heldHeaders = answer;
+      this.#call.accept(received);
+      if (received.get(header.hint) === "refresh" && this.#call.mayResend) {
+        this.#heldHeaders = received;
         return;
       }
     }
-    this.#options.onHeader?.(answer);
+    this.#options.onHeader?.(received);
   }
 
   #showHeldHeaders(): void {

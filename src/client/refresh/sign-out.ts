@@ -10,7 +10,7 @@ interface SignOutParts {
   readonly options: ResolvedOptions;
   readonly local: LocalSession;
   readonly refresher: Refresher;
-  /** On a transport without the session's interceptor. */
+  /** Without the session's interceptor, so that sign-outs do not recur. */
   readonly transport: Transport;
 }
 
@@ -80,7 +80,7 @@ export class SignOut {
     }
   }
 
-  /** Waits for `work` within the bounds, and goes on in any case. */
+  /** Waits for `work` within the bounds, and continues in any case. */
   async #waitFor(work: Promise<unknown>, bounds: SessionCallOptions): Promise<void> {
     await withDeadline(this.#parts.options.clock, bounds, () => work).catch(() => {});
   }

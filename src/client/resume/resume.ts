@@ -85,7 +85,7 @@ export function resume<M, C>(
         next: () => messages.next(),
         throw: (error) => messages.throw(error),
         return() {
-          // A generator that waits for a message would return only after it.
+          // A generator that is waiting for a message would return only after that message.
           stream.stop();
           return messages.return(undefined);
         },

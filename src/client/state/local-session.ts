@@ -115,7 +115,7 @@ export class LocalSession implements KnownSession, Credentials {
     notify(this.#options.onEvent, event);
   }
 
-  /** Stops listening to other tabs. */
+  /** Stops exchanging messages with other tabs. */
   close(): void {
     this.#tabs?.close();
   }
@@ -123,7 +123,7 @@ export class LocalSession implements KnownSession, Credentials {
   // --- Reading ---------------------------------------------------------------------------------
 
   /**
-   * Writes the credentials into the headers of a request, which must be sent right after.
+   * Writes the credentials into the headers of a request. Send the request immediately afterwards.
    *
    * @returns the facts that the call must remember
    */
