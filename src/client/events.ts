@@ -2,7 +2,7 @@ import type { Code } from "@connectrpc/connect";
 import type { JsonObject } from "../base/json.ts";
 
 /**
- * What a client knows about its session. Every change creates a new object, so states can be
+ * The session from the client's point of view. Every change creates a new object, so states can be
  * compared by identity.
  */
 export interface SessionState {
