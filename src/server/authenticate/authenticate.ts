@@ -3,6 +3,7 @@ import { header } from "../../base/wire.ts";
 import type { Reissued } from "../../engine/access-tokens.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { RevocationCheck } from "../../engine/revocation/check.ts";
+import type { LookUp } from "../../engine/revocation/log.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import { isEmpty, type PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
@@ -153,13 +154,12 @@ async function checkSession(
       return verified;
     case "strict":
       return demand.waits.for(checkStored(core, response, call));
-    case "feed":
-      assertNotRevoked(engine, verified);
-      return engine.revocations.unsure ||
-        engine.revocations.isStale(now) ||
-        hasNewClaims(engine, verified)
-        ? demand.waits.for(checkFeed(core, response, call))
-        : verified;
+    case "feed": {
+      const found = lookUp(engine, verified, now);
+      return found === undefined
+        ? verified
+        : demand.waits.for(checkFeed(core, response, call, found));
+    }
   }
 }
 
@@ -178,15 +178,17 @@ async function checkFeed(
   core: VerifyingCore,
   response: Response,
   { engine, verified, demand }: VerifiedCall,
+  lookedUp: LookUp,
 ): Promise<TokenClaims> {
   // 1. Catch up with the change log.
-  if (!engine.revocations.unsure && engine.revocations.isStale()) {
+  let found: LookUp | undefined = lookedUp;
+  if (found.isStale && !found.isUnsure) {
     await engine.revocations.catchUp();
-    assertNotRevoked(engine, verified);
+    found = lookUp(engine, verified);
   }
 
   // 2. The log may have lost entries, perhaps only now: the stored session decides.
-  if (engine.revocations.unsure) {
+  if (found?.isUnsure) {
     const stored = await engine.loadUnsure(verified.sid);
     return useStored(core, response, { engine, verified, stored });
   }
@@ -234,14 +236,18 @@ async function useReissued(
   return reissued.access.claims;
 }
 
-function assertNotRevoked(engine: Authenticator, { sid: session }: TokenClaims): void {
-  const end = engine.revocations.get(session);
-  if (end !== undefined) {
-    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.revocations.storeNow());
+/**
+ * Returns what is known against using the token as it is; undefined if nothing is.
+ * @throws SessionError `unauthorized` if its session has ended
+ */
+function lookUp(
+  { revocations }: Authenticator,
+  { sid, cv }: TokenClaims,
+  now?: number,
+): LookUp | undefined {
+  const found = revocations.lookUp(sid, cv, now);
+  if (found?.end !== undefined) {
+    throw endedError(found.end, found.now);
   }
-}
-
-function hasNewClaims({ revocations }: Authenticator, { sid, cv }: TokenClaims): boolean {
-  const version = revocations.claimsVersionOf(sid);
-  return version !== undefined && version > cv;
+  return found;
 }
