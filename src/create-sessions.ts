@@ -58,7 +58,7 @@ export function createSessions(options: SessionsOptions): Sessions {
   const core: Core = {
     ...serverOptions,
     revocations: engine.revocations,
-    engine: () => engine.open(),
+    engine: engine.open.bind(engine),
     sessionOn: (_core, verified, call) => new SessionHandle(core, verified, call),
   };
   return {

@@ -4,11 +4,13 @@ import {
   type ContextKey,
   type ContextValues,
   createContextKey,
+  type StreamRequest,
+  type UnaryRequest,
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
-import { hasCookies, hideTokens, type PresentedTokens, readTokens } from "../../request/tokens.ts";
+import { type PresentedTokens, takeTokens } from "../../request/tokens.ts";
 
 /** The request and response headers of one call. A `HandlerContext` is an exchange. */
 export interface Exchange {
@@ -36,6 +38,10 @@ export class Call {
   byCookie: boolean;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
+  /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
+  responseHeader: Headers;
+  /** Whether headers are still being collected because the call has no response yet. */
+  isBuffered: boolean;
   /** The id of the session whose tokens this response already carries; a failure keeps them. */
   written: string | undefined = undefined;
   /** The failure that the response headers already report. */
@@ -44,8 +50,6 @@ export class Call {
   committed = false;
   /** The stream that ends with the session of this call; undefined if there is none. */
   stream: CallStream | undefined = undefined;
-  #responseHeader: Headers;
-  #isBuffered: boolean;
   #session: VerifiedSession | undefined = undefined;
   #make: (() => VerifiedSession) | undefined = undefined;
 
@@ -55,9 +59,9 @@ export class Call {
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.signal = exchange.signal;
-    this.byCookie = presented.bearer === undefined && hasCookies(presented);
-    this.#responseHeader = exchange.responseHeader;
-    this.#isBuffered = isBuffered;
+    this.byCookie = presented.bearer === undefined && presented.hasCookies;
+    this.responseHeader = exchange.responseHeader;
+    this.isBuffered = isBuffered;
   }
 
   /** The session of the call; created on first use, because many handlers never read it. */
@@ -76,24 +80,14 @@ export class Call {
     }
   }
 
-  /** Where tokens, cookies and hints are written. */
-  get responseHeader(): Headers {
-    return this.#responseHeader;
-  }
-
-  /** Whether headers are still being collected because the call has no response yet. */
-  get isBuffered(): boolean {
-    return this.#isBuffered;
-  }
-
   /**
    * Writes to these headers from now on. Collected headers are copied first, so that whatever the
    * handler sets afterwards replaces them.
    */
   attachResponse(headers: Headers): void {
-    if (this.#isBuffered) {
-      this.#isBuffered = false;
-      this.#responseHeader.forEach((value, name) => {
+    if (this.isBuffered) {
+      this.isBuffered = false;
+      this.responseHeader.forEach((value, name) => {
         if (name === "set-cookie" || name === "vary") {
           headers.append(name, value);
         } else {
@@ -101,7 +95,7 @@ export class Call {
         }
       });
     }
-    this.#responseHeader = headers;
+    this.responseHeader = headers;
   }
 }
 
@@ -130,44 +124,42 @@ interface TokenReader {
   readonly cookies: Pick<SessionCookies, "names">;
 }
 
-/** Reads the tokens of an exchange, and removes the session cookies from the headers. */
-export function openCall({ cookies }: TokenReader, exchange: CallExchange): Call {
-  return open(cookies, exchange, false);
-}
-
-/** The same for an exchange whose response headers do not exist yet. */
-export function openBufferedCall(
-  { cookies }: TokenReader,
-  exchange: Omit<CallExchange, "responseHeader">,
-): Call {
-  return open(cookies, { ...exchange, responseHeader: new Headers() }, true);
-}
-
-function open({ names }: TokenReader["cookies"], exchange: CallExchange, isBuffered: boolean) {
-  const { requestHeader } = exchange;
-  const presented = readTokens(requestHeader, names);
-  if (hasCookies(presented)) {
-    hideTokens(requestHeader, names);
-  }
-  return new Call(presented, exchange, isBuffered);
-}
-
 /**
  * Returns the call that a context belongs to. Opens it if neither gate nor interceptor has run.
  * @throws ConnectError `Internal` if two requests share their context values
  */
 export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange): Call {
-  // An interceptor may have replaced the headers or the signal of the request, but not both.
-  const isSame = (call: Call): boolean =>
-    call.responseHeader === exchange.responseHeader ||
-    call.requestHeader === exchange.requestHeader ||
-    (call.signal !== undefined && call.signal === exchange.signal);
-  const known = exchange.values && knownCall(exchange.values, key, isSame);
-  const call = known ?? openCall(reader, exchange);
+  const { values, responseHeader } = exchange;
+  const call = (values && knownCall(values, key, exchange)) ?? openCall(reader, exchange, false);
   // An interceptor without a gate has no response headers yet; a handler's context has them.
-  call.attachResponse(exchange.responseHeader);
-  exchange.values?.set(key, call);
+  call.attachResponse(responseHeader);
+  values?.set(key, call);
   return call;
+}
+
+/**
+ * The same for the request that an interceptor receives. A new call collects its response headers,
+ * because there is no response yet.
+ * @throws ConnectError `Internal` if two requests share their context values
+ */
+export function callOfRequest(
+  reader: TokenReader,
+  key: CallKey,
+  { contextValues, header: requestHeader, requestMethod, signal }: UnaryRequest | StreamRequest,
+): Call {
+  const exchange = { requestHeader, requestMethod, signal, responseHeader: new Headers() };
+  const call = knownCall(contextValues, key, exchange) ?? openCall(reader, exchange, true);
+  contextValues.set(key, call);
+  return call;
+}
+
+/** Returns the session of the call that a context belongs to; undefined if it has none. */
+export function sessionOf(
+  reader: TokenReader,
+  key: CallKey,
+  exchange: CallExchange,
+): VerifiedSession | undefined {
+  return callOf(reader, key, exchange).session;
 }
 
 /**
@@ -175,17 +167,24 @@ export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange
  * @throws ConnectError `Internal` if it is the call of another request. The two requests share
  * their values then, and one caller would be mistaken for the other.
  */
-export function knownCall(
-  values: ContextValues,
-  key: CallKey,
-  isSame: (call: Call) => boolean,
-): Call | undefined {
+function knownCall(values: ContextValues, key: CallKey, exchange: CallExchange): Call | undefined {
   const call = values.get(key);
-  if (call !== undefined && !isSame(call)) {
+  // An interceptor may have replaced the headers or the signal of the request, but not both.
+  const isSame =
+    call === undefined ||
+    call.responseHeader === exchange.responseHeader ||
+    call.requestHeader === exchange.requestHeader ||
+    (call.signal !== undefined && call.signal === exchange.signal);
+  if (!isSame) {
     throw new ConnectError(
       "the adapter option contextValues returned the same object for two requests; create one for each request",
       Code.Internal,
     );
   }
   return call;
+}
+
+/** Opens a call: takes the tokens from the headers of its request. */
+function openCall({ cookies }: TokenReader, exchange: CallExchange, isBuffered: boolean): Call {
+  return new Call(takeTokens(exchange.requestHeader, cookies.names), exchange, isBuffered);
 }

@@ -3,8 +3,8 @@ import type { Engine } from "../../engine/engine.ts";
 import { badRefreshToken, isLive } from "../../engine/liveness.ts";
 import type { Refreshed } from "../../engine/refresh/refresh.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
-import { hasCookies } from "../../request/tokens.ts";
-import { checkCrossSite, proveRefresh } from "../authenticate/refresh.ts";
+import { checkCrossSite } from "../../request/origins.ts";
+import { proveRefresh } from "../authenticate/refresh.ts";
 import type { Call } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
@@ -17,7 +17,7 @@ import { expireCookies, writeTokens } from "../response/tokens.ts";
  * @throws SessionError
  */
 export async function refreshCall(core: Core, call: Call, inMessage: string): Promise<Refreshed> {
-  call.byCookie = inMessage === "" && hasCookies(call.presented);
+  call.byCookie = inMessage === "" && call.presented.hasCookies;
   return inMessage === ""
     ? await refreshByCookie(core, call)
     : await refreshByMessage(core, call, inMessage);
@@ -64,7 +64,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   const { presented, responseHeader } = call;
 
   // 1. Cookies that came along are expired in step 3. Another site must not be able to do that.
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     checkCrossSite(core, call);
   }
 
@@ -73,7 +73,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   const refreshed = await engine.refresh({ token, transport: "header" });
 
   // 3. Expire the cookies: the client now uses headers.
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     expireCookies(core, responseHeader);
   }
 

@@ -11,13 +11,13 @@ import { SessionError } from "../../base/errors.ts";
 import { liveOf } from "../../engine/liveness.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
-import { hasCookies, isEmpty } from "../../request/tokens.ts";
-import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
+import { checkCrossSite } from "../../request/origins.ts";
+import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, type CallKey, callOf } from "../call/call.ts";
-import { refuseCall } from "../call/refusal.ts";
-import { raceSignal } from "../call/waits.ts";
+import { raceSignal } from "../call/signal.ts";
 import type { Core } from "../core.ts";
 import { procedureOf } from "../policy/policy.ts";
+import { refuseCall } from "../response/errors.ts";
 import { claimsForClient, endTokens, expireCookies } from "../response/tokens.ts";
 import { isPageToken, isSessionId } from "../session/by-id.ts";
 import { presentSession } from "../session/handle.ts";
@@ -85,10 +85,10 @@ function caller(call: Call): Session {
  */
 async function signOut(core: Core, call: Call, inMessage: string): Promise<void> {
   const { presented, responseHeader } = call;
-  if (inMessage === "" && isEmpty(presented)) {
+  if (inMessage === "" && presented.isEmpty) {
     return;
   }
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     checkCrossSite(core, call);
   }
   const engine = await core.engine();
@@ -102,7 +102,7 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);
   }
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     expireCookies(core, responseHeader);
   }
 }

@@ -7,10 +7,9 @@ import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device } from "../../engine/store.ts";
-import { isTrustedSite } from "../../request/origins.ts";
-import { hasCookies } from "../../request/tokens.ts";
+import { checkCrossSite, isTrustedSite } from "../../request/origins.ts";
 import { chooseTransport } from "../../request/transport.ts";
-import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
+import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
@@ -78,7 +77,7 @@ export async function signIn(
   }
 
   // 3. Cookies are only set or replaced for this service's own pages.
-  if (transport === "cookie" || hasCookies(call.presented)) {
+  if (transport === "cookie" || call.presented.hasCookies) {
     checkCrossSite(core, call);
   }
 
@@ -234,7 +233,7 @@ export async function writeCreated(core: Core, call: Call, created: Created): Pr
   const { record } = created;
   const engine = await core.engine();
   const byCookie = record.transport === "cookie";
-  if (!byCookie && hasCookies(call.presented)) {
+  if (!byCookie && call.presented.hasCookies) {
     expireCookies(core, call.responseHeader);
   }
   const { accessCookies, refreshCookies } = call.presented;
