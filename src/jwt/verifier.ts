@@ -1,7 +1,7 @@
 import { base64url } from "jose";
 import type { JsonObject, JsonValue } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
-import { assertUserClaims, fromPayload, isCount, type TokenClaims, toPayload } from "./claims.ts";
+import { checkedPayload, fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, signingAlgorithms } from "./jwk.ts";
 import {
   isSignature,
@@ -240,12 +240,7 @@ export async function signAccessToken(
   claims: TokenClaims,
   key: SigningKey | RemoteSigningKey,
 ): Promise<string> {
-  assertUserClaims(claims.claims);
-  const payload = toPayload(claims);
-  if (fromPayload(payload) === undefined) {
-    throw new TypeError("access token: a claim is missing or has the wrong type");
-  }
-  const token = await signCompact(payload, key);
+  const token = await signCompact(checkedPayload(claims), key);
   if (token.length > maxTokenLength) {
     throw new TypeError(
       `claims: the access token has ${token.length} characters, and the limit is ${maxTokenLength}; put fewer or shorter claims into it`,

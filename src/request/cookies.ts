@@ -31,6 +31,26 @@ export class SessionCookies {
   }
 
   /**
+   * Returns the Set-Cookie values that set cookies, for each name. They expire copies first: every
+   * copy that this host can reach, or only the one of the option `olderDomain`.
+   *
+   * @param values pairs of name and value
+   * @param maxAge seconds
+   * @throws RangeError like `set`
+   */
+  write(
+    values: readonly (readonly [name: string, value: string])[],
+    { maxAge, expireCopies }: { readonly maxAge: number; readonly expireCopies: boolean },
+  ): ReadonlyMap<string, readonly string[]> {
+    return new Map(
+      values.map(([name, value]) => {
+        const gone = expireCopies ? this.expire(name) : this.expireOlder(name);
+        return [name, [...gone, this.set(name, value, maxAge)]];
+      }),
+    );
+  }
+
+  /**
    * Returns the Set-Cookie value that sets a cookie.
    * @param maxAge seconds
    * @throws RangeError if name and value exceed 4096 bytes, because browsers drop such a cookie silently

@@ -18,12 +18,15 @@ export interface TokensToWrite {
   readonly expireCopies: boolean;
 }
 
-/** Writes the tokens of a session as cookies or headers, depending on its token transport. */
+/**
+ * Writes the tokens of a session as cookies or headers, depending on its token transport.
+ * @returns the claims that the client may read; see {@link claimsForClient}
+ */
 export async function writeTokens(
   core: VerifyingCore,
   headers: Headers,
   tokens: TokensToWrite,
-): Promise<void> {
+): Promise<JsonObject | undefined> {
   const { record, access } = tokens;
   const claims = await claimsForClient(core, record);
   putTokens(core, headers, tokens);
@@ -41,16 +44,17 @@ export async function writeTokens(
     ...(claims === undefined ? {} : { claims }),
   });
   headers.set("cache-control", "no-store");
+  return claims;
 }
 
 /** Writes an access token that replaces the presented one. */
-export function writeReissued(
+export async function writeReissued(
   core: VerifyingCore,
   headers: Headers,
   reissued: Pick<TokensToWrite, "record" | "now" | "access"> &
     Partial<Pick<TokensToWrite, "event">>,
 ): Promise<void> {
-  return writeTokens(core, headers, {
+  await writeTokens(core, headers, {
     event: "reissued",
     ...reissued,
     refreshToken: undefined,
@@ -92,13 +96,8 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       [names.access, access.token],
       ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
     ] as const;
-    const written = values.map(([name, value]) => {
-      const copies = tokens.expireCopies
-        ? core.cookies.expire(name)
-        : core.cookies.expireOlder(name);
-      return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
-    });
-    for (const [name, cookies] of written) {
+    const { expireCopies } = tokens;
+    for (const [name, cookies] of core.cookies.write(values, { maxAge, expireCopies })) {
       replaceCookie(headers, name, cookies);
     }
   }
