@@ -8,7 +8,9 @@ import {
   type UnaryRequest,
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
+import type { JsonObject } from "../../base/json.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
 import { type PresentedTokens, takeTokens } from "../../request/tokens.ts";
 
@@ -24,6 +26,18 @@ export interface Exchange {
 export interface CallExchange extends Exchange {
   readonly signal?: AbortSignal;
   readonly values?: ContextValues;
+}
+
+/** The claims of a verified access token. */
+export interface VerifiedClaims {
+  readonly claims: TokenClaims;
+  /** The user's claims as handlers read them, after the schema of the option `claims`. */
+  readonly read: JsonObject;
+}
+
+/** Creates the session objects of an instance. */
+export interface SessionFactory {
+  sessionOn(core: SessionFactory, verified: VerifiedClaims, call: Call): VerifiedSession;
 }
 
 /** The state that one instance keeps for one call. */
@@ -51,7 +65,7 @@ export class Call {
   /** The stream that ends with the session of this call; undefined if there is none. */
   stream: CallStream | undefined = undefined;
   #session: VerifiedSession | undefined = undefined;
-  #make: (() => VerifiedSession) | undefined = undefined;
+  #entered: { readonly core: SessionFactory; readonly verified: VerifiedClaims } | undefined;
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
   constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
@@ -66,17 +80,19 @@ export class Call {
 
   /** The session of the call; created on first use, because many handlers never read it. */
   get session(): VerifiedSession | undefined {
-    this.#session ??= this.#make?.();
+    if (this.#session === undefined && this.#entered !== undefined) {
+      const { core, verified } = this.#entered;
+      this.#session = core.sessionOn(core, verified, this);
+    }
     return this.#session;
   }
 
-  /** Sets the session of the call to what `make` returns, and points the call's stream to it. */
-  enter(make: () => VerifiedSession): void {
-    this.#make = make;
+  /** Makes the session of verified claims the session of the call, and of the call's stream. */
+  enter(core: SessionFactory, verified: VerifiedClaims): void {
+    this.#entered = { core, verified };
     this.#session = undefined;
-    if (this.stream !== undefined) {
-      this.#session = make();
-      this.stream.follow(this.#session);
+    if (this.stream !== undefined && this.session !== undefined) {
+      this.stream.follow(this.session);
     }
   }
 

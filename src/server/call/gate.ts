@@ -88,6 +88,6 @@ export async function enterSession(
 
   // 5. The session that the handler sees. Its claims must match the schema of the service.
   const read = await within(signal, core.claims.read(claims.claims));
-  call.enter(() => core.sessionOn(core, { claims, read }, call));
+  call.enter(core, { claims, read });
   return true;
 }

@@ -13,7 +13,7 @@ import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";
-import { SessionHandle } from "./handle.ts";
+import { presentSession } from "./handle.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
 export type NewSessionOptions<Claims extends object = object> = SessionFacts &
@@ -303,7 +303,6 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   call.written = created.record.id;
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
-  const session = new SessionHandle(core, { claims, read }, call);
-  call.enter(() => session);
-  return session;
+  call.enter(core, { claims, read });
+  return presentSession(call) as Session;
 }
