@@ -66,7 +66,6 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "cookies.ts": "main",
     "cookie-options.ts": "options of createSessions",
     "origins.ts": "options of createSessions, and the check of each request",
-    "transport.ts": "sign-in chooses between cookies and headers",
   },
   engine: {
     "engine.ts": "main",

@@ -51,8 +51,8 @@ describe("openSecretRing", () => {
     const ring = await openSecretRing(readSecretOption([secret, `${secret}!`]), issuer);
     const second = await openSecretRing(readSecretOption(`${secret}!`), issuer);
     expect(ring.current.id).not.toBe(second.current.id);
-    expect(ring.get(second.current.id)).toBeDefined();
-    expect(ring.get("nobody's")).toBeUndefined();
+    expect(ring.byId.get(second.current.id)).toBeDefined();
+    expect(ring.byId.get("nobody's")).toBeUndefined();
   });
 
   it("computes the same codes without node:crypto", async () => {
@@ -64,6 +64,8 @@ describe("openSecretRing", () => {
     const [a, b] = [here.current.refreshTag.sign(data), ring.current.refreshTag.sign(data)];
     expect(b).toBeInstanceOf(Promise);
     expect(Buffer.from(await b)).toEqual(Buffer.from(await a));
+    expect(await ring.current.refreshTag.verify(data, await a)).toBe(true);
+    expect(await ring.current.refreshTag.verify(data, (await a).subarray(1))).toBe(false);
     expect(elsewhere.equalBytes(await a, await b)).toBe(true);
     expect(elsewhere.equalBytes(await a, new Uint8Array(32))).toBe(false);
     expect(elsewhere.equalBytes(await a, (await b).subarray(1))).toBe(false);

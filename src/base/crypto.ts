@@ -26,10 +26,12 @@ export function readSecretOption(option: SecretOption): Uint8Array<ArrayBuffer>[
   });
 }
 
-/** The secrets of a server. The first makes new tokens; all of them check tokens. */
+/** The secrets of a server. */
 export interface SecretRing {
+  /** The first secret; it makes new tokens. */
   readonly current: SecretKeys;
-  get(id: string): SecretKeys | undefined;
+  /** All secrets by their ids; each of them checks tokens. */
+  readonly byId: ReadonlyMap<string, SecretKeys>;
 }
 
 /** The keys derived from one secret: one for each purpose, unusable for any other. */
@@ -43,10 +45,15 @@ export interface SecretKeys {
   readonly encryption: CryptoKey;
 }
 
-/** A keyed message authentication code (HMAC-SHA-256, RFC 2104). */
+/**
+ * A keyed message authentication code (HMAC-SHA-256, RFC 2104) of a fixed length. Both methods are
+ * synchronous where `node:crypto` exists.
+ */
 interface Mac {
-  /** Returns the 32-byte code of `data`. Synchronous where `node:crypto` exists. */
+  /** Returns the code of `data`. */
   sign(data: Uint8Array<ArrayBuffer>): Uint8Array | Promise<Uint8Array>;
+  /** Whether `code` is the code of `data`. Takes the same time for every code of the right length. */
+  verify(data: Uint8Array<ArrayBuffer>, code: Uint8Array): boolean | Promise<boolean>;
 }
 
 /** Derives the keys of every secret. They depend on the issuer as well. */
@@ -59,8 +66,7 @@ export async function openSecretRing(
   if (current === undefined) {
     throw emptyList();
   }
-  const byId = new Map(keys.map((k) => [k.id, k]));
-  return { current, get: (id) => byId.get(id) };
+  return { current, byId: new Map(keys.map((k) => [k.id, k])) };
 }
 
 function emptyList(): TypeError {
@@ -87,7 +93,7 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
   return {
     id: base64Encode((await derive("secret-id")).subarray(0, 6), "url"),
     refreshTag: await createMac(await derive("refresh-tag")),
-    refreshCheck: await createMac(await derive("refresh-check")),
+    refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),
     encryption: await crypto.subtle.importKey("raw", encryption, "AES-GCM", false, [
       "encrypt",
@@ -96,15 +102,22 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
   };
 }
 
-async function createMac(key: Uint8Array<ArrayBuffer>): Promise<Mac> {
+/** The length of the code that detects junk before the store is read; the tag proves a token. */
+const checkBytes = 8;
+
+async function createMac(key: Uint8Array<ArrayBuffer>, length = 32): Promise<Mac> {
   if (nodeCrypto !== undefined) {
     const { createHmac, createSecretKey } = nodeCrypto;
     const secret = createSecretKey(key);
-    return { sign: (data) => createHmac("sha256", secret).update(data).digest() };
+    const sign = (data: Uint8Array<ArrayBuffer>): Uint8Array =>
+      createHmac("sha256", secret).update(data).digest().subarray(0, length);
+    return { sign, verify: (data, code) => equalBytes(sign(data), code) };
   }
   const algorithm = { name: "HMAC", hash: "SHA-256" };
   const secret = await crypto.subtle.importKey("raw", key, algorithm, false, ["sign"]);
-  return { sign: async (data) => new Uint8Array(await crypto.subtle.sign("HMAC", secret, data)) };
+  const sign = async (data: Uint8Array<ArrayBuffer>): Promise<Uint8Array> =>
+    new Uint8Array(await crypto.subtle.sign("HMAC", secret, data), 0, length);
+  return { sign, verify: async (data, code) => equalBytes(await sign(data), code) };
 }
 
 /** Compares two byte strings in a time that depends only on their length. */

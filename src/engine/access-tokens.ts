@@ -4,7 +4,7 @@ import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
 import { inTime } from "../base/promises.ts";
 import { maxTokenLength, type TokenTransport } from "../base/wire.ts";
-import { type TokenClaims, toPayload } from "../jwt/claims.ts";
+import type { TokenClaims } from "../jwt/claims.ts";
 import { signAccessToken } from "../jwt/verifier.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
@@ -110,7 +110,7 @@ export class AccessTokens {
    */
   assertFits({ userId, tenantId, claims, transport }: TokenContent): void {
     const { issuer, audience } = this.#options;
-    const largest: TokenClaims = {
+    const largest: Omit<TokenClaims, "claims"> = {
       iss: issuer,
       aud: audience,
       sub: userId,
@@ -127,9 +127,8 @@ export class AccessTokens {
       session_exp: greatestCount,
       transport,
       ...(tenantId === null ? {} : { tid: tenantId }),
-      claims,
     };
-    const payload = new TextEncoder().encode(JSON.stringify(toPayload(largest))).length;
+    const payload = new TextEncoder().encode(JSON.stringify({ ...claims, ...largest })).length;
     const length = tokenFrame + Math.ceil((payload * 4) / 3);
     const limit = maxLength[transport];
     if (length > limit) {

@@ -1,5 +1,5 @@
 import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
-import { equalBytes, type SecretRing } from "../base/crypto.ts";
+import type { SecretRing } from "../base/crypto.ts";
 
 /** `secretId.mac`, both base64url. */
 const shape = /^([\w-]{8})\.([\w-]{42}[AEIMQUYcgkosw048])$/;
@@ -21,11 +21,8 @@ export class AntiCsrf {
   /** Whether the token belongs to this session, under any secret. Compares in constant time. */
   async verify(session: string, token: string): Promise<boolean> {
     const [, secretId = "", mac = ""] = shape.exec(token) ?? [];
-    const keys = this.#secrets.get(secretId);
-    return (
-      keys !== undefined &&
-      equalBytes(await keys.antiCsrf.sign(bytesOf(session)), base64Decode(mac))
-    );
+    const keys = this.#secrets.byId.get(secretId);
+    return keys !== undefined && (await keys.antiCsrf.verify(bytesOf(session), base64Decode(mac)));
   }
 }
 

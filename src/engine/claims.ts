@@ -25,10 +25,14 @@ export class ClaimsRule {
 
   /**
    * Validates new claims and returns the schema's output, which is what gets stored.
-   * @throws TypeError if they do not match, or if the schema does not accept its own output
+   * @throws TypeError if they do not match, if the schema does not accept its own output, or if
+   * `clientClaims` selects claims that cannot be sent
    */
-  accept(given: unknown): Promise<JsonObject> {
-    return this.#reader.accept(given);
+  async accept(given: unknown): Promise<JsonObject> {
+    const claims = await this.#reader.accept(given);
+    // Compute what the client may read now, while a mistake still changes nothing.
+    await this.forClient(claims);
+    return claims;
   }
 
   /**

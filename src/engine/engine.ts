@@ -95,11 +95,11 @@ export class Engine {
   #opening: Promise<this> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(given: EngineOptions) {
-    const options = { ...given, emit: oncePerSecret(given.emit) };
+  constructor(options: EngineOptions) {
     const { store, clock, emit, lifetimes } = options;
     const secrets = new EngineSecrets(options);
-    const keys = signingKeysOf(options, secrets);
+    const emitOnce = oncePerSecret(emit);
+    const keys = signingKeysOf({ ...options, emit: emitOnce }, secrets);
     const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
     const revocations = new RevocationLog({
       store,
@@ -114,7 +114,7 @@ export class Engine {
     const refreshTokens = new RefreshTokens({
       store,
       secrets,
-      emit,
+      emit: emitOnce,
       complete: options.secret === undefined,
     });
     this.revocations = revocations;
@@ -129,7 +129,7 @@ export class Engine {
       audience: options.audience,
       maxLife: maxAccessLife / 1000,
       clockSkew: options.clockSkew / 1000,
-      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      keys,
       cache: verified,
     });
     this.#options = options;

@@ -58,6 +58,19 @@ export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
 }
 
 /**
+ * Makes the payload of a token that the verifier will accept.
+ * @throws TypeError when a claim has the wrong type, or the user's claims are not plain JSON
+ */
+export function checkedPayload(claims: TokenClaims): JsonObject {
+  assertUserClaims(claims.claims);
+  const payload = toPayload(claims);
+  if (fromPayload(payload) === undefined) {
+    throw new TypeError("access token: a claim is missing or has the wrong type");
+  }
+  return payload;
+}
+
+/**
  * Reads the claims of a payload. A claim of the wrong type is never treated as absent.
  *
  * Checks only the types: issuer, audience and time are up to the verifier. `nbf` may be present, as a

@@ -1,7 +1,7 @@
 import { base64url } from "jose";
 import type { JsonObject, JsonValue } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
-import { assertUserClaims, fromPayload, isCount, type TokenClaims, toPayload } from "./claims.ts";
+import { checkedPayload, fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, signingAlgorithms } from "./jwk.ts";
 import {
   isSignature,
@@ -23,13 +23,18 @@ interface ProvingRules {
   readonly maxLife: number;
   /** How far `iat` and `nbf` may lie in the future; whole seconds, 0 or more. Not applied to `exp`. */
   readonly clockSkew: number;
+  readonly keys: KeyFinder;
+}
+
+/** The keys that may have signed a token. */
+export interface KeyFinder {
   /**
    * Finds a key by its exact id, 1 to 64 characters of the base64url alphabet. `iat` is not proven
    * yet: use it only to decide whether to look again. Returns undefined if there is no such key.
    * Throws or rejects if that cannot be determined. Returns the same object as long as the key is the
    * same.
    */
-  findKey(
+  find(
     kid: string,
     iat: number,
   ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
@@ -58,7 +63,7 @@ export type VerifiedToken =
 
 /**
  * Verifies an access token. Synchronous if the token is in the cache. Throws or rejects only if
- * `findKey` does, or if its key cannot be used.
+ * a key cannot be looked up or cannot be used.
  * @param now milliseconds since 1970 UTC
  */
 export type AccessTokenVerifier = (
@@ -100,7 +105,7 @@ export function createAccessTokenVerifier(
       return proveAnew(token, now);
     }
     // The key is looked up on every use, because it may have been removed since.
-    const key = rules.findKey(known.key.kid, known.claims.iat);
+    const key = rules.keys.find(known.key.kid, known.claims.iat);
     if (key === known.key) {
       // The only synchronous path: a promise here would cost more than 1 % of a warm call.
       return judge(known, now);
@@ -129,7 +134,7 @@ function checkOptions(options: AccessTokenVerifierOptions): AccessTokenVerifierO
       `clockSkew must be a whole number of seconds, 0 or more, got ${String(clockSkew)}`,
     );
   }
-  return { ...options, findKey: options.findKey.bind(options) };
+  return { ...options };
 }
 
 /** Applies the time to a proof. Written so that a `now` that is not a number never passes. */
@@ -147,7 +152,7 @@ function judge(found: ProvenToken | RefusedToken, now: number): VerifiedToken {
 const invalid = { status: "invalid" } as const;
 const malformed = { status: "malformed" } as const;
 
-/** Checks everything but the time. Rejects only if `findKey` does, or if its key cannot be used. */
+/** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
 async function proveToken(token: string, rules: ProvingRules): Promise<ProvenToken | RefusedToken> {
   // 1. The form.
   const parsed = parseCompact(token);
@@ -161,7 +166,7 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
   }
 
   // 3. The signature.
-  const key = await rules.findKey(parsed.header.kid, parsed.payload.iat);
+  const key = await rules.keys.find(parsed.header.kid, parsed.payload.iat);
   if (key === undefined || !(await isSigned(token, parsed, key))) {
     return invalid;
   }
@@ -240,12 +245,7 @@ export async function signAccessToken(
   claims: TokenClaims,
   key: SigningKey | RemoteSigningKey,
 ): Promise<string> {
-  assertUserClaims(claims.claims);
-  const payload = toPayload(claims);
-  if (fromPayload(payload) === undefined) {
-    throw new TypeError("access token: a claim is missing or has the wrong type");
-  }
-  const token = await signCompact(payload, key);
+  const token = await signCompact(checkedPayload(claims), key);
   if (token.length > maxTokenLength) {
     throw new TypeError(
       `claims: the access token has ${token.length} characters, and the limit is ${maxTokenLength}; put fewer or shorter claims into it`,

@@ -31,6 +31,26 @@ export class SessionCookies {
   }
 
   /**
+   * Returns the Set-Cookie values that set cookies, for each name. They expire copies first: every
+   * copy that this host can reach, or only the one of the option `olderDomain`.
+   *
+   * @param values pairs of name and value
+   * @param maxAge seconds
+   * @throws RangeError like `set`
+   */
+  write(
+    values: readonly (readonly [name: string, value: string])[],
+    { maxAge, expireCopies }: { readonly maxAge: number; readonly expireCopies: boolean },
+  ): ReadonlyMap<string, readonly string[]> {
+    return new Map(
+      values.map(([name, value]) => {
+        const gone = expireCopies ? this.expire(name) : this.expireOlder(name);
+        return [name, [...gone, this.set(name, value, maxAge)]];
+      }),
+    );
+  }
+
+  /**
    * Returns the Set-Cookie value that sets a cookie.
    * @param maxAge seconds
    * @throws RangeError if name and value exceed 4096 bytes, because browsers drop such a cookie silently
@@ -116,87 +136,4 @@ function parentsOf(hostname: string): string[] {
 /** Whether browsers accept Secure cookies from a host over plain http. Safari never does. */
 function isLoopback(hostname: string): boolean {
   return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
-}
-
-/**
- * Returns the values of one cookie in a Cookie header, in order, at most `limit` of them. It searches
- * for the name instead of parsing every pair, because the header may hold many other cookies.
- */
-export function readCookie(
-  cookieHeader: string | null,
-  name: string,
-  limit: number,
-): readonly string[] {
-  const start = `${name}=`;
-  let at = cookieHeader === null ? -1 : cookieHeader.indexOf(start);
-  if (cookieHeader === null || at === -1) {
-    return none;
-  }
-  const values: string[] = [];
-  while (at !== -1 && values.length < limit) {
-    const valueAt = at + start.length;
-    if (isPairStart(cookieHeader, at)) {
-      values.push(cookieHeader.slice(valueAt, endOfPair(cookieHeader, valueAt)));
-    }
-    at = cookieHeader.indexOf(start, valueAt);
-  }
-  return values;
-}
-
-const none: readonly string[] = Object.freeze([]);
-
-/** Returns the Cookie header without the named cookies; empty if nothing is left. */
-export function withoutCookies(cookieHeader: string, names: readonly string[]): string {
-  const kept: string[] = [];
-  forEachPair(cookieHeader, (pair) => {
-    if (!names.some((name) => pair.startsWith(`${name}=`))) {
-      kept.push(pair);
-    }
-  });
-  return kept.join("; ");
-}
-
-/**
- * Visits each pair without the blanks around it. Only space and tab count as blanks (RFC 6265bis
- * section 5.6). Other characters that JavaScript would trim are part of the name: a sibling host may
- * set a cookie of such a name, because it does not begin with `__Host-`.
- */
-function forEachPair(cookieHeader: string, visit: (pair: string) => void): void {
-  let start = 0;
-  while (start < cookieHeader.length) {
-    const end = endOfPair(cookieHeader, start);
-    while (start < end && isBlank(cookieHeader, start)) {
-      start++;
-    }
-    visit(cookieHeader.slice(start, end));
-    start = semicolonFrom(cookieHeader, end) + 1;
-  }
-}
-
-/** Whether there are only blanks between a position and the semicolon before it. */
-function isPairStart(cookieHeader: string, at: number): boolean {
-  let before = at - 1;
-  while (before >= 0 && isBlank(cookieHeader, before)) {
-    before--;
-  }
-  return before < 0 || cookieHeader[before] === ";";
-}
-
-/** Returns the end of the pair around a position, without the blanks after it. */
-function endOfPair(cookieHeader: string, from: number): number {
-  let end = semicolonFrom(cookieHeader, from);
-  while (end > from && isBlank(cookieHeader, end - 1)) {
-    end--;
-  }
-  return end;
-}
-
-function semicolonFrom(cookieHeader: string, from: number): number {
-  const at = cookieHeader.indexOf(";", from);
-  return at === -1 ? cookieHeader.length : at;
-}
-
-function isBlank(text: string, at: number): boolean {
-  const code = text.charCodeAt(at);
-  return code === 0x20 || code === 0x09;
 }

@@ -1,3 +1,34 @@
+import { SessionError } from "../base/errors.ts";
+import type { SessionEventListener } from "../base/events.ts";
+
+/** The rule that decides which pages may send requests with cookies. */
+export interface CrossSiteRule {
+  readonly crossSite: "checked" | "unchecked";
+  /** The exact origins whose pages may use cookies. */
+  readonly origins: ReadonlySet<string>;
+  readonly emit: SessionEventListener;
+}
+
+/** The parts of a request that show which page sent it. */
+interface PageRequest {
+  readonly requestHeader: Headers;
+  readonly requestMethod: string;
+}
+
+/** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
+export function checkCrossSite(
+  { crossSite, origins, emit }: CrossSiteRule,
+  { requestHeader, requestMethod }: PageRequest,
+): void {
+  if (crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, origins)) {
+    emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
+    throw new SessionError("forbidden", "CROSS_SITE", {
+      message:
+        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
+    });
+  }
+}
+
 /**
  * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
  * Origin header as the fallback that OWASP recommends.

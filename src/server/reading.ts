@@ -10,16 +10,14 @@ import {
 import { type Duration, durationMs } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { type Call, type CallKey, callOf, type Exchange } from "./call/call.ts";
+import { type Call, type CallKey, callOf, type Exchange, sessionOf } from "./call/call.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
-import { failCall, refuseCall } from "./call/refusal.ts";
-import { Waits } from "./call/waits.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
 import { type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
-import { misuse, sessionMissing } from "./response/errors.ts";
+import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -159,7 +157,7 @@ function sessionIn<S extends VerifiedSession>(
     throw unprotected(context);
   }
   // The key belongs to this instance, so the session does too.
-  return callOf(core, key, context).session as S | undefined;
+  return sessionOf(core, key, context) as S | undefined;
 }
 
 /** The error of a call that neither a gate nor an interceptor of this instance has seen. */
@@ -230,7 +228,7 @@ function getSessionWith<S extends VerifiedSession>(
     const auth = required ? "required" : "optional";
     const policy = { auth, doAntiCsrfCheck, check, freshWithin: undefined, claims: [] } as const;
     try {
-      const hasSession = await enterSession(core, call, policy, new Waits(undefined));
+      const hasSession = await enterSession(core, call, policy, undefined);
       return hasSession ? (call.session as S) : undefined;
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });

@@ -37,7 +37,7 @@ describe("mintRefreshToken", () => {
       readSecretOption(["b".repeat(40), "a".repeat(32)]),
       issuer,
     );
-    const same = elsewhere.get(keys.id);
+    const same = elsewhere.byId.get(keys.id);
     expect(same && (await mintRefreshToken(same, binding))).toBe(token);
   });
 

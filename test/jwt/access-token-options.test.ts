@@ -24,7 +24,7 @@ describe("createAccessTokenVerifier options", () => {
     const token = await signAccessToken(accessClaims, keys.signing);
     const options = {
       ...{ issuer: accessClaims.iss, audience: accessClaims.aud, maxLife, clockSkew },
-      findKey: () => keys.verification,
+      keys: { find: () => keys.verification },
     };
     const verify = createAccessTokenVerifier(options);
     options.issuer = "https://evil.example";

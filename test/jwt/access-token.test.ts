@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it, vi } from "vitest";
-import { type AccessTokenVerifierOptions, signAccessToken } from "../../src/jwt/verifier.ts";
+import { type KeyFinder, signAccessToken } from "../../src/jwt/verifier.ts";
 import {
   accessClaims,
   accessPayload,
@@ -117,7 +117,7 @@ describe("the payload", () => {
 
 describe("the key lookup", () => {
   it("receives the exact kid and the unproven iat, once", async () => {
-    const findKey = vi.fn<AccessTokenVerifierOptions["findKey"]>(() => keys.verification);
+    const findKey = vi.fn<KeyFinder["find"]>(() => keys.verification);
     await verifierOf([], { findKey })(token, now);
     expect(findKey.mock.calls).toEqual([[keys.signing.kid, issuedAt]]);
   });

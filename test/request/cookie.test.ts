@@ -2,7 +2,8 @@ import fc from "fast-check";
 import { Cookie, CookieJar } from "tough-cookie";
 import { describe, expect, it } from "vitest";
 import type { CookieOptions } from "../../src/request/cookie-options.ts";
-import { readCookie, SessionCookies, withoutCookies } from "../../src/request/cookies.ts";
+import { SessionCookies } from "../../src/request/cookies.ts";
+import { readCookie, withoutCookies } from "../../src/request/tokens.ts";
 
 const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");

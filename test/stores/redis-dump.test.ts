@@ -34,7 +34,7 @@ it.skipIf(redisMissing)(
     const guessed = { ...current, id: record.secretId };
     const thief = new RefreshTokens({
       store: redisStore(client, { prefix: "dumped" }),
-      secrets: { current: guessed, get: () => guessed },
+      secrets: { current: guessed, byId: new Map([[guessed.id, guessed]]) },
       emit: () => {},
       complete: false,
     });

@@ -1,3 +1,4 @@
+import type { SigningAlgorithm } from "../../jwt/jwk.ts";
 import type { SigningKey, VerificationKey } from "../../jwt/keys.ts";
 
 /** A key from the store, ready for use. */
@@ -22,6 +23,12 @@ export interface RotationRules {
   readonly retention: number;
 }
 
+/** The options with which a new key would be created now. */
+interface CurrentOptions {
+  readonly algorithm: SigningAlgorithm;
+  readonly secretId: string;
+}
+
 /**
  * How long a key is published before it signs, so that every verifier has it by then. It is also how
  * long a server may take to notice that the next key has begun to sign.
@@ -29,6 +36,15 @@ export interface RotationRules {
 export const publishAhead: number = 10 * 60_000;
 /** Minimum age of a key before it is replaced because of a changed secret or algorithm. */
 const replaceAfter = 86_400_000;
+
+/** Returns the key that signs now, and whether the next key must be created now. */
+export function planKeys(
+  keys: readonly LoadedKey[],
+  now: number,
+  rules: RotationRules & CurrentOptions,
+): { readonly signer: LoadedKey | undefined; readonly isNextDue: boolean } {
+  return { signer: currentSigner(keys, now), isNextDue: isNextDue(keys, now, rules) };
+}
 
 /** The newest key that has been published long enough. The very first key signs immediately. */
 export function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKey | undefined {
@@ -43,16 +59,17 @@ export function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKe
  * with an outdated secret or algorithm is replaced early, but not immediately: during a roll-out
  * servers disagree about the current options, and would keep replacing each other's keys.
  */
-export function isRotationDue(
+function isNextDue(
   keys: readonly LoadedKey[],
   now: number,
-  rules: RotationRules & { isCurrent(key: LoadedKey): boolean },
+  { rotation, secretId, algorithm }: RotationRules & CurrentOptions,
 ): boolean {
   const newest = keys.findLast((key) => key.signing !== undefined);
   if (newest === undefined) {
     return true;
   }
-  const life = rules.isCurrent(newest) ? rules.rotation : Math.min(rules.rotation, replaceAfter);
+  const isCurrent = newest.secretId === secretId && newest.verification.alg === algorithm;
+  const life = isCurrent ? rotation : Math.min(rotation, replaceAfter);
   return now - newest.createdAt >= life - publishAhead;
 }
 

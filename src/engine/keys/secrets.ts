@@ -5,7 +5,6 @@ import {
   type SecretOption,
   type SecretRing,
 } from "../../base/crypto.ts";
-import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import type { SessionStore } from "../store.ts";
 
@@ -18,7 +17,10 @@ interface SecretsOptions {
 /** The secrets that were given or, without any, the one that the store keeps. */
 export class EngineSecrets implements SecretRing {
   readonly #options: SecretsOptions;
-  #ring: SecretRing | undefined;
+  /** Set by `open`. */
+  current!: SecretKeys;
+  /** Empty before `open`. */
+  byId: ReadonlyMap<string, SecretKeys> = new Map();
 
   constructor(options: SecretsOptions) {
     this.#options = options;
@@ -32,22 +34,9 @@ export class EngineSecrets implements SecretRing {
         `secret is missing and ${store.name} does not keep one; pass at least 32 random bytes`,
       );
     }
-    this.#ring = await openSecretRing(readSecretOption(found), issuer);
-  }
-
-  get current(): SecretKeys {
-    return this.#opened.current;
-  }
-
-  get(id: string): SecretKeys | undefined {
-    return this.#opened.get(id);
-  }
-
-  get #opened(): SecretRing {
-    if (this.#ring === undefined) {
-      throw unavailable("the secrets are not loaded yet; try again");
-    }
-    return this.#ring;
+    const { current, byId } = await openSecretRing(readSecretOption(found), issuer);
+    this.current = current;
+    this.byId = byId;
   }
 }
 

@@ -16,9 +16,9 @@ import { reach } from "../reach.ts";
 import type { SessionStore, StoredSigningKey } from "../store.ts";
 import {
   currentSigner,
-  isRotationDue,
   type LoadedKey,
   leastUsefulSlot,
+  planKeys,
   publishAhead,
   type RotationRules,
 } from "./rules.ts";
@@ -108,11 +108,16 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async signer(): Promise<SigningKey> {
-    const age = this.#options.clock.monotonic() - this.#readAt;
-    // A server that rarely signs must not use a key that the others have removed since.
+    const { clock, rotation, retention, algorithm, secrets } = this.#options;
+
+    // 1. Read the keys again if they are old. A server that rarely signs must not use a key that the
+    // others have removed since.
+    let now = clock.monotonic();
+    const age = now - this.#readAt;
     if (age >= publishAhead) {
       await reach(this.#readOnce());
-    } else if (age >= signingMaxAge && this.#untilNextRead() === 0) {
+      now = clock.monotonic();
+    } else if (age >= signingMaxAge && now >= this.#attemptedAt + readCooldown) {
       this.#readOnce().catch(() => {
         // Tried again after the cool-down; a call waits for it before the keys are too old.
       });
@@ -120,13 +125,19 @@ export class StoredSigningKeys implements SigningKeys {
     if (this.#keys.length === 0) {
       // The store has lost all keys; tokens that they signed are refused from now on.
       await reach(this.open());
+      now = clock.monotonic();
     }
-    this.#rotateWhenDue();
-    const signing = this.#current()?.signing;
-    if (signing === undefined) {
+
+    // 2. Choose the key that signs now, and create the next one in the background if it is due.
+    const rules = { rotation, retention, algorithm, secretId: secrets.current.id };
+    const { signer, isNextDue } = planKeys(this.#keys, now + this.#storeAhead, rules);
+    if (isNextDue && this.#rotating === undefined && now >= this.#rotateFrom) {
+      this.#rotateInBackground();
+    }
+    if (signer?.signing === undefined) {
       throw unavailable("there is no usable signing key yet; try again");
     }
-    return signing;
+    return signer.signing;
   }
 
   find(kid: string, issuedAt: number): ReturnType<SigningKeys["find"]> {
@@ -231,17 +242,11 @@ export class StoredSigningKeys implements SigningKeys {
     await this.#readOnce();
   }
 
-  #rotateWhenDue(): void {
-    const { rotation, retention, clock } = this.#options;
-    const rules = { rotation, retention, isCurrent: (key: LoadedKey) => this.#isCurrent(key) };
-    const mayTry = this.#rotating === undefined && clock.monotonic() >= this.#rotateFrom;
-    if (!mayTry || !isRotationDue(this.#keys, this.#storeNow(), rules)) {
-      return;
-    }
+  #rotateInBackground(): void {
     this.#rotating = this.#rotate()
       .catch(() => {
         // Signing continues with the present key, and a later call tries again.
-        this.#rotateFrom = clock.monotonic() + readCooldown;
+        this.#rotateFrom = this.#options.clock.monotonic() + readCooldown;
       })
       .finally(() => {
         this.#rotating = undefined;
@@ -251,11 +256,6 @@ export class StoredSigningKeys implements SigningKeys {
   async #rotate(): Promise<void> {
     await this.#addNext();
     await this.removeDead();
-  }
-
-  #isCurrent({ secretId, verification }: LoadedKey): boolean {
-    const { secrets, algorithm } = this.#options;
-    return secretId === secrets.current.id && verification.alg === algorithm;
   }
 
   #current(): LoadedKey | undefined {
@@ -302,7 +302,7 @@ async function loadKey(stored: StoredSigningKey, secrets: SecretRing): Promise<L
   const secretId = String(decodeProtectedHeader(stored.privateJwk).kid);
   const publicJwk = publicHalf(jwk, verification);
   const facts = { slot, createdAt, verification, secretId, publicJwk };
-  const secret = secrets.get(secretId);
+  const secret = secrets.byId.get(secretId);
   if (secret === undefined) {
     return { ...facts, signing: undefined };
   }

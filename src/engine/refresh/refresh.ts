@@ -2,6 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
 import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import type { TokenTransport } from "../../base/wire.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError } from "../liveness.ts";
@@ -10,7 +11,7 @@ import type { RevocationLog } from "../revocation/log.ts";
 import type { EndedEntry, RefreshWrite, SessionRecord, SessionStore, Stored } from "../store.ts";
 import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
 import type {
-  ParsedRefreshToken,
+  CheckedRefreshToken,
   PresentedRefreshToken,
   ProvenRefreshToken,
   RefreshTokens,
@@ -60,15 +61,16 @@ export class Refresher {
    */
   async refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
     const { clock, refreshTokens } = this.#options;
-    const parsed = await refreshTokens.precheck(presented);
+    const checked = await refreshTokens.precheck(presented);
     const key = `${presented.transport}:${presented.token}`;
-    this.#forgetOld();
+    const arrived = clock.monotonic();
+    this.#forgetOld(arrived);
     const earlier = this.#shared.get(key);
-    if (earlier !== undefined && (await this.#isStillGood(parsed.session, earlier))) {
+    if (earlier !== undefined && (await this.#isStillGood(checked.session, earlier, arrived))) {
       return earlier.answer;
     }
-    const answer = this.#exchange(parsed, presented);
-    const entry: SharedAnswer = { answer, until: clock.monotonic() + sharedFor, value: undefined };
+    const answer = this.#exchange(checked, presented.transport, arrived);
+    const entry: SharedAnswer = { answer, until: arrived + sharedFor, value: undefined };
     // Deleted first, so that the map stays in order of age.
     this.#shared.delete(key);
     this.#shared.set(key, entry);
@@ -88,17 +90,19 @@ export class Refresher {
 
   /** One refresh: token, row, rule, write, answer. */
   async #exchange(
-    parsed: ParsedRefreshToken,
-    { transport }: PresentedRefreshToken,
+    checked: CheckedRefreshToken,
+    transport: TokenTransport,
+    arrived: number,
   ): Promise<Refreshed> {
-    const { store, secrets, lifetimes, clock, emit, refreshTokens } = this.#options;
-    const arrived = clock.monotonic();
+    const { store, secrets, lifetimes, emit, refreshTokens } = this.#options;
     for (let attempt = 0; attempt <= retries; attempt++) {
       // 1. Read the row and prove that the token belongs to it.
-      const proven = await refreshTokens.prove(parsed, transport);
+      const proven = await refreshTokens.prove(checked, transport);
       const { record, now, generation } = proven;
-      // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
-      refreshTokens.assertKnown(record);
+      if (record.secretId !== proven.secretId) {
+        // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
+        refreshTokens.assertKnown(record);
+      }
 
       // 2. Decide; see the table of `decideRefresh`.
       const decision = this.decide(record, generation, { now, overlap: lifetimes.overlap });
@@ -187,8 +191,7 @@ export class Refresher {
     return endedError(end, now);
   }
 
-  #forgetOld(): void {
-    const now = this.#options.clock.monotonic();
+  #forgetOld(now: number): void {
     for (const [key, { until }] of this.#shared) {
       if (now < until && this.#shared.size <= sharedMax) {
         break;
@@ -198,9 +201,13 @@ export class Refresher {
   }
 
   /** Whether an answer may be given again: still pending, or recent and consistent with the store. */
-  async #isStillGood(session: string, { value, until }: SharedAnswer): Promise<boolean> {
-    const { store, clock, revocations, lifetimes } = this.#options;
-    if (clock.monotonic() >= until || revocations.get(session) !== undefined) {
+  async #isStillGood(
+    session: string,
+    { value, until }: SharedAnswer,
+    arrived: number,
+  ): Promise<boolean> {
+    const { store, revocations, lifetimes } = this.#options;
+    if (arrived >= until || revocations.get(session) !== undefined) {
       return false;
     }
     if (value === undefined) {

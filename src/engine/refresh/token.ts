@@ -1,5 +1,5 @@
 import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
-import { equalBytes, type SecretKeys, type SecretRing } from "../../base/crypto.ts";
+import type { SecretKeys, SecretRing } from "../../base/crypto.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import type { TokenTransport } from "../../base/wire.ts";
@@ -57,7 +57,7 @@ export class RefreshTokens {
    * Mints the refresh token of the record's generation.
    * @throws UnknownSecretError
    */
-  mint(record: SessionRecord): Promise<string> {
+  async mint(record: SessionRecord): Promise<string> {
     return mintRefreshToken(this.#keysOf(record.secretId), bindingOf(record));
   }
 
@@ -71,33 +71,37 @@ export class RefreshTokens {
    * @throws SessionError `unauthorized` if it was not
    * @throws UnknownSecretError
    */
-  async precheck({ token }: PresentedRefreshToken): Promise<ParsedRefreshToken> {
+  async precheck({ token }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
     const { secrets, complete } = this.#options;
     const parsed = parseRefreshToken(token);
-    if (parsed === undefined || (complete && secrets.get(parsed.secretId) === undefined)) {
+    if (parsed === undefined || (complete && !secrets.byId.has(parsed.secretId))) {
       throw badRefreshToken();
     }
-    if (!(await verifyCheck(this.#keysOf(parsed.secretId), parsed))) {
+    const keys = this.#keysOf(parsed.secretId);
+    if (!(await verifyCheck(keys, parsed))) {
       throw badRefreshToken();
     }
-    return parsed;
+    return { ...parsed, keys };
   }
 
   /**
    * Reads the session of a prechecked token and proves the token against it.
    * @throws SessionError `unauthorized` or `unavailable`
    */
-  async prove(parsed: ParsedRefreshToken, transport: TokenTransport): Promise<ProvenRefreshToken> {
-    const { generation, secretId } = parsed;
-    const { record, now } = await reach(this.#options.store.load(parsed.session));
+  async prove(
+    checked: CheckedRefreshToken,
+    transport: TokenTransport,
+  ): Promise<ProvenRefreshToken> {
+    const { session, generation, secretId, keys } = checked;
+    const { record, now } = await reach(this.#options.store.load(session));
     if (record === undefined) {
-      throw unknownError(parsed.session);
+      throw unknownError(session);
     }
     const proven =
       record.transport === transport &&
       // The current generation has one token only: under the secret that its row names.
       (generation !== record.generation || secretId === record.secretId) &&
-      (await verifyTag(this.#keysOf(secretId), parsed, { ...bindingOf(record), generation }));
+      (await verifyTag(keys, checked, { ...bindingOf(record), generation }));
     if (!proven) {
       throw badRefreshToken();
     }
@@ -106,7 +110,7 @@ export class RefreshTokens {
 
   #keysOf(secretId: string): SecretKeys {
     const { secrets, emit } = this.#options;
-    const keys = secrets.get(secretId);
+    const keys = secrets.byId.get(secretId);
     if (keys === undefined) {
       emit({ type: "unknownSecret", secretId });
       throw new UnknownSecretError();
@@ -130,6 +134,12 @@ export interface ParsedRefreshToken {
   /** Everything before the check; the check covers it. */
   readonly body: string;
   readonly check: Uint8Array;
+}
+
+/** A well-formed token that was made under a secret of this server. */
+export interface CheckedRefreshToken extends ParsedRefreshToken {
+  /** The keys of its secret. */
+  readonly keys: SecretKeys;
 }
 
 /** The values that a refresh token is bound to. */
@@ -158,7 +168,8 @@ export async function mintRefreshToken(
 ): Promise<string> {
   const tag = await keys.refreshTag.sign(tagInput(keys.id, binding));
   const body = `${keys.id}.${binding.session}.${binding.generation}.${base64Encode(tag, "url")}`;
-  return `${body}.${base64Encode(await checkOf(keys, body), "url")}`;
+  const check = await keys.refreshCheck.sign(encoder.encode(body));
+  return `${body}.${base64Encode(check, "url")}`;
 }
 
 /** Parses a refresh token; undefined unless it has exactly the right form. */
@@ -183,7 +194,7 @@ export function parseRefreshToken(token: string): ParsedRefreshToken | undefined
 
 /** Whether the token was made under the secret. Detects junk without reading the store. */
 export async function verifyCheck(keys: SecretKeys, token: ParsedRefreshToken): Promise<boolean> {
-  return equalBytes(await checkOf(keys, token.body), token.check);
+  return keys.refreshCheck.verify(encoder.encode(token.body), token.check);
 }
 
 /** Whether the token belongs to this session, generation, transport and tenant. */
@@ -192,11 +203,7 @@ export async function verifyTag(
   token: ParsedRefreshToken,
   binding: RefreshTokenBinding,
 ): Promise<boolean> {
-  return equalBytes(await keys.refreshTag.sign(tagInput(keys.id, binding)), token.tag);
-}
-
-async function checkOf(keys: SecretKeys, body: string): Promise<Uint8Array> {
-  return (await keys.refreshCheck.sign(encoder.encode(body))).subarray(0, 8);
+  return keys.refreshTag.verify(tagInput(keys.id, binding), token.tag);
 }
 
 const encoder = new TextEncoder();

@@ -2,32 +2,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
-import { isTrustedSite } from "../../request/origins.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
-import type { Call } from "../call/call.ts";
-import type { VerifyingCore } from "../core.ts";
-
-/** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
-export function checkCrossSite(
-  core: VerifyingCore,
-  { requestHeader, requestMethod }: Pick<Call, "requestHeader" | "requestMethod">,
-): void {
-  if (core.crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, core.origins)) {
-    core.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
-    throw new SessionError("forbidden", "CROSS_SITE", {
-      message:
-        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
-    });
-  }
-}
-
-/** The further inputs of {@link provenSessions}. */
-interface ProofContext {
-  /** The refresh token in the message; empty if there is none. */
-  readonly inMessage: string;
-  /** Milliseconds since 1970 by the store's clock. */
-  readonly now: number;
-}
 
 /** The sessions to which a request provably belongs. */
 export interface ProvenSessions {
@@ -39,26 +14,25 @@ export interface ProvenSessions {
 /**
  * Returns the sessions to which a request provably belongs: the one of its message or header, or, if
  * there is none, all those of its cookies.
+ * @param inMessage the refresh token in the message; empty if there is none
  * @throws SessionError `unavailable`
  */
 export async function provenSessions(
   engine: Engine,
   presented: PresentedTokens,
-  { inMessage, now }: ProofContext,
+  inMessage: string,
 ): Promise<ProvenSessions> {
   const refreshed = inMessage === "" ? undefined : await proveRefresh(engine, inMessage, "header");
   if (refreshed !== undefined && "record" in refreshed) {
     return { sessions: new Set([refreshed.record.id]), unknown: undefined };
   }
-  const { bearer: token } = presented;
+  const { bearer } = presented;
   const session =
-    token === undefined
-      ? undefined
-      : await sessionOfAccess(engine, { token, transport: "header", now });
+    bearer === undefined ? undefined : await sessionOfAccess(engine, bearer, "header");
   if (session !== undefined) {
     return { sessions: new Set([session]), unknown: undefined };
   }
-  const { sessions, unknown = refreshed } = await sessionsOfCookies(engine, presented, now);
+  const { sessions, unknown = refreshed } = await sessionsOfCookies(engine, presented);
   return { sessions, unknown };
 }
 
@@ -68,17 +42,12 @@ export async function provenSessions(
  */
 async function sessionOfAccess(
   engine: Engine,
-  { token, transport, now }: AccessCandidate,
+  token: string,
+  transport: TokenTransport,
 ): Promise<string | undefined> {
-  const verified = await engine.verify(token, now);
+  const verified = await engine.verify(token, engine.revocations.storeNow());
   const authentic = verified.status === "valid" || verified.status === "expired";
   return authentic && verified.claims.transport === transport ? verified.claims.sid : undefined;
-}
-
-interface AccessCandidate {
-  readonly token: string;
-  readonly transport: TokenTransport;
-  readonly now: number;
 }
 
 /**
@@ -109,12 +78,11 @@ export async function proveRefresh(
 async function sessionsOfCookies(
   engine: Engine,
   presented: PresentedTokens,
-  now: number,
 ): Promise<ProvenSessions> {
   const sessions = new Set<string>();
   let unknown: UnknownSecretError | undefined;
   for (const token of presented.accessCookies) {
-    const session = await sessionOfAccess(engine, { token, transport: "cookie", now });
+    const session = await sessionOfAccess(engine, token, "cookie");
     if (session !== undefined) {
       sessions.add(session);
     }

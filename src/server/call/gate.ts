@@ -1,12 +1,12 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
-import { authenticate } from "../authenticate/authenticate.ts";
+import { authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
 import { checkDemands, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
+import { refuseCall } from "../response/errors.ts";
 import { forbidCaching } from "../response/tokens.ts";
-import { type Call, type CallKey, knownCall, openCall } from "./call.ts";
-import { refuseCall } from "./refusal.ts";
-import { throwIfEnded, Waits } from "./waits.ts";
+import { type Call, type CallKey, callOf } from "./call.ts";
+import { endOf } from "./signal.ts";
 
 /** Runs before the body of a request is read. An error that it throws ends the call. */
 export type RequestGate = (context: HandlerContext) => void | Promise<void>;
@@ -14,14 +14,8 @@ export type RequestGate = (context: HandlerContext) => void | Promise<void>;
 /** Creates the gate of an instance: it applies each method's policy to its calls. */
 export function createGate(core: VerifyingCore, key: CallKey, policies: Policies): RequestGate {
   return (context) => {
-    const known = knownCall(
-      context.values,
-      key,
-      ({ responseHeader }) => responseHeader === context.responseHeader,
-    );
-    const call = known ?? openCall(core, context);
-    context.values.set(key, call);
-    return admit(core, call, { method: context.method, signal: context.signal, policies });
+    const { method, signal } = context;
+    return admit(core, callOf(core, key, context), { method, signal, policies });
   };
 }
 
@@ -43,8 +37,10 @@ export async function admit(
     return;
   }
   try {
-    await enterSession(core, call, policies.of(method), new Waits(signal));
-    throwIfEnded(signal);
+    await enterSession(core, call, policies.of(method), signal);
+    if (signal.aborted) {
+      throw endOf(signal);
+    }
   } catch (error) {
     throw error instanceof ConnectError
       ? error
@@ -65,7 +61,7 @@ export async function enterSession(
   core: VerifyingCore,
   call: Call,
   policy: SessionPolicy,
-  waits: Waits,
+  signal: AbortSignal | undefined,
 ): Promise<boolean> {
   // 1. A public method: its tokens are not read.
   if (policy.auth === "none") {
@@ -81,7 +77,7 @@ export async function enterSession(
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
     needsClaims: policy.claims.length > 0,
-    waits,
+    signal,
   });
   if (claims === undefined) {
     return false;
@@ -91,7 +87,7 @@ export async function enterSession(
   checkDemands(core, policy, claims);
 
   // 5. The session that the handler sees. Its claims must match the schema of the service.
-  const read = await waits.for(core.claims.read(claims.claims));
-  call.enter(() => core.sessionOn(core, { claims, read }, call));
+  const read = await within(signal, core.claims.read(claims.claims));
+  call.enter(core, { claims, read });
   return true;
 }

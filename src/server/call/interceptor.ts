@@ -9,13 +9,12 @@ import {
 import { SessionError } from "../../base/errors.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
-import { withoutForeignHints } from "../response/errors.ts";
+import { relayFailure, withoutForeignHints } from "../response/errors.ts";
 import { keepTokensUncached } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
-import { type Call, type CallKey, knownCall, openBufferedCall } from "./call.ts";
+import { type Call, type CallKey, callOfRequest } from "./call.ts";
 import { admit } from "./gate.ts";
-import { relayFailure } from "./refusal.ts";
 
 /**
  * Creates the interceptor of an instance. After the gate, it adds session details to errors,
@@ -32,16 +31,10 @@ export function createInterceptor(
   const streams = new OpenStreams(core);
   return (next) => async (request) => {
     // 1. The call: the gate has opened it, or it is opened now.
-    // Other interceptors may have replaced the headers or the signal of a request, but not both.
-    const isSame = (call: Call): boolean =>
-      call.requestHeader === request.header || call.signal === request.signal;
-    const known = knownCall(request.contextValues, key, isSame);
-    const { header: requestHeader, requestMethod, signal } = request;
-    const call = known ?? openBufferedCall(core, { requestHeader, requestMethod, signal });
+    const call = callOfRequest(core, key, request);
 
     // 2. Without a gate, the policy is applied here.
     if (!call.admitted) {
-      request.contextValues.set(key, call);
       await admitAlone(core, call, { request, policies });
     }
 

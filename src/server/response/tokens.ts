@@ -4,7 +4,6 @@ import { encodeNotice, header, type SessionNotice } from "../../base/wire.ts";
 import type { AccessToken } from "../../engine/access-tokens.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import type { VerifyingCore } from "../core.ts";
-import { actionOf, hintFlags } from "./errors.ts";
 
 /** The tokens of a session, to be written to a response. */
 export interface TokensToWrite {
@@ -19,12 +18,15 @@ export interface TokensToWrite {
   readonly expireCopies: boolean;
 }
 
-/** Writes the tokens of a session as cookies or headers, depending on its token transport. */
+/**
+ * Writes the tokens of a session as cookies or headers, depending on its token transport.
+ * @returns the claims that the client may read; see {@link claimsForClient}
+ */
 export async function writeTokens(
   core: VerifyingCore,
   headers: Headers,
   tokens: TokensToWrite,
-): Promise<void> {
+): Promise<JsonObject | undefined> {
   const { record, access } = tokens;
   const claims = await claimsForClient(core, record);
   putTokens(core, headers, tokens);
@@ -42,16 +44,17 @@ export async function writeTokens(
     ...(claims === undefined ? {} : { claims }),
   });
   headers.set("cache-control", "no-store");
+  return claims;
 }
 
 /** Writes an access token that replaces the presented one. */
-export function writeReissued(
+export async function writeReissued(
   core: VerifyingCore,
   headers: Headers,
   reissued: Pick<TokensToWrite, "record" | "now" | "access"> &
     Partial<Pick<TokensToWrite, "event">>,
 ): Promise<void> {
-  return writeTokens(core, headers, {
+  await writeTokens(core, headers, {
     event: "reissued",
     ...reissued,
     refreshToken: undefined,
@@ -93,13 +96,8 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       [names.access, access.token],
       ...(refreshToken === undefined ? [] : ([[names.refresh, refreshToken]] as const)),
     ] as const;
-    const written = values.map(([name, value]) => {
-      const copies = tokens.expireCopies
-        ? core.cookies.expire(name)
-        : core.cookies.expireOlder(name);
-      return [name, [...copies, core.cookies.set(name, value, maxAge)]] as const;
-    });
-    for (const [name, cookies] of written) {
+    const { expireCopies } = tokens;
+    for (const [name, cookies] of core.cookies.write(values, { maxAge, expireCopies })) {
       replaceCookie(headers, name, cookies);
     }
   }
@@ -155,33 +153,6 @@ export function keepTokensUncached(headers: Headers): void {
   }
   if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
     headers.set("cache-control", "no-store");
-  }
-}
-
-/**
- * Writes the headers of a refused call: expired cookies, the hint and the challenge.
- * @param byCookie whether the failed token came in a cookie
- */
-export function writeRefusal(
-  core: VerifyingCore,
-  headers: Headers,
-  { error, byCookie }: { readonly error: SessionError; readonly byCookie: boolean },
-): void {
-  if (error.clearTokens && byCookie) {
-    expireCookies(core, headers);
-  }
-  const flag = hintFlags[actionOf(error)];
-  if (flag !== undefined) {
-    headers.set(header.hint, flag);
-  }
-  if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
-    // RFC 6750 section 3.1: no error code if no token was presented.
-    const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
-    headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
-  } else if (error.reason === "STEP_UP_REQUIRED") {
-    // RFC 9470 section 3.
-    const code = "insufficient_user_authentication";
-    headers.set("www-authenticate", `Bearer realm="${core.issuer}", error="${code}"`);
   }
 }
 

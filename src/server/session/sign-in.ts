@@ -7,15 +7,13 @@ import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device } from "../../engine/store.ts";
-import { isTrustedSite } from "../../request/origins.ts";
-import { hasCookies } from "../../request/tokens.ts";
-import { chooseTransport } from "../../request/transport.ts";
-import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
+import { checkCrossSite, isTrustedSite } from "../../request/origins.ts";
+import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";
-import { SessionHandle } from "./handle.ts";
+import { presentSession } from "./handle.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
 export type NewSessionOptions<Claims extends object = object> = SessionFacts &
@@ -70,7 +68,8 @@ export async function signIn(
   assertNotCommitted(call, "sessions.create");
 
   // 2. Choose how the tokens travel.
-  const transport = transportFor(core, call);
+  const trustedSite = isTrustedSite(call.requestHeader, call.requestMethod, core.origins);
+  const transport = transportFor(core, call, trustedSite);
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
       `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
@@ -78,7 +77,7 @@ export async function signIn(
   }
 
   // 3. Cookies are only set or replaced for this service's own pages.
-  if (transport === "cookie" || hasCookies(call.presented)) {
+  if (!trustedSite && (transport === "cookie" || call.presented.hasCookies)) {
     checkCrossSite(core, call);
   }
 
@@ -97,7 +96,7 @@ export async function signIn(
   );
 
   // 7. Write its tokens. From now on it is the session of this call.
-  await writeCreated(core, call, created);
+  await writeCreated(core, call, engine, created);
   return enterCreated(core, call, created);
 }
 
@@ -134,8 +133,6 @@ async function readNewSession(
     assertId("label", label);
   }
   const claims = await core.claims.accept(options.claims ?? {});
-  // Compute what the client may read now, while a mistake still changes nothing.
-  await core.claims.forClient(claims);
   return {
     userId,
     tenantId: tenantId ?? null,
@@ -205,15 +202,54 @@ function ipOf({ clientIp }: Core, context: HandlerContext): string | undefined {
   return ip;
 }
 
-function transportFor(core: Core, call: Call): TokenTransport {
-  const { requestHeader: headers, requestMethod } = call;
+function transportFor(core: Core, call: Call, trustedSite: boolean): TokenTransport {
+  const { requestHeader: headers } = call;
   return chooseTransport({
     wanted: headers.get(header.transport) ?? undefined,
     // Over plain http, browsers send no Fetch Metadata, but they do send the origin of the page.
     fromBrowser: headers.has("sec-fetch-site") || headers.has("origin"),
-    trustedSite: isTrustedSite(headers, requestMethod, core.origins),
+    trustedSite,
     browserHeaderTransport: core.browserHeaderTransport,
   });
+}
+
+/** The facts that determine the token transport of a new session. */
+interface TransportRequest {
+  /** The request header `rpcsession-transport`; undefined if it is absent. */
+  readonly wanted: string | undefined;
+  /** Whether a browser sent the request: it carries `Sec-Fetch-Site` or `Origin`. */
+  readonly fromBrowser: boolean;
+  /** Whether the request comes from a page that may use cookies. */
+  readonly trustedSite: boolean;
+  /** Whether browsers may receive tokens in headers, where scripts can read them. */
+  readonly browserHeaderTransport: boolean;
+}
+
+/**
+ * Chooses the token transport of a new session: the one that the client asks for, else cookies for a
+ * browser that will keep them, else headers.
+ *
+ * @throws SessionError `forbidden` if a browser would receive tokens in headers and may not, or if
+ * the client asks for an unknown transport
+ */
+export function chooseTransport(request: TransportRequest): TokenTransport {
+  const { wanted, fromBrowser } = request;
+  if (wanted !== undefined && wanted !== "cookie" && wanted !== "header") {
+    throw transportRefused('the request header rpcsession-transport must be "cookie" or "header"');
+  }
+  const transport = wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
+  if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
+    throw transportRefused(
+      wanted === undefined
+        ? "session cookies are for pages of this service's origins, and the request comes from elsewhere"
+        : "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
+    );
+  }
+  return transport;
+}
+
+function transportRefused(message: string): SessionError {
+  return new SessionError("forbidden", "TRANSPORT_REFUSED", { message });
 }
 
 /** Returns the sessions whose tokens the response replaces. */
@@ -222,19 +258,22 @@ async function formerSessions(engine: Engine, call: Call): Promise<Iterable<stri
     // The call has already created a session, which replaced the sessions of the request.
     return [call.written];
   }
-  const now = engine.revocations.storeNow();
-  return (await provenSessions(engine, call.presented, { inMessage: "", now })).sessions;
+  return (await provenSessions(engine, call.presented, "")).sessions;
 }
 
 /**
  * Writes the tokens of a new session to the response of the call. Revokes the session if that fails.
  * @throws SessionError TypeError
  */
-export async function writeCreated(core: Core, call: Call, created: Created): Promise<void> {
+export async function writeCreated(
+  core: Core,
+  call: Call,
+  engine: Engine,
+  created: Created,
+): Promise<void> {
   const { record } = created;
-  const engine = await core.engine();
   const byCookie = record.transport === "cookie";
-  if (!byCookie && hasCookies(call.presented)) {
+  if (!byCookie && call.presented.hasCookies) {
     expireCookies(core, call.responseHeader);
   }
   const { accessCookies, refreshCookies } = call.presented;
@@ -264,7 +303,6 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   call.written = created.record.id;
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
-  const session = new SessionHandle(core, { claims, read }, call);
-  call.enter(() => session);
-  return session;
+  call.enter(core, { claims, read });
+  return presentSession(call) as Session;
 }

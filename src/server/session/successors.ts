@@ -58,7 +58,7 @@ export async function reauthenticate(
   const created = await endOwn(call, () => engine.create(creation));
 
   // 4. Write its tokens. From now on it is the session of this call.
-  await writeCreated(core, call, created);
+  await writeCreated(core, call, engine, created);
   return enterCreated(core, call, created);
 }
 

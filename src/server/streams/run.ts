@@ -1,8 +1,8 @@
 import type { StreamRequest, StreamResponse } from "@connectrpc/connect";
 import type { Call } from "../call/call.ts";
-import { refuseCall } from "../call/refusal.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type MethodPolicy, procedureOf } from "../policy/policy.ts";
+import { refuseCall } from "../response/errors.ts";
 import { Ending } from "./ending.ts";
 import type { OpenStreams } from "./open.ts";
 import type { StreamEnds, WatchedStream } from "./watched.ts";

@@ -1,6 +1,6 @@
 import { SessionError } from "rpc-session";
 import { describe, expect, it } from "vitest";
-import { chooseTransport } from "../../src/request/transport.ts";
+import { chooseTransport } from "../../src/server/session/sign-in.ts";
 
 /** wanted, fromBrowser, trustedSite, browserHeaderTransport */
 type Case = readonly [string | undefined, boolean, boolean, boolean];
