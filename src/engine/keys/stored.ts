@@ -12,7 +12,7 @@ import {
   type SigningKey,
   type VerificationKey,
 } from "../../jwt/keys.ts";
-import { reach } from "../reach.ts";
+import { storeFailed } from "../reach.ts";
 import type { SessionStore, StoredSigningKey } from "../store.ts";
 import {
   currentSigner,
@@ -115,7 +115,7 @@ export class StoredSigningKeys implements SigningKeys {
     let now = clock.monotonic();
     const age = now - this.#readAt;
     if (age >= publishAhead) {
-      await reach(this.#readOnce());
+      await this.#readOnce().catch(storeFailed);
       now = clock.monotonic();
     } else if (age >= signingMaxAge && now >= this.#attemptedAt + readCooldown) {
       this.#readOnce().catch(() => {
@@ -124,7 +124,7 @@ export class StoredSigningKeys implements SigningKeys {
     }
     if (this.#keys.length === 0) {
       // The store has lost all keys; tokens that they signed are refused from now on.
-      await reach(this.open());
+      await this.open().catch(storeFailed);
       now = clock.monotonic();
     }
 
@@ -182,7 +182,7 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
-    await reach(this.#readOnce());
+    await this.#readOnce().catch(storeFailed);
     const found = this.#byKid.get(kid);
     if (found === undefined && !this.#readSince(issuedAt)) {
       throw unavailable(
