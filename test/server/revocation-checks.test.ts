@@ -261,8 +261,13 @@ describe("feat:G6 the feed", () => {
     const world = await createWorld({ maxStaleness: "500ms" });
     await outage(world, 501);
     expect(await refusal(call(world))).toEqual(unavailable);
-    for (const maxStaleness of ["100ms", "61s"] as const) {
-      expect(() => testSessions({ maxStaleness })).toThrow(/^maxStaleness\b/);
+    for (const [maxStaleness, bound] of [
+      ["100ms", "at least 200ms"],
+      ["61s", "at most 1m"],
+    ] as const) {
+      expect(() => testSessions({ maxStaleness })).toThrow(
+        new TypeError(`maxStaleness must be ${bound}, got "${maxStaleness}"`),
+      );
     }
     const streams = { maxStaleness: "20s", maxStreamStaleness: "10s" } as const;
     expect(() => testSessions(streams)).toThrow(
