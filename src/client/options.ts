@@ -8,16 +8,16 @@ import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 /** Options of {@link createSessionClient}. */
 export interface SessionClientOptions<Claims extends object = JsonObject> {
   /**
-   * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
+   * Creates a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
    * It is called twice: for the calls of the application, and without interceptors for refresh and
    * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
    */
   readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: cookies if there is a `document`, else memory. */
+  /** Where tokens are kept. Default: `cookieTokens()` if there is a `document`, else `memoryTokens()`. */
   readonly tokens?: TokenStore;
   /**
    * The issuer of the sessions. Default: the issuer of the first session that the client receives.
-   * Set it if one page uses several services, so that its tabs can tell their sessions apart.
+   * Set it if one page uses several services, so that its tabs can distinguish their sessions.
    */
   readonly realm?: string;
   /**
@@ -35,11 +35,11 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
   readonly earlyRefresh?: number;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
-  /** Receives the events of the session. Errors that it throws are ignored. */
+  /** Receives the events of the session. Errors that it throws are ignored. Default: none. */
   readonly onEvent?: SessionClientEventListener;
 }
 
-/** The parts that a transport must be made with: `{ baseUrl, ...parts }`. */
+/** The parts to create a transport with: `createConnectTransport({ baseUrl, ...parts })`. */
 export interface TransportParts {
   /**
    * The interceptors that attach tokens and resend calls. Add your own after them:
@@ -83,7 +83,7 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   }
   const { realm, onEvent } = options;
   if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
-    throw new TypeError("realm must be a non-empty string: the issuer of the sessions");
+    throw new TypeError("realm must be a non-empty string, the issuer of the sessions");
   }
   if (onEvent !== undefined && typeof onEvent !== "function") {
     throw new TypeError(`onEvent must be a function, got ${typeof onEvent}`);
@@ -103,8 +103,8 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
 }
 
 /**
- * Makes a transport and checks that the factory used its parts. Without the interceptors no call
- * would carry a token, and nothing would explain why.
+ * Creates a transport and checks that the factory used its parts. Without the interceptors, no call
+ * would carry a token, and no error would explain why.
  *
  * @throws TypeError if the factory ignored the parts. If it replaced the interceptors, only a refused
  *   call can show that, and then the call throws the TypeError
@@ -128,11 +128,13 @@ export function makeTransport(options: ResolvedOptions, interceptors: Intercepto
     ...(fetch && { fetch }),
   });
   if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
-    throw new TypeError("transport: the function must return a Connect transport");
+    throw new TypeError(
+      "transport: the function must return a Connect transport; write (parts) => createConnectTransport({ baseUrl, ...parts })",
+    );
   }
   if (!isTaken) {
     throw new TypeError(
-      "transport: the function must use its parts; write createConnectTransport({ baseUrl, ...parts })",
+      "transport: the function must use its parts; write (parts) => createConnectTransport({ baseUrl, ...parts })",
     );
   }
   return interceptors.length === 0 ? made : explainRefusals(made, () => isUsed);

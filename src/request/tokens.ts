@@ -12,7 +12,7 @@ export interface PresentedTokens {
   readonly refreshCookies: readonly string[];
 }
 
-/** The most copies of a cookie that are considered. */
+/** The maximum number of copies of a cookie to consider. */
 const maxCopies = 3;
 
 /** Reads the tokens of a request. */
@@ -37,7 +37,7 @@ export function hasCookies(presented: PresentedTokens): boolean {
 
 /**
  * Removes the session cookies from the headers that handlers will see. If the headers of a request
- * are immutable, as those of a fetch handler are, the cookies stay.
+ * are immutable, as in a fetch handler, the cookies stay.
  */
 export function hideTokens(headers: Headers, names: CookieNames): void {
   const cookies = headers.get("cookie");

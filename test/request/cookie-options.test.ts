@@ -130,7 +130,7 @@ describe("feat:I5 what browsers would not take is refused at construction", () =
     [
       "__Host- without Secure",
       { names: own, insecure: true },
-      /^cookies\.names: .* with Secure only/,
+      /^cookies\.names: .* only with Secure/,
       "http://localhost",
     ],
     [

@@ -28,7 +28,7 @@ describe("what cannot work throws at construction, and says what to change", () 
     [
       "issuer missing",
       { issuer: undefined },
-      /^issuer must be the URL of this service, such as .*, got undefined$/,
+      /^issuer must be the http or https URL of this service without .*, such as .*, got undefined$/,
     ],
     ["issuer empty", { issuer: "" }, /^issuer must be .*, got ""$/],
     ["issuer a host", { issuer: "api.example.com" }, /^issuer must be .*, got "api.example.com"$/],
