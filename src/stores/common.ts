@@ -40,7 +40,7 @@ export function isAfter(a: ListPlace, b: ListPlace): boolean {
 /**
  * Cuts a page off the front of a list.
  *
- * @param found the sessions from the beginning of the page on: one more than `limit`, if there are
+ * @param found the sessions from the beginning of the page on: one more than `limit`, if there are that many
  * @returns the page, and the cursor of the next one if there is a next one
  */
 export function cutPage<T extends ListPlace>(
@@ -76,7 +76,7 @@ export const keepEnded: number = 24 * 3_600_000;
 /** How long an entry of the change log is kept, in milliseconds. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
 
-/** When to repeat work that failed. */
+/** Options of {@link retry}. */
 interface RetryOptions {
   readonly clock: Clock;
   /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
@@ -86,8 +86,8 @@ interface RetryOptions {
 }
 
 /**
- * Does a unit of work and repeats it, with a pause before each attempt, while its errors are transient.
- * The work must be atomic: it does everything, or nothing.
+ * Does a unit of work, and retries after a pause for as long as its errors are transient. The work
+ * must be atomic: it does everything, or nothing.
  */
 export async function retry<T>(
   { clock, pauses, isTransient }: RetryOptions,
@@ -141,13 +141,13 @@ export class ChangeListeners {
     };
   }
 
-  /** Calls every listener, and ignores what they throw. */
+  /** Calls every listener and ignores their errors. */
   call(): void {
     for (const { wake } of [...this.#entries]) {
       try {
         wake();
       } catch {
-        // The change is committed: a broken listener must not make its writer believe otherwise.
+        // The change is committed. A broken listener must not make it look failed.
       }
     }
   }

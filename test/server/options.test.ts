@@ -219,11 +219,11 @@ describe("what cannot work throws at construction, and says what to change", () 
       { methods: { "a.B/C": "none" } },
       /^the policy of a\.B\/C in methods must be an object, got string$/,
     ],
-    ["public undefined", { public: [undefined] }, /^public must list generated methods/],
+    ["public undefined", { public: [undefined] }, /^public must be a list of generated methods/],
     [
       "public a name",
       { public: ["notes.v1.NotesService/SignIn"] },
-      /^public must list generated methods/,
+      /^public must be a list of generated methods/,
     ],
     [
       "methods, auth no word",

@@ -84,7 +84,7 @@ describe("readKeySet", () => {
   it.each([undefined, null, [], "keys", {}, { keys: {} }, { keys: null }])(
     "sec:V08 refuses what is no set: %j",
     async (value) => {
-      await expect(readKeySet(value)).rejects.toThrow(/^JWK set: it must be/);
+      await expect(readKeySet(value)).rejects.toThrow(/^JWK set: the value must be/);
     },
   );
 

@@ -64,7 +64,7 @@ class MemoryStore implements SessionStore {
   readonly insert: SessionStore["insert"] = async (session) => {
     const now = this.#now();
     if (this.#sessions.get(session.id) !== undefined) {
-      throw new Error("memoryStore: a session with this id exists already");
+      throw new Error("memoryStore: a session with this id already exists");
     }
     if (session.requires !== null) {
       const required = this.#sessions.get(session.requires);
@@ -85,7 +85,7 @@ class MemoryStore implements SessionStore {
     return { record: this.#sessions.set(record), now, replaced, evicted };
   };
 
-  /** The user's live sessions without the one that is replaced, the oldest first. */
+  /** Returns the user's live sessions, oldest first, without the session to replace. */
   #countedByLimit({ limit, userId, replaces }: NewSession, now: number): SessionRecord[] {
     if (limit === null) {
       return [];
@@ -116,7 +116,7 @@ class MemoryStore implements SessionStore {
     return { record: this.#sessions.get(id), now, revoked };
   };
 
-  /** Ends a session and logs it; returns false when it is missing or has been revoked before. */
+  /** Ends a session and logs it; returns false if it is missing or has already ended. */
   #end(id: string, endedBy: EndedBy, now: number): boolean {
     const old = this.#sessions.get(id);
     if (old === undefined || old.revokedAt !== null) {

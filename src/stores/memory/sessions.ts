@@ -19,7 +19,7 @@ export class MemorySessions {
     return this.#byId.get(id);
   }
 
-  /** How many ids each index of an owner holds: tests check that none is left behind. */
+  /** The number of ids in the index of each owner. Tests check that no id is left behind. */
   get indexSizes(): number[] {
     return [...this.#byOwner.values()].map(({ size }) => size);
   }
@@ -71,7 +71,7 @@ export class MemorySessions {
     if (record === undefined || record.revokedAt !== null || record.generation > use.generation) {
       return true;
     }
-    // The store lost a generation ahead of the record; it may become current again.
+    // The store has lost this generation, which may become current again.
     if (record.generation < use.generation) {
       return false;
     }
@@ -100,8 +100,8 @@ export class MemorySessions {
 
   /**
    * Drops sessions that ended more than 24 h ago, at most `limit`, and returns how many. A call looks
-   * at each session once at most, and continues where the last one stopped: many batches together
-   * cost one walk.
+   * at each session at most once, and continues where the previous call stopped, so that many batches
+   * together visit each session once.
    */
   prune(limit: number, now: number): number {
     let dropped = 0;
