@@ -72,7 +72,7 @@ export function keysOf(value: unknown): readonly JsonWebKey[] {
   }
   if (keys.length > maxKeys) {
     throw new TypeError(
-      `JWK set: the array "keys" must have at most ${maxKeys} members, got ${keys.length}`,
+      `JWK set: a set must have at most ${maxKeys} keys, got ${keys.length} keys`,
     );
   }
   return keys.filter(isObject) as unknown as readonly JsonWebKey[];

@@ -39,7 +39,7 @@ const both = [accessCookie, refreshCookie];
 const { signIn, signOut, addNote } = NotesService.method;
 const session = SessionService.method;
 
-test("the jar refuses a __Host- cookie without Secure or with a Domain", async () => {
+test("the cookie jar of these tests refuses a __Host- cookie without Secure or with a Domain", async () => {
   const jar = newJar();
   const attributes = ["Path=/", "Path=/; Secure; Domain=test.example", "Secure; Path=/notes"];
   for (const attribute of attributes) {
@@ -83,7 +83,7 @@ describe.each([
       await call(wire, signIn);
     });
 
-    test("feat:Q1 keeps both cookies of a sign-in, for this host alone and out of reach of scripts", async () => {
+    test("feat:Q1 keeps both cookies of a sign-in, host-only and HttpOnly", async () => {
       const cookies = await jar.getCookies(url, { http: true });
       expect(cookies.map(({ key }) => key).sort()).toEqual(both);
       for (const { httpOnly, secure, hostOnly, path, domain } of cookies) {
@@ -96,7 +96,7 @@ describe.each([
       expect(await call(wire, addNote)).toBe("ok");
     });
 
-    test("goes on through expiry, refresh and the next generation", async () => {
+    test("keeps working through expiry, refresh and the next generation", async () => {
       const before = await inJar(jar);
       server.sessions.clock.advance("16m");
       expect(await call(wire, addNote)).toBe("unauthenticated");
@@ -114,7 +114,7 @@ describe.each([
       expect(await call(wire, addNote)).toBe("ok");
     });
 
-    test("is left alone by refusals that keep tokens", async () => {
+    test("is not changed by refusals that keep tokens", async () => {
       const before = await inJar(jar);
       const crossSite = { "sec-fetch-site": "cross-site" };
       for (const method of [addNote, session.refresh, session.signOut, signIn]) {
@@ -137,7 +137,7 @@ describe.each([
       expect(await namesIn(jar)).toEqual([]);
     });
 
-    test("is emptied by the first call a minute after a sign-out whose answer was lost", async () => {
+    test("is emptied by the first call a minute after a sign-out whose response was lost", async () => {
       const lost = await inJar(jar);
       const headers = { ...sameOrigin, cookie: lost };
       await callWire(server, wire, { method: session.signOut, messages: [{}], headers });

@@ -99,7 +99,7 @@ for (const [transport, rows] of [
   }
 }
 
-test("Connect itself refuses bidi over HTTP/1.1, before any session is looked at", async () => {
+test("Connect refuses bidi over HTTP/1.1 before the session is checked", async () => {
   const server = await startNotes();
   for (const type of ["connect+json", "connect+proto", "grpc-web+proto"]) {
     const { status, headers } = await sendH1(server.port.h1, {

@@ -90,7 +90,7 @@ describe("the interceptor alone", () => {
   });
   afterAll(() => server.close());
 
-  test("reads a body before it refuses the call: one that is no message answers 400", async () => {
+  test("reads the body before it refuses the call: an invalid message gets status 400", async () => {
     const { status } = await sendH1(server.port.h1, {
       method: "POST",
       path: "/notes.v1.NotesService/AddNote",
@@ -134,7 +134,7 @@ function withOwnInterceptors(routes: (router: ConnectRouter) => void) {
 
 describe.each([
   {
-    name: "an interceptor that a service's own options drop",
+    name: "an interceptor that a service's own options replace",
     adapt: (sessions, routes) => ({
       interceptors: [sessions.interceptor],
       routes: withOwnInterceptors(routes),
@@ -165,7 +165,7 @@ describe.each([
   );
 });
 
-test("feat:K1 protect authenticates a service with options of its own", async () => {
+test("feat:K1 protect authenticates a service that has its own options", async () => {
   const server = await startNotes({
     adapt: (sessions, routes) => sessions.protect({ routes: withOwnInterceptors(routes) }),
   });

@@ -71,7 +71,7 @@ function startOfGreat({ enveloped }: Way): Buffer {
 }
 
 describe.each(ways)("$name over $http", (way) => {
-  test("is refused after the head of a 100 MB upload, and none of the body is kept", async () => {
+  test("is refused after the headers of a 100 MB upload, without buffering the body", async () => {
     const residentBefore = residentMegabytes();
     const heldBefore = await heldMegabytes();
     const sending = await upload(way, { start: startOfGreat(way), length: size });
@@ -92,7 +92,7 @@ describe.each(ways)("$name over $http", (way) => {
     sending.end();
   });
 
-  test("is refused before it is known that the message is none", async () => {
+  test("is refused before its invalid message is parsed", async () => {
     const junk = Buffer.from([0x7b, 0xff, 0xff, 0xff]);
     const start = way.enveloped ? envelope(0, junk) : junk;
     const refused = await upload(way, { start, length: start.length });
@@ -107,7 +107,7 @@ describe.each(ways)("$name over $http", (way) => {
   });
 });
 
-test("the measure would see a body that is kept: that of a call with a session", async () => {
+test("the measurement detects a buffered body: that of a call with a session", async () => {
   const { headers } = await present(server, "cookie");
   const way = ways[2] as Way;
   const before = await heldMegabytes();
@@ -117,7 +117,7 @@ test("the measure would see a body that is kept: that of a call with a session",
   sending.end();
 });
 
-test("a connection that carried a refused upload to its end serves the next request", async () => {
+test("a connection that has completed a refused upload serves the next request", async () => {
   const length = 5 * megabyte;
   const sending = await uploadH1(server.port.h1, {
     path: "/notes.v1.NotesService/AddNote",

@@ -12,10 +12,10 @@ describe("sec:C04 the Authorization header", () => {
     ["no token", "Bearer", ""],
     ["no token, a space", "Bearer ", ""],
     ["another scheme", "Basic YTpi", undefined],
-    ["another scheme that begins alike", "Bearers a", undefined],
+    ["another scheme with the same beginning", "Bearers a", undefined],
     ["DPoP", "DPoP a.b.c", undefined],
     ["no scheme", "a.b.c", undefined],
-    ["two, joined", "Bearer a, Bearer b", "a, Bearer b"],
+    ["two tokens, joined", "Bearer a, Bearer b", "a, Bearer b"],
     ["Bearer twice", "Bearer Bearer a", "Bearer a"],
     ["8192 characters", `Bearer ${"a".repeat(8192)}`, "a".repeat(8192)],
     ["8193 characters", `Bearer ${"a".repeat(8193)}`, ""],
@@ -24,7 +24,7 @@ describe("sec:C04 the Authorization header", () => {
     expect(readTokens(headers, names).bearer).toBe(bearer);
   });
 
-  it("two headers are one that is no token", () => {
+  it("two headers are read as one value that is not a token", () => {
     const headers = new Headers();
     headers.append("authorization", "Bearer a");
     headers.append("authorization", "Bearer b");
@@ -32,8 +32,8 @@ describe("sec:C04 the Authorization header", () => {
   });
 });
 
-describe("sec:C02 sec:C05 cookies", () => {
-  it("at most three of each", () => {
+describe("sec:C02 sec:C05 session cookies", () => {
+  it("are read up to three times each", () => {
     const cookie = [1, 2, 3, 4]
       .flatMap((n) => [`${names.access}=a${n}`, `${names.refresh}=r${n}`])
       .join("; ");
@@ -43,7 +43,7 @@ describe("sec:C02 sec:C05 cookies", () => {
     });
   });
 
-  it("the insecure names are not ours, and the other way round", () => {
+  it("with insecure names are ignored in secure mode, and vice versa", () => {
     const cookie = "rpcsession-access=planted; __Host-rpcsession-access=real";
     expect(readTokens(new Headers({ cookie }), names).accessCookies).toEqual(["real"]);
     const bare = { access: "rpcsession-access", refresh: "rpcsession-refresh" };
@@ -54,10 +54,10 @@ describe("sec:C02 sec:C05 cookies", () => {
 describe("hideTokens", () => {
   it.each<[string, string | undefined, string | null]>([
     ["no cookies", undefined, null],
-    ["only others", "a=1;b=2", "a=1;b=2"],
-    ["only ours", `${names.access}=x; ${names.refresh}=y`, null],
+    ["only other cookies", "a=1;b=2", "a=1;b=2"],
+    ["only session cookies", `${names.access}=x; ${names.refresh}=y`, null],
     ["both", `a=1; ${names.access}=x; b=2; ${names.refresh}=y`, "a=1; b=2"],
-    ["ours twice", `${names.access}=x; a=1; ${names.access}=y`, "a=1"],
+    ["a session cookie twice", `${names.access}=x; a=1; ${names.access}=y`, "a=1"],
     ["a longer name", `${names.access}s=x`, `${names.access}s=x`],
   ])("%s", (_, cookie, left) => {
     const headers = new Headers(cookie === undefined ? {} : { cookie });
@@ -65,7 +65,7 @@ describe("hideTokens", () => {
     expect(headers.get("cookie")).toBe(left);
   });
 
-  it("leaves the Authorization header", () => {
+  it("does not change the Authorization header", () => {
     const headers = new Headers({ authorization: "Bearer a" });
     hideTokens(headers, names);
     expect(headers.get("authorization")).toBe("Bearer a");

@@ -57,7 +57,7 @@ function serve(
   );
 }
 
-describe("a gate that waits ends with its call", () => {
+describe("a waiting gate stops when its call ends", () => {
   function waiting(options: { readonly timeoutMs?: number; readonly requestSignal?: AbortSignal }) {
     const watched = watchedStore();
     watched.hanging.add("open");
@@ -85,7 +85,7 @@ describe("a gate that waits ends with its call", () => {
     await expect(gate).rejects.toMatchObject({ code: Code.Canceled });
   });
 
-  it("with an abort before it began", async () => {
+  it("with an abort before the gate started", async () => {
     const gate = waiting({ requestSignal: AbortSignal.abort() });
     await expect(gate).rejects.toMatchObject({ code: Code.Canceled });
   });
@@ -180,7 +180,7 @@ describe("errors of a handler", () => {
   ];
 
   it.each(rows)(
-    "feat:B3 feat:N4 $error.kind $error.reason is mapped",
+    "feat:B3 feat:N4 a SessionError is mapped to a ConnectError: $error.kind $error.reason",
     async ({ error, code, hint, flag }) => {
       const sessions = testSessions();
       const { access } = await issueOn(sessions, "cookie");
@@ -210,7 +210,7 @@ describe("errors of a handler", () => {
     },
   );
 
-  it("an error of the handler's own is left alone", async () => {
+  it("a ConnectError of the handler passes unchanged", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "header");
     const own = () => new ConnectError("mine", Code.Aborted, { "x-own": "1" });
@@ -223,7 +223,7 @@ describe("errors of a handler", () => {
     ]);
   });
 
-  it("one that is no ConnectError says nothing", async () => {
+  it("any other error is sent without its message", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "header");
     const server = serve(sessions, () => Promise.reject(new Error("CANARY")));
@@ -288,7 +288,7 @@ describe("feat:Q5 errors of another service", () => {
   });
 });
 
-describe("caches", () => {
+describe("Cache-Control and Vary", () => {
   const vary = "Cookie, Authorization, Sec-Fetch-Site, Origin";
   const asked = async (presented: (access: string) => Presented, method = listNotes) => {
     const sessions = testSessions({ public: [signIn] });
@@ -310,12 +310,12 @@ describe("caches", () => {
     expect([headers.get("cache-control"), headers.get("vary")]).toEqual([cacheControl, varies]);
   });
 
-  it("the handler's Vary is kept", async () => {
+  it("the Vary header of the handler is kept", async () => {
     const { headers } = await asked((access) => ({ access, method: "GET" }));
     expect(headers.get("vary")).toBe(`${vary}, X-Own`);
   });
 
-  it("a stream", async () => {
+  it("are also set on a stream", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "cookie");
     const { headers } = await serve(sessions, async () => {}).stream(watchNotes, {}, { access });
@@ -343,7 +343,7 @@ describe("caches", () => {
     ["a sign-out", async (context, sessions) => sessions.require(context).revoke(), "no-store"],
   ];
   it.each(works)(
-    "feat:Q6 sec:C19 a handler may let its GET be kept by caches, but not with %s",
+    "feat:Q6 sec:C19 a handler may allow caches to store its GET, but not with %s",
     async (_, work, cacheControl) => {
       const sessions = testSessions({ public: [signIn] });
       const { access } = await issueOn(sessions, "cookie");
@@ -359,7 +359,7 @@ describe("caches", () => {
     },
   );
 
-  it("a public method has nothing to hide, unless its handler looks at the session", async () => {
+  it("a public method may be cached, unless its handler reads the session", async () => {
     const sessions = testSessions({ public: [addNote] });
     const plain = await serve(sessions, async () => {}).call(addNote, {});
     expect([plain.headers.get("cache-control"), plain.headers.get("vary")]).toEqual([null, null]);
@@ -372,8 +372,8 @@ describe("caches", () => {
   });
 });
 
-describe("sec:C10 no secret in anything a failed call returns", () => {
-  it("not in headers, bodies, details, messages and events", async () => {
+describe("sec:C10 a failed call reveals no secret", () => {
+  it("in headers, bodies, details, messages and events", async () => {
     const watched = watchedStore();
     const events: SessionEvent[] = [];
     const sessions = testSessions({
@@ -464,7 +464,7 @@ describe("sec:C10 no secret in anything a failed call returns", () => {
     expect(events.map(({ type }) => type)).toContain("theft");
   });
 
-  it("not in what getSession throws", async () => {
+  it("in errors that getSession throws", async () => {
     const sessions = testSessions();
     const { access, refresh } = await issueOn(sessions, "cookie");
     for (const presented of [{ access: refresh }, { bearer: access }, { bearer: refresh }, {}]) {

@@ -26,7 +26,7 @@ describe("sessionCors", () => {
     expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true, maxAge: 7200 });
   });
 
-  it("feat:J3 sessionCors names a header once, in whatever case it was there", () => {
+  it("feat:J3 sessionCors lists each header once, whatever the case of the existing entry", () => {
     const lists = sessionCors({ ...cors, allowedHeaders: ["Authorization"] });
     expect(lists.allowedHeaders.filter((name) => /^authorization$/i.test(name))).toHaveLength(1);
   });
@@ -52,7 +52,7 @@ describe("sessionCors", () => {
     },
   );
 
-  it("feat:J3 sessionCors asks for Connect's lists, where they were forgotten", () => {
+  it("feat:J3 sessionCors throws if Connect's lists are missing", () => {
     for (const slip of [{ allowedOrigins }, { ...cors, allowedOrigins: "https://a.example" }]) {
       expect(() => sessionCors(slip as never)).toThrow(
         /^sessionCors requires lists of strings: pass \{ \.\.\.cors/,
@@ -60,7 +60,7 @@ describe("sessionCors", () => {
     }
   });
 
-  it("feat:J3 sessionCors: how long a browser need not ask again, in whole seconds", () => {
+  it("feat:J3 sessionCors accepts maxAge only as whole seconds", () => {
     expect(sessionCors({ ...cors, maxAge: 0 }).maxAge).toBe(0);
     for (const maxAge of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       expect(() => sessionCors({ ...cors, maxAge })).toThrow(

@@ -184,7 +184,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
 } as const;
 
 describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
-  it(`feat:N5 feat:N6 is told to onEvent and to the logger, without a secret: ${type}`, async () => {
+  it(`feat:N5 feat:N6 is reported to onEvent and to the logger, without a secret: ${type}`, async () => {
     const { events, lines, secrets } = await stories[type]();
     expect(events.map((event) => event.type)).toContain(type);
     // A line for every event, in order, with its fields.
@@ -206,8 +206,8 @@ describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
   });
 });
 
-describe("what events say", () => {
-  it("feat:N6 who, which session, why, when", async () => {
+describe("the content of events", () => {
+  it("feat:N6 includes the user, the session, the reason and the time", async () => {
     const { events } = await stories.theft();
     const created = events.find((e) => e.type === "created");
     const theft = events.filter((e) => e.type === "theft");
@@ -234,7 +234,7 @@ describe("what events say", () => {
     expect(secret).toHaveLength(1);
   });
 
-  it("feat:N6 how a session ended: each way by its name, once", async () => {
+  it("feat:N6 reports each end of a session once, with its cause", async () => {
     const world = createWorld({ sessionsPerUser: { max: 4 } });
     const { sessions, api, events } = world;
     const [a, b, c, d] = [
@@ -260,7 +260,7 @@ describe("what events say", () => {
     expect(new Set(ends.map(([id]) => id)).size).toBe(ends.length);
   });
 
-  it("feat:N6 one process tells of what it did itself, not of what it heard", async () => {
+  it("feat:N6 a process reports only its own actions, not those of other servers", async () => {
     const store = memoryStore();
     const one = createWorld({ store });
     const two = createWorld({ store, clock: one.sessions.clock });
@@ -272,8 +272,8 @@ describe("what events say", () => {
   });
 });
 
-describe("listeners and loggers that misbehave", () => {
-  it("feat:N5 feat:N6 change nothing", async () => {
+describe("broken listeners and loggers", () => {
+  it("feat:N5 feat:N6 that throw or reject do not affect calls", async () => {
     const fail = (): never => {
       throw new Error("listener");
     };
@@ -288,7 +288,7 @@ describe("listeners and loggers that misbehave", () => {
     }
   });
 
-  it("feat:N5 one of the two that throws keeps nothing from the other", async () => {
+  it("feat:N5 that throw do not prevent the other from receiving events", async () => {
     const events: string[] = [];
     const lines: string[] = [];
     const logger: SessionLogger = {
@@ -307,7 +307,7 @@ describe("listeners and loggers that misbehave", () => {
     expect([events, lines]).toEqual([["created"], ["created a session"]]);
   });
 
-  it("feat:N5 feat:N4 a logger that is none is refused at construction, console is one", async () => {
+  it("feat:N5 feat:N4 that are invalid are refused at construction; console is a valid logger", async () => {
     expect(() => testSessions({ logger: { info() {}, warn() {} } as never })).toThrow(
       'logger has no method "error"; pass pino, console or an object with the same methods',
     );
@@ -318,7 +318,7 @@ describe("listeners and loggers that misbehave", () => {
     expect(() => testSessions({ onEvent: "x" as never })).toThrow("onEvent must be a function");
   });
 
-  it("feat:N5 a method that needs its object keeps it, as pino's do", async () => {
+  it("feat:N5 a logger's methods are called on the logger, as pino requires", async () => {
     class Logger {
       readonly lines: string[] = [];
       info(_: object, message: string): void {

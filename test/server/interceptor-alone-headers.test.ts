@@ -43,7 +43,7 @@ async function callWithOldClaims(transport: "cookie" | "header", work: Work) {
   }));
 }
 
-describe("behind the interceptor alone, a token that was signed anew before the handler ran", () => {
+describe("with the interceptor alone, a token that was reissued before the handler ran", () => {
   it.each(["cookie", "header"] as const)("reaches the client, by %s", async (transport) => {
     for (const work of [() => {}, (sessions, context) => sessions.require(context)] as Work[]) {
       for (const { id, notice, headers } of await callWithOldClaims(transport, work)) {
@@ -54,34 +54,40 @@ describe("behind the interceptor alone, a token that was signed anew before the 
     }
   });
 
-  it.each(["cookie", "header"] as const)("gives way to a sign-in, by %s", async (transport) => {
-    const [unary] = await callWithOldClaims(transport, (sessions, context) =>
-      sessions.create(context, { userId: "bob" }),
-    );
-    expect(unary?.notice?.event).toBe("created");
-    expect(unary?.notice?.session).not.toBe(unary?.id);
-    // The last cookie of a name is the one that a browser keeps.
-    const { headers = new Headers() } = unary ?? {};
-    expect(payloadOf(accessOf({ headers }))).toMatchObject({
-      sub: "bob",
-      sid: unary?.notice?.session,
-    });
-    expect(cookieEffects(headers)).toEqual(
-      transport === "cookie" ? ["access set", "refresh set"] : [],
-    );
-  });
+  it.each(["cookie", "header"] as const)(
+    "is replaced by the tokens of a sign-in, by %s",
+    async (transport) => {
+      const [unary] = await callWithOldClaims(transport, (sessions, context) =>
+        sessions.create(context, { userId: "bob" }),
+      );
+      expect(unary?.notice?.event).toBe("created");
+      expect(unary?.notice?.session).not.toBe(unary?.id);
+      // The last cookie of a name is the one that a browser keeps.
+      const { headers = new Headers() } = unary ?? {};
+      expect(payloadOf(accessOf({ headers }))).toMatchObject({
+        sub: "bob",
+        sid: unary?.notice?.session,
+      });
+      expect(cookieEffects(headers)).toEqual(
+        transport === "cookie" ? ["access set", "refresh set"] : [],
+      );
+    },
+  );
 
-  it.each(["cookie", "header"] as const)("goes with its session, by %s", async (transport) => {
-    const [unary] = await callWithOldClaims(transport, (sessions, context) =>
-      sessions.require(context).revoke(),
-    );
-    expect(unary?.notice).toMatchObject({ event: "ended", session: unary?.id });
-    const { headers = new Headers() } = unary ?? {};
-    expect(accessOf({ headers })).toBeUndefined();
-    expect(cookieEffects(headers)).toEqual(transport === "cookie" ? clearsCookies : []);
-  });
+  it.each(["cookie", "header"] as const)(
+    "is not sent if the handler ends its session, by %s",
+    async (transport) => {
+      const [unary] = await callWithOldClaims(transport, (sessions, context) =>
+        sessions.require(context).revoke(),
+      );
+      expect(unary?.notice).toMatchObject({ event: "ended", session: unary?.id });
+      const { headers = new Headers() } = unary ?? {};
+      expect(accessOf({ headers })).toBeUndefined();
+      expect(cookieEffects(headers)).toEqual(transport === "cookie" ? clearsCookies : []);
+    },
+  );
 
-  it("gives way to newer claims", async () => {
+  it("is replaced by a token with newer claims", async () => {
     const [unary] = await callWithOldClaims("header", (sessions, context) =>
       sessions.require(context).updateClaims({ role: "owner" }),
     );

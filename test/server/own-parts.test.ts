@@ -17,8 +17,8 @@ import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import { notesApp } from "../helpers/notes.ts";
 
-describe("feat:N2 a SessionService of one's own", () => {
-  it("replaces a method, leaves another one out, and keeps the rest", async () => {
+describe("feat:N2 a custom SessionService", () => {
+  it("can replace a method, leave another one out, and keep the rest", async () => {
     const { rpc, session, sessions } = await signedIn((router, { service }) => {
       const { revokeOtherSessions: _, ...kept } = service;
       const getSession = () => ({ session: { userId: "nobody" } });
@@ -34,7 +34,7 @@ describe("feat:N2 a SessionService of one's own", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toEqual([]);
   });
 
-  it("is protected as ours is", async () => {
+  it("is protected like the built-in one", async () => {
     const { transport } = await signedIn((router, { service }) => {
       router.service(SessionService, { ...service, getSession: () => ({}) });
     });
@@ -43,7 +43,7 @@ describe("feat:N2 a SessionService of one's own", () => {
   });
 });
 
-describe("feat:N3 context values of one's own", () => {
+describe("feat:N3 the application's own context values", () => {
   it("reach gates, clientIp, interceptors and handlers of the same call", async () => {
     const key = createContextKey("nowhere");
     const seen: string[] = [];

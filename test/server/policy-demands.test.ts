@@ -42,7 +42,7 @@ function serve(options: TestSessionsOptions = {}) {
   return { sessions, server, bearerOf };
 }
 
-describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
+describe("feat:L5 feat:K6 claims that a policy in the schema demands", () => {
   interface Row {
     readonly claims: JsonObject;
     readonly unmet: readonly string[];
@@ -80,7 +80,7 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toHaveLength(1);
   });
 
-  it("feat:L5 what the service asks for holds where a method asks for nothing of its own", async () => {
+  it("feat:L5 the demands of the service apply to methods without their own", async () => {
     const { server, bearerOf } = serve();
     const without = await server.call(inheritedDemand, {}, { bearer: await bearerOf({}) });
     expect(without.hint?.reason).toBe(Reason.CLAIM_REJECTED);
@@ -102,7 +102,7 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     expect(both.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("feat:L5 feat:B2 optional: asked of those who have a session", async () => {
+  it("feat:L5 feat:B2 auth optional: the demands apply to callers with a session", async () => {
     const { server, bearerOf } = serve();
     expect((await server.call(guest, {}, {})).error).toBeUndefined();
     const refused = await server.call(guest, {}, { bearer: await bearerOf({ role: "reader" }) });
@@ -112,7 +112,7 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     ).toBeUndefined();
   });
 
-  it("feat:L5 feat:L6 feat:B6 what was changed by id holds with the next call, whatever the token says", async () => {
+  it("feat:L5 feat:L6 feat:B6 claims changed by id apply to the next call, even if the token has the former ones", async () => {
     const { sessions, server } = serve();
     const { session, tokens } = await sessions.issue({
       userId: "alice",
@@ -129,7 +129,7 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
   });
 
-  it("feat:L5 names that every object has are no claims", async () => {
+  it("feat:L5 inherited names of objects do not count as claims", async () => {
     const methods = { [procedureOf("Claimed")]: { claims: { constructor: [], toString: [] } } };
     const { server, bearerOf } = serve({ methods });
     const { hint } = await server.call(
@@ -141,11 +141,11 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
   });
 });
 
-describe("feat:L5 feat:K6 in code", () => {
+describe("feat:L5 feat:K6 demands in code", () => {
   const withCode = (policy: MethodPolicyOptions, name = "Claimed") =>
     serve({ methods: { [procedureOf(name)]: policy } });
 
-  it("feat:L5 code takes the place of the schema, an empty list of claims as well", async () => {
+  it("feat:L5 override those of the schema, even with an empty object of claims", async () => {
     const other = withCode({ claims: { team: ["red"] } });
     const bearer = await other.bearerOf({ team: ["blue", "red"] });
     expect((await other.server.call(claimed, {}, { bearer })).error).toBeUndefined();
@@ -158,7 +158,7 @@ describe("feat:L5 feat:K6 in code", () => {
     expect(refused.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("feat:L5 feat:D14 freshness in code beats the schema's", async () => {
+  it("feat:L5 feat:D14 override freshWithin of the schema", async () => {
     const { sessions, server, bearerOf } = withCode({ freshWithin: "1m", claims: {} }, "Fresh");
     const bearer = await bearerOf({});
     sessions.clock.advance("50s");
@@ -167,7 +167,7 @@ describe("feat:L5 feat:K6 in code", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:L5 describe tells them", () => {
+  it("feat:L5 are part of the result of describe", () => {
     const sessions = testSessions({ methods: { [procedureOf("Claimed")]: { freshWithin: "5m" } } });
     let described: ReturnType<typeof sessions.describe> = [];
     wireServer(
@@ -221,14 +221,14 @@ describe("feat:L5 feat:K6 in code", () => {
   it.each<[string, MethodPolicyOptions]>([
     ["claims", { auth: "none", claims: { role: ["admin"] } }],
     ["a fresh sign-in", { auth: "none", freshWithin: "5m" }],
-  ])("feat:L5 feat:N4 a method that looks at no session cannot ask for %s", (_, policy) => {
+  ])("feat:L5 feat:N4 a method that ignores sessions cannot demand %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"/,
     );
   });
 
-  it("feat:L5 a public method of a service that asks for claims is public", async () => {
+  it("feat:L5 a public method does not inherit the demands of its service", async () => {
     const { server } = serve({ public: [inheritedDemand] });
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
     // What the method itself asks for is not dropped by a word elsewhere.
@@ -239,10 +239,10 @@ describe("feat:L5 feat:K6 in code", () => {
   });
 });
 
-describe("feat:D14 how long ago the user proved who they are", () => {
+describe("feat:D14 the age of the last authentication", () => {
   const given = { methods: { [procedureOf("Fresh")]: { claims: {} } } };
 
-  it("feat:D14 in the schema: ten minutes after the sign-in, a refresh changes nothing, signing in again does", async () => {
+  it("feat:D14 a policy in the schema refuses after ten minutes; a refresh does not help, but signing in again does", async () => {
     const { sessions, server } = serve(given);
     const { tokens } = await sessions.issue({ userId: "alice" });
     sessions.clock.advance("10m");
@@ -264,7 +264,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     );
   });
 
-  it("feat:D14 a service that only verifies holds to it too", async () => {
+  it("feat:D14 a verify-only service enforces it too", async () => {
     const issuer = testSessions();
     const { tokens } = await issuer.issue({ userId: "alice" });
     const verifying = verifySessions({
@@ -280,7 +280,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:D14 requireFresh in a handler: refused, then reauthenticated, then let through", async () => {
+  it("feat:D14 requireFresh refuses a call until the user has authenticated again", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
@@ -308,7 +308,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect(anew.result).toBe(anew.notice?.session);
   });
 
-  it("feat:D14 a fork is as fresh as the session it comes from", async () => {
+  it("feat:D14 a fork keeps the time of authentication of its parent", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -319,7 +319,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect(hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:D14 feat:N4 a span that is none: Internal, with what to write", async () => {
+  it("feat:D14 feat:N4 an invalid duration is Internal, with a message that names the fix", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -337,7 +337,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
   });
 });
 
-describe("feat:D14 feat:L5 over every wire", () => {
+describe("feat:D14 feat:L5 unmet demands over every protocol", () => {
   let server: NotesServer;
   const methods = Object.fromEntries(
     NotesService.methods
@@ -350,7 +350,7 @@ describe("feat:D14 feat:L5 over every wire", () => {
   afterAll(() => server.close());
 
   for (const { kind, wire } of cells) {
-    it(`feat:D14 STEP_UP with its violation: ${kind.name}, ${wireName(wire)}`, async () => {
+    it(`feat:D14 are reported as STEP_UP with a violation: ${kind.name}, ${wireName(wire)}`, async () => {
       const { session, tokens } = await server.sessions.issue({
         userId: "alice",
         transport: "cookie",

@@ -59,7 +59,7 @@ function payloadOf(token: string): Record<string, unknown> {
 const loads = (store: WatchedStore) => store.take().filter((name) => name === "load");
 
 describe("feat:B6 feat:B13 claims that have changed", () => {
-  it("are in the next call on every server, and its response carries a token that says so", async () => {
+  it("are visible to the next call on every server, and its response carries a token with them", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -79,7 +79,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(world.store.take()).toEqual([]);
   });
 
-  it("go into the access cookie alone, where the session is one of cookies", async () => {
+  it("are written to the access cookie only, in a cookie session", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "cookie");
     await change(world, issued, { role: "admin" });
@@ -92,7 +92,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(headers.get("cache-control")).toBe("no-store");
   });
 
-  it("are in a call by GET, whose response carries no token", async () => {
+  it("are visible to a GET call, whose response carries no token", async () => {
     const world = await createWorld();
     for (const transport of ["header", "cookie"] as const) {
       const issued = await issueOn(world.here, transport);
@@ -107,7 +107,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     }
   });
 
-  it("are read once for each version, however many calls come, at once or later", async () => {
+  it("are read once per version, however many calls there are, concurrent or later", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -121,7 +121,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("are not there where the store cannot tell: the old ones serve, and it is asked again", async () => {
+  it("are replaced by the former ones if the store fails, and the next call reads them", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -133,7 +133,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are waited for two seconds", async () => {
+  it("delay a call by at most two seconds", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
@@ -148,7 +148,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are needed by a method that asks for claims: in an outage it is unavailable", async () => {
+  it("are required by a method that demands claims, which is Unavailable in an outage", async () => {
     const world = await createWorld({
       methods: { "notes.v1.NotesService/AddNote": { claims: { role: ["user", "admin"] } } },
     });
@@ -184,7 +184,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(headers.get("rpcsession-access-token")).not.toBeNull();
   });
 
-  it("of a session that has ended are of no use: the call is refused", async () => {
+  it("are not read for an ended session, whose call is refused", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
@@ -202,7 +202,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     });
   });
 
-  it("that the store has lost are not asked for by every call", async () => {
+  it("are not read on every call if the store has lost them", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -239,7 +239,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("come with the read of each call while the store is doubted, as new as they are there", async () => {
+  it("are taken from the session that each call reads while the log has lost entries", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -259,7 +259,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("come with the read of a strict check", async () => {
+  it("are taken from the session that a strict check reads", async () => {
     const world = await createWorld({ revocation: "strict" });
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -268,7 +268,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("also those of another version than a waiting read has seen", async () => {
+  it("may be newer than the version in the log", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
@@ -279,7 +279,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(payloadOf(token ?? "")).toMatchObject({ role: "owner", cv: 2 });
   });
 
-  it("reach a client without a refresh, and a stream as well", async () => {
+  it("reach a client without a refresh, also on a stream", async () => {
     const world = await createWorld({ public: [NotesService.method.signIn] });
     const { there, here, store } = world;
     const seen: object[] = [];

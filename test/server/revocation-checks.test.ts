@@ -65,8 +65,8 @@ async function refusal(work: Promise<unknown>): Promise<string[]> {
   return [kind, reason];
 }
 
-describe("feat:G6 the feed", () => {
-  it("lets calls pass within maxStaleness of an outage, and none later", async () => {
+describe('feat:G6 the check "feed"', () => {
+  it("accepts calls within maxStaleness of an outage, and refuses later ones", async () => {
     const world = await createWorld();
     world.store.failing.add("changes");
     world.there.clock.advance("5s");
@@ -78,7 +78,7 @@ describe("feat:G6 the feed", () => {
     await expect(call(world)).resolves.toBeDefined();
   });
 
-  it("a revocation of before it turned stale is never missed", async () => {
+  it("does not miss a revocation from before the log became stale", async () => {
     const world = await createWorld();
     world.store.failing.add("changes");
     await world.issued.revoke();
@@ -88,7 +88,7 @@ describe("feat:G6 the feed", () => {
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
-  it("a thousand calls wait for one read of the log, and read no session", async () => {
+  it("makes a thousand calls wait for one read of the log, without reading a session", async () => {
     const world = await createWorld();
     await outage(world);
     world.store.failing.clear();
@@ -97,7 +97,7 @@ describe("feat:G6 the feed", () => {
     expect(world.store.take()).toEqual(["changes"]);
   });
 
-  it("a call gives up on a log that does not answer, and the next read is another one", async () => {
+  it("refuses a call if the log does not answer, and then starts another read", async () => {
     const world = await createWorld();
     world.store.hanging.add("changes");
     world.there.clock.advance("6s");
@@ -114,7 +114,7 @@ describe("feat:G6 the feed", () => {
     await expect(call(world)).resolves.toBeDefined();
   });
 
-  it("a call whose client gives up waits for nothing", async () => {
+  it("stops waiting for the log at the deadline of the call", async () => {
     const world = await createWorld();
     world.store.hanging.add("changes");
     world.there.clock.advance("6s");
@@ -131,7 +131,7 @@ describe("feat:G6 the feed", () => {
     expect((await calling).error?.code).toBe(Code.DeadlineExceeded);
   });
 
-  it("a read that was given up and comes in late changes nothing", async () => {
+  it("ignores an abandoned read that completes after a newer one", async () => {
     const { here, store, issued } = await createWorld();
     const inner = store.store;
     let answer = (): void => {};
@@ -169,7 +169,7 @@ describe("feat:G6 the feed", () => {
     expect(await refusal(there.getSession(exchangeOf({ bearer: issued.access })))).toEqual(revoked);
   });
 
-  it("a read that was given up and comes in late counts where none was done since", async () => {
+  it("uses an abandoned read that completes late if there is no newer one", async () => {
     const { here, store } = await createWorld();
     let answer = (): void => {};
     const held = new Promise<void>((resolve) => {
@@ -198,7 +198,7 @@ describe("feat:G6 the feed", () => {
     expect(there.health().provenAt?.getTime()).toBe(proven + 2_500);
   });
 
-  it("a wall clock that jumps lets nobody in, whichever way", async () => {
+  it("refuses calls in an outage even if the wall clock jumps forward or back", async () => {
     for (const jump of [3_600_000, -3_600_000]) {
       const clock = createFakeClock();
       const world = await createWorld({ clock });
@@ -211,7 +211,7 @@ describe("feat:G6 the feed", () => {
     }
   });
 
-  it("after a sleep of the machine, in which monotonic time stands still, the log is read first", async () => {
+  it("reads the log first after the machine slept, even if monotonic time stood still", async () => {
     const clock = createFakeClock();
     const world = await createWorld({ clock });
     await world.issued.revoke();
@@ -221,7 +221,7 @@ describe("feat:G6 the feed", () => {
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
-  it("a store whose clock jumps ahead and back makes nothing good again", async () => {
+  it("keeps a revocation when the store's clock jumps ahead and back", async () => {
     const clock = createFakeClock();
     const world = await createWorld({ clock });
     const { there, here, issued } = world;
@@ -242,7 +242,7 @@ describe("feat:G6 the feed", () => {
     expect(there.health().changes).toBe(1);
   });
 
-  it("a server that starts forgets what it finds in the log when its tokens are dead", async () => {
+  it("forgets revocations read at startup once their tokens have expired", async () => {
     const { here, store, issued } = await createWorld();
     await issued.revoke();
     here.clock.advance("40m");
@@ -257,7 +257,7 @@ describe("feat:G6 the feed", () => {
     expect(late.health().changes).toBe(0);
   });
 
-  it("is bounded by the option", async () => {
+  it("obeys maxStaleness, which has bounds", async () => {
     const world = await createWorld({ maxStaleness: "500ms" });
     await outage(world, 501);
     expect(await refusal(call(world))).toEqual(unavailable);
@@ -271,8 +271,8 @@ describe("feat:G6 the feed", () => {
   });
 });
 
-describe("events of the feed", () => {
-  it("tell once that it turned stale, with the cause, and once that it recovered", async () => {
+describe("events of the change log", () => {
+  it("report once that it is stale, with the cause, and once that it recovered", async () => {
     const world = await createWorld();
     await outage(world);
     await refusal(call(world));
@@ -292,7 +292,7 @@ describe("events of the feed", () => {
     ]);
   });
 
-  it("do not tell of a clock that was set on, as in tests", async () => {
+  it("are not sent when a fake clock is advanced", async () => {
     const world = await createWorld();
     world.there.clock.advance("10m");
     await expect(call(world)).resolves.toBeDefined();
@@ -303,7 +303,7 @@ describe("events of the feed", () => {
 });
 
 describe("sessions.health", () => {
-  it("tells of what is not open", async () => {
+  it("reports that sessions are not open", async () => {
     const sessions = testSessions();
     expect(sessions.health()).toMatchObject({ status: "closed", changes: 0 });
     await sessions.ready();
@@ -312,7 +312,7 @@ describe("sessions.health", () => {
     expect(sessions.health().status).toBe("closed");
   });
 
-  it("tells of lag, proof and sizes without asking the store", async () => {
+  it("reports staleness, lag and sizes without reading the store", async () => {
     const world = await createWorld();
     const { there, store } = world;
     const opened = there.clock.now();
@@ -340,8 +340,8 @@ describe("sessions.health", () => {
   });
 });
 
-describe("feat:B5 strict", () => {
-  it("reads the session on each call, whatever the feed knows", async () => {
+describe('feat:B5 the check "strict"', () => {
+  it("reads the session on each call, whatever the state of the log", async () => {
     const world = await createWorld({ revocation: "strict" });
     await call(world);
     await call(world);
@@ -350,7 +350,7 @@ describe("feat:B5 strict", () => {
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
-  it("honours the ends of the session", async () => {
+  it("refuses a session that has expired by the store's clock", async () => {
     const world = await createWorld({ lifetimes: { access: "2m", idle: "2m" } });
     const { there, store, issued } = world;
     const { record } = await store.store.load(issued.id);
@@ -372,7 +372,7 @@ describe("feat:B5 strict", () => {
     ]);
   });
 
-  it("is unavailable in an outage, and needs no fresh feed", async () => {
+  it("is Unavailable in an outage, and does not need a fresh log", async () => {
     const world = await createWorld();
     world.store.failing.add("load");
     expect(await refusal(call(world, "strict"))).toEqual(unavailable);
@@ -382,7 +382,7 @@ describe("feat:B5 strict", () => {
     expect(await refusal(call(world))).toEqual(unavailable);
   });
 
-  it("holds for one method by its policy, and describe shows it", async () => {
+  it("can be set for one method by its policy", async () => {
     const world = await createWorld({
       methods: { "notes.v1.NotesService/AddNote": { check: "strict" } },
     });
@@ -397,8 +397,8 @@ describe("feat:B5 strict", () => {
   });
 });
 
-describe("no check", () => {
-  it("looks at nothing, not even at a stale feed", async () => {
+describe('the check "none"', () => {
+  it("reads nothing, and accepts calls with a stale log", async () => {
     const world = await createWorld({ revocation: "none" });
     await outage(world, 50_000);
     world.store.take();
@@ -429,7 +429,7 @@ describe("a service that only verifies", () => {
     expect(start("none")).not.toThrow();
   });
 
-  it("refuses such a check of getSession too, instead of passing who is revoked", async () => {
+  it("refuses such a check of getSession too, instead of accepting a revoked session", async () => {
     const sessions = testSessions();
     const { session, tokens } = await sessions.issue({ userId: "alice" });
     const { clock } = sessions;
@@ -451,8 +451,8 @@ describe("a service that only verifies", () => {
   });
 });
 
-describe("sec:V04 more changes than can be kept", () => {
-  it("each call reads its session, and beyond the cap is unavailable; nobody revoked gets in", async () => {
+describe("sec:V04 a change log that exceeds its limit in memory", () => {
+  it("makes each call read its session; calls beyond the limit are Unavailable, and no revoked session is accepted", async () => {
     const inner = watchedStore();
     const here = testSessions({ store: inner.store });
     const lost = here.clock.now();

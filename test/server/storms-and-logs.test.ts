@@ -4,8 +4,8 @@ import { exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
 import { advanced, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
 
-describe("sec:V09 tokens of many clients that begin at once", () => {
-  it("do not all expire at once: their ends, and early refreshes, spread over 5 % of their life", async () => {
+describe("sec:V09 access tokens of many clients that sign in at once", () => {
+  it("do not all expire at once: their expiry and early refreshes spread over 5 % of the lifetime", async () => {
     const sessions = testSessions();
     const ends: number[] = [];
     for (let batch = 0; batch < 20; batch++) {
@@ -26,7 +26,7 @@ describe("sec:V09 tokens of many clients that begin at once", () => {
 });
 
 describe("sec:V10 events and log lines", () => {
-  it("hold no token, whatever happens; a token in a URL is none", async () => {
+  it("contain no token, whatever happens; a token in a URL is ignored", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const told: unknown[] = [];

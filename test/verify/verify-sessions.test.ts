@@ -35,7 +35,7 @@ async function outcome(
 }
 
 describe("feat:Q5 verifySessions", () => {
-  it("verifies tokens in headers and cookies by the keys it fetches once", async () => {
+  it("verifies tokens in headers and cookies with keys that it fetches once", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     expect(at.asked.count).toBe(0);
@@ -48,7 +48,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(at.asked.count).toBe(1);
   });
 
-  it("tells everything of the session but how to end it", async () => {
+  it("returns a session without methods to change or end it", async () => {
     const at = await startIssuer();
     const { session, tokens } = await at.sessions.issue({
       userId: "alice",
@@ -104,7 +104,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(at), presented)).toBe(expected);
   });
 
-  it("feat:B10, sec:J15 refuses tokens for another audience or of another issuer's name", async () => {
+  it("feat:B10, sec:J15 refuses tokens for another audience or from another issuer", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const refused = "tryRefreshToken TOKEN_INVALID refresh";
@@ -116,7 +116,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(other, { audience: "other" }), { bearer: token })).toBe("alice");
   });
 
-  it("takes keys that are given, which never change", async () => {
+  it("accepts a fixed set of keys", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const given = beside(at, { jwks: await at.sessions.jwks() });
@@ -134,7 +134,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(at), { bearer: (await tokensOf(at)).accessToken })).toBe("alice");
   });
 
-  it("sec:J17 follows rotation: no call fails, whatever the age of its keys", async () => {
+  it("sec:J17 follows the rotation of keys without a failed call", async () => {
     const at = await startIssuer();
     // Now, so that the first key is as old as the clock.
     await at.sessions.ready();
@@ -158,7 +158,7 @@ describe("feat:Q5 verifySessions", () => {
 });
 
 describe("verifySessions in an outage of the issuer", () => {
-  it("knows its keys on; without any it is Unavailable", async () => {
+  it("keeps using its keys, and is Unavailable if it has none", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const [known, fresh] = [beside(at), beside(at)];
@@ -185,7 +185,7 @@ describe("verifySessions in an outage of the issuer", () => {
     expect(evil.asked.count).toBe(0);
   });
 
-  it("nobody listens", async () => {
+  it("is Unavailable if nothing listens at the URL", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const nobody = beside(at, { jwks: "http://127.0.0.1:1/jwks.json" });
@@ -194,7 +194,7 @@ describe("verifySessions in an outage of the issuer", () => {
 });
 
 describe("a service that only verifies", () => {
-  it("serves what its policies say, with the hints of the issuer and without SessionService", async () => {
+  it("applies its policies and sends hints of the issuer, without SessionService", async () => {
     const at = await startIssuer();
     const sessions = beside(at, { public: [NotesService.method.signIn] });
     const users: string[] = [];
@@ -233,7 +233,7 @@ describe("a service that only verifies", () => {
     expect(sessions.describe({ handlers: [] } as never)).toEqual([]);
   });
 
-  it("feat:Q5 a client refreshes at the issuer and calls again, unnoticed", async () => {
+  it("feat:Q5 lets a client refresh at the issuer and resend its call", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     let handled = 0;
@@ -278,17 +278,21 @@ describe("options of verifySessions", () => {
     ["no key set", { jwks: {} as JsonWebKeySet }, /^JWK set/],
     ["no jwks", { jwks: undefined as unknown as string }, /^JWK set/],
     ["no issuer", { issuer: "" }, /^issuer/],
-    ["what needs a store", { store: {} } as object, /^unknown option "store" for verifySessions; /],
+    [
+      "an option that needs a store",
+      { store: {} } as object,
+      /^unknown option "store" for verifySessions; /,
+    ],
     ["an empty audience", { audience: "" }, /^audience/],
-    ["a long skew", { clockSkew: "61s" }, /^clockSkew/],
+    ["a clockSkew that is too long", { clockSkew: "61s" }, /^clockSkew/],
     ["an origin with a path", { origins: ["https://a.example/"] }, /^origins/],
-    ["a choice that is none", { crossSite: "off" as "checked" }, /^crossSite/],
+    ["an unknown choice", { crossSite: "off" as "checked" }, /^crossSite/],
   ])("refuses %s", (_, options, message) => {
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(TypeError);
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(message);
   });
 
-  it("asks for options", () => {
+  it("are required", () => {
     expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions requires options/);
   });
 
@@ -298,16 +302,16 @@ describe("options of verifySessions", () => {
     "http://localhost:8080/jwks",
     "http://127.0.0.1/k",
     "http://[::1]/k",
-  ])("takes %s", (url) => {
+  ])("accept %s", (url) => {
     expect(verifySessions({ issuer, jwks: url })).toHaveProperty("requestGate");
   });
 
-  it("a given set without a usable key fails when it is opened", async () => {
+  it("with a set that has no usable key fail when the sessions are opened", async () => {
     const sessions = verifySessions({ issuer, jwks: { keys: [{ kty: "oct", k: "AAAA" }] } });
     await expect(sessions.ready()).rejects.toThrow(/no key/);
   });
 
-  it("names a method that is not served", () => {
+  it("report a policy for a method that is not served", () => {
     const sessions = verifySessions({ issuer, jwks, public: [NotesService] });
     const { routes } = sessions.protect({ routes: (router) => router });
     expect(() => createRouterTransport(routes)).toThrow(/serves no such method/);
