@@ -57,8 +57,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    */
   readonly secret?: SecretOption;
   /**
-   * The signature algorithm of access tokens, the same on every server. If you provide
-   * your own signing key, it must have this algorithm. Default "ES256". Choose "RS256" or "EdDSA" only if
+   * The signature algorithm of access tokens, the same on every server. If you provide your own
+   * signing key, it must have this algorithm. Default "ES256". Choose "RS256" or "EdDSA" only if
    * another verifier requires it.
    */
   readonly algorithm?: SigningAlgorithm;
@@ -234,7 +234,9 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
 
 function checkShape(options: SessionsOptions): void {
   if (typeof options !== "object" || options === null) {
-    throw new TypeError("createSessions needs an options object with at least { issuer, store }");
+    throw new TypeError(
+      "createSessions requires an options object with at least { issuer, store }",
+    );
   }
   for (const [name, value] of Object.entries(options)) {
     const shape = Object.hasOwn(shapes, name) ? shapes[name as keyof SessionsOptions] : undefined;

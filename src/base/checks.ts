@@ -1,4 +1,7 @@
-/** A span of time such as `"15m"`, `"500ms"` or `"90d"`. */
+/**
+ * A span of time such as `"15m"`, `"500ms"` or `"90d"`: a number with at most nine digits and three
+ * decimals, followed by its unit. It must not be negative.
+ */
 export type Duration = `${number}${"ms" | "s" | "m" | "h" | "d"}`;
 
 /** Bounds of a duration option, in milliseconds, both inclusive. */

@@ -158,7 +158,7 @@ function pick(jwk: JWK, names: readonly string[]): JWK {
 
 /** The accepted lengths of an RSA modulus in bits (RFC 7518 §3.3). Longer ones only make calls slow. */
 const rsaBits = { min: 2048, max: 8192 } as const;
-/** The minimum public exponent (FIPS 186-5 §5.4). Small ones make forgery easier; 1 is no protection at all. */
+/** The minimum public exponent (FIPS 186-5 §5.4). Small ones make forgery easier, and 1 makes it trivial. */
 const leastExponent = 65_537n;
 
 /**

@@ -43,7 +43,7 @@ export interface AccessTokenVerifierOptions extends ProvingRules {
 
 /** A token that is invalid, whatever the time. */
 type RefusedToken =
-  /** Has the form of a token, but its signature is not valid, or it was issued for another audience. */
+  /** Has the form of a token, but its signature, issuer, audience or lifetime is not valid. */
   | { readonly status: "invalid" }
   /** Does not have the form of an access token. */
   | { readonly status: "malformed" };

@@ -35,7 +35,7 @@ describe("KnownChanges", () => {
     expect(revocations.get("s")).toBeDefined();
   });
 
-  it("ignores an entry that comes again", () => {
+  it("ignores an entry that is read twice", () => {
     const revocations = new KnownChanges({ clock: createFakeClock(), window: 1_000 });
     revocations.apply(revoked("s", 1));
     revocations.apply({ ...revoked("s", 2), endedBy: "theft" });
@@ -169,7 +169,7 @@ describe("watching a session", () => {
 describe("RevocationLog", () => {
   const secret = "shared by both servers, 32 bytes!";
 
-  it("learns of another server's revocation by polling, without a wake-up", async () => {
+  it("detects another server's revocation by polling, without a wake-up", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     const deaf = { ...store, onChange: () => () => {} };
@@ -283,7 +283,7 @@ describe("RevocationLog", () => {
     await expect.poll(() => flaky.revocations.get(id)).toBeDefined();
   });
 
-  it("knows earlier revocations when a server starts", async () => {
+  it("reads earlier revocations when a server starts", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     const { id } = await one.signIn();
@@ -292,7 +292,7 @@ describe("RevocationLog", () => {
     expect(late.revocations.get(id)?.endedBy).toBe("signOut");
   });
 
-  it("does not read after it was closed", async () => {
+  it("does not read after it is closed", async () => {
     const store = memoryStore();
     let reads = 0;
     const engine = await startEngine({

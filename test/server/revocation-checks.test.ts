@@ -65,7 +65,7 @@ async function refusal(work: Promise<unknown>): Promise<string[]> {
   return [kind, reason];
 }
 
-describe('feat:G6 the check "feed"', () => {
+describe(`feat:G6 the check "feed"`, () => {
   it("accepts calls within maxStaleness of an outage, and refuses later ones", async () => {
     const world = await createWorld();
     world.store.failing.add("changes");
@@ -340,7 +340,7 @@ describe("sessions.health", () => {
   });
 });
 
-describe('feat:B5 the check "strict"', () => {
+describe(`feat:B5 the check "strict"`, () => {
   it("reads the session on each call, whatever the state of the log", async () => {
     const world = await createWorld({ revocation: "strict" });
     await call(world);
@@ -397,7 +397,7 @@ describe('feat:B5 the check "strict"', () => {
   });
 });
 
-describe('the check "none"', () => {
+describe(`the check "none"`, () => {
   it("reads nothing, and accepts calls with a stale log", async () => {
     const world = await createWorld({ revocation: "none" });
     await outage(world, 50_000);

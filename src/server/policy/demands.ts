@@ -88,7 +88,7 @@ export function assertFresh(
   }
   const requirement = `within ${within / 1000}s`;
   throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
-    message: `the user must authenticate again; this call requires it ${requirement}`,
+    message: `this call requires the user to have authenticated ${requirement}; authenticate again`,
     sessionId,
     violations: [{ claim: "auth_time", requirement, message: "is too long ago" }],
   });

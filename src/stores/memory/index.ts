@@ -46,7 +46,7 @@ class MemoryStore implements SessionStore {
 
   #now(): number {
     if (this.#clock === undefined) {
-      throw new Error("memoryStore: open() has not been called");
+      throw new Error("memoryStore: the store is not open; call open() first");
     }
     return this.#clock.now();
   }

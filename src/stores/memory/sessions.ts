@@ -43,7 +43,7 @@ export class MemorySessions {
     const [key = ""] = ownerKeys({ userId, tenantId });
     return [...(this.#byOwner.get(key) ?? [])].flatMap((id) => {
       const record = this.#byId.get(id);
-      // For a user within a tenant, `key` is the user's: a user has fewer sessions than a tenant.
+      // For a user within a tenant, `key` is the user's, because a user has fewer sessions than a tenant.
       return record && (tenantId === null || record.tenantId === tenantId) ? [record] : [];
     });
   }

@@ -50,7 +50,7 @@ export class RedisStore implements SessionStore {
 
   get #redis(): RedisScripts {
     if (this.#opened === undefined) {
-      throw new Error("redisStore: open() has not been called");
+      throw new Error("redisStore: the store is not open; call open() first");
     }
     return this.#opened;
   }
