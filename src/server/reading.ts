@@ -10,7 +10,6 @@ import {
 import { type Duration, durationMs } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { authenticate } from "./authenticate/authenticate.ts";
 import { type Call, type CallKey, callOf, type Exchange } from "./call/call.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
@@ -21,7 +20,6 @@ import { assertFresh } from "./policy/demands.ts";
 import { type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { misuse, sessionMissing } from "./response/errors.ts";
-import { forbidCaching } from "./response/tokens.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -228,20 +226,12 @@ function getSessionWith<S extends VerifiedSession>(
       values: exchange.values ?? valuesOf(requestHeader),
       ...(signal === undefined ? {} : { signal }),
     });
-    forbidCaching(responseHeader, requestMethod);
-    const waits = new Waits(undefined);
+    const { required = true, doAntiCsrfCheck } = options;
+    const auth = required ? "required" : "optional";
+    const policy = { auth, doAntiCsrfCheck, check, freshWithin: undefined, claims: [] } as const;
     try {
-      const claims = await authenticate(core, call, {
-        required: options.required ?? true,
-        doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
-        check,
-        waits,
-      });
-      if (claims === undefined) {
-        return undefined;
-      }
-      await enterSession(core, call, claims, waits);
-      return call.session as S | undefined;
+      const hasSession = await enterSession(core, call, policy, new Waits(undefined));
+      return hasSession ? (call.session as S) : undefined;
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });
     }

@@ -1,4 +1,4 @@
-// Cookies that are not `__Host-`: other names, domains of several hosts, and what siblings may plant.
+// Cookies without `__Host-`: other names, domains of several hosts, and cookies planted by siblings.
 
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -19,7 +19,7 @@ const names = { access: "__Secure-rpcsession-access", refresh: "__Secure-rpcsess
 const { signIn, addNote } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
 
-/** A browser that believes what RFC 6265bis says, and no more. */
+/** A browser that follows RFC 6265bis exactly. */
 function newJar(): CookieJar {
   return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
 }
@@ -31,7 +31,7 @@ async function inJar(jar: CookieJar) {
     .sort();
 }
 
-/** A server, and calls to it from a page of its own with what is in the jar. */
+/** A server, and calls to it from one of its own pages with the cookies of the jar. */
 async function serve(cookies: NonNullable<TestSessionsOptions["cookies"]>, shared = {}) {
   const server = await startNotes({ sessions: { issuer, cookies, ...shared } });
   onTestFinished(() => server.close());
@@ -54,7 +54,7 @@ async function call(
     headers: { ...sameOrigin, cookie },
   });
   for (const one of result.setCookie) {
-    // As browsers do: what a host may not set is dropped.
+    // Browsers drop cookies that a host may not set.
     await jar.setCookie(one, `${issuer}/`, { ignoreError: true });
   }
   return result;
@@ -76,7 +76,7 @@ test("feat:I5 custom names: a session works from sign-in to sign-out, and handle
   expect(await inJar(jar)).toEqual([]);
 });
 
-test("feat:I2 a domain: all of its hosts receive the cookies, and one sign-out removes them everywhere", async () => {
+test("feat:I2 a domain: all its hosts receive the cookies, and one sign-out removes them from all", async () => {
   const { call } = await serve({ domain: "test.example" });
   const jar = newJar();
   await call(jar, signIn);
@@ -108,7 +108,7 @@ test("feat:I2 a domain: a verify-only service on another host reads the cookies"
   expect((await verifying.getSession(exchange)).userId).toBe("alice");
 });
 
-test("feat:I2 a path: only requests below the adapter's path prefix receive the cookies", async () => {
+test("feat:I2 a path: only requests under it receive the cookies", async () => {
   const sessions = testSessions({
     ...{ issuer, cookies: { path: "/api" } },
     public: [signIn],
@@ -239,7 +239,7 @@ describe("feat:I5 a sibling host that plants cookies of the attacker's session",
     expect((await call(jar, addNote)).code).toBe("ok");
   });
 
-  test("feat:I5 cannot sign a visitor in without the prefix either: the cookies are refused and expired", async () => {
+  test("feat:I5 without it they are refused and expired; the visitor does not become mallory", async () => {
     const { jar, call } = await planted({ names });
     expect(await inJar(jar)).toHaveLength(4);
     const refused = await call(jar, refresh);

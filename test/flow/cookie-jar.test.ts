@@ -15,7 +15,7 @@ import {
 
 const url = `${realm}/`;
 
-/** A browser that believes what RFC 6265bis says, and no more. */
+/** A browser that follows RFC 6265bis exactly. */
 function newJar(): CookieJar {
   return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
 }
@@ -30,7 +30,7 @@ async function namesIn(jar: CookieJar): Promise<string[]> {
 
 async function keep(jar: CookieJar, { setCookie }: WireResult): Promise<void> {
   for (const cookie of setCookie) {
-    // Rejects when the jar refuses it.
+    // Rejects if the jar refuses the cookie.
     await jar.setCookie(cookie, url, { http: true });
   }
 }
@@ -62,7 +62,7 @@ describe.each([
   });
   afterEach(() => server.close());
 
-  /** One call with what is in the jar; what comes back goes into the jar. */
+  /** Makes one call with the cookies of the jar, and stores the cookies of the response. */
   async function call(
     wire: Wire,
     method: WireCall["method"],
@@ -83,7 +83,7 @@ describe.each([
       await call(wire, signIn);
     });
 
-    test("feat:Q1 keeps both cookies of a sign-in, host-only and HttpOnly", async () => {
+    test("feat:Q1 keeps both cookies of a sign-in, for this host only and out of reach of scripts", async () => {
       const cookies = await jar.getCookies(url, { http: true });
       expect(cookies.map(({ key }) => key).sort()).toEqual(both);
       for (const { httpOnly, secure, hostOnly, path, domain } of cookies) {
@@ -96,7 +96,7 @@ describe.each([
       expect(await call(wire, addNote)).toBe("ok");
     });
 
-    test("keeps working through expiry, refresh and the next generation", async () => {
+    test("persists through expiry, refresh and the next generation", async () => {
       const before = await inJar(jar);
       server.sessions.clock.advance("16m");
       expect(await call(wire, addNote)).toBe("unauthenticated");

@@ -1,4 +1,4 @@
-// Requests that other sites make a browser send, by the rows of the feature table.
+// Requests that other sites make a browser send (feature table, part C).
 import { afterEach, expect, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
@@ -42,7 +42,7 @@ function call(
   return callWire(server, wire, { method, messages: [{}], headers, get });
 }
 
-/** Signs in as a page does: the headers that its next calls carry, and the token against forgery. */
+/** Signs in as a page does, and returns the headers of its next calls and the anti-CSRF token. */
 async function signedIn() {
   const message = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
   const { setCookie, headers } = await callWire(server, json, message);
@@ -88,7 +88,7 @@ test.each([
   expect(server.calls.handled).toBe(0);
 });
 
-test("feat:C3 by default crossSite is checked and antiCsrf is off; crossSite is turned off only by its option", async () => {
+test("feat:C3 both checks can be switched off by name: antiCsrf is off by default, crossSite is on", async () => {
   await start();
   const { headers } = await present(server, "cookie");
   expect((await call(addNote, headers)).code).toBe("ok");
@@ -99,7 +99,7 @@ test("feat:C3 by default crossSite is checked and antiCsrf is off; crossSite is 
   expect((await call(addNote, { ...open.headers, ...crossSite })).code).toBe("ok");
 });
 
-test("feat:C4 a method can choose its anti-CSRF check; the default covers every request except GET", async () => {
+test("feat:C4 a method may choose the anti-CSRF check; by default it is on, except on GET", async () => {
   await start({ antiCsrf: "token" });
   const { headers } = await signedIn();
   expect((await call(listNotes, headers, { get: true })).code).toBe("ok");

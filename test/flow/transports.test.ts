@@ -1,4 +1,4 @@
-// Tokens in cookies and in headers, and both at once, by the rows of the feature table.
+// Tokens in cookies, in headers, and in both at once (feature table).
 import { createSessions } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -72,7 +72,7 @@ async function bothAtOnce() {
 const ended = async (session: string): Promise<boolean> =>
   (await server.sessions.find(session)) === undefined;
 
-test("feat:J2 both transports, two sessions: an ordinary call gets REFRESH and changes neither session", async () => {
+test("feat:J2 both transports, two sessions: an ordinary call returns REFRESH and changes neither", async () => {
   const both = await bothAtOnce();
   const call = { method: addNote, messages: [{}], headers: both.headers };
   const result = await callWire(server, json, call);
@@ -143,7 +143,7 @@ test.each(["cookie", "header"] as const)(
   },
 );
 
-test("feat:J4 the notice describes the session to scripts and contains no token", async () => {
+test("feat:J4 the notice gives a script the public facts of its session, and no token", async () => {
   const call = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
   const { headers, setCookie } = await callWire(server, json, call);
   const notice = headers.get("rpcsession-session") ?? "";
@@ -182,7 +182,7 @@ test.each([
   ["https://app.example.com", "https://api.example.com"],
   ["https://example.com", "https://api.example.com"],
   ["http://localhost:5173", "http://localhost:8080"],
-  // Whether these two are one site, only the public suffix list knows.
+  // Only the public suffix list could tell whether these two are the same site.
   ["https://a.co.uk", "https://b.co.uk"],
 ])("feat:I3 a page of the same site is accepted: %s for %s", (origin, issuer) => {
   const make = () => createSessions({ issuer, store: memoryStore(), origins: [origin] });

@@ -25,7 +25,7 @@ function copies(options: CookieOptions, at: URL = issuer): string[] {
   });
 }
 
-test("feat:I5 accepts custom cookie names with any prefix", () => {
+test("feat:I5 custom cookie names with any allowed prefix", () => {
   const { names, hostOnly, set } = make({ names: own });
   expect(names).toEqual(own);
   expect(hostOnly).toBe(true);
@@ -38,7 +38,7 @@ test("feat:I5 accepts custom cookie names with any prefix", () => {
   expect(make({ names: http })).toMatchObject({ names: http, hostOnly: true });
 });
 
-test("feat:I2 a domain makes the default prefix __Secure-", () => {
+test("feat:I2 with a domain, the cookies are sent to all of its hosts and have the prefix __Secure-", () => {
   const { names, hostOnly, set } = make({ domain: "example.com" });
   expect(names).toEqual({
     access: "__Secure-rpcsession-access",
@@ -65,7 +65,7 @@ test("feat:I2 feat:I6 accepts SameSite=Strict, and None with Partitioned", () =>
   );
 });
 
-describe("SessionCookies.expire", () => {
+describe("expired copies", () => {
   const here = ["host", "host partitioned"];
   const above = ["api.example.com", "api.example.com partitioned"];
   const top = ["example.com", "example.com partitioned"];
@@ -86,7 +86,7 @@ describe("SessionCookies.expire", () => {
     expect(copies(options)).toEqual(expected);
   });
 
-  it("feat:I4 expires cookies of at most four domains of a long host, and of no domain of an IP address", () => {
+  it("feat:I4 expires at most four domains of a long host, and none of an IP address", () => {
     const long = new URL("https://a.b.c.d.e.f.example.com");
     const deep = copies({ path: "/x" }, long).filter((copy) => !copy.includes("partitioned"));
     const domains = ["d.e.f.example.com", "e.f.example.com", "f.example.com", "example.com"];
@@ -95,7 +95,7 @@ describe("SessionCookies.expire", () => {
     expect(copies({ path: "/x" }, new URL("https://[2001:db8::1]"))).toEqual(here);
   });
 
-  it("feat:I4 every write expires the cookie of the older domain, and no other", () => {
+  it("feat:I4 every write expires the cookie of the older domain only", () => {
     const { names, expireOlder } = make({ path: "/api", olderDomain: "example.com" });
     const gone = `${names.refresh}=; Max-Age=0; Domain=example.com; Path=/api; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; Secure`;
     expect(expireOlder(names.refresh)).toEqual([
@@ -108,7 +108,7 @@ describe("SessionCookies.expire", () => {
   });
 });
 
-describe("feat:I5 cookie options that browsers would reject are refused at construction", () => {
+describe("feat:I5 options that browsers would not accept are refused at construction", () => {
   const wrong = (options: object): CookieOptions => options as CookieOptions;
   const named = (access: string, refresh: string, rest: CookieOptions = {}): CookieOptions => ({
     names: { access, refresh },

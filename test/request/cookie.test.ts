@@ -8,7 +8,7 @@ const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");
 const name = "__Host-rpcsession-access";
 
-/** What tokens are made of: base64url and dots. */
+/** Tokens consist of base64url and dots. */
 const token = fc.stringMatching(/^[\w.-]{1,300}$/);
 
 describe("sec:C08 golden Set-Cookie strings", () => {
@@ -99,7 +99,7 @@ describe("sec:C08 golden Set-Cookie strings", () => {
   });
 });
 
-describe("sec:C01 a __Host- cookie in a jar that follows RFC 6265bis", () => {
+describe("sec:C01 in a cookie jar that follows RFC 6265bis", () => {
   const url = "https://api.example.com/rpcsession.v1.SessionService/Refresh";
   const strict = () => new CookieJar(undefined, { prefixSecurity: "strict" });
 
@@ -171,11 +171,11 @@ describe("sec:C02 readCookie with duplicates", () => {
   });
 });
 
-describe("sec:C06 a written cookie is read back unchanged", () => {
+describe("sec:C06 values survive a round trip", () => {
   const cookies = new SessionCookies(https);
   const pairOf = (setCookie: string): string => setCookie.slice(0, setCookie.indexOf(";"));
 
-  it("by readCookie, wherever it is in the header", () => {
+  it("readCookie returns every token, at any position", () => {
     const others = fc.array(fc.stringMatching(/^[a-z]{1,5}=[^;\s]{0,20}$/), { maxLength: 5 });
     fc.assert(
       fc.property(token, others, others, (value, before, after) => {
@@ -205,14 +205,14 @@ describe("sec:C06 a written cookie is read back unchanged", () => {
 
 describe("withoutCookies", () => {
   const others = fc.array(
-    // Anything Headers lets through but the semicolon: also quotes, commas and bytes above ASCII.
+    // Everything that Headers accepts except the semicolon, including quotes, commas and non-ASCII bytes.
     fc.stringMatching(
       /^[a-z]{1,4}=([!-:<-~\u0080-\u00ff]([ -:<-~\u0080-\u00ff]{0,10}[!-:<-~\u0080-\u00ff])?)?$/,
     ),
     { maxLength: 6 },
   );
 
-  it("keeps all other cookies byte for byte, in order", () => {
+  it("keeps the other cookies byte for byte and in order", () => {
     fc.assert(
       fc.property(others, fc.array(token, { maxLength: 3 }), fc.nat(), (kept, ours, seed) => {
         const mixed = [...kept];
@@ -226,7 +226,7 @@ describe("withoutCookies", () => {
     );
   });
 
-  it("removes every cookie that readCookie would find", () => {
+  it("hides everything that readCookie would find", () => {
     fc.assert(
       fc.property(
         fc.string({ unit: fc.constantFrom("a", "b", "=", ";", " ", "\t", "\u00a0") }),
@@ -255,8 +255,8 @@ describe("sec:C07 the size of a cookie", () => {
   });
 });
 
-describe("sec:C05 junk in the Cookie header", () => {
-  /** How often the parser looks at a character range; a String that counts. */
+describe("sec:C05 junk", () => {
+  /** A String that counts how many characters the parser examines. */
   function workOn(header: string): number {
     let looked = 0;
     const counted = new Proxy(new String(header), {
@@ -270,7 +270,7 @@ describe("sec:C05 junk in the Cookie header", () => {
         }
         return (...args: unknown[]): unknown => {
           const result: unknown = Reflect.apply(member, header, args);
-          // What a search walked over, or the length of what was cut out.
+          // The characters that a search passed, or the length of a slice.
           looked +=
             key === "indexOf"
               ? ((result as number) < 0 ? header.length : (result as number)) - Number(args[1] ?? 0)
@@ -293,7 +293,7 @@ describe("sec:C05 junk in the Cookie header", () => {
     ["quotes", '"'],
     ["percent signs", "%"],
     ["spaces, then a letter", `${" ".repeat(50)}a`],
-  ])("is read in linear time: 1 MB of %s", (_, unit) => {
+  ])("1 MB of %s takes linear time", (_, unit) => {
     const of = (size: number): number => workOn(unit.repeat(Math.ceil(size / unit.length)));
     const small = of(10_000);
     expect(of(1_000_000)).toBeLessThan(small * 110 + 1000);

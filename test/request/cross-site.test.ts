@@ -109,7 +109,7 @@ describe("sec:C15 the Origin header", () => {
       "http://localhost:51730",
     ].map((origin) => ({
       row: `"${origin}"`,
-      // As the bytes of its UTF-8, which is how a server would see it.
+      // As UTF-8 bytes, which is how a server receives it.
       origin: Buffer.from(origin).toString("latin1"),
       trusted: [false, false] as const,
     })),
@@ -128,7 +128,7 @@ describe("sec:C15 the Origin header", () => {
     },
   ]);
 
-  it("only a GET may come from the address bar", () => {
+  it("only GET may come from the address bar", () => {
     const headers = new Headers({ "sec-fetch-site": "none" });
     for (const method of ["POST", "PUT", "get", "HEAD", ""]) {
       expect(isTrustedSite(headers, method, origins)).toBe(false);

@@ -24,7 +24,7 @@ describe("sec:C04 the Authorization header", () => {
     expect(readTokens(headers, names).bearer).toBe(bearer);
   });
 
-  it("two headers are read as one value that is not a token", () => {
+  it("two Authorization headers count as one malformed token", () => {
     const headers = new Headers();
     headers.append("authorization", "Bearer a");
     headers.append("authorization", "Bearer b");
@@ -32,8 +32,8 @@ describe("sec:C04 the Authorization header", () => {
   });
 });
 
-describe("sec:C02 sec:C05 session cookies", () => {
-  it("are read up to three times each", () => {
+describe("sec:C02 sec:C05 cookies", () => {
+  it("reads at most three of each", () => {
     const cookie = [1, 2, 3, 4]
       .flatMap((n) => [`${names.access}=a${n}`, `${names.refresh}=r${n}`])
       .join("; ");
@@ -43,7 +43,7 @@ describe("sec:C02 sec:C05 session cookies", () => {
     });
   });
 
-  it("with insecure names are ignored in secure mode, and vice versa", () => {
+  it("secure and insecure names are not mixed up", () => {
     const cookie = "rpcsession-access=planted; __Host-rpcsession-access=real";
     expect(readTokens(new Headers({ cookie }), names).accessCookies).toEqual(["real"]);
     const bare = { access: "rpcsession-access", refresh: "rpcsession-refresh" };
@@ -65,7 +65,7 @@ describe("hideTokens", () => {
     expect(headers.get("cookie")).toBe(left);
   });
 
-  it("does not change the Authorization header", () => {
+  it("keeps the Authorization header", () => {
     const headers = new Headers({ authorization: "Bearer a" });
     hideTokens(headers, names);
     expect(headers.get("authorization")).toBe("Bearer a");

@@ -18,7 +18,7 @@ interface Line {
   readonly message: string;
 }
 
-/** Sessions whose events and log lines are kept, and every token they ever gave. */
+/** Sessions with all their events and log lines, and every token that they ever returned. */
 function createWorld(options: Partial<TestSessionsOptions> = {}) {
   const events: SessionEvent[] = [];
   const lines: Line[] = [];
@@ -53,7 +53,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 
 type World = ReturnType<typeof createWorld>;
 
-/** Every event that there is, each brought about as it happens. */
+/** Every event, each caused as in production. */
 const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = {
   async created() {
     const world = createWorld();
@@ -168,7 +168,7 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
   },
 };
 
-/** To the next generation. */
+/** Advances to the next generation. */
 async function advance({ sessions, exchange }: World, refresh: string): Promise<string> {
   sessions.clock.advance("61s");
   await exchange(refresh);
@@ -199,15 +199,15 @@ describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
     for (const secret of [...secrets, "CANARY-claim", "CANARY-data", "CANARY-secret"]) {
       expect(said.includes(secret)).toBe(false);
     }
-    // Nor the last part of a token, which is its proof.
+    // Nor the last part of a token, which proves it.
     for (const secret of secrets) {
       expect(said.includes(secret.split(".").at(-1) ?? "?")).toBe(false);
     }
   });
 });
 
-describe("the content of events", () => {
-  it("feat:N6 includes the user, the session, the reason and the time", async () => {
+describe("events", () => {
+  it("feat:N6 who, which session, why, when", async () => {
     const { events } = await stories.theft();
     const created = events.find((e) => e.type === "created");
     const theft = events.filter((e) => e.type === "theft");
@@ -234,7 +234,7 @@ describe("the content of events", () => {
     expect(secret).toHaveLength(1);
   });
 
-  it("feat:N6 reports each end of a session once, with its cause", async () => {
+  it("feat:N6 each way in which a session can end is reported by its name, once", async () => {
     const world = createWorld({ sessionsPerUser: { max: 4 } });
     const { sessions, api, events } = world;
     const [a, b, c, d] = [
@@ -260,7 +260,7 @@ describe("the content of events", () => {
     expect(new Set(ends.map(([id]) => id)).size).toBe(ends.length);
   });
 
-  it("feat:N6 a process reports only its own actions, not those of other servers", async () => {
+  it("feat:N6 a process reports only its own changes, not those of other processes", async () => {
     const store = memoryStore();
     const one = createWorld({ store });
     const two = createWorld({ store, clock: one.sessions.clock });
@@ -288,7 +288,7 @@ describe("broken listeners and loggers", () => {
     }
   });
 
-  it("feat:N5 that throw do not prevent the other from receiving events", async () => {
+  it("feat:N5 if one of the two throws, the other still receives everything", async () => {
     const events: string[] = [];
     const lines: string[] = [];
     const logger: SessionLogger = {
@@ -307,7 +307,7 @@ describe("broken listeners and loggers", () => {
     expect([events, lines]).toEqual([["created"], ["created a session"]]);
   });
 
-  it("feat:N5 feat:N4 that are invalid are refused at construction; console is a valid logger", async () => {
+  it("feat:N5 feat:N4 an invalid logger is refused at construction; console is valid", async () => {
     expect(() => testSessions({ logger: { info() {}, warn() {} } as never })).toThrow(
       'logger has no method "error"; pass pino, console or an object with the same methods',
     );
@@ -318,7 +318,7 @@ describe("broken listeners and loggers", () => {
     expect(() => testSessions({ onEvent: "x" as never })).toThrow("onEvent must be a function");
   });
 
-  it("feat:N5 a logger's methods are called on the logger, as pino requires", async () => {
+  it("feat:N5 methods are called on their logger, as pino requires", async () => {
     class Logger {
       readonly lines: string[] = [];
       info(_: object, message: string): void {

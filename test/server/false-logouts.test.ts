@@ -15,7 +15,7 @@ const { addNote, signIn } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
 const page = { "sec-fetch-site": "same-origin" };
 
-/** A notes service whose AddNote does what the test says, and whose SignIn signs in as bob. */
+/** A notes service whose AddNote runs the work of the test, and whose SignIn signs in as bob. */
 function serve(sessions: TestSessions, work: (context: HandlerContext) => Promise<unknown>) {
   return wireServer(
     sessions.protect({
@@ -36,8 +36,8 @@ function serve(sessions: TestSessions, work: (context: HandlerContext) => Promis
 
 const publicSignIn = { public: [signIn] } satisfies Partial<SessionsOptions>;
 
-describe("a handler never clears tokens that are still valid", () => {
-  it("if it signs in again and then ends the old session: the new tokens are kept", async () => {
+describe("a handler never clears tokens by mistake", () => {
+  it("signs in again, then ends the old session: the new tokens stay", async () => {
     for (const transport of ["cookie", "header"] as const) {
       const sessions = testSessions();
       const server = serve(sessions, async (context) => {
@@ -57,7 +57,7 @@ describe("a handler never clears tokens that are still valid", () => {
     }
   });
 
-  it("if it throws an error about another token: the caller's cookies are kept", async () => {
+  it("passes on a failure about another token: the caller's cookies stay", async () => {
     const sessions = testSessions();
     const server = serve(sessions, () =>
       sessions.getSession({
@@ -72,7 +72,7 @@ describe("a handler never clears tokens that are still valid", () => {
     expect(cookieEffects(answer.headers)).toEqual([]);
   });
 
-  it("if it relays an error of another service: its hint is removed, whatever the type URL", async () => {
+  it("relays a hint of another service under any type URL: none of it arrives", async () => {
     const sessions = testSessions();
     const server = serve(sessions, () => {
       const upstream = new ConnectError("upstream", Code.Unauthenticated);
@@ -86,8 +86,8 @@ describe("a handler never clears tokens that are still valid", () => {
   });
 });
 
-describe("late calls of a session that was replaced", () => {
-  it("clear nothing even if the server's clock is ahead of the store's", async () => {
+describe("late calls of a session that its user has ended", () => {
+  it("clear nothing when a node's clock is ahead of the store's", async () => {
     const clock = createFakeClock();
     const store = memoryStore();
     await store.open({ clock });
@@ -115,14 +115,14 @@ describe("late calls of a session that was replaced", () => {
   });
 });
 
-describe("a late response that restores the access cookie of a replaced session", () => {
-  it.each(["feed", "strict"] as const)("does not end the new session: %s", async (check) => {
+describe("a late response that writes the access cookie of a replaced session again", () => {
+  it.each(["feed", "strict"] as const)("does not end the next session: %s", async (check) => {
     const sessions = testSessions({ ...publicSignIn, revocation: check });
     const server = serve(sessions, async () => {});
     const old = await issueOn(sessions, "cookie");
     const signedIn = await server.call(signIn, {}, { ...old, headers: page });
     const next = cookieValue(signedIn.headers, "refresh") ?? "";
-    // Within the grace of its own end, and long after, when late calls clear what they find.
+    // Within the grace period after its own end, and long after, when late calls clear the tokens.
     for (const wait of ["1s", "90s"] as const) {
       sessions.clock.advance(wait);
       const mixed = { access: old.access, refresh: next };
@@ -141,7 +141,7 @@ describe("a late response that restores the access cookie of a replaced session"
   });
 });
 
-describe("a refresh cookie under a secret that this server does not have", () => {
+describe("a refresh cookie made with a secret that this server does not have", () => {
   /** The same browser after the secret was replaced, the old one dropped. */
   async function rotated() {
     const clock = createFakeClock();
@@ -177,7 +177,7 @@ describe("a refresh cookie under a secret that this server does not have", () =>
     expect(after.error?.code).toBe(Code.Unauthenticated);
   });
 
-  it("makes SignOut Unavailable if it is the only token, and is kept, because its session is still alive", async () => {
+  it("alone is Unavailable at SignOut and kept, because its session would live on", async () => {
     const { server, sessions, alien } = await rotated();
     const answer = await server.call(signOut, {}, { refresh: alien.refresh });
     expect([answer.error?.code, cookieEffects(answer.headers)]).toEqual([Code.Unavailable, []]);
@@ -191,7 +191,7 @@ describe("a refresh cookie under a secret that this server does not have", () =>
     expect((await server.call(addNote, {}, { bearer })).error?.code).toBe(Code.Unauthenticated);
   });
 
-  it("does not affect a valid refresh cookie in the same request", async () => {
+  it("does not invalidate a valid one next to it", async () => {
     const { server, sessions, alien } = await rotated();
     const good = await issueOn(sessions, "cookie");
     const answer = await server.call(refresh, {}, { refresh: [alien.refresh, good.refresh] });
@@ -210,7 +210,7 @@ describe("a refresh cookie under a secret that this server does not have", () =>
   });
 });
 
-describe("an Authorization header without a valid token", () => {
+describe("a header that proves no session", () => {
   it.each([
     ["SignOut", signOut],
     ["SignIn", signIn],
@@ -224,14 +224,14 @@ describe("an Authorization header without a valid token", () => {
   });
 });
 
-describe("an outage that prevents reading signing keys", () => {
-  it("makes calls and SignOut Unavailable, and the token is accepted afterwards", async () => {
+describe("an outage of the signing keys", () => {
+  it("is not a verdict on a token, then or later, and signs nobody out", async () => {
     const watched = watchedStore();
     const secret = "shared by all servers, 32 bytes!!";
     const one = testSessions({ store: watched.store, secret });
     const other = testSessions({ store: watched.store, secret, clock: one.clock });
     await one.ready();
-    // Another server takes over the keys: the first does not know the new one yet.
+    // Another server rotates the keys: the first one does not know the new key yet.
     await watched.store.removeSigningKeysBelow(1);
     one.clock.advance("1m");
     const { access } = await issueOn(other, "header");
@@ -249,8 +249,8 @@ describe("an outage that prevents reading signing keys", () => {
   });
 });
 
-describe("events of the service", () => {
-  it("report an outage with its cause, and a listener that rejects has no effect", async () => {
+describe("events for the service", () => {
+  it("an outage is reported with its cause, and a failing listener breaks nothing", async () => {
     const failures: SessionError[] = [];
     const watched = watchedStore();
     const sessions = testSessions({
@@ -286,7 +286,7 @@ describe("events of the service", () => {
 });
 
 describe("two instances on one store", () => {
-  it("closing one does not affect the other", async () => {
+  it("closing one leaves the other running", async () => {
     const store = memoryStore();
     const options = { issuer: "https://test.example", store };
     const [one, two] = [createSessions(options), createSessions(options)];

@@ -19,7 +19,7 @@ import { listenForTest } from "../helpers/listen.ts";
 import { advanced, type Issued, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { allMethods, type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 
-/** Two signed-in users, one per transport, and everything the rows need to get in their way. */
+/** Two signed-in users, one per transport, and everything that the rows need to disturb them. */
 interface World {
   readonly sessions: TestSessions;
   readonly store: WatchedStore;
@@ -36,7 +36,7 @@ async function createWorld(options: Partial<SessionsOptions> = {}): Promise<Worl
   const clock = createFakeClock();
   const issuer = options.cookies?.insecure ? "http://test.example" : "https://test.example";
   const stranger = (await issueOn(testSessions({ issuer, clock }), "header")).access;
-  // `iat` is cut to the second: keys read later than that decide about the stranger's key.
+  // `iat` is truncated to seconds, so keys read after it decide about the stranger's key.
   clock.advance("2s");
   const store = watchedStore();
   const sessions = testSessions({ issuer, ...options, store: store.store, clock });
@@ -78,7 +78,7 @@ const byCookie = ({ cookie }: World): Presented => ({
 });
 const byHeader = ({ header }: World): Presented => ({ bearer: header.access });
 
-/** The anti-CSRF token of the world's cookie session, as a refresh hands it out. */
+/** The anti-CSRF token of the world's cookie session, as a refresh returns it. */
 async function csrfOf({ sessions }: World, issued: Issued): Promise<string> {
   return (await refreshed(sessions, issued.refresh)).csrf;
 }
@@ -119,13 +119,13 @@ function check(rows: readonly Row[]): void {
     for (const name of ["rpcsession-access-token", "rpcsession-refresh-token", "rpcsession-csrf"]) {
       expect(exchange.responseHeader.has(name)).toBe(false);
     }
-    // Deciding reads no session from the store.
+    // The decision reads no session from the store.
     const decisive = world.store.calls.filter((call) => !inBackground.has(call));
     expect(decisive).toEqual([]);
   });
 }
 
-/** Keys are read for an unknown one, the log when something changed; a use is confirmed. */
+/** Keys are read for an unknown key id, the log after a change; a used generation is confirmed. */
 const inBackground: ReadonlySet<string> = new Set([
   "signingKeys",
   "changes",
@@ -134,7 +134,7 @@ const inBackground: ReadonlySet<string> = new Set([
   "prune",
 ]);
 
-/** Whether the hint says CLEAR of a header session, for which there is no cookie to expire. */
+/** Whether the hint says CLEAR for a header session, which has no cookies to expire. */
 function isOver(error: SessionError, headers: Headers): boolean {
   return (
     error.kind === "unauthorized" &&
@@ -224,7 +224,7 @@ describe("GetSession: the decisions of the original engine", () => {
     {
       row: "gs:G5 a token from the future, beyond the skew",
       presented: async ({ sessions, cookie }) => {
-        // The store's clock went back; this server hears of it with its next poll.
+        // The store's clock went back; this server notices with its next poll.
         sessions.clock.setNow(sessions.clock.now() - 70_000);
         sessions.clock.advance("3s");
         await new Promise((resolve) => setImmediate(resolve));
@@ -307,7 +307,7 @@ describe("GetSession: the decisions of the original engine", () => {
       gives: signIn("SESSION_REVOKED"),
       clears: true,
     },
-    // G9 row missing: the feed knows no such thing; a lost row is found by Refresh and GetSession.
+    // G9 row missing: the feed does not report lost rows; Refresh and GetSession find them.
     // G10, G11 the access token is never replaced: confirmation is a write in the background.
     {
       row: "gs:G12 a token of an older generation: Session with the presented token",
@@ -317,7 +317,7 @@ describe("GetSession: the decisions of the original engine", () => {
       },
       gives: "cookie",
     },
-    // G13 claims of a running session cannot be changed yet.
+    // G13 claims of a running session that have changed: reissue.test.ts.
     {
       row: "gs:G14 the store is down: a known key does not need it",
       presented: (world) => {
@@ -339,7 +339,7 @@ describe("GetSession: the decisions of the original engine", () => {
     },
   ]);
 
-  it("gs:G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
+  it("gs:G14 the store cannot be opened: Unavailable, tokens kept, tried again", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
@@ -362,8 +362,8 @@ describe("getSession: the decisions of its Node.js successor", () => {
   const legacy = { headers: { cookie: "sIdRefreshToken=x", "sec-fetch-site": "same-origin" } };
   check([
     {
-      // Another library's cookie means nothing here: N1 is for the compatibility preset.
-      row: "gs:N1 a legacy cookie is ignored",
+      // N1 is about the cookies of another library, which are ignored here.
+      row: "gs:N1 a cookie of another library is ignored",
       presented: () => legacy,
       gives: signIn("SESSION_MISSING"),
     },
@@ -445,7 +445,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
       presented: ({ header }) => ({ access: header.access }),
       gives: refresh("TOKEN_CONFLICT"),
     },
-    // N3 duplicates: a table of their own below.
+    // N3 duplicates have their own table below.
     {
       row: "gs:N4 the anti-CSRF token is checked on POST by default",
       options: withToken,
@@ -486,7 +486,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
       ask: { doAntiCsrfCheck: true, required: false },
       gives: "none",
     },
-    // N5 the custom-header mode is the cross-site check here.
+    // N5 the custom-header mode corresponds to the cross-site check here.
     {
       row: "gs:N5 a cookie from another site",
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
@@ -643,10 +643,10 @@ describe("getSession: the decisions of its Node.js successor", () => {
       gives: forbidden,
     },
     // N17 no replacement access token, see G10. N18 is G12.
-    // N19 demands on claims are refused at start for now: policy.test.ts.
+    // N19 demands on claims: policy-demands.test.ts.
   ]);
 
-  it("gs:N20 the session is bound to the exchange: revoke clears tokens in its response", async () => {
+  it("gs:N20 the session is bound to the exchange: revoke clears its tokens there", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);
@@ -671,7 +671,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
     }
   });
 
-  it("gives the same answer when asked twice, although the cookies are hidden from handlers", async () => {
+  it("returns the same result when called twice, although the cookies are hidden from handlers", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({
       access: cookie.access,
@@ -771,8 +771,8 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
   ]);
 });
 
-describe("late calls of a session that ended", () => {
-  /** Ends the world's cookie session on a response of its own, as a handler does. */
+describe("late calls of an ended session", () => {
+  /** Ends the world's cookie session on its own response, as a handler does. */
   async function signOut({ sessions, cookie }: World): Promise<void> {
     await (await sessions.getSession(exchangeOf({ access: cookie.access }))).revoke();
   }

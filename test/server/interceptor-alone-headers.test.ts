@@ -10,7 +10,7 @@ import { wireServer } from "../helpers/wire-server.ts";
 
 type Work = (sessions: TestSessions, context: HandlerContext) => unknown;
 
-/** A call whose token is signed anew before its handler runs, by the interceptor alone. */
+/** A call whose token is reissued before its handler runs, with the interceptor alone. */
 async function callWithOldClaims(transport: "cookie" | "header", work: Work) {
   const sessions = testSessions();
   const server = wireServer({
@@ -54,28 +54,25 @@ describe("with the interceptor alone, a token that was reissued before the handl
     }
   });
 
-  it.each(["cookie", "header"] as const)(
-    "is replaced by the tokens of a sign-in, by %s",
-    async (transport) => {
-      const [unary] = await callWithOldClaims(transport, (sessions, context) =>
-        sessions.create(context, { userId: "bob" }),
-      );
-      expect(unary?.notice?.event).toBe("created");
-      expect(unary?.notice?.session).not.toBe(unary?.id);
-      // The last cookie of a name is the one that a browser keeps.
-      const { headers = new Headers() } = unary ?? {};
-      expect(payloadOf(accessOf({ headers }))).toMatchObject({
-        sub: "bob",
-        sid: unary?.notice?.session,
-      });
-      expect(cookieEffects(headers)).toEqual(
-        transport === "cookie" ? ["access set", "refresh set"] : [],
-      );
-    },
-  );
+  it.each(["cookie", "header"] as const)("is replaced by a sign-in, by %s", async (transport) => {
+    const [unary] = await callWithOldClaims(transport, (sessions, context) =>
+      sessions.create(context, { userId: "bob" }),
+    );
+    expect(unary?.notice?.event).toBe("created");
+    expect(unary?.notice?.session).not.toBe(unary?.id);
+    // A browser keeps the last cookie of a name.
+    const { headers = new Headers() } = unary ?? {};
+    expect(payloadOf(accessOf({ headers }))).toMatchObject({
+      sub: "bob",
+      sid: unary?.notice?.session,
+    });
+    expect(cookieEffects(headers)).toEqual(
+      transport === "cookie" ? ["access set", "refresh set"] : [],
+    );
+  });
 
   it.each(["cookie", "header"] as const)(
-    "is not sent if the handler ends its session, by %s",
+    "is removed with its session, by %s",
     async (transport) => {
       const [unary] = await callWithOldClaims(transport, (sessions, context) =>
         sessions.require(context).revoke(),
@@ -87,7 +84,7 @@ describe("with the interceptor alone, a token that was reissued before the handl
     },
   );
 
-  it("is replaced by a token with newer claims", async () => {
+  it("is replaced by newer claims", async () => {
     const [unary] = await callWithOldClaims("header", (sessions, context) =>
       sessions.require(context).updateClaims({ role: "owner" }),
     );

@@ -9,21 +9,21 @@ import { watchedStore } from "../helpers/watched-store.ts";
 const issuer = "https://api.example.com";
 const secret = "0123456789abcdef0123456789abcdef";
 
-/** Options as a program without types might write them. */
+/** Options as an untyped program might write them. */
 type Wrong = { readonly [K in keyof SessionsOptions]?: unknown };
 
 function make(wrong: Wrong): () => unknown {
   return () => createSessions({ issuer, store: memoryStore(), ...wrong } as SessionsOptions);
 }
 
-/** A store that keeps no secret of its own, such as a database server. */
+/** A store without its own secret, such as a database server. */
 function plainStore(): SessionStore {
   const store = { ...memoryStore(), name: "plainStore" };
   delete store.secret;
   return store;
 }
 
-describe("invalid options throw at construction, with a message that names the fix", () => {
+describe("invalid options throw at construction, with a message that says what to change", () => {
   it.each<[string, Wrong, RegExp]>([
     [
       "a missing issuer",
@@ -298,7 +298,7 @@ describe("invalid options throw at construction, with a message that names the f
     expect(make(options)).not.toThrow();
   });
 
-  it("never puts the secret into a message", () => {
+  it("does not reveal a secret", () => {
     expect(make({ secret: "hunter2" })).not.toThrow(/hunter2/);
   });
 
@@ -310,7 +310,7 @@ describe("invalid options throw at construction, with a message that names the f
 });
 
 describe("ready and close", () => {
-  it("ready opens the store once for many callers", async () => {
+  it("opens once, however many callers wait", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     await Promise.all([
@@ -335,7 +335,7 @@ describe("ready and close", () => {
         expect(error.message).not.toContain("CANARY");
         expect(String(error.cause)).toContain("CANARY");
       }
-      // What did not open listens to nothing.
+      // A store that did not open has no listeners.
       expect(watched.listeners()).toBe(0);
       watched.failing.clear();
       await sessions.ready();
@@ -343,7 +343,7 @@ describe("ready and close", () => {
     },
   );
 
-  it("close closes the store, stops the change log and refuses further calls", async () => {
+  it("close ends the store, the feed, and every call", async () => {
     const watched = watchedStore();
     const clock = createFakeClock();
     const sessions = testSessions({ store: watched.store, clock });

@@ -18,7 +18,7 @@ import { listenForTest } from "../helpers/listen.ts";
 import { notesApp } from "../helpers/notes.ts";
 
 describe("feat:N2 a custom SessionService", () => {
-  it("can replace a method, leave another one out, and keep the rest", async () => {
+  it("replaces a method, leaves another one out, and keeps the rest", async () => {
     const { rpc, session, sessions } = await signedIn((router, { service }) => {
       const { revokeOtherSessions: _, ...kept } = service;
       const getSession = () => ({ session: { userId: "nobody" } });
@@ -43,7 +43,7 @@ describe("feat:N2 a custom SessionService", () => {
   });
 });
 
-describe("feat:N3 the application's own context values", () => {
+describe("feat:N3 custom context values", () => {
   it("reach gates, clientIp, interceptors and handlers of the same call", async () => {
     const key = createContextKey("nowhere");
     const seen: string[] = [];
@@ -87,7 +87,7 @@ describe("feat:N3 the application's own context values", () => {
   });
 });
 
-/** A service with what `add` adds to its router, and alice's client. */
+/** A service with the routes that `add` adds, and alice's client. */
 async function signedIn(add: (router: ConnectRouter, sessions: TestSessions) => void) {
   const sessions = testSessions({ public: [NotesService.method.signIn] });
   const { routes, ...router } = sessions.protect({

@@ -42,7 +42,7 @@ function serve(options: TestSessionsOptions = {}) {
   return { sessions, server, bearerOf };
 }
 
-describe("feat:L5 feat:K6 claims that a policy in the schema demands", () => {
+describe("feat:L5 feat:K6 claims that a method demands in the schema", () => {
   interface Row {
     readonly claims: JsonObject;
     readonly unmet: readonly string[];
@@ -90,19 +90,19 @@ describe("feat:L5 feat:K6 claims that a policy in the schema demands", () => {
       { bearer: await bearerOf({ verified: true }) },
     );
     expect(withIt.error).toBeUndefined();
-    // A method's own claims take the place of the service's.
+    // A method's own claims replace those of the service.
     const own = await server.call(
       claimed,
       {},
       { bearer: await bearerOf({ role: "admin", plan: 1 }) },
     );
     expect(own.error).toBeUndefined();
-    // One that says nothing of claims has the service's beside its own freshness.
+    // A method without claims has the service's claims and its own freshness.
     const both = await server.call(fresh, {}, { bearer: await bearerOf({}) });
     expect(both.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("feat:L5 feat:B2 auth optional: the demands apply to callers with a session", async () => {
+  it("feat:L5 feat:B2 with optional auth, only calls with a session must meet the demands", async () => {
     const { server, bearerOf } = serve();
     expect((await server.call(guest, {}, {})).error).toBeUndefined();
     const refused = await server.call(guest, {}, { bearer: await bearerOf({ role: "reader" }) });
@@ -112,7 +112,7 @@ describe("feat:L5 feat:K6 claims that a policy in the schema demands", () => {
     ).toBeUndefined();
   });
 
-  it("feat:L5 feat:L6 feat:B6 claims changed by id apply to the next call, even if the token has the former ones", async () => {
+  it("feat:L5 feat:L6 feat:B6 claims changed by id apply to the next call, whatever its token contains", async () => {
     const { sessions, server } = serve();
     const { session, tokens } = await sessions.issue({
       userId: "alice",
@@ -123,13 +123,13 @@ describe("feat:L5 feat:K6 claims that a policy in the schema demands", () => {
     await sessions.updateClaims(session.id, { role: "reader" });
     const demoted = await server.call(claimed, {}, { bearer });
     expect(demoted.hint?.reason).toBe(Reason.CLAIM_REJECTED);
-    // The token that says so comes with the refusal.
+    // The refusal carries the token with the new claims.
     expect(demoted.headers.has("rpcsession-access-token")).toBe(true);
     await sessions.updateClaims(session.id, { role: "owner" });
     expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
   });
 
-  it("feat:L5 inherited names of objects do not count as claims", async () => {
+  it("feat:L5 names that every object inherits are not claims", async () => {
     const methods = { [procedureOf("Claimed")]: { claims: { constructor: [], toString: [] } } };
     const { server, bearerOf } = serve({ methods });
     const { hint } = await server.call(
@@ -145,7 +145,7 @@ describe("feat:L5 feat:K6 demands in code", () => {
   const withCode = (policy: MethodPolicyOptions, name = "Claimed") =>
     serve({ methods: { [procedureOf(name)]: policy } });
 
-  it("feat:L5 override those of the schema, even with an empty object of claims", async () => {
+  it("feat:L5 code overrides the schema, even with an empty list of claims", async () => {
     const other = withCode({ claims: { team: ["red"] } });
     const bearer = await other.bearerOf({ team: ["blue", "red"] });
     expect((await other.server.call(claimed, {}, { bearer })).error).toBeUndefined();
@@ -158,7 +158,7 @@ describe("feat:L5 feat:K6 demands in code", () => {
     expect(refused.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("feat:L5 feat:D14 override freshWithin of the schema", async () => {
+  it("feat:L5 feat:D14 freshWithin in code overrides the schema", async () => {
     const { sessions, server, bearerOf } = withCode({ freshWithin: "1m", claims: {} }, "Fresh");
     const bearer = await bearerOf({});
     sessions.clock.advance("50s");
@@ -167,7 +167,7 @@ describe("feat:L5 feat:K6 demands in code", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:L5 are part of the result of describe", () => {
+  it("feat:L5 describe shows them", () => {
     const sessions = testSessions({ methods: { [procedureOf("Claimed")]: { freshWithin: "5m" } } });
     let described: ReturnType<typeof sessions.describe> = [];
     wireServer(
@@ -221,17 +221,17 @@ describe("feat:L5 feat:K6 demands in code", () => {
   it.each<[string, MethodPolicyOptions]>([
     ["claims", { auth: "none", claims: { role: ["admin"] } }],
     ["a fresh sign-in", { auth: "none", freshWithin: "5m" }],
-  ])("feat:L5 feat:N4 a method that ignores sessions cannot demand %s", (_, policy) => {
+  ])("feat:L5 feat:N4 a public method cannot demand %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"/,
     );
   });
 
-  it("feat:L5 a public method does not inherit the demands of its service", async () => {
+  it("feat:L5 a public method of a service that demands claims stays public", async () => {
     const { server } = serve({ public: [inheritedDemand] });
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
-    // What the method itself asks for is not dropped by a word elsewhere.
+    // The method's own demands are not dropped by a setting elsewhere.
     const sessions = testSessions({ public: [claimed] });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /its auth is "none", which ignores sessions/,
@@ -239,10 +239,10 @@ describe("feat:L5 feat:K6 demands in code", () => {
   });
 });
 
-describe("feat:D14 the age of the last authentication", () => {
+describe("feat:D14 how long ago the user authenticated", () => {
   const given = { methods: { [procedureOf("Fresh")]: { claims: {} } } };
 
-  it("feat:D14 a policy in the schema refuses after ten minutes; a refresh does not help, but signing in again does", async () => {
+  it("feat:D14 in the schema: ten minutes after the sign-in, only signing in again helps, not a refresh", async () => {
     const { sessions, server } = serve(given);
     const { tokens } = await sessions.issue({ userId: "alice" });
     sessions.clock.advance("10m");
@@ -264,7 +264,7 @@ describe("feat:D14 the age of the last authentication", () => {
     );
   });
 
-  it("feat:D14 a verify-only service enforces it too", async () => {
+  it("feat:D14 a service that only verifies enforces it too", async () => {
     const issuer = testSessions();
     const { tokens } = await issuer.issue({ userId: "alice" });
     const verifying = verifySessions({
@@ -280,7 +280,7 @@ describe("feat:D14 the age of the last authentication", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:D14 requireFresh refuses a call until the user has authenticated again", async () => {
+  it("feat:D14 requireFresh in a handler: refused, then reauthenticated, then admitted", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
@@ -295,7 +295,7 @@ describe("feat:D14 the age of the last authentication", () => {
     expect(late.hint?.procedure).toBe("notes.v1.NotesService/AddNote");
     expect(late.headers.get("www-authenticate")).toContain("insufficient_user_authentication");
     expect(cookieEffects(late.headers)).toEqual([]);
-    // A refresh is no proof of who somebody is.
+    // A refresh does not prove the identity of the user.
     const refreshed = await api.refresh("cookie", refreshToken);
     const newer = refreshed.headers.getSetCookie()[0]?.replace(/^[^=]*=([^;]*);.*$/, "$1") ?? "";
     const still = await api.call({ access: newer }, (ctx) => sessions.requireFresh(ctx, "10m"));
@@ -319,7 +319,7 @@ describe("feat:D14 the age of the last authentication", () => {
     expect(hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:D14 feat:N4 an invalid duration is Internal, with a message that names the fix", async () => {
+  it("feat:D14 feat:N4 an invalid duration: Internal, with an example of a valid one", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });

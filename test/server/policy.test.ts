@@ -38,7 +38,7 @@ type Options = Partial<Pick<SessionsOptions, "public" | "methods">>;
 const { inherited, required, optional } = OpenService.method;
 const { listNotes, addNote, signIn } = NotesService.method;
 
-/** Answers with the caller, or "" where there is none. */
+/** Returns the caller, or "" if there is none. */
 function openRoutes(sessions: TestSessions) {
   const who = (_: unknown, context: HandlerContext) => ({
     userId: sessions.current(context)?.userId ?? "",
@@ -50,7 +50,7 @@ function openRoutes(sessions: TestSessions) {
 
 const noRoutes = (): void => {};
 
-/** Builds the routes, as an adapter does at start. */
+/** Builds the routes as an adapter does at start. */
 function start(options: Options, routes: (router: ConnectRouter) => unknown = noRoutes): void {
   wireServer(testSessions(options).protect({ routes }));
 }
@@ -141,7 +141,7 @@ describe("feat:K6, feat:Q7 the policy of a method", () => {
     expect(policies.of(method)).toBe(policies.of(method));
   });
 
-  it("Refresh and SignOut of SessionService are open to every caller", () => {
+  it("SessionService itself: Refresh and SignOut are public", () => {
     const policies = new Policies({ public: [], methods: {} });
     const described = policies.describe(SessionService.methods);
     expect(described.map(({ procedure, auth }) => `${procedure} ${auth}`)).toEqual([
@@ -212,7 +212,7 @@ describe("the stream policy of a method", () => {
     expect(policies.describe([desc])[0]?.stream).toBe(stream);
   });
 
-  it("describe returns it for streaming methods only, even if the service option sets it", () => {
+  it("describe shows it for streaming methods only, whatever the service option says", () => {
     const methods = { "notes.v1.NotesService/SyncNotes": { stream: "never" } } as const;
     const sessions = testSessions({ methods });
     const router = createConnectRouter().service(NotesService, {});
@@ -225,7 +225,7 @@ describe("the stream policy of a method", () => {
   });
 });
 
-describe("policies that are refused at startup", () => {
+describe("policies that are refused at start", () => {
   const notes = (router: ConnectRouter) => router.service(NotesService, {});
 
   it.each<[string, Options, RegExp]>([
@@ -250,7 +250,7 @@ describe("policies that are refused at startup", () => {
     expect(() => start(options)).toThrow(message);
   });
 
-  it("are accepted once the method is served", () => {
+  it("is accepted once the method is served", () => {
     expect(() => start({ public: [NotesService] }, notes)).not.toThrow();
     const methods = { "rpcsession.v1.SessionService/Refresh": {} };
     expect(() => start({ methods })).not.toThrow();
@@ -267,7 +267,7 @@ describe("policies that are refused at startup", () => {
     );
   });
 
-  it("an unknown auth, which must not make a method public", () => {
+  it("an unknown auth must not open a method", () => {
     const typo = { auth: "requierd" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -282,7 +282,7 @@ describe("policies that are refused at startup", () => {
     return { ...addNote, proto: { ...addNote.proto, options } };
   };
 
-  it("a check that only a newer version supports", () => {
+  it("a check from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ check: 99 as 0 })])).toThrow(
       /sets check to the unknown value 99/,
@@ -315,7 +315,7 @@ describe("policies that are refused at startup", () => {
     expect(policies.of({ ...strict, parent }).check).toBe("strict");
   });
 
-  it("stream for a unary method, in code or in the schema", () => {
+  it("a stream policy of a unary method, in code and in the schema", () => {
     const code = { "notes.v1.NotesService/AddNote": { stream: "never" } } as const;
     for (const [methods, policy] of [
       [code, {}] as const,
@@ -328,13 +328,13 @@ describe("policies that are refused at startup", () => {
     }
   });
 
-  it("a stream that only a newer version supports", () => {
+  it("a stream policy from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
     expect(() => policies.assertServed([method])).toThrow(/sets stream to the unknown value 99/);
   });
 
-  it("an unknown stream", () => {
+  it("an unknown stream policy", () => {
     const typo = { stream: "endOnRevok" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -343,7 +343,7 @@ describe("policies that are refused at startup", () => {
     );
   });
 
-  it("an auth that only a newer version supports", () => {
+  it("an auth from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ auth: 99 as 0 })])).toThrow(
       /sets auth to the unknown value 99/,
@@ -401,7 +401,7 @@ describe("feat:K1 required, optional, none", () => {
     const expected = [
       [required, ofRequired],
       [optional, ofOptional],
-      // Tokens are not looked at.
+      // Tokens are ignored.
       [inherited, ""],
     ] as const;
     for (const [method, answer] of expected) {
@@ -445,7 +445,7 @@ describe("feat:K1 required, optional, none", () => {
     });
   });
 
-  it("require fails closed if nothing authenticates the call", async () => {
+  it("require fails closed if nothing authenticates the method", async () => {
     const sessions = testSessions();
     const bare = wireServer({ routes: openRoutes(sessions) });
     const { error } = await bare.call(required, {});
@@ -463,7 +463,7 @@ describe("feat:K1 required, optional, none", () => {
     expect((await server.call(required, {}, { bearer: access })).message?.userId).toBe("alice");
     const refused = await server.call(required, {}, { access: "junk" });
     expect(refused.hint?.reason).toBe(Reason.TOKEN_INVALID);
-    // A unary call of the Connect protocol is the one where it can clear cookies.
+    // It can clear cookies only on unary calls of the Connect protocol.
     expect(refused.headers.getSetCookie()).toHaveLength(4);
   });
 });
@@ -508,7 +508,7 @@ describe("protect cannot be bypassed", () => {
     expect((await server.call(required, {})).hint?.reason).toBe(Reason.SESSION_MISSING);
     const failing: Presented = { bearer: access, headers: { "x-fail": "1" } };
     expect((await server.call(listNotes, {}, failing)).hint?.reason).toBe(Reason.TOKEN_EXPIRED);
-    // Cookies are cleared, which only the gate can do everywhere.
+    // Cookies are cleared, which only the gate can do on every call.
     const junk = await server.call(listNotes, {}, { access: "junk" });
     expect(junk.headers.getSetCookie()).toHaveLength(4);
   });
@@ -558,7 +558,7 @@ describe("protect cannot be bypassed", () => {
     await expect(composeGates()(context)).resolves.toBeUndefined();
   });
 
-  it("and adds SessionService once, even if the routes already have it", () => {
+  it("adds SessionService once, even if the user has registered it", () => {
     const sessions = testSessions();
     const router = createConnectRouter();
     const own = (r: ConnectRouter) => r.service(SessionService, sessions.service);
@@ -573,15 +573,15 @@ describe("protect cannot be bypassed", () => {
     );
   });
 
-  it("and keeps all other options of the adapter", () => {
+  it("keeps all other options of the adapter", () => {
     const sessions = testSessions();
     const given = { routes: noRoutes, grpc: false, jsonOptions: { ignoreUnknownFields: false } };
     expect(sessions.protect(given)).toMatchObject({ grpc: false, jsonOptions: given.jsonOptions });
   });
 });
 
-describe("two instances in one process are independent", () => {
-  it("a session of A is not valid for B", async () => {
+describe("two instances in one process never meet", () => {
+  it("a session of A does not exist for B", async () => {
     const a = testSessions({ issuer: "https://a.example" });
     const b = testSessions({ issuer: "https://b.example" });
     const ofA = await issueOn(a, "header");
@@ -600,7 +600,7 @@ describe("two instances in one process are independent", () => {
     expect(body).not.toContain(ofA.id);
   });
 
-  it("both can check the same call", async () => {
+  it("both may protect one call", async () => {
     const a = testSessions({ issuer: "https://a.example" });
     const b = testSessions({ issuer: "https://b.example" });
     const ofA = await issueOn(a, "header");
@@ -623,8 +623,8 @@ describe("two instances in one process are independent", () => {
   });
 });
 
-describe("sessions.check", () => {
-  it("checks the policies of a router that was assembled by hand", () => {
+describe("check", () => {
+  it("checks a hand-built router against the policies", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter({ requestGate: sessions.requestGate });
     router.service(OpenService, {});

@@ -28,7 +28,7 @@ async function createWorld(options: Options = {}): Promise<World> {
   return { here, there, store };
 }
 
-/** Changes the claims of a session, and has the other server hear of it. */
+/** Changes the claims of a session, and waits until the other server knows. */
 async function change({ here, store }: World, { id }: Issued, claims: object): Promise<void> {
   await here.updateClaims(id, claims);
   await quiet();
@@ -39,7 +39,7 @@ async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** One call: what its handler sees, and what its response tells. */
+/** One call: the claims that its handler sees, and the headers of its response. */
 async function call({ there }: World, presented: Presented) {
   const exchange = exchangeOf(presented);
   const session = await there.getSession(exchange);
@@ -59,7 +59,7 @@ function payloadOf(token: string): Record<string, unknown> {
 const loads = (store: WatchedStore) => store.take().filter((name) => name === "load");
 
 describe("feat:B6 feat:B13 claims that have changed", () => {
-  it("are visible to the next call on every server, and its response carries a token with them", async () => {
+  it("apply to the next call on every server, and its response carries a token with them", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -68,7 +68,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(notice).toMatchObject({ event: "reissued", session: issued.id, claimsVersion: 1 });
     expect(headers.get("rpcsession-refresh-token")).toBeNull();
     const [before, after] = [payloadOf(issued.access), payloadOf(token ?? "")];
-    // The same but for the claims: also the generation, for the client may not have a later one.
+    // Identical except for the claims. The generation too: the client may not have a later one.
     const { iat: _iat, jti, cv, ...same } = before;
     expect(after).toMatchObject(same);
     expect(after).toMatchObject({ role: "admin", cv: 1 });
@@ -79,7 +79,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(world.store.take()).toEqual([]);
   });
 
-  it("are written to the access cookie only, in a cookie session", async () => {
+  it("are only written to the access cookie of a cookie session", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "cookie");
     await change(world, issued, { role: "admin" });
@@ -92,7 +92,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(headers.get("cache-control")).toBe("no-store");
   });
 
-  it("are visible to a GET call, whose response carries no token", async () => {
+  it("apply to a call by GET, whose response carries no token", async () => {
     const world = await createWorld();
     for (const transport of ["header", "cookie"] as const) {
       const issued = await issueOn(world.here, transport);
@@ -107,7 +107,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     }
   });
 
-  it("are read once per version, however many calls there are, concurrent or later", async () => {
+  it("are read once for each version, however many calls arrive, at once or later", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -121,7 +121,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("are replaced by the former ones if the store fails, and the next call reads them", async () => {
+  it("are not used while the store is unreachable: the old ones serve, and the store is read again", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -133,7 +133,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("delay a call by at most two seconds", async () => {
+  it("are waited for at most two seconds", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
@@ -148,7 +148,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are required by a method that demands claims, which is Unavailable in an outage", async () => {
+  it("are required by a method that demands claims: in an outage it is unavailable", async () => {
     const world = await createWorld({
       methods: { "notes.v1.NotesService/AddNote": { claims: { role: ["user", "admin"] } } },
     });
@@ -184,12 +184,12 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(headers.get("rpcsession-access-token")).not.toBeNull();
   });
 
-  it("are not read for an ended session, whose call is refused", async () => {
+  it("of an ended session are not used: the call is refused", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
     await change(world, issued, { role: "admin" });
-    // Ended so that only the row tells.
+    // Ended so that only the row shows it.
     const inner = world.store.store;
     const stored = await inner.load(issued.id);
     const ended = { ...stored.record, revokedAt: stored.now, endedBy: "revoked" };
@@ -202,7 +202,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     });
   });
 
-  it("are not read on every call if the store has lost them", async () => {
+  it("that the store has lost are not read by every call", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -231,7 +231,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
       expect([session.claims, notice]).toEqual([{}, undefined]);
     }
     expect(loaded).toBe(1);
-    // Others that took the number of the lost ones: the log tells of them as it would of any.
+    // Other claims that took the version of the lost ones: the log reports them like any others.
     lost = false;
     wake();
     await quiet();
@@ -239,7 +239,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are taken from the session that each call reads while the log has lost entries", async () => {
+  it("come with the read of each call while the log is in doubt, as new as in the store", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -268,18 +268,18 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("may be newer than the version in the log", async () => {
+  it("are read again if a pending read has seen another version", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
     await change(world, issued, { role: "admin" });
-    // The row is newer than the log that is known here.
+    // The row is newer than the part of the log that was read here.
     await world.here.updateClaims(issued.id, { role: "owner" });
     const { token } = await call(world, { bearer: issued.access });
     expect(payloadOf(token ?? "")).toMatchObject({ role: "owner", cv: 2 });
   });
 
-  it("reach a client without a refresh, also on a stream", async () => {
+  it("reach a client without a refresh, and a stream too", async () => {
     const world = await createWorld({ public: [NotesService.method.signIn] });
     const { there, here, store } = world;
     const seen: object[] = [];
@@ -316,7 +316,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
         await notes.addNote({});
       } else {
         for await (const _ of notes.watchNotes({})) {
-          // One is enough.
+          // One suffices.
         }
       }
       await notes.addNote({});

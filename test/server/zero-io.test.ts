@@ -23,15 +23,15 @@ async function createWorld(antiCsrf: "off" | "token" = "off"): Promise<World> {
   return { sessions, store, cookie, header };
 }
 
-/** Lets everything in the background come to its end. */
+/** Waits for all background work to finish. */
 async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** What the clock does, and not a call: following the log, and sweeping. */
+/** Store calls made by timers, not by calls: following the log, and sweeping. */
 const byClock: ReadonlySet<string> = new Set(["changes", "lease", "prune"]);
 
-/** The calls noted that were made for calls. */
+/** The store calls that were made for calls. */
 function taken(store: WatchedStore): string[] {
   return store.take().filter((call) => !byClock.has(call));
 }
@@ -97,7 +97,7 @@ describe("feat:B7 confirmation", () => {
     await use(sessions, cookie.access);
     await quiet();
     expect(taken(store)).toEqual([]);
-    // From when a generation is settled on.
+    // From this time on the generation is settled.
     sessions.clock.advance("60s");
     await use(sessions, cookie.access);
     await quiet();
@@ -109,7 +109,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["load"]);
   });
 
-  it("is written once more for the next generation, and not for the previous one", async () => {
+  it("happens again for the next generation, and not for the previous one", async () => {
     const { sessions, store, cookie } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     sessions.clock.advance("61s");
@@ -123,7 +123,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["confirm"]);
   });
 
-  it("may fail without failing the call, and is repeated by a later call", async () => {
+  it("fails without failing the call, and a later call tries again", async () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.failing.add("confirm");
@@ -140,7 +140,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["confirm"]);
   });
 
-  it("may hang without delaying the call", async () => {
+  it("hangs without delaying the call", async () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.hanging.add("confirm");
@@ -162,7 +162,7 @@ describe("a revocation is detected without reading a session", () => {
     store.failing.add("load");
     expect(await revokedAt(sessions, header)).toEqual(revoked);
     await quiet();
-    // The log is read because the store woke us, and not for the call.
+    // The log is read because the store woke the feed, not for the call.
     expect(taken(store)).toEqual(["revoke"]);
     await Promise.all(many.map(() => revokedAt(sessions, header)));
     expect(taken(store)).toEqual([]);
@@ -201,15 +201,15 @@ describe("a revocation is detected without reading a session", () => {
     expect(await revokedAt(other, header)).toEqual(revoked);
   });
 
-  it("and does not affect another session", async () => {
+  it("a revocation of another session changes nothing", async () => {
     const { sessions, header, cookie } = await createWorld();
     await cookie.revoke();
     await expect(sessions.getSession(exchangeOf({ bearer: header.access }))).resolves.toBeDefined();
   });
 });
 
-describe("gs:G4 signing keys", () => {
-  it("a key that another server created is read once", async () => {
+describe("gs:G4 keys", () => {
+  it("a key created by another server is read once, then known", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();
     const signer = testSessions({ store: inner.store, clock });
@@ -218,7 +218,7 @@ describe("gs:G4 signing keys", () => {
     const other = testSessions({ store: store.store, clock });
     await other.ready();
     clock.advance("30d");
-    // Makes the next key, which signs once it was published for long enough.
+    // Creates the next key, which signs once it has been published for long enough.
     await signer.issue({ userId: "alice" });
     await vi.waitFor(async () => {
       expect((await inner.store.signingKeys()).keys).toHaveLength(2);

@@ -21,7 +21,7 @@ function rsa(modulusLength: number): JsonWebKey {
 }
 
 describe("readKeySet", () => {
-  it("reads the keys of every algorithm, whatever else is in the set", async () => {
+  it("reads the keys of every algorithm and ignores everything else in the set", async () => {
     const set = { keys: [good.publicJwk, other.publicJwk, rsa(2048)], next: "https://x" };
     const keys = await readKeySet(set);
     expect([...keys.values()].map(({ alg }) => alg)).toEqual(["ES256", "EdDSA", "RS256"]);

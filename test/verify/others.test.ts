@@ -9,7 +9,7 @@ import { startIssuer } from "../helpers/issuer.ts";
 const issuer = "https://test.example";
 const algorithms: readonly SigningAlgorithm[] = ["ES256", "RS256", "EdDSA"];
 
-/** A token of a running issuer, issued now by the wall clock that others go by. */
+/** A token of a running issuer, issued now by the wall clock that other verifiers use. */
 async function issued(algorithm: SigningAlgorithm) {
   const at = await startIssuer({ algorithm, clock: createFakeClock(Date.now()) });
   const claims = { role: "admin" };

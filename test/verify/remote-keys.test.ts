@@ -42,7 +42,7 @@ function down(): Response {
   return new Response("down", { status: 503 });
 }
 
-/** Seconds; by default of a token that was issued a moment ago. */
+/** Seconds; by default the time of a token issued a moment ago. */
 function iat(ago = 0): number {
   return Math.floor(clock.now() / 1000) - ago;
 }
@@ -57,7 +57,7 @@ async function find(kid: string, issuedAt = iat()): Promise<"found" | "unknown" 
   }
 }
 
-/** Lets what began in the background come to its end. */
+/** Waits for background work to finish. */
 async function background(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 20));
 }
@@ -71,7 +71,7 @@ describe("keys of an issuer", () => {
     expect(requests).toHaveLength(1);
   });
 
-  it("are fetched as JSON, without credentials and without redirects", async () => {
+  it("are requested as JSON, without credentials and redirects", async () => {
     await keys.ready();
     const { signal, ...rest } = requests[0] ?? {};
     expect(rest).toEqual({
@@ -81,7 +81,7 @@ describe("keys of an issuer", () => {
     expect(signal).toBeInstanceOf(AbortSignal);
   });
 
-  it("are fetched again in the background before they are old, without making calls wait", async () => {
+  it("are refreshed in the background before they are old, without delaying calls", async () => {
     await keys.ready();
     clock.advance("239s");
     expect(keys.find(one.kid, iat())).not.toBeInstanceOf(Promise);
@@ -95,7 +95,7 @@ describe("keys of an issuer", () => {
     expect(requests).toHaveLength(2);
   });
 
-  it("make calls wait once they are old, so that a withdrawn key is no longer accepted", async () => {
+  it("are waited for once they are old, so a withdrawn key is gone", async () => {
     await keys.ready();
     clock.advance("10m");
     answer = () => published([two]);
@@ -127,7 +127,7 @@ describe("keys of an issuer", () => {
 });
 
 describe("sec:V07 unknown keys", () => {
-  it("are fetched, so that a newly published key is found", async () => {
+  it("are fetched, so a newly published key is found", async () => {
     await keys.ready();
     clock.advance("31s");
     answer = () => published([one, two]);
@@ -135,7 +135,7 @@ describe("sec:V07 unknown keys", () => {
     expect(requests).toHaveLength(2);
   });
 
-  it("are Unavailable until a fetch began after the token was issued, then unknown", async () => {
+  it("are Unavailable until a fetch has begun after the token was issued, then unknown", async () => {
     await keys.ready();
     clock.advance("10s");
     const issuedAt = iat();
@@ -149,13 +149,13 @@ describe("sec:V07 unknown keys", () => {
     expect(requests).toHaveLength(2);
   });
 
-  it("are unknown at once if the token is older than the last fetch", async () => {
+  it("are unknown at once if the token is older than the known keys", async () => {
     await keys.ready();
     expect(await find("x", iat(2))).toBe("unknown");
     expect(requests).toHaveLength(1);
   });
 
-  it("are Unavailable if the response was cached before the token was issued", async () => {
+  it("are Unavailable if the response is older than the token", async () => {
     await keys.ready();
     clock.advance("2m");
     answer = () => published([one], { "cache-control": "max-age=300", age: "100" });
@@ -169,7 +169,7 @@ describe("sec:V07 unknown keys", () => {
     expect(requests).toHaveLength(1);
   });
 
-  it("are Unavailable if the wall clock was set back", async () => {
+  it("a wall clock set back does not make a key known", async () => {
     await keys.ready();
     clock.setNow(clock.now() - 3_600_000);
     expect(await find("x", iat())).toBe(30_000);
@@ -199,7 +199,7 @@ describe("sec:V07 unknown keys", () => {
     },
   );
 
-  it("cause one fetch per 30 s if the endpoint was never up", async () => {
+  it("an endpoint that was never up is contacted once in 30 s", async () => {
     answer = down;
     for (let i = 0; i < 100; i++) {
       expect(await find(one.kid)).toEqual(expect.any(Number));
@@ -213,7 +213,7 @@ describe("sec:V07 unknown keys", () => {
 });
 
 describe("an outage", () => {
-  it("keeps the known keys in use for 24 h, without delaying calls", async () => {
+  it("keeps the known keys for 24 h, and calls do not wait", async () => {
     await keys.ready();
     answer = () => new Promise<Response>(() => {});
     clock.advance("6m");
@@ -222,7 +222,7 @@ describe("an outage", () => {
     expect(await first).toBe("found");
     for (let hours = 0; hours < 24; hours++) {
       clock.advance("59m");
-      // Hangs, and is not waited for.
+      // Hangs, but calls do not wait for it.
       expect(await find(one.kid)).toBe("found");
       clock.advance("5s");
       await background();
@@ -236,7 +236,7 @@ describe("an outage", () => {
     expect(await find(one.kid)).toBe("found");
   });
 
-  it("makes calls Unavailable if there are no keys, and signs nobody out", async () => {
+  it("without keys is Unavailable and never signs anybody out", async () => {
     answer = down;
     expect(await find(one.kid)).toBe(30_000);
     await expect(keys.ready()).rejects.toMatchObject({
@@ -290,7 +290,7 @@ describe("an outage", () => {
     },
   );
 
-  it("sec:V08 is also assumed for an endless body, which is cut off at 256 kB", async () => {
+  it("sec:V08 an endless body is cut off at 256 kB", async () => {
     let pulled = 0;
     let cancelled = false;
     const endless = new ReadableStream<Uint8Array>({

@@ -12,7 +12,7 @@ import { listenForTest } from "../helpers/listen.ts";
 
 const issuer = "https://test.example";
 
-/** A service beside the issuer, on its clock. */
+/** A second service with the clock of the issuer. */
 function beside(at: Issuer, options: Partial<VerifySessionsOptions> = {}) {
   return verifySessions({ issuer, jwks: at.jwks, clock: at.sessions.clock, ...options });
 }
@@ -48,7 +48,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(at.asked.count).toBe(1);
   });
 
-  it("returns a session without methods to change or end it", async () => {
+  it("provides the whole session, except a way to end it", async () => {
     const at = await startIssuer();
     const { session, tokens } = await at.sessions.issue({
       userId: "alice",
@@ -95,7 +95,7 @@ describe("feat:Q5 verifySessions", () => {
     [
       "a token of another issuer",
       async () => ({ bearer: (await tokensOf(await startIssuer())).accessToken }),
-      // Issued in the very second of the fetch: its key is not known yet.
+      // Issued in the same second as the fetch, so its key is not known yet.
       "unavailable AUTH_UNAVAILABLE retry-later",
     ],
   ])("refuses %s as the issuer would", async (_, present, expected) => {
@@ -116,7 +116,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(other, { audience: "other" }), { bearer: token })).toBe("alice");
   });
 
-  it("accepts a fixed set of keys", async () => {
+  it("accepts a given key set, which never changes", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const given = beside(at, { jwks: await at.sessions.jwks() });
@@ -134,7 +134,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(at), { bearer: (await tokensOf(at)).accessToken })).toBe("alice");
   });
 
-  it("sec:J17 follows the rotation of keys without a failed call", async () => {
+  it("sec:J17 follows rotation: no call fails, however old its keys are", async () => {
     const at = await startIssuer();
     // Now, so that the first key is as old as the clock.
     await at.sessions.ready();
@@ -146,19 +146,19 @@ describe("feat:Q5 verifySessions", () => {
       const step = rotates ? 2 : 7 * 60;
       at.sessions.clock.advance(`${step}m`);
       minutes += step;
-      // Keys are made in the background, which needs a turn of its own.
+      // Keys are generated in the background, which takes a turn of the event loop.
       await new Promise((resolve) => setImmediate(resolve));
       const { accessToken } = await tokensOf(at);
       headers.add(accessToken.slice(0, accessToken.indexOf(".")));
       expect(await outcome(sessions, { bearer: accessToken })).toBe("alice");
     }
-    // They differ in the key id alone.
+    // They differ only in the key id.
     expect(headers.size).toBe(2);
   });
 });
 
 describe("verifySessions in an outage of the issuer", () => {
-  it("keeps using its keys, and is Unavailable if it has none", async () => {
+  it("goes on with its known keys; without any it is Unavailable", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const [known, fresh] = [beside(at), beside(at)];
@@ -194,7 +194,7 @@ describe("verifySessions in an outage of the issuer", () => {
 });
 
 describe("a service that only verifies", () => {
-  it("applies its policies and sends hints of the issuer, without SessionService", async () => {
+  it("serves by its policies, with the hints of the issuer and without SessionService", async () => {
     const at = await startIssuer();
     const sessions = beside(at, { public: [NotesService.method.signIn] });
     const users: string[] = [];
@@ -233,7 +233,7 @@ describe("a service that only verifies", () => {
     expect(sessions.describe({ handlers: [] } as never)).toEqual([]);
   });
 
-  it("feat:Q5 lets a client refresh at the issuer and resend its call", async () => {
+  it("feat:Q5 a client refreshes at the issuer and retries transparently", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     let handled = 0;
@@ -292,7 +292,7 @@ describe("options of verifySessions", () => {
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(message);
   });
 
-  it("are required", () => {
+  it("requires options", () => {
     expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions requires options/);
   });
 
@@ -306,12 +306,12 @@ describe("options of verifySessions", () => {
     expect(verifySessions({ issuer, jwks: url })).toHaveProperty("requestGate");
   });
 
-  it("with a set that has no usable key fail when the sessions are opened", async () => {
+  it("a given key set without a usable key fails when it is opened", async () => {
     const sessions = verifySessions({ issuer, jwks: { keys: [{ kty: "oct", k: "AAAA" }] } });
     await expect(sessions.ready()).rejects.toThrow(/no key/);
   });
 
-  it("report a policy for a method that is not served", () => {
+  it("reports a policy for a method that is not served", () => {
     const sessions = verifySessions({ issuer, jwks, public: [NotesService] });
     const { routes } = sessions.protect({ routes: (router) => router });
     expect(() => createRouterTransport(routes)).toThrow(/serves no such method/);

@@ -78,9 +78,11 @@ export async function authenticate(
       await waits.for(checkAntiCsrf(core, engine, call, verified));
     }
 
-    // 5. Revocation, and claims that changed after the token was issued.
+    // 5. The session: revocation, and claims that changed after the token was issued.
     const checkedAt = waits.waited ? undefined : now;
-    const claims = await checkSession(core, call, { engine, verified, demand, now: checkedAt });
+    const claims = isKnownLive(engine, verified, demand.check, checkedAt)
+      ? verified
+      : await waits.for(checkSession(core, call, { engine, verified, demand }));
 
     // 6. Using a refresh generation confirms it. The write happens in the background.
     engine.used(claims, now);
@@ -123,6 +125,28 @@ function namesAnotherSession({ refreshCookies }: PresentedTokens, error: unknown
   );
 }
 
+/**
+ * Whether the session of a verified token can be used as it is, without any I/O.
+ * @param now the store's time, read just now; undefined if the call has waited since
+ * @throws SessionError if the session is known to have ended
+ */
+function isKnownLive(
+  engine: Authenticator,
+  verified: TokenClaims,
+  check: RevocationCheck,
+  now: number | undefined,
+): boolean {
+  if (check === "feed") {
+    assertNotRevoked(engine, verified);
+    return (
+      !engine.revocations.unsure &&
+      !engine.revocations.isStale(now) &&
+      !hasNewClaims(engine, verified)
+    );
+  }
+  return check === "none";
+}
+
 /** The response to a call, which may carry a new access token. */
 type Response = Pick<Call, "requestMethod" | "responseHeader">;
 
@@ -131,12 +155,10 @@ interface VerifiedCall {
   readonly engine: Authenticator;
   readonly verified: TokenClaims;
   readonly demand: AuthenticationDemand;
-  /** The store's time, read just now; undefined if the call has waited since. */
-  readonly now: number | undefined;
 }
 
 /**
- * Checks that the session of a verified token is live, and updates its claims. If they have
+ * Checks with I/O that the session of a verified token is live, and updates its claims. If they have
  * changed, the response carries a new access token.
  *
  * @returns the claims to use for this call
@@ -145,53 +167,27 @@ interface VerifiedCall {
 async function checkSession(
   core: VerifyingCore,
   response: Response,
-  call: VerifiedCall,
-): Promise<TokenClaims> {
-  const { engine, verified, demand, now } = call;
-  switch (demand.check) {
-    case "none":
-      return verified;
-    case "strict":
-      return demand.waits.for(checkStored(core, response, call));
-    case "feed":
-      assertNotRevoked(engine, verified);
-      return engine.revocations.unsure ||
-        engine.revocations.isStale(now) ||
-        hasNewClaims(engine, verified)
-        ? demand.waits.for(checkFeed(core, response, call))
-        : verified;
-  }
-}
-
-/** The strict check: what the store says now. */
-async function checkStored(
-  core: VerifyingCore,
-  response: Response,
-  { engine, verified }: VerifiedCall,
-): Promise<TokenClaims> {
-  const stored = await engine.load(verified.sid);
-  return useStored(core, response, { engine, verified, stored });
-}
-
-/** The feed check where what is known in memory is not enough. */
-async function checkFeed(
-  core: VerifyingCore,
-  response: Response,
   { engine, verified, demand }: VerifiedCall,
 ): Promise<TokenClaims> {
-  // 1. Catch up with the change log.
+  // 1. The strict check: the stored session decides.
+  if (demand.check === "strict") {
+    const stored = await engine.load(verified.sid);
+    return useStored(core, response, { engine, verified, stored });
+  }
+
+  // 2. The feed check: catch up with the change log.
   if (!engine.revocations.unsure && engine.revocations.isStale()) {
     await engine.revocations.catchUp();
     assertNotRevoked(engine, verified);
   }
 
-  // 2. The log may have lost entries, perhaps only now: the stored session decides.
+  // 3. The log may have lost entries, perhaps only now: the stored session decides.
   if (engine.revocations.unsure) {
     const stored = await engine.loadUnsure(verified.sid);
     return useStored(core, response, { engine, verified, stored });
   }
 
-  // 3. Claims that changed. In an outage the old ones serve, unless the policy looks at them.
+  // 4. Claims that changed. In an outage the old ones serve, unless the policy looks at them.
   try {
     return await useReissued(core, response, verified, await engine.reissue(verified));
   } catch (error) {

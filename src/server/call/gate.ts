@@ -1,8 +1,7 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
-import type { TokenClaims } from "../../jwt/claims.ts";
 import { authenticate } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
-import { checkDemands } from "../policy/demands.ts";
+import { checkDemands, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
 import { forbidCaching } from "../response/tokens.ts";
 import { type Call, type CallKey, knownCall, openCall } from "./call.ts";
@@ -14,7 +13,7 @@ export type RequestGate = (context: HandlerContext) => void | Promise<void>;
 
 /** Creates the gate of an instance: it applies each method's policy to its calls. */
 export function createGate(core: VerifyingCore, key: CallKey, policies: Policies): RequestGate {
-  return async (context) => {
+  return (context) => {
     const known = knownCall(
       context.values,
       key,
@@ -22,7 +21,7 @@ export function createGate(core: VerifyingCore, key: CallKey, policies: Policies
     );
     const call = known ?? openCall(core, context);
     context.values.set(key, call);
-    await admit(core, call, { method: context.method, signal: context.signal, policies });
+    return admit(core, call, { method: context.method, signal: context.signal, policies });
   };
 }
 
@@ -44,7 +43,7 @@ export async function admit(
     return;
   }
   try {
-    await enter(core, call, policies.of(method), new Waits(signal));
+    await enterSession(core, call, policies.of(method), new Waits(signal));
     throwIfEnded(signal);
   } catch (error) {
     throw error instanceof ConnectError
@@ -54,21 +53,29 @@ export async function admit(
   call.admitted = true;
 }
 
-async function enter(
+/** The parts of a policy that concern the session of a call. */
+export type SessionPolicy = Pick<MethodPolicy, "auth" | "check"> & Demands;
+
+/**
+ * Applies a policy to a call, and makes the session of its caller the session of the call.
+ * @returns whether the caller has a session
+ * @throws SessionError if the call does not meet the policy
+ */
+export async function enterSession(
   core: VerifyingCore,
   call: Call,
-  policy: MethodPolicy,
+  policy: SessionPolicy,
   waits: Waits,
-): Promise<void> {
+): Promise<boolean> {
   // 1. A public method: its tokens are not read.
   if (policy.auth === "none") {
-    return;
+    return false;
   }
 
-  // 2. The response depends on who calls, so no cache may share it.
+  // 2. The response depends on the caller, so no cache may share it.
   forbidCaching(call.responseHeader, call.requestMethod);
 
-  // 3. The session: a valid token of a live session.
+  // 3. The caller: a valid token of a live session.
   const claims = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
@@ -77,26 +84,14 @@ async function enter(
     waits,
   });
   if (claims === undefined) {
-    return;
+    return false;
   }
 
-  // 4. What the policy demands of the session: claims, and a recent authentication.
+  // 4. The demands of the policy: claims, and a recent authentication.
   checkDemands(core, policy, claims);
 
-  // 5. The handler finds the session on the call.
-  await enterSession(core, call, claims, waits);
-}
-
-/**
- * Makes the session of verified claims the session of the call.
- * @throws SessionError `forbidden` if the claims do not match the schema of the service
- */
-export async function enterSession(
-  core: VerifyingCore,
-  call: Call,
-  claims: TokenClaims,
-  waits: Waits,
-): Promise<void> {
+  // 5. The session that the handler sees. Its claims must match the schema of the service.
   const read = await waits.for(core.claims.read(claims.claims));
   call.enter(() => core.sessionOn(core, { claims, read }, call));
+  return true;
 }

@@ -3,22 +3,29 @@ import type { NotifiedClient } from "./push.ts";
 
 /** A pool of connections, as far as the store needs one. `pg.Pool` fits. */
 export interface PostgresPool {
+  /** Takes a connection out of the pool, or opens one. */
   connect(): Promise<PostgresPoolClient>;
 }
 
 /** A connection taken out of a {@link PostgresPool}. */
 export interface PostgresPoolClient {
+  /** Runs one statement; `values` are bound to `$1`, `$2` and so on. */
   query(text: string, values: unknown[]): Promise<PostgresResult>;
   /** Returns the connection to the pool; with `true`, the pool closes it instead of using it again. */
   release(destroy?: boolean): void;
+  /** Adds a listener for errors of the connection outside of a statement. */
   on?(event: "error", listener: (error: Error) => void): unknown;
+  /** Removes a listener again. */
   off?(event: "error", listener: (error: Error) => void): unknown;
 }
 
 /** The result of a statement. */
 export interface PostgresResult {
+  /** The kind of statement, such as "SELECT". Not used by the store. */
   readonly command: string;
+  /** How many rows the statement returned or changed. Not used by the store. */
   readonly rowCount: number | null;
+  /** The rows, as objects by column name. */
   readonly rows: unknown[];
 }
 
