@@ -239,7 +239,7 @@ describe("feat:I5 a sibling host that plants cookies of the attacker's session",
     expect((await call(jar, addNote)).code).toBe("ok");
   });
 
-  test("feat:I5 without it they are refused and expired; the visitor does not become mallory", async () => {
+  test("feat:I5 cannot sign a visitor in without the prefix either: the cookies are refused and expired", async () => {
     const { jar, call } = await planted({ names });
     expect(await inJar(jar)).toHaveLength(4);
     const refused = await call(jar, refresh);

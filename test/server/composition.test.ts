@@ -110,7 +110,7 @@ describe("parts combined by hand", () => {
 
 describe("one ContextValues object for several requests", () => {
   it.each(["protect", "interceptor alone"] as const)(
-    "never mistakes one caller for another, and explains the mistake (%s)",
+    "is detected: no caller is mistaken for another, and the error explains the cause (%s)",
     async (way) => {
       const sessions = testSessions({ public: [NotesService.method.signIn] });
       const shared = createContextValues();
@@ -141,7 +141,7 @@ describe("one ContextValues object for several requests", () => {
 });
 
 describe("without any protection", () => {
-  it("a sign-in reports it before there is a session", async () => {
+  it("a sign-in is reported as misuse before a session is created", async () => {
     const sessions = testSessions();
     const client = createClient(NotesService, createRouterTransport(notesApp(sessions).routes));
     const error = await client.signIn({ user: "a" }).catch((reason) => ConnectError.from(reason));
@@ -149,7 +149,7 @@ describe("without any protection", () => {
     expect((error as ConnectError).rawMessage).toMatch(/^nothing authenticates .*protect/);
   });
 
-  it("handlers that read the session do not help either", async () => {
+  it("handlers that call getSession detect a ContextValues object that several requests share", async () => {
     const sessions = testSessions();
     const shared = createContextValues();
     const seen: string[] = [];

@@ -373,7 +373,7 @@ describe("Cache-Control and Vary", () => {
 });
 
 describe("sec:C10 no failed call returns a secret", () => {
-  it("not in headers, bodies, details, messages and events", async () => {
+  it("in headers, bodies, details, messages and events", async () => {
     const watched = watchedStore();
     const events: SessionEvent[] = [];
     const sessions = testSessions({

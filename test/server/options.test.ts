@@ -310,7 +310,7 @@ describe("invalid options throw at construction, with a message that says what t
 });
 
 describe("ready and close", () => {
-  it("opens once, however many callers wait", async () => {
+  it("ready opens the store once for many callers", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     await Promise.all([
@@ -343,7 +343,7 @@ describe("ready and close", () => {
     },
   );
 
-  it("close ends the store, the feed, and every call", async () => {
+  it("close closes the store, stops reading the change log and refuses further calls", async () => {
     const watched = watchedStore();
     const clock = createFakeClock();
     const sessions = testSessions({ store: watched.store, clock });

@@ -225,7 +225,7 @@ describe("the stream policy of a method", () => {
   });
 });
 
-describe("policies that are refused at start", () => {
+describe("policies that are refused at startup", () => {
   const notes = (router: ConnectRouter) => router.service(NotesService, {});
 
   it.each<[string, Options, RegExp]>([
@@ -250,7 +250,7 @@ describe("policies that are refused at start", () => {
     expect(() => start(options)).toThrow(message);
   });
 
-  it("is accepted once the method is served", () => {
+  it("are accepted once the method is served", () => {
     expect(() => start({ public: [NotesService] }, notes)).not.toThrow();
     const methods = { "rpcsession.v1.SessionService/Refresh": {} };
     expect(() => start({ methods })).not.toThrow();
@@ -267,7 +267,7 @@ describe("policies that are refused at start", () => {
     );
   });
 
-  it("an unknown auth must not open a method", () => {
+  it("an unknown auth, which must not make a method public", () => {
     const typo = { auth: "requierd" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -468,7 +468,7 @@ describe("feat:K1 required, optional, none", () => {
   });
 });
 
-describe("protect cannot be bypassed", () => {
+describe("protect", () => {
   type ServiceOptions = Parameters<ConnectRouter["service"]>[2];
   const passing: Interceptor = (next) => (request) => next(request);
   const perService: readonly (readonly [string, ServiceOptions])[] = [
@@ -483,7 +483,7 @@ describe("protect cannot be bypassed", () => {
     ["something else", { jsonOptions: {} }],
   ];
 
-  it.each(perService)("by per-service options: %s", async (_, options) => {
+  it.each(perService)("cannot be bypassed by per-service options: %s", async (_, options) => {
     const sessions = testSessions();
     const list = (_: unknown, context: HandlerContext) => {
       if (context.requestHeader.has("x-fail")) {
@@ -513,7 +513,7 @@ describe("protect cannot be bypassed", () => {
     expect(junk.headers.getSetCookie()).toHaveLength(4);
   });
 
-  it("and runs its gate first, then the gates of router and service, then its interceptor, then the others", async () => {
+  it("runs its gate first, then the gates of router and service, then its interceptor, then the others", async () => {
     const sessions = testSessions();
     const seen: string[] = [];
     const note = (name: string) => async (context: HandlerContext) => {
@@ -543,7 +543,7 @@ describe("protect cannot be bypassed", () => {
     expect(seen).toEqual([]);
   });
 
-  it("and composeGates stops at the first gate that throws, and accepts no gates", async () => {
+  it("runs the gates of composeGates up to the first that throws; there may be none", async () => {
     const seen: string[] = [];
     const gate = composeGates(
       async () => void seen.push("1"),
@@ -558,7 +558,7 @@ describe("protect cannot be bypassed", () => {
     await expect(composeGates()(context)).resolves.toBeUndefined();
   });
 
-  it("adds SessionService once, even if the user has registered it", () => {
+  it("adds SessionService once, even if the routes register it too", () => {
     const sessions = testSessions();
     const router = createConnectRouter();
     const own = (r: ConnectRouter) => r.service(SessionService, sessions.service);
@@ -623,8 +623,8 @@ describe("two instances in one process never meet", () => {
   });
 });
 
-describe("check", () => {
-  it("checks a hand-built router against the policies", () => {
+describe("sessions.check", () => {
+  it("checks the policies of a router that was built by hand", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter({ requestGate: sessions.requestGate });
     router.service(OpenService, {});

@@ -208,8 +208,8 @@ describe("a revocation is detected without reading a session", () => {
   });
 });
 
-describe("gs:G4 keys", () => {
-  it("a key created by another server is read once, then known", async () => {
+describe("gs:G4 signing keys", () => {
+  it("a key that another server created is read once", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();
     const signer = testSessions({ store: inner.store, clock });

@@ -71,7 +71,7 @@ describe("keys of an issuer", () => {
     expect(requests).toHaveLength(1);
   });
 
-  it("are requested as JSON, without credentials and redirects", async () => {
+  it("are requested as JSON, without credentials or redirects", async () => {
     await keys.ready();
     const { signal, ...rest } = requests[0] ?? {};
     expect(rest).toEqual({
@@ -95,7 +95,7 @@ describe("keys of an issuer", () => {
     expect(requests).toHaveLength(2);
   });
 
-  it("are waited for once they are old, so a withdrawn key is gone", async () => {
+  it("make calls wait once they are old, so that a withdrawn key is not accepted", async () => {
     await keys.ready();
     clock.advance("10m");
     answer = () => published([two]);
@@ -199,7 +199,7 @@ describe("sec:V07 unknown keys", () => {
     },
   );
 
-  it("an endpoint that was never up is contacted once in 30 s", async () => {
+  it("an endpoint that was never up receives one request per 30 s", async () => {
     answer = down;
     for (let i = 0; i < 100; i++) {
       expect(await find(one.kid)).toEqual(expect.any(Number));
@@ -290,7 +290,7 @@ describe("an outage", () => {
     },
   );
 
-  it("sec:V08 an endless body is cut off at 256 kB", async () => {
+  it("sec:V08 is also assumed for an endless body, which is cut off at 256 kB", async () => {
     let pulled = 0;
     let cancelled = false;
     const endless = new ReadableStream<Uint8Array>({
