@@ -37,8 +37,11 @@ export interface SessionErrorOptions {
 
 /** One requirement of a policy that a session did not meet. */
 export interface PolicyViolation {
+  /** The name of the claim, or `auth_time` for the age of the last authentication. */
   readonly claim: string;
+  /** The requirement: `present`, `one of admin, editor`, `within 600s` or `schema`, for example. */
   readonly requirement: string;
+  /** Why the claim does not meet it. Contains no value of the claim. */
   readonly message: string;
 }
 

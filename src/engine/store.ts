@@ -7,8 +7,11 @@ export type { EndedBy } from "../base/events.ts";
 
 /** The device on which a session was created. */
 export interface Device {
+  /** The `User-Agent` header of the sign-in, cut to 512 characters. */
   readonly userAgent?: string;
+  /** The address that the option `clientIp` returned. */
   readonly ip?: string;
+  /** The label that was passed to the sign-in. */
   readonly label?: string;
 }
 

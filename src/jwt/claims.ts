@@ -51,7 +51,10 @@ export const reservedClaimNames: ReadonlySet<string> = new Set([
   ...["cnf", "__proto__", "constructor", "prototype"],
 ]);
 
-/** Creates the payload of a token; the reverse of {@link fromPayload}. The token's own claims take precedence. */
+/**
+ * Creates the payload of a token; the reverse of {@link fromPayload}. The token's own claims take
+ * precedence.
+ */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
   const { tid, ...always } = own;
   return { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };

@@ -109,7 +109,10 @@ export class RemoteKeys {
     return found;
   }
 
-  /** Resolves when the keys are fresh, or in an outage when they are at most 24 h old. @throws SessionError `unavailable` */
+  /**
+   * Resolves when the keys are fresh, or in an outage when they are at most 24 h old.
+   * @throws SessionError `unavailable`
+   */
   async #fresh(): Promise<void> {
     if (this.#fetched !== undefined && this.#age() < this.#fetched.freshFor) {
       return;

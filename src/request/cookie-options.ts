@@ -10,7 +10,10 @@ export interface CookieOptions {
    * another site; browsers may still block such cookies unless they are `partitioned`.
    */
   readonly sameSite?: "lax" | "strict" | "none";
-  /** Uses a separate cookie jar for each embedding site (CHIPS). Only with `sameSite: "none"`. Default false. */
+  /**
+   * Uses a separate cookie jar for each embedding site (CHIPS). Only with `sameSite: "none"`.
+   * Default false.
+   */
   readonly partitioned?: boolean;
   /**
    * The names of the cookies with their prefix (RFC 6265bis section 4.1.3), at most 96 characters

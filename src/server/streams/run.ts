@@ -99,7 +99,7 @@ async function watch(
   }
 }
 
-/** A method without a revocation check ignores revocations, unless its policy says "endOnRevoke". */
+/** A method without a revocation check ignores revocations, unless its stream policy is "endOnRevoke". */
 function endsOf({ stream, check }: StreamToRun["policy"]): StreamEnds | undefined {
   return stream === undefined || stream === "never"
     ? undefined

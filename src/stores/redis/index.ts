@@ -35,12 +35,12 @@ export interface RedisStoreOptions {
  *   `appendfsync everysec`, a crash loses up to about two seconds of acknowledged changes. With
  *   `appendfsync always` it loses none, at the cost of a disk write per change.
  * - Replication is asynchronous. A failover loses changes that were not copied yet, usually less than
- *   a second. A primary that is cut off from its replicas loses everything it acknowledges in the meantime;
- *   `min-replicas-to-write 1` and `min-replicas-max-lag` limit that. `WAIT` does not help.
+ *   a second. A primary that is cut off from its replicas loses everything it acknowledges in the
+ *   meantime; `min-replicas-to-write 1` and `min-replicas-max-lag` limit that. `WAIT` does not help.
  *
  * Lost changes never look like an outage. A lost sign-in is refused with `SIGN_IN`, a lost refresh is
- * repeated, and lost signing keys are replaced by new ones. Every server that remembers a lost revocation
- * writes it again. After a restart or failover, servers do not trust the change log until all earlier
+ * repeated, and lost signing keys are replaced by new ones. Every server that remembers a lost
+ * revocation writes it again. After a restart or failover, servers do not trust the change log until all earlier
  * access tokens have expired (1 h): they read the session for each call. A revocation stays lost if
  * all servers that remembered it are gone as well. If that is not acceptable, use PostgreSQL.
  *
@@ -76,8 +76,8 @@ export interface RedisStoreOptions {
  *   each.
  * - `open` adds sessions of schema 1, which had no indexes, to the indexes, by `SCAN` in steps of 500
  *   keys. Replace all servers within a day. `revokeAll` finds sessions that servers of schema 1 create
- *   in the meantime; lists and limits find them after that day. Servers of schema 1 treat a session with
- *   updated claims as revoked.
+ *   in the meantime; lists and limits find them after that day. Servers of schema 1 treat a session
+ *   with updated claims as revoked.
  *
  * @param client a client of node-redis 5 or 6 on the primary: a client, a pool, a cluster or a sentinel
  * @throws TypeError when `client` is not such a client, or `prefix` is invalid
