@@ -8,16 +8,16 @@ import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 /** Options of {@link createSessionClient}. */
 export interface SessionClientOptions<Claims extends object = JsonObject> {
   /**
-   * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
+   * Creates a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
    * It is called twice: for the calls of the application, and without interceptors for refresh and
    * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
    */
   readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: cookies if there is a `document`, else memory. */
+  /** Where tokens are kept. Default: `cookieTokens()` if there is a `document`, else `memoryTokens()`. */
   readonly tokens?: TokenStore;
   /**
    * The issuer of the sessions. Default: the issuer of the first session that the client receives.
-   * Set it if one page uses several services, so that its tabs can tell their sessions apart.
+   * Set it if one page uses several services, so that its tabs can distinguish their sessions.
    */
   readonly realm?: string;
   /**
@@ -35,11 +35,11 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
   readonly earlyRefresh?: number;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
-  /** Receives the events of the session. Errors that it throws are ignored. */
+  /** Receives the events of the session. Errors that it throws are ignored. Default: none. */
   readonly onEvent?: SessionClientEventListener;
 }
 
-/** The parts that a transport must be made with: `{ baseUrl, ...parts }`. */
+/** The parts to create a transport with: `createConnectTransport({ baseUrl, ...parts })`. */
 export interface TransportParts {
   /**
    * The interceptors that attach tokens and resend calls. Add your own after them:

@@ -15,7 +15,7 @@ export interface PresentedTokens {
   readonly isEmpty: boolean;
 }
 
-/** The most copies of a cookie that are considered. */
+/** The maximum number of copies of a cookie to consider. */
 const maxCopies = 3;
 
 /** Reads the tokens of a request, and removes the session cookies from its headers. */
