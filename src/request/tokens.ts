@@ -52,7 +52,7 @@ function readBearer(authorization: string | null): string | undefined {
   return token.length <= maxTokenLength ? token : "";
 }
 
-/** If the headers of a request are immutable, as those of a fetch handler are, the cookies stay. */
+/** If the headers of a request are immutable, as in a fetch handler, the cookies stay. */
 function replaceCookies(headers: Headers, cookies: string): void {
   try {
     if (cookies === "") {
