@@ -28,9 +28,9 @@ export function readSecretOption(option: SecretOption): Uint8Array<ArrayBuffer>[
 
 /** The secrets of a server. The first creates new tokens; all of them verify tokens. */
 export interface SecretRing {
-  /** The first secret; it makes new tokens. */
+  /** The first secret, which creates new tokens. */
   readonly current: SecretKeys;
-  /** All secrets by their ids; each of them checks tokens. */
+  /** All secrets by id; each of them verifies tokens. */
   readonly byId: ReadonlyMap<string, SecretKeys>;
 }
 
