@@ -4,7 +4,7 @@ import type { SessionsHealth } from "./engine/revocation/health.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
-import { SessionHandle } from "./server/session/handle.ts";
+import { sessionOn } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
 
 /**
@@ -59,7 +59,7 @@ export function createSessions(options: SessionsOptions): Sessions {
     ...serverOptions,
     revocations: engine.revocations,
     engine: engine.open.bind(engine),
-    sessionOn: (_core, verified, call) => new SessionHandle(core, verified, call),
+    sessionOn,
   };
   return {
     ...createServerSessions(core, policies),

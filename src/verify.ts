@@ -23,7 +23,7 @@ import {
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
-import { type AccessTokenVerifierOptions, createAccessTokenVerifier } from "./jwt/verifier.ts";
+import { createAccessTokenVerifier, type KeyFinder } from "./jwt/verifier.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
@@ -160,9 +160,8 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
   ...{ cookies: 0, origins: 0, crossSite: 0, verifiedCache: 0, fetch: 0, onEvent: 0, clock: 0 },
 };
 
-interface Keys {
+interface Keys extends KeyFinder {
   ready(): Promise<void>;
-  readonly find: AccessTokenVerifierOptions["findKey"];
 }
 
 function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): Keys {
@@ -204,7 +203,7 @@ class VerifyingAuthenticator implements Authenticator {
       audience: readAudience(options.audience ?? options.issuer),
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
-      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      keys,
       cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
     });
     this.revocations = new NoRevocations(options.clock);

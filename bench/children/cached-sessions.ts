@@ -40,7 +40,7 @@ const limits = { entries: 2 * count, bytes: Number.MAX_SAFE_INTEGER };
 const cache = createVerifiedCache(limits, systemClock);
 const verify = createAccessTokenVerifier({
   ...{ issuer, audience: issuer, maxLife: 3_600, clockSkew: 60 },
-  findKey: () => key.verification,
+  keys: { find: () => key.verification },
   cache,
 });
 const header = part({ alg: "ES256", kid: key.kid, typ: "at+jwt" });

@@ -86,10 +86,10 @@ async function contestantsOf(alg: SigningAlgorithm, key: BenchKey): Promise<Cont
   );
   const over = contestantsOver(tokens);
   const rules = { issuer, audience: issuer, maxLife: 3_600, clockSkew: 60 };
-  const findKey = () => key.verification;
-  const cold = createAccessTokenVerifier({ ...rules, findKey });
+  const keys = { find: () => key.verification };
+  const cold = createAccessTokenVerifier({ ...rules, keys });
   const cache = createVerifiedCache(readCacheLimits(), systemClock);
-  const warm = createAccessTokenVerifier({ ...rules, findKey, cache });
+  const warm = createAccessTokenVerifier({ ...rules, keys, cache });
   for (const token of tokens) {
     await warm(token, Date.now());
   }

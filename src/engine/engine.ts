@@ -129,7 +129,7 @@ export class Engine {
       audience: options.audience,
       maxLife: maxAccessLife / 1000,
       clockSkew: options.clockSkew / 1000,
-      findKey: (kid, issuedAt) => keys.find(kid, issuedAt),
+      keys,
       cache: verified,
     });
     this.#options = options;

@@ -13,23 +13,28 @@ import {
 import { type ParsedJwt, parseCompact } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
-/** The rules that a token must meet at any time, and where keys are found. */
+/** The rules that a token must meet at any time, and the source of keys. */
 interface ProvingRules {
   /** The only accepted `iss`; compared exactly. */
   readonly issuer: string;
   /** The only accepted `aud`; compared exactly. */
   readonly audience: string;
-  /** The longest accepted life, `exp` − `iat`; whole seconds, at least 1. */
+  /** The longest accepted lifetime, `exp` − `iat`; whole seconds, at least 1. */
   readonly maxLife: number;
   /** How far `iat` and `nbf` may lie in the future; whole seconds, 0 or more. Not applied to `exp`. */
   readonly clockSkew: number;
+  readonly keys: KeyFinder;
+}
+
+/** The keys that may have signed a token. */
+export interface KeyFinder {
   /**
    * Finds a key by its exact id, 1 to 64 characters of the base64url alphabet. `iat` is not proven
-   * yet: use it only to decide whether to look again. Returns undefined if there is no such key.
-   * Throws or rejects if that cannot be determined. Returns the same object as long as the key is the
-   * same.
+   * yet: use it only to decide whether to look again. Returns undefined if the key does not exist.
+   * Throws or rejects if that cannot be determined. Returns the same object for as long as the key
+   * is the same.
    */
-  findKey(
+  find(
     kid: string,
     iat: number,
   ): VerificationKey | undefined | Promise<VerificationKey | undefined>;
@@ -37,28 +42,28 @@ interface ProvingRules {
 
 /** Options of {@link createAccessTokenVerifier}. */
 export interface AccessTokenVerifierOptions extends ProvingRules {
-  /** Remembers proven tokens. Affects how often signatures are computed, never a result. Default: none. */
+  /** Caches proven tokens. Saves the computation of signatures, and never changes a result. Default: none. */
   readonly cache?: VerifiedCache | undefined;
 }
 
-/** A token that is invalid at any time. */
+/** A token that is invalid, whatever the time. */
 type RefusedToken =
-  /** Has the form of a token, but is not proven, or is proven to be issued for somebody else. */
+  /** Has the form of a token, but its signature, issuer, audience or lifetime is not valid. */
   | { readonly status: "invalid" }
-  /** Is not an access token. */
+  /** Does not have the form of an access token. */
   | { readonly status: "malformed" };
 
 /** The result of a verification. */
 export type VerifiedToken =
-  /** The signature, the issuer, the audience and the time are right. */
+  /** The signature, the issuer, the audience and the time are valid. */
   | { readonly status: "valid"; readonly claims: TokenClaims }
-  /** The signature, the issuer and the audience are right, but the token has expired. */
+  /** The signature, the issuer and the audience are valid, but the token has expired. */
   | { readonly status: "expired"; readonly claims: TokenClaims }
   | RefusedToken;
 
 /**
  * Verifies an access token. Synchronous if the token is in the cache. Throws or rejects only if
- * `findKey` does, or if its key cannot be used.
+ * a key cannot be looked up or cannot be used.
  * @param now milliseconds since 1970 UTC
  */
 export type AccessTokenVerifier = (
@@ -100,7 +105,7 @@ export function createAccessTokenVerifier(
       return proveAnew(token, now);
     }
     // The key is looked up on every use, because it may have been removed since.
-    const key = rules.findKey(known.key.kid, known.claims.iat);
+    const key = rules.keys.find(known.key.kid, known.claims.iat);
     if (key === known.key) {
       // The only synchronous path: a promise here would cost more than 1 % of a warm call.
       return judge(known, now);
@@ -129,7 +134,7 @@ function checkOptions(options: AccessTokenVerifierOptions): AccessTokenVerifierO
       `clockSkew must be a whole number of seconds, 0 or more, got ${String(clockSkew)}`,
     );
   }
-  return { ...options, findKey: options.findKey.bind(options) };
+  return { ...options };
 }
 
 /** Applies the time to a proof. Written so that a `now` that is not a number never passes. */
@@ -147,7 +152,7 @@ function judge(found: ProvenToken | RefusedToken, now: number): VerifiedToken {
 const invalid = { status: "invalid" } as const;
 const malformed = { status: "malformed" } as const;
 
-/** Checks everything but the time. Rejects only if `findKey` does, or if its key cannot be used. */
+/** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
 async function proveToken(token: string, rules: ProvingRules): Promise<ProvenToken | RefusedToken> {
   // 1. The form.
   const parsed = parseCompact(token);
@@ -155,18 +160,18 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
     return malformed;
   }
 
-  // 2. The header: whether the token can be one of ours at all.
+  // 2. The header: reject tokens that cannot have been issued here.
   if (!isCandidate(parsed)) {
     return invalid;
   }
 
   // 3. The signature.
-  const key = await rules.findKey(parsed.header.kid, parsed.payload.iat);
+  const key = await rules.keys.find(parsed.header.kid, parsed.payload.iat);
   if (key === undefined || !(await isSigned(token, parsed, key))) {
     return invalid;
   }
 
-  // 4. The claims: their types, then issuer, audience and length of life.
+  // 4. The claims: their types, then issuer, audience and lifetime.
   const claims = fromPayload(parsed.payload);
   if (claims === undefined) {
     return malformed;
@@ -178,7 +183,7 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
   return { claims: freeze(shareStrings(claims, rules)), key, beginsAt };
 }
 
-/** Rejects by the header alone, so that no key is looked up and no signature computed in vain. */
+/** Checks the header alone, to avoid needless key lookups and signature checks. */
 function isCandidate({ header, signature }: ParsedJwt): boolean {
   const alg = algorithmNamed(header.alg);
   if (alg === undefined) {
@@ -216,7 +221,7 @@ function beginOf({ payload }: ParsedJwt, skew: number): number {
   return (Math.max(Number(iat), Number(nbf)) - skew) * 1000;
 }
 
-/** Replaces the strings that all tokens have in common by shared ones, because many claims are cached. */
+/** Replaces strings that all tokens have in common with shared ones, because many claims are cached. */
 function shareStrings(claims: TokenClaims, { issuer, audience }: ProvingRules): TokenClaims {
   const clientId = claims.client_id === audience ? audience : claims.client_id;
   return { ...claims, iss: issuer, aud: audience, client_id: clientId };

@@ -6,7 +6,7 @@ import {
   readCookieOptions,
 } from "./cookie-options.ts";
 
-/** The most bytes that a cookie's name and value may have together; browsers drop longer ones. */
+/** The maximum length of a cookie's name and value together, in bytes; browsers drop longer ones. */
 const maxCookieBytes = 4096;
 
 /** Writes the Set-Cookie headers of the session cookies (RFC 6265bis). */
@@ -100,7 +100,7 @@ export class SessionCookies {
 /** A domain that cookies can have; null for none, which is the host alone. */
 type Place = string | null;
 
-/** Returns the domains that may have a copy of a session cookie, with the present one last. */
+/** Returns the domains that may have a copy of a session cookie, with the current one last. */
 function placesOf(
   issuer: URL,
   { domain, hostOnly, secure, olderDomain }: CookiePlan,
@@ -116,7 +116,7 @@ function placesOf(
   return [...places, domain ?? null];
 }
 
-/** The most parent domains that are considered. */
+/** The maximum number of parent domains to consider. */
 const maxParents = 4;
 
 /**
@@ -136,87 +136,4 @@ function parentsOf(hostname: string): string[] {
 /** Whether browsers accept Secure cookies from a host over plain http. Safari never does. */
 function isLoopback(hostname: string): boolean {
   return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
-}
-
-/**
- * Returns the values of one cookie in a Cookie header, in order, at most `limit` of them. It searches
- * for the name instead of parsing every pair, because the header may hold many other cookies.
- */
-export function readCookie(
-  cookieHeader: string | null,
-  name: string,
-  limit: number,
-): readonly string[] {
-  const start = `${name}=`;
-  let at = cookieHeader === null ? -1 : cookieHeader.indexOf(start);
-  if (cookieHeader === null || at === -1) {
-    return none;
-  }
-  const values: string[] = [];
-  while (at !== -1 && values.length < limit) {
-    const valueAt = at + start.length;
-    if (isPairStart(cookieHeader, at)) {
-      values.push(cookieHeader.slice(valueAt, endOfPair(cookieHeader, valueAt)));
-    }
-    at = cookieHeader.indexOf(start, valueAt);
-  }
-  return values;
-}
-
-const none: readonly string[] = Object.freeze([]);
-
-/** Returns the Cookie header without the named cookies; empty if nothing is left. */
-export function withoutCookies(cookieHeader: string, names: readonly string[]): string {
-  const kept: string[] = [];
-  forEachPair(cookieHeader, (pair) => {
-    if (!names.some((name) => pair.startsWith(`${name}=`))) {
-      kept.push(pair);
-    }
-  });
-  return kept.join("; ");
-}
-
-/**
- * Visits each pair without the blanks around it. Only space and tab count as blanks (RFC 6265bis
- * section 5.6). Other characters that JavaScript would trim are part of the name: a sibling host may
- * set a cookie of such a name, because it does not begin with `__Host-`.
- */
-function forEachPair(cookieHeader: string, visit: (pair: string) => void): void {
-  let start = 0;
-  while (start < cookieHeader.length) {
-    const end = endOfPair(cookieHeader, start);
-    while (start < end && isBlank(cookieHeader, start)) {
-      start++;
-    }
-    visit(cookieHeader.slice(start, end));
-    start = semicolonFrom(cookieHeader, end) + 1;
-  }
-}
-
-/** Whether there are only blanks between a position and the semicolon before it. */
-function isPairStart(cookieHeader: string, at: number): boolean {
-  let before = at - 1;
-  while (before >= 0 && isBlank(cookieHeader, before)) {
-    before--;
-  }
-  return before < 0 || cookieHeader[before] === ";";
-}
-
-/** Returns the end of the pair around a position, without the blanks after it. */
-function endOfPair(cookieHeader: string, from: number): number {
-  let end = semicolonFrom(cookieHeader, from);
-  while (end > from && isBlank(cookieHeader, end - 1)) {
-    end--;
-  }
-  return end;
-}
-
-function semicolonFrom(cookieHeader: string, from: number): number {
-  const at = cookieHeader.indexOf(";", from);
-  return at === -1 ? cookieHeader.length : at;
-}
-
-function isBlank(text: string, at: number): boolean {
-  const code = text.charCodeAt(at);
-  return code === 0x20 || code === 0x09;
 }

@@ -1,3 +1,34 @@
+import { SessionError } from "../base/errors.ts";
+import type { SessionEventListener } from "../base/events.ts";
+
+/** The rule that decides which pages may send requests with cookies. */
+export interface CrossSiteRule {
+  readonly crossSite: "checked" | "unchecked";
+  /** The exact origins whose pages may use cookies. */
+  readonly origins: ReadonlySet<string>;
+  readonly emit: SessionEventListener;
+}
+
+/** The parts of a request that show which page sent it. */
+interface PageRequest {
+  readonly requestHeader: Headers;
+  readonly requestMethod: string;
+}
+
+/** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
+export function checkCrossSite(
+  { crossSite, origins, emit }: CrossSiteRule,
+  { requestHeader, requestMethod }: PageRequest,
+): void {
+  if (crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, origins)) {
+    emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
+    throw new SessionError("forbidden", "CROSS_SITE", {
+      message:
+        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
+    });
+  }
+}
+
 /**
  * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
  * Origin header as the fallback that OWASP recommends.
@@ -26,14 +57,14 @@ export function readOrigins(option: string, origins: readonly string[]): Readonl
   for (const origin of origins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a slash at the end`,
+        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a trailing slash`,
       );
     }
   }
   return new Set(origins);
 }
 
-/** The facts by which browsers decide which pages may use the session cookies. */
+/** The facts that determine which pages may use the session cookies. */
 export interface CookieSite {
   readonly issuer: URL;
   readonly sameSite: "lax" | "strict" | "none" | undefined;
@@ -59,7 +90,7 @@ export function readPageOrigins(
 
 /**
  * Whether a page is certainly on another site: it has another scheme, or its host shares fewer than
- * two labels. Only the public suffix list could tell exactly where the registrable domain begins.
+ * two labels. Only the public suffix list would show where the registrable domain begins.
  */
 function isCrossSite(origin: string, issuer: URL): boolean {
   const { protocol, hostname } = new URL(origin);

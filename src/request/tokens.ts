@@ -1,6 +1,5 @@
 import { maxTokenLength } from "../base/wire.ts";
 import type { CookieNames } from "./cookie-options.ts";
-import { readCookie, withoutCookies } from "./cookies.ts";
 
 /** The tokens of a request, not verified yet. */
 export interface PresentedTokens {
@@ -10,53 +9,30 @@ export interface PresentedTokens {
   readonly accessCookies: readonly string[];
   /** The refresh cookies, at most the first three. */
   readonly refreshCookies: readonly string[];
+  /** Whether there is a session cookie. */
+  readonly hasCookies: boolean;
+  /** Whether there are no tokens at all. */
+  readonly isEmpty: boolean;
 }
 
-/** The most copies of a cookie that are considered. */
+/** The maximum number of copies of a cookie to consider. */
 const maxCopies = 3;
 
-/** Reads the tokens of a request. */
-export function readTokens(headers: Headers, names: CookieNames): PresentedTokens {
+/** Reads the tokens of a request, and removes the session cookies from its headers. */
+export function takeTokens(headers: Headers, names: CookieNames): PresentedTokens {
+  // 1. Read the tokens.
   const cookies = headers.get("cookie");
-  return {
-    bearer: readBearer(headers.get("authorization")),
-    accessCookies: readCookie(cookies, names.access, maxCopies),
-    refreshCookies: readCookie(cookies, names.refresh, maxCopies),
-  };
-}
+  const bearer = readBearer(headers.get("authorization"));
+  const accessCookies = readCookie(cookies, names.access, maxCopies);
+  const refreshCookies = readCookie(cookies, names.refresh, maxCopies);
+  const hasCookies = accessCookies.length + refreshCookies.length > 0;
 
-/** Whether a request carries no tokens at all. */
-export function isEmpty(presented: PresentedTokens): boolean {
-  return presented.bearer === undefined && !hasCookies(presented);
-}
-
-/** Whether a request carries a session cookie. */
-export function hasCookies(presented: PresentedTokens): boolean {
-  return presented.accessCookies.length + presented.refreshCookies.length > 0;
-}
-
-/**
- * Removes the session cookies from the headers that handlers will see. If the headers of a request
- * are immutable, as those of a fetch handler are, the cookies stay.
- */
-export function hideTokens(headers: Headers, names: CookieNames): void {
-  const cookies = headers.get("cookie");
-  if (cookies === null || !(cookies.includes(names.access) || cookies.includes(names.refresh))) {
-    return;
+  // 2. Handlers do not see the session cookies.
+  if (cookies !== null && hasCookies) {
+    replaceCookies(headers, withoutCookies(cookies, [names.access, names.refresh]));
   }
-  const rest = withoutCookies(cookies, [names.access, names.refresh]);
-  try {
-    if (rest === "") {
-      headers.delete("cookie");
-    } else {
-      headers.set("cookie", rest);
-    }
-  } catch (error) {
-    // By the Fetch standard, immutable headers throw a TypeError.
-    if (!(error instanceof TypeError)) {
-      throw error;
-    }
-  }
+  const isEmpty = bearer === undefined && !hasCookies;
+  return { bearer, accessCookies, refreshCookies, hasCookies, isEmpty };
 }
 
 /**
@@ -74,4 +50,103 @@ function readBearer(authorization: string | null): string | undefined {
   }
   const token = authorization.slice("bearer ".length).trim();
   return token.length <= maxTokenLength ? token : "";
+}
+
+/** If the headers of a request are immutable, as in a fetch handler, the cookies stay. */
+function replaceCookies(headers: Headers, cookies: string): void {
+  try {
+    if (cookies === "") {
+      headers.delete("cookie");
+    } else {
+      headers.set("cookie", cookies);
+    }
+  } catch (error) {
+    // By the Fetch standard, immutable headers throw a TypeError.
+    if (!(error instanceof TypeError)) {
+      throw error;
+    }
+  }
+}
+
+/**
+ * Returns the values of one cookie in a Cookie header, in order, at most `limit` of them. It searches
+ * for the name instead of parsing every pair, because the header may hold many other cookies.
+ */
+export function readCookie(
+  cookieHeader: string | null,
+  name: string,
+  limit: number,
+): readonly string[] {
+  const start = `${name}=`;
+  let at = cookieHeader === null ? -1 : cookieHeader.indexOf(start);
+  if (cookieHeader === null || at === -1) {
+    return none;
+  }
+  const values: string[] = [];
+  while (at !== -1 && values.length < limit) {
+    const valueAt = at + start.length;
+    if (isPairStart(cookieHeader, at)) {
+      values.push(cookieHeader.slice(valueAt, endOfPair(cookieHeader, valueAt)));
+    }
+    at = cookieHeader.indexOf(start, valueAt);
+  }
+  return values;
+}
+
+const none: readonly string[] = Object.freeze([]);
+
+/** Returns the Cookie header without the named cookies; empty if nothing is left. */
+export function withoutCookies(cookieHeader: string, names: readonly string[]): string {
+  const kept: string[] = [];
+  forEachPair(cookieHeader, (pair) => {
+    if (!names.some((name) => pair.startsWith(`${name}=`))) {
+      kept.push(pair);
+    }
+  });
+  return kept.join("; ");
+}
+
+/**
+ * Visits each pair without the blanks around it. Only space and tab count as blanks (RFC 6265bis
+ * section 5.6). Other characters that JavaScript would trim are part of the name: a sibling host may
+ * set a cookie of such a name, because it does not begin with `__Host-`.
+ */
+function forEachPair(cookieHeader: string, visit: (pair: string) => void): void {
+  let start = 0;
+  while (start < cookieHeader.length) {
+    const end = endOfPair(cookieHeader, start);
+    while (start < end && isBlank(cookieHeader, start)) {
+      start++;
+    }
+    visit(cookieHeader.slice(start, end));
+    start = semicolonFrom(cookieHeader, end) + 1;
+  }
+}
+
+/** Whether there are only blanks between a position and the semicolon before it. */
+function isPairStart(cookieHeader: string, at: number): boolean {
+  let before = at - 1;
+  while (before >= 0 && isBlank(cookieHeader, before)) {
+    before--;
+  }
+  return before < 0 || cookieHeader[before] === ";";
+}
+
+/** Returns the end of the pair around a position, without the blanks after it. */
+function endOfPair(cookieHeader: string, from: number): number {
+  let end = semicolonFrom(cookieHeader, from);
+  while (end > from && isBlank(cookieHeader, end - 1)) {
+    end--;
+  }
+  return end;
+}
+
+function semicolonFrom(cookieHeader: string, from: number): number {
+  const at = cookieHeader.indexOf(";", from);
+  return at === -1 ? cookieHeader.length : at;
+}
+
+function isBlank(text: string, at: number): boolean {
+  const code = text.charCodeAt(at);
+  return code === 0x20 || code === 0x09;
 }

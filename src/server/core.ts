@@ -1,15 +1,13 @@
 import type { HandlerContext } from "@connectrpc/connect";
 import type { Clock } from "../base/clock.ts";
-import type { SessionEventListener } from "../base/events.ts";
-import type { JsonObject } from "../base/json.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
 import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
-import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
-import type { Call } from "./call/call.ts";
+import type { CrossSiteRule } from "../request/origins.ts";
+import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
 
 /** Returns the IP address of a call's client; undefined if it is not known. */
 export type ClientIp = (context: HandlerContext) => string | undefined;
@@ -24,14 +22,12 @@ export type Authenticator = Pick<
 };
 
 /** The resolved options and the engine, shared by everything that reads sessions. */
-export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
+export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
+  extends SessionFactory,
+    CrossSiteRule {
   readonly issuer: string;
   readonly cookies: SessionCookies;
-  /** The exact origins whose pages may use cookies. */
-  readonly origins: ReadonlySet<string>;
-  readonly crossSite: "checked" | "unchecked";
   readonly antiCsrf: "off" | "token";
-  readonly emit: SessionEventListener;
   readonly claims: ClaimsRule;
   readonly revocations: Revocations;
   /** Creates the session object of a call from its verified token. */
@@ -44,13 +40,6 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession> {
    * @throws SessionError `unavailable` if it cannot be opened now; the next call tries again
    */
   engine(): Authenticator | Promise<Authenticator>;
-}
-
-/** The claims of a verified access token. */
-export interface VerifiedClaims {
-  readonly claims: TokenClaims;
-  /** The user's claims as handlers read them, after the schema of the option `claims`. */
-  readonly read: JsonObject;
 }
 
 /** The same for everything that also creates, refreshes and ends sessions. */

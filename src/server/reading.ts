@@ -10,18 +10,14 @@ import {
 import { type Duration, durationMs } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { authenticate } from "./authenticate/authenticate.ts";
-import { type Call, type CallKey, callOf, type Exchange } from "./call/call.ts";
+import { type Call, type CallKey, callOf, type Exchange, sessionOf } from "./call/call.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
-import { failCall, refuseCall } from "./call/refusal.ts";
-import { Waits } from "./call/waits.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
 import { type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
-import { misuse, sessionMissing } from "./response/errors.ts";
-import { forbidCaching } from "./response/tokens.ts";
+import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -161,7 +157,7 @@ function sessionIn<S extends VerifiedSession>(
     throw unprotected(context);
   }
   // The key belongs to this instance, so the session does too.
-  return callOf(core, key, context).session as S | undefined;
+  return sessionOf(core, key, context) as S | undefined;
 }
 
 /** The error of a call that neither a gate nor an interceptor of this instance has seen. */
@@ -228,20 +224,12 @@ function getSessionWith<S extends VerifiedSession>(
       values: exchange.values ?? valuesOf(requestHeader),
       ...(signal === undefined ? {} : { signal }),
     });
-    forbidCaching(responseHeader, requestMethod);
-    const waits = new Waits(undefined);
+    const { required = true, doAntiCsrfCheck } = options;
+    const auth = required ? "required" : "optional";
+    const policy = { auth, doAntiCsrfCheck, check, freshWithin: undefined, claims: [] } as const;
     try {
-      const claims = await authenticate(core, call, {
-        required: options.required ?? true,
-        doAntiCsrfCheck: options.doAntiCsrfCheck ?? call.requestMethod !== "GET",
-        check,
-        waits,
-      });
-      if (claims === undefined) {
-        return undefined;
-      }
-      await enterSession(core, call, claims, waits);
-      return call.session as S | undefined;
+      const hasSession = await enterSession(core, call, policy, undefined);
+      return hasSession ? (call.session as S) : undefined;
     } catch (error) {
       throw failCall(core, call, { error, procedure: undefined });
     }

@@ -5,11 +5,10 @@ import type { TokenTransport } from "../base/wire.ts";
 import type { Created } from "../engine/create.ts";
 import type { Session } from "../engine/session.ts";
 import { type Call, callOf, createCallKey } from "./call/call.ts";
-import { refuseCall } from "./call/refusal.ts";
 import type { Core } from "./core.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
-import { misuse } from "./response/errors.ts";
+import { misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService } from "./service/service.ts";
 import {
   dataById,

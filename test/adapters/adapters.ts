@@ -17,7 +17,7 @@ import type { Wire, WireTarget } from "../helpers/wire.ts";
 
 const fixture = (name: string): string =>
   readFileSync(join(import.meta.dirname, "../fixtures", name), "utf8");
-/** Of this machine's names, for tests only. */
+/** A certificate for the names of this machine, for tests only. */
 export const certificate = fixture("localhost.crt");
 const tls = { cert: certificate, key: fixture("localhost.key") };
 

@@ -1,4 +1,4 @@
-// The whole life of a session, by the client of rpc-session, over every adapter.
+// The whole life of a session with the client of rpc-session, over every adapter.
 import { Code, createClient } from "@connectrpc/connect";
 import {
   createConnectTransport,
@@ -37,7 +37,7 @@ function transportTo({ url }: Running, adapter: Adapter, protocol: keyof typeof 
 }
 
 describe.each(rows)("$name", ({ adapter, protocol }) => {
-  it("feat:K5 signs in, refreshes unnoticed, streams and signs out", async () => {
+  it("feat:K5 signs in, refreshes transparently, streams and signs out", async () => {
     const events: string[] = [];
     const sessions = testSessions({
       public: [NotesService.method.signIn],

@@ -11,7 +11,7 @@ import { adapters, type Running } from "./adapters.ts";
 
 const { signIn, listNotes, watchNotes, importNotes } = NotesService.method;
 
-/** Signs in by a unary call and by a stream, then fails where the request says so. */
+/** Signs in by a unary call and by a stream, then fails if the request asks for it. */
 const routes =
   (sessions: Sessions) =>
   (router: ConnectRouter): void => {
@@ -77,7 +77,7 @@ describe.each(adapters)("$name", (adapter) => {
       ["unary", signIn],
       ["server stream", watchNotes],
     ] as const)("%s", (_kind, method) => {
-      it("feat:I8 feat:K5 writes both cookies beside the handler's own", async () => {
+      it("feat:I8 feat:K5 writes both cookies next to the handler's own", async () => {
         const result = await call(method, sameOrigin);
         expect(result.code).toBe("ok");
         expect(shapes(result)).toEqual(written);
@@ -85,7 +85,7 @@ describe.each(adapters)("$name", (adapter) => {
         expect(result.afterHeaders).not.toContain("rpcsession-");
       });
 
-      it("feat:Q1 feat:I8 writes both cookies when the handler fails after it signed in", async () => {
+      it("feat:Q1 feat:I8 writes both cookies if the handler fails after the sign-in", async () => {
         const result = await call(method, { ...sameOrigin, "then-fail": "1" });
         expect(result.code).toBe("not_found");
         expect(shapes(result)).toEqual(written);
@@ -111,7 +111,7 @@ describe.each(adapters)("$name", (adapter) => {
       },
     );
 
-    it("feat:Q1 leaves cookies alone that only need a refresh", async () => {
+    it("feat:Q1 keeps cookies that only need a refresh", async () => {
       const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
       sessions.clock.advance("16m");
       const cookie = cookieHeader({ access: tokens.accessToken, refresh: tokens.refreshToken });
@@ -120,7 +120,7 @@ describe.each(adapters)("$name", (adapter) => {
       expect(result.headers.get("rpcsession-hint")).toBe("refresh");
     });
 
-    it("feat:J1 gives a program its tokens in headers, and takes the one that counts from them", async () => {
+    it("feat:J1 sends a program its tokens in headers, and reads them from headers", async () => {
       const { headers, setCookie } = await call(signIn, {});
       expect(setCookie).toEqual(["theme=dark; Path=/"]);
       const authorization = `Bearer ${headers.get("rpcsession-access-token")}`;
@@ -131,7 +131,7 @@ describe.each(adapters)("$name", (adapter) => {
   });
 
   it.each(["connect-json", "connect-proto"] as const)(
-    "feat:Q6 a Connect GET is answered, and kept by no cache, %s",
+    "feat:Q6 a Connect GET is served and not cached, %s",
     async (protocol) => {
       const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
       const cookie = cookieHeader({ access: tokens.accessToken });

@@ -26,7 +26,7 @@ describe("examples", () => {
     expect(await programs.run("h2/client.ts")).toBe(`hello\n${signedOut}`);
   });
 
-  it("feat:J3 feat:K5 hono answers the preflight of a page it names, and of no other", async () => {
+  it("feat:J3 feat:K5 hono accepts the preflight of an allowed page and of no other", async () => {
     const programs = await examplePrograms({ ORIGINS: "http://localhost:5173" });
     await programs.serve("hono/server.ts");
     const preflight = (origin: string): Promise<Response> =>

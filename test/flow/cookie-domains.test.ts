@@ -1,4 +1,4 @@
-// Cookies that are not `__Host-`: other names, domains of several hosts, and what siblings may plant.
+// Cookies without `__Host-`: other names, domains of several hosts, and cookies planted by siblings.
 
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -19,7 +19,7 @@ const names = { access: "__Secure-rpcsession-access", refresh: "__Secure-rpcsess
 const { signIn, addNote } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
 
-/** A browser that believes what RFC 6265bis says, and no more. */
+/** A browser that follows RFC 6265bis exactly. */
 function newJar(): CookieJar {
   return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
 }
@@ -31,7 +31,7 @@ async function inJar(jar: CookieJar) {
     .sort();
 }
 
-/** A server, and calls to it from a page of its own with what is in the jar. */
+/** A server, and calls to it from one of its own pages with the cookies of the jar. */
 async function serve(cookies: NonNullable<TestSessionsOptions["cookies"]>, shared = {}) {
   const server = await startNotes({ sessions: { issuer, cookies, ...shared } });
   onTestFinished(() => server.close());
@@ -54,13 +54,13 @@ async function call(
     headers: { ...sameOrigin, cookie },
   });
   for (const one of result.setCookie) {
-    // As browsers do: what a host may not set is dropped.
+    // Browsers drop cookies that a host may not set.
     await jar.setCookie(one, `${issuer}/`, { ignoreError: true });
   }
   return result;
 }
 
-test("feat:I5 custom names: the whole life of a session, hidden from handlers", async () => {
+test("feat:I5 custom names: a session works from sign-in to sign-out, and handlers do not see its cookies", async () => {
   const own = { access: "__Host-app-a", refresh: "__Host-app-r" };
   const { server, call } = await serve({ names: own });
   const jar = newJar();
@@ -76,7 +76,7 @@ test("feat:I5 custom names: the whole life of a session, hidden from handlers", 
   expect(await inJar(jar)).toEqual([]);
 });
 
-test("feat:I2 a domain: every host of it gets the cookies, and one sign-out takes them from all", async () => {
+test("feat:I2 a domain: all its hosts receive the cookies, and one sign-out removes them from all", async () => {
   const { call } = await serve({ domain: "test.example" });
   const jar = newJar();
   await call(jar, signIn);
@@ -90,7 +90,7 @@ test("feat:I2 a domain: every host of it gets the cookies, and one sign-out take
   expect(await jar.getCookieString("https://app.test.example/")).toBe("");
 });
 
-test("feat:I2 a domain: a service on another host that only verifies reads them", async () => {
+test("feat:I2 a domain: a verify-only service on another host reads the cookies", async () => {
   const cookies = { domain: "test.example" };
   const { server, call } = await serve(cookies);
   const jar = newJar();
@@ -108,7 +108,7 @@ test("feat:I2 a domain: a service on another host that only verifies reads them"
   expect((await verifying.getSession(exchange)).userId).toBe("alice");
 });
 
-test("feat:I2 a path: what the adapter serves under it gets the cookies, and nothing else does", async () => {
+test("feat:I2 a path: only requests under it receive the cookies", async () => {
   const sessions = testSessions({
     ...{ issuer, cookies: { path: "/api" } },
     public: [signIn],
@@ -167,7 +167,7 @@ describe("feat:I4 the domain of the cookies changes", () => {
   ];
 
   test.each(changes)(
-    "feat:I4 $change: nobody is signed out, and no older cookie stays",
+    "feat:I4 $change: nobody is signed out, and no older cookie remains",
     async (row) => {
       const shared = { store: memoryStore(), clock: createFakeClock() };
       const old = await serve(row.before, shared);
@@ -187,18 +187,21 @@ describe("feat:I4 the domain of the cookies changes", () => {
     },
   );
 
-  test.each(changes)("feat:I4 $change: signing in anew leaves one pair of cookies", async (row) => {
-    const shared = { store: memoryStore(), clock: createFakeClock() };
-    const old = await serve(row.before, shared);
-    const jar = newJar();
-    await call(old.server, jar, signIn);
-    const { call: callNew } = await serve(row.after, shared);
-    expect((await callNew(jar, signIn)).code).toBe("ok");
-    expect(await inJar(jar)).toEqual(moved(row.place));
-    expect((await callNew(jar, addNote)).code).toBe("ok");
-  });
+  test.each(changes)(
+    "feat:I4 $change: signing in again leaves one pair of cookies",
+    async (row) => {
+      const shared = { store: memoryStore(), clock: createFakeClock() };
+      const old = await serve(row.before, shared);
+      const jar = newJar();
+      await call(old.server, jar, signIn);
+      const { call: callNew } = await serve(row.after, shared);
+      expect((await callNew(jar, signIn)).code).toBe("ok");
+      expect(await inJar(jar)).toEqual(moved(row.place));
+      expect((await callNew(jar, addNote)).code).toBe("ok");
+    },
+  );
 
-  test.each(changes)("feat:I4 $change: signing out leaves none", async (row) => {
+  test.each(changes)("feat:I4 $change: signing out leaves no cookies", async (row) => {
     const shared = { store: memoryStore(), clock: createFakeClock() };
     const old = await serve(row.before, shared);
     const jar = newJar();
@@ -209,7 +212,7 @@ describe("feat:I4 the domain of the cookies changes", () => {
   });
 });
 
-describe("feat:I5 a sibling host plants cookies of a session of its own", () => {
+describe("feat:I5 a sibling host that plants cookies of the attacker's session", () => {
   async function planted(cookies: NonNullable<TestSessionsOptions["cookies"]>) {
     const { server, call } = await serve(cookies);
     const jar = newJar();
@@ -229,14 +232,14 @@ describe("feat:I5 a sibling host plants cookies of a session of its own", () => 
     return { jar, call };
   }
 
-  test("feat:I5 the prefix __Host- keeps them out", async () => {
+  test("feat:I5 is stopped by the prefix __Host-", async () => {
     const { jar, call } = await planted({});
     expect(await inJar(jar)).toHaveLength(2);
     expect((await call(jar, refresh)).code).toBe("ok");
     expect((await call(jar, addNote)).code).toBe("ok");
   });
 
-  test("feat:I5 without it they are refused and expired; the visitor is not made mallory", async () => {
+  test("feat:I5 cannot sign a visitor in without the prefix either: the cookies are refused and expired", async () => {
     const { jar, call } = await planted({ names });
     expect(await inJar(jar)).toHaveLength(4);
     const refused = await call(jar, refresh);

@@ -15,7 +15,7 @@ import {
 
 const url = `${realm}/`;
 
-/** A browser that believes what RFC 6265bis says, and no more. */
+/** A browser that follows RFC 6265bis exactly. */
 function newJar(): CookieJar {
   return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
 }
@@ -30,7 +30,7 @@ async function namesIn(jar: CookieJar): Promise<string[]> {
 
 async function keep(jar: CookieJar, { setCookie }: WireResult): Promise<void> {
   for (const cookie of setCookie) {
-    // Rejects when the jar refuses it.
+    // Rejects if the jar refuses the cookie.
     await jar.setCookie(cookie, url, { http: true });
   }
 }
@@ -39,7 +39,7 @@ const both = [accessCookie, refreshCookie];
 const { signIn, signOut, addNote } = NotesService.method;
 const session = SessionService.method;
 
-test("the jar refuses a __Host- cookie without Secure or with a Domain", async () => {
+test("the cookie jar of these tests refuses a __Host- cookie without Secure or with a Domain", async () => {
   const jar = newJar();
   const attributes = ["Path=/", "Path=/; Secure; Domain=test.example", "Secure; Path=/notes"];
   for (const attribute of attributes) {
@@ -62,7 +62,7 @@ describe.each([
   });
   afterEach(() => server.close());
 
-  /** One call with what is in the jar; what comes back goes into the jar. */
+  /** Makes one call with the cookies of the jar, and stores the cookies of the response. */
   async function call(
     wire: Wire,
     method: WireCall["method"],
@@ -83,7 +83,7 @@ describe.each([
       await call(wire, signIn);
     });
 
-    test("feat:Q1 keeps both cookies of a sign-in, for this host alone and out of reach of scripts", async () => {
+    test("feat:Q1 keeps both cookies of a sign-in, for this host only and out of reach of scripts", async () => {
       const cookies = await jar.getCookies(url, { http: true });
       expect(cookies.map(({ key }) => key).sort()).toEqual(both);
       for (const { httpOnly, secure, hostOnly, path, domain } of cookies) {
@@ -96,7 +96,7 @@ describe.each([
       expect(await call(wire, addNote)).toBe("ok");
     });
 
-    test("goes on through expiry, refresh and the next generation", async () => {
+    test("persists through expiry, refresh and the next generation", async () => {
       const before = await inJar(jar);
       server.sessions.clock.advance("16m");
       expect(await call(wire, addNote)).toBe("unauthenticated");
@@ -114,7 +114,7 @@ describe.each([
       expect(await call(wire, addNote)).toBe("ok");
     });
 
-    test("is left alone by refusals that keep tokens", async () => {
+    test("is not changed by refusals that keep tokens", async () => {
       const before = await inJar(jar);
       const crossSite = { "sec-fetch-site": "cross-site" };
       for (const method of [addNote, session.refresh, session.signOut, signIn]) {
@@ -137,7 +137,7 @@ describe.each([
       expect(await namesIn(jar)).toEqual([]);
     });
 
-    test("is emptied by the first call a minute after a sign-out whose answer was lost", async () => {
+    test("is emptied by the first call a minute after a sign-out whose response was lost", async () => {
       const lost = await inJar(jar);
       const headers = { ...sameOrigin, cookie: lost };
       await callWire(server, wire, { method: session.signOut, messages: [{}], headers });

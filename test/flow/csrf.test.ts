@@ -1,4 +1,4 @@
-// Requests that other sites make a browser send, by the rows of the feature table.
+// Requests that other sites make a browser send (feature table, part C).
 import { afterEach, expect, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
@@ -42,7 +42,7 @@ function call(
   return callWire(server, wire, { method, messages: [{}], headers, get });
 }
 
-/** Signs in as a page does: the headers that its next calls carry, and the token against forgery. */
+/** Signs in as a page does, and returns the headers of its next calls and the anti-CSRF token. */
 async function signedIn() {
   const message = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
   const { setCookie, headers } = await callWire(server, json, message);
@@ -50,26 +50,23 @@ async function signedIn() {
   return { headers: { ...sameOrigin, cookie }, csrf: headers.get("rpcsession-csrf") ?? "" };
 }
 
-test.each(each)(
-  "feat:C1 a cookie session must come with its anti-CSRF token, %s",
-  async (_, wire) => {
-    await start({ antiCsrf: "token" });
-    const alice = await signedIn();
-    const other = await signedIn();
-    const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
-    for (const header of wrong) {
-      const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
-      expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
-      expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
-    }
-    const { code } = await call(
-      addNote,
-      { ...alice.headers, "rpcsession-csrf": alice.csrf },
-      { wire },
-    );
-    expect(code).toBe("ok");
-  },
-);
+test.each(each)("feat:C1 a cookie session must send its anti-CSRF token, %s", async (_, wire) => {
+  await start({ antiCsrf: "token" });
+  const alice = await signedIn();
+  const other = await signedIn();
+  const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
+  for (const header of wrong) {
+    const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
+    expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
+    expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
+  }
+  const { code } = await call(
+    addNote,
+    { ...alice.headers, "rpcsession-csrf": alice.csrf },
+    { wire },
+  );
+  expect(code).toBe("ok");
+});
 
 test.each([
   ["text/plain"],
@@ -91,7 +88,7 @@ test.each([
   expect(server.calls.handled).toBe(0);
 });
 
-test("feat:C3 both checks are off by name alone: antiCsrf is by default, crossSite is not", async () => {
+test("feat:C3 both checks can be switched off by name: antiCsrf is off by default, crossSite is on", async () => {
   await start();
   const { headers } = await present(server, "cookie");
   expect((await call(addNote, headers)).code).toBe("ok");
@@ -102,7 +99,7 @@ test("feat:C3 both checks are off by name alone: antiCsrf is by default, crossSi
   expect((await call(addNote, { ...open.headers, ...crossSite })).code).toBe("ok");
 });
 
-test("feat:C4 the anti-CSRF check is a method's own choice; by default on everything but GET", async () => {
+test("feat:C4 a method may choose the anti-CSRF check; by default it is on, except on GET", async () => {
   await start({ antiCsrf: "token" });
   const { headers } = await signedIn();
   expect((await call(listNotes, headers, { get: true })).code).toBe("ok");
@@ -132,7 +129,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "feat:C5 a header that fails is no way around the checks of the cookie beside it, %s",
+  "feat:C5 an invalid header does not bypass the checks of a cookie in the same request, %s",
   async (_, wire) => {
     await start({ antiCsrf: "token" });
     const { headers } = await present(server, "cookie");
@@ -147,7 +144,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "feat:C6 another site can neither refresh nor sign out, and its try changes nothing, %s",
+  "feat:C6 another site can neither refresh nor sign out, and its attempt changes nothing, %s",
   async (_, wire) => {
     await start();
     const { session, tokens } = await issue(server, "cookie");
@@ -164,7 +161,7 @@ test.each(each)(
   },
 );
 
-test("feat:C6 a refresh needs no anti-CSRF token, and hands out the one that counts", async () => {
+test("feat:C6 a refresh needs no anti-CSRF token, and returns the valid one", async () => {
   await start({ antiCsrf: "token" });
   const { headers, csrf } = await signedIn();
   const refreshed = await call(refresh, headers);
@@ -172,7 +169,7 @@ test("feat:C6 a refresh needs no anti-CSRF token, and hands out the one that cou
 });
 
 test.each(each)(
-  "feat:C7 cookies count from this origin and those named, by Sec-Fetch-Site or Origin, %s",
+  "feat:C7 cookies are accepted only from this origin and the listed ones, by Sec-Fetch-Site or Origin, %s",
   async (_, wire) => {
     await start({ origins: ["https://app.test.example"] });
     const { tokens } = await issue(server, "cookie");

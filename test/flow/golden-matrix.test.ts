@@ -14,7 +14,7 @@ import * as state from "../helpers/states.ts";
 import { callWire, wireName } from "../helpers/wire.ts";
 import { sendH1 } from "../helpers/wire-http.ts";
 
-/** A state of the session, and what every protocol answers; then what a Connect GET answers, if it differs. */
+/** A state of the session, and the result in every protocol; then that of a Connect GET, if it differs. */
 type Row = readonly [
   name: string,
   given: state.State,
@@ -22,7 +22,7 @@ type Row = readonly [
   onGet?: "passes",
 ];
 
-/** Design, sections 7 and 8. Columns: code, action, reason, tokens, whether the session is named, cookies. */
+/** Columns: code, action, reason, tokens, whether the hint names the session, cookies. */
 // biome-ignore format: a table
 const cookieRows: readonly Row[] = [
   ["valid", state.valid, "passes"],
@@ -99,7 +99,7 @@ for (const [transport, rows] of [
   }
 }
 
-test("Connect itself refuses bidi over HTTP/1.1, before any session is looked at", async () => {
+test("Connect itself refuses bidi over HTTP/1.1, before any session is checked", async () => {
   const server = await startNotes();
   for (const type of ["connect+json", "connect+proto", "grpc-web+proto"]) {
     const { status, headers } = await sendH1(server.port.h1, {

@@ -23,7 +23,7 @@ import { type Wire, wireName, wires } from "../helpers/wire.ts";
 
 type Given = (server: NotesServer) => Promise<SessionRequest>;
 
-/** What a good answer writes. */
+/** The headers of a successful response. */
 interface Written {
   readonly cookies?: readonly string[];
   readonly headers: Readonly<Record<string, string>>;
@@ -163,7 +163,7 @@ function written({ cookies = [], headers }: Written, wire: Wire): Facts {
   return { httpStatus: 200, code: "ok", details: [], setCookie: cookies, headers, inBody };
 }
 
-/** Nothing here is behind a policy that looks at tokens, so only cleared cookies forbid caching. */
+/** These methods are public, so only cleared cookies forbid caching. */
 function refused(line: RefusalLine, cell: Cell, request: SessionRequest): Facts {
   const refusal = refusalFacts(readRefusal(line), cell, request);
   const { vary: _vary, "cache-control": caching, ...headers } = refusal.headers;

@@ -50,7 +50,7 @@ const rows: readonly Row[] = [
   ["cross-site", state.crossSite, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
 ];
 
-/** As behind the gate; but only a failed Connect unary call has response headers to write to. */
+/** As with the gate, but only a failed Connect unary call has response headers to write to. */
 function refusedAlone(line: RefusalLine, cell: Cell, presented: Presented): Facts {
   const behindGate = refusalFacts(readRefusal(line), cell, presented);
   return behindGate.httpStatus === 200 ? { ...behindGate, setCookie: [], headers: {} } : behindGate;
@@ -90,7 +90,7 @@ describe("the interceptor alone", () => {
   });
   afterAll(() => server.close());
 
-  test("reads a body before it refuses the call: one that is no message answers 400", async () => {
+  test("reads a body before it refuses the call: an invalid message gets 400", async () => {
     const { status } = await sendH1(server.port.h1, {
       method: "POST",
       path: "/notes.v1.NotesService/AddNote",
@@ -121,7 +121,7 @@ describe("the interceptor alone", () => {
   );
 });
 
-/** Options of a single service replace the router's: here, our interceptor goes. */
+/** Options of a single service replace the router's: our interceptor is dropped here. */
 function withOwnInterceptors(routes: (router: ConnectRouter) => void) {
   return (router: ConnectRouter): void => {
     routes({
@@ -134,7 +134,7 @@ function withOwnInterceptors(routes: (router: ConnectRouter) => void) {
 
 describe.each([
   {
-    name: "an interceptor that a service's own options drop",
+    name: "an interceptor that a service's own options replace",
     adapt: (sessions, routes) => ({
       interceptors: [sessions.interceptor],
       routes: withOwnInterceptors(routes),
@@ -165,7 +165,7 @@ describe.each([
   );
 });
 
-test("feat:K1 protect authenticates a service with options of its own", async () => {
+test("feat:K1 protect authenticates a service with its own options", async () => {
   const server = await startNotes({
     adapt: (sessions, routes) => sessions.protect({ routes: withOwnInterceptors(routes) }),
   });

@@ -20,7 +20,7 @@ interface Way {
   readonly type: string;
   /** Whether the body is a message, or messages in envelopes. */
   readonly enveloped: boolean;
-  /** What the refusal has in its answer. */
+  /** Text that the response of the refusal contains. */
   readonly refused: string;
 }
 
@@ -65,13 +65,13 @@ async function upload(way: Way, { headers = {}, start, length }: Body): Promise<
   return way.http === "h1" ? uploadH1(server.port.h1, request) : uploadH2(server.h2(), request);
 }
 
-/** The first bytes of one great message. */
+/** The first bytes of one large message. */
 function startOfGreat({ enveloped }: Way): Buffer {
   return enveloped ? envelopePrefix(0, size - 5) : Buffer.from('{"note":{"text":"');
 }
 
 describe.each(ways)("$name over $http", (way) => {
-  test("is refused after the head of a 100 MB upload, and none of the body is kept", async () => {
+  test("is refused after the headers of a 100 MB upload, and its body is not buffered", async () => {
     const residentBefore = residentMegabytes();
     const heldBefore = await heldMegabytes();
     const sending = await upload(way, { start: startOfGreat(way), length: size });
@@ -92,7 +92,7 @@ describe.each(ways)("$name over $http", (way) => {
     sending.end();
   });
 
-  test("is refused before it is known that the message is none", async () => {
+  test("is refused before the message is found to be invalid", async () => {
     const junk = Buffer.from([0x7b, 0xff, 0xff, 0xff]);
     const start = way.enveloped ? envelope(0, junk) : junk;
     const refused = await upload(way, { start, length: start.length });
@@ -107,7 +107,7 @@ describe.each(ways)("$name over $http", (way) => {
   });
 });
 
-test("the measure would see a body that is kept: that of a call with a session", async () => {
+test("control: the body of a call with a session is buffered and measured", async () => {
   const { headers } = await present(server, "cookie");
   const way = ways[2] as Way;
   const before = await heldMegabytes();
@@ -117,7 +117,7 @@ test("the measure would see a body that is kept: that of a call with a session",
   sending.end();
 });
 
-test("a connection that carried a refused upload to its end serves the next request", async () => {
+test("a connection that received a whole refused upload serves the next request", async () => {
   const length = 5 * megabyte;
   const sending = await uploadH1(server.port.h1, {
     path: "/notes.v1.NotesService/AddNote",

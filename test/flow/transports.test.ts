@@ -1,4 +1,4 @@
-// Tokens in cookies and in headers, and both at once, by the rows of the feature table.
+// Tokens in cookies, in headers, and in both at once (feature table).
 import { createSessions } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { afterEach, beforeEach, expect, test } from "vitest";
@@ -24,7 +24,7 @@ afterEach(() => server.close());
 const each = wires.map((wire) => [wireName(wire), wire] as const);
 
 test.each(each)(
-  "feat:I1 a browser's tokens are in HttpOnly cookies alone, hidden from handlers too, %s",
+  "feat:I1 a browser's tokens are only in HttpOnly cookies, which handlers do not see either, %s",
   async (_, wire) => {
     const call = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
     const { setCookie, headers, afterHeaders } = await callWire(server, wire, call);
@@ -40,7 +40,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "feat:J1 a program's tokens are in headers alone; refreshing takes one from the message, %s",
+  "feat:J1 a program's tokens are only in headers; a refresh reads its token from the message, %s",
   async (_, wire) => {
     const call = (method: WireCall["method"], message: object, headers = {}) =>
       callWire(server, wire, { method, messages: [message as never], headers });
@@ -72,7 +72,7 @@ async function bothAtOnce() {
 const ended = async (session: string): Promise<boolean> =>
   (await server.sessions.find(session)) === undefined;
 
-test("feat:J2 both transports, two sessions: an ordinary call says REFRESH and touches neither", async () => {
+test("feat:J2 both transports, two sessions: an ordinary call returns REFRESH and changes neither", async () => {
   const both = await bothAtOnce();
   const call = { method: addNote, messages: [{}], headers: both.headers };
   const result = await callWire(server, json, call);
@@ -81,7 +81,7 @@ test("feat:J2 both transports, two sessions: an ordinary call says REFRESH and t
   expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, false]);
 });
 
-test("feat:J2 both transports: the message wins at Refresh, and the cookies are expired", async () => {
+test("feat:J2 both transports: Refresh uses the message and expires the cookies", async () => {
   const both = await bothAtOnce();
   const messages = [{ refreshToken: both.tokens.refresh }];
   const call = { method: refresh, messages, headers: both.headers };
@@ -90,7 +90,7 @@ test("feat:J2 both transports: the message wins at Refresh, and the cookies are 
   expect(headers.get("rpcsession-session")).toContain(`session=${both.byHeader.id}`);
 });
 
-test("feat:J2 both transports: the header wins at SignOut, and the cookies are expired", async () => {
+test("feat:J2 both transports: SignOut uses the header and expires the cookies", async () => {
   const both = await bothAtOnce();
   const call = { method: signOut, messages: [{}], headers: both.headers };
   const { code, setCookie } = await callWire(server, json, call);
@@ -110,7 +110,7 @@ test("feat:J2 both transports: a sign-in by a header ends the header's session a
   expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, true]);
 });
 
-test("feat:J2 both transports: a header that is not good never falls back to the cookie", async () => {
+test("feat:J2 both transports: an invalid header never falls back to the cookie", async () => {
   const { headers } = await present(server, "cookie");
   for (const authorization of ["Bearer", "Bearer junk", "bearer a.b.c"]) {
     const call = { method: addNote, messages: [{}], headers: { ...headers, authorization } };
@@ -121,7 +121,7 @@ test("feat:J2 both transports: a header that is not good never falls back to the
 });
 
 test.each(["cookie", "header"] as const)(
-  "feat:J2 feat:A3 a session keeps its transport: the tokens of a %s session count nowhere else",
+  "feat:J2 feat:A3 a session keeps its transport: the tokens of a %s session are refused in the other transport",
   async (transport) => {
     const { tokens } = await issue(server, transport);
     const elsewhere =
@@ -143,7 +143,7 @@ test.each(["cookie", "header"] as const)(
   },
 );
 
-test("feat:J4 the notice tells a script of its session what it may know, and no token", async () => {
+test("feat:J4 the notice gives a script the public facts of its session, and no token", async () => {
   const call = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
   const { headers, setCookie } = await callWire(server, json, call);
   const notice = headers.get("rpcsession-session") ?? "";
@@ -164,9 +164,9 @@ test.each([
   ["another site", "https://app.example.org", "https://api.example.com"],
   ["another scheme", "http://api.example.com", "https://api.example.com"],
   ["another name of this machine", "http://app.localhost", "http://localhost"],
-  ["an address beside a name", "http://127.0.0.1:5173", "http://localhost:8080"],
+  ["an IP address and a host name", "http://127.0.0.1:5173", "http://localhost:8080"],
 ])(
-  "feat:I3 pages that browsers would keep no cookie for are refused at construction: %s",
+  "feat:I3 origins whose cookies browsers would drop are refused at construction: %s",
   (_, origin, issuer) => {
     const make = (cookies: { readonly sameSite?: "none" }) => () =>
       createSessions({ issuer, store: memoryStore(), origins: [issuer, origin], cookies });
@@ -182,9 +182,9 @@ test.each([
   ["https://app.example.com", "https://api.example.com"],
   ["https://example.com", "https://api.example.com"],
   ["http://localhost:5173", "http://localhost:8080"],
-  // Whether these two are one site, only the public suffix list knows.
+  // Only the public suffix list could tell whether these two are the same site.
   ["https://a.co.uk", "https://b.co.uk"],
-])("feat:I3 a page of the same site is taken: %s for %s", (origin, issuer) => {
+])("feat:I3 a page of the same site is accepted: %s for %s", (origin, issuer) => {
   const make = () => createSessions({ issuer, store: memoryStore(), origins: [origin] });
   expect(make).not.toThrow();
 });

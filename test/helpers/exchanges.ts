@@ -20,7 +20,7 @@ export function cookieNamesOf(insecure = false) {
   return { access: `${prefix}rpcsession-access`, refresh: `${prefix}rpcsession-refresh` };
 }
 
-/** Request headers as a same-origin page would send them where there are cookies. */
+/** Request headers as a same-origin page sends them if there are cookies. */
 export function requestHeaders(presented: Presented): Headers {
   const names = cookieNamesOf(presented.insecure);
   const cookies = [
@@ -56,7 +56,7 @@ export function exchangeOf(presented: Presented): Exchange {
   };
 }
 
-/** What a response does to the session cookies, in order, such as "access set", "refresh expired". */
+/** The changes of a response to the session cookies, such as "access set", "refresh expired". */
 export function cookieEffects(headers: Headers, insecure = false): string[] {
   const names = cookieNamesOf(insecure);
   return headers.getSetCookie().map((cookie) => {
@@ -86,7 +86,7 @@ export const clearsCookies: readonly string[] = [
   "refresh expired partitioned",
 ];
 
-/** How work failed; fails itself when the work did not, or not with a SessionError. */
+/** The SessionError with which work failed; throws if it did not fail with one. */
 export async function sessionErrorOf(work: Promise<unknown>): Promise<SessionError> {
   const error = await work.then(
     () => undefined,

@@ -25,14 +25,14 @@ export function writtenCookies(age: number) {
   };
 }
 
-/** A Set-Cookie header, or another, with names in the place of what has exactly the form of a token. */
+/** A header such as Set-Cookie, with names replacing everything that has the exact form of a token. */
 export function maskTokens(value: string): string {
   return value
     .replace(/(^|=)[\w-]{20,}\.[\w-]{100,}\.[\w-]{86}(?=;|$)/, "$1<access>")
     .replace(/(^|=)[\w-]{8}\.[\w-]{22}\.\d+\.[\w-]{43}\.[\w-]{11}(?=;|$)/, "$1<refresh>");
 }
 
-/** What a refused call answers, whatever the protocol. */
+/** The result of a refused call in any protocol. */
 export interface Refusal extends ExpectedHint {
   readonly code: "unauthenticated" | "permission_denied" | "unavailable";
   /** Whether the hint names the session. */
@@ -47,18 +47,18 @@ export type RefusalLine =
 export function readRefusal(line: RefusalLine): Refusal {
   const [code, action, reason, tokens, named, cookies] = line.split(" ");
   const refusal = { code, action, reason, tokens, named: named === "named", cookies } as Refusal;
-  // The cool-down after a read of the keys, on a clock that stands still.
+  // The cool-down after a read of the keys, on a clock that does not move.
   return code === "unavailable" ? { ...refusal, retryAfter: 5 } : refusal;
 }
 
-/** What an answer is compared by. */
+/** The parts of a result that are compared. */
 export interface Facts {
   readonly httpStatus: number;
   readonly code: string;
   readonly details: readonly WireDetail[];
   readonly setCookie: readonly string[];
   readonly headers: Readonly<Record<string, string>>;
-  /** The names of what comes after the headers. */
+  /** The names of the metadata after the headers. */
   readonly inBody: readonly string[];
 }
 
@@ -87,7 +87,7 @@ const hintFlags = {
   ...{ STEP_UP: "step-up", RETRY_LATER: "retry-later" },
 } as const;
 
-/** What a refusal looks like in one cell of the matrix. */
+/** The expected refusal of one cell of the matrix. */
 export function refusalFacts(refusal: Refusal, cell: Cell, presented: Presented): Facts {
   const { method } = cell;
   const connect = cell.wire.protocol.startsWith("connect");
@@ -113,7 +113,7 @@ export function refusalFacts(refusal: Refusal, cell: Cell, presented: Presented)
   };
 }
 
-/** What a call that passed looks like. */
+/** The expected result of an admitted call. */
 export function passedFacts({ wire, get }: Cell): Facts {
   return {
     httpStatus: 200,
@@ -125,14 +125,14 @@ export function passedFacts({ wire, get }: Cell): Facts {
   };
 }
 
-/** By what a response varies is for those that a cache might keep. */
+/** `Vary` is only set on responses that a cache might store. */
 function cachingHeaders(get: boolean | undefined, clearsCookies: boolean): Record<string, string> {
   const caching = get === true && !clearsCookies ? "private, no-store" : "no-store";
   const vary = get === true && { vary: "Cookie, Authorization, Sec-Fetch-Site, Origin" };
   return { "cache-control": caching, ...vary };
 }
 
-/** The secrets, and names of cookies, that an answer has where it must not. */
+/** The secrets and cookie names that a result contains in places where it must not. */
 export function leaksOf(result: WireResult, secrets: readonly string[]): string[] {
   const headers = [...result.headers].flat().join("\n");
   const anywhere = secrets.filter((secret) =>

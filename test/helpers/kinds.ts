@@ -8,7 +8,7 @@ export interface Kind {
   readonly name: string;
   readonly method: DescMethod;
   readonly messages: WireCall["messages"];
-  /** How many messages a good answer has, given one note. */
+  /** How many messages a successful response has, given one note. */
   readonly answers: number;
   readonly get?: boolean;
 }
@@ -34,7 +34,7 @@ export const cells = kinds.flatMap((kind) =>
   wires.filter((wire) => canCarry(wire, kind)).map((wire) => ({ kind, wire })),
 );
 
-/** Adds the one note, over a wire of no interest. */
+/** Adds the one note, over any wire. */
 export async function seedNote(
   server: NotesServer,
   headers: Readonly<Record<string, string>>,

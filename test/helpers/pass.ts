@@ -8,7 +8,7 @@ export async function pass(clock: FakeClock, ms: number, step = 1_000): Promise<
   }
 }
 
-/** Waits for what is done without timers and without I/O. */
+/** Waits for work that needs neither timers nor I/O. */
 export function settled(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
 }

@@ -3,12 +3,12 @@ import { generateSigningKey, importSigningKey } from "../../src/jwt/keys.ts";
 import { signAccessToken } from "../../src/jwt/verifier.ts";
 import type { NotesServer } from "./server.ts";
 
-/** What a request brings with it. */
+/** The tokens and headers of a request. */
 export interface Presented {
   readonly headers: Record<string, string>;
   /** The id of the session that it belongs to. */
   readonly session: string;
-  /** What must not come back but in headers that are meant for it. */
+  /** Secrets that may only be returned in the headers meant for them. */
   readonly secrets: readonly string[];
 }
 
@@ -24,7 +24,7 @@ export const sameOrigin: Record<string, string> = { "sec-fetch-site": "same-orig
 /** The issuer of `testSessions`. */
 export const realm = "https://test.example";
 
-/** A Cookie header of both, beside a cookie of somebody else. */
+/** A Cookie header with both cookies, next to an unrelated one. */
 export function cookieHeader({ access, refresh }: Tokens): string {
   const pairs = ["theme=dark"];
   if (access !== undefined) {
@@ -98,7 +98,7 @@ export async function forge(
   );
 }
 
-/** A good token with the signature of another. */
+/** A valid token with the signature of another one. */
 export function withSignatureOf(token: string, other: string): string {
   return `${token.slice(0, token.lastIndexOf("."))}${other.slice(other.lastIndexOf("."))}`;
 }

@@ -19,13 +19,13 @@ import { callWire } from "./wire.ts";
 /** Adds one note while the session is still good. */
 type Seed = (headers: Record<string, string>) => Promise<void>;
 
-/** What is wrong, or right, with the session of a request. */
+/** The state of the session of a request. */
 export interface State {
   readonly options?: TestSessionsOptions;
   present(server: NotesServer, seed: Seed): Promise<Presented>;
 }
 
-/** A good cookie session, whose requests are then changed. */
+/** A valid cookie session, whose requests are then changed. */
 function cookies(change: (good: Presented) => Presented): State {
   return {
     async present(server, seed) {
@@ -54,7 +54,7 @@ export const expired: State = {
   },
 };
 
-/** An access cookie made of a good session's, beside its refresh cookie. */
+/** An access cookie derived from that of a valid session, next to its refresh cookie. */
 function spoilt(
   spoil: (access: string, server: NotesServer, session: string) => Promise<string>,
 ): State {
@@ -161,7 +161,7 @@ export const badAntiCsrf: State = withAntiCsrf((token) => ({
   "rpcsession-csrf": `${token.slice(0, 10)}${"A".repeat(token.length - 10)}`,
 }));
 
-/** Cookies in a request from somewhere else. */
+/** Cookies in a request from another site. */
 function from(site: Record<string, string>): State {
   return cookies(({ headers: { cookie = "" }, ...good }) => ({
     ...good,

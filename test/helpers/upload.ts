@@ -4,7 +4,7 @@ import { connect } from "node:net";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 
-/** A request with a great body, of which the sender decides how much is sent. */
+/** A request with a large body, of which the sender decides how much is sent. */
 export interface UploadRequest {
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
@@ -74,7 +74,7 @@ export function uploadH2(session: ClientHttp2Session, request: UploadRequest): U
     { endStream: false },
   );
   stream.on("error", () => {
-    // The server resets what it does not want to read.
+    // The server resets streams that it does not want to read.
   });
   stream.write(start);
   let sent = start.length;
@@ -131,9 +131,9 @@ function readUntil(
 setFlagsFromString("--expose-gc");
 const collectGarbage = runInNewContext("gc") as () => void;
 
-/** Megabytes that the process holds on to. */
+/** Megabytes that the process retains. */
 export async function heldMegabytes(): Promise<number> {
-  // Buffers are let go of some turns of the event loop after they became garbage.
+  // Buffers are released some turns of the event loop after they became garbage.
   for (let i = 0; i < 3; i++) {
     collectGarbage();
     await new Promise((resolve) => setImmediate(resolve));

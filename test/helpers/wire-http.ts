@@ -11,7 +11,7 @@ export interface RawRequest {
   readonly body: Buffer | undefined;
 }
 
-/** What came back, with nothing merged, decoded or left out. */
+/** The raw response, with nothing merged, decoded or left out. */
 export interface RawResponse {
   readonly status: number;
   readonly headers: [string, string][];
@@ -19,7 +19,7 @@ export interface RawResponse {
   readonly body: Buffer;
 }
 
-/** Sends a request on a connection of its own. */
+/** Sends a request on its own connection. */
 export function sendH1(port: number, { method, path, headers, body }: RawRequest) {
   return new Promise<RawResponse>((resolve, reject) => {
     const request = http.request(

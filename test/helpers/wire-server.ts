@@ -12,7 +12,7 @@ import type { ProtectOptions } from "rpc-session";
 import { type RefreshHint, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { type Presented, requestHeaders } from "./exchanges.ts";
 
-/** One answer, read and raw. */
+/** One response, parsed and raw. */
 export interface WireAnswer<T> {
   readonly status: number;
   readonly headers: Headers;

@@ -11,11 +11,11 @@ import { watchedStore } from "../helpers/watched-store.ts";
 
 const url = "https://api.example.com/.well-known/jwks.json";
 
-/** What the feed and the sweeper ask for by themselves. */
+/** The store calls that the feed and the sweeper make on their own. */
 const background = new Set<string>(["changes", "lease", "prune", "removeSigningKeysBelow"]);
 
 describe("feat:H4 jwksHandler", () => {
-  it("publishes the public members of the keys, for five minutes, to every origin", async () => {
+  it("publishes the public members of the keys to every origin, cacheable for five minutes", async () => {
     const handle = jwksHandler(testSessions());
     const response = await handle(new Request(url));
     expect(response?.status).toBe(200);
@@ -38,14 +38,14 @@ describe("feat:H4 jwksHandler", () => {
     ]);
   });
 
-  it("sec:J17 lets caches keep the keys for less than a key is published before it signs", async () => {
+  it("sec:J17 caches keep the keys for less time than a key is published before it signs", async () => {
     const response = await jwksHandler(testSessions())(new Request(url));
     const maxAge = Number(/max-age=(\d+)/.exec(response?.headers.get("cache-control") ?? "")?.[1]);
     const oldestAnswer = 60;
     expect((maxAge + oldestAnswer) * 1000).toBeLessThan(publishAhead);
   });
 
-  it("answers HEAD without a body, and a query all the same", async () => {
+  it("responds to HEAD without a body, and ignores a query", async () => {
     const handle = jwksHandler(testSessions());
     const head = await handle(new Request(`${url}?x=1`, { method: "HEAD" }));
     expect([head?.status, await head?.text()]).toEqual([200, ""]);
@@ -65,14 +65,14 @@ describe("feat:H4 jwksHandler", () => {
     },
   );
 
-  it("has the path that it is given", async () => {
+  it("uses the given path", async () => {
     const handle = jwksHandler(testSessions(), { path: "/keys" });
     expect((await handle(new Request("https://api.example.com/keys")))?.status).toBe(200);
     expect(await handle(new Request(url))).toBeUndefined();
     expect(() => jwksHandler(testSessions(), { path: "keys" })).toThrow(/^path must begin with/);
   });
 
-  it("says 503 and nothing else without keys, and publishes them once they are there", async () => {
+  it("responds with a bare 503 without keys, and publishes them once they are available", async () => {
     const { store, failing } = watchedStore();
     failing.add("signingKeys");
     const handle = jwksHandler(testSessions({ store }));
@@ -84,7 +84,7 @@ describe("feat:H4 jwksHandler", () => {
     expect((await handle(new Request(url)))?.status).toBe(200);
   });
 
-  it("publishes what it knows in an outage, and asks the store once a minute", async () => {
+  it("publishes the known keys in an outage, and reads the store once a minute", async () => {
     const { store, failing, take } = watchedStore();
     const sessions = testSessions({ store });
     const handle = jwksHandler(sessions);
@@ -102,7 +102,7 @@ describe("feat:H4 jwksHandler", () => {
 describe("feat:H4 jwksFallback", () => {
   const path = "/.well-known/jwks.json";
 
-  it("goes with connectNodeAdapter, over HTTP/1.1 and HTTP/2", async () => {
+  it("works with connectNodeAdapter over HTTP/1.1 and HTTP/2", async () => {
     const sessions = testSessions();
     const adapter = connectNodeAdapter({
       ...sessions.protect({ routes: notesApp(sessions).routes }),
@@ -116,7 +116,7 @@ describe("feat:H4 jwksFallback", () => {
     expect(await getHttp2(adapter, "/else")).toEqual([404, ""]);
   });
 
-  it("goes with a plain server, and answers every method", async () => {
+  it("works with a plain server and responds to every method", async () => {
     const base = await listenForTest(jwksFallback(testSessions()));
     const status = async (method: string) => (await fetch(`${base}${path}`, { method })).status;
     expect(await status("GET")).toBe(200);
@@ -125,7 +125,7 @@ describe("feat:H4 jwksFallback", () => {
     expect((await fetch(`${base}${path}?a=b`)).status).toBe(200);
   });
 
-  it("goes before other middleware", async () => {
+  it("works in front of other middleware", async () => {
     const fallback = jwksFallback(testSessions());
     const base = await listenForTest((request, response) => {
       fallback(request, response, () => response.writeHead(418).end());
@@ -134,7 +134,7 @@ describe("feat:H4 jwksFallback", () => {
     expect((await fetch(`${base}/else`)).status).toBe(418);
   });
 
-  it("says 503 without keys", async () => {
+  it("responds with 503 without keys", async () => {
     const { store, failing } = watchedStore();
     failing.add("signingKeys");
     const base = await listenForTest(jwksFallback(testSessions({ store })));

@@ -15,7 +15,7 @@ describe("createAccessTokenVerifier options", () => {
     ["maxLife", { maxLife: Number.NaN }],
     ["clockSkew", { clockSkew: -1 }],
     ["clockSkew", { clockSkew: Number.NaN }],
-  ])("refuses a bad %s", (name, change) => {
+  ])("refuses an invalid %s", (name, change) => {
     expect(() => verifierOf([], change)).toThrow(name);
   });
 
@@ -24,7 +24,7 @@ describe("createAccessTokenVerifier options", () => {
     const token = await signAccessToken(accessClaims, keys.signing);
     const options = {
       ...{ issuer: accessClaims.iss, audience: accessClaims.aud, maxLife, clockSkew },
-      findKey: () => keys.verification,
+      keys: { find: () => keys.verification },
     };
     const verify = createAccessTokenVerifier(options);
     options.issuer = "https://evil.example";

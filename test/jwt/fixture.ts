@@ -10,6 +10,7 @@ import {
   type AccessTokenVerifier,
   type AccessTokenVerifierOptions,
   createAccessTokenVerifier,
+  type KeyFinder,
   type VerifiedToken,
 } from "../../src/jwt/verifier.ts";
 
@@ -58,9 +59,14 @@ export async function makeKeys(): Promise<Keys> {
   };
 }
 
+export interface VerifierOptions extends Partial<AccessTokenVerifierOptions> {
+  /** Finds keys, instead of a list of them. */
+  readonly findKey?: KeyFinder["find"];
+}
+
 export function verifierOf(
   keys: readonly VerificationKey[],
-  options: Partial<AccessTokenVerifierOptions> = {},
+  { findKey, ...options }: VerifierOptions = {},
 ): AccessTokenVerifier {
   const byId = new Map(keys.map((key) => [key.kid, key]));
   return createAccessTokenVerifier({
@@ -68,7 +74,7 @@ export function verifierOf(
     audience: accessClaims.aud,
     maxLife,
     clockSkew,
-    findKey: (kid) => byId.get(kid),
+    keys: { find: findKey ?? ((kid) => byId.get(kid)) },
     ...options,
   });
 }

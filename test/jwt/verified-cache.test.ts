@@ -13,7 +13,6 @@ import {
 } from "../../src/jwt/verified-cache.ts";
 import {
   type AccessTokenVerifier,
-  type AccessTokenVerifierOptions,
   signAccessToken,
   type VerifiedToken,
 } from "../../src/jwt/verifier.ts";
@@ -27,6 +26,7 @@ import {
   makeKeys,
   maxLife,
   now,
+  type VerifierOptions,
   verifierOf,
 } from "./fixture.ts";
 
@@ -57,10 +57,7 @@ interface Warm {
   readonly computed: () => number;
 }
 
-function warmVerifier(
-  options: Partial<AccessTokenVerifierOptions> = {},
-  cache: VerifiedCache = cacheOf(),
-): Warm {
+function warmVerifier(options: VerifierOptions = {}, cache: VerifiedCache = cacheOf()): Warm {
   const spy = spyOnVerify();
   return {
     verify: verifierOf([keys.verification], { cache, ...options }),
@@ -444,7 +441,7 @@ describe("the limits", () => {
   });
 });
 
-it("types: a result is there, or a promise", () => {
+it("types: the verifier returns a result or a promise", () => {
   const { verify } = warmVerifier();
   const verified: VerifiedToken | Promise<VerifiedToken> = verify("junk", now);
   expect(verified).toBeInstanceOf(Promise);

@@ -2,13 +2,14 @@ import fc from "fast-check";
 import { Cookie, CookieJar } from "tough-cookie";
 import { describe, expect, it } from "vitest";
 import type { CookieOptions } from "../../src/request/cookie-options.ts";
-import { readCookie, SessionCookies, withoutCookies } from "../../src/request/cookies.ts";
+import { SessionCookies } from "../../src/request/cookies.ts";
+import { readCookie, withoutCookies } from "../../src/request/tokens.ts";
 
 const https = new URL("https://api.example.com");
 const http = new URL("http://localhost:8080");
 const name = "__Host-rpcsession-access";
 
-/** What tokens are made of: base64url and dots. */
+/** Tokens consist of base64url and dots. */
 const token = fc.stringMatching(/^[\w.-]{1,300}$/);
 
 describe("sec:C08 golden Set-Cookie strings", () => {
@@ -76,19 +77,19 @@ describe("sec:C08 golden Set-Cookie strings", () => {
       /^cookies\.insecure cannot be combined with an https issuer; leave it out$/,
     ],
     [
-      "insecure and none",
+      "insecure with SameSite=None",
       http,
       { insecure: true, sameSite: "none" },
       /^cookies\.insecure cannot be combined with SameSite=None or Partitioned/,
     ],
     [
-      "insecure and partitioned",
+      "insecure with partitioned",
       http,
       { insecure: true, partitioned: true },
       /^cookies\.insecure cannot be combined with SameSite=None or Partitioned/,
     ],
     [
-      "a sameSite that is none",
+      "an unknown sameSite",
       https,
       { sameSite: "Lax" as "lax" },
       /^cookies\.sameSite must be "lax", "strict" or "none", got "Lax"$/,
@@ -99,11 +100,11 @@ describe("sec:C08 golden Set-Cookie strings", () => {
   });
 });
 
-describe("sec:C01 in a jar that keeps to RFC 6265bis", () => {
+describe("sec:C01 in a cookie jar that follows RFC 6265bis", () => {
   const url = "https://api.example.com/rpcsession.v1.SessionService/Refresh";
   const strict = () => new CookieJar(undefined, { prefixSecurity: "strict" });
 
-  it("is kept, and expired again", async () => {
+  it("is stored, and expired again", async () => {
     const jar = strict();
     const cookies = new SessionCookies(https);
     await jar.setCookie(cookies.set(name, "a.b", 60), url);
@@ -119,7 +120,7 @@ describe("sec:C01 in a jar that keeps to RFC 6265bis", () => {
     ["Domain", `${name}=x; Secure; Path=/; Domain=example.com`],
     ["a narrow Path", `${name}=x; Secure; Path=/rpcsession.v1.SessionService`],
     ["no Secure", `${name}=x; Path=/`],
-  ])("a sibling cannot plant one with %s", async (_, planted) => {
+  ])("cannot be planted by a sibling host with %s", async (_, planted) => {
     const jar = strict();
     await jar.setCookie(planted, "https://evil.example.com/", { ignoreError: true });
     await jar.setCookie(planted, url, { ignoreError: true });
@@ -138,14 +139,14 @@ describe("sec:C01 in a jar that keeps to RFC 6265bis", () => {
     ["percent encoding", `__Host%2Drpcsession-access=planted`],
     ["a longer name", `${name}-2=planted`],
     ["a comma instead of a semicolon", `a=1, ${name}=planted`],
-  ])("a cookie whose name has %s is another cookie", (_, pair) => {
+  ])("is not confused with a cookie whose name has %s", (_, pair) => {
     // A sibling may set these for the whole domain: the prefix does not protect them.
     expect(readCookie(`${pair}; ${name}=real`, name, 3)).toEqual(["real"]);
     expect(withoutCookies(`${pair}; ${name}=real`, [name])).toBe(pair);
   });
 });
 
-describe("sec:C02 duplicates", () => {
+describe("sec:C02 readCookie with duplicates", () => {
   it.each<[string, string, readonly string[]]>([
     ["one", `${name}=1`, ["1"]],
     ["two, in order", `${name}=1; ${name}=2`, ["1", "2"]],
@@ -157,8 +158,8 @@ describe("sec:C02 duplicates", () => {
     ["empty values", `${name}=; ${name}=1`, ["", "1"]],
     ["a name without a value", `${name}; ${name}=1`, ["1"]],
     ["a value with equals signs", `${name}=a=b=`, ["a=b="]],
-    ["a value in quotes stays in them", `${name}="1"`, ['"1"']],
-    ["percent signs stay", `${name}=%`, ["%"]],
+    ["a value in quotes keeps its quotes", `${name}="1"`, ['"1"']],
+    ["percent signs are not decoded", `${name}=%`, ["%"]],
     ["more than the limit", `${name}=1; ${name}=2; ${name}=3; ${name}=4`, ["1", "2", "3"]],
     ["none", "a=b", []],
     ["nothing", "", []],
@@ -166,16 +167,16 @@ describe("sec:C02 duplicates", () => {
     expect(readCookie(header, name, 3)).toEqual(values);
   });
 
-  it("no header", () => {
+  it("returns nothing without a header", () => {
     expect(readCookie(null, name, 3)).toEqual([]);
   });
 });
 
-describe("sec:C06 what is written is what is read", () => {
+describe("sec:C06 values survive a round trip", () => {
   const cookies = new SessionCookies(https);
   const pairOf = (setCookie: string): string => setCookie.slice(0, setCookie.indexOf(";"));
 
-  it("readCookie gives back every token, wherever it stands", () => {
+  it("readCookie returns every token, at any position", () => {
     const others = fc.array(fc.stringMatching(/^[a-z]{1,5}=[^;\s]{0,20}$/), { maxLength: 5 });
     fc.assert(
       fc.property(token, others, others, (value, before, after) => {
@@ -205,14 +206,14 @@ describe("sec:C06 what is written is what is read", () => {
 
 describe("withoutCookies", () => {
   const others = fc.array(
-    // Anything Headers lets through but the semicolon: also quotes, commas and bytes above ASCII.
+    // Everything that Headers accepts except the semicolon, including quotes, commas and non-ASCII bytes.
     fc.stringMatching(
       /^[a-z]{1,4}=([!-:<-~\u0080-\u00ff]([ -:<-~\u0080-\u00ff]{0,10}[!-:<-~\u0080-\u00ff])?)?$/,
     ),
     { maxLength: 6 },
   );
 
-  it("leaves the others as they are, byte by byte and in order", () => {
+  it("keeps the other cookies byte for byte and in order", () => {
     fc.assert(
       fc.property(others, fc.array(token, { maxLength: 3 }), fc.nat(), (kept, ours, seed) => {
         const mixed = [...kept];
@@ -226,7 +227,7 @@ describe("withoutCookies", () => {
     );
   });
 
-  it("hides whatever readCookie would find", () => {
+  it("hides everything that readCookie would find", () => {
     fc.assert(
       fc.property(
         fc.string({ unit: fc.constantFrom("a", "b", "=", ";", " ", "\t", "\u00a0") }),
@@ -238,7 +239,7 @@ describe("withoutCookies", () => {
   });
 });
 
-describe("sec:C07 size", () => {
+describe("sec:C07 the size of a cookie", () => {
   const cookies = new SessionCookies(https);
   it.each([
     [4095, true],
@@ -256,7 +257,7 @@ describe("sec:C07 size", () => {
 });
 
 describe("sec:C05 junk", () => {
-  /** How often the parser looks at a character range; a String that counts. */
+  /** A String that counts how many characters the parser examines. */
   function workOn(header: string): number {
     let looked = 0;
     const counted = new Proxy(new String(header), {
@@ -270,7 +271,7 @@ describe("sec:C05 junk", () => {
         }
         return (...args: unknown[]): unknown => {
           const result: unknown = Reflect.apply(member, header, args);
-          // What a search walked over, or the length of what was cut out.
+          // The characters that a search passed, or the length of a slice.
           looked +=
             key === "indexOf"
               ? ((result as number) < 0 ? header.length : (result as number)) - Number(args[1] ?? 0)
@@ -288,12 +289,12 @@ describe("sec:C05 junk", () => {
     ["spaces", " "],
     ["tabs", "\t"],
     ["equals signs", "="],
-    ["our name, again and again", `${name}=x; `],
-    ["almost our name", `${name.slice(0, -1)}; `],
+    ["the cookie's name, repeated", `${name}=x; `],
+    ["almost the cookie's name, repeated", `${name.slice(0, -1)}; `],
     ["quotes", '"'],
     ["percent signs", "%"],
     ["spaces, then a letter", `${" ".repeat(50)}a`],
-  ])("1 MB of %s takes linear work", (_, unit) => {
+  ])("1 MB of %s takes linear time", (_, unit) => {
     const of = (size: number): number => workOn(unit.repeat(Math.ceil(size / unit.length)));
     const small = of(10_000);
     expect(of(1_000_000)).toBeLessThan(small * 110 + 1000);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { hideTokens, readTokens } from "../../src/request/tokens.ts";
+import { takeTokens } from "../../src/request/tokens.ts";
 
 const names = { access: "__Host-rpcsession-access", refresh: "__Host-rpcsession-refresh" };
 
@@ -12,62 +12,62 @@ describe("sec:C04 the Authorization header", () => {
     ["no token", "Bearer", ""],
     ["no token, a space", "Bearer ", ""],
     ["another scheme", "Basic YTpi", undefined],
-    ["another scheme that begins alike", "Bearers a", undefined],
+    ["another scheme with the same beginning", "Bearers a", undefined],
     ["DPoP", "DPoP a.b.c", undefined],
     ["no scheme", "a.b.c", undefined],
-    ["two, joined", "Bearer a, Bearer b", "a, Bearer b"],
+    ["two tokens, joined", "Bearer a, Bearer b", "a, Bearer b"],
     ["Bearer twice", "Bearer Bearer a", "Bearer a"],
     ["8192 characters", `Bearer ${"a".repeat(8192)}`, "a".repeat(8192)],
     ["8193 characters", `Bearer ${"a".repeat(8193)}`, ""],
   ])("%s", (_, authorization, bearer) => {
     const headers = new Headers(authorization === undefined ? {} : { authorization });
-    expect(readTokens(headers, names).bearer).toBe(bearer);
+    expect(takeTokens(headers, names).bearer).toBe(bearer);
   });
 
-  it("two headers are one that is no token", () => {
+  it("two Authorization headers count as one malformed token", () => {
     const headers = new Headers();
     headers.append("authorization", "Bearer a");
     headers.append("authorization", "Bearer b");
-    expect(readTokens(headers, names).bearer).toBe("a, Bearer b");
+    expect(takeTokens(headers, names).bearer).toBe("a, Bearer b");
   });
 });
 
 describe("sec:C02 sec:C05 cookies", () => {
-  it("at most three of each", () => {
+  it("reads at most three of each", () => {
     const cookie = [1, 2, 3, 4]
       .flatMap((n) => [`${names.access}=a${n}`, `${names.refresh}=r${n}`])
       .join("; ");
-    expect(readTokens(new Headers({ cookie }), names)).toMatchObject({
+    expect(takeTokens(new Headers({ cookie }), names)).toMatchObject({
       accessCookies: ["a1", "a2", "a3"],
       refreshCookies: ["r1", "r2", "r3"],
     });
   });
 
-  it("the insecure names are not ours, and the other way round", () => {
+  it("secure and insecure names are not mixed up", () => {
     const cookie = "rpcsession-access=planted; __Host-rpcsession-access=real";
-    expect(readTokens(new Headers({ cookie }), names).accessCookies).toEqual(["real"]);
+    expect(takeTokens(new Headers({ cookie }), names).accessCookies).toEqual(["real"]);
     const bare = { access: "rpcsession-access", refresh: "rpcsession-refresh" };
-    expect(readTokens(new Headers({ cookie }), bare).accessCookies).toEqual(["planted"]);
+    expect(takeTokens(new Headers({ cookie }), bare).accessCookies).toEqual(["planted"]);
   });
 });
 
-describe("hideTokens", () => {
+describe("the headers that handlers see", () => {
   it.each<[string, string | undefined, string | null]>([
     ["no cookies", undefined, null],
-    ["only others", "a=1;b=2", "a=1;b=2"],
-    ["only ours", `${names.access}=x; ${names.refresh}=y`, null],
+    ["only other cookies", "a=1;b=2", "a=1;b=2"],
+    ["only session cookies", `${names.access}=x; ${names.refresh}=y`, null],
     ["both", `a=1; ${names.access}=x; b=2; ${names.refresh}=y`, "a=1; b=2"],
-    ["ours twice", `${names.access}=x; a=1; ${names.access}=y`, "a=1"],
+    ["a session cookie twice", `${names.access}=x; a=1; ${names.access}=y`, "a=1"],
     ["a longer name", `${names.access}s=x`, `${names.access}s=x`],
   ])("%s", (_, cookie, left) => {
     const headers = new Headers(cookie === undefined ? {} : { cookie });
-    hideTokens(headers, names);
+    takeTokens(headers, names);
     expect(headers.get("cookie")).toBe(left);
   });
 
-  it("leaves the Authorization header", () => {
+  it("keep the Authorization header", () => {
     const headers = new Headers({ authorization: "Bearer a" });
-    hideTokens(headers, names);
+    takeTokens(headers, names);
     expect(headers.get("authorization")).toBe("Bearer a");
   });
 });

@@ -1,6 +1,6 @@
 import { vi } from "vitest";
 
-// The suites below once more, with a verifier that remembers nothing: the cache changes no answer.
+// Runs the suites below again without the cache: the cache must not change any result.
 vi.mock(import("../../src/jwt/verified-cache.ts"), async (original) => ({
   ...(await original()),
   createVerifiedCache: () => undefined,

@@ -1,7 +1,7 @@
 import { vi } from "vitest";
 
-// The suites below once more, with every token verified a moment before: an answer from memory is
-// the answer.
+// Runs the suites below again with every token verified a moment before: a result from the cache
+// must be the same.
 vi.mock(import("../../src/jwt/verifier.ts"), async (original) => {
   const { createAccessTokenVerifier, ...rest } = await original();
   return {
@@ -12,7 +12,7 @@ vi.mock(import("../../src/jwt/verifier.ts"), async (original) => {
         try {
           await verify(token, now);
         } catch {
-          // The second try tells.
+          // The result of the second call counts.
         }
         return verify(token, now);
       };

@@ -22,7 +22,7 @@ import { wireServer } from "../helpers/wire-server.ts";
 
 const { addNote } = NotesService.method;
 
-/** A handler that asks for nothing: whoever gets here was let in by what stands before it. */
+/** A handler that does not read the session: its callers were admitted before it. */
 function openRoutes(handled: { count: number }) {
   return {
     routes: (router: Parameters<ReturnType<typeof notesApp>["routes"]>[0]) =>
@@ -35,7 +35,7 @@ function openRoutes(handled: { count: number }) {
   };
 }
 
-describe("parts put together by hand", () => {
+describe("parts combined by hand", () => {
   type Parts = (sessions: TestSessions) => Partial<Parameters<typeof wireServer>[0]>;
   const lenient = (sessions: TestSessions) => async (context: HandlerContext) => {
     await sessions.getSession(context, { required: false, doAntiCsrfCheck: false });
@@ -45,24 +45,24 @@ describe("parts put together by hand", () => {
   };
   const compositions: readonly (readonly [string, Parts])[] = [
     [
-      "an own gate that asks leniently, then the interceptor",
+      "a custom gate with lenient options, then the interceptor",
       (s) => ({ requestGate: lenient(s), interceptors: [s.interceptor] }),
     ],
     [
-      "an own gate that swallows failures, then the interceptor",
+      "a custom gate that swallows errors, then the interceptor",
       (s) => ({ requestGate: swallowing(s), interceptors: [s.interceptor] }),
     ],
     [
-      "a lenient gate before the gate",
+      "a gate with lenient options before requestGate",
       (s) => ({ requestGate: composeGates(lenient(s), s.requestGate) }),
     ],
     [
-      "a swallowing gate before the gate",
+      "a gate that swallows errors before requestGate",
       (s) => ({ requestGate: composeGates(swallowing(s), s.requestGate) }),
     ],
     ["the interceptor twice", (s) => ({ interceptors: [s.interceptor, s.interceptor] })],
     [
-      "an interceptor between that replaces the headers",
+      "an interceptor in between that replaces the headers",
       (s) => ({
         requestGate: s.requestGate,
         interceptors: [
@@ -87,17 +87,17 @@ describe("parts put together by hand", () => {
   ];
 
   describe.each(compositions)("%s", (_name, parts) => {
-    it.each(refusedRequests)("refuses: %s", async (_what, request) => {
+    it.each(refusedRequests)("refuses a request with %s", async (_what, request) => {
       const handled = { count: 0 };
       const sessions = testSessions({ antiCsrf: "token" });
       const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
       const answer = await server.call(addNote, {}, await request(sessions));
-      // Internal where an own gate lets a SessionError through: Connect does not know it.
+      // Internal if a custom gate throws a SessionError, which Connect does not know.
       expect([Code.Unauthenticated, Code.Internal]).toContain(answer.error?.code);
       expect(handled.count).toBe(0);
     });
 
-    it("lets a good session pass", async () => {
+    it("admits a valid session", async () => {
       const handled = { count: 0 };
       const sessions = testSessions();
       const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
@@ -108,9 +108,9 @@ describe("parts put together by hand", () => {
   });
 });
 
-describe("one ContextValues for several requests", () => {
+describe("one ContextValues object for several requests", () => {
   it.each(["protect", "interceptor alone"] as const)(
-    "never takes one caller for another, and says what is wrong (%s)",
+    "is detected: no caller is mistaken for another, and the error explains the cause (%s)",
     async (way) => {
       const sessions = testSessions({ public: [NotesService.method.signIn] });
       const shared = createContextValues();
@@ -141,7 +141,7 @@ describe("one ContextValues for several requests", () => {
 });
 
 describe("without any protection", () => {
-  it("a sign-in says so, before there is a session", async () => {
+  it("a sign-in is reported as misuse before a session is created", async () => {
     const sessions = testSessions();
     const client = createClient(NotesService, createRouterTransport(notesApp(sessions).routes));
     const error = await client.signIn({ user: "a" }).catch((reason) => ConnectError.from(reason));
@@ -149,7 +149,7 @@ describe("without any protection", () => {
     expect((error as ConnectError).rawMessage).toMatch(/^nothing authenticates .*protect/);
   });
 
-  it("nor where the handlers alone ask for the session", async () => {
+  it("handlers that call getSession detect a ContextValues object that several requests share", async () => {
     const sessions = testSessions();
     const shared = createContextValues();
     const seen: string[] = [];
@@ -160,7 +160,7 @@ describe("without any protection", () => {
         router.service(NotesService, {
           async listNotes(_request, context) {
             const session = await sessions.getSession(context, { required: false });
-            // Asked again, it is the same call.
+            // A second look finds the same call.
             expect(await sessions.getSession(context, { required: false })).toEqual(session);
             seen.push(session?.id ?? "nobody");
             return {};

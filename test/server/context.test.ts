@@ -31,7 +31,7 @@ import { origin, type WireServer, wireServer } from "../helpers/wire-server.ts";
 
 const { listNotes, addNote, watchNotes, signIn } = NotesService.method;
 
-/** A server whose unary and streaming handlers do what the test says. */
+/** A server whose unary and streaming handlers run the work of the test. */
 function serve(
   sessions: TestSessions,
   work: (context: HandlerContext) => Promise<void>,
@@ -57,7 +57,7 @@ function serve(
   );
 }
 
-describe("a gate that waits ends with its call", () => {
+describe("a waiting gate ends with its call", () => {
   function waiting(options: { readonly timeoutMs?: number; readonly requestSignal?: AbortSignal }) {
     const watched = watchedStore();
     watched.hanging.add("open");
@@ -85,7 +85,7 @@ describe("a gate that waits ends with its call", () => {
     await expect(gate).rejects.toMatchObject({ code: Code.Canceled });
   });
 
-  it("with an abort before it began", async () => {
+  it("with an abort before the gate started", async () => {
     const gate = waiting({ requestSignal: AbortSignal.abort() });
     await expect(gate).rejects.toMatchObject({ code: Code.Canceled });
   });
@@ -180,7 +180,7 @@ describe("errors of a handler", () => {
   ];
 
   it.each(rows)(
-    "feat:B3 feat:N4 $error.kind $error.reason is mapped",
+    "feat:B3 feat:N4 a SessionError is mapped to a ConnectError: $error.kind $error.reason",
     async ({ error, code, hint, flag }) => {
       const sessions = testSessions();
       const { access } = await issueOn(sessions, "cookie");
@@ -191,7 +191,7 @@ describe("errors of a handler", () => {
       ]) {
         expect(answer.error?.code).toBe(code);
         expect(answer.headers.get("rpcsession-hint")).toBe(flag);
-        // It is about other tokens than the call's own: those are left alone.
+        // It concerns other tokens than the call's own, which are kept.
         expect(answer.headers.getSetCookie()).toEqual([]);
         expect(answer.body).not.toContain("CANARY");
         const info = answer.error?.findDetails(ErrorInfoSchema)[0];
@@ -210,7 +210,7 @@ describe("errors of a handler", () => {
     },
   );
 
-  it("an error of the handler's own is left alone", async () => {
+  it("a handler's own error is not changed", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "header");
     const own = () => new ConnectError("mine", Code.Aborted, { "x-own": "1" });
@@ -223,7 +223,7 @@ describe("errors of a handler", () => {
     ]);
   });
 
-  it("one that is no ConnectError says nothing", async () => {
+  it("the message of an error that is not a ConnectError stays hidden", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "header");
     const server = serve(sessions, () => Promise.reject(new Error("CANARY")));
@@ -234,7 +234,7 @@ describe("errors of a handler", () => {
 });
 
 describe("feat:Q5 errors of another service", () => {
-  /** A backend with sessions of its own, and what it says to us. */
+  /** A backend with its own sessions, and the errors that it returns to us. */
   function upstream(error?: SessionError) {
     const sessions = testSessions({
       issuer: "https://upstream.example",
@@ -259,7 +259,7 @@ describe("feat:Q5 errors of another service", () => {
       }),
       Code.PermissionDenied,
     ],
-  ] as const)("%s: relayed, they say nothing of our session", async (_, error, code) => {
+  ] as const)("%s: relayed errors carry no details about our session", async (_, error, code) => {
     const client = upstream(error);
     const direct = await client.addNote({}).then(
       () => undefined,
@@ -280,7 +280,7 @@ describe("feat:Q5 errors of another service", () => {
       expect(relayed.hint).toBeUndefined();
       expect(relayed.error?.findDetails(PolicyViolationsSchema)).toEqual([]);
       expect(relayed.headers.get("rpcsession-hint")).toBeNull();
-      // For generic tools, and it names its realm.
+      // ErrorInfo is for generic tools and names its realm.
       expect(relayed.error?.findDetails(ErrorInfoSchema)).toHaveLength(1);
     }
     const own = await server.call(addNote, {});
@@ -288,7 +288,7 @@ describe("feat:Q5 errors of another service", () => {
   });
 });
 
-describe("caches", () => {
+describe("Cache-Control and Vary", () => {
   const vary = "Cookie, Authorization, Sec-Fetch-Site, Origin";
   const asked = async (presented: (access: string) => Presented, method = listNotes) => {
     const sessions = testSessions({ public: [signIn] });
@@ -310,12 +310,12 @@ describe("caches", () => {
     expect([headers.get("cache-control"), headers.get("vary")]).toEqual([cacheControl, varies]);
   });
 
-  it("the handler's Vary is kept", async () => {
+  it("the Vary header of the handler is kept", async () => {
     const { headers } = await asked((access) => ({ access, method: "GET" }));
     expect(headers.get("vary")).toBe(`${vary}, X-Own`);
   });
 
-  it("a stream", async () => {
+  it("are also set on a stream", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "cookie");
     const { headers } = await serve(sessions, async () => {}).stream(watchNotes, {}, { access });
@@ -343,7 +343,7 @@ describe("caches", () => {
     ["a sign-out", async (context, sessions) => sessions.require(context).revoke(), "no-store"],
   ];
   it.each(works)(
-    "feat:Q6 sec:C19 a handler may let its GET be kept by caches, but not with %s",
+    "feat:Q6 sec:C19 a handler may make its GET response cacheable, but not with %s",
     async (_, work, cacheControl) => {
       const sessions = testSessions({ public: [signIn] });
       const { access } = await issueOn(sessions, "cookie");
@@ -359,7 +359,7 @@ describe("caches", () => {
     },
   );
 
-  it("a public method has nothing to hide, unless its handler looks at the session", async () => {
+  it("a public method may be cached unless its handler reads the session", async () => {
     const sessions = testSessions({ public: [addNote] });
     const plain = await serve(sessions, async () => {}).call(addNote, {});
     expect([plain.headers.get("cache-control"), plain.headers.get("vary")]).toEqual([null, null]);
@@ -372,8 +372,8 @@ describe("caches", () => {
   });
 });
 
-describe("sec:C10 no secret in anything a failed call returns", () => {
-  it("not in headers, bodies, details, messages and events", async () => {
+describe("sec:C10 no failed call returns a secret", () => {
+  it("in headers, bodies, details, messages and events", async () => {
     const watched = watchedStore();
     const events: SessionEvent[] = [];
     const sessions = testSessions({
@@ -424,7 +424,7 @@ describe("sec:C10 no secret in anything a failed call returns", () => {
       await server.call(getSession, {}, { bearer: header.access }),
     );
     watched.failing.clear();
-    // Theft, and what comes after it.
+    // A theft, and the calls after it.
     await advanced(sessions, next.refresh);
     answers.push(
       await server.call(refresh, {}, { refresh: cookie.refresh }),
@@ -441,7 +441,7 @@ describe("sec:C10 no secret in anything a failed call returns", () => {
     expect(codes).not.toContain(undefined);
     expect(codes).not.toContain(Code.Internal);
     const tokens = [cookie, header, stranger, next].flatMap((t) => [t.access, t.refresh, forged]);
-    // A token by its secret part: the signature of the one, tag and check of the other.
+    // A token is recognized by its secret part: the signature, or tag and check.
     const secrets = [
       ...tokens.flatMap((token) => token.split(".").slice(token.split(".").length === 3 ? 2 : 3)),
       ...[csrf.split(".")[1] ?? "", salt, "CANARY"],
@@ -464,7 +464,7 @@ describe("sec:C10 no secret in anything a failed call returns", () => {
     expect(events.map(({ type }) => type)).toContain("theft");
   });
 
-  it("not in what getSession throws", async () => {
+  it("in errors that getSession throws", async () => {
     const sessions = testSessions();
     const { access, refresh } = await issueOn(sessions, "cookie");
     for (const presented of [{ access: refresh }, { bearer: access }, { bearer: refresh }, {}]) {

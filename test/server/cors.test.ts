@@ -6,7 +6,7 @@ import { header } from "../../src/base/wire.ts";
 const allowedOrigins = ["https://app.example.com"];
 
 describe("sessionCors", () => {
-  it("feat:J3 sessionCors keeps Connect's lists and adds what sessions need", () => {
+  it("feat:J3 sessionCors keeps Connect's lists and adds the headers of sessions", () => {
     const lists = sessionCors({ ...cors, allowedOrigins });
     expect(lists.allowedMethods).toEqual([...cors.allowedMethods]);
     expect(lists.allowedHeaders).toEqual([
@@ -26,7 +26,7 @@ describe("sessionCors", () => {
     expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true, maxAge: 7200 });
   });
 
-  it("feat:J3 sessionCors names a header once, in whatever case it was there", () => {
+  it("feat:J3 sessionCors lists a header once, whatever its case was", () => {
     const lists = sessionCors({ ...cors, allowedHeaders: ["Authorization"] });
     expect(lists.allowedHeaders.filter((name) => /^authorization$/i.test(name))).toHaveLength(1);
   });
@@ -52,7 +52,7 @@ describe("sessionCors", () => {
     },
   );
 
-  it("feat:J3 sessionCors asks for Connect's lists, where they were forgotten", () => {
+  it("feat:J3 sessionCors requires Connect's lists", () => {
     for (const slip of [{ allowedOrigins }, { ...cors, allowedOrigins: "https://a.example" }]) {
       expect(() => sessionCors(slip as never)).toThrow(
         /^sessionCors requires lists of strings: pass \{ \.\.\.cors/,
@@ -60,7 +60,7 @@ describe("sessionCors", () => {
     }
   });
 
-  it("feat:J3 sessionCors: how long a browser need not ask again, in whole seconds", () => {
+  it("feat:J3 sessionCors: maxAge is a whole number of seconds", () => {
     expect(sessionCors({ ...cors, maxAge: 0 }).maxAge).toBe(0);
     for (const maxAge of [-1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
       expect(() => sessionCors({ ...cors, maxAge })).toThrow(

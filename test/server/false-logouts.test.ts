@@ -15,7 +15,7 @@ const { addNote, signIn } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
 const page = { "sec-fetch-site": "same-origin" };
 
-/** A notes service whose AddNote does what the test says, and whose SignIn signs in as bob. */
+/** A notes service whose AddNote runs the work of the test, and whose SignIn signs in as bob. */
 function serve(sessions: TestSessions, work: (context: HandlerContext) => Promise<unknown>) {
   return wireServer(
     sessions.protect({
@@ -36,8 +36,8 @@ function serve(sessions: TestSessions, work: (context: HandlerContext) => Promis
 
 const publicSignIn = { public: [signIn] } satisfies Partial<SessionsOptions>;
 
-describe("a handler never takes away tokens it should not", () => {
-  it("signs in anew, then ends the old session: the new tokens stay", async () => {
+describe("a handler never clears tokens that are still valid", () => {
+  it("if it signs in again and then ends the old session: the new tokens are kept", async () => {
     for (const transport of ["cookie", "header"] as const) {
       const sessions = testSessions();
       const server = serve(sessions, async (context) => {
@@ -57,7 +57,7 @@ describe("a handler never takes away tokens it should not", () => {
     }
   });
 
-  it("lets a failure about another token through: the caller's cookies stay", async () => {
+  it("if it throws an error about another token: the caller's cookies are kept", async () => {
     const sessions = testSessions();
     const server = serve(sessions, () =>
       sessions.getSession({
@@ -72,7 +72,7 @@ describe("a handler never takes away tokens it should not", () => {
     expect(cookieEffects(answer.headers)).toEqual([]);
   });
 
-  it("relays a hint of another service under any type URL: nothing of it arrives", async () => {
+  it("if it relays an error of another service: its hint is removed, whatever the type URL", async () => {
     const sessions = testSessions();
     const server = serve(sessions, () => {
       const upstream = new ConnectError("upstream", Code.Unauthenticated);
@@ -86,8 +86,8 @@ describe("a handler never takes away tokens it should not", () => {
   });
 });
 
-describe("late calls of a session that its user has left", () => {
-  it("clear nothing by a node's clock that is ahead of the store's", async () => {
+describe("late calls of a session that was replaced", () => {
+  it("clear nothing even if the server's clock is ahead of the store's", async () => {
     const clock = createFakeClock();
     const store = memoryStore();
     await store.open({ clock });
@@ -101,7 +101,7 @@ describe("late calls of a session that its user has left", () => {
     expect(cookieEffects(late.headers)).toEqual([]);
   });
 
-  it("clear nothing when it was revoked before it was replaced", async () => {
+  it("clear nothing even if it was revoked before it was replaced", async () => {
     const sessions = testSessions(publicSignIn);
     const server = serve(sessions, async () => {});
     const old = await issueOn(sessions, "cookie");
@@ -115,14 +115,14 @@ describe("late calls of a session that its user has left", () => {
   });
 });
 
-describe("an answer that came after its session was replaced, and wrote its access cookie again", () => {
-  it.each(["feed", "strict"] as const)("does not take the next session away: %s", async (check) => {
+describe("a late response that writes the access cookie of a replaced session again", () => {
+  it.each(["feed", "strict"] as const)("does not end the next session: %s", async (check) => {
     const sessions = testSessions({ ...publicSignIn, revocation: check });
     const server = serve(sessions, async () => {});
     const old = await issueOn(sessions, "cookie");
     const signedIn = await server.call(signIn, {}, { ...old, headers: page });
     const next = cookieValue(signedIn.headers, "refresh") ?? "";
-    // Within the grace of its own end, and long after, when late calls clear what they find.
+    // Within the grace period after its own end, and long after, when late calls clear the tokens.
     for (const wait of ["1s", "90s"] as const) {
       sessions.clock.advance(wait);
       const mixed = { access: old.access, refresh: next };
@@ -141,7 +141,7 @@ describe("an answer that came after its session was replaced, and wrote its acce
   });
 });
 
-describe("a refresh cookie under a secret this server does not have", () => {
+describe("a refresh cookie made with a secret that this server does not have", () => {
   /** The same browser after the secret was replaced, the old one dropped. */
   async function rotated() {
     const clock = createFakeClock();
@@ -158,7 +158,7 @@ describe("a refresh cookie under a secret this server does not have", () => {
     return { sessions, alien, server: serve(sessions, async () => {}) };
   }
 
-  it("does not keep its user from signing in", async () => {
+  it("does not prevent its user from signing in", async () => {
     const { server, alien } = await rotated();
     const presented = { access: alien.access, refresh: alien.refresh, headers: page };
     const answer = await server.call(signIn, {}, presented);
@@ -166,7 +166,7 @@ describe("a refresh cookie under a secret this server does not have", () => {
     expect(cookieValue(answer.headers, "refresh")).toBeTruthy();
   });
 
-  it("does not keep its user from signing out", async () => {
+  it("does not prevent its user from signing out", async () => {
     const { server, sessions, alien } = await rotated();
     const good = await issueOn(sessions, "cookie");
     const presented = { access: good.access, refresh: alien.refresh };
@@ -177,7 +177,7 @@ describe("a refresh cookie under a secret this server does not have", () => {
     expect(after.error?.code).toBe(Code.Unauthenticated);
   });
 
-  it("alone is Unavailable at SignOut, and kept: its session would live on", async () => {
+  it("makes SignOut Unavailable if it is the only token, and is kept, because its session is still alive", async () => {
     const { server, sessions, alien } = await rotated();
     const answer = await server.call(signOut, {}, { refresh: alien.refresh });
     expect([answer.error?.code, cookieEffects(answer.headers)]).toEqual([Code.Unavailable, []]);
@@ -191,14 +191,14 @@ describe("a refresh cookie under a secret this server does not have", () => {
     expect((await server.call(addNote, {}, { bearer })).error?.code).toBe(Code.Unauthenticated);
   });
 
-  it("does not spoil a good one beside it", async () => {
+  it("does not invalidate a valid one next to it", async () => {
     const { server, sessions, alien } = await rotated();
     const good = await issueOn(sessions, "cookie");
     const answer = await server.call(refresh, {}, { refresh: [alien.refresh, good.refresh] });
     expect(answer.error).toBeUndefined();
   });
 
-  it("alone is Unavailable at Refresh, and kept", async () => {
+  it("makes Refresh Unavailable if it is the only token, and is kept", async () => {
     const { server, alien } = await rotated();
     const answer = await server.call(
       refresh,
@@ -210,11 +210,11 @@ describe("a refresh cookie under a secret this server does not have", () => {
   });
 });
 
-describe("a header that proves nothing", () => {
+describe("a header that proves no session", () => {
   it.each([
     ["SignOut", signOut],
     ["SignIn", signIn],
-  ])("does not keep %s from ending the session of the cookies", async (_name, method) => {
+  ])("does not prevent %s from ending the session of the cookies", async (_name, method) => {
     const sessions = testSessions(publicSignIn);
     const server = serve(sessions, async () => {});
     const { access, refresh: token } = await issueOn(sessions, "cookie");
@@ -224,14 +224,14 @@ describe("a header that proves nothing", () => {
   });
 });
 
-describe("an outage of the keys", () => {
-  it("is no verdict on a token, then or later, and no sign-out", async () => {
+describe("an outage of the signing keys", () => {
+  it("makes calls and SignOut Unavailable, and the token is accepted afterwards", async () => {
     const watched = watchedStore();
     const secret = "shared by all servers, 32 bytes!!";
     const one = testSessions({ store: watched.store, secret });
     const other = testSessions({ store: watched.store, secret, clock: one.clock });
     await one.ready();
-    // Another server takes over the keys: the first does not know the new one yet.
+    // Another server rotates the keys: the first one does not know the new key yet.
     await watched.store.removeSigningKeysBelow(1);
     one.clock.advance("1m");
     const { access } = await issueOn(other, "header");
@@ -249,8 +249,8 @@ describe("an outage of the keys", () => {
   });
 });
 
-describe("what the service is told", () => {
-  it("an outage, with its cause; and a listener that fails breaks nothing", async () => {
+describe("events for the service", () => {
+  it("report an outage with its cause, and a failing listener breaks nothing", async () => {
     const failures: SessionError[] = [];
     const watched = watchedStore();
     const sessions = testSessions({
@@ -270,7 +270,7 @@ describe("what the service is told", () => {
     expect(failures[0]?.cause).toBeInstanceOf(Error);
   });
 
-  it("replacing a session is one event, however often its cookies come", async () => {
+  it("report a replaced session once, however often its cookies are presented", async () => {
     const ended: string[] = [];
     const sessions = testSessions({
       ...publicSignIn,
@@ -286,7 +286,7 @@ describe("what the service is told", () => {
 });
 
 describe("two instances on one store", () => {
-  it("closing one leaves the other at work", async () => {
+  it("closing one leaves the other running", async () => {
     const store = memoryStore();
     const options = { issuer: "https://test.example", store };
     const [one, two] = [createSessions(options), createSessions(options)];

@@ -19,7 +19,7 @@ import { listenForTest } from "../helpers/listen.ts";
 import { advanced, type Issued, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { allMethods, type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 
-/** Two signed-in users, one per transport, and everything the rows need to get in their way. */
+/** Two signed-in users, one per transport, and everything that the rows need to disturb them. */
 interface World {
   readonly sessions: TestSessions;
   readonly store: WatchedStore;
@@ -36,7 +36,7 @@ async function createWorld(options: Partial<SessionsOptions> = {}): Promise<Worl
   const clock = createFakeClock();
   const issuer = options.cookies?.insecure ? "http://test.example" : "https://test.example";
   const stranger = (await issueOn(testSessions({ issuer, clock }), "header")).access;
-  // `iat` is cut to the second: keys read later than that decide about the stranger's key.
+  // `iat` is truncated to seconds, so keys read after it decide about the stranger's key.
   clock.advance("2s");
   const store = watchedStore();
   const sessions = testSessions({ issuer, ...options, store: store.store, clock });
@@ -78,7 +78,7 @@ const byCookie = ({ cookie }: World): Presented => ({
 });
 const byHeader = ({ header }: World): Presented => ({ bearer: header.access });
 
-/** The anti-CSRF token of the world's cookie session, as a refresh hands it out. */
+/** The anti-CSRF token of the world's cookie session, as a refresh returns it. */
 async function csrfOf({ sessions }: World, issued: Issued): Promise<string> {
   return (await refreshed(sessions, issued.refresh)).csrf;
 }
@@ -119,13 +119,13 @@ function check(rows: readonly Row[]): void {
     for (const name of ["rpcsession-access-token", "rpcsession-refresh-token", "rpcsession-csrf"]) {
       expect(exchange.responseHeader.has(name)).toBe(false);
     }
-    // Deciding reads no session from the store.
+    // The decision reads no session from the store.
     const decisive = world.store.calls.filter((call) => !inBackground.has(call));
     expect(decisive).toEqual([]);
   });
 }
 
-/** Keys are read for an unknown one, the log when something changed; a use is confirmed. */
+/** Keys are read for an unknown key id, the log after a change; a used generation is confirmed. */
 const inBackground: ReadonlySet<string> = new Set([
   "signingKeys",
   "changes",
@@ -134,7 +134,7 @@ const inBackground: ReadonlySet<string> = new Set([
   "prune",
 ]);
 
-/** Whether the hint says CLEAR of a header session, for which there is no cookie to expire. */
+/** Whether the hint says CLEAR for a header session, which has no cookies to expire. */
 function isOver(error: SessionError, headers: Headers): boolean {
   return (
     error.kind === "unauthorized" &&
@@ -149,7 +149,7 @@ function takeDown({ store }: World): void {
   }
 }
 
-describe("GetSession: what the original engine decides", () => {
+describe("GetSession: the decisions of the original engine", () => {
   check([
     {
       row: "gs:G1 nothing presented: Unauthorized, nothing cleared",
@@ -157,22 +157,22 @@ describe("GetSession: what the original engine decides", () => {
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:G2 access cookie absent beside a refresh cookie",
+      row: "gs:G2 no access cookie, but a refresh cookie",
       presented: ({ cookie }) => ({ refresh: cookie.refresh }),
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "gs:G2 access cookie absent beside a refresh cookie that is junk",
+      row: "gs:G2 no access cookie, but a junk refresh cookie",
       presented: () => ({ refresh: "junk" }),
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "gs:G2 access cookie empty beside a refresh cookie",
+      row: "gs:G2 an empty access cookie and a refresh cookie",
       presented: ({ cookie }) => ({ access: "", refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
-    { row: "gs:G3 fast path, cookie", presented: byCookie, gives: "cookie" },
-    { row: "gs:G3 fast path, header", presented: byHeader, gives: "header" },
+    { row: "gs:G3 a valid token, cookie", presented: byCookie, gives: "cookie" },
+    { row: "gs:G3 a valid token, header", presented: byHeader, gives: "header" },
     {
       row: "gs:G3 access cookie alone",
       presented: ({ cookie }) => ({ access: cookie.access }),
@@ -180,7 +180,7 @@ describe("GetSession: what the original engine decides", () => {
     },
     // G4 keys are not read again by the clock, only for an unknown key id: zero-io.test.ts.
     {
-      row: "gs:G5 malformed, with a refresh token beside it",
+      row: "gs:G5 malformed, with a refresh token",
       presented: ({ cookie }) => ({ access: "junk", refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
@@ -191,7 +191,7 @@ describe("GetSession: what the original engine decides", () => {
       clears: true,
     },
     {
-      row: "gs:G5 malformed in the header: Unauthorized; a cookie is not what failed",
+      row: "gs:G5 malformed in the header: Unauthorized; cookies are kept",
       presented: () => ({ bearer: "junk" }),
       gives: signIn("TOKEN_INVALID"),
     },
@@ -224,7 +224,7 @@ describe("GetSession: what the original engine decides", () => {
     {
       row: "gs:G5 a token from the future, beyond the skew",
       presented: async ({ sessions, cookie }) => {
-        // The store's clock went back; this server hears of it with its next poll.
+        // The store's clock went back; this server notices with its next poll.
         sessions.clock.setNow(sessions.clock.now() - 70_000);
         sessions.clock.advance("3s");
         await new Promise((resolve) => setImmediate(resolve));
@@ -233,7 +233,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "gs:G6 csrf required and missing is decided here, without the store",
+      row: "gs:G6 a missing anti-CSRF token is refused without the store",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
@@ -293,7 +293,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "gs:G8 anti-CSRF token right",
+      row: "gs:G8 a valid anti-CSRF token",
       options: withToken,
       presented: async (world) => ({ ...byCookie(world), csrf: await csrfOf(world, world.cookie) }),
       gives: "cookie",
@@ -307,7 +307,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: signIn("SESSION_REVOKED"),
       clears: true,
     },
-    // G9 row missing: the feed knows no such thing; a lost row is found by Refresh and GetSession.
+    // G9 row missing: the feed does not report lost rows; Refresh and GetSession find them.
     // G10, G11 the access token is never replaced: confirmation is a write in the background.
     {
       row: "gs:G12 a token of an older generation: Session with the presented token",
@@ -317,9 +317,9 @@ describe("GetSession: what the original engine decides", () => {
       },
       gives: "cookie",
     },
-    // G13 claims of a running session cannot be changed yet.
+    // G13 claims of a running session that have changed: reissue.test.ts.
     {
-      row: "gs:G14 the store is down: a known key needs none",
+      row: "gs:G14 the store is down: a known key does not need it",
       presented: (world) => {
         takeDown(world);
         return byCookie(world);
@@ -327,7 +327,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: "cookie",
     },
     {
-      row: "gs:G14 the keys are out of reach for a token newer than them: Unavailable, kept",
+      row: "gs:G14 the keys cannot be read for a newer token: Unavailable, kept",
       presented: async (world) => {
         const { clock } = world.sessions;
         clock.advance("6s");
@@ -339,7 +339,7 @@ describe("GetSession: what the original engine decides", () => {
     },
   ]);
 
-  it("gs:G14 the store cannot be opened: Unavailable, kept, and tried again", async () => {
+  it("gs:G14 the store cannot be opened: Unavailable, tokens kept, tried again", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const issued = await issueOn(testSessions({ store: store.store, clock }), "cookie");
@@ -358,22 +358,22 @@ describe("GetSession: what the original engine decides", () => {
   });
 });
 
-describe("getSession: what its successor for Node.js decides", () => {
+describe("getSession: the decisions of its Node.js successor", () => {
   const legacy = { headers: { cookie: "sIdRefreshToken=x", "sec-fetch-site": "same-origin" } };
   check([
     {
-      // Another library's cookie means nothing here: N1 is for the compatibility preset.
-      row: "gs:N1 a legacy cookie is nothing",
+      // N1 is about the cookies of another library, which are ignored here.
+      row: "gs:N1 a cookie of another library is ignored",
       presented: () => legacy,
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:N2 another scheme in Authorization is nothing",
+      row: "gs:N2 another scheme in Authorization is ignored",
       presented: () => ({ headers: { authorization: "Basic YTpi" } }),
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:N2 another scheme in Authorization leaves the cookie alone",
+      row: "gs:N2 with another scheme in Authorization the cookie is used",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Basic YTpi" } }),
       gives: "cookie",
     },
@@ -383,7 +383,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: "header",
     },
     {
-      row: "gs:N2 Bearer without a token is a token that fails",
+      row: "gs:N2 Bearer without a token is an invalid token",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Bearer" } }),
       gives: signIn("TOKEN_INVALID"),
     },
@@ -431,7 +431,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: refresh("TOKEN_CONFLICT"),
     },
     {
-      row: "gs:N2 header beside a cookie that is junk",
+      row: "gs:N2 a header and a junk cookie",
       presented: ({ header }) => ({ bearer: header.access, access: "junk" }),
       gives: "header",
     },
@@ -445,21 +445,21 @@ describe("getSession: what its successor for Node.js decides", () => {
       presented: ({ header }) => ({ access: header.access }),
       gives: refresh("TOKEN_CONFLICT"),
     },
-    // N3 duplicates: a table of their own below.
+    // N3 duplicates have their own table below.
     {
-      row: "gs:N4 csrf is checked on POST by default",
+      row: "gs:N4 the anti-CSRF token is checked on POST by default",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "gs:N4 csrf is not checked on GET by default",
+      row: "gs:N4 the anti-CSRF token is not checked on GET by default",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), method: "GET" }),
       gives: "cookie",
     },
     {
-      row: "gs:N4 csrf on GET where it is asked for",
+      row: "gs:N4 the anti-CSRF token is checked on GET if the policy demands it",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), method: "GET" }),
       ask: { doAntiCsrfCheck: true },
@@ -473,20 +473,20 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: "cookie",
     },
     {
-      row: "gs:N4 header transport skips it, asked for or not",
+      row: "gs:N4 header transport never checks the anti-CSRF token",
       options: withToken,
       presented: byHeader,
       ask: { doAntiCsrfCheck: true },
       gives: "header",
     },
     {
-      row: "gs:N4 optional and nothing presented: nothing to check",
+      row: "gs:N4 optional without tokens: no anti-CSRF check",
       options: withToken,
       presented: () => ({}),
       ask: { doAntiCsrfCheck: true, required: false },
       gives: "none",
     },
-    // N5 the custom-header mode is the cross-site check here.
+    // N5 the custom-header mode corresponds to the cross-site check here.
     {
       row: "gs:N5 a cookie from another site",
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
@@ -499,7 +499,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     {
-      row: "gs:N5 junk in a cookie from another site tells nothing",
+      row: "gs:N5 a junk cookie from another site reveals nothing",
       presented: () => ({ access: "junk", headers: { "sec-fetch-site": "cross-site" } }),
       gives: forbidden,
     },
@@ -509,18 +509,18 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     {
-      row: "gs:N5 a cookie from another site, unchecked",
+      row: "gs:N5 a cookie from another site, crossSite: unchecked",
       options: { crossSite: "unchecked" },
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: "cookie",
     },
     {
-      row: "gs:N5 header transport skips it",
+      row: "gs:N5 header transport skips the cross-site check",
       presented: (world) => ({ ...byHeader(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: "header",
     },
     {
-      row: "gs:N5 header transport skips it, a cookie of the same session beside it",
+      row: "gs:N5 header transport skips the cross-site check, even with a cookie of the same session",
       presented: ({ header }) => ({
         bearer: header.access,
         access: header.access,
@@ -535,7 +535,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     {
-      row: "gs:N6 optional, nothing",
+      row: "gs:N6 optional, no tokens",
       presented: () => ({}),
       ask: { required: false },
       gives: "none",
@@ -547,7 +547,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: "cookie",
     },
     {
-      row: "gs:N7 required, nothing: nothing cleared",
+      row: "gs:N7 required, no tokens: nothing cleared",
       presented: () => ({}),
       gives: signIn("SESSION_MISSING"),
     },
@@ -559,23 +559,23 @@ describe("getSession: what its successor for Node.js decides", () => {
       clears: true,
     },
     {
-      row: "gs:N8 optional, access absent beside a refresh cookie",
+      row: "gs:N8 optional, only a refresh cookie",
       presented: ({ cookie }) => ({ refresh: cookie.refresh }),
       ask: { required: false },
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "gs:N9 a refresh token is no access token",
+      row: "gs:N9 a refresh token is not an access token",
       presented: ({ cookie }) => ({ access: cookie.refresh, refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "gs:N9 a refresh token in the header is no access token",
+      row: "gs:N9 a refresh token in the header is not an access token",
       presented: ({ header }) => ({ bearer: header.refresh }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "gs:N10 optional, expired: the client shall refresh",
+      row: "gs:N10 optional, expired: the client should refresh",
       presented: (world) => {
         world.sessions.clock.advance("16m");
         return byCookie(world);
@@ -584,7 +584,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "gs:N10 a key newer than the last read, just read: Unavailable, not a refresh",
+      row: "gs:N10 a token newer than the last read of the keys: Unavailable, not REFRESH",
       presented: async ({ sessions }) => ({
         bearer: (await issueOn(testSessions({ clock: sessions.clock }), "header")).access,
       }),
@@ -592,7 +592,7 @@ describe("getSession: what its successor for Node.js decides", () => {
     },
     // N11 there is one kind of key.
     {
-      row: "gs:N12 the token of this session in the other mode's name does not count",
+      row: "gs:N12 the token in the cookie name of the other mode is ignored",
       options: withToken,
       presented: async (world) => ({
         ...byCookie(world),
@@ -601,7 +601,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "gs:N13 antiCsrf: off makes doAntiCsrfCheck: true count as false",
+      row: "gs:N13 antiCsrf: off disables doAntiCsrfCheck: true",
       presented: byCookie,
       ask: { doAntiCsrfCheck: true },
       gives: "cookie",
@@ -618,7 +618,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       clears: true,
     },
     {
-      row: "gs:N15 revoked, header: the hint clears, a cookie is not written",
+      row: "gs:N15 revoked, header: the hint says CLEAR, and no cookie is written",
       presented: async (world) => {
         await world.header.revoke();
         return byHeader(world);
@@ -626,7 +626,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: signIn("SESSION_REVOKED"),
     },
     {
-      row: "gs:N15 revoked and expired: first refresh, which then knows",
+      row: "gs:N15 revoked and expired: REFRESH, which then detects the revocation",
       presented: async (world) => {
         await world.cookie.revoke();
         world.sessions.clock.advance("16m");
@@ -643,10 +643,10 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     // N17 no replacement access token, see G10. N18 is G12.
-    // N19 demands on claims are refused at start for now: policy.test.ts.
+    // N19 demands on claims: policy-demands.test.ts.
   ]);
 
-  it("gs:N20 the session is bound to the exchange: revoke clears there", async () => {
+  it("gs:N20 the session is bound to the exchange: revoke clears its tokens there", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({ access: cookie.access, refresh: cookie.refresh });
     const session = await sessions.getSession(exchange);
@@ -657,7 +657,7 @@ describe("getSession: what its successor for Node.js decides", () => {
     expect(exchange.responseHeader.get("cache-control")).toBe("no-store");
   });
 
-  it("takes headers that cannot be changed, such as those of a request in a fetch handler", async () => {
+  it("accepts immutable headers, such as those of a request in a fetch handler", async () => {
     const { sessions, cookie } = await createWorld();
     const sent = requestHeaders({ access: cookie.access, refresh: cookie.refresh });
     const url = await listenForTest((_request, response) => {
@@ -671,7 +671,7 @@ describe("getSession: what its successor for Node.js decides", () => {
     }
   });
 
-  it("gives the same answer when asked twice, although the cookies are hidden from handlers", async () => {
+  it("returns the same result when called twice, although the cookies are hidden from handlers", async () => {
     const { sessions, cookie } = await createWorld();
     const exchange = exchangeOf({
       access: cookie.access,
@@ -688,7 +688,7 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
   const junk = "junk";
   check([
     {
-      row: "twice the same",
+      row: "the same cookie twice",
       presented: ({ cookie }) => ({ access: [cookie.access, cookie.access] }),
       gives: "cookie",
     },
@@ -719,7 +719,7 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       gives: "cookie",
     },
     {
-      row: "three of junk hide the fourth: at most three are looked at",
+      row: "three junk cookies hide the fourth: at most three are read",
       presented: ({ cookie }) => ({ access: [junk, junk, junk, cookie.access] }),
       gives: signIn("TOKEN_INVALID"),
       clears: true,
@@ -731,19 +731,19 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       clears: true,
     },
     {
-      row: "only junk beside a refresh cookie",
+      row: "only junk, and a refresh cookie",
       presented: ({ cookie }) => ({ access: [junk, junk], refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "a wrong signature names no session",
+      row: "a token with a wrong signature does not identify a session",
       presented: ({ cookie, otherCookie }) => ({
         access: [withSignatureOf(otherCookie.access, cookie.access), cookie.access],
       }),
       gives: "cookie",
     },
     {
-      row: "different sessions with __Host-: refresh decides",
+      row: "different sessions with __Host-: REFRESH decides",
       presented: ({ cookie, otherCookie }) => ({ access: [cookie.access, otherCookie.access] }),
       gives: refresh("TOKEN_CONFLICT"),
     },
@@ -771,8 +771,8 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
   ]);
 });
 
-describe("late calls of a session that ended", () => {
-  /** Ends the world's cookie session on a response of its own, as a handler does. */
+describe("late calls of an ended session", () => {
+  /** Ends the world's cookie session on its own response, as a handler does. */
   async function signOut({ sessions, cookie }: World): Promise<void> {
     await (await sessions.getSession(exchangeOf({ access: cookie.access }))).revoke();
   }
@@ -780,7 +780,7 @@ describe("late calls of a session that ended", () => {
   const ends: readonly (readonly [string, (world: World) => Promise<void>, boolean])[] = [
     ["its own sign-out", signOut, true],
     [
-      "being replaced",
+      "its replacement",
       async ({ store, cookie }) => {
         await store.store.revoke(cookie.id, "replaced");
       },

@@ -67,7 +67,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
     expect(verify).toHaveBeenCalledTimes(1);
   });
 
-  it("reads each clock once, also when its generation is confirmed", async () => {
+  it("reads each clock once, even when its generation is confirmed", async () => {
     const clock = createFakeClock();
     const { sessions, presented } = await world(clock);
     await passGate(sessions, presented);
@@ -95,7 +95,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
     await expect(passGate(sessions, presented)).rejects.toThrow(/expired/);
   });
 
-  it("is refused when it is over already", async () => {
+  it("is refused if it has already ended", async () => {
     const { sessions, presented } = await world();
     await passGate(sessions, presented);
     const ended = async () => sessions.requestGate(contextOf(presented, AbortSignal.abort()));
@@ -103,7 +103,7 @@ describe.each(transports)("a call whose token was verified before, by %s", (tran
   });
 });
 
-it("revocation takes the tokens of a session out of memory, and each of its own", async () => {
+it("revocation removes the tokens of its own session from the cache", async () => {
   const sessions = testSessions();
   const [one, two] = [await issueOn(sessions, "header"), await issueOn(sessions, "header")];
   const verify = spyOnVerify();
@@ -117,7 +117,7 @@ it("revocation takes the tokens of a session out of memory, and each of its own"
   expect(verify).toHaveBeenCalledTimes(3);
 });
 
-it("what one handler does to its session does not reach the next call", async () => {
+it("changes by one handler to its session object do not reach the next call", async () => {
   const sessions = testSessions();
   const { tokens } = await sessions.issue({ userId: "alice", claims: { role: "user" } });
   const presented = { bearer: tokens.accessToken };
@@ -131,7 +131,7 @@ it("what one handler does to its session does not reach the next call", async ()
   expect(next.accessExpiresAt.getTime()).toBeGreaterThan(0);
 });
 
-it("without the cache every call computes a signature, and passes all the same", async () => {
+it("without the cache every call computes a signature and still passes", async () => {
   const sessions = testSessions({ verifiedCache: { entries: 0 } });
   const { access } = await issueOn(sessions, "header");
   const verify = spyOnVerify();
@@ -140,6 +140,6 @@ it("without the cache every call computes a signature, and passes all the same",
   expect(verify).toHaveBeenCalledTimes(2);
 });
 
-it("the cache is an option that is checked", () => {
+it("the option verifiedCache is checked", () => {
   expect(() => testSessions({ verifiedCache: { entries: -1 } })).toThrow(/verifiedCache\.entries/);
 });

@@ -10,7 +10,7 @@ import { wireServer } from "../helpers/wire-server.ts";
 
 type Work = (sessions: TestSessions, context: HandlerContext) => unknown;
 
-/** A call whose token is signed anew before its handler runs, by the interceptor alone. */
+/** A call whose token is reissued before its handler runs, with the interceptor alone. */
 async function callWithOldClaims(transport: "cookie" | "header", work: Work) {
   const sessions = testSessions();
   const server = wireServer({
@@ -43,7 +43,7 @@ async function callWithOldClaims(transport: "cookie" | "header", work: Work) {
   }));
 }
 
-describe("behind the interceptor alone, a token that was signed anew before the handler ran", () => {
+describe("with the interceptor alone, a token that was reissued before the handler ran", () => {
   it.each(["cookie", "header"] as const)("reaches the client, by %s", async (transport) => {
     for (const work of [() => {}, (sessions, context) => sessions.require(context)] as Work[]) {
       for (const { id, notice, headers } of await callWithOldClaims(transport, work)) {
@@ -54,13 +54,13 @@ describe("behind the interceptor alone, a token that was signed anew before the 
     }
   });
 
-  it.each(["cookie", "header"] as const)("gives way to a sign-in, by %s", async (transport) => {
+  it.each(["cookie", "header"] as const)("is replaced by a sign-in, by %s", async (transport) => {
     const [unary] = await callWithOldClaims(transport, (sessions, context) =>
       sessions.create(context, { userId: "bob" }),
     );
     expect(unary?.notice?.event).toBe("created");
     expect(unary?.notice?.session).not.toBe(unary?.id);
-    // The last cookie of a name is the one that a browser keeps.
+    // A browser keeps the last cookie of a name.
     const { headers = new Headers() } = unary ?? {};
     expect(payloadOf(accessOf({ headers }))).toMatchObject({
       sub: "bob",
@@ -71,17 +71,20 @@ describe("behind the interceptor alone, a token that was signed anew before the 
     );
   });
 
-  it.each(["cookie", "header"] as const)("goes with its session, by %s", async (transport) => {
-    const [unary] = await callWithOldClaims(transport, (sessions, context) =>
-      sessions.require(context).revoke(),
-    );
-    expect(unary?.notice).toMatchObject({ event: "ended", session: unary?.id });
-    const { headers = new Headers() } = unary ?? {};
-    expect(accessOf({ headers })).toBeUndefined();
-    expect(cookieEffects(headers)).toEqual(transport === "cookie" ? clearsCookies : []);
-  });
+  it.each(["cookie", "header"] as const)(
+    "is removed with its session, by %s",
+    async (transport) => {
+      const [unary] = await callWithOldClaims(transport, (sessions, context) =>
+        sessions.require(context).revoke(),
+      );
+      expect(unary?.notice).toMatchObject({ event: "ended", session: unary?.id });
+      const { headers = new Headers() } = unary ?? {};
+      expect(accessOf({ headers })).toBeUndefined();
+      expect(cookieEffects(headers)).toEqual(transport === "cookie" ? clearsCookies : []);
+    },
+  );
 
-  it("gives way to newer claims", async () => {
+  it("is replaced by newer claims", async () => {
     const [unary] = await callWithOldClaims("header", (sessions, context) =>
       sessions.require(context).updateClaims({ role: "owner" }),
     );

@@ -17,7 +17,7 @@ import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import { notesApp } from "../helpers/notes.ts";
 
-describe("feat:N2 a SessionService of one's own", () => {
+describe("feat:N2 a custom SessionService", () => {
   it("replaces a method, leaves another one out, and keeps the rest", async () => {
     const { rpc, session, sessions } = await signedIn((router, { service }) => {
       const { revokeOtherSessions: _, ...kept } = service;
@@ -34,7 +34,7 @@ describe("feat:N2 a SessionService of one's own", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toEqual([]);
   });
 
-  it("is protected as ours is", async () => {
+  it("is protected like the built-in one", async () => {
     const { transport } = await signedIn((router, { service }) => {
       router.service(SessionService, { ...service, getSession: () => ({}) });
     });
@@ -43,7 +43,7 @@ describe("feat:N2 a SessionService of one's own", () => {
   });
 });
 
-describe("feat:N3 context values of one's own", () => {
+describe("feat:N3 custom context values", () => {
   it("reach gates, clientIp, interceptors and handlers of the same call", async () => {
     const key = createContextKey("nowhere");
     const seen: string[] = [];
@@ -87,7 +87,7 @@ describe("feat:N3 context values of one's own", () => {
   });
 });
 
-/** A service with what `add` adds to its router, and alice's client. */
+/** A service with the routes that `add` adds, and alice's client. */
 async function signedIn(add: (router: ConnectRouter, sessions: TestSessions) => void) {
   const sessions = testSessions({ public: [NotesService.method.signIn] });
   const { routes, ...router } = sessions.protect({

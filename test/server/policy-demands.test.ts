@@ -42,7 +42,7 @@ function serve(options: TestSessionsOptions = {}) {
   return { sessions, server, bearerOf };
 }
 
-describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
+describe("feat:L5 feat:K6 claims that a method demands in the schema", () => {
   interface Row {
     readonly claims: JsonObject;
     readonly unmet: readonly string[];
@@ -80,7 +80,7 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toHaveLength(1);
   });
 
-  it("feat:L5 what the service asks for holds where a method asks for nothing of its own", async () => {
+  it("feat:L5 the demands of the service apply to methods without their own", async () => {
     const { server, bearerOf } = serve();
     const without = await server.call(inheritedDemand, {}, { bearer: await bearerOf({}) });
     expect(without.hint?.reason).toBe(Reason.CLAIM_REJECTED);
@@ -90,19 +90,19 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
       { bearer: await bearerOf({ verified: true }) },
     );
     expect(withIt.error).toBeUndefined();
-    // A method's own claims take the place of the service's.
+    // A method's own claims replace those of the service.
     const own = await server.call(
       claimed,
       {},
       { bearer: await bearerOf({ role: "admin", plan: 1 }) },
     );
     expect(own.error).toBeUndefined();
-    // One that says nothing of claims has the service's beside its own freshness.
+    // A method without claims has the service's claims and its own freshness.
     const both = await server.call(fresh, {}, { bearer: await bearerOf({}) });
     expect(both.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("feat:L5 feat:B2 optional: asked of those who have a session", async () => {
+  it("feat:L5 feat:B2 with optional auth, only calls with a session must meet the demands", async () => {
     const { server, bearerOf } = serve();
     expect((await server.call(guest, {}, {})).error).toBeUndefined();
     const refused = await server.call(guest, {}, { bearer: await bearerOf({ role: "reader" }) });
@@ -112,7 +112,7 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     ).toBeUndefined();
   });
 
-  it("feat:L5 feat:L6 feat:B6 what was changed by id holds with the next call, whatever the token says", async () => {
+  it("feat:L5 feat:L6 feat:B6 claims changed by id apply to the next call, whatever its token contains", async () => {
     const { sessions, server } = serve();
     const { session, tokens } = await sessions.issue({
       userId: "alice",
@@ -123,13 +123,13 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
     await sessions.updateClaims(session.id, { role: "reader" });
     const demoted = await server.call(claimed, {}, { bearer });
     expect(demoted.hint?.reason).toBe(Reason.CLAIM_REJECTED);
-    // The token that says so comes with the refusal.
+    // The refusal carries the token with the new claims.
     expect(demoted.headers.has("rpcsession-access-token")).toBe(true);
     await sessions.updateClaims(session.id, { role: "owner" });
     expect((await server.call(claimed, {}, { bearer })).error).toBeUndefined();
   });
 
-  it("feat:L5 names that every object has are no claims", async () => {
+  it("feat:L5 names that every object inherits are not claims", async () => {
     const methods = { [procedureOf("Claimed")]: { claims: { constructor: [], toString: [] } } };
     const { server, bearerOf } = serve({ methods });
     const { hint } = await server.call(
@@ -141,11 +141,11 @@ describe("feat:L5 feat:K6 claims that a method asks for in the schema", () => {
   });
 });
 
-describe("feat:L5 feat:K6 in code", () => {
+describe("feat:L5 feat:K6 demands in code", () => {
   const withCode = (policy: MethodPolicyOptions, name = "Claimed") =>
     serve({ methods: { [procedureOf(name)]: policy } });
 
-  it("feat:L5 code takes the place of the schema, an empty list of claims as well", async () => {
+  it("feat:L5 code overrides the schema, even with an empty list of claims", async () => {
     const other = withCode({ claims: { team: ["red"] } });
     const bearer = await other.bearerOf({ team: ["blue", "red"] });
     expect((await other.server.call(claimed, {}, { bearer })).error).toBeUndefined();
@@ -158,7 +158,7 @@ describe("feat:L5 feat:K6 in code", () => {
     expect(refused.hint?.reason).toBe(Reason.CLAIM_REJECTED);
   });
 
-  it("feat:L5 feat:D14 freshness in code beats the schema's", async () => {
+  it("feat:L5 feat:D14 freshWithin in code overrides the schema", async () => {
     const { sessions, server, bearerOf } = withCode({ freshWithin: "1m", claims: {} }, "Fresh");
     const bearer = await bearerOf({});
     sessions.clock.advance("50s");
@@ -167,7 +167,7 @@ describe("feat:L5 feat:K6 in code", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:L5 describe tells them", () => {
+  it("feat:L5 describe shows them", () => {
     const sessions = testSessions({ methods: { [procedureOf("Claimed")]: { freshWithin: "5m" } } });
     let described: ReturnType<typeof sessions.describe> = [];
     wireServer(
@@ -221,17 +221,17 @@ describe("feat:L5 feat:K6 in code", () => {
   it.each<[string, MethodPolicyOptions]>([
     ["claims", { auth: "none", claims: { role: ["admin"] } }],
     ["a fresh sign-in", { auth: "none", freshWithin: "5m" }],
-  ])("feat:L5 feat:N4 a method that looks at no session cannot ask for %s", (_, policy) => {
+  ])("feat:L5 feat:N4 a public method cannot demand %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"/,
     );
   });
 
-  it("feat:L5 a public method of a service that asks for claims is public", async () => {
+  it("feat:L5 a public method of a service that demands claims stays public", async () => {
     const { server } = serve({ public: [inheritedDemand] });
     expect((await server.call(inheritedDemand, {}, {})).error).toBeUndefined();
-    // What the method itself asks for is not dropped by a word elsewhere.
+    // The method's own demands are not dropped by a setting elsewhere.
     const sessions = testSessions({ public: [claimed] });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
       /its auth is "none", which ignores sessions/,
@@ -239,10 +239,10 @@ describe("feat:L5 feat:K6 in code", () => {
   });
 });
 
-describe("feat:D14 how long ago the user proved who they are", () => {
+describe("feat:D14 how long ago the user authenticated", () => {
   const given = { methods: { [procedureOf("Fresh")]: { claims: {} } } };
 
-  it("feat:D14 in the schema: ten minutes after the sign-in, a refresh changes nothing, signing in again does", async () => {
+  it("feat:D14 in the schema: ten minutes after the sign-in, only signing in again helps, not a refresh", async () => {
     const { sessions, server } = serve(given);
     const { tokens } = await sessions.issue({ userId: "alice" });
     sessions.clock.advance("10m");
@@ -264,7 +264,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     );
   });
 
-  it("feat:D14 a service that only verifies holds to it too", async () => {
+  it("feat:D14 a service that only verifies enforces it too", async () => {
     const issuer = testSessions();
     const { tokens } = await issuer.issue({ userId: "alice" });
     const verifying = verifySessions({
@@ -280,7 +280,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect((await server.call(fresh, {}, { bearer })).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:D14 requireFresh in a handler: refused, then reauthenticated, then let through", async () => {
+  it("feat:D14 requireFresh in a handler: refused, then reauthenticated, then admitted", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice", transport: "cookie" });
@@ -295,7 +295,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect(late.hint?.procedure).toBe("notes.v1.NotesService/AddNote");
     expect(late.headers.get("www-authenticate")).toContain("insufficient_user_authentication");
     expect(cookieEffects(late.headers)).toEqual([]);
-    // A refresh is no proof of who somebody is.
+    // A refresh does not prove the identity of the user.
     const refreshed = await api.refresh("cookie", refreshToken);
     const newer = refreshed.headers.getSetCookie()[0]?.replace(/^[^=]*=([^;]*);.*$/, "$1") ?? "";
     const still = await api.call({ access: newer }, (ctx) => sessions.requireFresh(ctx, "10m"));
@@ -308,7 +308,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect(anew.result).toBe(anew.notice?.session);
   });
 
-  it("feat:D14 a fork is as fresh as the session it comes from", async () => {
+  it("feat:D14 a fork keeps the time of authentication of its parent", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -319,7 +319,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
     expect(hint?.action).toBe(Action.STEP_UP);
   });
 
-  it("feat:D14 feat:N4 a span that is none: Internal, with what to write", async () => {
+  it("feat:D14 feat:N4 an invalid duration: Internal, with an example of a valid one", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -337,7 +337,7 @@ describe("feat:D14 how long ago the user proved who they are", () => {
   });
 });
 
-describe("feat:D14 feat:L5 over every wire", () => {
+describe("feat:D14 feat:L5 unmet demands over every protocol", () => {
   let server: NotesServer;
   const methods = Object.fromEntries(
     NotesService.methods
@@ -350,7 +350,7 @@ describe("feat:D14 feat:L5 over every wire", () => {
   afterAll(() => server.close());
 
   for (const { kind, wire } of cells) {
-    it(`feat:D14 STEP_UP with its violation: ${kind.name}, ${wireName(wire)}`, async () => {
+    it(`feat:D14 are reported as STEP_UP with a violation: ${kind.name}, ${wireName(wire)}`, async () => {
       const { session, tokens } = await server.sessions.issue({
         userId: "alice",
         transport: "cookie",

@@ -38,7 +38,7 @@ type Options = Partial<Pick<SessionsOptions, "public" | "methods">>;
 const { inherited, required, optional } = OpenService.method;
 const { listNotes, addNote, signIn } = NotesService.method;
 
-/** Answers with the caller, or "" where there is none. */
+/** Returns the caller, or "" if there is none. */
 function openRoutes(sessions: TestSessions) {
   const who = (_: unknown, context: HandlerContext) => ({
     userId: sessions.current(context)?.userId ?? "",
@@ -50,12 +50,12 @@ function openRoutes(sessions: TestSessions) {
 
 const noRoutes = (): void => {};
 
-/** Builds the routes, as an adapter does at start. */
+/** Builds the routes as an adapter does at start. */
 function start(options: Options, routes: (router: ConnectRouter) => unknown = noRoutes): void {
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("feat:K6, feat:Q7 which policy a method has", () => {
+describe("feat:K6, feat:Q7 the policy of a method", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -64,54 +64,64 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
     readonly source: string;
   }
   const rows: readonly Row[] = [
-    { row: "no word", method: addNote, auth: "required", source: "default" },
+    { row: "no policy", method: addNote, auth: "required", source: "default" },
     { row: "service option", method: inherited, auth: "none", source: "service option" },
-    { row: "method beats service", method: required, auth: "required", source: "method option" },
-    { row: "method beats service", method: optional, auth: "optional", source: "method option" },
     {
-      row: "code beats method",
+      row: "method overrides service",
+      method: required,
+      auth: "required",
+      source: "method option",
+    },
+    {
+      row: "method overrides service",
+      method: optional,
+      auth: "optional",
+      source: "method option",
+    },
+    {
+      row: "code overrides method",
       method: required,
       options: { methods: { "policytest.v1.OpenService/Required": { auth: "none" } } },
       auth: "none",
       source: "code",
     },
     {
-      row: "code beats service",
+      row: "code overrides service",
       method: inherited,
       options: { methods: { "policytest.v1.OpenService/Inherited": { auth: "required" } } },
       auth: "required",
       source: "code",
     },
     {
-      row: "code that says nothing of auth leaves it",
+      row: "code without auth changes nothing",
       method: inherited,
       options: { methods: { "policytest.v1.OpenService/Inherited": { doAntiCsrfCheck: false } } },
       auth: "none",
       source: "service option",
     },
     {
-      row: "public with a method",
+      row: "public lists the method",
       method: addNote,
       options: { public: [addNote] },
       auth: "none",
       source: "code",
     },
     {
-      row: "public with a service",
+      row: "public lists the service",
       method: addNote,
       options: { public: [NotesService] },
       auth: "none",
       source: "code",
     },
     {
-      row: "public with a service reaches its method options too",
+      row: "public lists the service and overrides its method options",
       method: required,
       options: { public: [OpenService] },
       auth: "none",
       source: "code",
     },
     {
-      row: "public with another method",
+      row: "public lists another method",
       method: addNote,
       options: { public: [signIn] },
       auth: "required",
@@ -125,13 +135,13 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
       source: "code",
     },
   ];
-  it.each(rows)("$row: $auth by $source", ({ method, options = {}, auth, source }) => {
+  it.each(rows)("$row: auth is $auth, from $source", ({ method, options = {}, auth, source }) => {
     const policies = new Policies({ public: [], methods: {}, ...options });
     expect(policies.of(method)).toMatchObject({ auth, source });
     expect(policies.of(method)).toBe(policies.of(method));
   });
 
-  it("SessionService's own: Refresh and SignOut take whoever comes", () => {
+  it("SessionService itself: Refresh and SignOut are public", () => {
     const policies = new Policies({ public: [], methods: {} });
     const described = policies.describe(SessionService.methods);
     expect(described.map(({ procedure, auth }) => `${procedure} ${auth}`)).toEqual([
@@ -168,7 +178,7 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
   });
 });
 
-describe("which policy a stream has", () => {
+describe("the stream policy of a method", () => {
   const { watchNotes } = NotesService.method;
   type StreamWord = "endOnExpiry" | "endOnRevoke" | "never";
   const method = (ofMethod: Stream, ofService: Stream): DescMethod => {
@@ -202,7 +212,7 @@ describe("which policy a stream has", () => {
     expect(policies.describe([desc])[0]?.stream).toBe(stream);
   });
 
-  it("describe shows it for methods that stream, whatever the service says of the others", () => {
+  it("describe shows it for streaming methods only, whatever the service option says", () => {
     const methods = { "notes.v1.NotesService/SyncNotes": { stream: "never" } } as const;
     const sessions = testSessions({ methods });
     const router = createConnectRouter().service(NotesService, {});
@@ -215,23 +225,23 @@ describe("which policy a stream has", () => {
   });
 });
 
-describe("what is refused at start", () => {
+describe("policies that are refused at startup", () => {
   const notes = (router: ConnectRouter) => router.service(NotesService, {});
 
   it.each<[string, Options, RegExp]>([
     [
-      "public, not served",
+      "a method in public that is not served",
       { public: [signIn] },
       /names notes\.v1\.NotesService\/SignIn, but the router serves no such method; remove/,
     ],
     [
-      "a service in public, not served",
+      "a service in public that is not served",
       { public: [OpenService] },
       /OpenService\/Inherited, .*\/Required, .*\/Optional, but/,
     ],
-    ["methods, not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, but/],
+    ["a method in methods that is not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, but/],
     [
-      "methods, with a slash before",
+      "a method with a leading slash",
       { methods: { "/rpcsession.v1.SessionService/Refresh": {} } },
       /names \/rpcsession\.v1\.SessionService\/Refresh, but/,
     ],
@@ -240,7 +250,7 @@ describe("what is refused at start", () => {
     expect(() => start(options)).toThrow(message);
   });
 
-  it("is fine once it is served", () => {
+  it("are accepted once the method is served", () => {
     expect(() => start({ public: [NotesService] }, notes)).not.toThrow();
     const methods = { "rpcsession.v1.SessionService/Refresh": {} };
     expect(() => start({ methods })).not.toThrow();
@@ -250,14 +260,14 @@ describe("what is refused at start", () => {
     ["twice in public", { public: [signIn, signIn] }],
     ["a method and its service", { public: [NotesService, signIn] }],
     ["public and methods", { public: [signIn], methods: { "notes.v1.NotesService/SignIn": {} } }],
-  ])("named twice: %s", (_, options) => {
+  ])("a method that is named twice: %s", (_, options) => {
     expect(() => testSessions(options)).toThrow(TypeError);
     expect(() => testSessions(options)).toThrow(
       /^notes\.v1\.NotesService\/SignIn is named twice; keep it in "public" or in "methods"$/,
     );
   });
 
-  it("an auth that is no word must not open a method", () => {
+  it("an unknown auth, which must not make a method public", () => {
     const typo = { auth: "requierd" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -272,14 +282,14 @@ describe("what is refused at start", () => {
     return { ...addNote, proto: { ...addNote.proto, options } };
   };
 
-  it("a check of a newer schema", () => {
+  it("a check from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ check: 99 as 0 })])).toThrow(
       /sets check to the unknown value 99/,
     );
   });
 
-  it("a check that is no word", () => {
+  it("an unknown check", () => {
     const typo = { check: "strikt" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(
@@ -290,7 +300,7 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("the check of code wins over the schema's, and that over the service's", () => {
+  it("the check in code overrides the method option, which overrides the service option", () => {
     const strict = withPolicy({ check: Check.STRICT });
     const { signOut } = NotesService.method;
     const policies = new Policies({ public: [], methods: {}, check: "none" });
@@ -305,7 +315,7 @@ describe("what is refused at start", () => {
     expect(policies.of({ ...strict, parent }).check).toBe("strict");
   });
 
-  it("a stream of a unary method, in code and in the schema", () => {
+  it("a stream policy of a unary method, in code and in the schema", () => {
     const code = { "notes.v1.NotesService/AddNote": { stream: "never" } } as const;
     for (const [methods, policy] of [
       [code, {}] as const,
@@ -318,13 +328,13 @@ describe("what is refused at start", () => {
     }
   });
 
-  it("a stream of a newer schema", () => {
+  it("a stream policy from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     const method = { ...withPolicy({ stream: 99 as 0 }), methodKind: "server_streaming" } as never;
     expect(() => policies.assertServed([method])).toThrow(/sets stream to the unknown value 99/);
   });
 
-  it("a stream that is no word", () => {
+  it("an unknown stream policy", () => {
     const typo = { stream: "endOnRevok" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/WatchNotes": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -333,7 +343,7 @@ describe("what is refused at start", () => {
     );
   });
 
-  it("an auth of a newer schema", () => {
+  it("an auth from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ auth: 99 as 0 })])).toThrow(
       /sets auth to the unknown value 99/,
@@ -391,7 +401,7 @@ describe("feat:K1 required, optional, none", () => {
     const expected = [
       [required, ofRequired],
       [optional, ofOptional],
-      // Tokens are not looked at.
+      // Tokens are ignored.
       [inherited, ""],
     ] as const;
     for (const [method, answer] of expected) {
@@ -412,7 +422,7 @@ describe("feat:K1 required, optional, none", () => {
     }
   });
 
-  it("require tells a public method from an optional one", async () => {
+  it("require distinguishes a public method from an optional one", async () => {
     const sessions = testSessions();
     const routes = (router: ConnectRouter) => {
       const needs = (_: unknown, context: HandlerContext) => ({
@@ -435,7 +445,7 @@ describe("feat:K1 required, optional, none", () => {
     });
   });
 
-  it("require fails closed where nothing authenticates", async () => {
+  it("require fails closed if nothing authenticates the method", async () => {
     const sessions = testSessions();
     const bare = wireServer({ routes: openRoutes(sessions) });
     const { error } = await bare.call(required, {});
@@ -445,7 +455,7 @@ describe("feat:K1 required, optional, none", () => {
     );
   });
 
-  it("the interceptor alone authenticates too", async () => {
+  it("the interceptor authenticates without the gate, too", async () => {
     const sessions = testSessions();
     const routes = openRoutes(sessions);
     const server = wireServer({ routes, interceptors: [sessions.interceptor] });
@@ -453,12 +463,12 @@ describe("feat:K1 required, optional, none", () => {
     expect((await server.call(required, {}, { bearer: access })).message?.userId).toBe("alice");
     const refused = await server.call(required, {}, { access: "junk" });
     expect(refused.hint?.reason).toBe(Reason.TOKEN_INVALID);
-    // A unary call of the Connect protocol is the one where it can clear cookies.
+    // It can clear cookies only on unary calls of the Connect protocol.
     expect(refused.headers.getSetCookie()).toHaveLength(4);
   });
 });
 
-describe("protect keeps its protection", () => {
+describe("protect", () => {
   type ServiceOptions = Parameters<ConnectRouter["service"]>[2];
   const passing: Interceptor = (next) => (request) => next(request);
   const perService: readonly (readonly [string, ServiceOptions])[] = [
@@ -473,7 +483,7 @@ describe("protect keeps its protection", () => {
     ["something else", { jsonOptions: {} }],
   ];
 
-  it.each(perService)("per-service options: %s", async (_, options) => {
+  it.each(perService)("cannot be bypassed by per-service options: %s", async (_, options) => {
     const sessions = testSessions();
     const list = (_: unknown, context: HandlerContext) => {
       if (context.requestHeader.has("x-fail")) {
@@ -498,12 +508,12 @@ describe("protect keeps its protection", () => {
     expect((await server.call(required, {})).hint?.reason).toBe(Reason.SESSION_MISSING);
     const failing: Presented = { bearer: access, headers: { "x-fail": "1" } };
     expect((await server.call(listNotes, {}, failing)).hint?.reason).toBe(Reason.TOKEN_EXPIRED);
-    // Cookies are cleared, which only the gate can do everywhere.
+    // Cookies are cleared, which only the gate can do on every call.
     const junk = await server.call(listNotes, {}, { access: "junk" });
     expect(junk.headers.getSetCookie()).toHaveLength(4);
   });
 
-  it("the order: our gate, the router's, the service's; our interceptor, then the others", async () => {
+  it("runs its gate first, then the gates of router and service, then its interceptor, then the others", async () => {
     const sessions = testSessions();
     const seen: string[] = [];
     const note = (name: string) => async (context: HandlerContext) => {
@@ -533,7 +543,7 @@ describe("protect keeps its protection", () => {
     expect(seen).toEqual([]);
   });
 
-  it("composeGates stops at the first that throws, and may be empty", async () => {
+  it("runs the gates of composeGates up to the first that throws; there may be none", async () => {
     const seen: string[] = [];
     const gate = composeGates(
       async () => void seen.push("1"),
@@ -548,7 +558,7 @@ describe("protect keeps its protection", () => {
     await expect(composeGates()(context)).resolves.toBeUndefined();
   });
 
-  it("adds SessionService once, also where the user has it", () => {
+  it("adds SessionService once, even if the routes register it too", () => {
     const sessions = testSessions();
     const router = createConnectRouter();
     const own = (r: ConnectRouter) => r.service(SessionService, sessions.service);
@@ -563,7 +573,7 @@ describe("protect keeps its protection", () => {
     );
   });
 
-  it("keeps whatever else the adapter takes", () => {
+  it("keeps all other options of the adapter", () => {
     const sessions = testSessions();
     const given = { routes: noRoutes, grpc: false, jsonOptions: { ignoreUnknownFields: false } };
     expect(sessions.protect(given)).toMatchObject({ grpc: false, jsonOptions: given.jsonOptions });
@@ -571,7 +581,7 @@ describe("protect keeps its protection", () => {
 });
 
 describe("two instances in one process never meet", () => {
-  it("a session of A is nothing for B", async () => {
+  it("a session of A does not exist for B", async () => {
     const a = testSessions({ issuer: "https://a.example" });
     const b = testSessions({ issuer: "https://b.example" });
     const ofA = await issueOn(a, "header");
@@ -590,7 +600,7 @@ describe("two instances in one process never meet", () => {
     expect(body).not.toContain(ofA.id);
   });
 
-  it("both may guard one call", async () => {
+  it("both may protect one call", async () => {
     const a = testSessions({ issuer: "https://a.example" });
     const b = testSessions({ issuer: "https://b.example" });
     const ofA = await issueOn(a, "header");
@@ -613,8 +623,8 @@ describe("two instances in one process never meet", () => {
   });
 });
 
-describe("check", () => {
-  it("holds a router that was put together by hand against the policies", () => {
+describe("sessions.check", () => {
+  it("checks the policies of a router that was built by hand", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter({ requestGate: sessions.requestGate });
     router.service(OpenService, {});

@@ -28,7 +28,7 @@ async function createWorld(options: Options = {}): Promise<World> {
   return { here, there, store };
 }
 
-/** Changes the claims of a session, and has the other server hear of it. */
+/** Changes the claims of a session, and waits until the other server knows. */
 async function change({ here, store }: World, { id }: Issued, claims: object): Promise<void> {
   await here.updateClaims(id, claims);
   await quiet();
@@ -39,7 +39,7 @@ async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** One call: what its handler sees, and what its response tells. */
+/** One call: the claims that its handler sees, and the headers of its response. */
 async function call({ there }: World, presented: Presented) {
   const exchange = exchangeOf(presented);
   const session = await there.getSession(exchange);
@@ -59,7 +59,7 @@ function payloadOf(token: string): Record<string, unknown> {
 const loads = (store: WatchedStore) => store.take().filter((name) => name === "load");
 
 describe("feat:B6 feat:B13 claims that have changed", () => {
-  it("are in the next call on every server, and its response carries a token that says so", async () => {
+  it("apply to the next call on every server, and its response carries a token with them", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -68,7 +68,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(notice).toMatchObject({ event: "reissued", session: issued.id, claimsVersion: 1 });
     expect(headers.get("rpcsession-refresh-token")).toBeNull();
     const [before, after] = [payloadOf(issued.access), payloadOf(token ?? "")];
-    // The same but for the claims: also the generation, for the client may not have a later one.
+    // Identical except for the claims. The generation too: the client may not have a later one.
     const { iat: _iat, jti, cv, ...same } = before;
     expect(after).toMatchObject(same);
     expect(after).toMatchObject({ role: "admin", cv: 1 });
@@ -79,7 +79,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(world.store.take()).toEqual([]);
   });
 
-  it("go into the access cookie alone, where the session is one of cookies", async () => {
+  it("are written to the access cookie only, in a cookie session", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "cookie");
     await change(world, issued, { role: "admin" });
@@ -92,7 +92,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(headers.get("cache-control")).toBe("no-store");
   });
 
-  it("are in a call by GET, whose response carries no token", async () => {
+  it("apply to a call by GET, whose response carries no token", async () => {
     const world = await createWorld();
     for (const transport of ["header", "cookie"] as const) {
       const issued = await issueOn(world.here, transport);
@@ -107,7 +107,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     }
   });
 
-  it("are read once for each version, however many calls come, at once or later", async () => {
+  it("are read once for each version, however many calls arrive, at once or later", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -121,7 +121,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("are not there where the store cannot tell: the old ones serve, and it is asked again", async () => {
+  it("are not used while the store is unreachable: calls get the old ones, and the store is read again", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -133,7 +133,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are waited for two seconds", async () => {
+  it("delay a call by at most two seconds", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
@@ -148,7 +148,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are needed by a method that asks for claims: in an outage it is unavailable", async () => {
+  it("are required by a method that demands claims: in an outage it is unavailable", async () => {
     const world = await createWorld({
       methods: { "notes.v1.NotesService/AddNote": { claims: { role: ["user", "admin"] } } },
     });
@@ -184,12 +184,12 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(headers.get("rpcsession-access-token")).not.toBeNull();
   });
 
-  it("of a session that has ended are of no use: the call is refused", async () => {
+  it("of an ended session are not used: the call is refused", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
     await change(world, issued, { role: "admin" });
-    // Ended so that only the row tells.
+    // Ended so that only the row shows it.
     const inner = world.store.store;
     const stored = await inner.load(issued.id);
     const ended = { ...stored.record, revokedAt: stored.now, endedBy: "revoked" };
@@ -202,7 +202,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     });
   });
 
-  it("that the store has lost are not asked for by every call", async () => {
+  it("that the store has lost are not read by every call", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -231,7 +231,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
       expect([session.claims, notice]).toEqual([{}, undefined]);
     }
     expect(loaded).toBe(1);
-    // Others that took the number of the lost ones: the log tells of them as it would of any.
+    // Other claims that took the version of the lost ones: the log reports them like any others.
     lost = false;
     wake();
     await quiet();
@@ -239,7 +239,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("come with the read of each call while the store is doubted, as new as they are there", async () => {
+  it("are taken from the session that each call reads while the log has lost entries", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -259,7 +259,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("come with the read of a strict check", async () => {
+  it("are taken from the session that a strict check reads", async () => {
     const world = await createWorld({ revocation: "strict" });
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -268,18 +268,18 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("also those of another version than a waiting read has seen", async () => {
+  it("are read again if a pending read has seen another version", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
     await change(world, issued, { role: "admin" });
-    // The row is newer than the log that is known here.
+    // The row is newer than the part of the log that was read here.
     await world.here.updateClaims(issued.id, { role: "owner" });
     const { token } = await call(world, { bearer: issued.access });
     expect(payloadOf(token ?? "")).toMatchObject({ role: "owner", cv: 2 });
   });
 
-  it("reach a client without a refresh, and a stream as well", async () => {
+  it("reach a client without a refresh, and a stream too", async () => {
     const world = await createWorld({ public: [NotesService.method.signIn] });
     const { there, here, store } = world;
     const seen: object[] = [];
@@ -316,7 +316,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
         await notes.addNote({});
       } else {
         for await (const _ of notes.watchNotes({})) {
-          // One is enough.
+          // One suffices.
         }
       }
       await notes.addNote({});

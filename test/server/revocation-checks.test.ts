@@ -15,7 +15,7 @@ type Options = NonNullable<Parameters<typeof testSessions>[0]>;
 interface World {
   /** Where sessions end. */
   readonly here: TestSessions;
-  /** Another server, whose store never wakes it. */
+  /** Another server, which its store never wakes. */
   readonly there: TestSessions;
   readonly store: WatchedStore;
   readonly events: SessionEvent[];
@@ -36,7 +36,7 @@ async function createWorld(options: Options = {}): Promise<World> {
   });
   await there.ready();
   const issued = await issueOn(here, "header");
-  // From here on the token is known, and a call waits for nothing but its check.
+  // From here on the token is cached, and a call waits only for its check.
   await there.getSession(exchangeOf({ bearer: issued.access }));
   store.take();
   return { here, there, store, events, issued };
@@ -45,12 +45,12 @@ async function createWorld(options: Options = {}): Promise<World> {
 const call = ({ there, issued }: World, check?: "feed" | "strict" | "none") =>
   there.getSession(exchangeOf({ bearer: issued.access }), check && { check });
 
-/** Lets everything in the background come to its end. */
+/** Waits for all background work to finish. */
 async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Turns the feed stale, with an outage of the store that goes on. */
+/** Makes the feed stale, with an ongoing outage of the store. */
 async function outage({ there, store }: World, ms = 6_000): Promise<void> {
   store.failing.add("changes");
   there.clock.advance(`${ms}ms`);
@@ -65,8 +65,8 @@ async function refusal(work: Promise<unknown>): Promise<string[]> {
   return [kind, reason];
 }
 
-describe("feat:G6 the feed", () => {
-  it("lets calls pass within maxStaleness of an outage, and none later", async () => {
+describe("feat:G6 revocation: feed", () => {
+  it("admits calls within maxStaleness of an outage, and none later", async () => {
     const world = await createWorld();
     world.store.failing.add("changes");
     world.there.clock.advance("5s");
@@ -78,7 +78,7 @@ describe("feat:G6 the feed", () => {
     await expect(call(world)).resolves.toBeDefined();
   });
 
-  it("a revocation of before it turned stale is never missed", async () => {
+  it("a revocation from before the log became stale is never missed", async () => {
     const world = await createWorld();
     world.store.failing.add("changes");
     await world.issued.revoke();
@@ -88,7 +88,7 @@ describe("feat:G6 the feed", () => {
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
-  it("a thousand calls wait for one read of the log, and read no session", async () => {
+  it("a thousand calls wait for one read of the log and read no session", async () => {
     const world = await createWorld();
     await outage(world);
     world.store.failing.clear();
@@ -97,7 +97,7 @@ describe("feat:G6 the feed", () => {
     expect(world.store.take()).toEqual(["changes"]);
   });
 
-  it("a call gives up on a log that does not answer, and the next read is another one", async () => {
+  it("a call gives up on a log that does not respond, and the next read is a new one", async () => {
     const world = await createWorld();
     world.store.hanging.add("changes");
     world.there.clock.advance("6s");
@@ -114,7 +114,7 @@ describe("feat:G6 the feed", () => {
     await expect(call(world)).resolves.toBeDefined();
   });
 
-  it("a call whose client gives up waits for nothing", async () => {
+  it("a call stops waiting when its client gives up", async () => {
     const world = await createWorld();
     world.store.hanging.add("changes");
     world.there.clock.advance("6s");
@@ -131,7 +131,7 @@ describe("feat:G6 the feed", () => {
     expect((await calling).error?.code).toBe(Code.DeadlineExceeded);
   });
 
-  it("a read that was given up and comes in late changes nothing", async () => {
+  it("an abandoned read that completes late changes nothing", async () => {
     const { here, store, issued } = await createWorld();
     const inner = store.store;
     let answer = (): void => {};
@@ -169,7 +169,7 @@ describe("feat:G6 the feed", () => {
     expect(await refusal(there.getSession(exchangeOf({ bearer: issued.access })))).toEqual(revoked);
   });
 
-  it("a read that was given up and comes in late counts where none was done since", async () => {
+  it("an abandoned read that completes late counts if no other read was done since", async () => {
     const { here, store } = await createWorld();
     let answer = (): void => {};
     const held = new Promise<void>((resolve) => {
@@ -198,7 +198,7 @@ describe("feat:G6 the feed", () => {
     expect(there.health().provenAt?.getTime()).toBe(proven + 2_500);
   });
 
-  it("a wall clock that jumps lets nobody in, whichever way", async () => {
+  it("in an outage, a jump of the wall clock admits nobody", async () => {
     for (const jump of [3_600_000, -3_600_000]) {
       const clock = createFakeClock();
       const world = await createWorld({ clock });
@@ -211,24 +211,24 @@ describe("feat:G6 the feed", () => {
     }
   });
 
-  it("after a sleep of the machine, in which monotonic time stands still, the log is read first", async () => {
+  it("after the machine has slept, when monotonic time stood still, the log is read first", async () => {
     const clock = createFakeClock();
     const world = await createWorld({ clock });
     await world.issued.revoke();
-    // A minute passed, and no timer of ours fired.
+    // A minute has passed, and no timer of ours has fired.
     clock.setNow(clock.now() + 60_000);
     world.here.clock.advance("1m");
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
-  it("a store whose clock jumps ahead and back makes nothing good again", async () => {
+  it("a store clock that jumps ahead and back revives no session", async () => {
     const clock = createFakeClock();
     const world = await createWorld({ clock });
     const { there, here, issued } = world;
     await here.revoke(issued.id);
     clock.advance("2500ms");
     await quiet();
-    // The store's clock is that of the engine that opened it first.
+    // The store uses the clock of the engine that opened it first.
     const begun = clock.now();
     clock.setNow(begun + 3 * 3_600_000);
     await world.store.store.prune(100);
@@ -242,7 +242,7 @@ describe("feat:G6 the feed", () => {
     expect(there.health().changes).toBe(1);
   });
 
-  it("a server that starts forgets what it finds in the log when its tokens are dead", async () => {
+  it("a starting server forgets log entries once their tokens have expired", async () => {
     const { here, store, issued } = await createWorld();
     await issued.revoke();
     here.clock.advance("40m");
@@ -257,12 +257,17 @@ describe("feat:G6 the feed", () => {
     expect(late.health().changes).toBe(0);
   });
 
-  it("is bounded by the option", async () => {
+  it("is bounded by the option maxStaleness", async () => {
     const world = await createWorld({ maxStaleness: "500ms" });
     await outage(world, 501);
     expect(await refusal(call(world))).toEqual(unavailable);
-    for (const maxStaleness of ["100ms", "61s"] as const) {
-      expect(() => testSessions({ maxStaleness })).toThrow(/^maxStaleness\b/);
+    for (const [maxStaleness, bound] of [
+      ["100ms", "at least 200ms"],
+      ["61s", "at most 1m"],
+    ] as const) {
+      expect(() => testSessions({ maxStaleness })).toThrow(
+        new TypeError(`maxStaleness must be ${bound}, got "${maxStaleness}"`),
+      );
     }
     const streams = { maxStaleness: "20s", maxStreamStaleness: "10s" } as const;
     expect(() => testSessions(streams)).toThrow(
@@ -271,8 +276,8 @@ describe("feat:G6 the feed", () => {
   });
 });
 
-describe("events of the feed", () => {
-  it("tell once that it turned stale, with the cause, and once that it recovered", async () => {
+describe("events of the change log", () => {
+  it("report once that it is stale, with the cause, and once that it recovered", async () => {
     const world = await createWorld();
     await outage(world);
     await refusal(call(world));
@@ -292,7 +297,7 @@ describe("events of the feed", () => {
     ]);
   });
 
-  it("do not tell of a clock that was set on, as in tests", async () => {
+  it("are not sent when a fake clock is advanced", async () => {
     const world = await createWorld();
     world.there.clock.advance("10m");
     await expect(call(world)).resolves.toBeDefined();
@@ -303,7 +308,7 @@ describe("events of the feed", () => {
 });
 
 describe("sessions.health", () => {
-  it("tells of what is not open", async () => {
+  it("reports an instance that is not open", async () => {
     const sessions = testSessions();
     expect(sessions.health()).toMatchObject({ status: "closed", changes: 0 });
     await sessions.ready();
@@ -312,7 +317,7 @@ describe("sessions.health", () => {
     expect(sessions.health().status).toBe("closed");
   });
 
-  it("tells of lag, proof and sizes without asking the store", async () => {
+  it("reports lag, proof and sizes without reading the store", async () => {
     const world = await createWorld();
     const { there, store } = world;
     const opened = there.clock.now();
@@ -340,8 +345,8 @@ describe("sessions.health", () => {
   });
 });
 
-describe("feat:B5 strict", () => {
-  it("reads the session on each call, whatever the feed knows", async () => {
+describe("feat:B5 revocation: strict", () => {
+  it("reads the session on each call, whatever the log contains", async () => {
     const world = await createWorld({ revocation: "strict" });
     await call(world);
     await call(world);
@@ -350,7 +355,7 @@ describe("feat:B5 strict", () => {
     expect(await refusal(call(world))).toEqual(revoked);
   });
 
-  it("honours the ends of the session", async () => {
+  it("respects the idle and absolute end of the session", async () => {
     const world = await createWorld({ lifetimes: { access: "2m", idle: "2m" } });
     const { there, store, issued } = world;
     const { record } = await store.store.load(issued.id);
@@ -372,7 +377,7 @@ describe("feat:B5 strict", () => {
     ]);
   });
 
-  it("is unavailable in an outage, and needs no fresh feed", async () => {
+  it("is Unavailable in an outage, and does not need a fresh log", async () => {
     const world = await createWorld();
     world.store.failing.add("load");
     expect(await refusal(call(world, "strict"))).toEqual(unavailable);
@@ -382,7 +387,7 @@ describe("feat:B5 strict", () => {
     expect(await refusal(call(world))).toEqual(unavailable);
   });
 
-  it("holds for one method by its policy, and describe shows it", async () => {
+  it("can be set for one method by its policy", async () => {
     const world = await createWorld({
       methods: { "notes.v1.NotesService/AddNote": { check: "strict" } },
     });
@@ -397,8 +402,8 @@ describe("feat:B5 strict", () => {
   });
 });
 
-describe("no check", () => {
-  it("looks at nothing, not even at a stale feed", async () => {
+describe("revocation: none", () => {
+  it("checks nothing, and admits calls with a stale log", async () => {
     const world = await createWorld({ revocation: "none" });
     await outage(world, 50_000);
     world.store.take();
@@ -429,7 +434,7 @@ describe("a service that only verifies", () => {
     expect(start("none")).not.toThrow();
   });
 
-  it("refuses such a check of getSession too, instead of passing who is revoked", async () => {
+  it("refuses such a check in getSession too, instead of admitting a revoked session", async () => {
     const sessions = testSessions();
     const { session, tokens } = await sessions.issue({ userId: "alice" });
     const { clock } = sessions;
@@ -451,8 +456,8 @@ describe("a service that only verifies", () => {
   });
 });
 
-describe("sec:V04 more changes than can be kept", () => {
-  it("each call reads its session, and beyond the cap is unavailable; nobody revoked gets in", async () => {
+describe("sec:V04 more changes than can be remembered", () => {
+  it("each call reads its session, calls beyond the cap are unavailable, and no revoked session is admitted", async () => {
     const inner = watchedStore();
     const here = testSessions({ store: inner.store });
     const lost = here.clock.now();
@@ -473,7 +478,7 @@ describe("sec:V04 more changes than can be kept", () => {
     await expect(ask(good)).resolves.toBeDefined();
     expect(await refusal(ask(bad))).toEqual(revoked);
     expect(there.health().status).toBe("unsure");
-    // As many as are read at once, and as many as may wait.
+    // As many as are read at once, plus as many as may wait.
     store.take();
     store.hanging.add("load");
     const waiting = Array.from({ length: 64 + 1_000 }, () => ask(good).catch(() => {}));

@@ -4,8 +4,8 @@ import { exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
 import { advanced, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
 
-describe("sec:V09 tokens of many clients that begin at once", () => {
-  it("do not all expire at once: their ends, and early refreshes, spread over 5 % of their life", async () => {
+describe("sec:V09 tokens of many clients that start at once", () => {
+  it("do not all expire at once: expiry and early refreshes spread over 5 % of the lifetime", async () => {
     const sessions = testSessions();
     const ends: number[] = [];
     for (let batch = 0; batch < 20; batch++) {
@@ -18,7 +18,7 @@ describe("sec:V09 tokens of many clients that begin at once", () => {
     const now = sessions.clock.now();
     expect(last - now).toBeLessThanOrEqual(900_000);
     expect(first - now).toBeGreaterThanOrEqual(855_000 - 1_000);
-    // 2,000 over 45 s: 44 a second on the average, and 900 where they came together.
+    // 2,000 over 45 s: 44 a second on average, compared with 2,000 at once.
     const perSecond = Map.groupBy(ends, (end) => Math.floor(end / 1_000));
     expect(Math.max(...[...perSecond.values()].map(({ length }) => length))).toBeLessThan(100);
     expect(perSecond.size).toBeGreaterThan(40);
@@ -26,7 +26,7 @@ describe("sec:V09 tokens of many clients that begin at once", () => {
 });
 
 describe("sec:V10 events and log lines", () => {
-  it("hold no token, whatever happens; a token in a URL is none", async () => {
+  it("never contain a token, and a token in a URL is not accepted", async () => {
     const clock = createFakeClock();
     const store = watchedStore();
     const told: unknown[] = [];
@@ -69,7 +69,7 @@ describe("sec:V10 events and log lines", () => {
     for (const token of tokens) {
       expect(token.length).toBeGreaterThan(20);
       expect(text).not.toContain(token);
-      // Nor the part of it that no one else can make.
+      // Nor the secret part of it.
       expect(text).not.toContain(token.split(".").at(-1));
     }
     expect(session).toBeDefined();

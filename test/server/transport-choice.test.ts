@@ -6,17 +6,17 @@ import { chooseTransport } from "../../src/server/session/sign-in.ts";
 type Case = readonly [string | undefined, boolean, boolean, boolean];
 
 const all: readonly (readonly [...Case, "cookie" | "header" | "refused"])[] = [
-  // A program that says nothing gets headers, whatever its Origin.
+  // A program without a preference gets headers, whatever its Origin.
   [undefined, false, false, false, "header"],
   [undefined, false, false, true, "header"],
   [undefined, false, true, false, "header"],
   [undefined, false, true, true, "header"],
-  // A browser gets cookies, where they would be kept.
+  // A browser gets cookies if it would keep them.
   [undefined, true, true, false, "cookie"],
   [undefined, true, true, true, "cookie"],
   [undefined, true, false, false, "refused"],
   [undefined, true, false, true, "header"],
-  // Cookies for whom asks; the cross-site check comes after.
+  // Clients that ask for cookies get them; the cross-site check comes later.
   ["cookie", false, false, false, "cookie"],
   ["cookie", false, false, true, "cookie"],
   ["cookie", false, true, false, "cookie"],
@@ -25,7 +25,7 @@ const all: readonly (readonly [...Case, "cookie" | "header" | "refused"])[] = [
   ["cookie", true, false, true, "cookie"],
   ["cookie", true, true, false, "cookie"],
   ["cookie", true, true, true, "cookie"],
-  // Headers for a browser only where the service says so.
+  // A browser gets headers only if the service allows it.
   ["header", false, false, false, "header"],
   ["header", false, false, true, "header"],
   ["header", false, true, false, "header"],
@@ -34,7 +34,7 @@ const all: readonly (readonly [...Case, "cookie" | "header" | "refused"])[] = [
   ["header", true, false, true, "header"],
   ["header", true, true, false, "refused"],
   ["header", true, true, true, "header"],
-  // Nothing else is asked for.
+  // No other transport is accepted.
   ["", false, true, true, "refused"],
   ["Cookie", false, true, true, "refused"],
   ["cookie, header", false, true, true, "refused"],
@@ -43,7 +43,7 @@ const all: readonly (readonly [...Case, "cookie" | "header" | "refused"])[] = [
 
 describe("chooseTransport", () => {
   it.each(all)(
-    "wanted %s, browser %s, trusted %s, allowed %s: %s",
+    "wanted: %s, from a browser: %s, trusted site: %s, header transport allowed: %s; chooses %s",
     (wanted, fromBrowser, trustedSite, browserHeaderTransport, result) => {
       const choose = () =>
         chooseTransport({ wanted, fromBrowser, trustedSite, browserHeaderTransport });

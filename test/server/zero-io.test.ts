@@ -23,22 +23,22 @@ async function createWorld(antiCsrf: "off" | "token" = "off"): Promise<World> {
   return { sessions, store, cookie, header };
 }
 
-/** Lets everything in the background come to its end. */
+/** Waits for all background work to finish. */
 async function quiet(): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** What the clock does, and not a call: following the log, and sweeping. */
+/** Store calls made by timers, not by calls: following the log, and sweeping. */
 const byClock: ReadonlySet<string> = new Set(["changes", "lease", "prune"]);
 
-/** The calls noted that were made for calls. */
+/** The store calls that were made for calls. */
 function taken(store: WatchedStore): string[] {
   return store.take().filter((call) => !byClock.has(call));
 }
 
 const many = Array.from({ length: 100 });
 
-describe("feat:B1 a call reads and writes nothing", () => {
+describe("feat:B1 a call does not access the store if it is", () => {
   const { addNote, listNotes, watchNotes } = NotesService.method;
 
   it.each<[string, (world: World) => Presented]>([
@@ -97,7 +97,7 @@ describe("feat:B7 confirmation", () => {
     await use(sessions, cookie.access);
     await quiet();
     expect(taken(store)).toEqual([]);
-    // From when a generation is settled on.
+    // From this time on the generation is settled.
     sessions.clock.advance("60s");
     await use(sessions, cookie.access);
     await quiet();
@@ -109,7 +109,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["load"]);
   });
 
-  it("comes once more for the next generation, and not for the one before", async () => {
+  it("happens again for the next generation, and not for the previous one", async () => {
     const { sessions, store, cookie } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     sessions.clock.advance("61s");
@@ -123,7 +123,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["confirm"]);
   });
 
-  it("fails without failing the call, and is tried again by a later one", async () => {
+  it("fails without failing the call, and a later call tries again", async () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.failing.add("confirm");
@@ -140,7 +140,7 @@ describe("feat:B7 confirmation", () => {
     expect(taken(store)).toEqual(["confirm"]);
   });
 
-  it("hangs without holding up the call", async () => {
+  it("hangs without delaying the call", async () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.hanging.add("confirm");
@@ -149,7 +149,7 @@ describe("feat:B7 confirmation", () => {
   });
 });
 
-describe("a revocation is known without reading a session", () => {
+describe("a revocation is detected without reading a session", () => {
   const revokedAt = async (sessions: TestSessions, issued: Issued) => {
     const error = await sessionErrorOf(sessions.getSession(exchangeOf({ bearer: issued.access })));
     return [error.kind, error.reason];
@@ -162,7 +162,7 @@ describe("a revocation is known without reading a session", () => {
     store.failing.add("load");
     expect(await revokedAt(sessions, header)).toEqual(revoked);
     await quiet();
-    // The log is read because the store woke us, and not for the call.
+    // The log is read because the store woke the feed, not for the call.
     expect(taken(store)).toEqual(["revoke"]);
     await Promise.all(many.map(() => revokedAt(sessions, header)));
     expect(taken(store)).toEqual([]);
@@ -180,14 +180,14 @@ describe("a revocation is known without reading a session", () => {
     expect(new Set(elsewhere.take())).toEqual(new Set(["changes"]));
   });
 
-  it("by one that is opened later", async () => {
+  it("by an instance that is opened later", async () => {
     const { sessions, store, header } = await createWorld();
     await header.revoke();
     const other = testSessions({ store: store.store, clock: sessions.clock });
     expect(await revokedAt(other, header)).toEqual(revoked);
   });
 
-  it("also when the log could not be read for a while", async () => {
+  it("even if the log could not be read for a while", async () => {
     const { sessions, store, header } = await createWorld();
     const elsewhere = watchedStore(store.store);
     const other = testSessions({ store: elsewhere.store, clock: sessions.clock });
@@ -201,15 +201,15 @@ describe("a revocation is known without reading a session", () => {
     expect(await revokedAt(other, header)).toEqual(revoked);
   });
 
-  it("of another session, it changes nothing", async () => {
+  it("a revocation of another session changes nothing", async () => {
     const { sessions, header, cookie } = await createWorld();
     await cookie.revoke();
     await expect(sessions.getSession(exchangeOf({ bearer: header.access }))).resolves.toBeDefined();
   });
 });
 
-describe("gs:G4 keys", () => {
-  it("a key that another server made is read once, then known", async () => {
+describe("gs:G4 signing keys", () => {
+  it("a key that another server created is read once", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();
     const signer = testSessions({ store: inner.store, clock });
@@ -218,7 +218,7 @@ describe("gs:G4 keys", () => {
     const other = testSessions({ store: store.store, clock });
     await other.ready();
     clock.advance("30d");
-    // Makes the next key, which signs once it was published for long enough.
+    // Creates the next key, which signs once it has been published for long enough.
     await signer.issue({ userId: "alice" });
     await vi.waitFor(async () => {
       expect((await inner.store.signingKeys()).keys).toHaveLength(2);
@@ -236,7 +236,7 @@ describe("gs:G4 keys", () => {
     expect(taken(store)).toEqual([]);
   });
 
-  it("a flood of unknown keys reads them once per cooldown", async () => {
+  it("a flood of unknown key ids reads the keys once per cooldown", async () => {
     const { sessions, store } = await createWorld();
     sessions.clock.advance("1m");
     const { access } = await issueOn(testSessions({ clock: sessions.clock }), "header");

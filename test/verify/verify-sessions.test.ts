@@ -12,7 +12,7 @@ import { listenForTest } from "../helpers/listen.ts";
 
 const issuer = "https://test.example";
 
-/** A service beside the issuer, on its clock. */
+/** A second service with the clock of the issuer. */
 function beside(at: Issuer, options: Partial<VerifySessionsOptions> = {}) {
   return verifySessions({ issuer, jwks: at.jwks, clock: at.sessions.clock, ...options });
 }
@@ -35,7 +35,7 @@ async function outcome(
 }
 
 describe("feat:Q5 verifySessions", () => {
-  it("verifies tokens in headers and cookies by the keys it fetches once", async () => {
+  it("verifies tokens in headers and cookies with keys that it fetches once", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     expect(at.asked.count).toBe(0);
@@ -48,7 +48,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(at.asked.count).toBe(1);
   });
 
-  it("tells everything of the session but how to end it", async () => {
+  it("provides the whole session, except a way to end it", async () => {
     const at = await startIssuer();
     const { session, tokens } = await at.sessions.issue({
       userId: "alice",
@@ -95,7 +95,7 @@ describe("feat:Q5 verifySessions", () => {
     [
       "a token of another issuer",
       async () => ({ bearer: (await tokensOf(await startIssuer())).accessToken }),
-      // Issued in the very second of the fetch: its key is not known yet.
+      // Issued in the same second as the fetch, so its key is not known yet.
       "unavailable AUTH_UNAVAILABLE retry-later",
     ],
   ])("refuses %s as the issuer would", async (_, present, expected) => {
@@ -104,7 +104,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(at), presented)).toBe(expected);
   });
 
-  it("feat:B10, sec:J15 refuses tokens for another audience or of another issuer's name", async () => {
+  it("feat:B10, sec:J15 refuses tokens for another audience or from another issuer", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const refused = "tryRefreshToken TOKEN_INVALID refresh";
@@ -116,7 +116,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(other, { audience: "other" }), { bearer: token })).toBe("alice");
   });
 
-  it("takes keys that are given, which never change", async () => {
+  it("accepts a given key set, which never changes", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const given = beside(at, { jwks: await at.sessions.jwks() });
@@ -134,7 +134,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(at), { bearer: (await tokensOf(at)).accessToken })).toBe("alice");
   });
 
-  it("sec:J17 follows rotation: no call fails, whatever the age of its keys", async () => {
+  it("sec:J17 follows rotation: no call fails, however old its keys are", async () => {
     const at = await startIssuer();
     // Now, so that the first key is as old as the clock.
     await at.sessions.ready();
@@ -146,19 +146,19 @@ describe("feat:Q5 verifySessions", () => {
       const step = rotates ? 2 : 7 * 60;
       at.sessions.clock.advance(`${step}m`);
       minutes += step;
-      // Keys are made in the background, which needs a turn of its own.
+      // Keys are generated in the background, which takes a turn of the event loop.
       await new Promise((resolve) => setImmediate(resolve));
       const { accessToken } = await tokensOf(at);
       headers.add(accessToken.slice(0, accessToken.indexOf(".")));
       expect(await outcome(sessions, { bearer: accessToken })).toBe("alice");
     }
-    // They differ in the key id alone.
+    // They differ only in the key id.
     expect(headers.size).toBe(2);
   });
 });
 
 describe("verifySessions in an outage of the issuer", () => {
-  it("knows its keys on; without any it is Unavailable", async () => {
+  it("goes on with its known keys; without any it is Unavailable", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const [known, fresh] = [beside(at), beside(at)];
@@ -185,7 +185,7 @@ describe("verifySessions in an outage of the issuer", () => {
     expect(evil.asked.count).toBe(0);
   });
 
-  it("nobody listens", async () => {
+  it("is Unavailable if nothing listens at the URL", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const nobody = beside(at, { jwks: "http://127.0.0.1:1/jwks.json" });
@@ -194,7 +194,7 @@ describe("verifySessions in an outage of the issuer", () => {
 });
 
 describe("a service that only verifies", () => {
-  it("serves what its policies say, with the hints of the issuer and without SessionService", async () => {
+  it("serves by its policies, with the hints of the issuer and without SessionService", async () => {
     const at = await startIssuer();
     const sessions = beside(at, { public: [NotesService.method.signIn] });
     const users: string[] = [];
@@ -233,7 +233,7 @@ describe("a service that only verifies", () => {
     expect(sessions.describe({ handlers: [] } as never)).toEqual([]);
   });
 
-  it("feat:Q5 a client refreshes at the issuer and calls again, unnoticed", async () => {
+  it("feat:Q5 a client refreshes at the issuer and retries transparently", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     let handled = 0;
@@ -278,17 +278,21 @@ describe("options of verifySessions", () => {
     ["no key set", { jwks: {} as JsonWebKeySet }, /^JWK set/],
     ["no jwks", { jwks: undefined as unknown as string }, /^JWK set/],
     ["no issuer", { issuer: "" }, /^issuer/],
-    ["what needs a store", { store: {} } as object, /^unknown option "store" for verifySessions; /],
+    [
+      "an option that needs a store",
+      { store: {} } as object,
+      /^unknown option "store" for verifySessions; /,
+    ],
     ["an empty audience", { audience: "" }, /^audience/],
-    ["a long skew", { clockSkew: "61s" }, /^clockSkew/],
+    ["a clockSkew that is too long", { clockSkew: "61s" }, /^clockSkew/],
     ["an origin with a path", { origins: ["https://a.example/"] }, /^origins/],
-    ["a choice that is none", { crossSite: "off" as "checked" }, /^crossSite/],
+    ["an unknown choice", { crossSite: "off" as "checked" }, /^crossSite/],
   ])("refuses %s", (_, options, message) => {
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(TypeError);
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(message);
   });
 
-  it("asks for options", () => {
+  it("requires options", () => {
     expect(() => verifySessions(undefined as never)).toThrow(/^verifySessions requires options/);
   });
 
@@ -298,16 +302,16 @@ describe("options of verifySessions", () => {
     "http://localhost:8080/jwks",
     "http://127.0.0.1/k",
     "http://[::1]/k",
-  ])("takes %s", (url) => {
+  ])("accept %s", (url) => {
     expect(verifySessions({ issuer, jwks: url })).toHaveProperty("requestGate");
   });
 
-  it("a given set without a usable key fails when it is opened", async () => {
+  it("a given key set without a usable key fails when it is opened", async () => {
     const sessions = verifySessions({ issuer, jwks: { keys: [{ kty: "oct", k: "AAAA" }] } });
     await expect(sessions.ready()).rejects.toThrow(/no key/);
   });
 
-  it("names a method that is not served", () => {
+  it("reports a policy for a method that is not served", () => {
     const sessions = verifySessions({ issuer, jwks, public: [NotesService] });
     const { routes } = sessions.protect({ routes: (router) => router });
     expect(() => createRouterTransport(routes)).toThrow(/serves no such method/);

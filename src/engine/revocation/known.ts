@@ -21,7 +21,13 @@ export class KnownChanges {
   readonly #ends = new Map<string, End>();
   readonly #claims = new Map<string, NewClaims>();
   readonly #listeners = new Listeners();
+  /** How sessions ended, by their ids. */
+  readonly ends: ReadonlyMap<string, End> = this.#ends;
+  /** The newest versions of claims, by the ids of their sessions. */
+  readonly claims: ReadonlyMap<string, NewClaims> = this.#claims;
   readonly limit: number;
+  /** Whether there are more entries than can be kept reliably. */
+  isOverfull = false;
 
   constructor(options: KnownChangesOptions) {
     this.#options = options;
@@ -39,8 +45,10 @@ export class KnownChanges {
     const forgetAt = this.#options.clock.monotonic() + this.#options.window - age;
     if (change.kind === "claims") {
       this.#applyClaims(change, forgetAt);
+      this.#count();
     } else {
       this.#applyEnd(change, forgetAt);
+      this.#count();
       // Last, because listeners look the session up.
       this.#listeners.notify(change);
     }
@@ -63,6 +71,7 @@ export class KnownChanges {
 
   forgetClaims(session: string): void {
     this.#claims.delete(session);
+    this.#count();
   }
 
   /** Forgets entries that no longer matter. */
@@ -70,11 +79,7 @@ export class KnownChanges {
     const now = this.#options.clock.monotonic();
     forget(this.#ends, now);
     forget(this.#claims, now);
-  }
-
-  /** Whether there are more entries than can be kept reliably. */
-  get isOverfull(): boolean {
-    return this.size > this.limit;
+    this.#count();
   }
 
   /** Number of entries, both kinds together. */
@@ -92,6 +97,10 @@ export class KnownChanges {
     for (const [session, end] of this.#ends) {
       yield toEntry(session, end);
     }
+  }
+
+  #count(): void {
+    this.isOverfull = this.size > this.limit;
   }
 
   #applyEnd({ session, endedBy, at }: EndedEntry, forgetAt: number): void {

@@ -4,7 +4,6 @@ import type { SessionEventListener } from "../../base/events.ts";
 import { inTime } from "../../base/promises.ts";
 import type { Changes, EndedEntry, LogEntry, SessionStore } from "../store.ts";
 import { KnownChanges, type RevocationListener } from "./known.ts";
-import { type Moment, Staleness, StoreTime } from "./time.ts";
 
 /** Answers, from memory, whether sessions have ended and whether their claims have changed. */
 export interface Revocations {
@@ -15,16 +14,17 @@ export interface Revocations {
   /** The newest version of a session's claims; undefined if no change is known. */
   claimsVersionOf(session: string): number | undefined;
   /**
+   * Looks up everything that decides whether a verified token may be used.
+   * @param claimsVersion the version of the claims in the token
+   * @returns undefined if the token may be used as it is: the answer is current, and nothing is
+   * known against it
+   */
+  lookUp(session: string, claimsVersion: number): LookUp | undefined;
+  /**
    * True while entries may be missing: the store lost changes, or there are more than memory may
    * hold. A session without an entry may then have ended, so read it from the store.
    */
   readonly unsure: boolean;
-  /**
-   * Whether the last completed read is older than `maxStaleness`. Call `catchUp` before you rely on
-   * the other answers.
-   * @param now a value that `storeNow` has just returned; saves a reading of the clock
-   */
-  isStale(now?: number): boolean;
   /**
    * Milliseconds since the last completed read of the change log began; 0 if there is no log to
    * follow.
@@ -43,6 +43,23 @@ export interface Revocations {
   watch(session: string, listener: RevocationListener): () => void;
   /** Whether the log was closed, so that no further change will be reported. */
   isClosed(): boolean;
+}
+
+/** Why a verified token may not be used as it is. */
+export interface LookUp {
+  /** How the session ended; undefined if no end is known. */
+  readonly end: EndedEntry | undefined;
+  /** See `Revocations.unsure`. */
+  readonly isUnsure: boolean;
+  /**
+   * Whether the last completed read is older than `maxStaleness`. Call `catchUp` and look up again
+   * before you rely on the other answers.
+   */
+  readonly isStale: boolean;
+  /** Whether the claims have changed after the token was issued. */
+  readonly hasNewClaims: boolean;
+  /** The store's time of this answer. */
+  readonly now: number;
 }
 
 interface RevocationLogOptions {
@@ -69,6 +86,8 @@ const quick = 10;
 const patience = 5_000;
 /** Reads that a call waits for, at most, if each takes too long to prove anything. */
 const readsPerCall = 3;
+/** An answer counts as a reading of the store's clock if it took less than this many milliseconds. */
+const trustedRoundTrip = 1_000;
 
 /**
  * What this process knows about revocations. Follows the change log of the store, so that calls are
@@ -81,8 +100,12 @@ const readsPerCall = 3;
 export class RevocationLog implements Revocations {
   readonly #options: RevocationLogOptions;
   readonly #known: KnownChanges;
-  readonly #staleness: Staleness;
-  readonly #time: StoreTime;
+  /** When the last completed read began; undefined before the first. */
+  #provenAt: Moment | undefined;
+  /** Whether the present outage has been reported. */
+  #reportedStale = false;
+  /** Store time minus monotonic time; undefined before the first read. */
+  #storeAhead: number | undefined;
   #cursor: string | undefined;
   #underWay: Promise<void> | undefined;
   #closed = false;
@@ -98,8 +121,6 @@ export class RevocationLog implements Revocations {
   constructor(options: RevocationLogOptions) {
     this.#options = options;
     this.#known = new KnownChanges(options);
-    this.#staleness = new Staleness(options);
-    this.#time = new StoreTime(options.clock);
   }
 
   /**
@@ -112,7 +133,7 @@ export class RevocationLog implements Revocations {
     this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
     try {
       // Without a time limit: there may be much to read.
-      this.#underWay = this.#read(this.#staleness.moment());
+      this.#underWay = this.#read(this.#moment());
       await this.#underWay;
       this.#scheduleNext(this.#options.maxStaleness / 2);
     } catch (error) {
@@ -136,8 +157,23 @@ export class RevocationLog implements Revocations {
     this.#known.apply(change);
   }
 
+  /** This machine's clock before the first read. */
   storeNow(): number {
-    return this.#time.now();
+    const { clock } = this.#options;
+    return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
+  }
+
+  lookUp(session: string, claimsVersion: number): LookUp | undefined {
+    const { ends, claims } = this.#known;
+    const isEnded = ends.has(session);
+    const isUnsure = this.unsure;
+    const isStale = this.isStale();
+    const hasNewClaims = (claims.get(session)?.version ?? 0) > claimsVersion;
+    if (!isEnded && !isUnsure && !isStale && !hasNewClaims) {
+      return undefined;
+    }
+    const end = this.#known.get(session);
+    return { end, isUnsure, isStale, hasNewClaims, now: this.storeNow() };
   }
 
   get(session: string): EndedEntry | undefined {
@@ -166,12 +202,13 @@ export class RevocationLog implements Revocations {
     return this.#mayLackEntries || this.#known.isOverfull;
   }
 
-  isStale(now?: number): boolean {
-    return this.#staleness.isStale(now === undefined ? now : this.#time.toMonotonic(now));
+  /** Whether the last completed read is older than `maxStaleness`. */
+  isStale(): boolean {
+    return this.#age() > this.#options.maxStaleness;
   }
 
   staleness(): number {
-    return this.#staleness.age();
+    return this.#age();
   }
 
   async catchUp(): Promise<void> {
@@ -180,7 +217,7 @@ export class RevocationLog implements Revocations {
     }
     const late = (): SessionError => {
       const error = noAnswer();
-      this.#staleness.failed(error);
+      this.#failed(error);
       return error;
     };
     const { clock } = this.#options;
@@ -190,7 +227,7 @@ export class RevocationLog implements Revocations {
   /** Figures for the health report. */
   figures(): LogFigures {
     return {
-      provenAt: this.#staleness.provenAt?.wall,
+      provenAt: this.#provenAt?.wall,
       lag: this.#lag,
       changes: this.#known.size,
       maxChanges: this.#known.limit,
@@ -230,7 +267,7 @@ export class RevocationLog implements Revocations {
 
   async #readInTime(): Promise<void> {
     const { clock, maxStaleness } = this.#options;
-    const began = this.#staleness.moment();
+    const began = this.#moment();
     const late = (): Error => new Error(`no answer within ${stuckAfter / 1000} s`);
     try {
       await inTime(this.#read(began), { clock, ms: stuckAfter, late });
@@ -241,7 +278,7 @@ export class RevocationLog implements Revocations {
         cause instanceof SessionError
           ? cause
           : unavailable("the change log could not be read; try again", cause);
-      this.#staleness.failed(error);
+      this.#failed(error);
       this.#scheduleNext(Math.min(retryMs, maxStaleness / 4));
       throw error;
     }
@@ -273,7 +310,7 @@ export class RevocationLog implements Revocations {
     const { store, window } = this.#options;
     // After a long sleep the log may have dropped entries; every token they concern has expired.
     const changes = await store.changes(this.#cursor, window);
-    const { provenAt } = this.#staleness;
+    const provenAt = this.#provenAt;
     // A late answer to a read that was given up still counts, unless a newer read has overtaken it.
     if (provenAt === undefined || provenAt.monotonic <= began.monotonic) {
       this.#take(changes, began);
@@ -281,11 +318,11 @@ export class RevocationLog implements Revocations {
   }
 
   #take({ entries, cursor, now, lostAt }: Changes, began: Moment): void {
-    const isFirst = this.#staleness.provenAt === undefined;
+    const isFirst = this.#provenAt === undefined;
     for (const entry of entries) {
       this.#known.apply(entry, isFirst ? Math.max(0, now - entry.at) : 0);
     }
-    this.#time.learn(now, began.monotonic);
+    this.#learnTime(now, began.monotonic);
     this.#known.prune();
     const newest = entries.at(-1);
     if (!isFirst && newest !== undefined) {
@@ -300,7 +337,55 @@ export class RevocationLog implements Revocations {
         this.#options.onLoss();
       }
     }
-    this.#staleness.proven(began);
+    this.#proven(began);
+  }
+
+  /**
+   * Learns from a time that the store returned to a question asked at the monotonic time `asked`.
+   * A slow answer says little, for example when the process was suspended meanwhile. If the first
+   * answer is slow, it is used anyway, as if it had arrived late: a clock that runs ahead would
+   * expire valid tokens early.
+   */
+  #learnTime(storeTime: number, asked: number): void {
+    const answered = this.#options.clock.monotonic();
+    if (answered - asked < trustedRoundTrip) {
+      this.#storeAhead = storeTime - (asked + answered) / 2;
+    } else {
+      this.#storeAhead ??= storeTime - answered;
+    }
+  }
+
+  #moment(): Moment {
+    const { clock } = this.#options;
+    return { monotonic: clock.monotonic(), wall: clock.now() };
+  }
+
+  /** Milliseconds since the last completed read began; Infinity before the first. */
+  #age(): number {
+    if (this.#provenAt === undefined) {
+      return Number.POSITIVE_INFINITY;
+    }
+    const { monotonic, wall } = this.#moment();
+    // The monotonic clock may stop while the machine sleeps; the wall clock may be set back.
+    return Math.max(monotonic - this.#provenAt.monotonic, wall - this.#provenAt.wall);
+  }
+
+  /** Records a completed read that began at `began`. */
+  #proven(began: Moment): void {
+    const staleFor = this.#age();
+    this.#provenAt = began;
+    if (this.#reportedStale && !this.isStale()) {
+      this.#reportedStale = false;
+      this.#options.emit({ type: "feedRecovered", staleFor });
+    }
+  }
+
+  /** Records a failed read; emits an event once the log has become stale. */
+  #failed(error: SessionError): void {
+    if (!this.#reportedStale && this.#provenAt !== undefined && this.isStale()) {
+      this.#reportedStale = true;
+      this.#options.emit({ type: "feedStale", staleFor: this.#age(), error });
+    }
   }
 
   /** Distrusts the log until every token from before the loss has expired. */
@@ -319,6 +404,12 @@ export class RevocationLog implements Revocations {
     this.#cancelNext();
     this.#cancelTrust();
   }
+}
+
+/** The time at which a read began, by both clocks. */
+interface Moment {
+  readonly monotonic: number;
+  readonly wall: number;
 }
 
 interface LogFigures {

@@ -14,16 +14,16 @@ export class NoRevocations implements Revocations {
     return this.#clock.now();
   }
 
+  lookUp(): undefined {
+    return undefined;
+  }
+
   get(): undefined {
     return undefined;
   }
 
   claimsVersionOf(): undefined {
     return undefined;
-  }
-
-  isStale(): boolean {
-    return false;
   }
 
   staleness(): number {

@@ -1,17 +1,19 @@
 import { SessionError } from "../../base/errors.ts";
-import { header } from "../../base/wire.ts";
+import { header, type TokenTransport } from "../../base/wire.ts";
 import type { Reissued } from "../../engine/access-tokens.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { RevocationCheck } from "../../engine/revocation/check.ts";
+import type { LookUp } from "../../engine/revocation/log.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
-import { isEmpty, type PresentedTokens } from "../../request/tokens.ts";
+import type { VerifiedToken } from "../../jwt/verifier.ts";
+import { checkCrossSite } from "../../request/origins.ts";
+import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
-import type { Waits } from "../call/waits.ts";
+import { raceSignal } from "../call/signal.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
 import { sessionMissing } from "../response/errors.ts";
 import { writeReissued } from "../response/tokens.ts";
-import { conflict, verifyBearer, verifyCookies } from "./access.ts";
-import { checkCrossSite, sessionNamedBy } from "./refresh.ts";
+import { sessionNamedBy } from "./refresh.ts";
 
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
@@ -29,8 +31,8 @@ export interface AuthenticationDemand {
   readonly check: RevocationCheck;
   /** Whether outdated claims must not be used, even in an outage. Default false. */
   readonly needsClaims?: boolean;
-  /** Ends every wait when the call ends. */
-  readonly waits: Waits;
+  /** Ends every wait when it aborts; undefined for waits that nothing ends. */
+  readonly signal: AbortSignal | undefined;
 }
 
 /**
@@ -48,10 +50,10 @@ export async function authenticate(
   demand: AuthenticationDemand,
 ): Promise<TokenClaims | undefined> {
   const { presented } = call;
-  const { waits } = demand;
+  const { signal } = demand;
 
   // 1. No tokens at all.
-  if (isEmpty(presented)) {
+  if (presented.isEmpty) {
     if (demand.required) {
       throw sessionMissing();
     }
@@ -66,21 +68,24 @@ export async function authenticate(
 
   try {
     // 3. The token: format, signature, issuer, audience, lifetime.
-    const engine = await waits.for(core.engine());
+    const engine = await within(signal, core.engine());
     const now = engine.revocations.storeNow();
-    const verify = (token: string) => waits.for(engine.verify(token, now));
+    const verify = (token: string) => within(signal, engine.verify(token, now));
     const verified = byCookie
       ? await verifyCookies(core, presented, verify)
       : await verifyBearer(presented, verify);
 
     // 4. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
-      await waits.for(checkAntiCsrf(core, engine, call, verified));
+      await within(signal, checkAntiCsrf(core, engine, call, verified));
     }
 
-    // 5. Revocation, and claims that changed after the token was issued.
-    const checkedAt = waits.waited ? undefined : now;
-    const claims = await checkSession(core, call, { engine, verified, demand, now: checkedAt });
+    // 5. The session: revocation, and claims that changed after the token was issued.
+    const found = demand.check === "feed" ? lookUp(engine, verified) : undefined;
+    const isLive = demand.check === "none" || (demand.check === "feed" && found === undefined);
+    const claims = isLive
+      ? verified
+      : await within(signal, checkSession(core, call, { engine, verified, demand, found }));
 
     // 6. Using a refresh generation confirms it. The write happens in the background.
     engine.used(claims, now);
@@ -92,6 +97,122 @@ export async function authenticate(
       ? conflict("the access cookie and the refresh cookie belong to different sessions")
       : error;
   }
+}
+
+/**
+ * Waits for work, at most until the call ends. A value that is already there costs nothing:
+ * listening to a signal takes longer than verifying a remembered token.
+ * @throws ConnectError `DeadlineExceeded` or `Canceled` when the signal is first
+ */
+export function within<T>(signal: AbortSignal | undefined, work: T | Promise<T>): T | Promise<T> {
+  return work instanceof Promise && signal !== undefined ? raceSignal(work, signal) : work;
+}
+
+/** Verifies one access token as of the arrival of the call. */
+type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
+
+/**
+ * Verifies the token in the Authorization header.
+ * @throws SessionError
+ */
+async function verifyBearer(
+  { bearer = "", accessCookies }: PresentedTokens,
+  verify: VerifyToken,
+): Promise<TokenClaims> {
+  const claims = accept(await verify(bearer), { transport: "header", hasRefreshToken: false });
+  // Any cookies must belong to the same session.
+  for (const cookie of accessCookies) {
+    const other = await verify(cookie);
+    if ("claims" in other && other.claims.sid !== claims.sid) {
+      throw conflict("the Authorization header and the cookie belong to different sessions");
+    }
+  }
+  return claims;
+}
+
+/**
+ * Verifies the access cookie. If there are several copies, the best one counts.
+ * @throws SessionError
+ */
+async function verifyCookies(
+  core: VerifyingCore,
+  { accessCookies, refreshCookies }: PresentedTokens,
+  verify: VerifyToken,
+): Promise<TokenClaims> {
+  const context = { transport: "cookie", hasRefreshToken: refreshCookies.length > 0 } as const;
+  const [first, ...more] = accessCookies;
+  if (first === undefined) {
+    throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
+      message: "the request has a refresh token but no access token; refresh the session",
+    });
+  }
+  if (more.length === 0) {
+    return accept(await verify(first), context);
+  }
+  const copies = await Promise.all(accessCookies.map(async (cookie) => verify(cookie)));
+  const sessions = new Set(copies.flatMap((v) => ("claims" in v ? [v.claims.sid] : [])));
+  if (sessions.size > 1) {
+    const message = "the access cookies belong to different sessions";
+    // Without the __Host- prefix, a sibling host may have planted one of them.
+    throw core.cookies.hostOnly
+      ? conflict(message)
+      : new SessionError("unauthorized", "TOKEN_CONFLICT", { message, clearTokens: true });
+  }
+  return accept(copies.reduce(better), context);
+}
+
+/** The more useful of two copies of a cookie. */
+function better(a: VerifiedToken, b: VerifiedToken): VerifiedToken {
+  const rank = { valid: 3, expired: 2, invalid: 1, malformed: 0 } as const;
+  if (rank[a.status] !== rank[b.status]) {
+    return rank[a.status] > rank[b.status] ? a : b;
+  }
+  return "claims" in a && "claims" in b && isNewer(b.claims, a.claims) ? b : a;
+}
+
+function isNewer(a: TokenClaims, b: TokenClaims): boolean {
+  return a.gen - b.gen > 0 || (a.gen === b.gen && (a.cv - b.cv || a.exp - b.exp) > 0);
+}
+
+/** How a token was presented. */
+interface Presentation {
+  readonly transport: TokenTransport;
+  readonly hasRefreshToken: boolean;
+}
+
+/** @throws SessionError unless the token is valid and was issued for the transport it came by */
+function accept(
+  verified: VerifiedToken,
+  { transport, hasRefreshToken }: Presentation,
+): TokenClaims {
+  switch (verified.status) {
+    case "valid":
+      if (verified.claims.transport !== transport) {
+        throw conflict("the access token was issued for the other token transport");
+      }
+      return verified.claims;
+    case "expired":
+      throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
+        message: "the access token has expired",
+        sessionId: verified.claims.sid,
+      });
+    case "invalid":
+      throw invalid("tryRefreshToken");
+    case "malformed":
+      throw invalid(hasRefreshToken ? "tryRefreshToken" : "unauthorized");
+  }
+}
+
+function invalid(kind: "tryRefreshToken" | "unauthorized"): SessionError {
+  return new SessionError(kind, "TOKEN_INVALID", {
+    message: "the access token is not valid",
+    clearTokens: kind === "unauthorized",
+  });
+}
+
+/** The error of tokens that belong to different sessions. A refresh finds out which one is live. */
+function conflict(message: string): SessionError {
+  return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
 }
 
 /** @throws SessionError `tryRefreshToken` if the anti-CSRF token is missing or wrong */
@@ -126,17 +247,17 @@ function namesAnotherSession({ refreshCookies }: PresentedTokens, error: unknown
 /** The response to a call, which may carry a new access token. */
 type Response = Pick<Call, "requestMethod" | "responseHeader">;
 
-/** The claims of a valid token, and what its call demands of the session. */
-interface VerifiedCall {
+/** The claims of a valid token that cannot be used without a closer look at its session. */
+interface DoubtfulCall {
   readonly engine: Authenticator;
   readonly verified: TokenClaims;
   readonly demand: AuthenticationDemand;
-  /** The store's time, read just now; undefined if the call has waited since. */
-  readonly now: number | undefined;
+  /** The doubts that the change log leaves; undefined for a strict check. */
+  readonly found: LookUp | undefined;
 }
 
 /**
- * Checks that the session of a verified token is live, and updates its claims. If they have
+ * Checks with I/O that the session of a verified token is live, and updates its claims. If they have
  * changed, the response carries a new access token.
  *
  * @returns the claims to use for this call
@@ -145,53 +266,28 @@ interface VerifiedCall {
 async function checkSession(
   core: VerifyingCore,
   response: Response,
-  call: VerifiedCall,
+  { engine, verified, demand, found: lookedUp }: DoubtfulCall,
 ): Promise<TokenClaims> {
-  const { engine, verified, demand, now } = call;
-  switch (demand.check) {
-    case "none":
-      return verified;
-    case "strict":
-      return demand.waits.for(checkStored(core, response, call));
-    case "feed":
-      assertNotRevoked(engine, verified);
-      return engine.revocations.unsure ||
-        engine.revocations.isStale(now) ||
-        hasNewClaims(engine, verified)
-        ? demand.waits.for(checkFeed(core, response, call))
-        : verified;
+  // 1. The strict check: the stored session decides.
+  if (demand.check === "strict") {
+    const stored = await engine.load(verified.sid);
+    return useStored(core, response, { engine, verified, stored });
   }
-}
 
-/** The strict check: what the store says now. */
-async function checkStored(
-  core: VerifyingCore,
-  response: Response,
-  { engine, verified }: VerifiedCall,
-): Promise<TokenClaims> {
-  const stored = await engine.load(verified.sid);
-  return useStored(core, response, { engine, verified, stored });
-}
-
-/** The feed check where what is known in memory is not enough. */
-async function checkFeed(
-  core: VerifyingCore,
-  response: Response,
-  { engine, verified, demand }: VerifiedCall,
-): Promise<TokenClaims> {
-  // 1. Catch up with the change log.
-  if (!engine.revocations.unsure && engine.revocations.isStale()) {
+  // 2. The feed check: catch up with the change log.
+  let found = lookedUp;
+  if (found?.isStale && !found.isUnsure) {
     await engine.revocations.catchUp();
-    assertNotRevoked(engine, verified);
+    found = lookUp(engine, verified);
   }
 
-  // 2. The log may have lost entries, perhaps only now: the stored session decides.
-  if (engine.revocations.unsure) {
+  // 3. The log may have lost entries, perhaps only now: the stored session decides.
+  if (found?.isUnsure) {
     const stored = await engine.loadUnsure(verified.sid);
     return useStored(core, response, { engine, verified, stored });
   }
 
-  // 3. Claims that changed. In an outage the old ones serve, unless the policy looks at them.
+  // 4. Claims that changed. In an outage the old ones serve, unless the policy looks at them.
   try {
     return await useReissued(core, response, verified, await engine.reissue(verified));
   } catch (error) {
@@ -206,7 +302,7 @@ async function checkFeed(
 async function useStored(
   core: VerifyingCore,
   response: Response,
-  { engine, verified, stored }: Pick<VerifiedCall, "engine" | "verified"> & FromStore,
+  { engine, verified, stored }: Pick<DoubtfulCall, "engine" | "verified"> & FromStore,
 ): Promise<TokenClaims> {
   const record = liveOf(verified.sid, stored);
   const reissued = await engine.reissueFrom(verified, { record, now: stored.now });
@@ -234,14 +330,14 @@ async function useReissued(
   return reissued.access.claims;
 }
 
-function assertNotRevoked(engine: Authenticator, { sid: session }: TokenClaims): void {
-  const end = engine.revocations.get(session);
-  if (end !== undefined) {
-    throw endedError({ session, endedBy: end.endedBy, at: end.at }, engine.revocations.storeNow());
+/**
+ * Returns what is known against using the token as it is; undefined if nothing is.
+ * @throws SessionError `unauthorized` if its session has ended
+ */
+function lookUp({ revocations }: Authenticator, { sid, cv }: TokenClaims): LookUp | undefined {
+  const found = revocations.lookUp(sid, cv);
+  if (found?.end !== undefined) {
+    throw endedError(found.end, found.now);
   }
-}
-
-function hasNewClaims({ revocations }: Authenticator, { sid, cv }: TokenClaims): boolean {
-  const version = revocations.claimsVersionOf(sid);
-  return version !== undefined && version > cv;
+  return found;
 }

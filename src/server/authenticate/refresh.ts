@@ -2,24 +2,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
-import { isTrustedSite } from "../../request/origins.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
-import type { Call } from "../call/call.ts";
-import type { VerifyingCore } from "../core.ts";
-
-/** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
-export function checkCrossSite(
-  core: VerifyingCore,
-  { requestHeader, requestMethod }: Pick<Call, "requestHeader" | "requestMethod">,
-): void {
-  if (core.crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, core.origins)) {
-    core.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
-    throw new SessionError("forbidden", "CROSS_SITE", {
-      message:
-        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
-    });
-  }
-}
 
 /** The sessions to which a request provably belongs. */
 export interface ProvenSessions {

@@ -4,11 +4,15 @@ import {
   type ContextKey,
   type ContextValues,
   createContextKey,
+  type StreamRequest,
+  type UnaryRequest,
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
+import type { JsonObject } from "../../base/json.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
-import { hasCookies, hideTokens, type PresentedTokens, readTokens } from "../../request/tokens.ts";
+import { type PresentedTokens, takeTokens } from "../../request/tokens.ts";
 
 /** The request and response headers of one call. A `HandlerContext` is an exchange. */
 export interface Exchange {
@@ -24,6 +28,18 @@ export interface CallExchange extends Exchange {
   readonly values?: ContextValues;
 }
 
+/** The claims of a verified access token. */
+export interface VerifiedClaims {
+  readonly claims: TokenClaims;
+  /** The user's claims as handlers read them, after the schema of the option `claims`. */
+  readonly read: JsonObject;
+}
+
+/** Creates the session objects of an instance. */
+export interface SessionFactory {
+  sessionOn(core: SessionFactory, verified: VerifiedClaims, call: Call): VerifiedSession;
+}
+
 /** The state that one instance keeps for one call. */
 export class Call {
   readonly presented: PresentedTokens;
@@ -36,6 +52,10 @@ export class Call {
   byCookie: boolean;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
+  /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
+  responseHeader: Headers;
+  /** Whether headers are still being collected because the call has no response yet. */
+  isBuffered: boolean;
   /** The id of the session whose tokens this response already carries; a failure keeps them. */
   written: string | undefined = undefined;
   /** The failure that the response headers already report. */
@@ -44,10 +64,8 @@ export class Call {
   committed = false;
   /** The stream that ends with the session of this call; undefined if there is none. */
   stream: CallStream | undefined = undefined;
-  #responseHeader: Headers;
-  #isBuffered: boolean;
   #session: VerifiedSession | undefined = undefined;
-  #make: (() => VerifiedSession) | undefined = undefined;
+  #entered: { readonly core: SessionFactory; readonly verified: VerifiedClaims } | undefined;
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
   constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
@@ -55,35 +73,27 @@ export class Call {
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.signal = exchange.signal;
-    this.byCookie = presented.bearer === undefined && hasCookies(presented);
-    this.#responseHeader = exchange.responseHeader;
-    this.#isBuffered = isBuffered;
+    this.byCookie = presented.bearer === undefined && presented.hasCookies;
+    this.responseHeader = exchange.responseHeader;
+    this.isBuffered = isBuffered;
   }
 
   /** The session of the call; created on first use, because many handlers never read it. */
   get session(): VerifiedSession | undefined {
-    this.#session ??= this.#make?.();
+    if (this.#session === undefined && this.#entered !== undefined) {
+      const { core, verified } = this.#entered;
+      this.#session = core.sessionOn(core, verified, this);
+    }
     return this.#session;
   }
 
-  /** Sets the session of the call to what `make` returns, and points the call's stream to it. */
-  enter(make: () => VerifiedSession): void {
-    this.#make = make;
+  /** Makes the session of verified claims the session of the call, and of the call's stream. */
+  enter(core: SessionFactory, verified: VerifiedClaims): void {
+    this.#entered = { core, verified };
     this.#session = undefined;
-    if (this.stream !== undefined) {
-      this.#session = make();
-      this.stream.follow(this.#session);
+    if (this.stream !== undefined && this.session !== undefined) {
+      this.stream.follow(this.session);
     }
-  }
-
-  /** Where tokens, cookies and hints are written. */
-  get responseHeader(): Headers {
-    return this.#responseHeader;
-  }
-
-  /** Whether headers are still being collected because the call has no response yet. */
-  get isBuffered(): boolean {
-    return this.#isBuffered;
   }
 
   /**
@@ -91,9 +101,9 @@ export class Call {
    * handler sets afterwards replaces them.
    */
   attachResponse(headers: Headers): void {
-    if (this.#isBuffered) {
-      this.#isBuffered = false;
-      this.#responseHeader.forEach((value, name) => {
+    if (this.isBuffered) {
+      this.isBuffered = false;
+      this.responseHeader.forEach((value, name) => {
         if (name === "set-cookie" || name === "vary") {
           headers.append(name, value);
         } else {
@@ -101,7 +111,7 @@ export class Call {
         }
       });
     }
-    this.#responseHeader = headers;
+    this.responseHeader = headers;
   }
 }
 
@@ -130,44 +140,42 @@ interface TokenReader {
   readonly cookies: Pick<SessionCookies, "names">;
 }
 
-/** Reads the tokens of an exchange, and removes the session cookies from the headers. */
-export function openCall({ cookies }: TokenReader, exchange: CallExchange): Call {
-  return open(cookies, exchange, false);
-}
-
-/** The same for an exchange whose response headers do not exist yet. */
-export function openBufferedCall(
-  { cookies }: TokenReader,
-  exchange: Omit<CallExchange, "responseHeader">,
-): Call {
-  return open(cookies, { ...exchange, responseHeader: new Headers() }, true);
-}
-
-function open({ names }: TokenReader["cookies"], exchange: CallExchange, isBuffered: boolean) {
-  const { requestHeader } = exchange;
-  const presented = readTokens(requestHeader, names);
-  if (hasCookies(presented)) {
-    hideTokens(requestHeader, names);
-  }
-  return new Call(presented, exchange, isBuffered);
-}
-
 /**
  * Returns the call that a context belongs to. Opens it if neither gate nor interceptor has run.
  * @throws ConnectError `Internal` if two requests share their context values
  */
 export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange): Call {
-  // An interceptor may have replaced the headers or the signal of the request, but not both.
-  const isSame = (call: Call): boolean =>
-    call.responseHeader === exchange.responseHeader ||
-    call.requestHeader === exchange.requestHeader ||
-    (call.signal !== undefined && call.signal === exchange.signal);
-  const known = exchange.values && knownCall(exchange.values, key, isSame);
-  const call = known ?? openCall(reader, exchange);
+  const { values, responseHeader } = exchange;
+  const call = (values && knownCall(values, key, exchange)) ?? openCall(reader, exchange, false);
   // An interceptor without a gate has no response headers yet; a handler's context has them.
-  call.attachResponse(exchange.responseHeader);
-  exchange.values?.set(key, call);
+  call.attachResponse(responseHeader);
+  values?.set(key, call);
   return call;
+}
+
+/**
+ * The same for the request that an interceptor receives. A new call collects its response headers,
+ * because there is no response yet.
+ * @throws ConnectError `Internal` if two requests share their context values
+ */
+export function callOfRequest(
+  reader: TokenReader,
+  key: CallKey,
+  { contextValues, header: requestHeader, requestMethod, signal }: UnaryRequest | StreamRequest,
+): Call {
+  const exchange = { requestHeader, requestMethod, signal, responseHeader: new Headers() };
+  const call = knownCall(contextValues, key, exchange) ?? openCall(reader, exchange, true);
+  contextValues.set(key, call);
+  return call;
+}
+
+/** Returns the session of the call that a context belongs to; undefined if it has none. */
+export function sessionOf(
+  reader: TokenReader,
+  key: CallKey,
+  exchange: CallExchange,
+): VerifiedSession | undefined {
+  return callOf(reader, key, exchange).session;
 }
 
 /**
@@ -175,17 +183,24 @@ export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange
  * @throws ConnectError `Internal` if it is the call of another request. The two requests share
  * their values then, and one caller would be mistaken for the other.
  */
-export function knownCall(
-  values: ContextValues,
-  key: CallKey,
-  isSame: (call: Call) => boolean,
-): Call | undefined {
+function knownCall(values: ContextValues, key: CallKey, exchange: CallExchange): Call | undefined {
   const call = values.get(key);
-  if (call !== undefined && !isSame(call)) {
+  // An interceptor may have replaced the headers or the signal of the request, but not both.
+  const isSame =
+    call === undefined ||
+    call.responseHeader === exchange.responseHeader ||
+    call.requestHeader === exchange.requestHeader ||
+    (call.signal !== undefined && call.signal === exchange.signal);
+  if (!isSame) {
     throw new ConnectError(
       "the adapter option contextValues returned the same object for two requests; create one for each request",
       Code.Internal,
     );
   }
   return call;
+}
+
+/** Opens a call: takes the tokens from the headers of its request. */
+function openCall({ cookies }: TokenReader, exchange: CallExchange, isBuffered: boolean): Call {
+  return new Call(takeTokens(exchange.requestHeader, cookies.names), exchange, isBuffered);
 }

@@ -1,28 +1,21 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
-import type { TokenClaims } from "../../jwt/claims.ts";
-import { authenticate } from "../authenticate/authenticate.ts";
+import { authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
-import { checkDemands } from "../policy/demands.ts";
+import { checkDemands, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
+import { refuseCall } from "../response/errors.ts";
 import { forbidCaching } from "../response/tokens.ts";
-import { type Call, type CallKey, knownCall, openCall } from "./call.ts";
-import { refuseCall } from "./refusal.ts";
-import { throwIfEnded, Waits } from "./waits.ts";
+import { type Call, type CallKey, callOf } from "./call.ts";
+import { endOf } from "./signal.ts";
 
 /** Runs before the body of a request is read. An error that it throws ends the call. */
 export type RequestGate = (context: HandlerContext) => void | Promise<void>;
 
 /** Creates the gate of an instance: it applies each method's policy to its calls. */
 export function createGate(core: VerifyingCore, key: CallKey, policies: Policies): RequestGate {
-  return async (context) => {
-    const known = knownCall(
-      context.values,
-      key,
-      ({ responseHeader }) => responseHeader === context.responseHeader,
-    );
-    const call = known ?? openCall(core, context);
-    context.values.set(key, call);
-    await admit(core, call, { method: context.method, signal: context.signal, policies });
+  return (context) => {
+    const { method, signal } = context;
+    return admit(core, callOf(core, key, context), { method, signal, policies });
   };
 }
 
@@ -44,8 +37,10 @@ export async function admit(
     return;
   }
   try {
-    await enter(core, call, policies.of(method), new Waits(signal));
-    throwIfEnded(signal);
+    await enterSession(core, call, policies.of(method), signal);
+    if (signal.aborted) {
+      throw endOf(signal);
+    }
   } catch (error) {
     throw error instanceof ConnectError
       ? error
@@ -54,49 +49,45 @@ export async function admit(
   call.admitted = true;
 }
 
-async function enter(
+/** The parts of a policy that concern the session of a call. */
+export type SessionPolicy = Pick<MethodPolicy, "auth" | "check"> & Demands;
+
+/**
+ * Applies a policy to a call, and makes the session of its caller the session of the call.
+ * @returns whether the caller has a session
+ * @throws SessionError if the call does not meet the policy
+ */
+export async function enterSession(
   core: VerifyingCore,
   call: Call,
-  policy: MethodPolicy,
-  waits: Waits,
-): Promise<void> {
+  policy: SessionPolicy,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
   // 1. A public method: its tokens are not read.
   if (policy.auth === "none") {
-    return;
+    return false;
   }
 
-  // 2. The response depends on who calls, so no cache may share it.
+  // 2. The response depends on the caller, so no cache may share it.
   forbidCaching(call.responseHeader, call.requestMethod);
 
-  // 3. The session: a valid token of a live session.
+  // 3. The caller: a valid token of a live session.
   const claims = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
     needsClaims: policy.claims.length > 0,
-    waits,
+    signal,
   });
   if (claims === undefined) {
-    return;
+    return false;
   }
 
-  // 4. What the policy demands of the session: claims, and a recent authentication.
+  // 4. The demands of the policy: claims, and a recent authentication.
   checkDemands(core, policy, claims);
 
-  // 5. The handler finds the session on the call.
-  await enterSession(core, call, claims, waits);
-}
-
-/**
- * Makes the session of verified claims the session of the call.
- * @throws SessionError `forbidden` if the claims do not match the schema of the service
- */
-export async function enterSession(
-  core: VerifyingCore,
-  call: Call,
-  claims: TokenClaims,
-  waits: Waits,
-): Promise<void> {
-  const read = await waits.for(core.claims.read(claims.claims));
-  call.enter(() => core.sessionOn(core, { claims, read }, call));
+  // 5. The session that the handler sees. Its claims must match the schema of the service.
+  const read = await within(signal, core.claims.read(claims.claims));
+  call.enter(core, { claims, read });
+  return true;
 }

@@ -9,13 +9,12 @@ import {
 import { SessionError } from "../../base/errors.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
-import { withoutForeignHints } from "../response/errors.ts";
+import { relayFailure, withoutForeignHints } from "../response/errors.ts";
 import { keepTokensUncached } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
-import { type Call, type CallKey, knownCall, openBufferedCall } from "./call.ts";
+import { type Call, type CallKey, callOfRequest } from "./call.ts";
 import { admit } from "./gate.ts";
-import { relayFailure } from "./refusal.ts";
 
 /**
  * Creates the interceptor of an instance. After the gate, it adds session details to errors,
@@ -31,25 +30,26 @@ export function createInterceptor(
 ): Interceptor {
   const streams = new OpenStreams(core);
   return (next) => async (request) => {
-    // Other interceptors may have replaced the headers or the signal of a request, but not both.
-    const isSame = (call: Call): boolean =>
-      call.requestHeader === request.header || call.signal === request.signal;
-    const known = knownCall(request.contextValues, key, isSame);
-    const { header: requestHeader, requestMethod, signal } = request;
-    const call = known ?? openBufferedCall(core, { requestHeader, requestMethod, signal });
+    // 1. The call: the gate has opened it, or it is opened now.
+    const call = callOfRequest(core, key, request);
+
+    // 2. Without a gate, the policy is applied here.
     if (!call.admitted) {
-      request.contextValues.set(key, call);
       await admitAlone(core, call, { request, policies });
     }
+
+    // 3. A stream ends with its session.
     if (request.stream) {
       const policy = policies.of(request.method);
       const send = async (under: StreamRequest) =>
-        answered(call, (await next(under)) as StreamResponse);
+        completed(call, (await next(under)) as StreamResponse);
       const failed = (error: unknown): unknown => ownError(core, call, { error, request });
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
+
+    // 4. A unary call.
     try {
-      return answered(call, await next(request));
+      return completed(call, await next(request));
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
@@ -85,7 +85,7 @@ function isConnectUnary(request: Request): boolean {
 }
 
 /** Adds collected headers to a response, unless the handler's context already has them. */
-function answered<R extends UnaryResponse | StreamResponse>(call: Call, response: R): R {
+function completed<R extends UnaryResponse | StreamResponse>(call: Call, response: R): R {
   if (call.isBuffered) {
     call.attachResponse(response.header);
   }

@@ -8,9 +8,106 @@ import {
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionError } from "../../base/errors.ts";
+import { header } from "../../base/wire.ts";
+import type { Call } from "../call/call.ts";
+import type { VerifyingCore } from "../core.ts";
+import { expireCookies } from "./tokens.ts";
+
+/** An error that ended a call. */
+interface Failure {
+  readonly error: unknown;
+  /** The procedure of the method, such as "notes.v1.NotesService/ListNotes"; undefined outside RPCs. */
+  readonly procedure: string | undefined;
+}
+
+/** Refuses a call: writes the response headers and returns the error to send. */
+export function refuseCall(
+  core: VerifyingCore,
+  call: Call,
+  failure: Failure & { readonly procedure: string },
+): ConnectError {
+  const { procedure } = failure;
+  return toConnectError(failCall(core, call, failure), { realm: core.issuer, procedure });
+}
+
+/**
+ * Writes the response headers of a failed call: expired cookies, hint and challenge.
+ * @returns the failure as a SessionError
+ */
+export function failCall(
+  core: VerifyingCore,
+  call: Call,
+  { error: thrown, procedure }: Failure,
+): SessionError {
+  const error =
+    thrown instanceof SessionError
+      ? thrown
+      : new SessionError("general", "INTERNAL", {
+          message: "an unexpected error occurred; see its cause",
+          cause: thrown,
+        });
+  call.failure = error;
+  if (error.kind === "unavailable" || error.kind === "general") {
+    core.emit({ type: "failed", procedure, error });
+  }
+  const byCookie = call.byCookie && call.written === undefined;
+  writeRefusal(core, call.responseHeader, { error, byCookie });
+  return error;
+}
+
+/**
+ * Turns a session error that a handler threw into the error to send. If the response headers
+ * already report this failure, they stay as they are. Any other error does not concern the tokens
+ * of this call, so it clears none of them.
+ */
+export function relayFailure(
+  core: VerifyingCore,
+  call: Call,
+  { error, procedure }: { readonly error: SessionError; readonly procedure: string },
+): ConnectError {
+  if (error === call.failure) {
+    return toConnectError(error, { realm: core.issuer, procedure });
+  }
+  const { kind, reason, message, sessionId, retryAfter, violations } = error;
+  const kept = new SessionError(kind, reason, {
+    message,
+    violations,
+    cause: error,
+    ...(sessionId === undefined ? {} : { sessionId }),
+    ...(retryAfter === undefined ? {} : { retryAfter }),
+  });
+  return refuseCall(core, call, { error: kept, procedure });
+}
+
+/**
+ * Writes the headers of a refused call: expired cookies, the hint and the challenge.
+ * @param byCookie whether the failed token came in a cookie
+ */
+function writeRefusal(
+  core: VerifyingCore,
+  headers: Headers,
+  { error, byCookie }: { readonly error: SessionError; readonly byCookie: boolean },
+): void {
+  if (error.clearTokens && byCookie) {
+    expireCookies(core, headers);
+  }
+  const flag = hintFlags[actionOf(error)];
+  if (flag !== undefined) {
+    headers.set(header.hint, flag);
+  }
+  if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
+    // RFC 6750 section 3.1: no error code if no token was presented.
+    const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
+    headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
+  } else if (error.reason === "STEP_UP_REQUIRED") {
+    // RFC 9470 section 3.
+    const code = "insufficient_user_authentication";
+    headers.set("www-authenticate", `Bearer realm="${core.issuer}", error="${code}"`);
+  }
+}
 
 /** The service and method where an error happened. */
-export interface ErrorPlace {
+interface ErrorPlace {
   /** The issuer. */
   readonly realm: string;
   /** For example "notes.v1.NotesService/ListNotes". */
@@ -18,7 +115,7 @@ export interface ErrorPlace {
 }
 
 /** The values of the response header `rpcsession-hint`, by the action of the hint. */
-export const hintFlags: Readonly<Record<number, string>> = {
+const hintFlags: Readonly<Record<number, string>> = {
   [Action.REFRESH]: "refresh",
   [Action.SIGN_IN]: "sign-in",
   [Action.STEP_UP]: "step-up",
@@ -34,7 +131,7 @@ const codes = {
 } as const;
 
 /** Returns the action that the client should take. */
-export function actionOf(error: SessionError): Action {
+function actionOf(error: SessionError): Action {
   switch (error.kind) {
     case "unauthorized":
       return Action.SIGN_IN;
@@ -54,7 +151,7 @@ export function actionOf(error: SessionError): Action {
  * claims were rejected, PolicyViolations. For an unexpected error, the client only sees
  * "internal error".
  */
-export function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
+function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
   if (error.kind === "general" || error.reason === "INTERNAL") {
     return new ConnectError("internal error", Code.Internal, undefined, undefined, error);
   }

@@ -4,7 +4,6 @@ import { encodeNotice, header, type SessionNotice } from "../../base/wire.ts";
 import type { AccessToken } from "../../engine/access-tokens.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import type { VerifyingCore } from "../core.ts";
-import { actionOf, hintFlags } from "./errors.ts";
 
 /** The tokens of a session, to be written to a response. */
 export interface TokensToWrite {
@@ -154,33 +153,6 @@ export function keepTokensUncached(headers: Headers): void {
   }
   if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
     headers.set("cache-control", "no-store");
-  }
-}
-
-/**
- * Writes the headers of a refused call: expired cookies, the hint and the challenge.
- * @param byCookie whether the failed token came in a cookie
- */
-export function writeRefusal(
-  core: VerifyingCore,
-  headers: Headers,
-  { error, byCookie }: { readonly error: SessionError; readonly byCookie: boolean },
-): void {
-  if (error.clearTokens && byCookie) {
-    expireCookies(core, headers);
-  }
-  const flag = hintFlags[actionOf(error)];
-  if (flag !== undefined) {
-    headers.set(header.hint, flag);
-  }
-  if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
-    // RFC 6750 section 3.1: no error code if no token was presented.
-    const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
-    headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
-  } else if (error.reason === "STEP_UP_REQUIRED") {
-    // RFC 9470 section 3.
-    const code = "insufficient_user_authentication";
-    headers.set("www-authenticate", `Bearer realm="${core.issuer}", error="${code}"`);
   }
 }
 

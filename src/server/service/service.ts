@@ -15,13 +15,13 @@ import type { Refreshed } from "../../engine/refresh/refresh.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
-import { hasCookies, isEmpty } from "../../request/tokens.ts";
-import { checkCrossSite, provenSessions, proveRefresh } from "../authenticate/refresh.ts";
+import { checkCrossSite } from "../../request/origins.ts";
+import { provenSessions, proveRefresh } from "../authenticate/refresh.ts";
 import { type Call, type CallKey, callOf } from "../call/call.ts";
-import { refuseCall } from "../call/refusal.ts";
-import { raceSignal } from "../call/waits.ts";
+import { raceSignal } from "../call/signal.ts";
 import type { Core } from "../core.ts";
 import { procedureOf } from "../policy/policy.ts";
+import { refuseCall } from "../response/errors.ts";
 import { claimsForClient, endTokens, expireCookies, writeTokens } from "../response/tokens.ts";
 import { isPageToken, isSessionId } from "../session/by-id.ts";
 import { presentSession } from "../session/handle.ts";
@@ -90,7 +90,7 @@ interface RefreshedCall extends Refreshed {
  * @throws SessionError
  */
 async function refresh(core: Core, call: Call, inMessage: string): Promise<RefreshedCall> {
-  call.byCookie = inMessage === "" && hasCookies(call.presented);
+  call.byCookie = inMessage === "" && call.presented.hasCookies;
   return inMessage === ""
     ? await refreshByCookie(core, call)
     : await refreshByMessage(core, call, inMessage);
@@ -137,7 +137,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   const { presented, responseHeader } = call;
 
   // 1. Cookies that came along are expired in step 3. Another site must not be able to do that.
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     checkCrossSite(core, call);
   }
 
@@ -146,7 +146,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   const refreshed = await engine.refresher.refresh({ token, transport: "header" });
 
   // 3. Expire the cookies: the client now uses headers.
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     expireCookies(core, responseHeader);
   }
 
@@ -226,10 +226,10 @@ function byPreference(a: Candidate, b: Candidate): number {
  */
 async function signOut(core: Core, call: Call, inMessage: string): Promise<void> {
   const { presented, responseHeader } = call;
-  if (inMessage === "" && isEmpty(presented)) {
+  if (inMessage === "" && presented.isEmpty) {
     return;
   }
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     checkCrossSite(core, call);
   }
   const engine = await core.engine();
@@ -242,7 +242,7 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);
   }
-  if (hasCookies(presented)) {
+  if (presented.hasCookies) {
     expireCookies(core, responseHeader);
   }
 }

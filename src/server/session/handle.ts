@@ -9,11 +9,16 @@ import {
   verifiedSessionOf,
 } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
-import { type Call, endOwn } from "../call/call.ts";
-import type { Core, VerifiedClaims } from "../core.ts";
+import { type Call, endOwn, type VerifiedClaims } from "../call/call.ts";
+import type { Core } from "../core.ts";
 import { misuse, sessionMissing } from "../response/errors.ts";
 import { endTokens, expireCookies, writeReissued } from "../response/tokens.ts";
 import { infoOf, updateClaims, updateData } from "./edits.ts";
+
+/** Creates the session of a call. */
+export function sessionOn(core: Core, verified: VerifiedClaims, call: Call): Session {
+  return new SessionHandle(core, verified, call);
+}
 
 /** The session of a verified access token, with the operations on it. */
 export class SessionHandle implements Session {

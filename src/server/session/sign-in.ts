@@ -7,14 +7,13 @@ import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device } from "../../engine/store.ts";
-import { isTrustedSite } from "../../request/origins.ts";
-import { hasCookies } from "../../request/tokens.ts";
-import { checkCrossSite, provenSessions } from "../authenticate/refresh.ts";
+import { checkCrossSite, isTrustedSite } from "../../request/origins.ts";
+import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";
-import { SessionHandle } from "./handle.ts";
+import { presentSession } from "./handle.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
 export type NewSessionOptions<Claims extends object = object> = SessionFacts &
@@ -78,7 +77,7 @@ export async function signIn(
   }
 
   // 3. Cookies are only set or replaced for this service's own pages.
-  if (!trustedSite && (transport === "cookie" || hasCookies(call.presented))) {
+  if (!trustedSite && (transport === "cookie" || call.presented.hasCookies)) {
     checkCrossSite(core, call);
   }
 
@@ -274,7 +273,7 @@ export async function writeCreated(
 ): Promise<void> {
   const { record } = created;
   const byCookie = record.transport === "cookie";
-  if (!byCookie && hasCookies(call.presented)) {
+  if (!byCookie && call.presented.hasCookies) {
     expireCookies(core, call.responseHeader);
   }
   const { accessCookies, refreshCookies } = call.presented;
@@ -304,7 +303,6 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   call.written = created.record.id;
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
-  const session = new SessionHandle(core, { claims, read }, call);
-  call.enter(() => session);
-  return session;
+  call.enter(core, { claims, read });
+  return presentSession(call) as Session;
 }
