@@ -11,9 +11,9 @@ import {
   generateSigningKey,
   importSigningKey,
   importVerificationKey,
+  signAccessToken,
   type VerificationKey,
 } from "../../src/jwt/keys.ts";
-import { signAccessToken } from "../../src/jwt/verifier.ts";
 
 export const issuer = "https://api.example.com";
 

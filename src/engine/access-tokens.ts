@@ -5,7 +5,7 @@ import type { JsonObject } from "../base/json.ts";
 import { inTime } from "../base/promises.ts";
 import { maxTokenLength, type TokenTransport } from "../base/wire.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
-import { signAccessToken } from "../jwt/verifier.ts";
+import { signAccessToken } from "../jwt/keys.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { expiredError, liveOf } from "./liveness.ts";

@@ -1,4 +1,5 @@
 import {
+  base64url,
   calculateJwkThumbprint,
   exportJWK,
   generateKeyPair,
@@ -8,6 +9,9 @@ import {
   type JWK,
 } from "jose";
 import { type NodeCrypto, nodeCrypto } from "../base/crypto.ts";
+import type { JsonObject } from "../base/json.ts";
+import { maxTokenLength } from "../base/wire.ts";
+import { checkedPayload, type TokenClaims } from "./claims.ts";
 import {
   assertKeyId,
   checkJwk,
@@ -145,8 +149,40 @@ export function assertPem(pem: string, operation: "sign" | "verify"): void {
   );
 }
 
-// Signatures. Web Crypto hands each one to another thread and back, which costs more than the
-// signature itself; node:crypto, where it exists, computes on this thread.
+// Signatures.
+
+/**
+ * Signs an access token (RFC 9068 §2).
+ * @throws TypeError when the verifier would not accept it: a claim has the wrong type, the user's
+ *   claims are not plain JSON, or the token is longer than {@link maxTokenLength}
+ */
+export async function signAccessToken(
+  claims: TokenClaims,
+  key: SigningKey | RemoteSigningKey,
+): Promise<string> {
+  const token = await signCompact(checkedPayload(claims), key);
+  if (token.length > maxTokenLength) {
+    throw new TypeError(
+      `claims: the access token has ${token.length} characters, and the limit is ${maxTokenLength}; put fewer or shorter claims into it`,
+    );
+  }
+  return token;
+}
+
+/** JWS Compact Serialization (RFC 7515 §5.1). A remote key signs where it is kept. */
+async function signCompact(
+  payload: JsonObject,
+  key: SigningKey | RemoteSigningKey,
+): Promise<string> {
+  const header = { alg: key.alg, kid: key.kid, typ: "at+jwt" };
+  const signed = [header, payload].map((part) => base64url.encode(JSON.stringify(part))).join(".");
+  const data = encoder.encode(signed);
+  const signature = await ("sign" in key ? key.sign(data) : signWith(key, data));
+  return `${signed}.${base64url.encode(signature)}`;
+}
+
+// Web Crypto hands each signature to another thread and back, which costs more than the signature
+// itself; node:crypto, where it exists, computes on this thread.
 
 /** Verifies a signature over `data`; it has the form of a JWS signature. */
 export async function isSignature(
@@ -208,6 +244,8 @@ function readInteger(
   const value = bytes.subarray(bytes.findIndex((byte) => byte !== 0));
   return value.length > 32 ? undefined : { value, end };
 }
+
+const encoder = new TextEncoder();
 
 const webCryptoParameters: Readonly<
   Record<SigningAlgorithm, { readonly name: string; readonly hash?: string }>

@@ -1,15 +1,7 @@
-import { base64url } from "jose";
-import type { JsonObject, JsonValue } from "../base/json.ts";
-import { maxTokenLength } from "../base/wire.ts";
-import { checkedPayload, fromPayload, isCount, type TokenClaims } from "./claims.ts";
+import type { JsonValue } from "../base/json.ts";
+import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, signingAlgorithms } from "./jwk.ts";
-import {
-  isSignature,
-  type RemoteSigningKey,
-  type SigningKey,
-  signWith,
-  type VerificationKey,
-} from "./keys.ts";
+import { isSignature, type VerificationKey } from "./keys.ts";
 import { type ParsedJwt, parseCompact } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
@@ -234,36 +226,6 @@ function freeze<T extends TokenClaims | JsonValue>(value: T): T {
     Object.freeze(value);
   }
   return value;
-}
-
-/**
- * Signs an access token (RFC 9068 §2).
- * @throws TypeError when the verifier would not accept it: a claim has the wrong type, the user's
- *   claims are not plain JSON, or the token is longer than {@link maxTokenLength}
- */
-export async function signAccessToken(
-  claims: TokenClaims,
-  key: SigningKey | RemoteSigningKey,
-): Promise<string> {
-  const token = await signCompact(checkedPayload(claims), key);
-  if (token.length > maxTokenLength) {
-    throw new TypeError(
-      `claims: the access token has ${token.length} characters, and the limit is ${maxTokenLength}; put fewer or shorter claims into it`,
-    );
-  }
-  return token;
-}
-
-/** JWS Compact Serialization (RFC 7515 §5.1). A remote key signs where it is kept. */
-async function signCompact(
-  payload: JsonObject,
-  key: SigningKey | RemoteSigningKey,
-): Promise<string> {
-  const header = { alg: key.alg, kid: key.kid, typ: "at+jwt" };
-  const signed = [header, payload].map((part) => base64url.encode(JSON.stringify(part))).join(".");
-  const data = encoder.encode(signed);
-  const signature = await ("sign" in key ? key.sign(data) : signWith(key, data));
-  return `${signed}.${base64url.encode(signature)}`;
 }
 
 const encoder = new TextEncoder();

@@ -1,6 +1,5 @@
 import type { TokenTransport } from "../../src/base/wire.ts";
-import { generateSigningKey, importSigningKey } from "../../src/jwt/keys.ts";
-import { signAccessToken } from "../../src/jwt/verifier.ts";
+import { generateSigningKey, importSigningKey, signAccessToken } from "../../src/jwt/keys.ts";
 import type { NotesServer } from "./server.ts";
 
 /** The tokens and headers of a request. */

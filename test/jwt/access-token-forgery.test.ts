@@ -2,7 +2,7 @@ import { createHmac, createPublicKey } from "node:crypto";
 import { exportJWK, generateKeyPair, SignJWT } from "jose";
 import { beforeAll, describe, expect, it, vi } from "vitest";
 import type { VerificationKey } from "../../src/jwt/keys.ts";
-import { signAccessToken } from "../../src/jwt/verifier.ts";
+import { signAccessToken } from "../../src/jwt/keys.ts";
 import {
   accepted,
   accessClaims,

@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
+import { signAccessToken } from "../../src/jwt/keys.ts";
 import {
   type AccessTokenVerifierOptions,
   createAccessTokenVerifier,
-  signAccessToken,
 } from "../../src/jwt/verifier.ts";
 import { accessClaims, clockSkew, makeKeys, maxLife, now, verifierOf } from "./fixture.ts";
 

@@ -2,8 +2,8 @@ import fc from "fast-check";
 import { decodeProtectedHeader, jwtVerify } from "jose";
 import { beforeAll, describe, expect, it } from "vitest";
 import type { TokenClaims } from "../../src/jwt/claims.ts";
+import { signAccessToken } from "../../src/jwt/keys.ts";
 import { parseCompact } from "../../src/jwt/strict-parse.ts";
-import { signAccessToken } from "../../src/jwt/verifier.ts";
 import {
   accessClaims,
   accessPayload,

@@ -1,7 +1,7 @@
 import { sign as nodeSign } from "node:crypto";
 import { exportPKCS8, generateKeyPair } from "jose";
 import { beforeAll, describe, expect, it } from "vitest";
-import { signAccessToken } from "../../src/jwt/verifier.ts";
+import { signAccessToken } from "../../src/jwt/keys.ts";
 import {
   accepted,
   accessClaims,

@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it, vi } from "vitest";
-import { type KeyFinder, signAccessToken } from "../../src/jwt/verifier.ts";
+import { signAccessToken } from "../../src/jwt/keys.ts";
+import type { KeyFinder } from "../../src/jwt/verifier.ts";
 import {
   accessClaims,
   accessPayload,

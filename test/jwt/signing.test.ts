@@ -21,7 +21,7 @@ const runtimes = {
 async function load(runtime: keyof typeof runtimes, alg: SigningAlgorithm) {
   runtimes[runtime]();
   vi.resetModules();
-  const { signAccessToken } = await import("../../src/jwt/verifier.ts");
+  const { signAccessToken } = await import("../../src/jwt/keys.ts");
   const { signWith } = await import("../../src/jwt/keys.ts");
   return { signAccessToken, signWith, ...(await makeKeys(alg)) };
 }

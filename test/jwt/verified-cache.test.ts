@@ -3,7 +3,7 @@ import { runInNewContext } from "node:vm";
 import fc from "fast-check";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import type { TokenClaims } from "../../src/jwt/claims.ts";
-import type { VerificationKey } from "../../src/jwt/keys.ts";
+import { signAccessToken, type VerificationKey } from "../../src/jwt/keys.ts";
 import {
   type CacheLimits,
   createVerifiedCache,
@@ -11,11 +11,7 @@ import {
   readCacheLimits,
   type VerifiedCache,
 } from "../../src/jwt/verified-cache.ts";
-import {
-  type AccessTokenVerifier,
-  signAccessToken,
-  type VerifiedToken,
-} from "../../src/jwt/verifier.ts";
+import type { AccessTokenVerifier, VerifiedToken } from "../../src/jwt/verifier.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { withSignatureOf } from "../helpers/exchanges.ts";
 import { spyOnVerify } from "../helpers/spy-on-verify.ts";

@@ -13,7 +13,6 @@ import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
 import { expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";
-import { presentSession } from "./handle.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
 export type NewSessionOptions<Claims extends object = object> = SessionFacts &
@@ -258,7 +257,11 @@ async function formerSessions(engine: Engine, call: Call): Promise<Iterable<stri
     // The call has already created a session, which replaced the sessions of the request.
     return [call.written];
   }
-  return (await provenSessions(engine, call.presented, "")).sessions;
+  if (call.presented.isEmpty) {
+    return [];
+  }
+  const { sessions } = await provenSessions(engine, call.presented, "");
+  return sessions;
 }
 
 /**
@@ -304,5 +307,5 @@ export async function enterCreated(core: Core, call: Call, created: Created): Pr
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
   call.enter(core, { claims, read });
-  return presentSession(call) as Session;
+  return call.session as Session;
 }
