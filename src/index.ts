@@ -59,6 +59,7 @@ export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
 export type { Exchange } from "./server/call/call.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
+export type { ClaimDemand } from "./server/policy/demands.ts";
 export type {
   MethodDescription,
   MethodPolicy,
