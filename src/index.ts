@@ -59,8 +59,8 @@ export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
 export type { Exchange } from "./server/call/call.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
-export type { ClaimDemand } from "./server/policy/demands.ts";
 export type {
+  ClaimDemand,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,

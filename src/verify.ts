@@ -52,8 +52,8 @@ export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
 export type { Exchange } from "./server/call/call.ts";
 export type { RequestGate } from "./server/call/gate.ts";
-export type { ClaimDemand } from "./server/policy/demands.ts";
 export type {
+  ClaimDemand,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
