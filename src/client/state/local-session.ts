@@ -133,12 +133,14 @@ export class LocalSession implements KnownSession, Credentials {
    * @returns the facts that the call must remember
    */
   attach(headers: Headers): SentSnapshot {
+    // First, because a store that failed before may now return the tokens at once.
+    const wasLoaded = this.ready() === undefined;
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
     }
-    return { ...this.snapshot(), wasLoaded: this.ready() === undefined };
+    return { ...this.snapshot(), wasLoaded };
   }
 
   /**
