@@ -1,3 +1,5 @@
+import { withoutCredentials } from "../base/checks.ts";
+
 /**
  * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
  * Origin header as the fallback that OWASP recommends.
@@ -26,7 +28,7 @@ export function readOrigins(option: string, origins: readonly string[]): Readonl
   for (const origin of origins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a slash at the end`,
+        `${option}: ${JSON.stringify(withoutCredentials(origin))} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a slash at the end`,
       );
     }
   }
