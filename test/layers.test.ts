@@ -141,7 +141,6 @@ const filesPerRoom = 12;
 const sharedNames: Readonly<Record<string, string>> = {
   ResolvedOptions: "server and client each resolve their own options; neither imports the other",
   Refresher: "the client's and the engine's; neither imports the other",
-  isLive: "the same question about a record in memory and about a row",
 };
 
 /** Files under 60 lines with one importer and no test of their own, and why they stand alone. */

@@ -49,7 +49,7 @@ interface Client {
 }
 
 async function signIn(from: Engine, i: number): Promise<Client> {
-  const { access, refreshToken } = await from.create({
+  const { access, refreshToken } = await from.creator.create({
     ...{ userId: `user-${i}`, tenantId: null, claims: { role: "admin" }, data: {}, device: {} },
     ...{ transport: "header", replaces: null },
   });
@@ -58,7 +58,7 @@ async function signIn(from: Engine, i: number): Promise<Client> {
 
 async function call(client: Client): Promise<void> {
   if (client.expiresAt - clock.now() < 120_000) {
-    const { access, refreshToken } = await engine.refresh({
+    const { access, refreshToken } = await engine.refresher.refresh({
       token: client.refresh,
       transport: "header",
     });

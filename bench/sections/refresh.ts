@@ -172,7 +172,7 @@ interface Holder {
 }
 
 async function signIn(engine: Engine, i: number): Promise<Holder> {
-  const { record, refreshToken } = await engine.create({
+  const { record, refreshToken } = await engine.creator.create({
     userId: `user-${i}`,
     tenantId: null,
     claims: { role: "admin", plan: "pro", org: "acme" },
@@ -193,7 +193,10 @@ async function useAll(store: SessionStore, holders: readonly Holder[]): Promise<
 }
 
 async function refresh(engine: Engine, holder: Holder): Promise<void> {
-  const { refreshToken } = await engine.refresh({ token: holder.token, transport: "header" });
+  const { refreshToken } = await engine.refresher.refresh({
+    token: holder.token,
+    transport: "header",
+  });
   if (refreshToken === undefined) {
     throw new Error("a refresh did not advance its session");
   }

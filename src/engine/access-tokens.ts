@@ -9,7 +9,7 @@ import { signAccessToken } from "../jwt/verifier.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { expiredError, liveOf } from "./liveness.ts";
-import { reach } from "./reach.ts";
+import { storeFailed } from "./reach.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 
@@ -214,7 +214,7 @@ export class Reissuer {
       return known;
     }
     const { store, clock } = this.#options;
-    const stored = reach(store.load(session)).then(withoutData);
+    const stored = store.load(session).catch(storeFailed).then(withoutData);
     const reading = { version, stored, at: clock.monotonic() };
     this.#remember(session, reading);
     return reading;

@@ -6,7 +6,7 @@ import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
-import { reach } from "./reach.ts";
+import { storeFailed } from "./reach.ts";
 import type { RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
@@ -55,7 +55,7 @@ export interface Created {
   readonly refreshToken: string;
 }
 
-interface CreateParts {
+interface CreatorOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
   readonly revocations: RevocationLog;
@@ -67,110 +67,126 @@ interface CreateParts {
   readonly emit: SessionEventListener;
 }
 
-/** See `Engine.create`. */
-export async function createSession(parts: CreateParts, creation: Creation): Promise<Created> {
-  const { store, accessTokens, refreshTokens, emit } = parts;
-
-  // 1. Refuse claims that could outgrow their transport, before anything is stored.
-  accessTokens.assertFits(creation);
-
-  // 2. Insert the session. The same transaction ends the sessions that it replaces or evicts.
-  const inserted = await insert(parts, creation);
-
-  // 3. Make those ends known in this process.
-  announceEnds(parts, creation, inserted);
-
-  try {
-    // 4. A derived session takes over what has changed in its original meanwhile.
-    const { record, now } = await caughtUp(parts, creation, inserted);
-
-    // 5. Create both tokens.
-    const access = await accessTokens.mint({ record, now });
-    const refreshToken = await refreshTokens.mint(record);
-
-    emit({ type: "created", sessionId: record.id, userId: record.userId });
-    return { record, now, access, refreshToken };
-  } catch (error) {
-    // Nobody will ever hold its tokens, so do not leave the session behind.
-    await store.revoke(inserted.record.id, "revoked").catch(() => {});
-    throw error;
-  }
-}
-
 type Kept = Extract<Inserted, { readonly record: SessionRecord }>;
 
-async function insert(parts: CreateParts, creation: Creation): Promise<Kept> {
-  const { store, secrets, lifetimes, limit = null } = parts;
-  const { life, from, ...content } = creation;
-  const inserted = await reach(
-    store.insert({
-      ...content,
-      id: randomId(16),
-      salt: randomId(32),
-      secretId: secrets.current.id,
-      idle: life?.idleLife ?? lifetimes.idle,
-      absolute: life?.absolute ?? lifetimes.absolute,
-      accessLife: life?.accessLife ?? null,
-      idleLife: life?.idleLife ?? null,
-      endsBy: from?.endsBy ?? null,
-      authTime: from?.authTime ?? null,
-      requires: from?.session ?? null,
-      limit,
-    }),
-  );
-  if (inserted.record !== undefined) {
-    return inserted;
-  }
-  if (inserted.refused === "notLive" && from !== undefined) {
-    liveOf(from.session, await reach(store.load(from.session)));
-    throw unavailable("the original session kept changing while it was copied; try again");
-  }
-  throw new SessionError("forbidden", "SESSION_LIMIT", {
-    message: `the user already has ${limit?.max} sessions, which is the limit; end one of them first`,
-  });
-}
+/** Creates sessions. */
+export class SessionCreator {
+  readonly #options: CreatorOptions;
 
-function announceEnds(parts: CreateParts, { replaces }: Creation, inserted: Kept): void {
-  const { replaced, evicted, now: at } = inserted;
-  const announce = (session: string, endedBy: EndedBy, endedByThisCall: boolean): void => {
-    parts.revocations.apply({ kind: "revoked", session, endedBy, at });
-    if (endedByThisCall) {
-      parts.emit({ type: "revoked", sessionId: session, endedBy });
+  constructor(options: CreatorOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Creates a session and its first tokens.
+   *
+   * @throws TypeError if its tokens would not fit their transport; nothing is stored then
+   * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
+   * session that it comes from is over
+   */
+  async create(creation: Creation): Promise<Created> {
+    const { store, accessTokens, refreshTokens, emit } = this.#options;
+
+    // 1. Refuse claims that could outgrow their transport, before anything is stored.
+    accessTokens.assertFits(creation);
+
+    // 2. Insert the session. The same transaction ends the sessions that it replaces or evicts.
+    const inserted = await this.#insert(creation);
+
+    // 3. Make those ends known in this process.
+    this.#announceEnds(creation, inserted);
+
+    try {
+      // 4. A derived session takes over what has changed in its original meanwhile.
+      const { record, now } = await this.#caughtUp(creation, inserted);
+
+      // 5. Create both tokens.
+      const access = await accessTokens.mint({ record, now });
+      const refreshToken = await refreshTokens.mint(record);
+
+      emit({ type: "created", sessionId: record.id, userId: record.userId });
+      return { record, now, access, refreshToken };
+    } catch (error) {
+      // Nobody will ever hold its tokens, so do not leave the session behind.
+      await store.revoke(inserted.record.id, "revoked").catch(() => {});
+      throw error;
     }
-  };
-  if (replaces !== null) {
-    // The replacement counts, even if something else had ended the session before.
-    announce(replaces, "replaced", replaced);
   }
-  for (const session of evicted) {
-    announce(session, "evicted", true);
-  }
-}
 
-/**
- * Copies claims and data that have changed in the original since they were read: a role that was
- * removed at that moment must not survive in the new session.
- */
-async function caughtUp(
-  { store, accessTokens }: CreateParts,
-  { from }: Creation,
-  { record, now }: Stored<SessionRecord>,
-): Promise<Stored<SessionRecord>> {
-  if (from === undefined) {
-    return { record, now };
+  async #insert(creation: Creation): Promise<Kept> {
+    const { store, secrets, lifetimes, limit = null } = this.#options;
+    const { life, from, ...content } = creation;
+    const inserted = await store
+      .insert({
+        ...content,
+        id: randomId(16),
+        salt: randomId(32),
+        secretId: secrets.current.id,
+        idle: life?.idleLife ?? lifetimes.idle,
+        absolute: life?.absolute ?? lifetimes.absolute,
+        accessLife: life?.accessLife ?? null,
+        idleLife: life?.idleLife ?? null,
+        endsBy: from?.endsBy ?? null,
+        authTime: from?.authTime ?? null,
+        requires: from?.session ?? null,
+        limit,
+      })
+      .catch(storeFailed);
+    if (inserted.record !== undefined) {
+      return inserted;
+    }
+    if (inserted.refused === "notLive" && from !== undefined) {
+      liveOf(from.session, await store.load(from.session).catch(storeFailed));
+      throw unavailable("the original session kept changing while it was copied; try again");
+    }
+    throw new SessionError("forbidden", "SESSION_LIMIT", {
+      message: `the user already has ${limit?.max} sessions, which is the limit; end one of them first`,
+    });
   }
-  // The original may have ended by now. An outage here must not cost the user both sessions.
-  const origin = await store.load(from.session).then(
-    (loaded) => loaded.record,
-    () => undefined,
-  );
-  if (origin === undefined || origin.version === from.version) {
-    return { record, now };
+
+  #announceEnds({ replaces }: Creation, inserted: Kept): void {
+    const { revocations, emit } = this.#options;
+    const { replaced, evicted, now: at } = inserted;
+    const announce = (session: string, endedBy: EndedBy, endedByThisCall: boolean): void => {
+      revocations.apply({ kind: "revoked", session, endedBy, at });
+      if (endedByThisCall) {
+        emit({ type: "revoked", sessionId: session, endedBy });
+      }
+    };
+    if (replaces !== null) {
+      // The replacement counts, even if something else had ended the session before.
+      announce(replaces, "replaced", replaced);
+    }
+    for (const session of evicted) {
+      announce(session, "evicted", true);
+    }
   }
-  const { claims, data } = origin;
-  accessTokens.assertFits({ ...record, claims });
-  const written = await reach(
-    store.update({ id: record.id, version: record.version, claims, data }),
-  );
-  return { record: liveOf(record.id, written), now: written.now };
+
+  /**
+   * Copies claims and data that have changed in the original since they were read: a role that was
+   * removed at that moment must not survive in the new session.
+   */
+  async #caughtUp(
+    { from }: Creation,
+    { record, now }: Stored<SessionRecord>,
+  ): Promise<Stored<SessionRecord>> {
+    const { store, accessTokens } = this.#options;
+    if (from === undefined) {
+      return { record, now };
+    }
+    // The original may have ended by now. An outage here must not cost the user both sessions.
+    const origin = await store.load(from.session).then(
+      (loaded) => loaded.record,
+      () => undefined,
+    );
+    if (origin === undefined || origin.version === from.version) {
+      return { record, now };
+    }
+    const { claims, data } = origin;
+    accessTokens.assertFits({ ...record, claims });
+    const written = await store
+      .update({ id: record.id, version: record.version, claims, data })
+      .catch(storeFailed);
+    return { record: liveOf(record.id, written), now: written.now };
+  }
 }

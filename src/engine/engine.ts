@@ -13,18 +13,18 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
-import { type Created, type Creation, createSession } from "./create.ts";
+import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
 import { EngineSecrets, oncePerSecret } from "./keys/secrets.ts";
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive } from "./liveness.ts";
-import { RowReads, reach } from "./reach.ts";
+import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
-import { type Refreshed, Refresher } from "./refresh/refresh.ts";
-import { type PresentedRefreshToken, RefreshTokens } from "./refresh/token.ts";
+import { Refresher } from "./refresh/refresh.ts";
+import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
 import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
 import { RevocationLog } from "./revocation/log.ts";
@@ -76,6 +76,7 @@ export class Engine {
   readonly revocations: RevocationLog;
   readonly antiCsrf: AntiCsrf;
   readonly refreshTokens: RefreshTokens;
+  readonly creator: SessionCreator;
   readonly refresher: Refresher;
   readonly updates: RecordUpdates;
   /** Verifies format, signature, issuer, audience, type and lifetime, but not revocation. */
@@ -84,7 +85,6 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #secrets: EngineSecrets;
   readonly #keys: SigningKeys;
-  readonly #accessTokens: AccessTokens;
   readonly #verified: VerifiedCache | undefined;
   readonly #restorer: Restorer;
   readonly #sweeper: Sweeper;
@@ -120,9 +120,9 @@ export class Engine {
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.refreshTokens = refreshTokens;
-    this.refresher = new Refresher({
-      ...{ store, secrets, lifetimes, clock, emit, revocations, accessTokens, refreshTokens },
-    });
+    const parts = { secrets, revocations, accessTokens, refreshTokens };
+    this.creator = new SessionCreator({ ...options, ...parts });
+    this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ store, emit, revocations, accessTokens });
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
@@ -135,7 +135,6 @@ export class Engine {
     this.#options = options;
     this.#secrets = secrets;
     this.#keys = keys;
-    this.#accessTokens = accessTokens;
     this.#verified = verified;
     this.#restorer = new Restorer({ store, revocations, keys, clock });
     this.#sweeper = new Sweeper({ store, keys, clock });
@@ -161,7 +160,7 @@ export class Engine {
     this.#opening ??= this.#open().finally(() => {
       this.#opening = undefined;
     });
-    return reach(this.#opening);
+    return this.#opening.catch(storeFailed);
   }
 
   async #open(): Promise<this> {
@@ -223,36 +222,13 @@ export class Engine {
     return this.#keys.published();
   }
 
-  /**
-   * @throws TypeError if its tokens would not fit their transport; nothing is stored then
-   * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
-   * session that it comes from is over
-   */
-  create(creation: Creation): Promise<Created> {
-    return createSession(
-      {
-        ...this.#options,
-        secrets: this.#secrets,
-        revocations: this.revocations,
-        accessTokens: this.#accessTokens,
-        refreshTokens: this.refreshTokens,
-      },
-      creation,
-    );
-  }
-
-  /** Exchanges a refresh token. */
-  refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
-    return this.refresher.refresh(presented);
-  }
-
   /** Ends a session; resolves to whether this call ended it. */
   async revoke(id: string, endedBy: EndedBy): Promise<boolean> {
     const { store, emit } = this.#options;
 
     // 1. End the session in the store. The same transaction appends to the change log, which every
     // other server follows.
-    const { record, revoked, now } = await reach(store.revoke(id, endedBy));
+    const { record, revoked, now } = await store.revoke(id, endedBy).catch(storeFailed);
 
     // 2. Remember it in this process before the call resolves: from here on calls are refused,
     // cached tokens are dropped, and open streams end.
@@ -277,7 +253,7 @@ export class Engine {
   /** Ends several sessions; resolves to the ids of those that this call ended. */
   async revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
     const { store, emit } = this.#options;
-    const { revoked, now } = await reach(store.revokeAll(scope, endedBy));
+    const { revoked, now } = await store.revokeAll(scope, endedBy).catch(storeFailed);
     for (const session of revoked) {
       this.revocations.apply({ kind: "revoked", session, endedBy, at: now });
       emit({ type: "revoked", sessionId: session, endedBy });
@@ -287,7 +263,7 @@ export class Engine {
 
   /** Reads a session, whether it is live or not. */
   load(id: string): Promise<Stored<SessionRecord | undefined>> {
-    return reach(this.#options.store.load(id));
+    return this.#options.store.load(id).catch(storeFailed);
   }
 
   /** Reads a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
@@ -306,7 +282,7 @@ export class Engine {
     owner: SessionOwner,
     page: { readonly cursor: string | undefined; readonly limit: number },
   ): Promise<SessionPage> {
-    return reach(this.#options.store.list(owner, page));
+    return this.#options.store.list(owner, page).catch(storeFailed);
   }
 
   /** See `Reissuer.reissue`. */

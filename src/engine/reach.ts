@@ -2,18 +2,14 @@ import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /**
- * Awaits an operation of the store. Any rejection is reported as an outage: it says nothing about
- * the session.
- * @throws SessionError `unavailable`
+ * Reports a rejection of the store as an outage: it says nothing about the session. Use it as
+ * `await store.load(id).catch(storeFailed)`.
+ * @throws SessionError `unavailable`, or `cause` if it is a SessionError already
  */
-export async function reach<T>(work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (cause) {
-    throw cause instanceof SessionError
-      ? cause
-      : unavailable("the session store could not be reached; try again", cause);
-  }
+export function storeFailed(cause: unknown): never {
+  throw cause instanceof SessionError
+    ? cause
+    : unavailable("the session store could not be reached; try again", cause);
 }
 
 /** Concurrent reads, at most. */
@@ -38,7 +34,7 @@ export class RowReads {
   async load(session: string): Promise<Stored<SessionRecord | undefined>> {
     await this.#turn();
     try {
-      return await reach(this.#store.load(session));
+      return await this.#store.load(session).catch(storeFailed);
     } finally {
       // Hands its place to the next caller directly, so that no newer call overtakes.
       const next = this.#waiting.shift();

@@ -3,7 +3,7 @@ import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { AccessTokens } from "./access-tokens.ts";
 import { liveOf } from "./liveness.ts";
-import { reach } from "./reach.ts";
+import { storeFailed } from "./reach.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type { SessionRecord, SessionStore, SessionUpdate, Stored } from "./store.ts";
 
@@ -63,9 +63,11 @@ export class RecordUpdates {
   ): Promise<Stored<SessionRecord>> {
     const { store } = this.#options;
     for (let attempt = 0; attempt <= retries; attempt++) {
-      const record = liveOf(id, await reach(store.load(id)));
+      const record = liveOf(id, await store.load(id).catch(storeFailed));
       const next = await change(record);
-      const written = await reach(store.update({ ...next, id, version: record.version }));
+      const written = await store
+        .update({ ...next, id, version: record.version })
+        .catch(storeFailed);
       if (written.record !== undefined) {
         return { record: written.record, now: written.now };
       }

@@ -1,4 +1,3 @@
-import type { Clock } from "../base/clock.ts";
 import type { NewSession } from "../engine/store.ts";
 
 /** Formats a cursor of a change log whose entries are numbered from 1 in the order of their commits. */
@@ -75,38 +74,6 @@ export const keepEnded: number = 24 * 3_600_000;
 
 /** How long an entry of the change log is kept, in milliseconds. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
-
-/** When to repeat work that failed. */
-interface RetryOptions {
-  readonly clock: Clock;
-  /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
-  readonly pauses: readonly number[];
-  /** Whether an error means that nothing was changed and that another attempt may succeed. */
-  readonly isTransient: (error: unknown) => boolean;
-}
-
-/**
- * Does a unit of work and repeats it, with a pause before each attempt, while its errors are transient.
- * The work must be atomic: it does everything, or nothing.
- */
-export async function retry<T>(
-  { clock, pauses, isTransient }: RetryOptions,
-  work: () => Promise<T> | T,
-): Promise<T> {
-  for (const pause of pauses) {
-    try {
-      return await work();
-    } catch (error) {
-      if (!isTransient(error)) {
-        throw error;
-      }
-    }
-    await new Promise<void>((resolve) => {
-      clock.after(pause, resolve, true);
-    });
-  }
-  return work();
-}
 
 /**
  * Applies a session limit to a user who has other live sessions.

@@ -139,7 +139,7 @@ describe("the refresh table", () => {
   it("a wrong tag is Unauthorized and changes nothing", async () => {
     const { engine, id, token } = await confirmedSession();
     const before = await engine.load(id);
-    const cookie = engine.refresh({ token, transport: "cookie" });
+    const cookie = engine.refresher.refresh({ token, transport: "cookie" });
     expect(await failure(cookie)).toMatchObject({
       kind: "unauthorized",
       reason: "TOKEN_INVALID",

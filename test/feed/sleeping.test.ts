@@ -81,7 +81,7 @@ describe.each([
           },
         });
         const create = async () => {
-          const { record, access } = await here.create({
+          const { record, access } = await here.creator.create({
             userId: "alice",
             tenantId: null,
             claims: {},

@@ -17,7 +17,7 @@ export interface TestEngine extends Engine {
   /** Creates a header session; returns its refresh token of generation 0. */
   signIn(): Promise<{ readonly id: string; readonly token: string }>;
   /** Refreshes a header session. */
-  exchange(token: string): ReturnType<Engine["refresh"]>;
+  exchange(token: string): ReturnType<Engine["refresher"]["refresh"]>;
   /** Waits until the generation may be confirmed, uses the token, and lets the overlap pass. */
   confirm(token: string): Promise<void>;
 }
@@ -44,14 +44,14 @@ export async function startEngine(options: TestEngineOptions = {}): Promise<Test
     emit: (event) => events.push(event),
   }).open();
   const exchange: TestEngine["exchange"] = (token) =>
-    engine.refresh({ token, transport: "header" });
+    engine.refresher.refresh({ token, transport: "header" });
   return Object.assign(engine, {
     clock,
     store,
     events,
     exchange,
     signIn: async () => {
-      const { record, refreshToken } = await engine.create({
+      const { record, refreshToken } = await engine.creator.create({
         userId: "alice",
         tenantId: null,
         claims: {},

@@ -48,7 +48,7 @@ describePostgres("a dump of PostgreSQL without the secret", (server) => {
     await using used = await usedStore(server());
     await using copy = await copied(used, server());
     const thief = await startEngine({ store: copy.store, secret: madeUp });
-    const own = await thief.create(victim);
+    const own = await thief.creator.create(victim);
     const { secretId } = own.record;
     for (const generation of [0, 1, 2]) {
       const forged = await thief.refreshTokens.mint({ ...used.session, generation, secretId });

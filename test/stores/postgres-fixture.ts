@@ -1,9 +1,8 @@
 import { Client } from "pg";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { openPool, postgresBackend } from "../../src/stores/postgres/connections.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
-import { openPool } from "../../src/stores/postgres/pool.ts";
-import { sql } from "../../src/stores/sql/statement.ts";
+import { sql } from "../../src/stores/sql/database.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import type { TestPostgres } from "../servers/postgres.ts";
 import { stillClock } from "./still-clock.ts";

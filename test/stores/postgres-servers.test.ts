@@ -128,7 +128,7 @@ async function closeAll(fixture: Fixture, engines: readonly TestEngine[]): Promi
 }
 
 function create(engine: TestEngine) {
-  return engine.create({
+  return engine.creator.create({
     userId: "alice",
     tenantId: null,
     claims: {},

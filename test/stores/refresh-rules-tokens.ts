@@ -94,7 +94,9 @@ export function describeTokens(newStore: NewSharedStore): void {
           });
         }
       }
-      const byCookie = servers.at(mask).refresh({ token: one.successor, transport: "cookie" });
+      const byCookie = servers
+        .at(mask)
+        .refresher.refresh({ token: one.successor, transport: "cookie" });
       expect(await failure(byCookie)).toMatchObject({ reason: "TOKEN_INVALID" });
     }
     // All combinations except the two originals; the secret id is equal, and the check is recomputed.
@@ -152,7 +154,7 @@ export function describeTokens(newStore: NewSharedStore): void {
 const issuer = "https://api.example.com";
 
 function signIn(server: Server, userId: string, replaces: string | null = null) {
-  return server.create({
+  return server.creator.create({
     userId,
     tenantId: null,
     claims: {},

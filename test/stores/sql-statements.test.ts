@@ -1,7 +1,6 @@
 import { DatabaseSync } from "node:sqlite";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { SqlDatabase } from "../../src/stores/sql/database.ts";
-import { join, nothing, sql } from "../../src/stores/sql/statement.ts";
+import { join, nothing, now, SqlDatabase, sql } from "../../src/stores/sql/database.ts";
 import { SqliteConnections } from "../../src/stores/sqlite/connections.ts";
 import { sqliteDialect } from "../../src/stores/sqlite/dialect.ts";
 import { stillClock } from "./still-clock.ts";
@@ -26,17 +25,18 @@ function leases(): unknown[] {
 
 /** A statement that reads the clock twice, as most statements do. */
 function difference(within: SqlDatabase, a: number, b: number) {
-  const now = within.now();
-  return within.row<{ readonly answer: number; readonly begun: number; readonly ended: number }>(
-    sql`select ${b} - ${a} as answer, ${now} as begun, ${now} as ended`,
-  );
+  return within.row<{
+    readonly answer: number;
+    readonly begun: number;
+    readonly ended: number;
+  }>`select ${b} - ${a} as answer, ${now} as begun, ${now} as ended`;
 }
 
 describe("a SQL statement", () => {
   it("numbers its placeholders in the order of the text", () => {
     const condition = join([sql`a = ${"x"}`, sql`b = ${null}`], " and ");
     const statement = sql`select ${1} where ${condition}${nothing} limit ${2}`;
-    expect(statement.render((position) => `$${position}`)).toEqual({
+    expect(statement.render("numbered", () => nothing)).toEqual({
       text: "select $1 where a = $2 and b = $3 limit $4",
       values: [1, "x", null, 2],
     });
@@ -44,7 +44,7 @@ describe("a SQL statement", () => {
 
   it("binds a value that looks like SQL, and never inserts it into the text", async () => {
     const hostile = "'; drop table leases; --";
-    await database.rows(sql`insert into leases (name) values (${hostile})`);
+    await database.rows`insert into leases (name) values (${hostile})`;
     expect(leases()).toEqual([{ name: hostile }]);
   });
 
@@ -73,8 +73,8 @@ describe("a SQL statement", () => {
   });
 
   it("reads the columns that a table has by now", async () => {
-    await database.rows(sql`insert into leases (name) values (${"1"})`);
-    const all = () => database.rows(sql`select * from leases`);
+    await database.rows`insert into leases (name) values (${"1"})`;
+    const all = () => database.rows`select * from leases`;
     expect(await all()).toEqual([{ name: "1", holder: null }]);
     file.exec("alter table leases add column added text");
     expect(await all()).toEqual([{ name: "1", holder: null, added: null }]);
@@ -85,7 +85,7 @@ describe("a SQL statement", () => {
 
 describe("a transaction", () => {
   const add = (within: SqlDatabase, name: string) =>
-    within.rows(sql`insert into leases (name) values (${name})`);
+    within.rows`insert into leases (name) values (${name})`;
 
   it("commits if its work resolves", async () => {
     expect(await database.transaction(async (within) => (await add(within, "kept")).length)).toBe(

@@ -121,7 +121,7 @@ export class Network {
     }
     const opened = openCase(ledger, generation, task, world.time.now);
     await world.run(task, async () => {
-      const outcome: Outcome = await engine.refresh({ token, transport }).then(
+      const outcome: Outcome = await engine.refresher.refresh({ token, transport }).then(
         (refreshed) => ({ refreshed }),
         (error: unknown) => ({ error }),
       );

@@ -89,7 +89,7 @@ async function call(world: World, action: Call): Promise<void> {
 }
 
 async function signIn(world: World, jar: Jar, engine: Engine): Promise<void> {
-  const created = await engine.create({
+  const created = await engine.creator.create({
     userId: jar.name,
     tenantId: null,
     claims: {},

@@ -12,16 +12,8 @@ import {
   type SigningKey,
   type VerificationKey,
 } from "../../jwt/keys.ts";
-import { reach } from "../reach.ts";
+import { storeFailed } from "../reach.ts";
 import type { SessionStore, StoredSigningKey } from "../store.ts";
-import {
-  currentSigner,
-  type LoadedKey,
-  leastUsefulSlot,
-  planKeys,
-  publishAhead,
-  type RotationRules,
-} from "./rules.ts";
 
 /** The keys that sign and verify access tokens. */
 export interface SigningKeys {
@@ -55,6 +47,14 @@ export interface SigningKeys {
   settled(): Promise<void>;
 }
 
+/** How keys follow each other. All durations are milliseconds. */
+interface RotationRules {
+  /** How long one key signs. */
+  readonly rotation: number;
+  /** How long a token may live, including the clock skew that verifiers allow. */
+  readonly retention: number;
+}
+
 /** All durations are milliseconds. */
 interface StoredSigningKeysOptions extends RotationRules {
   readonly store: SessionStore;
@@ -65,6 +65,11 @@ interface StoredSigningKeysOptions extends RotationRules {
   readonly emit: SessionEventListener;
 }
 
+/**
+ * How long a key is published before it signs, so that every verifier has it by then. It is also how
+ * long a server may take to notice that the next key has begun to sign.
+ */
+export const publishAhead: number = 10 * 60_000;
 /** Minimum time between two reads because of unknown keys, measured from the start of a read. */
 const readCooldown = 5_000;
 /** Maximum age of the keys that `published` returns; older in an outage. */
@@ -108,14 +113,14 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async signer(): Promise<SigningKey> {
-    const { clock, rotation, retention, algorithm, secrets } = this.#options;
+    const { clock, rotation, algorithm, secrets } = this.#options;
 
     // 1. Read the keys again if they are old. A server that rarely signs must not use a key that the
     // others have removed since.
     let now = clock.monotonic();
     const age = now - this.#readAt;
     if (age >= publishAhead) {
-      await reach(this.#readOnce());
+      await this.#readOnce(now).catch(storeFailed);
       now = clock.monotonic();
     } else if (age >= signingMaxAge && now >= this.#attemptedAt + readCooldown) {
       this.#readOnce().catch(() => {
@@ -124,20 +129,22 @@ export class StoredSigningKeys implements SigningKeys {
     }
     if (this.#keys.length === 0) {
       // The store has lost all keys; tokens that they signed are refused from now on.
-      await reach(this.open());
+      await this.open().catch(storeFailed);
       now = clock.monotonic();
     }
 
-    // 2. Choose the key that signs now, and create the next one in the background if it is due.
-    const rules = { rotation, retention, algorithm, secretId: secrets.current.id };
-    const { signer, isNextDue } = planKeys(this.#keys, now + this.#storeAhead, rules);
-    if (isNextDue && this.#rotating === undefined && now >= this.#rotateFrom) {
+    // 2. Create the next key in the background if it is due, and choose the one that signs now.
+    const storeNow = now + this.#storeAhead;
+    const mayRotate = this.#rotating === undefined && now >= this.#rotateFrom;
+    const wanted = { rotation, algorithm, secretId: secrets.current.id };
+    if (mayRotate && isNextDue(this.#keys, storeNow, wanted)) {
       this.#rotateInBackground();
     }
-    if (signer?.signing === undefined) {
+    const signing = currentSigner(this.#keys, storeNow)?.signing;
+    if (signing === undefined) {
       throw unavailable("there is no usable signing key yet; try again");
     }
-    return signer.signing;
+    return signing;
   }
 
   find(kid: string, issuedAt: number): ReturnType<SigningKeys["find"]> {
@@ -182,7 +189,7 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
-    await reach(this.#readOnce());
+    await this.#readOnce().catch(storeFailed);
     const found = this.#byKid.get(kid);
     if (found === undefined && !this.#readSince(issuedAt)) {
       throw unavailable(
@@ -194,16 +201,16 @@ export class StoredSigningKeys implements SigningKeys {
     return found;
   }
 
-  #readOnce(): Promise<void> {
-    this.#reading ??= this.#read().finally(() => {
+  /** @param begun monotonic time, as of now */
+  #readOnce(begun: number = this.#options.clock.monotonic()): Promise<void> {
+    this.#reading ??= this.#read(begun).finally(() => {
       this.#reading = undefined;
     });
     return this.#reading;
   }
 
-  async #read(): Promise<void> {
-    const { store, clock } = this.#options;
-    const begun = clock.monotonic();
+  async #read(begun: number): Promise<void> {
+    const { store } = this.#options;
     this.#attemptedAt = begun;
     const { keys, now } = await store.signingKeys();
     const storeAhead = now - begun;
@@ -312,4 +319,77 @@ async function loadKey(stored: StoredSigningKey, secrets: SecretRing): Promise<L
   });
   const privateJwk = JSON.parse(new TextDecoder().decode(plaintext)) as JWK;
   return { ...facts, signing: await importSigningKey(privateJwk) };
+}
+
+// The rules of rotation.
+
+/** A key from the store, ready for use. */
+interface LoadedKey {
+  readonly slot: number;
+  /** By the store's clock. */
+  readonly createdAt: number;
+  readonly verification: VerificationKey;
+  /** Undefined if it is encrypted under a secret that this server was not given. */
+  readonly signing: SigningKey | undefined;
+  /** The id of the secret under which it is encrypted. */
+  readonly secretId: string;
+  /** The public JWK, ready for a JWK set. */
+  readonly publicJwk: Readonly<Record<string, unknown>>;
+}
+
+/** The options with which a new key would be created now. */
+interface WantedKey {
+  readonly rotation: number;
+  readonly algorithm: SigningAlgorithm;
+  readonly secretId: string;
+}
+
+/** Minimum age of a key before it is replaced because of a changed secret or algorithm. */
+const replaceAfter = 86_400_000;
+
+/** The newest key that has been published long enough. The very first key signs immediately. */
+function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKey | undefined {
+  const usable = keys.filter((key) => key.signing !== undefined);
+  return usable.findLast((key) => key.createdAt + publishAhead <= now) ?? usable[0];
+}
+
+/**
+ * Whether the next key must be created now.
+ *
+ * Only keys that this server can sign with count; keys of servers with other secrets do not. A key
+ * with an outdated secret or algorithm is replaced early, but not immediately: during a roll-out
+ * servers disagree about the current options, and would keep replacing each other's keys.
+ */
+function isNextDue(
+  keys: readonly LoadedKey[],
+  now: number,
+  { rotation, secretId, algorithm }: WantedKey,
+): boolean {
+  const newest = keys.findLast((key) => key.signing !== undefined);
+  if (newest === undefined) {
+    return true;
+  }
+  const isCurrent = newest.secretId === secretId && newest.verification.alg === algorithm;
+  const life = isCurrent ? rotation : Math.min(rotation, replaceAfter);
+  return now - newest.createdAt >= life - publishAhead;
+}
+
+/**
+ * The lowest slot to keep. No key below it can have signed a token that is still alive.
+ *
+ * A key is removed once two conditions hold. A later key has signed for so long that every server
+ * has noticed. And the key is so old that a server without access to the later key has created one
+ * of its own.
+ */
+function leastUsefulSlot(
+  keys: readonly LoadedKey[],
+  now: number,
+  { rotation, retention }: RotationRules,
+): number {
+  const deadAfter = publishAhead + publishAhead + retention;
+  const superseding = keys.findLast((key) => key.createdAt + deadAfter <= now)?.slot ?? 0;
+  const kept = keys.find(
+    (key) => key.slot >= superseding || key.createdAt + rotation + deadAfter > now,
+  );
+  return kept?.slot ?? 0;
 }

@@ -6,7 +6,7 @@ import type { TokenTransport } from "../../base/wire.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError } from "../liveness.ts";
-import { reach } from "../reach.ts";
+import { storeFailed } from "../reach.ts";
 import type { RevocationLog } from "../revocation/log.ts";
 import type { EndedEntry, RefreshWrite, SessionRecord, SessionStore, Stored } from "../store.ts";
 import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
@@ -119,14 +119,14 @@ export class Refresher {
       }
 
       // 3. Write. The store refuses if the row has changed since it was read; then decide again.
-      const written = await reach(
-        store.refresh({
+      const written = await store
+        .refresh({
           ...writeOf(decision, proven, { settle: lifetimes.settle, secretId: secrets.current.id }),
           id: record.id,
           generation: record.generation,
           idle: Math.min(lifetimes.idle, record.idleLife ?? Number.POSITIVE_INFINITY),
-        }),
-      );
+        })
+        .catch(storeFailed);
 
       // 4. Answer.
       if (written.record !== undefined) {
@@ -176,7 +176,7 @@ export class Refresher {
   async #endStolen({ record: current, generation: presented }: ProvenRefreshToken) {
     const { store, revocations, emit } = this.#options;
     const { id: session, userId, generation } = current;
-    const { record, revoked, now } = await reach(store.revoke(session, "theft"));
+    const { record, revoked, now } = await store.revoke(session, "theft").catch(storeFailed);
     const end: EndedEntry = {
       kind: "revoked",
       session,
@@ -213,7 +213,7 @@ export class Refresher {
     if (value === undefined) {
       return true;
     }
-    const { record, now } = await reach(store.load(session));
+    const { record, now } = await store.load(session).catch(storeFailed);
     if (record === undefined || record.revokedAt !== null) {
       return false;
     }

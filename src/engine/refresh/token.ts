@@ -4,7 +4,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import { badRefreshToken, unknownError } from "../liveness.ts";
-import { reach } from "../reach.ts";
+import { storeFailed } from "../reach.ts";
 import type { SessionRecord, SessionStore, Stored } from "../store.ts";
 
 /** A refresh token as it was presented. */
@@ -93,7 +93,7 @@ export class RefreshTokens {
     transport: TokenTransport,
   ): Promise<ProvenRefreshToken> {
     const { session, generation, secretId, keys } = checked;
-    const { record, now } = await reach(this.#options.store.load(session));
+    const { record, now } = await this.#options.store.load(session).catch(storeFailed);
     if (record === undefined) {
       throw unknownError(session);
     }

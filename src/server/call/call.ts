@@ -124,7 +124,7 @@ export interface CallStream {
 }
 
 /** Runs work that may end the session of this same call. */
-export function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promise<T> {
+export async function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promise<T> {
   return stream === undefined ? work() : stream.ownEnd(work);
 }
 

@@ -114,7 +114,7 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
   const token = await selectCookie(core, engine, refreshCookies);
 
   // 4. Exchange it: the engine rotates it, or revokes the session if it detects reuse.
-  const refreshed = await engine.refresh({ token, transport: "cookie" });
+  const refreshed = await engine.refresher.refresh({ token, transport: "cookie" });
 
   // 5. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
   const expireCopies = refreshCookies.length > 1 || accessCookies.length > 1;
@@ -143,7 +143,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
 
   // 2. Exchange the token.
   const engine = await core.engine();
-  const refreshed = await engine.refresh({ token, transport: "header" });
+  const refreshed = await engine.refresher.refresh({ token, transport: "header" });
 
   // 3. Expire the cookies: the client now uses headers.
   if (presented.hasCookies) {

@@ -92,7 +92,7 @@ export async function signIn(
 
   // 6. Create the session. The former session ends in the same transaction.
   const created = await endOwn(call, () =>
-    engine.create({ ...given, device, transport, replaces }),
+    engine.creator.create({ ...given, device, transport, replaces }),
   );
 
   // 7. Write its tokens. From now on it is the session of this call.
@@ -111,7 +111,7 @@ export async function issue(
   const given = await readNewSession(core, options);
   const transport = readTransport(options.transport);
   const engine = await core.engine();
-  return engine.create({ ...given, transport, replaces: null });
+  return engine.creator.create({ ...given, transport, replaces: null });
 }
 
 const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {

@@ -55,7 +55,7 @@ export async function reauthenticate(
     replaces: id,
     from: { session: id, version: record.version, authTime: null, endsBy: null },
   };
-  const created = await endOwn(call, () => engine.create(creation));
+  const created = await endOwn(call, () => engine.creator.create(creation));
 
   // 4. Write its tokens. From now on it is the session of this call.
   await writeCreated(core, call, engine, created);
@@ -76,7 +76,7 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
   if (label !== undefined) {
     assertId("label", label);
   }
-  return engine.create({
+  return engine.creator.create({
     ...inheritedFrom(record),
     device: label === undefined ? {} : { label },
     transport: readTransport(options.transport),

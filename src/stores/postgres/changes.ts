@@ -1,7 +1,13 @@
 import type { Changes } from "../../engine/store.ts";
 import { type ChangeRow, changeColumns, toEntries } from "../sql/changes.ts";
-import type { BigInteger, ChangesRead, SqlDatabase } from "../sql/database.ts";
-import { type Sql, sql } from "../sql/statement.ts";
+import {
+  type BigInteger,
+  type ChangesRead,
+  now,
+  type Sql,
+  type SqlDatabase,
+  sql,
+} from "../sql/database.ts";
 
 /**
  * Reads the change log; see `SessionStore.changes`.
@@ -22,9 +28,9 @@ export async function readChanges(database: SqlDatabase, read: ChangesRead): Pro
 
   // 1. Read what the snapshot could not see, if it still means something.
   if (seen !== undefined) {
-    const from = sql`pg_snapshot_xmin(${seen.snapshot}::pg_snapshot)`;
-    const unseen = sql`not pg_visible_in_snapshot(change.xid, ${seen.snapshot}::pg_snapshot)`;
-    const changes = await readEntries(database, { ...byTransaction, from, where: unseen });
+    const where = sql`change.xid >= pg_snapshot_xmin(${seen.snapshot}::pg_snapshot)
+      and not pg_visible_in_snapshot(change.xid, ${seen.snapshot}::pg_snapshot)`;
+    const changes = await readEntries(database, { ...byTransaction, where });
     const found = parseCursor(store, changes.cursor);
     if (found.server === seen.server && found.next >= seen.next) {
       return changes;
@@ -32,8 +38,8 @@ export async function readChanges(database: SqlDatabase, read: ChangesRead): Pro
   }
 
   // 2. Otherwise read the whole window, and report a loss if the database went back.
-  const from = sql`${database.now()} - ${window}`;
-  const all = await readEntries(database, { ...byTime, from, where: sql`true` });
+  const where = sql`change.at >= ${now} - ${window}`;
+  const all = await readEntries(database, { ...byTime, where });
   const wentBack = seen !== undefined && parseCursor(store, all.cursor).next < seen.next;
   return wentBack ? { ...all, lostAt: all.now } : all;
 }
@@ -58,11 +64,10 @@ function parseCursor(store: string, cursor: string): Snapshot {
 
 const currentCursor = sql`floor(extract(epoch from pg_postmaster_start_time()) * 1000000)::text || '/' || pg_current_snapshot()::text`;
 
-/** The entries from a value of an indexed column on that match a condition. */
+/** The entries that match a condition, in the order of an indexed column. */
 interface Range {
   readonly column: Sql;
   readonly type: Sql;
-  readonly from: Sql;
   readonly where: Sql;
 }
 
@@ -72,8 +77,10 @@ const byTime = { column: sql`change.at`, type: sql`bigint` };
 /** Entries per statement. A long log is read in pages, so that no statement comes near its time limit. */
 const pageSize = 20_000;
 
+const fromStart = sql`true`;
+
 async function readEntries(database: SqlDatabase, range: Range): Promise<Changes> {
-  const first = await readPage(database, range, sql`true`);
+  const first = await readPage(database, range, fromStart);
   const rows = [...first];
   let page = first;
   while (page.length === pageSize) {
@@ -107,19 +114,17 @@ interface PageRow extends ChangeRow {
  */
 async function readPage(
   database: SqlDatabase,
-  { column, from, where }: Range,
+  { column, where }: Range,
   after: Sql,
 ): Promise<readonly PageRow[]> {
-  return database.rows<PageRow>(
-    sql`select ${database.now()} as store_now, moment.place, ${changeColumns},
+  return database.rows<PageRow>`select ${now} as store_now, moment.place, ${changeColumns},
         change.number, ${column}::text as key
       from (select ${currentCursor} as place) as moment
       left join lateral (
         select * from rpcsession_changes as change
-        where ${column} >= ${from} and ${where} and ${after}
+        where ${where} and ${after}
         order by ${column}, change.number
         limit ${pageSize}
       ) as change on true
-      order by ${column}, change.number`,
-  );
+      order by ${column}, change.number`;
 }

@@ -1,11 +1,10 @@
+import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
-import { retry } from "../common.ts";
 import { type Push, PushConnection } from "../push.ts";
-import type { SqlBackend, SqlConnection, SqlConnections } from "../sql/database.ts";
-import { type Sql, sql } from "../sql/statement.ts";
+import type { Retries, SqlBackend, SqlConnection, SqlConnections } from "../sql/database.ts";
+import { type Sql, sql } from "../sql/database.ts";
 import { postgresDialect } from "./dialect.ts";
-import { isStalePlan, type OpenPool, type PostgresPool, type PostgresPoolClient } from "./pool.ts";
-import { listenWith } from "./push.ts";
+import { listenWith, type NotifiedClient } from "./push.ts";
 
 /**
  * A PostgreSQL database, and how to reach it.
@@ -15,7 +14,7 @@ import { listenWith } from "./push.ts";
  */
 export function postgresBackend(
   open: () => Promise<OpenPool>,
-  now: () => Sql = databaseTime,
+  now: () => Sql = () => databaseTime,
 ): SqlBackend {
   return {
     name: "postgresStore",
@@ -27,40 +26,42 @@ export function postgresBackend(
 /** The connections of a pool, as the SQL store uses them. */
 class PostgresConnections implements SqlConnections {
   readonly now: () => Sql;
+  /** After a conflict, and after a migration changed a prepared statement. */
+  readonly retries: Retries;
   /** Absent if the pool does not reveal how to connect outside of it. */
   readonly listen?: (wake: () => void) => Push;
-  readonly #pool: PostgresPool;
-  readonly #end: () => Promise<void>;
-  readonly #clock: Clock;
+  readonly #pool: OpenPool;
 
-  constructor({ pool, end, newClient }: OpenPool, clock: Clock, now: () => Sql) {
+  constructor(pool: OpenPool, clock: Clock, now: () => Sql) {
     this.now = now;
+    this.retries = {
+      clock,
+      pauses,
+      isTransient: (error) => isConflict(error) || isStalePlan(error),
+    };
     this.#pool = pool;
-    this.#end = end;
-    this.#clock = clock;
+    const { newClient } = pool;
     if (newClient !== undefined) {
       this.listen = (wake) => new PushConnection({ clock, wake, open: listenWith(newClient) });
     }
   }
 
-  async lend<T>(work: (connection: SqlConnection) => Promise<T>): Promise<T> {
-    const client = await this.#pool.connect();
-    const lent = new LentClient(client);
+  async query(text: string, values: unknown[]): Promise<readonly unknown[]> {
+    const client = await this.borrow();
     try {
-      return await work(lent);
+      return await client.query(text, values);
     } finally {
-      lent.release();
+      client.release();
     }
   }
 
-  /** Repeats work up to five times: after a conflict, and after a migration changed a prepared statement. */
-  attempt<T>(work: () => Promise<T>): Promise<T> {
-    const isTransient = (error: unknown): boolean => isConflict(error) || isStalePlan(error);
-    return retry({ clock: this.#clock, pauses, isTransient }, work);
+  async borrow(): Promise<BorrowedClient> {
+    const { pool, names } = this.#pool;
+    return new BorrowedClient(await pool.connect(), names);
   }
 
   close(): Promise<void> {
-    return this.#end();
+    return this.#pool.end();
   }
 }
 
@@ -72,13 +73,12 @@ const pauses = [5, 10, 20, 40, 80];
  * record agrees with the time returned with it. `now()` would be the begin of the transaction, and
  * `clock_timestamp()` would differ from place to place.
  */
-function databaseTime(): Sql {
-  return sql`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
-}
+const databaseTime = sql`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
 
 /** A client taken out of the pool. It is not used again after an error that may have broken it. */
-class LentClient implements SqlConnection {
+class BorrowedClient implements SqlConnection {
   readonly #client: PostgresPoolClient;
+  readonly #names: StatementNames | undefined;
   #broken = false;
   // The pool listens only while it has the connection itself, and an error without any listener
   // would end the process. The running statement rejects with the same error.
@@ -86,15 +86,26 @@ class LentClient implements SqlConnection {
     this.#broken = true;
   };
 
-  constructor(client: PostgresPoolClient) {
+  /** @param names the names under which statements are prepared; undefined to prepare none */
+  constructor(client: PostgresPoolClient, names: StatementNames | undefined) {
     this.#client = client;
+    this.#names = names;
     client.on?.("error", this.#onError);
   }
 
   async query(text: string, values: unknown[]): Promise<readonly unknown[]> {
+    const name = this.#names?.of(text, values);
     try {
-      return (await this.#client.query(text, values)).rows;
+      const result =
+        name === undefined
+          ? await this.#client.query(text, values)
+          : // Only a pool of `pg` comes with names.
+            await (this.#client as PoolClient).query({ name, text, values });
+      return result.rows;
     } catch (error) {
+      if (isStalePlan(error)) {
+        this.#names?.renew();
+      }
       // A connection that cannot roll back may still be within its transaction.
       this.#broken ||= text === "rollback" || !isHarmless(error);
       throw error;
@@ -121,4 +132,137 @@ function isHarmless(error: unknown): boolean {
 function isConflict(error: unknown): boolean {
   const { code } = (error ?? {}) as { code?: unknown };
   return code === "40001" || code === "40P01";
+}
+
+/**
+ * Whether the server refused a prepared statement because a migration, perhaps of another server,
+ * changed the columns under it. Nothing was run.
+ */
+function isStalePlan(error: unknown): boolean {
+  const { code, routine } = (error ?? {}) as { code?: unknown; routine?: unknown };
+  return code === "0A000" && routine === "RevalidateCachedQuery";
+}
+
+/** A pool of connections, as far as the store needs one. `pg.Pool` fits. */
+export interface PostgresPool {
+  /** Takes a connection out of the pool, or opens one. */
+  connect(): Promise<PostgresPoolClient>;
+}
+
+/** A connection taken out of a {@link PostgresPool}. */
+export interface PostgresPoolClient {
+  /** Runs one statement; `values` are bound to `$1`, `$2` and so on. */
+  query(text: string, values: unknown[]): Promise<PostgresResult>;
+  /** Returns the connection to the pool; with `true`, the pool closes it instead of using it again. */
+  release(destroy?: boolean): void;
+  /** Adds a listener for errors of the connection outside of a statement. */
+  on?(event: "error", listener: (error: Error) => void): unknown;
+  /** Removes a listener again. */
+  off?(event: "error", listener: (error: Error) => void): unknown;
+}
+
+/** The result of a statement. */
+export interface PostgresResult {
+  /** The kind of statement, such as "SELECT". Not used by the store. */
+  readonly command: string;
+  /** How many rows the statement returned or changed. Not used by the store. */
+  readonly rowCount: number | null;
+  /** The rows, as objects by column name. */
+  readonly rows: unknown[];
+}
+
+/** A pool, and what depends on who opened it. */
+export interface OpenPool {
+  readonly pool: PostgresPool;
+  /**
+   * The names of its prepared statements; absent if it prepares none. Only for connections that lead
+   * straight to the server: behind a pooler, a prepared statement may be gone the next time.
+   */
+  readonly names?: StatementNames;
+  readonly end: () => Promise<void>;
+  /** Makes a client outside of the pool, not connected yet; absent if the pool does not reveal how. */
+  readonly newClient?: () => Promise<NotifiedClient>;
+}
+
+/** Opens a pool of at most `max` connections with the package `pg`. */
+export async function openPool(url: string, max: number): Promise<OpenPool> {
+  const { Client, Pool } = await loadDriver();
+  const options = { application_name: "rpc-session", ...limits, connectionString: url };
+  const pool = new Pool({ ...options, max, allowExitOnIdle: true });
+  // Without a listener, an idle connection that breaks would end the process. The pool has dropped
+  // that connection already, and the next call opens another one.
+  pool.on("error", () => {});
+  // The pool does not listen from the moment it hands out a new connection. A server that accepts the
+  // connection and announces its shutdown in the same packet would go unheard.
+  pool.on("connect", (client) => client.on("error", () => {}));
+  return {
+    pool,
+    names: new StatementNames(),
+    end: () => pool.end(),
+    newClient: async () => new Client(options),
+  };
+}
+
+// Our statements take milliseconds; one that takes this long is stuck. The server ends it first; the
+// second limit is for a server that does not answer at all.
+const limits = {
+  connectionTimeoutMillis: 5_000,
+  statement_timeout: 5_000,
+  idle_in_transaction_session_timeout: 5_000,
+  query_timeout: 10_000,
+  keepAlive: true,
+};
+
+/** Uses a pool that belongs to the caller, and never closes it. */
+export function borrowPool(pool: PostgresPool): OpenPool {
+  const end = async (): Promise<void> => {};
+  // pg.Pool makes its own connections in this way. A connection taken out of it for good might be its
+  // last one, and would keep its owner from ending it.
+  const { Client, options } = pool as Partial<ClientFactory>;
+  return typeof Client === "function" && options !== undefined
+    ? { pool, end, newClient: async () => new Client(options) }
+    : { pool, end };
+}
+
+/** The members of `pg.Pool` that the store does not require from a pool. */
+interface ClientFactory {
+  readonly Client: new (options: object) => NotifiedClient;
+  readonly options: object;
+}
+
+async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {
+  try {
+    return (await import("pg")).default;
+  } catch (cause) {
+    throw new Error(
+      "postgresStore: to connect to a URL, install the package pg (npm install pg); or pass a pool",
+      { cause },
+    );
+  }
+}
+
+/** At most this many statements are prepared; the store has fewer, whatever it does. */
+const preparedMax = 100;
+
+/**
+ * The names of the prepared statements of a pool, by their text. Each connection prepares a statement
+ * once: to parse and plan it costs the server more than to run it.
+ */
+class StatementNames {
+  readonly #names = new Map<string, string>();
+  #given = 0;
+
+  /** Returns undefined if a name is not worth it: nothing to plan, or too many statements have one. */
+  of(text: string, values: readonly unknown[]): string | undefined {
+    const names = this.#names;
+    if (values.length > 0 && names.size < preparedMax && !names.has(text)) {
+      names.set(text, `rpcsession_${this.#given++}`);
+    }
+    return names.get(text);
+  }
+
+  /** Gives every statement another name from now on, so that all connections prepare it again. */
+  renew(): void {
+    this.#names.clear();
+  }
 }

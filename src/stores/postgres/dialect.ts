@@ -1,12 +1,11 @@
-import type { Hold, SqlDialect } from "../sql/database.ts";
-import { type Sql, sql } from "../sql/statement.ts";
+import { type Hold, type Sql, type SqlDialect, sql } from "../sql/database.ts";
 import { readChanges } from "./changes.ts";
 import { postgresMigrations } from "./migrations.ts";
 import { channel } from "./push.ts";
 
 /** PostgreSQL 13 or newer. Each member's reason is at {@link SqlDialect}. */
 export const postgresDialect: SqlDialect = {
-  placeholder: (position) => `$${position}`,
+  placeholders: "numbered",
   begin: "start transaction isolation level read committed",
   idByBytes: sql`id collate "C"`,
   forUpdate: sql`for update`,

@@ -1,9 +1,8 @@
 import type { SessionStore } from "../../engine/store.ts";
 import { SqlStore } from "../sql/store.ts";
-import { postgresBackend } from "./connections.ts";
-import { borrowPool, openPool, type PostgresPool } from "./pool.ts";
+import { borrowPool, openPool, type PostgresPool, postgresBackend } from "./connections.ts";
 
-export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./pool.ts";
+export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./connections.ts";
 
 /** Options of {@link postgresStore}. */
 export interface PostgresOptions {

@@ -1,6 +1,5 @@
 import type { EndedBy, EndedEntry, LogEntry, SessionRecord } from "../../engine/store.ts";
-import type { BigInteger, SqlDatabase } from "./database.ts";
-import { type Sql, sql } from "./statement.ts";
+import { type BigInteger, type Sql, type SqlDatabase, sql } from "./database.ts";
 
 /** Appends that sessions ended: one statement and one parameter, however many sessions. */
 export async function appendRevoked(
@@ -9,12 +8,10 @@ export async function appendRevoked(
   { endedBy, at }: Pick<EndedEntry, "endedBy" | "at">,
 ): Promise<void> {
   const { stringsOf, notifyOnCommit } = database.dialect;
-  await database.rows(
-    sql`insert into rpcsession_changes (kind, session, ended_by, at)
+  await database.rows`insert into rpcsession_changes (kind, session, ended_by, at)
       select 'revoked', one.value, cast(${endedBy} as text), cast(${at} as bigint)
       from ${stringsOf(JSON.stringify(sessions))}
-      ${notifyOnCommit}`,
-  );
+      ${notifyOnCommit}`;
 }
 
 /** Appends that the claims of a session changed. */
@@ -23,11 +20,9 @@ export async function appendClaims(
   { id, claimsVersion }: SessionRecord,
   at: number,
 ): Promise<void> {
-  await database.rows(
-    sql`insert into rpcsession_changes (kind, session, claims_version, at)
+  await database.rows`insert into rpcsession_changes (kind, session, claims_version, at)
       values ('claims', ${id}, ${claimsVersion}, ${at})
-      ${database.dialect.notifyOnCommit}`,
-  );
+      ${database.dialect.notifyOnCommit}`;
 }
 
 /** The columns of an entry, of a row named `change`. All are null where a left join found no entry. */

@@ -1,6 +1,6 @@
+import type { Clock } from "../../base/clock.ts";
 import type { Changes, StoreContext } from "../../engine/store.ts";
 import type { Push } from "../push.ts";
-import { type Sql, type SqlValue, sql } from "./statement.ts";
 
 /**
  * Everything in which the SQL of one database differs from that of another. There is one object per
@@ -8,7 +8,7 @@ import { type Sql, type SqlValue, sql } from "./statement.ts";
  */
 export interface SqlDialect {
   /** PostgreSQL numbers its placeholders (`$1`), SQLite does not (`?`). */
-  readonly placeholder: (position: number) => string;
+  readonly placeholders: "numbered" | "plain";
 
   /**
    * Begins a transaction in which a statement that waited for a lock sees what was committed under
@@ -91,12 +91,27 @@ export interface SqlBackend {
   readonly secret?: (database: SqlDatabase) => Promise<Uint8Array>;
 }
 
-/** The connections to an open database. */
-export interface SqlConnections {
-  /** Lends a connection for as long as the work takes; nobody else uses it meanwhile. */
-  lend<T>(work: (connection: SqlConnection) => Promise<T>): Promise<T>;
-  /** Does a unit of work, all of it or nothing, and again when the database asks for that. */
-  attempt<T>(work: () => Promise<T>): Promise<T>;
+/** When to repeat work that failed. */
+export interface Retries {
+  readonly clock: Clock;
+  /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
+  readonly pauses: readonly number[];
+  /** Whether an error means that nothing was changed and that another attempt may succeed. */
+  readonly isTransient: (error: unknown) => boolean;
+}
+
+/** Runs statements. */
+export interface SqlConnection {
+  /** Runs a statement and returns its rows. */
+  query(text: string, values: SqlValue[]): Promise<readonly unknown[]>;
+}
+
+/** The connections to an open database. Each statement runs on any of them that is free. */
+export interface SqlConnections extends SqlConnection {
+  /** Lends a connection that nobody else uses until it is released. */
+  borrow(): Promise<SqlConnection & { release(): void }>;
+  /** When to repeat a unit of work: the database asks for that. */
+  readonly retries: Retries;
   /** The store's clock in milliseconds, as SQL. */
   now(): Sql;
   /** Starts to report what other processes append; absent where that cannot be noticed. */
@@ -104,52 +119,52 @@ export interface SqlConnections {
   close(): Promise<void>;
 }
 
-/** One connection. */
-export interface SqlConnection {
-  /** Runs a statement and returns its rows. */
-  query(text: string, values: SqlValue[]): Promise<readonly unknown[]>;
-}
-
 /** Runs statements, each on a connection of its own or all within one transaction. */
 export class SqlDatabase {
   readonly dialect: SqlDialect;
-  readonly #connections: Pick<SqlConnections, "lend" | "now">;
+  readonly #connections: SqlConnections;
+  readonly #connection: SqlConnection;
 
-  constructor(dialect: SqlDialect, connections: Pick<SqlConnections, "lend" | "now">) {
+  /** @param connection runs the statements; by default each runs on any connection that is free */
+  constructor(
+    dialect: SqlDialect,
+    connections: SqlConnections,
+    connection: SqlConnection = connections,
+  ) {
     this.dialect = dialect;
     this.#connections = connections;
+    this.#connection = connection;
   }
 
-  /** The store's clock in milliseconds, as SQL. Call it once for each statement. */
-  now(): Sql {
-    return this.#connections.now();
-  }
-
-  /** Runs a statement. `Row` states the columns that it returns. */
-  async rows<Row>(statement: Sql): Promise<readonly Row[]> {
-    const { text, values } = statement.render(this.dialect.placeholder);
-    const rows = await this.#connections.lend((connection) => connection.query(text, values));
-    return rows as readonly Row[];
+  /**
+   * Runs a statement. `Row` states the columns that it returns.
+   * @example database.rows<{ id: string }>`select id from rpcsession_sessions where user_id = ${userId}`
+   */
+  async rows<Row>(...template: SqlTemplate): Promise<readonly Row[]> {
+    const statement = sql(...template);
+    const { text, values } = statement.render(this.dialect.placeholders, () =>
+      this.#connections.now(),
+    );
+    return (await this.#connection.query(text, values)) as readonly Row[];
   }
 
   /** Runs a statement that returns at most one row, or of which only the first is needed. */
-  async row<Row>(statement: Sql): Promise<Row | undefined> {
-    return (await this.rows<Row>(statement))[0];
+  async row<Row>(...template: SqlTemplate): Promise<Row | undefined> {
+    return (await this.rows<Row>(...template))[0];
   }
 
   /** Runs a statement of this package that binds nothing and returns nothing, such as a migration's. */
   async run(text: string): Promise<void> {
-    await this.#connections.lend((connection) => connection.query(text, []));
+    await this.#connection.query(text, []);
   }
 
   /** Does a unit of work in one transaction: rolls back, and rejects, if the work rejects. */
-  transaction<T>(work: (within: SqlDatabase) => Promise<T>): Promise<T> {
-    return this.#connections.lend(async (connection) => {
-      const lendAgain: SqlConnections["lend"] = (use) => use(connection);
+  async transaction<T>(work: (within: SqlDatabase) => Promise<T>): Promise<T> {
+    const connection = await this.#connections.borrow();
+    try {
       await connection.query(this.dialect.begin, []);
       try {
-        const within = { lend: lendAgain, now: () => this.now() };
-        const result = await work(new SqlDatabase(this.dialect, within));
+        const result = await work(new SqlDatabase(this.dialect, this.#connections, connection));
         await connection.query("commit", []);
         return result;
       } catch (error) {
@@ -158,17 +173,102 @@ export class SqlDatabase {
         await connection.query("rollback", []).catch(() => {});
         throw error;
       }
-    });
+    } finally {
+      connection.release();
+    }
   }
 }
 
 /** Returns the store's time. */
 export async function timeOf(database: SqlDatabase): Promise<number> {
-  const row = await database.row<{ readonly store_now: BigInteger }>(
-    sql`select ${database.now()} as store_now`,
-  );
+  const row = await database.row<{ readonly store_now: BigInteger }>`select ${now} as store_now`;
   return Number(row?.store_now);
 }
 
 /** A 64-bit integer. Drivers return it as number, string or bigint, so read it through `Number()`. */
 export type BigInteger = number | string | bigint;
+
+/** A value that a statement can bind. The tables hold nothing else. */
+export type SqlValue = string | number | null;
+
+/** The arguments of a template's tag. */
+type SqlTemplate = [texts: TemplateStringsArray, ...parts: readonly (Sql | SqlValue)[]];
+
+/** A statement as a driver takes it. */
+interface RenderedSql {
+  readonly text: string;
+  readonly values: SqlValue[];
+}
+
+/**
+ * A piece of SQL with the values that it binds. Only the tag {@link sql} and {@link join} make one, so
+ * a value never becomes part of the text: it is another piece of SQL, or a bound parameter.
+ */
+export class Sql {
+  readonly #texts: readonly string[];
+  /** One between every two texts. */
+  readonly #parts: readonly (Sql | SqlValue)[];
+
+  private constructor(texts: readonly string[], parts: readonly (Sql | SqlValue)[]) {
+    this.#texts = texts;
+    this.#parts = parts;
+  }
+
+  static tag(this: void, ...[texts, ...parts]: SqlTemplate): Sql {
+    return new Sql(texts, parts);
+  }
+
+  static join(
+    this: void,
+    parts: readonly (Sql | SqlValue)[],
+    separator: ", " | " and " | " or " | " ",
+  ): Sql {
+    return new Sql(["", ...parts.slice(1).map(() => separator), ""], parts);
+  }
+
+  /**
+   * Returns the text to send, and the values in the order of their placeholders. The text does not
+   * depend on the values, so that a connection can prepare it once.
+   *
+   * @param placeholders see {@link SqlDialect}
+   * @param clock returns the store's clock, which takes the place of {@link now}. Called at most once,
+   *   so that a statement has one time
+   */
+  render(placeholders: SqlDialect["placeholders"], clock: () => Sql): RenderedSql {
+    const values: SqlValue[] = [];
+    let time: Sql | undefined;
+    const write = (piece: Sql): string => {
+      let text = piece.#texts[0] ?? "";
+      for (const [index, part] of piece.#parts.entries()) {
+        if (part === now) {
+          time ??= clock();
+          text += write(time);
+        } else if (part instanceof Sql) {
+          text += write(part);
+        } else {
+          const position = values.push(part);
+          text += placeholders === "numbered" ? `$${position}` : "?";
+        }
+        text += piece.#texts[index + 1];
+      }
+      return text;
+    };
+    return { text: write(this), values };
+  }
+}
+
+/**
+ * Makes SQL from a template: values become parameters, other pieces of SQL are inserted as they are.
+ *
+ * @example sql`select id from rpcsession_sessions where user_id = ${userId}`
+ */
+export const sql: typeof Sql.tag = Sql.tag;
+
+/** Joins at least one part with a separator. */
+export const join: typeof Sql.join = Sql.join;
+
+/** No SQL, in place of a clause that a database does not need. */
+export const nothing: Sql = sql``;
+
+/** The store's clock in milliseconds, the same everywhere in a statement. */
+export const now: Sql = sql`now`;

@@ -1,9 +1,8 @@
 import type { EndedBy, RevokeScope, SessionOwner } from "../../engine/store.ts";
 import { appendRevoked } from "./changes.ts";
-import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
+import { type BigInteger, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { holdOwner } from "./owner-locks.ts";
 import { hasIdIn, ownedBy } from "./rows.ts";
-import { type Sql, sql } from "./statement.ts";
 
 /** The ids of the sessions that ended, and when. */
 interface Ended {
@@ -57,12 +56,13 @@ async function endOwned(
 
 /** The place of the last session in a batch; undefined if one batch holds all that are left. */
 async function batchEnd(database: SqlDatabase, wanted: Sql): Promise<Sql | undefined> {
-  const row = await database.row<{ readonly created_at: BigInteger; readonly id: string }>(
-    sql`select created_at, id from rpcsession_sessions
+  const row = await database.row<{
+    readonly created_at: BigInteger;
+    readonly id: string;
+  }>`select created_at, id from rpcsession_sessions
       where revoked_at is null and ${wanted}
       order by created_at, ${database.dialect.idByBytes}
-      limit 1 offset ${batch - 1}`,
-  );
+      limit 1 offset ${batch - 1}`;
   return row && sql`(${Number(row.created_at)}, ${row.id})`;
 }
 
@@ -75,19 +75,19 @@ export async function endSessions(
   wanted: Sql,
   endedBy: EndedBy,
 ): Promise<Ended> {
-  const now = database.now();
   const { idByBytes, forUpdate } = database.dialect;
   // Every transaction that locks many rows does so in this order, so that no two deadlock.
-  const rows = await database.rows<{ readonly id: string; readonly revoked_at: BigInteger }>(
-    sql`with due as (
+  const rows = await database.rows<{
+    readonly id: string;
+    readonly revoked_at: BigInteger;
+  }>`with due as (
         select id from rpcsession_sessions
         where revoked_at is null and ${wanted}
         order by created_at, ${idByBytes} ${forUpdate}
       )
       update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
       where id in (select id from due) and revoked_at is null
-      returning id, revoked_at`,
-  );
+      returning id, revoked_at`;
   const [first] = rows;
   if (first === undefined) {
     return { revoked: [], now: await timeOf(database) };

@@ -1,10 +1,9 @@
 import type { Inserted, NewSession, SessionRecord, Stored } from "../../engine/store.ts";
 import { evictedBy } from "../common.ts";
-import { type SqlDatabase, timeOf } from "./database.ts";
+import { join, now, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
 import { holdOwner, valueHolding } from "./owner-locks.ts";
-import { hasIdIn, liveAt, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
-import { join, sql } from "./statement.ts";
+import { hasIdIn, live, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
 export async function insertSession(database: SqlDatabase, session: NewSession): Promise<Inserted> {
@@ -47,15 +46,15 @@ async function admit(
   ];
   const { idByBytes, forUpdate } = database.dialect;
   // Locks all rows that will end or must stay live at once, in the order that everyone keeps to.
-  const live = await database.rows<Pick<SessionRow, "id" | "user_id">>(
-    sql`select id, user_id from rpcsession_sessions
-      where ${liveAt(database.now())} and (${join(concerned, " or ")})
-      order by created_at, ${idByBytes} ${forUpdate}`,
-  );
-  if (requires !== null && !live.some(({ id }) => id === requires)) {
+  const rows = await database.rows<
+    Pick<SessionRow, "id" | "user_id">
+  >`select id, user_id from rpcsession_sessions
+      where ${live} and (${join(concerned, " or ")})
+      order by created_at, ${idByBytes} ${forUpdate}`;
+  if (requires !== null && !rows.some(({ id }) => id === requires)) {
     return { refused: "notLive" };
   }
-  const others = live.filter((row) => row.user_id === userId && row.id !== replaces);
+  const others = rows.filter((row) => row.user_id === userId && row.id !== replaces);
   const evicts = evictedBy({ limit, requires }, others);
   return evicts === undefined ? { refused: "limit" } : { evicts };
 }
@@ -72,12 +71,10 @@ async function insertRow(
   database: SqlDatabase,
   session: NewSession,
 ): Promise<Stored<SessionRecord>> {
-  const now = database.now();
   const { idle, absolute, endsBy, authTime } = session;
   const expires = smaller(sql`${now} + ${absolute}`, sql`${endsBy ?? Number.MAX_SAFE_INTEGER}`);
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
-  const row = await database.row<Timed<SessionRow>>(
-    sql`insert into rpcsession_sessions (
+  const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
         id, user_id, tenant_id, transport, salt, secret_id, generation, rotated_at, created_at,
         auth_time, idle_expires_at, expires_at, access_life, idle_life,
         claims, claims_version, data, version, device, last_seen_at
@@ -89,8 +86,7 @@ async function insertRow(
         ${JSON.stringify(session.claims)}, 0, ${JSON.stringify(session.data)}, 0,
         ${JSON.stringify(session.device)}, ${now}
       )
-      returning *, ${now} as store_now`,
-  );
+      returning *, ${now} as store_now`;
   if (row === undefined) {
     throw new Error("The database inserted a session but returned no row.");
   }

@@ -1,5 +1,4 @@
-import type { BigInteger, SqlDatabase, SqlDialect } from "./database.ts";
-import { sql } from "./statement.ts";
+import { type BigInteger, now, type SqlDatabase, type SqlDialect } from "./database.ts";
 
 /**
  * Brings the tables up to date. Where nothing is to be done it only reads, so a server needs no
@@ -54,12 +53,12 @@ export function migrationSql({ migrations, clockForPrint }: SqlDialect): string 
 }
 
 async function appliedVersion(database: SqlDatabase): Promise<number> {
-  if ((await database.row(database.dialect.migrationsTable)) === undefined) {
+  if ((await database.row`${database.dialect.migrationsTable}`) === undefined) {
     return 0;
   }
-  const row = await database.row<{ readonly version: BigInteger | null }>(
-    sql`select max(version) as version from rpcsession_migrations`,
-  );
+  const row = await database.row<{
+    readonly version: BigInteger | null;
+  }>`select max(version) as version from rpcsession_migrations`;
   return Number(row?.version ?? 0);
 }
 
@@ -67,7 +66,7 @@ async function createMigrationsTable(database: SqlDatabase): Promise<void> {
   const { migrationLock } = database.dialect;
   await database.transaction(async (within) => {
     if (migrationLock !== undefined) {
-      await within.rows(sql`select ${migrationLock}`);
+      await within.rows`select ${migrationLock}`;
     }
     await within.run(createTable);
   });
@@ -84,12 +83,10 @@ async function takeStep(
   statements: readonly string[],
 ): Promise<void> {
   await database.transaction(async (within) => {
-    const recorded = await within.row(
-      sql`insert into rpcsession_migrations (version, applied_at)
-        values (${version}, ${within.now()})
+    const recorded = await within.row`insert into rpcsession_migrations (version, applied_at)
+        values (${version}, ${now})
         on conflict (version) do nothing
-        returning version`,
-    );
+        returning version`;
     if (recorded === undefined) {
       return;
     }

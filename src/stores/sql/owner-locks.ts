@@ -18,8 +18,7 @@
 // locks are taken afterwards.
 
 import type { SessionOwner } from "../../engine/store.ts";
-import type { Hold, SqlDatabase } from "./database.ts";
-import { join, type Sql, sql } from "./statement.ts";
+import { type Hold, join, type Sql, type SqlDatabase, sql } from "./database.ts";
 
 /**
  * Holds an owner until the transaction ends.
@@ -41,7 +40,7 @@ export async function holdOwner(
     ...(tenantId === null ? [] : [lock("tenant", tenantId, tenantHold)]),
     ...(userId === null ? [] : [lock("user", userId, hold)]),
   ];
-  await database.rows(sql`select ${afterLocks(locks, "")}`);
+  await database.rows`select ${afterLocks(locks, "")}`;
 }
 
 /**

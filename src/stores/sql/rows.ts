@@ -1,15 +1,7 @@
 import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
-import type {
-  Device,
-  EndedBy,
-  SessionOwner,
-  SessionRecord,
-  Stored,
-  StoredSigningKey,
-} from "../../engine/store.ts";
-import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
-import { join, type Sql, sql } from "./statement.ts";
+import type { Device, EndedBy, SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
+import { type BigInteger, join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 
 /** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
 export interface SessionRow {
@@ -40,16 +32,6 @@ export interface SessionRow {
 
 /** A row together with the store's time, returned by the same statement. */
 export type Timed<Row> = Row & { readonly store_now: BigInteger };
-
-/** A row of `rpcsession_signing_keys`. */
-export interface SigningKeyRow {
-  readonly slot: BigInteger;
-  readonly kid: string;
-  readonly alg: string;
-  readonly public_jwk: string;
-  readonly private_jwk: string;
-  readonly created_at: BigInteger;
-}
 
 /** Reads a row as a session. */
 export function toSession(row: SessionRow): SessionRecord {
@@ -93,26 +75,12 @@ export async function storedOrNone(
   return row === undefined ? { record: undefined, now: await timeOf(database) } : toStored(row);
 }
 
-/** Reads a row as a signing key. */
-export function toSigningKey(row: SigningKeyRow): StoredSigningKey {
-  return {
-    slot: Number(row.slot),
-    kid: row.kid,
-    alg: row.alg,
-    publicJwk: row.public_jwk,
-    privateJwk: row.private_jwk,
-    createdAt: Number(row.created_at),
-  };
-}
-
 function toNumber(value: BigInteger | null): number | null {
   return value === null ? null : Number(value);
 }
 
 /** The condition that a session has neither ended nor expired. */
-export function liveAt(now: Sql): Sql {
-  return sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
-}
+export const live: Sql = sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
 
 /** The condition that a session belongs to an owner. An owner with neither id matches nothing. */
 export function ownedBy({ userId, tenantId }: SessionOwner): Sql {

@@ -9,9 +9,18 @@ import type {
 } from "../../engine/store.ts";
 import { cutPage, parseListCursor } from "../common.ts";
 import { appendClaims, appendRevoked } from "./changes.ts";
-import { type BigInteger, type SqlDatabase, timeOf } from "./database.ts";
 import {
-  liveAt,
+  type BigInteger,
+  join,
+  nothing,
+  now,
+  type Sql,
+  type SqlDatabase,
+  sql,
+  timeOf,
+} from "./database.ts";
+import {
+  live,
   ownedBy,
   type SessionRow,
   smaller,
@@ -20,16 +29,15 @@ import {
   toSession,
   toStored,
 } from "./rows.ts";
-import { join, nothing, type Sql, sql } from "./statement.ts";
 
 /** Reads a session; see `SessionStore.load`. */
 export async function loadSession(
   database: SqlDatabase,
   id: string,
 ): Promise<Stored<SessionRecord | undefined>> {
-  const row = await database.row<Timed<SessionRow>>(
-    sql`select *, ${database.now()} as store_now from rpcsession_sessions where id = ${id}`,
-  );
+  const row = await database.row<
+    Timed<SessionRow>
+  >`select *, ${now} as store_now from rpcsession_sessions where id = ${id}`;
   return storedOrNone(database, row);
 }
 
@@ -38,54 +46,50 @@ export async function refreshSession(
   database: SqlDatabase,
   write: RefreshWrite,
 ): Promise<Stored<SessionRecord | undefined>> {
-  const now = database.now();
   const idleEnd = smaller(sql`${now} + ${write.idle}`, sql`expires_at`);
-  const row = await database.row<Timed<SessionRow>>(
-    sql`update rpcsession_sessions
-      set ${generationAfter(write, now)}last_seen_at = ${now}, idle_expires_at = ${idleEnd}
-      where id = ${write.id} and generation = ${write.generation} and ${liveAt(now)}
-      returning *, ${now} as store_now`,
-  );
+  const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
+      set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd}
+      where id = ${write.id} and generation = ${write.generation} and ${live}
+      returning *, ${now} as store_now`;
   return storedOrNone(database, row);
 }
 
 /** The assignments in which the kinds of a refresh differ. */
-function generationAfter(write: RefreshWrite, now: Sql): Sql {
+function generationAfter(write: RefreshWrite): Sql {
   switch (write.kind) {
     case "keep":
       return write.settle === null
         ? nothing
         : sql`confirmed_at = coalesce(confirmed_at,
-            case when ${isSettled(write.settle, now)} then ${now} end), `;
+            case when ${isSettled(write.settle)} then ${now} end), `;
     case "advance":
-      return sql`generation = generation + 1, ${newGeneration(write, now)}`;
+      return sql`generation = generation + 1, ${newGeneration(write)}`;
     case "forward":
-      return sql`generation = ${write.to}, ${newGeneration(write, now)}`;
+      return sql`generation = ${write.to}, ${newGeneration(write)}`;
   }
 }
 
-function newGeneration({ secretId }: { readonly secretId: string }, now: Sql): Sql {
+function newGeneration({ secretId }: { readonly secretId: string }): Sql {
   return sql`confirmed_at = null, rotated_at = ${now}, secret_id = ${secretId}, `;
 }
 
 /** Confirms a generation; see `SessionStore.confirm`. */
 export async function confirmSession(
   database: SqlDatabase,
-  { id, generation, settle }: ConfirmWrite,
+  id: string,
+  generation: number,
+  settle: number,
 ): Promise<boolean> {
-  const now = database.now();
-  const confirmed = await database.row(
-    sql`update rpcsession_sessions set confirmed_at = ${now}
+  const confirmed = await database.row`update rpcsession_sessions set confirmed_at = ${now}
       where id = ${id} and generation = ${generation} and revoked_at is null
-        and confirmed_at is null and ${isSettled(settle, now)}
-      returning id`,
-  );
+        and confirmed_at is null and ${isSettled(settle)}
+      returning id`;
   if (confirmed !== undefined) {
     return true;
   }
-  const row = await database.row<Pick<SessionRow, "generation" | "confirmed_at" | "revoked_at">>(
-    sql`select generation, confirmed_at, revoked_at from rpcsession_sessions where id = ${id}`,
-  );
+  const row = await database.row<
+    Pick<SessionRow, "generation" | "confirmed_at" | "revoked_at">
+  >`select generation, confirmed_at, revoked_at from rpcsession_sessions where id = ${id}`;
   if (row === undefined || row.revoked_at !== null || Number(row.generation) > generation) {
     return true;
   }
@@ -93,18 +97,11 @@ export async function confirmSession(
   return Number(row.generation) === generation && row.confirmed_at !== null;
 }
 
-/** Which generation is in use, and after how many milliseconds that confirms it. */
-interface ConfirmWrite {
-  readonly id: string;
-  readonly generation: number;
-  readonly settle: number;
-}
-
 /**
  * The condition that a generation is at least `settle` milliseconds old. A generation from the future
  * counts as 0 ms old, so a `settle` of 0 or less is always reached.
  */
-function isSettled(settle: number, now: Sql): Sql {
+function isSettled(settle: number): Sql {
   const age = settle <= 0 ? -Number.MAX_SAFE_INTEGER : settle;
   return sql`rotated_at <= ${now} - ${age}`;
 }
@@ -116,12 +113,11 @@ export async function revokeSession(
   endedBy: EndedBy,
 ): Promise<Stored<SessionRecord | undefined> & { readonly revoked: boolean }> {
   return database.transaction(async (within) => {
-    const now = within.now();
-    const row = await within.row<Timed<SessionRow> & { readonly revoked_at: BigInteger }>(
-      sql`update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
+    const row = await within.row<
+      Timed<SessionRow> & { readonly revoked_at: BigInteger }
+    >`update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
         where id = ${id} and revoked_at is null
-        returning *, ${now} as store_now`,
-    );
+        returning *, ${now} as store_now`;
     if (row === undefined) {
       return { ...(await loadSession(within, id)), revoked: false };
     }
@@ -152,7 +148,6 @@ async function writeUpdate(
   database: SqlDatabase,
   { id, version, claims, data }: SessionUpdate,
 ): Promise<Stored<SessionRecord | undefined>> {
-  const now = database.now();
   const raised = claims !== undefined || data !== undefined;
   const assignments = [
     sql`version = ${raised ? version + 1 : version}`,
@@ -161,11 +156,11 @@ async function writeUpdate(
       : []),
     ...(data ? [sql`data = ${JSON.stringify(data)}`] : []),
   ];
-  const row = await database.row<Timed<SessionRow>>(
-    sql`update rpcsession_sessions set ${join(assignments, ", ")}
-      where id = ${id} and version = ${version} and ${liveAt(now)}
-      returning *, ${now} as store_now`,
-  );
+  const row = await database.row<
+    Timed<SessionRow>
+  >`update rpcsession_sessions set ${join(assignments, ", ")}
+      where id = ${id} and version = ${version} and ${live}
+      returning *, ${now} as store_now`;
   return storedOrNone(database, row);
 }
 
@@ -183,19 +178,18 @@ export async function listPage(
   owner: SessionOwner,
   { store, cursor, limit }: ListRead,
 ): Promise<SessionPage> {
-  const now = database.now();
   const { idByBytes } = database.dialect;
   const last = cursor === undefined ? undefined : parseListCursor(store, cursor);
   const afterLast =
     last === undefined
       ? nothing
       : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
-  const rows = await database.rows<Timed<SessionRow>>(
-    sql`select *, ${now} as store_now from rpcsession_sessions
-      where ${ownedBy(owner)} and ${liveAt(now)}${afterLast}
+  const rows = await database.rows<
+    Timed<SessionRow>
+  >`select *, ${now} as store_now from rpcsession_sessions
+      where ${ownedBy(owner)} and ${live}${afterLast}
       order by created_at desc, ${idByBytes} desc
-      limit ${limit + 1}`,
-  );
+      limit ${limit + 1}`;
   const [first] = rows;
   return {
     ...cutPage(rows.map(toSession), limit),

@@ -1,7 +1,7 @@
 import type { SessionStore, StoreContext } from "../../engine/store.ts";
 import { ChangeListeners } from "../common.ts";
 import type { Push } from "../push.ts";
-import { type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
+import { type Retries, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
@@ -73,7 +73,7 @@ export class SqlStore implements SessionStore {
     try {
       // 2. Create the tables, bring them to this version, or refuse those of a newer one.
       const database = new SqlDatabase(this.#backend.dialect, connections);
-      await connections.attempt(() => migrate(this.name, database));
+      await retry(connections.retries, () => migrate(this.name, database));
       // 3. Each connection prepares a statement when it first runs it.
       // 4. Listening begins with the first listener; see `onChange`.
       return { connections, database };
@@ -97,18 +97,21 @@ export class SqlStore implements SessionStore {
   };
 
   /** Does a unit of work on the open database, and again when the database asks for that. */
-  async #use<T>(work: (database: SqlDatabase) => Promise<T>): Promise<T> {
+  async #use<Given extends readonly unknown[], T>(
+    work: (database: SqlDatabase, ...given: Given) => Promise<T>,
+    ...given: Given
+  ): Promise<T> {
     if (this.#opening === undefined) {
       throw new Error(`${this.name}: the store is not open; call open() first`);
     }
     const { connections, database } = await this.#opening;
-    return connections.attempt(() => work(database));
+    return retry(connections.retries, () => work(database, ...given));
   }
 
   // Sessions. A write that appended to the change log calls the listeners of this process itself.
 
   readonly insert: SessionStore["insert"] = async (session) => {
-    const inserted = await this.#use((database) => insertSession(database, session));
+    const inserted = await this.#use(insertSession, session);
     const { record } = inserted;
     if (record !== undefined && (inserted.replaced || inserted.evicted.length > 0)) {
       this.#listeners.call();
@@ -116,16 +119,15 @@ export class SqlStore implements SessionStore {
     return inserted;
   };
 
-  readonly load: SessionStore["load"] = (id) => this.#use((database) => loadSession(database, id));
+  readonly load: SessionStore["load"] = (id) => this.#use(loadSession, id);
 
-  readonly refresh: SessionStore["refresh"] = (write) =>
-    this.#use((database) => refreshSession(database, write));
+  readonly refresh: SessionStore["refresh"] = (write) => this.#use(refreshSession, write);
 
   readonly confirm: SessionStore["confirm"] = (id, generation, settle) =>
-    this.#use((database) => confirmSession(database, { id, generation, settle }));
+    this.#use(confirmSession, id, generation, settle);
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
-    const stored = await this.#use((database) => revokeSession(database, id, endedBy));
+    const stored = await this.#use(revokeSession, id, endedBy);
     if (stored.revoked) {
       this.#listeners.call();
     }
@@ -133,7 +135,7 @@ export class SqlStore implements SessionStore {
   };
 
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
-    const ended = await this.#use((database) => revokeAllSessions(database, scope, endedBy));
+    const ended = await this.#use(revokeAllSessions, scope, endedBy);
     if (ended.revoked.length > 0) {
       this.#listeners.call();
     }
@@ -141,7 +143,7 @@ export class SqlStore implements SessionStore {
   };
 
   readonly update: SessionStore["update"] = async (change) => {
-    const stored = await this.#use((database) => updateSession(database, change));
+    const stored = await this.#use(updateSession, change);
     if (stored.record !== undefined && change.claims !== undefined) {
       this.#listeners.call();
     }
@@ -149,14 +151,12 @@ export class SqlStore implements SessionStore {
   };
 
   readonly list: SessionStore["list"] = (owner, page) =>
-    this.#use((database) => listPage(database, owner, { ...page, store: this.name }));
+    this.#use(listPage, owner, { ...page, store: this.name });
 
   // The change log.
 
   readonly changes: SessionStore["changes"] = (cursor, window) =>
-    this.#use((database) =>
-      this.#backend.dialect.readChanges(database, { store: this.name, cursor, window }),
-    );
+    this.#use(this.#backend.dialect.readChanges, { store: this.name, cursor, window });
 
   readonly onChange: SessionStore["onChange"] = (wake) => {
     void this.#listen();
@@ -179,20 +179,41 @@ export class SqlStore implements SessionStore {
 
   readonly signingKeys: SessionStore["signingKeys"] = () => this.#use(readSigningKeys);
 
-  readonly addSigningKey: SessionStore["addSigningKey"] = (key) =>
-    this.#use((database) => addSigningKey(database, key));
+  readonly addSigningKey: SessionStore["addSigningKey"] = (key) => this.#use(addSigningKey, key);
 
   readonly removeSigningKeysBelow: SessionStore["removeSigningKeysBelow"] = (slot) =>
-    this.#use((database) => removeSigningKeysBelow(database, slot));
+    this.#use(removeSigningKeysBelow, slot);
 
-  readonly prune: SessionStore["prune"] = (limit) =>
-    this.#use((database) => prune(database, limit));
+  readonly prune: SessionStore["prune"] = (limit) => this.#use(prune, limit);
 
   readonly lease: SessionStore["lease"] = (name, holder, ttl) =>
-    this.#use((database) => takeLease(database, { name, holder, ttl }));
+    this.#use(takeLease, name, holder, ttl);
 }
 
 interface OpenDatabase {
   readonly connections: SqlConnections;
   readonly database: SqlDatabase;
+}
+
+/**
+ * Does a unit of work, and repeats it, with a pause before each attempt, while its errors are
+ * transient. The work must be atomic: it does everything, or nothing.
+ */
+export async function retry<T>(
+  { clock, pauses, isTransient }: Retries,
+  work: () => Promise<T> | T,
+): Promise<T> {
+  for (const pause of pauses) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!isTransient(error)) {
+        throw error;
+      }
+    }
+    await new Promise<void>((resolve) => {
+      clock.after(pause, resolve, true);
+    });
+  }
+  return work();
 }

@@ -1,8 +1,6 @@
 import type { StoredSigningKey } from "../../engine/store.ts";
 import { keepChanges, keepEnded } from "../common.ts";
-import { type SqlDatabase, timeOf } from "./database.ts";
-import { type SigningKeyRow, toSigningKey } from "./rows.ts";
-import { sql } from "./statement.ts";
+import { now, type SqlDatabase, sql } from "./database.ts";
 
 // Pruning reads a few rows of an index, and skips the rows that another transaction is removing or
 // writing, so that nobody waits for cleaning.
@@ -16,10 +14,9 @@ export async function prune(database: SqlDatabase, limit: number): Promise<numbe
 }
 
 async function pruneSessions(database: SqlDatabase, limit: number): Promise<number> {
-  const before = sql`${database.now()} - ${keepEnded}`;
+  const before = sql`${now} - ${keepEnded}`;
   const { forUpdateSkipLocked } = database.dialect;
-  const removed = await database.rows(
-    sql`with expired as (
+  const removed = await database.rows`with expired as (
         select id from rpcsession_sessions where idle_expires_at < ${before}
         order by idle_expires_at limit ${limit} ${forUpdateSkipLocked}
       ), revoked as (
@@ -29,38 +26,34 @@ async function pruneSessions(database: SqlDatabase, limit: number): Promise<numb
       delete from rpcsession_sessions where id in (
         select id from expired union select id from revoked limit ${limit}
       )
-      returning id`,
-  );
+      returning id`;
   return removed.length;
 }
 
 async function pruneChanges(database: SqlDatabase, limit: number): Promise<number> {
-  const before = sql`${database.now()} - ${keepChanges}`;
-  const removed = await database.rows(
-    sql`with old as (
+  const before = sql`${now} - ${keepChanges}`;
+  const removed = await database.rows`with old as (
         select number from rpcsession_changes where at < ${before}
         order by at limit ${limit} ${database.dialect.forUpdateSkipLocked}
       )
       delete from rpcsession_changes where number in (select number from old)
-      returning number`,
-  );
+      returning number`;
   return removed.length;
 }
 
 /** Takes or renews a lease; see `SessionStore.lease`. One statement, so that only one process gets it. */
 export async function takeLease(
   database: SqlDatabase,
-  { name, holder, ttl }: { readonly name: string; readonly holder: string; readonly ttl: number },
+  name: string,
+  holder: string,
+  ttl: number,
 ): Promise<boolean> {
-  const now = database.now();
   const expires = sql`${now} + ${ttl}`;
-  const taken = await database.row(
-    sql`insert into rpcsession_leases (name, holder, expires_at)
+  const taken = await database.row`insert into rpcsession_leases (name, holder, expires_at)
       values (${name}, ${holder}, ${expires})
       on conflict (name) do update set holder = ${holder}, expires_at = ${expires}
       where rpcsession_leases.holder = ${holder} or rpcsession_leases.expires_at <= ${now}
-      returning name`,
-  );
+      returning name`;
   return taken !== undefined;
 }
 
@@ -68,10 +61,31 @@ export async function takeLease(
 export async function readSigningKeys(
   database: SqlDatabase,
 ): Promise<{ readonly keys: readonly StoredSigningKey[]; readonly now: number }> {
-  const rows = await database.rows<SigningKeyRow>(
-    sql`select * from rpcsession_signing_keys order by slot`,
-  );
-  return { keys: rows.map(toSigningKey), now: await timeOf(database) };
+  // The join returns the time even if there is no key.
+  const rows = await database.rows<SigningKeyRow>`select key.*, ${now} as store_now
+      from (select 1) as moment left join rpcsession_signing_keys as key on true
+      order by slot`;
+  const keys: StoredSigningKey[] = [];
+  for (const { slot, kid, alg, public_jwk, private_jwk, created_at } of rows) {
+    if (slot !== null) {
+      keys.push({
+        ...{ slot: Number(slot), kid, alg, publicJwk: public_jwk, privateJwk: private_jwk },
+        createdAt: Number(created_at),
+      });
+    }
+  }
+  return { keys, now: Number(rows[0]?.store_now) };
+}
+
+/** A row of `rpcsession_signing_keys`. All columns but the time are null if there is no key. */
+interface SigningKeyRow {
+  readonly slot: BigInteger | null;
+  readonly kid: string;
+  readonly alg: string;
+  readonly public_jwk: string;
+  readonly private_jwk: string;
+  readonly created_at: BigInteger;
+  readonly store_now: BigInteger;
 }
 
 /** Adds a signing key; see `SessionStore.addSigningKey`. */
@@ -79,17 +93,16 @@ export async function addSigningKey(
   database: SqlDatabase,
   key: Omit<StoredSigningKey, "createdAt">,
 ): Promise<boolean> {
-  const added = await database.row(
-    sql`insert into rpcsession_signing_keys (slot, kid, alg, public_jwk, private_jwk, created_at)
+  const added =
+    await database.row`insert into rpcsession_signing_keys (slot, kid, alg, public_jwk, private_jwk, created_at)
       values (${key.slot}, ${key.kid}, ${key.alg}, ${key.publicJwk}, ${key.privateJwk},
-        ${database.now()})
+        ${now})
       on conflict (slot) do nothing
-      returning slot`,
-  );
+      returning slot`;
   return added !== undefined;
 }
 
 /** Removes signing keys; see `SessionStore.removeSigningKeysBelow`. */
 export async function removeSigningKeysBelow(database: SqlDatabase, slot: number): Promise<void> {
-  await database.rows(sql`delete from rpcsession_signing_keys where slot < ${slot}`);
+  await database.rows`delete from rpcsession_signing_keys where slot < ${slot}`;
 }

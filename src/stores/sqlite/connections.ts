@@ -1,36 +1,50 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
 import type { Push } from "../push.ts";
-import type { SqlConnection, SqlConnections } from "../sql/database.ts";
-import { type Sql, sql } from "../sql/statement.ts";
+import { type Retries, type Sql, type SqlConnections, sql } from "../sql/database.ts";
 import { untilFree } from "./driver.ts";
 import { FileWatch } from "./push.ts";
 
-/** The only connection to a file. Work takes turns on it, so that no statement runs within another's transaction. */
+/** At most this many statements are kept; the store has fewer, apart from those that make tables. */
+const preparedMax = 100;
+
+/**
+ * The only connection to a file. Work takes turns on it, so that no statement runs within another's
+ * transaction.
+ */
 export class SqliteConnections implements SqlConnections {
+  readonly retries: Retries;
   readonly #file: DatabaseSync;
-  readonly #connection: SqliteConnection;
   readonly #clock: Clock;
   readonly #openAnother: () => DatabaseSync;
+  /** Each statement is prepared once: SQLite takes longer to prepare one than to run it. */
+  readonly #prepared = new Map<string, StatementSync>();
   /** Settles when all work that was queued so far is done. */
   #lastTurn: Promise<unknown> = Promise.resolve();
 
   /** @param openAnother opens another connection to the same file, to watch it */
   constructor(file: DatabaseSync, clock: Clock, openAnother: () => DatabaseSync) {
+    this.retries = untilFree(clock);
     this.#file = file;
-    this.#connection = new SqliteConnection(file);
     this.#clock = clock;
     this.#openAnother = openAnother;
   }
 
-  lend<T>(work: (connection: SqlConnection) => Promise<T>): Promise<T> {
-    const turn = this.#lastTurn.then(() => work(this.#connection));
+  query(text: string, values: SQLInputValue[]): Promise<readonly unknown[]> {
+    const turn = this.#lastTurn.then(() => this.#run(text, values));
     this.#lastTurn = turn.catch(() => {});
     return turn;
   }
 
-  attempt<T>(work: () => Promise<T>): Promise<T> {
-    return untilFree(this.#clock, work);
+  async borrow() {
+    let release = (): void => {};
+    const turn = this.#lastTurn;
+    this.#lastTurn = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    await turn;
+    const query = async (text: string, values: SQLInputValue[]) => this.#run(text, values);
+    return { query, release };
   }
 
   /** The time of the process, bound as a value when the statement is made. */
@@ -45,21 +59,8 @@ export class SqliteConnections implements SqlConnections {
   async close(): Promise<void> {
     this.#file.close();
   }
-}
 
-/** At most this many statements are kept; the store has fewer, apart from those that make tables. */
-const preparedMax = 100;
-
-/** Prepares each statement once: SQLite takes longer to prepare one than to run it. */
-class SqliteConnection implements SqlConnection {
-  readonly #file: DatabaseSync;
-  readonly #prepared = new Map<string, StatementSync>();
-
-  constructor(file: DatabaseSync) {
-    this.#file = file;
-  }
-
-  async query(text: string, values: SQLInputValue[]): Promise<readonly unknown[]> {
+  #run(text: string, values: SQLInputValue[]): readonly unknown[] {
     const statement = this.#prepared.get(text) ?? this.#file.prepare(text);
     if (this.#prepared.size < preparedMax) {
       this.#prepared.set(text, statement);

@@ -1,13 +1,20 @@
 import type { Changes } from "../../engine/store.ts";
 import { formatCursor, parseCursor } from "../common.ts";
 import { type ChangeRow, changeColumns, toEntries } from "../sql/changes.ts";
-import type { BigInteger, ChangesRead, SqlDatabase, SqlDialect } from "../sql/database.ts";
-import { nothing, sql } from "../sql/statement.ts";
+import {
+  type BigInteger,
+  type ChangesRead,
+  nothing,
+  now,
+  type SqlDatabase,
+  type SqlDialect,
+  sql,
+} from "../sql/database.ts";
 import { sqliteMigrations } from "./migrations.ts";
 
 /** SQLite, with one writer at a time. Each member's reason is at {@link SqlDialect}. */
 export const sqliteDialect: SqlDialect = {
-  placeholder: () => "?",
+  placeholders: "plain",
   begin: "begin immediate",
   idByBytes: sql`id`,
   forUpdate: nothing,
@@ -27,17 +34,15 @@ export const sqliteDialect: SqlDialect = {
  * has one writer at a time, so entries are numbered in the order of their commits.
  */
 async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<Changes> {
-  const now = database.now();
   const seen = read.cursor === undefined ? undefined : parseCursor(read.store, read.cursor);
   const isNew =
     seen === undefined ? sql`change.at >= ${now} - ${read.window}` : sql`change.number > ${seen}`;
   // One statement, so that entries, cursor and time belong to one moment, even without any entry.
-  const rows = await database.rows<LogRow>(
-    sql`select ${now} as store_now, (select max(number) from rpcsession_changes) as last,
+  const rows =
+    await database.rows<LogRow>`select ${now} as store_now, (select max(number) from rpcsession_changes) as last,
         ${changeColumns}
       from (select 1) left join rpcsession_changes as change on ${isNew}
-      order by change.number`,
-  );
+      order by change.number`;
   return {
     entries: toEntries(rows),
     cursor: formatCursor(Math.max(seen ?? 0, Number(rows[0]?.last ?? 0))),

@@ -1,6 +1,6 @@
 import type { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
-import { retry } from "../common.ts";
+import type { Retries } from "../sql/database.ts";
 
 /**
  * Loads the class of `node:sqlite`. It is not imported, so that this package can be imported in
@@ -39,11 +39,11 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
 }
 
 /**
- * Does a unit of work, and repeats it after growing pauses while another process holds the write lock.
- * The work must be atomic. After about two seconds it rejects with SQLite's error.
+ * Repeats a unit of work after growing pauses while another process holds the write lock. After about
+ * two seconds it rejects with SQLite's error.
  */
-export function untilFree<T>(clock: Clock, work: () => Promise<T> | T): Promise<T> {
-  return retry({ clock, pauses, isTransient: isBusy }, work);
+export function untilFree(clock: Clock): Retries {
+  return { clock, pauses, isTransient: isBusy };
 }
 
 type SqliteModule = typeof import("node:sqlite");

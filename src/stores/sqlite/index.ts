@@ -2,8 +2,7 @@ import { closeSync, openSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { SessionStore } from "../../engine/store.ts";
 import type { SqlDatabase } from "../sql/database.ts";
-import { sql } from "../sql/statement.ts";
-import { SqlStore } from "../sql/store.ts";
+import { retry, SqlStore } from "../sql/store.ts";
 import { SqliteConnections } from "./connections.ts";
 import { sqliteDialect } from "./dialect.ts";
 import { loadSqlite, openSqlite, untilFree } from "./driver.ts";
@@ -36,7 +35,7 @@ export function sqliteStore(file: string): SessionStore {
     dialect: sqliteDialect,
     async connect({ clock }) {
       createFile(path);
-      const database = await untilFree(clock, () => openSqlite(Database, path));
+      const database = await retry(untilFree(clock), () => openSqlite(Database, path));
       return new SqliteConnections(database, clock, () => new Database(path));
     },
     async secret(database) {
@@ -74,10 +73,8 @@ function createFile(path: string): void {
 
 /** Whether the database holds anything that was made under the secret. */
 async function hasRows(database: SqlDatabase): Promise<boolean> {
-  const row = await database.row(
-    sql`select id from rpcsession_sessions
+  const row = await database.row`select id from rpcsession_sessions
       union all select kid as id from rpcsession_signing_keys
-      limit 1`,
-  );
+      limit 1`;
   return row !== undefined;
 }
