@@ -16,10 +16,11 @@ export interface Revocations {
   /**
    * Looks up everything that decides whether a verified token may be used.
    * @param claimsVersion the version of the claims in the token
+   * @param now a value that `storeNow` has just returned; saves a reading of the clock
    * @returns undefined if the token may be used as it is: the answer is current, and nothing is
    * known against it
    */
-  lookUp(session: string, claimsVersion: number): LookUp | undefined;
+  lookUp(session: string, claimsVersion: number, now?: number): LookUp | undefined;
   /**
    * True while entries may be missing: the store lost changes, or there are more than memory may
    * hold. A session without an entry may then have ended, so read it from the store.
@@ -163,17 +164,17 @@ export class RevocationLog implements Revocations {
     return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
   }
 
-  lookUp(session: string, claimsVersion: number): LookUp | undefined {
+  lookUp(session: string, claimsVersion: number, storeNow?: number): LookUp | undefined {
+    const now = storeNow ?? this.storeNow();
     const { ends, claims } = this.#known;
     const isEnded = ends.has(session);
     const isUnsure = this.unsure;
-    const isStale = this.isStale();
+    const isStale = this.#age(this.#toMonotonic(now)) > this.#options.maxStaleness;
     const hasNewClaims = (claims.get(session)?.version ?? 0) > claimsVersion;
     if (!isEnded && !isUnsure && !isStale && !hasNewClaims) {
       return undefined;
     }
-    const end = this.#known.get(session);
-    return { end, isUnsure, isStale, hasNewClaims, now: this.storeNow() };
+    return { end: this.#known.get(session), isUnsure, isStale, hasNewClaims, now };
   }
 
   get(session: string): EndedEntry | undefined {
@@ -355,19 +356,27 @@ export class RevocationLog implements Revocations {
     }
   }
 
+  /** Converts a value that `storeNow` has just returned. */
+  #toMonotonic(now: number): number {
+    return this.#storeAhead === undefined
+      ? this.#options.clock.monotonic()
+      : now - this.#storeAhead;
+  }
+
   #moment(): Moment {
     const { clock } = this.#options;
     return { monotonic: clock.monotonic(), wall: clock.now() };
   }
 
   /** Milliseconds since the last completed read began; Infinity before the first. */
-  #age(): number {
-    if (this.#provenAt === undefined) {
-      return Number.POSITIVE_INFINITY;
-    }
-    const { monotonic, wall } = this.#moment();
-    // The monotonic clock may stop while the machine sleeps; the wall clock may be set back.
-    return Math.max(monotonic - this.#provenAt.monotonic, wall - this.#provenAt.wall);
+  #age(monotonic: number = this.#options.clock.monotonic()): number {
+    return this.#provenAt === undefined
+      ? Number.POSITIVE_INFINITY
+      : // The monotonic clock may stop while the machine sleeps; the wall clock may be set back.
+        Math.max(
+          monotonic - this.#provenAt.monotonic,
+          this.#options.clock.now() - this.#provenAt.wall,
+        );
   }
 
   /** Records a completed read that began at `began`. */
