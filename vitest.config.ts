@@ -21,6 +21,7 @@ const slow = [
   "test/stores/refresh-rules-postgres.test.ts",
   "test/stores/refresh-rules-redis.test.ts",
   "test/stores/secret-roll-out.test.ts",
+  "test/tools/mutants.test.ts",
 ];
 
 export default defineConfig({

@@ -53,10 +53,10 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
   const [one] = all as [Lane, ...Lane[]];
 
   // 1. Choose mutants that type-check.
-  const candidates = shuffled(allMutants(one.root, options.includes), seed);
+  const untried = candidates(one.root, seed, options.includes);
   const mutants: Mutant[] = [];
-  while (mutants.length < count && candidates.length > 0) {
-    const batch = candidates.splice(0, lanes);
+  while (mutants.length < count && untried.length > 0) {
+    const batch = untried.splice(0, lanes);
     const correct = await Promise.all(
       batch.map((mutant, i) => (all[i] as Lane).typeChecks(mutant)),
     );
@@ -259,8 +259,13 @@ interface TestResult {
   readonly assertionResults: readonly { readonly status: string }[];
 }
 
-function allMutants(root: string, includes: (file: string) => boolean = () => true): Mutant[] {
-  return readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
+/** Returns every mutant of `src/`, in an order that depends on the sources and the seed alone. */
+export function candidates(
+  root: string,
+  seed: number,
+  includes: (file: string) => boolean = () => true,
+): Mutant[] {
+  const all = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
     .map((path) => `src/${path}`)
     .filter((file) => file.endsWith(".ts") && includes(file))
     .sort()
@@ -270,15 +275,11 @@ function allMutants(root: string, includes: (file: string) => boolean = () => tr
         file,
       })),
     );
-}
-
-/** Returns the list in an order that depends on the seed alone. */
-function shuffled<T>(list: readonly T[], seed: number): T[] {
   const random = mulberry32(seed);
-  return list
-    .map((value) => ({ value, at: random() }))
+  return all
+    .map((mutant) => ({ mutant, at: random() }))
     .sort((a, b) => a.at - b.at)
-    .map(({ value }) => value);
+    .map(({ mutant }) => mutant);
 }
 
 /** Returns pseudo-random numbers from 0 up to but not including 1. */
