@@ -81,13 +81,10 @@ export interface TestFile {
   readonly slow: boolean;
 }
 
-/** Only slow tests start databases and programs. */
-const roomsWithSlowTests = new Set(["stores", "cli"]);
-
 /**
  * Returns the test files that import `file`, the nearest first. Tests in the folder of its room and
- * tests of whole requests come before others at the same distance. Slow tests count only for stores
- * and for the command line, in their own room.
+ * tests of whole requests come before others at the same distance. Slow tests count only in the
+ * room that they test.
  */
 export function nearestTests(
   file: string,
@@ -99,8 +96,7 @@ export function nearestTests(
     .map(({ file: test, slow }) => {
       const [, folder = ""] = test.split("/");
       const distance = distancesFrom(test).get(file);
-      const tooSlow = slow && !(folder === room && roomsWithSlowTests.has(room));
-      if (distance === undefined || tooSlow) {
+      if (distance === undefined || (slow && folder !== room)) {
         return { test, rank: Number.POSITIVE_INFINITY };
       }
       const bonus = folder === room ? 3 : folder === "flow" || folder === "engine" ? 1 : 0;
