@@ -16,7 +16,7 @@ import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Copies } from "../../tools/mutants/copies.ts";
 import { mutate, mutationsOf } from "../../tools/mutants/mutations.ts";
-import { ImportGraph, nearestTests } from "../../tools/mutants/nearest-tests.ts";
+import { ImportGraph, NearestTests } from "../../tools/mutants/nearest-tests.ts";
 import { candidates, runMutants } from "../../tools/mutants/run.ts";
 
 describe("the mutations of a source", () => {
@@ -55,30 +55,36 @@ describe("the mutations of a source", () => {
   });
 });
 
-it("the tests nearest to a file come first, and slow ones only in their own room", () => {
+it("the nearest tests and those with words of the changed line come first, slow ones only in their own room", () => {
   const root = project({
-    "src/jwt/a.ts": "export const a = 1;",
+    "src/jwt/a.ts": "export const overlap = 1;",
     "src/index.ts": 'export * from "./jwt/a.ts";',
-    "test/flow/far.test.ts": 'import { a } from "sample"; import type {} from "./only-types.ts";',
-    "test/flow/only-types.test.ts": 'import type { a } from "../../src/jwt/a.ts";',
-    "test/jwt/a.test.ts": 'import { a } from "../../src/jwt/a.ts";',
-    "test/stores/slow.test.ts": 'import { a } from "../../src/jwt/a.ts";',
+    "test/flow/far.test.ts": 'import { overlap } from "sample"; import type {} from "./b.ts";',
+    "test/flow/only-types.test.ts": 'import type { overlap } from "../../src/jwt/a.ts";',
+    "test/jwt/a.test.ts": 'import * as a from "../../src/jwt/a.ts";',
+    "test/jwt/b.test.ts": 'import * as a from "../../src/jwt/a.ts";',
+    "test/stores/slow.test.ts": 'import { overlap } from "../../src/jwt/a.ts";',
   });
-  const tests = [
-    { file: "test/flow/far.test.ts", slow: false },
-    { file: "test/flow/only-types.test.ts", slow: false },
-    { file: "test/jwt/a.test.ts", slow: false },
-    { file: "test/stores/slow.test.ts", slow: true },
-  ];
-  const graph = new ImportGraph(root);
-  const nearest = nearestTests("src/jwt/a.ts", tests, (test) => graph.distancesFrom(test));
-  expect(nearest).toEqual(["test/jwt/a.test.ts", "test/flow/far.test.ts"]);
+  const tests = ["jwt/a", "jwt/b", "flow/far", "flow/only-types", "stores/slow"].map((name) => ({
+    file: `test/${name}.test.ts`,
+    slow: name === "stores/slow",
+  }));
+  const nearest = new NearestTests(root, tests, new ImportGraph(root));
+  expect(nearest.of({ file: "src/jwt/a.ts", line: 1 }).map(({ file }) => file)).toEqual([
+    "test/jwt/a.test.ts",
+    "test/flow/far.test.ts",
+    "test/jwt/b.test.ts",
+  ]);
 });
 
 const sample = {
   "src/noticed.ts": "export const both = (a: boolean, b: boolean): boolean => a && b;",
   "src/unnoticed.ts": "export const either = (a: boolean, b: boolean): boolean => a || b;",
   "src/typed.ts": 'export function kind(): "only" { return "only"; }',
+  "test/broken.test.ts": `
+    import { expect, it } from "vitest";
+    import { either } from "../src/unnoticed.ts";
+    it("fails in any case", () => expect(either(true, true)).toBe(false));`,
   "test/noticed.test.ts": `
     import { expect, it } from "vitest";
     import { both } from "../src/noticed.ts";
@@ -106,6 +112,7 @@ it("a mutant that no test notices survives, and the tree stays as it is", {
   expect(lines).toContainEqual(
     expect.stringMatching(/^\d\/2 killed: src\/noticed.ts:1 a && b → a \|\| b$/),
   );
+  expect(lines).toContain("left out test/broken.test.ts: it fails without a mutation");
   expect(readTree(root)).toEqual(before);
 });
 
