@@ -379,11 +379,14 @@ describe("concurrent updates of one session", () => {
     const world = createWorld({ store });
     const rival = createWorld({ store, clock: world.sessions.clock });
     const { id } = await world.signedIn("header");
+    let attempts = 0;
     const work = world.sessions.updateClaims(id, async (claims) => {
+      attempts += 1;
       await rival.sessions.updateData(id, {});
       return { ...claims, role: "admin" };
     });
     await expect(work).rejects.toMatchObject({ kind: "unavailable" });
+    expect(attempts).toBe(1 + 256);
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
