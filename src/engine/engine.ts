@@ -95,11 +95,11 @@ export class Engine {
   #opening: Promise<this> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor(given: EngineOptions) {
-    const options = { ...given, emit: oncePerSecret(given.emit) };
+  constructor(options: EngineOptions) {
     const { store, clock, emit, lifetimes } = options;
+    const emitOnce = oncePerSecret(emit);
     const secrets = new EngineSecrets(options);
-    const keys = signingKeysOf(options, secrets);
+    const keys = signingKeysOf({ ...options, emit: emitOnce }, secrets);
     const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
     const revocations = new RevocationLog({
       store,
@@ -107,14 +107,14 @@ export class Engine {
       emit,
       window: maxAccessLife + logMargin,
       maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
-      onEnd: (session) => verified?.evictSession(session),
+      onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
     });
     const accessTokens = new AccessTokens({ ...options, keys });
     const refreshTokens = new RefreshTokens({
       store,
       secrets,
-      emit,
+      emit: emitOnce,
       complete: options.secret === undefined,
     });
     this.revocations = revocations;
@@ -263,6 +263,8 @@ export class Engine {
         endedBy: record.endedBy ?? endedBy,
         at: record.revokedAt ?? now,
       });
+    }
+    if (record !== undefined && !revoked) {
       // A sign-out counts from now, even if something else had ended the session before.
       this.revocations.apply({ kind: "revoked", session: id, endedBy, at: now });
     }

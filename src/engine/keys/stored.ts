@@ -14,14 +14,6 @@ import {
 } from "../../jwt/keys.ts";
 import { reach } from "../reach.ts";
 import type { SessionStore, StoredSigningKey } from "../store.ts";
-import {
-  currentSigner,
-  isRotationDue,
-  type LoadedKey,
-  leastUsefulSlot,
-  publishAhead,
-  type RotationRules,
-} from "./rules.ts";
 
 /** The keys that sign and verify access tokens. */
 export interface SigningKeys {
@@ -55,7 +47,14 @@ export interface SigningKeys {
   settled(): Promise<void>;
 }
 
-/** All durations are milliseconds. */
+/** How keys follow each other. All durations are milliseconds. */
+interface RotationRules {
+  /** How long one key signs. */
+  readonly rotation: number;
+  /** How long a token may live, including the clock skew that verifiers allow. */
+  readonly retention: number;
+}
+
 interface StoredSigningKeysOptions extends RotationRules {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
@@ -64,6 +63,14 @@ interface StoredSigningKeysOptions extends RotationRules {
   /** Receives `unknownSecret` for keys under unknown secrets, each time they are read. */
   readonly emit: SessionEventListener;
 }
+
+/**
+ * How long a key is published before it signs, so that every verifier has it by then. It is also how
+ * long a server may take to notice that the next key has begun to sign.
+ */
+export const publishAhead: number = 10 * 60_000;
+/** Minimum age of a key before it is replaced because of a changed secret or algorithm. */
+const replaceAfter = 86_400_000;
 
 /** Minimum time between two reads because of unknown keys, measured from the start of a read. */
 const readCooldown = 5_000;
@@ -101,17 +108,21 @@ export class StoredSigningKeys implements SigningKeys {
   async open(): Promise<void> {
     await this.#readOnce();
     // Repeated, because a server with another secret may be the first to take the slot.
-    for (let i = 0; i < openAttempts && this.#current() === undefined; i++) {
+    const canSign = (): boolean => this.#keys.some(({ signing }) => signing !== undefined);
+    for (let i = 0; i < openAttempts && !canSign(); i++) {
       await this.#addNext();
     }
     await this.signer();
   }
 
   async signer(): Promise<SigningKey> {
-    const age = this.#options.clock.monotonic() - this.#readAt;
+    const { clock } = this.#options;
+    let monotonic = clock.monotonic();
+    const age = monotonic - this.#readAt;
     // A server that rarely signs must not use a key that the others have removed since.
     if (age >= publishAhead) {
       await reach(this.#readOnce());
+      monotonic = clock.monotonic();
     } else if (age >= signingMaxAge && this.#untilNextRead() === 0) {
       this.#readOnce().catch(() => {
         // Tried again after the cool-down; a call waits for it before the keys are too old.
@@ -120,9 +131,10 @@ export class StoredSigningKeys implements SigningKeys {
     if (this.#keys.length === 0) {
       // The store has lost all keys; tokens that they signed are refused from now on.
       await reach(this.open());
+      monotonic = clock.monotonic();
     }
-    this.#rotateWhenDue();
-    const signing = this.#current()?.signing;
+    this.#rotateWhenDue(monotonic);
+    const signing = currentSigner(this.#keys, monotonic + this.#storeAhead)?.signing;
     if (signing === undefined) {
       throw unavailable("there is no usable signing key yet; try again");
     }
@@ -231,11 +243,11 @@ export class StoredSigningKeys implements SigningKeys {
     await this.#readOnce();
   }
 
-  #rotateWhenDue(): void {
+  #rotateWhenDue(monotonic: number): void {
     const { rotation, retention, clock } = this.#options;
     const rules = { rotation, retention, isCurrent: (key: LoadedKey) => this.#isCurrent(key) };
-    const mayTry = this.#rotating === undefined && clock.monotonic() >= this.#rotateFrom;
-    if (!mayTry || !isRotationDue(this.#keys, this.#storeNow(), rules)) {
+    const mayTry = this.#rotating === undefined && monotonic >= this.#rotateFrom;
+    if (!mayTry || !isRotationDue(this.#keys, monotonic + this.#storeAhead, rules)) {
       return;
     }
     this.#rotating = this.#rotate()
@@ -258,10 +270,6 @@ export class StoredSigningKeys implements SigningKeys {
     return secretId === secrets.current.id && verification.alg === algorithm;
   }
 
-  #current(): LoadedKey | undefined {
-    return currentSigner(this.#keys, this.#storeNow());
-  }
-
   /** `iat` is truncated to the second, so a read within that second may precede the token. */
   #readSince(issuedAt: number): boolean {
     return this.#readAt + this.#storeAhead >= (issuedAt + 1) * 1000;
@@ -275,6 +283,66 @@ export class StoredSigningKeys implements SigningKeys {
   #storeNow(): number {
     return this.#options.clock.monotonic() + this.#storeAhead;
   }
+}
+
+/** A key from the store, ready for use. */
+interface LoadedKey {
+  readonly slot: number;
+  /** By the store's clock. */
+  readonly createdAt: number;
+  readonly verification: VerificationKey;
+  /** Undefined if it is encrypted under a secret that this server was not given. */
+  readonly signing: SigningKey | undefined;
+  /** The id of the secret under which it is encrypted. */
+  readonly secretId: string;
+  /** The public JWK, ready for a JWK set. */
+  readonly publicJwk: Readonly<Record<string, unknown>>;
+}
+
+/** The newest key that has been published long enough. The very first key signs immediately. */
+function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKey | undefined {
+  const usable = keys.filter((key) => key.signing !== undefined);
+  return usable.findLast((key) => key.createdAt + publishAhead <= now) ?? usable[0];
+}
+
+/**
+ * Whether the next key must be created now.
+ *
+ * Only keys that this server can sign with count; keys of servers with other secrets do not. A key
+ * with an outdated secret or algorithm is replaced early, but not immediately: during a roll-out
+ * servers disagree about the current options, and would keep replacing each other's keys.
+ */
+function isRotationDue(
+  keys: readonly LoadedKey[],
+  now: number,
+  rules: RotationRules & { isCurrent(key: LoadedKey): boolean },
+): boolean {
+  const newest = keys.findLast((key) => key.signing !== undefined);
+  if (newest === undefined) {
+    return true;
+  }
+  const life = rules.isCurrent(newest) ? rules.rotation : Math.min(rules.rotation, replaceAfter);
+  return now - newest.createdAt >= life - publishAhead;
+}
+
+/**
+ * The lowest slot to keep. No key below it can have signed a token that is still alive.
+ *
+ * A key is removed once two conditions hold. A later key has signed for so long that every server
+ * has noticed. And the key is so old that a server without access to the later key has created one
+ * of its own.
+ */
+function leastUsefulSlot(
+  keys: readonly LoadedKey[],
+  now: number,
+  { rotation, retention }: RotationRules,
+): number {
+  const deadAfter = publishAhead + publishAhead + retention;
+  const superseding = keys.findLast((key) => key.createdAt + deadAfter <= now)?.slot ?? 0;
+  const kept = keys.find(
+    (key) => key.slot >= superseding || key.createdAt + rotation + deadAfter > now,
+  );
+  return kept?.slot ?? 0;
 }
 
 /** Creates a key for a slot; its private half is encrypted under the current secret. */

@@ -9,7 +9,6 @@ import type {
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
-  ChangeListeners,
   cutPage,
   evictedBy,
   formatCursor,
@@ -19,6 +18,7 @@ import {
   parseCursor,
   parseListCursor,
 } from "../common.ts";
+import { ChangeListeners } from "../push.ts";
 import { isLive, MemorySessions, newRecord } from "./sessions.ts";
 
 /**

@@ -1,6 +1,5 @@
 import type { SessionStore, StoreContext } from "../../engine/store.ts";
-import { ChangeListeners } from "../common.ts";
-import type { Push } from "../push.ts";
+import { ChangeListeners, type Push } from "../push.ts";
 import { type Retries, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
@@ -169,7 +168,7 @@ export class SqlStore implements SessionStore {
     const opened = await opening?.catch(() => undefined);
     // The store may have been closed meanwhile.
     if (opening === this.#opening) {
-      this.#push ??= opened?.connections.listen?.(() => this.#listeners.call());
+      this.#push ??= opened?.connections.listen?.(this.#listeners.call);
     }
   }
 
