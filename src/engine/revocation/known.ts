@@ -55,6 +55,18 @@ export class KnownChanges {
     }
   }
 
+  /**
+   * Adds the entries of one read, and forgets those that no longer matter.
+   * @param now monotonic milliseconds
+   * @param readAt the store's time of the read, if the entries may be older than this process
+   */
+  applyAll(entries: readonly LogEntry[], now: number, readAt?: number): void {
+    for (const entry of entries) {
+      this.apply(entry, readAt === undefined ? 0 : Math.max(0, readAt - entry.at), now);
+    }
+    this.prune(now);
+  }
+
   get(session: string): EndedEntry | undefined {
     const end = this.#ends.get(session);
     return end === undefined ? undefined : toEntry(session, end);

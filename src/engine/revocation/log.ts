@@ -101,7 +101,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
   /** Store time minus monotonic time; undefined before the first read. */
   #storeAhead: number | undefined;
   #cursor: string | undefined;
-  #underWay: Promise<void> | undefined;
+  #underWay: Promise<unknown> | undefined;
   #closed = false;
   #wokenMeanwhile = false;
   #lag = 0;
@@ -210,7 +210,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
   }
 
   /** One read for all who ask while it is under way. */
-  #sharedRead(): Promise<void> {
+  #sharedRead(): Promise<unknown> {
     if (this.#closed) {
       return Promise.reject(unavailable("the change log is closed; try another server"));
     }
@@ -234,8 +234,8 @@ export class RevocationLog extends KnownChanges implements Revocations {
     const began = this.#moment();
     const late = (): Error => new Error(`no answer within ${stuckAfter / 1000} s`);
     try {
-      await inTime(this.#read(began), { clock, ms: stuckAfter, late });
-      const took = clock.monotonic() - began.monotonic;
+      const answered = await inTime(this.#read(began), { clock, ms: stuckAfter, late });
+      const took = answered - began.monotonic;
       this.#scheduleNext(maxStaleness / 2 - took, took);
     } catch (cause) {
       const error =
@@ -270,25 +270,24 @@ export class RevocationLog extends KnownChanges implements Revocations {
     }
   }
 
-  async #read(began: Moment): Promise<void> {
-    const { store, window } = this.#options;
+  /** Returns when the store answered, in monotonic milliseconds. */
+  async #read(began: Moment): Promise<number> {
+    const { store, clock, window } = this.#options;
     // After a long sleep the log may have dropped entries; every token they concern has expired.
     const changes = await store.changes(this.#cursor, window);
+    const answered = clock.monotonic();
     const provenAt = this.#provenAt;
     // A late answer to a read that was given up still counts, unless a newer read has overtaken it.
     if (provenAt === undefined || provenAt.monotonic <= began.monotonic) {
-      this.#take(changes, began);
+      this.#take(changes, began, answered);
     }
+    return answered;
   }
 
-  #take({ entries, cursor, now, lostAt }: Changes, began: Moment): void {
+  #take({ entries, cursor, now, lostAt }: Changes, began: Moment, answered: number): void {
     const isFirst = this.#provenAt === undefined;
-    const answered = this.#options.clock.monotonic();
     this.#learnTime(now, began.monotonic, answered);
-    for (const entry of entries) {
-      this.apply(entry, isFirst ? Math.max(0, now - entry.at) : 0, answered);
-    }
-    this.prune(answered);
+    this.applyAll(entries, answered, isFirst ? now : undefined);
     const newest = entries.at(-1);
     if (!isFirst && newest !== undefined) {
       this.#lag = Math.max(0, now - newest.at);

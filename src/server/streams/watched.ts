@@ -21,7 +21,7 @@ export interface WatchedStreamOptions extends StreamEnds {
   readonly monotonic: () => number;
   /** Ends the stream. Called at most once. */
   readonly end: (error: SessionError) => void;
-  /** Called when there is nothing left to watch, also after `end`. */
+  /** Called once, when there is nothing left to watch; also after `end`. */
   readonly closed: (stream: WatchedStream) => void;
 }
 
@@ -162,6 +162,9 @@ export class WatchedStream implements CallStream {
 
   /** Stops watching. Does not end the stream. */
   close(): void {
+    if (this.#closed) {
+      return;
+    }
     this.#closed = true;
     this.#unsubscribe();
     this.#options.closed(this);

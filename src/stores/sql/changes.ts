@@ -1,29 +1,5 @@
-import type { EndedBy, EndedEntry, LogEntry, SessionRecord } from "../../engine/store.ts";
-import { type BigInteger, type Sql, type SqlDatabase, sql } from "./database.ts";
-
-/** Appends that sessions ended: one statement and one parameter, however many sessions. */
-export async function appendRevoked(
-  database: SqlDatabase,
-  sessions: readonly string[],
-  { endedBy, at }: Pick<EndedEntry, "endedBy" | "at">,
-): Promise<void> {
-  const { stringsOf, notifyOnCommit } = database.dialect;
-  await database.rows`insert into rpcsession_changes (kind, session, ended_by, at)
-      select 'revoked', one.value, cast(${endedBy} as text), cast(${at} as bigint)
-      from ${stringsOf(JSON.stringify(sessions))}
-      ${notifyOnCommit}`;
-}
-
-/** Appends that the claims of a session changed. */
-export async function appendClaims(
-  database: SqlDatabase,
-  { id, claimsVersion }: SessionRecord,
-  at: number,
-): Promise<void> {
-  await database.rows`insert into rpcsession_changes (kind, session, claims_version, at)
-      values ('claims', ${id}, ${claimsVersion}, ${at})
-      ${database.dialect.notifyOnCommit}`;
-}
+import type { EndedBy, LogEntry } from "../../engine/store.ts";
+import { type BigInteger, type Sql, sql } from "./database.ts";
 
 /** The columns of an entry, of a row named `change`. All are null where a left join found no entry. */
 export interface ChangeRow {

@@ -112,8 +112,8 @@ export interface SqlConnections extends SqlConnection {
   borrow(): Promise<SqlConnection & { release(): void }>;
   /** When to repeat a unit of work: the database asks for that. */
   readonly retries: Retries;
-  /** The store's clock in milliseconds, as SQL. */
-  now(): Sql;
+  /** The store's clock in milliseconds, as SQL; a function if each statement binds the time. */
+  readonly now: Sql | (() => Sql);
   /** Starts to report what other processes append; absent where that cannot be noticed. */
   listen?(wake: () => void): Push;
   close(): Promise<void>;
@@ -142,9 +142,7 @@ export class SqlDatabase {
    */
   async rows<Row>(...template: SqlTemplate): Promise<readonly Row[]> {
     const statement = sql(...template);
-    const { text, values } = statement.render(this.dialect.placeholders, () =>
-      this.#connections.now(),
-    );
+    const { text, values } = statement.render(this.dialect.placeholders, this.#connections.now);
     return (await this.#connection.query(text, values)) as readonly Row[];
   }
 
@@ -231,17 +229,17 @@ export class Sql {
    * depend on the values, so that a connection can prepare it once.
    *
    * @param placeholders see {@link SqlDialect}
-   * @param clock returns the store's clock, which takes the place of {@link now}. Called at most once,
-   *   so that a statement has one time
+   * @param clock the store's clock, which takes the place of {@link now}. Read at most once, so that a
+   *   statement has one time
    */
-  render(placeholders: SqlDialect["placeholders"], clock: () => Sql): RenderedSql {
+  render(placeholders: SqlDialect["placeholders"], clock: Sql | (() => Sql)): RenderedSql {
     const values: SqlValue[] = [];
     let time: Sql | undefined;
     const write = (piece: Sql): string => {
       let text = piece.#texts[0] ?? "";
       for (const [index, part] of piece.#parts.entries()) {
         if (part === now) {
-          time ??= clock();
+          time ??= clock instanceof Sql ? clock : clock();
           text += write(time);
         } else if (part instanceof Sql) {
           text += write(part);

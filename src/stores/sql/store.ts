@@ -72,7 +72,7 @@ export class SqlStore implements SessionStore {
     try {
       // 2. Create the tables, bring them to this version, or refuse those of a newer one.
       const database = new SqlDatabase(this.#backend.dialect, connections);
-      await retry(connections.retries, () => migrate(this.name, database));
+      await retry(connections.retries, migrate, this.name, database);
       // 3. Each connection prepares a statement when it first runs it.
       // 4. Listening begins with the first listener; see `onChange`.
       return { connections, database };
@@ -104,7 +104,7 @@ export class SqlStore implements SessionStore {
       throw new Error(`${this.name}: the store is not open; call open() first`);
     }
     const { connections, database } = await this.#opening;
-    return retry(connections.retries, () => work(database, ...given));
+    return retry(connections.retries, work, database, ...given);
   }
 
   // Sessions. A write that appended to the change log calls the listeners of this process itself.
@@ -198,13 +198,14 @@ interface OpenDatabase {
  * Does a unit of work, and repeats it, with a pause before each attempt, while its errors are
  * transient. The work must be atomic: it does everything, or nothing.
  */
-export async function retry<T>(
+export async function retry<Given extends readonly unknown[], T>(
   { clock, pauses, isTransient }: Retries,
-  work: () => Promise<T> | T,
+  work: (...given: Given) => Promise<T> | T,
+  ...given: Given
 ): Promise<T> {
   for (const pause of pauses) {
     try {
-      return await work();
+      return await work(...given);
     } catch (error) {
       if (!isTransient(error)) {
         throw error;
@@ -214,5 +215,5 @@ export async function retry<T>(
       clock.after(pause, resolve, true);
     });
   }
-  return work();
+  return work(...given);
 }
