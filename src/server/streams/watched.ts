@@ -73,9 +73,11 @@ export class WatchedStream implements CallStream {
     if (this.#closed || !this.#options.onRevoke) {
       return;
     }
-    const unsubscribe = this.#options.engine.revocations.watch(session.id, (entry) =>
-      this.#revoked(entry),
-    );
+    const unsubscribe = this.#options.engine.revocations.watch(session.id, (entry) => {
+      // The log calls a listener once, and has removed it by then.
+      this.#unsubscribe = () => {};
+      this.#revoked(entry);
+    });
     // The listener may have been called at once.
     if (this.isOpen) {
       this.#unsubscribe = unsubscribe;

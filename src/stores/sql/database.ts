@@ -46,7 +46,7 @@ export interface SqlDialect {
    * Reads the change log from a cursor on; see `SessionStore.changes`. What a cursor must hold
    * depends on the order in which the database commits.
    */
-  readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<Changes>;
+  readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<ChangeRows>;
 
   /** Returns a row if the table `rpcsession_migrations` exists. Each database has its own catalogue. */
   readonly migrationsTable: Sql;
@@ -78,6 +78,20 @@ export interface ChangesRead {
   readonly cursor: string | undefined;
   /** Milliseconds. */
   readonly window: number;
+}
+
+/** What a read of the change log returns: the rows of its entries, in their order. */
+export interface ChangeRows extends Omit<Changes, "entries"> {
+  readonly rows: readonly ChangeRow[];
+}
+
+/** The columns of an entry, of a row named `change`. All are null where a left join found no entry. */
+export interface ChangeRow {
+  readonly kind: string | null;
+  readonly session: string | null;
+  readonly ended_by: string | null;
+  readonly claims_version: BigInteger | null;
+  readonly at: BigInteger | null;
 }
 
 /** What a SQL store is built on: a database, and how to reach it. */
@@ -270,3 +284,6 @@ export const nothing: Sql = sql``;
 
 /** The store's clock in milliseconds, the same everywhere in a statement. */
 export const now: Sql = sql`now`;
+
+/** Selects a {@link ChangeRow}. */
+export const changeColumns: Sql = sql`change.kind, change.session, change.ended_by, change.claims_version, change.at`;

@@ -1,6 +1,12 @@
-import type { SessionStore, StoreContext } from "../../engine/store.ts";
+import type { EndedBy, LogEntry, SessionStore, StoreContext } from "../../engine/store.ts";
 import { ChangeListeners, type Push } from "../push.ts";
-import { type Retries, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
+import {
+  type ChangeRow,
+  type Retries,
+  type SqlBackend,
+  type SqlConnections,
+  SqlDatabase,
+} from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
@@ -154,8 +160,11 @@ export class SqlStore implements SessionStore {
 
   // The change log.
 
-  readonly changes: SessionStore["changes"] = (cursor, window) =>
-    this.#use(this.#backend.dialect.readChanges, { store: this.name, cursor, window });
+  readonly changes: SessionStore["changes"] = async (cursor, window) => {
+    const { readChanges } = this.#backend.dialect;
+    const { rows, ...read } = await this.#use(readChanges, { store: this.name, cursor, window });
+    return { ...read, entries: toEntries(rows) };
+  };
 
   readonly onChange: SessionStore["onChange"] = (wake) => {
     void this.#listen();
@@ -192,6 +201,19 @@ export class SqlStore implements SessionStore {
 interface OpenDatabase {
   readonly connections: SqlConnections;
   readonly database: SqlDatabase;
+}
+
+/** Reads rows as entries; skips rows without an entry. */
+function toEntries(rows: readonly ChangeRow[]): LogEntry[] {
+  return rows.flatMap(({ kind, session, ended_by, claims_version, at }): LogEntry[] => {
+    if (session === null) {
+      return [];
+    }
+    const common = { session, at: Number(at) };
+    return kind === "claims"
+      ? [{ kind, ...common, claimsVersion: Number(claims_version) }]
+      : [{ kind: "revoked", ...common, endedBy: ended_by as EndedBy }];
+  });
 }
 
 /**
