@@ -166,16 +166,21 @@ export class Engine {
 
   async #open(): Promise<this> {
     const { store, clock } = this.#options;
+    // 1. Open the store: connect, and bring its tables up to date.
     await store.open({ clock });
     try {
+      // 2. Load the secrets: those of the options, or the one that the store keeps.
       await this.#secrets.open();
+      // 3. Load the signing keys. The first server creates one.
       await openKeys(this.#keys);
+      // 4. Read the revocations that still matter, and follow the change log from here on.
       await this.revocations.open();
     } catch (error) {
       // The next attempt opens the store again.
       await store.close();
       throw error;
     }
+    // 5. Remove outdated rows in the background.
     this.#sweeper.start();
     if (this.#state === "closed") {
       this.#state = "open";

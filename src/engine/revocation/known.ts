@@ -5,6 +5,7 @@ import type { ClaimsEntry, EndedEntry, LogEntry } from "../store.ts";
 /** Receives the entry that ended a session. */
 export type RevocationListener = (change: EndedEntry) => void;
 
+/** Options of {@link KnownChanges}. */
 export interface KnownChangesOptions {
   readonly clock: Clock;
   /** Milliseconds for which an entry matters: the longest life of an access token. */
@@ -40,7 +41,7 @@ export class KnownChanges {
    *
    * @param age milliseconds since the entry was written, by the store's clock, if it was read from
    * a part of the log that is older than this process; default 0
-   * @param now monotonic milliseconds
+   * @param now monotonic milliseconds; default: a reading of the clock
    */
   apply(change: LogEntry, age = 0, now: number = this.#options.clock.monotonic()): void {
     const forgetAt = now + this.#options.window - age;
@@ -89,7 +90,7 @@ export class KnownChanges {
 
   /**
    * Forgets entries that no longer matter.
-   * @param now monotonic milliseconds
+   * @param now monotonic milliseconds; default: a reading of the clock
    */
   prune(now: number = this.#options.clock.monotonic()): void {
     forget(this.#ends, now);

@@ -124,7 +124,7 @@ export interface SqlConnection {
 export interface SqlConnections extends SqlConnection {
   /** Lends a connection that nobody else uses until it is released. */
   borrow(): Promise<SqlConnection & { release(): void }>;
-  /** When to repeat a unit of work: the database asks for that. */
+  /** When to repeat a unit of work, for example after a conflict with another one. */
   readonly retries: Retries;
   /** The store's clock in milliseconds, as SQL; a function if each statement binds the time. */
   readonly now: Sql | (() => Sql);
