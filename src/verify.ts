@@ -10,7 +10,6 @@ import {
 import { type Clock, systemClock } from "./base/clock.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
-import { Opener } from "./base/promises.ts";
 import { ClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
 import { NoRevocations } from "./engine/revocation/none.ts";
@@ -32,11 +31,35 @@ import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
 
+export type { Duration } from "./base/checks.ts";
+export type { Clock } from "./base/clock.ts";
+export type {
+  PolicyViolation,
+  SessionError,
+  SessionErrorKind,
+  SessionErrorOptions,
+  SessionErrorReason,
+} from "./base/errors.ts";
+export type { EndedBy, SessionEvent, SessionEventListener } from "./base/events.ts";
+export type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject, JsonValue } from "./base/json.ts";
+export type { TokenTransport } from "./base/wire.ts";
+export type { RevocationCheck } from "./engine/revocation/check.ts";
 export type { VerifiedSession } from "./engine/session.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { Fetch } from "./jwt/remote-keys.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-export type { VerifyingSessions } from "./server/reading.ts";
+export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
+export type { Exchange } from "./server/call/call.ts";
+export type { RequestGate } from "./server/call/gate.ts";
+export type {
+  ClaimDemand,
+  MethodDescription,
+  MethodPolicy,
+  MethodPolicyOptions,
+  StreamPolicy,
+} from "./server/policy/policy.ts";
+export type { ProtectOptions } from "./server/protect.ts";
+export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/reading.ts";
 
 /** The options of {@link verifySessions}. */
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -182,6 +205,36 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     },
     find: (kid) => opener.value?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
+}
+
+/** Opens a value once for all who ask for it; after a failure the next caller tries again. */
+class Opener<T> {
+  readonly #open: () => Promise<T>;
+  #opening: Promise<T> | undefined;
+  #value: T | undefined;
+
+  constructor(open: () => Promise<T>) {
+    this.#open = open;
+  }
+
+  /** The value, if it is open. */
+  get value(): T | undefined {
+    return this.#value;
+  }
+
+  get(): Promise<T> {
+    this.#opening ??= this.#open().then(
+      (value) => {
+        this.#value = value;
+        return value;
+      },
+      (error: unknown) => {
+        this.#opening = undefined;
+        throw error;
+      },
+    );
+    return this.#opening;
+  }
 }
 
 /**

@@ -1,6 +1,6 @@
 import type { JsonValue } from "../base/json.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
-import { algorithmNamed, signingAlgorithms } from "./jwk.ts";
+import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
 import { isSignature, type VerificationKey } from "./keys.ts";
 import { type ParsedJwt, parseCompact } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
@@ -153,13 +153,15 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
   }
 
   // 2. The header: reject tokens that cannot have been issued here.
-  if (!isCandidate(parsed)) {
+  const alg = algorithmOf(parsed);
+  if (alg === undefined) {
     return invalid;
   }
 
   // 3. The signature.
   const key = await rules.keys.find(parsed.header.kid, parsed.payload.iat);
-  if (key === undefined || !(await isSigned(token, parsed, key))) {
+  // The algorithm is a property of the key; a token cannot choose it (RFC 8725 §3.1).
+  if (alg !== key?.alg || !(await isSigned(token, parsed, key))) {
     return invalid;
   }
 
@@ -175,30 +177,25 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
   return { claims: freeze(shareStrings(claims, rules)), key, beginsAt };
 }
 
-/** Checks the header alone, to avoid needless key lookups and signature checks. */
-function isCandidate({ header, signature }: ParsedJwt): boolean {
+/**
+ * Checks the header alone, to avoid needless key lookups and signature checks. Returns the algorithm;
+ * undefined if the token cannot be valid.
+ */
+function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undefined {
   const alg = algorithmNamed(header.alg);
   if (alg === undefined) {
-    return false;
+    return undefined;
   }
   const { min, max } = signingAlgorithms[alg].signatureBytes;
   if (signature.length < min || signature.length > max) {
-    return false;
+    return undefined;
   }
   // A media type: case-insensitive, and "application/" may be omitted (RFC 7515 §4.1.9).
   const typ = header.typ.toLowerCase();
-  return typ === "at+jwt" || typ === "application/at+jwt";
+  return typ === "at+jwt" || typ === "application/at+jwt" ? alg : undefined;
 }
 
-async function isSigned(
-  token: string,
-  { header, signature }: ParsedJwt,
-  key: VerificationKey,
-): Promise<boolean> {
-  // The algorithm is a property of the key; a token cannot choose it (RFC 8725 §3.1).
-  if (algorithmNamed(header.alg) !== key.alg) {
-    return false;
-  }
+function isSigned(token: string, { signature }: ParsedJwt, key: VerificationKey): Promise<boolean> {
   const signed = encoder.encode(token.slice(0, token.lastIndexOf(".")));
   return isSignature(key, signed, signature);
 }

@@ -89,6 +89,25 @@ describe("a custom TokenStore", () => {
     expect(again.session.state.status).toBe("signedIn");
   });
 
+  it("that answers synchronously again when a call is sent supplies the tokens of that call", async () => {
+    const { made, kept } = await tokensOf();
+    let failures = 2;
+    const tokens: TokenStore = {
+      ...memoryTokens(kept),
+      load() {
+        if (failures > 0) {
+          failures -= 1;
+          throw new RangeError("locked");
+        }
+        return kept;
+      },
+    };
+    const again = setup("header", { server: made.server, clock: made.clock, tokens });
+    await again.notes.addNote({});
+    expect(failures).toBe(0);
+    expect(again.session.state.status).toBe("signedIn");
+  });
+
   it("that fails to save is reported while the session continues", async () => {
     const store = asyncStore();
     store.fail = true;
@@ -168,6 +187,36 @@ describe("a custom TokenStore", () => {
       expect(events[0]).toMatchObject({ type: "storeFailed", operation: "load" });
     },
   );
+
+  it.each([
+    ...["session", "realm", "accessToken", "refreshToken"].flatMap((name) => [
+      [name, 5],
+      [name, ""],
+    ]),
+    ...["session", "realm", "accessToken"].map((name) => [name, undefined]),
+    ...["generation", "claimsVersion", "expiresAt", "expiresIn", "receivedAt"].flatMap((name) => [
+      [name, "5"],
+      [name, undefined],
+      [name, Number.NaN],
+    ]),
+  ] as [string, unknown][])(
+    "is reported as failed if `%s` of its tokens is %j",
+    async (name, value) => {
+      const { kept } = await tokensOf();
+      const tokens = memoryTokens({ ...kept, [name]: value } as never);
+      const { session, events } = setup("header", { tokens });
+      await settle();
+      expect(session.state).toEqual({ status: "unknown" });
+      expect(events).toEqual([{ type: "storeFailed", operation: "load", error: "TypeError" }]);
+    },
+  );
+
+  it("may hold tokens without a refresh token", async () => {
+    const { kept } = await tokensOf();
+    const { refreshToken: _, ...rest } = kept;
+    const { session } = setup("header", { tokens: memoryTokens(rest) });
+    expect(session.state).toEqual({ status: "signedIn", sessionId: "s1", realm });
+  });
 
   it("counts as empty if its tokens belong to a realm other than the realm option", async () => {
     const { kept } = await tokensOf();

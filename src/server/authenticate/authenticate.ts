@@ -50,7 +50,12 @@ export async function authenticate(
   demand: AuthenticationDemand,
 ): Promise<TokenClaims | undefined> {
   const { presented } = call;
-  const { signal } = demand;
+  // Whether the call has waited, so that a time read before may be out of date.
+  let waited = false;
+  const wait = <T>(work: T | Promise<T>): T | Promise<T> => {
+    waited ||= work instanceof Promise;
+    return within(demand.signal, work);
+  };
 
   // 1. No tokens at all.
   if (presented.isEmpty) {
@@ -68,24 +73,25 @@ export async function authenticate(
 
   try {
     // 3. The token: format, signature, issuer, audience, lifetime.
-    const engine = await within(signal, core.engine());
+    const engine = await wait(core.engine());
     const now = engine.revocations.storeNow();
-    const verify = (token: string) => within(signal, engine.verify(token, now));
+    const verify = (token: string) => wait(engine.verify(token, now));
     const verified = byCookie
       ? await verifyCookies(core, presented, verify)
       : await verifyBearer(presented, verify);
 
     // 4. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
-      await within(signal, checkAntiCsrf(core, engine, call, verified));
+      await wait(checkAntiCsrf(core, engine, call, verified));
     }
 
     // 5. The session: revocation, and claims that changed after the token was issued.
-    const found = demand.check === "feed" ? lookUp(engine, verified) : undefined;
+    const lookedUpAt = waited ? undefined : now;
+    const found = demand.check === "feed" ? lookUp(engine, verified, lookedUpAt) : undefined;
     const isLive = demand.check === "none" || (demand.check === "feed" && found === undefined);
     const claims = isLive
       ? verified
-      : await within(signal, checkSession(core, call, { engine, verified, demand, found }));
+      : await wait(checkSession(core, call, { engine, verified, demand, found }));
 
     // 6. Using a refresh generation confirms it. The write happens in the background.
     engine.used(claims, now);
@@ -332,10 +338,15 @@ async function useReissued(
 
 /**
  * Returns what is known against using the token as it is; undefined if nothing is.
+ * @param now the store's time, read just now; saves a reading of the clock
  * @throws SessionError `unauthorized` if its session has ended
  */
-function lookUp({ revocations }: Authenticator, { sid, cv }: TokenClaims): LookUp | undefined {
-  const found = revocations.lookUp(sid, cv);
+function lookUp(
+  { revocations }: Authenticator,
+  { sid, cv }: TokenClaims,
+  now?: number,
+): LookUp | undefined {
+  const found = revocations.lookUp(sid, cv, now);
   if (found?.end !== undefined) {
     throw endedError(found.end, found.now);
   }

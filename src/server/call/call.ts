@@ -163,8 +163,12 @@ export function callOfRequest(
   key: CallKey,
   { contextValues, header: requestHeader, requestMethod, signal }: UnaryRequest | StreamRequest,
 ): Call {
-  const exchange = { requestHeader, requestMethod, signal, responseHeader: new Headers() };
-  const call = knownCall(contextValues, key, exchange) ?? openCall(reader, exchange, true);
+  const known = knownCall(contextValues, key, { requestHeader, signal });
+  if (known !== undefined) {
+    return known;
+  }
+  const collected = { requestHeader, requestMethod, signal, responseHeader: new Headers() };
+  const call = openCall(reader, collected, true);
   contextValues.set(key, call);
   return call;
 }
@@ -183,7 +187,11 @@ export function sessionOf(
  * @throws ConnectError `Internal` if it is the call of another request. The two requests share
  * their values then, and one caller would be mistaken for the other.
  */
-function knownCall(values: ContextValues, key: CallKey, exchange: CallExchange): Call | undefined {
+function knownCall(
+  values: ContextValues,
+  key: CallKey,
+  exchange: Partial<CallExchange>,
+): Call | undefined {
   const call = values.get(key);
   // An interceptor may have replaced the headers or the signal of the request, but not both.
   const isSame =
