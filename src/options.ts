@@ -38,8 +38,9 @@ import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /**
-   * The URL of this service as its clients see it, such as "https://api.example.com". It becomes the
-   * `iss` claim of access tokens (RFC 7519) and, by default, their `aud`.
+   * The URL of this service as its clients see it, such as "https://api.example.com": http or https,
+   * without a query, fragment or user name. It becomes the `iss` claim of access tokens (RFC 7519)
+   * and, by default, their `aud`.
    */
   readonly issuer: string;
   /** The `aud` claim of access tokens (RFC 7519). Default: the issuer. */
@@ -52,12 +53,12 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * store (SQLite, memory) keeps next to its sessions. Other stores require this option.
    *
    * To rotate it: append the new secret on every server, then move it to the front on every server,
-   * and remove the old one once no session uses it any more.
+   * and remove the old one once no session uses it.
    */
   readonly secret?: SecretOption;
   /**
-   * The signature algorithm of access tokens, the same on every server. With a signing key of your
-   * own, that key must have this algorithm. Default "ES256". Choose "RS256" or "EdDSA" only if
+   * The signature algorithm of access tokens, the same on every server. If you provide your own
+   * signing key, it must have this algorithm. Default "ES256". Choose "RS256" or "EdDSA" only if
    * another verifier requires it.
    */
   readonly algorithm?: SigningAlgorithm;
@@ -77,8 +78,9 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    */
   readonly claims?: Schema;
   /**
-   * Selects the claims that the client may read as `session.claims`: at most 3 KB of JSON. They travel
-   * in a header that every script of the page can read. Default: none.
+   * Selects the claims that the client may read as `session.claims`. They travel in a response header
+   * that every script of the page can read. Their JSON may have at most 3,072 characters after form
+   * encoding; signing in with larger claims fails. Default: none.
    *
    * @example `clientClaims: ({ role }) => ({ role })`
    */
@@ -121,7 +123,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * and at least `maxStaleness`.
    */
   readonly maxStreamStaleness?: Duration;
-  /** How session cookies are written. */
+  /** The names and attributes of the session cookies. */
   readonly cookies?: CookieOptions;
   /**
    * The origins of the pages that may use cookies, exactly as browsers send them, such as
@@ -139,7 +141,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * Whether browsers may receive their tokens in headers, where scripts can read them. Default false.
    */
   readonly browserHeaderTransport?: boolean;
-  /** Receives an event for every change of a session and for every outage. */
+  /** Receives an event for every change of a session and for every outage. Its errors are ignored. */
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
@@ -158,7 +160,7 @@ export interface SessionsPerUserOptions {
   readonly overflow?: "evictOldest" | "reject";
 }
 
-/** The options, checked and resolved. */
+/** The checked options, with every default applied. */
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
   readonly policies: Policies;
@@ -199,7 +201,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
 
 type Shape = "string" | "object" | "array" | "boolean" | "function" | "any";
 
-/** The type of each option, so that a mistake in plain JavaScript is reported. */
+/** The type of each option, so that mistakes in plain JavaScript are reported. */
 const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   issuer: "string",
   audience: "string",
@@ -232,12 +234,15 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
 
 function checkShape(options: SessionsOptions): void {
   if (typeof options !== "object" || options === null) {
-    throw new TypeError("createSessions needs options: at least { issuer, store }");
+    throw new TypeError(
+      "createSessions requires an options object with at least { issuer, store }",
+    );
   }
   for (const [name, value] of Object.entries(options)) {
     const shape = Object.hasOwn(shapes, name) ? shapes[name as keyof SessionsOptions] : undefined;
     if (shape === undefined) {
-      throw new TypeError(`createSessions has no option "${name}"; check its spelling`);
+      const names = Object.keys(shapes).join(", ");
+      throw new TypeError(`unknown option "${name}" for createSessions; the options are ${names}`);
     }
     const is = Array.isArray(value) ? "array" : value === null ? "null" : typeof value;
     if (value !== undefined && shape !== "any" && is !== shape) {

@@ -30,12 +30,12 @@ describe("TypeScript on the pages", () => {
     ({ language, comment }) => /^tsx?$/.test(language) && !/^\w+:begin$/.test(comment),
   );
 
-  it("compiles, every block of it", async () => {
+  it("compiles in every block", async () => {
     expect(code.length).toBeGreaterThan(30);
     expect(await compileBlocks(code)).toEqual([]);
   }, 60_000);
 
-  it("a block that is wrong is reported with its page and line", async () => {
+  it("is reported with its page and line if it does not compile", async () => {
     const page = [
       "# Page",
       "",
@@ -50,7 +50,7 @@ describe("TypeScript on the pages", () => {
     expect(others).toEqual([]);
   }, 60_000);
 
-  it("a block that is not closed, or names a setup that is not there, is reported", async () => {
+  it("is reported if a block is not closed or names a missing setup", async () => {
     expect(() => blocksIn("docs/open.md", "```ts\nlet a;")).toThrow("docs/open.md:1");
     const unknown = blocksIn("docs/page.md", "<!-- setup: nothing -->\n```ts\nlet a;\n```");
     await expect(compileBlocks(unknown)).rejects.toThrow(
@@ -78,7 +78,7 @@ describe("shell commands on the pages", () => {
   const notRun = /^not run here: .+/;
   const runnable = shell.filter(({ comment }) => !notRun.test(comment));
 
-  it("are marked as sh, and name a reason where they are not run here", () => {
+  it("are marked as sh, and state a reason if they are not run here", () => {
     const others = blocks.filter(({ language }) => /^(bash|shell|console)$/.test(language));
     expect(others.map(({ page, line }) => `${page}:${line}`)).toEqual([]);
     expect(runnable.length).toBeGreaterThan(0);
@@ -141,7 +141,7 @@ it("the README has at most 150 lines", () => {
   expect(textOf("README.md").trimEnd().split("\n").length).toBeLessThanOrEqual(150);
 });
 
-it("every rendered part has its place on a page", () => {
+it("every rendered part appears on a page", () => {
   const text = pages.map(textOf).join("\n");
   expect(renderedParts.filter((name) => !text.includes(`<!-- ${name}:begin -->`))).toEqual([]);
 });

@@ -3,12 +3,12 @@ import { renderPages } from "../tools/readme.ts";
 import { examplePrograms } from "./helpers/programs.ts";
 
 describe("README.md and docs/", () => {
-  it("show the programs and the wire as they are; if this fails, run npm run readme", async () => {
+  it("show the current programs and requests; if this fails, run npm run readme", async () => {
     const outdated = (await renderPages()).filter(({ current, rendered }) => current !== rendered);
     expect(outdated.map(({ page }) => page)).toEqual([]);
   });
 
-  it("the programs of the README print what it says", async () => {
+  it("the programs of the README print the output shown there", async () => {
     const programs = await examplePrograms();
     await programs.serve("minimal/server.ts");
     expect(await programs.run("minimal/client.ts")).toBe(

@@ -20,7 +20,7 @@ it("a sign-in with an OAuth code replaces the session that came with the request
   expect((await sessions.list({ userId: "ada" })).sessions).toHaveLength(1);
 });
 
-it("a password reset ends every session of the user, and nobody else's", async () => {
+it("a password reset ends every session of the user, and no session of other users", async () => {
   await using world = newWorld();
   const { newClient } = world;
   const [laptop, phone, other] = [newClient(), newClient(), newClient()];
@@ -36,7 +36,7 @@ it("a password reset ends every session of the user, and nobody else's", async (
   expect(await codeOf(other.auth.deleteAccount({}))).toBeUndefined();
 });
 
-it("a sign-in that finds its password changed takes its new session back", async () => {
+it("a sign-in revokes its new session if the password changed during the sign-in", async () => {
   await using world = newWorld({ passwordChangesDuringSignIn: true });
   const { auth, session } = world.newClient();
   await auth.completeSignIn({ code: "ada", codeVerifier: "v" });
@@ -45,7 +45,7 @@ it("a sign-in that finds its password changed takes its new session back", async
   expect((await world.sessions.list({ userId: "ada" })).sessions).toEqual([]);
 });
 
-it("a deleted account leaves no session, and its private data is emptied at once", async () => {
+it("deleting an account ends its sessions and erases their private data at once", async () => {
   await using world = newWorld();
   const { sessions, newClient } = world;
   const { session: open } = await sessions.issue({ userId: "ada", data: { cart: [1] } });
@@ -58,7 +58,7 @@ it("a deleted account leaves no session, and its private data is emptied at once
   expect((await sessions.list({ userId: "ada" })).sessions).toEqual([]);
 });
 
-it("a deletion needs a recent sign-in", async () => {
+it("deleting an account requires a recent sign-in", async () => {
   await using world = newWorld();
   const { sessions, router } = world;
   const interceptor = await signedIn(sessions, { userId: "ada" });

@@ -9,7 +9,7 @@ const cases = readCases(root).flatMap((section) => Object.entries(section.cases)
 const tested = new Set(testTitles(root).flatMap(({ ids }) => ids));
 
 describe("docs/security-cases.md", () => {
-  it('is up to date; "npm run docs:security" writes it', () => {
+  it(`is up to date; "npm run docs:security" writes it`, () => {
     expect(readFileSync(join(root, page), "utf8")).toBe(renderCases(root));
   });
 

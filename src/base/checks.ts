@@ -1,4 +1,7 @@
-/** A span of time such as `"15m"`, `"500ms"` or `"90d"`. */
+/**
+ * A span of time such as `"15m"`, `"500ms"` or `"90d"`: a number with at most nine digits and three
+ * decimals, followed by its unit. It must not be negative.
+ */
 export type Duration = `${number}${"ms" | "s" | "m" | "h" | "d"}`;
 
 /** Bounds of a duration option, in milliseconds, both inclusive. */
@@ -65,7 +68,7 @@ export function assertMembers<T extends object>(
 }
 
 /**
- * Reads the `issuer` option: an http or https URL without query, fragment and user name.
+ * Reads the `issuer` option: an http or https URL without a query, fragment or user name.
  * @throws TypeError for any other value
  */
 export function readIssuer(issuer: string): URL {
@@ -80,7 +83,7 @@ export function readIssuer(issuer: string): URL {
     !/["\\]/.test(issuer);
   if (!plain) {
     throw new TypeError(
-      `issuer must be the URL of this service, such as "https://api.example.com", got ${JSON.stringify(issuer)}`,
+      `issuer must be the http or https URL of this service without a query, fragment or user name, such as "https://api.example.com", got ${JSON.stringify(issuer)}`,
     );
   }
   return url;
@@ -95,7 +98,7 @@ export function readAudience(audience: string): string {
 }
 
 /**
- * Reads an option that is one of several words; the default is the first of them.
+ * Reads an option with a fixed set of values; the first one is the default.
  * @throws TypeError for any other value
  */
 export function readChoice<T extends string>(
@@ -113,7 +116,7 @@ export function readChoice<T extends string>(
 
 /**
  * Reads the `clockSkew` option as milliseconds.
- * @throws TypeError when it is longer than a minute or not a whole number of seconds
+ * @throws TypeError when it is longer than a minute, or is not a whole number of seconds
  */
 export function readClockSkew(value: Duration): number {
   const ms = durationMs("clockSkew", value, { max: 60_000 });

@@ -1,13 +1,13 @@
-/** The source of time and timers. Tests provide their own; no other code reads a clock or sets a timer. */
+/** The source of time and timers. All other code uses it, so that tests can provide their own. */
 export interface Clock {
-  /** Returns milliseconds since 1970-01-01 UTC. May jump. */
+  /** Returns milliseconds since 1970-01-01 UTC. May jump forward or back. */
   now(): number;
-  /** Returns milliseconds since an arbitrary moment. Never goes back. */
+  /** Returns milliseconds since an arbitrary moment. Never decreases. */
   monotonic(): number;
   /**
    * Calls `action` once after `ms` milliseconds.
-   * @param keepAlive whether the timer keeps the process alive. Default false, for background work; use
-   *   true if a caller waits for it
+   * @param keepAlive whether the timer keeps the process alive. Default false, for background work. Use
+   *   true if a caller waits for the action
    * @returns a function that cancels the call
    */
   after(ms: number, action: () => void, keepAlive?: boolean): () => void;

@@ -1,6 +1,6 @@
 import { base64Encode } from "@bufbuild/protobuf/wire";
 
-/** The value of the `secret` option: one or more secrets of at least 32 bytes. The first makes new tokens. */
+/** The value of the `secret` option: one or more secrets of at least 32 bytes. The first creates new tokens. */
 export type SecretOption = string | Uint8Array | readonly (string | Uint8Array)[];
 
 const minimumBytes = 32;
@@ -26,15 +26,15 @@ export function readSecretOption(option: SecretOption): Uint8Array<ArrayBuffer>[
   });
 }
 
-/** The secrets of a server. */
+/** The secrets of a server. The first creates new tokens; all of them verify tokens. */
 export interface SecretRing {
-  /** The first secret; it makes new tokens. */
+  /** The first secret, which creates new tokens. */
   readonly current: SecretKeys;
-  /** All secrets by their ids; each of them checks tokens. */
+  /** All secrets by id; each of them verifies tokens. */
   readonly byId: ReadonlyMap<string, SecretKeys>;
 }
 
-/** The keys derived from one secret: one for each purpose, unusable for any other. */
+/** The keys derived from one secret: one for each purpose. */
 export interface SecretKeys {
   /** Identifies the secret without revealing anything about it. */
   readonly id: string;
@@ -140,7 +140,7 @@ export function randomId(bytes: number): string {
 export type NodeCrypto = typeof import("node:crypto");
 
 /**
- * Node's cryptography module, undefined in other runtimes. It is looked up only here. It works
+ * Node's cryptography module, undefined in other runtimes. Only this file looks it up. It works
  * synchronously: handing an HMAC or a signature to Web Crypto's thread costs more than computing it.
  */
 export const nodeCrypto: NodeCrypto | undefined = (

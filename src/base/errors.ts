@@ -1,12 +1,12 @@
 import type { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 
 /**
- * The meaning of a failed session check for the caller.
+ * Classifies a failed session check by what the caller should do.
  *
  * - `unauthorized`: there is no session, or it has ended; sign in.
  * - `tryRefreshToken`: the session may be live; refresh, then try again.
  * - `forbidden`: the session is valid, but the request is not allowed.
- * - `unavailable`: an outage prevents a decision; try again later. Never sign the user out for it.
+ * - `unavailable`: an outage prevents a decision; try again later. Do not sign the user out.
  * - `general`: a fault of the service.
  */
 export type SessionErrorKind =
@@ -19,13 +19,13 @@ export type SessionErrorKind =
 /** The cause of a {@link SessionError}: a name of the enum `rpcsession.v1.Reason`, or `INTERNAL`. */
 export type SessionErrorReason = Exclude<keyof typeof Reason, "UNSPECIFIED"> | "INTERNAL";
 
-/** The facts about a {@link SessionError} besides its kind and reason. */
+/** The details of a {@link SessionError}. */
 export interface SessionErrorOptions {
-  /** For people, and sent to the client: must not contain secrets or internals of the service. */
+  /** Shown to people and sent to the client. Must not contain secrets or internals of the service. */
   readonly message: string;
   /** The id of the session to which the presented token belongs, if that was proven. */
   readonly sessionId?: string;
-  /** Whether the tokens have become useless, so that their cookies are expired. Default `false`. */
+  /** Whether the tokens have become useless and should be cleared. Default `false`. */
   readonly clearTokens?: boolean;
   /** Milliseconds after which the caller should try again. */
   readonly retryAfter?: number;
@@ -37,18 +37,21 @@ export interface SessionErrorOptions {
 
 /** One requirement of a policy that a session did not meet. */
 export interface PolicyViolation {
+  /** The name of the claim, or `auth_time` for the age of the last authentication. */
   readonly claim: string;
+  /** The requirement: `present`, `one of admin, editor`, `within 600s` or `schema`, for example. */
   readonly requirement: string;
+  /** Why the claim does not meet it. Contains no value of the claim. */
   readonly message: string;
 }
 
 /**
- * The reason why a call has no verified session. The message contains no token and no other secret.
- * `server/` converts it to a `ConnectError` with a `RefreshHint`.
+ * The error of a failed session check. The message contains no token or other secret. Clients receive
+ * it as a `ConnectError` with a `RefreshHint`.
  */
 export class SessionError extends Error {
   override readonly name = "SessionError";
-  /** The meaning for the caller. */
+  /** What the caller should do. */
   readonly kind: SessionErrorKind;
   /** The cause; `INTERNAL` for a fault of the service. */
   readonly reason: SessionErrorReason;
@@ -73,7 +76,7 @@ export class SessionError extends Error {
 }
 
 /**
- * Makes the error of an outage that prevents a decision: `Unavailable`, and the client keeps its tokens.
+ * Creates the error of an outage that prevents a decision. The client keeps its tokens.
  *
  * @param message a whole sentence for the client: what failed, and what to do
  * @param cause the underlying fault, for logs; never sent

@@ -11,7 +11,7 @@ import type { SessionError } from "./errors.ts";
  */
 export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
 
-/** An event of a session. Contains no token and no other secret. */
+/** An event of a session or of its service. Contains no token or other secret. */
 export type SessionEvent =
   /** A user signed in. */
   | { readonly type: "created"; readonly sessionId: string; readonly userId: string }
@@ -78,7 +78,7 @@ export type SessionEvent =
 /** Receives every {@link SessionEvent}. Its errors and rejections are ignored. */
 export type SessionEventListener = (event: SessionEvent) => unknown;
 
-/** Combines listeners into one that never throws, so that it can be called in the middle of a decision. */
+/** Combines listeners into one that never throws, so that a broken listener cannot fail a call. */
 export function safeListener(
   ...given: readonly (SessionEventListener | undefined)[]
 ): SessionEventListener {
@@ -94,8 +94,8 @@ export function safeListener(
 }
 
 /**
- * The destination of log lines. Methods receive fields, then a message, as in pino; `console` fits as
- * well. No field contains a token or another secret.
+ * The destination of log lines. Methods receive fields, then a message, as in pino; `console` works
+ * too. No field contains a token or other secret.
  */
 export interface SessionLogger {
   info(fields: object, message: string): unknown;

@@ -12,8 +12,8 @@ export interface TimeLimit {
 }
 
 /**
- * Settles like `work`, or rejects when the time limit is over. Time that a clock skips, as a fake
- * clock does, does not count: nothing could have answered meanwhile.
+ * Settles like `work`, or rejects when the time limit is over. Time that the clock skips does not
+ * count, because the work could not make progress in it: a fake clock skips time, for example.
  */
 export function inTime<T>(work: Promise<T>, { clock, ms, keepAlive, late }: TimeLimit): Promise<T> {
   return new Promise((resolve, reject) => {
@@ -34,7 +34,7 @@ export function inTime<T>(work: Promise<T>, { clock, ms, keepAlive, late }: Time
   });
 }
 
-/** Opens a value once for all who ask for it; after a failure the next caller tries again. */
+/** Opens a value once for all callers. After a failure, the next caller tries again. */
 export class Opener<T> {
   readonly #open: () => Promise<T>;
   #opening: Promise<T> | undefined;

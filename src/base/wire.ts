@@ -16,9 +16,9 @@ export const header = {
   accessToken: "rpcsession-access-token",
   /** Response: the refresh token of a header session. */
   refreshToken: "rpcsession-refresh-token",
-  /** Response: announces early that the error of this call carries a RefreshHint. */
+  /** Response: announces in the headers that the error of this call carries a RefreshHint. */
   hint: "rpcsession-hint",
-  /** Response: the change to the session on this call, without secrets. See {@link SessionNotice}. */
+  /** Response: the change that this call made to the session, without secrets. See {@link SessionNotice}. */
   session: "rpcsession-session",
 } as const;
 
@@ -30,13 +30,16 @@ export interface SessionNotice {
   readonly event: "created" | "refreshed" | "reissued" | "ended";
   /** The id of the session. */
   readonly session: string;
-  /** The issuer. */
+  /** The issuer of the session. */
   readonly realm: string;
   /** The refresh generation of the access token. */
   readonly generation: number;
   /** The version of the claims in the access token. */
   readonly claimsVersion: number;
-  /** `exp` of the access token: seconds since 1970 by the server's clock. Use it only for comparisons. */
+  /**
+   * `exp` of the access token: seconds since 1970 by the server's clock. Compare it only with other
+   * values of this server's clock.
+   */
   readonly expiresAt: number;
   /** Milliseconds until the access token expires. */
   readonly expiresIn: number;
@@ -47,7 +50,7 @@ export interface SessionNotice {
 /** The longest token that is read, in characters. Notices have the same limit. */
 export const maxTokenLength = 8192;
 
-/** The greatest {@link noticeLength} of claims. The encoding can be three times as long as their JSON. */
+/** The maximum {@link noticeLength} of claims. The encoding can be three times as long as their JSON. */
 export const maxNoticeClaims = 3072;
 
 /** Returns the length of claims in a notice, in characters. */

@@ -22,7 +22,7 @@ this first if your servers must not create tables. It is safe to run it repeated
 Exit code: 0 success, 1 failure, 2 invalid arguments.
 `;
 
-/** Invalid arguments; the message says what is wrong with them. */
+/** Reports invalid arguments. The usage is printed below the message. */
 class UsageError extends Error {
   override readonly name: string = "UsageError";
 }
@@ -59,12 +59,12 @@ async function command(args: readonly string[]): Promise<string> {
   if (name !== "migrate") {
     // Never repeats the argument: it may be a URL with a password.
     throw new UsageError(
-      name === undefined ? 'No command given; use "migrate".' : 'Unknown command; use "migrate".',
+      name === undefined ? 'no command given; use "migrate"' : 'unknown command; use "migrate"',
     );
   }
   if (database === undefined || others.length > 0) {
     throw new UsageError(
-      `"migrate" takes exactly one database, got ${database === undefined ? 0 : others.length + 1}.`,
+      `"migrate" takes exactly one database, got ${database === undefined ? 0 : others.length + 1}`,
     );
   }
   return values.print ? printMigrations(database) : migrateDatabase(database);
@@ -105,7 +105,7 @@ interface DatabaseKind {
 const postgres: DatabaseKind = { dialect: postgresDialect, store: (url) => postgresStore(url) };
 const sqlite: DatabaseKind = { dialect: sqliteDialect, store: (file) => sqliteStore(file) };
 
-/** By the names that `--print` accepts in place of a database. */
+/** The names that `--print` accepts instead of a database. */
 const kinds: ReadonlyMap<string, DatabaseKind> = new Map([
   ["postgres", postgres],
   ["sqlite", sqlite],
@@ -115,11 +115,11 @@ function kindOf(database: string): DatabaseKind {
   if (/^postgres(ql)?:/.test(database)) {
     return postgres;
   }
-  // Repeats the scheme alone, since the rest may hold a password. One letter is a Windows drive.
+  // Repeats only the scheme, because the rest may contain a password. One letter is a Windows drive.
   const scheme = /^([a-z][a-z\d+.-]+):/i.exec(database)?.[1];
   if (scheme !== undefined) {
     throw new UsageError(
-      `"${scheme}:" is not a database with migrations; use a postgres:// URL or the path of a SQLite file.`,
+      `"${scheme}:" is not a database with migrations; use a postgres:// URL or the path of a SQLite file`,
     );
   }
   return sqlite;
@@ -133,7 +133,7 @@ function openable(database: string): SessionStore {
   }
 }
 
-/** Errors of a connection that was tried at several addresses hold their messages inside. */
+/** A connection that failed at several addresses has an AggregateError without its own message. */
 function messageOf(error: unknown): string {
   if (error instanceof AggregateError && error.message === "") {
     return error.errors.map(messageOf).join("; ");

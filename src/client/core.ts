@@ -1,6 +1,5 @@
-import { createClient } from "@connectrpc/connect";
-import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
-import { makeTransport, type ResolvedOptions } from "./options.ts";
+import type { Transport } from "@connectrpc/connect";
+import type { ResolvedOptions } from "./options.ts";
 import { Refresher } from "./refresh/refresher.ts";
 import { SignOut } from "./refresh/sign-out.ts";
 import { LocalSession } from "./state/local-session.ts";
@@ -12,15 +11,19 @@ export class SessionCore {
   readonly refresher: Refresher;
   readonly signOut: SignOut;
 
-  constructor(options: ResolvedOptions) {
-    // Without the session's interceptor, so that refreshes and sign-outs do not recur.
-    const service = createClient(SessionService, makeTransport(options, []));
+  /** @param transport without the session's interceptor, so that refreshes and sign-outs do not recur */
+  constructor(options: ResolvedOptions, transport: Transport) {
     this.options = options;
     this.local = new LocalSession(options, {
       onReplaced: () => this.refresher.reset(),
       onLateCookies: () => this.signOut.repeat(),
     });
-    this.refresher = new Refresher(options, this.local, service);
-    this.signOut = new SignOut({ options, local: this.local, refresher: this.refresher, service });
+    this.refresher = new Refresher(options, this.local, transport);
+    this.signOut = new SignOut({
+      options,
+      local: this.local,
+      refresher: this.refresher,
+      transport,
+    });
   }
 }

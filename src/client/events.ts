@@ -2,8 +2,8 @@ import type { Code } from "@connectrpc/connect";
 import type { JsonObject } from "../base/json.ts";
 
 /**
- * What a client knows about its session. Every change creates a new object, so states can be
- * compared by identity.
+ * The state of a client's session. Every change creates a new object, so states can be compared by
+ * identity.
  */
 export interface SessionState {
   /**
@@ -19,8 +19,8 @@ export interface SessionState {
   /** The issuer, once known. */
   readonly realm?: string;
   /**
-   * The claims that the service shows to this client. They are updated by a sign-in, a refresh or a
-   * change of claims. After a page load with cookies they are unknown until the first of these.
+   * The claims that the service selects with `clientClaims`. A sign-in, a refresh or a change of
+   * claims updates them. After a page load with cookies they are undefined until the first of these.
    */
   readonly claims?: JsonObject;
 }
@@ -28,7 +28,7 @@ export interface SessionState {
 /** Who ended a session: this client, the server, or another tab of the browser. */
 export type SignedOutBy = "signOut" | "server" | "otherTab";
 
-/** An event in the life of a client's session. It never contains a token or another secret. */
+/** An event of a client's session. Contains no token or other secret. */
 export type SessionClientEvent =
   | { readonly type: "signedIn"; readonly sessionId: string; readonly realm: string }
   | { readonly type: "signedOut"; readonly sessionId: string | undefined; readonly by: SignedOutBy }

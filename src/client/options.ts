@@ -1,4 +1,4 @@
-import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
+import type { Interceptor, Transport } from "@connectrpc/connect";
 import { assertMembers, type Duration, durationMs } from "../base/checks.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
@@ -8,16 +8,16 @@ import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 /** Options of {@link createSessionClient}. */
 export interface SessionClientOptions<Claims extends object = JsonObject> {
   /**
-   * Makes a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
+   * Creates a transport to the service: `(parts) => createConnectTransport({ baseUrl, ...parts })`.
    * It is called twice: for the calls of the application, and without interceptors for refresh and
    * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
    */
   readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: cookies if there is a `document`, else memory. */
+  /** Where tokens are kept. Default: `cookieTokens()` if there is a `document`, else `memoryTokens()`. */
   readonly tokens?: TokenStore;
   /**
    * The issuer of the sessions. Default: the issuer of the first session that the client receives.
-   * Set it if one page uses several services, so that its tabs can tell their sessions apart.
+   * Set it if one page uses several services, so that its tabs can distinguish their sessions.
    */
   readonly realm?: string;
   /**
@@ -35,11 +35,11 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
   readonly earlyRefresh?: number;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
-  /** Receives the events of the session. Errors that it throws are ignored. */
+  /** Receives the events of the session. Errors that it throws are ignored. Default: none. */
   readonly onEvent?: SessionClientEventListener;
 }
 
-/** The parts that a transport must be made with: `{ baseUrl, ...parts }`. */
+/** The parts to create a transport with: `createConnectTransport({ baseUrl, ...parts })`. */
 export interface TransportParts {
   /**
    * The interceptors that attach tokens and resend calls. Add your own after them:
@@ -61,7 +61,7 @@ export interface ResolvedOptions {
   readonly refreshTimeoutMs: number;
   readonly earlyRefresh: number;
   readonly clock: Clock;
-  readonly onEvent: SessionClientEventListener;
+  readonly onEvent: SessionClientEventListener | undefined;
 }
 
 const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
@@ -73,7 +73,7 @@ const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
 export function resolveOptions(options: Omit<SessionClientOptions, "claims">): ResolvedOptions {
   if (typeof options?.transport !== "function") {
     throw new TypeError(
-      "transport must be a function such as (parts) => createConnectTransport({ baseUrl, ...parts })",
+      `transport must be a function such as (parts) => createConnectTransport({ baseUrl, ...parts }), got ${typeof options?.transport}`,
     );
   }
   assertMembers("createSessionClient", options, members);
@@ -83,7 +83,9 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   }
   const { realm, onEvent } = options;
   if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
-    throw new TypeError("realm must be a non-empty string: the issuer of the sessions");
+    throw new TypeError(
+      `realm must be the issuer of the sessions, a non-empty string, got ${JSON.stringify(realm)}`,
+    );
   }
   if (onEvent !== undefined && typeof onEvent !== "function") {
     throw new TypeError(`onEvent must be a function, got ${typeof onEvent}`);
@@ -98,76 +100,8 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
     }),
     earlyRefresh,
     clock: options.clock ?? systemClock,
-    onEvent: onEvent ?? (() => {}),
+    onEvent,
   };
-}
-
-/**
- * Makes a transport and checks that the factory used its parts. Without the interceptors no call
- * would carry a token, and nothing would explain why.
- *
- * @throws TypeError if the factory ignored the parts. If it replaced the interceptors, only a refused
- *   call can show that, and then the call throws the TypeError
- */
-export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
-  let isTaken = false;
-  let isUsed = false;
-  const observed = interceptors.map(
-    (intercept): Interceptor =>
-      (next) => {
-        isUsed = true;
-        return intercept(next);
-      },
-  );
-  const fetch = sessionFetch(options.tokens);
-  const made = options.transport({
-    get interceptors() {
-      isTaken = true;
-      return observed;
-    },
-    ...(fetch && { fetch }),
-  });
-  if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
-    throw new TypeError("transport: the function must return a Connect transport");
-  }
-  if (!isTaken) {
-    throw new TypeError(
-      "transport: the function must use its parts; write createConnectTransport({ baseUrl, ...parts })",
-    );
-  }
-  return interceptors.length === 0 ? made : explainRefusals(made, () => isUsed);
-}
-
-/**
- * Wraps a transport to explain refusals before the first call has passed the interceptors. Setting
- * `interceptors` next to `...parts` replaces them, and then no call ever carries a token.
- */
-function explainRefusals(made: Transport, isUsed: () => boolean): Transport {
-  const explain = (error: unknown): never => {
-    const isRefused = error instanceof ConnectError && error.code === Code.Unauthenticated;
-    if (isRefused && !isUsed()) {
-      throw new TypeError(
-        "transport: the function replaced the interceptors of its parts; write interceptors: [...parts.interceptors, yours]",
-        { cause: error },
-      );
-    }
-    throw error;
-  };
-  const run = <T>(call: () => Promise<T>): Promise<T> =>
-    isUsed() ? call() : call().catch(explain);
-  return {
-    unary: (...call) => run(() => made.unary(...call)),
-    stream: (...call) => run(() => made.stream(...call)),
-  };
-}
-
-function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
-  if (typeof globalThis.fetch !== "function") {
-    return undefined;
-  }
-  const cookies = tokens.transport === "cookie" ? ({ credentials: "include" } as const) : {};
-  // A redirect could carry the Authorization header to another site.
-  return (input, init) => globalThis.fetch(input, { ...init, ...cookies, redirect: "error" });
 }
 
 function defaultTokens(): TokenStore {

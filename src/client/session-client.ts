@@ -1,10 +1,10 @@
 import { Code, ConnectError, type Interceptor, type Transport } from "@connectrpc/connect";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
 import { race, type SessionCallOptions, withDeadline } from "./call/deadline.ts";
-import { sessionInterceptor } from "./call/interceptor.ts";
+import { makeTransport, sessionInterceptor } from "./call/interceptor.ts";
 import { SessionCore } from "./core.ts";
 import type { SessionState } from "./events.ts";
-import { makeTransport, resolveOptions, type SessionClientOptions } from "./options.ts";
+import { resolveOptions, type SessionClientOptions } from "./options.ts";
 import {
   type AllResumeOptions,
   type CursorOptions,
@@ -16,11 +16,11 @@ import {
 /** A client's session with a service. */
 export interface SessionClient<Claims extends object = JsonObject> {
   /**
-   * The transport for `createClient(Service, session.transport)`. Its calls carry the tokens, and
-   * are refreshed and sent again if their token has expired.
+   * The transport for `createClient(Service, session.transport)`. Its calls carry the tokens. A call
+   * that is refused because its token has expired is sent again after a refresh.
    */
   readonly transport: Transport;
-  /** The interceptor of `transport`, for a transport that is made elsewhere. Put it first. */
+  /** The interceptor of `transport`, for a transport that you create yourself. Put it first. */
   readonly interceptor: Interceptor;
   /** The state of the session. The same object until something changes. */
   readonly state: SessionState;
@@ -44,14 +44,14 @@ export interface SessionClient<Claims extends object = JsonObject> {
    *
    * @throws ConnectError Unauthenticated if there is no session or it is over; Unavailable if the
    *   service could not be reached in time, in which case the session is kept; Aborted if the
-   *   session changed during the refresh; Canceled or DeadlineExceeded by `options`
+   *   session changed during the refresh; Canceled or DeadlineExceeded as set by `options`
    */
   refresh(options?: SessionCallOptions): Promise<void>;
   /**
    * Returns a stream that outlives its access token and its connection. It calls `open` again when
    * the server ended the stream because the token expired, and after a pause when the server could
-   * not be reached. It refreshes ahead of time, to keep the gap short. The stream ends with its own
-   * end, with the session, and with any other error.
+   * not be reached. It refreshes ahead of time, to keep the gap short. The result ends when
+   * the stream itself ends, when the session ends, or with any other error.
    *
    * ```ts
    * const orders = session.resume((after, call) => client.watchOrders({ after }, call), {
@@ -74,13 +74,14 @@ export interface SessionClient<Claims extends object = JsonObject> {
   resume<M>(open: OpenStream<M, undefined>, options?: ResumeOptions): AsyncIterable<M>;
   /**
    * Signs out: locally at once, whatever happens, and then on the server. In cookie mode it first
-   * waits for a running refresh. Waits as long as a refresh may take, unless `options` says otherwise.
+   * waits for a running refresh. Each wait ends after `refreshTimeout` unless `options` sets another
+   * limit.
    *
-   * @throws ConnectError if the server could not be reached. In cookie mode the cookies still exist
-   *   then; call it again
+   * @throws ConnectError if the server could not be reached. In cookie mode the cookies then still
+   *   exist; call `signOut` again
    */
   signOut(options?: SessionCallOptions): Promise<void>;
-  /** Stops listening to other tabs. Everything else continues to work. */
+  /** Stops exchanging messages with other tabs. Everything else continues to work. */
   close(): void;
 }
 
@@ -101,7 +102,7 @@ export function createSessionClient<Claims extends object = JsonObject>(
   options: SessionClientOptions<Claims>,
 ): SessionClient<Claims> {
   const resolved = resolveOptions(options);
-  const core = new SessionCore(resolved);
+  const core = new SessionCore(resolved, makeTransport(resolved, []));
   const { local } = core;
   const interceptor = sessionInterceptor(core);
   const transport = makeTransport(resolved, [interceptor]);
@@ -138,7 +139,7 @@ async function refresh(
   call: SessionCallOptions,
 ): Promise<void> {
   try {
-    await withDeadline(options.clock, call, async ({ signal }) => {
+    await withDeadline(options.clock, call, async (signal) => {
       await race(local.ready() ?? Promise.resolve(undefined), signal);
       if (!refresher.canRefresh()) {
         throw new ConnectError("there is no session to refresh; sign in", Code.Unauthenticated);
@@ -171,7 +172,7 @@ function claimsReader<Claims extends object>(
   }
   if (typeof schema?.["~standard"]?.validate !== "function") {
     throw new TypeError(
-      "claims must be a schema of zod, valibot, arktype or another library that implements Standard Schema",
+      `claims must be a schema of zod, valibot, arktype or another library that implements Standard Schema, got ${typeof schema}`,
     );
   }
   let seen: JsonObject | undefined;
@@ -191,7 +192,7 @@ function validated<Claims extends object>(
 ): Claims | undefined {
   const result = schema["~standard"].validate(claims);
   if (result instanceof Promise) {
-    throw new TypeError("claims must be a schema that validates synchronously");
+    throw new TypeError("claims must be a schema that validates synchronously, got a promise");
   }
   return result.issues === undefined ? result.value : undefined;
 }

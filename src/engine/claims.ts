@@ -38,7 +38,7 @@ export class ClaimsRule {
   /**
    * Validates the claims of a token and returns them as handlers see them. Returns the same object
    * for the same claims, without a promise if they were read before.
-   * @throws SessionError `forbidden`, `CLAIM_REJECTED`, if they do not match (any more)
+   * @throws SessionError `forbidden`, `CLAIM_REJECTED`, if they do not match, or no longer do
    */
   read(claims: JsonObject): JsonObject | Promise<JsonObject> {
     return this.#reader.read(claims);
@@ -82,7 +82,7 @@ class SchemaClaims implements ClaimsReader {
   constructor(schema: ClaimsSchema) {
     this.#validate = (value) => {
       const failed = (cause: unknown): never => {
-        throw serviceFault("the schema of the option claims", cause);
+        throw serviceFault("the schema of the option claims threw an error", cause);
       };
       try {
         const result = schema["~standard"].validate(value);
@@ -139,16 +139,17 @@ function selectForClient(clientClaims: ClientClaims<never>, claims: JsonObject):
   try {
     selected = withoutUndefined(clientClaims(claims as never));
   } catch (cause) {
-    throw serviceFault("the option clientClaims", cause);
+    throw serviceFault("the option clientClaims threw an error", cause);
   }
   try {
     assertUserClaims(selected);
   } catch (error) {
     throw new TypeError(`clientClaims: ${(error as Error).message}`, { cause: error });
   }
-  if (noticeLength(selected) > maxNoticeClaims) {
+  const length = noticeLength(selected);
+  if (length > maxNoticeClaims) {
     throw new TypeError(
-      `clientClaims returned more than the ${maxNoticeClaims} characters that fit a header; select fewer claims`,
+      `clientClaims must return at most ${maxNoticeClaims} characters after form encoding, got ${length}; select fewer claims`,
     );
   }
   return selected;
@@ -157,7 +158,7 @@ function selectForClient(clientClaims: ClientClaims<never>, claims: JsonObject):
 type Result = StandardSchemaV1.Result<object>;
 type Issues = readonly StandardSchemaV1.Issue[];
 
-/** Frozen, because all calls with a token share one object: one handler must not change it for others. */
+/** Freezes deeply, because all calls with a token share one object that no handler may change. */
 function frozen<T>(value: T): T {
   if (typeof value === "object" && value !== null && !Object.isFrozen(value)) {
     Object.freeze(value);
@@ -167,7 +168,7 @@ function frozen<T>(value: T): T {
 }
 
 /**
- * Like `frozen`, but also enters frozen objects: a read-only schema may freeze only the outermost one.
+ * Like `frozen`, but also visits frozen objects: a read-only schema may freeze only the outermost one.
  * @param known objects already visited, because a schema's output may contain cycles
  */
 function frozenThroughout<T>(value: T, known = new Set<unknown>()): T {
@@ -181,7 +182,7 @@ function frozenThroughout<T>(value: T, known = new Set<unknown>()): T {
   return value;
 }
 
-/** Removes members that are undefined, like JSON does. Keeps values that are not JSON, to be refused. */
+/** Removes undefined members, as JSON does. Keeps values that are not JSON, so that they are refused. */
 function withoutUndefined(value: unknown, depth = 0): unknown {
   if (typeof value !== "object" || value === null || depth > maxDepth) {
     return value;
@@ -200,9 +201,9 @@ function withoutUndefined(value: unknown, depth = 0): unknown {
   );
 }
 
-/** An error thrown by code of the service goes to its logs only: its text may contain a value. */
-function serviceFault(what: string, cause: unknown): SessionError {
-  return new SessionError("general", "INTERNAL", { message: `${what} threw`, cause });
+/** An error thrown by the service's own code goes only to its logs, because it may contain a value. */
+function serviceFault(message: string, cause: unknown): SessionError {
+  return new SessionError("general", "INTERNAL", { message, cause });
 }
 
 /** Leaves out the issues of the schema, which may contain values. */

@@ -34,7 +34,10 @@ export interface RefreshOptions {
    * from "0s" to "1h".
    */
   readonly settle?: Duration;
-  /** The longest time that a client waits for a refresh: its `refreshTimeout`. Default "10s". */
+  /**
+   * The longest time that a client waits for a refresh: its `refreshTimeout`. Shorter than `overlap`.
+   * Default "10s".
+   */
   readonly clientTimeout?: Duration;
 }
 

@@ -3,7 +3,7 @@ import type { EndedBy, SessionRecord, Stored } from "./store.ts";
 
 /**
  * Milliseconds after a sign-out or a replacement during which late calls of the session do not clear
- * tokens: the call that ended it has done so, and the client may hold those of its next session.
+ * tokens: the call that ended it has already done so, and the client may hold newer tokens.
  */
 const ownEndGrace = 60_000;
 

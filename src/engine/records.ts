@@ -29,8 +29,8 @@ const retries = 256;
 /**
  * Changes claims and private data with optimistic concurrency.
  *
- * Both methods throw a SessionError: `unauthorized` if there is no such live session, `unavailable`
- * if the store cannot be reached or too many requests change the session at once.
+ * Both methods throw a SessionError: `unauthorized` if the session is not live, `unavailable` if
+ * the store cannot be reached or too many requests change the session at once.
  */
 export class RecordUpdates {
   readonly #options: RecordUpdatesOptions;

@@ -3,7 +3,7 @@ import type { TokenTransport } from "../base/wire.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { Device, SessionRecord } from "./store.ts";
 
-/** A verified session: who is calling. The form that services without a store get. */
+/** A verified session: who is calling. Services that only verify tokens receive this form. */
 export interface VerifiedSession<Claims extends object = JsonObject> {
   /** Identifies the session. Not a secret, and not proof of anything. */
   readonly id: string;
@@ -29,27 +29,27 @@ export interface VerifiedSession<Claims extends object = JsonObject> {
  * A verified session: who is calling, with methods to read, change and end it.
  *
  * Its methods reject with a SessionError: `unavailable` if the store cannot be reached,
- * `unauthorized` if the session has ended meanwhile. Nothing has changed then.
+ * `unauthorized` if the session has ended in the meantime. In both cases nothing has changed.
  */
 export interface Session<Claims extends object = JsonObject> extends VerifiedSession<Claims> {
   /**
    * Changes the claims. The response of this call carries an access token with the new claims, even
-   * if the handler throws afterwards. The new token expires when the present one would.
+   * if the handler throws afterwards. The new token expires at the same time as the current one.
    *
    * Uses optimistic concurrency: if another write gets in first, the change is applied again to the
    * new value. A function may therefore run several times and should have no side effects.
    *
-   * @param change members to set, with `undefined` to remove a member; or a function from the present
+   * @param change members to set, with `undefined` to remove a member; or a function from the current
    * claims to the new ones
    * @example `await session.updateClaims({ role: "admin" })`
-   * @throws ConnectError `Internal` if the new claims match neither the schema nor the size limit of
-   * the token, if the patch sets a member that the schema drops, or if the response headers were
-   * already sent, as with the first message of a stream
+   * @throws ConnectError `Internal` if the new claims do not match the schema or make the token too
+   * large, if the patch sets a member that the schema drops, or if the response headers were already
+   * sent, as with the first message of a stream
    */
   updateClaims(change: ClaimsChange<Claims>): Promise<void>;
   /** Reads the session's private data, which only the service sees: no token contains it. */
   data(): Promise<JsonObject>;
-  /** Changes the private data in the same way as `updateClaims`; returns the new data. */
+  /** Changes the private data, as `updateClaims` changes claims, and returns the new data. */
   updateData(change: DataChange): Promise<JsonObject>;
   /** Reads the session's record from the store. */
   info(): Promise<SessionInfo<Claims>>;
@@ -63,7 +63,7 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
   revoke(): Promise<void>;
   /**
    * Ends all other sessions of the user; if this session has a tenant, only those in that tenant.
-   * Reads first whether this session is still live.
+   * First checks that this session is still live.
    * @returns the ids of the sessions that this call ended
    */
   revokeOthers(): Promise<readonly string[]>;
@@ -71,7 +71,7 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
 
 /**
  * A change of claims: members to set, with `undefined` to remove a member; or a function that
- * receives a copy of the present claims and returns the new ones.
+ * receives a copy of the current claims and returns the new ones.
  */
 export type ClaimsChange<Claims extends object> =
   | { readonly [Name in keyof Claims]?: Claims[Name] | undefined }
@@ -79,13 +79,13 @@ export type ClaimsChange<Claims extends object> =
 
 /**
  * A change of private data: members to set, with `undefined` to remove a member; or a function that
- * receives a copy of the present data and returns the new data.
+ * receives a copy of the current data and returns the new data.
  */
 export type DataChange =
   | { readonly [name: string]: unknown }
   | ((data: JsonObject) => object | Promise<object>);
 
-/** A session as the store has it. Contains no token and no other secret. */
+/** A session as it is stored. Contains no token or other secret. */
 export interface SessionInfo<Claims extends object = JsonObject> {
   readonly id: string;
   readonly userId: string;
@@ -95,7 +95,7 @@ export interface SessionInfo<Claims extends object = JsonObject> {
   readonly createdAt: Date;
   /** When the user last authenticated. */
   readonly authTime: Date;
-  /** When the session was last refreshed. Calls in between do not update it. */
+  /** When the session was last refreshed. Other calls do not update it. */
   readonly lastSeenAt: Date;
   /** When the session ends unless it is refreshed. */
   readonly idleExpiresAt: Date;

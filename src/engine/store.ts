@@ -7,8 +7,11 @@ export type { EndedBy } from "../base/events.ts";
 
 /** The device on which a session was created. */
 export interface Device {
+  /** The `User-Agent` header of the sign-in, cut to 512 characters. */
   readonly userAgent?: string;
+  /** The address that the option `clientIp` returned. */
   readonly ip?: string;
+  /** The label that was passed to the sign-in. */
   readonly label?: string;
 }
 
@@ -25,8 +28,8 @@ export interface SessionRecord {
   /** Number of the current refresh token, from 0. */
   readonly generation: number;
   /**
-   * When the current generation was confirmed: its client has it and will not present an older one.
-   * Null before.
+   * When the current generation was confirmed: the client has its refresh token and will not present
+   * an older one. Null if it is not confirmed yet.
    */
   readonly confirmedAt: number | null;
   /** When the generation was first minted. */
@@ -72,7 +75,7 @@ export interface NewSession {
   readonly idle: number;
   /** The session ends after this many milliseconds at the latest. */
   readonly absolute: number;
-  /** A point in time at which the session ends, if that is before the end of `absolute`; null for none. */
+  /** When the session ends at the latest, if that is before the end of `absolute`; null for none. */
   readonly endsBy: number | null;
   /** Stored unchanged; see `SessionRecord`. */
   readonly accessLife: number | null;
@@ -115,17 +118,17 @@ export type Inserted =
       readonly refused: "limit" | "notLive";
     };
 
-/** New claims or private data for one session. */
+/** The argument of `update`: new claims or private data for one session. */
 export interface SessionUpdate {
   readonly id: string;
   /** Applied only if the record still has this `version`, is not revoked and has not expired. */
   readonly version: number;
   /**
    * All of the new claims. Increments `claimsVersion` and appends to the change log. Absent to keep
-   * the present ones.
+   * the current ones.
    */
   readonly claims?: JsonObject;
-  /** All of the new private data. Absent to keep the present data. */
+  /** All of the new private data. Absent to keep the current data. */
   readonly data?: JsonObject;
 }
 
@@ -140,7 +143,7 @@ export interface SessionPage {
   /** Live sessions, newest first by `createdAt`; by descending id if the times are equal. */
   readonly records: readonly SessionRecord[];
   readonly now: number;
-  /** The opaque start of the next page; absent on the last page. */
+  /** An opaque cursor at which the next page starts; absent on the last page. */
   readonly cursor?: string;
 }
 
@@ -199,7 +202,7 @@ export interface EndedEntry {
   readonly kind: "revoked";
   readonly session: string;
   readonly endedBy: EndedBy;
-  /** When, by the store's clock. */
+  /** When it ended, by the store's clock. */
   readonly at: number;
 }
 
@@ -208,7 +211,7 @@ export interface ClaimsEntry {
   readonly kind: "claims";
   readonly session: string;
   readonly claimsVersion: number;
-  /** When, by the store's clock. */
+  /** When they changed, by the store's clock. */
   readonly at: number;
 }
 
@@ -244,8 +247,8 @@ export interface StoreContext {
 }
 
 /**
- * Stores sessions, signing keys and the change log. A store keeps, compares and counts; the engine
- * makes all decisions.
+ * Stores sessions, signing keys and the change log. The store guarantees atomicity; the engine makes
+ * all decisions.
  *
  * - Every method is atomic, also with respect to other processes.
  * - Missing, ended and expired records are results, not errors. `load` returns ended and expired

@@ -4,7 +4,7 @@ import type { JsonWebKeySet } from "../jwt/jwk.ts";
 
 /** A source of public keys, such as the object that `createSessions` returns. */
 export interface JwksSource {
-  /** Rejects if the keys are not available now. */
+  /** Returns the public keys. Rejects if they are not available. */
   jwks(): Promise<JsonWebKeySet>;
 }
 
@@ -18,9 +18,9 @@ export interface JwksHandlerOptions {
 export type JwksHandler = (request: Request) => Promise<Response | undefined>;
 
 /**
- * Seconds for which others may cache the response. Together with the minute for which this server
- * may have cached it, and the fetch interval of a verifier, this must stay below the 10 minutes for
- * which a key is published before it signs.
+ * Seconds for which others may cache the response. A new key is published 10 minutes before it signs.
+ * This time, the minute for which this server caches keys, and the fetch interval of a verifier must
+ * together be shorter than that.
  */
 const maxAge = 300;
 /** Seconds after which a client may try again if the keys are not available. */
@@ -104,8 +104,8 @@ export type NodeFallback = (
 ) => void;
 
 /**
- * Does the same as `jwksHandler` for Node: as the option `fallback` of `connectNodeAdapter`, as a
- * listener of a plain server, or as Express middleware.
+ * The Node.js version of `jwksHandler`: use it as the option `fallback` of `connectNodeAdapter`, as
+ * the listener of a plain server, or as Express middleware.
  *
  * @param sessions the object that `createSessions` returned
  * @throws TypeError if the path does not begin with "/"
@@ -143,7 +143,7 @@ async function respond(
   method: string | undefined,
 ): Promise<PlainResponse> {
   const known = method === "GET" || method === "HEAD";
-  // The request headers do not matter. Request rejects TRACE, which POST stands for: both get 405.
+  // The request headers do not matter. `Request` rejects TRACE, so POST replaces it: both get 405.
   const request = new Request(`http://localhost${path}`, { method: known ? method : "POST" });
   const response = (await handle(request)) ?? new Response(null, { status: 404 });
   return {

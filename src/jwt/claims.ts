@@ -45,13 +45,16 @@ const ownClaimNames: ReadonlySet<string> = new Set([
   ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
 ]);
 
-/** The names that a user's claims must not have at the root: the token's own, and those that mislead readers. */
+/** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
 export const reservedClaimNames: ReadonlySet<string> = new Set([
   ...ownClaimNames,
   ...["cnf", "__proto__", "constructor", "prototype"],
 ]);
 
-/** Makes the payload of a token; the reverse of {@link fromPayload}. The token's own claims take precedence. */
+/**
+ * Creates the payload of a token; the reverse of {@link fromPayload}. The token's own claims take
+ * precedence.
+ */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
   const { tid, ...always } = own;
   return { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };
@@ -73,7 +76,7 @@ export function checkedPayload(claims: TokenClaims): JsonObject {
 /**
  * Reads the claims of a payload. A claim of the wrong type is never treated as absent.
  *
- * Checks only the types: issuer, audience and time are up to the verifier. `nbf` may be present, as a
+ * Checks only the types: the verifier checks issuer, audience and time. `nbf` may be present, as a
  * time. A reserved name without a meaning here, such as `cnf` (RFC 7800), is rejected rather than
  * ignored.
  *
@@ -110,7 +113,7 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   return { ...ids, ...times, gen, cv, transport, claims };
 }
 
-/** Collects the claims that are not the token's own. They have no prototype: a name finds a claim or nothing. */
+/** Collects the claims that are not the token's own. They have no prototype, so a lookup finds only claims. */
 function userClaims(payload: JsonObject): JsonObject | undefined {
   const claims: Record<string, JsonValue> = {};
   for (const name of Object.keys(payload)) {
@@ -140,7 +143,7 @@ function isText(value: unknown): value is string {
  * Checks that a token can carry claims unchanged: the strict parser reads accepted claims back as
  * equal values. A message names a claim, never its value.
  *
- * @throws TypeError that says what to change: a reserved name, or a value that is not plain JSON
+ * @throws TypeError for a reserved name or a value that is not plain JSON
  */
 export function assertUserClaims(claims: unknown): asserts claims is JsonObject {
   if (!isPlainObject(claims)) {

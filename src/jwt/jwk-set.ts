@@ -4,16 +4,16 @@ import { importVerificationKey, type VerificationKey } from "./keys.ts";
 /** Verification keys by their ids. */
 export type KeySet = ReadonlyMap<string, VerificationKey>;
 
-/** The most keys of a set, and therefore the most keys that a service publishes. */
+/** The maximum number of keys in a set, and therefore of keys that a service publishes. */
 export const maxKeys = 64;
 
 /**
  * Reads a JWK set (RFC 7517 §5). Skips keys that cannot be used, as the RFC requires: other types,
- * other uses, weak keys, and keys that everybody can sign with, because they are shared secrets or
- * published private keys.
+ * other uses, weak keys, and keys that anyone can sign with (shared secrets and published private
+ * keys).
  *
- * @throws TypeError when the value is not a JWK set, has more than {@link maxKeys} keys or no usable
- *   one, or has two keys with the same id
+ * @throws TypeError when the value is not a JWK set, has more than {@link maxKeys} keys, has no
+ *   usable key, or has two keys with the same id
  */
 export async function readKeySet(
   value: unknown,
@@ -33,7 +33,7 @@ export async function readKeySet(
   }
   if (byKid.size === 0) {
     throw new TypeError(
-      "JWK set: it has no key that can verify access tokens; add a public key for ES256, EdDSA or RS256",
+      "JWK set: no key can verify access tokens; add a public key for ES256, EdDSA or RS256",
     );
   }
   return byKid;
@@ -68,10 +68,12 @@ export class KeySetReader {
 export function keysOf(value: unknown): readonly JsonWebKey[] {
   const keys: unknown = isObject(value) ? value.keys : undefined;
   if (!Array.isArray(keys)) {
-    throw new TypeError('JWK set: it must be an object with an array "keys"');
+    throw new TypeError('JWK set: the value must be an object with an array "keys"');
   }
   if (keys.length > maxKeys) {
-    throw new TypeError(`JWK set: it must have at most ${maxKeys} keys, got ${keys.length} keys`);
+    throw new TypeError(
+      `JWK set: a set must have at most ${maxKeys} keys, got ${keys.length} keys`,
+    );
   }
   return keys.filter(isObject) as unknown as readonly JsonWebKey[];
 }
@@ -92,5 +94,5 @@ function isObject(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 function ambiguous(): TypeError {
-  return new TypeError('JWK set: two keys have the same "kid"; give each key an id of its own');
+  return new TypeError('JWK set: two keys have the same "kid"; give each key a unique one');
 }

@@ -20,7 +20,7 @@ interface SigningAlgorithmFacts {
   readonly members: { readonly public: readonly string[]; readonly private: readonly string[] };
 }
 
-/** All supported algorithms. No two share a type of key, so a key has exactly one algorithm. */
+/** All supported algorithms. Each has its own type of key, so a key has exactly one algorithm. */
 export const signingAlgorithms: Readonly<Record<SigningAlgorithm, SigningAlgorithmFacts>> = {
   ES256: {
     kty: "EC",
@@ -52,7 +52,7 @@ export function isSigningAlgorithm(alg: unknown): alg is SigningAlgorithm {
 
 /**
  * Returns the algorithm named by the `alg` of a token or JWK. "Ed25519" is the newer name of "EdDSA"
- * (RFC 9864 §2.2). It is read, but the old name is written, because some verifiers know only that.
+ * (RFC 9864 §2.2). Both are read. Only the old name is written, because some verifiers support no other.
  */
 export function algorithmNamed(alg: unknown): SigningAlgorithm | undefined {
   const name = alg === "Ed25519" ? "EdDSA" : alg;
@@ -63,7 +63,7 @@ export function algorithmNamed(alg: unknown): SigningAlgorithm | undefined {
  * Determines the algorithm of a key, and checks that the key is strong enough and meant for
  * `operation` (RFC 7517 §4). Does not check curve points and primes; the import does.
  *
- * @throws TypeError that says what to change
+ * @throws TypeError if the key is not supported, too weak or not meant for `operation`
  */
 export function checkJwk(jwk: JWK, operation: "sign" | "verify"): SigningAlgorithm {
   const alg = algorithmOf(jwk);
@@ -122,7 +122,9 @@ function algorithmOf(jwk: JWK): SigningAlgorithm {
   });
   if (alg === undefined) {
     const why =
-      jwk.kty === "oct" ? " (everybody who verifies with a shared secret can sign with it)" : "";
+      jwk.kty === "oct"
+        ? " (anyone who can verify with a shared secret can also sign with it)"
+        : "";
     throw new TypeError(
       `JWK: the type of key is not supported${why}; use "kty": "EC" with "crv": "P-256", "kty": "OKP" with "crv": "Ed25519", or "kty": "RSA"`,
     );
@@ -137,7 +139,7 @@ function checkHalf(jwk: JWK, operation: "sign" | "verify"): void {
   if (operation === "sign") {
     if (typeof jwk.d !== "string") {
       throw new TypeError(
-        'JWK: a public key cannot sign; give the private key, with its member "d"',
+        'JWK: a public key cannot sign; pass the private key, which has the member "d"',
       );
     }
     return;
@@ -154,15 +156,15 @@ function pick(jwk: JWK, names: readonly string[]): JWK {
   ) as JWK;
 }
 
-/** The accepted lengths of an RSA modulus (RFC 7518 §3.3); longer ones only make calls slow. */
+/** The accepted lengths of an RSA modulus in bits (RFC 7518 §3.3). Longer ones only make calls slow. */
 const rsaBits = { min: 2048, max: 8192 } as const;
-/** The least public exponent (FIPS 186-5 §5.4): 1 signs nothing, small ones make forgery easier. */
+/** The minimum public exponent (FIPS 186-5 §5.4). Small ones make forgery easier, and 1 makes it trivial. */
 const leastExponent = 65_537n;
 
 /**
  * Checks the strength of an RSA public key.
  * @param members `n` and `e` of a JWK
- * @throws TypeError that says what to change
+ * @throws TypeError if the key is weak
  */
 function assertStrongRsa({ n, e }: { readonly n: unknown; readonly e: unknown }): void {
   const modulus = readNumber(n);
@@ -187,7 +189,7 @@ function assertStrongRsa({ n, e }: { readonly n: unknown; readonly e: unknown })
 }
 
 function readNumber(text: unknown): bigint | undefined {
-  // Longer than the longest accepted key: not worth the arithmetic.
+  // A longer text exceeds the longest accepted key, so it is not decoded.
   if (typeof text !== "string" || text === "" || text.length > 2048) {
     return undefined;
   }

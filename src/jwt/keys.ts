@@ -17,7 +17,7 @@ import {
   signingAlgorithmNames,
 } from "./jwk.ts";
 
-/** A key of this process: either half of a pair. */
+/** A private or public key that this process holds. */
 interface LocalKey {
   readonly alg: SigningAlgorithm;
   readonly key: CryptoKey;
@@ -133,7 +133,7 @@ export async function readPem(pem: string, operation: "sign" | "verify"): Promis
 /** The label of a PEM text with a key for an operation (RFC 7468 §10, §13). */
 const labels = { sign: "PRIVATE KEY", verify: "PUBLIC KEY" } as const;
 
-/** @throws TypeError when the text is not PEM in the supported form; the message says how to convert it */
+/** @throws TypeError when the text is not PEM in the supported form; the message explains the conversion */
 export function assertPem(pem: string, operation: "sign" | "verify"): void {
   const label = labels[operation];
   if (pem.includes(`-----BEGIN ${label}-----`) && pem.includes(`-----END ${label}-----`)) {
@@ -217,14 +217,14 @@ const webCryptoParameters: Readonly<
   EdDSA: { name: "Ed25519" },
 };
 
-/** The hash that Node needs to know; Ed25519 has a fixed one. */
+/** The hash to pass to Node; null for Ed25519, which has a fixed one. */
 const nodeHashes = { ES256: "sha256", RS256: "sha256", EdDSA: null } as const;
 
 type NodeKey = Parameters<NodeCrypto["verify"]>[2];
 const nodeKeys = new WeakMap<CryptoKey, NodeKey>();
 const nodeSigningKeys = new WeakMap<CryptoKey, ReturnType<NodeCrypto["createPrivateKey"]>>();
 
-/** @throws TypeError for a key that is not meant for verifying: Node would use it all the same */
+/** @throws TypeError for a key that is not meant for verifying, because Node would use it anyway */
 function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
   const known = nodeKeys.get(key);
   if (known !== undefined) {
@@ -241,11 +241,11 @@ function nodeKeyOf({ alg, key }: LocalKey, { KeyObject }: NodeCrypto): NodeKey {
 }
 
 /**
- * Makes {@link signWith} use node:crypto for a key. Node needs the JWK for that: it cannot convert a
+ * Makes {@link signWith} use node:crypto for a key. Node needs its JWK, because it cannot convert a
  * CryptoKey that is not extractable.
  */
 function signOnThisThread({ alg, key }: LocalKey, jwk: JWK): void {
-  // RSA signatures take long, so they stay on Web Crypto's thread and leave this one free.
+  // RSA signatures are slow, so Web Crypto computes them on another thread.
   if (nodeCrypto === undefined || alg === "RS256") {
     return;
   }
@@ -253,6 +253,6 @@ function signOnThisThread({ alg, key }: LocalKey, jwk: JWK): void {
     // Without `dsaEncoding`: options next to a key cost Node as much as half a signature.
     nodeSigningKeys.set(key, nodeCrypto.createPrivateKey({ key: { ...jwk }, format: "jwk" }));
   } catch {
-    // Another runtime's partial node:crypto. Web Crypto has read the same key.
+    // Some runtimes implement node:crypto only partly. Web Crypto has read the same key.
   }
 }

@@ -17,15 +17,15 @@ interface RemoteKeysOptions {
   readonly clockSkew: number;
 }
 
-/** The least milliseconds between the starts of two fetches, successful or not. */
+/** Minimum milliseconds between the starts of two fetches, successful or not. */
 const cooldown = 30_000;
-/** How long fetched keys are fresh, in milliseconds: what the response says, within these bounds. */
-const freshness = { min: cooldown, max: 3_600_000, unsaid: 300_000 } as const;
-/** The part of that time after which keys are fetched again in the background. */
+/** How long fetched keys are fresh, in milliseconds: as the response specifies, within these bounds. */
+const freshness = { min: cooldown, max: 3_600_000, unspecified: 300_000 } as const;
+/** The fraction of that time after which keys are fetched again in the background. */
 const refreshAfter = 0.8;
-/** Milliseconds for which keys are used at most when they cannot be fetched again. */
+/** Maximum milliseconds for which keys are used if they cannot be fetched again. */
 const staleMax = 86_400_000;
-/** Milliseconds of a whole fetch, and bytes of its body. */
+/** The maximum duration of a fetch in milliseconds, and the maximum size of its body. */
 const limits = { timeout: 5_000, maxBytes: 256 * 1024 } as const;
 
 /** Fetched keys and their times, which are monotonic and in milliseconds. */
@@ -37,12 +37,12 @@ interface Fetched {
 }
 
 /**
- * The keys of an issuer, fetched from the URL where it publishes them: at most once in 30 s, by one
- * request at a time, and in the background while the known keys are still fresh. During an outage the
- * known keys stay in use for 24 h.
+ * The keys of an issuer, fetched from the URL where it publishes them: at most once every 30 s, by
+ * one request at a time, and in the background while the known keys are still fresh. During an
+ * outage the known keys stay in use for 24 h.
  *
  * jose's createRemoteJWKSet is not used for two reasons. It counts its cooldown from the last success,
- * so that an endpoint that is down receives a request per call. And it cannot distinguish "unknown"
+ * so an endpoint that is down would receive a request per call. And it cannot distinguish "unknown"
  * from "not known yet".
  */
 export class RemoteKeys {
@@ -109,7 +109,10 @@ export class RemoteKeys {
     return found;
   }
 
-  /** Resolves when the keys are fresh, or as good as possible. @throws SessionError `unavailable` */
+  /**
+   * Resolves when the keys are fresh, or in an outage when they are at most 24 h old.
+   * @throws SessionError `unavailable`
+   */
   async #fresh(): Promise<void> {
     if (this.#fetched !== undefined && this.#age() < this.#fetched.freshFor) {
       return;
@@ -138,8 +141,8 @@ export class RemoteKeys {
     this.#attemptedAt = begun;
     try {
       const { value, maxAge, age } = await fetchJson(url, this.#options);
-      const { min, max, unsaid } = freshness;
-      const lasts = maxAge === undefined ? unsaid : (maxAge - age) * 1000;
+      const { min, max, unspecified } = freshness;
+      const lasts = maxAge === undefined ? unspecified : (maxAge - age) * 1000;
       this.#fetched = {
         keys: await this.#reader.read(value),
         at: begun - age * 1000,
@@ -179,7 +182,7 @@ export class RemoteKeys {
   }
 }
 
-/** A document, and what the response says about its age. */
+/** A JSON document, and its age as reported by the response. */
 interface FetchedJson {
   readonly value: JsonObject;
   /** Seconds, from `Cache-Control: max-age`; 0 with `no-store` or `no-cache`. */
@@ -189,8 +192,8 @@ interface FetchedJson {
 }
 
 /**
- * Fetches one JSON object. Does not follow redirects. Rejects when there is no response in time, and
- * for a status other than 200, a body that is too long, and anything but a JSON object.
+ * Fetches one JSON object. Does not follow redirects. Rejects if there is no response in time, if its
+ * status is not 200, or if its body is too long or not a JSON object.
  */
 async function fetchJson(
   url: string,

@@ -6,13 +6,14 @@ import type { VerificationKey } from "./keys.ts";
 /** Limits of the cache of verified access tokens. */
 export interface VerifiedCacheOptions {
   /**
-   * The most access tokens in the cache. The signature of a cached token is not computed again.
-   * Default 50,000; 0 turns the cache off. The half that was used last is never dropped.
+   * The maximum number of access tokens in the cache: an integer, at least 0. The signature of a
+   * cached token is not verified again. The most recently used half is never dropped. Default 50,000;
+   * 0 turns the cache off.
    */
   readonly entries?: number;
   /**
-   * The most memory that cached tokens may use, in bytes. Estimated as 1,000 for each token plus
-   * twice its length. Default 2,500 for each of `entries`.
+   * The maximum memory for cached tokens, in bytes: an integer, at least 0. A token is estimated to
+   * take 1,000 bytes plus twice its length. Default 2,500 for each of `entries`.
    */
   readonly bytes?: number;
 }
@@ -61,14 +62,14 @@ const generationLife = 600_000;
 const tokensPerSession = 8;
 
 /**
- * Remembers tokens whose signature is proven. Does not know whether they are still valid: check their
+ * Caches tokens whose signature is proven. Does not check whether they are still valid: check their
  * time, their key and their session on every use.
  *
  * Tokens in use stay. A token that is not used for ten minutes is dropped within ten more. Only the
  * newest eight tokens of a session are kept, so that no session can displace others by refreshing.
  *
- * Has two generations instead of one list in order of use, so that reading a young entry writes
- * nothing. When the young generation is full, it becomes the old one, and the former old one is
+ * Has two generations instead of one list in order of use, so that reading a young entry needs no
+ * write. When the young generation is full, it becomes the old one, and the former old one is
  * dropped with its unused entries.
  */
 export class VerifiedCache {
@@ -163,7 +164,7 @@ export function createVerifiedCache(limits: CacheLimits, clock: Clock): Verified
   return limits.entries === 0 ? undefined : new VerifiedCache(limits, clock);
 }
 
-/** Entries by the end of their token, and those ends by session. */
+/** Entries by the end of their token, with an index by session. */
 class Generation {
   readonly #entries = new Map<string, Entry>();
   readonly #sessions = new Map<string, string[]>();

@@ -13,13 +13,13 @@ import {
 import { type ParsedJwt, parseCompact } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
-/** The rules that a token must meet at any time, and where keys are found. */
+/** The rules that a token must meet at any time, and the source of keys. */
 interface ProvingRules {
   /** The only accepted `iss`; compared exactly. */
   readonly issuer: string;
   /** The only accepted `aud`; compared exactly. */
   readonly audience: string;
-  /** The longest accepted life, `exp` − `iat`; whole seconds, at least 1. */
+  /** The longest accepted lifetime, `exp` − `iat`; whole seconds, at least 1. */
   readonly maxLife: number;
   /** How far `iat` and `nbf` may lie in the future; whole seconds, 0 or more. Not applied to `exp`. */
   readonly clockSkew: number;
@@ -30,9 +30,9 @@ interface ProvingRules {
 export interface KeyFinder {
   /**
    * Finds a key by its exact id, 1 to 64 characters of the base64url alphabet. `iat` is not proven
-   * yet: use it only to decide whether to look again. Returns undefined if there is no such key.
-   * Throws or rejects if that cannot be determined. Returns the same object as long as the key is the
-   * same.
+   * yet: use it only to decide whether to look again. Returns undefined if the key does not exist.
+   * Throws or rejects if that cannot be determined. Returns the same object for as long as the key
+   * is the same.
    */
   find(
     kid: string,
@@ -42,22 +42,22 @@ export interface KeyFinder {
 
 /** Options of {@link createAccessTokenVerifier}. */
 export interface AccessTokenVerifierOptions extends ProvingRules {
-  /** Remembers proven tokens. Affects how often signatures are computed, never a result. Default: none. */
+  /** Caches proven tokens. Saves the computation of signatures, and never changes a result. Default: none. */
   readonly cache?: VerifiedCache | undefined;
 }
 
-/** A token that is invalid at any time. */
+/** A token that is invalid, whatever the time. */
 type RefusedToken =
-  /** Has the form of a token, but is not proven, or is proven to be issued for somebody else. */
+  /** Has the form of a token, but its signature, issuer, audience or lifetime is not valid. */
   | { readonly status: "invalid" }
-  /** Is not an access token. */
+  /** Does not have the form of an access token. */
   | { readonly status: "malformed" };
 
 /** The result of a verification. */
 export type VerifiedToken =
-  /** The signature, the issuer, the audience and the time are right. */
+  /** The signature, the issuer, the audience and the time are valid. */
   | { readonly status: "valid"; readonly claims: TokenClaims }
-  /** The signature, the issuer and the audience are right, but the token has expired. */
+  /** The signature, the issuer and the audience are valid, but the token has expired. */
   | { readonly status: "expired"; readonly claims: TokenClaims }
   | RefusedToken;
 
@@ -160,7 +160,7 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
     return malformed;
   }
 
-  // 2. The header: whether the token can be one of ours at all.
+  // 2. The header: reject tokens that cannot have been issued here.
   const alg = algorithmOf(parsed);
   if (alg === undefined) {
     return invalid;
@@ -173,7 +173,7 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
     return invalid;
   }
 
-  // 4. The claims: their types, then issuer, audience and length of life.
+  // 4. The claims: their types, then issuer, audience and lifetime.
   const claims = fromPayload(parsed.payload);
   if (claims === undefined) {
     return malformed;
@@ -186,8 +186,8 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
 }
 
 /**
- * Returns the algorithm of a token that its header does not rule out; undefined for any other, so
- * that no key is looked up and no signature computed in vain.
+ * Checks the header alone, to avoid needless key lookups and signature checks.
+ * @returns the algorithm of the token; undefined if the token cannot have been issued here
  */
 function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undefined {
   const alg = algorithmNamed(header.alg);
@@ -218,7 +218,7 @@ function beginOf({ payload }: ParsedJwt, skew: number): number {
   return (Math.max(Number(iat), Number(nbf)) - skew) * 1000;
 }
 
-/** Replaces the strings that all tokens have in common by shared ones, because many claims are cached. */
+/** Replaces strings that all tokens have in common with shared ones, because many claims are cached. */
 function shareStrings(claims: TokenClaims, { issuer, audience }: ProvingRules): TokenClaims {
   const clientId = claims.client_id === audience ? audience : claims.client_id;
   return { ...claims, iss: issuer, aud: audience, client_id: clientId };

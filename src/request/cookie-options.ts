@@ -10,7 +10,10 @@ export interface CookieOptions {
    * another site; browsers may still block such cookies unless they are `partitioned`.
    */
   readonly sameSite?: "lax" | "strict" | "none";
-  /** Keeps one jar per embedding site (CHIPS). Only with `sameSite: "none"`. Default false. */
+  /**
+   * Uses a separate cookie jar for each embedding site (CHIPS). Only with `sameSite: "none"`.
+   * Default false.
+   */
   readonly partitioned?: boolean;
   /**
    * The names of the cookies with their prefix (RFC 6265bis section 4.1.3), at most 96 characters
@@ -121,7 +124,7 @@ function checkSecurity(
   }
   if (insecure && (sameSite === "none" || partitioned)) {
     throw new TypeError(
-      "cookies.insecure cannot be combined with SameSite=None or Partitioned, which browsers accept with Secure only; leave it out",
+      "cookies.insecure cannot be combined with SameSite=None or Partitioned, which browsers accept only with Secure; leave it out",
     );
   }
   if (!["lax", "strict", "none"].includes(sameSite)) {
@@ -183,18 +186,18 @@ function checkNames(
   }
   if (insecure && prefix !== "") {
     throw new TypeError(
-      `cookies.names: browsers accept "${access}" with Secure only; remove the prefix or cookies.insecure`,
+      `cookies.names: browsers accept "${access}" only with Secure; remove the prefix or cookies.insecure`,
     );
   }
   if (prefix === "__Host-" && !bound) {
     throw new TypeError(
-      `cookies.names: browsers accept "${access}" without a Domain and with Path=/ only; use the prefix __Secure-, or leave out cookies.domain and cookies.path`,
+      `cookies.names: browsers accept "${access}" only without a Domain and with Path=/; use the prefix __Secure-, or leave out cookies.domain and cookies.path`,
     );
   }
 }
 
 /**
- * Returns the prefix of a cookie name. Browsers match prefixes in any case, but the checks here do
+ * Returns the prefix of a cookie name. Browsers ignore the case of prefixes, but the checks here do
  * not, so a prefix in another case is refused.
  */
 function readPrefix(name: string): string {

@@ -6,7 +6,7 @@ import {
   readCookieOptions,
 } from "./cookie-options.ts";
 
-/** The most bytes that a cookie's name and value may have together; browsers drop longer ones. */
+/** The maximum length of a cookie's name and value together, in bytes; browsers drop longer ones. */
 const maxCookieBytes = 4096;
 
 /** Writes the Set-Cookie headers of the session cookies (RFC 6265bis). */
@@ -100,7 +100,7 @@ export class SessionCookies {
 /** A domain that cookies can have; null for none, which is the host alone. */
 type Place = string | null;
 
-/** Returns the domains that may have a copy of a session cookie, with the present one last. */
+/** Returns the domains that may have a copy of a session cookie, with the current one last. */
 function placesOf(
   issuer: URL,
   { domain, hostOnly, secure, olderDomain }: CookiePlan,
@@ -116,7 +116,7 @@ function placesOf(
   return [...places, domain ?? null];
 }
 
-/** The most parent domains that are considered. */
+/** The maximum number of parent domains to consider. */
 const maxParents = 4;
 
 /**

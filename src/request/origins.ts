@@ -57,14 +57,14 @@ export function readOrigins(option: string, origins: readonly string[]): Readonl
   for (const origin of origins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a slash at the end`,
+        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a trailing slash`,
       );
     }
   }
   return new Set(origins);
 }
 
-/** The facts by which browsers decide which pages may use the session cookies. */
+/** The facts that determine which pages may use the session cookies. */
 export interface CookieSite {
   readonly issuer: URL;
   readonly sameSite: "lax" | "strict" | "none" | undefined;
@@ -90,7 +90,7 @@ export function readPageOrigins(
 
 /**
  * Whether a page is certainly on another site: it has another scheme, or its host shares fewer than
- * two labels. Only the public suffix list could tell exactly where the registrable domain begins.
+ * two labels. Only the public suffix list would show where the registrable domain begins.
  */
 function isCrossSite(origin: string, issuer: URL): boolean {
   const { protocol, hostname } = new URL(origin);

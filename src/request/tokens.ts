@@ -15,7 +15,7 @@ export interface PresentedTokens {
   readonly isEmpty: boolean;
 }
 
-/** The most copies of a cookie that are considered. */
+/** The maximum number of copies of a cookie to consider. */
 const maxCopies = 3;
 
 /** Reads the tokens of a request, and removes the session cookies from its headers. */
@@ -52,7 +52,7 @@ function readBearer(authorization: string | null): string | undefined {
   return token.length <= maxTokenLength ? token : "";
 }
 
-/** If the headers of a request are immutable, as those of a fetch handler are, the cookies stay. */
+/** If the headers of a request are immutable, as in a fetch handler, the cookies stay. */
 function replaceCookies(headers: Headers, cookies: string): void {
   try {
     if (cookies === "") {

@@ -39,7 +39,7 @@ export function isAfter(a: ListPlace, b: ListPlace): boolean {
 /**
  * Cuts a page off the front of a list.
  *
- * @param found the sessions from the beginning of the page on: one more than `limit`, if there are
+ * @param found the sessions from the beginning of the page on: one more than `limit`, if there are that many
  * @returns the page, and the cursor of the next one if there is a next one
  */
 export function cutPage<T extends ListPlace>(
@@ -108,13 +108,13 @@ export class ChangeListeners {
     };
   }
 
-  /** Calls every listener, and ignores what they throw. */
+  /** Calls every listener and ignores their errors. */
   call(): void {
     for (const { wake } of [...this.#entries]) {
       try {
         wake();
       } catch {
-        // The change is committed: a broken listener must not make its writer believe otherwise.
+        // The change is committed. A broken listener must not make it look failed.
       }
     }
   }

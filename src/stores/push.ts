@@ -1,9 +1,9 @@
 import type { Clock } from "../base/clock.ts";
 import { inTime } from "../base/promises.ts";
 
-/** Notices what other processes append to the change log. */
+/** Detects entries that other processes append to the change log. */
 export interface Push {
-  /** Whether it does so at this moment. */
+  /** Whether notifications arrive at the moment. */
   connected(): boolean;
   close(): void;
 }
@@ -12,11 +12,11 @@ export interface Push {
 interface PushOptions {
   readonly clock: Clock;
   readonly open: OpenPushLine;
-  /** Called when something was appended, and whenever something may have been missed. */
+  /** Called when an entry was appended, and whenever an entry may have been missed. */
   readonly wake: () => void;
 }
 
-/** Opens a line. */
+/** Opens a line; rejects if that fails. */
 export type OpenPushLine = (events: PushEvents) => Promise<PushLine>;
 
 /** A connection on which the database sends notifications. */
@@ -28,19 +28,19 @@ export interface PushLine {
 
 /** Events of a line. */
 export interface PushEvents {
-  /** Something may have been appended. */
+  /** An entry may have been appended. */
   readonly wake: () => void;
   /** The connection is gone. */
   readonly lost: () => void;
 }
 
-/** Milliseconds between two pings. Without them, a line that was cut looks like a quiet one. */
+/** Milliseconds between two pings. Without pings, a broken connection looks like a quiet one. */
 const pingEvery = 5_000;
 /** Milliseconds that opening a line, or a ping, may take. */
 const patience = 5_000;
-/** Milliseconds before a lost line is opened again: at first, and after many failures. */
+/** Milliseconds before a lost line is opened again: after the first failure, and at most. */
 const [firstPause, maxPause] = [100, 30_000];
-/** Milliseconds between two wake-ups at least. */
+/** Minimum milliseconds between two wake-ups. */
 const wakeEvery = 20;
 
 /** Keeps a line open: opens another one when the line is lost or does not answer. */
@@ -84,16 +84,16 @@ export class PushConnection implements Push {
       line = await this.#inTime(opening);
       await this.#inTime(line.ping());
       if (gone || this.#closed) {
-        throw new Error("The line was lost or closed while it was opened.");
+        throw new Error("the line was lost or closed while it was being opened");
       }
       this.#line = line;
       this.#pause = firstPause;
       // 2. Keep proving it.
       this.#pingLater(line);
-      // 3. Nothing was notified before, so something may have been missed.
+      // 3. There were no notifications until now, so an entry may have been missed.
       this.#wake();
     } catch {
-      // The line may still open later: then close it.
+      // If the line opens later after all, close it.
       opening.then(
         (late) => late.close(),
         () => {},
@@ -126,7 +126,7 @@ export class PushConnection implements Push {
 
   #inTime<T>(work: Promise<T>): Promise<T> {
     const { clock } = this.#options;
-    const late = (): Error => new Error("The database did not answer in time.");
+    const late = (): Error => new Error("the database did not answer in time");
     return inTime(work, { clock, ms: patience, late });
   }
 }

@@ -45,7 +45,7 @@ export function testSessions(options: TestSessionsOptions = {}): TestSessions {
 }
 
 /**
- * Creates a client interceptor that is signed in: every call carries the access token of a new
+ * Signs a user in and creates a client interceptor: every call carries the access token of a new
  * session. The token expires like any other. To test refreshing, use `createSessionClient`.
  *
  * ```ts

@@ -15,7 +15,7 @@ import { type Contestant, cpuRounds, rotated } from "../../bench/lib/rounds.ts";
 import { pairedRatio, quantile, slopePerDecade, spreadOf } from "../../bench/lib/stats.ts";
 
 describe("statistics", () => {
-  it("give the median and the quartiles in whatever order the values come", () => {
+  it("compute the median and quartiles of values in any order", () => {
     expect(spreadOf([5, 1, 4, 2, 3])).toEqual({ median: 3, q1: 2, q3: 4, rounds: 5 });
     expect(spreadOf([2, 1])).toEqual({ median: 1.5, q1: 1.25, q3: 1.75, rounds: 2 });
     expect(spreadOf([7])).toEqual({ median: 7, q1: 7, q3: 7, rounds: 1 });
@@ -31,7 +31,7 @@ describe("statistics", () => {
     expect(pairedRatio([1], [])).toBeNull();
   });
 
-  it("give slopes per tenfold growth", () => {
+  it("compute slopes per tenfold growth", () => {
     const values = [10, 100, 1_000].map((n, i) => ({ n, value: 50 + 7 * i }));
     expect(slopePerDecade(values)).toBeCloseTo(7);
     expect(slopePerDecade(values.map(({ n }) => ({ n, value: 3 })))).toBeCloseTo(0);
@@ -49,7 +49,7 @@ describe("rounds", () => {
     expect(rotated(["a", "b", "c"], -1).join("")).toBe("cab");
   });
 
-  it("prepare each batch first and leave out two rounds for warming up", async () => {
+  it("prepare each batch first and discard two warm-up rounds", async () => {
     const log: string[] = [];
     const contestant = (name: string): Contestant => ({
       name,
@@ -81,7 +81,7 @@ describe("the last line", () => {
     expect(new Set(Object.values(line))).toEqual(new Set([null]));
   });
 
-  it("has the figures of the sections with three digits, and null for anything not finite", () => {
+  it("reports figures with three digits, and null for values that are not finite", () => {
     const line = headlineOf([
       { warm_verify_ns: 139.876, cpu_added_http1: 0.0412345 },
       { install_kb: 3_760.4, cold_vs_raw: Number.NaN, warm_vs_jose: Number.POSITIVE_INFINITY },
@@ -123,21 +123,21 @@ describe("the tables", () => {
     expect(() => between("nothing", "bench", "new")).toThrow(/no markers/);
   });
 
-  it("have their place in docs/benchmarks.md", () => {
+  it("have markers in docs/benchmarks.md", () => {
     const page = readFileSync(join(import.meta.dirname, "../../docs/benchmarks.md"), "utf8");
     expect(between(page, "bench", "x")).toContain("\nx\n");
   });
 });
 
 describe("the options", () => {
-  it("make a quick run measure the same in fewer rounds", () => {
+  it("make a quick run measure the same sections in fewer rounds", () => {
     const [quick, full] = [readBenchOptions(["--quick"]), readBenchOptions([])];
     expect(quick).toMatchObject({ quick: true, only: [], write: true });
     expect(full.fewRounds).toBeGreaterThanOrEqual(15);
     expect(full.rounds).toBeGreaterThan(quick.rounds);
   });
 
-  it("some sections alone do not write the page", () => {
+  it("do not write the page if only some sections run", () => {
     expect(readBenchOptions(["verify"])).toMatchObject({ only: ["verify"], write: false });
     expect(() => readBenchOptions(["--fast"])).toThrow(TypeError);
   });

@@ -72,8 +72,8 @@ describe("rpc-session migrate <file>", () => {
 
 describe("rpc-session with invalid arguments", () => {
   it.each([
-    [[], "No command given"],
-    [["postgres://u:hidden@h/d"], "Unknown command"],
+    [[], "no command given"],
+    [["postgres://u:hidden@h/d"], "unknown command"],
     [["migrate"], "takes exactly one database, got 0"],
     [["migrate", "a.db", "b.db"], "takes exactly one database, got 2"],
     [["migrate", "--force", "a.db"], "Unknown option '--force'"],

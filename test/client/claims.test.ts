@@ -33,7 +33,7 @@ function createService() {
     claims: undefined,
     fails: false,
   };
-  const failIfTold = (): void => {
+  const failIfSet = (): void => {
     if (change.fails) {
       throw new ConnectError("no such list", Code.NotFound);
     }
@@ -51,14 +51,14 @@ function createService() {
           if (change.claims !== undefined) {
             await session.updateClaims(change.claims);
           }
-          failIfTold();
+          failIfSet();
           return {};
         },
         async *watchNotes(_, ctx) {
           if (change.claims !== undefined) {
             await sessions.require(ctx).updateClaims(change.claims);
           }
-          failIfTold();
+          failIfSet();
           yield {};
         },
         async signOut(_, ctx) {
@@ -134,7 +134,7 @@ const schemas = {
 
 describe.each(["cookie", "header"] as const)("session.claims, %s mode", (by) => {
   it.each(Object.entries(schemas))(
-    "feat:E6 feat:L7 follow sign-in, change, refresh and sign-out with a schema of %s",
+    "feat:E6 feat:L7 follow sign-in, change, refresh and sign-out with a %s schema",
     async (_, claims) => {
       const service = createService();
       const { session, notes, states } = connect<Claims>(service, by, {
@@ -185,7 +185,7 @@ describe.each(["cookie", "header"] as const)("session.claims, %s mode", (by) => 
     expect(Object.keys(session.claims ?? {})).toEqual(["role"]);
   });
 
-  it("feat:E6 feat:L7 change at once with a new user and are undefined after the server ended the session", async () => {
+  it("feat:E6 feat:L7 change at once when another user signs in, and are undefined after the server has ended the session", async () => {
     const service = createService();
     const { session, notes } = connect(service, by);
     await notes.signIn({});
@@ -273,7 +273,9 @@ describe("feat:L7 the schema of a client", () => {
     const claims = z.object({ role: z.string().refine(async () => true) });
     const { session, notes } = connect(createService(), "header", { claims });
     await notes.signIn({});
-    expect(() => session.claims).toThrow("claims must be a schema that validates synchronously");
+    expect(() => session.claims).toThrow(
+      "claims must be a schema that validates synchronously, got a promise",
+    );
   });
 
   it("feat:L7 reads claims from the token store after a restart", async () => {

@@ -42,16 +42,16 @@ describe("judge(notice, known, { sent, own })", () => {
     ["a notice of a newer token", { generation: 3 }, {}, {}, "renew"],
     ["a notice of an older token", { generation: 1 }, {}, {}, "ignore"],
     ["a notice of an equal token", {}, {}, {}, "ignore"],
-    ["an equal token in the answer to the own refresh", {}, {}, { own: true }, "renew"],
+    ["an equal token in the response to the client's own refresh", {}, {}, { own: true }, "renew"],
     [
-      "an older token in the answer to the own refresh",
+      "an older token in the response to the client's own refresh",
       { generation: 1 },
       {},
       { own: true },
       "ignore",
     ],
     [
-      "the answer to the own refresh after a newer token",
+      "the response to the client's own refresh after a newer token",
       { expiresAt: 1 },
       { version: 6 },
       { own: true },
@@ -88,7 +88,7 @@ describe("judge(notice, known, { sent, own })", () => {
       "end",
     ],
     [
-      "the own refresh when the cookies hold another session",
+      "the client's own refresh when the cookies hold another session",
       { session: "s2" },
       { transport: "cookie" },
       { own: true },
@@ -103,13 +103,19 @@ describe("judge(notice, known, { sent, own })", () => {
     ],
     ["a token by cookie after a sign-out", { session: "s2" }, out, {}, "ignore"],
     [
-      "the own refresh after a sign-out, for a new session",
+      "the client's own refresh after a sign-out, for a new session",
       { session: "s2" },
       out,
       { own: true },
       "adopt",
     ],
-    ["the own refresh after a sign-out, for the old session", {}, out, { own: true }, "ignore"],
+    [
+      "the client's own refresh after a sign-out, for the old session",
+      {},
+      out,
+      { own: true },
+      "ignore",
+    ],
   ])("%s", (_name, change, now, how, expected) => {
     const notice = { event: "refreshed", session: "s1", realm, ...order, expiresIn: 1, ...change };
     const context = { ...here, ...now };
@@ -168,7 +174,7 @@ describe.each(transports)("the notice of a response, %s mode", (via) => {
     expect(error.metadata.get(header.refreshToken)).toBeNull();
   });
 
-  it("is ignored if its realm differs from the option realm", async () => {
+  it("is ignored if its realm differs from the realm option", async () => {
     const { server, notes, session } = setup(via, { realm: "https://mine" });
     await notes.signIn({});
     expect(session.state.status).toBe(via === "cookie" ? "unknown" : "signedOut");

@@ -94,7 +94,7 @@ describe.each(transports)("session.refresh(), %s mode", (via) => {
     expect(server.count("Refresh")).toBe(0);
   });
 
-  it("replaces a refused token by one that expires earlier, because lifetimes are jittered", async () => {
+  it("replaces a refused token with one that expires earlier, because lifetimes are jittered", async () => {
     const { server, notes, clock } = await signedIn(via);
     server.life -= 45_000;
     server.sameGeneration = true;

@@ -105,15 +105,15 @@ describe.each(transports)("a unary call on session.transport, %s mode", (via) =>
     ["a STEP_UP hint", { action: Action.STEP_UP }],
     ["a hint with an unknown action", { action: 99 }],
     [
-      "a hint with an unknown value of tokens",
+      "a hint with an unknown value in `tokens`",
       { action: Action.SIGN_IN, tokens: 99, session: "s1" },
     ],
     [
-      "the end of a session of another realm",
+      "the end of a session in another realm",
       { action: 2, tokens: Tokens.CLEAR, session: "s1", realm: "x" },
     ],
     ["the end of another session", { action: 2, tokens: Tokens.CLEAR, session: "s9" }],
-    ["an end that names no session", { action: 2, tokens: Tokens.CLEAR }],
+    ["the end of a session that is not named", { action: 2, tokens: Tokens.CLEAR }],
   ])("neither refreshes nor signs out on %s", async (_name, hint) => {
     const { server, notes, session } = await signedIn(via);
     server.refuse = (context) =>
@@ -199,8 +199,10 @@ describe.each(transports)("feat:P3 a second REFRESH hint for one call, %s mode",
       expect(server.count("Refresh")).toBe(refreshes);
       clock.advance(1);
     }
-    const told = events.flatMap((event) => (event.type === "refreshRefused" ? event.retryIn : []));
-    expect(told).toEqual(waits);
+    const reported = events.flatMap((event) =>
+      event.type === "refreshRefused" ? event.retryIn : [],
+    );
+    expect(reported).toEqual(waits);
     server.refuseAll = false;
     server.expireAll();
     await notes.addNote({});

@@ -71,7 +71,7 @@ describe("createSessionClient(options)", () => {
     ["100ms", 0.001],
     ["60s", 1],
   ] as const)(
-    "accepts refreshTimeout %s and earlyRefresh %s, which are bounds",
+    "accepts the bounds refreshTimeout %s and earlyRefresh %s",
     (refreshTimeout, earlyRefresh) => {
       const session = createSessionClient({ transport, refreshTimeout, earlyRefresh });
       expect(session.state).toEqual({ status: "signedOut" });

@@ -5,9 +5,9 @@ import { latch, type Setup, settle, signedIn, transports } from "./helpers/setup
 describe.each(transports)("a stream on session.transport, %s mode", (via) => {
   it.each([true, false])(
     "is resent once if refused before its first message, with hint header: %s",
-    async (told) => {
+    async (hasHintHeader) => {
       const { server, notes } = await signedIn(via);
-      server.noHintHeader = !told;
+      server.noHintHeader = !hasHintHeader;
       server.onHandler = (context) => {
         context.responseHeader.set("x-good", "yes");
         context.responseTrailer.set("x-end", "yes");
@@ -20,7 +20,7 @@ describe.each(transports)("a stream on session.transport, %s mode", (via) => {
       expect(await texts({ notes }, { onHeader, onTrailer })).toEqual(["a", "b"]);
       expect(server.count("WatchNotes")).toBe(2);
       expect(server.handled.filter((method) => method === "WatchNotes")).toHaveLength(1);
-      expect(headers).toEqual([told ? "yes" : null]);
+      expect(headers).toEqual([hasHintHeader ? "yes" : null]);
       expect(trailers).toEqual(["yes"]);
     },
   );

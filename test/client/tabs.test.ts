@@ -39,7 +39,7 @@ describe("two tabs that share cookies", () => {
     expect(one.server.count("Refresh")).toBe(refreshes + 1);
   });
 
-  it("feat:P2 refresh one after the other, and check first whether it is still necessary", async () => {
+  it("feat:P2 refresh one after the other, and check first whether a refresh is still necessary", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);
     await two.session.refresh();
@@ -68,22 +68,22 @@ describe("two tabs that share cookies", () => {
   });
 
   it("send no token in their messages and do not answer them", async () => {
-    const told: unknown[] = [];
+    const messages: unknown[] = [];
     const channel = new BroadcastChannel("rpc-session");
     onTestFinished(() => channel.close());
-    channel.onmessage = (event) => told.push((event as MessageEvent<unknown>).data);
+    channel.onmessage = (event) => messages.push((event as MessageEvent<unknown>).data);
     const one = await signedIn("cookie");
     tab(one);
     await one.session.refresh();
     await one.session.signOut();
-    await holds(() => expect(told).toHaveLength(3));
+    await holds(() => expect(messages).toHaveLength(3));
     await settle();
-    expect(told).toMatchObject([
+    expect(messages).toMatchObject([
       { type: "signedIn" },
       { type: "refreshed" },
       { type: "signedOut" },
     ]);
-    expect(JSON.stringify(told)).not.toMatch(/[ar]t\.s1/);
+    expect(JSON.stringify(messages)).not.toMatch(/[ar]t\.s1/);
   });
 
   it("exchange no messages after session.close(), while the closed client keeps working", async () => {

@@ -132,7 +132,7 @@ describe("a custom TokenStore", () => {
     expect(made.server.sessions[0]?.live).toBe(false);
   });
 
-  it("saves a refresh if it holds tokens that another client has refreshed", async () => {
+  it("makes a refresh unnecessary if it holds tokens that another client has refreshed", async () => {
     const { made, kept } = await tokensOf();
     const store = asyncStore(kept);
     const options = { server: made.server, clock: made.clock, tokens: store };
@@ -169,7 +169,7 @@ describe("a custom TokenStore", () => {
     },
   );
 
-  it("counts as empty if its tokens belong to another realm than the option realm", async () => {
+  it("counts as empty if its tokens belong to a realm other than the realm option", async () => {
     const { kept } = await tokensOf();
     const { session } = setup("header", { realm: "https://mine", tokens: memoryTokens(kept) });
     expect(session.state.status).toBe("signedOut");

@@ -29,9 +29,9 @@ describe.each(rows)("a real server over $name", ({ h2, make }) => {
     await Promise.all(Array.from({ length: 30 }, () => notes.addNote({})));
     expect(server.count("Refresh")).toBe(1);
     expect(server.handled.filter((method) => method === "AddNote")).toHaveLength(30);
-    for (const told of [true, false]) {
+    for (const hasHintHeader of [true, false]) {
       server.expireAll();
-      server.noHintHeader = !told;
+      server.noHintHeader = !hasHintHeader;
       const seen: unknown[] = [];
       for await (const message of notes.watchNotes({})) {
         seen.push(message.note?.text);

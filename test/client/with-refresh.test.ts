@@ -64,7 +64,7 @@ describe.each(transports)("withRefresh(client, session), %s mode", (via) => {
     expect(server.count("WatchNotes")).toBe(4);
   });
 
-  it("shows the headers of the refusal if the call fails for good", async () => {
+  it("shows the headers of the refusal if the call finally fails", async () => {
     const { server, notes, session } = await wrapped(via);
     server.expireAll();
     server.refreshError = (id) => server.over(undefined, id);
@@ -151,7 +151,7 @@ describe.each(transports)("withRefresh(client, session), %s mode", (via) => {
     expect(server.count("WatchNotes")).toBeLessThanOrEqual(2);
   });
 
-  it("waits for an early refresh from the second call of a method on", async () => {
+  it("waits for an early refresh only from the second call of a method onwards", async () => {
     const { clock, server, notes } = await wrapped(via);
     await notes.addNote({});
     clock.advance(900_000);

@@ -33,7 +33,7 @@ describe("KnownChanges", () => {
     expect(changes.get("s")).toBeDefined();
   });
 
-  it("ignores an entry that comes again", () => {
+  it("ignores an entry that is read twice", () => {
     const changes = new KnownChanges({ clock: createFakeClock(), window: 1_000 });
     changes.apply(revoked("s", 1));
     changes.apply({ ...revoked("s", 2), endedBy: "theft" });

@@ -174,7 +174,7 @@ describe("sec:J18 keys that are refused at construction", () => {
       { signing: ec, verification: [ec] },
       /^keys\.verification\[0\].*private/,
     ],
-    ["PEM of the wrong half", { signing: pemOf(pairs.ES256.publicKey) }, /PRIVATE KEY.*openssl/],
+    ["PEM of the public half", { signing: pemOf(pairs.ES256.publicKey) }, /PRIVATE KEY.*openssl/],
     [
       "PEM in SEC1",
       { signing: String(pairs.ES256.privateKey.export({ type: "sec1", format: "pem" })) },
@@ -188,9 +188,9 @@ describe("sec:J18 keys that are refused at construction", () => {
       /the algorithm "ES256", but/,
     ],
     ["a weak signer", { signing: kms("RS256", { publicJwk: jwkOf(shortRsa.publicKey) }) }, /bits/],
-    ["rotation of own keys", { signing: ec, rotation: "1d" }, /^keys\.rotation/],
+    ["rotation with a signing key of your own", { signing: ec, rotation: "1d" }, /^keys\.rotation/],
     ["rotation every minute", { rotation: "1m" }, /^keys\.rotation must be at least/],
-    ["verification keys alone", { verification: [ec] }, /^keys\.verification/],
+    ["verification keys without a signing key", { verification: [ec] }, /^keys\.verification/],
   ])("%s", (_, keys, message) => {
     expect(() => sessionsWith(keys)).toThrow(TypeError);
     expect(() => sessionsWith(keys)).toThrow(message);

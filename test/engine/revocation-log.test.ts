@@ -6,7 +6,7 @@ import { startEngine } from "../helpers/engine.ts";
 describe("RevocationLog", () => {
   const secret = "shared by both servers, 32 bytes!";
 
-  it("learns of another server's revocation by polling, without a wake-up", async () => {
+  it("detects another server's revocation by polling, without a wake-up", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     const deaf = { ...store, onChange: () => () => {} };
@@ -120,7 +120,7 @@ describe("RevocationLog", () => {
     await expect.poll(() => flaky.revocations.get(id)).toBeDefined();
   });
 
-  it("knows earlier revocations when a server starts", async () => {
+  it("reads earlier revocations when a server starts", async () => {
     const store = memoryStore();
     const one = await startEngine({ store, secret });
     const { id } = await one.signIn();
@@ -129,7 +129,7 @@ describe("RevocationLog", () => {
     expect(late.revocations.get(id)?.endedBy).toBe("signOut");
   });
 
-  it("does not read after it was closed", async () => {
+  it("does not read after it is closed", async () => {
     const store = memoryStore();
     let reads = 0;
     const engine = await startEngine({

@@ -23,7 +23,7 @@ async function twoServers() {
 }
 
 describe("sec:V05 feat:G3 ending many sessions", () => {
-  it("of a user: all are refused on every server, and no others; a later sign-in is accepted", async () => {
+  it("of a user: every server refuses all of them and no others; a later sign-in is accepted", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const ended = [await issue("alice"), await issue("alice", "acme"), await issue("alice")];
@@ -38,7 +38,7 @@ describe("sec:V05 feat:G3 ending many sessions", () => {
     expect(await ask(there, after)).toBe("accepted");
   });
 
-  it("of a tenant: those of every user in it, and no others", async () => {
+  it("of a tenant: ends those of every user in it, and no others", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const ended = [await issue("alice", "acme"), await issue("bob", "acme")];
@@ -52,7 +52,7 @@ describe("sec:V05 feat:G3 ending many sessions", () => {
     }
   });
 
-  it("of a user except one: that one continues", async () => {
+  it("of a user except one: the excepted session continues", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const [kept, ended] = [await issue("alice"), await issue("alice")];
@@ -61,7 +61,7 @@ describe("sec:V05 feat:G3 ending many sessions", () => {
     expect(await ask(there, kept)).toBe("accepted");
   });
 
-  it("while new ones begin: none is left over", async () => {
+  it("while new sessions begin: no earlier session survives", async () => {
     await using world = await twoServers();
     const { here, there, issue } = world;
     const begun: Awaited<ReturnType<typeof issue>>[] = [];

@@ -58,7 +58,7 @@ describe.each([
   "%s: a server that slept until its position in the log was dropped",
   (_, start, missing) => {
     it.skipIf(missing)(
-      "refuses sessions that were revoked meanwhile and whose tokens are still alive",
+      "refuses sessions that were revoked in the meantime and whose tokens have not expired",
       async () => {
         await using shared = await start();
         const { clock, newStore, told } = shared;

@@ -60,7 +60,7 @@ async function call(
   return result;
 }
 
-test("feat:I5 custom names: the whole life of a session, hidden from handlers", async () => {
+test("feat:I5 custom names: a session works from sign-in to sign-out, and handlers do not see its cookies", async () => {
   const own = { access: "__Host-app-a", refresh: "__Host-app-r" };
   const { server, call } = await serve({ names: own });
   const jar = newJar();
@@ -90,7 +90,7 @@ test("feat:I2 a domain: all its hosts receive the cookies, and one sign-out remo
   expect(await jar.getCookieString("https://app.test.example/")).toBe("");
 });
 
-test("feat:I2 a domain: a service on another host that only verifies reads them", async () => {
+test("feat:I2 a domain: a verify-only service on another host reads the cookies", async () => {
   const cookies = { domain: "test.example" };
   const { server, call } = await serve(cookies);
   const jar = newJar();
@@ -167,7 +167,7 @@ describe("feat:I4 the domain of the cookies changes", () => {
   ];
 
   test.each(changes)(
-    "feat:I4 $change: nobody is signed out, and no older cookie stays",
+    "feat:I4 $change: nobody is signed out, and no older cookie remains",
     async (row) => {
       const shared = { store: memoryStore(), clock: createFakeClock() };
       const old = await serve(row.before, shared);
@@ -212,7 +212,7 @@ describe("feat:I4 the domain of the cookies changes", () => {
   });
 });
 
-describe("feat:I5 a sibling host plants cookies of a session of its own", () => {
+describe("feat:I5 a sibling host that plants cookies of the attacker's session", () => {
   async function planted(cookies: NonNullable<TestSessionsOptions["cookies"]>) {
     const { server, call } = await serve(cookies);
     const jar = newJar();
@@ -232,14 +232,14 @@ describe("feat:I5 a sibling host plants cookies of a session of its own", () => 
     return { jar, call };
   }
 
-  test("feat:I5 the prefix __Host- keeps them out", async () => {
+  test("feat:I5 is stopped by the prefix __Host-", async () => {
     const { jar, call } = await planted({});
     expect(await inJar(jar)).toHaveLength(2);
     expect((await call(jar, refresh)).code).toBe("ok");
     expect((await call(jar, addNote)).code).toBe("ok");
   });
 
-  test("feat:I5 without it they are refused and expired; the visitor does not become mallory", async () => {
+  test("feat:I5 cannot sign a visitor in without the prefix either: the cookies are refused and expired", async () => {
     const { jar, call } = await planted({ names });
     expect(await inJar(jar)).toHaveLength(4);
     const refused = await call(jar, refresh);

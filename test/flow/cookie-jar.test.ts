@@ -39,7 +39,7 @@ const both = [accessCookie, refreshCookie];
 const { signIn, signOut, addNote } = NotesService.method;
 const session = SessionService.method;
 
-test("the jar refuses a __Host- cookie without Secure or with a Domain", async () => {
+test("the cookie jar of these tests refuses a __Host- cookie without Secure or with a Domain", async () => {
   const jar = newJar();
   const attributes = ["Path=/", "Path=/; Secure; Domain=test.example", "Secure; Path=/notes"];
   for (const attribute of attributes) {

@@ -50,26 +50,23 @@ async function signedIn() {
   return { headers: { ...sameOrigin, cookie }, csrf: headers.get("rpcsession-csrf") ?? "" };
 }
 
-test.each(each)(
-  "feat:C1 a cookie session must come with its anti-CSRF token, %s",
-  async (_, wire) => {
-    await start({ antiCsrf: "token" });
-    const alice = await signedIn();
-    const other = await signedIn();
-    const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
-    for (const header of wrong) {
-      const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
-      expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
-      expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
-    }
-    const { code } = await call(
-      addNote,
-      { ...alice.headers, "rpcsession-csrf": alice.csrf },
-      { wire },
-    );
-    expect(code).toBe("ok");
-  },
-);
+test.each(each)("feat:C1 a cookie session must send its anti-CSRF token, %s", async (_, wire) => {
+  await start({ antiCsrf: "token" });
+  const alice = await signedIn();
+  const other = await signedIn();
+  const wrong = [{}, { "rpcsession-csrf": "junk" }, { "rpcsession-csrf": other.csrf }];
+  for (const header of wrong) {
+    const refused = await call(addNote, { ...alice.headers, ...header }, { wire });
+    expect([refused.code, refused.setCookie]).toEqual(["unauthenticated", []]);
+    expect(refused.headers.get("rpcsession-hint")).toBe("refresh");
+  }
+  const { code } = await call(
+    addNote,
+    { ...alice.headers, "rpcsession-csrf": alice.csrf },
+    { wire },
+  );
+  expect(code).toBe("ok");
+});
 
 test.each([
   ["text/plain"],
@@ -132,7 +129,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "feat:C5 a header that fails is no way around the checks of the cookie beside it, %s",
+  "feat:C5 an invalid header does not bypass the checks of a cookie in the same request, %s",
   async (_, wire) => {
     await start({ antiCsrf: "token" });
     const { headers } = await present(server, "cookie");
@@ -147,7 +144,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "feat:C6 another site can neither refresh nor sign out, and its try changes nothing, %s",
+  "feat:C6 another site can neither refresh nor sign out, and its attempt changes nothing, %s",
   async (_, wire) => {
     await start();
     const { session, tokens } = await issue(server, "cookie");
@@ -172,7 +169,7 @@ test("feat:C6 a refresh needs no anti-CSRF token, and returns the valid one", as
 });
 
 test.each(each)(
-  "feat:C7 cookies count from this origin and those named, by Sec-Fetch-Site or Origin, %s",
+  "feat:C7 cookies are accepted only from this origin and the listed ones, by Sec-Fetch-Site or Origin, %s",
   async (_, wire) => {
     await start({ origins: ["https://app.test.example"] });
     const { tokens } = await issue(server, "cookie");

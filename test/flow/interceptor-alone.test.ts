@@ -134,7 +134,7 @@ function withOwnInterceptors(routes: (router: ConnectRouter) => void) {
 
 describe.each([
   {
-    name: "an interceptor that a service's own options drop",
+    name: "an interceptor that a service's own options replace",
     adapt: (sessions, routes) => ({
       interceptors: [sessions.interceptor],
       routes: withOwnInterceptors(routes),

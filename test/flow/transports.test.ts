@@ -24,7 +24,7 @@ afterEach(() => server.close());
 const each = wires.map((wire) => [wireName(wire), wire] as const);
 
 test.each(each)(
-  "feat:I1 a browser's tokens are in HttpOnly cookies alone, hidden from handlers too, %s",
+  "feat:I1 a browser's tokens are only in HttpOnly cookies, which handlers do not see either, %s",
   async (_, wire) => {
     const call = { method: signIn, messages: [{ user: "alice" }], headers: sameOrigin };
     const { setCookie, headers, afterHeaders } = await callWire(server, wire, call);
@@ -40,7 +40,7 @@ test.each(each)(
 );
 
 test.each(each)(
-  "feat:J1 a program's tokens are in headers alone; refreshing takes one from the message, %s",
+  "feat:J1 a program's tokens are only in headers; a refresh reads its token from the message, %s",
   async (_, wire) => {
     const call = (method: WireCall["method"], message: object, headers = {}) =>
       callWire(server, wire, { method, messages: [message as never], headers });
@@ -81,7 +81,7 @@ test("feat:J2 both transports, two sessions: an ordinary call returns REFRESH an
   expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, false]);
 });
 
-test("feat:J2 both transports: the message wins at Refresh, and the cookies are expired", async () => {
+test("feat:J2 both transports: Refresh uses the message and expires the cookies", async () => {
   const both = await bothAtOnce();
   const messages = [{ refreshToken: both.tokens.refresh }];
   const call = { method: refresh, messages, headers: both.headers };
@@ -90,7 +90,7 @@ test("feat:J2 both transports: the message wins at Refresh, and the cookies are 
   expect(headers.get("rpcsession-session")).toContain(`session=${both.byHeader.id}`);
 });
 
-test("feat:J2 both transports: the header wins at SignOut, and the cookies are expired", async () => {
+test("feat:J2 both transports: SignOut uses the header and expires the cookies", async () => {
   const both = await bothAtOnce();
   const call = { method: signOut, messages: [{}], headers: both.headers };
   const { code, setCookie } = await callWire(server, json, call);
@@ -121,7 +121,7 @@ test("feat:J2 both transports: an invalid header never falls back to the cookie"
 });
 
 test.each(["cookie", "header"] as const)(
-  "feat:J2 feat:A3 a session keeps its transport: the tokens of a %s session count nowhere else",
+  "feat:J2 feat:A3 a session keeps its transport: the tokens of a %s session are refused in the other transport",
   async (transport) => {
     const { tokens } = await issue(server, transport);
     const elsewhere =
@@ -164,9 +164,9 @@ test.each([
   ["another site", "https://app.example.org", "https://api.example.com"],
   ["another scheme", "http://api.example.com", "https://api.example.com"],
   ["another name of this machine", "http://app.localhost", "http://localhost"],
-  ["an address beside a name", "http://127.0.0.1:5173", "http://localhost:8080"],
+  ["an IP address and a host name", "http://127.0.0.1:5173", "http://localhost:8080"],
 ])(
-  "feat:I3 pages that browsers would keep no cookie for are refused at construction: %s",
+  "feat:I3 origins whose cookies browsers would drop are refused at construction: %s",
   (_, origin, issuer) => {
     const make = (cookies: { readonly sameSite?: "none" }) => () =>
       createSessions({ issuer, store: memoryStore(), origins: [issuer, origin], cookies });

@@ -28,7 +28,7 @@ function run(name: string, port: number) {
   };
 }
 
-it("feat:Q2 the example watches across several access tokens, then leaves", async () => {
+it("feat:Q2 the example keeps watching across several access tokens, then disconnects", async () => {
   const port = await freePort();
   const server = run("server.ts", port);
   await listening(port);

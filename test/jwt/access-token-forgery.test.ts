@@ -35,7 +35,7 @@ const headerOf = (change: object): object => ({
 });
 describe("feat:B10 alg", () => {
   it.each(["none", "nOnE", "None", "NONE", "", "es256", "ES256 ", "HS256", "RS256", "ES384"])(
-    "sec:J01 refuses %j before any key lookup, even with a good signature",
+    "sec:J01 refuses %j before any key lookup, even with a valid signature",
     async (alg) => {
       expect(await look(await forge(headerOf({ alg }), accessPayload, keys.signing))).toEqual(
         refusedEarly,
@@ -83,7 +83,7 @@ describe("feat:B10 alg", () => {
     ["EdDSA", refused],
     ["Ed25519", refused],
   ])(
-    "sec:J03 refuses a good signature of %s, with its own alg and with ours",
+    "sec:J03 refuses a valid signature of %s, with its own alg and with the key's",
     async (alg, expected) => {
       const { privateKey } = await generateKeyPair(alg, { extractable: true });
       const { kid } = keys.signing;
@@ -115,7 +115,7 @@ describe("feat:B10 typ and the other header members", () => {
   it.each([
     ...["JWT", "jwt", "rt+jwt", "id+jwt", "refresh", "", "at+jwt ", " at+jwt", "at+jwtx"],
     ...["application/jwt", "application/application/at+jwt", "text/at+jwt", "/at+jwt", "at jwt"],
-  ])("sec:J13 sec:J14 refuses typ %j before any key is looked for", async (typ) => {
+  ])("sec:J13 sec:J14 refuses typ %j before any key lookup", async (typ) => {
     expect(await look(await forge(headerOf({ typ }), accessPayload, keys.signing))).toEqual(
       refusedEarly,
     );
@@ -142,7 +142,7 @@ describe("feat:B10 typ and the other header members", () => {
     { b64: false, crit: ["b64"] },
     { zip: "DEF" },
     { cty: "JWT" },
-  ])("sec:J06 refuses %j, though the signature is good", async (extra) => {
+  ])("sec:J06 refuses %j, although the signature is valid", async (extra) => {
     expect(await look(await forge(headerOf(extra), accessPayload, keys.signing))).toEqual(
       malformed,
     );

@@ -15,7 +15,7 @@ describe("createAccessTokenVerifier options", () => {
     ["maxLife", { maxLife: Number.NaN }],
     ["clockSkew", { clockSkew: -1 }],
     ["clockSkew", { clockSkew: Number.NaN }],
-  ])("refuses a bad %s", (name, change) => {
+  ])("refuses an invalid %s", (name, change) => {
     expect(() => verifierOf([], change)).toThrow(name);
   });
 

@@ -62,11 +62,11 @@ describe("the signature", () => {
   it.each<[string, () => Uint8Array[]]>([
     ["63 bytes", () => [r(), s().subarray(0, 31)]],
     ["65 bytes", () => [r(), s(), zero.subarray(0, 1)]],
-    ["65 bytes, zero in front", () => [zero.subarray(0, 1), r(), s()]],
+    ["65 bytes with a leading zero", () => [zero.subarray(0, 1), r(), s()]],
     ["32 bytes", () => [r()]],
     ["1 byte", () => [zero.subarray(0, 1)]],
     ["128 bytes", () => [r(), s(), r(), s()]],
-  ])("sec:J10 of %s is refused before any key is looked for", async (_, parts) => {
+  ])("sec:J10 of %s is refused before any key lookup", async (_, parts) => {
     expect(await look(withSignature(...parts()))).toEqual(refusedEarly);
   });
 

@@ -43,7 +43,7 @@ describe("parseStrictObject", () => {
     ["sec:J08 a byte order mark", '\ufeff{"a":1}'],
     ["sec:J08 a lone high surrogate", '{"a":"\\ud83d"}'],
     ["sec:J08 a lone low surrogate", '{"a":["\\ude00"]}'],
-    ["sec:J08 surrogates the wrong way round", '{"a":"\\ude00\\ud83d"}'],
+    ["sec:J08 surrogates in the wrong order", '{"a":"\\ude00\\ud83d"}'],
     ["sec:J08 a lone surrogate in a name", '{"\\ud83d":1}'],
     ["sec:J08 one object too deep", nest(maxDepth + 1)],
     ["sec:J08 one array too deep", nestArrays(maxDepth + 1)],

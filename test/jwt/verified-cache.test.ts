@@ -441,7 +441,7 @@ describe("the limits", () => {
   });
 });
 
-it("types: a result is there, or a promise", () => {
+it("types: the verifier returns a result or a promise", () => {
   const { verify } = warmVerifier();
   const verified: VerifiedToken | Promise<VerifiedToken> = verify("junk", now);
   expect(verified).toBeInstanceOf(Promise);

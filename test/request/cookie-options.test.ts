@@ -51,13 +51,13 @@ test("feat:I2 with a domain, the cookies are sent to all of its hosts and have t
   expect(make({ domain: "api.example.com" }).set).toContain("; Domain=api.example.com; ");
 });
 
-test("feat:I2 a path", () => {
+test("feat:I2 a path is written to the cookies", () => {
   const { names, set } = make({ path: "/api" });
   expect(names.access).toBe("__Secure-rpcsession-access");
   expect(set).toContain("; Path=/api; ");
 });
 
-test("feat:I2 feat:I6 SameSite=Strict, and None with Partitioned", () => {
+test("feat:I2 feat:I6 accepts SameSite=Strict, and None with Partitioned", () => {
   expect(make({ sameSite: "strict" }).set).toMatch(/; SameSite=Strict$/);
   expect(make({ sameSite: "none" }).set).toMatch(/; Secure; SameSite=None$/);
   expect(make({ sameSite: "none", partitioned: true }).set).toMatch(
@@ -71,14 +71,14 @@ describe("expired copies", () => {
   const top = ["example.com", "example.com partitioned"];
 
   it.each<[string, CookieOptions, readonly string[]]>([
-    ["with __Host-: there can be no other copy", {}, here],
+    ["with __Host-, expires one cookie because there can be no other copy", {}, here],
     [
-      "of a domain: the host's too, and those of all domains above it",
+      "with a domain, also expires the cookies of the host and of all parent domains",
       { domain: "example.com" },
       [...here, ...above, ...top],
     ],
     [
-      "without __Host-: what a sibling may have planted",
+      "without __Host-, also expires cookies that a sibling host may have planted",
       { path: "/api" },
       [...above, ...top, ...here],
     ],
@@ -121,7 +121,7 @@ describe("feat:I5 options that browsers would not accept are refused at construc
       { names: own, domain: "example.com" },
       /^cookies\.names: .*__Host-app-a.* without a Domain/,
     ],
-    ["__Host- with a path", { names: own, path: "/api" }, /^cookies\.names: .* with Path=\/ only/],
+    ["__Host- with a path", { names: own, path: "/api" }, /^cookies\.names: .* with Path=\//],
     [
       "__Host-Http- with a domain",
       named("__Host-Http-a", "__Host-Http-r", { domain: "example.com" }),
@@ -130,7 +130,7 @@ describe("feat:I5 options that browsers would not accept are refused at construc
     [
       "__Host- without Secure",
       { names: own, insecure: true },
-      /^cookies\.names: .* with Secure only/,
+      /^cookies\.names: .* only with Secure/,
       "http://localhost",
     ],
     [
@@ -146,7 +146,7 @@ describe("feat:I5 options that browsers would not accept are refused at construc
     ],
     ["two prefixes", named("__Host-a", "__Secure-r"), /^cookies\.names must have the same prefix/],
     [
-      "one name for both",
+      "the same name for both cookies",
       named("__Host-a", "__Host-a"),
       /^cookies\.names must differ, got "__Host-a" for both/,
     ],
@@ -157,23 +157,27 @@ describe("feat:I5 options that browsers would not accept are refused at construc
     ["a name with a line break", named("a\r\nset-cookie: x", "r"), /^cookies\.names/],
     ["a name of 97 characters", named("a".repeat(97), "r"), /^cookies\.names/],
     [
-      "one name only",
+      "a missing name",
       wrong({ names: { access: "a" } }),
       /^cookies\.names: undefined is not a valid cookie name/,
     ],
     [
-      "a domain of somebody else",
+      "a domain that does not contain the host",
       { domain: "example.org" },
       /^cookies\.domain must be the issuer's host api\.example\.com or a parent .*, got "example\.org"$/,
     ],
-    ["a domain below", { domain: "x.api.example.com" }, /^cookies\.domain/],
-    ["the end of a label", { domain: "ample.com" }, /^cookies\.domain/],
-    ["a dot before it", { domain: ".example.com" }, /^cookies\.domain/],
+    ["a subdomain of the host", { domain: "x.api.example.com" }, /^cookies\.domain/],
+    [
+      "a domain that begins inside a label of the host",
+      { domain: "ample.com" },
+      /^cookies\.domain/,
+    ],
+    ["a domain with a leading dot", { domain: ".example.com" }, /^cookies\.domain/],
     ["a top-level domain", { domain: "com" }, /^cookies\.domain/],
     ["a domain in capitals", { domain: "Example.com" }, /^cookies\.domain/],
     ["an empty domain", { domain: "" }, /^cookies\.domain/],
     ["a domain with an attribute", { domain: "example.com; Path=/" }, /^cookies\.domain/],
-    ["an address", { domain: "192.0.2.7" }, /^cookies\.domain/, "https://192.0.2.7"],
+    ["an IP address", { domain: "192.0.2.7" }, /^cookies\.domain/, "https://192.0.2.7"],
     ["localhost", { domain: "localhost" }, /^cookies\.domain/, "http://localhost"],
     [
       "a path without a slash",
@@ -183,22 +187,22 @@ describe("feat:I5 options that browsers would not accept are refused at construc
     ["a path with a semicolon", { path: "/a; Domain=example.com" }, /^cookies\.path/],
     ["a path that browsers ignore", { path: `/${"a".repeat(1024)}` }, /^cookies\.path/],
     [
-      "an older domain beside __Host-",
+      "an older domain with the prefix __Host-",
       { olderDomain: "example.com" },
       /^cookies\.olderDomain has no effect, because cookies with the prefix __Host- never have a domain/,
     ],
     [
-      "the present domain as the older one",
+      "the current domain as the older one",
       { domain: "example.com", olderDomain: "example.com" },
       /^cookies\.olderDomain is the domain that the cookies have now/,
     ],
     [
-      "no domain before and none now",
+      "no older domain and no current domain",
       { path: "/api", olderDomain: null },
       /^cookies\.olderDomain is the domain that the cookies have now/,
     ],
     [
-      "an older domain of somebody else",
+      "an older domain that does not contain the host",
       { path: "/api", olderDomain: "example.org" },
       /^cookies\.olderDomain must be .*, got "example\.org"$/,
     ],
@@ -208,22 +212,30 @@ describe("feat:I5 options that browsers would not accept are refused at construc
       /^cookies\.partitioned has no effect with SameSite=lax, .*; set sameSite: "none"/,
     ],
     [
-      "an option that is none",
+      "an unknown option",
       wrong({ samesite: "none" }),
       /^unknown option "samesite" for cookies; the options are insecure, sameSite, /,
     ],
     [
-      "a boolean in words",
+      "a string instead of a boolean",
       wrong({ insecure: "false" }),
-      /^cookies\.insecure must be of type boolean, got /,
+      /^cookies\.insecure must be of type boolean, got string$/,
       "http://localhost",
     ],
-    ["names in words", wrong({ names: "a" }), /^cookies\.names must be of type object, got /],
-    ["no names", wrong({ names: null }), /^cookies\.names must be of type object, got /],
+    [
+      "a string instead of names",
+      wrong({ names: "a" }),
+      /^cookies\.names must be of type object, got string$/,
+    ],
+    [
+      "null instead of names",
+      wrong({ names: null }),
+      /^cookies\.names must be of type object, got null$/,
+    ],
     [
       "a domain that is a list",
       wrong({ domain: ["example.com"] }),
-      /^cookies\.domain must be of type string, got /,
+      /^cookies\.domain must be of type string, got object$/,
     ],
   ])("feat:I5 %s", (_, options, message, at = issuer.href) => {
     expect(() => new SessionCookies(new URL(at), options)).toThrow(TypeError);

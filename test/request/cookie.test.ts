@@ -77,19 +77,19 @@ describe("sec:C08 golden Set-Cookie strings", () => {
       /^cookies\.insecure cannot be combined with an https issuer; leave it out$/,
     ],
     [
-      "insecure and none",
+      "insecure with SameSite=None",
       http,
       { insecure: true, sameSite: "none" },
       /^cookies\.insecure cannot be combined with SameSite=None or Partitioned/,
     ],
     [
-      "insecure and partitioned",
+      "insecure with partitioned",
       http,
       { insecure: true, partitioned: true },
       /^cookies\.insecure cannot be combined with SameSite=None or Partitioned/,
     ],
     [
-      "a sameSite that is none",
+      "an unknown sameSite",
       https,
       { sameSite: "Lax" as "lax" },
       /^cookies\.sameSite must be "lax", "strict" or "none", got "Lax"$/,
@@ -104,7 +104,7 @@ describe("sec:C01 in a cookie jar that follows RFC 6265bis", () => {
   const url = "https://api.example.com/rpcsession.v1.SessionService/Refresh";
   const strict = () => new CookieJar(undefined, { prefixSecurity: "strict" });
 
-  it("is kept, and expired again", async () => {
+  it("is stored, and expired again", async () => {
     const jar = strict();
     const cookies = new SessionCookies(https);
     await jar.setCookie(cookies.set(name, "a.b", 60), url);
@@ -120,7 +120,7 @@ describe("sec:C01 in a cookie jar that follows RFC 6265bis", () => {
     ["Domain", `${name}=x; Secure; Path=/; Domain=example.com`],
     ["a narrow Path", `${name}=x; Secure; Path=/rpcsession.v1.SessionService`],
     ["no Secure", `${name}=x; Path=/`],
-  ])("a sibling cannot plant one with %s", async (_, planted) => {
+  ])("cannot be planted by a sibling host with %s", async (_, planted) => {
     const jar = strict();
     await jar.setCookie(planted, "https://evil.example.com/", { ignoreError: true });
     await jar.setCookie(planted, url, { ignoreError: true });
@@ -139,14 +139,14 @@ describe("sec:C01 in a cookie jar that follows RFC 6265bis", () => {
     ["percent encoding", `__Host%2Drpcsession-access=planted`],
     ["a longer name", `${name}-2=planted`],
     ["a comma instead of a semicolon", `a=1, ${name}=planted`],
-  ])("a cookie whose name has %s is another cookie", (_, pair) => {
+  ])("is not confused with a cookie whose name has %s", (_, pair) => {
     // A sibling may set these for the whole domain: the prefix does not protect them.
     expect(readCookie(`${pair}; ${name}=real`, name, 3)).toEqual(["real"]);
     expect(withoutCookies(`${pair}; ${name}=real`, [name])).toBe(pair);
   });
 });
 
-describe("sec:C02 duplicates", () => {
+describe("sec:C02 readCookie with duplicates", () => {
   it.each<[string, string, readonly string[]]>([
     ["one", `${name}=1`, ["1"]],
     ["two, in order", `${name}=1; ${name}=2`, ["1", "2"]],
@@ -158,8 +158,8 @@ describe("sec:C02 duplicates", () => {
     ["empty values", `${name}=; ${name}=1`, ["", "1"]],
     ["a name without a value", `${name}; ${name}=1`, ["1"]],
     ["a value with equals signs", `${name}=a=b=`, ["a=b="]],
-    ["a value in quotes stays in them", `${name}="1"`, ['"1"']],
-    ["percent signs stay", `${name}=%`, ["%"]],
+    ["a value in quotes keeps its quotes", `${name}="1"`, ['"1"']],
+    ["percent signs are not decoded", `${name}=%`, ["%"]],
     ["more than the limit", `${name}=1; ${name}=2; ${name}=3; ${name}=4`, ["1", "2", "3"]],
     ["none", "a=b", []],
     ["nothing", "", []],
@@ -167,7 +167,7 @@ describe("sec:C02 duplicates", () => {
     expect(readCookie(header, name, 3)).toEqual(values);
   });
 
-  it("no header", () => {
+  it("returns nothing without a header", () => {
     expect(readCookie(null, name, 3)).toEqual([]);
   });
 });
@@ -239,7 +239,7 @@ describe("withoutCookies", () => {
   });
 });
 
-describe("sec:C07 size", () => {
+describe("sec:C07 the size of a cookie", () => {
   const cookies = new SessionCookies(https);
   it.each([
     [4095, true],
@@ -289,8 +289,8 @@ describe("sec:C05 junk", () => {
     ["spaces", " "],
     ["tabs", "\t"],
     ["equals signs", "="],
-    ["our name, again and again", `${name}=x; `],
-    ["almost our name", `${name.slice(0, -1)}; `],
+    ["the cookie's name, repeated", `${name}=x; `],
+    ["almost the cookie's name, repeated", `${name.slice(0, -1)}; `],
     ["quotes", '"'],
     ["percent signs", "%"],
     ["spaces, then a letter", `${" ".repeat(50)}a`],

@@ -62,16 +62,20 @@ describe("sec:C13 sec:C14 sec:C16 Sec-Fetch-Site", () => {
     { row: "unknown, origin listed", site: "same-planet", origin: listed, trusted: [true, true] },
     { row: "another case", site: "Same-Origin", trusted: [false, false] },
     {
-      row: "twice, the good one first",
+      row: "twice, the trusted value first",
       site: ["same-origin", "cross-site"],
       trusted: [false, false],
     },
     {
-      row: "twice, the good one last",
+      row: "twice, the trusted value last",
       site: ["cross-site", "same-origin"],
       trusted: [false, false],
     },
-    { row: "twice the good one", site: ["same-origin", "same-origin"], trusted: [false, false] },
+    {
+      row: "twice the trusted value",
+      site: ["same-origin", "same-origin"],
+      trusted: [false, false],
+    },
     {
       row: "twice, origin listed",
       site: ["same-origin", "none"],
@@ -111,9 +115,9 @@ describe("sec:C15 the Origin header", () => {
     })),
   );
   check([
-    { row: "a listed one with a port", origin: "http://localhost:5173", trusted: [true, true] },
+    { row: "a listed origin with a port", origin: "http://localhost:5173", trusted: [true, true] },
     {
-      row: "Host and Referer and what proxies say count for nothing",
+      row: "Host, Referer and the headers of proxies are ignored",
       headers: {
         host: "app.example.com",
         "x-forwarded-host": "app.example.com",

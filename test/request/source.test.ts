@@ -12,10 +12,10 @@ describe("sec:C04 the Authorization header", () => {
     ["no token", "Bearer", ""],
     ["no token, a space", "Bearer ", ""],
     ["another scheme", "Basic YTpi", undefined],
-    ["another scheme that begins alike", "Bearers a", undefined],
+    ["another scheme with the same beginning", "Bearers a", undefined],
     ["DPoP", "DPoP a.b.c", undefined],
     ["no scheme", "a.b.c", undefined],
-    ["two, joined", "Bearer a, Bearer b", "a, Bearer b"],
+    ["two tokens, joined", "Bearer a, Bearer b", "a, Bearer b"],
     ["Bearer twice", "Bearer Bearer a", "Bearer a"],
     ["8192 characters", `Bearer ${"a".repeat(8192)}`, "a".repeat(8192)],
     ["8193 characters", `Bearer ${"a".repeat(8193)}`, ""],
@@ -54,10 +54,10 @@ describe("sec:C02 sec:C05 cookies", () => {
 describe("the headers that handlers see", () => {
   it.each<[string, string | undefined, string | null]>([
     ["no cookies", undefined, null],
-    ["only others", "a=1;b=2", "a=1;b=2"],
-    ["only ours", `${names.access}=x; ${names.refresh}=y`, null],
+    ["only other cookies", "a=1;b=2", "a=1;b=2"],
+    ["only session cookies", `${names.access}=x; ${names.refresh}=y`, null],
     ["both", `a=1; ${names.access}=x; b=2; ${names.refresh}=y`, "a=1; b=2"],
-    ["ours twice", `${names.access}=x; a=1; ${names.access}=y`, "a=1"],
+    ["a session cookie twice", `${names.access}=x; a=1; ${names.access}=y`, "a=1"],
     ["a longer name", `${names.access}s=x`, `${names.access}s=x`],
   ])("%s", (_, cookie, left) => {
     const headers = new Headers(cookie === undefined ? {} : { cookie });

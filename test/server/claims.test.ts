@@ -80,7 +80,7 @@ describe.each(Object.entries(schemas))("claims validated by %s", (_, claims) => 
     const wrong = async (error: unknown) => {
       expect(error).toBeInstanceOf(TypeError);
       expect(String(error)).toMatch(
-        /^TypeError: the claims do not match the schema: (role|teams\.1)/,
+        /^TypeError: the claims do not match the schema: (role|teams\.1)(, (role|teams\.1))?$/,
       );
     };
     await sessions.issue(bad as never).then(() => expect.unreachable(), wrong);
@@ -89,7 +89,9 @@ describe.each(Object.entries(schemas))("claims validated by %s", (_, claims) => 
       sessions.create(ctx, bad as never),
     );
     expect(error?.code).toBe(Code.Internal);
-    expect(error?.rawMessage).toMatch(/^the claims do not match the schema: (role|teams)/);
+    expect(error?.rawMessage).toMatch(
+      /^the claims do not match the schema: (role|teams\.1)(, (role|teams\.1))?$/,
+    );
     expect(body + [...headers].join()).not.toContain("CANARY");
     expect(store.inserted).toEqual([]);
   });
@@ -376,14 +378,14 @@ describe("feat:E6 clientClaims: the claims that a client may read", () => {
         sessions.create(ctx, { userId: "a", claims: { name } }),
       );
       expect(answer.error?.code).toBe(Code.Internal);
-      expect(answer.error?.rawMessage).toBe(
-        "clientClaims returned more than the 3072 characters that fit a header; select fewer claims",
+      expect(answer.error?.rawMessage).toMatch(
+        /^clientClaims must return at most 3072 characters after form encoding, got [3-9]\d{3}; select fewer claims$/,
       );
       await expect(sessions.issue({ userId: "a", claims: { name } })).rejects.toThrow(TypeError);
       expect(store.inserted).toEqual([]);
       const { session } = await sessions.issue({ userId: "a", claims: { name: "Ada" } });
       await expect(sessions.updateClaims(session.id, { name })).rejects.toThrow(
-        /clientClaims returned more than/,
+        /clientClaims must return at most/,
       );
       expect((await sessions.find(session.id))?.claims?.name).toBe("Ada");
     },

@@ -45,24 +45,24 @@ describe("parts combined by hand", () => {
   };
   const compositions: readonly (readonly [string, Parts])[] = [
     [
-      "an own gate that asks leniently, then the interceptor",
+      "a custom gate with lenient options, then the interceptor",
       (s) => ({ requestGate: lenient(s), interceptors: [s.interceptor] }),
     ],
     [
-      "an own gate that swallows failures, then the interceptor",
+      "a custom gate that swallows errors, then the interceptor",
       (s) => ({ requestGate: swallowing(s), interceptors: [s.interceptor] }),
     ],
     [
-      "a lenient gate before the gate",
+      "a gate with lenient options before requestGate",
       (s) => ({ requestGate: composeGates(lenient(s), s.requestGate) }),
     ],
     [
-      "a swallowing gate before the gate",
+      "a gate that swallows errors before requestGate",
       (s) => ({ requestGate: composeGates(swallowing(s), s.requestGate) }),
     ],
     ["the interceptor twice", (s) => ({ interceptors: [s.interceptor, s.interceptor] })],
     [
-      "an interceptor between that replaces the headers",
+      "an interceptor in between that replaces the headers",
       (s) => ({
         requestGate: s.requestGate,
         interceptors: [
@@ -87,7 +87,7 @@ describe("parts combined by hand", () => {
   ];
 
   describe.each(compositions)("%s", (_name, parts) => {
-    it.each(refusedRequests)("refuses: %s", async (_what, request) => {
+    it.each(refusedRequests)("refuses a request with %s", async (_what, request) => {
       const handled = { count: 0 };
       const sessions = testSessions({ antiCsrf: "token" });
       const server = wireServer({ ...openRoutes(handled), ...parts(sessions) });
@@ -110,7 +110,7 @@ describe("parts combined by hand", () => {
 
 describe("one ContextValues object for several requests", () => {
   it.each(["protect", "interceptor alone"] as const)(
-    "never mistakes one caller for another, and explains the mistake (%s)",
+    "is detected: no caller is mistaken for another, and the error explains the cause (%s)",
     async (way) => {
       const sessions = testSessions({ public: [NotesService.method.signIn] });
       const shared = createContextValues();
@@ -141,7 +141,7 @@ describe("one ContextValues object for several requests", () => {
 });
 
 describe("without any protection", () => {
-  it("a sign-in reports it before there is a session", async () => {
+  it("a sign-in is reported as misuse before a session is created", async () => {
     const sessions = testSessions();
     const client = createClient(NotesService, createRouterTransport(notesApp(sessions).routes));
     const error = await client.signIn({ user: "a" }).catch((reason) => ConnectError.from(reason));
@@ -149,7 +149,7 @@ describe("without any protection", () => {
     expect((error as ConnectError).rawMessage).toMatch(/^nothing authenticates .*protect/);
   });
 
-  it("handlers that read the session do not help either", async () => {
+  it("handlers that call getSession detect a ContextValues object that several requests share", async () => {
     const sessions = testSessions();
     const shared = createContextValues();
     const seen: string[] = [];

@@ -85,7 +85,7 @@ describe("a waiting gate ends with its call", () => {
     await expect(gate).rejects.toMatchObject({ code: Code.Canceled });
   });
 
-  it("with an abort before it began", async () => {
+  it("with an abort before the gate started", async () => {
     const gate = waiting({ requestSignal: AbortSignal.abort() });
     await expect(gate).rejects.toMatchObject({ code: Code.Canceled });
   });
@@ -180,7 +180,7 @@ describe("errors of a handler", () => {
   ];
 
   it.each(rows)(
-    "feat:B3 feat:N4 $error.kind $error.reason is mapped",
+    "feat:B3 feat:N4 a SessionError is mapped to a ConnectError: $error.kind $error.reason",
     async ({ error, code, hint, flag }) => {
       const sessions = testSessions();
       const { access } = await issueOn(sessions, "cookie");
@@ -288,7 +288,7 @@ describe("feat:Q5 errors of another service", () => {
   });
 });
 
-describe("caches", () => {
+describe("Cache-Control and Vary", () => {
   const vary = "Cookie, Authorization, Sec-Fetch-Site, Origin";
   const asked = async (presented: (access: string) => Presented, method = listNotes) => {
     const sessions = testSessions({ public: [signIn] });
@@ -310,12 +310,12 @@ describe("caches", () => {
     expect([headers.get("cache-control"), headers.get("vary")]).toEqual([cacheControl, varies]);
   });
 
-  it("the handler's Vary is kept", async () => {
+  it("the Vary header of the handler is kept", async () => {
     const { headers } = await asked((access) => ({ access, method: "GET" }));
     expect(headers.get("vary")).toBe(`${vary}, X-Own`);
   });
 
-  it("a stream", async () => {
+  it("are also set on a stream", async () => {
     const sessions = testSessions();
     const { access } = await issueOn(sessions, "cookie");
     const { headers } = await serve(sessions, async () => {}).stream(watchNotes, {}, { access });
@@ -373,7 +373,7 @@ describe("caches", () => {
 });
 
 describe("sec:C10 no failed call returns a secret", () => {
-  it("not in headers, bodies, details, messages and events", async () => {
+  it("in headers, bodies, details, messages and events", async () => {
     const watched = watchedStore();
     const events: SessionEvent[] = [];
     const sessions = testSessions({
@@ -464,7 +464,7 @@ describe("sec:C10 no failed call returns a secret", () => {
     expect(events.map(({ type }) => type)).toContain("theft");
   });
 
-  it("not in what getSession throws", async () => {
+  it("in errors that getSession throws", async () => {
     const sessions = testSessions();
     const { access, refresh } = await issueOn(sessions, "cookie");
     for (const presented of [{ access: refresh }, { bearer: access }, { bearer: refresh }, {}]) {

@@ -36,8 +36,8 @@ function serve(sessions: TestSessions, work: (context: HandlerContext) => Promis
 
 const publicSignIn = { public: [signIn] } satisfies Partial<SessionsOptions>;
 
-describe("a handler never clears tokens by mistake", () => {
-  it("signs in again, then ends the old session: the new tokens stay", async () => {
+describe("a handler never clears tokens that are still valid", () => {
+  it("if it signs in again and then ends the old session: the new tokens are kept", async () => {
     for (const transport of ["cookie", "header"] as const) {
       const sessions = testSessions();
       const server = serve(sessions, async (context) => {
@@ -57,7 +57,7 @@ describe("a handler never clears tokens by mistake", () => {
     }
   });
 
-  it("passes on a failure about another token: the caller's cookies stay", async () => {
+  it("if it throws an error about another token: the caller's cookies are kept", async () => {
     const sessions = testSessions();
     const server = serve(sessions, () =>
       sessions.getSession({
@@ -72,7 +72,7 @@ describe("a handler never clears tokens by mistake", () => {
     expect(cookieEffects(answer.headers)).toEqual([]);
   });
 
-  it("relays a hint of another service under any type URL: none of it arrives", async () => {
+  it("if it relays an error of another service: its hint is removed, whatever the type URL", async () => {
     const sessions = testSessions();
     const server = serve(sessions, () => {
       const upstream = new ConnectError("upstream", Code.Unauthenticated);
@@ -86,8 +86,8 @@ describe("a handler never clears tokens by mistake", () => {
   });
 });
 
-describe("late calls of a session that its user has ended", () => {
-  it("clear nothing when a node's clock is ahead of the store's", async () => {
+describe("late calls of a session that was replaced", () => {
+  it("clear nothing even if the server's clock is ahead of the store's", async () => {
     const clock = createFakeClock();
     const store = memoryStore();
     await store.open({ clock });
@@ -101,7 +101,7 @@ describe("late calls of a session that its user has ended", () => {
     expect(cookieEffects(late.headers)).toEqual([]);
   });
 
-  it("clear nothing when it was revoked before it was replaced", async () => {
+  it("clear nothing even if it was revoked before it was replaced", async () => {
     const sessions = testSessions(publicSignIn);
     const server = serve(sessions, async () => {});
     const old = await issueOn(sessions, "cookie");
@@ -177,7 +177,7 @@ describe("a refresh cookie made with a secret that this server does not have", (
     expect(after.error?.code).toBe(Code.Unauthenticated);
   });
 
-  it("alone is Unavailable at SignOut and kept, because its session would live on", async () => {
+  it("makes SignOut Unavailable if it is the only token, and is kept, because its session is still alive", async () => {
     const { server, sessions, alien } = await rotated();
     const answer = await server.call(signOut, {}, { refresh: alien.refresh });
     expect([answer.error?.code, cookieEffects(answer.headers)]).toEqual([Code.Unavailable, []]);
@@ -198,7 +198,7 @@ describe("a refresh cookie made with a secret that this server does not have", (
     expect(answer.error).toBeUndefined();
   });
 
-  it("alone is Unavailable at Refresh, and kept", async () => {
+  it("makes Refresh Unavailable if it is the only token, and is kept", async () => {
     const { server, alien } = await rotated();
     const answer = await server.call(
       refresh,
@@ -225,7 +225,7 @@ describe("a header that proves no session", () => {
 });
 
 describe("an outage of the signing keys", () => {
-  it("is not a verdict on a token, then or later, and signs nobody out", async () => {
+  it("makes calls and SignOut Unavailable, and the token is accepted afterwards", async () => {
     const watched = watchedStore();
     const secret = "shared by all servers, 32 bytes!!";
     const one = testSessions({ store: watched.store, secret });
@@ -250,7 +250,7 @@ describe("an outage of the signing keys", () => {
 });
 
 describe("events for the service", () => {
-  it("an outage is reported with its cause, and a failing listener breaks nothing", async () => {
+  it("report an outage with its cause, and a failing listener breaks nothing", async () => {
     const failures: SessionError[] = [];
     const watched = watchedStore();
     const sessions = testSessions({
@@ -270,7 +270,7 @@ describe("events for the service", () => {
     expect(failures[0]?.cause).toBeInstanceOf(Error);
   });
 
-  it("replacing a session is one event, however often its cookies come", async () => {
+  it("report a replaced session once, however often its cookies are presented", async () => {
     const ended: string[] = [];
     const sessions = testSessions({
       ...publicSignIn,

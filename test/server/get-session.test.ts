@@ -149,7 +149,7 @@ function takeDown({ store }: World): void {
   }
 }
 
-describe("GetSession: what the original engine decides", () => {
+describe("GetSession: the decisions of the original engine", () => {
   check([
     {
       row: "gs:G1 nothing presented: Unauthorized, nothing cleared",
@@ -157,22 +157,22 @@ describe("GetSession: what the original engine decides", () => {
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:G2 access cookie absent beside a refresh cookie",
+      row: "gs:G2 no access cookie, but a refresh cookie",
       presented: ({ cookie }) => ({ refresh: cookie.refresh }),
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "gs:G2 access cookie absent beside a refresh cookie that is junk",
+      row: "gs:G2 no access cookie, but a junk refresh cookie",
       presented: () => ({ refresh: "junk" }),
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "gs:G2 access cookie empty beside a refresh cookie",
+      row: "gs:G2 an empty access cookie and a refresh cookie",
       presented: ({ cookie }) => ({ access: "", refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
-    { row: "gs:G3 fast path, cookie", presented: byCookie, gives: "cookie" },
-    { row: "gs:G3 fast path, header", presented: byHeader, gives: "header" },
+    { row: "gs:G3 a valid token, cookie", presented: byCookie, gives: "cookie" },
+    { row: "gs:G3 a valid token, header", presented: byHeader, gives: "header" },
     {
       row: "gs:G3 access cookie alone",
       presented: ({ cookie }) => ({ access: cookie.access }),
@@ -180,7 +180,7 @@ describe("GetSession: what the original engine decides", () => {
     },
     // G4 keys are not read again by the clock, only for an unknown key id: zero-io.test.ts.
     {
-      row: "gs:G5 malformed, with a refresh token beside it",
+      row: "gs:G5 malformed, with a refresh token",
       presented: ({ cookie }) => ({ access: "junk", refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
@@ -191,7 +191,7 @@ describe("GetSession: what the original engine decides", () => {
       clears: true,
     },
     {
-      row: "gs:G5 malformed in the header: Unauthorized; a cookie is not what failed",
+      row: "gs:G5 malformed in the header: Unauthorized; cookies are kept",
       presented: () => ({ bearer: "junk" }),
       gives: signIn("TOKEN_INVALID"),
     },
@@ -233,7 +233,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "gs:G6 csrf required and missing is decided here, without the store",
+      row: "gs:G6 a missing anti-CSRF token is refused without the store",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
@@ -293,7 +293,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "gs:G8 anti-CSRF token right",
+      row: "gs:G8 a valid anti-CSRF token",
       options: withToken,
       presented: async (world) => ({ ...byCookie(world), csrf: await csrfOf(world, world.cookie) }),
       gives: "cookie",
@@ -319,7 +319,7 @@ describe("GetSession: what the original engine decides", () => {
     },
     // G13 claims of a running session that have changed: reissue.test.ts.
     {
-      row: "gs:G14 the store is down: a known key needs none",
+      row: "gs:G14 the store is down: a known key does not need it",
       presented: (world) => {
         takeDown(world);
         return byCookie(world);
@@ -327,7 +327,7 @@ describe("GetSession: what the original engine decides", () => {
       gives: "cookie",
     },
     {
-      row: "gs:G14 the keys are out of reach for a token newer than them: Unavailable, kept",
+      row: "gs:G14 the keys cannot be read for a newer token: Unavailable, kept",
       presented: async (world) => {
         const { clock } = world.sessions;
         clock.advance("6s");
@@ -358,7 +358,7 @@ describe("GetSession: what the original engine decides", () => {
   });
 });
 
-describe("getSession: what its successor for Node.js decides", () => {
+describe("getSession: the decisions of its Node.js successor", () => {
   const legacy = { headers: { cookie: "sIdRefreshToken=x", "sec-fetch-site": "same-origin" } };
   check([
     {
@@ -368,12 +368,12 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:N2 another scheme in Authorization is nothing",
+      row: "gs:N2 another scheme in Authorization is ignored",
       presented: () => ({ headers: { authorization: "Basic YTpi" } }),
       gives: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:N2 another scheme in Authorization leaves the cookie alone",
+      row: "gs:N2 with another scheme in Authorization the cookie is used",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Basic YTpi" } }),
       gives: "cookie",
     },
@@ -383,7 +383,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: "header",
     },
     {
-      row: "gs:N2 Bearer without a token is a token that fails",
+      row: "gs:N2 Bearer without a token is an invalid token",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Bearer" } }),
       gives: signIn("TOKEN_INVALID"),
     },
@@ -431,7 +431,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: refresh("TOKEN_CONFLICT"),
     },
     {
-      row: "gs:N2 header beside a cookie that is junk",
+      row: "gs:N2 a header and a junk cookie",
       presented: ({ header }) => ({ bearer: header.access, access: "junk" }),
       gives: "header",
     },
@@ -447,19 +447,19 @@ describe("getSession: what its successor for Node.js decides", () => {
     },
     // N3 duplicates have their own table below.
     {
-      row: "gs:N4 csrf is checked on POST by default",
+      row: "gs:N4 the anti-CSRF token is checked on POST by default",
       options: withToken,
       presented: byCookie,
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "gs:N4 csrf is not checked on GET by default",
+      row: "gs:N4 the anti-CSRF token is not checked on GET by default",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), method: "GET" }),
       gives: "cookie",
     },
     {
-      row: "gs:N4 csrf on GET where it is asked for",
+      row: "gs:N4 the anti-CSRF token is checked on GET if the policy demands it",
       options: withToken,
       presented: (world) => ({ ...byCookie(world), method: "GET" }),
       ask: { doAntiCsrfCheck: true },
@@ -473,14 +473,14 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: "cookie",
     },
     {
-      row: "gs:N4 header transport skips it, asked for or not",
+      row: "gs:N4 header transport never checks the anti-CSRF token",
       options: withToken,
       presented: byHeader,
       ask: { doAntiCsrfCheck: true },
       gives: "header",
     },
     {
-      row: "gs:N4 optional and nothing presented: nothing to check",
+      row: "gs:N4 optional without tokens: no anti-CSRF check",
       options: withToken,
       presented: () => ({}),
       ask: { doAntiCsrfCheck: true, required: false },
@@ -499,7 +499,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     {
-      row: "gs:N5 junk in a cookie from another site tells nothing",
+      row: "gs:N5 a junk cookie from another site reveals nothing",
       presented: () => ({ access: "junk", headers: { "sec-fetch-site": "cross-site" } }),
       gives: forbidden,
     },
@@ -509,18 +509,18 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     {
-      row: "gs:N5 a cookie from another site, unchecked",
+      row: "gs:N5 a cookie from another site, crossSite: unchecked",
       options: { crossSite: "unchecked" },
       presented: (world) => ({ ...byCookie(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: "cookie",
     },
     {
-      row: "gs:N5 header transport skips it",
+      row: "gs:N5 header transport skips the cross-site check",
       presented: (world) => ({ ...byHeader(world), headers: { "sec-fetch-site": "cross-site" } }),
       gives: "header",
     },
     {
-      row: "gs:N5 header transport skips it, a cookie of the same session beside it",
+      row: "gs:N5 header transport skips the cross-site check, even with a cookie of the same session",
       presented: ({ header }) => ({
         bearer: header.access,
         access: header.access,
@@ -535,7 +535,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: forbidden,
     },
     {
-      row: "gs:N6 optional, nothing",
+      row: "gs:N6 optional, no tokens",
       presented: () => ({}),
       ask: { required: false },
       gives: "none",
@@ -547,7 +547,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: "cookie",
     },
     {
-      row: "gs:N7 required, nothing: nothing cleared",
+      row: "gs:N7 required, no tokens: nothing cleared",
       presented: () => ({}),
       gives: signIn("SESSION_MISSING"),
     },
@@ -559,23 +559,23 @@ describe("getSession: what its successor for Node.js decides", () => {
       clears: true,
     },
     {
-      row: "gs:N8 optional, access absent beside a refresh cookie",
+      row: "gs:N8 optional, only a refresh cookie",
       presented: ({ cookie }) => ({ refresh: cookie.refresh }),
       ask: { required: false },
       gives: refresh("ACCESS_TOKEN_MISSING"),
     },
     {
-      row: "gs:N9 a refresh token is no access token",
+      row: "gs:N9 a refresh token is not an access token",
       presented: ({ cookie }) => ({ access: cookie.refresh, refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "gs:N9 a refresh token in the header is no access token",
+      row: "gs:N9 a refresh token in the header is not an access token",
       presented: ({ header }) => ({ bearer: header.refresh }),
       gives: signIn("TOKEN_INVALID"),
     },
     {
-      row: "gs:N10 optional, expired: the client shall refresh",
+      row: "gs:N10 optional, expired: the client should refresh",
       presented: (world) => {
         world.sessions.clock.advance("16m");
         return byCookie(world);
@@ -584,7 +584,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "gs:N10 a key newer than the last read, just read: Unavailable, not a refresh",
+      row: "gs:N10 a token newer than the last read of the keys: Unavailable, not REFRESH",
       presented: async ({ sessions }) => ({
         bearer: (await issueOn(testSessions({ clock: sessions.clock }), "header")).access,
       }),
@@ -592,7 +592,7 @@ describe("getSession: what its successor for Node.js decides", () => {
     },
     // N11 there is one kind of key.
     {
-      row: "gs:N12 the token of this session in the other mode's name does not count",
+      row: "gs:N12 the token in the cookie name of the other mode is ignored",
       options: withToken,
       presented: async (world) => ({
         ...byCookie(world),
@@ -601,7 +601,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: refresh("ANTI_CSRF"),
     },
     {
-      row: "gs:N13 antiCsrf: off makes doAntiCsrfCheck: true count as false",
+      row: "gs:N13 antiCsrf: off disables doAntiCsrfCheck: true",
       presented: byCookie,
       ask: { doAntiCsrfCheck: true },
       gives: "cookie",
@@ -618,7 +618,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       clears: true,
     },
     {
-      row: "gs:N15 revoked, header: the hint clears, a cookie is not written",
+      row: "gs:N15 revoked, header: the hint says CLEAR, and no cookie is written",
       presented: async (world) => {
         await world.header.revoke();
         return byHeader(world);
@@ -626,7 +626,7 @@ describe("getSession: what its successor for Node.js decides", () => {
       gives: signIn("SESSION_REVOKED"),
     },
     {
-      row: "gs:N15 revoked and expired: first refresh, which then knows",
+      row: "gs:N15 revoked and expired: REFRESH, which then detects the revocation",
       presented: async (world) => {
         await world.cookie.revoke();
         world.sessions.clock.advance("16m");
@@ -688,7 +688,7 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
   const junk = "junk";
   check([
     {
-      row: "twice the same",
+      row: "the same cookie twice",
       presented: ({ cookie }) => ({ access: [cookie.access, cookie.access] }),
       gives: "cookie",
     },
@@ -719,7 +719,7 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       gives: "cookie",
     },
     {
-      row: "three of junk hide the fourth: at most three are looked at",
+      row: "three junk cookies hide the fourth: at most three are read",
       presented: ({ cookie }) => ({ access: [junk, junk, junk, cookie.access] }),
       gives: signIn("TOKEN_INVALID"),
       clears: true,
@@ -731,19 +731,19 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       clears: true,
     },
     {
-      row: "only junk beside a refresh cookie",
+      row: "only junk, and a refresh cookie",
       presented: ({ cookie }) => ({ access: [junk, junk], refresh: cookie.refresh }),
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "a wrong signature names no session",
+      row: "a token with a wrong signature does not identify a session",
       presented: ({ cookie, otherCookie }) => ({
         access: [withSignatureOf(otherCookie.access, cookie.access), cookie.access],
       }),
       gives: "cookie",
     },
     {
-      row: "different sessions with __Host-: refresh decides",
+      row: "different sessions with __Host-: REFRESH decides",
       presented: ({ cookie, otherCookie }) => ({ access: [cookie.access, otherCookie.access] }),
       gives: refresh("TOKEN_CONFLICT"),
     },
@@ -780,7 +780,7 @@ describe("late calls of an ended session", () => {
   const ends: readonly (readonly [string, (world: World) => Promise<void>, boolean])[] = [
     ["its own sign-out", signOut, true],
     [
-      "being replaced",
+      "its replacement",
       async ({ store, cookie }) => {
         await store.store.revoke(cookie.id, "replaced");
       },

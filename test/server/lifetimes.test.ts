@@ -269,7 +269,7 @@ describe("feat:A8 session limit per user", () => {
   it("feat:A8 feat:N4 an invalid limit is refused at construction", () => {
     for (const max of [0, -1, 1.5, Number.NaN, "2", undefined]) {
       expect(() => testSessions({ sessionsPerUser: { max } as never })).toThrow(
-        /^sessionsPerUser\.max must be an integer of at least 1, got /,
+        new TypeError(`sessionsPerUser.max must be an integer of at least 1, got ${String(max)}`),
       );
     }
     expect(() => testSessions({ sessionsPerUser: { max: 1, overflow: "drop" } as never })).toThrow(

@@ -26,72 +26,84 @@ function plainStore(): SessionStore {
 describe("invalid options throw at construction, with a message that says what to change", () => {
   it.each<[string, Wrong, RegExp]>([
     [
-      "issuer missing",
+      "a missing issuer",
       { issuer: undefined },
-      /^issuer must be the URL of this service, such as .*, got undefined$/,
+      /^issuer must be the http or https URL of this service without .*, such as .*, got undefined$/,
     ],
-    ["issuer empty", { issuer: "" }, /^issuer must be .*, got ""$/],
-    ["issuer a host", { issuer: "api.example.com" }, /^issuer must be .*, got "api.example.com"$/],
-    ["issuer another scheme", { issuer: "ftp://api.example.com" }, /^issuer must be/],
-    ["issuer with a query", { issuer: `${issuer}?a=1` }, /^issuer must be/],
-    ["issuer with a fragment", { issuer: `${issuer}#a` }, /^issuer must be/],
-    ["issuer with a user", { issuer: "https://a:b@api.example.com" }, /^issuer must be/],
-    ["issuer with a space", { issuer: `${issuer} ` }, /^issuer must be/],
-    ["issuer with a line", { issuer: `${issuer}\r\nx: y` }, /^issuer must be/],
-    ["issuer with a quote", { issuer: `${issuer}/"` }, /^issuer must be/],
-    ["audience empty", { audience: "" }, /^audience must be a non-empty string, got ""$/],
-    ["audience no string", { audience: ["a"] }, /^audience must be a string, got an array/],
-    ["store missing", { store: undefined }, /^store must be a session store, such as sqliteStore/],
-    ["store no store", { store: {} }, /^store must be a session store/],
-    ["store a name", { store: "sessions.db" }, /^store must be a session store/],
+    ["an empty issuer", { issuer: "" }, /^issuer must be .*, got ""$/],
     [
-      "secret missing",
+      "a host as issuer",
+      { issuer: "api.example.com" },
+      /^issuer must be .*, got "api.example.com"$/,
+    ],
+    ["an issuer with another scheme", { issuer: "ftp://api.example.com" }, /^issuer must be/],
+    ["an issuer with a query", { issuer: `${issuer}?a=1` }, /^issuer must be/],
+    ["an issuer with a fragment", { issuer: `${issuer}#a` }, /^issuer must be/],
+    ["an issuer with a user name", { issuer: "https://a:b@api.example.com" }, /^issuer must be/],
+    ["an issuer with a space", { issuer: `${issuer} ` }, /^issuer must be/],
+    ["an issuer with a line break", { issuer: `${issuer}\r\nx: y` }, /^issuer must be/],
+    ["an issuer with a quote", { issuer: `${issuer}/"` }, /^issuer must be/],
+    ["an empty audience", { audience: "" }, /^audience must be a non-empty string, got ""$/],
+    [
+      "an audience that is not a string",
+      { audience: ["a"] },
+      /^audience must be a string, got an array/,
+    ],
+    [
+      "a missing store",
+      { store: undefined },
+      /^store must be a session store, such as sqliteStore/,
+    ],
+    ["an object that is not a store", { store: {} }, /^store must be a session store/],
+    ["a file name as store", { store: "sessions.db" }, /^store must be a session store/],
+    [
+      "a missing secret",
       { store: plainStore() },
       /^secret is missing and plainStore does not keep one; pass at least 32 random bytes/,
     ],
     [
-      "secret too short",
+      "a secret that is too short",
       { secret: "x".repeat(31) },
       /^secret must be at least 32 bytes long, got 31; /,
     ],
-    ["secret empty", { secret: "" }, /^secret must be at least 32 bytes long, got 0; /],
+    ["an empty secret", { secret: "" }, /^secret must be at least 32 bytes long, got 0; /],
     [
-      "secret, a short one among several",
+      "a list with a secret that is too short",
       { secret: [secret, "short"] },
       /^secret must be at least 32 bytes long, got 5; /,
     ],
     [
-      "secret, none among several",
+      "an empty list of secrets",
       { secret: [] },
       /^secret must not be an empty list; give at least one secret$/,
     ],
     [
-      "secret, short bytes",
+      "a secret of too few bytes",
       { secret: new Uint8Array(31) },
       /^secret must be at least 32 bytes long, got 31; /,
     ],
     [
-      "access no duration",
+      "access without a unit",
       { lifetimes: { access: "15 min" } },
       /^lifetimes\.access: "15 min" is not a valid duration; use a value such as "15m"/,
     ],
     [
-      "access a number",
+      "a number as access",
       { lifetimes: { access: 900 } },
       /^lifetimes\.access: 900 is not a valid duration/,
     ],
     [
-      "access negative",
+      "a negative access",
       { lifetimes: { access: "-1m" } },
       /^lifetimes\.access: "-1m" is not a valid duration/,
     ],
     [
-      "access too short",
+      "an access lifetime that is too short",
       { lifetimes: { access: "1s" } },
       /^lifetimes\.access must be at least 2s, got "1s"$/,
     ],
     [
-      "access too long",
+      "an access lifetime that is too long",
       { lifetimes: { access: "61m" } },
       /^lifetimes\.access must be at most 1h, got "61m"$/,
     ],
@@ -101,7 +113,7 @@ describe("invalid options throw at construction, with a message that says what t
       /^lifetimes\.absolute must be at least .*, got "10m"$/,
     ],
     [
-      "absolute longer than a cookie lives",
+      "absolute longer than browsers keep a cookie",
       { lifetimes: { absolute: "401d" } },
       /^lifetimes\.absolute must be at most .*, got "401d"$/,
     ],
@@ -121,12 +133,12 @@ describe("invalid options throw at construction, with a message that says what t
       /^lifetimes\.idle must be at most .*, got "14d"$/,
     ],
     [
-      "overlap no longer than a client waits",
+      "overlap that is not longer than clientTimeout",
       { refresh: { overlap: "10s" } },
       /^refresh\.overlap must be longer than refresh\.clientTimeout \(10s\), got 10s/,
     ],
     [
-      "a client that waits for long",
+      "clientTimeout longer than overlap",
       { refresh: { clientTimeout: "30s" } },
       /^refresh\.overlap must be longer than .*, got 30s/,
     ],
@@ -141,92 +153,112 @@ describe("invalid options throw at construction, with a message that says what t
       /^refresh\.overlap must be shorter than half of .*, got 30s/,
     ],
     [
-      "settle too long",
+      "a settle that is too long",
       { refresh: { settle: "2h" } },
       /^refresh\.settle must be at most 1h, got "2h"$/,
     ],
     [
-      "settle no duration",
+      "a settle that is not a duration",
       { refresh: { settle: "soon" } },
       /^refresh\.settle: "soon" is not a valid duration/,
     ],
-    ["clockSkew too long", { clockSkew: "61s" }, /^clockSkew must be at most 1m, got "61s"$/],
-    ["clockSkew no duration", { clockSkew: "1" }, /^clockSkew: "1" is not a valid duration/],
     [
-      "origin with a slash",
+      "a clockSkew that is too long",
+      { clockSkew: "61s" },
+      /^clockSkew must be at most 1m, got "61s"$/,
+    ],
+    [
+      "a clockSkew that is not a duration",
+      { clockSkew: "1" },
+      /^clockSkew: "1" is not a valid duration/,
+    ],
+    [
+      "an origin with a trailing slash",
       { origins: ["https://app.example.com/"] },
       /^origins: "https:\/\/app\.example\.com\/" is not an origin as browsers send it; use a value such as/,
     ],
-    ["origin with a path", { origins: ["https://app.example.com/x"] }, /^origins: /],
-    ["origin in capitals", { origins: ["https://App.example.com"] }, /^origins: /],
-    ["origin with the default port", { origins: ["https://app.example.com:443"] }, /^origins: /],
-    ["origin a host", { origins: ["app.example.com"] }, /^origins: /],
-    ["origin a wildcard", { origins: ["https://*.example.com/"] }, /^origins: /],
-    ["origin a wildcard without a slash", { origins: ["https://*.example.com"] }, /^origins: /],
-    ["origin *", { origins: ["*"] }, /^origins: "\*" is not/],
-    ["origin null", { origins: ["null"] }, /^origins: "null" is not/],
+    ["an origin with a path", { origins: ["https://app.example.com/x"] }, /^origins: /],
+    ["an origin in capitals", { origins: ["https://App.example.com"] }, /^origins: /],
+    ["an origin with the default port", { origins: ["https://app.example.com:443"] }, /^origins: /],
+    ["a host as origin", { origins: ["app.example.com"] }, /^origins: /],
     [
-      "origins a string",
+      "an origin with a wildcard and a slash",
+      { origins: ["https://*.example.com/"] },
+      /^origins: /,
+    ],
+    ["an origin with a wildcard", { origins: ["https://*.example.com"] }, /^origins: /],
+    ["* as origin", { origins: ["*"] }, /^origins: "\*" is not/],
+    ["null as origin", { origins: ["null"] }, /^origins: "null" is not/],
+    [
+      "a string as origins",
       { origins: "https://app.example.com" },
       /^origins must be an array, got a string/,
     ],
     [
-      "cookies insecure with https",
+      "insecure cookies with an https issuer",
       { cookies: { insecure: true } },
       /^cookies\.insecure cannot be combined with an https issuer; leave it out$/,
     ],
     [
-      "cookies sameSite",
+      "an unknown sameSite",
       { cookies: { sameSite: "sloppy" } },
       /^cookies\.sameSite must be .*, got "sloppy"$/,
     ],
     [
-      "crossSite no choice",
+      "an unknown crossSite",
       { crossSite: "off" },
       /^crossSite must be one of "checked", "unchecked", got "off"$/,
     ],
-    ["crossSite a boolean", { crossSite: false }, /^crossSite must be a string, got a boolean/],
+    ["a boolean as crossSite", { crossSite: false }, /^crossSite must be a string, got a boolean/],
     [
-      "antiCsrf no choice",
+      "an unknown antiCsrf",
       { antiCsrf: "on" },
       /^antiCsrf must be one of "off", "token", got "on"$/,
     ],
-    ["antiCsrf a boolean", { antiCsrf: true }, /^antiCsrf must be a string, got a boolean/],
+    ["a boolean as antiCsrf", { antiCsrf: true }, /^antiCsrf must be a string, got a boolean/],
     [
-      "sessionsPerUser, a slip",
+      "a misspelt option in sessionsPerUser",
       { sessionsPerUser: { max: 1, overFlow: "reject" } },
       /^unknown option "overFlow" for sessionsPerUser; the options are max, overflow$/,
     ],
     [
-      "lifetimes, a slip",
+      "a misspelt option in lifetimes",
       { lifetimes: { acess: "5m" } },
       /^unknown option "acess" for lifetimes; /,
     ],
-    ["refresh, a slip", { refresh: { timeout: "1s" } }, /^unknown option "timeout" for refresh; /],
-    ["keys, a slip", { keys: { rotate: "30d" } }, /^unknown option "rotate" for keys; /],
     [
-      "verifiedCache, a slip",
+      "a misspelt option in refresh",
+      { refresh: { timeout: "1s" } },
+      /^unknown option "timeout" for refresh; /,
+    ],
+    [
+      "a misspelt option in keys",
+      { keys: { rotate: "30d" } },
+      /^unknown option "rotate" for keys; /,
+    ],
+    [
+      "a misspelt option in verifiedCache",
       { verifiedCache: { entry: 0 } },
       /^unknown option "entry" for verifiedCache; /,
     ],
     [
-      "methods, a slip that would ask for nothing",
+      "a misspelt option in methods, which would remove a demand",
       { methods: { "a.B/C": { fresh: "10m" } } },
       /^unknown option "fresh" for the policy of a\.B\/C in methods; the options are auth, .*freshWithin/,
     ],
     [
-      "methods, a word for a policy",
+      "a string as policy in methods",
       { methods: { "a.B/C": "none" } },
       /^the policy of a\.B\/C in methods must be an object, got string$/,
     ],
-    ["public undefined", { public: [undefined] }, /^public must list generated methods/],
+    ["undefined in public", { public: [undefined] }, /^public must be a list of generated methods/],
     [
-      "public a name",
+      "a name in public",
       { public: ["notes.v1.NotesService/SignIn"] },
-      /^public must list generated methods/,
+      /^public must be a list of generated methods/,
     ],
     [
-      "methods, auth no word",
+      "an unknown auth in methods",
       { methods: { "a.B/C": { auth: "public" } } },
       /^methods: the auth of a\.B\/C must be .*, got "public"$/,
     ],
@@ -236,7 +268,7 @@ describe("invalid options throw at construction, with a message that says what t
   });
 
   it.each<[string, Wrong]>([
-    ["nothing else", {}],
+    ["only the required options", {}],
     ["http on another host", { issuer: "http://10.0.0.1:8080" }],
     [
       "insecure cookies with http",
@@ -246,14 +278,14 @@ describe("invalid options throw at construction, with a message that says what t
     ["a secret for a store that keeps none", { store: plainStore(), secret }],
     ["several secrets", { secret: [secret, new Uint8Array(32)] }],
     [
-      "the shortest",
+      "the shortest durations",
       {
         lifetimes: { access: "2s", idle: "2s", absolute: "2s" },
         refresh: { overlap: "0.9s", clientTimeout: "800ms", settle: "0s" },
       },
     ],
     [
-      "the longest",
+      "the longest durations",
       { lifetimes: { access: "1h", idle: "400d", absolute: "400d" }, refresh: { settle: "1h" } },
     ],
     ["an origin with a port", { origins: [`${issuer}:8443`] }],
@@ -262,7 +294,7 @@ describe("invalid options throw at construction, with a message that says what t
       { issuer: "http://localhost:8080", origins: ["http://localhost:5173"] },
     ],
     ["no origins", { origins: [] }],
-  ])("takes %s", (_, options) => {
+  ])("accepts %s", (_, options) => {
     expect(make(options)).not.toThrow();
   });
 
@@ -270,7 +302,7 @@ describe("invalid options throw at construction, with a message that says what t
     expect(make({ secret: "hunter2" })).not.toThrow(/hunter2/);
   });
 
-  it("opens nothing", () => {
+  it("creating sessions opens nothing", () => {
     const { store, calls, listeners } = watchedStore();
     testSessions({ store });
     expect([calls, listeners()]).toEqual([[], 0]);
@@ -278,7 +310,7 @@ describe("invalid options throw at construction, with a message that says what t
 });
 
 describe("ready and close", () => {
-  it("opens once, however many callers wait", async () => {
+  it("ready opens the store once for many callers", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     await Promise.all([
@@ -311,7 +343,7 @@ describe("ready and close", () => {
     },
   );
 
-  it("close ends the store, the feed, and every call", async () => {
+  it("close closes the store, stops reading the change log and refuses further calls", async () => {
     const watched = watchedStore();
     const clock = createFakeClock();
     const sessions = testSessions({ store: watched.store, clock });
@@ -331,7 +363,7 @@ describe("ready and close", () => {
     await expect(sessions.close()).resolves.toBeUndefined();
   });
 
-  it("close before anything was opened", async () => {
+  it("close works before anything was opened", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     await sessions.close();
@@ -339,7 +371,7 @@ describe("ready and close", () => {
     expect((await sessionErrorOf(sessions.ready())).kind).toBe("unavailable");
   });
 
-  it("close after a failure", async () => {
+  it("close works after a failed open", async () => {
     const watched = watchedStore();
     const sessions = testSessions({ store: watched.store });
     watched.failing.add("open");
@@ -382,7 +414,7 @@ describe("ready and close", () => {
     expect(reads).toHaveLength(1);
   });
 
-  it("Symbol.asyncDispose is close", async () => {
+  it("Symbol.asyncDispose calls close", async () => {
     const watched = watchedStore();
     {
       await using sessions = testSessions({ store: watched.store });

@@ -141,7 +141,7 @@ describe("feat:L5 feat:K6 claims that a method demands in the schema", () => {
   });
 });
 
-describe("feat:L5 feat:K6 in code", () => {
+describe("feat:L5 feat:K6 demands in code", () => {
   const withCode = (policy: MethodPolicyOptions, name = "Claimed") =>
     serve({ methods: { [procedureOf(name)]: policy } });
 
@@ -308,7 +308,7 @@ describe("feat:D14 how long ago the user authenticated", () => {
     expect(anew.result).toBe(anew.notice?.session);
   });
 
-  it("feat:D14 a fork is as fresh as the session it comes from", async () => {
+  it("feat:D14 a fork keeps the time of authentication of its parent", async () => {
     const sessions = testSessions({ public: [NotesService.method.signIn] });
     const api = apiOf(sessions);
     const { tokens } = await sessions.issue({ userId: "alice" });
@@ -337,7 +337,7 @@ describe("feat:D14 how long ago the user authenticated", () => {
   });
 });
 
-describe("feat:D14 feat:L5 over every wire", () => {
+describe("feat:D14 feat:L5 unmet demands over every protocol", () => {
   let server: NotesServer;
   const methods = Object.fromEntries(
     NotesService.methods
@@ -350,7 +350,7 @@ describe("feat:D14 feat:L5 over every wire", () => {
   afterAll(() => server.close());
 
   for (const { kind, wire } of cells) {
-    it(`feat:D14 STEP_UP with its violation: ${kind.name}, ${wireName(wire)}`, async () => {
+    it(`feat:D14 are reported as STEP_UP with a violation: ${kind.name}, ${wireName(wire)}`, async () => {
       const { session, tokens } = await server.sessions.issue({
         userId: "alice",
         transport: "cookie",

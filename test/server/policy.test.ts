@@ -55,7 +55,7 @@ function start(options: Options, routes: (router: ConnectRouter) => unknown = no
   wireServer(testSessions(options).protect({ routes }));
 }
 
-describe("feat:K6, feat:Q7 which policy a method has", () => {
+describe("feat:K6, feat:Q7 the policy of a method", () => {
   interface Row {
     readonly row: string;
     readonly method: DescMethod;
@@ -64,54 +64,64 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
     readonly source: string;
   }
   const rows: readonly Row[] = [
-    { row: "no word", method: addNote, auth: "required", source: "default" },
+    { row: "no policy", method: addNote, auth: "required", source: "default" },
     { row: "service option", method: inherited, auth: "none", source: "service option" },
-    { row: "method beats service", method: required, auth: "required", source: "method option" },
-    { row: "method beats service", method: optional, auth: "optional", source: "method option" },
     {
-      row: "code beats method",
+      row: "method overrides service",
+      method: required,
+      auth: "required",
+      source: "method option",
+    },
+    {
+      row: "method overrides service",
+      method: optional,
+      auth: "optional",
+      source: "method option",
+    },
+    {
+      row: "code overrides method",
       method: required,
       options: { methods: { "policytest.v1.OpenService/Required": { auth: "none" } } },
       auth: "none",
       source: "code",
     },
     {
-      row: "code beats service",
+      row: "code overrides service",
       method: inherited,
       options: { methods: { "policytest.v1.OpenService/Inherited": { auth: "required" } } },
       auth: "required",
       source: "code",
     },
     {
-      row: "code that says nothing of auth leaves it",
+      row: "code without auth changes nothing",
       method: inherited,
       options: { methods: { "policytest.v1.OpenService/Inherited": { doAntiCsrfCheck: false } } },
       auth: "none",
       source: "service option",
     },
     {
-      row: "public with a method",
+      row: "public lists the method",
       method: addNote,
       options: { public: [addNote] },
       auth: "none",
       source: "code",
     },
     {
-      row: "public with a service",
+      row: "public lists the service",
       method: addNote,
       options: { public: [NotesService] },
       auth: "none",
       source: "code",
     },
     {
-      row: "public with a service reaches its method options too",
+      row: "public lists the service and overrides its method options",
       method: required,
       options: { public: [OpenService] },
       auth: "none",
       source: "code",
     },
     {
-      row: "public with another method",
+      row: "public lists another method",
       method: addNote,
       options: { public: [signIn] },
       auth: "required",
@@ -125,7 +135,7 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
       source: "code",
     },
   ];
-  it.each(rows)("$row: $auth by $source", ({ method, options = {}, auth, source }) => {
+  it.each(rows)("$row: auth is $auth, from $source", ({ method, options = {}, auth, source }) => {
     const policies = new Policies({ public: [], methods: {}, ...options });
     expect(policies.of(method)).toMatchObject({ auth, source });
     expect(policies.of(method)).toBe(policies.of(method));
@@ -168,7 +178,7 @@ describe("feat:K6, feat:Q7 which policy a method has", () => {
   });
 });
 
-describe("which policy a stream has", () => {
+describe("the stream policy of a method", () => {
   const { watchNotes } = NotesService.method;
   type StreamWord = "endOnExpiry" | "endOnRevoke" | "never";
   const method = (ofMethod: Stream, ofService: Stream): DescMethod => {
@@ -215,23 +225,23 @@ describe("which policy a stream has", () => {
   });
 });
 
-describe("policies that are refused at start", () => {
+describe("policies that are refused at startup", () => {
   const notes = (router: ConnectRouter) => router.service(NotesService, {});
 
   it.each<[string, Options, RegExp]>([
     [
-      "public, not served",
+      "a method in public that is not served",
       { public: [signIn] },
       /names notes\.v1\.NotesService\/SignIn, but the router serves no such method; remove/,
     ],
     [
-      "a service in public, not served",
+      "a service in public that is not served",
       { public: [OpenService] },
       /OpenService\/Inherited, .*\/Required, .*\/Optional, but/,
     ],
-    ["methods, not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, but/],
+    ["a method in methods that is not served", { methods: { "a.B/C": {} } }, /names a\.B\/C, but/],
     [
-      "methods, with a slash before",
+      "a method with a leading slash",
       { methods: { "/rpcsession.v1.SessionService/Refresh": {} } },
       /names \/rpcsession\.v1\.SessionService\/Refresh, but/,
     ],
@@ -240,7 +250,7 @@ describe("policies that are refused at start", () => {
     expect(() => start(options)).toThrow(message);
   });
 
-  it("is accepted once the method is served", () => {
+  it("are accepted once the method is served", () => {
     expect(() => start({ public: [NotesService] }, notes)).not.toThrow();
     const methods = { "rpcsession.v1.SessionService/Refresh": {} };
     expect(() => start({ methods })).not.toThrow();
@@ -250,14 +260,14 @@ describe("policies that are refused at start", () => {
     ["twice in public", { public: [signIn, signIn] }],
     ["a method and its service", { public: [NotesService, signIn] }],
     ["public and methods", { public: [signIn], methods: { "notes.v1.NotesService/SignIn": {} } }],
-  ])("named twice: %s", (_, options) => {
+  ])("a method that is named twice: %s", (_, options) => {
     expect(() => testSessions(options)).toThrow(TypeError);
     expect(() => testSessions(options)).toThrow(
       /^notes\.v1\.NotesService\/SignIn is named twice; keep it in "public" or in "methods"$/,
     );
   });
 
-  it("an unknown auth must not open a method", () => {
+  it("an unknown auth, which must not make a method public", () => {
     const typo = { auth: "requierd" } as unknown as MethodPolicyOptions;
     const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
     expect(() => testSessions(options)).toThrow(TypeError);
@@ -445,7 +455,7 @@ describe("feat:K1 required, optional, none", () => {
     );
   });
 
-  it("the interceptor alone authenticates too", async () => {
+  it("the interceptor authenticates without the gate, too", async () => {
     const sessions = testSessions();
     const routes = openRoutes(sessions);
     const server = wireServer({ routes, interceptors: [sessions.interceptor] });
@@ -458,7 +468,7 @@ describe("feat:K1 required, optional, none", () => {
   });
 });
 
-describe("protect keeps its protection", () => {
+describe("protect", () => {
   type ServiceOptions = Parameters<ConnectRouter["service"]>[2];
   const passing: Interceptor = (next) => (request) => next(request);
   const perService: readonly (readonly [string, ServiceOptions])[] = [
@@ -473,7 +483,7 @@ describe("protect keeps its protection", () => {
     ["something else", { jsonOptions: {} }],
   ];
 
-  it.each(perService)("per-service options: %s", async (_, options) => {
+  it.each(perService)("cannot be bypassed by per-service options: %s", async (_, options) => {
     const sessions = testSessions();
     const list = (_: unknown, context: HandlerContext) => {
       if (context.requestHeader.has("x-fail")) {
@@ -503,7 +513,7 @@ describe("protect keeps its protection", () => {
     expect(junk.headers.getSetCookie()).toHaveLength(4);
   });
 
-  it("the order: our gate, the router's, the service's; our interceptor, then the others", async () => {
+  it("runs its gate first, then the gates of router and service, then its interceptor, then the others", async () => {
     const sessions = testSessions();
     const seen: string[] = [];
     const note = (name: string) => async (context: HandlerContext) => {
@@ -533,7 +543,7 @@ describe("protect keeps its protection", () => {
     expect(seen).toEqual([]);
   });
 
-  it("composeGates stops at the first that throws, and may be empty", async () => {
+  it("runs the gates of composeGates up to the first that throws; there may be none", async () => {
     const seen: string[] = [];
     const gate = composeGates(
       async () => void seen.push("1"),
@@ -548,7 +558,7 @@ describe("protect keeps its protection", () => {
     await expect(composeGates()(context)).resolves.toBeUndefined();
   });
 
-  it("adds SessionService once, even if the user has registered it", () => {
+  it("adds SessionService once, even if the routes register it too", () => {
     const sessions = testSessions();
     const router = createConnectRouter();
     const own = (r: ConnectRouter) => r.service(SessionService, sessions.service);
@@ -613,8 +623,8 @@ describe("two instances in one process never meet", () => {
   });
 });
 
-describe("check", () => {
-  it("checks a hand-built router against the policies", () => {
+describe("sessions.check", () => {
+  it("checks the policies of a router that was built by hand", () => {
     const sessions = testSessions({ public: [signIn] });
     const router = createConnectRouter({ requestGate: sessions.requestGate });
     router.service(OpenService, {});

@@ -79,7 +79,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(world.store.take()).toEqual([]);
   });
 
-  it("are only written to the access cookie of a cookie session", async () => {
+  it("are written to the access cookie only, in a cookie session", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "cookie");
     await change(world, issued, { role: "admin" });
@@ -121,7 +121,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("are not used while the store is unreachable: the old ones serve, and the store is read again", async () => {
+  it("are not used while the store is unreachable: calls get the old ones, and the store is read again", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });
@@ -133,7 +133,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("are waited for at most two seconds", async () => {
+  it("delay a call by at most two seconds", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     await call(world, { bearer: issued.access });
@@ -239,7 +239,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(session.claims).toEqual({ role: "admin" });
   });
 
-  it("come with the read of each call while the log is in doubt, as new as in the store", async () => {
+  it("are taken from the session that each call reads while the log has lost entries", async () => {
     const world = await createWorld();
     const issued = await issueOn(world.here, "header");
     const inner = world.store.store;
@@ -259,7 +259,7 @@ describe("feat:B6 feat:B13 claims that have changed", () => {
     expect(loads(world.store)).toHaveLength(1);
   });
 
-  it("come with the read of a strict check", async () => {
+  it("are taken from the session that a strict check reads", async () => {
     const world = await createWorld({ revocation: "strict" });
     const issued = await issueOn(world.here, "header");
     await change(world, issued, { role: "admin" });

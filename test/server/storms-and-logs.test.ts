@@ -5,7 +5,7 @@ import { advanced, issueOn, refreshed } from "../helpers/refreshing.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
 
 describe("sec:V09 tokens of many clients that start at once", () => {
-  it("do not all expire at once: their ends, and early refreshes, spread over 5 % of their life", async () => {
+  it("do not all expire at once: expiry and early refreshes spread over 5 % of the lifetime", async () => {
     const sessions = testSessions();
     const ends: number[] = [];
     for (let batch = 0; batch < 20; batch++) {

@@ -300,10 +300,12 @@ describe("a change log that cannot be read", () => {
     );
   });
 
-  it.each(["1s", "11m", "soon"])("maxStreamStaleness %s is refused at construction", (value) => {
-    expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(
-      /^maxStreamStaleness\b/,
-    );
+  it.each([
+    ["1s", /^maxStreamStaleness must be at least 5s, got "1s"$/],
+    ["11m", /^maxStreamStaleness must be at most 10m, got "11m"$/],
+    ["soon", /^maxStreamStaleness: "soon" is not a valid duration; use a value such as/],
+  ])("maxStreamStaleness %s is refused at construction", (value, message) => {
+    expect(() => testSessions({ maxStreamStaleness: value as "1s" })).toThrow(message);
   });
 });
 

@@ -43,7 +43,7 @@ const all: readonly (readonly [...Case, "cookie" | "header" | "refused"])[] = [
 
 describe("chooseTransport", () => {
   it.each(all)(
-    "wanted %s, browser %s, trusted %s, allowed %s: %s",
+    "wanted: %s, from a browser: %s, trusted site: %s, header transport allowed: %s; chooses %s",
     (wanted, fromBrowser, trustedSite, browserHeaderTransport, result) => {
       const choose = () =>
         chooseTransport({ wanted, fromBrowser, trustedSite, browserHeaderTransport });

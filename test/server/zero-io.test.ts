@@ -38,7 +38,7 @@ function taken(store: WatchedStore): string[] {
 
 const many = Array.from({ length: 100 });
 
-describe("feat:B1 a call reads and writes nothing", () => {
+describe("feat:B1 a call does not access the store if it is", () => {
   const { addNote, listNotes, watchNotes } = NotesService.method;
 
   it.each<[string, (world: World) => Presented]>([
@@ -149,7 +149,7 @@ describe("feat:B7 confirmation", () => {
   });
 });
 
-describe("a revocation is known without reading a session", () => {
+describe("a revocation is detected without reading a session", () => {
   const revokedAt = async (sessions: TestSessions, issued: Issued) => {
     const error = await sessionErrorOf(sessions.getSession(exchangeOf({ bearer: issued.access })));
     return [error.kind, error.reason];
@@ -208,8 +208,8 @@ describe("a revocation is known without reading a session", () => {
   });
 });
 
-describe("gs:G4 keys", () => {
-  it("a key created by another server is read once, then known", async () => {
+describe("gs:G4 signing keys", () => {
+  it("a key that another server created is read once", async () => {
     const clock = createFakeClock();
     const inner = watchedStore();
     const signer = testSessions({ store: inner.store, clock });
@@ -236,7 +236,7 @@ describe("gs:G4 keys", () => {
     expect(taken(store)).toEqual([]);
   });
 
-  it("a flood of unknown keys reads them once per cooldown", async () => {
+  it("a flood of unknown key ids reads the keys once per cooldown", async () => {
     const { sessions, store } = await createWorld();
     sessions.clock.advance("1m");
     const { access } = await issueOn(testSessions({ clock: sessions.clock }), "header");

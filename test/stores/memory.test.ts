@@ -16,8 +16,10 @@ describePruning("memoryStore", create);
 
 describe("memoryStore()", () => {
   it("rejects every call before open()", async () => {
-    await expect(memoryStore().load("s1")).rejects.toThrow("memoryStore: open()");
-    await expect(memoryStore().insert(newSession())).rejects.toThrow("memoryStore: open()");
+    await expect(memoryStore().load("s1")).rejects.toThrow("memoryStore: the store is not open");
+    await expect(memoryStore().insert(newSession())).rejects.toThrow(
+      "memoryStore: the store is not open",
+    );
   });
 
   it("uses the clock of the first engine that opens it", async () => {

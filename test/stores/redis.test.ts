@@ -112,7 +112,7 @@ describe.skipIf(redisMissing)(`feat:O3 redisStore ${redisMissing ?? ""}`, () => 
   it("rejects every call before open(), and never closes the client", async () => {
     const client = await redis.connect();
     const store = redisStore(client, { prefix: "closed" });
-    await expect(store.load("s1")).rejects.toThrow("open() has not been called");
+    await expect(store.load("s1")).rejects.toThrow("the store is not open");
     await store.open({ clock });
     await store.close();
     expect(await client.ping()).toBe("PONG");

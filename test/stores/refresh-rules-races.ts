@@ -98,7 +98,7 @@ export function describeRaces(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R05: nor does a parent that arrives together with its child, which is confirmed", async () => {
+  it("sec:R05: a parent that arrives together with its confirmed child does not end the session either", async () => {
     await using servers = await startServers(newStore());
     const races = await inEveryOrder(async () => {
       const { id, token } = await ripe(servers);

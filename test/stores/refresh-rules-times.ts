@@ -203,7 +203,7 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(servers.thefts()).toEqual([]);
   });
 
-  it("sec:R16: that holds until the access token has confirmed its generation and the overlap is over", async () => {
+  it("sec:R16: the old refresh token is valid until the access token has confirmed its generation and the overlap is over", async () => {
     await using servers = await startServers(newStore());
     const { id, token } = await ripe(servers);
     const { refreshToken: successor, access } = await servers.at(0).exchange(token);

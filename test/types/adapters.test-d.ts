@@ -63,7 +63,7 @@ describe("protect fits every adapter without a cast", () => {
     expectTypeOf(server).toExtend<FastifyInstance>();
   });
 
-  it("feat:K5 a router by hand, for createFetchHandler", () => {
+  it("feat:K5 a router assembled by hand, for createFetchHandler", () => {
     const { routes, ...options } = sessions.protect({
       routes: (router) => router.service(NotesService, {}),
       readMaxBytes: 1024,
@@ -75,7 +75,7 @@ describe("protect fits every adapter without a cast", () => {
     createRouterTransport(routes, { router: options });
   });
 
-  it("feat:K5 options that are kept in between", () => {
+  it("feat:K5 options stored in a variable", () => {
     const options = sessions.protect({ routes: (router) => router.service(NotesService, {}) });
     expectTypeOf(connectNodeAdapter).toBeCallableWith(options);
     expectTypeOf(expressConnectMiddleware).toBeCallableWith(options);

@@ -9,7 +9,7 @@ declare const sessions: Sessions;
 declare const context: HandlerContext;
 
 describe("types of the server", () => {
-  it("getSession is undefined only where no session is required", () => {
+  it("getSession returns undefined only if no session is required", () => {
     expectTypeOf(sessions.getSession(context)).resolves.toEqualTypeOf<Session>();
     expectTypeOf(
       sessions.getSession(context, { required: true }),
@@ -21,7 +21,7 @@ describe("types of the server", () => {
     expectTypeOf(sessions.current(context)).toEqualTypeOf<Session | undefined>();
   });
 
-  it("getSession takes any exchange, not only a HandlerContext", () => {
+  it("getSession accepts any exchange, not only a HandlerContext", () => {
     const exchange = {
       requestHeader: new Headers(),
       responseHeader: new Headers(),
@@ -30,7 +30,7 @@ describe("types of the server", () => {
     expectTypeOf(sessions.getSession(exchange)).resolves.toEqualTypeOf<Session>();
   });
 
-  it("protect keeps the adapter's options, and types inline routes, destructured or not", () => {
+  it("protect keeps the adapter's options and types inline routes, destructured or not", () => {
     const options = sessions.protect({
       routes: (router) => router.service(NotesService, {}),
       requestPathPrefix: "/api",
@@ -43,7 +43,7 @@ describe("types of the server", () => {
     expectTypeOf(createRouterTransport).toBeCallableWith(routes, { router });
   });
 
-  it("the parts fit where Connect wants them", () => {
+  it("requestGate, interceptor and service fit Connect's options", () => {
     expectTypeOf(sessions.interceptor).toExtend<Interceptor>();
     expectTypeOf(connectNodeAdapter).toBeCallableWith({
       routes: (router) => router.service(NotesService, {}),
@@ -52,7 +52,7 @@ describe("types of the server", () => {
     });
   });
 
-  it("durations, kinds and reasons are literals", () => {
+  it("durations, kinds and reasons are literal types", () => {
     expectTypeOf<"15 minutes">().not.toExtend<
       NonNullable<Parameters<typeof testSessions>[0]>["clockSkew"]
     >();

@@ -27,7 +27,7 @@ describe("readKeySet", () => {
     expect([...keys.values()].map(({ alg }) => alg)).toEqual(["ES256", "EdDSA", "RS256"]);
   });
 
-  it("names a key without kid by its thumbprint, and reads Ed25519 as EdDSA", async () => {
+  it("identifies a key without kid by its thumbprint, and reads Ed25519 as EdDSA", async () => {
     const { kid: _, ...unnamed } = good.publicJwk;
     const renamed = { ...other.publicJwk, alg: "Ed25519" };
     expect(await kids([unnamed, renamed])).toEqual([good.kid, other.kid]);
@@ -49,18 +49,18 @@ describe("readKeySet", () => {
     ],
     ["sec:J18 RSA of 1024 bits", () => rsa(1024)],
     ["sec:J04 a kid with a slash", () => ({ ...other.publicJwk, kid: "../x" })],
-    ["sec:J04 __proto__ as kid, unless it is one", () => ({ kty: "EC", kid: "__proto__" })],
+    ["sec:J04 __proto__ as kid of an unsupported key", () => ({ kty: "EC", kid: "__proto__" })],
     ["an unknown type", () => ({ kty: "AKP", alg: "ML-DSA-44", kid: "x", pub: "AA" })],
     ["null", () => null],
     ["a string", () => "key"],
     ["an array", () => []],
-  ])("%s: left out, the rest is kept", async (_, bad) => {
+  ])("%s: is skipped, and the other keys are kept", async (_, bad) => {
     expect(await kids([bad(), good.publicJwk])).toEqual([good.kid]);
     await expect(readKeySet({ keys: [bad()] })).rejects.toThrow(/no key/);
   });
 
   it.each<readonly [string, () => readonly unknown[]]>([
-    ["twice the same key", () => [good.publicJwk, good.publicJwk]],
+    ["the same key twice", () => [good.publicJwk, good.publicJwk]],
     ["two keys with one kid", () => [good.publicJwk, { ...other.publicJwk, kid: good.kid }]],
     [
       "one kid for signing and encrypting",
@@ -82,13 +82,13 @@ describe("readKeySet", () => {
   });
 
   it.each([undefined, null, [], "keys", {}, { keys: {} }, { keys: null }])(
-    "sec:V08 refuses what is no set: %j",
+    "sec:V08 refuses a value that is not a set: %j",
     async (value) => {
-      await expect(readKeySet(value)).rejects.toThrow(/^JWK set: it must be/);
+      await expect(readKeySet(value)).rejects.toThrow(/^JWK set: the value must be/);
     },
   );
 
-  it("sec:V08 reads 64 keys, and not 65", async () => {
+  it("sec:V08 reads 64 keys, and refuses 65", async () => {
     const many = (count: number) =>
       Array.from({ length: count }, (_, i) => ({ ...good.publicJwk, kid: `k${i}` }));
     expect(await kids(many(64))).toHaveLength(64);

@@ -28,8 +28,8 @@ async function fetchKey(url: string, token: string) {
   return createPublicKey({ key: { ...jwk }, format: "jwk" });
 }
 
-describe.each(algorithms)("feat:H1 other people's verifiers accept our tokens: %s", (algorithm) => {
-  it("jose alone, with our keys over HTTP", async () => {
+describe.each(algorithms)("feat:H1 other libraries verify access tokens: %s", (algorithm) => {
+  it("jose, with the published keys over HTTP", async () => {
     const { at, token, session } = await issued(algorithm);
     const { payload, protectedHeader } = await jwtVerify(
       token,
@@ -57,7 +57,7 @@ describe.each(algorithms)("feat:H1 other people's verifiers accept our tokens: %
     );
   });
 
-  it("node:crypto by hand", async () => {
+  it("node:crypto without a JWT library", async () => {
     const { at, token } = await issued(algorithm);
     const key = await fetchKey(at.jwks, token);
     const [header, payload, signature] = token.split(".");

@@ -71,7 +71,7 @@ describe("keys of an issuer", () => {
     expect(requests).toHaveLength(1);
   });
 
-  it("are requested as JSON, without credentials and redirects", async () => {
+  it("are requested as JSON, without credentials or redirects", async () => {
     await keys.ready();
     const { signal, ...rest } = requests[0] ?? {};
     expect(rest).toEqual({
@@ -95,7 +95,7 @@ describe("keys of an issuer", () => {
     expect(requests).toHaveLength(2);
   });
 
-  it("are waited for once they are old, so a withdrawn key is gone", async () => {
+  it("make calls wait once they are old, so that a withdrawn key is not accepted", async () => {
     await keys.ready();
     clock.advance("10m");
     answer = () => published([two]);
@@ -112,7 +112,7 @@ describe("keys of an issuer", () => {
     ["a year", { "cache-control": "max-age=31536000" }, 2880],
     ["nonsense", { "cache-control": "max-age=abc", age: "-1" }, 240],
   ])(
-    "are fetched again when the response says, no sooner than 30 s and no later than an hour: %s",
+    "are fetched again as the response specifies, after 30 s at the earliest and an hour at the latest: %s",
     async (_, headers, seconds) => {
       answer = () => published([one], headers as Record<string, string>);
       await keys.ready();
@@ -182,7 +182,7 @@ describe("sec:V07 unknown keys", () => {
     ["that is a web page", () => new Response("<html>")],
     ["that rejects", () => Promise.reject(new Error("ECONNREFUSED"))],
   ])(
-    "100,000 random ids in 100 s cause at most one fetch in 30 s of an endpoint %s",
+    "cause at most one fetch per 30 s, with 100,000 random ids in 100 s and an endpoint %s",
     async (_, behave) => {
       await keys.ready();
       answer = behave;
@@ -199,7 +199,7 @@ describe("sec:V07 unknown keys", () => {
     },
   );
 
-  it("an endpoint that was never up is contacted once in 30 s", async () => {
+  it("an endpoint that was never up receives one request per 30 s", async () => {
     answer = down;
     for (let i = 0; i < 100; i++) {
       expect(await find(one.kid)).toEqual(expect.any(Number));
@@ -253,12 +253,12 @@ describe("an outage", () => {
     ],
     ["an opaque redirect", () => Object.defineProperty(new Response(), "status", { value: 0 })],
     ["204", () => new Response(null, { status: 204 })],
-    ["no JSON", () => new Response("{")],
+    ["invalid JSON", () => new Response("{")],
     ["an empty body", () => new Response("")],
     ["invalid UTF-8", () => new Response(new Uint8Array([0x7b, 0xff, 0x7d]))],
     ["an array", () => Response.json([])],
     ["duplicate names", () => new Response('{"keys":[],"keys":[]}')],
-    ["keys as object", () => Response.json({ keys: {} })],
+    ["an object as keys", () => Response.json({ keys: {} })],
     ["no usable key", () => Response.json({ keys: [{ kty: "oct", k: "AAAA" }] })],
     ["two keys with one kid", () => published([one, one])],
     [
@@ -273,7 +273,7 @@ describe("an outage", () => {
     ],
     ["256 kB and a byte", () => new Response(`{"keys":[]${" ".repeat(256 * 1024 - 10)}}`)],
     ["a rejection", () => Promise.reject(new TypeError("fetch failed"))],
-  ])("sec:V08 %s evicts nothing", async (_, behave) => {
+  ])("sec:V08 evicts no key: %s", async (_, behave) => {
     await keys.ready();
     clock.advance("6m");
     answer = behave;
@@ -283,14 +283,14 @@ describe("an outage", () => {
   });
 
   it.each([203, 206, 302, 404, 500])(
-    "sec:V08 keys that come with status %i are not used",
+    "sec:V08 is also assumed for a response with status %i, whose keys are not used",
     async (status) => {
       answer = () => new Response(published([one]).body, { status });
       expect(await find(one.kid)).toBe(30_000);
     },
   );
 
-  it("sec:V08 an endless body is cut off at 256 kB", async () => {
+  it("sec:V08 is also assumed for an endless body, which is cut off at 256 kB", async () => {
     let pulled = 0;
     let cancelled = false;
     const endless = new ReadableStream<Uint8Array>({
@@ -308,7 +308,7 @@ describe("an outage", () => {
     expect(pulled).toBeLessThan(20);
   });
 
-  it("sec:V07 no answer within 5 s is an outage, and the request is aborted", async () => {
+  it("sec:V07 is also assumed after 5 s without a response, and the request is aborted", async () => {
     answer = () => new Promise<Response>(() => {});
     const waiting = find(one.kid);
     clock.advance("4999ms");
@@ -318,7 +318,7 @@ describe("an outage", () => {
     expect(requests[0]?.signal?.aborted).toBe(true);
   });
 
-  it("sec:V07 a body that drips does not get more time", async () => {
+  it("sec:V07 is also assumed after 5 s if the body arrives slowly", async () => {
     answer = () => new Response(new ReadableStream({ pull: () => new Promise(() => {}) }));
     const waiting = find(one.kid);
     await background();

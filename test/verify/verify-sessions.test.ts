@@ -35,7 +35,7 @@ async function outcome(
 }
 
 describe("feat:Q5 verifySessions", () => {
-  it("verifies tokens in headers and cookies by the keys it fetches once", async () => {
+  it("verifies tokens in headers and cookies with keys that it fetches once", async () => {
     const at = await startIssuer();
     const sessions = beside(at);
     expect(at.asked.count).toBe(0);
@@ -104,7 +104,7 @@ describe("feat:Q5 verifySessions", () => {
     expect(await outcome(beside(at), presented)).toBe(expected);
   });
 
-  it("feat:B10, sec:J15 refuses tokens for another audience or of another issuer's name", async () => {
+  it("feat:B10, sec:J15 refuses tokens for another audience or from another issuer", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const refused = "tryRefreshToken TOKEN_INVALID refresh";
@@ -185,7 +185,7 @@ describe("verifySessions in an outage of the issuer", () => {
     expect(evil.asked.count).toBe(0);
   });
 
-  it("nobody listens", async () => {
+  it("is Unavailable if nothing listens at the URL", async () => {
     const at = await startIssuer();
     const { accessToken } = await tokensOf(at);
     const nobody = beside(at, { jwks: "http://127.0.0.1:1/jwks.json" });
@@ -278,11 +278,15 @@ describe("options of verifySessions", () => {
     ["no key set", { jwks: {} as JsonWebKeySet }, /^JWK set/],
     ["no jwks", { jwks: undefined as unknown as string }, /^JWK set/],
     ["no issuer", { issuer: "" }, /^issuer/],
-    ["what needs a store", { store: {} } as object, /^unknown option "store" for verifySessions; /],
+    [
+      "an option that needs a store",
+      { store: {} } as object,
+      /^unknown option "store" for verifySessions; /,
+    ],
     ["an empty audience", { audience: "" }, /^audience/],
-    ["a long skew", { clockSkew: "61s" }, /^clockSkew/],
+    ["a clockSkew that is too long", { clockSkew: "61s" }, /^clockSkew/],
     ["an origin with a path", { origins: ["https://a.example/"] }, /^origins/],
-    ["a choice that is none", { crossSite: "off" as "checked" }, /^crossSite/],
+    ["an unknown choice", { crossSite: "off" as "checked" }, /^crossSite/],
   ])("refuses %s", (_, options, message) => {
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(TypeError);
     expect(() => verifySessions({ issuer, jwks, ...options })).toThrow(message);
@@ -298,7 +302,7 @@ describe("options of verifySessions", () => {
     "http://localhost:8080/jwks",
     "http://127.0.0.1/k",
     "http://[::1]/k",
-  ])("takes %s", (url) => {
+  ])("accept %s", (url) => {
     expect(verifySessions({ issuer, jwks: url })).toHaveProperty("requestGate");
   });
 

@@ -2,7 +2,16 @@ import { ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
 import type { SentSnapshot } from "../state/local-session.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
-import type { HandledMark } from "./mark.ts";
+
+/**
+ * The mark of a call, carried in its context values. Two layers of this package may handle the same
+ * call: `withRefresh` around a client whose transport already has the session's interceptor. The
+ * interceptor, which is the inner layer, sets the mark and does the work; the outer layer sees the
+ * mark and leaves the call alone. A call is therefore sent at most twice.
+ */
+export interface HandledMark {
+  handled: boolean;
+}
 
 /** Describes a call before it is sent. */
 interface CallDescription {
@@ -38,7 +47,7 @@ export class SessionCall {
     this.#startedAt = core.options.clock.monotonic();
   }
 
-  /** Whether a refusal could still be answered by sending the call again. */
+  /** Whether the call may be sent again after a refusal. */
   get mayResend(): boolean {
     return this.#call.isReplayable && !this.#isDelivered && this.#sends < 2;
   }
@@ -51,7 +60,7 @@ export class SessionCall {
    * @param send sends the request once, within `timeoutMs`, and passes the headers of the response
    *   to {@link accept}
    * @param sent the first attempt, if the caller has sent it already
-   * @throws the error that the caller of the method is to receive
+   * @throws the error for the caller of the method
    */
   async run<T>(
     headers: Headers,
@@ -70,7 +79,7 @@ export class SessionCall {
       // 2. Refresh early. A unary call waits only if its token has expired already; a stream always
       //    waits, because it cannot simply be sent again.
       const phase = local.phase();
-      if ((phase === "due" || phase === "expired") && refresher.canRefresh()) {
+      if (phase !== "fresh" && refresher.canRefresh()) {
         const refreshed = refresher.refreshEarly();
         if (refreshed !== undefined && (isStream || phase === "expired")) {
           await race(refreshed, signal);
@@ -93,7 +102,7 @@ export class SessionCall {
   /**
    * Handles the failure of an attempt. Returns if the call is to be sent again.
    *
-   * @throws the error that the caller of the method is to receive otherwise
+   * @throws the error for the caller of the method, if the call is not to be sent again
    */
   async recover(reason: unknown): Promise<void> {
     const { local, refresher } = this.#core;
@@ -131,7 +140,7 @@ export class SessionCall {
         ? refresher.refreshAfterRefusal(error, hint, this.#sends > 1 && !this.#isDelivered)
         : undefined;
 
-    // 9. A call that cannot be sent again fails now; the next call will find a new token.
+    // 9. A call that cannot be sent again fails now. The next call finds the new token.
     if (!this.mayResend) {
       throw error;
     }
@@ -176,7 +185,7 @@ export class SessionCall {
     this.succeeded();
   }
 
-  /** Records a success: a message, or an end without an error. */
+  /** Records a success: a message, or the end of the call without an error. */
   succeeded(): void {
     this.#isDelivered = true;
     if (this.#sends === 2) {

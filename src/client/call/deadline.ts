@@ -15,39 +15,38 @@ export interface SessionCallOptions {
  *
  * @throws ConnectError Canceled, or the signal's reason if that is a ConnectError
  */
-export function race<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+export async function race<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) {
     return promise;
   }
-  return new Promise<T>((resolve, reject) => {
-    const abort = (): void => reject(reasonOf(signal));
-    if (signal.aborted) {
-      abort();
-    }
-    signal.addEventListener("abort", abort, { once: true });
-    promise
-      .then(resolve, reject)
-      .finally(() => signal.removeEventListener("abort", abort))
-      .catch(() => {});
-  });
+  const { promise: aborted, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(reasonOf(signal));
+  if (signal.aborted) {
+    abort();
+  }
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    return await Promise.race([aborted, promise]);
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
 }
 
 /**
  * Starts `work` and waits for it within the bounds.
  *
- * @param work receives the bounds as call options. The timer runs here as well, because a transport
- *   may ignore signals
+ * @param work receives a signal that aborts at the bounds. It may ignore the signal, as some transports
+ *   do; the wait ends anyway
  * @throws ConnectError DeadlineExceeded after `timeoutMs`; see {@link race} for the signal
  */
 export async function withDeadline<T>(
   clock: Clock,
   { signal, timeoutMs }: SessionCallOptions,
-  work: (bounds: SessionCallOptions) => Promise<T>,
+  work: (signal: AbortSignal | undefined) => Promise<T>,
 ): Promise<T> {
   const [until, done] = deadlineSignal(clock, timeoutMs, signal);
   try {
-    const bounds = { ...(until && { signal: until }), ...(timeoutMs && { timeoutMs }) };
-    return await race(work(bounds), until);
+    return await race(work(until), until);
   } finally {
     done();
   }

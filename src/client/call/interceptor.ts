@@ -1,21 +1,28 @@
-import type {
-  Interceptor,
-  StreamRequest,
-  StreamResponse,
-  UnaryRequest,
-  UnaryResponse,
+import {
+  Code,
+  ConnectError,
+  type ContextKey,
+  type ContextValues,
+  createContextValues,
+  type Interceptor,
+  type StreamRequest,
+  type StreamResponse,
+  type Transport,
+  type UnaryRequest,
+  type UnaryResponse,
 } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
-import { SessionCall } from "./call.ts";
-import { claim } from "./mark.ts";
+import type { ResolvedOptions } from "../options.ts";
+import type { TokenStore } from "../state/tokens.ts";
+import { type HandledMark, SessionCall } from "./call.ts";
 
 type Next = Parameters<Interceptor>[0];
-type Message = StreamResponse["message"] extends AsyncIterable<infer M> ? M : never;
 
 /**
- * The interceptor that gives calls the session: it attaches tokens, reads new ones from responses,
- * and refreshes and resends a call that is refused because its token has expired.
+ * The interceptor that adds the session to calls. It attaches tokens and reads new ones from
+ * responses. If a call is refused because its token has expired, it refreshes and sends the call
+ * again.
  */
 export function sessionInterceptor(core: SessionCore): Interceptor {
   return (next) => async (req) => {
@@ -42,6 +49,8 @@ function unaryCall(core: SessionCore, request: UnaryRequest, next: Next): Promis
     return response;
   });
 }
+
+type Message = StreamResponse["message"] extends AsyncIterable<infer M> ? M : never;
 
 /** A stream whose response headers have arrived. */
 interface OpenedStream {
@@ -83,16 +92,16 @@ async function streamCall(
 
   const opened = await open();
   // Copies, because a later attempt may replace their content.
-  const answer = { header: new Headers(opened.response.header), trailer: new Headers() };
+  const shown = { header: new Headers(opened.response.header), trailer: new Headers() };
   const messages = new ResendingMessages(call, opened, {
     reopen: async () => {
       const again = await open();
-      refill(answer.header, again.response.header);
+      refill(shown.header, again.response.header);
       return again;
     },
-    onEnd: ({ response }) => refill(answer.trailer, response.trailer),
+    onEnd: ({ response }) => refill(shown.trailer, response.trailer),
   });
-  return { ...opened.response, ...answer, message: { [Symbol.asyncIterator]: () => messages } };
+  return { ...opened.response, ...shown, message: { [Symbol.asyncIterator]: () => messages } };
 }
 
 interface StreamActions {
@@ -218,4 +227,114 @@ function writeTimeout(headers: Headers, ms: number | undefined): void {
   } else {
     headers.set(grpcTimeout, `${ms}m`);
   }
+}
+
+const markKey: ContextKey<HandledMark | undefined> = {
+  // A registered symbol, so that two copies of this package recognize each other's mark.
+  id: Symbol.for("rpc-session.client.handled"),
+  defaultValue: undefined,
+};
+
+/**
+ * Claims a call for the interceptor that asks.
+ *
+ * @returns the context values for the layers further in, or undefined if an interceptor further out
+ *   has claimed the call already
+ */
+function claim(values: ContextValues): ContextValues | undefined {
+  const mark = values.get(markKey);
+  if (mark === undefined) {
+    return withMark(values, { handled: true });
+  }
+  const isClaimed = mark.handled;
+  mark.handled = true;
+  return isClaimed ? undefined : values;
+}
+
+/** Adds the mark to the caller's context values without changing the caller's object. */
+export function withMark(
+  values: ContextValues = createContextValues(),
+  mark: HandledMark,
+): ContextValues {
+  return {
+    get: (key) => (key.id === markKey.id ? (mark as never) : values.get(key)),
+    set(key, value) {
+      values.set(key, value);
+      return this;
+    },
+    delete(key) {
+      values.delete(key);
+      return this;
+    },
+  };
+}
+
+/**
+ * Makes a transport and checks that the factory used its parts. Without the interceptors no call
+ * would carry a token, and nothing would explain why.
+ *
+ * @throws TypeError if the factory ignored the parts. If it replaced the interceptors, that shows only
+ *   when a call is refused; then the call throws the TypeError
+ */
+export function makeTransport(options: ResolvedOptions, interceptors: Interceptor[]): Transport {
+  let isTaken = false;
+  let isUsed = false;
+  const observed = interceptors.map(
+    (intercept): Interceptor =>
+      (next) => {
+        isUsed = true;
+        return intercept(next);
+      },
+  );
+  const fetch = sessionFetch(options.tokens);
+  const made = options.transport({
+    get interceptors() {
+      isTaken = true;
+      return observed;
+    },
+    ...(fetch && { fetch }),
+  });
+  if (typeof made?.unary !== "function" || typeof made.stream !== "function") {
+    throw new TypeError(
+      `transport: the function must return a Connect transport, got ${typeof made}`,
+    );
+  }
+  if (!isTaken) {
+    throw new TypeError(
+      "transport: the function must use its parts; write createConnectTransport({ baseUrl, ...parts })",
+    );
+  }
+  return interceptors.length === 0 ? made : explainRefusals(made, () => isUsed);
+}
+
+/**
+ * Wraps a transport to explain refusals before the first call has passed the interceptors. Setting
+ * `interceptors` next to `...parts` replaces them, and then no call ever carries a token.
+ */
+function explainRefusals(made: Transport, isUsed: () => boolean): Transport {
+  const explain = (error: unknown): never => {
+    const isRefused = error instanceof ConnectError && error.code === Code.Unauthenticated;
+    if (isRefused && !isUsed()) {
+      throw new TypeError(
+        "transport: the function replaced the interceptors of its parts; write interceptors: [...parts.interceptors, yours]",
+        { cause: error },
+      );
+    }
+    throw error;
+  };
+  const run = <T>(call: () => Promise<T>): Promise<T> =>
+    isUsed() ? call() : call().catch(explain);
+  return {
+    unary: (...call) => run(() => made.unary(...call)),
+    stream: (...call) => run(() => made.stream(...call)),
+  };
+}
+
+function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
+  if (typeof globalThis.fetch !== "function") {
+    return undefined;
+  }
+  const cookies = tokens.transport === "cookie" ? ({ credentials: "include" } as const) : {};
+  // A redirect could carry the Authorization header to another site.
+  return (input, init) => globalThis.fetch(input, { ...init, ...cookies, redirect: "error" });
 }

@@ -2,13 +2,13 @@ import type { CallOptions } from "@connectrpc/connect";
 import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
 import { coreOf, type SessionClient } from "../session-client.ts";
-import { SessionCall } from "./call.ts";
+import { type HandledMark, SessionCall } from "./call.ts";
 import { deadlineSignal } from "./deadline.ts";
-import { type HandledMark, withMark } from "./mark.ts";
+import { withMark } from "./interceptor.ts";
 
 /**
- * Gives the session to a client that exists already. Its calls carry the tokens, read new ones from
- * responses, and are refreshed and resent by the same rules as on `session.transport`.
+ * Adds the session to an existing client. Its calls carry the tokens, read new ones from responses,
+ * and are sent again after a refresh by the same rules as on `session.transport`.
  *
  * Two limits apply. The first call of each method cannot wait for an early refresh, because only its
  * result shows whether the method is a stream. A request that is an iterable of messages is never
@@ -23,7 +23,7 @@ import { type HandledMark, withMark } from "./mark.ts";
  *
  * @param client any client made by Connect's `createClient`
  * @returns an object of the same type. If the client's transport already has the session's
- *   interceptor, the interceptor does the work; a call is sent twice at most
+ *   interceptor, the interceptor does the work; a call is sent at most twice
  * @throws TypeError if `client` is not a Connect client, or `session` was not returned by
  *   `createSessionClient`
  */
@@ -57,7 +57,7 @@ function wrap(method: Method, core: SessionCore): Method {
   let isStream: boolean | undefined;
   return (input, options = {}) => {
     const call = new WrappedCall(core, method, { input, options, isStream: isStream ?? false });
-    // Clients do not carry the schema, so the first result shows the kind of the method.
+    // Clients do not carry the schema, so only the first result shows whether the method is a stream.
     const sent = isStream === undefined ? call.sendNow() : undefined;
     isStream ??= isIterable(sent);
     return isStream
@@ -75,7 +75,7 @@ class WrappedCall {
   readonly #call: SessionCall;
   readonly #mark: HandledMark = { handled: false };
   readonly #clearTimer: () => void;
-  /** The headers of a refusal. The caller sees them only if no better ones follow. */
+  /** The headers of a refusal. The caller receives them only if the call is not sent again. */
   #heldHeaders: Headers | undefined;
 
   constructor(
@@ -139,7 +139,7 @@ class WrappedCall {
       headers: this.#headers,
       ...(timeoutMs !== undefined && { timeoutMs }),
       contextValues: withMark(this.#options.contextValues, this.#mark),
-      onHeader: (answer) => this.#onHeader(answer),
+      onHeader: (received) => this.#onHeader(received),
     });
   }
 
@@ -174,16 +174,16 @@ class WrappedCall {
     }
   }
 
-  #onHeader(answer: Headers): void {
+  #onHeader(received: Headers): void {
     this.#heldHeaders = undefined;
     if (!this.#mark.handled) {
-      this.#call.accept(answer);
-      if (answer.get(header.hint) === "refresh" && this.#call.mayResend) {
-        this.#heldHeaders = answer;
+      this.#call.accept(received);
+      if (received.get(header.hint) === "refresh" && this.#call.mayResend) {
+        this.#heldHeaders = received;
         return;
       }
     }
-    this.#options.onHeader?.(answer);
+    this.#options.onHeader?.(received);
   }
 
   #showHeldHeaders(): void {

@@ -1,5 +1,5 @@
-import { type Client, Code, ConnectError } from "@connectrpc/connect";
-import type { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
+import { Code, ConnectError, type Transport } from "@connectrpc/connect";
+import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import type { Clock } from "../../base/clock.ts";
 import { withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
@@ -22,23 +22,19 @@ type RefreshOutcome =
 export class Refresher {
   /** Delays refreshes after a token was refused right after a refresh. */
   readonly refused: Backoff;
-  /** Delays early refreshes after one failed. No caller needs them yet, so waiting hurts nobody. */
+  /** Delays early refreshes after one failed. No caller depends on them yet, so waiting is harmless. */
   readonly early: Backoff;
   readonly #options: ResolvedOptions;
   readonly #local: LocalSession;
-  readonly #service: Client<typeof SessionService>;
+  readonly #transport: Transport;
   readonly #lockName: string;
   #flight: { readonly epoch: number; readonly outcome: Promise<RefreshOutcome> } | undefined;
 
-  /** @param service on a transport without the session's interceptor, so that refreshes do not recur */
-  constructor(
-    options: ResolvedOptions,
-    local: LocalSession,
-    service: Client<typeof SessionService>,
-  ) {
+  /** @param transport without the session's interceptor, so that refreshes do not recur */
+  constructor(options: ResolvedOptions, local: LocalSession, transport: Transport) {
     this.#options = options;
     this.#local = local;
-    this.#service = service;
+    this.#transport = transport;
     this.#lockName = channelName(options.realm);
     this.refused = new Backoff(options.clock);
     this.early = new Backoff(options.clock);
@@ -67,13 +63,8 @@ export class Refresher {
     if (this.#flight?.epoch === epoch) {
       return this.#flight.outcome;
     }
-    const outcome = this.#start().finally(() => {
-      if (this.#flight === flight) {
-        this.#flight = undefined;
-      }
-    });
-    const flight = { epoch, outcome };
-    this.#flight = flight;
+    const outcome = this.#start();
+    this.#flight = { epoch, outcome };
     return outcome;
   }
 
@@ -81,8 +72,8 @@ export class Refresher {
    * Refreshes for a call that was refused with a REFRESH hint.
    *
    * @param isSecond whether the call was refused right after a refresh
-   * @throws `error` if there is nothing to refresh; the same with a diagnosis while refreshes are
-   *   delayed
+   * @throws `error` if there is nothing to refresh; an error with a diagnosis if `isSecond`, or while
+   *   refreshes are delayed
    */
   refreshAfterRefusal(error: ConnectError, hint: Hint, isSecond: boolean): Promise<RefreshOutcome> {
     if (!this.canRefresh(hint)) {
@@ -121,19 +112,26 @@ export class Refresher {
 
   async #start(): Promise<RefreshOutcome> {
     const { clock, refreshTimeoutMs } = this.#options;
-    // 1. Remember the session as it is now, to notice what happens in between.
-    const before = this.#local.snapshot();
-
-    // 2. Look whether somebody else has refreshed already. In cookie mode the tabs take turns, and
-    //    each learns from messages of the others. In header mode the token store is loaded again; a
-    //    store that hangs must not delay the refresh for longer than the refresh itself may take.
-    if (this.#local.transport === "cookie") {
-      const lock = { name: this.#lockName, ms: refreshTimeoutMs, clock };
-      return withLock(lock, () => this.#exchange(before));
+    // 1. Remember the session as it is now, to notice changes during the refresh.
+    const { transport, epoch, intent, version } = this.#local;
+    const before = { epoch, intent, version };
+    try {
+      // 2. Check whether another client has refreshed already. In cookie mode the tabs take turns and
+      //    announce their refreshes to each other. In header mode, load the token store again; a store
+      //    that hangs must not delay the refresh for longer than the refresh itself may take.
+      if (transport === "cookie") {
+        const lock = { name: this.#lockName, ms: refreshTimeoutMs, clock };
+        return await withLock(lock, () => this.#exchange(before));
+      }
+      const bounds = { timeoutMs: refreshTimeoutMs };
+      await withDeadline(clock, bounds, () => this.#local.reload()).catch(() => {});
+      return await this.#exchange(before);
+    } finally {
+      // Another session may have started a refresh of its own in the meantime.
+      if (this.#flight?.epoch === epoch) {
+        this.#flight = undefined;
+      }
     }
-    const bounds = { timeoutMs: refreshTimeoutMs };
-    await withDeadline(clock, bounds, () => this.#local.reload()).catch(() => {});
-    return this.#exchange(before);
   }
 
   async #exchange(before: SessionSnapshot): Promise<RefreshOutcome> {
@@ -146,19 +144,16 @@ export class Refresher {
       return { type: "refreshed" };
     }
     try {
-      // 3. Ask the server. The new tokens are in the response headers.
-      let answer = new Headers();
+      // 3. Call the server. The new tokens are in the response headers.
+      const { refresh } = SessionService.method;
       const refreshToken = local.tokens?.refreshToken ?? "";
       const headers = refreshHeaders(local);
-      const onHeader = (received: Headers): void => {
-        answer = received;
-      };
-      await withDeadline(clock, { timeoutMs: refreshTimeoutMs }, (bounds) =>
-        this.#service.refresh({ refreshToken }, { ...bounds, headers, onHeader }),
+      const response = await withDeadline(clock, { timeoutMs: refreshTimeoutMs }, (signal) =>
+        this.#transport.unary(refresh, signal, refreshTimeoutMs, headers, { refreshToken }),
       );
 
       // 4. Read the notice and the tokens. They do not count if the session changed meanwhile.
-      local.receive(answer, before, true);
+      local.receive(response.header, before, true);
       if (local.epoch !== before.epoch) {
         return { type: "stale" };
       }

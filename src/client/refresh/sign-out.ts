@@ -1,5 +1,5 @@
-import type { Client } from "@connectrpc/connect";
-import type { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
+import type { Transport } from "@connectrpc/connect";
+import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Credentials, credentialHeaders, type LocalSession } from "../state/local-session.ts";
@@ -10,8 +10,8 @@ interface SignOutParts {
   readonly options: ResolvedOptions;
   readonly local: LocalSession;
   readonly refresher: Refresher;
-  /** On a transport without the session's interceptor. */
-  readonly service: Client<typeof SessionService>;
+  /** Without the session's interceptor, so that sign-outs do not recur. */
+  readonly transport: Transport;
 }
 
 /** Signs out: locally at once, then on the server. */
@@ -66,19 +66,21 @@ export class SignOut {
   }
 
   async #send(held: Credentials, bounds: SessionCallOptions): Promise<void> {
-    const { options, local, service } = this.#parts;
+    const { options, local, transport } = this.#parts;
     // After a new sign-in the cookies are those of the new session.
     const isReplaced = held.transport === "cookie" && local.status === "signedIn";
     if (!isReplaced && (held.transport === "cookie" || held.tokens !== undefined)) {
       const refreshToken = held.tokens?.refreshToken ?? "";
       const headers = credentialHeaders(held);
-      await withDeadline(options.clock, bounds, (callOptions) =>
-        service.signOut({ refreshToken }, { ...callOptions, headers }),
+      await withDeadline(options.clock, bounds, (signal) =>
+        transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
+          refreshToken,
+        }),
       );
     }
   }
 
-  /** Waits for `work` within the bounds, and goes on in any case. */
+  /** Waits for `work` within the bounds, and continues in any case. */
   async #waitFor(work: Promise<unknown>, bounds: SessionCallOptions): Promise<void> {
     await withDeadline(this.#parts.options.clock, bounds, () => work).catch(() => {});
   }

@@ -103,7 +103,7 @@ export class Recovery {
     try {
       onInterrupted?.(error, ms);
     } catch {
-      // The application's own mistake must not end the stream.
+      // An error of the application's listener must not end the stream.
     }
     const { promise, resolve } = Promise.withResolvers<void>();
     const cancel = clock.after(ms, resolve, true);
@@ -121,8 +121,9 @@ const shortestWait = 5_000;
 const waitIfUnknown = 60_000;
 
 /**
- * Keeps refreshing before the access token expires, while a stream is open that makes no calls of
- * its own. When the server ends the stream with its token, the next stream opens at once.
+ * Refreshes before the access token expires, again and again while a stream is open: the stream itself
+ * makes no calls that would trigger a refresh. When the server ends the stream because its token has
+ * expired, the next stream can then open at once.
  *
  * @returns a function that stops it
  */

@@ -65,7 +65,7 @@ export function resume<M, C>(
   }
   if (typeof open !== "function") {
     throw new TypeError(
-      "resume: the first argument must be a function such as (cursor, call) => client.watch({…}, call)",
+      `resume: the first argument must be a function such as (cursor, call) => client.watch({…}, call), got ${typeof open}`,
     );
   }
   const giveUpAfter = durationMs("giveUpAfter", options.giveUpAfter ?? "5m", { max: 86_400_000 });
@@ -85,7 +85,7 @@ export function resume<M, C>(
         next: () => messages.next(),
         throw: (error) => messages.throw(error),
         return() {
-          // A generator that waits for a message would return only after it.
+          // A generator that is waiting for a message would return only after that message.
           stream.stop();
           return messages.return(undefined);
         },
@@ -169,7 +169,7 @@ class ResumedStream<M, C> {
     }
   }
 
-  /** Returns the next message, opening as many streams as that takes. */
+  /** Returns the next message; opens as many streams as necessary. */
   async #next(): Promise<IteratorResult<M>> {
     for (;;) {
       throwIfAborted(this.#abort.signal);
@@ -238,7 +238,7 @@ class ResumedStream<M, C> {
 
   /**
    * The client's own call, such as a sign-in, may have ended the session and replaced it. The stream
-   * then fails before the response of that call announces the new session, so wait for it shortly.
+   * then fails before the response of that call announces the new session, so wait for it briefly.
    */
   async #waitForReplacement(error: unknown): Promise<void> {
     const { local, options } = this.#core;
@@ -271,7 +271,7 @@ class ResumedStream<M, C> {
     return () => signal?.removeEventListener("abort", abort);
   }
 
-  /** Ends the stream with the session, because under another session it would be another stream. */
+  /** Ends the stream when the session ends, because it must not continue under a different session. */
   #followSession(): () => void {
     const { local } = this.#core;
     const { epoch } = local;
@@ -288,8 +288,8 @@ class ResumedStream<M, C> {
     if (opened === undefined) {
       this.#abort.abort(error);
     } else {
-      // Only in the next turn: this stream may be the one that brings the news, and its own error
-      // says more.
+      // Not before the next turn of the event loop: this stream may have announced the change itself,
+      // and then its own error is more specific.
       systemClock.after(0, () => opened.close(error));
     }
   }
@@ -302,7 +302,7 @@ function throwIfAborted({ aborted, reason }: AbortSignal): void {
 }
 
 function canceled(): ConnectError {
-  return new ConnectError("the stream was left by its reader", Code.Canceled);
+  return new ConnectError("the reader left the stream, so its call was ended", Code.Canceled);
 }
 
 function sessionOver(isSignedOut: boolean): ConnectError {

@@ -7,7 +7,7 @@ import {
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
 
 /**
- * The error detail in which the server instructs a client how to react to a refused call: refresh
+ * The error detail with which the server instructs a client how to react to a refused call: refresh
  * and try again, sign in, or neither.
  */
 export interface Hint {

@@ -115,20 +115,15 @@ export class LocalSession implements KnownSession, Credentials {
     notify(this.#options.onEvent, event);
   }
 
-  /** Stops listening to other tabs. */
+  /** Stops exchanging messages with other tabs. */
   close(): void {
     this.#tabs?.close();
   }
 
   // --- Reading ---------------------------------------------------------------------------------
 
-  /** The counters that a call must remember when it is sent. */
-  snapshot(): SessionSnapshot {
-    return { epoch: this.epoch, intent: this.intent, version: this.version };
-  }
-
   /**
-   * Writes the credentials into the headers of a request, which must be sent right after.
+   * Writes the credentials into the headers of a request. Send the request immediately afterwards.
    *
    * @returns the facts that the call must remember
    */
@@ -138,7 +133,9 @@ export class LocalSession implements KnownSession, Credentials {
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
     }
-    return { ...this.snapshot(), wasLoaded: this.ready() === undefined };
+    // Read before `ready`, which may load the tokens and change the version.
+    const { epoch, intent, version } = this;
+    return { epoch, intent, version, wasLoaded: this.ready() === undefined };
   }
 
   /**
@@ -153,16 +150,22 @@ export class LocalSession implements KnownSession, Credentials {
     );
   }
 
-  /** Where the access token is in its lifetime: `due` means due for an early refresh. */
-  phase(): "unknown" | "fresh" | "due" | "expired" {
-    if (this.#lifetime === undefined) {
-      return "unknown";
+  /**
+   * Where the access token is in its lifetime: `due` means due for an early refresh. A token whose
+   * lifetime is not known counts as fresh.
+   */
+  phase(): "fresh" | "due" | "expired" {
+    const dueIn = this.dueIn();
+    if (dueIn === undefined || dueIn > 0) {
+      return "fresh";
     }
-    const age = this.#options.clock.monotonic() - this.#lifetime.from;
-    if (age >= this.#lifetime.length) {
-      return "expired";
-    }
-    return age >= this.#lifetime.length * this.#options.earlyRefresh ? "due" : "fresh";
+    return this.#expiresIn() > 0 ? "due" : "expired";
+  }
+
+  /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
+  #expiresIn(): number {
+    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
+    return Math.max(0, from + length - this.#options.clock.monotonic());
   }
 
   // --- The token store -------------------------------------------------------------------------
@@ -212,8 +215,8 @@ export class LocalSession implements KnownSession, Credentials {
       return undefined;
     }
     const { realm } = this.#options;
-    const isOurs = realm === undefined || loaded.tokens?.realm === realm;
-    const found = isOurs ? loaded.tokens : undefined;
+    const isOwnRealm = realm === undefined || loaded.tokens?.realm === realm;
+    const found = isOwnRealm ? loaded.tokens : undefined;
     // A sign-in or sign-out during the load is newer than the tokens in the store.
     if (this.status === "unknown") {
       if (found === undefined) {
@@ -233,7 +236,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.tokens = tokens;
     this.claims = tokens.claims;
     this.#saved = tokens;
-    // Only the client's own wall clock survives a restart. If it went back, no time has passed.
+    // Only the client's own wall clock survives a restart. If it was set back, count the age as 0.
     const age = Math.max(0, this.#options.clock.now() - tokens.receivedAt);
     this.renewed(tokens, age);
   }
@@ -277,7 +280,7 @@ export class LocalSession implements KnownSession, Credentials {
       this.#hooks.onReplaced();
     }
     this.#publish();
-    this.#tellTabs(verdict);
+    this.#notifyTabs(verdict);
   }
 
   /**
@@ -310,7 +313,7 @@ export class LocalSession implements KnownSession, Credentials {
       this.#keeper.save(undefined);
     }
     this.#publish();
-    this.#tellTabs("end");
+    this.#notifyTabs("end");
   }
 
   /**
@@ -330,7 +333,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.#lifetime = { from: this.#options.clock.monotonic() - age, length: expiresIn };
   }
 
-  /** Applies a notice with a token. Returns how it was applied in the end. */
+  /** Applies a notice that comes with a token. Returns the verdict that was carried out. */
   #take(notice: SessionNotice, headers: Headers, verdict: "adopt" | "renew"): Verdict {
     const accessToken = headers.get(header.accessToken);
     if (this.transport === "header" && accessToken === null) {
@@ -338,8 +341,8 @@ export class LocalSession implements KnownSession, Credentials {
       return "ignore";
     }
     const keptRefreshToken = verdict === "renew" ? this.tokens?.refreshToken : undefined;
-    // The cookies held this session before the client knew. That is not a sign-in, so calls in
-    // flight stay valid.
+    // The cookies held this session already; the client only learns its id. That is not a sign-in, so
+    // calls in flight stay valid.
     const isLearned = notice.event !== "created" && this.status === "unknown";
     if (isLearned) {
       this.status = "signedIn";
@@ -364,7 +367,7 @@ export class LocalSession implements KnownSession, Credentials {
     return isLearned ? "renew" : verdict;
   }
 
-  /** The user signed out after the call was sent, but the browser has stored the cookies anyway. */
+  /** Reacts if the user signed out after the call was sent: the browser has stored its cookies anyway. */
   #checkLateCookies(sent: SessionSnapshot): void {
     if (this.transport === "cookie" && sent.intent !== this.intent) {
       this.#hooks.onLateCookies();
@@ -411,7 +414,7 @@ export class LocalSession implements KnownSession, Credentials {
   }
 
   /** Reports to other tabs how a notice was applied. */
-  #tellTabs(verdict: Verdict): void {
+  #notifyTabs(verdict: Verdict): void {
     const { sessionId, realm, order, claims } = this;
     if (verdict === "end") {
       const session = this.endedSessionId;
@@ -428,12 +431,6 @@ export class LocalSession implements KnownSession, Credentials {
         this.#tabs?.send({ type: "signedIn", ...known });
       }
     }
-  }
-
-  /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
-  #expiresIn(): number {
-    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
-    return Math.max(0, from + length - this.#options.clock.monotonic());
   }
 
   // --- Changes ---------------------------------------------------------------------------------
@@ -511,11 +508,11 @@ export function credentialHeaders(held: Credentials): Record<string, string> {
 }
 
 /** Calls a listener of the application. A listener that throws must not break a call. */
-function notify<T>(listener: (value: T) => void, value: T): void {
+function notify<T>(listener: ((value: T) => void) | undefined, value: T): void {
   try {
-    listener(value);
+    listener?.(value);
   } catch {
-    // The application's own mistake.
+    // The error is the application's own.
   }
 }
 

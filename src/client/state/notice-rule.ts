@@ -8,7 +8,7 @@ import type { SessionState } from "../events.ts";
 export interface SessionSnapshot {
   /** Increases with every sign-in and sign-out. */
   readonly epoch: number;
-  /** Increases with every sign-out that this client asked for, and with every sign-in by header. */
+  /** Increases with every sign-out that this client requested, and with every sign-in by header. */
   readonly intent: number;
   /** Increases with every renewal of the access token. */
   readonly version: number;

@@ -26,7 +26,7 @@ export type TabMessage =
 export class Tabs {
   #channel: BroadcastChannel | undefined;
 
-  /** Listens on the channel `name`. Without BroadcastChannel there are no other tabs to hear. */
+  /** Listens on the channel `name`. Does nothing where BroadcastChannel does not exist. */
   constructor(name: string, onMessage: (message: TabMessage) => void) {
     if (typeof BroadcastChannel === "undefined") {
       return;

@@ -12,13 +12,13 @@ export interface ClientTokens {
   /** The issuer. */
   readonly realm: string;
   readonly accessToken: string;
-  /** Absent if the server gave none; then the session cannot be refreshed. */
+  /** Absent if the server sent none; the session then cannot be refreshed. */
   readonly refreshToken?: string | undefined;
   /** The refresh generation of the access token. */
   readonly generation: number;
   /** The version of the claims in the access token. */
   readonly claimsVersion: number;
-  /** `exp` of the access token: seconds since 1970 by the server's clock. Use it to compare only. */
+  /** `exp` of the access token: seconds since 1970 by the server's clock. Use it only for comparisons. */
   readonly expiresAt: number;
   /** The remaining lifetime of the access token when it was received, in milliseconds. */
   readonly expiresIn: number;
@@ -44,9 +44,9 @@ export interface ClientTokens {
  * ```
  */
 export interface TokenStore {
-  /** How the tokens of sessions that this client creates travel. */
+  /** How the tokens of the sessions that this client creates are transported. */
   readonly transport: TokenTransport;
-  /** Returns the tokens, or undefined if there are none. Other values are rejected. */
+  /** Returns the tokens, or undefined if there are none. The client rejects other values. */
   load(): ClientTokens | undefined | Promise<ClientTokens | undefined>;
   /** Replaces the tokens; undefined removes them. */
   save(tokens: ClientTokens | undefined): void | Promise<void>;

@@ -8,7 +8,7 @@ import type { VerifyingCore } from "../core.ts";
 /** A demand on a claim of the session. */
 export interface ClaimDemand {
   readonly claim: string;
-  /** The values of which it must equal or, as a list, contain one. Empty: it only has to exist. */
+  /** The claim must equal one of these values or, if it is a list, contain one. Empty: it must only exist. */
   readonly anyOf: readonly string[];
 }
 
@@ -29,7 +29,7 @@ export interface DemandOptions {
 
 /**
  * Checks the claims of a session against the demands of a method.
- * @throws SessionError `forbidden`, with every demand that is not met
+ * @throws SessionError `forbidden`, with a violation for each unmet demand
  */
 export function checkDemands(
   core: Pick<VerifyingCore, "revocations">,
@@ -88,7 +88,7 @@ export function assertFresh(
   }
   const requirement = `within ${within / 1000}s`;
   throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
-    message: `the user must authenticate again; this call requires it ${requirement}`,
+    message: `this call requires the user to have authenticated ${requirement}; authenticate again`,
     sessionId,
     violations: [{ claim: "auth_time", requirement, message: "is too long ago" }],
   });

@@ -23,9 +23,15 @@ export interface MethodPolicyOptions {
   readonly auth?: "required" | "optional" | "none";
   /** Whether cookie sessions must present their anti-CSRF token. Default: on all calls but Connect GET. */
   readonly doAntiCsrfCheck?: boolean;
-  /** How a call learns that its session has ended. Default: the option `revocation`. */
+  /**
+   * How a call detects that its session has ended; see {@link RevocationCheck}. Default: the option
+   * `revocation`.
+   */
   readonly check?: RevocationCheck;
-  /** How long ago the user may have authenticated; see `requireFresh`. Default: any time. */
+  /**
+   * The maximum time since the user authenticated; see `requireFresh`. Otherwise the call is refused
+   * with `PermissionDenied`. Default: no maximum.
+   */
   readonly freshWithin?: Duration;
   /**
    * The claims that a session must have, all of them. A claim must equal one of the values or, if it
@@ -132,7 +138,7 @@ export class Policies {
   }
 
   /**
-   * Returns the revocation check of a call whose method is not known.
+   * Returns the revocation check of a call whose method is unknown.
    * @throws TypeError if the check is not valid, or needs a store and there is none
    */
   checkOf(asked: RevocationCheck | undefined): RevocationCheck {
@@ -173,7 +179,7 @@ function readCode(options: PolicyOptions): Map<string, MethodPolicyOptions> {
 function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
   if (desc?.kind !== "service" && desc?.kind !== "rpc") {
     throw new TypeError(
-      "public must list generated methods and services, such as NotesService.method.signIn",
+      "public must be a list of generated methods and services, such as NotesService.method.signIn",
     );
   }
   return desc.kind === "service" ? desc.methods : [desc];
@@ -189,7 +195,7 @@ const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
 };
 
-/** Without types, a typing error would open the method. */
+/** In plain JavaScript, a misspelt value could make a method public. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
   assertMembers(`the policy of ${procedure} in methods`, policy, members);
   for (const name of ["auth", "check", "stream"] as const) {
@@ -305,7 +311,7 @@ const streamNames: Readonly<Record<number, StreamPolicy>> = {
   [Stream.NEVER]: "never",
 };
 
-/** @throws TypeError if a policy of the schema has a value that this version does not know */
+/** @throws TypeError if a policy of the schema has a value that this version does not support */
 function assertKnown(name: string, policy: Policy | undefined): void {
   if (policy === undefined) {
     return;

@@ -54,7 +54,7 @@ export class Ending {
     this.#actions.clear();
   }
 
-  /** Notes that the call itself is over: its own signal has aborted. */
+  /** Reports that the call itself is over: its own signal has aborted. */
   callEnded(reason: unknown): void {
     this.#controller.abort(reason);
     this.#actions.clear();
@@ -91,7 +91,7 @@ export class Ending {
   }
 }
 
-/** Implements all three methods: transports require `throw`, and `yield*` calls whatever exists. */
+/** Implements all three methods: transports require `throw`, and `yield*` calls those that exist. */
 class EndableMessages<T> implements AsyncIterator<T> {
   readonly #ending: Ending;
   readonly #source: AsyncIterator<T>;

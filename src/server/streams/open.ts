@@ -10,7 +10,7 @@ const roundInterval = { min: 25, max: 1_000 } as const;
 
 /**
  * The open streams of an instance. One timer serves all of them: it fires when the next stream is
- * due, and at least once a second, because the store's clock may jump and its log may go silent.
+ * due, and at least once a second, because the store's clock may jump and its log may become unreadable.
  */
 export class OpenStreams {
   readonly #core: VerifyingCore;

@@ -59,7 +59,7 @@ export async function runStream(owner: StreamOwner, stream: StreamToRun): Promis
             message: ending.wrap(request.message, { before: look }),
           };
 
-    // 4. Call the handler. If it reads requests it only returns when it is done, which may be never.
+    // 4. Call the handler. If it reads requests, it returns only when it is done, which may be never.
     const response = await ending.race(send(endable));
 
     // 5. Before each message: check that the session is alive. After the first one, the response
@@ -99,7 +99,7 @@ async function watch(
   }
 }
 
-/** A method without a revocation check ignores revocations, unless its policy says "endOnRevoke". */
+/** A method without a revocation check ignores revocations, unless its stream policy is "endOnRevoke". */
 function endsOf({ stream, check }: StreamToRun["policy"]): StreamEnds | undefined {
   return stream === undefined || stream === "never"
     ? undefined

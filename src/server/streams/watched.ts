@@ -13,7 +13,7 @@ export interface StreamEnds {
   readonly onRevoke: boolean;
 }
 
-/** What a watched stream needs. */
+/** Options of {@link WatchedStream}. */
 export interface WatchedStreamOptions extends StreamEnds {
   readonly engine: Authenticator;
   /** Whether revocations could not be read for longer than this stream may run without them. */
@@ -25,11 +25,11 @@ export interface WatchedStreamOptions extends StreamEnds {
   readonly closed: (stream: WatchedStream) => void;
 }
 
-/** Ask the store this long before the session ends: a refresh may have moved its end. Milliseconds. */
+/** Read the session this many milliseconds before it ends: a refresh may have moved its end. */
 const askBefore = 60_000;
-/** Time between two questions to the store, in milliseconds. */
+/** Minimum time between two reads of the session for a stream, in milliseconds. */
 const askAgain = 10_000;
-/** Ask the store about each stream within this time after the log lost entries. Milliseconds. */
+/** Read the session of each stream within this many milliseconds after the log lost entries. */
 const askWithin = 10_000;
 /** Time for the last message of a handler that ended the session itself, in milliseconds. */
 const lastMessageTime = 5_000;
@@ -96,7 +96,7 @@ export class WatchedStream implements CallStream {
       return;
     }
 
-    // 2. Nobody can tell any more whether the session was revoked.
+    // 2. Revocations can no longer be detected.
     if (engine.revocations.isClosed() || (onRevoke && isLogLost())) {
       this.#end(logLost());
       return;
@@ -119,7 +119,7 @@ export class WatchedStream implements CallStream {
     }
     this.#wasUnsure = unsure;
 
-    // 5. Ask the store if the session has ended, or if a refresh has moved its end.
+    // 5. Ask the store whether the session has ended, or a refresh has moved its end.
     if (now >= this.#asksAt) {
       this.#asksAt = now + askAgain;
       void this.#askStore();
@@ -153,7 +153,7 @@ export class WatchedStream implements CallStream {
     }
   }
 
-  /** Notes that a message of the handler was sent. If it was the last message, the stream may only end. */
+  /** Reports that a message of the handler was sent. After its last message, the stream can only end. */
   sent(): void {
     if (this.#lastMessage !== undefined) {
       this.#lastMessage = { ...this.#lastMessage, until: this.#options.monotonic() };

@@ -36,7 +36,7 @@ export class MemoryStore implements SessionStore {
 
   #now(): number {
     if (this.#clock === undefined) {
-      throw new Error("memoryStore: open() has not been called");
+      throw new Error("memoryStore: the store is not open; call open() first");
     }
     return this.#clock.now();
   }
@@ -54,7 +54,7 @@ export class MemoryStore implements SessionStore {
   readonly insert: SessionStore["insert"] = async (session) => {
     const now = this.#now();
     if (this.#sessions.get(session.id) !== undefined) {
-      throw new Error("memoryStore: a session with this id exists already");
+      throw new Error("memoryStore: a session with this id already exists");
     }
     if (session.requires !== null) {
       const required = this.#sessions.get(session.requires);
@@ -76,7 +76,7 @@ export class MemoryStore implements SessionStore {
     return { record: this.#sessions.set(record), now, replaced, evicted };
   };
 
-  /** The user's live sessions without the one that is replaced, the oldest first. */
+  /** Returns the user's live sessions, oldest first, without the session to replace. */
   #countedByLimit({ userId, replaces }: NewSession, now: number): SessionRecord[] {
     return this.#sessions
       .ownedBy({ userId, tenantId: null })
@@ -104,7 +104,7 @@ export class MemoryStore implements SessionStore {
     return { record: this.#sessions.get(id), now, revoked };
   };
 
-  /** Ends a session and logs it; returns false when it is missing or has been revoked before. */
+  /** Ends a session and logs it; returns false if it is missing or has already ended. */
   #end(id: string, endedBy: EndedBy, now: number): boolean {
     const old = this.#sessions.get(id);
     if (old === undefined || old.revokedAt !== null) {
@@ -248,7 +248,7 @@ export class MemorySessions {
     return this.#byId.get(id);
   }
 
-  /** How many ids each index of an owner holds: tests check that none is left behind. */
+  /** The number of ids in the index of each owner. Tests check that no id is left behind. */
   get indexSizes(): number[] {
     return [...this.#byOwner.values()].map(({ size }) => size);
   }
@@ -272,7 +272,7 @@ export class MemorySessions {
     const [key = ""] = ownerKeys({ userId, tenantId });
     return [...(this.#byOwner.get(key) ?? [])].flatMap((id) => {
       const record = this.#byId.get(id);
-      // For a user within a tenant, `key` is the user's: a user has fewer sessions than a tenant.
+      // For a user within a tenant, `key` is the user's, because a user has fewer sessions than a tenant.
       return record && (tenantId === null || record.tenantId === tenantId) ? [record] : [];
     });
   }
@@ -300,7 +300,7 @@ export class MemorySessions {
     if (record === undefined || record.revokedAt !== null || record.generation > use.generation) {
       return true;
     }
-    // The store lost a generation ahead of the record; it may become current again.
+    // The store has lost this generation, which may become current again.
     if (record.generation < use.generation) {
       return false;
     }
@@ -329,8 +329,8 @@ export class MemorySessions {
 
   /**
    * Drops sessions that ended more than 24 h ago, at most `limit`, and returns how many. A call looks
-   * at each session once at most, and continues where the last one stopped: many batches together
-   * cost one walk.
+   * at each session at most once, and continues where the previous call stopped, so that many batches
+   * together visit each session once.
    */
   prune(limit: number, now: number): number {
     let dropped = 0;

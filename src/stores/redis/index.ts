@@ -13,7 +13,7 @@ export interface RedisStoreOptions {
    * Every key begins with `{prefix}:`. The braces make it the hash tag of Redis Cluster, because a
    * session must end together with its entry in the change log, and a script can only touch keys of
    * one shard. So one store uses one shard, whatever the size of the cluster. Services with different
-   * prefixes are spread over it.
+   * prefixes may use different shards.
    */
   readonly prefix?: string;
 }
@@ -35,20 +35,20 @@ export interface RedisStoreOptions {
  *   `appendfsync everysec`, a crash loses up to about two seconds of acknowledged changes. With
  *   `appendfsync always` it loses none, at the cost of a disk write per change.
  * - Replication is asynchronous. A failover loses changes that were not copied yet, usually less than
- *   a second. A primary that is cut off from its replicas loses everything it acknowledged meanwhile;
- *   `min-replicas-to-write 1` and `min-replicas-max-lag` limit that. `WAIT` does not help.
+ *   a second. A primary that is cut off from its replicas loses everything it acknowledges in the
+ *   meantime; `min-replicas-to-write 1` and `min-replicas-max-lag` limit that. `WAIT` does not help.
  *
  * Lost changes never look like an outage. A lost sign-in is refused with `SIGN_IN`, a lost refresh is
- * repeated, and lost signing keys are replaced by new ones. Every server that knows a lost revocation
- * writes it again. After a restart or failover, servers do not trust the change log until all earlier
+ * repeated, and lost signing keys are replaced by new ones. Every server that remembers a lost
+ * revocation writes it again. After a restart or failover, servers do not trust the change log until all earlier
  * access tokens have expired (1 h): they read the session for each call. A revocation stays lost if
- * all servers that knew it are gone as well. If that is not acceptable, use PostgreSQL.
+ * all servers that remembered it are gone as well. If that is not acceptable, use PostgreSQL.
  *
  * **Requirements**
  *
  * - `maxmemory-policy` must be `noeviction`; otherwise `open` rejects.
- * - The user needs read and write access to the keys, the commands of scripts, `INFO` and `TIME`.
- * - The store keeps no secret: give `createSessions` one, the same on every server.
+ * - The Redis user needs read and write access to the keys, the commands of scripts, `INFO` and `TIME`.
+ * - The store keeps no secret: pass the option `secret` to `createSessions`, the same on every server.
  * - You own the client: connect it first, and close it after the sessions. `close` does not close it.
  *
  * **Behaviour**
@@ -59,8 +59,8 @@ export interface RedisStoreOptions {
  *   `{prefix}:log`, and each server subscribes on a second connection, a duplicate of the client. A
  *   silent connection is replaced within 10 s.
  * - Without that connection, servers poll the change log at half of `maxStaleness`. That is the case
- *   while it is being replaced, with a client that cannot be duplicated (a pool), and if the user may
- *   not access the channels `&{prefix}:log*`.
+ *   while it is being replaced, with a client that cannot be duplicated (a pool), and if the Redis
+ *   user may not access the channels `&{prefix}:log*`.
  * - Redis drops sessions 24 h after their end. One server at a time drops entries of the change log
  *   after 2 h, in batches.
  * - A session takes about 600 bytes, and about 400 more in the indexes by user and by tenant. Its id
@@ -76,8 +76,8 @@ export interface RedisStoreOptions {
  *   each.
  * - `open` adds sessions of schema 1, which had no indexes, to the indexes, by `SCAN` in steps of 500
  *   keys. Replace all servers within a day. `revokeAll` finds sessions that servers of schema 1 create
- *   meanwhile; lists and limits find them after that day. Servers of schema 1 treat a session with
- *   updated claims as revoked.
+ *   in the meantime; lists and limits find them after that day. Servers of schema 1 treat a session
+ *   with updated claims as revoked.
  *
  * @param client a client of node-redis 5 or 6 on the primary: a client, a pool, a cluster or a sentinel
  * @throws TypeError when `client` is not such a client, or `prefix` is invalid
@@ -86,7 +86,7 @@ export function redisStore(client: RedisClient, options: RedisStoreOptions = {})
   const { prefix = "rpc-session" } = options;
   if (typeof client?.evalSha !== "function" || typeof client.eval !== "function") {
     throw new TypeError(
-      "redisStore: the client must be one of the package redis (node-redis), such as createClient({ url })",
+      "redisStore: the client must come from the package redis (node-redis), such as createClient({ url })",
     );
   }
   if (typeof prefix !== "string" || !/^[\w.:-]{1,64}$/.test(prefix)) {

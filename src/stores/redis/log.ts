@@ -2,7 +2,7 @@ import { randomId } from "../../base/crypto.ts";
 import type { Changes, EndedBy, LogEntry } from "../../engine/store.ts";
 import type { RedisScripts } from "./scripts.ts";
 
-/** Entries per call: a long log is read in steps, so that Redis serves others in between. */
+/** Entries per call: a long log is read in steps, so that Redis serves other clients in between. */
 const pageSize = 5_000;
 
 /**
@@ -50,7 +50,9 @@ function parseCursor(cursor: string | undefined): readonly string[] {
     return ["", "", ""];
   }
   if (!/^[\w-]+\.\w+\.\d+-\d+$/.test(cursor)) {
-    throw new Error(`redisStore: ${JSON.stringify(cursor)} is not a cursor of this change log`);
+    throw new Error(
+      `redisStore: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that changes() returned`,
+    );
   }
   return cursor.split(".");
 }

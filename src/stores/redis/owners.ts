@@ -10,9 +10,9 @@ import { optional, type RedisKeys, toRecord } from "./rows.ts";
 import { indexSessions } from "./schema.ts";
 import type { RedisScripts } from "./scripts.ts";
 
-/** Ids of an index that one script looks at: few enough that others wait only some milliseconds. */
+/** Ids of an index per script: few enough that other commands wait only a few milliseconds. */
 const listStep = 500;
-/** Sessions that one script ends: 5 to 10 ms. */
+/** Sessions that one script ends, which takes 5 to 10 ms. */
 const revokeStep = 500;
 /** Ids that are read at once. */
 const takeStep = 5_000;
@@ -92,7 +92,8 @@ async function revokeOwned(
   ];
   const args = [endedBy, optional(scope.except), optional(tenant), revokeStep];
 
-  // 1. End few sessions in this step. Set many apart: from here on they have ended for everyone.
+  // 1. End a few sessions in this step. Set many sessions apart: from now on every server treats them
+  // as ended.
   let [now, own = "", count, ...rest] = await redis.run("revokeOwned", keys, [...args, ""]);
   if (own === "unindexed") {
     await indexSessions(redis);
@@ -133,7 +134,7 @@ async function takeRevoked(redis: RedisScripts, number: string): Promise<string[
   }
 }
 
-/** Splits a reply of several rows, each after the number of its texts. */
+/** Splits a reply of several rows, each preceded by the number of its texts. */
 function toRecords(rows: readonly string[]): SessionRecord[] {
   const records: SessionRecord[] = [];
   for (let at = 0; at < rows.length; ) {
@@ -154,7 +155,7 @@ function indexOf(keys: RedisKeys, { userId, tenantId }: SessionOwner): string {
   }
   if (tenantId === null) {
     throw new TypeError(
-      "redisStore: name a user, a tenant or both; neither would mean all sessions",
+      "redisStore: userId and tenantId must not both be null, which would select all sessions",
     );
   }
   return keys.tenant(tenantId);

@@ -33,7 +33,7 @@ export function redisKeys(prefix: string): RedisKeys {
   };
 }
 
-/** The fields of a new session that the script does not set itself. A null value has no field. */
+/** Returns the fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
   const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
   const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife };
@@ -47,7 +47,7 @@ export function toFields(session: NewSession): string[] {
   return [...fields, ...toJsonFields({ claims, data, device })];
 }
 
-/** Fields with JSON values. An undefined value has no field. */
+/** Returns fields with JSON values. An undefined value has no field. */
 export function toJsonFields(values: Readonly<Record<string, unknown>>): string[] {
   const fields: string[] = [];
   for (const [name, value] of Object.entries(values)) {

@@ -7,7 +7,7 @@ const scanStep = 500;
 
 /**
  * Checks the server and upgrades the data to the current schema.
- * @throws Error when the server cannot keep sessions; the message says what to change
+ * @throws Error if the server may lose sessions, or a newer version wrote the data
  */
 export async function openSchema(redis: RedisScripts): Promise<void> {
   const { meta } = redis.keys;
@@ -25,7 +25,7 @@ export async function openSchema(redis: RedisScripts): Promise<void> {
 }
 
 /**
- * Adds the sessions that are missing in the indexes: those that servers of schema 1 created. Works
+ * Adds the sessions that are missing from the indexes: those that servers of schema 1 created. Works
  * in steps; several servers may do it at the same time.
  */
 export async function indexSessions(redis: RedisScripts): Promise<void> {

@@ -26,7 +26,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 /**
  * Milliseconds after which a call counts as failed. A client that lost its connection queues its
- * commands until it has a new one, which may take forever; a request cannot wait that long.
+ * commands until it has a new one, which may take forever. A request cannot wait that long.
  */
 const answerWithin = 5_000;
 

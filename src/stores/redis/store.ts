@@ -50,7 +50,7 @@ export class RedisStore implements SessionStore {
 
   get #redis(): RedisScripts {
     if (this.#opened === undefined) {
-      throw new Error("redisStore: open() has not been called");
+      throw new Error("redisStore: the store is not open; call open() first");
     }
     return this.#opened;
   }
@@ -77,7 +77,7 @@ export class RedisStore implements SessionStore {
     );
     const now = Number(time);
     if (flag === "taken") {
-      throw new Error("redisStore: a session with this id exists already");
+      throw new Error("redisStore: a session with this id already exists");
     }
     if (flag === "limit" || flag === "notLive") {
       return { record: undefined, now, refused: flag };
@@ -224,7 +224,7 @@ function updateArguments(change: SessionUpdate): (string | number)[] {
   return [id, version, increment, flag, ...toJsonFields({ claims, data })];
 }
 
-/** Converts a reply of the time, a flag, and the fields and values of a row. */
+/** Converts a reply that consists of the time, a flag, and the fields and values of a row. */
 function toStored([now, , ...fields]: readonly string[]): Stored<SessionRecord | undefined> {
   return { record: toRecord(fields), now: Number(now) };
 }

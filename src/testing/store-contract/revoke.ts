@@ -301,7 +301,7 @@ export const revokeAllRules: Rules = {
       });
       await endedAreThese(store, { ended, cursor, name });
       assert.ok([...before].every((id) => ended.includes(id)));
-      // Sessions inserted meanwhile are either live or ended by the call.
+      // Sessions that were inserted during the call are either live or ended by it.
       const rest = await store.revokeAll(scope, "revoked");
       assert.equal(rest.revoked.length + ended.length, 63);
       assert.deepEqual((await store.revokeAll(scope, "revoked")).revoked, []);

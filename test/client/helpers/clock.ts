@@ -19,6 +19,7 @@ export class FakeClock implements Clock {
     return () => this.#timers.delete(timer);
   }
 
+  /** The number of timers that have not fired yet. */
   get pending(): number {
     return this.#timers.size;
   }

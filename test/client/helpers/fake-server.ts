@@ -36,7 +36,10 @@ export class FakeServer {
   csrf: string | undefined;
   /** The error of every refresh, if set. */
   refreshError: ((session: string) => ConnectError) | undefined;
-  /** Promises that delay the response of a method; the method has decided already. */
+  /**
+   * Promises that delay the response of a method after its decision. `Gate` delays the check of
+   * AddNote's tokens instead.
+   */
   hold: Partial<Record<"Refresh" | "SignIn" | "SignOut" | "AddNote" | "Gate", Promise<void>>> = {};
   /** Refuses every token, even new ones. */
   refuseAll = false;

@@ -58,7 +58,7 @@ export interface InboxWorld {
   /** A client on a transport that does not handle sessions. */
   readonly plain: Client<typeof InboxService>;
   readonly inbox: Inbox;
-  /** The cursor of each stream, and the reason of its signal once it is over. */
+  /** The cursor of each stream, and the reason of its signal once the stream has ended. */
   readonly opened: { readonly after: number; reason: unknown }[];
   readonly refreshes: () => number;
   /** The number of unary calls in flight. */
@@ -145,7 +145,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     plain: createClient(InboxService, make({ interceptors: [] })),
     refreshes: () => refreshes,
     underway: () => underway,
-    // As another server would.
+    // In the store, as another server would do it.
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
     restart: () => listen(port),

@@ -23,7 +23,7 @@ function publish()
 end
 
 -- KEYS meta, log; ARGV lineage, replication id and entry of the cursor (or three times ''), window, a
--- lineage to start with if there is none, how many entries at most. Replies the time, 'full' if there
+-- lineage to start with if there is none, how many entries at most. Returns the time, 'full' if there
 -- may be more, lineage, replication id, the last entry, when changes were lost or '0', and four texts
 -- for each entry: its session, the name and the value of its own field, and its time.
 function changes()
@@ -53,7 +53,7 @@ function changes()
   return reply
 end
 
--- KEYS meta, log; ARGV limit. Replies how many entries it removed. Sessions expire on their own.
+-- KEYS meta, log; ARGV limit. Returns how many entries it removed. Sessions expire on their own.
 function pruneLog()
   local last = math.max(0, now - keepChanges - 1)
   local old = redis.call('XRANGE', KEYS[2], '-', text(last), 'COUNT', text(ARGV[1] + 1))

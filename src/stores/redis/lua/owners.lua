@@ -12,7 +12,7 @@ local function isBefore(a, b)
 end
 
 -- KEYS index; ARGV createdAt and id of the last session of the page before, or twice '', how many are
--- wanted, how many ids to look at, tenant?. Replies 'more' if there may be more, createdAt and id of
+-- wanted, how many ids to look at, tenant?. Returns 'more' if there may be more, createdAt and id of
 -- the last id looked at, and, for each session, the number of texts that follow, and its fields and
 -- values.
 function list()
@@ -50,7 +50,7 @@ function list()
   return reply
 end
 
--- KEYS the sessions; ARGV ended by, ids. Replies the ids that this call ended.
+-- KEYS the sessions; ARGV ended by, ids. Returns the ids that this call ended.
 function revokeIds()
   local reply = answer('')
   for each = 2, #ARGV do
@@ -117,7 +117,7 @@ function continueRevoking()
   return answer('')
 end
 
--- KEYS its set; ARGV how many at most. Removes the ids that a revokeAll ended from its set and replies
+-- KEYS its set; ARGV how many at most. Removes the ids that a revokeAll ended from its set and returns
 -- them.
 function takeRevoked()
   local reply = answer('')
@@ -128,7 +128,7 @@ function takeRevoked()
   return reply
 end
 
--- Replies the numbers of all unfinished revokeAlls.
+-- Returns the numbers of all unfinished revokeAlls.
 function unfinishedRevocations()
   local reply = answer('')
   for _, number in ipairs(redis.call('HKEYS', revoking)) do table.insert(reply, number) end

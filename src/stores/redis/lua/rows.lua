@@ -72,7 +72,7 @@ local function isLive(id)
 end
 
 -- ARGV cursor, how many keys to scan. Adds sessions that are missing in the indexes; idempotent.
--- Replies the next cursor, '0' at the end.
+-- Returns the next cursor, '0' at the end.
 function indexSessions()
   local step = redis.call('SCAN', ARGV[1], 'MATCH', sessionKey('*'), 'COUNT', ARGV[2], 'TYPE', 'hash')
   for _, key in ipairs(step[2]) do

@@ -3,7 +3,7 @@
 -- Milliseconds after an upgrade during which servers of the former schema may still create sessions.
 local mixedFor = 24 * 3600000
 
--- KEYS meta; ARGV the schema this version writes. Replies the eviction policy and the replication id
+-- KEYS meta; ARGV the schema this version writes. Returns the eviction policy and the replication id
 -- of the server, '' where INFO does not report them, and the schema of the data.
 function open()
   local function info(section, name)

@@ -53,7 +53,7 @@ function load()
   return answer('', sessionKey(ARGV[1]))
 end
 
--- ARGV id, kind, generation, idle, settle or '', generation to write, secret id. Replies no row when
+-- ARGV id, kind, generation, idle, settle or '', generation to write, secret id. Returns no row when
 -- the condition of the write does not hold.
 function refresh()
   local key = sessionKey(ARGV[1])
@@ -99,7 +99,7 @@ function revoke()
   return answer(ended and 'revoked' or '', sessionKey(ARGV[1]))
 end
 
--- ARGV id, version, increment of the version, 'claims' if they are new, fields and values. Replies no
+-- ARGV id, version, increment of the version, 'claims' if they are new, fields and values. Returns no
 -- row when the condition of the update does not hold.
 function update()
   local id, key = ARGV[1], sessionKey(ARGV[1])

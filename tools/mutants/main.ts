@@ -1,0 +1,44 @@
+// Usage: npm run mutants -- [--count 12] [--seed 1] [--tests 24]
+// Prints a line for each mutant. The last line is a summary in JSON.
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { readOrExplain } from "../usage.ts";
+import { runMutants } from "./run.ts";
+
+const options = readOrExplain("npm run mutants -- [--count 12] [--seed 1] [--tests 24]", () => {
+  const { values } = parseArgs({
+    options: {
+      count: { type: "string", default: "12" },
+      seed: { type: "string", default: String(Math.floor(Math.random() * 1_000_000)) },
+      tests: { type: "string", default: "24" },
+    },
+  });
+  return {
+    count: integer("count", values.count, 1),
+    seed: integer("seed", values.seed, 0),
+    tests: integer("tests", values.tests, 1),
+  };
+});
+
+// An exit by `process.exit` removes the copies and ends the programs that run in them.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+  process.on(signal, () => process.exit(130));
+}
+
+console.log(`seed ${options.seed}`);
+const result = await runMutants({
+  ...options,
+  root: join(import.meta.dirname, "../.."),
+  // The store contract consists of tests.
+  includes: (file) => !file.startsWith("src/testing/store-contract/"),
+  report: console.log,
+});
+console.log(JSON.stringify(result));
+
+function integer(name: string, text: string, min: number): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < min) {
+    throw new Error(`--${name} must be an integer of at least ${min}, got ${JSON.stringify(text)}`);
+  }
+  return value;
+}
