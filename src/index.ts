@@ -60,6 +60,7 @@ export type { Exchange } from "./server/call/call.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
+  ClaimDemand,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,

@@ -32,11 +32,35 @@ import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
 
+export type { Duration } from "./base/checks.ts";
+export type { Clock } from "./base/clock.ts";
+export type {
+  PolicyViolation,
+  SessionError,
+  SessionErrorKind,
+  SessionErrorOptions,
+  SessionErrorReason,
+} from "./base/errors.ts";
+export type { EndedBy, SessionEvent, SessionEventListener } from "./base/events.ts";
+export type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject, JsonValue } from "./base/json.ts";
+export type { TokenTransport } from "./base/wire.ts";
+export type { RevocationCheck } from "./engine/revocation/check.ts";
 export type { VerifiedSession } from "./engine/session.ts";
 export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { Fetch } from "./jwt/remote-keys.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-export type { VerifyingSessions } from "./server/reading.ts";
+export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
+export type { Exchange } from "./server/call/call.ts";
+export type { RequestGate } from "./server/call/gate.ts";
+export type {
+  ClaimDemand,
+  MethodDescription,
+  MethodPolicy,
+  MethodPolicyOptions,
+  StreamPolicy,
+} from "./server/policy/policy.ts";
+export type { ProtectOptions } from "./server/protect.ts";
+export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/reading.ts";
 
 /** The options of {@link verifySessions}. */
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {

@@ -83,10 +83,15 @@ export function readIssuer(issuer: string): URL {
     !/["\\]/.test(issuer);
   if (!plain) {
     throw new TypeError(
-      `issuer must be the http or https URL of this service without a query, fragment or user name, such as "https://api.example.com", got ${JSON.stringify(issuer)}`,
+      `issuer must be the http or https URL of this service without a query, fragment or user name, such as "https://api.example.com", got ${JSON.stringify(withoutCredentials(issuer))}`,
     );
   }
   return url;
+}
+
+/** Hides the user name and password of a URL, for messages. Returns anything but a string as it is. */
+export function withoutCredentials<T>(url: T): T | string {
+  return typeof url === "string" ? url.replace(/([a-z]:\/{1,2}).*@/is, "$1***@") : url;
 }
 
 /** Reads the `audience` option. @throws TypeError when it is not a string or is empty */

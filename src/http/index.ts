@@ -2,6 +2,8 @@ import type { IncomingMessage, OutgoingHttpHeaders } from "node:http";
 import type { Http2ServerRequest } from "node:http2";
 import type { JsonWebKeySet } from "../jwt/jwk.ts";
 
+export type { JsonWebKey, JsonWebKeySet } from "../jwt/jwk.ts";
+
 /** A source of public keys, such as the object that `createSessions` returns. */
 export interface JwksSource {
   /** Returns the public keys. Rejects if they are not available. */

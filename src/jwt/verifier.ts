@@ -186,8 +186,8 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
 }
 
 /**
- * Checks the header alone, to avoid needless key lookups and signature checks.
- * @returns the algorithm of the token; undefined if the token cannot have been issued here
+ * Checks the header alone, to avoid needless key lookups and signature checks. Returns the algorithm;
+ * undefined if the token cannot be valid.
  */
 function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undefined {
   const alg = algorithmNamed(header.alg);

@@ -1,3 +1,4 @@
+import { withoutCredentials } from "../base/checks.ts";
 import { SessionError } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 
@@ -57,7 +58,7 @@ export function readOrigins(option: string, origins: readonly string[]): Readonl
   for (const origin of origins) {
     if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(origin)} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a trailing slash`,
+        `${option}: ${JSON.stringify(withoutCredentials(origin))} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a trailing slash`,
       );
     }
   }

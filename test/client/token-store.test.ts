@@ -89,6 +89,25 @@ describe("a custom TokenStore", () => {
     expect(again.session.state.status).toBe("signedIn");
   });
 
+  it("that answers synchronously again when a call is sent supplies the tokens of that call", async () => {
+    const { made, kept } = await tokensOf();
+    let failures = 2;
+    const tokens: TokenStore = {
+      ...memoryTokens(kept),
+      load() {
+        if (failures > 0) {
+          failures -= 1;
+          throw new RangeError("locked");
+        }
+        return kept;
+      },
+    };
+    const again = setup("header", { server: made.server, clock: made.clock, tokens });
+    await again.notes.addNote({});
+    expect(failures).toBe(0);
+    expect(again.session.state.status).toBe("signedIn");
+  });
+
   it("that fails to save is reported while the session continues", async () => {
     const store = asyncStore();
     store.fail = true;

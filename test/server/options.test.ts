@@ -39,7 +39,11 @@ describe("invalid options throw at construction, with a message that says what t
     ["an issuer with another scheme", { issuer: "ftp://api.example.com" }, /^issuer must be/],
     ["an issuer with a query", { issuer: `${issuer}?a=1` }, /^issuer must be/],
     ["an issuer with a fragment", { issuer: `${issuer}#a` }, /^issuer must be/],
-    ["an issuer with a user name", { issuer: "https://a:b@api.example.com" }, /^issuer must be/],
+    [
+      "an issuer with a user name and a password, which the message hides",
+      { issuer: "https://user:p/w@api.example.com" },
+      /^issuer must be .*, got "https:\/\/\*\*\*@api\.example\.com"$/,
+    ],
     ["an issuer with a space", { issuer: `${issuer} ` }, /^issuer must be/],
     ["an issuer with a line break", { issuer: `${issuer}\r\nx: y` }, /^issuer must be/],
     ["an issuer with a quote", { issuer: `${issuer}/"` }, /^issuer must be/],

@@ -37,6 +37,14 @@ describe("feat:O3 sqliteStore(file)", () => {
     await expect(store.open(fixture)).rejects.toThrow(/folder .*absent does not exist/);
   });
 
+  it("hides the password of a URL that was passed instead of a path", async () => {
+    await using fixture = await openedSqlite();
+    const store = sqliteStore("postgres://user:password@db.example.com/sessions");
+    await expect(store.open(fixture)).rejects.toThrow(
+      /^sqliteStore: the folder .*postgres:\/\*\*\*@db\.example\.com does not exist; create it first$/,
+    );
+  });
+
   it("rejects a file that is not a database, and leaves it unchanged", async () => {
     const fixture = await createSqlite();
     await writeFile(fixture.file, "no database ".repeat(500));

@@ -128,14 +128,15 @@ export class LocalSession implements KnownSession, Credentials {
    * @returns the facts that the call must remember
    */
   attach(headers: Headers): SentSnapshot {
+    // First, because a store that failed before may now return the tokens at once.
+    const wasLoaded = this.ready() === undefined;
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
     }
-    // Read before `ready`, which may load the tokens and change the version.
     const { epoch, intent, version } = this;
-    return { epoch, intent, version, wasLoaded: this.ready() === undefined };
+    return { epoch, intent, version, wasLoaded };
   }
 
   /**

@@ -11,6 +11,8 @@ import { assertMembers, type Duration } from "../../base/checks.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
 import { assertDemandOptions, type ClaimDemand, demandsOf } from "./demands.ts";
 
+export type { ClaimDemand } from "./demands.ts";
+
 /** The policy of a method, written in code. Every member overrides the one in the schema. */
 export interface MethodPolicyOptions {
   /**

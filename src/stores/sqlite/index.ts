@@ -1,5 +1,6 @@
 import { closeSync, openSync } from "node:fs";
 import { dirname, resolve } from "node:path";
+import { withoutCredentials } from "../../base/checks.ts";
 import type { SessionStore } from "../../engine/store.ts";
 import type { SqlDatabase } from "../sql/database.ts";
 import { retry, SqlStore } from "../sql/store.ts";
@@ -63,7 +64,9 @@ function createFile(path: string): void {
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT") {
-      throw new Error(`sqliteStore: the folder ${dirname(path)} does not exist; create it first`);
+      // The path may be the URL of another database, with its password.
+      const folder = withoutCredentials(dirname(path));
+      throw new Error(`sqliteStore: the folder ${folder} does not exist; create it first`);
     }
     if (code !== "EEXIST") {
       throw new Error(`sqliteStore: cannot create ${path}; see the cause`, { cause: error });
