@@ -164,8 +164,7 @@ export class RevocationLog implements Revocations {
     return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
   }
 
-  lookUp(session: string, claimsVersion: number, storeNow?: number): LookUp | undefined {
-    const now = storeNow ?? this.storeNow();
+  lookUp(session: string, claimsVersion: number, now = this.storeNow()): LookUp | undefined {
     const { ends, claims } = this.#known;
     const isEnded = ends.has(session);
     const isUnsure = this.unsure;
