@@ -8,6 +8,7 @@ const slow = [
   "test/adapters/examples.test.ts",
   "test/browser/**/*.test.ts",
   "test/cli/**/*.test.ts",
+  "test/client/resume-exit.test.ts",
   "test/engine/memory-bound.test.ts",
   "test/engine/model.test.ts",
   "test/examples/**/*.test.ts",
@@ -21,6 +22,7 @@ const slow = [
   "test/stores/refresh-rules-postgres.test.ts",
   "test/stores/refresh-rules-redis.test.ts",
   "test/stores/secret-roll-out.test.ts",
+  "test/tools/mutants.test.ts",
 ];
 
 export default defineConfig({

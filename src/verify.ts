@@ -10,7 +10,6 @@ import {
 import { type Clock, systemClock } from "./base/clock.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
-import { Opener } from "./base/promises.ts";
 import { ClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
 import { NoRevocations } from "./engine/revocation/none.ts";
@@ -206,6 +205,36 @@ function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): 
     },
     find: (kid) => opener.value?.get(kid) ?? opener.get().then((set) => set.get(kid)),
   };
+}
+
+/** Opens a value once for all who ask for it; after a failure the next caller tries again. */
+class Opener<T> {
+  readonly #open: () => Promise<T>;
+  #opening: Promise<T> | undefined;
+  #value: T | undefined;
+
+  constructor(open: () => Promise<T>) {
+    this.#open = open;
+  }
+
+  /** The value, if it is open. */
+  get value(): T | undefined {
+    return this.#value;
+  }
+
+  get(): Promise<T> {
+    this.#opening ??= this.#open().then(
+      (value) => {
+        this.#value = value;
+        return value;
+      },
+      (error: unknown) => {
+        this.#opening = undefined;
+        throw error;
+      },
+    );
+    return this.#opening;
+  }
 }
 
 /**

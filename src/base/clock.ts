@@ -26,3 +26,37 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer as ReturnType<typeof setTimeout>);
   },
 };
+
+/** A time limit for asynchronous work. */
+export interface TimeLimit {
+  readonly clock: Clock;
+  /** Milliseconds. */
+  readonly ms: number;
+  /** Whether the timer keeps the process alive, because a caller waits for it. Default false. */
+  readonly keepAlive?: boolean;
+  /** Creates the rejection for work that takes longer. */
+  readonly late: () => Error;
+}
+
+/**
+ * Settles like `work`, or rejects when the time limit is over. Time that a clock skips, as a fake
+ * clock does, does not count: nothing could have answered meanwhile.
+ */
+export function inTime<T>(work: Promise<T>, { clock, ms, keepAlive, late }: TimeLimit): Promise<T> {
+  return new Promise((resolve, reject) => {
+    let ranMeanwhile = false;
+    void Promise.resolve().then(() => {
+      ranMeanwhile = true;
+    });
+    let cancel = (): void => {};
+    const limit = (wait: number): void => {
+      cancel = clock.after(
+        wait,
+        () => (ranMeanwhile ? reject(late()) : limit(2 * wait)),
+        keepAlive,
+      );
+    };
+    limit(ms);
+    work.then(resolve, reject).finally(() => cancel());
+  });
+}

@@ -1,8 +1,7 @@
-import type { Clock } from "../base/clock.ts";
+import { type Clock, inTime } from "../base/clock.ts";
 import { randomId } from "../base/crypto.ts";
 import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
-import { inTime } from "../base/promises.ts";
 import { maxTokenLength, type TokenTransport } from "../base/wire.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import { signAccessToken } from "../jwt/verifier.ts";

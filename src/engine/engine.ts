@@ -97,8 +97,8 @@ export class Engine {
 
   constructor(options: EngineOptions) {
     const { store, clock, emit, lifetimes } = options;
-    const secrets = new EngineSecrets(options);
     const emitOnce = oncePerSecret(emit);
+    const secrets = new EngineSecrets(options);
     const keys = signingKeysOf({ ...options, emit: emitOnce }, secrets);
     const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
     const revocations = new RevocationLog({
@@ -107,7 +107,7 @@ export class Engine {
       emit,
       window: maxAccessLife + logMargin,
       maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
-      onEnd: (session) => verified?.evictSession(session),
+      onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
     });
     const accessTokens = new AccessTokens({ ...options, keys });
@@ -165,16 +165,21 @@ export class Engine {
 
   async #open(): Promise<this> {
     const { store, clock } = this.#options;
+    // 1. Open the store: connect, and bring its tables up to date.
     await store.open({ clock });
     try {
+      // 2. Load the secrets: those of the options, or the one that the store keeps.
       await this.#secrets.open();
+      // 3. Load the signing keys. The first server creates one.
       await openKeys(this.#keys);
+      // 4. Read the revocations that still matter, and follow the change log from here on.
       await this.revocations.open();
     } catch (error) {
       // The next attempt opens the store again.
       await store.close();
       throw error;
     }
+    // 5. Remove outdated rows in the background.
     this.#sweeper.start();
     if (this.#state === "closed") {
       this.#state = "open";
@@ -239,6 +244,8 @@ export class Engine {
         endedBy: record.endedBy ?? endedBy,
         at: record.revokedAt ?? now,
       });
+    }
+    if (record !== undefined && !revoked) {
       // A sign-out counts from now, even if something else had ended the session before.
       this.revocations.apply({ kind: "revoked", session: id, endedBy, at: now });
     }

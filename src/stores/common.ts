@@ -94,28 +94,3 @@ export function evictedBy(
     ? mayEnd.slice(0, tooMany).map(({ id }) => id)
     : undefined;
 }
-
-/** The listeners behind `SessionStore.onChange`. */
-export class ChangeListeners {
-  readonly #entries = new Set<{ readonly wake: () => void }>();
-
-  /** @returns a function that removes the listener */
-  add(wake: () => void): () => void {
-    const entry = { wake };
-    this.#entries.add(entry);
-    return () => {
-      this.#entries.delete(entry);
-    };
-  }
-
-  /** Calls every listener and ignores their errors. */
-  call(): void {
-    for (const { wake } of [...this.#entries]) {
-      try {
-        wake();
-      } catch {
-        // The change is committed. A broken listener must not make it look failed.
-      }
-    }
-  }
-}

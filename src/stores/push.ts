@@ -1,5 +1,4 @@
-import type { Clock } from "../base/clock.ts";
-import { inTime } from "../base/promises.ts";
+import { type Clock, inTime } from "../base/clock.ts";
 
 /** Detects entries that other processes append to the change log. */
 export interface Push {
@@ -151,4 +150,29 @@ function throttled({ clock, wake }: PushOptions): () => void {
     });
   };
   return call;
+}
+
+/** The listeners behind `SessionStore.onChange`. */
+export class ChangeListeners {
+  readonly #entries = new Set<{ readonly wake: () => void }>();
+
+  /** @returns a function that removes the listener */
+  add(wake: () => void): () => void {
+    const entry = { wake };
+    this.#entries.add(entry);
+    return () => {
+      this.#entries.delete(entry);
+    };
+  }
+
+  /** Calls every listener, and ignores what they throw. */
+  readonly call = (): void => {
+    for (const { wake } of [...this.#entries]) {
+      try {
+        wake();
+      } catch {
+        // The change is committed: a broken listener must not make its writer believe otherwise.
+      }
+    }
+  };
 }

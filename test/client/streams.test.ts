@@ -1,6 +1,7 @@
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, createContextValues } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
-import { latch, type Setup, settle, signedIn, transports } from "./helpers/setup.ts";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { latch, type Setup, settle, setup, signedIn, transports } from "./helpers/setup.ts";
 
 describe.each(transports)("a stream on session.transport, %s mode", (via) => {
   it.each([true, false])(
@@ -86,6 +87,42 @@ describe.each(transports)("a stream on session.transport, %s mode", (via) => {
     await expect(late).rejects.toMatchObject({ code: Code.DeadlineExceeded });
     slow.open();
   });
+});
+
+describe("the request of a stream that can be sent again", () => {
+  it.each(["return", "throw"] as const)(
+    "is read from the start by every attempt, and no further after %s",
+    async (end) => {
+      const { session } = setup("header");
+      let reads = 0;
+      const requests = {
+        [Symbol.asyncIterator]: () => ({
+          next: async () => ({ done: false as const, value: { number: ++reads } }),
+        }),
+      };
+      const seen: unknown[] = [];
+      const transport = session.interceptor(async (request) => {
+        const reader = (request.message as AsyncIterable<unknown>)[Symbol.asyncIterator]();
+        seen.push((await reader.next()).value);
+        await reader[end]?.("the attempt failed").catch((error: unknown) => seen.push(error));
+        seen.push((await reader.next()).done);
+        throw new ConnectError("down", Code.Unavailable);
+      });
+      const method = NotesService.method.watchNotes;
+      const request = {
+        ...{ stream: true as const, method, service: NotesService, requestMethod: "POST" },
+        ...{ url: "https://api.test", header: new Headers(), message: requests },
+        ...{ signal: new AbortController().signal, contextValues: createContextValues() },
+      };
+      await expect(transport(request as never)).rejects.toThrow("down");
+      expect(seen).toEqual([
+        { number: 1 },
+        ...(end === "throw" ? ["the attempt failed"] : []),
+        true,
+      ]);
+      expect(reads).toBe(1);
+    },
+  );
 });
 
 async function texts({ notes }: Pick<Setup, "notes">, options = {}): Promise<unknown[]> {

@@ -25,6 +25,20 @@ describe("two tabs that share cookies", () => {
     expect(two.session.state.sessionId).toBe(one.session.state.sessionId);
   });
 
+  it("feat:P6 a sign-in in another tab wakes a signed-out client that does not know its realm", async () => {
+    const one = setup("cookie");
+    const two = tab(one);
+    await two.session.signOut();
+    expect(two.session.state).toEqual({ status: "signedOut" });
+    await one.notes.signIn({});
+    // The other tab may have signed in to another service.
+    await holds(() => expect(two.session.state).toEqual({ status: "unknown" }));
+    one.server.expireAll();
+    await two.notes.addNote({});
+    expect(two.session.state).toMatchObject({ status: "signedIn", sessionId: "s1", realm });
+    expect(one.server.count("Refresh")).toBe(1);
+  });
+
   it("feat:P2 do not refresh again after one of them has refreshed", async () => {
     const one = await signedIn("cookie");
     const two = tab(one);

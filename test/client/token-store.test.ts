@@ -188,6 +188,36 @@ describe("a custom TokenStore", () => {
     },
   );
 
+  it.each([
+    ...["session", "realm", "accessToken", "refreshToken"].flatMap((name) => [
+      [name, 5],
+      [name, ""],
+    ]),
+    ...["session", "realm", "accessToken"].map((name) => [name, undefined]),
+    ...["generation", "claimsVersion", "expiresAt", "expiresIn", "receivedAt"].flatMap((name) => [
+      [name, "5"],
+      [name, undefined],
+      [name, Number.NaN],
+    ]),
+  ] as [string, unknown][])(
+    "is reported as failed if `%s` of its tokens is %j",
+    async (name, value) => {
+      const { kept } = await tokensOf();
+      const tokens = memoryTokens({ ...kept, [name]: value } as never);
+      const { session, events } = setup("header", { tokens });
+      await settle();
+      expect(session.state).toEqual({ status: "unknown" });
+      expect(events).toEqual([{ type: "storeFailed", operation: "load", error: "TypeError" }]);
+    },
+  );
+
+  it("may hold tokens without a refresh token", async () => {
+    const { kept } = await tokensOf();
+    const { refreshToken: _, ...rest } = kept;
+    const { session } = setup("header", { tokens: memoryTokens(rest) });
+    expect(session.state).toEqual({ status: "signedIn", sessionId: "s1", realm });
+  });
+
   it("counts as empty if its tokens belong to a realm other than the realm option", async () => {
     const { kept } = await tokensOf();
     const { session } = setup("header", { realm: "https://mine", tokens: memoryTokens(kept) });

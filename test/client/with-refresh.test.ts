@@ -162,6 +162,24 @@ describe.each(transports)("withRefresh(client, session), %s mode", (via) => {
 });
 
 describe("withRefresh(client, session)", () => {
+  it.each(transports)(
+    "delays the second stream of a method until an early refresh has finished: %s",
+    async (via) => {
+      const { clock, server, notes } = await wrapped(via);
+      await texts(notes.watchNotes({}));
+      const slow = latch();
+      server.hold.Refresh = slow.promise;
+      clock.advance(720_000);
+      const stream = texts(notes.watchNotes({}));
+      await settle();
+      expect(server.count("Refresh")).toBe(1);
+      expect(server.count("WatchNotes")).toBe(1);
+      slow.open();
+      expect(await stream).toEqual(["a", "b"]);
+      expect(server.count("WatchNotes")).toBe(2);
+    },
+  );
+
   it("returns an object of the client's type", () => {
     const { notes, session } = setup("header");
     expectTypeOf(withRefresh(notes, session)).toEqualTypeOf(notes);

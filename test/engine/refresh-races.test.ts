@@ -278,6 +278,7 @@ describe("feat:H8 a roll-out of a new secret", () => {
       expect(await failure(behind.exchange(token))).toMatchObject({
         kind: "unavailable",
         clearTokens: false,
+        retryAfter: 1_000,
       });
     }
     expect(behind.events.filter((e) => e.type === "unknownSecret")).toHaveLength(1);

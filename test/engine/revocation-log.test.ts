@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory/index.ts";
-import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 
 describe("RevocationLog", () => {
@@ -16,6 +16,37 @@ describe("RevocationLog", () => {
     expect(two.revocations.get(id)).toBeUndefined();
     one.clock.advance("2500ms");
     await expect.poll(() => two.revocations.get(id)?.endedBy).toBe("revoked");
+  });
+
+  it("keeps the process alive while a call waits for it, but not for its own polling", async () => {
+    const fake = createFakeClock();
+    const timers: (readonly [number, boolean])[] = [];
+    const clock: FakeClock = {
+      ...fake,
+      after(ms, action, keepAlive = false) {
+        timers.push([ms, keepAlive]);
+        return fake.after(ms, action);
+      },
+    };
+    const store = memoryStore();
+    let isDown = false;
+    const engine = await startEngine({
+      clock,
+      store: {
+        ...store,
+        changes: (...args) => (isDown ? new Promise(() => {}) : store.changes(...args)),
+      },
+    });
+    isDown = true;
+    clock.advance("1h");
+    expect(engine.revocations.isStale()).toBe(true);
+    expect(timers.filter(([, keepAlive]) => keepAlive)).toEqual([]);
+    const call = engine.revocations.catchUp();
+    expect(timers.filter(([, keepAlive]) => keepAlive)).toEqual([[5_000, true]]);
+    // Time that passes without a turn of the event loop does not count.
+    await new Promise((resolve) => setImmediate(resolve));
+    clock.advance("5s");
+    await expect(call).rejects.toMatchObject({ kind: "unavailable" });
   });
 
   it("reads once more after a wake-up during a read", async () => {

@@ -2,8 +2,9 @@ import { beforeEach, describe, expect, it } from "vitest";
 import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
 import { type SigningKeys, StoredSigningKeys } from "../../src/engine/keys/stored.ts";
-import type { SessionStore } from "../../src/engine/store.ts";
+import type { SessionStore, StoredSigningKey } from "../../src/engine/store.ts";
 import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 
@@ -342,6 +343,30 @@ describe("keys under several secrets", () => {
     expect(await keys.find(theirs, seconds())).toMatchObject({ kid: theirs });
     expect(await kids(keys)).toEqual([theirs, own]);
     expect(events.filter(({ type }) => type === "unknownSecret")).not.toHaveLength(0);
+  });
+
+  it("a server starts although others with another secret take the next slot twice", async () => {
+    const shared = store;
+    const theirs: StoredSigningKey[] = [];
+    for (let i = 0; i < 2; i++) {
+      store = memoryStore();
+      await store.open({ clock });
+      await server({ secret: secretB });
+      theirs.push(...(await store.signingKeys()).keys);
+    }
+    store = {
+      ...shared,
+      async addSigningKey(key) {
+        const earlier = theirs.pop();
+        if (earlier !== undefined) {
+          await shared.addSigningKey({ ...earlier, slot: key.slot });
+        }
+        return shared.addSigningKey(key);
+      },
+    };
+    const keys = await server({ secret: secretA });
+    expect((await keys.signer()).kid).toBe((await kids(keys)).at(-1));
+    expect(await slots()).toEqual([0, 1, 2]);
   });
 
   it("a server with another secret neither stops rotation nor removes keys in use", async () => {

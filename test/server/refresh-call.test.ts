@@ -3,7 +3,8 @@ import type { SessionErrorReason, SessionEvent, SessionsOptions } from "rpc-sess
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { Action, Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { type RefreshResponse, SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { payloadOf } from "../helpers/api.ts";
 import {
   clearsCookies,
   cookieEffects,
@@ -127,6 +128,31 @@ async function run(row: Row): Promise<void> {
     expect(await recordsOf(world)).toEqual(before);
   }
 }
+
+it.each(["cookie", "header"] as const)(
+  "feat:P4 the response of Refresh states how long the new access token is valid: %s",
+  async (transport) => {
+    const world = await createWorld();
+    const { refresh } = world[transport];
+    // Access tokens expire at whole seconds, so part of the last second is left.
+    world.sessions.clock.advance("300ms");
+    const answer = await (transport === "cookie"
+      ? refreshCall(world.sessions, { refresh })
+      : refreshCall(world.sessions, {}, refresh));
+    const access =
+      transport === "cookie"
+        ? cookieValue(answer.headers, "access")
+        : answer.headers.get("rpcsession-access-token");
+    const left = Number(payloadOf(access ?? undefined).exp) * 1000 - world.sessions.clock.now();
+    expect(left % 1000).toBe(700);
+    const { session } = answer.message as RefreshResponse;
+    expect(session?.accessExpiresIn).toMatchObject({
+      seconds: BigInt(Math.floor(left / 1000)),
+      nanos: 700_000_000,
+    });
+    expect(session).toMatchObject({ id: world[transport].id, userId: "alice", current: true });
+  },
+);
 
 describe("feat:D7 the Refresh method", () => {
   const rows: readonly Row[] = [

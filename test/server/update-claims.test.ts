@@ -379,11 +379,14 @@ describe("concurrent updates of one session", () => {
     const world = createWorld({ store });
     const rival = createWorld({ store, clock: world.sessions.clock });
     const { id } = await world.signedIn("header");
+    let attempts = 0;
     const work = world.sessions.updateClaims(id, async (claims) => {
+      attempts += 1;
       await rival.sessions.updateData(id, {});
       return { ...claims, role: "admin" };
     });
     await expect(work).rejects.toMatchObject({ kind: "unavailable" });
+    expect(attempts).toBe(1 + 256);
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
   });
 
@@ -490,7 +493,7 @@ describe("failed updates", () => {
     expect(world.events.map(({ type }) => type)).toEqual(["created"]);
   });
 
-  it("feat:E1 an error thrown by the service's function passes unchanged and changes nothing", async () => {
+  it("feat:E1 an error of the service's function, thrown or rejected, passes unchanged and changes nothing", async () => {
     const world = createWorld();
     const { presented, id } = await world.signedIn("header");
     for (const [thrown, code, text] of [
@@ -498,16 +501,25 @@ describe("failed updates", () => {
       [new TypeError("CANARY"), Code.Internal, "internal error"],
       [new Error("CANARY"), Code.Internal, "internal error"],
     ] as const) {
-      const answer = await world.api.call(presented, (context) =>
-        world.sessions.require(context).updateClaims(() => {
+      const changes = [
+        () => {
           throw thrown;
-        }),
-      );
-      expect([answer.error?.code, answer.error?.rawMessage]).toEqual([code, text]);
-      expect(answer.body).not.toContain("CANARY");
-      expect(accessOf(answer)).toBeUndefined();
+        },
+        () => Promise.reject(thrown),
+      ];
+      for (const change of changes) {
+        for (const method of ["updateClaims", "updateData"] as const) {
+          const answer = await world.api.call(presented, async (context) => {
+            await world.sessions.require(context)[method](change);
+          });
+          expect([answer.error?.code, answer.error?.rawMessage]).toEqual([code, text]);
+          expect(answer.body).not.toContain("CANARY");
+          expect(accessOf(answer)).toBeUndefined();
+        }
+      }
     }
     expect((await world.sessions.find(id))?.claims?.role).toBe("reader");
+    expect(await world.sessions.data(id)).toEqual({});
   });
 
   it("feat:B11 an outage: Unavailable, tokens kept, nothing written", async () => {

@@ -1,4 +1,12 @@
-import { cpSync, mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 
@@ -18,6 +26,8 @@ export class Copies implements Disposable {
   constructor(tree: string, count: number) {
     removeAbandoned();
     this.#folder = mkdtempSync(join(tmpdir(), `${prefix}${process.pid}-`));
+    // Database servers refuse to run as root; they run under another account and must get in.
+    chmodSync(this.#folder, 0o711);
     process.on("exit", this.#remove);
     this.temporary = join(this.#folder, "t");
     mkdirSync(this.temporary);

@@ -2,6 +2,8 @@
 // Prints a line for each mutant. The last line is a summary in JSON.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { postgresMissing } from "../../test/servers/postgres.ts";
+import { redisMissing } from "../../test/servers/redis.ts";
 import { readOrExplain } from "../usage.ts";
 import { runMutants } from "./run.ts";
 
@@ -20,6 +22,13 @@ const options = readOrExplain("npm run mutants -- [--count 12] [--seed 1] [--tes
   };
 });
 
+/** The store contract consists of tests. Stores need their database. */
+const untested = [
+  "src/testing/store-contract/",
+  ...(redisMissing === undefined ? [] : ["src/stores/redis/"]),
+  ...(postgresMissing === undefined ? [] : ["src/stores/postgres/"]),
+];
+
 // An exit by `process.exit` removes the copies and ends the programs that run in them.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
   process.on(signal, () => process.exit(130));
@@ -29,8 +38,7 @@ console.log(`seed ${options.seed}`);
 const result = await runMutants({
   ...options,
   root: join(import.meta.dirname, "../.."),
-  // The store contract consists of tests.
-  includes: (file) => !file.startsWith("src/testing/store-contract/"),
+  includes: (file) => !untested.some((folder) => file.startsWith(folder)),
   report: console.log,
 });
 console.log(JSON.stringify(result));

@@ -81,32 +81,75 @@ export interface TestFile {
   readonly slow: boolean;
 }
 
-/** Only slow tests start databases and programs. */
-const roomsWithSlowTests = new Set(["stores", "cli"]);
+/** Elsewhere, a slow test would take longer than all others together. */
+const roomsWithSlowTests = new Set(["client", "cli", "stores"]);
 
-/**
- * Returns the test files that import `file`, the nearest first. Tests in the folder of its room and
- * tests of whole requests come before others at the same distance. Slow tests count only for stores
- * and for the command line, in their own room.
- */
-export function nearestTests(
-  file: string,
-  tests: readonly TestFile[],
-  distancesFrom: (test: string) => Map<string, number>,
-): string[] {
-  const [, room = ""] = file.split("/");
-  return tests
-    .map(({ file: test, slow }) => {
-      const [, folder = ""] = test.split("/");
-      const distance = distancesFrom(test).get(file);
-      const tooSlow = slow && !(folder === room && roomsWithSlowTests.has(room));
-      if (distance === undefined || tooSlow) {
-        return { test, rank: Number.POSITIVE_INFINITY };
-      }
-      const bonus = folder === room ? 3 : folder === "flow" || folder === "engine" ? 1 : 0;
-      return { test, rank: distance - bonus };
-    })
-    .filter(({ rank }) => Number.isFinite(rank))
-    .sort((a, b) => a.rank - b.rank || (a.test < b.test ? -1 : 1))
-    .map(({ test }) => test);
+/** Finds the tests that are most likely to notice a change. */
+export class NearestTests {
+  readonly #root: string;
+  readonly #tests: readonly {
+    readonly test: TestFile;
+    readonly room: string;
+    readonly distances: ReadonlyMap<string, number>;
+    readonly words: ReadonlySet<string>;
+  }[];
+
+  constructor(root: string, tests: readonly TestFile[], graph: ImportGraph) {
+    this.#root = root;
+    this.#tests = tests.map((test) => ({
+      test,
+      room: roomOf(test.file),
+      distances: graph.distancesFrom(test.file),
+      words: wordsIn(readFileSync(join(root, test.file), "utf8")),
+    }));
+  }
+
+  /**
+   * Returns the tests that import the file of a mutant. Two orders alternate:
+   * - The nearest first. Tests in the folder of the file's room, and tests of whole requests, come
+   *   before others at the same distance.
+   * - Those first that share rare words with the changed lines. A rule of one room may have its test
+   *   in another.
+   */
+  of({ file, line }: { readonly file: string; readonly line: number }): TestFile[] {
+    const room = roomOf(file);
+    const reaching = this.#tests.filter(
+      ({ test, room: its, distances }) =>
+        distances.has(file) && (!test.slow || (its === room && roomsWithSlowTests.has(room))),
+    );
+    const nearest = sortedBy(reaching, ({ room: its, distances }) => {
+      const bonus = its === room ? 3 : its === "flow" || its === "engine" ? 1 : 0;
+      return (distances.get(file) ?? 0) - bonus;
+    });
+    const lines = readFileSync(join(this.#root, file), "utf8").split("\n");
+    const near = wordsIn(lines.slice(Math.max(0, line - 3), line + 2).join("\n"));
+    const rarity = new Map(
+      [...near].map((word) => {
+        const among = reaching.filter(({ words }) => words.has(word)).length;
+        return [word, among === 0 ? 0 : Math.log(reaching.length / among)];
+      }),
+    );
+    const related = sortedBy(reaching, ({ words }) => {
+      const shared = [...near].filter((word) => words.has(word));
+      return -shared.reduce((sum, word) => sum + (rarity.get(word) ?? 0), 0);
+    });
+    const alternating = nearest.flatMap((each, i) => [each, related[i] ?? each]);
+    return [...new Set(alternating)].map(({ test }) => test);
+  }
+}
+
+function roomOf(file: string): string {
+  return file.split("/")[1] ?? "";
+}
+
+function wordsIn(text: string): Set<string> {
+  return new Set(text.match(/[A-Za-z]{4,}/g));
+}
+
+/** Returns the list with the smallest rank first. Equal ranks keep their order. */
+function sortedBy<T>(list: readonly T[], rank: (value: T) => number): T[] {
+  return list
+    .map((value) => ({ value, rank: rank(value) }))
+    .sort((a, b) => a.rank - b.rank)
+    .map(({ value }) => value);
 }

@@ -1,10 +1,10 @@
-import { spawn } from "node:child_process";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 import { Copies } from "./copies.ts";
-import { type Mutation, mutate, mutationsOf } from "./mutations.ts";
-import { ImportGraph, nearestTests, type TestFile } from "./nearest-tests.ts";
+import { Lane, type Mutant } from "./lane.ts";
+import { mutationsOf } from "./mutations.ts";
+import { ImportGraph, NearestTests, type TestFile } from "./nearest-tests.ts";
 
 export interface RunOptions {
   /** The tree. It is only read. */
@@ -21,25 +21,12 @@ export interface RunOptions {
   readonly report?: (line: string) => void;
 }
 
-/** A mutation of one file. */
-export interface Mutant extends Mutation {
-  /** The path from the root of the tree. */
-  readonly file: string;
-}
-
 export interface RunResult {
   readonly mutants: number;
   readonly killed: number;
   /** Mutants that no test noticed. */
   readonly survived: readonly Pick<Mutant, "file" | "line" | "change">[];
 }
-
-/** These tests run first. They kill most mutants. */
-const first = 6;
-/** A test file that takes longer without a mutation is left out. */
-const slowestMs = 15_000;
-const typeCheckLimitMs = 120_000;
-const baselineLimitMs = 600_000;
 
 /**
  * Changes a rule of `src/` at random, runs the nearest tests, and repeats that. A mutant is killed
@@ -53,10 +40,10 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
   const [one] = all as [Lane, ...Lane[]];
 
   // 1. Choose mutants that type-check.
-  const candidates = shuffled(allMutants(one.root, options.includes), seed);
+  const untried = candidates(one.root, seed, options.includes);
   const mutants: Mutant[] = [];
-  while (mutants.length < count && candidates.length > 0) {
-    const batch = candidates.splice(0, lanes);
+  while (mutants.length < count && untried.length > 0) {
+    const batch = untried.splice(0, lanes);
     const correct = await Promise.all(
       batch.map((mutant, i) => (all[i] as Lane).typeChecks(mutant)),
     );
@@ -64,35 +51,23 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
   }
   report(`chose ${mutants.length} mutants`);
 
-  // 2. Find the nearest tests of each, and run them without a mutation.
-  const graph = new ImportGraph(one.root);
-  const distances = new Map<string, Map<string, number>>();
-  const distancesFrom = (test: string): Map<string, number> => {
-    const known = distances.get(test) ?? graph.distancesFrom(test);
-    distances.set(test, known);
-    return known;
-  };
-  const tests = await one.listTests();
-  const nearest = new Map(
-    mutants.map(({ file }) => [
-      file,
-      nearestTests(file, tests, distancesFrom).slice(0, options.tests ?? 24),
-    ]),
-  );
-  const usable = await one.baseline([...new Set([...nearest.values()].flat())], report);
+  // 2. Find the nearest tests of each.
+  const nearest = new NearestTests(root, await one.listTests(), new ImportGraph(root));
+  const testsOf = mutants.map((mutant) => nearest.of(mutant).slice(0, options.tests ?? 24));
 
   // 3. Run the tests of each mutant. Every lane takes the next one.
   const survived: Mutant[] = [];
+  const health = new Health(report);
   const waiting = mutants.entries();
   await Promise.all(
-    all.map(async (each) => {
+    all.map(async (lane) => {
       for (const [index, mutant] of waiting) {
-        const its = (nearest.get(mutant.file) ?? []).filter((test) => usable.has(test));
-        const outcome = await each.test(mutant, its, usable);
+        const outcome = await outcomeOf(mutant, testsOf[index] ?? [], { lane, health });
         if (outcome === "survived") {
           survived.push(mutant);
         }
-        report(`${index + 1}/${mutants.length} ${outcome}: ${describeMutant(mutant)}`);
+        const { file, line, change } = mutant;
+        report(`${index + 1}/${mutants.length} ${outcome}: ${file}:${line} ${change}`);
       }
     }),
   );
@@ -105,162 +80,73 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
   };
 }
 
-function describeMutant({ file, line, change }: Mutant): string {
-  return `${file}:${line} ${change}`;
-}
+/** These run first. They kill most mutants. */
+const first = 6;
 
-/** One copy of the tree, which runs one program at a time. */
-class Lane {
-  readonly root: string;
-  readonly #environment: NodeJS.ProcessEnv;
-
-  constructor(root: string, temporary: string) {
-    this.root = root;
-    // A test runner that starts another one gives it its own settings.
-    const inherited = Object.entries(process.env).filter(
-      ([name]) => !/^(VITEST.*|NODE_ENV|TEST|DEV|PROD|MODE|SSR|BASE_URL)$/.test(name),
-    );
-    this.#environment = { ...Object.fromEntries(inherited), TMPDIR: temporary, NO_COLOR: "1" };
-    writeFileSync(
-      join(root, "tsconfig.mutants.json"),
-      JSON.stringify({
-        extends: "./tsconfig.json",
-        compilerOptions: { incremental: true, tsBuildInfoFile: "mutants.tsbuildinfo" },
-        include: ["src", "gen"],
-      }),
-    );
-  }
-
-  async typeChecks(mutant: Mutant): Promise<boolean> {
-    const { code } = await this.#with(mutant, () =>
-      this.#run(typeCheckLimitMs, "typescript/bin/tsc", "--noEmit", "-p", "tsconfig.mutants.json"),
-    );
-    return code === 0;
-  }
-
-  async listTests(): Promise<TestFile[]> {
-    const { output } = await this.#vitest(
-      typeCheckLimitMs,
-      "list",
-      "--filesOnly",
-      "--json=list.json",
-    );
-    try {
-      const listed = JSON.parse(readFileSync(join(this.root, "list.json"), "utf8")) as {
-        file: string;
-        projectName?: string;
-      }[];
-      return listed.map(({ file, projectName }) => ({
-        file: relative(this.root, file),
-        slow: projectName === "slow",
-      }));
-    } catch (error) {
-      throw new Error(`the tests could not be listed: ${output}`, { cause: error });
-    }
-  }
-
-  /** Returns the tests that pass without a mutation, with their time in milliseconds. */
-  async baseline(
-    tests: readonly string[],
-    report: (line: string) => void,
-  ): Promise<Map<string, number>> {
-    if (tests.length === 0) {
-      return new Map();
-    }
-    const json = ["--reporter=json", "--outputFile=baseline.json"];
-    const { output } = await this.#vitest(baselineLimitMs, "run", ...json, ...tests);
-    let results: readonly TestResult[];
-    try {
-      const text = readFileSync(join(this.root, "baseline.json"), "utf8");
-      results = (JSON.parse(text) as { testResults: TestResult[] }).testResults;
-    } catch (error) {
-      throw new Error(`the tests without a mutation did not run: ${output}`, { cause: error });
-    }
-    const usable = new Map<string, number>();
-    for (const { name, status, startTime, endTime, assertionResults } of results) {
-      const test = relative(this.root, name);
-      const took = endTime - startTime;
-      if (status !== "passed") {
-        report(`left out ${test}: it fails without a mutation`);
-      } else if (took > slowestMs) {
-        report(`left out ${test}: it takes ${Math.round(took / 1_000)} seconds`);
-      } else if (assertionResults.some((each) => each.status === "passed")) {
-        usable.set(test, took);
+async function outcomeOf(
+  mutant: Mutant,
+  tests: readonly TestFile[],
+  { lane, health }: { readonly lane: Lane; readonly health: Health },
+): Promise<"killed" | "timed out" | "survived"> {
+  for (const part of [tests.slice(0, first), tests.slice(first)]) {
+    // Runs again without the tests that turn out to be broken.
+    for (;;) {
+      const usable = part.filter((test) => !health.isBroken(test));
+      if (usable.length === 0) {
+        break;
+      }
+      const { outcome, failed } = await lane.test(usable, mutant);
+      if (outcome === "passed") {
+        break;
+      }
+      const suspects = usable.filter(({ file }) => failed.length === 0 || failed.includes(file));
+      if (await health.passWithoutMutation(suspects, lane)) {
+        return outcome === "failed" ? "killed" : outcome;
       }
     }
-    report(`${usable.size} of ${tests.length} test files pass without a mutation`);
-    return usable;
+  }
+  return "survived";
+}
+
+/** Which tests pass on the sources as they are. A test that fails there kills nothing. */
+class Health {
+  readonly #passing = new Set<string>();
+  readonly #broken = new Set<string>();
+  readonly #report: (line: string) => void;
+
+  constructor(report: (line: string) => void) {
+    this.#report = report;
   }
 
-  async test(
-    mutant: Mutant,
-    tests: readonly string[],
-    times: ReadonlyMap<string, number>,
-  ): Promise<"killed" | "timed out" | "survived"> {
-    return this.#with(mutant, async () => {
-      for (const some of [tests.slice(0, first), tests.slice(first)]) {
-        if (some.length === 0) {
-          continue;
-        }
-        const usual = some.reduce((sum, test) => sum + (times.get(test) ?? 0), 0);
-        const limit = 15_000 + 3 * usual;
-        const { code } = await this.#vitest(limit, "run", "--bail=1", "--maxWorkers=1", ...some);
-        if (code !== 0) {
-          return code === 124 ? "timed out" : "killed";
-        }
+  isBroken({ file }: TestFile): boolean {
+    return this.#broken.has(file);
+  }
+
+  async passWithoutMutation(tests: readonly TestFile[], lane: Lane): Promise<boolean> {
+    const unknown = tests.filter(({ file }) => !this.#passing.has(file));
+    const { outcome, failed } =
+      unknown.length === 0 ? { outcome: "passed", failed: [] } : await lane.test(unknown);
+    if (outcome === "passed") {
+      for (const { file } of unknown) {
+        this.#passing.add(file);
       }
-      return "survived";
-    });
-  }
-
-  /** Writes the mutant for the time of the action. */
-  async #with<T>(mutant: Mutant, action: () => Promise<T>): Promise<T> {
-    const path = join(this.root, mutant.file);
-    const source = readFileSync(path, "utf8");
-    writeFileSync(path, mutate(source, mutant));
-    try {
-      return await action();
-    } finally {
-      writeFileSync(path, source);
+      return true;
     }
-  }
-
-  #vitest(limit: number, command: string, ...args: string[]) {
-    return this.#run(limit, "vitest/vitest.mjs", command, "--typecheck=false", ...args);
-  }
-
-  /** Runs a program of a package. The code is 124 if it did not end in time. */
-  #run(limit: number, program: string, ...args: string[]) {
-    const path = join(this.root, "node_modules", program);
-    const guard = join(import.meta.dirname, "guard.ts");
-    const child = spawn(process.execPath, [guard, String(limit), process.execPath, path, ...args], {
-      cwd: this.root,
-      env: this.#environment,
-      stdio: ["pipe", "pipe", "pipe"],
-    });
-    let output = "";
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.on("data", (data: Buffer) => {
-        output = (output + data.toString()).slice(-4_000);
-      });
+    for (const file of failed.length === 0 ? unknown.map((test) => test.file) : failed) {
+      this.#broken.add(file);
+      this.#report(`left out ${file}: it fails without a mutation`);
     }
-    return new Promise<{ code: number; output: string }>((resolve, reject) => {
-      child.on("error", reject);
-      child.on("exit", (code) => resolve({ code: code ?? 1, output }));
-    });
+    return false;
   }
 }
 
-interface TestResult {
-  readonly name: string;
-  readonly status: string;
-  readonly startTime: number;
-  readonly endTime: number;
-  readonly assertionResults: readonly { readonly status: string }[];
-}
-
-function allMutants(root: string, includes: (file: string) => boolean = () => true): Mutant[] {
-  return readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
+/** Returns every mutant of `src/`, in an order that depends on the sources and the seed alone. */
+export function candidates(
+  root: string,
+  seed: number,
+  includes: (file: string) => boolean = () => true,
+): Mutant[] {
+  const all = readdirSync(join(root, "src"), { recursive: true, encoding: "utf8" })
     .map((path) => `src/${path}`)
     .filter((file) => file.endsWith(".ts") && includes(file))
     .sort()
@@ -270,15 +156,11 @@ function allMutants(root: string, includes: (file: string) => boolean = () => tr
         file,
       })),
     );
-}
-
-/** Returns the list in an order that depends on the seed alone. */
-function shuffled<T>(list: readonly T[], seed: number): T[] {
   const random = mulberry32(seed);
-  return list
-    .map((value) => ({ value, at: random() }))
+  return all
+    .map((mutant) => ({ mutant, at: random() }))
     .sort((a, b) => a.at - b.at)
-    .map(({ value }) => value);
+    .map(({ mutant }) => mutant);
 }
 
 /** Returns pseudo-random numbers from 0 up to but not including 1. */

@@ -45,16 +45,16 @@ export const closedHealth: SessionsHealth = {
 };
 
 export function healthOf(log: RevocationLog, store: SessionStore): SessionsHealth {
-  const { provenAt, lag, changes, maxChanges, watching } = log.figures();
+  const { provenAt } = log;
   const pushed = store.pushed?.();
   return {
     status: log.unsure ? "unsure" : log.isStale() ? "stale" : "fresh",
     staleness: log.staleness(),
     provenAt: provenAt === undefined ? undefined : new Date(provenAt),
-    lag,
+    lag: log.lag,
     push: pushed === undefined ? "polling" : pushed ? "connected" : "disconnected",
-    changes,
-    maxChanges,
-    streams: watching,
+    changes: log.size,
+    maxChanges: log.limit,
+    streams: log.watching,
   };
 }

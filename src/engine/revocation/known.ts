@@ -5,12 +5,13 @@ import type { ClaimsEntry, EndedEntry, LogEntry } from "../store.ts";
 /** Receives the entry that ended a session. */
 export type RevocationListener = (change: EndedEntry) => void;
 
-interface KnownChangesOptions {
+/** Options of {@link KnownChanges}. */
+export interface KnownChangesOptions {
   readonly clock: Clock;
   /** Milliseconds for which an entry matters: the longest life of an access token. */
   readonly window: number;
   /** Called as soon as the end of a session is known. */
-  readonly onEnd?: (session: string) => void;
+  readonly onEnd?: ((session: string) => void) | undefined;
   /** Most entries that are kept reliably. Default 2,000,000: at most 200 bytes each, 400 MB. */
   readonly limit?: number;
 }
@@ -40,9 +41,10 @@ export class KnownChanges {
    *
    * @param age milliseconds since the entry was written, by the store's clock, if it was read from
    * a part of the log that is older than this process; default 0
+   * @param now monotonic milliseconds; default: a reading of the clock
    */
-  apply(change: LogEntry, age = 0): void {
-    const forgetAt = this.#options.clock.monotonic() + this.#options.window - age;
+  apply(change: LogEntry, age = 0, now: number = this.#options.clock.monotonic()): void {
+    const forgetAt = now + this.#options.window - age;
     if (change.kind === "claims") {
       this.#applyClaims(change, forgetAt);
       this.#count();
@@ -52,6 +54,18 @@ export class KnownChanges {
       // Last, because listeners look the session up.
       this.#listeners.notify(change);
     }
+  }
+
+  /**
+   * Adds the entries of one read, and forgets those that no longer matter.
+   * @param now monotonic milliseconds
+   * @param readAt the store's time of the read, if the entries may be older than this process
+   */
+  applyAll(entries: readonly LogEntry[], now: number, readAt?: number): void {
+    for (const entry of entries) {
+      this.apply(entry, readAt === undefined ? 0 : Math.max(0, readAt - entry.at), now);
+    }
+    this.prune(now);
   }
 
   get(session: string): EndedEntry | undefined {
@@ -74,9 +88,11 @@ export class KnownChanges {
     this.#count();
   }
 
-  /** Forgets entries that no longer matter. */
-  prune(): void {
-    const now = this.#options.clock.monotonic();
+  /**
+   * Forgets entries that no longer matter.
+   * @param now monotonic milliseconds; default: a reading of the clock
+   */
+  prune(now: number = this.#options.clock.monotonic()): void {
     forget(this.#ends, now);
     forget(this.#claims, now);
     this.#count();

@@ -1,9 +1,8 @@
-import type { Clock } from "../../base/clock.ts";
+import { inTime } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import { inTime } from "../../base/promises.ts";
-import type { Changes, EndedEntry, LogEntry, SessionStore } from "../store.ts";
-import { KnownChanges, type RevocationListener } from "./known.ts";
+import type { Changes, EndedEntry, SessionStore } from "../store.ts";
+import { KnownChanges, type KnownChangesOptions, type RevocationListener } from "./known.ts";
 
 /** Answers, from memory, whether sessions have ended and whether their claims have changed. */
 export interface Revocations {
@@ -63,16 +62,11 @@ export interface LookUp {
   readonly now: number;
 }
 
-interface RevocationLogOptions {
+interface RevocationLogOptions extends KnownChangesOptions {
   readonly store: SessionStore;
-  readonly clock: Clock;
   readonly emit: SessionEventListener;
-  /** Milliseconds for which an entry can matter: the longest life of an access token. */
-  readonly window: number;
   /** Milliseconds. The log is read every half of it, even without a wake-up. */
   readonly maxStaleness: number;
-  /** Called as soon as the end of a session is known. */
-  readonly onEnd: (session: string) => void;
   /** Called when the store has lost changes since the last read. */
   readonly onLoss: () => void;
 }
@@ -98,9 +92,8 @@ const trustedRoundTrip = 1_000;
  * acknowledged before the read began is known here. Once the last proof is older than
  * `maxStaleness`, calls wait for the next one.
  */
-export class RevocationLog implements Revocations {
+export class RevocationLog extends KnownChanges implements Revocations {
   readonly #options: RevocationLogOptions;
-  readonly #known: KnownChanges;
   /** When the last completed read began; undefined before the first. */
   #provenAt: Moment | undefined;
   /** Whether the present outage has been reported. */
@@ -108,7 +101,7 @@ export class RevocationLog implements Revocations {
   /** Store time minus monotonic time; undefined before the first read. */
   #storeAhead: number | undefined;
   #cursor: string | undefined;
-  #underWay: Promise<void> | undefined;
+  #underWay: Promise<unknown> | undefined;
   #closed = false;
   #wokenMeanwhile = false;
   #lag = 0;
@@ -120,8 +113,8 @@ export class RevocationLog implements Revocations {
   #cancelTrust = (): void => {};
 
   constructor(options: RevocationLogOptions) {
+    super(options);
     this.#options = options;
-    this.#known = new KnownChanges(options);
   }
 
   /**
@@ -153,53 +146,26 @@ export class RevocationLog implements Revocations {
     return this.#closed;
   }
 
-  /** Adds a change that this process has just written, so that it takes effect here immediately. */
-  apply(change: LogEntry): void {
-    this.#known.apply(change);
-  }
-
   /** This machine's clock before the first read. */
   storeNow(): number {
     const { clock } = this.#options;
     return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
   }
 
-  lookUp(session: string, claimsVersion: number, now = this.storeNow()): LookUp | undefined {
-    const { ends, claims } = this.#known;
-    const isEnded = ends.has(session);
+  lookUp(session: string, claimsVersion: number, storeNow?: number): LookUp | undefined {
+    const now = storeNow ?? this.storeNow();
+    const isEnded = this.ends.has(session);
     const isUnsure = this.unsure;
     const isStale = this.#age(this.#toMonotonic(now)) > this.#options.maxStaleness;
-    const hasNewClaims = (claims.get(session)?.version ?? 0) > claimsVersion;
+    const hasNewClaims = (this.claims.get(session)?.version ?? 0) > claimsVersion;
     if (!isEnded && !isUnsure && !isStale && !hasNewClaims) {
       return undefined;
     }
-    return { end: this.#known.get(session), isUnsure, isStale, hasNewClaims, now };
-  }
-
-  get(session: string): EndedEntry | undefined {
-    return this.#known.get(session);
-  }
-
-  claimsVersionOf(session: string): number | undefined {
-    return this.#known.claimsVersionOf(session);
-  }
-
-  /** Forgets a claims version that the store has lost: the next change will reuse its number. */
-  forgetClaims(session: string): void {
-    this.#known.forgetClaims(session);
-  }
-
-  /** All ended sessions that can still matter. */
-  all(): Iterable<EndedEntry> {
-    return this.#known.all();
-  }
-
-  watch(session: string, listener: RevocationListener): () => void {
-    return this.#known.watch(session, listener);
+    return { end: this.get(session), isUnsure, isStale, hasNewClaims, now };
   }
 
   get unsure(): boolean {
-    return this.#mayLackEntries || this.#known.isOverfull;
+    return this.#mayLackEntries || this.isOverfull;
   }
 
   /** Whether the last completed read is older than `maxStaleness`. */
@@ -224,15 +190,14 @@ export class RevocationLog implements Revocations {
     await inTime(this.#untilFresh(), { clock, ms: patience, keepAlive: true, late });
   }
 
-  /** Figures for the health report. */
-  figures(): LogFigures {
-    return {
-      provenAt: this.#provenAt?.wall,
-      lag: this.#lag,
-      changes: this.#known.size,
-      maxChanges: this.#known.limit,
-      watching: this.#known.watching,
-    };
+  /** When the last completed read began, by this machine's clock; undefined before the first. */
+  get provenAt(): number | undefined {
+    return this.#provenAt?.wall;
+  }
+
+  /** Milliseconds between the write of the newest entry and its arrival here, by the store's clock. */
+  get lag(): number {
+    return this.#lag;
   }
 
   async #untilFresh(): Promise<void> {
@@ -246,7 +211,7 @@ export class RevocationLog implements Revocations {
   }
 
   /** One read for all who ask while it is under way. */
-  #sharedRead(): Promise<void> {
+  #sharedRead(): Promise<unknown> {
     if (this.#closed) {
       return Promise.reject(unavailable("the change log is closed; try another server"));
     }
@@ -270,8 +235,8 @@ export class RevocationLog implements Revocations {
     const began = this.#moment();
     const late = (): Error => new Error(`no answer within ${stuckAfter / 1000} s`);
     try {
-      await inTime(this.#read(began), { clock, ms: stuckAfter, late });
-      const took = clock.monotonic() - began.monotonic;
+      const answered = await inTime(this.#read(began), { clock, ms: stuckAfter, late });
+      const took = answered - began.monotonic;
       this.#scheduleNext(maxStaleness / 2 - took, took);
     } catch (cause) {
       const error =
@@ -306,24 +271,24 @@ export class RevocationLog implements Revocations {
     }
   }
 
-  async #read(began: Moment): Promise<void> {
-    const { store, window } = this.#options;
+  /** Returns when the store answered, in monotonic milliseconds. */
+  async #read(began: Moment): Promise<number> {
+    const { store, clock, window } = this.#options;
     // After a long sleep the log may have dropped entries; every token they concern has expired.
     const changes = await store.changes(this.#cursor, window);
+    const answered = clock.monotonic();
     const provenAt = this.#provenAt;
     // A late answer to a read that was given up still counts, unless a newer read has overtaken it.
     if (provenAt === undefined || provenAt.monotonic <= began.monotonic) {
-      this.#take(changes, began);
+      this.#take(changes, began, answered);
     }
+    return answered;
   }
 
-  #take({ entries, cursor, now, lostAt }: Changes, began: Moment): void {
+  #take({ entries, cursor, now, lostAt }: Changes, began: Moment, answered: number): void {
     const isFirst = this.#provenAt === undefined;
-    for (const entry of entries) {
-      this.#known.apply(entry, isFirst ? Math.max(0, now - entry.at) : 0);
-    }
-    this.#learnTime(now, began.monotonic);
-    this.#known.prune();
+    this.#learnTime(now, began.monotonic, answered);
+    this.applyAll(entries, answered, isFirst ? now : undefined);
     const newest = entries.at(-1);
     if (!isFirst && newest !== undefined) {
       this.#lag = Math.max(0, now - newest.at);
@@ -341,13 +306,12 @@ export class RevocationLog implements Revocations {
   }
 
   /**
-   * Learns from a time that the store returned to a question asked at the monotonic time `asked`.
+   * Learns from a time that the store returned to a question, asked and answered at monotonic times.
    * A slow answer says little, for example when the process was suspended meanwhile. If the first
    * answer is slow, it is used anyway, as if it had arrived late: a clock that runs ahead would
    * expire valid tokens early.
    */
-  #learnTime(storeTime: number, asked: number): void {
-    const answered = this.#options.clock.monotonic();
+  #learnTime(storeTime: number, asked: number, answered: number): void {
     if (answered - asked < trustedRoundTrip) {
       this.#storeAhead = storeTime - (asked + answered) / 2;
     } else {
@@ -380,7 +344,7 @@ export class RevocationLog implements Revocations {
 
   /** Records a completed read that began at `began`. */
   #proven(began: Moment): void {
-    const staleFor = this.#age();
+    const staleFor = this.#reportedStale ? this.#age() : 0;
     this.#provenAt = began;
     if (this.#reportedStale && !this.isStale()) {
       this.#reportedStale = false;
@@ -418,17 +382,6 @@ export class RevocationLog implements Revocations {
 interface Moment {
   readonly monotonic: number;
   readonly wall: number;
-}
-
-interface LogFigures {
-  /** When the last completed read began, by this machine's clock; undefined before the first. */
-  readonly provenAt: number | undefined;
-  /** Milliseconds between the write of the newest entry and its arrival here, by the store's clock. */
-  readonly lag: number;
-  readonly changes: number;
-  readonly maxChanges: number;
-  /** Number of listeners. */
-  readonly watching: number;
 }
 
 function noAnswer(): SessionError {

@@ -21,7 +21,7 @@ export interface WatchedStreamOptions extends StreamEnds {
   readonly monotonic: () => number;
   /** Ends the stream. Called at most once. */
   readonly end: (error: SessionError) => void;
-  /** Called when there is nothing left to watch, also after `end`. */
+  /** Called once, when there is nothing left to watch; also after `end`. */
   readonly closed: (stream: WatchedStream) => void;
 }
 
@@ -73,9 +73,11 @@ export class WatchedStream implements CallStream {
     if (this.#closed || !this.#options.onRevoke) {
       return;
     }
-    const unsubscribe = this.#options.engine.revocations.watch(session.id, (entry) =>
-      this.#revoked(entry),
-    );
+    const unsubscribe = this.#options.engine.revocations.watch(session.id, (entry) => {
+      // The log calls a listener once, and has removed it by then.
+      this.#unsubscribe = () => {};
+      this.#revoked(entry);
+    });
     // The listener may have been called at once.
     if (this.isOpen) {
       this.#unsubscribe = unsubscribe;
@@ -162,6 +164,9 @@ export class WatchedStream implements CallStream {
 
   /** Stops watching. Does not end the stream. */
   close(): void {
+    if (this.#closed) {
+      return;
+    }
     this.#closed = true;
     this.#unsubscribe();
     this.#options.closed(this);

@@ -12,7 +12,6 @@ import type {
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
-  ChangeListeners,
   cutPage,
   evictedBy,
   formatCursor,
@@ -23,6 +22,7 @@ import {
   parseCursor,
   parseListCursor,
 } from "../common.ts";
+import { ChangeListeners } from "../push.ts";
 
 /** The methods are own properties, so that a store can be wrapped: `{ ...store, load }`. */
 export class MemoryStore implements SessionStore {

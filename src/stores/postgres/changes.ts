@@ -1,8 +1,9 @@
-import type { Changes } from "../../engine/store.ts";
-import { type ChangeRow, changeColumns, toEntries } from "../sql/changes.ts";
 import {
   type BigInteger,
+  type ChangeRow,
+  type ChangeRows,
   type ChangesRead,
+  changeColumns,
   now,
   type Sql,
   type SqlDatabase,
@@ -22,7 +23,7 @@ import {
  * is read again. If that process counts from a point before the snapshot, changes were lost; without
  * an earlier cursor this cannot be detected.
  */
-export async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<Changes> {
+export async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<ChangeRows> {
   const { store, cursor, window } = read;
   const seen = cursor === undefined ? undefined : parseCursor(store, cursor);
 
@@ -79,7 +80,7 @@ const pageSize = 20_000;
 
 const fromStart = sql`true`;
 
-async function readEntries(database: SqlDatabase, range: Range): Promise<Changes> {
+async function readEntries(database: SqlDatabase, range: Range): Promise<ChangeRows> {
   const first = await readPage(database, range, fromStart);
   const rows = [...first];
   let page = first;
@@ -91,7 +92,7 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<Changes
     rows.push(...page);
   }
   return {
-    entries: toEntries(rows.sort((a, b) => Number(a.number) - Number(b.number))),
+    rows: rows.sort((a, b) => Number(a.number) - Number(b.number)),
     // The first page's: a transaction that ends between two pages may belong into one already read.
     cursor: first[0]?.place ?? "",
     now: Number(page[0]?.store_now),

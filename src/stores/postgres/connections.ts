@@ -1,8 +1,13 @@
 import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
 import { type Push, PushConnection } from "../push.ts";
-import type { Retries, SqlBackend, SqlConnection, SqlConnections } from "../sql/database.ts";
-import { type Sql, sql } from "../sql/database.ts";
+import {
+  type Retries,
+  type SqlBackend,
+  type SqlConnection,
+  type SqlConnections,
+  sql,
+} from "../sql/database.ts";
 import { postgresDialect } from "./dialect.ts";
 import { listenWith, type NotifiedClient } from "./push.ts";
 
@@ -14,7 +19,7 @@ import { listenWith, type NotifiedClient } from "./push.ts";
  */
 export function postgresBackend(
   open: () => Promise<OpenPool>,
-  now: () => Sql = () => databaseTime,
+  now: SqlConnections["now"] = databaseTime,
 ): SqlBackend {
   return {
     name: "postgresStore",
@@ -25,14 +30,14 @@ export function postgresBackend(
 
 /** The connections of a pool, as the SQL store uses them. */
 class PostgresConnections implements SqlConnections {
-  readonly now: () => Sql;
+  readonly now: SqlConnections["now"];
   /** After a conflict, and after a migration changed a prepared statement. */
   readonly retries: Retries;
   /** Absent if the pool does not reveal how to connect outside of it. */
   readonly listen?: (wake: () => void) => Push;
   readonly #pool: OpenPool;
 
-  constructor(pool: OpenPool, clock: Clock, now: () => Sql) {
+  constructor(pool: OpenPool, clock: Clock, now: SqlConnections["now"]) {
     this.now = now;
     this.retries = {
       clock,

@@ -1,6 +1,6 @@
 import { randomId } from "../../base/crypto.ts";
 import type { OpenPushLine } from "../push.ts";
-import { type Sql, sql } from "../sql/database.ts";
+import { nothing, type Sql, sql } from "../sql/database.ts";
 
 /** What listening needs from a connection: `pg.Client` fits. */
 export interface NotifiedClient {
@@ -15,7 +15,6 @@ export interface NotifiedClient {
 }
 
 /** One channel for each schema, since a database may hold the sessions of several services. */
-const channelText = "'rpcsession_' || md5(coalesce(current_schema(), ''))";
 export const channel: Sql = sql`'rpcsession_' || md5(coalesce(current_schema(), ''))`;
 
 /**
@@ -34,7 +33,7 @@ export function listenWith(newClient: () => Promise<NotifiedClient>): OpenPushLi
     try {
       await client.connect();
       client.unref?.();
-      const { rows } = await client.query(`select ${channelText} as name`);
+      const { rows } = await client.query(channelName);
       const { name } = rows[0] as { readonly name: string };
       await client.query(`listen "${name}"; listen "${pings}"`);
     } catch (error) {
@@ -51,3 +50,5 @@ export function listenWith(newClient: () => Promise<NotifiedClient>): OpenPushLi
     };
   };
 }
+
+const channelName = sql`select ${channel} as name`.render("numbered", nothing).text;

@@ -1,7 +1,6 @@
 import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
-import type { ChangeListeners } from "../common.ts";
-import { type OpenPushLine, PushConnection } from "../push.ts";
+import { type ChangeListeners, type OpenPushLine, PushConnection } from "../push.ts";
 
 /** The part of a client that listening needs: a client of node-redis, a cluster or a sentinel fits. */
 interface Subscriber {
@@ -57,8 +56,7 @@ export class RedisPush {
     const { listeners } = this.#options;
     if (this.#push === undefined && this.#clock !== undefined && this.#holders > 0) {
       const open = subscribeWith(this.#client, this.#options);
-      this.#push =
-        open && new PushConnection({ clock: this.#clock, open, wake: () => listeners.call() });
+      this.#push = open && new PushConnection({ clock: this.#clock, open, wake: listeners.call });
     }
     return listeners.add(wake);
   }

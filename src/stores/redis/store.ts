@@ -7,7 +7,7 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
-import { ChangeListeners } from "../common.ts";
+import { ChangeListeners } from "../push.ts";
 import { readLog } from "./log.ts";
 import { finishRevocations, listSessions, revokeSessions } from "./owners.ts";
 import { RedisPush } from "./push.ts";

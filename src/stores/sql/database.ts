@@ -46,7 +46,7 @@ export interface SqlDialect {
    * Reads the change log from a cursor on; see `SessionStore.changes`. What a cursor must hold
    * depends on the order in which the database commits.
    */
-  readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<Changes>;
+  readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<ChangeRows>;
 
   /** Returns a row if the table `rpcsession_migrations` exists. Each database has its own catalogue. */
   readonly migrationsTable: Sql;
@@ -80,6 +80,20 @@ export interface ChangesRead {
   readonly window: number;
 }
 
+/** What a read of the change log returns: the rows of its entries, in their order. */
+export interface ChangeRows extends Omit<Changes, "entries"> {
+  readonly rows: readonly ChangeRow[];
+}
+
+/** The columns of an entry, of a row named `change`. All are null where a left join found no entry. */
+export interface ChangeRow {
+  readonly kind: string | null;
+  readonly session: string | null;
+  readonly ended_by: string | null;
+  readonly claims_version: BigInteger | null;
+  readonly at: BigInteger | null;
+}
+
 /** What a SQL store is built on: a database, and how to reach it. */
 export interface SqlBackend {
   /** The store's name, for messages. */
@@ -110,10 +124,10 @@ export interface SqlConnection {
 export interface SqlConnections extends SqlConnection {
   /** Lends a connection that nobody else uses until it is released. */
   borrow(): Promise<SqlConnection & { release(): void }>;
-  /** When to repeat a unit of work: the database asks for that. */
+  /** When to repeat a unit of work, for example after a conflict with another one. */
   readonly retries: Retries;
-  /** The store's clock in milliseconds, as SQL. */
-  now(): Sql;
+  /** The store's clock in milliseconds, as SQL; a function if each statement binds the time. */
+  readonly now: Sql | (() => Sql);
   /** Starts to report what other processes append; absent where that cannot be noticed. */
   listen?(wake: () => void): Push;
   close(): Promise<void>;
@@ -142,9 +156,7 @@ export class SqlDatabase {
    */
   async rows<Row>(...template: SqlTemplate): Promise<readonly Row[]> {
     const statement = sql(...template);
-    const { text, values } = statement.render(this.dialect.placeholders, () =>
-      this.#connections.now(),
-    );
+    const { text, values } = statement.render(this.dialect.placeholders, this.#connections.now);
     return (await this.#connection.query(text, values)) as readonly Row[];
   }
 
@@ -231,17 +243,17 @@ export class Sql {
    * depend on the values, so that a connection can prepare it once.
    *
    * @param placeholders see {@link SqlDialect}
-   * @param clock returns the store's clock, which takes the place of {@link now}. Called at most once,
-   *   so that a statement has one time
+   * @param clock the store's clock, which takes the place of {@link now}. Read at most once, so that a
+   *   statement has one time
    */
-  render(placeholders: SqlDialect["placeholders"], clock: () => Sql): RenderedSql {
+  render(placeholders: SqlDialect["placeholders"], clock: Sql | (() => Sql)): RenderedSql {
     const values: SqlValue[] = [];
     let time: Sql | undefined;
     const write = (piece: Sql): string => {
       let text = piece.#texts[0] ?? "";
       for (const [index, part] of piece.#parts.entries()) {
         if (part === now) {
-          time ??= clock();
+          time ??= clock instanceof Sql ? clock : clock();
           text += write(time);
         } else if (part instanceof Sql) {
           text += write(part);
@@ -272,3 +284,6 @@ export const nothing: Sql = sql``;
 
 /** The store's clock in milliseconds, the same everywhere in a statement. */
 export const now: Sql = sql`now`;
+
+/** Selects a {@link ChangeRow}. */
+export const changeColumns: Sql = sql`change.kind, change.session, change.ended_by, change.claims_version, change.at`;

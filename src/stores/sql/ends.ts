@@ -1,5 +1,4 @@
-import type { EndedBy, RevokeScope, SessionOwner } from "../../engine/store.ts";
-import { appendRevoked } from "./changes.ts";
+import type { EndedBy, EndedEntry, RevokeScope, SessionOwner } from "../../engine/store.ts";
 import { type BigInteger, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { holdOwner } from "./owner-locks.ts";
 import { hasIdIn, ownedBy } from "./rows.ts";
@@ -96,4 +95,17 @@ export async function endSessions(
   const at = Number(first.revoked_at);
   await appendRevoked(database, revoked, { endedBy, at });
   return { revoked, now: at };
+}
+
+/** Appends that sessions ended: one statement and one parameter, however many sessions. */
+async function appendRevoked(
+  database: SqlDatabase,
+  sessions: readonly string[],
+  { endedBy, at }: Pick<EndedEntry, "endedBy" | "at">,
+): Promise<void> {
+  const { stringsOf, notifyOnCommit } = database.dialect;
+  await database.rows`insert into rpcsession_changes (kind, session, ended_by, at)
+      select 'revoked', one.value, cast(${endedBy} as text), cast(${at} as bigint)
+      from ${stringsOf(JSON.stringify(sessions))}
+      ${notifyOnCommit}`;
 }

@@ -8,7 +8,6 @@ import type {
   Stored,
 } from "../../engine/store.ts";
 import { cutPage, parseListCursor } from "../common.ts";
-import { appendClaims, appendRevoked } from "./changes.ts";
 import {
   type BigInteger,
   join,
@@ -121,7 +120,9 @@ export async function revokeSession(
     if (row === undefined) {
       return { ...(await loadSession(within, id)), revoked: false };
     }
-    await appendRevoked(within, [id], { endedBy, at: Number(row.revoked_at) });
+    await within.rows`insert into rpcsession_changes (kind, session, ended_by, at)
+      values ('revoked', ${id}, ${endedBy}, ${Number(row.revoked_at)})
+      ${within.dialect.notifyOnCommit}`;
     return { ...toStored(row), revoked: true };
   });
 }
@@ -138,7 +139,9 @@ export async function updateSession(
   return database.transaction(async (within) => {
     const stored = await writeUpdate(within, change);
     if (stored.record !== undefined) {
-      await appendClaims(within, stored.record, stored.now);
+      await within.rows`insert into rpcsession_changes (kind, session, claims_version, at)
+        values ('claims', ${stored.record.id}, ${stored.record.claimsVersion}, ${stored.now})
+        ${within.dialect.notifyOnCommit}`;
     }
     return stored;
   });

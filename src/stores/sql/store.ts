@@ -1,7 +1,12 @@
-import type { SessionStore, StoreContext } from "../../engine/store.ts";
-import { ChangeListeners } from "../common.ts";
-import type { Push } from "../push.ts";
-import { type Retries, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
+import type { EndedBy, LogEntry, SessionStore, StoreContext } from "../../engine/store.ts";
+import { ChangeListeners, type Push } from "../push.ts";
+import {
+  type ChangeRow,
+  type Retries,
+  type SqlBackend,
+  type SqlConnections,
+  SqlDatabase,
+} from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
@@ -73,7 +78,7 @@ export class SqlStore implements SessionStore {
     try {
       // 2. Create the tables, bring them to this version, or refuse those of a newer one.
       const database = new SqlDatabase(this.#backend.dialect, connections);
-      await retry(connections.retries, () => migrate(this.name, database));
+      await retry(connections.retries, migrate, this.name, database);
       // 3. Each connection prepares a statement when it first runs it.
       // 4. Listening begins with the first listener; see `onChange`.
       return { connections, database };
@@ -105,7 +110,7 @@ export class SqlStore implements SessionStore {
       throw new Error(`${this.name}: the store is not open; call open() first`);
     }
     const { connections, database } = await this.#opening;
-    return retry(connections.retries, () => work(database, ...given));
+    return retry(connections.retries, work, database, ...given);
   }
 
   // Sessions. A write that appended to the change log calls the listeners of this process itself.
@@ -155,8 +160,11 @@ export class SqlStore implements SessionStore {
 
   // The change log.
 
-  readonly changes: SessionStore["changes"] = (cursor, window) =>
-    this.#use(this.#backend.dialect.readChanges, { store: this.name, cursor, window });
+  readonly changes: SessionStore["changes"] = async (cursor, window) => {
+    const { readChanges } = this.#backend.dialect;
+    const { rows, ...read } = await this.#use(readChanges, { store: this.name, cursor, window });
+    return { ...read, entries: toEntries(rows) };
+  };
 
   readonly onChange: SessionStore["onChange"] = (wake) => {
     void this.#listen();
@@ -169,7 +177,7 @@ export class SqlStore implements SessionStore {
     const opened = await opening?.catch(() => undefined);
     // The store may have been closed meanwhile.
     if (opening === this.#opening) {
-      this.#push ??= opened?.connections.listen?.(() => this.#listeners.call());
+      this.#push ??= opened?.connections.listen?.(this.#listeners.call);
     }
   }
 
@@ -195,17 +203,31 @@ interface OpenDatabase {
   readonly database: SqlDatabase;
 }
 
+/** Reads rows as entries; skips rows without an entry. */
+function toEntries(rows: readonly ChangeRow[]): LogEntry[] {
+  return rows.flatMap(({ kind, session, ended_by, claims_version, at }): LogEntry[] => {
+    if (session === null) {
+      return [];
+    }
+    const common = { session, at: Number(at) };
+    return kind === "claims"
+      ? [{ kind, ...common, claimsVersion: Number(claims_version) }]
+      : [{ kind: "revoked", ...common, endedBy: ended_by as EndedBy }];
+  });
+}
+
 /**
  * Does a unit of work, and repeats it, with a pause before each attempt, while its errors are
  * transient. The work must be atomic: it does everything, or nothing.
  */
-export async function retry<T>(
+export async function retry<Given extends readonly unknown[], T>(
   { clock, pauses, isTransient }: Retries,
-  work: () => Promise<T> | T,
+  work: (...given: Given) => Promise<T> | T,
+  ...given: Given
 ): Promise<T> {
   for (const pause of pauses) {
     try {
-      return await work();
+      return await work(...given);
     } catch (error) {
       if (!isTransient(error)) {
         throw error;
@@ -215,5 +237,5 @@ export async function retry<T>(
       clock.after(pause, resolve, true);
     });
   }
-  return work();
+  return work(...given);
 }

@@ -13,6 +13,8 @@ const preparedMax = 100;
  * transaction.
  */
 export class SqliteConnections implements SqlConnections {
+  /** The time of the process, bound as a value. */
+  readonly now: () => Sql;
   readonly retries: Retries;
   readonly #file: DatabaseSync;
   readonly #clock: Clock;
@@ -24,6 +26,7 @@ export class SqliteConnections implements SqlConnections {
 
   /** @param openAnother opens another connection to the same file, to watch it */
   constructor(file: DatabaseSync, clock: Clock, openAnother: () => DatabaseSync) {
+    this.now = () => sql`cast(${clock.now()} as bigint)`;
     this.retries = untilFree(clock);
     this.#file = file;
     this.#clock = clock;
@@ -45,11 +48,6 @@ export class SqliteConnections implements SqlConnections {
     await turn;
     const query = async (text: string, values: SQLInputValue[]) => this.#run(text, values);
     return { query, release };
-  }
-
-  /** The time of the process, bound as a value when the statement is made. */
-  now(): Sql {
-    return sql`cast(${this.#clock.now()} as bigint)`;
   }
 
   listen(wake: () => void): Push {

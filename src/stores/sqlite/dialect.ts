@@ -1,9 +1,10 @@
-import type { Changes } from "../../engine/store.ts";
 import { formatCursor, parseCursor } from "../common.ts";
-import { type ChangeRow, changeColumns, toEntries } from "../sql/changes.ts";
 import {
   type BigInteger,
+  type ChangeRow,
+  type ChangeRows,
   type ChangesRead,
+  changeColumns,
   nothing,
   now,
   type SqlDatabase,
@@ -33,7 +34,7 @@ export const sqliteDialect: SqlDialect = {
  * Reads the change log; see `SessionStore.changes`. The cursor is the number of the last entry. SQLite
  * has one writer at a time, so entries are numbered in the order of their commits.
  */
-async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<Changes> {
+async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<ChangeRows> {
   const seen = read.cursor === undefined ? undefined : parseCursor(read.store, read.cursor);
   const isNew =
     seen === undefined ? sql`change.at >= ${now} - ${read.window}` : sql`change.number > ${seen}`;
@@ -44,7 +45,7 @@ async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<Ch
       from (select 1) left join rpcsession_changes as change on ${isNew}
       order by change.number`;
   return {
-    entries: toEntries(rows),
+    rows,
     cursor: formatCursor(Math.max(seen ?? 0, Number(rows[0]?.last ?? 0))),
     now: Number(rows[0]?.store_now),
   };

@@ -36,7 +36,7 @@ export function sqliteStore(file: string): SessionStore {
     dialect: sqliteDialect,
     async connect({ clock }) {
       createFile(path);
-      const database = await retry(untilFree(clock), () => openSqlite(Database, path));
+      const database = await retry(untilFree(clock), openSqlite, Database, path);
       return new SqliteConnections(database, clock, () => new Database(path));
     },
     async secret(database) {

@@ -1,0 +1,132 @@
+import { spawn } from "node:child_process";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join, relative } from "node:path";
+import { type Mutation, mutate } from "./mutations.ts";
+import type { TestFile } from "./nearest-tests.ts";
+
+/** A mutation of one file. */
+export interface Mutant extends Mutation {
+  /** The path from the root of the tree. */
+  readonly file: string;
+}
+
+/** How a run of tests ended. */
+export interface TestRun {
+  readonly outcome: "passed" | "failed" | "timed out";
+  /** The test files that failed, as far as the test runner reported them. */
+  readonly failed: readonly string[];
+}
+
+const checkLimitMs = 120_000;
+
+/** One copy of the tree. It runs one program at a time. */
+export class Lane {
+  readonly root: string;
+  readonly #environment: NodeJS.ProcessEnv;
+
+  /** @param temporary the folder for the temporary files of the programs */
+  constructor(root: string, temporary: string) {
+    this.root = root;
+    // A test runner that starts another one passes its own settings on.
+    const inherited = Object.entries(process.env).filter(
+      ([name]) => !/^(VITEST.*|NODE_ENV|TEST|DEV|PROD|MODE|SSR|BASE_URL)$/.test(name),
+    );
+    this.#environment = { ...Object.fromEntries(inherited), TMPDIR: temporary, NO_COLOR: "1" };
+    writeFileSync(
+      join(root, "tsconfig.mutants.json"),
+      JSON.stringify({
+        extends: "./tsconfig.json",
+        compilerOptions: { incremental: true, tsBuildInfoFile: "mutants.tsbuildinfo" },
+        include: ["src", "gen"],
+      }),
+    );
+  }
+
+  async typeChecks(mutant: Mutant): Promise<boolean> {
+    const { code } = await this.#mutated(mutant, () =>
+      this.#run(checkLimitMs, "typescript/bin/tsc", "--noEmit", "-p", "tsconfig.mutants.json"),
+    );
+    return code === 0;
+  }
+
+  async listTests(): Promise<TestFile[]> {
+    const { output } = await this.#vitest(checkLimitMs, "list", "--filesOnly", "--json=list.json");
+    try {
+      const listed = JSON.parse(readFileSync(join(this.root, "list.json"), "utf8")) as {
+        file: string;
+        projectName?: string;
+      }[];
+      return listed.map(({ file, projectName }) => ({
+        file: relative(this.root, file),
+        slow: projectName === "slow",
+      }));
+    } catch (error) {
+      throw new Error(`the tests could not be listed: ${output}`, { cause: error });
+    }
+  }
+
+  /** Runs test files until one fails, on a mutant or on the sources as they are. */
+  async test(tests: readonly TestFile[], mutant?: Mutant): Promise<TestRun> {
+    const limit = tests.reduce((sum, { slow }) => sum + (slow ? 20_000 : 4_000), 20_000);
+    const report = join(this.root, "report.json");
+    rmSync(report, { force: true });
+    const options = ["--bail=1", "--maxWorkers=1", "--reporter=json", `--outputFile=${report}`];
+    const run = () => this.#vitest(limit, "run", ...options, ...tests.map(({ file }) => file));
+    const { code } = await (mutant === undefined ? run() : this.#mutated(mutant, run));
+    if (code === 0) {
+      return { outcome: "passed", failed: [] };
+    }
+    return { outcome: code === 124 ? "timed out" : "failed", failed: this.#failedIn(report) };
+  }
+
+  #failedIn(report: string): string[] {
+    try {
+      const { testResults } = JSON.parse(readFileSync(report, "utf8")) as {
+        testResults: { name: string; status: string }[];
+      };
+      return testResults
+        .filter(({ status }) => status === "failed")
+        .map(({ name }) => relative(this.root, name));
+    } catch {
+      // The test runner was killed, or broke down.
+      return [];
+    }
+  }
+
+  /** Writes the mutant for the time of the action. */
+  async #mutated<T>(mutant: Mutant, action: () => Promise<T>): Promise<T> {
+    const path = join(this.root, mutant.file);
+    const source = readFileSync(path, "utf8");
+    writeFileSync(path, mutate(source, mutant));
+    try {
+      return await action();
+    } finally {
+      writeFileSync(path, source);
+    }
+  }
+
+  #vitest(limit: number, command: string, ...args: string[]) {
+    return this.#run(limit, "vitest/vitest.mjs", command, "--typecheck=false", ...args);
+  }
+
+  /** Runs a program of a package. The code is 124 if it did not end in time. */
+  #run(limit: number, program: string, ...args: string[]) {
+    const path = join(this.root, "node_modules", program);
+    const guard = join(import.meta.dirname, "guard.ts");
+    const child = spawn(process.execPath, [guard, String(limit), process.execPath, path, ...args], {
+      cwd: this.root,
+      env: this.#environment,
+      stdio: ["pipe", "pipe", "pipe"],
+    });
+    let output = "";
+    for (const stream of [child.stdout, child.stderr]) {
+      stream.on("data", (data: Buffer) => {
+        output = (output + data.toString()).slice(-4_000);
+      });
+    }
+    return new Promise<{ code: number; output: string }>((resolve, reject) => {
+      child.on("error", reject);
+      child.on("exit", (code) => resolve({ code: code ?? 1, output }));
+    });
+  }
+}
