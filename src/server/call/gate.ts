@@ -4,7 +4,6 @@ import type { VerifyingCore } from "../core.ts";
 import { checkDemands, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
 import { refuseCall } from "../response/errors.ts";
-import { forbidCaching } from "../response/tokens.ts";
 import { type Call, type CallKey, callOf } from "./call.ts";
 import { endOf } from "./signal.ts";
 
@@ -90,4 +89,22 @@ export async function enterSession(
   const read = await within(signal, core.claims.read(claims.claims));
   call.enter(core, { claims, read });
   return true;
+}
+
+const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin";
+
+/**
+ * Prevents caches from storing or mixing up the response of a call that reads tokens. `Vary` is set
+ * on GET only, for caches that store a response in spite of `no-store`. No cache stores a POST
+ * response with `no-store` (RFC 9111 section 3).
+ */
+function forbidCaching(headers: Headers, requestMethod: string): void {
+  if (requestMethod !== "GET") {
+    headers.set("cache-control", "no-store");
+    return;
+  }
+  headers.set("cache-control", "private, no-store");
+  if (!headers.get("vary")?.includes(variesBy)) {
+    headers.append("vary", variesBy);
+  }
 }

@@ -128,24 +128,6 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
   headers.set("cache-control", "no-store");
 }
 
-const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin";
-
-/**
- * Prevents caches from storing or mixing up the response of a call that reads tokens. `Vary` is set
- * on GET only, for caches that store a response in spite of `no-store`. No cache stores a POST
- * response with `no-store` (RFC 9111 section 3).
- */
-export function forbidCaching(headers: Headers, requestMethod: string): void {
-  if (requestMethod !== "GET") {
-    headers.set("cache-control", "no-store");
-    return;
-  }
-  headers.set("cache-control", "private, no-store");
-  if (!headers.get("vary")?.includes(variesBy)) {
-    headers.append("vary", variesBy);
-  }
-}
-
 /** Adds `no-store` to a response with tokens or cookies, whatever the handler set for caching. */
 export function keepTokensUncached(headers: Headers): void {
   if (headers.get("cache-control")?.includes("no-store")) {
