@@ -152,8 +152,11 @@ export class RevocationLog extends KnownChanges implements Revocations {
     return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
   }
 
-  lookUp(session: string, claimsVersion: number, storeNow?: number): LookUp | undefined {
-    const now = storeNow ?? this.storeNow();
+  lookUp(
+    session: string,
+    claimsVersion: number,
+    now: number = this.storeNow(),
+  ): LookUp | undefined {
     const isEnded = this.ends.has(session);
     const isUnsure = this.unsure;
     const isStale = this.#age(this.#toMonotonic(now)) > this.#options.maxStaleness;

@@ -2,9 +2,9 @@ import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
 import { type Push, PushConnection } from "../push.ts";
 import {
+  type BorrowedConnection,
   type Retries,
   type SqlBackend,
-  type SqlConnection,
   type SqlConnections,
   sql,
 } from "../sql/database.ts";
@@ -81,7 +81,7 @@ const pauses = [5, 10, 20, 40, 80];
 const databaseTime = sql`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
 
 /** A client taken out of the pool. It is not used again after an error that may have broken it. */
-class BorrowedClient implements SqlConnection {
+class BorrowedClient implements BorrowedConnection {
   readonly #client: PostgresPoolClient;
   readonly #names: StatementNames | undefined;
   #broken = false;

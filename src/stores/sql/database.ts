@@ -120,10 +120,15 @@ export interface SqlConnection {
   query(text: string, values: SqlValue[]): Promise<readonly unknown[]>;
 }
 
+/** A connection for one user at a time. */
+export interface BorrowedConnection extends SqlConnection {
+  release(): void;
+}
+
 /** The connections to an open database. Each statement runs on any of them that is free. */
 export interface SqlConnections extends SqlConnection {
   /** Lends a connection that nobody else uses until it is released. */
-  borrow(): Promise<SqlConnection & { release(): void }>;
+  borrow(): Promise<BorrowedConnection>;
   /** When to repeat a unit of work, for example after a conflict with another one. */
   readonly retries: Retries;
   /** The store's clock in milliseconds, as SQL; a function if each statement binds the time. */

@@ -1,7 +1,13 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
 import type { Push } from "../push.ts";
-import { type Retries, type Sql, type SqlConnections, sql } from "../sql/database.ts";
+import {
+  type BorrowedConnection,
+  type Retries,
+  type Sql,
+  type SqlConnections,
+  sql,
+} from "../sql/database.ts";
 import { untilFree } from "./driver.ts";
 import { FileWatch } from "./push.ts";
 
@@ -39,7 +45,7 @@ export class SqliteConnections implements SqlConnections {
     return turn;
   }
 
-  async borrow() {
+  async borrow(): Promise<BorrowedConnection> {
     let release = (): void => {};
     const turn = this.#lastTurn;
     this.#lastTurn = new Promise<void>((resolve) => {
