@@ -1,3 +1,4 @@
+import { createHmac, hkdfSync } from "node:crypto";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { openSecretRing, randomId, readSecretOption } from "../../src/base/crypto.ts";
@@ -39,6 +40,28 @@ describe("mintRefreshToken", () => {
     );
     const same = elsewhere.byId.get(keys.id);
     expect(same && (await mintRefreshToken(same, binding))).toBe(token);
+  });
+
+  it("has a fixed format, so that tokens stay valid after an upgrade", async () => {
+    const derive = (purpose: string): Buffer => {
+      const info = `rpc-session/v1/${purpose}\0${issuer}`;
+      return Buffer.from(hkdfSync("sha256", "a".repeat(32), "", info, 32));
+    };
+    const hmac = (purpose: string, data: Uint8Array | string): Buffer =>
+      createHmac("sha256", derive(purpose)).update(data).digest();
+    const secretId = derive("secret-id").subarray(0, 6).toString("base64url");
+    // Each field follows its length in bytes: 32 bits, the most significant byte first.
+    const tenantId = "größe";
+    const { session, salt } = binding;
+    const fields = [secretId, "cookie", tenantId, session, "7", salt].flatMap((field) => {
+      const length = Buffer.alloc(4);
+      length.writeUInt32BE(Buffer.byteLength(field));
+      return [length, Buffer.from(field)];
+    });
+    const tag = hmac("refresh-tag", Buffer.concat(fields)).toString("base64url");
+    const body = `${secretId}.${session}.7.${tag}`;
+    const check = hmac("refresh-check", body).subarray(0, 8).toString("base64url");
+    expect(await mintRefreshToken(keys, { ...binding, tenantId })).toBe(`${body}.${check}`);
   });
 
   it.each([

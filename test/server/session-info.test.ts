@@ -41,6 +41,17 @@ describe("SessionService.GetSession", () => {
     expect(left).toBeLessThanOrEqual(900 - 60);
   });
 
+  it("feat:P4 an access token that has expired by the store's clock has no time left", async () => {
+    const load: SessionStore["load"] = async (id) => {
+      const { record, now } = await inner.load(id);
+      return { record, now: now + 16 * 60_000 };
+    };
+    const { inner, sessions } = deafSessions({ load: (id) => load(id) });
+    const { access } = await issueOn(sessions, "cookie");
+    const { message } = await ask(sessions, { access });
+    expect(message?.session?.accessExpiresIn).toMatchObject({ seconds: 0n, nanos: 0 });
+  });
+
   it("requires a session", async () => {
     const { hint } = await ask(deafSessions().sessions, {});
     expect(hint).toMatchObject({ action: Action.SIGN_IN, reason: Reason.SESSION_MISSING });

@@ -38,6 +38,12 @@ function published(
   return Response.json({ keys: list.map(({ publicJwk }) => publicJwk) }, { headers });
 }
 
+/** A response of exactly `bytes` bytes. */
+function padded(list: readonly GeneratedKey[], bytes: number): Response {
+  const text = JSON.stringify({ keys: list.map(({ publicJwk }) => publicJwk) });
+  return new Response(text.padEnd(bytes));
+}
+
 function down(): Response {
   return new Response("down", { status: 503 });
 }
@@ -271,7 +277,7 @@ describe("an outage", () => {
           })),
         ),
     ],
-    ["256 kB and a byte", () => new Response(`{"keys":[]${" ".repeat(256 * 1024 - 10)}}`)],
+    ["256 kB and a byte", () => padded([two], 256 * 1024 + 1)],
     ["a rejection", () => Promise.reject(new TypeError("fetch failed"))],
   ])("sec:V08 evicts no key: %s", async (_, behave) => {
     await keys.ready();
@@ -280,6 +286,11 @@ describe("an outage", () => {
     expect(await find(one.kid)).toBe("found");
     expect(requests).toHaveLength(2);
     expect(await find("x")).toEqual(expect.any(Number));
+  });
+
+  it("sec:V08 a body of exactly 256 kB is used", async () => {
+    answer = () => padded([two], 256 * 1024);
+    expect(await find(two.kid)).toBe("found");
   });
 
   it.each([203, 206, 302, 404, 500])(
