@@ -190,10 +190,20 @@ describe("sec:J18 keys that are refused at construction", () => {
     ["a weak signer", { signing: kms("RS256", { publicJwk: jwkOf(shortRsa.publicKey) }) }, /bits/],
     ["rotation with a signing key of your own", { signing: ec, rotation: "1d" }, /^keys\.rotation/],
     ["rotation every minute", { rotation: "1m" }, /^keys\.rotation must be at least/],
+    ["rotation just under 1 h", { rotation: "3599999ms" }, /^keys\.rotation must be at least 1h/],
+    [
+      "rotation just over 400 d",
+      { rotation: "34560000.1s" },
+      /^keys\.rotation must be at most 400d/,
+    ],
     ["verification keys without a signing key", { verification: [ec] }, /^keys\.verification/],
   ])("%s", (_, keys, message) => {
     expect(() => sessionsWith(keys)).toThrow(TypeError);
     expect(() => sessionsWith(keys)).toThrow(message);
+  });
+
+  it.each(["1h", "400d"] as const)("but not rotation every %s", async (rotation) => {
+    await sessionsWith({ rotation }).close();
   });
 
   it.each(["HS256", "none", "ES384", "PS256", "Ed25519", ""])("algorithm %j", (algorithm) => {

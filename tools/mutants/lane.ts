@@ -65,14 +65,17 @@ export class Lane {
     }
   }
 
-  /** Runs test files until one fails, on a mutant or on the sources as they are. */
+  /** Runs test files on the sources as they are, or on a mutant until a test fails. */
   async test(tests: readonly TestFile[], mutant?: Mutant): Promise<TestRun> {
     const limit = tests.reduce((sum, { slow }) => sum + (slow ? 20_000 : 4_000), 20_000);
     const report = join(this.root, "report.json");
     rmSync(report, { force: true });
-    const options = ["--bail=1", "--maxWorkers=1", "--reporter=json", `--outputFile=${report}`];
-    const run = () => this.#vitest(limit, "run", ...options, ...tests.map(({ file }) => file));
-    const { code } = await (mutant === undefined ? run() : this.#mutated(mutant, run));
+    const options = ["--maxWorkers=1", "--reporter=json", `--outputFile=${report}`];
+    const run = (...more: string[]) =>
+      this.#vitest(limit, "run", ...options, ...more, ...tests.map(({ file }) => file));
+    const { code } = await (mutant === undefined
+      ? run()
+      : this.#mutated(mutant, () => run("--bail=1")));
     if (code === 0) {
       return { outcome: "passed", failed: [] };
     }
@@ -82,10 +85,18 @@ export class Lane {
   #failedIn(report: string): string[] {
     try {
       const { testResults } = JSON.parse(readFileSync(report, "utf8")) as {
-        testResults: { name: string; status: string }[];
+        testResults: {
+          name: string;
+          message: string;
+          assertionResults: { status: string }[];
+        }[];
       };
+      // After the first failure all files that did not run count as failed, but without a reason.
       return testResults
-        .filter(({ status }) => status === "failed")
+        .filter(
+          ({ message, assertionResults }) =>
+            message !== "" || assertionResults.some(({ status }) => status === "failed"),
+        )
         .map(({ name }) => relative(this.root, name));
     } catch {
       // The test runner was killed, or broke down.

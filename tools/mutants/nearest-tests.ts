@@ -81,6 +81,8 @@ export interface TestFile {
   readonly slow: boolean;
 }
 
+/** More than the distance of any file that a test imports. */
+const farthest = 100;
 /** Elsewhere, a slow test would take longer than all others together. */
 const roomsWithSlowTests = new Set(["client", "cli", "stores"]);
 
@@ -105,7 +107,8 @@ export class NearestTests {
   }
 
   /**
-   * Returns the tests that import the file of a mutant. Two orders alternate:
+   * Returns the tests that import the file of a mutant, and those of its room, which may start it as
+   * a program. Two orders alternate:
    * - The nearest first. Tests in the folder of the file's room, and tests of whole requests, come
    *   before others at the same distance.
    * - Those first that share rare words with the changed lines. A rule of one room may have its test
@@ -113,13 +116,12 @@ export class NearestTests {
    */
   of({ file, line }: { readonly file: string; readonly line: number }): TestFile[] {
     const room = roomOf(file);
-    const reaching = this.#tests.filter(
-      ({ test, room: its, distances }) =>
-        distances.has(file) && (!test.slow || (its === room && roomsWithSlowTests.has(room))),
+    const reaching = this.#tests.filter(({ test, room: its, distances }) =>
+      its === room ? !test.slow || roomsWithSlowTests.has(room) : !test.slow && distances.has(file),
     );
     const nearest = sortedBy(reaching, ({ room: its, distances }) => {
       const bonus = its === room ? 3 : its === "flow" || its === "engine" ? 1 : 0;
-      return (distances.get(file) ?? 0) - bonus;
+      return (distances.get(file) ?? farthest) - bonus;
     });
     const lines = readFileSync(join(this.#root, file), "utf8").split("\n");
     const near = wordsIn(lines.slice(Math.max(0, line - 3), line + 2).join("\n"));
