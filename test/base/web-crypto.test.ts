@@ -30,9 +30,13 @@ describe("without node:crypto", () => {
       (await web.openSecretRing(secret, issuer)).current,
     ];
     expect(theirs.id).toBe(ours.id);
-    for (const purpose of ["refreshTag", "refreshCheck", "antiCsrf"] as const) {
+    for (const [purpose, length] of [
+      ["refreshTag", 32],
+      ["refreshCheck", 8],
+      ["antiCsrf", 32],
+    ] as const) {
       const code = await theirs[purpose].sign(text);
-      expect(code).toHaveLength(32);
+      expect(code).toHaveLength(length);
       expect([...code]).toEqual([...(await ours[purpose].sign(text))]);
     }
   });
