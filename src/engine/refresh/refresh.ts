@@ -163,7 +163,7 @@ export class Refresher {
   /**
    * Refuses to call reuse "theft" if this request has waited long for a stalled store: the token may
    * have been valid when it arrived, and its client has given up and moved on since. An outage never
-   * signs anybody out; a real thief is detected by the next attempt.
+   * signs a user out; a real thief is detected by the next attempt.
    */
   #assertInTime(arrived: number): void {
     const { clock, lifetimes } = this.#options;

@@ -2,7 +2,7 @@
 //
 // Ending all sessions of a user or a tenant is a single update. It would not see a session that is
 // being inserted; nor would a count for a limit. They have no common row to lock, because the first
-// session of a user has no other row beside it.
+// session of a user has no other row.
 //
 // So an insert holds its tenant and its user, shared, until it has committed. A revocation or a count
 // of all sessions of an owner holds that owner exclusively, and reads in a later statement: by then
