@@ -18,7 +18,7 @@ const load = async <T>(path: string): Promise<T> =>
 
 if (kind === "sessions") {
   const library = await load<{ createSessions: typeof createSessions }>("src/index.js");
-  const stores = await load<{ memoryStore: typeof memoryStore }>("src/stores/memory.js");
+  const stores = await load<{ memoryStore: typeof memoryStore }>("src/stores/memory/index.js");
   const sessions = library.createSessions({
     issuer: "https://api.example.com",
     store: stores.memoryStore(),
