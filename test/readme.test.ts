@@ -12,7 +12,7 @@ describe("README.md and docs/", () => {
     const programs = await examplePrograms();
     await programs.serve("minimal/server.ts");
     expect(await programs.run("minimal/client.ts")).toBe(
-      "[ 'hello' ]\n[unauthenticated] the call needs a session\n",
+      "[ 'hello' ]\n[unauthenticated] the call needs a session; sign in first\n",
     );
   });
 });

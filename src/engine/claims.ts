@@ -209,7 +209,8 @@ function serviceFault(message: string, cause: unknown): SessionError {
 /** Leaves out the issues of the schema, which may contain values. */
 function rejected(issues: Issues): SessionError {
   return new SessionError("forbidden", "CLAIM_REJECTED", {
-    message: "the claims of the session do not match the schema of the service",
+    message:
+      "the claims of the session do not match the schema of the service; its violations name them",
     violations: issues.map(
       (issue): PolicyViolation => ({
         claim: nameOf(issue),

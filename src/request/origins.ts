@@ -25,7 +25,7 @@ export function checkCrossSite(
     emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
     throw new SessionError("forbidden", "CROSS_SITE", {
       message:
-        "session cookies are for pages of this service's origins, and the request comes from elsewhere",
+        "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
     });
   }
 }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { examplePrograms } from "../helpers/programs.ts";
 
-const signedOut = "[unauthenticated] the call needs a session\n";
+const signedOut = "[unauthenticated] the call needs a session; sign in first\n";
 
 describe("examples", () => {
   it.each(["express", "fastify", "hono"])(

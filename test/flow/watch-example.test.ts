@@ -42,7 +42,12 @@ it("feat:Q2 the example keeps watching across several access tokens, then discon
   const ends = server.printed();
   expect(ends.length).toBeGreaterThanOrEqual(3);
   expect(ends.slice(0, -1)).toEqual(
-    ends.slice(1).map(() => "[unauthenticated] the access token has expired"),
+    ends
+      .slice(1)
+      .map(
+        () =>
+          "[unauthenticated] the access token has expired; refresh the session and open the stream again",
+      ),
   );
 }, 30_000);
 

@@ -199,7 +199,7 @@ function accept(
       return verified.claims;
     case "expired":
       throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
-        message: "the access token has expired",
+        message: "the access token has expired; refresh the session and try again",
         sessionId: verified.claims.sid,
       });
     case "invalid":
@@ -211,13 +211,14 @@ function accept(
 
 function invalid(kind: "tryRefreshToken" | "unauthorized"): SessionError {
   return new SessionError(kind, "TOKEN_INVALID", {
-    message: "the access token is not valid",
+    message: `the access token is not valid; ${kind === "unauthorized" ? "sign in again" : "refresh the session and try again"}`,
     clearTokens: kind === "unauthorized",
   });
 }
 
 /** The error of tokens that belong to different sessions. A refresh finds out which one is live. */
-function conflict(message: string): SessionError {
+function conflict(problem: string): SessionError {
+  const message = `${problem}; refresh the session and try again`;
   return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
 }
 

@@ -40,7 +40,8 @@ export function checkDemands(
   const unmet = demands.filter(({ claim, anyOf }) => !meets(claimOf(claim), anyOf));
   if (unmet.length > 0) {
     throw new SessionError("forbidden", "CLAIM_REJECTED", {
-      message: "the claims of the session do not allow this call",
+      message:
+        "the claims of the session do not allow this call; its violations name the requirements",
       sessionId: sid,
       violations: unmet.map(({ claim, anyOf }) => ({
         claim,

@@ -214,6 +214,6 @@ export function misuse(message: string, cause?: unknown): ConnectError {
 /** The error of a call that requires a session and has none. */
 export function sessionMissing(): SessionError {
   return new SessionError("unauthorized", "SESSION_MISSING", {
-    message: "the call needs a session",
+    message: "the call needs a session; sign in first",
   });
 }

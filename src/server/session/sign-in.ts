@@ -240,7 +240,7 @@ export function chooseTransport(request: TransportRequest): TokenTransport {
   if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
     throw transportRefused(
       wanted === undefined
-        ? "session cookies are for pages of this service's origins, and the request comes from elsewhere"
+        ? "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers"
         : "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
     );
   }

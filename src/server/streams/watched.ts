@@ -236,7 +236,7 @@ function endOf(session: VerifiedSession): number {
 /** Also used when the session itself has expired; the client's refresh then reports that. */
 function accessExpired(session: string): SessionError {
   return new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
-    message: "the access token has expired",
+    message: "the access token has expired; refresh the session and open the stream again",
     sessionId: session,
   });
 }
