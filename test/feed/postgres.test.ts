@@ -1,12 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { Pool } from "pg";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { systemClock } from "../../src/base/clock.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { startBlackHole } from "../servers/black-hole.ts";
 import { postgresMissing, startPostgres, type TestPostgres } from "../servers/postgres.ts";
 import { heldCommits, watchedPool } from "../stores/held-pool.ts";
-import { createSchema } from "../stores/postgres-fixture.ts";
+import { createPool, createSchema } from "../stores/postgres-fixture.ts";
 import {
   ask,
   bound,
@@ -174,7 +173,7 @@ describe.skipIf(postgresMissing)(
       await using world = await twoServers("60000ms");
       const { url, here, there } = world;
       await pushed(there);
-      const pool = new Pool({ connectionString: url });
+      const pool = createPool({ connectionString: url });
       const held = heldCommits();
       let hold = false;
       const before = (text: string) => (hold ? held.before(text) : undefined);
@@ -215,7 +214,7 @@ describe.skipIf(postgresMissing)(
 
     it("works with a pool of the user, who may end it; polls in time if the pool is not from pg", async () => {
       const schema = await createSchema(server);
-      const pool = new Pool({ connectionString: schema.url, max: 1 });
+      const pool = createPool({ connectionString: schema.url, max: 1 });
       const own = await startServer(postgresStore(pool), { maxStaleness: "60s" });
       const plain = await startServer(postgresStore(watchedPool(pool, () => {})));
       await pushed(own);

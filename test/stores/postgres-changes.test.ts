@@ -1,11 +1,10 @@
-import { Pool } from "pg";
 import { expect, it } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, watchedPool } from "./held-pool.ts";
-import { holding, openedPostgres } from "./postgres-fixture.ts";
+import { createPool, holding, openedPostgres } from "./postgres-fixture.ts";
 
 const hour = 3_600_000;
 
@@ -19,7 +18,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     await store.insert(newSession({ id: "late" }));
     await store.insert(newSession({ id: "soon" }));
     const start = await store.changes(undefined, hour);
-    await using pool = pooled(url);
+    await using pool = createPool({ connectionString: url });
     const held = heldCommits();
     const slow = postgresStore(watchedPool(pool, held.before));
     await slow.open({ clock });
@@ -127,7 +126,7 @@ describePostgres("the change log on PostgreSQL", (server) => {
     await admin.query(
       "insert into rpcsession_changes (kind, session, ended_by, at) select 'revoked', n::text, 'revoked', floor(extract(epoch from now()) * 1000) from generate_series(1, 20001) n",
     );
-    await using pool = pooled(url);
+    await using pool = createPool({ connectionString: url });
     let steps = 0;
     const stepping = postgresStore(
       watchedPool(pool, async (text) => {
@@ -169,11 +168,6 @@ describePostgres("the change log on PostgreSQL", (server) => {
     expect(await store.prune(16)).toBe(0);
   });
 });
-
-function pooled(url: string): Pool & AsyncDisposable {
-  const pool = new Pool({ connectionString: url });
-  return Object.assign(pool, { [Symbol.asyncDispose]: () => pool.end() });
-}
 
 function sessionsOf(read: { readonly entries: readonly { readonly session: string }[] }): string[] {
   return read.entries.map(({ session }) => session);

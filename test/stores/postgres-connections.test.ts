@@ -1,11 +1,11 @@
-import { type Client, Pool } from "pg";
+import type { Client, Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, serverError, watchedPool } from "./held-pool.ts";
-import { createSchema, openedPostgres } from "./postgres-fixture.ts";
+import { createPool, createSchema, openedPostgres } from "./postgres-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
 const secret = "a secret of the test, of 32 bytes and more";
@@ -152,7 +152,7 @@ async function openedFailing(
   { url, clock }: Fixture,
   { code, times }: { readonly code: string; readonly times: number },
 ) {
-  const pool = new Pool({ connectionString: url });
+  const pool = createPool({ connectionString: url });
   let failures = 0;
   const failing = watchedPool(pool, (text) => {
     if (text.startsWith("update") && failures < times) {
@@ -208,7 +208,7 @@ async function databaseTime(admin: Client): Promise<number> {
 }
 
 function pooled(url: string): Pool & AsyncDisposable {
-  const pool = new Pool({ connectionString: url });
+  const pool = createPool({ connectionString: url });
   pool.on("error", () => {});
-  return Object.assign(pool, { [Symbol.asyncDispose]: () => pool.end() });
+  return pool;
 }

@@ -1,4 +1,4 @@
-import { Client } from "pg";
+import { Client, Pool, type PoolConfig } from "pg";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { openPool, postgresBackend } from "../../src/stores/postgres/connections.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
@@ -28,6 +28,24 @@ export async function createSchema(server: TestPostgres) {
     },
     [Symbol.asyncDispose]: () => admin.end(),
   };
+}
+
+/**
+ * A pool for a test. Its `end` waits until all connections are closed: the one of `pg` resolves while
+ * they still close, and a server that stops at that moment raises an error that has no listener.
+ */
+export function createPool(config: PoolConfig): Pool & AsyncDisposable {
+  const pool = new Pool(config);
+  const closed: Promise<void>[] = [];
+  pool.on("connect", (client) => {
+    closed.push(new Promise((resolve) => client.once("end", resolve)));
+  });
+  const endPool = pool.end.bind(pool) as () => Promise<void>;
+  const end = async (): Promise<void> => {
+    await endPool();
+    await Promise.all(closed);
+  };
+  return Object.assign(pool, { end, [Symbol.asyncDispose]: end });
 }
 
 /** The columns and indexes of the tables in a schema. */

@@ -1,7 +1,6 @@
 import { spawn } from "node:child_process";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
-import { Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { postgresDialect } from "../../src/stores/postgres/dialect.ts";
@@ -10,7 +9,7 @@ import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
 import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { expectInUse, olderTables } from "./older-schema.ts";
-import { createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
+import { createPool, createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
 describePostgres("opening postgresStore(database)", (server) => {
@@ -94,7 +93,7 @@ describePostgres("opening postgresStore(database)", (server) => {
 
   it("rejects while the database cannot be reached, and opens once it can", async () => {
     await using schema = await createSchema(server());
-    await using pool = pooled(schema.url);
+    await using pool = createPool({ connectionString: schema.url });
     let reachable = false;
     const store = postgresStore({
       connect: () => (reachable ? pool.connect() : Promise.reject(new Error("out of reach"))),
@@ -197,9 +196,4 @@ async function countRows(
 ): Promise<number> {
   const { rows } = await admin.query(`select count(*)::int as n from ${table}`);
   return (rows[0] as { readonly n: number }).n;
-}
-
-function pooled(url: string): Pool & AsyncDisposable {
-  const pool = new Pool({ connectionString: url });
-  return Object.assign(pool, { [Symbol.asyncDispose]: () => pool.end() });
 }

@@ -1,4 +1,3 @@
-import { Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import type { RevokeScope, SessionStore } from "../../src/engine/store.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
@@ -11,7 +10,7 @@ import {
 } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, watchedPool } from "./held-pool.ts";
-import { openedPostgres } from "./postgres-fixture.ts";
+import { createPool, openedPostgres } from "./postgres-fixture.ts";
 
 const alice = { userId: "alice", tenantId: null };
 const scopes: RevokeScope[] = [
@@ -255,7 +254,7 @@ async function openedStore(
   { url, clock }: Fixture,
   { level = "read committed", before = () => {} }: StoreOptions = {},
 ) {
-  const pool = new Pool({ connectionString: url, max: 8 });
+  const pool = createPool({ connectionString: url, max: 8 });
   pool.on("connect", (client) => {
     client.query(`set default_transaction_isolation = '${level}'`).catch(() => {});
   });
