@@ -75,7 +75,7 @@ export function keysOf(value: unknown): readonly JsonWebKey[] {
       `JWK set: a set must have at most ${maxKeys} keys, got ${keys.length} keys`,
     );
   }
-  return keys.filter(isObject) as unknown as readonly JsonWebKey[];
+  return keys.filter((key: unknown): key is JsonWebKey => isObject(key));
 }
 
 async function usableKey(jwk: JsonWebKey): Promise<VerificationKey | undefined> {

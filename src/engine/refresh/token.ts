@@ -178,7 +178,7 @@ export function parseRefreshToken(token: string): ParsedRefreshToken | undefined
   if (match === null) {
     return undefined;
   }
-  const [, secretId, session, generation, tag, check] = match as unknown as string[];
+  const [, secretId, session, generation, tag, check] = match;
   if (!secretId || !session || !generation || !tag || !check) {
     return undefined;
   }
