@@ -158,6 +158,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const core: VerifyingCore = {
     issuer: options.issuer,
+    isOwnIssuer: (named) => named === options.issuer,
     cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
@@ -263,6 +264,14 @@ class VerifyingAuthenticator implements Authenticator {
   }
 
   used(): void {}
+
+  async isOver(): Promise<boolean> {
+    return false;
+  }
+
+  namesOwnSecret(): boolean {
+    return false;
+  }
 
   async load(): Promise<never> {
     throw noStore();
