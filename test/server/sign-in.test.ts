@@ -241,9 +241,9 @@ describe("sec:C17 session fixation: a sign-in ends the session of the request", 
       ends: ["header"],
     },
     {
-      row: "a bearer token that fails, and cookies: ends nothing",
+      row: "a bearer token that fails, and cookies that are replaced: ends their session",
       given: ({ cookie }) => ({ bearer: "junk", access: cookie.access, refresh: cookie.refresh }),
-      ends: [],
+      ends: ["cookie"],
     },
     {
       row: "cookies beside an app's sign-in: ends nothing",

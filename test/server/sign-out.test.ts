@@ -214,13 +214,23 @@ describe("feat:G8 SignOut", () => {
       refused: Code.PermissionDenied,
     },
     {
-      row: "a bearer token that fails never falls back to the cookies, which are expired",
+      row: "a bearer token that fails, and cookies of a browser: they are expired, so their session ends",
       given: ({ cookie }) => ({
         bearer: "junk",
         access: cookie.access,
         refresh: cookie.refresh,
       }),
+      ends: ["cookie"],
       clears: true,
+    },
+    {
+      row: "a bearer token that fails, and cookies of an app: nothing happens",
+      given: ({ cookie }) => ({
+        bearer: "junk",
+        access: cookie.access,
+        refresh: cookie.refresh,
+        headers: { "sec-fetch-site": undefined },
+      }),
     },
     {
       row: "a message that fails never falls back to the cookies of an app",

@@ -17,8 +17,9 @@ interface Copy {
   readonly proof: RefreshProof;
 }
 
-interface ProvenCopy extends Copy {
-  readonly proof: ProvenRefreshToken;
+/** A copy with a certain kind of proof. */
+interface CopyWith<P extends RefreshProof> extends Copy {
+  readonly proof: P;
 }
 
 /** The refresh cookie to use. */
@@ -60,9 +61,13 @@ export async function selectRefreshCookie(
 
   // 2. Without the __Host- prefix, a sibling host may have planted one of two live sessions. One under
   // a secret that this server does not have yet may be live too.
-  const proven = copies.filter((copy): copy is ProvenCopy => isProven(copy.proof));
+  const proven = copies.filter((copy): copy is CopyWith<ProvenRefreshToken> =>
+    isProven(copy.proof),
+  );
   const live = proven.filter(({ proof }) => isLive(proof));
-  const unknown = copies.filter(({ proof }) => proof instanceof UnknownSecretError);
+  const unknown = copies.filter(
+    (copy): copy is CopyWith<UnknownSecretError> => copy.proof instanceof UnknownSecretError,
+  );
   const rivals = new Set([...live, ...unknown].map(({ token }) => sessionNamedBy(token)));
   if (!core.cookies.hostOnly && live.length > 0 && rivals.size > 1) {
     throw contradiction("the request has refresh cookies of several sessions");
@@ -88,7 +93,7 @@ function contradiction(problem: string): SessionError {
 }
 
 /** Sorts the newest session first, then the highest generation. */
-function byPreference(a: ProvenCopy, b: ProvenCopy): number {
+function byPreference(a: CopyWith<ProvenRefreshToken>, b: CopyWith<ProvenRefreshToken>): number {
   return (
     b.proof.record.createdAt - a.proof.record.createdAt || b.proof.generation - a.proof.generation
   );

@@ -19,14 +19,13 @@ export interface ProvenSessions {
 export interface CountedTokens {
   /** The refresh token in the message; empty if there is none. */
   readonly message: string;
-  /** Whether the call may act on cookies. They still do not count if a message or header came along. */
+  /** Whether the call expires or replaces cookies, so that their sessions end with them. */
   readonly actsOnCookies: boolean;
 }
 
 /**
- * Returns the sessions to which a request provably belongs: the one of its message or header, or, if
- * it has neither, all those of its cookies. A message or header that proves nothing never falls back
- * to the cookies.
+ * Returns the sessions that a sign-out or sign-in ends: the one that the message or the header proves
+ * or, if they prove none, those of the cookies that the call acts on.
  * @throws SessionError `unavailable`
  */
 export async function provenSessions(
@@ -34,24 +33,25 @@ export async function provenSessions(
   presented: PresentedTokens,
   { message, actsOnCookies }: CountedTokens,
 ): Promise<ProvenSessions> {
-  const { bearer } = presented;
-  if (message === "" && bearer === undefined) {
-    return actsOnCookies
-      ? sessionsOfCookies(engine, presented)
-      : { sessions: new Set(), unknown: undefined };
-  }
+  // 1. The refresh token of the message.
   const refreshed = message === "" ? "junk" : await proveRefresh(engine, message, "header");
   if (isProven(refreshed)) {
     return { sessions: new Set([refreshed.record.id]), unknown: undefined };
   }
+
+  // 2. The access token of the header.
+  const { bearer } = presented;
   const session =
     bearer === undefined ? undefined : await sessionOfAccess(engine, bearer, "header");
-  return session === undefined
-    ? {
-        sessions: new Set(),
-        unknown: refreshed instanceof UnknownSecretError ? refreshed : undefined,
-      }
-    : { sessions: new Set([session]), unknown: undefined };
+  if (session !== undefined) {
+    return { sessions: new Set([session]), unknown: undefined };
+  }
+
+  // 3. The cookies.
+  const none = { sessions: new Set<string>(), unknown: undefined };
+  const ofCookies = actsOnCookies ? await sessionsOfCookies(engine, presented) : none;
+  const unknown = refreshed instanceof UnknownSecretError ? refreshed : ofCookies.unknown;
+  return { sessions: ofCookies.sessions, unknown };
 }
 
 /**

@@ -174,9 +174,9 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
 
 /**
  * Ends every session that the request proves to belong to: by a refresh token of any generation, or
- * by an access token, expired or not. If a header or the message comes along, the sessions of the
- * cookies are left alone. Cookies are expired too, except for an app that is not a browser and asks by
- * header or message.
+ * by an access token, expired or not. If a header or the message proves a session, the sessions of
+ * the cookies are left alone. Cookies are expired too, except for an app that is not a browser and has
+ * a token in the header or the message.
  *
  * @param inMessage `SignOutRequest.refresh_token`; empty for a cookie session
  * @throws SessionError `forbidden` for a cross-site request; `unavailable` for an outage, and when
