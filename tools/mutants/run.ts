@@ -15,6 +15,8 @@ export interface RunOptions {
   readonly seed: number;
   /** The most test files for one mutant. Default 24. */
   readonly tests?: number;
+  /** The number of mutants that are tested at the same time. Default: one for each core, up to 4. */
+  readonly lanes?: number;
   /** Whether a file of `src/` may be mutated. All may by default. */
   readonly includes?: (file: string) => boolean;
   /** Receives a line about each step. */
@@ -34,7 +36,7 @@ export interface RunResult {
  */
 export async function runMutants(options: RunOptions): Promise<RunResult> {
   const { root, count, seed, report = () => {} } = options;
-  const lanes = Math.min(4, availableParallelism());
+  const lanes = options.lanes ?? Math.min(4, availableParallelism());
   using copies = new Copies(root, lanes);
   const all = copies.roots.map((copy) => new Lane(copy, copies.temporary));
   const [one] = all as [Lane, ...Lane[]];
