@@ -73,15 +73,23 @@ it("the nearest tests and those with words of the changed line come first, slow 
     "test/flow/only-types.test.ts": 'import type { overlap } from "../../src/jwt/a.ts";',
     "test/jwt/a.test.ts": 'import * as a from "../../src/jwt/a.ts";',
     "test/jwt/b.test.ts": 'import * as a from "../../src/jwt/a.ts";',
-    "test/jwt/program.test.ts": 'import {} from "node:child_process";',
+    "test/jwt/program.ts": 'import "sample";',
+    "test/jwt/program.test.ts": 'start(join(import.meta.dirname, "program.ts"));',
+    "test/jwt/other.test.ts": 'import {} from "node:child_process";',
     "test/stores/slow.test.ts": 'import { overlap } from "../../src/jwt/a.ts";',
   });
-  const tests = ["jwt/a", "jwt/b", "jwt/program", "flow/far", "flow/only-types", "stores/slow"].map(
-    (name) => ({
-      file: `test/${name}.test.ts`,
-      slow: name === "stores/slow",
-    }),
-  );
+  const tests = [
+    "jwt/a",
+    "jwt/b",
+    "jwt/program",
+    "jwt/other",
+    "flow/far",
+    "flow/only-types",
+    "stores/slow",
+  ].map((name) => ({
+    file: `test/${name}.test.ts`,
+    slow: name === "stores/slow",
+  }));
   const nearest = new NearestTests(root, tests, new ImportGraph(root));
   expect(nearest.of({ file: "src/jwt/a.ts", line: 1 }).map(({ file }) => file)).toEqual([
     "test/jwt/a.test.ts",

@@ -56,10 +56,12 @@ export class Lane {
         file: string;
         projectName?: string;
       }[];
-      return listed.map(({ file, projectName }) => ({
-        file: relative(this.root, file),
-        slow: projectName === "slow",
-      }));
+      return listed
+        .filter(({ file }) => !file.endsWith("-d.ts"))
+        .map(({ file, projectName }) => ({
+          file: relative(this.root, file),
+          slow: projectName === "slow",
+        }));
     } catch (error) {
       throw new Error(`the tests could not be listed: ${output}`, { cause: error });
     }
