@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Copies } from "../../tools/mutants/copies.ts";
+import { Lane, type Mutant } from "../../tools/mutants/lane.ts";
 import { mutate, mutationsOf } from "../../tools/mutants/mutations.ts";
 import { ImportGraph, NearestTests } from "../../tools/mutants/nearest-tests.ts";
 import { candidates, runMutants } from "../../tools/mutants/run.ts";
@@ -136,6 +137,25 @@ it("a mutant that no test notices survives, and the tree stays as it is", {
   );
   expect(lines).toContain("left out test/broken.test.ts: it fails without a mutation");
   expect(readTree(root)).toEqual(before);
+});
+
+it("mutants that do not type-check are found, also where another file shows it", {
+  timeout: 120_000,
+}, async () => {
+  const root = project({
+    "src/list.ts": "export const list = [1, 2] as const;",
+    "src/second.ts": 'import { list } from "./list.ts";\nexport const second: 2 = list[1];',
+    "src/sum.ts": "export const sum = (a: number, b: number): number => a + b;",
+    "gen/none.ts": "export {};",
+  });
+  const lane = new Lane(root, root);
+  const [less, wrong] = candidates(root, 1, (file) => file === "src/list.ts")
+    .filter(({ after }) => ["0", "3"].includes(after))
+    .sort((a, b) => a.start - b.start);
+  const [sum] = candidates(root, 1, (file) => file === "src/sum.ts");
+  expect(await lane.typeChecked([less, sum] as Mutant[])).toEqual([less, sum]);
+  expect(await lane.typeChecked([wrong, sum] as Mutant[])).toEqual([sum]);
+  expect(readTree(root)).toMatchObject({ "src/list.ts": "export const list = [1, 2] as const;" });
 });
 
 it("mutants can be chosen by file, and tested one at a time", { timeout: 120_000 }, async () => {

@@ -42,14 +42,13 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
   const [one] = all as [Lane, ...Lane[]];
 
   // 1. Choose mutants that type-check.
-  const untried = candidates(one.root, seed, options.includes);
   const mutants: Mutant[] = [];
+  let untried = candidates(one.root, seed, options.includes);
   while (mutants.length < count && untried.length > 0) {
-    const batch = untried.splice(0, lanes);
-    const correct = await Promise.all(
-      batch.map((mutant, i) => (all[i] as Lane).typeChecks(mutant)),
-    );
-    mutants.push(...batch.filter((_, i) => correct[i]).slice(0, count - mutants.length));
+    const batch = firstOfEachFile(untried.slice(0, 2 * (count - mutants.length)));
+    const correct = await one.typeChecked(batch);
+    mutants.push(...correct.slice(0, count - mutants.length));
+    untried = untried.filter((mutant) => !batch.includes(mutant));
   }
   report(`chose ${mutants.length} mutants`);
 
@@ -80,6 +79,10 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
     killed: mutants.length - survived.length,
     survived: survived.map(({ file, line, change }) => ({ file, line, change })),
   };
+}
+
+function firstOfEachFile(mutants: readonly Mutant[]): Mutant[] {
+  return [...new Map(mutants.toReversed().map((mutant) => [mutant.file, mutant])).values()];
 }
 
 /** These run first. They kill most mutants. */
