@@ -38,7 +38,7 @@ export interface ForeignClient {
 }
 
 const root = join(import.meta.dirname, "../..");
-const here = import.meta.dirname;
+const programs = join(root, "tools/clients");
 /** Debian installs packages of Python for this one. */
 const python = existsSync("/usr/bin/python3") ? "/usr/bin/python3" : "python3";
 const buf = join(root, "node_modules/.bin/buf");
@@ -48,19 +48,19 @@ export const foreignClients: readonly ForeignClient[] = [
     name: "@grpc/grpc-js",
     http: "h2c",
     missing: packageMissing("@grpc/grpc-js"),
-    call: (call) => callProgram(process.execPath, join(here, "grpc-js.mjs"), call),
+    call: (call) => callProgram(process.execPath, join(programs, "grpc-js.mjs"), call),
   },
   {
     name: "grpc-web",
     http: "h1",
     missing: packageMissing("grpc-web"),
-    call: (call) => callProgram(process.execPath, join(here, "grpc-web.mjs"), call),
+    call: (call) => callProgram(process.execPath, join(programs, "grpc-web.mjs"), call),
   },
   {
     name: "grpcio for Python",
     http: "h2c",
     missing: grpcioMissing(),
-    call: (call) => callProgram(python, join(here, "grpcio.py"), call),
+    call: (call) => callProgram(python, join(programs, "grpcio.py"), call),
   },
   {
     name: "curl with JSON",
@@ -82,9 +82,9 @@ for (const { name, missing } of foreignClients) {
 }
 
 function packageMissing(name: string): string | undefined {
-  return existsSync(join(here, "node_modules", name))
+  return existsSync(join(programs, "node_modules", name))
     ? undefined
-    : `${name} is not installed; run npm ci in test/clients`;
+    : `${name} is not installed; run npm ci in tools/clients`;
 }
 
 function grpcioMissing(): string | undefined {
@@ -120,7 +120,7 @@ function pathOf({ parent, name }: DescMethod): string {
   return `/${parent.typeName}/${name}`;
 }
 
-/** Calls through one of the programs in this folder. */
+/** Calls through one of the programs. */
 async function callProgram(
   command: string,
   program: string,

@@ -25,6 +25,8 @@ const outputLimit = 200_000;
 export class Lane {
   readonly root: string;
   readonly #environment: NodeJS.ProcessEnv;
+  /** How much longer than on an idle machine tests may take. */
+  #patience = 1;
 
   /** @param temporary the folder for the temporary files of the programs */
   constructor(root: string, temporary: string) {
@@ -87,7 +89,8 @@ export class Lane {
 
   /** Runs test files on the sources as they are, or on a mutant until a test fails. */
   async test(tests: readonly TestFile[], mutant?: Mutant): Promise<TestRun> {
-    const limit = tests.reduce((sum, { slow }) => sum + (slow ? 20_000 : 4_000), 20_000);
+    const idle = tests.reduce((sum, { slow }) => sum + (slow ? 20_000 : 4_000), 20_000);
+    const limit = idle * this.#patience;
     const report = join(this.root, "report.json");
     rmSync(report, { force: true });
     const options = ["--maxWorkers=1", "--reporter=json", `--outputFile=${report}`];
@@ -100,6 +103,14 @@ export class Lane {
       return { outcome: "passed", failed: [] };
     }
     return { outcome: code === 124 ? "timed out" : "failed", failed: this.#failedIn(report) };
+  }
+
+  /** Doubles the time limits of tests, up to eight times what they need on an idle machine. */
+  waitLonger(): void {
+    if (this.#patience === 8) {
+      throw new Error("the tests do not end without a mutation; see which one hangs");
+    }
+    this.#patience *= 2;
   }
 
   #failedIn(report: string): string[] {
