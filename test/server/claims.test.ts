@@ -231,6 +231,25 @@ describe("unusable schemas", () => {
     }
   });
 
+  it("feat:A5 no handler can change the claims of a session, without a schema and without a cache either", async () => {
+    const sessions = testSessions({ ...open, verifiedCache: { entries: 0 } });
+    const api = apiOf(sessions);
+    const claims = { plan: { seats: 3 }, teams: [{ name: "red" }] };
+    const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims }));
+    const bearer = accessOf(answer) ?? "";
+    const next = await api.call({ bearer }, (ctx) => sessions.require(ctx));
+    for (const session of [answer.result, next.result]) {
+      const seen = session?.claims as { plan: { seats: number }; teams: { name: string }[] };
+      expect(() => {
+        seen.plan.seats = 4;
+      }).toThrow(TypeError);
+      expect(() => {
+        (seen.teams[0] as { name: string }).name = "blue";
+      }).toThrow(TypeError);
+      expect(seen).toEqual(claims);
+    }
+  });
+
   it("feat:A5 members that are undefined are dropped", async () => {
     const claims = z.object({
       team: z.string().optional(),
