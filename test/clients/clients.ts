@@ -105,7 +105,7 @@ interface Output {
 
 function execute(command: string, args: readonly string[]): Promise<Output> {
   return new Promise((resolve, reject) => {
-    const options = { cwd: root, timeout: 60_000, env: { ...process.env, NO_PROXY: "*" } };
+    const options = { cwd: root, env: { ...process.env, NO_PROXY: "*" } };
     execFile(command, args, options, (error, stdout, stderr) => {
       // A number is an exit code; a text is why the program did not start.
       if (error !== null && typeof error.code !== "number") {

@@ -17,7 +17,6 @@ const { refresh, signOut } = SessionService.method;
 describe.each(foreignClients)("$name", (client) => {
   it.skipIf(client.missing)(
     "feat:K5 signs in, calls, refreshes and signs out with tokens in headers",
-    { timeout: 120_000 },
     async () => {
       const url = `http://127.0.0.1:${server.port[client.http]}`;
       const call = (
