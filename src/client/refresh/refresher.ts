@@ -242,7 +242,7 @@ export async function withLock<T>(
   lock: { readonly name: string; readonly ms: number; readonly clock: Clock },
   work: () => Promise<T>,
 ): Promise<T> {
-  const locks = globalThis.navigator?.locks;
+  const locks = tabLocks();
   if (locks === undefined) {
     return work();
   }
@@ -260,6 +260,15 @@ export async function withLock<T>(
     // The lock was not granted in time, or this kind of page may not use locks: run without it. Or
     // the work itself failed: pass its error on.
     return await runOnce();
+  }
+}
+
+function tabLocks(): LockManager | undefined {
+  try {
+    return globalThis.navigator?.locks;
+  } catch {
+    // With blocked cookies even the access may be refused.
+    return undefined;
   }
 }
 
