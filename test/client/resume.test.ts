@@ -285,6 +285,26 @@ describe("session.resume", () => {
     expect(watching.state).toBe("on");
   });
 
+  it("does not count a sleep of the machine as failures", async () => {
+    const world = await startInbox();
+    const seen: ConnectError[] = [];
+    const watching = watch(world, { onInterrupted: (error) => void seen.push(error) });
+    await until(() => world.opened.length === 1);
+    await world.stop();
+    await until(() => seen.length === 1);
+    // The machine falls asleep in the first pause. After it, the network is not back at once.
+    world.clock.advance("8h");
+    await until(() => seen.length === 2 || watching.state === "over");
+    expect(watching.state).toBe("on");
+    world.clock.setNow(world.clock.now() + 8 * 3_600_000);
+    world.clock.advance("1s");
+    await until(() => seen.length === 3 || watching.state === "over");
+    expect(watching.state).toBe("on");
+    watching.leave = true;
+    await world.session.signOut().catch(() => {});
+    await watching.ended;
+  });
+
   it.each([
     ["an error of the handler", new ConnectError("no such inbox", Code.NotFound)],
     ["an Unauthenticated error without a hint", new ConnectError("who?", Code.Unauthenticated)],

@@ -23,6 +23,11 @@ interface RecoveryOptions {
 
 /** A stream that was open this long, in milliseconds, starts a new series of failures. */
 const stableAfter = 30_000;
+/**
+ * A pause that takes this much longer than planned, in milliseconds, was a sleep of the machine.
+ * Browsers delay the timers of hidden pages by up to a minute.
+ */
+const sleepAfter = 120_000;
 const pauses = { first: 500, longest: 30_000, jitter: 0.5 };
 
 /** Decides whether and when a failed stream is opened again. */
@@ -96,6 +101,7 @@ export class Recovery {
     const { clock } = this.#core.options;
     const { giveUpAfter, onInterrupted, signal } = this.#options;
     const now = clock.monotonic();
+    const wallNow = clock.now();
     this.#failingSince ??= now;
     const ms = Math.max(this.#backoff.failed(), retryAfterOf(error));
     if (now + ms - this.#failingSince > giveUpAfter) {
@@ -108,6 +114,10 @@ export class Recovery {
       await race(promise, signal);
     } finally {
       cancel();
+    }
+    // The machine slept. The network could not fail meanwhile, so a new series begins.
+    if (Math.max(clock.monotonic() - now, clock.now() - wallNow) > ms + sleepAfter) {
+      this.progress();
     }
   }
 }
