@@ -106,6 +106,28 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     expect(world.clock.pending).toBe(before);
   });
 
+  it("outlives its access tokens behind a gateway that drops error details", async () => {
+    const world = await startInbox(wire);
+    world.dropDetails = true;
+    const watching = watch(world);
+    // The first stream ends before its headers are sent, the others after a message.
+    for (const messages of [0, 1, 2]) {
+      const opened = messages + 1;
+      await until(() => world.opened.length === opened);
+      if (messages > 0) {
+        world.inbox.add("hello");
+        await until(() => watching.numbers.length === messages);
+      }
+      world.clock.advance("15m");
+      await until(() => world.opened.length > opened || watching.state === "over");
+    }
+    expect(watching.state).toBe("on");
+    expect(watching.numbers).toEqual([1, 2]);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+  });
+
   it("feat:G7: ends with the server's error when the session is revoked", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);

@@ -3,7 +3,7 @@ import { race } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
 import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
-import { type Hint, hintOf, isInterruption, retryAfterOf } from "../state/hint.ts";
+import { type Hint, isInterruption, retryAfterOf, streamHintOf } from "../state/hint.ts";
 
 /** The facts about a failed stream that its recovery depends on. */
 export interface FailedStream {
@@ -65,7 +65,7 @@ export class Recovery {
     if (this.#core.options.clock.monotonic() - stream.openedAt >= stableAfter) {
       this.progress();
     }
-    const hint = hintOf(error, this.#core.local.realm);
+    const hint = streamHintOf(error, this.#core.local.realm);
     if (hint?.action === "refresh") {
       await this.#refresh(error, hint, stream);
     } else if (isInterruption(error)) {
