@@ -58,5 +58,21 @@ export type SessionClientEvent =
       readonly error: string;
     };
 
-/** Receives every {@link SessionClientEvent}. Errors that it throws are ignored. */
+/**
+ * Receives every {@link SessionClientEvent}. Errors that it throws are ignored, and so is a promise
+ * that it returns.
+ */
 export type SessionClientEventListener = (event: SessionClientEvent) => void;
+
+/** Calls a listener of the application. One that throws or rejects must not break a call. */
+export function notify<T extends readonly unknown[]>(
+  listener: ((...values: T) => unknown) | undefined,
+  ...values: T
+): void {
+  try {
+    // An asynchronous listener returns a promise, whatever its type says.
+    Promise.resolve(listener?.(...values)).catch(() => {});
+  } catch {
+    // The error is the application's own.
+  }
+}

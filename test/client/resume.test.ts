@@ -2,56 +2,10 @@ import { getEventListeners } from "node:events";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { Action, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { type ResumeOptions, withRefresh } from "../../src/client/index.ts";
+import { withRefresh } from "../../src/client/index.ts";
 import { type InboxWorld, inboxWires, startInbox } from "./helpers/inbox.ts";
 import { settle, setup } from "./helpers/setup.ts";
-
-/** A loop over a resumed stream: its messages so far, and how it ended. */
-interface Watching {
-  readonly numbers: number[];
-  readonly ended: Promise<unknown>;
-  state: "on" | "over";
-  /** Set to leave the loop at the next message. */
-  leave: boolean;
-}
-
-/** Watches an inbox in the way an application does. */
-function watch(world: InboxWorld, options: ResumeOptions = {}): Watching {
-  const numbers: number[] = [];
-  const messages = world.session.resume((after, call) => world.client.watch({ after }, call), {
-    start: 0,
-    cursor: (message) => message.number,
-    ...options,
-  });
-  const read = async (): Promise<unknown> => {
-    try {
-      for await (const { number } of messages) {
-        numbers.push(number);
-        if (watching.leave) {
-          break;
-        }
-      }
-      return undefined;
-    } catch (error) {
-      return error;
-    } finally {
-      watching.state = "over";
-    }
-  };
-  const watching: Watching = { numbers, ended: Promise.resolve(), state: "on", leave: false };
-  return Object.assign(watching, { ended: read() });
-}
-
-/** Yields to the event loop until `holds` returns true. */
-async function until(holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!holds()) {
-    if (performance.now() > deadline) {
-      throw new Error("the condition was still false after 10 s");
-    }
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
+import { range, until, watch } from "./helpers/watching.ts";
 
 /** Advances the clock in steps. Waits for calls in flight before each step, so that none times out. */
 async function pass(world: InboxWorld, seconds: number, step = 1): Promise<void> {
@@ -61,10 +15,6 @@ async function pass(world: InboxWorld, seconds: number, step = 1): Promise<void>
     await until(() => world.underway() === 0);
     await settle();
   }
-}
-
-function range(to: number): number[] {
-  return Array.from({ length: to }, (_, i) => i + 1);
 }
 
 describe.each(inboxWires)("session.resume, %s", (wire) => {

@@ -3,7 +3,7 @@ import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import type { Clock } from "../../base/clock.ts";
 import { withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
-import type { Hint } from "../state/hint.ts";
+import { type Hint, isInterruption } from "../state/hint.ts";
 import { type LocalSession, refreshHeaders } from "../state/local-session.ts";
 import type { SessionSnapshot } from "../state/notice-rule.ts";
 import { channelName } from "../state/tabs.ts";
@@ -180,8 +180,9 @@ export class Refresher {
       return { type: "stale" };
     }
     this.#local.obey(error);
-    this.#local.emit({ type: "refreshFailed", code: error.code });
-    return { type: "failed", error: asSeenByCaller(error) };
+    const seen = asSeenByCaller(error);
+    this.#local.emit({ type: "refreshFailed", code: seen.code });
+    return { type: "failed", error: seen };
   }
 }
 
@@ -241,7 +242,7 @@ export async function withLock<T>(
   lock: { readonly name: string; readonly ms: number; readonly clock: Clock },
   work: () => Promise<T>,
 ): Promise<T> {
-  const locks = globalThis.navigator?.locks;
+  const locks = tabLocks();
   if (locks === undefined) {
     return work();
   }
@@ -262,9 +263,21 @@ export async function withLock<T>(
   }
 }
 
-/** A temporary failure of the refresh is a temporary failure of the call that waited for it. */
+function tabLocks(): LockManager | undefined {
+  try {
+    return globalThis.navigator?.locks;
+  } catch {
+    // With blocked cookies even the access may be refused.
+    return undefined;
+  }
+}
+
+/**
+ * A temporary failure of the refresh is a temporary failure of the call that waited for it. So is the
+ * answer of something other than the service, such as the page of a gateway, whatever its status.
+ */
 function asSeenByCaller(error: ConnectError): ConnectError {
-  if (!temporaryCodes.has(error.code)) {
+  if (!isInterruption(error) && !temporaryCodes.has(error.code)) {
     return error;
   }
   return withDetails(

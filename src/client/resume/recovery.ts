@@ -1,6 +1,7 @@
 import { ConnectError } from "@connectrpc/connect";
 import { race } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
+import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
 import { type Hint, hintOf, isInterruption, retryAfterOf } from "../state/hint.ts";
 
@@ -100,11 +101,7 @@ export class Recovery {
     if (now + ms - this.#failingSince > giveUpAfter) {
       throw error;
     }
-    try {
-      onInterrupted?.(error, ms);
-    } catch {
-      // An error of the application's listener must not end the stream.
-    }
+    notify(onInterrupted, error, ms);
     const { promise, resolve } = Promise.withResolvers<void>();
     const cancel = clock.after(ms, resolve, true);
     try {

@@ -48,13 +48,30 @@ export function retryAfterOf(error: ConnectError): number {
 }
 
 /**
- * Whether a call failed for a temporary reason: the server could not serve it now, or the connection
- * was lost. Transports report a lost connection with different codes.
+ * Whether a call was interrupted: the service could not serve it now, or something other than the
+ * service ended it. That is a lost connection, a response that ends before the protocol's end, or the
+ * page of a gateway. Transports report these with many codes. An answer of the service in its protocol
+ * is an interruption only if it says Unavailable.
  */
 export function isInterruption(error: ConnectError): boolean {
-  // Over HTTP/2 a lost connection is Canceled, so check the caller's own signal first.
-  const isTemporary = error.code === Code.Unavailable || error.code === Code.Canceled;
-  return isTemporary || (localCodes.has(error.code) && hasNetworkCause(error));
+  if (error.code === Code.Unavailable) {
+    return true;
+  }
+  // Connect marks the errors that it read from a response. Errors of a transport have no details.
+  if (error.isWireError || error.details.length > 0) {
+    return false;
+  }
+  if (error.cause instanceof Error) {
+    return exceptionCodes.has(error.code) && hasNetworkCause(error.cause);
+  }
+  if (httpCodes.has(error.code)) {
+    // From the status of a page, whose headers the error carries. Without them it is the
+    // application's own.
+    return !error.metadata.keys().next().done;
+  }
+  return error.code === Code.InvalidArgument
+    ? error.rawMessage.startsWith("protocol error")
+    : transportCodes.has(error.code) && !repeating.test(error.rawMessage);
 }
 
 /** An action that only a newer server uses counts as SIGN_IN, because signing in always helps. */
@@ -67,12 +84,31 @@ function actionOf(hint: RefreshHint): Hint["action"] {
 
 const otherActions = new Set<number>([Action.UNSPECIFIED, Action.STEP_UP, Action.RETRY_LATER]);
 
-/** The codes that transports give to failures of their own. */
-const localCodes: ReadonlySet<Code> = new Set([Code.Aborted, Code.Unknown, Code.Internal]);
+/** The codes with which transports report an exception of the network, which is then the cause. */
+const exceptionCodes: ReadonlySet<Code> = new Set([Code.Aborted, Code.Unknown, Code.Internal]);
+
+/** The codes of a response with the HTTP status 401, 403 or 404, if it is not of the protocol. */
+const httpCodes: ReadonlySet<Code> = new Set([
+  Code.Unauthenticated,
+  Code.PermissionDenied,
+  Code.Unimplemented,
+]);
+
+/** The other codes that transports choose for what they cannot read, or for a stream that was reset. */
+const transportCodes: ReadonlySet<Code> = new Set([
+  Code.Canceled,
+  Code.Unknown,
+  Code.Internal,
+  Code.ResourceExhausted,
+  Code.DataLoss,
+]);
+
+/** How transports begin the message of a failure that a further attempt would only repeat. */
+const repeating = /^(parse|serialize|message size) /;
 
 /** `fetch` rejects with a TypeError (Fetch Standard); Node.js rejects with an error that has a code. */
-function hasNetworkCause(error: ConnectError): boolean {
-  for (let cause: unknown = error.cause, depth = 0; cause instanceof Error && depth < 5; depth++) {
+function hasNetworkCause(first: Error): boolean {
+  for (let cause: unknown = first, depth = 0; cause instanceof Error && depth < 5; depth++) {
     if (cause instanceof TypeError || typeof (cause as { code?: unknown }).code === "string") {
       return true;
     }

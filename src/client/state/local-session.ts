@@ -1,7 +1,7 @@
 import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
-import type { SessionClientEvent, SessionState, SignedOutBy } from "../events.ts";
+import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Hint, hintOf } from "./hint.ts";
 import {
@@ -66,6 +66,8 @@ export class LocalSession implements KnownSession, Credentials {
   readonly #subscribers = new Set<(state: SessionState) => void>();
   #state: SessionState;
   #published: SessionState;
+  /** The sign-ins and sign-outs since the state was published last. */
+  #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
   #loading: Promise<ClientTokens | undefined> | undefined;
@@ -443,7 +445,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = sessionId;
     this.realm ??= realm;
     this.#dropContents();
-    this.emit({ type: "signedIn", sessionId, realm });
+    this.#news.push({ type: "signedIn", sessionId, realm });
   }
 
   /** There is no session from now on. */
@@ -458,7 +460,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.order = undefined;
     this.#lifetime = undefined;
     if (before !== "signedOut") {
-      this.emit({ type: "signedOut", sessionId, by });
+      this.#news.push({ type: "signedOut", sessionId, by });
     }
   }
 
@@ -479,7 +481,10 @@ export class LocalSession implements KnownSession, Credentials {
     this.claims = undefined;
   }
 
-  /** Saves the tokens and publishes the state, each only if it has changed. */
+  /**
+   * Saves the tokens and publishes the state, each only if it has changed. Listeners may use the
+   * session at once, so this comes after every change.
+   */
   #publish(): void {
     if (this.tokens !== this.#saved) {
       this.#saved = this.tokens;
@@ -490,6 +495,9 @@ export class LocalSession implements KnownSession, Credentials {
       for (const subscriber of this.#subscribers) {
         notify(subscriber, this.#published);
       }
+    }
+    for (const event of this.#news.splice(0)) {
+      this.emit(event);
     }
   }
 }
@@ -506,15 +514,6 @@ export function credentialHeaders(held: Credentials): Record<string, string> {
     ...refreshHeaders(held),
     ...(tokens !== undefined && { authorization: `Bearer ${tokens.accessToken}` }),
   };
-}
-
-/** Calls a listener of the application. A listener that throws must not break a call. */
-function notify<T>(listener: ((value: T) => void) | undefined, value: T): void {
-  try {
-    listener?.(value);
-  } catch {
-    // The error is the application's own.
-  }
 }
 
 function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {

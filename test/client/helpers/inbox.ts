@@ -1,4 +1,4 @@
-import http, { Agent } from "node:http";
+import http, { Agent, type IncomingMessage, type ServerResponse } from "node:http";
 import http2 from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import {
@@ -67,6 +67,10 @@ export interface InboxWorld {
   revoke(): Promise<void>;
   /** Runs before a stream sends anything. */
   onWatch: ((context: HandlerContext) => unknown) | undefined;
+  /** Answers a request in place of the service, as a gateway does, if it returns true. */
+  answer: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
+  /** Ends the body of every open response cleanly, as a proxy does when its upstream is gone. */
+  endBodies(): void;
   /** Cuts every connection. */
   cut(): void;
   /** Closes the server, or opens it again on the same port. */
@@ -81,7 +85,8 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   let refreshes = 0;
   let created: Session | undefined;
   const sockets = new Set<Socket>();
-  const listener = connectNodeAdapter(
+  const responses = new Set<ServerResponse>();
+  const adapter = connectNodeAdapter(
     sessions.protect({
       requestGate: async ({ method }) => {
         refreshes += method.name === "Refresh" ? 1 : 0;
@@ -105,6 +110,16 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
         }),
     }),
   );
+  const listener = (...[request, response]: Parameters<typeof adapter>): void => {
+    // HTTP/2 has compatible objects.
+    const open = response as ServerResponse;
+    if (!world.answer?.(request as IncomingMessage, open)) {
+      responses.add(open);
+      open.on("close", () => responses.delete(open));
+      open.on("error", () => {});
+      adapter(request, response);
+    }
+  };
   const server = wire.endsWith("h2c") ? http2.createServer(listener) : http.createServer(listener);
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);
@@ -148,6 +163,12 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     // In the store, as another server would do it.
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
+    answer: undefined,
+    endBodies() {
+      for (const response of responses) {
+        response.end();
+      }
+    },
     restart: () => listen(port),
   };
   onTestFinished(async () => {
