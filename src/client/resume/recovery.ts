@@ -4,6 +4,7 @@ import type { SessionCore } from "../core.ts";
 import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
 import { type Hint, hintOf, isInterruption, retryAfterOf } from "../state/hint.ts";
+import { onPageEvent } from "../state/page.ts";
 
 /** The facts about a failed stream that its recovery depends on. */
 export interface FailedStream {
@@ -102,12 +103,20 @@ export class Recovery {
       throw error;
     }
     notify(onInterrupted, error, ms);
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const cancel = clock.after(ms, resolve, true);
+    // The browser knows first that the network is back.
+    let release = (): void => {};
+    const over = new Promise<void>((resolve) => {
+      const cancel = clock.after(ms, resolve, true);
+      const stopListening = onPageEvent("online", () => resolve());
+      release = () => {
+        cancel();
+        stopListening();
+      };
+    });
     try {
-      await race(promise, signal);
+      await race(over, signal);
     } finally {
-      cancel();
+      release();
     }
   }
 }
