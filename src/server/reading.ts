@@ -120,6 +120,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     interceptor: createInterceptor(core, key, policies),
     service,
     policies,
+    emit: core.emit,
   };
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {
