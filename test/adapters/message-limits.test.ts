@@ -203,7 +203,9 @@ describe("the limit of SessionService", () => {
       { router: { requestGate: sessions.requestGate, interceptors: [sessions.interceptor] } },
     );
     const rpc = createClient(SessionService, transport);
-    const error = await rpc.refresh({ refreshToken: "x".repeat(5000) }).catch(ConnectError.from);
+    const error = await rpc
+      .refresh({ refreshToken: "x".repeat(5000) })
+      .catch((reason: unknown) => ConnectError.from(reason));
     expect(error).toMatchObject({ code: Code.ResourceExhausted });
   });
 });

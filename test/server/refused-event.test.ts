@@ -39,7 +39,7 @@ interface Refusal {
   readonly name: string;
   readonly options?: Partial<TestSessionsOptions>;
   readonly transport?: "cookie" | "header";
-  cause(world: World): Promise<unknown>;
+  readonly cause: (world: World) => Promise<unknown>;
   readonly reason: string;
   readonly procedure?: string;
   /** Whether the token proved the session, and named its user. */
