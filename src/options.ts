@@ -135,6 +135,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly crossSite?: "checked" | "unchecked";
   /**
    * With "token", cookie sessions must also send the anti-CSRF token that was issued with the cookies.
+   * `Refresh`, which returns the token, and `SignOut` do not require it: `crossSite` protects them.
    * With "off", the method policy `doAntiCsrfCheck: true` has no effect. Default "off".
    */
   readonly antiCsrf?: "off" | "token";

@@ -24,6 +24,11 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
 
 type World = ReturnType<typeof createWorld>;
 
+/** Signs an access token under a key that a server does not know, as of now. */
+async function foreign({ clock }: World["sessions"]): Promise<string> {
+  return (await testSessions({ clock }).issue({ userId: "mallory" })).tokens.accessToken;
+}
+
 const crossSite = { origin: "https://evil.example", "sec-fetch-site": "cross-site" };
 
 /** Requests that need no session, and the events that one of them causes. */
@@ -31,6 +36,7 @@ const crossSite = { origin: "https://evil.example", "sec-fetch-site": "cross-sit
 const junk: readonly (readonly [string, readonly SessionEvent["type"][], (world: World, i: number) => Promise<unknown>])[] = [
   ["without a token", ["refused"], ({ api }) => api.call({}, () => {})],
   ["with junk as an access token", ["refused"], ({ api }, i) => api.call({ bearer: `junk${i}` }, () => {})],
+  ["with a token that another server signed just now", ["refused"], async ({ api, sessions }) => api.call({ bearer: await foreign(sessions) }, () => {})],
   ["with junk as a refresh token", ["refused"], ({ api }, i) => api.refresh("header", `junk${i}`)],
   ["with cookies from another site", ["csrfRefused", "refused"], ({ api }, i) => api.call({ access: `junk${i}`, headers: crossSite }, () => {})],
 ];
