@@ -18,7 +18,7 @@ import { sessionNamedBy } from "./refresh.ts";
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader" | "proven"
 >;
 
 /** What a call demands of its caller. */
@@ -79,6 +79,7 @@ export async function authenticate(
     const verified = byCookie
       ? await verifyCookies(core, presented, verify)
       : await verifyBearer(presented, verify);
+    call.proven = verified;
 
     // 4. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
@@ -201,6 +202,7 @@ function accept(
       throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
         message: "the access token has expired; refresh the session and try again",
         sessionId: verified.claims.sid,
+        userId: verified.claims.sub,
       });
     case "invalid":
       throw invalid("tryRefreshToken");
