@@ -190,6 +190,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
+      isOwnIssuer: (named) => named === options.issuer,
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),

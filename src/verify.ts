@@ -163,6 +163,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
     issuer: options.issuer,
+    isOwnIssuer: (named) => named === options.issuer,
     cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
@@ -268,6 +269,14 @@ class VerifyingAuthenticator implements Authenticator {
   }
 
   used(): void {}
+
+  async isOver(): Promise<boolean> {
+    return false;
+  }
+
+  namesOwnSecret(): boolean {
+    return false;
+  }
 
   async load(): Promise<never> {
     throw noStore();
