@@ -30,7 +30,7 @@ import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.
 export interface GetSessionOptions<Required extends boolean = boolean> {
   /**
    * Whether a cookie session must present its anti-CSRF token. Has no effect if the service has
-   * `antiCsrf: "off"`. Default: true, except on GET.
+   * `antiCsrf: "off"`. A service that only verifies refuses true. Default: true, except on GET.
    */
   readonly doAntiCsrfCheck?: boolean;
   /** How to find out whether the session has ended. Default: the option `revocation`. */
@@ -81,8 +81,8 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * for the client to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
    *
    * @throws SessionError if there is no valid session
-   * @throws TypeError if `check` or `foreignBearer` is not valid, or `check` needs a store and there
-   * is none
+   * @throws TypeError if `check` or `foreignBearer` is not valid, if `check` needs a store and there
+   * is none, or if `doAntiCsrfCheck` is true in a service that only verifies
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
@@ -130,6 +130,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     interceptor: createInterceptor(core, key, policies),
     service,
     policies,
+    emit: core.emit,
   };
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {
@@ -213,7 +214,7 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
 function getSessionWith<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
-  policies: Pick<Protection["policies"], "checkOf">,
+  policies: Pick<Protection["policies"], "checkOf" | "assertVerifies">,
 ): VerifyingSessions<S>["getSession"] {
   // An exchange without context values is recognized by its headers, because its cookies are removed
   // when it is first read.
@@ -228,6 +229,7 @@ function getSessionWith<S extends VerifiedSession>(
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
     const check = policies.checkOf(options.check);
+    policies.assertVerifies(options.doAntiCsrfCheck);
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
     const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
     const call = callOf(core, key, {

@@ -633,11 +633,11 @@ describe("getSession: the decisions of its Node.js successor", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "gs:N10 a token newer than the last read of the keys: Unavailable, not REFRESH",
+      row: "gs:N10 a token under an unknown key, newer than the last read of the keys: REFRESH",
       presented: async ({ sessions }) => ({
         bearer: (await issueOn(testSessions({ clock: sessions.clock }), "header")).access,
       }),
-      gives: unavailable,
+      gives: refresh("TOKEN_INVALID"),
     },
     // N11 there is one kind of key.
     {

@@ -33,6 +33,7 @@ function createWorld(options: Options = {}, session: NewSessionOptions = { userI
   });
   const server = wireServer(
     sessions.protect({
+      readMaxBytes: 2 ** 20,
       routes: (router) =>
         router.service(NotesService, {
           async signIn(_, context) {

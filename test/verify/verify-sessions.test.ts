@@ -95,8 +95,7 @@ describe("feat:Q5 verifySessions", () => {
     [
       "a token of another issuer",
       async () => ({ bearer: (await tokensOf(await startIssuer())).accessToken }),
-      // Issued in the same second as the fetch, so its key is not known yet.
-      "unavailable AUTH_UNAVAILABLE retry-later",
+      "tryRefreshToken TOKEN_INVALID refresh",
     ],
   ])("refuses %s as the issuer would", async (_, present, expected) => {
     const at = await startIssuer();

@@ -19,7 +19,7 @@ import { sessionNamedBy } from "./refresh.ts";
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader" | "proven"
 >;
 
 /** What a call demands of its caller. */
@@ -81,6 +81,7 @@ export async function authenticate(
     if (verified === undefined) {
       return withoutSession(core, presented, demand);
     }
+    call.proven = verified;
 
     // 4. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {

@@ -138,6 +138,7 @@ export function accept(verified: VerifiedToken, transport: TokenTransport): Toke
       throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
         message: "the access token has expired; refresh the session and try again",
         sessionId: verified.claims.sid,
+        userId: verified.claims.sub,
       });
     case "foreign":
     case "invalid":

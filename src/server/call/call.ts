@@ -54,6 +54,8 @@ export class Call {
   readonly signal: AbortSignal | undefined;
   /** Whether the deciding token came in a cookie. If so, a failure expires the cookies. */
   byCookie: boolean;
+  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
+  proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
@@ -95,6 +97,7 @@ export class Call {
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
   enter(core: SessionFactory, verified: VerifiedClaims): void {
     this.#entered = { core, verified };
+    this.proven = verified.claims;
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);

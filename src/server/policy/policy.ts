@@ -24,7 +24,10 @@ export interface MethodPolicyOptions {
    * - `none`: tokens are ignored.
    */
   readonly auth?: "required" | "optional" | "none";
-  /** Whether cookie sessions must present their anti-CSRF token. Default: on all calls but Connect GET. */
+  /**
+   * Whether cookie sessions must present their anti-CSRF token. A service that only verifies refuses
+   * true, because it cannot check the token. Default: on all calls but Connect GET.
+   */
   readonly doAntiCsrfCheck?: boolean;
   /**
    * How a call detects that its session has ended; see {@link RevocationCheck}. Default: the option
@@ -101,7 +104,10 @@ export interface PolicyOptions extends CheckDefaults {
 interface CheckDefaults {
   /** Default "feed". */
   readonly check?: RevocationCheck;
-  /** Whether there is a store to check in. Without one, "none" is the only check. Default true. */
+  /**
+   * Whether there are a store to check in and a secret that verifies anti-CSRF tokens. Without them,
+   * "none" is the only check, and a policy cannot demand anti-CSRF tokens. Default true.
+   */
   readonly hasStore?: boolean;
 }
 
@@ -154,6 +160,18 @@ export class Policies {
   }
 
   /**
+   * Checks whether a call whose method is unknown may demand an anti-CSRF token.
+   * @throws TypeError if it does, and a service that only verifies cannot check it
+   */
+  assertVerifies(doAntiCsrfCheck: boolean | undefined): void {
+    if (doAntiCsrfCheck === true && this.#options.hasStore === false) {
+      throw new TypeError(
+        "doAntiCsrfCheck: true needs the secret of the issuer, which a service that only verifies does not have; leave it out",
+      );
+    }
+  }
+
+  /**
    * Returns the revocation check of a call whose method is unknown.
    * @throws TypeError if the check is not valid, or needs a store and there is none
    */
@@ -182,6 +200,9 @@ function readCode(options: PolicyOptions): Map<string, MethodPolicyOptions> {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
   inCode.forEach(assertWords);
   inCode.forEach(assertDemandOptions);
+  inCode.forEach(({ check, doAntiCsrfCheck }, procedure) => {
+    assertCheckable(procedure, { check, doAntiCsrfCheck }, options);
+  });
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -254,7 +275,10 @@ function resolve(
       `the policy of ${procedure} demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
-  const check = resolveCheck(procedure, [code?.check, ofMethod?.check, ofService?.check], defaults);
+  const asked = code?.check ?? checkNames[ofMethod?.check || ofService?.check || Check.UNSPECIFIED];
+  const { doAntiCsrfCheck } = demands;
+  assertCheckable(procedure, { check: asked, doAntiCsrfCheck }, defaults);
+  const check = asked ?? defaults.check ?? revocationChecks[0];
   const stream = resolveStream(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
   const foreignBearer =
     code?.foreignBearer ??
@@ -282,19 +306,28 @@ function resolveAuth(
   return { auth: "required", source: "default" };
 }
 
-/** @throws TypeError if a policy sets a check that needs a store, and there is none */
-function resolveCheck(
+/** The parts of a policy that need the store or the secret of the service that creates the sessions. */
+interface Checks {
+  readonly check: RevocationCheck | undefined;
+  readonly doAntiCsrfCheck: boolean | undefined;
+}
+
+/** @throws TypeError if a policy sets a check that needs a store or a secret, and there is none */
+function assertCheckable(
   procedure: string,
-  [code, ofMethod, ofService]: readonly [RevocationCheck | undefined, ...(Check | undefined)[]],
-  { check: byDefault = revocationChecks[0], hasStore = true }: CheckDefaults,
-): RevocationCheck {
-  const asked = code ?? checkNames[ofMethod || ofService || Check.UNSPECIFIED];
-  if (!hasStore && asked !== undefined && asked !== "none") {
+  { check, doAntiCsrfCheck }: Checks,
+  { hasStore = true }: CheckDefaults,
+): void {
+  if (!hasStore && check !== undefined && check !== "none") {
     throw new TypeError(
-      `the policy of ${procedure} sets check: "${asked}", but a service that only verifies has no store to check in; serve the method where the sessions are created, or set { check: "none" } for it in "methods"`,
+      `the policy of ${procedure} sets check: "${check}", but a service that only verifies has no store to check in; serve the method where the sessions are created, or set { check: "none" } for it in "methods"`,
     );
   }
-  return asked ?? byDefault;
+  if (!hasStore && doAntiCsrfCheck === true) {
+    throw new TypeError(
+      `the policy of ${procedure} demands an anti-CSRF token, but a service that only verifies does not have the secret to check it; serve the method where the sessions are created, or set { doAntiCsrfCheck: false } for it in "methods"`,
+    );
+  }
 }
 
 /** @throws TypeError if code or the method's own option sets `stream` for a unary method */

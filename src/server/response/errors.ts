@@ -49,6 +49,8 @@ export function failCall(
   call.failure = error;
   if (error.kind === "unavailable" || error.kind === "general") {
     core.emit({ type: "failed", procedure, error });
+  } else {
+    core.emit({ type: "refused", procedure, reason: error.reason, ...sessionOf(call, error) });
   }
   // Only the token that failed is cleared.
   if (error.clearTokens && call.byCookie && call.written === undefined) {
@@ -56,6 +58,13 @@ export function failCall(
   }
   writeRefusal(core, call.responseHeader, error);
   return error;
+}
+
+/** The session and the user of a refusal, as far as they are proven. */
+function sessionOf({ proven }: Call, error: SessionError) {
+  const { sessionId = proven?.sid } = error;
+  const { userId = proven?.sid === sessionId ? proven?.sub : undefined } = error;
+  return { sessionId, userId };
 }
 
 /**
@@ -71,12 +80,13 @@ export function relayFailure(
   if (error === call.failure) {
     return toConnectError(error, { realm: core.issuer, procedure });
   }
-  const { kind, reason, message, sessionId, retryAfter, violations } = error;
+  const { kind, reason, message, sessionId, userId, retryAfter, violations } = error;
   const kept = new SessionError(kind, reason, {
     message,
     violations,
     cause: error,
     ...(sessionId === undefined ? {} : { sessionId }),
+    ...(userId === undefined ? {} : { userId }),
     ...(retryAfter === undefined ? {} : { retryAfter }),
   });
   return refuseCall(core, call, { error: kept, procedure });
