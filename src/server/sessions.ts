@@ -33,11 +33,18 @@ import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts"
 export interface ServerSessions<Claims extends object = JsonObject, Given extends object = object>
   extends VerifyingSessions<Session<Claims>>,
     SessionDirectory<Claims> {
-  /** The implementation of `rpcsession.v1.SessionService`, for `router.service`. */
+  /**
+   * The implementation of `rpcsession.v1.SessionService`, for `router.service`.
+   *
+   * A handler of yours may call its `refresh`. The refreshed session is then the session of the call:
+   * `require` returns it, `revoke` clears its tokens. If the handler throws, the response carries no
+   * new tokens, and the client keeps its former ones.
+   */
   readonly service: Partial<ServiceImpl<typeof SessionService>>;
   /**
    * Signs a user in: creates a session and writes its tokens to the response of this call. Ends the
-   * session that came with the request.
+   * session that came with the request. If the handler throws afterwards, the user stays signed in;
+   * to undo the sign-in, revoke the new session.
    *
    * @example
    * await sessions.create(context, { userId: "alice", claims: { role: "admin" } });

@@ -254,8 +254,8 @@ function transportRefused(message: string): SessionError {
 /** Returns the sessions whose tokens the response replaces. */
 async function formerSessions(engine: Engine, call: Call): Promise<Iterable<string>> {
   if (call.written !== undefined) {
-    // The call has already created a session, which replaced the sessions of the request.
-    return [call.written];
+    // The call has already created or refreshed a session, and its response carries the tokens.
+    return [call.written.session];
   }
   if (call.presented.isEmpty) {
     return [];
@@ -303,7 +303,8 @@ export async function writeCreated(
 
 /** Makes a session whose tokens were written the session of its call. */
 export async function enterCreated(core: Core, call: Call, created: Created): Promise<Session> {
-  call.written = created.record.id;
+  const { id: session, transport } = created.record;
+  call.written = { session, transport, event: "created" };
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
   call.enter(core, { claims, read });
