@@ -6,7 +6,7 @@ import type { SessionError } from "./errors.ts";
  * - `signOut`: its client signed out
  * - `revoked`: the service or another session of the user revoked it
  * - `replaced`: a new sign-in in the same client replaced it
- * - `theft`: one of its refresh tokens was reused
+ * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from
  * - `evicted`: the user had too many sessions
  */
 export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
@@ -34,7 +34,7 @@ export type SessionEvent =
       /** The `Origin` header of the request, unverified; null if there is none. */
       readonly origin: string | null;
     }
-  /** A session was ended. Theft has an event of its own. */
+  /** A session was ended. Theft has an event of its own, which the ends of forks follow. */
   | { readonly type: "revoked"; readonly sessionId: string; readonly endedBy: EndedBy }
   /**
    * Reuse of a refresh token was detected: one of generation `presented`, after its successor had been

@@ -39,6 +39,8 @@ export interface Creation {
 export interface Origin {
   /** Its id; it must be live. */
   readonly session: string;
+  /** Its lineage, or else its id. */
+  readonly lineage: string;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
   /** When its user authenticated; null for now. */
@@ -116,16 +118,18 @@ export class SessionCreator {
   async #insert(creation: Creation): Promise<Kept> {
     const { store, secrets, lifetimes, limit = null } = this.#options;
     const { life, from, ...content } = creation;
+    const id = randomId(16);
     const inserted = await store
       .insert({
         ...content,
-        id: randomId(16),
+        id,
         salt: randomId(32),
         secretId: secrets.current.id,
         idle: life?.idleLife ?? lifetimes.idle,
         absolute: life?.absolute ?? lifetimes.absolute,
         accessLife: life?.accessLife ?? null,
         idleLife: life?.idleLife ?? null,
+        lineage: from === undefined ? null : lineageOf(creation, from, id),
         endsBy: from?.endsBy ?? null,
         authTime: from?.authTime ?? null,
         requires: from?.session ?? null,
@@ -189,4 +193,9 @@ export class SessionCreator {
       .catch(storeFailed);
     return { record: liveOf(record.id, written), now: written.now };
   }
+}
+
+/** A replacement continues the line of its original; a fork begins a line below it. */
+function lineageOf({ replaces }: Creation, from: Origin, id: string): string {
+  return replaces === from.session ? from.lineage : `${from.lineage}.${id}`;
 }

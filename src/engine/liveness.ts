@@ -20,8 +20,7 @@ export function endedError({ session, endedBy, at }: Ended, now: number): Sessio
   const clearTokens = !(byItself && now - at < ownEndGrace);
   return endedBy === "theft"
     ? new SessionError("unauthorized", "TOKEN_THEFT", {
-        message:
-          "the session was ended because one of its refresh tokens was used twice; sign in again",
+        message: "the session was ended because a refresh token was used twice; sign in again",
         sessionId: session,
         clearTokens,
       })

@@ -52,7 +52,17 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * who already has the maximum number of sessions; `Unavailable` for an outage; `Internal` for
    * misuse, such as claims that do not fit the schema
    */
-  create(context: HandlerContext, options: NewSessionOptions<Given>): Promise<Session<Claims>>;
+  create(
+    context: HandlerContext,
+    options: NewSessionOptions<Given> & {
+      /**
+       * How the tokens travel. A client that asks for the other way is refused, as is a browser that
+       * would receive them in headers without `browserHeaderTransport`. Default: as the client asks,
+       * else cookies for a browser on a page of `origins`, and headers for all others.
+       */
+      readonly transport?: TokenTransport;
+    },
+  ): Promise<Session<Claims>>;
   /**
    * Creates a session without a response, for tests, scripts and other ways to deliver tokens.
    *
@@ -79,11 +89,13 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * or a server that renders pages. Do not share one session between two holders: reuse detection
    * would revoke it.
    *
-   * The new session has the same claims and data and ends no later. Nothing is written to the
-   * response. It counts towards the user's session limit but never ends the session it comes from:
-   * if no other session can be ended, the call is refused.
+   * The new session has the same claims and data and ends no later. If reuse detection ends the
+   * session it comes from, it ends too. Nothing is written to the response. It counts towards the
+   * user's session limit but never ends the session it comes from: if no other session can be ended,
+   * the call is refused. So is a fork of forks that are eight deep.
    *
-   * @throws ConnectError as `require` and `create` do
+   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` if the user has not authenticated
+   * within `freshWithin`; otherwise as `require` and `create` do
    */
   fork(context: HandlerContext, options?: ForkOptions): Promise<IssuedSession<Claims>>;
 }

@@ -202,6 +202,13 @@ describe("sessions by id", () => {
       /pageToken must be the nextPageToken/,
     );
     await expect(sessions.revokeAll({ userId: "a", except: "" })).rejects.toThrow(TypeError);
+    // A misspelt option must not end the session that is meant to stay.
+    await expect(sessions.revokeAll({ userId: "a", expect: "s" } as never)).rejects.toThrow(
+      /^unknown option "expect" for sessions\.revokeAll; the options are userId, tenantId, except$/,
+    );
+    await expect(sessions.list({ userId: "a", limit: 5 } as never)).rejects.toThrow(
+      /^unknown option "limit" for sessions\.list/,
+    );
   });
 });
 
