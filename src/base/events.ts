@@ -25,6 +25,11 @@ export type SessionEvent =
       readonly sessionId: string;
       readonly claimsVersion: number;
     }
+  /**
+   * The private data of a session changed. `version` counts the changes of its claims and data
+   * together.
+   */
+  | { readonly type: "dataChanged"; readonly sessionId: string; readonly version: number }
   /** A refresh was refused because the session is past its idle or absolute end. */
   | { readonly type: "expired"; readonly sessionId: string; readonly userId: string }
   /** A request with session cookies was refused: cross-site, or without a valid anti-CSRF token. */
@@ -125,6 +130,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   refreshed: { level: "info", message: "refreshed a session" },
   recovered: { level: "info", message: "recovered a refresh whose response was lost" },
   claimsChanged: { level: "info", message: "changed the claims of a session" },
+  dataChanged: { level: "info", message: "changed the private data of a session" },
   revoked: { level: "info", message: "ended a session" },
   expired: { level: "info", message: "refused a refresh because the session has expired" },
   csrfRefused: {

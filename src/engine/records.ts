@@ -53,8 +53,10 @@ export class RecordUpdates {
     return stored;
   }
 
-  data(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>> {
-    return this.#update(id, async (record) => ({ data: await change(record.data) }));
+  async data(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>> {
+    const stored = await this.#update(id, async (record) => ({ data: await change(record.data) }));
+    this.#options.emit({ type: "dataChanged", sessionId: id, version: stored.record.version });
+    return stored;
   }
 
   async #update(

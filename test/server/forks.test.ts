@@ -26,7 +26,7 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   const forked = async (bearer: string) => {
     const { result, error } = await fork(bearer);
     if (result === undefined) {
-      throw error;
+      throw new Error("the fork was refused", { cause: error });
     }
     const { session, tokens } = result;
     return { id: session.id, bearer: tokens.accessToken, refresh: tokens.refreshToken };
@@ -187,7 +187,7 @@ describe("feat:D14 sec:R18 a fork needs a recent authentication", () => {
     expect((await fork(bearer)).hint?.action).toBe(Action.STEP_UP);
   });
 
-  it('another time by freshWithin, and none with "any"', async () => {
+  it("another time by freshWithin, and none with any", async () => {
     const { sessions, signIn, fork } = createWorld();
     const { bearer } = await signIn();
     sessions.clock.advance("5m");
