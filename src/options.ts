@@ -127,7 +127,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly cookies?: CookieOptions;
   /**
    * The origins of the pages that may use cookies, exactly as browsers send them, such as
-   * "https://app.example.com". Default: the issuer's origin.
+   * "https://app.example.com", "capacitor://localhost" or "chrome-extension://<id>". Default: the
+   * issuer's origin.
    */
   readonly origins?: readonly string[];
   /** Whether requests with cookies must come from `origins`. Default "checked". */

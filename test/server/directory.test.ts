@@ -103,7 +103,9 @@ describe("sessions by id", () => {
     expect(result).toEqual([{ role: "admin" }, { m: 2, k: 3, seen: true }]);
     // Private data never appears in a token and does not cause a new one.
     expect(bearer).not.toContain(Buffer.from('"k":3').toString("base64url").slice(0, 4));
-    expect(events.map(({ type }) => type)).toEqual(["created", "claimsChanged", "refreshed"]);
+    expect(events.map(({ type }) => type)).toEqual([
+      ...["created", "claimsChanged", "dataChanged", "dataChanged", "refreshed", "dataChanged"],
+    ]);
   });
 
   it("feat:F1 data that is not a JSON object or is too large is refused and changes nothing", async () => {

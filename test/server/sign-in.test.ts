@@ -166,6 +166,28 @@ describe("transport of a new session", () => {
   });
 });
 
+describe("feat:C7 sec:C15 pages of apps and extensions", () => {
+  const apps = ["capacitor://localhost", "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb"];
+  const world = () => createWorld({ origins: apps, cookies: { sameSite: "none" } });
+
+  it.each(apps)("sign in with cookies if their origin is listed: %s", async (origin) => {
+    const answer = await world().signIn({ headers: { origin, "sec-fetch-site": "cross-site" } });
+    expect(answer.error).toBeUndefined();
+    expect(cookieEffects(answer.headers)).toEqual(["access set", "refresh set"]);
+  });
+
+  it.each([
+    ...["capacitor://localhost.evil.example", "capacitor://localhost:1", "Capacitor://localhost"],
+    ...["http://localhost", "https://localhost", "chrome-extension://other", "null"],
+  ])("are compared by their text: %s is refused", async (origin) => {
+    const { signIn, store } = world();
+    const headers = { origin, "rpcsession-transport": "cookie" };
+    const answer = await signIn({ headers });
+    expect(answer.hint?.reason).toBe(Reason.CROSS_SITE);
+    expect(store.inserted).toEqual([]);
+  });
+});
+
 describe("sec:C17 login CSRF", () => {
   const refused: readonly (readonly [string, Presented, SessionErrorReason])[] = [
     [
