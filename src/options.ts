@@ -79,8 +79,9 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly claims?: Schema;
   /**
    * Selects the claims that the client may read as `session.claims`. They travel in a response header
-   * that every script of the page can read. Their JSON may have at most 3,072 characters after form
-   * encoding; signing in with larger claims fails. Default: none.
+   * that every script of the page can read. They may take 3,072 bytes of that header, whose form
+   * encoding makes three bytes of a quote and six of an umlaut; signing in with larger claims fails.
+   * Default: none.
    *
    * @example `clientClaims: ({ role }) => ({ role })`
    */
@@ -172,7 +173,9 @@ export interface ResolvedOptions {
 export function readOptions(options: SessionsOptions): ResolvedOptions {
   checkShape(options);
   const issuer = readIssuer(options.issuer);
-  const engine = readEngineOptions(options);
+  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const { shownLength } = claims;
+  const engine = { ...readEngineOptions(options), shownLength };
   return {
     engine,
     policies: new Policies({
@@ -187,7 +190,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims: new ClaimsRule(options.claims, options.clientClaims),
+      claims,
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,

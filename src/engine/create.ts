@@ -4,6 +4,7 @@ import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
+import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
@@ -66,6 +67,7 @@ interface CreatorOptions {
   readonly lifetimes: Lifetimes;
   /** Sessions per user; null or absent for any number. */
   readonly limit?: SessionLimit | null;
+  readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
 }
 
@@ -87,10 +89,13 @@ export class SessionCreator {
    * session that it comes from is over
    */
   async create(creation: Creation): Promise<Created> {
-    const { store, accessTokens, refreshTokens, emit } = this.#options;
+    const { store, accessTokens, refreshTokens, shownLength, emit } = this.#options;
 
     // 1. Refuse claims that could outgrow their transport, before anything is stored.
-    accessTokens.assertFits(creation);
+    accessTokens.assertFits({
+      ...creation,
+      shownLength: (await shownLength?.(creation.claims)) ?? 0,
+    });
 
     // 2. Insert the session. The same transaction ends the sessions that it replaces or evicts.
     const inserted = await this.#insert(creation);
@@ -174,7 +179,7 @@ export class SessionCreator {
     { from }: Creation,
     { record, now }: Stored<SessionRecord>,
   ): Promise<Stored<SessionRecord>> {
-    const { store, accessTokens } = this.#options;
+    const { store, accessTokens, shownLength } = this.#options;
     if (from === undefined) {
       return { record, now };
     }
@@ -187,7 +192,10 @@ export class SessionCreator {
       return { record, now };
     }
     const { claims, data } = origin;
-    accessTokens.assertFits({ ...record, claims });
+    accessTokens.assertFits({
+      ...{ ...record, claims },
+      shownLength: (await shownLength?.(claims)) ?? 0,
+    });
     const written = await store
       .update({ id: record.id, version: record.version, claims, data })
       .catch(storeFailed);
