@@ -281,7 +281,7 @@ async function formerSessions(engine: Engine, call: Call): Promise<Iterable<stri
 
 /**
  * Writes the tokens of a new session to the response of the call. Revokes the session if that fails.
- * @throws SessionError TypeError
+ * @throws SessionError
  */
 export async function writeCreated(
   core: Core,
@@ -306,9 +306,6 @@ export async function writeCreated(
   } catch (error) {
     // Nobody will ever hold its tokens.
     await engine.revoke(record.id, "revoked");
-    if (error instanceof RangeError) {
-      throw new TypeError(error.message, { cause: error });
-    }
     throw new SessionError("general", "INTERNAL", {
       message: "the tokens of the new session could not be written to the response",
       cause: error,
