@@ -77,5 +77,20 @@ const ownersAndClaims = [
   "alter table rpcsession_changes alter column ended_by drop not null",
 ];
 
+/** The ids of the secrets that servers have used. */
+const secrets = [
+  `create table rpcsession_secrets (
+    id text primary key,
+    issuer text not null,
+    seen_at bigint not null,
+    dead_at bigint
+  )`,
+];
+
 /** The steps, from version 1 on. */
-export const postgresMigrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
+export const postgresMigrations: readonly (readonly string[])[] = [
+  first,
+  leases,
+  ownersAndClaims,
+  secrets,
+];
