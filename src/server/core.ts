@@ -26,6 +26,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
     CrossSiteRule {
   readonly issuer: string;
+  /** Whether tokens of an issuer are accepted: `issuer` itself, or one of `olderIssuers`. */
+  isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;
   readonly antiCsrf: "off" | "token";
   readonly claims: ClaimsRule;
