@@ -57,7 +57,7 @@ export function readDeadSecrets(option: readonly (string | Uint8Array)[] = []): 
 }
 
 /** Whether a value has the form of a secret's id. No secret is that short. */
-export function isSecretId(value: string): boolean {
+function isSecretId(value: string): boolean {
   return /^[\w-]{8}$/.test(value);
 }
 

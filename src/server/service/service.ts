@@ -218,7 +218,8 @@ function byPreference(a: Candidate, b: Candidate): number {
 /**
  * Ends every session that the request proves to belong to: by a refresh token of any generation, or
  * by an access token, expired or not. If a header or the message proves a session, the sessions of
- * the cookies are left alone. Cookies are expired in any case.
+ * the cookies are left alone. Cookies are expired in any case, also if their session cannot be ended
+ * here.
  *
  * @param inMessage `SignOutRequest.refresh_token`; empty for a cookie session
  * @throws SessionError `forbidden` for a cross-site request; `unavailable` for an outage, and when
@@ -231,6 +232,8 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
   }
   if (presented.hasCookies) {
     checkCrossSite(core, call);
+    // First, so that nothing below keeps a user signed in who asked for the opposite.
+    expireCookies(core, responseHeader);
   }
   const engine = await core.engine();
   const { sessions, unknown } = await provenSessions(engine, presented, inMessage);
@@ -241,9 +244,6 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
   for (const session of sessions) {
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);
-  }
-  if (presented.hasCookies) {
-    expireCookies(core, responseHeader);
   }
 }
 
