@@ -108,6 +108,9 @@ export function readOlderIssuers(
   option: readonly string[] = [],
   { issuer, audience }: { readonly issuer: string; readonly audience?: string | undefined },
 ): readonly AcceptedIssuer[] {
+  if (!Array.isArray(option)) {
+    throw new TypeError("olderIssuers must be an array of issuers");
+  }
   if (option.length > maxOlderIssuers) {
     throw new TypeError(
       `olderIssuers holds at most ${maxOlderIssuers} issuers, got ${option.length}; remove those whose sessions have ended`,

@@ -231,6 +231,7 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async states(): Promise<readonly KeyState<KeyFacts>[]> {
+    await this.settled();
     await this.reload();
     return keyStates(this.#keys, this.#storeNow(), this.#options);
   }

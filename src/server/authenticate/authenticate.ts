@@ -76,9 +76,9 @@ export async function authenticate(
     const engine = await wait(core.engine());
     const now = engine.revocations.storeNow();
     const verify = (token: string) => wait(engine.verify(token, now));
-    const verified = byCookie
-      ? await verifyCookies(core, presented, verify)
-      : await verifyBearer(presented, verify);
+    const verifyTokens = () =>
+      byCookie ? verifyCookies(core, presented, verify) : verifyBearer(presented, verify);
+    const verified = await verifyTokens();
 
     // 4. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
@@ -92,6 +92,10 @@ export async function authenticate(
     const claims = isLive
       ? verified
       : await wait(checkSession(core, call, { engine, verified, demand, found }));
+    if (found?.isStale) {
+      // By now the log has been read, and it may have retired the key that signed the token.
+      await verifyTokens();
+    }
 
     // 6. Using a refresh generation confirms it. The write happens in the background.
     engine.used(claims, now);
