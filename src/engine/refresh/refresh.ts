@@ -103,7 +103,7 @@ export class Refresher {
       const { record, now, generation } = proven;
       if (record.secretId !== proven.secretId) {
         // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
-        refreshTokens.assertKnown(record);
+        await refreshTokens.assertKnown(record);
       }
 
       // 2. Decide; see the table of `decideRefresh`.

@@ -79,6 +79,15 @@ const ownersAndClaims = [
 
 /** Which sessions were forked from which. */
 const forks = ["alter table rpcsession_sessions add column lineage text"];
+/** The ids of the secrets that servers have used. */
+const secrets = [
+  `create table rpcsession_secrets (
+    id text primary key,
+    issuer text not null,
+    seen_at bigint not null,
+    dead_at bigint
+  )`,
+];
 
 /** The steps, from version 1 on. */
 export const postgresMigrations: readonly (readonly string[])[] = [
@@ -86,4 +95,5 @@ export const postgresMigrations: readonly (readonly string[])[] = [
   leases,
   ownersAndClaims,
   forks,
+  secrets,
 ];

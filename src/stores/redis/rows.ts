@@ -7,6 +7,7 @@ export interface RedisKeys {
   readonly meta: string;
   readonly log: string;
   readonly signing: string;
+  readonly secrets: string;
   /** The first KEYS of every script that touches sessions: meta, log, ends, revoking. */
   readonly rows: readonly string[];
   readonly session: (id: string) => string;
@@ -24,6 +25,7 @@ export function redisKeys(prefix: string): RedisKeys {
     meta,
     log,
     signing: key("keys"),
+    secrets: key("secrets"),
     rows: [meta, log, key("ends"), key("revoking")],
     session: (id) => key(`session:${id}`),
     user: (id) => key(`user:${id}`),
