@@ -213,7 +213,7 @@ export class StoredSigningKeys implements SigningKeys {
     }
   }
 
-  async reload(rotateAt = Number.NEGATIVE_INFINITY): Promise<void> {
+  async reload(rotateAt: number = Number.NEGATIVE_INFINITY): Promise<void> {
     // A read that is under way may have begun before the change.
     await this.#reading?.catch(() => {});
     // Does not count as a look for unknown keys: the first token under a new key may come next.
