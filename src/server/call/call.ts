@@ -40,22 +40,22 @@ export interface SessionFactory {
   sessionOn(core: SessionFactory, verified: VerifiedClaims, call: Call): VerifiedSession;
 }
 
-/** The state that one instance keeps for one call. */
+/**
+ * The state that one instance keeps for one call. It is in the context values of the call, which people
+ * log: whatever holds tokens is a private field, so that `util.inspect` does not print it.
+ */
 export class Call {
-  readonly presented: PresentedTokens;
-  /** The request headers, for the cross-site check. The session cookies are no longer in them. */
-  readonly requestHeader: Headers;
+  readonly #presented: PresentedTokens;
+  readonly #requestHeader: Headers;
   readonly requestMethod: string;
   /** The signal of the RPC; undefined outside RPCs. */
   readonly signal: AbortSignal | undefined;
   /** Whether the deciding token came in a cookie. If so, a failure expires the cookies. */
   byCookie: boolean;
-  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
-  proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
+  #proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
-  /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
-  responseHeader: Headers;
+  #responseHeader: Headers;
   /** Whether headers are still being collected because the call has no response yet. */
   isBuffered: boolean;
   /** The id of the session whose tokens this response already carries; a failure keeps them. */
@@ -71,13 +71,36 @@ export class Call {
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
   constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
-    this.presented = presented;
-    this.requestHeader = exchange.requestHeader;
+    this.#presented = presented;
+    this.#requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.signal = exchange.signal;
     this.byCookie = presented.bearer === undefined && presented.hasCookies;
-    this.responseHeader = exchange.responseHeader;
+    this.#responseHeader = exchange.responseHeader;
     this.isBuffered = isBuffered;
+  }
+
+  get presented(): PresentedTokens {
+    return this.#presented;
+  }
+
+  /** The request headers, for the cross-site check. The session cookies are no longer in them. */
+  get requestHeader(): Headers {
+    return this.#requestHeader;
+  }
+
+  /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
+  get responseHeader(): Headers {
+    return this.#responseHeader;
+  }
+
+  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
+  get proven(): Pick<TokenClaims, "sid" | "sub"> | undefined {
+    return this.#proven;
+  }
+
+  set proven(claims: Pick<TokenClaims, "sid" | "sub">) {
+    this.#proven = claims;
   }
 
   /** The session of the call; created on first use, because many handlers never read it. */
@@ -92,7 +115,7 @@ export class Call {
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
   enter(core: SessionFactory, verified: VerifiedClaims): void {
     this.#entered = { core, verified };
-    this.proven = verified.claims;
+    this.#proven = verified.claims;
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);
@@ -106,7 +129,7 @@ export class Call {
   attachResponse(headers: Headers): void {
     if (this.isBuffered) {
       this.isBuffered = false;
-      this.responseHeader.forEach((value, name) => {
+      this.#responseHeader.forEach((value, name) => {
         if (name === "set-cookie" || name === "vary") {
           headers.append(name, value);
         } else {
@@ -114,7 +137,7 @@ export class Call {
         }
       });
     }
-    this.responseHeader = headers;
+    this.#responseHeader = headers;
   }
 }
 
