@@ -17,7 +17,7 @@ const lingerTime = 2_000;
 /** How to tell that the gate has refused a call, and the source of time. */
 export interface RefusedUploads {
   readonly clock: Clock;
-  isRefused(values: ContextValues): boolean;
+  readonly isRefused: (values: ContextValues) => boolean;
 }
 
 /**
