@@ -9,6 +9,7 @@ import {
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
 import { readSecretOption, type SecretOption } from "./base/crypto.ts";
+import { EventLimit } from "./base/event-limit.ts";
 import {
   logEvents,
   type SessionEventListener,
@@ -136,6 +137,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly crossSite?: "checked" | "unchecked";
   /**
    * With "token", cookie sessions must also send the anti-CSRF token that was issued with the cookies.
+   * `Refresh`, which returns the token, and `SignOut` do not require it: `crossSite` protects them.
    * With "off", the method policy `doAntiCsrfCheck: true` has no effect. Default "off".
    */
   readonly antiCsrf?: "off" | "token";
@@ -143,7 +145,10 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * Whether browsers may receive their tokens in headers, where scripts can read them. Default false.
    */
   readonly browserHeaderTransport?: boolean;
-  /** Receives an event for every change of a session and for every outage. Its errors are ignored. */
+  /**
+   * Receives an event for every change of a session, for every refused call and for every outage. Of
+   * those that requests can cause, at most 10 of one cause in a second. Its errors are ignored.
+   */
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
@@ -165,6 +170,7 @@ export interface SessionsPerUserOptions {
 /** The checked options, with every default applied. */
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
+  readonly events: EventLimit;
   readonly policies: Policies;
   readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
 }
@@ -174,10 +180,15 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   checkShape(options);
   const issuer = readIssuer(options.issuer);
   const claims = new ClaimsRule(options.claims, options.clientClaims);
-  const { shownLength } = claims;
-  const engine = { ...readEngineOptions(options), shownLength };
+  const { clock = systemClock } = options;
+  const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
+  const engine = readEngineOptions(options, {
+    ...{ clock, emit: (event) => events.emit(event) },
+    shownLength: claims.shownLength,
+  });
   return {
     engine,
+    events,
     policies: new Policies({
       public: options.public ?? [],
       methods: options.methods ?? {},
@@ -185,6 +196,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
+      isOwnIssuer: (named) => named === options.issuer,
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
@@ -262,7 +274,10 @@ function article(type: string): string {
   return /^[aeiou]/.test(type) ? `an ${type}` : `a ${type}`;
 }
 
-function readEngineOptions(options: SessionsOptions): EngineOptions {
+function readEngineOptions(
+  options: SessionsOptions,
+  shared: Pick<EngineOptions, "clock" | "emit" | "shownLength">,
+): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
     throw new TypeError(
@@ -287,9 +302,8 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
     maxStaleness: readMaxStaleness(options.maxStaleness),
     verifiedCache: readCacheLimits(options.verifiedCache),
-    clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),
-    emit: safeListener(options.onEvent, readLogger(options.logger)),
+    ...shared,
   };
 }
 
