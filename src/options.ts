@@ -179,11 +179,12 @@ export interface ResolvedOptions {
 export function readOptions(options: SessionsOptions): ResolvedOptions {
   checkShape(options);
   const issuer = readIssuer(options.issuer);
-  const claims = new ClaimsRule(options.claims, options.clientClaims);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
+  const claims = new ClaimsRule(options.claims, options.clientClaims);
   const engine = readEngineOptions(options, {
-    ...{ clock, emit: (event) => events.emit(event) },
+    clock,
+    emit: (event) => events.emit(event),
     shownLength: claims.shownLength,
   });
   return {
