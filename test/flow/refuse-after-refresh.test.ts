@@ -276,7 +276,9 @@ describe("the session client, whose refresh is refused", () => {
       await notes.signIn({ user: "alice" });
       server.sessions.clock.advance("16m");
       refuse = given;
-      await expect(notes.listNotes({})).rejects.toThrow("this user is banned");
+      await expect(notes.listNotes({})).rejects.toMatchObject({
+        code: ends ? Code.Unauthenticated : Code.PermissionDenied,
+      });
       expect(session.state.status).toBe(ends ? "signedOut" : "signedIn");
       refuse = async () => {};
       server.sessions.clock.advance("10m");
