@@ -38,6 +38,11 @@ export type SessionClientEvent =
   /** A token was refused right after a refresh. The next refresh is allowed after `retryIn` ms. */
   | { readonly type: "refreshRefused"; readonly retryIn: number }
   /**
+   * The browser sent no session cookie although this client is signed in. The browser did not keep
+   * the cookies, or they were deleted. A `signedOut` event follows.
+   */
+  | { readonly type: "cookiesMissing"; readonly sessionId: string }
+  /**
    * The tokens of a response were dropped.
    * - `stale`: the session changed after the call was sent.
    * - `unreadable`: the response contains no token that this client can read. Either CORS does not

@@ -1,5 +1,6 @@
 import { ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
+import { cookiesMissing } from "../refresh/refresher.ts";
 import type { SentSnapshot } from "../state/local-session.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
 
@@ -120,6 +121,9 @@ export class SessionCall {
     // 5. Read the notice and the hint of the refusal. Either can end the session here.
     const hint = local.obey(error, this.#isAccepted ? undefined : sent);
     this.#isAccepted = true;
+    if (local.lostCookies(hint, sent)) {
+      throw cookiesMissing(error);
+    }
 
     // 6. The call was sent before its tokens were loaded: load them and send again.
     if (hint?.action === "signIn" && !sent.wasLoaded && this.mayResend) {

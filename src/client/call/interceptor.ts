@@ -343,7 +343,9 @@ function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
   if (typeof globalThis.fetch !== "function") {
     return undefined;
   }
-  const cookies = tokens.transport === "cookie" ? ({ credentials: "include" } as const) : {};
+  // The page may hold cookies of a session of its own, which a client with header tokens must neither
+  // send nor let the server expire.
+  const credentials = tokens.transport === "cookie" ? "include" : "omit";
   // A redirect could carry the Authorization header to another site.
-  return (input, init) => globalThis.fetch(input, { ...init, ...cookies, redirect: "error" });
+  return (input, init) => globalThis.fetch(input, { ...init, credentials, redirect: "error" });
 }

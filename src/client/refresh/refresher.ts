@@ -181,8 +181,13 @@ export class Refresher {
     if (this.#local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    this.#local.obey(error);
-    const seen = asSeenByCaller(error);
+    const hint = this.#local.obey(error);
+    const isLost = this.#local.lostCookies(hint, before);
+    if (hint?.clear && hint.sessionId === "" && this.#local.transport === "cookie") {
+      // No session could be named, so none is left in the cookies.
+      this.#local.end("server");
+    }
+    const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
     this.#local.emit({ type: "refreshFailed", code: seen.code });
     return { type: "failed", error: seen };
   }
@@ -307,6 +312,18 @@ function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
     "the server refused a new access token right after a refresh; check that the browser keeps the " +
       "session cookies, that the clocks of the servers agree, and that the servers share their " +
       `keys. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
+    error.metadata,
+  );
+}
+
+/** The error of a call without cookies by a client that is signed in. */
+export function cookiesMissing(error: ConnectError): ConnectError {
+  return withDetails(
+    error,
+    Code.Unauthenticated,
+    "this client was signed in, but the browser sent no session cookie: it did not keep the cookies, or " +
+      "they were deleted. Browsers drop cookies that the user or the embedding page blocks. WebKit also " +
+      "drops Secure cookies of http://localhost; for development set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
 }

@@ -74,11 +74,12 @@ export class SignOut {
       const refreshToken = held.tokens?.refreshToken ?? "";
       const headers = credentialHeaders(held);
       try {
-        await withDeadline(options.clock, bounds, (signal) =>
+        const response = await withDeadline(options.clock, bounds, (signal) =>
           transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
             refreshToken,
           }),
         );
+        local.signedOutOnServer(response.header);
       } catch (reason) {
         const error = ConnectError.from(reason);
         throw isInterruption(error) ? unreached(error) : error;

@@ -4,6 +4,7 @@ import type { SessionCore } from "../core.ts";
 import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
 import { type Hint, isInterruption, retryAfterOf, streamHintOf } from "../state/hint.ts";
+import { onPageEvent } from "../state/page.ts";
 
 /** The facts about a failed stream that its recovery depends on. */
 export interface FailedStream {
@@ -108,12 +109,20 @@ export class Recovery {
       throw error;
     }
     notify(onInterrupted, error, ms);
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const cancel = clock.after(ms, resolve, true);
+    // The browser knows first that the network is back.
+    let release = (): void => {};
+    const over = new Promise<void>((resolve) => {
+      const cancel = clock.after(ms, resolve, true);
+      const stopListening = onPageEvent("online", () => resolve());
+      release = () => {
+        cancel();
+        stopListening();
+      };
+    });
     try {
-      await race(promise, signal);
+      await race(over, signal);
     } finally {
-      cancel();
+      release();
     }
     // The machine slept. The network could not fail meanwhile, so a new series begins.
     if (Math.max(clock.monotonic() - now, clock.now() - wallNow) > ms + sleepAfter) {

@@ -1,6 +1,7 @@
 import { Code, type ConnectError } from "@connectrpc/connect";
 import {
   Action,
+  Reason,
   type RefreshHint,
   RefreshHintSchema,
   Tokens,
@@ -15,6 +16,8 @@ export interface Hint {
   readonly action: "refresh" | "signIn" | "none";
   /** Whether the session is over and the client should discard its tokens. */
   readonly clear: boolean;
+  /** Whether the call came without any token. */
+  readonly isMissing: boolean;
   /** The id of the session; empty if the server could not verify one. */
   readonly sessionId: string;
 }
@@ -36,6 +39,7 @@ export function hintOf(error: ConnectError, realm: string | undefined): Hint | u
     hint && {
       action: actionOf(hint),
       clear: hint.tokens === Tokens.CLEAR,
+      isMissing: hint.reason === Reason.SESSION_MISSING,
       sessionId: hint.session,
     }
   );
@@ -51,7 +55,7 @@ export function streamHintOf(error: ConnectError, realm: string | undefined): Hi
   const isBare =
     error.code === Code.Unauthenticated && error.findDetails(RefreshHintSchema).length === 0;
   return isBare && error.metadata.get(header.hint) === "refresh"
-    ? { action: "refresh", clear: false, sessionId: "" }
+    ? { action: "refresh", clear: false, sessionId: "", isMissing: false }
     : hint;
 }
 

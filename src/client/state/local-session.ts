@@ -35,6 +35,8 @@ interface SessionHooks {
   readonly onReplaced: () => void;
   /** A response from before the user signed out has set the session's cookies again. */
   readonly onLateCookies: () => void;
+  /** The session may have changed unnoticed; a refresh finds out. */
+  readonly onDoubt: () => void;
 }
 
 /**
@@ -88,7 +90,10 @@ export class LocalSession implements KnownSession, Credentials {
     this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
     // Tabs share a session only if they share its cookies.
     if (this.transport === "cookie") {
-      this.#tabs = new Tabs(channelName(options.realm), (message) => this.#follow(message));
+      this.#tabs = new Tabs(channelName(options.realm), {
+        onMessage: (message) => this.#follow(message),
+        onRestored: () => this.#catchUp(),
+      });
     }
     void this.ready();
   }
@@ -430,6 +435,47 @@ export class LocalSession implements KnownSession, Credentials {
       this.claims = message.claims;
     }
     this.#publish();
+  }
+
+  /** After the page was frozen: another tab may have signed in or out meanwhile. */
+  #catchUp(): void {
+    if (this.status === "signedIn") {
+      this.#hooks.onDoubt();
+    } else if (this.status === "signedOut") {
+      this.#forget();
+      this.#publish();
+    }
+  }
+
+  /**
+   * Reads the response to this client's own sign-out. It names the session, which a client that has
+   * just loaded its page did not know when it told the other tabs.
+   */
+  signedOutOnServer(headers: Headers): void {
+    const notice = decodeNotice(headers.get(header.session));
+    if (notice?.event === "ended" && notice.session !== this.endedSessionId) {
+      this.endedSessionId = notice.session;
+      this.#tabs?.send({ type: "signedOut", session: notice.session, realm: notice.realm });
+    }
+  }
+
+  /**
+   * The browser sends no session cookie, although this client is signed in: it did not keep them, or
+   * they were deleted. Returns whether that is so.
+   */
+  lostCookies(hint: Hint | undefined, sent: SessionSnapshot): boolean {
+    const { sessionId } = this;
+    const isLost =
+      this.transport === "cookie" &&
+      this.status === "signedIn" &&
+      sessionId !== undefined &&
+      hint?.isMissing === true &&
+      sent.epoch === this.epoch;
+    if (isLost) {
+      this.emit({ type: "cookiesMissing", sessionId });
+      this.end("server");
+    }
+    return isLost;
   }
 
   /** Reports to other tabs how a notice was applied. */

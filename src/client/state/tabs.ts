@@ -1,5 +1,6 @@
 import type { JsonObject } from "../../base/json.ts";
 import type { AccessOrder } from "./notice-rule.ts";
+import { onPageEvent } from "./page.ts";
 
 /**
  * A message between the tabs of one browser. It holds no token. Versions of this package may differ
@@ -22,15 +23,31 @@ export type TabMessage =
       readonly claims?: JsonObject;
     };
 
+/** What {@link Tabs} reports. */
+interface TabHooks {
+  readonly onMessage: (message: TabMessage) => void;
+  /**
+   * The browser has restored the page from its back-forward cache (HTML Standard, `pageshow` with
+   * `persisted`). The page may have missed messages.
+   */
+  readonly onRestored: () => void;
+}
+
 /**
  * The other tabs of the browser, which share this client's cookies. Telling them is a courtesy: no
  * failure of the channel reaches a caller.
  */
 export class Tabs {
   #channel: BroadcastChannel | undefined;
+  readonly #stopListening: () => void;
 
   /** Listens on the channel `name`. Does nothing where there is no channel. */
-  constructor(name: string, onMessage: (message: TabMessage) => void) {
+  constructor(name: string, { onMessage, onRestored }: TabHooks) {
+    this.#stopListening = onPageEvent("pageshow", ({ persisted }) => {
+      if (persisted) {
+        onRestored();
+      }
+    });
     this.#channel = openChannel(name);
     if (this.#channel === undefined) {
       return;
@@ -54,6 +71,7 @@ export class Tabs {
   }
 
   close(): void {
+    this.#stopListening();
     this.#channel?.close();
     this.#channel = undefined;
   }
