@@ -1,4 +1,4 @@
-import type { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
 import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
@@ -72,7 +72,7 @@ export class LocalSession implements KnownSession, Credentials {
   #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
-  #loading: Promise<ClientTokens | undefined> | undefined;
+  #loading: Promise<Loaded> | undefined;
   /** The lifetime of the access token, in milliseconds of both clocks; see {@link #age}. */
   #lifetime:
     | { readonly monotonic: number; readonly wall: number; readonly length: number }
@@ -87,7 +87,10 @@ export class LocalSession implements KnownSession, Credentials {
     this.#hooks = hooks;
     this.#state = stateOf(this);
     this.#published = this.#state;
-    this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
+    this.#keeper = new TokenKeeper(options.tokens, {
+      ...{ clock: options.clock, ms: options.refreshTimeoutMs },
+      emit: (event) => this.emit(event),
+    });
     // Tabs share a session only if they share its cookies.
     if (this.transport === "cookie") {
       this.#tabs = new Tabs(channelName(options.realm), {
@@ -140,7 +143,8 @@ export class LocalSession implements KnownSession, Credentials {
    */
   attach(headers: Headers): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
-    const wasLoaded = this.ready() === undefined;
+    this.ready();
+    const wasLoaded = this.isLoaded;
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
@@ -192,13 +196,18 @@ export class LocalSession implements KnownSession, Credentials {
 
   // --- The token store -------------------------------------------------------------------------
 
+  /** Whether the token store has been read. Cookies need no reading. */
+  get isLoaded(): boolean {
+    return this.transport === "cookie" || this.status !== "unknown";
+  }
+
   /**
    * Loads the tokens if that is still to be done. Returns undefined if there is nothing to wait for.
-   * The promise resolves to the tokens that the store held and never rejects; after a failure the
-   * next call tries again.
+   * The promise resolves to what the store held and never rejects; after a failure the next call
+   * tries again.
    */
-  ready(): Promise<ClientTokens | undefined> | undefined {
-    if (this.#loading !== undefined || this.transport === "cookie" || this.status !== "unknown") {
+  ready(): Promise<Loaded> | undefined {
+    if (this.#loading !== undefined || this.isLoaded) {
       return this.#loading;
     }
     const loaded = this.#keeper.load();
@@ -231,24 +240,24 @@ export class LocalSession implements KnownSession, Credentials {
     return this.#keeper.idle();
   }
 
-  /** Starts with the tokens that the store held. Returns those of the right realm. */
-  #start(loaded: Loaded): ClientTokens | undefined {
+  /** Starts with the tokens that the store held. Returns only those of the right realm. */
+  #start(loaded: Loaded): Loaded {
     if (loaded === "failed") {
-      return undefined;
+      return loaded;
     }
     const { realm } = this.#options;
     const isOwnRealm = realm === undefined || loaded.tokens?.realm === realm;
-    const found = isOwnRealm ? loaded.tokens : undefined;
+    const tokens = isOwnRealm ? loaded.tokens : undefined;
     // A sign-in or sign-out during the load is newer than the tokens in the store.
     if (this.status === "unknown") {
-      if (found === undefined) {
+      if (tokens === undefined) {
         this.status = "signedOut";
       } else {
-        this.#restore(found);
+        this.#restore(tokens);
       }
       this.#publish();
     }
-    return found;
+    return { tokens };
   }
 
   #restore(tokens: ClientTokens): void {
@@ -562,6 +571,17 @@ export class LocalSession implements KnownSession, Credentials {
       this.emit(event);
     }
   }
+}
+
+/** The error of a call that needs tokens while the token store fails. */
+export function tokensNotLoaded(cause?: ConnectError): ConnectError {
+  return new ConnectError(
+    "the token store has not returned the tokens; try again, and check its load() and the event storeFailed",
+    Code.Unavailable,
+    undefined,
+    undefined,
+    cause,
+  );
 }
 
 /** The credentials of a refresh, which is authenticated by the refresh token alone. */
