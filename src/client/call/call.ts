@@ -82,7 +82,7 @@ export class SessionCall {
 
       // 2. Refresh early. A unary call waits only if its token has expired already. A stream and a
       //    large message always wait, because sending them again is impossible or costs more.
-      const phase = local.phase();
+      const phase = local.lifetime.phase;
       if (phase !== "fresh" && refresher.canRefresh()) {
         const refreshed = refresher.refreshEarly();
         if (refreshed !== undefined && (isStream || phase === "expired" || isLarge?.())) {

@@ -89,7 +89,7 @@ export class Refresher {
       throw refusedAgain(error, this.refused.remaining);
     }
     // A stream that is sent now must wait for the refresh, even if this call does not.
-    this.#local.refused();
+    this.#local.lifetime.refuse();
     return this.refresh();
   }
 

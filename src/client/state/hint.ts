@@ -55,7 +55,7 @@ export function streamHintOf(error: ConnectError, realm: string | undefined): Hi
   const isBare =
     error.code === Code.Unauthenticated && error.findDetails(RefreshHintSchema).length === 0;
   return isBare && error.metadata.get(header.hint) === "refresh"
-    ? { action: "refresh", clear: false, sessionId: "", isMissing: false }
+    ? { action: "refresh", clear: false, isMissing: false, sessionId: "" }
     : hint;
 }
 
