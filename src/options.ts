@@ -80,8 +80,9 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly claims?: Schema;
   /**
    * Selects the claims that the client may read as `session.claims`. They travel in a response header
-   * that every script of the page can read. Their JSON may have at most 3,072 characters after form
-   * encoding; signing in with larger claims fails. Default: none.
+   * that every script of the page can read. They may take 3,072 bytes of that header, whose form
+   * encoding makes three bytes of a quote and six of an umlaut; signing in with larger claims fails.
+   * Default: none.
    *
    * @example `clientClaims: ({ role }) => ({ role })`
    */
@@ -128,7 +129,8 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly cookies?: CookieOptions;
   /**
    * The origins of the pages that may use cookies, exactly as browsers send them, such as
-   * "https://app.example.com". Default: the issuer's origin.
+   * "https://app.example.com", "capacitor://localhost" or "chrome-extension://<id>". Default: the
+   * issuer's origin.
    */
   readonly origins?: readonly string[];
   /** Whether requests with cookies must come from `origins`. Default "checked". */
@@ -179,7 +181,12 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
-  const engine = readEngineOptions(options, { clock, emit: (event) => events.emit(event) });
+  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const engine = readEngineOptions(options, {
+    clock,
+    emit: (event) => events.emit(event),
+    shownLength: claims.shownLength,
+  });
   return {
     engine,
     events,
@@ -196,7 +203,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims: new ClaimsRule(options.claims, options.clientClaims),
+      claims,
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -270,7 +277,7 @@ function article(type: string): string {
 
 function readEngineOptions(
   options: SessionsOptions,
-  shared: Pick<EngineOptions, "clock" | "emit">,
+  shared: Pick<EngineOptions, "clock" | "emit" | "shownLength">,
 ): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {

@@ -13,6 +13,7 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
+import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
@@ -61,6 +62,8 @@ export interface EngineOptions {
   readonly verifiedCache?: CacheLimits;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
+  /** Default: the client may read no claims. */
+  readonly shownLength?: ShownLength;
 }
 
 /** Milliseconds that an entry of the change log matters beyond the life of an access token. */
@@ -123,7 +126,7 @@ export class Engine {
     const parts = { secrets, revocations, accessTokens, refreshTokens };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
-    this.updates = new RecordUpdates({ store, emit, revocations, accessTokens });
+    this.updates = new RecordUpdates({ ...options, revocations, accessTokens });
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: options.audience,

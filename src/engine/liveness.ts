@@ -23,8 +23,7 @@ export function endedError({ session, endedBy, at, userId }: Ended, now: number)
   const proven = { sessionId: session, ...(userId === undefined ? {} : { userId }) };
   return endedBy === "theft"
     ? new SessionError("unauthorized", "TOKEN_THEFT", {
-        message:
-          "the session was ended because one of its refresh tokens was used twice; sign in again",
+        message: "the session was ended because a refresh token was used twice; sign in again",
         ...proven,
         clearTokens,
       })

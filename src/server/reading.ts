@@ -167,6 +167,10 @@ function sessionIn<S extends VerifiedSession>(
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
   }
+  if (call?.unreadable !== undefined) {
+    const procedure = procedureOf(context.method);
+    throw refuseCall(core, call, { error: call.unreadable, procedure });
+  }
   // The key belongs to this instance, so the session does too.
   return sessionOf(core, key, context) as S | undefined;
 }

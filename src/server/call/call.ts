@@ -9,6 +9,7 @@ import {
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import type { TokenTransport } from "../../base/wire.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
@@ -42,6 +43,14 @@ export interface SessionFactory {
   sessionOn(core: SessionFactory, verified: VerifiedClaims, call: Call): VerifiedSession;
 }
 
+/** The new tokens of a session that a response carries. */
+export interface WrittenTokens {
+  readonly session: string;
+  readonly transport: TokenTransport;
+  /** How the client gets them: by a sign-in, which a failure of the call keeps, or by a refresh. */
+  readonly event: "created" | "refreshed";
+}
+
 /** The state that one instance keeps for one call. */
 export class Call {
   readonly presented: PresentedTokens;
@@ -62,8 +71,10 @@ export class Call {
   responseHeader: Headers;
   /** Whether headers are still being collected because the call has no response yet. */
   isBuffered: boolean;
-  /** The id of the session whose tokens this response already carries; a failure keeps them. */
-  written: string | undefined = undefined;
+  /** The new tokens that this response already carries; undefined if it has none. */
+  written: WrittenTokens | undefined = undefined;
+  /** Why the session of the call cannot be read, although its tokens were refreshed. */
+  unreadable: SessionError | undefined = undefined;
   /** The failure that the response headers already report. */
   failure: SessionError | undefined = undefined;
   /** Whether the response headers have been sent, so that no more tokens can be written. */

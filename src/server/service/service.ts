@@ -97,13 +97,27 @@ interface RefreshedCall extends Refreshed {
  */
 async function refresh(core: Core, call: Call, inMessage: string): Promise<RefreshedCall> {
   call.byCookie = asksByCookie(call, inMessage);
-  if (call.byCookie) {
-    return refreshByCookie(core, call);
-  }
-  if (inMessage === "") {
+  if (!call.byCookie && inMessage === "") {
     throw nothingToRefresh(false);
   }
-  return refreshByMessage(core, call, inMessage);
+  const refreshed = call.byCookie
+    ? await refreshByCookie(core, call)
+    : await refreshByMessage(core, call, inMessage);
+  await enterRefreshed(core, call, refreshed);
+  return refreshed;
+}
+
+/** Makes a refreshed session the session of its call, for handlers that wrap `Refresh`. */
+async function enterRefreshed(core: Core, call: Call, { record, access }: Refreshed) {
+  const { id: session, transport } = record;
+  call.written = { session, transport, event: "refreshed" };
+  const { claims } = access;
+  try {
+    call.enter(core, { claims, read: await core.claims.read(claims.claims) });
+  } catch (error) {
+    // Claims that no longer fit the schema do not stop a refresh, only handlers that read them.
+    call.unreadable = error as SessionError;
+  }
 }
 
 /** Whether a call to Refresh or SignOut is made with cookies: it has no other token. */

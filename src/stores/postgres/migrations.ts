@@ -77,5 +77,13 @@ const ownersAndClaims = [
   "alter table rpcsession_changes alter column ended_by drop not null",
 ];
 
+/** Which sessions were forked from which. */
+const forks = ["alter table rpcsession_sessions add column lineage text"];
+
 /** The steps, from version 1 on. */
-export const postgresMigrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
+export const postgresMigrations: readonly (readonly string[])[] = [
+  first,
+  leases,
+  ownersAndClaims,
+  forks,
+];

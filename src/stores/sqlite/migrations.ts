@@ -79,5 +79,13 @@ const ownersAndClaims = [
   "alter table rpcsession_changes drop column former_ended_by",
 ];
 
+/** Which sessions were forked from which. */
+const forks = ["alter table rpcsession_sessions add column lineage text"];
+
 /** The steps, from version 1 on. */
-export const sqliteMigrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
+export const sqliteMigrations: readonly (readonly string[])[] = [
+  first,
+  leases,
+  ownersAndClaims,
+  forks,
+];
