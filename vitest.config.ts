@@ -8,6 +8,7 @@ const slow = [
   "test/adapters/examples.test.ts",
   "test/browser/**/*.test.ts",
   "test/cli/**/*.test.ts",
+  "test/client/react-native.test.ts",
   "test/client/resume-exit.test.ts",
   "test/engine/memory-bound.test.ts",
   "test/engine/model.test.ts",
