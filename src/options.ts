@@ -9,6 +9,7 @@ import {
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
 import { readSecretOption, type SecretOption } from "./base/crypto.ts";
+import { EventLimit } from "./base/event-limit.ts";
 import {
   logEvents,
   type SessionEventListener,
@@ -134,6 +135,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly crossSite?: "checked" | "unchecked";
   /**
    * With "token", cookie sessions must also send the anti-CSRF token that was issued with the cookies.
+   * `Refresh`, which returns the token, and `SignOut` do not require it: `crossSite` protects them.
    * With "off", the method policy `doAntiCsrfCheck: true` has no effect. Default "off".
    */
   readonly antiCsrf?: "off" | "token";
@@ -141,7 +143,10 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * Whether browsers may receive their tokens in headers, where scripts can read them. Default false.
    */
   readonly browserHeaderTransport?: boolean;
-  /** Receives an event for every change of a session and for every outage. Its errors are ignored. */
+  /**
+   * Receives an event for every change of a session, for every refused call and for every outage. Of
+   * those that requests can cause, at most 10 of one cause in a second. Its errors are ignored.
+   */
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
@@ -163,6 +168,7 @@ export interface SessionsPerUserOptions {
 /** The checked options, with every default applied. */
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
+  readonly events: EventLimit;
   readonly policies: Policies;
   readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
 }
@@ -171,9 +177,12 @@ export interface ResolvedOptions {
 export function readOptions(options: SessionsOptions): ResolvedOptions {
   checkShape(options);
   const issuer = readIssuer(options.issuer);
-  const engine = readEngineOptions(options);
+  const { clock = systemClock } = options;
+  const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
+  const engine = readEngineOptions(options, { clock, emit: (event) => events.emit(event) });
   return {
     engine,
+    events,
     policies: new Policies({
       public: options.public ?? [],
       methods: options.methods ?? {},
@@ -181,6 +190,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
+      isOwnIssuer: (named) => named === options.issuer,
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
@@ -258,7 +268,10 @@ function article(type: string): string {
   return /^[aeiou]/.test(type) ? `an ${type}` : `a ${type}`;
 }
 
-function readEngineOptions(options: SessionsOptions): EngineOptions {
+function readEngineOptions(
+  options: SessionsOptions,
+  shared: Pick<EngineOptions, "clock" | "emit">,
+): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
     throw new TypeError(
@@ -283,9 +296,8 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
     maxStaleness: readMaxStaleness(options.maxStaleness),
     verifiedCache: readCacheLimits(options.verifiedCache),
-    clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),
-    emit: safeListener(options.onEvent, readLogger(options.logger)),
+    ...shared,
   };
 }
 

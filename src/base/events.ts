@@ -1,4 +1,4 @@
-import type { SessionError } from "./errors.ts";
+import type { SessionError, SessionErrorReason } from "./errors.ts";
 
 /**
  * The reason why a session ended:
@@ -27,11 +27,25 @@ export type SessionEvent =
     }
   /** A refresh was refused because the session is past its idle or absolute end. */
   | { readonly type: "expired"; readonly sessionId: string; readonly userId: string }
+  /**
+   * A call was refused because of its session, its tokens or a policy, or an open stream ended for
+   * such a reason. Outages are reported as `failed`.
+   */
+  | {
+      readonly type: "refused";
+      /** For example "notes.v1.NotesService/ListNotes"; undefined outside RPCs. */
+      readonly procedure: string | undefined;
+      readonly reason: SessionErrorReason;
+      /** The session that the token proved to belong to; undefined if it proved none. */
+      readonly sessionId: string | undefined;
+      /** The user of that session, as far as it is known without reading the store. */
+      readonly userId: string | undefined;
+    }
   /** A request with session cookies was refused: cross-site, or without a valid anti-CSRF token. */
   | {
       readonly type: "csrfRefused";
       readonly check: "crossSite" | "token";
-      /** The `Origin` header of the request, unverified; null if there is none. */
+      /** The `Origin` header of the request, unverified and cut; null if there is none. */
       readonly origin: string | null;
     }
   /** A session was ended. Theft has an event of its own. */
@@ -73,7 +87,19 @@ export type SessionEvent =
    * A token, a session or a signing key was made under a secret that is not configured here. Make sure
    * that all servers have the same `secret` list, including former secrets.
    */
-  | { readonly type: "unknownSecret"; readonly secretId: string };
+  | { readonly type: "unknownSecret"; readonly secretId: string }
+  /**
+   * Events of type `of` were left out because requests caused too many in one second: `count` with the
+   * same cause. `reason` is that of `refused` and `failed`, and the check of `csrfRefused`.
+   */
+  | {
+      readonly type: "omitted";
+      readonly of: SessionEvent["type"];
+      readonly reason: string | undefined;
+      readonly count: number;
+    }
+  /** The server runs, but an option should be changed. Sent once, when the routes are built. */
+  | { readonly type: "warning"; readonly option: string; readonly advice: string };
 
 /** Receives every {@link SessionEvent}. Its errors and rejections are ignored. */
 export type SessionEventListener = (event: SessionEvent) => unknown;
@@ -127,6 +153,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   claimsChanged: { level: "info", message: "changed the claims of a session" },
   revoked: { level: "info", message: "ended a session" },
   expired: { level: "info", message: "refused a refresh because the session has expired" },
+  refused: { level: "info", message: "refused a call" },
   csrfRefused: {
     level: "warn",
     message: "refused a request with session cookies as a possible CSRF attack",
@@ -147,4 +174,6 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
     message:
       "a token, session or key was made under a secret that is not configured on this server",
   },
+  omitted: { level: "warn", message: "left out events because requests caused too many of them" },
+  warning: { level: "warn", message: "an option should be changed" },
 };

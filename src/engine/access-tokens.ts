@@ -63,7 +63,7 @@ export class AccessTokens {
     const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
     // Token times are whole seconds, so a token cannot expire within the current one.
     if (seconds(end) <= seconds(now)) {
-      throw expiredError(record.id);
+      throw expiredError(record);
     }
     return this.#sign(now, {
       iss: issuer,

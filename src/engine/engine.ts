@@ -278,6 +278,16 @@ export class Engine {
     return this.#rowReads.load(id);
   }
 
+  /** Whether a session has ended by the store's word. Limits concurrent reads; see `RowReads`. */
+  async isOver(id: string): Promise<boolean> {
+    return !isLive(await this.loadUnsure(id));
+  }
+
+  /** See `RefreshTokens.namesOwnSecret`. */
+  namesOwnSecret(refreshToken: string): boolean {
+    return this.refreshTokens.namesOwnSecret(refreshToken);
+  }
+
   /** Reads a live session; undefined if there is none. */
   async find(id: string): Promise<Stored<SessionRecord> | undefined> {
     const stored = await this.load(id);

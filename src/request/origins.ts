@@ -7,6 +7,7 @@ export interface CrossSiteRule {
   readonly crossSite: "checked" | "unchecked";
   /** The exact origins whose pages may use cookies. */
   readonly origins: ReadonlySet<string>;
+  readonly issuer: string;
   readonly emit: SessionEventListener;
 }
 
@@ -17,36 +18,68 @@ interface PageRequest {
 }
 
 /** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
-export function checkCrossSite(
-  { crossSite, origins, emit }: CrossSiteRule,
-  { requestHeader, requestMethod }: PageRequest,
-): void {
-  if (crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, origins)) {
-    emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
-    throw new SessionError("forbidden", "CROSS_SITE", {
-      message:
-        "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
-    });
+export function checkCrossSite(rule: CrossSiteRule, request: PageRequest): void {
+  if (!mayUseCookies(rule, request)) {
+    throw crossSiteRefused(rule, request);
   }
+}
+
+/** Reports a cross-site request with cookies, and returns the error of its call. */
+export function crossSiteRefused(
+  rule: CrossSiteRule,
+  { requestHeader }: PageRequest,
+): SessionError {
+  rule.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
+  return new SessionError("forbidden", "CROSS_SITE", {
+    message:
+      "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
+  });
+}
+
+/** Whether the cookies of a request count: it comes from a page that may send them. */
+export function mayUseCookies(rule: CrossSiteRule, request: PageRequest): boolean {
+  return rule.crossSite === "unchecked" || isTrustedSite(rule, request);
 }
 
 /**
  * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
  * Origin header as the fallback that OWASP recommends.
- *
- * @param origins exact serialized origins, such as "https://app.example.com"
  */
 export function isTrustedSite(
-  headers: Headers,
-  method: string,
-  origins: ReadonlySet<string>,
+  { origins, issuer }: Pick<CrossSiteRule, "origins" | "issuer">,
+  { requestHeader: headers, requestMethod }: PageRequest,
 ): boolean {
   const site = headers.get("sec-fetch-site");
-  if (site === "same-origin" || (site === "none" && method === "GET")) {
+  const origin = headers.get("origin");
+  if (origin !== null && origins.has(origin)) {
     return true;
   }
-  const origin = headers.get("origin");
-  return origin !== null && origins.has(origin);
+  if (site === "same-origin") {
+    // A foreign origin contradicts Fetch Metadata, so that one of the two is false.
+    return origin === null || isOwnOrigin(origin, issuer, headers.get("host"));
+  }
+  // Typed into the address bar: such a request has no page, and so no origin.
+  return site === "none" && requestMethod === "GET" && origin === null;
+}
+
+/**
+ * Whether a page that claims the service's own origin can have it: that of the issuer or, if the
+ * service has several names, the one in `Host`. `Host` never vouches for a request on its own.
+ */
+function isOwnOrigin(origin: string, issuer: string, host: string | null): boolean {
+  return (
+    origin === new URL(issuer).origin ||
+    (host !== null && (origin === `https://${host}` || origin === `http://${host}`))
+  );
+}
+
+/**
+ * Whether a browser sent a request. Over plain http browsers send no Fetch Metadata, but they do send
+ * the origin of the page. The other `Sec-Fetch-*` headers show nothing: `fetch` of Node.js sends
+ * `Sec-Fetch-Mode` as well.
+ */
+export function isFromBrowser(headers: Headers): boolean {
+  return headers.has("sec-fetch-site") || headers.has("origin");
 }
 
 /**

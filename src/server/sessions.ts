@@ -7,6 +7,7 @@ import type { Session } from "../engine/session.ts";
 import { type Call, callOf, createCallKey } from "./call/call.ts";
 import type { Core } from "./core.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
+import { serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService } from "./service/service.ts";
@@ -35,6 +36,14 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
     SessionDirectory<Claims> {
   /** The implementation of `rpcsession.v1.SessionService`, for `router.service`. */
   readonly service: Partial<ServiceImpl<typeof SessionService>>;
+  /**
+   * The options of SessionService, for a router that is built without `protect`: messages have at most
+   * 4 KiB, because `Refresh` and `SignOut` read them from anybody.
+   *
+   * @example
+   * router.service(SessionService, sessions.service, sessions.serviceOptions);
+   */
+  readonly serviceOptions: { readonly readMaxBytes: number };
   /**
    * Signs a user in: creates a session and writes its tokens to the response of this call. Ends the
    * session that came with the request.
@@ -114,6 +123,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
   return {
     ...createVerifyingSessions(core, { key, policies, service }),
     service,
+    serviceOptions,
     // Sessions of a call.
     create: (context, options) => onCall(context, (call) => signIn(core, call, context, options)),
     issue: async (options) => toIssued(core, await issue(core, options)),

@@ -127,6 +127,28 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     expect(world.clock.pending).toBe(before);
   });
 
+  it("outlives its access tokens behind a gateway that drops error details", async () => {
+    const world = await startInbox(wire);
+    world.dropDetails = true;
+    const watching = watch(world);
+    // The first stream ends before its headers are sent, the others after a message.
+    for (const messages of [0, 1, 2]) {
+      const opened = messages + 1;
+      await until(() => world.opened.length === opened);
+      if (messages > 0) {
+        world.inbox.add("hello");
+        await until(() => watching.numbers.length === messages);
+      }
+      world.clock.advance("15m");
+      await until(() => world.opened.length > opened || watching.state === "over");
+    }
+    expect(watching.state).toBe("on");
+    expect(watching.numbers).toEqual([1, 2]);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+  });
+
   it("feat:G7: ends with the server's error when the session is revoked", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);
@@ -304,6 +326,26 @@ describe("session.resume", () => {
     expect(waits).toHaveLength(8);
     expect(Math.max(...waits)).toBeLessThanOrEqual(500);
     expect(watching.state).toBe("on");
+  });
+
+  it("does not count a sleep of the machine as failures", async () => {
+    const world = await startInbox();
+    const seen: ConnectError[] = [];
+    const watching = watch(world, { onInterrupted: (error) => void seen.push(error) });
+    await until(() => world.opened.length === 1);
+    await world.stop();
+    await until(() => seen.length === 1);
+    // The machine falls asleep in the first pause. After it, the network is not back at once.
+    world.clock.advance("8h");
+    await until(() => seen.length === 2 || watching.state === "over");
+    expect(watching.state).toBe("on");
+    world.clock.setNow(world.clock.now() + 8 * 3_600_000);
+    world.clock.advance("1s");
+    await until(() => seen.length === 3 || watching.state === "over");
+    expect(watching.state).toBe("on");
+    watching.leave = true;
+    await world.session.signOut().catch(() => {});
+    await watching.ended;
   });
 
   it.each([

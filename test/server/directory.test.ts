@@ -268,7 +268,10 @@ describe("ending sessions", () => {
     expect(await sessions.revoke(id)).toBe(true);
     expect(await sessions.revoke(id)).toBe(false);
     expect(await reasonOf(bearer)).toBe("SESSION_REVOKED");
-    expect(events.slice(1)).toEqual([{ type: "revoked", sessionId: id, endedBy: "revoked" }]);
+    expect(events.slice(1)).toEqual([
+      { type: "revoked", sessionId: id, endedBy: "revoked" },
+      expect.objectContaining({ type: "refused", reason: "SESSION_REVOKED", sessionId: id }),
+    ]);
   });
 
   it("feat:G2 revoke of several returns the ids that this call ended", async () => {
@@ -281,7 +284,8 @@ describe("ending sessions", () => {
     expect(await Promise.all(all.map(({ bearer }) => reasonOf(bearer)))).toEqual(
       Array(3).fill("SESSION_REVOKED"),
     );
-    expect(sorted(events.map((e) => e.type === "revoked" && e.sessionId))).toEqual(sorted([a, c]));
+    const ended = events.flatMap((e) => (e.type === "revoked" ? [e.sessionId] : []));
+    expect(sorted(ended)).toEqual(sorted([a, c]));
     expect(await sessions.revoke([])).toEqual([]);
   });
 

@@ -11,6 +11,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { accessOf, apiOf, refreshOf } from "../helpers/api.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
+import { wireServer } from "../helpers/wire-server.ts";
 
 interface Line {
   readonly level: "info" | "warn" | "error";
@@ -100,6 +101,28 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.exchange(refresh);
     return world;
   },
+  async refused() {
+    const world = createWorld();
+    const { id, access } = await world.issue();
+    await world.sessions.revoke(id);
+    await world.api.call({ bearer: access }, () => {});
+    return world;
+  },
+  async omitted() {
+    const world = createWorld();
+    const { access } = await world.issue();
+    for (let i = 0; i < 30; i++) {
+      await world.api.call({ bearer: `${access}x` }, () => {});
+    }
+    world.sessions.clock.advance("1s");
+    return world;
+  },
+  async warning() {
+    const world = createWorld();
+    await world.issue();
+    wireServer(world.sessions.protect({ routes: (router) => router.service(NotesService, {}) }));
+    return world;
+  },
   async csrfRefused() {
     const world = createWorld({ antiCsrf: "token" });
     const { access } = await world.issue("cookie");
@@ -181,6 +204,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
   ...{ revoked: "info", expired: "info", csrfRefused: "warn", theft: "warn" },
   ...{ storeWentBack: "error", failed: "error", unknownSecret: "error" },
   ...{ feedStale: "error", feedRecovered: "info" },
+  ...{ refused: "info", omitted: "warn", warning: "warn" },
 } as const;
 
 describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {

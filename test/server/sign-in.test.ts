@@ -33,6 +33,7 @@ function createWorld(options: Options = {}, session: NewSessionOptions = { userI
   });
   const server = wireServer(
     sessions.protect({
+      readMaxBytes: 2 ** 20,
       routes: (router) =>
         router.service(NotesService, {
           async signIn(_, context) {
@@ -62,7 +63,8 @@ describe("transport of a new session", () => {
     site: (typeof sites)[number],
     { origin, allowed }: { readonly origin: string | undefined; readonly allowed: boolean },
   ): Result {
-    const stored = site === "same-origin" || origin === page;
+    // A page with the origin of another site is not ours, whatever Sec-Fetch-Site says.
+    const stored = origin === page || (origin === undefined && site === "same-origin");
     if (want === "cookie") {
       return stored ? "cookie" : "CROSS_SITE";
     }
@@ -130,16 +132,16 @@ describe("sec:C17 login CSRF", () => {
       "CROSS_SITE",
     ],
     [
-      "refuses tokens in headers if cookies of the request would have to be expired",
+      "refuses tokens in headers for a browser whose cookies would have to be expired",
       {
         access: "junk",
-        headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
+        headers: { "rpcsession-transport": "header", "sec-fetch-site": "cross-site" },
       },
       "CROSS_SITE",
     ],
   ];
   it.each(refused)("%s", async (_, presented, reason) => {
-    const { signIn, store } = createWorld(options);
+    const { signIn, store } = createWorld({ ...options, browserHeaderTransport: true });
     const { error, hint, headers } = await signIn(presented);
     expect(error?.code).toBe(Code.PermissionDenied);
     expect(hint?.reason).toBe(Reason[reason as keyof typeof Reason]);
@@ -240,6 +242,20 @@ describe("sec:C17 session fixation: a sign-in ends the session of the request", 
       ends: ["header"],
     },
     {
+      row: "a bearer token that fails, and cookies that are replaced: ends their session",
+      given: ({ cookie }) => ({ bearer: "junk", access: cookie.access, refresh: cookie.refresh }),
+      ends: ["cookie"],
+    },
+    {
+      row: "cookies beside an app's sign-in: ends nothing",
+      given: ({ cookie }) => ({
+        access: cookie.access,
+        refresh: cookie.refresh,
+        headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
+      }),
+      ends: [],
+    },
+    {
       row: "a token with a wrong signature: ends nothing",
       given: ({ cookie, other }) => ({ access: withSignatureOf(cookie.access, other.access) }),
       ends: [],
@@ -337,6 +353,32 @@ describe("the response to a sign-in", () => {
     });
     expect(cookieEffects(headers)).toEqual(clearsCookies);
     expect(headers.has("rpcsession-access-token")).toBe(true);
+  });
+
+  it.each<[string, Presented]>([
+    ["that asks for headers", { headers: { "rpcsession-transport": "header" } }],
+    ["that asks for nothing", {}],
+    ["that has a token", { bearer: "junk" }],
+  ])(
+    "gives an app %s its tokens in headers, and leaves the cookies of its WebView alone",
+    async (_, given) => {
+      const { sessions, store, signIn } = createWorld(options);
+      const { id, access, refresh } = await issueOn(sessions, "cookie");
+      const headers = { ...given.headers, "sec-fetch-site": undefined };
+      const answer = await signIn({ ...given, access, refresh, headers });
+      expect([answer.error, answer.headers.getSetCookie()]).toEqual([undefined, []]);
+      expect(answer.headers.has("rpcsession-access-token")).toBe(true);
+      expect((await store.store.load(id)).record?.revokedAt).toBeNull();
+    },
+  );
+
+  it("leaves the cookies of another service alone with header transport", async () => {
+    const { signIn, sessions } = createWorld({ ...options, browserHeaderTransport: true });
+    const other = testSessions({ issuer: "https://other.example", clock: sessions.clock });
+    const { access, refresh } = await issueOn(other, "cookie");
+    const headers = { "rpcsession-transport": "header", "sec-fetch-site": "cross-site" };
+    const answer = await signIn({ access, refresh, headers });
+    expect([answer.error, answer.headers.getSetCookie()]).toEqual([undefined, []]);
   });
 
   it("carries a valid anti-CSRF token with cookies, and none without", async () => {

@@ -41,7 +41,7 @@ describe.skipIf(redisMissing)(`redisStore compared with memoryStore ${redisMissi
       }),
       { numRuns: 200 },
     );
-  }, 60_000);
+  });
 });
 
 /** A call of a store, or a number of milliseconds that pass. */

@@ -87,6 +87,8 @@ export class Refresher {
     if (this.refused.remaining > 0) {
       throw refusedAgain(error, this.refused.remaining);
     }
+    // A stream that is sent now must wait for the refresh, even if this call does not.
+    this.#local.refused();
     return this.refresh();
   }
 

@@ -3,7 +3,7 @@ import { race } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
 import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
-import { type Hint, hintOf, isInterruption, retryAfterOf } from "../state/hint.ts";
+import { type Hint, isInterruption, retryAfterOf, streamHintOf } from "../state/hint.ts";
 import { onPageEvent } from "../state/page.ts";
 
 /** The facts about a failed stream that its recovery depends on. */
@@ -24,6 +24,11 @@ interface RecoveryOptions {
 
 /** A stream that was open this long, in milliseconds, starts a new series of failures. */
 const stableAfter = 30_000;
+/**
+ * A pause that takes this much longer than planned, in milliseconds, was a sleep of the machine.
+ * Browsers delay the timers of hidden pages by up to a minute.
+ */
+const sleepAfter = 120_000;
 const pauses = { first: 500, longest: 30_000, jitter: 0.5 };
 
 /** Decides whether and when a failed stream is opened again. */
@@ -61,7 +66,7 @@ export class Recovery {
     if (this.#core.options.clock.monotonic() - stream.openedAt >= stableAfter) {
       this.progress();
     }
-    const hint = hintOf(error, this.#core.local.realm);
+    const hint = streamHintOf(error, this.#core.local.realm);
     if (hint?.action === "refresh") {
       await this.#refresh(error, hint, stream);
     } else if (isInterruption(error)) {
@@ -97,6 +102,7 @@ export class Recovery {
     const { clock } = this.#core.options;
     const { giveUpAfter, onInterrupted, signal } = this.#options;
     const now = clock.monotonic();
+    const wallNow = clock.now();
     this.#failingSince ??= now;
     const ms = Math.max(this.#backoff.failed(), retryAfterOf(error));
     if (now + ms - this.#failingSince > giveUpAfter) {
@@ -117,6 +123,10 @@ export class Recovery {
       await race(over, signal);
     } finally {
       release();
+    }
+    // The machine slept. The network could not fail meanwhile, so a new series begins.
+    if (Math.max(clock.monotonic() - now, clock.now() - wallNow) > ms + sleepAfter) {
+      this.progress();
     }
   }
 }

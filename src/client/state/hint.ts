@@ -6,6 +6,7 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
+import { header } from "../../base/wire.ts";
 
 /**
  * The error detail with which the server instructs a client how to react to a refused call: refresh
@@ -42,6 +43,20 @@ export function hintOf(error: ConnectError, realm: string | undefined): Hint | u
       sessionId: hint.session,
     }
   );
+}
+
+/**
+ * Like {@link hintOf}, for streams that the application has declared safe to open again. Some gateways
+ * drop the details of an error. Then the header or trailer `rpcsession-hint: refresh` counts, which
+ * can start a refresh but never end a session.
+ */
+export function streamHintOf(error: ConnectError, realm: string | undefined): Hint | undefined {
+  const hint = hintOf(error, realm);
+  const isBare =
+    error.code === Code.Unauthenticated && error.findDetails(RefreshHintSchema).length === 0;
+  return isBare && error.metadata.get(header.hint) === "refresh"
+    ? { action: "refresh", clear: false, isMissing: false, sessionId: "" }
+    : hint;
 }
 
 /** Milliseconds that the server asks the client to wait; 0 if it does not ask. */

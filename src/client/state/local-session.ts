@@ -73,8 +73,12 @@ export class LocalSession implements KnownSession, Credentials {
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
   #loading: Promise<ClientTokens | undefined> | undefined;
-  /** The lifetime of the access token, in monotonic milliseconds. */
-  #lifetime: { readonly from: number; readonly length: number } | undefined;
+  /** The lifetime of the access token, in milliseconds of both clocks; see {@link #age}. */
+  #lifetime:
+    | { readonly monotonic: number; readonly wall: number; readonly length: number }
+    | undefined;
+  /** The version of the access token that the server has refused, if a refresh is to replace it. */
+  #refused = -1;
 
   constructor(options: ResolvedOptions, hooks: SessionHooks) {
     this.transport = options.tokens.transport;
@@ -151,29 +155,39 @@ export class LocalSession implements KnownSession, Credentials {
    * undefined if its lifetime is not known.
    */
   dueIn(): number | undefined {
-    const { clock, earlyRefresh } = this.#options;
-    return (
-      this.#lifetime &&
-      this.#lifetime.from + this.#lifetime.length * earlyRefresh - clock.monotonic()
-    );
+    return this.#lifetime && this.#lifetime.length * this.#options.earlyRefresh - this.#age();
   }
 
   /**
-   * Where the access token is in its lifetime: `due` means due for an early refresh. A token whose
-   * lifetime is not known counts as fresh.
+   * Where the access token is in its lifetime: `due` means due for an early refresh, by its age or
+   * because the server has refused it. A token whose lifetime is not known counts as fresh until then.
    */
   phase(): "fresh" | "due" | "expired" {
-    const dueIn = this.dueIn();
-    if (dueIn === undefined || dueIn > 0) {
-      return "fresh";
+    const dueIn = this.dueIn() ?? 1;
+    if (dueIn <= 0 && this.#expiresIn() === 0) {
+      return "expired";
     }
-    return this.#expiresIn() > 0 ? "due" : "expired";
+    return dueIn <= 0 || this.#refused === this.version ? "due" : "fresh";
+  }
+
+  /** Records that the server has refused the current access token. */
+  refused(): void {
+    this.#refused = this.version;
   }
 
   /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
   #expiresIn(): number {
-    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
-    return Math.max(0, from + length - this.#options.clock.monotonic());
+    return Math.max(0, (this.#lifetime?.length ?? 0) - this.#age());
+  }
+
+  /**
+   * How old the access token is. Some monotonic clocks stand still while the machine sleeps, and the
+   * wall clock may be set back, so the later of the two counts.
+   */
+  #age(): number {
+    const { clock } = this.#options;
+    const { monotonic, wall } = this.#lifetime ?? { monotonic: 0, wall: 0 };
+    return Math.max(clock.monotonic() - monotonic, clock.now() - wall);
   }
 
   // --- The token store -------------------------------------------------------------------------
@@ -338,7 +352,9 @@ export class LocalSession implements KnownSession, Credentials {
     }
     const { generation, claimsVersion, expiresAt, expiresIn } = token;
     this.order = { generation, claimsVersion, expiresAt };
-    this.#lifetime = { from: this.#options.clock.monotonic() - age, length: expiresIn };
+    const { clock } = this.#options;
+    const [monotonic, wall] = [clock.monotonic() - age, clock.now() - age];
+    this.#lifetime = { monotonic, wall, length: expiresIn };
   }
 
   /** Applies a notice that comes with a token. Returns the verdict that was carried out. */

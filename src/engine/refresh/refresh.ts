@@ -107,11 +107,12 @@ export class Refresher {
       // 2. Decide; see the table of `decideRefresh`.
       const decision = this.decide(record, generation, { now, overlap: lifetimes.overlap });
       if (decision.kind === "revoked") {
-        throw endedError({ session: record.id, endedBy: decision.endedBy, at: decision.at }, now);
+        const { endedBy, at } = decision;
+        throw endedError({ session: record.id, endedBy, at, userId: record.userId }, now);
       }
       if (decision.kind === "expired") {
         emit({ type: "expired", sessionId: record.id, userId: record.userId });
-        throw expiredError(record.id);
+        throw expiredError(record);
       }
       if (decision.kind === "theft") {
         this.#assertInTime(arrived);
@@ -188,7 +189,7 @@ export class Refresher {
     if (revoked) {
       emit({ type: "theft", sessionId: session, userId, presented, generation, at: now });
     }
-    return endedError(end, now);
+    return endedError({ ...end, userId }, now);
   }
 
   #forgetOld(now: number): void {

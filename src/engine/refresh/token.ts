@@ -34,6 +34,19 @@ export class UnknownSecretError extends SessionError {
   }
 }
 
+/**
+ * A token is under a secret that this service never had: it belongs to another service that uses the
+ * same cookie names. It is left alone.
+ */
+export class ForeignRefreshTokenError extends SessionError {
+  constructor() {
+    super("unauthorized", "TOKEN_INVALID", {
+      message:
+        "the refresh token was made under a secret that this service never had; sign in. If two services share this host, give each its own cookies.names",
+    });
+  }
+}
+
 interface RefreshTokensOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing;
@@ -69,19 +82,33 @@ export class RefreshTokens {
   /**
    * Proves that the token is well-formed and was made under a known secret. Does no I/O.
    * @throws SessionError `unauthorized` if it was not
-   * @throws UnknownSecretError
+   * @throws ForeignRefreshTokenError UnknownSecretError
    */
   async precheck({ token }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
-    const { secrets, complete } = this.#options;
     const parsed = parseRefreshToken(token);
-    if (parsed === undefined || (complete && !secrets.byId.has(parsed.secretId))) {
+    if (parsed === undefined) {
       throw badRefreshToken();
+    }
+    if (await this.isForeign(token)) {
+      throw new ForeignRefreshTokenError();
     }
     const keys = this.#keysOf(parsed.secretId);
     if (!(await verifyCheck(keys, parsed))) {
       throw badRefreshToken();
     }
     return { ...parsed, keys };
+  }
+
+  /** Whether a token names a secret that no server of this service ever had. Proves nothing about it. */
+  async isForeign(token: string): Promise<boolean> {
+    const { secrets, complete } = this.#options;
+    const named = parseRefreshToken(token)?.secretId;
+    return named !== undefined && complete && !secrets.byId.has(named);
+  }
+
+  /** Whether a token names a secret of this server. Proves nothing about it. */
+  namesOwnSecret(token: string): boolean {
+    return this.#options.secrets.byId.has(parseRefreshToken(token)?.secretId ?? "");
   }
 
   /**

@@ -26,6 +26,8 @@ export interface Exchange {
 export interface CallExchange extends Exchange {
   readonly signal?: AbortSignal;
   readonly values?: ContextValues;
+  /** The URL that the server received; it may be only a path. */
+  readonly url?: string;
 }
 
 /** The claims of a verified access token. */
@@ -46,10 +48,14 @@ export class Call {
   /** The request headers, for the cross-site check. The session cookies are no longer in them. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
+  /** The URL of the RPC; undefined outside RPCs. */
+  readonly url: string | undefined;
   /** The signal of the RPC; undefined outside RPCs. */
   readonly signal: AbortSignal | undefined;
   /** Whether the deciding token came in a cookie. If so, a failure expires the cookies. */
   byCookie: boolean;
+  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
+  proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
@@ -72,8 +78,9 @@ export class Call {
     this.presented = presented;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
+    this.url = exchange.url;
     this.signal = exchange.signal;
-    this.byCookie = presented.bearer === undefined && presented.hasCookies;
+    this.byCookie = presented.byCookie;
     this.responseHeader = exchange.responseHeader;
     this.isBuffered = isBuffered;
   }
@@ -90,6 +97,7 @@ export class Call {
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
   enter(core: SessionFactory, verified: VerifiedClaims): void {
     this.#entered = { core, verified };
+    this.proven = verified.claims;
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);
@@ -161,13 +169,19 @@ export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange
 export function callOfRequest(
   reader: TokenReader,
   key: CallKey,
-  { contextValues, header: requestHeader, requestMethod, signal }: UnaryRequest | StreamRequest,
+  {
+    contextValues,
+    header: requestHeader,
+    requestMethod,
+    signal,
+    url,
+  }: UnaryRequest | StreamRequest,
 ): Call {
   const known = knownCall(contextValues, key, { requestHeader, signal });
   if (known !== undefined) {
     return known;
   }
-  const collected = { requestHeader, requestMethod, signal, responseHeader: new Headers() };
+  const collected = { requestHeader, requestMethod, signal, url, responseHeader: new Headers() };
   const call = openCall(reader, collected, true);
   contextValues.set(key, call);
   return call;

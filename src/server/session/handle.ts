@@ -110,7 +110,7 @@ export class SessionHandle implements Session {
     }
     call.written = undefined;
     if (this.tokenTransport === "cookie") {
-      expireCookies(this.#core, call.responseHeader);
+      expireCookies(this.#core, call);
     }
     endTokens(this.#core, call.responseHeader, this.id);
   }

@@ -7,11 +7,12 @@ import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device } from "../../engine/store.ts";
-import { checkCrossSite, isTrustedSite } from "../../request/origins.ts";
+import { checkCrossSite, isFromBrowser, isTrustedSite } from "../../request/origins.ts";
+import { mayHaveOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
-import { expireCookies, writeTokens } from "../response/tokens.ts";
+import { copiesOf, expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
@@ -67,7 +68,7 @@ export async function signIn(
   assertNotCommitted(call, "sessions.create");
 
   // 2. Choose how the tokens travel.
-  const trustedSite = isTrustedSite(call.requestHeader, call.requestMethod, core.origins);
+  const trustedSite = isTrustedSite(core, call);
   const transport = transportFor(core, call, trustedSite);
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
@@ -75,14 +76,18 @@ export async function signIn(
     );
   }
 
-  // 3. Cookies are only set or replaced for this service's own pages.
-  if (!trustedSite && (transport === "cookie" || call.presented.hasCookies)) {
+  // 3. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
+  // cookies alone: they may be those of its WebView.
+  const actsOnCookies =
+    transport === "cookie" ||
+    (isFromBrowser(call.requestHeader) && mayHaveOwnCookies(core, call.presented));
+  if (actsOnCookies && !trustedSite) {
     checkCrossSite(core, call);
   }
 
   // 4. Find the former sessions. Nobody holds their tokens after this response.
   const engine = await core.engine();
-  const [replaces = null, ...others] = await formerSessions(engine, call);
+  const [replaces = null, ...others] = await formerSessions(core, call, actsOnCookies);
 
   // 5. End the others: copies of a cookie may belong to several sessions.
   for (const other of others) {
@@ -95,6 +100,9 @@ export async function signIn(
   );
 
   // 7. Write its tokens. From now on it is the session of this call.
+  if (actsOnCookies && transport === "header") {
+    expireCookies(core, call);
+  }
   await writeCreated(core, call, engine, created);
   return enterCreated(core, call, created);
 }
@@ -205,8 +213,7 @@ function transportFor(core: Core, call: Call, trustedSite: boolean): TokenTransp
   const { requestHeader: headers } = call;
   return chooseTransport({
     wanted: headers.get(header.transport) ?? undefined,
-    // Over plain http, browsers send no Fetch Metadata, but they do send the origin of the page.
-    fromBrowser: headers.has("sec-fetch-site") || headers.has("origin"),
+    fromBrowser: isFromBrowser(headers),
     trustedSite,
     browserHeaderTransport: core.browserHeaderTransport,
   });
@@ -252,21 +259,26 @@ function transportRefused(message: string): SessionError {
 }
 
 /** Returns the sessions whose tokens the response replaces. */
-async function formerSessions(engine: Engine, call: Call): Promise<Iterable<string>> {
-  if (call.written !== undefined) {
+async function formerSessions(
+  core: Core,
+  { written, presented }: Call,
+  actsOnCookies: boolean,
+): Promise<Iterable<string>> {
+  if (written !== undefined) {
     // The call has already created a session, which replaced the sessions of the request.
-    return [call.written];
+    return [written];
   }
-  if (call.presented.isEmpty) {
+  if (presented.isEmpty) {
     return [];
   }
-  const { sessions } = await provenSessions(engine, call.presented, "");
+  const engine = await core.engine();
+  const { sessions } = await provenSessions(engine, presented, { message: "", actsOnCookies });
   return sessions;
 }
 
 /**
  * Writes the tokens of a new session to the response of the call. Revokes the session if that fails.
- * @throws SessionError TypeError
+ * @throws SessionError
  */
 export async function writeCreated(
   core: Core,
@@ -276,24 +288,17 @@ export async function writeCreated(
 ): Promise<void> {
   const { record } = created;
   const byCookie = record.transport === "cookie";
-  if (!byCookie && call.presented.hasCookies) {
-    expireCookies(core, call.responseHeader);
-  }
-  const { accessCookies, refreshCookies } = call.presented;
   try {
     await writeTokens(core, call.responseHeader, {
       ...created,
       event: "created",
       antiCsrf:
         byCookie && core.antiCsrf === "token" ? await engine.antiCsrf.mint(record.id) : undefined,
-      expireCopies: accessCookies.length > 1 || refreshCookies.length > 1,
+      expireCopies: copiesOf(core, call),
     });
   } catch (error) {
     // Nobody will ever hold its tokens.
     await engine.revoke(record.id, "revoked");
-    if (error instanceof RangeError) {
-      throw new TypeError(error.message, { cause: error });
-    }
     throw new SessionError("general", "INTERNAL", {
       message: "the tokens of the new session could not be written to the response",
       cause: error,

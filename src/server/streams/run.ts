@@ -1,4 +1,5 @@
 import type { StreamRequest, StreamResponse } from "@connectrpc/connect";
+import { header } from "../../base/wire.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type MethodPolicy, procedureOf } from "../policy/policy.ts";
@@ -92,7 +93,13 @@ async function watch(
   const procedure = procedureOf(request.method);
   try {
     return await streams.watch(session, ends, (error) => {
-      ending.end(refuseCall(core, call, { error, procedure }));
+      const refused = refuseCall(core, call, { error, procedure });
+      const hint = call.responseHeader.get(header.hint);
+      if (call.committed && hint !== null) {
+        // The headers are sent, so the hint goes into the trailers.
+        refused.metadata.set(header.hint, hint);
+      }
+      ending.end(refused);
     });
   } catch (error) {
     throw refuseCall(core, call, { error, procedure });

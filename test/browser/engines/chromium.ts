@@ -14,29 +14,37 @@ import type {
 import { outcomeOf, scriptOf, temporaryFolder } from "./driver.ts";
 
 /** Where Chromium is, and the environment that it needs. */
-interface Installed {
+export interface InstalledChromium {
   readonly executablePath: string;
   readonly env: NodeJS.ProcessEnv;
 }
 
 /** Looks for Chromium in $CHROMIUM, on the system, and in the package @sparticuz/chromium (Linux on x64). */
-export async function findChromium(hosts: readonly string[]): Promise<Engine> {
+export async function installedChromium(): Promise<InstalledChromium | undefined> {
   const given = process.env.CHROMIUM;
   const paths = given ? [given] : ["/usr/bin/chromium", "/usr/bin/google-chrome"];
   const executablePath = paths.find((path) => existsSync(path));
-  const installed = executablePath && { executablePath, env: process.env };
+  if (executablePath !== undefined) {
+    return { executablePath, env: process.env };
+  }
   const isBundled = !given && process.platform === "linux" && process.arch === "x64";
-  const found = installed || (isBundled ? await unpackChromium() : undefined);
+  return isBundled ? await unpackChromium() : undefined;
+}
+
+/** Chromium, or how to get it. */
+export async function findChromium(hosts: readonly string[]): Promise<Engine> {
+  const found = await installedChromium();
   const rules = hosts.map((host) => `MAP ${host} 127.0.0.1`).join();
   return {
     name: "Chromium",
     traits: { secureOnLocalhost: true, partitioned: true, settings: true, popups: true },
     ...(found && { launch: () => launch({ ...found, args: [`--host-resolver-rules=${rules}`] }) }),
-    missing: found
-      ? ""
-      : "on Debian, run apt-get install chromium; elsewhere, set the variable CHROMIUM to its path",
+    missing: found ? "" : howToGetChromium,
   };
 }
+
+export const howToGetChromium =
+  "on Debian, run apt-get install chromium; elsewhere, set the variable CHROMIUM to its path";
 
 async function launch(options: LaunchOptions): Promise<RunningEngine> {
   const browser = await chromium.launch(options);
@@ -131,7 +139,7 @@ class ChromiumTab implements Tab {
  * The package unpacks into the folder for temporary files. It unpacks its libraries only if it
  * believes that it runs in AWS Lambda, and it looks for its fonts in a folder that does not exist here.
  */
-async function unpackChromium(): Promise<Installed> {
+async function unpackChromium(): Promise<InstalledChromium> {
   const cache = join(import.meta.dirname, "../../../node_modules/.cache/chromium");
   mkdirSync(cache, { recursive: true });
   const before = { ...process.env };

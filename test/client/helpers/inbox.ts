@@ -3,6 +3,7 @@ import http2 from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import {
   type Client,
+  ConnectError,
   createClient,
   type HandlerContext,
   type Interceptor,
@@ -71,6 +72,8 @@ export interface InboxWorld {
   answer: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
   /** Ends the body of every open response cleanly, as a proxy does when its upstream is gone. */
   endBodies(): void;
+  /** Drops the details of every error, as some gateways do. */
+  dropDetails: boolean;
   /** Cuts every connection. */
   cut(): void;
   /** Closes the server, or opens it again on the same port. */
@@ -135,7 +138,10 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   const count: Interceptor = (next) => async (request) => {
     underway += request.stream ? 0 : 1;
     try {
-      return await next(request);
+      const response = await next(request);
+      return response.stream
+        ? { ...response, message: bare(response.message, () => world.dropDetails) }
+        : response;
     } finally {
       underway -= request.stream ? 0 : 1;
     }
@@ -164,6 +170,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
     answer: undefined,
+    dropDetails: false,
     endBodies() {
       for (const response of responses) {
         response.end();
@@ -178,6 +185,17 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   });
   await world.client.signIn({ user: "ada" });
   return world;
+}
+
+async function* bare<T>(messages: AsyncIterable<T>, drops: () => boolean): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    if (error instanceof ConnectError && drops()) {
+      error.details = [];
+    }
+    throw error;
+  }
 }
 
 function clientOf(wire: InboxWire, baseUrl: string) {

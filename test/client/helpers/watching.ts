@@ -39,10 +39,10 @@ export function watch(world: InboxWorld, options: ResumeOptions = {}): Watching 
 
 /** Yields to the event loop until `holds` returns true. */
 export async function until(holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 120_000;
   while (!holds()) {
     if (performance.now() > deadline) {
-      throw new Error("the condition was still false after 10 s");
+      throw new Error("the condition was still false after two minutes");
     }
     await new Promise((resolve) => setImmediate(resolve));
   }
