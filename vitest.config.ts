@@ -61,6 +61,7 @@ export default defineConfig({
           include: slow,
         },
       },
+      { extends: true, test: { name: "browsers", include: browsers } },
     ],
   },
 });
