@@ -94,19 +94,36 @@ export function isFromBrowser(headers: Headers): boolean {
 }
 
 /**
- * Reads origins of pages, written as browsers send them (RFC 6454 section 6.2).
+ * Reads origins of pages, written as browsers send them (RFC 6454 section 6.2). Apps and extensions
+ * have schemes of their own, as in "capacitor://localhost".
+ *
  * @param option the name of the option, used in the message
- * @throws TypeError if an origin is written differently
+ * @throws TypeError if an origin is written differently, and for "null", which any page can send
  */
 export function readOrigins(option: string, origins: readonly string[]): ReadonlySet<string> {
   for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
+    if (!isOrigin(origin)) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(withoutCredentials(origin))} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a trailing slash`,
+        `${option}: ${JSON.stringify(withoutCredentials(origin))} is not an origin as browsers send it; use a value such as "https://app.example.com" or "capacitor://localhost", without a path or a trailing slash`,
       );
     }
   }
   return new Set(origins);
+}
+
+/** The special schemes of the URL standard. Only of these does `URL` compute the origin. */
+const special: readonly string[] = ["http:", "https:", "ws:", "wss:", "ftp:", "file:"];
+
+function isOrigin(text: string): boolean {
+  if (!URL.canParse(text) || text.includes("*")) {
+    return false;
+  }
+  const { origin, protocol } = new URL(text);
+  // The origin of any other scheme is opaque in the URL standard, so `URL` calls it "null". Browsers
+  // still send the scheme and the host, in the case that the app or extension has registered.
+  return special.includes(protocol)
+    ? origin === text
+    : /^[a-z][a-z0-9+.-]*:\/\/[\w.~-]+(:\d{1,5})?$/.test(text);
 }
 
 /** The facts that determine which pages may use the session cookies. */
@@ -135,10 +152,14 @@ export function readPageOrigins(
 
 /**
  * Whether a page is certainly on another site: it has another scheme, or its host shares fewer than
- * two labels. Only the public suffix list would show where the registrable domain begins.
+ * two labels. Only the public suffix list would show where the registrable domain begins. Whether an
+ * app or an extension receives cookies depends on its web view and its permissions.
  */
 function isCrossSite(origin: string, issuer: URL): boolean {
   const { protocol, hostname } = new URL(origin);
+  if (!special.includes(protocol)) {
+    return false;
+  }
   const endOf = (host: string): string => host.split(".").slice(-2).join(".");
   return (
     protocol !== issuer.protocol ||

@@ -131,6 +131,13 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     service,
     policies,
     emit: core.emit,
+    uploads: {
+      clock: core.clock,
+      isRefused: (values) => {
+        const call = values.get(key);
+        return call?.failure !== undefined && !call.admitted;
+      },
+    },
   };
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {
@@ -166,6 +173,10 @@ function sessionIn<S extends VerifiedSession>(
   const call = context.values.get(key);
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
+  }
+  if (call?.unreadable !== undefined) {
+    const procedure = procedureOf(context.method);
+    throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
   // The key belongs to this instance, so the session does too.
   return sessionOf(core, key, context) as S | undefined;

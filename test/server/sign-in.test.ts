@@ -22,7 +22,10 @@ type Options = Partial<
 >;
 
 /** A service with one public method that signs in with the options of the test. */
-function createWorld(options: Options = {}, session: NewSessionOptions = { userId: "alice" }) {
+function createWorld(
+  options: Options = {},
+  session: Parameters<TestSessions["create"]>[1] = { userId: "alice" },
+) {
   const store = watchedStore();
   const events: string[] = [];
   const sessions = testSessions({
@@ -111,11 +114,79 @@ describe("transport of a new session", () => {
     },
   );
 
+  const given = ["cookie", "header"] as const;
+  const optionRows = [false, true].flatMap((allowed) =>
+    given.flatMap((transport) =>
+      wanted.flatMap((want) =>
+        sites.flatMap((site) =>
+          origins.map((origin) => {
+            const contradicts = want !== undefined && want !== transport;
+            const alone = expected(transport, site, { origin, allowed });
+            const result: Result = contradicts ? "TRANSPORT_REFUSED" : alone;
+            return { transport, want, site, origin, allowed, result };
+          }),
+        ),
+      ),
+    ),
+  );
+
+  it.each(optionRows)(
+    "feat:A3 create with transport $transport, wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
+    async ({ transport, want, site, origin, allowed, result }) => {
+      const world = createWorld(
+        { ...options, browserHeaderTransport: allowed },
+        { userId: "alice", transport },
+      );
+      const headers = { "rpcsession-transport": want, "sec-fetch-site": site, origin };
+      const answer = await world.signIn({ headers });
+      if (result === "cookie" || result === "header") {
+        expect(answer.error).toBeUndefined();
+        expect(world.store.inserted).toHaveLength(1);
+        expect(answer.headers.getSetCookie()).toHaveLength(transport === "cookie" ? 2 : 0);
+        expect(answer.headers.has("rpcsession-refresh-token")).toBe(transport === "header");
+        return;
+      }
+      expect(answer.error?.code).toBe(Code.PermissionDenied);
+      expect(answer.hint?.reason).toBe(Reason[result]);
+      expect(world.store.inserted).toEqual([]);
+    },
+  );
+
+  it("feat:A3 feat:N4 create refuses a transport that does not exist, as misuse", async () => {
+    const world = createWorld({}, { userId: "alice", transport: "cookies" as never });
+    const { error } = await world.signIn({});
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toBe('transport must be "header" or "cookie"');
+    expect(world.store.inserted).toEqual([]);
+  });
+
   it("refuses an unknown transport", async () => {
     const { signIn } = createWorld(options);
     const { error, hint } = await signIn({ headers: { "rpcsession-transport": "any" } });
     expect(error?.message).toContain('must be "cookie" or "header"');
     expect(hint?.reason).toBe(Reason.TRANSPORT_REFUSED);
+  });
+});
+
+describe("feat:C7 sec:C15 pages of apps and extensions", () => {
+  const apps = ["capacitor://localhost", "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb"];
+  const world = () => createWorld({ origins: apps, cookies: { sameSite: "none" } });
+
+  it.each(apps)("sign in with cookies if their origin is listed: %s", async (origin) => {
+    const answer = await world().signIn({ headers: { origin, "sec-fetch-site": "cross-site" } });
+    expect(answer.error).toBeUndefined();
+    expect(cookieEffects(answer.headers)).toEqual(["access set", "refresh set"]);
+  });
+
+  it.each([
+    ...["capacitor://localhost.evil.example", "capacitor://localhost:1", "Capacitor://localhost"],
+    ...["http://localhost", "https://localhost", "chrome-extension://other", "null"],
+  ])("are compared by their text: %s is refused", async (origin) => {
+    const { signIn, store } = world();
+    const headers = { origin, "rpcsession-transport": "cookie" };
+    const answer = await signIn({ headers });
+    expect(answer.hint?.reason).toBe(Reason.CROSS_SITE);
+    expect(store.inserted).toEqual([]);
   });
 });
 

@@ -183,10 +183,7 @@ export class Refresher {
     }
     const hint = this.#local.obey(error);
     const isLost = this.#local.lostCookies(hint, before);
-    if (hint?.clear && hint.sessionId === "" && this.#local.transport === "cookie") {
-      // No session could be named, so none is left in the cookies.
-      this.#local.end("server");
-    }
+    this.#local.endUnnamed(hint, before);
     const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
     this.#local.emit({ type: "refreshFailed", code: seen.code });
     return { type: "failed", error: seen };

@@ -35,6 +35,9 @@ export interface ClientTokens {
  * refresh, because other clients may share the store. It saves one value at a time, the newest last.
  * A failure of the store is reported as the event `storeFailed` and never ends the session.
  *
+ * Store the value as one. If your storage keeps the two tokens apart, write the refresh token first: the
+ * server takes the use of the access token as a sign that the refresh token has been stored.
+ *
  * ```ts
  * const tokens: TokenStore = {
  *   transport: "header",

@@ -2,6 +2,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import { encodeNotice, header, type SessionNotice } from "../../base/wire.ts";
 import type { AccessToken } from "../../engine/access-tokens.ts";
+import { endedError } from "../../engine/liveness.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import type { Copies } from "../../request/cookies.ts";
 import { hasForeignCookies } from "../authenticate/candidates.ts";
@@ -85,6 +86,7 @@ export async function claimsForClient(
 }
 
 function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
+  hideWhenInspected(headers);
   const { record, now, access, refreshToken } = tokens;
   if (record.transport === "header") {
     headers.set(header.accessToken, access.token);
@@ -104,6 +106,24 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       replaceCookie(headers, name, cookies);
     }
   }
+}
+
+/** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
+const inspected = Symbol.for("nodejs.util.inspect.custom");
+
+/** Makes `util.inspect` print response headers without tokens: handlers log their context. */
+function hideWhenInspected(headers: Headers): void {
+  const hidden = new Set<string>([
+    "set-cookie",
+    header.accessToken,
+    header.refreshToken,
+    header.csrf,
+  ]);
+  const printed = (): object =>
+    Object.fromEntries(
+      [...headers].map(([name, value]) => [name, hidden.has(name) ? "[hidden]" : value]),
+    );
+  Object.defineProperty(headers, inspected, { value: printed, configurable: true });
 }
 
 /** Expires the session cookies of a call in both jars. */
@@ -156,6 +176,40 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
     expiresIn: 0,
   });
   headers.set("cache-control", "no-store");
+}
+
+/**
+ * Takes back the new tokens of a response that must not deliver them:
+ *
+ * - Their session has ended meanwhile, by whatever means. The client is told to drop its tokens.
+ * - The call has failed after a refresh. The client keeps its former tokens, as after a lost response:
+ *   its next refresh gets the same successor.
+ */
+export function takeBackTokens(core: VerifyingCore, call: Call, failed: boolean): void {
+  const { written, responseHeader: headers } = call;
+  if (written === undefined || call.committed) {
+    return;
+  }
+  const end = core.revocations.get(written.session);
+  if (end === undefined && !(failed && written.event === "refreshed")) {
+    return;
+  }
+  call.written = undefined;
+  for (const name of [header.accessToken, header.refreshToken, header.csrf, header.session]) {
+    headers.delete(name);
+  }
+  if (written.transport === "cookie") {
+    for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
+      replaceCookie(headers, name, []);
+    }
+  }
+  // A sign-out or a replacement elsewhere has already cleared the client's tokens.
+  if (end !== undefined && endedError(end, core.revocations.storeNow()).clearTokens) {
+    if (written.transport === "cookie") {
+      expireCookies(core, call);
+    }
+    endTokens(core, headers, written.session);
+  }
 }
 
 /** Adds `no-store` to a response with tokens or cookies, whatever the handler set for caching. */

@@ -51,6 +51,11 @@ export interface IssuedTokens {
 /** Options of a new session; the schema checks its claims at run time. */
 type UntypedOptions = SessionFacts & { readonly claims?: object };
 
+/** The option that chooses how the tokens travel. */
+interface WithTransport {
+  readonly transport?: TokenTransport;
+}
+
 /**
  * Creates a session and writes its tokens to the response of a call. Ends the session that the
  * request proves to belong to.
@@ -60,7 +65,7 @@ export async function signIn(
   core: Core,
   call: Call,
   context: HandlerContext,
-  options: UntypedOptions,
+  options: UntypedOptions & WithTransport,
 ): Promise<Session> {
   // 1. Check the content of the session, and that the response can still carry its tokens.
   const given = await readNewSession(core, options);
@@ -69,7 +74,7 @@ export async function signIn(
 
   // 2. Choose how the tokens travel.
   const trustedSite = isTrustedSite(core, call);
-  const transport = transportFor(core, call, trustedSite);
+  const transport = transportFor(core, call, { trustedSite, given: options.transport });
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
       `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
@@ -111,10 +116,7 @@ export async function signIn(
  * Creates a session without a response.
  * @throws SessionError TypeError
  */
-export async function issue(
-  core: Core,
-  options: UntypedOptions & { readonly transport?: TokenTransport },
-): Promise<Created> {
+export async function issue(core: Core, options: UntypedOptions & WithTransport): Promise<Created> {
   const given = await readNewSession(core, options);
   const transport = readTransport(options.transport);
   const engine = await core.engine();
@@ -209,9 +211,14 @@ function ipOf({ clientIp }: Core, context: HandlerContext): string | undefined {
   return ip;
 }
 
-function transportFor(core: Core, call: Call, trustedSite: boolean): TokenTransport {
-  const { requestHeader: headers } = call;
+/** @throws TypeError if `given` is not a transport */
+function transportFor(
+  core: Core,
+  { requestHeader: headers }: Call,
+  { trustedSite, given }: Pick<TransportRequest, "trustedSite" | "given">,
+): TokenTransport {
   return chooseTransport({
+    given: given === undefined ? undefined : readTransport(given),
     wanted: headers.get(header.transport) ?? undefined,
     fromBrowser: isFromBrowser(headers),
     trustedSite,
@@ -221,6 +228,8 @@ function transportFor(core: Core, call: Call, trustedSite: boolean): TokenTransp
 
 /** The facts that determine the token transport of a new session. */
 interface TransportRequest {
+  /** The option `transport` of the sign-in. Default: the client decides. */
+  readonly given?: TokenTransport | undefined;
   /** The request header `rpcsession-transport`; undefined if it is absent. */
   readonly wanted: string | undefined;
   /** Whether a browser sent the request: it carries `Sec-Fetch-Site` or `Origin`. */
@@ -232,21 +241,27 @@ interface TransportRequest {
 }
 
 /**
- * Chooses the token transport of a new session: the one that the client asks for, else cookies for a
- * browser that will keep them, else headers.
+ * Chooses the token transport of a new session: the one that the service or the client asks for, else
+ * cookies for a browser that will keep them, else headers.
  *
  * @throws SessionError `forbidden` if a browser would receive tokens in headers and may not, or if
- * the client asks for an unknown transport
+ * the client asks for an unknown transport or for another one than the service
  */
 export function chooseTransport(request: TransportRequest): TokenTransport {
-  const { wanted, fromBrowser } = request;
+  const { given, wanted, fromBrowser } = request;
   if (wanted !== undefined && wanted !== "cookie" && wanted !== "header") {
     throw transportRefused('the request header rpcsession-transport must be "cookie" or "header"');
   }
-  const transport = wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
+  if (given !== undefined && wanted !== undefined && given !== wanted) {
+    // The client could not keep the tokens, and the session would be left behind.
+    throw transportRefused(
+      `the client asks for its tokens by "${wanted}", and this method sends them only by "${given}"; set the option tokens of the client to match`,
+    );
+  }
+  const transport = given ?? wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
   if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
     throw transportRefused(
-      wanted === undefined
+      (given ?? wanted) === undefined
         ? "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers"
         : "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
     );
@@ -265,8 +280,8 @@ async function formerSessions(
   actsOnCookies: boolean,
 ): Promise<Iterable<string>> {
   if (written !== undefined) {
-    // The call has already created a session, which replaced the sessions of the request.
-    return [written];
+    // The call has already created or refreshed a session, and its response carries the tokens.
+    return [written.session];
   }
   if (presented.isEmpty) {
     return [];
@@ -308,7 +323,8 @@ export async function writeCreated(
 
 /** Makes a session whose tokens were written the session of its call. */
 export async function enterCreated(core: Core, call: Call, created: Created): Promise<Session> {
-  call.written = created.record.id;
+  const { id: session, transport } = created.record;
+  call.written = { session, transport, event: "created" };
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
   call.enter(core, { claims, read });
