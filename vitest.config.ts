@@ -6,8 +6,9 @@ import { configDefaults, defineConfig } from "vitest/config";
  */
 const slow = [
   "test/adapters/examples.test.ts",
-  "test/browser/**/*.test.ts",
   "test/cli/**/*.test.ts",
+  "test/client/react-native.test.ts",
+  "test/clients/**/*.test.ts",
   "test/client/resume-exit.test.ts",
   "test/engine/memory-bound.test.ts",
   "test/engine/model.test.ts",
@@ -22,8 +23,12 @@ const slow = [
   "test/stores/refresh-rules-postgres.test.ts",
   "test/stores/refresh-rules-redis.test.ts",
   "test/stores/secret-roll-out.test.ts",
+  "test/stores/two-processes.test.ts",
   "test/tools/mutants.test.ts",
 ];
+
+/** They have a project of their own, because three engines take long. */
+const browsers = ["test/browser/**/*.test.ts"];
 
 export default defineConfig({
   ssr: { resolve: { conditions: ["@rpc-session/source", "node", "default"] } },
@@ -31,19 +36,23 @@ export default defineConfig({
   test: {
     // Many tests wait for databases and browsers, not for a core.
     maxWorkers: 3,
+    // On a busy machine everything takes many times longer. A test that hangs is found even so.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    expect: { poll: { timeout: 120_000, interval: 10 } },
+    setupFiles: ["test/setup.ts"],
     projects: [
       {
         extends: true,
         test: {
           name: "fast",
           include: ["test/**/*.test.ts"],
-          exclude: [...configDefaults.exclude, ...slow],
+          exclude: [...configDefaults.exclude, ...slow, ...browsers],
           typecheck: {
             enabled: true,
             include: ["test/**/*.test-d.ts"],
             tsconfig: "tsconfig.json",
           },
-          testTimeout: 20_000,
         },
       },
       {
@@ -51,11 +60,9 @@ export default defineConfig({
         test: {
           name: "slow",
           include: slow,
-          testTimeout: 20_000,
-          // Starting a database takes long while two other files run.
-          hookTimeout: 60_000,
         },
       },
+      { extends: true, test: { name: "browsers", include: browsers } },
     ],
   },
 });

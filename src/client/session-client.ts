@@ -12,6 +12,7 @@ import {
   type ResumeOptions,
   resume,
 } from "./resume/resume.ts";
+import { tokensNotLoaded } from "./state/local-session.ts";
 
 /** A client's session with a service. */
 export interface SessionClient<Claims extends object = JsonObject> {
@@ -43,15 +44,17 @@ export interface SessionClient<Claims extends object = JsonObject> {
    * refresh for a call, it is not delayed after a token was refused.
    *
    * @throws ConnectError Unauthenticated if there is no session or it is over; Unavailable if the
-   *   service could not be reached in time, in which case the session is kept; Aborted if the
+   *   service or the token store could not be reached in time, in which case the session is kept;
+   *   Aborted if the
    *   session changed during the refresh; Canceled or DeadlineExceeded as set by `options`
    */
   refresh(options?: SessionCallOptions): Promise<void>;
   /**
    * Returns a stream that outlives its access token and its connection. It calls `open` again when
-   * the server ended the stream because the token expired, and after a pause when the server could
-   * not be reached. It refreshes ahead of time, to keep the gap short. The result ends when
-   * the stream itself ends, when the session ends, or with any other error.
+   * the server ended the stream because the token expired, and after a pause when something other
+   * than the service ended it: a lost connection, or the answer of a gateway. It refreshes ahead of
+   * time, to keep the gap short. The result ends when the stream itself ends, when the session ends,
+   * or with any error of the service other than Unavailable.
    *
    * ```ts
    * const orders = session.resume((after, call) => client.watchOrders({ after }, call), {
@@ -140,7 +143,10 @@ async function refresh(
 ): Promise<void> {
   try {
     await withDeadline(options.clock, call, async (signal) => {
-      await race(local.ready() ?? Promise.resolve(undefined), signal);
+      await race(Promise.resolve(local.ready()), signal);
+      if (!local.isLoaded) {
+        throw tokensNotLoaded();
+      }
       if (!refresher.canRefresh()) {
         throw new ConnectError("there is no session to refresh; sign in", Code.Unauthenticated);
       }

@@ -14,8 +14,10 @@ import type { TestSessionsOptions } from "../helpers/server.ts";
 
 /** The address of a server. */
 export interface Place {
-  /** A name that resolves to this machine; uses TLS if it ends in "shop.test". Default "localhost". */
+  /** A name that resolves to this machine. Default "localhost". */
   readonly host?: string;
+  /** Whether it uses TLS. Default: if the name ends in "example.com". */
+  readonly tls?: boolean;
   /** Default: a free port. */
   readonly port?: number;
 }
@@ -43,15 +45,18 @@ export interface Asked {
 /** A notes service for pages of other origins. */
 export interface Api extends Site {
   readonly sessions: TestSessions;
-  readonly calls: { handled: number };
+  /** `watching` keeps streams open. */
+  readonly calls: { handled: number; watching?: Promise<void> | undefined };
   readonly asked: Asked[];
   readonly events: SessionEvent[];
   count(method: string, verb?: string): number;
+  /** Ends every connection, as a crash does. */
+  cut(): void;
   /** Stops listening; `close` also closes its sessions object. */
   stop(): Promise<void>;
 }
 
-/** @param pages the origins whose pages may call */
+/** @param pages the origins whose pages may call; only its own if there are none */
 export async function startApi(
   pages: readonly string[],
   options: TestSessionsOptions = {},
@@ -63,7 +68,7 @@ export async function startApi(
   const events: SessionEvent[] = [];
   const sessions = testSessions({
     issuer: site.at(),
-    origins: pages,
+    ...(pages.length > 0 && { origins: pages }),
     public: [NotesService.method.signIn],
     onEvent: (event) => events.push(event),
     ...options,
@@ -72,7 +77,16 @@ export async function startApi(
   const handle = connectNodeAdapter(sessions.protect({ routes }));
   const allowed = sessionCors({ ...cors, allowedOrigins: pages });
   server.on("request", (request: IncomingMessage, response: ServerResponse) => {
-    asked.push(askedOf(request));
+    // Where a test reads the cookies of the API.
+    if (request.url === "/") {
+      response.setHeader("content-type", "text/html");
+      response.end("<!doctype html><title>API</title>");
+      return;
+    }
+    // Not what a browser asks for on its own, such as an icon.
+    if (request.url?.includes(".v1.")) {
+      asked.push(askedOf(request));
+    }
     if (!answerPreflight(allowed, request, response)) {
       handle(request, response);
     }
@@ -89,6 +103,7 @@ export async function startApi(
           one.method === method &&
           (verb === undefined ? one.verb !== "OPTIONS" : one.verb === verb),
       ).length,
+    cut: () => server.closeAllConnections(),
     stop: () => site.close(),
     async close() {
       await site.close();
@@ -157,7 +172,7 @@ export async function startPages(
   const server = createServer(place);
   server.on("request", (request: IncomingMessage, response: ServerResponse) => {
     response.setHeader("set-cookie", cookies);
-    if (request.url === "/app.js") {
+    if (request.url?.endsWith(".js")) {
       response.setHeader("content-type", "text/javascript");
       response.end(script());
     } else {
@@ -173,14 +188,14 @@ export async function startPages(
 const fixture = (name: string): string =>
   readFileSync(join(import.meta.dirname, "../fixtures", name), "utf8");
 
-function createServer({ host }: Place): http.Server | https.Server {
-  return isShop(host)
+function createServer(place: Place): http.Server | https.Server {
+  return usesTls(place)
     ? https.createServer({ cert: fixture("localhost.crt"), key: fixture("localhost.key") })
     : http.createServer();
 }
 
-function isShop(host = ""): boolean {
-  return host.endsWith("shop.test");
+function usesTls({ host = "", tls = host.endsWith("example.com") }: Place): boolean {
+  return tls;
 }
 
 async function listen(server: http.Server | https.Server, place: Place): Promise<Site> {
@@ -189,7 +204,7 @@ async function listen(server: http.Server | https.Server, place: Place): Promise
   const { port } = server.address() as AddressInfo;
   return {
     port,
-    at: () => `${isShop(host) ? "https" : "http"}://${host}:${port}`,
+    at: () => `${usesTls(place) ? "https" : "http"}://${host}:${port}`,
     close: () =>
       new Promise((resolve) => {
         server.closeAllConnections();

@@ -1,8 +1,14 @@
-import type { Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { type Credentials, credentialHeaders, type LocalSession } from "../state/local-session.ts";
+import { isInterruption } from "../state/hint.ts";
+import {
+  type Credentials,
+  credentialHeaders,
+  type LocalSession,
+  tokensNotLoaded,
+} from "../state/local-session.ts";
 import type { Refresher } from "./refresher.ts";
 
 /** The objects that a sign-out works with. */
@@ -34,8 +40,13 @@ export class SignOut {
     const { transport, csrf } = local;
     let { tokens } = local;
     const refreshing = transport === "cookie" ? refresher.running : undefined;
-    const loading = local.ready()?.then((loaded) => {
-      tokens ??= loaded;
+    const reading = local.ready();
+    let isKnown = local.isLoaded;
+    const loading = reading?.then((loaded) => {
+      if (loaded !== "failed") {
+        isKnown = true;
+        tokens ??= loaded.tokens;
+      }
     });
     local.end("signOut");
 
@@ -48,7 +59,10 @@ export class SignOut {
       this.#waiting -= 1;
     }
 
-    // 3. Sign out on the server, which clears the cookies.
+    // 3. Sign out on the server, which clears the cookies. Without the tokens that is impossible.
+    if (!isKnown) {
+      throw unreached(tokensNotLoaded());
+    }
     await this.#send({ transport, csrf, tokens }, bounds);
 
     // 4. Wait until the token store is empty.
@@ -72,11 +86,17 @@ export class SignOut {
     if (!isReplaced && (held.transport === "cookie" || held.tokens !== undefined)) {
       const refreshToken = held.tokens?.refreshToken ?? "";
       const headers = credentialHeaders(held);
-      await withDeadline(options.clock, bounds, (signal) =>
-        transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
-          refreshToken,
-        }),
-      );
+      try {
+        const response = await withDeadline(options.clock, bounds, (signal) =>
+          transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
+            refreshToken,
+          }),
+        );
+        local.signedOutOnServer(response.header);
+      } catch (reason) {
+        const error = ConnectError.from(reason);
+        throw isInterruption(error) ? unreached(error) : error;
+      }
     }
   }
 
@@ -84,4 +104,15 @@ export class SignOut {
   async #waitFor(work: Promise<unknown>, bounds: SessionCallOptions): Promise<void> {
     await withDeadline(this.#parts.options.clock, bounds, () => work).catch(() => {});
   }
+}
+
+/** The service did not answer: something else did, such as a gateway, or it could not be asked. */
+function unreached(cause: ConnectError): ConnectError {
+  return new ConnectError(
+    "the service could not be told, so the session may still exist there; sign out again",
+    Code.Unavailable,
+    undefined,
+    undefined,
+    cause,
+  );
 }

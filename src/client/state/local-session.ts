@@ -1,9 +1,10 @@
-import type { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
-import type { SessionClientEvent, SessionState, SignedOutBy } from "../events.ts";
+import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Hint, hintOf } from "./hint.ts";
+import { Lifetime } from "./lifetime.ts";
 import {
   type AccessOrder,
   isCurrent,
@@ -35,6 +36,8 @@ interface SessionHooks {
   readonly onReplaced: () => void;
   /** A response from before the user signed out has set the session's cookies again. */
   readonly onLateCookies: () => void;
+  /** The session may have changed unnoticed; a refresh finds out. */
+  readonly onDoubt: () => void;
 }
 
 /**
@@ -58,6 +61,8 @@ export class LocalSession implements KnownSession, Credentials {
   epoch = 0;
   intent = 0;
   version = 0;
+  /** How long the access token is still valid. */
+  readonly lifetime: Lifetime;
 
   readonly #options: ResolvedOptions;
   readonly #hooks: SessionHooks;
@@ -66,23 +71,30 @@ export class LocalSession implements KnownSession, Credentials {
   readonly #subscribers = new Set<(state: SessionState) => void>();
   #state: SessionState;
   #published: SessionState;
+  /** The sign-ins and sign-outs since the state was published last. */
+  #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
-  #loading: Promise<ClientTokens | undefined> | undefined;
-  /** The lifetime of the access token, in monotonic milliseconds. */
-  #lifetime: { readonly from: number; readonly length: number } | undefined;
+  #loading: Promise<Loaded> | undefined;
 
   constructor(options: ResolvedOptions, hooks: SessionHooks) {
     this.transport = options.tokens.transport;
     this.realm = options.realm;
     this.#options = options;
     this.#hooks = hooks;
+    this.lifetime = new Lifetime(options);
     this.#state = stateOf(this);
     this.#published = this.#state;
-    this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
+    this.#keeper = new TokenKeeper(options.tokens, {
+      ...{ clock: options.clock, ms: options.refreshTimeoutMs },
+      emit: (event) => this.emit(event),
+    });
     // Tabs share a session only if they share its cookies.
     if (this.transport === "cookie") {
-      this.#tabs = new Tabs(channelName(options.realm), (message) => this.#follow(message));
+      this.#tabs = new Tabs(channelName(options.realm), {
+        onMessage: (message) => this.#follow(message),
+        onRestored: () => this.#catchUp(),
+      });
     }
     void this.ready();
   }
@@ -129,7 +141,8 @@ export class LocalSession implements KnownSession, Credentials {
    */
   attach(headers: Headers): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
-    const wasLoaded = this.ready() === undefined;
+    void this.ready();
+    const wasLoaded = this.isLoaded;
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
@@ -139,45 +152,20 @@ export class LocalSession implements KnownSession, Credentials {
     return { epoch, intent, version, wasLoaded };
   }
 
-  /**
-   * Milliseconds until the access token is due for an early refresh, negative if it is overdue;
-   * undefined if its lifetime is not known.
-   */
-  dueIn(): number | undefined {
-    const { clock, earlyRefresh } = this.#options;
-    return (
-      this.#lifetime &&
-      this.#lifetime.from + this.#lifetime.length * earlyRefresh - clock.monotonic()
-    );
-  }
-
-  /**
-   * Where the access token is in its lifetime: `due` means due for an early refresh. A token whose
-   * lifetime is not known counts as fresh.
-   */
-  phase(): "fresh" | "due" | "expired" {
-    const dueIn = this.dueIn();
-    if (dueIn === undefined || dueIn > 0) {
-      return "fresh";
-    }
-    return this.#expiresIn() > 0 ? "due" : "expired";
-  }
-
-  /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
-  #expiresIn(): number {
-    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
-    return Math.max(0, from + length - this.#options.clock.monotonic());
-  }
-
   // --- The token store -------------------------------------------------------------------------
+
+  /** Whether the token store has been read. Cookies need no reading. */
+  get isLoaded(): boolean {
+    return this.transport === "cookie" || this.status !== "unknown";
+  }
 
   /**
    * Loads the tokens if that is still to be done. Returns undefined if there is nothing to wait for.
-   * The promise resolves to the tokens that the store held and never rejects; after a failure the
-   * next call tries again.
+   * The promise resolves to what the store held and never rejects; after a failure the next call
+   * tries again.
    */
-  ready(): Promise<ClientTokens | undefined> | undefined {
-    if (this.#loading !== undefined || this.transport === "cookie" || this.status !== "unknown") {
+  ready(): Promise<Loaded> | undefined {
+    if (this.#loading !== undefined || this.isLoaded) {
       return this.#loading;
     }
     const loaded = this.#keeper.load();
@@ -210,24 +198,24 @@ export class LocalSession implements KnownSession, Credentials {
     return this.#keeper.idle();
   }
 
-  /** Starts with the tokens that the store held. Returns those of the right realm. */
-  #start(loaded: Loaded): ClientTokens | undefined {
+  /** Starts with the tokens that the store held. Returns only those of the right realm. */
+  #start(loaded: Loaded): Loaded {
     if (loaded === "failed") {
-      return undefined;
+      return loaded;
     }
     const { realm } = this.#options;
     const isOwnRealm = realm === undefined || loaded.tokens?.realm === realm;
-    const found = isOwnRealm ? loaded.tokens : undefined;
+    const tokens = isOwnRealm ? loaded.tokens : undefined;
     // A sign-in or sign-out during the load is newer than the tokens in the store.
     if (this.status === "unknown") {
-      if (found === undefined) {
+      if (tokens === undefined) {
         this.status = "signedOut";
       } else {
-        this.#restore(found);
+        this.#restore(tokens);
       }
       this.#publish();
     }
-    return found;
+    return { tokens };
   }
 
   #restore(tokens: ClientTokens): void {
@@ -326,12 +314,12 @@ export class LocalSession implements KnownSession, Credentials {
   renewed(token?: AccessOrder & { readonly expiresIn: number }, age = 0): void {
     this.version += 1;
     if (token === undefined) {
-      this.#lifetime = undefined;
+      this.lifetime.end();
       return;
     }
     const { generation, claimsVersion, expiresAt, expiresIn } = token;
     this.order = { generation, claimsVersion, expiresAt };
-    this.#lifetime = { from: this.#options.clock.monotonic() - age, length: expiresIn };
+    this.lifetime.start(expiresIn, age);
   }
 
   /** Applies a notice that comes with a token. Returns the verdict that was carried out. */
@@ -414,6 +402,58 @@ export class LocalSession implements KnownSession, Credentials {
     this.#publish();
   }
 
+  /** After the page was frozen: another tab may have signed in or out meanwhile. */
+  #catchUp(): void {
+    if (this.status === "signedIn") {
+      this.#hooks.onDoubt();
+    } else if (this.status === "signedOut") {
+      this.#forget();
+      this.#publish();
+    }
+  }
+
+  /**
+   * Reads the response to this client's own sign-out. It names the session, which a client that has
+   * just loaded its page did not know when it told the other tabs.
+   */
+  signedOutOnServer(headers: Headers): void {
+    const notice = decodeNotice(headers.get(header.session));
+    if (notice?.event === "ended" && notice.session !== this.endedSessionId) {
+      this.endedSessionId = notice.session;
+      this.#tabs?.send({ type: "signedOut", session: notice.session, realm: notice.realm });
+    }
+  }
+
+  /**
+   * The browser sends no session cookie, although this client is signed in: it did not keep them, or
+   * they were deleted. Returns whether that is so.
+   */
+  lostCookies(hint: Hint | undefined, sent: SessionSnapshot): boolean {
+    const { sessionId } = this;
+    const isLost =
+      this.transport === "cookie" &&
+      this.status === "signedIn" &&
+      sessionId !== undefined &&
+      hint?.isMissing === true &&
+      sent.epoch === this.epoch;
+    if (isLost) {
+      this.emit({ type: "cookiesMissing", sessionId });
+      this.end("server");
+    }
+    return isLost;
+  }
+
+  /**
+   * Signs out if the answer to this client's own refresh clears its tokens without naming a session:
+   * they prove none, so no valid ones are left.
+   */
+  endUnnamed(hint: Hint | undefined, sent: SessionSnapshot): void {
+    const isUnnamed = hint?.clear && hint.sessionId === "";
+    if (isUnnamed && sent.epoch === this.epoch && this.status !== "signedOut") {
+      this.end("server");
+    }
+  }
+
   /** Reports to other tabs how a notice was applied. */
   #notifyTabs(verdict: Verdict): void {
     const { sessionId, realm, order, claims } = this;
@@ -427,7 +467,7 @@ export class LocalSession implements KnownSession, Credentials {
     } else if (sessionId !== undefined && realm !== undefined) {
       const known = { session: sessionId, realm, ...(claims && { claims }) };
       if (verdict === "renew" && order !== undefined) {
-        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.#expiresIn() });
+        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.lifetime.rest });
       } else if (verdict === "adopt") {
         this.#tabs?.send({ type: "signedIn", ...known });
       }
@@ -443,7 +483,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = sessionId;
     this.realm ??= realm;
     this.#dropContents();
-    this.emit({ type: "signedIn", sessionId, realm });
+    this.#news.push({ type: "signedIn", sessionId, realm });
   }
 
   /** There is no session from now on. */
@@ -456,9 +496,9 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = undefined;
     this.#dropContents();
     this.order = undefined;
-    this.#lifetime = undefined;
+    this.lifetime.end();
     if (before !== "signedOut") {
-      this.emit({ type: "signedOut", sessionId, by });
+      this.#news.push({ type: "signedOut", sessionId, by });
     }
   }
 
@@ -469,7 +509,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = undefined;
     this.claims = undefined;
     this.order = undefined;
-    this.#lifetime = undefined;
+    this.lifetime.end();
   }
 
   /** Drops everything that belongs to one session and must not pass to the next. */
@@ -479,7 +519,10 @@ export class LocalSession implements KnownSession, Credentials {
     this.claims = undefined;
   }
 
-  /** Saves the tokens and publishes the state, each only if it has changed. */
+  /**
+   * Saves the tokens and publishes the state, each only if it has changed. Listeners may use the
+   * session at once, so this comes after every change.
+   */
   #publish(): void {
     if (this.tokens !== this.#saved) {
       this.#saved = this.tokens;
@@ -491,7 +534,21 @@ export class LocalSession implements KnownSession, Credentials {
         notify(subscriber, this.#published);
       }
     }
+    for (const event of this.#news.splice(0)) {
+      this.emit(event);
+    }
   }
+}
+
+/** The error of a call that needs tokens while the token store fails. */
+export function tokensNotLoaded(cause?: ConnectError): ConnectError {
+  return new ConnectError(
+    "the token store has not returned the tokens; try again, and check its load() and the event storeFailed",
+    Code.Unavailable,
+    undefined,
+    undefined,
+    cause,
+  );
 }
 
 /** The credentials of a refresh, which is authenticated by the refresh token alone. */
@@ -506,15 +563,6 @@ export function credentialHeaders(held: Credentials): Record<string, string> {
     ...refreshHeaders(held),
     ...(tokens !== undefined && { authorization: `Bearer ${tokens.accessToken}` }),
   };
-}
-
-/** Calls a listener of the application. A listener that throws must not break a call. */
-function notify<T>(listener: ((value: T) => void) | undefined, value: T): void {
-  try {
-    listener?.(value);
-  } catch {
-    // The error is the application's own.
-  }
 }
 
 function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {
