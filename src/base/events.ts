@@ -6,7 +6,7 @@ import type { SessionError, SessionErrorReason } from "./errors.ts";
  * - `signOut`: its client signed out
  * - `revoked`: the service or another session of the user revoked it
  * - `replaced`: a new sign-in in the same client replaced it
- * - `theft`: one of its refresh tokens was reused
+ * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from
  * - `evicted`: the user had too many sessions
  */
 export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
@@ -25,6 +25,11 @@ export type SessionEvent =
       readonly sessionId: string;
       readonly claimsVersion: number;
     }
+  /**
+   * The private data of a session changed. `version` counts the changes of its claims and data
+   * together.
+   */
+  | { readonly type: "dataChanged"; readonly sessionId: string; readonly version: number }
   /** A refresh was refused because the session is past its idle or absolute end. */
   | { readonly type: "expired"; readonly sessionId: string; readonly userId: string }
   /**
@@ -48,7 +53,7 @@ export type SessionEvent =
       /** The `Origin` header of the request, unverified and cut; null if there is none. */
       readonly origin: string | null;
     }
-  /** A session was ended. Theft has an event of its own. */
+  /** A session was ended. Theft has an event of its own, which the ends of forks follow. */
   | { readonly type: "revoked"; readonly sessionId: string; readonly endedBy: EndedBy }
   /**
    * Reuse of a refresh token was detected: one of generation `presented`, after its successor had been
@@ -151,6 +156,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   refreshed: { level: "info", message: "refreshed a session" },
   recovered: { level: "info", message: "recovered a refresh whose response was lost" },
   claimsChanged: { level: "info", message: "changed the claims of a session" },
+  dataChanged: { level: "info", message: "changed the private data of a session" },
   revoked: { level: "info", message: "ended a session" },
   expired: { level: "info", message: "refused a refresh because the session has expired" },
   refused: { level: "info", message: "refused a call" },

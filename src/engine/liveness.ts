@@ -23,8 +23,7 @@ export function endedError({ session, endedBy, at, userId }: Ended, now: number)
   const proven = { sessionId: session, ...(userId === undefined ? {} : { userId }) };
   return endedBy === "theft"
     ? new SessionError("unauthorized", "TOKEN_THEFT", {
-        message:
-          "the session was ended because one of its refresh tokens was used twice; sign in again",
+        message: "the session was ended because a refresh token was used twice; sign in again",
         ...proven,
         clearTokens,
       })
@@ -89,6 +88,14 @@ export function liveOf(
 export function badRefreshToken(): SessionError {
   return new SessionError("unauthorized", "TOKEN_INVALID", {
     message: "the refresh token is not valid; sign in again",
+    clearTokens: true,
+  });
+}
+
+/** The error for a refresh token under a secret that was declared dead. Its session cannot go on. */
+export function deadSecretError(): SessionError {
+  return new SessionError("unauthorized", "TOKEN_INVALID", {
+    message: "the refresh token was made under a secret that is no longer trusted; sign in again",
     clearTokens: true,
   });
 }

@@ -45,6 +45,11 @@ export interface SessionRecord {
   readonly accessLife: number | null;
   /** Maximum milliseconds that the session lives without a refresh; null for the service's. */
   readonly idleLife: number | null;
+  /**
+   * The ids of the sessions that this one was forked from, outermost first, and its own, joined by
+   * dots. A session that replaces another one keeps its lineage. Null for the id alone.
+   */
+  readonly lineage: string | null;
   readonly claims: JsonObject;
   /** Incremented by every change of claims. */
   readonly claimsVersion: number;
@@ -80,6 +85,7 @@ export interface NewSession {
   /** Stored unchanged; see `SessionRecord`. */
   readonly accessLife: number | null;
   readonly idleLife: number | null;
+  readonly lineage: string | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */
@@ -194,7 +200,7 @@ export interface Stored<T> {
   readonly now: number;
 }
 
-/** An entry of the change log. */
+/** An entry of the change log that concerns a session. */
 export type LogEntry = EndedEntry | ClaimsEntry;
 
 /** A session ended. */
@@ -215,9 +221,20 @@ export interface ClaimsEntry {
   readonly at: number;
 }
 
+/** An entry of the change log: secrets or signing keys changed, and every server reads them again. */
+export interface KeysEntry {
+  readonly kind: "keys";
+  /** `rotate` also asks the servers to create the next signing key, unless it is newer than this. */
+  readonly change: "changed" | "rotate";
+  /** When they changed, by the store's clock. */
+  readonly at: number;
+}
+
 /** The result of reading the change log. */
 export interface Changes {
   readonly entries: readonly LogEntry[];
+  /** The entries about secrets and signing keys; absent if there are none. */
+  readonly keys?: readonly KeysEntry[];
   /** The opaque position at which the next read continues. */
   readonly cursor: string;
   readonly now: number;
@@ -239,6 +256,29 @@ export interface StoredSigningKey {
   /** The private JWK, encrypted; opaque to the store. */
   readonly privateJwk: string;
   readonly createdAt: number;
+}
+
+/** Names a secret without revealing it. */
+export interface SecretName {
+  /** Derived from the secret and the issuer: 8 characters in base64url. */
+  readonly id: string;
+  /** The issuer for which the id was derived. */
+  readonly issuer: string;
+}
+
+/** A secret that servers have used, or that was declared dead. All times are by the store's clock. */
+export interface RecordedSecret extends SecretName {
+  /** When a server with this secret started last, or when it was declared dead without that. */
+  readonly seenAt: number;
+  /** Since when nothing under this secret may be accepted; null if it is not dead. */
+  readonly deadAt: number | null;
+}
+
+/** The secrets that a store has recorded, and the store's time. */
+export interface RecordedSecrets {
+  /** Ordered by id. */
+  readonly secrets: readonly RecordedSecret[];
+  readonly now: number;
 }
 
 /** The argument of `SessionStore.open`. */
@@ -367,6 +407,39 @@ export interface SessionStore {
 
   /** Removes all signing keys whose slot is lower than `slot`. */
   removeSigningKeysBelow(slot: number): Promise<void>;
+
+  /**
+   * Removes signing keys by their ids, and appends `changed` to the change log in the same
+   * transaction if there was one. Returns the ids of the removed keys.
+   */
+  retireSigningKeys(kids: readonly string[]): Promise<readonly string[]>;
+
+  /** Appends a {@link KeysEntry} to the change log. */
+  announceKeys(change: KeysEntry["change"]): Promise<void>;
+
+  /**
+   * Records secrets as seen now, and returns all that are recorded. A dead secret stays dead.
+   *
+   * At most 256 are kept. Those that were not seen for longest are dropped first; dead ones are
+   * dropped only if nothing else is left, the longest dead first.
+   */
+  recordSecrets(secrets: readonly SecretName[]): Promise<RecordedSecrets>;
+
+  /**
+   * Declares secrets dead, whether they are recorded or not, and appends `changed` to the change log
+   * in the same transaction. A secret that is dead already keeps its `deadAt`. Returns all secrets.
+   */
+  retireSecrets(secrets: readonly SecretName[]): Promise<RecordedSecrets>;
+
+  /**
+   * Returns ids of live sessions of all users, about `limit` at a time, in any order. Every session
+   * that is live from the first page to the last is returned at least once.
+   * @param cursor the opaque cursor of the previous page; undefined for the first page
+   */
+  liveIds(
+    cursor: string | undefined,
+    limit: number,
+  ): Promise<{ readonly ids: readonly string[]; readonly cursor?: string }>;
 
   /**
    * Removes sessions that ended more than 24 h ago, whether revoked or expired, and entries of the

@@ -19,8 +19,9 @@ export interface CorsLists {
   readonly allowedHeaders: readonly string[];
   readonly exposedHeaders: readonly string[];
   /**
-   * The origins whose pages may call, exactly as browsers send them. Pages that use cookies must also
-   * be in the option `origins` of the sessions. Default: none.
+   * The origins whose pages may call, exactly as browsers send them, such as
+   * "https://app.example.com" or "capacitor://localhost". Pages that use cookies must also be in the
+   * option `origins` of the sessions. Default: none.
    */
   readonly allowedOrigins?: readonly string[];
   /** Seconds for which browsers cache a preflight. Default 7200, the maximum in Chromium. */

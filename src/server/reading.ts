@@ -7,15 +7,22 @@ import {
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
-import { type Duration, durationMs } from "../base/checks.ts";
+import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { type Call, type CallKey, callOf, type Exchange, sessionOf } from "./call/call.ts";
+import {
+  type Call,
+  type CallExchange,
+  type CallKey,
+  callOf,
+  type Exchange,
+  sessionOf,
+} from "./call/call.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
-import { type MethodDescription, procedureOf } from "./policy/policy.ts";
+import { type ForeignBearerPolicy, type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.ts";
 
@@ -28,6 +35,8 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly doAntiCsrfCheck?: boolean;
   /** How to find out whether the session has ended. Default: the option `revocation`. */
   readonly check?: RevocationCheck;
+  /** What happens to a bearer token that is not one of this service's. Default "refuse". */
+  readonly foreignBearer?: ForeignBearerPolicy;
   /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
 }
@@ -72,8 +81,8 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * for the client to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
    *
    * @throws SessionError if there is no valid session
-   * @throws TypeError if `check` is not valid or needs a store and there is none, or if
-   * `doAntiCsrfCheck` is true in a service that only verifies
+   * @throws TypeError if `check` or `foreignBearer` is not valid, if `check` needs a store and there
+   * is none, or if `doAntiCsrfCheck` is true in a service that only verifies
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
@@ -165,6 +174,10 @@ function sessionIn<S extends VerifiedSession>(
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
   }
+  if (call?.unreadable !== undefined) {
+    const procedure = procedureOf(context.method);
+    throw refuseCall(core, call, { error: call.unreadable, procedure });
+  }
   // The key belongs to this instance, so the session does too.
   return sessionOf(core, key, context) as S | undefined;
 }
@@ -223,20 +236,23 @@ function getSessionWith<S extends VerifiedSession>(
     return values;
   };
   const getSession = async (
-    exchange: Exchange & { readonly values?: ContextValues; readonly signal?: AbortSignal },
+    exchange: CallExchange,
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
     const check = policies.checkOf(options.check);
     policies.assertVerifies(options.doAntiCsrfCheck);
-    const { requestHeader, responseHeader, requestMethod, signal } = exchange;
+    const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
+    const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
     const call = callOf(core, key, {
       ...{ requestHeader, responseHeader, requestMethod },
       values: exchange.values ?? valuesOf(requestHeader),
       ...(signal === undefined ? {} : { signal }),
+      ...(url === undefined ? {} : { url }),
     });
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
-    const policy = { auth, doAntiCsrfCheck, check, freshWithin: undefined, claims: [] } as const;
+    const asked = { auth, doAntiCsrfCheck, check, foreignBearer } as const;
+    const policy = { ...asked, freshWithin: undefined, claims: [] };
     try {
       const hasSession = await enterSession(core, call, policy, undefined);
       return hasSession ? (call.session as S) : undefined;

@@ -15,7 +15,8 @@ async function parts(lifetimes = readLifetimes({}, {})) {
   const clock = createFakeClock();
   const store = memoryStore();
   await store.open({ clock });
-  const secrets = await openSecretRing(readSecretOption("s".repeat(32)), issuer);
+  const ring = await openSecretRing(readSecretOption("s".repeat(32)), issuer);
+  const secrets = { ...ring, isDead: () => false };
   const keys = new StoredSigningKeys({
     store,
     secrets,
@@ -106,6 +107,17 @@ describe("AccessTokens.mint", () => {
     const { claims, expiresIn } = await tokens.mint({ record, now: 1_000 });
     expect(claims).toMatchObject({ iat: 1, exp: 5 });
     expect(expiresIn).toBe(4_000);
+  });
+
+  it.each([
+    ["earlier", { idleExpiresAt: 900, expiresAt: 1e12 }],
+    ["within the current second", { idleExpiresAt: 1e12, expiresAt: 1_999 }],
+  ])("makes no token for a session that ends %s", async (_name, ends) => {
+    const { tokens } = await parts();
+    const record = await recordOf({ ...ends, rotatedAt: 0, authTime: 0 });
+    await expect(tokens.mint({ record, now: 1_000 })).rejects.toMatchObject({
+      reason: "SESSION_EXPIRED",
+    });
   });
 
   it("never exceeds the maximum lifetime of an access token", async () => {

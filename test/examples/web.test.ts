@@ -2,14 +2,14 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Browser, Page } from "playwright-core";
+import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { buildPage, type PageFiles } from "../../examples/web/build.ts";
 import { startPlayground } from "../../examples/web/server.ts";
-import { type Chromium, findChromium, launchChromium } from "../browser/chromium.ts";
+import { howToGetChromium, installedChromium } from "../browser/engines/chromium.ts";
 
-const found = await findChromium();
-const missing = "missing" in found ? `skipped because Chromium is missing: ${found.missing}` : "";
+const installed = await installedChromium();
+const missing = installed ? "" : `skipped because Chromium is missing: ${howToGetChromium}`;
 
 // Browsers are slow while other tests run.
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
@@ -18,7 +18,7 @@ describe.skipIf(missing !== "")(`the playground in Chromium ${missing}`, () => {
   let browser: Browser;
   let files: PageFiles;
   beforeAll(async () => {
-    [browser, files] = await Promise.all([launchChromium(found as Chromium), buildPage()]);
+    [browser, files] = await Promise.all([chromium.launch(installed), buildPage()]);
   });
   afterAll(() => browser?.close());
 

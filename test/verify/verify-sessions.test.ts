@@ -64,7 +64,7 @@ describe("feat:Q5 verifySessions", () => {
 
   it.each<readonly [string, (at: Issuer) => Promise<Presented>, string]>([
     ["nothing", async () => ({}), "unauthorized SESSION_MISSING sign-in"],
-    ["junk", async () => ({ bearer: "junk" }), "unauthorized TOKEN_INVALID sign-in"],
+    ["junk", async () => ({ bearer: "junk" }), "tryRefreshToken TOKEN_INVALID refresh"],
     [
       "an expired token",
       async (at) => {

@@ -2,6 +2,7 @@ import { type DescMethod, type DescService, getOption, hasOption } from "@bufbui
 import {
   Auth,
   Check,
+  ForeignBearer,
   method_policy,
   type Policy,
   Stream,
@@ -54,7 +55,19 @@ export interface MethodPolicyOptions {
    * - `never`: the stream outlives its session.
    */
   readonly stream?: StreamPolicy;
+  /**
+   * What happens to a bearer token that is not one of this service's, such as an API key. Tokens with
+   * the form of this service's tokens, or with its issuer, are always its own. Default "refuse".
+   *
+   * - `refuse`: the call is refused, as with any token that fails.
+   * - `ignore`: the token is left to the service. The call has no session, also if cookies came with
+   *   it: an optional method goes on, and a method that requires a session refuses the call.
+   */
+  readonly foreignBearer?: ForeignBearerPolicy;
 }
+
+/** What happens to a bearer token that is not one of this service's. */
+export type ForeignBearerPolicy = "refuse" | "ignore";
 
 /** When an open stream ends with its session. */
 export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
@@ -67,6 +80,7 @@ export interface MethodPolicy {
   /** Milliseconds; undefined if the user may have authenticated at any time. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
+  readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if the method does not stream. */
   readonly stream: StreamPolicy | undefined;
   /** Where `auth` was set. */
@@ -212,16 +226,18 @@ const words = {
   auth: ["required", "optional", "none"],
   check: revocationChecks,
   stream: ["endOnExpiry", "endOnRevoke", "never"],
+  foreignBearer: ["refuse", "ignore"],
 } as const;
 
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
+  foreignBearer: 0,
 };
 
 /** In plain JavaScript, a misspelt value could make a method public. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
   assertMembers(`the policy of ${procedure} in methods`, policy, members);
-  for (const name of ["auth", "check", "stream"] as const) {
+  for (const name of ["auth", "check", "stream", "foreignBearer"] as const) {
     const known: readonly string[] = words[name];
     const given = policy[name];
     if (given !== undefined && !known.includes(given)) {
@@ -264,7 +280,11 @@ function resolve(
   assertCheckable(procedure, { check: asked, doAntiCsrfCheck }, defaults);
   const check = asked ?? defaults.check ?? revocationChecks[0];
   const stream = resolveStream(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
-  return { ...auth, ...demands, check, stream };
+  const foreignBearer =
+    code?.foreignBearer ??
+    foreignBearerNames[ofMethod?.foreignBearer || ofService?.foreignBearer || 0] ??
+    "refuse";
+  return { ...auth, ...demands, check, stream, foreignBearer };
 }
 
 function resolveAuth(
@@ -340,6 +360,11 @@ const checkNames: Readonly<Record<number, RevocationCheck>> = {
   [Check.NONE]: "none",
 };
 
+const foreignBearerNames: Readonly<Record<number, ForeignBearerPolicy>> = {
+  [ForeignBearer.REFUSE]: "refuse",
+  [ForeignBearer.IGNORE]: "ignore",
+};
+
 const streamNames: Readonly<Record<number, StreamPolicy>> = {
   [Stream.END_ON_EXPIRY]: "endOnExpiry",
   [Stream.END_ON_REVOKE]: "endOnRevoke",
@@ -355,9 +380,10 @@ function assertKnown(name: string, policy: Policy | undefined): void {
     ["check", policy.check, checkNames],
     ["auth", policy.auth, authNames],
     ["stream", policy.stream, streamNames],
+    ["foreign_bearer", policy.foreignBearer, foreignBearerNames],
   ] as const;
   for (const [member, value, names] of values) {
-    // 0 is UNSPECIFIED in all three enums.
+    // 0 is UNSPECIFIED in all of these enums.
     if (value !== 0 && names[value] === undefined) {
       throw new TypeError(
         `the policy of ${name} sets ${member} to the unknown value ${value}; upgrade rpc-session or change the schema`,

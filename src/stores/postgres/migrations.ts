@@ -77,5 +77,23 @@ const ownersAndClaims = [
   "alter table rpcsession_changes alter column ended_by drop not null",
 ];
 
+/** Which sessions were forked from which. */
+const forks = ["alter table rpcsession_sessions add column lineage text"];
+/** The ids of the secrets that servers have used. */
+const secrets = [
+  `create table rpcsession_secrets (
+    id text primary key,
+    issuer text not null,
+    seen_at bigint not null,
+    dead_at bigint
+  )`,
+];
+
 /** The steps, from version 1 on. */
-export const postgresMigrations: readonly (readonly string[])[] = [first, leases, ownersAndClaims];
+export const postgresMigrations: readonly (readonly string[])[] = [
+  first,
+  leases,
+  ownersAndClaims,
+  forks,
+  secrets,
+];

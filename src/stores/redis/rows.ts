@@ -7,6 +7,7 @@ export interface RedisKeys {
   readonly meta: string;
   readonly log: string;
   readonly signing: string;
+  readonly secrets: string;
   /** The first KEYS of every script that touches sessions: meta, log, ends, revoking. */
   readonly rows: readonly string[];
   readonly session: (id: string) => string;
@@ -24,6 +25,7 @@ export function redisKeys(prefix: string): RedisKeys {
     meta,
     log,
     signing: key("keys"),
+    secrets: key("secrets"),
     rows: [meta, log, key("ends"), key("revoking")],
     session: (id) => key(`session:${id}`),
     user: (id) => key(`user:${id}`),
@@ -36,7 +38,8 @@ export function redisKeys(prefix: string): RedisKeys {
 /** Returns the fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
   const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
-  const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife };
+  const { lineage } = session;
+  const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife, lineage };
   const fields: string[] = [];
   for (const [name, value] of Object.entries(given)) {
     if (value !== null) {
@@ -89,6 +92,7 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     expiresAt: time("expiresAt"),
     accessLife: orNull("accessLife"),
     idleLife: orNull("idleLife"),
+    lineage: row.get("lineage") ?? null,
     claims: JSON.parse(known("claims")) as JsonObject,
     claimsVersion: Number(known("claimsVersion")),
     data: JSON.parse(known("data")) as JsonObject,
