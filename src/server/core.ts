@@ -33,7 +33,7 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
     CrossSiteRule {
   readonly issuer: string;
-  /** Whether tokens that name this issuer may be this service's own. */
+  /** Whether tokens of an issuer are accepted: `issuer` itself, or one of `olderIssuers`. */
   isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;
   readonly antiCsrf: "off" | "token";

@@ -131,6 +131,13 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     service,
     policies,
     emit: core.emit,
+    uploads: {
+      clock: core.clock,
+      isRefused: (values) => {
+        const call = values.get(key);
+        return call?.failure !== undefined && !call.admitted;
+      },
+    },
   };
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {
