@@ -8,6 +8,7 @@ const slow = [
   "test/adapters/examples.test.ts",
   "test/browser/**/*.test.ts",
   "test/cli/**/*.test.ts",
+  "test/clients/**/*.test.ts",
   "test/client/resume-exit.test.ts",
   "test/engine/memory-bound.test.ts",
   "test/engine/model.test.ts",
@@ -31,6 +32,11 @@ export default defineConfig({
   test: {
     // Many tests wait for databases and browsers, not for a core.
     maxWorkers: 3,
+    // On a busy machine everything takes many times longer. A test that hangs is found even so.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    expect: { poll: { timeout: 120_000, interval: 10 } },
+    setupFiles: ["test/setup.ts"],
     projects: [
       {
         extends: true,
@@ -43,7 +49,6 @@ export default defineConfig({
             include: ["test/**/*.test-d.ts"],
             tsconfig: "tsconfig.json",
           },
-          testTimeout: 20_000,
         },
       },
       {
@@ -51,9 +56,6 @@ export default defineConfig({
         test: {
           name: "slow",
           include: slow,
-          testTimeout: 20_000,
-          // Starting a database takes long while two other files run.
-          hookTimeout: 60_000,
         },
       },
     ],

@@ -65,13 +65,17 @@ export function createSessions<Schema extends ClaimsSchema = AnyClaims>(
 ): Sessions<ClaimsOf<Schema>, ClaimsInput<Schema>>;
 // The implementation treats claims as JSON; the schema guarantees their type.
 export function createSessions(options: SessionsOptions): Sessions {
-  const { engine: engineOptions, core: serverOptions, policies } = readOptions(options);
+  const { engine: engineOptions, core: serverOptions, policies, events } = readOptions(options);
   const engine = new Engine(engineOptions);
   const core: Core = {
     ...serverOptions,
     revocations: engine.revocations,
     engine: engine.open.bind(engine),
     sessionOn,
+  };
+  const close = async (): Promise<void> => {
+    await engine.close();
+    events.flush();
   };
   return {
     ...createServerSessions(core, policies),
@@ -88,7 +92,7 @@ export function createSessions(options: SessionsOptions): Sessions {
       await engine.open();
       return engine.revokeEverybody();
     },
-    close: () => engine.close(),
-    [Symbol.asyncDispose]: () => engine.close(),
+    close,
+    [Symbol.asyncDispose]: close,
   };
 }

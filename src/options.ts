@@ -11,6 +11,7 @@ import {
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
 import { equalBytes, readDeadSecrets, readSecretOption, type SecretOption } from "./base/crypto.ts";
+import { EventLimit } from "./base/event-limit.ts";
 import {
   logEvents,
   type SessionEventListener,
@@ -100,8 +101,9 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly claims?: Schema;
   /**
    * Selects the claims that the client may read as `session.claims`. They travel in a response header
-   * that every script of the page can read. Their JSON may have at most 3,072 characters after form
-   * encoding; signing in with larger claims fails. Default: none.
+   * that every script of the page can read. They may take 3,072 bytes of that header, whose form
+   * encoding makes three bytes of a quote and six of an umlaut; signing in with larger claims fails.
+   * Default: none.
    *
    * @example `clientClaims: ({ role }) => ({ role })`
    */
@@ -148,13 +150,15 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly cookies?: CookieOptions;
   /**
    * The origins of the pages that may use cookies, exactly as browsers send them, such as
-   * "https://app.example.com". Default: the issuer's origin.
+   * "https://app.example.com", "capacitor://localhost" or "chrome-extension://<id>". Default: the
+   * issuer's origin.
    */
   readonly origins?: readonly string[];
   /** Whether requests with cookies must come from `origins`. Default "checked". */
   readonly crossSite?: "checked" | "unchecked";
   /**
    * With "token", cookie sessions must also send the anti-CSRF token that was issued with the cookies.
+   * `Refresh`, which returns the token, and `SignOut` do not require it: `crossSite` protects them.
    * With "off", the method policy `doAntiCsrfCheck: true` has no effect. Default "off".
    */
   readonly antiCsrf?: "off" | "token";
@@ -162,7 +166,10 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * Whether browsers may receive their tokens in headers, where scripts can read them. Default false.
    */
   readonly browserHeaderTransport?: boolean;
-  /** Receives an event for every change of a session and for every outage. Its errors are ignored. */
+  /**
+   * Receives an event for every change of a session, for every refused call and for every outage. Of
+   * those that requests can cause, at most 10 of one cause in a second. Its errors are ignored.
+   */
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
@@ -184,6 +191,7 @@ export interface SessionsPerUserOptions {
 /** The checked options, with every default applied. */
 export interface ResolvedOptions {
   readonly engine: EngineOptions;
+  readonly events: EventLimit;
   readonly policies: Policies;
   readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
 }
@@ -192,9 +200,17 @@ export interface ResolvedOptions {
 export function readOptions(options: SessionsOptions): ResolvedOptions {
   checkShape(options);
   const issuer = readIssuer(options.issuer);
-  const engine = readEngineOptions(options);
+  const { clock = systemClock } = options;
+  const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
+  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const engine = readEngineOptions(options, {
+    clock,
+    emit: (event) => events.emit(event),
+    shownLength: claims.shownLength,
+  });
   return {
     engine,
+    events,
     policies: new Policies({
       public: options.public ?? [],
       methods: options.methods ?? {},
@@ -208,7 +224,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims: new ClaimsRule(options.claims, options.clientClaims),
+      claims,
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -282,7 +298,10 @@ function article(type: string): string {
   return /^[aeiou]/.test(type) ? `an ${type}` : `a ${type}`;
 }
 
-function readEngineOptions(options: SessionsOptions): EngineOptions {
+function readEngineOptions(
+  options: SessionsOptions,
+  shared: Pick<EngineOptions, "clock" | "emit" | "shownLength">,
+): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
     throw new TypeError(
@@ -313,9 +332,8 @@ function readEngineOptions(options: SessionsOptions): EngineOptions {
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
     maxStaleness: readMaxStaleness(options.maxStaleness),
     verifiedCache: readCacheLimits(options.verifiedCache),
-    clock: options.clock ?? systemClock,
     limit: readLimit(options.sessionsPerUser),
-    emit: safeListener(options.onEvent, readLogger(options.logger)),
+    ...shared,
   };
 }
 

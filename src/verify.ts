@@ -10,6 +10,7 @@ import {
   readOlderIssuers,
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
+import { EventLimit } from "./base/event-limit.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
 import { ClaimsRule } from "./engine/claims.ts";
@@ -110,7 +111,10 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
   readonly verifiedCache?: VerifiedCacheOptions;
   /** Fetches the keys; must honor `redirect: "manual"`. Default: the global `fetch`. */
   readonly fetch?: Fetch;
-  /** Receives an event for every outage. Send them to your logs. */
+  /**
+   * Receives an event for every refused call and for every outage, at most 10 of one cause in a second.
+   * Send them to your logs.
+   */
   readonly onEvent?: SessionEventListener;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
@@ -166,6 +170,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     hasStore: false,
   });
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
+  const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
     issuer: options.issuer,
     isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
@@ -173,7 +178,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     antiCsrf: "off",
-    emit: safeListener(options.onEvent),
+    emit: (event) => events.emit(event),
     clock,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
@@ -284,6 +289,14 @@ class VerifyingAuthenticator implements Authenticator {
   }
 
   used(): void {}
+
+  async isOver(): Promise<boolean> {
+    return false;
+  }
+
+  namesOwnSecret(): boolean {
+    return false;
+  }
 
   async load(): Promise<never> {
     throw noStore();

@@ -33,7 +33,7 @@ describe("TypeScript on the pages", () => {
   it("compiles in every block", async () => {
     expect(code.length).toBeGreaterThan(30);
     expect(await compileBlocks(code)).toEqual([]);
-  }, 60_000);
+  });
 
   it("is reported with its page and line if it does not compile", async () => {
     const page = [
@@ -48,7 +48,7 @@ describe("TypeScript on the pages", () => {
     const [error, ...others] = await compileBlocks(blocksIn("docs/wrong.md", page));
     expect(error).toMatch(/^docs\/wrong\.md:6: error TS2339: .*'revokeEverything'/);
     expect(others).toEqual([]);
-  }, 60_000);
+  });
 
   it("is reported if a block is not closed or names a missing setup", async () => {
     expect(() => blocksIn("docs/open.md", "```ts\nlet a;")).toThrow("docs/open.md:1");

@@ -18,7 +18,9 @@ const sessions = accountSessions({
   store: memoryStore(),
   clock,
 });
-const adapter = connectNodeAdapter(sessions.protect({ routes: accountRoutes(sessions) }));
+const adapter = connectNodeAdapter(
+  sessions.protect({ routes: accountRoutes(sessions), readMaxBytes: 2 ** 20 }),
+);
 const server = createServer(adapter).listen(0, "localhost");
 await new Promise((resolve) => server.once("listening", resolve));
 const { port } = server.address() as AddressInfo;

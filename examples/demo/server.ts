@@ -49,7 +49,10 @@ export async function startServer(
     ...options,
   });
   const handle = connectNodeAdapter(
-    sessions.protect({ routes: (router) => notes(router, sessions, handled) }),
+    sessions.protect({
+      routes: (router) => notes(router, sessions, handled),
+      readMaxBytes: 2 ** 20,
+    }),
   );
   const listener: RequestListener = (request, response) => {
     const method = request.url?.split("?")[0]?.split("/").at(-1) ?? "";

@@ -12,5 +12,5 @@ const certificate = {
 await sessions.ready();
 createSecureServer(
   { ...certificate, allowHTTP1: true },
-  connectNodeAdapter(sessions.protect({ routes })),
+  connectNodeAdapter(sessions.protect({ routes, readMaxBytes: 2 ** 20 })),
 ).listen(port);

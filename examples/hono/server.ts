@@ -23,7 +23,7 @@ app.use(
   }),
 );
 
-const { routes: protectedRoutes, ...options } = sessions.protect({ routes });
+const { routes: protectedRoutes, ...options } = sessions.protect({ routes, readMaxBytes: 2 ** 20 });
 const router = createConnectRouter(options);
 protectedRoutes(router);
 for (const handler of router.handlers) {

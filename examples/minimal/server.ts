@@ -36,4 +36,5 @@ function routes(router: ConnectRouter) {
 }
 
 await sessions.ready(); // opens the store now, and throws if it cannot
-createServer(connectNodeAdapter(sessions.protect({ routes }))).listen(port);
+const options = sessions.protect({ routes, readMaxBytes: 2 ** 20 }); // messages of at most 1 MiB
+createServer(connectNodeAdapter(options)).listen(port);

@@ -39,5 +39,5 @@ function routes(router: ConnectRouter) {
   });
 }
 
-createServer(connectNodeAdapter(sessions.protect({ routes }))).listen(port);
+createServer(connectNodeAdapter(sessions.protect({ routes, readMaxBytes: 2 ** 20 }))).listen(port);
 setInterval(() => inbox.add("ping"), 100);

@@ -60,10 +60,12 @@ export function assertMembers<T extends object>(
     const given = value === null ? "null" : Array.isArray(value) ? "an array" : typeof value;
     throw new TypeError(`${what} must be an object, got ${given}`);
   }
-  const unknown = Object.keys(value).find((name) => !Object.hasOwn(known, name));
+  const names = Object.keys(known);
+  const unknown = Object.keys(value).find((name) => !names.includes(name));
   if (unknown !== undefined) {
-    const names = Object.keys(known).join(", ");
-    throw new TypeError(`unknown option "${unknown}" for ${what}; the options are ${names}`);
+    throw new TypeError(
+      `unknown option "${unknown}" for ${what}; the options are ${names.join(", ")}`,
+    );
   }
 }
 

@@ -25,6 +25,8 @@ export interface SessionErrorOptions {
   readonly message: string;
   /** The id of the session to which the presented token belongs, if that was proven. */
   readonly sessionId?: string;
+  /** The user of that session, for events and logs; never sent. */
+  readonly userId?: string;
   /** Whether the tokens have become useless and should be cleared. Default `false`. */
   readonly clearTokens?: boolean;
   /** Milliseconds after which the caller should try again. */
@@ -57,6 +59,8 @@ export class SessionError extends Error {
   readonly reason: SessionErrorReason;
   /** The id of the session to which the presented token belongs, if that was proven. */
   readonly sessionId: string | undefined;
+  /** The user of that session, as far as it is known. Clients never receive it. */
+  readonly userId: string | undefined;
   /** Whether the session's tokens have become useless. */
   readonly clearTokens: boolean;
   /** Milliseconds after which the caller should try again; only set for `unavailable`. */
@@ -69,6 +73,7 @@ export class SessionError extends Error {
     this.kind = kind;
     this.reason = reason;
     this.sessionId = options.sessionId;
+    this.userId = options.userId;
     this.clearTokens = options.clearTokens ?? false;
     this.retryAfter = options.retryAfter;
     this.violations = options.violations ?? [];

@@ -1,4 +1,4 @@
-import type { SessionError } from "./errors.ts";
+import type { SessionError, SessionErrorReason } from "./errors.ts";
 
 /**
  * The reason why a session ended:
@@ -6,7 +6,7 @@ import type { SessionError } from "./errors.ts";
  * - `signOut`: its client signed out
  * - `revoked`: the service or another session of the user revoked it
  * - `replaced`: a new sign-in in the same client replaced it
- * - `theft`: one of its refresh tokens was reused
+ * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from
  * - `evicted`: the user had too many sessions
  */
 export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
@@ -25,16 +25,35 @@ export type SessionEvent =
       readonly sessionId: string;
       readonly claimsVersion: number;
     }
+  /**
+   * The private data of a session changed. `version` counts the changes of its claims and data
+   * together.
+   */
+  | { readonly type: "dataChanged"; readonly sessionId: string; readonly version: number }
   /** A refresh was refused because the session is past its idle or absolute end. */
   | { readonly type: "expired"; readonly sessionId: string; readonly userId: string }
+  /**
+   * A call was refused because of its session, its tokens or a policy, or an open stream ended for
+   * such a reason. Outages are reported as `failed`.
+   */
+  | {
+      readonly type: "refused";
+      /** For example "notes.v1.NotesService/ListNotes"; undefined outside RPCs. */
+      readonly procedure: string | undefined;
+      readonly reason: SessionErrorReason;
+      /** The session that the token proved to belong to; undefined if it proved none. */
+      readonly sessionId: string | undefined;
+      /** The user of that session, as far as it is known without reading the store. */
+      readonly userId: string | undefined;
+    }
   /** A request with session cookies was refused: cross-site, or without a valid anti-CSRF token. */
   | {
       readonly type: "csrfRefused";
       readonly check: "crossSite" | "token";
-      /** The `Origin` header of the request, unverified; null if there is none. */
+      /** The `Origin` header of the request, unverified and cut; null if there is none. */
       readonly origin: string | null;
     }
-  /** A session was ended. Theft has an event of its own. */
+  /** A session was ended. Theft has an event of its own, which the ends of forks follow. */
   | { readonly type: "revoked"; readonly sessionId: string; readonly endedBy: EndedBy }
   /**
    * Reuse of a refresh token was detected: one of generation `presented`, after its successor had been
@@ -73,7 +92,19 @@ export type SessionEvent =
    * A token, a session or a signing key was made under a secret that is not configured here. Make sure
    * that all servers have the same `secret` list, including former secrets.
    */
-  | { readonly type: "unknownSecret"; readonly secretId: string };
+  | { readonly type: "unknownSecret"; readonly secretId: string }
+  /**
+   * Events of type `of` were left out because requests caused too many in one second: `count` with the
+   * same cause. `reason` is that of `refused` and `failed`, and the check of `csrfRefused`.
+   */
+  | {
+      readonly type: "omitted";
+      readonly of: SessionEvent["type"];
+      readonly reason: string | undefined;
+      readonly count: number;
+    }
+  /** The server runs, but an option should be changed. Sent once, when the routes are built. */
+  | { readonly type: "warning"; readonly option: string; readonly advice: string };
 
 /** Receives every {@link SessionEvent}. Its errors and rejections are ignored. */
 export type SessionEventListener = (event: SessionEvent) => unknown;
@@ -125,8 +156,10 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   refreshed: { level: "info", message: "refreshed a session" },
   recovered: { level: "info", message: "recovered a refresh whose response was lost" },
   claimsChanged: { level: "info", message: "changed the claims of a session" },
+  dataChanged: { level: "info", message: "changed the private data of a session" },
   revoked: { level: "info", message: "ended a session" },
   expired: { level: "info", message: "refused a refresh because the session has expired" },
+  refused: { level: "info", message: "refused a call" },
   csrfRefused: {
     level: "warn",
     message: "refused a request with session cookies as a possible CSRF attack",
@@ -147,4 +180,6 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
     message:
       "a token, session or key was made under a secret that is not configured on this server",
   },
+  omitted: { level: "warn", message: "left out events because requests caused too many of them" },
+  warning: { level: "warn", message: "an option should be changed" },
 };

@@ -73,7 +73,7 @@ export function decodeNotice(value: string | null): SessionNotice | undefined {
   if (value === null || value.length > maxTokenLength) {
     return undefined;
   }
-  const fields = new URLSearchParams(value);
+  const fields = parseForm(value);
   const event = fields.get("event");
   const session = fields.get("session");
   const realm = fields.get("realm");
@@ -95,7 +95,28 @@ export function decodeNotice(value: string | null): SessionNotice | undefined {
   return numbers.every(Number.isSafeInteger) ? notice : undefined;
 }
 
-function decodeClaims(value: string | null): Pick<SessionNotice, "claims"> {
+/** Not URLSearchParams, whose `get` is missing from React Native before 0.80. The first value counts. */
+function parseForm(text: string): ReadonlyMap<string, string> {
+  const fields = new Map<string, string>();
+  for (const pair of text.split("&")) {
+    const [name = "", ...rest] = pair.split("=");
+    const value = decodeFormPart(rest.join("="));
+    if (value !== undefined && !fields.has(name)) {
+      fields.set(name, value);
+    }
+  }
+  return fields;
+}
+
+function decodeFormPart(text: string): string | undefined {
+  try {
+    return decodeURIComponent(text.replace(/\+/g, " "));
+  } catch {
+    return undefined;
+  }
+}
+
+function decodeClaims(value: string | undefined): Pick<SessionNotice, "claims"> {
   try {
     const claims: unknown = JSON.parse(value ?? "");
     const isObject = typeof claims === "object" && claims !== null && !Array.isArray(claims);
@@ -105,6 +126,6 @@ function decodeClaims(value: string | null): Pick<SessionNotice, "claims"> {
   }
 }
 
-function isEvent(value: string | null): value is SessionNotice["event"] {
+function isEvent(value: string | undefined): value is SessionNotice["event"] {
   return value === "created" || value === "refreshed" || value === "reissued" || value === "ended";
 }

@@ -4,7 +4,7 @@ import { type KeyFacts, keyStates } from "../engine/keys/rotation.ts";
 import { secretIdOf } from "../engine/keys/sealed.ts";
 import { maxAccessLife } from "../engine/lifetimes.ts";
 import type { SessionStore } from "../engine/store.ts";
-import { type Given, table, textOf, timeText, UsageError } from "./command.ts";
+import { type Command, type Given, table, textOf, timeText, UsageError } from "./command.ts";
 import { onStore } from "./database.ts";
 
 /** The largest clock skew that verifiers may allow. */
@@ -24,7 +24,7 @@ interface ShownKey {
 }
 
 /** `rpc-session keys list` */
-export const keysList = onStore({
+export const keysList: Command = onStore({
   name: "keys list",
   forms: ["[--rotation <duration>] [--json] <database>"],
   help: `Shows the generated signing keys: which one signs, which one will, and until when the tokens of each are
@@ -45,7 +45,7 @@ accepted. The tokens of a dead key are refused, because its secret was declared 
 });
 
 /** `rpc-session keys rotate` */
-export const keysRotate = onStore({
+export const keysRotate: Command = onStore({
   name: "keys rotate",
   forms: ["[--wait <duration>] [--json] <database>"],
   help: `Asks the servers for the next signing key now. They publish it at once and sign with it 10 minutes later,
@@ -81,7 +81,7 @@ which has the secret that encrypts the key.
 });
 
 /** `rpc-session keys retire` */
-export const keysRetire = onStore({
+export const keysRetire: Command = onStore({
   name: "keys retire",
   forms: ["[--now] [--json] <database> <key>"],
   help: `Removes a signing key: all servers refuse what it has signed, within their maxStaleness. Clients refresh;

@@ -2,11 +2,11 @@ import { readFile } from "node:fs/promises";
 import { readIssuer } from "../base/checks.ts";
 import { openSecretRing, readSecretOption } from "../base/crypto.ts";
 import type { RecordedSecret, SecretName, SessionStore } from "../engine/store.ts";
-import { type Given, table, textOf, timeText, UsageError } from "./command.ts";
+import { type Command, type Given, table, textOf, timeText, UsageError } from "./command.ts";
 import { onStore } from "./database.ts";
 
 /** `rpc-session secrets list` */
-export const secretsList = onStore({
+export const secretsList: Command = onStore({
   name: "secrets list",
   forms: ["[--json] <database>"],
   help: `Shows the secrets of your servers by their ids, which reveal nothing about them: when a server that has
@@ -25,7 +25,7 @@ the secret started last, and since when it is dead. A secret has an id for each 
 });
 
 /** `rpc-session secrets retire` */
-export const secretsRetire = onStore({
+export const secretsRetire: Command = onStore({
   name: "secrets retire",
   forms: [
     "[--json] <database> <secret id>",

@@ -1,9 +1,9 @@
 import { livePages } from "../engine/liveness.ts";
-import { UsageError } from "./command.ts";
+import { type Command, UsageError } from "./command.ts";
 import { onStore } from "./database.ts";
 
 /** `rpc-session sessions revoke` */
-export const sessionsRevoke = onStore({
+export const sessionsRevoke: Command = onStore({
   name: "sessions revoke",
   forms: ["--all [--json] <database>"],
   help: `Ends sessions on all servers, within their maxStaleness. Open streams end as well.

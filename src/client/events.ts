@@ -38,6 +38,11 @@ export type SessionClientEvent =
   /** A token was refused right after a refresh. The next refresh is allowed after `retryIn` ms. */
   | { readonly type: "refreshRefused"; readonly retryIn: number }
   /**
+   * The browser sent no session cookie although this client is signed in. The browser did not keep
+   * the cookies, or they were deleted. A `signedOut` event follows.
+   */
+  | { readonly type: "cookiesMissing"; readonly sessionId: string }
+  /**
    * The tokens of a response were dropped.
    * - `stale`: the session changed after the call was sent.
    * - `unreadable`: the response contains no token that this client can read. Either CORS does not
@@ -58,5 +63,21 @@ export type SessionClientEvent =
       readonly error: string;
     };
 
-/** Receives every {@link SessionClientEvent}. Errors that it throws are ignored. */
+/**
+ * Receives every {@link SessionClientEvent}. Errors that it throws are ignored, and so is a promise
+ * that it returns.
+ */
 export type SessionClientEventListener = (event: SessionClientEvent) => void;
+
+/** Calls a listener of the application. One that throws or rejects must not break a call. */
+export function notify<T extends readonly unknown[]>(
+  listener: ((...values: T) => unknown) | undefined,
+  ...values: T
+): void {
+  try {
+    // An asynchronous listener returns a promise, whatever its type says.
+    Promise.resolve(listener?.(...values)).catch(() => {});
+  } catch {
+    // The error is the application's own.
+  }
+}

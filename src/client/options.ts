@@ -13,7 +13,7 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
    * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
    */
   readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: `cookieTokens()` if there is a `document`, else `memoryTokens()`. */
+  /** Where tokens are kept. Default: `cookieTokens()` in a page or a worker of a browser, else `memoryTokens()`. */
   readonly tokens?: TokenStore;
   /**
    * The issuer of the sessions. Default: the issuer of the first session that the client receives.
@@ -47,8 +47,8 @@ export interface TransportParts {
    */
   readonly interceptors: Interceptor[];
   /**
-   * A `fetch` that rejects redirects, and sends cookies in cookie mode. Transports for Node.js
-   * ignore it; they do not follow redirects. Absent if there is no global `fetch`.
+   * A `fetch` that rejects redirects. It sends and stores cookies in cookie mode only. Transports for
+   * Node.js ignore it; they do not follow redirects. Absent if there is no global `fetch`.
    */
   readonly fetch?: typeof globalThis.fetch;
 }
@@ -105,7 +105,22 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
 }
 
 function defaultTokens(): TokenStore {
-  return typeof document === "undefined" ? memoryTokens() : cookieTokens();
+  return isBrowser() ? cookieTokens() : memoryTokens();
+}
+
+/**
+ * Whether `fetch` sends the cookies of a browser: in a page, and in its workers. Server runtimes have
+ * workers too, but these have no location on the web.
+ */
+function isBrowser(): boolean {
+  if (typeof document !== "undefined") {
+    return true;
+  }
+  const { WorkerGlobalScope, location } = globalThis as {
+    readonly WorkerGlobalScope?: unknown;
+    readonly location?: { readonly origin?: string };
+  };
+  return typeof WorkerGlobalScope === "function" && /^[a-z-]+:/.test(location?.origin ?? "");
 }
 
 function checkedStore(store: TokenStore): TokenStore {

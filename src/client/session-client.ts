@@ -49,9 +49,10 @@ export interface SessionClient<Claims extends object = JsonObject> {
   refresh(options?: SessionCallOptions): Promise<void>;
   /**
    * Returns a stream that outlives its access token and its connection. It calls `open` again when
-   * the server ended the stream because the token expired, and after a pause when the server could
-   * not be reached. It refreshes ahead of time, to keep the gap short. The result ends when
-   * the stream itself ends, when the session ends, or with any other error.
+   * the server ended the stream because the token expired, and after a pause when something other
+   * than the service ended it: a lost connection, or the answer of a gateway. It refreshes ahead of
+   * time, to keep the gap short. The result ends when the stream itself ends, when the session ends,
+   * or with any error of the service other than Unavailable.
    *
    * ```ts
    * const orders = session.resume((after, call) => client.watchOrders({ after }, call), {

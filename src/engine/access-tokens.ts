@@ -2,7 +2,7 @@ import { type Clock, inTime } from "../base/clock.ts";
 import { randomId } from "../base/crypto.ts";
 import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
-import { maxTokenLength, type TokenTransport } from "../base/wire.ts";
+import { encodeNotice, header, maxTokenLength, type TokenTransport } from "../base/wire.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import { signAccessToken } from "../jwt/keys.ts";
 import type { SigningKeys } from "./keys/stored.ts";
@@ -33,6 +33,8 @@ interface TokenContent {
   readonly tenantId: string | null;
   readonly claims: JsonObject;
   readonly transport: TokenTransport;
+  /** The length of the claims that the client may read, in bytes of their header. Default 0. */
+  readonly shownLength?: number;
 }
 
 /** At most this fraction of an access token's lifetime is subtracted at random. */
@@ -43,6 +45,16 @@ const greatestCount = 9_999_999_999;
 const tokenFrame = 256;
 /** Characters. Browsers keep cookies of 4096 bytes including the name. */
 const maxLength = { cookie: 4_000, header: maxTokenLength } as const;
+/**
+ * Bytes of headers in one gRPC response. The C core, which C++, Python, Ruby and PHP use, may refuse
+ * more with ResourceExhausted. Each header counts its name, its value and 32 bytes (RFC 9113 section
+ * 10.5.1).
+ */
+const maxMetadata = 8_192;
+/** Bytes of the headers that Connect sends with every gRPC response, and of `cache-control`. */
+const connectMetadata = 300;
+/** Characters of the longest refresh token. */
+const refreshLength = 98;
 
 /** Signs access tokens. */
 export class AccessTokens {
@@ -63,7 +75,7 @@ export class AccessTokens {
     const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
     // Token times are whole seconds, so a token cannot expire within the current one.
     if (seconds(end) <= seconds(now)) {
-      throw expiredError(record.id);
+      throw expiredError(record);
     }
     return this.#sign(now, {
       iss: issuer,
@@ -109,10 +121,11 @@ export class AccessTokens {
   }
 
   /**
-   * Checks that every access token of a session fits its transport, however high its counters rise.
+   * Checks that every access token of a session fits its transport, however high its counters rise,
+   * and that gRPC clients accept the response that carries it in headers.
    * @throws TypeError if one might not
    */
-  assertFits({ userId, tenantId, claims, transport }: TokenContent): void {
+  assertFits({ userId, tenantId, claims, transport, shownLength = 0 }: TokenContent): void {
     const { issuer, audience } = this.#options;
     const largest: Omit<TokenClaims, "claims"> = {
       iss: issuer,
@@ -140,6 +153,30 @@ export class AccessTokens {
         `the claims are too large: the access token could reach ${length} characters, and a ${transport} holds ${limit}; use fewer or shorter claims`,
       );
     }
+    const metadata = this.#metadataOf(length, shownLength);
+    if (transport === "header" && metadata > maxMetadata) {
+      throw new TypeError(
+        `the claims are too large: the headers of a response could reach ${metadata} bytes, and gRPC clients accept ${maxMetadata}; use fewer or shorter claims, or show fewer with clientClaims`,
+      );
+    }
+  }
+
+  /** The bytes of a response with new tokens in headers. */
+  #metadataOf(tokenLength: number, shownLength: number): number {
+    const notice = encodeNotice({
+      ...{ event: "refreshed", session: "x".repeat(22), realm: this.#options.issuer },
+      ...{ generation: greatestCount, claimsVersion: greatestCount },
+      ...{ expiresAt: greatestCount, expiresIn: maxAccessLife, claims: {} },
+    });
+    const headers = [
+      [header.accessToken, tokenLength],
+      [header.refreshToken, refreshLength],
+      [header.session, notice.length + shownLength],
+    ] as const;
+    return headers.reduce(
+      (sum, [name, length]) => sum + name.length + length + 32,
+      connectMetadata,
+    );
   }
 
   async #sign(now: number, claims: TokenClaims): Promise<AccessToken> {

@@ -54,7 +54,16 @@ export class ClaimsRule {
       ? undefined
       : selectForClient(this.#clientClaims, await this.read(claims));
   }
+
+  /** The length of these claims in bytes of their header; 0 if there are none, or they cannot be sent. */
+  readonly shownLength: ShownLength = async (claims) => {
+    const shown = await this.forClient(claims).catch(() => undefined);
+    return shown === undefined ? 0 : noticeLength(shown);
+  };
 }
+
+/** Returns the length of the claims that the client may read; see `TokenContent.shownLength`. */
+export type ShownLength = (claims: JsonObject) => Promise<number>;
 
 interface ClaimsReader {
   accept(given: unknown): Promise<JsonObject>;

@@ -4,6 +4,7 @@ import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
+import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
@@ -39,6 +40,8 @@ export interface Creation {
 export interface Origin {
   /** Its id; it must be live. */
   readonly session: string;
+  /** Its lineage, or else its id. */
+  readonly lineage: string;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
   /** When its user authenticated; null for now. */
@@ -64,6 +67,7 @@ interface CreatorOptions {
   readonly lifetimes: Lifetimes;
   /** Sessions per user; null or absent for any number. */
   readonly limit?: SessionLimit | null;
+  readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
 }
 
@@ -85,10 +89,13 @@ export class SessionCreator {
    * session that it comes from is over
    */
   async create(creation: Creation): Promise<Created> {
-    const { store, accessTokens, refreshTokens, emit } = this.#options;
+    const { store, accessTokens, refreshTokens, shownLength, emit } = this.#options;
 
     // 1. Refuse claims that could outgrow their transport, before anything is stored.
-    accessTokens.assertFits(creation);
+    accessTokens.assertFits({
+      ...creation,
+      shownLength: (await shownLength?.(creation.claims)) ?? 0,
+    });
 
     // 2. Insert the session. The same transaction ends the sessions that it replaces or evicts.
     const inserted = await this.#insert(creation);
@@ -116,16 +123,18 @@ export class SessionCreator {
   async #insert(creation: Creation): Promise<Kept> {
     const { store, secrets, lifetimes, limit = null } = this.#options;
     const { life, from, ...content } = creation;
+    const id = randomId(16);
     const inserted = await store
       .insert({
         ...content,
-        id: randomId(16),
+        id,
         salt: randomId(32),
         secretId: secrets.current.id,
         idle: life?.idleLife ?? lifetimes.idle,
         absolute: life?.absolute ?? lifetimes.absolute,
         accessLife: life?.accessLife ?? null,
         idleLife: life?.idleLife ?? null,
+        lineage: from === undefined ? null : lineageOf(creation, from, id),
         endsBy: from?.endsBy ?? null,
         authTime: from?.authTime ?? null,
         requires: from?.session ?? null,
@@ -170,7 +179,7 @@ export class SessionCreator {
     { from }: Creation,
     { record, now }: Stored<SessionRecord>,
   ): Promise<Stored<SessionRecord>> {
-    const { store, accessTokens } = this.#options;
+    const { store, accessTokens, shownLength } = this.#options;
     if (from === undefined) {
       return { record, now };
     }
@@ -183,10 +192,18 @@ export class SessionCreator {
       return { record, now };
     }
     const { claims, data } = origin;
-    accessTokens.assertFits({ ...record, claims });
+    accessTokens.assertFits({
+      ...{ ...record, claims },
+      shownLength: (await shownLength?.(claims)) ?? 0,
+    });
     const written = await store
       .update({ id: record.id, version: record.version, claims, data })
       .catch(storeFailed);
     return { record: liveOf(record.id, written), now: written.now };
   }
+}
+
+/** A replacement continues the line of its original; a fork begins a line below it. */
+function lineageOf({ replaces }: Creation, from: Origin, id: string): string {
+  return replaces === from.session ? from.lineage : `${from.lineage}.${id}`;
 }

@@ -14,6 +14,7 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
+import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
@@ -67,6 +68,8 @@ export interface EngineOptions {
   readonly verifiedCache?: CacheLimits;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
+  /** Default: the client may read no claims. */
+  readonly shownLength?: ShownLength;
 }
 
 /** Milliseconds that an entry of the change log matters beyond the life of an access token. */
@@ -130,7 +133,7 @@ export class Engine {
     const parts = { secrets, revocations, accessTokens, refreshTokens };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
-    this.updates = new RecordUpdates({ store, emit, revocations, accessTokens });
+    this.updates = new RecordUpdates({ ...options, revocations, accessTokens });
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: options.audience,
@@ -317,6 +320,16 @@ export class Engine {
   /** Reads a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
   loadUnsure(id: string): Promise<Stored<SessionRecord | undefined>> {
     return this.#rowReads.load(id);
+  }
+
+  /** Whether a session has ended by the store's word. Limits concurrent reads; see `RowReads`. */
+  async isOver(id: string): Promise<boolean> {
+    return !isLive(await this.loadUnsure(id));
+  }
+
+  /** See `RefreshTokens.namesOwnSecret`. */
+  namesOwnSecret(refreshToken: string): boolean {
+    return this.refreshTokens.namesOwnSecret(refreshToken);
   }
 
   /** Reads a live session; undefined if there is none. */

@@ -12,31 +12,34 @@ export interface Ended {
   readonly session: string;
   readonly endedBy: EndedBy;
   readonly at: number;
+  /** The user of the session, if it is known. */
+  readonly userId?: string;
 }
 
 /** The error for a call whose session was ended. */
-export function endedError({ session, endedBy, at }: Ended, now: number): SessionError {
+export function endedError({ session, endedBy, at, userId }: Ended, now: number): SessionError {
   const byItself = endedBy === "signOut" || endedBy === "replaced";
   const clearTokens = !(byItself && now - at < ownEndGrace);
+  const proven = { sessionId: session, ...(userId === undefined ? {} : { userId }) };
   return endedBy === "theft"
     ? new SessionError("unauthorized", "TOKEN_THEFT", {
-        message:
-          "the session was ended because one of its refresh tokens was used twice; sign in again",
-        sessionId: session,
+        message: "the session was ended because a refresh token was used twice; sign in again",
+        ...proven,
         clearTokens,
       })
     : new SessionError("unauthorized", "SESSION_REVOKED", {
         message: "the session was ended; sign in again",
-        sessionId: session,
+        ...proven,
         clearTokens,
       });
 }
 
 /** The error for a call after the idle or absolute end of its session. */
-export function expiredError(session: string): SessionError {
+export function expiredError({ id, userId }: Pick<SessionRecord, "id" | "userId">): SessionError {
   return new SessionError("unauthorized", "SESSION_EXPIRED", {
     message: "the session has expired; sign in again",
-    sessionId: session,
+    sessionId: id,
+    userId,
     clearTokens: true,
   });
 }
@@ -73,10 +76,10 @@ export function liveOf(
   }
   if (record.revokedAt !== null) {
     const endedBy = record.endedBy ?? "revoked";
-    throw endedError({ session, endedBy, at: record.revokedAt }, now);
+    throw endedError({ session, endedBy, at: record.revokedAt, userId: record.userId }, now);
   }
   if (now >= Math.min(record.idleExpiresAt, record.expiresAt)) {
-    throw expiredError(session);
+    throw expiredError(record);
   }
   return record;
 }
@@ -94,16 +97,6 @@ export function deadSecretError(): SessionError {
   return new SessionError("unauthorized", "TOKEN_INVALID", {
     message: "the refresh token was made under a secret that is no longer trusted; sign in again",
     clearTokens: true,
-  });
-}
-
-/**
- * The error for a refresh token under a secret that no server ever had. It may belong to another
- * service with the same cookie name, so the tokens stay.
- */
-export function foreignSecretError(): SessionError {
-  return new SessionError("unauthorized", "TOKEN_INVALID", {
-    message: "the refresh token was not made by this service; sign in",
   });
 }
 

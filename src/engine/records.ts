@@ -2,6 +2,7 @@ import { unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { AccessTokens } from "./access-tokens.ts";
+import type { ShownLength } from "./claims.ts";
 import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
 import type { RevocationLog } from "./revocation/log.ts";
@@ -17,6 +18,7 @@ interface RecordUpdatesOptions {
   readonly store: SessionStore;
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
+  readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
 }
 
@@ -41,10 +43,13 @@ export class RecordUpdates {
 
   /** @throws TypeError if the access token would no longer fit its transport */
   async claims(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>> {
-    const { accessTokens, revocations, emit } = this.#options;
+    const { accessTokens, revocations, shownLength, emit } = this.#options;
     const stored = await this.#update(id, async (record) => {
       const claims = await change(record.claims);
-      accessTokens.assertFits({ ...record, claims });
+      accessTokens.assertFits({
+        ...{ ...record, claims },
+        shownLength: (await shownLength?.(claims)) ?? 0,
+      });
       return { claims };
     });
     const { claimsVersion } = stored.record;
@@ -53,8 +58,10 @@ export class RecordUpdates {
     return stored;
   }
 
-  data(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>> {
-    return this.#update(id, async (record) => ({ data: await change(record.data) }));
+  async data(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>> {
+    const stored = await this.#update(id, async (record) => ({ data: await change(record.data) }));
+    this.#options.emit({ type: "dataChanged", sessionId: id, version: stored.record.version });
+    return stored;
   }
 
   async #update(

@@ -45,6 +45,11 @@ export interface SessionRecord {
   readonly accessLife: number | null;
   /** Maximum milliseconds that the session lives without a refresh; null for the service's. */
   readonly idleLife: number | null;
+  /**
+   * The ids of the sessions that this one was forked from, outermost first, and its own, joined by
+   * dots. A session that replaces another one keeps its lineage. Null for the id alone.
+   */
+  readonly lineage: string | null;
   readonly claims: JsonObject;
   /** Incremented by every change of claims. */
   readonly claimsVersion: number;
@@ -80,6 +85,7 @@ export interface NewSession {
   /** Stored unchanged; see `SessionRecord`. */
   readonly accessLife: number | null;
   readonly idleLife: number | null;
+  readonly lineage: string | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */

@@ -63,8 +63,9 @@ export class RemoteKeys {
   }
 
   /**
-   * Finds the key of a token. Reports a key as unknown only if the keys were fetched after the token
-   * was issued.
+   * Finds the key of a token. Reports a key as unknown if the keys were fetched after the token was
+   * issued, or within the cool-down of 30 s. An issuer publishes a key long before it signs, so a token
+   * under an unknown one is not an outage.
    *
    * @param issuedAt `iat` of the token, in seconds, not proven
    * @throws SessionError `unavailable`, with the time after which a fetch may find the key
@@ -93,7 +94,7 @@ export class RemoteKeys {
     const { clock, clockSkew } = this.#options;
     const known = this.#fetched?.keys.get(kid);
     const isAhead = issuedAt * 1000 > clock.now() + clockSkew;
-    return known !== undefined || isAhead || this.#fetchedSince(issuedAt)
+    return known !== undefined || isAhead || this.#hasCurrent(issuedAt)
       ? known
       : this.#findNew(kid, issuedAt);
   }
@@ -103,7 +104,7 @@ export class RemoteKeys {
       await this.#fetch();
     }
     const found = this.#fetched?.keys.get(kid);
-    if (found === undefined && !this.#fetchedSince(issuedAt)) {
+    if (found === undefined && !this.#hasCurrent(issuedAt)) {
       throw this.#unavailable();
     }
     return found;
@@ -159,9 +160,13 @@ export class RemoteKeys {
     return this.#options.clock.monotonic() - at;
   }
 
-  // `iat` is truncated to the second, so a fetch within that second may be older than the token.
-  #fetchedSince(issuedAt: number): boolean {
-    return this.#options.clock.now() - this.#age() >= (issuedAt + 1) * 1000;
+  /** Whether the known keys contain any that may have signed a token of this time. */
+  #hasCurrent(issuedAt: number): boolean {
+    // The last fetch succeeded, and the next one has to wait.
+    const isRecent =
+      this.#fetched !== undefined && this.#failure === undefined && this.#inCooldown();
+    // `iat` is truncated to the second, so a fetch within that second may be older than the token.
+    return isRecent || this.#options.clock.now() - this.#age() >= (issuedAt + 1) * 1000;
   }
 
   #inCooldown(): boolean {

@@ -45,6 +45,43 @@ export function parseCompact(token: string): ParsedJwt | undefined {
   return { header, payload, signature };
 }
 
+/** What an unverified text shows about the token that it may be. */
+export interface TokenOutline {
+  /** Whether it begins with the header of an access token (`typ: at+jwt`, RFC 9068), cut short or not. */
+  readonly isAccessToken: boolean;
+  /** The `iss` that its payload names; undefined if none can be read. */
+  readonly issuer: string | undefined;
+}
+
+/**
+ * Reads what an unverified text shows, also where {@link parseCompact} refuses it. Nothing of it is
+ * proven: use it only to leave a token alone, never to accept one.
+ */
+export function outlineOf(token: string): TokenOutline {
+  if (token.length > maxTokenLength) {
+    return { isAccessToken: true, issuer: undefined };
+  }
+  const [first = "", second = ""] = token.split(".", 2);
+  const header = parsePart(first);
+  const iss = parsePart(second)?.iss;
+  return {
+    // A header that is cut short cannot be read, but it begins like that of every JWT.
+    isAccessToken:
+      header === undefined
+        ? first.startsWith(headerStart)
+        : typeof header.typ === "string" && isAccessTokenType(header.typ),
+    issuer: typeof iss === "string" ? iss : undefined,
+  };
+}
+
+/** Whether a `typ` is that of access tokens: a media type, whose case and prefix do not matter (RFC 7515 §4.1.9). */
+export function isAccessTokenType(typ: string): boolean {
+  return /^(application\/)?at\+jwt$/i.test(typ);
+}
+
+/** `{"alg":` in base64url. */
+const headerStart = "eyJhbGciO";
+
 // ignoreBOM keeps a byte order mark in the text, where JSON.parse rejects it.
 const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 

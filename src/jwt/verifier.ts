@@ -3,7 +3,7 @@ import type { JsonValue } from "../base/json.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
 import { isSignature, type VerificationKey } from "./keys.ts";
-import { type ParsedJwt, parseCompact } from "./strict-parse.ts";
+import { isAccessTokenType, outlineOf, type ParsedJwt, parseCompact } from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
 /** The rules that a token must meet at any time, and the source of keys. */
@@ -43,6 +43,8 @@ export interface AccessTokenVerifierOptions extends ProvingRules {
 
 /** A token that is invalid, whatever the time. */
 type RefusedToken =
+  /** Names another issuer. Nothing else about it was checked, and no key was looked up. */
+  | { readonly status: "foreign" }
   /** Has the form of a token, but its signature, issuer, audience or lifetime is not valid. */
   | { readonly status: "invalid" }
   /** Does not have the form of an access token. */
@@ -144,31 +146,38 @@ function judge(found: ProvenToken | RefusedToken, now: number): VerifiedToken {
   return { status: claims.exp * 1000 > now ? "valid" : "expired", claims };
 }
 
+const foreign = { status: "foreign" } as const;
 const invalid = { status: "invalid" } as const;
 const malformed = { status: "malformed" } as const;
 
 /** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
 async function proveToken(token: string, rules: ProvingRules): Promise<ProvenToken | RefusedToken> {
-  // 1. The form.
+  // 1. A token of another issuer is none of ours, so its key is not looked for.
   const parsed = parseCompact(token);
+  const named = parsed === undefined ? outlineOf(token).issuer : parsed.payload.iss;
+  if (typeof named === "string" && named !== rules.issuer) {
+    return foreign;
+  }
+
+  // 2. The form.
   if (parsed === undefined || !isCount(parsed.payload.iat)) {
     return malformed;
   }
 
-  // 2. The header: reject tokens that cannot have been issued here.
+  // 3. The header: reject tokens that cannot have been issued here.
   const alg = algorithmOf(parsed);
   if (alg === undefined) {
     return invalid;
   }
 
-  // 3. The signature.
+  // 4. The signature.
   const key = await rules.keys.find(parsed.header.kid, parsed.payload.iat);
   // The algorithm is a property of the key; a token cannot choose it (RFC 8725 §3.1).
   if (alg !== key?.alg || !(await isSigned(token, parsed, key))) {
     return invalid;
   }
 
-  // 4. The claims: their types, then issuer, audience and lifetime.
+  // 5. The claims: their types, then issuer, audience and lifetime.
   const claims = fromPayload(parsed.payload);
   if (claims === undefined) {
     return malformed;
@@ -193,9 +202,7 @@ function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undef
   if (signature.length < min || signature.length > max) {
     return undefined;
   }
-  // A media type: case-insensitive, and "application/" may be omitted (RFC 7515 §4.1.9).
-  const typ = header.typ.toLowerCase();
-  return typ === "at+jwt" || typ === "application/at+jwt" ? alg : undefined;
+  return isAccessTokenType(header.typ) ? alg : undefined;
 }
 
 function isSigned(token: string, { signature }: ParsedJwt, key: VerificationKey): Promise<boolean> {

@@ -18,7 +18,9 @@ export interface CookieOptions {
   /**
    * The names of the cookies with their prefix (RFC 6265bis section 4.1.3), at most 96 characters
    * each. Default `__Host-rpcsession-access` and `__Host-rpcsession-refresh`. With a `domain` or a
-   * `path`, the default prefix is `__Secure-`; with `insecure` there is none.
+   * `path`, the default prefix is `__Secure-`; with `insecure` there is none. On localhost the port of
+   * the issuer is appended, as in `__Host-rpcsession-access-8080`, because browsers share cookies
+   * between the ports of a host. Two services on one host need different names anywhere else too.
    */
   readonly names?: CookieNames;
   /**
@@ -31,6 +33,9 @@ export interface CookieOptions {
    * The path prefix of requests that receive the cookies. It must cover the service and
    * SessionService, as the `requestPathPrefix` of an adapter does. It does not protect the cookies
    * from other paths of the host. Default "/".
+   *
+   * Caution: when you change it, browsers keep the cookies of the former path beside the new ones. Set
+   * `olderPath` to the former path.
    */
   readonly path?: string;
   /**
@@ -39,6 +44,12 @@ export interface CookieOptions {
    * `domain`, and remove it once the last earlier session has ended.
    */
   readonly olderDomain?: string | null;
+  /**
+   * The `path` of earlier cookies with the same names. Every response that writes or expires a session
+   * cookie then expires the earlier one too. Set it when you change `path`, together with `olderDomain`
+   * if the domain changed as well, and remove it once the last earlier session has ended.
+   */
+  readonly olderPath?: string;
 }
 
 /** The names of the two session cookies. */
@@ -57,8 +68,15 @@ export interface CookiePlan {
   readonly partitioned: boolean;
   readonly domain: string | undefined;
   readonly path: string;
-  /** The domain of earlier cookies, which every write expires; undefined if there are none. */
-  readonly olderDomain: string | null | undefined;
+  /** Where earlier cookies are, which every write expires; undefined if there are none. */
+  readonly older: CookiePlace | undefined;
+}
+
+/** Where a browser keeps a cookie: cookies of one name in different places are copies. */
+export interface CookiePlace {
+  /** Null for none, which is the host alone. */
+  readonly domain: string | null;
+  readonly path: string;
 }
 
 const known = {
@@ -69,6 +87,7 @@ const known = {
   domain: "string",
   path: "string",
   olderDomain: "string or null",
+  olderPath: "string",
 } as const satisfies Record<keyof CookieOptions, string>;
 
 /** @throws TypeError if the options contradict each other, the issuer, or the rules of browsers */
@@ -79,19 +98,19 @@ export function readCookieOptions(issuer: URL, options: CookieOptions): CookiePl
   if (domain !== undefined) {
     checkDomain("cookies.domain", domain, issuer);
   }
-  checkPath(path);
+  checkPath("cookies.path", path);
   const bound = domain === undefined && path === "/";
   const prefix = insecure ? "" : bound ? "__Host-" : "__Secure-";
+  const suffix = isLoopback(issuer.hostname) && issuer.port !== "" ? `-${issuer.port}` : "";
   const names = options.names ?? {
-    access: `${prefix}rpcsession-access`,
-    refresh: `${prefix}rpcsession-refresh`,
+    access: `${prefix}rpcsession-access${suffix}`,
+    refresh: `${prefix}rpcsession-refresh${suffix}`,
   };
   checkNames(names, { insecure, bound });
   const hostOnly = names.access.startsWith("__Host-");
-  const { olderDomain } = options;
-  checkOlderDomain(olderDomain, { issuer, domain, hostOnly });
+  const older = readOlder(options, { issuer, domain, path, hostOnly });
   return {
-    ...{ names, hostOnly, sameSite, partitioned, domain, path, olderDomain },
+    ...{ names, hostOnly, sameSite, partitioned, domain, path, older },
     secure: !insecure,
   };
 }
@@ -153,11 +172,20 @@ function isDomainName(host: string): boolean {
   return /^[a-z0-9-]+(\.[a-z0-9-]+)*\.[a-z][a-z0-9-]*$/.test(host);
 }
 
-function checkPath(path: string): void {
-  // Browsers ignore attributes of more than 1024 bytes.
-  if (!/^\/[!-:<-~]{0,1023}$/.test(path)) {
+/** Whether a host is this machine (RFC 6761 section 6.3). */
+export function isLoopback(hostname: string): boolean {
+  return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
+}
+
+/** Whether browsers accept a path. They ignore attributes of more than 1024 bytes. */
+export function isCookiePath(path: string): boolean {
+  return /^\/[!-:<-~]{0,1023}$/.test(path);
+}
+
+function checkPath(option: string, path: string): void {
+  if (!isCookiePath(path)) {
     throw new TypeError(
-      `cookies.path must begin with "/", contain no spaces or semicolons, and have at most 1024 characters, got ${JSON.stringify(path)}`,
+      `${option} must begin with "/", contain no spaces or semicolons, and have at most 1024 characters, got ${JSON.stringify(path)}`,
     );
   }
 }
@@ -213,27 +241,42 @@ function readPrefix(name: string): string {
 interface PresentCookies {
   readonly issuer: URL;
   readonly domain: string | undefined;
+  readonly path: string;
   readonly hostOnly: boolean;
 }
 
-function checkOlderDomain(
-  olderDomain: string | null | undefined,
-  { issuer, domain, hostOnly }: PresentCookies,
-): void {
-  if (olderDomain === undefined) {
-    return;
+/** Reads where earlier cookies are: `olderDomain`, `olderPath`, or both. */
+function readOlder(
+  { olderDomain, olderPath }: CookieOptions,
+  { issuer, domain, path, hostOnly }: PresentCookies,
+): CookiePlace | undefined {
+  if (olderDomain === undefined && olderPath === undefined) {
+    return undefined;
   }
+  const option = olderDomain === undefined ? "olderPath" : "olderDomain";
   if (hostOnly) {
     throw new TypeError(
-      "cookies.olderDomain has no effect, because cookies with the prefix __Host- never have a domain, and cookies of other names are not read; leave it out",
+      `cookies.${option} has no effect, because cookies with the prefix __Host- never have a domain or a path, and cookies of other names are not read; leave it out`,
     );
   }
-  if (olderDomain === (domain ?? null)) {
+  if (olderDomain !== undefined && olderDomain === (domain ?? null)) {
     throw new TypeError(
       "cookies.olderDomain is the domain that the cookies have now; set it to their earlier domain, or leave it out",
     );
   }
-  if (olderDomain !== null) {
+  if (olderPath !== undefined) {
+    checkPath("cookies.olderPath", olderPath);
+  }
+  if (olderPath === path) {
+    throw new TypeError(
+      "cookies.olderPath is the path that the cookies have now; set it to their earlier path, or leave it out",
+    );
+  }
+  if (typeof olderDomain === "string") {
     checkDomain("cookies.olderDomain", olderDomain, issuer);
   }
+  return {
+    domain: olderDomain === undefined ? (domain ?? null) : olderDomain,
+    path: olderPath ?? path,
+  };
 }

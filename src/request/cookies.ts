@@ -2,7 +2,10 @@ import { stringifySetCookie } from "cookie";
 import {
   type CookieNames,
   type CookieOptions,
+  type CookiePlace,
   type CookiePlan,
+  isCookiePath,
+  isLoopback,
   readCookieOptions,
 } from "./cookie-options.ts";
 
@@ -17,22 +20,21 @@ export class SessionCookies {
   /** Whether browsers keep the cookies. They drop Secure cookies over plain http, except on localhost. */
   readonly kept: boolean;
   readonly #plan: CookiePlan;
-  /** The domains that may have a copy of a cookie. */
-  readonly #places: readonly Place[];
+  readonly #issuer: URL;
 
   /** @throws TypeError if the options contradict each other, the issuer, or the rules of browsers */
   constructor(issuer: URL, options: CookieOptions = {}) {
     const plan = readCookieOptions(issuer, options);
     this.names = plan.names;
     this.hostOnly = plan.hostOnly;
+    // Safari drops Secure cookies over plain http on localhost too.
     this.kept = !plan.secure || issuer.protocol === "https:" || isLoopback(issuer.hostname);
     this.#plan = plan;
-    this.#places = placesOf(issuer, plan);
+    this.#issuer = issuer;
   }
 
   /**
-   * Returns the Set-Cookie values that set cookies, for each name. They expire copies first: every
-   * copy that this host can reach, or only the one of the option `olderDomain`.
+   * Returns the Set-Cookie values that set cookies, for each name. They expire copies first.
    *
    * @param values pairs of name and value
    * @param maxAge seconds
@@ -40,11 +42,11 @@ export class SessionCookies {
    */
   write(
     values: readonly (readonly [name: string, value: string])[],
-    { maxAge, expireCopies }: { readonly maxAge: number; readonly expireCopies: boolean },
+    { maxAge, expireCopies }: { readonly maxAge: number; readonly expireCopies: Copies },
   ): ReadonlyMap<string, readonly string[]> {
     return new Map(
       values.map(([name, value]) => {
-        const gone = expireCopies ? this.expire(name) : this.expireOlder(name);
+        const gone = expireCopies ? this.expire(name, expireCopies) : this.expireOlder(name);
         return [name, [...gone, this.set(name, value, maxAge)]];
       }),
     );
@@ -62,26 +64,32 @@ export class SessionCookies {
         `the cookie ${name} would have ${size} bytes, but browsers drop cookies of more than ${maxCookieBytes}; put fewer or shorter claims into the session`,
       );
     }
-    const { domain = null, partitioned } = this.#plan;
-    return stringifySetCookie({ name, value, maxAge, partitioned, ...this.#attributes(domain) });
+    const { partitioned } = this.#plan;
+    return stringifySetCookie({
+      name,
+      value,
+      maxAge,
+      partitioned,
+      ...this.#attributes(this.#here),
+    });
   }
 
   /**
-   * Returns Set-Cookie values that expire every copy of a cookie this host can reach: in the
-   * partitioned and the common jar and, without `__Host-`, of every domain that the host can set
-   * cookies for.
+   * Returns Set-Cookie values that expire copies of a cookie, the present one last: in the partitioned
+   * and the common jar.
    */
-  expire(name: string): readonly string[] {
-    return this.#places.flatMap((place) => this.#expireIn(name, place));
+  expire(name: string, copies: Copies = { requestPath: undefined }): readonly string[] {
+    const places = copies ? this.#reachable(copies.requestPath) : this.#known;
+    return places.flatMap((place) => this.#expireIn(name, place));
   }
 
-  /** Returns Set-Cookie values that expire the copy of the option `olderDomain`, if it is set. */
+  /** Returns Set-Cookie values that expire the copy of `olderDomain` and `olderPath`, if they are set. */
   expireOlder(name: string): readonly string[] {
-    const { olderDomain } = this.#plan;
-    return olderDomain === undefined ? [] : this.#expireIn(name, olderDomain);
+    const { older } = this.#plan;
+    return older === undefined ? [] : this.#expireIn(name, older);
   }
 
-  #expireIn(name: string, place: Place): string[] {
+  #expireIn(name: string, place: CookiePlace): string[] {
     const gone = { name, value: "", maxAge: 0, expires: new Date(0), ...this.#attributes(place) };
     const common = stringifySetCookie(gone);
     // Without Secure there is no partitioned jar.
@@ -90,34 +98,52 @@ export class SessionCookies {
       : [common];
   }
 
-  #attributes(place: Place) {
-    const { path, secure, sameSite } = this.#plan;
-    const domain = place === null ? {} : { domain: place };
-    return { ...domain, path, httpOnly: true, secure, sameSite } as const;
+  #attributes({ domain, path }: CookiePlace) {
+    const { secure, sameSite } = this.#plan;
+    return { ...(domain !== null && { domain }), path, httpOnly: true, secure, sameSite } as const;
+  }
+
+  get #here(): CookiePlace {
+    const { domain = null, path } = this.#plan;
+    return { domain, path };
+  }
+
+  /** The places that the options name, the present one last. */
+  get #known(): readonly CookiePlace[] {
+    const { older } = this.#plan;
+    return older === undefined ? [this.#here] : [older, this.#here];
+  }
+
+  /** The places that may have a copy of a cookie sent with a request, the present one last. */
+  #reachable(requestPath: string | undefined): readonly CookiePlace[] {
+    const { hostOnly, secure, path } = this.#plan;
+    if (hostOnly || !secure) {
+      return this.#known;
+    }
+    const domains = [null, ...parentsOf(this.#issuer.hostname)];
+    const paths = new Set([...pathsAbove(path), ...pathsAbove(requestPath ?? "/")]);
+    const places = [...paths].flatMap((at) => domains.map((domain) => ({ domain, path: at })));
+    const known = new Set(this.#known.map(keyOf));
+    return [...places.filter((place) => !known.has(keyOf(place))), ...this.#known];
   }
 }
 
-/** A domain that cookies can have; null for none, which is the host alone. */
-type Place = string | null;
+/**
+ * The copies of a cookie to expire: `false` for only that of the options `olderDomain` and `olderPath`;
+ * otherwise every copy that this host can reach. These are the copies of its domain and the domains
+ * above, each with the paths above the cookies' own path and, if it is given, above that of the request.
+ * With `__Host-` there can be no copies in other places.
+ */
+export type Copies = false | { readonly requestPath: string | undefined };
 
-/** Returns the domains that may have a copy of a session cookie, with the current one last. */
-function placesOf(
-  issuer: URL,
-  { domain, hostOnly, secure, olderDomain }: CookiePlan,
-): readonly Place[] {
-  const places = new Set<Place>(olderDomain === undefined ? [] : [olderDomain]);
-  if (!hostOnly && secure) {
-    places.add(null);
-    for (const parent of parentsOf(issuer.hostname)) {
-      places.add(parent);
-    }
-  }
-  places.delete(domain ?? null);
-  return [...places, domain ?? null];
+function keyOf({ domain, path }: CookiePlace): string {
+  return `${domain ?? ""} ${path}`;
 }
 
 /** The maximum number of parent domains to consider. */
 const maxParents = 4;
+/** The maximum number of path segments to consider: a service, a method and a prefix. */
+const maxSegments = 4;
 
 /**
  * Returns a host and the domains above it, without the top-level domain, for which nobody can set
@@ -133,7 +159,17 @@ function parentsOf(hostname: string): string[] {
     : [];
 }
 
-/** Whether browsers accept Secure cookies from a host over plain http. Safari never does. */
-function isLoopback(hostname: string): boolean {
-  return /^(localhost|.*\.localhost|127(\.\d+){3}|\[::1\])$/.test(hostname);
+/**
+ * Returns the cookie paths that match a path (RFC 6265bis section 5.1.4): "/a/b" has "/", "/a", "/a/"
+ * and itself.
+ */
+function pathsAbove(path: string): string[] {
+  if (!isCookiePath(path)) {
+    return ["/"];
+  }
+  const segments = path.split("/").filter((segment) => segment !== "");
+  const above = segments
+    .slice(0, maxSegments)
+    .map((_, i) => `/${segments.slice(0, i + 1).join("/")}`);
+  return ["/", ...above.flatMap((at) => (at === path ? [at] : [at, `${at}/`]))];
 }

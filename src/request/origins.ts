@@ -7,6 +7,7 @@ export interface CrossSiteRule {
   readonly crossSite: "checked" | "unchecked";
   /** The exact origins whose pages may use cookies. */
   readonly origins: ReadonlySet<string>;
+  readonly issuer: string;
   readonly emit: SessionEventListener;
 }
 
@@ -17,52 +18,101 @@ interface PageRequest {
 }
 
 /** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
-export function checkCrossSite(
-  { crossSite, origins, emit }: CrossSiteRule,
-  { requestHeader, requestMethod }: PageRequest,
-): void {
-  if (crossSite === "checked" && !isTrustedSite(requestHeader, requestMethod, origins)) {
-    emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
-    throw new SessionError("forbidden", "CROSS_SITE", {
-      message:
-        "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
-    });
+export function checkCrossSite(rule: CrossSiteRule, request: PageRequest): void {
+  if (!mayUseCookies(rule, request)) {
+    throw crossSiteRefused(rule, request);
   }
+}
+
+/** Reports a cross-site request with cookies, and returns the error of its call. */
+export function crossSiteRefused(
+  rule: CrossSiteRule,
+  { requestHeader }: PageRequest,
+): SessionError {
+  rule.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
+  return new SessionError("forbidden", "CROSS_SITE", {
+    message:
+      "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
+  });
+}
+
+/** Whether the cookies of a request count: it comes from a page that may send them. */
+export function mayUseCookies(rule: CrossSiteRule, request: PageRequest): boolean {
+  return rule.crossSite === "unchecked" || isTrustedSite(rule, request);
 }
 
 /**
  * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
  * Origin header as the fallback that OWASP recommends.
- *
- * @param origins exact serialized origins, such as "https://app.example.com"
  */
 export function isTrustedSite(
-  headers: Headers,
-  method: string,
-  origins: ReadonlySet<string>,
+  { origins, issuer }: Pick<CrossSiteRule, "origins" | "issuer">,
+  { requestHeader: headers, requestMethod }: PageRequest,
 ): boolean {
   const site = headers.get("sec-fetch-site");
-  if (site === "same-origin" || (site === "none" && method === "GET")) {
+  const origin = headers.get("origin");
+  if (origin !== null && origins.has(origin)) {
     return true;
   }
-  const origin = headers.get("origin");
-  return origin !== null && origins.has(origin);
+  if (site === "same-origin") {
+    // A foreign origin contradicts Fetch Metadata, so that one of the two is false.
+    return origin === null || isOwnOrigin(origin, issuer, headers.get("host"));
+  }
+  // Typed into the address bar: such a request has no page, and so no origin.
+  return site === "none" && requestMethod === "GET" && origin === null;
 }
 
 /**
- * Reads origins of pages, written as browsers send them (RFC 6454 section 6.2).
+ * Whether a page that claims the service's own origin can have it: that of the issuer or, if the
+ * service has several names, the one in `Host`. `Host` never vouches for a request on its own.
+ */
+function isOwnOrigin(origin: string, issuer: string, host: string | null): boolean {
+  return (
+    origin === new URL(issuer).origin ||
+    (host !== null && (origin === `https://${host}` || origin === `http://${host}`))
+  );
+}
+
+/**
+ * Whether a browser sent a request. Over plain http browsers send no Fetch Metadata, but they do send
+ * the origin of the page. The other `Sec-Fetch-*` headers show nothing: `fetch` of Node.js sends
+ * `Sec-Fetch-Mode` as well.
+ */
+export function isFromBrowser(headers: Headers): boolean {
+  return headers.has("sec-fetch-site") || headers.has("origin");
+}
+
+/**
+ * Reads origins of pages, written as browsers send them (RFC 6454 section 6.2). Apps and extensions
+ * have schemes of their own, as in "capacitor://localhost".
+ *
  * @param option the name of the option, used in the message
- * @throws TypeError if an origin is written differently
+ * @throws TypeError if an origin is written differently, and for "null", which any page can send
  */
 export function readOrigins(option: string, origins: readonly string[]): ReadonlySet<string> {
   for (const origin of origins) {
-    if (!URL.canParse(origin) || new URL(origin).origin !== origin || origin.includes("*")) {
+    if (!isOrigin(origin)) {
       throw new TypeError(
-        `${option}: ${JSON.stringify(withoutCredentials(origin))} is not an origin as browsers send it; use a value such as "https://app.example.com", without a path or a trailing slash`,
+        `${option}: ${JSON.stringify(withoutCredentials(origin))} is not an origin as browsers send it; use a value such as "https://app.example.com" or "capacitor://localhost", without a path or a trailing slash`,
       );
     }
   }
   return new Set(origins);
+}
+
+/** The special schemes of the URL standard. Only of these does `URL` compute the origin. */
+const special: readonly string[] = ["http:", "https:", "ws:", "wss:", "ftp:", "file:"];
+
+function isOrigin(text: string): boolean {
+  if (!URL.canParse(text) || text.includes("*")) {
+    return false;
+  }
+  const { origin, protocol } = new URL(text);
+  // The origin of any other scheme is opaque in the URL standard, so `URL` calls it "null". Browsers
+  // still send the scheme and the host, in the case that the app or extension has registered.
+  return special.includes(protocol)
+    ? origin === text
+    : /^[a-z][a-z0-9+.-]*:\/\/[\w.~-]+(:\d{1,5})?$/.test(text);
 }
 
 /** The facts that determine which pages may use the session cookies. */
@@ -91,10 +141,14 @@ export function readPageOrigins(
 
 /**
  * Whether a page is certainly on another site: it has another scheme, or its host shares fewer than
- * two labels. Only the public suffix list would show where the registrable domain begins.
+ * two labels. Only the public suffix list would show where the registrable domain begins. Whether an
+ * app or an extension receives cookies depends on its web view and its permissions.
  */
 function isCrossSite(origin: string, issuer: URL): boolean {
   const { protocol, hostname } = new URL(origin);
+  if (!special.includes(protocol)) {
+    return false;
+  }
   const endOf = (host: string): string => host.split(".").slice(-2).join(".");
   return (
     protocol !== issuer.protocol ||

@@ -1,30 +1,35 @@
-import { maxTokenLength } from "../base/wire.ts";
+import { header, maxTokenLength } from "../base/wire.ts";
 import type { CookieNames } from "./cookie-options.ts";
 
 /** The tokens of a request, not verified yet. */
 export interface PresentedTokens {
   /** The token after `Bearer` in the Authorization header; undefined for any other scheme. */
   readonly bearer: string | undefined;
-  /** The access cookies, at most the first three. */
+  /** The copies of the access cookie, at most the first {@link maxRead}. */
   readonly accessCookies: readonly string[];
-  /** The refresh cookies, at most the first three. */
+  /** The copies of the refresh cookie, at most the first {@link maxRead}. */
   readonly refreshCookies: readonly string[];
   /** Whether there is a session cookie. */
   readonly hasCookies: boolean;
+  /** Whether the call is made with cookies: it has some, no bearer token, and does not ask for headers. */
+  readonly byCookie: boolean;
   /** Whether there are no tokens at all. */
   readonly isEmpty: boolean;
 }
 
-/** The maximum number of copies of a cookie to consider. */
-const maxCopies = 3;
+/** Copies of a cookie that may be this service's own. More of them contradict each other. */
+export const maxCopies = 3;
+
+/** Copies of a cookie that are looked at. More of them contradict each other, whoever set them. */
+export const maxRead = 16;
 
 /** Reads the tokens of a request, and removes the session cookies from its headers. */
 export function takeTokens(headers: Headers, names: CookieNames): PresentedTokens {
   // 1. Read the tokens.
   const cookies = headers.get("cookie");
   const bearer = readBearer(headers.get("authorization"));
-  const accessCookies = readCookie(cookies, names.access, maxCopies);
-  const refreshCookies = readCookie(cookies, names.refresh, maxCopies);
+  const accessCookies = readCookie(cookies, names.access, maxRead);
+  const refreshCookies = readCookie(cookies, names.refresh, maxRead);
   const hasCookies = accessCookies.length + refreshCookies.length > 0;
 
   // 2. Handlers do not see the session cookies.
@@ -32,7 +37,8 @@ export function takeTokens(headers: Headers, names: CookieNames): PresentedToken
     replaceCookies(headers, withoutCookies(cookies, [names.access, names.refresh]));
   }
   const isEmpty = bearer === undefined && !hasCookies;
-  return { bearer, accessCookies, refreshCookies, hasCookies, isEmpty };
+  const byCookie = bearer === undefined && hasCookies && headers.get(header.transport) !== "header";
+  return { bearer, accessCookies, refreshCookies, hasCookies, byCookie, isEmpty };
 }
 
 /**

@@ -19,6 +19,13 @@ export type Authenticator = Pick<
 > & {
   readonly revocations: Revocations;
   readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+  /**
+   * Whether a session has ended by the store's word. Without a store no session is known to have.
+   * @throws SessionError `unavailable`
+   */
+  isOver(session: string): Promise<boolean>;
+  /** Whether a refresh token names a secret of this server. Proves nothing. False without secrets. */
+  namesOwnSecret(refreshToken: string): boolean;
 };
 
 /** The resolved options and the engine, shared by everything that reads sessions. */

@@ -6,6 +6,7 @@ import type {
   ServiceImpl,
 } from "@connectrpc/connect";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import type { SessionEventListener } from "../base/events.ts";
 import { header } from "../base/wire.ts";
 import { readOrigins } from "../request/origins.ts";
 import type { RequestGate } from "./call/gate.ts";
@@ -17,8 +18,9 @@ export interface CorsLists {
   readonly allowedHeaders: readonly string[];
   readonly exposedHeaders: readonly string[];
   /**
-   * The origins whose pages may call, exactly as browsers send them. Pages that use cookies must also
-   * be in the option `origins` of the sessions. Default: none.
+   * The origins whose pages may call, exactly as browsers send them, such as
+   * "https://app.example.com" or "capacitor://localhost". Pages that use cookies must also be in the
+   * option `origins` of the sessions. Default: none.
    */
   readonly allowedOrigins?: readonly string[];
   /** Seconds for which browsers cache a preflight. Default 7200, the maximum in Chromium. */
@@ -102,7 +104,14 @@ export interface Protection {
   /** Undefined in a service that only verifies. */
   readonly service: Partial<ServiceImpl<typeof SessionService>> | undefined;
   readonly policies: Policies;
+  readonly emit: SessionEventListener;
 }
+
+/**
+ * The options of SessionService: its messages have at most 4 KiB, after decompression. Anybody may
+ * call `Refresh` and `SignOut`, and the longest message holds one refresh token of 256 characters.
+ */
+export const serviceOptions: { readonly readMaxBytes: number } = { readMaxBytes: 4096 };
 
 /**
  * Adds the protection to an adapter's options: the gate before the user's gate, the interceptor
@@ -113,21 +122,39 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
   if (typeof options?.routes !== "function") {
     throw new TypeError("sessions.protect requires the options of an adapter, including routes");
   }
-  const { gate, interceptor } = protection;
+  const { gate, interceptor, service, policies } = protection;
   return {
     ...options,
     requestGate: composeGates(gate, options.requestGate),
     interceptors: [interceptor, ...(options.interceptors ?? [])],
     routes: (router: ConnectRouter) => {
-      options.routes(protectRouter(protection, router));
-      const { service } = protection;
+      const protectedRouter = new ProtectedRouter(protection, router, options);
+      options.routes(protectedRouter.router);
       if (service !== undefined && !serves(router, SessionService)) {
-        router.service(SessionService, service);
+        protectedRouter.router.service(SessionService, service);
       }
-      protection.policies.assertServed(router.handlers.map(({ method }) => method));
+      policies.assertServed(router.handlers.map(({ method }) => method));
+      if (protectedRouter.readsAnySize) {
+        warnOnce(protection);
+      }
       return router;
     },
   };
+}
+
+const warned = new WeakSet<Protection>();
+
+/** Warns that messages have no limit, once for each instance. */
+function warnOnce(protection: Protection): void {
+  if (!warned.has(protection)) {
+    warned.add(protection);
+    protection.emit({
+      type: "warning",
+      option: "readMaxBytes",
+      advice:
+        "anybody can send messages of up to 4 GiB to public methods, sign-in included; pass readMaxBytes to sessions.protect, such as 1 MiB",
+    });
+  }
 }
 
 function serves(router: ConnectRouter, { typeName }: DescService): boolean {
@@ -153,35 +180,63 @@ export function composeGates(
   };
 }
 
+type ServiceOptions = Parameters<ConnectRouter["service"]>[2];
+
 /**
- * Wraps a router so that the options of a single service keep our interceptor and gate. Without
- * that, they would replace the router's.
+ * Wraps a router so that the options of a single service keep our interceptor and gate, which they
+ * would otherwise replace, and so that SessionService reads short messages only.
  */
-function protectRouter({ gate, interceptor }: Protection, router: ConnectRouter): ConnectRouter {
-  type Options = Parameters<ConnectRouter["service"]>[2];
-  const keep = (options: Options): Options =>
-    options === undefined
-      ? undefined
-      : {
-          ...options,
-          // "in", because an explicit undefined also replaces the router's value.
-          ...("interceptors" in options && {
-            interceptors: [interceptor, ...(options.interceptors ?? [])],
-          }),
-          ...("requestGate" in options && {
-            requestGate: composeGates(gate, options.requestGate),
-          }),
-        };
-  const wrapped: ConnectRouter = {
-    handlers: router.handlers,
-    service(service, implementation, options) {
-      router.service(service, implementation, keep(options));
-      return wrapped;
-    },
-    rpc(method, implementation, options) {
-      router.rpc(method, implementation, keep(options));
-      return wrapped;
-    },
-  };
-  return wrapped;
+class ProtectedRouter {
+  readonly router: ConnectRouter;
+  /** Whether a method was added that reads messages of any size. */
+  readsAnySize = false;
+  readonly #protection: Protection;
+  readonly #adapter: ConnectRouterOptions;
+
+  constructor(protection: Protection, router: ConnectRouter, adapter: ConnectRouterOptions) {
+    this.#protection = protection;
+    this.#adapter = adapter;
+    const wrapped: ConnectRouter = {
+      handlers: router.handlers,
+      service: (service, implementation, options) => {
+        router.service(service, implementation, this.#optionsOf(service, options));
+        return wrapped;
+      },
+      rpc: (method, implementation, options) => {
+        router.rpc(method, implementation, this.#optionsOf(method.parent, options));
+        return wrapped;
+      },
+    };
+    this.router = wrapped;
+  }
+
+  #optionsOf({ typeName }: DescService, given: ServiceOptions): ServiceOptions {
+    const options = given === undefined ? undefined : this.#guarded(given);
+    if (typeName === SessionService.typeName) {
+      const { grpc = true, grpcWeb = true, connect = true } = this.#adapter;
+      const readMaxBytes = given?.readMaxBytes ?? this.#shortest();
+      // Connect forgets which protocols are off where a service has options.
+      return { ...{ grpc, grpcWeb, connect }, ...options, readMaxBytes };
+    }
+    // "in", because an explicit undefined replaces the adapter's value.
+    const { readMaxBytes } = given !== undefined && "readMaxBytes" in given ? given : this.#adapter;
+    this.readsAnySize ||= readMaxBytes === undefined;
+    return options;
+  }
+
+  #guarded(options: NonNullable<ServiceOptions>): NonNullable<ServiceOptions> {
+    const { gate, interceptor } = this.#protection;
+    return {
+      ...options,
+      ...("interceptors" in options && {
+        interceptors: [interceptor, ...(options.interceptors ?? [])],
+      }),
+      ...("requestGate" in options && { requestGate: composeGates(gate, options.requestGate) }),
+    };
+  }
+
+  #shortest(): number {
+    const { readMaxBytes = Number.POSITIVE_INFINITY } = this.#adapter;
+    return Math.min(serviceOptions.readMaxBytes, readMaxBytes);
+  }
 }

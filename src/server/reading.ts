@@ -7,15 +7,22 @@ import {
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
-import { type Duration, durationMs } from "../base/checks.ts";
+import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { type Call, type CallKey, callOf, type Exchange, sessionOf } from "./call/call.ts";
+import {
+  type Call,
+  type CallExchange,
+  type CallKey,
+  callOf,
+  type Exchange,
+  sessionOf,
+} from "./call/call.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
-import { type MethodDescription, procedureOf } from "./policy/policy.ts";
+import { type ForeignBearerPolicy, type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.ts";
 
@@ -23,11 +30,13 @@ import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.
 export interface GetSessionOptions<Required extends boolean = boolean> {
   /**
    * Whether a cookie session must present its anti-CSRF token. Has no effect if the service has
-   * `antiCsrf: "off"`. Default: true, except on GET.
+   * `antiCsrf: "off"`. A service that only verifies refuses true. Default: true, except on GET.
    */
   readonly doAntiCsrfCheck?: boolean;
   /** How to find out whether the session has ended. Default: the option `revocation`. */
   readonly check?: RevocationCheck;
+  /** What happens to a bearer token that is not one of this service's. Default "refuse". */
+  readonly foreignBearer?: ForeignBearerPolicy;
   /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
 }
@@ -72,7 +81,8 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * for the client to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
    *
    * @throws SessionError if there is no valid session
-   * @throws TypeError if `check` is not valid, or needs a store and there is none
+   * @throws TypeError if `check` or `foreignBearer` is not valid, if `check` needs a store and there
+   * is none, or if `doAntiCsrfCheck` is true in a service that only verifies
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
@@ -120,6 +130,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     interceptor: createInterceptor(core, key, policies),
     service,
     policies,
+    emit: core.emit,
   };
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {
@@ -155,6 +166,10 @@ function sessionIn<S extends VerifiedSession>(
   const call = context.values.get(key);
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(context);
+  }
+  if (call?.unreadable !== undefined) {
+    const procedure = procedureOf(context.method);
+    throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
   // The key belongs to this instance, so the session does too.
   return sessionOf(core, key, context) as S | undefined;
@@ -203,7 +218,7 @@ function missingSession(core: VerifyingCore, key: CallKey, context: HandlerConte
 function getSessionWith<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
-  policies: Pick<Protection["policies"], "checkOf">,
+  policies: Pick<Protection["policies"], "checkOf" | "assertVerifies">,
 ): VerifyingSessions<S>["getSession"] {
   // An exchange without context values is recognized by its headers, because its cookies are removed
   // when it is first read.
@@ -214,19 +229,23 @@ function getSessionWith<S extends VerifiedSession>(
     return values;
   };
   const getSession = async (
-    exchange: Exchange & { readonly values?: ContextValues; readonly signal?: AbortSignal },
+    exchange: CallExchange,
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
     const check = policies.checkOf(options.check);
-    const { requestHeader, responseHeader, requestMethod, signal } = exchange;
+    policies.assertVerifies(options.doAntiCsrfCheck);
+    const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
+    const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
     const call = callOf(core, key, {
       ...{ requestHeader, responseHeader, requestMethod },
       values: exchange.values ?? valuesOf(requestHeader),
       ...(signal === undefined ? {} : { signal }),
+      ...(url === undefined ? {} : { url }),
     });
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
-    const policy = { auth, doAntiCsrfCheck, check, freshWithin: undefined, claims: [] } as const;
+    const asked = { auth, doAntiCsrfCheck, check, foreignBearer } as const;
+    const policy = { ...asked, freshWithin: undefined, claims: [] };
     try {
       const hasSession = await enterSession(core, call, policy, undefined);
       return hasSession ? (call.session as S) : undefined;

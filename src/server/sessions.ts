@@ -7,6 +7,7 @@ import type { Session } from "../engine/session.ts";
 import { type Call, callOf, createCallKey } from "./call/call.ts";
 import type { Core } from "./core.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
+import { serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService } from "./service/service.ts";
@@ -33,11 +34,26 @@ import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts"
 export interface ServerSessions<Claims extends object = JsonObject, Given extends object = object>
   extends VerifyingSessions<Session<Claims>>,
     SessionDirectory<Claims> {
-  /** The implementation of `rpcsession.v1.SessionService`, for `router.service`. */
+  /**
+   * The implementation of `rpcsession.v1.SessionService`, for `router.service`.
+   *
+   * A handler of yours may call its `refresh`. The refreshed session is then the session of the call:
+   * `require` returns it, `revoke` clears its tokens. If the handler throws, the response carries no
+   * new tokens, and the client keeps its former ones.
+   */
   readonly service: Partial<ServiceImpl<typeof SessionService>>;
   /**
+   * The options of SessionService, for a router that is built without `protect`: messages have at most
+   * 4 KiB, because `Refresh` and `SignOut` read them from anybody.
+   *
+   * @example
+   * router.service(SessionService, sessions.service, sessions.serviceOptions);
+   */
+  readonly serviceOptions: { readonly readMaxBytes: number };
+  /**
    * Signs a user in: creates a session and writes its tokens to the response of this call. Ends the
-   * session that came with the request.
+   * session that came with the request. If the handler throws afterwards, the user stays signed in;
+   * to undo the sign-in, revoke the new session.
    *
    * @example
    * await sessions.create(context, { userId: "alice", claims: { role: "admin" } });
@@ -45,7 +61,17 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * who already has the maximum number of sessions; `Unavailable` for an outage; `Internal` for
    * misuse, such as claims that do not fit the schema
    */
-  create(context: HandlerContext, options: NewSessionOptions<Given>): Promise<Session<Claims>>;
+  create(
+    context: HandlerContext,
+    options: NewSessionOptions<Given> & {
+      /**
+       * How the tokens travel. A client that asks for the other way is refused, as is a browser that
+       * would receive them in headers without `browserHeaderTransport`. Default: as the client asks,
+       * else cookies for a browser on a page of `origins`, and headers for all others.
+       */
+      readonly transport?: TokenTransport;
+    },
+  ): Promise<Session<Claims>>;
   /**
    * Creates a session without a response, for tests, scripts and other ways to deliver tokens.
    *
@@ -72,11 +98,13 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * or a server that renders pages. Do not share one session between two holders: reuse detection
    * would revoke it.
    *
-   * The new session has the same claims and data and ends no later. Nothing is written to the
-   * response. It counts towards the user's session limit but never ends the session it comes from:
-   * if no other session can be ended, the call is refused.
+   * The new session has the same claims and data and ends no later. If reuse detection ends the
+   * session it comes from, it ends too. Nothing is written to the response. It counts towards the
+   * user's session limit but never ends the session it comes from: if no other session can be ended,
+   * the call is refused. So is a fork of forks that are eight deep.
    *
-   * @throws ConnectError as `require` and `create` do
+   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` if the user has not authenticated
+   * within `freshWithin`; otherwise as `require` and `create` do
    */
   fork(context: HandlerContext, options?: ForkOptions): Promise<IssuedSession<Claims>>;
 }
@@ -114,6 +142,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
   return {
     ...createVerifyingSessions(core, { key, policies, service }),
     service,
+    serviceOptions,
     // Sessions of a call.
     create: (context, options) => onCall(context, (call) => signIn(core, call, context, options)),
     issue: async (options) => toIssued(core, await issue(core, options)),

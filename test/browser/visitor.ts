@@ -1,34 +1,34 @@
 // The actions of a visitor in the page, and what the test can observe.
-import type { BrowserContext, Cookie, Page } from "playwright-core";
 import { expect } from "vitest";
 import { accessCookie, refreshCookie } from "../helpers/presented.ts";
+import { type BrowserCookie, type Tab, type Visitor, waitFor } from "./engines.ts";
 
 /** Opens the page in a new tab. */
-export async function visit(context: BrowserContext, url: string): Promise<Page> {
-  const page = await context.newPage();
-  await page.goto(url);
-  await page.waitForFunction(() => "app" in globalThis);
-  return page;
+export async function visit(visitor: Visitor, url: string): Promise<Tab> {
+  const tab = await visitor.newTab();
+  await tab.goto(url);
+  await waitFor(tab, () => "app" in globalThis);
+  return tab;
 }
 
-export async function signIn(page: Page): Promise<void> {
+export async function signIn(page: Tab): Promise<void> {
   await page.evaluate(async () => void (await app.notes.signIn({ user: "alice" })));
 }
 
-export async function addNote(page: Page, text: string): Promise<void> {
+export async function addNote(page: Tab, text: string): Promise<void> {
   await page.evaluate(
-    async (note) => void (await app.notes.addNote({ note: { text: note } })),
+    async (note: string) => void (await app.notes.addNote({ note: { text: note } })),
     text,
   );
 }
 
-export async function listNotes(page: Page): Promise<string[]> {
+export async function listNotes(page: Tab): Promise<string[]> {
   return await page.evaluate(async () =>
     (await app.notes.listNotes({})).notes.map(({ text }) => text),
   );
 }
 
-export async function watchNotes(page: Page): Promise<string[]> {
+export async function watchNotes(page: Tab): Promise<string[]> {
   return await page.evaluate(async () => {
     const texts: string[] = [];
     for await (const { note } of app.notes.watchNotes({})) {
@@ -39,7 +39,7 @@ export async function watchNotes(page: Page): Promise<string[]> {
 }
 
 /** Makes a call and returns the code of its error; undefined if it succeeds. */
-export async function codeOf(page: Page): Promise<number | undefined> {
+export async function codeOf(page: Tab): Promise<number | undefined> {
   return await page.evaluate(async () => {
     try {
       await app.notes.listNotes({});
@@ -50,15 +50,16 @@ export async function codeOf(page: Page): Promise<number | undefined> {
   });
 }
 
-/** Returns the two session cookies; fails if there are others. */
-export async function sessionCookies(context: BrowserContext): Promise<Cookie[]> {
-  const cookies = (await context.cookies()).toSorted((a, b) => a.name.localeCompare(b.name));
+/** Returns the two session cookies of a host; fails if there are others. */
+export async function sessionCookies(visitor: Visitor, url: string): Promise<BrowserCookie[]> {
+  const all = await visitor.cookies(url);
+  const cookies = all.toSorted((a, b) => a.name.localeCompare(b.name));
   expect(cookies.map(({ name }) => name)).toEqual([accessCookie, refreshCookie]);
   return cookies;
 }
 
 /** Collects everything that a script of the page can see: responses, storage, messages of tabs, `app`. */
-export async function everythingVisible(page: Page): Promise<string> {
+export async function everythingVisible(page: Tab): Promise<string> {
   return await page.evaluate(async () => {
     const databases = await indexedDB.databases();
     const caches = await globalThis.caches?.keys();

@@ -13,7 +13,8 @@ import { fromPayload, type TokenClaims } from "../../src/jwt/claims.ts";
 import { signAccessToken } from "../../src/jwt/keys.ts";
 import { payloadOf } from "../helpers/api.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
-import { freePort, redisMissing, startRedis } from "../servers/redis.ts";
+import { freePort } from "../servers/port.ts";
+import { redisMissing, startRedis } from "../servers/redis.ts";
 import { describePostgres } from "../stores/describe-postgres.ts";
 import { createSchema } from "../stores/postgres-fixture.ts";
 
@@ -92,7 +93,7 @@ async function forge(store: SessionStore, accessToken: string): Promise<string> 
 }
 
 /** The whole procedure of the page "A secret leaked", on two servers and a third that replaces them. */
-async function incident(database: string, newStore: () => SessionStore): Promise<void> {
+async function incident(database: string, newStore: () => SessionStore): Promise<unknown> {
   // Before: two servers with the secret that has leaked, a user, and a token that a thief made.
   const store = newStore();
   const before = [await started(store, leaked), await started(newStore(), leaked)] as const;
@@ -151,19 +152,20 @@ async function incident(database: string, newStore: () => SessionStore): Promise
 
   // 7. Sign everybody out. The database may come from the environment.
   const env = { RPC_SESSION_DATABASE: database };
-  expect(await answer(["sessions", "revoke", "--all"], env)).toEqual({ revoked: 2 });
+  const ended = await answer(["sessions", "revoke", "--all"], env);
   expect(await answer(["sessions", "revoke", "--all"], env)).toEqual({ revoked: 0 });
   await vi.waitFor(
     async () => expect(await after.find(again.session.id)).toBeUndefined(),
     patience,
   );
   await Promise.all([...before, after].map((sessions) => sessions.close()));
+  return ended;
 }
 
 describe("feat:H12 the commands for a leaked secret on SQLite", () => {
   it("declare it dead, show what is trusted, rotate and retire keys, and sign everybody out", async () => {
     const file = join(folder, "sessions.db");
-    await incident(file, () => sqliteStore(file));
+    expect(await incident(file, () => sqliteStore(file))).toEqual({ revoked: 2 });
   }, 120_000);
 
   it("take the secret itself from a variable or a file, and print it nowhere", async () => {
@@ -205,7 +207,8 @@ describe("feat:H12 the commands for a leaked secret on SQLite", () => {
 describePostgres("feat:H12 the commands for a leaked secret on PostgreSQL", (server) => {
   it("declare it dead, show what is trusted, rotate and retire keys, and sign everybody out", async () => {
     await using schema = await createSchema(server());
-    await incident(schema.url, () => postgresStore(schema.url));
+    const newStore = () => postgresStore(schema.url);
+    expect(await incident(schema.url, newStore)).toEqual({ revoked: 2 });
   }, 120_000);
 });
 
@@ -215,10 +218,11 @@ describe.skipIf(redisMissing)("feat:H12 the commands for a leaked secret on Redi
     const redis = await startRedis("--port", port);
     try {
       const clients = await Promise.all([1, 2, 3, 4].map(() => redis.connect()));
-      await incident(`redis://127.0.0.1:${port}`, () => {
+      const ended = await incident(`redis://127.0.0.1:${port}`, () => {
         const client = clients.pop();
         return redisStore(client as NonNullable<typeof client>);
       });
+      expect(ended).toEqual({ revoked: 2 });
     } finally {
       await redis.stop();
     }

@@ -1,6 +1,22 @@
-import { Code, ConnectError } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  createClient,
+  createRouterTransport,
+  type Transport,
+} from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
-import { latch, settle, signedIn, transports } from "./helpers/setup.ts";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { withRefresh } from "../../src/client/index.ts";
+import { latch, type Setup, settle, signedIn, transports, withJar } from "./helpers/setup.ts";
+
+/** A transport to the same server that knows nothing of the session. */
+function plainTransport({ server, jar }: Setup): Transport {
+  return createRouterTransport(server.routes, {
+    router: { requestGate: server.gate },
+    transport: { interceptors: [withJar(jar)] },
+  });
+}
 
 async function drain(stream: AsyncIterable<unknown>): Promise<number> {
   let count = 0;
@@ -100,4 +116,65 @@ describe.each(transports)("feat:P8 an early refresh, %s mode", (via) => {
     await expect(notes.addNote({})).rejects.toThrow(/refused/);
     expect(server.count("Refresh")).toBe(0);
   });
+
+  it("delays a large message while it is due, because an early refusal of it may be lost", async () => {
+    const { clock, server, notes } = await signedIn(via);
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    clock.advance(800_000);
+    await notes.addNote({ note: { text: "x".repeat(65_000) } });
+    expect(server.count("AddNote")).toBe(1);
+    const large = notes.addNote({ note: { text: "x".repeat(66_000) } });
+    await settle();
+    expect(server.count("AddNote")).toBe(1);
+    slow.open();
+    await large;
+    expect(server.count("Refresh")).toBe(1);
+  });
+
+  it("happens on time although the monotonic clock stood still while the machine slept", async () => {
+    const { clock, server, notes } = await signedIn(via);
+    clock.sleep(900_000);
+    await notes.addNote({});
+    expect(server.seen.map(({ method }) => method)).toEqual(["SignIn", "Refresh", "AddNote"]);
+    clock.sleep(-86_400_000);
+    clock.advance(720_000);
+    await notes.addNote({});
+    await settle();
+    expect(server.count("Refresh")).toBe(2);
+  });
+});
+
+describe.each(transports)("after a refusal for an expired token, %s mode", (via) => {
+  async function* requests() {
+    yield {};
+    yield {};
+  }
+
+  it.each(["the transport of the session", "withRefresh"])(
+    "a request stream that is sent again waits for the refresh that the refusal started: %s",
+    async (how) => {
+      const made = await signedIn(via);
+      const { server, session } = made;
+      const plain = createClient(NotesService, plainTransport(made));
+      const notes = how === "withRefresh" ? withRefresh(plain, session) : made.notes;
+      const send = async (): Promise<unknown> => (await notes.importNotes(requests())).imported;
+      expect(await send()).toBe(2);
+      const talk = (): Promise<number> => drain(notes.syncNotes(requests()));
+      expect(await talk()).toBe(2);
+      for (const again of [send, talk]) {
+        server.seen.length = 0;
+        const slow = latch();
+        server.hold.Refresh = slow.promise;
+        server.expireAll();
+        await expect(again()).rejects.toMatchObject({ code: Code.Unauthenticated });
+        const second = again();
+        await settle();
+        expect(server.seen.map(({ method }) => method).slice(1)).toEqual(["Refresh"]);
+        slow.open();
+        expect(await second).toBe(2);
+        expect(server.count("Refresh")).toBe(1);
+      }
+    },
+  );
 });

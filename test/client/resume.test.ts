@@ -2,56 +2,10 @@ import { getEventListeners } from "node:events";
 import { Code, ConnectError } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { Action, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
-import { type ResumeOptions, withRefresh } from "../../src/client/index.ts";
+import { withRefresh } from "../../src/client/index.ts";
 import { type InboxWorld, inboxWires, startInbox } from "./helpers/inbox.ts";
 import { settle, setup } from "./helpers/setup.ts";
-
-/** A loop over a resumed stream: its messages so far, and how it ended. */
-interface Watching {
-  readonly numbers: number[];
-  readonly ended: Promise<unknown>;
-  state: "on" | "over";
-  /** Set to leave the loop at the next message. */
-  leave: boolean;
-}
-
-/** Watches an inbox in the way an application does. */
-function watch(world: InboxWorld, options: ResumeOptions = {}): Watching {
-  const numbers: number[] = [];
-  const messages = world.session.resume((after, call) => world.client.watch({ after }, call), {
-    start: 0,
-    cursor: (message) => message.number,
-    ...options,
-  });
-  const read = async (): Promise<unknown> => {
-    try {
-      for await (const { number } of messages) {
-        numbers.push(number);
-        if (watching.leave) {
-          break;
-        }
-      }
-      return undefined;
-    } catch (error) {
-      return error;
-    } finally {
-      watching.state = "over";
-    }
-  };
-  const watching: Watching = { numbers, ended: Promise.resolve(), state: "on", leave: false };
-  return Object.assign(watching, { ended: read() });
-}
-
-/** Yields to the event loop until `holds` returns true. */
-async function until(holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!holds()) {
-    if (performance.now() > deadline) {
-      throw new Error("the condition was still false after 10 s");
-    }
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-}
+import { range, until, watch } from "./helpers/watching.ts";
 
 /** Advances the clock in steps. Waits for calls in flight before each step, so that none times out. */
 async function pass(world: InboxWorld, seconds: number, step = 1): Promise<void> {
@@ -61,10 +15,6 @@ async function pass(world: InboxWorld, seconds: number, step = 1): Promise<void>
     await until(() => world.underway() === 0);
     await settle();
   }
-}
-
-function range(to: number): number[] {
-  return Array.from({ length: to }, (_, i) => i + 1);
 }
 
 describe.each(inboxWires)("session.resume, %s", (wire) => {
@@ -154,6 +104,28 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await until(() => world.opened[0]?.reason !== undefined);
     expect(getEventListeners(signal, "abort")).toHaveLength(0);
     expect(world.clock.pending).toBe(before);
+  });
+
+  it("outlives its access tokens behind a gateway that drops error details", async () => {
+    const world = await startInbox(wire);
+    world.dropDetails = true;
+    const watching = watch(world);
+    // The first stream ends before its headers are sent, the others after a message.
+    for (const messages of [0, 1, 2]) {
+      const opened = messages + 1;
+      await until(() => world.opened.length === opened);
+      if (messages > 0) {
+        world.inbox.add("hello");
+        await until(() => watching.numbers.length === messages);
+      }
+      world.clock.advance("15m");
+      await until(() => world.opened.length > opened || watching.state === "over");
+    }
+    expect(watching.state).toBe("on");
+    expect(watching.numbers).toEqual([1, 2]);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
   });
 
   it("feat:G7: ends with the server's error when the session is revoked", async () => {
@@ -333,6 +305,26 @@ describe("session.resume", () => {
     expect(waits).toHaveLength(8);
     expect(Math.max(...waits)).toBeLessThanOrEqual(500);
     expect(watching.state).toBe("on");
+  });
+
+  it("does not count a sleep of the machine as failures", async () => {
+    const world = await startInbox();
+    const seen: ConnectError[] = [];
+    const watching = watch(world, { onInterrupted: (error) => void seen.push(error) });
+    await until(() => world.opened.length === 1);
+    await world.stop();
+    await until(() => seen.length === 1);
+    // The machine falls asleep in the first pause. After it, the network is not back at once.
+    world.clock.advance("8h");
+    await until(() => seen.length === 2 || watching.state === "over");
+    expect(watching.state).toBe("on");
+    world.clock.setNow(world.clock.now() + 8 * 3_600_000);
+    world.clock.advance("1s");
+    await until(() => seen.length === 3 || watching.state === "over");
+    expect(watching.state).toBe("on");
+    watching.leave = true;
+    await world.session.signOut().catch(() => {});
+    await watching.ended;
   });
 
   it.each([

@@ -1,4 +1,4 @@
-import { Code, ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError, type Interceptor } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { Action, RefreshHintSchema, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { header } from "../../src/base/wire.ts";
@@ -208,5 +208,31 @@ describe.each(transports)("feat:P3 a second REFRESH hint for one call, %s mode",
     await notes.addNote({});
     server.refuseAll = true;
     await expect(notes.addNote({})).rejects.toThrow("in 10 s");
+  });
+});
+
+describe.each(transports)("the second attempt, %s mode", (via) => {
+  it("carries what an inner interceptor appends to the headers once", async () => {
+    const appends: Interceptor = (next) => (request) => {
+      request.header.append("x-appended", "once");
+      return next(request);
+    };
+    const { server, notes } = await signedIn(via, { interceptors: [appends] });
+    const headers = { "x-own": "kept" };
+    server.expireAll();
+    await notes.addNote({}, { headers });
+    server.expireAll();
+    for await (const _ of notes.watchNotes({}, { headers })) {
+      // Only the headers matter.
+    }
+    const sent = server.seen.filter(
+      ({ method }) => method.endsWith("Note") || method === "WatchNotes",
+    );
+    expect(sent.map(({ method }) => method)).toEqual([
+      ...["AddNote", "AddNote", "WatchNotes", "WatchNotes"],
+    ]);
+    for (const { header } of sent) {
+      expect([header.get("x-appended"), header.get("x-own")]).toEqual(["once", "kept"]);
+    }
   });
 });

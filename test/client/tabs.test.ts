@@ -25,6 +25,16 @@ describe("two tabs that share cookies", () => {
     expect(two.session.state.sessionId).toBe(one.session.state.sessionId);
   });
 
+  it("feat:P6 follow the sign-out of a tab that has just loaded its page and does not know its session", async () => {
+    const one = await signedIn("cookie");
+    const two = tab(one);
+    await settle();
+    expect(two.session.state).toEqual({ status: "unknown" });
+    await two.session.signOut();
+    await holds(() => expect(one.session.state.status).toBe("signedOut"));
+    expect(one.events.at(-1)).toEqual({ type: "signedOut", sessionId: "s1", by: "otherTab" });
+  });
+
   it("feat:P6 a sign-in in another tab wakes a signed-out client that does not know its realm", async () => {
     const one = setup("cookie");
     const two = tab(one);

@@ -109,6 +109,17 @@ describe("AccessTokens.mint", () => {
     expect(expiresIn).toBe(4_000);
   });
 
+  it.each([
+    ["earlier", { idleExpiresAt: 900, expiresAt: 1e12 }],
+    ["within the current second", { idleExpiresAt: 1e12, expiresAt: 1_999 }],
+  ])("makes no token for a session that ends %s", async (_name, ends) => {
+    const { tokens } = await parts();
+    const record = await recordOf({ ...ends, rotatedAt: 0, authTime: 0 });
+    await expect(tokens.mint({ record, now: 1_000 })).rejects.toMatchObject({
+      reason: "SESSION_EXPIRED",
+    });
+  });
+
   it("never exceeds the maximum lifetime of an access token", async () => {
     const { tokens } = await parts({ ...readLifetimes({}, {}), access: 10 * maxAccessLife });
     const record = await recordOf({ idleExpiresAt: 1e12, expiresAt: 1e12, rotatedAt: 0 });

@@ -6,33 +6,29 @@ import { Tally } from "../../verification/model/tally.ts";
 const none = new Tally().violations;
 
 describe("the model", () => {
-  it("finds no violation in 10,000 steps", { timeout: 60_000 }, async () => {
+  it("finds no violation in 10,000 steps", async () => {
     const { tally, failure } = await runModel({ steps: 10_000, seed: 20_261_123 });
     expect(failure).toBeUndefined();
     expect(tally.violations).toEqual(none);
     expect(tally.refreshes).toBeGreaterThan(500);
   });
 
-  it("finds no violation in 1,000 steps on SQLite", { timeout: 60_000 }, async () => {
+  it("finds no violation in 1,000 steps on SQLite", async () => {
     const { failure } = await runModel({ steps: 1_000, seed: 1, store: "sqlite" });
     expect(failure).toBeUndefined();
   });
 
-  it("replays a seed identically", { timeout: 60_000 }, async () => {
+  it("replays a seed identically", async () => {
     const run = () => runModel({ steps: 2_000, seed: 5 });
     expect((await run()).tally).toEqual((await run()).tally);
   });
 
   // These seeds find the violation quickly; every seed finds it in the end.
-  it.each(Object.keys(removals))(
-    "finds a violation if this rule is removed: %s",
-    { timeout: 60_000 },
-    async (rule) => {
-      const seed = seeds[rule] ?? 1;
-      const { failure } = await runModel({ steps: 20_000, seed, without: rule, shrinkFor: 0 });
-      expect(failure?.violation.kind).toBe(consequences[rule] ?? "false_logouts");
-    },
-  );
+  it.each(Object.keys(removals))("finds a violation if this rule is removed: %s", async (rule) => {
+    const seed = seeds[rule] ?? 1;
+    const { failure } = await runModel({ steps: 20_000, seed, without: rule, shrinkFor: 0 });
+    expect(failure?.violation.kind).toBe(consequences[rule] ?? "false_logouts");
+  });
 });
 
 const seeds: Readonly<Record<string, number>> = {

@@ -29,7 +29,7 @@ const sessions = createSessions({
 await sessions.ready();
 const { session } = await sessions.issue({ userId: "alice" });
 // Waits until the store reports entries of other processes.
-for (let tries = 0; sessions.health().push !== "connected" && tries < 500; tries++) {
+while (sessions.health().push !== "connected") {
   await new Promise((resolve) => setTimeout(resolve, 10));
 }
 process.stdout.write(`${session.id.length} ${sessions.health().push}`);

@@ -11,7 +11,7 @@ import { createSqlite } from "../stores/sqlite-fixture.ts";
 async function run(...args: string[]): Promise<string> {
   const program = join(import.meta.dirname, "exit-program.ts");
   const node = ["--conditions=@rpc-session/source", program, ...args];
-  const { stdout } = await promisify(execFile)(process.execPath, node, { timeout: 15_000 });
+  const { stdout } = await promisify(execFile)(process.execPath, node, { timeout: 120_000 });
   return stdout;
 }
 

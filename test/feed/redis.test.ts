@@ -8,13 +8,14 @@ import {
   bound,
   issue,
   lastAccepted,
+  promptly,
   pushed,
   recovered,
   slack,
   startServer,
 } from "./servers.ts";
 
-describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 60_000 }, () => {
+describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", () => {
   let redis: TestRedis;
   beforeEach(async () => {
     redis = await startRedis();
@@ -50,7 +51,7 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 
     console.log(
       `Redis: last accepted after a revoke: p50 ${p50?.toFixed(1)} ms, p99 ${p99?.toFixed(1)} ms`,
     );
-    expect(p99).toBeLessThan(250);
+    expect(Math.max(...times)).toBeLessThan(promptly);
   });
 
   it("pushes changes of claims and bulk revocations too", async () => {
@@ -60,7 +61,7 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 
     const all = await Promise.all(Array.from({ length: 20 }, () => issue(here)));
     await here.revokeAll({ userId: "alice" });
     for (const issued of all) {
-      expect(await lastAccepted(there, issued)).toBeLessThan(250);
+      expect(await lastAccepted(there, issued)).toBeLessThan(promptly);
     }
     const { session } = await here.issue({ userId: "bob" });
     const known = there.health().changes;
@@ -77,7 +78,7 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 
     const watching = setInterval(() => seen.add(there.health().push), 5);
     await admin.sendCommand(["CLIENT", "KILL", "TYPE", "pubsub"]);
     await here.revoke(issued.id);
-    expect(await lastAccepted(there, issued)).toBeLessThan(2_000);
+    expect(await lastAccepted(there, issued)).toBeLessThan(promptly);
     await expect.poll(() => seen).toContain("disconnected");
     clearInterval(watching);
     await pushed(here, there);
@@ -127,8 +128,7 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 
     expect(await ask(there, live)).toBe("accepted");
     hole.open("all");
     await here.revoke(ended.id);
-    const began = performance.now();
-    while (performance.now() - began < bound + slack) {
+    while (there.health().status !== "stale") {
       await ask(there, ended);
     }
     const [a, b] = await Promise.all([ask(there, ended), ask(there, live)]);
@@ -150,7 +150,9 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 
     const live = await issue(here);
     expect(await ask(there, live)).toBe("accepted");
     redis.pause();
-    await new Promise((resolve) => setTimeout(resolve, bound + slack));
+    for (const each of [here, there]) {
+      await expect.poll(() => each.health().status).toBe("stale");
+    }
     const [a, b] = await Promise.all([ask(there, live), ask(here, live)]);
     expect([a, b]).toEqual(["AUTH_UNAVAILABLE", "AUTH_UNAVAILABLE"]);
     redis.resume();
@@ -191,7 +193,9 @@ describe.skipIf(redisMissing)("sec:V01 the revocation log on Redis", { timeout: 
     await redis.kill();
     await redis.start();
     // The keys that signed their tokens are lost too.
-    await expect.poll(() => ask(there, lost), { timeout: 10_000 }).toBe("TOKEN_INVALID");
+    for (const each of [here, there]) {
+      await expect.poll(() => ask(each, lost)).toBe("TOKEN_INVALID");
+    }
     expect(await ask(there, ended)).toBe("TOKEN_INVALID");
     const begun = await issue(here);
     await recovered(there, begun);

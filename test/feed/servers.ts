@@ -18,6 +18,8 @@ export interface Issued {
 export const bound = 500;
 /** Milliseconds that a busy machine may add. */
 export const slack = 250;
+/** Milliseconds within which a push arrives on a busy machine too. Where this is used, a poll is three times as far away. */
+export const promptly = 10_000;
 
 export async function startServer(
   store: SessionStore,
@@ -58,7 +60,7 @@ const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 export async function lastAccepted(
   server: Sessions,
   issued: Issued,
-  { within = 5_000 }: { readonly within?: number } = {},
+  { within = 120_000 }: { readonly within?: number } = {},
 ): Promise<number> {
   const began = performance.now();
   let last = 0;
@@ -82,11 +84,11 @@ export async function lastAccepted(
 /** Waits until a server receives entries of other processes by push. */
 export async function pushed(...servers: readonly Sessions[]): Promise<void> {
   for (const server of servers) {
-    await expect.poll(() => server.health().push, { timeout: 15_000 }).toBe("connected");
+    await expect.poll(() => server.health().push).toBe("connected");
   }
 }
 
 /** Waits until a server accepts a live session again. */
 export async function recovered(server: Sessions, live: Issued): Promise<void> {
-  await expect.poll(() => ask(server, live), { timeout: 20_000 }).toBe("accepted");
+  await expect.poll(() => ask(server, live)).toBe("accepted");
 }

@@ -1,9 +1,9 @@
 import { expect, it } from "vitest";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { openedSqlite } from "../stores/sqlite-fixture.ts";
-import { ask, issue, lastAccepted, pushed, startServer } from "./servers.ts";
+import { ask, issue, lastAccepted, promptly, pushed, startServer } from "./servers.ts";
 
-it("sec:V01 SQLite pushes a revocation to other processes on the file within 250 ms", async () => {
+it("sec:V01 SQLite pushes a revocation to other processes on the file, long before their next poll", async () => {
   await using fixture = await openedSqlite();
   const maxStaleness = "60s";
   const here = await startServer(fixture.another(), { maxStaleness });
@@ -13,7 +13,7 @@ it("sec:V01 SQLite pushes a revocation to other processes on the file within 250
     const issued = await issue(here);
     expect(await ask(there, issued)).toBe("accepted");
     await here.revoke(issued.id);
-    expect(await lastAccepted(there, issued)).toBeLessThan(250);
+    expect(await lastAccepted(there, issued)).toBeLessThan(promptly);
   }
   await Promise.all([here.close(), there.close()]);
 });

@@ -168,6 +168,16 @@ test("feat:C6 a refresh needs no anti-CSRF token, and returns the valid one", as
   expect([refreshed.code, refreshed.headers.get("rpcsession-csrf")]).toEqual(["ok", csrf]);
 });
 
+test("feat:C6 a sign-out needs no anti-CSRF token, so that a page that has just been loaded can sign out", async () => {
+  await start({ antiCsrf: "token" });
+  const { headers, csrf } = await signedIn();
+  const foreign = await call(signOut, { ...headers, ...crossSite, "rpcsession-csrf": csrf });
+  expect([foreign.code, foreign.setCookie]).toEqual(["permission_denied", []]);
+  const out = await call(signOut, headers);
+  expect([out.code, out.setCookie.length > 0]).toEqual(["ok", true]);
+  expect((await server.sessions.list({ userId: "alice" })).sessions).toEqual([]);
+});
+
 test.each(each)(
   "feat:C7 cookies are accepted only from this origin and the listed ones, by Sec-Fetch-Site or Origin, %s",
   async (_, wire) => {

@@ -159,7 +159,7 @@ describe("with a server", () => {
   beforeAll(async () => {
     postgres = postgresMissing === undefined ? await startPostgres() : undefined;
     redis = redisMissing === undefined ? await startRedis() : undefined;
-  }, 60_000);
+  });
   afterAll(async () => {
     await postgres?.stop();
     await redis?.stop();

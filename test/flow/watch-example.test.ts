@@ -1,10 +1,10 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:http";
-import { type AddressInfo, connect } from "node:net";
+import { connect } from "node:net";
 import { join } from "node:path";
 import { setTimeout as wait } from "node:timers/promises";
 import { expect, it, onTestFinished } from "vitest";
+import { freePort } from "../servers/port.ts";
 
 const folder = join(import.meta.dirname, "../../examples/watch");
 
@@ -49,16 +49,7 @@ it("feat:Q2 the example keeps watching across several access tokens, then discon
           "[unauthenticated] the access token has expired; refresh the session and open the stream again",
       ),
   );
-}, 30_000);
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0);
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
-}
+});
 
 async function listening(port: number): Promise<void> {
   for (;;) {

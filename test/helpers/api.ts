@@ -44,6 +44,7 @@ export function apiOf<C extends object, G extends object>(sessions: TestSessions
   };
   const server = wireServer(
     sessions.protect({
+      readMaxBytes: 2 ** 20,
       routes: (router) =>
         router.service(NotesService, {
           async signIn(_, context) {

@@ -84,7 +84,7 @@ export async function compileBlocks(blocks: readonly Block[]): Promise<string[]>
     const config = {
       extends: relative(folder, join(root, "tsconfig.json")),
       compilerOptions: { jsx: "preserve" },
-      files: [...files, relative(folder, join(fixtures, "modules.d.ts"))],
+      files,
       include: [],
     };
     writeFileSync(join(folder, "tsconfig.json"), JSON.stringify(config));

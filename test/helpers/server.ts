@@ -90,10 +90,10 @@ async function listen(server: http.Server | http2.Http2Server): Promise<Listenin
           () =>
             reject(
               new Error(
-                "a connection is still open 3 s after the server closed; close the client in the test",
+                "a connection is still open 30 s after the server closed; close the client in the test",
               ),
             ),
-          3_000,
+          30_000,
         );
         // The callback runs when the last connection has ended.
         server.close((error) => {

@@ -25,7 +25,7 @@ beforeAll(async () => {
   token = await signAccessToken(accessClaims, keys.signing);
 });
 
-type Status = "valid" | "expired" | "invalid" | "malformed";
+type Status = "foreign" | "valid" | "expired" | "invalid" | "malformed";
 
 async function statusOf(payload: Part, at = now): Promise<Status> {
   const { kid } = keys.signing;
@@ -81,14 +81,27 @@ describe("time", () => {
 
 describe("the payload", () => {
   it.each<[string, unknown]>([
-    ["sec:J13 another issuer", { iss: "https://evil.example" }],
-    ["sec:J13 the issuer with a slash", { iss: `${accessClaims.iss}/` }],
-    ["sec:J13 the issuer in capitals", { iss: accessClaims.iss.toUpperCase() }],
     ["sec:J13 another audience", { aud: "https://other.example" }],
     ["sec:J13 the audience in capitals", { aud: accessClaims.aud.toUpperCase() }],
     ["sec:J15 the audience of another environment", { aud: "https://staging.example.com" }],
   ])("%s is invalid", async (_, change) => {
     expect(await statusOf({ ...accessPayload, ...(change as object) })).toBe("invalid");
+  });
+
+  it.each([
+    ["another issuer", "https://evil.example"],
+    ["the issuer with a slash", `${accessClaims.iss}/`],
+    ["the issuer in capitals", accessClaims.iss.toUpperCase()],
+    ["no issuer's URL", ""],
+  ])("sec:J13 %s is foreign, and its key is not looked up", async (_, iss) => {
+    const findKey = vi.fn<KeyFinder["find"]>(() => keys.verification);
+    const header = { alg: "ES256", kid: keys.signing.kid, typ: "at+jwt" };
+    const signed = await forge(header, { ...accessPayload, iss }, keys.signing);
+    const [first = "", second = ""] = signed.split(".");
+    for (const token of [signed, `${first}.${second}.`, `${first}.${second}`, `e30.${second}.AA`]) {
+      expect(await verifierOf([], { findKey })(token, now)).toEqual({ status: "foreign" });
+    }
+    expect(findKey).not.toHaveBeenCalled();
   });
 
   it.each<[string, Part]>([
@@ -162,7 +175,7 @@ describe("the key lookup", () => {
     const forged = await signAccessToken(accessClaims, other.signing);
     const ofOther = verifierOf([other.verification], { issuer: "https://other.example" });
     expect(await verifierOf([keys.verification])(forged, now)).toEqual({ status: "invalid" });
-    expect(await ofOther(forged, now)).toEqual({ status: "invalid" });
+    expect(await ofOther(forged, now)).toEqual({ status: "foreign" });
   });
 
   it("rejects the verification in an outage", async () => {

@@ -113,6 +113,15 @@ describe("importing", () => {
     ).rejects.toThrow(/^JWK: /);
   });
 
+  it.each(["d", "p", "q", "dp", "dq", "qi", "oth", "k"])(
+    "refuses a public key with the private member %s",
+    async (member) => {
+      await expect(importVerificationKey({ ...made.publicJwk, [member]: "AAAA" })).rejects.toThrow(
+        `JWK: a private key must not be published; remove the member "${member}"`,
+      );
+    },
+  );
+
   it("refuses a private key in place of a public one", async () => {
     await expect(importVerificationKey(made.privateJwk)).rejects.toThrow(/must not be published/);
   });

@@ -15,14 +15,21 @@ function make(options: CookieOptions, at: URL = issuer) {
   };
 }
 
-/** The domain and the jar of every copy that is expired, in order. */
-function copies(options: CookieOptions, at: URL = issuer): string[] {
-  const { names, expire } = make(options, at);
-  return expire(names.access).map((cookie) => {
-    expect(cookie).toContain(`${names.access}=; Max-Age=0; `);
+/** Domain, path and jar of every copy that is expired, in order; the path only if it is not "/". */
+function copies(options: CookieOptions, at: URL = issuer, requestPath?: string): string[] {
+  const { access } = make(options, at).names;
+  return new SessionCookies(at, options).expire(access, { requestPath }).map((cookie) => {
+    expect(cookie).toContain(`${access}=; Max-Age=0; `);
     const domain = /; Domain=([^;]+)/.exec(cookie)?.[1] ?? "host";
-    return `${domain}${cookie.includes("; Partitioned") ? " partitioned" : ""}`;
+    const path = /; Path=\/([^;]*)/.exec(cookie)?.[1] ?? "none";
+    const place = path === "" ? domain : `${domain}/${path}`;
+    return `${place}${cookie.includes("; Partitioned") ? " partitioned" : ""}`;
   });
+}
+
+/** The same in the common jar only. */
+function common(options: CookieOptions, at: URL = issuer, requestPath?: string): string[] {
+  return copies(options, at, requestPath).filter((copy) => !copy.endsWith(" partitioned"));
 }
 
 test("feat:I5 custom cookie names with any allowed prefix", () => {
@@ -57,6 +64,18 @@ test("feat:I2 a path is written to the cookies", () => {
   expect(set).toContain("; Path=/api; ");
 });
 
+test("feat:I5 on localhost the default names carry the port, because ports share their cookies", () => {
+  const at = (url: string, options: CookieOptions = {}) => make(options, new URL(url)).names.access;
+  expect(at("http://localhost:8080")).toBe("__Host-rpcsession-access-8080");
+  expect(at("http://api.localhost:8081")).toBe("__Host-rpcsession-access-8081");
+  expect(at("http://127.0.0.1:3000", { insecure: true })).toBe("rpcsession-access-3000");
+  expect(at("http://[::1]:3000/v1", { path: "/v1" })).toBe("__Secure-rpcsession-access-3000");
+  // Without a port, off this machine, and with own names nothing changes.
+  expect(at("http://localhost")).toBe("__Host-rpcsession-access");
+  expect(at("https://api.example.com:8443")).toBe("__Host-rpcsession-access");
+  expect(at("http://localhost:8080", { names: own })).toBe(own.access);
+});
+
 test("feat:I2 feat:I6 accepts SameSite=Strict, and None with Partitioned", () => {
   expect(make({ sameSite: "strict" }).set).toMatch(/; SameSite=Strict$/);
   expect(make({ sameSite: "none" }).set).toMatch(/; Secure; SameSite=None$/);
@@ -79,7 +98,7 @@ describe("expired copies", () => {
     ],
     [
       "without __Host-, also expires cookies that a sibling host may have planted",
-      { path: "/api" },
+      { names: { access: "a", refresh: "r" } },
       [...above, ...top, ...here],
     ],
   ])("feat:I4 %s", (_, options, expected) => {
@@ -87,12 +106,34 @@ describe("expired copies", () => {
   });
 
   it("feat:I4 expires at most four domains of a long host, and none of an IP address", () => {
+    const bare = { names: { access: "a", refresh: "r" } };
     const long = new URL("https://a.b.c.d.e.f.example.com");
-    const deep = copies({ path: "/x" }, long).filter((copy) => !copy.includes("partitioned"));
     const domains = ["d.e.f.example.com", "e.f.example.com", "f.example.com", "example.com"];
-    expect(deep).toEqual([...domains, "host"]);
-    expect(copies({ path: "/x" }, new URL("https://192.0.2.7"))).toEqual(here);
-    expect(copies({ path: "/x" }, new URL("https://[2001:db8::1]"))).toEqual(here);
+    expect(common(bare, long)).toEqual([...domains, "host"]);
+    expect(copies(bare, new URL("https://192.0.2.7"))).toEqual(here);
+    expect(copies(bare, new URL("https://[2001:db8::1]"))).toEqual(here);
+  });
+
+  it("feat:I4 with a path, also expires the cookies of all paths above it", () => {
+    const at = new URL("https://shop.test");
+    const of = (path: string) => [`host${path}`, `shop.test${path}`];
+    expect(common({ path: "/api/v1" }, at)).toEqual([
+      ...[...of(""), ...of("/api"), ...of("/api/")],
+      ...["shop.test/api/v1", "host/api/v1"],
+    ]);
+  });
+
+  it("feat:I4 with the path of a request, also expires what was planted below", () => {
+    const at = new URL("https://shop.test");
+    const of = (path: string) => [`host${path}`, `shop.test${path}`];
+    const below = [...of("/s.v1.S"), ...of("/s.v1.S/"), ...of("/s.v1.S/Add")];
+    const bare = { names: { access: "a", refresh: "r" } };
+    expect(common(bare, at, "/s.v1.S/Add")).toEqual(["shop.test", ...below, "host"]);
+    // Browsers would not take such a path, and nobody serves one of more than four segments.
+    expect(common(bare, at, "/a;b")).toEqual(["shop.test", "host"]);
+    expect(common(bare, at, "/a/b/c/d/e/f").at(-2)).toBe("shop.test/a/b/c/d/");
+    // No other host or path can have set a copy of these.
+    expect(common({}, at, "/s.v1.S/Add")).toEqual(["host"]);
   });
 
   it("feat:I4 every write expires the cookie of the older domain only", () => {
@@ -102,6 +143,10 @@ describe("expired copies", () => {
       `${gone}; SameSite=Lax`,
       `${gone}; Partitioned; SameSite=Lax`,
     ]);
+    const path = make({ names: { access: "a", refresh: "r" }, olderPath: "/api" });
+    expect(path.expireOlder("a").join()).toMatch(/^a=; Max-Age=0; Path=\/api; .*; Path=\/api; /);
+    const both = make({ path: "/v2", olderPath: "/", olderDomain: "example.com" });
+    expect(both.expireOlder("a")[0]).toMatch(/^a=; Max-Age=0; Domain=example\.com; Path=\/; /);
     const host = make({ domain: "example.com", olderDomain: null });
     expect(host.expireOlder(host.names.access).join()).not.toContain("Domain");
     expect(make({}).expireOlder("__Host-rpcsession-access")).toEqual([]);
@@ -200,6 +245,21 @@ describe("feat:I5 options that browsers would not accept are refused at construc
       "no older domain and no current domain",
       { path: "/api", olderDomain: null },
       /^cookies\.olderDomain is the domain that the cookies have now/,
+    ],
+    [
+      "an older path with the prefix __Host-",
+      { olderPath: "/api" },
+      /^cookies\.olderPath has no effect, because cookies with the prefix __Host- never have/,
+    ],
+    [
+      "the current path as the older one",
+      { path: "/api", olderPath: "/api" },
+      /^cookies\.olderPath is the path that the cookies have now/,
+    ],
+    [
+      "an older path without a slash",
+      { path: "/api", olderPath: "old" },
+      /^cookies\.olderPath must begin with "\/", .*, got "old"$/,
     ],
     [
       "an older domain that does not contain the host",

@@ -62,10 +62,10 @@ describe("sec:C08 golden Set-Cookie strings", () => {
     const { access } = cookies.names;
     expect(cookies.hostOnly).toBe(false);
     expect(cookies.set(access, "a.b", 60)).toBe(
-      "rpcsession-access=a.b; Max-Age=60; Path=/; HttpOnly; SameSite=Lax",
+      "rpcsession-access-8080=a.b; Max-Age=60; Path=/; HttpOnly; SameSite=Lax",
     );
     expect(cookies.expire(access)).toEqual([
-      "rpcsession-access=; Max-Age=0; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; SameSite=Lax",
+      "rpcsession-access-8080=; Max-Age=0; Path=/; Expires=Thu, 01 Jan 1970 00:00:00 GMT; HttpOnly; SameSite=Lax",
     ]);
   });
 

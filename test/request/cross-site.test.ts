@@ -4,6 +4,7 @@ import { isTrustedSite } from "../../src/request/origins.ts";
 const origins = new Set(["https://app.example.com", "http://localhost:5173"]);
 const listed = "https://app.example.com";
 const other = "https://evil.example";
+const rule = { origins, issuer: "https://api.example.com/v1" };
 
 interface Row {
   readonly row: string;
@@ -23,7 +24,9 @@ function check(rows: readonly Row[]): void {
     if (origin !== undefined) {
       given.set("origin", origin);
     }
-    expect(["POST", "GET"].map((m) => isTrustedSite(given, m, origins))).toEqual(trusted);
+    expect(
+      ["POST", "GET"].map((m) => isTrustedSite(rule, { requestHeader: given, requestMethod: m })),
+    ).toEqual(trusted);
   });
 }
 
@@ -31,12 +34,45 @@ describe("sec:C13 sec:C14 sec:C16 Sec-Fetch-Site", () => {
   check([
     { row: "same-origin", site: "same-origin", trusted: [true, true] },
     {
-      row: "same-origin, origin not listed",
+      row: "same-origin, origin not listed: a contradiction",
       site: "same-origin",
       origin: other,
+      trusted: [false, false],
+    },
+    {
+      row: "same-origin, an opaque origin: a contradiction",
+      site: "same-origin",
+      origin: "null",
+      trusted: [false, false],
+    },
+    {
+      row: "same-origin, the issuer's own origin, which is not listed",
+      site: "same-origin",
+      origin: "https://api.example.com",
       trusted: [true, true],
     },
+    {
+      row: "same-origin, the origin of another name of the service",
+      site: "same-origin",
+      origin: "https://shop.example",
+      headers: { host: "shop.example" },
+      trusted: [true, true],
+    },
+    {
+      row: "same-origin, the origin of another port of the same host",
+      site: "same-origin",
+      origin: "https://shop.example:8443",
+      headers: { host: "shop.example" },
+      trusted: [false, false],
+    },
+    {
+      row: "the origin of another name of the service, without Sec-Fetch-Site",
+      origin: "https://shop.example",
+      headers: { host: "shop.example" },
+      trusted: [false, false],
+    },
     { row: "none: typed into the address bar", site: "none", trusted: [false, true] },
+    { row: "none, origin not listed", site: "none", origin: other, trusted: [false, false] },
     { row: "none, origin listed", site: "none", origin: listed, trusted: [true, true] },
     { row: "same-site: a sibling", site: "same-site", trusted: [false, false] },
     { row: "same-site, origin listed", site: "same-site", origin: listed, trusted: [true, true] },
@@ -131,7 +167,8 @@ describe("sec:C15 the Origin header", () => {
   it("only GET may come from the address bar", () => {
     const headers = new Headers({ "sec-fetch-site": "none" });
     for (const method of ["POST", "PUT", "get", "HEAD", ""]) {
-      expect(isTrustedSite(headers, method, origins)).toBe(false);
+      const request = { requestHeader: headers, requestMethod: method };
+      expect(isTrustedSite(rule, request)).toBe(false);
     }
   });
 });

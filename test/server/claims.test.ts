@@ -5,7 +5,7 @@ import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock, testSessions } from "rpc-session/testing";
 import { verifySessions } from "rpc-session/verify";
 import * as v from "valibot";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished } from "vitest";
 import { z } from "zod";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, PolicyViolationsSchema, Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
@@ -13,6 +13,7 @@ import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { accessOf, apiOf, payloadOf } from "../helpers/api.ts";
 import { cookieEffects, exchangeOf, sessionErrorOf } from "../helpers/exchanges.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
+import { createSqlite } from "../stores/sqlite-fixture.ts";
 
 interface UserClaims {
   readonly role: "reader" | "admin";
@@ -228,6 +229,29 @@ describe("unusable schemas", () => {
       const { roles: first } = (await read()) as { roles: string[] };
       expect(() => first.push("admin")).toThrow(TypeError);
       expect(await read()).toEqual({ roles: ["reader"] });
+    }
+  });
+
+  it("feat:A5 no handler can change the claims of a session, without a schema and without a cache either", async () => {
+    // Unlike the memory store, SQLite returns new objects.
+    const { store, close } = await createSqlite();
+    onTestFinished(close);
+    const sessions = testSessions({ ...open, store, verifiedCache: { entries: 0 } });
+    const api = apiOf(sessions);
+    const claims = { plan: { seats: 3 }, teams: [{ name: "red" }] };
+    const answer = await api.open({}, (ctx) => sessions.create(ctx, { userId: "a", claims }));
+    const bearer = accessOf(answer) ?? "";
+    const next = await api.call({ bearer }, (ctx) => sessions.require(ctx));
+    const found = await sessions.find(answer.result?.id ?? "");
+    for (const session of [answer.result, next.result, found]) {
+      const seen = session?.claims as { plan: { seats: number }; teams: { name: string }[] };
+      expect(() => {
+        seen.plan.seats = 4;
+      }).toThrow(TypeError);
+      expect(() => {
+        (seen.teams[0] as { name: string }).name = "blue";
+      }).toThrow(TypeError);
+      expect(seen).toEqual(claims);
     }
   });
 

@@ -294,21 +294,26 @@ describe("feat:Q5 errors of another service", () => {
 
 describe("Cache-Control and Vary", () => {
   const vary = "Cookie, Authorization, Sec-Fetch-Site, Origin";
-  const asked = async (presented: (access: string) => Presented, method = listNotes) => {
+  const asked = async (
+    presented: (access: string, ended: string) => Presented,
+    method = listNotes,
+  ) => {
     const sessions = testSessions({ public: [signIn] });
     const { access } = await issueOn(sessions, "cookie");
+    const ended = await issueOn(sessions, "cookie");
+    await ended.revoke();
     const server = serve(sessions, async (context) => {
       context.responseHeader.append("vary", "X-Own");
     });
-    return server.call(method, {}, presented(access));
+    return server.call(method, {}, presented(access, ended.access));
   };
 
-  it.each<[string, (access: string) => Presented, string, string | null]>([
+  it.each<[string, (access: string, ended: string) => Presented, string, string | null]>([
     ["POST", (access) => ({ access }), "no-store", "X-Own"],
     ["GET", (access) => ({ access, method: "GET" }), "private, no-store", `${vary}, X-Own`],
     ["POST, refused", () => ({}), "no-store", null],
     ["GET, refused", () => ({ method: "GET" }), "private, no-store", vary],
-    ["GET, expired cookies", () => ({ access: "junk", method: "GET" }), "no-store", vary],
+    ["GET, cleared cookies", (_, access) => ({ access, method: "GET" }), "no-store", vary],
   ])("%s", async (_, presented, cacheControl, varies) => {
     const { headers } = await asked(presented);
     expect([headers.get("cache-control"), headers.get("vary")]).toEqual([cacheControl, varies]);
@@ -407,7 +412,7 @@ describe("sec:C10 no failed call returns a secret", () => {
       await server.call(addNote, {}, { bearer: cookie.access }),
       await server.call(addNote, {}, { bearer: header.refresh }),
       await server.call(addNote, {}, { bearer: stranger.access }),
-      await server.call(addNote, {}, { bearer: header.access, access: cookie.access }),
+      await server.call(addNote, {}, { access: [forged, forged, forged, cookie.access] }),
       await server.stream(watchNotes, {}, { bearer: forged }),
       await server.stream(watchNotes, {}, { access: forged }),
       await server.call(getSession, {}, { bearer: `${header.access}, ${header.access}` }),

@@ -43,14 +43,22 @@ describe("sessionCors", () => {
     },
   );
 
-  it.each(["https://app.example.com/", "app.example.com", "null", "https://*.example.com"])(
-    "feat:J3 sessionCors refuses an origin that no browser sends: %s",
-    (origin) => {
-      const make = () => sessionCors({ ...cors, allowedOrigins: [origin] });
-      expect(make).toThrow(TypeError);
-      expect(make).toThrow(/^allowedOrigins: .* is not an origin as browsers send it/);
-    },
-  );
+  it("feat:J3 sessionCors accepts the origins of apps and extensions", () => {
+    const apps = ["capacitor://localhost", "tauri://localhost", "chrome-extension://abcdef"];
+    expect(sessionCors({ ...cors, allowedOrigins: apps }).allowedOrigins).toEqual(apps);
+  });
+
+  it.each([
+    "https://app.example.com/",
+    "capacitor://localhost/",
+    "app.example.com",
+    "null",
+    "https://*.example.com",
+  ])("feat:J3 sessionCors refuses an origin that no browser sends: %s", (origin) => {
+    const make = () => sessionCors({ ...cors, allowedOrigins: [origin] });
+    expect(make).toThrow(TypeError);
+    expect(make).toThrow(/^allowedOrigins: .* is not an origin as browsers send it/);
+  });
 
   it("feat:J3 sessionCors requires Connect's lists", () => {
     for (const slip of [{ allowedOrigins }, { ...cors, allowedOrigins: "https://a.example" }]) {

@@ -103,7 +103,9 @@ describe("sessions by id", () => {
     expect(result).toEqual([{ role: "admin" }, { m: 2, k: 3, seen: true }]);
     // Private data never appears in a token and does not cause a new one.
     expect(bearer).not.toContain(Buffer.from('"k":3').toString("base64url").slice(0, 4));
-    expect(events.map(({ type }) => type)).toEqual(["created", "claimsChanged", "refreshed"]);
+    expect(events.map(({ type }) => type)).toEqual([
+      ...["created", "claimsChanged", "dataChanged", "dataChanged", "refreshed", "dataChanged"],
+    ]);
   });
 
   it("feat:F1 data that is not a JSON object or is too large is refused and changes nothing", async () => {
@@ -202,6 +204,13 @@ describe("sessions by id", () => {
       /pageToken must be the nextPageToken/,
     );
     await expect(sessions.revokeAll({ userId: "a", except: "" })).rejects.toThrow(TypeError);
+    // A misspelt option must not end the session that is meant to stay.
+    await expect(sessions.revokeAll({ userId: "a", expect: "s" } as never)).rejects.toThrow(
+      /^unknown option "expect" for sessions\.revokeAll; the options are userId, tenantId, except$/,
+    );
+    await expect(sessions.list({ userId: "a", limit: 5 } as never)).rejects.toThrow(
+      /^unknown option "limit" for sessions\.list/,
+    );
   });
 });
 
@@ -268,7 +277,10 @@ describe("ending sessions", () => {
     expect(await sessions.revoke(id)).toBe(true);
     expect(await sessions.revoke(id)).toBe(false);
     expect(await reasonOf(bearer)).toBe("SESSION_REVOKED");
-    expect(events.slice(1)).toEqual([{ type: "revoked", sessionId: id, endedBy: "revoked" }]);
+    expect(events.slice(1)).toEqual([
+      { type: "revoked", sessionId: id, endedBy: "revoked" },
+      expect.objectContaining({ type: "refused", reason: "SESSION_REVOKED", sessionId: id }),
+    ]);
   });
 
   it("feat:G2 revoke of several returns the ids that this call ended", async () => {
@@ -281,7 +293,8 @@ describe("ending sessions", () => {
     expect(await Promise.all(all.map(({ bearer }) => reasonOf(bearer)))).toEqual(
       Array(3).fill("SESSION_REVOKED"),
     );
-    expect(sorted(events.map((e) => e.type === "revoked" && e.sessionId))).toEqual(sorted([a, c]));
+    const ended = events.flatMap((e) => (e.type === "revoked" ? [e.sessionId] : []));
+    expect(sorted(ended)).toEqual(sorted([a, c]));
     expect(await sessions.revoke([])).toEqual([]);
   });
 

@@ -11,6 +11,7 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { accessOf, apiOf, refreshOf } from "../helpers/api.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
+import { wireServer } from "../helpers/wire-server.ts";
 
 interface Line {
   readonly level: "info" | "warn" | "error";
@@ -80,6 +81,12 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.sessions.updateClaims(id, { note: "CANARY-claim", n: 2 });
     return world;
   },
+  async dataChanged() {
+    const world = createWorld();
+    const { id } = await world.issue();
+    await world.sessions.updateData(id, { note: "CANARY-data" });
+    return world;
+  },
   async revoked() {
     const world = createWorld();
     await world.sessions.revoke((await world.issue()).id);
@@ -98,6 +105,28 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     const next = await advance(world, refresh);
     await advance(world, next);
     await world.exchange(refresh);
+    return world;
+  },
+  async refused() {
+    const world = createWorld();
+    const { id, access } = await world.issue();
+    await world.sessions.revoke(id);
+    await world.api.call({ bearer: access }, () => {});
+    return world;
+  },
+  async omitted() {
+    const world = createWorld();
+    const { access } = await world.issue();
+    for (let i = 0; i < 30; i++) {
+      await world.api.call({ bearer: `${access}x` }, () => {});
+    }
+    world.sessions.clock.advance("1s");
+    return world;
+  },
+  async warning() {
+    const world = createWorld();
+    await world.issue();
+    wireServer(world.sessions.protect({ routes: (router) => router.service(NotesService, {}) }));
     return world;
   },
   async csrfRefused() {
@@ -178,9 +207,11 @@ async function advance({ sessions, exchange }: World, refresh: string): Promise<
 
 const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
   ...{ created: "info", refreshed: "info", recovered: "info", claimsChanged: "info" },
+  ...{ dataChanged: "info" },
   ...{ revoked: "info", expired: "info", csrfRefused: "warn", theft: "warn" },
   ...{ storeWentBack: "error", failed: "error", unknownSecret: "error" },
   ...{ feedStale: "error", feedRecovered: "info" },
+  ...{ refused: "info", omitted: "warn", warning: "warn" },
 } as const;
 
 describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
@@ -207,6 +238,19 @@ describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
 });
 
 describe("events", () => {
+  it("feat:N6 feat:F1 each change of private data is one event, with its version; a refused one is none", async () => {
+    const { sessions, api, events, issue } = createWorld();
+    const { id, access } = await issue();
+    await sessions.updateData(id, { n: 1 });
+    await api.call({ bearer: access }, (ctx) => sessions.require(ctx).updateData({ n: 2 }));
+    await expect(sessions.updateData(id, () => null as never)).rejects.toThrow();
+    await sessions.updateData("unknown", { n: 3 });
+    expect(events.filter(({ type }) => type === "dataChanged")).toEqual([
+      { type: "dataChanged", sessionId: id, version: 1 },
+      { type: "dataChanged", sessionId: id, version: 2 },
+    ]);
+  });
+
   it("feat:N6 include the user, the session, the reason and the time", async () => {
     const { events } = await stories.theft();
     const created = events.find((e) => e.type === "created");

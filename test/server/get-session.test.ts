@@ -1,4 +1,5 @@
 import type {
+  GetSessionOptions,
   SessionError,
   SessionErrorKind,
   SessionErrorReason,
@@ -25,6 +26,8 @@ interface World {
   readonly store: WatchedStore;
   /** Same store, same keys, other audience. */
   readonly otherAudience: TestSessions;
+  /** The tokens of another service, whose cookies have the same names. */
+  readonly foreign: { readonly cookie: Issued; readonly header: Issued };
   /** Same issuer, other keys; its tokens are older than the last read of the keys. */
   readonly stranger: string;
   readonly cookie: Issued;
@@ -35,6 +38,11 @@ interface World {
 async function createWorld(options: Partial<SessionsOptions> = {}): Promise<World> {
   const clock = createFakeClock();
   const issuer = options.cookies?.insecure ? "http://test.example" : "https://test.example";
+  const elsewhere = testSessions({ issuer: `${issuer}/other`, clock });
+  const foreign = {
+    cookie: await issueOn(elsewhere, "cookie"),
+    header: await issueOn(elsewhere, "header"),
+  };
   const stranger = (await issueOn(testSessions({ issuer, clock }), "header")).access;
   // `iat` is truncated to seconds, so keys read after it decide about the stranger's key.
   clock.advance("2s");
@@ -45,6 +53,7 @@ async function createWorld(options: Partial<SessionsOptions> = {}): Promise<Worl
     sessions,
     store,
     otherAudience: testSessions({ issuer, audience: "other", store: store.store, clock }),
+    foreign,
     stranger,
     cookie: await issueOn(sessions, "cookie"),
     otherCookie: await issueOn(sessions, "cookie"),
@@ -54,6 +63,14 @@ async function createWorld(options: Partial<SessionsOptions> = {}): Promise<Worl
 
 type Refused = readonly [SessionErrorKind, SessionErrorReason];
 
+const issuer = "https://test.example";
+
+/** A JWT with a signature of nobody. */
+function jwt(header: object, payload: object): string {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  return `${part({ alg: "RS256", kid: "k", ...header })}.${part({ iat: 1, ...payload })}.c2ln`;
+}
+
 interface Row {
   readonly row: string;
   readonly presented: (world: World) => Presented | Promise<Presented>;
@@ -62,7 +79,9 @@ interface Row {
   /** Whether both cookies are expired. Default false: not one Set-Cookie is written. */
   readonly clears?: boolean;
   readonly options?: Partial<SessionsOptions>;
-  readonly ask?: { readonly doAntiCsrfCheck?: boolean; readonly required?: boolean };
+  /** How many sessions the decision reads from the store. Default 0. */
+  readonly reads?: number;
+  readonly ask?: GetSessionOptions;
 }
 
 const signIn = (reason: SessionErrorReason): Refused => ["unauthorized", reason];
@@ -93,7 +112,7 @@ const hints: Partial<Record<SessionErrorKind, string>> = {
 };
 
 function check(rows: readonly Row[]): void {
-  it.each(rows)("$row", async ({ presented, gives, clears = false, options, ask }) => {
+  it.each(rows)("$row", async ({ presented, gives, clears = false, options, reads = 0, ask }) => {
     const world = await createWorld(options);
     const given = await presented(world);
     const exchange = exchangeOf({ ...given, insecure: options?.cookies?.insecure ?? false });
@@ -119,9 +138,9 @@ function check(rows: readonly Row[]): void {
     for (const name of ["rpcsession-access-token", "rpcsession-refresh-token", "rpcsession-csrf"]) {
       expect(exchange.responseHeader.has(name)).toBe(false);
     }
-    // The decision reads no session from the store.
+    // Only where cookies contradict each other are sessions read from the store.
     const decisive = world.store.calls.filter((call) => !inBackground.has(call));
-    expect(decisive).toEqual([]);
+    expect(decisive).toEqual(Array<string>(reads).fill("load"));
   });
 }
 
@@ -185,15 +204,29 @@ describe("GetSession: the decisions of the original engine", () => {
       gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "gs:G5 malformed, alone: Unauthorized, cleared",
+      row: "gs:G5 malformed, alone: nothing is proven, so the refresh decides and no cookie is cleared",
       presented: () => ({ access: "junk" }),
-      gives: signIn("TOKEN_INVALID"),
-      clears: true,
+      gives: refresh("TOKEN_INVALID"),
     },
     {
-      row: "gs:G5 malformed in the header: Unauthorized; cookies are kept",
+      row: "gs:G5 cut short, alone",
+      presented: ({ cookie }) => ({ access: cookie.access.slice(0, -20) }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "gs:G5 malformed in the header",
       presented: () => ({ bearer: "junk" }),
-      gives: signIn("TOKEN_INVALID"),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "gs:G5 an API key in the header",
+      presented: () => ({ bearer: "sk_live_51H8" }),
+      gives: refresh("TOKEN_INVALID"),
+    },
+    {
+      row: "gs:G5 another issuer in the header: no key is looked up",
+      presented: ({ foreign }) => ({ bearer: foreign.header.access }),
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "gs:G5 wrong signature",
@@ -385,7 +418,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
     {
       row: "gs:N2 Bearer without a token is an invalid token",
       presented: (world) => ({ ...byCookie(world), headers: { authorization: "Bearer" } }),
-      gives: signIn("TOKEN_INVALID"),
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "gs:N2 a foreign JWT in the header never falls back to the cookie",
@@ -395,12 +428,12 @@ describe("getSession: the decisions of its Node.js successor", () => {
     {
       row: "gs:N2 junk in the header never falls back to the cookie",
       presented: (world) => ({ ...byCookie(world), bearer: "junk" }),
-      gives: signIn("TOKEN_INVALID"),
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "gs:N2 sec:C04 two tokens in the header",
       presented: ({ header }) => ({ bearer: `${header.access}, Bearer ${header.access}` }),
-      gives: signIn("TOKEN_INVALID"),
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "gs:N2 an expired token in the header never falls back to the cookie",
@@ -417,18 +450,35 @@ describe("getSession: the decisions of its Node.js successor", () => {
       gives: "header",
     },
     {
-      row: "gs:N2 sec:C03 header and cookie of different sessions",
+      row: "gs:N2 sec:C03 header and cookie of different sessions: the header alone decides",
       presented: ({ header, cookie }) => ({ bearer: header.access, access: cookie.access }),
-      gives: refresh("TOKEN_CONFLICT"),
+      gives: "header",
     },
     {
-      row: "gs:N2 sec:C03 header and an expired cookie of a different session",
-      presented: async ({ sessions, cookie }) => {
-        sessions.clock.advance("16m");
-        const fresh = await issueOn(sessions, "header");
-        return { bearer: fresh.access, access: cookie.access };
-      },
-      gives: refresh("TOKEN_CONFLICT"),
+      row: "gs:N2 sec:C03 an app whose requests carry the cookies of its WebView, without an origin",
+      presented: (world) => ({
+        ...byCookie(world),
+        bearer: world.header.access,
+        headers: { "sec-fetch-site": undefined },
+      }),
+      gives: "header",
+    },
+    {
+      row: "gs:N2 a client that asks for header transport and has no token: its cookies do not count",
+      presented: (world) => ({
+        ...byCookie(world),
+        headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
+      }),
+      gives: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "gs:N2 the same on an optional method",
+      presented: (world) => ({
+        ...byCookie(world),
+        headers: { "rpcsession-transport": "header" },
+      }),
+      ask: { required: false },
+      gives: "none",
     },
     {
       row: "gs:N2 a header and a junk cookie",
@@ -555,8 +605,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
       row: "gs:N8 optional, unparsable: the error of required",
       presented: () => ({ access: "junk" }),
       ask: { required: false },
-      gives: signIn("TOKEN_INVALID"),
-      clears: true,
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "gs:N8 optional, only a refresh cookie",
@@ -572,7 +621,7 @@ describe("getSession: the decisions of its Node.js successor", () => {
     {
       row: "gs:N9 a refresh token in the header is not an access token",
       presented: ({ header }) => ({ bearer: header.refresh }),
-      gives: signIn("TOKEN_INVALID"),
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "gs:N10 optional, expired: the client should refresh",
@@ -584,11 +633,11 @@ describe("getSession: the decisions of its Node.js successor", () => {
       gives: refresh("TOKEN_EXPIRED"),
     },
     {
-      row: "gs:N10 a token newer than the last read of the keys: Unavailable, not REFRESH",
+      row: "gs:N10 a token under an unknown key, newer than the last read of the keys: REFRESH",
       presented: async ({ sessions }) => ({
         bearer: (await issueOn(testSessions({ clock: sessions.clock }), "header")).access,
       }),
-      gives: unavailable,
+      gives: refresh("TOKEN_INVALID"),
     },
     // N11 there is one kind of key.
     {
@@ -719,16 +768,23 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       gives: "cookie",
     },
     {
-      row: "three junk cookies hide the fourth: at most three are read",
+      row: "three junk cookies do not hide the fourth: more than three contradict each other",
       presented: ({ cookie }) => ({ access: [junk, junk, junk, cookie.access] }),
-      gives: signIn("TOKEN_INVALID"),
+      gives: refresh("TOKEN_CONFLICT"),
+    },
+    {
+      row: "more than three without the prefix: refused and cleared",
+      options: insecure,
+      presented: ({ cookie, otherCookie }) => ({
+        access: [otherCookie.access, otherCookie.access, otherCookie.access, cookie.access],
+      }),
+      gives: signIn("TOKEN_CONFLICT"),
       clears: true,
     },
     {
       row: "only junk",
       presented: () => ({ access: [junk, junk] }),
-      gives: signIn("TOKEN_INVALID"),
-      clears: true,
+      gives: refresh("TOKEN_INVALID"),
     },
     {
       row: "only junk, and a refresh cookie",
@@ -759,8 +815,62 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       row: "different sessions without the prefix: refused and cleared",
       options: insecure,
       presented: ({ cookie, otherCookie }) => ({ access: [cookie.access, otherCookie.access] }),
+      reads: 2,
       gives: signIn("TOKEN_CONFLICT"),
       clears: true,
+    },
+    {
+      row: "without the prefix, an expired token still belongs to its session: a planted one does not win",
+      options: insecure,
+      presented: async ({ sessions, cookie }) => {
+        sessions.clock.advance("16m");
+        return { access: [cookie.access, (await issueOn(sessions, "cookie")).access] };
+      },
+      reads: 2,
+      gives: signIn("TOKEN_CONFLICT"),
+      clears: true,
+    },
+    {
+      row: "without the prefix, a copy of an ended session contradicts nobody",
+      options: insecure,
+      presented: async ({ cookie, otherCookie }) => {
+        await otherCookie.revoke();
+        return { access: [otherCookie.access, cookie.access] };
+      },
+      reads: 2,
+      gives: "cookie",
+    },
+    {
+      row: "without the prefix, an expired copy of an ended session contradicts nobody",
+      options: { ...insecure, lifetimes: { idle: "1d" } },
+      presented: async ({ sessions, otherCookie }) => {
+        sessions.clock.advance("25h");
+        return { access: [otherCookie.access, (await issueOn(sessions, "cookie")).access] };
+      },
+      reads: 2,
+      gives: "cookie",
+    },
+    {
+      row: "without the prefix, all sessions have ended: cleared",
+      options: insecure,
+      presented: async ({ cookie, otherCookie }) => {
+        await otherCookie.revoke();
+        await cookie.revoke();
+        return { access: [otherCookie.access, cookie.access] };
+      },
+      reads: 2,
+      gives: signIn("SESSION_REVOKED"),
+      clears: true,
+    },
+    {
+      row: "without the prefix, an outage cannot tell: Unavailable, kept",
+      options: insecure,
+      presented: (world) => {
+        takeDown(world);
+        return { access: [world.cookie.access, world.otherCookie.access] };
+      },
+      reads: 2,
+      gives: unavailable,
     },
     {
       row: "the same session without the prefix",
@@ -769,6 +879,176 @@ describe("feat:D11 gs:N3 duplicates of the access cookie", () => {
       gives: "cookie",
     },
   ]);
+});
+
+describe("cookies of another service under the same names", () => {
+  const both = ({ cookie, foreign }: World): Presented => ({
+    access: [foreign.cookie.access, cookie.access],
+    refresh: [foreign.cookie.refresh, cookie.refresh],
+  });
+  const alone = ({ foreign }: World): Presented => ({
+    access: foreign.cookie.access,
+    refresh: foreign.cookie.refresh,
+  });
+  const crossSite = { "sec-fetch-site": "cross-site" };
+  check([
+    {
+      row: "feat:D11 a foreign copy is neither verified nor an outage",
+      presented: both,
+      gives: "cookie",
+    },
+    {
+      row: "feat:D11 a foreign copy does not contradict, without the prefix",
+      options: insecure,
+      presented: both,
+      gives: "cookie",
+    },
+    {
+      row: "feat:D11 foreign copies do not count toward the limit",
+      presented: ({ cookie, foreign: { cookie: other } }) => ({
+        access: [other.access, other.access, other.access, other.access, cookie.access],
+      }),
+      gives: "cookie",
+    },
+    {
+      row: "feat:D11 but sixteen copies hide the real one, whoever set them",
+      options: insecure,
+      presented: ({ cookie, otherCookie, foreign: { cookie: other } }) => ({
+        access: [...Array<string>(15).fill(other.access), otherCookie.access, cookie.access],
+      }),
+      gives: signIn("TOKEN_CONFLICT"),
+      // The copies of another service stay, so only the present place is cleared.
+      clears: true,
+    },
+    {
+      row: "gs:N7 only foreign cookies: no session, nothing cleared",
+      presented: alone,
+      gives: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "gs:N6 only foreign cookies, optional: the call goes on",
+      presented: alone,
+      ask: { required: false },
+      gives: "none",
+    },
+    {
+      row: "gs:N6 only foreign cookies, twice",
+      presented: ({ foreign: { cookie: other } }) => ({ access: [other.access, other.access] }),
+      ask: { required: false },
+      gives: "none",
+    },
+    {
+      row: "gs:N6 only a foreign access cookie that is cut short",
+      presented: ({ foreign: { cookie: other } }) => ({ access: other.access.slice(0, -5) }),
+      ask: { required: false },
+      gives: "none",
+    },
+    {
+      row: "gs:N5 only foreign cookies from another site: there is nothing to refuse",
+      presented: (world) => ({ ...alone(world), headers: crossSite }),
+      ask: { required: false },
+      gives: "none",
+    },
+    {
+      row: "gs:N5 own cookies beside foreign ones from another site",
+      presented: (world) => ({ ...both(world), headers: crossSite }),
+      gives: forbidden,
+    },
+    {
+      row: "gs:G2 a foreign access cookie beside our refresh cookie",
+      presented: ({ cookie, foreign: { cookie: other } }) => ({
+        access: other.access,
+        refresh: [other.refresh, cookie.refresh],
+      }),
+      gives: refresh("ACCESS_TOKEN_MISSING"),
+    },
+  ]);
+
+  it("the refusal suggests other names for the cookies", async () => {
+    const world = await createWorld();
+    const asked = world.sessions.getSession(exchangeOf(alone(world)));
+    const error = await sessionErrorOf(asked);
+    expect(error.message).toMatch(/another issuer.*give each its own cookies\.names$/);
+  });
+});
+
+describe("a bearer token that is not one of this service's", () => {
+  const ignored = (required: boolean): GetSessionOptions => ({ required, foreignBearer: "ignore" });
+  const apiKeys = [
+    ["an API key", "sk_live_51H8"],
+    ["a key with dots", "a.b.c"],
+    ["a key in base64", "eyJrIjoiT0tTcG1pUlY2RnVKZTFVaDFsNFZXdE9ZWmNrMkZYbk=="],
+    ["a JWT of another kind and issuer", jwt({ typ: "JWT" }, { iss: "https://idp.example" })],
+    ["a JWT without a type", jwt({}, { sub: "x" })],
+  ] as const;
+  check(
+    apiKeys.flatMap(([name, bearer]): Row[] => [
+      {
+        row: `feat:B9 ${name}, refused by default`,
+        presented: () => ({ bearer }),
+        ask: { required: false },
+        gives: refresh("TOKEN_INVALID"),
+      },
+      {
+        row: `feat:B9 ${name}, ignored, optional: no session`,
+        presented: (world) => ({ ...byCookie(world), bearer }),
+        ask: ignored(false),
+        gives: "none",
+      },
+      {
+        row: `feat:B9 ${name}, ignored, required: refused as if no token had been sent`,
+        presented: (world) => ({ ...byCookie(world), bearer }),
+        ask: ignored(true),
+        gives: signIn("SESSION_MISSING"),
+      },
+    ]),
+  );
+
+  const own: readonly (readonly [string, (world: World) => string, Refused?])[] = [
+    ["a token that is cut short", ({ header }) => header.access.slice(0, -20)],
+    ["a token cut short in its payload", ({ header }) => header.access.slice(0, 150)],
+    ["a token cut short in its header", ({ header }) => header.access.slice(0, 30)],
+    ["a refresh token", ({ header }) => header.refresh],
+    ["a token of this kind of another issuer", ({ foreign }) => foreign.header.access],
+    ["a JWT of another kind with this issuer", () => jwt({ typ: "JWT" }, { iss: issuer })],
+    ["an unknown key", ({ stranger }) => stranger],
+    ["two tokens", ({ header }) => `sk_live_51H8, Bearer ${header.access}`],
+    ["no token", () => ""],
+    ["a cookie's token", ({ cookie }) => cookie.access, refresh("TOKEN_CONFLICT")],
+  ];
+  check(
+    own.map(([name, bearer, gives = refresh("TOKEN_INVALID")]) => ({
+      row: `feat:B9 ${name} is never left to the service`,
+      presented: (world: World) => ({ bearer: bearer(world) }),
+      ask: ignored(false),
+      gives,
+    })),
+  );
+  check([
+    {
+      row: "feat:B9 an own token is still used",
+      presented: byHeader,
+      ask: ignored(false),
+      gives: "header",
+    },
+    {
+      row: "feat:B9 an ignored bearer token needs neither keys nor store",
+      presented: (world) => {
+        takeDown(world);
+        return { bearer: "sk_live_51H8" };
+      },
+      ask: ignored(false),
+      gives: "none",
+    },
+  ]);
+
+  it("feat:B9 foreignBearer is checked", async () => {
+    const { sessions } = await createWorld();
+    const foreignBearer = "drop" as "ignore";
+    await expect(sessions.getSession(exchangeOf({}), { foreignBearer })).rejects.toThrow(
+      /^foreignBearer must be one of "refuse", "ignore"/,
+    );
+  });
 });
 
 describe("late calls of an ended session", () => {

@@ -52,7 +52,11 @@ describe("lifetime of a session", () => {
     const over = await api.refresh("header", refreshToken);
     expect(over.error?.code).toBe(Code.Unauthenticated);
     expect(over.hint).toMatchObject({ reason: Reason.SESSION_EXPIRED, tokens: Tokens.CLEAR });
-    expect(events.at(-1)).toEqual({ type: "expired", sessionId: session.id, userId: "alice" });
+    const expired = { sessionId: session.id, userId: "alice" };
+    expect(events.slice(-2)).toEqual([
+      { type: "expired", ...expired },
+      expect.objectContaining({ type: "refused", reason: "SESSION_EXPIRED", ...expired }),
+    ]);
     const bearer = accessOf(nearly) ?? "";
     await expect(sessions.getSession(exchangeOf({ bearer }))).rejects.toMatchObject({
       kind: "tryRefreshToken",

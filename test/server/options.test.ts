@@ -192,6 +192,18 @@ describe("invalid options throw at construction, with a message that says what t
     ],
     ["an origin with a wildcard", { origins: ["https://*.example.com"] }, /^origins: /],
     ["* as origin", { origins: ["*"] }, /^origins: "\*" is not/],
+    [
+      "an app's origin with a trailing slash",
+      { origins: ["capacitor://localhost/"] },
+      /^origins: /,
+    ],
+    ["an app's origin with a path", { origins: ["app://bundle/index.html"] }, /^origins: /],
+    ["an app's origin in capitals", { origins: ["Capacitor://localhost"] }, /^origins: /],
+    ["a scheme without a host", { origins: ["app://"] }, /^origins: /],
+    ["a scheme alone", { origins: ["chrome-extension:"] }, /^origins: /],
+    ["every extension", { origins: ["chrome-extension://*"] }, /^origins: /],
+    ["files", { origins: ["file://"] }, /^origins: "file:\/\/" is not/],
+    ["a host and a port as origin", { origins: ["app.example.com:443"] }, /^origins: /],
     ["null as origin", { origins: ["null"] }, /^origins: "null" is not/],
     [
       "a string as origins",
@@ -298,6 +310,17 @@ describe("invalid options throw at construction, with a message that says what t
       { issuer: "http://localhost:8080", origins: ["http://localhost:5173"] },
     ],
     ["no origins", { origins: [] }],
+    [
+      "pages of apps and extensions",
+      {
+        origins: [
+          ...["capacitor://localhost", "ionic://localhost", "tauri://localhost", "app://."],
+          ...["app://bundle:8080", "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb"],
+          "moz-extension://0d3ea0ec-96b5-4d5b-9a2b-8d26e0ddc8ef",
+          "safari-web-extension://1C3F5A0E-1F4B-4D4E-9C57-3F7B0C6B7E11",
+        ],
+      },
+    ],
   ])("accepts %s", (_, options) => {
     expect(make(options)).not.toThrow();
   });

@@ -18,9 +18,11 @@ import {
 import { type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { Action, Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
 import {
+  Auth,
   Check,
+  ForeignBearer,
   method_policy,
   PolicySchema,
   Stream,
@@ -36,7 +38,7 @@ import { wireServer } from "../helpers/wire-server.ts";
 type Options = Partial<Pick<SessionsOptions, "public" | "methods">>;
 
 const { inherited, required, optional } = OpenService.method;
-const { listNotes, addNote, signIn } = NotesService.method;
+const { listNotes, addNote, signIn, watchNotes } = NotesService.method;
 
 /** Returns the caller, or "" if there is none. */
 function openRoutes(sessions: TestSessions) {
@@ -173,13 +175,13 @@ describe("feat:K6, feat:Q7 the policy of a method", () => {
         doAntiCsrfCheck: undefined,
         freshWithin: undefined,
         claims: [],
+        foreignBearer: "refuse",
       })),
     ]);
   });
 });
 
 describe("the stream policy of a method", () => {
-  const { watchNotes } = NotesService.method;
   type StreamWord = "endOnExpiry" | "endOnRevoke" | "never";
   const method = (ofMethod: Stream, ofService: Stream): DescMethod => {
     const options = create(MethodOptionsSchema);
@@ -343,6 +345,18 @@ describe("policies that are refused at startup", () => {
     );
   });
 
+  it("a foreign_bearer from a newer schema, and an unknown one in code", () => {
+    const policies = new Policies({ public: [], methods: {} });
+    expect(() => policies.assertServed([withPolicy({ foreignBearer: 99 as 0 })])).toThrow(
+      /sets foreign_bearer to the unknown value 99/,
+    );
+    const typo = { foreignBearer: "ignored" } as unknown as MethodPolicyOptions;
+    const options = { methods: { "notes.v1.NotesService/AddNote": typo } };
+    expect(() => testSessions(options)).toThrow(
+      /^methods: the foreignBearer of notes\.v1\.NotesService\/AddNote must be "refuse" or "ignore", got "ignored"$/,
+    );
+  });
+
   it("an auth from a newer schema", () => {
     const policies = new Policies({ public: [], methods: {} });
     expect(() => policies.assertServed([withPolicy({ auth: 99 as 0 })])).toThrow(
@@ -358,11 +372,89 @@ describe("policies that are refused at startup", () => {
   });
 });
 
+describe("feat:B9 a bearer token that is not one of this service's", () => {
+  const { UNSPECIFIED, REFUSE, IGNORE } = ForeignBearer;
+  const ofSchema = (ofMethod: ForeignBearer, ofService: ForeignBearer): DescMethod => {
+    const options = create(MethodOptionsSchema);
+    const policy = { auth: Auth.OPTIONAL, foreignBearer: ofMethod };
+    setExtension(options, method_policy, create(PolicySchema, policy));
+    const serviceOptions = create(ServiceOptionsSchema);
+    setExtension(
+      serviceOptions,
+      service_policy,
+      create(PolicySchema, { foreignBearer: ofService }),
+    );
+    const { parent, proto } = addNote;
+    return {
+      ...addNote,
+      proto: { ...proto, options },
+      parent: { ...parent, proto: { ...parent.proto, options: serviceOptions } },
+    };
+  };
+
+  it.each<["refuse" | "ignore" | undefined, ForeignBearer, ForeignBearer, "refuse" | "ignore"]>([
+    [undefined, UNSPECIFIED, UNSPECIFIED, "refuse"],
+    [undefined, UNSPECIFIED, IGNORE, "ignore"],
+    [undefined, REFUSE, IGNORE, "refuse"],
+    [undefined, IGNORE, REFUSE, "ignore"],
+    ["refuse", IGNORE, IGNORE, "refuse"],
+    ["ignore", UNSPECIFIED, UNSPECIFIED, "ignore"],
+  ])("in code %s, on the method %s, on the service %s: %s", (code, ofMethod, ofService, result) => {
+    const methods = code && { "notes.v1.NotesService/AddNote": { foreignBearer: code } };
+    const policies = new Policies({ public: [], methods: methods ?? {} });
+    expect(policies.of(ofSchema(ofMethod, ofService)).foreignBearer).toBe(result);
+  });
+
+  it("is left to the handlers of a method and of a stream, without a session", async () => {
+    const ignore = { foreignBearer: "ignore" } as const;
+    const sessions = testSessions({
+      methods: {
+        "notes.v1.NotesService/ListNotes": { ...ignore, auth: "optional" },
+        "notes.v1.NotesService/WatchNotes": { ...ignore, auth: "optional" },
+        "notes.v1.NotesService/AddNote": ignore,
+      },
+    });
+    const seen: (string | null)[] = [];
+    const handle = (context: HandlerContext) => {
+      expect(sessions.current(context)).toBeUndefined();
+      seen.push(context.requestHeader.get("authorization"));
+    };
+    const server = wireServer(
+      sessions.protect({
+        routes: (router) =>
+          router.service(NotesService, {
+            listNotes(_, context) {
+              handle(context);
+              return {};
+            },
+            async *watchNotes(_, context) {
+              handle(context);
+              yield {};
+            },
+          }),
+      }),
+    );
+    const { access, refresh } = await issueOn(sessions, "cookie");
+    const key = { bearer: "sk_live_51H8", access, refresh };
+    expect((await server.call(listNotes, {}, key)).error).toBeUndefined();
+    expect((await server.stream(watchNotes, {}, key)).error).toBeUndefined();
+    expect(seen).toEqual(["Bearer sk_live_51H8", "Bearer sk_live_51H8"]);
+    const refused = await server.call(addNote, {}, key);
+    expect(refused.hint).toMatchObject({
+      action: Action.SIGN_IN,
+      reason: Reason.SESSION_MISSING,
+      tokens: Tokens.KEEP,
+    });
+    expect(refused.headers.get("www-authenticate")).toBe('Bearer realm="https://test.example"');
+    expect(refused.headers.getSetCookie()).toEqual([]);
+  });
+});
+
 describe("feat:K1 required, optional, none", () => {
   type Answer = "alice" | "" | readonly [Action, Reason];
   const refresh = (reason: Reason): Answer => [Action.REFRESH, reason];
   const missing: Answer = [Action.SIGN_IN, Reason.SESSION_MISSING];
-  const invalid: Answer = [Action.SIGN_IN, Reason.TOKEN_INVALID];
+  const invalid: Answer = [Action.REFRESH, Reason.TOKEN_INVALID];
   const revoked: Answer = [Action.SIGN_IN, Reason.SESSION_REVOKED];
 
   const presented: Readonly<Record<string, (sessions: TestSessions) => Promise<Presented>>> = {
@@ -461,8 +553,10 @@ describe("feat:K1 required, optional, none", () => {
     const server = wireServer({ routes, interceptors: [sessions.interceptor] });
     const { access } = await issueOn(sessions, "header");
     expect((await server.call(required, {}, { bearer: access })).message?.userId).toBe("alice");
-    const refused = await server.call(required, {}, { access: "junk" });
-    expect(refused.hint?.reason).toBe(Reason.TOKEN_INVALID);
+    const ended = await issueOn(sessions, "cookie");
+    await ended.revoke();
+    const refused = await server.call(required, {}, { access: ended.access });
+    expect(refused.hint?.reason).toBe(Reason.SESSION_REVOKED);
     // It can clear cookies only on unary calls of the Connect protocol.
     expect(refused.headers.getSetCookie()).toHaveLength(4);
   });
@@ -509,8 +603,10 @@ describe("protect", () => {
     const failing: Presented = { bearer: access, headers: { "x-fail": "1" } };
     expect((await server.call(listNotes, {}, failing)).hint?.reason).toBe(Reason.TOKEN_EXPIRED);
     // Cookies are cleared, which only the gate can do on every call.
-    const junk = await server.call(listNotes, {}, { access: "junk" });
-    expect(junk.headers.getSetCookie()).toHaveLength(4);
+    const ended = await issueOn(sessions, "cookie");
+    await ended.revoke();
+    const cleared = await server.call(listNotes, {}, { access: ended.access });
+    expect(cleared.headers.getSetCookie()).toHaveLength(4);
   });
 
   it("runs its gate first, then the gates of router and service, then its interceptor, then the others", async () => {

@@ -1,6 +1,6 @@
 import { Code } from "@connectrpc/connect";
 import type { SessionErrorReason, SessionEvent, SessionsOptions } from "rpc-session";
-import { type TestSessions, testSessions } from "rpc-session/testing";
+import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { Action, Reason, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { type RefreshResponse, SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
@@ -88,6 +88,12 @@ const rewritten = [
   "refresh expired partitioned",
   "refresh set",
 ];
+
+/** The tokens of a session of another service, whose cookies have the same names. */
+function elsewhere({ clock }: TestSessions): Promise<Issued> {
+  const issuer = "https://other.example";
+  return issueOn(testSessions({ issuer, clock }), "cookie");
+}
 
 /** Returns the stored records, even during an outage. */
 async function recordsOf({ store, cookie, header }: World) {
@@ -210,34 +216,47 @@ describe("feat:D7 the Refresh method", () => {
       headers: ["access"],
     },
     {
-      row: "gs:R8 message and cookies: the message takes precedence, the cookies are expired",
+      row: "gs:R8 message and cookies: the message takes precedence, the cookies are left alone",
       given: ({ header, cookie }) => ({
         message: header.refresh,
         access: cookie.access,
         refresh: cookie.refresh,
       }),
       headers: ["access"],
-      cookies: clearsCookies,
     },
     {
-      row: "gs:R8 message and an access cookie: the cookies are expired",
+      row: "gs:R8 message and an access cookie: the cookie is left alone",
       given: ({ header, cookie }) => ({ message: header.refresh, access: cookie.access }),
       headers: ["access"],
-      cookies: clearsCookies,
     },
     {
-      row: "gs:R8 message and cookies from another site: refused, because it must not expire the cookies",
+      row: "gs:R8 message and cookies without an origin, as an app sends them: refreshed",
+      given: ({ header, cookie }) => ({
+        message: header.refresh,
+        bearer: header.access,
+        refresh: cookie.refresh,
+        headers: { "sec-fetch-site": undefined },
+      }),
+      headers: ["access"],
+    },
+    {
+      row: "gs:R8 message and cookies from another site: nothing happens to the cookies",
       given: ({ header, cookie }) => ({
         message: header.refresh,
         refresh: cookie.refresh,
         headers: foreign,
       }),
-      refused: crossSite,
+      headers: ["access"],
     },
     {
-      row: "gs:R3 a bearer token is ignored",
+      row: "gs:R3 a bearer token and a cookie: the cookie does not count, and is kept",
+      given: ({ cookie, header }) => ({ refresh: cookie.refresh, bearer: header.access }),
+      refused: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "gs:R3 a bearer token that fails never falls back to the cookie",
       given: ({ cookie }) => ({ refresh: cookie.refresh, bearer: "junk" }),
-      cookies: ["access set"],
+      refused: signIn("SESSION_MISSING"),
     },
     {
       row: "gs:R4 no token: SIGN_IN",
@@ -245,8 +264,33 @@ describe("feat:D7 the Refresh method", () => {
       refused: signIn("SESSION_MISSING"),
     },
     {
-      row: "gs:R4 an access cookie alone: SIGN_IN, kept",
+      row: "gs:R4 an access cookie alone: SIGN_IN, and what is left is cleared",
       given: ({ cookie }) => ({ access: cookie.access }),
+      refused: signIn("SESSION_MISSING"),
+      cookies: clearsCookies,
+    },
+    {
+      row: "gs:R4 a malformed access cookie alone: SIGN_IN, and what is left is cleared",
+      given: () => ({ access: "junk" }),
+      refused: signIn("SESSION_MISSING"),
+      cookies: clearsCookies,
+    },
+    {
+      row: "gs:R4 a malformed access cookie alone from another site: refused, nothing cleared",
+      given: () => ({ access: "junk", headers: foreign }),
+      refused: crossSite,
+    },
+    {
+      row: "gs:R4 the access cookie of another service alone: SIGN_IN, kept",
+      given: async ({ sessions }) => ({ access: (await elsewhere(sessions)).access }),
+      refused: signIn("SESSION_MISSING"),
+    },
+    {
+      row: "gs:R4 the access cookie of another service from another site: there is nothing to refuse",
+      given: async ({ sessions }) => ({
+        access: (await elsewhere(sessions)).access,
+        headers: foreign,
+      }),
       refused: signIn("SESSION_MISSING"),
     },
     {
@@ -279,12 +323,6 @@ describe("feat:D7 the Refresh method", () => {
       cookies: clearsCookies,
     },
     {
-      row: "gs:R6 a malformed cookie with a bearer token: the cookie is reported",
-      given: ({ header }) => ({ refresh: "junk", bearer: header.access }),
-      refused: signIn("TOKEN_INVALID"),
-      cookies: clearsCookies,
-    },
-    {
       row: "gs:R6 an empty cookie: SIGN_IN",
       given: () => ({ refresh: "" }),
       refused: signIn("TOKEN_INVALID"),
@@ -303,7 +341,7 @@ describe("feat:D7 the Refresh method", () => {
     {
       row: "gs:R6 a malformed token in the message from another site: the cookie is kept",
       given: ({ cookie }) => ({ message: "junk", refresh: cookie.refresh, headers: foreign }),
-      refused: crossSite,
+      refused: signIn("TOKEN_INVALID"),
     },
     {
       row: "gs:R6 an access token in place of a refresh token: SIGN_IN",
@@ -393,10 +431,8 @@ describe("feat:D7 the Refresh method", () => {
       refused: outage,
     },
     {
-      row: "a token made with a secret that no server ever had: SIGN_IN, kept",
-      given: async ({ sessions }) => ({
-        refresh: (await issueOn(testSessions({ clock: sessions.clock }), "cookie")).refresh,
-      }),
+      row: "a cookie made with a secret that the store never had: SIGN_IN, kept for its own service",
+      given: async ({ sessions }) => ({ refresh: (await elsewhere(sessions)).refresh }),
       refused: signIn("TOKEN_INVALID"),
     },
     {
@@ -456,7 +492,8 @@ describe("feat:D7 the Refresh method", () => {
     }
     expect(store.take()).toEqual([]);
     const refused = { type: "csrfRefused", check: "crossSite", origin: "https://evil.example" };
-    expect(events).toEqual([refused, refused, refused]);
+    expect(events.filter(({ type }) => type !== "refused")).toEqual([refused, refused, refused]);
+    expect(events).toHaveLength(6);
     expect((await store.store.load(cookie.id)).record?.generation).toBe(1);
   });
 
@@ -624,6 +661,117 @@ describe("feat:D11 duplicates of the refresh cookie", () => {
       expect(cookieEffects(headers, true)).toEqual(["access expired", "refresh expired"]);
       for (const { id } of [cookie, later]) {
         expect((await store.store.load(id)).record?.revokedAt).toBeNull();
+      }
+    });
+  });
+
+  describe("without the cookie prefix", () => {
+    const given = (world: World, refresh: readonly string[]) =>
+      refreshCall(world.sessions, { insecure: true, refresh });
+
+    it("a planted copy of a live session does not win when the victim's session has an older copy", async () => {
+      const world = await createWorld(insecure);
+      world.sessions.clock.advance("1s");
+      const planted = await issueOn(world.sessions, "cookie");
+      const { hint } = await given(world, [planted.refresh, world.cookie.refresh]);
+      expect(hint).toMatchObject({ reason: Reason.TOKEN_CONFLICT, tokens: Tokens.CLEAR });
+    });
+
+    it("a copy of an ended session contradicts nobody", async () => {
+      const world = await createWorld(insecure);
+      const over = await issueOn(world.sessions, "cookie");
+      await over.revoke();
+      for (const order of [
+        [over.refresh, world.cookie.refresh],
+        [world.cookie.refresh, over.refresh],
+      ]) {
+        const { error, headers } = await given(world, order);
+        expect(error).toBeUndefined();
+        expect(cookieValue(headers, "refresh", true)).toBe(world.cookie.refresh);
+      }
+    });
+
+    it("three planted copies do not hide the real one: more than three are refused and cleared", async () => {
+      const world = await createWorld(insecure);
+      const planted = await issueOn(world.sessions, "cookie");
+      const { hint, headers } = await given(world, [
+        ...Array<string>(3).fill(planted.refresh),
+        world.cookie.refresh,
+      ]);
+      expect(hint).toMatchObject({ action: Action.SIGN_IN, reason: Reason.TOKEN_CONFLICT });
+      expect(cookieEffects(headers, true)).toEqual(["access expired", "refresh expired"]);
+    });
+
+    it("during a roll-out, a planted copy does not win over one whose secret is not known here yet", async () => {
+      const store = watchedStore();
+      const clock = createFakeClock();
+      const on = (secret: readonly string[]) =>
+        testSessions({
+          ...insecure,
+          issuer: "http://test.example",
+          store: store.store,
+          clock,
+          secret,
+        });
+      const [old, next] = [
+        "the old secret of 32 bytes and more",
+        "the new secret of 32 bytes and more",
+      ];
+      const behind = on([old]);
+      const planted = await issueOn(behind, "cookie");
+      const victim = await issueOn(on([next, old]), "cookie");
+      const answer = (refresh: readonly string[]) =>
+        refreshCall(behind, { insecure: true, refresh });
+      const refused = await answer([planted.refresh, victim.refresh]);
+      expect(refused.hint).toMatchObject({ reason: Reason.TOKEN_CONFLICT });
+      // Alone it is only unavailable here, and an ended one beside it contradicts nobody.
+      expect((await answer([victim.refresh])).error?.code).toBe(Code.Unavailable);
+      await planted.revoke();
+      const waits = await answer([planted.refresh, victim.refresh]);
+      expect([waits.error?.code, cookieEffects(waits.headers, true)]).toEqual([
+        Code.Unavailable,
+        [],
+      ]);
+    });
+  });
+
+  describe("of another service", () => {
+    it("are not expired, and do not contradict or count toward the limit", async () => {
+      for (const options of [{}, insecure]) {
+        const world = await createWorld(options);
+        const other = await elsewhere(world.sessions);
+        for (const copies of [1, 4]) {
+          const answer = await refreshCall(world.sessions, {
+            insecure: options === insecure,
+            access: [...Array<string>(copies).fill(other.access), world.cookie.access],
+            refresh: [...Array<string>(copies).fill(other.refresh), world.cookie.refresh],
+          });
+          expect(answer.error).toBeUndefined();
+          expect(cookieEffects(answer.headers, options === insecure)).toEqual(["access set"]);
+        }
+      }
+    });
+
+    it("are not expired either if only the refresh cookie came along", async () => {
+      const { sessions, cookie } = await createWorld();
+      const other = await elsewhere(sessions);
+      const { error, headers } = await refreshCall(sessions, {
+        refresh: [other.refresh, cookie.refresh],
+      });
+      expect([error, cookieEffects(headers)]).toEqual([undefined, ["access set"]]);
+    });
+
+    it("are left alone if there is nothing else", async () => {
+      const { sessions } = await createWorld();
+      const other = await elsewhere(sessions);
+      for (const refresh of [other.refresh, [other.refresh, other.refresh]]) {
+        const { hint, headers, error } = await refreshCall(sessions, {
+          access: other.access,
+          refresh,
+        });
+        expect(hint).toMatchObject({ action: Action.SIGN_IN, tokens: Tokens.KEEP });
+        expect(error?.rawMessage).toMatch(/give each its own cookies\.names$/);
+        expect(headers.getSetCookie()).toEqual([]);
       }
     });
   });

@@ -415,14 +415,12 @@ describe("revocation: none", () => {
 
 describe("a service that only verifies", () => {
   const jwks = { keys: [] };
-  const start = (check: "feed" | "strict" | "none") => {
-    const sessions = verifySessions({
+  const start = (check: "feed" | "strict" | "none") => () =>
+    verifySessions({
       issuer: "https://api.example.com",
       jwks,
       methods: { "notes.v1.NotesService/AddNote": { check } },
     });
-    return () => sessions.check({ handlers: [{ method: NotesService.method.addNote }] } as never);
-  };
 
   it("refuses to start with a check that needs a store", () => {
     for (const check of ["strict", "feed"] as const) {
@@ -432,6 +430,22 @@ describe("a service that only verifies", () => {
       );
     }
     expect(start("none")).not.toThrow();
+  });
+
+  it("refuses to start with a policy that demands anti-CSRF tokens, which it cannot check", async () => {
+    const given = { issuer: "https://api.example.com", jwks };
+    const methods = { "policytest.v1.CsrfService/Update": { doAntiCsrfCheck: true } };
+    expect(() => verifySessions({ ...given, methods })).toThrow(
+      "the policy of policytest.v1.CsrfService/Update demands an anti-CSRF token, but a service that only verifies does not have the secret to check it",
+    );
+    expect(() => testSessions({ methods })).not.toThrow();
+    const sessions = verifySessions(given);
+    await expect(sessions.getSession(exchangeOf({}), { doAntiCsrfCheck: true })).rejects.toThrow(
+      /^doAntiCsrfCheck: true needs the secret of the issuer/,
+    );
+    expect(
+      await sessions.getSession(exchangeOf({}), { doAntiCsrfCheck: false, required: false }),
+    ).toBeUndefined();
   });
 
   it("refuses such a check in getSession too, instead of admitting a revoked session", async () => {

@@ -22,7 +22,10 @@ type Options = Partial<
 >;
 
 /** A service with one public method that signs in with the options of the test. */
-function createWorld(options: Options = {}, session: NewSessionOptions = { userId: "alice" }) {
+function createWorld(
+  options: Options = {},
+  session: Parameters<TestSessions["create"]>[1] = { userId: "alice" },
+) {
   const store = watchedStore();
   const events: string[] = [];
   const sessions = testSessions({
@@ -33,6 +36,7 @@ function createWorld(options: Options = {}, session: NewSessionOptions = { userI
   });
   const server = wireServer(
     sessions.protect({
+      readMaxBytes: 2 ** 20,
       routes: (router) =>
         router.service(NotesService, {
           async signIn(_, context) {
@@ -62,7 +66,8 @@ describe("transport of a new session", () => {
     site: (typeof sites)[number],
     { origin, allowed }: { readonly origin: string | undefined; readonly allowed: boolean },
   ): Result {
-    const stored = site === "same-origin" || origin === page;
+    // A page with the origin of another site is not ours, whatever Sec-Fetch-Site says.
+    const stored = origin === page || (origin === undefined && site === "same-origin");
     if (want === "cookie") {
       return stored ? "cookie" : "CROSS_SITE";
     }
@@ -109,11 +114,79 @@ describe("transport of a new session", () => {
     },
   );
 
+  const given = ["cookie", "header"] as const;
+  const optionRows = [false, true].flatMap((allowed) =>
+    given.flatMap((transport) =>
+      wanted.flatMap((want) =>
+        sites.flatMap((site) =>
+          origins.map((origin) => {
+            const contradicts = want !== undefined && want !== transport;
+            const alone = expected(transport, site, { origin, allowed });
+            const result: Result = contradicts ? "TRANSPORT_REFUSED" : alone;
+            return { transport, want, site, origin, allowed, result };
+          }),
+        ),
+      ),
+    ),
+  );
+
+  it.each(optionRows)(
+    "feat:A3 create with transport $transport, wanted $want, site $site, origin $origin, browserHeaderTransport $allowed: $result",
+    async ({ transport, want, site, origin, allowed, result }) => {
+      const world = createWorld(
+        { ...options, browserHeaderTransport: allowed },
+        { userId: "alice", transport },
+      );
+      const headers = { "rpcsession-transport": want, "sec-fetch-site": site, origin };
+      const answer = await world.signIn({ headers });
+      if (result === "cookie" || result === "header") {
+        expect(answer.error).toBeUndefined();
+        expect(world.store.inserted).toHaveLength(1);
+        expect(answer.headers.getSetCookie()).toHaveLength(transport === "cookie" ? 2 : 0);
+        expect(answer.headers.has("rpcsession-refresh-token")).toBe(transport === "header");
+        return;
+      }
+      expect(answer.error?.code).toBe(Code.PermissionDenied);
+      expect(answer.hint?.reason).toBe(Reason[result]);
+      expect(world.store.inserted).toEqual([]);
+    },
+  );
+
+  it("feat:A3 feat:N4 create refuses a transport that does not exist, as misuse", async () => {
+    const world = createWorld({}, { userId: "alice", transport: "cookies" as never });
+    const { error } = await world.signIn({});
+    expect(error?.code).toBe(Code.Internal);
+    expect(error?.rawMessage).toBe('transport must be "header" or "cookie"');
+    expect(world.store.inserted).toEqual([]);
+  });
+
   it("refuses an unknown transport", async () => {
     const { signIn } = createWorld(options);
     const { error, hint } = await signIn({ headers: { "rpcsession-transport": "any" } });
     expect(error?.message).toContain('must be "cookie" or "header"');
     expect(hint?.reason).toBe(Reason.TRANSPORT_REFUSED);
+  });
+});
+
+describe("feat:C7 sec:C15 pages of apps and extensions", () => {
+  const apps = ["capacitor://localhost", "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb"];
+  const world = () => createWorld({ origins: apps, cookies: { sameSite: "none" } });
+
+  it.each(apps)("sign in with cookies if their origin is listed: %s", async (origin) => {
+    const answer = await world().signIn({ headers: { origin, "sec-fetch-site": "cross-site" } });
+    expect(answer.error).toBeUndefined();
+    expect(cookieEffects(answer.headers)).toEqual(["access set", "refresh set"]);
+  });
+
+  it.each([
+    ...["capacitor://localhost.evil.example", "capacitor://localhost:1", "Capacitor://localhost"],
+    ...["http://localhost", "https://localhost", "chrome-extension://other", "null"],
+  ])("are compared by their text: %s is refused", async (origin) => {
+    const { signIn, store } = world();
+    const headers = { origin, "rpcsession-transport": "cookie" };
+    const answer = await signIn({ headers });
+    expect(answer.hint?.reason).toBe(Reason.CROSS_SITE);
+    expect(store.inserted).toEqual([]);
   });
 });
 
@@ -130,16 +203,16 @@ describe("sec:C17 login CSRF", () => {
       "CROSS_SITE",
     ],
     [
-      "refuses tokens in headers if cookies of the request would have to be expired",
+      "refuses tokens in headers for a browser whose cookies would have to be expired",
       {
         access: "junk",
-        headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
+        headers: { "rpcsession-transport": "header", "sec-fetch-site": "cross-site" },
       },
       "CROSS_SITE",
     ],
   ];
   it.each(refused)("%s", async (_, presented, reason) => {
-    const { signIn, store } = createWorld(options);
+    const { signIn, store } = createWorld({ ...options, browserHeaderTransport: true });
     const { error, hint, headers } = await signIn(presented);
     expect(error?.code).toBe(Code.PermissionDenied);
     expect(hint?.reason).toBe(Reason[reason as keyof typeof Reason]);
@@ -240,6 +313,20 @@ describe("sec:C17 session fixation: a sign-in ends the session of the request", 
       ends: ["header"],
     },
     {
+      row: "a bearer token that fails, and cookies that are replaced: ends their session",
+      given: ({ cookie }) => ({ bearer: "junk", access: cookie.access, refresh: cookie.refresh }),
+      ends: ["cookie"],
+    },
+    {
+      row: "cookies beside an app's sign-in: ends nothing",
+      given: ({ cookie }) => ({
+        access: cookie.access,
+        refresh: cookie.refresh,
+        headers: { "rpcsession-transport": "header", "sec-fetch-site": undefined },
+      }),
+      ends: [],
+    },
+    {
       row: "a token with a wrong signature: ends nothing",
       given: ({ cookie, other }) => ({ access: withSignatureOf(cookie.access, other.access) }),
       ends: [],
@@ -337,6 +424,32 @@ describe("the response to a sign-in", () => {
     });
     expect(cookieEffects(headers)).toEqual(clearsCookies);
     expect(headers.has("rpcsession-access-token")).toBe(true);
+  });
+
+  it.each<[string, Presented]>([
+    ["that asks for headers", { headers: { "rpcsession-transport": "header" } }],
+    ["that asks for nothing", {}],
+    ["that has a token", { bearer: "junk" }],
+  ])(
+    "gives an app %s its tokens in headers, and leaves the cookies of its WebView alone",
+    async (_, given) => {
+      const { sessions, store, signIn } = createWorld(options);
+      const { id, access, refresh } = await issueOn(sessions, "cookie");
+      const headers = { ...given.headers, "sec-fetch-site": undefined };
+      const answer = await signIn({ ...given, access, refresh, headers });
+      expect([answer.error, answer.headers.getSetCookie()]).toEqual([undefined, []]);
+      expect(answer.headers.has("rpcsession-access-token")).toBe(true);
+      expect((await store.store.load(id)).record?.revokedAt).toBeNull();
+    },
+  );
+
+  it("leaves the cookies of another service alone with header transport", async () => {
+    const { signIn, sessions } = createWorld({ ...options, browserHeaderTransport: true });
+    const other = testSessions({ issuer: "https://other.example", clock: sessions.clock });
+    const { access, refresh } = await issueOn(other, "cookie");
+    const headers = { "rpcsession-transport": "header", "sec-fetch-site": "cross-site" };
+    const answer = await signIn({ access, refresh, headers });
+    expect([answer.error, answer.headers.getSetCookie()]).toEqual([undefined, []]);
   });
 
   it("carries a valid anti-CSRF token with cookies, and none without", async () => {

@@ -56,6 +56,13 @@ interface Row {
   readonly refused?: Code;
 }
 
+/** The cookies of another service, which have the same names. */
+async function elsewhere({ clock }: TestSessions) {
+  const issuer = "https://other.example";
+  const { access, refresh } = await issueOn(testSessions({ issuer, clock }), "cookie");
+  return { access, refresh };
+}
+
 const foreign = { "sec-fetch-site": "cross-site", origin: "https://evil.example" };
 
 describe("feat:G8 SignOut", () => {
@@ -174,6 +181,91 @@ describe("feat:G8 SignOut", () => {
         refresh: cookie.refresh,
       }),
       ends: ["header"],
+      clears: true,
+    },
+    {
+      row: "header and cookies without an origin, as an app sends them: the cookies are left alone",
+      given: ({ header, cookie }) => ({
+        bearer: header.access,
+        message: header.refresh,
+        access: cookie.access,
+        refresh: cookie.refresh,
+        headers: { "sec-fetch-site": undefined },
+      }),
+      ends: ["header"],
+    },
+    {
+      row: "header and cookies by Origin alone: a browser, so the cookies are expired",
+      given: ({ header, cookie }) => ({
+        bearer: header.access,
+        access: cookie.access,
+        headers: { "sec-fetch-site": undefined, origin: "https://test.example" },
+      }),
+      ends: ["header"],
+      clears: true,
+    },
+    {
+      row: "header and cookies from another site: refused, nothing changed",
+      given: ({ header, cookie }) => ({
+        bearer: header.access,
+        access: cookie.access,
+        headers: foreign,
+      }),
+      refused: Code.PermissionDenied,
+    },
+    {
+      row: "a bearer token that fails, and cookies of a browser: they are expired, so their session ends",
+      given: ({ cookie }) => ({
+        bearer: "junk",
+        access: cookie.access,
+        refresh: cookie.refresh,
+      }),
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "a bearer token that fails, and cookies of an app: nothing happens",
+      given: ({ cookie }) => ({
+        bearer: "junk",
+        access: cookie.access,
+        refresh: cookie.refresh,
+        headers: { "sec-fetch-site": undefined },
+      }),
+    },
+    {
+      row: "a message that fails never falls back to the cookies of an app",
+      given: ({ cookie }) => ({
+        message: "junk",
+        refresh: cookie.refresh,
+        headers: { "sec-fetch-site": undefined },
+      }),
+    },
+    {
+      row: "cookies of another service: nothing to end, nothing cleared",
+      given: async ({ sessions }) => elsewhere(sessions),
+    },
+    {
+      row: "cookies of another service from another site: there is nothing to refuse",
+      given: async ({ sessions }) => ({ ...(await elsewhere(sessions)), headers: foreign }),
+    },
+    {
+      row: "cookies of another service beside ours: only ours count",
+      given: async ({ sessions, cookie }) => {
+        const other = await elsewhere(sessions);
+        return {
+          access: [other.access, cookie.access],
+          refresh: [other.refresh, cookie.refresh],
+        };
+      },
+      ends: ["cookie"],
+      clears: true,
+    },
+    {
+      row: "four copies: the real one ends too",
+      given: ({ cookie, other }) => ({
+        refresh: [other.refresh, other.refresh, other.refresh, cookie.refresh],
+      }),
+      ends: ["cookie", "other"],
       clears: true,
     },
     {

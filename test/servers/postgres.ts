@@ -15,9 +15,9 @@ import {
   symlinkSync,
 } from "node:fs";
 import { createRequire } from "node:module";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { basename, dirname, join, resolve } from "node:path";
+import { freePort } from "./port.ts";
 
 export interface TestPostgres {
   /** Returns the URL of the database; tables are created in the given schema. */
@@ -142,13 +142,4 @@ function unpack(folder: string): string {
     chmodSync(join(native, "bin", name), 0o755);
   }
   return join(native, "bin");
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer().listen(0, "127.0.0.1");
-  await once(probe, "listening");
-  const { port } = probe.address() as AddressInfo;
-  probe.close();
-  await once(probe, "close");
-  return port;
 }

@@ -1,7 +1,6 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { type AddressInfo, connect as connectSocket, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createClient } from "redis";
@@ -86,16 +85,6 @@ function newClient(path: string) {
   });
 }
 
-/** Returns a port that was free a moment ago. */
-export async function freePort(): Promise<string> {
-  const listener = createServer().listen(0, "127.0.0.1");
-  await once(listener, "listening");
-  const { port } = listener.address() as AddressInfo;
-  listener.close();
-  await once(listener, "close");
-  return String(port);
-}
-
 /** Waits until a client has reconnected. */
 export async function reconnected(client: TestRedisClient): Promise<void> {
   while (client.isOpen && !client.isReady) {
@@ -110,27 +99,20 @@ async function spawnRedis(
 ): Promise<ChildProcess> {
   const fixed = ["--port", "0", "--unixsocket", socket, "--dir", folder];
   const nothingKept = ["--save", "", "--appendonly", "no"];
-  const server = spawn("redis-server", [...fixed, ...nothingKept, ...args], { stdio: "ignore" });
-  for (let attempt = 0; attempt < 500; attempt++) {
-    if (await answers(socket)) {
-      return server;
-    }
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  server.kill("SIGKILL");
-  throw new Error("redis-server did not start within 5 seconds");
-}
-
-function answers(path: string): Promise<boolean> {
-  return new Promise((resolve) => {
-    const socket = connectSocket(path);
-    socket.setEncoding("utf8");
-    socket.once("connect", () => socket.write("PING\r\n"));
-    // While the server loads its files it answers -LOADING.
-    socket.once("data", (answer) => {
-      socket.destroy();
-      resolve(String(answer).startsWith("+PONG"));
-    });
-    socket.once("error", () => resolve(false));
+  const server = spawn("redis-server", [...fixed, ...nothingKept, ...args], {
+    stdio: ["ignore", "pipe", "ignore"],
   });
+  let log = "";
+  await new Promise<void>((resolve, reject) => {
+    server.stdout.on("data", (chunk: Buffer) => {
+      log += chunk.toString();
+      // Only after it has loaded its files.
+      if (/ready to accept connections/i.test(log)) {
+        resolve();
+      }
+    });
+    server.once("error", reject);
+    server.once("exit", () => reject(new Error(`redis-server did not start: ${log}`)));
+  });
+  return server;
 }

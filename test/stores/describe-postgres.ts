@@ -9,7 +9,7 @@ export function describePostgres(name: string, body: (server: () => TestPostgres
     let server: TestPostgres | undefined;
     beforeAll(async () => {
       server = await startPostgres();
-    }, 60_000);
+    });
     afterAll(() => server?.stop());
     body(() => server as TestPostgres);
   });

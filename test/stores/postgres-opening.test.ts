@@ -25,7 +25,7 @@ describePostgres("opening postgresStore(database)", (server) => {
     expect(new Set(keys).size).toBe(1);
     expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
     expect(await tablesOf(schema)).toEqual(await freshTables());
-  }, 120_000);
+  });
 
   it("opens when 20 stores open an empty database at once, ten times in a row", async () => {
     for (let round = 0; round < 10; round++) {

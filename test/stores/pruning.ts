@@ -20,7 +20,7 @@ export function describePruning(name: string, create: () => Promise<StoreFixture
       { numRuns: 25 },
     );
     await fixture.close();
-  }, 60_000);
+  });
 }
 
 type Step =

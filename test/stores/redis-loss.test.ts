@@ -7,8 +7,8 @@ import { testSessions } from "../../src/testing/test-sessions.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 import { type Issued, issueOn, refreshCall } from "../helpers/refreshing.ts";
+import { freePort } from "../servers/port.ts";
 import {
-  freePort,
   redisMissing,
   startRedis,
   type TestRedis,
@@ -119,7 +119,7 @@ describe.skipIf(redisMissing)(`redisStore after a loss of data ${redisMissing ??
 
 describe.skipIf(redisMissing)("redisStore after a failover", () => {
   it("refuses sign-ins that only the former primary acknowledged, and sessions it revoked", async () => {
-    const port = await freePort();
+    const port = String(await freePort());
     const primary = await startRedis(
       ...["--port", port, "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"],
     );
@@ -135,7 +135,7 @@ describe.skipIf(redisMissing)("redisStore after a failover", () => {
     const { newStore, clock } = await redisWithFakeClock(first, { on });
     const sessions = testSessions({ store: newStore(), clock, secret });
     const revoked = await issueOn(sessions, "cookie");
-    await vi.waitFor(async () => expect(await first.wait(1, 100)).toBe(1), { timeout: 15_000 });
+    await vi.waitFor(async () => expect(await first.wait(1, 100)).toBe(1));
     // A partition: the replica becomes primary, while the former primary keeps working for a while.
     await second.sendCommand(["REPLICAOF", "NO", "ONE"]);
     const lost = await issueOn(sessions, "cookie");

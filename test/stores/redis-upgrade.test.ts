@@ -33,7 +33,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
       ...{ id: "other", userId: "bob", tenantId: "acme", transport: "cookie", salt: "c2FsdA" },
       ...{ secretId: "secret-a", generation: 3, claimsVersion: 0, version: 0, endedBy: null },
       ...{ claims: { role: "admin" }, data: { cart: [] }, device: {} },
-      ...{ accessLife: null, idleLife: null, confirmedAt: null, revokedAt: null },
+      ...{ accessLife: null, idleLife: null, lineage: null, confirmedAt: null, revokedAt: null },
       ...{ rotatedAt: clock.now(), createdAt: clock.now(), authTime: clock.now() },
       lastSeenAt: clock.now(),
       ...{ idleExpiresAt: clock.now() + 2 * day, expiresAt: clock.now() + 9 * day },

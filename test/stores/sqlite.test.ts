@@ -119,7 +119,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await store.insert(newSession({ id: "pattern", tenantId: "one" }));
     const database = new DatabaseSync(file);
     database.exec(
-      "create temp table copies as select * from rpcsession_sessions; insert into rpcsession_sessions select 'alice-' || value, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life from copies, (with recursive numbers(value) as (select 1 union all select value + 1 from numbers where value < 39999) select value from numbers)",
+      "create temp table copies as select * from rpcsession_sessions; insert into rpcsession_sessions (id, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life) select 'alice-' || value, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life from copies, (with recursive numbers(value) as (select 1 union all select value + 1 from numbers where value < 39999) select value from numbers)",
     );
     database.close();
     const owner = { userId: null, tenantId: "one" };

@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { Copies } from "../../tools/mutants/copies.ts";
+import { Lane, type Mutant } from "../../tools/mutants/lane.ts";
 import { mutate, mutationsOf } from "../../tools/mutants/mutations.ts";
 import { ImportGraph, NearestTests } from "../../tools/mutants/nearest-tests.ts";
 import { candidates, runMutants } from "../../tools/mutants/run.ts";
@@ -23,16 +24,26 @@ describe("the mutations of a source", () => {
   it.each([
     ["a comparison", "const a = b < c;", ["const a = b <= c;", "const a = b > c;"]],
     ["a logical operator", "const a = b ?? c;", ["const a = b || c;"]],
+    ["one of two conditions", "const a = b && c;", ["const a = b;", "const a = c;"]],
+    ["a sum", "a += b;", ["a -= b;"]],
     ["a condition", "if (a) b;", ["if (!(a)) b;"]],
     ["a statement", "a();", [";"]],
     ["an `await`", "const a = await b;", ["const a = b;"]],
     ["a boolean", "const a = true;", ["const a = false;"]],
     ["a number", "const a = 5;", ["const a = 6;", "const a = 4;"]],
+    ["a time", "const a = 60_000;", ["const a = 120000;", "const a = 30000;"]],
+    ["the ends of a pattern", "const a = /^b$/u;", ["const a = /b$/u;", "const a = /^b/u;"]],
+    ["the order of arguments", "f(a, b);", ["f(b, a);"]],
+    ["the last argument", "f(a, b);", ["f(a);"]],
+    ["a call to its opposite", "const a = b.some(c);", ["const a = b.every(c);"]],
+    ["a chain of calls", "const a = b.trim();", ["const a = b;"]],
+    ["a loop", "for (;;) { if (a) break; }", ["for (;;) { if (a) ; }"]],
     ["an element", "const a = [b, c];", ["const a = [c];", "const a = [b];"]],
     ["a member", "const a = { b, c };", ["const a = { c };", "const a = { b };"]],
     ["a kind", 'const a = { k: "x" }, b = { k: "y" };', ['const a = { k: "y" }, b = { k: "y" };']],
     ["a throw", "function f() { throw a; }", ["function f() { ; }"]],
     ["a block", "function f() { a(); b(); }", ["function f() {}"]],
+    ["a cleanup", "try { a(); } finally { b(); c(); }", ["try { a(); } finally {}"]],
   ])("change %s", (_, source, expected) => {
     const mutants = mutationsOf(source).map((mutation) => mutate(source, mutation));
     expect(mutants).toEqual(expect.arrayContaining(expected));
@@ -63,15 +74,23 @@ it("the nearest tests and those with words of the changed line come first, slow 
     "test/flow/only-types.test.ts": 'import type { overlap } from "../../src/jwt/a.ts";',
     "test/jwt/a.test.ts": 'import * as a from "../../src/jwt/a.ts";',
     "test/jwt/b.test.ts": 'import * as a from "../../src/jwt/a.ts";',
-    "test/jwt/program.test.ts": 'import {} from "node:child_process";',
+    "test/jwt/program.ts": 'import "sample";',
+    "test/jwt/program.test.ts": 'start(join(import.meta.dirname, "program.ts"));',
+    "test/jwt/other.test.ts": 'import {} from "node:child_process";',
     "test/stores/slow.test.ts": 'import { overlap } from "../../src/jwt/a.ts";',
   });
-  const tests = ["jwt/a", "jwt/b", "jwt/program", "flow/far", "flow/only-types", "stores/slow"].map(
-    (name) => ({
-      file: `test/${name}.test.ts`,
-      slow: name === "stores/slow",
-    }),
-  );
+  const tests = [
+    "jwt/a",
+    "jwt/b",
+    "jwt/program",
+    "jwt/other",
+    "flow/far",
+    "flow/only-types",
+    "stores/slow",
+  ].map((name) => ({
+    file: `test/${name}.test.ts`,
+    slow: name === "stores/slow",
+  }));
   const nearest = new NearestTests(root, tests, new ImportGraph(root));
   expect(nearest.of({ file: "src/jwt/a.ts", line: 1 }).map(({ file }) => file)).toEqual([
     "test/jwt/a.test.ts",
@@ -82,17 +101,17 @@ it("the nearest tests and those with words of the changed line come first, slow 
 });
 
 const sample = {
-  "src/noticed.ts": "export const both = (a: boolean, b: boolean): boolean => a && b;",
-  "src/unnoticed.ts": "export const either = (a: boolean, b: boolean): boolean => a || b;",
+  "src/noticed.ts": "export const same = (a: number, b: number): boolean => a === b;",
+  "src/unnoticed.ts": "export const differ = (a: number, b: number): boolean => a !== b;",
   "src/typed.ts": 'export function kind(): "only" { return "only"; }',
   "test/broken.test.ts": `
     import { expect, it } from "vitest";
-    import { either } from "../src/unnoticed.ts";
-    it("fails in any case", () => expect(either(true, true)).toBe(false));`,
+    import { differ } from "../src/unnoticed.ts";
+    it("fails in any case", () => expect(differ(1, 1)).toBe(undefined));`,
   "test/noticed.test.ts": `
     import { expect, it } from "vitest";
-    import { both } from "../src/noticed.ts";
-    it("needs both", () => expect(both(true, false)).toBe(false));`,
+    import { same } from "../src/noticed.ts";
+    it("tells numbers apart", () => expect(same(1, 2)).toBe(false));`,
 };
 
 it("the order of the mutants depends on the seed", () => {
@@ -111,13 +130,39 @@ it("a mutant that no test notices survives, and the tree stays as it is", {
   const before = readTree(root);
   const lines: string[] = [];
   const result = await runMutants({ root, count: 5, seed: 1, report: (line) => lines.push(line) });
-  const survivor = { file: "src/unnoticed.ts", line: 1, change: "a || b → a && b" };
+  const survivor = { file: "src/unnoticed.ts", line: 1, change: "a !== b → a === b" };
   expect(result).toEqual({ mutants: 2, killed: 1, survived: [survivor] });
   expect(lines).toContainEqual(
-    expect.stringMatching(/^\d\/2 killed: src\/noticed.ts:1 a && b → a \|\| b$/),
+    expect.stringMatching(/^\d\/2 killed: src\/noticed.ts:1 a === b → a !== b$/),
   );
   expect(lines).toContain("left out test/broken.test.ts: it fails without a mutation");
   expect(readTree(root)).toEqual(before);
+});
+
+it("mutants that do not type-check are found, also where another file shows it", {
+  timeout: 120_000,
+}, async () => {
+  const root = project({
+    "src/list.ts": "export const list = [1, 2] as const;",
+    "src/second.ts": 'import { list } from "./list.ts";\nexport const second: 2 = list[1];',
+    "src/sum.ts": "export const sum = (a: number, b: number): number => a + b;",
+    "gen/none.ts": "export {};",
+  });
+  const lane = new Lane(root, root);
+  const [less, wrong] = candidates(root, 1, (file) => file === "src/list.ts")
+    .filter(({ after }) => ["0", "3"].includes(after))
+    .sort((a, b) => a.start - b.start);
+  const [sum] = candidates(root, 1, (file) => file === "src/sum.ts");
+  expect(await lane.typeChecked([less, sum] as Mutant[])).toEqual([less, sum]);
+  expect(await lane.typeChecked([wrong, sum] as Mutant[])).toEqual([sum]);
+  expect(readTree(root)).toMatchObject({ "src/list.ts": "export const list = [1, 2] as const;" });
+});
+
+it("mutants can be chosen by file, and tested one at a time", { timeout: 120_000 }, async () => {
+  const { "test/broken.test.ts": _, ...files } = sample;
+  const options = { root: project(files), count: 5, seed: 1, lanes: 1 };
+  const result = await runMutants({ ...options, includes: (file) => file === "src/noticed.ts" });
+  expect(result).toEqual({ mutants: 1, killed: 1, survived: [] });
 });
 
 it("the copies are removed at the end, and those of a killed run at the next start", () => {

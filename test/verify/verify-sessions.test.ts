@@ -64,7 +64,7 @@ describe("feat:Q5 verifySessions", () => {
 
   it.each<readonly [string, (at: Issuer) => Promise<Presented>, string]>([
     ["nothing", async () => ({}), "unauthorized SESSION_MISSING sign-in"],
-    ["junk", async () => ({ bearer: "junk" }), "unauthorized TOKEN_INVALID sign-in"],
+    ["junk", async () => ({ bearer: "junk" }), "tryRefreshToken TOKEN_INVALID refresh"],
     [
       "an expired token",
       async (at) => {
@@ -95,8 +95,7 @@ describe("feat:Q5 verifySessions", () => {
     [
       "a token of another issuer",
       async () => ({ bearer: (await tokensOf(await startIssuer())).accessToken }),
-      // Issued in the same second as the fetch, so its key is not known yet.
-      "unavailable AUTH_UNAVAILABLE retry-later",
+      "tryRefreshToken TOKEN_INVALID refresh",
     ],
   ])("refuses %s as the issuer would", async (_, present, expected) => {
     const at = await startIssuer();

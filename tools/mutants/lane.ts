@@ -18,11 +18,15 @@ export interface TestRun {
 }
 
 const checkLimitMs = 120_000;
+/** Characters of the output of a program. The compiler reports many errors at once. */
+const outputLimit = 200_000;
 
 /** One copy of the tree. It runs one program at a time. */
 export class Lane {
   readonly root: string;
   readonly #environment: NodeJS.ProcessEnv;
+  /** How much longer than on an idle machine tests may take. */
+  #patience = 1;
 
   /** @param temporary the folder for the temporary files of the programs */
   constructor(root: string, temporary: string) {
@@ -42,11 +46,27 @@ export class Lane {
     );
   }
 
-  async typeChecks(mutant: Mutant): Promise<boolean> {
-    const { code } = await this.#mutated(mutant, () =>
-      this.#run(checkLimitMs, "typescript/bin/tsc", "--noEmit", "-p", "tsconfig.mutants.json"),
+  /** Returns those of the mutants that type-check. Each must change another file. */
+  async typeChecked(mutants: readonly Mutant[]): Promise<readonly Mutant[]> {
+    const compiler = ["typescript/bin/tsc", "--noEmit", "-p", "tsconfig.mutants.json"] as const;
+    const { code, output } = await this.#mutated(mutants, () =>
+      this.#run(checkLimitMs, ...compiler, "--pretty", "false"),
     );
-    return code === 0;
+    if (code === 0) {
+      return mutants;
+    }
+    const wrong = new Set([...output.matchAll(/^(\S+)\(\d+,\d+\): /gm)].map(([, file]) => file));
+    const others = mutants.filter(({ file }) => !wrong.has(file));
+    if (mutants.length - others.length === wrong.size && wrong.size > 0) {
+      return others;
+    }
+    // A mutant causes an error in a file that it does not change. Only a check of each tells which.
+    const alone = mutants.length > 1 ? mutants : [];
+    const checked: (readonly Mutant[])[] = [];
+    for (const mutant of alone) {
+      checked.push(await this.typeChecked([mutant]));
+    }
+    return checked.flat();
   }
 
   async listTests(): Promise<TestFile[]> {
@@ -56,10 +76,12 @@ export class Lane {
         file: string;
         projectName?: string;
       }[];
-      return listed.map(({ file, projectName }) => ({
-        file: relative(this.root, file),
-        slow: projectName === "slow",
-      }));
+      return listed
+        .filter(({ file }) => !file.endsWith("-d.ts"))
+        .map(({ file, projectName }) => ({
+          file: relative(this.root, file),
+          slow: projectName === "slow",
+        }));
     } catch (error) {
       throw new Error(`the tests could not be listed: ${output}`, { cause: error });
     }
@@ -67,7 +89,8 @@ export class Lane {
 
   /** Runs test files on the sources as they are, or on a mutant until a test fails. */
   async test(tests: readonly TestFile[], mutant?: Mutant): Promise<TestRun> {
-    const limit = tests.reduce((sum, { slow }) => sum + (slow ? 20_000 : 4_000), 20_000);
+    const idle = tests.reduce((sum, { slow }) => sum + (slow ? 20_000 : 4_000), 20_000);
+    const limit = idle * this.#patience;
     const report = join(this.root, "report.json");
     rmSync(report, { force: true });
     const options = ["--maxWorkers=1", "--reporter=json", `--outputFile=${report}`];
@@ -75,11 +98,19 @@ export class Lane {
       this.#vitest(limit, "run", ...options, ...more, ...tests.map(({ file }) => file));
     const { code } = await (mutant === undefined
       ? run()
-      : this.#mutated(mutant, () => run("--bail=1")));
+      : this.#mutated([mutant], () => run("--bail=1")));
     if (code === 0) {
       return { outcome: "passed", failed: [] };
     }
     return { outcome: code === 124 ? "timed out" : "failed", failed: this.#failedIn(report) };
+  }
+
+  /** Doubles the time limits of tests, up to eight times what they need on an idle machine. */
+  waitLonger(): void {
+    if (this.#patience === 8) {
+      throw new Error("the tests do not end without a mutation; see which one hangs");
+    }
+    this.#patience *= 2;
   }
 
   #failedIn(report: string): string[] {
@@ -104,15 +135,19 @@ export class Lane {
     }
   }
 
-  /** Writes the mutant for the time of the action. */
-  async #mutated<T>(mutant: Mutant, action: () => Promise<T>): Promise<T> {
-    const path = join(this.root, mutant.file);
-    const source = readFileSync(path, "utf8");
-    writeFileSync(path, mutate(source, mutant));
+  /** Writes the mutants for the time of the action. */
+  async #mutated<T>(mutants: readonly Mutant[], action: () => Promise<T>): Promise<T> {
+    const sources = mutants.map(({ file }) => readFileSync(join(this.root, file), "utf8"));
+    const write = (text: (mutant: Mutant, source: string) => string): void => {
+      for (const [i, mutant] of mutants.entries()) {
+        writeFileSync(join(this.root, mutant.file), text(mutant, sources[i] ?? ""));
+      }
+    };
+    write((mutant, source) => mutate(source, mutant));
     try {
       return await action();
     } finally {
-      writeFileSync(path, source);
+      write((_, source) => source);
     }
   }
 
@@ -132,7 +167,7 @@ export class Lane {
     let output = "";
     for (const stream of [child.stdout, child.stderr]) {
       stream.on("data", (data: Buffer) => {
-        output = (output + data.toString()).slice(-4_000);
+        output = (output + data.toString()).slice(-outputLimit);
       });
     }
     return new Promise<{ code: number; output: string }>((resolve, reject) => {

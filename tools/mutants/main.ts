@@ -1,4 +1,4 @@
-// Usage: npm run mutants -- [--count 12] [--seed 1] [--tests 24]
+// Usage: npm run mutants -- [--count 12] [--seed 1] [--tests 24] [--only src/jwt/] [--lanes 2]
 // Prints a line for each mutant. The last line is a summary in JSON.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -7,18 +7,24 @@ import { redisMissing } from "../../test/servers/redis.ts";
 import { readOrExplain } from "../usage.ts";
 import { runMutants } from "./run.ts";
 
-const options = readOrExplain("npm run mutants -- [--count 12] [--seed 1] [--tests 24]", () => {
+const usage =
+  "npm run mutants -- [--count 12] [--seed 1] [--tests 24] [--only src/jwt/]... [--lanes 2]";
+const options = readOrExplain(usage, () => {
   const { values } = parseArgs({
     options: {
       count: { type: "string", default: "12" },
       seed: { type: "string", default: String(Math.floor(Math.random() * 1_000_000)) },
       tests: { type: "string", default: "24" },
+      only: { type: "string", multiple: true, default: ["src/"] },
+      lanes: { type: "string" },
     },
   });
   return {
     count: integer("count", values.count, 1),
     seed: integer("seed", values.seed, 0),
     tests: integer("tests", values.tests, 1),
+    only: values.only,
+    ...(values.lanes === undefined ? {} : { lanes: integer("lanes", values.lanes, 1) }),
   };
 });
 
@@ -38,7 +44,9 @@ console.log(`seed ${options.seed}`);
 const result = await runMutants({
   ...options,
   root: join(import.meta.dirname, "../.."),
-  includes: (file) => !untested.some((folder) => file.startsWith(folder)),
+  includes: (file) =>
+    options.only.some((path) => file.startsWith(path)) &&
+    !untested.some((folder) => file.startsWith(folder)),
   report: console.log,
 });
 console.log(JSON.stringify(result));

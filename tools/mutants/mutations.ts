@@ -35,7 +35,26 @@ const operators: Readonly<Record<string, readonly string[]>> = {
   "-": ["+"],
   "*": ["/"],
   "/": ["*"],
+  "+=": ["-="],
+  "-=": ["+="],
 };
+
+/** Calls that become the opposite call. */
+const opposites: Readonly<Record<string, string>> = {
+  min: "max",
+  max: "min",
+  some: "every",
+  every: "some",
+  startsWith: "endsWith",
+  endsWith: "startsWith",
+};
+
+/** Methods that return what they are called on, changed. */
+const changing = new Set(
+  "catch filter finally normalize replace replaceAll reverse slice sort subarray toLowerCase toReversed toSorted toUpperCase trim".split(
+    " ",
+  ),
+);
 
 /** A kind, a reason, a code or a name. Sentences for people contain spaces. */
 const identifier = /^[A-Za-z][\w-]*$/;
@@ -126,11 +145,20 @@ function replacements(node: Node, parents: Parents, text: (node: Node) => string
       const { left, right } = node as unknown as { left: Node; right: Node };
       // A mixture of `??` with `||` or `&&` would need parentheses.
       const mixed = [left, right, parent].some((each) => each?.type === "LogicalExpression");
-      const changes = operators[node.operator as string] ?? [];
-      return mixed && node.operator === "??"
-        ? []
-        : changes.map((each) => inParentheses(`${text(left)} ${each} ${text(right)}`, parent));
+      const changes = mixed && node.operator === "??" ? [] : operators[node.operator as string];
+      return [
+        ...(changes ?? []).map((each) => `${text(left)} ${each} ${text(right)}`),
+        // One of two conditions is left out.
+        ...(node.type === "LogicalExpression" ? [text(left), text(right)] : []),
+      ].map((expression) => inParentheses(expression, parent));
     }
+    case "AssignmentExpression": {
+      const { left, right } = node as unknown as { left: Node; right: Node };
+      const changes = operators[node.operator as string] ?? [];
+      return changes.map((each) => `${text(left)} ${each} ${text(right)}`);
+    }
+    case "CallExpression":
+      return replacementsOfCall(node, text);
     case "UnaryExpression":
       return node.operator === "!" ? [text(node.argument as Node)] : [];
     case "Literal":
@@ -142,14 +170,18 @@ function replacements(node: Node, parents: Parents, text: (node: Node) => string
       return node.directive == null && isEffect(node.expression as Node) ? [";"] : [];
     case "ThrowStatement":
       return [";"];
+    case "BreakStatement":
+    case "ContinueStatement":
+      return parent?.type === "SwitchCase" ? [] : [";"];
     case "ReturnStatement":
       return isEarly(parents) ? [";"] : [];
     case "BlockStatement":
     case "FunctionBody": {
       const body = node.body as Node[];
+      const isTried = parent?.type === "TryStatement" && parent.block === node;
       // The removal of a single statement is a mutation of its own.
       const single = body.length === 1 && removable.has(body[0]?.type ?? "");
-      return body.length === 0 || single || parent?.type === "TryStatement" ? [] : ["{}"];
+      return body.length === 0 || single || isTried ? [] : ["{}"];
     }
     case "ArrayExpression":
       return without(node, node.elements as Node[], text);
@@ -166,10 +198,47 @@ function replacementsOfLiteral(node: Node, parent: Node | undefined): string[] {
   }
   // 0x7f and 1e3 are masks and scales.
   if (typeof node.value === "number" && /^[\d_]+$/.test(node.raw as string)) {
-    const less = isOperand(parent) ? `(${node.value - 1})` : String(node.value - 1);
-    return isKey(node, parent) ? [] : [String(node.value + 1), less];
+    return isKey(node, parent) ? [] : replacementsOfNumber(node.value, parent);
+  }
+  const { regex } = node as unknown as { regex?: { pattern: string; flags: string } };
+  if (regex !== undefined) {
+    const { pattern, flags } = regex;
+    const open = [pattern.replace(/^\^/, ""), pattern.replace(/\$$/, "")];
+    return open.filter((each) => each !== "").map((each) => `/${each}/${flags}`);
   }
   return [];
+}
+
+/** From here on, one more or less of a time or a size is no difference that anybody would notice. */
+const large = 10_000;
+
+function replacementsOfNumber(value: number, parent: Node | undefined): string[] {
+  const [more, less] = value < large ? [value + 1, value - 1] : [value * 2, Math.floor(value / 2)];
+  return [String(more), isOperand(parent) ? `(${less})` : String(less)];
+}
+
+/** The opposite call, the call without its last argument or with two exchanged, or no call. */
+function replacementsOfCall(node: Node, text: (node: Node) => string): string[] {
+  const { callee, arguments: args } = node as unknown as { callee: Node; arguments: Node[] };
+  const call = (list: readonly Node[]) => `${text(callee)}(${list.map(text).join(", ")})`;
+  const exchanged = args
+    .slice(1)
+    .map((second, i) => call(args.with(i, second).with(i + 1, args[i] as Node)));
+  const shorter = args.length > 0 ? [call(args.slice(0, -1))] : [];
+  if (callee.type !== "MemberExpression" || callee.computed === true) {
+    return [...exchanged, ...shorter];
+  }
+  const { object, property } = callee as unknown as { object: Node; property: Node };
+  const name = text(property);
+  const opposite = opposites[name];
+  const start = text(node).slice(0, property.start - node.start);
+  const rest = text(node).slice(property.end - node.start);
+  return [
+    ...exchanged,
+    ...shorter,
+    ...(opposite === undefined ? [] : [`${start}${opposite}${rest}`]),
+    ...(changing.has(name) ? [text(object)] : []),
+  ];
 }
 
 function isOperand(parent: Node | undefined): boolean {

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { dirname, join, relative } from "node:path";
 import { parseSync } from "vite";
 
-/** The imports of a tree of TypeScript files. Paths are relative to its root. */
+/** What a tree of TypeScript files imports or starts as a program. Paths are relative to its root. */
 export class ImportGraph {
   readonly #root: string;
   readonly #ownName: string;
@@ -24,7 +24,7 @@ export class ImportGraph {
     );
   }
 
-  /** Returns the distance of every file that `file` imports, directly or through others. */
+  /** Returns the distance of every file that `file` imports or starts, directly or through others. */
   distancesFrom(file: string): Map<string, number> {
     const distances = new Map([[file, 0]]);
     for (const [at, distance] of distances) {
@@ -56,7 +56,11 @@ export class ImportGraph {
         source.slice(start + 1, end - 1),
       ),
     ];
-    const imports = specifiers
+    // A text that is the path of a file stands for a program that the file starts.
+    const programs = [...source.matchAll(/(?<!from |import )"([\w./-]+\.ts)"/g)].map(
+      ([, path]) => `./${path}`,
+    );
+    const imports = [...specifiers, ...programs]
       .map((specifier) => this.#resolve(file, specifier ?? ""))
       .filter((path) => path !== undefined);
     this.#imports.set(file, imports);
@@ -81,8 +85,8 @@ export interface TestFile {
   readonly slow: boolean;
 }
 
-/** More than the distance of any file that a test imports. */
-const farthest = 100;
+/** So many places later comes a slow test. */
+const behind = 12;
 /** Elsewhere, a slow test would take longer than all others together. */
 const roomsWithSlowTests = new Set(["client", "cli", "stores"]);
 
@@ -107,21 +111,22 @@ export class NearestTests {
   }
 
   /**
-   * Returns the tests that import the file of a mutant, and those of its room, which may start it as
-   * a program. Two orders alternate:
+   * Returns the tests that import or start the file of a mutant. Two orders alternate:
    * - The nearest first. Tests in the folder of the file's room, and tests of whole requests, come
    *   before others at the same distance.
    * - Those first that share rare words with the changed lines. A rule of one room may have its test
    *   in another.
+   * Slow tests come later.
    */
   of({ file, line }: { readonly file: string; readonly line: number }): TestFile[] {
     const room = roomOf(file);
-    const reaching = this.#tests.filter(({ test, room: its, distances }) =>
-      its === room ? !test.slow || roomsWithSlowTests.has(room) : !test.slow && distances.has(file),
+    const reaching = this.#tests.filter(
+      ({ test, room: its, distances }) =>
+        distances.has(file) && (!test.slow || (its === room && roomsWithSlowTests.has(room))),
     );
     const nearest = sortedBy(reaching, ({ room: its, distances }) => {
       const bonus = its === room ? 3 : its === "flow" || its === "engine" ? 1 : 0;
-      return (distances.get(file) ?? farthest) - bonus;
+      return (distances.get(file) ?? 0) - bonus;
     });
     const lines = readFileSync(join(this.#root, file), "utf8").split("\n");
     const near = wordsIn(lines.slice(Math.max(0, line - 3), line + 2).join("\n"));
@@ -136,7 +141,11 @@ export class NearestTests {
       return -shared.reduce((sum, word) => sum + (rarity.get(word) ?? 0), 0);
     });
     const alternating = nearest.flatMap((each, i) => [each, related[i] ?? each]);
-    return [...new Set(alternating)].map(({ test }) => test);
+    const tests = [...new Set(alternating)].map(({ test }) => test);
+    return tests
+      .map((test, i) => ({ test, at: test.slow ? i + behind : i }))
+      .sort((a, b) => a.at - b.at)
+      .map(({ test }) => test);
   }
 }
 

@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { Copies } from "./copies.ts";
-import { Lane, type Mutant } from "./lane.ts";
+import { Lane, type Mutant, type TestRun } from "./lane.ts";
 import { mutationsOf } from "./mutations.ts";
 import { ImportGraph, NearestTests, type TestFile } from "./nearest-tests.ts";
 
@@ -15,6 +15,8 @@ export interface RunOptions {
   readonly seed: number;
   /** The most test files for one mutant. Default 24. */
   readonly tests?: number;
+  /** The number of mutants that are tested at the same time. Default: one for each core, up to 4. */
+  readonly lanes?: number;
   /** Whether a file of `src/` may be mutated. All may by default. */
   readonly includes?: (file: string) => boolean;
   /** Receives a line about each step. */
@@ -34,20 +36,19 @@ export interface RunResult {
  */
 export async function runMutants(options: RunOptions): Promise<RunResult> {
   const { root, count, seed, report = () => {} } = options;
-  const lanes = Math.min(4, availableParallelism());
+  const lanes = options.lanes ?? Math.min(4, availableParallelism());
   using copies = new Copies(root, lanes);
   const all = copies.roots.map((copy) => new Lane(copy, copies.temporary));
   const [one] = all as [Lane, ...Lane[]];
 
   // 1. Choose mutants that type-check.
-  const untried = candidates(one.root, seed, options.includes);
   const mutants: Mutant[] = [];
+  let untried = candidates(one.root, seed, options.includes);
   while (mutants.length < count && untried.length > 0) {
-    const batch = untried.splice(0, lanes);
-    const correct = await Promise.all(
-      batch.map((mutant, i) => (all[i] as Lane).typeChecks(mutant)),
-    );
-    mutants.push(...batch.filter((_, i) => correct[i]).slice(0, count - mutants.length));
+    const batch = firstOfEachFile(untried.slice(0, 2 * (count - mutants.length)));
+    const correct = await one.typeChecked(batch);
+    mutants.push(...correct.slice(0, count - mutants.length));
+    untried = untried.filter((mutant) => !batch.includes(mutant));
   }
   report(`chose ${mutants.length} mutants`);
 
@@ -80,6 +81,10 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
   };
 }
 
+function firstOfEachFile(mutants: readonly Mutant[]): Mutant[] {
+  return [...new Map(mutants.toReversed().map((mutant) => [mutant.file, mutant])).values()];
+}
+
 /** These run first. They kill most mutants. */
 const first = 6;
 
@@ -95,13 +100,12 @@ async function outcomeOf(
       if (usable.length === 0) {
         break;
       }
-      const { outcome, failed } = await lane.test(usable, mutant);
-      if (outcome === "passed") {
+      const run = await lane.test(usable, mutant);
+      if (run.outcome === "passed") {
         break;
       }
-      const suspects = usable.filter(({ file }) => failed.length === 0 || failed.includes(file));
-      if (await health.passWithoutMutation(suspects, lane)) {
-        return outcome === "failed" ? "killed" : outcome;
+      if (await health.confirms(run, usable, lane)) {
+        return run.outcome === "failed" ? "killed" : run.outcome;
       }
     }
   }
@@ -122,21 +126,30 @@ class Health {
     return this.#broken.has(file);
   }
 
-  async passWithoutMutation(tests: readonly TestFile[], lane: Lane): Promise<boolean> {
-    const unknown = tests.filter(({ file }) => !this.#passing.has(file));
-    const { outcome, failed } =
-      unknown.length === 0 ? { outcome: "passed", failed: [] } : await lane.test(unknown);
-    if (outcome === "passed") {
-      for (const { file } of unknown) {
-        this.#passing.add(file);
-      }
+  /** Whether tests that failed on a mutant, or did not end, pass on the sources as they are. */
+  async confirms(run: TestRun, tests: readonly TestFile[], lane: Lane): Promise<boolean> {
+    const suspects = tests.filter(({ file }) => !run.failed.length || run.failed.includes(file));
+    const unknown = suspects.filter(({ file }) => !this.#passing.has(file));
+    // On a busy machine, tests that pass may need more time than they have.
+    const again = run.outcome === "timed out" ? suspects : unknown;
+    if (again.length === 0) {
       return true;
     }
-    for (const file of failed.length === 0 ? unknown.map((test) => test.file) : failed) {
-      this.#broken.add(file);
+    const { outcome, failed } = await lane.test(again);
+    if (outcome === "timed out") {
+      lane.waitLonger();
+      return false;
+    }
+    const failing = again.filter(
+      ({ file }) => outcome === "failed" && (!failed.length || failed.includes(file)),
+    );
+    for (const test of again) {
+      (failing.includes(test) ? this.#broken : this.#passing).add(test.file);
+    }
+    for (const { file } of failing) {
       this.#report(`left out ${file}: it fails without a mutation`);
     }
-    return false;
+    return failing.length === 0;
   }
 }
 

@@ -20,7 +20,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file rpcsession/v1/options.proto.
  */
 export const file_rpcsession_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi/AEKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0iMQoQQ2xhaW1SZXF1aXJlbWVudBINCgVjbGFpbRgBIAEoCRIOCgZhbnlfb2YYAiADKAkqUQoEQXV0aBIUChBBVVRIX1VOU1BFQ0lGSUVEEAASEQoNQVVUSF9SRVFVSVJFRBABEhEKDUFVVEhfT1BUSU9OQUwQAhINCglBVVRIX05PTkUQAyo7CgRDc3JmEhQKEENTUkZfVU5TUEVDSUZJRUQQABIOCgpDU1JGX0NIRUNLEAESDQoJQ1NSRl9TS0lQEAIqUAoFQ2hlY2sSFQoRQ0hFQ0tfVU5TUEVDSUZJRUQQABIOCgpDSEVDS19GRUVEEAESEAoMQ0hFQ0tfU1RSSUNUEAISDgoKQ0hFQ0tfTk9ORRADKmYKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIYChRTVFJFQU1fRU5EX09OX0VYUElSWRABEhgKFFNUUkVBTV9FTkRfT05fUkVWT0tFEAISEAoMU1RSRUFNX05FVkVSEAM6XAoNbWV0aG9kX3BvbGljeRIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVIMbWV0aG9kUG9saWN5Ol8KDnNlcnZpY2VfcG9saWN5Eh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVINc2VydmljZVBvbGljeWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
+  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEisgIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXIiMQoQQ2xhaW1SZXF1aXJlbWVudBINCgVjbGFpbRgBIAEoCRIOCgZhbnlfb2YYAiADKAkqUQoEQXV0aBIUChBBVVRIX1VOU1BFQ0lGSUVEEAASEQoNQVVUSF9SRVFVSVJFRBABEhEKDUFVVEhfT1BUSU9OQUwQAhINCglBVVRIX05PTkUQAyo7CgRDc3JmEhQKEENTUkZfVU5TUEVDSUZJRUQQABIOCgpDU1JGX0NIRUNLEAESDQoJQ1NSRl9TS0lQEAIqUAoFQ2hlY2sSFQoRQ0hFQ0tfVU5TUEVDSUZJRUQQABIOCgpDSEVDS19GRUVEEAESEAoMQ0hFQ0tfU1RSSUNUEAISDgoKQ0hFQ0tfTk9ORRADKmUKDUZvcmVpZ25CZWFyZXISHgoaRk9SRUlHTl9CRUFSRVJfVU5TUEVDSUZJRUQQABIZChVGT1JFSUdOX0JFQVJFUl9SRUZVU0UQARIZChVGT1JFSUdOX0JFQVJFUl9JR05PUkUQAipmCgZTdHJlYW0SFgoSU1RSRUFNX1VOU1BFQ0lGSUVEEAASGAoUU1RSRUFNX0VORF9PTl9FWFBJUlkQARIYChRTVFJFQU1fRU5EX09OX1JFVk9LRRACEhAKDFNUUkVBTV9ORVZFUhADOlwKDW1ldGhvZF9wb2xpY3kSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjBlAMgASgLMhUucnBjc2Vzc2lvbi52MS5Qb2xpY3lSDG1ldGhvZFBvbGljeTpfCg5zZXJ2aWNlX3BvbGljeRIfLmdvb2dsZS5wcm90b2J1Zi5TZXJ2aWNlT3B0aW9ucxjBlAMgASgLMhUucnBjc2Vzc2lvbi52MS5Qb2xpY3lSDXNlcnZpY2VQb2xpY3liBnByb3RvMw", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * Policy specifies the session that a method requires of its caller. A method without any policy
@@ -72,6 +72,13 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
    * @generated from field: rpcsession.v1.Stream stream = 6;
    */
   stream: Stream;
+
+  /**
+   * foreign_bearer specifies what happens to a bearer token that is not one of this service's.
+   *
+   * @generated from field: rpcsession.v1.ForeignBearer foreign_bearer = 7;
+   */
+  foreignBearer: ForeignBearer;
 };
 
 /**
@@ -248,6 +255,50 @@ export const CheckSchema: GenEnum<Check> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 2);
 
 /**
+ * ForeignBearer specifies what happens to a bearer token that has neither the form of this service's
+ * tokens nor its issuer, such as an API key.
+ *
+ * @generated from enum rpcsession.v1.ForeignBearer
+ */
+export const ForeignBearer = {
+  /**
+   * FOREIGN_BEARER_UNSPECIFIED: use the service's policy, or FOREIGN_BEARER_REFUSE if it has none.
+   *
+   * @generated from enum value: FOREIGN_BEARER_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * FOREIGN_BEARER_REFUSE: refuse the call, as with any token that fails.
+   *
+   * @generated from enum value: FOREIGN_BEARER_REFUSE = 1;
+   */
+  REFUSE: 1,
+
+  /**
+   * FOREIGN_BEARER_IGNORE: leave the token to the service. The call has no session: a method that
+   * requires one refuses it.
+   *
+   * @generated from enum value: FOREIGN_BEARER_IGNORE = 2;
+   */
+  IGNORE: 2,
+} as const;
+
+/**
+ * ForeignBearer specifies what happens to a bearer token that has neither the form of this service's
+ * tokens nor its issuer, such as an API key.
+ *
+ * @generated from enum rpcsession.v1.ForeignBearer
+ */
+export type ForeignBearer = (typeof ForeignBearer)[keyof typeof ForeignBearer] | UnknownEnum;
+
+/**
+ * Describes the enum rpcsession.v1.ForeignBearer.
+ */
+export const ForeignBearerSchema: GenEnum<ForeignBearer> = /*@__PURE__*/
+  enumDesc(file_rpcsession_v1_options, 3);
+
+/**
  * Stream specifies when an open stream ends with its session.
  *
  * @generated from enum rpcsession.v1.Stream
@@ -295,7 +346,7 @@ export type Stream = (typeof Stream)[keyof typeof Stream] | UnknownEnum;
  * Describes the enum rpcsession.v1.Stream.
  */
 export const StreamSchema: GenEnum<Stream> = /*@__PURE__*/
-  enumDesc(file_rpcsession_v1_options, 3);
+  enumDesc(file_rpcsession_v1_options, 4);
 
 /**
  * method_policy is the policy of one method. Precedence: a policy in the server's code, then

@@ -1,5 +1,6 @@
 import { ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
+import { cookiesMissing } from "../refresh/refresher.ts";
 import type { SentSnapshot } from "../state/local-session.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
 
@@ -19,6 +20,8 @@ interface CallDescription {
   /** The time that all attempts may take together, in milliseconds; undefined for no limit. */
   readonly timeoutMs: number | undefined;
   readonly isStream: boolean;
+  /** Whether the message is large; only called when a refresh is due. Default: it is not. */
+  readonly isLarge?: () => boolean;
   /** Whether the request can be sent a second time. */
   readonly isReplayable: boolean;
   /** Present if an interceptor further in may handle the call instead. */
@@ -56,7 +59,8 @@ export class SessionCall {
    * Sends the call until it is accepted or finally refused. See {@link recover} for the second half
    * of the story, which a stream enters on its own when it is refused after its headers.
    *
-   * @param headers the request headers; the credentials are written into them
+   * @param headers the request headers. Each attempt gets a copy with the credentials, because what
+   *   an inner interceptor appends must not be sent twice
    * @param send sends the request once, within `timeoutMs`, and passes the headers of the response
    *   to {@link accept}
    * @param sent the first attempt, if the caller has sent it already
@@ -64,11 +68,11 @@ export class SessionCall {
    */
   async run<T>(
     headers: Headers,
-    send: (timeoutMs: number | undefined) => Promise<T>,
+    send: (attempt: Headers, timeoutMs: number | undefined) => Promise<T>,
     sent?: Promise<T>,
   ): Promise<T> {
     const { local, refresher } = this.#core;
-    const { signal, isStream } = this.#call;
+    const { signal, isStream, isLarge } = this.#call;
     if (this.#sends === 0) {
       // 1. Wait until the tokens are loaded.
       const loading = local.ready();
@@ -76,12 +80,12 @@ export class SessionCall {
         await race(loading, signal);
       }
 
-      // 2. Refresh early. A unary call waits only if its token has expired already; a stream always
-      //    waits, because it cannot simply be sent again.
+      // 2. Refresh early. A unary call waits only if its token has expired already. A stream and a
+      //    large message always wait, because sending them again is impossible or costs more.
       const phase = local.phase();
       if (phase !== "fresh" && refresher.canRefresh()) {
         const refreshed = refresher.refreshEarly();
-        if (refreshed !== undefined && (isStream || phase === "expired")) {
+        if (refreshed !== undefined && (isStream || phase === "expired" || isLarge?.())) {
           await race(refreshed, signal);
         }
       }
@@ -90,7 +94,8 @@ export class SessionCall {
     for (;;) {
       try {
         // 3. Attach the credentials, send, and read the notice of the response.
-        return await (attempt ?? send(this.attach(headers)));
+        const copy = new Headers(headers);
+        return await (attempt ?? send(copy, this.attach(copy)));
       } catch (error) {
         // 4. Refused: refresh and send once more, or throw.
         attempt = undefined;
@@ -116,6 +121,9 @@ export class SessionCall {
     // 5. Read the notice and the hint of the refusal. Either can end the session here.
     const hint = local.obey(error, this.#isAccepted ? undefined : sent);
     this.#isAccepted = true;
+    if (local.lostCookies(hint, sent)) {
+      throw cookiesMissing(error);
+    }
 
     // 6. The call was sent before its tokens were loaded: load them and send again.
     if (hint?.action === "signIn" && !sent.wasLoaded && this.mayResend) {

@@ -19,16 +19,14 @@ export async function race<T>(promise: Promise<T>, signal: AbortSignal | undefin
   if (signal === undefined) {
     return promise;
   }
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = (): void => reject(reasonOf(signal));
-  if (signal.aborted) {
-    abort();
-  }
-  signal.addEventListener("abort", abort, { once: true });
+  let stopListening = (): void => {};
+  const aborted = new Promise<never>((_resolve, reject) => {
+    stopListening = onAbort(signal, () => reject(reasonOf(signal)));
+  });
   try {
     return await Promise.race([aborted, promise]);
   } finally {
-    signal.removeEventListener("abort", abort);
+    stopListening();
   }
 }
 
@@ -65,9 +63,25 @@ export function deadlineSignal(
   if (ms === undefined) {
     return [signal, () => {}];
   }
-  const timeout = new AbortController();
-  const cancel = clock.after(ms, () => timeout.abort(deadlineExceeded()));
-  return [signal ? AbortSignal.any([signal, timeout.signal]) : timeout.signal, cancel];
+  // Not AbortSignal.any, which older browsers and React Native do not have.
+  const until = new AbortController();
+  const cancel = clock.after(ms, () => abortWith(until, deadlineExceeded()));
+  const stopListening = signal && onAbort(signal, () => abortWith(until, reasonOf(signal)));
+  const done = (): void => {
+    cancel();
+    stopListening?.();
+  };
+  return [until.signal, done];
+}
+
+/** Calls `listener` when `signal` aborts, or now if it has. Returns a function that stops listening. */
+function onAbort(signal: AbortSignal, listener: () => void): () => void {
+  if (signal.aborted) {
+    listener();
+    return () => {};
+  }
+  signal.addEventListener("abort", listener);
+  return () => signal.removeEventListener("abort", listener);
 }
 
 /** The error of a call whose time is over. */
@@ -75,6 +89,20 @@ export function deadlineExceeded(): ConnectError {
   return new ConnectError("the operation timed out", Code.DeadlineExceeded);
 }
 
-function reasonOf(signal: AbortSignal): ConnectError {
-  return ConnectError.from(signal.reason ?? "the operation was aborted", Code.Canceled);
+/** The reasons of this package's own signals, because React Native's AbortController drops them. */
+const reasons = new WeakMap<AbortSignal, ConnectError>();
+
+/** Aborts with a reason that {@link reasonOf} finds in every runtime. */
+export function abortWith(controller: AbortController, reason: ConnectError): void {
+  // The first reason counts.
+  if (!controller.signal.aborted) {
+    reasons.set(controller.signal, reason);
+    controller.abort(reason);
+  }
+}
+
+/** The reason of an aborted signal. */
+export function reasonOf(signal: AbortSignal): ConnectError {
+  const reason: unknown = reasons.get(signal) ?? signal.reason;
+  return ConnectError.from(reason ?? "the operation was aborted", Code.Canceled);
 }

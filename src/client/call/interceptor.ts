@@ -1,3 +1,4 @@
+import { toBinary } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -20,6 +21,13 @@ import { type HandledMark, SessionCall } from "./call.ts";
 type Next = Parameters<Interceptor>[0];
 
 /**
+ * Bytes of a message from which a refresh that is due comes first: the flow-control window of HTTP/2
+ * (RFC 9113 section 6.9.2). A server that refuses the call early leaves more than that unread, and
+ * Node.js clients then lose the refusal.
+ */
+const largeMessage = 65_535;
+
+/**
  * The interceptor that adds the session to calls. It attaches tokens and reads new ones from
  * responses. If a call is refused because its token has expired, it refreshes and sends the call
  * again.
@@ -40,11 +48,12 @@ function unaryCall(core: SessionCore, request: UnaryRequest, next: Next): Promis
     signal: request.signal,
     timeoutMs: readTimeout(request.header),
     isStream: false,
+    isLarge: () => toBinary(request.method.input, request.message).byteLength > largeMessage,
     isReplayable: true,
   });
-  return call.run(request.header, async (timeoutMs) => {
-    writeTimeout(request.header, timeoutMs);
-    const response = (await next(request)) as UnaryResponse;
+  return call.run(request.header, async (header, timeoutMs) => {
+    writeTimeout(header, timeoutMs);
+    const response = (await next({ ...request, header })) as UnaryResponse;
     call.complete(response.header);
     return response;
   });
@@ -78,10 +87,10 @@ async function streamCall(
     isReplayable,
   });
   const open = (): Promise<OpenedStream> =>
-    call.run(request.header, async (timeoutMs) => {
-      writeTimeout(request.header, timeoutMs);
+    call.run(request.header, async (headers, timeoutMs) => {
+      writeTimeout(headers, timeoutMs);
       const message = replay?.open() ?? request.message;
-      const response = (await next({ ...request, message })) as StreamResponse;
+      const response = (await next({ ...request, header: headers, message })) as StreamResponse;
       call.accept(response.header);
       const messages = response.message[Symbol.asyncIterator]();
       // The header announces an error. Wait for it, so that the caller never sees the headers of a
@@ -334,7 +343,9 @@ function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
   if (typeof globalThis.fetch !== "function") {
     return undefined;
   }
-  const cookies = tokens.transport === "cookie" ? ({ credentials: "include" } as const) : {};
+  // The page may hold cookies of a session of its own, which a client with header tokens must neither
+  // send nor let the server expire.
+  const credentials = tokens.transport === "cookie" ? "include" : "omit";
   // A redirect could carry the Authorization header to another site.
-  return (input, init) => globalThis.fetch(input, { ...init, ...cookies, redirect: "error" });
+  return (input, init) => globalThis.fetch(input, { ...init, credentials, redirect: "error" });
 }

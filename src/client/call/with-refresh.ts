@@ -100,14 +100,15 @@ class WrappedCall {
 
   /** Makes the first attempt at once, without waiting for anything. */
   sendNow(): unknown {
-    return this.#send(this.#call.attach(this.#headers));
+    const headers = new Headers(this.#headers);
+    return this.#send(headers, this.#call.attach(headers));
   }
 
   async unary(sent: Promise<unknown> | undefined): Promise<unknown> {
     try {
       const message = await this.#call.run(
         this.#headers,
-        async (timeoutMs) => this.#send(timeoutMs),
+        async (headers, timeoutMs) => this.#send(headers, timeoutMs),
         sent,
       );
       this.#call.succeeded();
@@ -132,11 +133,11 @@ class WrappedCall {
     return { [Symbol.asyncIterator]: () => ({ next: () => messages.next() }) };
   }
 
-  #send(timeoutMs: number | undefined): unknown {
+  #send(headers: Headers, timeoutMs: number | undefined): unknown {
     this.#heldHeaders = undefined;
     return this.#method(this.#input, {
       ...this.#options,
-      headers: this.#headers,
+      headers,
       ...(timeoutMs !== undefined && { timeoutMs }),
       contextValues: withMark(this.#options.contextValues, this.#mark),
       onHeader: (received) => this.#onHeader(received),
@@ -146,7 +147,7 @@ class WrappedCall {
   #open(): Promise<AsyncIterable<unknown>> {
     return this.#call.run(
       this.#headers,
-      async (timeoutMs) => this.#send(timeoutMs) as AsyncIterable<unknown>,
+      async (headers, timeoutMs) => this.#send(headers, timeoutMs) as AsyncIterable<unknown>,
     );
   }
 

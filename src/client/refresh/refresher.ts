@@ -3,7 +3,7 @@ import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import type { Clock } from "../../base/clock.ts";
 import { withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
-import type { Hint } from "../state/hint.ts";
+import { type Hint, isInterruption } from "../state/hint.ts";
 import { type LocalSession, refreshHeaders } from "../state/local-session.ts";
 import type { SessionSnapshot } from "../state/notice-rule.ts";
 import { channelName } from "../state/tabs.ts";
@@ -87,6 +87,8 @@ export class Refresher {
     if (this.refused.remaining > 0) {
       throw refusedAgain(error, this.refused.remaining);
     }
+    // A stream that is sent now must wait for the refresh, even if this call does not.
+    this.#local.refused();
     return this.refresh();
   }
 
@@ -179,9 +181,15 @@ export class Refresher {
     if (this.#local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    this.#local.obey(error);
-    this.#local.emit({ type: "refreshFailed", code: error.code });
-    return { type: "failed", error: asSeenByCaller(error) };
+    const hint = this.#local.obey(error);
+    const isLost = this.#local.lostCookies(hint, before);
+    if (hint?.clear && hint.sessionId === "" && this.#local.transport === "cookie") {
+      // No session could be named, so none is left in the cookies.
+      this.#local.end("server");
+    }
+    const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
+    this.#local.emit({ type: "refreshFailed", code: seen.code });
+    return { type: "failed", error: seen };
   }
 }
 
@@ -241,7 +249,7 @@ export async function withLock<T>(
   lock: { readonly name: string; readonly ms: number; readonly clock: Clock },
   work: () => Promise<T>,
 ): Promise<T> {
-  const locks = globalThis.navigator?.locks;
+  const locks = tabLocks();
   if (locks === undefined) {
     return work();
   }
@@ -262,9 +270,21 @@ export async function withLock<T>(
   }
 }
 
-/** A temporary failure of the refresh is a temporary failure of the call that waited for it. */
+function tabLocks(): LockManager | undefined {
+  try {
+    return globalThis.navigator?.locks;
+  } catch {
+    // With blocked cookies even the access may be refused.
+    return undefined;
+  }
+}
+
+/**
+ * A temporary failure of the refresh is a temporary failure of the call that waited for it. So is the
+ * answer of something other than the service, such as the page of a gateway, whatever its status.
+ */
 function asSeenByCaller(error: ConnectError): ConnectError {
-  if (!temporaryCodes.has(error.code)) {
+  if (!isInterruption(error) && !temporaryCodes.has(error.code)) {
     return error;
   }
   return withDetails(
@@ -292,6 +312,18 @@ function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
     "the server refused a new access token right after a refresh; check that the browser keeps the " +
       "session cookies, that the clocks of the servers agree, and that the servers share their " +
       `keys. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
+    error.metadata,
+  );
+}
+
+/** The error of a call without cookies by a client that is signed in. */
+export function cookiesMissing(error: ConnectError): ConnectError {
+  return withDetails(
+    error,
+    Code.Unauthenticated,
+    "this client was signed in, but the browser sent no session cookie: it did not keep the cookies, or " +
+      "they were deleted. Browsers drop cookies that the user or the embedding page blocks. WebKit also " +
+      "drops Secure cookies of http://localhost; for development set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
 }

@@ -1,7 +1,8 @@
-import type { Transport } from "@connectrpc/connect";
+import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { isInterruption } from "../state/hint.ts";
 import { type Credentials, credentialHeaders, type LocalSession } from "../state/local-session.ts";
 import type { Refresher } from "./refresher.ts";
 
@@ -72,11 +73,17 @@ export class SignOut {
     if (!isReplaced && (held.transport === "cookie" || held.tokens !== undefined)) {
       const refreshToken = held.tokens?.refreshToken ?? "";
       const headers = credentialHeaders(held);
-      await withDeadline(options.clock, bounds, (signal) =>
-        transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
-          refreshToken,
-        }),
-      );
+      try {
+        const response = await withDeadline(options.clock, bounds, (signal) =>
+          transport.unary(SessionService.method.signOut, signal, bounds.timeoutMs, headers, {
+            refreshToken,
+          }),
+        );
+        local.signedOutOnServer(response.header);
+      } catch (reason) {
+        const error = ConnectError.from(reason);
+        throw isInterruption(error) ? unreached(error) : error;
+      }
     }
   }
 
@@ -84,4 +91,15 @@ export class SignOut {
   async #waitFor(work: Promise<unknown>, bounds: SessionCallOptions): Promise<void> {
     await withDeadline(this.#parts.options.clock, bounds, () => work).catch(() => {});
   }
+}
+
+/** Something other than the service answered, such as the page of a gateway, or nothing did. */
+function unreached(cause: ConnectError): ConnectError {
+  return new ConnectError(
+    "the service could not be reached, so the session may still exist there; sign out again",
+    Code.Unavailable,
+    undefined,
+    undefined,
+    cause,
+  );
 }

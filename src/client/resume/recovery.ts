@@ -1,8 +1,10 @@
 import { ConnectError } from "@connectrpc/connect";
 import { race } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
+import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
-import { type Hint, hintOf, isInterruption, retryAfterOf } from "../state/hint.ts";
+import { type Hint, isInterruption, retryAfterOf, streamHintOf } from "../state/hint.ts";
+import { onPageEvent } from "../state/page.ts";
 
 /** The facts about a failed stream that its recovery depends on. */
 export interface FailedStream {
@@ -22,6 +24,11 @@ interface RecoveryOptions {
 
 /** A stream that was open this long, in milliseconds, starts a new series of failures. */
 const stableAfter = 30_000;
+/**
+ * A pause that takes this much longer than planned, in milliseconds, was a sleep of the machine.
+ * Browsers delay the timers of hidden pages by up to a minute.
+ */
+const sleepAfter = 120_000;
 const pauses = { first: 500, longest: 30_000, jitter: 0.5 };
 
 /** Decides whether and when a failed stream is opened again. */
@@ -59,7 +66,7 @@ export class Recovery {
     if (this.#core.options.clock.monotonic() - stream.openedAt >= stableAfter) {
       this.progress();
     }
-    const hint = hintOf(error, this.#core.local.realm);
+    const hint = streamHintOf(error, this.#core.local.realm);
     if (hint?.action === "refresh") {
       await this.#refresh(error, hint, stream);
     } else if (isInterruption(error)) {
@@ -95,22 +102,31 @@ export class Recovery {
     const { clock } = this.#core.options;
     const { giveUpAfter, onInterrupted, signal } = this.#options;
     const now = clock.monotonic();
+    const wallNow = clock.now();
     this.#failingSince ??= now;
     const ms = Math.max(this.#backoff.failed(), retryAfterOf(error));
     if (now + ms - this.#failingSince > giveUpAfter) {
       throw error;
     }
+    notify(onInterrupted, error, ms);
+    // The browser knows first that the network is back.
+    let release = (): void => {};
+    const over = new Promise<void>((resolve) => {
+      const cancel = clock.after(ms, resolve, true);
+      const stopListening = onPageEvent("online", () => resolve());
+      release = () => {
+        cancel();
+        stopListening();
+      };
+    });
     try {
-      onInterrupted?.(error, ms);
-    } catch {
-      // An error of the application's listener must not end the stream.
-    }
-    const { promise, resolve } = Promise.withResolvers<void>();
-    const cancel = clock.after(ms, resolve, true);
-    try {
-      await race(promise, signal);
+      await race(over, signal);
     } finally {
-      cancel();
+      release();
+    }
+    // The machine slept. The network could not fail meanwhile, so a new series begins.
+    if (Math.max(clock.monotonic() - now, clock.now() - wallNow) > ms + sleepAfter) {
+      this.progress();
     }
   }
 }

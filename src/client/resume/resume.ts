@@ -1,7 +1,7 @@
 import { Code, ConnectError } from "@connectrpc/connect";
 import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import { systemClock } from "../../base/clock.ts";
-import { race } from "../call/deadline.ts";
+import { abortWith, race, reasonOf } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
 import { hintOf } from "../state/hint.ts";
 import { type FailedStream, Recovery, refreshAhead } from "./recovery.ts";
@@ -138,7 +138,7 @@ class ResumedStream<M, C> {
 
   /** Ends a pending read, because the loop was left. */
   stop(): void {
-    this.#abort.abort(canceled());
+    abortWith(this.#abort, canceled());
   }
 
   async *messages(): AsyncGenerator<M, undefined> {
@@ -221,7 +221,7 @@ class ResumedStream<M, C> {
       isCallUsed: () => isUsed,
       close(reason) {
         // Connect clients end a call only by its signal; other iterables end by `return`.
-        abort.abort(reason);
+        abortWith(abort, reason);
         (async () => messages.return?.())().catch(() => {});
       },
     };
@@ -244,9 +244,11 @@ class ResumedStream<M, C> {
     const { local, options } = this.#core;
     const hint = error instanceof ConnectError ? hintOf(error, local.realm) : undefined;
     if (hint?.action === "signIn" && !hint.clear && hint.sessionId === local.sessionId) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const cancel = options.clock.after(replacementTimeout, resolve, true);
-      await race(promise, this.#abort.signal).catch(() => {});
+      let cancel = (): void => {};
+      const over = new Promise<void>((resolve) => {
+        cancel = options.clock.after(replacementTimeout, resolve, true);
+      });
+      await race(over, this.#abort.signal).catch(() => {});
       cancel();
     }
   }
@@ -263,7 +265,7 @@ class ResumedStream<M, C> {
 
   #followSignal(): () => void {
     const { signal } = this.#options;
-    const abort = (): void => this.#abort.abort(ConnectError.from(signal?.reason, Code.Canceled));
+    const abort = (): void => signal && abortWith(this.#abort, reasonOf(signal));
     signal?.addEventListener("abort", abort, { once: true });
     if (signal?.aborted) {
       abort();
@@ -286,7 +288,7 @@ class ResumedStream<M, C> {
     this.#sessionError ??= error;
     const opened = this.#opened;
     if (opened === undefined) {
-      this.#abort.abort(error);
+      abortWith(this.#abort, error);
     } else {
       // Not before the next turn of the event loop: this stream may have announced the change itself,
       // and then its own error is more specific.
@@ -295,9 +297,9 @@ class ResumedStream<M, C> {
   }
 }
 
-function throwIfAborted({ aborted, reason }: AbortSignal): void {
-  if (aborted) {
-    throw reason;
+function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) {
+    throw reasonOf(signal);
   }
 }
 

@@ -1,10 +1,12 @@
 import { Code, type ConnectError } from "@connectrpc/connect";
 import {
   Action,
+  Reason,
   type RefreshHint,
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
+import { header } from "../../base/wire.ts";
 
 /**
  * The error detail with which the server instructs a client how to react to a refused call: refresh
@@ -14,6 +16,8 @@ export interface Hint {
   readonly action: "refresh" | "signIn" | "none";
   /** Whether the session is over and the client should discard its tokens. */
   readonly clear: boolean;
+  /** Whether the call came without any token. */
+  readonly isMissing: boolean;
   /** The id of the session; empty if the server could not verify one. */
   readonly sessionId: string;
 }
@@ -35,9 +39,24 @@ export function hintOf(error: ConnectError, realm: string | undefined): Hint | u
     hint && {
       action: actionOf(hint),
       clear: hint.tokens === Tokens.CLEAR,
+      isMissing: hint.reason === Reason.SESSION_MISSING,
       sessionId: hint.session,
     }
   );
+}
+
+/**
+ * Like {@link hintOf}, for streams that the application has declared safe to open again. Some gateways
+ * drop the details of an error. Then the header or trailer `rpcsession-hint: refresh` counts, which
+ * can start a refresh but never end a session.
+ */
+export function streamHintOf(error: ConnectError, realm: string | undefined): Hint | undefined {
+  const hint = hintOf(error, realm);
+  const isBare =
+    error.code === Code.Unauthenticated && error.findDetails(RefreshHintSchema).length === 0;
+  return isBare && error.metadata.get(header.hint) === "refresh"
+    ? { action: "refresh", clear: false, isMissing: false, sessionId: "" }
+    : hint;
 }
 
 /** Milliseconds that the server asks the client to wait; 0 if it does not ask. */
@@ -48,13 +67,30 @@ export function retryAfterOf(error: ConnectError): number {
 }
 
 /**
- * Whether a call failed for a temporary reason: the server could not serve it now, or the connection
- * was lost. Transports report a lost connection with different codes.
+ * Whether a call was interrupted: the service could not serve it now, or something other than the
+ * service ended it. That is a lost connection, a response that ends before the protocol's end, or the
+ * page of a gateway. Transports report these with many codes. An answer of the service in its protocol
+ * is an interruption only if it says Unavailable.
  */
 export function isInterruption(error: ConnectError): boolean {
-  // Over HTTP/2 a lost connection is Canceled, so check the caller's own signal first.
-  const isTemporary = error.code === Code.Unavailable || error.code === Code.Canceled;
-  return isTemporary || (localCodes.has(error.code) && hasNetworkCause(error));
+  if (error.code === Code.Unavailable) {
+    return true;
+  }
+  // Connect marks the errors that it read from a response. Errors of a transport have no details.
+  if (error.isWireError || error.details.length > 0) {
+    return false;
+  }
+  if (error.cause instanceof Error) {
+    return exceptionCodes.has(error.code) && hasNetworkCause(error.cause);
+  }
+  if (httpCodes.has(error.code)) {
+    // From the status of a page, whose headers the error carries. Without them it is the
+    // application's own.
+    return !error.metadata.keys().next().done;
+  }
+  return error.code === Code.InvalidArgument
+    ? error.rawMessage.startsWith("protocol error")
+    : transportCodes.has(error.code) && !repeating.test(error.rawMessage);
 }
 
 /** An action that only a newer server uses counts as SIGN_IN, because signing in always helps. */
@@ -67,12 +103,31 @@ function actionOf(hint: RefreshHint): Hint["action"] {
 
 const otherActions = new Set<number>([Action.UNSPECIFIED, Action.STEP_UP, Action.RETRY_LATER]);
 
-/** The codes that transports give to failures of their own. */
-const localCodes: ReadonlySet<Code> = new Set([Code.Aborted, Code.Unknown, Code.Internal]);
+/** The codes with which transports report an exception of the network, which is then the cause. */
+const exceptionCodes: ReadonlySet<Code> = new Set([Code.Aborted, Code.Unknown, Code.Internal]);
+
+/** The codes of a response with the HTTP status 401, 403 or 404, if it is not of the protocol. */
+const httpCodes: ReadonlySet<Code> = new Set([
+  Code.Unauthenticated,
+  Code.PermissionDenied,
+  Code.Unimplemented,
+]);
+
+/** The other codes that transports choose for what they cannot read, or for a stream that was reset. */
+const transportCodes: ReadonlySet<Code> = new Set([
+  Code.Canceled,
+  Code.Unknown,
+  Code.Internal,
+  Code.ResourceExhausted,
+  Code.DataLoss,
+]);
+
+/** How transports begin the message of a failure that a further attempt would only repeat. */
+const repeating = /^(parse|serialize|message size) /;
 
 /** `fetch` rejects with a TypeError (Fetch Standard); Node.js rejects with an error that has a code. */
-function hasNetworkCause(error: ConnectError): boolean {
-  for (let cause: unknown = error.cause, depth = 0; cause instanceof Error && depth < 5; depth++) {
+function hasNetworkCause(first: Error): boolean {
+  for (let cause: unknown = first, depth = 0; cause instanceof Error && depth < 5; depth++) {
     if (cause instanceof TypeError || typeof (cause as { code?: unknown }).code === "string") {
       return true;
     }

@@ -1,7 +1,7 @@
 import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
-import type { SessionClientEvent, SessionState, SignedOutBy } from "../events.ts";
+import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Hint, hintOf } from "./hint.ts";
 import {
@@ -35,6 +35,8 @@ interface SessionHooks {
   readonly onReplaced: () => void;
   /** A response from before the user signed out has set the session's cookies again. */
   readonly onLateCookies: () => void;
+  /** The session may have changed unnoticed; a refresh finds out. */
+  readonly onDoubt: () => void;
 }
 
 /**
@@ -66,11 +68,17 @@ export class LocalSession implements KnownSession, Credentials {
   readonly #subscribers = new Set<(state: SessionState) => void>();
   #state: SessionState;
   #published: SessionState;
+  /** The sign-ins and sign-outs since the state was published last. */
+  #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
   #loading: Promise<ClientTokens | undefined> | undefined;
-  /** The lifetime of the access token, in monotonic milliseconds. */
-  #lifetime: { readonly from: number; readonly length: number } | undefined;
+  /** The lifetime of the access token, in milliseconds of both clocks; see {@link #age}. */
+  #lifetime:
+    | { readonly monotonic: number; readonly wall: number; readonly length: number }
+    | undefined;
+  /** The version of the access token that the server has refused, if a refresh is to replace it. */
+  #refused = -1;
 
   constructor(options: ResolvedOptions, hooks: SessionHooks) {
     this.transport = options.tokens.transport;
@@ -82,7 +90,10 @@ export class LocalSession implements KnownSession, Credentials {
     this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
     // Tabs share a session only if they share its cookies.
     if (this.transport === "cookie") {
-      this.#tabs = new Tabs(channelName(options.realm), (message) => this.#follow(message));
+      this.#tabs = new Tabs(channelName(options.realm), {
+        onMessage: (message) => this.#follow(message),
+        onRestored: () => this.#catchUp(),
+      });
     }
     void this.ready();
   }
@@ -144,29 +155,39 @@ export class LocalSession implements KnownSession, Credentials {
    * undefined if its lifetime is not known.
    */
   dueIn(): number | undefined {
-    const { clock, earlyRefresh } = this.#options;
-    return (
-      this.#lifetime &&
-      this.#lifetime.from + this.#lifetime.length * earlyRefresh - clock.monotonic()
-    );
+    return this.#lifetime && this.#lifetime.length * this.#options.earlyRefresh - this.#age();
   }
 
   /**
-   * Where the access token is in its lifetime: `due` means due for an early refresh. A token whose
-   * lifetime is not known counts as fresh.
+   * Where the access token is in its lifetime: `due` means due for an early refresh, by its age or
+   * because the server has refused it. A token whose lifetime is not known counts as fresh until then.
    */
   phase(): "fresh" | "due" | "expired" {
-    const dueIn = this.dueIn();
-    if (dueIn === undefined || dueIn > 0) {
-      return "fresh";
+    const dueIn = this.dueIn() ?? 1;
+    if (dueIn <= 0 && this.#expiresIn() === 0) {
+      return "expired";
     }
-    return this.#expiresIn() > 0 ? "due" : "expired";
+    return dueIn <= 0 || this.#refused === this.version ? "due" : "fresh";
+  }
+
+  /** Records that the server has refused the current access token. */
+  refused(): void {
+    this.#refused = this.version;
   }
 
   /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
   #expiresIn(): number {
-    const { from, length } = this.#lifetime ?? { from: 0, length: 0 };
-    return Math.max(0, from + length - this.#options.clock.monotonic());
+    return Math.max(0, (this.#lifetime?.length ?? 0) - this.#age());
+  }
+
+  /**
+   * How old the access token is. Some monotonic clocks stand still while the machine sleeps, and the
+   * wall clock may be set back, so the later of the two counts.
+   */
+  #age(): number {
+    const { clock } = this.#options;
+    const { monotonic, wall } = this.#lifetime ?? { monotonic: 0, wall: 0 };
+    return Math.max(clock.monotonic() - monotonic, clock.now() - wall);
   }
 
   // --- The token store -------------------------------------------------------------------------
@@ -331,7 +352,9 @@ export class LocalSession implements KnownSession, Credentials {
     }
     const { generation, claimsVersion, expiresAt, expiresIn } = token;
     this.order = { generation, claimsVersion, expiresAt };
-    this.#lifetime = { from: this.#options.clock.monotonic() - age, length: expiresIn };
+    const { clock } = this.#options;
+    const [monotonic, wall] = [clock.monotonic() - age, clock.now() - age];
+    this.#lifetime = { monotonic, wall, length: expiresIn };
   }
 
   /** Applies a notice that comes with a token. Returns the verdict that was carried out. */
@@ -414,6 +437,47 @@ export class LocalSession implements KnownSession, Credentials {
     this.#publish();
   }
 
+  /** After the page was frozen: another tab may have signed in or out meanwhile. */
+  #catchUp(): void {
+    if (this.status === "signedIn") {
+      this.#hooks.onDoubt();
+    } else if (this.status === "signedOut") {
+      this.#forget();
+      this.#publish();
+    }
+  }
+
+  /**
+   * Reads the response to this client's own sign-out. It names the session, which a client that has
+   * just loaded its page did not know when it told the other tabs.
+   */
+  signedOutOnServer(headers: Headers): void {
+    const notice = decodeNotice(headers.get(header.session));
+    if (notice?.event === "ended" && notice.session !== this.endedSessionId) {
+      this.endedSessionId = notice.session;
+      this.#tabs?.send({ type: "signedOut", session: notice.session, realm: notice.realm });
+    }
+  }
+
+  /**
+   * The browser sends no session cookie, although this client is signed in: it did not keep them, or
+   * they were deleted. Returns whether that is so.
+   */
+  lostCookies(hint: Hint | undefined, sent: SessionSnapshot): boolean {
+    const { sessionId } = this;
+    const isLost =
+      this.transport === "cookie" &&
+      this.status === "signedIn" &&
+      sessionId !== undefined &&
+      hint?.isMissing === true &&
+      sent.epoch === this.epoch;
+    if (isLost) {
+      this.emit({ type: "cookiesMissing", sessionId });
+      this.end("server");
+    }
+    return isLost;
+  }
+
   /** Reports to other tabs how a notice was applied. */
   #notifyTabs(verdict: Verdict): void {
     const { sessionId, realm, order, claims } = this;
@@ -443,7 +507,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = sessionId;
     this.realm ??= realm;
     this.#dropContents();
-    this.emit({ type: "signedIn", sessionId, realm });
+    this.#news.push({ type: "signedIn", sessionId, realm });
   }
 
   /** There is no session from now on. */
@@ -458,7 +522,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.order = undefined;
     this.#lifetime = undefined;
     if (before !== "signedOut") {
-      this.emit({ type: "signedOut", sessionId, by });
+      this.#news.push({ type: "signedOut", sessionId, by });
     }
   }
 
@@ -479,7 +543,10 @@ export class LocalSession implements KnownSession, Credentials {
     this.claims = undefined;
   }
 
-  /** Saves the tokens and publishes the state, each only if it has changed. */
+  /**
+   * Saves the tokens and publishes the state, each only if it has changed. Listeners may use the
+   * session at once, so this comes after every change.
+   */
   #publish(): void {
     if (this.tokens !== this.#saved) {
       this.#saved = this.tokens;
@@ -490,6 +557,9 @@ export class LocalSession implements KnownSession, Credentials {
       for (const subscriber of this.#subscribers) {
         notify(subscriber, this.#published);
       }
+    }
+    for (const event of this.#news.splice(0)) {
+      this.emit(event);
     }
   }
 }
@@ -506,15 +576,6 @@ export function credentialHeaders(held: Credentials): Record<string, string> {
     ...refreshHeaders(held),
     ...(tokens !== undefined && { authorization: `Bearer ${tokens.accessToken}` }),
   };
-}
-
-/** Calls a listener of the application. A listener that throws must not break a call. */
-function notify<T>(listener: ((value: T) => void) | undefined, value: T): void {
-  try {
-    listener?.(value);
-  } catch {
-    // The error is the application's own.
-  }
 }
 
 function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {

@@ -1,5 +1,6 @@
 import type { JsonObject } from "../../base/json.ts";
 import type { AccessOrder } from "./notice-rule.ts";
+import { onPageEvent } from "./page.ts";
 
 /**
  * A message between the tabs of one browser. It holds no token. Versions of this package may differ
@@ -22,16 +23,35 @@ export type TabMessage =
       readonly claims?: JsonObject;
     };
 
-/** The other tabs of the browser, which share this client's cookies. */
+/** What {@link Tabs} reports. */
+interface TabHooks {
+  readonly onMessage: (message: TabMessage) => void;
+  /**
+   * The browser has restored the page from its back-forward cache (HTML Standard, `pageshow` with
+   * `persisted`). The page may have missed messages.
+   */
+  readonly onRestored: () => void;
+}
+
+/**
+ * The other tabs of the browser, which share this client's cookies. Telling them is a courtesy: no
+ * failure of the channel reaches a caller.
+ */
 export class Tabs {
   #channel: BroadcastChannel | undefined;
+  readonly #stopListening: () => void;
 
-  /** Listens on the channel `name`. Does nothing where BroadcastChannel does not exist. */
-  constructor(name: string, onMessage: (message: TabMessage) => void) {
-    if (typeof BroadcastChannel === "undefined") {
+  /** Listens on the channel `name`. Does nothing where there is no channel. */
+  constructor(name: string, { onMessage, onRestored }: TabHooks) {
+    this.#stopListening = onPageEvent("pageshow", ({ persisted }) => {
+      if (persisted) {
+        onRestored();
+      }
+    });
+    this.#channel = openChannel(name);
+    if (this.#channel === undefined) {
       return;
     }
-    this.#channel = new BroadcastChannel(name);
     // On a server runtime an open channel would keep the process alive.
     (this.#channel as { unref?: () => void }).unref?.();
     this.#channel.onmessage = (event: MessageEvent<unknown>) => {
@@ -43,12 +63,26 @@ export class Tabs {
 
   /** Sends a message to every other tab; does nothing once closed. */
   send(message: TabMessage): void {
-    this.#channel?.postMessage(message);
+    try {
+      this.#channel?.postMessage(message);
+    } catch {
+      // The browser has closed the channel.
+    }
   }
 
   close(): void {
+    this.#stopListening();
     this.#channel?.close();
     this.#channel = undefined;
+  }
+}
+
+/** Opens a channel; undefined where it does not exist or is not allowed, as with blocked cookies. */
+function openChannel(name: string): BroadcastChannel | undefined {
+  try {
+    return typeof BroadcastChannel === "undefined" ? undefined : new BroadcastChannel(name);
+  } catch {
+    return undefined;
   }
 }
 

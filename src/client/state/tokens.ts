@@ -54,7 +54,7 @@ export interface TokenStore {
 
 /**
  * Keeps tokens in HttpOnly cookies, which the browser manages and scripts cannot read. The default
- * where there is a `document`.
+ * in pages and workers of a browser.
  */
 export function cookieTokens(): TokenStore {
   return { transport: "cookie", load: () => undefined, save: () => {} };
@@ -62,7 +62,7 @@ export function cookieTokens(): TokenStore {
 
 /**
  * Keeps tokens in the memory of this process and sends them as headers. They are lost when the
- * process ends. The default where there is no `document`.
+ * process ends. The default outside of browsers.
  *
  * @param initial tokens to start with
  */

@@ -30,12 +30,12 @@ export interface SigningKeys {
    */
   signer(): Promise<SigningKey | RemoteSigningKey>;
   /**
-   * The key that verifies a token. An unknown key is looked up in the store once. It is reported as
-   * unknown only if the keys were read after the token was issued.
+   * The key that verifies a token. An unknown key is looked up in the store. It is reported as unknown
+   * if the keys were read after the token was issued, or within the cool-down of 5 s. A key that signs
+   * has been published for longer, so a token under an unknown one is not an outage.
    *
    * @param issuedAt `iat` of the token in seconds, not verified yet
-   * @throws SessionError `unavailable` if the keys could not be read since then, or were read so
-   * recently that another read has to wait
+   * @throws SessionError `unavailable` if the keys could not be read
    */
   find(
     kid: string,
@@ -186,15 +186,11 @@ export class StoredSigningKeys implements SigningKeys {
     if (known !== undefined || issuedAt * 1000 > this.#storeNow() + issuedAheadMax) {
       return known;
     }
-    if (this.#readSince(issuedAt)) {
+    if (this.#hasCurrent(issuedAt)) {
       return undefined;
     }
     if (this.#reading === undefined && this.#untilNextRead() > 0) {
-      throw unavailable(
-        "the key that signed the access token is not known yet; try again",
-        undefined,
-        this.#untilNextRead(),
-      );
+      throw this.#unread();
     }
     return this.#findInStore(kid, issuedAt);
   }
@@ -217,7 +213,7 @@ export class StoredSigningKeys implements SigningKeys {
     }
   }
 
-  async reload(rotateAt = Number.NEGATIVE_INFINITY): Promise<void> {
+  async reload(rotateAt: number = Number.NEGATIVE_INFINITY): Promise<void> {
     // A read that is under way may have begun before the change.
     await this.#reading?.catch(() => {});
     // Does not count as a look for unknown keys: the first token under a new key may come next.
@@ -285,12 +281,9 @@ export class StoredSigningKeys implements SigningKeys {
   async #findInStore(kid: string, issuedAt: number): Promise<VerificationKey | undefined> {
     await this.#readOnce().catch(storeFailed);
     const found = this.#byKid.get(kid);
-    if (found === undefined && !this.#readSince(issuedAt)) {
-      throw unavailable(
-        "the key that signed the access token is not known yet; try again",
-        undefined,
-        this.#untilNextRead(),
-      );
+    // The read may have begun long ago, in a store that stalled.
+    if (found === undefined && !this.#hasCurrent(issuedAt)) {
+      throw this.#unread();
     }
     return found;
   }
@@ -369,9 +362,19 @@ export class StoredSigningKeys implements SigningKeys {
     return currentSigner(this.#keys, this.#storeNow());
   }
 
-  /** `iat` is truncated to the second, so a read within that second may precede the token. */
-  #readSince(issuedAt: number): boolean {
-    return this.#readAt + this.#storeAhead >= (issuedAt + 1) * 1000;
+  /** Whether the known keys contain any that may have signed a token of this time. */
+  #hasCurrent(issuedAt: number): boolean {
+    const isRecent = this.#options.clock.monotonic() - this.#readAt < readCooldown;
+    // `iat` is truncated to the second, so a read within that second may precede the token.
+    return isRecent || this.#readAt + this.#storeAhead >= (issuedAt + 1) * 1000;
+  }
+
+  #unread(): SessionError {
+    return unavailable(
+      "the signing keys could not be read; try again",
+      undefined,
+      Math.max(1_000, this.#untilNextRead()),
+    );
   }
 
   /** Milliseconds. */

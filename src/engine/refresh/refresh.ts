@@ -41,6 +41,8 @@ interface RefresherOptions {
 const retries = 2;
 /** Milliseconds for which identical refreshes in this process share one answer. */
 const sharedFor = 1_000;
+/** Sessions that are read at once to find forks, and ended at once; a store accepts 1000 ids. */
+const forksPage = 1_000;
 /** Shared answers that are kept, at most. */
 const sharedMax = 10_000;
 
@@ -107,11 +109,12 @@ export class Refresher {
       // 2. Decide; see the table of `decideRefresh`.
       const decision = this.decide(record, generation, { now, overlap: lifetimes.overlap });
       if (decision.kind === "revoked") {
-        throw endedError({ session: record.id, endedBy: decision.endedBy, at: decision.at }, now);
+        const { endedBy, at } = decision;
+        throw endedError({ session: record.id, endedBy, at, userId: record.userId }, now);
       }
       if (decision.kind === "expired") {
         emit({ type: "expired", sessionId: record.id, userId: record.userId });
-        throw expiredError(record.id);
+        throw expiredError(record);
       }
       if (decision.kind === "theft") {
         this.#assertInTime(arrived);
@@ -172,10 +175,18 @@ export class Refresher {
     }
   }
 
-  /** Revokes the session of a reused token and returns the error for the caller. */
+  /**
+   * Revokes the session of a reused token and all sessions that were forked from it, because the thief
+   * may have made one. Returns the error for the caller.
+   */
   async #endStolen({ record: current, generation: presented }: ProvenRefreshToken) {
     const { store, revocations, emit } = this.#options;
     const { id: session, userId, generation } = current;
+
+    // 1. The forks first: if this fails, the next use of the token is a theft again.
+    await this.#endForks(current);
+
+    // 2. The session itself.
     const { record, revoked, now } = await store.revoke(session, "theft").catch(storeFailed);
     const end: EndedEntry = {
       kind: "revoked",
@@ -187,8 +198,30 @@ export class Refresher {
     revocations.apply(end);
     if (revoked) {
       emit({ type: "theft", sessionId: session, userId, presented, generation, at: now });
+      // 3. Forks that were made between the two. An ended session has no further ones.
+      await this.#endForks(current);
     }
-    return endedError(end, now);
+    return endedError({ ...end, userId }, now);
+  }
+
+  async #endForks({ id, userId, tenantId, lineage }: SessionRecord): Promise<void> {
+    const { store, revocations, emit } = this.#options;
+    const below = `${lineage ?? id}.`;
+    let cursor: string | undefined;
+    do {
+      const page = await store
+        .list({ userId, tenantId }, { cursor, limit: forksPage })
+        .catch(storeFailed);
+      const ids = page.records.filter((r) => r.lineage?.startsWith(below)).map((r) => r.id);
+      if (ids.length > 0) {
+        const { revoked, now: at } = await store.revokeAll({ ids }, "theft").catch(storeFailed);
+        for (const session of revoked) {
+          revocations.apply({ kind: "revoked", session, endedBy: "theft", at });
+          emit({ type: "revoked", sessionId: session, endedBy: "theft" });
+        }
+      }
+      cursor = page.cursor;
+    } while (cursor !== undefined);
   }
 
   #forgetOld(now: number): void {

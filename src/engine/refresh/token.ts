@@ -4,7 +4,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { EngineSecrets } from "../keys/secrets.ts";
-import { badRefreshToken, deadSecretError, foreignSecretError, unknownError } from "../liveness.ts";
+import { badRefreshToken, deadSecretError, unknownError } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
 import type { SessionRecord, SessionStore, Stored } from "../store.ts";
 
@@ -31,6 +31,19 @@ export class UnknownSecretError extends SessionError {
       message:
         "the session is under a secret that this server does not have; give every server the same list",
       retryAfter: 1_000,
+    });
+  }
+}
+
+/**
+ * A token is under a secret that this service never had: it belongs to another service that uses the
+ * same cookie names. It is left alone.
+ */
+export class ForeignRefreshTokenError extends SessionError {
+  constructor() {
+    super("unauthorized", "TOKEN_INVALID", {
+      message:
+        "the refresh token was made under a secret that this service never had; sign in. If two services share this host, give each its own cookies.names",
     });
   }
 }
@@ -70,7 +83,7 @@ export class RefreshTokens {
    * Proves that the token is well-formed and was made under a known secret. Does no I/O for a secret of
    * this server; an unknown one may be looked up in the store, at most once in 5 s.
    * @throws SessionError `unauthorized` if it was not
-   * @throws UnknownSecretError
+   * @throws ForeignRefreshTokenError UnknownSecretError
    */
   async precheck({ token }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
     const parsed = parseRefreshToken(token);
@@ -82,6 +95,23 @@ export class RefreshTokens {
       throw badRefreshToken();
     }
     return { ...parsed, keys };
+  }
+
+  /**
+   * Whether a token names a secret that no server of this service ever had. Proves nothing about it.
+   * @throws SessionError `unavailable` if the store cannot be read now
+   */
+  async isForeign(token: string): Promise<boolean> {
+    const { secrets } = this.#options;
+    const named = parseRefreshToken(token)?.secretId;
+    return (
+      named !== undefined && !secrets.byId.has(named) && (await secrets.statusOf(named)) === "never"
+    );
+  }
+
+  /** Whether a token names a secret of this server. Proves nothing about it. */
+  namesOwnSecret(token: string): boolean {
+    return this.#options.secrets.byId.has(parseRefreshToken(token)?.secretId ?? "");
   }
 
   /**
@@ -118,7 +148,7 @@ export class RefreshTokens {
       case "dead":
         throw deadSecretError();
       case "never":
-        throw foreignSecretError();
+        throw new ForeignRefreshTokenError();
       case "elsewhere":
         emit({ type: "unknownSecret", secretId });
         throw new UnknownSecretError();

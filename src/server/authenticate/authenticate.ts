@@ -1,24 +1,25 @@
 import { SessionError } from "../../base/errors.ts";
-import { header, type TokenTransport } from "../../base/wire.ts";
+import { header } from "../../base/wire.ts";
 import type { Reissued } from "../../engine/access-tokens.ts";
 import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { RevocationCheck } from "../../engine/revocation/check.ts";
 import type { LookUp } from "../../engine/revocation/log.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
-import type { VerifiedToken } from "../../jwt/verifier.ts";
-import { checkCrossSite } from "../../request/origins.ts";
+import { crossSiteRefused, mayUseCookies } from "../../request/origins.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
 import { raceSignal } from "../call/signal.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
 import { sessionMissing } from "../response/errors.ts";
 import { writeReissued } from "../response/tokens.ts";
+import { hasForeignCookies, isForeignBearer, mayHaveOwnCookies } from "./candidates.ts";
+import { accept, conflict, type VerifyToken, verifyCookies } from "./copies.ts";
 import { sessionNamedBy } from "./refresh.ts";
 
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "presented" | "responseHeader"
+  "requestHeader" | "requestMethod" | "presented" | "responseHeader" | "proven"
 >;
 
 /** What a call demands of its caller. */
@@ -29,6 +30,8 @@ export interface AuthenticationDemand {
   readonly doAntiCsrfCheck: boolean;
   /** How the call learns that its session has ended. */
   readonly check: RevocationCheck;
+  /** What happens to a bearer token that is not this service's own. */
+  readonly foreignBearer: "refuse" | "ignore";
   /** Whether outdated claims must not be used, even in an outage. Default false. */
   readonly needsClaims?: boolean;
   /** Ends every wait when it aborts; undefined for waits that nothing ends. */
@@ -57,28 +60,30 @@ export async function authenticate(
     return within(demand.signal, work);
   };
 
-  // 1. No tokens at all.
-  if (presented.isEmpty) {
-    if (demand.required) {
-      throw sessionMissing();
-    }
-    return undefined;
+  // 1. Who asks: a bearer token, the cookies, or nobody. Cookies only count on requests from our own
+  // pages, and those of another service do not count at all.
+  const asker = askerOf(core, call, demand);
+  if (asker === "nobody") {
+    return withoutSession(core, presented, demand);
   }
-
-  // 2. Cookies only count on requests from our own pages.
-  const byCookie = presented.bearer === undefined;
-  if (byCookie) {
-    checkCrossSite(core, call);
-  }
+  const byCookie = asker === "cookie";
 
   try {
-    // 3. The token: format, signature, issuer, audience, lifetime.
+    // 2. The token: format, issuer, signature, audience, lifetime.
     const engine = await wait(core.engine());
     const now = engine.revocations.storeNow();
-    const verify = (token: string) => wait(engine.verify(token, now));
-    const verifyTokens = () =>
-      byCookie ? verifyCookies(core, presented, verify) : verifyBearer(presented, verify);
+    const verify: VerifyToken = (token) => wait(engine.verify(token, now));
+    const verifyTokens = async () =>
+      byCookie
+        ? verifyCookies(core, engine, { presented, verify, wait })
+        : accept(await verify(presented.bearer ?? ""), "header");
     const verified = await verifyTokens();
+
+    // 3. Only cookies of another service.
+    if (verified === undefined) {
+      return withoutSession(core, presented, demand);
+    }
+    call.proven = verified;
 
     // 4. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
@@ -118,112 +123,43 @@ export function within<T>(signal: AbortSignal | undefined, work: T | Promise<T>)
   return work instanceof Promise && signal !== undefined ? raceSignal(work, signal) : work;
 }
 
-/** Verifies one access token as of the arrival of the call. */
-type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
+/** Who makes a call: the holder of a bearer token, a browser with cookies, or nobody in particular. */
+type Asker = "header" | "cookie" | "nobody";
 
-/**
- * Verifies the token in the Authorization header.
- * @throws SessionError
- */
-async function verifyBearer(
-  { bearer = "", accessCookies }: PresentedTokens,
-  verify: VerifyToken,
-): Promise<TokenClaims> {
-  const claims = accept(await verify(bearer), { transport: "header", hasRefreshToken: false });
-  // Any cookies must belong to the same session.
-  for (const cookie of accessCookies) {
-    const other = await verify(cookie);
-    if ("claims" in other && other.claims.sid !== claims.sid) {
-      throw conflict("the Authorization header and the cookie belong to different sessions");
-    }
-  }
-  return claims;
-}
-
-/**
- * Verifies the access cookie. If there are several copies, the best one counts.
- * @throws SessionError
- */
-async function verifyCookies(
+/** @throws SessionError `forbidden` if own cookies come from a page that may not send them */
+function askerOf(
   core: VerifyingCore,
-  { accessCookies, refreshCookies }: PresentedTokens,
-  verify: VerifyToken,
-): Promise<TokenClaims> {
-  const context = { transport: "cookie", hasRefreshToken: refreshCookies.length > 0 } as const;
-  const [first, ...more] = accessCookies;
-  if (first === undefined) {
-    throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
-      message: "the request has a refresh token but no access token; refresh the session",
-    });
+  call: AuthenticationRequest,
+  { foreignBearer }: AuthenticationDemand,
+): Asker {
+  const { presented } = call;
+  const { bearer } = presented;
+  if (bearer !== undefined) {
+    // Cookies beside a bearer token never count, not even if it is left to the service.
+    return foreignBearer === "ignore" && isForeignBearer(core, bearer) ? "nobody" : "header";
   }
-  if (more.length === 0) {
-    return accept(await verify(first), context);
+  if (!presented.byCookie) {
+    return "nobody";
   }
-  const copies = await Promise.all(accessCookies.map(async (cookie) => verify(cookie)));
-  const sessions = new Set(copies.flatMap((v) => ("claims" in v ? [v.claims.sid] : [])));
-  if (sessions.size > 1) {
-    const message = "the access cookies belong to different sessions";
-    // Without the __Host- prefix, a sibling host may have planted one of them.
-    throw core.cookies.hostOnly
-      ? conflict(message)
-      : new SessionError("unauthorized", "TOKEN_CONFLICT", { message, clearTokens: true });
+  if (mayUseCookies(core, call)) {
+    return "cookie";
   }
-  return accept(copies.reduce(better), context);
-}
-
-/** The more useful of two copies of a cookie. */
-function better(a: VerifiedToken, b: VerifiedToken): VerifiedToken {
-  const rank = { valid: 3, expired: 2, invalid: 1, malformed: 0 } as const;
-  if (rank[a.status] !== rank[b.status]) {
-    return rank[a.status] > rank[b.status] ? a : b;
+  if (mayHaveOwnCookies(core, presented)) {
+    throw crossSiteRefused(core, call);
   }
-  return "claims" in a && "claims" in b && isNewer(b.claims, a.claims) ? b : a;
+  return "nobody";
 }
 
-function isNewer(a: TokenClaims, b: TokenClaims): boolean {
-  return a.gen - b.gen > 0 || (a.gen === b.gen && (a.cv - b.cv || a.exp - b.exp) > 0);
-}
-
-/** How a token was presented. */
-interface Presentation {
-  readonly transport: TokenTransport;
-  readonly hasRefreshToken: boolean;
-}
-
-/** @throws SessionError unless the token is valid and was issued for the transport it came by */
-function accept(
-  verified: VerifiedToken,
-  { transport, hasRefreshToken }: Presentation,
-): TokenClaims {
-  switch (verified.status) {
-    case "valid":
-      if (verified.claims.transport !== transport) {
-        throw conflict("the access token was issued for the other token transport");
-      }
-      return verified.claims;
-    case "expired":
-      throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
-        message: "the access token has expired; refresh the session and try again",
-        sessionId: verified.claims.sid,
-      });
-    case "invalid":
-      throw invalid("tryRefreshToken");
-    case "malformed":
-      throw invalid(hasRefreshToken ? "tryRefreshToken" : "unauthorized");
+/** @throws SessionError `unauthorized` if the call needs a session */
+function withoutSession(
+  core: VerifyingCore,
+  presented: PresentedTokens,
+  { required }: AuthenticationDemand,
+): undefined {
+  if (required) {
+    throw sessionMissing(presented.byCookie && hasForeignCookies(core, presented));
   }
-}
-
-function invalid(kind: "tryRefreshToken" | "unauthorized"): SessionError {
-  return new SessionError(kind, "TOKEN_INVALID", {
-    message: `the access token is not valid; ${kind === "unauthorized" ? "sign in again" : "refresh the session and try again"}`,
-    clearTokens: kind === "unauthorized",
-  });
-}
-
-/** The error of tokens that belong to different sessions. A refresh finds out which one is live. */
-function conflict(problem: string): SessionError {
-  const message = `${problem}; refresh the session and try again`;
-  return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
+  return undefined;
 }
 
 /** @throws SessionError `tryRefreshToken` if the anti-CSRF token is missing or wrong */

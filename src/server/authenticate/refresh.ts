@@ -1,7 +1,11 @@
 import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Engine } from "../../engine/engine.ts";
-import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
+import {
+  ForeignRefreshTokenError,
+  type ProvenRefreshToken,
+  UnknownSecretError,
+} from "../../engine/refresh/token.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 
 /** The sessions to which a request provably belongs. */
@@ -11,29 +15,43 @@ export interface ProvenSessions {
   readonly unknown: UnknownSecretError | undefined;
 }
 
+/** The tokens of a request that count beside its Authorization header. */
+export interface CountedTokens {
+  /** The refresh token in the message; empty if there is none. */
+  readonly message: string;
+  /** Whether the call expires or replaces cookies, so that their sessions end with them. */
+  readonly actsOnCookies: boolean;
+}
+
 /**
- * Returns the sessions to which a request provably belongs: the one of its message or header, or, if
- * there is none, all those of its cookies.
- * @param inMessage the refresh token in the message; empty if there is none
+ * Returns the sessions that a sign-out or sign-in ends: the one that the message or the header proves
+ * or, if they prove none, those of the cookies that the call acts on.
  * @throws SessionError `unavailable`
  */
 export async function provenSessions(
   engine: Engine,
   presented: PresentedTokens,
-  inMessage: string,
+  { message, actsOnCookies }: CountedTokens,
 ): Promise<ProvenSessions> {
-  const refreshed = inMessage === "" ? undefined : await proveRefresh(engine, inMessage, "header");
-  if (refreshed !== undefined && "record" in refreshed) {
+  // 1. The refresh token of the message.
+  const refreshed = message === "" ? "junk" : await proveRefresh(engine, message, "header");
+  if (isProven(refreshed)) {
     return { sessions: new Set([refreshed.record.id]), unknown: undefined };
   }
+
+  // 2. The access token of the header.
   const { bearer } = presented;
   const session =
     bearer === undefined ? undefined : await sessionOfAccess(engine, bearer, "header");
   if (session !== undefined) {
     return { sessions: new Set([session]), unknown: undefined };
   }
-  const { sessions, unknown = refreshed } = await sessionsOfCookies(engine, presented);
-  return { sessions, unknown };
+
+  // 3. The cookies.
+  const none = { sessions: new Set<string>(), unknown: undefined };
+  const ofCookies = actsOnCookies ? await sessionsOfCookies(engine, presented) : none;
+  const unknown = refreshed instanceof UnknownSecretError ? refreshed : ofCookies.unknown;
+  return { sessions: ofCookies.sessions, unknown };
 }
 
 /**
@@ -51,15 +69,25 @@ async function sessionOfAccess(
 }
 
 /**
+ * What a refresh token proves: a generation of a session, or nothing. It proves nothing if it is
+ * `junk`, if it is `foreign` (under a secret that this service never had), or if its secret is unknown
+ * on this server only.
+ */
+export type RefreshProof = ProvenRefreshToken | UnknownSecretError | "foreign" | "junk";
+
+export function isProven(proof: RefreshProof): proof is ProvenRefreshToken {
+  return typeof proof === "object" && "record" in proof;
+}
+
+/**
  * Verifies a refresh token without using it.
- * @returns undefined if it is not valid; the error if it was made with a secret unknown here
  * @throws SessionError `unavailable`
  */
 export async function proveRefresh(
   engine: Engine,
   token: string,
   transport: TokenTransport,
-): Promise<ProvenRefreshToken | UnknownSecretError | undefined> {
+): Promise<RefreshProof> {
   try {
     const parsed = await engine.refreshTokens.precheck({ token, transport });
     return await engine.refreshTokens.prove(parsed, transport);
@@ -67,8 +95,11 @@ export async function proveRefresh(
     if (error instanceof UnknownSecretError) {
       return error;
     }
-    if (isVerdict(error)) {
-      return undefined;
+    if (error instanceof ForeignRefreshTokenError) {
+      return "foreign";
+    }
+    if (error instanceof SessionError && error.kind === "unauthorized") {
+      return "junk";
     }
     throw error;
   }
@@ -91,11 +122,11 @@ async function sessionsOfCookies(
     const session = sessionNamedBy(token);
     // The store is only read for sessions that no access cookie has proven.
     if (session === undefined || !sessions.has(session)) {
-      const proven = await proveRefresh(engine, token, "cookie");
-      if (proven instanceof UnknownSecretError) {
-        unknown = proven;
-      } else if (proven !== undefined) {
-        sessions.add(proven.record.id);
+      const proof = await proveRefresh(engine, token, "cookie");
+      if (proof instanceof UnknownSecretError) {
+        unknown = proof;
+      } else if (isProven(proof)) {
+        sessions.add(proof.record.id);
       }
     }
   }
@@ -105,8 +136,4 @@ async function sessionsOfCookies(
 /** Returns the session that a refresh token names, without verifying the token. */
 export function sessionNamedBy(refreshToken: string): string | undefined {
   return refreshToken.split(".", 2)[1];
-}
-
-function isVerdict(error: unknown): boolean {
-  return error instanceof SessionError && error.kind === "unauthorized";
 }

@@ -9,6 +9,7 @@ import {
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import type { TokenTransport } from "../../base/wire.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
@@ -26,6 +27,8 @@ export interface Exchange {
 export interface CallExchange extends Exchange {
   readonly signal?: AbortSignal;
   readonly values?: ContextValues;
+  /** The URL that the server received; it may be only a path. */
+  readonly url?: string;
 }
 
 /** The claims of a verified access token. */
@@ -40,24 +43,38 @@ export interface SessionFactory {
   sessionOn(core: SessionFactory, verified: VerifiedClaims, call: Call): VerifiedSession;
 }
 
+/** The new tokens of a session that a response carries. */
+export interface WrittenTokens {
+  readonly session: string;
+  readonly transport: TokenTransport;
+  /** How the client gets them: by a sign-in, which a failure of the call keeps, or by a refresh. */
+  readonly event: "created" | "refreshed";
+}
+
 /** The state that one instance keeps for one call. */
 export class Call {
   readonly presented: PresentedTokens;
   /** The request headers, for the cross-site check. The session cookies are no longer in them. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
+  /** The URL of the RPC; undefined outside RPCs. */
+  readonly url: string | undefined;
   /** The signal of the RPC; undefined outside RPCs. */
   readonly signal: AbortSignal | undefined;
   /** Whether the deciding token came in a cookie. If so, a failure expires the cookies. */
   byCookie: boolean;
+  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
+  proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
   responseHeader: Headers;
   /** Whether headers are still being collected because the call has no response yet. */
   isBuffered: boolean;
-  /** The id of the session whose tokens this response already carries; a failure keeps them. */
-  written: string | undefined = undefined;
+  /** The new tokens that this response already carries; undefined if it has none. */
+  written: WrittenTokens | undefined = undefined;
+  /** Why the session of the call cannot be read, although its tokens were refreshed. */
+  unreadable: SessionError | undefined = undefined;
   /** The failure that the response headers already report. */
   failure: SessionError | undefined = undefined;
   /** Whether the response headers have been sent, so that no more tokens can be written. */
@@ -72,8 +89,9 @@ export class Call {
     this.presented = presented;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
+    this.url = exchange.url;
     this.signal = exchange.signal;
-    this.byCookie = presented.bearer === undefined && presented.hasCookies;
+    this.byCookie = presented.byCookie;
     this.responseHeader = exchange.responseHeader;
     this.isBuffered = isBuffered;
   }
@@ -90,6 +108,7 @@ export class Call {
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
   enter(core: SessionFactory, verified: VerifiedClaims): void {
     this.#entered = { core, verified };
+    this.proven = verified.claims;
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);
@@ -161,13 +180,19 @@ export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange
 export function callOfRequest(
   reader: TokenReader,
   key: CallKey,
-  { contextValues, header: requestHeader, requestMethod, signal }: UnaryRequest | StreamRequest,
+  {
+    contextValues,
+    header: requestHeader,
+    requestMethod,
+    signal,
+    url,
+  }: UnaryRequest | StreamRequest,
 ): Call {
   const known = knownCall(contextValues, key, { requestHeader, signal });
   if (known !== undefined) {
     return known;
   }
-  const collected = { requestHeader, requestMethod, signal, responseHeader: new Headers() };
+  const collected = { requestHeader, requestMethod, signal, url, responseHeader: new Headers() };
   const call = openCall(reader, collected, true);
   contextValues.set(key, call);
   return call;

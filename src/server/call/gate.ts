@@ -49,7 +49,7 @@ export async function admit(
 }
 
 /** The parts of a policy that concern the session of a call. */
-export type SessionPolicy = Pick<MethodPolicy, "auth" | "check"> & Demands;
+export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer"> & Demands;
 
 /**
  * Applies a policy to a call, and makes the session of its caller the session of the call.
@@ -75,6 +75,7 @@ export async function enterSession(
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
+    foreignBearer: policy.foreignBearer,
     needsClaims: policy.claims.length > 0,
     signal,
   });

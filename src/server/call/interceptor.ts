@@ -10,7 +10,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
 import { relayFailure, withoutForeignHints } from "../response/errors.ts";
-import { keepTokensUncached } from "../response/tokens.ts";
+import { keepTokensUncached, takeBackTokens } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
 import { type Call, type CallKey, callOfRequest } from "./call.ts";
@@ -53,6 +53,7 @@ export function createInterceptor(
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
+      takeBackTokens(core, call, false);
       // Not needed for streams: they are never GET requests, so caches do not store them.
       keepTokensUncached(call.responseHeader);
       // Work that the handler left running must not rely on reaching the client any more.
@@ -99,12 +100,16 @@ function appendHeaders(to: Headers, from: Headers): void {
   });
 }
 
-/** Adds the details to our own errors, and removes those of another service from its errors. */
+/**
+ * Returns the error to send: adds the details to our own errors, and removes those of another service
+ * from its errors. Takes back tokens that a failed call must not deliver.
+ */
 function ownError(
   core: VerifyingCore,
   call: Call,
   { error, request }: { readonly error: unknown; readonly request: Pick<Request, "method"> },
 ): unknown {
+  takeBackTokens(core, call, true);
   return error instanceof SessionError
     ? relayFailure(core, call, { error, procedure: procedureOf(request.method) })
     : withoutForeignHints(error);

@@ -2,6 +2,7 @@ import { type DescMethod, type DescService, getOption, hasOption } from "@bufbui
 import {
   Auth,
   Check,
+  ForeignBearer,
   method_policy,
   type Policy,
   Stream,
@@ -23,7 +24,10 @@ export interface MethodPolicyOptions {
    * - `none`: tokens are ignored.
    */
   readonly auth?: "required" | "optional" | "none";
-  /** Whether cookie sessions must present their anti-CSRF token. Default: on all calls but Connect GET. */
+  /**
+   * Whether cookie sessions must present their anti-CSRF token. A service that only verifies refuses
+   * true, because it cannot check the token. Default: on all calls but Connect GET.
+   */
   readonly doAntiCsrfCheck?: boolean;
   /**
    * How a call detects that its session has ended; see {@link RevocationCheck}. Default: the option
@@ -51,7 +55,19 @@ export interface MethodPolicyOptions {
    * - `never`: the stream outlives its session.
    */
   readonly stream?: StreamPolicy;
+  /**
+   * What happens to a bearer token that is not one of this service's, such as an API key. Tokens with
+   * the form of this service's tokens, or with its issuer, are always its own. Default "refuse".
+   *
+   * - `refuse`: the call is refused, as with any token that fails.
+   * - `ignore`: the token is left to the service. The call has no session, also if cookies came with
+   *   it: an optional method goes on, and a method that requires a session refuses the call.
+   */
+  readonly foreignBearer?: ForeignBearerPolicy;
 }
+
+/** What happens to a bearer token that is not one of this service's. */
+export type ForeignBearerPolicy = "refuse" | "ignore";
 
 /** When an open stream ends with its session. */
 export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
@@ -64,6 +80,7 @@ export interface MethodPolicy {
   /** Milliseconds; undefined if the user may have authenticated at any time. */
   readonly freshWithin: number | undefined;
   readonly claims: readonly ClaimDemand[];
+  readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if the method does not stream. */
   readonly stream: StreamPolicy | undefined;
   /** Where `auth` was set. */
@@ -87,7 +104,10 @@ export interface PolicyOptions extends CheckDefaults {
 interface CheckDefaults {
   /** Default "feed". */
   readonly check?: RevocationCheck;
-  /** Whether there is a store to check in. Without one, "none" is the only check. Default true. */
+  /**
+   * Whether there are a store to check in and a secret that verifies anti-CSRF tokens. Without them,
+   * "none" is the only check, and a policy cannot demand anti-CSRF tokens. Default true.
+   */
   readonly hasStore?: boolean;
 }
 
@@ -140,6 +160,18 @@ export class Policies {
   }
 
   /**
+   * Checks whether a call whose method is unknown may demand an anti-CSRF token.
+   * @throws TypeError if it does, and a service that only verifies cannot check it
+   */
+  assertVerifies(doAntiCsrfCheck: boolean | undefined): void {
+    if (doAntiCsrfCheck === true && this.#options.hasStore === false) {
+      throw new TypeError(
+        "doAntiCsrfCheck: true needs the secret of the issuer, which a service that only verifies does not have; leave it out",
+      );
+    }
+  }
+
+  /**
    * Returns the revocation check of a call whose method is unknown.
    * @throws TypeError if the check is not valid, or needs a store and there is none
    */
@@ -168,6 +200,9 @@ function readCode(options: PolicyOptions): Map<string, MethodPolicyOptions> {
   const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
   inCode.forEach(assertWords);
   inCode.forEach(assertDemandOptions);
+  inCode.forEach(({ check, doAntiCsrfCheck }, procedure) => {
+    assertCheckable(procedure, { check, doAntiCsrfCheck }, options);
+  });
   for (const method of options.public.flatMap(methodsOf)) {
     const procedure = procedureOf(method);
     if (inCode.has(procedure)) {
@@ -191,16 +226,18 @@ const words = {
   auth: ["required", "optional", "none"],
   check: revocationChecks,
   stream: ["endOnExpiry", "endOnRevoke", "never"],
+  foreignBearer: ["refuse", "ignore"],
 } as const;
 
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
+  foreignBearer: 0,
 };
 
 /** In plain JavaScript, a misspelt value could make a method public. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
   assertMembers(`the policy of ${procedure} in methods`, policy, members);
-  for (const name of ["auth", "check", "stream"] as const) {
+  for (const name of ["auth", "check", "stream", "foreignBearer"] as const) {
     const known: readonly string[] = words[name];
     const given = policy[name];
     if (given !== undefined && !known.includes(given)) {
@@ -238,9 +275,16 @@ function resolve(
       `the policy of ${procedure} demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
-  const check = resolveCheck(procedure, [code?.check, ofMethod?.check, ofService?.check], defaults);
+  const asked = code?.check ?? checkNames[ofMethod?.check || ofService?.check || Check.UNSPECIFIED];
+  const { doAntiCsrfCheck } = demands;
+  assertCheckable(procedure, { check: asked, doAntiCsrfCheck }, defaults);
+  const check = asked ?? defaults.check ?? revocationChecks[0];
   const stream = resolveStream(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
-  return { ...auth, ...demands, check, stream };
+  const foreignBearer =
+    code?.foreignBearer ??
+    foreignBearerNames[ofMethod?.foreignBearer || ofService?.foreignBearer || 0] ??
+    "refuse";
+  return { ...auth, ...demands, check, stream, foreignBearer };
 }
 
 function resolveAuth(
@@ -262,19 +306,28 @@ function resolveAuth(
   return { auth: "required", source: "default" };
 }
 
-/** @throws TypeError if a policy sets a check that needs a store, and there is none */
-function resolveCheck(
+/** The parts of a policy that need the store or the secret of the service that creates the sessions. */
+interface Checks {
+  readonly check: RevocationCheck | undefined;
+  readonly doAntiCsrfCheck: boolean | undefined;
+}
+
+/** @throws TypeError if a policy sets a check that needs a store or a secret, and there is none */
+function assertCheckable(
   procedure: string,
-  [code, ofMethod, ofService]: readonly [RevocationCheck | undefined, ...(Check | undefined)[]],
-  { check: byDefault = revocationChecks[0], hasStore = true }: CheckDefaults,
-): RevocationCheck {
-  const asked = code ?? checkNames[ofMethod || ofService || Check.UNSPECIFIED];
-  if (!hasStore && asked !== undefined && asked !== "none") {
+  { check, doAntiCsrfCheck }: Checks,
+  { hasStore = true }: CheckDefaults,
+): void {
+  if (!hasStore && check !== undefined && check !== "none") {
     throw new TypeError(
-      `the policy of ${procedure} sets check: "${asked}", but a service that only verifies has no store to check in; serve the method where the sessions are created, or set { check: "none" } for it in "methods"`,
+      `the policy of ${procedure} sets check: "${check}", but a service that only verifies has no store to check in; serve the method where the sessions are created, or set { check: "none" } for it in "methods"`,
     );
   }
-  return asked ?? byDefault;
+  if (!hasStore && doAntiCsrfCheck === true) {
+    throw new TypeError(
+      `the policy of ${procedure} demands an anti-CSRF token, but a service that only verifies does not have the secret to check it; serve the method where the sessions are created, or set { doAntiCsrfCheck: false } for it in "methods"`,
+    );
+  }
 }
 
 /** @throws TypeError if code or the method's own option sets `stream` for a unary method */
@@ -307,6 +360,11 @@ const checkNames: Readonly<Record<number, RevocationCheck>> = {
   [Check.NONE]: "none",
 };
 
+const foreignBearerNames: Readonly<Record<number, ForeignBearerPolicy>> = {
+  [ForeignBearer.REFUSE]: "refuse",
+  [ForeignBearer.IGNORE]: "ignore",
+};
+
 const streamNames: Readonly<Record<number, StreamPolicy>> = {
   [Stream.END_ON_EXPIRY]: "endOnExpiry",
   [Stream.END_ON_REVOKE]: "endOnRevoke",
@@ -322,9 +380,10 @@ function assertKnown(name: string, policy: Policy | undefined): void {
     ["check", policy.check, checkNames],
     ["auth", policy.auth, authNames],
     ["stream", policy.stream, streamNames],
+    ["foreign_bearer", policy.foreignBearer, foreignBearerNames],
   ] as const;
   for (const [member, value, names] of values) {
-    // 0 is UNSPECIFIED in all three enums.
+    // 0 is UNSPECIFIED in all of these enums.
     if (value !== 0 && names[value] === undefined) {
       throw new TypeError(
         `the policy of ${name} sets ${member} to the unknown value ${value}; upgrade rpc-session or change the schema`,

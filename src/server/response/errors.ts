@@ -49,10 +49,22 @@ export function failCall(
   call.failure = error;
   if (error.kind === "unavailable" || error.kind === "general") {
     core.emit({ type: "failed", procedure, error });
+  } else {
+    core.emit({ type: "refused", procedure, reason: error.reason, ...sessionOf(call, error) });
   }
-  const byCookie = call.byCookie && call.written === undefined;
-  writeRefusal(core, call.responseHeader, { error, byCookie });
+  // Only the token that failed is cleared.
+  if (error.clearTokens && call.byCookie && call.written === undefined) {
+    expireCookies(core, call);
+  }
+  writeRefusal(core, call.responseHeader, error);
   return error;
+}
+
+/** The session and the user of a refusal, as far as they are proven. */
+function sessionOf({ proven }: Call, error: SessionError) {
+  const { sessionId = proven?.sid } = error;
+  const { userId = proven?.sid === sessionId ? proven?.sub : undefined } = error;
+  return { sessionId, userId };
 }
 
 /**
@@ -68,29 +80,20 @@ export function relayFailure(
   if (error === call.failure) {
     return toConnectError(error, { realm: core.issuer, procedure });
   }
-  const { kind, reason, message, sessionId, retryAfter, violations } = error;
+  const { kind, reason, message, sessionId, userId, retryAfter, violations } = error;
   const kept = new SessionError(kind, reason, {
     message,
     violations,
     cause: error,
     ...(sessionId === undefined ? {} : { sessionId }),
+    ...(userId === undefined ? {} : { userId }),
     ...(retryAfter === undefined ? {} : { retryAfter }),
   });
   return refuseCall(core, call, { error: kept, procedure });
 }
 
-/**
- * Writes the headers of a refused call: expired cookies, the hint and the challenge.
- * @param byCookie whether the failed token came in a cookie
- */
-function writeRefusal(
-  core: VerifyingCore,
-  headers: Headers,
-  { error, byCookie }: { readonly error: SessionError; readonly byCookie: boolean },
-): void {
-  if (error.clearTokens && byCookie) {
-    expireCookies(core, headers);
-  }
+/** Writes the headers of a refused call: the hint and the challenge. */
+function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError): void {
   const flag = hintFlags[actionOf(error)];
   if (flag !== undefined) {
     headers.set(header.hint, flag);
@@ -211,9 +214,14 @@ export function misuse(message: string, cause?: unknown): ConnectError {
   return new ConnectError(message, Code.Internal, undefined, undefined, cause);
 }
 
-/** The error of a call that requires a session and has none. */
-export function sessionMissing(): SessionError {
+/**
+ * The error of a call that requires a session and has none.
+ * @param besideForeign whether it came with cookies of another service under the same names
+ */
+export function sessionMissing(besideForeign = false): SessionError {
   return new SessionError("unauthorized", "SESSION_MISSING", {
-    message: "the call needs a session; sign in first",
+    message: besideForeign
+      ? "the call needs a session, but its cookies were set by a service with another issuer; sign in. If two services share this host, give each its own cookies.names"
+      : "the call needs a session; sign in first",
   });
 }

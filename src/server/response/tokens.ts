@@ -2,7 +2,11 @@ import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import { encodeNotice, header, type SessionNotice } from "../../base/wire.ts";
 import type { AccessToken } from "../../engine/access-tokens.ts";
+import { endedError } from "../../engine/liveness.ts";
 import type { SessionRecord } from "../../engine/store.ts";
+import type { Copies } from "../../request/cookies.ts";
+import { hasForeignCookies } from "../authenticate/candidates.ts";
+import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
 
 /** The tokens of a session, to be written to a response. */
@@ -14,8 +18,8 @@ export interface TokensToWrite {
   /** Undefined if the client keeps the one it has. */
   readonly refreshToken: string | undefined;
   readonly antiCsrf: string | undefined;
-  /** Whether all other copies of the cookies are expired first, including those in the other jar. */
-  readonly expireCopies: boolean;
+  /** The other copies of the cookies that are expired first, in both jars. */
+  readonly expireCopies: Copies;
 }
 
 /**
@@ -103,12 +107,39 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
   }
 }
 
-/** Expires the session cookies in both jars. */
-export function expireCookies(core: VerifyingCore, headers: Headers): void {
+/** Expires the session cookies of a call in both jars. */
+export function expireCookies(core: VerifyingCore, call: CookieCall): void {
+  const headers = call.responseHeader;
+  const copies = reachOf(core, call);
   for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
-    replaceCookie(headers, name, core.cookies.expire(name));
+    replaceCookie(headers, name, core.cookies.expire(name, copies));
   }
   headers.set("cache-control", "no-store");
+}
+
+/** The parts of a call that show which cookies its browser has. */
+type CookieCall = Pick<Call, "presented" | "responseHeader" | "url">;
+
+/** Returns the copies to expire when a call writes cookies: none, unless it came with several. */
+export function copiesOf(core: VerifyingCore, call: CookieCall): Copies {
+  return hasCopies(call) && reachOf(core, call);
+}
+
+/** Returns the copies that a call may expire. Those of another service stay, wherever they are. */
+function reachOf(core: VerifyingCore, call: CookieCall): Copies {
+  if (hasForeignCookies(core, call.presented)) {
+    return false;
+  }
+  // Only several copies show that there may be one below the path of the cookies.
+  return { requestPath: hasCopies(call) ? pathOf(call.url) : undefined };
+}
+
+function hasCopies({ presented: { accessCookies, refreshCookies } }: CookieCall): boolean {
+  return accessCookies.length > 1 || refreshCookies.length > 1;
+}
+
+function pathOf(url: string | undefined): string | undefined {
+  return url === undefined ? undefined : new URL(url, "http://localhost").pathname;
 }
 
 /** Notifies the client that its session has ended, and removes tokens that this call has written. */
@@ -126,6 +157,40 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
     expiresIn: 0,
   });
   headers.set("cache-control", "no-store");
+}
+
+/**
+ * Takes back the new tokens of a response that must not deliver them:
+ *
+ * - Their session has ended meanwhile, by whatever means. The client is told to drop its tokens.
+ * - The call has failed after a refresh. The client keeps its former tokens, as after a lost response:
+ *   its next refresh gets the same successor.
+ */
+export function takeBackTokens(core: VerifyingCore, call: Call, failed: boolean): void {
+  const { written, responseHeader: headers } = call;
+  if (written === undefined || call.committed) {
+    return;
+  }
+  const end = core.revocations.get(written.session);
+  if (end === undefined && !(failed && written.event === "refreshed")) {
+    return;
+  }
+  call.written = undefined;
+  for (const name of [header.accessToken, header.refreshToken, header.csrf, header.session]) {
+    headers.delete(name);
+  }
+  if (written.transport === "cookie") {
+    for (const name of [core.cookies.names.access, core.cookies.names.refresh]) {
+      replaceCookie(headers, name, []);
+    }
+  }
+  // A sign-out or a replacement elsewhere has already cleared the client's tokens.
+  if (end !== undefined && endedError(end, core.revocations.storeNow()).clearTokens) {
+    if (written.transport === "cookie") {
+      expireCookies(core, call);
+    }
+    endTokens(core, headers, written.session);
+  }
 }
 
 /** Adds `no-store` to a response with tokens or cookies, whatever the handler set for caching. */

@@ -9,20 +9,26 @@ import {
 } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
-import type { Engine } from "../../engine/engine.ts";
-import { badRefreshToken, isLive, liveOf } from "../../engine/liveness.ts";
+import { liveOf } from "../../engine/liveness.ts";
 import type { Refreshed } from "../../engine/refresh/refresh.ts";
-import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
-import { checkCrossSite } from "../../request/origins.ts";
-import { provenSessions, proveRefresh } from "../authenticate/refresh.ts";
+import { checkCrossSite, isFromBrowser } from "../../request/origins.ts";
+import { mayHaveOwnCookies } from "../authenticate/candidates.ts";
+import { provenSessions } from "../authenticate/refresh.ts";
+import { selectRefreshCookie } from "../authenticate/refresh-cookies.ts";
 import { type Call, type CallKey, callOf } from "../call/call.ts";
 import { raceSignal } from "../call/signal.ts";
 import type { Core } from "../core.ts";
 import { procedureOf } from "../policy/policy.ts";
 import { refuseCall } from "../response/errors.ts";
-import { claimsForClient, endTokens, expireCookies, writeTokens } from "../response/tokens.ts";
+import {
+  claimsForClient,
+  copiesOf,
+  endTokens,
+  expireCookies,
+  writeTokens,
+} from "../response/tokens.ts";
 import { isPageToken, isSessionId } from "../session/by-id.ts";
 import { presentSession } from "../session/handle.ts";
 
@@ -83,41 +89,76 @@ interface RefreshedCall extends Refreshed {
 }
 
 /**
- * Refreshes the session of a call and writes its new tokens to the response. A refresh token in the
- * message takes precedence over cookies.
+ * Refreshes the session of a call and writes its new tokens to the response. Cookies beside a token in
+ * the message or in the Authorization header do not count, and are left alone.
  *
  * @param inMessage `RefreshRequest.refresh_token`; empty for a cookie session
  * @throws SessionError
  */
 async function refresh(core: Core, call: Call, inMessage: string): Promise<RefreshedCall> {
-  call.byCookie = inMessage === "" && call.presented.hasCookies;
-  return inMessage === ""
+  call.byCookie = asksByCookie(call, inMessage);
+  if (!call.byCookie && inMessage === "") {
+    throw nothingToRefresh(false);
+  }
+  const refreshed = call.byCookie
     ? await refreshByCookie(core, call)
     : await refreshByMessage(core, call, inMessage);
+  await enterRefreshed(core, call, refreshed);
+  return refreshed;
+}
+
+/** Makes a refreshed session the session of its call, for handlers that wrap `Refresh`. */
+async function enterRefreshed(core: Core, call: Call, { record, access }: Refreshed) {
+  const { id: session, transport } = record;
+  call.written = { session, transport, event: "refreshed" };
+  const { claims } = access;
+  try {
+    call.enter(core, { claims, read: await core.claims.read(claims.claims) });
+  } catch (error) {
+    // Claims that no longer fit the schema do not stop a refresh, only handlers that read them.
+    call.unreadable = error as SessionError;
+  }
+}
+
+/** Whether a call to Refresh or SignOut is made with cookies: it has no other token. */
+function asksByCookie({ presented }: Call, inMessage: string): boolean {
+  return inMessage === "" && presented.bearer === undefined && presented.hasCookies;
+}
+
+/** @param clearTokens whether there are other tokens, which are of no use any more */
+function nothingToRefresh(clearTokens: boolean): SessionError {
+  return new SessionError("unauthorized", "SESSION_MISSING", {
+    message: "the request has no refresh token; sign in",
+    clearTokens,
+  });
 }
 
 async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
-  const { refreshCookies, accessCookies } = call.presented;
+  const { presented } = call;
 
-  // 1. There must be something to refresh with.
-  if (refreshCookies.length === 0) {
-    throw new SessionError("unauthorized", "SESSION_MISSING", {
-      message: "the request has no refresh token; sign in",
-    });
+  // 1. Cookies of another service are left alone.
+  if (presented.refreshCookies.length === 0 && !mayHaveOwnCookies(core, presented)) {
+    throw nothingToRefresh(false);
   }
 
   // 2. Cookies only count on requests from this service's own pages.
   checkCrossSite(core, call);
 
-  // 3. Select the refresh token. A browser may hold several copies of the cookie.
-  const engine = await core.engine();
-  const token = await selectCookie(core, engine, refreshCookies);
+  // 3. There must be something to refresh with. If not, what is left of ours is of no use.
+  if (presented.refreshCookies.length === 0) {
+    throw nothingToRefresh(true);
+  }
 
-  // 4. Exchange it: the engine rotates it, or revokes the session if it detects reuse.
+  // 4. Select the refresh token. A browser may hold several copies of the cookie.
+  const engine = await core.engine();
+  const { token, besideForeign } = await selectRefreshCookie(core, engine, presented);
+
+  // 5. Exchange it: the engine rotates it, or revokes the session if it detects reuse.
   const refreshed = await engine.refresher.refresh({ token, transport: "cookie" });
 
-  // 5. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
-  const expireCopies = refreshCookies.length > 1 || accessCookies.length > 1;
+  // 6. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
+  // Copies of another service stay where they are.
+  const expireCopies = !besideForeign && copiesOf(core, call);
   const refreshToken =
     refreshed.refreshToken ??
     (expireCopies ? await engine.refreshTokens.mint(refreshed.record) : undefined);
@@ -134,24 +175,9 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
 }
 
 async function refreshByMessage(core: Core, call: Call, token: string): Promise<RefreshedCall> {
-  const { presented, responseHeader } = call;
-
-  // 1. Cookies that came along are expired in step 3. Another site must not be able to do that.
-  if (presented.hasCookies) {
-    checkCrossSite(core, call);
-  }
-
-  // 2. Exchange the token.
   const engine = await core.engine();
   const refreshed = await engine.refresher.refresh({ token, transport: "header" });
-
-  // 3. Expire the cookies: the client now uses headers.
-  if (presented.hasCookies) {
-    expireCookies(core, responseHeader);
-  }
-
-  // 4. Write the tokens.
-  const claims = await writeTokens(core, responseHeader, {
+  const claims = await writeTokens(core, call.responseHeader, {
     ...refreshed,
     event: "refreshed",
     antiCsrf: undefined,
@@ -160,83 +186,37 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   return { ...refreshed, claims };
 }
 
-interface Candidate {
-  readonly token: string;
-  readonly proven: ProvenRefreshToken;
-}
-
-/** Returns the best of several refresh cookies; a single one is returned without checking it. */
-async function selectCookie(
-  core: Core,
-  engine: Engine,
-  cookies: readonly string[],
-): Promise<string> {
-  const [first, ...more] = cookies;
-  if (first !== undefined && more.length === 0) {
-    return first;
-  }
-  const { candidates, unknown } = await proveCookies(engine, cookies);
-  const sessions = new Set(candidates.map(({ proven }) => proven.record.id));
-  if (sessions.size > 1 && !core.cookies.hostOnly) {
-    // Without the __Host- prefix, a sibling host may have planted one of them.
-    throw new SessionError("unauthorized", "TOKEN_CONFLICT", {
-      message: "the request has refresh cookies of several sessions; sign in again",
-      clearTokens: true,
-    });
-  }
-  const best = candidates.toSorted(byPreference)[0];
-  if (best === undefined) {
-    throw unknown ?? badRefreshToken();
-  }
-  return best.token;
-}
-
-/** Returns the authentic cookies, and an error if one was made with a secret unknown to this server. */
-async function proveCookies(engine: Engine, cookies: readonly string[]) {
-  const candidates: Candidate[] = [];
-  let unknown: UnknownSecretError | undefined;
-  for (const token of cookies) {
-    const proven = await proveRefresh(engine, token, "cookie");
-    if (proven instanceof UnknownSecretError) {
-      unknown = proven;
-    } else if (proven !== undefined) {
-      candidates.push({ token, proven });
-    }
-  }
-  return { candidates, unknown };
-}
-
-/** Sorts live sessions first, then the newest session, then the highest generation. */
-function byPreference(a: Candidate, b: Candidate): number {
-  return (
-    Number(isLive(b.proven)) - Number(isLive(a.proven)) ||
-    b.proven.record.createdAt - a.proven.record.createdAt ||
-    b.proven.generation - a.proven.generation
-  );
-}
-
 /**
  * Ends every session that the request proves to belong to: by a refresh token of any generation, or
  * by an access token, expired or not. If a header or the message proves a session, the sessions of
- * the cookies are left alone. Cookies are expired in any case, also if their session cannot be ended
- * here.
+ * the cookies are left alone. Cookies are expired too, even if their session cannot be ended here,
+ * except for an app that is not a browser and has a token in the header or the message.
  *
  * @param inMessage `SignOutRequest.refresh_token`; empty for a cookie session
  * @throws SessionError `forbidden` for a cross-site request; `unavailable` for an outage, and when
  * the only token is a refresh token made with a secret unknown to this server
  */
 async function signOut(core: Core, call: Call, inMessage: string): Promise<void> {
-  const { presented, responseHeader } = call;
-  if (inMessage === "" && presented.isEmpty) {
+  const { presented, requestHeader, responseHeader } = call;
+
+  // 1. Without tokens of ours there is nothing to end.
+  const asksForCookies = asksByCookie(call, inMessage) || isFromBrowser(requestHeader);
+  const actsOnCookies = asksForCookies && mayHaveOwnCookies(core, presented);
+  if (inMessage === "" && presented.bearer === undefined && !actsOnCookies) {
     return;
   }
-  if (presented.hasCookies) {
+
+  // 2. Cookies only count on requests from this service's own pages.
+  if (actsOnCookies) {
     checkCrossSite(core, call);
     // First, so that nothing below keeps a user signed in who asked for the opposite.
-    expireCookies(core, responseHeader);
+    expireCookies(core, call);
   }
+
+  // 3. End the sessions.
   const engine = await core.engine();
-  const { sessions, unknown } = await provenSessions(engine, presented, inMessage);
+  const counted = { message: inMessage, actsOnCookies };
+  const { sessions, unknown } = await provenSessions(engine, presented, counted);
   if (sessions.size === 0 && unknown !== undefined) {
     // The session is still alive. A retry may reach a server that can end it.
     throw unknown;

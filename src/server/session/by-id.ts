@@ -1,3 +1,4 @@
+import { assertMembers } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import type { ClaimsChange, DataChange, SessionInfo } from "../../engine/session.ts";
@@ -29,7 +30,8 @@ export interface SessionList<Claims extends object = JsonObject> {
 
 /**
  * Access to sessions by id, by user and by tenant, for example from an admin page or a script.
- * These methods never write to a response: the client sees a change on its next call. They reject
+ * These methods never write to a response: the client sees a change on its next call. Only a call
+ * whose response is about to deliver new tokens of a session that they end delivers none. They reject
  * with a SessionError `unavailable` if the store cannot be reached; then nothing has changed.
  */
 export interface SessionDirectory<Claims extends object = JsonObject> {
@@ -125,6 +127,7 @@ export async function revokeByIds(core: Core, ids: readonly string[]): Promise<r
 
 export async function listByOwner(core: Core, options: ListOptions): Promise<SessionList> {
   const owner = ownerOf("list", options);
+  assertMembers("sessions.list", options, { userId: 0, tenantId: 0, pageSize: 0, pageToken: 0 });
   const { pageSize: limit = 100, pageToken: cursor } = options;
   if (!Number.isInteger(limit) || limit < 1 || limit > maxPage) {
     throw new TypeError(`list: pageSize must be an integer from 1 to ${maxPage}, got ${limit}`);
@@ -142,6 +145,8 @@ export async function revokeByOwner(
   options: OwnerOptions & { readonly except?: string },
 ): Promise<readonly string[]> {
   const owner = ownerOf("revokeAll", options);
+  // A misspelt `except` would end the session that is meant to stay.
+  assertMembers("sessions.revokeAll", options, { userId: 0, tenantId: 0, except: 0 });
   const { except } = options;
   const kept = except !== undefined && isSessionId(except) ? except : null;
   return (await core.engine()).revokeAll({ ...owner, except: kept }, "revoked");

@@ -75,8 +75,9 @@ export class SessionHandle implements Session {
     // 4. Write the access token to the response.
     const call = this.#informableCall();
     if (reissued !== undefined && call !== undefined) {
-      // A client accepts tokens of a session unknown to it only from a sign-in.
-      const event = call.written === this.id ? "created" : "reissued";
+      // The notice keeps its event: a client accepts tokens of a session that it does not know only
+      // from a sign-in.
+      const event = call.written?.event ?? "reissued";
       await writeReissued(this.#core, call.responseHeader, { ...reissued, event });
     }
   }
@@ -110,7 +111,7 @@ export class SessionHandle implements Session {
     }
     call.written = undefined;
     if (this.tokenTransport === "cookie") {
-      expireCookies(this.#core, call.responseHeader);
+      expireCookies(this.#core, call);
     }
     endTokens(this.#core, call.responseHeader, this.id);
   }
@@ -132,7 +133,7 @@ export class SessionHandle implements Session {
   /** Whether the response of the call now carries the tokens of another session. */
   #isReplaced(): boolean {
     const { written } = this.#call ?? {};
-    return written !== undefined && written !== this.id;
+    return written !== undefined && written.session !== this.id;
   }
 
   /** The call, as long as its response can still inform the client about this session. */
@@ -143,9 +144,12 @@ export class SessionHandle implements Session {
 
 /**
  * Returns the session of a call.
- * @throws SessionError `unauthorized` if it has none
+ * @throws SessionError `unauthorized` if it has none; `forbidden` if its claims do not fit the schema
  */
-export function presentSession({ session }: Call): VerifiedSession {
+export function presentSession({ session, unreadable }: Call): VerifiedSession {
+  if (unreadable !== undefined) {
+    throw unreadable;
+  }
   if (session === undefined) {
     throw sessionMissing();
   }

@@ -7,11 +7,12 @@ import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device } from "../../engine/store.ts";
-import { checkCrossSite, isTrustedSite } from "../../request/origins.ts";
+import { checkCrossSite, isFromBrowser, isTrustedSite } from "../../request/origins.ts";
+import { mayHaveOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
-import { expireCookies, writeTokens } from "../response/tokens.ts";
+import { copiesOf, expireCookies, writeTokens } from "../response/tokens.ts";
 import { readData } from "./edits.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
@@ -50,6 +51,11 @@ export interface IssuedTokens {
 /** Options of a new session; the schema checks its claims at run time. */
 type UntypedOptions = SessionFacts & { readonly claims?: object };
 
+/** The option that chooses how the tokens travel. */
+interface WithTransport {
+  readonly transport?: TokenTransport;
+}
+
 /**
  * Creates a session and writes its tokens to the response of a call. Ends the session that the
  * request proves to belong to.
@@ -59,7 +65,7 @@ export async function signIn(
   core: Core,
   call: Call,
   context: HandlerContext,
-  options: UntypedOptions,
+  options: UntypedOptions & WithTransport,
 ): Promise<Session> {
   // 1. Check the content of the session, and that the response can still carry its tokens.
   const given = await readNewSession(core, options);
@@ -67,22 +73,26 @@ export async function signIn(
   assertNotCommitted(call, "sessions.create");
 
   // 2. Choose how the tokens travel.
-  const trustedSite = isTrustedSite(call.requestHeader, call.requestMethod, core.origins);
-  const transport = transportFor(core, call, trustedSite);
+  const trustedSite = isTrustedSite(core, call);
+  const transport = transportFor(core, call, { trustedSite, given: options.transport });
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
       `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
     );
   }
 
-  // 3. Cookies are only set or replaced for this service's own pages.
-  if (!trustedSite && (transport === "cookie" || call.presented.hasCookies)) {
+  // 3. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
+  // cookies alone: they may be those of its WebView.
+  const actsOnCookies =
+    transport === "cookie" ||
+    (isFromBrowser(call.requestHeader) && mayHaveOwnCookies(core, call.presented));
+  if (actsOnCookies && !trustedSite) {
     checkCrossSite(core, call);
   }
 
   // 4. Find the former sessions. Nobody holds their tokens after this response.
   const engine = await core.engine();
-  const [replaces = null, ...others] = await formerSessions(engine, call);
+  const [replaces = null, ...others] = await formerSessions(core, call, actsOnCookies);
 
   // 5. End the others: copies of a cookie may belong to several sessions.
   for (const other of others) {
@@ -95,6 +105,9 @@ export async function signIn(
   );
 
   // 7. Write its tokens. From now on it is the session of this call.
+  if (actsOnCookies && transport === "header") {
+    expireCookies(core, call);
+  }
   await writeCreated(core, call, engine, created);
   return enterCreated(core, call, created);
 }
@@ -103,10 +116,7 @@ export async function signIn(
  * Creates a session without a response.
  * @throws SessionError TypeError
  */
-export async function issue(
-  core: Core,
-  options: UntypedOptions & { readonly transport?: TokenTransport },
-): Promise<Created> {
+export async function issue(core: Core, options: UntypedOptions & WithTransport): Promise<Created> {
   const given = await readNewSession(core, options);
   const transport = readTransport(options.transport);
   const engine = await core.engine();
@@ -201,12 +211,16 @@ function ipOf({ clientIp }: Core, context: HandlerContext): string | undefined {
   return ip;
 }
 
-function transportFor(core: Core, call: Call, trustedSite: boolean): TokenTransport {
-  const { requestHeader: headers } = call;
+/** @throws TypeError if `given` is not a transport */
+function transportFor(
+  core: Core,
+  { requestHeader: headers }: Call,
+  { trustedSite, given }: Pick<TransportRequest, "trustedSite" | "given">,
+): TokenTransport {
   return chooseTransport({
+    given: given === undefined ? undefined : readTransport(given),
     wanted: headers.get(header.transport) ?? undefined,
-    // Over plain http, browsers send no Fetch Metadata, but they do send the origin of the page.
-    fromBrowser: headers.has("sec-fetch-site") || headers.has("origin"),
+    fromBrowser: isFromBrowser(headers),
     trustedSite,
     browserHeaderTransport: core.browserHeaderTransport,
   });
@@ -214,6 +228,8 @@ function transportFor(core: Core, call: Call, trustedSite: boolean): TokenTransp
 
 /** The facts that determine the token transport of a new session. */
 interface TransportRequest {
+  /** The option `transport` of the sign-in. Default: the client decides. */
+  readonly given?: TokenTransport | undefined;
   /** The request header `rpcsession-transport`; undefined if it is absent. */
   readonly wanted: string | undefined;
   /** Whether a browser sent the request: it carries `Sec-Fetch-Site` or `Origin`. */
@@ -225,21 +241,27 @@ interface TransportRequest {
 }
 
 /**
- * Chooses the token transport of a new session: the one that the client asks for, else cookies for a
- * browser that will keep them, else headers.
+ * Chooses the token transport of a new session: the one that the service or the client asks for, else
+ * cookies for a browser that will keep them, else headers.
  *
  * @throws SessionError `forbidden` if a browser would receive tokens in headers and may not, or if
- * the client asks for an unknown transport
+ * the client asks for an unknown transport or for another one than the service
  */
 export function chooseTransport(request: TransportRequest): TokenTransport {
-  const { wanted, fromBrowser } = request;
+  const { given, wanted, fromBrowser } = request;
   if (wanted !== undefined && wanted !== "cookie" && wanted !== "header") {
     throw transportRefused('the request header rpcsession-transport must be "cookie" or "header"');
   }
-  const transport = wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
+  if (given !== undefined && wanted !== undefined && given !== wanted) {
+    // The client could not keep the tokens, and the session would be left behind.
+    throw transportRefused(
+      `the client asks for its tokens by "${wanted}", and this method sends them only by "${given}"; set the option tokens of the client to match`,
+    );
+  }
+  const transport = given ?? wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
   if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
     throw transportRefused(
-      wanted === undefined
+      (given ?? wanted) === undefined
         ? "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers"
         : "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
     );
@@ -252,21 +274,26 @@ function transportRefused(message: string): SessionError {
 }
 
 /** Returns the sessions whose tokens the response replaces. */
-async function formerSessions(engine: Engine, call: Call): Promise<Iterable<string>> {
-  if (call.written !== undefined) {
-    // The call has already created a session, which replaced the sessions of the request.
-    return [call.written];
+async function formerSessions(
+  core: Core,
+  { written, presented }: Call,
+  actsOnCookies: boolean,
+): Promise<Iterable<string>> {
+  if (written !== undefined) {
+    // The call has already created or refreshed a session, and its response carries the tokens.
+    return [written.session];
   }
-  if (call.presented.isEmpty) {
+  if (presented.isEmpty) {
     return [];
   }
-  const { sessions } = await provenSessions(engine, call.presented, "");
+  const engine = await core.engine();
+  const { sessions } = await provenSessions(engine, presented, { message: "", actsOnCookies });
   return sessions;
 }
 
 /**
  * Writes the tokens of a new session to the response of the call. Revokes the session if that fails.
- * @throws SessionError TypeError
+ * @throws SessionError
  */
 export async function writeCreated(
   core: Core,
@@ -276,24 +303,17 @@ export async function writeCreated(
 ): Promise<void> {
   const { record } = created;
   const byCookie = record.transport === "cookie";
-  if (!byCookie && call.presented.hasCookies) {
-    expireCookies(core, call.responseHeader);
-  }
-  const { accessCookies, refreshCookies } = call.presented;
   try {
     await writeTokens(core, call.responseHeader, {
       ...created,
       event: "created",
       antiCsrf:
         byCookie && core.antiCsrf === "token" ? await engine.antiCsrf.mint(record.id) : undefined,
-      expireCopies: accessCookies.length > 1 || refreshCookies.length > 1,
+      expireCopies: copiesOf(core, call),
     });
   } catch (error) {
     // Nobody will ever hold its tokens.
     await engine.revoke(record.id, "revoked");
-    if (error instanceof RangeError) {
-      throw new TypeError(error.message, { cause: error });
-    }
     throw new SessionError("general", "INTERNAL", {
       message: "the tokens of the new session could not be written to the response",
       cause: error,
@@ -303,7 +323,8 @@ export async function writeCreated(
 
 /** Makes a session whose tokens were written the session of its call. */
 export async function enterCreated(core: Core, call: Call, created: Created): Promise<Session> {
-  call.written = created.record.id;
+  const { id: session, transport } = created.record;
+  call.written = { session, transport, event: "created" };
   const { claims } = created.access;
   const read = await core.claims.read(created.record.claims);
   call.enter(core, { claims, read });

@@ -1,4 +1,6 @@
 import type { HandlerContext } from "@connectrpc/connect";
+import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
+import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
 import { type OwnLifetimes, readOwnLifetimes, type SessionLife } from "../../engine/lifetimes.ts";
@@ -7,6 +9,7 @@ import type { Session } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
+import { assertFresh } from "../policy/demands.ts";
 import { presentSession } from "./handle.ts";
 import {
   assertId,
@@ -25,7 +28,15 @@ export interface ForkOptions {
   readonly lifetimes?: OwnLifetimes;
   /** How its tokens will travel. Default "header". */
   readonly transport?: TokenTransport;
+  /**
+   * How long ago the user may have authenticated, by the store. Otherwise a stolen access token could
+   * make itself a session that lasts. "any" allows that. Default "15m".
+   */
+  readonly freshWithin?: Duration | "any";
 }
+
+/** How many forks may lie between a session and the sign-in that it comes from. */
+const maxForks = 8;
 
 /**
  * Replaces the session after its user has authenticated again: a new id, new tokens in the response
@@ -53,7 +64,7 @@ export async function reauthenticate(
     transport: record.transport,
     life: lifeOf(core, record),
     replaces: id,
-    from: { session: id, version: record.version, authTime: null, endsBy: null },
+    from: { ...originOf(record), authTime: null, endsBy: null },
   };
   const created = await endOwn(call, () => engine.creator.create(creation));
 
@@ -65,30 +76,52 @@ export async function reauthenticate(
 /**
  * Creates a second session of the same user for a second token holder. If two holders shared one
  * session, reuse detection would revoke it. The new session has the same claims and data and ends no
- * later. Ending one does not end the other.
+ * later. It also ends if reuse detection ends the session that it comes from.
  * @throws SessionError TypeError
  */
 export async function fork(core: Core, call: Call, options: ForkOptions): Promise<Created> {
-  const { id } = presentSession(call);
-  const engine = await core.engine();
-  const record = liveOf(id, await engine.load(id));
-  const { label, lifetimes: own = {} } = options;
+  // 1. Check the options.
+  assertMembers("sessions.fork", options, optionNames);
+  const { label, lifetimes: own = {}, transport, freshWithin = "15m" } = options;
   if (label !== undefined) {
     assertId("label", label);
   }
+  const within = freshWithin === "any" ? undefined : durationMs("freshWithin", freshWithin);
+
+  // 2. Load the session of the call; it must be alive.
+  const { id } = presentSession(call);
+  const engine = await core.engine();
+  const record = liveOf(id, await engine.load(id));
+
+  // 3. The user must have authenticated recently, and forks of forks must end somewhere.
+  if (within !== undefined) {
+    assertFresh(core, { sessionId: id, authTime: record.authTime, within });
+  }
+  const origin = originOf(record);
+  if (origin.lineage.split(".").length > maxForks) {
+    throw new SessionError("forbidden", "SESSION_LIMIT", {
+      message: `the session is a fork of a fork, ${maxForks} deep, which is the limit; sign in instead`,
+      sessionId: id,
+    });
+  }
+
+  // 4. Create the second session. Nothing is written to the response.
   return engine.creator.create({
     ...inheritedFrom(record),
     device: label === undefined ? {} : { label },
-    transport: readTransport(options.transport),
+    transport: readTransport(transport),
     life: lifeOf(core, record, own),
     replaces: null,
-    from: {
-      session: id,
-      version: record.version,
-      authTime: record.authTime,
-      endsBy: record.expiresAt,
-    },
+    from: { ...origin, authTime: record.authTime, endsBy: record.expiresAt },
   });
+}
+
+const optionNames: Readonly<Record<keyof ForkOptions, 0>> = {
+  ...{ label: 0, lifetimes: 0, transport: 0, freshWithin: 0 },
+};
+
+function originOf({ id, lineage, version }: SessionRecord) {
+  return { session: id, lineage: lineage ?? id, version };
 }
 
 function inheritedFrom({ userId, tenantId, claims, data }: SessionRecord) {

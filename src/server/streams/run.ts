@@ -1,8 +1,10 @@
 import type { StreamRequest, StreamResponse } from "@connectrpc/connect";
+import { header } from "../../base/wire.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type MethodPolicy, procedureOf } from "../policy/policy.ts";
 import { refuseCall } from "../response/errors.ts";
+import { takeBackTokens } from "../response/tokens.ts";
 import { Ending } from "./ending.ts";
 import type { OpenStreams } from "./open.ts";
 import type { StreamEnds, WatchedStream } from "./watched.ts";
@@ -30,7 +32,7 @@ export interface StreamToRun {
  * but cannot send further messages.
  */
 export async function runStream(owner: StreamOwner, stream: StreamToRun): Promise<StreamResponse> {
-  const { call } = owner;
+  const { core, call } = owner;
   const { request, send, failed } = stream;
 
   // 1. Watch the session, if the policy ends the stream with it.
@@ -65,11 +67,16 @@ export async function runStream(owner: StreamOwner, stream: StreamToRun): Promis
     // 5. Before each message: check that the session is alive. After the first one, the response
     // headers are sent.
     const sent = (): void => {
+      takeBackTokens(core, call, false);
       call.committed = true;
       watched?.sent();
     };
+    const over = (): void => {
+      stopWatching();
+      takeBackTokens(core, call, false);
+    };
     const message = ending.wrap(response.message, {
-      ...{ before: look, after: sent, failed, over: stopWatching, returnSource: true },
+      ...{ before: look, after: sent, failed, over, returnSource: true },
     });
     return { ...response, message };
   } catch (error) {
@@ -92,7 +99,14 @@ async function watch(
   const procedure = procedureOf(request.method);
   try {
     return await streams.watch(session, ends, (error) => {
-      ending.end(refuseCall(core, call, { error, procedure }));
+      takeBackTokens(core, call, false);
+      const refused = refuseCall(core, call, { error, procedure });
+      const hint = call.responseHeader.get(header.hint);
+      if (call.committed && hint !== null) {
+        // The headers are sent, so the hint goes into the trailers.
+        refused.metadata.set(header.hint, hint);
+      }
+      ending.end(refused);
     });
   } catch (error) {
     throw refuseCall(core, call, { error, procedure });

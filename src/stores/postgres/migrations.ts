@@ -77,6 +77,8 @@ const ownersAndClaims = [
   "alter table rpcsession_changes alter column ended_by drop not null",
 ];
 
+/** Which sessions were forked from which. */
+const forks = ["alter table rpcsession_sessions add column lineage text"];
 /** The ids of the secrets that servers have used. */
 const secrets = [
   `create table rpcsession_secrets (
@@ -92,5 +94,6 @@ export const postgresMigrations: readonly (readonly string[])[] = [
   first,
   leases,
   ownersAndClaims,
+  forks,
   secrets,
 ];

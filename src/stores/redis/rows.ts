@@ -38,7 +38,8 @@ export function redisKeys(prefix: string): RedisKeys {
 /** Returns the fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
   const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
-  const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife };
+  const { lineage } = session;
+  const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife, lineage };
   const fields: string[] = [];
   for (const [name, value] of Object.entries(given)) {
     if (value !== null) {
@@ -91,6 +92,7 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     expiresAt: time("expiresAt"),
     accessLife: orNull("accessLife"),
     idleLife: orNull("idleLife"),
+    lineage: row.get("lineage") ?? null,
     claims: JSON.parse(known("claims")) as JsonObject,
     claimsVersion: Number(known("claimsVersion")),
     data: JSON.parse(known("data")) as JsonObject,

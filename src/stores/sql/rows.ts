@@ -20,6 +20,7 @@ export interface SessionRow {
   readonly expires_at: BigInteger;
   readonly access_life: BigInteger | null;
   readonly idle_life: BigInteger | null;
+  readonly lineage: string | null;
   readonly claims: string;
   readonly claims_version: BigInteger;
   readonly data: string;
@@ -51,6 +52,7 @@ export function toSession(row: SessionRow): SessionRecord {
     expiresAt: Number(row.expires_at),
     accessLife: toNumber(row.access_life),
     idleLife: toNumber(row.idle_life),
+    lineage: row.lineage,
     claims: JSON.parse(row.claims) as JsonObject,
     claimsVersion: Number(row.claims_version),
     data: JSON.parse(row.data) as JsonObject,

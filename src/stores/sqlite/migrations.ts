@@ -79,6 +79,8 @@ const ownersAndClaims = [
   "alter table rpcsession_changes drop column former_ended_by",
 ];
 
+/** Which sessions were forked from which. */
+const forks = ["alter table rpcsession_sessions add column lineage text"];
 /** The ids of the secrets that servers have used. */
 const secrets = [
   `create table rpcsession_secrets (
@@ -94,5 +96,6 @@ export const sqliteMigrations: readonly (readonly string[])[] = [
   first,
   leases,
   ownersAndClaims,
+  forks,
   secrets,
 ];

@@ -17,7 +17,9 @@ export const durableRules: Rules<DurableStoreFixture> = {
     const { store, clock } = fixture;
     await store.secret?.();
     await store.insert(newSession({ claims: awkwardJson }));
-    await store.insert(newSession({ id: "s2", replaces: "s1", accessLife: 1, idleLife: 2 }));
+    await store.insert(
+      newSession({ id: "s2", replaces: "s1", accessLife: 1, idleLife: 2, lineage: "s1" }),
+    );
     await store.update({ id: "s2", version: 0, claims: { role: "user" }, data: awkwardJson });
     await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
     const before = await everything(store);

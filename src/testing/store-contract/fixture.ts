@@ -61,6 +61,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     endsBy: null,
     accessLife: null,
     idleLife: null,
+    lineage: null,
     authTime: null,
     replaces: null,
     requires: null,

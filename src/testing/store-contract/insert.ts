@@ -75,12 +75,15 @@ export const insertRules: Rules = {
   }) {
     const authTime = clock.now() - 3_600_000;
     const lives = { accessLife: 60_000, idleLife: idle };
-    const { record } = await insertNew(store, { authTime, ...lives });
+    const { record } = await insertNew(store, { authTime, ...lives, lineage: "s0.s1" });
     assert.equal(record.authTime, authTime);
+    assert.equal(record.lineage, "s0.s1");
+    assert.equal((await insertNew(store, { id: "s2" })).record.lineage, null);
     assert.deepEqual([record.accessLife, record.idleLife], [60_000, idle]);
     assert.deepEqual((await store.load("s1")).record, record);
     const refreshed = (await store.refresh(advance(0))).record;
     assert.equal(refreshed?.authTime, authTime);
+    assert.equal(refreshed?.lineage, "s0.s1");
     assert.deepEqual([refreshed?.accessLife, refreshed?.idleLife], [60_000, idle]);
   },
 

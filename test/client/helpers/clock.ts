@@ -1,12 +1,14 @@
 import type { Clock } from "../../../src/base/clock.ts";
 
-/** A clock that moves only when `advance` is called. */
+/** A clock that moves only when `advance` or `sleep` is called. */
 export class FakeClock implements Clock {
   #ms = 1_000_000;
+  /** How far the wall clock is ahead of the monotonic clock. */
+  #ahead = 0;
   readonly #timers = new Set<{ at: number; action: () => void }>();
 
   now(): number {
-    return this.#ms;
+    return this.#ms + this.#ahead;
   }
 
   monotonic(): number {
@@ -22,6 +24,11 @@ export class FakeClock implements Clock {
   /** The number of timers that have not fired yet. */
   get pending(): number {
     return this.#timers.size;
+  }
+
+  /** Moves only the wall clock: the machine sleeps, or somebody sets the clock. */
+  sleep(ms: number): void {
+    this.#ahead += ms;
   }
 
   advance(ms: number): void {

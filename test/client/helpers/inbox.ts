@@ -1,8 +1,9 @@
-import http, { Agent } from "node:http";
+import http, { Agent, type IncomingMessage, type ServerResponse } from "node:http";
 import http2 from "node:http2";
 import type { AddressInfo, Socket } from "node:net";
 import {
   type Client,
+  ConnectError,
   createClient,
   type HandlerContext,
   type Interceptor,
@@ -67,6 +68,12 @@ export interface InboxWorld {
   revoke(): Promise<void>;
   /** Runs before a stream sends anything. */
   onWatch: ((context: HandlerContext) => unknown) | undefined;
+  /** Answers a request in place of the service, as a gateway does, if it returns true. */
+  answer: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
+  /** Ends the body of every open response cleanly, as a proxy does when its upstream is gone. */
+  endBodies(): void;
+  /** Drops the details of every error, as some gateways do. */
+  dropDetails: boolean;
   /** Cuts every connection. */
   cut(): void;
   /** Closes the server, or opens it again on the same port. */
@@ -81,7 +88,8 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   let refreshes = 0;
   let created: Session | undefined;
   const sockets = new Set<Socket>();
-  const listener = connectNodeAdapter(
+  const responses = new Set<ServerResponse>();
+  const adapter = connectNodeAdapter(
     sessions.protect({
       requestGate: async ({ method }) => {
         refreshes += method.name === "Refresh" ? 1 : 0;
@@ -105,6 +113,16 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
         }),
     }),
   );
+  const listener = (...[request, response]: Parameters<typeof adapter>): void => {
+    // HTTP/2 has compatible objects.
+    const open = response as ServerResponse;
+    if (!world.answer?.(request as IncomingMessage, open)) {
+      responses.add(open);
+      open.on("close", () => responses.delete(open));
+      open.on("error", () => {});
+      adapter(request, response);
+    }
+  };
   const server = wire.endsWith("h2c") ? http2.createServer(listener) : http.createServer(listener);
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);
@@ -120,7 +138,10 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   const count: Interceptor = (next) => async (request) => {
     underway += request.stream ? 0 : 1;
     try {
-      return await next(request);
+      const response = await next(request);
+      return response.stream
+        ? { ...response, message: bare(response.message, () => world.dropDetails) }
+        : response;
     } finally {
       underway -= request.stream ? 0 : 1;
     }
@@ -148,6 +169,13 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     // In the store, as another server would do it.
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
+    answer: undefined,
+    dropDetails: false,
+    endBodies() {
+      for (const response of responses) {
+        response.end();
+      }
+    },
     restart: () => listen(port),
   };
   onTestFinished(async () => {
@@ -157,6 +185,17 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   });
   await world.client.signIn({ user: "ada" });
   return world;
+}
+
+async function* bare<T>(messages: AsyncIterable<T>, drops: () => boolean): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    if (error instanceof ConnectError && drops()) {
+      error.details = [];
+    }
+    throw error;
+  }
 }
 
 function clientOf(wire: InboxWire, baseUrl: string) {

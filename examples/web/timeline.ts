@@ -1,0 +1,101 @@
+import { EventEmitter, once } from "node:events";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { SessionEvent } from "rpc-session";
+import {
+  Actor,
+  Mood,
+  type WatchTimelineResponseSchema,
+} from "../gen/playground/v1/playground_pb.ts";
+
+type Entry = MessageInitShape<typeof WatchTimelineResponseSchema> & { readonly number: number };
+
+/** Entries that are kept. */
+const maxEntries = 500;
+
+/** What happened on the server, in the order in which it happened. */
+export class Timeline {
+  readonly #now: () => number;
+  readonly #entries: Entry[] = [];
+  readonly #news = new EventEmitter().setMaxListeners(0);
+  #last = 0;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  add(actor: Actor, mood: Mood, text: string): void {
+    this.#last += 1;
+    this.#entries.push({ number: this.#last, time: BigInt(this.#now()), actor, mood, text });
+    if (this.#entries.length > maxEntries) {
+      this.#entries.shift();
+    }
+    this.#news.emit("added");
+  }
+
+  /** Adds an event of the session engine. */
+  addEvent(event: SessionEvent): void {
+    const told = tell(event);
+    if (told !== undefined) {
+      this.add(Actor.SERVER, ...told);
+    }
+  }
+
+  /** Yields every entry after a number, then each new one, until the signal aborts. */
+  async *after(number: number, signal: AbortSignal): AsyncGenerator<Entry> {
+    for (let seen = number; ; ) {
+      for (const entry of this.#entries.filter((each) => each.number > seen)) {
+        seen = entry.number;
+        yield entry;
+      }
+      if (seen >= this.#last) {
+        await once(this.#news, "added", { signal });
+      }
+    }
+  }
+}
+
+/** The last characters of a session id: enough to tell the sessions of this page apart. */
+export function short(sessionId: string): string {
+  return `…${sessionId.slice(-4)}`;
+}
+
+function tell(event: SessionEvent): [Mood, string] | undefined {
+  switch (event.type) {
+    case "created":
+      return [Mood.GOOD, `Session ${short(event.sessionId)} began for ${event.userId}.`];
+    case "refreshed":
+      return [
+        Mood.GOOD,
+        `Session ${short(event.sessionId)} was refreshed: a new access token, and refresh token number ${event.generation}.`,
+      ];
+    case "recovered":
+      return [
+        Mood.GOOD,
+        `The response to a refresh of session ${short(event.sessionId)} was lost. The client asked again and got refresh token number ${event.generation} once more.`,
+      ];
+    case "revoked":
+      return [
+        Mood.UNSPECIFIED,
+        `Session ${short(event.sessionId)} ended: ${reasons[event.endedBy]}.`,
+      ];
+    case "expired":
+      return [Mood.REFUSED, `Session ${short(event.sessionId)} is over: it was idle for too long.`];
+    case "theft":
+      return [
+        Mood.ALARM,
+        `Theft: refresh token number ${event.presented} of session ${short(event.sessionId)} was used again, long after number ${event.generation} replaced it. The session ends for everybody who holds it.`,
+      ];
+    case "csrfRefused":
+      return [Mood.ALARM, "A request with session cookies from another site was refused."];
+    default:
+      return undefined;
+  }
+}
+
+const reasons = {
+  signOut: "its user signed out",
+  revoked: "it was revoked",
+  replaced: "a new sign-in in the same browser replaced it",
+  theft: "it was stolen",
+  evicted: "its user has too many sessions",
+} as const;

@@ -1,0 +1,157 @@
+import { SessionError } from "../../base/errors.ts";
+import type { TokenTransport } from "../../base/wire.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
+import type { VerifiedToken } from "../../jwt/verifier.ts";
+import type { PresentedTokens } from "../../request/tokens.ts";
+import type { Authenticator, VerifyingCore } from "../core.ts";
+import { isTooMany, ownAccessCookies } from "./candidates.ts";
+
+/** Verifies one access token as of the arrival of the call. */
+export type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
+
+/** What verifying cookies works with. */
+interface CookieVerification {
+  readonly presented: PresentedTokens;
+  readonly verify: VerifyToken;
+  /** Waits at most until the call ends. */
+  readonly wait: <T>(work: T | Promise<T>) => T | Promise<T>;
+}
+
+/**
+ * Verifies the access cookie. If there are several copies, the best one counts.
+ * @returns undefined if all cookies are those of another service
+ * @throws SessionError
+ */
+export async function verifyCookies(
+  core: VerifyingCore,
+  engine: Authenticator,
+  { presented, verify, wait }: CookieVerification,
+): Promise<TokenClaims | undefined> {
+  // 1. The usual case: one cookie.
+  const { accessCookies } = presented;
+  const [first, ...more] = accessCookies;
+  if (first !== undefined && more.length === 0) {
+    const only = await verify(first);
+    return only.status === "foreign" ? withoutAccess(engine, presented) : accept(only, "cookie");
+  }
+
+  // 2. Too many copies may hide the real one.
+  if (isTooMany(accessCookies, ownAccessCookies(core, presented))) {
+    throw contradiction(core, "there are too many copies of the access cookie");
+  }
+
+  // 3. Those of other issuers count as absent.
+  const verified = await Promise.all(accessCookies.map(async (cookie) => verify(cookie)));
+  const copies = verified.filter(({ status }) => status !== "foreign");
+  if (copies.length === 0) {
+    return withoutAccess(engine, presented);
+  }
+
+  // 4. Copies of several sessions contradict each other, except those of sessions that have ended.
+  const sessions = new Set(copies.flatMap((copy) => ("claims" in copy ? [copy.claims.sid] : [])));
+  if (sessions.size > 1) {
+    if (core.cookies.hostOnly) {
+      // Only this host can have set them. Refresh reads their rows, and expires the wrong ones.
+      throw contradiction(core, severalSessions);
+    }
+    const over = await wait(overOf(engine, sessions));
+    const live = [...sessions].filter((session) => !over.has(session));
+    if (live.length > 1) {
+      throw contradiction(core, severalSessions);
+    }
+    const [one] = live;
+    const ofOne = copies.filter((copy) => "claims" in copy && copy.claims.sid === one);
+    return accept((one === undefined ? copies : ofOne).reduce(better), "cookie");
+  }
+  return accept(copies.reduce(better), "cookie");
+}
+
+const severalSessions = "the access cookies belong to different sessions";
+
+/** Returns the sessions that have ended by the store's word. */
+async function overOf(
+  engine: Authenticator,
+  sessions: ReadonlySet<string>,
+): Promise<ReadonlySet<string>> {
+  const checked = await Promise.all(
+    [...sessions].map(async (session) => ((await engine.isOver(session)) ? [session] : [])),
+  );
+  return new Set(checked.flat());
+}
+
+/**
+ * Decides about a request whose own access cookie is absent.
+ * @returns undefined if there is no own refresh cookie either
+ * @throws SessionError `tryRefreshToken` if there may be one
+ */
+function withoutAccess(
+  engine: Authenticator,
+  { accessCookies, refreshCookies }: PresentedTokens,
+): undefined {
+  // Beside an access cookie of another issuer, a refresh cookie is ours only under our own secret.
+  const isOwn = (token: string): boolean =>
+    accessCookies.length === 0 || engine.namesOwnSecret(token);
+  if (refreshCookies.some(isOwn)) {
+    throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
+      message: "the request has a refresh token but no access token; refresh the session",
+    });
+  }
+  return undefined;
+}
+
+/** The error of cookies that belong to different sessions, or of so many that this cannot be told. */
+function contradiction(core: VerifyingCore, problem: string): SessionError {
+  // Without the __Host- prefix, a sibling host may have planted one of them.
+  return core.cookies.hostOnly
+    ? conflict(problem)
+    : new SessionError("unauthorized", "TOKEN_CONFLICT", {
+        message: `${problem}; sign in again`,
+        clearTokens: true,
+      });
+}
+
+/** The more useful of two copies of a cookie. */
+function better(a: VerifiedToken, b: VerifiedToken): VerifiedToken {
+  const rank = { valid: 4, expired: 3, invalid: 2, malformed: 1, foreign: 0 } as const;
+  if (rank[a.status] !== rank[b.status]) {
+    return rank[a.status] > rank[b.status] ? a : b;
+  }
+  return "claims" in a && "claims" in b && isNewer(b.claims, a.claims) ? b : a;
+}
+
+function isNewer(a: TokenClaims, b: TokenClaims): boolean {
+  return a.gen - b.gen > 0 || (a.gen === b.gen && (a.cv - b.cv || a.exp - b.exp) > 0);
+}
+
+/**
+ * @param transport how the token was presented
+ * @throws SessionError unless the token is valid and was issued for the transport it came by
+ */
+export function accept(verified: VerifiedToken, transport: TokenTransport): TokenClaims {
+  switch (verified.status) {
+    case "valid":
+      if (verified.claims.transport !== transport) {
+        throw conflict("the access token was issued for the other token transport");
+      }
+      return verified.claims;
+    case "expired":
+      throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
+        message: "the access token has expired; refresh the session and try again",
+        sessionId: verified.claims.sid,
+        userId: verified.claims.sub,
+      });
+    case "foreign":
+    case "invalid":
+    case "malformed":
+      // Nothing is proven, so nothing is known about the session: the refresh decides.
+      throw new SessionError("tryRefreshToken", "TOKEN_INVALID", {
+        message: "the access token is not valid; refresh the session and try again",
+      });
+  }
+}
+
+/** The error of tokens that belong to different sessions. A refresh finds out which one is live. */
+export function conflict(problem: string): SessionError {
+  const message = `${problem}; refresh the session and try again`;
+  return new SessionError("tryRefreshToken", "TOKEN_CONFLICT", { message });
+}
