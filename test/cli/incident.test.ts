@@ -215,7 +215,7 @@ describePostgres("feat:H12 the commands for a leaked secret on PostgreSQL", (ser
 describe.skipIf(redisMissing)("feat:H12 the commands for a leaked secret on Redis", () => {
   it("declare it dead, show what is trusted, rotate and retire keys, and sign everybody out", async () => {
     const port = await freePort();
-    const redis = await startRedis("--port", port);
+    const redis = await startRedis("--port", String(port));
     try {
       const clients = await Promise.all([1, 2, 3, 4].map(() => redis.connect()));
       const ended = await incident(`redis://127.0.0.1:${port}`, () => {
