@@ -178,7 +178,8 @@ export class Refresher {
     if (this.#local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    const hint = this.#local.obey(error);
+    // A handler around Refresh may have ended the session; the notice says so.
+    const hint = this.#local.obey(error, before);
     const isLost = this.#local.lostCookies(hint, before);
     this.#local.endUnnamed(hint, before);
     const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
