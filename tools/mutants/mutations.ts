@@ -210,7 +210,7 @@ function replacementsOfLiteral(node: Node, parent: Node | undefined): string[] {
 }
 
 /** From here on, one more or less of a time or a size is no difference that anybody would notice. */
-const large = 10_000;
+const large = 1_000;
 
 function replacementsOfNumber(value: number, parent: Node | undefined): string[] {
   const [more, less] = value < large ? [value + 1, value - 1] : [value * 2, Math.floor(value / 2)];
