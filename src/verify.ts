@@ -163,6 +163,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
     issuer: options.issuer,
+    olderIssuers: [],
     isOwnIssuer: (named) => named === options.issuer,
     cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),

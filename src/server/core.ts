@@ -33,6 +33,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
     CrossSiteRule {
   readonly issuer: string;
+  /** The other issuers whose sessions are accepted, after a change of the issuer. */
+  readonly olderIssuers: readonly string[];
   /** Whether tokens that name this issuer may be this service's own. */
   isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;
