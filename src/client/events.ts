@@ -54,8 +54,8 @@ export type SessionClientEvent =
       readonly why: "stale" | "unreadable";
     }
   /**
-   * The token store failed; `error` is the name of the error it threw, or `TypeError` if it returned
-   * an invalid value. The session continues.
+   * The token store failed; `error` is the name of the error it threw, `TypeError` if it returned an
+   * invalid value, or `TimeoutError` if it took longer than `refreshTimeout`. The session continues.
    */
   | {
       readonly type: "storeFailed";

@@ -53,8 +53,8 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * instance creates sessions, SessionService. Every method requires a session unless a policy
    * allows calls without one.
    *
-   * Works with all Connect adapters: Node, Express, Fastify, and a router for `createFetchHandler`.
-   * Their option `contextValues` receives the request of the framework.
+   * Works with the Connect adapters for Node.js, Express and Fastify, and with a router for
+   * `createFetchHandler`. Their option `contextValues` receives the request of the framework.
    *
    * ```ts
    * connectNodeAdapter(sessions.protect({ routes }));

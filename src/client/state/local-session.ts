@@ -1,9 +1,10 @@
-import type { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
 import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Hint, hintOf } from "./hint.ts";
+import { Lifetime } from "./lifetime.ts";
 import {
   type AccessOrder,
   isCurrent,
@@ -60,6 +61,8 @@ export class LocalSession implements KnownSession, Credentials {
   epoch = 0;
   intent = 0;
   version = 0;
+  /** How long the access token is still valid. */
+  readonly lifetime: Lifetime;
 
   readonly #options: ResolvedOptions;
   readonly #hooks: SessionHooks;
@@ -72,22 +75,20 @@ export class LocalSession implements KnownSession, Credentials {
   #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
-  #loading: Promise<ClientTokens | undefined> | undefined;
-  /** The lifetime of the access token, in milliseconds of both clocks; see {@link #age}. */
-  #lifetime:
-    | { readonly monotonic: number; readonly wall: number; readonly length: number }
-    | undefined;
-  /** The version of the access token that the server has refused, if a refresh is to replace it. */
-  #refused = -1;
+  #loading: Promise<Loaded> | undefined;
 
   constructor(options: ResolvedOptions, hooks: SessionHooks) {
     this.transport = options.tokens.transport;
     this.realm = options.realm;
     this.#options = options;
     this.#hooks = hooks;
+    this.lifetime = new Lifetime(options);
     this.#state = stateOf(this);
     this.#published = this.#state;
-    this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
+    this.#keeper = new TokenKeeper(options.tokens, {
+      ...{ clock: options.clock, ms: options.refreshTimeoutMs },
+      emit: (event) => this.emit(event),
+    });
     // Tabs share a session only if they share its cookies.
     if (this.transport === "cookie") {
       this.#tabs = new Tabs(channelName(options.realm), {
@@ -140,7 +141,8 @@ export class LocalSession implements KnownSession, Credentials {
    */
   attach(headers: Headers): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
-    const wasLoaded = this.ready() === undefined;
+    void this.ready();
+    const wasLoaded = this.isLoaded;
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
@@ -150,55 +152,20 @@ export class LocalSession implements KnownSession, Credentials {
     return { epoch, intent, version, wasLoaded };
   }
 
-  /**
-   * Milliseconds until the access token is due for an early refresh, negative if it is overdue;
-   * undefined if its lifetime is not known.
-   */
-  dueIn(): number | undefined {
-    return this.#lifetime && this.#lifetime.length * this.#options.earlyRefresh - this.#age();
-  }
-
-  /**
-   * Where the access token is in its lifetime: `due` means due for an early refresh, by its age or
-   * because the server has refused it. A token whose lifetime is not known counts as fresh until then.
-   */
-  phase(): "fresh" | "due" | "expired" {
-    const dueIn = this.dueIn() ?? 1;
-    if (dueIn <= 0 && this.#expiresIn() === 0) {
-      return "expired";
-    }
-    return dueIn <= 0 || this.#refused === this.version ? "due" : "fresh";
-  }
-
-  /** Records that the server has refused the current access token. */
-  refused(): void {
-    this.#refused = this.version;
-  }
-
-  /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
-  #expiresIn(): number {
-    return Math.max(0, (this.#lifetime?.length ?? 0) - this.#age());
-  }
-
-  /**
-   * How old the access token is. Some monotonic clocks stand still while the machine sleeps, and the
-   * wall clock may be set back, so the later of the two counts.
-   */
-  #age(): number {
-    const { clock } = this.#options;
-    const { monotonic, wall } = this.#lifetime ?? { monotonic: 0, wall: 0 };
-    return Math.max(clock.monotonic() - monotonic, clock.now() - wall);
-  }
-
   // --- The token store -------------------------------------------------------------------------
+
+  /** Whether the token store has been read. Cookies need no reading. */
+  get isLoaded(): boolean {
+    return this.transport === "cookie" || this.status !== "unknown";
+  }
 
   /**
    * Loads the tokens if that is still to be done. Returns undefined if there is nothing to wait for.
-   * The promise resolves to the tokens that the store held and never rejects; after a failure the
-   * next call tries again.
+   * The promise resolves to what the store held and never rejects; after a failure the next call
+   * tries again.
    */
-  ready(): Promise<ClientTokens | undefined> | undefined {
-    if (this.#loading !== undefined || this.transport === "cookie" || this.status !== "unknown") {
+  ready(): Promise<Loaded> | undefined {
+    if (this.#loading !== undefined || this.isLoaded) {
       return this.#loading;
     }
     const loaded = this.#keeper.load();
@@ -231,24 +198,24 @@ export class LocalSession implements KnownSession, Credentials {
     return this.#keeper.idle();
   }
 
-  /** Starts with the tokens that the store held. Returns those of the right realm. */
-  #start(loaded: Loaded): ClientTokens | undefined {
+  /** Starts with the tokens that the store held. Returns only those of the right realm. */
+  #start(loaded: Loaded): Loaded {
     if (loaded === "failed") {
-      return undefined;
+      return loaded;
     }
     const { realm } = this.#options;
     const isOwnRealm = realm === undefined || loaded.tokens?.realm === realm;
-    const found = isOwnRealm ? loaded.tokens : undefined;
+    const tokens = isOwnRealm ? loaded.tokens : undefined;
     // A sign-in or sign-out during the load is newer than the tokens in the store.
     if (this.status === "unknown") {
-      if (found === undefined) {
+      if (tokens === undefined) {
         this.status = "signedOut";
       } else {
-        this.#restore(found);
+        this.#restore(tokens);
       }
       this.#publish();
     }
-    return found;
+    return { tokens };
   }
 
   #restore(tokens: ClientTokens): void {
@@ -347,14 +314,12 @@ export class LocalSession implements KnownSession, Credentials {
   renewed(token?: AccessOrder & { readonly expiresIn: number }, age = 0): void {
     this.version += 1;
     if (token === undefined) {
-      this.#lifetime = undefined;
+      this.lifetime.end();
       return;
     }
     const { generation, claimsVersion, expiresAt, expiresIn } = token;
     this.order = { generation, claimsVersion, expiresAt };
-    const { clock } = this.#options;
-    const [monotonic, wall] = [clock.monotonic() - age, clock.now() - age];
-    this.#lifetime = { monotonic, wall, length: expiresIn };
+    this.lifetime.start(expiresIn, age);
   }
 
   /** Applies a notice that comes with a token. Returns the verdict that was carried out. */
@@ -478,6 +443,17 @@ export class LocalSession implements KnownSession, Credentials {
     return isLost;
   }
 
+  /**
+   * Signs out if the answer to this client's own refresh clears its tokens without naming a session:
+   * they prove none, so no valid ones are left.
+   */
+  endUnnamed(hint: Hint | undefined, sent: SessionSnapshot): void {
+    const isUnnamed = hint?.clear && hint.sessionId === "";
+    if (isUnnamed && sent.epoch === this.epoch && this.status !== "signedOut") {
+      this.end("server");
+    }
+  }
+
   /** Reports to other tabs how a notice was applied. */
   #notifyTabs(verdict: Verdict): void {
     const { sessionId, realm, order, claims } = this;
@@ -491,7 +467,7 @@ export class LocalSession implements KnownSession, Credentials {
     } else if (sessionId !== undefined && realm !== undefined) {
       const known = { session: sessionId, realm, ...(claims && { claims }) };
       if (verdict === "renew" && order !== undefined) {
-        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.#expiresIn() });
+        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.lifetime.rest });
       } else if (verdict === "adopt") {
         this.#tabs?.send({ type: "signedIn", ...known });
       }
@@ -520,7 +496,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = undefined;
     this.#dropContents();
     this.order = undefined;
-    this.#lifetime = undefined;
+    this.lifetime.end();
     if (before !== "signedOut") {
       this.#news.push({ type: "signedOut", sessionId, by });
     }
@@ -533,7 +509,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = undefined;
     this.claims = undefined;
     this.order = undefined;
-    this.#lifetime = undefined;
+    this.lifetime.end();
   }
 
   /** Drops everything that belongs to one session and must not pass to the next. */
@@ -562,6 +538,17 @@ export class LocalSession implements KnownSession, Credentials {
       this.emit(event);
     }
   }
+}
+
+/** The error of a call that needs tokens while the token store fails. */
+export function tokensNotLoaded(cause?: ConnectError): ConnectError {
+  return new ConnectError(
+    "the token store has not returned the tokens; try again, and check its load() and the event storeFailed",
+    Code.Unavailable,
+    undefined,
+    undefined,
+    cause,
+  );
 }
 
 /** The credentials of a refresh, which is authenticated by the refresh token alone. */
