@@ -12,6 +12,7 @@ import {
   type ResumeOptions,
   resume,
 } from "./resume/resume.ts";
+import { tokensNotLoaded } from "./state/credentials.ts";
 
 /** A client's session with a service. */
 export interface SessionClient<Claims extends object = JsonObject> {
@@ -43,7 +44,8 @@ export interface SessionClient<Claims extends object = JsonObject> {
    * refresh for a call, it is not delayed after a token was refused.
    *
    * @throws ConnectError Unauthenticated if there is no session or it is over; Unavailable if the
-   *   service could not be reached in time, in which case the session is kept; Aborted if the
+   *   service or the token store could not be reached in time, in which case the session is kept;
+   *   Aborted if the
    *   session changed during the refresh; Canceled or DeadlineExceeded as set by `options`
    */
   refresh(options?: SessionCallOptions): Promise<void>;
@@ -141,7 +143,10 @@ async function refresh(
 ): Promise<void> {
   try {
     await withDeadline(options.clock, call, async (signal) => {
-      await race(local.ready() ?? Promise.resolve(undefined), signal);
+      await race(Promise.resolve(local.ready()), signal);
+      if (!local.isLoaded) {
+        throw tokensNotLoaded();
+      }
       if (!refresher.canRefresh()) {
         throw new ConnectError("there is no session to refresh; sign in", Code.Unauthenticated);
       }

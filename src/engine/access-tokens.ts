@@ -87,7 +87,7 @@ export class AccessTokens {
       jti: randomId(12),
       client_id: audience,
       gen: record.generation,
-      gat: seconds(record.rotatedAt),
+      gat: seconds(record.sentAt),
       cv: record.claimsVersion,
       auth_time: seconds(record.authTime),
       session_iat: seconds(record.createdAt),

@@ -360,12 +360,18 @@ export class Engine {
   }
 
   /**
-   * Notes that a live access token was used, which confirms its generation in the background.
+   * Notes that a live access token was used, which confirms its generation in the background; see
+   * `showsReceipt`.
+   * @param refreshCookies the refresh cookies of the same request, verified or not
    * @param now milliseconds since 1970; default `revocations.storeNow()`
    */
-  used(claims: TokenClaims, now: number = this.revocations.storeNow()): void {
+  used(
+    claims: TokenClaims,
+    refreshCookies: readonly string[] = [],
+    now: number = this.revocations.storeNow(),
+  ): void {
     if (now - claims.gat * 1000 >= this.#options.lifetimes.settle) {
-      this.#confirmations.used(claims.sid, claims.gen);
+      this.#confirmations.used(claims, refreshCookies);
     }
   }
 }

@@ -34,6 +34,13 @@ export interface SessionRecord {
   readonly confirmedAt: number | null;
   /** When the generation was first minted. */
   readonly rotatedAt: number;
+  /**
+   * When the refresh token of the generation was last sent, as far as that counts; see `RefreshWrite`.
+   * Never before `rotatedAt`, so a row that an older version wrote has that time.
+   */
+  readonly sentAt: number;
+  /** Milliseconds by which re-sends have prolonged the settling of the generation; 0 without one. */
+  readonly prolonged: number;
   readonly createdAt: number;
   /** When the user last authenticated. */
   readonly authTime: number;
@@ -92,11 +99,14 @@ export interface NewSession {
   readonly replaces: string | null;
   /** A session that must be live in the transaction that inserts this one; null for none. */
   readonly requires: string | null;
-  /** How many live sessions the user may have, including this one; null for any number. */
+  /**
+   * How many live sessions the user may have within the tenant, including this one; null for any
+   * number. Sessions without a tenant count by themselves.
+   */
   readonly limit: SessionLimit | null;
 }
 
-/** A limit on the live sessions of one user. */
+/** A limit on the live sessions of one user within one tenant. */
 export interface SessionLimit {
   /** At least 1. The session named by `replaces` does not count, because it ends first. */
   readonly max: number;
@@ -174,20 +184,34 @@ export type RefreshWrite = {
   readonly idle: number;
 } & (
   | {
-      /** Moves to `generation` + 1: unconfirmed, `rotatedAt` now, `secretId` as given. */
+      /**
+       * Moves to `generation` + 1: unconfirmed, `rotatedAt` and `sentAt` now, `prolonged` 0, `secretId`
+       * as given.
+       */
       readonly kind: "advance";
       readonly secretId: string;
     }
   | {
       /**
        * Keeps the generation. If `settle` is not null, an unconfirmed generation is confirmed now,
-       * provided `rotatedAt` is at least that many milliseconds ago. A negative age counts as 0.
+       * provided `sentAt` is at least that many milliseconds ago. A negative age counts as 0.
        */
       readonly kind: "keep";
       readonly settle: number | null;
     }
   | {
-      /** Moves forward to generation `to`, which this store has lost: unconfirmed, `rotatedAt` now. */
+      /**
+       * Keeps the generation, whose refresh token is sent again. If `prolonged` is not null, it is the
+       * new value of the record, and `sentAt` becomes now.
+       */
+      readonly kind: "resend";
+      readonly prolonged: number | null;
+    }
+  | {
+      /**
+       * Moves forward to generation `to`, which this store has lost: unconfirmed, `rotatedAt` and
+       * `sentAt` now, `prolonged` 0.
+       */
       readonly kind: "forward";
       readonly to: number;
       readonly secretId: string;
@@ -325,8 +349,8 @@ export interface SessionStore {
   secret?(): Promise<Uint8Array>;
 
   /**
-   * Adds a session with generation 0 (unconfirmed, `rotatedAt` now), claims version 0 and version 0.
-   * Rejects if the id is taken.
+   * Adds a session with generation 0 (unconfirmed, `rotatedAt` and `sentAt` now, `prolonged` 0),
+   * claims version 0 and version 0. Rejects if the id is taken.
    *
    * The same transaction ends the session named by `replaces`, if it exists and has not ended, and
    * the sessions that `limit` evicts. Each of these ends is appended to the change log. `requires` and
@@ -344,8 +368,8 @@ export interface SessionStore {
   refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
 
   /**
-   * Confirms a generation if it is current, not revoked and at least `settle` milliseconds old. A
-   * negative age counts as 0. Returns true if the generation is confirmed now or was before, or can
+   * Confirms a generation if it is current, not revoked, and its `sentAt` is at least `settle`
+   * milliseconds ago. A negative age counts as 0. Returns true if the generation is confirmed now or was before, or can
    * never be confirmed. Returns false if it is too young, or newer than the one in the store.
    */
   confirm(id: string, generation: number, settle: number): Promise<boolean>;

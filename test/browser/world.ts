@@ -1,5 +1,5 @@
 // The scene of the tests in browsers: an API, a page that may call it, and a visitor.
-import { afterAll, beforeAll, describe, onTestFinished, vi } from "vitest";
+import { afterAll, beforeAll, describe, onTestFinished } from "vitest";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 import {
   type Engine,
@@ -45,10 +45,8 @@ export function inEngines(
   const names = Object.keys(of) as (keyof Traits)[];
   for (const engine of engines.filter(({ traits }) => names.every((n) => traits[n] === of[n]))) {
     const { name, missing } = engine;
-    const title = missing === "" ? `in ${name}` : `in ${name}, which is missing: ${missing}`;
-    describe.skipIf(missing !== "")(title, () => {
-      // Browsers are slow while other tests run.
-      vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
+    const how = missing === "" ? "" : `, which is missing: ${missing}`;
+    describe.skipIf(missing !== "")(`in ${name}${how}`, () => {
       let running: RunningEngine;
       let script: string;
       beforeAll(async () => {
@@ -68,7 +66,7 @@ async function launched({ name, launch }: Engine): Promise<RunningEngine> {
   try {
     return await launch();
   } catch (error) {
-    console.warn(`${name} did not start, and is started once more: ${error}`);
+    console.warn(`${name} did not start, and is started once more: ${String(error)}`);
     return await launch();
   }
 }

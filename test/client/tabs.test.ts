@@ -1,5 +1,5 @@
 import { describe, expect, it, onTestFinished, vi } from "vitest";
-import { withLock } from "../../src/client/refresh/refresher.ts";
+import { TabLock } from "../../src/client/refresh/refresher.ts";
 import { FakeClock } from "./helpers/clock.ts";
 import { realm } from "./helpers/fake-server.ts";
 import { latch, type Setup, settle, setup, signedIn } from "./helpers/setup.ts";
@@ -132,19 +132,51 @@ describe("two tabs that share cookies", () => {
   });
 });
 
-describe("withLock(lock, work)", () => {
+describe("TabLock", () => {
   it("feat:P2 runs the work without the lock after its timeout", async () => {
     const clock = new FakeClock();
     const held = latch();
-    const lock = { name: "test", ms: 500, clock };
-    const first = withLock(lock, () => held.promise);
+    const one = new TabLock({ name: "test", ms: 500, clock });
+    const two = new TabLock({ name: "test", ms: 500, clock });
+    const first = one.run(() => held.promise);
     await settle();
-    const second = withLock(lock, async () => "done");
+    const second = two.run(async () => "done");
     await settle();
     clock.advance(500);
     expect(await second).toBe("done");
     held.open();
     await first;
+    expect(clock.pending).toBe(0);
+  });
+
+  it("waits once for a lock that a frozen tab holds, and takes turns again when it is free", async () => {
+    const clock = new FakeClock();
+    const frozen = latch();
+    const orphan = new TabLock({ name: "orphan", ms: 500, clock }).run(() => frozen.promise);
+    await settle();
+    const lock = new TabLock({ name: "orphan", ms: 500, clock });
+    const first = lock.run(async () => "waited");
+    await settle();
+    clock.advance(500);
+    expect(await first).toBe("waited");
+    // The clock stands still from now on.
+    expect(await lock.run(async () => "at once")).toBe("at once");
+    expect(await lock.run(async () => "at once")).toBe("at once");
+    frozen.open();
+    await orphan;
+    const turn = latch();
+    const order: string[] = [];
+    const holding = lock.run(async () => {
+      await turn.promise;
+      order.push("first");
+    });
+    await settle();
+    const other = new TabLock({ name: "orphan", ms: 500, clock });
+    const waiting = other.run(async () => void order.push("second"));
+    await settle();
+    turn.open();
+    await Promise.all([holding, waiting]);
+    expect(order).toEqual(["first", "second"]);
     expect(clock.pending).toBe(0);
   });
 
@@ -154,8 +186,8 @@ describe("withLock(lock, work)", () => {
       runs += 1;
       throw new Error("work");
     };
-    const lock = { name: "test", ms: 500, clock: new FakeClock() };
-    await expect(withLock(lock, work)).rejects.toThrow("work");
+    const lock = new TabLock({ name: "test", ms: 500, clock: new FakeClock() });
+    await expect(lock.run(work)).rejects.toThrow("work");
     expect(runs).toBe(1);
   });
 

@@ -1,3 +1,4 @@
+import { Code } from "@connectrpc/connect";
 import { describe, expect, it } from "vitest";
 import { type ClientTokens, memoryTokens, type TokenStore } from "../../src/client/index.ts";
 import { realm } from "./helpers/fake-server.ts";
@@ -176,6 +177,128 @@ describe("a custom TokenStore", () => {
     clock.advance(10_000);
     await call;
     expect(server.count("Refresh")).toBe(1);
+  });
+
+  it("that hangs delays a refresh once, and not again until it has answered", async () => {
+    const store = asyncStore();
+    const { clock, server, notes } = await signedIn("header", { tokens: store });
+    await settle();
+    const hung = latch();
+    store.wait = hung.promise;
+    server.expireAll();
+    const call = notes.addNote({});
+    await settle();
+    clock.advance(10_000);
+    await call;
+    server.expireAll();
+    await notes.addNote({});
+    expect(server.count("Refresh")).toBe(2);
+    hung.open();
+    await settle();
+    store.wait = latch().promise;
+    server.expireAll();
+    const late = notes.addNote({});
+    await settle();
+    expect(server.count("Refresh")).toBe(2);
+    clock.advance(10_000);
+    await late;
+    expect(server.count("Refresh")).toBe(3);
+  });
+
+  it("that never answers lets public methods go on, and fails the others with Unavailable", async () => {
+    const { made, kept } = await tokensOf();
+    const { server, clock } = made;
+    const store = asyncStore(kept);
+    const hung = latch();
+    store.wait = hung.promise;
+    const again = setup("header", { server, clock, tokens: store });
+    const { session, notes, events } = again;
+    const first = notes.signIn({});
+    const protectedCall = notes.addNote({}).catch((error: unknown) => error);
+    await settle();
+    expect(server.count("SignIn")).toBe(1);
+    clock.advance(10_000);
+    expect(await protectedCall).toMatchObject({
+      code: Code.Unavailable,
+      rawMessage: expect.stringMatching(/^the token store has not returned the tokens/),
+    });
+    await first;
+    expect(events[0]).toEqual({ type: "storeFailed", operation: "load", error: "TimeoutError" });
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s2" });
+    hung.open();
+  });
+
+  it.each(["hangs", "fails"])("that %s is read again, and nothing is lost", async (how) => {
+    const { made, kept } = await tokensOf();
+    const { server, clock } = made;
+    const store = asyncStore(kept);
+    const hung = latch();
+    if (how === "hangs") {
+      store.wait = hung.promise;
+    } else {
+      store.fail = true;
+    }
+    const { session, notes } = setup("header", { server, clock, tokens: store });
+    await settle();
+    clock.advance(10_000);
+    await settle();
+    const unavailable = { code: Code.Unavailable };
+    // Nothing waits for the store any more: the clock stands still.
+    await expect(notes.addNote({})).rejects.toMatchObject(unavailable);
+    await expect(session.refresh()).rejects.toMatchObject(unavailable);
+    const stream = notes.watchNotes({})[Symbol.asyncIterator]();
+    await expect(stream.next()).rejects.toMatchObject(unavailable);
+    const upload = notes.importNotes(
+      (async function* () {
+        yield {};
+      })(),
+    );
+    await expect(upload).rejects.toMatchObject(unavailable);
+    expect(session.state.status).toBe("unknown");
+    store.fail = false;
+    hung.open();
+    await settle();
+    await notes.addNote({});
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId: "s1" });
+  });
+
+  it.each(["hangs", "fails"])(
+    "that %s makes a sign-out report that the session may still exist",
+    async (how) => {
+      const { made, kept } = await tokensOf();
+      const { server, clock } = made;
+      const store = asyncStore(kept);
+      store.load = how === "hangs" ? () => latch().promise as never : () => Promise.reject(how);
+      const { session } = setup("header", { server, clock, tokens: store });
+      await settle();
+      const done = session.signOut().catch((error: unknown) => error);
+      await settle();
+      clock.advance(10_000);
+      expect(await done).toMatchObject({ code: Code.Unavailable });
+      expect(session.state.status).toBe("signedOut");
+      expect(server.count("SignOut")).toBe(0);
+      await settle();
+      expect(store.kept).toBeUndefined();
+    },
+  );
+
+  it("that hangs while it saves is reported and keeps the order of saves", async () => {
+    const store = asyncStore();
+    const { notes, events, clock } = setup("header", { tokens: store });
+    await settle();
+    const hung = latch();
+    store.wait = hung.promise;
+    await notes.signIn({});
+    await notes.signIn({});
+    clock.advance(10_000);
+    expect(events.filter(({ type }) => type === "storeFailed")).toEqual([
+      { type: "storeFailed", operation: "save", error: "TimeoutError" },
+    ]);
+    expect(store.saves).toBe(1);
+    hung.open();
+    await settle();
+    expect(store.kept?.session).toBe("s2");
+    expect(clock.pending).toBe(0);
   });
 
   it.each([["text"], [{}], [{ session: "s1" }], [7]])(

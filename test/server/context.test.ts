@@ -293,7 +293,7 @@ describe("feat:Q5 errors of another service", () => {
 });
 
 describe("Cache-Control and Vary", () => {
-  const vary = "Cookie, Authorization, Sec-Fetch-Site, Origin";
+  const vary = "Cookie, Authorization, Sec-Fetch-Site, Origin, Referer";
   const asked = async (
     presented: (access: string, ended: string) => Presented,
     method = listNotes,

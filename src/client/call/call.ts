@@ -1,7 +1,8 @@
 import { ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
 import { cookiesMissing } from "../refresh/refresher.ts";
-import type { SentSnapshot } from "../state/local-session.ts";
+import { tokensNotLoaded } from "../state/credentials.ts";
+import type { SentSnapshot } from "../state/notice-rule.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
 
 /**
@@ -82,7 +83,7 @@ export class SessionCall {
 
       // 2. Refresh early. A unary call waits only if its token has expired already. A stream and a
       //    large message always wait, because sending them again is impossible or costs more.
-      const phase = local.phase();
+      const phase = local.lifetime.phase;
       if (phase !== "fresh" && refresher.canRefresh()) {
         const refreshed = refresher.refreshEarly();
         if (refreshed !== undefined && (isStream || phase === "expired" || isLarge?.())) {
@@ -125,13 +126,17 @@ export class SessionCall {
       throw cookiesMissing(error);
     }
 
-    // 6. The call was sent before its tokens were loaded: load them and send again.
-    if (hint?.action === "signIn" && !sent.wasLoaded && this.mayResend) {
-      const loading = local.ready();
+    // 6. The call was sent before its tokens were loaded: load them and send again. If the token
+    //    store fails, it is not known whether the user is signed in.
+    if (hint?.action === "signIn" && !sent.wasLoaded) {
+      const loading = this.mayResend ? local.ready() : undefined;
       if (loading !== undefined) {
         await race(loading, signal);
       }
-      if (local.tokens === undefined) {
+      if (!local.isLoaded) {
+        throw tokensNotLoaded(error);
+      }
+      if (!this.mayResend || local.tokens === undefined) {
         throw error;
       }
       return;

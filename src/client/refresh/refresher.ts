@@ -3,8 +3,9 @@ import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import type { Clock } from "../../base/clock.ts";
 import { withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { refreshHeaders } from "../state/credentials.ts";
 import { type Hint, isInterruption } from "../state/hint.ts";
-import { type LocalSession, refreshHeaders } from "../state/local-session.ts";
+import type { LocalSession } from "../state/local-session.ts";
 import type { SessionSnapshot } from "../state/notice-rule.ts";
 import { channelName } from "../state/tabs.ts";
 
@@ -27,7 +28,7 @@ export class Refresher {
   readonly #options: ResolvedOptions;
   readonly #local: LocalSession;
   readonly #transport: Transport;
-  readonly #lockName: string;
+  readonly #lock: TabLock;
   #flight: { readonly epoch: number; readonly outcome: Promise<RefreshOutcome> } | undefined;
 
   /** @param transport without the session's interceptor, so that refreshes do not recur */
@@ -35,7 +36,8 @@ export class Refresher {
     this.#options = options;
     this.#local = local;
     this.#transport = transport;
-    this.#lockName = channelName(options.realm);
+    const { clock, refreshTimeoutMs: ms } = options;
+    this.#lock = new TabLock({ name: channelName(options.realm), ms, clock });
     this.refused = new Backoff(options.clock);
     this.early = new Backoff(options.clock);
   }
@@ -88,7 +90,7 @@ export class Refresher {
       throw refusedAgain(error, this.refused.remaining);
     }
     // A stream that is sent now must wait for the refresh, even if this call does not.
-    this.#local.refused();
+    this.#local.lifetime.refuse();
     return this.refresh();
   }
 
@@ -113,20 +115,16 @@ export class Refresher {
   }
 
   async #start(): Promise<RefreshOutcome> {
-    const { clock, refreshTimeoutMs } = this.#options;
     // 1. Remember the session as it is now, to notice changes during the refresh.
     const { transport, epoch, intent, version } = this.#local;
     const before = { epoch, intent, version };
     try {
       // 2. Check whether another client has refreshed already. In cookie mode the tabs take turns and
-      //    announce their refreshes to each other. In header mode, load the token store again; a store
-      //    that hangs must not delay the refresh for longer than the refresh itself may take.
+      //    announce their refreshes to each other. In header mode, load the token store again.
       if (transport === "cookie") {
-        const lock = { name: this.#lockName, ms: refreshTimeoutMs, clock };
-        return await withLock(lock, () => this.#exchange(before));
+        return await this.#lock.run(() => this.#exchange(before));
       }
-      const bounds = { timeoutMs: refreshTimeoutMs };
-      await withDeadline(clock, bounds, () => this.#local.reload()).catch(() => {});
+      await this.#local.reload();
       return await this.#exchange(before);
     } finally {
       // Another session may have started a refresh of its own in the meantime.
@@ -181,12 +179,10 @@ export class Refresher {
     if (this.#local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    const hint = this.#local.obey(error);
+    // A handler around Refresh may have ended the session; the notice says so.
+    const hint = this.#local.obey(error, before);
     const isLost = this.#local.lostCookies(hint, before);
-    if (hint?.clear && hint.sessionId === "" && this.#local.transport === "cookie") {
-      // No session could be named, so none is left in the cookies.
-      this.#local.end("server");
-    }
+    this.#local.endUnnamed(hint, before);
     const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
     this.#local.emit({ type: "refreshFailed", code: seen.code });
     return { type: "failed", error: seen };
@@ -240,33 +236,57 @@ export class Backoff {
   }
 }
 
+/** What a {@link TabLock} works with. */
+interface TabLockParts {
+  readonly name: string;
+  /** How long to wait for the lock, in milliseconds. */
+  readonly ms: number;
+  readonly clock: Clock;
+}
+
 /**
- * Runs `work` while this tab holds the browser's lock `name`, so that tabs refresh one after the
- * other. The lock only saves requests. If the browser has no locks, or the lock is not free within
- * `ms`, the work runs without it.
+ * The browser's lock `name`, which tabs hold to refresh one after the other. It only saves requests. If
+ * the browser has no locks, or the lock is not free in time, the work runs without it.
  */
-export async function withLock<T>(
-  lock: { readonly name: string; readonly ms: number; readonly clock: Clock },
-  work: () => Promise<T>,
-): Promise<T> {
-  const locks = tabLocks();
-  if (locks === undefined) {
-    return work();
+export class TabLock {
+  readonly #parts: TabLockParts;
+  /** Whether the last wait was in vain: a tab that the browser has frozen may hold the lock for ever. */
+  #isOrphaned = false;
+
+  constructor(parts: TabLockParts) {
+    this.#parts = parts;
   }
-  const giveUp = new AbortController();
-  const cancel = lock.clock.after(lock.ms, () => giveUp.abort());
-  let running: Promise<T> | undefined;
-  const runOnce = (): Promise<T> => {
-    cancel();
-    running ??= work();
-    return running;
-  };
-  try {
-    return await locks.request(lock.name, { signal: giveUp.signal }, runOnce);
-  } catch {
-    // The lock was not granted in time, or this kind of page may not use locks: run without it. Or
-    // the work itself failed: pass its error on.
-    return await runOnce();
+
+  /** Runs `work` while this tab holds the lock, or without it. */
+  async run<T>(work: () => Promise<T>): Promise<T> {
+    const locks = tabLocks();
+    if (locks === undefined) {
+      return work();
+    }
+    const { name, ms, clock } = this.#parts;
+    const giveUp = new AbortController();
+    const cancel = clock.after(ms, () => {
+      this.#isOrphaned = true;
+      giveUp.abort();
+    });
+    let running: Promise<T> | undefined;
+    const runOnce = (): Promise<T> => {
+      cancel();
+      running ??= work();
+      return running;
+    };
+    // After a wait in vain, only look whether the lock is free again.
+    const how = this.#isOrphaned ? { ifAvailable: true } : { signal: giveUp.signal };
+    try {
+      return await locks.request(name, how, (lock) => {
+        this.#isOrphaned = lock === null;
+        return runOnce();
+      });
+    } catch {
+      // The lock was not granted in time, or this kind of page may not use locks: run without it. Or
+      // the work itself failed: pass its error on.
+      return await runOnce();
+    }
   }
 }
 

@@ -2,8 +2,9 @@ import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { type Credentials, credentialHeaders, tokensNotLoaded } from "../state/credentials.ts";
 import { isInterruption } from "../state/hint.ts";
-import { type Credentials, credentialHeaders, type LocalSession } from "../state/local-session.ts";
+import type { LocalSession } from "../state/local-session.ts";
 import type { Refresher } from "./refresher.ts";
 
 /** The objects that a sign-out works with. */
@@ -35,8 +36,13 @@ export class SignOut {
     const { transport, csrf } = local;
     let { tokens } = local;
     const refreshing = transport === "cookie" ? refresher.running : undefined;
-    const loading = local.ready()?.then((loaded) => {
-      tokens ??= loaded;
+    const reading = local.ready();
+    let isKnown = local.isLoaded;
+    const loading = reading?.then((loaded) => {
+      if (loaded !== "failed") {
+        isKnown = true;
+        tokens ??= loaded.tokens;
+      }
     });
     local.end("signOut");
 
@@ -49,7 +55,10 @@ export class SignOut {
       this.#waiting -= 1;
     }
 
-    // 3. Sign out on the server, which clears the cookies.
+    // 3. Sign out on the server, which clears the cookies. Without the tokens that is impossible.
+    if (!isKnown) {
+      throw unreached(tokensNotLoaded());
+    }
     await this.#send({ transport, csrf, tokens }, bounds);
 
     // 4. Wait until the token store is empty.
@@ -93,10 +102,10 @@ export class SignOut {
   }
 }
 
-/** Something other than the service answered, such as the page of a gateway, or nothing did. */
+/** The service did not answer: something else did, such as a gateway, or it could not be asked. */
 function unreached(cause: ConnectError): ConnectError {
   return new ConnectError(
-    "the service could not be reached, so the session may still exist there; sign out again",
+    "the service could not be told, so the session may still exist there; sign out again",
     Code.Unavailable,
     undefined,
     undefined,

@@ -147,10 +147,13 @@ export function refreshAhead({ local, refresher, options }: SessionCore): () => 
   let cancel = (): void => {};
   let isStopped = false;
   const wait = (least = 0): void => {
-    cancel = options.clock.after(Math.max(local.dueIn() ?? waitIfUnknown, least), refreshIfDue);
+    cancel = options.clock.after(
+      Math.max(local.lifetime.dueIn ?? waitIfUnknown, least),
+      refreshIfDue,
+    );
   };
   const refreshIfDue = (): void => {
-    const isDue = (local.dueIn() ?? 1) <= 0;
+    const isDue = (local.lifetime.dueIn ?? 1) <= 0;
     const refreshed = isDue && refresher.canRefresh() ? refresher.refreshEarly() : undefined;
     // Wait after a failure too.
     void Promise.resolve(refreshed).then(() => {

@@ -145,7 +145,7 @@ class ResumedStream<M, C> {
     const releases: (() => void)[] = [this.#followSignal()];
     try {
       // 1. Wait until the tokens are loaded.
-      await race(this.#core.local.ready() ?? Promise.resolve(undefined), this.#abort.signal);
+      await race(Promise.resolve(this.#core.local.ready()), this.#abort.signal);
 
       // 2. From now on, end with the session, and refresh before the access token expires.
       releases.push(this.#followSession(), refreshAhead(this.#core));

@@ -1,33 +1,29 @@
 import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
-import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
+import {
+  notify,
+  type SessionClientEvent,
+  type SessionState,
+  type SignedOutBy,
+  stateOf,
+} from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { type Credentials, credentialHeaders } from "./credentials.ts";
 import { type Hint, hintOf } from "./hint.ts";
+import { Lifetime } from "./lifetime.ts";
 import {
   type AccessOrder,
   isCurrent,
   isNewer,
   judge,
   type KnownSession,
+  type SentSnapshot,
   type SessionSnapshot,
   type Verdict,
 } from "./notice-rule.ts";
 import { channelName, type TabMessage, Tabs } from "./tabs.ts";
 import { type ClientTokens, type Loaded, TokenKeeper } from "./tokens.ts";
-
-/** The credentials that identify a session: tokens by header, or the anti-CSRF token of cookies. */
-export interface Credentials {
-  readonly transport: TokenTransport;
-  readonly tokens: ClientTokens | undefined;
-  readonly csrf: string | undefined;
-}
-
-/** The snapshot that a call takes when it is sent. */
-export interface SentSnapshot extends SessionSnapshot {
-  /** Whether the tokens were loaded. */
-  readonly wasLoaded: boolean;
-}
 
 /** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
 interface SessionHooks {
@@ -47,6 +43,7 @@ interface SessionHooks {
 export class LocalSession implements KnownSession, Credentials {
   // The facts of KnownSession and Credentials. Other objects read them; only this class writes them.
   readonly transport: TokenTransport;
+  readonly isPinned: boolean;
   status: SessionState["status"] = "unknown";
   sessionId: string | undefined;
   realm: string | undefined;
@@ -60,6 +57,8 @@ export class LocalSession implements KnownSession, Credentials {
   epoch = 0;
   intent = 0;
   version = 0;
+  /** How long the access token is still valid. */
+  readonly lifetime: Lifetime;
 
   readonly #options: ResolvedOptions;
   readonly #hooks: SessionHooks;
@@ -72,22 +71,21 @@ export class LocalSession implements KnownSession, Credentials {
   #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
   #saved: ClientTokens | undefined;
-  #loading: Promise<ClientTokens | undefined> | undefined;
-  /** The lifetime of the access token, in milliseconds of both clocks; see {@link #age}. */
-  #lifetime:
-    | { readonly monotonic: number; readonly wall: number; readonly length: number }
-    | undefined;
-  /** The version of the access token that the server has refused, if a refresh is to replace it. */
-  #refused = -1;
+  #loading: Promise<Loaded> | undefined;
 
   constructor(options: ResolvedOptions, hooks: SessionHooks) {
     this.transport = options.tokens.transport;
     this.realm = options.realm;
+    this.isPinned = options.realm !== undefined;
     this.#options = options;
     this.#hooks = hooks;
+    this.lifetime = new Lifetime(options);
     this.#state = stateOf(this);
     this.#published = this.#state;
-    this.#keeper = new TokenKeeper(options.tokens, (event) => this.emit(event));
+    this.#keeper = new TokenKeeper(options.tokens, {
+      ...{ clock: options.clock, ms: options.refreshTimeoutMs },
+      emit: (event) => this.emit(event),
+    });
     // Tabs share a session only if they share its cookies.
     if (this.transport === "cookie") {
       this.#tabs = new Tabs(channelName(options.realm), {
@@ -105,7 +103,7 @@ export class LocalSession implements KnownSession, Credentials {
       status !== this.status ||
       sessionId !== this.sessionId ||
       realm !== this.realm ||
-      !isSame(claims, this.claims)
+      (claims !== this.claims && JSON.stringify(claims) !== JSON.stringify(this.claims))
     ) {
       this.#state = stateOf(this);
     }
@@ -140,65 +138,30 @@ export class LocalSession implements KnownSession, Credentials {
    */
   attach(headers: Headers): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
-    const wasLoaded = this.ready() === undefined;
+    void this.ready();
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
     }
-    const { epoch, intent, version } = this;
-    return { epoch, intent, version, wasLoaded };
-  }
-
-  /**
-   * Milliseconds until the access token is due for an early refresh, negative if it is overdue;
-   * undefined if its lifetime is not known.
-   */
-  dueIn(): number | undefined {
-    return this.#lifetime && this.#lifetime.length * this.#options.earlyRefresh - this.#age();
-  }
-
-  /**
-   * Where the access token is in its lifetime: `due` means due for an early refresh, by its age or
-   * because the server has refused it. A token whose lifetime is not known counts as fresh until then.
-   */
-  phase(): "fresh" | "due" | "expired" {
-    const dueIn = this.dueIn() ?? 1;
-    if (dueIn <= 0 && this.#expiresIn() === 0) {
-      return "expired";
-    }
-    return dueIn <= 0 || this.#refused === this.version ? "due" : "fresh";
-  }
-
-  /** Records that the server has refused the current access token. */
-  refused(): void {
-    this.#refused = this.version;
-  }
-
-  /** The remaining lifetime of the access token in milliseconds; 0 if not known. */
-  #expiresIn(): number {
-    return Math.max(0, (this.#lifetime?.length ?? 0) - this.#age());
-  }
-
-  /**
-   * How old the access token is. Some monotonic clocks stand still while the machine sleeps, and the
-   * wall clock may be set back, so the later of the two counts.
-   */
-  #age(): number {
-    const { clock } = this.#options;
-    const { monotonic, wall } = this.#lifetime ?? { monotonic: 0, wall: 0 };
-    return Math.max(clock.monotonic() - monotonic, clock.now() - wall);
+    const { epoch, intent, version, isLoaded } = this;
+    return { epoch, intent, version, wasLoaded: isLoaded };
   }
 
   // --- The token store -------------------------------------------------------------------------
 
+  /** Whether the token store has been read. Cookies need no reading. */
+  get isLoaded(): boolean {
+    return this.transport === "cookie" || this.status !== "unknown";
+  }
+
   /**
    * Loads the tokens if that is still to be done. Returns undefined if there is nothing to wait for.
-   * The promise resolves to the tokens that the store held and never rejects; after a failure the
-   * next call tries again.
+   * The promise resolves to what the store held and never rejects; after a failure the next call
+   * tries again.
    */
-  ready(): Promise<ClientTokens | undefined> | undefined {
-    if (this.#loading !== undefined || this.transport === "cookie" || this.status !== "unknown") {
+  ready(): Promise<Loaded> | undefined {
+    if (this.#loading !== undefined || this.isLoaded) {
       return this.#loading;
     }
     const loaded = this.#keeper.load();
@@ -231,28 +194,28 @@ export class LocalSession implements KnownSession, Credentials {
     return this.#keeper.idle();
   }
 
-  /** Starts with the tokens that the store held. Returns those of the right realm. */
-  #start(loaded: Loaded): ClientTokens | undefined {
+  /** Starts with the tokens that the store held. Returns only those of the right realm. */
+  #start(loaded: Loaded): Loaded {
     if (loaded === "failed") {
-      return undefined;
+      return loaded;
     }
     const { realm } = this.#options;
     const isOwnRealm = realm === undefined || loaded.tokens?.realm === realm;
-    const found = isOwnRealm ? loaded.tokens : undefined;
+    const tokens = isOwnRealm ? loaded.tokens : undefined;
     // A sign-in or sign-out during the load is newer than the tokens in the store.
     if (this.status === "unknown") {
-      if (found === undefined) {
+      if (tokens === undefined) {
         this.status = "signedOut";
       } else {
-        this.#restore(found);
+        this.#restore(tokens);
       }
       this.#publish();
     }
-    return found;
+    return { tokens };
   }
 
   #restore(tokens: ClientTokens): void {
-    this.realm ??= tokens.realm;
+    this.realm = this.#options.realm ?? tokens.realm;
     this.status = "signedIn";
     this.sessionId = tokens.session;
     this.tokens = tokens;
@@ -289,11 +252,11 @@ export class LocalSession implements KnownSession, Credentials {
     // 2. Decide, and apply the decision.
     let verdict = judge(notice, this, { sent, own });
     if (verdict === "adopt" || verdict === "renew") {
-      verdict = this.#take(notice, headers, verdict);
+      verdict = this.#take(notice, headers, { verdict, own });
     } else if (verdict === "end") {
       this.#signedOut("server", notice.session);
-    } else if (verdict === "stale") {
-      this.emit({ type: "answerDropped", sessionId: notice.session, why: "stale" });
+    } else if (verdict === "stale" || verdict === "foreign") {
+      this.emit({ type: "answerDropped", sessionId: notice.session, why: verdict });
       this.#checkLateCookies(sent);
     }
 
@@ -347,23 +310,29 @@ export class LocalSession implements KnownSession, Credentials {
   renewed(token?: AccessOrder & { readonly expiresIn: number }, age = 0): void {
     this.version += 1;
     if (token === undefined) {
-      this.#lifetime = undefined;
+      this.lifetime.end();
       return;
     }
     const { generation, claimsVersion, expiresAt, expiresIn } = token;
     this.order = { generation, claimsVersion, expiresAt };
-    const { clock } = this.#options;
-    const [monotonic, wall] = [clock.monotonic() - age, clock.now() - age];
-    this.#lifetime = { monotonic, wall, length: expiresIn };
+    this.lifetime.start(expiresIn, age);
   }
 
   /** Applies a notice that comes with a token. Returns the verdict that was carried out. */
-  #take(notice: SessionNotice, headers: Headers, verdict: "adopt" | "renew"): Verdict {
+  #take(
+    notice: SessionNotice,
+    headers: Headers,
+    { verdict, own }: { readonly verdict: "adopt" | "renew"; readonly own: boolean },
+  ): Verdict {
     const accessToken = headers.get(header.accessToken);
     if (this.transport === "header" && accessToken === null) {
       this.emit({ type: "answerDropped", sessionId: notice.session, why: "unreadable" });
       return "ignore";
     }
+    // The realm follows a change of the issuer only on a sign-in and on this client's own refresh.
+    const mayMove = !this.isPinned && (notice.event === "created" || own);
+    const realm = mayMove ? notice.realm : (this.realm ?? notice.realm);
+    this.realm = realm;
     const keptRefreshToken = verdict === "renew" ? this.tokens?.refreshToken : undefined;
     // The cookies held this session already; the client only learns its id. That is not a sign-in, so
     // calls in flight stay valid.
@@ -371,18 +340,18 @@ export class LocalSession implements KnownSession, Credentials {
     if (isLearned) {
       this.status = "signedIn";
       this.sessionId = notice.session;
-      this.realm ??= notice.realm;
     } else if (verdict === "adopt") {
       this.intent += this.transport === "header" ? 1 : 0;
-      this.#signedIn(notice.session, notice.realm);
+      this.#signedIn(notice.session, realm);
     }
     this.renewed(notice);
     this.claims = notice.claims;
     this.#takeCsrf(headers);
     if (this.transport === "header" && accessToken !== null) {
-      const { event: _, ...facts } = notice;
+      const { event: _event, olderRealms: _older, ...facts } = notice;
       this.tokens = {
         ...facts,
+        realm,
         accessToken,
         refreshToken: headers.get(header.refreshToken) ?? keptRefreshToken,
         receivedAt: this.#options.clock.now(),
@@ -478,6 +447,17 @@ export class LocalSession implements KnownSession, Credentials {
     return isLost;
   }
 
+  /**
+   * Signs out if the answer to this client's own refresh clears its tokens without naming a session:
+   * they prove none, so no valid ones are left.
+   */
+  endUnnamed(hint: Hint | undefined, sent: SessionSnapshot): void {
+    const isUnnamed = hint?.clear && hint.sessionId === "";
+    if (isUnnamed && sent.epoch === this.epoch && this.status !== "signedOut") {
+      this.end("server");
+    }
+  }
+
   /** Reports to other tabs how a notice was applied. */
   #notifyTabs(verdict: Verdict): void {
     const { sessionId, realm, order, claims } = this;
@@ -491,7 +471,7 @@ export class LocalSession implements KnownSession, Credentials {
     } else if (sessionId !== undefined && realm !== undefined) {
       const known = { session: sessionId, realm, ...(claims && { claims }) };
       if (verdict === "renew" && order !== undefined) {
-        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.#expiresIn() });
+        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.lifetime.rest });
       } else if (verdict === "adopt") {
         this.#tabs?.send({ type: "signedIn", ...known });
       }
@@ -505,7 +485,6 @@ export class LocalSession implements KnownSession, Credentials {
     this.epoch += 1;
     this.status = "signedIn";
     this.sessionId = sessionId;
-    this.realm ??= realm;
     this.#dropContents();
     this.#news.push({ type: "signedIn", sessionId, realm });
   }
@@ -520,7 +499,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = undefined;
     this.#dropContents();
     this.order = undefined;
-    this.#lifetime = undefined;
+    this.lifetime.end();
     if (before !== "signedOut") {
       this.#news.push({ type: "signedOut", sessionId, by });
     }
@@ -533,7 +512,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.sessionId = undefined;
     this.claims = undefined;
     this.order = undefined;
-    this.#lifetime = undefined;
+    this.lifetime.end();
   }
 
   /** Drops everything that belongs to one session and must not pass to the next. */
@@ -562,31 +541,4 @@ export class LocalSession implements KnownSession, Credentials {
       this.emit(event);
     }
   }
-}
-
-/** The credentials of a refresh, which is authenticated by the refresh token alone. */
-export function refreshHeaders({ transport, csrf }: Credentials): Record<string, string> {
-  return { [header.transport]: transport, ...(csrf !== undefined && { [header.csrf]: csrf }) };
-}
-
-/** The credentials of every other call. */
-export function credentialHeaders(held: Credentials): Record<string, string> {
-  const { tokens } = held;
-  return {
-    ...refreshHeaders(held),
-    ...(tokens !== undefined && { authorization: `Bearer ${tokens.accessToken}` }),
-  };
-}
-
-function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {
-  return a === b || JSON.stringify(a) === JSON.stringify(b);
-}
-
-function stateOf({ status, sessionId, realm, claims }: LocalSession): SessionState {
-  return Object.freeze({
-    status,
-    ...(sessionId !== undefined && { sessionId }),
-    ...(realm !== undefined && { realm }),
-    ...(claims !== undefined && { claims }),
-  });
 }

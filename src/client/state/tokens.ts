@@ -1,3 +1,4 @@
+import { type Clock, inTime } from "../../base/clock.ts";
 import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { SessionClientEvent } from "../events.ts";
@@ -33,7 +34,12 @@ export interface ClientTokens {
  *
  * The client holds a copy in memory. It loads the tokens at the start and again before every
  * refresh, because other clients may share the store. It saves one value at a time, the newest last.
- * A failure of the store is reported as the event `storeFailed` and never ends the session.
+ * A failure of the store is reported as the event `storeFailed` and never ends the session. A store
+ * that does not answer within `refreshTimeout` has failed too: calls go on without tokens until it
+ * answers, and calls that need a session fail with Unavailable.
+ *
+ * Store the value as one. If your storage keeps the two tokens apart, write the refresh token first: the
+ * server takes the use of the access token as a sign that the refresh token has been stored.
  *
  * ```ts
  * const tokens: TokenStore = {
@@ -80,34 +86,58 @@ export function memoryTokens(initial?: ClientTokens): TokenStore {
 /** The result of a load. A failed load is not the same as an empty store. */
 export type Loaded = { readonly tokens: ClientTokens | undefined } | "failed";
 
+/** What a {@link TokenKeeper} works with. */
+interface TokenKeeperParts {
+  readonly clock: Clock;
+  /** How long a load may take, in milliseconds. */
+  readonly ms: number;
+  readonly emit: (event: SessionClientEvent) => void;
+}
+
 /**
  * Accesses the {@link TokenStore} for the client: validates loaded tokens, saves one value at a time
  * with the newest last, and turns every failure into an event. Never throws or rejects.
  */
 export class TokenKeeper {
   readonly #store: TokenStore;
-  readonly #emit: (event: SessionClientEvent) => void;
+  readonly #parts: TokenKeeperParts;
+  /** Whether a load has taken too long and is still running. Nothing waits for the store meanwhile. */
+  #isHanging = false;
   #saving: Promise<void> | undefined;
   #next: { readonly tokens: ClientTokens | undefined } | undefined;
 
-  constructor(store: TokenStore, emit: (event: SessionClientEvent) => void) {
+  constructor(store: TokenStore, parts: TokenKeeperParts) {
     this.#store = store;
-    this.#emit = emit;
+    this.#parts = parts;
   }
 
   /**
-   * Loads the tokens. A store that answers synchronously is read synchronously, so that the state of
-   * a new client is known at once.
+   * Loads the tokens, within the time limit. A store that answers synchronously is read synchronously,
+   * so that the state of a new client is known at once.
    */
   load(): Loaded | Promise<Loaded> {
+    if (this.#isHanging) {
+      return "failed";
+    }
     try {
       const value = this.#store.load();
-      return isPromise(value)
-        ? Promise.resolve(value).then(
-            (tokens) => this.#checked(tokens),
-            (error: unknown) => this.#failed(nameOf(error)),
-          )
-        : this.#checked(value);
+      return isPromise(value) ? this.#loadInTime(Promise.resolve(value)) : this.#checked(value);
+    } catch (error) {
+      return this.#failed(nameOf(error));
+    }
+  }
+
+  async #loadInTime(loading: Promise<unknown>): Promise<Loaded> {
+    const late = (): Error => {
+      this.#isHanging = true;
+      const answered = (): void => {
+        this.#isHanging = false;
+      };
+      loading.then(answered, answered);
+      return new DOMException("the token store did not answer in time", "TimeoutError");
+    };
+    try {
+      return this.#checked(await inTime(loading, { ...this.#parts, keepAlive: true, late }));
     } catch (error) {
       return this.#failed(nameOf(error));
     }
@@ -128,10 +158,16 @@ export class TokenKeeper {
     while (this.#next !== undefined) {
       const { tokens } = this.#next;
       this.#next = undefined;
+      const { clock, ms } = this.#parts;
+      // Later saves wait for this one even if it takes too long. If it overwrote them afterwards, the
+      // store would hold an old refresh token, whose use looks like theft.
+      const cancel = clock.after(ms, () => this.#report("save", "TimeoutError"));
       try {
         await this.#store.save(tokens);
       } catch (error) {
-        this.#emit({ type: "storeFailed", operation: "save", error: nameOf(error) });
+        this.#report("save", nameOf(error));
+      } finally {
+        cancel();
       }
     }
     this.#saving = undefined;
@@ -145,8 +181,12 @@ export class TokenKeeper {
   }
 
   #failed(error: string): Loaded {
-    this.#emit({ type: "storeFailed", operation: "load", error });
+    this.#report("load", error);
     return "failed";
+  }
+
+  #report(operation: "load" | "save", error: string): void {
+    this.#parts.emit({ type: "storeFailed", operation, error });
   }
 }
 

@@ -102,8 +102,9 @@ export async function authenticate(
       await verifyTokens();
     }
 
-    // 6. Using a refresh generation confirms it. The write happens in the background.
-    engine.used(claims, now);
+    // 6. Using a refresh generation confirms it, if its refresh cookie is there as well. The write
+    // happens in the background.
+    engine.used(claims, presented.refreshCookies, now);
     return claims;
   } catch (error) {
     // The access cookie may be a late copy from a session that has ended, overwriting the one of

@@ -40,7 +40,7 @@ export async function writeTokens(
   notify(headers, {
     event: tokens.event,
     session: record.id,
-    realm: core.issuer,
+    ...realmsOf(core),
     generation: access.claims.gen,
     claimsVersion: access.claims.cv,
     expiresAt: access.claims.exp,
@@ -86,6 +86,7 @@ export async function claimsForClient(
 }
 
 function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
+  hideWhenInspected(headers);
   const { record, now, access, refreshToken } = tokens;
   if (record.transport === "header") {
     headers.set(header.accessToken, access.token);
@@ -105,6 +106,24 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       replaceCookie(headers, name, cookies);
     }
   }
+}
+
+/** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
+const inspected = Symbol.for("nodejs.util.inspect.custom");
+
+/** Makes `util.inspect` print response headers without tokens: handlers log their context. */
+function hideWhenInspected(headers: Headers): void {
+  const hidden = new Set<string>([
+    "set-cookie",
+    header.accessToken,
+    header.refreshToken,
+    header.csrf,
+  ]);
+  const printed = (): object =>
+    Object.fromEntries(
+      [...headers].map(([name, value]) => [name, hidden.has(name) ? "[hidden]" : value]),
+    );
+  Object.defineProperty(headers, inspected, { value: printed, configurable: true });
 }
 
 /** Expires the session cookies of a call in both jars. */
@@ -150,7 +169,7 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
   notify(headers, {
     event: "ended",
     session,
-    realm: core.issuer,
+    ...realmsOf(core),
     generation: 0,
     claimsVersion: 0,
     expiresAt: 0,
@@ -201,6 +220,14 @@ export function keepTokensUncached(headers: Headers): void {
   if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
     headers.set("cache-control", "no-store");
   }
+}
+
+/** A client knows its session by an older issuer until it has refreshed. */
+function realmsOf({
+  issuer,
+  olderIssuers,
+}: VerifyingCore): Pick<SessionNotice, "realm" | "olderRealms"> {
+  return { realm: issuer, ...(olderIssuers.length > 0 && { olderRealms: olderIssuers }) };
 }
 
 function notify(headers: Headers, notice: SessionNotice): void {

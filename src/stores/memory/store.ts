@@ -80,10 +80,11 @@ export class MemoryStore implements SessionStore {
     return { record: this.#sessions.set(record), now, replaced, evicted };
   };
 
-  /** Returns the user's live sessions, oldest first, without the session to replace. */
-  #countedByLimit({ userId, replaces }: NewSession, now: number): SessionRecord[] {
+  /** Returns the user's live sessions in the tenant, oldest first, without the session to replace. */
+  #countedByLimit({ userId, tenantId, replaces }: NewSession, now: number): SessionRecord[] {
     return this.#sessions
-      .ownedBy({ userId, tenantId: null })
+      .ownedBy({ userId, tenantId })
+      .filter((record) => record.tenantId === tenantId)
       .filter((record) => record.id !== replaces && isLive(record, now))
       .sort(newestFirst)
       .reverse();
@@ -419,6 +420,8 @@ export function newRecord(session: NewSession, now: number): SessionRecord {
     generation: 0,
     confirmedAt: null,
     rotatedAt: now,
+    sentAt: now,
+    prolonged: 0,
     createdAt: now,
     authTime: given.authTime ?? now,
     idleExpiresAt: Math.min(now + idle, expiresAt),
@@ -441,12 +444,17 @@ function refreshed(old: SessionRecord, write: RefreshWrite, now: number): Partia
     const settled = write.settle !== null && isSettled(old, write.settle, now);
     return { confirmedAt: old.confirmedAt ?? (settled ? now : null) };
   }
+  if (write.kind === "resend") {
+    const { prolonged } = write;
+    return prolonged === null ? {} : { sentAt: Math.max(now, old.rotatedAt), prolonged };
+  }
   const generation = write.kind === "advance" ? old.generation + 1 : write.to;
-  return { generation, confirmedAt: null, rotatedAt: now, secretId: write.secretId };
+  const { secretId } = write;
+  return { generation, confirmedAt: null, rotatedAt: now, sentAt: now, prolonged: 0, secretId };
 }
 
 function isSettled(record: SessionRecord, settle: number, now: number): boolean {
-  return Math.max(0, now - record.rotatedAt) >= settle;
+  return Math.max(0, now - record.sentAt) >= settle;
 }
 
 function ownerKeys({ userId, tenantId }: SessionOwner): string[] {

@@ -256,8 +256,9 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
   const { id, kind, generation, idle } = write;
   const settle = kind === "keep" ? (write.settle ?? "") : "";
   const next = kind === "forward" ? write.to : generation + 1;
-  const secretId = kind === "keep" ? "" : write.secretId;
-  return [id, kind, generation, idle, settle, next, secretId];
+  const secretId = "secretId" in write ? write.secretId : "";
+  const prolonged = kind === "resend" ? (write.prolonged ?? "") : "";
+  return [id, kind, generation, idle, settle, next, secretId, prolonged];
 }
 
 function updateArguments(change: SessionUpdate): (string | number)[] {

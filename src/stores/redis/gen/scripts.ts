@@ -140,7 +140,22 @@ local function cut(key)
 end
 `;
 
-const sessions = `${rows}`;
+const sessions = `${rows}local function idsWithin(userId, tenantId)
+  local owned = userKey(userId)
+  if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
+    owned = tenantKey(tenantId)
+  end
+  local ids = {}
+  for _, id in ipairs(redis.call('ZREVRANGE', owned, '0', '-1')) do
+    local row = redis.call('HMGET', sessionKey(id), 'userId', 'tenantId')
+    if row[1] == userId and (row[2] or nil) == tenantId then table.insert(ids, id) end
+  end
+  return ids
+end
+local function sentAt(rotated, sent)
+  return math.max(tonumber(rotated), tonumber(sent or 0))
+end
+`;
 
 /** The Lua scripts. Each of them expects `local now` in front of it: milliseconds since 1970. */
 export const redisScripts: Readonly<Record<RedisScriptName, string>> = {
@@ -383,11 +398,14 @@ return answer('')
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
-local origin = most and requires and requires ~= replaces
-  and redis.call('HGET', sessionKey(requires), 'userId') == userId and requires
+local counted = most and idsWithin(userId, tenantId) or {}
+local origin
+for _, other in ipairs(counted) do
+  if other == requires and other ~= replaces then origin = other end
+end
 if origin and most < 2 then return answer('limit') end
 local evicted, kept = {}, origin and 1 or 0
-for _, other in ipairs(most and redis.call('ZREVRANGE', userKey(userId), '0', '-1') or {}) do
+for _, other in ipairs(counted) do
   if other ~= replaces and other ~= origin and isLive(other) then
     if kept + 1 < most then
       kept = kept + 1
@@ -410,7 +428,7 @@ for oldest = #evicted, 1, -1 do
   table.insert(reply, evicted[oldest])
 end
 redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
-  'rotatedAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
+  'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
   'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
   unpack(ARGV, 12))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
@@ -423,7 +441,7 @@ return answer('', sessionKey(ARGV[1]))
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
 local row = redis.call('HMGET', key,
-  'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt')
+  'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt')
 if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
   or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
   return answer('')
@@ -431,23 +449,29 @@ end
 local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
 redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
-if ARGV[2] ~= 'keep' then
-  redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7], 'rotatedAt', text(now))
-  redis.call('HDEL', key, 'confirmedAt')
-elseif ARGV[5] ~= '' and not row[6]
-  and math.max(0, now - tonumber(row[5])) >= tonumber(ARGV[5]) then
-  redis.call('HSET', key, 'confirmedAt', text(now))
+if ARGV[2] == 'keep' then
+  local age = math.max(0, now - sentAt(row[5], row[7]))
+  if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
+    redis.call('HSET', key, 'confirmedAt', text(now))
+  end
+elseif ARGV[2] == 'resend' then
+  if ARGV[8] ~= '' then redis.call('HSET', key, 'sentAt', text(now), 'prolonged', ARGV[8]) end
+else
+  redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7],
+    'rotatedAt', text(now), 'sentAt', text(now))
+  redis.call('HDEL', key, 'confirmedAt', 'prolonged')
 end
 return answer('', key)
 `,
   confirm: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
-local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt')
+local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
+  'sentAt')
 local used = tonumber(ARGV[2])
 if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
 if tonumber(row[1]) < used then return answer('') end
 if row[4] then return answer('done') end
-if math.max(0, now - tonumber(row[3])) < tonumber(ARGV[3]) then return answer('') end
+if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
 redis.call('HSET', key, 'confirmedAt', text(now))
 return answer('done')
 `,
