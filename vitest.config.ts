@@ -6,8 +6,8 @@ import { configDefaults, defineConfig } from "vitest/config";
  */
 const slow = [
   "test/adapters/examples.test.ts",
-  "test/browser/**/*.test.ts",
   "test/cli/**/*.test.ts",
+  "test/client/react-native.test.ts",
   "test/clients/**/*.test.ts",
   "test/client/resume-exit.test.ts",
   "test/engine/memory-bound.test.ts",
@@ -23,8 +23,12 @@ const slow = [
   "test/stores/refresh-rules-postgres.test.ts",
   "test/stores/refresh-rules-redis.test.ts",
   "test/stores/secret-roll-out.test.ts",
+  "test/stores/two-processes.test.ts",
   "test/tools/mutants.test.ts",
 ];
+
+/** They have a project of their own, because three engines take long. */
+const browsers = ["test/browser/**/*.test.ts"];
 
 export default defineConfig({
   ssr: { resolve: { conditions: ["@rpc-session/source", "node", "default"] } },
@@ -43,7 +47,7 @@ export default defineConfig({
         test: {
           name: "fast",
           include: ["test/**/*.test.ts"],
-          exclude: [...configDefaults.exclude, ...slow],
+          exclude: [...configDefaults.exclude, ...slow, ...browsers],
           typecheck: {
             enabled: true,
             include: ["test/**/*.test-d.ts"],
@@ -58,6 +62,7 @@ export default defineConfig({
           include: slow,
         },
       },
+      { extends: true, test: { name: "browsers", include: browsers } },
     ],
   },
 });

@@ -1,6 +1,7 @@
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
 import { Engine } from "./engine/engine.ts";
 import type { SessionsHealth } from "./engine/revocation/health.ts";
+import { incidentTools, type SessionKeys, type SessionSecrets } from "./incident.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
 import type { Core } from "./server/core.ts";
@@ -27,6 +28,17 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    * @throws SessionError `unavailable`
    */
   jwks(): Promise<JsonWebKeySet>;
+  /** The generated signing keys: show them, rotate them now, retire one that has leaked. */
+  readonly keys: SessionKeys;
+  /** The secrets by their ids: show them, declare one dead that has leaked. */
+  readonly secrets: SessionSecrets;
+  /**
+   * Signs everybody out: ends every session that is live when the call begins, of all users and
+   * tenants. Takes steps of 500 sessions; sign-ins go on meanwhile, and some of them may end as well.
+   * @returns how many sessions this call ended
+   * @throws SessionError `unavailable` if the store fails; call it again then
+   */
+  revokeEverybody(): Promise<number>;
   /**
    * Waits for background writes, stops all timers, and closes the store unless another instance has
    * it open. Later calls fail with `unavailable`.
@@ -74,6 +86,11 @@ export function createSessions(options: SessionsOptions): Sessions {
     },
     async ready() {
       await engine.open();
+    },
+    ...incidentTools(engine),
+    async revokeEverybody() {
+      await engine.open();
+      return engine.revokeEverybody();
     },
     close,
     [Symbol.asyncDispose]: close,

@@ -2,13 +2,15 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import {
   assertMembers,
   type Duration,
+  isAnyOf,
   readAudience,
   readChoice,
   readClockSkew,
   readIssuer,
+  readOlderIssuers,
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
-import { readSecretOption, type SecretOption } from "./base/crypto.ts";
+import { equalBytes, readDeadSecrets, readSecretOption, type SecretOption } from "./base/crypto.ts";
 import { EventLimit } from "./base/event-limit.ts";
 import {
   logEvents,
@@ -44,7 +46,19 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * and, by default, their `aud`.
    */
   readonly issuer: string;
-  /** The `aud` claim of access tokens (RFC 7519). Default: the issuer. */
+  /**
+   * Other issuers whose tokens are accepted as if they were this service's, so that sessions survive a
+   * change of `issuer`: access tokens, refresh tokens, anti-CSRF tokens and stored signing keys. New
+   * tokens name `issuer`. At most 8. Default: none.
+   *
+   * To change the issuer: 1. list the new one here on every server; 2. make it `issuer` on every
+   * server, and list the former one here; 3. remove that after `lifetimes.absolute`.
+   */
+  readonly olderIssuers?: readonly string[];
+  /**
+   * The `aud` claim of access tokens (RFC 7519). Default: the issuer; a token of an older issuer then
+   * names that one.
+   */
   readonly audience?: string;
   /** Where sessions are stored: for example `sqliteStore("sessions.db")`, or `memoryStore()` in tests. */
   readonly store: SessionStore;
@@ -57,6 +71,13 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * and remove the old one once no session uses it.
    */
   readonly secret?: SecretOption;
+  /**
+   * Secrets that have leaked: their ids, as `rpc-session secrets list` shows them, or the secrets. No
+   * server accepts what was made under them: refresh tokens are refused, with the hint to sign in, and
+   * stored signing keys that they encrypt are retired. The store remembers it as well; this option
+   * holds also if an older state of the store is restored. At most 64. Default: none.
+   */
+  readonly deadSecrets?: readonly (string | Uint8Array)[];
   /**
    * The signature algorithm of access tokens, the same on every server. If you provide your own
    * signing key, it must have this algorithm. Default "ES256". Choose "RS256" or "EdDSA" only if
@@ -197,8 +218,8 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
-      olderIssuers: [],
-      isOwnIssuer: (named) => named === options.issuer,
+      olderIssuers: options.olderIssuers ?? [],
+      isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
@@ -222,9 +243,11 @@ type Shape = "string" | "object" | "array" | "boolean" | "function" | "any";
 /** The type of each option, so that mistakes in plain JavaScript are reported. */
 const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   issuer: "string",
+  olderIssuers: "array",
   audience: "string",
   store: "any",
   secret: "any",
+  deadSecrets: "array",
   algorithm: "string",
   keys: "object",
   public: "array",
@@ -291,11 +314,17 @@ function readEngineOptions(
       `secret is missing and ${store.name} does not keep one; pass at least 32 random bytes, the same on every server`,
     );
   }
-  if (secret !== undefined) {
-    readSecretOption(secret);
+  const dead = readDeadSecrets(options.deadSecrets);
+  if (secret !== undefined && readSecretOption(secret).some((one) => isAmong(dead.secrets, one))) {
+    throw new TypeError(
+      "a secret is listed in both secret and deadSecrets; remove it from one of them",
+    );
   }
+  const { issuer, audience } = options;
   return {
-    issuer: options.issuer,
+    issuer,
+    older: readOlderIssuers(options.olderIssuers, { issuer, audience }),
+    dead,
     audience: readAudience(options.audience ?? options.issuer),
     store,
     secret,
@@ -307,6 +336,10 @@ function readEngineOptions(
     limit: readLimit(options.sessionsPerUser),
     ...shared,
   };
+}
+
+function isAmong(secrets: readonly Uint8Array[], secret: Uint8Array): boolean {
+  return secrets.some((one) => equalBytes(one, secret));
 }
 
 function readLimit(option: SessionsPerUserOptions | undefined): SessionLimit | null {

@@ -2,10 +2,12 @@ import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import {
   assertMembers,
   type Duration,
+  isAnyOf,
   readAudience,
   readChoice,
   readClockSkew,
   readIssuer,
+  readOlderIssuers,
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
 import { EventLimit } from "./base/event-limit.ts";
@@ -66,7 +68,15 @@ export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./ser
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /** The `issuer` of the service that creates the sessions, exactly as it is configured there. */
   readonly issuer: string;
-  /** The `aud` of the access tokens, compared exactly. Default: the issuer. */
+  /**
+   * Other issuers whose tokens are accepted, exactly as the `olderIssuers` of the service that creates
+   * the sessions. Their keys come from the same `jwks`. At most 8. Default: none.
+   */
+  readonly olderIssuers?: readonly string[];
+  /**
+   * The `aud` of the access tokens, compared exactly. Default: the issuer; a token of an older issuer
+   * must then name that one.
+   */
   readonly audience?: string;
   /**
    * The URL where the issuer publishes its keys, such as
@@ -163,8 +173,8 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
     issuer: options.issuer,
-    olderIssuers: [],
-    isOwnIssuer: (named) => named === options.issuer,
+    olderIssuers: options.olderIssuers ?? [],
+    isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
     cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
@@ -186,7 +196,16 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
 }
 
 const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
-  ...{ issuer: 0, audience: 0, jwks: 0, public: 0, methods: 0, claims: 0, clockSkew: 0 },
+  ...{
+    issuer: 0,
+    olderIssuers: 0,
+    audience: 0,
+    jwks: 0,
+    public: 0,
+    methods: 0,
+    claims: 0,
+    clockSkew: 0,
+  },
   ...{ cookies: 0, origins: 0, crossSite: 0, verifiedCache: 0, fetch: 0, onEvent: 0, clock: 0 },
 };
 
@@ -261,6 +280,7 @@ class VerifyingAuthenticator implements Authenticator {
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: readAudience(options.audience ?? options.issuer),
+      older: readOlderIssuers(options.olderIssuers, options),
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
       keys,

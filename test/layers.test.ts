@@ -77,6 +77,8 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "access-tokens.ts": "the server passes reissued tokens to the response",
     "create.ts": "the server passes new sessions to the response",
     "keys/plan.ts": "options of createSessions",
+    "keys/rotation.ts": "the states of keys, for sessions.keys and the command line",
+    "keys/sealed.ts": "the command line names the secret of a key",
     "refresh/refresh.ts": "the server passes refreshed tokens to the response",
     "refresh/token.ts": "the server recognises refresh tokens in requests",
     "revocation/check.ts": "options of createSessions and of methods",
@@ -147,7 +149,7 @@ const sharedNames: Readonly<Record<string, string>> = {
 const smallFiles: Readonly<Record<string, string>> = {
   "src/engine/anti-csrf.ts": "the whole rule of the anti-CSRF token in one place",
   "src/engine/revocation/none.ts": "the second implementation of an interface",
-  "src/stores/redis/log.ts": "the change log of Redis",
+  "src/stores/memory/secrets.ts": "the recorded secrets of a memory store, whose main file is long",
 };
 const smallLines = 60;
 

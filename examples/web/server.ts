@@ -70,7 +70,7 @@ export async function startPlayground({
   // 4. The service, behind a log of the requests that browsers make.
   const stage: Stage = { url, clock, timeline, sessions, loseNext: false, phones: new Map() };
   const handle = connectNodeAdapter({
-    ...sessions.protect({ routes: routes(stage) }),
+    ...sessions.protect({ routes: routes(stage), readMaxBytes: 2 ** 20 }),
     contextValues: (request) =>
       createContextValues().set(cookieHeader, request.headers.cookie ?? ""),
   });

@@ -71,9 +71,10 @@ export function assertMembers<T extends object>(
 
 /**
  * Reads the `issuer` option: an http or https URL without a query, fragment or user name.
+ * @param option the name of the option, used in the message
  * @throws TypeError for any other value
  */
-export function readIssuer(issuer: string): URL {
+export function readIssuer(issuer: string, option = "issuer"): URL {
   const url = URL.canParse(issuer) ? new URL(issuer) : undefined;
   const plain =
     url !== undefined &&
@@ -85,10 +86,54 @@ export function readIssuer(issuer: string): URL {
     !/["\\]/.test(issuer);
   if (!plain) {
     throw new TypeError(
-      `issuer must be the http or https URL of this service without a query, fragment or user name, such as "https://api.example.com", got ${JSON.stringify(withoutCredentials(issuer))}`,
+      `${option} must be the http or https URL of this service without a query, fragment or user name, such as "https://api.example.com", got ${JSON.stringify(withoutCredentials(issuer))}`,
     );
   }
   return url;
+}
+
+/** An issuer whose tokens are accepted, and the audience that they name. */
+export interface AcceptedIssuer {
+  readonly issuer: string;
+  readonly audience: string;
+}
+
+const maxOlderIssuers = 8;
+
+/**
+ * Reads the option `olderIssuers`.
+ * @param audience the option `audience`; undefined if the audience is the issuer
+ * @throws TypeError when a value is not an issuer, is listed twice or is `issuer` itself, or there are
+ * more than 8
+ */
+export function readOlderIssuers(
+  option: readonly string[] = [],
+  { issuer, audience }: { readonly issuer: string; readonly audience?: string | undefined },
+): readonly AcceptedIssuer[] {
+  if (!Array.isArray(option)) {
+    throw new TypeError("olderIssuers must be an array of issuers");
+  }
+  if (option.length > maxOlderIssuers) {
+    throw new TypeError(
+      `olderIssuers holds at most ${maxOlderIssuers} issuers, got ${option.length}; remove those whose sessions have ended`,
+    );
+  }
+  option.forEach((older, i) => {
+    readIssuer(older, `olderIssuers[${i}]`);
+    if (older === issuer || option.indexOf(older) < i) {
+      const known = older === issuer ? "is the issuer itself" : "is listed twice";
+      throw new TypeError(
+        `olderIssuers[${i}]: ${JSON.stringify(older)} ${known}; list only other issuers, each once`,
+      );
+    }
+  });
+  return option.map((older) => ({ issuer: older, audience: audience ?? older }));
+}
+
+/** Returns a check whether a value is one of the list. */
+export function isAnyOf(list: readonly string[]): (value: string) => boolean {
+  const values = new Set(list);
+  return (value) => values.has(value);
 }
 
 /** Hides the user name and password of a URL, for messages. Returns anything but a string as it is. */

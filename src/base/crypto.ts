@@ -26,6 +26,48 @@ export function readSecretOption(option: SecretOption): Uint8Array<ArrayBuffer>[
   });
 }
 
+/** Secrets that are no longer trusted; see {@link readDeadSecrets}. */
+export interface DeadSecrets {
+  /** Ids of secrets. */
+  readonly ids: readonly string[];
+  /** The secrets themselves. */
+  readonly secrets: readonly Uint8Array<ArrayBuffer>[];
+}
+
+const maxDeadSecrets = 64;
+
+/**
+ * Reads the option `deadSecrets`: ids of secrets, or secrets.
+ * @throws TypeError when a value is neither, or there are more than 64
+ */
+export function readDeadSecrets(option: readonly (string | Uint8Array)[] = []): DeadSecrets {
+  if (option.length > maxDeadSecrets) {
+    throw new TypeError(
+      `deadSecrets holds at most ${maxDeadSecrets} secrets, got ${option.length}; remove those that no session used for lifetimes.absolute`,
+    );
+  }
+  const ids = option.filter((one): one is string => typeof one === "string" && isSecretId(one));
+  const others = option.filter((one) => !ids.includes(one as string));
+  if (others.some((one) => byteLength(one) < minimumBytes)) {
+    throw new TypeError(
+      `deadSecrets must hold ids of secrets (8 characters, see "rpc-session secrets list") or secrets of at least ${minimumBytes} bytes`,
+    );
+  }
+  return { ids, secrets: others.length === 0 ? [] : readSecretOption(others) };
+}
+
+/** Whether a value has the form of a secret's id. No secret is that short. */
+function isSecretId(value: string): boolean {
+  return /^[\w-]{8}$/.test(value);
+}
+
+function byteLength(secret: unknown): number {
+  if (typeof secret === "string") {
+    return new TextEncoder().encode(secret).length;
+  }
+  return secret instanceof Uint8Array ? secret.length : 0;
+}
+
 /** The secrets of a server. The first creates new tokens; all of them verify tokens. */
 export interface SecretRing {
   /** The first secret, which creates new tokens. */
@@ -36,8 +78,10 @@ export interface SecretRing {
 
 /** The keys derived from one secret: one for each purpose. */
 export interface SecretKeys {
-  /** Identifies the secret without revealing anything about it. */
+  /** Identifies the secret and the issuer without revealing anything about the secret. */
   readonly id: string;
+  /** The issuer for which the keys were derived. */
+  readonly issuer: string;
   readonly refreshTag: Mac;
   readonly refreshCheck: Mac;
   readonly antiCsrf: Mac;
@@ -92,6 +136,7 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
   const encryption = await derive("encryption");
   return {
     id: base64Encode((await derive("secret-id")).subarray(0, 6), "url"),
+    issuer,
     refreshTag: await createMac(await derive("refresh-tag")),
     refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),

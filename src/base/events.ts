@@ -13,9 +13,9 @@ export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
 
 /** An event of a session or of its service. Contains no token or other secret. */
 export type SessionEvent =
-  /** A user signed in. */
+  /** A session was created: by `create`, `reauthenticate`, `issue` or `fork`. */
   | { readonly type: "created"; readonly sessionId: string; readonly userId: string }
-  /** A refresh token was exchanged; `generation` is the new generation of the session. */
+  /** A refresh token was exchanged; `generation` is the generation of the session after that. */
   | { readonly type: "refreshed"; readonly sessionId: string; readonly generation: number }
   /** A refresh was repeated because its response was lost; the client received the same successor. */
   | { readonly type: "recovered"; readonly sessionId: string; readonly generation: number }

@@ -87,7 +87,7 @@ export class AccessTokens {
       jti: randomId(12),
       client_id: audience,
       gen: record.generation,
-      gat: seconds(record.rotatedAt),
+      gat: seconds(record.sentAt),
       cv: record.claimsVersion,
       auth_time: seconds(record.authTime),
       session_iat: seconds(record.createdAt),
@@ -106,8 +106,13 @@ export class AccessTokens {
     presented: TokenClaims,
     { record, now }: Stored<Pick<SessionRecord, "claims" | "claimsVersion">>,
   ): Promise<AccessToken> {
+    const { issuer, audience } = this.#options;
     return this.#sign(now, {
       ...presented,
+      // The presented token may be of an older issuer.
+      iss: issuer,
+      aud: audience,
+      client_id: audience,
       iat: seconds(now),
       jti: randomId(12),
       cv: record.claimsVersion,

@@ -1,6 +1,7 @@
 import type { JWK } from "jose";
+import type { AcceptedIssuer } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
-import type { SecretOption, SecretRing } from "../base/crypto.ts";
+import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
@@ -17,7 +18,7 @@ import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
-import { EngineSecrets, oncePerSecret } from "./keys/secrets.ts";
+import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secrets.ts";
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive } from "./liveness.ts";
@@ -32,6 +33,7 @@ import { RevocationLog } from "./revocation/log.ts";
 import { Restorer } from "./revocation/restore.ts";
 import type {
   EndedBy,
+  KeysEntry,
   RevokeScope,
   SessionLimit,
   SessionOwner,
@@ -46,9 +48,13 @@ import { Sweeper } from "./sweeper.ts";
 export interface EngineOptions {
   readonly issuer: string;
   readonly audience: string;
+  /** Issuers whose tokens are accepted as well. Default: none. */
+  readonly older?: readonly AcceptedIssuer[];
   readonly store: SessionStore;
   /** Undefined to use the secret that the store keeps. */
   readonly secret: SecretOption | undefined;
+  /** Secrets that must not be trusted, whatever the store says. Default: none. */
+  readonly dead?: DeadSecrets;
   /** Default: generated ES256 keys, rotated every 30 days. */
   readonly keys?: KeyPlan;
   readonly lifetimes: Lifetimes;
@@ -66,6 +72,8 @@ export interface EngineOptions {
   readonly shownLength?: ShownLength;
 }
 
+/** Sessions that one step of `revokeEverybody` ends. */
+const revokeStep = 500;
 /** Milliseconds that an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
@@ -82,12 +90,13 @@ export class Engine {
   readonly creator: SessionCreator;
   readonly refresher: Refresher;
   readonly updates: RecordUpdates;
+  /** The state of all secrets. */
+  readonly secrets: EngineSecrets;
+  readonly keys: SigningKeys;
   /** Verifies format, signature, issuer, audience, type and lifetime, but not revocation. */
   readonly verify: AccessTokenVerifier;
 
   readonly #options: EngineOptions;
-  readonly #secrets: EngineSecrets;
-  readonly #keys: SigningKeys;
   readonly #verified: VerifiedCache | undefined;
   readonly #restorer: Restorer;
   readonly #sweeper: Sweeper;
@@ -110,6 +119,7 @@ export class Engine {
       emit,
       window: maxAccessLife + logMargin,
       maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+      onKeys: (entries) => this.#keysChanged(entries),
       onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
     });
@@ -118,7 +128,6 @@ export class Engine {
       store,
       secrets,
       emit: emitOnce,
-      complete: options.secret === undefined,
     });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
@@ -130,16 +139,17 @@ export class Engine {
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: options.audience,
+      older: options.older ?? [],
       maxLife: maxAccessLife / 1000,
       clockSkew: options.clockSkew / 1000,
       keys,
       cache: verified,
     });
     this.#options = options;
-    this.#secrets = secrets;
-    this.#keys = keys;
+    this.secrets = secrets;
+    this.keys = keys;
     this.#verified = verified;
-    this.#restorer = new Restorer({ store, revocations, keys, clock });
+    this.#restorer = new Restorer({ store, revocations, secrets, keys, clock });
     this.#sweeper = new Sweeper({ store, keys, clock });
     this.#confirmations = new Confirmations({ store, clock, settle: lifetimes.settle });
     this.#reissuer = new Reissuer({ store, clock, revocations, accessTokens });
@@ -172,9 +182,9 @@ export class Engine {
     await store.open({ clock });
     try {
       // 2. Load the secrets: those of the options, or the one that the store keeps.
-      await this.#secrets.open();
+      await this.secrets.open();
       // 3. Load the signing keys. The first server creates one.
-      await openKeys(this.#keys);
+      await openKeys(this.keys);
       // 4. Read the revocations that still matter, and follow the change log from here on.
       await this.revocations.open();
     } catch (error) {
@@ -217,7 +227,7 @@ export class Engine {
 
   /** Waits for background writes. */
   async settled(): Promise<void> {
-    await Promise.all([this.#confirmations.settled(), this.#keys.settled()]);
+    await Promise.all([this.#confirmations.settled(), this.keys.settled()]);
   }
 
   /** Does no I/O. */
@@ -227,7 +237,43 @@ export class Engine {
 
   /** The public keys of all tokens that may be alive, and the keys that will sign next. */
   publicKeys(): Promise<readonly JWK[]> {
-    return this.#keys.published();
+    return this.keys.published();
+  }
+
+  /** The change log says that secrets or signing keys changed: reads both again. */
+  async #keysChanged(entries: readonly KeysEntry[]): Promise<void> {
+    await this.secrets.reload();
+    const rotations = entries.filter(({ change }) => change === "rotate").map(({ at }) => at);
+    await this.keys.reload(Math.max(...rotations, Number.NEGATIVE_INFINITY));
+  }
+
+  /**
+   * Declares a secret dead on every server: its refresh tokens are refused, and the signing keys that
+   * it encrypts are retired. This server has done so when the call resolves, every other one has within
+   * its `maxStaleness`.
+   * @returns the ids that are dead now
+   * @throws TypeError if the secret is unknown, or the only one of this server
+   */
+  async retireSecret(given: string | DeadSecrets): Promise<readonly string[]> {
+    const ids = await this.secrets.retire(given);
+    await this.keys.reload();
+    return ids;
+  }
+
+  /** Ends every session that began before the call; resolves to how many this call ended. */
+  async revokeEverybody(): Promise<number> {
+    const { store } = this.#options;
+    let count = 0;
+    let cursor: string | undefined;
+    do {
+      const page = await store.liveIds(cursor, revokeStep).catch(storeFailed);
+      for (let from = 0; from < page.ids.length; from += revokeStep) {
+        const ids = page.ids.slice(from, from + revokeStep);
+        count += (await this.revokeAll({ ids }, "revoked")).length;
+      }
+      cursor = page.cursor;
+    } while (cursor !== undefined);
+    return count;
   }
 
   /** Ends a session; resolves to whether this call ended it. */
@@ -319,17 +365,23 @@ export class Engine {
   }
 
   /**
-   * Notes that a live access token was used, which confirms its generation in the background.
+   * Notes that a live access token was used, which confirms its generation in the background; see
+   * `showsReceipt`.
+   * @param refreshCookies the refresh cookies of the same request, verified or not
    * @param now milliseconds since 1970; default `revocations.storeNow()`
    */
-  used(claims: TokenClaims, now: number = this.revocations.storeNow()): void {
+  used(
+    claims: TokenClaims,
+    refreshCookies: readonly string[] = [],
+    now: number = this.revocations.storeNow(),
+  ): void {
     if (now - claims.gat * 1000 >= this.#options.lifetimes.settle) {
-      this.#confirmations.used(claims.sid, claims.gen);
+      this.#confirmations.used(claims, refreshCookies);
     }
   }
 }
 
-function signingKeysOf(options: EngineOptions, secrets: SecretRing): SigningKeys {
+function signingKeysOf(options: EngineOptions, secrets: TrustedSecrets): SigningKeys {
   const plan = options.keys ?? readKeyPlan();
   if (plan.kind === "own") {
     return new OwnSigningKeys(plan);

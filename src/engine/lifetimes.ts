@@ -30,8 +30,9 @@ export interface RefreshOptions {
    */
   readonly overlap?: Duration;
   /**
-   * How old a refresh token must be before the use of its access token confirms it. Default "60s";
-   * from "0s" to "1h".
+   * How long ago a refresh token must have been sent before its use, or the use of its access token,
+   * confirms it. Longer than browsers take to write a cookie to disk, which is 30 s. Sending the token
+   * again begins this time anew, up to ten times its length in all. Default "60s"; from "0s" to "1h".
    */
   readonly settle?: Duration;
   /**

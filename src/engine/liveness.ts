@@ -91,3 +91,11 @@ export function badRefreshToken(): SessionError {
     clearTokens: true,
   });
 }
+
+/** The error for a refresh token under a secret that was declared dead. Its session cannot go on. */
+export function deadSecretError(): SessionError {
+  return new SessionError("unauthorized", "TOKEN_INVALID", {
+    message: "the refresh token was made under a secret that is no longer trusted; sign in again",
+    clearTokens: true,
+  });
+}

@@ -34,6 +34,13 @@ export interface SessionRecord {
   readonly confirmedAt: number | null;
   /** When the generation was first minted. */
   readonly rotatedAt: number;
+  /**
+   * When the refresh token of the generation was last sent, as far as that counts; see `RefreshWrite`.
+   * Never before `rotatedAt`, so a row that an older version wrote has that time.
+   */
+  readonly sentAt: number;
+  /** Milliseconds by which re-sends have prolonged the settling of the generation; 0 without one. */
+  readonly prolonged: number;
   readonly createdAt: number;
   /** When the user last authenticated. */
   readonly authTime: number;
@@ -174,20 +181,34 @@ export type RefreshWrite = {
   readonly idle: number;
 } & (
   | {
-      /** Moves to `generation` + 1: unconfirmed, `rotatedAt` now, `secretId` as given. */
+      /**
+       * Moves to `generation` + 1: unconfirmed, `rotatedAt` and `sentAt` now, `prolonged` 0, `secretId`
+       * as given.
+       */
       readonly kind: "advance";
       readonly secretId: string;
     }
   | {
       /**
        * Keeps the generation. If `settle` is not null, an unconfirmed generation is confirmed now,
-       * provided `rotatedAt` is at least that many milliseconds ago. A negative age counts as 0.
+       * provided `sentAt` is at least that many milliseconds ago. A negative age counts as 0.
        */
       readonly kind: "keep";
       readonly settle: number | null;
     }
   | {
-      /** Moves forward to generation `to`, which this store has lost: unconfirmed, `rotatedAt` now. */
+      /**
+       * Keeps the generation, whose refresh token is sent again. If `prolonged` is not null, it is the
+       * new value of the record, and `sentAt` becomes now.
+       */
+      readonly kind: "resend";
+      readonly prolonged: number | null;
+    }
+  | {
+      /**
+       * Moves forward to generation `to`, which this store has lost: unconfirmed, `rotatedAt` and
+       * `sentAt` now, `prolonged` 0.
+       */
       readonly kind: "forward";
       readonly to: number;
       readonly secretId: string;
@@ -200,7 +221,7 @@ export interface Stored<T> {
   readonly now: number;
 }
 
-/** An entry of the change log. */
+/** An entry of the change log that concerns a session. */
 export type LogEntry = EndedEntry | ClaimsEntry;
 
 /** A session ended. */
@@ -221,9 +242,20 @@ export interface ClaimsEntry {
   readonly at: number;
 }
 
+/** An entry of the change log: secrets or signing keys changed, and every server reads them again. */
+export interface KeysEntry {
+  readonly kind: "keys";
+  /** `rotate` also asks the servers to create the next signing key, unless it is newer than this. */
+  readonly change: "changed" | "rotate";
+  /** When they changed, by the store's clock. */
+  readonly at: number;
+}
+
 /** The result of reading the change log. */
 export interface Changes {
   readonly entries: readonly LogEntry[];
+  /** The entries about secrets and signing keys; absent if there are none. */
+  readonly keys?: readonly KeysEntry[];
   /** The opaque position at which the next read continues. */
   readonly cursor: string;
   readonly now: number;
@@ -245,6 +277,29 @@ export interface StoredSigningKey {
   /** The private JWK, encrypted; opaque to the store. */
   readonly privateJwk: string;
   readonly createdAt: number;
+}
+
+/** Names a secret without revealing it. */
+export interface SecretName {
+  /** Derived from the secret and the issuer: 8 characters in base64url. */
+  readonly id: string;
+  /** The issuer for which the id was derived. */
+  readonly issuer: string;
+}
+
+/** A secret that servers have used, or that was declared dead. All times are by the store's clock. */
+export interface RecordedSecret extends SecretName {
+  /** When a server with this secret started last, or when it was declared dead without that. */
+  readonly seenAt: number;
+  /** Since when nothing under this secret may be accepted; null if it is not dead. */
+  readonly deadAt: number | null;
+}
+
+/** The secrets that a store has recorded, and the store's time. */
+export interface RecordedSecrets {
+  /** Ordered by id. */
+  readonly secrets: readonly RecordedSecret[];
+  readonly now: number;
 }
 
 /** The argument of `SessionStore.open`. */
@@ -291,8 +346,8 @@ export interface SessionStore {
   secret?(): Promise<Uint8Array>;
 
   /**
-   * Adds a session with generation 0 (unconfirmed, `rotatedAt` now), claims version 0 and version 0.
-   * Rejects if the id is taken.
+   * Adds a session with generation 0 (unconfirmed, `rotatedAt` and `sentAt` now, `prolonged` 0),
+   * claims version 0 and version 0. Rejects if the id is taken.
    *
    * The same transaction ends the session named by `replaces`, if it exists and has not ended, and
    * the sessions that `limit` evicts. Each of these ends is appended to the change log. `requires` and
@@ -310,8 +365,8 @@ export interface SessionStore {
   refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
 
   /**
-   * Confirms a generation if it is current, not revoked and at least `settle` milliseconds old. A
-   * negative age counts as 0. Returns true if the generation is confirmed now or was before, or can
+   * Confirms a generation if it is current, not revoked, and its `sentAt` is at least `settle`
+   * milliseconds ago. A negative age counts as 0. Returns true if the generation is confirmed now or was before, or can
    * never be confirmed. Returns false if it is too young, or newer than the one in the store.
    */
   confirm(id: string, generation: number, settle: number): Promise<boolean>;
@@ -373,6 +428,39 @@ export interface SessionStore {
 
   /** Removes all signing keys whose slot is lower than `slot`. */
   removeSigningKeysBelow(slot: number): Promise<void>;
+
+  /**
+   * Removes signing keys by their ids, and appends `changed` to the change log in the same
+   * transaction if there was one. Returns the ids of the removed keys.
+   */
+  retireSigningKeys(kids: readonly string[]): Promise<readonly string[]>;
+
+  /** Appends a {@link KeysEntry} to the change log. */
+  announceKeys(change: KeysEntry["change"]): Promise<void>;
+
+  /**
+   * Records secrets as seen now, and returns all that are recorded. A dead secret stays dead.
+   *
+   * At most 256 are kept. Those that were not seen for longest are dropped first; dead ones are
+   * dropped only if nothing else is left, the longest dead first.
+   */
+  recordSecrets(secrets: readonly SecretName[]): Promise<RecordedSecrets>;
+
+  /**
+   * Declares secrets dead, whether they are recorded or not, and appends `changed` to the change log
+   * in the same transaction. A secret that is dead already keeps its `deadAt`. Returns all secrets.
+   */
+  retireSecrets(secrets: readonly SecretName[]): Promise<RecordedSecrets>;
+
+  /**
+   * Returns ids of live sessions of all users, about `limit` at a time, in any order. Every session
+   * that is live from the first page to the last is returned at least once.
+   * @param cursor the opaque cursor of the previous page; undefined for the first page
+   */
+  liveIds(
+    cursor: string | undefined,
+    limit: number,
+  ): Promise<{ readonly ids: readonly string[]; readonly cursor?: string }>;
 
   /**
    * Removes sessions that ended more than 24 h ago, whether revoked or expired, and entries of the

@@ -1,3 +1,4 @@
+import type { AcceptedIssuer } from "../base/checks.ts";
 import type { JsonValue } from "../base/json.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
@@ -7,10 +8,12 @@ import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
 /** The rules that a token must meet at any time, and the source of keys. */
 interface ProvingRules {
-  /** The only accepted `iss`; compared exactly. */
+  /** The accepted `iss`; compared exactly. */
   readonly issuer: string;
-  /** The only accepted `aud`; compared exactly. */
+  /** The accepted `aud`; compared exactly. */
   readonly audience: string;
+  /** Further pairs of `iss` and `aud` that are accepted. Default: none. */
+  readonly older?: readonly AcceptedIssuer[];
   /** The longest accepted lifetime, `exp` − `iat`; whole seconds, at least 1. */
   readonly maxLife: number;
   /** How far `iat` and `nbf` may lie in the future; whole seconds, 0 or more. Not applied to `exp`. */
@@ -208,7 +211,9 @@ function isSigned(token: string, { signature }: ParsedJwt, key: VerificationKey)
 }
 
 function isForUs({ iss, aud, iat, exp }: TokenClaims, rules: ProvingRules): boolean {
-  return iss === rules.issuer && aud === rules.audience && exp > iat && exp - iat <= rules.maxLife;
+  const pairs = [rules, ...(rules.older ?? [])];
+  const accepted = pairs.some(({ issuer, audience }) => iss === issuer && aud === audience);
+  return accepted && exp > iat && exp - iat <= rules.maxLife;
 }
 
 /** Returns the time from which a token is valid. `fromPayload` has checked that both claims are times. */
@@ -218,7 +223,9 @@ function beginOf({ payload }: ParsedJwt, skew: number): number {
 }
 
 /** Replaces strings that all tokens have in common with shared ones, because many claims are cached. */
-function shareStrings(claims: TokenClaims, { issuer, audience }: ProvingRules): TokenClaims {
+function shareStrings(claims: TokenClaims, rules: ProvingRules): TokenClaims {
+  const older = rules.older?.find(({ issuer }) => issuer === claims.iss);
+  const { issuer, audience } = older ?? rules;
   const clientId = claims.client_id === audience ? audience : claims.client_id;
   return { ...claims, iss: issuer, aud: audience, client_id: clientId };
 }

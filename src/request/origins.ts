@@ -43,7 +43,7 @@ export function mayUseCookies(rule: CrossSiteRule, request: PageRequest): boolea
 
 /**
  * Whether a request with cookies comes from a page that may send it. Uses Fetch Metadata, with the
- * Origin header as the fallback that OWASP recommends.
+ * Origin header as the fallback that OWASP recommends, and for GET the Referer header after that.
  */
 export function isTrustedSite(
   { origins, issuer }: Pick<CrossSiteRule, "origins" | "issuer">,
@@ -58,8 +58,19 @@ export function isTrustedSite(
     // A foreign origin contradicts Fetch Metadata, so that one of the two is false.
     return origin === null || isOwnOrigin(origin, issuer, headers.get("host"));
   }
-  // Typed into the address bar: such a request has no page, and so no origin.
-  return site === "none" && requestMethod === "GET" && origin === null;
+  if (requestMethod !== "GET" || origin !== null) {
+    return false;
+  }
+  // Typed into the address bar: such a request has no page, and so no origin. Over plain http off
+  // localhost, browsers send neither header with a GET of their own page, only the Referer. Pages
+  // cannot forge it.
+  return site === "none" || (site === null && origins.has(refererOrigin(headers) ?? ""));
+}
+
+/** The origin of the page that the Referer header names (RFC 9110 section 10.1.3). */
+function refererOrigin(headers: Headers): string | undefined {
+  const referer = headers.get("referer");
+  return referer !== null && URL.canParse(referer) ? new URL(referer).origin : undefined;
 }
 
 /**

@@ -35,7 +35,7 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   readonly issuer: string;
   /** The other issuers whose sessions are accepted, after a change of the issuer. */
   readonly olderIssuers: readonly string[];
-  /** Whether tokens that name this issuer may be this service's own. */
+  /** Whether tokens of an issuer are accepted: `issuer` itself, or one of `olderIssuers`. */
   isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;
   readonly antiCsrf: "off" | "token";

@@ -10,6 +10,7 @@ import type { SessionEventListener } from "../base/events.ts";
 import { header } from "../base/wire.ts";
 import { readOrigins } from "../request/origins.ts";
 import type { RequestGate } from "./call/gate.ts";
+import { closeRefusedUploads, type RefusedUploads } from "./call/refused-upload.ts";
 import type { Policies } from "./policy/policy.ts";
 
 /** The lists for a CORS middleware, with the names of `cors` in @connectrpc/connect. */
@@ -105,6 +106,7 @@ export interface Protection {
   readonly service: Partial<ServiceImpl<typeof SessionService>> | undefined;
   readonly policies: Policies;
   readonly emit: SessionEventListener;
+  readonly uploads: RefusedUploads;
 }
 
 /**
@@ -116,13 +118,13 @@ export const serviceOptions: { readonly readMaxBytes: number } = { readMaxBytes:
 /**
  * Adds the protection to an adapter's options: the gate before the user's gate, the interceptor
  * before the user's interceptors, both for the router and for single services, and SessionService
- * after the user's routes.
+ * after the user's routes. Uploads that the gate refuses do not keep their connection.
  */
 export function protect<O extends ProtectOptions>(protection: Protection, options: O): O {
   if (typeof options?.routes !== "function") {
     throw new TypeError("sessions.protect requires the options of an adapter, including routes");
   }
-  const { gate, interceptor, service, policies } = protection;
+  const { gate, interceptor, service, policies, uploads } = protection;
   return {
     ...options,
     requestGate: composeGates(gate, options.requestGate),
@@ -132,6 +134,9 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
       options.routes(protectedRouter.router);
       if (service !== undefined && !serves(router, SessionService)) {
         protectedRouter.router.service(SessionService, service);
+      }
+      for (const [i, handler] of router.handlers.entries()) {
+        router.handlers[i] = closeRefusedUploads(handler, uploads);
       }
       policies.assertServed(router.handlers.map(({ method }) => method));
       if (protectedRouter.readsAnySize) {

@@ -53,8 +53,8 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * instance creates sessions, SessionService. Every method requires a session unless a policy
    * allows calls without one.
    *
-   * Works with all Connect adapters: Node, Express, Fastify, and a router for `createFetchHandler`.
-   * Their option `contextValues` receives the request of the framework.
+   * Works with the Connect adapters for Node.js, Express and Fastify, and with a router for
+   * `createFetchHandler`. Their option `contextValues` receives the request of the framework.
    *
    * ```ts
    * connectNodeAdapter(sessions.protect({ routes }));
@@ -131,6 +131,13 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     service,
     policies,
     emit: core.emit,
+    uploads: {
+      clock: core.clock,
+      isRefused: (values) => {
+        const call = values.get(key);
+        return call?.failure !== undefined && !call.admitted;
+      },
+    },
   };
   const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
   const require = (context: HandlerContext): S => {

@@ -1,4 +1,4 @@
-import type { NewSession } from "../engine/store.ts";
+import type { Changes, KeysEntry, LogEntry, NewSession } from "../engine/store.ts";
 
 /** Formats a cursor of a change log whose entries are numbered from 1 in the order of their commits. */
 export function formatCursor(lastNumber: number): string {
@@ -93,4 +93,16 @@ export function evictedBy(
   return limit?.overflow === "evict" && mayEnd.length >= tooMany
     ? mayEnd.slice(0, tooMany).map(({ id }) => id)
     : undefined;
+}
+
+/** How many secrets are recorded at most; see `SessionStore.recordSecrets`. */
+export const maxSecrets: number = 256;
+
+/** Splits the entries of the change log into those about sessions and those about keys. */
+export function splitLog(
+  all: readonly (LogEntry | KeysEntry)[],
+): Pick<Changes, "entries" | "keys"> {
+  const entries = all.filter((entry): entry is LogEntry => entry.kind !== "keys");
+  const keys = all.filter((entry): entry is KeysEntry => entry.kind === "keys");
+  return keys.length === 0 ? { entries } : { entries, keys };
 }

@@ -142,7 +142,9 @@ describe.each(adapters)("$name", (adapter) => {
       );
       expect(result.code).toBe("ok");
       expect(result.headers.get("cache-control")).toBe("private, no-store");
-      expect(result.headers.get("vary")).toBe("Cookie, Authorization, Sec-Fetch-Site, Origin");
+      expect(result.headers.get("vary")).toBe(
+        "Cookie, Authorization, Sec-Fetch-Site, Origin, Referer",
+      );
     },
   );
 });

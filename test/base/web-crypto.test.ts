@@ -2,6 +2,9 @@ import { memoryStore } from "rpc-session/stores/memory";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import * as withNode from "../../src/base/crypto.ts";
 import { createSessions } from "../../src/create-sessions.ts";
+import { AntiCsrf } from "../../src/engine/anti-csrf.ts";
+import { testSessions } from "../../src/testing/test-sessions.ts";
+import { accessOf, apiOf } from "../helpers/api.ts";
 
 type CryptoModule = typeof withNode;
 
@@ -81,4 +84,69 @@ describe("without node:crypto", () => {
     }
     await Promise.all(servers.map((server) => server.close()));
   });
+
+  it.each(["node:crypto", "Web Crypto"])(
+    "a refresh token with any part changed is refused by %s, and the token of either runtime is accepted",
+    async (runtime) => {
+      const web = await withoutNode(() => import("../../src/testing/test-sessions.ts"));
+      const store = memoryStore();
+      const options = { secret: "a".repeat(32), store };
+      const [ours, theirs] = [testSessions(options), web.testSessions(options)];
+      const server = runtime === "node:crypto" ? ours : theirs;
+      const api = apiOf(server);
+      for (const issuing of [ours, theirs]) {
+        const { tokens } = await issuing.issue({ userId: "alice", transport: "header" });
+        const parts = tokens.refreshToken.split(".");
+        for (const [i, part] of parts.entries()) {
+          const other = part.startsWith("A") ? "B" : "A";
+          const forged = parts.with(i, `${other}${part.slice(1)}`).join(".");
+          expect((await api.refresh("header", forged)).error?.code).not.toBeUndefined();
+        }
+        const refreshed = await api.refresh("header", tokens.refreshToken);
+        expect(refreshed.error).toBeUndefined();
+        expect((await api.call({ bearer: accessOf(refreshed) ?? "" }, () => {})).error).toBe(
+          undefined,
+        );
+      }
+      await Promise.all([ours.close(), theirs.close()]);
+    },
+  );
+
+  it("the anti-CSRF token of one session does not serve another, and that of the other runtime does", async () => {
+    const web = await withoutNode(() => import("../../src/engine/anti-csrf.ts"));
+    const webCrypto = await import("../../src/base/crypto.ts");
+    const [ours, theirs] = [
+      new AntiCsrf(await withNode.openSecretRing(secret, issuer)),
+      new web.AntiCsrf(await webCrypto.openSecretRing(secret, issuer)),
+    ];
+    expect(webCrypto.nodeCrypto).toBeUndefined();
+    for (const minting of [ours, theirs]) {
+      const token = await minting.mint("s1");
+      for (const verifying of [ours, theirs]) {
+        expect(await verifying.verify("s1", token)).toBe(true);
+        expect(await verifying.verify("s2", token)).toBe(false);
+        expect(await verifying.verify("s1", `${token.slice(0, -1)}A`)).toBe(token.endsWith("A"));
+        expect(await verifying.verify("s1", "")).toBe(false);
+      }
+    }
+  });
+
+  it.each(["ES256", "RS256", "EdDSA"] as const)(
+    "signs %s so that node:crypto accepts it, and reads stored keys that it sealed",
+    async (algorithm) => {
+      const web = await withoutNode(() => import("../../src/testing/test-sessions.ts"));
+      const store = memoryStore();
+      const options = { secret: "a".repeat(32), store, algorithm };
+      const [first, second] = [web.testSessions(options), testSessions(options)];
+      for (const [signing, verifying] of [
+        [first, second],
+        [second, first],
+      ] as const) {
+        const { tokens } = await signing.issue({ userId: "alice" });
+        const answer = await apiOf(verifying).call({ bearer: tokens.accessToken }, () => {});
+        expect(answer.error).toBeUndefined();
+      }
+      await Promise.all([first.close(), second.close()]);
+    },
+  );
 });

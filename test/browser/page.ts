@@ -8,6 +8,8 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 interface App {
   readonly notes: Client<typeof NotesService>;
   readonly session: SessionClient;
+  /** A second client of the page, which keeps its tokens in memory. */
+  readonly withTokens: () => Pick<App, "session" | "notes">;
   /** The events of the session. */
   readonly events: string[];
   /** Everything that a script of the page can see of responses and of other tabs. */
@@ -38,18 +40,35 @@ globalThis.fetch = async (input, init) => {
   });
   return new Response(response.body?.pipeThrough(watched), response);
 };
-const channel = new BroadcastChannel("rpc-session");
-channel.onmessage = ({ data }) => seen.push(JSON.stringify(data));
+try {
+  const channel = new BroadcastChannel("rpc-session");
+  channel.onmessage = ({ data }) => seen.push(JSON.stringify(data));
+} catch {
+  // Firefox allows no channel to pages whose cookies are blocked.
+}
 
-const session = createSessionClient({
-  transport: (parts) =>
-    createConnectTransport({ baseUrl: globalThis.appApi, useHttpGet: true, ...parts }),
-  ...(globalThis.appKeepsTokens && { tokens: memoryTokens() }),
-  onEvent: (event) => events.push(event.type),
-});
+function connect(keepsTokens: boolean): Pick<App, "session" | "notes"> {
+  const session = createSessionClient({
+    transport: (parts) =>
+      createConnectTransport({ baseUrl: globalThis.appApi, useHttpGet: true, ...parts }),
+    ...(keepsTokens && { tokens: memoryTokens() }),
+    onEvent: (event) => events.push(event.type),
+  });
+  return { session, notes: createClient(NotesService, session.transport) };
+}
+
 globalThis.app = {
-  notes: createClient(NotesService, session.transport),
-  session,
+  ...connect(globalThis.appKeepsTokens),
+  withTokens: () => connect(true),
   events,
   seen,
 };
+
+// As a worker: makes a call for each message.
+const answer = async (to: { postMessage(message: unknown): void }): Promise<void> => {
+  const texts = (result: { notes: { text: string }[] }) => result.notes.map(({ text }) => text);
+  to.postMessage(await app.notes.listNotes({}).then(texts, String));
+};
+if (typeof document === "undefined") {
+  addEventListener("message", ({ ports: [port] }) => void (port && answer(port)));
+}

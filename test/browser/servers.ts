@@ -45,15 +45,18 @@ export interface Asked {
 /** A notes service for pages of other origins. */
 export interface Api extends Site {
   readonly sessions: TestSessions;
-  readonly calls: { handled: number };
+  /** `watching` keeps streams open. */
+  readonly calls: { handled: number; watching?: Promise<void> | undefined };
   readonly asked: Asked[];
   readonly events: SessionEvent[];
   count(method: string, verb?: string): number;
+  /** Ends every connection, as a crash does. */
+  cut(): void;
   /** Stops listening; `close` also closes its sessions object. */
   stop(): Promise<void>;
 }
 
-/** @param pages the origins whose pages may call */
+/** @param pages the origins whose pages may call; only its own if there are none */
 export async function startApi(
   pages: readonly string[],
   options: TestSessionsOptions = {},
@@ -65,7 +68,7 @@ export async function startApi(
   const events: SessionEvent[] = [];
   const sessions = testSessions({
     issuer: site.at(),
-    origins: pages,
+    ...(pages.length > 0 && { origins: pages }),
     public: [NotesService.method.signIn],
     onEvent: (event) => events.push(event),
     ...options,
@@ -76,7 +79,8 @@ export async function startApi(
   server.on("request", (request: IncomingMessage, response: ServerResponse) => {
     // Where a test reads the cookies of the API.
     if (request.url === "/") {
-      response.end("an API");
+      response.setHeader("content-type", "text/html");
+      response.end("<!doctype html><title>API</title>");
       return;
     }
     // Not what a browser asks for on its own, such as an icon.
@@ -99,6 +103,7 @@ export async function startApi(
           one.method === method &&
           (verb === undefined ? one.verb !== "OPTIONS" : one.verb === verb),
       ).length,
+    cut: () => server.closeAllConnections(),
     stop: () => site.close(),
     async close() {
       await site.close();
@@ -167,7 +172,7 @@ export async function startPages(
   const server = createServer(place);
   server.on("request", (request: IncomingMessage, response: ServerResponse) => {
     response.setHeader("set-cookie", cookies);
-    if (request.url === "/app.js") {
+    if (request.url?.endsWith(".js")) {
       response.setHeader("content-type", "text/javascript");
       response.end(script());
     } else {

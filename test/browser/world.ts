@@ -1,5 +1,5 @@
 // The scene of the tests in browsers: an API, a page that may call it, and a visitor.
-import { afterAll, beforeAll, describe, onTestFinished, vi } from "vitest";
+import { afterAll, beforeAll, describe, onTestFinished } from "vitest";
 import type { TestSessionsOptions } from "../helpers/server.ts";
 import {
   type Engine,
@@ -47,8 +47,6 @@ export function inEngines(
     const { name, missing } = engine;
     const title = missing === "" ? `in ${name}` : `in ${name}, which is missing: ${missing}`;
     describe.skipIf(missing !== "")(title, () => {
-      // Browsers are slow while other tests run.
-      vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
       let running: RunningEngine;
       let script: string;
       beforeAll(async () => {

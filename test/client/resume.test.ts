@@ -1,6 +1,6 @@
 import { getEventListeners } from "node:events";
 import { Code, ConnectError } from "@connectrpc/connect";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, onTestFinished, vi } from "vitest";
 import { Action, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { withRefresh } from "../../src/client/index.ts";
 import { type InboxWorld, inboxWires, startInbox } from "./helpers/inbox.ts";
@@ -59,6 +59,27 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     watching.leave = true;
     world.inbox.add("bye");
     await watching.ended;
+  });
+
+  it("feat:Q4: does not wait out its pause when the browser is online again", async () => {
+    const page = new EventTarget();
+    vi.stubGlobal("addEventListener", page.addEventListener.bind(page));
+    vi.stubGlobal("removeEventListener", page.removeEventListener.bind(page));
+    onTestFinished(() => void vi.unstubAllGlobals());
+    const world = await startInbox(wire);
+    let interruptions = 0;
+    const watching = watch(world, { onInterrupted: () => (interruptions += 1) });
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    world.cut();
+    await until(() => interruptions === 1);
+    page.dispatchEvent(new Event("online"));
+    // The fake clock stands still, so that the pause never ends by itself.
+    await until(() => world.opened.length === 2);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+    expect(getEventListeners(page, "online")).toEqual([]);
   });
 
   it("feat:Q4: outlives an outage of the server and reports each interruption", async () => {

@@ -49,6 +49,19 @@ describe.each(transports)("withRefresh(client, session), %s mode", (via) => {
     expect(server.handled.filter((method) => method === "AddNote")).toHaveLength(100);
   });
 
+  it.each([0, -1])("a timeout of %i ms is none, as in Connect", async (timeoutMs) => {
+    const { clock, server, notes } = await wrapped(via);
+    server.expireAll();
+    const slow = latch();
+    server.hold.Refresh = slow.promise;
+    const call = notes.addNote({}, { timeoutMs });
+    await settle();
+    clock.advance(5_000);
+    slow.open();
+    await call;
+    expect(server.count("AddNote")).toBe(2);
+  });
+
   it("resends a stream that is refused before its first message, and shows only the final headers", async () => {
     const { server, notes } = await wrapped(via);
     server.onHandler = (context) => {

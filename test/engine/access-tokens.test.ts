@@ -15,7 +15,8 @@ async function parts(lifetimes = readLifetimes({}, {})) {
   const clock = createFakeClock();
   const store = memoryStore();
   await store.open({ clock });
-  const secrets = await openSecretRing(readSecretOption("s".repeat(32)), issuer);
+  const ring = await openSecretRing(readSecretOption("s".repeat(32)), issuer);
+  const secrets = { ...ring, isDead: () => false };
   const keys = new StoredSigningKeys({
     store,
     secrets,

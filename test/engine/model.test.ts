@@ -34,6 +34,7 @@ describe("the model", () => {
 const seeds: Readonly<Record<string, number>> = {
   "conditional-write": 2,
   "revoked-write": 5,
+  sent: 2,
 };
 
 /** The kind of violation after a rule is removed, unless it is a false logout. */

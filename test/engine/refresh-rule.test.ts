@@ -1,14 +1,17 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { decideRefresh, type RefreshState } from "../../src/engine/refresh/rule.ts";
+import { decideRefresh, type RefreshState, showsReceipt } from "../../src/engine/refresh/rule.ts";
 
 const overlap = 30_000;
+const settle = 60_000;
 const now = 1_000_000_000;
 
 function state(changes: Partial<RefreshState>): RefreshState {
   return {
     generation: 5,
     confirmedAt: null,
+    sentAt: now,
+    prolonged: 0,
     idleExpiresAt: now + 1,
     expiresAt: now + 1,
     revokedAt: null,
@@ -42,7 +45,7 @@ describe("decideRefresh", () => {
     ["an old token after a revocation is not a second theft", { revokedAt: 1 }, 1, "revoked"],
   ];
   it.each(rows)("%s", (_name, changes, presented, kind) => {
-    expect(decideRefresh(state(changes), presented, { now, overlap }).kind).toBe(kind);
+    expect(decideRefresh(state(changes), presented, { now, overlap, settle }).kind).toBe(kind);
   });
 
   it("the current token is never theft", () => {
@@ -54,8 +57,46 @@ describe("decideRefresh", () => {
           idleExpiresAt: 2 ** 53,
           expiresAt: 2 ** 53,
         });
-        expect(decideRefresh(record, generation, { now: at, overlap }).kind).not.toBe("theft");
+        expect(decideRefresh(record, generation, { now: at, overlap, settle }).kind).not.toBe(
+          "theft",
+        );
       }),
     );
+  });
+
+  describe("a re-send", () => {
+    const resend = (changes: Partial<RefreshState>) =>
+      decideRefresh(state(changes), 4, { now, overlap, settle });
+
+    const rows: [string, Partial<RefreshState>, number | null][] = [
+      ["at once prolongs nothing", { sentAt: now }, 0],
+      ["while g settles prolongs by its age", { sentAt: now - 40_000 }, 40_000],
+      ["of a settled generation prolongs by settle", { sentAt: now - settle }, settle],
+      ["however late prolongs by settle only", { sentAt: 0 }, settle],
+      ["with a send in the clock's future prolongs nothing", { sentAt: now + 9e9 }, 0],
+      ["adds to earlier ones", { sentAt: now - 1, prolonged: 7 }, 8],
+      ["up to ten times settle", { sentAt: now - 1, prolonged: 10 * settle - 1 }, 10 * settle],
+      ["not beyond", { sentAt: now - 1, prolonged: 10 * settle }, null],
+      ["at once, at the limit, prolongs nothing", { sentAt: now, prolonged: 10 * settle }, 600_000],
+    ];
+    it.each(rows)("%s", (_name, changes, prolonged) => {
+      expect(resend(changes)).toEqual({ kind: "resend", prolonged });
+    });
+  });
+});
+
+describe("showsReceipt", () => {
+  const cookie = { transport: "cookie", generation: 5 } as const;
+
+  it("believes a cookie session only if a refresh cookie names the same generation", () => {
+    expect(showsReceipt(cookie, [5])).toBe(true);
+    expect(showsReceipt(cookie, [4, 5])).toBe(true);
+    expect(showsReceipt(cookie, [4])).toBe(false);
+    expect(showsReceipt(cookie, [6])).toBe(false);
+    expect(showsReceipt(cookie, [])).toBe(false);
+  });
+
+  it("believes a header session, whose tokens arrive together", () => {
+    expect(showsReceipt({ transport: "header", generation: 5 }, [])).toBe(true);
   });
 });

@@ -170,15 +170,78 @@ describe("the settling time", () => {
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
   });
 
-  it("is not extended by repeated answers", async () => {
+  it("feat:D17 begins anew when the refresh token is sent again, however late: a crash right after that is no theft", async () => {
     const { engine, id, token } = await confirmedSession();
     await engine.exchange(token);
-    engine.clock.advance("50s");
+    engine.clock.advance("9h");
+    const { access, refreshToken = "" } = await engine.exchange(token);
+    // The device stores the answer and uses it, also to refresh again.
+    engine.clock.advance("59s");
+    engine.used(access.claims);
+    await engine.settled();
+    expect((await engine.exchange(refreshToken)).record.confirmedAt).toBeNull();
+    // It crashes before the answer is on its disk, and comes back later.
+    engine.clock.advance("10m");
+    expect(await engine.exchange(token)).toMatchObject({ refreshToken });
+    expect((await engine.load(id)).record?.revokedAt).toBeNull();
+  });
+
+  it.each(["an access token", "a refresh"])(
+    "ends a minute after the refresh token was last sent: then %s confirms",
+    async (kind) => {
+      const { engine, id, token } = await confirmedSession();
+      await engine.exchange(token);
+      engine.clock.advance("50s");
+      const { access, refreshToken = "" } = await engine.exchange(token);
+      engine.clock.advance("60s");
+      if (kind === "a refresh") {
+        await engine.exchange(refreshToken);
+      } else {
+        engine.used(access.claims);
+        await engine.settled();
+      }
+      expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
+    },
+  );
+
+  it("is prolonged by ten minutes at most, however often the refresh token is sent again", async () => {
+    const { engine, id, token } = await confirmedSession();
     const { access } = await engine.exchange(token);
+    for (let seconds = 50; seconds <= 600; seconds += 50) {
+      engine.clock.advance("50s");
+      await engine.exchange(token);
+      engine.used(access.claims);
+      await engine.settled();
+      expect((await engine.load(id)).record?.confirmedAt).toBeNull();
+    }
+    engine.clock.advance("50s");
+    expect((await engine.exchange(token)).refreshToken).toBeDefined();
     engine.clock.advance("10s");
     engine.used(access.claims);
     await engine.settled();
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
+  });
+
+  it("is prolonged anew in the next generation", async () => {
+    const { engine, id, token } = await confirmedSession();
+    await engine.exchange(token);
+    engine.clock.advance("60s");
+    const { refreshToken = "", record } = await engine.exchange(token);
+    expect(record.prolonged).toBe(60_000);
+    await engine.confirm(refreshToken);
+    expect(await engine.exchange(refreshToken)).toMatchObject({
+      record: { generation: 2, prolonged: 0, sentAt: engine.clock.now() },
+    });
+    expect((await engine.load(id)).record?.sentAt).toBe(engine.clock.now());
+  });
+
+  it("answers every re-send, however many there were", async () => {
+    const { engine, token } = await confirmedSession();
+    const { refreshToken } = await engine.exchange(token);
+    for (let i = 0; i < 100; i++) {
+      engine.clock.advance("30m");
+      expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
+    }
   });
 
   it("an access token of an older generation confirms nothing", async () => {
@@ -215,5 +278,49 @@ describe("the settling time", () => {
     flaky.used(access.claims);
     await flaky.settled();
     expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
+  });
+});
+
+describe("the receipt of a refresh token", () => {
+  /** A cookie session whose generation 1 was sent a minute ago, and its tokens. */
+  async function settledSession() {
+    const engine = await startEngine();
+    const begun = await engine.creator.create({
+      ...{ userId: "alice", tenantId: null, claims: {}, data: {}, device: {} },
+      ...{ transport: "cookie", replaces: null },
+    });
+    const { id } = begun.record;
+    const exchange = (token: string) =>
+      engine.refresher.refresh({ token, transport: "cookie" } as const);
+    engine.clock.advance("60s");
+    await exchange(begun.refreshToken);
+    engine.clock.advance("31s");
+    const { access, refreshToken: next = "" } = await exchange(begun.refreshToken);
+    engine.clock.advance("60s");
+    const confirmedBy = async (...cookies: string[]) => {
+      engine.used(access.claims, cookies);
+      await engine.settled();
+      return (await engine.load(id)).record?.confirmedAt !== null;
+    };
+    return { confirmedBy, former: begun.refreshToken, next };
+  }
+
+  it("is shown by an access cookie only beside the refresh cookie of the same generation", async () => {
+    const { confirmedBy, former, next } = await settledSession();
+    expect(await confirmedBy()).toBe(false);
+    expect(await confirmedBy(former)).toBe(false);
+    expect(await confirmedBy("no refresh token")).toBe(false);
+    expect(await confirmedBy(next)).toBe(true);
+  });
+
+  it("is shown by one of several copies of the refresh cookie", async () => {
+    const { confirmedBy, former, next } = await settledSession();
+    expect(await confirmedBy(former, next)).toBe(true);
+  });
+
+  it("is not shown by a refresh cookie of another session", async () => {
+    const { confirmedBy } = await settledSession();
+    const other = await settledSession();
+    expect(await confirmedBy(other.next)).toBe(false);
   });
 });

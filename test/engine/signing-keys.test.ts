@@ -20,12 +20,15 @@ let clock: FakeClock;
 let watched: WatchedStore;
 let store: SessionStore;
 let events: SessionEvent[];
+/** The ids of dead secrets. */
+let dead: Set<string>;
 
 beforeEach(async () => {
   clock = createFakeClock();
   watched = watchedStore();
   store = watched.store;
   events = [];
+  dead = new Set();
   await store.open({ clock });
 });
 
@@ -40,7 +43,10 @@ async function server(options: ServerOptions = {}): Promise<SigningKeys> {
   const { secret = secretA } = options;
   const keys = new StoredSigningKeys({
     store,
-    secrets: await openSecretRing(readSecretOption(secret), issuer),
+    secrets: {
+      ...(await openSecretRing(readSecretOption(secret), issuer)),
+      isDead: (id) => dead.has(id),
+    },
     clock: options.clock ?? clock,
     algorithm: options.algorithm ?? "ES256",
     rotation,

@@ -4,25 +4,21 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock, testSessions } from "rpc-session/testing";
 import { verifySessions } from "rpc-session/verify";
-import { CookieJar } from "tough-cookie";
+import type { CookieJar } from "tough-cookie";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { callFromPage, newJar } from "../helpers/jar.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import { notesApp } from "../helpers/notes.ts";
 import { sameOrigin } from "../helpers/presented.ts";
 import { type NotesServer, startNotes, type TestSessionsOptions } from "../helpers/server.ts";
-import { callWire, type WireCall, type WireResult } from "../helpers/wire.ts";
+import type { WireCall, WireResult } from "../helpers/wire.ts";
 
 const issuer = "https://api.test.example";
 const names = { access: "__Secure-rpcsession-access", refresh: "__Secure-rpcsession-refresh" };
 const { signIn, addNote } = NotesService.method;
 const { refresh, signOut } = SessionService.method;
-
-/** A browser that follows RFC 6265bis exactly. */
-function newJar(): CookieJar {
-  return new CookieJar(undefined, { prefixSecurity: "strict", allowSpecialUseDomain: true });
-}
 
 async function inJar(jar: CookieJar) {
   const cookies = await jar.getCookies(`${issuer}/`);
@@ -41,23 +37,12 @@ async function serve(cookies: NonNullable<TestSessionsOptions["cookies"]>, share
   };
 }
 
-async function call(
+function call(
   server: NotesServer,
   jar: CookieJar,
   method: WireCall["method"],
 ): Promise<WireResult> {
-  const wire = { protocol: "connect-json", http: "h1" } as const;
-  const cookie = await jar.getCookieString(`${issuer}/`);
-  const result = await callWire(server, wire, {
-    method,
-    messages: [method === signIn ? { user: "alice" } : {}],
-    headers: { ...sameOrigin, cookie },
-  });
-  for (const one of result.setCookie) {
-    // Browsers drop cookies that a host may not set.
-    await jar.setCookie(one, `${issuer}/`, { ignoreError: true });
-  }
-  return result;
+  return callFromPage(server, { jar, issuer }, method);
 }
 
 test("feat:I5 custom names: a session works from sign-in to sign-out, and handlers do not see its cookies", async () => {

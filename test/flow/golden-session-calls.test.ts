@@ -100,6 +100,12 @@ const bearer: Given = (server) => present(server, "header");
 const bearerBesideCookies: Given = async (server) =>
   withHeaders(await bearer(server), (await goodCookies(server)).headers);
 
+/** Without the headers of a browser. */
+const bearerBesideJar: Given = async (server) => {
+  const { "sec-fetch-site": _, ...headers } = (await bearerBesideCookies(server)).headers;
+  return { ...(await bearer(server)), headers };
+};
+
 const asks =
   (transport: string | undefined, site: Record<string, string>): Given =>
   async () => ({
@@ -109,6 +115,10 @@ const asks =
 const headersBesideCookies: Given = async (server) => {
   const { cookie = "" } = (await goodCookies(server)).headers;
   return asks("header", { cookie, origin: realm })(server);
+};
+const headersBesideJar: Given = async (server) => {
+  const { cookie = "" } = (await goodCookies(server)).headers;
+  return asks("header", { cookie })(server);
 };
 
 const headerRefreshToken = { "rpcsession-refresh-token": "<refresh>" };
@@ -120,12 +130,13 @@ const refreshRows: readonly Row[] = [
   ["settled generation", settled, { cookies: [aged.access, aged.refresh], headers: notice("refreshed 1") }],
   ["former generation, answer lost", former, { cookies: [aged.access, aged.refresh], headers: notice("refreshed 1") }],
   ["header session", inMessage, { headers: { ...notice("refreshed 0"), ...headerTokens } }],
-  ["header session beside cookies", inMessageBesideCookies, { cookies: clearedCookies, headers: { ...notice("refreshed 0"), ...headerTokens } }],
-  ["header session beside cookies, cross-site", inMessageElsewhere, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
+  ["header session beside cookies", inMessageBesideCookies, { headers: { ...notice("refreshed 0"), ...headerTokens } }],
+  ["header session beside cookies, cross-site", inMessageElsewhere, { headers: { ...notice("refreshed 0"), ...headerTokens } }],
   ["former generation, later", stolen, "unauthenticated SIGN_IN TOKEN_THEFT CLEAR named cleared"],
   ["nothing", async () => nothing, "unauthenticated SIGN_IN SESSION_MISSING KEEP unnamed left"],
-  ["access cookie only", accessOnly, "unauthenticated SIGN_IN SESSION_MISSING KEEP unnamed left"],
+  ["access cookie only", accessOnly, "unauthenticated SIGN_IN SESSION_MISSING CLEAR unnamed cleared"],
   ["junk", junk, "unauthenticated SIGN_IN TOKEN_INVALID CLEAR unnamed cleared"],
+  ["a bearer token beside cookies", bearerBesideCookies, "unauthenticated SIGN_IN SESSION_MISSING KEEP unnamed left"],
   ["header session's token in a cookie", headerTokenInCookie, "unauthenticated SIGN_IN TOKEN_INVALID CLEAR unnamed cleared"],
   ["revoked", revoked, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named cleared"],
   ["just signed out", justSignedOut, "unauthenticated SIGN_IN SESSION_REVOKED KEEP named left"],
@@ -142,6 +153,7 @@ const signOutRows: readonly Row[] = [
   ["nothing", async () => nothing, { headers: {} }],
   ["bearer", bearer, { headers: notice("ended 0") }],
   ["bearer beside cookies", bearerBesideCookies, { cookies: clearedCookies, headers: notice("ended 0") }],
+  ["bearer beside cookies, as an app sends them", bearerBesideJar, { headers: notice("ended 0") }],
   ["refresh token beside cookies, cross-site", inMessageElsewhere, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
   ["refresh token in the message", inMessage, { headers: notice("ended 0") }],
   ["cross-site", elsewhere, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
@@ -153,6 +165,7 @@ const signInRows: readonly Row[] = [
   ["asks for nothing, in a browser", asks(undefined, sameOrigin), { cookies: [access, refresh], headers: notice("created 0") }],
   ["asks for nothing", asks(undefined, {}), { headers: { ...notice("created 0"), ...headerTokens, ...headerRefreshToken } }],
   ["asks for headers beside cookies", headersBesideCookies, "permission_denied NONE TRANSPORT_REFUSED KEEP unnamed left"],
+  ["asks for headers beside cookies, as an app sends them", headersBesideJar, { headers: { ...notice("created 0"), ...headerTokens, ...headerRefreshToken } }],
   ["asks for headers, in a browser", asks("header", sameOrigin), "permission_denied NONE TRANSPORT_REFUSED KEEP unnamed left"],
   ["asks for cookies, cross-site", asks("cookie", crossSite), "permission_denied NONE CROSS_SITE KEEP unnamed left"],
   ["asks for nothing, cross-site beside cookies", elsewhere, "permission_denied NONE TRANSPORT_REFUSED KEEP unnamed left"],

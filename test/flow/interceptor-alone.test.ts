@@ -45,7 +45,7 @@ const rows: readonly Row[] = [
   ["valid header", state.headerValid, "passes"],
   ["none", state.none, "unauthenticated SIGN_IN SESSION_MISSING KEEP unnamed left"],
   ["expired", state.expired, "unauthenticated REFRESH TOKEN_EXPIRED KEEP named left"],
-  ["malformed alone", state.malformedAlone, "unauthenticated SIGN_IN TOKEN_INVALID CLEAR unnamed cleared"],
+  ["malformed alone", state.malformedAlone, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["revoked", state.revoked, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named cleared"],
   ["cross-site", state.crossSite, "permission_denied NONE CROSS_SITE KEEP unnamed left"],
 ];

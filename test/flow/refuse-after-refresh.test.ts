@@ -1,5 +1,13 @@
-import { Code, ConnectError, type HandlerContext, type ServiceImpl } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  createClient,
+  type HandlerContext,
+  type ServiceImpl,
+} from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-node";
 import type { SessionEvent } from "rpc-session";
+import { createSessionClient } from "rpc-session/client";
 import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock, type TestSessions, testSessions } from "rpc-session/testing";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
@@ -230,6 +238,57 @@ describe("a handler that refuses after a refresh", () => {
     expect(notice).toMatchObject({ event: "refreshed", session: session.id, claimsVersion: 1 });
     expect(tokensIn(result)).toEqual(["rpcsession-access-token"]);
   });
+});
+
+describe("the session client, whose refresh is refused", () => {
+  let server: NotesServer;
+  beforeAll(async () => {
+    server = await startNotes({
+      sessions: { onEvent: (event) => void events.push(event) },
+      adapt: (sessions, routes) =>
+        sessions.protect({
+          routes: (router) => {
+            routes(router);
+            router.service(SessionService, {
+              ...sessions.service,
+              async refresh(request, context) {
+                const answer = await serviceOf(sessions).refresh(request, context);
+                await refuse(context, sessions);
+                return answer as RefreshResponse;
+              },
+            });
+          },
+        }),
+    });
+  });
+  afterAll(() => server.close());
+
+  for (const { name, refuse: given, ends } of refusals.filter(({ denies }) => denies)) {
+    test(`feat:N2 feat:P5 ${ends ? "is signed out" : "keeps its session"} if the handler ${name}`, async () => {
+      const session = createSessionClient({
+        clock: server.sessions.clock,
+        transport: (parts) =>
+          createConnectTransport({
+            ...{ baseUrl: `http://127.0.0.1:${server.port.h1}`, httpVersion: "1.1", ...parts },
+          }),
+      });
+      const notes = createClient(NotesService, session.transport);
+      await notes.signIn({ user: "alice" });
+      server.sessions.clock.advance("16m");
+      refuse = given;
+      await expect(notes.listNotes({})).rejects.toMatchObject({
+        code: ends ? Code.Unauthenticated : Code.PermissionDenied,
+      });
+      expect(session.state.status).toBe(ends ? "signedOut" : "signedIn");
+      refuse = async () => {};
+      server.sessions.clock.advance("10m");
+      const again = notes.listNotes({});
+      await (ends
+        ? expect(again).rejects.toMatchObject({ code: Code.Unauthenticated })
+        : expect(again).resolves.toBeDefined());
+      session.close();
+    });
+  }
 });
 
 describe("a handler that refuses after a sign-in", () => {

@@ -117,16 +117,79 @@ test("control: the body of a call with a session is buffered and measured", asyn
   sending.end();
 });
 
-test("a connection that received a whole refused upload serves the next request", async () => {
-  const length = 5 * megabyte;
-  const sending = await uploadH1(server.port.h1, {
-    path: "/notes.v1.NotesService/AddNote",
-    headers: { "content-type": "application/json" },
-    start: Buffer.from("{"),
-    length,
+describe("the HTTP/1.1 connection of a refused upload", () => {
+  const kilobyte = 1024;
+  const begin = (length: number, given: Partial<Way> = {}) => {
+    const way = { ...(ways[0] as Way), ...given };
+    const start = Number.isFinite(length) ? Buffer.from("{") : Buffer.from("1\r\n{\r\n");
+    return uploadH1(server.port.h1, {
+      path: `/notes.v1.NotesService/${way.method}`,
+      headers: { "content-type": way.type },
+      start,
+      length,
+    });
+  };
+
+  test("serves the next request if the body was at most 256 KB", async () => {
+    const sending = await begin(256 * kilobyte);
+    const answer = await sending.answer;
+    expect(answer).toContain("HTTP/1.1 401");
+    expect(answer).not.toMatch(/connection: close/i);
+    await sending.sendUpTo(256 * kilobyte);
+    expect(await sending.again("{}")).toContain("HTTP/1.1 401");
+    sending.end();
   });
-  expect(await sending.answer).toContain("HTTP/1.1 401");
-  await sending.sendUpTo(length);
-  expect(await sending.again("{}")).toContain("HTTP/1.1 401");
-  sending.end();
+
+  test.each([
+    ["of a larger one", 256 * kilobyte + 1, {}],
+    ["of a larger one with envelopes", size, ways[2]],
+    ["of a larger one over gRPC-Web", size, ways[3]],
+    ["of one without a length", Number.POSITIVE_INFINITY, {}],
+  ] as const)(
+    "is closed 2 s after the answer, however much the client still sends: %s",
+    async (_, length, way) => {
+      const sending = await begin(length, way);
+      const answer = await sending.answer;
+      expect(answer).toMatch(/^HTTP\/1\.1 (401|200)/);
+      expect(answer).toMatch(/\r\nconnection: close\r\n/i);
+      expect(answer).toMatch(/\r\ncontent-length: [1-9]/i);
+      // The client may go on for a while, so that it does not lose the answer.
+      await sending.sendUpTo(128 * kilobyte);
+      server.sessions.clock.advance("2s");
+      await sending.closed;
+      await sending.sendUpTo(10 * megabyte);
+      expect(sending.sent()).toBeLessThan(10 * megabyte);
+    },
+  );
+
+  test("is closed when the client has sent all of it", async () => {
+    const sending = await begin(megabyte);
+    await sending.answer;
+    await sending.sendUpTo(megabyte);
+    await sending.closed;
+  });
+
+  test("stays open after an upload that was admitted", async () => {
+    const { headers } = await present(server, "cookie");
+    const body = JSON.stringify({ note: { text: "x".repeat(300 * kilobyte) } });
+    const sending = await uploadH1(server.port.h1, {
+      path: "/notes.v1.NotesService/AddNote",
+      headers: { "content-type": "application/json", ...headers },
+      start: Buffer.from(body),
+      length: body.length,
+    });
+    const answer = await sending.answer;
+    expect(answer).toContain("HTTP/1.1 200");
+    expect(answer).not.toMatch(/connection: close/i);
+    expect(await sending.again("{}")).toContain("HTTP/1.1 200");
+    sending.end();
+  });
+
+  test("a client that closes it first leaves nothing behind", async () => {
+    const sending = await begin(size);
+    await sending.answer;
+    sending.end();
+    await sending.closed;
+    // The server closes at the end of the test; it would fail if the connection were still open.
+  });
 });

@@ -72,22 +72,39 @@ async function bothAtOnce() {
 const ended = async (session: string): Promise<boolean> =>
   (await server.sessions.find(session)) === undefined;
 
-test("feat:J2 both transports, two sessions: an ordinary call returns REFRESH and changes neither", async () => {
+test("feat:J2 both transports, two sessions: the header alone decides over a call, and changes neither", async () => {
   const both = await bothAtOnce();
   const call = { method: addNote, messages: [{}], headers: both.headers };
   const result = await callWire(server, json, call);
-  expect([result.code, result.setCookie]).toEqual(["unauthenticated", []]);
-  expect(result.headers.get("rpcsession-hint")).toBe("refresh");
+  expect([result.code, result.setCookie]).toEqual(["ok", []]);
   expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, false]);
 });
 
-test("feat:J2 both transports: Refresh uses the message and expires the cookies", async () => {
+test("feat:J2 both transports: Refresh uses the message and leaves the cookies alone", async () => {
   const both = await bothAtOnce();
   const messages = [{ refreshToken: both.tokens.refresh }];
   const call = { method: refresh, messages, headers: both.headers };
   const { code, setCookie, headers } = await callWire(server, json, call);
-  expect([code, setCookie]).toEqual(["ok", clearedCookies]);
+  expect([code, setCookie]).toEqual(["ok", []]);
   expect(headers.get("rpcsession-session")).toContain(`session=${both.byHeader.id}`);
+});
+
+test("feat:J2 an app that shares its cookies with a WebView: every call leaves the WebView's session alone", async () => {
+  const both = await bothAtOnce();
+  // No Origin and no Fetch Metadata: this is not a browser.
+  const { "sec-fetch-site": _, ...headers } = both.headers;
+  const refreshToken = both.tokens.refresh;
+  const calls = [
+    { method: addNote, messages: [{}], headers },
+    { method: refresh, messages: [{ refreshToken }], headers },
+    { method: signIn, messages: [{ user: "alice" }], headers: { cookie: headers.cookie ?? "" } },
+    { method: signOut, messages: [{ refreshToken }], headers },
+  ];
+  for (const call of calls) {
+    const { code, setCookie } = await callWire(server, json, call);
+    expect([call.method.name, code, setCookie]).toEqual([call.method.name, "ok", []]);
+  }
+  expect([await ended(both.session), await ended(both.byHeader.id)]).toEqual([false, true]);
 });
 
 test("feat:J2 both transports: SignOut uses the header and expires the cookies", async () => {

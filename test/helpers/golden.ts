@@ -128,7 +128,7 @@ export function passedFacts({ wire, get }: Cell): Facts {
 /** `Vary` is only set on responses that a cache might store. */
 function cachingHeaders(get: boolean | undefined, clearsCookies: boolean): Record<string, string> {
   const caching = get === true && !clearsCookies ? "private, no-store" : "no-store";
-  const vary = get === true && { vary: "Cookie, Authorization, Sec-Fetch-Site, Origin" };
+  const vary = get === true && { vary: "Cookie, Authorization, Sec-Fetch-Site, Origin, Referer" };
   return { "cache-control": caching, ...vary };
 }
 

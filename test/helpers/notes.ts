@@ -10,7 +10,7 @@ export function notesApp(sessions: Sessions) {
     notes.set(userId, list);
     return list;
   };
-  const calls = { handled: 0 };
+  const calls: { handled: number; watching?: Promise<void> | undefined } = { handled: 0 };
   const routes = (router: ConnectRouter): void => {
     router.service(NotesService, {
       async signIn(request, context) {
@@ -37,6 +37,7 @@ export function notesApp(sessions: Sessions) {
         for (const text of of(sessions.require(context).userId)) {
           yield { note: { text } };
         }
+        await calls.watching;
       },
       async importNotes(requests, context) {
         calls.handled++;

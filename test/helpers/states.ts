@@ -1,3 +1,4 @@
+import { testSessions } from "rpc-session/testing";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import {
@@ -78,6 +79,16 @@ export const newerKey: State = spoilt((_access, server, session) =>
 export const wrongSignature: State = spoilt(async (access, server) =>
   withSignatureOf(access, (await issue(server, "cookie")).tokens.access),
 );
+
+/** The cookies of another service that uses the same names. */
+export const foreignIssuer: State = {
+  async present(server) {
+    const { clock } = server.sessions;
+    const other = testSessions({ issuer: "https://other.example", clock });
+    const { tokens } = await other.issue({ userId: "alice", transport: "cookie" });
+    return byCookie("", { access: tokens.accessToken, refresh: tokens.refreshToken });
+  },
+};
 
 export const malformedAlone: State = {
   async present(server) {
@@ -224,8 +235,9 @@ export const cookieTokenInHeader: State = {
   },
 };
 export const headerBesideOtherCookies: State = {
-  async present(server) {
+  async present(server, seed) {
     const good = await present(server, "header");
+    await seed(good.headers);
     const { tokens } = await issue(server, "cookie");
     return withHeaders(good, { cookie: cookieHeader(tokens), ...sameOrigin });
   },

@@ -10,7 +10,7 @@ export interface UploadRequest {
   readonly headers: Readonly<Record<string, string>>;
   /** What the body begins with; zeros follow. */
   readonly start: Buffer;
-  /** Bytes of the whole body. */
+  /** Bytes of the whole body; Infinity for a body in chunks over HTTP/1.1, whose start is one chunk. */
   readonly length: number;
 }
 
@@ -27,6 +27,8 @@ export interface Upload {
 const zeros = Buffer.alloc(64 * 1024);
 
 export interface UploadH1 extends Upload {
+  /** Resolves when the connection is closed. */
+  readonly closed: Promise<void>;
   /** Sends the same request on the same connection, with another body. */
   again(body: string): Promise<string>;
 }
@@ -39,15 +41,17 @@ export async function uploadH1(port: number, request: UploadRequest): Promise<Up
   socket.write(headOf(request, length));
   socket.write(start);
   let sent = start.length;
+  const closed = new Promise<void>((resolve) => socket.once("close", () => resolve()));
   return {
     answer: readUntil(socket, isWholeAnswer),
     sent: () => sent,
+    closed,
     async sendUpTo(bytes) {
-      while (sent < bytes) {
+      while (sent < bytes && socket.writable) {
         const chunk = zeros.subarray(0, Math.min(zeros.length, bytes - sent));
         sent += chunk.length;
         if (!socket.write(chunk)) {
-          await once(socket, "drain");
+          await Promise.race([once(socket, "drain").catch(() => {}), closed]);
         }
       }
     },
@@ -61,7 +65,13 @@ export async function uploadH1(port: number, request: UploadRequest): Promise<Up
 }
 
 function headOf({ path, headers }: UploadRequest, length: number): string {
-  const all = { host: "test.example", ...headers, "content-length": `${length}` };
+  const all = {
+    host: "test.example",
+    ...headers,
+    ...(Number.isFinite(length)
+      ? { "content-length": `${length}` }
+      : { "transfer-encoding": "chunked" }),
+  };
   const lines = Object.entries(all).map(([name, value]) => `${name}: ${value}\r\n`);
   return `POST ${path} HTTP/1.1\r\n${lines.join("")}\r\n`;
 }

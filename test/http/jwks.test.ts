@@ -4,7 +4,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { jwksFallback, jwksHandler } from "rpc-session/http";
 import { testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
-import { publishAhead } from "../../src/engine/keys/stored.ts";
+import { publishAhead } from "../../src/engine/keys/rotation.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import { notesApp } from "../helpers/notes.ts";
 import { watchedStore } from "../helpers/watched-store.ts";

@@ -121,6 +121,41 @@ describe("sec:C13 sec:C14 sec:C16 Sec-Fetch-Site", () => {
   ]);
 });
 
+describe("sec:C14 the Referer header, for a GET without Sec-Fetch-Site and Origin", () => {
+  const [here, there] = [`${listed}/notes?x=1`, `${other}/${listed}`];
+  check([
+    { row: "a page of a listed origin", headers: { referer: here }, trusted: [false, true] },
+    { row: "only the origin", headers: { referer: `${listed}/` }, trusted: [false, true] },
+    { row: "a foreign page", headers: { referer: there }, trusted: [false, false] },
+    {
+      row: "a foreign page with the listed origin as its user name",
+      headers: { referer: `https://app.example.com@evil.example/` },
+      trusted: [false, false],
+    },
+    { row: "no URL", headers: { referer: "app.example.com" }, trusted: [false, false] },
+    { row: "about:blank", headers: { referer: "about:blank" }, trusted: [false, false] },
+    { row: "empty", headers: { referer: "" }, trusted: [false, false] },
+    {
+      row: "beside a foreign origin",
+      origin: other,
+      headers: { referer: here },
+      trusted: [false, false],
+    },
+    {
+      row: "beside Sec-Fetch-Site: cross-site",
+      site: "cross-site",
+      headers: { referer: here },
+      trusted: [false, false],
+    },
+    {
+      row: "beside an empty Sec-Fetch-Site",
+      site: "",
+      headers: { referer: here },
+      trusted: [false, false],
+    },
+  ]);
+});
+
 describe("sec:C15 the Origin header", () => {
   check(
     [
@@ -153,12 +188,11 @@ describe("sec:C15 the Origin header", () => {
   check([
     { row: "a listed origin with a port", origin: "http://localhost:5173", trusted: [true, true] },
     {
-      row: "Host, Referer and the headers of proxies are ignored",
+      row: "Host and the headers of proxies are ignored",
       headers: {
         host: "app.example.com",
         "x-forwarded-host": "app.example.com",
         forwarded: "host=app.example.com;proto=https",
-        referer: "https://app.example.com/",
       },
       trusted: [false, false],
     },

@@ -40,6 +40,16 @@ async function createWorld(options: Options = {}): Promise<World> {
   return { sessions, store, events, cookie, header };
 }
 
+/** Signs in on another server over the same store, with another secret. */
+async function issueElsewhere({ sessions, store }: World): Promise<Issued> {
+  const secret = "another server's secret, 32 bytes";
+  const elsewhere = testSessions({ store: store.store, secret, clock: sessions.clock });
+  const issued = await issueOn(elsewhere, "cookie");
+  // A server looks for unknown secrets at most once in 5 s.
+  sessions.clock.advance("5s");
+  return issued;
+}
+
 interface Given extends Presented {
   /** `RefreshRequest.refresh_token`. */
   readonly message?: string;
@@ -416,17 +426,25 @@ describe("feat:D7 the Refresh method", () => {
       refused: outage,
     },
     {
-      row: "a token made with a secret unknown to this server: kept",
-      options: { secret: "this server's secret, of 32 bytes" },
-      given: async ({ sessions }) => ({
-        refresh: (await issueOn(testSessions({ clock: sessions.clock }), "cookie")).refresh,
-      }),
+      row: "a token made with a secret that only another server has: kept",
+      given: async (world) => ({ refresh: (await issueElsewhere(world)).refresh }),
       refused: outage,
     },
     {
       row: "a cookie made with a secret that the store never had: SIGN_IN, kept for its own service",
       given: async ({ sessions }) => ({ refresh: (await elsewhere(sessions)).refresh }),
       refused: signIn("TOKEN_INVALID"),
+    },
+    {
+      row: "a token made with a secret that was declared dead: SIGN_IN",
+      given: async (world) => {
+        const { refresh } = await issueElsewhere(world);
+        const [id = ""] = refresh?.split(".") ?? [];
+        await world.store.store.retireSecrets([{ id, issuer: "https://test.example" }]);
+        return { refresh };
+      },
+      refused: signIn("TOKEN_INVALID"),
+      cookies: clearsCookies,
     },
     {
       row: "transport binding: a cookie's token in the message is refused",

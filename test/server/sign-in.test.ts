@@ -575,3 +575,19 @@ describe("issue", () => {
     },
   );
 });
+
+it("feat:A3 a browser with the cookies of another server can sign in at a server that has just started", async () => {
+  const old = createWorld();
+  const held = await issueOn(old.sessions, "cookie");
+  // Its store is new, so that it knows neither the signing key nor the secret of these cookies.
+  const fresh = createWorld();
+  for (let attempt = 0; attempt < 2; attempt++) {
+    const { error, headers } = await fresh.signIn({
+      access: held.access,
+      refresh: held.refresh,
+      headers: { "rpcsession-transport": "cookie", "sec-fetch-site": "same-origin" },
+    });
+    expect(error).toBeUndefined();
+    expect(cookieEffects(headers)).toEqual(["access set", "refresh set"]);
+  }
+});

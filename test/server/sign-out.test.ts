@@ -292,7 +292,8 @@ describe("feat:G8 SignOut", () => {
       refused: Code.PermissionDenied,
     },
     {
-      row: "a store that cannot be written: nothing cleared",
+      row: "a store that cannot be written: Unavailable, but the cookies are cleared",
+      clears: true,
       given: ({ cookie, store }) => {
         store.failing.add("revoke");
         return { access: cookie.access, refresh: cookie.refresh };
@@ -300,7 +301,8 @@ describe("feat:G8 SignOut", () => {
       refused: Code.Unavailable,
     },
     {
-      row: "a store that cannot be read: nothing cleared",
+      row: "a store that cannot be read: Unavailable, but the cookies are cleared",
+      clears: true,
       given: ({ cookie, store }) => {
         store.failing.add("load");
         return { refresh: cookie.refresh };

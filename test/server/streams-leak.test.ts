@@ -1,6 +1,6 @@
 import { readdirSync } from "node:fs";
 import { createFakeClock, type FakeClock } from "rpc-session/testing";
-import { expect, it } from "vitest";
+import { expect, it, vi } from "vitest";
 import { Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
 import {
   connectTo,
@@ -106,15 +106,9 @@ async function runBatch({ server }: World) {
   return { opened: streams.length, revoked: ways.revoked };
 }
 
-/** Waits until both sides have closed their sockets: no change for a tenth of a second. */
+/** Waits until both sides have closed their sockets. */
 async function connectionsGone(): Promise<void> {
-  let open = Number.NaN;
-  for (let same = 0; same < 5; ) {
-    const now = readdirSync("/proc/self/fd").length;
-    same = now === open ? same + 1 : 0;
-    open = now;
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
+  await vi.waitFor(() => expect(process.getActiveResourcesInfo()).not.toContain("TCPSocketWrap"));
 }
 
 async function start(): Promise<World> {

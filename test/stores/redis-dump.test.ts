@@ -34,9 +34,12 @@ it.skipIf(redisMissing)(
     const guessed = { ...current, id: record.secretId };
     const thief = new RefreshTokens({
       store: redisStore(client, { prefix: "dumped" }),
-      secrets: { current: guessed, byId: new Map([[guessed.id, guessed]]) },
+      secrets: {
+        current: guessed,
+        byId: new Map([[guessed.id, guessed]]),
+        statusOf: async () => "never",
+      },
       emit: () => {},
-      complete: false,
     });
     const forged = await thief.mint(record);
     expect(forged.split(".").slice(0, 3)).toEqual([record.secretId, id, "0"]);

@@ -6,9 +6,12 @@ import type {
   EndedBy,
   Inserted,
   JsonObject,
+  KeysEntry,
   NewSession,
+  RecordedSecrets,
   RefreshWrite,
   RevokeScope,
+  SecretName,
   SessionOwner,
   SessionPage,
   SessionRecord,
@@ -51,6 +54,14 @@ abstract class MyStore implements SessionStore {
   }>;
   abstract addSigningKey(key: Omit<StoredSigningKey, "createdAt">): Promise<boolean>;
   abstract removeSigningKeysBelow(slot: number): Promise<void>;
+  abstract retireSigningKeys(kids: readonly string[]): Promise<readonly string[]>;
+  abstract announceKeys(change: KeysEntry["change"]): Promise<void>;
+  abstract recordSecrets(secrets: readonly SecretName[]): Promise<RecordedSecrets>;
+  abstract retireSecrets(secrets: readonly SecretName[]): Promise<RecordedSecrets>;
+  abstract liveIds(
+    cursor: string | undefined,
+    limit: number,
+  ): Promise<{ readonly ids: readonly string[]; readonly cursor?: string }>;
   abstract prune(limit: number): Promise<number>;
   abstract lease(name: string, holder: string, ttl: number): Promise<boolean>;
 }

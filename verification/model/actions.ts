@@ -27,6 +27,8 @@ export type Action =
   | { readonly do: "lose"; readonly which: number }
   /** The network delivers a request twice. */
   | { readonly do: "double"; readonly which: number }
+  /** A proxy begins, or ceases, to pass on only the first `Set-Cookie` of a response. */
+  | { readonly do: "cut"; readonly cookies: boolean }
   | { readonly do: "pause"; readonly ms: number }
   /** A browser crashes and loses its writes of the last `lag` milliseconds. */
   | { readonly do: "crash"; readonly jar: number; readonly lag: number }
@@ -83,6 +85,7 @@ const caller = fc.oneof(
 );
 const eager = fc.nat({ max: 3 }).map((n) => n === 3);
 const through = fc.boolean();
+const cookies = fc.nat({ max: 3 }).map((n) => n === 3);
 const tab = fc.nat({ max: 2 });
 const by = fc.constantFrom("revoked" as const, "signOut" as const);
 const lag = fc.nat({ max: min - 1 });
@@ -108,6 +111,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 10, arbitrary: of("steal", fc.record({ jar })) },
   { weight: 8, arbitrary: of("skew", fc.record({ engine, ms: ahead })) },
   { weight: 5, arbitrary: of("end", fc.record({ jar, engine, by, fault })) },
+  { weight: 4, arbitrary: of("cut", fc.record({ cookies })) },
   { weight: 4, arbitrary: of("rollBack", fc.record({ jar })) },
 );
 

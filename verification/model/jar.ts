@@ -8,6 +8,8 @@ export interface Tokens {
   readonly ledger: SessionLedger;
   readonly generation: number;
   readonly refresh: string;
+  /** When a server last sent the refresh token; milliseconds since 1970. */
+  readonly sentAt: number;
   readonly access: Refreshed["access"];
   /** When the access token arrived; milliseconds since 1970. */
   readonly at: number;
@@ -48,15 +50,23 @@ export class Jar {
     this.#writes = [];
   }
 
-  /** Stores the result of a refresh. */
-  receive({ access, refreshToken, record }: Refreshed, at: number): void {
+  /**
+   * Stores the result of a refresh. With `cut`, something in between passed on only the first
+   * `Set-Cookie`: the access token without the refresh token.
+   */
+  receive(refreshed: Refreshed, at: number, cut: boolean): void {
+    const { access, record } = refreshed;
+    const refreshToken = cut && this.transport === "cookie" ? undefined : refreshed.refreshToken;
     const old = this.tokens;
     // Any response overwrites cookies; a client that uses headers keeps the newest tokens.
     if (old === undefined || (this.transport === "header" && !isNewer(access, old.access))) {
       return;
     }
-    const generation = refreshToken === undefined ? old.generation : record.generation;
-    const tokens = { ...old, access, at, generation, refresh: refreshToken ?? old.refresh };
+    const renewed =
+      refreshToken === undefined
+        ? {}
+        : { generation: record.generation, refresh: refreshToken, sentAt: old.ledger.sentAt };
+    const tokens = { ...old, access, at, ...renewed };
     this.#writes = this.#writes.filter((_write, i) => {
       const next = this.#writes[i + 1];
       return next === undefined || at - next.at < times.settle;
@@ -66,14 +76,13 @@ export class Jar {
 
   /**
    * The browser crashes and starts again with the tokens on disk. The library promises recovery
-   * only if the lost generation is younger than `settle`, so older ones count as written, unless
-   * `anyAge` is set.
+   * only if the lost refresh token was sent less than `settle` ago, so older ones count as written,
+   * unless `anyAge` is set.
    */
   crash(now: number, lag: number, anyAge: boolean): void {
     this.epoch += 1;
     const kept = this.#writes.findLastIndex(({ at, tokens }, i) => {
-      const minted = tokens?.ledger.firstMinted.get(tokens.generation) ?? 0;
-      const settled = !anyAge && now - minted >= times.settle;
+      const settled = !anyAge && now - (tokens?.sentAt ?? 0) >= times.settle;
       return i === 0 || at <= now - lag || settled;
     });
     this.#writes = this.#writes.slice(0, kept + 1);
@@ -83,7 +92,7 @@ export class Jar {
 /** Returns the tokens of a new session. */
 export function tokensOf(created: Created, ledger: SessionLedger, at: number): Tokens {
   const { access, refreshToken: refresh } = created;
-  return { ledger, generation: 0, refresh, access, at };
+  return { ledger, generation: 0, refresh, sentAt: ledger.sentAt, access, at };
 }
 
 function isNewer({ claims: a }: Refreshed["access"], { claims: b }: Refreshed["access"]): boolean {

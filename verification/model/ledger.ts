@@ -10,11 +10,11 @@ export const times = readLifetimes({}, {});
 export interface SessionLedger {
   readonly id: string;
   generation: number;
-  /** When the current generation was minted, and when it was first used after it had settled. */
-  mintedAt: number;
+  /** When the refresh token of the current generation was last sent; it settles from then on. */
+  sentAt: number;
+  /** How long re-sends have prolonged that, in milliseconds. */
+  prolonged: number;
   confirmedAt: number | null;
-  /** When each generation was first minted. */
-  readonly firstMinted: Map<number, number>;
   /** The refresh token of each generation. */
   readonly tokens: Map<number, string>;
   idleEnd: number;
@@ -45,9 +45,9 @@ export class Ledgers {
     const ledger: SessionLedger = {
       id,
       generation: 0,
-      mintedAt: now,
+      sentAt: now,
+      prolonged: 0,
       confirmedAt: null,
-      firstMinted: new Map([[0, now]]),
       tokens: new Map([[0, token]]),
       idleEnd: idleExpiresAt,
       absoluteEnd: expiresAt,
@@ -84,6 +84,10 @@ export class Ledgers {
       }
       return;
     }
+    if (write.kind === "resend") {
+      resent(ledger, now);
+      return;
+    }
     const next = write.kind === "advance" ? ledger.generation + 1 : write.to;
     const branched = write.kind === "advance" && write.generation !== ledger.generation;
     if (branched || record.generation !== next) {
@@ -96,7 +100,7 @@ export class Ledgers {
   /** Records the confirmation of a generation. */
   confirmed(id: string, generation: number): void {
     const ledger = this.#byId.get(id);
-    const age = this.#time.now - (ledger?.mintedAt ?? 0);
+    const age = this.#time.now - (ledger?.sentAt ?? 0);
     if (ledger?.generation === generation && age >= times.settle) {
       ledger.confirmedAt ??= this.#time.now;
     }
@@ -120,11 +124,18 @@ export class Ledgers {
   #move(ledger: SessionLedger, generation: number): void {
     const { now } = this.#time;
     ledger.generation = generation;
-    ledger.mintedAt = now;
+    ledger.sentAt = now;
+    ledger.prolonged = 0;
     ledger.confirmedAt = null;
-    if (!ledger.firstMinted.has(generation)) {
-      ledger.firstMinted.set(generation, now);
-    }
+  }
+}
+
+/** Re-sends prolong the settling of a generation by ten times `settle` at most. */
+function resent(ledger: SessionLedger, now: number): void {
+  const prolonged = ledger.prolonged + Math.min(now - ledger.sentAt, times.settle);
+  if (prolonged <= 10 * times.settle) {
+    ledger.sentAt = now;
+    ledger.prolonged = prolonged;
   }
 }
 

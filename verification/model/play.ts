@@ -39,6 +39,9 @@ async function carryOut(world: World, action: Action): Promise<void> {
       return network.lose(action.which);
     case "double":
       return network.double(action.which);
+    case "cut":
+      world.cutsCookies = action.cookies;
+      return;
     case "pause":
       return pause(world, action.ms);
     case "crash":

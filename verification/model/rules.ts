@@ -11,6 +11,8 @@ export interface Removal {
   readonly lifetimes?: Partial<Lifetimes>;
   /** Whether every statement uses the clock of the server that sent it. */
   readonly nodeClock?: true;
+  /** Whether a use confirms its generation whatever refresh cookie is beside it. */
+  readonly anyReceipt?: true;
   /** Replaces the store of all servers. */
   readonly store?: (store: SessionStore) => SessionStore;
 }
@@ -19,11 +21,23 @@ export interface Removal {
 export const removals: Readonly<Record<string, Removal>> = {
   overlap: {
     rule: "the previous token stays valid for `overlap` after its successor was confirmed",
-    decide: (record, presented, { now }) => decideRefresh(record, presented, { now, overlap: -1 }),
+    decide: (record, presented, times) =>
+      decideRefresh(record, presented, { ...times, overlap: -1 }),
   },
   settle: {
     rule: "a use confirms a generation only after it has settled",
     lifetimes: { settle: 0 },
+  },
+  receipt: {
+    rule: "a use confirms a generation only beside the refresh cookie of that generation",
+    anyReceipt: true,
+  },
+  sent: {
+    rule: "a generation settles anew when its refresh token is sent again",
+    decide(record, presented, times) {
+      const decision = decideRefresh(record, presented, times);
+      return decision.kind === "resend" ? { ...decision, prolonged: null } : decision;
+    },
   },
   keep: {
     rule: "an unconfirmed generation is kept, not advanced",
@@ -44,7 +58,7 @@ export const removals: Readonly<Record<string, Removal>> = {
     rule: "a token that is presented after its successor was confirmed is theft",
     decide(record, presented, times) {
       const decision = decideRefresh(record, presented, times);
-      return decision.kind === "theft" ? { kind: "resend" } : decision;
+      return decision.kind === "theft" ? { kind: "resend", prolonged: null } : decision;
     },
   },
   forward: {

@@ -13,7 +13,7 @@ export interface Use {
 /** Makes a call with an access token and checks the server's decision. */
 export async function use(
   world: World,
-  { ledger, access }: Tokens,
+  { ledger, access, refresh }: Tokens,
   { engine, confirm }: Use,
 ): Promise<void> {
   const verified = await verify(engine, access.token);
@@ -39,11 +39,17 @@ export async function use(
   }
   const task = new Task();
   // The call has its response; the confirmation is written in the background.
-  world.gates.background(task, () => engine.used(verified.claims));
+  world.gates.background(task, () => engine.used(verified.claims, beside(world, access, refresh)));
   world.keep(task);
   if (confirm !== "late" && task.atGate) {
     await world.gates.release(task, confirm);
   }
+}
+
+/** The refresh cookies beside an access cookie; without the rule that looks at them, the right one. */
+function beside({ options, ledgers }: World, { claims }: Tokens["access"], held: string): string[] {
+  const matching = ledgers.get(claims.sid)?.tokens.get(claims.gen);
+  return [options.removal?.anyReceipt && matching !== undefined ? matching : held];
 }
 
 async function verify(

@@ -44,6 +44,8 @@ export class World {
     new Jar("thief", "cookie"),
   ];
   engines: readonly Engine[] = [];
+  /** Whether a proxy passes on only the first `Set-Cookie` of a response. */
+  cutsCookies = false;
   /** Unfinished work of the servers, from which a step can choose. */
   tasks: Task[] = [];
   #violation: Violation | undefined;
@@ -131,7 +133,7 @@ export class World {
   /** Called when a response has reached a client. */
   receive(jar: Jar, outcome: Outcome): void {
     if ("refreshed" in outcome) {
-      jar.receive(outcome.refreshed, this.time.now);
+      jar.receive(outcome.refreshed, this.time.now, this.cutsCookies);
     } else if (outcome.error instanceof SessionError && outcome.error.kind === "unauthorized") {
       jar.clear();
     }

@@ -347,5 +347,23 @@ function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
   // send nor let the server expire.
   const credentials = tokens.transport === "cookie" ? "include" : "omit";
   // A redirect could carry the Authorization header to another site.
-  return (input, init) => globalThis.fetch(input, { ...init, credentials, redirect: "error" });
+  return async (input, init) => {
+    const response = await globalThis.fetch(input, { ...init, credentials, redirect: "error" });
+    assertReadable(response);
+    return response;
+  };
+}
+
+/** @throws ConnectError Unimplemented if the response is a stream and the runtime can only read it whole */
+function assertReadable({ body, headers }: Response): void {
+  // React Native's responses have no body at all; a response without content has null.
+  const isStream = /^application\/(connect\+|grpc-web)/.test(headers.get("content-type") ?? "");
+  if ((body as unknown) === undefined && isStream) {
+    throw new ConnectError(
+      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need. Unary calls with " +
+        "createConnectTransport work. For streams pass a fetch that can, after the parts: " +
+        '{ baseUrl, ...parts, fetch }, such as that of expo/fetch with credentials: "omit"',
+      Code.Unimplemented,
+    );
+  }
 }

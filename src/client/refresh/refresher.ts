@@ -179,12 +179,10 @@ export class Refresher {
     if (this.#local.epoch !== before.epoch) {
       return { type: "stale" };
     }
-    const hint = this.#local.obey(error);
+    // A handler around Refresh may have ended the session; the notice says so.
+    const hint = this.#local.obey(error, before);
     const isLost = this.#local.lostCookies(hint, before);
-    if (hint?.clear && hint.sessionId === "" && this.#local.transport === "cookie") {
-      // No session could be named, so none is left in the cookies.
-      this.#local.end("server");
-    }
+    this.#local.endUnnamed(hint, before);
     const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
     this.#local.emit({ type: "refreshFailed", code: seen.code });
     return { type: "failed", error: seen };

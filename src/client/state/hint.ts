@@ -16,7 +16,7 @@ export interface Hint {
   readonly action: "refresh" | "signIn" | "none";
   /** Whether the session is over and the client should discard its tokens. */
   readonly clear: boolean;
-  /** Whether the call came without any token. */
+  /** Whether the call came without any token of the service. */
   readonly isMissing: boolean;
   /** The id of the session; empty if the server could not verify one. */
   readonly sessionId: string;
@@ -43,7 +43,7 @@ export function hintOf(error: ConnectError, realm: string | undefined): Hint | u
     hint && {
       action: actionOf(hint),
       clear: hint.tokens === Tokens.CLEAR,
-      isMissing: hint.reason === Reason.SESSION_MISSING,
+      isMissing: hint.reason === Reason.SESSION_MISSING && hint.tokens !== Tokens.CLEAR,
       sessionId: hint.session,
     }
   );

@@ -38,6 +38,9 @@ export interface ClientTokens {
  * that does not answer within `refreshTimeout` has failed too: calls go on without tokens until it
  * answers, and calls that need a session fail with Unavailable.
  *
+ * Store the value as one. If your storage keeps the two tokens apart, write the refresh token first: the
+ * server takes the use of the access token as a sign that the refresh token has been stored.
+ *
  * ```ts
  * const tokens: TokenStore = {
  *   transport: "header",

@@ -44,6 +44,20 @@ export class OwnSigningKeys implements SigningKeys {
 
   async removeDead(): Promise<void> {}
 
+  async reload(): Promise<void> {}
+
+  async states(): Promise<readonly never[]> {
+    return [];
+  }
+
+  async rotate(): Promise<never> {
+    throw notGenerated();
+  }
+
+  async retire(): Promise<never> {
+    throw notGenerated();
+  }
+
   async settled(): Promise<void> {}
 
   get #keys(): ImportedKeys {
@@ -52,6 +66,12 @@ export class OwnSigningKeys implements SigningKeys {
     }
     return this.#imported;
   }
+}
+
+function notGenerated(): TypeError {
+  return new TypeError(
+    "the signing keys are those of the option keys; to rotate or retire one, change keys.signing and keys.verification on every server",
+  );
 }
 
 interface ImportedKeys {

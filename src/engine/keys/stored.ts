@@ -1,19 +1,24 @@
-import { CompactEncrypt, compactDecrypt, decodeProtectedHeader, type JWK } from "jose";
+import type { JWK } from "jose";
 import type { Clock } from "../../base/clock.ts";
-import type { SecretRing } from "../../base/crypto.ts";
 import { type SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import { publicHalf, type SigningAlgorithm } from "../../jwt/jwk.ts";
-import {
-  generateSigningKey,
-  importSigningKey,
-  importVerificationKey,
-  type RemoteSigningKey,
-  type SigningKey,
-  type VerificationKey,
-} from "../../jwt/keys.ts";
+import type { SigningAlgorithm } from "../../jwt/jwk.ts";
+import { maxKeys } from "../../jwt/jwk-set.ts";
+import type { RemoteSigningKey, SigningKey, VerificationKey } from "../../jwt/keys.ts";
 import { storeFailed } from "../reach.ts";
 import type { SessionStore, StoredSigningKey } from "../store.ts";
+import {
+  currentSigner,
+  isNextDue,
+  type KeyFacts,
+  type KeyState,
+  keyStates,
+  leastUsefulSlot,
+  publishAhead,
+  type RotationRules,
+} from "./rotation.ts";
+import { type LoadedKey, loadKey, makeStoredKey, secretIdOf } from "./sealed.ts";
+import type { TrustedSecrets } from "./secrets.ts";
 
 /** The keys that sign and verify access tokens. */
 export interface SigningKeys {
@@ -43,33 +48,41 @@ export interface SigningKeys {
   published(): Promise<readonly JWK[]>;
   /** Removes keys that no living token was signed with. Rejects if the store cannot be reached. */
   removeDead(): Promise<void>;
+  /**
+   * Reads the keys again after they, or the secrets, changed. Keys under dead secrets are no longer used.
+   * @param rotateAt creates the next key in the background unless the newest one is younger than this,
+   * by the store's clock
+   */
+  reload(rotateAt?: number): Promise<void>;
+  /** The state of all keys that are accepted. */
+  states(): Promise<readonly KeyState<KeyFacts>[]>;
+  /**
+   * Creates the next key now, and announces it to all servers.
+   * @returns the next key. If one is published already and does not sign yet, that one
+   * @throws TypeError if the keys are not generated, or there are too many
+   */
+  rotate(): Promise<KeyState<KeyFacts>>;
+  /**
+   * Retires a key everywhere: tokens that it has signed are refused.
+   * @param now whether to do so even if no other key is known to all servers yet
+   * @returns whether there was such a key
+   * @throws TypeError if the keys are not generated, or no other key is known to all servers yet
+   */
+  retire(kid: string, now: boolean): Promise<boolean>;
   /** Waits for background work. */
   settled(): Promise<void>;
-}
-
-/** How keys follow each other. All durations are milliseconds. */
-interface RotationRules {
-  /** How long one key signs. */
-  readonly rotation: number;
-  /** How long a token may live, including the clock skew that verifiers allow. */
-  readonly retention: number;
 }
 
 /** All durations are milliseconds. */
 interface StoredSigningKeysOptions extends RotationRules {
   readonly store: SessionStore;
-  readonly secrets: SecretRing;
+  readonly secrets: TrustedSecrets;
   readonly clock: Clock;
   readonly algorithm: SigningAlgorithm;
   /** Receives `unknownSecret` for keys under unknown secrets, each time they are read. */
   readonly emit: SessionEventListener;
 }
 
-/**
- * How long a key is published before it signs, so that every verifier has it by then. It is also how
- * long a server may take to notice that the next key has begun to sign.
- */
-export const publishAhead: number = 10 * 60_000;
 /** Minimum time between two reads because of unknown keys, measured from the start of a read. */
 const readCooldown = 5_000;
 /** Maximum age of the keys that `published` returns; older in an outage. */
@@ -78,6 +91,10 @@ const publishedMaxAge = 60_000;
 const signingMaxAge = publishAhead / 2;
 /** How far `iat` may lie ahead of the store's clock. */
 const issuedAheadMax = 60_000;
+/** Keys that may exist before a rotation by hand: half of what verifiers accept. */
+const rotatedMax = maxKeys / 2;
+/** After this long every server knows a key: it has read the change log, or refuses calls. */
+const knownAfter = 60_000;
 /** How often `open` tries to find or create a key that this server can sign with. */
 const openAttempts = 3;
 
@@ -88,6 +105,8 @@ export class StoredSigningKeys implements SigningKeys {
   #byKid: ReadonlyMap<string, VerificationKey> = new Map();
   /** Loaded keys by their stored form, so that a key that stays is the same object. */
   #loaded: ReadonlyMap<string, LoadedKey> = new Map();
+  /** The slot after the last one that is taken, also by a key under a dead secret. */
+  #nextSlot = 0;
   /** Store time minus monotonic time; this machine's wall clock plays no part. */
   #storeAhead = 0;
   /** Monotonic start of the last read. */
@@ -96,6 +115,7 @@ export class StoredSigningKeys implements SigningKeys {
   #readAt = Number.NEGATIVE_INFINITY;
   #reading: Promise<void> | undefined;
   #rotating: Promise<void> | undefined;
+  #opening: Promise<void> | undefined;
   /** Monotonic. No rotation is tried before this time, because one has just failed. */
   #rotateFrom = Number.NEGATIVE_INFINITY;
 
@@ -103,13 +123,27 @@ export class StoredSigningKeys implements SigningKeys {
     this.#options = options;
   }
 
-  async open(): Promise<void> {
+  open(): Promise<void> {
+    this.#opening ??= this.#open().finally(() => {
+      this.#opening = undefined;
+    });
+    return this.#opening;
+  }
+
+  async #open(): Promise<void> {
     await this.#readOnce();
     // Repeated, because a server with another secret may be the first to take the slot.
     for (let i = 0; i < openAttempts && this.#current() === undefined; i++) {
-      await this.#addNext();
+      const isFirst = this.#nextSlot === 0;
+      const added = await this.#addNext();
+      if (added && !isFirst) {
+        // It signs at once, although other servers are running: they must know it now.
+        await this.#options.store.announceKeys("changed");
+      }
     }
-    await this.signer();
+    if (this.#current() === undefined) {
+      throw noSigner();
+    }
   }
 
   async signer(): Promise<SigningKey> {
@@ -127,8 +161,8 @@ export class StoredSigningKeys implements SigningKeys {
         // Tried again after the cool-down; a call waits for it before the keys are too old.
       });
     }
-    if (this.#keys.length === 0) {
-      // The store has lost all keys; tokens that they signed are refused from now on.
+    if (this.#current() === undefined) {
+      // The store has lost the keys, or they were retired; tokens that they signed are refused.
       await this.open().catch(storeFailed);
       now = clock.monotonic();
     }
@@ -142,7 +176,7 @@ export class StoredSigningKeys implements SigningKeys {
     }
     const signing = currentSigner(this.#keys, storeNow)?.signing;
     if (signing === undefined) {
-      throw unavailable("there is no usable signing key yet; try again");
+      throw noSigner();
     }
     return signing;
   }
@@ -179,6 +213,66 @@ export class StoredSigningKeys implements SigningKeys {
     }
   }
 
+  async reload(rotateAt: number = Number.NEGATIVE_INFINITY): Promise<void> {
+    // A read that is under way may have begun before the change.
+    await this.#reading?.catch(() => {});
+    // Does not count as a look for unknown keys: the first token under a new key may come next.
+    const attemptedAt = this.#attemptedAt;
+    await this.#readOnce();
+    this.#attemptedAt = attemptedAt;
+    const newest = this.#keys.findLast((key) => key.canSign);
+    if ((newest === undefined || newest.createdAt < rotateAt) && this.#rotating === undefined) {
+      this.#rotateInBackground(newest === undefined ? () => this.open() : () => this.#createNext());
+    }
+  }
+
+  async states(): Promise<readonly KeyState<KeyFacts>[]> {
+    await this.settled();
+    await this.reload();
+    return keyStates(this.#keys, this.#storeNow(), this.#options);
+  }
+
+  async rotate(): Promise<KeyState<KeyFacts>> {
+    const isNext = (one: KeyState<KeyFacts>): boolean => one.state === "next";
+    const ready = (await this.states()).findLast(isNext);
+    if (ready !== undefined) {
+      return ready;
+    }
+    if (this.#keys.length >= rotatedMax) {
+      throw new TypeError(
+        `there are ${this.#keys.length} signing keys, and verifiers accept ${maxKeys}; retire former keys before you rotate again`,
+      );
+    }
+    await this.#createNext();
+    const created = keyStates(this.#keys, this.#storeNow(), this.#options).findLast(isNext);
+    if (created === undefined) {
+      throw noSigner();
+    }
+    return created;
+  }
+
+  async retire(kid: string, now: boolean): Promise<boolean> {
+    const { store } = this.#options;
+    await this.reload();
+    const others = this.#keys.filter((key) => key.kid !== kid && key.canSign);
+    const known = this.#storeNow() - knownAfter;
+    if (!now && this.#byKid.has(kid) && !others.some(({ createdAt }) => createdAt <= known)) {
+      throw new TypeError(
+        "no other signing key has been published for a minute; rotate the keys, wait a minute and try again, or retire this key with { now: true }",
+      );
+    }
+    const retired = await store.retireSigningKeys([kid]);
+    await this.reload();
+    return retired.length > 0;
+  }
+
+  /** Creates the next key, and announces it. */
+  async #createNext(): Promise<void> {
+    if (await this.#addNext()) {
+      await this.#options.store.announceKeys("changed");
+    }
+  }
+
   async settled(): Promise<void> {
     await this.#reading?.catch(() => {});
     await this.#rotating;
@@ -207,6 +301,7 @@ export class StoredSigningKeys implements SigningKeys {
     this.#attemptedAt = begun;
     const { keys, now } = await store.signingKeys();
     const storeAhead = now - begun;
+    this.#nextSlot = (keys.at(-1)?.slot ?? -1) + 1;
     this.#keys = await this.#load(keys);
     this.#byKid = new Map(this.#keys.map(({ verification }) => [verification.kid, verification]));
     this.#storeAhead = storeAhead;
@@ -215,10 +310,12 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async #load(stored: readonly StoredSigningKey[]): Promise<readonly LoadedKey[]> {
+    const { secrets } = this.#options;
+    const trusted = stored.filter((key) => !secrets.isDead(secretIdOf(key)));
     const loaded = await Promise.all(
-      stored.map(async (key): Promise<[string, LoadedKey]> => {
+      trusted.map(async (key): Promise<[string, LoadedKey]> => {
         const text = JSON.stringify(key);
-        return [text, this.#loaded.get(text) ?? (await loadKey(key, this.#options.secrets))];
+        return [text, this.#loaded.get(text) ?? (await loadKey(key, secrets))];
       }),
     );
     this.#loaded = new Map(loaded);
@@ -233,17 +330,20 @@ export class StoredSigningKeys implements SigningKeys {
     }
   }
 
-  async #addNext(): Promise<void> {
+  /** Adds a key in the next slot; resolves to whether this server was first. */
+  async #addNext(): Promise<boolean> {
     const { store, algorithm, secrets } = this.#options;
-    const slot = (this.#keys.at(-1)?.slot ?? -1) + 1;
-    await store.addSigningKey(await makeStoredKey(slot, algorithm, secrets));
+    const added = await store.addSigningKey(
+      await makeStoredKey(this.#nextSlot, algorithm, secrets),
+    );
     // Whether this server or another one was first, the slot has a key now.
     await this.#reading?.catch(() => {});
     await this.#readOnce();
+    return added;
   }
 
-  #rotateInBackground(): void {
-    this.#rotating = this.#rotate()
+  #rotateInBackground(work: () => Promise<void> = () => this.#rotate()): void {
+    this.#rotating = work()
       .catch(() => {
         // Signing continues with the present key, and a later call tries again.
         this.#rotateFrom = this.#options.clock.monotonic() + readCooldown;
@@ -287,112 +387,6 @@ export class StoredSigningKeys implements SigningKeys {
   }
 }
 
-/** Creates a key for a slot; its private half is encrypted under the current secret. */
-async function makeStoredKey(
-  slot: number,
-  algorithm: SigningAlgorithm,
-  secrets: SecretRing,
-): Promise<Omit<StoredSigningKey, "createdAt">> {
-  const { kid, alg, publicJwk, privateJwk } = await generateSigningKey(algorithm);
-  const { id, encryption } = secrets.current;
-  const sealed = await new CompactEncrypt(new TextEncoder().encode(JSON.stringify(privateJwk)))
-    .setProtectedHeader({ alg: "dir", enc: "A256GCM", kid: id })
-    .encrypt(encryption);
-  return { slot, kid, alg, publicJwk: JSON.stringify(publicJwk), privateJwk: sealed };
-}
-
-/**
- * Loads a stored key; without its secret, the public half only.
- * @throws Error if the stored key is damaged
- */
-async function loadKey(stored: StoredSigningKey, secrets: SecretRing): Promise<LoadedKey> {
-  const { slot, createdAt } = stored;
-  const jwk = JSON.parse(stored.publicJwk) as JWK;
-  const verification = await importVerificationKey(jwk);
-  const secretId = String(decodeProtectedHeader(stored.privateJwk).kid);
-  const publicJwk = publicHalf(jwk, verification);
-  const facts = { slot, createdAt, verification, secretId, publicJwk };
-  const secret = secrets.byId.get(secretId);
-  if (secret === undefined) {
-    return { ...facts, signing: undefined };
-  }
-  const { plaintext } = await compactDecrypt(stored.privateJwk, secret.encryption, {
-    keyManagementAlgorithms: ["dir"],
-    contentEncryptionAlgorithms: ["A256GCM"],
-  });
-  const privateJwk = JSON.parse(new TextDecoder().decode(plaintext)) as JWK;
-  return { ...facts, signing: await importSigningKey(privateJwk) };
-}
-
-// The rules of rotation.
-
-/** A key from the store, ready for use. */
-interface LoadedKey {
-  readonly slot: number;
-  /** By the store's clock. */
-  readonly createdAt: number;
-  readonly verification: VerificationKey;
-  /** Undefined if it is encrypted under a secret that this server was not given. */
-  readonly signing: SigningKey | undefined;
-  /** The id of the secret under which it is encrypted. */
-  readonly secretId: string;
-  /** The public JWK, ready for a JWK set. */
-  readonly publicJwk: Readonly<Record<string, unknown>>;
-}
-
-/** The options with which a new key would be created now. */
-interface WantedKey {
-  readonly rotation: number;
-  readonly algorithm: SigningAlgorithm;
-  readonly secretId: string;
-}
-
-/** Minimum age of a key before it is replaced because of a changed secret or algorithm. */
-const replaceAfter = 86_400_000;
-
-/** The newest key that has been published long enough. The very first key signs immediately. */
-function currentSigner(keys: readonly LoadedKey[], now: number): LoadedKey | undefined {
-  const usable = keys.filter((key) => key.signing !== undefined);
-  return usable.findLast((key) => key.createdAt + publishAhead <= now) ?? usable[0];
-}
-
-/**
- * Whether the next key must be created now.
- *
- * Only keys that this server can sign with count; keys of servers with other secrets do not. A key
- * with an outdated secret or algorithm is replaced early, but not immediately: during a roll-out
- * servers disagree about the current options, and would keep replacing each other's keys.
- */
-function isNextDue(
-  keys: readonly LoadedKey[],
-  now: number,
-  { rotation, secretId, algorithm }: WantedKey,
-): boolean {
-  const newest = keys.findLast((key) => key.signing !== undefined);
-  if (newest === undefined) {
-    return true;
-  }
-  const isCurrent = newest.secretId === secretId && newest.verification.alg === algorithm;
-  const life = isCurrent ? rotation : Math.min(rotation, replaceAfter);
-  return now - newest.createdAt >= life - publishAhead;
-}
-
-/**
- * The lowest slot to keep. No key below it can have signed a token that is still alive.
- *
- * A key is removed once two conditions hold. A later key has signed for so long that every server
- * has noticed. And the key is so old that a server without access to the later key has created one
- * of its own.
- */
-function leastUsefulSlot(
-  keys: readonly LoadedKey[],
-  now: number,
-  { rotation, retention }: RotationRules,
-): number {
-  const deadAfter = publishAhead + publishAhead + retention;
-  const superseding = keys.findLast((key) => key.createdAt + deadAfter <= now)?.slot ?? 0;
-  const kept = keys.find(
-    (key) => key.slot >= superseding || key.createdAt + rotation + deadAfter > now,
-  );
-  return kept?.slot ?? 0;
+function noSigner(): SessionError {
+  return unavailable("there is no usable signing key yet; try again");
 }

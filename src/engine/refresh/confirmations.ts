@@ -1,10 +1,13 @@
 import type { Clock } from "../../base/clock.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionStore } from "../store.ts";
+import { showsReceipt } from "./rule.ts";
+import { parseRefreshToken } from "./token.ts";
 
 interface ConfirmationsOptions {
   readonly store: SessionStore;
   readonly clock: Clock;
-  /** Milliseconds. A generation must be this old, by the store's clock, before it is confirmed. */
+  /** Milliseconds since a refresh token was sent, by the store's clock, before it is confirmed. */
   readonly settle: number;
 }
 
@@ -32,9 +35,10 @@ export class Confirmations {
   }
 
   /**
-   * Notes a use. Never waits and never fails; a write that failed is repeated by a later use.
+   * Notes a use, unless it does not show that its client holds the refresh token. Never waits and
+   * never fails; a write that failed is repeated by a later use.
    */
-  used(session: string, generation: number): void {
+  used({ sid: session, gen: generation, transport }: Use, refreshCookies: readonly string[]): void {
     const noted = this.#young.get(session) ?? this.#old.get(session);
     const tryAgainAt = againAt(noted, generation);
     if (tryAgainAt === Number.POSITIVE_INFINITY) {
@@ -44,6 +48,11 @@ export class Confirmations {
     const now = this.#options.clock.monotonic();
     const held = this.#underWay.has(key) || this.#underWay.size >= underWayMax;
     if (now < tryAgainAt || held) {
+      return;
+    }
+    // Last, because it has to be done at each use until the generation is confirmed.
+    const use = { transport, generation };
+    if (!showsReceipt(use, generationsOf(session, refreshCookies))) {
       return;
     }
     this.#remember(session, { generation, tryAgainAt: now + againAfter });
@@ -84,6 +93,16 @@ export class Confirmations {
     }
     this.#young.set(session, noted);
   }
+}
+
+type Use = Pick<TokenClaims, "sid" | "gen" | "transport">;
+
+/** The generations of a session that refresh cookies name. */
+function generationsOf(session: string, cookies: readonly string[]): readonly number[] {
+  return cookies.flatMap((cookie) => {
+    const named = parseRefreshToken(cookie);
+    return named?.session === session ? [named.generation] : [];
+  });
 }
 
 /** The newest generation of a session that was used here. */

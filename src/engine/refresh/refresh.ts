@@ -103,11 +103,11 @@ export class Refresher {
       const { record, now, generation } = proven;
       if (record.secretId !== proven.secretId) {
         // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
-        refreshTokens.assertKnown(record);
+        await refreshTokens.assertKnown(record);
       }
 
       // 2. Decide; see the table of `decideRefresh`.
-      const decision = this.decide(record, generation, { now, overlap: lifetimes.overlap });
+      const decision = this.decide(record, generation, { ...lifetimes, now });
       if (decision.kind === "revoked") {
         const { endedBy, at } = decision;
         throw endedError({ session: record.id, endedBy, at, userId: record.userId }, now);
@@ -251,7 +251,7 @@ export class Refresher {
       return false;
     }
     // This use would confirm the generation, which a repeated answer does not.
-    const confirms = record.confirmedAt === null && now - record.rotatedAt >= lifetimes.settle;
+    const confirms = record.confirmedAt === null && now - record.sentAt >= lifetimes.settle;
     return (
       !confirms &&
       record.generation === value.record.generation &&
@@ -269,7 +269,8 @@ interface SharedAnswer {
   value: Refreshed | undefined;
 }
 
-type Writing = Extract<
+/** The decisions that are written. */
+export type Writing = Extract<
   RefreshDecision,
   { readonly kind: "advance" | "keep" | "resend" | "forward" }
 >;
@@ -277,7 +278,7 @@ type Writing = Extract<
 type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K> : never;
 
 /** The write that carries out a decision. */
-function writeOf(
+export function writeOf(
   decision: Writing,
   { record, generation, secretId: presentedUnder }: ProvenRefreshToken,
   current: { readonly settle: number; readonly secretId: string },
@@ -288,7 +289,7 @@ function writeOf(
     case "keep":
       return { kind: "keep", settle: record.confirmedAt === null ? current.settle : null };
     case "resend":
-      return { kind: "keep", settle: null };
+      return { kind: "resend", prolonged: decision.prolonged };
     case "forward":
       return { kind: "forward", to: generation, secretId: presentedUnder };
   }

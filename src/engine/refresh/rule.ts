@@ -1,15 +1,31 @@
+import type { TokenTransport } from "../../base/wire.ts";
 import type { EndedBy, SessionRecord } from "../store.ts";
 
 /** The input of the rule. `generation` is called g in the table below. */
 export type RefreshState = Pick<
   SessionRecord,
-  "generation" | "confirmedAt" | "idleExpiresAt" | "expiresAt" | "revokedAt" | "endedBy"
+  | "generation"
+  | "confirmedAt"
+  | "sentAt"
+  | "prolonged"
+  | "idleExpiresAt"
+  | "expiresAt"
+  | "revokedAt"
+  | "endedBy"
 >;
 
 /** Milliseconds. See `refresh` in the options of `createSessions`. */
 interface RefreshTimes {
   readonly overlap: number;
+  readonly settle: number;
 }
+
+/**
+ * How long re-sends of one generation may prolong its settling in all, as a multiple of `settle`.
+ * Without a limit, a thief who asks for the token again and again would keep it unconfirmed, and so
+ * would never be found.
+ */
+const prolongedMax = 10;
 
 /** The outcome for a refresh token of a proven generation. */
 export type RefreshDecision =
@@ -17,8 +33,11 @@ export type RefreshDecision =
   | { readonly kind: "advance" }
   /** Send a new access token of g, but no refresh token; confirms g once it is settled. */
   | { readonly kind: "keep" }
-  /** The response was lost: send the refresh token of g again. */
-  | { readonly kind: "resend" }
+  /**
+   * The response was lost: send the refresh token of g again. With `prolonged`, g settles anew, and
+   * this is how long re-sends have prolonged its settling by now. It is null if the limit is reached.
+   */
+  | { readonly kind: "resend"; readonly prolonged: number | null }
   /** The store has lost generations: move it forward to the presented one. */
   | { readonly kind: "forward" }
   /** Reuse detected: the token was used after its successor. Revoke the session. */
@@ -46,13 +65,16 @@ export type RefreshRule = (
  * | p < g−1 | | theft |
  * | p > g | | forward |
  *
+ * A re-send is always answered. It also lets g settle anew, because a client may crash before it has
+ * stored the answer. All re-sends of one generation prolong its settling by 10 × `settle` at most.
+ *
  * @param presented the generation of a refresh token whose tag was verified
  * @param now milliseconds by the store's clock; a later confirmation time counts as now
  */
 export function decideRefresh(
   state: RefreshState,
   presented: number,
-  { now, overlap }: RefreshTimes & { readonly now: number },
+  { now, overlap, settle }: RefreshTimes & { readonly now: number },
 ): RefreshDecision {
   if (state.revokedAt !== null) {
     return { kind: "revoked", at: state.revokedAt, endedBy: state.endedBy ?? "revoked" };
@@ -65,8 +87,43 @@ export function decideRefresh(
     case 0:
       return { kind: settledDown ? "advance" : "keep" };
     case -1:
-      return { kind: settledDown ? "theft" : "resend" };
+      return settledDown
+        ? { kind: "theft" }
+        : { kind: "resend", prolonged: prolongedBy(state, { now, settle }) };
     default:
       return { kind: presented > state.generation ? "forward" : "theft" };
   }
+}
+
+/** Adds what this re-send prolongs: the time since the last one, but `settle` at most. */
+function prolongedBy(
+  { sentAt, prolonged }: RefreshState,
+  { now, settle }: { readonly now: number; readonly settle: number },
+): number | null {
+  const sum = prolonged + Math.min(Math.max(0, now - sentAt), settle);
+  return sum > prolongedMax * settle ? null : sum;
+}
+
+/** The use of an access token, as far as the rule of confirmation looks at it. */
+export interface TokenUse {
+  readonly transport: TokenTransport;
+  /** The generation of the access token. */
+  readonly generation: number;
+}
+
+/**
+ * Decides whether the use of an access token shows that its client holds the refresh token of the
+ * same generation. Only then may the use confirm the generation, once it has settled.
+ *
+ * A client that uses headers stores both tokens of a response together. Cookies arrive one by one: a
+ * proxy or a server-side renderer may pass on only the first `Set-Cookie`. There the refresh cookie
+ * beside the access cookie must name the generation.
+ *
+ * @param beside the generations that the refresh cookies of the same request name
+ */
+export function showsReceipt(
+  { transport, generation }: TokenUse,
+  beside: readonly number[],
+): boolean {
+  return transport === "header" || beside.includes(generation);
 }

@@ -3,7 +3,8 @@ import type { SecretKeys, SecretRing } from "../../base/crypto.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import type { TokenTransport } from "../../base/wire.ts";
-import { badRefreshToken, unknownError } from "../liveness.ts";
+import type { EngineSecrets } from "../keys/secrets.ts";
+import { badRefreshToken, deadSecretError, unknownError } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
 import type { SessionRecord, SessionStore, Stored } from "../store.ts";
 
@@ -49,13 +50,8 @@ export class ForeignRefreshTokenError extends SessionError {
 
 interface RefreshTokensOptions {
   readonly store: SessionStore;
-  readonly secrets: SecretRing;
+  readonly secrets: SecretRing & Pick<EngineSecrets, "statusOf">;
   readonly emit: SessionEventListener;
-  /**
-   * Whether no server can have further secrets, as when the store keeps the only one. A token under
-   * an unknown secret is then invalid for good, not just unavailable.
-   */
-  readonly complete: boolean;
 }
 
 /** Mints refresh tokens and proves presented ones. */
@@ -69,18 +65,23 @@ export class RefreshTokens {
   /**
    * Mints the refresh token of the record's generation.
    * @throws UnknownSecretError
+   * @throws SessionError `unauthorized` if its secret was declared dead
    */
   async mint(record: SessionRecord): Promise<string> {
-    return mintRefreshToken(this.#keysOf(record.secretId), bindingOf(record));
-  }
-
-  /** @throws UnknownSecretError if the record's generation is under a secret unknown to this server */
-  assertKnown(record: SessionRecord): void {
-    this.#keysOf(record.secretId);
+    return mintRefreshToken(await this.#keysOf(record.secretId), bindingOf(record));
   }
 
   /**
-   * Proves that the token is well-formed and was made under a known secret. Does no I/O.
+   * @throws UnknownSecretError if the record's generation is under a secret unknown to this server
+   * @throws SessionError `unauthorized` if that secret was declared dead
+   */
+  async assertKnown(record: SessionRecord): Promise<void> {
+    await this.#keysOf(record.secretId);
+  }
+
+  /**
+   * Proves that the token is well-formed and was made under a known secret. Does no I/O for a secret of
+   * this server; an unknown one may be looked up in the store, at most once in 5 s.
    * @throws SessionError `unauthorized` if it was not
    * @throws ForeignRefreshTokenError UnknownSecretError
    */
@@ -89,21 +90,23 @@ export class RefreshTokens {
     if (parsed === undefined) {
       throw badRefreshToken();
     }
-    if (await this.isForeign(token)) {
-      throw new ForeignRefreshTokenError();
-    }
-    const keys = this.#keysOf(parsed.secretId);
+    const keys = await this.#keysOf(parsed.secretId);
     if (!(await verifyCheck(keys, parsed))) {
       throw badRefreshToken();
     }
     return { ...parsed, keys };
   }
 
-  /** Whether a token names a secret that no server of this service ever had. Proves nothing about it. */
+  /**
+   * Whether a token names a secret that no server of this service ever had. Proves nothing about it.
+   * @throws SessionError `unavailable` if the store cannot be read now
+   */
   async isForeign(token: string): Promise<boolean> {
-    const { secrets, complete } = this.#options;
+    const { secrets } = this.#options;
     const named = parseRefreshToken(token)?.secretId;
-    return named !== undefined && complete && !secrets.byId.has(named);
+    return (
+      named !== undefined && !secrets.byId.has(named) && (await secrets.statusOf(named)) === "never"
+    );
   }
 
   /** Whether a token names a secret of this server. Proves nothing about it. */
@@ -135,14 +138,21 @@ export class RefreshTokens {
     return { record, now, generation, secretId };
   }
 
-  #keysOf(secretId: string): SecretKeys {
+  async #keysOf(secretId: string): Promise<SecretKeys> {
     const { secrets, emit } = this.#options;
     const keys = secrets.byId.get(secretId);
-    if (keys === undefined) {
-      emit({ type: "unknownSecret", secretId });
-      throw new UnknownSecretError();
+    if (keys !== undefined) {
+      return keys;
     }
-    return keys;
+    switch (await secrets.statusOf(secretId)) {
+      case "dead":
+        throw deadSecretError();
+      case "never":
+        throw new ForeignRefreshTokenError();
+      case "elsewhere":
+        emit({ type: "unknownSecret", secretId });
+        throw new UnknownSecretError();
+    }
   }
 }
 

@@ -1,7 +1,7 @@
 import { inTime } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import type { Changes, EndedEntry, SessionStore } from "../store.ts";
+import type { Changes, EndedEntry, KeysEntry, SessionStore } from "../store.ts";
 import { KnownChanges, type KnownChangesOptions, type RevocationListener } from "./known.ts";
 
 /** Answers, from memory, whether sessions have ended and whether their claims have changed. */
@@ -67,6 +67,8 @@ interface RevocationLogOptions extends KnownChangesOptions {
   readonly emit: SessionEventListener;
   /** Milliseconds. The log is read every half of it, even without a wake-up. */
   readonly maxStaleness: number;
+  /** Secrets or signing keys changed. The read of the log is complete once this has resolved. */
+  readonly onKeys: (keys: readonly KeysEntry[]) => Promise<void>;
   /** Called when the store has lost changes since the last read. */
   readonly onLoss: () => void;
 }
@@ -280,6 +282,11 @@ export class RevocationLog extends KnownChanges implements Revocations {
     // After a long sleep the log may have dropped entries; every token they concern has expired.
     const changes = await store.changes(this.#cursor, window);
     const answered = clock.monotonic();
+    if (changes.keys !== undefined) {
+      // The ends of sessions must not wait for the keys. They are applied again below, to no effect.
+      this.applyAll(changes.entries, answered);
+      await this.#options.onKeys(changes.keys);
+    }
     const provenAt = this.#provenAt;
     // A late answer to a read that was given up still counts, unless a newer read has overtaken it.
     if (provenAt === undefined || provenAt.monotonic <= began.monotonic) {

@@ -1,4 +1,5 @@
 import type { Clock } from "../../base/clock.ts";
+import type { EngineSecrets } from "../keys/secrets.ts";
 import type { SigningKeys } from "../keys/stored.ts";
 import type { SessionStore } from "../store.ts";
 import type { RevocationLog } from "./log.ts";
@@ -6,7 +7,8 @@ import type { RevocationLog } from "./log.ts";
 interface RestorerOptions {
   readonly store: SessionStore;
   readonly revocations: Pick<RevocationLog, "all">;
-  readonly keys: SigningKeys;
+  readonly secrets: Pick<EngineSecrets, "restore">;
+  readonly keys: Pick<SigningKeys, "open">;
   readonly clock: Clock;
 }
 
@@ -17,8 +19,8 @@ const batchSize = 500;
 /**
  * After a store has lost changes, restores in the background what this server still knows.
  *
- * Signing keys are read again, and created if there are none, so that tokens under lost keys are
- * refused. Every revocation that still matters is written again. The store's own data is kept.
+ * Dead secrets are declared dead again. Signing keys are read again, and created if there are none, so
+ * that tokens under lost keys are refused. Every revocation that still matters is written again. The store's own data is kept.
  */
 export class Restorer {
   readonly #options: RestorerOptions;
@@ -61,7 +63,8 @@ export class Restorer {
   }
 
   async #restore(): Promise<void> {
-    const { store, revocations, keys } = this.#options;
+    const { store, revocations, secrets, keys } = this.#options;
+    await secrets.restore();
     await keys.open();
     const ends = Map.groupBy(revocations.all(), ({ endedBy }) => endedBy);
     for (const [endedBy, changes] of ends) {

@@ -73,9 +73,11 @@ export async function authenticate(
     const engine = await wait(core.engine());
     const now = engine.revocations.storeNow();
     const verify: VerifyToken = (token) => wait(engine.verify(token, now));
-    const verified = byCookie
-      ? await verifyCookies(core, engine, { presented, verify, wait })
-      : accept(await verify(presented.bearer ?? ""), "header");
+    const verifyTokens = async () =>
+      byCookie
+        ? verifyCookies(core, engine, { presented, verify, wait })
+        : accept(await verify(presented.bearer ?? ""), "header");
+    const verified = await verifyTokens();
 
     // 3. Only cookies of another service.
     if (verified === undefined) {
@@ -95,9 +97,14 @@ export async function authenticate(
     const claims = isLive
       ? verified
       : await wait(checkSession(core, call, { engine, verified, demand, found }));
+    if (found?.isStale) {
+      // By now the log has been read, and it may have retired the key that signed the token.
+      await verifyTokens();
+    }
 
-    // 6. Using a refresh generation confirms it. The write happens in the background.
-    engine.used(claims, now);
+    // 6. Using a refresh generation confirms it, if its refresh cookie is there as well. The write
+    // happens in the background.
+    engine.used(claims, presented.refreshCookies, now);
     return claims;
   } catch (error) {
     // The access cookie may be a late copy from a session that has ended, overwriting the one of

@@ -92,7 +92,7 @@ export async function enterSession(
   return true;
 }
 
-const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin";
+const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin, Referer";
 
 /**
  * Prevents caches from storing or mixing up the response of a call that reads tokens. `Vary` is set

@@ -86,6 +86,7 @@ export async function claimsForClient(
 }
 
 function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite): void {
+  hideWhenInspected(headers);
   const { record, now, access, refreshToken } = tokens;
   if (record.transport === "header") {
     headers.set(header.accessToken, access.token);
@@ -105,6 +106,24 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       replaceCookie(headers, name, cookies);
     }
   }
+}
+
+/** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
+const inspected = Symbol.for("nodejs.util.inspect.custom");
+
+/** Makes `util.inspect` print response headers without tokens: handlers log their context. */
+function hideWhenInspected(headers: Headers): void {
+  const hidden = new Set<string>([
+    "set-cookie",
+    header.accessToken,
+    header.refreshToken,
+    header.csrf,
+  ]);
+  const printed = (): object =>
+    Object.fromEntries(
+      [...headers].map(([name, value]) => [name, hidden.has(name) ? "[hidden]" : value]),
+    );
+  Object.defineProperty(headers, inspected, { value: printed, configurable: true });
 }
 
 /** Expires the session cookies of a call in both jars. */

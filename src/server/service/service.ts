@@ -189,8 +189,8 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
 /**
  * Ends every session that the request proves to belong to: by a refresh token of any generation, or
  * by an access token, expired or not. If a header or the message proves a session, the sessions of
- * the cookies are left alone. Cookies are expired too, except for an app that is not a browser and has
- * a token in the header or the message.
+ * the cookies are left alone. Cookies are expired too, even if their session cannot be ended here,
+ * except for an app that is not a browser and has a token in the header or the message.
  *
  * @param inMessage `SignOutRequest.refresh_token`; empty for a cookie session
  * @throws SessionError `forbidden` for a cross-site request; `unavailable` for an outage, and when
@@ -209,6 +209,8 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
   // 2. Cookies only count on requests from this service's own pages.
   if (actsOnCookies) {
     checkCrossSite(core, call);
+    // First, so that nothing below keeps a user signed in who asked for the opposite.
+    expireCookies(core, call);
   }
 
   // 3. End the sessions.
@@ -222,11 +224,6 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
   for (const session of sessions) {
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);
-  }
-
-  // 4. Expire the cookies.
-  if (actsOnCookies) {
-    expireCookies(core, call);
   }
 }
 

@@ -2,6 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import type {
   Changes,
   EndedBy,
+  KeysEntry,
   LogEntry,
   NewSession,
   RefreshWrite,
@@ -21,8 +22,10 @@ import {
   newestFirst,
   parseCursor,
   parseListCursor,
+  splitLog,
 } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
+import { MemorySecrets } from "./secrets.ts";
 
 /** The methods are own properties, so that a store can be wrapped: `{ ...store, load }`. */
 export class MemoryStore implements SessionStore {
@@ -30,6 +33,7 @@ export class MemoryStore implements SessionStore {
   readonly #sessions = new MemorySessions();
   readonly #log = new MemoryLog();
   readonly #keys = new Map<number, StoredSigningKey>();
+  readonly #secrets = new MemorySecrets();
   readonly #leases = new Map<string, { readonly holder: string; readonly until: number }>();
   readonly #secret = crypto.getRandomValues(new Uint8Array(32));
   #clock: Clock | undefined;
@@ -137,6 +141,17 @@ export class MemoryStore implements SessionStore {
     return { ...cutPage(found, limit), now };
   };
 
+  readonly liveIds: SessionStore["liveIds"] = async (cursor, limit) => {
+    const now = this.#now();
+    const ids = this.#sessions
+      .all()
+      .filter((record) => isLive(record, now) && (cursor === undefined || record.id > cursor))
+      .map(({ id }) => id)
+      .sort();
+    const last = ids[limit - 1];
+    return { ids: ids.slice(0, limit), ...(last === undefined ? {} : { cursor: last }) };
+  };
+
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
     const now = this.#now();
     const ids =
@@ -183,6 +198,34 @@ export class MemoryStore implements SessionStore {
     }
   };
 
+  readonly retireSigningKeys: SessionStore["retireSigningKeys"] = async (kids) => {
+    const retired: string[] = [];
+    for (const { slot, kid } of [...this.#keys.values()]) {
+      if (kids.includes(kid)) {
+        this.#keys.delete(slot);
+        retired.push(kid);
+      }
+    }
+    if (retired.length > 0) {
+      await this.announceKeys("changed");
+    }
+    return retired;
+  };
+
+  readonly announceKeys: SessionStore["announceKeys"] = async (change) =>
+    this.#log.append({ kind: "keys", change, at: this.#now() });
+
+  // Secrets.
+
+  readonly recordSecrets: SessionStore["recordSecrets"] = async (given) =>
+    this.#secrets.record(given, this.#now());
+
+  readonly retireSecrets: SessionStore["retireSecrets"] = async (given) => {
+    const recorded = this.#secrets.retire(given, this.#now());
+    await this.announceKeys("changed");
+    return recorded;
+  };
+
   // Upkeep.
 
   readonly prune: SessionStore["prune"] = async (limit) => {
@@ -203,7 +246,7 @@ export class MemoryStore implements SessionStore {
 
 /** The change log of a memory store: entries numbered from 1. */
 class MemoryLog {
-  readonly #entries: { readonly number: number; readonly entry: LogEntry }[] = [];
+  readonly #entries: { readonly number: number; readonly entry: LogEntry | KeysEntry }[] = [];
   readonly #listeners = new ChangeListeners();
   #lastNumber = 0;
 
@@ -211,7 +254,7 @@ class MemoryLog {
     return this.#listeners.add(wake);
   }
 
-  append(entry: LogEntry): void {
+  append(entry: LogEntry | KeysEntry): void {
     this.#lastNumber += 1;
     this.#entries.push({ number: this.#lastNumber, entry: Object.freeze(entry) });
     this.#listeners.call();
@@ -220,12 +263,12 @@ class MemoryLog {
   /** See `SessionStore.changes`. */
   read(cursor: string | undefined, window: number, now: number): Changes {
     const seen = cursor === undefined ? 0 : parseCursor("memoryStore", cursor);
-    const entries = this.#entries
+    const found = this.#entries
       .filter(({ number, entry }) =>
         cursor === undefined ? entry.at >= now - window : number > seen,
       )
       .map(({ entry }) => entry);
-    return { entries, cursor: formatCursor(this.#lastNumber), now };
+    return { ...splitLog(found), cursor: formatCursor(this.#lastNumber), now };
   }
 
   /** Drops outdated entries, at most `limit`, and returns how many. */
@@ -246,6 +289,10 @@ export class MemorySessions {
 
   get(id: string): SessionRecord | undefined {
     return this.#byId.get(id);
+  }
+
+  all(): SessionRecord[] {
+    return [...this.#byId.values()];
   }
 
   /** The number of ids in the index of each owner. Tests check that no id is left behind. */
@@ -372,6 +419,8 @@ export function newRecord(session: NewSession, now: number): SessionRecord {
     generation: 0,
     confirmedAt: null,
     rotatedAt: now,
+    sentAt: now,
+    prolonged: 0,
     createdAt: now,
     authTime: given.authTime ?? now,
     idleExpiresAt: Math.min(now + idle, expiresAt),
@@ -394,12 +443,17 @@ function refreshed(old: SessionRecord, write: RefreshWrite, now: number): Partia
     const settled = write.settle !== null && isSettled(old, write.settle, now);
     return { confirmedAt: old.confirmedAt ?? (settled ? now : null) };
   }
+  if (write.kind === "resend") {
+    const { prolonged } = write;
+    return prolonged === null ? {} : { sentAt: Math.max(now, old.rotatedAt), prolonged };
+  }
   const generation = write.kind === "advance" ? old.generation + 1 : write.to;
-  return { generation, confirmedAt: null, rotatedAt: now, secretId: write.secretId };
+  const { secretId } = write;
+  return { generation, confirmedAt: null, rotatedAt: now, sentAt: now, prolonged: 0, secretId };
 }
 
 function isSettled(record: SessionRecord, settle: number, now: number): boolean {
-  return Math.max(0, now - record.rotatedAt) >= settle;
+  return Math.max(0, now - record.sentAt) >= settle;
 }
 
 function ownerKeys({ userId, tenantId }: SessionOwner): string[] {

@@ -1,5 +1,6 @@
 import { randomId } from "../../base/crypto.ts";
-import type { Changes, EndedBy, LogEntry } from "../../engine/store.ts";
+import type { Changes, EndedBy, KeysEntry, LogEntry } from "../../engine/store.ts";
+import { splitLog } from "../common.ts";
 import type { RedisScripts } from "./scripts.ts";
 
 /** Entries per call: a long log is read in steps, so that Redis serves other clients in between. */
@@ -18,7 +19,7 @@ export async function readLog(
   window: number,
 ): Promise<Changes> {
   const keys = [redis.keys.meta, redis.keys.log];
-  const entries: LogEntry[] = [];
+  const entries: (LogEntry | KeysEntry)[] = [];
   let seen = cursor;
   for (;;) {
     const args = [...parseCursor(seen), window, randomId(16), pageSize];
@@ -33,13 +34,16 @@ export async function readLog(
     seen = `${lineage}.${replid}.${last}`;
     if (full === "") {
       const lost = lostAt === "0" ? {} : { lostAt: Number(lostAt) };
-      return { entries, cursor: seen, now: Number(now), ...lost };
+      return { ...splitLog(entries), cursor: seen, now: Number(now), ...lost };
     }
   }
 }
 
 /** Converts the texts of an entry: the session, the field that makes its kind, its value, the time. */
-function toEntry([session = "", field, value = "", at]: readonly string[]): LogEntry {
+function toEntry([session = "", field, value = "", at]: readonly string[]): LogEntry | KeysEntry {
+  if (field === "keys") {
+    return { kind: "keys", change: value === "rotate" ? "rotate" : "changed", at: Number(at) };
+  }
   return field === "claimsVersion"
     ? { kind: "claims", session, claimsVersion: Number(value), at: Number(at) }
     : { kind: "revoked", session, endedBy: value as EndedBy, at: Number(at) };

@@ -7,6 +7,7 @@ export interface RedisKeys {
   readonly meta: string;
   readonly log: string;
   readonly signing: string;
+  readonly secrets: string;
   /** The first KEYS of every script that touches sessions: meta, log, ends, revoking. */
   readonly rows: readonly string[];
   readonly session: (id: string) => string;
@@ -24,6 +25,7 @@ export function redisKeys(prefix: string): RedisKeys {
     meta,
     log,
     signing: key("keys"),
+    secrets: key("secrets"),
     rows: [meta, log, key("ends"), key("revoking")],
     session: (id) => key(`session:${id}`),
     user: (id) => key(`user:${id}`),
@@ -74,6 +76,9 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
   const known = (name: string): string => required(row, name);
   const time = (name: string): number => Number(known(name));
   const orNull = (name: string): number | null => (row.has(name) ? time(name) : null);
+  const rotatedAt = time("rotatedAt");
+  // Missing, or before `rotatedAt`, if an older version wrote the row. Then `prolonged` has no meaning.
+  const sentAt = Math.max(rotatedAt, orNull("sentAt") ?? 0);
   return {
     id: known("id"),
     userId: known("userId"),
@@ -83,7 +88,9 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     secretId: known("secretId"),
     generation: Number(known("generation")),
     confirmedAt: orNull("confirmedAt"),
-    rotatedAt: time("rotatedAt"),
+    rotatedAt,
+    sentAt,
+    prolonged: sentAt > rotatedAt ? (orNull("prolonged") ?? 0) : 0,
     createdAt: time("createdAt"),
     authTime: time("authTime"),
     idleExpiresAt: time("idleExpiresAt"),

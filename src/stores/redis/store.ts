@@ -1,6 +1,9 @@
 import type {
   NewSession,
+  RecordedSecret,
+  RecordedSecrets,
   RefreshWrite,
+  SecretName,
   SessionRecord,
   SessionStore,
   SessionUpdate,
@@ -132,6 +135,12 @@ export class RedisStore implements SessionStore {
   readonly list: SessionStore["list"] = async (owner, page) =>
     listSessions(this.#redis, owner, page);
 
+  readonly liveIds: SessionStore["liveIds"] = async (cursor = "0", limit) => {
+    const args = [cursor, limit];
+    const [, next = "0", ...ids] = await this.#redis.run("liveIds", this.#keys.rows, args);
+    return { ids, ...(next === "0" ? {} : { cursor: next }) };
+  };
+
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
     const { revoked, now } = await revokeSessions(this.#redis, scope, endedBy);
     if (revoked.length > 0) {
@@ -163,6 +172,40 @@ export class RedisStore implements SessionStore {
   readonly removeSigningKeysBelow: SessionStore["removeSigningKeysBelow"] = async (slot) => {
     await this.#redis.run("removeSigningKeysBelow", this.#signingKeys, [slot]);
   };
+
+  readonly retireSigningKeys: SessionStore["retireSigningKeys"] = async (kids) => {
+    const { meta, log, signing } = this.#keys;
+    const [, , ...gone] = await this.#redis.run("retireSigningKeys", [meta, log, signing], kids);
+    if (gone.length > 0) {
+      this.#listeners.call();
+    }
+    return gone;
+  };
+
+  readonly announceKeys: SessionStore["announceKeys"] = async (change) => {
+    await this.#redis.run("announceKeys", [this.#keys.meta, this.#keys.log], [change]);
+    this.#listeners.call();
+  };
+
+  // Secrets.
+
+  readonly recordSecrets: SessionStore["recordSecrets"] = async (secrets) =>
+    this.#writeSecrets("recordSecrets", secrets);
+
+  readonly retireSecrets: SessionStore["retireSecrets"] = async (secrets) => {
+    const recorded = await this.#writeSecrets("retireSecrets", secrets);
+    this.#listeners.call();
+    return recorded;
+  };
+
+  async #writeSecrets(
+    script: "recordSecrets" | "retireSecrets",
+    secrets: readonly SecretName[],
+  ): Promise<RecordedSecrets> {
+    const { meta, log, secrets: key } = this.#keys;
+    const args = secrets.flatMap(({ id, issuer }) => [id, issuer]);
+    return toSecrets(await this.#redis.run(script, [meta, log, key], args));
+  }
 
   // Upkeep.
 
@@ -213,8 +256,9 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
   const { id, kind, generation, idle } = write;
   const settle = kind === "keep" ? (write.settle ?? "") : "";
   const next = kind === "forward" ? write.to : generation + 1;
-  const secretId = kind === "keep" ? "" : write.secretId;
-  return [id, kind, generation, idle, settle, next, secretId];
+  const secretId = "secretId" in write ? write.secretId : "";
+  const prolonged = kind === "resend" ? (write.prolonged ?? "") : "";
+  return [id, kind, generation, idle, settle, next, secretId, prolonged];
 }
 
 function updateArguments(change: SessionUpdate): (string | number)[] {
@@ -227,6 +271,17 @@ function updateArguments(change: SessionUpdate): (string | number)[] {
 /** Converts a reply that consists of the time, a flag, and the fields and values of a row. */
 function toStored([now, , ...fields]: readonly string[]): Stored<SessionRecord | undefined> {
   return { record: toRecord(fields), now: Number(now) };
+}
+
+/** Converts ids and values; a value is when it was seen, since when it is dead or "", and its issuer. */
+function toSecrets([now, , ...fields]: readonly string[]): RecordedSecrets {
+  const secrets: RecordedSecret[] = [];
+  for (let index = 0; index < fields.length; index += 2) {
+    const [, seen, dead, issuer = ""] = /^(\d+):(\d*):(.*)$/s.exec(fields[index + 1] ?? "") ?? [];
+    const deadAt = dead ? Number(dead) : null;
+    secrets.push({ id: fields[index] ?? "", issuer, seenAt: Number(seen), deadAt });
+  }
+  return { secrets: secrets.sort((a, b) => (a.id < b.id ? -1 : 1)), now: Number(now) };
 }
 
 /** Converts slots and values; a value is the time at which it was added, a colon, and JSON. */

@@ -75,12 +75,12 @@ async function insertRow(
   const expires = smaller(sql`${now} + ${absolute}`, sql`${endsBy ?? Number.MAX_SAFE_INTEGER}`);
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
   const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
-        id, user_id, tenant_id, transport, salt, secret_id, generation, rotated_at, created_at,
-        auth_time, idle_expires_at, expires_at, access_life, idle_life, lineage,
+        id, user_id, tenant_id, transport, salt, secret_id, generation, rotated_at, sent_at, prolonged,
+        created_at, auth_time, idle_expires_at, expires_at, access_life, idle_life, lineage,
         claims, claims_version, data, version, device, last_seen_at
       ) values (
         ${valueHolding(database, session, session.id)}, ${session.userId}, ${session.tenantId},
-        ${session.transport}, ${session.salt}, ${session.secretId}, 0, ${now}, ${now},
+        ${session.transport}, ${session.salt}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
         coalesce(${authTime}, ${now}), ${idleExpires}, ${expires},
         ${session.accessLife}, ${session.idleLife}, ${session.lineage},
         ${JSON.stringify(session.claims)}, 0, ${JSON.stringify(session.data)}, 0,

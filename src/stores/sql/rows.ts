@@ -14,6 +14,10 @@ export interface SessionRow {
   readonly generation: BigInteger;
   readonly confirmed_at: BigInteger | null;
   readonly rotated_at: BigInteger;
+  /** Null, or before `rotated_at`, if an older version wrote the row. */
+  readonly sent_at: BigInteger | null;
+  /** Counts only if `sent_at` does. */
+  readonly prolonged: BigInteger | null;
   readonly created_at: BigInteger;
   readonly auth_time: BigInteger;
   readonly idle_expires_at: BigInteger;
@@ -36,6 +40,8 @@ export type Timed<Row> = Row & { readonly store_now: BigInteger };
 
 /** Reads a row as a session. */
 export function toSession(row: SessionRow): SessionRecord {
+  const rotatedAt = Number(row.rotated_at);
+  const sentAt = Math.max(rotatedAt, Number(row.sent_at ?? 0));
   return {
     id: row.id,
     userId: row.user_id,
@@ -45,7 +51,9 @@ export function toSession(row: SessionRow): SessionRecord {
     secretId: row.secret_id,
     generation: Number(row.generation),
     confirmedAt: toNumber(row.confirmed_at),
-    rotatedAt: Number(row.rotated_at),
+    rotatedAt,
+    sentAt,
+    prolonged: sentAt > rotatedAt ? Number(row.prolonged ?? 0) : 0,
     createdAt: Number(row.created_at),
     authTime: Number(row.auth_time),
     idleExpiresAt: Number(row.idle_expires_at),

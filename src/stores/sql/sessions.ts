@@ -61,6 +61,10 @@ function generationAfter(write: RefreshWrite): Sql {
         ? nothing
         : sql`confirmed_at = coalesce(confirmed_at,
             case when ${isSettled(write.settle)} then ${now} end), `;
+    case "resend":
+      return write.prolonged === null
+        ? nothing
+        : sql`sent_at = ${now}, prolonged = ${write.prolonged}, `;
     case "advance":
       return sql`generation = generation + 1, ${newGeneration(write)}`;
     case "forward":
@@ -69,7 +73,8 @@ function generationAfter(write: RefreshWrite): Sql {
 }
 
 function newGeneration({ secretId }: { readonly secretId: string }): Sql {
-  return sql`confirmed_at = null, rotated_at = ${now}, secret_id = ${secretId}, `;
+  return sql`confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
+    secret_id = ${secretId}, `;
 }
 
 /** Confirms a generation; see `SessionStore.confirm`. */
@@ -97,12 +102,12 @@ export async function confirmSession(
 }
 
 /**
- * The condition that a generation is at least `settle` milliseconds old. A generation from the future
- * counts as 0 ms old, so a `settle` of 0 or less is always reached.
+ * The condition that a refresh token was sent at least `settle` milliseconds ago. A time in the future
+ * counts as 0 ms ago, so a `settle` of 0 or less is always reached. Older versions write no `sent_at`.
  */
 function isSettled(settle: number): Sql {
   const age = settle <= 0 ? -Number.MAX_SAFE_INTEGER : settle;
-  return sql`rotated_at <= ${now} - ${age}`;
+  return sql`rotated_at <= ${now} - ${age} and coalesce(sent_at, rotated_at) <= ${now} - ${age}`;
 }
 
 /** Ends a session; see `SessionStore.revoke`. */

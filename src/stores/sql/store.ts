@@ -1,4 +1,11 @@
-import type { EndedBy, LogEntry, SessionStore, StoreContext } from "../../engine/store.ts";
+import type {
+  EndedBy,
+  KeysEntry,
+  LogEntry,
+  SessionStore,
+  StoreContext,
+} from "../../engine/store.ts";
+import { splitLog } from "../common.ts";
 import { ChangeListeners, type Push } from "../push.ts";
 import {
   type ChangeRow,
@@ -10,6 +17,13 @@ import {
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
+import {
+  announceKeys,
+  liveIds,
+  recordSecrets,
+  retireSecrets,
+  retireSigningKeys,
+} from "./secrets.ts";
 import {
   confirmSession,
   listPage,
@@ -163,7 +177,7 @@ export class SqlStore implements SessionStore {
   readonly changes: SessionStore["changes"] = async (cursor, window) => {
     const { readChanges } = this.#backend.dialect;
     const { rows, ...read } = await this.#use(readChanges, { store: this.name, cursor, window });
-    return { ...read, entries: toEntries(rows) };
+    return { ...read, ...splitLog(toEntries(rows)) };
   };
 
   readonly onChange: SessionStore["onChange"] = (wake) => {
@@ -192,6 +206,32 @@ export class SqlStore implements SessionStore {
   readonly removeSigningKeysBelow: SessionStore["removeSigningKeysBelow"] = (slot) =>
     this.#use(removeSigningKeysBelow, slot);
 
+  // Secrets, and what an incident needs.
+
+  readonly recordSecrets: SessionStore["recordSecrets"] = (secrets) =>
+    this.#use(recordSecrets, secrets);
+
+  readonly retireSecrets: SessionStore["retireSecrets"] = async (secrets) => {
+    const recorded = await this.#use(retireSecrets, secrets);
+    this.#listeners.call();
+    return recorded;
+  };
+
+  readonly retireSigningKeys: SessionStore["retireSigningKeys"] = async (kids) => {
+    const retired = await this.#use(retireSigningKeys, kids);
+    if (retired.length > 0) {
+      this.#listeners.call();
+    }
+    return retired;
+  };
+
+  readonly announceKeys: SessionStore["announceKeys"] = async (change) => {
+    await this.#use(announceKeys, change);
+    this.#listeners.call();
+  };
+
+  readonly liveIds: SessionStore["liveIds"] = (cursor, limit) => this.#use(liveIds, cursor, limit);
+
   readonly prune: SessionStore["prune"] = (limit) => this.#use(prune, limit);
 
   readonly lease: SessionStore["lease"] = (name, holder, ttl) =>
@@ -204,16 +244,21 @@ interface OpenDatabase {
 }
 
 /** Reads rows as entries; skips rows without an entry. */
-function toEntries(rows: readonly ChangeRow[]): LogEntry[] {
-  return rows.flatMap(({ kind, session, ended_by, claims_version, at }): LogEntry[] => {
-    if (session === null) {
-      return [];
-    }
-    const common = { session, at: Number(at) };
-    return kind === "claims"
-      ? [{ kind, ...common, claimsVersion: Number(claims_version) }]
-      : [{ kind: "revoked", ...common, endedBy: ended_by as EndedBy }];
-  });
+function toEntries(rows: readonly ChangeRow[]): (LogEntry | KeysEntry)[] {
+  return rows.flatMap(
+    ({ kind, session, ended_by, claims_version, at }): (LogEntry | KeysEntry)[] => {
+      if (session === null) {
+        return [];
+      }
+      if (kind === "keys") {
+        return [{ kind, change: session === "rotate" ? "rotate" : "changed", at: Number(at) }];
+      }
+      const common = { session, at: Number(at) };
+      return kind === "claims"
+        ? [{ kind, ...common, claimsVersion: Number(claims_version) }]
+        : [{ kind: "revoked", ...common, endedBy: ended_by as EndedBy }];
+    },
+  );
 }
 
 /**

@@ -97,6 +97,8 @@ export function refreshOfEachKind(generation: number): readonly RefreshWrite[] {
     { ...write, kind: "advance", secretId: "secret-b" },
     { ...write, kind: "keep", settle: 0 },
     { ...write, kind: "keep", settle: null },
+    { ...write, kind: "resend", prolonged: 5 },
+    { ...write, kind: "resend", prolonged: null },
     { ...write, kind: "forward", to: generation + 5, secretId: "secret-b" },
   ];
 }

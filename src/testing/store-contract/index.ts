@@ -1,5 +1,6 @@
 import { durableRules } from "./durable.ts";
 import type { ContractRunner, DurableStoreFixture, Rules, StoreFixture } from "./fixture.ts";
+import { incidentRules } from "./incident.ts";
 import { insertRules, requiresRules } from "./insert.ts";
 import { limitRules } from "./limit.ts";
 import { listRules } from "./list.ts";
@@ -18,10 +19,14 @@ export type {
   EndedBy,
   EndedEntry,
   Inserted,
+  KeysEntry,
   LogEntry,
   NewSession,
+  RecordedSecret,
+  RecordedSecrets,
   RefreshWrite,
   RevokeScope,
+  SecretName,
   SessionLimit,
   SessionOwner,
   SessionPage,
@@ -60,7 +65,7 @@ export function describeSessionStore(
     const inserts = [insertRules, requiresRules, limitRules];
     const one = [refreshRules, confirmRules, revokeRules, updateRules];
     const many = [listRules, revokeAllRules, pruneRules];
-    for (const rules of [...inserts, ...one, ...many, keyRules, leaseRules]) {
+    for (const rules of [...inserts, ...one, ...many, keyRules, incidentRules, leaseRules]) {
       addRules(runner, rules, create);
     }
   });

@@ -32,6 +32,8 @@ export const insertRules: Rules = {
       generation: 0,
       confirmedAt: null,
       rotatedAt: now,
+      sentAt: now,
+      prolonged: 0,
       createdAt: now,
       authTime: now,
       idleExpiresAt: now + idle,

@@ -13,7 +13,9 @@ import {
 /** The rules of `refresh`. */
 export const refreshRules: Rules = {
   async "advance moves to the next generation, unconfirmed"({ store, clock }) {
-    const { record } = await store.insert(newSession());
+    await store.insert(newSession());
+    await clock.advance(5);
+    const { record } = await store.refresh(resend(5));
     await store.confirm("s1", 0, 0);
     await clock.advance(10);
     const now = clock.now();
@@ -22,6 +24,8 @@ export const refreshRules: Rules = {
       generation: 1,
       confirmedAt: null,
       rotatedAt: now,
+      sentAt: now,
+      prolonged: 0,
       secretId: "secret-b",
       lastSeenAt: now,
       idleExpiresAt: now + idle,
@@ -40,7 +44,9 @@ export const refreshRules: Rules = {
   },
 
   async "forward moves to a lost generation, unconfirmed"({ store, clock }) {
-    const { record } = await store.insert(newSession());
+    await store.insert(newSession());
+    await clock.advance(5);
+    const { record } = await store.refresh(resend(5));
     await store.confirm("s1", 0, 0);
     await clock.advance(10);
     const now = clock.now();
@@ -49,6 +55,8 @@ export const refreshRules: Rules = {
       generation: 41,
       confirmedAt: null,
       rotatedAt: now,
+      sentAt: now,
+      prolonged: 0,
       secretId: "secret-c",
       lastSeenAt: now,
       idleExpiresAt: now + idle,
@@ -56,6 +64,36 @@ export const refreshRules: Rules = {
     const write = { id: "s1", generation: 0, idle, to: 41, secretId: "secret-c" } as const;
     assert.deepEqual((await store.refresh({ kind: "forward", ...write })).record, expected);
     assert.deepEqual((await store.load("s1")).record, expected);
+  },
+
+  async "resend moves the time from which the generation settles"({ store, clock }) {
+    const { record } = await store.insert(newSession());
+    await clock.advance(10);
+    const now = clock.now();
+    const expected = {
+      ...{ ...record, sentAt: now, prolonged: 10 },
+      ...{ lastSeenAt: now, idleExpiresAt: now + idle },
+    };
+    assert.deepEqual(await store.refresh(resend(10)), { record: expected, now });
+    assert.deepEqual(await store.load("s1"), { record: expected, now });
+  },
+
+  async "resend without a new value only extends the idle end"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(10);
+    const { record } = await store.refresh(resend(10));
+    await clock.advance(10);
+    const now = clock.now();
+    const expected = { ...record, lastSeenAt: now, idleExpiresAt: now + idle };
+    assert.deepEqual(await store.refresh(resend(null)), { record: expected, now });
+    assert.deepEqual(await store.load("s1"), { record: expected, now });
+  },
+
+  async "resend leaves a confirmed generation confirmed"({ store, clock }) {
+    await store.insert(newSession());
+    const confirmedAt = (await store.refresh(keep(0))).record?.confirmedAt;
+    await clock.advance(10);
+    assert.equal((await store.refresh(resend(10))).record?.confirmedAt, confirmedAt);
   },
 
   async "every kind extends the idle end, but never past the absolute end"({ store, clock }) {
@@ -88,6 +126,17 @@ export const refreshRules: Rules = {
     await store.refresh(advance(0));
     const write = { ...keep(100), generation: 1 };
     assert.equal((await store.refresh(write)).record?.confirmedAt, null);
+  },
+
+  async "keep measures the age from the last re-send that moved it"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(100);
+    await store.refresh(resend(100));
+    await clock.advance(99);
+    await store.refresh(resend(null));
+    assert.equal((await store.refresh(keep(100))).record?.confirmedAt, null);
+    await clock.advance(1);
+    assert.equal((await store.refresh(keep(100))).record?.confirmedAt, clock.now());
   },
 
   async "keep does not change the time of a confirmed generation"({ store, clock }) {
@@ -201,6 +250,18 @@ export const confirmRules: Rules = {
     assert.equal(await store.confirm("s1", 1, 100), false);
   },
 
+  async "confirm measures the age from the last re-send that moved it"({ store, clock }) {
+    await store.insert(newSession());
+    await clock.advance(100);
+    await store.refresh(resend(100));
+    await clock.advance(99);
+    await store.refresh(resend(null));
+    assert.equal(await store.confirm("s1", 0, 100), false);
+    await clock.advance(1);
+    assert.equal(await store.confirm("s1", 0, 100), true);
+    assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
+  },
+
   async "confirm treats a negative age as 0"({ store, clock }) {
     await store.insert(newSession());
     await clock.advance(-1000);
@@ -251,6 +312,10 @@ export const confirmRules: Rules = {
 
 function keep(settle: number | null, slide: number = idle): RefreshWrite {
   return { kind: "keep", id: "s1", generation: 0, idle: slide, settle };
+}
+
+function resend(prolonged: number | null): RefreshWrite {
+  return { kind: "resend", id: "s1", generation: 0, idle, prolonged };
 }
 
 /** Checks that no write succeeds, and that nothing changes. */

@@ -10,6 +10,7 @@ export type RedisScriptName =
   | "changes"
   | "pruneLog"
   | "list"
+  | "liveIds"
   | "revokeIds"
   | "revokeOwned"
   | "continueRevoking"
@@ -21,6 +22,10 @@ export type RedisScriptName =
   | "recordUpgrade"
   | "finalIndexDue"
   | "recordFinalIndex"
+  | "recordSecrets"
+  | "retireSecrets"
+  | "retireSigningKeys"
+  | "announceKeys"
   | "insert"
   | "load"
   | "refresh"
@@ -112,7 +117,33 @@ end
 const schema = `${base}local mixedFor = 24 * 3600000
 `;
 
-const sessions = `${rows}`;
+const secrets = `${log}local maxSecrets = 256
+local function parse(value)
+  local seen, dead, issuer = string.match(value, '^(%d+):(%d*):(.*)$')
+  return seen, dead, issuer
+end
+local function announce(change) append(change, 'keys', change) end
+local function cut(key)
+  local surplus = redis.call('HLEN', key) - maxSecrets
+  if surplus <= 0 then return end
+  local all, fields = {}, redis.call('HGETALL', key)
+  for each = 1, #fields, 2 do
+    local seen, dead = parse(fields[each + 1])
+    table.insert(all, { id = fields[each], alive = dead == '', at = tonumber(dead ~= '' and dead or seen) })
+  end
+  table.sort(all, function(a, b)
+    if a.alive ~= b.alive then return a.alive end
+    if a.at ~= b.at then return a.at < b.at end
+    return a.id > b.id
+  end)
+  for each = 1, surplus do redis.call('HDEL', key, all[each].id) end
+end
+`;
+
+const sessions = `${rows}local function sentAt(rotated, sent)
+  return math.max(tonumber(rotated), tonumber(sent or 0))
+end
+`;
 
 /** The Lua scripts. Each of them expects `local now` in front of it: milliseconds since 1970. */
 export const redisScripts: Readonly<Record<RedisScriptName, string>> = {
@@ -195,6 +226,14 @@ for each = 1, #ids, 2 do
 end
 for _, id in ipairs(gone) do redis.call('ZREM', owned, id) end
 if seen < wanted and #ids == 2 * look then reply[2] = 'more' end
+return reply
+`,
+  liveIds: `${owners}local scanned = redis.call('ZSCAN', ends, ARGV[1], 'COUNT', ARGV[2])
+local reply = answer(scanned[1])
+for each = 1, #scanned[2], 2 do
+  local id = cjson.decode(scanned[2][each])[1]
+  if isLive(id) then table.insert(reply, id) end
+end
 return reply
 `,
   revokeIds: `${owners}local reply = answer('')
@@ -301,6 +340,48 @@ return answer(mixedUntil and tonumber(mixedUntil) <= now and 'due' or '')
   recordFinalIndex: `${schema}redis.call('HDEL', KEYS[1], 'mixedUntil')
 return answer('')
 `,
+  recordSecrets: `${secrets}for each = 1, #ARGV, 2 do
+  local known = redis.call('HGET', KEYS[3], ARGV[each])
+  local dead, issuer = '', ARGV[each + 1]
+  if known then
+    local _, since, named = parse(known)
+    dead, issuer = since, named
+  end
+  redis.call('HSET', KEYS[3], ARGV[each], text(now) .. ':' .. dead .. ':' .. issuer)
+end
+cut(KEYS[3])
+return answer('', KEYS[3])
+`,
+  retireSecrets: `${secrets}announce('changed')
+for each = 1, #ARGV, 2 do
+  local known = redis.call('HGET', KEYS[3], ARGV[each])
+  local seen, dead, issuer = text(now), '', ARGV[each + 1]
+  if known then seen, dead, issuer = parse(known) end
+  if dead == '' then dead = text(now) end
+  redis.call('HSET', KEYS[3], ARGV[each], seen .. ':' .. dead .. ':' .. issuer)
+end
+cut(KEYS[3])
+return answer('', KEYS[3])
+`,
+  retireSigningKeys: `${secrets}local wanted, gone, reply = {}, {}, answer('')
+for _, kid in ipairs(ARGV) do wanted[kid] = true end
+local fields = redis.call('HGETALL', KEYS[3])
+for each = 1, #fields, 2 do
+  local kid = cjson.decode(string.match(fields[each + 1], '^%d+:(.*)$')).kid
+  if wanted[kid] then
+    table.insert(gone, fields[each])
+    table.insert(reply, kid)
+  end
+end
+if #gone > 0 then
+  announce('changed')
+  redis.call('HDEL', KEYS[3], unpack(gone))
+end
+return reply
+`,
+  announceKeys: `${secrets}announce(ARGV[1])
+return answer('')
+`,
   insert: `${sessions}local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
@@ -332,7 +413,7 @@ for oldest = #evicted, 1, -1 do
   table.insert(reply, evicted[oldest])
 end
 redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
-  'rotatedAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
+  'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
   'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
   unpack(ARGV, 12))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
@@ -345,7 +426,7 @@ return answer('', sessionKey(ARGV[1]))
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
 local row = redis.call('HMGET', key,
-  'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt')
+  'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt')
 if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
   or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
   return answer('')
@@ -353,23 +434,29 @@ end
 local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
 redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
-if ARGV[2] ~= 'keep' then
-  redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7], 'rotatedAt', text(now))
-  redis.call('HDEL', key, 'confirmedAt')
-elseif ARGV[5] ~= '' and not row[6]
-  and math.max(0, now - tonumber(row[5])) >= tonumber(ARGV[5]) then
-  redis.call('HSET', key, 'confirmedAt', text(now))
+if ARGV[2] == 'keep' then
+  local age = math.max(0, now - sentAt(row[5], row[7]))
+  if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
+    redis.call('HSET', key, 'confirmedAt', text(now))
+  end
+elseif ARGV[2] == 'resend' then
+  if ARGV[8] ~= '' then redis.call('HSET', key, 'sentAt', text(now), 'prolonged', ARGV[8]) end
+else
+  redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7],
+    'rotatedAt', text(now), 'sentAt', text(now))
+  redis.call('HDEL', key, 'confirmedAt', 'prolonged')
 end
 return answer('', key)
 `,
   confirm: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
-local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt')
+local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
+  'sentAt')
 local used = tonumber(ARGV[2])
 if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
 if tonumber(row[1]) < used then return answer('') end
 if row[4] then return answer('done') end
-if math.max(0, now - tonumber(row[3])) < tonumber(ARGV[3]) then return answer('') end
+if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
 redis.call('HSET', key, 'confirmedAt', text(now))
 return answer('done')
 `,

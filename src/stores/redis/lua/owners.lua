@@ -50,6 +50,17 @@ function list()
   return reply
 end
 
+-- ARGV cursor, about how many. Flag: the next cursor, '0' at the end. Returns ids of live sessions.
+function liveIds()
+  local scanned = redis.call('ZSCAN', ends, ARGV[1], 'COUNT', ARGV[2])
+  local reply = answer(scanned[1])
+  for each = 1, #scanned[2], 2 do
+    local id = cjson.decode(scanned[2][each])[1]
+    if isLive(id) then table.insert(reply, id) end
+  end
+  return reply
+end
+
 -- KEYS the sessions; ARGV ended by, ids. Returns the ids that this call ended.
 function revokeIds()
   local reply = answer('')

@@ -39,7 +39,7 @@ function insert()
     table.insert(reply, evicted[oldest])
   end
   redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
-    'rotatedAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
+    'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
     'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
     unpack(ARGV, 12))
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
@@ -53,13 +53,18 @@ function load()
   return answer('', sessionKey(ARGV[1]))
 end
 
--- ARGV id, kind, generation, idle, settle or '', generation to write, secret id. Returns no row when
--- the condition of the write does not hold.
+-- The time since which a generation settles. Rows of older versions have no sentAt, or a former one.
+local function sentAt(rotated, sent)
+  return math.max(tonumber(rotated), tonumber(sent or 0))
+end
+
+-- ARGV id, kind, generation, idle, settle or '', generation to write, secret id, prolonged or ''.
+-- Returns no row when the condition of the write does not hold.
 function refresh()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
   local row = redis.call('HMGET', key,
-    'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt')
+    'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt')
   if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
     or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
     return answer('')
@@ -67,12 +72,17 @@ function refresh()
   local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
   redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
-  if ARGV[2] ~= 'keep' then
-    redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7], 'rotatedAt', text(now))
-    redis.call('HDEL', key, 'confirmedAt')
-  elseif ARGV[5] ~= '' and not row[6]
-    and math.max(0, now - tonumber(row[5])) >= tonumber(ARGV[5]) then
-    redis.call('HSET', key, 'confirmedAt', text(now))
+  if ARGV[2] == 'keep' then
+    local age = math.max(0, now - sentAt(row[5], row[7]))
+    if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
+      redis.call('HSET', key, 'confirmedAt', text(now))
+    end
+  elseif ARGV[2] == 'resend' then
+    if ARGV[8] ~= '' then redis.call('HSET', key, 'sentAt', text(now), 'prolonged', ARGV[8]) end
+  else
+    redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7],
+      'rotatedAt', text(now), 'sentAt', text(now))
+    redis.call('HDEL', key, 'confirmedAt', 'prolonged')
   end
   return answer('', key)
 end
@@ -81,13 +91,14 @@ end
 function confirm()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
-  local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt')
+  local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
+    'sentAt')
   local used = tonumber(ARGV[2])
   if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
   -- The store lost a generation ahead of the row; it may become current again.
   if tonumber(row[1]) < used then return answer('') end
   if row[4] then return answer('done') end
-  if math.max(0, now - tonumber(row[3])) < tonumber(ARGV[3]) then return answer('') end
+  if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
   redis.call('HSET', key, 'confirmedAt', text(now))
   return answer('done')
 end

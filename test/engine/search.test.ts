@@ -1,0 +1,30 @@
+import { describe, expect, it } from "vitest";
+import { search } from "../../verification/search/search.ts";
+import { rules } from "../../verification/search/server.ts";
+
+// `npm run search` does the same with two tabs.
+const limits = { tabs: 1, crashes: true };
+
+describe("the exhaustive search", () => {
+  it("finds no false theft in any state of a browser with one tab", { timeout: 120_000 }, () => {
+    const { falseTheft, states, edges } = search(rules.nothing, limits);
+    expect(falseTheft).toBeUndefined();
+    // Fewer would mean that something can no longer happen.
+    expect(states).toBe(7_549);
+    expect(edges).toBe(81_446);
+  });
+
+  it("finds one if a use confirms whatever refresh cookie is beside it", {
+    timeout: 120_000,
+  }, () => {
+    const { falseTheft = [] } = search(rules.receipt, limits);
+    expect(falseTheft).toContain("its answer arrives without the refresh cookie");
+    expect(falseTheft.at(-1)).toBe("a refresh of -1 reaches a server");
+  });
+
+  it("finds one if a re-send does not let its generation settle anew", { timeout: 120_000 }, () => {
+    const { falseTheft = [] } = search(rules.sent, limits);
+    expect(falseTheft.filter((step) => step.startsWith("a crash"))).toHaveLength(1);
+    expect(falseTheft.at(-1)).toBe("a refresh of -1 reaches a server");
+  });
+});
