@@ -221,6 +221,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
+      olderIssuers: options.olderIssuers ?? [],
       isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),

@@ -98,7 +98,7 @@ export async function waitFor<A extends unknown[]>(
 ): Promise<void> {
   await until(
     () => tab.evaluate(condition, ...args).catch(() => false),
-    `in the page: ${condition}`,
+    `in the page: ${String(condition)}`,
   );
 }
 

@@ -45,8 +45,8 @@ export function inEngines(
   const names = Object.keys(of) as (keyof Traits)[];
   for (const engine of engines.filter(({ traits }) => names.every((n) => traits[n] === of[n]))) {
     const { name, missing } = engine;
-    const title = missing === "" ? `in ${name}` : `in ${name}, which is missing: ${missing}`;
-    describe.skipIf(missing !== "")(title, () => {
+    const how = missing === "" ? "" : `, which is missing: ${missing}`;
+    describe.skipIf(missing !== "")(`in ${name}${how}`, () => {
       let running: RunningEngine;
       let script: string;
       beforeAll(async () => {
@@ -66,7 +66,7 @@ async function launched({ name, launch }: Engine): Promise<RunningEngine> {
   try {
     return await launch();
   } catch (error) {
-    console.warn(`${name} did not start, and is started once more: ${error}`);
+    console.warn(`${name} did not start, and is started once more: ${String(error)}`);
     return await launch();
   }
 }

@@ -49,21 +49,25 @@ function nativeFetch(seen: RequestInit[]): typeof globalThis.fetch {
     const { method = "GET", headers, body, signal } = init;
     const sent = Object.fromEntries(new Headers(headers));
     return await new Promise((resolve, reject) => {
-      const request = http.request(String(input), { method, headers: sent }, (response) => {
-        const chunks: Buffer[] = [];
-        response.on("data", (chunk: Buffer) => chunks.push(chunk));
-        response.on("end", () => {
-          const bytes = Buffer.concat(chunks);
-          const { statusCode: status = 0 } = response;
-          const received = new Headers(response.headers as Record<string, string>);
-          resolve({
-            ...{ status, ok: status >= 200 && status < 300, headers: received },
-            arrayBuffer: async () => new Uint8Array(bytes).buffer,
-            text: async () => bytes.toString(),
-            json: async () => JSON.parse(bytes.toString()) as unknown,
-          } as Response);
-        });
-      });
+      const request = http.request(
+        new Request(input).url,
+        { method, headers: sent },
+        (response) => {
+          const chunks: Buffer[] = [];
+          response.on("data", (chunk: Buffer) => chunks.push(chunk));
+          response.on("end", () => {
+            const bytes = Buffer.concat(chunks);
+            const { statusCode: status = 0 } = response;
+            const received = new Headers(response.headers as Record<string, string>);
+            resolve({
+              ...{ status, ok: status >= 200 && status < 300, headers: received },
+              arrayBuffer: async () => new Uint8Array(bytes).buffer,
+              text: async () => bytes.toString(),
+              json: async () => JSON.parse(bytes.toString()) as unknown,
+            } as Response);
+          });
+        },
+      );
       request.on("error", () => reject(new TypeError("Network request failed")));
       signal?.addEventListener("abort", () => {
         request.destroy();

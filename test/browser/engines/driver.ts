@@ -9,7 +9,7 @@ import type { InPage } from "../engines.ts";
 export function scriptOf<A extends unknown[]>(work: InPage<A, unknown>, args: A): string {
   return `(async () => {
     try {
-      return JSON.stringify({ value: await (${work})(...${JSON.stringify(args)}) });
+      return JSON.stringify({ value: await (${String(work)})(...${JSON.stringify(args)}) });
     } catch (error) {
       return JSON.stringify({ error: String(error) + "\\n" + error?.stack });
     }

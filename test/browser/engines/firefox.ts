@@ -228,7 +228,7 @@ async function connect(url: string): Promise<Omit<Connection, "close">> {
     if (message.type === "success") {
       answered.resolve(message.result as Json);
     } else {
-      answered.reject(new Error(`Firefox: ${message.error}: ${message.message}`));
+      answered.reject(new Error(`Firefox: ${String(message.error)}: ${String(message.message)}`));
     }
   };
   socket.onclose = () => {
