@@ -266,3 +266,17 @@ it("a malformed notice is ignored", async () => {
   await notes.signIn({}).catch(() => {});
   expect(session.state.status).toBe("signedOut");
 });
+
+it.each([
+  ["cookie", "s2", "the browser holds the cookies of the last answer"],
+  ["header", "s1", "the second answer replaces nothing that the user has chosen"],
+] as const)(
+  "of two sign-ins at once, a %s client keeps %s: %s",
+  async (via, sessionId, _reason) => {
+    const { server, session, notes } = setup(via);
+    await Promise.all([notes.signIn({}), notes.signIn({})]);
+    await settle();
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId });
+    expect(server.count("SignOut")).toBe(0);
+  },
+);

@@ -25,7 +25,7 @@ it("a server that closes waits for confirmations under way, but only for two sec
     waiting -= 1;
   };
   await all.settled();
-  all.used("s1", 1);
+  all.used({ sid: "s1", gen: 1, transport: "header" }, []);
   void wait();
   clock.advance("1999ms");
   await settled();
@@ -43,7 +43,7 @@ it("a server that closes waits for confirmations under way, but only for two sec
 it("a generation that was too young is confirmed by a use five seconds later, and then never again", async () => {
   const { all, clock, writes } = confirmations();
   const use = async (generation: number): Promise<number> => {
-    all.used("s1", generation);
+    all.used({ sid: "s1", gen: generation, transport: "header" }, []);
     await settled();
     return writes.length;
   };
@@ -66,12 +66,12 @@ it("a generation that was too young is confirmed by a use five seconds later, an
 it("at most 1,000 confirmations are under way; a use beyond them is left to a later one", async () => {
   const { all, writes } = confirmations();
   for (let i = 0; i <= 1_000; i++) {
-    all.used(`s${i}`, 1);
+    all.used({ sid: `s${i}`, gen: 1, transport: "header" }, []);
   }
   expect(writes).toHaveLength(1_000);
   writes[0]?.answer(true);
   await settled();
-  all.used("s1000", 1);
+  all.used({ sid: "s1000", gen: 1, transport: "header" }, []);
   expect(writes).toHaveLength(1_001);
 });
 
@@ -79,7 +79,7 @@ it("50,000 sessions are remembered; beyond that, the older half is forgotten", a
   const { all, writes } = confirmations();
   const use = async (session: number): Promise<boolean> => {
     const before = writes.length;
-    all.used(`s${session}`, 1);
+    all.used({ sid: `s${session}`, gen: 1, transport: "header" }, []);
     writes[before]?.answer(true);
     // Lets the write end.
     await null;
