@@ -38,10 +38,14 @@ export type {
   Device,
   EndedEntry,
   Inserted,
+  KeysEntry,
   LogEntry,
   NewSession,
+  RecordedSecret,
+  RecordedSecrets,
   RefreshWrite,
   RevokeScope,
+  SecretName,
   SessionLimit,
   SessionOwner,
   SessionPage,
@@ -52,6 +56,7 @@ export type {
   Stored,
   StoredSigningKey,
 } from "./engine/store.ts";
+export type { SecretInfo, SessionKeys, SessionSecrets, SigningKeyInfo } from "./incident.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";

@@ -108,7 +108,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
-  /** How many sessions a user may have, across all tenants. Default: unlimited. */
+  /** How many sessions a user may have within a tenant. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
    * Returns the IP address of a client, for `info().device.ip`. Read it from a header that only your
@@ -177,12 +177,15 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly clock?: Clock;
 }
 
-/** A limit on the sessions of one user. */
+/**
+ * A limit on the sessions of one user within one tenant. The same user id in another tenant is another
+ * user. Sessions without a tenant count by themselves.
+ */
 export interface SessionsPerUserOptions {
   /** An integer, at least 1. A session that the new one replaces does not count. */
   readonly max: number;
   /**
-   * What happens at the limit: "evictOldest" ends the user's oldest session, "reject" refuses the new
+   * What happens at the limit: "evictOldest" ends the oldest session that counts, "reject" refuses the new
    * one with `PermissionDenied`. Default "evictOldest".
    */
   readonly overflow?: "evictOldest" | "reject";
@@ -218,6 +221,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
     }),
     core: {
       issuer: options.issuer,
+      olderIssuers: options.olderIssuers ?? [],
       isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),

@@ -173,6 +173,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
     issuer: options.issuer,
+    olderIssuers: options.olderIssuers ?? [],
     isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
     cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),

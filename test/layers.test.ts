@@ -121,7 +121,7 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   "@connectrpc/connect": ["server", "client", "testing"],
   jose: ["jwt", "engine"],
   pg: ["stores"],
-  redis: ["stores"],
+  redis: ["stores", "cli"],
   cookie: ["request"],
   "@standard-schema/spec": ["base"],
 };
@@ -147,6 +147,8 @@ const sharedNames: Readonly<Record<string, string>> = {
 
 /** Files under 60 lines with one importer and no test of their own, and why they stand alone. */
 const smallFiles: Readonly<Record<string, string>> = {
+  "src/cli/migrate.ts": "each command has a file of its own",
+  "src/cli/sessions.ts": "each command has a file of its own",
   "src/engine/anti-csrf.ts": "the whole rule of the anti-CSRF token in one place",
   "src/engine/revocation/none.ts": "the second implementation of an interface",
   "src/stores/memory/secrets.ts": "the recorded secrets of a memory store, whose main file is long",

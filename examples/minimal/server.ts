@@ -36,5 +36,4 @@ function routes(router: ConnectRouter) {
 }
 
 await sessions.ready(); // opens the store now, and throws if it cannot
-const options = sessions.protect({ routes, readMaxBytes: 2 ** 20 }); // messages of at most 1 MiB
-createServer(connectNodeAdapter(options)).listen(port);
+createServer(connectNodeAdapter(sessions.protect({ routes, readMaxBytes: 2 ** 20 }))).listen(port);

@@ -86,21 +86,18 @@ interface Cause {
 
 /** Returns the cause of an event that anybody can cause by sending requests; else undefined. */
 function causeOf(event: SessionEvent): Cause | undefined {
-  switch (event.type) {
-    case "refused":
-      return { reason: event.reason, key: `refused ${event.reason}` };
-    case "csrfRefused":
-      return { reason: event.check, key: `csrfRefused ${event.check}` };
-    case "failed": {
-      // The message too, so that junk cannot hide an outage. It is a constant of this library.
-      const { reason, message } = event.error;
-      return { reason, key: `failed ${reason} ${message}` };
-    }
-    case "unknownSecret":
-      return { reason: undefined, key: "unknownSecret" };
-    default:
-      return undefined;
+  if (event.type === "refused") {
+    return { reason: event.reason, key: `refused ${event.reason}` };
   }
+  if (event.type === "csrfRefused") {
+    return { reason: event.check, key: `csrfRefused ${event.check}` };
+  }
+  if (event.type === "failed") {
+    // The message too, so that junk cannot hide an outage. It is a constant of this library.
+    const { reason, message } = event.error;
+    return { reason, key: `failed ${reason} ${message}` };
+  }
+  return event.type === "unknownSecret" ? { reason: undefined, key: "unknownSecret" } : undefined;
 }
 
 /** Cuts the texts of an event. Only those that come from a request can be too long. */

@@ -32,6 +32,8 @@ export interface SessionNotice {
   readonly session: string;
   /** The issuer of the session. */
   readonly realm: string;
+  /** The other issuers whose sessions the service accepts, after a change of the issuer. */
+  readonly olderRealms?: readonly string[];
   /** The refresh generation of the access token. */
   readonly generation: number;
   /** The version of the claims in the access token. */
@@ -59,13 +61,13 @@ export function noticeLength(claims: JsonObject): number {
 }
 
 /** Encodes a {@link SessionNotice} as a header value. */
-export function encodeNotice(notice: SessionNotice): string {
-  return new URLSearchParams(
-    Object.entries(notice).map(([name, value]) => [
-      name,
-      typeof value === "object" ? JSON.stringify(value) : String(value),
-    ]),
-  ).toString();
+export function encodeNotice({ claims, olderRealms, ...plain }: SessionNotice): string {
+  return new URLSearchParams({
+    ...Object.fromEntries(Object.entries(plain).map(([name, value]) => [name, String(value)])),
+    ...(claims && { claims: JSON.stringify(claims) }),
+    // Issuers contain no spaces.
+    ...(olderRealms && { olderRealms: olderRealms.join(" ") }),
+  }).toString();
 }
 
 /** Decodes a {@link SessionNotice}; returns undefined when the value is not one. */
@@ -80,11 +82,13 @@ export function decodeNotice(value: string | null): SessionNotice | undefined {
   if (!isEvent(event) || !session || !realm) {
     return undefined;
   }
+  const olderRealms = fields.get("olderRealms")?.split(" ");
   const number = (name: string): number => Number(fields.get(name) ?? Number.NaN);
   const notice: SessionNotice = {
     event,
     session,
     realm,
+    ...(olderRealms && { olderRealms }),
     generation: number("generation"),
     claimsVersion: number("claimsVersion"),
     expiresAt: number("expiresAt"),

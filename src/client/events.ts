@@ -25,6 +25,21 @@ export interface SessionState {
   readonly claims?: JsonObject;
 }
 
+/** Creates a state from the facts of a session. */
+export function stateOf(
+  facts: {
+    readonly [name in keyof SessionState]-?: SessionState[name] | undefined;
+  } & Pick<SessionState, "status">,
+): SessionState {
+  const { status, sessionId, realm, claims } = facts;
+  return Object.freeze({
+    status,
+    ...(sessionId !== undefined && { sessionId }),
+    ...(realm !== undefined && { realm }),
+    ...(claims !== undefined && { claims }),
+  });
+}
+
 /** Who ended a session: this client, the server, or another tab of the browser. */
 export type SignedOutBy = "signOut" | "server" | "otherTab";
 
@@ -45,13 +60,15 @@ export type SessionClientEvent =
   /**
    * The tokens of a response were dropped.
    * - `stale`: the session changed after the call was sent.
+   * - `foreign`: the session is of a realm other than the option `realm`. If the issuer of the service
+   *   has changed, change the option too.
    * - `unreadable`: the response contains no token that this client can read. Either CORS does not
    *   list the headers in `Access-Control-Expose-Headers`, or the server responded with cookies.
    */
   | {
       readonly type: "answerDropped";
       readonly sessionId: string;
-      readonly why: "stale" | "unreadable";
+      readonly why: "stale" | "foreign" | "unreadable";
     }
   /**
    * The token store failed; `error` is the name of the error it threw, `TypeError` if it returned an

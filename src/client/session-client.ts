@@ -12,7 +12,7 @@ import {
   type ResumeOptions,
   resume,
 } from "./resume/resume.ts";
-import { tokensNotLoaded } from "./state/local-session.ts";
+import { tokensNotLoaded } from "./state/credentials.ts";
 
 /** A client's session with a service. */
 export interface SessionClient<Claims extends object = JsonObject> {

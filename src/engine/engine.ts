@@ -21,7 +21,7 @@ import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
 import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secrets.ts";
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
-import { isLive } from "./liveness.ts";
+import { isLive, livePages } from "./liveness.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
@@ -72,8 +72,6 @@ export interface EngineOptions {
   readonly shownLength?: ShownLength;
 }
 
-/** Sessions that one step of `revokeEverybody` ends. */
-const revokeStep = 500;
 /** Milliseconds that an entry of the change log matters beyond the life of an access token. */
 const logMargin = 60_000;
 
@@ -262,17 +260,14 @@ export class Engine {
 
   /** Ends every session that began before the call; resolves to how many this call ended. */
   async revokeEverybody(): Promise<number> {
-    const { store } = this.#options;
     let count = 0;
-    let cursor: string | undefined;
-    do {
-      const page = await store.liveIds(cursor, revokeStep).catch(storeFailed);
-      for (let from = 0; from < page.ids.length; from += revokeStep) {
-        const ids = page.ids.slice(from, from + revokeStep);
+    try {
+      for await (const ids of livePages(this.#options.store)) {
         count += (await this.revokeAll({ ids }, "revoked")).length;
       }
-      cursor = page.cursor;
-    } while (cursor !== undefined);
+    } catch (error) {
+      storeFailed(error);
+    }
     return count;
   }
 

@@ -1,5 +1,5 @@
 import { SessionError } from "../base/errors.ts";
-import type { EndedBy, SessionRecord, Stored } from "./store.ts";
+import type { EndedBy, SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /**
  * Milliseconds after a sign-out or a replacement during which late calls of the session do not clear
@@ -98,4 +98,22 @@ export function deadSecretError(): SessionError {
     message: "the refresh token was made under a secret that is no longer trusted; sign in again",
     clearTokens: true,
   });
+}
+
+/** Sessions in one page of {@link livePages}. */
+const pageSize = 500;
+
+/** The ids of all live sessions of everybody, at most 500 at a time. Rejects with the store. */
+export async function* livePages(
+  store: Pick<SessionStore, "liveIds">,
+): AsyncGenerator<readonly string[]> {
+  let cursor: string | undefined;
+  do {
+    const page = await store.liveIds(cursor, pageSize);
+    // Redis may return more than asked for.
+    for (let from = 0; from < page.ids.length; from += pageSize) {
+      yield page.ids.slice(from, from + pageSize);
+    }
+    cursor = page.cursor;
+  } while (cursor !== undefined);
 }

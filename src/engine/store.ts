@@ -99,11 +99,14 @@ export interface NewSession {
   readonly replaces: string | null;
   /** A session that must be live in the transaction that inserts this one; null for none. */
   readonly requires: string | null;
-  /** How many live sessions the user may have, including this one; null for any number. */
+  /**
+   * How many live sessions the user may have within the tenant, including this one; null for any
+   * number. Sessions without a tenant count by themselves.
+   */
   readonly limit: SessionLimit | null;
 }
 
-/** A limit on the live sessions of one user. */
+/** A limit on the live sessions of one user within one tenant. */
 export interface SessionLimit {
   /** At least 1. The session named by `replaces` does not count, because it ends first. */
   readonly max: number;

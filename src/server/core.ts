@@ -33,6 +33,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
     CrossSiteRule {
   readonly issuer: string;
+  /** The other issuers whose sessions are accepted, after a change of the issuer. */
+  readonly olderIssuers: readonly string[];
   /** Whether tokens of an issuer are accepted: `issuer` itself, or one of `olderIssuers`. */
   isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;

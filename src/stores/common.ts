@@ -76,9 +76,9 @@ export const keepEnded: number = 24 * 3_600_000;
 export const keepChanges: number = 2 * 3_600_000;
 
 /**
- * Applies a session limit to a user who has other live sessions.
+ * Applies a session limit to a user who has other live sessions in the same tenant.
  *
- * @param others the user's live sessions, oldest first, without the one that is replaced
+ * @param others the user's live sessions in the tenant, oldest first, without the one that is replaced
  * @returns the ids of the sessions to end, or undefined if the new session must be refused
  */
 export function evictedBy(

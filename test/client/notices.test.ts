@@ -11,6 +11,7 @@ const here: KnownSession = {
   transport: "header",
   status: "signedIn",
   realm,
+  isPinned: false,
   sessionId: "s1",
   endedSessionId: undefined,
   order,
@@ -62,7 +63,50 @@ describe("judge(notice, known, { sent, own })", () => {
     ["a token of another realm", { realm: "x", generation: 9 }, {}, {}, "ignore"],
     ["a token for a call sent before a sign-out", { generation: 3 }, { epoch: 6 }, {}, "stale"],
     ["a sign-in", { event: "created", session: "s2" }, {}, {}, "adopt"],
-    ["a sign-in of another realm", { event: "created", realm: "x" }, {}, {}, "ignore"],
+    ["a sign-in of another realm", { event: "created", realm: "x" }, {}, {}, "adopt"],
+    [
+      "a sign-in of a realm other than the pinned one",
+      { event: "created", realm: "x" },
+      { isPinned: true },
+      {},
+      "foreign",
+    ],
+    [
+      "a sign-in of a new realm that replaces the pinned one",
+      { event: "created", realm: "x", olderRealms: ["y", realm] },
+      { isPinned: true },
+      {},
+      "adopt",
+    ],
+    [
+      "the client's own refresh in another realm",
+      { realm: "x", generation: 3 },
+      {},
+      { own: true },
+      "renew",
+    ],
+    [
+      "the client's own refresh in a realm other than the pinned one",
+      { realm: "x", generation: 3 },
+      { isPinned: true },
+      { own: true },
+      "foreign",
+    ],
+    [
+      "a reissue in a new realm that replaces this one",
+      { event: "reissued", realm: "x", olderRealms: [realm], claimsVersion: 4 },
+      {},
+      {},
+      "renew",
+    ],
+    ["the end of a session of another realm", { event: "ended", realm: "x" }, {}, {}, "ignore"],
+    [
+      "the end of the session in a new realm that replaces this one",
+      { event: "ended", realm: "x", olderRealms: [realm] },
+      {},
+      {},
+      "end",
+    ],
     [
       "a sign-in sent before a sign-out by the user",
       { event: "created" },
@@ -175,8 +219,9 @@ describe.each(transports)("the notice of a response, %s mode", (via) => {
   });
 
   it("is ignored if its realm differs from the realm option", async () => {
-    const { server, notes, session } = setup(via, { realm: "https://mine" });
+    const { server, notes, session, events } = setup(via, { realm: "https://mine" });
     await notes.signIn({});
+    expect(events).toEqual([{ type: "answerDropped", sessionId: "s1", why: "foreign" }]);
     expect(session.state.status).toBe(via === "cookie" ? "unknown" : "signedOut");
     expect(server.sessions).toHaveLength(1);
   });
@@ -221,3 +266,17 @@ it("a malformed notice is ignored", async () => {
   await notes.signIn({}).catch(() => {});
   expect(session.state.status).toBe("signedOut");
 });
+
+it.each([
+  ["cookie", "s2", "the browser holds the cookies of the last answer"],
+  ["header", "s1", "the second answer replaces nothing that the user has chosen"],
+] as const)(
+  "of two sign-ins at once, a %s client keeps %s: %s",
+  async (via, sessionId, _reason) => {
+    const { server, session, notes } = setup(via);
+    await Promise.all([notes.signIn({}), notes.signIn({})]);
+    await settle();
+    expect(session.state).toMatchObject({ status: "signedIn", sessionId });
+    expect(server.count("SignOut")).toBe(0);
+  },
+);

@@ -503,6 +503,8 @@ describe("session.resume", () => {
     expect(() => session.resume(open, { start: 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { cursor: () => 1 } as never)).toThrow(/belong together/);
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
+    expect(() => session.resume(open, { giveUpAfter: "24h" })).not.toThrow();
+    expect(() => session.resume(open, { giveUpAfter: "86401s" })).toThrow(/^giveUpAfter.* 1d/);
     expect(() => session.resume(open, { giveupAfter: "1m" } as never)).toThrow(
       /^unknown option "giveupAfter" for resume; /,
     );

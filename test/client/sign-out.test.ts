@@ -122,6 +122,20 @@ describe("session.signOut()", () => {
     expect(server.count("SignOut")).toBe(0);
   });
 
+  it.each([
+    ["s1", { sessionId: "s1" }],
+    ["", {}],
+  ])(
+    "is not needed after a refusal that ends session %j of a page that has just loaded",
+    async (named, id) => {
+      const { server, session, notes, events } = setup("cookie");
+      server.refuse = (context) => server.over(context, named);
+      await expect(notes.addNote({})).rejects.toThrow("refused");
+      expect(session.state.status).toBe("signedOut");
+      expect(events.at(-1)).toEqual({ type: "signedOut", by: "server", ...id });
+    },
+  );
+
   it("is not needed after a sign-out through a method of the service", async () => {
     const { session, notes, events } = await signedIn("header");
     await notes.signOut({});

@@ -19,7 +19,7 @@ describe("two tabs that share cookies", () => {
     const two = tab(one, { realm });
     await one.session.signOut();
     await holds(() => expect(two.session.state.status).toBe("signedOut"));
-    expect(two.events.at(-1)).toMatchObject({ type: "signedOut", by: "otherTab" });
+    expect(two.events.at(-1)).toEqual({ type: "signedOut", sessionId: "s1", by: "otherTab" });
     await one.notes.signIn({});
     await holds(() => expect(two.session.state.status).toBe("signedIn"));
     expect(two.session.state.sessionId).toBe(one.session.state.sessionId);

@@ -32,9 +32,10 @@ describe("the model", () => {
 });
 
 const seeds: Readonly<Record<string, number>> = {
-  "conditional-write": 2,
-  "revoked-write": 5,
+  overlap: 48,
   sent: 2,
+  "revoked-write": 3,
+  "confirm-write": 2,
 };
 
 /** The kind of violation after a rule is removed, unless it is a false logout. */

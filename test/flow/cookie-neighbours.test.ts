@@ -54,31 +54,43 @@ async function plant(jar: CookieJar, { sessions }: Service, attributes: string):
 describe("feat:D11 two services whose cookies have the same names", () => {
   const both = { cookies: { names } };
 
-  test("feat:D11 production on the parent domain and staging below it: neither disturbs the other", async () => {
-    const clock = createFakeClock();
-    const production = await serve({
-      issuer: "https://shop.example",
-      clock,
-      cookies: { domain: "shop.example" },
-    });
-    const staging = await serve({ issuer: "https://staging.shop.example", clock, ...both });
-    const jar = newJar();
-    expect(await codeOf(production.call(jar, signIn))).toBe("ok");
-    expect(await codeOf(staging.call(jar, signIn))).toBe("ok");
-    for (let round = 0; round < 3; round++) {
-      for (const service of [production, staging]) {
-        expect(await codeOf(service.call(jar, addNote))).toBe("ok");
-        expect(await codeOf(service.call(jar, refresh))).toBe("ok");
+  test.each([
+    ["the secrets of their stores", {}, {}],
+    ["secrets of their own", { secret: "p".repeat(32) }, { secret: "s".repeat(32) }],
+  ])(
+    "feat:D11 production on the parent domain and staging below it, with %s: neither disturbs the other",
+    async (_, ofProduction, ofStaging) => {
+      const clock = createFakeClock();
+      const production = await serve({
+        issuer: "https://shop.example",
+        clock,
+        cookies: { domain: "shop.example" },
+        ...ofProduction,
+      });
+      const staging = await serve({
+        issuer: "https://staging.shop.example",
+        clock,
+        ...both,
+        ...ofStaging,
+      });
+      const jar = newJar();
+      expect(await codeOf(production.call(jar, signIn))).toBe("ok");
+      expect(await codeOf(staging.call(jar, signIn))).toBe("ok");
+      for (let round = 0; round < 3; round++) {
+        for (const service of [production, staging]) {
+          expect(await codeOf(service.call(jar, addNote))).toBe("ok");
+          expect(await codeOf(service.call(jar, refresh))).toBe("ok");
+        }
+        clock.advance("16m");
+        expect(await codeOf(staging.call(jar, refresh))).toBe("ok");
+        expect(await codeOf(production.call(jar, refresh))).toBe("ok");
       }
-      clock.advance("16m");
-      expect(await codeOf(staging.call(jar, refresh))).toBe("ok");
-      expect(await codeOf(production.call(jar, refresh))).toBe("ok");
-    }
-    expect(await codeOf(staging.call(jar, signOut))).toBe("ok");
-    const left = await placesIn(jar, "https://staging.shop.example");
-    expect(left).toEqual(["shop.example/", "shop.example/"]);
-    expect(await codeOf(production.call(jar, addNote))).toBe("ok");
-  });
+      expect(await codeOf(staging.call(jar, signOut))).toBe("ok");
+      const left = await placesIn(jar, "https://staging.shop.example");
+      expect(left).toEqual(["shop.example/", "shop.example/"]);
+      expect(await codeOf(production.call(jar, addNote))).toBe("ok");
+    },
+  );
 
   test("feat:D11 a visitor who is only signed in at production is nobody at staging, and keeps those cookies", async () => {
     const production = await serve({

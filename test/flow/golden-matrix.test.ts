@@ -34,7 +34,7 @@ const cookieRows: readonly Row[] = [
   ["of another issuer", state.foreignIssuer, "unauthenticated SIGN_IN SESSION_MISSING KEEP unnamed left"],
   ["malformed alone", state.malformedAlone, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["unknown key", state.foreignKey, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
-  ["maybe a newer key", state.newerKey, "unavailable RETRY_LATER AUTH_UNAVAILABLE KEEP unnamed left"],
+  ["maybe a newer key", state.newerKey, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["wrong signature", state.wrongSignature, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["two sessions", state.twoSessions, "unauthenticated REFRESH TOKEN_CONFLICT KEEP unnamed left"],
   ["revoked", state.revoked, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named cleared"],

@@ -17,7 +17,7 @@ import { type RefreshResponse, SessionService } from "../../gen/rpcsession/v1/se
 import { decodeNotice, type TokenTransport } from "../../src/base/wire.ts";
 import { clearedCookies, leaksOf } from "../helpers/golden.ts";
 import { cells, kinds } from "../helpers/kinds.ts";
-import { byCookie, issue, type Presented, type Tokens } from "../helpers/presented.ts";
+import { byCookie, issue, type Presented, present, type Tokens } from "../helpers/presented.ts";
 import { type NotesServer, startNotes } from "../helpers/server.ts";
 import { callWire, type WireResult, wireName, wires } from "../helpers/wire.ts";
 
@@ -66,13 +66,15 @@ const refusals: readonly { name: string; refuse: Refused; ends: boolean; denies:
 /** What the handlers of the running server do, set by each test. */
 let refuse: Refused = async () => {};
 /** Whether the handlers of NotesService sign in or refresh first. */
-let begin: "sign in" | "refresh" = "sign in";
+let begin: "sign in" | "reauthenticate" | "refresh" = "sign in";
 let message = "";
 const events: SessionEvent[] = [];
 
 async function startFailing(sessions: TestSessions, context: HandlerContext): Promise<void> {
   if (begin === "sign in") {
     await sessions.create(context, { userId: "alice" });
+  } else if (begin === "reauthenticate") {
+    await sessions.reauthenticate(context);
   } else {
     await serviceOf(sessions).refresh({ refreshToken: message } as never, context);
   }
@@ -316,6 +318,37 @@ describe("a handler that refuses after a sign-in", () => {
           expect(result.setCookie, where).toEqual(
             transport === "header" ? [] : ends ? clearedCookies : result.setCookie,
           );
+        }
+      });
+    }
+  }
+});
+
+describe("a handler that refuses after the user has authenticated again", () => {
+  let server: NotesServer;
+  beforeAll(async () => {
+    server = await startNotes({ adapt });
+  });
+  afterAll(() => server.close());
+  beforeEach(() => {
+    begin = "reauthenticate";
+  });
+
+  for (const { name, refuse: given, ends } of refusals) {
+    for (const transport of ["cookie", "header"] as const) {
+      const outcome = ends ? "sends no tokens" : "keeps the user signed in";
+      test(`sec:R17 every kind of method that reauthenticates and ${name} ${outcome}: ${transport}`, async () => {
+        refuse = given;
+        for (const { kind, wire } of cells.filter(({ kind: k }) => !k.get)) {
+          const { headers, secrets } = await present(server, transport);
+          const result = await callWire(server, wire, { ...kind, headers });
+          const where = `${kind.name}, ${wireName(wire)}`;
+          expect(tokensIn(result), where).toHaveLength(ends ? 0 : 2);
+          expect(eventOf(result), where).toBe(ends ? "ended" : "created");
+          if (ends) {
+            expect(result.setCookie, where).toEqual(transport === "cookie" ? clearedCookies : []);
+          }
+          expect(leaksOf(result, secrets), where).toEqual([]);
         }
       });
     }

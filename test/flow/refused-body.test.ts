@@ -164,7 +164,7 @@ describe("the HTTP/1.1 connection of a refused upload", () => {
 
   test("is closed when the client has sent all of it", async () => {
     const sending = await begin(megabyte);
-    await sending.answer;
+    expect(await sending.answer).toContain("HTTP/1.1 401");
     await sending.sendUpTo(megabyte);
     await sending.closed;
   });
@@ -187,7 +187,7 @@ describe("the HTTP/1.1 connection of a refused upload", () => {
 
   test("a client that closes it first leaves nothing behind", async () => {
     const sending = await begin(size);
-    await sending.answer;
+    expect(await sending.answer).toContain("HTTP/1.1 401");
     sending.end();
     await sending.closed;
     // The server closes at the end of the test; it would fail if the connection were still open.

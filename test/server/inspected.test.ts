@@ -103,6 +103,7 @@ describe("sec:C10 util.inspect prints no token", () => {
     });
     const session = await sessions.getSession(exchangeOf({ bearer: tokens.accessToken }));
     expectHidden({ session, sessions }, canaries(tokens.accessToken, tokens.refreshToken));
+    expect(shown(session)).toContain("alice");
   });
 
   it("in a client, its errors and its events", async () => {

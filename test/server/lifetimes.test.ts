@@ -247,16 +247,31 @@ describe("feat:A8 session limit per user", () => {
     },
   );
 
-  it("feat:A8 feat:M1 sessions of all tenants count, ended sessions do not", async () => {
+  it("feat:A8 feat:M1 each tenant counts by itself: the same user id elsewhere is another user", async () => {
+    const { sessions, signIn } = createWorld({ sessionsPerUser: { max: 1 } });
+    const ids: (string | undefined)[] = [];
+    for (const tenantId of ["a", "b", undefined]) {
+      const { result } = await signIn("alice", tenantId === undefined ? {} : { tenantId });
+      ids.push(result?.id);
+    }
+    for (const id of ids) {
+      expect(await sessions.find(id ?? "")).toBeDefined();
+    }
+    await signIn("alice", { tenantId: "b" });
+    const left = await Promise.all(ids.map(async (id) => sessions.find(id ?? "")));
+    expect(left.map((session) => session !== undefined)).toEqual([true, false, true]);
+  });
+
+  it("feat:A8 feat:M1 ended sessions do not count", async () => {
     const { sessions, signIn } = createWorld({
       sessionsPerUser: { max: 2, overflow: "reject" },
       lifetimes: { idle: "1h" },
     });
     expect((await signIn("alice", { tenantId: "a" })).error).toBeUndefined();
-    expect((await signIn("alice", { tenantId: "b" })).error).toBeUndefined();
-    expect((await signIn("alice", { tenantId: "c" })).error?.code).toBe(Code.PermissionDenied);
+    expect((await signIn("alice", { tenantId: "a" })).error).toBeUndefined();
+    expect((await signIn("alice", { tenantId: "a" })).error?.code).toBe(Code.PermissionDenied);
     sessions.clock.advance("1h");
-    expect((await signIn("alice", { tenantId: "c" })).error).toBeUndefined();
+    expect((await signIn("alice", { tenantId: "a" })).error).toBeUndefined();
   });
 
   it.each(["reject", "evictOldest"] as const)(

@@ -36,6 +36,8 @@ function taken(store: WatchedStore): string[] {
   return store.take().filter((call) => !byClock.has(call));
 }
 
+type Cookie = "access" | "refresh";
+
 const many = Array.from({ length: 100 });
 
 describe("feat:B1 a call does not access the store if it is", () => {
@@ -89,22 +91,22 @@ describe("feat:B1 a call does not access the store if it is", () => {
 });
 
 describe("feat:B7 confirmation", () => {
-  const use = (sessions: TestSessions, access: string) =>
-    Promise.all(many.map(() => sessions.getSession(exchangeOf({ access }))));
+  const use = (sessions: TestSessions, { access, refresh = [] }: Pick<Presented, Cookie>) =>
+    Promise.all(many.map(() => sessions.getSession(exchangeOf({ access: access ?? [], refresh }))));
 
   it("is one write per generation in the background, however many calls", async () => {
     const { sessions, store, cookie } = await createWorld();
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     expect(taken(store)).toEqual([]);
     // From this time on the generation is settled.
     sessions.clock.advance("60s");
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     expect(taken(store)).toEqual(["confirm"]);
     expect((await store.store.load(cookie.id)).record?.confirmedAt).toBe(sessions.clock.now());
     sessions.clock.advance("10m");
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     expect(taken(store)).toEqual(["load"]);
   });
@@ -113,12 +115,27 @@ describe("feat:B7 confirmation", () => {
     const { sessions, store, cookie } = await createWorld();
     const next = await advanced(sessions, cookie.refresh);
     sessions.clock.advance("61s");
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     const { record } = await store.store.load(cookie.id);
     expect([record?.generation, record?.confirmedAt]).toEqual([1, null]);
     store.take();
-    await use(sessions, next.access);
+    await use(sessions, next);
+    await quiet();
+    expect(taken(store)).toEqual(["confirm"]);
+  });
+
+  it("does not happen while the refresh cookie beside the access cookie is missing or older", async () => {
+    const { sessions, store, cookie } = await createWorld();
+    const next = await advanced(sessions, cookie.refresh);
+    sessions.clock.advance("61s");
+    store.take();
+    await use(sessions, { access: next.access });
+    await use(sessions, { access: next.access, refresh: cookie.refresh });
+    await quiet();
+    expect(taken(store)).toEqual([]);
+    // Not even a note that delays the confirmation: the first call with both cookies makes it.
+    await use(sessions, next);
     await quiet();
     expect(taken(store)).toEqual(["confirm"]);
   });
@@ -127,15 +144,15 @@ describe("feat:B7 confirmation", () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.failing.add("confirm");
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     expect(taken(store)).toEqual(["confirm"]);
     store.failing.clear();
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     expect(taken(store)).toEqual([]);
     sessions.clock.advance("5s");
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     await quiet();
     expect(taken(store)).toEqual(["confirm"]);
   });
@@ -144,7 +161,7 @@ describe("feat:B7 confirmation", () => {
     const { sessions, store, cookie } = await createWorld();
     sessions.clock.advance("61s");
     store.hanging.add("confirm");
-    await use(sessions, cookie.access);
+    await use(sessions, cookie);
     expect(taken(store)).toEqual(["confirm"]);
   });
 });

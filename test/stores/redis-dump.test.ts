@@ -38,6 +38,7 @@ it.skipIf(redisMissing)(
         current: guessed,
         byId: new Map([[guessed.id, guessed]]),
         statusOf: async () => "never",
+        reload: async () => {},
       },
       emit: () => {},
     });

@@ -59,6 +59,11 @@ describe("the mutations of a source", () => {
     expect(mutationsOf(source)).toEqual([]);
   });
 
+  it("leave the default of an element as it is, because the element is there", () => {
+    const mutants = mutationsOf("const a = b[c] ?? 7;").map(({ after }) => after);
+    expect(mutants).not.toContain("8");
+  });
+
   it("name the line and the change", () => {
     expect(mutationsOf("const a = 1;\nconst b = x && y;")).toContainEqual(
       expect.objectContaining({ line: 2, change: "x && y → x || y" }),

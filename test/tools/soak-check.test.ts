@@ -25,6 +25,19 @@ it("finds a token that was accepted after its successor was confirmed and the ov
   expect(found([...until, refresh(3_000, 0, 1)])).toEqual(["missed_thefts"]);
 });
 
+it("allows for a successor that was sent again, and so may settle anew", () => {
+  const again = [refresh(0, 0, 1), refresh(2_900, 0, 1), refresh(3_000, 1)];
+  expect(found([...again, refresh(6_000, 0, 1)])).toEqual([]);
+  const unheard = exchange({
+    token: "v.s.0.tag.c",
+    began: 10,
+    ended: 500,
+    answer: { kind: "unheard", why: "cut", message: "" },
+  });
+  const until = [refresh(0, 0, 1), unheard, refresh(3_000, 1)];
+  expect(found([...until, refresh(6_000, 0, 1)])).toEqual([]);
+});
+
 it("finds a token that was accepted two generations later", () => {
   expect(found([refresh(0, 1, 2), refresh(100, 0, 1)])).toEqual(["missed_thefts"]);
 });

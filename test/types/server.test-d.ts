@@ -21,6 +21,16 @@ describe("types of the server", () => {
     expectTypeOf(sessions.current(context)).toEqualTypeOf<Session | undefined>();
   });
 
+  it("create and issue take the same options, a transport included; fork takes a duration or any", () => {
+    const options = { userId: "alice", transport: "cookie" } as const;
+    expectTypeOf(sessions.create).toBeCallableWith(context, options);
+    expectTypeOf(sessions.issue).toBeCallableWith(options);
+    expectTypeOf(sessions.fork).toBeCallableWith(context, { freshWithin: "1h" });
+    expectTypeOf(sessions.fork).toBeCallableWith(context, { freshWithin: "any" });
+    // @ts-expect-error: not a duration
+    expectTypeOf(sessions.fork).toBeCallableWith(context, { freshWithin: "never" });
+  });
+
   it("getSession accepts any exchange, not only a HandlerContext", () => {
     const exchange = {
       requestHeader: new Headers(),

@@ -198,7 +198,8 @@ function replacementsOfLiteral(node: Node, parent: Node | undefined): string[] {
   }
   // 0x7f and 1e3 are masks and scales.
   if (typeof node.value === "number" && /^[\d_]+$/.test(node.raw as string)) {
-    return isKey(node, parent) ? [] : replacementsOfNumber(node.value, parent);
+    const isUnchanged = isKey(node, parent) || isDefaultOfElement(node, parent);
+    return isUnchanged ? [] : replacementsOfNumber(node.value, parent);
   }
   const { regex } = node as unknown as { regex?: { pattern: string; flags: string } };
   if (regex !== undefined) {
@@ -210,7 +211,7 @@ function replacementsOfLiteral(node: Node, parent: Node | undefined): string[] {
 }
 
 /** From here on, one more or less of a time or a size is no difference that anybody would notice. */
-const large = 10_000;
+const large = 1_000;
 
 function replacementsOfNumber(value: number, parent: Node | undefined): string[] {
   const [more, less] = value < large ? [value + 1, value - 1] : [value * 2, Math.floor(value / 2)];
@@ -243,6 +244,12 @@ function replacementsOfCall(node: Node, text: (node: Node) => string): string[] 
 
 function isOperand(parent: Node | undefined): boolean {
   return parent?.type === "BinaryExpression" || parent?.type === "UnaryExpression";
+}
+
+/** Whether a number stands for an element of a list that the type checker thinks may be missing. */
+function isDefaultOfElement(node: Node, parent: Node | undefined): boolean {
+  const left = parent?.left as Node | undefined;
+  return parent?.operator === "??" && parent.right === node && left?.computed === true;
 }
 
 function isKey(node: Node, parent: Node | undefined): boolean {

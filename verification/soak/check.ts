@@ -77,7 +77,8 @@ function tellsTheEnd({ what, answer }: Exchange): boolean {
 
 /**
  * A token of generation p is invalid once p+1 has certainly been confirmed for longer than the
- * overlap: a refresh with p+1 succeeded that began when p+1 had certainly settled.
+ * overlap: a refresh with p+1 succeeded that began when p+1 had certainly settled. A refresh with p
+ * sends p+1 again, and p+1 settles anew; one without an answer may do so at any later time.
  */
 function missedThefts(exchanges: readonly Exchange[]): Violation[] {
   const seen = firstSeen(exchanges);
@@ -87,7 +88,16 @@ function missedThefts(exchanges: readonly Exchange[]): Violation[] {
   const closed = new Map<number, number>();
   for (const { token, began, ended } of refreshed) {
     const generation = generationOf(token);
-    if (began >= (seen.get(generation) ?? Number.POSITIVE_INFINITY) + times.settle + slack) {
+    const settling = began - times.settle - slack;
+    const isSettled = (seen.get(generation) ?? Number.POSITIVE_INFINITY) <= settling;
+    const mayBeSentAgain = exchanges.some(
+      (e) =>
+        e.what === "refresh" &&
+        generationOf(e.token) === generation - 1 &&
+        e.began < ended &&
+        (e.ended > settling || e.answer.kind === "unheard"),
+    );
+    if (isSettled && !mayBeSentAgain) {
       const at = ended + times.overlap + slack;
       closed.set(generation - 1, Math.min(at, closed.get(generation - 1) ?? at));
     }

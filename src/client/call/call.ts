@@ -1,7 +1,8 @@
 import { ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
 import { cookiesMissing } from "../refresh/refresher.ts";
-import { type SentSnapshot, tokensNotLoaded } from "../state/local-session.ts";
+import { tokensNotLoaded } from "../state/credentials.ts";
+import type { SentSnapshot } from "../state/notice-rule.ts";
 import { deadlineExceeded, race } from "./deadline.ts";
 
 /**

@@ -3,8 +3,9 @@ import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import type { Clock } from "../../base/clock.ts";
 import { withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { refreshHeaders } from "../state/credentials.ts";
 import { type Hint, isInterruption } from "../state/hint.ts";
-import { type LocalSession, refreshHeaders } from "../state/local-session.ts";
+import type { LocalSession } from "../state/local-session.ts";
 import type { SessionSnapshot } from "../state/notice-rule.ts";
 import { channelName } from "../state/tabs.ts";
 

@@ -2,13 +2,9 @@ import { Code, ConnectError, type Transport } from "@connectrpc/connect";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { type Credentials, credentialHeaders, tokensNotLoaded } from "../state/credentials.ts";
 import { isInterruption } from "../state/hint.ts";
-import {
-  type Credentials,
-  credentialHeaders,
-  type LocalSession,
-  tokensNotLoaded,
-} from "../state/local-session.ts";
+import type { LocalSession } from "../state/local-session.ts";
 import type { Refresher } from "./refresher.ts";
 
 /** The objects that a sign-out works with. */

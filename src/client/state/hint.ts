@@ -34,7 +34,11 @@ export function hintOf(error: ConnectError, realm: string | undefined): Hint | u
   }
   const hint = error
     .findDetails(RefreshHintSchema)
-    .find((found) => found.realm !== "" && (realm === undefined || found.realm === realm));
+    .find(
+      (found) =>
+        found.realm !== "" &&
+        (realm === undefined || found.realm === realm || found.olderRealms.includes(realm)),
+    );
   return (
     hint && {
       action: actionOf(hint),

@@ -1,8 +1,15 @@
-import { Code, ConnectError } from "@connectrpc/connect";
+import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
 import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
-import { notify, type SessionClientEvent, type SessionState, type SignedOutBy } from "../events.ts";
+import {
+  notify,
+  type SessionClientEvent,
+  type SessionState,
+  type SignedOutBy,
+  stateOf,
+} from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
+import { type Credentials, credentialHeaders } from "./credentials.ts";
 import { type Hint, hintOf } from "./hint.ts";
 import { Lifetime } from "./lifetime.ts";
 import {
@@ -11,24 +18,12 @@ import {
   isNewer,
   judge,
   type KnownSession,
+  type SentSnapshot,
   type SessionSnapshot,
   type Verdict,
 } from "./notice-rule.ts";
 import { channelName, type TabMessage, Tabs } from "./tabs.ts";
 import { type ClientTokens, type Loaded, TokenKeeper } from "./tokens.ts";
-
-/** The credentials that identify a session: tokens by header, or the anti-CSRF token of cookies. */
-export interface Credentials {
-  readonly transport: TokenTransport;
-  readonly tokens: ClientTokens | undefined;
-  readonly csrf: string | undefined;
-}
-
-/** The snapshot that a call takes when it is sent. */
-export interface SentSnapshot extends SessionSnapshot {
-  /** Whether the tokens were loaded. */
-  readonly wasLoaded: boolean;
-}
 
 /** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
 interface SessionHooks {
@@ -48,6 +43,7 @@ interface SessionHooks {
 export class LocalSession implements KnownSession, Credentials {
   // The facts of KnownSession and Credentials. Other objects read them; only this class writes them.
   readonly transport: TokenTransport;
+  readonly isPinned: boolean;
   status: SessionState["status"] = "unknown";
   sessionId: string | undefined;
   realm: string | undefined;
@@ -80,6 +76,7 @@ export class LocalSession implements KnownSession, Credentials {
   constructor(options: ResolvedOptions, hooks: SessionHooks) {
     this.transport = options.tokens.transport;
     this.realm = options.realm;
+    this.isPinned = options.realm !== undefined;
     this.#options = options;
     this.#hooks = hooks;
     this.lifetime = new Lifetime(options);
@@ -106,7 +103,7 @@ export class LocalSession implements KnownSession, Credentials {
       status !== this.status ||
       sessionId !== this.sessionId ||
       realm !== this.realm ||
-      !isSame(claims, this.claims)
+      (claims !== this.claims && JSON.stringify(claims) !== JSON.stringify(this.claims))
     ) {
       this.#state = stateOf(this);
     }
@@ -142,14 +139,13 @@ export class LocalSession implements KnownSession, Credentials {
   attach(headers: Headers): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
     void this.ready();
-    const wasLoaded = this.isLoaded;
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
     }
-    const { epoch, intent, version } = this;
-    return { epoch, intent, version, wasLoaded };
+    const { epoch, intent, version, isLoaded } = this;
+    return { epoch, intent, version, wasLoaded: isLoaded };
   }
 
   // --- The token store -------------------------------------------------------------------------
@@ -219,7 +215,7 @@ export class LocalSession implements KnownSession, Credentials {
   }
 
   #restore(tokens: ClientTokens): void {
-    this.realm ??= tokens.realm;
+    this.realm = this.#options.realm ?? tokens.realm;
     this.status = "signedIn";
     this.sessionId = tokens.session;
     this.tokens = tokens;
@@ -256,11 +252,11 @@ export class LocalSession implements KnownSession, Credentials {
     // 2. Decide, and apply the decision.
     let verdict = judge(notice, this, { sent, own });
     if (verdict === "adopt" || verdict === "renew") {
-      verdict = this.#take(notice, headers, verdict);
+      verdict = this.#take(notice, headers, { verdict, own });
     } else if (verdict === "end") {
       this.#signedOut("server", notice.session);
-    } else if (verdict === "stale") {
-      this.emit({ type: "answerDropped", sessionId: notice.session, why: "stale" });
+    } else if (verdict === "stale" || verdict === "foreign") {
+      this.emit({ type: "answerDropped", sessionId: notice.session, why: verdict });
       this.#checkLateCookies(sent);
     }
 
@@ -323,12 +319,20 @@ export class LocalSession implements KnownSession, Credentials {
   }
 
   /** Applies a notice that comes with a token. Returns the verdict that was carried out. */
-  #take(notice: SessionNotice, headers: Headers, verdict: "adopt" | "renew"): Verdict {
+  #take(
+    notice: SessionNotice,
+    headers: Headers,
+    { verdict, own }: { readonly verdict: "adopt" | "renew"; readonly own: boolean },
+  ): Verdict {
     const accessToken = headers.get(header.accessToken);
     if (this.transport === "header" && accessToken === null) {
       this.emit({ type: "answerDropped", sessionId: notice.session, why: "unreadable" });
       return "ignore";
     }
+    // The realm follows a change of the issuer only on a sign-in and on this client's own refresh.
+    const mayMove = !this.isPinned && (notice.event === "created" || own);
+    const realm = mayMove ? notice.realm : (this.realm ?? notice.realm);
+    this.realm = realm;
     const keptRefreshToken = verdict === "renew" ? this.tokens?.refreshToken : undefined;
     // The cookies held this session already; the client only learns its id. That is not a sign-in, so
     // calls in flight stay valid.
@@ -336,18 +340,18 @@ export class LocalSession implements KnownSession, Credentials {
     if (isLearned) {
       this.status = "signedIn";
       this.sessionId = notice.session;
-      this.realm ??= notice.realm;
     } else if (verdict === "adopt") {
       this.intent += this.transport === "header" ? 1 : 0;
-      this.#signedIn(notice.session, notice.realm);
+      this.#signedIn(notice.session, realm);
     }
     this.renewed(notice);
     this.claims = notice.claims;
     this.#takeCsrf(headers);
     if (this.transport === "header" && accessToken !== null) {
-      const { event: _, ...facts } = notice;
+      const { event: _event, olderRealms: _older, ...facts } = notice;
       this.tokens = {
         ...facts,
+        realm,
         accessToken,
         refreshToken: headers.get(header.refreshToken) ?? keptRefreshToken,
         receivedAt: this.#options.clock.now(),
@@ -481,7 +485,6 @@ export class LocalSession implements KnownSession, Credentials {
     this.epoch += 1;
     this.status = "signedIn";
     this.sessionId = sessionId;
-    this.realm ??= realm;
     this.#dropContents();
     this.#news.push({ type: "signedIn", sessionId, realm });
   }
@@ -538,42 +541,4 @@ export class LocalSession implements KnownSession, Credentials {
       this.emit(event);
     }
   }
-}
-
-/** The error of a call that needs tokens while the token store fails. */
-export function tokensNotLoaded(cause?: ConnectError): ConnectError {
-  return new ConnectError(
-    "the token store has not returned the tokens; try again, and check its load() and the event storeFailed",
-    Code.Unavailable,
-    undefined,
-    undefined,
-    cause,
-  );
-}
-
-/** The credentials of a refresh, which is authenticated by the refresh token alone. */
-export function refreshHeaders({ transport, csrf }: Credentials): Record<string, string> {
-  return { [header.transport]: transport, ...(csrf !== undefined && { [header.csrf]: csrf }) };
-}
-
-/** The credentials of every other call. */
-export function credentialHeaders(held: Credentials): Record<string, string> {
-  const { tokens } = held;
-  return {
-    ...refreshHeaders(held),
-    ...(tokens !== undefined && { authorization: `Bearer ${tokens.accessToken}` }),
-  };
-}
-
-function isSame(a: JsonObject | undefined, b: JsonObject | undefined): boolean {
-  return a === b || JSON.stringify(a) === JSON.stringify(b);
-}
-
-function stateOf({ status, sessionId, realm, claims }: LocalSession): SessionState {
-  return Object.freeze({
-    status,
-    ...(sessionId !== undefined && { sessionId }),
-    ...(realm !== undefined && { realm }),
-    ...(claims !== undefined && { claims }),
-  });
 }

@@ -14,6 +14,12 @@ export interface SessionSnapshot {
   readonly version: number;
 }
 
+/** The snapshot that a call takes when it is sent. */
+export interface SentSnapshot extends SessionSnapshot {
+  /** Whether the tokens were loaded. */
+  readonly wasLoaded: boolean;
+}
+
 /** Orders the access tokens of one session; see {@link isNewer}. */
 export interface AccessOrder {
   readonly generation: number;
@@ -26,6 +32,8 @@ export interface KnownSession extends SessionSnapshot {
   readonly transport: TokenTransport;
   readonly status: SessionState["status"];
   readonly realm: string | undefined;
+  /** Whether the application has set the realm, so that it never changes. */
+  readonly isPinned: boolean;
   readonly sessionId: string | undefined;
   /** The id of the session that ended last. */
   readonly endedSessionId: string | undefined;
@@ -37,9 +45,10 @@ export interface KnownSession extends SessionSnapshot {
  * - `renew`: the notice belongs to a newer access token of the client's session.
  * - `end`: the client's session is over.
  * - `stale`: the session changed after the call was sent. A browser has stored its cookies anyway.
+ * - `foreign`: the response to this client's own call is about a realm other than the pinned one.
  * - `ignore`: the notice is about another session or realm, or about an older token.
  */
-export type Verdict = "adopt" | "renew" | "end" | "stale" | "ignore";
+export type Verdict = "adopt" | "renew" | "end" | "stale" | "foreign" | "ignore";
 
 /**
  * Decides what a notice means for this client. A notice is the response header in which the server
@@ -54,8 +63,15 @@ export function judge(
   how: { readonly sent: SessionSnapshot; readonly own: boolean },
 ): Verdict {
   const { sent } = how;
-  if (known.realm !== undefined && notice.realm !== known.realm) {
-    return "ignore";
+  if (!isOwnRealm(notice, known.realm)) {
+    // The issuer of the service may have changed. Only a sign-in and the client's own refresh tell.
+    const isTrusted = notice.event === "created" || how.own;
+    if (!isTrusted) {
+      return "ignore";
+    }
+    if (known.isPinned) {
+      return "foreign";
+    }
   }
   switch (notice.event) {
     case "created":
@@ -90,6 +106,11 @@ function judgeRenewal(
   const isSameState =
     notice.generation === order.generation && notice.claimsVersion === order.claimsVersion;
   return own && isSameState && sent.version === known.version ? "renew" : "ignore";
+}
+
+/** Whether a notice is about this realm, perhaps by an older issuer that the service still accepts. */
+function isOwnRealm({ realm, olderRealms }: SessionNotice, known: string | undefined): boolean {
+  return known === undefined || realm === known || olderRealms?.includes(known) === true;
 }
 
 /**

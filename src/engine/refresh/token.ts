@@ -50,7 +50,7 @@ export class ForeignRefreshTokenError extends SessionError {
 
 interface RefreshTokensOptions {
   readonly store: SessionStore;
-  readonly secrets: SecretRing & Pick<EngineSecrets, "statusOf">;
+  readonly secrets: SecretRing & Pick<EngineSecrets, "statusOf" | "reload">;
   readonly emit: SessionEventListener;
 }
 
@@ -99,14 +99,17 @@ export class RefreshTokens {
 
   /**
    * Whether a token names a secret that no server of this service ever had. Proves nothing about it.
+   * Reads the recorded secrets now: during a roll-out, the record may be newer than the last look.
    * @throws SessionError `unavailable` if the store cannot be read now
    */
   async isForeign(token: string): Promise<boolean> {
     const { secrets } = this.#options;
     const named = parseRefreshToken(token)?.secretId;
-    return (
-      named !== undefined && !secrets.byId.has(named) && (await secrets.statusOf(named)) === "never"
-    );
+    if (named === undefined || secrets.byId.has(named)) {
+      return false;
+    }
+    await secrets.reload().catch(storeFailed);
+    return (await secrets.statusOf(named)) === "never";
   }
 
   /** Whether a token names a secret of this server. Proves nothing about it. */

@@ -22,6 +22,16 @@ export function ownAccessCookies(
   return accessCookies.filter((cookie) => !isForeign(issuers, cookie));
 }
 
+/** Returns the issuer that a token of the request names, if it is accepted. It proves nothing. */
+export function presentedIssuer(
+  { isOwnIssuer }: Issuers,
+  { bearer, accessCookies }: PresentedTokens,
+): string | undefined {
+  return [...(bearer === undefined ? [] : [bearer]), ...accessCookies]
+    .map((token) => outlineOf(token).issuer)
+    .find((issuer) => issuer !== undefined && isOwnIssuer(issuer));
+}
+
 /** Whether an access cookie of another issuer is among the cookies of a request. */
 export function hasForeignCookies(issuers: Issuers, { accessCookies }: PresentedTokens): boolean {
   return accessCookies.some((cookie) => isForeign(issuers, cookie));

@@ -9,6 +9,7 @@ import {
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header } from "../../base/wire.ts";
+import { presentedIssuer } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
 import { expireCookies } from "./tokens.ts";
@@ -27,7 +28,7 @@ export function refuseCall(
   failure: Failure & { readonly procedure: string },
 ): ConnectError {
   const { procedure } = failure;
-  return toConnectError(failCall(core, call, failure), { realm: core.issuer, procedure });
+  return toConnectError(failCall(core, call, failure), placeOf(core, call, procedure));
 }
 
 /**
@@ -78,7 +79,7 @@ export function relayFailure(
   { error, procedure }: { readonly error: SessionError; readonly procedure: string },
 ): ConnectError {
   if (error === call.failure) {
-    return toConnectError(error, { realm: core.issuer, procedure });
+    return toConnectError(error, placeOf(core, call, procedure));
   }
   const { kind, reason, message, sessionId, userId, retryAfter, violations } = error;
   const kept = new SessionError(kind, reason, {
@@ -111,10 +112,16 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
 
 /** The service and method where an error happened. */
 interface ErrorPlace {
-  /** The issuer. */
+  /** The issuer that the presented access token names, or this service's own. */
   readonly realm: string;
+  readonly olderRealms: readonly string[];
   /** For example "notes.v1.NotesService/ListNotes". */
   readonly procedure: string;
+}
+
+function placeOf(core: VerifyingCore, { presented }: Call, procedure: string): ErrorPlace {
+  const realm = presentedIssuer(core, presented) ?? core.issuer;
+  return { realm, olderRealms: core.olderIssuers, procedure };
 }
 
 /** The values of the response header `rpcsession-hint`, by the action of the hint. */
@@ -162,7 +169,11 @@ function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
     { desc: RefreshHintSchema, value: hintOf(error, place) },
     {
       desc: ErrorInfoSchema,
-      value: { reason: error.reason, domain: "rpc-session", metadata: { ...place } },
+      value: {
+        reason: error.reason,
+        domain: "rpc-session",
+        metadata: { realm: place.realm, procedure: place.procedure },
+      },
     },
   ];
   if (error.violations.length > 0) {
@@ -191,7 +202,7 @@ const ownTypes: ReadonlySet<string> = new Set([
   PolicyViolationsSchema.typeName,
 ]);
 
-function hintOf(error: SessionError, { realm, procedure }: ErrorPlace) {
+function hintOf(error: SessionError, { realm, olderRealms, procedure }: ErrorPlace) {
   const retryAfter = error.kind === "unavailable" ? error.retryAfter : undefined;
   return {
     action: actionOf(error),
@@ -200,6 +211,7 @@ function hintOf(error: SessionError, { realm, procedure }: ErrorPlace) {
     session: error.sessionId ?? "",
     realm,
     procedure,
+    olderRealms: [...olderRealms],
     ...(retryAfter === undefined ? {} : { retryAfter: duration(retryAfter) }),
   };
 }

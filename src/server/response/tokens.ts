@@ -40,7 +40,7 @@ export async function writeTokens(
   notify(headers, {
     event: tokens.event,
     session: record.id,
-    realm: core.issuer,
+    ...realmsOf(core),
     generation: access.claims.gen,
     claimsVersion: access.claims.cv,
     expiresAt: access.claims.exp,
@@ -169,7 +169,7 @@ export function endTokens(core: VerifyingCore, headers: Headers, session: string
   notify(headers, {
     event: "ended",
     session,
-    realm: core.issuer,
+    ...realmsOf(core),
     generation: 0,
     claimsVersion: 0,
     expiresAt: 0,
@@ -220,6 +220,14 @@ export function keepTokensUncached(headers: Headers): void {
   if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
     headers.set("cache-control", "no-store");
   }
+}
+
+/** A client knows its session by an older issuer until it has refreshed. */
+function realmsOf({
+  issuer,
+  olderIssuers,
+}: VerifyingCore): Pick<SessionNotice, "realm" | "olderRealms"> {
+  return { realm: issuer, ...(olderIssuers.length > 0 && { olderRealms: olderIssuers }) };
 }
 
 function notify(headers: Headers, notice: SessionNotice): void {

@@ -80,10 +80,11 @@ export class MemoryStore implements SessionStore {
     return { record: this.#sessions.set(record), now, replaced, evicted };
   };
 
-  /** Returns the user's live sessions, oldest first, without the session to replace. */
-  #countedByLimit({ userId, replaces }: NewSession, now: number): SessionRecord[] {
+  /** Returns the user's live sessions in the tenant, oldest first, without the session to replace. */
+  #countedByLimit({ userId, tenantId, replaces }: NewSession, now: number): SessionRecord[] {
     return this.#sessions
-      .ownedBy({ userId, tenantId: null })
+      .ownedBy({ userId, tenantId })
+      .filter((record) => record.tenantId === tenantId)
       .filter((record) => record.id !== replaces && isLive(record, now))
       .sort(newestFirst)
       .reverse();

@@ -71,8 +71,8 @@ export interface RedisStoreOptions {
  *   resolves when all are written. The next `revokeAll` or `prune` completes an interrupted call.
  *   Ending 100,000 sessions took 1.5 s on one core, while other commands waited 6 ms (median) to
  *   30 ms (99 %). A single script would have blocked Redis for 1.3 s.
- * - With `sessionsPerUser`, the script of a sign-in reads all sessions of the user and evicts in the
- *   same step. The first sign-in after a limit was set ends all excess sessions at once, about 15 µs
+ * - With `sessionsPerUser`, the script of a sign-in reads all sessions of the user or of the tenant,
+ *   whichever has fewer, and evicts in the same step. The first sign-in after a limit was set ends all excess sessions at once, about 15 µs
  *   each.
  * - `open` adds sessions of schema 1, which had no indexes, to the indexes, by `SCAN` in steps of 500
  *   keys. Replace all servers within a day. `revokeAll` finds sessions that servers of schema 1 create

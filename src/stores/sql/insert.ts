@@ -1,6 +1,6 @@
 import type { Inserted, NewSession, SessionRecord, Stored } from "../../engine/store.ts";
 import { evictedBy } from "../common.ts";
-import { join, now, type SqlDatabase, sql, timeOf } from "./database.ts";
+import { join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
 import { holdOwner, valueHolding } from "./owner-locks.ts";
 import { hasIdIn, live, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
@@ -34,7 +34,7 @@ type Admission = { readonly evicts: readonly string[] } | { readonly refused: "l
 /** Checks `requires` and `limit`. Changes nothing, but locks the rows that the insert is about. */
 async function admit(
   database: SqlDatabase,
-  { userId, replaces, requires, limit }: NewSession,
+  { userId, tenantId, replaces, requires, limit }: NewSession,
 ): Promise<Admission> {
   if (requires === null && limit === null) {
     return { evicts: [] };
@@ -42,21 +42,28 @@ async function admit(
   const named = [requires, replaces].filter((id) => id !== null);
   const concerned = [
     ...(named.length > 0 ? [hasIdIn(named)] : []),
-    ...(limit === null ? [] : [sql`user_id = ${userId}`]),
+    ...(limit === null ? [] : [sql`(user_id = ${userId} and ${isTenant(tenantId)})`]),
   ];
   const { idByBytes, forUpdate } = database.dialect;
   // Locks all rows that will end or must stay live at once, in the order that everyone keeps to.
   const rows = await database.rows<
-    Pick<SessionRow, "id" | "user_id">
-  >`select id, user_id from rpcsession_sessions
+    Pick<SessionRow, "id" | "user_id" | "tenant_id">
+  >`select id, user_id, tenant_id from rpcsession_sessions
       where ${live} and (${join(concerned, " or ")})
       order by created_at, ${idByBytes} ${forUpdate}`;
   if (requires !== null && !rows.some(({ id }) => id === requires)) {
     return { refused: "notLive" };
   }
-  const others = rows.filter((row) => row.user_id === userId && row.id !== replaces);
+  const others = rows.filter(
+    (row) => row.user_id === userId && row.tenant_id === tenantId && row.id !== replaces,
+  );
   const evicts = evictedBy({ limit, requires }, others);
   return evicts === undefined ? { refused: "limit" } : { evicts };
+}
+
+/** The condition that a session belongs to exactly this tenant, or to none. */
+function isTenant(tenantId: string | null): Sql {
+  return tenantId === null ? sql`tenant_id is null` : sql`tenant_id = ${tenantId}`;
 }
 
 async function end(

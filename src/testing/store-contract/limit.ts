@@ -85,21 +85,56 @@ export const limitRules: Rules = {
     assert.equal((await store.changes(undefined, absolute)).entries.length, 2);
   },
 
-  async "a limit counts only live sessions of the user, across tenants"({ store, clock }) {
+  async "a limit counts only live sessions of the user"({ store, clock }) {
     await store.insert(newSession({ id: "expired", idle: 1 }));
     await store.insert(newSession({ id: "ended" }));
     await store.revoke("ended", "signOut");
     await store.insert(newSession({ id: "bob", userId: "bob" }));
     await clock.advance(1);
-    await insertNew(store, { id: "a", tenantId: "one", limit: rejectAbove(2) });
+    await insertNew(store, { id: "a", limit: rejectAbove(2) });
     await clock.advance(1);
-    await insertNew(store, { id: "b", tenantId: "two", limit: rejectAbove(2) });
+    await insertNew(store, { id: "b", limit: rejectAbove(2) });
     const third = await store.insert(newSession({ id: "c", limit: rejectAbove(2) }));
     assert.equal(third.record, undefined);
     const { evicted } = await insertNew(store, { id: "c", limit: evictAbove(2) });
     assert.deepEqual(evicted, ["a"]);
     assert.equal((await store.load("bob")).record?.revokedAt, null);
     assert.equal((await store.load("expired")).record?.revokedAt, null);
+  },
+
+  async "a limit counts within the tenant; sessions without a tenant count by themselves"({
+    store,
+    clock,
+  }) {
+    const tenants = ["one", "two", null];
+    for (const tenantId of tenants) {
+      await insertNew(store, { id: `${tenantId}-a`, tenantId, limit: evictAbove(2) });
+      await clock.advance(1);
+    }
+    // Another user of a tenant, who does not count either.
+    await insertNew(store, { id: "bob", userId: "bob", tenantId: "one" });
+    for (const tenantId of tenants) {
+      const second = await insertNew(store, {
+        id: `${tenantId}-b`,
+        tenantId,
+        limit: evictAbove(2),
+      });
+      assert.deepEqual(second.evicted, []);
+      const refused = await store.insert(newSession({ tenantId, limit: rejectAbove(2) }));
+      assert.equal("refused" in refused && refused.refused, "limit", String(tenantId));
+      const third = await insertNew(store, { id: `${tenantId}-c`, tenantId, limit: evictAbove(2) });
+      assert.deepEqual(third.evicted, [`${tenantId}-a`]);
+    }
+    const left = tenants.flatMap((tenantId) => [`${tenantId}-b`, `${tenantId}-c`]);
+    assert.deepEqual(await liveOf(store), left.sort());
+    assert.equal((await store.load("bob")).record?.revokedAt, null);
+  },
+
+  async "a limit does not count a required session of another tenant"({ store }) {
+    await store.insert(newSession({ id: "a", tenantId: "one" }));
+    const from = { requires: "a", tenantId: "two", limit: rejectAbove(1) };
+    assert.deepEqual((await insertNew(store, { id: "b", ...from })).evicted, []);
+    assert.deepEqual(await liveOf(store), ["a", "b"]);
   },
 
   async "a limit evicts no session if the insert fails or is refused"({ store, clock }) {

@@ -33,6 +33,9 @@ export class FakeServer {
   readonly handled: string[] = [];
   readonly sessions: FakeSession[] = [];
   life = 900_000;
+  /** The issuer, and the older ones that are still accepted. */
+  realm: string = realm;
+  olderRealms: readonly string[] = [];
   csrf: string | undefined;
   /** The error of every refresh, if set. */
   refreshError: ((session: string) => ConnectError) | undefined;
@@ -207,8 +210,9 @@ export class FakeServer {
     const { id, generation, claimsVersion } = session;
     const expiresIn = Math.max(0, expiresAt - this.#serverNow());
     return encodeNotice({
-      ...{ event, session: id, realm, generation, claimsVersion, expiresIn },
+      ...{ event, session: id, realm: this.realm, generation, claimsVersion, expiresIn },
       expiresAt: Math.floor(expiresAt / 1000),
+      ...(this.olderRealms.length > 0 && { olderRealms: this.olderRealms }),
     });
   }
 
@@ -221,7 +225,8 @@ export class FakeServer {
     if (!this.noHintHeader) {
       context?.responseHeader.set(header.hint, names[fields.action] ?? "");
     }
-    const value = { tokens: Tokens.KEEP, realm, ...fields } as { action: Action };
+    const realms = { realm: this.realm, olderRealms: [...this.olderRealms] };
+    const value = { tokens: Tokens.KEEP, ...realms, ...fields } as { action: Action };
     const details = [{ desc: RefreshHintSchema, value }];
     return new ConnectError("refused", Code.Unauthenticated, undefined, details);
   }

@@ -140,7 +140,19 @@ local function cut(key)
 end
 `;
 
-const sessions = `${rows}local function sentAt(rotated, sent)
+const sessions = `${rows}local function idsWithin(userId, tenantId)
+  local owned = userKey(userId)
+  if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
+    owned = tenantKey(tenantId)
+  end
+  local ids = {}
+  for _, id in ipairs(redis.call('ZREVRANGE', owned, '0', '-1')) do
+    local row = redis.call('HMGET', sessionKey(id), 'userId', 'tenantId')
+    if row[1] == userId and (row[2] or nil) == tenantId then table.insert(ids, id) end
+  end
+  return ids
+end
+local function sentAt(rotated, sent)
   return math.max(tonumber(rotated), tonumber(sent or 0))
 end
 `;
@@ -386,11 +398,14 @@ return answer('')
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
-local origin = most and requires and requires ~= replaces
-  and redis.call('HGET', sessionKey(requires), 'userId') == userId and requires
+local counted = most and idsWithin(userId, tenantId) or {}
+local origin
+for _, other in ipairs(counted) do
+  if other == requires and other ~= replaces then origin = other end
+end
 if origin and most < 2 then return answer('limit') end
 local evicted, kept = {}, origin and 1 or 0
-for _, other in ipairs(most and redis.call('ZREVRANGE', userKey(userId), '0', '-1') or {}) do
+for _, other in ipairs(counted) do
   if other ~= replaces and other ~= origin and isLive(other) then
     if kept + 1 < most then
       kept = kept + 1

@@ -3,8 +3,23 @@
 -- KEYS begin with meta, log, ends, revoking. The keys of the ids in ARGV follow, because a cluster
 -- requires them to be declared; the scripts make them from the ids.
 
+-- The ids of a user's sessions in a tenant, or in none, newest first; live or not. Reads the smaller
+-- index, because a user id such as 'admin' may exist in thousands of tenants.
+local function idsWithin(userId, tenantId)
+  local owned = userKey(userId)
+  if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
+    owned = tenantKey(tenantId)
+  end
+  local ids = {}
+  for _, id in ipairs(redis.call('ZREVRANGE', owned, '0', '-1')) do
+    local row = redis.call('HMGET', sessionKey(id), 'userId', 'tenantId')
+    if row[1] == userId and (row[2] or nil) == tenantId then table.insert(ids, id) end
+  end
+  return ids
+end
+
 -- ARGV id, user, tenant?, replaced?, required?, idle, absolute, ends by or '', auth time or '', most
--- sessions of the user or '', 'evict' or 'reject', fields and values. Flag 'taken', 'notLive' or
+-- sessions of the user in the tenant or '', 'evict' or 'reject', fields and values. Flag 'taken', 'notLive' or
 -- 'limit' when it is refused, else 'replaced' or ''; then how many were evicted, their ids, and the
 -- new row.
 function insert()
@@ -12,11 +27,14 @@ function insert()
   local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
   if redis.call('EXISTS', key) == 1 then return answer('taken') end
   if requires and not isLive(requires) then return answer('notLive') end
-  local origin = most and requires and requires ~= replaces
-    and redis.call('HGET', sessionKey(requires), 'userId') == userId and requires
+  local counted = most and idsWithin(userId, tenantId) or {}
+  local origin
+  for _, other in ipairs(counted) do
+    if other == requires and other ~= replaces then origin = other end
+  end
   if origin and most < 2 then return answer('limit') end
   local evicted, kept = {}, origin and 1 or 0
-  for _, other in ipairs(most and redis.call('ZREVRANGE', userKey(userId), '0', '-1') or {}) do
+  for _, other in ipairs(counted) do
     if other ~= replaces and other ~= origin and isLive(other) then
       if kept + 1 < most then
         kept = kept + 1
