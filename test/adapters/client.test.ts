@@ -41,7 +41,12 @@ describe.each(rows)("$name", ({ adapter, protocol }) => {
     const events: string[] = [];
     const sessions = testSessions({
       public: [NotesService.method.signIn],
-      onEvent: ({ type }) => events.push(type),
+      // Refusals are events too; how many there are depends on how many calls are in flight.
+      onEvent: ({ type }) => {
+        if (type !== "warning" && type !== "refused") {
+          events.push(type);
+        }
+      },
     });
     const { routes, calls } = notesApp(sessions);
     const server = await adapter.start(sessions, routes);

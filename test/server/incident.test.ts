@@ -137,7 +137,7 @@ describe("feat:H12 a leaked secret that was replaced and dropped at once", () =>
     }
   });
 
-  it("stays dead if an older state of the store is restored: by the option, and by running servers", async () => {
+  it("stays dead by the option if an older state of the store is restored, and the store learns it again", async () => {
     const { clock, header, forged, store } = await leak();
     const { keys } = await store.signingKeys();
     const restored = memoryStore();
