@@ -447,17 +447,6 @@ export class LocalSession implements KnownSession, Credentials {
     return isLost;
   }
 
-  /**
-   * Signs out if the answer to this client's own refresh clears its tokens without naming a session:
-   * they prove none, so no valid ones are left.
-   */
-  endUnnamed(hint: Hint | undefined, sent: SessionSnapshot): void {
-    const isUnnamed = hint?.clear && hint.sessionId === "";
-    if (isUnnamed && sent.epoch === this.epoch && this.status !== "signedOut") {
-      this.end("server");
-    }
-  }
-
   /** Reports to other tabs how a notice was applied. */
   #notifyTabs(verdict: Verdict): void {
     const { sessionId, realm, order, claims } = this;
