@@ -234,8 +234,9 @@ describe("unusable schemas", () => {
 
   it("feat:A5 no handler can change the claims of a session, without a schema and without a cache either", async () => {
     // Unlike the memory store, SQLite returns new objects.
-    const { store, close } = await createSqlite();
-    onTestFinished(close);
+    const sqlite = await createSqlite();
+    onTestFinished(() => sqlite.close());
+    const { store } = sqlite;
     const sessions = testSessions({ ...open, store, verifiedCache: { entries: 0 } });
     const api = apiOf(sessions);
     const claims = { plan: { seats: 3 }, teams: [{ name: "red" }] };

@@ -41,12 +41,12 @@ function watched() {
     ...{ log, stream },
     tell: (entry: EndedEntry) => tell(entry),
     /** Answers the questions so far. */
-    async answer(found: object): Promise<void> {
+    answer: async (found: object): Promise<void> => {
       answer.resolve(found);
       answer = Promise.withResolvers();
       await settled();
     },
-    at(now: number): void {
+    at: (now: number): void => {
       log.now = now;
       stream.look();
     },
