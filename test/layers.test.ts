@@ -59,7 +59,8 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "jwk-set.ts": "verifySessions reads key sets that an application has at hand",
     "remote-keys.ts": "main",
     "verified-cache.ts": "main",
-    "strict-parse.ts": "the engine reads claims from JSON as strictly as from a token",
+    "strict-parse.ts":
+      "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
   },
   request: {
     "tokens.ts": "main",

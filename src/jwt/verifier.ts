@@ -155,7 +155,7 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
   // 1. A token of another issuer is none of ours, so its key is not looked for.
   const parsed = parseCompact(token);
   const named = parsed === undefined ? outlineOf(token).issuer : parsed.payload.iss;
-  if (typeof named === "string" && !acceptedIn(rules).some(({ issuer }) => issuer === named)) {
+  if (typeof named === "string" && !acceptedBy(rules).some(({ issuer }) => issuer === named)) {
     return foreign;
   }
 
@@ -210,15 +210,12 @@ function isSigned(token: string, { signature }: ParsedJwt, key: VerificationKey)
   return isSignature(key, signed, signature);
 }
 
-/** Returns the accepted pairs of `iss` and `aud`. */
-function acceptedIn(rules: ProvingRules): readonly AcceptedIssuer[] {
+function acceptedBy(rules: ProvingRules): readonly AcceptedIssuer[] {
   return [rules, ...(rules.older ?? [])];
 }
 
 function isForUs({ iss, aud, iat, exp }: TokenClaims, rules: ProvingRules): boolean {
-  const accepted = acceptedIn(rules).some(
-    ({ issuer, audience }) => iss === issuer && aud === audience,
-  );
+  const accepted = acceptedBy(rules).some((one) => iss === one.issuer && aud === one.audience);
   return accepted && exp > iat && exp - iat <= rules.maxLife;
 }
 

@@ -55,6 +55,8 @@ export interface RunningEngine {
 export interface Traits {
   /** Whether `Secure` cookies of http://localhost are kept. */
   readonly secureOnLocalhost: boolean;
+  /** Whether the prefix `__Host-` keeps a sibling host from setting a cookie (RFC 6265bis). */
+  readonly prefixes: boolean;
   /** Whether cookies with `Partitioned` are kept in a jar for each embedding site. */
   readonly partitioned: boolean;
   /** Whether {@link VisitorSettings} can be set. */

@@ -6,7 +6,7 @@ import { startApi } from "./servers.ts";
 import { addNote, codeOf, listNotes, sessionCookies, signIn, watchNotes } from "./visitor.ts";
 import { inEngines } from "./world.ts";
 
-/** Everything that Chrome 94, Firefox 93 or Safari 16.4 does not have, and that bundles may use. */
+/** Everything that Chrome 98, Firefox 93 or Safari 16.4 does not have, and that bundles may use. */
 const newerThanTheFloor: Readonly<Record<string, readonly string[]>> = {
   Promise: ["withResolvers", "try"],
   AbortSignal: ["any", "timeout"],

@@ -52,7 +52,7 @@ inEngines((engine, open) => {
       expect(withCookies.length).toBeGreaterThan(0);
       expect(api.calls.handled).toBe(before.handled);
       const types = api.events.slice(events).map(({ type }) => type);
-      expect(new Set(types)).toEqual(new Set(["csrfRefused"]));
+      expect(new Set(types)).toEqual(new Set(["csrfRefused", "refused"]));
       expect(await sessionCookies(visitor, api.at())).toEqual(before.cookies);
       const secrets = ["milk", "alice", ...before.cookies.map(({ value }) => value)];
       for (const secret of secrets) {

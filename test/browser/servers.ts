@@ -145,14 +145,19 @@ function answerPreflight(
   return true;
 }
 
-/** Bundles `page.ts`. */
-export async function bundlePage(): Promise<string> {
+/**
+ * Bundles `page.ts`.
+ * @param target the browsers whose syntax the bundle may use. Default: any
+ */
+export async function bundlePage(target: string | string[] = "esnext"): Promise<string> {
   const built = await build({
     configFile: false,
     logLevel: "silent",
     resolve: { conditions: ["@rpc-session/source", "module", "browser", "import", "default"] },
     build: {
       write: false,
+      minify: false,
+      target,
       lib: { entry: join(import.meta.dirname, "page.ts"), formats: ["es"] },
     },
   });

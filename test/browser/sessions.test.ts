@@ -17,7 +17,7 @@ import {
 } from "./visitor.ts";
 import { inEngines, type World } from "./world.ts";
 
-inEngines((_engine, open) => {
+inEngines((engine, open) => {
   test("feat:J3 feat:I1 a page of another origin signs in, makes calls, refreshes unnoticed, streams and signs out", async () => {
     const { api, site, visitor, visit } = await open();
     const page = await visit();
@@ -67,18 +67,25 @@ inEngines((_engine, open) => {
     const page = await visit();
     await signIn(page);
     const before = await sessionCookies(visitor, api.at());
-    const shown = await page.evaluate(async () => {
-      for (const name of ["__Host-rpcsession-access", "__Host-rpcsession-refresh"]) {
-        for (const rest of ["Secure; Path=/", "Path=/", "Secure; Path=/notes.v1.NotesService"]) {
-          for (const value of ["planted", "; Max-Age=0"]) {
-            // biome-ignore lint/suspicious/noDocumentCookie: as a hostile script would
-            document.cookie = `${name}=${value}; ${rest}`;
+    const shown = await page.evaluate(
+<<<<<<< HEAD
+      async (names) => {
+=======
+      async (names: string[]) => {
+>>>>>>> main
+        for (const name of names) {
+          for (const rest of ["Secure; Path=/", "Path=/", "Secure; Path=/notes.v1.NotesService"]) {
+            for (const value of ["planted", "; Max-Age=0"]) {
+              // biome-ignore lint/suspicious/noDocumentCookie: as a hostile script would
+              document.cookie = `${name}=${value}; ${rest}`;
+            }
           }
         }
-      }
-      const store = "cookieStore" in globalThis ? await cookieStore.getAll() : [];
-      return [document.cookie, JSON.stringify(store)];
-    });
+        const store = "cookieStore" in globalThis ? await cookieStore.getAll() : [];
+        return [document.cookie, JSON.stringify(store)];
+      },
+      before.map(({ name }) => name),
+    );
     expect(shown).toEqual(["", "[]"]);
     expect(await sessionCookies(visitor, api.at())).toEqual(before);
     await addNote(page, "milk");
@@ -180,9 +187,14 @@ inEngines((_engine, open) => {
       await addNote(page, "milk");
       const before = await sessionCookies(world.visitor, world.api.at());
       await plant(world, { access: accessCookie, refresh: refreshCookie });
-      expect(await sessionCookies(world.visitor, world.api.at())).toEqual(before);
-      world.api.sessions.clock.advance("16m");
-      expect(await listNotes(page)).toEqual(["milk"]);
+      if (engine.traits.prefixes) {
+        expect(await sessionCookies(world.visitor, world.api.at())).toEqual(before);
+        world.api.sessions.clock.advance("16m");
+        expect(await listNotes(page)).toEqual(["milk"]);
+      } else {
+        // The browser keeps four cookies. The service refuses them; nobody acts as the other user.
+        expect(await codeOf(page)).toBe(16);
+      }
     });
 
     test("sec:C01 feat:I5 without the prefix, planted cookies of a sibling host are refused and expired", async () => {

@@ -13,14 +13,11 @@ function confirmations() {
       writes.push({ id, answer });
     });
   const store = { confirm } as unknown as SessionStore;
-  const all = new Confirmations({ store, clock, settle: 30_000 });
-  const used = (session: string, generation: number): void =>
-    all.used({ sid: session, gen: generation, transport: "header" }, []);
-  return { clock, writes, all, used };
+  return { clock, writes, all: new Confirmations({ store, clock, settle: 30_000 }) };
 }
 
 it("a server that closes waits for confirmations under way, but only for two seconds", async () => {
-  const { all, used, clock, writes } = confirmations();
+  const { all, clock, writes } = confirmations();
   let waiting = 0;
   const wait = async (): Promise<void> => {
     waiting += 1;
@@ -28,7 +25,7 @@ it("a server that closes waits for confirmations under way, but only for two sec
     waiting -= 1;
   };
   await all.settled();
-  used("s1", 1);
+  all.used({ sid: "s1", gen: 1, transport: "header" }, []);
   void wait();
   clock.advance("1999ms");
   await settled();
@@ -44,9 +41,9 @@ it("a server that closes waits for confirmations under way, but only for two sec
 });
 
 it("a generation that was too young is confirmed by a use five seconds later, and then never again", async () => {
-  const { used, clock, writes } = confirmations();
+  const { all, clock, writes } = confirmations();
   const use = async (generation: number): Promise<number> => {
-    used("s1", generation);
+    all.used({ sid: "s1", gen: generation, transport: "header" }, []);
     await settled();
     return writes.length;
   };
@@ -67,22 +64,22 @@ it("a generation that was too young is confirmed by a use five seconds later, an
 });
 
 it("at most 1,000 confirmations are under way; a use beyond them is left to a later one", async () => {
-  const { used, writes } = confirmations();
+  const { all, writes } = confirmations();
   for (let i = 0; i <= 1_000; i++) {
-    used(`s${i}`, 1);
+    all.used({ sid: `s${i}`, gen: 1, transport: "header" }, []);
   }
   expect(writes).toHaveLength(1_000);
   writes[0]?.answer(true);
   await settled();
-  used("s1000", 1);
+  all.used({ sid: "s1000", gen: 1, transport: "header" }, []);
   expect(writes).toHaveLength(1_001);
 });
 
 it("50,000 sessions are remembered; beyond that, the older half is forgotten", async () => {
-  const { used, writes } = confirmations();
+  const { all, writes } = confirmations();
   const use = async (session: number): Promise<boolean> => {
     const before = writes.length;
-    used(`s${session}`, 1);
+    all.used({ sid: `s${session}`, gen: 1, transport: "header" }, []);
     writes[before]?.answer(true);
     // Lets the write end.
     for (let turns = 0; turns < 3; turns++) {

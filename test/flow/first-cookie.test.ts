@@ -39,7 +39,7 @@ async function startWorld() {
   const server = await startNotes();
   onTestFinished(() => server.close());
   const proxy = await startProxy(server.port.h1);
-  const target = { port: { h1: Number(new URL(proxy.url).port), h2c: 0 }, h2: server.h2 };
+  const target = { port: { h1: Number(new URL(proxy.url).port), h2c: 0 }, h2: () => server.h2() };
   const jar = new CookieJar(undefined, { allowSpecialUseDomain: true });
   const call = async (method: WireCall["method"]): Promise<string> => {
     const result = await callWire(

@@ -8,7 +8,7 @@ import {
   type TestSessions,
   testSessions,
 } from "rpc-session/testing";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Tokens } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
@@ -64,6 +64,11 @@ const actions = Object.fromEntries(Object.entries(Action).map(([name, value]) =>
 async function callWith({ server }: Server, bearer: string): Promise<string> {
   const { error, hint } = await server.call(addNote, {}, { bearer });
   return error === undefined ? "ok" : `${Code[error.code]} ${actions[hint?.action ?? 0]}`;
+}
+
+/** Waits until a server knows a key that began to sign at once: it reads the change log on its own. */
+async function becomesOk(server: Server, bearer: string): Promise<void> {
+  await vi.waitFor(async () => expect(await callWith(server, bearer)).toBe("ok"), 20_000);
 }
 
 /** Two servers with the leaked secret, and what was issued before anybody noticed. */
@@ -132,7 +137,7 @@ describe("feat:H12 a leaked secret that was replaced and dropped at once", () =>
     }
   });
 
-  it("stays dead if an older state of the store is restored: by the option, and by running servers", async () => {
+  it("stays dead by the option if an older state of the store is restored, and the store learns it again", async () => {
     const { clock, header, forged, store } = await leak();
     const { keys } = await store.signingKeys();
     const restored = memoryStore();
@@ -163,8 +168,8 @@ describe("feat:H12 a leaked secret that was replaced and dropped at once", () =>
       const answer = await one.server.call(refresh, { refreshToken: session.refresh }, {});
       expect(answer.error).toBeUndefined();
       const access = answer.headers.get("rpcsession-access-token") ?? "";
-      expect(await callWith(moved, access)).toBe("ok");
-      expect(await callWith(both, access)).toBe("ok");
+      await becomesOk(moved, access);
+      await becomesOk(both, access);
     }
     // The first secret that is not dead makes new tokens.
     const fresh = await issueOn(both.sessions, "header");
@@ -338,8 +343,8 @@ describe("feat:H12 sessions.keys", () => {
     expect(await callWith(other, issued.access)).toBe("Unauthenticated REFRESH");
     const answer = await other.server.call(refresh, { refreshToken: issued.refresh }, {});
     const access = answer.headers.get("rpcsession-access-token") ?? "";
-    expect(await callWith(one, access)).toBe("ok");
-    expect(await callWith(other, access)).toBe("ok");
+    await becomesOk(one, access);
+    await becomesOk(other, access);
   });
 
   it("retire of the only key, by name, is followed by a key that every server knows", async () => {
@@ -351,8 +356,8 @@ describe("feat:H12 sessions.keys", () => {
     clock.advance("1s");
     expect(await one.sessions.keys.retire(kidOf(issued), { now: true })).toBe(true);
     const again = await issueOn(one.sessions, "header");
-    expect(await callWith(one, again.access)).toBe("ok");
-    expect(await callWith(other, again.access)).toBe("ok");
+    await becomesOk(one, again.access);
+    await becomesOk(other, again.access);
     expect(await callWith(other, issued.access)).toBe("Unauthenticated REFRESH");
   });
 

@@ -17,6 +17,9 @@ export async function expectInUse(store: SessionStore): Promise<void> {
     userId: "alice",
     tenantId: "one",
     generation: 3,
+    rotatedAt: 1000,
+    sentAt: 1000,
+    prolonged: 0,
     authTime: 1000,
     expiresAt: 9_000_000_000_000,
     accessLife: null,
@@ -32,6 +35,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
   const read = await store.changes(undefined, 9_000_000_000_000);
   const theft = { kind: "revoked", session: "s2", endedBy: "theft", at: 2000 };
   expect(read.entries).toEqual([theft]);
+  expect(await store.confirm("s1", 3, 100)).toBe(true);
   expect((await store.refresh(advance(3))).record?.generation).toBe(4);
   await store.update({ id: "s1", version: 0, claims: {} });
   await store.insert(newSession({ id: "s3", accessLife: 5 }));

@@ -35,7 +35,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
       ...{ claims: { role: "admin" }, data: { cart: [] }, device: {} },
       ...{ accessLife: null, idleLife: null, lineage: null, confirmedAt: null, revokedAt: null },
       ...{ rotatedAt: clock.now(), createdAt: clock.now(), authTime: clock.now() },
-      lastSeenAt: clock.now(),
+      ...{ sentAt: clock.now(), prolonged: 0, lastSeenAt: clock.now() },
       ...{ idleExpiresAt: clock.now() + 2 * day, expiresAt: clock.now() + 9 * day },
     });
     expect(await endAll(store, { tenantId: "acme" })).toEqual(["other"]);
@@ -89,6 +89,23 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
     await store.prune(5);
     expect(await client.hExists(meta, "mixedUntil")).toBe(0);
     expect(await endAll(store, { userId: "alice" })).toEqual(["o2"]);
+  });
+
+  it("settles a generation from when an older server minted it, whatever the row says of the former one", async () => {
+    const { store, clock, client, prefix } = await start();
+    await store.open({ clock });
+    await insertNew(store);
+    clock.advance("50ms");
+    await store.refresh({ kind: "resend", id: "s1", generation: 0, idle: day, prolonged: 50 });
+    clock.advance("50ms");
+    const rotatedAt = clock.now();
+    // An older server advances: it knows of no sentAt.
+    await client.hSet(`{${prefix}}:session:s1`, { generation: "1", rotatedAt });
+    expect((await store.load("s1")).record).toMatchObject({ sentAt: rotatedAt, prolonged: 0 });
+    clock.advance("99ms");
+    expect(await store.confirm("s1", 1, 100)).toBe(false);
+    clock.advance("1ms");
+    expect(await store.confirm("s1", 1, 100)).toBe(true);
   });
 
   it("does not scan data that only current servers wrote", async () => {

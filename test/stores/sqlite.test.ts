@@ -131,6 +131,26 @@ describe("feat:O3 sqliteStore(file)", () => {
     expect(records.map(({ id }) => id)).toEqual(["alice-777"]);
   });
 
+  it("settles a generation from when an older server minted it, whatever the row says of the former one", async () => {
+    await using fixture = await openedSqlite();
+    const { store, clock, file } = fixture;
+    await store.insert(newSession());
+    await clock.advance(50);
+    await store.refresh({ kind: "resend", id: "s1", generation: 0, idle: 1_000, prolonged: 50 });
+    await clock.advance(50);
+    const rotatedAt = clock.now();
+    // An older server advances: it knows of no sent_at.
+    const database = new DatabaseSync(file);
+    database.exec(`update rpcsession_sessions set generation = 1, rotated_at = ${rotatedAt}`);
+    database.close();
+    const { record } = await store.load("s1");
+    expect(record).toMatchObject({ generation: 1, sentAt: rotatedAt, prolonged: 0 });
+    await clock.advance(99);
+    expect(await store.confirm("s1", 1, 100)).toBe(false);
+    await clock.advance(1);
+    expect(await store.confirm("s1", 1, 100)).toBe(true);
+  });
+
   it("prefixes all of its tables and indexes, so that others can share the file", async () => {
     await using fixture = await openedSqlite();
     const database = new DatabaseSync(fixture.file);

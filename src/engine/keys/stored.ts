@@ -364,7 +364,8 @@ export class StoredSigningKeys implements SigningKeys {
 
   /** Whether the known keys contain any that may have signed a token of this time. */
   #hasCurrent(issuedAt: number): boolean {
-    const isRecent = this.#options.clock.monotonic() - this.#readAt < readCooldown;
+    // A reload does not count, which may have been too early for a key that signs at once.
+    const isRecent = this.#untilNextRead() > 0 && this.#readAt >= this.#attemptedAt;
     // `iat` is truncated to the second, so a read within that second may precede the token.
     return isRecent || this.#readAt + this.#storeAhead >= (issuedAt + 1) * 1000;
   }

@@ -37,7 +37,13 @@ export async function findChromium(hosts: readonly string[]): Promise<Engine> {
   const rules = hosts.map((host) => `MAP ${host} 127.0.0.1`).join();
   return {
     name: "Chromium",
-    traits: { secureOnLocalhost: true, partitioned: true, settings: true, popups: true },
+    traits: {
+      secureOnLocalhost: true,
+      prefixes: true,
+      partitioned: true,
+      settings: true,
+      popups: true,
+    },
     ...(found && { launch: () => launch({ ...found, args: [`--host-resolver-rules=${rules}`] }) }),
     missing: found ? "" : howToGetChromium,
   };

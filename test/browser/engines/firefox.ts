@@ -19,7 +19,13 @@ export function findFirefox(hosts: readonly string[]): Engine {
   const isFound = path !== undefined && existsSync(path);
   return {
     name: "Firefox",
-    traits: { secureOnLocalhost: true, partitioned: true, settings: true, popups: true },
+    traits: {
+      secureOnLocalhost: true,
+      prefixes: true,
+      partitioned: true,
+      settings: true,
+      popups: true,
+    },
     ...(isFound && { launch: async () => new Firefox(path, hosts, await open(path, hosts)) }),
     missing: isFound
       ? ""

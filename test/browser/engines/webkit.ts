@@ -16,13 +16,22 @@ import { outcomeOf, scriptOf, start } from "./driver.ts";
 const driverPath = "/usr/bin/WebKitWebDriver";
 const displayPath = "/usr/bin/Xvfb";
 
-/** Looks for the driver, its browser and a display without a screen. */
+/**
+ * Looks for the driver, its browser and a display without a screen. Cookies are kept by libsoup here,
+ * which knows no prefixes and no `Partitioned`; Safari knows both.
+ */
 export function findWebKit(): Engine {
   const [browserPath] = globSync("/usr/lib/*/webkit2gtk-4.1/MiniBrowser");
   const isFound = browserPath !== undefined && existsSync(driverPath) && existsSync(displayPath);
   return {
     name: "WebKit",
-    traits: { secureOnLocalhost: false, partitioned: false, settings: false, popups: false },
+    traits: {
+      secureOnLocalhost: false,
+      prefixes: false,
+      partitioned: false,
+      settings: false,
+      popups: false,
+    },
     ...(isFound && { launch: () => launch(browserPath) }),
     missing: isFound ? "" : "on Debian, run apt-get install webkit2gtk-driver xvfb",
   };
