@@ -70,6 +70,27 @@ describe("the signature", () => {
     expect(await look(withSignature(...parts()))).toEqual(refusedEarly);
   });
 
+  it.each([
+    ["ES256", 63, refusedEarly],
+    ["ES256", 64, refused],
+    ["ES256", 65, refusedEarly],
+    ["RS256", 255, refusedEarly],
+    ["RS256", 256, refused],
+    ["RS256", 1024, refused],
+    ["RS256", 1025, refusedEarly],
+    ["EdDSA", 63, refusedEarly],
+    ["EdDSA", 64, refused],
+    ["EdDSA", 65, refusedEarly],
+  ] as const)(
+    "sec:J10 for %s with %i bytes: a key is looked up only if the length is possible",
+    async (alg, length, outcome) => {
+      const header = { alg, kid: keys.verification.kid, typ: "at+jwt" };
+      const payload = token.split(".")[1];
+      const signature = base64url(new Uint8Array(length).fill(1));
+      expect(await look(`${base64url(header)}.${payload}.${signature}`)).toEqual(outcome);
+    },
+  );
+
   it("sec:J10 is refused in DER", async () => {
     const { privateKey, publicKey } = await generateKeyPair("ES256", { extractable: true });
     const input = token.split(".").slice(0, 2).join(".");
