@@ -68,11 +68,7 @@ inEngines((engine, open) => {
     await signIn(page);
     const before = await sessionCookies(visitor, api.at());
     const shown = await page.evaluate(
-<<<<<<< HEAD
-      async (names) => {
-=======
       async (names: string[]) => {
->>>>>>> main
         for (const name of names) {
           for (const rest of ["Secure; Path=/", "Path=/", "Secure; Path=/notes.v1.NotesService"]) {
             for (const value of ["planted", "; Max-Age=0"]) {

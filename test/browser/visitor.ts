@@ -54,11 +54,7 @@ export async function codeOf(page: Tab): Promise<number | undefined> {
 export async function sessionCookies(visitor: Visitor, url: string): Promise<BrowserCookie[]> {
   const all = await visitor.cookies(url);
   const cookies = all.toSorted((a, b) => a.name.localeCompare(b.name));
-<<<<<<< HEAD
-  // On localhost the names carry the port of the issuer.
-=======
   // On localhost the names end with the port.
->>>>>>> main
   const names = cookies.map(({ name }) => name.replace(/-\d+$/, ""));
   expect(names).toEqual([accessCookie, refreshCookie]);
   return cookies;

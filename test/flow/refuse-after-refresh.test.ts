@@ -285,9 +285,11 @@ describe("the session client, whose refresh is refused", () => {
       refuse = async () => {};
       server.sessions.clock.advance("10m");
       const again = notes.listNotes({});
-      await (ends
-        ? expect(again).rejects.toMatchObject({ code: Code.Unauthenticated })
-        : expect(again).resolves.toBeDefined());
+      if (ends) {
+        await expect(again).rejects.toMatchObject({ code: Code.Unauthenticated });
+      } else {
+        await expect(again).resolves.toBeDefined();
+      }
       session.close();
     });
   }

@@ -23,12 +23,12 @@ describe("types of the server", () => {
 
   it("create and issue take the same options, a transport included; fork takes a duration or any", () => {
     const options = { userId: "alice", transport: "cookie" } as const;
-    expectTypeOf(sessions.create).toBeCallableWith(context, options);
-    expectTypeOf(sessions.issue).toBeCallableWith(options);
-    expectTypeOf(sessions.fork).toBeCallableWith(context, { freshWithin: "1h" });
-    expectTypeOf(sessions.fork).toBeCallableWith(context, { freshWithin: "any" });
+    expectTypeOf<typeof sessions.create>().toBeCallableWith(context, options);
+    expectTypeOf<typeof sessions.issue>().toBeCallableWith(options);
+    expectTypeOf<typeof sessions.fork>().toBeCallableWith(context, { freshWithin: "1h" });
+    expectTypeOf<typeof sessions.fork>().toBeCallableWith(context, { freshWithin: "any" });
     // @ts-expect-error: not a duration
-    expectTypeOf(sessions.fork).toBeCallableWith(context, { freshWithin: "never" });
+    expectTypeOf<typeof sessions.fork>().toBeCallableWith(context, { freshWithin: "never" });
   });
 
   it("getSession accepts any exchange, not only a HandlerContext", () => {

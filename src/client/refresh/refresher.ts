@@ -182,7 +182,10 @@ export class Refresher {
     // A handler around Refresh may have ended the session; the notice says so.
     const hint = this.#local.obey(error, before);
     const isLost = this.#local.lostCookies(hint, before);
-    this.#local.endUnnamed(hint, before);
+    if (hint?.clear && hint.sessionId === "" && this.#local.status !== "signedOut") {
+      // The tokens of this client prove no session, so it has no valid ones.
+      this.#local.end("server");
+    }
     const seen = isLost ? cookiesMissing(error) : asSeenByCaller(error);
     this.#local.emit({ type: "refreshFailed", code: seen.code });
     return { type: "failed", error: seen };

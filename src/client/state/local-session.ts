@@ -14,6 +14,7 @@ import { type Hint, hintOf } from "./hint.ts";
 import { Lifetime } from "./lifetime.ts";
 import {
   type AccessOrder,
+  hasCookies,
   isCurrent,
   isNewer,
   judge,
@@ -433,29 +434,12 @@ export class LocalSession implements KnownSession, Credentials {
    * they were deleted. Returns whether that is so.
    */
   lostCookies(hint: Hint | undefined, sent: SessionSnapshot): boolean {
-    const { sessionId } = this;
-    const isLost =
-      this.transport === "cookie" &&
-      this.status === "signedIn" &&
-      sessionId !== undefined &&
-      hint?.isMissing === true &&
-      sent.epoch === this.epoch;
+    const isLost = hint?.isMissing === true && hasCookies(this, sent);
     if (isLost) {
-      this.emit({ type: "cookiesMissing", sessionId });
+      this.emit({ type: "cookiesMissing", sessionId: this.sessionId ?? "" });
       this.end("server");
     }
     return isLost;
-  }
-
-  /**
-   * Signs out if the answer to this client's own refresh clears its tokens without naming a session:
-   * they prove none, so no valid ones are left.
-   */
-  endUnnamed(hint: Hint | undefined, sent: SessionSnapshot): void {
-    const isUnnamed = hint?.clear && hint.sessionId === "";
-    if (isUnnamed && sent.epoch === this.epoch && this.status !== "signedOut") {
-      this.end("server");
-    }
   }
 
   /** Reports to other tabs how a notice was applied. */

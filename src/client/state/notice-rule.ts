@@ -123,6 +123,14 @@ export function isCurrent(sessionId: string, known: KnownSession): boolean {
     : sessionId === known.sessionId;
 }
 
+/**
+ * Whether a call must have carried session cookies, as far as the client knows: it was signed in by
+ * cookie when it sent the call, and still is.
+ */
+export function hasCookies(known: KnownSession, sent: SessionSnapshot): boolean {
+  return known.transport === "cookie" && known.status === "signedIn" && sent.epoch === known.epoch;
+}
+
 /** Whether token `a` is newer than `b`: by generation, then claims version, then expiry. */
 export function isNewer(a: AccessOrder, b: AccessOrder): boolean {
   return (
