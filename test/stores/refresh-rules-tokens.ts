@@ -123,7 +123,13 @@ export function describeTokens(newStore: NewSharedStore): void {
     await servers.pass(5 * second);
     const earlier = times(4, (i) => servers.at(i).calls.length);
     await Promise.all(times(400, (n) => failure(servers.at(n).exchange(junk(token, n * 10 + 9)))));
-    const looks = times(4, (i) => servers.at(i).calls.slice(earlier[i]));
+    // Servers also follow the change log meanwhile.
+    const looks = times(4, (i) =>
+      servers
+        .at(i)
+        .calls.slice(earlier[i])
+        .filter((method) => method !== "changes"),
+    );
     expect(looks).toEqual(times(4, () => ["recordSecrets"]));
     expect((await servers.at(0).exchange(token)).record.userId).toBe("alice");
   }, 300_000);
