@@ -179,6 +179,25 @@ test("feat:C6 a sign-out needs no anti-CSRF token, so that a page that has just 
 });
 
 test.each(each)(
+  "feat:C7 the pages of each name of the service may call it, by HTTP/2 too, and no other page, %s",
+  async (_, wire) => {
+    await start();
+    const { tokens } = await issue(server, "cookie");
+    const name = wire.http === "h1" ? "host" : ":authority";
+    const from = { cookie: cookieHeader(tokens), ...sameOrigin, [name]: "second.example" };
+    for (const [origin, code] of [
+      ["https://second.example", "ok"],
+      ["http://second.example", "ok"],
+      ["https://second.example:444", "permission_denied"],
+      ["https://evil.example", "permission_denied"],
+    ] as const) {
+      const answer = await call(addNote, { ...from, origin }, { wire });
+      expect([origin, answer.code, answer.setCookie]).toEqual([origin, code, []]);
+    }
+  },
+);
+
+test.each(each)(
   "feat:C7 cookies are accepted only from this origin and the listed ones, by Sec-Fetch-Site or Origin, %s",
   async (_, wire) => {
     await start({ origins: ["https://app.test.example"] });
