@@ -291,8 +291,8 @@ class VerifyingAuthenticator implements Authenticator {
 
   used(): void {}
 
-  async isOver(): Promise<boolean> {
-    return false;
+  async standingOf(): Promise<"unknown"> {
+    return "unknown";
   }
 
   namesOwnSecret(): boolean {

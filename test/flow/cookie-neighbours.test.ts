@@ -229,6 +229,44 @@ describe("sec:C02 without __Host-, a host of the same domain plants cookies of i
     expect(await placesIn(jar)).toEqual([]);
   });
 
+  test("sec:C02 it does not win while the key of the victim's access token is not known", async () => {
+    const { service, jar } = await victim();
+    const url = `${issuer}/notes.v1.NotesService/AddNote`;
+    const own = await jar.getCookieString(url);
+    const real = new RegExp(`${names.access}=([^;]+)`).exec(own)?.[1] ?? "";
+    // The same claims, signed by a key that this server has not read.
+    const unknown = real.replace(/^[^.]+/, (head) => {
+      const parsed = JSON.parse(Buffer.from(head, "base64url").toString());
+      return Buffer.from(JSON.stringify({ ...parsed, kid: "k".repeat(22) })).toString("base64url");
+    });
+    await jar.setCookie(`${names.access}=${unknown}; Secure; Path=/`, url);
+    await plant(jar, service, deep);
+    const refused = await service.call(jar, addNote);
+    expect([refused.code, refused.headers.get("rpcsession-hint"), refused.setCookie]).toEqual([
+      "unauthenticated",
+      "refresh",
+      [],
+    ]);
+    // With its new token, the victim's session and the planted one contradict each other.
+    expect(await codeOf(service.call(jar, refresh))).toBe("ok");
+    expect(await codeOf(service.call(jar, addNote))).toBe("unauthenticated");
+    await service.call(jar, signIn);
+    expect(await codeOf(service.call(jar, addNote))).toBe("ok");
+  });
+
+  test("sec:C02 junk that names no live session is ignored beside a valid token", async () => {
+    const { service, jar } = await victim();
+    const junkOf = (sid: string) => {
+      const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+      const header = part({ alg: "ES256", typ: "at+jwt", kid: "k" });
+      return `${header}.${part({ iss: issuer, sid, iat: 1 })}.${"A".repeat(86)}`;
+    };
+    for (const sid of ["", "\u0000".repeat(22), "x".repeat(22), "x".repeat(300)]) {
+      await jar.setCookie(`${names.access}=${junkOf(sid)}; Secure; ${deep}`, issuer);
+      expect(await codeOf(service.call(jar, addNote))).toBe("ok");
+    }
+  });
+
   test("sec:C02 three copies do not hide the victim's: nobody acts as somebody else", async () => {
     const { service, jar } = await victim();
     const paths = ["/notes.v1.NotesService/AddNote", "/notes.v1.NotesService", "/"];
