@@ -81,10 +81,17 @@ function refererOrigin(headers: Headers): string | undefined {
  * request on its own.
  */
 function isOwnOrigin(origin: string, issuer: string, hosts: readonly (string | null)[]): boolean {
-  return (
-    origin === new URL(issuer).origin ||
-    hosts.some((host) => origin === `https://${host}` || origin === `http://${host}`)
-  );
+  if (origin === new URL(issuer).origin) {
+    return true;
+  }
+  const scheme = /^https?:\/\//.exec(origin)?.[0];
+  // Proxies may write the port even if it is the default one.
+  return hosts.some((host) => {
+    const url = `${scheme}${host}`;
+    return (
+      scheme !== undefined && host !== null && URL.canParse(url) && new URL(url).origin === origin
+    );
+  });
 }
 
 /** Returns the host and port of a URL; null for a path. */

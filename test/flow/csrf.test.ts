@@ -184,15 +184,18 @@ test.each(each)(
     await start();
     const { tokens } = await issue(server, "cookie");
     const name = wire.http === "h1" ? "host" : ":authority";
-    const from = { cookie: cookieHeader(tokens), ...sameOrigin, [name]: "second.example" };
-    for (const [origin, code] of [
-      ["https://second.example", "ok"],
-      ["http://second.example", "ok"],
-      ["https://second.example:444", "permission_denied"],
-      ["https://evil.example", "permission_denied"],
+    const from = { cookie: cookieHeader(tokens), ...sameOrigin };
+    for (const [host, origin, code] of [
+      ["second.example", "https://second.example", "ok"],
+      ["second.example", "http://second.example", "ok"],
+      ["second.example:443", "https://second.example", "ok"],
+      ["second.example:443", "http://second.example", "permission_denied"],
+      ["second.example", "https://second.example:444", "permission_denied"],
+      ["second.example", "https://evil.example", "permission_denied"],
+      ["second.example", "null", "permission_denied"],
     ] as const) {
-      const answer = await call(addNote, { ...from, origin }, { wire });
-      expect([origin, answer.code, answer.setCookie]).toEqual([origin, code, []]);
+      const answer = await call(addNote, { ...from, [name]: host, origin }, { wire });
+      expect([host, origin, answer.code, answer.setCookie]).toEqual([host, origin, code, []]);
     }
   },
 );
