@@ -119,6 +119,20 @@ describe("feat:D11 two services whose cookies have the same names", () => {
     expect(await codeOf(production.call(jar, addNote))).toBe("ok");
   });
 
+  test("feat:D11 a sign-out ends the own session whose access cookie another service has overwritten", async () => {
+    const clock = createFakeClock();
+    const service = await serve({ issuer, clock, ...both });
+    const other = await serve({ issuer: "https://other.example", clock, ...both });
+    const jar = newJar();
+    await service.call(jar, signIn);
+    const { tokens } = await other.sessions.issue({ userId: "bob", transport: "cookie" });
+    await jar.setCookie(`${names.access}=${tokens.accessToken}; Secure; Path=/`, `${issuer}/`);
+    const out = await service.call(jar, signOut);
+    expect([out.code, out.headers.get("rpcsession-session")]).toEqual(["ok", expect.any(String)]);
+    expect(await placesIn(jar)).toEqual([]);
+    expect((await service.sessions.list({ userId: "alice" })).sessions).toEqual([]);
+  });
+
   test("feat:D11 two ports of localhost have names of their own, so one browser is signed in at both", async () => {
     const jar = newJar();
     const [one, two] = [

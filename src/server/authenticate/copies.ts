@@ -5,7 +5,7 @@ import { outlineOf } from "../../jwt/strict-parse.ts";
 import type { VerifiedToken } from "../../jwt/verifier.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
-import { isTooMany, ownAccessCookies } from "./candidates.ts";
+import { hasOwnRefresh, isTooMany, ownAccessCookies } from "./candidates.ts";
 
 /** Verifies one access token as of the arrival of the call. */
 export type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
@@ -108,14 +108,8 @@ async function standingsOf(
  * @returns undefined if there is no own refresh cookie either
  * @throws SessionError `tryRefreshToken` if there may be one
  */
-function withoutAccess(
-  engine: Authenticator,
-  { accessCookies, refreshCookies }: PresentedTokens,
-): undefined {
-  // Beside an access cookie of another issuer, a refresh cookie is ours only under our own secret.
-  const isOwn = (token: string): boolean =>
-    accessCookies.length === 0 || engine.namesOwnSecret(token);
-  if (refreshCookies.some(isOwn)) {
+function withoutAccess(engine: Authenticator, presented: PresentedTokens): undefined {
+  if (hasOwnRefresh(engine, presented)) {
     throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
       message: "the request has a refresh token but no access token; refresh the session",
     });
