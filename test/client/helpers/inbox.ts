@@ -16,7 +16,7 @@ import {
   Http2SessionManager,
 } from "@connectrpc/connect-node";
 import * as web from "@connectrpc/connect-web";
-import type { Session } from "rpc-session";
+import { keepAlive, type Session } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import {
   createFakeClock,
@@ -72,6 +72,8 @@ export interface InboxWorld {
   answer: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
   /** Ends the body of every open response cleanly, as a proxy does when its upstream is gone. */
   endBodies(): void;
+  /** The clock of the stream's heartbeats; none are sent without it. */
+  beats: FakeClock | undefined;
   /** Drops the details of every error, as some gateways do. */
   dropDetails: boolean;
   /** Cuts every connection. */
@@ -105,7 +107,10 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
             world.opened.push(stream);
             try {
               await world.onWatch?.(context);
-              yield* world.inbox.after(after, context.signal);
+              const messages = world.inbox.after(after, context.signal);
+              yield* world.beats
+                ? keepAlive(context, messages, { message: {}, every: "10s", clock: world.beats })
+                : messages;
             } finally {
               stream.reason = context.signal.reason ?? "own end";
             }
@@ -171,6 +176,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     onWatch: undefined,
     answer: undefined,
     dropDetails: false,
+    beats: undefined,
     endBodies() {
       for (const response of responses) {
         response.end();
