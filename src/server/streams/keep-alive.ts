@@ -28,75 +28,88 @@ export interface KeepAliveOptions<H> {
  * }
  * ```
  *
+ * When the call is over, it calls `return` of `messages` and throws the reason of `ctx.signal`, even if
+ * `messages` ignores the signal.
+ *
  * @throws TypeError for an invalid interval
  */
 export function keepAlive<M, H>(
-  context: Pick<HandlerContext, "responseHeader">,
+  context: Pick<HandlerContext, "responseHeader" | "signal">,
   messages: AsyncIterable<M>,
   { message, every = "15s", clock = systemClock }: KeepAliveOptions<H>,
 ): AsyncGenerator<M | H, undefined> {
   const ms = durationMs("every", every, { min: 1_000, max: 3_600_000 });
   context.responseHeader.set(header.heartbeat, String(ms));
-  return withHeartbeats(messages, message, (action) => clock.after(ms, action));
+  const beat = (action: () => void) => clock.after(ms, action);
+  return withHeartbeats(messages[Symbol.asyncIterator](), message, { beat, signal: context.signal });
+}
+
+interface Waits {
+  /** Calls the action when a heartbeat is due. Returns a function that cancels it. */
+  readonly beat: (action: () => void) => () => void;
+  readonly signal: AbortSignal;
 }
 
 async function* withHeartbeats<M, H>(
-  messages: AsyncIterable<M>,
+  source: AsyncIterator<M>,
   heartbeat: H,
-  schedule: (action: () => void) => () => void,
+  { beat, signal }: Waits,
 ): AsyncGenerator<M | H, undefined> {
-  const source = messages[Symbol.asyncIterator]();
   let isReading = false;
-  let read: { readonly result: IteratorResult<M> } | { readonly error: unknown } | undefined;
+  let read: (() => IteratorResult<M>) | undefined;
   let wake = (): void => {};
+  const onAbort = (): void => wake();
+  signal.addEventListener("abort", onAbort);
   try {
     // 1. Send the response headers at once.
     yield heartbeat;
     for (;;) {
-      // 2. One read at a time. Its handlers are added once, so that a long wait collects none.
+      // 2. Have one read under way. Its handlers are added once, so that a long wait collects none.
       if (!isReading) {
         isReading = true;
+        const done = (result: () => IteratorResult<M>): void => {
+          read = result;
+          wake();
+        };
         source.next().then(
-          (result) => {
-            read = { result };
-            wake();
-          },
+          (result) => done(() => result),
           (error: unknown) => {
-            read = { error };
-            wake();
+            done(() => {
+              throw error;
+            });
           },
         );
       }
 
-      // 3. Wait for the message, or for the time of a heartbeat.
-      let cancel = (): void => {};
-      if (read === undefined) {
+      // 3. Wait for the message, for the time of a heartbeat, or for the end of the call.
+      if (read === undefined && !signal.aborted) {
+        let cancel = (): void => {};
         await new Promise<void>((resolve) => {
           wake = resolve;
-          cancel = schedule(resolve);
+          cancel = beat(resolve);
         });
         cancel();
       }
 
       // 4. Pass on what came.
-      if (read === undefined) {
+      if (read !== undefined) {
+        const result = read;
+        read = undefined;
+        isReading = false;
+        const { done, value } = result();
+        if (done) {
+          return;
+        }
+        yield value;
+      } else {
+        signal.throwIfAborted();
         yield heartbeat;
-        continue;
       }
-      const done = read;
-      read = undefined;
-      isReading = false;
-      if ("error" in done) {
-        throw done.error;
-      }
-      if (done.result.done) {
-        return;
-      }
-      yield done.result.value;
     }
   } finally {
-    // A source that waits for its next message would return only after it.
-    const returned = Promise.resolve(source.return?.());
+    signal.removeEventListener("abort", onAbort);
+    // A source that waits for its next message returns only after it.
+    const returned = (async () => source.return?.())();
     returned.catch(() => {});
     if (!isReading) {
       await returned;
