@@ -191,6 +191,7 @@ describe.each(["h1", "h2c"] as const)("a client that stops reading, over %s", (h
     const run = await blocked(server);
     client.end();
     await run.over;
+    expect(run.isOver).toBe(true);
   });
 
   it("past the deadline of its call receives DeadlineExceeded, not an early end", async () => {

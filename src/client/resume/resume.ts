@@ -209,13 +209,15 @@ class ResumedStream<M, C> {
       this.#opened ??= this.#open();
       const opened: OpenedStream<M> = this.#opened;
       try {
-        // 2. Wait for its next message. Heartbeats only show that the connection lives.
+        // 2. Wait for its next message. A heartbeat only shows that the connection lives: a stream
+        //    that breaks off after its first one makes no progress.
         const result = await this.#read(opened);
         this.#assertUsable(opened);
-        if (!result.done) {
-          this.#recovery.progress();
+        if (result.done) {
+          return result;
         }
-        if (result.done || !this.#options.heartbeat(result.value)) {
+        if (!this.#options.heartbeat(result.value)) {
+          this.#recovery.progress();
           return result;
         }
       } catch (error) {

@@ -41,7 +41,10 @@ export function keepAlive<M, H>(
   const ms = durationMs("every", every, { min: 1_000, max: 3_600_000 });
   context.responseHeader.set(header.heartbeat, String(ms));
   const beat = (action: () => void) => clock.after(ms, action);
-  return withHeartbeats(messages[Symbol.asyncIterator](), message, { beat, signal: context.signal });
+  return withHeartbeats(messages[Symbol.asyncIterator](), message, {
+    beat,
+    signal: context.signal,
+  });
 }
 
 interface Waits {
@@ -67,14 +70,14 @@ async function* withHeartbeats<M, H>(
       // 2. Have one read under way. Its handlers are added once, so that a long wait collects none.
       if (!isReading) {
         isReading = true;
-        const done = (result: () => IteratorResult<M>): void => {
+        const arrived = (result: () => IteratorResult<M>): void => {
           read = result;
           wake();
         };
         source.next().then(
-          (result) => done(() => result),
+          (result) => arrived(() => result),
           (error: unknown) => {
-            done(() => {
+            arrived(() => {
               throw error;
             });
           },

@@ -83,7 +83,17 @@ export interface InboxWorld {
   restart(): Promise<void>;
 }
 
-export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<InboxWorld> {
+export interface InboxOptions {
+  /** Puts a proxy in front of the server and returns its port. */
+  readonly through?: (port: number) => Promise<number>;
+  /** Options of the HTTP/2 connection, in real milliseconds. */
+  readonly pings?: { readonly pingIntervalMs: number; readonly pingTimeoutMs: number };
+}
+
+export async function startInbox(
+  wire: InboxWire = "Connect over h1",
+  { through = async (port) => port, pings }: InboxOptions = {},
+): Promise<InboxWorld> {
   const store = memoryStore();
   const sessions = testSessions({ public: [InboxService.method.signIn], store });
   const clock = countTimers(sessions.clock);
@@ -138,7 +148,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
   await listen(0);
   const { port } = server.address() as AddressInfo;
-  const { make, close } = clientOf(wire, `http://127.0.0.1:${port}`);
+  const { make, close } = clientOf(wire, `http://127.0.0.1:${await through(port)}`, pings);
   let underway = 0;
   const count: Interceptor = (next) => async (request) => {
     underway += request.stream ? 0 : 1;
@@ -204,9 +214,9 @@ async function* bare<T>(messages: AsyncIterable<T>, drops: () => boolean): Async
   }
 }
 
-function clientOf(wire: InboxWire, baseUrl: string) {
+function clientOf(wire: InboxWire, baseUrl: string, pings: InboxOptions["pings"]) {
   if (wire.endsWith("h2c")) {
-    const sessionManager = new Http2SessionManager(baseUrl);
+    const sessionManager = new Http2SessionManager(baseUrl, pings);
     const options = { baseUrl, httpVersion: "2", sessionManager } as const;
     const create = wire === "gRPC over h2c" ? createGrpcTransport : createConnectTransport;
     const make = (parts: TransportParts) => create({ ...options, ...parts });
@@ -223,7 +233,7 @@ function clientOf(wire: InboxWire, baseUrl: string) {
   return { make, close: () => agent.destroy() };
 }
 
-function countTimers(clock: FakeClock = createFakeClock()): CountedClock {
+export function countTimers(clock: FakeClock = createFakeClock()): CountedClock {
   const timers = new Set<object>();
   return {
     ...clock,
