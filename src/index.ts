@@ -66,6 +66,7 @@ export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
   ClaimDemand,
+  ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,

@@ -56,6 +56,7 @@ export type { Exchange } from "./server/call/call.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type {
   ClaimDemand,
+  ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
