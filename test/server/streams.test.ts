@@ -201,7 +201,7 @@ describe.each(["h1", "h2c"] as const)("a client that stops reading, over %s", (h
     const client = await readNothing(server, http, {
       authorization: `Bearer ${tokens.access}`,
       "x-manner": "fills the pipe",
-      "connect-timeout-ms": "3000",
+      "connect-timeout-ms": "5000",
     });
     onTestFinished(() => client.end());
     const run = await blocked(server);
