@@ -1,7 +1,8 @@
-import { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import { keepAlive } from "rpc-session";
 import { createFakeClock } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { Action, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import type { ResumeOptions } from "../../src/client/index.ts";
 import { type BlackHole, startBlackHole } from "../servers/black-hole.ts";
 import {
@@ -95,6 +96,17 @@ describe.each(inboxWires)("a quiet stream, %s", (wire) => {
     expect(world.opened.map(({ after }) => after)).toEqual([0, 1]);
     await leave(stream);
     expect(watching.numbers).toEqual([1, 2, 3]);
+  });
+
+  it("feat:Q2 ends with its session, between two heartbeats", async () => {
+    const { world, watching, beat } = await keptAlive(wire);
+    await beat();
+    await world.revoke();
+    const error = ConnectError.from(await watching.ended);
+    expect(error.code).toBe(Code.Unauthenticated);
+    expect(error.findDetails(RefreshHintSchema)[0]?.action).toBe(Action.SIGN_IN);
+    await until(() => world.opened[0]?.reason !== undefined);
+    expect(world.opened).toHaveLength(1);
   });
 
   it("is opened again after `silence`, also before its first message; 0s sets no limit", async () => {
