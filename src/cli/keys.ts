@@ -88,7 +88,7 @@ export const keysRetire: Command = onStore({
 nobody is signed out. Rotate the keys first and wait a minute, so that every server knows another key.
 
   <key>        its id, see "rpc-session keys list"
-  --now        retire it even if no other key is known to every server: calls may fail for some seconds
+  --now        retire it even if no other key is known to every server: sign-ins and refreshes then wait some seconds
 `,
   names: ["key"],
   options: { now: { type: "boolean", default: false } },
