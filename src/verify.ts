@@ -292,8 +292,8 @@ class VerifyingAuthenticator implements Authenticator {
 
   used(): void {}
 
-  async isOver(): Promise<boolean> {
-    return false;
+  async standingOf(): Promise<"unknown"> {
+    return "unknown";
   }
 
   namesOwnSecret(): boolean {

@@ -45,8 +45,8 @@ export interface SessionClient<Claims extends object = JsonObject> {
    *
    * @throws ConnectError Unauthenticated if there is no session or it is over; Unavailable if the
    *   service or the token store could not be reached in time, in which case the session is kept;
-   *   Aborted if the
-   *   session changed during the refresh; Canceled or DeadlineExceeded as set by `options`
+   *   Aborted if the session changed during the refresh; Canceled or DeadlineExceeded as set by
+   *   `options`
    */
   refresh(options?: SessionCallOptions): Promise<void>;
   /**

@@ -7,6 +7,7 @@ import {
   createClient,
   type HandlerContext,
   type Interceptor,
+  type ServiceImpl,
 } from "@connectrpc/connect";
 import {
   connectNodeAdapter,
@@ -27,6 +28,7 @@ import {
 import { onTestFinished } from "vitest";
 import { InboxService } from "../../../examples/gen/inbox/v1/inbox_pb.ts";
 import { Inbox } from "../../../examples/watch/inbox.ts";
+import { type RefreshResponse, SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import {
   createSessionClient,
   memoryTokens,
@@ -68,6 +70,8 @@ export interface InboxWorld {
   revoke(): Promise<void>;
   /** Runs before a stream sends anything. */
   onWatch: ((context: HandlerContext) => unknown) | undefined;
+  /** Runs before Refresh. */
+  onRefresh: (() => unknown) | undefined;
   /** Answers a request in place of the service, as a gateway does, if it returns true. */
   answer: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
   /** Ends the body of every open response cleanly, as a proxy does when its upstream is gone. */
@@ -106,7 +110,14 @@ export async function startInbox(
       requestGate: async ({ method }) => {
         refreshes += method.name === "Refresh" ? 1 : 0;
       },
-      routes: (router) =>
+      routes: (router) => {
+        router.service(SessionService, {
+          ...sessions.service,
+          async refresh(request, context) {
+            world.onRefresh?.();
+            return (await serviceOf(sessions).refresh(request, context)) as RefreshResponse;
+          },
+        });
         router.service(InboxService, {
           async signIn({ user }, context) {
             created = await sessions.create(context, { userId: user });
@@ -125,7 +136,8 @@ export async function startInbox(
               stream.reason = context.signal.reason ?? "own end";
             }
           },
-        }),
+        });
+      },
     }),
   );
   const listener = (...[request, response]: Parameters<typeof adapter>): void => {
@@ -184,6 +196,7 @@ export async function startInbox(
     // In the store, as another server would do it.
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
+    onRefresh: undefined,
     answer: undefined,
     dropDetails: false,
     beats: undefined,
@@ -201,6 +214,10 @@ export async function startInbox(
   });
   await world.client.signIn({ user: "ada" });
   return world;
+}
+
+function serviceOf({ service }: TestSessions): ServiceImpl<typeof SessionService> {
+  return service as ServiceImpl<typeof SessionService>;
 }
 
 async function* bare<T>(messages: AsyncIterable<T>, drops: () => boolean): AsyncGenerator<T> {
