@@ -45,7 +45,7 @@ export function takeTokens(headers: Headers, names: CookieNames): PresentedToken
 }
 
 /** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
-const inspected = Symbol.for("nodejs.util.inspect.custom");
+export const inspected: unique symbol = Symbol.for("nodejs.util.inspect.custom");
 
 const hiddenNames: ReadonlySet<string> = new Set([
   ...["authorization", "cookie", "set-cookie"],

@@ -13,7 +13,7 @@ import type { TokenTransport } from "../../base/wire.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
-import { type PresentedTokens, takeTokens } from "../../request/tokens.ts";
+import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
 
 /** The request and response headers of one call. A `HandlerContext` is an exchange. */
 export interface Exchange {
@@ -53,11 +53,12 @@ export interface WrittenTokens {
 
 /**
  * The state that one instance keeps for one call. It is in the context values of the call, which people
- * log: whatever holds tokens is a private field, so that `util.inspect` does not print it.
+ * log, so it decides what `util.inspect` prints.
  */
 export class Call {
-  readonly #presented: PresentedTokens;
-  readonly #requestHeader: Headers;
+  readonly presented: PresentedTokens;
+  /** The request headers, for the cross-site check. The session cookies are no longer in them. */
+  readonly requestHeader: Headers;
   readonly requestMethod: string;
   /** The URL of the RPC; undefined outside RPCs. */
   readonly url: string | undefined;
@@ -65,10 +66,12 @@ export class Call {
   readonly signal: AbortSignal | undefined;
   /** Whether the deciding token came in a cookie. If so, a failure expires the cookies. */
   byCookie: boolean;
-  #proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
+  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
+  proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
-  #responseHeader: Headers;
+  /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
+  responseHeader: Headers;
   /** Whether headers are still being collected because the call has no response yet. */
   isBuffered: boolean;
   /** The new tokens that this response already carries; undefined if it has none. */
@@ -86,37 +89,14 @@ export class Call {
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
   constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
-    this.#presented = presented;
-    this.#requestHeader = exchange.requestHeader;
+    this.presented = presented;
+    this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.url = exchange.url;
     this.signal = exchange.signal;
     this.byCookie = presented.byCookie;
-    this.#responseHeader = exchange.responseHeader;
+    this.responseHeader = exchange.responseHeader;
     this.isBuffered = isBuffered;
-  }
-
-  get presented(): PresentedTokens {
-    return this.#presented;
-  }
-
-  /** The request headers, for the cross-site check. The session cookies are no longer in them. */
-  get requestHeader(): Headers {
-    return this.#requestHeader;
-  }
-
-  /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
-  get responseHeader(): Headers {
-    return this.#responseHeader;
-  }
-
-  /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
-  get proven(): Pick<TokenClaims, "sid" | "sub"> | undefined {
-    return this.#proven;
-  }
-
-  set proven(claims: Pick<TokenClaims, "sid" | "sub">) {
-    this.#proven = claims;
   }
 
   /** The session of the call; created on first use, because many handlers never read it. */
@@ -131,7 +111,7 @@ export class Call {
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
   enter(core: SessionFactory, verified: VerifiedClaims): void {
     this.#entered = { core, verified };
-    this.#proven = verified.claims;
+    this.proven = verified.claims;
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);
@@ -145,7 +125,7 @@ export class Call {
   attachResponse(headers: Headers): void {
     if (this.isBuffered) {
       this.isBuffered = false;
-      this.#responseHeader.forEach((value, name) => {
+      this.responseHeader.forEach((value, name) => {
         if (name === "set-cookie" || name === "vary") {
           headers.append(name, value);
         } else {
@@ -153,9 +133,17 @@ export class Call {
         }
       });
     }
-    this.#responseHeader = headers;
+    this.responseHeader = headers;
   }
 }
+
+// What `util.inspect` of Node.js, Deno and Bun prints: nothing that holds a token or a claim.
+Object.defineProperty(Call.prototype, inspected, {
+  value(this: Call): object {
+    const { requestMethod, byCookie, admitted, committed } = this;
+    return { requestMethod, byCookie, admitted, committed };
+  },
+});
 
 /** An open stream, informed by its call about changes to its session. */
 export interface CallStream {
