@@ -66,6 +66,7 @@ export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
   ClaimDemand,
+  ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
@@ -88,3 +89,4 @@ export type {
 export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
+export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

@@ -56,6 +56,7 @@ export type { Exchange } from "./server/call/call.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type {
   ClaimDemand,
+  ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
@@ -291,8 +292,8 @@ class VerifyingAuthenticator implements Authenticator {
 
   used(): void {}
 
-  async isOver(): Promise<boolean> {
-    return false;
+  async standingOf(): Promise<"unknown"> {
+    return "unknown";
   }
 
   namesOwnSecret(): boolean {

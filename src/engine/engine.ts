@@ -323,9 +323,9 @@ export class Engine {
     return this.#rowReads.load(id);
   }
 
-  /** Whether a session has ended by the store's word. Limits concurrent reads; see `RowReads`. */
-  async isOver(id: string): Promise<boolean> {
-    return !isLive(await this.loadUnsure(id));
+  /** Whether a session is live by the store's word. Limits concurrent reads; see `RowReads`. */
+  async standingOf(id: string): Promise<"live" | "over"> {
+    return isLive(await this.loadUnsure(id)) ? "live" : "over";
   }
 
   /** See `RefreshTokens.namesOwnSecret`. */

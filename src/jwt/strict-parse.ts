@@ -51,6 +51,8 @@ export interface TokenOutline {
   readonly isAccessToken: boolean;
   /** The `iss` that its payload names; undefined if none can be read. */
   readonly issuer: string | undefined;
+  /** The `sid` that its payload names; undefined if none can be read. */
+  readonly session: string | undefined;
 }
 
 /**
@@ -59,11 +61,11 @@ export interface TokenOutline {
  */
 export function outlineOf(token: string): TokenOutline {
   if (token.length > maxTokenLength) {
-    return { isAccessToken: true, issuer: undefined };
+    return { isAccessToken: true, issuer: undefined, session: undefined };
   }
   const [first = "", second = ""] = token.split(".", 2);
   const header = parsePart(first);
-  const iss = parsePart(second)?.iss;
+  const { iss, sid } = parsePart(second) ?? {};
   return {
     // A header that is cut short cannot be read, but it begins like that of every JWT.
     isAccessToken:
@@ -71,6 +73,7 @@ export function outlineOf(token: string): TokenOutline {
         ? first.startsWith(headerStart)
         : typeof header.typ === "string" && isAccessTokenType(header.typ),
     issuer: typeof iss === "string" ? iss : undefined,
+    session: typeof sid === "string" ? sid : undefined,
   };
 }
 

@@ -114,7 +114,10 @@ export class SessionCookies {
     return older === undefined ? [this.#here] : [older, this.#here];
   }
 
-  /** The places that may have a copy of a cookie sent with a request, the present one last. */
+  /**
+   * The places that may have a copy of a cookie sent with a request, the present one last. If there are
+   * too many for one response, a random part of them: the next response expires others.
+   */
   #reachable(requestPath: string | undefined): readonly CookiePlace[] {
     const { hostOnly, secure, path } = this.#plan;
     if (hostOnly || !secure) {
@@ -124,7 +127,11 @@ export class SessionCookies {
     const paths = new Set([...pathsAbove(path), ...pathsAbove(requestPath ?? "/")]);
     const places = [...paths].flatMap((at) => domains.map((domain) => ({ domain, path: at })));
     const known = new Set(this.#known.map(keyOf));
-    return [...places.filter((place) => !known.has(keyOf(place))), ...this.#known];
+    const others = places.filter((place) => !known.has(keyOf(place)));
+    while (others.length > maxPlaces) {
+      others.splice(Math.floor(Math.random() * others.length), 1);
+    }
+    return [...others, ...this.#known];
   }
 }
 
@@ -140,6 +147,11 @@ function keyOf({ domain, path }: CookiePlace): string {
   return `${domain ?? ""} ${path}`;
 }
 
+/**
+ * Places whose copies one response expires beside the known ones. Each takes up to four Set-Cookie
+ * headers, and proxies refuse a response of 100 headers (Envoy) or 16 KB (the proxies page).
+ */
+const maxPlaces = 12;
 /** The maximum number of parent domains to consider. */
 const maxParents = 4;
 /** The maximum number of path segments to consider: a service, a method and a prefix. */

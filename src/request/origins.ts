@@ -15,6 +15,8 @@ export interface CrossSiteRule {
 interface PageRequest {
   readonly requestHeader: Headers;
   readonly requestMethod: string;
+  /** The URL that the server received, maybe only a path. HTTP/2 names the host here, not in `Host`. */
+  readonly url?: string | undefined;
 }
 
 /** @throws SessionError `forbidden` if a call with cookies comes from a page that may not send it */
@@ -47,7 +49,7 @@ export function mayUseCookies(rule: CrossSiteRule, request: PageRequest): boolea
  */
 export function isTrustedSite(
   { origins, issuer }: Pick<CrossSiteRule, "origins" | "issuer">,
-  { requestHeader: headers, requestMethod }: PageRequest,
+  { requestHeader: headers, requestMethod, url }: PageRequest,
 ): boolean {
   const site = headers.get("sec-fetch-site");
   const origin = headers.get("origin");
@@ -56,7 +58,7 @@ export function isTrustedSite(
   }
   if (site === "same-origin") {
     // A foreign origin contradicts Fetch Metadata, so that one of the two is false.
-    return origin === null || isOwnOrigin(origin, issuer, headers.get("host"));
+    return origin === null || isOwnOrigin(origin, issuer, [headers.get("host"), hostOf(url)]);
   }
   if (requestMethod !== "GET" || origin !== null) {
     return false;
@@ -75,13 +77,26 @@ function refererOrigin(headers: Headers): string | undefined {
 
 /**
  * Whether a page that claims the service's own origin can have it: that of the issuer or, if the
- * service has several names, the one in `Host`. `Host` never vouches for a request on its own.
+ * service has several names, that of the host that the request names. The host never vouches for a
+ * request on its own.
  */
-function isOwnOrigin(origin: string, issuer: string, host: string | null): boolean {
-  return (
-    origin === new URL(issuer).origin ||
-    (host !== null && (origin === `https://${host}` || origin === `http://${host}`))
-  );
+function isOwnOrigin(origin: string, issuer: string, hosts: readonly (string | null)[]): boolean {
+  if (origin === new URL(issuer).origin) {
+    return true;
+  }
+  const scheme = /^https?:\/\//.exec(origin)?.[0];
+  // Proxies may write the port even if it is the default one.
+  return hosts.some((host) => {
+    const url = `${scheme}${host}`;
+    return (
+      scheme !== undefined && host !== null && URL.canParse(url) && new URL(url).origin === origin
+    );
+  });
+}
+
+/** Returns the host and port of a URL; null for a path. */
+function hostOf(url: string | undefined): string | null {
+  return url !== undefined && URL.canParse(url) ? new URL(url).host : null;
 }
 
 /**

@@ -32,13 +32,39 @@ export function takeTokens(headers: Headers, names: CookieNames): PresentedToken
   const refreshCookies = readCookie(cookies, names.refresh, maxRead);
   const hasCookies = accessCookies.length + refreshCookies.length > 0;
 
-  // 2. Handlers do not see the session cookies.
+  // 2. Handlers do not see the session cookies, nor do their logs show the bearer token.
   if (cookies !== null && hasCookies) {
     replaceCookies(headers, withoutCookies(cookies, [names.access, names.refresh]));
+  }
+  if (bearer !== undefined) {
+    hideWhenInspected(headers);
   }
   const isEmpty = bearer === undefined && !hasCookies;
   const byCookie = bearer === undefined && hasCookies && headers.get(header.transport) !== "header";
   return { bearer, accessCookies, refreshCookies, hasCookies, byCookie, isEmpty };
+}
+
+/** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
+const inspected = Symbol.for("nodejs.util.inspect.custom");
+
+const hiddenNames: ReadonlySet<string> = new Set([
+  ...["authorization", "cookie", "set-cookie"],
+  ...[header.accessToken, header.refreshToken, header.csrf],
+]);
+
+// One for all headers, because a warm call would notice an object of its own.
+const hiding: PropertyDescriptor = {
+  value(this: Headers): object {
+    return Object.fromEntries(
+      [...this].map(([name, value]) => [name, hiddenNames.has(name) ? "[hidden]" : value]),
+    );
+  },
+  configurable: true,
+};
+
+/** Makes `util.inspect` print headers without tokens: handlers log their context. */
+export function hideWhenInspected(headers: Headers): void {
+  Object.defineProperty(headers, inspected, hiding);
 }
 
 /**
@@ -58,7 +84,7 @@ function readBearer(authorization: string | null): string | undefined {
   return token.length <= maxTokenLength ? token : "";
 }
 
-/** If the headers of a request are immutable, as in a fetch handler, the cookies stay. */
+/** If the headers of a request are immutable, as in a fetch handler, the cookies stay, unprinted. */
 function replaceCookies(headers: Headers, cookies: string): void {
   try {
     if (cookies === "") {
@@ -71,6 +97,7 @@ function replaceCookies(headers: Headers, cookies: string): void {
     if (!(error instanceof TypeError)) {
       throw error;
     }
+    hideWhenInspected(headers);
   }
 }
 

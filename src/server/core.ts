@@ -20,10 +20,10 @@ export type Authenticator = Pick<
   readonly revocations: Revocations;
   readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
   /**
-   * Whether a session has ended by the store's word. Without a store no session is known to have.
+   * Whether a session is live by the store's word. Without a store this is unknown.
    * @throws SessionError `unavailable`
    */
-  isOver(session: string): Promise<boolean>;
+  standingOf(session: string): Promise<"live" | "over" | "unknown">;
   /** Whether a refresh token names a secret of this server. Proves nothing. False without secrets. */
   namesOwnSecret(refreshToken: string): boolean;
 };

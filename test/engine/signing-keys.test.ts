@@ -172,6 +172,22 @@ describe("signing keys in a store", () => {
     await keys.signer();
   });
 
+  it("a server that finds no slot for a key of its own does not open", async () => {
+    const inner = store;
+    let tries = 0;
+    // As if servers with another secret were always faster.
+    store = new Proxy(inner, {
+      get: (target, name) =>
+        name === "addSigningKey" ? async () => tries++ < 0 : Reflect.get(target, name),
+    });
+    await expect(server()).rejects.toMatchObject({
+      kind: "unavailable",
+      message: "there is no usable signing key yet; try again",
+    });
+    expect(tries).toBeGreaterThan(1);
+    expect(await slots()).toEqual([]);
+  });
+
   it("signing continues while the store is full, and rotation follows once it is not", async () => {
     const keys = await server();
     const first = await sign(keys);

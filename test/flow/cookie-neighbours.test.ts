@@ -39,13 +39,18 @@ async function placesIn(jar: CookieJar, host = issuer): Promise<string[]> {
 }
 
 /** Plants the cookies of another live session, as a host that shares the domain can. */
-async function plant(jar: CookieJar, { sessions }: Service, attributes: string): Promise<void> {
+async function plant(
+  jar: CookieJar,
+  { sessions }: Service,
+  attributes: string,
+  at = issuer,
+): Promise<void> {
   const { tokens } = await sessions.issue({ userId: "mallory", transport: "cookie" });
   for (const [name, token] of [
     [names.access, tokens.accessToken],
     [names.refresh, tokens.refreshToken],
   ]) {
-    await jar.setCookie(`${name}=${token}; Secure; ${attributes}`, `${issuer}/`, {
+    await jar.setCookie(`${name}=${token}; Secure; ${attributes}`, `${at}/`, {
       ignoreError: true,
     });
   }
@@ -112,6 +117,20 @@ describe("feat:D11 two services whose cookies have the same names", () => {
     }
     expect((await staging.call(jar, signOut)).setCookie).toEqual([]);
     expect(await codeOf(production.call(jar, addNote))).toBe("ok");
+  });
+
+  test("feat:D11 a sign-out ends the own session whose access cookie another service has overwritten", async () => {
+    const clock = createFakeClock();
+    const service = await serve({ issuer, clock, ...both });
+    const other = await serve({ issuer: "https://other.example", clock, ...both });
+    const jar = newJar();
+    await service.call(jar, signIn);
+    const { tokens } = await other.sessions.issue({ userId: "bob", transport: "cookie" });
+    await jar.setCookie(`${names.access}=${tokens.accessToken}; Secure; Path=/`, `${issuer}/`);
+    const out = await service.call(jar, signOut);
+    expect([out.code, out.headers.get("rpcsession-session")]).toEqual(["ok", expect.any(String)]);
+    expect(await placesIn(jar)).toEqual([]);
+    expect((await service.sessions.list({ userId: "alice" })).sessions).toEqual([]);
   });
 
   test("feat:D11 two ports of localhost have names of their own, so one browser is signed in at both", async () => {
@@ -224,6 +243,44 @@ describe("sec:C02 without __Host-, a host of the same domain plants cookies of i
     expect(await placesIn(jar)).toEqual([]);
   });
 
+  test("sec:C02 it does not win while the key of the victim's access token is not known", async () => {
+    const { service, jar } = await victim();
+    const url = `${issuer}/notes.v1.NotesService/AddNote`;
+    const own = await jar.getCookieString(url);
+    const real = new RegExp(`${names.access}=([^;]+)`).exec(own)?.[1] ?? "";
+    // The same claims, signed by a key that this server has not read.
+    const unknown = real.replace(/^[^.]+/, (head) => {
+      const parsed = JSON.parse(Buffer.from(head, "base64url").toString());
+      return Buffer.from(JSON.stringify({ ...parsed, kid: "k".repeat(22) })).toString("base64url");
+    });
+    await jar.setCookie(`${names.access}=${unknown}; Secure; Path=/`, url);
+    await plant(jar, service, deep);
+    const refused = await service.call(jar, addNote);
+    expect([refused.code, refused.headers.get("rpcsession-hint"), refused.setCookie]).toEqual([
+      "unauthenticated",
+      "refresh",
+      [],
+    ]);
+    // With its new token, the victim's session and the planted one contradict each other.
+    expect(await codeOf(service.call(jar, refresh))).toBe("ok");
+    expect(await codeOf(service.call(jar, addNote))).toBe("unauthenticated");
+    await service.call(jar, signIn);
+    expect(await codeOf(service.call(jar, addNote))).toBe("ok");
+  });
+
+  test("sec:C02 junk that names no live session is ignored beside a valid token", async () => {
+    const { service, jar } = await victim();
+    const junkOf = (sid: string) => {
+      const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+      const header = part({ alg: "ES256", typ: "at+jwt", kid: "k" });
+      return `${header}.${part({ iss: issuer, sid, iat: 1 })}.${"A".repeat(86)}`;
+    };
+    for (const sid of ["", "\u0000".repeat(22), "x".repeat(22), "x".repeat(300)]) {
+      await jar.setCookie(`${names.access}=${junkOf(sid)}; Secure; ${deep}`, issuer);
+      expect(await codeOf(service.call(jar, addNote))).toBe("ok");
+    }
+  });
+
   test("sec:C02 three copies do not hide the victim's: nobody acts as somebody else", async () => {
     const { service, jar } = await victim();
     const paths = ["/notes.v1.NotesService/AddNote", "/notes.v1.NotesService", "/"];
@@ -235,11 +292,19 @@ describe("sec:C02 without __Host-, a host of the same domain plants cookies of i
     expect(await placesIn(jar)).toEqual([]);
   });
 
-  test("sec:C02 the headers that remove all of it fit into the buffer of the nginx on the proxies page", async () => {
-    const { service, jar } = await victim();
-    await plant(jar, service, deep);
-    const { setCookie } = await service.call(jar, addNote);
-    const bytes = setCookie.reduce((sum, one) => sum + `set-cookie: ${one}\r\n`.length, 0);
-    expect(bytes).toBeLessThan(12_288);
-  });
+  test.each([issuer, "https://notes.api.eu.test.example"])(
+    "sec:C02 the headers that remove all of it, or part of it, fit into proxies: %s",
+    async (at) => {
+      const service = await serve({ issuer: at, cookies: { names } });
+      const jar = newJar();
+      await service.call(jar, signIn);
+      await plant(jar, service, deep, at);
+      const { setCookie } = await service.call(jar, addNote);
+      const bytes = setCookie.reduce((sum, one) => sum + `set-cookie: ${one}\r\n`.length, 0);
+      // The buffer of the nginx on the proxies page, and the number of headers that Envoy accepts.
+      expect(bytes).toBeLessThan(12_288);
+      expect(setCookie.length).toBeLessThan(80);
+      expect(setCookie.length).toBeGreaterThan(40);
+    },
+  );
 });

@@ -179,6 +179,28 @@ test("feat:C6 a sign-out needs no anti-CSRF token, so that a page that has just 
 });
 
 test.each(each)(
+  "feat:C7 the pages of each name of the service may call it, by HTTP/2 too, and no other page, %s",
+  async (_, wire) => {
+    await start();
+    const { tokens } = await issue(server, "cookie");
+    const name = wire.http === "h1" ? "host" : ":authority";
+    const from = { cookie: cookieHeader(tokens), ...sameOrigin };
+    for (const [host, origin, code] of [
+      ["second.example", "https://second.example", "ok"],
+      ["second.example", "http://second.example", "ok"],
+      ["second.example:443", "https://second.example", "ok"],
+      ["second.example:443", "http://second.example", "permission_denied"],
+      ["second.example", "https://second.example:444", "permission_denied"],
+      ["second.example", "https://evil.example", "permission_denied"],
+      ["second.example", "null", "permission_denied"],
+    ] as const) {
+      const answer = await call(addNote, { ...from, [name]: host, origin }, { wire });
+      expect([host, origin, answer.code, answer.setCookie]).toEqual([host, origin, code, []]);
+    }
+  },
+);
+
+test.each(each)(
   "feat:C7 cookies are accepted only from this origin and the listed ones, by Sec-Fetch-Site or Origin, %s",
   async (_, wire) => {
     await start({ origins: ["https://app.test.example"] });

@@ -35,6 +35,8 @@ const cookieRows: readonly Row[] = [
   ["malformed alone", state.malformedAlone, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["unknown key", state.foreignKey, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["maybe a newer key", state.newerKey, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
+  ["maybe a newer key, keys out of reach", state.keysOutOfReach, "unavailable RETRY_LATER AUTH_UNAVAILABLE KEEP unnamed left 5s"],
+  ["valid, change log out of reach", state.changesOutOfReach, "unavailable RETRY_LATER AUTH_UNAVAILABLE KEEP unnamed left 1s"],
   ["wrong signature", state.wrongSignature, "unauthenticated REFRESH TOKEN_INVALID KEEP unnamed left"],
   ["two sessions", state.twoSessions, "unauthenticated REFRESH TOKEN_CONFLICT KEEP unnamed left"],
   ["revoked", state.revoked, "unauthenticated SIGN_IN SESSION_REVOKED CLEAR named cleared"],

@@ -162,6 +162,34 @@ describe("the HTTP/1.1 connection of a refused upload", () => {
     },
   );
 
+  test.each([
+    ["over Connect", "Refresh", "application/json", Buffer.from("{"), /429/],
+    ["over gRPC-Web", "SignOut", "application/grpc-web+proto", envelopePrefix(0, size), /200/],
+    [
+      "in chunks",
+      "Refresh",
+      "application/json",
+      Buffer.from(`2710\r\n{"${" ".repeat(9998)}\r\n`),
+      /429/,
+    ],
+    ["of an unknown type", "Refresh", "text/html", Buffer.from("{"), /415/],
+  ])(
+    "is closed as well if a public method does not read it to its end: %s",
+    async (name, method, type, start, status) => {
+      const sending = await uploadH1(server.port.h1, {
+        path: `/rpcsession.v1.SessionService/${method}`,
+        headers: { "content-type": type },
+        start,
+        length: name === "in chunks" ? Number.POSITIVE_INFINITY : size,
+      });
+      const answer = await sending.answer;
+      expect(answer.slice(0, 12)).toMatch(status);
+      expect(answer).toMatch(/\r\nconnection: close\r\n/i);
+      server.sessions.clock.advance("2s");
+      await sending.closed;
+    },
+  );
+
   test("is closed when the client has sent all of it", async () => {
     const sending = await begin(megabyte);
     expect(await sending.answer).toContain("HTTP/1.1 401");

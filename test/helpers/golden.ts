@@ -40,15 +40,15 @@ export interface Refusal extends ExpectedHint {
   readonly cookies: "left" | "cleared";
 }
 
-/** A refusal as a line of a table. */
+/** A refusal as a line of a table. An outage also says after how many seconds to try again. */
 export type RefusalLine =
-  `${Refusal["code"]} ${Refusal["action"]} ${Refusal["reason"]} ${Refusal["tokens"]} ${"named" | "unnamed"} ${Refusal["cookies"]}`;
+  | `${Refusal["code"]} ${Refusal["action"]} ${Refusal["reason"]} ${Refusal["tokens"]} ${"named" | "unnamed"} ${Refusal["cookies"]}`
+  | `unavailable RETRY_LATER AUTH_UNAVAILABLE KEEP unnamed left ${1 | 5}s`;
 
 export function readRefusal(line: RefusalLine): Refusal {
-  const [code, action, reason, tokens, named, cookies] = line.split(" ");
+  const [code, action, reason, tokens, named, cookies, retry] = line.split(" ");
   const refusal = { code, action, reason, tokens, named: named === "named", cookies } as Refusal;
-  // The cool-down after a read of the keys, on a clock that does not move.
-  return code === "unavailable" ? { ...refusal, retryAfter: 5 } : refusal;
+  return retry === undefined ? refusal : { ...refusal, retryAfter: Number.parseInt(retry, 10) };
 }
 
 /** The parts of a result that are compared. */

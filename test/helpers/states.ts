@@ -15,6 +15,7 @@ import {
   withSignatureOf,
 } from "./presented.ts";
 import type { NotesServer, TestSessionsOptions } from "./server.ts";
+import { watchedStore } from "./watched-store.ts";
 import { callWire } from "./wire.ts";
 
 /** Adds one note while the session is still good. */
@@ -78,6 +79,40 @@ export const newerKey: State = spoilt((_access, server, session) =>
 );
 export const wrongSignature: State = spoilt(async (access, server) =>
   withSignatureOf(access, (await issue(server, "cookie")).tokens.access),
+);
+
+/** A request to a server that could not read a part of its store a moment ago. */
+function outOfReach(
+  part: "signingKeys" | "changes",
+  request: (server: NotesServer) => Promise<Presented>,
+): State {
+  const { store, failing } = watchedStore();
+  return {
+    options: { store },
+    async present(server) {
+      const presented = await request(server);
+      failing.add(part);
+      server.sessions.clock.advance("10s");
+      const exchange = {
+        requestHeader: new Headers(presented.headers),
+        responseHeader: new Headers(),
+      };
+      await server.sessions.getSession({ ...exchange, requestMethod: "POST" }).catch(() => {});
+      return presented;
+    },
+  };
+}
+
+/** A token under a key that may be newer than those of this server, which cannot read them now. */
+export const keysOutOfReach: State = outOfReach("signingKeys", async (server) => {
+  const { session, tokens } = await issue(server, "cookie");
+  const access = await forge(server, { session: session.id, age: -10 });
+  return byCookie(session.id, { ...tokens, access });
+});
+
+/** A valid token, while the server cannot learn which sessions have ended. */
+export const changesOutOfReach: State = outOfReach("changes", (server) =>
+  present(server, "cookie"),
 );
 
 /** The cookies of another service that uses the same names. */

@@ -32,6 +32,12 @@ function common(options: CookieOptions, at: URL = issuer, requestPath?: string):
   return copies(options, at, requestPath).filter((copy) => !copy.endsWith(" partitioned"));
 }
 
+/** What many responses expire together, in the common jar, sorted. */
+function everExpired(options: CookieOptions, at: URL, requestPath: string): string[] {
+  const all = Array.from({ length: 500 }, () => common(options, at, requestPath));
+  return [...new Set(all.flat())].sort();
+}
+
 test("feat:I5 custom cookie names with any allowed prefix", () => {
   const { names, hostOnly, set } = make({ names: own });
   expect(names).toEqual(own);
@@ -131,9 +137,20 @@ describe("expired copies", () => {
     expect(common(bare, at, "/s.v1.S/Add")).toEqual(["shop.test", ...below, "host"]);
     // Browsers would not take such a path, and nobody serves one of more than four segments.
     expect(common(bare, at, "/a;b")).toEqual(["shop.test", "host"]);
-    expect(common(bare, at, "/a/b/c/d/e/f").at(-2)).toBe("shop.test/a/b/c/d/");
+    expect(everExpired(bare, at, "/a/b/c/d/e/f").at(-1)).toBe("shop.test/a/b/c/d/");
     // No other host or path can have set a copy of these.
     expect(common({}, at, "/s.v1.S/Add")).toEqual(["host"]);
+  });
+
+  it("feat:I4 one response expires the known places and at most 12 others, and later ones the rest", () => {
+    const long = new URL("https://a.b.c.example.com");
+    const cookies = { path: "/api/v2", olderPath: "/v1" };
+    for (let i = 0; i < 50; i++) {
+      const once = common(cookies, long, "/api/v2/s.v1.S/Add");
+      expect([once.length, ...once.slice(-2)]).toEqual([14, "host/v1", "host/api/v2"]);
+    }
+    // Five domains with eight paths, and the older path.
+    expect(everExpired(cookies, long, "/api/v2/s.v1.S/Add")).toHaveLength(5 * 8 + 1);
   });
 
   it("feat:I4 every write expires the cookie of the older domain only", () => {

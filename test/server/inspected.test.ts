@@ -56,6 +56,18 @@ describe("sec:C10 util.inspect prints no token", () => {
     expect(result).toBe(true);
   });
 
+  it("of a bearer token in the context of a handler", async () => {
+    const sessions = testSessions({ ...options, antiCsrf: "off" });
+    const { tokens } = await sessions.issue({ userId: "alice" });
+    const { result } = await apiOf(sessions).call({ bearer: tokens.accessToken }, (context) => {
+      expectHidden({ context, headers: context.requestHeader }, canaries(tokens.accessToken));
+      expect(shown(context.requestHeader)).toContain("content-type");
+      return context.requestHeader.get("authorization") === `Bearer ${tokens.accessToken}`;
+    });
+    // The handler itself can still read it.
+    expect(result).toBe(true);
+  });
+
   it.each(["cookie", "header"] as const)(
     "in the context of a handler that signs in, by %s",
     async (transport) => {

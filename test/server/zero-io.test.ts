@@ -259,11 +259,11 @@ describe("gs:G4 signing keys", () => {
     const { access } = await issueOn(testSessions({ clock: sessions.clock }), "header");
     const ask = () => sessionErrorOf(sessions.getSession(exchangeOf({ bearer: access })));
     const flood = async () => new Set((await Promise.all(many.map(ask))).map((e) => e.reason));
-    expect(await flood()).toEqual(new Set(["AUTH_UNAVAILABLE"]));
+    expect(await flood()).toEqual(new Set(["TOKEN_INVALID"]));
     expect(taken(store)).toEqual(["signingKeys"]);
-    await flood();
+    expect(await flood()).toEqual(new Set(["TOKEN_INVALID"]));
     sessions.clock.advance("4s");
-    await flood();
+    expect(await flood()).toEqual(new Set(["TOKEN_INVALID"]));
     expect(taken(store)).toEqual([]);
     sessions.clock.advance("1s");
     expect(await flood()).toEqual(new Set(["TOKEN_INVALID"]));

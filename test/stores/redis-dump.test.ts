@@ -48,7 +48,10 @@ it.skipIf(redisMissing)(
     // The signing key is encrypted under the secret, so the attacker's server cannot sign with it.
     const theirs = startEngine({ store: newStore(), clock, secret: randomId(32) });
     const their = await theirs.then((other) => other.signIn());
-    await expect(engine.exchange(their.token)).rejects.toMatchObject({ kind: "unavailable" });
+    await expect(engine.exchange(their.token)).rejects.toMatchObject({
+      kind: "unauthorized",
+      reason: "TOKEN_INVALID",
+    });
   },
 );
 

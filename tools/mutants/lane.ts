@@ -18,6 +18,8 @@ export interface TestRun {
 }
 
 const checkLimitMs = 120_000;
+/** The time limit of one test on an idle machine. */
+const testLimitMs = 30_000;
 /** Characters of the output of a program. The compiler reports many errors at once. */
 const outputLimit = 200_000;
 
@@ -93,7 +95,11 @@ export class Lane {
     const limit = idle * this.#patience;
     const report = join(this.root, "report.json");
     rmSync(report, { force: true });
-    const options = ["--maxWorkers=1", "--reporter=json", `--outputFile=${report}`];
+    const options = [
+      ...["--maxWorkers=1", "--reporter=json", `--outputFile=${report}`],
+      // A test that hangs has noticed the mutant.
+      `--testTimeout=${testLimitMs * this.#patience}`,
+    ];
     const run = (...more: string[]) =>
       this.#vitest(limit, "run", ...options, ...more, ...tests.map(({ file }) => file));
     const { code } = await (mutant === undefined

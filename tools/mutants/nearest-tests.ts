@@ -87,8 +87,12 @@ export interface TestFile {
 
 /** So many places later comes a slow test. */
 const behind = 12;
-/** Elsewhere, a slow test would take longer than all others together. */
-const roomsWithSlowTests = new Set(["client", "cli", "stores"]);
+/** The folders with slow tests of each room. Elsewhere, one would take longer than all others together. */
+const slowTests: Readonly<Record<string, readonly string[]>> = {
+  client: ["client"],
+  cli: ["cli"],
+  stores: ["stores", "feed"],
+};
 
 /** Finds the tests that are most likely to notice a change. */
 export class NearestTests {
@@ -122,7 +126,7 @@ export class NearestTests {
     const room = roomOf(file);
     const reaching = this.#tests.filter(
       ({ test, room: its, distances }) =>
-        distances.has(file) && (!test.slow || (its === room && roomsWithSlowTests.has(room))),
+        distances.has(file) && (!test.slow || slowTests[room]?.includes(its)),
     );
     const nearest = sortedBy(reaching, ({ room: its, distances }) => {
       const bonus = its === room ? 3 : its === "flow" || its === "engine" ? 1 : 0;

@@ -200,8 +200,8 @@ export class EngineSecrets implements TrustedSecrets {
 
   /**
    * Declares a secret dead, here and in the store.
-   * @param given the id of a recorded secret, which takes its ids for other issuers with it where this
-   * server has the secret; or the secrets by themselves
+   * @param given the id of a recorded secret, or secrets. If this server has the secret of the id, the
+   * ids of that secret for the other issuers are dead too
    * @returns the ids that are dead now
    * @throws TypeError if no server has recorded the id, or this server would have no secret left
    */

@@ -19,7 +19,7 @@ import { sessionNamedBy } from "./refresh.ts";
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "presented" | "responseHeader" | "proven"
+  "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven"
 >;
 
 /** What a call demands of its caller. */

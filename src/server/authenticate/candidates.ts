@@ -1,7 +1,7 @@
 import { parseRefreshToken } from "../../engine/refresh/token.ts";
 import { outlineOf } from "../../jwt/strict-parse.ts";
 import { maxCopies, maxRead, type PresentedTokens } from "../../request/tokens.ts";
-import type { VerifyingCore } from "../core.ts";
+import type { Authenticator, VerifyingCore } from "../core.ts";
 
 // Which tokens of a request may be this service's own, before anything is verified. The table is in
 // docs/internals/which-tokens-count.md.
@@ -45,6 +45,31 @@ export function mayHaveOwnCookies(issuers: Issuers, presented: PresentedTokens):
   return (
     ownAccessCookies(issuers, presented).length > 0 ||
     (presented.accessCookies.length === 0 && presented.refreshCookies.length > 0)
+  );
+}
+
+/**
+ * Whether a refresh cookie may be this service's own: beside access cookies of other issuers only, it
+ * is so only under a secret of this server.
+ */
+export function hasOwnRefresh(
+  engine: Pick<Authenticator, "namesOwnSecret">,
+  { accessCookies, refreshCookies }: PresentedTokens,
+): boolean {
+  return refreshCookies.some((token) => accessCookies.length === 0 || engine.namesOwnSecret(token));
+}
+
+/**
+ * The same as {@link mayHaveOwnCookies}, for calls that expire cookies: the secrets are asked too.
+ * @throws SessionError `unavailable` if they are needed and cannot be read yet
+ */
+export async function hasOwnCookies(
+  core: VerifyingCore,
+  presented: PresentedTokens,
+): Promise<boolean> {
+  return (
+    mayHaveOwnCookies(core, presented) ||
+    (presented.refreshCookies.length > 0 && hasOwnRefresh(await core.engine(), presented))
   );
 }
 

@@ -1,10 +1,11 @@
 import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
+import { outlineOf } from "../../jwt/strict-parse.ts";
 import type { VerifiedToken } from "../../jwt/verifier.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
-import { isTooMany, ownAccessCookies } from "./candidates.ts";
+import { hasOwnRefresh, isTooMany, ownAccessCookies } from "./candidates.ts";
 
 /** Verifies one access token as of the arrival of the call. */
 export type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
@@ -41,7 +42,9 @@ export async function verifyCookies(
   }
 
   // 3. Those of other issuers count as absent.
-  const verified = await Promise.all(accessCookies.map(async (cookie) => verify(cookie)));
+  const verified = await Promise.all(
+    accessCookies.map(async (token): Promise<Copy> => ({ token, ...(await verify(token)) })),
+  );
   const copies = verified.filter(({ status }) => status !== "foreign");
   if (copies.length === 0) {
     return withoutAccess(engine, presented);
@@ -49,15 +52,19 @@ export async function verifyCookies(
 
   // 4. Copies of several sessions contradict each other, except those of sessions that have ended.
   const sessions = new Set(copies.flatMap((copy) => ("claims" in copy ? [copy.claims.sid] : [])));
-  if (sessions.size > 1) {
+  const rivals = core.cookies.hostOnly ? [] : rivalsOf(copies, sessions);
+  if (sessions.size + rivals.length > 1) {
     if (core.cookies.hostOnly) {
       // Only this host can have set them. Refresh reads their rows, and expires the wrong ones.
       throw contradiction(core, severalSessions);
     }
-    const over = await wait(overOf(engine, sessions));
-    const live = [...sessions].filter((session) => !over.has(session));
+    const standings = await wait(standingsOf(engine, [...sessions, ...rivals]));
+    const live = [...sessions].filter((session) => standings.get(session) !== "over");
     if (live.length > 1) {
       throw contradiction(core, severalSessions);
+    }
+    if (rivals.some((session) => standings.get(session) === "live")) {
+      throw conflict(severalSessions);
     }
     const [one] = live;
     const ofOne = copies.filter((copy) => "claims" in copy && copy.claims.sid === one);
@@ -68,15 +75,32 @@ export async function verifyCookies(
 
 const severalSessions = "the access cookies belong to different sessions";
 
-/** Returns the sessions that have ended by the store's word. */
-async function overOf(
+/** A copy of the access cookie, and what it proves. */
+type Copy = VerifiedToken & { readonly token: string };
+
+/**
+ * Returns the sessions that copies name without proving them, beside those that others prove. Such a
+ * copy may be the real one, under a key that has been retired or that this server does not know yet.
+ */
+function rivalsOf(copies: readonly Copy[], proven: ReadonlySet<string>): readonly string[] {
+  const named = copies.map(({ token }) => outlineOf(token).session);
+  const isRival = (session: string | undefined): session is string =>
+    session !== undefined && sessionId.test(session) && !proven.has(session);
+  return proven.size === 0 ? [] : [...new Set(named.filter(isRival))];
+}
+
+/** The form of a session's id. No other text is looked up in a store. */
+const sessionId = /^[\w-]{22}$/;
+
+type Standing = Awaited<ReturnType<Authenticator["standingOf"]>>;
+
+async function standingsOf(
   engine: Authenticator,
-  sessions: ReadonlySet<string>,
-): Promise<ReadonlySet<string>> {
-  const checked = await Promise.all(
-    [...sessions].map(async (session) => ((await engine.isOver(session)) ? [session] : [])),
+  sessions: readonly string[],
+): Promise<ReadonlyMap<string, Standing>> {
+  return new Map(
+    await Promise.all(sessions.map(async (id) => [id, await engine.standingOf(id)] as const)),
   );
-  return new Set(checked.flat());
 }
 
 /**
@@ -84,14 +108,8 @@ async function overOf(
  * @returns undefined if there is no own refresh cookie either
  * @throws SessionError `tryRefreshToken` if there may be one
  */
-function withoutAccess(
-  engine: Authenticator,
-  { accessCookies, refreshCookies }: PresentedTokens,
-): undefined {
-  // Beside an access cookie of another issuer, a refresh cookie is ours only under our own secret.
-  const isOwn = (token: string): boolean =>
-    accessCookies.length === 0 || engine.namesOwnSecret(token);
-  if (refreshCookies.some(isOwn)) {
+function withoutAccess(engine: Authenticator, presented: PresentedTokens): undefined {
+  if (hasOwnRefresh(engine, presented)) {
     throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
       message: "the request has a refresh token but no access token; refresh the session",
     });
@@ -111,7 +129,7 @@ function contradiction(core: VerifyingCore, problem: string): SessionError {
 }
 
 /** The more useful of two copies of a cookie. */
-function better(a: VerifiedToken, b: VerifiedToken): VerifiedToken {
+function better<T extends VerifiedToken>(a: T, b: T): T {
   const rank = { valid: 4, expired: 3, invalid: 2, malformed: 1, foreign: 0 } as const;
   if (rank[a.status] !== rank[b.status]) {
     return rank[a.status] > rank[b.status] ? a : b;

@@ -1,8 +1,9 @@
 import { type ContextValues, createContextValues } from "@connectrpc/connect";
-import type {
-  UniversalHandler,
-  UniversalServerRequest,
-  UniversalServerResponse,
+import {
+  createAsyncIterable,
+  type UniversalHandler,
+  type UniversalServerRequest,
+  type UniversalServerResponse,
 } from "@connectrpc/connect/protocol";
 import type { Clock } from "../../base/clock.ts";
 
@@ -21,8 +22,9 @@ export interface RefusedUploads {
 }
 
 /**
- * Closes an HTTP/1.1 connection whose upload was refused before its body was read. Otherwise the
- * caller, who may be anybody, could go on sending: HTTP/1.1 cannot stop a request.
+ * Closes an HTTP/1.1 connection whose upload was refused before its body was read to the end: by the
+ * gate, or because a message is too large. Otherwise the caller, who may be anybody, could go on
+ * sending: HTTP/1.1 cannot stop a request.
  */
 export function closeRefusedUploads(
   handler: UniversalHandler,
@@ -38,7 +40,7 @@ export function closeRefusedUploads(
 
 type Upload = UniversalServerRequest & { readonly body: AsyncIterable<Uint8Array> };
 
-/** Whether a body is not certainly small. HTTP/2 resets the stream of a refused one. */
+/** Whether the body of a request may be large. HTTP/2 needs no help: it resets the stream. */
 function isLargeUpload(request: UniversalServerRequest): request is Upload {
   const { httpVersion, header, body } = request;
   if (!httpVersion.startsWith("1.")) {
@@ -55,17 +57,45 @@ async function answerUpload(
   { clock, isRefused }: RefusedUploads,
 ): Promise<UniversalServerResponse> {
   const contextValues = request.contextValues ?? createContextValues();
-  const response = await handler({ ...request, contextValues });
-  // With trailers the end of the response must come last.
-  if (!isRefused(contextValues) || response.trailer !== undefined) {
+  const isUnary = handler.method.methodKind === "unary";
+  const upload = new WatchedBody(request.body);
+  const body = isUnary ? upload : request.body;
+  const response = await handler({ ...request, body, contextValues });
+  // With trailers the end of the response must come last. A stream may be answered while it is read.
+  if (response.trailer !== undefined || !(isUnary || isRefused(contextValues))) {
     return response;
   }
   // With its length, the client knows that the answer is complete although the connection is open.
   const answer = await collect(response.body);
+  if (upload.isRead) {
+    return { ...response, body: createAsyncIterable([answer]) };
+  }
   const header = response.header ?? new Headers();
   header.set("connection", "close");
   header.set("content-length", String(answer.length));
-  return { ...response, header, body: lingering(answer, request.body, clock) };
+  return { ...response, header, body: lingering(answer, upload, clock) };
+}
+
+/** The body of a request. It can be read on after the reader has left it. */
+class WatchedBody implements AsyncIterable<Uint8Array> {
+  /** Whether it was read to its end. */
+  isRead = false;
+  readonly #chunks: AsyncIterator<Uint8Array>;
+
+  constructor(body: AsyncIterable<Uint8Array>) {
+    this.#chunks = body[Symbol.asyncIterator]();
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
+    // Without `return`, which would destroy the request, and the answer with it.
+    return { next: () => this.#next() };
+  }
+
+  async #next(): Promise<IteratorResult<Uint8Array>> {
+    const result = await this.#chunks.next();
+    this.isRead ||= result.done === true;
+    return result;
+  }
 }
 
 async function collect(body: UniversalServerResponse["body"]): Promise<Uint8Array> {
@@ -95,7 +125,6 @@ async function* lingering(
     cancel = clock.after(lingerTime, resolve);
   });
   const discard = async (): Promise<void> => {
-    // Not `for await`, which would destroy the request, and the answer with it, when it is left.
     const rest = upload[Symbol.asyncIterator]();
     while (!isOver && !(await rest.next()).done) {
       // Discarded.

@@ -5,6 +5,7 @@ import type { AccessToken } from "../../engine/access-tokens.ts";
 import { endedError } from "../../engine/liveness.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import type { Copies } from "../../request/cookies.ts";
+import { hideWhenInspected } from "../../request/tokens.ts";
 import { hasForeignCookies } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -106,24 +107,6 @@ function putTokens(core: VerifyingCore, headers: Headers, tokens: TokensToWrite)
       replaceCookie(headers, name, cookies);
     }
   }
-}
-
-/** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
-const inspected = Symbol.for("nodejs.util.inspect.custom");
-
-/** Makes `util.inspect` print response headers without tokens: handlers log their context. */
-function hideWhenInspected(headers: Headers): void {
-  const hidden = new Set<string>([
-    "set-cookie",
-    header.accessToken,
-    header.refreshToken,
-    header.csrf,
-  ]);
-  const printed = (): object =>
-    Object.fromEntries(
-      [...headers].map(([name, value]) => [name, hidden.has(name) ? "[hidden]" : value]),
-    );
-  Object.defineProperty(headers, inspected, { value: printed, configurable: true });
 }
 
 /** Expires the session cookies of a call in both jars. */

@@ -14,7 +14,7 @@ import type { Refreshed } from "../../engine/refresh/refresh.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
 import { checkCrossSite, isFromBrowser } from "../../request/origins.ts";
-import { mayHaveOwnCookies } from "../authenticate/candidates.ts";
+import { hasOwnCookies, mayHaveOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { selectRefreshCookie } from "../authenticate/refresh-cookies.ts";
 import { type Call, type CallKey, callOf } from "../call/call.ts";
@@ -201,7 +201,7 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
 
   // 1. Without tokens of ours there is nothing to end.
   const asksForCookies = asksByCookie(call, inMessage) || isFromBrowser(requestHeader);
-  const actsOnCookies = asksForCookies && mayHaveOwnCookies(core, presented);
+  const actsOnCookies = asksForCookies && (await hasOwnCookies(core, presented));
   if (inMessage === "" && presented.bearer === undefined && !actsOnCookies) {
     return;
   }

@@ -8,7 +8,7 @@ import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device } from "../../engine/store.ts";
 import { checkCrossSite, isFromBrowser, isTrustedSite } from "../../request/origins.ts";
-import { mayHaveOwnCookies } from "../authenticate/candidates.ts";
+import { hasOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { Core } from "../core.ts";
@@ -85,7 +85,7 @@ export async function signIn(
   // cookies alone: they may be those of its WebView.
   const actsOnCookies =
     transport === "cookie" ||
-    (isFromBrowser(call.requestHeader) && mayHaveOwnCookies(core, call.presented));
+    (isFromBrowser(call.requestHeader) && (await hasOwnCookies(core, call.presented)));
   if (actsOnCookies && !trustedSite) {
     checkCrossSite(core, call);
   }
