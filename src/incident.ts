@@ -40,8 +40,8 @@ export interface SessionKeys {
    * Removes a key: what it has signed is refused on every server, here when the call resolves and
    * elsewhere within `maxStaleness`. Clients refresh; nobody is signed out. Another key must have been
    * published for a minute, so that every server knows it.
-   * @param options.now retires the key even if there is no such key. A new one signs at once, and calls
-   * may be refused for some seconds. Default false
+   * @param options.now retires the key even if there is no such key. Sign-ins and refreshes then wait
+   * for `maxStaleness`, until every server knows the new one. Default false
    * @returns whether there was a key with this id
    * @throws TypeError if the keys are your own, or no other key is known to all servers
    * @throws SessionError `unavailable`

@@ -89,3 +89,4 @@ export type {
 export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
+export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

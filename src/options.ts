@@ -101,8 +101,9 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly claims?: Schema;
   /**
    * Selects the claims that the client may read as `session.claims`. They travel in a response header
-   * that every script of the page can read. They may take 3,072 bytes of that header, whose form
-   * encoding makes three bytes of a quote and six of an umlaut; signing in with larger claims fails.
+   * that every script of the page can read. They may take 3,072 bytes of that header, after form
+   * encoding: a quote takes three bytes, and a letter such as "ä" six. A sign-in with larger claims
+   * fails.
    * Default: none.
    *
    * @example `clientClaims: ({ role }) => ({ role })`

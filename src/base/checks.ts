@@ -111,7 +111,9 @@ export function readOlderIssuers(
   { issuer, audience }: { readonly issuer: string; readonly audience?: string | undefined },
 ): readonly AcceptedIssuer[] {
   if (!Array.isArray(option)) {
-    throw new TypeError("olderIssuers must be an array of issuers");
+    throw new TypeError(
+      'olderIssuers must be an array of issuers, such as ["https://api.example.com"]',
+    );
   }
   if (option.length > maxOlderIssuers) {
     throw new TypeError(
@@ -130,7 +132,7 @@ export function readOlderIssuers(
   return option.map((older) => ({ issuer: older, audience: audience ?? older }));
 }
 
-/** Returns a check whether a value is one of the list. */
+/** Returns a function that tells whether a value is in the list. */
 export function isAnyOf(list: readonly string[]): (value: string) => boolean {
   const values = new Set(list);
   return (value) => values.has(value);

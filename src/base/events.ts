@@ -94,8 +94,9 @@ export type SessionEvent =
    */
   | { readonly type: "unknownSecret"; readonly secretId: string }
   /**
-   * Events of type `of` were left out because requests caused too many in one second: `count` with the
-   * same cause. `reason` is that of `refused` and `failed`, and the check of `csrfRefused`.
+   * Events of type `of` were left out because requests caused too many in one second. `count` is the
+   * number of those left out with one cause. `reason` is that of `refused` and `failed`, and the check
+   * of `csrfRefused`.
    */
   | {
       readonly type: "omitted";

@@ -18,6 +18,8 @@ export const header = {
   refreshToken: "rpcsession-refresh-token",
   /** Response: announces in the headers that the error of this call carries a RefreshHint. */
   hint: "rpcsession-hint",
+  /** Response: the milliseconds within which a stream sends its next message, if only a heartbeat. */
+  heartbeat: "rpcsession-heartbeat",
   /** Response: the change that this call made to the session, without secrets. See {@link SessionNotice}. */
   session: "rpcsession-session",
 } as const;

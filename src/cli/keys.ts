@@ -27,8 +27,8 @@ interface ShownKey {
 export const keysList: Command = onStore({
   name: "keys list",
   forms: ["[--rotation <duration>] [--json] <database>"],
-  help: `Shows the generated signing keys: which one signs, which one will, and until when the tokens of each are
-accepted. The tokens of a dead key are refused, because its secret was declared dead.
+  help: `Shows the generated signing keys: which one signs, which one signs next, and until when the tokens
+of each are accepted. The tokens of a dead key are refused, because its secret was declared dead.
 
   --rotation   the value of keys.rotation of your servers, for the times; default 30d
 `,
@@ -73,7 +73,7 @@ which has the secret that encrypts the key.
     }
     if (key === undefined) {
       throw new Error(
-        "no server has created the next key in time; make sure that a server runs that follows this store. A server that starts within an hour creates it",
+        "no server has created the next key in time; check that a server on this store is running. If one starts within an hour, it creates the key",
       );
     }
     return { text: `The next key is ${key.kid}. It signs from ${key.signsFrom}.\n`, json: key };
@@ -88,7 +88,7 @@ export const keysRetire: Command = onStore({
 nobody is signed out. Rotate the keys first and wait a minute, so that every server knows another key.
 
   <key>        its id, see "rpc-session keys list"
-  --now        retire it even if no other key is known to every server: calls may fail for some seconds
+  --now        retire it even if no other key is known to every server: sign-ins and refreshes then wait some seconds
 `,
   names: ["key"],
   options: { now: { type: "boolean", default: false } },

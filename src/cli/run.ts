@@ -79,11 +79,30 @@ function parse(command: Command, args: readonly string[]): Parsed {
     help: { type: "boolean", short: "h" },
   };
   try {
-    const { values, positionals } = parseArgs({ args: [...args], options, allowPositionals: true });
+    const { values, positionals } = parseArgs({
+      args: idsLast(args, options, command.names),
+      ...{ options, allowPositionals: true },
+    });
     return { values: values as Given["options"], positionals };
   } catch (error) {
     throw new UsageError(messageOf(error));
   }
+}
+
+/**
+ * Ids of keys and secrets are base64url: one of 64 begins with "-" and looks like an option. Moves them
+ * behind "--".
+ */
+function idsLast(
+  args: readonly string[],
+  options: NonNullable<Command["options"]>,
+  names: readonly string[] = [],
+): string[] {
+  const isId = (arg: string): boolean =>
+    /^-(?:[\w-]{7}|[\w-]{42})$/.test(arg) && !Object.hasOwn(options, arg.slice(2));
+  const isOption = names.length === 0 || args.includes("--");
+  const ids = isOption ? [] : args.filter(isId);
+  return ids.length === 0 ? [...args] : [...args.filter((arg) => !isId(arg)), "--", ...ids];
 }
 
 /**

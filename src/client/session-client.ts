@@ -45,8 +45,8 @@ export interface SessionClient<Claims extends object = JsonObject> {
    *
    * @throws ConnectError Unauthenticated if there is no session or it is over; Unavailable if the
    *   service or the token store could not be reached in time, in which case the session is kept;
-   *   Aborted if the
-   *   session changed during the refresh; Canceled or DeadlineExceeded as set by `options`
+   *   Aborted if the session changed during the refresh; Canceled or DeadlineExceeded as set by
+   *   `options`
    */
   refresh(options?: SessionCallOptions): Promise<void>;
   /**
@@ -72,9 +72,9 @@ export interface SessionClient<Claims extends object = JsonObject> {
    */
   resume<M, C>(
     open: OpenStream<M, C>,
-    options: ResumeOptions & CursorOptions<M, C>,
+    options: ResumeOptions<M> & CursorOptions<M, C>,
   ): AsyncIterable<M>;
-  resume<M>(open: OpenStream<M, undefined>, options?: ResumeOptions): AsyncIterable<M>;
+  resume<M>(open: OpenStream<M, undefined>, options?: ResumeOptions<M>): AsyncIterable<M>;
   /**
    * Signs out: locally at once, whatever happens, and then on the server. In cookie mode it first
    * waits for a running refresh. Each wait ends after `refreshTimeout` unless `options` sets another

@@ -109,14 +109,15 @@ export class Engine {
     const { store, clock, emit, lifetimes } = options;
     const emitOnce = oncePerSecret(emit);
     const secrets = new EngineSecrets(options);
-    const keys = signingKeysOf({ ...options, emit: emitOnce }, secrets);
+    const { maxStaleness = readMaxStaleness(undefined) } = options;
+    const keys = signingKeysOf({ ...options, maxStaleness, emit: emitOnce }, secrets);
     const verified = createVerifiedCache(options.verifiedCache ?? readCacheLimits(), clock);
     const revocations = new RevocationLog({
       store,
       clock,
       emit,
       window: maxAccessLife + logMargin,
-      maxStaleness: options.maxStaleness ?? readMaxStaleness(undefined),
+      maxStaleness,
       onKeys: (entries) => this.#keysChanged(entries),
       onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
@@ -376,14 +377,19 @@ export class Engine {
   }
 }
 
-function signingKeysOf(options: EngineOptions, secrets: TrustedSecrets): SigningKeys {
+function signingKeysOf(
+  options: EngineOptions & { readonly maxStaleness: number },
+  secrets: TrustedSecrets,
+): SigningKeys {
   const plan = options.keys ?? readKeyPlan();
   if (plan.kind === "own") {
     return new OwnSigningKeys(plan);
   }
-  const { store, clock, emit } = options;
+  const { store, clock, emit, maxStaleness } = options;
   const retention = maxAccessLife + options.clockSkew;
-  return new StoredSigningKeys({ ...plan, store, secrets, clock, emit, retention });
+  return new StoredSigningKeys({
+    ...{ ...plan, store, secrets, clock, emit, retention, maxStaleness },
+  });
 }
 
 /** @throws SessionError `unavailable`, with the cause */

@@ -103,7 +103,7 @@ export function deadSecretError(): SessionError {
 /** Sessions in one page of {@link livePages}. */
 const pageSize = 500;
 
-/** The ids of all live sessions of everybody, at most 500 at a time. Rejects with the store. */
+/** The ids of all live sessions of everybody, at most 500 at a time. Rejects if the store does. */
 export async function* livePages(
   store: Pick<SessionStore, "liveIds">,
 ): AsyncGenerator<readonly string[]> {

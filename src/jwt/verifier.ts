@@ -152,7 +152,7 @@ const malformed = { status: "malformed" } as const;
 
 /** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
 async function proveToken(token: string, rules: ProvingRules): Promise<ProvenToken | RefusedToken> {
-  // 1. A token of another issuer is none of ours, so its key is not looked for.
+  // 1. A token of another issuer is not ours, so its key is not looked up.
   const parsed = parseCompact(token);
   const named = parsed === undefined ? outlineOf(token).issuer : parsed.payload.iss;
   if (typeof named === "string" && !acceptedBy(rules).some(({ issuer }) => issuer === named)) {

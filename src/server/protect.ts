@@ -76,6 +76,7 @@ export function sessionCors(cors: CorsLists): SessionCors {
     header.csrf,
     header.hint,
     header.session,
+    header.heartbeat,
   ];
   return {
     allowedMethods: [...cors.allowedMethods],

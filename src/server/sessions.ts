@@ -38,7 +38,7 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * The implementation of `rpcsession.v1.SessionService`, for `router.service`.
    *
    * A handler of yours may call its `refresh`. The refreshed session is then the session of the call:
-   * `require` returns it, `revoke` clears its tokens. If the handler throws, the response carries no
+   * `require` returns it, and its `revoke` clears the tokens. If the handler throws, the response carries no
    * new tokens, and the client keeps its former ones.
    */
   readonly service: Partial<ServiceImpl<typeof SessionService>>;

@@ -17,7 +17,7 @@ import {
 } from "./visitor.ts";
 import { inEngines, type World } from "./world.ts";
 
-inEngines((_engine, open) => {
+inEngines((engine, open) => {
   test("feat:J3 feat:I1 a page of another origin signs in, makes calls, refreshes unnoticed, streams and signs out", async () => {
     const { api, site, visitor, visit } = await open();
     const page = await visit();
@@ -183,9 +183,14 @@ inEngines((_engine, open) => {
       await addNote(page, "milk");
       const before = await sessionCookies(world.visitor, world.api.at());
       await plant(world, { access: accessCookie, refresh: refreshCookie });
-      expect(await sessionCookies(world.visitor, world.api.at())).toEqual(before);
-      world.api.sessions.clock.advance("16m");
-      expect(await listNotes(page)).toEqual(["milk"]);
+      if (engine.traits.prefixes) {
+        expect(await sessionCookies(world.visitor, world.api.at())).toEqual(before);
+        world.api.sessions.clock.advance("16m");
+        expect(await listNotes(page)).toEqual(["milk"]);
+      } else {
+        // The browser keeps four cookies. The service refuses them; nobody acts as the other user.
+        expect(await codeOf(page)).toBe(16);
+      }
     });
 
     test("sec:C01 feat:I5 without the prefix, planted cookies of a sibling host are refused and expired", async () => {

@@ -7,6 +7,7 @@ import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { systemClock } from "../../src/base/clock.ts";
 import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import { loadKey } from "../../src/engine/keys/sealed.ts";
 import { fromPayload, type TokenClaims } from "../../src/jwt/claims.ts";
@@ -267,6 +268,18 @@ describe("invalid arguments of the commands for an incident", () => {
       expect(await readdir(folder)).toEqual(["made.db"]);
     },
   );
+
+  it("an id that begins with a hyphen is an id, also before an option", async () => {
+    const store = sqliteStore(join(folder, "made.db"));
+    await store.open({ clock: systemClock });
+    await store.recordSecrets([{ id: "-K7wQ2m_", issuer }]);
+    const key = "-".padEnd(43, "k");
+    await store.close();
+    const retired = await answer<Secret[]>(["secrets", "retire", "made.db", "-K7wQ2m_"]);
+    expect(retired.map(({ id }) => id)).toEqual(["-K7wQ2m_"]);
+    const { stderr } = await rpcSession(["keys", "retire", "made.db", key, "--now"]);
+    expect(stderr).toContain("there is no key with this id");
+  });
 
   it("keys rotate exits with 1 if no server creates the key", async () => {
     await rpcSession(["migrate", "made.db"]);

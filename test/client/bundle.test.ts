@@ -1,5 +1,8 @@
 import { readFileSync } from "node:fs";
 import { dirname, relative, resolve } from "node:path";
+import { gzipSync } from "node:zlib";
+// Comes with the test runner.
+import { rolldown } from "rolldown";
 import { expect, it } from "vitest";
 
 const root = resolve(import.meta.dirname, "../..");
@@ -74,4 +77,16 @@ it("has no import cycles, type imports included", () => {
   for (const file of edges.keys()) {
     visit(file, []);
   }
+});
+
+it("takes at most 16 kB, minified and compressed, beside protobuf and Connect", async () => {
+  const bundle = await rolldown({
+    input: resolve(root, "src/client/index.ts"),
+    platform: "browser",
+    external: packages,
+  });
+  const { output } = await bundle.generate({ format: "esm", minify: true });
+  const code = output.map((chunk) => ("code" in chunk ? chunk.code : "")).join("");
+  expect(code).toContain("createSessionClient");
+  expect(gzipSync(code).length).toBeLessThanOrEqual(16_000);
 });

@@ -17,6 +17,13 @@ function page(response: ServerResponse, status: number): true {
   return true;
 }
 
+/** A page as gateways for APIs send it. */
+function jsonPage(response: ServerResponse, status: number): true {
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(JSON.stringify({ message: "Forbidden" }));
+  return true;
+}
+
 /** Waits until `count` interruptions were reported, and moves the clock over each pause. */
 async function pauses(world: InboxWorld, seen: readonly unknown[], count: number): Promise<void> {
   while (seen.length < count) {
@@ -98,6 +105,33 @@ describe.each(inboxWires)("what is not an answer of the service, %s", (wire) => 
     watching.leave = true;
     world.inbox.add("bye");
     await watching.ended;
+  });
+
+  it("feat:Q4: a JSON page of a gateway counts like any other page, also as an answer to Refresh and SignOut", async () => {
+    const world = await startInbox(wire);
+    let [path, status] = ["", 0];
+    world.answer = ({ url }, response) =>
+      url?.endsWith(path) === true && jsonPage(response, status);
+    for (status of statuses.filter((one) => one !== 200)) {
+      path = "/Refresh";
+      const refresh = world.session.refresh().catch((error: unknown) => error);
+      expect(await refresh, String(status)).toMatchObject({ code: Code.Unavailable });
+      expect(world.session.state.status).toBe("signedIn");
+    }
+    [path, status] = ["/SignOut", 403];
+    await expect(world.session.signOut()).rejects.toMatchObject({ code: Code.Unavailable });
+  });
+
+  it("what the service itself refuses around Refresh reaches the caller", async () => {
+    const world = await startInbox(wire);
+    for (const code of [Code.PermissionDenied, Code.Unauthenticated, Code.Unimplemented]) {
+      world.onRefresh = () => {
+        throw new ConnectError("banned", code);
+      };
+      const error = ConnectError.from(await world.session.refresh().catch((e: unknown) => e));
+      expect([error.code, error.rawMessage]).toEqual([code, "banned"]);
+    }
+    expect(world.session.state.status).toBe("signedIn");
   });
 
   it("an answer to SignOut that is the page of a gateway is Unavailable", async () => {

@@ -104,12 +104,18 @@ describe("createSessionClient(options)", () => {
       });
       onTestFinished(() => session.close());
       const seen: unknown[] = [];
-      vi.stubGlobal("fetch", async (_input: unknown, init: unknown) => seen.push(init));
+      vi.stubGlobal("fetch", async (_input: unknown, init: unknown) => {
+        seen.push(init);
+        return new Response();
+      });
       onTestFinished(() => {
         vi.unstubAllGlobals();
       });
       expect(given.map((parts) => parts.interceptors.length)).toEqual([0, 1]);
-      await given[0]?.fetch?.("https://api.test", { redirect: "follow", credentials: "omit" });
+      await given[0]?.fetch?.("https://api.test", {
+        redirect: "follow",
+        credentials: "same-origin",
+      });
       expect(seen).toEqual([{ redirect: "error", credentials }]);
     },
   );

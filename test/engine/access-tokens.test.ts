@@ -24,6 +24,7 @@ async function parts(lifetimes = readLifetimes({}, {})) {
     algorithm: "ES256",
     rotation: 1e9,
     retention: 1e9,
+    maxStaleness: 5_000,
     emit: () => {},
   });
   await keys.open();

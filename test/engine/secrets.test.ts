@@ -9,7 +9,7 @@ const issuer = "https://api.example.com";
 const [first, second] = ["the first secret, of 32 bytes...", "the second secret, of 32 bytes.."];
 
 /** The secrets of a server over a store that can be replaced by an older state of it. */
-async function opened(secret: readonly string[] = [first, second]) {
+async function opened(secret: readonly string[] = [first, second], older: readonly string[] = []) {
   const clock = createFakeClock();
   let current = await fresh();
   async function fresh(): Promise<SessionStore> {
@@ -20,7 +20,10 @@ async function opened(secret: readonly string[] = [first, second]) {
   const store = new Proxy({} as SessionStore, {
     get: (_, name) => Reflect.get(current, name),
   });
-  const secrets = new EngineSecrets({ issuer, store, secret, clock });
+  const secrets = new EngineSecrets({
+    ...{ issuer, store, secret, clock },
+    older: older.map((one) => ({ issuer: one })),
+  });
   await secrets.open();
   return {
     clock,
@@ -58,6 +61,29 @@ describe("feat:H12 the state of secrets", () => {
         [secrets.current.id, false],
       ].toSorted(([a], [b]) => (String(a) < String(b) ? -1 : 1)),
     );
+  });
+
+  it("a secret that is dead for one issuer is dead for every issuer, and the store is told", async () => {
+    const former = "https://former.example.com";
+    const { secrets, store, recorded } = await opened([first, second], [former]);
+    const leaked = secrets.current.id;
+    // As the command line does it, which has the id only.
+    await store.retireSecrets([{ id: leaked, issuer }]);
+    await secrets.reload();
+    const dead = (await recorded()).filter(({ deadAt }) => deadAt !== null);
+    expect(dead.map((one) => one.issuer).toSorted()).toEqual([issuer, former].toSorted());
+    expect(dead.every(({ id }) => secrets.isDead(id))).toBe(true);
+    expect([...secrets.byId.values()].map((keys) => keys.issuer)).toEqual([issuer, former]);
+
+    // So does a server that starts later.
+    const other = await opened([first, second], [former]);
+    await other.store.retireSecrets([{ id: leaked, issuer }]);
+    const late = new EngineSecrets({
+      ...{ issuer, store: other.store, clock: other.clock, secret: [first, second] },
+      older: [{ issuer: former }],
+    });
+    await late.open();
+    expect((await other.recorded()).filter(({ deadAt }) => deadAt !== null)).toHaveLength(2);
   });
 
   it("the only secret of a server is not retired from there", async () => {

@@ -51,6 +51,7 @@ async function server(options: ServerOptions = {}): Promise<SigningKeys> {
     algorithm: options.algorithm ?? "ES256",
     rotation,
     retention,
+    maxStaleness: 5_000,
     emit: (event) => events.push(event),
   });
   await keys.open();

@@ -22,6 +22,7 @@ describe("sessionCors", () => {
       "rpcsession-csrf",
       "rpcsession-hint",
       "rpcsession-session",
+      "rpcsession-heartbeat",
     ]);
     expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true, maxAge: 7200 });
   });

@@ -13,6 +13,7 @@ import {
   type Manner,
   type OpenedStream,
   openStream,
+  type Run,
   type StreamServer,
   startStreams,
   streamCells,
@@ -172,18 +173,53 @@ describe.each(["h1", "h2c"] as const)("a client that stops reading, over %s", (h
       "x-manner": "fills the pipe",
     });
     onTestFinished(() => client.end());
-    const { runs } = server.service;
-    for (let count = -1; count !== runs[0]?.count; ) {
-      count = runs[0]?.count ?? -1;
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-    expect(runs[0]?.isOver).toBe(false);
+    const run = await blocked(server);
     server.sessions.clock.advance("15m");
-    await runs[0]?.over;
+    await run.over;
     // The client still reads the buffered messages, then the reason.
     expect(await client.readOn()).toContain("the access token has expired");
   });
+
+  it("and then disconnects releases its handler", async () => {
+    const server = await startStreams();
+    onTestFinished(() => server.close());
+    const { tokens } = await issue(server, "header");
+    const client = await readNothing(server, http, {
+      authorization: `Bearer ${tokens.access}`,
+      "x-manner": "fills the pipe",
+    });
+    const run = await blocked(server);
+    client.end();
+    await run.over;
+    expect(run.isOver).toBe(true);
+  });
+
+  it("past the deadline of its call receives DeadlineExceeded, not an early end", async () => {
+    const server = await startStreams();
+    onTestFinished(() => server.close());
+    const { tokens } = await issue(server, "header");
+    const client = await readNothing(server, http, {
+      authorization: `Bearer ${tokens.access}`,
+      "x-manner": "fills the pipe",
+      "connect-timeout-ms": "5000",
+    });
+    onTestFinished(() => client.end());
+    const run = await blocked(server);
+    await run.over;
+    expect(await client.readOn()).toContain("deadline_exceeded");
+  });
 });
+
+/** Waits until the handler is blocked at a `yield`, because its messages are not read. */
+async function blocked(server: StreamServer): Promise<Run> {
+  const { runs } = server.service;
+  for (let count = -1; runs[0] === undefined || count !== runs[0].count; ) {
+    count = runs[0]?.count ?? -1;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  expect(runs[0].isOver).toBe(false);
+  return runs[0];
+}
 
 /** Sends a server-streaming call but reads the response only on `readOn`. */
 async function readNothing(

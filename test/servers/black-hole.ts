@@ -14,7 +14,7 @@ export interface BlackHole {
   open(which: "present" | "all"): void;
   /** Forwards new connections again and closes the stopped ones, as a replaced router would. */
   close(): void;
-  /** Returns the number of open connections. */
+  /** Returns the number of connections that clients have open. */
   links(): number;
   [Symbol.asyncDispose](): Promise<void>;
 }
@@ -39,8 +39,9 @@ export async function startBlackHole(target: NetConnectOpts): Promise<BlackHole>
       from.on("data", (chunk: Buffer) => link.swallowed || to.write(chunk));
       from.on("error", () => {});
       from.on("close", () => {
-        links.delete(link);
+        // What is stopped does not learn that its other end has closed.
         if (!link.swallowed) {
+          links.delete(link);
           to.destroy();
         }
       });
@@ -49,6 +50,7 @@ export async function startBlackHole(target: NetConnectOpts): Promise<BlackHole>
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   const end = (link: Link): void => {
+    links.delete(link);
     for (const socket of link.sockets) {
       socket.destroy();
     }
@@ -65,7 +67,7 @@ export async function startBlackHole(target: NetConnectOpts): Promise<BlackHole>
       all = false;
       [...links].filter(({ swallowed }) => swallowed).forEach(end);
     },
-    links: () => links.size,
+    links: () => [...links].filter(({ sockets: [client] }) => !client.closed).length,
     async [Symbol.asyncDispose]() {
       links.forEach(end);
       server.close();

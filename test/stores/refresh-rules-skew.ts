@@ -53,7 +53,11 @@ export function describeSkew(newStore: NewSharedStore): void {
       const { refreshToken = "", access } = await server.exchange(token);
       await servers.pass(minute - 1);
       await use(server, access);
+      // Sent again, so the generation settles anew.
       expect((await server.exchange(token)).refreshToken).toBe(refreshToken);
+      await servers.pass(minute - 1);
+      await use(server, access);
+      expect((await server.exchange(refreshToken)).record.confirmedAt).toBeNull();
       await servers.pass(1);
       expect((await server.exchange(refreshToken)).record.confirmedAt).toBe(servers.shared.now());
       await servers.pass(30 * second);

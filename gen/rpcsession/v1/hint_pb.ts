@@ -49,7 +49,8 @@ export type RefreshHint = Message<"rpcsession.v1.RefreshHint"> & {
 
   /**
    * session is the id of the session that the refused token verifiably belongs to; empty if none
-   * could be verified. A client drops its tokens only if this is its current session.
+   * could be verified. A client drops its tokens only if this is its current session, or if it is empty
+   * in the response to the client's own Refresh.
    *
    * @generated from field: string session = 4;
    */
@@ -261,7 +262,7 @@ export const Reason = {
   UNSPECIFIED: 0,
 
   /**
-   * REASON_SESSION_MISSING: the call needs a session but has no tokens.
+   * REASON_SESSION_MISSING: the call needs a session but has no tokens of this service.
    *
    * @generated from enum value: REASON_SESSION_MISSING = 1;
    */
@@ -282,15 +283,16 @@ export const Reason = {
   TOKEN_EXPIRED: 3,
 
   /**
-   * REASON_TOKEN_INVALID: the token is malformed, or its signature, key or audience is wrong. The
-   * response does not specify which.
+   * REASON_TOKEN_INVALID: the token is malformed, or its signature, key, issuer or audience is wrong.
+   * The response does not specify which.
    *
    * @generated from enum value: REASON_TOKEN_INVALID = 4;
    */
   TOKEN_INVALID: 4,
 
   /**
-   * REASON_TOKEN_CONFLICT: the request has tokens of different sessions or different transports.
+   * REASON_TOKEN_CONFLICT: the request has cookies of different sessions, too many cookies, or a token
+   * of the other transport.
    *
    * @generated from enum value: REASON_TOKEN_CONFLICT = 5;
    */
@@ -319,7 +321,7 @@ export const Reason = {
 
   /**
    * REASON_TOKEN_THEFT: a refresh token was used again after its successor had been used (reuse
-   * detection); the session was revoked.
+   * detection); the session was revoked, with the sessions that were forked from it.
    *
    * @generated from enum value: REASON_TOKEN_THEFT = 9;
    */
@@ -341,7 +343,7 @@ export const Reason = {
 
   /**
    * REASON_TRANSPORT_REFUSED: a browser asked for its tokens in headers, and the service does not
-   * allow it.
+   * allow it; or the sign-in allows only another transport than the one that the client asks for.
    *
    * @generated from enum value: REASON_TRANSPORT_REFUSED = 12;
    */

@@ -51,7 +51,8 @@ export async function withDeadline<T>(
 }
 
 /**
- * Creates a signal that aborts with DeadlineExceeded after `ms`, or together with `signal`.
+ * Creates a signal that aborts with `late()` after `ms`, by default DeadlineExceeded, or together with
+ * `signal`.
  *
  * @returns the signal, and a function that clears the timer
  */
@@ -59,13 +60,14 @@ export function deadlineSignal(
   clock: Clock,
   ms: number | undefined,
   signal?: AbortSignal,
+  late: () => ConnectError = deadlineExceeded,
 ): [AbortSignal | undefined, () => void] {
   if (ms === undefined) {
     return [signal, () => {}];
   }
   // Not AbortSignal.any, which older browsers and React Native do not have.
   const until = new AbortController();
-  const cancel = clock.after(ms, () => abortWith(until, deadlineExceeded()));
+  const cancel = clock.after(ms, () => abortWith(until, late()));
   const stopListening = signal && onAbort(signal, () => abortWith(until, reasonOf(signal)));
   const done = (): void => {
     cancel();

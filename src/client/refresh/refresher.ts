@@ -4,7 +4,7 @@ import type { Clock } from "../../base/clock.ts";
 import { withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { refreshHeaders } from "../state/credentials.ts";
-import { type Hint, isInterruption } from "../state/hint.ts";
+import { type Hint, isUnanswered } from "../state/hint.ts";
 import type { LocalSession } from "../state/local-session.ts";
 import type { SessionSnapshot } from "../state/notice-rule.ts";
 import { channelName } from "../state/tabs.ts";
@@ -307,7 +307,7 @@ function tabLocks(): LockManager | undefined {
  * answer of something other than the service, such as the page of a gateway, whatever its status.
  */
 function asSeenByCaller(error: ConnectError): ConnectError {
-  if (!isInterruption(error) && !temporaryCodes.has(error.code)) {
+  if (!isUnanswered(error) && !temporaryCodes.has(error.code)) {
     return error;
   }
   return withDetails(

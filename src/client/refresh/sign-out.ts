@@ -3,7 +3,7 @@ import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { type SessionCallOptions, withDeadline } from "../call/deadline.ts";
 import type { ResolvedOptions } from "../options.ts";
 import { type Credentials, credentialHeaders, tokensNotLoaded } from "../state/credentials.ts";
-import { isInterruption } from "../state/hint.ts";
+import { isUnanswered } from "../state/hint.ts";
 import type { LocalSession } from "../state/local-session.ts";
 import type { Refresher } from "./refresher.ts";
 
@@ -91,7 +91,7 @@ export class SignOut {
         local.signedOutOnServer(response.header);
       } catch (reason) {
         const error = ConnectError.from(reason);
-        throw isInterruption(error) ? unreached(error) : error;
+        throw isUnanswered(error) ? unreached(error) : error;
       }
     }
   }
@@ -105,7 +105,7 @@ export class SignOut {
 /** The service did not answer: something else did, such as a gateway, or it could not be asked. */
 function unreached(cause: ConnectError): ConnectError {
   return new ConnectError(
-    "the service could not be told, so the session may still exist there; sign out again",
+    "the service could not be told of the sign-out, so the session may still exist there; sign out again",
     Code.Unavailable,
     undefined,
     undefined,

@@ -1,7 +1,8 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
+import { assertMembers, type Duration, durationMs, durationOf } from "../../base/checks.ts";
 import { systemClock } from "../../base/clock.ts";
-import { abortWith, race, reasonOf } from "../call/deadline.ts";
+import { header } from "../../base/wire.ts";
+import { abortWith, deadlineSignal, race, reasonOf } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
 import { hintOf } from "../state/hint.ts";
 import { type FailedStream, Recovery, refreshAhead } from "./recovery.ts";
@@ -10,13 +11,15 @@ import { type FailedStream, Recovery, refreshAhead } from "./recovery.ts";
 export interface ResumedCall {
   /** Ends the call. */
   readonly signal: AbortSignal;
+  /** Reads the interval of the heartbeats that the server announces. */
+  readonly onHeader: (headers: Headers) => void;
 }
 
 /** Opens the stream: `(cursor, call) => client.watch({ after: cursor }, call)`. */
 export type OpenStream<M, C> = (cursor: C, call: ResumedCall) => AsyncIterable<M>;
 
 /** Options of `session.resume`. */
-export interface ResumeOptions {
+export interface ResumeOptions<M = never> {
   /** Ends the stream. The pending read rejects with the signal's reason or with Canceled. */
   readonly signal?: AbortSignal;
   /**
@@ -25,6 +28,15 @@ export interface ResumeOptions {
    * to 24 h.
    */
   readonly giveUpAfter?: Duration;
+  /**
+   * How long the stream may be without any message, heartbeats included, before its connection counts
+   * as lost and the stream is opened again; from `"1s"` to `"24h"`, or `"0s"` for no limit. Default:
+   * three times the interval that the server announces with `keepAlive`, and no limit if it announces
+   * none.
+   */
+  readonly silence?: Duration;
+  /** Returns whether a message is a heartbeat. The loop does not receive it. Default: none is. */
+  readonly heartbeat?: (message: M) => boolean;
   /**
    * Called on every interruption, with the milliseconds until the next attempt. Use it to show
    * "reconnecting…". Errors that it throws are ignored.
@@ -41,10 +53,11 @@ export interface CursorOptions<M, C> {
 }
 
 /** All options of `session.resume`. */
-export type AllResumeOptions<M, C> = ResumeOptions & CursorOptions<M, C>;
+export type AllResumeOptions<M, C> = ResumeOptions<M> & CursorOptions<M, C>;
 
 const members: Readonly<Record<keyof AllResumeOptions<unknown, unknown>, 0>> = {
   ...{ start: 0, cursor: 0, signal: 0, giveUpAfter: 0, onInterrupted: 0 },
+  ...{ silence: 0, heartbeat: 0 },
 };
 
 /**
@@ -73,6 +86,8 @@ export function resume<M, C>(
     ...options,
     open,
     giveUpAfter,
+    silence: readSilence(options.silence),
+    heartbeat: options.heartbeat ?? (() => false),
     // Undefined is a C if the caller set no start.
     start: start as C,
     cursor: cursor ?? ((_message, last) => last),
@@ -94,11 +109,26 @@ export function resume<M, C>(
   };
 }
 
+/** Returns milliseconds; undefined for the default. */
+function readSilence(silence: Duration | undefined): number | undefined {
+  if (silence === undefined) {
+    return undefined;
+  }
+  const ms = durationMs("silence", silence, { max: 86_400_000 });
+  if (ms > 0 && ms < 1_000) {
+    throw new TypeError(`silence must be at least 1s, or 0s for no limit, got "${silence}"`);
+  }
+  return ms;
+}
+
 interface ResumedStreamOptions<M, C> extends CursorOptions<M, C> {
   readonly open: OpenStream<M, C>;
   readonly signal?: AbortSignal;
   /** Milliseconds. */
   readonly giveUpAfter: number;
+  /** Milliseconds; 0 for no limit, undefined for the default. */
+  readonly silence: number | undefined;
+  readonly heartbeat: (message: M) => boolean;
   readonly onInterrupted?: (error: ConnectError, retryIn: number) => void;
 }
 
@@ -111,6 +141,9 @@ interface OpenedStream<M> extends FailedStream {
   readonly close: (reason: ConnectError) => void;
 }
 
+/** How many heartbeats may be missing. Networks and busy servers delay one or two. */
+const missingHeartbeats = 3;
+
 /** Milliseconds to wait for the response of the client's own call that ended the session. */
 const replacementTimeout = 2_000;
 
@@ -122,6 +155,8 @@ class ResumedStream<M, C> {
   readonly #recovery: Recovery;
   #cursor: C;
   #opened: OpenedStream<M> | undefined;
+  /** The interval of heartbeats that the server has announced, in milliseconds; 0 if it has not. */
+  #heartbeat = 0;
   /** Set when the session has ended or changed. */
   #sessionError: ConnectError | undefined;
 
@@ -177,13 +212,17 @@ class ResumedStream<M, C> {
       this.#opened ??= this.#open();
       const opened: OpenedStream<M> = this.#opened;
       try {
-        // 2. Wait for its next message.
-        const result = await race(opened.messages.next(), this.#abort.signal);
+        // 2. Wait for its next message. A heartbeat only shows that the connection lives: a stream
+        //    that breaks off after its first one makes no progress.
+        const result = await this.#read(opened);
         this.#assertUsable(opened);
-        if (!result.done) {
-          this.#recovery.progress();
+        if (result.done) {
+          return result;
         }
-        return result;
+        if (!this.#options.heartbeat(result.value)) {
+          this.#recovery.progress();
+          return result;
+        }
       } catch (error) {
         // 3. It failed. Throw if the caller or the session ended it.
         this.#opened = undefined;
@@ -197,6 +236,22 @@ class ResumedStream<M, C> {
     }
   }
 
+  /** Reads a message, within the time that the stream may be silent. */
+  async #read({ messages }: OpenedStream<M>): Promise<IteratorResult<M>> {
+    const silence = this.#options.silence ?? this.#heartbeat * missingHeartbeats;
+    const [until, done] = deadlineSignal(
+      this.#core.options.clock,
+      silence > 0 ? silence : undefined,
+      this.#abort.signal,
+      () => silent(silence),
+    );
+    try {
+      return await race(messages.next(), until);
+    } finally {
+      done();
+    }
+  }
+
   #open(): OpenedStream<M> {
     const { local, options } = this.#core;
     const abort = new AbortController();
@@ -205,6 +260,10 @@ class ResumedStream<M, C> {
       get signal() {
         isUsed = true;
         return abort.signal;
+      },
+      onHeader: (headers: Headers) => {
+        const announced = headers.get(header.heartbeat) ?? "";
+        this.#heartbeat = /^\d{4,7}$/.test(announced) ? Number(announced) : 0;
       },
     };
     const stream = this.#options.open(this.#cursor, call);
@@ -301,6 +360,13 @@ function throwIfAborted(signal: AbortSignal): void {
   if (signal.aborted) {
     throw reasonOf(signal);
   }
+}
+
+function silent(ms: number): ConnectError {
+  return new ConnectError(
+    `no message arrived for ${durationOf(ms)}, so the connection counts as lost`,
+    Code.Unavailable,
+  );
 }
 
 function canceled(): ConnectError {

@@ -97,6 +97,21 @@ export function isInterruption(error: ConnectError): boolean {
     : transportCodes.has(error.code) && !repeating.test(error.rawMessage);
 }
 
+/**
+ * Like {@link isInterruption}, for calls of SessionService. Connect takes every JSON page with the
+ * status 401, 403 or 404 for an error of a unary call. Errors of SessionService have details, or the
+ * header `rpcsession-hint`, which no gateway sends.
+ */
+export function isUnanswered(error: ConnectError): boolean {
+  const { code, details, metadata } = error;
+  const isPage =
+    httpCodes.has(code) &&
+    /^application\/json\b/i.test(metadata.get("content-type") ?? "") &&
+    details.length === 0 &&
+    !metadata.has(header.hint);
+  return isPage || isInterruption(error);
+}
+
 /** An action that only a newer server uses counts as SIGN_IN, because signing in always helps. */
 function actionOf(hint: RefreshHint): Hint["action"] {
   if (hint.action === Action.REFRESH) {

@@ -397,7 +397,7 @@ export class LocalSession implements KnownSession, Credentials {
       }
     } else if (realm === undefined) {
       if (this.status === "signedOut") {
-        this.#forget();
+        this.#withoutSession("unknown");
       }
     } else if (this.sessionId !== message.session) {
       this.#signedIn(message.session, message.realm);
@@ -412,7 +412,7 @@ export class LocalSession implements KnownSession, Credentials {
     if (this.status === "signedIn") {
       this.#hooks.onDoubt();
     } else if (this.status === "signedOut") {
-      this.#forget();
+      this.#withoutSession("unknown");
       this.#publish();
     }
   }
@@ -475,26 +475,20 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** There is no session from now on. */
   #signedOut(by: SignedOutBy, sessionId: string | undefined = this.sessionId): void {
-    const before = this.status;
-    this.epoch += 1;
     this.intent += by === "signOut" ? 1 : 0;
     this.endedSessionId = sessionId ?? this.endedSessionId;
-    this.status = "signedOut";
-    this.sessionId = undefined;
-    this.#dropContents();
-    this.order = undefined;
-    this.lifetime.end();
-    if (before !== "signedOut") {
+    if (this.status !== "signedOut") {
       this.#news.push({ type: "signedOut", sessionId, by });
     }
+    this.#withoutSession("signedOut");
   }
 
-  /** Another tab signed in, perhaps to this service: the cookies may hold a session again. */
-  #forget(): void {
+  /** Unknown: another tab signed in, perhaps to this service, so the cookies may hold a session again. */
+  #withoutSession(status: "signedOut" | "unknown"): void {
     this.epoch += 1;
-    this.status = "unknown";
+    this.status = status;
     this.sessionId = undefined;
-    this.claims = undefined;
+    this.#dropContents();
     this.order = undefined;
     this.lifetime.end();
   }

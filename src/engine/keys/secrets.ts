@@ -87,6 +87,7 @@ export class EngineSecrets implements TrustedSecrets {
     if (deadNames.some(({ id }) => !this.#dead.has(id))) {
       this.#learn(await store.retireSecrets(deadNames));
     }
+    await this.#tell();
 
     // 4. One must be left.
     if (this.#current === undefined) {
@@ -149,7 +150,10 @@ export class EngineSecrets implements TrustedSecrets {
     this.#attemptedAt = clock.monotonic();
     this.#reading ??= store
       .recordSecrets([])
-      .then((recorded) => this.#learn(recorded))
+      .then((recorded) => {
+        this.#learn(recorded);
+        return this.#tell();
+      })
       .finally(() => {
         this.#reading = undefined;
       });
@@ -172,6 +176,21 @@ export class EngineSecrets implements TrustedSecrets {
     }
   }
 
+  /**
+   * Where the store knows a secret of this server as dead for one issuer, tells it the ids for the
+   * others. A server that does not have the secret cannot derive them, and keys under them are stored too.
+   */
+  async #tell(): Promise<void> {
+    const isTold = ({ id }: SecretName) => this.#recorded.some((one) => isDeadId(one, id));
+    const untold = this.#own
+      .filter((keys) => keys.some(isTold))
+      .flat()
+      .filter((one) => !isTold(one));
+    if (untold.length > 0) {
+      this.#learn(await this.#options.store.retireSecrets(untold.map(nameOf)));
+    }
+  }
+
   /** All secrets that the store knows. */
   async list(): Promise<RecordedSecrets> {
     const recorded = await this.#options.store.recordSecrets([]).catch(storeFailed);
@@ -181,8 +200,8 @@ export class EngineSecrets implements TrustedSecrets {
 
   /**
    * Declares a secret dead, here and in the store.
-   * @param given the id of a recorded secret, which takes its ids for other issuers with it where this
-   * server has the secret; or the secrets by themselves
+   * @param given the id of a recorded secret, or secrets. If this server has the secret of the id, the
+   * ids of that secret for the other issuers are dead too
    * @returns the ids that are dead now
    * @throws TypeError if no server has recorded the id, or this server would have no secret left
    */
@@ -235,6 +254,12 @@ export class EngineSecrets implements TrustedSecrets {
       if (deadAt !== null) {
         this.#dead.add(id);
       }
+    }
+    // A secret that has leaked is dead for every issuer.
+    for (const { id } of this.#own
+      .filter((keys) => keys.some((one) => this.isDead(one.id)))
+      .flat()) {
+      this.#dead.add(id);
     }
     const live = this.#own.flat().filter(({ id }) => !this.#dead.has(id));
     this.#byId = new Map(live.map((keys) => [keys.id, keys]));

@@ -79,6 +79,8 @@ interface StoredSigningKeysOptions extends RotationRules {
   readonly secrets: TrustedSecrets;
   readonly clock: Clock;
   readonly algorithm: SigningAlgorithm;
+  /** After this long every server has read the change log, or refuses calls. */
+  readonly maxStaleness: number;
   /** Receives `unknownSecret` for keys under unknown secrets, each time they are read. */
   readonly emit: SessionEventListener;
 }
@@ -109,6 +111,10 @@ export class StoredSigningKeys implements SigningKeys {
   #nextSlot = 0;
   /** Store time minus monotonic time; this machine's wall clock plays no part. */
   #storeAhead = 0;
+  /** The keys as of the last change that was announced, or of the start. */
+  #announced: readonly LoadedKey[] | undefined;
+  /** Whether all keys that could sign here were retired at once. */
+  #wasRetired = false;
   /** Monotonic start of the last read. */
   #attemptedAt = Number.NEGATIVE_INFINITY;
   /** Monotonic start of the last successful read. */
@@ -144,10 +150,11 @@ export class StoredSigningKeys implements SigningKeys {
     if (this.#current() === undefined) {
       throw noSigner();
     }
+    this.#announced ??= this.#keys.filter((key) => key.canSign);
   }
 
   async signer(): Promise<SigningKey> {
-    const { clock, rotation, algorithm, secrets } = this.#options;
+    const { clock, rotation, algorithm, secrets, maxStaleness } = this.#options;
 
     // 1. Read the keys again if they are old. A server that rarely signs must not use a key that the
     // others have removed since.
@@ -174,11 +181,20 @@ export class StoredSigningKeys implements SigningKeys {
     if (mayRotate && isNextDue(this.#keys, storeNow, wanted)) {
       this.#rotateInBackground();
     }
-    const signing = currentSigner(this.#keys, storeNow)?.signing;
-    if (signing === undefined) {
+    const current = currentSigner(this.#keys, storeNow);
+    if (current?.signing === undefined) {
       throw noSigner();
     }
-    return signing;
+
+    // 3. A key that replaces retired ones signs early, but not before all servers know it.
+    const knownIn = current.createdAt + maxStaleness - storeNow;
+    if (knownIn > 0 && this.#wasRetired) {
+      await new Promise<void>((resolve) => {
+        clock.after(knownIn, resolve, true);
+      });
+      return this.signer();
+    }
+    return current.signing;
   }
 
   find(kid: string, issuedAt: number): ReturnType<SigningKeys["find"]> {
@@ -220,6 +236,8 @@ export class StoredSigningKeys implements SigningKeys {
     const attemptedAt = this.#attemptedAt;
     await this.#readOnce();
     this.#attemptedAt = attemptedAt;
+    this.#wasRetired ||= this.#announced?.some((key) => this.#keys.includes(key)) === false;
+    this.#announced = this.#keys.filter((key) => key.canSign);
     const newest = this.#keys.findLast((key) => key.canSign);
     if ((newest === undefined || newest.createdAt < rotateAt) && this.#rotating === undefined) {
       this.#rotateInBackground(newest === undefined ? () => this.open() : () => this.#createNext());

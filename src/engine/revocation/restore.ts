@@ -20,7 +20,8 @@ const batchSize = 500;
  * After a store has lost changes, restores in the background what this server still knows.
  *
  * Dead secrets are declared dead again. Signing keys are read again, and created if there are none, so
- * that tokens under lost keys are refused. Every revocation that still matters is written again. The store's own data is kept.
+ * that tokens under lost keys are refused. Every revocation that still matters is written again. The
+ * store's own data is kept.
  */
 export class Restorer {
   readonly #options: RestorerOptions;

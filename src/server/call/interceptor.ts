@@ -6,10 +6,11 @@ import {
   type UnaryRequest,
   type UnaryResponse,
 } from "@connectrpc/connect";
+import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
-import { relayFailure, withoutForeignHints } from "../response/errors.ts";
+import { markAsAnswer, relayFailure, withoutForeignHints } from "../response/errors.ts";
 import { keepTokensUncached, takeBackTokens } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
@@ -110,7 +111,10 @@ function ownError(
   { error, request }: { readonly error: unknown; readonly request: Pick<Request, "method"> },
 ): unknown {
   takeBackTokens(core, call, true);
-  return error instanceof SessionError
-    ? relayFailure(core, call, { error, procedure: procedureOf(request.method) })
+  if (error instanceof SessionError) {
+    return relayFailure(core, call, { error, procedure: procedureOf(request.method) });
+  }
+  return request.method.parent.typeName === SessionService.typeName
+    ? markAsAnswer(withoutForeignHints(error))
     : withoutForeignHints(error);
 }

@@ -40,7 +40,7 @@ export function closeRefusedUploads(
 
 type Upload = UniversalServerRequest & { readonly body: AsyncIterable<Uint8Array> };
 
-/** Whether a body is not certainly small. HTTP/2 resets the stream of a refused one. */
+/** Whether the body of a request may be large. HTTP/2 needs no help: it resets the stream. */
 function isLargeUpload(request: UniversalServerRequest): request is Upload {
   const { httpVersion, header, body } = request;
   if (!httpVersion.startsWith("1.")) {

@@ -197,6 +197,17 @@ export function withoutForeignHints(error: unknown): unknown {
   return error;
 }
 
+/**
+ * Marks an error of SessionService that carries no hint, so that a client can tell it from the page of
+ * a gateway: over Connect, every JSON page looks like an error.
+ */
+export function markAsAnswer(error: unknown): unknown {
+  if (error instanceof ConnectError && error.details.length === 0) {
+    error.metadata.set(header.hint, "none");
+  }
+  return error;
+}
+
 const ownTypes: ReadonlySet<string> = new Set([
   RefreshHintSchema.typeName,
   PolicyViolationsSchema.typeName,

@@ -30,9 +30,9 @@ export interface SessionList<Claims extends object = JsonObject> {
 
 /**
  * Access to sessions by id, by user and by tenant, for example from an admin page or a script.
- * These methods never write to a response: the client sees a change on its next call. Only a call
- * whose response is about to deliver new tokens of a session that they end delivers none. They reject
- * with a SessionError `unavailable` if the store cannot be reached; then nothing has changed.
+ * These methods never write to a response: the client sees a change on its next call. There is one
+ * exception: if they end a session, no response delivers new tokens of it any more. They reject with a
+ * SessionError `unavailable` if the store cannot be reached; then nothing has changed.
  */
 export interface SessionDirectory<Claims extends object = JsonObject> {
   /**

@@ -47,16 +47,22 @@ export class Ending {
       reject(reason);
     }
     this.#waiting.clear();
+    this.#abort(reason);
+  }
+
+  /**
+   * Reports that the call itself is over: its own signal has aborted. Its client is gone or its deadline
+   * has passed, and transports then do not always release a handler that is blocked at a `yield`.
+   */
+  callEnded(reason: unknown): void {
+    this.#abort(reason);
+  }
+
+  #abort(reason: unknown): void {
     this.#controller.abort(reason);
     for (const action of this.#actions) {
       action();
     }
-    this.#actions.clear();
-  }
-
-  /** Reports that the call itself is over: its own signal has aborted. */
-  callEnded(reason: unknown): void {
-    this.#controller.abort(reason);
     this.#actions.clear();
   }
 
@@ -155,8 +161,9 @@ class EndableMessages<T> implements AsyncIterator<T> {
   }
 
   #throwIfEnded(): void {
-    if (this.#ending.reason !== undefined) {
-      throw this.#ending.reason;
+    const { reason, signal } = this.#ending;
+    if (signal.aborted) {
+      throw reason ?? signal.reason;
     }
   }
 }

@@ -1,3 +1,5 @@
+import { forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+
 // Append only: a released step never changes, so that every server and every printed script agree.
 
 /** The first version: sessions, change log and signing keys. */
@@ -75,29 +77,6 @@ const ownersAndClaims = [
     where revoked_at is null`,
   "alter table rpcsession_changes add column claims_version bigint",
   "alter table rpcsession_changes alter column ended_by drop not null",
-];
-
-/** When a refresh token was last sent; and the index by which sessions are counted for a limit. */
-const sendsAndLimits = [
-  // Without a default: older servers go on writing rows, and mean `rotated_at`.
-  "alter table rpcsession_sessions add column sent_at bigint",
-  "alter table rpcsession_sessions add column prolonged bigint",
-  `create index rpcsession_sessions_user_tenant
-    on rpcsession_sessions (user_id, tenant_id)
-    where revoked_at is null`,
-];
-
-/** Which sessions were forked from which. */
-const forks = ["alter table rpcsession_sessions add column lineage text"];
-
-/** The ids of the secrets that servers have used. */
-const secrets = [
-  `create table rpcsession_secrets (
-    id text primary key,
-    issuer text not null,
-    seen_at bigint not null,
-    dead_at bigint
-  )`,
 ];
 
 /** The steps, from version 1 on. */

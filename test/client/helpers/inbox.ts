@@ -7,6 +7,7 @@ import {
   createClient,
   type HandlerContext,
   type Interceptor,
+  type ServiceImpl,
 } from "@connectrpc/connect";
 import {
   connectNodeAdapter,
@@ -16,7 +17,7 @@ import {
   Http2SessionManager,
 } from "@connectrpc/connect-node";
 import * as web from "@connectrpc/connect-web";
-import type { Session } from "rpc-session";
+import { keepAlive, type Session } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import {
   createFakeClock,
@@ -27,6 +28,7 @@ import {
 import { onTestFinished } from "vitest";
 import { InboxService } from "../../../examples/gen/inbox/v1/inbox_pb.ts";
 import { Inbox } from "../../../examples/watch/inbox.ts";
+import { type RefreshResponse, SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import {
   createSessionClient,
   memoryTokens,
@@ -68,10 +70,14 @@ export interface InboxWorld {
   revoke(): Promise<void>;
   /** Runs before a stream sends anything. */
   onWatch: ((context: HandlerContext) => unknown) | undefined;
+  /** Runs before Refresh. */
+  onRefresh: (() => unknown) | undefined;
   /** Answers a request in place of the service, as a gateway does, if it returns true. */
   answer: ((request: IncomingMessage, response: ServerResponse) => boolean) | undefined;
   /** Ends the body of every open response cleanly, as a proxy does when its upstream is gone. */
   endBodies(): void;
+  /** The clock of the stream's heartbeats; none are sent without it. */
+  beats: FakeClock | undefined;
   /** Drops the details of every error, as some gateways do. */
   dropDetails: boolean;
   /** Cuts every connection. */
@@ -81,7 +87,17 @@ export interface InboxWorld {
   restart(): Promise<void>;
 }
 
-export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<InboxWorld> {
+export interface InboxOptions {
+  /** Puts a proxy in front of the server and returns its port. */
+  readonly through?: (port: number) => Promise<number>;
+  /** Options of the HTTP/2 connection, in real milliseconds. */
+  readonly pings?: { readonly pingIntervalMs: number; readonly pingTimeoutMs: number };
+}
+
+export async function startInbox(
+  wire: InboxWire = "Connect over h1",
+  { through = async (port) => port, pings }: InboxOptions = {},
+): Promise<InboxWorld> {
   const store = memoryStore();
   const sessions = testSessions({ public: [InboxService.method.signIn], store });
   const clock = countTimers(sessions.clock);
@@ -94,7 +110,14 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
       requestGate: async ({ method }) => {
         refreshes += method.name === "Refresh" ? 1 : 0;
       },
-      routes: (router) =>
+      routes: (router) => {
+        router.service(SessionService, {
+          ...sessions.service,
+          async refresh(request, context) {
+            world.onRefresh?.();
+            return (await serviceOf(sessions).refresh(request, context)) as RefreshResponse;
+          },
+        });
         router.service(InboxService, {
           async signIn({ user }, context) {
             created = await sessions.create(context, { userId: user });
@@ -105,12 +128,16 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
             world.opened.push(stream);
             try {
               await world.onWatch?.(context);
-              yield* world.inbox.after(after, context.signal);
+              const messages = world.inbox.after(after, context.signal);
+              yield* world.beats
+                ? keepAlive(context, messages, { message: {}, every: "10s", clock: world.beats })
+                : messages;
             } finally {
               stream.reason = context.signal.reason ?? "own end";
             }
           },
-        }),
+        });
+      },
     }),
   );
   const listener = (...[request, response]: Parameters<typeof adapter>): void => {
@@ -133,7 +160,7 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
   await listen(0);
   const { port } = server.address() as AddressInfo;
-  const { make, close } = clientOf(wire, `http://127.0.0.1:${port}`);
+  const { make, close } = clientOf(wire, `http://127.0.0.1:${await through(port)}`, pings);
   let underway = 0;
   const count: Interceptor = (next) => async (request) => {
     underway += request.stream ? 0 : 1;
@@ -169,8 +196,10 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
     // In the store, as another server would do it.
     revoke: async () => void (await store.revoke(created?.id ?? "", "revoked")),
     onWatch: undefined,
+    onRefresh: undefined,
     answer: undefined,
     dropDetails: false,
+    beats: undefined,
     endBodies() {
       for (const response of responses) {
         response.end();
@@ -187,6 +216,10 @@ export async function startInbox(wire: InboxWire = "Connect over h1"): Promise<I
   return world;
 }
 
+function serviceOf({ service }: TestSessions): ServiceImpl<typeof SessionService> {
+  return service as ServiceImpl<typeof SessionService>;
+}
+
 async function* bare<T>(messages: AsyncIterable<T>, drops: () => boolean): AsyncGenerator<T> {
   try {
     yield* messages;
@@ -198,9 +231,9 @@ async function* bare<T>(messages: AsyncIterable<T>, drops: () => boolean): Async
   }
 }
 
-function clientOf(wire: InboxWire, baseUrl: string) {
+function clientOf(wire: InboxWire, baseUrl: string, pings: InboxOptions["pings"]) {
   if (wire.endsWith("h2c")) {
-    const sessionManager = new Http2SessionManager(baseUrl);
+    const sessionManager = new Http2SessionManager(baseUrl, pings);
     const options = { baseUrl, httpVersion: "2", sessionManager } as const;
     const create = wire === "gRPC over h2c" ? createGrpcTransport : createConnectTransport;
     const make = (parts: TransportParts) => create({ ...options, ...parts });
@@ -217,7 +250,7 @@ function clientOf(wire: InboxWire, baseUrl: string) {
   return { make, close: () => agent.destroy() };
 }
 
-function countTimers(clock: FakeClock = createFakeClock()): CountedClock {
+export function countTimers(clock: FakeClock = createFakeClock()): CountedClock {
   const timers = new Set<object>();
   return {
     ...clock,

@@ -11,7 +11,10 @@ export interface Watching {
 }
 
 /** Watches an inbox in the way an application does. */
-export function watch(world: InboxWorld, options: ResumeOptions = {}): Watching {
+export function watch(
+  world: InboxWorld,
+  options: ResumeOptions<{ readonly number: number }> = {},
+): Watching {
   const numbers: number[] = [];
   const messages = world.session.resume((after, call) => world.client.watch({ after }, call), {
     start: 0,

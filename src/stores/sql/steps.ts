@@ -1,0 +1,24 @@
+// Steps of migration that are the same on SQLite and PostgreSQL. A released step never changes.
+
+/** When a refresh token was last sent; and the index by which sessions are counted for a limit. */
+export const sendsAndLimits: readonly string[] = [
+  // Without a default: older servers go on writing rows, and mean `rotated_at`.
+  "alter table rpcsession_sessions add column sent_at bigint",
+  "alter table rpcsession_sessions add column prolonged bigint",
+  `create index rpcsession_sessions_user_tenant
+    on rpcsession_sessions (user_id, tenant_id)
+    where revoked_at is null`,
+];
+
+/** Which sessions were forked from which. */
+export const forks: readonly string[] = ["alter table rpcsession_sessions add column lineage text"];
+
+/** The ids of the secrets that servers have used. */
+export const secrets: readonly string[] = [
+  `create table rpcsession_secrets (
+    id text primary key,
+    issuer text not null,
+    seen_at bigint not null,
+    dead_at bigint
+  )`,
+];
