@@ -505,6 +505,10 @@ describe("session.resume", () => {
     expect(() => session.resume(open, { giveUpAfter: "forever" as "1m" })).toThrow(/^giveUpAfter/);
     expect(() => session.resume(open, { giveUpAfter: "24h" })).not.toThrow();
     expect(() => session.resume(open, { giveUpAfter: "86401s" })).toThrow(/^giveUpAfter.* 1d/);
+    for (const silence of ["999ms", "86401s", "", 0, null] as never[]) {
+      expect(() => session.resume(open, { silence })).toThrow(/^silence/);
+    }
+    expect(() => session.resume(open, { silence: "24h" })).not.toThrow();
     expect(() => session.resume(open, { giveupAfter: "1m" } as never)).toThrow(
       /^unknown option "giveupAfter" for resume; /,
     );

@@ -111,8 +111,11 @@ export function resume<M, C>(
 
 /** Returns milliseconds; undefined for the default. */
 function readSilence(silence: Duration | undefined): number | undefined {
-  const ms = silence && durationMs("silence", silence, { max: 86_400_000 });
-  if (ms !== undefined && ms > 0 && ms < 1_000) {
+  if (silence === undefined) {
+    return undefined;
+  }
+  const ms = durationMs("silence", silence, { max: 86_400_000 });
+  if (ms > 0 && ms < 1_000) {
     throw new TypeError(`silence must be at least 1s, or 0s for no limit, got "${silence}"`);
   }
   return ms;
