@@ -48,7 +48,10 @@ async function withStore(
   if (/^rediss?:/.test(database)) {
     return withRedis(database, textOf(given, "prefix"), work);
   }
-  if (kindOf(database) === sqlite && !existsSync(database)) {
+  if (given.options.prefix !== undefined) {
+    throw new UsageError("--prefix is for Redis only; leave it out, or give a redis:// URL");
+  }
+  if (kindOf(database, "a postgres:// or redis:// URL") === sqlite && !existsSync(database)) {
     // A mistyped path must not become a new, empty database.
     throw new UsageError(
       "the SQLite file does not exist; give the path of the file with the sessions",
@@ -77,7 +80,7 @@ async function withRedis(
   // Loaded only here: the package is optional.
   const { createClient } = await import("redis");
   const socket = { connectTimeout: 10_000, reconnectStrategy: false } as const;
-  const client = createClient({ url, disableOfflineQueue: true, socket });
+  const client = createRedis(() => createClient({ url, disableOfflineQueue: true, socket }));
   // Without a listener an error would end the process; the failed call reports it.
   client.on("error", () => {});
   await client.connect();
@@ -85,6 +88,17 @@ async function withRedis(
     return await use(redisStore(client, prefix === undefined ? {} : { prefix }), work);
   } finally {
     client.destroy();
+  }
+}
+
+/** @throws UsageError if the URL is not valid. Repeats no part of it, because it may hold a password */
+function createRedis<T>(create: () => T): T {
+  try {
+    return create();
+  } catch {
+    throw new UsageError(
+      'the Redis URL is not valid; in the password, write "/", "#", "?", "@" and "%" as %2F, %23, %3F, %40 and %25',
+    );
   }
 }
 
@@ -102,8 +116,11 @@ export const kinds: ReadonlyMap<string, DatabaseKind> = new Map([
   ["sqlite", sqlite],
 ]);
 
-/** @throws UsageError for a URL that is not one of a SQL database */
-export function kindOf(database: string): DatabaseKind {
+/**
+ * @param urls the URLs that the command takes
+ * @throws UsageError for a URL that is not one of a SQL database
+ */
+export function kindOf(database: string, urls = "a postgres:// URL"): DatabaseKind {
   if (/^postgres(ql)?:/.test(database)) {
     return postgres;
   }
@@ -111,7 +128,7 @@ export function kindOf(database: string): DatabaseKind {
   const scheme = /^([a-z][a-z\d+.-]+):/i.exec(database)?.[1];
   if (scheme !== undefined) {
     throw new UsageError(
-      `"${scheme}:" is not a database with migrations; use a postgres:// URL or the path of a SQLite file`,
+      `"${scheme}:" is not a database of this command; use ${urls} or the path of a SQLite file`,
     );
   }
   return sqlite;
