@@ -79,7 +79,7 @@ export class SessionCookies {
    * and the common jar.
    */
   expire(name: string, copies: Copies = { requestPath: undefined }): readonly string[] {
-    const places = copies ? this.#reachable(copies.requestPath) : this.#known;
+    const places = copies ? this.#reachable(copies) : this.#known;
     return places.flatMap((place) => this.#expireIn(name, place));
   }
 
@@ -118,14 +118,16 @@ export class SessionCookies {
    * The places that may have a copy of a cookie sent with a request, the present one last. If there are
    * too many for one response, a random part of them: the next response expires others.
    */
-  #reachable(requestPath: string | undefined): readonly CookiePlace[] {
+  #reachable({ requestPath = "/", belowOnly = false }: CopiesInReach): readonly CookiePlace[] {
     const { hostOnly, secure, path } = this.#plan;
     if (hostOnly || !secure) {
       return this.#known;
     }
     const domains = [null, ...parentsOf(this.#issuer.hostname)];
-    const paths = new Set([...pathsAbove(path), ...pathsAbove(requestPath ?? "/")]);
-    const places = [...paths].flatMap((at) => domains.map((domain) => ({ domain, path: at })));
+    const above = new Set(pathsAbove(path));
+    const below = pathsAbove(requestPath).filter((at) => !above.has(at));
+    const paths = belowOnly ? below : [...above, ...below];
+    const places = paths.flatMap((at) => domains.map((domain) => ({ domain, path: at })));
     const known = new Set(this.#known.map(keyOf));
     const others = places.filter((place) => !known.has(keyOf(place)));
     while (others.length > maxPlaces) {
@@ -141,7 +143,16 @@ export class SessionCookies {
  * above, each with the paths above the cookies' own path and, if it is given, above that of the request.
  * With `__Host-` there can be no copies in other places.
  */
-export type Copies = false | { readonly requestPath: string | undefined };
+export type Copies = false | CopiesInReach;
+
+interface CopiesInReach {
+  readonly requestPath: string | undefined;
+  /**
+   * Whether only the known places and those below the cookies' own path count: the cookies of another
+   * service on this host or domain are above it. Default false.
+   */
+  readonly belowOnly?: boolean;
+}
 
 function keyOf({ domain, path }: CookiePlace): string {
   return `${domain ?? ""} ${path}`;

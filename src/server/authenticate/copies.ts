@@ -6,6 +6,7 @@ import type { VerifiedToken } from "../../jwt/verifier.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";
 import { hasOwnRefresh, isTooMany, ownAccessCookies } from "./candidates.ts";
+import { sessionNamedBy } from "./refresh.ts";
 
 /** Verifies one access token as of the arrival of the call. */
 export type VerifyToken = (token: string) => VerifiedToken | Promise<VerifiedToken>;
@@ -52,7 +53,7 @@ export async function verifyCookies(
 
   // 4. Copies of several sessions contradict each other, except those of sessions that have ended.
   const sessions = new Set(copies.flatMap((copy) => ("claims" in copy ? [copy.claims.sid] : [])));
-  const rivals = core.cookies.hostOnly ? [] : rivalsOf(copies, sessions);
+  const rivals = core.cookies.hostOnly ? [] : rivalsOf(copies, sessions, presented);
   if (sessions.size + rivals.length > 1) {
     if (core.cookies.hostOnly) {
       // Only this host can have set them. Refresh reads their rows, and expires the wrong ones.
@@ -60,10 +61,11 @@ export async function verifyCookies(
     }
     const standings = await wait(standingsOf(engine, [...sessions, ...rivals]));
     const live = [...sessions].filter((session) => standings.get(session) !== "over");
-    if (live.length > 1) {
+    const unproven = rivals.filter((session) => standings.get(session) === "live");
+    if (live.length + unproven.length > 1) {
       throw contradiction(core, severalSessions);
     }
-    if (rivals.some((session) => standings.get(session) === "live")) {
+    if (unproven.length > 0) {
       throw conflict(severalSessions);
     }
     const [one] = live;
@@ -79,14 +81,23 @@ const severalSessions = "the access cookies belong to different sessions";
 type Copy = VerifiedToken & { readonly token: string };
 
 /**
- * Returns the sessions that copies name without proving them, beside those that others prove. Such a
- * copy may be the real one, under a key that has been retired or that this server does not know yet.
+ * Returns the sessions that a copy names without proving it, beside those that others prove, and that
+ * a refresh cookie names as well. Such a copy may be the real one, under a key that has been retired
+ * or that this server does not know yet.
  */
-function rivalsOf(copies: readonly Copy[], proven: ReadonlySet<string>): readonly string[] {
-  const named = copies.map(({ token }) => outlineOf(token).session);
-  const isRival = (session: string | undefined): session is string =>
-    session !== undefined && sessionId.test(session) && !proven.has(session);
-  return proven.size === 0 ? [] : [...new Set(named.filter(isRival))];
+function rivalsOf(
+  copies: readonly Copy[],
+  proven: ReadonlySet<string>,
+  { refreshCookies }: PresentedTokens,
+): readonly string[] {
+  if (proven.size === 0) {
+    return [];
+  }
+  const refreshed = new Set(refreshCookies.map(sessionNamedBy));
+  const named = copies.map(({ token }) => outlineOf(token).session ?? "");
+  return [...new Set(named)].filter(
+    (session) => sessionId.test(session) && refreshed.has(session) && !proven.has(session),
+  );
 }
 
 /** The form of a session's id. No other text is looked up in a store. */

@@ -122,18 +122,21 @@ export function expireCookies(core: VerifyingCore, call: CookieCall): void {
 /** The parts of a call that show which cookies its browser has. */
 type CookieCall = Pick<Call, "presented" | "responseHeader" | "url">;
 
-/** Returns the copies to expire when a call writes cookies: none, unless it came with several. */
+/**
+ * Returns the copies to expire when a call writes cookies: none, unless it came with several. Beside
+ * those of another service there are always several.
+ */
 export function copiesOf(core: VerifyingCore, call: CookieCall): Copies {
-  return hasCopies(call) && reachOf(core, call);
+  return hasCopies(call) && !hasForeignCookies(core, call.presented) && reachOf(core, call);
 }
 
-/** Returns the copies that a call may expire. Those of another service stay, wherever they are. */
+/** Returns the copies that a call may expire. Those of another service stay. */
 function reachOf(core: VerifyingCore, call: CookieCall): Copies {
-  if (hasForeignCookies(core, call.presented)) {
-    return false;
-  }
-  // Only several copies show that there may be one below the path of the cookies.
-  return { requestPath: hasCopies(call) ? pathOf(call.url) : undefined };
+  return {
+    // Only several copies show that there may be one below the path of the cookies.
+    requestPath: hasCopies(call) ? pathOf(call.url) : undefined,
+    belowOnly: hasForeignCookies(core, call.presented),
+  };
 }
 
 function hasCopies({ presented: { accessCookies, refreshCookies } }: CookieCall): boolean {
