@@ -35,7 +35,7 @@ export interface ResumeOptions<M = never> {
    * none.
    */
   readonly silence?: Duration;
-  /** Returns whether a message is a heartbeat. The loop does not receive it. Default: none is. */
+  /** Returns whether a message is a heartbeat. The loop does not receive it. Default: no message is one. */
   readonly heartbeat?: (message: M) => boolean;
   /**
    * Called on every interruption, with the milliseconds until the next attempt. Use it to show
