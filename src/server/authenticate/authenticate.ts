@@ -13,7 +13,7 @@ import type { Authenticator, VerifyingCore } from "../core.ts";
 import { sessionMissing } from "../response/errors.ts";
 import { writeReissued } from "../response/tokens.ts";
 import { hasForeignCookies, isForeignBearer, mayHaveOwnCookies } from "./candidates.ts";
-import { accept, conflict, type VerifyToken, verifyCookies } from "./copies.ts";
+import { accept, conflict, type VerifyToken, verifyCopies, withoutAccess } from "./copies.ts";
 import { sessionNamedBy } from "./refresh.ts";
 
 /** The parts of a call that authentication reads and writes. */
@@ -73,10 +73,16 @@ export async function authenticate(
     const engine = await wait(core.engine());
     const now = engine.revocations.storeNow();
     const verify: VerifyToken = (token) => wait(engine.verify(token, now));
-    const verifyTokens = async () =>
-      byCookie
-        ? verifyCookies(core, engine, { presented, verify, wait })
-        : accept(await verify(presented.bearer ?? ""), "header");
+    const [cookie, ...copies] = presented.accessCookies;
+    const verifyTokens = async () => {
+      if (byCookie && (cookie === undefined || copies.length > 0)) {
+        return verifyCopies(core, engine, { presented, verify, wait });
+      }
+      const only = await verify((byCookie ? cookie : presented.bearer) ?? "");
+      return byCookie && only.status === "foreign"
+        ? withoutAccess(engine, presented)
+        : accept(only, byCookie ? "cookie" : "header");
+    };
     const verified = await verifyTokens();
 
     // 3. Only cookies of another service.

@@ -20,29 +20,23 @@ interface CookieVerification {
 }
 
 /**
- * Verifies the access cookie. If there are several copies, the best one counts.
+ * Verifies the copies of the access cookie, if there is not just one. The best one counts.
  * @returns undefined if all cookies are those of another service
  * @throws SessionError
  */
-export async function verifyCookies(
+export async function verifyCopies(
   core: VerifyingCore,
   engine: Authenticator,
   { presented, verify, wait }: CookieVerification,
 ): Promise<TokenClaims | undefined> {
-  // 1. The usual case: one cookie.
   const { accessCookies } = presented;
-  const [first, ...more] = accessCookies;
-  if (first !== undefined && more.length === 0) {
-    const only = await verify(first);
-    return only.status === "foreign" ? withoutAccess(engine, presented) : accept(only, "cookie");
-  }
 
-  // 2. Too many copies may hide the real one.
+  // 1. Too many copies may hide the real one.
   if (isTooMany(accessCookies, ownAccessCookies(core, presented))) {
     throw contradiction(core, "there are too many copies of the access cookie");
   }
 
-  // 3. Those of other issuers count as absent.
+  // 2. Those of other issuers count as absent.
   const verified = await Promise.all(
     accessCookies.map(async (token): Promise<Copy> => ({ token, ...(await verify(token)) })),
   );
@@ -51,7 +45,7 @@ export async function verifyCookies(
     return withoutAccess(engine, presented);
   }
 
-  // 4. Copies of several sessions contradict each other, except those of sessions that have ended.
+  // 3. Copies of several sessions contradict each other, except those of sessions that have ended.
   const sessions = new Set(copies.flatMap((copy) => ("claims" in copy ? [copy.claims.sid] : [])));
   const rivals = core.cookies.hostOnly ? [] : rivalsOf(copies, sessions, presented);
   if (sessions.size + rivals.length > 1) {
@@ -119,7 +113,7 @@ async function standingsOf(
  * @returns undefined if there is no own refresh cookie either
  * @throws SessionError `tryRefreshToken` if there may be one
  */
-function withoutAccess(engine: Authenticator, presented: PresentedTokens): undefined {
+export function withoutAccess(engine: Authenticator, presented: PresentedTokens): undefined {
   if (hasOwnRefresh(engine, presented)) {
     throw new SessionError("tryRefreshToken", "ACCESS_TOKEN_MISSING", {
       message: "the request has a refresh token but no access token; refresh the session",

@@ -11,7 +11,7 @@ import { SessionError } from "../../base/errors.ts";
 import type { VerifyingCore } from "../core.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
 import { markAsAnswer, relayFailure, withoutForeignHints } from "../response/errors.ts";
-import { keepTokensUncached, takeBackTokens } from "../response/tokens.ts";
+import { checkWrittenTokens, takeBackTokens } from "../response/tokens.ts";
 import { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
 import { type Call, type CallKey, callOfRequest } from "./call.ts";
@@ -54,9 +54,7 @@ export function createInterceptor(
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
-      takeBackTokens(core, call, false);
-      // Not needed for streams: they are never GET requests, so caches do not store them.
-      keepTokensUncached(call.responseHeader);
+      checkWrittenTokens(core, call);
       // Work that the handler left running must not rely on reaching the client any more.
       call.committed = true;
     }

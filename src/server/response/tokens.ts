@@ -198,8 +198,13 @@ export function takeBackTokens(core: VerifyingCore, call: Call, failed: boolean)
   }
 }
 
-/** Adds `no-store` to a response with tokens or cookies, whatever the handler set for caching. */
-export function keepTokensUncached(headers: Headers): void {
+/**
+ * Checks the tokens in the response of a unary call before it is sent: takes back those that it must
+ * not deliver, and adds `no-store` if it has any, whatever the handler set for caching.
+ */
+export function checkWrittenTokens(core: VerifyingCore, call: Call): void {
+  takeBackTokens(core, call, false);
+  const { responseHeader: headers } = call;
   if (headers.get("cache-control")?.includes("no-store")) {
     return;
   }
