@@ -16,7 +16,9 @@ describe.each(transports)("a failed refresh, %s mode", (via) => {
   ])("with code %s keeps the session, and the call throws code %s", async (given, seen) => {
     const { server, notes, session, eventTypes } = await signedIn(via);
     server.expireAll();
-    server.refreshError = () => new ConnectError("out of order", given);
+    // The header shows that the service has answered, not a gateway in front of it.
+    server.refreshError = () =>
+      new ConnectError("out of order", given, { "rpcsession-hint": "none" });
     const error = ConnectError.from(await notes.addNote({}).catch((reason) => reason));
     expect(error.code).toBe(seen);
     expect(seen === given || error.cause instanceof ConnectError).toBe(true);
