@@ -53,7 +53,7 @@ export interface PolicyViolation {
  */
 export class SessionError extends Error {
   override readonly name = "SessionError";
-  /** What the caller should do. */
+  /** The reaction that the caller should take. */
   readonly kind: SessionErrorKind;
   /** The cause; `INTERNAL` for a fault of the service. */
   readonly reason: SessionErrorReason;

@@ -6,7 +6,7 @@ export class UsageError extends Error {
   override readonly name: string = "UsageError";
 }
 
-/** What a command reads and writes besides the store. */
+/** The environment of a command besides the store. */
 export interface CommandWorld {
   readonly env: Readonly<Record<string, string | undefined>>;
 }
@@ -21,7 +21,7 @@ export interface Given {
   readonly env: CommandWorld["env"];
 }
 
-/** What a command prints: text for people, or a value for `--json`. */
+/** The output of a command: text for people, or a value for `--json`. */
 export interface Answer {
   readonly text: string;
   readonly json: unknown;

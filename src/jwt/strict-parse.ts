@@ -45,7 +45,7 @@ export function parseCompact(token: string): ParsedJwt | undefined {
   return { header, payload, signature };
 }
 
-/** What an unverified text shows about the token that it may be. */
+/** The facts that an unverified text shows about the token that it may be. */
 export interface TokenOutline {
   /** Whether it begins with the header of an access token (`typ: at+jwt`, RFC 9068), cut short or not. */
   readonly isAccessToken: boolean;

@@ -14,7 +14,7 @@ const server = createClient(
   createConnectTransport({ baseUrl: location.origin }),
 );
 
-/** What the server has seen. One stream for the whole page. */
+/** Follows the timeline of the server, with one stream for the whole page. */
 class TimelineStore {
   #entries: readonly WatchTimelineResponse[] = [];
   readonly #listeners = new Set<() => void>();

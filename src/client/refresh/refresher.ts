@@ -239,7 +239,7 @@ export class Backoff {
   }
 }
 
-/** What a {@link TabLock} works with. */
+/** The collaborators of a {@link TabLock}. */
 interface TabLockParts {
   readonly name: string;
   /** How long to wait for the lock, in milliseconds. */

@@ -86,7 +86,7 @@ export function memoryTokens(initial?: ClientTokens): TokenStore {
 /** The result of a load. A failed load is not the same as an empty store. */
 export type Loaded = { readonly tokens: ClientTokens | undefined } | "failed";
 
-/** What a {@link TokenKeeper} works with. */
+/** The collaborators of a {@link TokenKeeper}. */
 interface TokenKeeperParts {
   readonly clock: Clock;
   /** How long a load may take, in milliseconds. */

@@ -1,6 +1,6 @@
 // The rules of rotation: pure functions of the stored keys and the store's time.
 
-/** What the rules need to know of a stored key. */
+/** The facts about a stored key that the rules depend on. */
 export interface KeyFacts {
   readonly slot: number;
   readonly kid: string;
@@ -89,7 +89,7 @@ export function leastUsefulSlot(
   return kept?.slot ?? 0;
 }
 
-/** What a key does now, and until when tokens under it are accepted. */
+/** The role of a key now, and until when tokens under it are accepted. */
 export interface KeyState<K extends KeyFacts> {
   readonly key: K;
   /**

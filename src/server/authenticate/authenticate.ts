@@ -22,7 +22,7 @@ export type AuthenticationRequest = Pick<
   "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven"
 >;
 
-/** What a call demands of its caller. */
+/** The demands of a call on its caller. */
 export interface AuthenticationDemand {
   /** Whether a call without tokens is refused. */
   readonly required: boolean;

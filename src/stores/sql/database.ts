@@ -80,7 +80,7 @@ export interface ChangesRead {
   readonly window: number;
 }
 
-/** What a read of the change log returns: the rows of its entries, in their order. */
+/** The result of reading the change log: the rows of its entries, in their order. */
 export interface ChangeRows extends Omit<Changes, "entries"> {
   readonly rows: readonly ChangeRow[];
 }
@@ -94,7 +94,7 @@ export interface ChangeRow {
   readonly at: BigInteger | null;
 }
 
-/** What a SQL store is built on: a database, and how to reach it. */
+/** The foundation of a SQL store: a database, and how to reach it. */
 export interface SqlBackend {
   /** The store's name, for messages. */
   readonly name: string;
