@@ -38,7 +38,7 @@ export interface ServersOptions {
 /** Milliseconds after a start within which earlier requests may still fail. */
 const downGrace = 300;
 /** Milliseconds that a server may take to start. */
-const startsWithin = 15_000;
+const startsWithin = 60_000;
 
 export async function startServers(options: ServersOptions): Promise<Servers> {
   const fleet = new Fleet(options);
