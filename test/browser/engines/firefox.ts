@@ -102,13 +102,17 @@ class FirefoxVisitor implements Visitor {
       partition: { type: "storageKey", userContext: this.#userContext },
     });
     const { hostname } = new URL(url);
-    return (cookies as FirefoxCookie[])
-      .filter(({ domain }) => domain === hostname || `.${hostname}`.endsWith(domain))
-      .map(({ value, sameSite, ...cookie }) => ({
-        ...cookie,
-        value: value.value,
-        sameSite: sameSite.charAt(0).toUpperCase() + sameSite.slice(1),
-      }));
+    return (
+      (cookies as FirefoxCookie[])
+        .filter(({ domain }) => domain === hostname || `.${hostname}`.endsWith(domain))
+        // Firefox lists cookies that a response has just expired until it removes them.
+        .filter(({ expiry }) => expiry === undefined || expiry * 1000 > Date.now())
+        .map(({ value, sameSite, ...cookie }) => ({
+          ...cookie,
+          value: value.value,
+          sameSite: sameSite.charAt(0).toUpperCase() + sameSite.slice(1),
+        }))
+    );
   }
 
   async #tabs(): Promise<string[]> {
@@ -120,6 +124,8 @@ class FirefoxVisitor implements Visitor {
 interface FirefoxCookie extends Omit<BrowserCookie, "value"> {
   readonly value: { readonly value: string };
   readonly sameSite: string;
+  /** Seconds since 1970; absent for a cookie of the browser session. */
+  readonly expiry?: number;
 }
 
 class FirefoxTab implements Tab {
