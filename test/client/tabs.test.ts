@@ -87,6 +87,8 @@ describe("two tabs that share cookies", () => {
     channel.postMessage({ type: "signedOut", session: "s9", realm });
     channel.postMessage("junk");
     channel.postMessage({ type: "signedIn" });
+    channel.postMessage({ type: "refreshed", session: "s1", realm, order: null, expiresIn: 1_000 });
+    channel.postMessage({ type: "refreshed", session: "s1", realm, order: {} });
     await settle();
     expect(one.session.state.status).toBe("signedIn");
   });

@@ -537,7 +537,7 @@ export const MoodSchema: GenEnum<Mood> = /*@__PURE__*/
  */
 export const PlaygroundService: GenService<{
   /**
-   * SignIn signs in one of three people. There are no passwords: everybody here is an actor.
+   * SignIn signs in one of three people. It asks for no password, because the people are made up.
    *
    * @generated from rpc playground.v1.PlaygroundService.SignIn
    */
