@@ -3,18 +3,17 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync } from "node:fs";
 import { join } from "node:path";
-import { afterAll, describe, inject } from "vitest";
+import { afterAll, expect, inject, vi } from "vitest";
 import { freePort } from "../servers/port.ts";
 
 /** The path of the packed library. */
 export const tarball: string = inject("tarball");
 
-const missing = inject("appsMissing");
-
-/** `describe` for applications. Where none can be installed, the tests are skipped and say why. */
-export const describeApp = (title: string, tests: () => void): void => {
-  describe.skipIf(missing !== "")(missing === "" ? title : `${title} (skipped: ${missing})`, tests);
-};
+/**
+ * Whether no application can be installed here: `describe.skipIf(skipApps)`. The reason, and what to do,
+ * is printed once at the start.
+ */
+export const skipApps: boolean = inject("appsMissing") !== "";
 
 export interface Outcome {
   /** The exit code; undefined if a signal ended the program. */
@@ -48,6 +47,8 @@ export interface AppServer {
   readonly url: string;
   /** Everything that it has printed so far. */
   output(): string;
+  /** Lets 20 minutes pass in a program of Node.js, so that its access tokens expire. */
+  later(): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -145,14 +146,24 @@ export class App {
     { env = {}, seconds = 120, ready }: ServerOptions,
   ): Promise<AppServer> {
     const port = await freePort();
-    const child = this.#spawn(command, args, { PORT: String(port), ...env });
+    const child = this.#spawn(command, args, {
+      PORT: String(port),
+      NODE_OPTIONS: `--import=${join(import.meta.dirname, "later.mjs")}`,
+      ...env,
+    });
     const said: string[] = [];
     const output = () => said.join("");
+    let laps = 0;
     const closed = new Promise<void>((resolve) => child.once("close", () => resolve()));
     const server = {
       port,
       url: `http://localhost:${port}`,
       output,
+      async later() {
+        laps++;
+        child.kill("SIGUSR2");
+        await vi.waitFor(() => expect(output()).toContain(`20 minutes later (${laps * 20})`));
+      },
       async stop() {
         servers.delete(server);
         end(child);
@@ -186,8 +197,7 @@ export class App {
     const child = spawn(command, args, {
       cwd: this.folder,
       // A group of its own, so that the programs it starts end with it.
-      detached: process.platform !== "win32",
-      shell: process.platform === "win32",
+      detached: true,
       stdio: ["ignore", "pipe", "pipe"],
       env: {
         ...withoutVitest(process.env),
@@ -210,17 +220,14 @@ export class App {
 function withoutVitest(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return Object.fromEntries(
     Object.entries(env).filter(
-      ([name]) => !/^(?:VITEST|NODE_ENV$|NODE_OPTIONS$|TEST$|npm_(?!config_(?:registry|cache)))/i.test(name),
+      ([name]) =>
+        !/^(?:VITEST|NODE_ENV$|NODE_OPTIONS$|TEST$|npm_(?!config_(?:registry|cache)))/i.test(name),
     ),
   );
 }
 
 function end(child: ChildProcess): void {
   if (child.pid === undefined || child.exitCode !== null) {
-    return;
-  }
-  if (process.platform === "win32") {
-    child.kill();
     return;
   }
   try {

@@ -1,7 +1,7 @@
-import { expect, it } from "vitest";
-import { App, describeApp, tarball } from "./app.ts";
+import { describe, expect, it } from "vitest";
+import { App, skipApps, tarball } from "./app.ts";
 
-describeApp("an application on Connect 2.1", () => {
+describe.skipIf(skipApps)("an application on Connect 2.1", () => {
   it("is told by npm which version it needs", async () => {
     const app = App.copy("connect-2.1");
     await app.run("npm", ["ci", "--no-audit", "--no-fund"], { repeatOnce: true });

@@ -26,14 +26,14 @@ export default function setup(project: TestProject): () => void {
       encoding: "utf8",
       stdio: ["ignore", "pipe", "pipe"],
       timeout: seconds * 1000,
-      shell: process.platform === "win32",
     });
   const missing = registryMissing(() => npm(["ping"], 60));
   if (missing !== "") {
     console.warn(`tests of applications are skipped: ${missing}`);
   }
   // `npm pack` builds the library first (the script prepack), and prints the file's name last.
-  const printed = missing === "" ? npm(["pack", "--silent", "--pack-destination", folder], 600) : "";
+  const printed =
+    missing === "" ? npm(["pack", "--silent", "--pack-destination", folder], 600) : "";
   project.provide("appsFolder", folder);
   project.provide("tarball", join(folder, printed.trim().split("\n").at(-1) ?? ""));
   project.provide("appsMissing", missing);
