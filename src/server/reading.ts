@@ -19,6 +19,7 @@ import {
   sessionOf,
 } from "./call/call.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
+import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
@@ -108,7 +109,7 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
-   * itself
+   * itself; if the Connect that created the router is older than 2.2, which ignores gates
    */
   check(router: ConnectRouter): void;
   /** Returns every method of a router with its policy. */
@@ -125,9 +126,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
 ): VerifyingSessions<S> {
+  assertConnectRunsGates();
+  const interceptor = createInterceptor(core, key, policies);
   const protection: Protection = {
     gate: createGate(core, key, policies),
-    interceptor: createInterceptor(core, key, policies),
+    interceptor: behindGate(interceptor, (values) => values.get(key)?.admitted === true),
     service,
     policies,
     emit: core.emit,
@@ -151,7 +154,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   return {
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
-    interceptor: protection.interceptor,
+    interceptor,
     getSession: getSessionWith(core, key, policies),
     current,
     require,
@@ -160,7 +163,10 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       assertFreshOn(core, callOf(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
+    check(router) {
+      assertRunsGates(router);
+      policies.assertServed(router.handlers.map(({ method }) => method));
+    },
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
