@@ -36,6 +36,12 @@ export async function refusesStrangers(url: string): Promise<void> {
   const notes = createClient(NotesService, createConnectTransport({ baseUrl: url }));
   const wrong = await notes.signIn({ user: "ada", password: "wrong" }).catch(asConnectError);
   expect(wrong).toMatchObject({ code: Code.PermissionDenied });
+  await refusesProtected(url);
+}
+
+/** The protected method asks to sign in. */
+export async function refusesProtected(url: string): Promise<void> {
+  const notes = createClient(NotesService, createConnectTransport({ baseUrl: url }));
   const refused = await notes.listNotes({}).catch(asConnectError);
   expect(refused).toMatchObject({ code: Code.Unauthenticated });
   expect(ConnectError.from(refused).findDetails(RefreshHintSchema)).toMatchObject([
