@@ -52,7 +52,7 @@ export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { Fetch } from "./jwt/remote-keys.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
-export type { Exchange } from "./server/call/call.ts";
+export type { ClientContext, Exchange } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type {
   ClaimDemand,

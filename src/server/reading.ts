@@ -1,24 +1,18 @@
-import {
-  type ConnectError,
-  type ConnectRouter,
-  type ConnectRouterOptions,
-  type ContextValues,
-  createContextValues,
-  type HandlerContext,
-  type Interceptor,
+import type {
+  ConnectError,
+  ConnectRouter,
+  ConnectRouterOptions,
+  ContextValues,
+  HandlerContext,
+  Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import {
-  type Call,
-  type CallExchange,
-  type CallKey,
-  callOf,
-  type Exchange,
-  sessionOf,
-} from "./call/call.ts";
+import { type Call, type CallKey, callOf, callOfExchange, sessionOf } from "./call/call.ts";
+import { type Exchange, readContext, readExchange } from "./call/exchange.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
+import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
@@ -37,6 +31,16 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly check?: RevocationCheck;
   /** What happens to a bearer token that is not one of this service's. Default "refuse". */
   readonly foreignBearer?: ForeignBearerPolicy;
+  /**
+   * Which requests may use cookies. "checked": those of this service's own pages. "navigations": also
+   * links from anywhere, so that downloads and pages open from a mail or another site. These are GET and
+   * HEAD requests with `Sec-Fetch-Mode: navigate` and `Sec-Fetch-Dest: document`; frames, images and
+   * scripts stay refused.
+   *
+   * Any page can then open this URL as the user, and browsers may prefetch it. Use it only where the
+   * handler changes nothing. Default "checked".
+   */
+  readonly crossSite?: "checked" | "navigations";
   /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
 }
@@ -77,11 +81,12 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    */
   readonly interceptor: Interceptor;
   /**
-   * Verifies the tokens of an exchange, such as a `HandlerContext`. On failure it writes the headers
-   * for the client to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
+   * Verifies the tokens of an exchange: a `HandlerContext`, or a plain HTTP request through `fromNode`,
+   * `fromFastify` or `fromFetch` of `rpc-session/http`. On failure it writes the headers for the client
+   * to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
    *
    * @throws SessionError if there is no valid session
-   * @throws TypeError if `check` or `foreignBearer` is not valid, if `check` needs a store and there
+   * @throws TypeError if the exchange, `check`, `foreignBearer` or `crossSite` is not valid, if `check` needs a store and there
    * is none, or if `doAntiCsrfCheck` is true in a service that only verifies
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
@@ -108,7 +113,7 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
-   * itself
+   * itself; if the Connect that created the router is older than 2.2, which ignores gates
    */
   check(router: ConnectRouter): void;
   /** Returns every method of a router with its policy. */
@@ -125,9 +130,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
 ): VerifyingSessions<S> {
+  assertConnectRunsGates();
+  const interceptor = createInterceptor(core, key, policies);
   const protection: Protection = {
     gate: createGate(core, key, policies),
-    interceptor: createInterceptor(core, key, policies),
+    interceptor: behindGate(interceptor, (values) => values.get(key)?.admitted === true),
     service,
     policies,
     emit: core.emit,
@@ -139,9 +146,10 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       },
     },
   };
-  const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
-  const require = (context: HandlerContext): S => {
-    const session = current(context);
+  const current = (given: HandlerContext, method = "sessions.current"): S | undefined =>
+    sessionIn(core, key, readContext(method, given));
+  const require = (context: HandlerContext, method = "sessions.require"): S => {
+    const session = current(context, method);
     if (session === undefined) {
       const isPublic = policies.of(context.method).auth === "none";
       throw isPublic ? publicMethod(context) : missingSession(core, key, context);
@@ -151,16 +159,19 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   return {
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
-    interceptor: protection.interceptor,
+    interceptor,
     getSession: getSessionWith(core, key, policies),
-    current,
-    require,
+    current: (context) => current(context),
+    require: (context) => require(context),
     requireFresh: (context, within) => {
-      const session = require(context);
+      const session = require(context, "sessions.requireFresh");
       assertFreshOn(core, callOf(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
+    check(router) {
+      assertRunsGates(router);
+      policies.assertServed(router.handlers.map(({ method }) => method));
+    },
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
@@ -227,31 +238,19 @@ function getSessionWith<S extends VerifiedSession>(
   key: CallKey,
   policies: Pick<Protection["policies"], "checkOf" | "assertVerifies">,
 ): VerifyingSessions<S>["getSession"] {
-  // An exchange without context values is recognized by its headers, because its cookies are removed
-  // when it is first read.
-  const plain = new WeakMap<Headers, ContextValues>();
-  const valuesOf = (headers: Headers): ContextValues => {
-    const values = plain.get(headers) ?? createContextValues();
-    plain.set(headers, values);
-    return values;
-  };
   const getSession = async (
-    exchange: CallExchange,
+    given: Exchange,
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
+    const exchange = readExchange("sessions.getSession", given);
     const check = policies.checkOf(options.check);
     policies.assertVerifies(options.doAntiCsrfCheck);
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
-    const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
-    const call = callOf(core, key, {
-      ...{ requestHeader, responseHeader, requestMethod },
-      values: exchange.values ?? valuesOf(requestHeader),
-      ...(signal === undefined ? {} : { signal }),
-      ...(url === undefined ? {} : { url }),
-    });
+    const crossSite = readChoice("crossSite", options.crossSite, ["checked", "navigations"]);
+    const { call } = callOfExchange(core, key, exchange);
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
-    const asked = { auth, doAntiCsrfCheck, check, foreignBearer } as const;
+    const asked = { auth, doAntiCsrfCheck, check, foreignBearer, crossSite } as const;
     const policy = { ...asked, freshWithin: undefined, claims: [] };
     try {
       const hasSession = await enterSession(core, call, policy, undefined);

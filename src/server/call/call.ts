@@ -4,6 +4,7 @@ import {
   type ContextKey,
   type ContextValues,
   createContextKey,
+  createContextValues,
   type StreamRequest,
   type UnaryRequest,
 } from "@connectrpc/connect";
@@ -14,22 +15,7 @@ import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
 import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
-
-/** The request and response headers of one call. A `HandlerContext` is an exchange. */
-export interface Exchange {
-  readonly requestHeader: Headers;
-  readonly responseHeader: Headers;
-  /** The HTTP method, such as "POST". */
-  readonly requestMethod: string;
-}
-
-/** An exchange that may be part of an RPC, which has a signal and context values. */
-export interface CallExchange extends Exchange {
-  readonly signal?: AbortSignal;
-  readonly values?: ContextValues;
-  /** The URL that the server received; it may be only a path. */
-  readonly url?: string;
-}
+import type { ClientContext, Exchange } from "./exchange.ts";
 
 /** The claims of a verified access token. */
 export interface VerifiedClaims {
@@ -80,15 +66,15 @@ export class Call {
   unreadable: SessionError | undefined = undefined;
   /** The failure that the response headers already report. */
   failure: SessionError | undefined = undefined;
-  /** Whether the response headers have been sent, so that no more tokens can be written. */
-  committed = false;
   /** The stream that ends with the session of this call; undefined if there is none. */
   stream: CallStream | undefined = undefined;
+  readonly #exchange: Exchange;
+  #committed = false;
   #session: VerifiedSession | undefined = undefined;
   #entered: { readonly core: SessionFactory; readonly verified: VerifiedClaims } | undefined;
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
-  constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
+  constructor(presented: PresentedTokens, exchange: Exchange, isBuffered: boolean) {
     this.presented = presented;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
@@ -97,6 +83,17 @@ export class Call {
     this.byCookie = presented.byCookie;
     this.responseHeader = exchange.responseHeader;
     this.isBuffered = isBuffered;
+    this.#exchange = exchange;
+  }
+
+  /** Whether the response headers have been sent, so that no more tokens can be written. */
+  get committed(): boolean {
+    return this.#committed || this.#exchange.headersSent === true;
+  }
+
+  /** Records that the response headers have been sent. */
+  commit(): void {
+    this.#committed = true;
   }
 
   /** The session of the call; created on first use, because many handlers never read it. */
@@ -174,13 +171,39 @@ interface TokenReader {
  * Returns the call that a context belongs to. Opens it if neither gate nor interceptor has run.
  * @throws ConnectError `Internal` if two requests share their context values
  */
-export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange): Call {
+export function callOf(reader: TokenReader, key: CallKey, exchange: Exchange): Call {
   const { values, responseHeader } = exchange;
   const call = (values && knownCall(values, key, exchange)) ?? openCall(reader, exchange, false);
   // An interceptor without a gate has no response headers yet; a handler's context has them.
   call.attachResponse(responseHeader);
   values?.set(key, call);
   return call;
+}
+
+/** The context values of exchanges that bring none. An exchange is recognized by its headers. */
+const plainValues = new WeakMap<Headers, ContextValues>();
+
+/**
+ * The same for an exchange that may have no context values. Its call is remembered, because the session
+ * cookies are removed from its headers when it is first read.
+ */
+export function callOfExchange(
+  reader: TokenReader,
+  key: CallKey,
+  exchange: Exchange,
+): { readonly call: Call; readonly context: ClientContext } {
+  const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
+  const values = exchange.values ?? plainValues.get(requestHeader) ?? createContextValues();
+  plainValues.set(requestHeader, values);
+  const context = {
+    ...{ requestHeader, responseHeader, requestMethod, values },
+    ...(signal === undefined ? {} : { signal }),
+    ...(url === undefined ? {} : { url }),
+    get headersSent() {
+      return exchange.headersSent === true;
+    },
+  };
+  return { call: callOf(reader, key, context), context };
 }
 
 /**
@@ -213,7 +236,7 @@ export function callOfRequest(
 export function sessionOf(
   reader: TokenReader,
   key: CallKey,
-  exchange: CallExchange,
+  exchange: Exchange,
 ): VerifiedSession | undefined {
   return callOf(reader, key, exchange).session;
 }
@@ -226,7 +249,7 @@ export function sessionOf(
 function knownCall(
   values: ContextValues,
   key: CallKey,
-  exchange: Partial<CallExchange>,
+  exchange: Partial<Exchange>,
 ): Call | undefined {
   const call = values.get(key);
   // An interceptor may have replaced the headers or the signal of the request, but not both.
@@ -245,6 +268,6 @@ function knownCall(
 }
 
 /** Opens a call: takes the tokens from the headers of its request. */
-function openCall({ cookies }: TokenReader, exchange: CallExchange, isBuffered: boolean): Call {
+function openCall({ cookies }: TokenReader, exchange: Exchange, isBuffered: boolean): Call {
   return new Call(takeTokens(exchange.requestHeader, cookies.names), exchange, isBuffered);
 }
