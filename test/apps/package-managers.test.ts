@@ -152,7 +152,8 @@ function versionsOf({ folder }: App): string[] {
 function overridesFor({ name }: Manager): string {
   const section = page.slice(page.indexOf("\n## Overrides"));
   const [, block = ""] =
-    new RegExp(`\\n${name}, in [^\`]*\`[\\s\\S]*?\`\`\`\\w+\\n([\\s\\S]*?)\`\`\``).exec(section) ?? [];
+    new RegExp(`\\n${name}, in [^\`]*\`[\\s\\S]*?\`\`\`\\w+\\n([\\s\\S]*?)\`\`\``).exec(section) ??
+    [];
   expect(block).not.toBe("");
   return block;
 }
