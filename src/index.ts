@@ -61,7 +61,12 @@ export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
-export type { ClientContext, Exchange } from "./server/call/exchange.ts";
+export type {
+  ClientContext,
+  Exchange,
+  InterceptedRequest,
+  RpcContext,
+} from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {

@@ -52,7 +52,12 @@ export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { Fetch } from "./jwt/remote-keys.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
-export type { ClientContext, Exchange } from "./server/call/exchange.ts";
+export type {
+  ClientContext,
+  Exchange,
+  InterceptedRequest,
+  RpcContext,
+} from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type {
   ClaimDemand,

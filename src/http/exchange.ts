@@ -228,7 +228,7 @@ function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest)
   const scheme = headers[":scheme"] ?? ("encrypted" in socket ? "https" : "http");
   const path = originalUrl ?? url;
   const full = `${scheme}://${host}${path}`;
-  if (typeof host === "string" && path.startsWith("/") && URL.canParse(full)) {
+  if (host && path.startsWith("/") && URL.canParse(full)) {
     return full;
   }
   return URL.canParse(path, "http://localhost") ? path : "/";

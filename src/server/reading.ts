@@ -3,14 +3,19 @@ import type {
   ConnectRouter,
   ConnectRouterOptions,
   ContextValues,
-  HandlerContext,
   Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { type Call, type CallKey, callOf, callOfExchange, sessionOf } from "./call/call.ts";
-import { type Exchange, readContext, readExchange } from "./call/exchange.ts";
+import { type Call, type CallKey, callOfExchange, callOfOther, callOfRpc } from "./call/call.ts";
+import {
+  type Exchange,
+  isIntercepted,
+  type RpcContext,
+  readContext,
+  readExchange,
+} from "./call/exchange.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
@@ -92,11 +97,14 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
   /**
-   * Returns the session of a call.
+   * Returns the session of a call. Pass the context of a handler or a gate, or the request that an
+   * interceptor receives. Gates and interceptors must run after those of this instance; `protect`
+   * orders them so.
+   *
    * @throws ConnectError `Unauthenticated` if the call has no session, which the policy "optional"
    * permits; `Internal` if the method is public or nothing authenticates it
    */
-  require(context: HandlerContext): S;
+  require(context: RpcContext): S;
   /**
    * Returns the session of a call whose user authenticated at most `within` ago, such as "10m". Use
    * it to protect operations from a stolen session. After the user has signed in again, call
@@ -104,12 +112,12 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) if it was longer ago;
    * otherwise as `require` does
    */
-  requireFresh(context: HandlerContext, within: Duration): S;
+  requireFresh(context: RpcContext, within: Duration): S;
   /**
    * Returns the session of a call; undefined if it has none.
    * @throws ConnectError `Internal` if nothing authenticates the method
    */
-  current(context: HandlerContext): S | undefined;
+  current(context: RpcContext): S | undefined;
   /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
@@ -146,9 +154,9 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       },
     },
   };
-  const current = (given: HandlerContext, method = "sessions.current"): S | undefined =>
+  const current = (given: RpcContext, method = "sessions.current"): S | undefined =>
     sessionIn(core, key, readContext(method, given));
-  const require = (context: HandlerContext, method = "sessions.require"): S => {
+  const require = (context: RpcContext, method = "sessions.require"): S => {
     const session = current(context, method);
     if (session === undefined) {
       const isPublic = policies.of(context.method).auth === "none";
@@ -165,7 +173,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     require: (context) => require(context),
     requireFresh: (context, within) => {
       const session = require(context, "sessions.requireFresh");
-      assertFreshOn(core, callOf(core, key, context), { context, session, within });
+      assertFreshOn(core, callOfRpc(core, key, context), { context, session, within });
       return session;
     },
     check(router) {
@@ -179,32 +187,55 @@ export function createVerifyingSessions<S extends VerifiedSession>(
 function sessionIn<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
-  context: HandlerContext,
+  context: RpcContext,
 ): S | undefined {
-  const call = context.values.get(key);
+  const call = valuesOf(context).get(key);
   if (!call?.admitted && call?.session === undefined) {
-    throw unprotected(context);
+    throw unprotected(key, context);
   }
   if (call?.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
     throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
   // The key belongs to this instance, so the session does too.
-  return sessionOf(core, key, context) as S | undefined;
+  return callOfRpc(core, key, context).session as S | undefined;
 }
 
-/** The error of a call that neither a gate nor an interceptor of this instance has seen. */
-export function unprotected({ method }: HandlerContext): ConnectError {
+function valuesOf(context: RpcContext): ContextValues {
+  return isIntercepted(context) ? context.contextValues : context.values;
+}
+
+/** The error of a call that neither a gate nor an interceptor of this instance has seen yet. */
+export function unprotected(key: CallKey, context: RpcContext): ConnectError {
+  const procedure = procedureOf(context.method);
+  const add =
+    "add sessions.requestGate or sessions.interceptor of this instance to the router. Gates and interceptors that read the session must come after them";
   return misuse(
-    `nothing authenticates ${procedureOf(method)}; wrap the options of the adapter in sessions.protect(), or add sessions.requestGate or sessions.interceptor of this instance to the router`,
+    callOfOther(key, valuesOf(context)) === undefined
+      ? `nothing authenticates ${procedure}; wrap the options of the adapter in sessions.protect(), or ${add}`
+      : `nothing authenticates ${procedure} for this instance, but ${useOther}, or ${add}`,
   );
+}
+
+const useOther =
+  "another instance of createSessions or verifySessions does; use the instance whose protect() serves the method";
+
+/** @throws TypeError if another instance has taken the cookies of an RPC, so that none are left here */
+function assertOwnCookies(call: Call, other: Call | undefined): void {
+  if (
+    other?.presented.hasCookies === true &&
+    call.presented.isEmpty &&
+    other.cookieNames.access === call.cookieNames.access
+  ) {
+    throw new TypeError(`sessions.getSession finds no cookies, because ${useOther}`);
+  }
 }
 
 function assertFreshOn(
   core: VerifyingCore,
   call: Call,
   given: {
-    readonly context: HandlerContext;
+    readonly context: RpcContext;
     readonly session: VerifiedSession<object>;
     readonly within: Duration;
   },
@@ -220,14 +251,14 @@ function assertFreshOn(
   }
 }
 
-function publicMethod({ method }: HandlerContext): ConnectError {
+function publicMethod({ method }: Pick<RpcContext, "method">): ConnectError {
   return misuse(
     `sessions.require was called in ${procedureOf(method)}, which is public, so its calls have no session; set its auth to "optional" or "required"`,
   );
 }
 
-function missingSession(core: VerifyingCore, key: CallKey, context: HandlerContext): ConnectError {
-  return refuseCall(core, callOf(core, key, context), {
+function missingSession(core: VerifyingCore, key: CallKey, context: RpcContext): ConnectError {
+  return refuseCall(core, callOfRpc(core, key, context), {
     error: sessionMissing(),
     procedure: procedureOf(context.method),
   });
@@ -247,7 +278,12 @@ function getSessionWith<S extends VerifiedSession>(
     policies.assertVerifies(options.doAntiCsrfCheck);
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
     const crossSite = readChoice("crossSite", options.crossSite, ["checked", "navigations"]);
-    const { call } = callOfExchange(core, key, exchange);
+    const { call, context } = callOfExchange(core, key, exchange);
+    assertOwnCookies(call, callOfOther(key, context.values));
+    if (call.written !== undefined && call.session !== undefined) {
+      // The response already carries the tokens of another session than the request.
+      return call.session as S;
+    }
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
     const asked = { auth, doAntiCsrfCheck, check, foreignBearer, crossSite } as const;

@@ -166,7 +166,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
       }
     }
     if (!exchange.values.get(key)?.admitted) {
-      throw unprotected(exchange);
+      throw unprotected(key, exchange);
     }
     const call = callOf(core, key, exchange);
     try {

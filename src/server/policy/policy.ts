@@ -56,8 +56,9 @@ export interface MethodPolicyOptions {
    */
   readonly stream?: StreamPolicy;
   /**
-   * What happens to a bearer token that is not one of this service's, such as an API key. Tokens with
-   * the form of this service's tokens, or with its issuer, are always its own. Default "refuse".
+   * What happens to a bearer token that is not one of this service's, such as an API key or the access
+   * token of an identity provider. Tokens with this service's issuer, and tokens of its form that name
+   * no other issuer, are always its own. Default "refuse".
    *
    * - `refuse`: the call is refused, as with any token that fails.
    * - `ignore`: the token is left to the service. The call has no session, also if cookies came with
