@@ -122,7 +122,8 @@ export class Refresher {
       // 2. Check whether another client has refreshed already. In cookie mode the tabs take turns and
       //    announce their refreshes to each other. In header mode, load the token store again.
       if (transport === "cookie") {
-        return await this.#lock.run(() => this.#exchange(before));
+        const exchange = (): Promise<RefreshOutcome> => this.#exchange(before);
+        return await (this.#options.tokens.isAlone ? exchange() : this.#lock.run(exchange));
       }
       await this.#local.reload();
       return await this.#exchange(before);
