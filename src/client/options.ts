@@ -3,7 +3,7 @@ import { assertMembers, type Duration, durationMs } from "../base/checks.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
 import type { SessionClientEventListener } from "./events.ts";
-import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
+import { type ClientTokens, cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 
 /** Options of {@link createSessionClient}. */
 export interface SessionClientOptions<Claims extends object = JsonObject> {
@@ -13,7 +13,11 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
    * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
    */
   readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: `cookieTokens()` in a page or a worker of a browser, else `memoryTokens()`. */
+  /**
+   * Where tokens are kept. Default: `cookieTokens()` in a page or a worker of a browser, else
+   * `memoryTokens()`. A server that signs in with that default prints a warning, because all its visitors
+   * would share the session; see `rpc-session/ssr`.
+   */
   readonly tokens?: TokenStore;
   /**
    * The issuer of the sessions. Default: the issuer of the first session that the client receives.
@@ -105,7 +109,35 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
 }
 
 function defaultTokens(): TokenStore {
-  return isBrowser() ? cookieTokens() : memoryTokens();
+  if (isBrowser()) {
+    return cookieTokens();
+  }
+  const tokens = memoryTokens();
+  const save = (value: ClientTokens | undefined): void => {
+    if (value && !isWarned && isServer()) {
+      isWarned = true;
+      console.warn(
+        "rpc-session: all visitors of this server share this session; use rpc-session/ssr, or pass memoryTokens()",
+      );
+    }
+    void tokens.save(value);
+  };
+  return { ...tokens, save };
+}
+
+/** One warning for a process is loud enough. */
+let isWarned = false;
+
+/** Whether this process of Node.js or Bun accepts connections, other than in a test. */
+function isServer(): boolean | undefined {
+  const { process } = globalThis as {
+    readonly process?: {
+      readonly env: Readonly<Record<string, string | undefined>>;
+      readonly getActiveResourcesInfo?: () => readonly string[];
+    };
+  };
+  const isListening = process?.getActiveResourcesInfo?.().includes("TCPServerWrap");
+  return isListening && process?.env.NODE_ENV !== "test";
 }
 
 /**

@@ -345,9 +345,9 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "this client was signed in, but the browser sent no session cookie: it did not keep the cookies, or " +
-      "they were deleted. Browsers drop cookies that the user or the embedding page blocks. WebKit also " +
-      "drops Secure cookies of http://localhost; for development set cookies: { insecure: true }. Sign in again",
+    "this client was signed in, but the browser sent no session cookie: it was deleted, or the user or the " +
+      "embedding page blocks cookies. WebKit drops Secure cookies of http://localhost; for development " +
+      "set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
 }
