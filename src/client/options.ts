@@ -3,7 +3,7 @@ import { assertMembers, type Duration, durationMs } from "../base/checks.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
 import type { SessionClientEventListener } from "./events.ts";
-import { type ClientTokens, cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
+import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 
 /** Options of {@link createSessionClient}. */
 export interface SessionClientOptions<Claims extends object = JsonObject> {
@@ -113,31 +113,33 @@ function defaultTokens(): TokenStore {
     return cookieTokens();
   }
   const tokens = memoryTokens();
-  const save = (value: ClientTokens | undefined): void => {
-    if (value && !isWarned && isServer()) {
-      isWarned = true;
-      console.warn(
-        "rpc-session: all visitors of this server share this session; use rpc-session/ssr, or pass memoryTokens()",
-      );
-    }
-    void tokens.save(value);
+  return {
+    ...tokens,
+    save(value) {
+      // Node.js and Bun tell whether the process accepts connections. Tests do that as well.
+      const { process } = globalThis as { readonly process?: ServerProcess };
+      if (
+        value &&
+        !isWarned &&
+        process?.getActiveResourcesInfo?.().includes("TCPServerWrap") &&
+        process?.env.NODE_ENV !== "test"
+      ) {
+        isWarned = true;
+        console.warn(
+          "rpc-session: all visitors of this server share this session; use rpc-session/ssr, or pass memoryTokens()",
+        );
+      }
+      return tokens.save(value);
+    },
   };
-  return { ...tokens, save };
 }
 
 /** One warning for a process is loud enough. */
 let isWarned = false;
 
-/** Whether this process of Node.js or Bun accepts connections, other than in a test. */
-function isServer(): boolean | undefined {
-  const { process } = globalThis as {
-    readonly process?: {
-      readonly env: Readonly<Record<string, string | undefined>>;
-      readonly getActiveResourcesInfo?: () => readonly string[];
-    };
-  };
-  const isListening = process?.getActiveResourcesInfo?.().includes("TCPServerWrap");
-  return isListening && process?.env.NODE_ENV !== "test";
+interface ServerProcess {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly getActiveResourcesInfo?: () => readonly string[];
 }
 
 /**
