@@ -230,6 +230,15 @@ const words = {
   foreignBearer: ["refuse", "ignore"],
 } as const;
 
+/**
+ * The public methods of SessionService. Not in its schema: clients import that, and would carry the
+ * schema of the options as well.
+ */
+const publicOwn: ReadonlySet<string> = new Set([
+  "rpcsession.v1.SessionService/Refresh",
+  "rpcsession.v1.SessionService/SignOut",
+]);
+
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
   foreignBearer: 0,
@@ -267,7 +276,9 @@ function resolve(
     : undefined;
   assertKnown(procedure, ofMethod);
   assertKnown(method.parent.typeName, ofService);
-  const auth = resolveAuth(code, ofMethod, ofService);
+  const auth = publicOwn.has(procedure)
+    ? ({ auth: code?.auth ?? "none", source: code?.auth ? "code" : "default" } as const)
+    : resolveAuth(code, ofMethod, ofService);
   // A method that is public itself does not inherit the demands of its service.
   const isPublic = auth.auth === "none" && auth.source !== "service option";
   const demands = demandsOf(code, ofMethod, isPublic ? undefined : ofService);
