@@ -1,12 +1,12 @@
 // The script of a page with React: a session, a provider, and queries of Connect-Query. The tests read
 // what it has shown, frame by frame.
-import { type Client, createClient } from "@connectrpc/connect";
+import { createClient } from "@connectrpc/connect";
 import { TransportProvider, useQuery } from "@connectrpc/connect-query";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode, useLayoutEffect } from "react";
 import { createRoot } from "react-dom/client";
-import { createSessionClient, type SessionClient } from "rpc-session/client";
+import { createSessionClient } from "rpc-session/client";
 import { bindQueries, retryQuery } from "rpc-session/query";
 import {
   SessionProvider,
@@ -19,10 +19,8 @@ import * as z from "zod";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
 declare global {
-  var appApi: string;
   /** What the page has shown, in order, without repetitions. */
-  var frames: string[];
-  var app: { readonly notes: Client<typeof NotesService>; readonly session: SessionClient };
+  var shownFrames: string[];
 }
 
 const session = createSessionClient({
@@ -47,8 +45,8 @@ function Page() {
   const notes = data?.notes.map(({ text }) => text).join() ?? (refused ? "refused" : "…");
   const frame = `${who}: ${notes}`;
   useLayoutEffect(() => {
-    if (globalThis.frames.at(-1) !== frame) {
-      globalThis.frames.push(frame);
+    if (globalThis.shownFrames.at(-1) !== frame) {
+      globalThis.shownFrames.push(frame);
     }
   }, [frame]);
   return (
@@ -65,8 +63,11 @@ function Page() {
   );
 }
 
-globalThis.frames = [];
-globalThis.app = { session, notes: createClient(NotesService, session.transport) };
+globalThis.shownFrames = [];
+// The part of the other page's `app` that the actions of a visitor need.
+Object.assign(globalThis, {
+  app: { session, notes: createClient(NotesService, session.transport) },
+});
 createRoot(document.body.appendChild(document.createElement("div"))).render(
   <StrictMode>
     <TransportProvider transport={session.transport}>

@@ -13,7 +13,7 @@ const showing = (page: Tab, text: string): Promise<void> =>
   );
 
 /** What the page has shown so far: who is signed in, and the notes. */
-const frames = (page: Tab): Promise<string[]> => page.evaluate(() => globalThis.frames);
+const frames = (page: Tab): Promise<string[]> => page.evaluate(() => globalThis.shownFrames);
 
 const signIn = (page: Tab, user: string): Promise<void> =>
   page.evaluate(async (name: string) => void (await app.notes.signIn({ user: name })), user);
@@ -84,7 +84,9 @@ inEngines(
       await signIn(page, "alice");
       await page.evaluate(() => sessionStorage.setItem("offline", "yes"));
       await page.reload();
-      await waitFor(page, () => globalThis.frames?.some((frame) => /with an error/.test(frame)));
+      await waitFor(page, () =>
+        globalThis.shownFrames?.some((frame) => /with an error/.test(frame)),
+      );
       expect(await page.evaluate(() => app.session.state.status)).toBe("unknown");
       expect((await frames(page)).filter((frame) => /signedOut|alice/.test(frame))).toEqual([]);
       await page.evaluate(() => sessionStorage.removeItem("offline"));

@@ -33,7 +33,7 @@ function Page(): ReactNode {
     "p",
     null,
     [status, userId, JSON.stringify(claims)].join(" "),
-    createElement(SignedIn, null, (known) => ` in ${known.userId}`),
+    createElement(SignedIn, { children: (known) => ` in ${known.userId}` }),
     createElement(SignedOut, null, " out"),
     createElement(SessionUnknown, null, " wait"),
   );
