@@ -38,7 +38,7 @@ const offlinePrelude = `
 
 inEngines(
   (_engine, open) => {
-    test("feat:P12 shows nobody, then the user, and the same user after a reload without a wrong frame", async () => {
+    test("feat:P17 shows nobody, then the user, and the same user after a reload without a wrong frame", async () => {
       const { api, visit } = await open();
       const page = await visit();
       await showing(page, "Please sign in; refused");
@@ -56,7 +56,7 @@ inEngines(
       expect(api.events.filter(({ type }) => type === "refreshed")).toEqual([]);
     });
 
-    test("feat:P12 a sign-out in another tab removes the user and the data from this one", async () => {
+    test("feat:P17 a sign-out in another tab removes the user and the data from this one", async () => {
       const { visit } = await open();
       const [page, other] = [await visit(), await visit()];
       await signIn(other, "alice");
@@ -68,7 +68,7 @@ inEngines(
       expect((await frames(page)).filter((frame) => /^signedOut: milk/.test(frame))).toEqual([]);
     });
 
-    test("feat:P12 after a switch of user in another tab no frame mixes two users", async () => {
+    test("feat:P17 after a switch of user in another tab no frame mixes two users", async () => {
       const { visit } = await open();
       const [page, other] = [await visit(), await visit()];
       await signIn(other, "bob");
@@ -85,7 +85,7 @@ inEngines(
       }
     });
 
-    test("feat:P12 an outage is shown as an error, and the page asks again when it is online", async () => {
+    test("feat:P17 an outage is shown as an error, and the page asks again when it is online", async () => {
       const { visit } = await open({ prelude: offlinePrelude });
       const page = await visit();
       await signIn(page, "alice");

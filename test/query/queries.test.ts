@@ -73,7 +73,7 @@ it.each<[string, SessionState, SessionState[], boolean]>([
     [unknown, userOf("alice")],
     true,
   ],
-])("feat:P13 when %s, cached data is dropped unless it is the same user's", async (...row) => {
+])("feat:P18 when %s, cached data is dropped unless it is the same user's", async (...row) => {
   const [, before, changes, isKept] = row;
   const { client, become, data, asked } = await bound(before);
   const slow = latch();
@@ -94,7 +94,7 @@ it.each<[string, SessionState, SessionState[], boolean]>([
   await running;
 });
 
-it("feat:P13 an answer for the former user that arrives later is dropped", async () => {
+it("feat:P18 an answer for the former user that arrives later is dropped", async () => {
   const { client, answers, become, data } = await bound(userOf("alice"));
   const slow = latch();
   answers(async () => {
@@ -120,7 +120,7 @@ it("the function that bindQueries returns ends the connection", async () => {
 describe("retryQuery", () => {
   const codes = Object.values(Code).filter((code) => typeof code === "number");
 
-  it("feat:P13 retries no answer of the service except those that may pass", () => {
+  it("feat:P18 retries no answer of the service except those that may pass", () => {
     // As a transport reads it from a response.
     const answer = (code: Code) => new ConnectError("", code, undefined, [hint()]);
     expect(codes.filter((code) => retryQuery(0, answer(code)))).toEqual([
@@ -132,7 +132,7 @@ describe("retryQuery", () => {
     ["a connection that was lost", ConnectError.from(new TypeError("Failed to fetch"))],
     ["an outage", new ConnectError("", Code.Unavailable)],
     ["an error of something else than Connect", new TypeError("Failed to fetch")],
-  ])("feat:P13 retries %s three times", (_, error) => {
+  ])("feat:P18 retries %s three times", (_, error) => {
     expect([0, 1, 2, 3].map((count) => retryQuery(count, error))).toEqual([
       true,
       true,

@@ -54,7 +54,7 @@ it.each<[string, SessionState | undefined, string]>([
   ["nothing is known", undefined, "unknown   wait"],
   ["a user is signed in", alice, 'signedIn alice {"role":"admin"} in alice'],
   ["nobody is signed in", { status: "signedOut" }, "signedOut   out"],
-])("feat:P12 a server renders that %s", (_, initialState, expected) => {
+])("feat:P17 a server renders that %s", (_, initialState, expected) => {
   expect(render(initialState)).toBe(expected);
 });
 
