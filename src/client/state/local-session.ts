@@ -1,6 +1,7 @@
 import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
-import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
+import type { NoticeEvent, SessionNotice, TokenTransport } from "../../base/wire.ts";
+import { decodeNotice, header } from "../../base/wire.ts";
 import {
   notify,
   type SessionClientEvent,
@@ -9,7 +10,7 @@ import {
   stateOf,
 } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { type Credentials, credentialHeaders } from "./credentials.ts";
+import { type Credentials, credentialHeaders, refreshHeaders } from "./credentials.ts";
 import { type Hint, hintOf } from "./hint.ts";
 import { Lifetime } from "./lifetime.ts";
 import {
@@ -22,7 +23,7 @@ import {
   type SessionSnapshot,
   type Verdict,
 } from "./notice-rule.ts";
-import { channelName, type TabMessage, Tabs } from "./tabs.ts";
+import { channelName, judgeMessage, type TabMessage, Tabs } from "./tabs.ts";
 import { type ClientTokens, type Loaded, TokenKeeper } from "./tokens.ts";
 
 /** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
@@ -136,17 +137,19 @@ export class LocalSession implements KnownSession, Credentials {
   /**
    * Writes the credentials into the headers of a request. Send the request immediately afterwards.
    *
+   * @param hasOwnToken whether the caller has set an `authorization` header, which stays
    * @returns the facts that the call must remember
    */
-  attach(headers: Headers): SentSnapshot {
+  attach(headers: Headers, hasOwnToken = false): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
     void this.ready();
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
-    for (const [name, value] of Object.entries(credentialHeaders(this))) {
+    const credentials = hasOwnToken ? refreshHeaders(this) : credentialHeaders(this);
+    for (const [name, value] of Object.entries(credentials)) {
       headers.set(name, value);
     }
-    if (this.transport === "cookie") {
+    if (this.transport === "cookie" && !hasOwnToken) {
       // The server answers with a notice if the cookies hold another session than this client knows.
       headers.set(header.session, this.sessionId ?? this.status);
     }
@@ -241,11 +244,7 @@ export class LocalSession implements KnownSession, Credentials {
    * @param own whether the response answers this client's own refresh
    * @returns the event of the notice; undefined if there is none
    */
-  receive(
-    headers: Headers,
-    sent: SessionSnapshot,
-    own = false,
-  ): SessionNotice["event"] | undefined {
+  receive(headers: Headers, sent: SessionSnapshot, own = false): NoticeEvent | undefined {
     // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
     //    to a refresh sets cookies in any case.
     const value = headers.get(header.session);
@@ -278,7 +277,7 @@ export class LocalSession implements KnownSession, Credentials {
       this.#hooks.onReplaced();
     }
     this.#publish();
-    this.#notifyTabs(verdict);
+    this.#tabs?.tell(verdict, this);
     return notice.event;
   }
 
@@ -312,7 +311,7 @@ export class LocalSession implements KnownSession, Credentials {
       this.#keeper.save(undefined);
     }
     this.#publish();
-    this.#notifyTabs("end");
+    this.#tabs?.tell("end", this);
   }
 
   /**
@@ -398,36 +397,19 @@ export class LocalSession implements KnownSession, Credentials {
 
   // --- Other tabs ------------------------------------------------------------------------------
 
-  /**
-   * Follows a change that another tab made, unless it concerns another realm. A client that does not
-   * know its realm does not learn it from a message, because one page may use two services.
-   */
+  /** Follows a change that another tab made; see {@link judgeMessage}. */
   #follow(message: TabMessage): void {
-    const { realm } = this;
-    if (realm !== undefined && message.realm !== undefined && message.realm !== realm) {
-      return;
-    }
-    if (message.type === "signedOut") {
-      if (this.sessionId === undefined || this.sessionId === message.session) {
-        this.#signedOut("otherTab", message.session);
-      } else if (message.session === undefined) {
-        // A tab that never learned its session has signed out.
-        this.#hooks.onDoubt();
-      }
-    } else if (message.type === "refreshed") {
-      if (realm !== undefined && this.status === "unknown") {
-        this.status = "signedIn";
-        this.sessionId = message.session;
-      }
-      const isNews = !this.order || isNewer(message.order, this.order);
-      if (this.sessionId === message.session && isNews) {
-        this.renewed({ ...message.order, expiresIn: message.expiresIn });
-        this.#show(message);
-      }
-    } else if (realm === undefined) {
-      this.#withoutSession("unknown");
-      this.#hooks.onDoubt();
-    } else if (this.sessionId !== message.session) {
+    const verdict = judgeMessage(message, this);
+    if (verdict === "signOut") {
+      this.#signedOut("otherTab", message.session);
+    } else if (verdict === "ask") {
+      this.#ask(message.type === "signedIn");
+    } else if (verdict === "follow" && message.type === "refreshed") {
+      this.status = "signedIn";
+      this.sessionId = message.session;
+      this.renewed({ ...message.order, expiresIn: message.expiresIn });
+      this.#show(message);
+    } else if (verdict === "follow" && message.type === "signedIn") {
       this.#signedIn(message.session, message.realm);
       this.renewed();
       this.#show(message);
@@ -437,9 +419,14 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** After the page was frozen: another tab may have signed in or out meanwhile. */
   #catchUp(): void {
-    if (this.status === "signedOut") {
+    this.#ask(this.status === "signedOut");
+    this.#publish();
+  }
+
+  /** @param isUnknown whether nothing is known until the service has answered */
+  #ask(isUnknown: boolean): void {
+    if (isUnknown) {
       this.#withoutSession("unknown");
-      this.#publish();
     }
     this.#hooks.onDoubt();
   }
@@ -465,12 +452,9 @@ export class LocalSession implements KnownSession, Credentials {
    * Reads that a call carried no session cookie: there is no session. Returns whether this client was
    * signed in. The browser then did not keep the cookies, or they were deleted.
    */
-  lostCookies(
-    hint: Pick<Hint, "isMissing"> | undefined,
-    { epoch }: Pick<SessionSnapshot, "epoch">,
-  ): boolean {
+  lostCookies(hint: Pick<Hint, "isMissing"> | undefined, sent: SessionSnapshot): boolean {
     const { sessionId, status, transport } = this;
-    const isMissing = hint?.isMissing === true && transport === "cookie" && epoch === this.epoch;
+    const isMissing = hint?.isMissing && transport === "cookie" && sent.epoch === this.epoch;
     if (!isMissing || status === "signedOut") {
       return false;
     }
@@ -483,28 +467,6 @@ export class LocalSession implements KnownSession, Credentials {
     this.emit({ type: "cookiesMissing", sessionId });
     this.end("server");
     return true;
-  }
-
-  /** Reports to other tabs how a notice was applied. */
-  #notifyTabs(verdict: Verdict): void {
-    const { sessionId, userId, realm, order, claims } = this;
-    if (verdict === "end") {
-      const session = this.endedSessionId;
-      if (session) {
-        this.#tabs?.send({ type: "signedOut", session, ...(realm && { realm }) });
-      }
-    } else if (sessionId !== undefined && realm !== undefined) {
-      const known = {
-        ...{ session: sessionId, realm },
-        ...(userId && { user: userId }),
-        ...(claims && { claims }),
-      };
-      if (verdict === "renew" && order !== undefined) {
-        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.lifetime.rest });
-      } else if (verdict === "adopt") {
-        this.#tabs?.send({ type: "signedIn", ...known });
-      }
-    }
   }
 
   // --- Changes ---------------------------------------------------------------------------------
