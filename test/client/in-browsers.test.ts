@@ -141,7 +141,7 @@ describe("the fetch of TransportParts", () => {
       onTestFinished(() => void vi.unstubAllGlobals());
       const fetch = fetchOf({ tokens });
       await fetch("https://api.test", { credentials: "same-origin" });
-      expect(sent).toEqual([{ credentials, redirect: "error" }]);
+      expect(sent).toEqual([{ credentials, redirect: "manual" }]);
     },
   );
 });

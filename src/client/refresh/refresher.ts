@@ -134,7 +134,8 @@ export class Refresher {
       // 2. Check whether another client has refreshed already. In cookie mode the tabs take turns and
       //    announce their refreshes to each other. In header mode, load the token store again.
       if (transport === "cookie") {
-        return await this.#lock.run(() => this.#exchange(before, onlyIfNeeded));
+        const exchange = () => this.#exchange(before, onlyIfNeeded);
+        return await (this.#options.tokens.isAlone ? exchange() : this.#lock.run(exchange));
       }
       await this.#local.reload();
       return await this.#exchange(before, onlyIfNeeded);
@@ -362,9 +363,9 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "this client was signed in, but the browser sent no session cookie: it did not keep the cookies, or " +
-      "they were deleted. Browsers drop cookies that the user or the embedding page blocks. WebKit also " +
-      "drops Secure cookies of http://localhost; for development set cookies: { insecure: true }. Sign in again",
+    "this client was signed in, but the browser sent no session cookie: it was deleted, or the user or the " +
+      "embedding page blocks cookies. WebKit drops Secure cookies of http://localhost; for development " +
+      "set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
 }

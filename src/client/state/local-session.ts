@@ -89,7 +89,7 @@ export class LocalSession implements KnownSession, Credentials {
       emit: (event) => this.emit(event),
     });
     // Tabs share a session only if they share its cookies.
-    if (this.transport === "cookie") {
+    if (this.transport === "cookie" && !options.tokens.isAlone) {
       this.#tabs = new Tabs(channelName(options.realm), {
         onMessage: (message) => this.#follow(message),
         onRestored: () => this.#catchUp(),

@@ -54,6 +54,8 @@ export interface ClientTokens {
 export interface TokenStore {
   /** How the tokens of the sessions that this client creates are transported. */
   readonly transport: TokenTransport;
+  /** Whether no other tab has these tokens, although they are cookies. Default false. */
+  readonly isAlone?: boolean;
   /** Returns the tokens, or undefined if there are none. The client rejects other values. */
   load(): ClientTokens | undefined | Promise<ClientTokens | undefined>;
   /** Replaces the tokens; undefined removes them. */

@@ -1,5 +1,5 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
-import { authenticate, within } from "../authenticate/authenticate.ts";
+import { type AuthenticationDemand, authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
 import { checkDemands, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
@@ -50,7 +50,11 @@ export async function admit(
 }
 
 /** The parts of a policy that concern the session of a call. */
-export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer"> & Demands;
+export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer"> &
+  Demands & {
+    /** Which requests may use cookies. Default "checked". */
+    readonly crossSite?: AuthenticationDemand["crossSite"];
+  };
 
 /**
  * Applies a policy to a call, and makes the session of its caller the session of the call.
@@ -77,6 +81,7 @@ export async function enterSession(
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
     foreignBearer: policy.foreignBearer,
+    crossSite: policy.crossSite ?? "checked",
     needsClaims: policy.claims.length > 0,
     signal,
   });

@@ -265,17 +265,22 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
  * except for an app that is not a browser and has a token in the header or the message.
  *
  * @param inMessage `SignOutRequest.refresh_token`; empty for a cookie session
+ * @returns the ids of the sessions that are over now
  * @throws SessionError `forbidden` for a cross-site request; `unavailable` for an outage, and when
  * the only token is a refresh token made with a secret unknown to this server
  */
-async function signOut(core: Core, call: Call, inMessage: string): Promise<void> {
+export async function signOut(
+  core: Core,
+  call: Call,
+  inMessage: string,
+): Promise<readonly string[]> {
   const { presented, requestHeader, responseHeader } = call;
 
   // 1. Without tokens of ours there is nothing to end.
   const asksForCookies = asksByCookie(call, inMessage) || isFromBrowser(requestHeader);
   const actsOnCookies = asksForCookies && (await hasOwnCookies(core, presented));
   if (inMessage === "" && presented.bearer === undefined && !actsOnCookies) {
-    return;
+    return [];
   }
 
   // 2. Cookies only count on requests from this service's own pages.
@@ -297,6 +302,7 @@ async function signOut(core: Core, call: Call, inMessage: string): Promise<void>
     await engine.revoke(session, "signOut");
     endTokens(core, responseHeader, session);
   }
+  return [...sessions];
 }
 
 async function getSession(core: Core, session: Session): Promise<SessionInfo> {
