@@ -82,9 +82,14 @@ export function sessionFetch(
       return await call.run(headers, async (attempt) => {
         refused?.body?.cancel().catch(() => {});
         const response = await send(request ?? url, {
-          ...{ redirect: "error", ...init },
+          ...{ redirect: "manual", ...init },
           ...{ headers: attempt, credentials },
         });
+        if (init.redirect === undefined && isRedirect(response)) {
+          throw new TypeError(
+            'the service redirects; request the final address, or set redirect: "follow" if no token may reach a wrong site that way',
+          );
+        }
 
         // 4. Read the notice and the tokens of the response, and the hint of a refusal.
         call.accept(response.headers);
@@ -110,6 +115,11 @@ export function sessionFetch(
       throw error;
     }
   };
+}
+
+/** Browsers show a redirect as the status 0. Workers of Cloudflare throw for the mode "error". */
+function isRedirect({ status }: Response): boolean {
+  return status === 0 || (status >= 300 && status < 400 && status !== 304);
 }
 
 /** @throws TypeError for invalid options */

@@ -255,7 +255,7 @@ describe.each(["header", "cookie"] as const)("sessionFetch, %s mode", (via) => {
     ]);
     for (const [, init] of sent) {
       expect(init?.credentials).toBe(via === "cookie" ? "include" : "omit");
-      expect(init?.redirect).toBe("error");
+      expect(init?.redirect).toBe("manual");
       expect(new Headers(init?.headers).get("rpcsession-transport")).toBe(via);
     }
   });

@@ -68,7 +68,6 @@ export class LocalSession implements KnownSession, Credentials {
   readonly #tabs: Tabs | undefined;
   readonly #subscribers = new Set<(state: SessionState) => void>();
   #state: SessionState;
-  #published: SessionState;
   /** The sign-ins and sign-outs since the state was published last. */
   #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
@@ -83,7 +82,6 @@ export class LocalSession implements KnownSession, Credentials {
     this.#hooks = hooks;
     this.lifetime = new Lifetime(options);
     this.#state = stateOf(this);
-    this.#published = this.#state;
     this.#keeper = new TokenKeeper(options.tokens, {
       ...{ clock: options.clock, ms: options.refreshTimeoutMs },
       emit: (event) => this.emit(event),
@@ -100,16 +98,6 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** The public state: the same object until something changes. */
   get state(): SessionState {
-    const { status, sessionId, userId, realm, claims } = this.#state;
-    if (
-      status !== this.status ||
-      sessionId !== this.sessionId ||
-      userId !== this.userId ||
-      realm !== this.realm ||
-      (claims !== this.claims && JSON.stringify(claims) !== JSON.stringify(this.claims))
-    ) {
-      this.#state = stateOf(this);
-    }
     return this.#state;
   }
 
@@ -522,10 +510,11 @@ export class LocalSession implements KnownSession, Credentials {
       this.#saved = this.tokens;
       this.#keeper.save(this.tokens);
     }
-    if (this.state !== this.#published) {
-      this.#published = this.#state;
+    const state = stateOf(this);
+    if (JSON.stringify(state) !== JSON.stringify(this.#state)) {
+      this.#state = state;
       for (const subscriber of this.#subscribers) {
-        notify(subscriber, this.#published);
+        notify(subscriber, state);
       }
     }
     for (const event of this.#news.splice(0)) {
