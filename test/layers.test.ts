@@ -56,8 +56,9 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "claims.ts": "main",
     "keys.ts": "main",
     "jwk.ts": "main",
-    "jwk-set.ts": "verifySessions reads key sets that an application has at hand",
     "remote-keys.ts": "main",
+    "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
+    "logout-token.ts": "back-channel logout",
     "verified-cache.ts": "main",
     "strict-parse.ts":
       "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
@@ -136,7 +137,7 @@ const nodePlaces: readonly string[] = [
   // The synchronous crypto functions, loaded only where they exist.
   "src/base/crypto.ts",
   // Types of Node's requests and responses; nothing is loaded.
-  "src/http/index.ts",
+  "src/http/",
 ];
 
 const filesPerRoom = 12;
