@@ -52,7 +52,12 @@ export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { Fetch } from "./jwt/remote-keys.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
-export type { Exchange } from "./server/call/call.ts";
+export type {
+  ClientContext,
+  Exchange,
+  InterceptedRequest,
+  RpcContext,
+} from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type {
   ClaimDemand,
@@ -186,6 +191,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     antiCsrf: "off",
     emit: (event) => events.emit(event),
     clock,
+    tellsClients: false,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     revocations: authenticator.revocations,

@@ -14,6 +14,17 @@ export {
   backChannelLogoutHandler,
   type LogoutTarget,
 } from "./back-channel-logout.ts";
+export {
+  type ExchangeOptions,
+  type FastifyExchangeReply,
+  type FastifyExchangeRequest,
+  type FetchExchange,
+  fromFastify,
+  fromFetch,
+  fromNode,
+  type NodeExchangeRequest,
+  type NodeExchangeResponse,
+} from "./exchange.ts";
 export type { NodeFallback, NodeRequest, NodeResponse } from "./node.ts";
 
 /** A source of public keys, such as the object that `createSessions` returns. */

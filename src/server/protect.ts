@@ -10,6 +10,7 @@ import type { SessionEventListener } from "../base/events.ts";
 import { header } from "../base/wire.ts";
 import { readOrigins } from "../request/origins.ts";
 import type { RequestGate } from "./call/gate.ts";
+import { assertRunsGates } from "./call/gates-run.ts";
 import { closeRefusedUploads, type RefusedUploads } from "./call/refused-upload.ts";
 import type { Policies } from "./policy/policy.ts";
 
@@ -80,7 +81,12 @@ export function sessionCors(cors: CorsLists): SessionCors {
   ];
   return {
     allowedMethods: [...cors.allowedMethods],
-    allowedHeaders: merge(cors.allowedHeaders, ["authorization", header.transport, header.csrf]),
+    allowedHeaders: merge(cors.allowedHeaders, [
+      "authorization",
+      header.transport,
+      header.csrf,
+      header.session,
+    ]),
     exposedHeaders: merge(cors.exposedHeaders, exposed),
     allowedOrigins: [...allowedOrigins],
     allowCredentials: true,
@@ -131,6 +137,7 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
     requestGate: composeGates(gate, options.requestGate),
     interceptors: [interceptor, ...(options.interceptors ?? [])],
     routes: (router: ConnectRouter) => {
+      assertRunsGates(router);
       const protectedRouter = new ProtectedRouter(protection, router, options);
       options.routes(protectedRouter.router);
       if (service !== undefined && !serves(router, SessionService)) {

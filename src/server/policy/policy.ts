@@ -56,8 +56,9 @@ export interface MethodPolicyOptions {
    */
   readonly stream?: StreamPolicy;
   /**
-   * What happens to a bearer token that is not one of this service's, such as an API key. Tokens with
-   * the form of this service's tokens, or with its issuer, are always its own. Default "refuse".
+   * What happens to a bearer token that is not one of this service's, such as an API key or the access
+   * token of an identity provider. Tokens with this service's issuer, and tokens of its form that name
+   * no other issuer, are always its own. Default "refuse".
    *
    * - `refuse`: the call is refused, as with any token that fails.
    * - `ignore`: the token is left to the service. The call has no session, also if cookies came with
@@ -229,6 +230,15 @@ const words = {
   foreignBearer: ["refuse", "ignore"],
 } as const;
 
+/**
+ * The public methods of SessionService. Not in its schema: clients import that, and would carry the
+ * schema of the options as well.
+ */
+const publicOwn: ReadonlySet<string> = new Set([
+  "rpcsession.v1.SessionService/Refresh",
+  "rpcsession.v1.SessionService/SignOut",
+]);
+
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
   foreignBearer: 0,
@@ -266,7 +276,9 @@ function resolve(
     : undefined;
   assertKnown(procedure, ofMethod);
   assertKnown(method.parent.typeName, ofService);
-  const auth = resolveAuth(code, ofMethod, ofService);
+  const auth = publicOwn.has(procedure)
+    ? ({ auth: code?.auth ?? "none", source: code?.auth ? "code" : "default" } as const)
+    : resolveAuth(code, ofMethod, ofService);
   // A method that is public itself does not inherit the demands of its service.
   const isPublic = auth.auth === "none" && auth.source !== "service option";
   const demands = demandsOf(code, ofMethod, isPublic ? undefined : ofService);

@@ -1,4 +1,3 @@
-import type { HandlerContext } from "@connectrpc/connect";
 import { assertId, assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
@@ -8,6 +7,7 @@ import { liveOf } from "../../engine/liveness.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
+import type { ClientContext } from "../call/exchange.ts";
 import type { Core } from "../core.ts";
 import { assertFresh } from "../policy/demands.ts";
 import { presentSession } from "./handle.ts";
@@ -46,7 +46,7 @@ const maxForks = 8;
 export async function reauthenticate(
   core: Core,
   call: Call,
-  context: HandlerContext,
+  context: ClientContext,
 ): Promise<Session> {
   // 1. The response must still be able to carry the new tokens.
   assertNotCommitted(call, "sessions.reauthenticate");
