@@ -57,6 +57,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "claims.ts": "main",
     "keys.ts": "main",
     "jwk.ts": "main",
+    "jwk-set.ts": "the engine keeps to the limit of keys that are published",
     "remote-keys.ts": "main",
     "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
     "logout-token.ts": "back-channel logout",
