@@ -59,8 +59,10 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "claims.ts": "main",
     "keys.ts": "main",
     "jwk.ts": "main",
-    "jwk-set.ts": "verifySessions reads key sets that an application has at hand",
+    "jwk-set.ts": "the engine keeps to the limit of keys that are published",
     "remote-keys.ts": "main",
+    "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
+    "logout-token.ts": "back-channel logout",
     "verified-cache.ts": "main",
     "strict-parse.ts":
       "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
