@@ -78,7 +78,7 @@ async function examine(target: DoctorTarget): Promise<readonly Finding[]> {
   const { lookAtService, lookAtIssuer, lookAtClock, lookAtHeaders, lookAtLimits } = await import(
     "./doctor/service.ts"
   );
-  const { lookAtCookies } = await import("./doctor/cookies.ts");
+  const { lookAtCookies, unknownCookies } = await import("./doctor/cookies.ts");
   const { lookAtCors } = await import("./doctor/cors.ts");
   const { lookAtGrpc, lookAtGrpcWeb } = await import("./doctor/protocols.ts");
   const { lookAtKeys } = await import("./doctor/keys.ts");
@@ -95,17 +95,21 @@ async function examine(target: DoctorTarget): Promise<readonly Finding[]> {
   const way = [
     ...lookAtIssuer(target, refused),
     ...lookAtClock(refused),
-    ...(await lookAtHeaders(target, refused)),
-    ...(await lookAtLimits(target)),
+    ...(await inPeace("headers", () => lookAtHeaders(target, refused))),
+    ...(await inPeace("limits", () => lookAtLimits(target))),
   ];
 
   // 3. What browsers need: cookies and CORS.
-  const cookies = await lookAtCookies(target, refused);
-  const cors = await lookAtCors(target, cookies);
+  let cookies = unknownCookies;
+  const ofCookies = await inPeace("cookies", async () => {
+    cookies = await lookAtCookies(target, refused);
+    return cookies.findings;
+  });
+  const cors = await inPeace("cors", () => lookAtCors(target, cookies));
 
   // 4. The other protocols, and the keys for services that verify.
   const others = [
-    ...(await lookAtGrpcWeb(target)),
+    ...(await inPeace("grpc-web", () => lookAtGrpcWeb(target))),
     ...(await lookAtGrpc(target, target.needsGrpc)),
     ...(await lookAtKeys({ ...target, issuer })),
   ];
@@ -115,10 +119,30 @@ async function examine(target: DoctorTarget): Promise<readonly Finding[]> {
   const real: Finding[] = [];
   if (token !== undefined) {
     const tokenTarget = { ...target, token, cookies, issuer };
-    real.push(...(await lookAtToken(tokenTarget)));
+    real.push(...(await inPeace("token", () => lookAtToken(tokenTarget))));
     real.push(...(stream === undefined ? [] : await lookAtStream(tokenTarget, stream)));
   }
-  return [...findings, ...way, ...cookies.findings, ...cors, ...others, ...real];
+  return [...findings, ...way, ...ofCookies, ...cors, ...others, ...real];
+}
+
+/** Runs a check. A connection that breaks during it is a finding, and the other checks go on. */
+async function inPeace(
+  check: string,
+  work: () => Promise<readonly Finding[]>,
+): Promise<readonly Finding[]> {
+  try {
+    return await work();
+  } catch (error) {
+    const { Findings } = await import("./doctor/findings.ts");
+    const { causeOf } = await import("./doctor/wire.ts");
+    const found = new Findings(check);
+    found.fail(
+      `A request of this check gets no answer: ${causeOf(error)}.`,
+      "Something on the way breaks the connection, while other requests are answered.",
+      "Look for rules of a proxy or a firewall about the method, the headers or the length of requests.",
+    );
+    return found.list;
+  }
 }
 
 async function readTarget(given: Given): Promise<DoctorTarget> {

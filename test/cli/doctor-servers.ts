@@ -6,7 +6,11 @@ import {
   request,
   type ServerResponse,
 } from "node:http";
-import { createServer as createHttp2Server } from "node:http2";
+import {
+  createServer as createHttp2Server,
+  type Http2ServerRequest,
+  type Http2ServerResponse,
+} from "node:http2";
 import { type AddressInfo, connect, createServer as createTcpServer, type Socket } from "node:net";
 import { buffer } from "node:stream/consumers";
 import { cors as connectCors } from "@connectrpc/connect";
@@ -172,11 +176,16 @@ function pairsOf(raw: readonly string[]): (readonly [string, string])[] {
   return Array.from({ length: raw.length / 2 }, (_, i) => [raw[i * 2] ?? "", raw[i * 2 + 1] ?? ""]);
 }
 
-/** Serves one adapter over HTTP/1.1 and over HTTP/2 without TLS, on one port. */
-export async function listenOnBoth(handle: RequestListener): Promise<string> {
+/**
+ * Serves HTTP/1.1 and HTTP/2 without TLS on one port.
+ * @param overHttp2 what serves HTTP/2. Default: the same
+ */
+export async function listenOnBoth(
+  handle: RequestListener,
+  overHttp2: (request: Http2ServerRequest, response: Http2ServerResponse) => void = handle as never,
+): Promise<string> {
   const h1 = createServer(handle);
-  // The adapter serves both.
-  const h2 = createHttp2Server(handle as never);
+  const h2 = createHttp2Server(overHttp2);
   await Promise.all([h1, h2].map((one) => new Promise<void>((r) => one.listen(0, "127.0.0.1", r))));
   const sockets = new Set<Socket>();
   const front = createTcpServer((socket) => {

@@ -1,10 +1,11 @@
 import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
-import type { IncomingHttpHeaders } from "node:http";
-import { createSecureServer } from "node:http2";
+import { type IncomingHttpHeaders, request } from "node:http";
+import { createSecureServer, type ServerHttp2Stream } from "node:http2";
 import { createServer as createHttpsServer } from "node:https";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
 import { cors } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createSessions, keepAlive, sessionCors } from "rpc-session";
@@ -12,7 +13,10 @@ import { jwksFallback } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import type { Finding } from "../../src/cli/doctor/findings.ts";
+import type { RpcReply } from "../../src/cli/doctor/rpc.ts";
+import { lookAtIssuer } from "../../src/cli/doctor/service.ts";
 import { run } from "../../src/cli/run.ts";
 import { listenForTest } from "../helpers/listen.ts";
 import {
@@ -60,6 +64,21 @@ function like(expected: readonly (readonly string[])[]): unknown[] {
 function renamed(headers: IncomingHttpHeaders, ...names: readonly string[]): IncomingHttpHeaders {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => !names.includes(name)));
 }
+
+/** A proxy whose clock is late. */
+function lateBy(ms: number): ProxyFault {
+  const shift = (value: string) => new Date(Date.parse(value) - ms).toUTCString();
+  return {
+    response: (reply) => ({
+      ...reply,
+      headers: reply.headers.map(([name, value]): readonly [string, string] => {
+        return [name, name.toLowerCase() === "date" ? shift(value) : value];
+      }),
+    }),
+  };
+}
+
+type Http2Answer = (stream: ServerHttp2Stream) => void;
 
 function without(...names: readonly string[]): ProxyFault["response"] {
   return (reply) => ({
@@ -375,19 +394,15 @@ describe("feat:R1 rpc-session doctor", () => {
       },
       [["fail limits", "8 KB of headers is refused", "status 400", "large_client_header_buffers"]],
     ],
+    ["has a clock that is an hour late", lateBy(3_600_000), [["fail clock", "behind", "NTP"]]],
+    ["has a clock that is 20 seconds early", lateBy(-20_000), [["warn clock", "ahead of", "NTP"]]],
     [
-      "has a clock that is an hour late",
-      {
-        response: (reply) => ({
-          ...reply,
-          headers: reply.headers.map(([name, value]) =>
-            name.toLowerCase() === "date"
-              ? ([name, new Date(Date.parse(value) - 3_600_000).toUTCString()] as const)
-              : ([name, value] as const),
-          ),
-        }),
-      },
-      [["fail clock", "behind", "NTP"]],
+      "writes a Domain that covers the host",
+      { response: cookies(replaced("; Path=/", "; Path=/; Domain=127.0.0.1")) },
+      [
+        ["warn cookies", "access", "Domain 127.0.0.1", "Leave out cookies.domain"],
+        ["warn cookies", "refresh", "Domain 127.0.0.1", "Leave out cookies.domain"],
+      ],
     ],
     [
       "cuts the body of gRPC-Web",
@@ -432,6 +447,68 @@ describe("feat:R1 rpc-session doctor", () => {
     expect(wrongOf(await doctor([url]))).toEqual(like(expected));
   });
 
+  it.each<[string, Http2Answer, readonly string[]]>([
+    [
+      "without trailers",
+      (stream) => {
+        stream.respond({ ":status": 200, "content-type": "application/grpc+proto" });
+        stream.end();
+      },
+      ["fail grpc", "no trailers", "grpc_pass"],
+    ],
+    [
+      "as the page of a proxy",
+      (stream) => {
+        stream.respond({ ":status": 502, "content-type": "text/html" });
+        stream.end("<html>");
+      },
+      ["warn grpc", "status 502 and a web page", "grpc_pass"],
+    ],
+    [
+      "with success",
+      (stream) => {
+        stream.respond({ ":status": 200, "grpc-status": "0" });
+        stream.end();
+      },
+      ["fail grpc", "not refused as unauthenticated", "in front of the service"],
+    ],
+  ])("reports gRPC that is answered %s", async (_title, answer, expected) => {
+    const service = await startService();
+    const { hostname, port } = new URL(service.url);
+    const url = await listenOnBoth(
+      (req, res) => {
+        const { method = "GET", url: path, headers } = req;
+        req.pipe(
+          request({ hostname, port, method, path, headers }, (given) => {
+            res.writeHead(given.statusCode ?? 502, given.headers);
+            given.pipe(res);
+          }),
+        );
+      },
+      (req) => answer(req.stream),
+    );
+    expect(wrongOf(await doctor([url]))).toEqual(like([expected]));
+  });
+
+  it("reports requests that get no answer, and goes on", async () => {
+    const answer: ProxyFault["answer"] = (req) => {
+      const isDropped = req.method === "OPTIONS" || req.headers["x-grpc-web"] !== undefined;
+      if (isDropped) {
+        req.socket.destroy();
+      }
+      return isDropped;
+    };
+    const { url } = await startService({ proxy: { answer } });
+    const examined = await doctor([url, "--origin", page]);
+    expect(wrongOf(examined)).toEqual(
+      like([
+        ["fail cors", "gets no answer: socket hang up", "proxy or a firewall"],
+        ["fail grpc-web", "gets no answer", "proxy or a firewall"],
+      ]),
+    );
+    expect(examined.findings.map(({ check }) => check)).toContain("keys");
+  });
+
   it("reports a service that cannot reach its store", async () => {
     const store = memoryStore();
     const down = () => Promise.reject(new Error("hidden"));
@@ -439,9 +516,7 @@ describe("feat:R1 rpc-session doctor", () => {
       sessions: { store: { ...store, name: "down", open: down } as never },
     });
     const examined = await doctor([url]);
-    expect(wrongOf(examined)).toEqual(
-      like([["fail cookies", "cannot reach its store", "onEvent"]]),
-    );
+    expect(wrongOf(examined)).toEqual(like([["fail store", "cannot reach its store", "onEvent"]]));
     expect(JSON.stringify(examined)).not.toContain("hidden");
   });
 
@@ -505,7 +580,7 @@ describe("feat:R1 rpc-session doctor over TLS", () => {
   };
 
   /** Serves sessions on https://localhost, with HTTP/2 as well or without. */
-  async function startTls(isHttp2: boolean): Promise<string> {
+  async function startTls(isHttp2: boolean, cookie = (line: string) => line): Promise<string> {
     let handle: Parameters<typeof listenOnBoth>[0] = (_request, response) => response.end();
     const server = isHttp2
       ? createSecureServer({ ...tls, allowHTTP1: true }, (req, res) =>
@@ -517,7 +592,20 @@ describe("feat:R1 rpc-session doctor over TLS", () => {
     const sessions = createSessions({
       ...{ issuer: url, store: memoryStore(), secret: "the secret of a test, of 32 bytes" },
     });
-    handle = connectNodeAdapter(sessions.protect({ readMaxBytes: 65_536, routes: () => {} }));
+    const adapter = connectNodeAdapter(
+      sessions.protect({ readMaxBytes: 65_536, routes: () => {} }),
+    );
+    handle = (req, res) => {
+      const writeHead = res.writeHead.bind(res) as (status: number, headers: object) => typeof res;
+      res.writeHead = ((status: number, headers: Record<string, string | string[]> = {}) => {
+        const lines = [headers["set-cookie"] ?? []].flat().map(cookie);
+        return writeHead(
+          status,
+          lines.length === 0 ? headers : { ...headers, "set-cookie": lines },
+        );
+      }) as typeof res.writeHead;
+      adapter(req, res);
+    };
     onTestFinished(async () => {
       server.close();
       await sessions.close();
@@ -549,6 +637,16 @@ describe("feat:R1 rpc-session doctor over TLS", () => {
   it("reports that HTTP/2 is missing", async () => {
     expect(wrongOf(await program(await startTls(false), trusted))).toEqual(
       like([["warn grpc", "There is no HTTP/2", "http2 on"]]),
+    );
+  });
+
+  it("reports cookies that lose Secure on their way", async () => {
+    const url = await startTls(true, (line) => line.replace("; Secure", ""));
+    expect(wrongOf(await program(url, trusted))).toEqual(
+      like([
+        ["fail cookies", "access", "is not Secure", "leave out cookies.insecure"],
+        ["fail cookies", "refresh", "is not Secure", "leave out cookies.insecure"],
+      ]),
     );
   });
 
@@ -773,6 +871,31 @@ describe("feat:R1 the real call of rpc-session doctor", () => {
         ["fail token", "SESSION_MISSING", "--cookie"],
       ]),
     );
+  });
+});
+
+describe("feat:R1 the issuer that rpc-session doctor sees", () => {
+  it.each([
+    ["https://api.example.com", "https://api.example.com", ["ok"]],
+    ["http://localhost:8080", "http://localhost:8080", ["ok"]],
+    ["http://127.0.0.1:8080", "https://api.example.com", ["ok"]],
+    ["http://api.example.com", "http://api.example.com", ["fail", "The issuer", "over TLS"]],
+    ["http://api.example.com", "https://api.example.com", ["fail", "The address", "use https"]],
+    [
+      "https://www.example.com",
+      "https://api.example.com",
+      ["warn", "The issuer is https://api.example.com, but", 'issuer: "https://www.example.com"'],
+    ],
+    ["https://api.example.com", "", ["fail", "names no issuer", "error details"]],
+  ])("at %s with the issuer %j is judged", (url, realm, expected) => {
+    const target = { url: new URL(url), origin: undefined, cookie: undefined };
+    const reply = { hint: create(RefreshHintSchema, { realm }) } as RpcReply;
+    const [finding, ...more] = lookAtIssuer(target, reply);
+    expect(more).toEqual([]);
+    expect(finding?.severity).toBe(expected[0]);
+    for (const part of expected.slice(1)) {
+      expect(`${finding?.seen} ${finding?.mend}`).toContain(part);
+    }
   });
 });
 

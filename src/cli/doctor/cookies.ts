@@ -22,11 +22,13 @@ export interface CookieLook {
   readonly sameSite: "lax" | "strict" | "none";
 }
 
-const unknown = {
+/** What is assumed while nothing is known. */
+export const unknownCookies: CookieLook = {
+  findings: [],
   header: undefined,
   accessName: "__Host-rpcsession-access",
   sameSite: "lax",
-} as const;
+};
 
 /**
  * Sends a refresh cookie that is not valid from a page of the service itself. The service expires its
@@ -41,12 +43,13 @@ export async function lookAtCookies(target: Target, refused: RpcReply): Promise<
     "sec-fetch-site": "same-origin",
   });
   if (reply.code === "unavailable") {
-    found.fail(
+    const store = new Findings("store");
+    store.fail(
       "The service cannot reach its store or its keys now: it answers Refresh as unavailable.",
       "Nobody can sign in or refresh.",
       "See the events of the service (onEvent, type failed), and sessions.health().",
     );
-    return { findings: found.list, ...unknown };
+    return { ...unknownCookies, findings: store.list };
   }
   if (reply.reason === "CROSS_SITE") {
     found.fail(
@@ -54,12 +57,12 @@ export async function lookAtCookies(target: Target, refused: RpcReply): Promise<
       "A proxy removes this request header. Calls of a page without Origin are refused, such as GET.",
       "Let the proxy forward Sec-Fetch-Site, Origin and Host unchanged.",
     );
-    return { findings: found.list, ...unknown };
+    return { ...unknownCookies, findings: found.list };
   }
   const cookies = reply.cookies.map(parseCookie);
   if (cookies.length === 0) {
     reportNone(found, target, reply);
-    return { findings: found.list, ...unknown };
+    return { ...unknownCookies, findings: found.list };
   }
   reportLines(found, reply.cookies, cookies);
   // The other copy of a cookie is in the other jar, with or without Partitioned.
@@ -74,7 +77,7 @@ export async function lookAtCookies(target: Target, refused: RpcReply): Promise<
   return {
     findings: found.okIfNone(seen),
     header,
-    accessName: names.find((name) => !tried.includes(name)) ?? unknown.accessName,
+    accessName: names.find((name) => !tried.includes(name)) ?? unknownCookies.accessName,
     sameSite: sameSiteOf(cookies[0]),
   };
 }
