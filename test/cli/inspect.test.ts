@@ -1,12 +1,14 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createSessions, type Sessions } from "rpc-session";
+import { createSessions, type JsonObject, type Sessions } from "rpc-session";
 import { jwksHandler } from "rpc-session/http";
 import { sqliteStore } from "rpc-session/stores/sqlite";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import type { Outcome } from "../../src/cli/run.ts";
-import { run } from "../../src/cli/run.ts";
+import { type Outcome, run } from "../../src/cli/run.ts";
+import { fromPayload, type TokenClaims } from "../../src/jwt/claims.ts";
+import { generateSigningKey, importSigningKey, signAccessToken } from "../../src/jwt/keys.ts";
+import { payloadOf } from "../helpers/api.ts";
 import { listenForTest } from "../helpers/listen.ts";
 
 const issuer = "https://api.example.com";
@@ -152,6 +154,46 @@ describe("feat:R2 rpc-session inspect on an access token", () => {
     expect(await why(renamed)).toContain("none of the 1 keys has the id other");
     const other = rewritten(tokens.accessToken, 0, (header) => ({ ...header, alg: "RS256" }));
     expect(await why(other)).toContain("names RS256, but its key is for ES256");
+  });
+
+  it("says that its time is wrong", async () => {
+    const { tokens } = await issue();
+    const { publicJwk, privateJwk } = await generateSigningKey("ES256");
+    const key = await importSigningKey(privateJwk);
+    const keys = join(folder, "keys.json");
+    await writeFile(keys, JSON.stringify({ keys: [publicJwk] }));
+    const claims = fromPayload(payloadOf(tokens.accessToken) as JsonObject) as TokenClaims;
+    const judge = async (times: Pick<TokenClaims, "iat" | "exp">) => {
+      const token = await signAccessToken({ ...claims, ...times }, key);
+      const { code, verdict } = await json<{ verdict: string }>(token, "--keys", keys);
+      return `${code} ${verdict}`;
+    };
+    const now = claims.iat;
+    expect(await judge({ iat: now, exp: now + 600 })).toMatch(/^0 Valid: /);
+    expect(await judge({ iat: now - 600, exp: now - 1 })).toContain(
+      "1 The signature is in order, but the token has expired",
+    );
+    expect(await judge({ iat: now, exp: now + 86_400 })).toContain(
+      "1 Not valid: its lifetime is 86400 s. Verifiers accept up to 3600 s",
+    );
+    expect(await judge({ iat: now + 600, exp: now + 900 })).toMatch(
+      /^1 Not valid yet: it begins (?:5\d\d|600) s from now/,
+    );
+  });
+
+  it("is not valid under a secret that is dead", async () => {
+    const { tokens } = await issue();
+    const other = createSessions({
+      ...{ issuer, store: sqliteStore(database), secret: "the next secret, of 32 bytes or more" },
+    });
+    await other.ready();
+    await other.secrets.retire(tokens.refreshToken.slice(0, 8));
+    await other.close();
+    const { code, verdict } = await json<{ verdict: string }>(
+      tokens.accessToken,
+      ...["--database", database],
+    );
+    expect([code, verdict]).toEqual([1, expect.stringContaining("none of the")]);
   });
 
   it("says where a malformed one breaks", async () => {
