@@ -14,6 +14,10 @@ const programs: Readonly<Record<string, string>> = {
   express: "examples/express/server.ts",
   fastify: "examples/fastify/server.ts",
   hono: "examples/hono/server.ts",
+  nextVisitor: "examples/nextjs/lib/visitor.ts",
+  nextProxy: "examples/nextjs/proxy.ts",
+  nextSession: "examples/nextjs/lib/session.ts",
+  svelteHook: "examples/sveltekit/src/hooks.server.ts",
 };
 
 /** The names of all parts that are rendered. */
