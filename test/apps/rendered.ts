@@ -25,6 +25,7 @@ export async function startRendered(app: App, commands: Commands): Promise<Rende
   const ports = { pages: await freePort(), service: await freePort() };
   const origin = `http://localhost:${ports.pages}`;
   const env = {
+    APP_ORIGIN: origin,
     SERVICE_URL: `http://localhost:${ports.service}`,
     NEXT_TELEMETRY_DISABLED: "1",
   };
