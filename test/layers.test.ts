@@ -28,7 +28,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   engine: [...ground, "jwt", "request"],
   stores: [...ground, "engine"],
   server: verifying,
-  http: verifying,
+  http: [...verifying, "server"],
   client: ground,
   ssr: [...ground, "client", "request"],
   assembly: serving,
@@ -104,6 +104,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
     "call/call.ts": "verifySessions",
+    "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",
     "session/by-id.ts": "public types",
@@ -138,7 +139,7 @@ const nodePlaces: readonly string[] = [
   // The synchronous crypto functions, loaded only where they exist.
   "src/base/crypto.ts",
   // Types of Node's requests and responses; nothing is loaded.
-  "src/http/index.ts",
+  "src/http/",
 ];
 
 const filesPerRoom = 12;

@@ -18,6 +18,12 @@ const programs: Readonly<Record<string, string>> = {
   nextProxy: "examples/nextjs/proxy.ts",
   nextSession: "examples/nextjs/lib/session.ts",
   svelteHook: "examples/sveltekit/src/hooks.server.ts",
+  nestSessions: "test/apps/nestjs/src/sessions.ts",
+  nestRpc: "test/apps/nestjs/src/rpc.ts",
+  nestGuard: "test/apps/nestjs/src/guard.ts",
+  nestMain: "test/apps/nestjs/src/main.ts",
+  nestStrategy: "test/apps/nestjs/src/strategy.ts",
+  nestMicroservice: "test/apps/nestjs/src/microservice.ts",
 };
 
 /** The names of all parts that are rendered. */

@@ -10,6 +10,8 @@ import type { SessionClientEvent } from "../events.ts";
 export interface ClientTokens {
   /** The id of the session. */
   readonly session: string;
+  /** The id of the user; absent if an older version has stored the tokens. */
+  readonly user?: string | undefined;
   /** The issuer. */
   readonly realm: string;
   readonly accessToken: string;
