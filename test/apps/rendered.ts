@@ -1,5 +1,7 @@
 // What every application that renders pages with sessions must do, seen by browsers without scripts.
+import { chromium } from "playwright-core";
 import { expect } from "vitest";
+import type { InstalledChromium } from "../browser/engines/chromium.ts";
 import { freePort } from "../servers/port.ts";
 import type { App, AppServer } from "./app.ts";
 import { PageBrowser } from "./page.ts";
@@ -108,6 +110,32 @@ export async function neverMixes(app: RenderedApp): Promise<void> {
   const pages = await Promise.all(browsers.flatMap((one) => [one.open(), one.open()]));
   const names = pages.map((html) => /Signed in as ([\w-]+)/.exec(html)?.[1]);
   expect(names).toEqual(users.flatMap((user) => [user, user]));
+}
+
+/** In a real browser, the client of the page has the session of the server, and refreshes it. */
+export async function sharesSession(app: RenderedApp, installed: InstalledChromium): Promise<void> {
+  const browser = await chromium.launch(installed);
+  try {
+    const page = await browser.newPage();
+    await page.goto(app.origin);
+    await page.getByLabel("User").fill("dora");
+    await page.getByLabel("Password").fill(password);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByText("Signed in as dora").waitFor();
+    await page.getByLabel("Note").fill("milk");
+    await page.getByRole("button", { name: "Add" }).click();
+    await page.getByText("milk").waitFor();
+    await passes(app);
+    await page.getByRole("button", { name: "Notes" }).click();
+    await page.getByText("Notes: 1").waitFor();
+    await passes(app);
+    await page.reload();
+    await page.getByText("Signed in as dora").waitFor();
+    await page.getByRole("button", { name: "Sign out" }).click();
+    await page.getByRole("button", { name: "Sign in" }).waitFor();
+  } finally {
+    await browser.close();
+  }
 }
 
 async function passes({ pages, service }: RenderedApp): Promise<void> {

@@ -1,13 +1,18 @@
 import { beforeAll, describe, it } from "vitest";
+import { howToGetChromium, installedChromium } from "../browser/engines/chromium.ts";
 import { App, skipApps } from "./app.ts";
 import {
   keepsSessionWithoutCookies,
   neverMixes,
   type RenderedApp,
   refreshes,
+  sharesSession,
   signsInAndOut,
   startRendered,
 } from "./rendered.ts";
+
+const chromium = await installedChromium();
+const because = chromium ? "" : ` (skipped: ${howToGetChromium})`;
 
 describe.skipIf(skipApps)("feat:P11 SvelteKit", () => {
   let app: RenderedApp;
@@ -28,4 +33,8 @@ describe.skipIf(skipApps)("feat:P11 SvelteKit", () => {
     keepsSessionWithoutCookies(app));
 
   it("sec:C23 two visitors at once never mix", () => neverMixes(app));
+
+  it.runIf(chromium)(`the client of a page in Chromium has the same session${because}`, () =>
+    sharesSession(app, chromium ?? { executablePath: "", env: {} }),
+  );
 });
