@@ -142,6 +142,7 @@ console.log(
     createSessions,
     sessionCors,
     createSessionClient,
+    createVisitor,
     describeSessionStore,
     withRefresh,
     jwksHandler,
