@@ -144,6 +144,7 @@ console.log(
     sessionCors,
     createSessionClient,
     sessionFetch,
+    createVisitor,
     describeSessionStore,
     withRefresh,
     jwksHandler,
