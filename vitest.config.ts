@@ -30,6 +30,9 @@ const slow = [
 /** They have a project of their own, because three engines take long. */
 const browsers = ["test/browser/**/*.test.ts"];
 
+/** They have a project of their own, because they install applications from the npm registry. */
+const apps = ["test/apps/*.test.ts"];
+
 export default defineConfig({
   ssr: { resolve: { conditions: ["@rpc-session/source", "node", "default"] } },
   resolve: { conditions: ["@rpc-session/source", "node", "import", "default"] },
@@ -47,7 +50,7 @@ export default defineConfig({
         test: {
           name: "fast",
           include: ["test/**/*.test.ts"],
-          exclude: [...configDefaults.exclude, ...slow, ...browsers],
+          exclude: [...configDefaults.exclude, ...slow, ...browsers, ...apps],
           typecheck: {
             enabled: true,
             include: ["test/**/*.test-d.ts"],
@@ -63,6 +66,16 @@ export default defineConfig({
         },
       },
       { extends: true, test: { name: "browsers", include: browsers } },
+      {
+        extends: true,
+        test: {
+          name: "apps",
+          include: apps,
+          globalSetup: ["test/apps/setup.ts"],
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+        },
+      },
     ],
   },
 });

@@ -3,22 +3,21 @@ import type {
   ConnectRouter,
   ConnectRouterOptions,
   ContextValues,
-  HandlerContext,
   Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
+import { type Call, type CallKey, callOfExchange, callOfOther, callOfRpc } from "./call/call.ts";
 import {
-  type Call,
-  type CallKey,
-  callOf,
-  callOfExchange,
-  callOfOther,
-  sessionOf,
-} from "./call/call.ts";
-import { type Exchange, readContext, readExchange } from "./call/exchange.ts";
+  type Exchange,
+  isIntercepted,
+  type RpcContext,
+  readContext,
+  readExchange,
+} from "./call/exchange.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
+import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
@@ -56,6 +55,11 @@ export interface RequestContext<R> {
   readonly contextValues?: (request: R) => ContextValues;
 }
 
+/** The adapter option for requests that no route serves. Its type is that of the adapter. */
+export interface Fallback<F> {
+  readonly fallback?: F;
+}
+
 /** Verified sessions: everything that a service needs to read them. */
 export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
@@ -73,9 +77,9 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * When the adapter builds its routes, a TypeError is thrown for a policy that names a method which
    * is not served, or that contradicts itself.
    */
-  protect<O extends ProtectOptions, R = unknown>(
-    options: O & RequestContext<R>,
-  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
+  protect<O extends ProtectOptions, R = unknown, F = never>(
+    options: O & RequestContext<R> & Fallback<F>,
+  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R> & Fallback<F>;
   /**
    * The gate alone, for routers that are built without `protect`. Add the interceptor too, and call
    * `check` with the router. A router accepts one gate; combine several with `composeGates`.
@@ -98,11 +102,14 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
   /**
-   * Returns the session of a call.
+   * Returns the session of a call. Pass the context of a handler or a gate, or the request that an
+   * interceptor receives. Gates and interceptors must run after those of this instance; `protect`
+   * orders them so.
+   *
    * @throws ConnectError `Unauthenticated` if the call has no session, which the policy "optional"
    * permits; `Internal` if the method is public or nothing authenticates it
    */
-  require(context: HandlerContext): S;
+  require(context: RpcContext): S;
   /**
    * Returns the session of a call whose user authenticated at most `within` ago, such as "10m". Use
    * it to protect operations from a stolen session. After the user has signed in again, call
@@ -110,16 +117,16 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) if it was longer ago;
    * otherwise as `require` does
    */
-  requireFresh(context: HandlerContext, within: Duration): S;
+  requireFresh(context: RpcContext, within: Duration): S;
   /**
    * Returns the session of a call; undefined if it has none.
    * @throws ConnectError `Internal` if nothing authenticates the method
    */
-  current(context: HandlerContext): S | undefined;
+  current(context: RpcContext): S | undefined;
   /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
-   * itself
+   * itself; if the Connect that created the router is older than 2.2, which ignores gates
    */
   check(router: ConnectRouter): void;
   /** Returns every method of a router with its policy. */
@@ -136,9 +143,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
 ): VerifyingSessions<S> {
+  assertConnectRunsGates();
+  const interceptor = createInterceptor(core, key, policies);
   const protection: Protection = {
     gate: createGate(core, key, policies),
-    interceptor: createInterceptor(core, key, policies),
+    interceptor: behindGate(interceptor, (values) => values.get(key)?.admitted === true),
     service,
     policies,
     emit: core.emit,
@@ -150,9 +159,9 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       },
     },
   };
-  const current = (given: HandlerContext, method = "sessions.current"): S | undefined =>
+  const current = (given: RpcContext, method = "sessions.current"): S | undefined =>
     sessionIn(core, key, readContext(method, given));
-  const require = (context: HandlerContext, method = "sessions.require"): S => {
+  const require = (context: RpcContext, method = "sessions.require"): S => {
     const session = current(context, method);
     if (session === undefined) {
       const isPublic = policies.of(context.method).auth === "none";
@@ -163,16 +172,19 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   return {
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
-    interceptor: protection.interceptor,
+    interceptor,
     getSession: getSessionWith(core, key, policies),
     current: (context) => current(context),
     require: (context) => require(context),
     requireFresh: (context, within) => {
       const session = require(context, "sessions.requireFresh");
-      assertFreshOn(core, callOf(core, key, context), { context, session, within });
+      assertFreshOn(core, callOfRpc(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
+    check(router) {
+      assertRunsGates(router);
+      policies.assertServed(router.handlers.map(({ method }) => method));
+    },
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
@@ -180,9 +192,9 @@ export function createVerifyingSessions<S extends VerifiedSession>(
 function sessionIn<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
-  context: HandlerContext,
+  context: RpcContext,
 ): S | undefined {
-  const call = context.values.get(key);
+  const call = valuesOf(context).get(key);
   if (!call?.admitted && call?.session === undefined) {
     throw unprotected(key, context);
   }
@@ -191,15 +203,20 @@ function sessionIn<S extends VerifiedSession>(
     throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
   // The key belongs to this instance, so the session does too.
-  return sessionOf(core, key, context) as S | undefined;
+  return callOfRpc(core, key, context).session as S | undefined;
 }
 
-/** The error of a call that neither a gate nor an interceptor of this instance has seen. */
-export function unprotected(key: CallKey, { method, values }: HandlerContext): ConnectError {
-  const procedure = procedureOf(method);
-  const add = "add sessions.requestGate or sessions.interceptor of this instance to the router";
+function valuesOf(context: RpcContext): ContextValues {
+  return isIntercepted(context) ? context.contextValues : context.values;
+}
+
+/** The error of a call that neither a gate nor an interceptor of this instance has seen yet. */
+export function unprotected(key: CallKey, context: RpcContext): ConnectError {
+  const procedure = procedureOf(context.method);
+  const add =
+    "add sessions.requestGate or sessions.interceptor of this instance to the router. Gates and interceptors that read the session must come after them";
   return misuse(
-    callOfOther(key, values) === undefined
+    callOfOther(key, valuesOf(context)) === undefined
       ? `nothing authenticates ${procedure}; wrap the options of the adapter in sessions.protect(), or ${add}`
       : `nothing authenticates ${procedure} for this instance, but ${useOther}, or ${add}`,
   );
@@ -223,7 +240,7 @@ function assertFreshOn(
   core: VerifyingCore,
   call: Call,
   given: {
-    readonly context: HandlerContext;
+    readonly context: RpcContext;
     readonly session: VerifiedSession<object>;
     readonly within: Duration;
   },
@@ -239,14 +256,14 @@ function assertFreshOn(
   }
 }
 
-function publicMethod({ method }: HandlerContext): ConnectError {
+function publicMethod({ method }: Pick<RpcContext, "method">): ConnectError {
   return misuse(
     `sessions.require was called in ${procedureOf(method)}, which is public, so its calls have no session; set its auth to "optional" or "required"`,
   );
 }
 
-function missingSession(core: VerifyingCore, key: CallKey, context: HandlerContext): ConnectError {
-  return refuseCall(core, callOf(core, key, context), {
+function missingSession(core: VerifyingCore, key: CallKey, context: RpcContext): ConnectError {
+  return refuseCall(core, callOfRpc(core, key, context), {
     error: sessionMissing(),
     procedure: procedureOf(context.method),
   });

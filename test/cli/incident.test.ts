@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { DatabaseSync } from "node:sqlite";
 import { createSessions, type JsonObject, type SessionError, type SessionStore } from "rpc-session";
 import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
@@ -283,6 +284,20 @@ describe("invalid arguments of the commands for an incident", () => {
     expect(retired.map(({ id }) => id)).toEqual(["-K7wQ2m_"]);
     const { stderr } = await rpcSession(["keys", "retire", "made.db", key, "--now"]);
     expect(stderr).toContain("there is no key with this id");
+  });
+
+  it("keys retire refuses the only signing key, however old it is", async () => {
+    const file = join(folder, "made.db");
+    const sessions = await started(sqliteStore(file), next);
+    await sessions.close();
+    const database = new DatabaseSync(file);
+    database.exec("update rpcsession_signing_keys set created_at = created_at - 3600000");
+    database.close();
+    const [only] = await answer<Key[]>(["keys", "list", "made.db"]);
+    const { code, stderr } = await rpcSession(["keys", "retire", "made.db", only?.kid ?? ""]);
+    expect(code).toBe(1);
+    expect(stderr).toContain("no other signing key is known to every server");
+    expect(await answer<Key[]>(["keys", "list", "made.db"])).toEqual([only]);
   });
 
   it("keys rotate exits with 1 if no server creates the key", async () => {

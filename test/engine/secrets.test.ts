@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { readDeadSecrets } from "../../src/base/crypto.ts";
-import { EngineSecrets } from "../../src/engine/keys/secrets.ts";
+import { EngineSecrets, oncePerSecret } from "../../src/engine/keys/secrets.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
@@ -103,4 +103,21 @@ describe("feat:H12 the state of secrets", () => {
     expect(() => secrets.current).toThrow("no secret that is trusted");
     expect(secrets.byId.size).toBe(0);
   });
+});
+
+it("unknown secrets are reported once each, and again after a hundred others", () => {
+  const reported: string[] = [];
+  const emit = oncePerSecret((event) => {
+    reported.push((event as { secretId: string }).secretId);
+  });
+  const report = (secretId: string) => emit({ type: "unknownSecret", secretId });
+  const ids = Array.from({ length: 100 }, (_, i) => `secret${i}`);
+  for (const id of [...ids, ...ids]) {
+    report(id);
+  }
+  expect(reported).toEqual(ids);
+  for (const id of ["another", "secret0"]) {
+    report(id);
+  }
+  expect(reported).toEqual([...ids, "another", "secret0"]);
 });

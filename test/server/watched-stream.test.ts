@@ -96,3 +96,23 @@ it("a stream asks again after 10 s, and not before", async () => {
   at(880_000);
   expect(log.asked).toBe(2);
 });
+
+it("an answer of the store about a former session does not end the stream", async () => {
+  const { log, stream, answer, at } = watched();
+  at(870_000);
+  stream.follow({ id: "s2", accessExpiresAt: new Date(1_800_000) } as VerifiedSession);
+  await answer({ record: undefined, now: log.now });
+  stream.look();
+  expect(log.ends).toEqual([]);
+});
+
+it("an answer of the store that arrives while a handler ends its session leaves the handler its last message", async () => {
+  const { log, stream, tell, answer, at } = watched();
+  at(899_999);
+  const ended = { kind: "revoked", session: "s1", endedBy: "signOut", at: log.now } as const;
+  await stream.ownEnd(async () => {
+    await answer({ record: undefined, now: log.now });
+    tell(ended);
+  });
+  expect(log.ends).toEqual([]);
+});

@@ -53,6 +53,20 @@ describe("sqliteStore while another process writes", () => {
     },
   );
 
+  it("a write waits about two seconds in all before it rejects", async () => {
+    await using fixture = await openedSqlite();
+    const holder = holdLock(fixture.file);
+    const clock = pausingClock(() => {});
+    const store = sqliteStore(fixture.file);
+    await store.open({ clock });
+    await expect(store.insert(newSession())).rejects.toThrow("database is locked");
+    const waited = clock.pauses.reduce((sum, pause) => sum + pause, 0);
+    expect(waited).toBeGreaterThan(1_800);
+    expect(waited).toBeLessThan(2_200);
+    holder.release();
+    await store.close();
+  });
+
   it("reads do not wait for the write lock", async () => {
     await using fixture = await openedSqlite();
     await fixture.store.insert(newSession());

@@ -64,6 +64,11 @@ describe("the mutations of a source", () => {
     expect(mutants).not.toContain("8");
   });
 
+  it("leave `??` before an object as it is, because the left side is an object too", () => {
+    const mutants = mutationsOf("const a = b ?? new Set();").map(({ after }) => after);
+    expect(mutants).not.toContain("b || new Set()");
+  });
+
   it("name the line and the change", () => {
     expect(mutationsOf("const a = 1;\nconst b = x && y;")).toContainEqual(
       expect.objectContaining({ line: 2, change: "x && y → x || y" }),

@@ -49,6 +49,9 @@ const opposites: Readonly<Record<string, string>> = {
   endsWith: "startsWith",
 };
 
+/** Expressions that give an object. */
+const objects = new Set(["ArrayExpression", "NewExpression", "ObjectExpression"]);
+
 /** Methods that return what they are called on, changed. */
 const changing = new Set(
   "catch filter finally normalize replace replaceAll reverse slice sort subarray toLowerCase toReversed toSorted toUpperCase trim".split(
@@ -145,7 +148,9 @@ function replacements(node: Node, parents: Parents, text: (node: Node) => string
       const { left, right } = node as unknown as { left: Node; right: Node };
       // A mixture of `??` with `||` or `&&` would need parentheses.
       const mixed = [left, right, parent].some((each) => each?.type === "LogicalExpression");
-      const changes = mixed && node.operator === "??" ? [] : operators[node.operator as string];
+      // Where the default is an object, `||` differs from `??` for nothing that the left side can be.
+      const same = mixed || objects.has(right.type);
+      const changes = same && node.operator === "??" ? [] : operators[node.operator as string];
       return [
         ...(changes ?? []).map((each) => `${text(left)} ${each} ${text(right)}`),
         // One of two conditions is left out.

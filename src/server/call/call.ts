@@ -5,8 +5,6 @@ import {
   type ContextValues,
   createContextKey,
   createContextValues,
-  type StreamRequest,
-  type UnaryRequest,
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
@@ -16,7 +14,13 @@ import type { TokenClaims } from "../../jwt/claims.ts";
 import type { CookieNames } from "../../request/cookie-options.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
 import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
-import type { ClientContext, Exchange } from "./exchange.ts";
+import {
+  type ClientContext,
+  type Exchange,
+  type InterceptedRequest,
+  isIntercepted,
+  type RpcContext,
+} from "./exchange.ts";
 
 /** The claims of a verified access token. */
 export interface VerifiedClaims {
@@ -229,13 +233,7 @@ export function callOfExchange(
 export function callOfRequest(
   reader: TokenReader,
   key: CallKey,
-  {
-    contextValues,
-    header: requestHeader,
-    requestMethod,
-    signal,
-    url,
-  }: UnaryRequest | StreamRequest,
+  { contextValues, header: requestHeader, requestMethod, signal, url }: InterceptedRequest,
 ): Call {
   const known = knownCall(contextValues, key, { requestHeader, signal });
   if (known !== undefined) {
@@ -247,13 +245,11 @@ export function callOfRequest(
   return call;
 }
 
-/** Returns the session of the call that a context belongs to; undefined if it has none. */
-export function sessionOf(
-  reader: TokenReader,
-  key: CallKey,
-  exchange: Exchange,
-): VerifiedSession | undefined {
-  return callOf(reader, key, exchange).session;
+/** Returns the call of an RPC, from the context of its handler or the request of an interceptor. */
+export function callOfRpc(reader: TokenReader, key: CallKey, context: RpcContext): Call {
+  return isIntercepted(context)
+    ? callOfRequest(reader, key, context)
+    : callOf(reader, key, context);
 }
 
 /**

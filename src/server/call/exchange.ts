@@ -1,4 +1,9 @@
-import type { ContextValues, HandlerContext } from "@connectrpc/connect";
+import type {
+  ContextValues,
+  HandlerContext,
+  StreamRequest,
+  UnaryRequest,
+} from "@connectrpc/connect";
 
 /**
  * One HTTP request and the headers of its response. A `HandlerContext` is an exchange. `fromNode`,
@@ -23,6 +28,18 @@ export interface Exchange {
 /** An exchange, such as a `HandlerContext`. Outside RPCs the values are those of the exchange, or empty. */
 export interface ClientContext extends Exchange {
   readonly values: ContextValues;
+}
+
+/** The request of an RPC, as an interceptor receives it. */
+export type InterceptedRequest = UnaryRequest | StreamRequest;
+
+/** An RPC: the context that its handler and its gates receive, or the request of an interceptor. */
+export type RpcContext = HandlerContext | InterceptedRequest;
+
+/** Whether an RPC is named by the request of an interceptor. */
+export function isIntercepted(context: RpcContext): context is InterceptedRequest {
+  // The context of a handler has `contextValues` too, which its type does not say.
+  return !("values" in context);
 }
 
 /** Whether an exchange is the context of an RPC. */
@@ -55,11 +72,12 @@ export function readExchange(method: string, given: unknown): Exchange {
  * Returns the argument of a method that works on RPCs only.
  * @throws TypeError if it is not the context of an RPC; the message says what to do
  */
-export function readContext(method: string, given: unknown): HandlerContext {
+export function readContext(method: string, given: unknown): RpcContext {
   // The warm path of every call.
-  const { values, method: rpc } = (given ?? {}) as Partial<HandlerContext>;
+  const context = (given ?? {}) as Partial<HandlerContext & InterceptedRequest>;
+  const { values = context.contextValues, method: rpc } = context;
   if (rpc !== undefined && typeof values?.get === "function" && typeof rpc !== "string") {
-    return given as HandlerContext;
+    return given as RpcContext;
   }
   if (isExchange(given)) {
     throw new TypeError(
@@ -69,7 +87,7 @@ export function readContext(method: string, given: unknown): HandlerContext {
   const { name, instead } = kindOf(given);
   throw new TypeError(
     instead === undefined
-      ? `${method} received ${name}; pass the context that the handler of the RPC receives`
+      ? `${method} received ${name}; pass the context that the handler of the RPC receives, or the request of an interceptor`
       : `${method} received ${name}, which is not the context of an RPC; outside RPCs use await sessions.getSession(${instead}), with the helper of rpc-session/http`,
   );
 }
