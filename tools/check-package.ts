@@ -109,6 +109,7 @@ write(
   `import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
+import { sessionFetch } from "rpc-session/client/fetch";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
 import { jwksHandler } from "rpc-session/http";
@@ -142,6 +143,7 @@ console.log(
     createSessions,
     sessionCors,
     createSessionClient,
+    sessionFetch,
     describeSessionStore,
     withRefresh,
     jwksHandler,
