@@ -139,7 +139,8 @@ async function listen() {
   });
   return {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    serve: (listener: RequestListener) => server.on("request", listener),
+    serve: (listener: (...given: Parameters<RequestListener>) => unknown) =>
+      server.on("request", (...given) => void listener(...given)),
   };
 }
 

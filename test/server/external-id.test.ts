@@ -5,6 +5,7 @@ import { type TestSessionsOptions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { accessOf, apiOf } from "../helpers/api.ts";
+import { sorted } from "../helpers/sorted.ts";
 
 const issuer = "https://login.example.com";
 const externalId = { issuer, sid: "sid-1", sub: "sub-1" };
@@ -73,7 +74,7 @@ describe("feat:A14 externalId", () => {
     expect((await again.result?.info())?.externalId).toEqual(externalId);
     expect(refreshToken).not.toBe(forked.result?.tokens.refreshToken);
     const ended = await sessions.revokeAll({ externalId: { issuer, sid: "sid-1" } });
-    expect([...ended].sort()).toEqual([forked.result?.session.id, again.result?.id].sort());
+    expect(sorted(ended)).toEqual(sorted([forked.result?.session.id, again.result?.id]));
   });
 
   it.each<[string, unknown, RegExp]>([
