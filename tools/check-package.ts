@@ -109,6 +109,7 @@ write(
   `import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
+import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
 import { jwksHandler } from "rpc-session/http";
@@ -141,6 +142,8 @@ console.log(
     createSessions,
     sessionCors,
     createSessionClient,
+    followAppState,
+    secureStoreTokens,
     describeSessionStore,
     withRefresh,
     jwksHandler,
