@@ -37,6 +37,8 @@ export type {
   ClaimsEntry,
   Device,
   EndedEntry,
+  ExternalId,
+  ExternalKey,
   Inserted,
   KeysEntry,
   LogEntry,
@@ -50,6 +52,7 @@ export type {
   SessionOwner,
   SessionPage,
   SessionRecord,
+  SessionSelection,
   SessionStore,
   SessionUpdate,
   StoreContext,
@@ -61,7 +64,12 @@ export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
-export type { Exchange } from "./server/call/call.ts";
+export type {
+  ClientContext,
+  Exchange,
+  InterceptedRequest,
+  RpcContext,
+} from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
@@ -81,12 +89,18 @@ export {
 } from "./server/protect.ts";
 export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/reading.ts";
 export type {
+  ExternalOptions,
   ListOptions,
   OwnerOptions,
   SessionDirectory,
   SessionList,
 } from "./server/session/by-id.ts";
-export type { IssuedTokens, NewSessionOptions, SessionFacts } from "./server/session/sign-in.ts";
+export type {
+  IssuedTokens,
+  NewSessionOptions,
+  RedirectOptions,
+  SessionFacts,
+} from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
 export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

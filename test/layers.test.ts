@@ -28,8 +28,9 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   engine: [...ground, "jwt", "request"],
   stores: [...ground, "engine"],
   server: verifying,
-  http: verifying,
+  http: [...verifying, "server"],
   client: ground,
+  ssr: [...ground, "client", "request"],
   assembly: serving,
   testing: [...serving, "assembly", "client", "stores"],
   cli: [...serving, "assembly", "stores"],
@@ -103,6 +104,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
     "call/call.ts": "verifySessions",
+    "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",
     "session/by-id.ts": "public types",
@@ -111,6 +113,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/successors.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
   },
+  client: { "index.ts": "main" },
   assembly: {
     "create-sessions.ts": "main",
     "options.ts": "main",
@@ -120,11 +123,11 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
 /** Packages, and the rooms that may import them. */
 const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
-  "@connectrpc/connect": ["server", "client", "testing"],
+  "@connectrpc/connect": ["server", "client", "ssr", "testing"],
   jose: ["jwt", "engine"],
   pg: ["stores"],
   redis: ["stores", "cli"],
-  cookie: ["request"],
+  cookie: ["request", "ssr"],
   "@standard-schema/spec": ["base"],
 };
 
@@ -136,7 +139,7 @@ const nodePlaces: readonly string[] = [
   // The synchronous crypto functions, loaded only where they exist.
   "src/base/crypto.ts",
   // Types of Node's requests and responses; nothing is loaded.
-  "src/http/index.ts",
+  "src/http/",
 ];
 
 const filesPerRoom = 12;

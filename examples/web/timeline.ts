@@ -109,4 +109,5 @@ const reasons = {
   replaced: "a new sign-in in the same browser replaced it",
   theft: "it was stolen",
   evicted: "its user has too many sessions",
+  externalLogout: "its user signed out at the identity provider",
 } as const;

@@ -78,7 +78,23 @@ export class SessionError extends Error {
     this.retryAfter = options.retryAfter;
     this.violations = options.violations ?? [];
   }
+
+  /**
+   * The HTTP status for a response outside RPCs: 401, 403, 500 or 503. Express and Fastify use it for
+   * an error that a handler throws.
+   */
+  get statusCode(): 401 | 403 | 500 | 503 {
+    return statusCodes[this.kind];
+  }
 }
+
+const statusCodes = {
+  unauthorized: 401,
+  tryRefreshToken: 401,
+  forbidden: 403,
+  unavailable: 503,
+  general: 500,
+} as const;
 
 /**
  * Creates the error of an outage that prevents a decision. The client keeps its tokens.

@@ -8,8 +8,10 @@ import type { SessionError, SessionErrorReason } from "./errors.ts";
  * - `replaced`: a new sign-in in the same client replaced it
  * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from
  * - `evicted`: the user had too many sessions
+ * - `externalLogout`: the user signed out at the identity provider, or `revokeAll` was called with an
+ *   `externalId`
  */
-export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
+export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted" | "externalLogout";
 
 /** An event of a session or of its service. Contains no token or other secret. */
 export type SessionEvent =
@@ -46,7 +48,7 @@ export type SessionEvent =
       /** The user of that session, as far as it is known without reading the store. */
       readonly userId: string | undefined;
     }
-  /** A request with session cookies was refused: cross-site, or without a valid anti-CSRF token. */
+  /** A sign-in, or a request with session cookies, was refused: cross-site, or no valid anti-CSRF token. */
   | {
       readonly type: "csrfRefused";
       readonly check: "crossSite" | "token";

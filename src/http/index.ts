@@ -3,6 +3,17 @@ import type { Http2ServerRequest } from "node:http2";
 import type { JsonWebKeySet } from "../jwt/jwk.ts";
 
 export type { JsonWebKey, JsonWebKeySet } from "../jwt/jwk.ts";
+export {
+  type ExchangeOptions,
+  type FastifyExchangeReply,
+  type FastifyExchangeRequest,
+  type FetchExchange,
+  fromFastify,
+  fromFetch,
+  fromNode,
+  type NodeExchangeRequest,
+  type NodeExchangeResponse,
+} from "./exchange.ts";
 
 /** A source of public keys, such as the object that `createSessions` returns. */
 export interface JwksSource {

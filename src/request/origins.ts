@@ -57,8 +57,13 @@ export function isTrustedSite(
     return true;
   }
   if (site === "same-origin") {
-    // A foreign origin contradicts Fetch Metadata, so that one of the two is false.
-    return origin === null || isOwnOrigin(origin, issuer, [headers.get("host"), hostOf(url)]);
+    // A foreign origin contradicts Fetch Metadata, so that one of the two is false. The form of a page
+    // with `Referrer-Policy: no-referrer` has the origin "null" (Fetch, "append a request Origin header").
+    return (
+      origin === null ||
+      (origin === "null" && isNavigation(headers)) ||
+      isOwnOrigin(origin, issuer, [headers.get("host"), hostOf(url)])
+    );
   }
   if (requestMethod !== "GET" || origin !== null) {
     return false;
@@ -67,6 +72,100 @@ export function isTrustedSite(
   // localhost, browsers send neither header with a GET of their own page, only the Referer. Pages
   // cannot forge it.
   return site === "none" || (site === null && origins.has(refererOrigin(headers) ?? ""));
+}
+
+/**
+ * Whether a browser opens a page with this request: a link, a redirect or a form of a whole tab. Frames,
+ * images, scripts and `fetch` are not (Fetch Metadata, sections 2.1 and 2.2).
+ */
+function isNavigation(headers: Headers): boolean {
+  return (
+    headers.get("sec-fetch-mode") === "navigate" && headers.get("sec-fetch-dest") === "document"
+  );
+}
+
+/** Whether a request opens a page and promises to change nothing (RFC 9110 section 9.2.1). */
+export function isSafeNavigation({ requestHeader, requestMethod }: PageRequest): boolean {
+  return isSafe(requestMethod) && !requestHeader.has("origin") && isNavigation(requestHeader);
+}
+
+function isSafe(requestMethod: string): boolean {
+  return requestMethod === "GET" || requestMethod === "HEAD";
+}
+
+/** The option by which a service states that it has checked where a redirect comes from. */
+export type AfterRedirect = "state-verified";
+
+/** What a plain HTTP request is about to do. */
+interface Change {
+  /** The name of the method, for messages. */
+  readonly method: string;
+  readonly afterRedirect?: AfterRedirect | undefined;
+}
+
+/**
+ * Checks that a plain HTTP request may sign a user in. Call it before anything changes.
+ *
+ * - A GET request may only after a redirect whose `state` the service has checked. Any page can send a
+ *   browser to a URL, and so sign its user in to the account of somebody else (RFC 6749 section 10.12).
+ * - After a redirect, the request must open a page. Browsers without Fetch Metadata do not tell; for
+ *   them `state` alone decides.
+ *
+ * @returns whether the request follows a redirect, so that its page does not matter
+ * @throws SessionError `forbidden`
+ */
+export function checkSignInRequest(
+  rule: CrossSiteRule,
+  request: PageRequest,
+  change: Change,
+): boolean {
+  checkChange(rule, request, change);
+  const { requestHeader: headers, requestMethod } = request;
+  if (change.afterRedirect === undefined) {
+    const isForm = isNavigation(headers) && requestMethod === "POST";
+    if (requestMethod === "GET" || (isForm && !mayUseCookies(rule, request))) {
+      throw changeRefused(
+        rule,
+        request,
+        `${change.method}: ${requestMethod === "GET" ? "a GET request" : "a form of another site"} may sign in only in the callback of a redirect. There, compare state with the value kept for this browser and use PKCE, then pass afterRedirect: "state-verified". Elsewhere use POST from a page of this service`,
+      );
+    }
+    return false;
+  }
+  const opensPage = !headers.has("sec-fetch-site") || isNavigation(headers);
+  if (!opensPage || !["GET", "POST"].includes(requestMethod)) {
+    throw changeRefused(
+      rule,
+      request,
+      `${change.method}: afterRedirect accepts only GET and POST requests that open a page in a tab, not those of frames, images and scripts`,
+    );
+  }
+  return true;
+}
+
+/**
+ * Checks that a plain HTTP request may change anything: browsers prefetch pages, and programs look at
+ * links with HEAD, before anybody asks for them.
+ * @throws SessionError `forbidden` for a HEAD request and a prefetch
+ */
+export function checkChange(rule: CrossSiteRule, request: PageRequest, { method }: Change): void {
+  const { requestHeader, requestMethod } = request;
+  if (requestMethod === "HEAD" || requestHeader.get("sec-purpose")?.includes("prefetch")) {
+    throw changeRefused(
+      rule,
+      request,
+      `${method}: a HEAD request or a prefetch changes nothing, because nobody has asked for the page yet`,
+    );
+  }
+}
+
+function changeRefused(
+  rule: CrossSiteRule,
+  { requestHeader }: PageRequest,
+  message: string,
+): SessionError {
+  rule.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
+  return new SessionError("forbidden", "CROSS_SITE", { message });
 }
 
 /** The origin of the page that the Referer header names (RFC 9110 section 10.1.3). */

@@ -1,4 +1,3 @@
-import type { HandlerContext } from "@connectrpc/connect";
 import type { Clock } from "../base/clock.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -8,9 +7,10 @@ import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { SessionCookies } from "../request/cookies.ts";
 import type { CrossSiteRule } from "../request/origins.ts";
 import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
+import type { ClientContext } from "./call/exchange.ts";
 
 /** Returns the IP address of a call's client; undefined if it is not known. */
-export type ClientIp = (context: HandlerContext) => string | undefined;
+export type ClientIp = (context: ClientContext) => string | undefined;
 
 /** The part of the engine that authenticates calls. A service without a store has its own. */
 export type Authenticator = Pick<
@@ -46,6 +46,11 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   readonly clock: Clock;
   /** Milliseconds for which open streams go on while the change log cannot be read. */
   readonly maxStreamStaleness: number;
+  /**
+   * Whether clients are told which session their calls belong to. A service that only verifies does
+   * not tell: it does not know which claims they may read.
+   */
+  readonly tellsClients: boolean;
   /**
    * The engine. It is opened on first use; once it is open, it is returned without a promise.
    * @throws SessionError `unavailable` if it cannot be opened now; the next call tries again

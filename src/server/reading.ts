@@ -1,24 +1,23 @@
-import {
-  type ConnectError,
-  type ConnectRouter,
-  type ConnectRouterOptions,
-  type ContextValues,
-  createContextValues,
-  type HandlerContext,
-  type Interceptor,
+import type {
+  ConnectError,
+  ConnectRouter,
+  ConnectRouterOptions,
+  ContextValues,
+  Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
+import { type Call, type CallKey, callOfExchange, callOfOther, callOfRpc } from "./call/call.ts";
 import {
-  type Call,
-  type CallExchange,
-  type CallKey,
-  callOf,
   type Exchange,
-  sessionOf,
-} from "./call/call.ts";
+  isIntercepted,
+  type RpcContext,
+  readContext,
+  readExchange,
+} from "./call/exchange.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
+import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
@@ -37,6 +36,16 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly check?: RevocationCheck;
   /** What happens to a bearer token that is not one of this service's. Default "refuse". */
   readonly foreignBearer?: ForeignBearerPolicy;
+  /**
+   * Which requests may use cookies. "checked": those of this service's own pages. "navigations": also
+   * links from anywhere, so that downloads and pages open from a mail or another site. These are GET and
+   * HEAD requests with `Sec-Fetch-Mode: navigate` and `Sec-Fetch-Dest: document`; frames, images and
+   * scripts stay refused.
+   *
+   * Any page can then open this URL as the user, and browsers may prefetch it. Use it only where the
+   * handler changes nothing. Default "checked".
+   */
+  readonly crossSite?: "checked" | "navigations";
   /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
 }
@@ -44,6 +53,11 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
 /** The adapter option that creates context values from the request of the framework. */
 export interface RequestContext<R> {
   readonly contextValues?: (request: R) => ContextValues;
+}
+
+/** The adapter option for requests that no route serves. Its type is that of the adapter. */
+export interface Fallback<F> {
+  readonly fallback?: F;
 }
 
 /** Verified sessions: everything that a service needs to read them. */
@@ -63,9 +77,9 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * When the adapter builds its routes, a TypeError is thrown for a policy that names a method which
    * is not served, or that contradicts itself.
    */
-  protect<O extends ProtectOptions, R = unknown>(
-    options: O & RequestContext<R>,
-  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
+  protect<O extends ProtectOptions, R = unknown, F = never>(
+    options: O & RequestContext<R> & Fallback<F>,
+  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R> & Fallback<F>;
   /**
    * The gate alone, for routers that are built without `protect`. Add the interceptor too, and call
    * `check` with the router. A router accepts one gate; combine several with `composeGates`.
@@ -77,21 +91,25 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    */
   readonly interceptor: Interceptor;
   /**
-   * Verifies the tokens of an exchange, such as a `HandlerContext`. On failure it writes the headers
-   * for the client to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
+   * Verifies the tokens of an exchange: a `HandlerContext`, or a plain HTTP request through `fromNode`,
+   * `fromFastify` or `fromFetch` of `rpc-session/http`. On failure it writes the headers for the client
+   * to `responseHeader`. Cookies are only expired by an error of kind `unauthorized`.
    *
    * @throws SessionError if there is no valid session
-   * @throws TypeError if `check` or `foreignBearer` is not valid, if `check` needs a store and there
+   * @throws TypeError if the exchange, `check`, `foreignBearer` or `crossSite` is not valid, if `check` needs a store and there
    * is none, or if `doAntiCsrfCheck` is true in a service that only verifies
    */
   getSession(exchange: Exchange, options?: GetSessionOptions<true>): Promise<S>;
   getSession(exchange: Exchange, options: GetSessionOptions): Promise<S | undefined>;
   /**
-   * Returns the session of a call.
+   * Returns the session of a call. Pass the context of a handler or a gate, or the request that an
+   * interceptor receives. Gates and interceptors must run after those of this instance; `protect`
+   * orders them so.
+   *
    * @throws ConnectError `Unauthenticated` if the call has no session, which the policy "optional"
    * permits; `Internal` if the method is public or nothing authenticates it
    */
-  require(context: HandlerContext): S;
+  require(context: RpcContext): S;
   /**
    * Returns the session of a call whose user authenticated at most `within` ago, such as "10m". Use
    * it to protect operations from a stolen session. After the user has signed in again, call
@@ -99,16 +117,16 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) if it was longer ago;
    * otherwise as `require` does
    */
-  requireFresh(context: HandlerContext, within: Duration): S;
+  requireFresh(context: RpcContext, within: Duration): S;
   /**
    * Returns the session of a call; undefined if it has none.
    * @throws ConnectError `Internal` if nothing authenticates the method
    */
-  current(context: HandlerContext): S | undefined;
+  current(context: RpcContext): S | undefined;
   /**
    * Checks the policies against the methods that a router serves. `protect` does this itself.
    * @throws TypeError if a policy names a method that the router does not serve, or contradicts
-   * itself
+   * itself; if the Connect that created the router is older than 2.2, which ignores gates
    */
   check(router: ConnectRouter): void;
   /** Returns every method of a router with its policy. */
@@ -125,9 +143,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   { key, policies, service }: VerifyingParts,
 ): VerifyingSessions<S> {
+  assertConnectRunsGates();
+  const interceptor = createInterceptor(core, key, policies);
   const protection: Protection = {
     gate: createGate(core, key, policies),
-    interceptor: createInterceptor(core, key, policies),
+    interceptor: behindGate(interceptor, (values) => values.get(key)?.admitted === true),
     service,
     policies,
     emit: core.emit,
@@ -139,9 +159,10 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       },
     },
   };
-  const current = (context: HandlerContext): S | undefined => sessionIn(core, key, context);
-  const require = (context: HandlerContext): S => {
-    const session = current(context);
+  const current = (given: RpcContext, method = "sessions.current"): S | undefined =>
+    sessionIn(core, key, readContext(method, given));
+  const require = (context: RpcContext, method = "sessions.require"): S => {
+    const session = current(context, method);
     if (session === undefined) {
       const isPublic = policies.of(context.method).auth === "none";
       throw isPublic ? publicMethod(context) : missingSession(core, key, context);
@@ -151,16 +172,19 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   return {
     protect: (options) => protect(protection, options),
     requestGate: protection.gate,
-    interceptor: protection.interceptor,
+    interceptor,
     getSession: getSessionWith(core, key, policies),
-    current,
-    require,
+    current: (context) => current(context),
+    require: (context) => require(context),
     requireFresh: (context, within) => {
-      const session = require(context);
-      assertFreshOn(core, callOf(core, key, context), { context, session, within });
+      const session = require(context, "sessions.requireFresh");
+      assertFreshOn(core, callOfRpc(core, key, context), { context, session, within });
       return session;
     },
-    check: (router) => policies.assertServed(router.handlers.map(({ method }) => method)),
+    check(router) {
+      assertRunsGates(router);
+      policies.assertServed(router.handlers.map(({ method }) => method));
+    },
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
   };
 }
@@ -168,32 +192,55 @@ export function createVerifyingSessions<S extends VerifiedSession>(
 function sessionIn<S extends VerifiedSession>(
   core: VerifyingCore<S>,
   key: CallKey,
-  context: HandlerContext,
+  context: RpcContext,
 ): S | undefined {
-  const call = context.values.get(key);
+  const call = valuesOf(context).get(key);
   if (!call?.admitted && call?.session === undefined) {
-    throw unprotected(context);
+    throw unprotected(key, context);
   }
   if (call?.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
     throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
   // The key belongs to this instance, so the session does too.
-  return sessionOf(core, key, context) as S | undefined;
+  return callOfRpc(core, key, context).session as S | undefined;
 }
 
-/** The error of a call that neither a gate nor an interceptor of this instance has seen. */
-export function unprotected({ method }: HandlerContext): ConnectError {
+function valuesOf(context: RpcContext): ContextValues {
+  return isIntercepted(context) ? context.contextValues : context.values;
+}
+
+/** The error of a call that neither a gate nor an interceptor of this instance has seen yet. */
+export function unprotected(key: CallKey, context: RpcContext): ConnectError {
+  const procedure = procedureOf(context.method);
+  const add =
+    "add sessions.requestGate or sessions.interceptor of this instance to the router. Gates and interceptors that read the session must come after them";
   return misuse(
-    `nothing authenticates ${procedureOf(method)}; wrap the options of the adapter in sessions.protect(), or add sessions.requestGate or sessions.interceptor of this instance to the router`,
+    callOfOther(key, valuesOf(context)) === undefined
+      ? `nothing authenticates ${procedure}; wrap the options of the adapter in sessions.protect(), or ${add}`
+      : `nothing authenticates ${procedure} for this instance, but ${useOther}, or ${add}`,
   );
+}
+
+const useOther =
+  "another instance of createSessions or verifySessions does; use the instance whose protect() serves the method";
+
+/** @throws TypeError if another instance has taken the cookies of an RPC, so that none are left here */
+function assertOwnCookies(call: Call, other: Call | undefined): void {
+  if (
+    other?.presented.hasCookies === true &&
+    call.presented.isEmpty &&
+    other.cookieNames.access === call.cookieNames.access
+  ) {
+    throw new TypeError(`sessions.getSession finds no cookies, because ${useOther}`);
+  }
 }
 
 function assertFreshOn(
   core: VerifyingCore,
   call: Call,
   given: {
-    readonly context: HandlerContext;
+    readonly context: RpcContext;
     readonly session: VerifiedSession<object>;
     readonly within: Duration;
   },
@@ -209,14 +256,14 @@ function assertFreshOn(
   }
 }
 
-function publicMethod({ method }: HandlerContext): ConnectError {
+function publicMethod({ method }: Pick<RpcContext, "method">): ConnectError {
   return misuse(
     `sessions.require was called in ${procedureOf(method)}, which is public, so its calls have no session; set its auth to "optional" or "required"`,
   );
 }
 
-function missingSession(core: VerifyingCore, key: CallKey, context: HandlerContext): ConnectError {
-  return refuseCall(core, callOf(core, key, context), {
+function missingSession(core: VerifyingCore, key: CallKey, context: RpcContext): ConnectError {
+  return refuseCall(core, callOfRpc(core, key, context), {
     error: sessionMissing(),
     procedure: procedureOf(context.method),
   });
@@ -227,31 +274,24 @@ function getSessionWith<S extends VerifiedSession>(
   key: CallKey,
   policies: Pick<Protection["policies"], "checkOf" | "assertVerifies">,
 ): VerifyingSessions<S>["getSession"] {
-  // An exchange without context values is recognized by its headers, because its cookies are removed
-  // when it is first read.
-  const plain = new WeakMap<Headers, ContextValues>();
-  const valuesOf = (headers: Headers): ContextValues => {
-    const values = plain.get(headers) ?? createContextValues();
-    plain.set(headers, values);
-    return values;
-  };
   const getSession = async (
-    exchange: CallExchange,
+    given: Exchange,
     options: GetSessionOptions = {},
   ): Promise<S | undefined> => {
+    const exchange = readExchange("sessions.getSession", given);
     const check = policies.checkOf(options.check);
     policies.assertVerifies(options.doAntiCsrfCheck);
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
-    const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
-    const call = callOf(core, key, {
-      ...{ requestHeader, responseHeader, requestMethod },
-      values: exchange.values ?? valuesOf(requestHeader),
-      ...(signal === undefined ? {} : { signal }),
-      ...(url === undefined ? {} : { url }),
-    });
+    const crossSite = readChoice("crossSite", options.crossSite, ["checked", "navigations"]);
+    const { call, context } = callOfExchange(core, key, exchange);
+    assertOwnCookies(call, callOfOther(key, context.values));
+    if (call.written !== undefined && call.session !== undefined) {
+      // The response already carries the tokens of another session than the request.
+      return call.session as S;
+    }
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
-    const asked = { auth, doAntiCsrfCheck, check, foreignBearer } as const;
+    const asked = { auth, doAntiCsrfCheck, check, foreignBearer, crossSite } as const;
     const policy = { ...asked, freshWithin: undefined, claims: [] };
     try {
       const hasSession = await enterSession(core, call, policy, undefined);

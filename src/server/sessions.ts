@@ -1,16 +1,19 @@
-import type { HandlerContext, ServiceImpl } from "@connectrpc/connect";
+import type { ServiceImpl } from "@connectrpc/connect";
 import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { Created } from "../engine/create.ts";
 import type { Session } from "../engine/session.ts";
-import { type Call, callOf, createCallKey } from "./call/call.ts";
+import { checkChange, checkCrossSite } from "../request/origins.ts";
+import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
+import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
+import { enterSession } from "./call/gate.ts";
 import type { Core } from "./core.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
 import { serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
-import { misuse, refuseCall } from "./response/errors.ts";
-import { createSessionService } from "./service/service.ts";
+import { failCall, misuse, refuseCall } from "./response/errors.ts";
+import { createSessionService, signOut } from "./service/service.ts";
 import {
   dataById,
   findById,
@@ -23,7 +26,15 @@ import {
   updateDataById,
 } from "./session/by-id.ts";
 import { SessionHandle } from "./session/handle.ts";
-import { type IssuedTokens, issue, type NewSessionOptions, signIn } from "./session/sign-in.ts";
+import {
+  assertNotCommitted,
+  checkRequest,
+  type IssuedTokens,
+  issue,
+  type NewSessionOptions,
+  type RedirectOptions,
+  signIn,
+} from "./session/sign-in.ts";
 import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts";
 
 /**
@@ -55,22 +66,27 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * session that came with the request. If the handler throws afterwards, the user stays signed in;
    * to undo the sign-in, revoke the new session.
    *
+   * Works in the handler of an RPC and, with `fromNode`, `fromFastify` or `fromFetch` of
+   * `rpc-session/http`, in any HTTP handler. There a GET request needs the option `afterRedirect`.
+   *
    * @example
    * await sessions.create(context, { userId: "alice", claims: { role: "admin" } });
    * @throws ConnectError `PermissionDenied` for a cross-site request, a refused transport, or a user
    * who already has the maximum number of sessions; `Unavailable` for an outage; `Internal` for
-   * misuse, such as claims that do not fit the schema
+   * misuse, such as claims that do not fit the schema. Outside RPCs, a SessionError instead, and a
+   * TypeError for misuse
    */
   create(
-    context: HandlerContext,
-    options: NewSessionOptions<Given> & {
-      /**
-       * How the tokens travel. A client that asks for the other way is refused, as is a browser that
-       * would receive them in headers without `browserHeaderTransport`. Default: as the client asks,
-       * else cookies for a browser on a page of `origins`, and headers for all others.
-       */
-      readonly transport?: TokenTransport;
-    },
+    exchange: Exchange,
+    options: NewSessionOptions<Given> &
+      RedirectOptions & {
+        /**
+         * How the tokens travel. A client that asks for the other way is refused, as is a browser that
+         * would receive them in headers without `browserHeaderTransport`. Default: as the client asks,
+         * else cookies for a browser on a page of `origins`, and headers for all others.
+         */
+        readonly transport?: TokenTransport;
+      },
   ): Promise<Session<Claims>>;
   /**
    * Creates a session without a response, for tests, scripts and other ways to deliver tokens.
@@ -90,9 +106,21 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * session has another id, new tokens in the response, and `authTime` set to now; everything else
    * is kept. The former session ends in the same transaction.
    *
-   * @throws ConnectError as `require` and `create` do
+   * Outside RPCs it reads the session first, as `getSession` does, unless you have read it before.
+   *
+   * @throws ConnectError as `require` and `create` do; outside RPCs, errors as `create`
    */
-  reauthenticate(context: HandlerContext): Promise<Session<Claims>>;
+  reauthenticate(exchange: Exchange, options?: RedirectOptions): Promise<Session<Claims>>;
+  /**
+   * Signs the caller out, also with an expired access token: ends every session that the tokens of the
+   * request prove, and clears the tokens in the response. `session.revoke()` does the same for the
+   * session of a call that has a valid access token.
+   *
+   * @returns the ids of the sessions that are over now; empty if the request proves none
+   * @throws ConnectError `PermissionDenied` for a cross-site request; `Unavailable` for an outage.
+   * Outside RPCs, a SessionError instead, also for a HEAD request and a prefetch
+   */
+  signOut(exchange: Exchange): Promise<readonly string[]>;
   /**
    * Creates a second session of the caller for a second token holder, such as a command-line tool
    * or a server that renders pages. Do not share one session between two holders: reuse detection
@@ -104,9 +132,10 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * the call is refused. So is a fork of forks that are eight deep.
    *
    * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` if the user has not authenticated
-   * within `freshWithin`; otherwise as `require` and `create` do
+   * within `freshWithin`; otherwise as `require` and `create` do. Outside RPCs it reads the session
+   * first, as `reauthenticate` does
    */
-  fork(context: HandlerContext, options?: ForkOptions): Promise<IssuedSession<Claims>>;
+  fork(exchange: Exchange, options?: ForkOptions): Promise<IssuedSession<Claims>>;
 }
 
 /** A session and its tokens, to deliver outside of a response. */
@@ -115,40 +144,108 @@ export interface IssuedSession<Claims extends object = JsonObject> {
   readonly tokens: IssuedTokens;
 }
 
+/** How the methods of an instance work on calls: those of RPCs, and of plain HTTP requests. */
+function callsOf(core: Core, key: CallKey, policies: Policies) {
+  /** Runs work on a call. A failure is written to its response. */
+  const onCall = async <T>(
+    { given, method }: { readonly given: unknown; readonly method: string },
+    work: (call: Call, context: ClientContext) => Promise<T>,
+  ): Promise<T> => {
+    const exchange = readExchange(method, given);
+    if (!isRpc(exchange)) {
+      const { call, context } = callOfExchange(core, key, exchange);
+      try {
+        return await work(call, context);
+      } catch (error) {
+        throw error instanceof TypeError
+          ? error
+          : failCall(core, call, { error, procedure: undefined });
+      }
+    }
+    if (!exchange.values.get(key)?.admitted) {
+      throw unprotected(key, exchange);
+    }
+    const call = callOf(core, key, exchange);
+    try {
+      return await work(call, exchange);
+    } catch (error) {
+      if (error instanceof TypeError) {
+        throw misuse(error.message, error);
+      }
+      throw refuseCall(core, call, { error, procedure: procedureOf(exchange.method) });
+    }
+  };
+
+  /**
+   * Makes sure that a call has its session. The gate has read that of an RPC.
+   * @param isTrusted whether the page that sent the request does not matter
+   * @throws SessionError
+   */
+  const enter = async (call: Call, context: ClientContext, isTrusted: boolean): Promise<void> => {
+    if (isRpc(context)) {
+      return;
+    }
+    if (call.session === undefined) {
+      const check = policies.checkOf(undefined);
+      const crossSite = isTrusted ? "unchecked" : "checked";
+      const doAntiCsrfCheck = isTrusted ? false : undefined;
+      const asked = { auth: "required", check, foreignBearer: "refuse", crossSite } as const;
+      const policy = { ...asked, doAntiCsrfCheck, freshWithin: undefined, claims: [] };
+      await enterSession(core, call, policy, undefined);
+    } else if (call.byCookie && !isTrusted) {
+      // It may have been read for a navigation, where nothing changes.
+      checkCrossSite(core, call);
+    }
+  };
+
+  return { onCall, enter };
+}
+
 /** Assembles the server side: each public method and the function that carries it out. */
 export function createServerSessions(core: Core, policies: Policies): ServerSessions {
   const key = createCallKey();
   const service = createSessionService(core, key);
 
-  /** Runs work on an admitted call. A failure is written to the response of the call. */
-  const onCall = async <T>(
-    context: HandlerContext,
-    work: (call: Call) => Promise<T>,
-  ): Promise<T> => {
-    if (!context.values.get(key)?.admitted) {
-      throw unprotected(context);
-    }
-    const call = callOf(core, key, context);
-    try {
-      return await work(call);
-    } catch (error) {
-      if (error instanceof TypeError) {
-        throw misuse(error.message, error);
-      }
-      throw refuseCall(core, call, { error, procedure: procedureOf(context.method) });
-    }
-  };
+  const { onCall, enter } = callsOf(core, key, policies);
 
   return {
     ...createVerifyingSessions(core, { key, policies, service }),
     service,
     serviceOptions,
     // Sessions of a call.
-    create: (context, options) => onCall(context, (call) => signIn(core, call, context, options)),
+    create: (given, options) =>
+      onCall({ given, method: "sessions.create" }, (call, context) =>
+        signIn(core, call, context, options),
+      ),
     issue: async (options) => toIssued(core, await issue(core, options)),
-    reauthenticate: (context) => onCall(context, (call) => reauthenticate(core, call, context)),
-    fork: (context, options = {}) =>
-      onCall(context, async (call) => toIssued(core, await fork(core, call, options))),
+    reauthenticate: (given, { afterRedirect } = {}) => {
+      const method = "sessions.reauthenticate";
+      return onCall({ given, method }, async (call, context) => {
+        const isTrusted = checkRequest(core, call, context, { method, afterRedirect });
+        await enter(call, context, isTrusted);
+        return reauthenticate(core, call, context);
+      });
+    },
+    signOut: (given) => {
+      const method = "sessions.signOut";
+      return onCall({ given, method }, async (call, context) => {
+        assertNotCommitted(call, method);
+        if (!isRpc(context)) {
+          checkChange(core, call, { method });
+        }
+        return signOut(core, call, "");
+      });
+    },
+    fork: (given, options = {}) => {
+      const method = "sessions.fork";
+      return onCall({ given, method }, async (call, context) => {
+        if (!isRpc(context)) {
+          checkChange(core, call, { method });
+        }
+        await enter(call, context, false);
+        return toIssued(core, await fork(core, call, options));
+      });
+    },
     // Sessions by id, by user and by tenant.
     find: (id) => findById(core, id),
     list: (options) => listByOwner(core, options),

@@ -1,6 +1,6 @@
 import { request } from "node:http";
-import { Code, type HandlerContext } from "@connectrpc/connect";
-import type { SessionEvent } from "rpc-session";
+import { Code } from "@connectrpc/connect";
+import type { ClientContext, SessionEvent } from "rpc-session";
 import { type TestSessionsOptions, testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
@@ -47,7 +47,7 @@ describe("feat:A11 the device of a session", () => {
       "x-real-ip": "203.0.113.9",
     };
     expect(await createWorld().deviceOf(forged)).toEqual({});
-    const ip = (context: HandlerContext) => context.requestHeader.get("x-real-ip") ?? undefined;
+    const ip = (context: ClientContext) => context.requestHeader.get("x-real-ip") ?? undefined;
     expect(await createWorld({ clientIp: ip }).deviceOf(forged)).toEqual({ ip: "203.0.113.9" });
     expect(await createWorld({ clientIp: ip }).deviceOf({})).toEqual({});
     expect(await createWorld({ clientIp: () => "1".repeat(300) }).deviceOf({})).toEqual({

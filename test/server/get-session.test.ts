@@ -980,6 +980,10 @@ describe("a bearer token that is not one of this service's", () => {
     ["a key in base64", "eyJrIjoiT0tTcG1pUlY2RnVKZTFVaDFsNFZXdE9ZWmNrMkZYbk=="],
     ["a JWT of another kind and issuer", jwt({ typ: "JWT" }, { iss: "https://idp.example" })],
     ["a JWT without a type", jwt({}, { sub: "x" })],
+    [
+      "an access token (RFC 9068) of another issuer",
+      jwt({ typ: "at+jwt" }, { iss: "https://idp.example" }),
+    ],
   ] as const;
   check(
     apiKeys.flatMap(([name, bearer]): Row[] => [
@@ -1009,7 +1013,8 @@ describe("a bearer token that is not one of this service's", () => {
     ["a token cut short in its payload", ({ header }) => header.access.slice(0, 150)],
     ["a token cut short in its header", ({ header }) => header.access.slice(0, 30)],
     ["a refresh token", ({ header }) => header.refresh],
-    ["a token of this kind of another issuer", ({ foreign }) => foreign.header.access],
+    ["a token of this kind without an issuer", () => jwt({ typ: "at+jwt" }, { sub: "x" })],
+    ["a token of this kind with this issuer", () => jwt({ typ: "at+jwt" }, { iss: issuer })],
     ["a JWT of another kind with this issuer", () => jwt({ typ: "JWT" }, { iss: issuer })],
     ["an unknown key", ({ stranger }) => stranger],
     ["two tokens", ({ header }) => `sk_live_51H8, Bearer ${header.access}`],

@@ -5,7 +5,7 @@ import { endedError, liveOf } from "../../engine/liveness.ts";
 import type { RevocationCheck } from "../../engine/revocation/check.ts";
 import type { LookUp } from "../../engine/revocation/log.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
-import { crossSiteRefused, mayUseCookies } from "../../request/origins.ts";
+import { crossSiteRefused, isSafeNavigation, mayUseCookies } from "../../request/origins.ts";
 import type { PresentedTokens } from "../../request/tokens.ts";
 import type { Call } from "../call/call.ts";
 import { raceSignal } from "../call/signal.ts";
@@ -32,6 +32,11 @@ export interface AuthenticationDemand {
   readonly check: RevocationCheck;
   /** What happens to a bearer token that is not this service's own. */
   readonly foreignBearer: "refuse" | "ignore";
+  /**
+   * Which requests may use cookies: those of the service's own pages, also navigations from elsewhere,
+   * or all, because the caller has checked the request. Default "checked".
+   */
+  readonly crossSite?: "checked" | "navigations" | "unchecked";
   /** Whether outdated claims must not be used, even in an outage. Default false. */
   readonly needsClaims?: boolean;
   /** Ends every wait when it aborts; undefined for waits that nothing ends. */
@@ -137,7 +142,7 @@ type Asker = "header" | "cookie" | "nobody";
 function askerOf(
   core: VerifyingCore,
   call: AuthenticationRequest,
-  { foreignBearer }: AuthenticationDemand,
+  { foreignBearer, crossSite }: AuthenticationDemand,
 ): Asker {
   const { presented } = call;
   const { bearer } = presented;
@@ -148,7 +153,11 @@ function askerOf(
   if (!presented.byCookie) {
     return "nobody";
   }
-  if (mayUseCookies(core, call)) {
+  if (
+    mayUseCookies(core, call) ||
+    crossSite === "unchecked" ||
+    (crossSite === "navigations" && isSafeNavigation(call))
+  ) {
     return "cookie";
   }
   if (mayHaveOwnCookies(core, presented)) {

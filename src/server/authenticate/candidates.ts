@@ -85,15 +85,16 @@ export function isTooMany(read: readonly string[], own: readonly string[]): bool
 }
 
 /**
- * Whether a bearer token has neither the form of this service's tokens nor its issuer, so that a
- * policy may leave it to the service. Text that is not a bearer token at all is never foreign.
+ * Whether a bearer token is not this service's own, so that a policy may leave it to the service: it
+ * names another issuer or, if it names none, does not have the form of this service's tokens. Text that
+ * is not a bearer token at all is never foreign.
  */
 export function isForeignBearer({ isOwnIssuer }: Issuers, bearer: string): boolean {
   if (!b64token.test(bearer) || parseRefreshToken(bearer) !== undefined) {
     return false;
   }
   const { isAccessToken, issuer } = outlineOf(bearer);
-  return !isAccessToken && !(issuer !== undefined && isOwnIssuer(issuer));
+  return issuer === undefined ? !isAccessToken : !isOwnIssuer(issuer);
 }
 
 /** RFC 6750 section 2.1. */

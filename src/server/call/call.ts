@@ -4,32 +4,23 @@ import {
   type ContextKey,
   type ContextValues,
   createContextKey,
-  type StreamRequest,
-  type UnaryRequest,
+  createContextValues,
 } from "@connectrpc/connect";
 import type { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
+import type { CookieNames } from "../../request/cookie-options.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
 import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
-
-/** The request and response headers of one call. A `HandlerContext` is an exchange. */
-export interface Exchange {
-  readonly requestHeader: Headers;
-  readonly responseHeader: Headers;
-  /** The HTTP method, such as "POST". */
-  readonly requestMethod: string;
-}
-
-/** An exchange that may be part of an RPC, which has a signal and context values. */
-export interface CallExchange extends Exchange {
-  readonly signal?: AbortSignal;
-  readonly values?: ContextValues;
-  /** The URL that the server received; it may be only a path. */
-  readonly url?: string;
-}
+import {
+  type ClientContext,
+  type Exchange,
+  type InterceptedRequest,
+  isIntercepted,
+  type RpcContext,
+} from "./exchange.ts";
 
 /** The claims of a verified access token. */
 export interface VerifiedClaims {
@@ -57,6 +48,8 @@ export interface WrittenTokens {
  */
 export class Call {
   readonly presented: PresentedTokens;
+  /** The names of the cookies that were taken from the request. */
+  readonly cookieNames: CookieNames;
   /** The request headers, for the cross-site check. The session cookies are no longer in them. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
@@ -80,16 +73,18 @@ export class Call {
   unreadable: SessionError | undefined = undefined;
   /** The failure that the response headers already report. */
   failure: SessionError | undefined = undefined;
-  /** Whether the response headers have been sent, so that no more tokens can be written. */
-  committed = false;
   /** The stream that ends with the session of this call; undefined if there is none. */
   stream: CallStream | undefined = undefined;
+  readonly #exchange: Exchange;
+  #committed = false;
   #session: VerifiedSession | undefined = undefined;
   #entered: { readonly core: SessionFactory; readonly verified: VerifiedClaims } | undefined;
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
-  constructor(presented: PresentedTokens, exchange: CallExchange, isBuffered: boolean) {
+  constructor(cookieNames: CookieNames, exchange: Exchange, isBuffered: boolean) {
+    const presented = takeTokens(exchange.requestHeader, cookieNames);
     this.presented = presented;
+    this.cookieNames = cookieNames;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.url = exchange.url;
@@ -97,6 +92,17 @@ export class Call {
     this.byCookie = presented.byCookie;
     this.responseHeader = exchange.responseHeader;
     this.isBuffered = isBuffered;
+    this.#exchange = exchange;
+  }
+
+  /** Whether the response headers have been sent, so that no more tokens can be written. */
+  get committed(): boolean {
+    return this.#committed || this.#exchange.headersSent === true;
+  }
+
+  /** Records that the response headers have been sent. */
+  commit(): void {
+    this.#committed = true;
   }
 
   /** The session of the call; created on first use, because many handlers never read it. */
@@ -162,7 +168,17 @@ export async function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promi
 export type CallKey = ContextKey<Call | undefined>;
 
 export function createCallKey(): CallKey {
-  return createContextKey<Call | undefined>(undefined, { description: "rpc-session call" });
+  return createContextKey<Call | undefined>(undefined, { description: keyName });
+}
+
+const keyName = "rpc-session call";
+
+/** The call that another instance keeps for the same request; undefined if there is none. */
+export function callOfOther(key: CallKey, values: ContextValues): Call | undefined {
+  const other = Object.getOwnPropertySymbols(values).find(
+    (symbol) => symbol !== key.id && symbol.description === keyName,
+  );
+  return other && values.get({ id: other, defaultValue: undefined } as CallKey);
 }
 
 /** The part of an instance that reads the tokens of a request. */
@@ -174,13 +190,39 @@ interface TokenReader {
  * Returns the call that a context belongs to. Opens it if neither gate nor interceptor has run.
  * @throws ConnectError `Internal` if two requests share their context values
  */
-export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange): Call {
+export function callOf(reader: TokenReader, key: CallKey, exchange: Exchange): Call {
   const { values, responseHeader } = exchange;
   const call = (values && knownCall(values, key, exchange)) ?? openCall(reader, exchange, false);
   // An interceptor without a gate has no response headers yet; a handler's context has them.
   call.attachResponse(responseHeader);
   values?.set(key, call);
   return call;
+}
+
+/** The context values of exchanges that bring none. An exchange is recognized by its headers. */
+const plainValues = new WeakMap<Headers, ContextValues>();
+
+/**
+ * The same for an exchange that may have no context values. Its call is remembered, because the session
+ * cookies are removed from its headers when it is first read.
+ */
+export function callOfExchange(
+  reader: TokenReader,
+  key: CallKey,
+  exchange: Exchange,
+): { readonly call: Call; readonly context: ClientContext } {
+  const { requestHeader, responseHeader, requestMethod, signal, url } = exchange;
+  const values = exchange.values ?? plainValues.get(requestHeader) ?? createContextValues();
+  plainValues.set(requestHeader, values);
+  const context = {
+    ...{ requestHeader, responseHeader, requestMethod, values },
+    ...(signal === undefined ? {} : { signal }),
+    ...(url === undefined ? {} : { url }),
+    get headersSent() {
+      return exchange.headersSent === true;
+    },
+  };
+  return { call: callOf(reader, key, context), context };
 }
 
 /**
@@ -191,13 +233,7 @@ export function callOf(reader: TokenReader, key: CallKey, exchange: CallExchange
 export function callOfRequest(
   reader: TokenReader,
   key: CallKey,
-  {
-    contextValues,
-    header: requestHeader,
-    requestMethod,
-    signal,
-    url,
-  }: UnaryRequest | StreamRequest,
+  { contextValues, header: requestHeader, requestMethod, signal, url }: InterceptedRequest,
 ): Call {
   const known = knownCall(contextValues, key, { requestHeader, signal });
   if (known !== undefined) {
@@ -209,13 +245,11 @@ export function callOfRequest(
   return call;
 }
 
-/** Returns the session of the call that a context belongs to; undefined if it has none. */
-export function sessionOf(
-  reader: TokenReader,
-  key: CallKey,
-  exchange: CallExchange,
-): VerifiedSession | undefined {
-  return callOf(reader, key, exchange).session;
+/** Returns the call of an RPC, from the context of its handler or the request of an interceptor. */
+export function callOfRpc(reader: TokenReader, key: CallKey, context: RpcContext): Call {
+  return isIntercepted(context)
+    ? callOfRequest(reader, key, context)
+    : callOf(reader, key, context);
 }
 
 /**
@@ -226,7 +260,7 @@ export function sessionOf(
 function knownCall(
   values: ContextValues,
   key: CallKey,
-  exchange: Partial<CallExchange>,
+  exchange: Partial<Exchange>,
 ): Call | undefined {
   const call = values.get(key);
   // An interceptor may have replaced the headers or the signal of the request, but not both.
@@ -245,6 +279,6 @@ function knownCall(
 }
 
 /** Opens a call: takes the tokens from the headers of its request. */
-function openCall({ cookies }: TokenReader, exchange: CallExchange, isBuffered: boolean): Call {
-  return new Call(takeTokens(exchange.requestHeader, cookies.names), exchange, isBuffered);
+function openCall({ cookies }: TokenReader, exchange: Exchange, isBuffered: boolean): Call {
+  return new Call(cookies.names, exchange, isBuffered);
 }

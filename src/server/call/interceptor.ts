@@ -56,7 +56,7 @@ export function createInterceptor(
     } finally {
       checkWrittenTokens(core, call);
       // Work that the handler left running must not rely on reaching the client any more.
-      call.committed = true;
+      call.commit();
     }
   };
 }

@@ -1,18 +1,25 @@
-import type { HandlerContext } from "@connectrpc/connect";
-import { assertMembers } from "../../base/checks.ts";
+import { assertId, assertMembers, readChoice } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header, type TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
-import type { Device } from "../../engine/store.ts";
-import { checkCrossSite, isFromBrowser, isTrustedSite } from "../../request/origins.ts";
+import type { Device, ExternalId } from "../../engine/store.ts";
+import {
+  type AfterRedirect,
+  checkCrossSite,
+  checkSignInRequest,
+  isFromBrowser,
+  isTrustedSite,
+} from "../../request/origins.ts";
 import { hasOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
+import { type ClientContext, isRpc } from "../call/exchange.ts";
 import type { Core } from "../core.ts";
 import { copiesOf, expireCookies, writeTokens } from "../response/tokens.ts";
+import { readExternalId } from "./by-id.ts";
 import { readData } from "./edits.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
@@ -38,6 +45,15 @@ export interface SessionFacts {
   readonly data?: object;
   /** The user's name for the device, at most 255 characters. Default none. */
   readonly label?: string;
+  /**
+   * What the identity provider calls this session and its user, so that `revokeAll` and
+   * `backChannelLogoutHandler` find it. It stays the same for the life of the session, and forks and
+   * `reauthenticate` keep it. Only the service sees it. Default none.
+   *
+   * @example
+   * externalId: { issuer: idToken.iss, sid: idToken.sid, sub: idToken.sub }
+   */
+  readonly externalId?: ExternalId;
   /** Lifetimes of this session, shorter than those of the service. Default: those of the service. */
   readonly lifetimes?: OwnLifetimes;
 }
@@ -56,6 +72,22 @@ interface WithTransport {
   readonly transport?: TokenTransport;
 }
 
+/** The option of a sign-in in the callback of a redirect. */
+export interface RedirectOptions {
+  /**
+   * Allows a sign-in in the callback of a redirect, as in OAuth, outside RPCs. Such a request comes from
+   * another site, so that the cross-site check cannot protect it. Pass "state-verified" only after you
+   * have done both, or any page can sign its visitors in to the account of somebody else:
+   *
+   * - You compared `state` with the value that you kept for this browser (RFC 6749 section 10.12).
+   * - You exchanged the code with the PKCE verifier of the same browser (RFC 7636).
+   *
+   * The request must be a GET, or a POST for `response_mode=form_post`, that opens a page in a tab. The
+   * tokens travel in cookies. Default: a GET request and the form of another site are refused.
+   */
+  readonly afterRedirect?: AfterRedirect;
+}
+
 /**
  * Creates a session and writes its tokens to the response of a call. Ends the session that the
  * request proves to belong to.
@@ -64,17 +96,28 @@ interface WithTransport {
 export async function signIn(
   core: Core,
   call: Call,
-  context: HandlerContext,
-  options: UntypedOptions & WithTransport,
+  context: ClientContext,
+  options: UntypedOptions & WithTransport & RedirectOptions,
 ): Promise<Session> {
-  // 1. Check the content of the session, and that the response can still carry its tokens.
-  const given = await readNewSession(core, options);
+  // 1. Check the request, the content of the session, and that the response can still carry its tokens.
+  const { afterRedirect, ...facts } = options ?? {};
+  const isRedirected = checkRequest(core, call, context, {
+    method: "sessions.create",
+    afterRedirect,
+  });
+  const given = await readNewSession(core, facts);
   const device = { ...deviceOf(core, context), ...given.device };
   assertNotCommitted(call, "sessions.create");
 
-  // 2. Choose how the tokens travel.
-  const trustedSite = isTrustedSite(core, call);
-  const transport = transportFor(core, call, { trustedSite, given: options.transport });
+  // 2. Choose how the tokens travel. A browser that follows a redirect keeps only cookies.
+  if (isRedirected && options.transport === "header") {
+    throw new TypeError(
+      'sessions.create: after a redirect the tokens travel in cookies; leave out transport: "header"',
+    );
+  }
+  const trustedSite = isRedirected || isTrustedSite(core, call);
+  const wanted = options.transport ?? (isRedirected ? "cookie" : undefined);
+  const transport = transportFor(core, call, { trustedSite, given: wanted });
   if (transport === "cookie" && !core.cookies.kept) {
     throw new TypeError(
       `sessions.create: browsers do not keep Secure cookies from ${core.issuer}; use an https issuer, or cookies: { insecure: true } for development`,
@@ -112,6 +155,38 @@ export async function signIn(
   return enterCreated(core, call, created);
 }
 
+/** The method that signs a user in, and its option. */
+interface SignInRequest {
+  readonly method: string;
+  readonly afterRedirect: AfterRedirect | undefined;
+}
+
+/**
+ * Checks that the request of a plain exchange may sign a user in. The gate has checked that of an RPC.
+ * @returns whether it follows a redirect, so that its page does not matter
+ * @throws SessionError `forbidden`
+ * @throws TypeError if the option is wrong
+ */
+export function checkRequest(
+  core: Core,
+  call: Call,
+  context: ClientContext,
+  { method, afterRedirect }: SignInRequest,
+): boolean {
+  if (afterRedirect !== undefined) {
+    readChoice("afterRedirect", afterRedirect, ["state-verified"]);
+  }
+  if (!isRpc(context)) {
+    return checkSignInRequest(core, call, { method, afterRedirect });
+  }
+  if (afterRedirect !== undefined) {
+    throw new TypeError(
+      `${method}: afterRedirect is for the callback of a redirect, which is never an RPC; leave it out`,
+    );
+  }
+  return false;
+}
+
 /**
  * Creates a session without a response.
  * @throws SessionError TypeError
@@ -124,7 +199,16 @@ export async function issue(core: Core, options: UntypedOptions & WithTransport)
 }
 
 const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {
-  ...{ userId: 0, tenantId: 0, claims: 0, data: 0, label: 0, lifetimes: 0, transport: 0 },
+  ...{
+    userId: 0,
+    tenantId: 0,
+    claims: 0,
+    data: 0,
+    label: 0,
+    externalId: 0,
+    lifetimes: 0,
+    transport: 0,
+  },
 };
 
 /** @throws TypeError if an option is wrong */
@@ -133,7 +217,7 @@ async function readNewSession(
   options: UntypedOptions,
 ): Promise<Omit<Creation, "transport" | "replaces">> {
   assertMembers("the new session", options, memberNames);
-  const { userId, tenantId, label, lifetimes, data = {} } = options;
+  const { userId, tenantId, label, externalId, lifetimes, data = {} } = options;
   assertId("userId", userId);
   if (tenantId !== undefined) {
     assertId("tenantId", tenantId);
@@ -148,18 +232,9 @@ async function readNewSession(
     claims,
     data: readData(data),
     device: label === undefined ? {} : { label },
+    externalId: externalId === undefined ? null : readExternalId(externalId),
     ...(lifetimes === undefined ? {} : { life: readOwnLifetimes(core.lifetimes, lifetimes) }),
   };
-}
-
-/** @throws TypeError unless the value is a string that a store and a token can hold */
-export function assertId(name: string, value: unknown): asserts value is string {
-  if (typeof value !== "string" || value.length === 0 || value.length > 255) {
-    throw new TypeError(`${name} must be a string of 1 to 255 characters`);
-  }
-  if (!value.isWellFormed() || value.includes("\u0000")) {
-    throw new TypeError(`${name} must be well-formed Unicode without NUL characters`);
-  }
 }
 
 /** @throws TypeError unless it is "header" or "cookie" */
@@ -189,13 +264,13 @@ const maxIp = 64;
  * @throws TypeError if `clientIp` returns something else than a string or undefined
  * @throws SessionError `general` if `clientIp` throws
  */
-export function deviceOf(core: Core, context: HandlerContext): Device {
+export function deviceOf(core: Core, context: ClientContext): Device {
   const userAgent = context.requestHeader.get("user-agent")?.slice(0, maxUserAgent).toWellFormed();
   const ip = ipOf(core, context)?.slice(0, maxIp).toWellFormed();
   return { ...(userAgent ? { userAgent } : {}), ...(ip ? { ip } : {}) };
 }
 
-function ipOf({ clientIp }: Core, context: HandlerContext): string | undefined {
+function ipOf({ clientIp }: Core, context: ClientContext): string | undefined {
   let ip: unknown;
   try {
     ip = clientIp?.(context);

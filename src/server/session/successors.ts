@@ -1,5 +1,4 @@
-import type { HandlerContext } from "@connectrpc/connect";
-import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
+import { assertId, assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
@@ -8,11 +7,11 @@ import { liveOf } from "../../engine/liveness.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
+import type { ClientContext } from "../call/exchange.ts";
 import type { Core } from "../core.ts";
 import { assertFresh } from "../policy/demands.ts";
 import { presentSession } from "./handle.ts";
 import {
-  assertId,
   assertNotCommitted,
   deviceOf,
   enterCreated,
@@ -47,7 +46,7 @@ const maxForks = 8;
 export async function reauthenticate(
   core: Core,
   call: Call,
-  context: HandlerContext,
+  context: ClientContext,
 ): Promise<Session> {
   // 1. The response must still be able to carry the new tokens.
   assertNotCommitted(call, "sessions.reauthenticate");
@@ -124,8 +123,8 @@ function originOf({ id, lineage, version }: SessionRecord) {
   return { session: id, lineage: lineage ?? id, version };
 }
 
-function inheritedFrom({ userId, tenantId, claims, data }: SessionRecord) {
-  return { userId, tenantId, claims, data };
+function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {
+  return { userId, tenantId, claims, data, externalId };
 }
 
 /** Returns the lifetimes of a successor: never longer than those of the session it comes from. */

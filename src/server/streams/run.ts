@@ -68,7 +68,7 @@ export async function runStream(owner: StreamOwner, stream: StreamToRun): Promis
     // headers are sent.
     const sent = (): void => {
       takeBackTokens(core, call, false);
-      call.committed = true;
+      call.commit();
       watched?.sent();
     };
     const over = (): void => {
