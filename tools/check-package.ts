@@ -110,6 +110,7 @@ write(
 import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
 import { sessionFetch } from "rpc-session/client/fetch";
+import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
 import { jwksHandler } from "rpc-session/http";
@@ -145,6 +146,8 @@ console.log(
     createSessionClient,
     sessionFetch,
     createVisitor,
+    followAppState,
+    secureStoreTokens,
     describeSessionStore,
     withRefresh,
     jwksHandler,

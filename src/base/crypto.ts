@@ -184,10 +184,19 @@ export function randomId(bytes: number): string {
 
 export type NodeCrypto = typeof import("node:crypto");
 
+interface Runtime {
+  readonly process?: { getBuiltinModule?: (name: string) => unknown };
+  readonly navigator?: { readonly userAgent?: string };
+}
+
+/** Cloudflare Workers have a module of this name, whose `verify` refuses the keys that it makes. */
+const { process, navigator }: Runtime = globalThis as Runtime;
+const isEmulated = navigator?.userAgent === "Cloudflare-Workers";
+
 /**
- * Node's cryptography module, undefined in other runtimes. Only this file looks it up. It works
+ * Node's cryptography module, undefined in runtimes without it. Only this file looks it up. It works
  * synchronously: handing an HMAC or a signature to Web Crypto's thread costs more than computing it.
  */
-export const nodeCrypto: NodeCrypto | undefined = (
-  globalThis as { process?: { getBuiltinModule?: (name: string) => unknown } }
-).process?.getBuiltinModule?.("node:crypto") as NodeCrypto | undefined;
+export const nodeCrypto: NodeCrypto | undefined = isEmulated
+  ? undefined
+  : (process?.getBuiltinModule?.("node:crypto") as NodeCrypto | undefined);

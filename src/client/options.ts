@@ -116,12 +116,13 @@ function defaultTokens(): TokenStore {
   return {
     ...tokens,
     save(value) {
+      tokens.save(value);
       // Node.js and Bun tell whether the process accepts connections. Tests do that as well.
       const { process } = globalThis as { readonly process?: ServerProcess };
       if (
         value &&
         !isWarned &&
-        process?.getActiveResourcesInfo?.().includes("TCPServerWrap") &&
+        activeResources(process).includes("TCPServerWrap") &&
         process?.env.NODE_ENV !== "test"
       ) {
         isWarned = true;
@@ -129,9 +130,17 @@ function defaultTokens(): TokenStore {
           "rpc-session: all visitors of this server share this session; use rpc-session/ssr, or pass memoryTokens()",
         );
       }
-      return tokens.save(value);
     },
   };
+}
+
+/** Workers of Cloudflare have the function, and it throws. */
+function activeResources(process: ServerProcess | undefined): readonly string[] {
+  try {
+    return process?.getActiveResourcesInfo?.() ?? [];
+  } catch {
+    return [];
+  }
 }
 
 /** One warning for a process is loud enough. */

@@ -39,6 +39,8 @@ export interface ServerOptions {
   readonly seconds?: number;
   /** What the program prints when it is ready. */
   readonly ready: RegExp;
+  /** The port, for a server that starts again; a free one by default. */
+  readonly port?: number;
 }
 
 export interface AppServer {
@@ -144,9 +146,9 @@ export class App {
   async serve(
     command: string,
     args: readonly string[],
-    { env = {}, seconds = 120, ready }: ServerOptions,
+    { env = {}, seconds = 120, ready, port: given }: ServerOptions,
   ): Promise<AppServer> {
-    const port = await freePort();
+    const port = given ?? (await freePort());
     const child = this.#spawn(command, args, {
       PORT: String(port),
       NODE_OPTIONS: `--import=${join(import.meta.dirname, "later.mjs")}`,
