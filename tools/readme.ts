@@ -14,6 +14,8 @@ const programs: Readonly<Record<string, string>> = {
   express: "examples/express/server.ts",
   fastify: "examples/fastify/server.ts",
   hono: "examples/hono/server.ts",
+  jestEnvironment: "test/apps/jest/environment.js",
+  jestTest: "test/apps/jest/notes.spec.js",
   nestSessions: "test/apps/nestjs/src/sessions.ts",
   nestRpc: "test/apps/nestjs/src/rpc.ts",
   nestGuard: "test/apps/nestjs/src/guard.ts",
