@@ -89,8 +89,10 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /** Methods and services that do not need a session. Default: none, so every method needs one. */
   readonly public?: readonly (DescMethod | DescService)[];
   /**
-   * Policies by procedure, such as `{ "notes.v1.NotesService/ListNotes": { auth: "optional" } }`.
-   * They take precedence over options in the schema.
+   * Policies by procedure, such as `{ "notes.v1.NotesService/ListNotes": { auth: "optional" } }`, by
+   * service ("notes.v1.NotesService/*"), by package ("notes.v1.*") or for everything but
+   * SessionService ("*"). The narrower name counts. Of the same width, code counts before the options in
+   * the schema.
    */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
   /**
@@ -234,6 +236,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
+      tellsClients: true,
       maxStreamStaleness: readMaxStreamStaleness(
         options.maxStreamStaleness,
         readMaxStaleness(options.maxStaleness),

@@ -92,7 +92,10 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
   readonly jwks: string | URL | JsonWebKeySet;
   /** Methods and services that do not require a session. By default every method requires one. */
   readonly public?: readonly (DescMethod | DescService)[];
-  /** Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`. */
+  /**
+   * Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`, by service
+   * ("notes.v1.NotesService/*"), by package ("notes.v1.*") or for everything ("*").
+   */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
   /**
    * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
@@ -187,6 +190,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     antiCsrf: "off",
     emit: (event) => events.emit(event),
     clock,
+    tellsClients: false,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     revocations: authenticator.revocations,

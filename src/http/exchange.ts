@@ -227,7 +227,7 @@ function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest)
   const host = headers[":authority"] ?? headers.host;
   const scheme = headers[":scheme"] ?? ("encrypted" in socket ? "https" : "http");
   const path = originalUrl ?? url;
-  const full = `${scheme}://${host}${path}`;
+  const full = `${String(scheme)}://${String(host)}${path}`;
   if (host && path.startsWith("/") && URL.canParse(full)) {
     return full;
   }

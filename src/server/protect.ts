@@ -81,7 +81,12 @@ export function sessionCors(cors: CorsLists): SessionCors {
   ];
   return {
     allowedMethods: [...cors.allowedMethods],
-    allowedHeaders: merge(cors.allowedHeaders, ["authorization", header.transport, header.csrf]),
+    allowedHeaders: merge(cors.allowedHeaders, [
+      "authorization",
+      header.transport,
+      header.csrf,
+      header.session,
+    ]),
     exposedHeaders: merge(cors.exposedHeaders, exposed),
     allowedOrigins: [...allowedOrigins],
     allowCredentials: true,
@@ -97,6 +102,7 @@ function merge(list: readonly string[], added: readonly string[]): string[] {
 
 /** The options of an adapter: its routes and anything else that it accepts. */
 export interface ProtectOptions extends ConnectRouterOptions {
+  /** Registers the services of the application. It must be done when it returns. */
   readonly routes: (router: ConnectRouter) => unknown;
 }
 
@@ -134,7 +140,7 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
     routes: (router: ConnectRouter) => {
       assertRunsGates(router);
       const protectedRouter = new ProtectedRouter(protection, router, options);
-      options.routes(protectedRouter.router);
+      assertRegistered(options.routes(protectedRouter.router));
       if (service !== undefined && !serves(router, SessionService)) {
         protectedRouter.router.service(SessionService, service);
       }
@@ -148,6 +154,20 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
       return router;
     },
   };
+}
+
+/** @throws TypeError if a function for routes has not registered them when it returns */
+function assertRegistered(returned: unknown): void {
+  if (typeof returned === "function") {
+    throw new TypeError(
+      "routes returned a function, so it seems to be a factory; call it and pass what it returns, as in routes: createRoutes(sessions)",
+    );
+  }
+  if (typeof (returned as { then?: unknown } | undefined)?.then === "function") {
+    throw new TypeError(
+      "routes returned a promise, but adapters read the routes as soon as it returns; await what the routes need before you create the adapter, and register them without async",
+    );
+  }
 }
 
 const warned = new WeakSet<Protection>();

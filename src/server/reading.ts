@@ -55,6 +55,11 @@ export interface RequestContext<R> {
   readonly contextValues?: (request: R) => ContextValues;
 }
 
+/** The adapter option for requests that no route serves. Its type is that of the adapter. */
+export interface Fallback<F> {
+  readonly fallback?: F;
+}
+
 /** Verified sessions: everything that a service needs to read them. */
 export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
@@ -72,9 +77,9 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    * When the adapter builds its routes, a TypeError is thrown for a policy that names a method which
    * is not served, or that contradicts itself.
    */
-  protect<O extends ProtectOptions, R = unknown>(
-    options: O & RequestContext<R>,
-  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R>;
+  protect<O extends ProtectOptions, R = unknown, F = never>(
+    options: O & RequestContext<R> & Fallback<F>,
+  ): NoInfer<O> & ConnectRouterOptions & RequestContext<R> & Fallback<F>;
   /**
    * The gate alone, for routers that are built without `protect`. Add the interceptor too, and call
    * `check` with the router. A router accepts one gate; combine several with `composeGates`.

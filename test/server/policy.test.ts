@@ -364,6 +364,17 @@ describe("policies that are refused at startup", () => {
     );
   });
 
+  it("feat:K5 routes that are a factory, or asynchronous", () => {
+    const asFactory = (): unknown => noRoutes;
+    expect(() => start({}, asFactory)).toThrow(
+      /^routes returned a function, so it seems to be a factory; call it/,
+    );
+    const later = async (): Promise<void> => {};
+    expect(() => start({}, later)).toThrow(/^routes returned a promise, but adapters read/);
+    // A router that is returned for chaining is fine.
+    start({}, (router) => router.service(NotesService, {}));
+  });
+
   it("protect without routes", () => {
     const sessions = testSessions();
     expect(() => sessions.protect({} as never)).toThrow(

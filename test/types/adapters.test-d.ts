@@ -18,6 +18,10 @@ import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 declare const sessions: Sessions;
 declare const verifying: VerifySessions;
 
+type NodeHandler = ReturnType<typeof connectNodeAdapter>;
+type NodeServerRequest = Parameters<NodeHandler>[0];
+type NodeServerResponse = Parameters<NodeHandler>[1];
+
 describe("protect fits every adapter without a cast", () => {
   it("feat:K5 connect-node", () => {
     const listener = connectNodeAdapter(
@@ -31,6 +35,27 @@ describe("protect fits every adapter without a cast", () => {
       }),
     );
     expectTypeOf(listener).toBeFunction();
+  });
+
+  it("feat:K5 connect-node: an inline fallback needs no types of its own", () => {
+    const listener = connectNodeAdapter(
+      sessions.protect({
+        routes: (router) => router.service(NotesService, {}),
+        fallback(request, response) {
+          expectTypeOf(request).toEqualTypeOf<NodeServerRequest>();
+          expectTypeOf(response).toEqualTypeOf<NodeServerResponse>();
+          response.end();
+        },
+      }),
+    );
+    expectTypeOf(listener).toBeFunction();
+    const stored = verifying.protect({
+      routes: (router) => router.service(NotesService, {}),
+      fallback: (_request: NodeServerRequest, response: NodeServerResponse) => {
+        response.end();
+      },
+    });
+    expectTypeOf(connectNodeAdapter).toBeCallableWith(stored);
   });
 
   it("feat:K5 connect-express", () => {

@@ -349,8 +349,8 @@ export const StreamSchema: GenEnum<Stream> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 4);
 
 /**
- * method_policy is the policy of one method. Precedence: a policy in the server's code, then
- * method_policy, then service_policy.
+ * method_policy is the policy of one method. Precedence: the policy of the method in the server's
+ * code, then method_policy, then the policy of the service in code, then service_policy.
  *
  * @generated from extension: rpcsession.v1.Policy method_policy = 51777;
  */

@@ -20,6 +20,13 @@ export interface Demands {
   readonly claims: readonly ClaimDemand[];
 }
 
+/** The demands that one policy makes. */
+export interface FoundDemands {
+  readonly doAntiCsrfCheck: boolean | undefined;
+  readonly freshWithin: number | undefined;
+  readonly claims: readonly ClaimDemand[] | undefined;
+}
+
 /** Demands as they are written in code. */
 export interface DemandOptions {
   readonly doAntiCsrfCheck?: boolean;
@@ -112,34 +119,26 @@ export function assertDemandOptions(
   }
 }
 
-/** Resolves each demand on its own: from code, else the method option, else the service option. */
-export function demandsOf(
-  code: DemandOptions | undefined,
-  ofMethod: Policy | undefined,
-  ofService: Policy | undefined,
-): Demands {
-  const inSchema = [ofMethod, ofService];
+/** Reads the demands of a policy in code; those that it leaves out are undefined. */
+export function demandsInCode({
+  doAntiCsrfCheck,
+  freshWithin,
+  claims,
+}: DemandOptions): FoundDemands {
   return {
-    doAntiCsrfCheck: code?.doAntiCsrfCheck ?? first(inSchema, csrfOf),
-    freshWithin:
-      code?.freshWithin === undefined
-        ? first(inSchema, freshOf)
-        : durationMs("freshWithin", code.freshWithin),
-    claims: code?.claims === undefined ? (first(inSchema, claimsOf) ?? []) : inCode(code.claims),
+    doAntiCsrfCheck,
+    freshWithin: freshWithin && durationMs("freshWithin", freshWithin),
+    claims: claims && Object.entries(claims).map(([claim, anyOf]) => ({ claim, anyOf })),
   };
 }
 
-function first<T>(
-  policies: readonly (Policy | undefined)[],
-  read: (policy: Policy) => T | undefined,
-): T | undefined {
-  for (const policy of policies) {
-    const found = policy && read(policy);
-    if (found !== undefined) {
-      return found;
-    }
-  }
-  return undefined;
+/** Reads the demands of a policy in the schema; those that it leaves out are undefined. */
+export function demandsInSchema(policy: Policy): FoundDemands {
+  return {
+    doAntiCsrfCheck: csrfOf(policy),
+    freshWithin: freshOf(policy),
+    claims: claimsOf(policy),
+  };
 }
 
 function csrfOf({ csrf }: Policy): boolean | undefined {
@@ -152,8 +151,4 @@ function freshOf({ freshWithin }: Policy): number | undefined {
 
 function claimsOf({ claims }: Policy): readonly ClaimDemand[] | undefined {
   return claims.length === 0 ? undefined : claims.map(({ claim, anyOf }) => ({ claim, anyOf }));
-}
-
-function inCode(claims: Readonly<Record<string, readonly string[]>>): readonly ClaimDemand[] {
-  return Object.entries(claims).map(([claim, anyOf]) => ({ claim, anyOf }));
 }

@@ -1,4 +1,4 @@
-import { type DescMethod, type DescService, getOption, hasOption } from "@bufbuild/protobuf";
+import { type DescMethod, getOption, hasOption } from "@bufbuild/protobuf";
 import {
   Auth,
   Check,
@@ -8,70 +8,34 @@ import {
   Stream,
   service_policy,
 } from "../../../gen/rpcsession/v1/options_pb.ts";
-import { assertMembers, type Duration } from "../../base/checks.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
-import { assertDemandOptions, type ClaimDemand, demandsOf } from "./demands.ts";
+import {
+  type ClaimDemand,
+  type Demands,
+  demandsInCode,
+  demandsInSchema,
+  type FoundDemands,
+} from "./demands.ts";
+import {
+  alternatives,
+  assertCheckable,
+  type CheckDefaults,
+  type CodePolicies,
+  type ForeignBearerPolicy,
+  type MethodPolicyOptions,
+  PoliciesInCode,
+  type PolicyOptions,
+  procedureOf,
+  type StreamPolicy,
+} from "./in-code.ts";
 
 export type { ClaimDemand } from "./demands.ts";
-
-/** The policy of a method, written in code. Every member overrides the one in the schema. */
-export interface MethodPolicyOptions {
-  /**
-   * Whether the method requires a session. Default "required".
-   *
-   * - `required`: a call without a valid session is refused.
-   * - `optional`: a call may come without tokens. If it presents tokens, they must be valid.
-   * - `none`: tokens are ignored.
-   */
-  readonly auth?: "required" | "optional" | "none";
-  /**
-   * Whether cookie sessions must present their anti-CSRF token. A service that only verifies refuses
-   * true, because it cannot check the token. Default: on all calls but Connect GET.
-   */
-  readonly doAntiCsrfCheck?: boolean;
-  /**
-   * How a call detects that its session has ended; see {@link RevocationCheck}. Default: the option
-   * `revocation`.
-   */
-  readonly check?: RevocationCheck;
-  /**
-   * The maximum time since the user authenticated; see `requireFresh`. Otherwise the call is refused
-   * with `PermissionDenied`. Default: no maximum.
-   */
-  readonly freshWithin?: Duration;
-  /**
-   * The claims that a session must have, all of them. A claim must equal one of the values or, if it
-   * is a list, contain one. With an empty list it only has to exist. Otherwise the call is refused
-   * with `PermissionDenied`. Example: `{ role: ["admin", "editor"] }`.
-   */
-  readonly claims?: Readonly<Record<string, readonly string[]>>;
-  /**
-   * When an open stream ends with its session; only for streaming methods. Default "endOnExpiry".
-   *
-   * - `endOnExpiry`: when its access token expires, or when the session ends before that. With
-   *   `check: "none"` only the access token counts.
-   * - `endOnRevoke`: when the session ends for any reason. The stream outlives its access token as
-   *   long as the session is refreshed. A service that only verifies treats it as `endOnExpiry`.
-   * - `never`: the stream outlives its session.
-   */
-  readonly stream?: StreamPolicy;
-  /**
-   * What happens to a bearer token that is not one of this service's, such as an API key or the access
-   * token of an identity provider. Tokens with this service's issuer, and tokens of its form that name
-   * no other issuer, are always its own. Default "refuse".
-   *
-   * - `refuse`: the call is refused, as with any token that fails.
-   * - `ignore`: the token is left to the service. The call has no session, also if cookies came with
-   *   it: an optional method goes on, and a method that requires a session refuses the call.
-   */
-  readonly foreignBearer?: ForeignBearerPolicy;
-}
-
-/** What happens to a bearer token that is not one of this service's. */
-export type ForeignBearerPolicy = "refuse" | "ignore";
-
-/** When an open stream ends with its session. */
-export type StreamPolicy = "endOnExpiry" | "endOnRevoke" | "never";
+export {
+  type ForeignBearerPolicy,
+  type MethodPolicyOptions,
+  procedureOf,
+  type StreamPolicy,
+} from "./in-code.ts";
 
 /** The resolved policy of one method. */
 export interface MethodPolicy {
@@ -94,46 +58,29 @@ export interface MethodDescription extends MethodPolicy {
   readonly procedure: string;
 }
 
-/** Policies written in code, and defaults for all methods. */
-export interface PolicyOptions extends CheckDefaults {
-  readonly public: readonly (DescMethod | DescService)[];
-  /** By procedure, such as "notes.v1.NotesService/ListNotes". */
-  readonly methods: Readonly<Record<string, MethodPolicyOptions>>;
-}
-
-/** How sessions are checked if no policy specifies it. */
-interface CheckDefaults {
-  /** Default "feed". */
-  readonly check?: RevocationCheck;
-  /**
-   * Whether there are a store to check in and a secret that verifies anti-CSRF tokens. Without them,
-   * "none" is the only check, and a policy cannot demand anti-CSRF tokens. Default true.
-   */
-  readonly hasStore?: boolean;
-}
-
 /** The policies of all methods of an instance. Each is resolved once, on first use. */
 export class Policies {
   readonly #options: PolicyOptions;
-  readonly #inCode: ReadonlyMap<string, MethodPolicyOptions>;
+  readonly #inCode: PoliciesInCode;
   readonly #resolved = new WeakMap<DescMethod, MethodPolicy>();
 
   /** @throws TypeError if code names a method twice, or a policy in code is not valid */
   constructor(options: PolicyOptions) {
     this.#options = options;
-    this.#inCode = readCode(options);
+    this.#inCode = new PoliciesInCode(options);
   }
 
   /**
-   * Returns the policy of a method: each part from code, else from its method option, else from its
-   * service option, else the default.
+   * Returns the policy of a method. Each part comes from the narrowest name that sets it: the method,
+   * its service, its package, everything; else it is the default. Of the same width, code comes before
+   * the schema.
    *
    * @throws TypeError if the options of the schema contradict each other or are unknown
    */
   of(method: DescMethod): MethodPolicy {
     let policy = this.#resolved.get(method);
     if (policy === undefined) {
-      policy = resolve(method, this.#inCode.get(procedureOf(method)), this.#options);
+      policy = resolve(method, this.#inCode.of(method), this.#options);
       this.#resolved.set(method, policy);
     }
     return policy;
@@ -147,8 +94,7 @@ export class Policies {
     for (const method of methods) {
       this.of(method);
     }
-    const served = new Set(methods.map(procedureOf));
-    const missing = [...this.#inCode.keys()].filter((procedure) => !served.has(procedure));
+    const missing = this.#inCode.unserved(methods);
     if (missing.length > 0) {
       throw new TypeError(
         `"public" or "methods" names ${missing.join(", ")}, but the router serves no such method; remove the name or register the service`,
@@ -191,157 +137,114 @@ export class Policies {
   }
 }
 
-/** Returns a procedure such as "notes.v1.NotesService/ListNotes". */
-export function procedureOf(method: DescMethod): string {
-  return `${method.parent.typeName}/${method.name}`;
+/** What one name or option says about a method; the members that it leaves out are undefined. */
+interface Layer {
+  /** 0: of the method; 1: of its service; 2: of more than its service. */
+  readonly width: 0 | 1 | 2;
+  readonly source: MethodPolicy["source"];
+  readonly auth: MethodPolicy["auth"] | undefined;
+  readonly demands: FoundDemands;
+  readonly check: RevocationCheck | undefined;
+  readonly stream: StreamPolicy | undefined;
+  readonly foreignBearer: ForeignBearerPolicy | undefined;
 }
 
-/** Reads and checks the policies that are written in code, by procedure. */
-function readCode(options: PolicyOptions): Map<string, MethodPolicyOptions> {
-  const inCode = new Map<string, MethodPolicyOptions>(Object.entries(options.methods));
-  inCode.forEach(assertWords);
-  inCode.forEach(assertDemandOptions);
-  inCode.forEach(({ check, doAntiCsrfCheck }, procedure) => {
-    assertCheckable(procedure, { check, doAntiCsrfCheck }, options);
-  });
-  for (const method of options.public.flatMap(methodsOf)) {
-    const procedure = procedureOf(method);
-    if (inCode.has(procedure)) {
-      throw new TypeError(`${procedure} is named twice; keep it in "public" or in "methods"`);
-    }
-    inCode.set(procedure, { auth: "none" });
-  }
-  return inCode;
-}
+/**
+ * The public methods of SessionService. Not in its schema: clients import that, and would carry the
+ * schema of the options as well.
+ */
+const publicOwn: ReadonlySet<string> = new Set([
+  "rpcsession.v1.SessionService/Refresh",
+  "rpcsession.v1.SessionService/SignOut",
+]);
 
-function methodsOf(desc: DescMethod | DescService): readonly DescMethod[] {
-  if (desc?.kind !== "service" && desc?.kind !== "rpc") {
-    throw new TypeError(
-      "public must be a list of generated methods and services, such as NotesService.method.signIn",
-    );
-  }
-  return desc.kind === "service" ? desc.methods : [desc];
-}
-
-const words = {
-  auth: ["required", "optional", "none"],
-  check: revocationChecks,
-  stream: ["endOnExpiry", "endOnRevoke", "never"],
-  foreignBearer: ["refuse", "ignore"],
-} as const;
-
-const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
-  ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
-  foreignBearer: 0,
-};
-
-/** In plain JavaScript, a misspelt value could make a method public. */
-function assertWords(policy: MethodPolicyOptions, procedure: string): void {
-  assertMembers(`the policy of ${procedure} in methods`, policy, members);
-  for (const name of ["auth", "check", "stream", "foreignBearer"] as const) {
-    const known: readonly string[] = words[name];
-    const given = policy[name];
-    if (given !== undefined && !known.includes(given)) {
-      throw new TypeError(
-        `methods: the ${name} of ${procedure} must be ${alternatives(known)}, got "${given}"`,
-      );
-    }
-  }
-}
-
-/** For messages: `"feed", "strict" or "none"`. */
-function alternatives(values: readonly string[]): string {
-  const quoted = values.map((value) => `"${value}"`);
-  return `${quoted.slice(0, -1).join(", ")} or ${quoted.at(-1)}`;
-}
-
-function resolve(
-  method: DescMethod,
-  code: MethodPolicyOptions | undefined,
-  defaults: CheckDefaults,
-): MethodPolicy {
+function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults): MethodPolicy {
   const procedure = procedureOf(method);
-  const ofMethod = hasOption(method, method_policy) ? getOption(method, method_policy) : undefined;
-  const ofService = hasOption(method.parent, service_policy)
-    ? getOption(method.parent, service_policy)
-    : undefined;
-  assertKnown(procedure, ofMethod);
-  assertKnown(method.parent.typeName, ofService);
-  const auth = resolveAuth(code, ofMethod, ofService);
-  // A method that is public itself does not inherit the demands of its service.
-  const isPublic = auth.auth === "none" && auth.source !== "service option";
-  const demands = demandsOf(code, ofMethod, isPublic ? undefined : ofService);
-  if (auth.auth === "none" && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
+
+  // 1. Everything that names the method: the narrower name first, and code before the schema.
+  const layers = [
+    ...inCode(0, code.ofMethod),
+    ...(publicOwn.has(procedure) ? inCode(0, { auth: "none" }, "default") : []),
+    ...inSchema(procedure, hasOption(method, method_policy) && getOption(method, method_policy)),
+    ...inCode(1, code.ofService),
+    ...inSchema(
+      method.parent.typeName,
+      hasOption(method.parent, service_policy) && getOption(method.parent, service_policy),
+      true,
+    ),
+    ...code.wider.flatMap((policy) => inCode(2, policy)),
+  ];
+  const first = <T>(read: (layer: Layer) => T | undefined, from = layers): T | undefined =>
+    from.map(read).find((value) => value !== undefined);
+
+  // 2. Whether it needs a session.
+  const decides = layers.find(({ auth }) => auth !== undefined);
+  const { auth = "required", source = "default" } = decides ?? {};
+
+  // 3. Its demands. A method that is public does not inherit those of wider names.
+  const isPublic = auth === "none";
+  const demanding = layers.filter(({ width }) => !isPublic || width <= (decides?.width ?? 0));
+  const demands: Demands = {
+    doAntiCsrfCheck: first((layer) => layer.demands.doAntiCsrfCheck, demanding),
+    freshWithin: first((layer) => layer.demands.freshWithin, demanding),
+    claims: first((layer) => layer.demands.claims, demanding) ?? [],
+  };
+  if (isPublic && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
     throw new TypeError(
       `the policy of ${procedure} demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
-  const asked = code?.check ?? checkNames[ofMethod?.check || ofService?.check || Check.UNSPECIFIED];
-  const { doAntiCsrfCheck } = demands;
-  assertCheckable(procedure, { check: asked, doAntiCsrfCheck }, defaults);
-  const check = asked ?? defaults.check ?? revocationChecks[0];
-  const stream = resolveStream(method, [code?.stream, ofMethod?.stream, ofService?.stream]);
-  const foreignBearer =
-    code?.foreignBearer ??
-    foreignBearerNames[ofMethod?.foreignBearer || ofService?.foreignBearer || 0] ??
-    "refuse";
-  return { ...auth, ...demands, check, stream, foreignBearer };
+
+  // 4. How it is checked.
+  const asked = first((layer) => layer.check);
+  assertCheckable(procedure, { check: asked, doAntiCsrfCheck: demands.doAntiCsrfCheck }, defaults);
+  return {
+    ...{ auth, source, ...demands },
+    check: asked ?? defaults.check ?? revocationChecks[0],
+    stream: streamOf(method, layers),
+    foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",
+  };
 }
 
-function resolveAuth(
-  code: MethodPolicyOptions | undefined,
-  ofMethod: Policy | undefined,
-  ofService: Policy | undefined,
-): Pick<MethodPolicy, "auth" | "source"> {
-  if (code?.auth !== undefined) {
-    return { auth: code.auth, source: "code" };
+function inCode(
+  width: Layer["width"],
+  policy: MethodPolicyOptions | undefined,
+  source: Layer["source"] = "code",
+): Layer[] {
+  if (policy === undefined) {
+    return [];
   }
-  const fromMethod = authNames[ofMethod?.auth ?? Auth.UNSPECIFIED];
-  if (fromMethod !== undefined) {
-    return { auth: fromMethod, source: "method option" };
-  }
-  const fromService = authNames[ofService?.auth ?? Auth.UNSPECIFIED];
-  if (fromService !== undefined) {
-    return { auth: fromService, source: "service option" };
-  }
-  return { auth: "required", source: "default" };
+  const { auth, check, stream, foreignBearer } = policy;
+  const demands = demandsInCode(policy);
+  return [{ width, source, auth, demands, check, stream, foreignBearer }];
 }
 
-/** The parts of a policy that need the store or the secret of the service that creates the sessions. */
-interface Checks {
-  readonly check: RevocationCheck | undefined;
-  readonly doAntiCsrfCheck: boolean | undefined;
+/** @throws TypeError if the policy has a value that this version does not support */
+function inSchema(name: string, policy: Policy | false, isOfService = false): Layer[] {
+  if (policy === false) {
+    return [];
+  }
+  assertKnown(name, policy);
+  return [
+    {
+      width: isOfService ? 1 : 0,
+      source: isOfService ? "service option" : "method option",
+      auth: authNames[policy.auth],
+      demands: demandsInSchema(policy),
+      check: checkNames[policy.check],
+      stream: streamNames[policy.stream],
+      foreignBearer: foreignBearerNames[policy.foreignBearer],
+    },
+  ];
 }
 
-/** @throws TypeError if a policy sets a check that needs a store or a secret, and there is none */
-function assertCheckable(
-  procedure: string,
-  { check, doAntiCsrfCheck }: Checks,
-  { hasStore = true }: CheckDefaults,
-): void {
-  if (!hasStore && check !== undefined && check !== "none") {
-    throw new TypeError(
-      `the policy of ${procedure} sets check: "${check}", but a service that only verifies has no store to check in; serve the method where the sessions are created, or set { check: "none" } for it in "methods"`,
-    );
-  }
-  if (!hasStore && doAntiCsrfCheck === true) {
-    throw new TypeError(
-      `the policy of ${procedure} demands an anti-CSRF token, but a service that only verifies does not have the secret to check it; serve the method where the sessions are created, or set { doAntiCsrfCheck: false } for it in "methods"`,
-    );
-  }
-}
-
-/** @throws TypeError if code or the method's own option sets `stream` for a unary method */
-function resolveStream(
-  method: DescMethod,
-  [code, ofMethod, ofService]: readonly [StreamPolicy | undefined, ...(Stream | undefined)[]],
-): StreamPolicy | undefined {
-  const fromMethod = streamNames[ofMethod ?? Stream.UNSPECIFIED];
+/** @throws TypeError if the method does not stream, and a policy of its own sets `stream` */
+function streamOf(method: DescMethod, layers: readonly Layer[]): StreamPolicy | undefined {
+  const decides = layers.find(({ stream }) => stream !== undefined);
   if (method.methodKind !== "unary") {
-    const fromService = streamNames[ofService ?? Stream.UNSPECIFIED];
-    return code ?? fromMethod ?? fromService ?? "endOnExpiry";
+    return decides?.stream ?? "endOnExpiry";
   }
-  if ((code ?? fromMethod) !== undefined) {
+  if (decides?.width === 0) {
     throw new TypeError(
       `the policy of ${procedureOf(method)} sets stream, but the method does not stream; remove it`,
     );
@@ -373,10 +276,7 @@ const streamNames: Readonly<Record<number, StreamPolicy>> = {
 };
 
 /** @throws TypeError if a policy of the schema has a value that this version does not support */
-function assertKnown(name: string, policy: Policy | undefined): void {
-  if (policy === undefined) {
-    return;
-  }
+function assertKnown(name: string, policy: Policy): void {
   const values = [
     ["check", policy.check, checkNames],
     ["auth", policy.auth, authNames],
