@@ -71,7 +71,7 @@ export class Refresher {
    * @param onlyIfNeeded whether the server may keep a valid access token and only describe its session.
    *   By default a client that does not know its session asks for that: another tab may have refreshed
    */
-  refresh(onlyIfNeeded = this.#local.status === "unknown"): Promise<RefreshOutcome> {
+  refresh(onlyIfNeeded: boolean = this.#local.status === "unknown"): Promise<RefreshOutcome> {
     const { epoch } = this.#local;
     const flight = this.#flight;
     if (flight?.epoch === epoch && (onlyIfNeeded || !flight.onlyIfNeeded)) {
