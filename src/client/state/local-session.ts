@@ -245,7 +245,7 @@ export class LocalSession implements KnownSession, Credentials {
     headers: Headers,
     sent: SessionSnapshot,
     own = false,
-  ): SessionNotice["event"] | undefined {
+  ): SessionNotice["event"] | "other" | undefined {
     // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
     //    to a refresh sets cookies in any case.
     const value = headers.get(header.session);
@@ -279,7 +279,8 @@ export class LocalSession implements KnownSession, Credentials {
     }
     this.#publish();
     this.#notifyTabs(verdict);
-    return notice.event;
+    const isOther = notice.event === "current" && notice.session !== this.sessionId;
+    return isOther ? "other" : notice.event;
   }
 
   /**
