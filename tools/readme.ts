@@ -19,6 +19,8 @@ const programs: Readonly<Record<string, string>> = {
   nextProxy: "examples/nextjs/proxy.ts",
   nextSession: "examples/nextjs/lib/session.ts",
   svelteHook: "examples/sveltekit/src/hooks.server.ts",
+  jestEnvironment: "test/apps/jest/environment.js",
+  jestTest: "test/apps/jest/notes.spec.js",
   nestSessions: "test/apps/nestjs/src/sessions.ts",
   nestRpc: "test/apps/nestjs/src/rpc.ts",
   nestGuard: "test/apps/nestjs/src/guard.ts",

@@ -5,8 +5,9 @@ import { App, skipApps, tarball } from "./app.ts";
 import { refusesProtected, visit } from "./visit.ts";
 
 const page = readFileSync(join(import.meta.dirname, "../../docs/installing.md"), "utf8");
-/** The versions that the page pins. */
-const pinned = page.match(/@connectrpc\/connect(?:-node)?@\d+\.\d+\.\d+/g)?.slice(0, 2) ?? [];
+/** What the command of the page installs beside rpc-session, each with its version. */
+const pinned = /\nnpm install --save-exact rpc-session (.+)\n/.exec(page)?.[1]?.split(" ") ?? [];
+const [connect] = pinned;
 
 interface Manager {
   readonly name: string;
@@ -92,12 +93,11 @@ describe.skipIf(skipApps)("an application on Connect 2.1", () => {
           expect(started.output).toContain(
             "TypeError: the installed @connectrpc/connect is older than 2.2",
           );
-          expect(started.output).toContain(`npm install --save-exact ${pinned.join(" ")}`);
+          expect(started.output).toContain(`npm install --save-exact ${connect} @connectrpc/`);
         }
       }
 
-      await run([...manager.pin, ...pinned]);
-      await run([...manager.add, tarball]);
+      await run([...manager.pin, tarball, ...pinned]);
       await app.run("tsc", []);
       await visit(await app.serve("node", ["server.ts"], { ready: /listening/ }));
       const gateOnly = await app.serve("node", ["gate-only.ts"], { ready: /listening/ });
@@ -129,7 +129,7 @@ describe.skipIf(skipApps)("an application on Connect 2.1", () => {
         writeFileSync(join(app.folder, manager.overrides), block);
       }
       await run(manager.install);
-      expect(versionsOf(app)).toEqual([pinned[0]?.split("@").at(-1)]);
+      expect(versionsOf(app)).toEqual([connect?.split("@").at(-1)]);
       await visit(await app.serve("node", ["server.ts"], { ready: /listening/ }));
     },
   );

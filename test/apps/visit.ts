@@ -81,7 +81,7 @@ async function visitAs(server: AppServer, { tokens, connect }: VisitorParts): Pr
     onEvent: ({ type }) => events.push(type),
   });
   const notes = createClient(NotesService, session.transport);
-  await notes.signIn({ user: `ada by ${tokens.transport}`, password });
+  await notes.signIn({ user: `ada.by.${tokens.transport}@example.com`, password });
   await notes.addNote({ note: { text: "milk" } });
   expect((await notes.listNotes({})).notes).toMatchObject([{ text: "milk" }]);
   expect(events).toEqual(["signedIn"]);

@@ -1,0 +1,19 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { expect, it } from "vitest";
+
+const { exports, types, typesVersions } = JSON.parse(
+  readFileSync(join(import.meta.dirname, "../package.json"), "utf8"),
+) as {
+  exports: Record<string, string | { types: string }>;
+  types: string;
+  typesVersions: { "*": Record<string, string[]> };
+};
+
+it("feat:K10 package.json names the types of each entry point for the module resolution node10 too", () => {
+  const wanted = Object.entries(exports).flatMap(([entry, file]) =>
+    typeof file === "string" || entry === "." ? [] : [[entry.slice(2), [file.types]]],
+  );
+  expect(typesVersions["*"]).toEqual(Object.fromEntries(wanted));
+  expect(exports["."]).toMatchObject({ types });
+});
