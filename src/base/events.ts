@@ -46,7 +46,7 @@ export type SessionEvent =
       /** The user of that session, as far as it is known without reading the store. */
       readonly userId: string | undefined;
     }
-  /** A request with session cookies was refused: cross-site, or without a valid anti-CSRF token. */
+  /** A sign-in, or a request with session cookies, was refused: cross-site, or no valid anti-CSRF token. */
   | {
       readonly type: "csrfRefused";
       readonly check: "crossSite" | "token";

@@ -227,8 +227,8 @@ function urlOf({ headers, originalUrl, url = "/", socket }: NodeExchangeRequest)
   const host = headers[":authority"] ?? headers.host;
   const scheme = headers[":scheme"] ?? ("encrypted" in socket ? "https" : "http");
   const path = originalUrl ?? url;
-  const full = `${scheme}://${host}${path}`;
-  if (typeof host === "string" && path.startsWith("/") && URL.canParse(full)) {
+  const full = `${String(scheme)}://${String(host)}${path}`;
+  if (host && path.startsWith("/") && URL.canParse(full)) {
     return full;
   }
   return URL.canParse(path, "http://localhost") ? path : "/";

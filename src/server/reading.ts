@@ -8,7 +8,7 @@ import type {
 import { type Duration, durationMs, readChoice } from "../base/checks.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { type Call, type CallKey, callOfExchange, callOfRpc } from "./call/call.ts";
+import { type Call, type CallKey, callOfExchange, callOfOther, callOfRpc } from "./call/call.ts";
 import {
   type Exchange,
   isIntercepted,
@@ -194,9 +194,9 @@ function sessionIn<S extends VerifiedSession>(
   key: CallKey,
   context: RpcContext,
 ): S | undefined {
-  const call = (isIntercepted(context) ? context.contextValues : context.values).get(key);
+  const call = valuesOf(context).get(key);
   if (!call?.admitted && call?.session === undefined) {
-    throw unprotected(context);
+    throw unprotected(key, context);
   }
   if (call?.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
@@ -206,11 +206,34 @@ function sessionIn<S extends VerifiedSession>(
   return callOfRpc(core, key, context).session as S | undefined;
 }
 
+function valuesOf(context: RpcContext): ContextValues {
+  return isIntercepted(context) ? context.contextValues : context.values;
+}
+
 /** The error of a call that neither a gate nor an interceptor of this instance has seen yet. */
-export function unprotected({ method }: Pick<RpcContext, "method">): ConnectError {
+export function unprotected(key: CallKey, context: RpcContext): ConnectError {
+  const procedure = procedureOf(context.method);
+  const add =
+    "add sessions.requestGate or sessions.interceptor of this instance to the router. Gates and interceptors that read the session must come after them";
   return misuse(
-    `nothing authenticates ${procedureOf(method)}; wrap the options of the adapter in sessions.protect(), or add sessions.requestGate or sessions.interceptor of this instance to the router. Gates and interceptors that read the session must come after them`,
+    callOfOther(key, valuesOf(context)) === undefined
+      ? `nothing authenticates ${procedure}; wrap the options of the adapter in sessions.protect(), or ${add}`
+      : `nothing authenticates ${procedure} for this instance, but ${useOther}, or ${add}`,
   );
+}
+
+const useOther =
+  "another instance of createSessions or verifySessions does; use the instance whose protect() serves the method";
+
+/** @throws TypeError if another instance has taken the cookies of an RPC, so that none are left here */
+function assertOwnCookies(call: Call, other: Call | undefined): void {
+  if (
+    other?.presented.hasCookies === true &&
+    call.presented.isEmpty &&
+    other.cookieNames.access === call.cookieNames.access
+  ) {
+    throw new TypeError(`sessions.getSession finds no cookies, because ${useOther}`);
+  }
 }
 
 function assertFreshOn(
@@ -260,7 +283,12 @@ function getSessionWith<S extends VerifiedSession>(
     policies.assertVerifies(options.doAntiCsrfCheck);
     const foreignBearer = readChoice("foreignBearer", options.foreignBearer, ["refuse", "ignore"]);
     const crossSite = readChoice("crossSite", options.crossSite, ["checked", "navigations"]);
-    const { call } = callOfExchange(core, key, exchange);
+    const { call, context } = callOfExchange(core, key, exchange);
+    assertOwnCookies(call, callOfOther(key, context.values));
+    if (call.written !== undefined && call.session !== undefined) {
+      // The response already carries the tokens of another session than the request.
+      return call.session as S;
+    }
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
     const asked = { auth, doAntiCsrfCheck, check, foreignBearer, crossSite } as const;

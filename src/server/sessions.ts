@@ -5,7 +5,7 @@ import type { TokenTransport } from "../base/wire.ts";
 import type { Created } from "../engine/create.ts";
 import type { Session } from "../engine/session.ts";
 import { checkChange, checkCrossSite } from "../request/origins.ts";
-import { type Call, callOf, callOfExchange, createCallKey } from "./call/call.ts";
+import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
 import { enterSession } from "./call/gate.ts";
 import type { Core } from "./core.ts";
@@ -144,11 +144,8 @@ export interface IssuedSession<Claims extends object = JsonObject> {
   readonly tokens: IssuedTokens;
 }
 
-/** Assembles the server side: each public method and the function that carries it out. */
-export function createServerSessions(core: Core, policies: Policies): ServerSessions {
-  const key = createCallKey();
-  const service = createSessionService(core, key);
-
+/** How the methods of an instance work on calls: those of RPCs, and of plain HTTP requests. */
+function callsOf(core: Core, key: CallKey, policies: Policies) {
   /** Runs work on a call. A failure is written to its response. */
   const onCall = async <T>(
     { given, method }: { readonly given: unknown; readonly method: string },
@@ -166,7 +163,7 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
       }
     }
     if (!exchange.values.get(key)?.admitted) {
-      throw unprotected(exchange);
+      throw unprotected(key, exchange);
     }
     const call = callOf(core, key, exchange);
     try {
@@ -200,6 +197,16 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
       checkCrossSite(core, call);
     }
   };
+
+  return { onCall, enter };
+}
+
+/** Assembles the server side: each public method and the function that carries it out. */
+export function createServerSessions(core: Core, policies: Policies): ServerSessions {
+  const key = createCallKey();
+  const service = createSessionService(core, key);
+
+  const { onCall, enter } = callsOf(core, key, policies);
 
   return {
     ...createVerifyingSessions(core, { key, policies, service }),

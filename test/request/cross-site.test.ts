@@ -46,6 +46,27 @@ describe("sec:C13 sec:C14 sec:C16 Sec-Fetch-Site", () => {
       trusted: [false, false],
     },
     {
+      row: "same-origin, an opaque origin, the form of a page with Referrer-Policy: no-referrer",
+      site: "same-origin",
+      origin: "null",
+      headers: { "sec-fetch-mode": "navigate", "sec-fetch-dest": "document" },
+      trusted: [true, true],
+    },
+    {
+      row: "cross-site, an opaque origin, a form",
+      site: "cross-site",
+      origin: "null",
+      headers: { "sec-fetch-mode": "navigate", "sec-fetch-dest": "document" },
+      trusted: [false, false],
+    },
+    {
+      row: "same-origin, an opaque origin, the form of a frame",
+      site: "same-origin",
+      origin: "null",
+      headers: { "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe" },
+      trusted: [false, false],
+    },
+    {
       row: "same-origin, the issuer's own origin, which is not listed",
       site: "same-origin",
       origin: "https://api.example.com",

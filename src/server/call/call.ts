@@ -11,6 +11,7 @@ import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
+import type { CookieNames } from "../../request/cookie-options.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
 import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
 import {
@@ -47,6 +48,8 @@ export interface WrittenTokens {
  */
 export class Call {
   readonly presented: PresentedTokens;
+  /** The names of the cookies that were taken from the request. */
+  readonly cookieNames: CookieNames;
   /** The request headers, for the cross-site check. The session cookies are no longer in them. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
@@ -78,8 +81,10 @@ export class Call {
   #entered: { readonly core: SessionFactory; readonly verified: VerifiedClaims } | undefined;
 
   /** @param isBuffered whether `responseHeader` only collects headers until there is a response */
-  constructor(presented: PresentedTokens, exchange: Exchange, isBuffered: boolean) {
+  constructor(cookieNames: CookieNames, exchange: Exchange, isBuffered: boolean) {
+    const presented = takeTokens(exchange.requestHeader, cookieNames);
     this.presented = presented;
+    this.cookieNames = cookieNames;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
     this.url = exchange.url;
@@ -163,7 +168,17 @@ export async function endOwn<T>({ stream }: Call, work: () => Promise<T>): Promi
 export type CallKey = ContextKey<Call | undefined>;
 
 export function createCallKey(): CallKey {
-  return createContextKey<Call | undefined>(undefined, { description: "rpc-session call" });
+  return createContextKey<Call | undefined>(undefined, { description: keyName });
+}
+
+const keyName = "rpc-session call";
+
+/** The call that another instance keeps for the same request; undefined if there is none. */
+export function callOfOther(key: CallKey, values: ContextValues): Call | undefined {
+  const other = Object.getOwnPropertySymbols(values).find(
+    (symbol) => symbol !== key.id && symbol.description === keyName,
+  );
+  return other && values.get({ id: other, defaultValue: undefined } as CallKey);
 }
 
 /** The part of an instance that reads the tokens of a request. */
@@ -265,5 +280,5 @@ function knownCall(
 
 /** Opens a call: takes the tokens from the headers of its request. */
 function openCall({ cookies }: TokenReader, exchange: Exchange, isBuffered: boolean): Call {
-  return new Call(takeTokens(exchange.requestHeader, cookies.names), exchange, isBuffered);
+  return new Call(cookies.names, exchange, isBuffered);
 }
