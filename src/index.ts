@@ -37,6 +37,8 @@ export type {
   ClaimsEntry,
   Device,
   EndedEntry,
+  ExternalId,
+  ExternalKey,
   Inserted,
   KeysEntry,
   LogEntry,
@@ -50,6 +52,7 @@ export type {
   SessionOwner,
   SessionPage,
   SessionRecord,
+  SessionSelection,
   SessionStore,
   SessionUpdate,
   StoreContext,
@@ -86,6 +89,7 @@ export {
 } from "./server/protect.ts";
 export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/reading.ts";
 export type {
+  ExternalOptions,
   ListOptions,
   OwnerOptions,
   SessionDirectory,

@@ -236,6 +236,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
+      tellsClients: true,
       maxStreamStaleness: readMaxStreamStaleness(
         options.maxStreamStaleness,
         readMaxStaleness(options.maxStaleness),

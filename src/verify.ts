@@ -190,6 +190,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     antiCsrf: "off",
     emit: (event) => events.emit(event),
     clock,
+    tellsClients: false,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     revocations: authenticator.revocations,

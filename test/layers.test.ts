@@ -30,6 +30,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   server: verifying,
   http: [...verifying, "server"],
   client: ground,
+  ssr: [...ground, "client", "request"],
   assembly: serving,
   testing: [...serving, "assembly", "client", "stores"],
   cli: [...serving, "assembly", "stores"],
@@ -112,6 +113,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/successors.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
   },
+  client: { "index.ts": "main" },
   assembly: {
     "create-sessions.ts": "main",
     "options.ts": "main",
@@ -121,11 +123,11 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
 /** Packages, and the rooms that may import them. */
 const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
-  "@connectrpc/connect": ["server", "client", "testing"],
+  "@connectrpc/connect": ["server", "client", "ssr", "testing"],
   jose: ["jwt", "engine"],
   pg: ["stores"],
   redis: ["stores", "cli"],
-  cookie: ["request"],
+  cookie: ["request", "ssr"],
   "@standard-schema/spec": ["base"],
 };
 

@@ -116,6 +116,7 @@ import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
 import { verifySessions } from "rpc-session/verify";
+import { createVisitor } from "rpc-session/ssr";
 import { describeSessionStore } from "rpc-session/store-contract";
 import { signedIn, testSessions } from "rpc-session/testing";
 import { HelloService } from "./gen/hello/v1/hello_pb.js";

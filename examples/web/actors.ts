@@ -4,32 +4,35 @@ import {
   ConnectError,
   createClient,
   type Interceptor,
+  type Transport,
 } from "@connectrpc/connect";
-import { createConnectTransport } from "@connectrpc/connect-node";
-import { createSessionClient, type SessionClient } from "rpc-session/client";
+import { createSessionClient, memoryTokens, type SessionClient } from "rpc-session/client";
 import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
 import { Actor, Mood, type Person, PlaygroundService } from "../gen/playground/v1/playground_pb.ts";
+import { Jar } from "./jar.ts";
 import type { Timeline } from "./timeline.ts";
+
+/** Creates a transport to the service, for a program that is not a browser. */
+export type Connect = (parts: { readonly interceptors: Interceptor[] }) => Transport;
+
+interface ThiefParts {
+  readonly url: string;
+  readonly connect: Connect;
+  readonly timeline: Timeline;
+}
 
 /** Somebody who has copied the cookies of a browser, and uses them from a program of his own. */
 export class Thief {
-  readonly #baseUrl: string;
-  readonly #timeline: Timeline;
-  #cookies: ReadonlyMap<string, string> = new Map();
+  readonly #parts: ThiefParts;
+  #cookies: Jar | undefined;
 
-  constructor(baseUrl: string, timeline: Timeline) {
-    this.#baseUrl = baseUrl;
-    this.#timeline = timeline;
+  constructor(parts: ThiefParts) {
+    this.#parts = parts;
   }
 
   /** @param cookieHeader the `Cookie` header of the victim */
   steal(cookieHeader: string): void {
-    this.#cookies = new Map(
-      cookieHeader.split("; ").map((pair) => {
-        const [name = "", ...value] = pair.split("=");
-        return [name, value.join("=")];
-      }),
-    );
+    this.#cookies = new Jar(Date.now, cookieHeader);
     this.#tell(Mood.UNSPECIFIED, "I copied both cookies from the victim's computer.");
   }
 
@@ -49,16 +52,12 @@ export class Thief {
     });
   }
 
-  async #act(what: string, act: (transport: ThiefTransport) => Promise<string>): Promise<void> {
-    if (this.#cookies.size === 0) {
+  async #act(what: string, act: (transport: Transport) => Promise<string>): Promise<void> {
+    if (this.#cookies === undefined) {
       this.#tell(Mood.UNSPECIFIED, "I have not stolen any cookies yet.");
       return;
     }
-    const transport = createConnectTransport({
-      baseUrl: this.#baseUrl,
-      httpVersion: "1.1",
-      interceptors: [this.#withCookies()],
-    });
+    const transport = this.#parts.connect({ interceptors: [this.#withCookies(this.#cookies)] });
     try {
       this.#tell(Mood.GOOD, await act(transport));
     } catch (error) {
@@ -68,29 +67,21 @@ export class Thief {
   }
 
   /** Sends the cookies and keeps those of the response, as a browser would. */
-  #withCookies(): Interceptor {
+  #withCookies(cookies: Jar): Interceptor {
     return (next) => async (request) => {
-      const pairs = [...this.#cookies].map(([name, value]) => `${name}=${value}`);
-      request.header.set("cookie", pairs.join("; "));
+      request.header.set("cookie", cookies.header);
       // Any program can claim to be a page of the service.
-      request.header.set("origin", this.#baseUrl);
+      request.header.set("origin", this.#parts.url);
       const response = await next(request);
-      const received = response.header.getSetCookie().map((line) => line.split(";")[0] ?? "");
-      const changed = received.map((pair): [string, string] => {
-        const at = pair.indexOf("=");
-        return [pair.slice(0, at), pair.slice(at + 1)];
-      });
-      this.#cookies = new Map([...this.#cookies, ...changed]);
+      cookies.keep(response.header);
       return response;
     };
   }
 
   #tell(mood: Mood, text: string): void {
-    this.#timeline.add(Actor.THIEF, mood, text);
+    this.#parts.timeline.add(Actor.THIEF, mood, text);
   }
 }
-
-type ThiefTransport = ReturnType<typeof createConnectTransport>;
 
 /** The second device of a user: a program with rpc-session's own client. */
 export class Phone {
@@ -99,10 +90,11 @@ export class Phone {
   readonly #playground: Client<typeof PlaygroundService>;
   readonly #stop = new AbortController();
 
-  constructor(baseUrl: string, timeline: Timeline) {
+  constructor(connect: Connect, timeline: Timeline) {
     this.#timeline = timeline;
     this.#session = createSessionClient({
-      transport: (parts) => createConnectTransport({ baseUrl, httpVersion: "1.1", ...parts }),
+      transport: ({ interceptors }) => connect({ interceptors }),
+      tokens: memoryTokens(), // not the cookies of the browser that the phone may run in
       refreshTimeout: "3s",
     });
     this.#playground = createClient(PlaygroundService, this.#session.transport);

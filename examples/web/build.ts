@@ -17,15 +17,25 @@ const types: Readonly<Record<string, string>> = {
   svg: "image/svg+xml",
 };
 
-/** Bundles the page with Vite, in memory. */
-export async function buildPage(): Promise<PageFiles> {
+export interface BuildOptions {
+  /** Whether the page brings its server along. Default false: it calls the server it came from. */
+  readonly isStatic?: boolean;
+}
+
+/** Bundles the page with Vite, in memory. All its URLs are relative. */
+export async function buildPage({ isStatic = false }: BuildOptions = {}): Promise<PageFiles> {
   const root = join(import.meta.dirname, "page");
   const built = await build({
     root,
     configFile: false,
     logLevel: "warn",
-    // In this repository the library is used from its sources. An app needs no conditions.
-    resolve: { conditions: ["@rpc-session/source", "module", "browser", "import", "default"] },
+    base: "./",
+    resolve: {
+      // In this repository the library is used from its sources. An app needs no conditions.
+      conditions: ["@rpc-session/source", "module", "browser", "import", "default"],
+      alias: isStatic ? { "./network.ts": join(import.meta.dirname, "static/network.tsx") } : {},
+    },
+    worker: { format: "es" },
     build: { write: false },
   });
   const files = new Map<string, PageFile>();

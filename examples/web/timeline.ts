@@ -1,4 +1,3 @@
-import { EventEmitter, once } from "node:events";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { SessionEvent } from "rpc-session";
 import {
@@ -16,7 +15,8 @@ const maxEntries = 500;
 export class Timeline {
   readonly #now: () => number;
   readonly #entries: Entry[] = [];
-  readonly #news = new EventEmitter().setMaxListeners(0);
+  /** Readers that wait for the next entry. */
+  readonly #waiting = new Set<() => void>();
   #last = 0;
 
   constructor(now: () => number) {
@@ -29,7 +29,9 @@ export class Timeline {
     if (this.#entries.length > maxEntries) {
       this.#entries.shift();
     }
-    this.#news.emit("added");
+    for (const wake of this.#waiting) {
+      wake();
+    }
   }
 
   /** Adds an event of the session engine. */
@@ -42,15 +44,24 @@ export class Timeline {
 
   /** Yields every entry after a number, then each new one, until the signal aborts. */
   async *after(number: number, signal: AbortSignal): AsyncGenerator<Entry> {
-    for (let seen = number; ; ) {
+    for (let seen = number; !signal.aborted; ) {
       for (const entry of this.#entries.filter((each) => each.number > seen)) {
         seen = entry.number;
         yield entry;
       }
       if (seen >= this.#last) {
-        await once(this.#news, "added", { signal });
+        await this.#news(signal);
       }
     }
+  }
+
+  /** Resolves with the next entry, or when the signal aborts. */
+  async #news(signal: AbortSignal): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waiting.add(resolve);
+    signal.addEventListener("abort", () => resolve());
+    await promise;
+    this.#waiting.delete(resolve);
   }
 }
 
@@ -98,4 +109,5 @@ const reasons = {
   replaced: "a new sign-in in the same browser replaced it",
   theft: "it was stolen",
   evicted: "its user has too many sessions",
+  externalLogout: "its user signed out at the identity provider",
 } as const;

@@ -70,6 +70,19 @@ export function assertMembers<T extends object>(
 }
 
 /**
+ * Checks an id: 1 to 255 characters of well-formed Unicode without NUL.
+ * @throws TypeError unless the value is a string that a store and a token can hold
+ */
+export function assertId(name: string, value: unknown): asserts value is string {
+  if (typeof value !== "string" || value.length === 0 || value.length > 255) {
+    throw new TypeError(`${name} must be a string of 1 to 255 characters`);
+  }
+  if (!value.isWellFormed() || value.includes("\u0000")) {
+    throw new TypeError(`${name} must be well-formed Unicode without NUL characters`);
+  }
+}
+
+/**
  * Reads the `issuer` option: an http or https URL without a query, fragment or user name.
  * @param option the name of the option, used in the message
  * @throws TypeError for any other value

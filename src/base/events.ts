@@ -8,8 +8,10 @@ import type { SessionError, SessionErrorReason } from "./errors.ts";
  * - `replaced`: a new sign-in in the same client replaced it
  * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from
  * - `evicted`: the user had too many sessions
+ * - `externalLogout`: the user signed out at the identity provider, or `revokeAll` was called with an
+ *   `externalId`
  */
-export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted";
+export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted" | "externalLogout";
 
 /** An event of a session or of its service. Contains no token or other secret. */
 export type SessionEvent =

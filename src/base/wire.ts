@@ -20,18 +20,30 @@ export const header = {
   hint: "rpcsession-hint",
   /** Response: the milliseconds within which a stream sends its next message, if only a heartbeat. */
   heartbeat: "rpcsession-heartbeat",
-  /** Response: the change that this call made to the session, without secrets. See {@link SessionNotice}. */
+  /**
+   * Request: the id of the session that a client with cookies takes for its own, or its status. If the
+   * call belongs to another session, the response says so.
+   * Response: what the client should know of its session, without secrets. See {@link SessionNotice}.
+   */
   session: "rpcsession-session",
 } as const;
 
 /**
- * Informs a client of a change to its session, in both transports. Sent as one form-encoded header
- * (WHATWG URL, application/x-www-form-urlencoded).
+ * Informs a client of its session, in both transports. Sent as one form-encoded header (WHATWG URL,
+ * application/x-www-form-urlencoded).
  */
 export interface SessionNotice {
-  readonly event: "created" | "refreshed" | "reissued" | "ended";
+  /**
+   * - `created`, `refreshed`, `reissued`, `ended`: the call did this to the session.
+   * - `current`: the call belongs to this session, and the client did not know.
+   * - `none`: the call belongs to no session, and the client did not know. All fields but `realm` are
+   *   empty or 0.
+   */
+  readonly event: "created" | "refreshed" | "reissued" | "ended" | "current" | "none";
   /** The id of the session. */
   readonly session: string;
+  /** The id of the user; absent if older servers write the notice. */
+  readonly user?: string;
   /** The issuer of the session. */
   readonly realm: string;
   /** The other issuers whose sessions the service accepts, after a change of the issuer. */
@@ -79,9 +91,10 @@ export function decodeNotice(value: string | null): SessionNotice | undefined {
   }
   const fields = parseForm(value);
   const event = fields.get("event");
-  const session = fields.get("session");
+  const session = fields.get("session") ?? "";
+  const user = fields.get("user");
   const realm = fields.get("realm");
-  if (!isEvent(event) || !session || !realm) {
+  if (!isEvent(event) || !realm || (event === "none") !== (session === "")) {
     return undefined;
   }
   const olderRealms = fields.get("olderRealms")?.split(" ");
@@ -89,6 +102,7 @@ export function decodeNotice(value: string | null): SessionNotice | undefined {
   const notice: SessionNotice = {
     event,
     session,
+    ...(user && { user }),
     realm,
     ...(olderRealms && { olderRealms }),
     generation: number("generation"),
@@ -133,5 +147,5 @@ function decodeClaims(value: string | undefined): Pick<SessionNotice, "claims"> 
 }
 
 function isEvent(value: string | undefined): value is SessionNotice["event"] {
-  return value === "created" || value === "refreshed" || value === "reissued" || value === "ended";
+  return /^(created|refreshed|reissued|ended|current|none)$/.test(value ?? "");
 }

@@ -17,7 +17,7 @@ export class SessionCore {
     this.local = new LocalSession(options, {
       onReplaced: () => this.refresher.reset(),
       onLateCookies: () => this.signOut.repeat(),
-      onDoubt: () => void this.refresher.refresh(),
+      onDoubt: () => void this.refresher.refresh(true),
     });
     this.refresher = new Refresher(options, this.local, transport);
     this.signOut = new SignOut({

@@ -7,20 +7,23 @@ import type { JsonObject } from "../base/json.ts";
  */
 export interface SessionState {
   /**
-   * - `unknown`: the server has not reported on the session yet, as after a page load with cookies.
-   *   Calls are sent as if there were a session. The status stays `unknown` after a sign-in if CORS
-   *   does not expose the `rpcsession-*` response headers.
+   * - `unknown`: the service has not reported on the session yet, as after a page load with cookies.
+   *   The first answered call tells, or `session.load()`. Until then, calls are sent as if there were
+   *   a session. The status stays `unknown` if CORS does not expose the `rpcsession-*` response
+   *   headers; the event `headersNotExposed` reports that.
    * - `signedIn`: there is a session.
    * - `signedOut`: there is no session, so nothing is refreshed.
    */
   readonly status: "unknown" | "signedIn" | "signedOut";
   /** The id of the session, once known. Not a secret. */
   readonly sessionId?: string;
+  /** The id of the user, once known. */
+  readonly userId?: string;
   /** The issuer, once known. */
   readonly realm?: string;
   /**
    * The claims that the service selects with `clientClaims`. A sign-in, a refresh or a change of
-   * claims updates them. After a page load with cookies they are undefined until the first of these.
+   * claims updates them.
    */
   readonly claims?: JsonObject;
 }
@@ -31,10 +34,11 @@ export function stateOf(
     readonly [name in keyof SessionState]-?: SessionState[name] | undefined;
   } & Pick<SessionState, "status">,
 ): SessionState {
-  const { status, sessionId, realm, claims } = facts;
+  const { status, sessionId, userId, realm, claims } = facts;
   return Object.freeze({
     status,
     ...(sessionId !== undefined && { sessionId }),
+    ...(userId !== undefined && { userId }),
     ...(realm !== undefined && { realm }),
     ...(claims !== undefined && { claims }),
   });
@@ -57,6 +61,12 @@ export type SessionClientEvent =
    * the cookies, or they were deleted. A `signedOut` event follows.
    */
   | { readonly type: "cookiesMissing"; readonly sessionId: string }
+  /**
+   * The response to a refresh has no readable `rpcsession-session` header. List the headers of
+   * `sessionCors` in `Access-Control-Expose-Headers`, or the client cannot know its session. Reported
+   * once.
+   */
+  | { readonly type: "headersNotExposed" }
   /**
    * The tokens of a response were dropped.
    * - `stale`: the session changed after the call was sent.

@@ -13,7 +13,11 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
    * sign-out. Both transports must have the same origin, because tokens are sent nowhere else.
    */
   readonly transport: (parts: TransportParts) => Transport;
-  /** Where tokens are kept. Default: `cookieTokens()` in a page or a worker of a browser, else `memoryTokens()`. */
+  /**
+   * Where tokens are kept. Default: `cookieTokens()` in a page or a worker of a browser, else
+   * `memoryTokens()`. A server that signs in with that default prints a warning, because all its visitors
+   * would share the session; see `rpc-session/ssr`.
+   */
   readonly tokens?: TokenStore;
   /**
    * The issuer of the sessions. Default: the issuer of the first session that the client receives.
@@ -47,7 +51,7 @@ export interface TransportParts {
    */
   readonly interceptors: Interceptor[];
   /**
-   * A `fetch` that rejects redirects. It sends and stores cookies in cookie mode only. Transports for
+   * A `fetch` that follows no redirects, and throws a TypeError for one. It sends and stores cookies in cookie mode only. Transports for
    * Node.js ignore it; they do not follow redirects. Absent if there is no global `fetch`.
    */
   readonly fetch?: typeof globalThis.fetch;
@@ -105,7 +109,37 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
 }
 
 function defaultTokens(): TokenStore {
-  return isBrowser() ? cookieTokens() : memoryTokens();
+  if (isBrowser()) {
+    return cookieTokens();
+  }
+  const tokens = memoryTokens();
+  return {
+    ...tokens,
+    save(value) {
+      // Node.js and Bun tell whether the process accepts connections. Tests do that as well.
+      const { process } = globalThis as { readonly process?: ServerProcess };
+      if (
+        value &&
+        !isWarned &&
+        process?.getActiveResourcesInfo?.().includes("TCPServerWrap") &&
+        process?.env.NODE_ENV !== "test"
+      ) {
+        isWarned = true;
+        console.warn(
+          "rpc-session: all visitors of this server share this session; use rpc-session/ssr, or pass memoryTokens()",
+        );
+      }
+      return tokens.save(value);
+    },
+  };
+}
+
+/** One warning for a process is loud enough. */
+let isWarned = false;
+
+interface ServerProcess {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly getActiveResourcesInfo?: () => readonly string[];
 }
 
 /**

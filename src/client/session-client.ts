@@ -40,6 +40,22 @@ export interface SessionClient<Claims extends object = JsonObject> {
    */
   subscribe(listener: (state: SessionState) => void): () => void;
   /**
+   * Finds out whether there is a session: call it when an application starts. Resolves to `signedIn`
+   * with the user and the claims, or to `signedOut`. It makes one call at most, and none if the state
+   * is known already, as with stored tokens that are still valid. Concurrent loads share one call. A
+   * valid access token is kept; an expired one is refreshed.
+   *
+   * ```ts
+   * const { status, userId } = await session.load();
+   * ```
+   *
+   * @returns the state. It is `unknown` only if CORS does not expose the headers of the service
+   * @throws ConnectError Unavailable if the service or the token store could not be reached in time,
+   *   and the state then stays as it is; PermissionDenied if the page is not listed in `origins` of
+   *   the service; Canceled or DeadlineExceeded as set by `options`
+   */
+  load(options?: SessionCallOptions): Promise<SessionState>;
+  /**
    * Refreshes now, or joins the running refresh, for example to receive changed claims. Unlike a
    * refresh for a call, it is not delayed after a token was refused.
    *
@@ -120,6 +136,7 @@ export function createSessionClient<Claims extends object = JsonObject>(
       return readClaims(local.state.claims);
     },
     subscribe: (listener) => local.subscribe(listener),
+    load: (call = {}) => load(core, call),
     refresh: (call = {}) => refresh(core, call),
     resume: <M, C>(open: OpenStream<M, C>, call?: Partial<AllResumeOptions<M, C>>) =>
       resume(core, open, call ?? {}),
@@ -137,9 +154,43 @@ export function coreOf(session: SessionClient<object>): SessionCore | undefined 
 
 const cores = new WeakMap<SessionClient<object>, SessionCore>();
 
-async function refresh(
-  { options, local, refresher }: SessionCore,
+async function load(core: SessionCore, call: SessionCallOptions): Promise<SessionState> {
+  const { local, refresher } = core;
+  await within(core, call, async (signal) => {
+    const isOpen = (): boolean =>
+      local.status === "unknown" || (local.lifetime.phase === "expired" && refresher.canRefresh());
+    for (let isStale = true; isStale && isOpen(); ) {
+      const outcome = await race(refresher.refresh(true), signal);
+      if (outcome.type === "failed" && local.status !== "signedOut") {
+        throw outcome.error;
+      }
+      isStale = outcome.type === "stale";
+    }
+  });
+  return local.state;
+}
+
+async function refresh(core: SessionCore, call: SessionCallOptions): Promise<void> {
+  const { refresher } = core;
+  await within(core, call, async (signal) => {
+    if (!refresher.canRefresh()) {
+      throw new ConnectError("there is no session to refresh; sign in", Code.Unauthenticated);
+    }
+    const outcome = await race(refresher.refresh(false), signal);
+    if (outcome.type === "failed") {
+      throw outcome.error;
+    }
+    if (outcome.type === "stale") {
+      throw new ConnectError("the session changed during the refresh; try again", Code.Aborted);
+    }
+  });
+}
+
+/** Starts `work` within the bounds of `call`, once the tokens are loaded. */
+async function within(
+  { options, local }: SessionCore,
   call: SessionCallOptions,
+  work: (signal: AbortSignal | undefined) => Promise<void>,
 ): Promise<void> {
   try {
     await withDeadline(options.clock, call, async (signal) => {
@@ -147,16 +198,7 @@ async function refresh(
       if (!local.isLoaded) {
         throw tokensNotLoaded();
       }
-      if (!refresher.canRefresh()) {
-        throw new ConnectError("there is no session to refresh; sign in", Code.Unauthenticated);
-      }
-      const outcome = await race(refresher.refresh(), signal);
-      if (outcome.type === "failed") {
-        throw outcome.error;
-      }
-      if (outcome.type === "stale") {
-        throw new ConnectError("the session changed during the refresh; try again", Code.Aborted);
-      }
+      await work(signal);
     });
   } catch (error) {
     throw ConnectError.from(error, Code.Canceled);

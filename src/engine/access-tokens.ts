@@ -153,7 +153,7 @@ export class AccessTokens {
         `the claims are too large: the access token could reach ${length} characters, and a ${transport} holds ${limit}; use fewer or shorter claims`,
       );
     }
-    const metadata = this.#metadataOf(length, shownLength);
+    const metadata = this.#metadataOf(length, shownLength, userId);
     if (transport === "header" && metadata > maxMetadata) {
       throw new TypeError(
         `the claims are too large: the headers of a response could reach ${metadata} bytes, and gRPC clients accept ${maxMetadata}; use fewer or shorter claims, or show fewer with clientClaims`,
@@ -162,9 +162,9 @@ export class AccessTokens {
   }
 
   /** The bytes of a response with new tokens in headers. */
-  #metadataOf(tokenLength: number, shownLength: number): number {
+  #metadataOf(tokenLength: number, shownLength: number, user: string): number {
     const notice = encodeNotice({
-      ...{ event: "refreshed", session: "x".repeat(22), realm: this.#options.issuer },
+      ...{ event: "refreshed", session: "x".repeat(22), user, realm: this.#options.issuer },
       ...{ generation: greatestCount, claimsVersion: greatestCount },
       ...{ expiresAt: greatestCount, expiresIn: maxAccessLife, claims: {} },
     });

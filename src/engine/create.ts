@@ -13,6 +13,7 @@ import type { RevocationLog } from "./revocation/log.ts";
 import type {
   Device,
   EndedBy,
+  ExternalId,
   Inserted,
   SessionLimit,
   SessionRecord,
@@ -28,6 +29,8 @@ export interface Creation {
   readonly data: JsonObject;
   readonly device: Device;
   readonly transport: TokenTransport;
+  /** What the system that authenticated the user calls the session; absent for none. */
+  readonly externalId?: ExternalId | null;
   /** Lifetimes of its own; absent to use the service's. */
   readonly life?: SessionLife;
   /** The id of the session that it replaces. */
@@ -134,6 +137,7 @@ export class SessionCreator {
         absolute: life?.absolute ?? lifetimes.absolute,
         accessLife: life?.accessLife ?? null,
         idleLife: life?.idleLife ?? null,
+        externalId: creation.externalId ?? null,
         lineage: from === undefined ? null : lineageOf(creation, from, id),
         endsBy: from?.endsBy ?? null,
         authTime: from?.authTime ?? null,

@@ -36,9 +36,9 @@ import type {
   KeysEntry,
   RevokeScope,
   SessionLimit,
-  SessionOwner,
   SessionPage,
   SessionRecord,
+  SessionSelection,
   SessionStore,
   Stored,
 } from "./store.ts";
@@ -341,10 +341,10 @@ export class Engine {
 
   /** Lists live sessions. */
   list(
-    owner: SessionOwner,
+    selection: SessionSelection,
     page: { readonly cursor: string | undefined; readonly limit: number },
   ): Promise<SessionPage> {
-    return this.#options.store.list(owner, page).catch(storeFailed);
+    return this.#options.store.list(selection, page).catch(storeFailed);
   }
 
   /** See `Reissuer.reissue`. */

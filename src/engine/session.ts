@@ -1,7 +1,7 @@
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
-import type { Device, SessionRecord } from "./store.ts";
+import type { Device, ExternalId, SessionRecord } from "./store.ts";
 
 /** A verified session: who is calling. Services that only verify tokens receive this form. */
 export interface VerifiedSession<Claims extends object = JsonObject> {
@@ -104,6 +104,8 @@ export interface SessionInfo<Claims extends object = JsonObject> {
   readonly tokenTransport: TokenTransport;
   /** The device on which the session was created. */
   readonly device: Device;
+  /** What the identity provider calls the session and its user; undefined if it was not given. */
+  readonly externalId: ExternalId | undefined;
 }
 
 /** The part of a session that its access token contains. */
@@ -135,5 +137,6 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     expiresAt: new Date(record.expiresAt),
     tokenTransport: record.transport,
     device: record.device,
+    externalId: record.externalId ?? undefined,
   };
 }

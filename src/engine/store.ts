@@ -15,6 +15,31 @@ export interface Device {
   readonly label?: string;
 }
 
+/**
+ * The names of a session and its user in the system that authenticated the user, such as an OpenID
+ * provider. At least one of `sid` and `sub` is present.
+ */
+export interface ExternalId {
+  /**
+   * The system: the `iss` of an OpenID provider, exactly as in its tokens, or another fixed name. 1 to
+   * 255 characters without spaces.
+   */
+  readonly issuer: string;
+  /** Its session: `sid` of the ID token. 1 to 255 characters. Default: not known. */
+  readonly sid?: string | undefined;
+  /** Its user: `sub` of the ID token. 1 to 255 characters. Default: not known. */
+  readonly sub?: string | undefined;
+}
+
+/** Selects the sessions of one issuer by one member of their {@link ExternalId}. */
+export interface ExternalKey {
+  /** `subWithoutSid`: by `sub`, and only those whose external id has no `sid`. */
+  readonly by: "sid" | "sub" | "subWithoutSid";
+  readonly issuer: string;
+  /** The `sid` or the `sub`; compared exactly. */
+  readonly id: string;
+}
+
 /** A session as the store keeps it. All times are milliseconds since 1970 UTC, by the store's clock. */
 export interface SessionRecord {
   readonly id: string;
@@ -57,6 +82,8 @@ export interface SessionRecord {
    * dots. A session that replaces another one keeps its lineage. Null for the id alone.
    */
   readonly lineage: string | null;
+  /** Null for none. A member that is not known is absent. Never changes. */
+  readonly externalId: ExternalId | null;
   readonly claims: JsonObject;
   /** Incremented by every change of claims. */
   readonly claimsVersion: number;
@@ -93,6 +120,7 @@ export interface NewSession {
   readonly accessLife: number | null;
   readonly idleLife: number | null;
   readonly lineage: string | null;
+  readonly externalId: ExternalId | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */
@@ -154,6 +182,9 @@ export interface SessionOwner {
   readonly tenantId: string | null;
 }
 
+/** Selects sessions by owner or by external id. */
+export type SessionSelection = SessionOwner | { readonly external: ExternalKey };
+
 /** One page of a list. */
 export interface SessionPage {
   /** Live sessions, newest first by `createdAt`; by descending id if the times are equal. */
@@ -169,7 +200,8 @@ export type RevokeScope =
   | (SessionOwner & {
       /** The id of one session to keep; null for none. */
       readonly except: string | null;
-    });
+    })
+  | { readonly external: ExternalKey };
 
 /**
  * The write of a refresh. Applied only if the record still has `generation`, is not revoked and has
@@ -356,7 +388,7 @@ export interface SessionStore {
    * the sessions that `limit` evicts. Each of these ends is appended to the change log. `requires` and
    * `replaces` may name the same session, which must then be live before it is replaced.
    *
-   * A concurrent `revokeAll` for the same user or tenant leaves no session behind: either it ends the
+   * A concurrent `revokeAll` for the same user, tenant or external id leaves no session behind: either it ends the
    * new session too, or the new session begins after it.
    */
   insert(session: NewSession): Promise<Inserted>;
@@ -396,9 +428,9 @@ export interface SessionStore {
   /** Updates a session. If its condition does not hold, nothing changes and `record` is undefined. */
   update(change: SessionUpdate): Promise<Stored<SessionRecord | undefined>>;
 
-  /** Lists live sessions, at most `limit`, from a cursor of the same owner, or from the first one. */
+  /** Lists live sessions, at most `limit`, from a cursor of the same selection, or from the first one. */
   list(
-    owner: SessionOwner,
+    selection: SessionSelection,
     page: { readonly cursor: string | undefined; readonly limit: number },
   ): Promise<SessionPage>;
 

@@ -47,6 +47,11 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   /** Milliseconds for which open streams go on while the change log cannot be read. */
   readonly maxStreamStaleness: number;
   /**
+   * Whether clients are told which session their calls belong to. A service that only verifies does
+   * not tell: it does not know which claims they may read.
+   */
+  readonly tellsClients: boolean;
+  /**
    * The engine. It is opened on first use; once it is open, it is returned without a promise.
    * @throws SessionError `unavailable` if it cannot be opened now; the next call tries again
    */

@@ -81,7 +81,12 @@ export function sessionCors(cors: CorsLists): SessionCors {
   ];
   return {
     allowedMethods: [...cors.allowedMethods],
-    allowedHeaders: merge(cors.allowedHeaders, ["authorization", header.transport, header.csrf]),
+    allowedHeaders: merge(cors.allowedHeaders, [
+      "authorization",
+      header.transport,
+      header.csrf,
+      header.session,
+    ]),
     exposedHeaders: merge(cors.exposedHeaders, exposed),
     allowedOrigins: [...allowedOrigins],
     allowCredentials: true,

@@ -1,4 +1,11 @@
-import type { Changes, KeysEntry, LogEntry, NewSession } from "../engine/store.ts";
+import type {
+  Changes,
+  ExternalId,
+  ExternalKey,
+  KeysEntry,
+  LogEntry,
+  NewSession,
+} from "../engine/store.ts";
 
 /** Formats a cursor of a change log whose entries are numbered from 1 in the order of their commits. */
 export function formatCursor(lastNumber: number): string {
@@ -93,6 +100,34 @@ export function evictedBy(
   return limit?.overflow === "evict" && mayEnd.length >= tooMany
     ? mayEnd.slice(0, tooMany).map(({ id }) => id)
     : undefined;
+}
+
+/** The keys by which a session with this external id is found. */
+export function externalKeysOf(externalId: ExternalId | null): readonly ExternalKey[] {
+  const { issuer = "", sid, sub } = externalId ?? {};
+  return [
+    ...(sid === undefined ? [] : [{ by: "sid", issuer, id: sid } as const]),
+    ...(sub === undefined ? [] : [{ by: "sub", issuer, id: sub } as const]),
+    ...(sub === undefined || sid !== undefined
+      ? []
+      : [{ by: "subWithoutSid", issuer, id: sub } as const]),
+  ];
+}
+
+/** Writes a key as one text. An issuer has no spaces, so no two keys have the same text. */
+export function externalKeyText({ by, issuer, id }: ExternalKey): string {
+  return `${by}:${issuer} ${id}`;
+}
+
+/** Reads an external id from its stored parts; a part is null or undefined where there is none. */
+export function toExternalId(
+  issuer: string | null | undefined,
+  sid: string | null | undefined,
+  sub: string | null | undefined,
+): ExternalId | null {
+  return issuer == null
+    ? null
+    : { issuer, ...(sid == null ? {} : { sid }), ...(sub == null ? {} : { sub }) };
 }
 
 /** How many secrets are recorded at most; see `SessionStore.recordSecrets`. */

@@ -161,7 +161,7 @@ export class App {
       output,
       async later() {
         laps++;
-        child.kill("SIGUSR2");
+        child.kill("SIGWINCH");
         await vi.waitFor(() => expect(output()).toContain(`20 minutes later (${laps * 20})`));
       },
       async stop() {

@@ -1,5 +1,6 @@
 // What every application must do once it has sessions, seen by a client from outside.
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
+import { createGrpcTransport } from "@connectrpc/connect-node";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { expect } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
@@ -10,32 +11,55 @@ import {
   memoryTokens,
   type SessionClientEvent,
   type TokenStore,
+  type TransportParts,
 } from "../../src/client/index.ts";
 import type { AppServer } from "./app.ts";
 
 export const password = "correct horse";
 
+/** Creates a transport to an application; `fetch` is that of a page, for visits with cookies. */
+type Connect = (options: { readonly baseUrl: string } & Partial<TransportParts>) => Transport;
+
 /**
- * Visits an application that serves `notes.v1`: public methods answer, protected ones need a session,
- * and an expired access token is renewed without notice. Once with headers and once with cookies.
+ * Visits an application that serves `notes.v1` over Connect: public methods answer, protected ones need
+ * a session, and an expired access token is renewed without notice. Once with headers and once with
+ * cookies.
  */
 export async function visit(server: AppServer): Promise<void> {
   await refusesStrangers(server.url);
+  await visitAs(server, { tokens: memoryTokens(), connect: createConnectTransport });
   const cookies = new Map<string, string>();
-  for (const parts of [
-    { tokens: memoryTokens() },
-    { tokens: cookieTokens(), fetch: fetchOfPage(cookies) },
-  ]) {
-    await visitAs(server, parts);
-  }
+  const fetch = fetchOfPage(cookies);
+  await visitAs(server, {
+    tokens: cookieTokens(),
+    connect: (options) => createConnectTransport({ ...options, fetch }),
+  });
   expect(cookies.size).toBe(0);
 }
 
+/** The same over gRPC, with headers. */
+export async function visitByGrpc(server: AppServer): Promise<void> {
+  await refusesStrangers(server.url, createGrpcTransport);
+  await visitAs(server, { tokens: memoryTokens(), connect: createGrpcTransport });
+}
+
 /** The public method answers by itself; the protected one asks to sign in. */
-export async function refusesStrangers(url: string): Promise<void> {
-  const notes = createClient(NotesService, createConnectTransport({ baseUrl: url }));
+export async function refusesStrangers(
+  url: string,
+  connect: Connect = createConnectTransport,
+): Promise<void> {
+  const notes = createClient(NotesService, connect({ baseUrl: url }));
   const wrong = await notes.signIn({ user: "ada", password: "wrong" }).catch(asConnectError);
   expect(wrong).toMatchObject({ code: Code.PermissionDenied });
+  await refusesProtected(url, connect);
+}
+
+/** The protected method asks to sign in. */
+export async function refusesProtected(
+  url: string,
+  connect: Connect = createConnectTransport,
+): Promise<void> {
+  const notes = createClient(NotesService, connect({ baseUrl: url }));
   const refused = await notes.listNotes({}).catch(asConnectError);
   expect(refused).toMatchObject({ code: Code.Unauthenticated });
   expect(ConnectError.from(refused).findDetails(RefreshHintSchema)).toMatchObject([
@@ -45,15 +69,14 @@ export async function refusesStrangers(url: string): Promise<void> {
 
 interface VisitorParts {
   readonly tokens: TokenStore;
-  readonly fetch?: typeof globalThis.fetch;
+  readonly connect: Connect;
 }
 
 /** Signs in, writes and reads, reads again after the access token has expired, and signs out. */
-async function visitAs(server: AppServer, { tokens, fetch }: VisitorParts): Promise<void> {
+async function visitAs(server: AppServer, { tokens, connect }: VisitorParts): Promise<void> {
   const events: SessionClientEvent["type"][] = [];
   const session = createSessionClient({
-    transport: (parts) =>
-      createConnectTransport({ baseUrl: server.url, ...parts, ...(fetch && { fetch }) }),
+    transport: (parts) => connect({ baseUrl: server.url, ...parts }),
     tokens,
     onEvent: ({ type }) => events.push(type),
   });

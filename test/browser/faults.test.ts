@@ -117,6 +117,31 @@ inEngines((engine, open) => {
     expect(await listNotes(page)).toEqual(["milk"]);
   });
 
+  test.each(["cookies", "header tokens"])(
+    "a call with %s does not follow a redirect, and the error says so",
+    async (kept) => {
+      const { api, site, visit } = await open({ options: { browserHeaderTransport: true } });
+      const page = await visit();
+      const elsewhere = await startApi([site.at()], {}, { tls: api.at().startsWith("https:") });
+      onTestFinished(() => elsewhere.close());
+      const keepsTokens = kept !== "cookies";
+      await page.evaluate(async (withTokens: boolean) => {
+        Object.assign(globalThis, { one: withTokens ? app.withTokens() : app });
+        await (globalThis as unknown as { one: typeof app }).one.notes.signIn({ user: "bob" });
+      }, keepsTokens);
+      api.redirectTo = elsewhere.at();
+      const seen = await page.evaluate(async () => {
+        const { one } = globalThis as unknown as { one: typeof app };
+        return [await one.notes.listNotes({}).catch(String), one.session.state.status];
+      });
+      expect(seen).toEqual([
+        "ConnectError: [unknown] the service redirects; give the transport the final address as baseUrl",
+        "signedIn",
+      ]);
+      expect(elsewhere.asked).toEqual([]);
+    },
+  );
+
   test("feat:P9 a Web Worker uses the cookies of its page", async () => {
     const { visit } = await open();
     const page = await visit();

@@ -30,6 +30,9 @@ const seen: string[] = [];
 const realFetch = globalThis.fetch;
 globalThis.fetch = async (input, init) => {
   const response = await realFetch(input, init);
+  if (response.type === "opaqueredirect") {
+    return response; // nothing of it can be read, and it cannot be copied
+  }
   seen.push(JSON.stringify([response.url, [...response.headers]]));
   const decoder = new TextDecoder();
   const watched = new TransformStream<Uint8Array, Uint8Array>({

@@ -49,6 +49,8 @@ export interface Api extends Site {
   readonly calls: { handled: number; watching?: Promise<void> | undefined };
   readonly asked: Asked[];
   readonly events: SessionEvent[];
+  /** Another origin, to which the API then redirects every call. */
+  redirectTo?: string;
   count(method: string, verb?: string): number;
   /** Ends every connection, as a crash does. */
   cut(): void;
@@ -87,11 +89,16 @@ export async function startApi(
     if (request.url?.includes(".v1.")) {
       asked.push(askedOf(request));
     }
-    if (!answerPreflight(allowed, request, response)) {
+    if (answerPreflight(allowed, request, response)) {
+      return;
+    }
+    if (api.redirectTo === undefined) {
       handle(request, response);
+    } else {
+      response.writeHead(307, { location: `${api.redirectTo}${request.url}` }).end();
     }
   });
-  return {
+  const api: Api = {
     ...site,
     sessions,
     calls,
@@ -110,6 +117,7 @@ export async function startApi(
       await sessions.close();
     },
   };
+  return api;
 }
 
 function askedOf({ method = "", url = "", headers }: IncomingMessage): Asked {

@@ -251,7 +251,7 @@ describe("session.subscribe(listener)", () => {
     broken();
     await notes.signIn({});
     expect(states).toEqual([
-      { status: "signedIn", sessionId: "s1", realm },
+      { status: "signedIn", sessionId: "s1", userId: "ada", realm },
       { status: "signedOut", realm },
     ]);
   });

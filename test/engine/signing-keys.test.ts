@@ -6,6 +6,7 @@ import type { SessionStore, StoredSigningKey } from "../../src/engine/store.ts";
 import type { SigningAlgorithm } from "../../src/jwt/jwk.ts";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
+import { settled } from "../helpers/pass.ts";
 import { type WatchedStore, watchedStore } from "../helpers/watched-store.ts";
 
 const issuer = "https://api.example.com";
@@ -401,6 +402,25 @@ describe("keys under several secrets", () => {
     const keys = await server({ secret: secretA });
     expect((await keys.signer()).kid).toBe((await kids(keys)).at(-1));
     expect(await slots()).toEqual([0, 1, 2]);
+  });
+
+  it("the key that replaces a retired one signs only once every server knows it, although a key of others remains", async () => {
+    await server({ secret: secretA });
+    clock.advance("1d");
+    const keys = await server({ secret: secretB });
+    const retired = await sign(keys);
+    await store.retireSigningKeys([retired]);
+    await keys.reload();
+    await keys.settled();
+    let signed: string | undefined;
+    const signing = sign(keys).then((kid) => {
+      signed = kid;
+    });
+    await settled();
+    expect(signed).toBeUndefined();
+    clock.advance("5s");
+    await signing;
+    expect(signed).not.toBe(retired);
   });
 
   it("a server with another secret neither stops rotation nor removes keys in use", async () => {

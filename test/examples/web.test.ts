@@ -1,7 +1,13 @@
-// The page of examples/web in Chromium: a visitor presses every button and reads the timeline.
+// The page of examples/web in Chromium: a visitor presses every button and reads the timeline. The
+// static page, whose server runs in the browser, behaves like the one with a server.
+import { execFile } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { extname, join } from "node:path";
+import { promisify } from "node:util";
 import { type Browser, chromium, type Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { buildPage, type PageFiles } from "../../examples/web/build.ts";
@@ -14,30 +20,60 @@ const missing = installed ? "" : `skipped because Chromium is missing: ${howToGe
 // Browsers are slow while other tests run.
 vi.setConfig({ testTimeout: 120_000, hookTimeout: 120_000 });
 
-describe.skipIf(missing !== "")(`the playground in Chromium ${missing}`, () => {
+/** A page under test: one with a server, or the static one below a folder of a file server. */
+interface Site {
+  readonly url: string;
+  close(): Promise<void>;
+}
+
+describe.skipIf(missing !== "").each([
+  { kind: "with a server", isStatic: false },
+  { kind: "without a server", isStatic: true },
+])(`the playground $kind in Chromium ${missing}`, ({ isStatic }) => {
   let browser: Browser;
+  let folder: string;
   let files: PageFiles;
   beforeAll(async () => {
-    [browser, files] = await Promise.all([chromium.launch(installed), buildPage()]);
+    folder = mkdtempSync(join(tmpdir(), "rpc-session-web-"));
+    [browser] = await Promise.all([chromium.launch(installed), build()]);
   });
-  afterAll(() => browser?.close());
+  afterAll(async () => {
+    await browser?.close();
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  async function build(): Promise<void> {
+    if (isStatic) {
+      await promisify(execFile)("npm", ["run", "example:static", "--", join(folder, "play")]);
+    } else {
+      files = await buildPage();
+    }
+  }
+
+  let databases = 0;
+
+  async function start(): Promise<Site> {
+    if (isStatic) {
+      return serveFiles(folder, "/play/");
+    }
+    databases += 1;
+    const database = join(folder, `sessions-${databases}.db`);
+    return startPlayground({ port: 0, database, page: files });
+  }
 
   async function open(): Promise<Visit> {
-    const folder = mkdtempSync(join(tmpdir(), "rpc-session-web-"));
-    const database = join(folder, "sessions.db");
-    const playground = await startPlayground({ port: 0, database, page: files });
+    const site = await start();
     const context = await browser.newContext();
     onTestFinished(async () => {
       await context.close();
-      await playground.close();
-      rmSync(folder, { recursive: true, force: true });
+      await site.close();
     });
     const page = await context.newPage();
     page.setDefaultTimeout(60_000);
     const errors: Error[] = [];
     page.on("pageerror", (error) => errors.push(error));
-    await page.goto(playground.url);
-    return { page, errors, secondTab: () => context.newPage(), url: playground.url };
+    await page.goto(site.url);
+    return { page, errors, secondTab: () => context.newPage(), url: site.url };
   }
 
   test("an expired token renews itself, and a lost response does not sign anybody out", async () => {
@@ -132,6 +168,93 @@ describe.skipIf(missing !== "")(`the playground in Chromium ${missing}`, () => {
       }
     },
   );
+});
+
+/** Serves the files of a folder as they are, as any static host does. */
+async function serveFiles(folder: string, path: string): Promise<Site> {
+  const types: Readonly<Record<string, string>> = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".css": "text/css",
+    ".svg": "image/svg+xml",
+  };
+  const server: Server = createServer((request, response) => {
+    const asked = new URL(request.url ?? "", "http://localhost").pathname;
+    const name = asked.endsWith("/") ? `${asked}index.html` : asked;
+    readFile(join(folder, name)).then(
+      (body) => response.setHeader("content-type", types[extname(name)] ?? "").end(body),
+      () => response.writeHead(request.method === "GET" ? 404 : 405).end(),
+    );
+  });
+  await new Promise<void>((resolve) => server.listen(0, "localhost", resolve));
+  return {
+    url: `http://localhost:${(server.address() as AddressInfo).port}${path}`,
+    async close() {
+      const closed = new Promise((resolve) => server.close(resolve));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+describe.skipIf(missing !== "")(`the static playground ${missing}`, () => {
+  let browser: Browser;
+  let files: PageFiles;
+  beforeAll(async () => {
+    [browser, files] = await Promise.all([
+      chromium.launch(installed),
+      buildPage({ isStatic: true }),
+    ]);
+  });
+  afterAll(() => browser?.close());
+
+  /** Opens the page at an address, with the files of the build instead of a server. */
+  async function open(address: string): Promise<{ page: Page; requests: string[] }> {
+    const context = await browser.newContext();
+    onTestFinished(() => context.close());
+    const requests: string[] = [];
+    await context.route("**/*", (route) => {
+      const { pathname } = new URL(route.request().url());
+      const file = files.get(pathname === "/" ? "/index.html" : pathname);
+      requests.push(`${route.request().method()} ${pathname}`);
+      return file === undefined
+        ? route.abort()
+        : route.fulfill({ contentType: file.type, body: Buffer.from(file.body) });
+    });
+    const page = await context.newPage();
+    page.setDefaultTimeout(60_000);
+    await page.goto(address);
+    return { page, requests };
+  }
+
+  test("says what is different, and asks its host for files alone", async () => {
+    const { page, requests } = await open("https://docs.example/");
+    await page.getByText("This page is its own server.").click();
+    await page.getByText("Nothing you do here leaves your computer.").waitFor();
+    await signIn(page, "Ada");
+    await press(page, "Call");
+    await page.getByText("Hello, Ada!").waitFor();
+    expect(requests.filter((each) => !files.has(each.slice(4)) && each !== "GET /")).toEqual([]);
+    // The jar of the worker holds the cookies, not the page.
+    expect(await page.context().cookies()).toEqual([]);
+  });
+
+  test("works in a browser without shared workers, one tab by itself", async () => {
+    const { page } = await open("about:blank");
+    await page.addInitScript(() => Reflect.deleteProperty(globalThis, "SharedWorker"));
+    await page.goto("https://docs.example/");
+    await signIn(page, "Grace");
+    expect(await page.getByRole("link", { name: "Open a second tab" }).count()).toBe(0);
+    await page.getByText("This page is its own server.").click();
+    await page.getByText("each tab has a server of its own").waitFor();
+  });
+
+  test("says that it needs https where browsers offer no cryptography", async () => {
+    const { page } = await open("http://docs.example/");
+    const alert = page.getByRole("alert");
+    await alert.waitFor();
+    expect(await alert.textContent()).toContain("Open this page over https or on localhost.");
+  });
 });
 
 interface Visit {

@@ -14,6 +14,7 @@ describe("sessionCors", () => {
       "authorization",
       "rpcsession-transport",
       "rpcsession-csrf",
+      "rpcsession-session",
     ]);
     expect(lists.exposedHeaders).toEqual([
       ...cors.exposedHeaders,

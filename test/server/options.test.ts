@@ -172,6 +172,11 @@ describe("invalid options throw at construction, with a message that says what t
       /^clockSkew must be at most 1m, got "61s"$/,
     ],
     [
+      "a clockSkew with a part of a second",
+      { clockSkew: "1500ms" },
+      /^clockSkew must be a whole number of seconds, the unit of token times, got "1500ms"$/,
+    ],
+    [
       "a clockSkew that is not a duration",
       { clockSkew: "1" },
       /^clockSkew: "1" is not a valid duration/,

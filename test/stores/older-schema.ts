@@ -24,6 +24,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
     expiresAt: 9_000_000_000_000,
     accessLife: null,
     idleLife: null,
+    externalId: null,
     claims: { role: "admin" },
     revokedAt: null,
   });
@@ -43,6 +44,34 @@ export async function expectInUse(store: SessionStore): Promise<void> {
   expect([...revoked].sort()).toEqual(["s1", "s3"]);
   const { entries } = await store.changes(read.cursor, 0);
   expect(entries.map(({ kind }) => kind)).toEqual(["claims", "revoked", "revoked"]);
+}
+
+/**
+ * Checks external ids while an older server, which knows of none, writes to the same tables.
+ * @param run runs SQL as that server does
+ */
+export async function expectBesideOlder(
+  store: SessionStore,
+  run: (sql: string) => unknown,
+): Promise<void> {
+  const issuer = "https://login.example.com";
+  const externalId = { issuer, sid: "sid-1", sub: "sub-1" };
+  await store.insert(newSession({ id: "new", externalId }));
+  // An older server inserts sessions, and refreshes one of a newer server.
+  await run(rows);
+  await run("update rpcsession_sessions set generation = 1, confirmed_at = null where id = 'new'");
+  expect((await store.load("s1")).record?.externalId).toBeNull();
+  expect((await store.load("new")).record).toMatchObject({ generation: 1, externalId });
+  const bySub = { external: { by: "sub", issuer, id: "sub-1" } } as const;
+  const { records } = await store.list(bySub, { cursor: undefined, limit: 10 });
+  expect(records.map(({ id }) => id)).toEqual(["new"]);
+  // It ends one: the newer server does not end it again.
+  await store.insert(newSession({ id: "ended", externalId }));
+  await run(
+    "update rpcsession_sessions set revoked_at = 3000, ended_by = 'signOut' where id = 'ended'",
+  );
+  const { revoked } = await store.revokeAll(bySub, "externalLogout");
+  expect(revoked).toEqual(["new"]);
 }
 
 const common =

@@ -8,7 +8,7 @@ import { type PostgresPool, postgresStore } from "../../src/stores/postgres/inde
 import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
 import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
-import { expectInUse, olderTables } from "./older-schema.ts";
+import { expectBesideOlder, expectInUse, olderTables } from "./older-schema.ts";
 import { createPool, createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
@@ -39,15 +39,34 @@ describePostgres("opening postgresStore(database)", (server) => {
     }
   });
 
-  it.each([1, 2])("migrates the tables of version %i with sessions in them", async (version) => {
-    await using schema = await createSchema(server());
-    await schema.admin.query(olderTables(postgresDialect, version));
-    const store = postgresStore(schema.url);
-    await store.open({ clock: stillClock() });
-    await expectInUse(store);
-    expect(await store.lease("work", "a", 1000)).toBe(true);
-    expect(await tablesOf(schema)).toEqual(await freshTables());
-    await store.close();
+  it.each([1, 2, 5, 6])(
+    "migrates the tables of version %i with sessions in them",
+    async (version) => {
+      await using schema = await createSchema(server());
+      await schema.admin.query(olderTables(postgresDialect, version));
+      const store = postgresStore(schema.url);
+      await store.open({ clock: stillClock() });
+      await expectInUse(store);
+      expect(await store.lease("work", "a", 1000)).toBe(true);
+      expect(await tablesOf(schema)).toEqual(await freshTables());
+      await store.close();
+    },
+  );
+
+  it("feat:A12 keeps external ids while an older server writes to the same tables", async () => {
+    await using fixture = await openedPostgres(server());
+    await expectBesideOlder(fixture.store, (sql) => fixture.admin.query(sql));
+  });
+
+  it("finds sessions by external id through an index", async () => {
+    await using fixture = await openedPostgres(server());
+    for (const column of ["external_sid", "external_sub"]) {
+      await fixture.admin.query("set enable_seqscan = off");
+      const plan = await fixture.admin.query(
+        `explain (format json) select id from rpcsession_sessions where revoked_at is null and ${column} = 'a' and external_issuer = 'b' order by created_at, id`,
+      );
+      expect(JSON.stringify(plan.rows)).toContain(`rpcsession_sessions_${column}`);
+    }
   });
 
   it("refuses the tables of a newer version, and opens again after a downgrade", async () => {
@@ -56,7 +75,7 @@ describePostgres("opening postgresStore(database)", (server) => {
     await admin.query("insert into rpcsession_migrations values (99, 0)");
     const store = postgresStore(url);
     await expect(store.open({ clock })).rejects.toThrow(
-      /^postgresStore: .*newer rpc-session \(schema 99, this version supports up to 6\)/,
+      /^postgresStore: .*newer rpc-session \(schema 99, this version supports up to 7\)/,
     );
     await expect(store.load("s1")).rejects.toThrow("postgresStore: the store is not open");
     await admin.query("delete from rpcsession_migrations where version = 99");

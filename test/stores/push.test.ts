@@ -1,6 +1,9 @@
+import type { DatabaseSync } from "node:sqlite";
 import { describe, expect, it } from "vitest";
 import { PushConnection, type PushEvents } from "../../src/stores/push.ts";
+import { FileWatch } from "../../src/stores/sqlite/push.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
+import { settled } from "../helpers/pass.ts";
 
 /** A connection whose lines the test controls. */
 function setup() {
@@ -161,5 +164,43 @@ describe("sec:V01 a line on which the database sends notifications", () => {
     expect(push.connected()).toBe(true);
     expect(state.opened).toBe(1);
     push.close();
+  });
+});
+
+describe("FileWatch", () => {
+  it("is not connected while the file cannot be read, and wakes for what was written meanwhile", async () => {
+    const clock = createFakeClock();
+    const file = { version: 1, fails: false };
+    const connection = {
+      prepare: () => ({
+        get() {
+          if (file.fails) {
+            throw new Error("disk I/O error");
+          }
+          return { data_version: file.version };
+        },
+      }),
+      close: () => {},
+    } as unknown as DatabaseSync;
+    let woken = 0;
+    const watch = new FileWatch(connection, clock, () => {
+      woken += 1;
+    });
+    const poll = async () => {
+      clock.advance("100ms");
+      await settled();
+    };
+    await poll();
+    expect([watch.connected(), woken]).toEqual([true, 0]);
+    file.fails = true;
+    await poll();
+    expect([watch.connected(), woken]).toEqual([false, 0]);
+    Object.assign(file, { version: 2, fails: false });
+    await poll();
+    expect([watch.connected(), woken]).toEqual([true, 1]);
+    watch.close();
+    file.version = 3;
+    await poll();
+    expect(woken).toBe(1);
   });
 });

@@ -59,6 +59,16 @@ const owner: fc.Arbitrary<SessionOwner> = fc.oneof(
   fc.record({ userId, tenantId }),
   fc.record({ userId: fc.constant(null), tenantId: fc.constantFrom("acme", "globex") }),
 );
+const issuer = fc.constantFrom("https://login.example.com", "other");
+const name = fc.constantFrom("x", "y");
+const externalId = fc.oneof(
+  fc.record({ issuer, sid: name }),
+  fc.record({ issuer, sub: name }),
+  fc.record({ issuer, sid: name, sub: name }),
+);
+const external = fc.record({
+  external: fc.record({ by: fc.constantFrom("sid", "sub", "subWithoutSid"), issuer, id: name }),
+});
 const limit = fc.record({
   max: fc.integer({ min: 1, max: 3 }),
   overflow: fc.constantFrom("reject", "evict"),
@@ -74,6 +84,7 @@ const insert = fc
       lineage: maybe(fc.constantFrom("s0", "s0.s1")),
       authTime: maybe(ms),
       claims: json,
+      externalId: maybe(externalId),
     },
     ...{ replaces: maybe(id), requires: maybe(id), limit: maybe(limit) },
   })
@@ -109,6 +120,13 @@ const revokeIds = fc.tuple(fc.array(id, { maxLength: 4 }), endedBy).map(
       store.revokeAll({ ids }, by),
 );
 
+const revokeExternal = fc.tuple(external, endedBy).map(([of, by]): Step => {
+  return async (store) => {
+    const { revoked, now } = await store.revokeAll(of, by);
+    return { revoked: new Set(revoked), now };
+  };
+});
+
 const revokeOwned = fc.tuple(owner, maybe(id), endedBy).map(
   ([of, except, by]): Step =>
     async (store) => {
@@ -117,18 +135,20 @@ const revokeOwned = fc.tuple(owner, maybe(id), endedBy).map(
     },
 );
 
-const list = fc.tuple(owner, fc.integer({ min: 1, max: 4 })).map(([of, most]): Step => {
-  return async (store) => {
-    const pages = [];
-    let cursor: string | undefined;
-    do {
-      const page = await store.list(of, { cursor, limit: most });
-      pages.push(page);
-      cursor = page.cursor;
-    } while (cursor !== undefined);
-    return pages;
-  };
-});
+const list = fc
+  .tuple(fc.oneof(owner, external), fc.integer({ min: 1, max: 4 }))
+  .map(([of, most]): Step => {
+    return async (store) => {
+      const pages = [];
+      let cursor: string | undefined;
+      do {
+        const page = await store.list(of, { cursor, limit: most });
+        pages.push(page);
+        cursor = page.cursor;
+      } while (cursor !== undefined);
+      return pages;
+    };
+  });
 
 const changes: Step = async (store) => {
   const { entries } = await store.changes(undefined, 1_000 * minute);
@@ -138,7 +158,7 @@ const changes: Step = async (store) => {
 
 const step: fc.Arbitrary<Step> = fc.oneof(
   { arbitrary: insert, weight: 6 },
-  ...[refresh, update, revoke, revokeIds, revokeOwned, list],
+  ...[refresh, update, revoke, revokeIds, revokeOwned, revokeExternal, list],
   id.map(
     (of): Step =>
       (store) =>

@@ -44,6 +44,62 @@ describe.skipIf(redisMissing)(`the indexes of redisStore ${redisMissing ?? ""}`,
     expect(await indexes()).toEqual({});
   });
 
+  it("by external id lose a session when it ends, and expire with the last of their sessions", async () => {
+    const fixture = await createRedis(redis);
+    const { client, prefix, store, clock: time } = fixture;
+    await store.open({ clock: time });
+    const issuer = "https://login.example.com";
+    const external = async () => {
+      const found = Object.entries(await indexesOf(client, prefix));
+      return Object.fromEntries(found.filter(([key]) => key.startsWith("s")));
+    };
+    const [sid, sub, alone] = ["sid", "sub", "subWithoutSid"].map((by) => `${by}:${issuer} x`);
+    const both = { issuer, sid: "x", sub: "x" };
+    await insertNew(store, { id: "a", externalId: both, idle: hour });
+    await insertNew(store, { id: "b", externalId: { issuer, sub: "x" }, idle: 2 * hour });
+    await insertNew(store, { id: "c", externalId: both, idle: hour });
+    expect(await external()).toEqual({ [`${sid}`]: 2, [`${sub}`]: 3, [`${alone}`]: 1 });
+    await store.revoke("c", "signOut");
+    expect(await external()).toEqual({ [`${sid}`]: 1, [`${sub}`]: 2, [`${alone}`]: 1 });
+    await time.advance(25 * hour + 1);
+    expect(await external()).toEqual({ [`${sub}`]: 2, [`${alone}`]: 1 });
+    await time.advance(hour);
+    expect(await external()).toEqual({});
+    await fixture.close();
+  });
+
+  it("by external id keep few ids of sessions that expired", async () => {
+    const fixture = await createRedis(redis);
+    const { client, prefix, store, clock: time } = fixture;
+    await store.open({ clock: time });
+    const externalId = { issuer: "https://login.example.com", sub: "ann" };
+    await insertNew(store, { externalId, idle: 900 * hour, absolute: 900 * hour });
+    for (let index = 0; index < 300; index++) {
+      await insertNew(store, { id: `short-${index}`, externalId, idle: 1 });
+      await client.del(`{${prefix}}:session:short-${index}`);
+    }
+    const key = `{${prefix}}:sub:https://login.example.com ann`;
+    expect(await client.zCard(key)).toBeLessThan(100);
+    expect(await client.zScore(key, "s1")).not.toBeNull();
+    await fixture.close();
+  });
+
+  it("by external id end more sessions than one step, all at once", async () => {
+    const { client, prefix, store } = await opened();
+    const externalId = { issuer: "https://login.example.com", sub: "ann" };
+    for (let index = 0; index < many; index += 100) {
+      await Promise.all(
+        Array.from({ length: 100 }, (_, each) =>
+          insertNew(store, { id: `e${index + each}`, externalId }),
+        ),
+      );
+    }
+    const external = { by: "sub", issuer: externalId.issuer, id: "ann" } as const;
+    const { revoked } = await store.revokeAll({ external }, "externalLogout");
+    expect(new Set(revoked).size).toBe(many);
+    expect(await indexesOf(client, prefix)).toEqual({});
+  });
+
   it("lose expired sessions by prune, in batches, and keep refreshed ones", async () => {
     const fixture = await createRedis(redis);
     const { client, prefix, store, clock: time } = fixture;

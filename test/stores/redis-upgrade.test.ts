@@ -34,6 +34,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
       ...{ secretId: "secret-a", generation: 3, claimsVersion: 0, version: 0, endedBy: null },
       ...{ claims: { role: "admin" }, data: { cart: [] }, device: {} },
       ...{ accessLife: null, idleLife: null, lineage: null, confirmedAt: null, revokedAt: null },
+      externalId: null,
       ...{ rotatedAt: clock.now(), createdAt: clock.now(), authTime: clock.now() },
       ...{ sentAt: clock.now(), prolonged: 0, lastSeenAt: clock.now() },
       ...{ idleExpiresAt: clock.now() + 2 * day, expiresAt: clock.now() + 9 * day },
@@ -106,6 +107,31 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
     expect(await store.confirm("s1", 1, 100)).toBe(false);
     clock.advance("1ms");
     expect(await store.confirm("s1", 1, 100)).toBe(true);
+  });
+
+  it("feat:A12 finds a session by its external id while older servers refresh, end and prune", async () => {
+    const { store, clock, client, prefix } = await start();
+    await store.open({ clock });
+    const externalId = { issuer: "https://login.example.com", sid: "sid-1", sub: "sub-1" };
+    const life = { idle: 2 * day, absolute: 9 * day };
+    await insertNew(store, { externalId, ...life });
+    await insertNew(store, { id: "s2", externalId, ...life });
+    const [row, index] = [
+      `{${prefix}}:session:s1`,
+      `{${prefix}}:sid:https://login.example.com sid-1`,
+    ];
+    // Within the day of the roll-out an older server refreshes: it does not know of the index.
+    clock.advance(`${day}ms`);
+    await client.hSet(row, { generation: "1", idleExpiresAt: clock.now() + 2 * day });
+    await client.pExpireAt(row, clock.now() + 3 * day);
+    expect(await client.pExpireTime(index)).toBeGreaterThanOrEqual(clock.now() + 2 * day);
+    // It ends the other one.
+    await client.hSet(`{${prefix}}:session:s2`, { revokedAt: clock.now(), endedBy: "signOut" });
+    await client.zRem(`{${prefix}}:ends`, '["s2","alice"]');
+    await client.zRem(`{${prefix}}:user:alice`, "s2");
+    clock.advance(`${2 * day - 1}ms`);
+    const bySub = { external: { by: "sub", issuer: externalId.issuer, id: "sub-1" } } as const;
+    expect((await store.revokeAll(bySub, "externalLogout")).revoked).toEqual(["s1"]);
   });
 
   it("does not scan data that only current servers wrote", async () => {

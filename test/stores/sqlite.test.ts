@@ -7,7 +7,7 @@ import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract/index.ts";
-import { expectInUse, olderTables } from "./older-schema.ts";
+import { expectBesideOlder, expectInUse, olderTables } from "./older-schema.ts";
 import { describePruning } from "./pruning.ts";
 import { createSqlite, openedSqlite } from "./sqlite-fixture.ts";
 
@@ -71,18 +71,21 @@ describe("feat:O3 sqliteStore(file)", () => {
     database.close();
   });
 
-  it.each([1, 2])("migrates the tables of version %i with sessions in them", async (version) => {
-    await using fresh = await openedSqlite();
-    const fixture = await createSqlite();
-    const database = new DatabaseSync(fixture.file);
-    database.exec(olderTables(sqliteDialect, version));
-    await fixture.store.open(fixture);
-    await expectInUse(fixture.store);
-    expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
-    expect(schemaOf(database)).toEqual(schemaOf(new DatabaseSync(fresh.file)));
-    database.close();
-    await fixture.close();
-  });
+  it.each([1, 2, 5, 6])(
+    "migrates the tables of version %i with sessions in them",
+    async (version) => {
+      await using fresh = await openedSqlite();
+      const fixture = await createSqlite();
+      const database = new DatabaseSync(fixture.file);
+      database.exec(olderTables(sqliteDialect, version));
+      await fixture.store.open(fixture);
+      await expectInUse(fixture.store);
+      expect(await fixture.store.lease("work", "a", 1000)).toBe(true);
+      expect(schemaOf(database)).toEqual(schemaOf(new DatabaseSync(fresh.file)));
+      database.close();
+      await fixture.close();
+    },
+  );
 
   it("continues the numbers of the change log after a migration, even if the log is empty", async () => {
     const fixture = await createSqlite();
@@ -149,6 +152,27 @@ describe("feat:O3 sqliteStore(file)", () => {
     expect(await store.confirm("s1", 1, 100)).toBe(false);
     await clock.advance(1);
     expect(await store.confirm("s1", 1, 100)).toBe(true);
+  });
+
+  it("feat:A12 keeps external ids while an older server writes to the same file", async () => {
+    await using fixture = await openedSqlite();
+    const database = new DatabaseSync(fixture.file);
+    await expectBesideOlder(fixture.store, (sql) => database.exec(sql));
+    database.close();
+  });
+
+  it("finds sessions by external id through an index", async () => {
+    await using fixture = await openedSqlite();
+    const database = new DatabaseSync(fixture.file);
+    for (const column of ["external_sid", "external_sub"]) {
+      const [step] = database
+        .prepare(
+          `explain query plan select id from rpcsession_sessions where revoked_at is null and ${column} = ? and external_issuer = ? order by created_at, id`,
+        )
+        .all("a", "b");
+      expect(step?.detail).toContain(`USING INDEX rpcsession_sessions_${column}`);
+    }
+    database.close();
   });
 
   it("prefixes all of its tables and indexes, so that others can share the file", async () => {

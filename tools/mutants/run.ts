@@ -13,7 +13,7 @@ export interface RunOptions {
   readonly count: number;
   /** The same seed and the same sources give the same mutants. */
   readonly seed: number;
-  /** The most test files for one mutant. Default 24. */
+  /** The most test files for one mutant. Default 40. */
   readonly tests?: number;
   /** The number of mutants that are tested at the same time. Default: one for each core, up to 4. */
   readonly lanes?: number;
@@ -54,7 +54,7 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
 
   // 2. Find the nearest tests of each.
   const nearest = new NearestTests(root, await one.listTests(), new ImportGraph(root));
-  const testsOf = mutants.map((mutant) => nearest.of(mutant).slice(0, options.tests ?? 24));
+  const testsOf = mutants.map((mutant) => nearest.of(mutant).slice(0, options.tests ?? 40));
 
   // 3. Run the tests of each mutant. Every lane takes the next one.
   const survived: Mutant[] = [];

@@ -40,7 +40,7 @@ const born = newRecord(
   {
     ...{ id, userId: "alice", tenantId: null, transport: "cookie", salt: "", secretId },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
-    ...{ endsBy: null, accessLife: null, idleLife: null, authTime: null, lineage: null },
+    ...{ endsBy: null, accessLife: null, idleLife: null, authTime: null, lineage: null, externalId: null },
     ...{ replaces: null, requires: null, limit: null },
   },
   now,

@@ -1,5 +1,6 @@
 import { useEffect, useState } from "react";
 import type { SessionInfo } from "rpc-session/gen/rpcsession/v1/service_pb.js";
+import { network } from "./network.ts";
 import { playground, session, useVisitor } from "./session.ts";
 
 /** The session of this browser: who it is, how long its access token lives, and its live stream. */
@@ -32,9 +33,11 @@ export function SessionCard({ info }: { readonly info: SessionInfo }) {
           >
             Sign out
           </button>
-          <a className="button quiet" href="/" target="_blank" rel="noreferrer">
-            Open a second tab
-          </a>
+          {network.isShared && (
+            <a className="button quiet" href={location.pathname} target="_blank" rel="noreferrer">
+              Open a second tab
+            </a>
+          )}
         </div>
       </div>
     </section>

@@ -1,13 +1,13 @@
 import { Code, ConnectError, createClient } from "@connectrpc/connect";
-import { createConnectTransport } from "@connectrpc/connect-web";
 import { useSyncExternalStore } from "react";
 import { createSessionClient } from "rpc-session/client";
 import { type SessionInfo, SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
 import { PlaygroundService } from "../../gen/playground/v1/playground_pb.ts";
+import { network } from "./network.ts";
 
 /** Created once, in a module of its own: every component uses the same session. */
 export const session = createSessionClient({
-  transport: (parts) => createConnectTransport({ baseUrl: location.origin, ...parts }),
+  transport: network.connect,
   refreshTimeout: "3s",
   onEvent({ type }) {
     if (type === "signedIn" || type === "refreshed" || type === "signedOut") {

@@ -1,5 +1,4 @@
 import { createClient } from "@connectrpc/connect";
-import { createConnectTransport } from "@connectrpc/connect-web";
 import { useEffect, useRef, useSyncExternalStore } from "react";
 import {
   Actor,
@@ -7,12 +6,10 @@ import {
   PlaygroundService,
   type WatchTimelineResponse,
 } from "../../gen/playground/v1/playground_pb.ts";
+import { network } from "./network.ts";
 
 /** Everybody may read the timeline, so it needs no session. */
-const server = createClient(
-  PlaygroundService,
-  createConnectTransport({ baseUrl: location.origin }),
-);
+const server = createClient(PlaygroundService, network.connect({ interceptors: [] }));
 
 /** Follows the timeline of the server, with one stream for the whole page. */
 class TimelineStore {

@@ -8,14 +8,13 @@ import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegen
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
-import { file_rpcsession_v1_options } from "./options_pb.ts";
 import type { JsonObject, Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file rpcsession/v1/service.proto.
  */
 export const file_rpcsession_v1_service: GenFile = /*@__PURE__*/
-  fileDesc("ChtycGNzZXNzaW9uL3YxL3NlcnZpY2UucHJvdG8SDXJwY3Nlc3Npb24udjEi0QMKC1Nlc3Npb25JbmZvEgoKAmlkGAEgASgJEg8KB3VzZXJfaWQYAiABKAkSLgoKY3JlYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQYXV0aGVudGljYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPaWRsZV9leHBpcmVzX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpleHBpcmVzX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0ChFhY2Nlc3NfZXhwaXJlc19pbhgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCgxsYXN0X3NlZW5fYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRlbmFudF9pZBgJIAEoCRIPCgdjdXJyZW50GAogASgIEiUKBmRldmljZRgLIAEoCzIVLnJwY3Nlc3Npb24udjEuRGV2aWNlEicKBmNsYWltcxgMIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiNwoGRGV2aWNlEhIKCnVzZXJfYWdlbnQYASABKAkSCgoCaXAYAiABKAkSDQoFbGFiZWwYAyABKAkiJwoOUmVmcmVzaFJlcXVlc3QSFQoNcmVmcmVzaF90b2tlbhgBIAEoCSI+Cg9SZWZyZXNoUmVzcG9uc2USKwoHc2Vzc2lvbhgBIAEoCzIaLnJwY3Nlc3Npb24udjEuU2Vzc2lvbkluZm8iJwoOU2lnbk91dFJlcXVlc3QSFQoNcmVmcmVzaF90b2tlbhgBIAEoCSIRCg9TaWduT3V0UmVzcG9uc2UiEwoRR2V0U2Vzc2lvblJlcXVlc3QiQQoSR2V0U2Vzc2lvblJlc3BvbnNlEisKB3Nlc3Npb24YASABKAsyGi5ycGNzZXNzaW9uLnYxLlNlc3Npb25JbmZvIjwKE0xpc3RTZXNzaW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiXQoUTGlzdFNlc3Npb25zUmVzcG9uc2USLAoIc2Vzc2lvbnMYASADKAsyGi5ycGNzZXNzaW9uLnYxLlNlc3Npb25JbmZvEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIqChRSZXZva2VTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJIigKFVJldm9rZVNlc3Npb25SZXNwb25zZRIPCgdyZXZva2VkGAEgASgIIhwKGlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0Ii4KG1Jldm9rZU90aGVyU2Vzc2lvbnNSZXNwb25zZRIPCgdyZXZva2VkGAEgASgFMqoECg5TZXNzaW9uU2VydmljZRJQCgdSZWZyZXNoEh0ucnBjc2Vzc2lvbi52MS5SZWZyZXNoUmVxdWVzdBoeLnJwY3Nlc3Npb24udjEuUmVmcmVzaFJlc3BvbnNlIgaKpBkCCAMSUAoHU2lnbk91dBIdLnJwY3Nlc3Npb24udjEuU2lnbk91dFJlcXVlc3QaHi5ycGNzZXNzaW9uLnYxLlNpZ25PdXRSZXNwb25zZSIGiqQZAggDElEKCkdldFNlc3Npb24SIC5ycGNzZXNzaW9uLnYxLkdldFNlc3Npb25SZXF1ZXN0GiEucnBjc2Vzc2lvbi52MS5HZXRTZXNzaW9uUmVzcG9uc2USVwoMTGlzdFNlc3Npb25zEiIucnBjc2Vzc2lvbi52MS5MaXN0U2Vzc2lvbnNSZXF1ZXN0GiMucnBjc2Vzc2lvbi52MS5MaXN0U2Vzc2lvbnNSZXNwb25zZRJaCg1SZXZva2VTZXNzaW9uEiMucnBjc2Vzc2lvbi52MS5SZXZva2VTZXNzaW9uUmVxdWVzdBokLnJwY3Nlc3Npb24udjEuUmV2b2tlU2Vzc2lvblJlc3BvbnNlEmwKE1Jldm9rZU90aGVyU2Vzc2lvbnMSKS5ycGNzZXNzaW9uLnYxLlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0GioucnBjc2Vzc2lvbi52MS5SZXZva2VPdGhlclNlc3Npb25zUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp, file_rpcsession_v1_options]);
+  fileDesc("ChtycGNzZXNzaW9uL3YxL3NlcnZpY2UucHJvdG8SDXJwY3Nlc3Npb24udjEi0QMKC1Nlc3Npb25JbmZvEgoKAmlkGAEgASgJEg8KB3VzZXJfaWQYAiABKAkSLgoKY3JlYXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASNAoQYXV0aGVudGljYXRlZF9hdBgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoPaWRsZV9leHBpcmVzX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpleHBpcmVzX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBI0ChFhY2Nlc3NfZXhwaXJlc19pbhgHIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIwCgxsYXN0X3NlZW5fYXQYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhEKCXRlbmFudF9pZBgJIAEoCRIPCgdjdXJyZW50GAogASgIEiUKBmRldmljZRgLIAEoCzIVLnJwY3Nlc3Npb24udjEuRGV2aWNlEicKBmNsYWltcxgMIAEoCzIXLmdvb2dsZS5wcm90b2J1Zi5TdHJ1Y3QiNwoGRGV2aWNlEhIKCnVzZXJfYWdlbnQYASABKAkSCgoCaXAYAiABKAkSDQoFbGFiZWwYAyABKAkiPwoOUmVmcmVzaFJlcXVlc3QSFQoNcmVmcmVzaF90b2tlbhgBIAEoCRIWCg5vbmx5X2lmX25lZWRlZBgCIAEoCCI+Cg9SZWZyZXNoUmVzcG9uc2USKwoHc2Vzc2lvbhgBIAEoCzIaLnJwY3Nlc3Npb24udjEuU2Vzc2lvbkluZm8iJwoOU2lnbk91dFJlcXVlc3QSFQoNcmVmcmVzaF90b2tlbhgBIAEoCSIRCg9TaWduT3V0UmVzcG9uc2UiEwoRR2V0U2Vzc2lvblJlcXVlc3QiQQoSR2V0U2Vzc2lvblJlc3BvbnNlEisKB3Nlc3Npb24YASABKAsyGi5ycGNzZXNzaW9uLnYxLlNlc3Npb25JbmZvIjwKE0xpc3RTZXNzaW9uc1JlcXVlc3QSEQoJcGFnZV9zaXplGAEgASgFEhIKCnBhZ2VfdG9rZW4YAiABKAkiXQoUTGlzdFNlc3Npb25zUmVzcG9uc2USLAoIc2Vzc2lvbnMYASADKAsyGi5ycGNzZXNzaW9uLnYxLlNlc3Npb25JbmZvEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIqChRSZXZva2VTZXNzaW9uUmVxdWVzdBISCgpzZXNzaW9uX2lkGAEgASgJIigKFVJldm9rZVNlc3Npb25SZXNwb25zZRIPCgdyZXZva2VkGAEgASgIIhwKGlJldm9rZU90aGVyU2Vzc2lvbnNSZXF1ZXN0Ii4KG1Jldm9rZU90aGVyU2Vzc2lvbnNSZXNwb25zZRIPCgdyZXZva2VkGAEgASgFMpoECg5TZXNzaW9uU2VydmljZRJICgdSZWZyZXNoEh0ucnBjc2Vzc2lvbi52MS5SZWZyZXNoUmVxdWVzdBoeLnJwY3Nlc3Npb24udjEuUmVmcmVzaFJlc3BvbnNlEkgKB1NpZ25PdXQSHS5ycGNzZXNzaW9uLnYxLlNpZ25PdXRSZXF1ZXN0Gh4ucnBjc2Vzc2lvbi52MS5TaWduT3V0UmVzcG9uc2USUQoKR2V0U2Vzc2lvbhIgLnJwY3Nlc3Npb24udjEuR2V0U2Vzc2lvblJlcXVlc3QaIS5ycGNzZXNzaW9uLnYxLkdldFNlc3Npb25SZXNwb25zZRJXCgxMaXN0U2Vzc2lvbnMSIi5ycGNzZXNzaW9uLnYxLkxpc3RTZXNzaW9uc1JlcXVlc3QaIy5ycGNzZXNzaW9uLnYxLkxpc3RTZXNzaW9uc1Jlc3BvbnNlEloKDVJldm9rZVNlc3Npb24SIy5ycGNzZXNzaW9uLnYxLlJldm9rZVNlc3Npb25SZXF1ZXN0GiQucnBjc2Vzc2lvbi52MS5SZXZva2VTZXNzaW9uUmVzcG9uc2USbAoTUmV2b2tlT3RoZXJTZXNzaW9ucxIpLnJwY3Nlc3Npb24udjEuUmV2b2tlT3RoZXJTZXNzaW9uc1JlcXVlc3QaKi5ycGNzZXNzaW9uLnYxLlJldm9rZU90aGVyU2Vzc2lvbnNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_struct, file_google_protobuf_timestamp]);
 
 /**
  * SessionInfo is the part of a session that a client may see.
@@ -165,6 +164,15 @@ export type RefreshRequest = Message<"rpcsession.v1.RefreshRequest"> & {
    * @generated from field: string refresh_token = 1;
    */
   refreshToken: string;
+
+  /**
+   * only_if_needed asks for a new access token only if that of the request is missing, refused,
+   * outdated, or past four fifths of its lifetime. A client that has just started learns its session
+   * with one call. If there is no session, the response has none, and no error.
+   *
+   * @generated from field: bool only_if_needed = 2;
+   */
+  onlyIfNeeded: boolean;
 };
 
 /**
@@ -181,7 +189,7 @@ export const RefreshRequestSchema: GenMessage<RefreshRequest> = /*@__PURE__*/
  */
 export type RefreshResponse = Message<"rpcsession.v1.RefreshResponse"> & {
   /**
-   * session is the refreshed session.
+   * session is the refreshed session. Unset if only_if_needed was set and there is no session.
    *
    * @generated from field: rpcsession.v1.SessionInfo session = 1;
    */
@@ -413,6 +421,7 @@ export const SessionService: GenService<{
    * Refresh exchanges a refresh token for a new access token. It also rotates the refresh token once
    * the server knows that the client received the current one. It is safe to repeat: the same token
    * returns the same successor until that successor has been used.
+   * Public: it takes no access token.
    *
    * @generated from rpc rpcsession.v1.SessionService.Refresh
    */
@@ -423,7 +432,7 @@ export const SessionService: GenService<{
   },
   /**
    * SignOut ends the session of any authentic token: a refresh token of any generation, or an access
-   * token, expired or not. Without a token it does nothing.
+   * token, expired or not. Without a token it does nothing. Public, like Refresh.
    *
    * @generated from rpc rpcsession.v1.SessionService.SignOut
    */

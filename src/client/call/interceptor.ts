@@ -346,16 +346,24 @@ function sessionFetch(tokens: TokenStore): typeof globalThis.fetch | undefined {
   // The page may hold cookies of a session of its own, which a client with header tokens must neither
   // send nor let the server expire.
   const credentials = tokens.transport === "cookie" ? "include" : "omit";
-  // A redirect could carry the Authorization header to another site.
+  // A redirect could carry the Authorization header to another site. Workers of Cloudflare throw for
+  // the mode "error".
   return async (input, init) => {
-    const response = await globalThis.fetch(input, { ...init, credentials, redirect: "error" });
+    const response = await globalThis.fetch(input, { ...init, credentials, redirect: "manual" });
     assertReadable(response);
     return response;
   };
 }
 
-/** @throws ConnectError Unimplemented if the response is a stream and the runtime can only read it whole */
-function assertReadable({ body, headers }: Response): void {
+/**
+ * @throws TypeError, as for a broken connection, if the response is a redirect
+ * @throws ConnectError Unimplemented if the response is a stream and the runtime can only read it whole
+ */
+function assertReadable({ body, headers, status }: Response): void {
+  // Browsers show a redirect as the status 0.
+  if (status < 200 || (status > 299 && status < 400)) {
+    throw new TypeError("the service redirects; give the transport the final address as baseUrl");
+  }
   // React Native's responses have no body at all; a response without content has null.
   const isStream = /^application\/(connect\+|grpc-web)/.test(headers.get("content-type") ?? "");
   if ((body as unknown) === undefined && isStream) {

@@ -6,7 +6,7 @@ import type { ResolvedOptions } from "../options.ts";
 import { refreshHeaders } from "../state/credentials.ts";
 import { type Hint, isUnanswered } from "../state/hint.ts";
 import type { LocalSession } from "../state/local-session.ts";
-import type { SessionSnapshot } from "../state/notice-rule.ts";
+import { mayHold, type SessionSnapshot } from "../state/notice-rule.ts";
 import { channelName } from "../state/tabs.ts";
 
 /**
@@ -19,6 +19,13 @@ type RefreshOutcome =
   | { readonly type: "stale" }
   | { readonly type: "failed"; readonly error: ConnectError };
 
+/** A running refresh. */
+interface Flight {
+  readonly epoch: number;
+  readonly onlyIfNeeded: boolean;
+  readonly outcome: Promise<RefreshOutcome>;
+}
+
 /** Refreshes the session with single flight: all callers share one refresh. */
 export class Refresher {
   /** Delays refreshes after a token was refused right after a refresh. */
@@ -29,7 +36,8 @@ export class Refresher {
   readonly #local: LocalSession;
   readonly #transport: Transport;
   readonly #lock: TabLock;
-  #flight: { readonly epoch: number; readonly outcome: Promise<RefreshOutcome> } | undefined;
+  #flight: Flight | undefined;
+  #hasReported = false;
 
   /** @param transport without the session's interceptor, so that refreshes do not recur */
   constructor(options: ResolvedOptions, local: LocalSession, transport: Transport) {
@@ -49,24 +57,28 @@ export class Refresher {
 
   /** Whether there is a session to refresh, or may be one. */
   canRefresh(hint?: Hint): boolean {
-    const { transport, tokens, status, endedSessionId } = this.#local;
+    const { transport, tokens, status } = this.#local;
     if (transport === "header") {
       return tokens?.refreshToken !== undefined;
     }
     // After a sign-out, a hint that names a different session shows that the cookies hold a new one.
-    const isOther =
-      !!hint?.sessionId && endedSessionId !== undefined && hint.sessionId !== endedSessionId;
-    return status !== "signedOut" || isOther;
+    return status !== "signedOut" || (!!hint?.sessionId && mayHold(hint.sessionId, this.#local));
   }
 
-  /** Joins the running refresh of the current session, or starts one. Never rejects. */
-  refresh(): Promise<RefreshOutcome> {
+  /**
+   * Joins the running refresh of the current session, or starts one. Never rejects.
+   *
+   * @param onlyIfNeeded whether the server may keep a valid access token and only describe its session.
+   *   By default a client that does not know its session asks for that: another tab may have refreshed
+   */
+  refresh(onlyIfNeeded = this.#local.status === "unknown"): Promise<RefreshOutcome> {
     const { epoch } = this.#local;
-    if (this.#flight?.epoch === epoch) {
-      return this.#flight.outcome;
+    const flight = this.#flight;
+    if (flight?.epoch === epoch && (onlyIfNeeded || !flight.onlyIfNeeded)) {
+      return flight.outcome;
     }
-    const outcome = this.#start();
-    this.#flight = { epoch, outcome };
+    const outcome = this.#start(onlyIfNeeded);
+    this.#flight = { epoch, onlyIfNeeded, outcome };
     return outcome;
   }
 
@@ -114,7 +126,7 @@ export class Refresher {
     this.early.reset();
   }
 
-  async #start(): Promise<RefreshOutcome> {
+  async #start(onlyIfNeeded: boolean): Promise<RefreshOutcome> {
     // 1. Remember the session as it is now, to notice changes during the refresh.
     const { transport, epoch, intent, version } = this.#local;
     const before = { epoch, intent, version };
@@ -122,10 +134,11 @@ export class Refresher {
       // 2. Check whether another client has refreshed already. In cookie mode the tabs take turns and
       //    announce their refreshes to each other. In header mode, load the token store again.
       if (transport === "cookie") {
-        return await this.#lock.run(() => this.#exchange(before));
+        const exchange = () => this.#exchange(before, onlyIfNeeded);
+        return await (this.#options.tokens.isAlone ? exchange() : this.#lock.run(exchange));
       }
       await this.#local.reload();
-      return await this.#exchange(before);
+      return await this.#exchange(before, onlyIfNeeded);
     } finally {
       // Another session may have started a refresh of its own in the meantime.
       if (this.#flight?.epoch === epoch) {
@@ -134,7 +147,7 @@ export class Refresher {
     }
   }
 
-  async #exchange(before: SessionSnapshot): Promise<RefreshOutcome> {
+  async #exchange(before: SessionSnapshot, onlyIfNeeded: boolean): Promise<RefreshOutcome> {
     const local = this.#local;
     const { clock, refreshTimeoutMs } = this.#options;
     if (local.epoch !== before.epoch) {
@@ -146,29 +159,35 @@ export class Refresher {
     try {
       // 3. Call the server. The new tokens are in the response headers.
       const { refresh } = SessionService.method;
-      const refreshToken = local.tokens?.refreshToken ?? "";
+      const request = { refreshToken: local.tokens?.refreshToken ?? "", onlyIfNeeded };
       const headers = refreshHeaders(local);
       const response = await withDeadline(clock, { timeoutMs: refreshTimeoutMs }, (signal) =>
-        this.#transport.unary(refresh, signal, refreshTimeoutMs, headers, { refreshToken }),
+        this.#transport.unary(refresh, signal, refreshTimeoutMs, headers, request),
       );
 
       // 4. Read the notice and the tokens. They do not count if the session changed meanwhile.
-      local.receive(response.header, before, true);
+      const event = local.receive(response.header, before, true);
       if (local.epoch !== before.epoch) {
         return { type: "stale" };
       }
 
       // 5. No new token was readable. In cookie mode the browser has the new cookies anyway.
-      if (local.version === before.version) {
+      if (event !== "current" && local.version === before.version) {
         if (local.transport === "header") {
           return this.#fail(unreadable(), before);
         }
         local.renewed();
       }
+      if (event === undefined && !this.#hasReported) {
+        this.#hasReported = true;
+        local.emit({ type: "headersNotExposed" });
+      }
 
       // 6. Done.
       this.early.reset();
-      local.emit({ type: "refreshed", sessionId: local.sessionId });
+      if (event !== "current") {
+        local.emit({ type: "refreshed", sessionId: local.sessionId });
+      }
       return { type: "refreshed" };
     } catch (error) {
       return this.#fail(ConnectError.from(error), before);
@@ -344,9 +363,9 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "this client was signed in, but the browser sent no session cookie: it did not keep the cookies, or " +
-      "they were deleted. Browsers drop cookies that the user or the embedding page blocks. WebKit also " +
-      "drops Secure cookies of http://localhost; for development set cookies: { insecure: true }. Sign in again",
+    "this client was signed in, but the browser sent no session cookie: it was deleted, or the user or the " +
+      "embedding page blocks cookies. WebKit drops Secure cookies of http://localhost; for development " +
+      "set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
 }

@@ -14,7 +14,6 @@ import { type Hint, hintOf } from "./hint.ts";
 import { Lifetime } from "./lifetime.ts";
 import {
   type AccessOrder,
-  hasCookies,
   isCurrent,
   isNewer,
   judge,
@@ -54,6 +53,7 @@ export class LocalSession implements KnownSession, Credentials {
   tokens: ClientTokens | undefined;
   /** The anti-CSRF token of a cookie session. */
   csrf: string | undefined;
+  userId: string | undefined;
   claims: JsonObject | undefined;
   epoch = 0;
   intent = 0;
@@ -88,7 +88,7 @@ export class LocalSession implements KnownSession, Credentials {
       emit: (event) => this.emit(event),
     });
     // Tabs share a session only if they share its cookies.
-    if (this.transport === "cookie") {
+    if (this.transport === "cookie" && !options.tokens.isAlone) {
       this.#tabs = new Tabs(channelName(options.realm), {
         onMessage: (message) => this.#follow(message),
         onRestored: () => this.#catchUp(),
@@ -99,10 +99,11 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** The public state: the same object until something changes. */
   get state(): SessionState {
-    const { status, sessionId, realm, claims } = this.#state;
+    const { status, sessionId, userId, realm, claims } = this.#state;
     if (
       status !== this.status ||
       sessionId !== this.sessionId ||
+      userId !== this.userId ||
       realm !== this.realm ||
       (claims !== this.claims && JSON.stringify(claims) !== JSON.stringify(this.claims))
     ) {
@@ -144,6 +145,10 @@ export class LocalSession implements KnownSession, Credentials {
     headers.delete(header.csrf);
     for (const [name, value] of Object.entries(credentialHeaders(this))) {
       headers.set(name, value);
+    }
+    if (this.transport === "cookie") {
+      // The server answers with a notice if the cookies hold another session than this client knows.
+      headers.set(header.session, this.sessionId ?? this.status);
     }
     const { epoch, intent, version, isLoaded } = this;
     return { epoch, intent, version, wasLoaded: isLoaded };
@@ -220,7 +225,7 @@ export class LocalSession implements KnownSession, Credentials {
     this.status = "signedIn";
     this.sessionId = tokens.session;
     this.tokens = tokens;
-    this.claims = tokens.claims;
+    this.#show(tokens);
     this.#saved = tokens;
     // Only the client's own wall clock survives a restart. If it was set back, count the age as 0.
     const age = Math.max(0, this.#options.clock.now() - tokens.receivedAt);
@@ -234,8 +239,13 @@ export class LocalSession implements KnownSession, Credentials {
    *
    * @param sent the snapshot from when the call was sent
    * @param own whether the response answers this client's own refresh
+   * @returns the event of the notice; undefined if there is none
    */
-  receive(headers: Headers, sent: SessionSnapshot, own = false): void {
+  receive(
+    headers: Headers,
+    sent: SessionSnapshot,
+    own = false,
+  ): SessionNotice["event"] | undefined {
     // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
     //    to a refresh sets cookies in any case.
     const value = headers.get(header.session);
@@ -247,7 +257,7 @@ export class LocalSession implements KnownSession, Credentials {
       if (own) {
         this.#checkLateCookies(sent);
       }
-      return;
+      return undefined;
     }
 
     // 2. Decide, and apply the decision.
@@ -256,6 +266,8 @@ export class LocalSession implements KnownSession, Credentials {
       verdict = this.#take(notice, headers, { verdict, own });
     } else if (verdict === "end") {
       this.#signedOut("server", notice.session);
+    } else if (verdict === "missing") {
+      this.lostCookies({ isMissing: true }, sent);
     } else if (verdict === "stale" || verdict === "foreign") {
       this.emit({ type: "answerDropped", sessionId: notice.session, why: verdict });
       this.#checkLateCookies(sent);
@@ -267,6 +279,7 @@ export class LocalSession implements KnownSession, Credentials {
     }
     this.#publish();
     this.#notifyTabs(verdict);
+    return notice.event;
   }
 
   /**
@@ -312,8 +325,12 @@ export class LocalSession implements KnownSession, Credentials {
     this.version += 1;
     if (token === undefined) {
       this.lifetime.end();
-      return;
+    } else {
+      this.#measure(token, age);
     }
+  }
+
+  #measure(token: AccessOrder & { readonly expiresIn: number }, age = 0): void {
     const { generation, claimsVersion, expiresAt, expiresIn } = token;
     this.order = { generation, claimsVersion, expiresAt };
     this.lifetime.start(expiresIn, age);
@@ -345,8 +362,13 @@ export class LocalSession implements KnownSession, Credentials {
       this.intent += this.transport === "header" ? 1 : 0;
       this.#signedIn(notice.session, realm);
     }
-    this.renewed(notice);
-    this.claims = notice.claims;
+    if (notice.event === "current") {
+      // Not renewed: a call that was refused meanwhile still has to refresh.
+      this.#measure(notice);
+    } else {
+      this.renewed(notice);
+    }
+    this.#show(notice);
     this.#takeCsrf(headers);
     if (this.transport === "header" && accessToken !== null) {
       const { event: _event, olderRealms: _older, ...facts } = notice;
@@ -388,72 +410,95 @@ export class LocalSession implements KnownSession, Credentials {
     if (message.type === "signedOut") {
       if (this.sessionId === undefined || this.sessionId === message.session) {
         this.#signedOut("otherTab", message.session);
+      } else if (message.session === undefined) {
+        // A tab that never learned its session has signed out.
+        this.#hooks.onDoubt();
       }
     } else if (message.type === "refreshed") {
+      if (realm !== undefined && this.status === "unknown") {
+        this.status = "signedIn";
+        this.sessionId = message.session;
+      }
       const isNews = !this.order || isNewer(message.order, this.order);
       if (this.sessionId === message.session && isNews) {
         this.renewed({ ...message.order, expiresIn: message.expiresIn });
-        this.claims = message.claims;
+        this.#show(message);
       }
     } else if (realm === undefined) {
-      if (this.status === "signedOut") {
-        this.#withoutSession("unknown");
-      }
+      this.#withoutSession("unknown");
+      this.#hooks.onDoubt();
     } else if (this.sessionId !== message.session) {
       this.#signedIn(message.session, message.realm);
       this.renewed();
-      this.claims = message.claims;
+      this.#show(message);
     }
     this.#publish();
   }
 
   /** After the page was frozen: another tab may have signed in or out meanwhile. */
   #catchUp(): void {
-    if (this.status === "signedIn") {
-      this.#hooks.onDoubt();
-    } else if (this.status === "signedOut") {
+    if (this.status === "signedOut") {
       this.#withoutSession("unknown");
       this.#publish();
     }
+    this.#hooks.onDoubt();
   }
 
   /**
    * Reads the response to this client's own sign-out. It names the session, which a client that has
-   * just loaded its page did not know when it told the other tabs.
+   * just loaded its page did not know. Such a client tells the other tabs only now.
    */
   signedOutOnServer(headers: Headers): void {
     const notice = decodeNotice(headers.get(header.session));
-    if (notice?.event === "ended" && notice.session !== this.endedSessionId) {
-      this.endedSessionId = notice.session;
-      this.#tabs?.send({ type: "signedOut", session: notice.session, realm: notice.realm });
+    const session = notice?.event === "ended" ? notice.session : this.endedSessionId;
+    if (!this.endedSessionId || session !== this.endedSessionId) {
+      this.endedSessionId = session ?? "";
+      this.#tabs?.send({
+        type: "signedOut",
+        ...(session && { session }),
+        ...(notice && { realm: notice.realm }),
+      });
     }
   }
 
   /**
-   * The browser sends no session cookie, although this client is signed in: it did not keep them, or
-   * they were deleted. Returns whether that is so.
+   * Reads that a call carried no session cookie: there is no session. Returns whether this client was
+   * signed in. The browser then did not keep the cookies, or they were deleted.
    */
-  lostCookies(hint: Hint | undefined, sent: SessionSnapshot): boolean {
-    const isLost = hint?.isMissing === true && hasCookies(this, sent);
-    if (isLost) {
-      this.emit({ type: "cookiesMissing", sessionId: this.sessionId ?? "" });
-      this.end("server");
+  lostCookies(
+    hint: Pick<Hint, "isMissing"> | undefined,
+    { epoch }: Pick<SessionSnapshot, "epoch">,
+  ): boolean {
+    const { sessionId, status, transport } = this;
+    const isMissing = hint?.isMissing === true && transport === "cookie" && epoch === this.epoch;
+    if (!isMissing || status === "signedOut") {
+      return false;
     }
-    return isLost;
+    if (sessionId === undefined) {
+      this.endedSessionId ??= "";
+      this.#signedOut("server");
+      this.#publish();
+      return false;
+    }
+    this.emit({ type: "cookiesMissing", sessionId });
+    this.end("server");
+    return true;
   }
 
   /** Reports to other tabs how a notice was applied. */
   #notifyTabs(verdict: Verdict): void {
-    const { sessionId, realm, order, claims } = this;
+    const { sessionId, userId, realm, order, claims } = this;
     if (verdict === "end") {
       const session = this.endedSessionId;
-      this.#tabs?.send({
-        type: "signedOut",
-        ...(session && { session }),
-        ...(realm && { realm }),
-      });
+      if (session) {
+        this.#tabs?.send({ type: "signedOut", session, ...(realm && { realm }) });
+      }
     } else if (sessionId !== undefined && realm !== undefined) {
-      const known = { session: sessionId, realm, ...(claims && { claims }) };
+      const known = {
+        ...{ session: sessionId, realm },
+        ...(userId && { user: userId }),
+        ...(claims && { claims }),
+      };
       if (verdict === "renew" && order !== undefined) {
         this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.lifetime.rest });
       } else if (verdict === "adopt") {
@@ -497,7 +542,13 @@ export class LocalSession implements KnownSession, Credentials {
   #dropContents(): void {
     this.tokens = undefined;
     this.csrf = undefined;
-    this.claims = undefined;
+    this.#show({});
+  }
+
+  /** Takes what the service shows of its session. */
+  #show({ user, claims }: Partial<Pick<ClientTokens, "user" | "claims">>): void {
+    this.userId = user;
+    this.claims = claims;
   }
 
   /**

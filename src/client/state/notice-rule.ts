@@ -35,7 +35,7 @@ export interface KnownSession extends SessionSnapshot {
   /** Whether the application has set the realm, so that it never changes. */
   readonly isPinned: boolean;
   readonly sessionId: string | undefined;
-  /** The id of the session that ended last. */
+  /** The id of the session that ended last; empty if the service said that there is none. */
   readonly endedSessionId: string | undefined;
   readonly order: AccessOrder | undefined;
 }
@@ -44,15 +44,16 @@ export interface KnownSession extends SessionSnapshot {
  * - `adopt`: the notice's session becomes the client's session.
  * - `renew`: the notice belongs to a newer access token of the client's session.
  * - `end`: the client's session is over.
+ * - `missing`: the browser sent no session cookie.
  * - `stale`: the session changed after the call was sent. A browser has stored its cookies anyway.
  * - `foreign`: the response to this client's own call is about a realm other than the pinned one.
  * - `ignore`: the notice is about another session or realm, or about an older token.
  */
-export type Verdict = "adopt" | "renew" | "end" | "stale" | "foreign" | "ignore";
+export type Verdict = "adopt" | "renew" | "end" | "missing" | "stale" | "foreign" | "ignore";
 
 /**
  * Decides what a notice means for this client. A notice is the response header in which the server
- * reports what happened to the session on this call: created, refreshed, reissued or ended.
+ * reports what happened to the session on this call, or which session the call belongs to.
  *
  * @param how.sent the snapshot from when the call was sent
  * @param how.own whether the response answers this client's own refresh
@@ -78,6 +79,10 @@ export function judge(
       return sent.intent === known.intent ? "adopt" : "stale";
     case "ended":
       return isCurrent(notice.session, known) ? "end" : "ignore";
+    case "none":
+      return sent.epoch === known.epoch ? "missing" : "ignore";
+    case "current":
+      return sent.epoch === known.epoch ? judgeRenewal(notice, known, how) : "ignore";
     case "refreshed":
     case "reissued":
       return sent.epoch === known.epoch ? judgeRenewal(notice, known, how) : "stale";
@@ -91,10 +96,11 @@ function judgeRenewal(
 ): Verdict {
   if (notice.session !== known.sessionId) {
     // Tabs share cookies. The answer to this client's own refresh shows which session the cookies
-    // hold now, whichever tab put it there.
-    const mayLearn = own
-      ? notice.session !== known.endedSessionId
-      : isCurrent(notice.session, known);
+    // hold now, whichever tab put it there. So does the answer to a call that named another one.
+    const mayLearn =
+      own || notice.event === "current"
+        ? mayHold(notice.session, known)
+        : isCurrent(notice.session, known);
     return known.transport === "cookie" && mayLearn ? "adopt" : "ignore";
   }
   const { order } = known;
@@ -124,11 +130,11 @@ export function isCurrent(sessionId: string, known: KnownSession): boolean {
 }
 
 /**
- * Whether a call must have carried session cookies, as far as the client knows: it was signed in by
- * cookie when it sent the call, and still is.
+ * Whether the cookies may hold a session that the server names: not the one that has ended. After a
+ * sign-out by a client that did not know its session, it is not known which that is.
  */
-export function hasCookies(known: KnownSession, sent: SessionSnapshot): boolean {
-  return known.transport === "cookie" && known.status === "signedIn" && sent.epoch === known.epoch;
+export function mayHold(sessionId: string, { status, endedSessionId }: KnownSession): boolean {
+  return sessionId !== endedSessionId && (status !== "signedOut" || endedSessionId !== undefined);
 }
 
 /** Whether token `a` is newer than `b`: by generation, then claims version, then expiry. */

@@ -10,6 +10,7 @@ export type TabMessage =
   | {
       readonly type: "signedIn";
       readonly session: string;
+      readonly user?: string;
       readonly realm: string;
       readonly claims?: JsonObject;
     }
@@ -17,6 +18,7 @@ export type TabMessage =
   | {
       readonly type: "refreshed";
       readonly session: string;
+      readonly user?: string;
       readonly realm: string;
       readonly order: AccessOrder;
       readonly expiresIn: number;

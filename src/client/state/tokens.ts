@@ -10,6 +10,8 @@ import type { SessionClientEvent } from "../events.ts";
 export interface ClientTokens {
   /** The id of the session. */
   readonly session: string;
+  /** The id of the user; absent if an older version has stored the tokens. */
+  readonly user?: string | undefined;
   /** The issuer. */
   readonly realm: string;
   readonly accessToken: string;
@@ -52,6 +54,8 @@ export interface ClientTokens {
 export interface TokenStore {
   /** How the tokens of the sessions that this client creates are transported. */
   readonly transport: TokenTransport;
+  /** Whether no other tab has these tokens, although they are cookies. Default false. */
+  readonly isAlone?: boolean;
   /** Returns the tokens, or undefined if there are none. The client rejects other values. */
   load(): ClientTokens | undefined | Promise<ClientTokens | undefined>;
   /** Replaces the tokens; undefined removes them. */

@@ -4,6 +4,7 @@ import type { VerifyingCore } from "../core.ts";
 import { checkDemands, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
 import { refuseCall } from "../response/errors.ts";
+import { tellSession } from "../response/tokens.ts";
 import { type Call, type CallKey, callOf } from "./call.ts";
 import { endOf } from "./signal.ts";
 
@@ -84,14 +85,20 @@ export async function enterSession(
     needsClaims: policy.claims.length > 0,
     signal,
   });
+
+  // 4. A client that takes this call for another session's is told. Usually there is nothing to tell.
+  const telling = tellSession(core, call, claims);
+  if (telling !== undefined) {
+    await within(signal, telling);
+  }
   if (claims === undefined) {
     return false;
   }
 
-  // 4. The demands of the policy: claims, and a recent authentication.
+  // 5. The demands of the policy: claims, and a recent authentication.
   checkDemands(core, policy, claims);
 
-  // 5. The session that the handler sees. Its claims must match the schema of the service.
+  // 6. The session that the handler sees. Its claims must match the schema of the service.
   const read = await within(signal, core.claims.read(claims.claims));
   call.enter(core, { claims, read });
   return true;

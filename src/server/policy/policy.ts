@@ -143,7 +143,7 @@ interface Layer {
   readonly width: 0 | 1 | 2;
   readonly source: MethodPolicy["source"];
   readonly auth: MethodPolicy["auth"] | undefined;
-  readonly demands: FoundDemands;
+  readonly demands: Partial<FoundDemands>;
   readonly check: RevocationCheck | undefined;
   readonly stream: StreamPolicy | undefined;
   readonly foreignBearer: ForeignBearerPolicy | undefined;
@@ -155,6 +155,7 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   // 1. Everything that names the method: the narrower name first, and code before the schema.
   const layers = [
     ...inCode(0, code.ofMethod),
+    ...(publicOwn.has(procedure) ? [publicLayer] : []),
     ...inSchema(procedure, hasOption(method, method_policy) && getOption(method, method_policy)),
     ...inCode(1, code.ofService),
     ...inSchema(
@@ -195,6 +196,25 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",
   };
 }
+
+/**
+ * The public methods of SessionService. Not in its schema: clients import that, and would carry the
+ * schema of the options as well.
+ */
+const publicOwn: ReadonlySet<string> = new Set([
+  "rpcsession.v1.SessionService/Refresh",
+  "rpcsession.v1.SessionService/SignOut",
+]);
+
+const publicLayer: Layer = {
+  width: 0,
+  source: "default",
+  auth: "none",
+  demands: {},
+  check: undefined,
+  stream: undefined,
+  foreignBearer: undefined,
+};
 
 function inCode(width: Layer["width"], policy: MethodPolicyOptions | undefined): Layer[] {
   if (policy === undefined) {

@@ -4,6 +4,7 @@ import { encodeNotice, header, type SessionNotice } from "../../base/wire.ts";
 import type { AccessToken } from "../../engine/access-tokens.ts";
 import { endedError } from "../../engine/liveness.ts";
 import type { SessionRecord } from "../../engine/store.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { Copies } from "../../request/cookies.ts";
 import { hideWhenInspected } from "../../request/tokens.ts";
 import { hasForeignCookies } from "../authenticate/candidates.ts";
@@ -41,6 +42,7 @@ export async function writeTokens(
   notify(headers, {
     event: tokens.event,
     session: record.id,
+    user: record.userId,
     ...realmsOf(core),
     generation: access.claims.gen,
     claimsVersion: access.claims.cv,
@@ -74,7 +76,7 @@ export async function writeReissued(
  */
 export async function claimsForClient(
   core: VerifyingCore,
-  record: SessionRecord,
+  record: Pick<SessionRecord, "claims">,
 ): Promise<JsonObject | undefined> {
   try {
     return await core.claims.forClient(record.claims);
@@ -145,6 +147,45 @@ function hasCopies({ presented: { accessCookies, refreshCookies } }: CookieCall)
 
 function pathOf(url: string | undefined): string | undefined {
   return url === undefined ? undefined : new URL(url, "http://localhost").pathname;
+}
+
+/**
+ * Tells a client whether its call belongs to a session, and to which one, if the client took it for
+ * another. Clients with cookies cannot see their tokens, and other tabs may have replaced them.
+ *
+ * @param claims the claims of the session; undefined if the call has none
+ * @returns a promise only if there is something to tell
+ */
+export function tellSession(
+  core: VerifyingCore,
+  { requestHeader, responseHeader }: Pick<Call, "requestHeader" | "responseHeader">,
+  claims: TokenClaims | undefined,
+): Promise<void> | undefined {
+  const known = requestHeader.get(header.session);
+  return known === null || known === (claims?.sid ?? "signedOut") || !core.tellsClients
+    ? undefined
+    : writeCurrent(core, responseHeader, claims);
+}
+
+/** Writes the notice of the session that a call belongs to, or that it belongs to none. */
+export async function writeCurrent(
+  core: VerifyingCore,
+  headers: Headers,
+  token: TokenClaims | undefined,
+): Promise<void> {
+  const claims = token && (await claimsForClient(core, token));
+  const { sid = "", sub, gen = 0, cv = 0, exp = 0 } = token ?? {};
+  notify(headers, {
+    event: token === undefined ? "none" : "current",
+    session: sid,
+    ...(sub !== undefined && { user: sub }),
+    ...realmsOf(core),
+    generation: gen,
+    claimsVersion: cv,
+    expiresAt: exp,
+    expiresIn: Math.max(0, exp * 1000 - core.revocations.storeNow()),
+    ...(claims && { claims }),
+  });
 }
 
 /** Notifies the client that its session has ended, and removes tokens that this call has written. */

@@ -9,11 +9,14 @@ import {
 } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import { header } from "../../base/wire.ts";
 import { liveOf } from "../../engine/liveness.ts";
 import type { Refreshed } from "../../engine/refresh/refresh.ts";
 import type { Session } from "../../engine/session.ts";
 import type { SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import { checkCrossSite, isFromBrowser } from "../../request/origins.ts";
+import { authenticate } from "../authenticate/authenticate.ts";
 import { hasOwnCookies, mayHaveOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { selectRefreshCookie } from "../authenticate/refresh-cookies.ts";
@@ -27,6 +30,7 @@ import {
   copiesOf,
   endTokens,
   expireCookies,
+  writeCurrent,
   writeTokens,
 } from "../response/tokens.ts";
 import { isPageToken, isSessionId } from "../session/by-id.ts";
@@ -57,6 +61,12 @@ export function createSessionService(
   return {
     refresh: (request, context) =>
       run(context, async (call) => {
+        if (request.onlyIfNeeded) {
+          const kept = await keepAccess(core, call, request.refreshToken);
+          if (kept !== undefined) {
+            return kept;
+          }
+        }
         const { access, ...refreshed } = await refresh(core, call, request.refreshToken);
         return { session: describeCurrent(refreshed, access.claims.exp * 1000) };
       }),
@@ -81,6 +91,65 @@ export function createSessionService(
 /** The session of the caller, as a handle: this service only runs where sessions are created. */
 function caller(call: Call): Session {
   return presentSession(call) as Session;
+}
+
+/** The part of an access token's lifetime after which it is replaced although it is still valid. */
+const dueAfter = 0.8;
+
+/**
+ * Answers a refresh that is not needed: the access token of the call is valid, or there is no session
+ * at all. Tells the client which.
+ *
+ * @param inMessage `RefreshRequest.refresh_token`
+ * @returns undefined if the session must be refreshed
+ * @throws SessionError
+ */
+async function keepAccess(
+  core: Core,
+  call: Call,
+  inMessage: string,
+): Promise<{ readonly session?: SessionInfo } | undefined> {
+  const { responseHeader } = call;
+  try {
+    // 1. The access token, by itself.
+    const claims = await authenticate(core, call, {
+      ...{ required: false, doAntiCsrfCheck: false },
+      ...{ check: "none", foreignBearer: "refuse", signal: undefined },
+    });
+    if (claims === undefined && inMessage !== "") {
+      return undefined;
+    }
+    responseHeader.set("cache-control", "no-store");
+    if (claims === undefined) {
+      await writeCurrent(core, responseHeader, undefined);
+      return {};
+    }
+
+    // 2. Its session, by the store's word.
+    const engine = await core.engine();
+    const stored = await engine.load(claims.sid);
+    const record = liveOf(claims.sid, stored);
+    const isDue = stored.now > (claims.iat + (claims.exp - claims.iat) * dueAfter) * 1000;
+    if (isDue || record.claimsVersion !== claims.cv) {
+      return undefined;
+    }
+
+    // 3. The client learns the session, and the anti-CSRF token that a new page does not have.
+    await writeCurrent(core, responseHeader, claims);
+    if (core.antiCsrf === "token" && record.transport === "cookie") {
+      responseHeader.set(header.csrf, await engine.antiCsrf.mint(record.id));
+    }
+    await enterCaller(core, call, claims);
+    const shown = await claimsForClient(core, record);
+    return {
+      session: describeCurrent({ record, claims: shown, now: stored.now }, claims.exp * 1000),
+    };
+  } catch (error) {
+    if (error instanceof SessionError && error.kind === "tryRefreshToken") {
+      return undefined;
+    }
+    throw error;
+  }
 }
 
 /** A refresh, and the claims that its client may read. */
@@ -111,7 +180,10 @@ async function refresh(core: Core, call: Call, inMessage: string): Promise<Refre
 async function enterRefreshed(core: Core, call: Call, { record, access }: Refreshed) {
   const { id: session, transport } = record;
   call.written = { session, transport, event: "refreshed" };
-  const { claims } = access;
+  await enterCaller(core, call, access.claims);
+}
+
+async function enterCaller(core: Core, call: Call, claims: TokenClaims): Promise<void> {
   try {
     call.enter(core, { claims, read: await core.claims.read(claims.claims) });
   } catch (error) {

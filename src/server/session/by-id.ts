@@ -1,19 +1,32 @@
-import { assertMembers } from "../../base/checks.ts";
+import { assertId, assertMembers } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import type { ClaimsChange, DataChange, SessionInfo } from "../../engine/session.ts";
-import type { SessionOwner, SessionRecord } from "../../engine/store.ts";
+import type {
+  ExternalId,
+  ExternalKey,
+  SessionOwner,
+  SessionRecord,
+  SessionSelection,
+} from "../../engine/store.ts";
 import type { Core } from "../core.ts";
 import { infoOf, updateClaims, updateData } from "./edits.ts";
-import { assertId } from "./sign-in.ts";
 
 /** The owner of sessions: a user, a tenant, or a user within a tenant. */
 export type OwnerOptions =
   | { readonly userId: string; readonly tenantId?: string }
   | { readonly userId?: undefined; readonly tenantId: string };
 
-/** The owner whose sessions to list, and the page to return. */
-export type ListOptions = OwnerOptions & {
+/** Selects sessions by what the identity provider calls them or their user. */
+export interface ExternalOptions {
+  readonly userId?: undefined;
+  readonly tenantId?: undefined;
+  /** The issuer, and its `sid` or `sub` or both; see the method. */
+  readonly externalId: ExternalId;
+}
+
+/** The sessions to list, and the page to return. An `externalId` has either `sid` or `sub` here. */
+export type ListOptions = (OwnerOptions | ExternalOptions) & {
   /** Sessions per page: 1 to 1000. Default 100. */
   readonly pageSize?: number;
   /** `nextPageToken` of the previous page. Default: the first page. */
@@ -29,7 +42,7 @@ export interface SessionList<Claims extends object = JsonObject> {
 }
 
 /**
- * Access to sessions by id, by user and by tenant, for example from an admin page or a script.
+ * Access to sessions by id, user, tenant and external id, for example from an admin page or a script.
  * These methods never write to a response: the client sees a change on its next call. There is one
  * exception: if they end a session, no response delivers new tokens of it any more. They reject with a
  * SessionError `unavailable` if the store cannot be reached; then nothing has changed.
@@ -46,7 +59,7 @@ export interface SessionDirectory<Claims extends object = JsonObject> {
    *
    * @example
    * const { sessions: page, nextPageToken } = await sessions.list({ tenantId: "acme" });
-   * @throws TypeError if neither `userId` nor `tenantId` is given, or a page option is out of bounds
+   * @throws TypeError if the options do not select sessions, or a page option is out of bounds
    */
   list(options: ListOptions): Promise<SessionList<Claims>>;
   /**
@@ -79,6 +92,20 @@ export interface SessionDirectory<Claims extends object = JsonObject> {
    * @throws TypeError if no owner is given, for example because `userId` is undefined
    */
   revokeAll(options: OwnerOptions & { readonly except?: string }): Promise<readonly string[]>;
+  /**
+   * Ends the sessions that belong to a session or a user of an identity provider, of all tenants. Call
+   * it when the user signs out there, unless `backChannelLogoutHandler` does that.
+   *
+   * With a `sid`, ends the sessions with that `sid`. If there is also a `sub`, ends those that have
+   * this `sub` and no `sid`, too: they may belong to it. With a `sub` alone, ends all sessions of that
+   * user of the provider.
+   *
+   * @example
+   * await sessions.revokeAll({ externalId: { issuer: "https://login.example.com", sid } });
+   * @returns the ids of the sessions that this call ended
+   * @throws TypeError if the external id has no issuer, or neither `sid` nor `sub`
+   */
+  revokeAll(options: ExternalOptions): Promise<readonly string[]>;
 }
 
 /** The maximum number of sessions in one page, and in one transaction that ends sessions. */
@@ -126,8 +153,10 @@ export async function revokeByIds(core: Core, ids: readonly string[]): Promise<r
 }
 
 export async function listByOwner(core: Core, options: ListOptions): Promise<SessionList> {
-  const owner = ownerOf("list", options);
-  assertMembers("sessions.list", options, { userId: 0, tenantId: 0, pageSize: 0, pageToken: 0 });
+  const selection = selectionOf(options);
+  assertMembers("sessions.list", options, {
+    ...{ userId: 0, tenantId: 0, externalId: 0, pageSize: 0, pageToken: 0 },
+  });
   const { pageSize: limit = 100, pageToken: cursor } = options;
   if (!Number.isInteger(limit) || limit < 1 || limit > maxPage) {
     throw new TypeError(`list: pageSize must be an integer from 1 to ${maxPage}, got ${limit}`);
@@ -135,21 +164,74 @@ export async function listByOwner(core: Core, options: ListOptions): Promise<Ses
   if (cursor !== undefined && !isPageToken(cursor)) {
     throw new TypeError("list: pageToken must be the nextPageToken of the previous page");
   }
-  const page = await (await core.engine()).list(owner, { cursor, limit });
+  const page = await (await core.engine()).list(selection, { cursor, limit });
   const sessions = await Promise.all(page.records.map((record) => infoOf(core, record)));
   return { sessions, nextPageToken: page.cursor };
 }
 
 export async function revokeByOwner(
   core: Core,
-  options: OwnerOptions & { readonly except?: string },
+  options: (OwnerOptions & { readonly except?: string }) | ExternalOptions,
 ): Promise<readonly string[]> {
+  if (hasExternalId(options)) {
+    assertExternalAlone("revokeAll", options);
+    assertMembers("sessions.revokeAll", options, { userId: 0, tenantId: 0, externalId: 0 });
+    return revokeExternal(core, readExternalId(options.externalId));
+  }
   const owner = ownerOf("revokeAll", options);
   // A misspelt `except` would end the session that is meant to stay.
   assertMembers("sessions.revokeAll", options, { userId: 0, tenantId: 0, except: 0 });
   const { except } = options;
   const kept = except !== undefined && isSessionId(except) ? except : null;
   return (await core.engine()).revokeAll({ ...owner, except: kept }, "revoked");
+}
+
+async function revokeExternal(
+  core: Core,
+  { issuer, sid, sub = "" }: ExternalId,
+): Promise<readonly string[]> {
+  // A session without a `sid` may belong to any session of its user at the provider.
+  const keys: readonly ExternalKey[] =
+    sid === undefined
+      ? [{ by: "sub", issuer, id: sub }]
+      : [
+          { by: "sid", issuer, id: sid },
+          { by: "subWithoutSid", issuer, id: sub },
+        ];
+  const engine = await core.engine();
+  const revoked: string[] = [];
+  for (const external of keys.filter(({ id }) => id !== "")) {
+    revoked.push(...(await engine.revokeAll({ external }, "externalLogout")));
+  }
+  return revoked;
+}
+
+/**
+ * Reads the option `externalId`; drops members that are undefined.
+ * @throws TypeError if it has no issuer, or neither `sid` nor `sub`, or a member that cannot be stored
+ */
+export function readExternalId(given: ExternalId): ExternalId {
+  assertMembers("externalId", given, { issuer: 0, sid: 0, sub: 0 });
+  const { issuer, sid, sub } = given;
+  assertId("externalId.issuer", issuer);
+  if (/\s/.test(issuer)) {
+    throw new TypeError("externalId.issuer must not contain spaces");
+  }
+  if (sid === undefined && sub === undefined) {
+    throw new TypeError("externalId: specify sid, sub or both");
+  }
+  if (sid !== undefined) {
+    assertId("externalId.sid", sid);
+  }
+  if (sub !== undefined) {
+    assertId("externalId.sub", sub);
+  }
+  return { issuer, ...(sid === undefined ? {} : { sid }), ...(sub === undefined ? {} : { sub }) };
+}
+
+/** Also true of an undefined one, which a slip may cause: it must not select an owner's sessions. */
+function hasExternalId(options: object): options is ExternalOptions {
+  return typeof options === "object" && options !== null && "externalId" in options;
 }
 
 /**
@@ -170,6 +252,29 @@ export function isPageToken(text: string): boolean {
 
 async function recordOf(core: Core, id: string): Promise<SessionRecord | undefined> {
   return isSessionId(id) ? (await (await core.engine()).find(id))?.record : undefined;
+}
+
+function selectionOf(options: ListOptions): SessionSelection {
+  if (!hasExternalId(options)) {
+    return ownerOf("list", options);
+  }
+  const { issuer, sid, sub } = readExternalId(options.externalId);
+  assertExternalAlone("list", options);
+  if (sid !== undefined && sub !== undefined) {
+    throw new TypeError("list: externalId must have either sid or sub, got both");
+  }
+  return {
+    external: {
+      ...(sid === undefined ? { by: "sub", id: sub ?? "" } : { by: "sid", id: sid }),
+      issuer,
+    },
+  };
+}
+
+function assertExternalAlone(method: string, options: ExternalOptions): void {
+  if (options.userId !== undefined || options.tenantId !== undefined) {
+    throw new TypeError(`${method}: specify either externalId, or userId and tenantId`);
+  }
 }
 
 /** Reads the owner. A slip such as an undefined user must not end or list everybody's sessions. */

@@ -1,11 +1,11 @@
-import { assertMembers, readChoice } from "../../base/checks.ts";
+import { assertId, assertMembers, readChoice } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header, type TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
 import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
-import type { Device } from "../../engine/store.ts";
+import type { Device, ExternalId } from "../../engine/store.ts";
 import {
   type AfterRedirect,
   checkCrossSite,
@@ -19,6 +19,7 @@ import { type Call, endOwn } from "../call/call.ts";
 import { type ClientContext, isRpc } from "../call/exchange.ts";
 import type { Core } from "../core.ts";
 import { copiesOf, expireCookies, writeTokens } from "../response/tokens.ts";
+import { readExternalId } from "./by-id.ts";
 import { readData } from "./edits.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
@@ -44,6 +45,15 @@ export interface SessionFacts {
   readonly data?: object;
   /** The user's name for the device, at most 255 characters. Default none. */
   readonly label?: string;
+  /**
+   * What the identity provider calls this session and its user, so that `revokeAll` and
+   * `backChannelLogoutHandler` find it. It stays the same for the life of the session, and forks and
+   * `reauthenticate` keep it. Only the service sees it. Default none.
+   *
+   * @example
+   * externalId: { issuer: idToken.iss, sid: idToken.sid, sub: idToken.sub }
+   */
+  readonly externalId?: ExternalId;
   /** Lifetimes of this session, shorter than those of the service. Default: those of the service. */
   readonly lifetimes?: OwnLifetimes;
 }
@@ -189,7 +199,16 @@ export async function issue(core: Core, options: UntypedOptions & WithTransport)
 }
 
 const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {
-  ...{ userId: 0, tenantId: 0, claims: 0, data: 0, label: 0, lifetimes: 0, transport: 0 },
+  ...{
+    userId: 0,
+    tenantId: 0,
+    claims: 0,
+    data: 0,
+    label: 0,
+    externalId: 0,
+    lifetimes: 0,
+    transport: 0,
+  },
 };
 
 /** @throws TypeError if an option is wrong */
@@ -198,7 +217,7 @@ async function readNewSession(
   options: UntypedOptions,
 ): Promise<Omit<Creation, "transport" | "replaces">> {
   assertMembers("the new session", options, memberNames);
-  const { userId, tenantId, label, lifetimes, data = {} } = options;
+  const { userId, tenantId, label, externalId, lifetimes, data = {} } = options;
   assertId("userId", userId);
   if (tenantId !== undefined) {
     assertId("tenantId", tenantId);
@@ -213,18 +232,9 @@ async function readNewSession(
     claims,
     data: readData(data),
     device: label === undefined ? {} : { label },
+    externalId: externalId === undefined ? null : readExternalId(externalId),
     ...(lifetimes === undefined ? {} : { life: readOwnLifetimes(core.lifetimes, lifetimes) }),
   };
-}
-
-/** @throws TypeError unless the value is a string that a store and a token can hold */
-export function assertId(name: string, value: unknown): asserts value is string {
-  if (typeof value !== "string" || value.length === 0 || value.length > 255) {
-    throw new TypeError(`${name} must be a string of 1 to 255 characters`);
-  }
-  if (!value.isWellFormed() || value.includes("\u0000")) {
-    throw new TypeError(`${name} must be well-formed Unicode without NUL characters`);
-  }
 }
 
 /** @throws TypeError unless it is "header" or "cookie" */

@@ -1,4 +1,4 @@
-import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
+import { assertId, assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Created, Creation } from "../../engine/create.ts";
@@ -12,7 +12,6 @@ import type { Core } from "../core.ts";
 import { assertFresh } from "../policy/demands.ts";
 import { presentSession } from "./handle.ts";
 import {
-  assertId,
   assertNotCommitted,
   deviceOf,
   enterCreated,
@@ -124,8 +123,8 @@ function originOf({ id, lineage, version }: SessionRecord) {
   return { session: id, lineage: lineage ?? id, version };
 }
 
-function inheritedFrom({ userId, tenantId, claims, data }: SessionRecord) {
-  return { userId, tenantId, claims, data };
+function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {
+  return { userId, tenantId, claims, data, externalId };
 }
 
 /** Returns the lifetimes of a successor: never longer than those of the session it comes from. */

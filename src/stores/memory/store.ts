@@ -6,8 +6,8 @@ import type {
   LogEntry,
   NewSession,
   RefreshWrite,
-  SessionOwner,
   SessionRecord,
+  SessionSelection,
   SessionStore,
   SessionUpdate,
   StoredSigningKey,
@@ -15,6 +15,8 @@ import type {
 import {
   cutPage,
   evictedBy,
+  externalKeysOf,
+  externalKeyText,
   formatCursor,
   isAfter,
   keepChanges,
@@ -83,7 +85,7 @@ export class MemoryStore implements SessionStore {
   /** Returns the user's live sessions in the tenant, oldest first, without the session to replace. */
   #countedByLimit({ userId, tenantId, replaces }: NewSession, now: number): SessionRecord[] {
     return this.#sessions
-      .ownedBy({ userId, tenantId })
+      .selectedBy({ userId, tenantId })
       .filter((record) => record.tenantId === tenantId)
       .filter((record) => record.id !== replaces && isLive(record, now))
       .sort(newestFirst)
@@ -132,11 +134,11 @@ export class MemoryStore implements SessionStore {
 
   // Many sessions.
 
-  readonly list: SessionStore["list"] = async (owner, { cursor, limit }) => {
+  readonly list: SessionStore["list"] = async (selection, { cursor, limit }) => {
     const now = this.#now();
     const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
     const found = this.#sessions
-      .ownedBy(owner)
+      .selectedBy(selection)
       .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
       .sort(newestFirst);
     return { ...cutPage(found, limit), now };
@@ -155,13 +157,14 @@ export class MemoryStore implements SessionStore {
 
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
     const now = this.#now();
+    const except = "except" in scope ? scope.except : null;
     const ids =
       "ids" in scope
         ? scope.ids
         : this.#sessions
-            .ownedBy(scope)
+            .selectedBy(scope)
             .map(({ id }) => id)
-            .filter((id) => id !== scope.except);
+            .filter((id) => id !== except);
     return { revoked: ids.filter((id) => this.#end(id, endedBy, now)), now };
   };
 
@@ -283,8 +286,8 @@ class MemoryLog {
 /** The sessions of a memory store. Every method is synchronous, and therefore atomic. */
 export class MemorySessions {
   readonly #byId = new Map<string, SessionRecord>();
-  /** The ids of each user's and each tenant's sessions, so that no call scans all sessions. */
-  readonly #byOwner = new Map<string, Set<string>>();
+  /** The ids of sessions by user, tenant and external id, so that no call scans all sessions. */
+  readonly #index = new Map<string, Set<string>>();
   /** Where the next `prune` continues. */
   #walk: MapIterator<SessionRecord> | undefined;
 
@@ -296,18 +299,18 @@ export class MemorySessions {
     return [...this.#byId.values()];
   }
 
-  /** The number of ids in the index of each owner. Tests check that no id is left behind. */
+  /** The number of ids under each key of the index. Tests check that no id is left behind. */
   get indexSizes(): number[] {
-    return [...this.#byOwner.values()].map(({ size }) => size);
+    return [...this.#index.values()].map(({ size }) => size);
   }
 
   /** Stores a record and returns it frozen, so that no reader can change the stored one. */
   set(record: SessionRecord): SessionRecord {
     this.#byId.set(record.id, Object.freeze(record));
-    for (const key of ownerKeys(record)) {
-      const ids = this.#byOwner.get(key);
+    for (const key of indexKeys(record)) {
+      const ids = this.#index.get(key);
       if (ids === undefined) {
-        this.#byOwner.set(key, new Set([record.id]));
+        this.#index.set(key, new Set([record.id]));
       } else {
         ids.add(record.id);
       }
@@ -315,10 +318,14 @@ export class MemorySessions {
     return record;
   }
 
-  /** Returns all sessions of an owner, including ended ones, in no particular order. */
-  ownedBy({ userId, tenantId }: SessionOwner): SessionRecord[] {
-    const [key = ""] = ownerKeys({ userId, tenantId });
-    return [...(this.#byOwner.get(key) ?? [])].flatMap((id) => {
+  /** Returns all selected sessions, including ended ones, in no particular order. */
+  selectedBy(selection: SessionSelection): SessionRecord[] {
+    const tenantId = "external" in selection ? null : selection.tenantId;
+    const [key = ""] =
+      "external" in selection
+        ? [externalKeyText(selection.external)]
+        : indexKeys({ ...selection, externalId: null });
+    return [...(this.#index.get(key) ?? [])].flatMap((id) => {
       const record = this.#byId.get(id);
       // For a user within a tenant, `key` is the user's, because a user has fewer sessions than a tenant.
       return record && (tenantId === null || record.tenantId === tenantId) ? [record] : [];
@@ -401,11 +408,11 @@ export class MemorySessions {
 
   #delete(record: SessionRecord): void {
     this.#byId.delete(record.id);
-    for (const key of ownerKeys(record)) {
-      const ids = this.#byOwner.get(key);
+    for (const key of indexKeys(record)) {
+      const ids = this.#index.get(key);
       ids?.delete(record.id);
       if (ids?.size === 0) {
-        this.#byOwner.delete(key);
+        this.#index.delete(key);
       }
     }
   }
@@ -457,11 +464,18 @@ function isSettled(record: SessionRecord, settle: number, now: number): boolean 
   return Math.max(0, now - record.sentAt) >= settle;
 }
 
-function ownerKeys({ userId, tenantId }: SessionOwner): string[] {
+/** The texts of external keys begin with another word than those of owners. */
+function indexKeys({ userId, tenantId, externalId }: IndexedFacts): string[] {
   return [
     ...(userId === null ? [] : [`user:${userId}`]),
     ...(tenantId === null ? [] : [`tenant:${tenantId}`]),
+    ...externalKeysOf(externalId).map(externalKeyText),
   ];
+}
+
+/** The facts by which a session is found. */
+interface IndexedFacts extends Pick<SessionRecord, "tenantId" | "externalId"> {
+  readonly userId: string | null;
 }
 
 /** Copies a value through JSON, deeply frozen. */

@@ -1,4 +1,4 @@
-import { type Hold, type Sql, type SqlDialect, sql } from "../sql/database.ts";
+import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql/database.ts";
 import { readChanges } from "./changes.ts";
 import { postgresMigrations } from "./migrations.ts";
 import { channel } from "./push.ts";
@@ -23,9 +23,13 @@ export const postgresDialect: SqlDialect = {
 };
 
 // Arbitrary numbers that no other software should use.
-const keySpaces = { tenant: sql`1850417267`, user: sql`1850417268` };
+const keySpaces = {
+  tenant: sql`1850417267`,
+  user: sql`1850417268`,
+  externalId: sql`1850417269`,
+};
 
-function ownerLock(kind: "tenant" | "user", id: string, hold: Hold): Sql {
+function ownerLock(kind: LockKind, id: string, hold: Hold): Sql {
   const key = sql`${keySpaces[kind]}, hashtext(${id})`;
   return hold === "shared"
     ? sql`pg_advisory_xact_lock_shared(${key})`

@@ -1,9 +1,9 @@
 import type {
   EndedBy,
   RevokeScope,
-  SessionOwner,
   SessionPage,
   SessionRecord,
+  SessionSelection,
 } from "../../engine/store.ts";
 import { cutPage, parseListCursor } from "../common.ts";
 import { optional, type RedisKeys, toRecord } from "./rows.ts";
@@ -22,16 +22,16 @@ const maxIds = 1_000;
 /** Lists live sessions; see `SessionStore.list`. */
 export async function listSessions(
   redis: RedisScripts,
-  owner: SessionOwner,
+  selection: SessionSelection,
   { cursor, limit }: { readonly cursor: string | undefined; readonly limit: number },
 ): Promise<SessionPage> {
-  const keys = [...redis.keys.rows, indexOf(redis.keys, owner)];
+  const keys = [...redis.keys.rows, indexOf(redis.keys, selection)];
   const place = cursor === undefined ? undefined : parseListCursor("redisStore", cursor);
   const records: SessionRecord[] = [];
   let seen = place === undefined ? ["", ""] : [String(place.createdAt), place.id];
   for (;;) {
     const wanted = limit + 1 - records.length;
-    const args = [...seen, wanted, listStep, optional(tenantWithin(owner))];
+    const args = [...seen, wanted, listStep, optional(tenantWithin(selection))];
     const [now, more, createdAt = "", id = "", ...rows] = await redis.run("list", keys, args);
     records.push(...toRecords(rows));
     seen = [createdAt, id];
@@ -53,7 +53,9 @@ export async function revokeSessions(
   scope: RevokeScope,
   endedBy: EndedBy,
 ): Promise<Revoked> {
-  return "ids" in scope ? revokeIds(redis, scope.ids, endedBy) : revokeOwned(redis, scope, endedBy);
+  return "ids" in scope
+    ? revokeIds(redis, scope.ids, endedBy)
+    : revokeSelected(redis, scope, endedBy);
 }
 
 /** Completes `revokeAll` calls that were interrupted. */
@@ -77,11 +79,9 @@ async function revokeIds(
   return { revoked, now: Number(now) };
 }
 
-type OwnedScope = Exclude<RevokeScope, { readonly ids: readonly string[] }>;
-
-async function revokeOwned(
+async function revokeSelected(
   redis: RedisScripts,
-  scope: OwnedScope,
+  scope: Exclude<RevokeScope, { readonly ids: readonly string[] }>,
   endedBy: EndedBy,
 ): Promise<Revoked> {
   const tenant = tenantWithin(scope);
@@ -90,11 +90,14 @@ async function revokeOwned(
     indexOf(redis.keys, scope),
     ...(tenant === null ? [] : [redis.keys.tenant(tenant)]),
   ];
-  const args = [endedBy, optional(scope.except), optional(tenant), revokeStep];
+  const except = "except" in scope ? scope.except : null;
+  const args = [endedBy, optional(except), optional(tenant), revokeStep];
+  // Servers of schema 1 know no external ids, so none of their sessions can be missing there.
+  const indexed = "external" in scope ? "indexed" : "";
 
   // 1. End a few sessions in this step. Set many sessions apart: from now on every server treats them
   // as ended.
-  let [now, own = "", count, ...rest] = await redis.run("revokeOwned", keys, [...args, ""]);
+  let [now, own = "", count, ...rest] = await redis.run("revokeOwned", keys, [...args, indexed]);
   if (own === "unindexed") {
     await indexSessions(redis);
     [now, own = "", count, ...rest] = await redis.run("revokeOwned", keys, [...args, "indexed"]);
@@ -149,7 +152,11 @@ function toRecords(rows: readonly string[]): SessionRecord[] {
 }
 
 /** The user's index if there is a user: a user within a tenant has fewer sessions than the tenant. */
-function indexOf(keys: RedisKeys, { userId, tenantId }: SessionOwner): string {
+function indexOf(keys: RedisKeys, selection: SessionSelection): string {
+  if ("external" in selection) {
+    return keys.external(selection.external);
+  }
+  const { userId, tenantId } = selection;
   if (userId !== null) {
     return keys.user(userId);
   }
@@ -162,6 +169,6 @@ function indexOf(keys: RedisKeys, { userId, tenantId }: SessionOwner): string {
 }
 
 /** The tenant to which a user's sessions are narrowed, if any. */
-function tenantWithin({ userId, tenantId }: SessionOwner): string | null {
-  return userId === null ? null : tenantId;
+function tenantWithin(selection: SessionSelection): string | null {
+  return "external" in selection || selection.userId === null ? null : selection.tenantId;
 }

@@ -1,6 +1,13 @@
 import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
-import type { Device, EndedBy, NewSession, SessionRecord } from "../../engine/store.ts";
+import type {
+  Device,
+  EndedBy,
+  ExternalKey,
+  NewSession,
+  SessionRecord,
+} from "../../engine/store.ts";
+import { externalKeyText, toExternalId } from "../common.ts";
 
 /** The keys of a store in Redis. They share the prefix as their hash tag. */
 export interface RedisKeys {
@@ -13,6 +20,7 @@ export interface RedisKeys {
   readonly session: (id: string) => string;
   readonly user: (id: string) => string;
   readonly tenant: (id: string) => string;
+  readonly external: (external: ExternalKey) => string;
   /** The sessions that an unfinished `revokeAll` is about to end. */
   readonly revoking: (number: string) => string;
   readonly lease: (name: string) => string;
@@ -30,6 +38,7 @@ export function redisKeys(prefix: string): RedisKeys {
     session: (id) => key(`session:${id}`),
     user: (id) => key(`user:${id}`),
     tenant: (id) => key(`tenant:${id}`),
+    external: (external) => key(externalKeyText(external)),
     revoking: (number) => key(`revoking:${number}`),
     lease: (name) => key(`lease:${name}`),
   };
@@ -38,11 +47,16 @@ export function redisKeys(prefix: string): RedisKeys {
 /** Returns the fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
   const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
-  const { lineage } = session;
-  const given = { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife, lineage };
+  const { lineage, externalId } = session;
+  const given = {
+    ...{ id, userId, tenantId, transport, salt, secretId, accessLife, idleLife, lineage },
+    externalIssuer: externalId?.issuer,
+    externalSid: externalId?.sid,
+    externalSub: externalId?.sub,
+  };
   const fields: string[] = [];
   for (const [name, value] of Object.entries(given)) {
-    if (value !== null) {
+    if (value !== null && value !== undefined) {
       fields.push(name, String(value));
     }
   }
@@ -63,8 +77,8 @@ export function toJsonFields(values: Readonly<Record<string, unknown>>): string[
 }
 
 /** Encodes an optional argument of a script; see `optional` in rows.lua. */
-export function optional(value: string | null): string {
-  return value === null ? "" : `=${value}`;
+export function optional(value: string | null | undefined): string {
+  return value === null || value === undefined ? "" : `=${value}`;
 }
 
 /** Converts fields and values to a record; returns undefined when there are none. */
@@ -98,6 +112,11 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     accessLife: orNull("accessLife"),
     idleLife: orNull("idleLife"),
     lineage: row.get("lineage") ?? null,
+    externalId: toExternalId(
+      row.get("externalIssuer"),
+      row.get("externalSid"),
+      row.get("externalSub"),
+    ),
     claims: JSON.parse(known("claims")) as JsonObject,
     claimsVersion: Number(known("claimsVersion")),
     data: JSON.parse(known("data")) as JsonObject,

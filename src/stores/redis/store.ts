@@ -10,6 +10,7 @@ import type {
   Stored,
   StoredSigningKey,
 } from "../../engine/store.ts";
+import { externalKeysOf } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
 import { readLog } from "./log.ts";
 import { finishRevocations, listSessions, revokeSessions } from "./owners.ts";
@@ -132,8 +133,8 @@ export class RedisStore implements SessionStore {
 
   // Many sessions.
 
-  readonly list: SessionStore["list"] = async (owner, page) =>
-    listSessions(this.#redis, owner, page);
+  readonly list: SessionStore["list"] = async (selection, page) =>
+    listSessions(this.#redis, selection, page);
 
   readonly liveIds: SessionStore["liveIds"] = async (cursor = "0", limit) => {
     const args = [cursor, limit];
@@ -235,19 +236,22 @@ export class RedisStore implements SessionStore {
   }
 }
 
-/** The keys of an `insert`: the owner's indexes, then the sessions that it names. */
-function keysOfNew(keys: RedisKeys, { id, userId, tenantId, replaces, requires }: NewSession) {
+/** The keys of an `insert`: the indexes, then the sessions that it names. */
+function keysOfNew(keys: RedisKeys, session: NewSession) {
+  const { id, userId, tenantId, externalId, replaces, requires } = session;
   const owners = [keys.user(userId), ...(tenantId === null ? [] : [keys.tenant(tenantId)])];
+  const external = externalKeysOf(externalId).map(keys.external);
   const named = [id, replaces, requires].filter((other) => other !== null);
-  return [...owners, ...named.map(keys.session)];
+  return [...owners, ...external, ...named.map(keys.session)];
 }
 
 function insertArguments(given: NewSession): (string | number)[] {
-  const { id, userId, tenantId, replaces, requires, limit } = given;
+  const { id, userId, tenantId, externalId, replaces, requires, limit } = given;
   return [
     ...[id, userId, optional(tenantId), optional(replaces), optional(requires)],
     ...[given.idle, given.absolute, given.endsBy ?? "", given.authTime ?? ""],
     ...[limit?.max ?? "", limit?.overflow ?? ""],
+    ...[externalId?.issuer, externalId?.sid, externalId?.sub].map(optional),
     ...toFields(given),
   ];
 }

@@ -37,10 +37,10 @@ export interface SqlDialect {
   readonly notifyOnCommit: Sql;
 
   /**
-   * An expression that waits for a lock on an owner and holds it until the transaction ends; see
-   * `owner-locks.ts`. Undefined where there is one writer at a time.
+   * An expression that waits for a lock on an owner or an external id and holds it until the
+   * transaction ends; see `owner-locks.ts`. Undefined where there is one writer at a time.
    */
-  readonly ownerLock: ((kind: "tenant" | "user", id: string, hold: Hold) => Sql) | undefined;
+  readonly ownerLock: ((kind: LockKind, id: string, hold: Hold) => Sql) | undefined;
 
   /**
    * Reads the change log from a cursor on; see `SessionStore.changes`. What a cursor must hold
@@ -67,6 +67,9 @@ export interface SqlDialect {
   /** The database's clock in milliseconds, for migrations that are printed and run by hand. */
   readonly clockForPrint: string;
 }
+
+/** What a lock is about. Each kind has a key space of its own. */
+export type LockKind = "tenant" | "user" | "externalId";
 
 /** Whether others may hold the same lock at the same time. */
 export type Hold = "shared" | "exclusive";

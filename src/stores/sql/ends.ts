@@ -1,7 +1,7 @@
-import type { EndedBy, EndedEntry, RevokeScope, SessionOwner } from "../../engine/store.ts";
+import type { EndedBy, EndedEntry, RevokeScope } from "../../engine/store.ts";
 import { type BigInteger, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
-import { holdOwner } from "./owner-locks.ts";
-import { hasIdIn, ownedBy } from "./rows.ts";
+import { holdSelected } from "./owner-locks.ts";
+import { hasIdIn, selectedBy } from "./rows.ts";
 
 /** The ids of the sessions that ended, and when. */
 interface Ended {
@@ -9,7 +9,7 @@ interface Ended {
   readonly now: number;
 }
 
-/** Ends the sessions of an owner, or those with some ids; see `SessionStore.revokeAll`. */
+/** Ends selected sessions, or those with some ids; see `SessionStore.revokeAll`. */
 export async function revokeAllSessions(
   database: SqlDatabase,
   scope: RevokeScope,
@@ -22,22 +22,23 @@ export async function revokeAllSessions(
     if ("ids" in scope) {
       return endSessions(within, hasIdIn(scope.ids), endedBy);
     }
-    await holdOwner(within, scope, "exclusive");
-    return endOwned(within, scope, endedBy);
+    await holdSelected(within, scope);
+    return endSelected(within, scope, endedBy);
   });
 }
 
 // A statement ends this many in a fraction of its time limit.
 const batch = 10_000;
 
-/** Ends all sessions of an owner except one, oldest first, in batches. */
-async function endOwned(
+/** Ends all selected sessions except one, oldest first, in batches. */
+async function endSelected(
   database: SqlDatabase,
-  { except, ...owner }: SessionOwner & { readonly except: string | null },
+  scope: Exclude<RevokeScope, { readonly ids: readonly string[] }>,
   endedBy: EndedBy,
 ): Promise<Ended> {
-  const owned = ownedBy(owner);
-  const wanted = except === null ? owned : sql`${owned} and id <> ${except}`;
+  const selected = selectedBy(scope);
+  const except = "except" in scope ? scope.except : null;
+  const wanted = except === null ? selected : sql`${selected} and id <> ${except}`;
   const place = sql`(created_at, ${database.dialect.idByBytes})`;
   const revoked: string[] = [];
   let rest = wanted;

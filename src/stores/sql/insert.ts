@@ -2,7 +2,7 @@ import type { Inserted, NewSession, SessionRecord, Stored } from "../../engine/s
 import { evictedBy } from "../common.ts";
 import { join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
-import { holdOwner, valueHolding } from "./owner-locks.ts";
+import { holdNew, idHolding } from "./owner-locks.ts";
 import { hasIdIn, live, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
@@ -14,7 +14,7 @@ export async function insertSession(database: SqlDatabase, session: NewSession):
   }
   return database.transaction(async (within) => {
     // 1. Hold the owner, so that a revocation or a count of all its sessions sees this one.
-    await holdOwner(within, session, limit === null ? "shared" : "exclusive");
+    await holdNew(within, session, limit === null ? "shared" : "exclusive");
     // 2. Decide whether the session may be added, and which sessions must end for it.
     const admission = await admit(within, session);
     if ("refused" in admission) {
@@ -78,18 +78,19 @@ async function insertRow(
   database: SqlDatabase,
   session: NewSession,
 ): Promise<Stored<SessionRecord>> {
-  const { idle, absolute, endsBy, authTime } = session;
+  const { idle, absolute, endsBy, authTime, externalId } = session;
   const expires = smaller(sql`${now} + ${absolute}`, sql`${endsBy ?? Number.MAX_SAFE_INTEGER}`);
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
   const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
         id, user_id, tenant_id, transport, salt, secret_id, generation, rotated_at, sent_at, prolonged,
         created_at, auth_time, idle_expires_at, expires_at, access_life, idle_life, lineage,
-        claims, claims_version, data, version, device, last_seen_at
+        external_issuer, external_sid, external_sub, claims, claims_version, data, version, device, last_seen_at
       ) values (
-        ${valueHolding(database, session, session.id)}, ${session.userId}, ${session.tenantId},
+        ${idHolding(database, session)}, ${session.userId}, ${session.tenantId},
         ${session.transport}, ${session.salt}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
         coalesce(${authTime}, ${now}), ${idleExpires}, ${expires},
         ${session.accessLife}, ${session.idleLife}, ${session.lineage},
+        ${externalId?.issuer ?? null}, ${externalId?.sid ?? null}, ${externalId?.sub ?? null},
         ${JSON.stringify(session.claims)}, 0, ${JSON.stringify(session.data)}, 0,
         ${JSON.stringify(session.device)}, ${now}
       )

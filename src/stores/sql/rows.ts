@@ -1,6 +1,14 @@
 import type { JsonObject } from "../../base/json.ts";
 import type { TokenTransport } from "../../base/wire.ts";
-import type { Device, EndedBy, SessionOwner, SessionRecord, Stored } from "../../engine/store.ts";
+import type {
+  Device,
+  EndedBy,
+  ExternalKey,
+  SessionRecord,
+  SessionSelection,
+  Stored,
+} from "../../engine/store.ts";
+import { toExternalId } from "../common.ts";
 import { type BigInteger, join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 
 /** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
@@ -25,6 +33,9 @@ export interface SessionRow {
   readonly access_life: BigInteger | null;
   readonly idle_life: BigInteger | null;
   readonly lineage: string | null;
+  readonly external_issuer: string | null;
+  readonly external_sid: string | null;
+  readonly external_sub: string | null;
   readonly claims: string;
   readonly claims_version: BigInteger;
   readonly data: string;
@@ -61,6 +72,7 @@ export function toSession(row: SessionRow): SessionRecord {
     accessLife: toNumber(row.access_life),
     idleLife: toNumber(row.idle_life),
     lineage: row.lineage,
+    externalId: toExternalId(row.external_issuer, row.external_sid, row.external_sub),
     claims: JSON.parse(row.claims) as JsonObject,
     claimsVersion: Number(row.claims_version),
     data: JSON.parse(row.data) as JsonObject,
@@ -92,13 +104,28 @@ function toNumber(value: BigInteger | null): number | null {
 /** The condition that a session has neither ended nor expired. */
 export const live: Sql = sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
 
-/** The condition that a session belongs to an owner. An owner with neither id matches nothing. */
-export function ownedBy({ userId, tenantId }: SessionOwner): Sql {
+/** The condition that a session is selected. An owner with neither id selects nothing. */
+export function selectedBy(selection: SessionSelection): Sql {
+  if ("external" in selection) {
+    return externalIs(selection.external);
+  }
+  const { userId, tenantId } = selection;
   const conditions = [
     ...(userId === null ? [] : [sql`user_id = ${userId}`]),
     ...(tenantId === null ? [] : [sql`tenant_id = ${tenantId}`]),
   ];
   return conditions.length === 0 ? sql`1 = 0` : join(conditions, " and ");
+}
+
+function externalIs({ by, issuer, id }: ExternalKey): Sql {
+  switch (by) {
+    case "sid":
+      return sql`external_sid = ${id} and external_issuer = ${issuer}`;
+    case "sub":
+      return sql`external_sub = ${id} and external_issuer = ${issuer}`;
+    case "subWithoutSid":
+      return sql`external_sub = ${id} and external_issuer = ${issuer} and external_sid is null`;
+  }
 }
 
 /** The condition that a session has one of the ids, of which there must be at least one. */

@@ -1,9 +1,9 @@
 import type {
   EndedBy,
   RefreshWrite,
-  SessionOwner,
   SessionPage,
   SessionRecord,
+  SessionSelection,
   SessionUpdate,
   Stored,
 } from "../../engine/store.ts";
@@ -20,8 +20,8 @@ import {
 } from "./database.ts";
 import {
   live,
-  ownedBy,
   type SessionRow,
+  selectedBy,
   smaller,
   storedOrNone,
   type Timed,
@@ -183,7 +183,7 @@ interface ListRead {
 /** Lists live sessions, newest first; see `SessionStore.list`. */
 export async function listPage(
   database: SqlDatabase,
-  owner: SessionOwner,
+  selection: SessionSelection,
   { store, cursor, limit }: ListRead,
 ): Promise<SessionPage> {
   const { idByBytes } = database.dialect;
@@ -195,7 +195,7 @@ export async function listPage(
   const rows = await database.rows<
     Timed<SessionRow>
   >`select *, ${now} as store_now from rpcsession_sessions
-      where ${ownedBy(owner)} and ${live}${afterLast}
+      where ${selectedBy(selection)} and ${live}${afterLast}
       order by created_at desc, ${idByBytes} desc
       limit ${limit + 1}`;
   const [first] = rows;

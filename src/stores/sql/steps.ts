@@ -13,6 +13,20 @@ export const sendsAndLimits: readonly string[] = [
 /** Which sessions were forked from which. */
 export const forks: readonly string[] = ["alter table rpcsession_sessions add column lineage text"];
 
+/** The ids of sessions and users at the system that authenticated them. */
+export const externalIds: readonly string[] = [
+  // Older servers go on writing rows without them, and keep them in the rows that they change.
+  "alter table rpcsession_sessions add column external_issuer text",
+  "alter table rpcsession_sessions add column external_sid text",
+  "alter table rpcsession_sessions add column external_sub text",
+  `create index rpcsession_sessions_external_sid
+    on rpcsession_sessions (external_sid, external_issuer)
+    where external_sid is not null and revoked_at is null`,
+  `create index rpcsession_sessions_external_sub
+    on rpcsession_sessions (external_sub, external_issuer)
+    where external_sub is not null and revoked_at is null`,
+];
+
 /** The ids of the secrets that servers have used. */
 export const secrets: readonly string[] = [
   `create table rpcsession_secrets (

@@ -169,8 +169,8 @@ export class SqlStore implements SessionStore {
     return stored;
   };
 
-  readonly list: SessionStore["list"] = (owner, page) =>
-    this.#use(listPage, owner, { ...page, store: this.name });
+  readonly list: SessionStore["list"] = (selection, page) =>
+    this.#use(listPage, selection, { ...page, store: this.name });
 
   // The change log.
 

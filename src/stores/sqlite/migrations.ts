@@ -1,4 +1,4 @@
-import { forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+import { externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 
@@ -89,4 +89,5 @@ export const sqliteMigrations: readonly (readonly string[])[] = [
   sendsAndLimits,
   forks,
   secrets,
+  externalIds,
 ];

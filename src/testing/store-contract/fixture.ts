@@ -62,6 +62,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     accessLife: null,
     idleLife: null,
     lineage: null,
+    externalId: null,
     authTime: null,
     replaces: null,
     requires: null,

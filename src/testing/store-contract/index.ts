@@ -1,4 +1,5 @@
 import { durableRules } from "./durable.ts";
+import { externalRules } from "./external.ts";
 import type { ContractRunner, DurableStoreFixture, Rules, StoreFixture } from "./fixture.ts";
 import { incidentRules } from "./incident.ts";
 import { insertRules, requiresRules } from "./insert.ts";
@@ -18,6 +19,8 @@ export type {
   Device,
   EndedBy,
   EndedEntry,
+  ExternalId,
+  ExternalKey,
   Inserted,
   KeysEntry,
   LogEntry,
@@ -31,6 +34,7 @@ export type {
   SessionOwner,
   SessionPage,
   SessionRecord,
+  SessionSelection,
   SessionStore,
   SessionUpdate,
   StoreContext,
@@ -64,7 +68,7 @@ export function describeSessionStore(
   runner.describe(`${name}: the contract of a session store`, () => {
     const inserts = [insertRules, requiresRules, limitRules];
     const one = [refreshRules, confirmRules, revokeRules, updateRules];
-    const many = [listRules, revokeAllRules, pruneRules];
+    const many = [listRules, revokeAllRules, externalRules, pruneRules];
     for (const rules of [...inserts, ...one, ...many, keyRules, incidentRules, leaseRules]) {
       addRules(runner, rules, create);
     }

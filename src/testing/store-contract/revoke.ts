@@ -323,7 +323,7 @@ export const revokeAllRules: Rules = {
   },
 };
 
-type OwnerScope = Exclude<RevokeScope, { readonly ids: readonly string[] }>;
+type OwnerScope = Extract<RevokeScope, { readonly except: string | null }>;
 
 function of(userId: string | null, tenantId: string | null): OwnerScope {
   return { userId, tenantId, except: null };

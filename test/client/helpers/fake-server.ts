@@ -15,6 +15,7 @@ export interface Seen {
 
 interface FakeSession {
   readonly id: string;
+  readonly user: string;
   readonly transport: string;
   generation: number;
   claimsVersion: number;
@@ -33,6 +34,8 @@ export class FakeServer {
   readonly handled: string[] = [];
   readonly sessions: FakeSession[] = [];
   life = 900_000;
+  /** The user of the next session. */
+  user = "ada";
   /** The issuer, and the older ones that are still accepted. */
   realm: string = realm;
   olderRealms: readonly string[] = [];
@@ -102,6 +105,11 @@ export class FakeServer {
     if (!access || access.dead || access.expiresAt <= this.#serverNow() || this.refuseAll) {
       throw this.hint(context, { action: Action.REFRESH, session: session?.id ?? "" });
     }
+    // Tells a client which session its call belongs to, if it names another one.
+    const known = context.requestHeader.get(header.session);
+    if (known !== null && known !== access.session.id) {
+      this.#tell(context, access);
+    }
   };
 
   readonly routes = (router: ConnectRouter): void => {
@@ -160,7 +168,19 @@ export class FakeServer {
       },
     });
     router.service(SessionService, {
-      refresh: (req, context) => this.#refresh(req.refreshToken, context),
+      refresh: (req, context) => {
+        const access = this.#access.get(this.#tokenOf(context, "access") ?? "");
+        const isValid =
+          access?.session.live && !access.dead && access.expiresAt > this.#serverNow();
+        if (req.onlyIfNeeded && isValid) {
+          return this.#current(context, access);
+        }
+        const hasCookies = context.requestHeader.get("cookie")?.includes("refresh=");
+        if (req.onlyIfNeeded && !hasCookies && req.refreshToken === "" && !this.refreshError) {
+          return this.#current(context, undefined);
+        }
+        return this.#refresh(req.refreshToken, context);
+      },
       signOut: async (req, context) => {
         const token = req.refreshToken || this.#tokenOf(context, "refresh");
         const session =
@@ -179,7 +199,8 @@ export class FakeServer {
   create(context: HandlerContext): FakeSession {
     const transport = context.requestHeader.get(header.transport) ?? "header";
     const id = `s${this.sessions.length + 1}`;
-    const session = { id, transport, generation: 1, claimsVersion: 1, live: true };
+    const { user } = this;
+    const session = { id, user, transport, generation: 1, claimsVersion: 1, live: true };
     this.sessions.push(session);
     this.write(context.responseHeader, session, "created");
     return session;
@@ -207,10 +228,10 @@ export class FakeServer {
   }
 
   notice(session: FakeSession, event: SessionNotice["event"], expiresAt = 0): string {
-    const { id, generation, claimsVersion } = session;
+    const { id, user, generation, claimsVersion } = session;
     const expiresIn = Math.max(0, expiresAt - this.#serverNow());
     return encodeNotice({
-      ...{ event, session: id, realm: this.realm, generation, claimsVersion, expiresIn },
+      ...{ event, session: id, user, realm: this.realm, generation, claimsVersion, expiresIn },
       expiresAt: Math.floor(expiresAt / 1000),
       ...(this.olderRealms.length > 0 && { olderRealms: this.olderRealms }),
     });
@@ -255,6 +276,31 @@ export class FakeServer {
     }
     await this.hold.Refresh;
     return {};
+  }
+
+  /** Answers a refresh that is not needed. */
+  async #current(context: HandlerContext, access: Access | undefined) {
+    this.#tell(context, access);
+    if (this.csrf && access) {
+      context.responseHeader.set(header.csrf, this.csrf);
+    }
+    await this.hold.Refresh;
+    return {};
+  }
+
+  #tell({ responseHeader }: HandlerContext, access: Access | undefined): void {
+    const none = {
+      id: "",
+      user: "",
+      generation: 0,
+      claimsVersion: 0,
+      transport: "cookie",
+      live: false,
+    };
+    responseHeader.set(
+      header.session,
+      access ? this.notice(access.session, "current", access.expiresAt) : this.notice(none, "none"),
+    );
   }
 
   #end(context: HandlerContext, session: FakeSession): void {

@@ -78,14 +78,37 @@ local function unindex(id, userId, tenantId)
   redis.call('ZREM', userKey(userId), id)
   if tenantId then redis.call('ZREM', tenantKey(tenantId), id) end
 end
+local function externalKeys(issuer, sid, sub)
+  local keys = {}
+  local function add(by, name) table.insert(keys, prefix .. by .. ':' .. issuer .. ' ' .. name) end
+  if issuer and sid then add('sid', sid) end
+  if issuer and sub then add('sub', sub) end
+  if issuer and sub and not sid then add('subWithoutSid', sub) end
+  return keys
+end
+local function indexExternal(key, id, createdAt, idleEnd)
+  redis.call('ZADD', key, createdAt, id)
+  local time, left = redis.call('TIME'), redis.call('PTTL', key)
+  local ends = left < 0 and 0 or time[1] * 1000 + math.floor(time[2] / 1000) + left
+  redis.call('PEXPIREAT', key, text(math.max(ends, idleEnd + keepEnded)))
+end
+local function cleanExternal(key)
+  for _, id in ipairs(redis.call('ZRANDMEMBER', key, '10')) do
+    if redis.call('EXISTS', sessionKey(id)) == 0 then redis.call('ZREM', key, id) end
+  end
+end
 local function endSession(id, endedBy)
   local key = sessionKey(id)
-  local row = redis.call('HMGET', key, 'userId', 'revokedAt', 'tenantId')
+  local row = redis.call('HMGET', key, 'userId', 'revokedAt', 'tenantId', 'externalIssuer',
+    'externalSid', 'externalSub')
   if not row[1] or row[2] then return false end
   append(id, 'endedBy', endedBy)
   redis.call('HSET', key, 'revokedAt', text(now), 'endedBy', endedBy)
   redis.call('PEXPIREAT', key, text(now + keepEnded))
   unindex(id, row[1], row[3])
+  for _, external in ipairs(externalKeys(row[4], row[5], row[6])) do
+    redis.call('ZREM', external, id)
+  end
   return true
 end
 local pending
@@ -419,6 +442,10 @@ end
 local time, expiresAt = text(now), now + tonumber(ARGV[7])
 if ARGV[8] ~= '' then expiresAt = math.min(expiresAt, tonumber(ARGV[8])) end
 local idleEnd = math.min(now + tonumber(ARGV[6]), expiresAt)
+for _, external in ipairs(externalKeys(optional(ARGV[12]), optional(ARGV[13]), optional(ARGV[14]))) do
+  cleanExternal(external)
+  indexExternal(external, id, time, idleEnd)
+end
 index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
 if replaces then endIfPending(replaces) end
 local replaced = replaces and endSession(replaces, 'replaced')
@@ -430,7 +457,7 @@ end
 redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
   'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
   'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
-  unpack(ARGV, 12))
+  unpack(ARGV, 15))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field) end
 return reply
@@ -441,12 +468,16 @@ return answer('', sessionKey(ARGV[1]))
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
 local row = redis.call('HMGET', key,
-  'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt')
+  'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt',
+  'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
 if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
   or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
   return answer('')
 end
 local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
+for _, external in ipairs(externalKeys(row[9], row[10], row[11])) do
+  indexExternal(external, ARGV[1], row[8], idleEnd)
+end
 redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
 redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 if ARGV[2] == 'keep' then

@@ -7,6 +7,9 @@
 -- "ends", with the time at which to check whether Redis has dropped a session, so that its id leaves
 -- the indexes. An id stays in them as long as its row is kept, unless the session was revoked: if the
 -- clock goes back, an expired session may be live again.
+--
+-- The indexes by external id are sorted sets of the same kind. They expire with the last of their
+-- sessions, because older servers, which write beside newer ones, would leave ids in them.
 
 local meta, log, ends, revoking = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix = string.sub(meta, 1, -5)
@@ -39,15 +42,46 @@ local function unindex(id, userId, tenantId)
   if tenantId then redis.call('ZREM', tenantKey(tenantId), id) end
 end
 
+-- The keys that index a session by its external id; none if the issuer is nil or false.
+local function externalKeys(issuer, sid, sub)
+  local keys = {}
+  local function add(by, name) table.insert(keys, prefix .. by .. ':' .. issuer .. ' ' .. name) end
+  if issuer and sid then add('sid', sid) end
+  if issuer and sub then add('sub', sub) end
+  if issuer and sub and not sid then add('subWithoutSid', sub) end
+  return keys
+end
+
+-- Adds a session to an index by external id, and lets the index last as long as its row. Does nothing
+-- new a second time.
+local function indexExternal(key, id, createdAt, idleEnd)
+  redis.call('ZADD', key, createdAt, id)
+  local time, left = redis.call('TIME'), redis.call('PTTL', key)
+  local ends = left < 0 and 0 or time[1] * 1000 + math.floor(time[2] / 1000) + left
+  redis.call('PEXPIREAT', key, text(math.max(ends, idleEnd + keepEnded)))
+end
+
+-- Looks at a few ids of an index and removes those whose sessions Redis has dropped. Done at every
+-- insert, this keeps the number of such ids at about a tenth of all.
+local function cleanExternal(key)
+  for _, id in ipairs(redis.call('ZRANDMEMBER', key, '10')) do
+    if redis.call('EXISTS', sessionKey(id)) == 0 then redis.call('ZREM', key, id) end
+  end
+end
+
 -- Returns whether this call ended the session.
 local function endSession(id, endedBy)
   local key = sessionKey(id)
-  local row = redis.call('HMGET', key, 'userId', 'revokedAt', 'tenantId')
+  local row = redis.call('HMGET', key, 'userId', 'revokedAt', 'tenantId', 'externalIssuer',
+    'externalSid', 'externalSub')
   if not row[1] or row[2] then return false end
   append(id, 'endedBy', endedBy)
   redis.call('HSET', key, 'revokedAt', text(now), 'endedBy', endedBy)
   redis.call('PEXPIREAT', key, text(now + keepEnded))
   unindex(id, row[1], row[3])
+  for _, external in ipairs(externalKeys(row[4], row[5], row[6])) do
+    redis.call('ZREM', external, id)
+  end
   return true
 end
 

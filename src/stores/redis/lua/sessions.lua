@@ -19,7 +19,8 @@ local function idsWithin(userId, tenantId)
 end
 
 -- ARGV id, user, tenant?, replaced?, required?, idle, absolute, ends by or '', auth time or '', most
--- sessions of the user in the tenant or '', 'evict' or 'reject', fields and values. Flag 'taken', 'notLive' or
+-- sessions of the user in the tenant or '', 'evict' or 'reject', external issuer?, sid?, sub?, fields
+-- and values. Flag 'taken', 'notLive' or
 -- 'limit' when it is refused, else 'replaced' or ''; then how many were evicted, their ids, and the
 -- new row.
 function insert()
@@ -48,6 +49,10 @@ function insert()
   local time, expiresAt = text(now), now + tonumber(ARGV[7])
   if ARGV[8] ~= '' then expiresAt = math.min(expiresAt, tonumber(ARGV[8])) end
   local idleEnd = math.min(now + tonumber(ARGV[6]), expiresAt)
+  for _, external in ipairs(externalKeys(optional(ARGV[12]), optional(ARGV[13]), optional(ARGV[14]))) do
+    cleanExternal(external)
+    indexExternal(external, id, time, idleEnd)
+  end
   index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
   if replaces then endIfPending(replaces) end
   local replaced = replaces and endSession(replaces, 'replaced')
@@ -59,7 +64,7 @@ function insert()
   redis.call('HSET', key, 'generation', '0', 'claimsVersion', '0', 'version', '0',
     'rotatedAt', time, 'sentAt', time, 'createdAt', time, 'authTime', ARGV[9] ~= '' and ARGV[9] or time,
     'lastSeenAt', time, 'idleExpiresAt', text(idleEnd), 'expiresAt', text(expiresAt),
-    unpack(ARGV, 12))
+    unpack(ARGV, 15))
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
   for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field) end
   return reply
@@ -82,12 +87,16 @@ function refresh()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
   local row = redis.call('HMGET', key,
-    'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt')
+    'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt',
+    'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
   if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
     or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
     return answer('')
   end
   local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
+  for _, external in ipairs(externalKeys(row[9], row[10], row[11])) do
+    indexExternal(external, ARGV[1], row[8], idleEnd)
+  end
   redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
   if ARGV[2] == 'keep' then
