@@ -27,16 +27,41 @@ export function checkCrossSite(rule: CrossSiteRule, request: PageRequest): void 
 }
 
 /** Reports a cross-site request with cookies, and returns the error of its call. */
-export function crossSiteRefused(
-  rule: CrossSiteRule,
-  { requestHeader }: PageRequest,
-): SessionError {
-  rule.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
-  return new SessionError("forbidden", "CROSS_SITE", {
-    message:
-      "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
-  });
+export function crossSiteRefused(rule: CrossSiteRule, request: PageRequest): SessionError {
+  reportPage(rule, request);
+  return new SessionError("forbidden", "CROSS_SITE", { message: pageRefused(rule, request) });
 }
+
+/** Reports a request of a page that may not use cookies. */
+export function reportPage(rule: CrossSiteRule, { requestHeader }: PageRequest): void {
+  const origin = requestHeader.get("origin");
+  const advice =
+    origin !== null && isOrigin(origin)
+      ? `if the page is yours, add its origin to the option origins: ${shown(origin)}`
+      : undefined;
+  rule.emit({ type: "csrfRefused", check: "crossSite", origin, ...(advice && { advice }) });
+}
+
+/**
+ * The message for a page that may not use cookies. In development, where the issuer is on this machine,
+ * it names the option that is missing.
+ */
+export function pageRefused({ issuer }: CrossSiteRule, { requestHeader }: PageRequest): string {
+  const message =
+    "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers";
+  const origin = requestHeader.get("origin");
+  return origin !== null && isOrigin(origin) && localHosts.has(new URL(issuer).hostname)
+    ? `${message}. In development: add ${shown(origin)}, the origin of this page, to the option origins of the server`
+    : message;
+}
+
+/** An origin of a request, for messages. */
+function shown(origin: string): string {
+  return JSON.stringify(origin.slice(0, 100));
+}
+
+/** Names and addresses of this machine (RFC 6761 section 6.3). */
+export const localHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 /** Whether the cookies of a request count: it comes from a page that may send them. */
 export function mayUseCookies(rule: CrossSiteRule, request: PageRequest): boolean {
