@@ -28,7 +28,7 @@ import {
 import { createAccessTokenVerifier, type KeyFinder } from "./jwt/verifier.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
-import { localHosts, readPageOrigins } from "./request/origins.ts";
+import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
@@ -326,6 +326,9 @@ class VerifyingAuthenticator implements Authenticator {
     return undefined;
   }
 }
+
+/** Names and addresses of this machine (RFC 6761 section 6.3). */
+const localHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 function readJwksUrl(jwks: string | URL): string {
   const url = URL.canParse(String(jwks)) ? new URL(jwks) : undefined;

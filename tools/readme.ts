@@ -14,6 +14,12 @@ const programs: Readonly<Record<string, string>> = {
   express: "examples/express/server.ts",
   fastify: "examples/fastify/server.ts",
   hono: "examples/hono/server.ts",
+  nestSessions: "test/apps/nestjs/src/sessions.ts",
+  nestRpc: "test/apps/nestjs/src/rpc.ts",
+  nestGuard: "test/apps/nestjs/src/guard.ts",
+  nestMain: "test/apps/nestjs/src/main.ts",
+  nestStrategy: "test/apps/nestjs/src/strategy.ts",
+  nestMicroservice: "test/apps/nestjs/src/microservice.ts",
 };
 
 /** The names of all parts that are rendered. */

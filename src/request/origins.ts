@@ -1,6 +1,7 @@
 import { withoutCredentials } from "../base/checks.ts";
 import { SessionError } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
+import { isLoopback } from "./cookie-options.ts";
 
 /** The rule that decides which pages may send requests with cookies. */
 export interface CrossSiteRule {
@@ -50,7 +51,7 @@ export function pageRefused({ issuer }: CrossSiteRule, { requestHeader }: PageRe
   const message =
     "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers";
   const origin = requestHeader.get("origin");
-  return origin !== null && isOrigin(origin) && localHosts.has(new URL(issuer).hostname)
+  return origin !== null && isOrigin(origin) && isLoopback(new URL(issuer).hostname)
     ? `${message}. In development: add ${shown(origin)}, the origin of this page, to the option origins of the server`
     : message;
 }
@@ -59,9 +60,6 @@ export function pageRefused({ issuer }: CrossSiteRule, { requestHeader }: PageRe
 function shown(origin: string): string {
   return JSON.stringify(origin.slice(0, 100));
 }
-
-/** Names and addresses of this machine (RFC 6761 section 6.3). */
-export const localHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
 
 /** Whether the cookies of a request count: it comes from a page that may send them. */
 export function mayUseCookies(rule: CrossSiteRule, request: PageRequest): boolean {

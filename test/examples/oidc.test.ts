@@ -144,7 +144,7 @@ describe("feat:A13 signing in at an OpenID provider", () => {
     expect(await thief.notes(example.url)).toMatch(/^401 /);
   });
 
-  it("sec:C22 a callback that the browser has not asked for signs nobody in", async () => {
+  it("sec:C25 a callback that the browser has not asked for signs nobody in", async () => {
     const example = await started();
     const attacker = new Visitor();
     await attacker.open(`${example.url}/sign-in`);

@@ -137,7 +137,7 @@ describe("feat:A12 create on a plain HTTP request", () => {
   });
 });
 
-describe("feat:A13 sec:C22 a sign-in in the callback of a redirect", () => {
+describe("feat:A13 sec:C25 a sign-in in the callback of a redirect", () => {
   const callback = (presented: Presented = {}): Exchange =>
     exchangeOf({ method: "GET", ...presented, headers: { ...redirected, ...presented.headers } });
 
@@ -272,7 +272,7 @@ describe("feat:A12 reauthenticate, fork and signOut on a plain HTTP request", ()
     expect((await sessions.getSession(exchangeOf(cookiesOf(exchange)))).id).toBe(session.id);
   });
 
-  it("sec:C22 reauthenticate in a callback needs afterRedirect, even after the session has been read", async () => {
+  it("sec:C25 reauthenticate in a callback needs afterRedirect, even after the session has been read", async () => {
     const { sessions } = createWorld({ antiCsrf: "token" });
     const former = await issueOn(sessions, "cookie");
     const presented = { method: "GET", access: former.access, headers: redirected };
@@ -286,7 +286,7 @@ describe("feat:A12 reauthenticate, fork and signOut on a plain HTTP request", ()
     expect(await isLive(sessions, former.id)).toBe(false);
   });
 
-  it("sec:C22 a session that was read for a navigation forks only for an own page", async () => {
+  it("sec:C25 a session that was read for a navigation forks only for an own page", async () => {
     const { sessions } = createWorld();
     const issued = await issueOn(sessions, "cookie");
     const exchange = exchangeOf({ method: "GET", access: issued.access, headers: redirected });
@@ -333,7 +333,7 @@ describe("feat:A12 reauthenticate, fork and signOut on a plain HTTP request", ()
     ["HEAD", { method: "HEAD", headers: sameOrigin }],
     ["a prefetch", { method: "GET", headers: { ...sameOrigin, "sec-purpose": "prefetch" } }],
   ];
-  it.each(others)("sec:C22 signOut is refused: %s", async (_, presented) => {
+  it.each(others)("sec:C25 signOut is refused: %s", async (_, presented) => {
     const { sessions } = createWorld();
     const issued = await issueOn(sessions, "cookie");
     const { access, refresh } = issued;
@@ -382,7 +382,7 @@ describe("feat:B15 getSession with crossSite: navigations", () => {
     ["no Fetch Metadata", { method: "GET", headers: { "sec-fetch-site": undefined } }, false],
   ];
 
-  it.each(rows)("sec:C23 %s", async (_, presented, allowed) => {
+  it.each(rows)("sec:C26 %s", async (_, presented, allowed) => {
     const { sessions } = createWorld();
     const { access, id } = await issueOn(sessions, "cookie");
     const ask = () => exchangeOf({ ...presented, access });
@@ -396,7 +396,7 @@ describe("feat:B15 getSession with crossSite: navigations", () => {
     }
   });
 
-  it("sec:C23 such a read does not open the way to a change", async () => {
+  it("sec:C26 such a read does not open the way to a change", async () => {
     const { sessions } = createWorld();
     const issued = await issueOn(sessions, "cookie");
     const exchange = exchangeOf({ method: "GET", access: issued.access, headers: link });

@@ -26,7 +26,7 @@ function serve(options: TestSessionsOptions = {}) {
 }
 
 describe("a page that is missing in origins", () => {
-  const local = { issuer: "http://localhost:8080", cookies: { insecure: true } } as const;
+  const local = { issuer: "http://localhost", cookies: { insecure: true } } as const;
   const told =
     /In development: add "http:\/\/localhost:5173", the origin of this page, to the option origins of the server$/;
   const event = {
@@ -43,7 +43,7 @@ describe("a page that is missing in origins", () => {
     expect(error?.rawMessage).toMatch(told);
     expect(events).toContainEqual(event);
     // Following the advice mends it.
-    const mended = serve({ ...local, origins: ["http://localhost:8080", page] });
+    const mended = serve({ ...local, origins: ["http://localhost", page] });
     expect((await mended.server.call(signIn, { user: "ada" }, fromPage)).error).toBeUndefined();
   });
 

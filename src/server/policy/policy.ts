@@ -143,11 +143,20 @@ interface Layer {
   readonly width: 0 | 1 | 2;
   readonly source: MethodPolicy["source"];
   readonly auth: MethodPolicy["auth"] | undefined;
-  readonly demands: Partial<FoundDemands>;
+  readonly demands: FoundDemands;
   readonly check: RevocationCheck | undefined;
   readonly stream: StreamPolicy | undefined;
   readonly foreignBearer: ForeignBearerPolicy | undefined;
 }
+
+/**
+ * The public methods of SessionService. Not in its schema: clients import that, and would carry the
+ * schema of the options as well.
+ */
+const publicOwn: ReadonlySet<string> = new Set([
+  "rpcsession.v1.SessionService/Refresh",
+  "rpcsession.v1.SessionService/SignOut",
+]);
 
 function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults): MethodPolicy {
   const procedure = procedureOf(method);
@@ -155,7 +164,7 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   // 1. Everything that names the method: the narrower name first, and code before the schema.
   const layers = [
     ...inCode(0, code.ofMethod),
-    ...(publicOwn.has(procedure) ? [publicLayer] : []),
+    ...(publicOwn.has(procedure) ? inCode(0, { auth: "none" }, "default") : []),
     ...inSchema(procedure, hasOption(method, method_policy) && getOption(method, method_policy)),
     ...inCode(1, code.ofService),
     ...inSchema(
@@ -197,32 +206,17 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   };
 }
 
-/**
- * The public methods of SessionService. Not in its schema: clients import that, and would carry the
- * schema of the options as well.
- */
-const publicOwn: ReadonlySet<string> = new Set([
-  "rpcsession.v1.SessionService/Refresh",
-  "rpcsession.v1.SessionService/SignOut",
-]);
-
-const publicLayer: Layer = {
-  width: 0,
-  source: "default",
-  auth: "none",
-  demands: {},
-  check: undefined,
-  stream: undefined,
-  foreignBearer: undefined,
-};
-
-function inCode(width: Layer["width"], policy: MethodPolicyOptions | undefined): Layer[] {
+function inCode(
+  width: Layer["width"],
+  policy: MethodPolicyOptions | undefined,
+  source: Layer["source"] = "code",
+): Layer[] {
   if (policy === undefined) {
     return [];
   }
   const { auth, check, stream, foreignBearer } = policy;
   const demands = demandsInCode(policy);
-  return [{ width, source: "code", auth, demands, check, stream, foreignBearer }];
+  return [{ width, source, auth, demands, check, stream, foreignBearer }];
 }
 
 /** @throws TypeError if the policy has a value that this version does not support */
