@@ -64,6 +64,7 @@ export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
+export { redactTokens } from "./request/tokens.ts";
 export type {
   ClientContext,
   Exchange,

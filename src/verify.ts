@@ -52,6 +52,7 @@ export type { JsonWebKey, JsonWebKeySet } from "./jwt/jwk.ts";
 export type { Fetch } from "./jwt/remote-keys.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
+export { redactTokens } from "./request/tokens.ts";
 export type {
   ClientContext,
   Exchange,

@@ -10,7 +10,7 @@ const { exports, types, typesVersions } = JSON.parse(
   typesVersions: { "*": Record<string, string[]> };
 };
 
-it("feat:K10 package.json names the types of each entry point for the module resolution node10 too", () => {
+it("feat:K11 package.json names the types of each entry point for the module resolution node10 too", () => {
   const wanted = Object.entries(exports).flatMap(([entry, file]) =>
     typeof file === "string" || entry === "." ? [] : [[entry.slice(2), [file.types]]],
   );

@@ -89,6 +89,9 @@ function causeOf(event: SessionEvent): Cause | undefined {
   if (event.type === "refused") {
     return { reason: event.reason, key: `refused ${event.reason}` };
   }
+  if (event.type === "gateThrew") {
+    return { reason: event.code, key: `gateThrew ${event.code}` };
+  }
   if (event.type === "csrfRefused") {
     return { reason: event.check, key: `csrfRefused ${event.check}` };
   }

@@ -47,6 +47,21 @@ export type SessionEvent =
       readonly sessionId: string | undefined;
       /** The user of that session, as far as it is known without reading the store. */
       readonly userId: string | undefined;
+      /** The issuer of this service, if the request came with a token of another one. */
+      readonly expectedIssuer?: string;
+      /** The issuer that this token names, unverified and cut. */
+      readonly seenIssuer?: string;
+    }
+  /**
+   * A gate of the application, given to `protect`, threw `error`. `code` is what the client receives, such
+   * as "PermissionDenied"; it is "Internal" for anything but a ConnectError. Session errors are reported as
+   * `refused` or `failed` instead. For logs: interceptors do not run for such a call.
+   */
+  | {
+      readonly type: "gateThrew";
+      readonly procedure: string;
+      readonly code: string;
+      readonly error: unknown;
     }
   /** A sign-in, or a request with session cookies, was refused: cross-site, or no valid anti-CSRF token. */
   | {
@@ -54,6 +69,8 @@ export type SessionEvent =
       readonly check: "crossSite" | "token";
       /** The `Origin` header of the request, unverified and cut; null if there is none. */
       readonly origin: string | null;
+      /** What to change if the page is one of the service's own; absent if no page is named. */
+      readonly advice?: string;
     }
   /**
    * `backChannelLogoutHandler` refused a logout token, so no session ended. `why`: the rule that the
@@ -111,17 +128,24 @@ export type SessionEvent =
       readonly reason: string | undefined;
       readonly count: number;
     }
-  /** The server runs, but an option should be changed. Sent once, when the routes are built. */
+  /**
+   * The server runs, but an option should be changed. Each is sent once: when the routes are built, or at
+   * the first sign-in. Without `onEvent` and `logger` it is printed with `console.warn`.
+   */
   | { readonly type: "warning"; readonly option: string; readonly advice: string };
 
 /** Receives every {@link SessionEvent}. Its errors and rejections are ignored. */
 export type SessionEventListener = (event: SessionEvent) => unknown;
 
-/** Combines listeners into one that never throws, so that a broken listener cannot fail a call. */
+/**
+ * Combines listeners into one that never throws, so that a broken listener cannot fail a call. Without
+ * listeners, warnings go to the console: they are for the developer who has not added one yet.
+ */
 export function safeListener(
   ...given: readonly (SessionEventListener | undefined)[]
 ): SessionEventListener {
-  const listeners = given.filter((listener) => listener !== undefined);
+  const present = given.filter((listener) => listener !== undefined);
+  const listeners = present.length === 0 ? [warnOnConsole] : present;
   return (event) => {
     for (const listener of listeners) {
       // A broken listener must not break a sign-in, whether it throws or rejects.
@@ -130,6 +154,12 @@ export function safeListener(
       } catch {}
     }
   };
+}
+
+function warnOnConsole(event: SessionEvent): void {
+  if (event.type === "warning") {
+    console.warn(`rpc-session: ${event.advice} (option ${event.option})`);
+  }
 }
 
 /**
@@ -169,6 +199,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   revoked: { level: "info", message: "ended a session" },
   expired: { level: "info", message: "refused a refresh because the session has expired" },
   refused: { level: "info", message: "refused a call" },
+  gateThrew: { level: "warn", message: "a gate of the application threw an error" },
   csrfRefused: {
     level: "warn",
     message: "refused a request with session cookies as a possible CSRF attack",

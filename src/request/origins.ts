@@ -1,6 +1,7 @@
 import { withoutCredentials } from "../base/checks.ts";
 import { SessionError } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
+import { isLoopback } from "./cookie-options.ts";
 
 /** The rule that decides which pages may send requests with cookies. */
 export interface CrossSiteRule {
@@ -27,15 +28,37 @@ export function checkCrossSite(rule: CrossSiteRule, request: PageRequest): void 
 }
 
 /** Reports a cross-site request with cookies, and returns the error of its call. */
-export function crossSiteRefused(
-  rule: CrossSiteRule,
-  { requestHeader }: PageRequest,
-): SessionError {
-  rule.emit({ type: "csrfRefused", check: "crossSite", origin: requestHeader.get("origin") });
-  return new SessionError("forbidden", "CROSS_SITE", {
-    message:
-      "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers",
-  });
+export function crossSiteRefused(rule: CrossSiteRule, request: PageRequest): SessionError {
+  reportPage(rule, request);
+  return new SessionError("forbidden", "CROSS_SITE", { message: pageRefused(rule, request) });
+}
+
+/** Reports a request of a page that may not use cookies. */
+export function reportPage(rule: CrossSiteRule, { requestHeader }: PageRequest): void {
+  const origin = requestHeader.get("origin");
+  const advice =
+    origin !== null && isOrigin(origin)
+      ? `if the page is yours, add its origin to the option origins: ${shown(origin)}`
+      : undefined;
+  rule.emit({ type: "csrfRefused", check: "crossSite", origin, ...(advice && { advice }) });
+}
+
+/**
+ * The message for a page that may not use cookies. In development, where the issuer is on this machine,
+ * it names the option that is missing.
+ */
+export function pageRefused({ issuer }: CrossSiteRule, { requestHeader }: PageRequest): string {
+  const message =
+    "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers";
+  const origin = requestHeader.get("origin");
+  return origin !== null && isOrigin(origin) && isLoopback(new URL(issuer).hostname)
+    ? `${message}. In development: add ${shown(origin)}, the origin of this page, to the option origins of the server`
+    : message;
+}
+
+/** An origin of a request, for messages. */
+function shown(origin: string): string {
+  return JSON.stringify(origin.slice(0, 100));
 }
 
 /** Whether the cookies of a request count: it comes from a page that may send them. */

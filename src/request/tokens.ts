@@ -48,16 +48,27 @@ export function takeTokens(headers: Headers, names: CookieNames): PresentedToken
 export const inspected: unique symbol = Symbol.for("nodejs.util.inspect.custom");
 
 const hiddenNames: ReadonlySet<string> = new Set([
-  ...["authorization", "cookie", "set-cookie"],
-  ...[header.accessToken, header.refreshToken, header.csrf],
+  ...["authorization", "proxy-authorization", "cookie", "set-cookie"],
+  ...[header.accessToken, header.refreshToken, header.csrf, header.session],
 ]);
+
+/**
+ * Returns headers as a plain object for a log, without tokens, cookies and claims: their values are
+ * "[hidden]". Use it in interceptors that print the headers of requests, responses or errors.
+ *
+ * @example
+ * logger.info({ request: redactTokens(request.header) }, "call");
+ */
+export function redactTokens(headers: Headers): Record<string, string> {
+  return Object.fromEntries(
+    [...headers].map(([name, value]) => [name, hiddenNames.has(name) ? "[hidden]" : value]),
+  );
+}
 
 // One for all headers, because a warm call would notice an object of its own.
 const hiding: PropertyDescriptor = {
   value(this: Headers): object {
-    return Object.fromEntries(
-      [...this].map(([name, value]) => [name, hiddenNames.has(name) ? "[hidden]" : value]),
-    );
+    return redactTokens(this);
   },
   configurable: true,
 };

@@ -2,6 +2,7 @@ import type { DescService } from "@bufbuild/protobuf";
 import type {
   ConnectRouter,
   ConnectRouterOptions,
+  HandlerContext,
   Interceptor,
   ServiceImpl,
 } from "@connectrpc/connect";
@@ -115,6 +116,8 @@ export interface Protection {
   readonly policies: Policies;
   readonly emit: SessionEventListener;
   readonly uploads: RefusedUploads;
+  /** Reports what a gate of the application has thrown. Returns the error to send. */
+  readonly gateThrew: (context: HandlerContext, error: unknown) => unknown;
 }
 
 /**
@@ -132,10 +135,10 @@ export function protect<O extends ProtectOptions>(protection: Protection, option
   if (typeof options?.routes !== "function") {
     throw new TypeError("sessions.protect requires the options of an adapter, including routes");
   }
-  const { gate, interceptor, service, policies, uploads } = protection;
+  const { interceptor, service, policies, uploads } = protection;
   return {
     ...options,
-    requestGate: composeGates(gate, options.requestGate),
+    requestGate: beforeGate(protection, options.requestGate),
     interceptors: [interceptor, ...(options.interceptors ?? [])],
     routes: (router: ConnectRouter) => {
       assertRunsGates(router);
@@ -208,6 +211,49 @@ export function composeGates(
   };
 }
 
+/** Runs our gate, then a gate of the application, whose errors no interceptor would see. */
+function beforeGate(
+  { gate, gateThrew }: Protection,
+  own: ConnectRouterOptions["requestGate"],
+): RequestGate {
+  if (own === undefined) {
+    return gate;
+  }
+  return async (context) => {
+    await gate(context);
+    try {
+      await own(context);
+    } catch (error) {
+      throw gateThrew(context, error);
+    }
+  };
+}
+
+/** The parts that SessionService needs in a router that is not wrapped. */
+export interface SessionServiceParts {
+  readonly service: Partial<ServiceImpl<typeof SessionService>>;
+  readonly requestGate: RequestGate;
+  readonly interceptor: Interceptor;
+}
+
+/** Registers SessionService, unless the router serves it already. */
+export function registerService(parts: SessionServiceParts, router: ConnectRouter): ConnectRouter {
+  if (serves(router, SessionService)) {
+    return router;
+  }
+  if (guarded.has(router)) {
+    return router.service(SessionService, parts.service);
+  }
+  assertRunsGates(router);
+  // A router that a framework has built may have neither gate nor interceptor.
+  const { requestGate, interceptor } = parts;
+  const options = { ...serviceOptions, requestGate, interceptors: [interceptor] };
+  return router.service(SessionService, parts.service, options);
+}
+
+/** The routers that `protect` passes to routes. */
+const guarded = new WeakSet<ConnectRouter>();
+
 type ServiceOptions = Parameters<ConnectRouter["service"]>[2];
 
 /**
@@ -235,6 +281,7 @@ class ProtectedRouter {
         return wrapped;
       },
     };
+    guarded.add(wrapped);
     this.router = wrapped;
   }
 
@@ -253,13 +300,15 @@ class ProtectedRouter {
   }
 
   #guarded(options: NonNullable<ServiceOptions>): NonNullable<ServiceOptions> {
-    const { gate, interceptor } = this.#protection;
+    const { interceptor } = this.#protection;
     return {
       ...options,
       ...("interceptors" in options && {
         interceptors: [interceptor, ...(options.interceptors ?? [])],
       }),
-      ...("requestGate" in options && { requestGate: composeGates(gate, options.requestGate) }),
+      ...("requestGate" in options && {
+        requestGate: beforeGate(this.#protection, options.requestGate),
+      }),
     };
   }
 

@@ -1,14 +1,24 @@
-import type {
+import {
+  Code,
   ConnectError,
-  ConnectRouter,
-  ConnectRouterOptions,
-  ContextValues,
-  Interceptor,
+  type ConnectRouter,
+  type ConnectRouterOptions,
+  type ContextValues,
+  type HandlerContext,
+  type Interceptor,
 } from "@connectrpc/connect";
 import { type Duration, durationMs, readChoice } from "../base/checks.ts";
+import { SessionError } from "../base/errors.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
-import { type Call, type CallKey, callOfExchange, callOfOther, callOfRpc } from "./call/call.ts";
+import {
+  type Call,
+  type CallKey,
+  callOf,
+  callOfExchange,
+  callOfOther,
+  callOfRpc,
+} from "./call/call.ts";
 import {
   type Exchange,
   isIntercepted,
@@ -23,7 +33,7 @@ import type { VerifyingCore } from "./core.ts";
 import { assertFresh } from "./policy/demands.ts";
 import { type ForeignBearerPolicy, type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
-import { failCall, misuse, refuseCall, sessionMissing } from "./response/errors.ts";
+import { failCall, misuse, refuseCall, relayFailure, sessionMissing } from "./response/errors.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -155,9 +165,10 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       clock: core.clock,
       isRefused: (values) => {
         const call = values.get(key);
-        return call?.failure !== undefined && !call.admitted;
+        return call?.refusedByApp || (call?.failure !== undefined && !call.admitted);
       },
     },
+    gateThrew: (context, error) => gateThrew(core, callOf(core, key, context), { context, error }),
   };
   const current = (given: RpcContext, method = "sessions.current"): S | undefined =>
     sessionIn(core, key, readContext(method, given));
@@ -204,6 +215,28 @@ function sessionIn<S extends VerifiedSession>(
   }
   // The key belongs to this instance, so the session does too.
   return callOfRpc(core, key, context).session as S | undefined;
+}
+
+/**
+ * Reports an error of a gate of the application, which keeps its code.
+ * @returns the error to send: one of ours gets its details
+ */
+function gateThrew(
+  core: VerifyingCore,
+  call: Call,
+  { context, error }: { readonly context: HandlerContext; readonly error: unknown },
+): unknown {
+  const procedure = procedureOf(context.method);
+  call.refusedByApp = true;
+  if (error instanceof SessionError) {
+    return relayFailure(core, call, { error, procedure });
+  }
+  const sent = error instanceof ConnectError ? error : undefined;
+  // Errors of `sessions.require` and the like were reported when they were made.
+  if (!(sent?.cause instanceof SessionError)) {
+    core.emit({ type: "gateThrew", procedure, code: Code[sent?.code ?? Code.Internal], error });
+  }
+  return error;
 }
 
 function valuesOf(context: RpcContext): ContextValues {

@@ -1,4 +1,4 @@
-import type { ServiceImpl } from "@connectrpc/connect";
+import type { ConnectRouter, ServiceImpl } from "@connectrpc/connect";
 import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
@@ -10,7 +10,7 @@ import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/e
 import { enterSession } from "./call/gate.ts";
 import type { Core } from "./core.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
-import { serviceOptions } from "./protect.ts";
+import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService, signOut } from "./service/service.ts";
@@ -61,6 +61,16 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * router.service(SessionService, sessions.service, sessions.serviceOptions);
    */
   readonly serviceOptions: { readonly readMaxBytes: number };
+  /**
+   * Registers SessionService in a router, with its limits, the gate and the interceptor, unless the router
+   * serves it already. Only routers that are built without `protect` need it, such as those of a framework.
+   *
+   * @example
+   * connectNodeAdapter({ routes: (router) => sessions.register(router) });
+   * @returns the router
+   * @throws TypeError if the Connect that created the router is older than 2.2, which ignores gates
+   */
+  register(router: ConnectRouter): ConnectRouter;
   /**
    * Signs a user in: creates a session and writes its tokens to the response of this call. Ends the
    * session that came with the request. If the handler throws afterwards, the user stays signed in;
@@ -201,22 +211,54 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
   return { onCall, enter };
 }
 
+/** Notices that users sign in although their clients could not refresh here. */
+class Registration {
+  readonly #emit: Core["emit"];
+  #isSettled = false;
+
+  constructor(emit: Core["emit"]) {
+    this.#emit = emit;
+  }
+
+  /** Reports that a router has registered SessionService. */
+  registered(): void {
+    this.#isSettled = true;
+  }
+
+  /** Warns at the first sign-in if no router has. Another process may serve it, so this is no error. */
+  signsIn(): void {
+    if (!this.#isSettled) {
+      this.#isSettled = true;
+      this.#emit({
+        type: "warning",
+        option: "routes",
+        advice:
+          "users sign in here, but no router of this process has registered SessionService, so their clients cannot refresh; serve the routes that sessions.protect returns, or call sessions.register(router). If another process serves it, nothing is wrong",
+      });
+    }
+  }
+}
+
 /** Assembles the server side: each public method and the function that carries it out. */
 export function createServerSessions(core: Core, policies: Policies): ServerSessions {
   const key = createCallKey();
-  const service = createSessionService(core, key);
-
+  const registration = new Registration(core.emit);
+  const service = createSessionService(core, key, () => registration.registered());
+  const verifying = createVerifyingSessions(core, { key, policies, service });
+  const { requestGate, interceptor } = verifying;
   const { onCall, enter } = callsOf(core, key, policies);
 
   return {
-    ...createVerifyingSessions(core, { key, policies, service }),
+    ...verifying,
     service,
     serviceOptions,
+    register: (router) => registerService({ service, requestGate, interceptor }, router),
     // Sessions of a call.
     create: (given, options) =>
-      onCall({ given, method: "sessions.create" }, (call, context) =>
-        signIn(core, call, context, options),
-      ),
+      onCall({ given, method: "sessions.create" }, (call, context) => {
+        registration.signsIn();
+        return signIn(core, call, context, options);
+      }),
     issue: async (options) => toIssued(core, await issue(core, options)),
     reauthenticate: (given, { afterRedirect } = {}) => {
       const method = "sessions.reauthenticate";

@@ -38,6 +38,7 @@ export function testSessions(options: TestSessionsOptions = {}): TestSessions {
   const sessions = createSessions({
     issuer: "https://test.example",
     store: memoryStore(),
+    onEvent: () => {},
     ...options,
     clock,
   });

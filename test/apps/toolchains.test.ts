@@ -52,7 +52,7 @@ describe.skipIf(skipApps)("the entry points of the package", () => {
     ["7", "nodenext", esm],
     ["7", "bundler", bundler],
   ])(
-    "feat:K10 have types for TypeScript %s with the module resolution %s",
+    "feat:K11 have types for TypeScript %s with the module resolution %s",
     async (version, folder, options) => {
       const major = version.split(".")[0];
       const project = `${folder}/tsconfig.${major}.json`;
@@ -62,7 +62,7 @@ describe.skipIf(skipApps)("the entry points of the package", () => {
   );
 
   it.each(["22", "24", "26"])(
-    "feat:K10 can be imported and required by Node.js %s",
+    "feat:K11 can be imported and required by Node.js %s",
     async (major) => {
       const other = join(app.folder, `node_modules/node-${major}/bin/node`);
       const node = process.versions.node.startsWith(`${major}.`) ? process.execPath : other;

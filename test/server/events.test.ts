@@ -68,6 +68,20 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.issue();
     return world;
   },
+  async gateThrew() {
+    const world = createWorld();
+    const { access } = await world.issue();
+    const server = wireServer(
+      world.sessions.protect({
+        routes: (router) => router.service(NotesService, {}),
+        requestGate() {
+          throw new Error("the quota could not be read");
+        },
+      }),
+    );
+    await server.call(NotesService.method.addNote, {}, { bearer: access });
+    return world;
+  },
   async refreshed() {
     const world = createWorld();
     const { refresh } = await world.issue();
@@ -241,7 +255,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
   },
   ...{ storeWentBack: "error", failed: "error", unknownSecret: "error" },
   ...{ feedStale: "error", feedRecovered: "info" },
-  ...{ refused: "info", omitted: "warn", warning: "warn" },
+  ...{ refused: "info", gateThrew: "warn", omitted: "warn", warning: "warn" },
 } as const;
 
 describe.each(Object.keys(stories) as SessionEvent["type"][])("%s", (type) => {
@@ -301,7 +315,13 @@ describe("events", () => {
     ]);
     const csrf = (await stories.csrfRefused()).events.filter((e) => e.type === "csrfRefused");
     expect(csrf).toEqual([
-      { type: "csrfRefused", check: "crossSite", origin: "https://evil.example" },
+      {
+        type: "csrfRefused",
+        check: "crossSite",
+        origin: "https://evil.example",
+        advice:
+          'if the page is yours, add its origin to the option origins: "https://evil.example"',
+      },
       { type: "csrfRefused", check: "token", origin: null },
     ]);
     const secret = (await stories.unknownSecret()).events.filter((e) => e.type === "unknownSecret");

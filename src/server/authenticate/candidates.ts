@@ -25,11 +25,23 @@ export function ownAccessCookies(
 /** Returns the issuer that a token of the request names, if it is accepted. It proves nothing. */
 export function presentedIssuer(
   { isOwnIssuer }: Issuers,
-  { bearer, accessCookies }: PresentedTokens,
+  presented: PresentedTokens,
 ): string | undefined {
+  return issuersOf(presented).find(isOwnIssuer);
+}
+
+/** Returns an issuer that a token of the request names and that is not accepted. It proves nothing. */
+export function foreignIssuer(
+  { isOwnIssuer }: Issuers,
+  presented: PresentedTokens,
+): string | undefined {
+  return issuersOf(presented).find((issuer) => !isOwnIssuer(issuer));
+}
+
+function issuersOf({ bearer, accessCookies }: PresentedTokens): readonly string[] {
   return [...(bearer === undefined ? [] : [bearer]), ...accessCookies]
     .map((token) => outlineOf(token).issuer)
-    .find((issuer) => issuer !== undefined && isOwnIssuer(issuer));
+    .filter((issuer) => issuer !== undefined);
 }
 
 /** Whether an access cookie of another issuer is among the cookies of a request. */

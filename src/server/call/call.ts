@@ -73,6 +73,10 @@ export class Call {
   unreadable: SessionError | undefined = undefined;
   /** The failure that the response headers already report. */
   failure: SessionError | undefined = undefined;
+  /** The refresh token that came in the message of this call, and is no longer there. */
+  messageToken: string | undefined = undefined;
+  /** Whether a gate of the application has refused the call. */
+  refusedByApp = false;
   /** The stream that ends with the session of this call; undefined if there is none. */
   stream: CallStream | undefined = undefined;
   readonly #exchange: Exchange;

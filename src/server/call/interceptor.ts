@@ -48,9 +48,10 @@ export function createInterceptor(
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
 
-    // 4. A unary call.
+    // 4. A unary call. Interceptors of the application may print messages, so a refresh token leaves
+    // its message before they run.
     try {
-      return completed(call, await next(request));
+      return completed(call, await next(takeMessageToken(call, request)));
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
@@ -62,6 +63,19 @@ export function createInterceptor(
 }
 
 type Request = UnaryRequest | StreamRequest;
+
+/** Moves the refresh token of a message of SessionService to its call. Other requests stay as they are. */
+function takeMessageToken(call: Call, request: UnaryRequest): UnaryRequest {
+  if (request.method.parent.typeName !== SessionService.typeName) {
+    return request;
+  }
+  const message: typeof request.message & { readonly refreshToken?: string } = request.message;
+  if (message.refreshToken === undefined || message.refreshToken === "") {
+    return request;
+  }
+  call.messageToken = message.refreshToken;
+  return { ...request, message: Object.assign({ ...message }, { refreshToken: "" }) };
+}
 
 async function admitAlone(
   core: VerifyingCore,

@@ -9,7 +9,7 @@ import {
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionError } from "../../base/errors.ts";
 import { header } from "../../base/wire.ts";
-import { presentedIssuer } from "../authenticate/candidates.ts";
+import { foreignIssuer, presentedIssuer } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
 import { expireCookies } from "./tokens.ts";
@@ -51,7 +51,10 @@ export function failCall(
   if (error.kind === "unavailable" || error.kind === "general") {
     core.emit({ type: "failed", procedure, error });
   } else {
-    core.emit({ type: "refused", procedure, reason: error.reason, ...sessionOf(call, error) });
+    core.emit({
+      ...{ type: "refused", procedure, reason: error.reason, ...sessionOf(call, error) },
+      ...issuersOf(core, call, error),
+    });
   }
   // Only the token that failed is cleared.
   if (error.clearTokens && call.byCookie && call.written === undefined) {
@@ -59,6 +62,15 @@ export function failCall(
   }
   writeRefusal(core, call.responseHeader, error);
   return error;
+}
+
+/** Both issuers, if a call was refused because of a token of another one. */
+function issuersOf(core: VerifyingCore, { presented }: Call, { reason }: SessionError) {
+  const seenIssuer =
+    reason === "TOKEN_INVALID" || reason === "SESSION_MISSING"
+      ? foreignIssuer(core, presented)
+      : undefined;
+  return seenIssuer === undefined ? {} : { expectedIssuer: core.issuer, seenIssuer };
 }
 
 /** The session and the user of a refusal, as far as they are proven. */

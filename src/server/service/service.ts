@@ -41,10 +41,13 @@ import { presentSession } from "../session/handle.ts";
  *
  * Apart from `Refresh` and `SignOut`, its methods serve the caller's own sessions. They reject a
  * caller whose session has ended, whichever revocation check their policy asks for.
+ *
+ * @param registered called when a router registers the service
  */
 export function createSessionService(
   core: Core,
   key: CallKey,
+  registered: () => void,
 ): Partial<ServiceImpl<typeof SessionService>> {
   /** Runs a method. The call ends with its signal, and a failure is written to its response. */
   const run = async <T>(context: HandlerContext, work: (call: Call) => Promise<T>): Promise<T> => {
@@ -58,21 +61,28 @@ export function createSessionService(
     }
   };
 
-  return {
-    refresh: (request, context) =>
-      run(context, async (call) => {
-        if (request.onlyIfNeeded) {
-          const kept = await keepAccess(core, call, request.refreshToken);
-          if (kept !== undefined) {
-            return kept;
-          }
+  const refreshCall: ServiceImpl<typeof SessionService>["refresh"] = (request, context) =>
+    run(context, async (call) => {
+      const inMessage = tokenIn(request, call);
+      if (request.onlyIfNeeded) {
+        const kept = await keepAccess(core, call, inMessage);
+        if (kept !== undefined) {
+          return kept;
         }
-        const { access, ...refreshed } = await refresh(core, call, request.refreshToken);
-        return { session: describeCurrent(refreshed, access.claims.exp * 1000) };
-      }),
+      }
+      const { access, ...refreshed } = await refresh(core, call, inMessage);
+      return { session: describeCurrent(refreshed, access.claims.exp * 1000) };
+    });
+
+  return {
+    get refresh() {
+      // Read by a router that registers the service, and by a copy of the service that will be.
+      registered();
+      return refreshCall;
+    },
     signOut: (request, context) =>
       run(context, async (call) => {
-        await signOut(core, call, request.refreshToken);
+        await signOut(core, call, tokenIn(request, call));
         return {};
       }),
     getSession: (_request, context) =>
@@ -86,6 +96,14 @@ export function createSessionService(
     revokeOtherSessions: (_request, context) =>
       run(context, async (call) => ({ revoked: (await caller(call).revokeOthers()).length })),
   };
+}
+
+/**
+ * Returns the refresh token of a message; empty if it has none. The interceptor takes it out of the
+ * message; a handler of the application may pass one itself.
+ */
+function tokenIn({ refreshToken }: { readonly refreshToken: string }, call: Call): string {
+  return refreshToken === "" ? (call.messageToken ?? "") : refreshToken;
 }
 
 /** The session of the caller, as a handle: this service only runs where sessions are created. */

@@ -12,6 +12,8 @@ import {
   checkSignInRequest,
   isFromBrowser,
   isTrustedSite,
+  pageRefused,
+  reportPage,
 } from "../../request/origins.ts";
 import { hasOwnCookies } from "../authenticate/candidates.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
@@ -286,19 +288,30 @@ function ipOf({ clientIp }: Core, context: ClientContext): string | undefined {
   return ip;
 }
 
-/** @throws TypeError if `given` is not a transport */
+/**
+ * @throws TypeError if `given` is not a transport
+ * @throws SessionError `forbidden`, as {@link chooseTransport} does
+ */
 function transportFor(
   core: Core,
-  { requestHeader: headers }: Call,
+  call: Call,
   { trustedSite, given }: Pick<TransportRequest, "trustedSite" | "given">,
 ): TokenTransport {
-  return chooseTransport({
+  const { requestHeader: headers } = call;
+  const request: TransportRequest = {
     given: given === undefined ? undefined : readTransport(given),
     wanted: headers.get(header.transport) ?? undefined,
     fromBrowser: isFromBrowser(headers),
     trustedSite,
     browserHeaderTransport: core.browserHeaderTransport,
-  });
+  };
+  const isChosen = request.given !== undefined || request.wanted !== undefined;
+  if (request.fromBrowser && !isChosen && !trustedSite && !core.browserHeaderTransport) {
+    // A page that is not among the origins: it would keep neither cookies nor headers.
+    reportPage(core, call);
+    throw transportRefused(pageRefused(core, call));
+  }
+  return chooseTransport(request);
 }
 
 /** The facts that determine the token transport of a new session. */
@@ -336,9 +349,7 @@ export function chooseTransport(request: TransportRequest): TokenTransport {
   const transport = given ?? wanted ?? (fromBrowser && request.trustedSite ? "cookie" : "header");
   if (transport === "header" && fromBrowser && !request.browserHeaderTransport) {
     throw transportRefused(
-      (given ?? wanted) === undefined
-        ? "session cookies are accepted only from pages of this service's origins; call from such a page, or use tokens in headers"
-        : "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
+      "browsers must use session cookies at this service; to allow header transport, set browserHeaderTransport",
     );
   }
   return transport;

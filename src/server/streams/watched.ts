@@ -98,9 +98,13 @@ export class WatchedStream implements CallStream {
       return;
     }
 
-    // 2. Revocations can no longer be detected.
-    if (engine.revocations.isClosed() || (onRevoke && isLogLost())) {
-      this.#end(logLost());
+    // 2. Revocations can no longer be detected: the sessions were closed, or the log cannot be read.
+    if (engine.revocations.isClosed()) {
+      this.#end(endedByServer("the server is closing"));
+      return;
+    }
+    if (onRevoke && isLogLost()) {
+      this.#end(endedByServer("revocations could not be read for too long"));
       return;
     }
 
@@ -242,10 +246,7 @@ function accessExpired(session: string): SessionError {
 }
 
 /** The random delay keeps clients from reconnecting all at once. */
-function logLost(): SessionError {
-  return unavailable(
-    "the stream ended because revocations could not be read for too long; open it again",
-    undefined,
-    1_000 + 9_000 * Math.random(),
-  );
+function endedByServer(reason: string): SessionError {
+  const message = `the stream ended because ${reason}; open it again`;
+  return unavailable(message, undefined, 1_000 + 9_000 * Math.random());
 }
