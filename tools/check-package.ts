@@ -109,6 +109,7 @@ write(
   `import { createClient, createRouterTransport } from "@connectrpc/connect";
 import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
+import { sessionFetch } from "rpc-session/client/fetch";
 import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -143,6 +144,8 @@ console.log(
     createSessions,
     sessionCors,
     createSessionClient,
+    sessionFetch,
+    createVisitor,
     followAppState,
     secureStoreTokens,
     describeSessionStore,
@@ -164,11 +167,17 @@ run(join(tools, "tsc"), [], project);
 const printed = run(process.execPath, ["dist/main.js"], project);
 run("npx", ["rpc-session", "migrate", "app.db"], project);
 run("npx", ["rpc-session", "migrate", "--print", "postgres"], project);
+run("npx", ["rpc-session", "policy", "--check", "dist/gen/hello/v1/hello_pb.js"], project);
+run("npx", ["rpc-session", "sessions", "list", "--user", "alice", "--json", "app.db"], project);
+const version = run("npx", ["rpc-session", "--version"], project).trim();
 const expected = "alice nobody\ntrue rpcsession.v1.RefreshHint\n";
 if (printed !== expected) {
   throw new Error(
     `the installed package printed ${JSON.stringify(printed)}, expected ${JSON.stringify(expected)}`,
   );
+}
+if (!/^\d+\.\d+\.\d+/.test(version)) {
+  throw new Error(`rpc-session --version printed ${JSON.stringify(version)}`);
 }
 process.stdout.write("package: 1 passed, 0 failed\n");
 

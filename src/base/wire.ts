@@ -29,17 +29,21 @@ export const header = {
 } as const;
 
 /**
+ * What a notice reports:
+ *
+ * - `created`, `refreshed`, `reissued`, `ended`: the call did this to the session.
+ * - `current`: the call belongs to this session, and the client did not know.
+ * - `none`: the call belongs to no session, and the client did not know. All fields but `realm` are
+ *   empty or 0.
+ */
+export type NoticeEvent = "created" | "refreshed" | "reissued" | "ended" | "current" | "none";
+
+/**
  * Informs a client of its session, in both transports. Sent as one form-encoded header (WHATWG URL,
  * application/x-www-form-urlencoded).
  */
 export interface SessionNotice {
-  /**
-   * - `created`, `refreshed`, `reissued`, `ended`: the call did this to the session.
-   * - `current`: the call belongs to this session, and the client did not know.
-   * - `none`: the call belongs to no session, and the client did not know. All fields but `realm` are
-   *   empty or 0.
-   */
-  readonly event: "created" | "refreshed" | "reissued" | "ended" | "current" | "none";
+  readonly event: NoticeEvent;
   /** The id of the session. */
   readonly session: string;
   /** The id of the user; absent if older servers write the notice. */
@@ -146,6 +150,6 @@ function decodeClaims(value: string | undefined): Pick<SessionNotice, "claims"> 
   }
 }
 
-function isEvent(value: string | undefined): value is SessionNotice["event"] {
+function isEvent(value: string | undefined): value is NoticeEvent {
   return /^(created|refreshed|reissued|ended|current|none)$/.test(value ?? "");
 }

@@ -4,7 +4,7 @@ import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock } from "rpc-session/testing";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { accessCookie, refreshCookie } from "../helpers/presented.ts";
-import { waitFor } from "./engines.ts";
+import { type Tab, waitFor } from "./engines.ts";
 import { startApi, startPages } from "./servers.ts";
 import {
   addNote,
@@ -113,6 +113,86 @@ inEngines((engine, open) => {
       expect(await visitor.cookies(api.at())).toEqual([]);
     },
   );
+
+  /** A tab whose page makes calls; the client has not seen its session yet. */
+  const reload = async (tab: Tab): Promise<void> => {
+    await tab.reload();
+    await waitFor(tab, () => "app" in globalThis);
+  };
+
+  test("feat:P12 feat:P13 after a reload, one load or the first call tells who is signed in, and that nobody is", async () => {
+    const { api, visit, visitor } = await open();
+    const page = await visit();
+    expect(await page.evaluate(async () => (await app.session.load()).status)).toBe("signedOut");
+    await signIn(page);
+    await reload(page);
+    expect(await page.evaluate(() => app.session.state.status)).toBe("unknown");
+    const loaded = await page.evaluate(async () => await app.session.load());
+    expect(loaded).toMatchObject({ status: "signedIn", userId: "alice" });
+    expect(api.count("Refresh")).toBe(2);
+    await reload(page);
+    await addNote(page, "milk");
+    expect(await page.evaluate(() => app.session.state)).toEqual(loaded);
+    const cookies = await visitor.cookies(api.at());
+    expect(cookies).toHaveLength(2);
+    await page.evaluate(() => app.session.signOut());
+    await reload(page);
+    expect(await codeOf(page)).toBe(16);
+    expect(await page.evaluate(() => app.session.state.status)).toBe("signedOut");
+  });
+
+  test("feat:P2 three tabs with 100 calls on an expired token rotate it once, in each of 20 rounds, known or just loaded", async () => {
+    const { api, visit } = await open();
+    const tabs = [await visit(), await visit(), await visit()] as const;
+    await signIn(tabs[0]);
+    for (let round = 0; round < 20; round++) {
+      // Half of the rounds begin right after a reload, so that the tabs do not know their session.
+      if (round % 2 === 1) {
+        await Promise.all(tabs.map(reload));
+      }
+      api.sessions.clock.advance("16m");
+      const before = api.events.filter(({ type }) => type === "refreshed").length;
+      await Promise.all(
+        tabs.map((tab, index) =>
+          tab.evaluate(
+            async (count: number) => {
+              const calls = Array.from({ length: count }, () => app.notes.addNote({}));
+              await Promise.all(calls);
+            },
+            index === 0 ? 34 : 33,
+          ),
+        ),
+      );
+      const after = api.events.filter(({ type }) => type === "refreshed").length;
+      expect(after - before, `refreshes in round ${round}`).toBe(1);
+    }
+    expect(api.calls.handled).toBe(1 + 20 * 100);
+    expect(api.events.map(({ type }) => type)).not.toContain("theft");
+  });
+
+  test("feat:P6 signing in, switching the user and signing out reach tabs that were just loaded and know nothing", async () => {
+    const { visit } = await open();
+    const tabs = [await visit(), await visit(), await visit()] as const;
+    const all = async (userId: string | undefined): Promise<void> => {
+      for (const tab of tabs) {
+        await waitFor(
+          tab,
+          (id: string | null) =>
+            app.session.state.userId === (id ?? undefined) &&
+            app.session.state.status === (id === null ? "signedOut" : "signedIn"),
+          userId ?? null,
+        );
+      }
+    };
+    await signIn(tabs[0]);
+    await all("alice");
+    await Promise.all(tabs.map(reload));
+    await tabs[1].evaluate(async () => void (await app.notes.signIn({ user: "bob" })));
+    await all("bob");
+    await Promise.all(tabs.map(reload));
+    await tabs[2].evaluate(() => app.session.signOut());
+    await all(undefined);
+  });
 
   test("feat:C1 feat:J3 a page of another origin receives the anti-CSRF token, and again after a reload", async () => {
     const { api, visit } = await open({ options: { antiCsrf: "token" } });

@@ -56,7 +56,12 @@ describe("a custom TokenStore", () => {
     expect(again.session.state.status).toBe("unknown");
     await again.notes.addNote({});
     await settle();
-    expect(again.session.state).toEqual({ status: "signedIn", sessionId: "s1", realm });
+    expect(again.session.state).toEqual({
+      status: "signedIn",
+      sessionId: "s1",
+      userId: "ada",
+      realm,
+    });
     expect(server.count("Refresh")).toBe(1);
   });
 
@@ -338,7 +343,7 @@ describe("a custom TokenStore", () => {
     const { kept } = await tokensOf();
     const { refreshToken: _, ...rest } = kept;
     const { session } = setup("header", { tokens: memoryTokens(rest) });
-    expect(session.state).toEqual({ status: "signedIn", sessionId: "s1", realm });
+    expect(session.state).toEqual({ status: "signedIn", sessionId: "s1", userId: "ada", realm });
   });
 
   it("counts as empty if its tokens belong to a realm other than the realm option", async () => {

@@ -1,4 +1,4 @@
-import { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
 import { cookiesMissing } from "../refresh/refresher.ts";
 import { tokensNotLoaded } from "../state/credentials.ts";
@@ -13,6 +13,8 @@ import { deadlineExceeded, race } from "./deadline.ts";
  */
 export interface HandledMark {
   handled: boolean;
+  /** Whether the caller has set an `authorization` header: the call is not made for this session. */
+  readonly hasOwnToken: boolean;
 }
 
 /** Describes a call before it is sent. */
@@ -25,8 +27,10 @@ interface CallDescription {
   readonly isLarge?: () => boolean;
   /** Whether the request can be sent a second time. */
   readonly isReplayable: boolean;
-  /** Present if an interceptor further in may handle the call instead. */
-  readonly mark?: HandledMark;
+  /** The mark of the call. The outer layer of two passes it before it is set. */
+  readonly mark: HandledMark;
+  /** Whether this is the outer layer of two, which leaves the call alone once it is marked. */
+  readonly isOuter?: boolean;
 }
 
 /**
@@ -73,8 +77,8 @@ export class SessionCall {
     sent?: Promise<T>,
   ): Promise<T> {
     const { local, refresher } = this.#core;
-    const { signal, isStream, isLarge } = this.#call;
-    if (this.#sends === 0) {
+    const { signal, isStream, isLarge, mark } = this.#call;
+    if (this.#sends === 0 && !mark.hasOwnToken) {
       // 1. Wait until the tokens are loaded.
       const loading = local.ready();
       if (loading !== undefined) {
@@ -112,9 +116,10 @@ export class SessionCall {
    */
   async recover(reason: unknown): Promise<void> {
     const { local, refresher } = this.#core;
-    const { signal, mark } = this.#call;
+    const { signal, mark, isOuter } = this.#call;
     const sent = this.#sent;
-    if (!(reason instanceof ConnectError) || mark?.handled || sent === undefined) {
+    const isForeign = mark.hasOwnToken || (isOuter && mark.handled);
+    if (!(reason instanceof ConnectError) || isForeign || sent === undefined) {
       throw reason;
     }
     const error: ConnectError = reason;
@@ -179,16 +184,23 @@ export class SessionCall {
   attach(headers: Headers): number | undefined {
     const timeoutMs = this.#timeLeft();
     this.#sends += 1;
-    this.#sent = this.#core.local.attach(headers);
+    this.#sent = this.#core.local.attach(headers, this.#call.mark.hasOwnToken);
     this.#isAccepted = false;
     return timeoutMs;
   }
 
-  /** Reads the headers of a response, once for each attempt. */
+  /**
+   * Reads the headers of a response, once for each attempt.
+   *
+   * @throws ConnectError Unauthenticated if the response belongs to another session than this client's
+   */
   accept(headers: Headers): void {
     if (!this.#isAccepted && this.#sent !== undefined) {
       this.#isAccepted = true;
-      this.#core.local.receive(headers, this.#sent);
+      if (this.#core.local.receive(headers, this.#sent) === "other") {
+        // The cookies of a session that has ended here live until the service has answered.
+        throw new ConnectError("the session has ended meanwhile", Code.Unauthenticated);
+      }
     }
   }
 

@@ -34,17 +34,31 @@ const largeMessage = 65_535;
  */
 export function sessionInterceptor(core: SessionCore): Interceptor {
   return (next) => async (req) => {
-    const contextValues = claim(req.contextValues);
-    if (contextValues === undefined) {
+    const claimed = claim(req);
+    if (claimed === undefined) {
       return next(req);
     }
+    const { contextValues, mark } = claimed;
     const request = { ...req, contextValues };
-    return request.stream ? streamCall(core, request, next) : unaryCall(core, request, next);
+    return request.stream
+      ? streamCall(core, { request, mark }, next)
+      : unaryCall(core, { request, mark }, next);
   };
 }
 
-function unaryCall(core: SessionCore, request: UnaryRequest, next: Next): Promise<UnaryResponse> {
+/** A call that this interceptor handles. */
+interface Claimed<R extends UnaryRequest | StreamRequest> {
+  readonly request: R;
+  readonly mark: HandledMark;
+}
+
+function unaryCall(
+  core: SessionCore,
+  { request, mark }: Claimed<UnaryRequest>,
+  next: Next,
+): Promise<UnaryResponse> {
   const call = new SessionCall(core, {
+    mark,
     signal: request.signal,
     timeoutMs: readTimeout(request.header),
     isStream: false,
@@ -75,12 +89,13 @@ interface OpenedStream {
  */
 async function streamCall(
   core: SessionCore,
-  request: StreamRequest,
+  { request, mark }: Claimed<StreamRequest>,
   next: Next,
 ): Promise<StreamResponse> {
   const isReplayable = request.method.methodKind === "server_streaming";
   const replay = isReplayable ? new Replay(request.message) : undefined;
   const call = new SessionCall(core, {
+    mark,
     signal: request.signal,
     timeoutMs: readTimeout(request.header),
     isStream: true,
@@ -247,17 +262,26 @@ const markKey: ContextKey<HandledMark | undefined> = {
 /**
  * Claims a call for the interceptor that asks.
  *
- * @returns the context values for the layers further in, or undefined if an interceptor further out
- *   has claimed the call already
+ * @returns the mark, and the context values for the layers further in; undefined if an interceptor
+ *   further out has claimed the call already
  */
-function claim(values: ContextValues): ContextValues | undefined {
-  const mark = values.get(markKey);
-  if (mark === undefined) {
-    return withMark(values, { handled: true });
+function claim({
+  contextValues,
+  header: headers,
+}: Pick<UnaryRequest, "contextValues" | "header">):
+  | { readonly contextValues: ContextValues; readonly mark: HandledMark }
+  | undefined {
+  const known = contextValues.get(markKey);
+  if (known?.handled) {
+    return undefined;
   }
-  const isClaimed = mark.handled;
-  mark.handled = true;
-  return isClaimed ? undefined : values;
+  if (known !== undefined) {
+    // The outer layer has seen the caller's headers; by now they have its token.
+    known.handled = true;
+    return { contextValues, mark: known };
+  }
+  const mark = { handled: true, hasOwnToken: headers.has("authorization") };
+  return { contextValues: withMark(contextValues, mark), mark };
 }
 
 /** Adds the mark to the caller's context values without changing the caller's object. */

@@ -73,7 +73,7 @@ class WrappedCall {
   readonly #options: CallOptions;
   readonly #headers: Headers;
   readonly #call: SessionCall;
-  readonly #mark: HandledMark = { handled: false };
+  readonly #mark: HandledMark;
   readonly #clearTimer: () => void;
   /** The headers of a refusal. The caller receives them only if the call is not sent again. */
   #heldHeaders: Headers | undefined;
@@ -90,9 +90,10 @@ class WrappedCall {
     this.#input = input;
     this.#options = options;
     this.#headers = new Headers(options.headers);
+    this.#mark = { handled: false, hasOwnToken: this.#headers.has("authorization") };
     this.#clearTimer = clearTimer;
     this.#call = new SessionCall(core, {
-      ...{ signal, timeoutMs, mark: this.#mark },
+      ...{ signal, timeoutMs, mark: this.#mark, isOuter: true },
       isStream: call.isStream || isIterable(input),
       isReplayable: !isIterable(input),
     });

@@ -1,6 +1,7 @@
 import type { ConnectError } from "@connectrpc/connect";
 import type { JsonObject } from "../../base/json.ts";
-import { decodeNotice, header, type SessionNotice, type TokenTransport } from "../../base/wire.ts";
+import type { NoticeEvent, SessionNotice, TokenTransport } from "../../base/wire.ts";
+import { decodeNotice, header } from "../../base/wire.ts";
 import {
   notify,
   type SessionClientEvent,
@@ -9,7 +10,7 @@ import {
   stateOf,
 } from "../events.ts";
 import type { ResolvedOptions } from "../options.ts";
-import { type Credentials, credentialHeaders } from "./credentials.ts";
+import { type Credentials, credentialHeaders, refreshHeaders } from "./credentials.ts";
 import { type Hint, hintOf } from "./hint.ts";
 import { Lifetime } from "./lifetime.ts";
 import {
@@ -22,7 +23,7 @@ import {
   type SessionSnapshot,
   type Verdict,
 } from "./notice-rule.ts";
-import { channelName, type TabMessage, Tabs } from "./tabs.ts";
+import { channelName, judgeMessage, type TabMessage, Tabs } from "./tabs.ts";
 import { type ClientTokens, type Loaded, TokenKeeper } from "./tokens.ts";
 
 /** Called by {@link LocalSession} where a change concerns refreshes or sign-outs. */
@@ -67,7 +68,6 @@ export class LocalSession implements KnownSession, Credentials {
   readonly #tabs: Tabs | undefined;
   readonly #subscribers = new Set<(state: SessionState) => void>();
   #state: SessionState;
-  #published: SessionState;
   /** The sign-ins and sign-outs since the state was published last. */
   #news: SessionClientEvent[] = [];
   /** The tokens that the store holds or is about to hold. */
@@ -82,7 +82,6 @@ export class LocalSession implements KnownSession, Credentials {
     this.#hooks = hooks;
     this.lifetime = new Lifetime(options);
     this.#state = stateOf(this);
-    this.#published = this.#state;
     this.#keeper = new TokenKeeper(options.tokens, {
       ...{ clock: options.clock, ms: options.refreshTimeoutMs },
       emit: (event) => this.emit(event),
@@ -99,16 +98,6 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** The public state: the same object until something changes. */
   get state(): SessionState {
-    const { status, sessionId, userId, realm, claims } = this.#state;
-    if (
-      status !== this.status ||
-      sessionId !== this.sessionId ||
-      userId !== this.userId ||
-      realm !== this.realm ||
-      (claims !== this.claims && JSON.stringify(claims) !== JSON.stringify(this.claims))
-    ) {
-      this.#state = stateOf(this);
-    }
     return this.#state;
   }
 
@@ -136,17 +125,19 @@ export class LocalSession implements KnownSession, Credentials {
   /**
    * Writes the credentials into the headers of a request. Send the request immediately afterwards.
    *
+   * @param hasOwnToken whether the caller has set an `authorization` header, which stays
    * @returns the facts that the call must remember
    */
-  attach(headers: Headers): SentSnapshot {
+  attach(headers: Headers, hasOwnToken = false): SentSnapshot {
     // First, because a store that failed before may now return the tokens at once.
     void this.ready();
     // The application may reuse its headers, so remove the token of an earlier call.
     headers.delete(header.csrf);
-    for (const [name, value] of Object.entries(credentialHeaders(this))) {
+    const credentials = hasOwnToken ? refreshHeaders(this) : credentialHeaders(this);
+    for (const [name, value] of Object.entries(credentials)) {
       headers.set(name, value);
     }
-    if (this.transport === "cookie") {
+    if (this.transport === "cookie" && !hasOwnToken) {
       // The server answers with a notice if the cookies hold another session than this client knows.
       headers.set(header.session, this.sessionId ?? this.status);
     }
@@ -241,11 +232,7 @@ export class LocalSession implements KnownSession, Credentials {
    * @param own whether the response answers this client's own refresh
    * @returns the event of the notice; undefined if there is none
    */
-  receive(
-    headers: Headers,
-    sent: SessionSnapshot,
-    own = false,
-  ): SessionNotice["event"] | undefined {
+  receive(headers: Headers, sent: SessionSnapshot, own = false): NoticeEvent | "other" | undefined {
     // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
     //    to a refresh sets cookies in any case.
     const value = headers.get(header.session);
@@ -278,8 +265,9 @@ export class LocalSession implements KnownSession, Credentials {
       this.#hooks.onReplaced();
     }
     this.#publish();
-    this.#notifyTabs(verdict);
-    return notice.event;
+    this.#tabs?.tell(verdict, this);
+    const isOther = notice.event === "current" && notice.session !== this.sessionId;
+    return isOther ? "other" : notice.event;
   }
 
   /**
@@ -312,7 +300,7 @@ export class LocalSession implements KnownSession, Credentials {
       this.#keeper.save(undefined);
     }
     this.#publish();
-    this.#notifyTabs("end");
+    this.#tabs?.tell("end", this);
   }
 
   /**
@@ -398,36 +386,19 @@ export class LocalSession implements KnownSession, Credentials {
 
   // --- Other tabs ------------------------------------------------------------------------------
 
-  /**
-   * Follows a change that another tab made, unless it concerns another realm. A client that does not
-   * know its realm does not learn it from a message, because one page may use two services.
-   */
+  /** Follows a change that another tab made; see {@link judgeMessage}. */
   #follow(message: TabMessage): void {
-    const { realm } = this;
-    if (realm !== undefined && message.realm !== undefined && message.realm !== realm) {
-      return;
-    }
-    if (message.type === "signedOut") {
-      if (this.sessionId === undefined || this.sessionId === message.session) {
-        this.#signedOut("otherTab", message.session);
-      } else if (message.session === undefined) {
-        // A tab that never learned its session has signed out.
-        this.#hooks.onDoubt();
-      }
-    } else if (message.type === "refreshed") {
-      if (realm !== undefined && this.status === "unknown") {
-        this.status = "signedIn";
-        this.sessionId = message.session;
-      }
-      const isNews = !this.order || isNewer(message.order, this.order);
-      if (this.sessionId === message.session && isNews) {
-        this.renewed({ ...message.order, expiresIn: message.expiresIn });
-        this.#show(message);
-      }
-    } else if (realm === undefined) {
-      this.#withoutSession("unknown");
-      this.#hooks.onDoubt();
-    } else if (this.sessionId !== message.session) {
+    const verdict = judgeMessage(message, this);
+    if (verdict === "signOut") {
+      this.#signedOut("otherTab", message.session);
+    } else if (verdict === "ask") {
+      this.#ask(message.type === "signedIn");
+    } else if (verdict === "follow" && message.type === "refreshed") {
+      this.status = "signedIn";
+      this.sessionId = message.session;
+      this.renewed({ ...message.order, expiresIn: message.expiresIn });
+      this.#show(message);
+    } else if (verdict === "follow" && message.type === "signedIn") {
       this.#signedIn(message.session, message.realm);
       this.renewed();
       this.#show(message);
@@ -437,9 +408,14 @@ export class LocalSession implements KnownSession, Credentials {
 
   /** After the page was frozen: another tab may have signed in or out meanwhile. */
   #catchUp(): void {
-    if (this.status === "signedOut") {
+    this.#ask(this.status === "signedOut");
+    this.#publish();
+  }
+
+  /** @param isUnknown whether nothing is known until the service has answered */
+  #ask(isUnknown: boolean): void {
+    if (isUnknown) {
       this.#withoutSession("unknown");
-      this.#publish();
     }
     this.#hooks.onDoubt();
   }
@@ -465,12 +441,9 @@ export class LocalSession implements KnownSession, Credentials {
    * Reads that a call carried no session cookie: there is no session. Returns whether this client was
    * signed in. The browser then did not keep the cookies, or they were deleted.
    */
-  lostCookies(
-    hint: Pick<Hint, "isMissing"> | undefined,
-    { epoch }: Pick<SessionSnapshot, "epoch">,
-  ): boolean {
+  lostCookies(hint: Pick<Hint, "isMissing"> | undefined, sent: SessionSnapshot): boolean {
     const { sessionId, status, transport } = this;
-    const isMissing = hint?.isMissing === true && transport === "cookie" && epoch === this.epoch;
+    const isMissing = hint?.isMissing && transport === "cookie" && sent.epoch === this.epoch;
     if (!isMissing || status === "signedOut") {
       return false;
     }
@@ -483,28 +456,6 @@ export class LocalSession implements KnownSession, Credentials {
     this.emit({ type: "cookiesMissing", sessionId });
     this.end("server");
     return true;
-  }
-
-  /** Reports to other tabs how a notice was applied. */
-  #notifyTabs(verdict: Verdict): void {
-    const { sessionId, userId, realm, order, claims } = this;
-    if (verdict === "end") {
-      const session = this.endedSessionId;
-      if (session) {
-        this.#tabs?.send({ type: "signedOut", session, ...(realm && { realm }) });
-      }
-    } else if (sessionId !== undefined && realm !== undefined) {
-      const known = {
-        ...{ session: sessionId, realm },
-        ...(userId && { user: userId }),
-        ...(claims && { claims }),
-      };
-      if (verdict === "renew" && order !== undefined) {
-        this.#tabs?.send({ type: "refreshed", ...known, order, expiresIn: this.lifetime.rest });
-      } else if (verdict === "adopt") {
-        this.#tabs?.send({ type: "signedIn", ...known });
-      }
-    }
   }
 
   // --- Changes ---------------------------------------------------------------------------------
@@ -560,10 +511,11 @@ export class LocalSession implements KnownSession, Credentials {
       this.#saved = this.tokens;
       this.#keeper.save(this.tokens);
     }
-    if (this.state !== this.#published) {
-      this.#published = this.#state;
+    const state = stateOf(this);
+    if (JSON.stringify(state) !== JSON.stringify(this.#state)) {
+      this.#state = state;
       for (const subscriber of this.#subscribers) {
-        notify(subscriber, this.#published);
+        notify(subscriber, state);
       }
     }
     for (const event of this.#news.splice(0)) {

@@ -1,5 +1,5 @@
 import type { JsonObject } from "../../base/json.ts";
-import type { AccessOrder } from "./notice-rule.ts";
+import { type AccessOrder, isNewer, type KnownSession, type Verdict } from "./notice-rule.ts";
 import { onPageEvent } from "./page.ts";
 
 /**
@@ -24,6 +24,51 @@ export type TabMessage =
       readonly expiresIn: number;
       readonly claims?: JsonObject;
     };
+
+/**
+ * - `follow`: what the message reports is so for this client as well.
+ * - `signOut`: this client's session is over.
+ * - `ask`: only the service can tell whether the message concerns this client.
+ * - `ignore`: the message is about another session or realm, or about an older token.
+ */
+type TabVerdict = "follow" | "signOut" | "ask" | "ignore";
+
+/**
+ * Decides what a message of another tab means for this client. A client that does not know its realm
+ * does not learn it from a message, because one page may use two services.
+ */
+export function judgeMessage(message: TabMessage, known: KnownSession): TabVerdict {
+  const { realm, sessionId, status, order } = known;
+  if (realm !== undefined && message.realm !== undefined && message.realm !== realm) {
+    return "ignore";
+  }
+  const isOwn = sessionId === message.session;
+  switch (message.type) {
+    case "signedOut":
+      if (sessionId === undefined || isOwn) {
+        return "signOut";
+      }
+      // A tab that never learned its session has signed out.
+      return message.session === undefined ? "ask" : "ignore";
+    case "signedIn":
+      if (realm === undefined) {
+        return "ask";
+      }
+      return isOwn ? "ignore" : "follow";
+    case "refreshed": {
+      const mayLearn = isOwn || (status === "unknown" && realm !== undefined);
+      const isNews = order === undefined || isNewer(message.order, order);
+      return mayLearn && isNews ? "follow" : "ignore";
+    }
+  }
+}
+
+/** The facts that a client tells other tabs. */
+type ToldFacts = KnownSession & {
+  readonly userId: string | undefined;
+  readonly claims: JsonObject | undefined;
+  readonly lifetime: { readonly rest: number };
+};
 
 /** What {@link Tabs} reports. */
 interface TabHooks {
@@ -63,6 +108,27 @@ export class Tabs {
     };
   }
 
+  /** Reports how a notice of the service was applied. */
+  tell(verdict: Verdict, facts: ToldFacts): void {
+    const { sessionId, userId, realm, order, claims, lifetime, endedSessionId } = facts;
+    if (verdict === "end") {
+      if (endedSessionId) {
+        this.send({ type: "signedOut", session: endedSessionId, ...(realm && { realm }) });
+      }
+    } else if (sessionId !== undefined && realm !== undefined) {
+      const known = {
+        ...{ session: sessionId, realm },
+        ...(userId && { user: userId }),
+        ...(claims && { claims }),
+      };
+      if (verdict === "renew" && order !== undefined) {
+        this.send({ type: "refreshed", ...known, order, expiresIn: lifetime.rest });
+      } else if (verdict === "adopt") {
+        this.send({ type: "signedIn", ...known });
+      }
+    }
+  }
+
   /** Sends a message to every other tab; does nothing once closed. */
   send(message: TabMessage): void {
     try {
@@ -97,8 +163,8 @@ function isTabMessage(data: unknown): data is TabMessage {
   if (typeof data !== "object" || data === null) {
     return false;
   }
-  const { type, session, realm, order, expiresIn, claims } = data as Record<string, unknown>;
-  if (claims !== undefined && !isJsonObject(claims)) {
+  const { type, session, user, realm, order, expiresIn, claims } = data as Record<string, unknown>;
+  if (typeof (user ?? "") !== "string" || !isJsonObject(claims ?? {})) {
     return false;
   }
   const isNamed = typeof session === "string" && typeof realm === "string";
