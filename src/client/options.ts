@@ -116,7 +116,6 @@ function defaultTokens(): TokenStore {
   return {
     ...tokens,
     save(value) {
-      tokens.save(value);
       // Node.js and Bun tell whether the process accepts connections. Tests do that as well.
       const { process } = globalThis as { readonly process?: ServerProcess };
       if (
@@ -130,6 +129,7 @@ function defaultTokens(): TokenStore {
           "rpc-session: all visitors of this server share this session; use rpc-session/ssr, or pass memoryTokens()",
         );
       }
+      return tokens.save(value);
     },
   };
 }

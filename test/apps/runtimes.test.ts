@@ -74,7 +74,9 @@ describe.skipIf(skipApps || !isHere)(`the library in other runtimes${missing}`, 
     };
     it.each(tested[runtime].map((capability) => [capabilities[capability], capability] as const))(
       "%s",
-      (_, capability) => tests[capability](),
+      async (_, capability) => {
+        await expect(tests[capability]()).resolves.toBeUndefined();
+      },
     );
   });
 
@@ -109,7 +111,9 @@ describe.skipIf(skipApps || !isHere)(`the library in other runtimes${missing}`, 
       };
     it.each(tested.Workers.map((capability) => [capabilities[capability], capability] as const))(
       "%s",
-      (_, capability) => tests[capability as keyof typeof tests](),
+      async (_, capability) => {
+        await expect(tests[capability as keyof typeof tests]()).resolves.toBeUndefined();
+      },
     );
   });
 });
