@@ -17,15 +17,15 @@ import { ClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
 import { NoRevocations } from "./engine/revocation/none.ts";
 import { type VerifiedSession, verifiedSessionOf } from "./engine/session.ts";
+import { type IssuerKeys, keysOfIssuer } from "./jwt/issuer-keys.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
-import { type KeySet, keysOf, readKeySet } from "./jwt/jwk-set.ts";
-import { type Fetch, RemoteKeys } from "./jwt/remote-keys.ts";
+import type { Fetch } from "./jwt/remote-keys.ts";
 import {
   createVerifiedCache,
   readCacheLimits,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
-import { createAccessTokenVerifier, type KeyFinder } from "./jwt/verifier.ts";
+import { createAccessTokenVerifier } from "./jwt/verifier.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
@@ -171,7 +171,11 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   assertMembers("verifySessions", options, members);
   const { clock = systemClock } = options;
   const issuer = readIssuer(options.issuer);
-  const keys = createKeys(options, clock);
+  const keys = keysOfIssuer({
+    ...options,
+    clock,
+    clockSkew: readClockSkew(options.clockSkew ?? "60s"),
+  });
   const policies = new Policies({
     public: options.public ?? [],
     methods: options.methods ?? {},
@@ -219,60 +223,6 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
   ...{ cookies: 0, origins: 0, crossSite: 0, verifiedCache: 0, fetch: 0, onEvent: 0, clock: 0 },
 };
 
-interface Keys extends KeyFinder {
-  ready(): Promise<void>;
-}
-
-function createKeys({ jwks, ...options }: VerifySessionsOptions, clock: Clock): Keys {
-  if (typeof jwks === "string" || jwks instanceof URL) {
-    return new RemoteKeys({
-      url: readJwksUrl(jwks),
-      // The global is read at each call, so that a test or an agent may still replace it.
-      fetch: options.fetch ?? ((url, init) => fetch(url, init)),
-      clock,
-      clockSkew: readClockSkew(options.clockSkew ?? "60s"),
-    });
-  }
-  keysOf(jwks);
-  const opener = new Opener<KeySet>(() => readKeySet(jwks));
-  return {
-    async ready() {
-      await opener.get();
-    },
-    find: (kid) => opener.value?.get(kid) ?? opener.get().then((set) => set.get(kid)),
-  };
-}
-
-/** Opens a value once for all who ask for it; after a failure the next caller tries again. */
-class Opener<T> {
-  readonly #open: () => Promise<T>;
-  #opening: Promise<T> | undefined;
-  #value: T | undefined;
-
-  constructor(open: () => Promise<T>) {
-    this.#open = open;
-  }
-
-  /** The value, if it is open. */
-  get value(): T | undefined {
-    return this.#value;
-  }
-
-  get(): Promise<T> {
-    this.#opening ??= this.#open().then(
-      (value) => {
-        this.#value = value;
-        return value;
-      },
-      (error: unknown) => {
-        this.#opening = undefined;
-        throw error;
-      },
-    );
-    return this.#opening;
-  }
-}
-
 /**
  * Authenticates by the keys alone. Its calls are checked with `check: "none"`, so the methods that
  * would read a store are only reached by a stream that looks for a refresh before its token expires.
@@ -285,7 +235,7 @@ class VerifyingAuthenticator implements Authenticator {
 
   constructor(
     options: Omit<VerifySessionsOptions, "jwks" | "clock"> & { readonly clock: Clock },
-    keys: Keys,
+    keys: IssuerKeys,
   ) {
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
@@ -324,21 +274,6 @@ class VerifyingAuthenticator implements Authenticator {
   async reissueFrom(): Promise<undefined> {
     return undefined;
   }
-}
-
-/** Names and addresses of this machine (RFC 6761 section 6.3). */
-const localHosts: ReadonlySet<string> = new Set(["localhost", "127.0.0.1", "[::1]"]);
-
-function readJwksUrl(jwks: string | URL): string {
-  const url = URL.canParse(String(jwks)) ? new URL(jwks) : undefined;
-  const isSafe =
-    url?.protocol === "https:" || (url?.protocol === "http:" && localHosts.has(url.hostname));
-  if (url === undefined || !isSafe || url.username !== "" || url.password !== "") {
-    throw new TypeError(
-      'jwks must be an https URL without credentials, such as "https://api.example.com/.well-known/jwks.json", or a JWK set; http is allowed for localhost only',
-    );
-  }
-  return url.href;
 }
 
 function noStore(): TypeError {

@@ -30,6 +30,8 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   server: verifying,
   http: [...verifying, "server"],
   client: ground,
+  react: ["client"],
+  query: ["client"],
   ssr: [...ground, "client", "request"],
   assembly: serving,
   testing: [...serving, "assembly", "client", "stores"],
@@ -57,8 +59,10 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "claims.ts": "main",
     "keys.ts": "main",
     "jwk.ts": "main",
-    "jwk-set.ts": "verifySessions reads key sets that an application has at hand",
+    "jwk-set.ts": "the engine keeps to the limit of keys that are published",
     "remote-keys.ts": "main",
+    "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
+    "logout-token.ts": "back-channel logout",
     "verified-cache.ts": "main",
     "strict-parse.ts":
       "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
@@ -113,7 +117,10 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/successors.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
   },
-  client: { "index.ts": "main" },
+  client: {
+    "index.ts": "main",
+    "state/hint.ts": "queries tell an interruption from an answer",
+  },
   assembly: {
     "create-sessions.ts": "main",
     "options.ts": "main",
@@ -123,7 +130,8 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
 /** Packages, and the rooms that may import them. */
 const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
-  "@connectrpc/connect": ["server", "client", "ssr", "testing"],
+  "@connectrpc/connect": ["server", "client", "ssr", "testing", "react", "query"],
+  react: ["react"],
   jose: ["jwt", "engine"],
   pg: ["stores"],
   redis: ["stores", "cli"],

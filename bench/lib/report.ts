@@ -34,6 +34,8 @@ export const headlineKeys = [
   "first_call_ms",
   "install_kb",
   "client_bundle_kb",
+  "client_gzip_bytes",
+  "react_gzip_bytes",
   "slope_sessions_ns",
   "slope_revocations_ns",
   "slope_methods_ns",

@@ -28,7 +28,8 @@ export async function startupSection({ quick }: BenchOptions): Promise<Findings>
       }
     }
   }
-  const bundle = await clientBundle();
+  const bundle = await bundleOf("client");
+  const react = await bundleOf("react");
   const install = installedKilobytes();
   const total = Object.values(install).reduce((sum, size) => sum + size, 0);
   const first = (kind: string) => spreadOf(times.get(kind) ?? []);
@@ -55,6 +56,7 @@ export async function startupSection({ quick }: BenchOptions): Promise<Findings>
           })),
           { name: "client bundle, minified", cells: [bundle?.minified ?? null] },
           { name: "client bundle, minified, gzip", cells: [bundle?.gzip ?? null] },
+          { name: "rpc-session/react, minified, gzip", cells: [react?.gzip ?? null] },
         ],
       },
     ],
@@ -62,6 +64,8 @@ export async function startupSection({ quick }: BenchOptions): Promise<Findings>
       first_call_ms: first("sessions").median,
       install_kb: total,
       client_bundle_kb: bundle?.gzip ?? null,
+      client_gzip_bytes: bundle === undefined ? null : bundle.gzip * 1000,
+      react_gzip_bytes: react === undefined ? null : react.gzip * 1000,
     },
     notes: [
       bundle === undefined
@@ -135,16 +139,16 @@ interface Rolldown {
   }>;
 }
 
-/** Bundles the client as for a browser. */
-async function clientBundle(): Promise<Bundle | undefined> {
+/** Bundles an entry point as for a browser. */
+async function bundleOf(entry: "client" | "react"): Promise<Bundle | undefined> {
   const bundler = await loadPeer<Rolldown>("rolldown").catch(() => undefined);
   if (bundler === undefined) {
     return undefined;
   }
   const bundle = await bundler.rolldown({
-    input: join(dist, "src/client/index.js"),
+    input: join(dist, `src/${entry}/index.js`),
     platform: "browser",
-    external: [/^@connectrpc\/connect/, /^@bufbuild\/protobuf/, /^node:/],
+    external: [/^@connectrpc\/connect/, /^@bufbuild\/protobuf/, /^react$/, /^node:/],
   });
   const { output } = await bundle.generate({ format: "esm", minify: true });
   const code = output.map((chunk) => chunk.code ?? "").join("");

@@ -3,7 +3,7 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import * as oidc from "openid-client";
 import { createSessions, SessionError, type Sessions } from "rpc-session";
-import { fromNode } from "rpc-session/http";
+import { backChannelLogoutFallback, fromNode } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
 import { z } from "zod";
 import { NotesService } from "../gen/notes/v1/notes_pb.ts";
@@ -94,10 +94,13 @@ export async function createApp(options: AppOptions): Promise<App> {
       throw new Error("the provider sent no ID token");
     }
 
-    // 3. Start the session. A former session of this browser ends.
+    // 3. Start the session. A former session of this browser ends. The provider's names of the session
+    // and of the user tie it to theirs.
+    const { iss, sid, sub, name } = idToken;
     await sessions.create(fromNode(request, response), {
-      userId: idToken.sub,
-      claims: { name: typeof idToken.name === "string" ? idToken.name : idToken.sub },
+      userId: sub,
+      claims: { name: typeof name === "string" ? name : sub },
+      externalId: { issuer: iss, sid: typeof sid === "string" ? sid : undefined, sub },
       afterRedirect: "state-verified",
     });
     redirect(response, "/");
@@ -118,6 +121,10 @@ export async function createApp(options: AppOptions): Promise<App> {
     response.setHeader("content-disposition", 'attachment; filename="notes.txt"');
     response.end(`The notes of ${userId}.\n`);
   }
+
+  // POST /backchannel-logout: the provider tells that a user has signed out there.
+  const { issuer, jwks_uri: jwks = "" } = config.serverMetadata();
+  const backChannelLogout = backChannelLogoutFallback(sessions, { issuer, clientId, jwks });
 
   const pages: Readonly<Record<string, Handler>> = {
     "GET /": (_request, response) => {
@@ -147,8 +154,7 @@ export async function createApp(options: AppOptions): Promise<App> {
       const path = request.url?.split("?", 1)[0];
       const handler = pages[`${request.method} ${path}`];
       if (handler === undefined) {
-        response.writeHead(404);
-        response.end("");
+        backChannelLogout(request, response); // or 404
         return;
       }
       void answer(handler, request as IncomingMessage, response as ServerResponse);

@@ -28,6 +28,8 @@ export async function startProvider(app: AppAtProvider): Promise<RunningProvider
         client_secret: app.clientSecret,
         redirect_uris: [`${app.origin}/callback`],
         post_logout_redirect_uris: [`${app.origin}/`],
+        backchannel_logout_uri: `${app.origin}/backchannel-logout`,
+        backchannel_logout_session_required: true,
       },
     ],
     claims: { openid: ["sub"], profile: ["name"] },
@@ -51,7 +53,11 @@ export async function startProvider(app: AppAtProvider): Promise<RunningProvider
       await grant.save();
       return grant;
     },
+    // It refuses to call this machine, unless its dispatcher is left out.
+    fetch: (url, options) =>
+      globalThis.fetch(url, Object.assign({}, options, { dispatcher: undefined })),
     features: {
+      backchannelLogout: { enabled: true },
       rpInitiatedLogout: {
         logoutSource: (ctx, form) => {
           ctx.body = `<!doctype html><title>Sign out</title>${form}<button form="op.logoutForm" name="logout" value="yes">Sign out at the provider too</button>`;

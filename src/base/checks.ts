@@ -69,17 +69,30 @@ export function assertMembers<T extends object>(
   }
 }
 
+/** Whether a value is a string that a store and a token can hold: see {@link assertId}. */
+export function isId(value: unknown): value is string {
+  return hasIdLength(value) && isStorable(value);
+}
+
 /**
  * Checks an id: 1 to 255 characters of well-formed Unicode without NUL.
  * @throws TypeError unless the value is a string that a store and a token can hold
  */
 export function assertId(name: string, value: unknown): asserts value is string {
-  if (typeof value !== "string" || value.length === 0 || value.length > 255) {
+  if (!hasIdLength(value)) {
     throw new TypeError(`${name} must be a string of 1 to 255 characters`);
   }
-  if (!value.isWellFormed() || value.includes("\u0000")) {
+  if (!isStorable(value)) {
     throw new TypeError(`${name} must be well-formed Unicode without NUL characters`);
   }
+}
+
+function hasIdLength(value: unknown): value is string {
+  return typeof value === "string" && value.length > 0 && value.length <= 255;
+}
+
+function isStorable(text: string): boolean {
+  return text.isWellFormed() && !text.includes("\u0000");
 }
 
 /**

@@ -92,6 +92,9 @@ function causeOf(event: SessionEvent): Cause | undefined {
   if (event.type === "csrfRefused") {
     return { reason: event.check, key: `csrfRefused ${event.check}` };
   }
+  if (event.type === "logoutRefused") {
+    return { reason: event.why, key: `logoutRefused ${event.why}` };
+  }
   if (event.type === "failed") {
     // The message too, so that junk cannot hide an outage. It is a constant of this library.
     const { reason, message } = event.error;

@@ -55,6 +55,11 @@ export type SessionEvent =
       /** The `Origin` header of the request, unverified and cut; null if there is none. */
       readonly origin: string | null;
     }
+  /**
+   * `backChannelLogoutHandler` refused a logout token, so no session ended. `why`: the rule that the
+   * request breaks, in words.
+   */
+  | { readonly type: "logoutRefused"; readonly why: string }
   /** A session was ended. Theft has an event of its own, which the ends of forks follow. */
   | { readonly type: "revoked"; readonly sessionId: string; readonly endedBy: EndedBy }
   /**
@@ -160,6 +165,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   recovered: { level: "info", message: "recovered a refresh whose response was lost" },
   claimsChanged: { level: "info", message: "changed the claims of a session" },
   dataChanged: { level: "info", message: "changed the private data of a session" },
+  logoutRefused: { level: "warn", message: "refused a logout token of an identity provider" },
   revoked: { level: "info", message: "ended a session" },
   expired: { level: "info", message: "refused a refresh because the session has expired" },
   refused: { level: "info", message: "refused a call" },

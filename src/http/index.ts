@@ -1,8 +1,19 @@
-import type { IncomingMessage, OutgoingHttpHeaders } from "node:http";
-import type { Http2ServerRequest } from "node:http2";
 import type { JsonWebKeySet } from "../jwt/jwk.ts";
+import { type NodeFallback, nodeFallback } from "./node.ts";
 
-export type { JsonWebKey, JsonWebKeySet } from "../jwt/jwk.ts";
+export type { Duration } from "../base/checks.ts";
+export type { Clock } from "../base/clock.ts";
+export type { SessionEvent, SessionEventListener } from "../base/events.ts";
+export type { ExternalId } from "../engine/store.ts";
+export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "../jwt/jwk.ts";
+export type { Fetch } from "../jwt/remote-keys.ts";
+export {
+  type BackChannelLogoutHandler,
+  type BackChannelLogoutOptions,
+  backChannelLogoutFallback,
+  backChannelLogoutHandler,
+  type LogoutTarget,
+} from "./back-channel-logout.ts";
 export {
   type ExchangeOptions,
   type FastifyExchangeReply,
@@ -14,6 +25,7 @@ export {
   type NodeExchangeRequest,
   type NodeExchangeResponse,
 } from "./exchange.ts";
+export type { NodeFallback, NodeRequest, NodeResponse } from "./node.ts";
 
 /** A source of public keys, such as the object that `createSessions` returns. */
 export interface JwksSource {
@@ -100,22 +112,6 @@ async function publish(sessions: JwksSource): Promise<Response> {
 /** Public keys are not secret: any page may verify a token. */
 const everyOrigin = { "access-control-allow-origin": "*" } as const;
 
-/** A request of node:http, node:https or node:http2. */
-export type NodeRequest = IncomingMessage | Http2ServerRequest;
-/** The part of a response of node:http, node:https or node:http2 that the handler uses. */
-export interface NodeResponse {
-  writeHead(status: number, headers?: OutgoingHttpHeaders): unknown;
-  end(body: string | Uint8Array): unknown;
-  destroy(error?: Error): unknown;
-}
-
-/** Responds to requests for one path. Passes all others to `next`, or responds with 404. */
-export type NodeFallback = (
-  request: NodeRequest,
-  response: NodeResponse,
-  next?: (error?: unknown) => void,
-) => void;
-
 /**
  * The Node.js version of `jwksHandler`: use it as the option `fallback` of `connectNodeAdapter`, as
  * the listener of a plain server, or as Express middleware.
@@ -125,43 +121,9 @@ export type NodeFallback = (
  */
 export function jwksFallback(sessions: JwksSource, options: JwksHandlerOptions = {}): NodeFallback {
   const handle = jwksHandler(sessions, options);
-  const path = readPath(options);
-  return (request, response, next) => {
-    if (request.url?.split("?", 1)[0] === path) {
-      respond(handle, path, request.method).then(
-        ({ status, headers, body }) => {
-          response.writeHead(status, headers);
-          response.end(body);
-        },
-        () => response.destroy(),
-      );
-    } else if (next !== undefined) {
-      next();
-    } else {
-      response.writeHead(404);
-      response.end("");
-    }
-  };
-}
-
-interface PlainResponse {
-  readonly status: number;
-  readonly headers: OutgoingHttpHeaders;
-  readonly body: Uint8Array;
-}
-
-async function respond(
-  handle: JwksHandler,
-  path: string,
-  method: string | undefined,
-): Promise<PlainResponse> {
-  const known = method === "GET" || method === "HEAD";
-  // The request headers do not matter. `Request` rejects TRACE, so POST replaces it: both get 405.
-  const request = new Request(`http://localhost${path}`, { method: known ? method : "POST" });
-  const response = (await handle(request)) ?? new Response(null, { status: 404 });
-  return {
-    status: response.status,
-    headers: Object.fromEntries(response.headers),
-    body: new Uint8Array(await response.arrayBuffer()),
-  };
+  return nodeFallback(readPath(options), async ({ method }, url) => {
+    const known = method === "GET" || method === "HEAD";
+    // The request headers do not matter. `Request` rejects TRACE, so POST replaces it: both get 405.
+    return handle(new Request(url, { method: known ? method : "POST" }));
+  });
 }

@@ -8,13 +8,31 @@ interface JwtHeader {
   readonly typ: string;
 }
 
-/** A well-formed token. Nothing in it is proven. */
-export interface ParsedJwt {
-  readonly header: JwtHeader;
+/** A well-formed token of any issuer. Nothing in it is proven. */
+export interface ParsedJws {
+  /** Its objects have no prototype. */
+  readonly header: JsonObject;
   /** Its objects have no prototype. */
   readonly payload: JsonObject;
   /** At least one byte. */
   readonly signature: Uint8Array<ArrayBuffer>;
+}
+
+/** A well-formed access token. Nothing in it is proven. */
+export interface ParsedJwt extends ParsedJws {
+  readonly header: JwtHeader & JsonObject;
+}
+
+/**
+ * Parses an access token as {@link parseJws} does. Its header has `alg`, `kid` and `typ`, as strings,
+ * and nothing else: no `jwk`, `jku`, `x5c`, `crit`, …
+ *
+ * @returns undefined when a rule is broken
+ */
+export function parseCompact(token: string): ParsedJwt | undefined {
+  const parsed = parseJws(token);
+  const header = asHeader(parsed?.header);
+  return parsed === undefined || header === undefined ? undefined : { ...parsed, header };
 }
 
 /**
@@ -24,11 +42,10 @@ export interface ParsedJwt {
  * - at most {@link maxTokenLength} characters, checked before anything else
  * - three parts, each canonical base64url without padding, none empty
  * - header and payload in UTF-8 without a byte order mark, each one strict JSON object
- * - `alg`, `kid` and `typ` in the header, as strings, and nothing else: no `jwk`, `jku`, `x5c`, `crit`, …
  *
  * @returns undefined when a rule is broken
  */
-export function parseCompact(token: string): ParsedJwt | undefined {
+export function parseJws(token: string): ParsedJws | undefined {
   if (token.length > maxTokenLength) {
     return undefined;
   }
@@ -37,7 +54,7 @@ export function parseCompact(token: string): ParsedJwt | undefined {
     return undefined;
   }
   const signature = decodeBase64url(third);
-  const header = asHeader(parsePart(first));
+  const header = parsePart(first);
   const payload = parsePart(second);
   if (signature === undefined || header === undefined || payload === undefined) {
     return undefined;
@@ -100,7 +117,7 @@ function parsePart(part: string): JsonObject | undefined {
   }
 }
 
-function asHeader(value: JsonObject | undefined): JwtHeader | undefined {
+function asHeader(value: JsonObject | undefined): ParsedJwt["header"] | undefined {
   if (value === undefined || Object.keys(value).length !== 3) {
     return undefined;
   }

@@ -205,7 +205,12 @@ function algorithmOf({ header, signature }: ParsedJwt): SigningAlgorithm | undef
   return isAccessTokenType(header.typ) ? alg : undefined;
 }
 
-function isSigned(token: string, { signature }: ParsedJwt, key: VerificationKey): Promise<boolean> {
+/** Whether a key has signed a token, which was parsed before. */
+export function isSigned(
+  token: string,
+  { signature }: Pick<ParsedJwt, "signature">,
+  key: VerificationKey,
+): Promise<boolean> {
   const signed = encoder.encode(token.slice(0, token.lastIndexOf(".")));
   return isSignature(key, signed, signature);
 }

@@ -154,25 +154,30 @@ function answerPreflight(
 }
 
 /**
- * Bundles `page.ts`.
+ * Bundles the script of a page.
  * @param target the browsers whose syntax the bundle may use. Default: any
+ * @param entry its file in this folder
  */
-export async function bundlePage(target: string | string[] = "esnext"): Promise<string> {
+export async function bundlePage(
+  target: string | string[] = "esnext",
+  entry = "page.ts",
+): Promise<string> {
   const built = await build({
     configFile: false,
     logLevel: "silent",
+    define: { "process.env.NODE_ENV": '"development"' },
     resolve: { conditions: ["@rpc-session/source", "module", "browser", "import", "default"] },
     build: {
       write: false,
       minify: false,
       target,
-      lib: { entry: join(import.meta.dirname, "page.ts"), formats: ["es"] },
+      lib: { entry: join(import.meta.dirname, entry), formats: ["es"] },
     },
   });
   const [output] = [built].flat();
   const chunk = output !== undefined && "output" in output ? output.output[0] : undefined;
   if (chunk?.type !== "chunk") {
-    throw new Error("bundling page.ts returned no code");
+    throw new Error(`bundling ${entry} returned no code`);
   }
   return chunk.code;
 }

@@ -37,10 +37,11 @@ export interface World {
   readonly visit: () => Promise<Tab>;
 }
 
-/** Defines `tests` for each engine that has the traits `of`. */
+/** Defines `tests` for each engine that has the traits `of`. `page`: the script of the page. */
 export function inEngines(
   tests: (engine: Engine, open: (scene?: Scene) => Promise<World>) => void,
   of: Partial<Traits> = {},
+  page?: string,
 ): void {
   const names = Object.keys(of) as (keyof Traits)[];
   for (const engine of engines.filter(({ traits }) => names.every((n) => traits[n] === of[n]))) {
@@ -50,7 +51,7 @@ export function inEngines(
       let running: RunningEngine;
       let script: string;
       beforeAll(async () => {
-        [running, script] = await Promise.all([launched(engine), bundlePage()]);
+        [running, script] = await Promise.all([launched(engine), bundlePage(undefined, page)]);
       });
       afterAll(() => running?.close());
       tests(engine, (scene) => openWorld(engine, running, script, scene));

@@ -238,7 +238,7 @@ describe("the state after any answer", () => {
     for (const session of one.server.sessions) {
       session.live = true;
     }
-    await one.notes.addNote({});
+    await expect(one.notes.addNote({})).rejects.toMatchObject({ code: Code.Unauthenticated });
     expect(one.session.state.status).toBe("signedOut");
   });
 });

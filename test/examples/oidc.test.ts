@@ -128,6 +128,17 @@ describe("feat:A13 signing in at an OpenID provider", () => {
     expect(await visitor.open(`${example.url}/sign-in`)).toContain('name="login"');
   });
 
+  it("feat:G10 signing out at the provider ends the session here, and that of no other browser", async () => {
+    const example = await started();
+    const [visitor, other] = [new Visitor(), new Visitor()];
+    await signIn(visitor, example, "ada");
+    await signIn(other, example, "ada");
+    const question = await visitor.open(`${example.provider}/session/end`);
+    await visitor.submit(question, { logout: "yes" });
+    expect(await visitor.notes(example.url)).toMatch(/^401 .*REASON_SESSION_REVOKED/);
+    expect(await other.notes(example.url)).toContain("Welcome, Ada!");
+  });
+
   it("another user who signs in replaces the session of the first", async () => {
     const example = await started();
     const visitor = new Visitor();

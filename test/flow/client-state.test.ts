@@ -1,5 +1,11 @@
 // What a client with cookies knows of its session, with the real service.
-import { Code, createClient, createRouterTransport, type Interceptor } from "@connectrpc/connect";
+import {
+  Code,
+  ConnectError,
+  createClient,
+  createRouterTransport,
+  type Interceptor,
+} from "@connectrpc/connect";
 import { cookieTokens, createSessionClient, type SessionClientEvent } from "rpc-session/client";
 import { createFakeClock, testSessions } from "rpc-session/testing";
 import { verifySessions } from "rpc-session/verify";
@@ -18,9 +24,12 @@ interface Seen {
   readonly response: Headers;
 }
 
-/** Does what a browser does on a page of the service's own origin. */
-function browser(jar: Jar, seen: Seen[]): Interceptor {
+/** Does what a browser does on a page of the service's own origin. Calls of methods in `lost` fail. */
+function browser(jar: Jar, seen: Seen[], lost: ReadonlySet<string>): Interceptor {
   return (next) => async (req) => {
+    if (lost.has(req.method.name)) {
+      throw new ConnectError("the connection was lost", Code.Unavailable);
+    }
     req.header.set("sec-fetch-site", "same-origin");
     req.header.set("cookie", [...jar].map(([name, value]) => `${name}=${value}`).join("; "));
     const keep = (headers: Headers): void => {
@@ -65,14 +74,14 @@ function world(options: Parameters<typeof testSessions>[0] = {}) {
       }),
   });
   const jar: Jar = new Map();
-  const page = () => {
+  const page = (lost: ReadonlySet<string> = new Set()) => {
     const seen: Seen[] = [];
     const events: SessionClientEvent[] = [];
     const session = createSessionClient({
       transport: ({ interceptors }) =>
         createRouterTransport(routes, {
           router,
-          transport: { baseUrl: issuer, interceptors: [...interceptors, browser(jar, seen)] },
+          transport: { baseUrl: issuer, interceptors: [...interceptors, browser(jar, seen, lost)] },
         }),
       tokens: cookieTokens(),
       clock: sessions.clock,
@@ -270,5 +279,25 @@ describe("the state after any answer", () => {
       const events = pages.flatMap((one) => one.events.map(({ type }) => type));
       expect(events).toEqual(["refreshed"]);
     }
+  });
+});
+
+describe("a call under cookies of a session that the client has signed out of", () => {
+  it("feat:P13 does not deliver its answer, because the sign-out has not reached the service", async () => {
+    const { page } = world();
+    const lost = new Set<string>();
+    const { session, notes, seen } = page(lost);
+    await notes.signIn({ user: "ada" });
+    lost.add("SignOut");
+    await expect(session.signOut()).rejects.toMatchObject({ code: Code.Unavailable });
+    seen.length = 0;
+    await expect(notes.listNotes({})).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(decodeNotice(seen[0]?.response.get(header.session) ?? null)?.event).toBe("current");
+    expect(session.state.status).toBe("signedOut");
+
+    // Another user signs in; the former session ends with that.
+    await notes.signIn({ user: "bob" });
+    expect(session.state).toMatchObject({ status: "signedIn", userId: "bob" });
+    await notes.listNotes({});
   });
 });

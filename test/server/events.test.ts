@@ -3,11 +3,13 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { inspect } from "node:util";
 import type { SessionEvent, SessionLogger } from "rpc-session";
+import { backChannelLogoutHandler } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
 import { sqliteStore } from "rpc-session/stores/sqlite";
 import { createFakeClock, type TestSessionsOptions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { logEvents } from "../../src/base/events.ts";
 import { accessOf, apiOf, refreshOf } from "../helpers/api.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
@@ -49,7 +51,12 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
     secrets.push(...[accessOf(answer), refreshOf(answer)].filter((token) => token !== undefined));
     return refreshOf(answer) ?? refresh;
   };
-  return { sessions, api, events, lines, secrets, issue, exchange };
+  // For what has a listener of its own beside the sessions.
+  const listen = (event: SessionEvent) => {
+    logEvents(logger)(event);
+    events.push(event);
+  };
+  return { sessions, api, events, lines, secrets, issue, exchange, listen };
 }
 
 type World = ReturnType<typeof createWorld>;
@@ -90,6 +97,23 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
   async revoked() {
     const world = createWorld();
     await world.sessions.revoke((await world.issue()).id);
+    return world;
+  },
+  async logoutRefused() {
+    const world = createWorld();
+    const { access } = await world.issue();
+    const handle = backChannelLogoutHandler(world.sessions, {
+      issuer: "https://login.example.com",
+      clientId: "notes",
+      jwks: await world.sessions.jwks(),
+      onEvent: world.listen,
+      clock: world.sessions.clock,
+    });
+    // An access token, which must not end anything.
+    const body = new URLSearchParams({ logout_token: access });
+    await handle(
+      new Request("https://api.example.com/backchannel-logout", { method: "POST", body }),
+    );
     return world;
   },
   async expired() {
@@ -208,7 +232,13 @@ async function advance({ sessions, exchange }: World, refresh: string): Promise<
 const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
   ...{ created: "info", refreshed: "info", recovered: "info", claimsChanged: "info" },
   ...{ dataChanged: "info" },
-  ...{ revoked: "info", expired: "info", csrfRefused: "warn", theft: "warn" },
+  ...{
+    revoked: "info",
+    logoutRefused: "warn",
+    expired: "info",
+    csrfRefused: "warn",
+    theft: "warn",
+  },
   ...{ storeWentBack: "error", failed: "error", unknownSecret: "error" },
   ...{ feedStale: "error", feedRecovered: "info" },
   ...{ refused: "info", omitted: "warn", warning: "warn" },

@@ -53,8 +53,9 @@ describePostgres("opening postgresStore(database)", (server) => {
     },
   );
 
-  it("feat:A12 keeps external ids while an older server writes to the same tables", async () => {
+  it("feat:A14 keeps external ids while an older server writes to the same tables", async () => {
     await using fixture = await openedPostgres(server());
+    expect.hasAssertions();
     await expectBesideOlder(fixture.store, (sql) => fixture.admin.query(sql));
   });
 

@@ -109,7 +109,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
     expect(await store.confirm("s1", 1, 100)).toBe(true);
   });
 
-  it("feat:A12 finds a session by its external id while older servers refresh, end and prune", async () => {
+  it("feat:A14 finds a session by its external id while older servers refresh, end and prune", async () => {
     const { store, clock, client, prefix } = await start();
     await store.open({ clock });
     const externalId = { issuer: "https://login.example.com", sid: "sid-1", sub: "sub-1" };

@@ -154,9 +154,10 @@ describe("feat:O3 sqliteStore(file)", () => {
     expect(await store.confirm("s1", 1, 100)).toBe(true);
   });
 
-  it("feat:A12 keeps external ids while an older server writes to the same file", async () => {
+  it("feat:A14 keeps external ids while an older server writes to the same file", async () => {
     await using fixture = await openedSqlite();
     const database = new DatabaseSync(fixture.file);
+    expect.hasAssertions();
     await expectBesideOlder(fixture.store, (sql) => database.exec(sql));
     database.close();
   });

@@ -1,4 +1,4 @@
-import { ConnectError } from "@connectrpc/connect";
+import { Code, ConnectError } from "@connectrpc/connect";
 import type { SessionCore } from "../core.ts";
 import { cookiesMissing } from "../refresh/refresher.ts";
 import { tokensNotLoaded } from "../state/credentials.ts";
@@ -189,11 +189,18 @@ export class SessionCall {
     return timeoutMs;
   }
 
-  /** Reads the headers of a response, once for each attempt. */
+  /**
+   * Reads the headers of a response, once for each attempt.
+   *
+   * @throws ConnectError Unauthenticated if the response belongs to another session than this client's
+   */
   accept(headers: Headers): void {
     if (!this.#isAccepted && this.#sent !== undefined) {
       this.#isAccepted = true;
-      this.#core.local.receive(headers, this.#sent);
+      if (this.#core.local.receive(headers, this.#sent) === "other") {
+        // The cookies of a session that has ended here live until the service has answered.
+        throw new ConnectError("the session has ended meanwhile", Code.Unauthenticated);
+      }
     }
   }
 

@@ -232,7 +232,7 @@ export class LocalSession implements KnownSession, Credentials {
    * @param own whether the response answers this client's own refresh
    * @returns the event of the notice; undefined if there is none
    */
-  receive(headers: Headers, sent: SessionSnapshot, own = false): NoticeEvent | undefined {
+  receive(headers: Headers, sent: SessionSnapshot, own = false): NoticeEvent | "other" | undefined {
     // 1. Most responses carry no notice. They may still bring an anti-CSRF token, and the response
     //    to a refresh sets cookies in any case.
     const value = headers.get(header.session);
@@ -266,7 +266,8 @@ export class LocalSession implements KnownSession, Credentials {
     }
     this.#publish();
     this.#tabs?.tell(verdict, this);
-    return notice.event;
+    const isOther = notice.event === "current" && notice.session !== this.sessionId;
+    return isOther ? "other" : notice.event;
   }
 
   /**
