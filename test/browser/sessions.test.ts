@@ -192,6 +192,7 @@ inEngines((engine, open) => {
     await Promise.all(tabs.map(reload));
     await tabs[2].evaluate(() => app.session.signOut());
     await all(undefined);
+    expect(await codeOf(tabs[0])).toBe(16);
   });
 
   test("feat:C1 feat:J3 a page of another origin receives the anti-CSRF token, and again after a reload", async () => {
