@@ -144,6 +144,7 @@ console.log(
     sessionCors,
     createSessionClient,
     sessionFetch,
+    createVisitor,
     describeSessionStore,
     withRefresh,
     jwksHandler,
@@ -163,11 +164,17 @@ run(join(tools, "tsc"), [], project);
 const printed = run(process.execPath, ["dist/main.js"], project);
 run("npx", ["rpc-session", "migrate", "app.db"], project);
 run("npx", ["rpc-session", "migrate", "--print", "postgres"], project);
+run("npx", ["rpc-session", "policy", "--check", "dist/gen/hello/v1/hello_pb.js"], project);
+run("npx", ["rpc-session", "sessions", "list", "--user", "alice", "--json", "app.db"], project);
+const version = run("npx", ["rpc-session", "--version"], project).trim();
 const expected = "alice nobody\ntrue rpcsession.v1.RefreshHint\n";
 if (printed !== expected) {
   throw new Error(
     `the installed package printed ${JSON.stringify(printed)}, expected ${JSON.stringify(expected)}`,
   );
+}
+if (!/^\d+\.\d+\.\d+/.test(version)) {
+  throw new Error(`rpc-session --version printed ${JSON.stringify(version)}`);
 }
 process.stdout.write("package: 1 passed, 0 failed\n");
 

@@ -1,6 +1,7 @@
-// npm run readme: renders the programs and the wire transcript into README.md and docs/. `--check` only compares.
+// npm run readme: renders the programs, the wire transcript and the help of commands into README.md and docs/. `--check` only compares.
 import { globSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { commands, run } from "../src/cli/run.ts";
 import { wireTranscript } from "./wire.ts";
 
 const root = join(import.meta.dirname, "..");
@@ -14,6 +15,10 @@ const programs: Readonly<Record<string, string>> = {
   express: "examples/express/server.ts",
   fastify: "examples/fastify/server.ts",
   hono: "examples/hono/server.ts",
+  nextVisitor: "examples/nextjs/lib/visitor.ts",
+  nextProxy: "examples/nextjs/proxy.ts",
+  nextSession: "examples/nextjs/lib/session.ts",
+  svelteHook: "examples/sveltekit/src/hooks.server.ts",
   nestSessions: "test/apps/nestjs/src/sessions.ts",
   nestRpc: "test/apps/nestjs/src/rpc.ts",
   nestGuard: "test/apps/nestjs/src/guard.ts",
@@ -23,7 +28,15 @@ const programs: Readonly<Record<string, string>> = {
 };
 
 /** The names of all parts that are rendered. */
-export const renderedParts: readonly string[] = [...Object.keys(programs), "wire"];
+export const renderedParts: readonly string[] = [
+  ...[...Object.keys(programs), "wire"],
+  ...commands.map(({ name }) => helpPart(name)),
+];
+
+/** The name of the part with the help of a command, such as "help_keys_list". */
+function helpPart(command: string): string {
+  return `help_${command.replace(" ", "_")}`;
+}
 
 /** A page, relative to the repository, as it is and as it should be. */
 export interface RenderedPage {
@@ -41,6 +54,10 @@ export async function renderPages(): Promise<RenderedPage[]> {
     ]),
   );
   parts.set("wire", fence("http", await wireTranscript()));
+  for (const { name } of commands) {
+    const { stdout } = await run([...name.split(" "), "--help"], { env: {} });
+    parts.set(helpPart(name), fence("text", stdout.trim()));
+  }
   return ["README.md", ...globSync("docs/*.md", { cwd: root })].map((page) => {
     const current = readFileSync(join(root, page), "utf8");
     const rendered = current.replace(

@@ -1,69 +1,131 @@
 import { existsSync } from "node:fs";
 import { systemClock } from "../base/clock.ts";
 import type { SessionStore } from "../engine/store.ts";
-import { postgresDialect } from "../stores/postgres/dialect.ts";
-import { postgresStore } from "../stores/postgres/index.ts";
-import { redisStore } from "../stores/redis/index.ts";
 import type { SqlDialect } from "../stores/sql/database.ts";
-import { sqliteDialect } from "../stores/sqlite/dialect.ts";
-import { sqliteStore } from "../stores/sqlite/index.ts";
 import {
   type Answer,
+  asUsage,
   type Command,
+  type CommandOption,
+  type Explained,
   type Given,
-  type StoreCommand,
   textOf,
   UsageError,
 } from "./command.ts";
 
-/** How the arguments of every command on a store are described. */
-const databaseHelp = `  <database>   postgres://user@host/name (set PGPASSWORD to keep a password out of the process list),
-               redis://host or rediss://host, or the path of a SQLite file. If it is left out, it is
-               read from the environment variable RPC_SESSION_DATABASE
-  --prefix     the prefix of a Redis store, if it is not "rpc-session"
-  --json       print JSON
-  -h, --help   print this help
-`;
+/** A command on an open store. Its database is the first argument, unless the environment has it. */
+export interface StoreCommand extends Omit<Command, "run" | "arguments"> {
+  /** The arguments after the database. */
+  readonly names?: readonly ArgumentName[];
+  run(given: StoreGiven): Promise<Answer>;
+}
 
-const options = {
-  prefix: { type: "string" },
-  json: { type: "boolean", default: false },
-} as const;
+/** The arguments of a command on a store, and the open store. */
+export interface StoreGiven extends Given {
+  readonly store: SessionStore;
+  /** The arguments after the database, in the order of their names. */
+  readonly rest: readonly string[];
+}
+
+/** An argument after the database. */
+interface ArgumentName {
+  readonly name: string;
+  readonly meaning: string;
+  /** How often it must and may be given. Default: once. */
+  readonly count?: "optional" | "any";
+}
+
+const databaseHelp =
+  "postgres://user@host/name (set PGPASSWORD to keep a password out of the process list), redis://host or rediss://host, or the path of a SQLite file. Default: the environment variable RPC_SESSION_DATABASE";
+
+/** The options of every command on a store. */
+export const storeOptions: readonly CommandOption[] = [
+  {
+    flags: "--prefix <prefix>",
+    meaning: 'the prefix of a Redis store, if it is not "rpc-session"',
+  },
+];
 
 /** A command that opens a store, works on it and closes it. */
 export function onStore(command: StoreCommand): Command {
+  const { names = [] } = command;
   return {
     ...command,
-    help: `${command.help}${databaseHelp}`,
-    options: { ...options, ...command.options },
-    run: (given) => withStore(given, (store) => command.run({ ...given, store })),
+    arguments: [
+      ["[database]", databaseHelp],
+      ...names.map(({ name, meaning, count }): Explained => {
+        return [count === "any" ? `[${name}...]` : `[${name}]`, meaning];
+      }),
+    ],
+    options: [...(command.options ?? []), ...storeOptions],
+    run: (given) => {
+      const { database, rest } = readArguments(command, given);
+      return withStore(database, given, (store) => command.run({ ...given, store, rest }));
+    },
   };
 }
 
-async function withStore(
-  given: Given,
-  work: (store: SessionStore) => Promise<Answer>,
-): Promise<Answer> {
-  const { database } = given;
+/**
+ * Splits the arguments into the database and the others. The database may come from the environment;
+ * then it may be left out.
+ * @throws UsageError
+ */
+function readArguments(
+  { name, names = [] }: StoreCommand,
+  { args, env }: Given,
+): { readonly database: string; readonly rest: readonly string[] } {
+  const fromEnv = databaseOf(env);
+  const isOpen = names.some(({ count }) => count === "any");
+  // Ids have exactly 22 characters, and no path of a database file looks like that.
+  const isGiven = isOpen ? !hasSessionIdForm(args[0] ?? "") : args.length > names.length;
+  const isFirst = args[0] !== undefined && (fromEnv === undefined || isGiven);
+  const database = isFirst ? args[0] : fromEnv;
+  const rest = isFirst ? args.slice(1) : args;
+  const surplus = isOpen ? 0 : Math.max(0, rest.length - names.length);
+  if (database === undefined || surplus > 0) {
+    const count = database === undefined ? 0 : 1 + surplus;
+    throw new UsageError(`"${name}" takes exactly one database, got ${count}`);
+  }
+  const missing = names.find((one, i) => rest[i] === undefined && one.count === undefined);
+  if (missing !== undefined) {
+    throw new UsageError(`"${name}" needs <${missing.name}> after the database`);
+  }
+  return { database, rest };
+}
+
+/** The database that the environment names. */
+export function databaseOf(env: Given["env"]): string | undefined {
+  return env.RPC_SESSION_DATABASE === "" ? undefined : env.RPC_SESSION_DATABASE;
+}
+
+/** Whether a text has the form of a session's id: 16 bytes in base64url. */
+export function hasSessionIdForm(text: string): boolean {
+  return /^[\w-]{22}$/.test(text);
+}
+
+/** Opens the store of a database, works on it and closes it. @throws UsageError */
+export async function withStore<T>(
+  database: string,
+  given: Pick<Given, "options">,
+  work: (store: SessionStore) => Promise<T>,
+): Promise<T> {
   if (/^rediss?:/.test(database)) {
     return withRedis(database, textOf(given, "prefix"), work);
   }
   if (given.options.prefix !== undefined) {
     throw new UsageError("--prefix is for Redis only; leave it out, or give a redis:// URL");
   }
-  if (kindOf(database, "a postgres:// or redis:// URL") === sqlite && !existsSync(database)) {
+  const kind = kindOf(database, "a postgres:// or redis:// URL");
+  if (kind === "sqlite" && !existsSync(database)) {
     // A mistyped path must not become a new, empty database.
     throw new UsageError(
       "the SQLite file does not exist; give the path of the file with the sessions",
     );
   }
-  return use(openable(database), work);
+  return use(await openable(database), work);
 }
 
-async function use(
-  store: SessionStore,
-  work: (store: SessionStore) => Promise<Answer>,
-): Promise<Answer> {
+async function use<T>(store: SessionStore, work: (store: SessionStore) => Promise<T>): Promise<T> {
   await store.open({ clock: systemClock });
   try {
     return await work(store);
@@ -72,13 +134,14 @@ async function use(
   }
 }
 
-async function withRedis(
+async function withRedis<T>(
   url: string,
   prefix: string | undefined,
-  work: (store: SessionStore) => Promise<Answer>,
-): Promise<Answer> {
+  work: (store: SessionStore) => Promise<T>,
+): Promise<T> {
   // Loaded only here: the package is optional.
   const { createClient } = await import("redis");
+  const { redisStore } = await import("../stores/redis/index.ts");
   const socket = { connectTimeout: 10_000, reconnectStrategy: false } as const;
   const client = createRedis(() => createClient({ url, disableOfflineQueue: true, socket }));
   // Without a listener an error would end the process; the failed call reports it.
@@ -102,19 +165,15 @@ function createRedis<T>(create: () => T): T {
   }
 }
 
-export interface DatabaseKind {
-  readonly dialect: SqlDialect;
-  readonly store: (database: string) => SessionStore;
+/** A kind of SQL database. Its name is that which `migrate --print` accepts instead of a database. */
+export type DatabaseKind = "postgres" | "sqlite";
+
+/** Returns the dialect of a kind. Loaded only here: the commands without a database start faster. */
+export async function dialectOf(kind: DatabaseKind): Promise<SqlDialect> {
+  return kind === "postgres"
+    ? (await import("../stores/postgres/dialect.ts")).postgresDialect
+    : (await import("../stores/sqlite/dialect.ts")).sqliteDialect;
 }
-
-const postgres: DatabaseKind = { dialect: postgresDialect, store: (url) => postgresStore(url) };
-const sqlite: DatabaseKind = { dialect: sqliteDialect, store: (file) => sqliteStore(file) };
-
-/** The names that `migrate --print` accepts instead of a database. */
-export const kinds: ReadonlyMap<string, DatabaseKind> = new Map([
-  ["postgres", postgres],
-  ["sqlite", sqlite],
-]);
 
 /**
  * @param urls the URLs that the command takes
@@ -122,7 +181,7 @@ export const kinds: ReadonlyMap<string, DatabaseKind> = new Map([
  */
 export function kindOf(database: string, urls = "a postgres:// URL"): DatabaseKind {
   if (/^postgres(ql)?:/.test(database)) {
-    return postgres;
+    return "postgres";
   }
   // Repeats only the scheme, because the rest may contain a password. One letter is a Windows drive.
   const scheme = /^([a-z][a-z\d+.-]+):/i.exec(database)?.[1];
@@ -131,14 +190,15 @@ export function kindOf(database: string, urls = "a postgres:// URL"): DatabaseKi
       `"${scheme}:" is not a database of this command; use ${urls} or the path of a SQLite file`,
     );
   }
-  return sqlite;
+  return "sqlite";
 }
 
 /** Creates the store of a SQL database. @throws UsageError */
-export function openable(database: string): SessionStore {
-  try {
-    return kindOf(database).store(database);
-  } catch (error) {
-    throw error instanceof TypeError ? new UsageError(error.message) : error;
+export async function openable(database: string): Promise<SessionStore> {
+  if (kindOf(database) === "postgres") {
+    const { postgresStore } = await import("../stores/postgres/index.ts");
+    return asUsage(() => postgresStore(database));
   }
+  const { sqliteStore } = await import("../stores/sqlite/index.ts");
+  return asUsage(() => sqliteStore(database));
 }

@@ -1,10 +1,17 @@
 import { type Duration, durationMs } from "../base/checks.ts";
 import { systemClock } from "../base/clock.ts";
 import { type KeyFacts, keyStates } from "../engine/keys/rotation.ts";
-import { secretIdOf } from "../engine/keys/sealed.ts";
 import { maxAccessLife } from "../engine/lifetimes.ts";
 import type { SessionStore } from "../engine/store.ts";
-import { type Command, type Given, table, textOf, timeText, UsageError } from "./command.ts";
+import {
+  asUsage,
+  type Command,
+  type Given,
+  table,
+  textOf,
+  timeText,
+  UsageError,
+} from "./command.ts";
 import { onStore } from "./database.ts";
 
 /** The largest clock skew that verifiers may allow. */
@@ -26,13 +33,23 @@ interface ShownKey {
 /** `rpc-session keys list` */
 export const keysList: Command = onStore({
   name: "keys list",
+  summary: "show the signing keys, and until when each is trusted",
   forms: ["[--rotation <duration>] [--json] <database>"],
-  help: `Shows the generated signing keys: which one signs, which one signs next, and until when the tokens
-of each are accepted. The tokens of a dead key are refused, because its secret was declared dead.
-
-  --rotation   the value of keys.rotation of your servers, for the times; default 30d
-`,
-  options: { rotation: { type: "string" } },
+  about:
+    "Shows the generated signing keys: which one signs, which one signs next, and until when the tokens of each are accepted. The tokens of a dead key are refused, because its secret was declared dead.",
+  options: [
+    {
+      flags: "--rotation <duration>",
+      meaning: "the value of keys.rotation of your servers, for the times; default 30d",
+    },
+  ],
+  examples: [
+    ["See which key signs", "rpc-session keys list sessions.db"],
+    [
+      "Print the id of the key that signs",
+      `rpc-session keys list --json | jq -r '.[] | select(.state == "signing").kid'`,
+    ],
+  ],
   async run(given) {
     const keys = await readKeys(given.store, given);
     const columns = keys.map((key) => [
@@ -47,14 +64,12 @@ of each are accepted. The tokens of a dead key are refused, because its secret w
 /** `rpc-session keys rotate` */
 export const keysRotate: Command = onStore({
   name: "keys rotate",
+  summary: "have the servers create the next signing key now",
   forms: ["[--wait <duration>] [--json] <database>"],
-  help: `Asks the servers for the next signing key now. They publish it at once and sign with it 10 minutes later,
-when every verifier has it. If a key is on its way already, it is the next one. Needs a running server,
-which has the secret that encrypts the key.
-
-  --wait       how long to wait for a server; default 30s
-`,
-  options: { wait: { type: "string" } },
+  about:
+    "Asks the servers for the next signing key now. They publish it at once and sign with it 10 minutes later, when every verifier has it. If a key is on its way already, it is the next one. Needs a running server, which has the secret that encrypts the key.",
+  options: [{ flags: "--wait <duration>", meaning: "how long to wait for a server; default 30s" }],
+  examples: [["Create the next key", "rpc-session keys rotate sessions.db"]],
   async run(given) {
     const { store } = given;
     const ms = readDuration("--wait", textOf(given, "wait") ?? "30s");
@@ -83,22 +98,31 @@ which has the secret that encrypts the key.
 /** `rpc-session keys retire` */
 export const keysRetire: Command = onStore({
   name: "keys retire",
+  summary: "make every server refuse what a key has signed",
   forms: ["[--now] [--json] <database> <key>"],
-  help: `Removes a signing key: all servers refuse what it has signed, within their maxStaleness. Clients refresh;
-nobody is signed out. Rotate the keys first and wait a minute, so that every server knows another key.
-
-  <key>        its id, see "rpc-session keys list"
-  --now        retire it even if no other key is known to every server: sign-ins and refreshes then wait some seconds
-`,
-  names: ["key"],
-  options: { now: { type: "boolean", default: false } },
+  about:
+    "Removes a signing key: all servers refuse what it has signed, within their maxStaleness. Clients refresh; nobody is signed out. Rotate the keys first and wait a minute, so that every server knows another key.",
+  names: [{ name: "key", meaning: 'its id, see "rpc-session keys list"' }],
+  takesIds: true,
+  options: [
+    {
+      flags: "--now",
+      meaning:
+        "retire it even if no other key is known to every server: sign-ins and refreshes then wait some seconds",
+    },
+  ],
+  examples: [
+    ["Retire a key that has leaked", 'rpc-session keys retire sessions.db "$KEY"'],
+    ["Do not wait for the next key", 'rpc-session keys retire --now sessions.db "$KEY"'],
+  ],
   async run(given) {
-    const { store, named, options } = given;
+    const { store, rest, options } = given;
+    const [kid = ""] = rest;
     const keys = await readKeys(store, given);
     const { now } = await store.signingKeys();
-    const others = keys.filter(({ kid, state }) => kid !== named.key && state !== "dead");
+    const others = keys.filter((one) => one.kid !== kid && one.state !== "dead");
     const isKnown = others.some(({ createdAt }) => Date.parse(createdAt) <= now - knownAfter);
-    if (!keys.some(({ kid }) => kid === named.key)) {
+    if (!keys.some((one) => one.kid === kid)) {
       throw new UsageError('there is no key with this id; see "rpc-session keys list"');
     }
     if (!options.now && !isKnown) {
@@ -106,12 +130,14 @@ nobody is signed out. Rotate the keys first and wait a minute, so that every ser
         'no other signing key is known to every server; run "rpc-session keys rotate", wait a minute and try again, or add --now',
       );
     }
-    const retired = await store.retireSigningKeys([named.key ?? ""]);
+    const retired = await store.retireSigningKeys([kid]);
     return { text: "The key is retired.\n", json: { retired } };
   },
 });
 
 async function readKeys(store: SessionStore, given: Given): Promise<readonly ShownKey[]> {
+  // Loaded only here, with all of jose, so that the other commands start faster.
+  const { secretIdOf } = await import("../engine/keys/sealed.ts");
   const rotation = readDuration("--rotation", textOf(given, "rotation") ?? "30d");
   const { keys, now } = await store.signingKeys();
   const { secrets } = await store.recordSecrets([]);
@@ -132,9 +158,5 @@ async function readKeys(store: SessionStore, given: Given): Promise<readonly Sho
 }
 
 function readDuration(option: string, value: string): number {
-  try {
-    return durationMs(option, value as Duration);
-  } catch (error) {
-    throw error instanceof TypeError ? new UsageError(error.message) : error;
-  }
+  return asUsage(() => durationMs(option, value as Duration));
 }

@@ -56,7 +56,10 @@ export function sessionFetch(
   return async (input, init = {}) => {
     const send = options.fetch ?? globalThis.fetch;
     const request = typeof input === "string" || input instanceof URL ? undefined : input;
-    const url = new URL(typeof input === "string" || input instanceof URL ? input : input.url, base);
+    const url = new URL(
+      typeof input === "string" || input instanceof URL ? input : input.url,
+      base,
+    );
 
     // 1. Only the service's own origins receive its tokens.
     if (!origins.has(url.origin)) {

@@ -69,9 +69,12 @@ export function isTrustedSite(
     return false;
   }
   // Typed into the address bar: such a request has no page, and so no origin. Over plain http off
-  // localhost, browsers send neither header with a GET of their own page, only the Referer. Pages
-  // cannot forge it.
-  return site === "none" || (site === null && origins.has(refererOrigin(headers) ?? ""));
+  // localhost, browsers send neither header with a GET of their own page, only the Referer; nor does
+  // WebKit for a link with the attribute `download`. Pages cannot forge it.
+  const referer = refererOrigin(headers);
+  const isOwn =
+    referer !== undefined && (origins.has(referer) || referer === new URL(issuer).origin);
+  return site === "none" || (site === null && isOwn);
 }
 
 /**

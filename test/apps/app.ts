@@ -70,11 +70,12 @@ export class App {
   /**
    * Makes an application in a temporary folder: a copy of `test/apps/NAME`, and of the generated code
    * of `notes.v1` in `gen`. Nothing is installed yet.
+   * @param parent the folder that NAME is in, relative to `test/apps`
    */
-  static copy(name: string): App {
+  static copy(name: string, parent = "."): App {
     const folder = mkdtempSync(join(inject("appsFolder"), `${name}-`));
     const here = import.meta.dirname;
-    cpSync(join(here, name), folder, {
+    cpSync(join(here, parent, name), folder, {
       recursive: true,
       filter: (path) => !path.includes("node_modules"),
     });
@@ -83,8 +84,8 @@ export class App {
   }
 
   /** Copies an application, installs what its lock file names, and then the packed library. */
-  static async install(name: string): Promise<App> {
-    const app = App.copy(name);
+  static async install(name: string, parent?: string): Promise<App> {
+    const app = App.copy(name, parent);
     await app.run("npm", ["ci", "--no-audit", "--no-fund"], { repeatOnce: true });
     await app.run("npm", ["install", "--no-save", "--no-audit", "--no-fund", tarball], {
       repeatOnce: true,

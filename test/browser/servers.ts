@@ -54,6 +54,8 @@ export interface Api extends Site {
   count(method: string, verb?: string): number;
   /** Ends every connection, as a crash does. */
   cut(): void;
+  /** Answers requests below "/plain/" instead of the adapter. Default: the adapter does. */
+  plain?: (request: IncomingMessage, response: ServerResponse) => Promise<void>;
   /** Stops listening; `close` also closes its sessions object. */
   stop(): Promise<void>;
 }
@@ -83,6 +85,10 @@ export async function startApi(
     if (request.url === "/") {
       response.setHeader("content-type", "text/html");
       response.end("<!doctype html><title>API</title>");
+      return;
+    }
+    if (api.plain !== undefined && request.url?.startsWith("/plain/")) {
+      void api.plain(request, response);
       return;
     }
     // Not what a browser asks for on its own, such as an icon.

@@ -259,8 +259,8 @@ describe("invalid arguments of the commands for an incident", () => {
       "secret must be at least 32 bytes long",
     ],
     [["secrets", "retire", "--secret-env", "SHORT", "--secret-file", "f", "made.db"], "not both"],
-    [["sessions", "revoke", "made.db"], "--all is missing"],
-    [["sessions", "revoke", "--everybody", "made.db"], "Unknown option '--everybody'"],
+    [["sessions", "revoke", "made.db"], "or --all for everybody"],
+    [["sessions", "revoke", "--everybody", "made.db"], "unknown option '--everybody'"],
   ])(
     "%j exits with 2, prints the reason and the usage, and changes nothing",
     async (args, reason) => {

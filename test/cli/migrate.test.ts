@@ -76,7 +76,7 @@ describe("rpc-session with invalid arguments", () => {
     [["postgres://u:hidden@h/d"], "unknown command"],
     [["migrate"], "takes exactly one database, got 0"],
     [["migrate", "a.db", "b.db"], "takes exactly one database, got 2"],
-    [["migrate", "--force", "a.db"], "Unknown option '--force'"],
+    [["migrate", "--force", "a.db"], "unknown option '--force'"],
     [["migrate", ""], "is not the path of a file"],
     [["migrate", ":memory:"], "is not the path of a file"],
     [["migrate", "mysql://u:hidden@h/d"], '"mysql:" is not a database'],
@@ -87,7 +87,8 @@ describe("rpc-session with invalid arguments", () => {
     expect(code).toBe(2);
     expect(stdout).toBe("");
     expect(stderr).toContain(reason);
-    expect(stderr).toContain("Usage: rpc-session migrate <database>");
+    const usage = args[0] === "migrate" ? "migrate <database>" : "<command>";
+    expect(stderr).toContain(`Usage: rpc-session ${usage}`);
     expect(stderr).not.toContain("hidden");
     expect(await readdir(folder)).toEqual([]);
   });
@@ -95,7 +96,8 @@ describe("rpc-session with invalid arguments", () => {
   it("--help exits with 0", async () => {
     const { code, stdout } = await rpcSession("--help");
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^Usage: rpc-session migrate/);
+    expect(stdout).toMatch(/^Usage: rpc-session <command>/);
+    expect(stdout).toContain("rpc-session migrate ");
   });
 
   it("an unreachable database exits with 1 and does not print the password", async () => {

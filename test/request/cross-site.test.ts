@@ -147,6 +147,16 @@ describe("sec:C14 the Referer header, for a GET without Sec-Fetch-Site and Origi
   check([
     { row: "a page of a listed origin", headers: { referer: here }, trusted: [false, true] },
     { row: "only the origin", headers: { referer: `${listed}/` }, trusted: [false, true] },
+    {
+      row: "a page of the issuer's own origin, which is not listed",
+      headers: { referer: "https://api.example.com/files" },
+      trusted: [false, true],
+    },
+    {
+      row: "a page of another port of the issuer's host",
+      headers: { referer: "https://api.example.com:8443/" },
+      trusted: [false, false],
+    },
     { row: "a foreign page", headers: { referer: there }, trusted: [false, false] },
     {
       row: "a foreign page with the listed origin as its user name",

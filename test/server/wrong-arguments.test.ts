@@ -1,6 +1,6 @@
 import { IncomingMessage, ServerResponse } from "node:http";
 import { Socket } from "node:net";
-import type { HandlerContext } from "@connectrpc/connect";
+import { createContextValues, type HandlerContext } from "@connectrpc/connect";
 import { Hono } from "hono";
 import type { Exchange } from "rpc-session";
 import { testSessions } from "rpc-session/testing";
@@ -65,10 +65,17 @@ describe("feat:B16 a wrong argument is named, and the message says what to pass"
     for (const [method, call] of onRpcs) {
       const expected =
         helper === undefined
-          ? `sessions.${method} received ${name}; pass the context that the handler of the RPC receives`
+          ? `sessions.${method} received ${name}; pass the context that the handler of the RPC receives, or the request of an interceptor`
           : `sessions.${method} received ${name}, which is not the context of an RPC; outside RPCs use await sessions.getSession(${helper}), with the helper of rpc-session/http`;
       expect(() => call(value as HandlerContext)).toThrow(new TypeError(expected));
     }
+  });
+
+  it("the request of an interceptor, instead of an exchange", async () => {
+    const request = { header: new Headers(), contextValues: createContextValues() };
+    await expect(sessions.create(request as never, { userId: "alice" })).rejects.toThrow(
+      "sessions.create received the request of an interceptor; pass the context of the handler",
+    );
   });
 
   it("an exchange, instead of the context of an RPC", () => {

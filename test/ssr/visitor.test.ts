@@ -219,6 +219,16 @@ describe("what the service sees", () => {
     expect(page.visitor.cookieHeader).toBe(`theme=dark; ${browser.cookies}; other=ey.ey.ey`);
   });
 
+  it("includes the anti-CSRF token, if the service asks for it", async () => {
+    const strict = await startSite({ antiCsrf: "token" });
+    const browser = await Browser.signedIn(strict);
+    const page = browser.open({ ...sameOrigin, origin: realm }, { method: "POST" });
+    await page.notes.addNote({ note: { text: "milk" } });
+    await page.notes.addNote({ note: { text: "tea" } });
+    expect((await page.notes.listNotes({})).notes).toHaveLength(2);
+    await strict.server.close();
+  });
+
   it("follows the names of the service's cookies", async () => {
     const names = { access: "__Host-app-a", refresh: "__Host-app-r" };
     const named = await startSite({ cookies: { names } });

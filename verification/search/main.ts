@@ -5,17 +5,25 @@ import { readOrExplain } from "../../tools/usage.ts";
 import { search } from "./search.ts";
 import { rules } from "./server.ts";
 
-const { values } = readOrExplain("npm run search -- [--without receipt|sent] [--tabs 1|2]", () =>
-  parseArgs({ options: { without: { type: "string" }, tabs: { type: "string", default: "2" } } }),
+const names = Object.keys(rules).slice(1).join("|");
+const usage = `npm run search -- [--without ${names}] [--tabs 1|2] [--pages]`;
+const { values } = readOrExplain(usage, () =>
+  parseArgs({
+    options: {
+      without: { type: "string" },
+      tabs: { type: "string", default: "2" },
+      pages: { type: "boolean", default: false },
+    },
+  }),
 );
-const { without = "nothing", tabs } = values;
+const { without = "nothing", tabs, pages } = values;
 const found = Object.hasOwn(rules, without) ? rules[without as keyof typeof rules] : undefined;
 if (found === undefined || (tabs !== "1" && tabs !== "2")) {
-  console.error(`--without must be receipt or sent, and --tabs 1 or 2; got ${without} and ${tabs}`);
+  console.error(`--without must be ${names}, and --tabs 1 or 2; got ${without} and ${tabs}`);
   process.exit(2);
 }
 
-const { states, edges, falseTheft } = search(found, { tabs: Number(tabs), crashes: true });
+const { states, edges, falseTheft } = search(found, { tabs: Number(tabs), crashes: true, pages });
 for (const step of falseTheft ?? []) {
   console.log(step);
 }

@@ -30,6 +30,9 @@ export function search(rules: Rules, limits: Limits): SearchReport {
   const queue: Reached[] = [{ state: start, from: undefined, does: "" }];
   let edges = 0;
   for (const reached of queue) {
+    if (seen.size >= (limits.states ?? Number.POSITIVE_INFINITY)) {
+      break;
+    }
     for (const { does, to } of stepsFrom(reached.state, rules, limits)) {
       edges++;
       if (to === "theft") {

@@ -14,20 +14,33 @@ export const step = 10_000;
 export interface Rules {
   readonly decide: RefreshRule;
   readonly showsReceipt: typeof showsReceipt;
+  /** Whether a page presents only the refresh cookie of its request. */
+  readonly pagesKeepCookie: boolean;
+  /** Whether a page presents it only for as long as a client waits for a refresh. */
+  readonly pagesStop: boolean;
 }
 
+const all: Rules = {
+  ...{ decide: decideRefresh, showsReceipt },
+  ...{ pagesKeepCookie: true, pagesStop: true },
+};
+
 /** The rules by name of what they lack. */
-export const rules: Readonly<Record<"nothing" | "receipt" | "sent", Rules>> = {
-  nothing: { decide: decideRefresh, showsReceipt },
+export const rules: Readonly<Record<"nothing" | "receipt" | "sent" | "cookie" | "stop", Rules>> = {
+  nothing: all,
   /** A use confirms its generation, whatever the refresh cookie beside it names. */
-  receipt: { decide: decideRefresh, showsReceipt: () => true },
+  receipt: { ...all, showsReceipt: () => true },
+  /** A page presents the refresh cookie that it got, which the browser may never receive, for ever. */
+  cookie: { ...all, pagesKeepCookie: false, pagesStop: false },
+  /** A page presents the refresh cookie of its request for as long as it takes. */
+  stop: { ...all, pagesStop: false },
   /** A generation settles from when it was minted, however late its refresh token is sent again. */
   sent: {
+    ...all,
     decide: (...given) => {
       const decision = decideRefresh(...given);
       return decision.kind === "resend" ? { ...decision, prolonged: null } : decision;
     },
-    showsReceipt,
   },
 };
 
@@ -40,7 +53,14 @@ const born = newRecord(
   {
     ...{ id, userId: "alice", tenantId: null, transport: "cookie", salt: "", secretId },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
-    ...{ endsBy: null, accessLife: null, idleLife: null, authTime: null, lineage: null, externalId: null },
+    ...{
+      endsBy: null,
+      accessLife: null,
+      idleLife: null,
+      authTime: null,
+      lineage: null,
+      externalId: null,
+    },
     ...{ replaces: null, requires: null, limit: null },
   },
   now,

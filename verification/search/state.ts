@@ -40,6 +40,17 @@ export type Message =
       readonly refresh: number | null;
       readonly age: number;
     }
+  /**
+   * A page that a server renders with the cookies of a request. It has an access token, and presents a
+   * refresh token. With `sets`, it also hands the refresh token of that generation to the browser.
+   */
+  | {
+      readonly kind: "page";
+      readonly access: number;
+      readonly presents: number;
+      readonly sets: number | null;
+      readonly age: number;
+    }
   /** A confirmation that a server writes in the background. */
   | { readonly kind: "confirm"; readonly generation: number; readonly age: number };
 
@@ -63,6 +74,8 @@ function textOf(message: Message): string {
       return `r${message.presents},${message.age}`;
     case "answer":
       return `a${message.access},${message.refresh},${message.age}`;
+    case "page":
+      return `p${message.access},${message.presents},${message.sets},${message.age}`;
     case "confirm":
       return `c${message.generation},${message.age}`;
   }

@@ -12,6 +12,10 @@ export interface Edge {
 export interface Limits {
   readonly tabs: number;
   readonly crashes: boolean;
+  /** Whether a server renders pages, one at a time. */
+  readonly pages?: boolean;
+  /** Stops after this many states, nearest first. Default: after all of them. */
+  readonly states?: number;
 }
 
 const timeout = times.clientTimeout / step;
@@ -26,12 +30,13 @@ const unsaved = settle - 2 * timeout;
 /** Requests under way at the same time, at most: one of each tab, and one that nobody waits for. */
 const requestsMax = 3;
 
+type Page = Extract<Message, { readonly kind: "page" }>;
 type Request = Extract<Message, { readonly kind: "request" }>;
 type Answer = Extract<Message, { readonly kind: "answer" }>;
 
 /** Every step that can be taken from a state. */
 export function stepsFrom(state: State, rules: Rules, limits: Limits): readonly Edge[] {
-  const edges: Edge[] = [{ does: "10 s pass", to: afterTime(state) }];
+  const edges: Edge[] = [{ does: "10 s pass", to: afterTime(state, rules) }];
   const now = state.jar.at(-1);
   if (now === undefined) {
     return edges;
@@ -51,11 +56,17 @@ export function stepsFrom(state: State, rules: Rules, limits: Limits): readonly 
       edges.push({ does: "a call, confirmed later", to: adding(state, late) });
     }
   }
-  // 3. Messages arrive in any order, are doubled or lost.
+  // 3. A server begins to render a page.
+  if (limits.pages === true && !state.messages.some(({ kind }) => kind === "page")) {
+    const { access, refresh: presents } = now;
+    const page: Message = { kind: "page", access, presents, sets: null, age: 0 };
+    edges.push({ does: "a page is requested", to: adding(state, page) });
+  }
+  // 4. Messages arrive in any order, are doubled or lost.
   for (const message of state.messages) {
     edges.push(...stepsOf(message, state, rules));
   }
-  // 4. The browser crashes, and has only an earlier write on disk.
+  // 5. The browser crashes, and has only an earlier write on disk.
   if (limits.crashes) {
     edges.push(...crashesOf(state));
   }
@@ -89,6 +100,8 @@ function stepsOf(message: Message, state: State, rules: Rules): readonly Edge[] 
               },
             ]),
       ];
+    case "page":
+      return stepsOfPage(message, state, rules);
     case "confirm":
       return [
         {
@@ -97,6 +110,36 @@ function stepsOf(message: Message, state: State, rules: Rules): readonly Edge[] 
         },
       ];
   }
+}
+
+/** A page refreshes, makes a call, and arrives with its cookies, or without them. */
+function stepsOfPage(page: Page, state: State, rules: Rules): readonly Edge[] {
+  const others = without(state, page);
+  const { access, presents, sets } = page;
+  const edges: Edge[] = [{ does: "the page arrives without cookies", to: others }];
+  if (sets !== null || access !== state.jar.at(-1)?.access) {
+    const answer: Answer = { kind: "answer", tab: 0, access, refresh: sets, age: 0 };
+    edges.push({ does: "the page arrives", to: received(answer, others, sets) });
+  }
+  if (rules.showsReceipt({ transport: "cookie", generation: access }, [presents])) {
+    edges.push({
+      does: "the page makes a call",
+      to: { ...state, row: confirm(state.row, access) },
+    });
+  }
+  const done = exchange(rules, state.row, presents);
+  if (done === "theft") {
+    return [...edges, { does: `the page refreshes with ${presents}`, to: "theft" }];
+  }
+  const after = { ...(done.advanced ? advanced(others) : others), row: done.row };
+  const gets = done.sends ? 0 : null;
+  const kept = done.advanced ? back(presents) : presents;
+  const next: Page = {
+    ...page,
+    ...{ access: 0, sets: gets ?? sets },
+    presents: rules.pagesKeepCookie ? kept : (gets ?? kept),
+  };
+  return [...edges, { does: `the page refreshes with ${presents}`, to: adding(after, next) }];
 }
 
 /** The state after a server has answered a request. */
@@ -131,7 +174,7 @@ function abandoned(state: State, tab: number | null): State {
 }
 
 /** Time passes: what was young gets older, and clients stop waiting. */
-function afterTime(state: State): State {
+function afterTime(state: State, { pagesStop }: Rules): State {
   const { confirmed, sent } = state.row;
   const row: Row = {
     confirmed: confirmed === null ? null : Math.min(confirmed + 1, overlap + 1),
@@ -139,7 +182,9 @@ function afterTime(state: State): State {
   };
   const jar = saved(state.jar.map((write) => ({ ...write, age: write.age + 1 })));
   const messages = state.messages
-    .map((message) => ({ ...message, age: message.age + 1 }))
+    .map((message) =>
+      message.kind === "page" && !pagesStop ? message : { ...message, age: message.age + 1 },
+    )
     .filter(({ age }) => age <= timeout);
   return { ...state, row, jar, messages };
 }
@@ -180,6 +225,14 @@ function messageBack(message: Message): Message {
     case "answer": {
       const { access, refresh } = message;
       return { ...message, access: back(access), refresh: refresh === null ? null : back(refresh) };
+    }
+    case "page": {
+      const { access, presents, sets } = message;
+      return {
+        ...message,
+        ...{ access: back(access), presents: back(presents) },
+        sets: sets === null ? null : back(sets),
+      };
     }
     case "confirm":
       return { ...message, generation: back(message.generation) };

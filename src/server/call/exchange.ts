@@ -105,8 +105,8 @@ interface Kind {
 
 /** Recognizes the requests of common frameworks. */
 function kindOf(given: unknown): Kind {
-  const { headers, raw, req, request } =
-    membersOf<Record<"headers" | "raw" | "req" | "request", unknown>>(given);
+  const { header, headers, raw, req, request } =
+    membersOf<Record<"header" | "headers" | "raw" | "req" | "request", unknown>>(given);
   if (isHeaders(headers)) {
     return { name: "a fetch Request", instead: "fromFetch(request)" };
   }
@@ -121,6 +121,9 @@ function kindOf(given: unknown): Kind {
   }
   if (isObject(headers)) {
     return { name: "a request of Node.js or Express", instead: "fromNode(req, res)" };
+  }
+  if (isHeaders(header)) {
+    return { name: "the request of an interceptor" };
   }
   return { name: isObject(given) ? "an object of another kind" : nameOf(given) };
 }

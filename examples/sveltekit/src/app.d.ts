@@ -1,0 +1,9 @@
+import type { Visitor } from "rpc-session/ssr";
+
+declare global {
+  namespace App {
+    interface Locals {
+      visitor: Visitor;
+    }
+  }
+}
