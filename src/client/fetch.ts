@@ -55,8 +55,11 @@ export function sessionFetch(
   const { local, refresher } = core;
   return async (input, init = {}) => {
     const send = options.fetch ?? globalThis.fetch;
-    const request = typeof Request === "function" && input instanceof Request ? input : undefined;
-    const url = new URL(request?.url ?? String(input), base);
+    const request = typeof input === "string" || input instanceof URL ? undefined : input;
+    const url = new URL(
+      typeof input === "string" || input instanceof URL ? input : input.url,
+      base,
+    );
 
     // 1. Only the service's own origins receive its tokens.
     if (!origins.has(url.origin)) {

@@ -231,7 +231,7 @@ describe.each(["header", "cookie"] as const)("sessionFetch, %s mode", (via) => {
       baseUrl: `${origin}/api/`,
       origins: ["https://files.example.com"],
       fetch: async (input, init) => {
-        sent.push([String(input), init]);
+        sent.push([input instanceof Request ? input.url : String(input), init]);
         return new Response();
       },
     });

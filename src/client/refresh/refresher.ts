@@ -68,10 +68,9 @@ export class Refresher {
   /**
    * Joins the running refresh of the current session, or starts one. Never rejects.
    *
-   * @param onlyIfNeeded whether the server may keep a valid access token and only describe its session.
-   *   By default a client that does not know its session asks for that: another tab may have refreshed
+   * @param onlyIfNeeded whether the server may keep a valid access token and only describe its session
    */
-  refresh(onlyIfNeeded: boolean = this.#local.status === "unknown"): Promise<RefreshOutcome> {
+  refresh(onlyIfNeeded: boolean): Promise<RefreshOutcome> {
     const { epoch } = this.#local;
     const flight = this.#flight;
     if (flight?.epoch === epoch && (onlyIfNeeded || !flight.onlyIfNeeded)) {
@@ -103,16 +102,18 @@ export class Refresher {
     }
     // A stream that is sent now must wait for the refresh, even if this call does not.
     this.#local.lifetime.refuse();
-    return this.refresh();
+    // Another tab may have refreshed already, and its message may be on the way.
+    return this.refresh(true);
   }
 
   /** Refreshes before the token expires. Returns undefined while early refreshes are delayed. */
   refreshEarly(): Promise<RefreshOutcome> | undefined {
     const isDelayed = this.refused.remaining > 0 || this.early.remaining > 0;
-    if (this.#flight?.epoch !== this.#local.epoch && isDelayed) {
+    const isRunning = this.#flight?.epoch === this.#local.epoch;
+    if (!isRunning && isDelayed) {
       return undefined;
     }
-    return this.refresh().then((outcome) => {
+    return this.refresh(isRunning).then((outcome) => {
       if (outcome.type === "failed") {
         this.early.failed();
       }

@@ -84,7 +84,7 @@ export class Recovery {
       if (!refresher.canRefresh(hint)) {
         throw error;
       }
-      const outcome = await race(refresher.refresh(), this.#options.signal);
+      const outcome = await race(refresher.refresh(true), this.#options.signal);
       if (outcome.type === "failed") {
         if (!isInterruption(outcome.error)) {
           throw outcome.error;

@@ -171,7 +171,10 @@ export class FakeServer {
       refresh: (req, context) => {
         const access = this.#access.get(this.#tokenOf(context, "access") ?? "");
         const isValid =
-          access?.session.live && !access.dead && access.expiresAt > this.#serverNow();
+          access?.session.live &&
+          !access.dead &&
+          !this.refuseAll &&
+          access.expiresAt > this.#serverNow();
         if (req.onlyIfNeeded && isValid) {
           return this.#current(context, access);
         }
