@@ -4,6 +4,7 @@ import {
   createElement,
   type ReactElement,
   type ReactNode,
+  useCallback,
   useContext,
   useEffect,
   useMemo,
@@ -93,8 +94,10 @@ export function SessionProvider({
   initialState = unknown,
   children,
 }: SessionProviderProps): ReactElement {
+  // The same function as long as the session is the same, or React would subscribe again every time.
+  const subscribe = useCallback((changed: () => void) => session.subscribe(changed), [session]);
   const now = useSyncExternalStore(
-    session.subscribe,
+    subscribe,
     () => session.state,
     () => initialState,
   );
