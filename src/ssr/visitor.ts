@@ -95,7 +95,7 @@ export class Visitor {
     assertMembers("createVisitor", options, members);
     if (typeof request?.headers?.get !== "function") {
       throw new TypeError(
-        `createVisitor: the first argument must be a request, or an object with its headers, got ${typeof request}`,
+        `createVisitor: the first argument must be a fetch Request, or an object with its Headers, got ${typeof request}; in Node.js and Express pass { headers: exchange.requestHeader, method: req.method } with exchange = fromNode(req, res) of rpc-session/http`,
       );
     }
     const { transport, refreshTimeout = "10s", clock = systemClock, onEvent } = options;

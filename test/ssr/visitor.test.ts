@@ -322,11 +322,20 @@ describe("misuse is refused at once", () => {
   const headers = new Headers();
   const good = (): VisitorOptions => site.options;
   it.each([
-    ["no request", () => render(undefined as never, good()), /must be a request, or an object/],
+    [
+      "no request",
+      () => render(undefined as never, good()),
+      /must be a fetch Request, or an object/,
+    ],
+    [
+      "a request of Node.js",
+      () => render({ headers: { cookie: "a=b" }, method: "GET" } as never, good()),
+      /in Node\.js and Express pass .* exchange = fromNode\(req, res\)/,
+    ],
     [
       "a promise of headers",
       () => render({ headers: Promise.resolve() as never }, good()),
-      /must be a request/,
+      /must be a fetch Request/,
     ],
     [
       "an origin with a path",
