@@ -91,12 +91,19 @@ const unknown: SessionState = { status: "unknown" };
  *   <App />
  * </SessionProvider>
  * ```
+ *
+ * @throws TypeError if `session` is something else
  */
 export function SessionProvider({
   session,
   initialState = unknown,
   children,
 }: SessionProviderProps): ReactElement {
+  if (typeof session?.subscribe !== "function") {
+    throw new TypeError(
+      "SessionProvider: `session` must be the object returned by createSessionClient",
+    );
+  }
   // The same function as long as the session is the same, or React would subscribe again every time.
   const subscribe = useCallback((changed: () => void) => session.subscribe(changed), [session]);
   const now = useSyncExternalStore(
