@@ -57,7 +57,7 @@ export function sessionFetch(
     const send = options.fetch ?? globalThis.fetch;
     // What is no Request is converted to a string, as `fetch` does: a link element is its address.
     const request = (input as Partial<Request>).url === undefined ? undefined : (input as Request);
-    const url = new URL(request?.url ?? String(input), base);
+    const url = new URL(request?.url ?? String(input as URL), base);
 
     // 1. Only the service's own origins receive its tokens.
     if (!origins.has(url.origin)) {
