@@ -8,6 +8,7 @@ import {
   type Command,
   type Explained,
   type Given,
+  printable,
   textOf,
   UsageError,
 } from "./command.ts";
@@ -221,12 +222,7 @@ async function describeRefresh(given: Given, token: ParsedRefreshToken): Promise
 
 function listed(rows: readonly Explained[]): string {
   const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, value]) => `${name.padEnd(width)}  ${shown(value)}\n`).join("");
-}
-
-/** A value of an unproven token may hold control characters, which a terminal would obey. */
-function shown(text: string): string {
-  return text.replace(/\p{C}/gu, (char) => `\\u{${char.codePointAt(0)?.toString(16)}}`);
+  return rows.map(([name, value]) => `${name.padEnd(width)}  ${printable(value)}\n`).join("");
 }
 
 function iso(seconds: number): string | null {

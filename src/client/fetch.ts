@@ -55,11 +55,9 @@ export function sessionFetch(
   const { local, refresher } = core;
   return async (input, init = {}) => {
     const send = options.fetch ?? globalThis.fetch;
-    const request = typeof input === "string" || input instanceof URL ? undefined : input;
-    const url = new URL(
-      typeof input === "string" || input instanceof URL ? input : input.url,
-      base,
-    );
+    // What is no Request is converted to a string, as `fetch` does: a link element is its address.
+    const request = (input as Partial<Request>).url === undefined ? undefined : (input as Request);
+    const url = new URL(request?.url ?? String(input), base);
 
     // 1. Only the service's own origins receive its tokens.
     if (!origins.has(url.origin)) {

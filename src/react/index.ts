@@ -4,6 +4,7 @@ import {
   createElement,
   type ReactElement,
   type ReactNode,
+  useCallback,
   useContext,
   useEffect,
   useMemo,
@@ -32,7 +33,9 @@ export type RegisteredSession = Register extends { readonly session: infer S ext
   ? S
   : SessionClient;
 
-type RegisteredClaims = RegisteredSession extends SessionClient<infer Claims> ? Claims : never;
+/** The claims of the session that the application registered. */
+export type RegisteredClaims =
+  RegisteredSession extends SessionClient<infer Claims> ? Claims : never;
 
 /** What `useSession` returns. Another object only when something has changed. */
 export type ReactSession = {
@@ -72,6 +75,7 @@ export interface SessionProviderProps {
    * while the page hydrates, and until the client knows more. Default: unknown.
    */
   readonly initialState?: SessionState;
+  /** The components that use the session. */
   readonly children?: ReactNode;
 }
 
@@ -93,8 +97,10 @@ export function SessionProvider({
   initialState = unknown,
   children,
 }: SessionProviderProps): ReactElement {
+  // The same function as long as the session is the same, or React would subscribe again every time.
+  const subscribe = useCallback((changed: () => void) => session.subscribe(changed), [session]);
   const now = useSyncExternalStore(
-    session.subscribe,
+    subscribe,
     () => session.state,
     () => initialState,
   );
@@ -160,6 +166,7 @@ export function useSession(): ReactSession {
 
 /** Children, or a function that returns them for the user who is signed in. */
 export interface SignedInProps {
+  /** Rendered only while somebody is signed in. A function receives what `useSession` returns. */
   readonly children?:
     | ReactNode
     | ((session: Extract<ReactSession, { readonly status: "signedIn" }>) => ReactNode);
@@ -176,6 +183,7 @@ export function SignedIn({ children }: SignedInProps): ReactNode {
 
 /** Properties of {@link SignedOut} and {@link SessionUnknown}. */
 export interface ChildrenProps {
+  /** Rendered only in the state that the component is named after. */
   readonly children?: ReactNode;
 }
 

@@ -134,7 +134,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    *
    * @returns the ids of the sessions that are over now; empty if the request proves none
    * @throws ConnectError `PermissionDenied` for a cross-site request; `Unavailable` for an outage.
-   * Outside RPCs, a SessionError instead, also for a HEAD request and a prefetch
+   * Outside RPCs, a SessionError instead, also for a HEAD request, a prefetch, and a GET of an image
+   * or a frame
    */
   signOut(exchange: Exchange): Promise<readonly string[]>;
   /**

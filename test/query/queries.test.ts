@@ -43,7 +43,7 @@ async function bound(state: SessionState) {
     answers: (next: () => Promise<string>) => {
       answer = next;
     },
-    become(next: SessionState) {
+    become: (next: SessionState): void => {
       session.state = next;
       for (const listener of listeners) {
         listener(next);

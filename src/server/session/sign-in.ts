@@ -403,6 +403,8 @@ export async function writeCreated(
         byCookie && core.antiCsrf === "token" ? await engine.antiCsrf.mint(record.id) : undefined,
       expireCopies: copiesOf(core, call),
     });
+    // Headers of a fetch Response and of an RPC can still be set when nobody reads them any more.
+    assertNotCommitted(call, "the sign-in");
   } catch (error) {
     // Nobody will ever hold its tokens.
     await engine.revoke(record.id, "revoked");
