@@ -88,6 +88,19 @@ export function assertId(name: string, value: unknown): asserts value is string 
   }
 }
 
+/**
+ * Checks a value of `acr` or `amr`. Challenges list such values in quotes and separated by spaces, so
+ * they have the characters of an OAuth scope (RFC 6749 section 3.3).
+ * @throws TypeError unless it is 1 to 255 of these characters
+ */
+export function assertAuthenticationWord(name: string, value: unknown): asserts value is string {
+  if (typeof value !== "string" || !/^[\x21\x23-\x5b\x5d-\x7e]{1,255}$/.test(value)) {
+    throw new TypeError(
+      `${name} must be 1 to 255 printable ASCII characters without spaces, quotes and backslashes, such as "phr"`,
+    );
+  }
+}
+
 function hasIdLength(value: unknown): value is string {
   return typeof value === "string" && value.length > 0 && value.length <= 255;
 }
