@@ -2,6 +2,7 @@ import { ConnectError } from "@connectrpc/connect";
 import {
   createContext,
   createElement,
+  Fragment,
   type ReactElement,
   type ReactNode,
   useCallback,
@@ -184,13 +185,17 @@ export interface SignedInProps {
     | ((session: Extract<ReactSession, { readonly status: "signedIn" }>) => ReactNode);
 }
 
-/** Renders its children while somebody is signed in. */
+/**
+ * Renders its children while somebody is signed in. They start anew when another user signs in, so that
+ * their state holds nothing of the former one.
+ */
 export function SignedIn({ children }: SignedInProps): ReactNode {
   const session = useSession();
   if (session.status !== "signedIn") {
     return null;
   }
-  return typeof children === "function" ? children(session) : children;
+  const shown = typeof children === "function" ? children(session) : children;
+  return createElement(Fragment, { key: session.userId }, shown);
 }
 
 /** Properties of {@link SignedOut} and {@link SessionUnknown}. */

@@ -1,4 +1,4 @@
-import { createElement, type ReactNode } from "react";
+import { createElement, isValidElement, type ReactNode } from "react";
 import { renderToString } from "react-dom/server";
 import type { SessionState } from "rpc-session/client";
 import {
@@ -71,4 +71,18 @@ it.each<[string, unknown]>([
   const provider = createElement(SessionProvider, { session: given as never });
   expect(() => renderToString(provider)).toThrow(TypeError);
   expect(() => renderToString(provider)).toThrow("the object returned by createSessionClient");
+});
+
+it("feat:P17 the children of SignedIn start anew for another user, so that they keep no state of the former one", () => {
+  const keys: (string | null)[] = [];
+  function Peek(): ReactNode {
+    const shown = SignedIn({ children: "private" });
+    keys.push(isValidElement(shown) ? shown.key : null);
+    return shown;
+  }
+  for (const userId of ["alice", "alice", "bob"]) {
+    const initialState: SessionState = { status: "signedIn", userId };
+    renderToString(createElement(SessionProvider, { session, initialState }, createElement(Peek)));
+  }
+  expect(keys).toEqual(["alice", "alice", "bob"]);
 });
