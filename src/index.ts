@@ -7,6 +7,7 @@ export {
   type SessionErrorKind,
   type SessionErrorOptions,
   type SessionErrorReason,
+  type StepUp,
 } from "./base/errors.ts";
 export type { EndedBy, SessionEvent, SessionEventListener, SessionLogger } from "./base/events.ts";
 export type {
@@ -33,6 +34,7 @@ export type {
 } from "./engine/session.ts";
 // The contract of session stores, for authors of stores.
 export type {
+  Authentication,
   Changes,
   ClaimsEntry,
   Device,
@@ -88,7 +90,12 @@ export {
   type SessionCors,
   sessionCors,
 } from "./server/protect.ts";
-export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/reading.ts";
+export type {
+  GetSessionOptions,
+  RequestContext,
+  StepUpDemand,
+  VerifyingSessions,
+} from "./server/reading.ts";
 export type {
   ExternalOptions,
   ListOptions,
@@ -97,6 +104,7 @@ export type {
   SessionList,
 } from "./server/session/by-id.ts";
 export type {
+  AuthenticationOptions,
   IssuedTokens,
   NewSessionOptions,
   RedirectOptions,

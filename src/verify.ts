@@ -42,6 +42,7 @@ export type {
   SessionErrorKind,
   SessionErrorOptions,
   SessionErrorReason,
+  StepUp,
 } from "./base/errors.ts";
 export type { EndedBy, SessionEvent, SessionEventListener } from "./base/events.ts";
 export type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject, JsonValue } from "./base/json.ts";
@@ -69,7 +70,12 @@ export type {
   StreamPolicy,
 } from "./server/policy/policy.ts";
 export type { ProtectOptions } from "./server/protect.ts";
-export type { GetSessionOptions, RequestContext, VerifyingSessions } from "./server/reading.ts";
+export type {
+  GetSessionOptions,
+  RequestContext,
+  StepUpDemand,
+  VerifyingSessions,
+} from "./server/reading.ts";
 
 /** The options of {@link verifySessions}. */
 export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> {

@@ -80,10 +80,24 @@ export function isId(value: unknown): value is string {
  */
 export function assertId(name: string, value: unknown): asserts value is string {
   if (!hasIdLength(value)) {
-    throw new TypeError(`${name} must be a string of 1 to 255 characters`);
+    const got = typeof value === "string" ? `${value.length} characters` : typeof value;
+    throw new TypeError(`${name} must be a string of 1 to 255 characters, got ${got}`);
   }
   if (!isStorable(value)) {
     throw new TypeError(`${name} must be well-formed Unicode without NUL characters`);
+  }
+}
+
+/**
+ * Checks a value of `acr` or `amr`. Challenges list such values in quotes and separated by spaces, so
+ * they have the characters of an OAuth scope (RFC 6749 section 3.3).
+ * @throws TypeError unless it is 1 to 255 of these characters
+ */
+export function assertAuthenticationWord(name: string, value: unknown): asserts value is string {
+  if (typeof value !== "string" || !/^[\x21\x23-\x5b\x5d-\x7e]{1,255}$/.test(value)) {
+    throw new TypeError(
+      `${name} must be 1 to 255 printable ASCII characters without spaces, quotes and backslashes, such as "phr"`,
+    );
   }
 }
 

@@ -33,13 +33,23 @@ export interface SessionErrorOptions {
   readonly retryAfter?: number;
   /** The requirements of the policy that the session did not meet. */
   readonly violations?: readonly PolicyViolation[];
+  /** What the next authentication must be, for STEP_UP_REQUIRED. */
+  readonly stepUp?: StepUp | undefined;
   /** The underlying fault, for logs; never sent. */
   readonly cause?: unknown;
 }
 
+/** What a method demands of the authentication of its caller (RFC 9470). */
+export interface StepUp {
+  /** The maximum time since the user authenticated, in milliseconds; undefined for any time. */
+  readonly maxAge: number | undefined;
+  /** The accepted authentication context classes; empty for any. */
+  readonly acrValues: readonly string[];
+}
+
 /** One requirement of a policy that a session did not meet. */
 export interface PolicyViolation {
-  /** The name of the claim, or `auth_time` for the age of the last authentication. */
+  /** The name of the claim: `auth_time` for the age of the last authentication, `acr` for its class. */
   readonly claim: string;
   /** The requirement: `present`, `one of admin, editor`, `within 600s` or `schema`, for example. */
   readonly requirement: string;
@@ -67,6 +77,8 @@ export class SessionError extends Error {
   readonly retryAfter: number | undefined;
   /** The requirements of the policy that were not met. */
   readonly violations: readonly PolicyViolation[];
+  /** What the next authentication must be; only set for `STEP_UP_REQUIRED`. */
+  readonly stepUp: StepUp | undefined;
 
   constructor(kind: SessionErrorKind, reason: SessionErrorReason, options: SessionErrorOptions) {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause });
@@ -77,6 +89,7 @@ export class SessionError extends Error {
     this.clearTokens = options.clearTokens ?? false;
     this.retryAfter = options.retryAfter;
     this.violations = options.violations ?? [];
+    this.stepUp = options.stepUp;
   }
 
   /**

@@ -78,10 +78,11 @@ export function noticeLength(claims: JsonObject): number {
   return new URLSearchParams([["", JSON.stringify(claims)]]).toString().length - 1;
 }
 
-/** Encodes a {@link SessionNotice} as a header value. */
+/** Encodes a {@link SessionNotice} as a header value. Clocks count fractions; clients read integers. */
 export function encodeNotice({ claims, olderRealms, ...plain }: SessionNotice): string {
+  const whole = { ...plain, expiresIn: Math.floor(plain.expiresIn) };
   return new URLSearchParams({
-    ...Object.fromEntries(Object.entries(plain).map(([name, value]) => [name, String(value)])),
+    ...Object.fromEntries(Object.entries(whole).map(([name, value]) => [name, String(value)])),
     ...(claims && { claims: JSON.stringify(claims) }),
     // Issuers contain no spaces.
     ...(olderRealms && { olderRealms: olderRealms.join(" ") }),

@@ -78,8 +78,17 @@ export function asUsage<T>(read: () => T): T {
   }
 }
 
+/**
+ * Escapes control and invisible characters. A terminal would obey them, and a line break could forge a
+ * line. Users choose the names of devices, and servers their answers.
+ */
+export function printable(text: string): string {
+  return text.replace(/\p{C}/gu, (char) => `\\u{${char.codePointAt(0)?.toString(16)}}`);
+}
+
 /** Formats rows as columns. */
-export function table(rows: readonly (readonly string[])[]): string {
+export function table(given: readonly (readonly string[])[]): string {
+  const rows = given.map((row) => row.map(printable));
   const widths = rows[0]?.map((_, i) => Math.max(...rows.map((row) => row[i]?.length ?? 0))) ?? [];
   return rows
     .map(

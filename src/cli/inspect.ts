@@ -8,6 +8,7 @@ import {
   type Command,
   type Explained,
   type Given,
+  printable,
   textOf,
   UsageError,
 } from "./command.ts";
@@ -116,6 +117,8 @@ async function describeAccess(given: Given, access: AccessToken): Promise<Answer
     ["issued", when(claims.iat, now)],
     [isExpired ? "expired" : "expires", when(claims.exp, now)],
     ["signed in", when(claims.auth_time, now)],
+    ...(claims.acr === undefined ? [] : [["class", claims.acr] as const]),
+    ...(claims.amr === undefined ? [] : [["methods", claims.amr.join(", ")] as const]),
     ["began", when(claims.session_iat, now)],
     ["ends", `${when(claims.session_exp, now)}, at the latest`],
     ["claims", `${names.length === 0 ? "none" : names.join(", ")} (version ${claims.cv})`],
@@ -140,6 +143,8 @@ async function describeAccess(given: Given, access: AccessToken): Promise<Answer
       expiresAt: iso(claims.exp),
       expired: isExpired,
       authTime: iso(claims.auth_time),
+      acr: claims.acr ?? null,
+      amr: claims.amr ?? [],
       sessionCreatedAt: iso(claims.session_iat),
       sessionExpiresAt: iso(claims.session_exp),
       key: jwt.header.kid,
@@ -217,12 +222,7 @@ async function describeRefresh(given: Given, token: ParsedRefreshToken): Promise
 
 function listed(rows: readonly Explained[]): string {
   const width = Math.max(...rows.map(([name]) => name.length));
-  return rows.map(([name, value]) => `${name.padEnd(width)}  ${shown(value)}\n`).join("");
-}
-
-/** A value of an unproven token may hold control characters, which a terminal would obey. */
-function shown(text: string): string {
-  return text.replace(/\p{C}/gu, (char) => `\\u{${char.codePointAt(0)?.toString(16)}}`);
+  return rows.map(([name, value]) => `${name.padEnd(width)}  ${printable(value)}\n`).join("");
 }
 
 function iso(seconds: number): string | null {

@@ -124,14 +124,26 @@ async function servicesInImage(file: string): Promise<readonly DescService[]> {
   }
 }
 
-const head = ["METHOD", "AUTH", "FROM", "CLAIMS", "FRESH", "CHECK", "STREAM", "CSRF", "BEARER"];
+const head = [
+  "METHOD",
+  "AUTH",
+  "FROM",
+  "CLAIMS",
+  "FRESH",
+  "ACR",
+  "CHECK",
+  "STREAM",
+  "CSRF",
+  "BEARER",
+];
 
 function rowOf(method: StatedMethod): readonly string[] {
-  const { procedure, auth, source, check, stream = "" } = method;
+  const { procedure, auth, source, acr, check, stream = "" } = method;
   const { claims, fresh, csrf, foreignBearer } = shownOf(method);
   const demands = claims.map(({ claim, anyOf }) => `${claim}=${anyOf.join("|") || "*"}`);
   return [
     ...[procedure, auth, source, demands.join(" "), fresh === null ? "" : `${fresh}s`],
+    acr.join("|"),
     ...[auth === "none" ? "" : check, stream, csrf === null ? "" : csrf ? "always" : "never"],
     foreignBearer,
   ];
@@ -145,6 +157,7 @@ function shownOf(method: StatedMethod) {
     claims: method.claims.map(({ claim, anyOf }) => ({ claim, anyOf })),
     /** Seconds. */
     fresh: method.freshWithin === undefined ? null : method.freshWithin / 1000,
+    acr: method.acr,
     csrf: method.doAntiCsrfCheck ?? null,
     stream: stream ?? null,
     stated: method.stated,

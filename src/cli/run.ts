@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { CommanderError, Command as Parser } from "commander";
-import { type Command, type CommandWorld, type Given, UsageError } from "./command.ts";
+import { type Command, type CommandWorld, type Given, printable, UsageError } from "./command.ts";
 import { doctorCommand } from "./doctor.ts";
 import { inspectCommand } from "./inspect.ts";
 import { keysList, keysRetire, keysRotate } from "./keys.ts";
@@ -71,14 +71,28 @@ export async function run(args: readonly string[], world: CommandWorld): Promise
     const isUsage = error instanceof UsageError || error instanceof CommanderError;
     const message = error instanceof CommanderError ? toUsage(error, words) : messageOf(error);
     const usage = isUsage ? `\n${usageOf(command)}` : "";
-    return { code: isUsage ? 2 : 1, stdout: "", stderr: `rpc-session: ${message}\n${usage}` };
+    const stderr = `rpc-session: ${printableLines(message)}\n${usage}`;
+    return { code: isUsage ? 2 : 1, stdout: "", stderr };
   }
 }
 
 async function answer(command: Command, given: Given): Promise<Outcome> {
   const { text, json, code = 0 } = await command.run(given);
-  const stdout = given.options.json ? `${JSON.stringify(json, undefined, 2)}\n` : text;
+  const stdout = given.options.json ? jsonText(json) : printableLines(text);
   return { code, stdout, stderr: "" };
+}
+
+/** Whatever a command prints, a terminal obeys none of it. */
+function printableLines(text: string): string {
+  return text.split("\n").map(printable).join("\n");
+}
+
+/** JSON leaves DEL and the control characters of C1 as they are, which some terminals obey. */
+function jsonText(json: unknown): string {
+  return `${JSON.stringify(json, undefined, 2)}\n`.replace(
+    /[\u007f-\u009f]/g,
+    (char) => `\\u00${char.charCodeAt(0).toString(16)}`,
+  );
 }
 
 /**

@@ -55,11 +55,8 @@ export function sessionFetch(
   const { local, refresher } = core;
   return async (input, init = {}) => {
     const send = options.fetch ?? globalThis.fetch;
-    const request = typeof input === "string" || input instanceof URL ? undefined : input;
-    const url = new URL(
-      typeof input === "string" || input instanceof URL ? input : input.url,
-      base,
-    );
+    const request = isRequest(input) ? input : undefined;
+    const url = new URL(isRequest(input) ? input.url : String(input), base);
 
     // 1. Only the service's own origins receive its tokens.
     if (!origins.has(url.origin)) {
@@ -160,6 +157,11 @@ function urlOf(text: string | URL, page?: string): URL | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** `fetch` converts everything else to a string: a link element of a page is the address of any site. */
+function isRequest(input: RequestInfo | URL): input is Request {
+  return typeof input !== "string" && "url" in input;
 }
 
 /** Whether the body can be sent only once. Not every browser shows whether a `Request` has a body. */

@@ -3,14 +3,14 @@ import { randomId } from "../base/crypto.ts";
 import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
 import { encodeNotice, header, maxTokenLength, type TokenTransport } from "../base/wire.ts";
-import type { TokenClaims } from "../jwt/claims.ts";
+import { type TokenClaims, toPayload } from "../jwt/claims.ts";
 import { signAccessToken } from "../jwt/keys.ts";
 import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { expiredError, liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
 import type { RevocationLog } from "./revocation/log.ts";
-import type { SessionRecord, SessionStore, Stored } from "./store.ts";
+import type { Authentication, SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /** A signed access token and its claims. */
 export interface AccessToken {
@@ -31,6 +31,7 @@ interface AccessTokensOptions {
 interface TokenContent {
   readonly userId: string;
   readonly tenantId: string | null;
+  readonly authentication?: Authentication | null;
   readonly claims: JsonObject;
   readonly transport: TokenTransport;
   /** The length of the claims that the client may read, in bytes of their header. Default 0. */
@@ -94,6 +95,7 @@ export class AccessTokens {
       session_exp: seconds(record.expiresAt),
       transport: record.transport,
       ...(record.tenantId === null ? {} : { tid: record.tenantId }),
+      ...record.authentication,
       claims: record.claims,
     });
   }
@@ -125,9 +127,10 @@ export class AccessTokens {
    * and that gRPC clients accept the response that carries it in headers.
    * @throws TypeError if one might not
    */
-  assertFits({ userId, tenantId, claims, transport, shownLength = 0 }: TokenContent): void {
+  assertFits(content: TokenContent): void {
+    const { userId, tenantId, authentication, claims, transport, shownLength = 0 } = content;
     const { issuer, audience } = this.#options;
-    const largest: Omit<TokenClaims, "claims"> = {
+    const largest: TokenClaims = {
       iss: issuer,
       aud: audience,
       sub: userId,
@@ -144,8 +147,10 @@ export class AccessTokens {
       session_exp: greatestCount,
       transport,
       ...(tenantId === null ? {} : { tid: tenantId }),
+      ...authentication,
+      claims,
     };
-    const payload = new TextEncoder().encode(JSON.stringify({ ...claims, ...largest })).length;
+    const payload = new TextEncoder().encode(JSON.stringify(toPayload(largest))).length;
     const length = tokenFrame + Math.ceil((payload * 4) / 3);
     const limit = maxLength[transport];
     if (length > limit) {

@@ -25,11 +25,13 @@ export class ClaimsRule {
 
   /**
    * Validates new claims and returns the schema's output, which is what gets stored.
+   *
+   * @param present the claims that they replace; default none
    * @throws TypeError if they do not match, if the schema does not accept its own output, or if
    * `clientClaims` selects claims that cannot be sent
    */
-  async accept(given: unknown): Promise<JsonObject> {
-    const claims = await this.#reader.accept(given);
+  async accept(given: unknown, present: JsonObject = {}): Promise<JsonObject> {
+    const claims = await this.#reader.accept(given, namesIn(present));
     // Compute what the client may read now, while a mistake still changes nothing.
     await this.forClient(claims);
     return claims;
@@ -66,14 +68,14 @@ export class ClaimsRule {
 export type ShownLength = (claims: JsonObject) => Promise<number>;
 
 interface ClaimsReader {
-  accept(given: unknown): Promise<JsonObject>;
+  accept(given: unknown, kept: ReadonlySet<string>): Promise<JsonObject>;
   read(claims: JsonObject): JsonObject | Promise<JsonObject>;
 }
 
 /** Without a schema: any JSON object. */
 class JsonClaims implements ClaimsReader {
-  async accept(given: unknown): Promise<JsonObject> {
-    assertUserClaims(given);
+  async accept(given: unknown, kept: ReadonlySet<string>): Promise<JsonObject> {
+    assertUserClaims(given, kept);
     return given;
   }
 
@@ -102,7 +104,7 @@ class SchemaClaims implements ClaimsReader {
     };
   }
 
-  async accept(given: unknown): Promise<JsonObject> {
+  async accept(given: unknown, kept: ReadonlySet<string>): Promise<JsonObject> {
     const first = await this.#validate(given);
     if (first.issues !== undefined) {
       throw new TypeError(`the claims do not match the schema: ${namesOf(first.issues)}`, {
@@ -110,7 +112,7 @@ class SchemaClaims implements ClaimsReader {
       });
     }
     const claims: unknown = withoutUndefined(first.value);
-    assertUserClaims(claims);
+    assertUserClaims(claims, kept);
     const again = await this.#validate(claims);
     // JSON has no undefined, so a member that is undefined counts as absent.
     if (again.issues !== undefined || JSON.stringify(again.value) !== JSON.stringify(claims)) {
@@ -151,7 +153,8 @@ function selectForClient(clientClaims: ClientClaims<never>, claims: JsonObject):
     throw serviceFault("the option clientClaims threw an error", cause);
   }
   try {
-    assertUserClaims(selected);
+    // A session of an older version may have claims that were reserved later.
+    assertUserClaims(selected, namesIn(claims));
   } catch (error) {
     throw new TypeError(`clientClaims: ${(error as Error).message}`, { cause: error });
   }
@@ -162,6 +165,10 @@ function selectForClient(clientClaims: ClientClaims<never>, claims: JsonObject):
     );
   }
   return selected;
+}
+
+function namesIn(claims: JsonObject): ReadonlySet<string> {
+  return new Set(Object.keys(claims));
 }
 
 type Result = StandardSchemaV1.Result<object>;

@@ -11,6 +11,7 @@ import { storeFailed } from "./reach.ts";
 import type { RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
+  Authentication,
   Device,
   EndedBy,
   ExternalId,
@@ -31,6 +32,8 @@ export interface Creation {
   readonly transport: TokenTransport;
   /** What the system that authenticated the user calls the session; absent for none. */
   readonly externalId?: ExternalId | null;
+  /** How the user authenticated; absent if nothing is known. */
+  readonly authentication?: Authentication | null;
   /** Lifetimes of its own; absent to use the service's. */
   readonly life?: SessionLife;
   /** The id of the session that it replaces. */
@@ -138,6 +141,7 @@ export class SessionCreator {
         accessLife: life?.accessLife ?? null,
         idleLife: life?.idleLife ?? null,
         externalId: creation.externalId ?? null,
+        authentication: creation.authentication ?? null,
         lineage: from === undefined ? null : lineageOf(creation, from, id),
         endsBy: from?.endsBy ?? null,
         authTime: from?.authTime ?? null,

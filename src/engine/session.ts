@@ -17,6 +17,10 @@ export interface VerifiedSession<Claims extends object = JsonObject> {
   readonly createdAt: Date;
   /** When the user last authenticated. */
   readonly authTime: Date;
+  /** The authentication context class that was passed to `create` or `reauthenticate` last, if any. */
+  readonly acr: string | undefined;
+  /** The authentication methods that were passed with it (RFC 8176); empty if none were. */
+  readonly amr: readonly string[];
   /** When the session ends at the latest. Without a refresh it ends earlier. */
   readonly expiresAt: Date;
   /** When the access token expires. The session may continue after that. */
@@ -95,6 +99,10 @@ export interface SessionInfo<Claims extends object = JsonObject> {
   readonly createdAt: Date;
   /** When the user last authenticated. */
   readonly authTime: Date;
+  /** The authentication context class that was passed to `create` or `reauthenticate` last, if any. */
+  readonly acr: string | undefined;
+  /** The authentication methods that were passed with it (RFC 8176); empty if none were. */
+  readonly amr: readonly string[];
   /** When the session was last refreshed. Other calls do not update it. */
   readonly lastSeenAt: Date;
   /** When the session ends unless it is refreshed. */
@@ -117,6 +125,8 @@ export function verifiedSessionOf(claims: TokenClaims, read: JsonObject): Verifi
     claims: read,
     createdAt: new Date(claims.session_iat * 1000),
     authTime: new Date(claims.auth_time * 1000),
+    acr: claims.acr,
+    amr: claims.amr ?? [],
     expiresAt: new Date(claims.session_exp * 1000),
     accessExpiresAt: new Date(claims.exp * 1000),
     tokenTransport: claims.transport,
@@ -132,6 +142,8 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     claims,
     createdAt: new Date(record.createdAt),
     authTime: new Date(record.authTime),
+    acr: record.authentication?.acr,
+    amr: record.authentication?.amr ?? [],
     lastSeenAt: new Date(record.lastSeenAt),
     idleExpiresAt: new Date(record.idleExpiresAt),
     expiresAt: new Date(record.expiresAt),

@@ -31,6 +31,14 @@ export interface ExternalId {
   readonly sub?: string | undefined;
 }
 
+/** How the user of a session authenticated last. A member that is not known is absent. */
+export interface Authentication {
+  /** The authentication context class (OpenID Connect Core section 2). */
+  readonly acr?: string;
+  /** The authentication methods (RFC 8176). */
+  readonly amr?: readonly string[];
+}
+
 /** Selects the sessions of one issuer by one member of their {@link ExternalId}. */
 export interface ExternalKey {
   /** `subWithoutSid`: by `sub`, and only those whose external id has no `sid`. */
@@ -84,6 +92,8 @@ export interface SessionRecord {
   readonly lineage: string | null;
   /** Null for none. A member that is not known is absent. Never changes. */
   readonly externalId: ExternalId | null;
+  /** Null if nothing is known. Never changes. */
+  readonly authentication: Authentication | null;
   readonly claims: JsonObject;
   /** Incremented by every change of claims. */
   readonly claimsVersion: number;
@@ -121,6 +131,7 @@ export interface NewSession {
   readonly idleLife: number | null;
   readonly lineage: string | null;
   readonly externalId: ExternalId | null;
+  readonly authentication: Authentication | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */

@@ -264,6 +264,9 @@ function problem(
 function readRules(options: BackChannelLogoutOptions, clock: Clock): LogoutTokenRules {
   const { issuer, clientId, algorithms = signingAlgorithmNames, allow = [] } = options;
   assertId("issuer", issuer);
+  if (/\s/.test(issuer)) {
+    throw new TypeError("issuer must not contain spaces");
+  }
   const clientIds = typeof clientId === "string" ? [clientId] : clientId;
   if (!Array.isArray(clientIds) || clientIds.length === 0) {
     throw new TypeError(

@@ -35,14 +35,28 @@ export interface TokenClaims {
   readonly transport: TokenTransport;
   /** The tenant's id. */
   readonly tid?: string;
+  /** The authentication context class (RFC 9068 §2.2.1). */
+  readonly acr?: string;
+  /** The authentication methods (RFC 8176); not empty. */
+  readonly amr?: readonly string[];
   /** The user's claims; in the token they are at the root of the payload. */
   readonly claims: JsonObject;
 }
+
+/**
+ * A member of tokens whose `acr` and `amr` are the token's own. Without it they are claims of the user:
+ * sessions of older versions could have some of these names, and they prove nothing.
+ */
+const ownAuthentication = "rpcsession_authn";
+
+/** Names that were free for a user's claims in older versions. New claims may not have them. */
+const laterOwnNames: ReadonlySet<string> = new Set(["acr", "amr"]);
 
 /** The names of the token's own claims (RFC 7519 §4.1, RFC 9068 §2.2, and those of this library). */
 const ownClaimNames: ReadonlySet<string> = new Set([
   ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
   ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
+  ownAuthentication,
 ]);
 
 /** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
@@ -56,8 +70,18 @@ export const reservedClaimNames: ReadonlySet<string> = new Set([
  * precedence.
  */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
-  const { tid, ...always } = own;
-  return { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };
+  const { tid, acr, amr, ...always } = own;
+  const payload = { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };
+  if (acr === undefined && amr === undefined) {
+    return payload;
+  }
+  const { acr: _acr, amr: _amr, ...others } = payload as JsonObject;
+  return {
+    ...others,
+    ...(acr === undefined ? {} : { acr }),
+    ...(amr === undefined ? {} : { amr: [...amr] }),
+    [ownAuthentication]: 1,
+  };
 }
 
 /**
@@ -65,7 +89,8 @@ export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
  * @throws TypeError when a claim has the wrong type, or the user's claims are not plain JSON
  */
 export function checkedPayload(claims: TokenClaims): JsonObject {
-  assertUserClaims(claims.claims);
+  // The session may come from an older version.
+  assertUserClaims(claims.claims, laterOwnNames);
   const payload = toPayload(claims);
   if (fromPayload(payload) === undefined) {
     throw new TypeError("access token: a claim is missing or has the wrong type");
@@ -85,6 +110,7 @@ export function checkedPayload(claims: TokenClaims): JsonObject {
 export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   const { iss, aud, sub, sid, jti, client_id, transport, tid } = payload;
   const { iat, exp, nbf, gen, gat, cv, auth_time, session_iat, session_exp } = payload;
+  const authentication = authenticationIn(payload);
   const claims = userClaims(payload);
   if (
     !isText(iss) ||
@@ -104,20 +130,40 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
     !(transport === "cookie" || transport === "header") ||
     !(nbf === undefined || isCount(nbf)) ||
     !(tid === undefined || isText(tid)) ||
+    authentication === undefined ||
     claims === undefined
   ) {
     return undefined;
   }
   const ids = { iss, aud, sub, sid, jti, client_id, ...(tid === undefined ? {} : { tid }) };
   const times = { iat, exp, gat, auth_time, session_iat, session_exp };
-  return { ...ids, ...times, gen, cv, transport, claims };
+  return { ...ids, ...times, gen, cv, transport, ...authentication, claims };
+}
+
+/** Reads how the user authenticated; undefined if a claim has the wrong type. */
+function authenticationIn(payload: JsonObject): Pick<TokenClaims, "acr" | "amr"> | undefined {
+  const { [ownAuthentication]: mark, acr, amr } = payload;
+  if (mark === undefined) {
+    return {};
+  }
+  if (
+    mark !== 1 ||
+    !(acr === undefined || isText(acr)) ||
+    !(amr === undefined || (Array.isArray(amr) && amr.length > 0 && amr.every(isText)))
+  ) {
+    return undefined;
+  }
+  // All calls with a token share the list.
+  const methods = amr && Object.freeze(amr as readonly string[]);
+  return { ...(acr === undefined ? {} : { acr }), ...(methods && { amr: methods }) };
 }
 
 /** Collects the claims that are not the token's own. They have no prototype, so a lookup finds only claims. */
 function userClaims(payload: JsonObject): JsonObject | undefined {
   const claims: Record<string, JsonValue> = {};
+  const isOwnAuthentication = payload[ownAuthentication] !== undefined;
   for (const name of Object.keys(payload)) {
-    if (ownClaimNames.has(name)) {
+    if (ownClaimNames.has(name) || (isOwnAuthentication && laterOwnNames.has(name))) {
       continue;
     }
     if (reservedClaimNames.has(name)) {
@@ -143,15 +189,24 @@ function isText(value: unknown): value is string {
  * Checks that a token can carry claims unchanged: the strict parser reads accepted claims back as
  * equal values. A message names a claim, never its value.
  *
+ * @param kept the names of stored claims; among them may be some that were reserved later
  * @throws TypeError for a reserved name or a value that is not plain JSON
  */
-export function assertUserClaims(claims: unknown): asserts claims is JsonObject {
+export function assertUserClaims(
+  claims: unknown,
+  kept: Pick<ReadonlySet<string>, "has"> = new Set(),
+): asserts claims is JsonObject {
   if (!isPlainObject(claims)) {
     throw new TypeError('claims must be a plain object, such as { role: "admin" }');
   }
   for (const name of Object.keys(claims)) {
     if (reservedClaimNames.has(name)) {
       throw new TypeError(`${member("claims", name)}: the name is reserved; choose another`);
+    }
+    if (laterOwnNames.has(name) && !kept.has(name)) {
+      throw new TypeError(
+        `${member("claims", name)}: the name is reserved for how the user authenticated; pass ${name} beside the claims, to create or reauthenticate, or choose another name`,
+      );
     }
   }
   checkValue("claims", claims, []);

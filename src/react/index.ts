@@ -4,6 +4,7 @@ import {
   createElement,
   type ReactElement,
   type ReactNode,
+  useCallback,
   useContext,
   useEffect,
   useMemo,
@@ -32,7 +33,9 @@ export type RegisteredSession = Register extends { readonly session: infer S ext
   ? S
   : SessionClient;
 
-type RegisteredClaims = RegisteredSession extends SessionClient<infer Claims> ? Claims : never;
+/** The claims of the session that the application registered. */
+export type RegisteredClaims =
+  RegisteredSession extends SessionClient<infer Claims> ? Claims : never;
 
 /** What `useSession` returns. Another object only when something has changed. */
 export type ReactSession = {
@@ -72,6 +75,7 @@ export interface SessionProviderProps {
    * while the page hydrates, and until the client knows more. Default: unknown.
    */
   readonly initialState?: SessionState;
+  /** The components that use the session. */
   readonly children?: ReactNode;
 }
 
@@ -87,18 +91,32 @@ const unknown: SessionState = { status: "unknown" };
  *   <App />
  * </SessionProvider>
  * ```
+ *
+ * @throws TypeError if `session` is something else
  */
 export function SessionProvider({
   session,
   initialState = unknown,
   children,
 }: SessionProviderProps): ReactElement {
+  if (typeof session?.subscribe !== "function") {
+    throw new TypeError(
+      "SessionProvider: `session` must be the object returned by createSessionClient",
+    );
+  }
+  // The same function as long as the session is the same, or React would subscribe again every time.
+  const subscribe = useCallback((changed: () => void) => session.subscribe(changed), [session]);
   const now = useSyncExternalStore(
-    session.subscribe,
+    subscribe,
     () => session.state,
     () => initialState,
   );
   const [error, setError] = useState<ConnectError>();
+  // What the server rendered counts only until the client has known more: the user may have signed out.
+  const [known, setKnown] = useState<RegisteredSession>();
+  if (known !== session && session.state.status !== "unknown") {
+    setKnown(session);
+  }
   const { status } = now;
 
   // Who is signed in? React may run an effect twice; loads that run at the same time are one.
@@ -119,7 +137,7 @@ export function SessionProvider({
     };
   }, [session, status]);
 
-  const shown = status === "unknown" ? initialState : now;
+  const shown = status === "unknown" && known !== session ? initialState : now;
   const value = useMemo(() => toReact(session, shown, error), [session, shown, error]);
   return createElement(SessionContext, { value }, children);
 }
@@ -160,6 +178,7 @@ export function useSession(): ReactSession {
 
 /** Children, or a function that returns them for the user who is signed in. */
 export interface SignedInProps {
+  /** Rendered only while somebody is signed in. A function receives what `useSession` returns. */
   readonly children?:
     | ReactNode
     | ((session: Extract<ReactSession, { readonly status: "signedIn" }>) => ReactNode);
@@ -176,6 +195,7 @@ export function SignedIn({ children }: SignedInProps): ReactNode {
 
 /** Properties of {@link SignedOut} and {@link SessionUnknown}. */
 export interface ChildrenProps {
+  /** Rendered only in the state that the component is named after. */
   readonly children?: ReactNode;
 }
 

@@ -170,17 +170,22 @@ export function checkSignInRequest(
 }
 
 /**
- * Checks that a plain HTTP request may change anything: browsers prefetch pages, and programs look at
- * links with HEAD, before anybody asks for them.
- * @throws SessionError `forbidden` for a HEAD request and a prefetch
+ * Checks that a plain HTTP request may change anything. Browsers and frameworks prefetch pages, programs
+ * look at links with HEAD, and a page shows images and frames that its users have chosen.
+ * @throws SessionError `forbidden` for a HEAD request, a prefetch, and a GET request that a page embeds
  */
 export function checkChange(rule: CrossSiteRule, request: PageRequest, { method }: Change): void {
   const { requestHeader, requestMethod } = request;
-  if (requestMethod === "HEAD" || requestHeader.get("sec-purpose")?.includes("prefetch")) {
+  const isPrefetch = ["sec-purpose", "purpose"].some((name) =>
+    requestHeader.get(name)?.includes("prefetch"),
+  );
+  const target = requestHeader.get("sec-fetch-dest") ?? "document";
+  const isEmbedded = requestMethod === "GET" && target !== "document" && target !== "empty";
+  if (requestMethod === "HEAD" || isPrefetch || isEmbedded) {
     throw changeRefused(
       rule,
       request,
-      `${method}: a HEAD request or a prefetch changes nothing, because nobody has asked for the page yet`,
+      `${method}: a HEAD request, a prefetch, an image or a frame changes nothing, because nobody has asked for it yet; use a form with POST`,
     );
   }
 }

@@ -7,7 +7,7 @@ import {
   type HandlerContext,
   type Interceptor,
 } from "@connectrpc/connect";
-import { type Duration, durationMs, readChoice } from "../base/checks.ts";
+import { assertMembers, type Duration, durationMs, readChoice } from "../base/checks.ts";
 import { SessionError } from "../base/errors.ts";
 import type { RevocationCheck } from "../engine/revocation/check.ts";
 import type { VerifiedSession } from "../engine/session.ts";
@@ -27,13 +27,14 @@ import {
   readExchange,
 } from "./call/exchange.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
-import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
+import { assertConnectRunsGates, assertRunsGates } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
-import { assertFresh } from "./policy/demands.ts";
+import { assertClasses, assertStepUp } from "./policy/demands.ts";
 import { type ForeignBearerPolicy, type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { failCall, misuse, refuseCall, relayFailure, sessionMissing } from "./response/errors.ts";
+import { OpenStreams } from "./streams/open.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -58,6 +59,14 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly crossSite?: "checked" | "navigations";
   /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
+}
+
+/** What the last authentication of a user must have been; at least one member. */
+export interface StepUpDemand {
+  /** The maximum time since then. Default: any time. */
+  readonly freshWithin?: Duration;
+  /** The accepted authentication context classes; the session's `acr` must be one of them. Default: any. */
+  readonly acr?: readonly string[];
 }
 
 /** The adapter option that creates context values from the request of the framework. */
@@ -121,13 +130,17 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    */
   require(context: RpcContext): S;
   /**
-   * Returns the session of a call whose user authenticated at most `within` ago, such as "10m". Use
-   * it to protect operations from a stolen session. After the user has signed in again, call
-   * `reauthenticate`.
-   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) if it was longer ago;
-   * otherwise as `require` does
+   * Returns the session of a call whose user authenticated recently, such as at most "10m" ago, or in a
+   * certain way. Use it to protect operations from a stolen session. After the user has authenticated
+   * again, call `reauthenticate`.
+   *
+   * @param demand the maximum time since the user authenticated; or this and the accepted classes
+   * @example
+   * sessions.requireFresh(context, { freshWithin: "10m", acr: ["phr"] });
+   * @throws ConnectError `PermissionDenied` with the hint `STEP_UP` (RFC 9470) if the user has not
+   * authenticated so; otherwise as `require` does
    */
-  requireFresh(context: RpcContext, within: Duration): S;
+  requireFresh(context: RpcContext, demand: Duration | StepUpDemand): S;
   /**
    * Returns the session of a call; undefined if it has none.
    * @throws ConnectError `Internal` if nothing authenticates the method
@@ -154,10 +167,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   { key, policies, service }: VerifyingParts,
 ): VerifyingSessions<S> {
   assertConnectRunsGates();
-  const interceptor = createInterceptor(core, key, policies);
+  const streams = new OpenStreams(core);
+  const interceptor = createInterceptor(core, key, { policies, streams, behindGate: false });
   const protection: Protection = {
     gate: createGate(core, key, policies),
-    interceptor: behindGate(interceptor, (values) => values.get(key)?.admitted === true),
+    interceptor: createInterceptor(core, key, { policies, streams, behindGate: true }),
     service,
     policies,
     emit: core.emit,
@@ -187,9 +201,9 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     getSession: getSessionWith(core, key, policies),
     current: (context) => current(context),
     require: (context) => require(context),
-    requireFresh: (context, within) => {
+    requireFresh: (context, demand) => {
       const session = require(context, "sessions.requireFresh");
-      assertFreshOn(core, callOfRpc(core, key, context), { context, session, within });
+      assertDemandOn(core, callOfRpc(core, key, context), { context, session, demand });
       return session;
     },
     check(router) {
@@ -205,16 +219,16 @@ function sessionIn<S extends VerifiedSession>(
   key: CallKey,
   context: RpcContext,
 ): S | undefined {
-  const call = valuesOf(context).get(key);
-  if (!call?.admitted && call?.session === undefined) {
+  // The key belongs to this instance, so the session does too.
+  const call = callOfRpc(core, key, context);
+  if (!call.admitted && call.session === undefined) {
     throw unprotected(key, context);
   }
-  if (call?.unreadable !== undefined) {
+  if (call.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
     throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
-  // The key belongs to this instance, so the session does too.
-  return callOfRpc(core, key, context).session as S | undefined;
+  return call.session as S | undefined;
 }
 
 /**
@@ -269,24 +283,42 @@ function assertOwnCookies(call: Call, other: Call | undefined): void {
   }
 }
 
-function assertFreshOn(
+function assertDemandOn(
   core: VerifyingCore,
   call: Call,
   given: {
     readonly context: RpcContext;
     readonly session: VerifiedSession<object>;
-    readonly within: Duration;
+    readonly demand: Duration | StepUpDemand;
   },
 ): void {
-  const { id, authTime } = given.session;
+  const { id, authTime, acr } = given.session;
   try {
-    const within = durationMs("requireFresh", given.within);
-    assertFresh(core, { sessionId: id, authTime: authTime.getTime(), within });
+    const last = { sessionId: id, authTime: authTime.getTime(), acr };
+    assertStepUp(core, last, readDemand(given.demand));
   } catch (error) {
     throw error instanceof TypeError
       ? misuse(error.message, error)
       : refuseCall(core, call, { error, procedure: procedureOf(given.context.method) });
   }
+}
+
+/** @throws TypeError if it is neither a duration nor a demand */
+function readDemand(demand: Duration | StepUpDemand) {
+  if (typeof demand !== "object" || demand === null) {
+    return { freshWithin: durationMs("requireFresh", demand), acr: [] };
+  }
+  assertMembers("requireFresh", demand, { freshWithin: 0, acr: 0 });
+  const { freshWithin, acr = [] } = demand;
+  assertClasses("requireFresh: acr", acr);
+  if (freshWithin === undefined && acr.length === 0) {
+    throw new TypeError('requireFresh: specify freshWithin, acr or both, such as { acr: ["phr"] }');
+  }
+  return {
+    freshWithin:
+      freshWithin === undefined ? undefined : durationMs("requireFresh: freshWithin", freshWithin),
+    acr,
+  };
 }
 
 function publicMethod({ method }: Pick<RpcContext, "method">): ConnectError {
@@ -325,7 +357,7 @@ function getSessionWith<S extends VerifiedSession>(
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
     const asked = { auth, doAntiCsrfCheck, check, foreignBearer, crossSite } as const;
-    const policy = { ...asked, freshWithin: undefined, claims: [] };
+    const policy = { ...asked, freshWithin: undefined, acr: [], claims: [] };
     try {
       const hasSession = await enterSession(core, call, policy, undefined);
       return hasSession ? (call.session as S) : undefined;

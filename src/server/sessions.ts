@@ -1,5 +1,6 @@
 import type { ConnectRouter, ServiceImpl } from "@connectrpc/connect";
 import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
+import { assertMembers } from "../base/checks.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { Created } from "../engine/create.ts";
@@ -14,6 +15,7 @@ import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService, signOut } from "./service/service.ts";
+import type { AuthenticationOptions } from "./session/authentication.ts";
 import {
   dataById,
   findById,
@@ -112,15 +114,19 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
     },
   ): Promise<IssuedSession<Claims>>;
   /**
-   * Replaces the session of this call. Call it after the user has authenticated again. The new
-   * session has another id, new tokens in the response, and `authTime` set to now; everything else
+   * Replaces the session of this call. Call it after the user has authenticated again, and check that
+   * it was the same user. The new session has another id, new tokens in the response, and `authTime`
+   * set to now. Its `acr` and `amr` are those of the options; without them it has none. Everything else
    * is kept. The former session ends in the same transaction.
    *
    * Outside RPCs it reads the session first, as `getSession` does, unless you have read it before.
    *
    * @throws ConnectError as `require` and `create` do; outside RPCs, errors as `create`
    */
-  reauthenticate(exchange: Exchange, options?: RedirectOptions): Promise<Session<Claims>>;
+  reauthenticate(
+    exchange: Exchange,
+    options?: RedirectOptions & AuthenticationOptions,
+  ): Promise<Session<Claims>>;
   /**
    * Signs the caller out, also with an expired access token: ends every session that the tokens of the
    * request prove, and clears the tokens in the response. `session.revoke()` does the same for the
@@ -128,7 +134,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    *
    * @returns the ids of the sessions that are over now; empty if the request proves none
    * @throws ConnectError `PermissionDenied` for a cross-site request; `Unavailable` for an outage.
-   * Outside RPCs, a SessionError instead, also for a HEAD request and a prefetch
+   * Outside RPCs, a SessionError instead, also for a HEAD request, a prefetch, and a GET of an image
+   * or a frame
    */
   signOut(exchange: Exchange): Promise<readonly string[]>;
   /**
@@ -200,7 +207,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
       const crossSite = isTrusted ? "unchecked" : "checked";
       const doAntiCsrfCheck = isTrusted ? false : undefined;
       const asked = { auth: "required", check, foreignBearer: "refuse", crossSite } as const;
-      const policy = { ...asked, doAntiCsrfCheck, freshWithin: undefined, claims: [] };
+      const policy = { ...asked, doAntiCsrfCheck, freshWithin: undefined, acr: [], claims: [] };
       await enterSession(core, call, policy, undefined);
     } else if (call.byCookie && !isTrusted) {
       // It may have been read for a navigation, where nothing changes.
@@ -260,12 +267,14 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
         return signIn(core, call, context, options);
       }),
     issue: async (options) => toIssued(core, await issue(core, options)),
-    reauthenticate: (given, { afterRedirect } = {}) => {
+    reauthenticate: (given, options = {}) => {
       const method = "sessions.reauthenticate";
       return onCall({ given, method }, async (call, context) => {
+        assertMembers(method, options, { afterRedirect: 0, acr: 0, amr: 0 });
+        const { afterRedirect, ...authentication } = options;
         const isTrusted = checkRequest(core, call, context, { method, afterRedirect });
         await enter(call, context, isTrusted);
-        return reauthenticate(core, call, context);
+        return reauthenticate(core, call, context, authentication);
       });
     },
     signOut: (given) => {

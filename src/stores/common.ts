@@ -1,4 +1,5 @@
 import type {
+  Authentication,
   Changes,
   ExternalId,
   ExternalKey,
@@ -128,6 +129,11 @@ export function toExternalId(
   return issuer == null
     ? null
     : { issuer, ...(sid == null ? {} : { sid }), ...(sub == null ? {} : { sub }) };
+}
+
+/** Reads how a user authenticated from stored JSON; null or undefined if nothing is known. */
+export function toAuthentication(json: string | null | undefined): Authentication | null {
+  return json == null ? null : (JSON.parse(json) as Authentication);
 }
 
 /** How many secrets are recorded at most; see `SessionStore.recordSecrets`. */

@@ -15,6 +15,9 @@ import { createSchema } from "../stores/postgres-fixture.ts";
 const issuer = "https://api.example.com";
 const secret = "the secret of a test, of 32 bytes";
 
+/** Control characters but the line break. */
+const obeyed = /(?!\n)\p{Cc}/u;
+
 let folder: string;
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), "rpcsession-cli-"));
@@ -118,6 +121,23 @@ describe("feat:R3 rpc-session sessions", () => {
     const [first = "", last = ""] = ids;
     expect((await revoke(first)).stdout).toBe("Sessions ended: 1.\n");
     expect((await revoke(first, last)).stdout).toBe(`Sessions ended: 1.\nNot live: ${first}.\n`);
+    await sessions.close();
+  });
+
+  it("sec:V12 prints nothing that a terminal obeys, and no forged line", async () => {
+    const file = join(folder, "sessions.db");
+    const sessions = createSessions({ issuer, store: sqliteStore(file), secret });
+    // The user has chosen this name: it sets the title, clears the screen and adds a row.
+    const label = "phone\u001b]0;title\u0007\u009b2J\nforged row";
+    await sessions.issue({ userId: "alice", label });
+    const list = (...more: readonly string[]) =>
+      run(["sessions", "list", "--user", "alice", file, ...more], { env: {} });
+    const { stdout } = await list();
+    expect(stdout.split("\n")).toHaveLength(3);
+    expect(stdout).toContain("phone\\u{1b}]0;title\\u{7}\\u{9b}2J\\u{a}forged row");
+    const json = (await list("--json")).stdout;
+    expect(json).not.toMatch(obeyed);
+    expect(JSON.parse(json)).toMatchObject({ sessions: [{ device: { label } }] });
     await sessions.close();
   });
 

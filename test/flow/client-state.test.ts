@@ -135,6 +135,17 @@ describe("session.load() of a page that was reloaded", () => {
     },
   );
 
+  it("feat:P12 knows the user although real clocks count fractions of a millisecond", async () => {
+    const clock = createFakeClock();
+    let reads = 0;
+    const monotonic = (): number => clock.monotonic() + ++reads / 1024;
+    const { page } = world({ clock: { ...clock, monotonic } });
+    await page().notes.signIn({ user: "ada" });
+    const { session, events } = page();
+    expect(await session.load()).toMatchObject({ status: "signedIn", userId: "ada" });
+    expect(events).toEqual([]);
+  });
+
   it("feat:P12 tells a visitor without cookies, without an error", async () => {
     const { session, events, seen } = world().page();
     expect((await session.load()).status).toBe("signedOut");

@@ -224,7 +224,7 @@ describe.each(["header", "cookie"] as const)("sessionFetch, %s mode", (via) => {
     expect(session.state.status).toBe("signedIn");
   });
 
-  it("feat:P16 sends nothing of the session to other origins", async () => {
+  it("feat:P16 sec:C27 sends nothing of the session to other origins", async () => {
     const { session, origin } = await world(via);
     const sent: (readonly [string, RequestInit | undefined])[] = [];
     const fetch = sessionFetch(session, {
@@ -241,9 +241,12 @@ describe.each(["header", "cookie"] as const)("sessionFetch, %s mode", (via) => {
       "//evil.example/x",
       origin.replace("http:", "https:"),
       "https://files.example.com:444/",
+      // As a link element of a page and the URL of another realm: `fetch` reads them as strings.
+      { toString: () => "https://evil.example/link" } as URL,
     ]) {
       await fetch(url, { method: "POST" });
     }
+    expect(sent.at(-1)?.[0]).toBe("https://evil.example/link");
     for (const [, init] of sent.splice(0)) {
       expect(init).toEqual({ method: "POST" });
     }

@@ -301,6 +301,7 @@ describe("feat:G10 feat:A14 backChannelLogoutHandler", () => {
   it.each<[string, object, RegExp]>([
     ["a path without a slash", { path: "logout" }, /^path must begin with/],
     ["no issuer", { issuer: undefined }, /^issuer must be a string/],
+    ["an issuer that no externalId can have", { issuer: "a b" }, /^issuer must not contain spaces/],
     ["no client id", { clientId: [] }, /^clientId must be/],
     ["an empty client id", { clientId: "" }, /^clientId must be/],
     ["keys by http", { jwks: "http://login.example.com/jwks" }, /^jwks must be an https URL/],

@@ -316,6 +316,21 @@ describe("fromNode", () => {
     expect((await sessions.list({ userId: "alice" })).sessions).toEqual([]);
   });
 
+  it("a fetch Response that is returned during a sign-in leaves no session behind", async () => {
+    let sendResponse = () => {};
+    const sessions = testSessions({
+      onEvent: ({ type }) => {
+        if (type === "created") {
+          sendResponse();
+        }
+      },
+    });
+    const exchange = fromFetch(new Request("https://test.example/sign-in", { method: "POST" }));
+    sendResponse = () => void exchange.respond(new Response());
+    await expect(sessions.create(exchange, { userId: "alice" })).rejects.toThrow(SessionError);
+    expect((await sessions.list({ userId: "alice" })).sessions).toEqual([]);
+  });
+
   it("works over HTTP/2, where the host is in :authority", async () => {
     const sessions = testSessions();
     const server = createServer((req, res) => {

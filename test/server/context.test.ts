@@ -368,6 +368,21 @@ describe("Cache-Control and Vary", () => {
     },
   );
 
+  it("feat:Q6 sec:C19 a handler may not make a notice of the session cacheable, which names the user", async () => {
+    const sessions = testSessions();
+    const { access, id } = await issueOn(sessions, "cookie");
+    const server = serve(sessions, async (context) => {
+      context.responseHeader.set("cache-control", kept);
+    });
+    const callAs = async (known: string) => {
+      const headers = { "rpcsession-session": known };
+      const reply = await server.call(listNotes, {}, { access, method: "GET", headers });
+      return [reply.headers.has("rpcsession-session"), reply.headers.get("cache-control")];
+    };
+    expect(await callAs("unknown")).toEqual([true, "no-store"]);
+    expect(await callAs(id)).toEqual([false, kept]);
+  });
+
   it("a public method may be cached unless its handler reads the session", async () => {
     const sessions = testSessions({ public: [addNote] });
     const plain = await serve(sessions, async () => {}).call(addNote, {});

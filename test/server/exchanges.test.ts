@@ -25,6 +25,11 @@ const redirected = {
   "sec-fetch-dest": "document",
 };
 const sameOrigin = { "sec-fetch-site": "same-origin", origin: "https://test.example" };
+/** A request that an own page makes to show something. */
+const embedded = (target: string) => ({
+  "sec-fetch-site": "same-origin",
+  "sec-fetch-dest": target,
+});
 const verified = { afterRedirect: "state-verified" } as const;
 
 function createWorld(options: TestSessionsOptions = {}) {
@@ -332,7 +337,20 @@ describe("feat:A12 reauthenticate, fork and signOut on a plain HTTP request", ()
     ["a link of another site", { method: "GET", headers: redirected }],
     ["HEAD", { method: "HEAD", headers: sameOrigin }],
     ["a prefetch", { method: "GET", headers: { ...sameOrigin, "sec-purpose": "prefetch" } }],
+    ["a prefetch of Next.js", { method: "GET", headers: { ...sameOrigin, purpose: "prefetch" } }],
+    ["an image that a user posted", { method: "GET", headers: embedded("image") }],
+    ["a frame of an own page", { method: "GET", headers: embedded("iframe") }],
   ];
+  it.each(["document", "empty"])(
+    "signOut by GET works for a link and for fetch: %s",
+    async (to) => {
+      const { sessions } = createWorld();
+      const { id, access, refresh } = await issueOn(sessions, "cookie");
+      const exchange = exchangeOf({ method: "GET", access, refresh, headers: embedded(to) });
+      expect(await sessions.signOut(exchange)).toEqual([id]);
+    },
+  );
+
   it.each(others)("sec:C25 signOut is refused: %s", async (_, presented) => {
     const { sessions } = createWorld();
     const issued = await issueOn(sessions, "cookie");

@@ -224,7 +224,7 @@ describe("feat:L5 feat:K6 demands in code", () => {
   ])("feat:L5 feat:N4 a public method cannot demand %s", (_, policy) => {
     const sessions = testSessions({ methods: { [procedureOf("InheritedDemand")]: policy } });
     expect(() => wireServer(sessions.protect({ routes }))).toThrow(
-      /demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"/,
+      /demands claims, a recent sign-in or an acr, but its auth is "none", which ignores sessions; set its auth to "required"/,
     );
   });
 
@@ -260,7 +260,7 @@ describe("feat:D14 how long ago the user authenticated", () => {
     expect(violations).toMatchObject([{ claim: "auth_time", requirement: "within 600s" }]);
     expect(late.headers.get("rpcsession-hint")).toBe("step-up");
     expect(late.headers.get("www-authenticate")).toBe(
-      'Bearer realm="https://test.example", error="insufficient_user_authentication"',
+      'Bearer realm="https://test.example", error="insufficient_user_authentication", max_age="600"',
     );
   });
 
@@ -360,7 +360,7 @@ describe("feat:D14 feat:L5 unmet demands over every protocol", () => {
       const result = await callWire(server, wire, { ...kind, headers: old.headers });
       expect(result.code).toBe("permission_denied");
       expect(result.headers.get("www-authenticate")).toBe(
-        'Bearer realm="https://test.example", error="insufficient_user_authentication"',
+        'Bearer realm="https://test.example", error="insufficient_user_authentication", max_age="600"',
       );
       expect(result.headers.get("rpcsession-hint")).toBe("step-up");
       expect(result.setCookie).toEqual([]);

@@ -174,6 +174,7 @@ describe("feat:K6, feat:Q7 the policy of a method", () => {
         check: "feed",
         doAntiCsrfCheck: undefined,
         freshWithin: undefined,
+        acr: [],
         claims: [],
         foreignBearer: "refuse",
       })),

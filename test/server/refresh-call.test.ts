@@ -491,7 +491,10 @@ describe("feat:D7 the Refresh method", () => {
       expect(error?.code).toBe(Code.PermissionDenied);
     }
     expect(store.take()).toEqual([]);
-    const refused = { type: "csrfRefused", check: "crossSite", origin: "https://evil.example" };
+    const refused = {
+      ...{ type: "csrfRefused", check: "crossSite", origin: "https://evil.example" },
+      advice: expect.stringContaining("origins"),
+    };
     expect(events.filter(({ type }) => type !== "refused")).toEqual([refused, refused, refused]);
     expect(events).toHaveLength(6);
     expect((await store.store.load(cookie.id)).record?.generation).toBe(1);

@@ -25,6 +25,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
     accessLife: null,
     idleLife: null,
     externalId: null,
+    authentication: null,
     claims: { role: "admin" },
     revokedAt: null,
   });
@@ -47,7 +48,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
 }
 
 /**
- * Checks external ids while an older server, which knows of none, writes to the same tables.
+ * Checks external ids and authentications while an older server, which knows of none, writes to the same tables.
  * @param run runs SQL as that server does
  */
 export async function expectBesideOlder(
@@ -56,12 +57,15 @@ export async function expectBesideOlder(
 ): Promise<void> {
   const issuer = "https://login.example.com";
   const externalId = { issuer, sid: "sid-1", sub: "sub-1" };
-  await store.insert(newSession({ id: "new", externalId }));
+  const authentication = { acr: "phr", amr: ["hwk"] };
+  await store.insert(newSession({ id: "new", externalId, authentication }));
   // An older server inserts sessions, and refreshes one of a newer server.
   await run(rows);
   await run("update rpcsession_sessions set generation = 1, confirmed_at = null where id = 'new'");
-  expect((await store.load("s1")).record?.externalId).toBeNull();
-  expect((await store.load("new")).record).toMatchObject({ generation: 1, externalId });
+  const nothing = { externalId: null, authentication: null };
+  expect((await store.load("s1")).record).toMatchObject(nothing);
+  const kept = { generation: 1, externalId, authentication };
+  expect((await store.load("new")).record).toMatchObject(kept);
   const bySub = { external: { by: "sub", issuer, id: "sub-1" } } as const;
   const { records } = await store.list(bySub, { cursor: undefined, limit: 10 });
   expect(records.map(({ id }) => id)).toEqual(["new"]);

@@ -69,6 +69,10 @@ const externalId = fc.oneof(
 const external = fc.record({
   external: fc.record({ by: fc.constantFrom("sid", "sub", "subWithoutSid"), issuer, id: name }),
 });
+const authentication = fc.record(
+  { acr: name, amr: fc.array(name, { minLength: 1, maxLength: 2 }) },
+  { requiredKeys: [] },
+);
 const limit = fc.record({
   max: fc.integer({ min: 1, max: 3 }),
   overflow: fc.constantFrom("reject", "evict"),
@@ -85,6 +89,7 @@ const insert = fc
       authTime: maybe(ms),
       claims: json,
       externalId: maybe(externalId),
+      authentication: maybe(authentication),
     },
     ...{ replaces: maybe(id), requires: maybe(id), limit: maybe(limit) },
   })

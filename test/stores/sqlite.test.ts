@@ -71,7 +71,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     database.close();
   });
 
-  it.each([1, 2, 5, 6])(
+  it.each([1, 2, 5, 6, 7])(
     "migrates the tables of version %i with sessions in them",
     async (version) => {
       await using fresh = await openedSqlite();

@@ -60,6 +60,7 @@ const born = newRecord(
       authTime: null,
       lineage: null,
       externalId: null,
+      authentication: null,
     },
     ...{ replaces: null, requires: null, limit: null },
   },

@@ -1,3 +1,5 @@
+import { printable } from "../command.ts";
+
 /** How grave a finding is: in order, worth a look, or broken. */
 export type Severity = "ok" | "warn" | "fail";
 
@@ -27,7 +29,7 @@ export class Findings {
   }
 
   ok(seen: string): void {
-    this.list.push({ check: this.#check, severity: "ok", seen });
+    this.list.push({ check: this.#check, severity: "ok", seen: printable(seen) });
   }
 
   warn(...wrong: Wrong): void {
@@ -46,7 +48,8 @@ export class Findings {
     return this.list;
   }
 
-  #add(severity: Severity, [seen, why, mend]: Wrong): void {
+  #add(severity: Severity, wrong: Wrong): void {
+    const [seen, why, mend] = wrong.map(printable) as [string, string, string];
     this.list.push({ check: this.#check, severity, seen, why, mend });
   }
 }

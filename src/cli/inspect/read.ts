@@ -205,8 +205,11 @@ function payloadProblem(payload: JsonMembers): string {
     (name) => reservedClaimNames.has(name) && !known.has(name),
   );
   return reserved === undefined
-    ? "A claim has the wrong type: nbf, tid or a text with a lone surrogate."
+    ? "A claim has the wrong type: nbf, tid, acr, amr or a text with a lone surrogate."
     : `The payload has the claim ${reserved}, which has no meaning here; such a token is refused.`;
 }
 
-const known: ReadonlySet<string> = new Set([...texts, ...times, "transport", "tid", "nbf"]);
+const known: ReadonlySet<string> = new Set([
+  ...[...texts, ...times, "transport", "tid", "nbf"],
+  "rpcsession_authn",
+]);

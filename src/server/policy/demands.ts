@@ -1,6 +1,6 @@
 import { Csrf, type Policy } from "../../../gen/rpcsession/v1/options_pb.ts";
-import { type Duration, durationMs } from "../../base/checks.ts";
-import { SessionError } from "../../base/errors.ts";
+import { assertAuthenticationWord, type Duration, durationMs } from "../../base/checks.ts";
+import { type PolicyViolation, SessionError } from "../../base/errors.ts";
 import type { JsonValue } from "../../base/json.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -17,6 +17,8 @@ export interface Demands {
   readonly doAntiCsrfCheck: boolean | undefined;
   /** Milliseconds within which the user must have authenticated; undefined for any time. */
   readonly freshWithin: number | undefined;
+  /** The accepted authentication context classes; empty for any. */
+  readonly acr: readonly string[];
   readonly claims: readonly ClaimDemand[];
 }
 
@@ -24,6 +26,7 @@ export interface Demands {
 export interface FoundDemands {
   readonly doAntiCsrfCheck: boolean | undefined;
   readonly freshWithin: number | undefined;
+  readonly acr: readonly string[] | undefined;
   readonly claims: readonly ClaimDemand[] | undefined;
 }
 
@@ -31,6 +34,7 @@ export interface FoundDemands {
 export interface DemandOptions {
   readonly doAntiCsrfCheck?: boolean;
   readonly freshWithin?: Duration;
+  readonly acr?: readonly string[];
   readonly claims?: Readonly<Record<string, readonly string[]>>;
 }
 
@@ -40,8 +44,8 @@ export interface DemandOptions {
  */
 export function checkDemands(
   core: Pick<VerifyingCore, "revocations">,
-  { freshWithin, claims: demands }: Demands,
-  { claims, sid, auth_time }: TokenClaims,
+  { freshWithin, acr: classes, claims: demands }: Demands,
+  { claims, sid, auth_time, acr }: TokenClaims,
 ): void {
   const claimOf = (claim: string) => (Object.hasOwn(claims, claim) ? claims[claim] : undefined);
   const unmet = demands.filter(({ claim, anyOf }) => !meets(claimOf(claim), anyOf));
@@ -57,8 +61,9 @@ export function checkDemands(
       })),
     });
   }
-  if (freshWithin !== undefined) {
-    assertFresh(core, { sessionId: sid, authTime: auth_time * 1000, within: freshWithin });
+  if (freshWithin !== undefined || classes.length > 0) {
+    const last = { sessionId: sid, authTime: auth_time * 1000, acr };
+    assertStepUp(core, last, { freshWithin, acr: classes });
   }
 }
 
@@ -73,40 +78,55 @@ function meets(value: JsonValue | undefined, anyOf: readonly string[]): boolean 
   );
 }
 
-/** When the user of a session authenticated, and how long ago that may be. */
-export interface AuthenticationAge {
+/** How the user of a session authenticated last. */
+export interface LastAuthentication {
   readonly sessionId: string;
   /** Milliseconds since 1970 by the store's clock. */
   readonly authTime: number;
-  /** Milliseconds. */
-  readonly within: number;
+  readonly acr?: string | undefined;
 }
 
 /**
- * Checks that a user has authenticated recently enough.
+ * Checks that a user has authenticated recently enough, and in a way that is enough. An error names
+ * all that is demanded, because the next authentication replaces the last one as a whole.
  * @throws SessionError `forbidden`, `STEP_UP_REQUIRED` (RFC 9470)
  */
-export function assertFresh(
+export function assertStepUp(
   core: Pick<VerifyingCore, "revocations">,
-  { sessionId, authTime, within }: AuthenticationAge,
+  { sessionId, authTime, acr }: LastAuthentication,
+  { freshWithin, acr: classes }: Pick<Demands, "freshWithin" | "acr">,
 ): void {
+  const violations: PolicyViolation[] = [];
   // Token times are truncated to whole seconds, so allow one extra second.
-  if (core.revocations.storeNow() - authTime < within + 1000) {
-    return;
+  if (freshWithin !== undefined && core.revocations.storeNow() - authTime >= freshWithin + 1000) {
+    const requirement = `within ${freshWithin / 1000}s`;
+    violations.push({ claim: "auth_time", requirement, message: "is too long ago" });
   }
-  const requirement = `within ${within / 1000}s`;
-  throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
-    message: `this call requires the user to have authenticated ${requirement}; authenticate again`,
-    sessionId,
-    violations: [{ claim: "auth_time", requirement, message: "is too long ago" }],
-  });
+  if (classes.length > 0 && (acr === undefined || !classes.includes(acr))) {
+    const requirement = `one of ${classes.join(", ")}`;
+    violations.push({ claim: "acr", requirement, message: "is not enough" });
+  }
+  if (violations.length > 0) {
+    const needed = violations.map(({ claim, requirement }) =>
+      claim === "acr" ? `with ${requirement}` : requirement,
+    );
+    throw new SessionError("forbidden", "STEP_UP_REQUIRED", {
+      message: `this call requires the user to have authenticated ${needed.join(" and ")}; authenticate again`,
+      sessionId,
+      violations,
+      stepUp: { maxAge: freshWithin, acrValues: classes },
+    });
+  }
 }
 
 /** @throws TypeError if the demands of a policy in code are not valid */
 export function assertDemandOptions(
-  { freshWithin, claims }: DemandOptions,
+  { freshWithin, acr, claims }: DemandOptions,
   procedure: string,
 ): void {
+  if (acr !== undefined) {
+    assertClasses(`methods: the acr of ${procedure}`, acr);
+  }
   if (freshWithin !== undefined) {
     durationMs(`methods: the freshWithin of ${procedure}`, freshWithin);
   }
@@ -119,15 +139,27 @@ export function assertDemandOptions(
   }
 }
 
+/** @throws TypeError if these are not authentication context classes */
+export function assertClasses(name: string, classes: readonly string[]): void {
+  if (!Array.isArray(classes)) {
+    throw new TypeError(`${name} must be a list of strings, such as ["phr"]`);
+  }
+  for (const one of classes) {
+    assertAuthenticationWord(name, one);
+  }
+}
+
 /** Reads the demands of a policy in code; those that it leaves out are undefined. */
 export function demandsInCode({
   doAntiCsrfCheck,
   freshWithin,
+  acr,
   claims,
 }: DemandOptions): FoundDemands {
   return {
     doAntiCsrfCheck,
     freshWithin: freshWithin && durationMs("freshWithin", freshWithin),
+    acr,
     claims: claims && Object.entries(claims).map(([claim, anyOf]) => ({ claim, anyOf })),
   };
 }
@@ -137,6 +169,7 @@ export function demandsInSchema(policy: Policy): FoundDemands {
   return {
     doAntiCsrfCheck: csrfOf(policy),
     freshWithin: freshOf(policy),
+    acr: policy.acrValues.length === 0 ? undefined : policy.acrValues,
     claims: claimsOf(policy),
   };
 }

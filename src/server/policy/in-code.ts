@@ -30,6 +30,12 @@ export interface MethodPolicyOptions {
    */
   readonly freshWithin?: Duration;
   /**
+   * The accepted authentication context classes: the session's `acr` must be one of them. Otherwise the
+   * call is refused with `PermissionDenied`, and its hint asks for one of them (RFC 9470). An empty list
+   * accepts any session. Example: `["phr", "phrh"]`.
+   */
+  readonly acr?: readonly string[];
+  /**
    * The claims that a session must have, all of them. A claim must equal one of the values or, if it
    * is a list, contain one. With an empty list it only has to exist. Otherwise the call is refused
    * with `PermissionDenied`. Example: `{ role: ["admin", "editor"] }`.
@@ -190,7 +196,7 @@ const words = {
 } as const;
 
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
-  ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, claims: 0, stream: 0 },
+  ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, acr: 0, claims: 0, stream: 0 },
   foreignBearer: 0,
 };
 

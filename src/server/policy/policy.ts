@@ -10,6 +10,7 @@ import {
 } from "../../../gen/rpcsession/v1/options_pb.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
 import {
+  assertClasses,
   type ClaimDemand,
   type Demands,
   demandsInCode,
@@ -44,6 +45,8 @@ export interface MethodPolicy {
   readonly check: RevocationCheck;
   /** Milliseconds; undefined if the user may have authenticated at any time. */
   readonly freshWithin: number | undefined;
+  /** The accepted authentication context classes; empty for any. */
+  readonly acr: readonly string[];
   readonly claims: readonly ClaimDemand[];
   readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if the method does not stream. */
@@ -187,11 +190,13 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   const demands: Demands = {
     doAntiCsrfCheck: first((layer) => layer.demands.doAntiCsrfCheck, demanding),
     freshWithin: first((layer) => layer.demands.freshWithin, demanding),
+    acr: first((layer) => layer.demands.acr, demanding) ?? [],
     claims: first((layer) => layer.demands.claims, demanding) ?? [],
   };
-  if (isPublic && (demands.freshWithin !== undefined || demands.claims.length > 0)) {
+  const { freshWithin, acr, claims } = demands;
+  if (isPublic && (freshWithin !== undefined || acr.length > 0 || claims.length > 0)) {
     throw new TypeError(
-      `the policy of ${procedure} demands claims or a recent sign-in, but its auth is "none", which ignores sessions; set its auth to "required"`,
+      `the policy of ${procedure} demands claims, a recent sign-in or an acr, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
 
@@ -283,6 +288,7 @@ function assertKnown(name: string, policy: Policy): void {
     ["stream", policy.stream, streamNames],
     ["foreign_bearer", policy.foreignBearer, foreignBearerNames],
   ] as const;
+  assertClasses(`the policy of ${name} sets acr_values: each`, policy.acrValues);
   for (const [member, value, names] of values) {
     // 0 is UNSPECIFIED in all of these enums.
     if (value !== 0 && names[value] === undefined) {

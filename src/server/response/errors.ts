@@ -93,10 +93,11 @@ export function relayFailure(
   if (error === call.failure) {
     return toConnectError(error, placeOf(core, call, procedure));
   }
-  const { kind, reason, message, sessionId, userId, retryAfter, violations } = error;
+  const { kind, reason, message, sessionId, userId, retryAfter, violations, stepUp } = error;
   const kept = new SessionError(kind, reason, {
     message,
     violations,
+    stepUp,
     cause: error,
     ...(sessionId === undefined ? {} : { sessionId }),
     ...(userId === undefined ? {} : { userId }),
@@ -118,8 +119,20 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
   } else if (error.reason === "STEP_UP_REQUIRED") {
     // RFC 9470 section 3.
     const code = "insufficient_user_authentication";
-    headers.set("www-authenticate", `Bearer realm="${core.issuer}", error="${code}"`);
+    headers.set(
+      "www-authenticate",
+      `Bearer realm="${core.issuer}", error="${code}"${challengeOf(error)}`,
+    );
   }
+}
+
+/** The parameters of a challenge that ask for another authentication. */
+function challengeOf({ stepUp }: SessionError): string {
+  const { maxAge, acrValues = [] } = stepUp ?? {};
+  return [
+    acrValues.length === 0 ? "" : `, acr_values="${acrValues.join(" ")}"`,
+    maxAge === undefined ? "" : `, max_age="${Math.floor(maxAge / 1000)}"`,
+  ].join("");
 }
 
 /** The service and method where an error happened. */
@@ -227,6 +240,7 @@ const ownTypes: ReadonlySet<string> = new Set([
 
 function hintOf(error: SessionError, { realm, olderRealms, procedure }: ErrorPlace) {
   const retryAfter = error.kind === "unavailable" ? error.retryAfter : undefined;
+  const maxAge = error.stepUp?.maxAge;
   return {
     action: actionOf(error),
     reason: error.reason === "INTERNAL" ? Reason.UNSPECIFIED : Reason[error.reason],
@@ -235,6 +249,8 @@ function hintOf(error: SessionError, { realm, olderRealms, procedure }: ErrorPla
     realm,
     procedure,
     olderRealms: [...olderRealms],
+    acrValues: [...(error.stepUp?.acrValues ?? [])],
+    ...(maxAge === undefined ? {} : { maxAge: duration(Math.floor(maxAge / 1000) * 1000) }),
     ...(retryAfter === undefined ? {} : { retryAfter: duration(retryAfter) }),
   };
 }

@@ -241,7 +241,7 @@ export function takeBackTokens(core: VerifyingCore, call: Call, failed: boolean)
 
 /**
  * Checks the tokens in the response of a unary call before it is sent: takes back those that it must
- * not deliver, and adds `no-store` if it has any, whatever the handler set for caching.
+ * not deliver, and adds `no-store` if it has any, or a notice, whatever the handler set for caching.
  */
 export function checkWrittenTokens(core: VerifyingCore, call: Call): void {
   takeBackTokens(core, call, false);
@@ -249,7 +249,8 @@ export function checkWrittenTokens(core: VerifyingCore, call: Call): void {
   if (headers.get("cache-control")?.includes("no-store")) {
     return;
   }
-  if (["set-cookie", header.accessToken, header.refreshToken].some((name) => headers.has(name))) {
+  const personal = ["set-cookie", header.accessToken, header.refreshToken, header.session];
+  if (personal.some((name) => headers.has(name))) {
     headers.set("cache-control", "no-store");
   }
 }

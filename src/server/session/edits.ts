@@ -31,7 +31,7 @@ export async function updateClaims(
           : merged(present, change);
 
       // 2. Validate them, and make sure that the schema kept what was set.
-      const claims = await core.claims.accept(given);
+      const claims = await core.claims.accept(given, present);
       assertKept(change, claims);
       return claims;
     }),

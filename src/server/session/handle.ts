@@ -30,6 +30,8 @@ export class SessionHandle implements Session {
   readonly tenantId: Session["tenantId"];
   readonly createdAt: Session["createdAt"];
   readonly authTime: Session["authTime"];
+  readonly acr: Session["acr"];
+  readonly amr: Session["amr"];
   readonly expiresAt: Session["expiresAt"];
   readonly accessExpiresAt: Session["accessExpiresAt"];
   readonly tokenTransport: Session["tokenTransport"];
@@ -45,6 +47,8 @@ export class SessionHandle implements Session {
     this.tenantId = facts.tenantId;
     this.createdAt = facts.createdAt;
     this.authTime = facts.authTime;
+    this.acr = facts.acr;
+    this.amr = facts.amr;
     this.expiresAt = facts.expiresAt;
     this.accessExpiresAt = facts.accessExpiresAt;
     this.tokenTransport = facts.tokenTransport;

@@ -21,8 +21,11 @@ import { type Call, endOwn } from "../call/call.ts";
 import { type ClientContext, isRpc } from "../call/exchange.ts";
 import type { Core } from "../core.ts";
 import { copiesOf, expireCookies, writeTokens } from "../response/tokens.ts";
+import { type AuthenticationOptions, readAuthentication } from "./authentication.ts";
 import { readExternalId } from "./by-id.ts";
 import { readData } from "./edits.ts";
+
+export type { AuthenticationOptions } from "./authentication.ts";
 
 /** The user who signs in, and the content of the session. `Claims`: the input of the `claims` schema. */
 export type NewSessionOptions<Claims extends object = object> = SessionFacts &
@@ -38,7 +41,7 @@ export type NewSessionOptions<Claims extends object = object> = SessionFacts &
       });
 
 /** The facts about a new session besides its claims. */
-export interface SessionFacts {
+export interface SessionFacts extends AuthenticationOptions {
   /** The user's id, 1 to 255 characters; becomes `sub` of the access token. */
   readonly userId: string;
   /** The tenant of the session, 1 to 255 characters; becomes `tid` of the access token. Default none. */
@@ -210,6 +213,8 @@ const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {
     externalId: 0,
     lifetimes: 0,
     transport: 0,
+    acr: 0,
+    amr: 0,
   },
 };
 
@@ -235,6 +240,7 @@ async function readNewSession(
     data: readData(data),
     device: label === undefined ? {} : { label },
     externalId: externalId === undefined ? null : readExternalId(externalId),
+    authentication: readAuthentication(options),
     ...(lifetimes === undefined ? {} : { life: readOwnLifetimes(core.lifetimes, lifetimes) }),
   };
 }
@@ -397,6 +403,8 @@ export async function writeCreated(
         byCookie && core.antiCsrf === "token" ? await engine.antiCsrf.mint(record.id) : undefined,
       expireCopies: copiesOf(core, call),
     });
+    // Headers of a fetch Response and of an RPC can still be set when nobody reads them any more.
+    assertNotCommitted(call, "the sign-in");
   } catch (error) {
     // Nobody will ever hold its tokens.
     await engine.revoke(record.id, "revoked");

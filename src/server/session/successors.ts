@@ -9,7 +9,8 @@ import type { SessionRecord } from "../../engine/store.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import type { ClientContext } from "../call/exchange.ts";
 import type { Core } from "../core.ts";
-import { assertFresh } from "../policy/demands.ts";
+import { assertStepUp } from "../policy/demands.ts";
+import { type AuthenticationOptions, readAuthentication } from "./authentication.ts";
 import { presentSession } from "./handle.ts";
 import {
   assertNotCommitted,
@@ -40,15 +41,17 @@ const maxForks = 8;
 /**
  * Replaces the session after its user has authenticated again: a new id, new tokens in the response
  * of the call, and `authTime` set to now. The former session ends in the same transaction (ASVS
- * 7.2.4).
+ * 7.2.4). `acr` and `amr` are those of this authentication, and not inherited.
  * @throws SessionError TypeError
  */
 export async function reauthenticate(
   core: Core,
   call: Call,
   context: ClientContext,
+  options: AuthenticationOptions,
 ): Promise<Session> {
-  // 1. The response must still be able to carry the new tokens.
+  // 1. Check the options, and that the response can still carry the new tokens.
+  const authentication = readAuthentication(options);
   assertNotCommitted(call, "sessions.reauthenticate");
 
   // 2. Load the session of the call; it must be alive.
@@ -59,6 +62,7 @@ export async function reauthenticate(
   // 3. Create its successor. The session ends in the same transaction.
   const creation: Creation = {
     ...inheritedFrom(record),
+    authentication,
     device: { ...record.device, ...deviceOf(core, context) },
     transport: record.transport,
     life: lifeOf(core, record),
@@ -94,7 +98,11 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
 
   // 3. The user must have authenticated recently, and forks of forks must end somewhere.
   if (within !== undefined) {
-    assertFresh(core, { sessionId: id, authTime: record.authTime, within });
+    assertStepUp(
+      core,
+      { sessionId: id, authTime: record.authTime },
+      { freshWithin: within, acr: [] },
+    );
   }
   const origin = originOf(record);
   if (origin.lineage.split(".").length > maxForks) {
@@ -107,6 +115,7 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
   // 4. Create the second session. Nothing is written to the response.
   return engine.creator.create({
     ...inheritedFrom(record),
+    authentication: record.authentication,
     device: label === undefined ? {} : { label },
     transport: readTransport(transport),
     life: lifeOf(core, record, own),

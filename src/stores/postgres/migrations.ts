@@ -1,4 +1,4 @@
-import { externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+import { authentications, externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 
@@ -88,4 +88,5 @@ export const postgresMigrations: readonly (readonly string[])[] = [
   forks,
   secrets,
   externalIds,
+  authentications,
 ];

@@ -7,7 +7,7 @@ import type {
   NewSession,
   SessionRecord,
 } from "../../engine/store.ts";
-import { externalKeyText, toExternalId } from "../common.ts";
+import { externalKeyText, toAuthentication, toExternalId } from "../common.ts";
 
 /** The keys of a store in Redis. They share the prefix as their hash tag. */
 export interface RedisKeys {
@@ -60,8 +60,11 @@ export function toFields(session: NewSession): string[] {
       fields.push(name, String(value));
     }
   }
-  const { claims, data, device } = session;
-  return [...fields, ...toJsonFields({ claims, data, device })];
+  const { claims, data, device, authentication } = session;
+  return [
+    ...fields,
+    ...toJsonFields({ claims, data, device, authentication: authentication ?? undefined }),
+  ];
 }
 
 /** Returns fields with JSON values. An undefined value has no field. */
@@ -117,6 +120,7 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
       row.get("externalSid"),
       row.get("externalSub"),
     ),
+    authentication: toAuthentication(row.get("authentication")),
     claims: JSON.parse(known("claims")) as JsonObject,
     claimsVersion: Number(known("claimsVersion")),
     data: JSON.parse(known("data")) as JsonObject,

@@ -8,7 +8,7 @@ import type {
   SessionSelection,
   Stored,
 } from "../../engine/store.ts";
-import { toExternalId } from "../common.ts";
+import { toAuthentication, toExternalId } from "../common.ts";
 import { type BigInteger, join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 
 /** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
@@ -36,6 +36,7 @@ export interface SessionRow {
   readonly external_issuer: string | null;
   readonly external_sid: string | null;
   readonly external_sub: string | null;
+  readonly authentication: string | null;
   readonly claims: string;
   readonly claims_version: BigInteger;
   readonly data: string;
@@ -73,6 +74,7 @@ export function toSession(row: SessionRow): SessionRecord {
     idleLife: toNumber(row.idle_life),
     lineage: row.lineage,
     externalId: toExternalId(row.external_issuer, row.external_sid, row.external_sub),
+    authentication: toAuthentication(row.authentication),
     claims: JSON.parse(row.claims) as JsonObject,
     claimsVersion: Number(row.claims_version),
     data: JSON.parse(row.data) as JsonObject,

@@ -27,6 +27,12 @@ export const externalIds: readonly string[] = [
     where external_sub is not null and revoked_at is null`,
 ];
 
+/** How users authenticated, as JSON. */
+export const authentications: readonly string[] = [
+  // Older servers go on writing rows without it, and keep it in the rows that they change.
+  "alter table rpcsession_sessions add column authentication text",
+];
+
 /** The ids of the secrets that servers have used. */
 export const secrets: readonly string[] = [
   `create table rpcsession_secrets (

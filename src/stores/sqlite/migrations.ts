@@ -1,4 +1,4 @@
-import { externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+import { authentications, externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 
@@ -90,4 +90,5 @@ export const sqliteMigrations: readonly (readonly string[])[] = [
   forks,
   secrets,
   externalIds,
+  authentications,
 ];

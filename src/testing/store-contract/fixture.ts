@@ -63,6 +63,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     idleLife: null,
     lineage: null,
     externalId: null,
+    authentication: null,
     authTime: null,
     replaces: null,
     requires: null,

@@ -14,6 +14,7 @@ export type { Clock } from "../../base/clock.ts";
 export type { JsonObject, JsonValue } from "../../base/json.ts";
 export type { TokenTransport } from "../../base/wire.ts";
 export type {
+  Authentication,
   Changes,
   ClaimsEntry,
   Device,

@@ -229,6 +229,24 @@ export const requiresRules: Rules = {
     assert.equal((await store.load("live")).record?.revokedAt, null);
   },
 
+  async "insert stores how the user authenticated unchanged, and nothing changes it"({ store }) {
+    const given = [
+      { acr: "phr", amr: ["hwk", "user"] },
+      { acr: "urn:mace:loa-2" },
+      { amr: ["pwd"] },
+    ];
+    for (const [index, authentication] of given.entries()) {
+      const { record } = await insertNew(store, { id: `s${index + 1}`, authentication });
+      assert.deepEqual(record.authentication, authentication);
+      assert.deepEqual((await store.load(record.id)).record?.authentication, authentication);
+    }
+    assert.equal((await insertNew(store, { id: "s4" })).record.authentication, null);
+    assert.deepEqual((await store.refresh(advance(0))).record?.authentication, given[0]);
+    const updated = await store.update({ id: "s1", version: 0, claims: {}, data: {} });
+    assert.deepEqual(updated.record?.authentication, given[0]);
+    assert.deepEqual((await store.revoke("s1", "signOut")).record?.authentication, given[0]);
+  },
+
   async "one of many concurrent inserts may replace the session that all of them require"({
     store,
   }) {

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file policytest/v1/policytest.proto.
  */
 export const file_policytest_v1_policytest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iEAoOQ2xhaW1lZFJlcXVlc3QiEQoPQ2xhaW1lZFJlc3BvbnNlIhgKFkluaGVyaXRlZERlbWFuZFJlcXVlc3QiGQoXSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2UiDgoMR3Vlc3RSZXF1ZXN0Ig8KDUd1ZXN0UmVzcG9uc2UyjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMp4DChBEZW1hbmRpbmdTZXJ2aWNlEk0KBUZyZXNoEhsucG9saWN5dGVzdC52MS5GcmVzaFJlcXVlc3QaHC5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVzcG9uc2UiCYqkGQUiAwjYBBJsCgdDbGFpbWVkEh0ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuQ2xhaW1lZFJlc3BvbnNlIiKKpBkeKhQKBHJvbGUSBWFkbWluEgVvd25lcioGCgRwbGFuEmAKD0luaGVyaXRlZERlbWFuZBIlLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVxdWVzdBomLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2USWQoFR3Vlc3QSGy5wb2xpY3l0ZXN0LnYxLkd1ZXN0UmVxdWVzdBocLnBvbGljeXRlc3QudjEuR3Vlc3RSZXNwb25zZSIViqQZEQgCKg0KBHJvbGUSBWFkbWluGhCKpBkMKgoKCHZlcmlmaWVkYgZwcm90bzM", [file_google_protobuf_duration, file_rpcsession_v1_options]);
+  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iEAoOQ2xhaW1lZFJlcXVlc3QiEQoPQ2xhaW1lZFJlc3BvbnNlIhgKFkluaGVyaXRlZERlbWFuZFJlcXVlc3QiGQoXSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2UiDgoMR3Vlc3RSZXF1ZXN0Ig8KDUd1ZXN0UmVzcG9uc2UiEAoOQ2xhc3NlZFJlcXVlc3QiEQoPQ2xhc3NlZFJlc3BvbnNlIhUKE0ZyZXNoQ2xhc3NlZFJlcXVlc3QiFgoURnJlc2hDbGFzc2VkUmVzcG9uc2UyjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMp4DChBEZW1hbmRpbmdTZXJ2aWNlEk0KBUZyZXNoEhsucG9saWN5dGVzdC52MS5GcmVzaFJlcXVlc3QaHC5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVzcG9uc2UiCYqkGQUiAwjYBBJsCgdDbGFpbWVkEh0ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuQ2xhaW1lZFJlc3BvbnNlIiKKpBkeKhQKBHJvbGUSBWFkbWluEgVvd25lcioGCgRwbGFuEmAKD0luaGVyaXRlZERlbWFuZBIlLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVxdWVzdBomLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2USWQoFR3Vlc3QSGy5wb2xpY3l0ZXN0LnYxLkd1ZXN0UmVxdWVzdBocLnBvbGljeXRlc3QudjEuR3Vlc3RSZXNwb25zZSIViqQZEQgCKg0KBHJvbGUSBWFkbWluGhCKpBkMKgoKCHZlcmlmaWVkMtQBCg1TdHJvbmdTZXJ2aWNlEkgKB0NsYXNzZWQSHS5wb2xpY3l0ZXN0LnYxLkNsYXNzZWRSZXF1ZXN0Gh4ucG9saWN5dGVzdC52MS5DbGFzc2VkUmVzcG9uc2USaAoMRnJlc2hDbGFzc2VkEiIucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXF1ZXN0GiMucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXNwb25zZSIPiqQZCyIDCNgEQgRwaHJoGg+KpBkLQgNwaHJCBHBocmhiBnByb3RvMw", [file_google_protobuf_duration, file_rpcsession_v1_options]);
 
 /**
  * InheritedRequest is empty.
@@ -252,6 +252,66 @@ export const GuestResponseSchema: GenMessage<GuestResponse> = /*@__PURE__*/
   messageDesc(file_policytest_v1_policytest, 13);
 
 /**
+ * ClassedRequest is empty.
+ *
+ * @generated from message policytest.v1.ClassedRequest
+ */
+export type ClassedRequest = Message<"policytest.v1.ClassedRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.ClassedRequest.
+ * Use `create(ClassedRequestSchema)` to create a new message.
+ */
+export const ClassedRequestSchema: GenMessage<ClassedRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 14);
+
+/**
+ * ClassedResponse is empty.
+ *
+ * @generated from message policytest.v1.ClassedResponse
+ */
+export type ClassedResponse = Message<"policytest.v1.ClassedResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.ClassedResponse.
+ * Use `create(ClassedResponseSchema)` to create a new message.
+ */
+export const ClassedResponseSchema: GenMessage<ClassedResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 15);
+
+/**
+ * FreshClassedRequest is empty.
+ *
+ * @generated from message policytest.v1.FreshClassedRequest
+ */
+export type FreshClassedRequest = Message<"policytest.v1.FreshClassedRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.FreshClassedRequest.
+ * Use `create(FreshClassedRequestSchema)` to create a new message.
+ */
+export const FreshClassedRequestSchema: GenMessage<FreshClassedRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 16);
+
+/**
+ * FreshClassedResponse is empty.
+ *
+ * @generated from message policytest.v1.FreshClassedResponse
+ */
+export type FreshClassedResponse = Message<"policytest.v1.FreshClassedResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.FreshClassedResponse.
+ * Use `create(FreshClassedResponseSchema)` to create a new message.
+ */
+export const FreshClassedResponseSchema: GenMessage<FreshClassedResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 17);
+
+/**
  * OpenService needs no session unless a method says so.
  *
  * @generated from service policytest.v1.OpenService
@@ -338,4 +398,33 @@ export const DemandingService: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_policytest_v1_policytest, 1);
+
+/**
+ * StrongService asks how the user has authenticated.
+ *
+ * @generated from service policytest.v1.StrongService
+ */
+export const StrongService: GenService<{
+  /**
+   * Classed asks for what the service asks for.
+   *
+   * @generated from rpc policytest.v1.StrongService.Classed
+   */
+  classed: {
+    methodKind: "unary";
+    input: typeof ClassedRequestSchema;
+    output: typeof ClassedResponseSchema;
+  },
+  /**
+   * FreshClassed asks for a recent proof of identity besides.
+   *
+   * @generated from rpc policytest.v1.StrongService.FreshClassed
+   */
+  freshClassed: {
+    methodKind: "unary";
+    input: typeof FreshClassedRequestSchema;
+    output: typeof FreshClassedResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_policytest_v1_policytest, 2);
 
