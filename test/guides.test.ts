@@ -118,11 +118,7 @@ describe("docs/moving.md", () => {
     const origin = await listen(server);
     const sessions = testSessions({ issuer: origin });
     const rpcs = connectNodeAdapter(sessions.protect({ routes: () => {} }));
-    server.on("request", async (request, response) => {
-      if (request.url !== "/trade") {
-        rpcs(request, response);
-        return;
-      }
+    const trade = async (request: http.IncomingMessage, response: http.ServerResponse) => {
       const cookie = request.headers.cookie ?? "";
       const userId = former.get(cookie);
       if (userId !== undefined) {
@@ -130,6 +126,13 @@ describe("docs/moving.md", () => {
         former.delete(cookie);
       }
       response.writeHead(userId === undefined ? 401 : 204).end();
+    };
+    server.on("request", (request, response) => {
+      if (request.url === "/trade") {
+        trade(request, response).catch((error) => response.destroy(error));
+      } else {
+        rpcs(request, response);
+      }
     });
     const start = async () => {
       const session = createSessionClient({
