@@ -181,7 +181,7 @@ export class Visitor {
   }
 
   /**
-   * Refreshes the session if 80 % of the life of its access token are over; otherwise it does nothing.
+   * Refreshes the session if 80 % of the life of its access token is over; otherwise it does nothing.
    * Call it before the response begins, so that the cookies can be handed back. If the session cannot be
    * refreshed now, or has ended, the calls that need it will say so.
    *
