@@ -127,6 +127,8 @@ describe("feat:R2 rpc-session inspect on an access token", () => {
         words: "The session is live. The token is of its current generation.",
       },
     });
+    const text = (await inspect(tokens.accessToken, "--database", database)).stdout;
+    expect(text).toMatch(/store +The session is live\./);
     await sessions.revoke(session.id);
     expect(await json(tokens.accessToken, "--database", database)).toMatchObject({
       ...{ code: 1, verified: true },

@@ -392,9 +392,8 @@ function assertReadable({ body, headers, status }: Response): void {
   const isStream = /^application\/(connect\+|grpc-web)/.test(headers.get("content-type") ?? "");
   if ((body as unknown) === undefined && isStream) {
     throw new ConnectError(
-      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need. Unary calls with " +
-        "createConnectTransport work. For streams pass a fetch that can, after the parts: " +
-        '{ baseUrl, ...parts, fetch }, such as that of expo/fetch with credentials: "omit"',
+      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need. Pass one that " +
+        'can, such as that of expo/fetch with credentials: "omit", as { baseUrl, ...parts, fetch }',
       Code.Unimplemented,
     );
   }

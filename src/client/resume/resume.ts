@@ -289,7 +289,7 @@ class ResumedStream<M, C> {
   #assertUsable({ isCallUsed }: OpenedStream<M>): void {
     if (!isCallUsed()) {
       throw new TypeError(
-        "resume: the function must pass its second argument to the call, so that the call can be ended; write (cursor, call) => client.watch({…}, call)",
+        "resume: the function must pass its second argument to the call; write (cursor, call) => client.watch({…}, call)",
       );
     }
     this.#throwSessionError(undefined);
