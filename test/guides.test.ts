@@ -1,5 +1,5 @@
 // What the guides of docs/ promise, with their own files: nginx, buf and Vite run here.
-import { execFile, spawnSync } from "node:child_process";
+import { execFile, spawn, spawnSync } from "node:child_process";
 import {
   cpSync,
   mkdirSync,
@@ -10,11 +10,15 @@ import {
   writeFileSync,
 } from "node:fs";
 import http from "node:http";
-import type { AddressInfo } from "node:net";
+import { type AddressInfo, connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { createClient } from "@connectrpc/connect";
+import {
+  connectNodeAdapter,
+  createConnectTransport as createNodeTransport,
+} from "@connectrpc/connect-node";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import { createSessionClient, memoryTokens } from "rpc-session/client";
 import { sessionFetch } from "rpc-session/client/fetch";
@@ -22,6 +26,7 @@ import { fromNode } from "rpc-session/http";
 import { testSessions } from "rpc-session/testing";
 import { createServer, type UserConfig } from "vite";
 import { describe, expect, it, onTestFinished } from "vitest";
+import { InboxService } from "../examples/gen/inbox/v1/inbox_pb.ts";
 import { NotesService } from "../examples/gen/notes/v1/notes_pb.ts";
 import { blocksIn } from "./helpers/doc-blocks.ts";
 import { freePort } from "./servers/port.ts";
@@ -37,6 +42,56 @@ describe("docs/proxies.md", () => {
     expect(blocks).toHaveLength(2);
     expect(await testConfiguration(blocks.join("\n"))).toContain("test is successful");
   });
+
+  it.skipIf(!isThere)(
+    `behind nginx, a client signs in, refreshes and reads a stream${skipped}`,
+    async () => {
+      const port = await freePort();
+      const sessions = testSessions({
+        issuer: `https://localhost:${port}`,
+        public: [InboxService.method.signIn],
+        methods: { "inbox.v1.InboxService/Watch": { stream: "endOnRevoke" } },
+      });
+      const ended = Promise.withResolvers<void>();
+      const routes = sessions.protect({
+        routes: (router) =>
+          router.service(InboxService, {
+            async signIn({ user }, context) {
+              await sessions.create(context, { userId: user });
+              return {};
+            },
+            async *watch(_request, context) {
+              yield { number: 1, text: sessions.require(context).userId };
+              await ended.promise; // a message that nginx held back would never arrive
+            },
+          }),
+      });
+      const service = await listen(http.createServer(connectNodeAdapter(routes)));
+      await startNginx(codeOf("docs/proxies.md", "nginx")[0] ?? "", {
+        "127.0.0.1:8080": service.replace("http://localhost", "127.0.0.1"),
+        "listen 443": `listen 127.0.0.1:${port}`,
+      });
+      const session = createSessionClient({
+        clock: sessions.clock,
+        transport: (parts) =>
+          createNodeTransport({
+            baseUrl: `https://127.0.0.1:${port}`,
+            httpVersion: "2",
+            nodeOptions: { rejectUnauthorized: false },
+            ...parts,
+          }),
+      });
+      const inbox = createClient(InboxService, session.transport);
+      await inbox.signIn({ user: "ada" });
+      sessions.clock.advance("20m");
+      await session.refresh();
+      for await (const { text } of inbox.watch({})) {
+        expect(text).toBe("ada");
+        ended.resolve();
+      }
+      expect(session.state).toMatchObject({ status: "signedIn", userId: "ada" });
+    },
+  );
 
   it.skipIf(!isThere)(`a wrong line for nginx is noticed${skipped}`, async () => {
     await expect(testConfiguration("proxy_bufering off;")).rejects.toThrow(/unknown directive/);
@@ -167,6 +222,32 @@ function newFolder(): string {
 
 /** Runs `nginx -t`, with a certificate in place of those that the configuration names. */
 async function testConfiguration(servers: string): Promise<string> {
+  const args = await nginxArguments(servers);
+  return (await promisify(execFile)("nginx", ["-t", ...args])).stderr;
+}
+
+/** Starts nginx until the test is over, with texts of the configuration replaced. */
+async function startNginx(servers: string, replaced: Readonly<Record<string, string>>) {
+  const given = Object.entries(replaced).reduce((text, [a, b]) => text.replaceAll(a, b), servers);
+  const args = await nginxArguments(given);
+  const nginx = spawn("nginx", [...args, "-g", "daemon off; master_process off;"], {
+    stdio: "ignore",
+  });
+  onTestFinished(() => void nginx.kill());
+  const port = Number(/listen 127\.0\.0\.1:(\d+)/.exec(given)?.[1]);
+  await expect.poll(() => isListening(port)).toBe(true);
+}
+
+function isListening(port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(port, "127.0.0.1");
+    socket.once("connect", () => resolve(true));
+    socket.once("error", () => resolve(false));
+    socket.once("connect", () => socket.destroy());
+  });
+}
+
+async function nginxArguments(servers: string): Promise<string[]> {
   const folder = newFolder();
   const [key, certificate] = [join(folder, "api.key"), join(folder, "api.crt")];
   const subject = ["-subj", "/CN=api.example.com", "-days", "1", "-nodes"];
@@ -176,16 +257,7 @@ async function testConfiguration(servers: string): Promise<string> {
   const http = servers.replaceAll("/etc/ssl/api", join(folder, "api"));
   const file = join(folder, "nginx.conf");
   writeFileSync(file, `pid ${folder}/pid;\nevents {}\nhttp {\naccess_log off;\n${http}\n}\n`);
-  const { stderr } = await promisify(execFile)("nginx", [
-    "-t",
-    "-p",
-    folder,
-    "-c",
-    file,
-    "-e",
-    "stderr",
-  ]);
-  return stderr;
+  return ["-p", folder, "-c", file, "-e", "stderr"];
 }
 
 async function listen(server: http.Server): Promise<string> {
