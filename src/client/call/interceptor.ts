@@ -12,7 +12,6 @@ import {
   type UnaryRequest,
   type UnaryResponse,
 } from "@connectrpc/connect";
-import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
 import type { ResolvedOptions } from "../options.ts";
 import type { TokenStore } from "../state/tokens.ts";
@@ -109,8 +108,8 @@ async function streamCall(
       call.accept(response.header);
       const messages = response.message[Symbol.asyncIterator]();
       // The header announces an error. Wait for it, so that the caller never sees the headers of a
-      // refusal that a refresh can cure.
-      const isRefused = response.header.get(header.hint) === "refresh" && call.mayResend;
+      // refusal that can be cured.
+      const isRefused = call.isCurable(response.header);
       return { response, messages, first: isRefused ? await messages.next() : undefined };
     });
 
@@ -392,9 +391,8 @@ function assertReadable({ body, headers, status }: Response): void {
   const isStream = /^application\/(connect\+|grpc-web)/.test(headers.get("content-type") ?? "");
   if ((body as unknown) === undefined && isStream) {
     throw new ConnectError(
-      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need. Unary calls with " +
-        "createConnectTransport work. For streams pass a fetch that can, after the parts: " +
-        '{ baseUrl, ...parts, fetch }, such as that of expo/fetch with credentials: "omit"',
+      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need. Pass one that " +
+        'can, such as that of expo/fetch with credentials: "omit", as { baseUrl, ...parts, fetch }',
       Code.Unimplemented,
     );
   }

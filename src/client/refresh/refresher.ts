@@ -333,7 +333,7 @@ function asSeenByCaller(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unavailable,
-    "the session could not be refreshed at the moment and is kept; try again",
+    "the session could not be refreshed and is kept; try again",
   );
 }
 
@@ -352,9 +352,8 @@ function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "the server refused a new access token right after a refresh; check that the browser keeps the " +
-      "session cookies, that the clocks of the servers agree, and that the servers share their " +
-      `keys. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
+    "a new access token was refused right after a refresh; check the browser's cookies, and the clocks " +
+      `and keys of the servers. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
     error.metadata,
   );
 }
@@ -364,9 +363,8 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "this client was signed in, but the browser sent no session cookie: it was deleted, or the user or the " +
-      "embedding page blocks cookies. WebKit drops Secure cookies of http://localhost; for development " +
-      "set cookies: { insecure: true }. Sign in again",
+    "this client was signed in, but the browser sent no session cookie: it was deleted or is blocked. WebKit " +
+      "drops Secure cookies of http://localhost; there set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
 }
@@ -374,7 +372,7 @@ export function cookiesMissing(error: ConnectError): ConnectError {
 function unreadable(): ConnectError {
   return new ConnectError(
     "the response to Refresh contains no token that this client can read; expose the rpcsession-* " +
-      "response headers with CORS, and use the same token transport and realm on client and server",
+      "headers with CORS, and set the same transport and realm here as on the server",
     Code.FailedPrecondition,
   );
 }

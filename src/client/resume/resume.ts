@@ -289,7 +289,7 @@ class ResumedStream<M, C> {
   #assertUsable({ isCallUsed }: OpenedStream<M>): void {
     if (!isCallUsed()) {
       throw new TypeError(
-        "resume: the function must pass its second argument to the call, so that the call can be ended; write (cursor, call) => client.watch({…}, call)",
+        "resume: the function must pass its second argument to the call; write (cursor, call) => client.watch({…}, call)",
       );
     }
     this.#throwSessionError(undefined);
@@ -380,7 +380,7 @@ function sessionOver(isSignedOut: boolean): ConnectError {
         Code.Unauthenticated,
       )
     : new ConnectError(
-        "the session changed while this stream was open; open it again under the new session",
+        "the session changed while this stream was open; open it again",
         Code.Aborted,
       );
 }
