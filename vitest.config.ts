@@ -18,6 +18,7 @@ const slow = [
   "test/flow/session-api-on-stores.test.ts",
   "test/flow/watch-example.test.ts",
   "test/server/streams-leak.test.ts",
+  "test/guides.test.ts",
   "test/stores/postgres*.test.ts",
   "test/stores/redis*.test.ts",
   "test/stores/refresh-rules-postgres.test.ts",

@@ -80,7 +80,8 @@ export function isId(value: unknown): value is string {
  */
 export function assertId(name: string, value: unknown): asserts value is string {
   if (!hasIdLength(value)) {
-    throw new TypeError(`${name} must be a string of 1 to 255 characters`);
+    const got = typeof value === "string" ? `${value.length} characters` : typeof value;
+    throw new TypeError(`${name} must be a string of 1 to 255 characters, got ${got}`);
   }
   if (!isStorable(value)) {
     throw new TypeError(`${name} must be well-formed Unicode without NUL characters`);

@@ -106,17 +106,20 @@ function causeOf(event: SessionEvent): Cause | undefined {
   return event.type === "unknownSecret" ? { reason: undefined, key: "unknownSecret" } : undefined;
 }
 
-/** Cuts the texts of an event. Only those that come from a request can be too long. */
+/**
+ * Cuts the texts of an event, and replaces their control characters, which could forge a line of a log
+ * (CWE-117). Only texts that come from a request can be too long or have such characters.
+ */
 function cutTexts(event: SessionEvent): SessionEvent {
   const fields = Object.entries(event);
-  return fields.some(([, value]) => typeof value === "string" && value.length > maxText)
+  return fields.some(([, value]) => typeof value === "string" && safeText(value) !== value)
     ? (Object.fromEntries(
-        fields.map(([name, value]) => [
-          name,
-          typeof value === "string" && value.length > maxText
-            ? `${value.slice(0, maxText)}…`
-            : value,
-        ]),
+        fields.map(([name, value]) => [name, typeof value === "string" ? safeText(value) : value]),
       ) as SessionEvent)
     : event;
+}
+
+function safeText(text: string): string {
+  const part = text.length > maxText ? `${text.slice(0, maxText)}…` : text;
+  return part.replace(/\p{Cc}/gu, "\ufffd");
 }

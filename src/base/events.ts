@@ -114,7 +114,8 @@ export type SessionEvent =
   | { readonly type: "feedRecovered"; readonly staleFor: number }
   /**
    * A token, a session or a signing key was made under a secret that is not configured here. Make sure
-   * that all servers have the same `secret` list, including former secrets.
+   * that all servers have the same `secret` list, including former secrets. What was made under another
+   * issuer counts likewise, unless `olderIssuers` lists that issuer.
    */
   | { readonly type: "unknownSecret"; readonly secretId: string }
   /**

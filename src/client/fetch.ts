@@ -55,9 +55,8 @@ export function sessionFetch(
   const { local, refresher } = core;
   return async (input, init = {}) => {
     const send = options.fetch ?? globalThis.fetch;
-    // What is no Request is converted to a string, as `fetch` does: a link element is its address.
-    const request = (input as Partial<Request>).url === undefined ? undefined : (input as Request);
-    const url = new URL(request?.url ?? String(input), base);
+    const request = isRequest(input) ? input : undefined;
+    const url = new URL(isRequest(input) ? input.url : String(input), base);
 
     // 1. Only the service's own origins receive its tokens.
     if (!origins.has(url.origin)) {
@@ -158,6 +157,11 @@ function urlOf(text: string | URL, page?: string): URL | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** `fetch` converts everything else to a string: a link element of a page is the address of any site. */
+function isRequest(input: RequestInfo | URL): input is Request {
+  return typeof input !== "string" && "url" in input;
 }
 
 /** Whether the body can be sent only once. Not every browser shows whether a `Request` has a body. */

@@ -61,8 +61,9 @@ export interface TransportParts {
    */
   readonly interceptors: Interceptor[];
   /**
-   * A `fetch` that follows no redirects, and throws a TypeError for one. It sends and stores cookies in cookie mode only. Transports for
-   * Node.js ignore it; they do not follow redirects. Absent if there is no global `fetch`.
+   * A `fetch` that follows no redirects, and throws a TypeError for one. It sends and stores cookies
+   * in cookie mode only. Transports for Node.js ignore it; they do not follow redirects. Absent if
+   * there is no global `fetch`.
    */
   readonly fetch?: typeof globalThis.fetch;
 }

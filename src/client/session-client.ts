@@ -5,6 +5,7 @@ import { makeTransport, sessionInterceptor } from "./call/interceptor.ts";
 import { SessionCore } from "./core.ts";
 import type { SessionState } from "./events.ts";
 import { resolveOptions, type SessionClientOptions } from "./options.ts";
+import { unreadable } from "./refresh/refresher.ts";
 import {
   type AllResumeOptions,
   type CursorOptions,
@@ -49,10 +50,11 @@ export interface SessionClient<Claims extends object = JsonObject> {
    * const { status, userId } = await session.load();
    * ```
    *
-   * @returns the state. It is `unknown` only if CORS does not expose the headers of the service
+   * @returns the state, which is not `unknown`
    * @throws ConnectError Unavailable if the service or the token store could not be reached in time,
    *   and the state then stays as it is; PermissionDenied if the page is not listed in `origins` of
-   *   the service; Canceled or DeadlineExceeded as set by `options`
+   *   the service; FailedPrecondition if CORS does not expose the headers of the service; Canceled or
+   *   DeadlineExceeded as set by `options`
    */
   load(options?: SessionCallOptions): Promise<SessionState>;
   /**
@@ -167,6 +169,9 @@ async function load(core: SessionCore, call: SessionCallOptions): Promise<Sessio
       isStale = outcome.type === "stale";
     }
   });
+  if (local.status === "unknown") {
+    throw unreadable();
+  }
   return local.state;
 }
 

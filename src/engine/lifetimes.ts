@@ -103,7 +103,7 @@ export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOption
   }
   if (overlap >= access / 2) {
     throw new TypeError(
-      `refresh.overlap must be shorter than half of lifetimes.access (${durationOf(access)}), got ${durationOf(overlap)}`,
+      `refresh.overlap must be shorter than half of lifetimes.access (${durationOf(access)}), got ${durationOf(overlap)}; ${shorter}`,
     );
   }
   return { access, idle, absolute, overlap, settle, clientTimeout };
@@ -128,5 +128,9 @@ export function readOwnLifetimes(lifetimes: Lifetimes, own: OwnLifetimes): Sessi
     absolute: read("absolute", { min: access, max: lifetimes.absolute }) ?? lifetimes.absolute,
   };
 }
+
+const shorter =
+  "short access tokens need a short overlap and clientTimeout, such as " +
+  'lifetimes: { access: "5s" }, refresh: { overlap: "2s", clientTimeout: "1s" }';
 
 const spans = { access: 0, idle: 0, absolute: 0 } as const;

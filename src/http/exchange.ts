@@ -43,7 +43,7 @@ export interface NodeExchangeResponse {
  * });
  * ```
  *
- * @throws TypeError if the response headers have already been sent, or if the arguments are others
+ * @throws TypeError if the response headers have already been sent, or for arguments of another kind
  */
 export function fromNode(
   request: NodeExchangeRequest,
@@ -83,7 +83,7 @@ export interface FastifyExchangeReply {
  * });
  * ```
  *
- * @throws TypeError if the reply has already been sent, or if the arguments are others
+ * @throws TypeError if the reply has already been sent, or for arguments of another kind
  */
 export function fromFastify(
   request: FastifyExchangeRequest,

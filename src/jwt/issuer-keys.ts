@@ -23,7 +23,7 @@ export interface IssuerKeys extends KeyFinder {
 
 /**
  * Finds the keys of another issuer. Nothing is fetched until they are needed.
- * @throws TypeError if the URL is not safe, or the key set is none
+ * @throws TypeError if the URL is not safe, or the value is not a key set
  */
 export function keysOfIssuer({ jwks, ...options }: IssuerKeysOptions): IssuerKeys {
   if (typeof jwks === "string" || jwks instanceof URL) {

@@ -23,11 +23,17 @@ export interface BoundQueries {
  * ```
  *
  * @returns a function that ends the connection
+ * @throws TypeError for arguments of another kind
  */
 export function bindQueries(
   session: Pick<SessionClient, "state" | "subscribe">,
   queries: BoundQueries,
 ): () => void {
+  if (typeof session?.subscribe !== "function" || typeof queries?.resetQueries !== "function") {
+    throw new TypeError(
+      "bindQueries: pass the object returned by createSessionClient, then the QueryClient: bindQueries(session, queryClient)",
+    );
+  }
   let known = session.state;
   return session.subscribe((state) => {
     // 1. What is not known yet changes nothing, and what was loaded meanwhile stays.

@@ -91,12 +91,19 @@ const unknown: SessionState = { status: "unknown" };
  *   <App />
  * </SessionProvider>
  * ```
+ *
+ * @throws TypeError if `session` is something else
  */
 export function SessionProvider({
   session,
   initialState = unknown,
   children,
 }: SessionProviderProps): ReactElement {
+  if (typeof session?.subscribe !== "function") {
+    throw new TypeError(
+      "SessionProvider: `session` must be the object returned by createSessionClient",
+    );
+  }
   // The same function as long as the session is the same, or React would subscribe again every time.
   const subscribe = useCallback((changed: () => void) => session.subscribe(changed), [session]);
   const now = useSyncExternalStore(
@@ -105,6 +112,11 @@ export function SessionProvider({
     () => initialState,
   );
   const [error, setError] = useState<ConnectError>();
+  // What the server rendered counts only until the client has known more: the user may have signed out.
+  const [known, setKnown] = useState<RegisteredSession>();
+  if (known !== session && session.state.status !== "unknown") {
+    setKnown(session);
+  }
   const { status } = now;
 
   // Who is signed in? React may run an effect twice; loads that run at the same time are one.
@@ -125,7 +137,7 @@ export function SessionProvider({
     };
   }, [session, status]);
 
-  const shown = status === "unknown" ? initialState : now;
+  const shown = status === "unknown" && known !== session ? initialState : now;
   const value = useMemo(() => toReact(session, shown, error), [session, shown, error]);
   return createElement(SessionContext, { value }, children);
 }

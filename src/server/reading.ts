@@ -27,13 +27,14 @@ import {
   readExchange,
 } from "./call/exchange.ts";
 import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
-import { assertConnectRunsGates, assertRunsGates, behindGate } from "./call/gates-run.ts";
+import { assertConnectRunsGates, assertRunsGates } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
 import { assertClasses, assertStepUp } from "./policy/demands.ts";
 import { type ForeignBearerPolicy, type MethodDescription, procedureOf } from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { failCall, misuse, refuseCall, relayFailure, sessionMissing } from "./response/errors.ts";
+import { OpenStreams } from "./streams/open.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -166,10 +167,11 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   { key, policies, service }: VerifyingParts,
 ): VerifyingSessions<S> {
   assertConnectRunsGates();
-  const interceptor = createInterceptor(core, key, policies);
+  const streams = new OpenStreams(core);
+  const interceptor = createInterceptor(core, key, { policies, streams, behindGate: false });
   const protection: Protection = {
     gate: createGate(core, key, policies),
-    interceptor: behindGate(interceptor, (values) => values.get(key)?.admitted === true),
+    interceptor: createInterceptor(core, key, { policies, streams, behindGate: true }),
     service,
     policies,
     emit: core.emit,
@@ -217,16 +219,16 @@ function sessionIn<S extends VerifiedSession>(
   key: CallKey,
   context: RpcContext,
 ): S | undefined {
-  const call = valuesOf(context).get(key);
-  if (!call?.admitted && call?.session === undefined) {
+  // The key belongs to this instance, so the session does too.
+  const call = callOfRpc(core, key, context);
+  if (!call.admitted && call.session === undefined) {
     throw unprotected(key, context);
   }
-  if (call?.unreadable !== undefined) {
+  if (call.unreadable !== undefined) {
     const procedure = procedureOf(context.method);
     throw refuseCall(core, call, { error: call.unreadable, procedure });
   }
-  // The key belongs to this instance, so the session does too.
-  return callOfRpc(core, key, context).session as S | undefined;
+  return call.session as S | undefined;
 }
 
 /**

@@ -114,10 +114,10 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
     },
   ): Promise<IssuedSession<Claims>>;
   /**
-   * Replaces the session of this call. Call it after the user has authenticated again. The new
-   * session has another id, new tokens in the response, and `authTime` set to now. Its `acr` and `amr`
-   * are those of the options; without them it has none. Everything else is kept. The former session
-   * ends in the same transaction.
+   * Replaces the session of this call. Call it after the user has authenticated again, and check that
+   * it was the same user. The new session has another id, new tokens in the response, and `authTime`
+   * set to now. Its `acr` and `amr` are those of the options; without them it has none. Everything else
+   * is kept. The former session ends in the same transaction.
    *
    * Outside RPCs it reads the session first, as `getSession` does, unless you have read it before.
    *

@@ -9,6 +9,7 @@ import {
   type SessionCallOptions,
   type SessionClient,
   type SessionClientEventListener,
+  type SessionState,
   type TransportParts,
 } from "../client/index.ts";
 import type { CookieNames } from "../request/cookie-options.ts";
@@ -95,7 +96,7 @@ export class Visitor {
     assertMembers("createVisitor", options, members);
     if (typeof request?.headers?.get !== "function") {
       throw new TypeError(
-        `createVisitor: the first argument must be a request, or an object with its headers, got ${typeof request}`,
+        `createVisitor: the first argument must be a fetch Request, or an object with its Headers, got ${typeof request}; in Node.js and Express pass { headers: exchange.requestHeader, method: req.method } with exchange = fromNode(req, res) of rpc-session/http`,
       );
     }
     const { transport, refreshTimeout = "10s", clock = systemClock, onEvent } = options;
@@ -180,7 +181,7 @@ export class Visitor {
   }
 
   /**
-   * Refreshes the session if 80 % of the life of its access token are over; otherwise it does nothing.
+   * Refreshes the session if 80 % of the life of its access token is over; otherwise it does nothing.
    * Call it before the response begins, so that the cookies can be handed back. If the session cannot be
    * refreshed now, or has ended, the calls that need it will say so.
    *
@@ -198,6 +199,18 @@ export class Visitor {
         throw error;
       }
     }
+  }
+
+  /**
+   * Finds out who the visitor is: the `initialState` of the provider of `rpc-session/react`. It makes one
+   * call at most, and none without session cookies or if an answer has told already. An expired access
+   * token is refreshed by the same call.
+   *
+   * @returns the state: `signedIn` with the user and the claims that the service shows, or `signedOut`
+   * @throws ConnectError as `load` of the session client does
+   */
+  async load(options: SessionCallOptions = {}): Promise<SessionState> {
+    return this.hasSession ? await this.#client.load(options) : { status: "signedOut" };
   }
 
   /**

@@ -6,7 +6,7 @@ import { createConnectTransport } from "@connectrpc/connect-web";
 import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
 import { StrictMode, useLayoutEffect } from "react";
 import { createRoot } from "react-dom/client";
-import { createSessionClient } from "rpc-session/client";
+import { createSessionClient, type SessionState } from "rpc-session/client";
 import { bindQueries, retryQuery } from "rpc-session/query";
 import {
   SessionProvider,
@@ -63,6 +63,10 @@ function Page() {
   );
 }
 
+/** What a server found out when it rendered the page; a test puts it here. */
+const rendered = sessionStorage.getItem("initialState");
+const initialState = rendered === null ? undefined : (JSON.parse(rendered) as SessionState);
+
 globalThis.shownFrames = [];
 // The part of the other page's `app` that the actions of a visitor need.
 Object.assign(globalThis, {
@@ -72,7 +76,7 @@ createRoot(document.body.appendChild(document.createElement("div"))).render(
   <StrictMode>
     <TransportProvider transport={session.transport}>
       <QueryClientProvider client={queryClient}>
-        <SessionProvider session={session}>
+        <SessionProvider session={session} {...(initialState && { initialState })}>
           <Page />
         </SessionProvider>
       </QueryClientProvider>

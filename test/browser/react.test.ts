@@ -85,6 +85,31 @@ inEngines(
       }
     });
 
+    test("feat:P17 sec:C23 after a sign-out, nobody sees again what the server rendered for the user", async () => {
+      const { visit } = await open({ prelude: offlinePrelude });
+      const page = await visit();
+      await signIn(page, "alice");
+      await page.evaluate(() =>
+        sessionStorage.setItem(
+          "initialState",
+          JSON.stringify({ status: "signedIn", userId: "alice", claims: { role: "admin" } }),
+        ),
+      );
+      await page.reload();
+      await showing(page, "Signed in as alice; ");
+      await page.evaluate(() => app.session.signOut());
+      await showing(page, "Please sign in; refused");
+
+      // The next person presses "Back". The client has to ask the service, and cannot reach it.
+      await page.evaluate(() => {
+        sessionStorage.setItem("offline", "yes");
+        globalThis.shownFrames = [];
+        dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+      });
+      await waitFor(page, () => document.body.innerText.includes("One moment"));
+      expect((await frames(page)).filter((frame) => /alice|admin/.test(frame))).toEqual([]);
+    });
+
     test("feat:P17 an outage is shown as an error, and the page asks again when it is online", async () => {
       const { visit } = await open({ prelude: offlinePrelude });
       const page = await visit();

@@ -52,7 +52,9 @@ describe("feat:R4 rpc-session policy", () => {
   it("shows what each method of generated modules demands, and where that is stated", async () => {
     const { code, stdout } = await policy(auth, policies);
     expect(code).toBe(0);
-    expect(stdout).toMatch(/^METHOD +AUTH +FROM +CLAIMS +FRESH +CHECK +STREAM +CSRF +BEARER\n/);
+    expect(stdout).toMatch(
+      /^METHOD +AUTH +FROM +CLAIMS +FRESH +ACR +CHECK +STREAM +CSRF +BEARER\n/,
+    );
     expect(stdout).toMatch(
       /\nauth\.v1\.AuthService\/DeleteAccount +required +default +600s +feed +refuse\n/,
     );

@@ -102,13 +102,19 @@ describe("session.load() with cookies", () => {
     expect(server.sessions[0]?.generation).toBe(2);
   });
 
-  it("feat:P14 reports once that CORS does not expose the headers, and the state stays unknown", async () => {
+  it("feat:P14 reports once that CORS does not expose the headers, and every load says what to change", async () => {
     const before = await signedIn("cookie");
     const { session, server, events } = reloaded(before);
     const notice = server.notice.bind(server);
     server.notice = () => "";
-    expect((await session.load()).status).toBe("unknown");
-    await session.load();
+    for (const load of [session.load(), session.load()]) {
+      await expect(load).rejects.toMatchObject({
+        code: Code.FailedPrecondition,
+        rawMessage: expect.stringContaining("expose the rpcsession-* response headers with CORS"),
+      });
+    }
+    await expect(session.load()).rejects.toThrow("expose");
+    expect(session.state.status).toBe("unknown");
     expect(events.filter(({ type }) => type === "headersNotExposed")).toHaveLength(1);
     server.notice = notice;
     expect((await session.load()).status).toBe("signedIn");

@@ -236,3 +236,28 @@ describe.each(transports)("the second attempt, %s mode", (via) => {
     }
   });
 });
+
+it.each(transports)(
+  "a call is sent at most twice, although another refresh ended while its second attempt was under way: %s",
+  async (via) => {
+    const { server, session, notes } = await signedIn(via);
+    server.expireAll();
+
+    // 1. The first attempt is refused. The second one is held at the gate.
+    const gate = latch();
+    server.refuse = () => {
+      server.refuse = undefined;
+      server.hold.Gate = gate.promise;
+      return undefined;
+    };
+    const call = notes.addNote({});
+    await expect.poll(() => server.count("AddNote")).toBe(2);
+
+    // 2. Another refresh renews the token, and then the second attempt is refused too.
+    await session.refresh();
+    server.refuseAll = true;
+    gate.open();
+    await expect(call).rejects.toMatchObject({ code: Code.Unauthenticated });
+    expect(server.count("AddNote")).toBe(2);
+  },
+);

@@ -14,6 +14,8 @@ const userOf = (userId: string, sessionId = userId): SessionState => ({
   userId,
 });
 
+const memorySession = { state: unknown, subscribe: () => () => {} };
+
 /** A query that is in use, and one that is not, over a session that the test changes. */
 async function bound(state: SessionState) {
   const listeners = new Set<(state: SessionState) => void>();
@@ -115,6 +117,15 @@ it("the function that bindQueries returns ends the connection", async () => {
   const { unbind, listeners } = await bound(userOf("alice"));
   unbind();
   expect(listeners.size).toBe(0);
+});
+
+it.each<[string, () => unknown]>([
+  ["no query client", () => bindQueries(memorySession, undefined as never)],
+  ["no session", () => bindQueries(undefined as never, new QueryClient())],
+  ["both swapped", () => bindQueries(new QueryClient() as never, memorySession as never)],
+])("bindQueries with %s says what to pass", (_, bind) => {
+  expect(bind).toThrow(TypeError);
+  expect(bind).toThrow("bindQueries(session, queryClient)");
 });
 
 describe("retryQuery", () => {

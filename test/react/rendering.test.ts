@@ -63,3 +63,12 @@ it("useSession outside of a provider says what to render", () => {
     "render <SessionProvider session={session}> around the component",
   );
 });
+
+it.each<[string, unknown]>([
+  ["none", undefined],
+  ["an object of another kind", {}],
+])("a provider with %s as its session says what to pass", (_, given) => {
+  const provider = createElement(SessionProvider, { session: given as never });
+  expect(() => renderToString(provider)).toThrow(TypeError);
+  expect(() => renderToString(provider)).toThrow("the object returned by createSessionClient");
+});

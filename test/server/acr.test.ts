@@ -179,41 +179,38 @@ describe("feat:A15 claims named acr and amr", () => {
   it.each<JsonObject>([
     { acr: "phr", amr: ["hwk"] },
     { acr: 2, amr: "pwd" },
-  ])(
-    "of a session of an older version stay claims, and prove nothing: %j",
-    async (older) => {
-      const clientClaims = (claims: object) => ({ ...claims });
-      const { sessions, api, bearer, renewed } = await olderSession(older, { clientClaims });
-      expect(renewed.error).toBeUndefined();
-      expect(renewed.notice?.claims).toEqual(older);
-      const read = await api.call({ bearer }, (ctx) => {
-        const session = sessions.require(ctx);
-        return [session.claims, of(session)];
-      });
-      expect(read.result).toEqual([older, none]);
-      const demanded = await api.call({ bearer }, (ctx) =>
-        sessions.requireFresh(ctx, { acr: ["phr"] }),
-      );
-      expect(demanded.hint?.action).toBe(Action.STEP_UP);
-      // Other claims can still be changed.
-      const changed = await api.call({ bearer }, async (ctx) => {
-        const session = sessions.require(ctx);
-        await session.updateClaims({ role: "admin" });
-        await session.updateClaims((claims) => ({ ...claims, level: 2 }));
-        return session.claims;
-      });
-      expect(changed.result).toEqual({ ...older, role: "admin", level: 2 });
-      const next = accessOf(changed) ?? "";
-      // The session itself takes the place of these claims once it knows how the user authenticated.
-      const again = await api.call({ bearer: next }, async (ctx) => {
-        const session = await sessions.reauthenticate(ctx, { acr: "pwd" });
-        return of(session);
-      });
-      expect(again.result).toEqual({ acr: "pwd", amr: [] });
-      expect(payloadOf(accessOf(again))).toMatchObject({ acr: "pwd", role: "admin" });
-      expect(payloadOf(accessOf(again))).not.toHaveProperty("amr");
-    },
-  );
+  ])("of a session of an older version stay claims, and prove nothing: %j", async (older) => {
+    const clientClaims = (claims: object) => ({ ...claims });
+    const { sessions, api, bearer, renewed } = await olderSession(older, { clientClaims });
+    expect(renewed.error).toBeUndefined();
+    expect(renewed.notice?.claims).toEqual(older);
+    const read = await api.call({ bearer }, (ctx) => {
+      const session = sessions.require(ctx);
+      return [session.claims, of(session)];
+    });
+    expect(read.result).toEqual([older, none]);
+    const demanded = await api.call({ bearer }, (ctx) =>
+      sessions.requireFresh(ctx, { acr: ["phr"] }),
+    );
+    expect(demanded.hint?.action).toBe(Action.STEP_UP);
+    // Other claims can still be changed.
+    const changed = await api.call({ bearer }, async (ctx) => {
+      const session = sessions.require(ctx);
+      await session.updateClaims({ role: "admin" });
+      await session.updateClaims((claims) => ({ ...claims, level: 2 }));
+      return session.claims;
+    });
+    expect(changed.result).toEqual({ ...older, role: "admin", level: 2 });
+    const next = accessOf(changed) ?? "";
+    // The session itself takes the place of these claims once it knows how the user authenticated.
+    const again = await api.call({ bearer: next }, async (ctx) => {
+      const session = await sessions.reauthenticate(ctx, { acr: "pwd" });
+      return of(session);
+    });
+    expect(again.result).toEqual({ acr: "pwd", amr: [] });
+    expect(payloadOf(accessOf(again))).toMatchObject({ acr: "pwd", role: "admin" });
+    expect(payloadOf(accessOf(again))).not.toHaveProperty("amr");
+  });
 
   it("of a session of an older version still match the schema that requires them", async () => {
     const claims = z.strictObject({ acr: z.string().optional() });

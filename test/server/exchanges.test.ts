@@ -341,12 +341,15 @@ describe("feat:A12 reauthenticate, fork and signOut on a plain HTTP request", ()
     ["an image that a user posted", { method: "GET", headers: embedded("image") }],
     ["a frame of an own page", { method: "GET", headers: embedded("iframe") }],
   ];
-  it.each(["document", "empty"])("signOut by GET works for a link and for fetch: %s", async (to) => {
-    const { sessions } = createWorld();
-    const { id, access, refresh } = await issueOn(sessions, "cookie");
-    const exchange = exchangeOf({ method: "GET", access, refresh, headers: embedded(to) });
-    expect(await sessions.signOut(exchange)).toEqual([id]);
-  });
+  it.each(["document", "empty"])(
+    "signOut by GET works for a link and for fetch: %s",
+    async (to) => {
+      const { sessions } = createWorld();
+      const { id, access, refresh } = await issueOn(sessions, "cookie");
+      const exchange = exchangeOf({ method: "GET", access, refresh, headers: embedded(to) });
+      expect(await sessions.signOut(exchange)).toEqual([id]);
+    },
+  );
 
   it.each(others)("sec:C25 signOut is refused: %s", async (_, presented) => {
     const { sessions } = createWorld();

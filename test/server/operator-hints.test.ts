@@ -123,6 +123,17 @@ describe("a token of another issuer", () => {
     expect(seen).toEqual(["https://staging.example.com", `${long.slice(0, 255)}…`]);
   });
 
+  it("sec:V12 an issuer cannot forge a line of the log, or send commands to a terminal", async () => {
+    const { server, events } = serve();
+    const part = (value: object): string =>
+      Buffer.from(JSON.stringify(value)).toString("base64url");
+    const payload = part({ iss: "https://a.example\nrefused a call\u001b[2J\u009b" });
+    const bearer = `${part({ alg: "ES256", typ: "at+jwt", kid: "k" })}.${payload}.AAAA`;
+    await server.call(listNotes, {}, { bearer });
+    const seen = events.map((event) => "seenIssuer" in event && event.seenIssuer);
+    expect(seen).toEqual(["https://a.example\ufffdrefused a call\ufffd[2J\ufffd"]);
+  });
+
   it("is not mentioned if the token names this issuer, or none", async () => {
     const { sessions, server, events } = serve();
     const { access } = await issueOn(sessions, "header");

@@ -154,7 +154,7 @@ describe("invalid options throw at construction, with a message that says what t
     [
       "access twice the overlap",
       { lifetimes: { access: "1m" } },
-      /^refresh\.overlap must be shorter than half of .*, got 30s/,
+      /^refresh\.overlap must be shorter than half of .*, got 30s; .*such as lifetimes: \{ access: "5s" \}, refresh: \{ overlap: "2s", clientTimeout: "1s" \}$/,
     ],
     [
       "a settle that is too long",

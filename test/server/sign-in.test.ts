@@ -476,7 +476,11 @@ describe("misuse is reported to the developer and creates no session", () => {
       { userId: "a", tenant: "t" } as object as NewSessionOptions,
       /^unknown option "tenant" for the new session; the options are userId,/,
     ],
-    ["userId empty", { userId: "" }, /^userId must be a string of 1 to 255 characters$/],
+    [
+      "userId empty",
+      { userId: "" },
+      /^userId must be a string of 1 to 255 characters, got 0 characters$/,
+    ],
     ["userId too long", { userId: "x".repeat(256) }, /^userId must /],
     ["userId not a string", { userId: 7 as unknown as string }, /^userId must /],
     ["userId missing", {} as NewSessionOptions, /^userId must /],

@@ -74,6 +74,34 @@ describe("a visitor", () => {
     }
   });
 
+  it("feat:P11 tells who it is, for the first render, in one call and without a refresh that is not due", async () => {
+    const browser = await Browser.signedIn(site);
+    const page = browser.open();
+    expect(await page.visitor.load()).toMatchObject({ status: "signedIn", userId: "alice", realm });
+    await page.visitor.load();
+    expect(page.visitor.setCookies).toEqual([]);
+    expect(counts(site).refreshed ?? 0).toBe(0);
+    site.clock.advance("20m");
+    const later = browser.open();
+    expect(await later.visitor.load()).toMatchObject({ status: "signedIn", userId: "alice" });
+    expect(counts(site).refreshed).toBe(1);
+    browser.keep(later);
+    await site.server.sessions.revokeAll({ userId: "alice" });
+    const ended = browser.open();
+    expect(await ended.visitor.load()).toEqual({ status: "signedOut" });
+    browser.keep(ended);
+    expect(browser.cookies).toBe("");
+  });
+
+  it("feat:P11 without cookies is signed out, without a call", async () => {
+    const down: VisitorOptions["transport"] = (parts) =>
+      createWebTransport({ baseUrl: "http://127.0.0.1:9", ...parts });
+    const { visitor } = new Browser(site).open(navigation, { transport: down });
+    expect(await visitor.load()).toEqual({ status: "signedOut" });
+    const kept = (await Browser.signedIn(site)).open(navigation, { transport: down });
+    await expect(kept.visitor.load()).rejects.toMatchObject({ code: Code.Unavailable });
+  });
+
   it("without cookies is refused where a session is needed, without a refresh", async () => {
     const page = new Browser(site).open();
     expect(page.visitor.hasSession).toBe(false);
@@ -322,11 +350,20 @@ describe("misuse is refused at once", () => {
   const headers = new Headers();
   const good = (): VisitorOptions => site.options;
   it.each([
-    ["no request", () => render(undefined as never, good()), /must be a request, or an object/],
+    [
+      "no request",
+      () => render(undefined as never, good()),
+      /must be a fetch Request, or an object/,
+    ],
+    [
+      "a request of Node.js",
+      () => render({ headers: { cookie: "a=b" }, method: "GET" } as never, good()),
+      /in Node\.js and Express pass .* exchange = fromNode\(req, res\)/,
+    ],
     [
       "a promise of headers",
       () => render({ headers: Promise.resolve() as never }, good()),
-      /must be a request/,
+      /must be a fetch Request/,
     ],
     [
       "an origin with a path",

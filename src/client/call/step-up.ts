@@ -4,7 +4,7 @@ import type { LocalSession } from "../state/local-session.ts";
 import { isCurrent } from "../state/notice-rule.ts";
 
 /** One authentication for all calls that were refused because the last one was not enough. */
-export class StepUp {
+export class StepUps {
   readonly #local: LocalSession;
   readonly #onStepUp: StepUpListener | undefined;
   /** The sessions before and after the last one. */

@@ -333,7 +333,7 @@ function asSeenByCaller(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unavailable,
-    "the session could not be refreshed and is kept; try again",
+    `the session could not be refreshed and is kept (${error.rawMessage}); try again`,
   );
 }
 
@@ -369,10 +369,11 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   );
 }
 
-function unreadable(): ConnectError {
+/** The error of an answer that does not tell this client about its session. */
+export function unreadable(): ConnectError {
   return new ConnectError(
-    "the response to Refresh contains no token that this client can read; expose the rpcsession-* " +
-      "headers with CORS, and set the same transport and realm here as on the server",
+    "the client cannot read the answer of Refresh; expose the rpcsession-* response headers with " +
+      "CORS, and use the same token transport and realm on client and server",
     Code.FailedPrecondition,
   );
 }

@@ -14,13 +14,7 @@ import type { TokenClaims } from "../../jwt/claims.ts";
 import type { CookieNames } from "../../request/cookie-options.ts";
 import type { SessionCookies } from "../../request/cookies.ts";
 import { inspected, type PresentedTokens, takeTokens } from "../../request/tokens.ts";
-import {
-  type ClientContext,
-  type Exchange,
-  type InterceptedRequest,
-  isIntercepted,
-  type RpcContext,
-} from "./exchange.ts";
+import type { ClientContext, Exchange, InterceptedRequest, RpcContext } from "./exchange.ts";
 
 /** The claims of a verified access token. */
 export interface VerifiedClaims {
@@ -251,9 +245,7 @@ export function callOfRequest(
 
 /** Returns the call of an RPC, from the context of its handler or the request of an interceptor. */
 export function callOfRpc(reader: TokenReader, key: CallKey, context: RpcContext): Call {
-  return isIntercepted(context)
-    ? callOfRequest(reader, key, context)
-    : callOf(reader, key, context);
+  return "values" in context ? callOf(reader, key, context) : callOfRequest(reader, key, context);
 }
 
 /**

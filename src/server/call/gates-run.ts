@@ -2,9 +2,9 @@ import {
   Code,
   ConnectError,
   type ConnectRouter,
-  type ContextValues,
   createConnectRouter,
-  type Interceptor,
+  type StreamRequest,
+  type UnaryRequest,
 } from "@connectrpc/connect";
 import { createAsyncIterable } from "@connectrpc/connect/protocol";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
@@ -59,23 +59,10 @@ export function assertRunsGates(router: ConnectRouter): void {
   }
 }
 
-/**
- * Wraps an interceptor that runs behind a gate, so that it refuses a call whose gate has not run. The
- * adapter may use another copy of Connect than this package.
- */
-export function behindGate(
-  interceptor: Interceptor,
-  isAdmitted: (values: ContextValues) => boolean,
-): Interceptor {
-  return (next) => {
-    const run = interceptor(next);
-    // Not async: a warm call has no promise to spare.
-    return (request) =>
-      isAdmitted(request.contextValues) ? run(request) : Promise.reject(gateMissing(request));
-  };
-}
-
-function gateMissing({ method }: Pick<Parameters<ReturnType<Interceptor>>[0], "method">) {
+/** The error of a call of a protected router whose gate has not run. */
+export function gateMissing({
+  method,
+}: Pick<UnaryRequest | StreamRequest, "method">): ConnectError {
   return misuse(
     `no request gate has run for ${procedureOf(method)}: the adapter was created without the requestGate that sessions.protect returned, or its @connectrpc/connect is older than 2.2 and ignores gates; pass all options that protect returned, and ${remedy}`,
   );

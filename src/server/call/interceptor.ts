@@ -12,10 +12,21 @@ import type { VerifyingCore } from "../core.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
 import { markAsAnswer, relayFailure, withoutForeignHints } from "../response/errors.ts";
 import { checkWrittenTokens, takeBackTokens } from "../response/tokens.ts";
-import { OpenStreams } from "../streams/open.ts";
+import type { OpenStreams } from "../streams/open.ts";
 import { runStream } from "../streams/run.ts";
 import { type Call, type CallKey, callOfRequest } from "./call.ts";
 import { admit } from "./gate.ts";
+import { gateMissing } from "./gates-run.ts";
+
+interface InterceptorParts {
+  readonly policies: Policies;
+  readonly streams: OpenStreams;
+  /**
+   * Whether a call whose gate has not run is refused: the adapter may use an older copy of Connect than
+   * this package, which ignores gates.
+   */
+  readonly behindGate: boolean;
+}
 
 /**
  * Creates the interceptor of an instance. After the gate, it adds session details to errors,
@@ -27,15 +38,17 @@ import { admit } from "./gate.ts";
 export function createInterceptor(
   core: VerifyingCore,
   key: CallKey,
-  policies: Policies,
+  { policies, streams, behindGate }: InterceptorParts,
 ): Interceptor {
-  const streams = new OpenStreams(core);
   return (next) => async (request) => {
     // 1. The call: the gate has opened it, or it is opened now.
     const call = callOfRequest(core, key, request);
 
     // 2. Without a gate, the policy is applied here.
     if (!call.admitted) {
+      if (behindGate) {
+        throw gateMissing(request);
+      }
       await admitAlone(core, call, { request, policies });
     }
 

@@ -281,7 +281,7 @@ function assertExternalAlone(method: string, options: ExternalOptions): void {
 function ownerOf(method: string, options: OwnerOptions): SessionOwner {
   const { userId, tenantId } = options ?? {};
   if (userId === undefined && tenantId === undefined) {
-    throw new TypeError(`${method}: specify userId, tenantId or both`);
+    throw new TypeError(`${method}: specify userId, tenantId or both, such as { userId }`);
   }
   if (userId === undefined && "userId" in options) {
     throw new TypeError(

@@ -93,7 +93,7 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<ChangeR
   }
   return {
     rows: rows.sort((a, b) => Number(a.number) - Number(b.number)),
-    // The first page's: a transaction that ends between two pages may belong into one already read.
+    // The first page's: a transaction that ends between two pages may belong to one already read.
     cursor: first[0]?.place ?? "",
     now: Number(page[0]?.store_now),
   };

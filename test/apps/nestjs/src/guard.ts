@@ -33,18 +33,10 @@ export const Session = createParamDecorator((_data: unknown, context: ExecutionC
   verified.get(context.switchToHttp().getRequest<Request>()),
 );
 
-const statuses: Readonly<Record<SessionError["kind"], number>> = {
-  unauthorized: 401,
-  tryRefreshToken: 401,
-  forbidden: 403,
-  unavailable: 503,
-  general: 500,
-};
-
 /** Answers with the status of a refusal. Nest answers 500 to errors that it does not know. */
 @Catch(SessionError)
 export class SessionErrorFilter implements ExceptionFilter<SessionError> {
-  catch({ kind, message }: SessionError, host: ArgumentsHost): void {
-    host.switchToHttp().getResponse<Response>().status(statuses[kind]).json({ message });
+  catch({ statusCode, message }: SessionError, host: ArgumentsHost): void {
+    host.switchToHttp().getResponse<Response>().status(statusCode).json({ message });
   }
 }
