@@ -1,4 +1,5 @@
 import type { Transport } from "@connectrpc/connect";
+import { StepUps } from "./call/step-up.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { Refresher } from "./refresh/refresher.ts";
 import { SignOut } from "./refresh/sign-out.ts";
@@ -10,6 +11,7 @@ export class SessionCore {
   readonly local: LocalSession;
   readonly refresher: Refresher;
   readonly signOut: SignOut;
+  readonly stepUp: StepUps;
 
   /** @param transport without the session's interceptor, so that refreshes and sign-outs do not recur */
   constructor(options: ResolvedOptions, transport: Transport) {
@@ -20,6 +22,7 @@ export class SessionCore {
       onDoubt: () => void this.refresher.refresh(true),
     });
     this.refresher = new Refresher(options, this.local, transport);
+    this.stepUp = new StepUps(this.local, options.onStepUp);
     this.signOut = new SignOut({
       options,
       local: this.local,

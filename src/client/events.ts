@@ -96,6 +96,23 @@ export type SessionClientEvent =
  */
 export type SessionClientEventListener = (event: SessionClientEvent) => void;
 
+/** What a call demands of the authentication of its user (RFC 9470). */
+export interface StepUpHint {
+  /** The refused method, such as "account.v1.AccountService/ChangePassword". */
+  readonly procedure: string;
+  /** The accepted authentication context classes; empty if any is. */
+  readonly acrValues: readonly string[];
+  /** The maximum time since the user authenticated, in seconds; undefined for any time. */
+  readonly maxAge: number | undefined;
+}
+
+/**
+ * Lets the user authenticate again. Resolves when the service has replaced the session; false if the
+ * user did not.
+ */
+// biome-ignore lint/suspicious/noConfusingVoidType: a function that returns nothing has succeeded.
+export type StepUpListener = (hint: StepUpHint) => Promise<boolean | void>;
+
 /** Calls a listener of the application. One that throws or rejects must not break a call. */
 export function notify<T extends readonly unknown[]>(
   listener: ((...values: T) => unknown) | undefined,

@@ -9,6 +9,8 @@ export type {
   SessionClientEventListener,
   SessionState,
   SignedOutBy,
+  StepUpHint,
+  StepUpListener,
 } from "./events.ts";
 export type { SessionClientOptions, TransportParts } from "./options.ts";
 export type { CursorOptions, OpenStream, ResumedCall, ResumeOptions } from "./resume/resume.ts";

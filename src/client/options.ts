@@ -2,7 +2,7 @@ import type { Interceptor, Transport } from "@connectrpc/connect";
 import { assertMembers, type Duration, durationMs } from "../base/checks.ts";
 import { type Clock, systemClock } from "../base/clock.ts";
 import type { JsonObject, StandardSchemaV1 } from "../base/json.ts";
-import type { SessionClientEventListener } from "./events.ts";
+import type { SessionClientEventListener, StepUpListener } from "./events.ts";
 import { cookieTokens, memoryTokens, type TokenStore } from "./state/tokens.ts";
 
 /** Options of {@link createSessionClient}. */
@@ -41,6 +41,16 @@ export interface SessionClientOptions<Claims extends object = JsonObject> {
   readonly clock?: Clock;
   /** Receives the events of the session. Errors that it throws are ignored. Default: none. */
   readonly onEvent?: SessionClientEventListener;
+  /**
+   * Lets the user authenticate again when a call is refused with the hint `STEP_UP`, for example with a
+   * passkey: ask the user, and call the method of the service that calls `sessions.reauthenticate`. After
+   * that the refused call is sent again, once. It is called once for all calls that were refused until
+   * then, and neither for calls that it makes itself, nor for calls that cannot be sent again.
+   *
+   * The calls fail with their refusal if it resolves to false or the user has changed, and with its
+   * error if it rejects. Their timeouts go on meanwhile. Default: none; calls fail with the refusal.
+   */
+  readonly onStepUp?: StepUpListener;
 }
 
 /** The parts to create a transport with: `createConnectTransport({ baseUrl, ...parts })`. */
@@ -67,11 +77,12 @@ export interface ResolvedOptions {
   readonly earlyRefresh: number;
   readonly clock: Clock;
   readonly onEvent: SessionClientEventListener | undefined;
+  readonly onStepUp: StepUpListener | undefined;
 }
 
 const members: Readonly<Record<keyof SessionClientOptions, 0>> = {
   ...{ transport: 0, tokens: 0, realm: 0, claims: 0 },
-  ...{ refreshTimeout: 0, earlyRefresh: 0, clock: 0, onEvent: 0 },
+  ...{ refreshTimeout: 0, earlyRefresh: 0, clock: 0, onEvent: 0, onStepUp: 0 },
 };
 
 /** @throws TypeError for an invalid option */
@@ -86,14 +97,16 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   if (!(earlyRefresh > 0 && earlyRefresh <= 1)) {
     throw new TypeError(`earlyRefresh must be greater than 0 and at most 1, got ${earlyRefresh}`);
   }
-  const { realm, onEvent } = options;
+  const { realm, onEvent, onStepUp } = options;
   if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
     throw new TypeError(
       `realm must be the issuer of the sessions, a non-empty string, got ${JSON.stringify(realm)}`,
     );
   }
-  if (onEvent !== undefined && typeof onEvent !== "function") {
-    throw new TypeError(`onEvent must be a function, got ${typeof onEvent}`);
+  for (const [name, listener] of Object.entries({ onEvent, onStepUp })) {
+    if (listener !== undefined && typeof listener !== "function") {
+      throw new TypeError(`${name} must be a function, got ${typeof listener}`);
+    }
   }
   return {
     transport: options.transport,
@@ -106,6 +119,7 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
     earlyRefresh,
     clock: options.clock ?? systemClock,
     onEvent,
+    onStepUp,
   };
 }
 

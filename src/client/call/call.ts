@@ -1,4 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
+import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
 import { cookiesMissing } from "../refresh/refresher.ts";
 import { tokensNotLoaded } from "../state/credentials.ts";
@@ -35,7 +36,7 @@ interface CallDescription {
 
 /**
  * One call of a client, unary or streaming. It is sent at most twice: a second time only after a
- * refusal that a refresh can cure.
+ * refusal that a refresh, or another authentication of the user, can cure.
  */
 export class SessionCall {
   readonly #core: SessionCore;
@@ -44,6 +45,8 @@ export class SessionCall {
   #sends = 0;
   /** The session at the time of the last send. */
   #sent: SentSnapshot | undefined;
+  /** The step-up during which the call was sent last. */
+  #during: Promise<boolean> | undefined;
   /** Whether the headers of the current response have been read. */
   #isAccepted = false;
   /** Whether the caller has received a message. */
@@ -58,6 +61,13 @@ export class SessionCall {
   /** Whether the call may be sent again after a refusal. */
   get mayResend(): boolean {
     return this.#call.isReplayable && !this.#isDelivered && this.#sends < 2;
+  }
+
+  /** Whether the headers of a response announce a refusal after which the call may be sent again. */
+  isCurable(headers: Headers): boolean {
+    const hint = headers.get(header.hint);
+    const { onStepUp } = this.#core.options;
+    return this.mayResend && (hint === "refresh" || (hint === "step-up" && onStepUp !== undefined));
   }
 
   /**
@@ -115,7 +125,7 @@ export class SessionCall {
    * @throws the error for the caller of the method, if the call is not to be sent again
    */
   async recover(reason: unknown): Promise<void> {
-    const { local, refresher } = this.#core;
+    const { local, options, refresher, stepUp } = this.#core;
     const { signal, mark, isOuter } = this.#call;
     const sent = this.#sent;
     const isForeign = mark.hasOwnToken || (isOuter && mark.handled);
@@ -147,23 +157,30 @@ export class SessionCall {
       return;
     }
 
-    // 7. Continue only on a REFRESH hint. Under a different session it would be a different call.
+    // 7. The user must authenticate again: ask once for all calls that were refused until then.
+    if (hint?.action === "stepUp" && options.onStepUp && this.mayResend) {
+      if (await race(stepUp.run(hint, this.#during), signal)) {
+        return;
+      }
+    }
+
+    // 8. Continue only on a REFRESH hint. Under a different session it would be a different call.
     if (hint?.action !== "refresh" || local.epoch !== sent.epoch) {
       throw error;
     }
 
-    // 8. Refresh once for all calls, unless another call has done so since this one was sent.
+    // 9. Refresh once for all calls, unless another call has done so since this one was sent.
     const refreshing =
       local.version === sent.version
         ? refresher.refreshAfterRefusal(error, hint, this.#sends > 1 && !this.#isDelivered)
         : undefined;
 
-    // 9. A call that cannot be sent again fails now. The next call finds the new token.
+    // 10. A call that cannot be sent again fails now. The next call finds the new token.
     if (!this.mayResend) {
       throw error;
     }
 
-    // 10. Wait for the refresh. Send again only if the session is still the same.
+    // 11. Wait for the refresh. Send again only if the session is still the same.
     if (refreshing !== undefined) {
       const outcome = await race(refreshing, signal);
       if (outcome.type === "failed") {
@@ -184,6 +201,7 @@ export class SessionCall {
   attach(headers: Headers): number | undefined {
     const timeoutMs = this.#timeLeft();
     this.#sends += 1;
+    this.#during = this.#core.stepUp.running;
     this.#sent = this.#core.local.attach(headers, this.#call.mark.hasOwnToken);
     this.#isAccepted = false;
     return timeoutMs;

@@ -12,7 +12,6 @@ import {
   type UnaryRequest,
   type UnaryResponse,
 } from "@connectrpc/connect";
-import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
 import type { ResolvedOptions } from "../options.ts";
 import type { TokenStore } from "../state/tokens.ts";
@@ -109,8 +108,8 @@ async function streamCall(
       call.accept(response.header);
       const messages = response.message[Symbol.asyncIterator]();
       // The header announces an error. Wait for it, so that the caller never sees the headers of a
-      // refusal that a refresh can cure.
-      const isRefused = response.header.get(header.hint) === "refresh" && call.mayResend;
+      // refusal that can be cured.
+      const isRefused = call.isCurable(response.header);
       return { response, messages, first: isRefused ? await messages.next() : undefined };
     });
 

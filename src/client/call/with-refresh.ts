@@ -1,5 +1,4 @@
 import type { CallOptions } from "@connectrpc/connect";
-import { header } from "../../base/wire.ts";
 import type { SessionCore } from "../core.ts";
 import { coreOf, type SessionClient } from "../session-client.ts";
 import { type HandledMark, SessionCall } from "./call.ts";
@@ -180,7 +179,7 @@ class WrappedCall {
     this.#heldHeaders = undefined;
     if (!this.#mark.handled) {
       this.#call.accept(received);
-      if (received.get(header.hint) === "refresh" && this.#call.mayResend) {
+      if (this.#call.isCurable(received)) {
         this.#heldHeaders = received;
         return;
       }

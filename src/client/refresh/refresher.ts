@@ -352,9 +352,8 @@ function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "the server refused a new access token right after a refresh; check that the browser keeps the " +
-      "session cookies, that the clocks of the servers agree, and that the servers share their " +
-      `keys. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
+    "a new access token was refused right after a refresh; check the browser's cookies, and the clocks " +
+      `and keys of the servers. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
     error.metadata,
   );
 }

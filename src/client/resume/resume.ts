@@ -380,7 +380,7 @@ function sessionOver(isSignedOut: boolean): ConnectError {
         Code.Unauthenticated,
       )
     : new ConnectError(
-        "the session changed while this stream was open; open it again under the new session",
+        "the session changed while this stream was open; open it again",
         Code.Aborted,
       );
 }

@@ -12,7 +12,7 @@ export interface Credentials {
 /** The error of a call that needs tokens while the token store fails. */
 export function tokensNotLoaded(cause?: ConnectError): ConnectError {
   return new ConnectError(
-    "the token store has not returned the tokens; try again, and check its load() and the event storeFailed",
+    "the token store has not returned the tokens; try again, and check the event storeFailed",
     Code.Unavailable,
     undefined,
     undefined,

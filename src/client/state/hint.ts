@@ -1,50 +1,61 @@
 import { Code, type ConnectError } from "@connectrpc/connect";
 import {
-  Action,
-  Reason,
+  type Action,
+  type Reason,
   type RefreshHint,
   RefreshHintSchema,
-  Tokens,
+  type Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
 import { header } from "../../base/wire.ts";
+
+// Numbers, because the enums carry all their names, and every page would load them.
+const stepUp: typeof Action.STEP_UP = 3;
+const tokensClear: typeof Tokens.CLEAR = 2;
+const sessionMissing: typeof Reason.SESSION_MISSING = 1;
 
 /**
  * The error detail with which the server instructs a client how to react to a refused call: refresh
  * and try again, sign in, or neither.
  */
 export interface Hint {
-  readonly action: "refresh" | "signIn" | "none";
+  readonly action: "refresh" | "signIn" | "stepUp" | "none";
   /** Whether the session is over and the client should discard its tokens. */
   readonly clear: boolean;
   /** Whether the call came without any token of the service. */
   readonly isMissing: boolean;
   /** The id of the session; empty if the server could not verify one. */
   readonly sessionId: string;
+  readonly procedure: string;
+  readonly acrValues: readonly string[];
+  /** Seconds. */
+  readonly maxAge: number | undefined;
 }
 
 /**
- * Reads the hint of an error: only from Unauthenticated errors, and only for this client's realm. An
- * HTTP status or a message never counts, because a proxy's plain 401 is not about the session.
+ * Reads the hint of an error: only from Unauthenticated errors, and STEP_UP from PermissionDenied; and
+ * only for this client's realm. An HTTP status or a message never counts, because a proxy's plain 401
+ * is not about the session.
  *
  * @param realm the realm of this client; undefined if not known yet, and then any realm counts
  */
 export function hintOf(error: ConnectError, realm: string | undefined): Hint | undefined {
-  if (error.code !== Code.Unauthenticated) {
-    return undefined;
-  }
   const hint = error
     .findDetails(RefreshHintSchema)
     .find(
       (found) =>
+        error.code === (found.action === stepUp ? Code.PermissionDenied : Code.Unauthenticated) &&
         found.realm !== "" &&
         (realm === undefined || found.realm === realm || found.olderRealms.includes(realm)),
     );
   return (
     hint && {
       action: actionOf(hint),
-      clear: hint.tokens === Tokens.CLEAR,
-      isMissing: hint.reason === Reason.SESSION_MISSING && hint.tokens !== Tokens.CLEAR,
+      clear: hint.tokens === tokensClear,
+      isMissing: hint.reason === sessionMissing && hint.tokens !== tokensClear,
       sessionId: hint.session,
+      procedure: hint.procedure,
+      acrValues: hint.acrValues,
+      maxAge: hint.maxAge && Number(hint.maxAge.seconds),
     }
   );
 }
@@ -58,10 +69,13 @@ export function streamHintOf(error: ConnectError, realm: string | undefined): Hi
   const hint = hintOf(error, realm);
   const isBare =
     error.code === Code.Unauthenticated && error.findDetails(RefreshHintSchema).length === 0;
-  return isBare && error.metadata.get(header.hint) === "refresh"
-    ? { action: "refresh", clear: false, isMissing: false, sessionId: "" }
-    : hint;
+  return isBare && error.metadata.get(header.hint) === "refresh" ? bareRefresh : hint;
 }
+
+const bareRefresh: Hint = {
+  ...{ action: "refresh", clear: false, isMissing: false, sessionId: "" },
+  ...{ procedure: "", acrValues: [], maxAge: undefined },
+};
 
 /** Milliseconds that the server asks the client to wait; 0 if it does not ask. */
 export function retryAfterOf(error: ConnectError): number {
@@ -114,13 +128,15 @@ export function isUnanswered(error: ConnectError): boolean {
 
 /** An action that only a newer server uses counts as SIGN_IN, because signing in always helps. */
 function actionOf(hint: RefreshHint): Hint["action"] {
-  if (hint.action === Action.REFRESH) {
-    return "refresh";
-  }
-  return otherActions.has(hint.action) ? "none" : "signIn";
+  return actions[hint.action] ?? "signIn";
 }
 
-const otherActions = new Set<number>([Action.UNSPECIFIED, Action.STEP_UP, Action.RETRY_LATER]);
+const actions: Readonly<Record<number, Hint["action"]>> = {
+  [0 satisfies typeof Action.UNSPECIFIED]: "none",
+  [1 satisfies typeof Action.REFRESH]: "refresh",
+  [3 satisfies typeof Action.STEP_UP]: "stepUp",
+  [4 satisfies typeof Action.RETRY_LATER]: "none",
+};
 
 /** The codes with which transports report an exception of the network, which is then the cause. */
 const exceptionCodes: ReadonlySet<Code> = new Set([Code.Aborted, Code.Unknown, Code.Internal]);
