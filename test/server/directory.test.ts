@@ -61,6 +61,7 @@ describe("sessions by id", () => {
       expiresAt: new Date(began + 90 * 86_400_000),
       tokenTransport: "cookie",
       device: { label: "laptop" },
+      amr: [],
     });
     expect(await session.info()).toEqual(info);
     const [access, refresh] = [tokens.accessToken, tokens.refreshToken];
