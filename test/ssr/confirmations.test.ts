@@ -161,19 +161,20 @@ describe("a response that takes long", () => {
     const browser = await expiredBrowser();
     const page = browser.open(undefined, {
       refreshTimeout: "1s",
-      transport: (parts) => {
-        const made = site.options.transport(parts);
-        return {
-          ...made,
-          unary: async (...call) => {
-            if (call[0].name === "Refresh") {
-              site.clock.advance("600ms");
-            }
-            return made.unary(...call);
-          },
-          stream: made.stream.bind(made),
-        };
-      },
+      // Time passes while the request is under way.
+      transport: (parts) =>
+        site.options.transport({
+          ...parts,
+          interceptors: [
+            ...parts.interceptors,
+            (next) => (request) => {
+              if (request.method.name === "Refresh") {
+                site.clock.advance("600ms");
+              }
+              return next(request);
+            },
+          ],
+        }),
     });
     site.clock.advance("600ms");
     await expect(page.own.getSession({})).rejects.toMatchObject({ code: Code.Unavailable });
