@@ -16,7 +16,7 @@ export class Jar {
     }
   }
 
-  /** The `Cookie` header of the next request; empty if there are no cookies. */
+  /** The `Cookie` header of the next request; an empty string without cookies. */
   get header(): string {
     const held = [...this.#cookies].filter(([, { ends }]) => ends > this.#now());
     return stringifyCookie(Object.fromEntries(held.map(([name, { value }]) => [name, value])));

@@ -18,7 +18,7 @@ import type { Judgement } from "./inspect/verify.ts";
 /** `rpc-session inspect` */
 export const inspectCommand: Command = {
   name: "inspect",
-  summary: "read a token: whose it is, until when it lives, and whether it is valid",
+  summary: "read a token: its user, when it expires, and whether it is valid",
   forms: ["[--jwks <url> | --keys <file> | --database <database>] [--json] [file]"],
   about:
     "Reads an access token or a refresh token from a file or the standard input and says in words what it is: issuer, user, session, times, names of claims. Says where a malformed one breaks. With keys, it verifies an access token; with a database, it also looks the session up. A token is a password while it lives, so it is never taken from the command line, which the history of the shell and the list of processes show. Signatures, MACs and values of claims are never printed.",

@@ -70,7 +70,7 @@ export const sessionsRevoke: Command = onStore({
     "--all [--json] <database>",
   ],
   about:
-    "Ends sessions on all servers, within their maxStaleness. Open streams end as well. A session that has ended already is no error.",
+    "Ends sessions on all servers, within their maxStaleness. Open streams end as well. A session that has already ended is not an error.",
   names: [
     {
       name: "session id",

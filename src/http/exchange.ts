@@ -134,7 +134,7 @@ export interface FetchExchange extends Exchange {
  * });
  * ```
  *
- * @throws TypeError if the argument is no Request
+ * @throws TypeError if the argument is not a Request
  */
 export function fromFetch(request: Request, options: ExchangeOptions = {}): FetchExchange {
   if (typeof request?.headers?.get !== "function" || typeof request.url !== "string") {
@@ -211,7 +211,7 @@ function exchangeOf(
   }));
 }
 
-/** Copies the headers of a request. Those of HTTP/2 that begin with a colon are no headers. */
+/** Copies the headers of a request. Those of HTTP/2 that begin with a colon are not headers. */
 function headersOf({ headers }: NodeExchangeRequest): Headers {
   const copied = new Headers();
   for (const [name, value] of Object.entries(headers)) {

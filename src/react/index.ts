@@ -44,7 +44,7 @@ export type ReactSession = {
   readonly session: RegisteredSession;
   /**
    * Why it is not known whether a user is signed in: the service or the token store could not be
-   * reached when the provider asked. Undefined otherwise.
+   * reached, or CORS hides the headers of the service. Undefined otherwise.
    */
   readonly error: ConnectError | undefined;
 } & (

@@ -232,7 +232,7 @@ class Registration {
     this.#isSettled = true;
   }
 
-  /** Warns at the first sign-in if no router has. Another process may serve it, so this is no error. */
+  /** Warns at the first sign-in if no router has. Another process may serve it, so this is not an error. */
   signsIn(): void {
     if (!this.#isSettled) {
       this.#isSettled = true;
