@@ -53,7 +53,7 @@ export type Timed<Row> = Row & { readonly store_now: BigInteger };
 /** Reads a row as a session. */
 export function toSession(row: SessionRow): SessionRecord {
   const rotatedAt = Number(row.rotated_at);
-  const sentAt = Math.max(rotatedAt, Number(row.sent_at ?? 0));
+  const sentAt = Math.max(rotatedAt, Number(row.sent_at));
   return {
     id: row.id,
     userId: row.user_id,
