@@ -43,9 +43,10 @@ async function greet(): Promise<string> {
 
 document.querySelector("#sign-in")?.addEventListener("submit", (event) => {
   event.preventDefault();
-  const { user, password } = Object.fromEntries(new FormData(event.target as HTMLFormElement));
+  const form = new FormData(event.target as HTMLFormElement);
+  const field = (name: string): string => (form.get(name) ?? "") as string;
   void show(async () => {
-    await session.signIn(() => bank.signIn({ user: String(user), password: String(password) }));
+    await bank.signIn({ user: field("user"), password: field("password") });
     return greet();
   });
 });
