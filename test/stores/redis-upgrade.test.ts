@@ -134,7 +134,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
     expect((await store.revokeAll(bySub, "externalLogout")).revoked).toEqual(["s1"]);
   });
 
-  it("works, and opens again, beside data of a newer version that says so, and refuses other data", async () => {
+  it("feat:O8 works, and opens again, beside data of a newer version that says so, and refuses other data", async () => {
     const { newStore, client, clock, meta } = await start();
     const store = newStore();
     await client.del(meta);
