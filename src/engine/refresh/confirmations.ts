@@ -1,6 +1,8 @@
 import type { Clock } from "../../base/clock.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
-import type { SessionStore } from "../store.ts";
+import { maxAccessLife } from "../lifetimes.ts";
+import type { GenerationUse, SessionStore } from "../store.ts";
+import { Generations } from "./generations.ts";
 import { showsReceipt } from "./rule.ts";
 import { parseRefreshToken } from "./token.ts";
 
@@ -11,24 +13,36 @@ interface ConfirmationsOptions {
   readonly settle: number;
 }
 
-/** Sessions that are remembered. Beyond it the older half is forgotten, at the cost of a write each. */
-const rememberedMax = 50_000;
-/** Concurrent writes, at most; a use beyond them is left to a later one. */
-const underWayMax = 1_000;
+/** Sessions whose confirmed generation is remembered: up to 96 MB. Beyond it, half are forgotten, at the cost of a statement for hundreds. */
+const rememberedMax = 4_000_000;
+/** Uses that wait for the next write; those beyond are left to a later use. */
+const waitingMax = 100_000;
+/** Uses in one statement. */
+const batchMax = 500;
+/** Milliseconds for which uses are gathered: between this and twice as long, so that servers do not write at the same time. */
+const gatherFor = 1_000;
 /** Milliseconds until a use is tried again that failed, or was too early by the store's clock. */
 const againAfter = 5_000;
 /** Milliseconds that `settled` waits, at most. */
 const settledWithin = 2_000;
 
 /**
- * Confirms in the store, in the background, that a generation is in use: once per generation and
- * process.
+ * Confirms in the store, in the background, that generations are in use. Each process asks once per
+ * generation; it gathers what it has to ask for a second or two, and asks for all of it at once.
  */
 export class Confirmations {
   readonly #options: ConfirmationsOptions;
-  #young = new Map<string, Noted>();
-  #old = new Map<string, Noted>();
-  readonly #underWay = new Map<string, Promise<void>>();
+  /** The generations that are confirmed, or never can be. */
+  readonly #done = new Generations(rememberedMax);
+  /** The claims of cached tokens of those generations, for the warm path. */
+  #doneTokens = new WeakSet<object>();
+  #turnedAt = 0;
+  /** The newest use of each session that has not been asked for. */
+  #waiting = new Map<string, Waiting>();
+  /** The uses that were too early, or whose write failed. */
+  #early = new Map<string, Waiting>();
+  #cancelTimer: (() => void) | undefined;
+  #writing: Promise<void> | undefined;
 
   constructor(options: ConfirmationsOptions) {
     this.#options = options;
@@ -38,64 +52,107 @@ export class Confirmations {
    * Notes a use, unless it does not show that its client holds the refresh token. Never waits and
    * never fails; a write that failed is repeated by a later use.
    */
-  used({ sid: session, gen: generation, transport }: Use, refreshCookies: readonly string[]): void {
-    const noted = this.#young.get(session) ?? this.#old.get(session);
-    const tryAgainAt = againAt(noted, generation);
-    if (tryAgainAt === Number.POSITIVE_INFINITY) {
+  used(use: Use, refreshCookies: readonly string[]): void {
+    // 1. Is there anything to confirm? The existence of a newer generation confirms an older one.
+    if (this.#doneTokens.has(use)) {
       return;
     }
-    const key = `${session}.${generation}`;
+    const { sid: session, gen: generation, transport } = use;
+    if (this.#done.get(session) >= generation) {
+      this.#doneTokens.add(use);
+      return;
+    }
+    // 2. Does it wait already, or was it too early just now?
     const now = this.#options.clock.monotonic();
-    const held = this.#underWay.has(key) || this.#underWay.size >= underWayMax;
-    if (now < tryAgainAt || held) {
+    const early = this.#early.get(session);
+    if (
+      (this.#waiting.get(session)?.generation ?? -1) >= generation ||
+      this.#waiting.size >= waitingMax ||
+      (early !== undefined && early.generation >= generation && now < early.at + againAfter)
+    ) {
       return;
     }
-    // Last, because it has to be done at each use until the generation is confirmed.
-    const use = { transport, generation };
-    if (!showsReceipt(use, generationsOf(session, refreshCookies))) {
+    // 3. Last, because it has to be done at each use until the generation is confirmed.
+    if (!showsReceipt({ transport, generation }, generationsOf(session, refreshCookies))) {
       return;
     }
-    this.#remember(session, { generation, tryAgainAt: now + againAfter });
-    const work = this.#confirm(session, generation);
-    this.#underWay.set(key, work);
-    void work.then(() => this.#underWay.delete(key));
+    this.#waiting.set(session, { generation, at: now });
+    this.#cancelTimer ??= this.#options.clock.after(gatherFor * (1 + Math.random()), () => {
+      void this.#write();
+    });
   }
 
-  /** Waits until no write is in progress, for two seconds at most. */
+  /** Writes what waits, and waits for it, for two seconds at most. */
   async settled(): Promise<void> {
     let cancel = (): void => {};
     const late = new Promise<void>((resolve) => {
       cancel = this.#options.clock.after(settledWithin, resolve, true);
     });
-    await Promise.race([Promise.all(this.#underWay.values()), late]);
+    await Promise.race([this.#write(), late]);
     cancel();
   }
 
-  async #confirm(session: string, generation: number): Promise<void> {
-    const { store, settle } = this.#options;
-    try {
-      if (await store.confirm(session, generation, settle)) {
-        this.#remember(session, { generation, tryAgainAt: Number.POSITIVE_INFINITY });
+  /** Writes what waits, after what is being written. */
+  #write(): Promise<void> {
+    this.#cancelTimer?.();
+    this.#cancelTimer = undefined;
+    const uses = [...this.#waiting];
+    this.#waiting = new Map();
+    const written = (this.#writing ?? Promise.resolve()).then(async () => {
+      for (let i = 0; i < uses.length; i += batchMax) {
+        await this.#confirm(uses.slice(i, i + batchMax));
       }
+    });
+    this.#writing = written;
+    return written;
+  }
+
+  async #confirm(uses: readonly (readonly [string, Waiting])[]): Promise<void> {
+    const { store, clock, settle } = this.#options;
+    // The age counts from the use: a re-send since then shows that its client has lost the token again.
+    const asked = uses.map(
+      ([session, { generation, at }]): GenerationUse => ({
+        ...{ session, generation, settle: settle + clock.monotonic() - at },
+      }),
+    );
+    let done: readonly boolean[] = [];
+    try {
+      done = await store.confirm(asked);
     } catch {
-      // The call that used the token continues; a later one tries again.
+      // The calls that used the tokens go on; later ones try again.
+    }
+    this.#forget();
+    for (const [i, [session, use]] of uses.entries()) {
+      if (done[i] === true) {
+        this.#done.set(session, Math.max(use.generation, this.#done.get(session)));
+        this.#early.delete(session);
+      } else {
+        this.#early.set(session, { ...use, at: clock.monotonic() });
+      }
     }
   }
 
-  #remember(session: string, noted: Noted): void {
-    const newest = this.#young.get(session) ?? this.#old.get(session);
-    if (newest !== undefined && newest.generation > noted.generation) {
-      return;
+  /** No token of a generation lives longer than this, so that what is older is not asked for again. */
+  #forget(): void {
+    const now = this.#options.clock.monotonic();
+    if (now - this.#turnedAt >= maxAccessLife) {
+      this.#turnedAt = now;
+      this.#done.turn();
     }
-    if (this.#young.size >= rememberedMax / 2) {
-      this.#old = this.#young;
-      this.#young = new Map();
+    if (this.#early.size >= waitingMax) {
+      this.#early = new Map();
     }
-    this.#young.set(session, noted);
   }
 }
 
 type Use = Pick<TokenClaims, "sid" | "gen" | "transport">;
+
+/** A use of a generation. */
+interface Waiting {
+  readonly generation: number;
+  /** Monotonic milliseconds: when it was used, or asked for. */
+  readonly at: number;
+}
 
 /** The generations of a session that refresh cookies name. */
 function generationsOf(session: string, cookies: readonly string[]): readonly number[] {
@@ -103,19 +160,4 @@ function generationsOf(session: string, cookies: readonly string[]): readonly nu
     const named = parseRefreshToken(cookie);
     return named?.session === session ? [named.generation] : [];
   });
-}
-
-/** The newest generation of a session that was used here. */
-interface Noted {
-  readonly generation: number;
-  /** Monotonic milliseconds; Infinity once it is confirmed. */
-  readonly tryAgainAt: number;
-}
-
-/** Older generations need no confirmation: the existence of a newer one proves that they were used. */
-function againAt(noted: Noted | undefined, generation: number): number {
-  if (noted === undefined || noted.generation < generation) {
-    return 0;
-  }
-  return noted.generation > generation ? Number.POSITIVE_INFINITY : noted.tryAgainAt;
 }

@@ -30,6 +30,12 @@ export interface SqlDialect {
   /** A table `one` with a column `value`: the strings of a JSON array. Each database has its own function. */
   readonly stringsOf: (jsonArray: string) => Sql;
 
+  /** The same for the rows of the table that is named `held` in a join. */
+  readonly forUpdateOfHeld: Sql;
+
+  /** A table `used` with the columns `session`, `generation` and `age`: the objects of a JSON array. */
+  readonly usesOf: (jsonArray: string) => Sql;
+
   /**
    * Ends an insert into the change log: notifies the other servers when the transaction commits.
    * Empty in SQLite, where other processes poll the file.
