@@ -8,7 +8,7 @@ export type RevocationListener = (change: EndedEntry) => void;
 /** Options of {@link KnownChanges}. */
 export interface KnownChangesOptions {
   readonly clock: Clock;
-  /** Milliseconds for which an entry matters: the longest life of an access token. */
+  /** Milliseconds for which an entry matters: how long this process accepts an access token. */
   readonly window: number;
   /** Called as soon as the end of a session is known. */
   readonly onEnd?: ((session: string) => void) | undefined;
