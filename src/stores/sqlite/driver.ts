@@ -1,6 +1,6 @@
 import type { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
-import type { Retries } from "../sql/database.ts";
+import type { Retries } from "../common.ts";
 
 /**
  * Loads the class of `node:sqlite`. It is not imported, so that this package can be imported in
@@ -55,7 +55,7 @@ const pauses = [5, 10, 20, 40, 80, 160, 320, 640, 640];
 const sqliteBusy = 5;
 
 /** Whether an error is SQLITE_BUSY, or an extended code that contains it, such as 517. */
-function isBusy(error: unknown): boolean {
+export function isBusy(error: unknown): boolean {
   const code = (error as { errcode?: unknown } | undefined)?.errcode;
   return typeof code === "number" && (code & 0xff) === sqliteBusy;
 }
