@@ -41,7 +41,7 @@ async function onPostgres(): Promise<number> {
     for part in 1..${entries / 100} loop
       insert into rpcsession_changes (kind, session, ended_by, at)
         select 'revoked', substr(md5(part || '-' || n), 1, 22), 'signOut',
-          floor(extract(epoch from now()) * 1000)::bigint - part % 100000
+          floor(extract(epoch from now()) * 1000)::bigint + part - 10000
         from generate_series(1, 100) as n;
       commit;
     end loop;

@@ -202,7 +202,10 @@ class Listeners {
 
   /** Calls and removes all listeners of the session. */
   notify(change: EndedEntry): void {
-    const all = this.#bySession.get(change.session) ?? new Set();
+    const all = this.#bySession.get(change.session);
+    if (all === undefined) {
+      return;
+    }
     for (const listener of [...all]) {
       if (this.#remove(change.session, all, listener)) {
         callSafely(listener, change);
