@@ -16,7 +16,7 @@ async function opened(prefix: string) {
   return { client, store };
 }
 
-describe.skipIf(redisMissing)(`a Redis with limits of memory ${redisMissing ?? ""}`, () => {
+describe.skipIf(redisMissing)(`feat:O9 a Redis with limits of memory ${redisMissing ?? ""}`, () => {
   beforeAll(async () => {
     redis = await startRedis();
   });
