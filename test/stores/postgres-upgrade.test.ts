@@ -34,7 +34,7 @@ const index: MigrationStep = {
 };
 
 describePostgres("upgrading the tables of postgresStore", (server) => {
-  it("an older server works, and starts again, beside tables of a newer version that say so", async () => {
+  it("feat:O8 an older server works, and starts again, beside tables of a newer version that say so", async () => {
     await using older = await openedPostgres(server());
     await older.store.insert(newSession());
     const newer = withSteps(older.url, [colour]);
@@ -260,7 +260,7 @@ describePostgres("upgrading the tables of postgresStore", (server) => {
     await holder.end();
   });
 
-  it("100,000 sessions are migrated from version 0.1 while its servers serve", async () => {
+  it("feat:O8 100,000 sessions are migrated from version 0.1 while its servers serve", async () => {
     await using schema = await createSchema(server());
     await schema.admin.query(olderTables("postgres", 3));
     await fill(schema.admin, 100_000);

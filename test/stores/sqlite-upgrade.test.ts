@@ -35,7 +35,7 @@ const filled: MigrationStep = {
   ],
 };
 
-it("sqliteStore works, and starts again, beside tables of a newer version that say so", async () => {
+it("feat:O8 sqliteStore works, and starts again, beside tables of a newer version that say so", async () => {
   await using older = await openedSqlite();
   await older.store.insert(newSession());
   await migrateWith([colour], older.file);

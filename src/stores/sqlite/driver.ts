@@ -1,3 +1,4 @@
+import { statSync } from "node:fs";
 import type { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
 import type { Retries } from "../common.ts";
@@ -36,6 +37,26 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
     database.close();
     throw error;
   }
+}
+
+/**
+ * Returns a function that throws when the path no longer leads to the file that is there now. Without
+ * it, a server would go on writing to a file that was deleted, and lose everything when it stops.
+ */
+export function watchForLoss(path: string): () => void {
+  const opened = identityOf(path);
+  return () => {
+    if (identityOf(path) !== opened) {
+      throw new Error(
+        `sqliteStore: ${path} was deleted or replaced while it was open, so changes would be lost; put the file back, or restart the server to use what is there now`,
+      );
+    }
+  };
+}
+
+function identityOf(path: string): string | undefined {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return found === undefined ? undefined : `${found.dev} ${found.ino}`;
 }
 
 /**
