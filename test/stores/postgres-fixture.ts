@@ -85,7 +85,7 @@ export async function createPostgres(server: TestPostgres) {
   const another = (): SessionStore =>
     new SqlStore(
       postgresBackend(
-        () => openPool(url, 8),
+        () => openPool(url, { max: 8 }),
         () => sql`cast(${clock.now()} as bigint)`,
       ),
     );

@@ -1,5 +1,6 @@
 import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
+import { randomId } from "../../base/crypto.ts";
 import { type Push, PushConnection } from "../push.ts";
 import {
   type BorrowedConnection,
@@ -9,7 +10,7 @@ import {
   sql,
 } from "../sql/database.ts";
 import { postgresDialect } from "./dialect.ts";
-import { listenWith, type NotifiedClient } from "./push.ts";
+import { Announcer, listenWith, type NotifiedClient } from "./push.ts";
 
 /**
  * A PostgreSQL database, and how to reach it.
@@ -35,7 +36,11 @@ class PostgresConnections implements SqlConnections {
   readonly retries: Retries;
   /** Absent if the pool does not reveal how to connect outside of it. */
   readonly listen?: (wake: () => void) => Push;
+  readonly announce: () => void;
   readonly #pool: OpenPool;
+  readonly #announcer: Announcer;
+  /** The clients that the pool has lent before, and whether each leads to a process of its own. */
+  readonly #known = new WeakMap<PostgresPoolClient, Standing>();
 
   constructor(pool: OpenPool, clock: Clock, now: SqlConnections["now"]) {
     this.now = now;
@@ -45,30 +50,84 @@ class PostgresConnections implements SqlConnections {
       isTransient: (error) => isConflict(error) || isStalePlan(error),
     };
     this.#pool = pool;
+    const ask = (text: string, values: unknown[]) => this.query(text, values);
+    const channel = { clock, ask, self: randomId(12) };
+    this.#announcer = new Announcer(channel);
+    this.announce = () => this.#announcer.announce();
     const { newClient } = pool;
     if (newClient !== undefined) {
-      this.listen = (wake) => new PushConnection({ clock, wake, open: listenWith(newClient) });
+      const open = listenWith(newClient, channel);
+      this.listen = (wake) => new PushConnection({ clock, wake, open });
     }
   }
 
   async query(text: string, values: unknown[]): Promise<readonly unknown[]> {
-    const client = await this.borrow();
-    try {
-      return await client.query(text, values);
-    } finally {
-      client.release();
+    const { client, rows } = await this.#first(() => text, values, /^\s*select\b/.test(text));
+    client.release();
+    return rows;
+  }
+
+  async begin(statement: string): Promise<BorrowedConnection> {
+    const begin = ({ standing }: BorrowedClient): string =>
+      standing === "lent" ? `${statement}; ${limitsOfTransaction}` : statement;
+    return (await this.#first(begin, [], true)).client;
+  }
+
+  async close(): Promise<void> {
+    await this.#announcer.close();
+    await this.#pool.end();
+  }
+
+  /**
+   * Runs a statement on any connection, and returns the connection with it. A connection may have died
+   * while it was idle, which shows only when it is used. Then a statement that changes nothing is
+   * repeated, until a connection is fresh: the others of the pool have often died with it.
+   */
+  async #first(
+    textFor: (client: BorrowedClient) => string,
+    values: unknown[],
+    changesNothing: boolean,
+  ): Promise<{ readonly client: BorrowedClient; readonly rows: readonly unknown[] }> {
+    for (let attempt = 0; ; attempt++) {
+      const client = await this.#borrow();
+      try {
+        return { client, rows: await client.query(textFor(client), values) };
+      } catch (error) {
+        client.release();
+        const mayRepeat = attempt === 0 || (client.wasIdle && attempt < maxDead);
+        if (!changesNothing || !mayRepeat || !isLost(error)) {
+          throw error;
+        }
+      }
     }
   }
 
-  async borrow(): Promise<BorrowedClient> {
-    const { pool, names } = this.#pool;
-    return new BorrowedClient(await pool.connect(), names);
-  }
-
-  close(): Promise<void> {
-    return this.#pool.end();
+  /** Takes a connection out of the pool. One of the store's own pool gets its limits the first time. */
+  async #borrow(): Promise<BorrowedClient> {
+    const { pool, own } = this.#pool;
+    const client = await pool.connect();
+    const known = this.#known.get(client);
+    const borrowed = new BorrowedClient(client, own?.names, known !== undefined);
+    try {
+      borrowed.standing = known ?? (own && (await borrowed.limit())) ?? "foreign";
+    } catch (error) {
+      borrowed.release();
+      throw error;
+    }
+    borrowed.prepares = own?.prepare ?? borrowed.standing === "direct";
+    this.#known.set(client, borrowed.standing);
+    return borrowed;
   }
 }
+
+/**
+ * Where a connection leads: `direct` to a process of the server that is nobody else's; `lent` through a
+ * pooler; or it is `foreign`, of a pool that is the caller's.
+ */
+type Standing = "direct" | "lent" | "foreign";
+
+/** Dead connections that one statement meets at most. */
+const maxDead = 100;
 
 /** Milliseconds before each further attempt. */
 const pauses = [5, 10, 20, 40, 80];
@@ -82,6 +141,11 @@ const databaseTime = sql`floor(extract(epoch from statement_timestamp()) * 1000)
 
 /** A client taken out of the pool. It is not used again after an error that may have broken it. */
 class BorrowedClient implements BorrowedConnection {
+  standing: Standing = "foreign";
+  /** Whether statements are prepared under a name. */
+  prepares = false;
+  /** Whether the pool has lent the connection before. */
+  readonly wasIdle: boolean;
   readonly #client: PostgresPoolClient;
   readonly #names: StatementNames | undefined;
   #broken = false;
@@ -91,15 +155,26 @@ class BorrowedClient implements BorrowedConnection {
     this.#broken = true;
   };
 
-  /** @param names the names under which statements are prepared; undefined to prepare none */
-  constructor(client: PostgresPoolClient, names: StatementNames | undefined) {
+  /** @param names the names under which statements may be prepared */
+  constructor(client: PostgresPoolClient, names: StatementNames | undefined, wasIdle: boolean) {
     this.#client = client;
     this.#names = names;
+    this.wasIdle = wasIdle;
     client.on?.("error", this.#onError);
   }
 
+  /**
+   * Limits the statements of this connection, unless a pooler may lend its server process to others:
+   * it announces another process than the one that answers.
+   */
+  async limit(): Promise<Standing> {
+    const { processID } = this.#client as Partial<PoolClientOfPg>;
+    const rows = await this.query(limitsOfSession, [processID ?? 0]);
+    return rows.length > 0 ? "direct" : "lent";
+  }
+
   async query(text: string, values: unknown[]): Promise<readonly unknown[]> {
-    const name = this.#names?.of(text, values);
+    const name = this.prepares ? this.#names?.of(text, values) : undefined;
     try {
       const result =
         name === undefined
@@ -131,6 +206,15 @@ class BorrowedClient implements BorrowedConnection {
 function isHarmless(error: unknown): boolean {
   const { code, severity } = (error ?? {}) as { code?: unknown; severity?: unknown };
   return typeof severity === "string" && /^(?:2[23]|4[02]|57014)/.test(String(code));
+}
+
+/** Whether the connection broke before it answered; not whether an answer took too long. */
+function isLost(error: unknown): boolean {
+  const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };
+  return (
+    /^(?:ECONNRESET|EPIPE|57P0[123]|08)/.test(String(code)) ||
+    /^Connection terminated|not queryable$/.test(String(message))
+  );
 }
 
 /** A serialization failure or a deadlock: the transaction was rolled back in favour of others. */
@@ -179,21 +263,36 @@ export interface PostgresResult {
 /** A pool, and what depends on who opened it. */
 export interface OpenPool {
   readonly pool: PostgresPool;
-  /**
-   * The names of its prepared statements; absent if it prepares none. Only for connections that lead
-   * straight to the server: behind a pooler, a prepared statement may be gone the next time.
-   */
-  readonly names?: StatementNames;
+  /** Absent for a pool that is the caller's. */
+  readonly own?: OwnPool;
   readonly end: () => Promise<void>;
   /** Makes a client outside of the pool, not connected yet; absent if the pool does not reveal how. */
   readonly newClient?: () => Promise<NotifiedClient>;
 }
 
-/** Opens a pool of at most `max` connections with the package `pg`. */
-export async function openPool(url: string, max: number): Promise<OpenPool> {
-  const { Client, Pool } = await loadDriver();
-  const options = { application_name: "rpc-session", ...limits, connectionString: url };
-  const pool = new Pool({ ...options, max, allowExitOnIdle: true });
+/** What the store does with the connections of its own pool. */
+interface OwnPool {
+  readonly names: StatementNames;
+  /** Undefined: it prepares statements, except through a pooler. */
+  readonly prepare: boolean | undefined;
+}
+
+/** Options of {@link openPool}. */
+interface PoolOptions {
+  /** The maximum number of connections. */
+  readonly max: number;
+  readonly prepare?: boolean | undefined;
+  /** Another URL, for the connection that listens. */
+  readonly listen?: string | undefined;
+}
+
+/** Opens a pool with the package `pg`. */
+export async function openPool(
+  url: string,
+  { max, prepare, listen = url }: PoolOptions,
+): Promise<OpenPool> {
+  const { Pool } = await loadDriver();
+  const pool = new Pool({ ...options, connectionString: url, max, allowExitOnIdle: true });
   // Without a listener, an idle connection that breaks would end the process. The pool has dropped
   // that connection already, and the next call opens another one.
   pool.on("error", () => {});
@@ -202,30 +301,48 @@ export async function openPool(url: string, max: number): Promise<OpenPool> {
   pool.on("connect", (client) => client.on("error", () => {}));
   return {
     pool,
-    names: new StatementNames(),
+    own: { names: new StatementNames(), prepare },
     end: () => pool.end(),
-    newClient: async () => new Client(options),
+    newClient: () => clientOf(listen),
   };
 }
 
-// Our statements take milliseconds; one that takes this long is stuck. The server ends it first; the
-// second limit is for a server that does not answer at all.
-const limits = {
+async function clientOf(connectionString: string): Promise<NotifiedClient> {
+  const { Client } = await loadDriver();
+  return new Client({ ...options, connectionString });
+}
+
+// None of these is a startup parameter that a pooler may refuse.
+const options = {
+  application_name: "rpc-session",
   connectionTimeoutMillis: 5_000,
-  statement_timeout: 5_000,
-  idle_in_transaction_session_timeout: 5_000,
+  // For a server that does not answer at all. A server that answers ends a statement first.
   query_timeout: 10_000,
   keepAlive: true,
 };
 
-/** Uses a pool that belongs to the caller, and never closes it. */
-export function borrowPool(pool: PostgresPool): OpenPool {
+// Our statements take milliseconds; one that takes this long is stuck.
+const limit = "5s";
+const limitsOfSession = `select set_config('statement_timeout', '${limit}', false),
+    set_config('idle_in_transaction_session_timeout', '${limit}', false)
+    where pg_backend_pid() = $1`;
+const limitsOfTransaction = `set local statement_timeout = '${limit}'; set local idle_in_transaction_session_timeout = '${limit}'`;
+
+/**
+ * Uses a pool that belongs to the caller, and never closes it.
+ *
+ * @param listen another URL, for the connection that listens
+ */
+export function borrowPool(pool: PostgresPool, listen?: string): OpenPool {
   const end = async (): Promise<void> => {};
+  if (listen !== undefined) {
+    return { pool, end, newClient: () => clientOf(listen) };
+  }
   // pg.Pool makes its own connections in this way. A connection taken out of it for good might be its
   // last one, and would keep its owner from ending it.
-  const { Client, options } = pool as Partial<ClientFactory>;
-  return typeof Client === "function" && options !== undefined
-    ? { pool, end, newClient: async () => new Client(options) }
+  const { Client, options: given } = pool as Partial<ClientFactory>;
+  return typeof Client === "function" && given !== undefined
+    ? { pool, end, newClient: async () => new Client(given) }
     : { pool, end };
 }
 
@@ -233,6 +350,11 @@ export function borrowPool(pool: PostgresPool): OpenPool {
 interface ClientFactory {
   readonly Client: new (options: object) => NotifiedClient;
   readonly options: object;
+}
+
+/** A client of `pg`, with a member that its types leave out. */
+interface PoolClientOfPg {
+  readonly processID: number | null;
 }
 
 async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {

@@ -21,7 +21,6 @@ export const sqliteDialect: SqlDialect = {
   forUpdate: nothing,
   forUpdateSkipLocked: nothing,
   stringsOf: (jsonArray) => sql`json_each(cast(${jsonArray} as text)) as one`,
-  notifyOnCommit: nothing,
   ownerLock: undefined,
   readChanges,
   migrationsTable: sql`select 1 from sqlite_master where name = 'rpcsession_migrations'`,
