@@ -80,7 +80,7 @@ export function outlineOf(token: string): TokenOutline {
   if (token.length > maxTokenLength) {
     return { isAccessToken: true, issuer: undefined, session: undefined };
   }
-  const [first = "", second = ""] = token.split(".", 2);
+  const [first = "", second = ""] = token.split(".");
   const header = parsePart(first);
   const { iss, sid } = parsePart(second) ?? {};
   return {

@@ -87,8 +87,10 @@ function readBearer(authorization: string | null): string | undefined {
     return undefined;
   }
   const [scheme, after] = [authorization.slice(0, 6), authorization[6]];
-  const isBearer = scheme === "Bearer" || scheme.toLowerCase() === "bearer";
-  if (!isBearer || !(after === " " || after === "\t" || after === undefined)) {
+  if (
+    scheme.toLowerCase() !== "bearer" ||
+    !(after === " " || after === "\t" || after === undefined)
+  ) {
     return undefined;
   }
   const token = authorization.slice("bearer ".length).trim();

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from "node:util";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { maxTokenLength } from "../../src/base/wire.ts";
-import { type ParsedJwt, parseCompact } from "../../src/jwt/strict-parse.ts";
+import { outlineOf, type ParsedJwt, parseCompact } from "../../src/jwt/strict-parse.ts";
 import { base64url, type Part } from "./fixture.ts";
 
 const header = { alg: "ES256", kid: "key-12", typ: "at+jwt" };
@@ -160,3 +160,17 @@ function agrees(parsed: ParsedJwt, parts: readonly Buffer[]): boolean {
     signature?.equals(parsed.signature) === true
   );
 }
+
+describe("outlineOf", () => {
+  it("a text longer than any token is not decoded, and is never left to the service", () => {
+    const named = base64url({ iss: "https://idp.example", sid: "s1" });
+    const text = `${base64url({ typ: "JWT" })}.${named}.`;
+    const longest = text.padEnd(maxTokenLength, "A");
+    expect(outlineOf(longest)).toEqual({
+      ...{ isAccessToken: false, issuer: "https://idp.example", session: "s1" },
+    });
+    expect(outlineOf(`${longest}A`)).toEqual({
+      ...{ isAccessToken: true, issuer: undefined, session: undefined },
+    });
+  });
+});

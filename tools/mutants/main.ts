@@ -1,4 +1,4 @@
-// Usage: npm run mutants -- [--count 12] [--seed 1] [--tests 40] [--only src/jwt/] [--lanes 2]
+// Usage: npm run mutants -- [--count 12] [--seed 1] [--tests 100] [--only src/jwt/] [--lanes 2]
 // Prints a line for each mutant. The last line is a summary in JSON.
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -8,13 +8,13 @@ import { readOrExplain } from "../usage.ts";
 import { runMutants } from "./run.ts";
 
 const usage =
-  "npm run mutants -- [--count 12] [--seed 1] [--tests 40] [--only src/jwt/]... [--lanes 2]";
+  "npm run mutants -- [--count 12] [--seed 1] [--tests 100] [--only src/jwt/]... [--lanes 2]";
 const options = readOrExplain(usage, () => {
   const { values } = parseArgs({
     options: {
       count: { type: "string", default: "12" },
       seed: { type: "string", default: String(Math.floor(Math.random() * 1_000_000)) },
-      tests: { type: "string", default: "40" },
+      tests: { type: "string", default: "100" },
       only: { type: "string", multiple: true, default: ["src/"] },
       lanes: { type: "string" },
     },

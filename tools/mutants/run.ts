@@ -13,7 +13,7 @@ export interface RunOptions {
   readonly count: number;
   /** The same seed and the same sources give the same mutants. */
   readonly seed: number;
-  /** The most test files for one mutant. Default 40. */
+  /** The most test files for one mutant. Default 100. */
   readonly tests?: number;
   /** The number of mutants that are tested at the same time. Default: one for each core, up to 4. */
   readonly lanes?: number;
@@ -54,7 +54,7 @@ export async function runMutants(options: RunOptions): Promise<RunResult> {
 
   // 2. Find the nearest tests of each.
   const nearest = new NearestTests(root, await one.listTests(), new ImportGraph(root));
-  const testsOf = mutants.map((mutant) => nearest.of(mutant).slice(0, options.tests ?? 40));
+  const testsOf = mutants.map((mutant) => nearest.of(mutant).slice(0, options.tests ?? 100));
 
   // 3. Run the tests of each mutant. Every lane takes the next one.
   const survived: Mutant[] = [];
@@ -86,7 +86,7 @@ function firstOfEachFile(mutants: readonly Mutant[]): Mutant[] {
 }
 
 /** How many tests run together: the nearest kill most mutants. The rest run last. */
-const parts = [3, 9, Number.POSITIVE_INFINITY];
+const parts = [3, 9, 28, Number.POSITIVE_INFINITY];
 
 async function outcomeOf(
   mutant: Mutant,

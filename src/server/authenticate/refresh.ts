@@ -135,5 +135,5 @@ async function sessionsOfCookies(
 
 /** Returns the session that a refresh token names, without verifying the token. */
 export function sessionNamedBy(refreshToken: string): string | undefined {
-  return refreshToken.split(".", 2)[1];
+  return refreshToken.split(".")[1];
 }

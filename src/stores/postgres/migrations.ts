@@ -79,6 +79,22 @@ const ownersAndClaims = [
   "alter table rpcsession_changes alter column ended_by drop not null",
 ];
 
+/** A coarse time to look for expired sessions; no rows without a tenant in the index of tenants. */
+const sweeps = [
+  // Older servers insert rows with 0 and do not move it; the sweeper corrects that. Their own sweeps
+  // read the whole table from now on.
+  "alter table rpcsession_sessions add column sweep_at bigint not null default 0",
+  // Room in each page for the next version of its rows, so that updates that change no indexed column
+  // touch no index. Holds for pages that are written from now on.
+  "alter table rpcsession_sessions set (fillfactor = 85)",
+  "create index rpcsession_sessions_sweep on rpcsession_sessions (sweep_at)",
+  "drop index rpcsession_sessions_end",
+  `create index rpcsession_sessions_in_tenant
+    on rpcsession_sessions (tenant_id, created_at, id collate "C")
+    where tenant_id is not null and revoked_at is null`,
+  "drop index rpcsession_sessions_tenant",
+];
+
 /** The steps, from version 1 on. */
 export const postgresMigrations: readonly (readonly string[])[] = [
   first,
@@ -89,4 +105,5 @@ export const postgresMigrations: readonly (readonly string[])[] = [
   secrets,
   externalIds,
   authentications,
+  sweeps,
 ];

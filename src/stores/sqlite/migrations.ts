@@ -81,6 +81,19 @@ const ownersAndClaims = [
   "alter table rpcsession_changes drop column former_ended_by",
 ];
 
+/** A coarse time to look for expired sessions; no rows without a tenant in the index of tenants. */
+const sweeps = [
+  // Older servers insert rows with 0 and do not move it; the sweeper corrects that. Their own sweeps
+  // read the whole table from now on.
+  "alter table rpcsession_sessions add column sweep_at bigint not null default 0",
+  "create index rpcsession_sessions_sweep on rpcsession_sessions (sweep_at)",
+  "drop index rpcsession_sessions_end",
+  `create index rpcsession_sessions_in_tenant
+    on rpcsession_sessions (tenant_id, created_at, id)
+    where tenant_id is not null and revoked_at is null`,
+  "drop index rpcsession_sessions_tenant",
+];
+
 /** The steps, from version 1 on. */
 export const sqliteMigrations: readonly (readonly string[])[] = [
   first,
@@ -91,4 +104,5 @@ export const sqliteMigrations: readonly (readonly string[])[] = [
   secrets,
   externalIds,
   authentications,
+  sweeps,
 ];
