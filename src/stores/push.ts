@@ -48,7 +48,7 @@ const [firstPause, maxPause] = [100, 30_000];
  * Milliseconds between two wake-ups while entries keep arriving: after the first, and at most. Without
  * a maximum above the first, 300 servers would read the log 15,000 times per second.
  */
-const [firstWakePause, maxWakePause] = [20, 200];
+const [firstWakePause, maxWakePause] = [20, 100];
 
 /** Keeps a line open: opens another one when the line is lost or does not answer. */
 export class PushConnection implements Push {
