@@ -61,8 +61,8 @@ export interface PostgresOptions {
  * that no session is missed.
  *
  * **Revocations** reach the other servers within milliseconds, by NOTIFY after the commit. Each server
- * sends at most one every 20 ms. A server that is woken again and again reads the change log every
- * 200 ms. Each server listens on one connection outside its pool. A connection that stops answering is
+ * sends at most one every 20 ms. A server that is woken again and again reads the change log five times
+ * in quick succession, and then every 200 ms. Each server listens on one connection outside its pool. A connection that stops answering is
  * replaced within 10 s. A server that is not notified learns of revocations when it next reads the
  * change log: every half of `maxStaleness`; every 0.5 s if it knows that it is not notified. The latter
  * is the case behind a pooler in transaction mode without `listen`, and with a pool that is not a
