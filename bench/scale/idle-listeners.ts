@@ -49,7 +49,9 @@ function ticksOf({ process: { pid = 0 } }: TestPostgres): Map<number, number> {
   for (const each of [pid, ...children.trim().split(/\s+/).map(Number)]) {
     try {
       // proc(5): after the name in parentheses, user and system time are the 12th and 13th fields.
-      const fields = readFileSync(`/proc/${each}/stat`, "utf8").replace(/^.*\) /s, "").split(" ");
+      const fields = readFileSync(`/proc/${each}/stat`, "utf8")
+        .replace(/^.*\) /s, "")
+        .split(" ");
       ticks.set(each, Number(fields[11]) + Number(fields[12]));
     } catch {
       // It has ended.

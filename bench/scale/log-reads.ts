@@ -1,6 +1,7 @@
 // How often 100 servers read the change log for 100 revocations.
-import { createSessions, type Sessions } from "../../src/index.ts";
+
 import type { SessionStore } from "../../src/engine/store.ts";
+import { createSessions, type Sessions } from "../../src/index.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
 import { type Figures, requireService, type ScenarioOptions } from "./scenario.ts";
@@ -62,8 +63,8 @@ export async function logReads({ log }: ScenarioOptions): Promise<Figures> {
     }
     return {
       log_reads_100x100: Math.max(...Object.values(results)),
-      log_reads_by_one_server: results["by_one_server"] ?? 0,
-      log_reads_by_all_servers: results["by_all_servers"] ?? 0,
+      log_reads_by_one_server: results.by_one_server ?? 0,
+      log_reads_by_all_servers: results.by_all_servers ?? 0,
     };
   } finally {
     await Promise.all(fleet.map((each) => each.close()));

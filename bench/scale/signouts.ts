@@ -1,7 +1,8 @@
 // Sign-outs per second with the notification of other servers, compared with the same without it.
 import { systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { openPool, postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { openPool } from "../../src/stores/postgres/pools.ts";
 import type { SqlBackend } from "../../src/stores/sql/database.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -28,7 +29,8 @@ export async function signouts({ quick, log }: ScenarioOptions): Promise<Figures
     const perRound = quick ? 4_000 : 10_000;
     const rates = { with: [] as number[], without: [] as number[] };
     for (let round = 0; round <= rounds; round++) {
-      const order = round % 2 === 0 ? (["with", "without"] as const) : (["without", "with"] as const);
+      const order =
+        round % 2 === 0 ? (["with", "without"] as const) : (["without", "with"] as const);
       for (const kind of order) {
         const rate = await measure(stores[kind], perRound);
         if (round > 0) {

@@ -1,5 +1,6 @@
 import { Client } from "pg";
-import { openPool, postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { openPool } from "../../src/stores/postgres/pools.ts";
 import { sql } from "../../src/stores/sql/database.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";

@@ -58,46 +58,49 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
   it.each([
     ["the connection used last first", false],
     ["each connection in turn", true],
-  ])("sec:V01 transaction mode with %s: a URL works, and leaves nothing behind", async (_, roundRobin) => {
-    const poolSize = 3;
-    await using world = await behind({ mode: "transaction", poolSize, roundRobin });
-    const { pooler, start } = world;
-    // Other clients of the pooler, so that its connections change hands.
-    const strangers = Array.from({ length: 4 }, () => new Client(pooler.url));
-    const heard: string[] = [];
-    for (const stranger of strangers) {
-      await stranger.connect();
-      stranger.on("notification", ({ channel }) => heard.push(channel));
-    }
-    let busy = true;
-    const traffic = strangers.map(async (stranger) => {
-      while (busy) {
-        await stranger.query("select pg_sleep(0.002)");
+  ])(
+    "sec:V01 transaction mode with %s: a URL works, and leaves nothing behind",
+    async (_, roundRobin) => {
+      const poolSize = 3;
+      await using world = await behind({ mode: "transaction", poolSize, roundRobin });
+      const { pooler, start } = world;
+      // Other clients of the pooler, so that its connections change hands.
+      const strangers = Array.from({ length: 4 }, () => new Client(pooler.url));
+      const heard: string[] = [];
+      for (const stranger of strangers) {
+        await stranger.connect();
+        stranger.on("notification", ({ channel }) => heard.push(channel));
       }
-    });
-    const here = await start(postgresStore(pooler.url, { connections: 4 }));
-    const there = await start(postgresStore(pooler.url, { connections: 4 }));
-    for (const each of [here, there]) {
-      await expect.poll(() => each.health().push).toBe("polling");
-    }
-    const all = await Promise.all(Array.from({ length: 20 }, () => issue(here)));
-    for (const issued of all) {
-      expect(await ask(there, issued)).toBe("accepted");
-    }
-    await here.revokeAll({ userId: "alice" });
-    for (const issued of all) {
-      expect(await lastAccepted(there, issued)).toBeLessThan(polled);
-    }
-    busy = false;
-    await Promise.all(traffic);
-    expect(heard).toEqual([]);
-    expect(await stateOf(strangers.slice(0, poolSize))).toEqual(
-      Array.from({ length: poolSize }, () => ({ listens: 0, prepared: 0, limit: "0" })),
-    );
-    for (const stranger of strangers) {
-      await stranger.end();
-    }
-  });
+      let busy = true;
+      const traffic = strangers.map(async (stranger) => {
+        while (busy) {
+          await stranger.query("select pg_sleep(0.002)");
+        }
+      });
+      const here = await start(postgresStore(pooler.url, { connections: 4 }));
+      const there = await start(postgresStore(pooler.url, { connections: 4 }));
+      for (const each of [here, there]) {
+        await expect.poll(() => each.health().push).toBe("polling");
+      }
+      const all = await Promise.all(Array.from({ length: 20 }, () => issue(here)));
+      for (const issued of all) {
+        expect(await ask(there, issued)).toBe("accepted");
+      }
+      await here.revokeAll({ userId: "alice" });
+      for (const issued of all) {
+        expect(await lastAccepted(there, issued)).toBeLessThan(polled);
+      }
+      busy = false;
+      await Promise.all(traffic);
+      expect(heard).toEqual([]);
+      expect(await stateOf(strangers.slice(0, poolSize))).toEqual(
+        Array.from({ length: poolSize }, () => ({ listens: 0, prepared: 0, limit: "0" })),
+      );
+      for (const stranger of strangers) {
+        await stranger.end();
+      }
+    },
+  );
 
   it("sec:V01 transaction mode limits the statements of each transaction", async () => {
     await using world = await behind({ mode: "transaction", poolSize: 3 });

@@ -1,9 +1,5 @@
 import { describe, expect, it } from "vitest";
-import {
-  Announcer,
-  listenWith,
-  type NotifiedClient,
-} from "../../src/stores/postgres/push.ts";
+import { Announcer, listenWith, type NotifiedClient } from "../../src/stores/postgres/push.ts";
 import { PushImpossible } from "../../src/stores/push.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { settled } from "../helpers/pass.ts";
@@ -36,7 +32,8 @@ function setup({ announced = (n) => n, choose = (n) => n, delivers = true }: Set
         const pid = choose(number);
         state.listening = /^(?:unlisten .*; )?listen "(\w+)"$/.exec(text)?.[1] ?? state.listening;
         const listens =
-          text.includes(`name = '${state.listening}'`) && text.endsWith(`pg_backend_pid() = ${pid}`);
+          text.includes(`name = '${state.listening}'`) &&
+          text.endsWith(`pg_backend_pid() = ${pid}`);
         return { rows: text.includes("as pid") ? [{ pid }] : listens ? [{}] : [] };
       },
       on(event: string, listener: (...values: never[]) => void) {
@@ -107,13 +104,16 @@ describe("sec:V01 a line on PostgreSQL", () => {
     ["one of two processes in turn", () => turn++ % 2],
     ["one of three processes in turn", () => turn++ % 3],
   ];
-  it.each(poolers)("is impossible through a pooler that lends %s; nothing listens", async (_, choose) => {
-    const { opening, texts, state } = setup({ announced: (n) => 1000 + n, choose });
-    await expect(opening).rejects.toBeInstanceOf(PushImpossible);
-    expect(texts.join().toLowerCase()).not.toContain("listen");
-    await settled();
-    expect(state.closed).toBeGreaterThanOrEqual(state.opened);
-  });
+  it.each(poolers)(
+    "is impossible through a pooler that lends %s; nothing listens",
+    async (_, choose) => {
+      const { opening, texts, state } = setup({ announced: (n) => 1000 + n, choose });
+      await expect(opening).rejects.toBeInstanceOf(PushImpossible);
+      expect(texts.join().toLowerCase()).not.toContain("listen");
+      await settled();
+      expect(state.closed).toBeGreaterThanOrEqual(state.opened);
+    },
+  );
 
   it("works through a pooler that gives each client a process of its own", async () => {
     const { opening, state } = setup({ announced: (n) => 1000 + n });

@@ -1,16 +1,24 @@
 import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
 import { randomId } from "../../base/crypto.ts";
+import type { Retries } from "../common.ts";
 import { type Push, PushConnection } from "../push.ts";
 import {
   type BorrowedConnection,
-  type Retries,
   type SqlBackend,
   type SqlConnections,
   sql,
 } from "../sql/database.ts";
 import { postgresDialect } from "./dialect.ts";
-import { Announcer, listenWith, type NotifiedClient } from "./push.ts";
+import { migrating } from "./migrating.ts";
+import { connectForMigration } from "./migration-connections.ts";
+import {
+  connectWithoutLimits,
+  type OpenPool,
+  type PostgresPoolClient,
+  type StatementNames,
+} from "./pools.ts";
+import { Announcer, listenWith } from "./push.ts";
 
 /**
  * A PostgreSQL database, and how to reach it.
@@ -118,6 +126,14 @@ class PostgresConnections implements SqlConnections {
     this.#known.set(client, borrowed.standing);
     return borrowed;
   }
+
+  forMigration(): Promise<SqlConnections> {
+    return connectForMigration(
+      () => connectWithoutLimits(this.#pool),
+      this,
+      migrating.isLockTimeout,
+    );
+  }
 }
 
 /**
@@ -138,6 +154,18 @@ const pauses = [5, 10, 20, 40, 80];
  * `clock_timestamp()` would differ from place to place.
  */
 const databaseTime = sql`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
+
+// Our statements take milliseconds; one that takes this long is stuck.
+const limit = "5s";
+const limitsOfSession = `select set_config('statement_timeout', '${limit}', false),
+    set_config('idle_in_transaction_session_timeout', '${limit}', false)
+    where pg_backend_pid() = $1`;
+const limitsOfTransaction = `set local statement_timeout = '${limit}'; set local idle_in_transaction_session_timeout = '${limit}'`;
+
+/** A client of `pg`, with a member that its types leave out. */
+interface PoolClientOfPg {
+  readonly processID: number | null;
+}
 
 /** A client taken out of the pool. It is not used again after an error that may have broken it. */
 class BorrowedClient implements BorrowedConnection {
@@ -230,166 +258,4 @@ function isConflict(error: unknown): boolean {
 function isStalePlan(error: unknown): boolean {
   const { code, routine } = (error ?? {}) as { code?: unknown; routine?: unknown };
   return code === "0A000" && routine === "RevalidateCachedQuery";
-}
-
-/** A pool of connections, as far as the store needs one. `pg.Pool` fits. */
-export interface PostgresPool {
-  /** Takes a connection out of the pool, or opens one. */
-  connect(): Promise<PostgresPoolClient>;
-}
-
-/** A connection taken out of a {@link PostgresPool}. */
-export interface PostgresPoolClient {
-  /** Runs one statement; `values` are bound to `$1`, `$2` and so on. */
-  query(text: string, values: unknown[]): Promise<PostgresResult>;
-  /** Returns the connection to the pool; with `true`, the pool closes it instead of using it again. */
-  release(destroy?: boolean): void;
-  /** Adds a listener for errors of the connection outside of a statement. */
-  on?(event: "error", listener: (error: Error) => void): unknown;
-  /** Removes a listener again. */
-  off?(event: "error", listener: (error: Error) => void): unknown;
-}
-
-/** The result of a statement. */
-export interface PostgresResult {
-  /** The kind of statement, such as "SELECT". Not used by the store. */
-  readonly command: string;
-  /** How many rows the statement returned or changed. Not used by the store. */
-  readonly rowCount: number | null;
-  /** The rows, as objects by column name. */
-  readonly rows: unknown[];
-}
-
-/** A pool, and what depends on who opened it. */
-export interface OpenPool {
-  readonly pool: PostgresPool;
-  /** Absent for a pool that is the caller's. */
-  readonly own?: OwnPool;
-  readonly end: () => Promise<void>;
-  /** Makes a client outside of the pool, not connected yet; absent if the pool does not reveal how. */
-  readonly newClient?: () => Promise<NotifiedClient>;
-}
-
-/** What the store does with the connections of its own pool. */
-interface OwnPool {
-  readonly names: StatementNames;
-  /** Undefined: it prepares statements, except through a pooler. */
-  readonly prepare: boolean | undefined;
-}
-
-/** Options of {@link openPool}. */
-interface PoolOptions {
-  /** The maximum number of connections. */
-  readonly max: number;
-  readonly prepare?: boolean | undefined;
-  /** Another URL, for the connection that listens. */
-  readonly listen?: string | undefined;
-}
-
-/** Opens a pool with the package `pg`. */
-export async function openPool(
-  url: string,
-  { max, prepare, listen = url }: PoolOptions,
-): Promise<OpenPool> {
-  const { Pool } = await loadDriver();
-  const pool = new Pool({ ...options, connectionString: url, max, allowExitOnIdle: true });
-  // Without a listener, an idle connection that breaks would end the process. The pool has dropped
-  // that connection already, and the next call opens another one.
-  pool.on("error", () => {});
-  // The pool does not listen from the moment it hands out a new connection. A server that accepts the
-  // connection and announces its shutdown in the same packet would go unheard.
-  pool.on("connect", (client) => client.on("error", () => {}));
-  return {
-    pool,
-    own: { names: new StatementNames(), prepare },
-    end: () => pool.end(),
-    newClient: () => clientOf(listen),
-  };
-}
-
-async function clientOf(connectionString: string): Promise<NotifiedClient> {
-  const { Client } = await loadDriver();
-  return new Client({ ...options, connectionString });
-}
-
-// None of these is a startup parameter that a pooler may refuse.
-const options = {
-  application_name: "rpc-session",
-  connectionTimeoutMillis: 5_000,
-  // For a server that does not answer at all. A server that answers ends a statement first.
-  query_timeout: 10_000,
-  keepAlive: true,
-};
-
-// Our statements take milliseconds; one that takes this long is stuck.
-const limit = "5s";
-const limitsOfSession = `select set_config('statement_timeout', '${limit}', false),
-    set_config('idle_in_transaction_session_timeout', '${limit}', false)
-    where pg_backend_pid() = $1`;
-const limitsOfTransaction = `set local statement_timeout = '${limit}'; set local idle_in_transaction_session_timeout = '${limit}'`;
-
-/**
- * Uses a pool that belongs to the caller, and never closes it.
- *
- * @param listen another URL, for the connection that listens
- */
-export function borrowPool(pool: PostgresPool, listen?: string): OpenPool {
-  const end = async (): Promise<void> => {};
-  if (listen !== undefined) {
-    return { pool, end, newClient: () => clientOf(listen) };
-  }
-  // pg.Pool makes its own connections in this way. A connection taken out of it for good might be its
-  // last one, and would keep its owner from ending it.
-  const { Client, options: given } = pool as Partial<ClientFactory>;
-  return typeof Client === "function" && given !== undefined
-    ? { pool, end, newClient: async () => new Client(given) }
-    : { pool, end };
-}
-
-/** The members of `pg.Pool` that the store does not require from a pool. */
-interface ClientFactory {
-  readonly Client: new (options: object) => NotifiedClient;
-  readonly options: object;
-}
-
-/** A client of `pg`, with a member that its types leave out. */
-interface PoolClientOfPg {
-  readonly processID: number | null;
-}
-
-async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {
-  try {
-    return (await import("pg")).default;
-  } catch (cause) {
-    throw new Error(
-      "postgresStore: to connect to a URL, install the package pg (npm install pg); or pass a pool",
-      { cause },
-    );
-  }
-}
-
-/** At most this many statements are prepared; the store has fewer, whatever it does. */
-const preparedMax = 100;
-
-/**
- * The names of the prepared statements of a pool, by their text. Each connection prepares a statement
- * once: to parse and plan it costs the server more than to run it.
- */
-class StatementNames {
-  readonly #names = new Map<string, string>();
-  #given = 0;
-
-  /** Returns undefined if a name is not worth it: nothing to plan, or too many statements have one. */
-  of(text: string, values: readonly unknown[]): string | undefined {
-    const names = this.#names;
-    if (values.length > 0 && names.size < preparedMax && !names.has(text)) {
-      names.set(text, `rpcsession_${this.#given++}`);
-    }
-    return names.get(text);
-  }
-
-  /** Gives every statement another name from now on, so that all connections prepare it again. */
-  renew(): void {
-    this.#names.clear();
-  }
 }

@@ -1,8 +1,9 @@
 import type { SessionStore } from "../../engine/store.ts";
 import { SqlStore } from "../sql/store.ts";
-import { borrowPool, openPool, type PostgresPool, postgresBackend } from "./connections.ts";
+import { postgresBackend } from "./connections.ts";
+import { borrowPool, openPool, type PostgresPool } from "./pools.ts";
 
-export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./connections.ts";
+export type { PostgresPool, PostgresPoolClient, PostgresResult } from "./pools.ts";
 
 /** Options of {@link postgresStore}. */
 export interface PostgresOptions {

@@ -3,12 +3,12 @@ import { randomId } from "../../base/crypto.ts";
 import { gathered, type OpenPushLine, PushImpossible, type PushLine } from "../push.ts";
 import { nothing, type Sql, sql } from "../sql/database.ts";
 
-/** What listening needs from a connection: `pg.Client` fits. */
+/** What listening and migrating need from a connection: `pg.Client` fits. */
 export interface NotifiedClient {
   /** The process of the server that the connection leads to. A pooler announces another number. */
   readonly processID?: number | null;
   connect(): Promise<unknown>;
-  query(text: string): Promise<{ readonly rows: readonly unknown[] }>;
+  query(text: string, values?: unknown[]): Promise<{ readonly rows: readonly unknown[] }>;
   on(event: "notification", listener: (message: Notification) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;
