@@ -12,7 +12,6 @@ import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { redisStore } from "../../src/stores/redis/index.ts";
 import { loadSqlite, openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
-import { confirmOne } from "../../src/testing/store-contract/fixture.ts";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
 import { redisMissing, startRedis } from "../../test/servers/redis.ts";
 import type { BenchOptions } from "../lib/options.ts";
@@ -188,7 +187,7 @@ async function signIn(engine: Engine, i: number): Promise<Holder> {
 /** Uses the tokens of every session, so that the next refresh advances it; not measured. */
 async function useAll(store: SessionStore, holders: readonly Holder[]): Promise<void> {
   await perSecond(holders, async ({ id, generation }) => {
-    await confirmOne(store, id, generation, 0);
+    await store.confirm([{ session: id, generation, settle: 0 }]);
   });
   await wait(10);
 }

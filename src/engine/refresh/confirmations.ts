@@ -63,23 +63,26 @@ export class Confirmations {
       return;
     }
     // 2. Does it wait already, or was it too early just now?
-    const now = this.#options.clock.monotonic();
-    const early = this.#early.get(session);
-    if (
-      (this.#waiting.get(session)?.generation ?? -1) >= generation ||
-      this.#waiting.size >= waitingMax ||
-      (early !== undefined && early.generation >= generation && now < early.at + againAfter)
-    ) {
+    const waits = (this.#waiting.get(session)?.generation ?? -1) >= generation;
+    if (waits || this.#waiting.size >= waitingMax || this.#isEarly(session, generation)) {
       return;
     }
     // 3. Last, because it has to be done at each use until the generation is confirmed.
     if (!showsReceipt({ transport, generation }, generationsOf(session, refreshCookies))) {
       return;
     }
-    this.#waiting.set(session, { generation, at: now });
-    this.#cancelTimer ??= this.#options.clock.after(gatherFor * (1 + Math.random()), () => {
-      void this.#write();
-    });
+    this.#waiting.set(session, { generation, at: this.#options.clock.monotonic() });
+    const wait = gatherFor + Math.floor(Math.random() * gatherFor);
+    this.#cancelTimer ??= this.#options.clock.after(wait, () => void this.#write());
+  }
+
+  #isEarly(session: string, generation: number): boolean {
+    const early = this.#early.get(session);
+    return (
+      early !== undefined &&
+      early.generation >= generation &&
+      this.#options.clock.monotonic() < early.at + againAfter
+    );
   }
 
   /** Writes what waits, and waits for it, for two seconds at most. */
@@ -93,18 +96,25 @@ export class Confirmations {
   }
 
   /** Writes what waits, after what is being written. */
-  #write(): Promise<void> {
+  async #write(): Promise<void> {
     this.#cancelTimer?.();
     this.#cancelTimer = undefined;
+    while (this.#writing !== undefined) {
+      await this.#writing;
+    }
     const uses = [...this.#waiting];
-    this.#waiting = new Map();
-    const written = (this.#writing ?? Promise.resolve()).then(async () => {
-      for (let i = 0; i < uses.length; i += batchMax) {
-        await this.#confirm(uses.slice(i, i + batchMax));
-      }
-    });
-    this.#writing = written;
-    return written;
+    if (uses.length > 0) {
+      this.#waiting = new Map();
+      this.#writing = this.#writeAll(uses);
+      await this.#writing;
+    }
+  }
+
+  async #writeAll(uses: readonly (readonly [string, Waiting])[]): Promise<void> {
+    for (let i = 0; i < uses.length; i += batchMax) {
+      await this.#confirm(uses.slice(i, i + batchMax));
+    }
+    this.#writing = undefined;
   }
 
   async #confirm(uses: readonly (readonly [string, Waiting])[]): Promise<void> {
@@ -112,7 +122,7 @@ export class Confirmations {
     // The age counts from the use: a re-send since then shows that its client has lost the token again.
     const asked = uses.map(
       ([session, { generation, at }]): GenerationUse => ({
-        ...{ session, generation, settle: settle + clock.monotonic() - at },
+        ...{ session, generation, settle: settle + Math.floor(clock.monotonic() - at) },
       }),
     );
     let done: readonly boolean[] = [];

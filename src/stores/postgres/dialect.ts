@@ -2,7 +2,6 @@ import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql
 import { readChanges } from "./changes.ts";
 import { migrating } from "./migrating.ts";
 import { postgresMigrations } from "./migrations.ts";
-import { channel } from "./push.ts";
 
 /** PostgreSQL 13 or newer. Each member's reason is at {@link SqlDialect}. */
 export const postgresDialect: SqlDialect = {
@@ -16,7 +15,6 @@ export const postgresDialect: SqlDialect = {
   forUpdateOfHeld: sql`for update of held`,
   usesOf: (jsonArray) =>
     sql`jsonb_to_recordset(cast(${jsonArray} as jsonb)) as used(session text, generation bigint, age bigint)`,
-  notifyOnCommit: sql`returning pg_notify(${channel}, '')`,
   ownerLock,
   readChanges,
   tableNamed: (name) => sql`select 1 where to_regclass(${name}) is not null`,

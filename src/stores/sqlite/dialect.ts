@@ -26,7 +26,6 @@ export const sqliteDialect: SqlDialect = {
   usesOf: (jsonArray) =>
     sql`(select one.value ->> 'session' as session, one.value ->> 'generation' as generation,
         one.value ->> 'age' as age from json_each(cast(${jsonArray} as text)) as one) as used`,
-  notifyOnCommit: nothing,
   ownerLock: undefined,
   readChanges,
   tableNamed: (name) => sql`select 1 from sqlite_master where type = 'table' and name = ${name}`,
