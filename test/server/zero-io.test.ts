@@ -94,9 +94,9 @@ describe("feat:B7 confirmation", () => {
   const use = (sessions: TestSessions, { access, refresh = [] }: Pick<Presented, Cookie>) =>
     Promise.all(many.map(() => sessions.getSession(exchangeOf({ access: access ?? [], refresh }))));
 
-  /** Uses are gathered for up to two seconds. */
+  /** Uses are gathered for five seconds. */
   const written = async (sessions: TestSessions) => {
-    sessions.clock.advance("2s");
+    sessions.clock.advance("5s");
     await quiet();
   };
 

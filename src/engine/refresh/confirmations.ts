@@ -17,10 +17,15 @@ interface ConfirmationsOptions {
 const rememberedMax = 4_000_000;
 /** Uses that wait for the next write; those beyond are left to a later use. */
 const waitingMax = 100_000;
+/** So many uses are written without waiting for more. */
+const waitingEnough = 10_000;
 /** Uses in one statement. */
 const batchMax = 500;
-/** Milliseconds for which uses are gathered: between this and twice as long, so that servers do not write at the same time. */
-const gatherFor = 1_000;
+/**
+ * Milliseconds for which uses are gathered, from the first one on. The servers write at different times,
+ * because their first uses differ: one of them confirms, and the others find it done.
+ */
+const gatherFor = 5_000;
 /** Milliseconds until a use is tried again that failed, or was too early by the store's clock. */
 const againAfter = 5_000;
 /** Milliseconds that `settled` waits, at most. */
@@ -28,7 +33,7 @@ const settledWithin = 2_000;
 
 /**
  * Confirms in the store, in the background, that generations are in use. Each process asks once per
- * generation; it gathers what it has to ask for a second or two, and asks for all of it at once.
+ * generation; it gathers what it has to ask for five seconds, and asks for all of it at once.
  */
 export class Confirmations {
   readonly #options: ConfirmationsOptions;
@@ -72,8 +77,11 @@ export class Confirmations {
       return;
     }
     this.#waiting.set(session, { generation, at: this.#options.clock.monotonic() });
-    const wait = gatherFor + Math.floor(Math.random() * gatherFor);
-    this.#cancelTimer ??= this.#options.clock.after(wait, () => void this.#write());
+    if (this.#waiting.size === waitingEnough && this.#writing === undefined) {
+      void this.#write();
+      return;
+    }
+    this.#cancelTimer ??= this.#options.clock.after(gatherFor, () => void this.#write());
   }
 
   #isEarly(session: string, generation: number): boolean {
