@@ -81,6 +81,13 @@ export function parseListCursor(store: string, cursor: string): ListPlace {
 /** How long an ended or expired session can still be loaded, in milliseconds. */
 export const keepEnded: number = 24 * 3_600_000;
 
+/**
+ * Milliseconds by which SQL stores may keep an expired session longer, because they look for such
+ * sessions by a coarse time (`sweep_at`). A refresh then rarely changes an indexed column, so most
+ * updates in PostgreSQL touch no index ("heap-only tuples").
+ */
+export const sweepStep: number = 4 * 3_600_000;
+
 /** How long an entry of the change log is kept, in milliseconds. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
 

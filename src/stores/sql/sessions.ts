@@ -24,6 +24,7 @@ import {
   selectedBy,
   smaller,
   storedOrNone,
+  sweepTime,
   type Timed,
   toSession,
   toStored,
@@ -47,7 +48,8 @@ export async function refreshSession(
 ): Promise<Stored<SessionRecord | undefined>> {
   const idleEnd = smaller(sql`${now} + ${write.idle}`, sql`expires_at`);
   const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
-      set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd}
+      set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
+        sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and ${live}
       returning *, ${now} as store_now`;
   return storedOrNone(database, row);

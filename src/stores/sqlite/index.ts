@@ -25,7 +25,8 @@ import { keepSecret } from "./secret.ts";
  *   another process, then rejects. The store polls the file, so revocations by other processes take
  *   effect within about 100 ms.
  * - **Clock.** All times come from the clock of the first engine that opens the store.
- * - **Cleaning.** Sessions are removed 24 h after their end, entries of the change log after 2 h.
+ * - **Cleaning.** Sessions are removed 24 h to 28 h after their end, entries of the change log
+ *   after 2 h.
  *
  * @example sqliteStore("sessions.db")
  * @param file the path of the file; its folder must exist
