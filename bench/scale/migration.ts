@@ -18,7 +18,7 @@ const clients = 8;
  * Migrates 2.6 million sessions from version 0.1, while the statements of its servers run. Measures
  * how long it takes, how many of their statements fail (each has 5 s), and how long the slowest took.
  */
-export const migration: Scenario = async ({ quick, log }) => {
+export const migration: Scenario = async (options) => {
   requireService(postgresMissing);
   const server = await startPostgres();
   const url = server.url("public");
@@ -28,12 +28,12 @@ export const migration: Scenario = async ({ quick, log }) => {
     // 1. The tables of version 0.1, with all sessions.
     await admin.query(olderTables("postgres", 3));
     await fill(admin);
-    log(`${sessions} sessions in tables of version 0.1`);
+    options.log(`${sessions} sessions in tables of version 0.1`);
 
     // 2. Its servers serve, first alone.
     const load = new Load(pool);
     load.start();
-    await pause(quick ? 3_000 : 10_000);
+    await pause(options.quick ? 3_000 : 10_000);
     const alone = load.take();
 
     // 3. A new server starts and migrates.
@@ -44,7 +44,7 @@ export const migration: Scenario = async ({ quick, log }) => {
     const meanwhile = load.take();
     await load.stop();
     await store.close();
-    log(
+    options.log(
       `statements of older servers: ${alone.times.length} before, the slowest took ${Math.max(...alone.times).toFixed()} ms; ${meanwhile.times.length} during the migration`,
     );
     return {
