@@ -87,8 +87,10 @@ async function onServers(rounds: number): Promise<{ statements: number; rows: nu
         all.used({ sid: id, gen: generation, transport: "header" }, []);
         await new Promise((resolve) => setTimeout(resolve, spread / sessions));
       }
-      await all.settled();
     });
+    // Each server gathers for ten seconds at most.
+    await new Promise((resolve) => setTimeout(resolve, 11_000));
+    await Promise.all(opened.map(({ all }) => all.settled()));
     const open = await Promise.all(ids.map((id) => owner.load(id)));
     if (open.some(({ record }) => record?.confirmedAt == null)) {
       throw new Error("A generation was not confirmed.");
@@ -103,6 +105,8 @@ async function onServers(rounds: number): Promise<{ statements: number; rows: nu
 
 /** Counts what servers ask about sessions: not the change log, which they read as well. */
 function count(pool: Pool, counts: { statements: number; rows: number }): void {
+  // The database stops before the pool knows.
+  pool.on("error", () => {});
   pool.on("connect", (client) => {
     const query = client.query.bind(client) as (...args: unknown[]) => unknown;
     const counted = (text: string, result: QueryResult | undefined): void => {

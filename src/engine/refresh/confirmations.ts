@@ -22,8 +22,8 @@ const waitingEnough = 10_000;
 /** Uses in one statement. */
 const batchMax = 500;
 /**
- * Milliseconds for which uses are gathered, from the first one on. The servers write at different times,
- * because their first uses differ: one of them confirms, and the others find it done.
+ * Milliseconds for which uses are gathered, from the first one on: between this and twice as long, so that
+ * servers that saw the same uses ask at different times. One of them confirms, the others find it done.
  */
 const gatherFor = 5_000;
 /** Milliseconds until a use is tried again that failed, or was too early by the store's clock. */
@@ -33,7 +33,7 @@ const settledWithin = 2_000;
 
 /**
  * Confirms in the store, in the background, that generations are in use. Each process asks once per
- * generation; it gathers what it has to ask for five seconds, and asks for all of it at once.
+ * generation; it gathers what it has to ask for five to ten seconds, and asks for all of it at once.
  */
 export class Confirmations {
   readonly #options: ConfirmationsOptions;
@@ -76,12 +76,16 @@ export class Confirmations {
     if (!showsReceipt({ transport, generation }, generationsOf(session, refreshCookies))) {
       return;
     }
-    this.#waiting.set(session, { generation, at: this.#options.clock.monotonic() });
+    const now = this.#options.clock.monotonic();
+    this.#waiting.set(session, { generation, at: now });
     if (this.#waiting.size === waitingEnough && this.#writing === undefined) {
       void this.#write();
       return;
     }
-    this.#cancelTimer ??= this.#options.clock.after(gatherFor, () => void this.#write());
+    this.#cancelTimer ??= this.#options.clock.after(
+      gatherFor + scattered(now, gatherFor),
+      () => void this.#write(),
+    );
   }
 
   #isEarly(session: string, generation: number): boolean {
@@ -178,4 +182,9 @@ function generationsOf(session: string, cookies: readonly string[]): readonly nu
     const named = parseRefreshToken(cookie);
     return named?.session === session ? [named.generation] : [];
   });
+}
+
+/** A whole number below `limit` that looks random, from a time. Unlike a random one, a test can repeat it. */
+function scattered(time: number, limit: number): number {
+  return (Math.imul(Math.floor(time * 1_000), 0x9e3779b1) >>> 0) % limit;
 }
