@@ -1,5 +1,6 @@
 import { Client } from "pg";
-import { openPool, postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { openPool } from "../../src/stores/postgres/pools.ts";
 import { sql } from "../../src/stores/sql/database.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
@@ -25,7 +26,7 @@ export async function updates({ quick, log }: ScenarioOptions): Promise<Figures>
   await admin.connect();
   const clock = new SimulatedClock();
   const at = () => sql`cast(${clock.now()} as bigint)`;
-  const store = new SqlStore(postgresBackend(() => openPool(url, 10), at));
+  const store = new SqlStore(postgresBackend(() => openPool(url, { max: 10 }), at));
   await store.open({ clock });
   // Nobody waits for these commits, and all of their log is counted.
   await admin.query("alter system set synchronous_commit = off");

@@ -5,6 +5,12 @@ const pauses = [250, 1_000, 2_000];
 /** Milliseconds between two attempts to become the only one that migrates. */
 const askEvery = 250;
 
+/** A connection for a migration. */
+export interface MigrationConnection extends BorrowedConnection {
+  /** The process of the server that it was told; undefined if that is not known. */
+  readonly processID?: number;
+}
+
 /**
  * Opens two connections for a migration. One holds a lock in a transaction, so that the lock ends with
  * the connection, also behind a pooler. The other one does the work, some of which cannot be done in a
@@ -14,12 +20,13 @@ const askEvery = 250;
  * @param connections those for calls: the clock and the errors after which a step is repeated
  */
 export async function connectForMigration(
-  connect: () => Promise<BorrowedConnection>,
+  connect: () => Promise<MigrationConnection>,
   { now, retries }: Pick<SqlConnections, "now" | "retries">,
   isLockTimeout: (error: unknown) => boolean,
 ): Promise<SqlConnections> {
   const { clock, isTransient } = retries;
   const holder = await connect();
+  let worker: MigrationConnection | undefined;
   try {
     // 1. Become the only one that migrates. Ask again and again: a statement that waits for the lock
     // would hold a snapshot, and an index that is made concurrently waits for all older snapshots.
@@ -32,8 +39,12 @@ export async function connectForMigration(
     }
     // 2. Connect for the work. To wait for a lock blocks nobody where an index is made concurrently;
     // the transactions of steps set a shorter limit.
-    const worker = await connect();
-    await worker.query(setLimits({ lockTimeout: "10min", local: false }), []);
+    const working = await connect();
+    worker = working;
+    // Through a pooler, the settings would stay on a connection of others.
+    const own =
+      working.processID === undefined ? "" : ` where pg_backend_pid() = ${working.processID}`;
+    await working.query(`${setLimits({ lockTimeout: "10min", local: false })}${own}`, []);
     return {
       now,
       retries: {
@@ -41,15 +52,19 @@ export async function connectForMigration(
         pauses,
         isTransient: (error) => isTransient(error) || isLockTimeout(error),
       },
-      query: (text, values) => worker.query(text, values),
-      borrow: async () => ({ ...worker, release: () => {} }),
+      query: (text, values) => working.query(text, values),
+      begin: async (statement) => {
+        await working.query(statement, []);
+        return { ...working, release: () => {} };
+      },
       close: async () => {
-        worker.release();
+        working.release();
         await holder.query("rollback", []).catch(() => {});
         holder.release();
       },
     };
   } catch (error) {
+    worker?.release();
     holder.release();
     throw error;
   }
