@@ -78,7 +78,9 @@ it("feat:O10 a server that receives SIGTERM finishes 100 calls, and its streams 
   const seen: string[] = [];
   const leave = new AbortController();
   const watching = (async () => {
-    const stream = session.resume((_, call) => notes.watchNotes({}, call), { signal: leave.signal });
+    const stream = session.resume((_, call) => notes.watchNotes({}, call), {
+      signal: leave.signal,
+    });
     for await (const { note } of stream) {
       seen.push(note?.text ?? "");
     }
