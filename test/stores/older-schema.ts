@@ -1,12 +1,51 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import type { SqlDialect } from "../../src/stores/sql/database.ts";
-import { migrationSql } from "../../src/stores/sql/migrate.ts";
-import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { advance, confirmOne, newSession } from "../../src/testing/store-contract/fixture.ts";
+
+type Database = "postgres" | "sqlite";
+
+/** Versions of which the statements are recorded. The first one is that of rpc-session 0.1. */
+export const recordedVersions = [3, 8] as const;
+
+/** A statement that an older version ran, and how many rows it returned. */
+export interface OlderStatement {
+  /** What the version did. */
+  readonly op: string;
+  readonly text: string;
+  readonly values: (string | number | null)[];
+  readonly rows: number;
+}
+
+/**
+ * The statements with which a server of an older version signs in, refreshes, signs out and so on.
+ * Times that were recorded are moved to the present.
+ */
+export function olderStatements(
+  database: Database,
+  version: (typeof recordedVersions)[number],
+): readonly OlderStatement[] {
+  const recorded = JSON.parse(
+    olderFile(`${database}-${version}-statements.json`),
+  ) as OlderStatement[];
+  const isTime = (value: unknown): value is number =>
+    typeof value === "number" && value > 1_700_000_000_000 && value < 2_000_000_000_000;
+  const began = Math.min(...recorded.flatMap(({ values }) => values.filter(isTime)));
+  const moved = Date.now() - began;
+  return recorded.map((statement) => ({
+    ...statement,
+    values: statement.values.map((value) => (isTime(value) ? value + moved : value)),
+  }));
+}
+
+function olderFile(name: string): string {
+  return readFileSync(join(import.meta.dirname, "../fixtures/older-versions", name), "utf8");
+}
 
 /** The SQL that creates the tables of an older version, with two sessions and an entry of the log. */
-export function olderTables(dialect: SqlDialect, version: number): string {
-  const [tables] = migrationSql(dialect).split(`\n-- version ${version + 1}\n`);
+export function olderTables(database: Database, version: number): string {
+  const [tables] = olderFile(`${database}-tables.sql`).split(`\n-- version ${version + 1}\n`);
   return `${tables}${rows};`;
 }
 
@@ -37,7 +76,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
   const read = await store.changes(undefined, 9_000_000_000_000);
   const theft = { kind: "revoked", session: "s2", endedBy: "theft", at: 2000 };
   expect(read.entries).toEqual([theft]);
-  expect(await store.confirm("s1", 3, 100)).toBe(true);
+  expect(await confirmOne(store, "s1", 3, 100)).toBe(true);
   expect((await store.refresh(advance(3))).record?.generation).toBe(4);
   await store.update({ id: "s1", version: 0, claims: {} });
   await store.insert(newSession({ id: "s3", accessLife: 5 }));

@@ -1,7 +1,7 @@
 import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql/database.ts";
 import { readChanges } from "./changes.ts";
+import { migrating } from "./migrating.ts";
 import { postgresMigrations } from "./migrations.ts";
-import { channel } from "./push.ts";
 
 /** PostgreSQL 13 or newer. Each member's reason is at {@link SqlDialect}. */
 export const postgresDialect: SqlDialect = {
@@ -12,13 +12,14 @@ export const postgresDialect: SqlDialect = {
   forUpdateSkipLocked: sql`for update skip locked`,
   stringsOf: (jsonArray) =>
     sql`jsonb_array_elements_text(cast(${jsonArray} as jsonb)) as one(value)`,
-  notifyOnCommit: sql`returning pg_notify(${channel}, '')`,
+  forUpdateOfHeld: sql`for update of held`,
+  usesOf: (jsonArray) =>
+    sql`jsonb_to_recordset(cast(${jsonArray} as jsonb)) as used(session text, generation bigint, age bigint)`,
   ownerLock,
   readChanges,
-  migrationsTable: sql`select 1 where to_regclass('rpcsession_migrations') is not null`,
-  // An arbitrary number that no other software should use.
-  migrationLock: sql`pg_advisory_xact_lock(7237113926510472019)`,
+  tableNamed: (name) => sql`select 1 where to_regclass(${name}) is not null`,
   migrations: postgresMigrations,
+  ...migrating,
   clockForPrint: "floor(extract(epoch from now()) * 1000)::bigint",
 };
 

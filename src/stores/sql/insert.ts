@@ -3,7 +3,15 @@ import { evictedBy } from "../common.ts";
 import { join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
 import { holdNew, idHolding } from "./owner-locks.ts";
-import { hasIdIn, live, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
+import {
+  hasIdIn,
+  live,
+  type SessionRow,
+  smaller,
+  sweepTime,
+  type Timed,
+  toStored,
+} from "./rows.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
 export async function insertSession(database: SqlDatabase, session: NewSession): Promise<Inserted> {
@@ -71,8 +79,16 @@ async function end(
   ids: readonly string[],
   endedBy: "replaced" | "evicted",
 ): Promise<readonly string[]> {
-  return ids.length === 0 ? [] : (await endSessions(database, hasIdIn(ids), endedBy)).revoked;
+  const ended: string[] = [];
+  for (let from = 0; from < ids.length; from += idsAtOnce) {
+    const some = hasIdIn(ids.slice(from, from + idsAtOnce));
+    ended.push(...(await endSessions(database, some, endedBy)).revoked);
+  }
+  return ended;
 }
+
+/** Ids in one statement. SQLite binds at most 32,766 values, PostgreSQL 65,535. */
+const idsAtOnce = 10_000;
 
 async function insertRow(
   database: SqlDatabase,
@@ -83,13 +99,14 @@ async function insertRow(
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
   const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
         id, user_id, tenant_id, transport, salt, secret_id, generation, rotated_at, sent_at, prolonged,
-        created_at, auth_time, idle_expires_at, expires_at, access_life, idle_life, lineage,
+        created_at, auth_time, idle_expires_at, sweep_at, expires_at, access_life, idle_life, lineage,
         external_issuer, external_sid, external_sub, authentication,
         claims, claims_version, data, version, device, last_seen_at
       ) values (
         ${idHolding(database, session)}, ${session.userId}, ${session.tenantId},
         ${session.transport}, ${session.salt}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
-        coalesce(${authTime}, ${now}), ${idleExpires}, ${expires},
+        coalesce(${authTime}, ${now}), ${idleExpires},
+        ${sweepTime(idleExpires)}, ${expires},
         ${session.accessLife}, ${session.idleLife}, ${session.lineage},
         ${externalId?.issuer ?? null}, ${externalId?.sid ?? null}, ${externalId?.sub ?? null},
         ${authentication === null ? null : JSON.stringify(authentication)},

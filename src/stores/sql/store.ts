@@ -5,15 +5,9 @@ import type {
   SessionStore,
   StoreContext,
 } from "../../engine/store.ts";
-import { splitLog } from "../common.ts";
+import { retry, splitLog } from "../common.ts";
 import { ChangeListeners, type Push } from "../push.ts";
-import {
-  type ChangeRow,
-  type Retries,
-  type SqlBackend,
-  type SqlConnections,
-  SqlDatabase,
-} from "./database.ts";
+import { type ChangeRow, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
@@ -25,7 +19,7 @@ import {
   retireSigningKeys,
 } from "./secrets.ts";
 import {
-  confirmSession,
+  confirmSessions,
   listPage,
   loadSession,
   refreshSession,
@@ -90,12 +84,12 @@ export class SqlStore implements SessionStore {
     // 1. Connect: PostgreSQL makes or borrows a pool, SQLite opens the file.
     const connections = await this.#backend.connect(context);
     try {
-      // 2. Create the tables, bring them to this version, or refuse those of a newer one.
-      const database = new SqlDatabase(this.#backend.dialect, connections);
-      await retry(connections.retries, migrate, this.name, database);
+      // 2. Create the tables, bring them to this version, or refuse those that need a newer one.
+      const { dialect } = this.#backend;
+      await retry(connections.retries, migrate, this.name, dialect, connections);
       // 3. Each connection prepares a statement when it first runs it.
       // 4. Listening begins with the first listener; see `onChange`.
-      return { connections, database };
+      return { connections, database: new SqlDatabase(dialect, connections) };
     } catch (error) {
       await connections.close();
       throw error;
@@ -127,13 +121,13 @@ export class SqlStore implements SessionStore {
     return retry(connections.retries, work, database, ...given);
   }
 
-  // Sessions. A write that appended to the change log calls the listeners of this process itself.
+  // Sessions. A write that appended to the change log says so with `#changed`.
 
   readonly insert: SessionStore["insert"] = async (session) => {
     const inserted = await this.#use(insertSession, session);
     const { record } = inserted;
     if (record !== undefined && (inserted.replaced || inserted.evicted.length > 0)) {
-      this.#listeners.call();
+      this.#changed();
     }
     return inserted;
   };
@@ -142,13 +136,12 @@ export class SqlStore implements SessionStore {
 
   readonly refresh: SessionStore["refresh"] = (write) => this.#use(refreshSession, write);
 
-  readonly confirm: SessionStore["confirm"] = (id, generation, settle) =>
-    this.#use(confirmSession, id, generation, settle);
+  readonly confirm: SessionStore["confirm"] = (uses) => this.#use(confirmSessions, uses);
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
     const stored = await this.#use(revokeSession, id, endedBy);
     if (stored.revoked) {
-      this.#listeners.call();
+      this.#changed();
     }
     return stored;
   };
@@ -156,7 +149,7 @@ export class SqlStore implements SessionStore {
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
     const ended = await this.#use(revokeAllSessions, scope, endedBy);
     if (ended.revoked.length > 0) {
-      this.#listeners.call();
+      this.#changed();
     }
     return ended;
   };
@@ -164,7 +157,7 @@ export class SqlStore implements SessionStore {
   readonly update: SessionStore["update"] = async (change) => {
     const stored = await this.#use(updateSession, change);
     if (stored.record !== undefined && change.claims !== undefined) {
-      this.#listeners.call();
+      this.#changed();
     }
     return stored;
   };
@@ -184,6 +177,15 @@ export class SqlStore implements SessionStore {
     void this.#listen();
     return this.#listeners.add(wake);
   };
+
+  /**
+   * Call it after a commit that appended to the change log. Wakes the readers of this process, and
+   * notifies other processes. If this process ends in between, they find the entries when they poll.
+   */
+  #changed(): void {
+    this.#listeners.call();
+    void this.#opening?.then(({ connections }) => connections.announce?.());
+  }
 
   /** Listens for what other processes append, until the store is closed. Does nothing a second time. */
   async #listen(): Promise<void> {
@@ -213,21 +215,21 @@ export class SqlStore implements SessionStore {
 
   readonly retireSecrets: SessionStore["retireSecrets"] = async (secrets) => {
     const recorded = await this.#use(retireSecrets, secrets);
-    this.#listeners.call();
+    this.#changed();
     return recorded;
   };
 
   readonly retireSigningKeys: SessionStore["retireSigningKeys"] = async (kids) => {
     const retired = await this.#use(retireSigningKeys, kids);
     if (retired.length > 0) {
-      this.#listeners.call();
+      this.#changed();
     }
     return retired;
   };
 
   readonly announceKeys: SessionStore["announceKeys"] = async (change) => {
     await this.#use(announceKeys, change);
-    this.#listeners.call();
+    this.#changed();
   };
 
   readonly liveIds: SessionStore["liveIds"] = (cursor, limit) => this.#use(liveIds, cursor, limit);
@@ -259,28 +261,4 @@ function toEntries(rows: readonly ChangeRow[]): (LogEntry | KeysEntry)[] {
         : [{ kind: "revoked", ...common, endedBy: ended_by as EndedBy }];
     },
   );
-}
-
-/**
- * Does a unit of work, and repeats it, with a pause before each attempt, while its errors are
- * transient. The work must be atomic: it does everything, or nothing.
- */
-export async function retry<Given extends readonly unknown[], T>(
-  { clock, pauses, isTransient }: Retries,
-  work: (...given: Given) => Promise<T> | T,
-  ...given: Given
-): Promise<T> {
-  for (const pause of pauses) {
-    try {
-      return await work(...given);
-    } catch (error) {
-      if (!isTransient(error)) {
-        throw error;
-      }
-    }
-    await new Promise<void>((resolve) => {
-      clock.after(pause, resolve, true);
-    });
-  }
-  return work(...given);
 }

@@ -11,6 +11,7 @@ import {
   type SqlDialect,
   sql,
 } from "../sql/database.ts";
+import { isBusy } from "./driver.ts";
 import { sqliteMigrations } from "./migrations.ts";
 
 /** SQLite, with one writer at a time. Each member's reason is at {@link SqlDialect}. */
@@ -21,12 +22,20 @@ export const sqliteDialect: SqlDialect = {
   forUpdate: nothing,
   forUpdateSkipLocked: nothing,
   stringsOf: (jsonArray) => sql`json_each(cast(${jsonArray} as text)) as one`,
-  notifyOnCommit: nothing,
+  forUpdateOfHeld: nothing,
+  usesOf: (jsonArray) =>
+    sql`(select one.value ->> 'session' as session, one.value ->> 'generation' as generation,
+        one.value ->> 'age' as age from json_each(cast(${jsonArray} as text)) as one) as used`,
   ownerLock: undefined,
   readChanges,
-  migrationsTable: sql`select 1 from sqlite_master where name = 'rpcsession_migrations'`,
-  migrationLock: undefined,
+  tableNamed: (name) => sql`select 1 from sqlite_master where type = 'table' and name = ${name}`,
   migrations: sqliteMigrations,
+  shortLocks: undefined,
+  isLockTimeout: isBusy,
+  lockHolders: undefined,
+  makeIndex: (database, { index, on }) =>
+    database.run(`create index if not exists ${index} on ${on}`),
+  dropIndex: (name) => `drop index if exists ${name}`,
   clockForPrint: "unixepoch() * 1000",
 };
 
