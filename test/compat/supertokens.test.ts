@@ -184,7 +184,7 @@ const options = {
   clientClaims: ({ role, plan }: JsonObject) => ({ role, plan }),
 };
 
-describe.each(servers)("feat:W1 the SDKs of SuperTokens, %s", (_, serveOn) => {
+describe.each(servers)("feat:P20 the SDKs of SuperTokens, %s", (_, serveOn) => {
   it.each(["cookie", "header"] as const)(
     "sign in, refresh, see claims, sign out, by %s",
     async (mode) => {

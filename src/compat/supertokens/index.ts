@@ -1,3 +1,4 @@
+import type { ServerResponse } from "node:http";
 import { createConnectRouter } from "@connectrpc/connect";
 import { createFetchHandler } from "@connectrpc/connect/protocol";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
@@ -316,7 +317,8 @@ async function send(response: SdkResponse, answer: Response): Promise<void> {
   if (cookies.length > 0) {
     response.setHeader("set-cookie", cookies);
   }
-  const body = Buffer.from(await answer.arrayBuffer());
-  (response as import("node:http").ServerResponse).writeHead(answer.status);
-  (response as import("node:http").ServerResponse).end(body);
+  const body = new Uint8Array(await answer.arrayBuffer());
+  const sent = response as ServerResponse;
+  sent.writeHead(answer.status);
+  sent.end(body);
 }
