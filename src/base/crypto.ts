@@ -82,6 +82,9 @@ export interface SecretKeys {
   readonly id: string;
   /** The issuer for which the keys were derived. */
   readonly issuer: string;
+  /** Proves refresh tokens of format 2. */
+  readonly refresh: Mac;
+  /** Proves refresh tokens of format 1, together with `refreshCheck`. */
   readonly refreshTag: Mac;
   readonly refreshCheck: Mac;
   readonly antiCsrf: Mac;
@@ -137,6 +140,7 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
   return {
     id: base64Encode((await derive("secret-id")).subarray(0, 6), "url"),
     issuer,
+    refresh: await createMac(await derive("refresh-token-2")),
     refreshTag: await createMac(await derive("refresh-tag")),
     refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),
@@ -175,6 +179,16 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
     difference |= (a[i] ?? 0) ^ (b[i] ?? 0);
   }
   return difference === 0;
+}
+
+/** Returns the SHA-256 of a text in base64url. Synchronous where `node:crypto` exists. */
+export function sha256(text: string): string | Promise<string> {
+  if (nodeCrypto !== undefined) {
+    return nodeCrypto.createHash("sha256").update(text).digest("base64url");
+  }
+  return crypto.subtle
+    .digest("SHA-256", new TextEncoder().encode(text))
+    .then((hash) => base64Encode(new Uint8Array(hash), "url"));
 }
 
 /** Returns a new random string of `bytes` bytes in base64url. */

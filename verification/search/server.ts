@@ -51,7 +51,15 @@ const secretId = "secret";
 
 const born = newRecord(
   {
-    ...{ id, userId: "alice", tenantId: null, transport: "cookie", salt: "", secretId },
+    ...{
+      id,
+      userId: "alice",
+      tenantId: null,
+      transport: "cookie",
+      salt: "",
+      rootHash: "root",
+      secretId,
+    },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
     ...{
       endsBy: null,
@@ -110,7 +118,11 @@ function exchangeOnce({ decide }: Rules, row: Row, presents: number): Exchange {
   if (decision.kind === "theft") {
     return "theft";
   }
-  if (decision.kind === "revoked" || decision.kind === "expired") {
+  if (
+    decision.kind === "revoked" ||
+    decision.kind === "expired" ||
+    decision.kind === "impossible"
+  ) {
     throw new Error(`The search reached a session that is ${decision.kind}, which it leaves out.`);
   }
   const sessions = new MemorySessions();

@@ -3,7 +3,7 @@ import {
   maxRefreshTokenLength,
   type ParsedRefreshToken,
   parseRefreshToken,
-} from "../../engine/refresh/token.ts";
+} from "../../engine/refresh/format.ts";
 import { fromPayload, reservedClaimNames, type TokenClaims } from "../../jwt/claims.ts";
 import {
   decodeBase64url,

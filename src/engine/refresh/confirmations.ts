@@ -1,8 +1,8 @@
 import type { Clock } from "../../base/clock.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { SessionStore } from "../store.ts";
+import { parseRefreshToken } from "./format.ts";
 import { showsReceipt } from "./rule.ts";
-import { parseRefreshToken } from "./token.ts";
 
 interface ConfirmationsOptions {
   readonly store: SessionStore;

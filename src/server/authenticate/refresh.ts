@@ -1,6 +1,7 @@
 import { SessionError } from "../../base/errors.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { Engine } from "../../engine/engine.ts";
+import { parseRefreshToken } from "../../engine/refresh/format.ts";
 import {
   ForeignRefreshTokenError,
   type ProvenRefreshToken,
@@ -89,8 +90,9 @@ export async function proveRefresh(
   transport: TokenTransport,
 ): Promise<RefreshProof> {
   try {
-    const parsed = await engine.refreshTokens.precheck({ token, transport });
-    return await engine.refreshTokens.prove(parsed, transport);
+    return await engine.refreshTokens.prove(
+      await engine.refreshTokens.precheck({ token, transport }),
+    );
   } catch (error) {
     if (error instanceof UnknownSecretError) {
       return error;
@@ -135,5 +137,5 @@ async function sessionsOfCookies(
 
 /** Returns the session that a refresh token names, without verifying the token. */
 export function sessionNamedBy(refreshToken: string): string | undefined {
-  return refreshToken.split(".")[1];
+  return parseRefreshToken(refreshToken)?.session;
 }

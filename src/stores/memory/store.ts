@@ -1,5 +1,6 @@
 import type { Clock } from "../../base/clock.ts";
 import type {
+  AdvanceWrite,
   Changes,
   EndedBy,
   KeysEntry,
@@ -101,6 +102,17 @@ export class MemoryStore implements SessionStore {
     const now = this.#now();
     return { now, record: this.#sessions.refresh(write, now) };
   };
+
+  readonly advance: NonNullable<SessionStore["advance"]> = async (write) => {
+    const now = this.#now();
+    const record = this.#sessions.advance(write, now);
+    return record === undefined
+      ? { now, record: this.#sessions.get(write.id), advanced: false }
+      : { now, record, advanced: true };
+  };
+
+  // Nothing else ever used the sessions of this process.
+  readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = async () => 2;
 
   readonly confirm: SessionStore["confirm"] = async (id, generation, settle) =>
     this.#sessions.confirm({ id, generation, settle }, this.#now());
@@ -346,6 +358,33 @@ export class MemorySessions {
     });
   }
 
+  /** Writes the common refresh; returns undefined when its condition does not hold. */
+  advance(write: AdvanceWrite, now: number): SessionRecord | undefined {
+    const old = this.#byId.get(write.id);
+    const holds =
+      old !== undefined &&
+      old.generation === write.generation &&
+      old.secretId === write.secretId &&
+      old.rootHash === write.rootHash &&
+      old.transport === write.transport &&
+      isLive(old, now) &&
+      old.confirmedAt !== null &&
+      now - old.confirmedAt > write.overlap;
+    if (!holds) {
+      return undefined;
+    }
+    const idle = Math.min(write.idle, old.idleLife ?? write.idle);
+    return this.set({
+      ...old,
+      ...newGeneration(old.generation + 1, now),
+      salt: "",
+      secretId: write.nextSecretId,
+      formerSecretId: old.secretId,
+      lastSeenAt: now,
+      idleExpiresAt: Math.min(now + idle, old.expiresAt),
+    });
+  }
+
   /** Confirms a generation; see `SessionStore.confirm`. */
   confirm(
     use: { readonly id: string; readonly generation: number; readonly settle: number },
@@ -424,6 +463,8 @@ export function newRecord(session: NewSession, now: number): SessionRecord {
   const expiresAt = Math.min(now + absolute, endsBy ?? Infinity);
   return {
     ...jsonCopy(given),
+    lastSalted: null,
+    formerSecretId: null,
     generation: 0,
     confirmedAt: null,
     rotatedAt: now,
@@ -456,8 +497,13 @@ function refreshed(old: SessionRecord, write: RefreshWrite, now: number): Partia
     return prolonged === null ? {} : { sentAt: Math.max(now, old.rotatedAt), prolonged };
   }
   const generation = write.kind === "advance" ? old.generation + 1 : write.to;
-  const { secretId } = write;
-  return { generation, confirmedAt: null, rotatedAt: now, sentAt: now, prolonged: 0, secretId };
+  const { secretId, proof } = write;
+  const formerSecretId = write.kind === "advance" ? old.secretId : null;
+  return { ...newGeneration(generation, now), secretId, formerSecretId, ...proof };
+}
+
+function newGeneration(generation: number, now: number) {
+  return { generation, confirmedAt: null, rotatedAt: now, sentAt: now, prolonged: 0 };
 }
 
 function isSettled(record: SessionRecord, settle: number, now: number): boolean {

@@ -1,4 +1,11 @@
-import { authentications, externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+import {
+  authentications,
+  externalIds,
+  forks,
+  roots,
+  secrets,
+  sendsAndLimits,
+} from "../sql/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 
@@ -89,4 +96,5 @@ export const postgresMigrations: readonly (readonly string[])[] = [
   secrets,
   externalIds,
   authentications,
+  roots,
 ];

@@ -25,9 +25,11 @@ import {
   retireSigningKeys,
 } from "./secrets.ts";
 import {
+  advanceSession,
   confirmSession,
   listPage,
   loadSession,
+  readTokenFormat,
   refreshSession,
   revokeSession,
   updateSession,
@@ -141,6 +143,11 @@ export class SqlStore implements SessionStore {
   readonly load: SessionStore["load"] = (id) => this.#use(loadSession, id);
 
   readonly refresh: SessionStore["refresh"] = (write) => this.#use(refreshSession, write);
+
+  readonly advance: NonNullable<SessionStore["advance"]> = (write) =>
+    this.#use(advanceSession, write);
+
+  readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = () => this.#use(readTokenFormat);
 
   readonly confirm: SessionStore["confirm"] = (id, generation, settle) =>
     this.#use(confirmSession, id, generation, settle);

@@ -11,8 +11,16 @@ function open()
     return type(reply) == 'string' and string.match(reply, name .. ':([%w-]+)') or ''
   end
   local policy, replid = info('memory', 'maxmemory_policy'), info('replication', 'master_replid')
-  if policy == 'noeviction' and replid ~= '' then redis.call('HSETNX', KEYS[1], 'schema', ARGV[1]) end
+  if policy == 'noeviction' and replid ~= '' and redis.call('HSETNX', KEYS[1], 'schema', ARGV[1]) == 1 then
+    -- Every server that ever uses this data can read tokens of format 2.
+    redis.call('HSET', KEYS[1], 'tokenFormat', '2')
+  end
   return { policy, replid, redis.call('HGET', KEYS[1], 'schema') or '' }
+end
+
+-- KEYS meta. Flag: the newest format of tokens that all servers can read.
+function tokenFormat()
+  return answer(redis.call('HGET', KEYS[1], 'tokenFormat') or '1')
 end
 
 -- KEYS meta; ARGV schema. Called once all sessions of the former schema are indexed.
