@@ -581,12 +581,14 @@ export interface SessionStore {
   ): Promise<{ readonly ids: readonly string[]; readonly cursor?: string }>;
 
   /**
-   * Removes sessions that ended more than 24 h ago, whether revoked or expired, and entries of the
-   * change log that are older than 2 h: at most `limit` of each, and nothing else. Does not wait for
-   * locks; rows that others are writing are left for later.
+   * Removes sessions that were revoked more than 24 h ago, sessions that expired more than 24 h ago,
+   * and entries of the change log that are older than 2 h: at most `limit` of each, and nothing else.
+   * An expired session may stay for another 4 h. Does not wait for locks; rows that others are
+   * writing are left for later.
    *
-   * Returns the number of removed rows of both kinds. A number of at least `limit` means that there
-   * may be more. Rows that a store expires by itself do not count.
+   * Returns the number of rows of both kinds that it removed or prepared for a later removal. A number
+   * of at least `limit` means that there may be more. Rows that a store expires by itself do not
+   * count.
    */
   prune(limit: number): Promise<number>;
 

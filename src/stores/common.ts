@@ -1,3 +1,4 @@
+import type { Clock } from "../base/clock.ts";
 import type {
   Authentication,
   Changes,
@@ -80,6 +81,13 @@ export function parseListCursor(store: string, cursor: string): ListPlace {
 /** How long an ended or expired session can still be loaded, in milliseconds. */
 export const keepEnded: number = 24 * 3_600_000;
 
+/**
+ * Milliseconds by which SQL stores may keep an expired session longer, because they look for such
+ * sessions by a coarse time (`sweep_at`). A refresh then rarely changes an indexed column, so most
+ * updates in PostgreSQL touch no index ("heap-only tuples").
+ */
+export const sweepStep: number = 4 * 3_600_000;
+
 /** How long an entry of the change log is kept, in milliseconds. No access token lives that long. */
 export const keepChanges: number = 2 * 3_600_000;
 
@@ -146,4 +154,37 @@ export function splitLog(
   const entries = all.filter((entry): entry is LogEntry => entry.kind !== "keys");
   const keys = all.filter((entry): entry is KeysEntry => entry.kind === "keys");
   return keys.length === 0 ? { entries } : { entries, keys };
+}
+
+/** When to repeat work that failed. */
+export interface Retries {
+  readonly clock: Clock;
+  /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
+  readonly pauses: readonly number[];
+  /** Whether an error means that nothing was changed and that another attempt may succeed. */
+  readonly isTransient: (error: unknown) => boolean;
+}
+
+/**
+ * Does a unit of work, and repeats it, with a pause before each attempt, while its errors are
+ * transient. The work must be atomic: it does everything, or nothing.
+ */
+export async function retry<Given extends readonly unknown[], T>(
+  { clock, pauses, isTransient }: Retries,
+  work: (...given: Given) => Promise<T> | T,
+  ...given: Given
+): Promise<T> {
+  for (const pause of pauses) {
+    try {
+      return await work(...given);
+    } catch (error) {
+      if (!isTransient(error)) {
+        throw error;
+      }
+    }
+    await new Promise<void>((resolve) => {
+      clock.after(pause, resolve, true);
+    });
+  }
+  return work(...given);
 }

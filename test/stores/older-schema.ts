@@ -1,12 +1,38 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import type { SqlDialect } from "../../src/stores/sql/database.ts";
-import { migrationSql } from "../../src/stores/sql/migrate.ts";
 import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
 
+type Database = "postgres" | "sqlite";
+
+/** Versions of which the statements are recorded. The first one is that of rpc-session 0.1. */
+export const recordedVersions = [3, 8] as const;
+
+/** A statement that an older version ran, and how many rows it returned. */
+export interface OlderStatement {
+  /** What the version did. */
+  readonly op: string;
+  readonly text: string;
+  readonly values: (string | number | null)[];
+  readonly rows: number;
+}
+
+/** The statements with which a server of an older version signs in, refreshes, signs out and so on. */
+export function olderStatements(
+  database: Database,
+  version: (typeof recordedVersions)[number],
+): readonly OlderStatement[] {
+  return JSON.parse(olderFile(`${database}-${version}-statements.json`)) as OlderStatement[];
+}
+
+function olderFile(name: string): string {
+  return readFileSync(join(import.meta.dirname, "../fixtures/older-versions", name), "utf8");
+}
+
 /** The SQL that creates the tables of an older version, with two sessions and an entry of the log. */
-export function olderTables(dialect: SqlDialect, version: number): string {
-  const [tables] = migrationSql(dialect).split(`\n-- version ${version + 1}\n`);
+export function olderTables(database: Database, version: number): string {
+  const [tables] = olderFile(`${database}-tables.sql`).split(`\n-- version ${version + 1}\n`);
   return `${tables}${rows};`;
 }
 

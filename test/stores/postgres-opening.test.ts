@@ -3,7 +3,6 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { postgresDialect } from "../../src/stores/postgres/dialect.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
 import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
 import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -23,7 +22,7 @@ describePostgres("opening postgresStore(database)", (server) => {
     const keys = await Promise.all(servers.map(({ line }) => line()));
     expect(keys[0]).toMatch(/^0:[\w-]{43}$/);
     expect(new Set(keys).size).toBe(1);
-    expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
+    expect(await countRows(schema, "rpcsession_steps")).toBe(postgresMigrations.length);
     expect(await tablesOf(schema)).toEqual(await freshTables());
   });
 
@@ -35,15 +34,15 @@ describePostgres("opening postgresStore(database)", (server) => {
       );
       await Promise.all(stores.map((store) => store.open({ clock: stillClock() })));
       await Promise.all(stores.map((store) => store.close()));
-      expect(await countRows(schema, "rpcsession_migrations")).toBe(postgresMigrations.length);
+      expect(await countRows(schema, "rpcsession_steps")).toBe(postgresMigrations.length);
     }
   });
 
-  it.each([1, 2, 5, 6, 7])(
+  it.each([1, 2, 3, 5, 6, 7])(
     "migrates the tables of version %i with sessions in them",
     async (version) => {
       await using schema = await createSchema(server());
-      await schema.admin.query(olderTables(postgresDialect, version));
+      await schema.admin.query(olderTables("postgres", version));
       const store = postgresStore(schema.url);
       await store.open({ clock: stillClock() });
       await expectInUse(store);
@@ -76,7 +75,7 @@ describePostgres("opening postgresStore(database)", (server) => {
     await admin.query("insert into rpcsession_migrations values (99, 0)");
     const store = postgresStore(url);
     await expect(store.open({ clock })).rejects.toThrow(
-      /^postgresStore: .*newer rpc-session \(schema 99, this version supports up to 8\)/,
+      /^postgresStore: .*newer rpc-session \(schema 99, this version supports up to 9\)/,
     );
     await expect(store.load("s1")).rejects.toThrow("postgresStore: the store is not open");
     await admin.query("delete from rpcsession_migrations where version = 99");

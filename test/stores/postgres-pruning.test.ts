@@ -42,7 +42,7 @@ describePostgres("pruning sessions on PostgreSQL", (server) => {
 async function withEnded(fixture: Awaited<ReturnType<typeof openedPostgres>>) {
   await fixture.store.insert(newSession({ id: "alive" }));
   for (const [name, end] of [
-    ["expired", "'idle_expires_at', n"],
+    ["expired", "'idle_expires_at', n, 'sweep_at', 0"],
     ["revoked", "'revoked_at', n"],
   ]) {
     await fixture.admin.query(

@@ -183,8 +183,11 @@ describe("FileWatch", () => {
       close: () => {},
     } as unknown as DatabaseSync;
     let woken = 0;
-    const watch = new FileWatch(connection, clock, () => {
-      woken += 1;
+    const watch = new FileWatch({
+      ...{ connection, clock, check: () => {} },
+      wake() {
+        woken += 1;
+      },
     });
     const poll = async () => {
       clock.advance("100ms");

@@ -52,7 +52,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
     on.failAfter(Number.POSITIVE_INFINITY);
     const [store, ...others] = [newStore(), newStore(), newStore()] as const;
     await Promise.all([store, ...others].map((each) => each.open({ clock })));
-    expect(await client.hGet(meta, "schema")).toBe("2");
+    expect(await client.hGetAll(meta)).toMatchObject({ schema: "2", compatibleFrom: "2" });
     expect((await endAll(store, { userId: "alice" })).sort()).toEqual(ids);
   });
 
@@ -132,6 +132,29 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
     clock.advance(`${2 * day - 1}ms`);
     const bySub = { external: { by: "sub", issuer: externalId.issuer, id: "sub-1" } } as const;
     expect((await store.revokeAll(bySub, "externalLogout")).revoked).toEqual(["s1"]);
+  });
+
+  it("feat:O8 works, and opens again, beside data of a newer version that says so, and refuses other data", async () => {
+    const { newStore, client, clock, meta } = await start();
+    const store = newStore();
+    await client.del(meta);
+    await store.open({ clock });
+    await insertNew(store);
+    expect(await client.hGetAll(meta)).toMatchObject({ schema: "2", compatibleFrom: "2" });
+    // A newer version upgrades the data.
+    await client.hSet(meta, { schema: "3", compatibleFrom: "2" });
+    const restarted = newStore();
+    await restarted.open({ clock });
+    expect((await restarted.load("s1")).record?.userId).toBe("alice");
+    expect(await client.hGet(meta, "schema")).toBe("3");
+    // And again, in a way that this version does not know.
+    await client.hSet(meta, { schema: "4", compatibleFrom: "3" });
+    await expect(newStore().open({ clock })).rejects.toThrow(
+      "redisStore: these sessions were written by a newer rpc-session (schema 4, this version supports 2), and they work only with versions that know schema 3; upgrade this server",
+    );
+    // Versions of before recorded no other schema than their own.
+    await client.hDel(meta, "compatibleFrom");
+    await expect(newStore().open({ clock })).rejects.toThrow("versions that know schema 4;");
   });
 
   it("does not scan data that only current servers wrote", async () => {

@@ -12,7 +12,11 @@ let database: SqlDatabase;
 
 beforeEach(() => {
   file = new DatabaseSync(":memory:");
-  connections = new SqliteConnections(file, clock, () => new DatabaseSync(":memory:"));
+  connections = new SqliteConnections({
+    ...{ database: file, clock },
+    openAnother: () => new DatabaseSync(":memory:"),
+    check: () => {},
+  });
   database = new SqlDatabase(sqliteDialect, connections);
   file.exec("create table leases (name text, holder text)");
 });

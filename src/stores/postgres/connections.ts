@@ -1,14 +1,16 @@
 import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
+import type { Retries } from "../common.ts";
 import { type Push, PushConnection } from "../push.ts";
 import {
   type BorrowedConnection,
-  type Retries,
   type SqlBackend,
   type SqlConnections,
   sql,
 } from "../sql/database.ts";
 import { postgresDialect } from "./dialect.ts";
+import { migrating } from "./migrating.ts";
+import { connectForMigration } from "./migration-connections.ts";
 import { listenWith, type NotifiedClient } from "./push.ts";
 
 /**
@@ -63,6 +65,14 @@ class PostgresConnections implements SqlConnections {
   async borrow(): Promise<BorrowedClient> {
     const { pool, names } = this.#pool;
     return new BorrowedClient(await pool.connect(), names);
+  }
+
+  forMigration(): Promise<SqlConnections> {
+    return connectForMigration(
+      () => connectWithoutLimits(this.#pool),
+      this,
+      migrating.isLockTimeout,
+    );
   }
 
   close(): Promise<void> {
@@ -185,8 +195,11 @@ export interface OpenPool {
    */
   readonly names?: StatementNames;
   readonly end: () => Promise<void>;
-  /** Makes a client outside of the pool, not connected yet; absent if the pool does not reveal how. */
-  readonly newClient?: () => Promise<NotifiedClient>;
+  /**
+   * Makes a client outside of the pool, not connected yet; absent if the pool does not reveal how.
+   * @param overrides options that differ from those of the pool
+   */
+  readonly newClient?: (overrides?: object) => Promise<NotifiedClient>;
 }
 
 /** Opens a pool of at most `max` connections with the package `pg`. */
@@ -204,7 +217,7 @@ export async function openPool(url: string, max: number): Promise<OpenPool> {
     pool,
     names: new StatementNames(),
     end: () => pool.end(),
-    newClient: async () => new Client(options),
+    newClient: async (overrides) => new Client({ ...options, ...overrides }),
   };
 }
 
@@ -225,7 +238,7 @@ export function borrowPool(pool: PostgresPool): OpenPool {
   // last one, and would keep its owner from ending it.
   const { Client, options } = pool as Partial<ClientFactory>;
   return typeof Client === "function" && options !== undefined
-    ? { pool, end, newClient: async () => new Client(options) }
+    ? { pool, end, newClient: async (overrides) => new Client({ ...options, ...overrides }) }
     : { pool, end };
 }
 
@@ -233,6 +246,33 @@ export function borrowPool(pool: PostgresPool): OpenPool {
 interface ClientFactory {
   readonly Client: new (options: object) => NotifiedClient;
   readonly options: object;
+}
+
+/**
+ * Connects without the limits that are meant for calls. Outside of the pool, if it reveals how: a pool
+ * may have a single connection.
+ */
+async function connectWithoutLimits({ pool, newClient }: OpenPool): Promise<BorrowedConnection> {
+  if (newClient === undefined) {
+    const client = await pool.connect();
+    // The running statement rejects with the same error.
+    client.on?.("error", () => {});
+    return {
+      query: async (text, values) => (await client.query(text, values)).rows,
+      // It has no limits any more, so the pool must not lend it again.
+      release: () => client.release(true),
+    };
+  }
+  const client = await newClient({
+    ...{ application_name: "rpc-session migrate", query_timeout: 0 },
+    ...{ statement_timeout: 0, idle_in_transaction_session_timeout: 0 },
+  });
+  client.on("error", () => {});
+  await client.connect();
+  return {
+    query: async (text, values) => (await client.query(text, values)).rows,
+    release: () => void client.end().catch(() => {}),
+  };
 }
 
 async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {

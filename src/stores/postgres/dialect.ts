@@ -1,5 +1,6 @@
 import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql/database.ts";
 import { readChanges } from "./changes.ts";
+import { migrating } from "./migrating.ts";
 import { postgresMigrations } from "./migrations.ts";
 import { channel } from "./push.ts";
 
@@ -15,10 +16,9 @@ export const postgresDialect: SqlDialect = {
   notifyOnCommit: sql`returning pg_notify(${channel}, '')`,
   ownerLock,
   readChanges,
-  migrationsTable: sql`select 1 where to_regclass('rpcsession_migrations') is not null`,
-  // An arbitrary number that no other software should use.
-  migrationLock: sql`pg_advisory_xact_lock(7237113926510472019)`,
+  tableNamed: (name) => sql`select 1 where to_regclass(${name}) is not null`,
   migrations: postgresMigrations,
+  ...migrating,
   clockForPrint: "floor(extract(epoch from now()) * 1000)::bigint",
 };
 

@@ -52,8 +52,8 @@ export interface PostgresOptions {
  * a `pg.Pool`. While a transaction that writes stays open, in any database of the server, each read of
  * the change log scans the entries since its begin again; none is missed or returned twice.
  *
- * **Cleaning.** Sessions are removed 24 h after their end, entries of the change log after 2 h: in
- * batches, by one server at a time, without waiting for locks.
+ * **Cleaning.** Sessions are removed 24 h to 28 h after their end, entries of the change log after
+ * 2 h: in batches, by one server at a time, without waiting for locks.
  *
  * @param database a URL such as `"postgres://user@host/database"`, for which the package `pg` must be
  *   installed (parameters such as `?sslmode=verify-full` are `pg`'s), or a pool such as a `pg.Pool`

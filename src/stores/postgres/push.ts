@@ -2,10 +2,10 @@ import { randomId } from "../../base/crypto.ts";
 import type { OpenPushLine } from "../push.ts";
 import { nothing, type Sql, sql } from "../sql/database.ts";
 
-/** What listening needs from a connection: `pg.Client` fits. */
+/** What listening and migrating need from a connection: `pg.Client` fits. */
 export interface NotifiedClient {
   connect(): Promise<unknown>;
-  query(text: string): Promise<{ readonly rows: readonly unknown[] }>;
+  query(text: string, values?: unknown[]): Promise<{ readonly rows: readonly unknown[] }>;
   on(event: "notification", listener: (message: { readonly channel: string }) => void): unknown;
   on(event: "error", listener: (error: Error) => void): unknown;
   on(event: "end", listener: () => void): unknown;

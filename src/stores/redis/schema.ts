@@ -2,25 +2,29 @@ import type { RedisScripts } from "./scripts.ts";
 
 /** The version of the data in Redis. Since version 2, sessions are indexed by user and by tenant. */
 const schema = 2;
+/** The oldest schema whose servers work with this data. They may start again beside newer servers. */
+const compatibleFrom = 2;
 /** Keys that one script scans: a few milliseconds, even if all of them are sessions. */
 const scanStep = 500;
 
 /**
  * Checks the server and upgrades the data to the current schema.
- * @throws Error if the server may lose sessions, or a newer version wrote the data
+ * @throws Error if the server may lose sessions, or a newer version wrote the data, with which this
+ *   version does not work
  */
 export async function openSchema(redis: RedisScripts): Promise<void> {
   const { meta } = redis.keys;
-  const [policy, replicationId, found] = await redis.run("open", [meta], [schema]);
+  const schemas = [schema, compatibleFrom];
+  const [policy, replicationId, found, oldest] = await redis.run("open", [meta], schemas);
   checkServer(policy, replicationId);
-  if (Number(found) > schema) {
+  if (Number(oldest) > schema) {
     throw new Error(
-      `redisStore: these sessions were written by a newer rpc-session (schema ${found}, this version supports ${schema}); upgrade this server too`,
+      `redisStore: these sessions were written by a newer rpc-session (schema ${found}, this version supports ${schema}), and they work only with versions that know schema ${oldest}; upgrade this server`,
     );
   }
   if (Number(found) < schema) {
     await indexSessions(redis);
-    await redis.run("recordUpgrade", [meta], [schema]);
+    await redis.run("recordUpgrade", [meta], schemas);
   }
 }
 

@@ -1,5 +1,5 @@
-import type { Clock } from "../../base/clock.ts";
 import type { Changes, StoreContext } from "../../engine/store.ts";
+import type { Retries } from "../common.ts";
 import type { Push } from "../push.ts";
 
 /**
@@ -48,24 +48,108 @@ export interface SqlDialect {
    */
   readonly readChanges: (database: SqlDatabase, read: ChangesRead) => Promise<ChangeRows>;
 
-  /** Returns a row if the table `rpcsession_migrations` exists. Each database has its own catalogue. */
-  readonly migrationsTable: Sql;
+  /** Returns a row if the table exists. Each database has its own catalogue. */
+  readonly tableNamed: (name: string) => Sql;
 
   /**
-   * Held while that table is created, because PostgreSQL's `create table if not exists` fails when
-   * two run at once. Undefined where transactions run one at a time anyway.
+   * The steps that lead from each version of the tables to the next, from version 1 on. Append only:
+   * a step that was released never changes. Written out for each database, because column types and
+   * the ways to alter a table differ.
    */
-  readonly migrationLock: Sql | undefined;
+  readonly migrations: readonly MigrationStep[];
 
   /**
-   * The statements that lead from each version of the tables to the next, from version 1 on. Append
-   * only: a step that was released never changes. Written out for each database, because column
-   * types and the ways to alter a table differ.
+   * Begins the transaction of a step: sets how long it waits for a lock. While it waits, calls wait
+   * behind it. Undefined where the connection has such a limit anyway.
    */
-  readonly migrations: readonly (readonly string[])[];
+  readonly shortLocks: string | undefined;
+
+  /** Whether an error means that a step waited too long for a lock. */
+  readonly isLockTimeout: (error: unknown) => boolean;
+
+  /** Selects, as `holders`, a text about the transactions that hold locks. Undefined if unknown. */
+  readonly lockHolders: Sql | undefined;
+
+  /** Makes an index that may exist already, without keeping others from writing where possible. */
+  readonly makeIndex: (database: SqlDatabase, index: MakeIndex) => Promise<unknown>;
+
+  /** Returns the statement that drops an index, if it exists. */
+  readonly dropIndex: (name: string) => string;
 
   /** The database's clock in milliseconds, for migrations that are printed and run by hand. */
   readonly clockForPrint: string;
+}
+
+/**
+ * One step of the tables. Its number is its place in the list of its database, from 1 on.
+ *
+ * @example
+ * {
+ *   name: "externalIds",
+ *   compatibleFrom: 3,
+ *   transaction: ["alter table rpcsession_sessions add column external_sub text"],
+ *   afterwards: [
+ *     { index: "rpcsession_sessions_external_sub", on: "rpcsession_sessions (external_sub)" },
+ *   ],
+ * }
+ */
+export interface MigrationStep {
+  /** What the step is about, for messages and for the table `rpcsession_steps`. */
+  readonly name: string;
+  /**
+   * The oldest schema whose servers work with the tables after this step. They may go on, and start
+   * again, beside newer servers. A step that adds columns with a default, or tables, keeps the number
+   * of the step before; a step that older servers cannot work with has its own number.
+   */
+  readonly compatibleFrom: number;
+  /**
+   * Statements that are run in one transaction, together with the record of the step. They must take
+   * milliseconds, however many rows there are: calls wait for their locks.
+   */
+  readonly transaction: readonly string[];
+  /**
+   * What takes long on large tables. It is done after the transaction, while servers write. After a
+   * crash all of it is done again, so each part may be repeated.
+   */
+  readonly afterwards?: readonly LongPart[];
+}
+
+/** A part of a step that takes long on large tables. */
+export type LongPart = MakeIndex | DropIndex | ChangeAllRows;
+
+/** Makes an index. PostgreSQL makes it concurrently, so that nobody waits. */
+export interface MakeIndex {
+  /** Its name. */
+  readonly index: string;
+  /** Its table, columns and condition: what follows `on` in the statement. */
+  readonly on: string;
+}
+
+/** Drops an index that no server needs any more. */
+export interface DropIndex {
+  readonly dropIndex: string;
+}
+
+/**
+ * Changes all rows of a table, in batches, each in a transaction of its own.
+ * Older servers go on writing rows without the change, so the code must understand both.
+ *
+ * @example
+ * {
+ *   inBatches: sql`rpcsession_sessions`,
+ *   by: sql`id`,
+ *   set: sql`hour = idle_expires_at / 3600000`,
+ *   where: sql`hour is null`,
+ * }
+ */
+export interface ChangeAllRows {
+  /** The table. */
+  readonly inBatches: Sql;
+  /** Its primary key: one column of text, never empty. */
+  readonly by: Sql;
+  readonly set: Sql;
+  /** Selects the rows that need the change; false for rows that have it. */
+  readonly where: Sql;
 }
 
 /** What a lock is about. Each kind has a key space of its own. */
@@ -108,15 +192,6 @@ export interface SqlBackend {
   readonly secret?: (database: SqlDatabase) => Promise<Uint8Array>;
 }
 
-/** When to repeat work that failed. */
-export interface Retries {
-  readonly clock: Clock;
-  /** Milliseconds before each further attempt. The error of the last attempt is thrown. */
-  readonly pauses: readonly number[];
-  /** Whether an error means that nothing was changed and that another attempt may succeed. */
-  readonly isTransient: (error: unknown) => boolean;
-}
-
 /** Runs statements. */
 export interface SqlConnection {
   /** Runs a statement and returns its rows. */
@@ -138,6 +213,12 @@ export interface SqlConnections extends SqlConnection {
   readonly now: Sql | (() => Sql);
   /** Starts to report what other processes append; absent where that cannot be noticed. */
   listen?(wake: () => void): Push;
+  /**
+   * Opens connections for a migration: without the limits that are meant for calls, and with pauses
+   * that suit a lock. Resolves when nobody else migrates, and keeps others from it until closed.
+   * Absent where these connections do.
+   */
+  forMigration?(): Promise<SqlConnections>;
   close(): Promise<void>;
 }
 
@@ -173,9 +254,9 @@ export class SqlDatabase {
     return (await this.rows<Row>(...template))[0];
   }
 
-  /** Runs a statement of this package that binds nothing and returns nothing, such as a migration's. */
-  async run(text: string): Promise<void> {
-    await this.#connection.query(text, []);
+  /** Runs a statement of this package that binds nothing, such as a migration's. */
+  async run(text: string): Promise<readonly unknown[]> {
+    return this.#connection.query(text, []);
   }
 
   /** Does a unit of work in one transaction: rolls back, and rejects, if the work rejects. */

@@ -3,7 +3,15 @@ import { evictedBy } from "../common.ts";
 import { join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 import { endSessions } from "./ends.ts";
 import { holdNew, idHolding } from "./owner-locks.ts";
-import { hasIdIn, live, type SessionRow, smaller, type Timed, toStored } from "./rows.ts";
+import {
+  hasIdIn,
+  live,
+  type SessionRow,
+  smaller,
+  sweepTime,
+  type Timed,
+  toStored,
+} from "./rows.ts";
 
 /** Adds a session; see `SessionStore.insert`. */
 export async function insertSession(database: SqlDatabase, session: NewSession): Promise<Inserted> {
@@ -83,13 +91,14 @@ async function insertRow(
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
   const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
         id, user_id, tenant_id, transport, salt, root_hash, secret_id, generation, rotated_at, sent_at, prolonged,
-        created_at, auth_time, idle_expires_at, expires_at, access_life, idle_life, lineage,
+        created_at, auth_time, idle_expires_at, sweep_at, expires_at, access_life, idle_life, lineage,
         external_issuer, external_sid, external_sub, authentication,
         claims, claims_version, data, version, device, last_seen_at
       ) values (
         ${idHolding(database, session)}, ${session.userId}, ${session.tenantId},
         ${session.transport}, ${session.salt}, ${session.rootHash}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
-        coalesce(${authTime}, ${now}), ${idleExpires}, ${expires},
+        coalesce(${authTime}, ${now}), ${idleExpires},
+        ${sweepTime(idleExpires)}, ${expires},
         ${session.accessLife}, ${session.idleLife}, ${session.lineage},
         ${externalId?.issuer ?? null}, ${externalId?.sid ?? null}, ${externalId?.sub ?? null},
         ${authentication === null ? null : JSON.stringify(authentication)},

@@ -8,7 +8,7 @@ import type {
   SessionSelection,
   Stored,
 } from "../../engine/store.ts";
-import { toAuthentication, toExternalId } from "../common.ts";
+import { keepEnded, sweepStep, toAuthentication, toExternalId } from "../common.ts";
 import { type BigInteger, join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
 
 /** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
@@ -139,6 +139,12 @@ function externalIs({ by, issuer, id }: ExternalKey): Sql {
 /** The condition that a session has one of the ids, of which there must be at least one. */
 export function hasIdIn(ids: readonly string[]): Sql {
   return sql`id in (${join(ids, ", ")})`;
+}
+
+/** The value of `sweep_at` for a session that expires at `idleEnd`: rounded up to a multiple of 4 h. */
+export function sweepTime(idleEnd: Sql): Sql {
+  const at = sql`${idleEnd} + ${keepEnded + sweepStep}`;
+  return sql`${at} - (${at}) % ${sweepStep}`;
 }
 
 /** The smaller of two numbers. SQLite has `min`, PostgreSQL has `least`; both have `case`. */

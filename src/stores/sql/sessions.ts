@@ -27,6 +27,7 @@ import {
   selectedBy,
   smaller,
   storedOrNone,
+  sweepTime,
   type Timed,
   toSession,
   toStored,
@@ -50,7 +51,8 @@ export async function refreshSession(
 ): Promise<Stored<SessionRecord | undefined>> {
   const idleEnd = smaller(sql`${now} + ${write.idle}`, sql`expires_at`);
   const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
-      set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd}
+      set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
+        sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and ${live}
       returning *, ${now} as store_now`;
   return storedOrNone(database, row);
@@ -69,7 +71,7 @@ export async function advanceSession(
   const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
       set generation = generation + 1, former_secret_id = secret_id, secret_id = ${write.nextSecretId},
         salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
-        last_seen_at = ${now}, idle_expires_at = ${idleEnd}
+        last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
         and root_hash = ${write.rootHash} and transport = ${write.transport} and ${live}
         and confirmed_at < ${now} - ${write.overlap}

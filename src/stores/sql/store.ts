@@ -5,15 +5,9 @@ import type {
   SessionStore,
   StoreContext,
 } from "../../engine/store.ts";
-import { splitLog } from "../common.ts";
+import { retry, splitLog } from "../common.ts";
 import { ChangeListeners, type Push } from "../push.ts";
-import {
-  type ChangeRow,
-  type Retries,
-  type SqlBackend,
-  type SqlConnections,
-  SqlDatabase,
-} from "./database.ts";
+import { type ChangeRow, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
 import { migrate } from "./migrate.ts";
@@ -92,12 +86,12 @@ export class SqlStore implements SessionStore {
     // 1. Connect: PostgreSQL makes or borrows a pool, SQLite opens the file.
     const connections = await this.#backend.connect(context);
     try {
-      // 2. Create the tables, bring them to this version, or refuse those of a newer one.
-      const database = new SqlDatabase(this.#backend.dialect, connections);
-      await retry(connections.retries, migrate, this.name, database);
+      // 2. Create the tables, bring them to this version, or refuse those that need a newer one.
+      const { dialect } = this.#backend;
+      await retry(connections.retries, migrate, this.name, dialect, connections);
       // 3. Each connection prepares a statement when it first runs it.
       // 4. Listening begins with the first listener; see `onChange`.
-      return { connections, database };
+      return { connections, database: new SqlDatabase(dialect, connections) };
     } catch (error) {
       await connections.close();
       throw error;
@@ -266,28 +260,4 @@ function toEntries(rows: readonly ChangeRow[]): (LogEntry | KeysEntry)[] {
         : [{ kind: "revoked", ...common, endedBy: ended_by as EndedBy }];
     },
   );
-}
-
-/**
- * Does a unit of work, and repeats it, with a pause before each attempt, while its errors are
- * transient. The work must be atomic: it does everything, or nothing.
- */
-export async function retry<Given extends readonly unknown[], T>(
-  { clock, pauses, isTransient }: Retries,
-  work: (...given: Given) => Promise<T> | T,
-  ...given: Given
-): Promise<T> {
-  for (const pause of pauses) {
-    try {
-      return await work(...given);
-    } catch (error) {
-      if (!isTransient(error)) {
-        throw error;
-      }
-    }
-    await new Promise<void>((resolve) => {
-      clock.after(pause, resolve, true);
-    });
-  }
-  return work(...given);
 }

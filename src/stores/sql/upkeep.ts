@@ -1,6 +1,7 @@
 import type { StoredSigningKey } from "../../engine/store.ts";
 import { keepChanges, keepEnded } from "../common.ts";
 import { now, type SqlDatabase, sql } from "./database.ts";
+import { sweepTime } from "./rows.ts";
 
 // Pruning reads a few rows of an index, and skips the rows that another transaction is removing or
 // writing, so that nobody waits for cleaning.
@@ -9,7 +10,8 @@ import { now, type SqlDatabase, sql } from "./database.ts";
 export async function prune(database: SqlDatabase, limit: number): Promise<number> {
   return database.transaction(async (within) => {
     const sessions = await pruneSessions(within, limit);
-    return sessions + (await pruneChanges(within, limit));
+    const putOff = await putOffSweeps(within, limit);
+    return sessions + putOff + (await pruneChanges(within, limit));
   });
 }
 
@@ -17,17 +19,32 @@ async function pruneSessions(database: SqlDatabase, limit: number): Promise<numb
   const before = sql`${now} - ${keepEnded}`;
   const { forUpdateSkipLocked } = database.dialect;
   const removed = await database.rows`with expired as (
-        select id from rpcsession_sessions where idle_expires_at < ${before}
-        order by idle_expires_at limit ${limit} ${forUpdateSkipLocked}
+        select id from rpcsession_sessions where sweep_at <= ${now}
+        order by sweep_at limit ${limit} ${forUpdateSkipLocked}
       ), revoked as (
         select id from rpcsession_sessions where revoked_at < ${before}
         order by revoked_at limit ${limit} ${forUpdateSkipLocked}
       )
       delete from rpcsession_sessions where id in (
         select id from expired union select id from revoked limit ${limit}
-      )
+      ) and (idle_expires_at < ${before} or revoked_at < ${before})
       returning id`;
   return removed.length;
+}
+
+/**
+ * Corrects the time at which to look at sessions again. Older servers insert sessions without that
+ * time, which then is 0, and refresh sessions without moving it.
+ */
+async function putOffSweeps(database: SqlDatabase, limit: number): Promise<number> {
+  const putOff = await database.rows`with outdated as (
+        select id from rpcsession_sessions where sweep_at <= ${now}
+        order by sweep_at limit ${limit} ${database.dialect.forUpdateSkipLocked}
+      )
+      update rpcsession_sessions set sweep_at = ${sweepTime(sql`idle_expires_at`)}
+      where id in (select id from outdated) and idle_expires_at >= ${now} - ${keepEnded}
+      returning id`;
+  return putOff.length;
 }
 
 async function pruneChanges(database: SqlDatabase, limit: number): Promise<number> {

@@ -1,15 +1,20 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
+import type { Retries } from "../common.ts";
 import type { Push } from "../push.ts";
-import {
-  type BorrowedConnection,
-  type Retries,
-  type Sql,
-  type SqlConnections,
-  sql,
-} from "../sql/database.ts";
+import { type BorrowedConnection, type Sql, type SqlConnections, sql } from "../sql/database.ts";
 import { untilFree } from "./driver.ts";
 import { FileWatch } from "./push.ts";
+
+/** The parts of {@link SqliteConnections}. */
+interface OpenFile {
+  readonly database: DatabaseSync;
+  readonly clock: Clock;
+  /** Opens another connection to the same file, to watch it. */
+  readonly openAnother: () => DatabaseSync;
+  /** Throws if the path leads to another file meanwhile. */
+  readonly check: () => void;
+}
 
 /** At most this many statements are kept; the store has fewer, apart from those that make tables. */
 const preparedMax = 100;
@@ -25,18 +30,19 @@ export class SqliteConnections implements SqlConnections {
   readonly #file: DatabaseSync;
   readonly #clock: Clock;
   readonly #openAnother: () => DatabaseSync;
+  readonly #check: () => void;
   /** Each statement is prepared once: SQLite takes longer to prepare one than to run it. */
   readonly #prepared = new Map<string, StatementSync>();
   /** Settles when all work that was queued so far is done. */
   #lastTurn: Promise<unknown> = Promise.resolve();
 
-  /** @param openAnother opens another connection to the same file, to watch it */
-  constructor(file: DatabaseSync, clock: Clock, openAnother: () => DatabaseSync) {
+  constructor({ database, clock, openAnother, check }: OpenFile) {
     this.now = () => sql`cast(${clock.now()} as bigint)`;
     this.retries = untilFree(clock);
-    this.#file = file;
+    this.#file = database;
     this.#clock = clock;
     this.#openAnother = openAnother;
+    this.#check = check;
   }
 
   query(text: string, values: SQLInputValue[]): Promise<readonly unknown[]> {
@@ -57,7 +63,10 @@ export class SqliteConnections implements SqlConnections {
   }
 
   listen(wake: () => void): Push {
-    return new FileWatch(this.#openAnother(), this.#clock, wake);
+    return new FileWatch({
+      ...{ connection: this.#openAnother(), clock: this.#clock },
+      ...{ check: this.#check, wake },
+    });
   }
 
   async close(): Promise<void> {
@@ -65,6 +74,7 @@ export class SqliteConnections implements SqlConnections {
   }
 
   #run(text: string, values: SQLInputValue[]): readonly unknown[] {
+    this.#check();
     const statement = this.#prepared.get(text) ?? this.#file.prepare(text);
     if (this.#prepared.size < preparedMax) {
       this.#prepared.set(text, statement);

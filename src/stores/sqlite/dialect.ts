@@ -11,6 +11,7 @@ import {
   type SqlDialect,
   sql,
 } from "../sql/database.ts";
+import { isBusy } from "./driver.ts";
 import { sqliteMigrations } from "./migrations.ts";
 
 /** SQLite, with one writer at a time. Each member's reason is at {@link SqlDialect}. */
@@ -24,9 +25,14 @@ export const sqliteDialect: SqlDialect = {
   notifyOnCommit: nothing,
   ownerLock: undefined,
   readChanges,
-  migrationsTable: sql`select 1 from sqlite_master where name = 'rpcsession_migrations'`,
-  migrationLock: undefined,
+  tableNamed: (name) => sql`select 1 from sqlite_master where type = 'table' and name = ${name}`,
   migrations: sqliteMigrations,
+  shortLocks: undefined,
+  isLockTimeout: isBusy,
+  lockHolders: undefined,
+  makeIndex: (database, { index, on }) =>
+    database.run(`create index if not exists ${index} on ${on}`),
+  dropIndex: (name) => `drop index if exists ${name}`,
   clockForPrint: "unixepoch() * 1000",
 };
 

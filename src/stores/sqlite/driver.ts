@@ -1,6 +1,7 @@
+import { statSync } from "node:fs";
 import type { DatabaseSync } from "node:sqlite";
 import type { Clock } from "../../base/clock.ts";
-import type { Retries } from "../sql/database.ts";
+import type { Retries } from "../common.ts";
 
 /**
  * Loads the class of `node:sqlite`. It is not imported, so that this package can be imported in
@@ -39,6 +40,26 @@ export function openSqlite(Database: typeof DatabaseSync, file: string): Databas
 }
 
 /**
+ * Returns a function that throws when the path no longer leads to the file that is there now. Without
+ * it, a server would go on writing to a file that was deleted, and lose everything when it stops.
+ */
+export function watchForLoss(path: string): () => void {
+  const opened = identityOf(path);
+  return () => {
+    if (identityOf(path) !== opened) {
+      throw new Error(
+        `sqliteStore: ${path} was deleted or replaced while it was open, so changes would be lost; put the file back, or restart the server to use what is there now`,
+      );
+    }
+  };
+}
+
+function identityOf(path: string): string | undefined {
+  const found = statSync(path, { bigint: true, throwIfNoEntry: false });
+  return found === undefined ? undefined : `${found.dev} ${found.ino}`;
+}
+
+/**
  * Repeats a unit of work after growing pauses while another process holds the write lock. After about
  * two seconds it rejects with SQLite's error.
  */
@@ -55,7 +76,7 @@ const pauses = [5, 10, 20, 40, 80, 160, 320, 640, 640];
 const sqliteBusy = 5;
 
 /** Whether an error is SQLITE_BUSY, or an extended code that contains it, such as 517. */
-function isBusy(error: unknown): boolean {
+export function isBusy(error: unknown): boolean {
   const code = (error as { errcode?: unknown } | undefined)?.errcode;
   return typeof code === "number" && (code & 0xff) === sqliteBusy;
 }

@@ -2,17 +2,22 @@ import { closeSync, openSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import { withoutCredentials } from "../../base/checks.ts";
 import type { SessionStore } from "../../engine/store.ts";
+import { retry } from "../common.ts";
 import type { SqlDatabase } from "../sql/database.ts";
-import { retry, SqlStore } from "../sql/store.ts";
+import { SqlStore } from "../sql/store.ts";
 import { SqliteConnections } from "./connections.ts";
 import { sqliteDialect } from "./dialect.ts";
-import { loadSqlite, openSqlite, untilFree } from "./driver.ts";
+import { loadSqlite, openSqlite, untilFree, watchForLoss } from "./driver.ts";
 import { keepSecret } from "./secret.ts";
 
 /**
  * Keeps sessions in a SQLite file with `node:sqlite`, for one server with a disk of its own.
  *
  * - **Durability.** An acknowledged change survives a power failure (WAL, `synchronous = full`).
+ * - **Backups.** Use `vacuum into 'copy.db'`, while servers run. A copy of the file alone lacks what is
+ *   still in the write-ahead log.
+ * - **Deleted file.** If the file is deleted or replaced while it is open, every call rejects until it is
+ *   back or the server is restarted. That is an outage; it signs nobody out.
  * - **Secret.** `<file>.secret` holds the secret that the sessions depend on. Back up both files, and
  *   keep the copies apart: without the secret the store refuses to open, and somebody who has both can
  *   forge sessions. Both files are created with mode 0600; an existing file keeps its mode.
@@ -20,7 +25,8 @@ import { keepSecret } from "./secret.ts";
  *   another process, then rejects. The store polls the file, so revocations by other processes take
  *   effect within about 100 ms.
  * - **Clock.** All times come from the clock of the first engine that opens the store.
- * - **Cleaning.** Sessions are removed 24 h after their end, entries of the change log after 2 h.
+ * - **Cleaning.** Sessions are removed 24 h to 28 h after their end, entries of the change log
+ *   after 2 h.
  *
  * @example sqliteStore("sessions.db")
  * @param file the path of the file; its folder must exist
@@ -37,7 +43,8 @@ export function sqliteStore(file: string): SessionStore {
     async connect({ clock }) {
       createFile(path);
       const database = await retry(untilFree(clock), openSqlite, Database, path);
-      return new SqliteConnections(database, clock, () => new Database(path));
+      const openAnother = () => new Database(path);
+      return new SqliteConnections({ database, clock, openAnother, check: watchForLoss(path) });
     },
     async secret(database) {
       // In this order: the secret of every row that exists now also exists now.

@@ -5,6 +5,16 @@ import type { Push } from "../push.ts";
 /** Milliseconds between two polls. */
 const pollEvery = 100;
 
+/** The parts of {@link FileWatch}. */
+interface Watching {
+  /** Writes nothing, because its own writes would go unnoticed; closed by `close`. */
+  readonly connection: DatabaseSync;
+  readonly clock: Clock;
+  /** Throws if the file is gone. */
+  readonly check: () => void;
+  readonly wake: () => void;
+}
+
 /**
  * Polls whether other connections wrote to the file, ten times a second. That takes a few microseconds
  * and reads no table.
@@ -12,6 +22,7 @@ const pollEvery = 100;
 export class FileWatch implements Push {
   readonly #connection: DatabaseSync;
   readonly #clock: Clock;
+  readonly #check: () => void;
   readonly #wake: () => void;
   readonly #poll: StatementSync;
   #version: unknown;
@@ -19,10 +30,10 @@ export class FileWatch implements Push {
   #closed = false;
   #cancelNext = (): void => {};
 
-  /** @param connection writes nothing, because its own writes would go unnoticed; closed by `close` */
-  constructor(connection: DatabaseSync, clock: Clock, wake: () => void) {
+  constructor({ connection, clock, check, wake }: Watching) {
     this.#connection = connection;
     this.#clock = clock;
+    this.#check = check;
     this.#wake = wake;
     this.#poll = connection.prepare("pragma data_version");
     this.#version = this.#poll.get()?.data_version;
@@ -45,6 +56,7 @@ export class FileWatch implements Push {
     }
     this.#cancelNext = this.#clock.after(pollEvery, () => {
       try {
+        this.#check();
         const version = this.#poll.get()?.data_version;
         this.#working = true;
         if (version !== this.#version) {
@@ -52,7 +64,8 @@ export class FileWatch implements Push {
           this.#wake();
         }
       } catch {
-        // Locked for the moment, or the disk fails: then reads of the change log will report it.
+        // Locked for the moment, or the disk fails, or the file is gone: then reads of the change log
+        // will report it.
         this.#working = false;
       }
       // In a later microtask, so that a test clock that jumps an hour does not poll 36,000 times.

@@ -375,14 +375,15 @@ return answer(#due == tonumber(ARGV[1]) and 'more' or '')
 end
 local policy, replid = info('memory', 'maxmemory_policy'), info('replication', 'master_replid')
 if policy == 'noeviction' and replid ~= '' and redis.call('HSETNX', KEYS[1], 'schema', ARGV[1]) == 1 then
-  redis.call('HSET', KEYS[1], 'tokenFormat', '2')
+  redis.call('HSET', KEYS[1], 'compatibleFrom', ARGV[2], 'tokenFormat', '2')
 end
-return { policy, replid, redis.call('HGET', KEYS[1], 'schema') or '' }
+local schema = redis.call('HGET', KEYS[1], 'schema') or ''
+return { policy, replid, schema, redis.call('HGET', KEYS[1], 'compatibleFrom') or schema }
 `,
   tokenFormat: `${schema}return answer(redis.call('HGET', KEYS[1], 'tokenFormat') or '1')
 `,
   recordUpgrade: `${schema}if tonumber(redis.call('HGET', KEYS[1], 'schema')) < tonumber(ARGV[1]) then
-  redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'mixedUntil', text(now + mixedFor))
+  redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'compatibleFrom', ARGV[2], 'mixedUntil', text(now + mixedFor))
 end
 return answer('')
 `,

@@ -1,0 +1,84 @@
+import type { BorrowedConnection, SqlConnections } from "../sql/database.ts";
+
+/** Milliseconds before a step waits for its lock again. Calls that queued behind it go on meanwhile. */
+const pauses = [250, 1_000, 2_000];
+/** Milliseconds between two attempts to become the only one that migrates. */
+const askEvery = 250;
+
+/**
+ * Opens two connections for a migration. One holds a lock in a transaction, so that the lock ends with
+ * the connection, also behind a pooler. The other one does the work, some of which cannot be done in a
+ * transaction.
+ *
+ * @param connect opens a connection, or takes one out of the pool for good
+ * @param connections those for calls: the clock and the errors after which a step is repeated
+ */
+export async function connectForMigration(
+  connect: () => Promise<BorrowedConnection>,
+  { now, retries }: Pick<SqlConnections, "now" | "retries">,
+  isLockTimeout: (error: unknown) => boolean,
+): Promise<SqlConnections> {
+  const { clock, isTransient } = retries;
+  const holder = await connect();
+  try {
+    // 1. Become the only one that migrates. Ask again and again: a statement that waits for the lock
+    // would hold a snapshot, and an index that is made concurrently waits for all older snapshots.
+    await holder.query("start transaction isolation level read committed", []);
+    await holder.query(setLimits({ lockTimeout: "0", local: true }), []);
+    while (!(await isOnly(holder))) {
+      await new Promise<void>((resolve) => {
+        clock.after(askEvery, resolve, true);
+      });
+    }
+    // 2. Connect for the work. To wait for a lock blocks nobody where an index is made concurrently;
+    // the transactions of steps set a shorter limit.
+    const worker = await connect();
+    await worker.query(setLimits({ lockTimeout: "10min", local: false }), []);
+    return {
+      now,
+      retries: {
+        clock,
+        pauses,
+        isTransient: (error) => isTransient(error) || isLockTimeout(error),
+      },
+      query: (text, values) => worker.query(text, values),
+      borrow: async () => ({ ...worker, release: () => {} }),
+      close: async () => {
+        worker.release();
+        await holder.query("rollback", []).catch(() => {});
+        holder.release();
+      },
+    };
+  } catch (error) {
+    holder.release();
+    throw error;
+  }
+}
+
+async function isOnly(holder: BorrowedConnection): Promise<boolean> {
+  // An arbitrary number that no other software should use.
+  const [row] = await holder.query(
+    "select pg_try_advisory_xact_lock(7237113926510472019) as locked",
+    [],
+  );
+  return (row as { readonly locked: boolean }).locked;
+}
+
+interface Limits {
+  readonly lockTimeout: string;
+  /** Whether they hold until the end of the transaction, instead of the connection. */
+  readonly local: boolean;
+}
+
+/** No limits but one for locks, whatever the defaults of the role and the database are. */
+function setLimits({ lockTimeout, local }: Limits): string {
+  const limits = {
+    statement_timeout: "0",
+    idle_in_transaction_session_timeout: "0",
+    lock_timeout: lockTimeout,
+  };
+  const settings = Object.entries(limits).map(
+    ([name, value]) => `set_config('${name}', '${value}', ${local})`,
+  );
+  return `select ${settings.join(", ")}`;
+}

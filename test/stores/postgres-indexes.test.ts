@@ -1,0 +1,90 @@
+import { expect, it } from "vitest";
+import { insertNew } from "../../src/testing/store-contract/fixture.ts";
+import { describePostgres } from "./describe-postgres.ts";
+import { createPostgres } from "./postgres-fixture.ts";
+
+const minute = 60_000;
+const hour = 60 * minute;
+
+describePostgres("what the indexes on PostgreSQL cost", (server) => {
+  it("nine of ten refreshes in a day change no index", async () => {
+    const fixture = await createPostgres(server());
+    const { store, clock, admin } = fixture;
+    await store.open({ clock });
+    const ids = Array.from({ length: 50 }, (_, i) => `hot-${i}`);
+    for (const id of ids) {
+      await insertNew(store, { id, idle: 14 * 24 * hour, absolute: 90 * 24 * hour });
+    }
+    const rounds = 96;
+    for (let generation = 0; generation < rounds; generation++) {
+      await clock.advance(15 * minute);
+      const advance = { kind: "advance", generation, idle: 14 * 24 * hour, secretId: "a" } as const;
+      await Promise.all(ids.map((id) => store.refresh({ id, ...advance })));
+    }
+    const updates = rounds * ids.length;
+    const counts = async () => {
+      const { rows } = await admin.query(
+        "select n_tup_upd::int as all, n_tup_hot_upd::int as hot from pg_stat_user_tables where relid = 'rpcsession_sessions'::regclass",
+      );
+      return rows[0] as { readonly all: number; readonly hot: number };
+    };
+    // The statistics of a connection are complete once it has closed.
+    await store.close();
+    await expect.poll(async () => (await counts()).all).toBe(updates);
+    expect((await counts()).hot).toBeGreaterThan(0.9 * updates);
+    await admin.end();
+  });
+
+  it("removes sessions that an older server inserted or refreshed, and none of them early", async () => {
+    const fixture = await createPostgres(server());
+    const { store, clock, admin } = fixture;
+    await store.open({ clock });
+    const start = clock.now();
+    for (const id of ["inserted", "refreshed", "plain"]) {
+      await insertNew(store, { id, idle: hour, absolute: 900 * hour });
+    }
+    // An older server knows no `sweep_at`.
+    await admin.query("update rpcsession_sessions set sweep_at = 0 where id = 'inserted'");
+    await admin.query(
+      "update rpcsession_sessions set idle_expires_at = $1 where id = 'refreshed'",
+      [start + 100 * hour],
+    );
+    const kept = async () => {
+      while ((await store.prune(1)) > 0) {
+        // The next row.
+      }
+      const { rows } = await admin.query("select id from rpcsession_sessions order by id");
+      return (rows as { readonly id: string }[]).map(({ id }) => id);
+    };
+    expect(await kept()).toEqual(["inserted", "plain", "refreshed"]);
+    await clock.advance(25 * hour);
+    expect(await kept()).toEqual(["inserted", "plain", "refreshed"]);
+    await clock.advance(4 * hour + 1);
+    expect(await kept()).toEqual(["refreshed"]);
+    await clock.advance(95 * hour);
+    expect(await kept()).toEqual(["refreshed"]);
+    await clock.advance(4 * hour + 1);
+    expect(await kept()).toEqual([]);
+    await fixture.close();
+  });
+
+  it("keeps sessions without a tenant out of the index by tenant, which lists use", async () => {
+    const fixture = await createPostgres(server());
+    const { store, clock, admin } = fixture;
+    await store.open({ clock });
+    for (let i = 0; i < 20; i++) {
+      await insertNew(store, { id: `s-${i}`, tenantId: i < 3 ? "acme" : null });
+    }
+    await admin.query("analyze rpcsession_sessions");
+    const { rows } = await admin.query(
+      "select reltuples::int as n from pg_class where oid = 'rpcsession_sessions_in_tenant'::regclass",
+    );
+    expect(rows).toEqual([{ n: 3 }]);
+    await admin.query("set enable_seqscan = off; set enable_sort = off");
+    const plan = await admin.query(
+      "explain (format json) select id from rpcsession_sessions where tenant_id = 'acme' and revoked_at is null order by created_at desc, id collate \"C\" desc limit 10",
+    );
+    expect(JSON.stringify(plan.rows)).toContain("rpcsession_sessions_in_tenant");
+    await fixture.close();
+  });
+});
