@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory/index.ts";
 import { createFakeClock, type FakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
+import { settled } from "../helpers/pass.ts";
 
 describe("RevocationLog", () => {
   const secret = "shared by both servers, 32 bytes!";
@@ -16,6 +17,41 @@ describe("RevocationLog", () => {
     expect(two.revocations.get(id)).toBeUndefined();
     one.clock.advance("2500ms");
     await expect.poll(() => two.revocations.get(id)?.endedBy).toBe("revoked");
+  });
+
+  it("polls every half of maxStaleness, and every 500 ms while nothing is pushed", async () => {
+    const store = memoryStore();
+    let pushed: boolean | undefined = true;
+    let reads = 0;
+    const { clock } = await startEngine({
+      secret,
+      store: {
+        ...store,
+        pushed: () => pushed,
+        changes: (...args) => {
+          reads += 1;
+          return store.changes(...args);
+        },
+      },
+    });
+    const readsIn = async (seconds: number): Promise<number> => {
+      const before = reads;
+      for (let ms = 0; ms < seconds * 1000; ms += 100) {
+        clock.advance("100ms");
+        await settled();
+      }
+      return reads - before;
+    };
+    expect(await readsIn(10)).toBe(4);
+    for (const state of [false, undefined]) {
+      pushed = state;
+      // The next read was scheduled before the push was lost.
+      await readsIn(2.5);
+      expect(await readsIn(10)).toBe(20);
+    }
+    pushed = true;
+    await readsIn(0.5);
+    expect(await readsIn(10)).toBe(4);
   });
 
   it("keeps the process alive while a call waits for it, but not for its own polling", async () => {

@@ -9,6 +9,7 @@ import { createPool, createSchema } from "../stores/postgres-fixture.ts";
 import {
   ask,
   bound,
+  type FeedServer,
   issue,
   lastAccepted,
   promptly,
@@ -20,7 +21,7 @@ import {
 
 /** The backend processes that listen, identified by their last statement. */
 const listeners =
-  "select pid from pg_stat_activity where query like 'notify \"rpcsession%' or query like 'listen \"rpcsession%'";
+  "select pid from pg_stat_activity where (query ilike '%listen \"rpcsession%' or query like '%pg_listening_channels%') and pid <> pg_backend_pid()";
 
 describe.skipIf(postgresMissing)("sec:V01 the revocation log on PostgreSQL", () => {
   let server: TestPostgres;
@@ -68,6 +69,83 @@ describe.skipIf(postgresMissing)("sec:V01 the revocation log on PostgreSQL", () 
     );
     expect(Math.max(...times)).toBeLessThan(promptly);
     expect(there.health().lag).toBeLessThan(promptly);
+  });
+
+  it("is notified although each pool sets its search path when it connects", async () => {
+    await using schema = await createSchema(server);
+    const { pathname, host } = new URL(schema.url);
+    const servers = await Promise.all(
+      ["", ", public", ", pg_temp"].map(async (rest) => {
+        const pool = createPool({ connectionString: `postgres://postgres@${host}${pathname}` });
+        pool.on("connect", (client) => {
+          client.query(`set search_path = ${schema.name}${rest}`).catch(() => {});
+        });
+        return { pool, server: await startServer(postgresStore(pool), { maxStaleness: "60s" }) };
+      }),
+    );
+    const [here, ...others] = servers.map((each) => each.server) as [FeedServer, ...FeedServer[]];
+    await pushed(here, ...others);
+    const issued = await issue(here);
+    await here.revoke(issued.id);
+    for (const other of others) {
+      expect(await lastAccepted(other, issued)).toBeLessThan(promptly);
+    }
+    for (const each of servers) {
+      await each.server.close();
+      await each.pool.end();
+    }
+  });
+
+  it("is notified although another schema comes first in the search path", async () => {
+    await using schema = await createSchema(server);
+    await schema.admin.query(`create schema ${schema.name}_first`);
+    const here = await startServer(postgresStore(schema.url), { maxStaleness: "60s" });
+    const behind = schema.url.replace(schema.name, `${schema.name}_first,${schema.name}`);
+    const there = await startServer(postgresStore(behind), { maxStaleness: "60s" });
+    await pushed(here, there);
+    const issued = await issue(here);
+    await here.revoke(issued.id);
+    expect(await lastAccepted(there, issued)).toBeLessThan(promptly);
+    await Promise.all([here.close(), there.close()]);
+  });
+
+  it("learns by polling of a revocation whose server crashed between commit and notification", async () => {
+    await using world = await twoServers();
+    const { url, here, there } = world;
+    await pushed(there);
+    const pool = createPool({ connectionString: url });
+    let crash = (): void => {};
+    const crashed = new Promise<void>((resolve) => {
+      crash = resolve;
+    });
+    const never = watchedPool(pool, async (text) => {
+      if (text.includes("synchronous_commit")) {
+        crash();
+        await new Promise(() => {});
+      }
+    });
+    const crashing = await startServer(postgresStore(never));
+    const issued = await issue(here);
+    await crashing.revoke(issued.id);
+    await crashed;
+    expect(await lastAccepted(there, issued)).toBeLessThan(bound + slack);
+    expect(there.health().push).toBe("connected");
+    void crashing.close();
+  });
+
+  it("notifies of its last revocations before it closes", async () => {
+    await using world = await twoServers("60000ms");
+    const { url, here, there } = world;
+    await pushed(there);
+    const all = await Promise.all(Array.from({ length: 5 }, () => issue(here)));
+    const short = await startServer(postgresStore(url));
+    for (const { id } of all) {
+      await short.revoke(id);
+    }
+    await short.close();
+    for (const issued of all) {
+      expect(await lastAccepted(there, issued)).toBeLessThan(promptly);
+    }
   });
 
   it("pushes changes of claims and bulk revocations too", async () => {

@@ -12,6 +12,11 @@ export interface BlackHole {
   readonly port: number;
   /** Stops forwarding on the present connections, or also on future ones; neither end is notified. */
   open(which: "present" | "all"): void;
+  /**
+   * Makes the present connections dead: each is reset when its client next uses it, as by a router that
+   * has forgotten it.
+   */
+  forget(): void;
   /** Forwards new connections again and closes the stopped ones, as a replaced router would. */
   close(): void;
   /** Returns the number of connections that clients have open. */
@@ -22,6 +27,7 @@ export interface BlackHole {
 interface Link {
   readonly sockets: readonly [Socket, Socket];
   swallowed: boolean;
+  forgotten: boolean;
 }
 
 export async function startBlackHole(target: NetConnectOpts): Promise<BlackHole> {
@@ -29,14 +35,20 @@ export async function startBlackHole(target: NetConnectOpts): Promise<BlackHole>
   let all = false;
   const server = createServer((client) => {
     const upstream = connect(target);
-    const link: Link = { sockets: [client, upstream], swallowed: all };
+    const link: Link = { sockets: [client, upstream], swallowed: all, forgotten: false };
     links.add(link);
     for (const [from, to] of [
       [client, upstream],
       [upstream, client],
     ] as const) {
       from.setNoDelay(true);
-      from.on("data", (chunk: Buffer) => link.swallowed || to.write(chunk));
+      from.on("data", (chunk: Buffer) => {
+        if (link.forgotten) {
+          client.resetAndDestroy();
+        } else if (!link.swallowed) {
+          to.write(chunk);
+        }
+      });
       from.on("error", () => {});
       from.on("close", () => {
         // What is stopped does not learn that its other end has closed.
@@ -61,6 +73,11 @@ export async function startBlackHole(target: NetConnectOpts): Promise<BlackHole>
       all = which === "all";
       for (const link of links) {
         link.swallowed = true;
+      }
+    },
+    forget() {
+      for (const link of links) {
+        link.forgotten = true;
       }
     },
     close() {

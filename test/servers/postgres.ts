@@ -40,8 +40,12 @@ export const postgresMissing: string | undefined =
  *
  * @param durable whether the server flushes to disk before it acknowledges a write. Default: false,
  *   because tests need no durability and run faster without it.
+ * @param connections how many connections it accepts. Default: 200
  */
-export async function startPostgres({ durable = false } = {}): Promise<TestPostgres> {
+export async function startPostgres({
+  durable = false,
+  connections = 200,
+} = {}): Promise<TestPostgres> {
   const folder = mkdtempSync(join(tmpdir(), "rpcsession-pg-"));
   const account = process.getuid?.() === 0 ? { uid: 65534, gid: 65534 } : {};
   if (account.uid !== undefined) {
@@ -61,7 +65,7 @@ export async function startPostgres({ durable = false } = {}): Promise<TestPostg
   const port = await freePort();
   const server = spawn(
     join(bin, "postgres"),
-    ["-D", data, "-p", String(port), ...settings(folder), ...(durable ? [] : lax)],
+    ["-D", data, "-p", String(port), ...settings(folder, connections), ...(durable ? [] : lax)],
     { ...options, stdio: ["ignore", "ignore", "pipe"] },
   );
   const kill = (): void => void server.kill("SIGQUIT");
@@ -80,11 +84,11 @@ export async function startPostgres({ durable = false } = {}): Promise<TestPostg
   };
 }
 
-function settings(folder: string): string[] {
+function settings(folder: string, connections: number): string[] {
   return [
     "listen_addresses=127.0.0.1",
     `unix_socket_directories=${process.platform === "win32" ? "" : folder}`,
-    "max_connections=200",
+    `max_connections=${connections}`,
     // Its transactions would make some reads of the change log return entries twice.
     "autovacuum=off",
   ].flatMap((setting) => ["-c", setting]);

@@ -3,6 +3,7 @@ import { expect, it, vi } from "vitest";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
+import { startBlackHole } from "../servers/black-hole.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { heldCommits, serverError, watchedPool } from "./held-pool.ts";
 import { createPool, createSchema, openedPostgres } from "./postgres-fixture.ts";
@@ -83,6 +84,84 @@ describePostgres("postgresStore and its connections", (server) => {
     await Promise.all([store.load("s1"), store.load("s1")]);
     await endConnections(admin, "state = 'idle'");
     expect((await vi.waitFor(() => store.load("s1"))).record).toBeUndefined();
+  });
+
+  it("repeats what changes nothing when all its idle connections have died unnoticed", async () => {
+    await using fixture = await openedPostgres(server());
+    const url = new URL(fixture.url);
+    await using hole = await startBlackHole({ host: url.hostname, port: Number(url.port) });
+    url.port = String(hole.port);
+    const store = postgresStore(url.href, { connections: 4 });
+    await store.open({ clock: fixture.clock });
+    await store.insert(newSession());
+    const loadAll = (count: number) =>
+      Promise.all(Array.from({ length: count }, () => store.load("s1")));
+    const warm = async () => {
+      await loadAll(4);
+      expect(hole.links()).toBe(4);
+    };
+    // A read, and several at once.
+    await warm();
+    hole.forget();
+    expect((await store.load("s1")).record?.id).toBe("s1");
+    await warm();
+    hole.forget();
+    for (const { record } of await loadAll(8)) {
+      expect(record?.id).toBe("s1");
+    }
+    // A single statement that writes may have been done: it is not repeated.
+    await warm();
+    hole.forget();
+    await expect(store.refresh(advance(0))).rejects.toThrow(/ECONNRESET|terminated/);
+    expect((await store.load("s1")).record?.generation).toBe(0);
+    // A transaction that could not begin has done nothing.
+    await warm();
+    hole.forget();
+    expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
+    await store.close();
+  });
+
+  it("reports a read that fails on fresh connections too, after one repetition", async () => {
+    await using fixture = await openedPostgres(server());
+    await using pool = pooled(fixture.url);
+    let attempts = 0;
+    const store = postgresStore(
+      watchedPool(pool, (text) => {
+        if (text.startsWith("select") && text.includes("from rpcsession_sessions")) {
+          attempts += 1;
+          throw Object.assign(new Error("read ECONNRESET"), { code: "ECONNRESET" });
+        }
+      }),
+    );
+    await store.open({ clock: fixture.clock });
+    await expect(store.load("s1")).rejects.toThrow("ECONNRESET");
+    expect(attempts).toBe(2);
+    await store.close();
+  });
+
+  it("notifies after the commit, not within the transaction", async () => {
+    await using fixture = await openedPostgres(server());
+    const { store, clock, url } = fixture;
+    for (const id of ["s1", "s2", "s3"]) {
+      await store.insert(newSession({ id }));
+    }
+    await using pool = pooled(url);
+    const texts: string[] = [];
+    const watched = postgresStore(watchedPool(pool, (text) => void texts.push(text)));
+    await watched.open({ clock });
+    const changes = [
+      () => watched.revoke("s1", "revoked"),
+      () => watched.revokeAll({ ids: ["s2"] }, "revoked"),
+      () => watched.update({ id: "s3", version: 0, claims: {} }),
+      () => watched.announceKeys("changed"),
+    ];
+    for (const change of changes) {
+      texts.length = 0;
+      await change();
+      await vi.waitFor(() => expect(texts.at(-1)).toContain("pg_notify"));
+      expect(texts.filter((text) => text.includes("pg_notify"))).toHaveLength(1);
+    }
+    await watched.close();
   });
 
   it("closes the connections it opened, and opens new ones when it is opened again", async () => {
@@ -167,7 +246,8 @@ async function openedFailing(
     failures: () => failures,
     async [Symbol.asyncDispose]() {
       await store.close();
-      expect(pool.idleCount).toBe(pool.totalCount);
+      // A notification may be under way; on this clock, closing does not wait for it.
+      await vi.waitFor(() => expect(pool.idleCount).toBe(pool.totalCount));
       await pool.end();
     },
   };

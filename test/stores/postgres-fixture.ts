@@ -1,7 +1,8 @@
 import { Client, Pool, type PoolConfig } from "pg";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { openPool, postgresBackend } from "../../src/stores/postgres/connections.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
+import { openPool } from "../../src/stores/postgres/pools.ts";
 import { sql } from "../../src/stores/sql/database.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import type { TestPostgres } from "../servers/postgres.ts";
@@ -85,7 +86,7 @@ export async function createPostgres(server: TestPostgres) {
   const another = (): SessionStore =>
     new SqlStore(
       postgresBackend(
-        () => openPool(url, 8),
+        () => openPool(url, { max: 8 }),
         () => sql`cast(${clock.now()} as bigint)`,
       ),
     );

@@ -3,13 +3,9 @@ import type { Client } from "pg";
 import { expect, it } from "vitest";
 import { systemClock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
-import {
-  borrowPool,
-  type OpenPool,
-  openPool,
-  postgresBackend,
-} from "../../src/stores/postgres/connections.ts";
+import { postgresBackend } from "../../src/stores/postgres/connections.ts";
 import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
+import { borrowPool, type OpenPool, openPool } from "../../src/stores/postgres/pools.ts";
 import { type MigrationStep, sql } from "../../src/stores/sql/database.ts";
 import { SqlStore } from "../../src/stores/sql/store.ts";
 import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
@@ -304,7 +300,7 @@ function withSteps(
   database: string | (() => Promise<OpenPool>),
   steps: readonly MigrationStep[],
 ): SessionStore {
-  const open = typeof database === "string" ? () => openPool(database, 4) : database;
+  const open = typeof database === "string" ? () => openPool(database, { max: 4 }) : database;
   const backend = postgresBackend(open);
   const migrations = [...postgresMigrations, ...steps];
   return new SqlStore({ ...backend, dialect: { ...backend.dialect, migrations } });

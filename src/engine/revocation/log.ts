@@ -65,7 +65,7 @@ export interface LookUp {
 interface RevocationLogOptions extends KnownChangesOptions {
   readonly store: SessionStore;
   readonly emit: SessionEventListener;
-  /** Milliseconds. The log is read every half of it, even without a wake-up. */
+  /** Milliseconds. The log is read at least every half of it, even without a wake-up. */
   readonly maxStaleness: number;
   /** Secrets or signing keys changed. The read of the log is complete once this has resolved. */
   readonly onKeys: (keys: readonly KeysEntry[]) => Promise<void>;
@@ -73,6 +73,8 @@ interface RevocationLogOptions extends KnownChangesOptions {
   readonly onLoss: () => void;
 }
 
+/** Milliseconds between two reads, at most, while nothing wakes this process. */
+const pollWithoutPush = 500;
 /** Milliseconds after a failed read until the next one, at most. */
 const retryMs = 1_000;
 /** Milliseconds after which a read without an answer is given up. */
@@ -131,7 +133,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
       // Without a time limit: there may be much to read.
       this.#underWay = this.#read(this.#moment());
       await this.#underWay;
-      this.#scheduleNext(this.#options.maxStaleness / 2);
+      this.#scheduleNext(this.#pollEvery);
     } catch (error) {
       this.#underWay = undefined;
       this.#stop();
@@ -242,7 +244,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
     try {
       const answered = await inTime(this.#read(began), { clock, ms: stuckAfter, late });
       const took = answered - began.monotonic;
-      this.#scheduleNext(maxStaleness / 2 - took, took);
+      this.#scheduleNext(this.#pollEvery - took, took);
     } catch (cause) {
       const error =
         cause instanceof SessionError
@@ -252,6 +254,13 @@ export class RevocationLog extends KnownChanges implements Revocations {
       this.#scheduleNext(Math.min(retryMs, maxStaleness / 4));
       throw error;
     }
+  }
+
+  /** Milliseconds from the begin of a read to the next one. */
+  get #pollEvery(): number {
+    const { store, maxStaleness } = this.#options;
+    const every = maxStaleness / 2;
+    return store.pushed?.() === true ? every : Math.min(every, pollWithoutPush);
   }
 
   /**

@@ -1,5 +1,6 @@
 import type { PoolClient } from "pg";
 import type { Clock } from "../../base/clock.ts";
+import { randomId } from "../../base/crypto.ts";
 import type { Retries } from "../common.ts";
 import { type Push, PushConnection } from "../push.ts";
 import {
@@ -11,7 +12,13 @@ import {
 import { postgresDialect } from "./dialect.ts";
 import { migrating } from "./migrating.ts";
 import { connectForMigration } from "./migration-connections.ts";
-import { listenWith, type NotifiedClient } from "./push.ts";
+import {
+  connectWithoutLimits,
+  type OpenPool,
+  type PostgresPoolClient,
+  type StatementNames,
+} from "./pools.ts";
+import { Announcer, listenWith } from "./push.ts";
 
 /**
  * A PostgreSQL database, and how to reach it.
@@ -37,7 +44,11 @@ class PostgresConnections implements SqlConnections {
   readonly retries: Retries;
   /** Absent if the pool does not reveal how to connect outside of it. */
   readonly listen?: (wake: () => void) => Push;
+  readonly announce: () => void;
   readonly #pool: OpenPool;
+  readonly #announcer: Announcer;
+  /** The clients that the pool has lent before, and whether each leads to a process of its own. */
+  readonly #known = new WeakMap<PostgresPoolClient, Standing>();
 
   constructor(pool: OpenPool, clock: Clock, now: SqlConnections["now"]) {
     this.now = now;
@@ -47,24 +58,73 @@ class PostgresConnections implements SqlConnections {
       isTransient: (error) => isConflict(error) || isStalePlan(error),
     };
     this.#pool = pool;
+    const ask = (text: string, values: unknown[]) => this.query(text, values);
+    const channel = { clock, ask, self: randomId(12) };
+    this.#announcer = new Announcer(channel);
+    this.announce = () => this.#announcer.announce();
     const { newClient } = pool;
     if (newClient !== undefined) {
-      this.listen = (wake) => new PushConnection({ clock, wake, open: listenWith(newClient) });
+      const open = listenWith(newClient, channel);
+      this.listen = (wake) => new PushConnection({ clock, wake, open });
     }
   }
 
   async query(text: string, values: unknown[]): Promise<readonly unknown[]> {
-    const client = await this.borrow();
-    try {
-      return await client.query(text, values);
-    } finally {
-      client.release();
+    const { client, rows } = await this.#first(() => text, values, /^\s*select\b/.test(text));
+    client.release();
+    return rows;
+  }
+
+  async begin(statement: string): Promise<BorrowedConnection> {
+    const begin = ({ standing }: BorrowedClient): string =>
+      standing === "lent" ? `${statement}; ${limitsOfTransaction}` : statement;
+    return (await this.#first(begin, [], true)).client;
+  }
+
+  async close(): Promise<void> {
+    await this.#announcer.close();
+    await this.#pool.end();
+  }
+
+  /**
+   * Runs a statement on any connection, and returns the connection with it. A connection may have died
+   * while it was idle, which shows only when it is used. Then a statement that changes nothing is
+   * repeated, until a connection is fresh: the others of the pool have often died with it.
+   */
+  async #first(
+    textFor: (client: BorrowedClient) => string,
+    values: unknown[],
+    changesNothing: boolean,
+  ): Promise<{ readonly client: BorrowedClient; readonly rows: readonly unknown[] }> {
+    for (let attempt = 0; ; attempt++) {
+      const client = await this.#borrow();
+      try {
+        return { client, rows: await client.query(textFor(client), values) };
+      } catch (error) {
+        client.release();
+        const mayRepeat = attempt === 0 || (client.wasIdle && attempt < maxDead);
+        if (!changesNothing || !mayRepeat || !isLost(error)) {
+          throw error;
+        }
+      }
     }
   }
 
-  async borrow(): Promise<BorrowedClient> {
-    const { pool, names } = this.#pool;
-    return new BorrowedClient(await pool.connect(), names);
+  /** Takes a connection out of the pool. One of the store's own pool gets its limits the first time. */
+  async #borrow(): Promise<BorrowedClient> {
+    const { pool, own } = this.#pool;
+    const client = await pool.connect();
+    const known = this.#known.get(client);
+    const borrowed = new BorrowedClient(client, own?.names, known !== undefined);
+    try {
+      borrowed.standing = known ?? (own && (await borrowed.limit())) ?? "foreign";
+    } catch (error) {
+      borrowed.release();
+      throw error;
+    }
+    borrowed.prepares = own?.prepare ?? borrowed.standing === "direct";
+    this.#known.set(client, borrowed.standing);
+    return borrowed;
   }
 
   forMigration(): Promise<SqlConnections> {
@@ -74,11 +134,16 @@ class PostgresConnections implements SqlConnections {
       migrating.isLockTimeout,
     );
   }
-
-  close(): Promise<void> {
-    return this.#pool.end();
-  }
 }
+
+/**
+ * Where a connection leads: `direct` to a process of the server that is nobody else's; `lent` through a
+ * pooler; or it is `foreign`, of a pool that is the caller's.
+ */
+type Standing = "direct" | "lent" | "foreign";
+
+/** Dead connections that one statement meets at most. */
+const maxDead = 100;
 
 /** Milliseconds before each further attempt. */
 const pauses = [5, 10, 20, 40, 80];
@@ -90,8 +155,25 @@ const pauses = [5, 10, 20, 40, 80];
  */
 const databaseTime = sql`floor(extract(epoch from statement_timestamp()) * 1000)::bigint`;
 
+// Our statements take milliseconds; one that takes this long is stuck.
+const limit = "5s";
+const limitsOfSession = `select set_config('statement_timeout', '${limit}', false),
+    set_config('idle_in_transaction_session_timeout', '${limit}', false)
+    where pg_backend_pid() = $1`;
+const limitsOfTransaction = `set local statement_timeout = '${limit}'; set local idle_in_transaction_session_timeout = '${limit}'`;
+
+/** A client of `pg`, with a member that its types leave out. */
+interface PoolClientOfPg {
+  readonly processID: number | null;
+}
+
 /** A client taken out of the pool. It is not used again after an error that may have broken it. */
 class BorrowedClient implements BorrowedConnection {
+  standing: Standing = "foreign";
+  /** Whether statements are prepared under a name. */
+  prepares = false;
+  /** Whether the pool has lent the connection before. */
+  readonly wasIdle: boolean;
   readonly #client: PostgresPoolClient;
   readonly #names: StatementNames | undefined;
   #broken = false;
@@ -101,15 +183,26 @@ class BorrowedClient implements BorrowedConnection {
     this.#broken = true;
   };
 
-  /** @param names the names under which statements are prepared; undefined to prepare none */
-  constructor(client: PostgresPoolClient, names: StatementNames | undefined) {
+  /** @param names the names under which statements may be prepared */
+  constructor(client: PostgresPoolClient, names: StatementNames | undefined, wasIdle: boolean) {
     this.#client = client;
     this.#names = names;
+    this.wasIdle = wasIdle;
     client.on?.("error", this.#onError);
   }
 
+  /**
+   * Limits the statements of this connection, unless a pooler may lend its server process to others:
+   * it announces another process than the one that answers.
+   */
+  async limit(): Promise<Standing> {
+    const { processID } = this.#client as Partial<PoolClientOfPg>;
+    const rows = await this.query(limitsOfSession, [processID ?? 0]);
+    return rows.length > 0 ? "direct" : "lent";
+  }
+
   async query(text: string, values: unknown[]): Promise<readonly unknown[]> {
-    const name = this.#names?.of(text, values);
+    const name = this.prepares ? this.#names?.of(text, values) : undefined;
     try {
       const result =
         name === undefined
@@ -143,6 +236,15 @@ function isHarmless(error: unknown): boolean {
   return typeof severity === "string" && /^(?:2[23]|4[02]|57014)/.test(String(code));
 }
 
+/** Whether the connection broke before it answered; not whether an answer took too long. */
+function isLost(error: unknown): boolean {
+  const { code, message } = (error ?? {}) as { code?: unknown; message?: unknown };
+  return (
+    /^(?:ECONNRESET|EPIPE|57P0[123]|08)/.test(String(code)) ||
+    /^Connection terminated|not queryable$/.test(String(message))
+  );
+}
+
 /** A serialization failure or a deadlock: the transaction was rolled back in favour of others. */
 function isConflict(error: unknown): boolean {
   const { code } = (error ?? {}) as { code?: unknown };
@@ -156,158 +258,4 @@ function isConflict(error: unknown): boolean {
 function isStalePlan(error: unknown): boolean {
   const { code, routine } = (error ?? {}) as { code?: unknown; routine?: unknown };
   return code === "0A000" && routine === "RevalidateCachedQuery";
-}
-
-/** A pool of connections, as far as the store needs one. `pg.Pool` fits. */
-export interface PostgresPool {
-  /** Takes a connection out of the pool, or opens one. */
-  connect(): Promise<PostgresPoolClient>;
-}
-
-/** A connection taken out of a {@link PostgresPool}. */
-export interface PostgresPoolClient {
-  /** Runs one statement; `values` are bound to `$1`, `$2` and so on. */
-  query(text: string, values: unknown[]): Promise<PostgresResult>;
-  /** Returns the connection to the pool; with `true`, the pool closes it instead of using it again. */
-  release(destroy?: boolean): void;
-  /** Adds a listener for errors of the connection outside of a statement. */
-  on?(event: "error", listener: (error: Error) => void): unknown;
-  /** Removes a listener again. */
-  off?(event: "error", listener: (error: Error) => void): unknown;
-}
-
-/** The result of a statement. */
-export interface PostgresResult {
-  /** The kind of statement, such as "SELECT". Not used by the store. */
-  readonly command: string;
-  /** How many rows the statement returned or changed. Not used by the store. */
-  readonly rowCount: number | null;
-  /** The rows, as objects by column name. */
-  readonly rows: unknown[];
-}
-
-/** A pool, and what depends on who opened it. */
-export interface OpenPool {
-  readonly pool: PostgresPool;
-  /**
-   * The names of its prepared statements; absent if it prepares none. Only for connections that lead
-   * straight to the server: behind a pooler, a prepared statement may be gone the next time.
-   */
-  readonly names?: StatementNames;
-  readonly end: () => Promise<void>;
-  /**
-   * Makes a client outside of the pool, not connected yet; absent if the pool does not reveal how.
-   * @param overrides options that differ from those of the pool
-   */
-  readonly newClient?: (overrides?: object) => Promise<NotifiedClient>;
-}
-
-/** Opens a pool of at most `max` connections with the package `pg`. */
-export async function openPool(url: string, max: number): Promise<OpenPool> {
-  const { Client, Pool } = await loadDriver();
-  const options = { application_name: "rpc-session", ...limits, connectionString: url };
-  const pool = new Pool({ ...options, max, allowExitOnIdle: true });
-  // Without a listener, an idle connection that breaks would end the process. The pool has dropped
-  // that connection already, and the next call opens another one.
-  pool.on("error", () => {});
-  // The pool does not listen from the moment it hands out a new connection. A server that accepts the
-  // connection and announces its shutdown in the same packet would go unheard.
-  pool.on("connect", (client) => client.on("error", () => {}));
-  return {
-    pool,
-    names: new StatementNames(),
-    end: () => pool.end(),
-    newClient: async (overrides) => new Client({ ...options, ...overrides }),
-  };
-}
-
-// Our statements take milliseconds; one that takes this long is stuck. The server ends it first; the
-// second limit is for a server that does not answer at all.
-const limits = {
-  connectionTimeoutMillis: 5_000,
-  statement_timeout: 5_000,
-  idle_in_transaction_session_timeout: 5_000,
-  query_timeout: 10_000,
-  keepAlive: true,
-};
-
-/** Uses a pool that belongs to the caller, and never closes it. */
-export function borrowPool(pool: PostgresPool): OpenPool {
-  const end = async (): Promise<void> => {};
-  // pg.Pool makes its own connections in this way. A connection taken out of it for good might be its
-  // last one, and would keep its owner from ending it.
-  const { Client, options } = pool as Partial<ClientFactory>;
-  return typeof Client === "function" && options !== undefined
-    ? { pool, end, newClient: async (overrides) => new Client({ ...options, ...overrides }) }
-    : { pool, end };
-}
-
-/** The members of `pg.Pool` that the store does not require from a pool. */
-interface ClientFactory {
-  readonly Client: new (options: object) => NotifiedClient;
-  readonly options: object;
-}
-
-/**
- * Connects without the limits that are meant for calls. Outside of the pool, if it reveals how: a pool
- * may have a single connection.
- */
-async function connectWithoutLimits({ pool, newClient }: OpenPool): Promise<BorrowedConnection> {
-  if (newClient === undefined) {
-    const client = await pool.connect();
-    // The running statement rejects with the same error.
-    client.on?.("error", () => {});
-    return {
-      query: async (text, values) => (await client.query(text, values)).rows,
-      // It has no limits any more, so the pool must not lend it again.
-      release: () => client.release(true),
-    };
-  }
-  const client = await newClient({
-    ...{ application_name: "rpc-session migrate", query_timeout: 0 },
-    ...{ statement_timeout: 0, idle_in_transaction_session_timeout: 0 },
-  });
-  client.on("error", () => {});
-  await client.connect();
-  return {
-    query: async (text, values) => (await client.query(text, values)).rows,
-    release: () => void client.end().catch(() => {}),
-  };
-}
-
-async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {
-  try {
-    return (await import("pg")).default;
-  } catch (cause) {
-    throw new Error(
-      "postgresStore: to connect to a URL, install the package pg (npm install pg); or pass a pool",
-      { cause },
-    );
-  }
-}
-
-/** At most this many statements are prepared; the store has fewer, whatever it does. */
-const preparedMax = 100;
-
-/**
- * The names of the prepared statements of a pool, by their text. Each connection prepares a statement
- * once: to parse and plan it costs the server more than to run it.
- */
-class StatementNames {
-  readonly #names = new Map<string, string>();
-  #given = 0;
-
-  /** Returns undefined if a name is not worth it: nothing to plan, or too many statements have one. */
-  of(text: string, values: readonly unknown[]): string | undefined {
-    const names = this.#names;
-    if (values.length > 0 && names.size < preparedMax && !names.has(text)) {
-      names.set(text, `rpcsession_${this.#given++}`);
-    }
-    return names.get(text);
-  }
-
-  /** Gives every statement another name from now on, so that all connections prepare it again. */
-  renew(): void {
-    this.#names.clear();
-  }
 }

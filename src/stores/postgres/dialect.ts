@@ -2,7 +2,6 @@ import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql
 import { readChanges } from "./changes.ts";
 import { migrating } from "./migrating.ts";
 import { postgresMigrations } from "./migrations.ts";
-import { channel } from "./push.ts";
 
 /** PostgreSQL 13 or newer. Each member's reason is at {@link SqlDialect}. */
 export const postgresDialect: SqlDialect = {
@@ -13,7 +12,6 @@ export const postgresDialect: SqlDialect = {
   forUpdateSkipLocked: sql`for update skip locked`,
   stringsOf: (jsonArray) =>
     sql`jsonb_array_elements_text(cast(${jsonArray} as jsonb)) as one(value)`,
-  notifyOnCommit: sql`returning pg_notify(${channel}, '')`,
   ownerLock,
   readChanges,
   tableNamed: (name) => sql`select 1 where to_regclass(${name}) is not null`,

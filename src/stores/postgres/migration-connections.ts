@@ -5,6 +5,12 @@ const pauses = [250, 1_000, 2_000];
 /** Milliseconds between two attempts to become the only one that migrates. */
 const askEvery = 250;
 
+/** A connection for a migration. */
+export interface MigrationConnection extends BorrowedConnection {
+  /** The process of the server that it was told; undefined if that is not known. */
+  readonly processID?: number;
+}
+
 /**
  * Opens two connections for a migration. One holds a lock in a transaction, so that the lock ends with
  * the connection, also behind a pooler. The other one does the work, some of which cannot be done in a
@@ -14,7 +20,7 @@ const askEvery = 250;
  * @param connections those for calls: the clock and the errors after which a step is repeated
  */
 export async function connectForMigration(
-  connect: () => Promise<BorrowedConnection>,
+  connect: () => Promise<MigrationConnection>,
   { now, retries }: Pick<SqlConnections, "now" | "retries">,
   isLockTimeout: (error: unknown) => boolean,
 ): Promise<SqlConnections> {
@@ -33,7 +39,10 @@ export async function connectForMigration(
     // 2. Connect for the work. To wait for a lock blocks nobody where an index is made concurrently;
     // the transactions of steps set a shorter limit.
     const worker = await connect();
-    await worker.query(setLimits({ lockTimeout: "10min", local: false }), []);
+    // Through a pooler, the settings would stay on a connection of others.
+    const own =
+      worker.processID === undefined ? "" : ` where pg_backend_pid() = ${worker.processID}`;
+    await worker.query(`${setLimits({ lockTimeout: "10min", local: false })}${own}`, []);
     return {
       now,
       retries: {
@@ -42,7 +51,10 @@ export async function connectForMigration(
         isTransient: (error) => isTransient(error) || isLockTimeout(error),
       },
       query: (text, values) => worker.query(text, values),
-      borrow: async () => ({ ...worker, release: () => {} }),
+      begin: async (statement) => {
+        await worker.query(statement, []);
+        return { ...worker, release: () => {} };
+      },
       close: async () => {
         worker.release();
         await holder.query("rollback", []).catch(() => {});

@@ -31,12 +31,6 @@ export interface SqlDialect {
   readonly stringsOf: (jsonArray: string) => Sql;
 
   /**
-   * Ends an insert into the change log: notifies the other servers when the transaction commits.
-   * Empty in SQLite, where other processes poll the file.
-   */
-  readonly notifyOnCommit: Sql;
-
-  /**
    * An expression that waits for a lock on an owner or an external id and holds it until the
    * transaction ends; see `owner-locks.ts`. Undefined where there is one writer at a time.
    */
@@ -205,14 +199,22 @@ export interface BorrowedConnection extends SqlConnection {
 
 /** The connections to an open database. Each statement runs on any of them that is free. */
 export interface SqlConnections extends SqlConnection {
-  /** Lends a connection that nobody else uses until it is released. */
-  borrow(): Promise<BorrowedConnection>;
+  /**
+   * Lends a connection on which a statement has begun a transaction. Nobody else uses it until it is
+   * released.
+   */
+  begin(statement: string): Promise<BorrowedConnection>;
   /** When to repeat a unit of work, for example after a conflict with another one. */
   readonly retries: Retries;
   /** The store's clock in milliseconds, as SQL; a function if each statement binds the time. */
   readonly now: Sql | (() => Sql);
   /** Starts to report what other processes append; absent where that cannot be noticed. */
   listen?(wake: () => void): Push;
+  /**
+   * Tells other processes that the change log has new entries. Call it after the commit. Absent where
+   * they notice by themselves.
+   */
+  announce?(): void;
   /**
    * Opens connections for a migration: without the limits that are meant for calls, and with pauses
    * that suit a lock. Resolves when nobody else migrates, and keeps others from it until closed.
@@ -261,19 +263,16 @@ export class SqlDatabase {
 
   /** Does a unit of work in one transaction: rolls back, and rejects, if the work rejects. */
   async transaction<T>(work: (within: SqlDatabase) => Promise<T>): Promise<T> {
-    const connection = await this.#connections.borrow();
+    const connection = await this.#connections.begin(this.dialect.begin);
     try {
-      await connection.query(this.dialect.begin, []);
-      try {
-        const result = await work(new SqlDatabase(this.dialect, this.#connections, connection));
-        await connection.query("commit", []);
-        return result;
-      } catch (error) {
-        // The first error is the one to report. The rollback fails if SQLite has rolled back by itself,
-        // as it does when the disk is full, or if the connection is gone.
-        await connection.query("rollback", []).catch(() => {});
-        throw error;
-      }
+      const result = await work(new SqlDatabase(this.dialect, this.#connections, connection));
+      await connection.query("commit", []);
+      return result;
+    } catch (error) {
+      // The first error is the one to report. The rollback fails if SQLite has rolled back by itself,
+      // as it does when the disk is full, or if the connection is gone.
+      await connection.query("rollback", []).catch(() => {});
+      throw error;
     } finally {
       connection.release();
     }

@@ -104,9 +104,8 @@ async function appendRevoked(
   sessions: readonly string[],
   { endedBy, at }: Pick<EndedEntry, "endedBy" | "at">,
 ): Promise<void> {
-  const { stringsOf, notifyOnCommit } = database.dialect;
+  const { stringsOf } = database.dialect;
   await database.rows`insert into rpcsession_changes (kind, session, ended_by, at)
       select 'revoked', one.value, cast(${endedBy} as text), cast(${at} as bigint)
-      from ${stringsOf(JSON.stringify(sessions))}
-      ${notifyOnCommit}`;
+      from ${stringsOf(JSON.stringify(sessions))}`;
 }

@@ -122,8 +122,7 @@ export async function announceKeys(
 ): Promise<void> {
   // The entry concerns no session, so that column holds the change.
   await database.rows`insert into rpcsession_changes (kind, session, at)
-      values ('keys', ${change}, ${now})
-      ${database.dialect.notifyOnCommit}`;
+      values ('keys', ${change}, ${now})`;
 }
 
 /** Returns ids of live sessions; see `SessionStore.liveIds`. */

@@ -168,8 +168,7 @@ export async function revokeSession(
       return { ...(await loadSession(within, id)), revoked: false };
     }
     await within.rows`insert into rpcsession_changes (kind, session, ended_by, at)
-      values ('revoked', ${id}, ${endedBy}, ${Number(row.revoked_at)})
-      ${within.dialect.notifyOnCommit}`;
+      values ('revoked', ${id}, ${endedBy}, ${Number(row.revoked_at)})`;
     return { ...toStored(row), revoked: true };
   });
 }
@@ -187,8 +186,7 @@ export async function updateSession(
     const stored = await writeUpdate(within, change);
     if (stored.record !== undefined) {
       await within.rows`insert into rpcsession_changes (kind, session, claims_version, at)
-        values ('claims', ${stored.record.id}, ${stored.record.claimsVersion}, ${stored.now})
-        ${within.dialect.notifyOnCommit}`;
+        values ('claims', ${stored.record.id}, ${stored.record.claimsVersion}, ${stored.now})`;
     }
     return stored;
   });

@@ -123,13 +123,13 @@ export class SqlStore implements SessionStore {
     return retry(connections.retries, work, database, ...given);
   }
 
-  // Sessions. A write that appended to the change log calls the listeners of this process itself.
+  // Sessions. A write that appended to the change log says so with `#changed`.
 
   readonly insert: SessionStore["insert"] = async (session) => {
     const inserted = await this.#use(insertSession, session);
     const { record } = inserted;
     if (record !== undefined && (inserted.replaced || inserted.evicted.length > 0)) {
-      this.#listeners.call();
+      this.#changed();
     }
     return inserted;
   };
@@ -149,7 +149,7 @@ export class SqlStore implements SessionStore {
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
     const stored = await this.#use(revokeSession, id, endedBy);
     if (stored.revoked) {
-      this.#listeners.call();
+      this.#changed();
     }
     return stored;
   };
@@ -157,7 +157,7 @@ export class SqlStore implements SessionStore {
   readonly revokeAll: SessionStore["revokeAll"] = async (scope, endedBy) => {
     const ended = await this.#use(revokeAllSessions, scope, endedBy);
     if (ended.revoked.length > 0) {
-      this.#listeners.call();
+      this.#changed();
     }
     return ended;
   };
@@ -165,7 +165,7 @@ export class SqlStore implements SessionStore {
   readonly update: SessionStore["update"] = async (change) => {
     const stored = await this.#use(updateSession, change);
     if (stored.record !== undefined && change.claims !== undefined) {
-      this.#listeners.call();
+      this.#changed();
     }
     return stored;
   };
@@ -185,6 +185,15 @@ export class SqlStore implements SessionStore {
     void this.#listen();
     return this.#listeners.add(wake);
   };
+
+  /**
+   * Call it after a commit that appended to the change log. Wakes the readers of this process, and
+   * notifies other processes. If this process ends in between, they find the entries when they poll.
+   */
+  #changed(): void {
+    this.#listeners.call();
+    void this.#opening?.then(({ connections }) => connections.announce?.());
+  }
 
   /** Listens for what other processes append, until the store is closed. Does nothing a second time. */
   async #listen(): Promise<void> {
@@ -214,21 +223,21 @@ export class SqlStore implements SessionStore {
 
   readonly retireSecrets: SessionStore["retireSecrets"] = async (secrets) => {
     const recorded = await this.#use(retireSecrets, secrets);
-    this.#listeners.call();
+    this.#changed();
     return recorded;
   };
 
   readonly retireSigningKeys: SessionStore["retireSigningKeys"] = async (kids) => {
     const retired = await this.#use(retireSigningKeys, kids);
     if (retired.length > 0) {
-      this.#listeners.call();
+      this.#changed();
     }
     return retired;
   };
 
   readonly announceKeys: SessionStore["announceKeys"] = async (change) => {
     await this.#use(announceKeys, change);
-    this.#listeners.call();
+    this.#changed();
   };
 
   readonly liveIds: SessionStore["liveIds"] = (cursor, limit) => this.#use(liveIds, cursor, limit);

@@ -51,13 +51,19 @@ export class SqliteConnections implements SqlConnections {
     return turn;
   }
 
-  async borrow(): Promise<BorrowedConnection> {
+  async begin(statement: string): Promise<BorrowedConnection> {
     let release = (): void => {};
     const turn = this.#lastTurn;
     this.#lastTurn = new Promise<void>((resolve) => {
       release = resolve;
     });
     await turn;
+    try {
+      this.#run(statement, []);
+    } catch (error) {
+      release();
+      throw error;
+    }
     const query = async (text: string, values: SQLInputValue[]) => this.#run(text, values);
     return { query, release };
   }

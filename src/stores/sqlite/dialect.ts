@@ -22,7 +22,6 @@ export const sqliteDialect: SqlDialect = {
   forUpdate: nothing,
   forUpdateSkipLocked: nothing,
   stringsOf: (jsonArray) => sql`json_each(cast(${jsonArray} as text)) as one`,
-  notifyOnCommit: nothing,
   ownerLock: undefined,
   readChanges,
   tableNamed: (name) => sql`select 1 from sqlite_master where type = 'table' and name = ${name}`,
