@@ -239,7 +239,7 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     const secret = "CANARY-secret".padEnd(40, "x");
     const world = createWorld({ store: memoryStore(), clock: createFakeClock(), secret });
     const { refresh } = await world.issue();
-    const [, secretId, session = "", , root = ""] = refresh.split(".");
+    const [secretId, session = "", , , root = ""] = refresh.split(".");
     const { current } = await openSecretRing(readSecretOption(secret), "https://test.example");
     const far = { transport: "header", session, generation: 9, root } as const;
     const forged = await mintRooted({ ...current, id: secretId ?? "" }, far);

@@ -43,7 +43,7 @@ it.skipIf(redisMissing)(
       emit: () => {},
     });
     const forged = await thief.mint(record, randomId(16));
-    expect(forged.split(".").slice(0, 4)).toEqual(["2", record.secretId, id, "0"]);
+    expect(forged.split(".").slice(0, 4)).toEqual([record.secretId, id, "0", "2"]);
     await expect(engine.exchange(forged)).rejects.toMatchObject({ reason: "TOKEN_INVALID" });
     // The signing key is encrypted under the secret, so the attacker's server cannot sign with it.
     const theirs = startEngine({ store: newStore(), clock, secret: randomId(32) });

@@ -84,8 +84,10 @@ export function describeTokens(newStore: NewSharedStore): void {
     const before = await Promise.all(ids.map((id) => recordOf(servers, id)));
     let tried = 0;
     for (let mask = 0; mask < 32; mask++) {
-      const mixed = a.map((part, i) => ((mask & (1 << (i - 1))) === 0 ? part : (b[i] as string)));
-      const [, , session = "", generation, root = ""] = mixed;
+      const mixed = a.map((part, i) =>
+        (mask & (1 << (i > 3 ? i - 1 : i))) === 0 ? part : (b[i] as string),
+      );
+      const [, session = "", generation, , root = ""] = mixed;
       const signed = {
         session,
         generation: Number(generation),
@@ -93,7 +95,7 @@ export function describeTokens(newStore: NewSharedStore): void {
         transport: "header",
       } as const;
       // With a generation of its own session and another root, or the other way round.
-      const sound = session === a[2] ? root !== a[4] : root !== b[4];
+      const sound = session === a[1] ? root !== a[4] : root !== b[4];
       const candidates = [mixed.join("."), ...(sound ? [await mintRooted(current, signed)] : [])];
       for (const token of candidates) {
         if (token !== one.successor && token !== two.token) {
@@ -232,7 +234,7 @@ function signIn(server: Server, userId: string, replaces: string | null = null) 
 
 /** Ten kinds of junk, all different: nine malformed or forged, one under an unknown secret. */
 function junk(token: string, index: number): string {
-  const [version, secretId, session = "", generation, root = "", mac = ""] = token.split(".");
+  const [secretId, session = "", generation, version, root = "", mac = ""] = token.split(".");
   const mark = index.toString(36).padStart(8, "0");
   const kinds = [
     "",
@@ -241,10 +243,10 @@ function junk(token: string, index: number): string {
     `eyJhbGciOiJub25lIn0.${mark}.`,
     mark.repeat(1_000),
     `${token}${mark}`,
-    [version, secretId, session, generation, root, `${mark}${mac.slice(8)}`].join("."),
-    [version, secretId, session, String(index + 1), root, mac].join("."),
-    [version, secretId, `${mark}${session.slice(8)}`, generation, root, mac].join("."),
-    [version, mark, session, generation, root, mac].join("."),
+    [secretId, session, generation, version, root, `${mark}${mac.slice(8)}`].join("."),
+    [secretId, session, String(index + 1), version, root, mac].join("."),
+    [secretId, `${mark}${session.slice(8)}`, generation, version, root, mac].join("."),
+    [mark, session, generation, version, root, mac].join("."),
   ];
   return kinds[index % 10] ?? "";
 }

@@ -21,7 +21,7 @@ export interface SaltedToken extends NamedByToken {
   readonly check: Uint8Array;
 }
 
-/** A token of format 2: `2.secretId.session.generation.root.mac`. */
+/** A token of format 2: `secretId.session.generation.2.root.mac`. */
 export interface RootedToken extends NamedByToken {
   readonly format: 2;
   /** The random value of the session, base64url; its salt if the session is from before. */
@@ -54,16 +54,16 @@ export const maxRefreshTokenLength = 256;
 
 const salted =
   /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.([\w-]{42}[AEIMQUYcgkosw048])\.([\w-]{10}[AEIMQUYcgkosw048])$/;
-/** The version at the beginning, and one field more, keep the formats apart. A salt has 43 characters. */
+/** One field more keeps the formats apart. A salt, the root of older sessions, has 43 characters. */
 const rooted =
-  /^2\.([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.([\w-]{22}|[\w-]{43})\.([\w-]{42}[AEIMQUYcgkosw048])$/;
+  /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.2\.([\w-]{22}|[\w-]{43})\.([\w-]{42}[AEIMQUYcgkosw048])$/;
 
 /** Parses a refresh token; undefined unless it has exactly the form of one of the formats. */
 export function parseRefreshToken(token: string): ParsedRefreshToken | undefined {
   if (token.length > maxRefreshTokenLength) {
     return undefined;
   }
-  return token.startsWith("2.") ? parseRooted(token) : parseSalted(token);
+  return parseRooted(token) ?? parseSalted(token);
 }
 
 function parseRooted(token: string): RootedToken | undefined {
@@ -97,7 +97,7 @@ export async function mintRooted(keys: SecretKeys, binding: RootedBinding): Prom
   const { session, generation, root } = binding;
   const signed = keys.refresh.sign(rootedInput(keys.id, binding));
   const mac = base64Encode(signed instanceof Uint8Array ? signed : await signed, "url");
-  return `2.${keys.id}.${session}.${generation}.${root}.${mac}`;
+  return `${keys.id}.${session}.${generation}.2.${root}.${mac}`;
 }
 
 /**

@@ -89,24 +89,22 @@ export class RefreshTokens {
   readonly #options: RefreshTokensOptions;
   #format: TokenFormat;
 
+  /** @throws TypeError if the option asks for a format that the store does not keep */
   constructor(options: RefreshTokensOptions) {
-    this.#options = options;
-    this.#format = options.format ?? 1;
-  }
-
-  /**
-   * Finds out which format new tokens have.
-   * @throws TypeError if the option asks for a format that the store does not keep
-   */
-  async open(): Promise<void> {
-    const { store, format } = this.#options;
-    const known = await store.tokenFormat?.();
-    if (format === 2 && known === undefined) {
+    const { store, format } = options;
+    if (format === 2 && store.tokenFormat === undefined) {
       throw new TypeError(
         `refresh.tokenFormat is 2, but ${store.name} has no method tokenFormat and so does not keep what such tokens need; remove the option or update the store`,
       );
     }
-    this.#format = format ?? known ?? 1;
+    this.#options = options;
+    this.#format = format ?? 1;
+  }
+
+  /** Finds out which format new tokens have. */
+  async open(): Promise<void> {
+    const { store, format } = this.#options;
+    this.#format = format ?? (await store.tokenFormat?.()) ?? 1;
   }
 
   /** Returns the random values of a new session. */
