@@ -11,6 +11,13 @@ function formatOf(token: string | undefined): number | undefined {
   return parseRefreshToken(token ?? "")?.format;
 }
 
+/** A store of an older version. */
+function withoutFormats(): SessionStore {
+  const store: Partial<SessionStore> = { ...memoryStore() };
+  delete (store as { tokenFormat?: unknown }).tokenFormat;
+  return store as SessionStore;
+}
+
 async function failure(work: Promise<unknown>) {
   return work.then(
     () => ({}),
@@ -35,7 +42,7 @@ async function advance(server: TestEngine, token: string): Promise<string> {
 
 describe("the format of new refresh tokens", () => {
   it("feat:H13 is 2 on a store that every server can use with it, and 1 on another one", async () => {
-    const { tokenFormat: _, ...older } = memoryStore() as SessionStore;
+    const older: SessionStore = withoutFormats();
     const upgraded: SessionStore = { ...memoryStore(), tokenFormat: async () => 1 };
     for (const [store, format] of [
       [memoryStore(), 2],
@@ -65,7 +72,7 @@ describe("the format of new refresh tokens", () => {
   it("must be 1 or 2, and 2 only on a store that keeps hashes of roots", async () => {
     const wrong = { refresh: { tokenFormat: 3 as 2 } };
     await expect(startEngine(wrong)).rejects.toThrow("refresh.tokenFormat must be 1 or 2, got 3");
-    const { tokenFormat: _, ...older } = memoryStore() as SessionStore;
+    const older: SessionStore = withoutFormats();
     await expect(startEngine({ store: older, refresh: { tokenFormat: 2 } })).rejects.toThrow(
       "memoryStore has no method tokenFormat",
     );

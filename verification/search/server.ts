@@ -2,7 +2,7 @@ import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { writeOf } from "../../src/engine/refresh/refresh.ts";
 import { decideRefresh, type RefreshRule, showsReceipt } from "../../src/engine/refresh/rule.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
-import { MemorySessions, newRecord } from "../../src/stores/memory/store.ts";
+import { MemorySessions, newRecord } from "../../src/stores/memory/sessions.ts";
 import type { Row } from "./state.ts";
 
 /** The default times, by which the rules are searched. */

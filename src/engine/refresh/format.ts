@@ -1,5 +1,5 @@
-import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
-import { type SecretKeys, sha256 } from "../../base/crypto.ts";
+import { base64Decode } from "@bufbuild/protobuf/wire";
+import { encodeBase64url, type SecretKeys, sha256 } from "../../base/crypto.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 
 // The two formats of refresh tokens. Nothing here decides whether a token may be used.
@@ -96,7 +96,7 @@ function parseSalted(token: string): SaltedToken | undefined {
 export async function mintRooted(keys: SecretKeys, binding: RootedBinding): Promise<string> {
   const { session, generation, root } = binding;
   const signed = keys.refresh.sign(rootedInput(keys.id, binding));
-  const mac = base64Encode(signed instanceof Uint8Array ? signed : await signed, "url");
+  const mac = encodeBase64url(signed instanceof Uint8Array ? signed : await signed);
   return `${keys.id}.${session}.${generation}.2.${root}.${mac}`;
 }
 
@@ -119,12 +119,10 @@ export function verifyRooted(
 function rootedInput(
   secretId: string,
   { transport, session, generation, root }: RootedBinding,
-): Uint8Array<ArrayBuffer> {
+): string {
   const number = String(generation);
   // All of it is ASCII.
-  return encoder.encode(
-    `refresh:${secretId.length}:${secretId},${transport.length}:${transport},${session.length}:${session},${number.length}:${number},${root.length}:${root},0:,`,
-  );
+  return `refresh:${secretId.length}:${secretId},${transport.length}:${transport},${session.length}:${session},${number.length}:${number},${root.length}:${root},0:,`;
 }
 
 /** The hash of a root, by which the store knows it. */
@@ -135,14 +133,14 @@ export function hashOfRoot(root: string): string | Promise<string> {
 /** Mints a token of format 1. The same binding gives the same token on every server. */
 export async function mintSalted(keys: SecretKeys, binding: SaltedBinding): Promise<string> {
   const tag = await keys.refreshTag.sign(saltedInput(keys.id, binding));
-  const body = `${keys.id}.${binding.session}.${binding.generation}.${base64Encode(tag, "url")}`;
-  const check = await keys.refreshCheck.sign(encoder.encode(body));
-  return `${body}.${base64Encode(check, "url")}`;
+  const body = `${keys.id}.${binding.session}.${binding.generation}.${encodeBase64url(tag)}`;
+  const check = await keys.refreshCheck.sign(body);
+  return `${body}.${encodeBase64url(check)}`;
 }
 
 /** Whether a token of format 1 was made under the secret. Detects junk without reading the store. */
 export function verifyCheck(keys: SecretKeys, token: SaltedToken): boolean | Promise<boolean> {
-  return keys.refreshCheck.verify(encoder.encode(token.body), token.check);
+  return keys.refreshCheck.verify(token.body, token.check);
 }
 
 /** Whether a token of format 1 belongs to this session, generation, transport and tenant. */
