@@ -221,6 +221,21 @@ export function encodeBase64url(data: Uint8Array | string): string {
   return base64Encode(typeof data === "string" ? new TextEncoder().encode(data) : data, "url");
 }
 
+/**
+ * Decodes canonical base64url without padding; undefined for any other spelling. Synchronous and fast
+ * where Node's `Buffer` exists; undefined as a whole elsewhere.
+ */
+export const decodeCanonical: ((text: string) => Uint8Array<ArrayBuffer> | undefined) | undefined =
+  (globalThis as Runtime).Buffer && decodeWithBuffer;
+
+/** `Buffer` decodes leniently, so the text must be exactly what it encodes again. */
+function decodeWithBuffer(text: string): Uint8Array<ArrayBuffer> | undefined {
+  const bytes = Buffer.from(text, "base64url");
+  return bytes.toString("base64url") === text
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
+    : undefined;
+}
+
 export type NodeCrypto = typeof import("node:crypto");
 
 interface Runtime {

@@ -196,12 +196,15 @@ const headers = new WeakMap<SigningKey | RemoteSigningKey, string>();
 // Web Crypto hands each signature to another thread and back, which costs more than the signature
 // itself; node:crypto, where it exists, computes on this thread.
 
-/** Verifies a signature over `data`; it has the form of a JWS signature. */
-export async function isSignature(
+/**
+ * Verifies a signature over `data`; it has the form of a JWS signature. Synchronous where node:crypto
+ * exists. Throws or rejects if the key cannot be used.
+ */
+export function isSignature(
   key: LocalKey,
   data: Uint8Array<ArrayBuffer>,
   signature: Uint8Array<ArrayBuffer>,
-): Promise<boolean> {
+): boolean | Promise<boolean> {
   if (nodeCrypto === undefined) {
     return crypto.subtle.verify(webCryptoParameters[key.alg], key.key, signature, data);
   }
