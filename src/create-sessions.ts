@@ -1,3 +1,4 @@
+import { type Duration, durationMs } from "./base/checks.ts";
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
 import { Engine } from "./engine/engine.ts";
 import type { SessionsHealth } from "./engine/revocation/health.ts";
@@ -40,12 +41,23 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    */
   revokeEverybody(): Promise<number>;
   /**
-   * Waits for background writes, stops all timers, and closes the store unless another instance has
-   * it open. Later calls fail with `unavailable`.
+   * Stops in this order: refuses new calls with `unavailable` and ends open streams, so that clients
+   * turn to another server; waits for the calls and operations under way; writes what waits in the
+   * background; stops all timers; closes the store, unless another instance has it open. Stop accepting
+   * connections first. `health().status` is "closed" from the beginning on.
+   *
+   * @example
+   * process.once("SIGTERM", () => sessions.close({ within: "10s" }));
    */
-  close(): Promise<void>;
-  /** The same as `close`, for `await using`. */
+  close(options?: CloseOptions): Promise<void>;
+  /** The same as `close()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** The options of `close`. */
+export interface CloseOptions {
+  /** How long to wait for calls and operations under way, at most. Those fail then. Default "5s". */
+  readonly within?: Duration;
 }
 
 /**
@@ -73,13 +85,14 @@ export function createSessions(options: SessionsOptions): Sessions {
     engine: engine.open.bind(engine),
     sessionOn,
   };
-  const close = async (): Promise<void> => {
+  const close = async ({ within = "5s" }: CloseOptions = {}): Promise<void> => {
+    await core.operations.close(core.clock, durationMs("within", within));
     await engine.close();
     events.flush();
   };
   return {
     ...createServerSessions(core, policies),
-    health: () => engine.health(),
+    health: () => engine.health(core.operations.isClosing),
     async jwks() {
       await engine.open();
       return { keys: [...(await engine.publicKeys())] };
@@ -93,6 +106,6 @@ export function createSessions(options: SessionsOptions): Sessions {
       return engine.revokeEverybody();
     },
     close,
-    [Symbol.asyncDispose]: close,
+    [Symbol.asyncDispose]: () => close(),
   };
 }

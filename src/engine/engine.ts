@@ -233,9 +233,14 @@ export class Engine {
     await Promise.all([this.#confirmations.settled(), this.keys.settled()]);
   }
 
-  /** Does no I/O. */
-  health(): SessionsHealth {
-    return this.#state === "open" ? healthOf(this.revocations, this.#options.store) : closedHealth;
+  /**
+   * Does no I/O.
+   * @param isClosing whether the server has begun to close
+   */
+  health(isClosing = false): SessionsHealth {
+    return this.#state === "open" && !isClosing
+      ? healthOf(this.revocations, this.#options.store)
+      : closedHealth;
   }
 
   /** The public keys of all tokens that may be alive, and the keys that will sign next. */

@@ -4,6 +4,7 @@ import { type NodeFallback, nodeFallback } from "./node.ts";
 export type { Duration } from "../base/checks.ts";
 export type { Clock } from "../base/clock.ts";
 export type { SessionEvent, SessionEventListener } from "../base/events.ts";
+export type { SessionsHealth } from "../engine/revocation/health.ts";
 export type { ExternalId } from "../engine/store.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "../jwt/jwk.ts";
 export type { Fetch } from "../jwt/remote-keys.ts";
@@ -25,6 +26,13 @@ export {
   type NodeExchangeRequest,
   type NodeExchangeResponse,
 } from "./exchange.ts";
+export {
+  type HealthHandler,
+  type HealthHandlerOptions,
+  type HealthSource,
+  healthFallback,
+  healthHandler,
+} from "./health.ts";
 export type { NodeFallback, NodeRequest, NodeResponse } from "./node.ts";
 
 /** A source of public keys, such as the object that `createSessions` returns. */

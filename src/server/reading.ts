@@ -365,5 +365,7 @@ function getSessionWith<S extends VerifiedSession>(
       throw failCall(core, call, { error, procedure: undefined });
     }
   };
-  return getSession as VerifyingSessions<S>["getSession"];
+  const tracked: typeof getSession = (given, options) =>
+    core.operations.run(() => getSession(given, options));
+  return tracked as VerifyingSessions<S>["getSession"];
 }

@@ -40,9 +40,9 @@ describe("the model", () => {
 const seeds: Readonly<Record<string, number>> = {
   overlap: 88,
   sent: 3,
-  "revoked-write": 1,
-  "confirm-write": 1,
-  "store-clock": 4,
+  "revoked-write": 3,
+  "confirm-write": 2,
+  "store-clock": 1,
 };
 
 /** The kind of violation after a rule is removed, unless it is a false logout. */

@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { advance, confirmOne, newSession } from "../../src/testing/store-contract/fixture.ts";
 
 type Database = "postgres" | "sqlite";
 
@@ -18,12 +18,25 @@ export interface OlderStatement {
   readonly rows: number;
 }
 
-/** The statements with which a server of an older version signs in, refreshes, signs out and so on. */
+/**
+ * The statements with which a server of an older version signs in, refreshes, signs out and so on.
+ * Times that were recorded are moved to the present.
+ */
 export function olderStatements(
   database: Database,
   version: (typeof recordedVersions)[number],
 ): readonly OlderStatement[] {
-  return JSON.parse(olderFile(`${database}-${version}-statements.json`)) as OlderStatement[];
+  const recorded = JSON.parse(
+    olderFile(`${database}-${version}-statements.json`),
+  ) as OlderStatement[];
+  const isTime = (value: unknown): value is number =>
+    typeof value === "number" && value > 1_700_000_000_000 && value < 2_000_000_000_000;
+  const began = Math.min(...recorded.flatMap(({ values }) => values.filter(isTime)));
+  const moved = Date.now() - began;
+  return recorded.map((statement) => ({
+    ...statement,
+    values: statement.values.map((value) => (isTime(value) ? value + moved : value)),
+  }));
 }
 
 function olderFile(name: string): string {
@@ -63,7 +76,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
   const read = await store.changes(undefined, 9_000_000_000_000);
   const theft = { kind: "revoked", session: "s2", endedBy: "theft", at: 2000 };
   expect(read.entries).toEqual([theft]);
-  expect(await store.confirm("s1", 3, 100)).toBe(true);
+  expect(await confirmOne(store, "s1", 3, 100)).toBe(true);
   expect((await store.refresh(advance(3))).record?.generation).toBe(4);
   await store.update({ id: "s1", version: 0, claims: {} });
   await store.insert(newSession({ id: "s3", accessLife: 5 }));

@@ -35,7 +35,7 @@ describe.skipIf(redisMissing)(`feat:O9 a Redis with limits of memory ${redisMiss
       await expect(insertNew(store, { id: "s3" })).rejects.toThrow(/OOM/);
       await expect(store.update({ id: "s1", version: 0, data: {} })).rejects.toThrow(/OOM/);
       expect((await store.refresh(advance(0))).record?.generation).toBe(1);
-      expect(await store.confirm("s1", 1, 0)).toBe(true);
+      expect(await store.confirm([{ session: "s1", generation: 1, settle: 0 }])).toEqual([true]);
       expect((await store.revoke("s1", "revoked")).revoked).toBe(true);
       const many = { userId: "many", tenantId: null, except: null };
       expect((await store.revokeAll(many, "revoked")).revoked).toHaveLength(600);

@@ -4,7 +4,7 @@ import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it, vi } from "vitest";
 import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
-import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { confirmOne, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract/index.ts";
 import { expectBesideOlder, expectInUse, olderTables } from "./older-schema.ts";
 import { describePruning } from "./pruning.ts";
@@ -158,9 +158,9 @@ describe("feat:O3 sqliteStore(file)", () => {
     const { record } = await store.load("s1");
     expect(record).toMatchObject({ generation: 1, sentAt: rotatedAt, prolonged: 0 });
     await clock.advance(99);
-    expect(await store.confirm("s1", 1, 100)).toBe(false);
+    expect(await confirmOne(store, "s1", 1, 100)).toBe(false);
     await clock.advance(1);
-    expect(await store.confirm("s1", 1, 100)).toBe(true);
+    expect(await confirmOne(store, "s1", 1, 100)).toBe(true);
   });
 
   it("feat:A14 keeps external ids while an older server writes to the same file", async () => {

@@ -155,9 +155,12 @@ function deafWrite(store: SessionStore): SessionStore {
 function looseConfirm(store: SessionStore): SessionStore {
   return {
     ...store,
-    async confirm(id, generation, settle) {
-      const { record } = await store.load(id);
-      return store.confirm(id, record?.generation ?? generation, settle);
+    async confirm(uses) {
+      const loose = uses.map(async ({ session, generation, settle }) => {
+        const { record } = await store.load(session);
+        return { session, generation: record?.generation ?? generation, settle };
+      });
+      return store.confirm(await Promise.all(loose));
     },
   };
 }
@@ -174,7 +177,8 @@ function hastyAdvance(store: SessionStore): SessionStore {
     async advance(write) {
       const { record } = await store.load(write.id);
       if (record?.rootHash === write.rootHash && record.secretId === write.secretId) {
-        await store.confirm(write.id, write.generation, 0);
+        const { id: session, generation } = write;
+        await store.confirm([{ session, generation, settle: 0 }]);
       }
       return advanceOf(store, { ...write, overlap: -1 });
     },
@@ -228,6 +232,6 @@ export function byNodeClock(store: SessionStore, storeClock: Skew, node: Skew): 
       const advanced = await by(() => advanceOf(store, write));
       return { ...advanced, now: (await store.load(write.id)).now };
     },
-    confirm: (id, generation, settle) => by(() => store.confirm(id, generation, settle)),
+    confirm: (uses) => by(() => store.confirm(uses)),
   };
 }

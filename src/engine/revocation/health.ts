@@ -9,7 +9,7 @@ export interface SessionsHealth {
    *   and are refused with `unavailable` if it stays that way.
    * - `unsure`: the store has lost changes, or there are more than memory may hold. Every call reads
    *   its session from the store.
-   * - `closed`: not opened yet, or closed.
+   * - `closed`: not opened yet, closing, or closed.
    */
   readonly status: "fresh" | "stale" | "unsure" | "closed";
   /** Milliseconds since the last completed read of the change log began; Infinity before the first. */

@@ -37,6 +37,7 @@ export async function admit(
     return;
   }
   try {
+    core.operations.assertOpen();
     await enterSession(core, call, policies.of(method), signal);
     if (signal.aborted) {
       throw endOf(signal);

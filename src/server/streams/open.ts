@@ -21,6 +21,7 @@ export class OpenStreams {
 
   constructor(core: VerifyingCore) {
     this.#core = core;
+    core.operations.onClosing(() => this.#round());
     this.#log = new LogWatch(core.revocations, core.clock, core.maxStreamStaleness);
   }
 
@@ -41,6 +42,7 @@ export class OpenStreams {
     const options = {
       ...{ engine, end, ...ends },
       isLogLost: () => this.#log.isLost(silence),
+      isClosing: () => this.#core.operations.isClosing,
       monotonic: () => clock.monotonic(),
       closed: (stream: WatchedStream) => this.#remove(stream),
     };

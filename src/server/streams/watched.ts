@@ -16,6 +16,8 @@ export interface StreamEnds {
 /** Options of {@link WatchedStream}. */
 export interface WatchedStreamOptions extends StreamEnds {
   readonly engine: Authenticator;
+  /** Whether the server has begun to close. */
+  readonly isClosing: () => boolean;
   /** Whether revocations could not be read for longer than this stream may run without them. */
   readonly isLogLost: () => boolean;
   readonly monotonic: () => number;
@@ -89,7 +91,7 @@ export class WatchedStream implements CallStream {
     if (this.#closed) {
       return;
     }
-    const { engine, isLogLost, monotonic, onRevoke } = this.#options;
+    const { engine, isClosing, isLogLost, monotonic, onRevoke } = this.#options;
     const now = engine.revocations.storeNow();
 
     // 1. The access token has expired, or the session if the stream outlives its token.
@@ -99,8 +101,9 @@ export class WatchedStream implements CallStream {
     }
 
     // 2. Revocations can no longer be detected: the sessions were closed, or the log cannot be read.
-    if (engine.revocations.isClosed()) {
-      this.#end(endedByServer("the server is closing"));
+    if (isClosing() || engine.revocations.isClosed()) {
+      // Other servers are ready, but not for all streams of this one in the same moment.
+      this.#end(endedByServer("the server is closing", { from: 0, to: 1_000 }));
       return;
     }
     if (onRevoke && isLogLost()) {
@@ -246,7 +249,7 @@ function accessExpired(session: string): SessionError {
 }
 
 /** The random delay keeps clients from reconnecting all at once. */
-function endedByServer(reason: string): SessionError {
+function endedByServer(reason: string, { from, to } = { from: 1_000, to: 10_000 }): SessionError {
   const message = `the stream ended because ${reason}; open it again`;
-  return unavailable(message, undefined, 1_000 + 9_000 * Math.random());
+  return unavailable(message, undefined, from + (to - from) * Math.random());
 }

@@ -1,5 +1,6 @@
 import type {
   AdvanceWrite,
+  GenerationUse,
   NewSession,
   RefreshWrite,
   SessionRecord,
@@ -65,7 +66,7 @@ export class MemorySessions {
   /** Writes a refresh; returns undefined when its condition does not hold. */
   refresh(write: RefreshWrite, now: number): SessionRecord | undefined {
     const old = this.#byId.get(write.id);
-    if (old === undefined || old.generation !== write.generation || !isLive(old, now)) {
+    if (old === undefined || old.generation !== write.generation || !isLiveAt(old, now)) {
       return undefined;
     }
     return this.set({
@@ -85,7 +86,7 @@ export class MemorySessions {
       old.secretId === write.secretId &&
       old.rootHash === write.rootHash &&
       old.transport === write.transport &&
-      isLive(old, now) &&
+      isLiveAt(old, now) &&
       old.confirmedAt !== null &&
       now - old.confirmedAt > write.overlap;
     if (!holds) {
@@ -104,11 +105,8 @@ export class MemorySessions {
   }
 
   /** Confirms a generation; see `SessionStore.confirm`. */
-  confirm(
-    use: { readonly id: string; readonly generation: number; readonly settle: number },
-    now: number,
-  ): boolean {
-    const record = this.#byId.get(use.id);
+  confirm(use: GenerationUse, now: number): boolean {
+    const record = this.#byId.get(use.session);
     if (record === undefined || record.revokedAt !== null || record.generation > use.generation) {
       return true;
     }
@@ -126,7 +124,7 @@ export class MemorySessions {
   /** Writes an update; returns undefined when its condition does not hold. */
   update({ id, version, ...given }: SessionUpdate, now: number): SessionRecord | undefined {
     const old = this.#byId.get(id);
-    if (old === undefined || old.version !== version || !isLive(old, now)) {
+    if (old === undefined || old.version !== version || !isLiveAt(old, now)) {
       return undefined;
     }
     const { claims, data } = jsonCopy(given);
@@ -201,7 +199,7 @@ export function newRecord(session: NewSession, now: number): SessionRecord {
 }
 
 /** Whether a session has neither been revoked nor expired. */
-export function isLive(record: SessionRecord, now: number): boolean {
+export function isLiveAt(record: SessionRecord, now: number): boolean {
   return record.revokedAt === null && record.idleExpiresAt > now && record.expiresAt > now;
 }
 

@@ -22,7 +22,7 @@ import {
 } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
 import { MemorySecrets } from "./secrets.ts";
-import { isLive, MemorySessions, newRecord } from "./sessions.ts";
+import { isLiveAt, MemorySessions, newRecord } from "./sessions.ts";
 
 /** The methods are own properties, so that a store can be wrapped: `{ ...store, load }`. */
 export class MemoryStore implements SessionStore {
@@ -59,7 +59,7 @@ export class MemoryStore implements SessionStore {
     }
     if (session.requires !== null) {
       const required = this.#sessions.get(session.requires);
-      if (required === undefined || !isLive(required, now)) {
+      if (required === undefined || !isLiveAt(required, now)) {
         return { record: undefined, now, refused: "notLive" };
       }
     }
@@ -82,7 +82,7 @@ export class MemoryStore implements SessionStore {
     return this.#sessions
       .selectedBy({ userId, tenantId })
       .filter((record) => record.tenantId === tenantId)
-      .filter((record) => record.id !== replaces && isLive(record, now))
+      .filter((record) => record.id !== replaces && isLiveAt(record, now))
       .sort(newestFirst)
       .reverse();
   }
@@ -108,8 +108,10 @@ export class MemoryStore implements SessionStore {
   // Nothing else ever used the sessions of this process.
   readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = async () => 2;
 
-  readonly confirm: SessionStore["confirm"] = async (id, generation, settle) =>
-    this.#sessions.confirm({ id, generation, settle }, this.#now());
+  readonly confirm: SessionStore["confirm"] = async (uses) => {
+    const now = this.#now();
+    return uses.map((use) => this.#sessions.confirm(use, now));
+  };
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
     const now = this.#now();
@@ -145,7 +147,7 @@ export class MemoryStore implements SessionStore {
     const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
     const found = this.#sessions
       .selectedBy(selection)
-      .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
+      .filter((record) => isLiveAt(record, now) && (place === undefined || isAfter(record, place)))
       .sort(newestFirst);
     return { ...cutPage(found, limit), now };
   };
@@ -154,7 +156,7 @@ export class MemoryStore implements SessionStore {
     const now = this.#now();
     const ids = this.#sessions
       .all()
-      .filter((record) => isLive(record, now) && (cursor === undefined || record.id > cursor))
+      .filter((record) => isLiveAt(record, now) && (cursor === undefined || record.id > cursor))
       .map(({ id }) => id)
       .sort();
     const last = ids[limit - 1];

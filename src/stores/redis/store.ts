@@ -120,10 +120,11 @@ export class RedisStore implements SessionStore {
     return format === "2" ? 2 : 1;
   };
 
-  readonly confirm: SessionStore["confirm"] = async (id, generation, settle) => {
-    const args = [id, generation, settle];
-    const [, flag] = await this.#redis.run("confirm", this.#rowKeys(id), args);
-    return flag === "done";
+  readonly confirm: SessionStore["confirm"] = async (uses) => {
+    const keys = uses.map(({ session }) => this.#keys.session(session));
+    const args = uses.flatMap(({ session, generation, settle }) => [session, generation, settle]);
+    const [, ...done] = await this.#redis.run("confirm", [...this.#keys.rows, ...keys], args);
+    return done.map((flag) => flag === "1");
   };
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {

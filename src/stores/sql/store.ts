@@ -20,7 +20,7 @@ import {
 } from "./secrets.ts";
 import {
   advanceSession,
-  confirmSession,
+  confirmSessions,
   listPage,
   loadSession,
   readTokenFormat,
@@ -143,8 +143,7 @@ export class SqlStore implements SessionStore {
 
   readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = () => this.#use(readTokenFormat);
 
-  readonly confirm: SessionStore["confirm"] = (id, generation, settle) =>
-    this.#use(confirmSession, id, generation, settle);
+  readonly confirm: SessionStore["confirm"] = (uses) => this.#use(confirmSessions, uses);
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
     const stored = await this.#use(revokeSession, id, endedBy);

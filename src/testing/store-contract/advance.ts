@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { decideRefresh } from "../../engine/refresh/rule.ts";
 import type { AdvanceWrite, SessionRecord, SessionStore, TokenProof } from "../../engine/store.ts";
-import { advance, atOnce, idle, newSession, type Rules } from "./fixture.ts";
+import { advance, atOnce, confirmOne, idle, newSession, type Rules } from "./fixture.ts";
 
 const overlap = 1_000;
 const second = 1_000;
@@ -41,7 +41,7 @@ export const advanceRules: Rules = ifTried({
   }) {
     const { record } = await store.insert(newSession(rooted));
     await clock.advance(10);
-    await store.confirm("s1", 0, 0);
+    await confirmOne(store, "s1", 0, 0);
     await clock.advance(overlap + 1);
     const now = clock.now();
     const expected = {
@@ -64,7 +64,7 @@ export const advanceRules: Rules = ifTried({
     await store.insert(newSession({ ...rooted, idleLife: 700_000 }));
     await store.insert(newSession({ ...rooted, id: "s2", absolute: 20 * second }));
     for (const id of ["s1", "s2"]) {
-      await store.confirm(id, 0, 0);
+      await confirmOne(store, id, 0, 0);
     }
     await clock.advance(overlap + 1);
     const { record: own, now } = await advanceOf(store)(write());
@@ -107,7 +107,7 @@ export const advanceRules: Rules = ifTried({
 
   async "exactly one of the concurrent writes of a generation succeeds"({ store, clock }) {
     await store.insert(newSession(rooted));
-    await store.confirm("s1", 0, 0);
+    await confirmOne(store, "s1", 0, 0);
     await clock.advance(overlap + 1);
     const done = await atOnce((index) =>
       advanceOf(store)(write({ nextSecretId: `secret-${index}` })),
@@ -123,7 +123,7 @@ export const advanceRules: Rules = ifTried({
     const proof: TokenProof = { salt: "c2FsdA", rootHash: rooted.rootHash, lastSalted: "last" };
     const moved = await store.refresh({ ...advance(0), kind: "advance", secretId: "a", proof });
     assert.deepEqual(proofOf(moved.record), proof);
-    await store.confirm("s1", 1, 0);
+    await confirmOne(store, "s1", 1, 0);
     await clock.advance(overlap + 1);
     const { record } = await advanceOf(store)(write({ generation: 1, secretId: "a" }));
     assert.deepEqual(proofOf(record), { ...proof, salt: "" });
@@ -186,7 +186,7 @@ async function makeRow(
     await clock.advance(pass);
     return;
   }
-  await store.confirm(id, 1, 0);
+  await confirmOne(store, id, 1, 0);
   await clock.advance(confirmed);
   if (pass > confirmed) {
     // The age of the confirmation does not matter any more.

@@ -24,6 +24,7 @@ export type {
   EndedEntry,
   ExternalId,
   ExternalKey,
+  GenerationUse,
   Inserted,
   KeysEntry,
   LogEntry,

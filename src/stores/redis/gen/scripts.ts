@@ -214,6 +214,18 @@ end
 local function put(key, field, value)
   if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
 end
+local function confirmOne(id, used, settle)
+  local key = sessionKey(id)
+  endIfPending(id)
+  local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
+    'sentAt')
+  if not row[1] or row[2] or tonumber(row[1]) > used then return true end
+  if tonumber(row[1]) < used then return false end
+  if row[4] then return true end
+  if math.max(0, now - sentAt(row[3], row[5])) < settle then return false end
+  redis.call('HSET', key, 'confirmedAt', text(now))
+  return true
+end
 `;
 
 /** The Lua scripts. Each of them expects `local now` in front of it: milliseconds since 1970. */
@@ -558,17 +570,12 @@ else
 end
 return answer('', key)
 `,
-  confirm: `${sessions}local key = sessionKey(ARGV[1])
-endIfPending(ARGV[1])
-local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
-  'sentAt')
-local used = tonumber(ARGV[2])
-if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
-if tonumber(row[1]) < used then return answer('') end
-if row[4] then return answer('done') end
-if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
-redis.call('HSET', key, 'confirmedAt', text(now))
-return answer('done')
+  confirm: `${sessions}local reply = { text(now) }
+for i = 1, #ARGV, 3 do
+  local done = confirmOne(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+  table.insert(reply, done and '1' or '')
+end
+return reply
 `,
   revoke: `${sessions}endIfPending(ARGV[1])
 local ended = endSession(ARGV[1], ARGV[2])

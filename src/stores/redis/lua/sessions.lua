@@ -163,20 +163,29 @@ function refresh()
   return answer('', key)
 end
 
--- ARGV id, generation, settle. Flag 'done' when the generation is confirmed or never can be.
-function confirm()
-  local key = sessionKey(ARGV[1])
-  endIfPending(ARGV[1])
+-- Confirms a generation. Returns whether it is confirmed, or never can be.
+local function confirmOne(id, used, settle)
+  local key = sessionKey(id)
+  endIfPending(id)
   local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
     'sentAt')
-  local used = tonumber(ARGV[2])
-  if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
+  if not row[1] or row[2] or tonumber(row[1]) > used then return true end
   -- The store lost a generation ahead of the row; it may become current again.
-  if tonumber(row[1]) < used then return answer('') end
-  if row[4] then return answer('done') end
-  if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
+  if tonumber(row[1]) < used then return false end
+  if row[4] then return true end
+  if math.max(0, now - sentAt(row[3], row[5])) < settle then return false end
   redis.call('HSET', key, 'confirmedAt', text(now))
-  return answer('done')
+  return true
+end
+
+-- ARGV id, generation and settle of each use. Returns '1' or '' for each, by confirmOne.
+function confirm()
+  local reply = { text(now) }
+  for i = 1, #ARGV, 3 do
+    local done = confirmOne(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+    table.insert(reply, done and '1' or '')
+  end
+  return reply
 end
 
 -- ARGV id, ended by. Flag 'revoked' when this call ended the session.
