@@ -128,6 +128,7 @@ export class Engine {
       store,
       secrets,
       emit: emitOnce,
+      format: lifetimes.tokenFormat,
     });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
@@ -184,6 +185,7 @@ export class Engine {
     try {
       // 2. Load the secrets: those of the options, or the one that the store keeps.
       await this.secrets.open();
+      await this.refreshTokens.open();
       // 3. Load the signing keys. The first server creates one.
       await openKeys(this.keys);
       // 4. Read the revocations that still matter, and follow the change log from here on.

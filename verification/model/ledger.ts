@@ -34,6 +34,8 @@ export class Ledgers {
   readonly #violate: (kind: ViolationKind, message: string) => void;
   /** Called when a session has ended. */
   onEnd: (ledger: SessionLedger) => void = () => {};
+  /** Whether the servers mint refresh tokens of different formats. */
+  formatsDiffer = false;
 
   constructor(time: WorldTime, violate: (kind: ViolationKind, message: string) => void) {
     this.#time = time;
@@ -118,6 +120,10 @@ export class Ledgers {
   /** Records that the store was restored with an older generation. */
   wentBack(ledger: SessionLedger): void {
     ledger.idleEnd = Math.min(this.#time.now + times.idle, ledger.absoluteEnd);
+    if (this.formatsDiffer) {
+      // The next server may mint the lost generation in the other format.
+      ledger.tokens.delete(ledger.generation);
+    }
     this.#move(ledger, ledger.generation - 1);
   }
 
