@@ -41,6 +41,7 @@ export type {
   EndedEntry,
   ExternalId,
   ExternalKey,
+  GenerationUse,
   Inserted,
   KeysEntry,
   LogEntry,

@@ -3,7 +3,7 @@ export interface ScenarioOptions {
   /** Whether to measure for a shorter time. The sizes stay the same. */
   readonly quick: boolean;
   /** Prints a line for people. */
-  log(line: string): void;
+  readonly log: (line: string) => void;
 }
 
 /** What a scenario measured, by the keys of the last line of `npm run bench:scale`. */

@@ -22,5 +22,5 @@ export const scenarios: readonly Listed[] = [
   { file: "updates", name: "updates", keys: ["hot_ratio"] },
   { file: "start", name: "start", keys: ["start_1e6_s"] },
   { file: "redis-memory", name: "redisMemory", keys: ["redis_bytes_per_session"] },
-  { file: "migration", name: "migration", keys: [] },
+  { file: "migration", name: "migration", keys: ["migration_s", "migration_failed"] },
 ];

@@ -53,7 +53,7 @@ export async function updates({ quick, log }: ScenarioOptions): Promise<Figures>
       await forEach(some, 20, async (id) => {
         const write = { kind: "advance", id, generation, idle: 14 * 86_400_000 } as const;
         await store.refresh({ ...write, secretId: "c2VjcmV0" });
-        await store.confirm(id, generation + 1, 0);
+        await store.confirm([{ session: id, generation: generation + 1, settle: 0 }]);
       });
     }
   }

@@ -187,7 +187,7 @@ async function signIn(engine: Engine, i: number): Promise<Holder> {
 /** Uses the tokens of every session, so that the next refresh advances it; not measured. */
 async function useAll(store: SessionStore, holders: readonly Holder[]): Promise<void> {
   await perSecond(holders, async ({ id, generation }) => {
-    await store.confirm(id, generation, 0);
+    await store.confirm([{ session: id, generation, settle: 0 }]);
   });
   await wait(10);
 }

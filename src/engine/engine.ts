@@ -72,7 +72,7 @@ export interface EngineOptions {
   readonly shownLength?: ShownLength;
 }
 
-/** Milliseconds that an entry of the change log matters beyond the life of an access token. */
+/** Milliseconds that an entry of the change log matters beyond `lifetimes.access`. */
 const logMargin = 60_000;
 
 /**
@@ -116,7 +116,8 @@ export class Engine {
       store,
       clock,
       emit,
-      window: maxAccessLife + logMargin,
+      // A token of a server with longer lifetimes is accepted no longer either; see `acceptedFor` below.
+      window: lifetimes.access + logMargin,
       maxStaleness,
       onKeys: (entries) => this.#keysChanged(entries),
       onEnd: verified?.evictSession.bind(verified),
@@ -140,6 +141,7 @@ export class Engine {
       audience: options.audience,
       older: options.older ?? [],
       maxLife: maxAccessLife / 1000,
+      acceptedFor: Math.ceil(lifetimes.access / 1000),
       clockSkew: options.clockSkew / 1000,
       keys,
       cache: verified,

@@ -11,6 +11,9 @@ export interface LifetimeOptions {
   /**
    * Lifetime of an access token. Up to 5 % is subtracted at random, so that tokens do not all expire
    * at once. Default "15m"; from "2s" to "1h".
+   *
+   * A server accepts no token for longer than its own `access`, even if another server issued it with a
+   * longer life. It remembers revocations for that long and one minute more.
    */
   readonly access?: Duration;
   /** Lifetime of a session without a refresh. Default "14d"; from `access` to `absolute`. */

@@ -261,6 +261,14 @@ export type RefreshWrite = {
     }
 );
 
+/** A use of an access token that may confirm its generation; see `SessionStore.confirm`. */
+export interface GenerationUse {
+  readonly session: string;
+  readonly generation: number;
+  /** Milliseconds since the refresh token was sent, at least. */
+  readonly settle: number;
+}
+
 /** A record and the store's time in the statement that read or wrote it. */
 export interface Stored<T> {
   readonly record: T;
@@ -411,11 +419,12 @@ export interface SessionStore {
   refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
 
   /**
-   * Confirms a generation if it is current, not revoked, and its `sentAt` is at least `settle`
-   * milliseconds ago. A negative age counts as 0. Returns true if the generation is confirmed now or was before, or can
-   * never be confirmed. Returns false if it is too young, or newer than the one in the store.
+   * Confirms generations: each that is current, not revoked, and whose `sentAt` is at least `settle`
+   * milliseconds ago. A negative age counts as 0. Returns one answer for each use, in their order: true
+   * if the generation is confirmed now or was before, or can never be confirmed; false if it is too
+   * young, or newer than the one in the store. Each session occurs once, and there are 500 at most.
    */
-  confirm(id: string, generation: number, settle: number): Promise<boolean>;
+  confirm(uses: readonly GenerationUse[]): Promise<readonly boolean[]>;
 
   /**
    * Ends a session and appends to the change log in the same transaction. `record` is the session

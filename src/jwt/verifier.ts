@@ -16,6 +16,11 @@ interface ProvingRules {
   readonly older?: readonly AcceptedIssuer[];
   /** The longest accepted lifetime, `exp` − `iat`; whole seconds, at least 1. */
   readonly maxLife: number;
+  /**
+   * A token expires at the latest this long after `iat`, whatever its `exp`; whole seconds, at least 1.
+   * Default: `maxLife`.
+   */
+  readonly acceptedFor?: number;
   /** How far `iat` and `nbf` may lie in the future; whole seconds, 0 or more. Not applied to `exp`. */
   readonly clockSkew: number;
   readonly keys: KeyFinder;
@@ -186,7 +191,8 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
     return invalid;
   }
   const beginsAt = beginOf(parsed, rules.clockSkew);
-  return { claims: freeze(shareStrings(claims, rules)), key, beginsAt };
+  const exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? rules.maxLife));
+  return { claims: freeze({ ...shareStrings(claims, rules), exp }), key, beginsAt };
 }
 
 /**

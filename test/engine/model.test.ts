@@ -35,7 +35,8 @@ const seeds: Readonly<Record<string, number>> = {
   overlap: 48,
   sent: 2,
   "revoked-write": 3,
-  "confirm-write": 2,
+  "store-clock": 16,
+  "conditional-write": 2,
 };
 
 /** The kind of violation after a rule is removed, unless it is a false logout. */

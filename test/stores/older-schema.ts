@@ -2,7 +2,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { expect } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
-import { advance, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { advance, confirmOne, newSession } from "../../src/testing/store-contract/fixture.ts";
 
 type Database = "postgres" | "sqlite";
 
@@ -63,7 +63,7 @@ export async function expectInUse(store: SessionStore): Promise<void> {
   const read = await store.changes(undefined, 9_000_000_000_000);
   const theft = { kind: "revoked", session: "s2", endedBy: "theft", at: 2000 };
   expect(read.entries).toEqual([theft]);
-  expect(await store.confirm("s1", 3, 100)).toBe(true);
+  expect(await confirmOne(store, "s1", 3, 100)).toBe(true);
   expect((await store.refresh(advance(3))).record?.generation).toBe(4);
   await store.update({ id: "s1", version: 0, claims: {} });
   await store.insert(newSession({ id: "s3", accessLife: 5 }));

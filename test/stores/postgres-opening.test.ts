@@ -5,7 +5,7 @@ import { expect, it, vi } from "vitest";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { type PostgresPool, postgresStore } from "../../src/stores/postgres/index.ts";
 import { postgresMigrations } from "../../src/stores/postgres/migrations.ts";
-import { evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
+import { confirmOne, evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { expectBesideOlder, expectInUse, olderTables } from "./older-schema.ts";
 import { createPool, createSchema, openedPostgres, tablesOf } from "./postgres-fixture.ts";
@@ -199,7 +199,7 @@ function startProcess(url: string) {
 async function everyWrite(store: SessionStore): Promise<void> {
   await store.insert(newSession());
   await store.insert(newSession({ id: "s2", replaces: "s1" }));
-  await store.confirm("s2", 0, 0);
+  await confirmOne(store, "s2", 0, 0);
   await store.update({ id: "s2", version: 0, claims: {} });
   await store.insert(newSession({ id: "s3", limit: evictAbove(1) }));
   await store.insert(newSession({ id: "s4", requires: "s3" }));

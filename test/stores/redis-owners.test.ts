@@ -1,7 +1,12 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { NewSession, SessionLimit, SessionStore } from "../../src/engine/store.ts";
 import { type RedisClient, redisStore } from "../../src/stores/redis/index.ts";
-import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
+import {
+  advance,
+  confirmOne,
+  insertNew,
+  newSession,
+} from "../../src/testing/store-contract/fixture.ts";
 import {
   redisMissing,
   startRedis,
@@ -237,7 +242,7 @@ describe.skipIf(redisMissing).each(Object.entries(owners))(
       const { store, held, heldStore } = await begun({ ...owner, except: null });
       const during = {
         refresh: await store.refresh({ ...advance(0), id: "s0000" }),
-        ended: await store.confirm("s0001", 0, hour),
+        ended: await confirmOne(store, "s0001", 0, hour),
         load: (await store.load("s0002")).record?.endedBy,
         revoke: (await store.revoke("s0003", "signOut")).revoked,
         update: (await store.update({ id: "s0004", version: 0, data: {} })).record,

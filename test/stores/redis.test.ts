@@ -191,7 +191,8 @@ describe.skipIf(redisMissing)("redisStore refuses", () => {
     await store.open({ clock });
     await store.insert(newSession());
     await client.configSet("maxmemory", "1");
-    await expect(store.revoke("s1", "revoked")).rejects.toThrow("OOM");
+    const replacing = newSession({ id: "s2", replaces: "s1" });
+    await expect(store.insert(replacing)).rejects.toThrow("OOM");
     await client.configSet("maxmemory", "0");
     expect((await store.load("s1")).record?.revokedAt).toBeNull();
     expect((await store.changes(undefined, 10_000)).entries).toEqual([]);

@@ -1,5 +1,6 @@
 import { expect, it } from "vitest";
 import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
+import { confirmOne } from "../../src/testing/store-contract/fixture.ts";
 import { inEveryOrder } from "./every-order.ts";
 import {
   failure,
@@ -81,7 +82,7 @@ export function describeRaces(newStore: NewSharedStore): void {
           racer.answer = (await racer.work()).refreshToken;
         },
       }));
-      const confirm = () => servers.at(2).store.confirm(id, 1, 0);
+      const confirm = () => confirmOne(servers.at(2).store, id, 1, 0);
       return {
         racers: [...racers, { server: servers.at(2), work: confirm }],
         async after(order) {

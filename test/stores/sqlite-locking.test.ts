@@ -3,14 +3,19 @@ import { describe, expect, it } from "vitest";
 import type { Clock } from "../../src/base/clock.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
-import { advance, evictAbove, newSession } from "../../src/testing/store-contract/fixture.ts";
+import {
+  advance,
+  confirmOne,
+  evictAbove,
+  newSession,
+} from "../../src/testing/store-contract/fixture.ts";
 import { openedSqlite } from "./sqlite-fixture.ts";
 import { stillClock } from "./still-clock.ts";
 
 const writes: [name: string, write: (store: SessionStore) => Promise<unknown>][] = [
   ["insert", (store) => store.insert(newSession({ id: "s2", replaces: "s1" }))],
   ["refresh", (store) => store.refresh(advance(0))],
-  ["confirm", (store) => store.confirm("s1", 0, 0)],
+  ["confirm", (store) => confirmOne(store, "s1", 0, 0)],
   ["revoke", (store) => store.revoke("s1", "revoked")],
   ["revokeAll", (store) => store.revokeAll({ ids: ["s1"] }, "revoked")],
   ["update", (store) => store.update({ id: "s1", version: 0, claims: {} })],

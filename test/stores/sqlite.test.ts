@@ -4,7 +4,7 @@ import { DatabaseSync } from "node:sqlite";
 import { describe, expect, it, vi } from "vitest";
 import { openSqlite } from "../../src/stores/sqlite/driver.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
-import { newSession } from "../../src/testing/store-contract/fixture.ts";
+import { confirmOne, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeDurableSessionStore } from "../../src/testing/store-contract/index.ts";
 import { expectBesideOlder, expectInUse, olderTables } from "./older-schema.ts";
 import { describePruning } from "./pruning.ts";
@@ -119,11 +119,7 @@ describe("feat:O3 sqliteStore(file)", () => {
     await using fixture = await openedSqlite();
     const { store, file } = fixture;
     await store.insert(newSession({ id: "pattern", tenantId: "one" }));
-    const database = new DatabaseSync(file);
-    database.exec(
-      "create temp table copies as select * from rpcsession_sessions; insert into rpcsession_sessions (id, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life) select 'alice-' || value, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life from copies, (with recursive numbers(value) as (select 1 union all select value + 1 from numbers where value < 39999) select value from numbers)",
-    );
-    database.close();
+    copyRow(file);
     const owner = { userId: null, tenantId: "one" };
     const { revoked } = await store.revokeAll({ ...owner, except: "alice-777" }, "revoked");
     expect(new Set(revoked).size).toBe(39_999);
@@ -131,6 +127,20 @@ describe("feat:O3 sqliteStore(file)", () => {
     expect(entries.map(({ session }) => session).sort()).toEqual([...revoked].sort());
     const { records } = await store.list(owner, { cursor: undefined, limit: 10 });
     expect(records.map(({ id }) => id)).toEqual(["alice-777"]);
+  });
+
+  it("the first limit ends more sessions of a user than one statement can name", async () => {
+    await using fixture = await openedSqlite();
+    const { store, file } = fixture;
+    await store.insert(newSession({ id: "pattern", tenantId: "one" }));
+    copyRow(file);
+    const limit = { max: 2, overflow: "evict" } as const;
+    const inserted = await store.insert(newSession({ id: "new", tenantId: "one", limit }));
+    expect(new Set("evicted" in inserted ? inserted.evicted : []).size).toBe(39_999);
+    const owner = { userId: "alice", tenantId: "one" };
+    const { records } = await store.list(owner, { cursor: undefined, limit: 10 });
+    expect(records.map(({ id }) => id)).toContain("new");
+    expect(records).toHaveLength(2);
   });
 
   it("settles a generation from when an older server minted it, whatever the row says of the former one", async () => {
@@ -148,9 +158,9 @@ describe("feat:O3 sqliteStore(file)", () => {
     const { record } = await store.load("s1");
     expect(record).toMatchObject({ generation: 1, sentAt: rotatedAt, prolonged: 0 });
     await clock.advance(99);
-    expect(await store.confirm("s1", 1, 100)).toBe(false);
+    expect(await confirmOne(store, "s1", 1, 100)).toBe(false);
     await clock.advance(1);
-    expect(await store.confirm("s1", 1, 100)).toBe(true);
+    expect(await confirmOne(store, "s1", 1, 100)).toBe(true);
   });
 
   it("feat:A14 keeps external ids while an older server writes to the same file", async () => {
@@ -214,3 +224,12 @@ describe("sqliteStore(file) and node:sqlite", () => {
     warn.mockRestore();
   });
 });
+
+/** Adds 39,999 copies of the only session. */
+function copyRow(file: string): void {
+  const database = new DatabaseSync(file);
+  database.exec(
+    "create temp table copies as select * from rpcsession_sessions; insert into rpcsession_sessions (id, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life) select 'alice-' || value, user_id, tenant_id, transport, salt, secret_id, generation, confirmed_at, rotated_at, created_at, auth_time, idle_expires_at, expires_at, claims, claims_version, data, version, device, last_seen_at, revoked_at, ended_by, access_life, idle_life from copies, (with recursive numbers(value) as (select 1 union all select value + 1 from numbers where value < 39999) select value from numbers)",
+  );
+  database.close();
+}

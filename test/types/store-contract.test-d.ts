@@ -4,6 +4,7 @@ import type {
   Clock,
   Device,
   EndedBy,
+  GenerationUse,
   Inserted,
   JsonObject,
   KeysEntry,
@@ -32,7 +33,7 @@ abstract class MyStore implements SessionStore {
   abstract insert(session: NewSession): Promise<Inserted>;
   abstract load(id: string): Promise<Stored<SessionRecord | undefined>>;
   abstract refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
-  abstract confirm(id: string, generation: number, settle: number): Promise<boolean>;
+  abstract confirm(uses: readonly GenerationUse[]): Promise<readonly boolean[]>;
   abstract revoke(
     id: string,
     endedBy: EndedBy,

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import type { Fault } from "./gates.ts";
+import type { ConfirmStep } from "./use.ts";
 
 /** One step of a schedule. Indexes beyond the end of a list wrap around. */
 export type Action =
@@ -13,7 +14,7 @@ export type Action =
       readonly eager: boolean;
       /** Whether the refresh completes within this step. */
       readonly through: boolean;
-      readonly confirm: Fault | "late";
+      readonly confirm: ConfirmStep;
     }
   /** A request reaches a server. */
   | { readonly do: "deliver"; readonly which: number; readonly engine: number }
@@ -67,8 +68,9 @@ const fault = fc.oneof(
   { weight: 1, arbitrary: fc.constant<Fault>("after") },
 );
 const confirm = fc.oneof(
-  { weight: 12, arbitrary: fc.constant<Fault | "late">("none") },
-  { weight: 1, arbitrary: fc.constantFrom<Fault | "late">("before", "after", "late") },
+  { weight: 12, arbitrary: fc.constant<ConfirmStep>("none") },
+  { weight: 2, arbitrary: fc.constant<ConfirmStep>("gathered") },
+  { weight: 1, arbitrary: fc.constantFrom<ConfirmStep>("before", "after", "late") },
 );
 const pause = fc.oneof(
   { weight: 30, arbitrary: fc.integer({ min: 0, max: s }) },

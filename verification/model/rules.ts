@@ -136,9 +136,12 @@ function deafWrite(store: SessionStore): SessionStore {
 function looseConfirm(store: SessionStore): SessionStore {
   return {
     ...store,
-    async confirm(id, generation, settle) {
-      const { record } = await store.load(id);
-      return store.confirm(id, record?.generation ?? generation, settle);
+    async confirm(uses) {
+      const loose = uses.map(async ({ session, generation, settle }) => {
+        const { record } = await store.load(session);
+        return { session, generation: record?.generation ?? generation, settle };
+      });
+      return store.confirm(await Promise.all(loose));
     },
   };
 }
@@ -173,6 +176,6 @@ export function byNodeClock(store: SessionStore, storeClock: Skew, node: Skew): 
       const { record } = await by(() => store.refresh(write));
       return { record, now: (await store.load(write.id)).now };
     },
-    confirm: (id, generation, settle) => by(() => store.confirm(id, generation, settle)),
+    confirm: (uses) => by(() => store.confirm(uses)),
   };
 }

@@ -4,10 +4,16 @@ import { type Fault, Task } from "./gates.ts";
 import type { Tokens } from "./jar.ts";
 import type { World } from "./world.ts";
 
-/** The server of a call, and the fault of the confirmation that it writes. */
+/**
+ * What becomes of the confirmation of a call: it is written at once, perhaps with a fault; it stays under
+ * way until a later step; or the server gathers it with others until the time passes.
+ */
+export type ConfirmStep = Fault | "late" | "gathered";
+
+/** The server of a call, and what becomes of its confirmation. */
 export interface Use {
   readonly engine: Engine;
-  readonly confirm: Fault | "late";
+  readonly confirm: ConfirmStep;
 }
 
 /** Makes a call with an access token and checks the server's decision. */
@@ -39,9 +45,14 @@ export async function use(
   }
   const task = new Task();
   // The call has its response; the confirmation is written in the background.
-  world.gates.background(task, () => engine.used(verified.claims, beside(world, access, refresh)));
+  world.gates.background(task, () => {
+    engine.used(verified.claims, beside(world, access, refresh));
+    if (confirm !== "gathered") {
+      void engine.settled();
+    }
+  });
   world.keep(task);
-  if (confirm !== "late" && task.atGate) {
+  if (confirm !== "late" && confirm !== "gathered" && task.atGate) {
     await world.gates.release(task, confirm);
   }
 }

@@ -13,10 +13,12 @@ export function watched(store: SessionStore, gates: Gates, ledgers: Ledgers): Se
         ledgers.wrote(write, stored);
         return stored;
       }),
-    confirm: (id, generation, settle) =>
+    confirm: (uses) =>
       gates.pass(async () => {
-        const done = await store.confirm(id, generation, settle);
-        ledgers.confirmed(id, generation);
+        const done = await store.confirm(uses);
+        for (const { session, generation } of uses) {
+          ledgers.confirmed(session, generation);
+        }
         return done;
       }),
     revoke: (id, endedBy) =>

@@ -129,6 +129,6 @@ function exchangeOnce({ decide }: Rules, row: Row, presents: number): Exchange {
 export function confirm(row: Row, used: number): Row {
   const sessions = new MemorySessions();
   sessions.set(recordOf(row));
-  sessions.confirm({ id, generation: generation + used, settle: times.settle }, now);
+  sessions.confirm({ session: id, generation: generation + used, settle: times.settle }, now);
   return rowOf(sessions.get(id) ?? born);
 }

@@ -1,4 +1,4 @@
-// npm run soak -- --store sqlite|postgres|redis --seconds N --processes P --seed S
+// npm run soak -- --store sqlite|postgres|redis --seconds N --processes P --seed S --older COMMIT
 //
 // Runs real server processes on one store, with many clients and injected faults, and checks the
 // recorded history against the session rules. The last line is JSON; the exit code is 1 if a rule
@@ -9,6 +9,7 @@ import { runApp } from "./apps.ts";
 import { browse } from "./browsers.ts";
 import type { Causes } from "./explain.ts";
 import { createHistory, type History, secretOf } from "./history.ts";
+import { unpackOlder } from "./older.ts";
 import { readArguments, type SoakOptions } from "./options.ts";
 import { createRandom, type Random } from "./random.ts";
 import { judge } from "./report.ts";
@@ -28,7 +29,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => process.exit(130));
 }
 const options = readOrExplain(
-  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S]",
+  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S] [--older COMMIT]",
   () => readArguments(process.argv.slice(2)),
 );
 // End the run even if something hangs.
@@ -41,7 +42,14 @@ async function soak(options: SoakOptions): Promise<number> {
   const now = () => history.now();
   const store = await startStore(options.store, random.fork("store"));
   const [old, next] = [secret(), secret()];
-  const servers = await startServers({ ...options, url: store.url, secrets: [old], now });
+  const olderFile = options.older === undefined ? undefined : unpackOlder(options.older);
+  const servers = await startServers({
+    ...options,
+    olderFile,
+    url: store.url,
+    secrets: [old],
+    now,
+  });
   const until = now() + options.seconds * 1_000;
   const world: World = { history, servers, until, retired: undefined };
   const storeDown = createWindows(now, storeGrace);
@@ -49,7 +57,9 @@ async function soak(options: SoakOptions): Promise<number> {
   const [, , dropped] = await Promise.all([
     breakStore(store, { world, windows: storeDown, random: random.fork("faults") }),
     killServers(world, random.fork("kills")),
-    rollOut(world, { secrets: [old, next], windows: rollingOut, seconds: options.seconds }),
+    olderFile === undefined
+      ? rollOut(world, { secrets: [old, next], windows: rollingOut, seconds: options.seconds })
+      : upgradeAndRollBack(world, options.seconds),
     ...runClients(world, random),
   ]);
   // Requests that their clients gave up are observed until they end.
@@ -144,6 +154,25 @@ async function rollOut(
   await servers.rollOut([next]);
   over();
   return dropped;
+}
+
+/** Upgrades all servers, rolls all of them back, and upgrades one half again, under load. */
+async function upgradeAndRollBack(
+  { servers, history, until }: World,
+  seconds: number,
+): Promise<undefined> {
+  const half = Math.floor(servers.count / 2);
+  const start = until - seconds * 1_000;
+  const plan = [
+    { share: 0.15, older: half },
+    { share: 0.4, older: 0 },
+    { share: 0.6, older: servers.count },
+    { share: 0.8, older: half },
+  ];
+  for (const { share, older } of plan) {
+    await sleep(Math.max(0, start + share * seconds * 1_000 - history.now()));
+    await servers.runOlder(older);
+  }
 }
 
 function secret(): string {

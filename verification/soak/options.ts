@@ -6,6 +6,8 @@ export interface SoakOptions {
   readonly seconds: number;
   readonly processes: number;
   readonly seed: number;
+  /** An older version that runs beside this one: a commit of this repository. */
+  readonly older: string | undefined;
 }
 
 export type StoreKind = "sqlite" | "postgres" | "redis";
@@ -28,6 +30,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
       seconds: { type: "string", default: "40" },
       processes: { type: "string", default: "4" },
       seed: { type: "string", default: String(Math.floor(Math.random() * 1_000_000)) },
+      older: { type: "string" },
     },
   });
   const { store } = values;
@@ -39,6 +42,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
     seconds: count("seconds", values.seconds, { min: 20, max: 3_600 }),
     processes: count("processes", values.processes, { min: 2, max: 16 }),
     seed: count("seed", values.seed, { min: 0, max: 0xffff_ffff }),
+    older: values.older,
   };
 }
 

@@ -14,6 +14,8 @@ export interface Servers {
   kill(server: number): Promise<void>;
   /** Restarts one server after another with other secrets, as a roll-out does. */
   rollOut(secrets: readonly string[]): Promise<void>;
+  /** Replaces the first servers by the older version and the others by this one, one after another. */
+  runOlder(count: number): Promise<void>;
   /** When each server was down. */
   readonly down: readonly Windows[];
   readonly kills: number;
@@ -33,6 +35,8 @@ export interface ServersOptions {
   readonly processes: number;
   readonly secrets: readonly string[];
   readonly now: () => number;
+  /** The program of an older version, with which all servers start. Default: this version. */
+  readonly olderFile?: string | undefined;
 }
 
 /** Milliseconds after a start within which earlier requests may still fail. */
@@ -56,11 +60,14 @@ class Fleet implements Servers {
   readonly #ports: number[] = [];
   readonly #turns: Promise<void>[] = [];
   #secrets: readonly string[];
+  /** How many servers run the older version. */
+  #older: number;
   #stopped = false;
 
   constructor(options: ServersOptions) {
     this.#options = options;
     this.#secrets = options.secrets;
+    this.#older = options.olderFile === undefined ? 0 : options.processes;
     this.count = options.processes;
     this.down = Array.from({ length: this.count }, () => createWindows(options.now, downGrace));
     process.once("exit", () => this.#endAll());
@@ -95,6 +102,17 @@ class Fleet implements Servers {
     }
   }
 
+  async runOlder(count: number): Promise<void> {
+    const before = this.#older;
+    this.#older = count;
+    for (let server = 0; server < this.count; server++) {
+      if (server < before !== server < count) {
+        await this.#inTurn(server, () => this.#restart(server, "SIGTERM"));
+        await sleep(200);
+      }
+    }
+  }
+
   async stop(): Promise<void> {
     this.#stopped = true;
     await Promise.allSettled(this.#turns);
@@ -123,7 +141,11 @@ class Fleet implements Servers {
   }
 
   async #spawn(server: number): Promise<void> {
-    const file = fileURLToPath(new URL("server.ts", import.meta.url));
+    const { olderFile } = this.#options;
+    const file =
+      olderFile !== undefined && server < this.#older
+        ? olderFile
+        : fileURLToPath(new URL("server.ts", import.meta.url));
     const child = spawn(process.execPath, ["--conditions=@rpc-session/source", file], {
       stdio: ["ignore", "inherit", "inherit", "ipc"],
     });

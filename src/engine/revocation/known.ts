@@ -8,7 +8,7 @@ export type RevocationListener = (change: EndedEntry) => void;
 /** Options of {@link KnownChanges}. */
 export interface KnownChangesOptions {
   readonly clock: Clock;
-  /** Milliseconds for which an entry matters: the longest life of an access token. */
+  /** Milliseconds for which an entry matters: how long this process accepts an access token. */
   readonly window: number;
   /** Called as soon as the end of a session is known. */
   readonly onEnd?: ((session: string) => void) | undefined;
@@ -202,7 +202,10 @@ class Listeners {
 
   /** Calls and removes all listeners of the session. */
   notify(change: EndedEntry): void {
-    const all = this.#bySession.get(change.session) ?? new Set();
+    const all = this.#bySession.get(change.session);
+    if (all === undefined) {
+      return;
+    }
     for (const listener of [...all]) {
       if (this.#remove(change.session, all, listener)) {
         callSafely(listener, change);

@@ -2,6 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import type {
   Changes,
   EndedBy,
+  GenerationUse,
   KeysEntry,
   LogEntry,
   NewSession,
@@ -102,8 +103,10 @@ export class MemoryStore implements SessionStore {
     return { now, record: this.#sessions.refresh(write, now) };
   };
 
-  readonly confirm: SessionStore["confirm"] = async (id, generation, settle) =>
-    this.#sessions.confirm({ id, generation, settle }, this.#now());
+  readonly confirm: SessionStore["confirm"] = async (uses) => {
+    const now = this.#now();
+    return uses.map((use) => this.#sessions.confirm(use, now));
+  };
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
     const now = this.#now();
@@ -347,11 +350,8 @@ export class MemorySessions {
   }
 
   /** Confirms a generation; see `SessionStore.confirm`. */
-  confirm(
-    use: { readonly id: string; readonly generation: number; readonly settle: number },
-    now: number,
-  ): boolean {
-    const record = this.#byId.get(use.id);
+  confirm(use: GenerationUse, now: number): boolean {
+    const record = this.#byId.get(use.session);
     if (record === undefined || record.revokedAt !== null || record.generation > use.generation) {
       return true;
     }

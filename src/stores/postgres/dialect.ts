@@ -12,6 +12,9 @@ export const postgresDialect: SqlDialect = {
   forUpdateSkipLocked: sql`for update skip locked`,
   stringsOf: (jsonArray) =>
     sql`jsonb_array_elements_text(cast(${jsonArray} as jsonb)) as one(value)`,
+  forUpdateOfHeld: sql`for update of held`,
+  usesOf: (jsonArray) =>
+    sql`jsonb_to_recordset(cast(${jsonArray} as jsonb)) as used(session text, generation bigint, age bigint)`,
   ownerLock,
   readChanges,
   tableNamed: (name) => sql`select 1 where to_regclass(${name}) is not null`,

@@ -66,6 +66,12 @@ export async function finishRevocations(redis: RedisScripts): Promise<void> {
   }
 }
 
+/** Ends the sessions that a script set apart, and returns their ids. */
+export async function endSetApart(redis: RedisScripts, number: string): Promise<string[]> {
+  await finishRevoking(redis, number);
+  return takeRevoked(redis, number);
+}
+
 async function revokeIds(
   redis: RedisScripts,
   ids: readonly string[],

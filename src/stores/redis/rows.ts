@@ -63,8 +63,45 @@ export function toFields(session: NewSession): string[] {
   const { claims, data, device, authentication } = session;
   return [
     ...fields,
-    ...toJsonFields({ claims, data, device, authentication: authentication ?? undefined }),
+    ...toJsonFields({ claims, data, authentication: authentication ?? undefined }),
+    ...toDeviceFields(device),
   ];
+}
+
+/**
+ * The longest value, in bytes, with which Redis stores a hash compactly (`hash-max-listpack-value`).
+ * One longer value doubles the memory of a session.
+ */
+const compactLength = 64;
+
+/**
+ * Returns the fields of a device, whose user agent is long: parts in `device0`, `device1` and so on.
+ * Older servers read the field `device`, and see an unknown device there.
+ */
+function toDeviceFields(device: Device): string[] {
+  const json = JSON.stringify(device).replace(/[\u0080-\uffff]/g, escaped);
+  if (json.length <= compactLength) {
+    return ["device", json];
+  }
+  const fields = ["device", "{}"];
+  for (let from = 0; from < json.length; from += compactLength) {
+    const name = `device${from / compactLength}`;
+    fields.push(name, json.slice(from, from + compactLength));
+  }
+  return fields;
+}
+
+/** Escapes a character in JSON, so that each character of the text is one byte. */
+function escaped(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`;
+}
+
+function toDevice(row: ReadonlyMap<string, string>): Device {
+  let json = "";
+  for (let part = 0; row.has(`device${part}`); part++) {
+    json += required(row, `device${part}`);
+  }
+  return JSON.parse(json === "" ? required(row, "device") : json) as Device;
 }
 
 /** Returns fields with JSON values. An undefined value has no field. */
@@ -125,7 +162,7 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     claimsVersion: Number(known("claimsVersion")),
     data: JSON.parse(known("data")) as JsonObject,
     version: Number(known("version")),
-    device: JSON.parse(known("device")) as Device,
+    device: toDevice(row),
     lastSeenAt: time("lastSeenAt"),
     revokedAt: orNull("revokedAt"),
     endedBy: (row.get("endedBy") as EndedBy | undefined) ?? null,

@@ -38,6 +38,15 @@ interface RedisScriptsOptions {
   readonly time: string;
 }
 
+/**
+ * Scripts that Redis refuses when its memory is full. All others go on: they free memory, or need a
+ * few bytes at most, and a session that was revoked must end.
+ */
+const growing: ReadonlySet<RedisScriptName> = new Set(["insert", "update", "indexSessions"]);
+
+/** The first line of a script that may run when memory is full. Redis 7 or newer knows it. */
+const whenFull = "#!lua flags=allow-oom\n";
+
 /** Runs the Lua scripts of one store; see lua/. */
 export class RedisScripts {
   readonly keys: RedisKeys;
@@ -45,12 +54,28 @@ export class RedisScripts {
   readonly #clock: Clock;
   readonly #time: string;
   readonly #shas = new Map<RedisScriptName, string>();
+  /** The first line of scripts that may run when memory is full. */
+  #whenFull = "";
 
   constructor(client: RedisClient, { keys, clock, time }: RedisScriptsOptions) {
     this.keys = keys;
     this.#client = client;
     this.#clock = clock;
     this.#time = time;
+  }
+
+  /** Finds out whether the server knows flags of scripts. Rejects when Redis did not answer in time. */
+  async learnFlags(): Promise<void> {
+    const probe = { keys: [this.keys.meta], arguments: [] };
+    try {
+      await this.#inTime(this.#client.eval(`${whenFull}return {}`, probe));
+      this.#whenFull = whenFull;
+    } catch (error) {
+      // Before Redis 7, a script that begins with "#!" is not Lua.
+      if (!(error instanceof Error && /compil/i.test(error.message))) {
+        throw error;
+      }
+    }
   }
 
   /** Runs a script and returns the texts of its reply. Rejects when Redis could not run it in time. */
@@ -72,7 +97,8 @@ export class RedisScripts {
   }
 
   async #evaluate(name: RedisScriptName, given: RedisScriptArguments): Promise<unknown> {
-    const script = this.#time + redisScripts[name];
+    const firstLine = growing.has(name) ? "" : this.#whenFull;
+    const script = firstLine + this.#time + redisScripts[name];
     const sha = this.#shas.get(name) ?? createHash("sha1").update(script).digest("hex");
     this.#shas.set(name, sha);
     try {

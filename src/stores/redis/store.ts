@@ -13,7 +13,7 @@ import type {
 import { externalKeysOf } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
 import { readLog } from "./log.ts";
-import { finishRevocations, listSessions, revokeSessions } from "./owners.ts";
+import { endSetApart, finishRevocations, listSessions, revokeSessions } from "./owners.ts";
 import { RedisPush } from "./push.ts";
 import { optional, type RedisKeys, redisKeys, toFields, toJsonFields, toRecord } from "./rows.ts";
 import { finishUpgrade, openSchema } from "./schema.ts";
@@ -62,6 +62,7 @@ export class RedisStore implements SessionStore {
   readonly open: SessionStore["open"] = async ({ clock }) => {
     const options = { keys: this.#keys, clock, time: this.#time };
     const redis = new RedisScripts(this.#client, options);
+    await redis.learnFlags();
     await openSchema(redis);
     this.#opened ??= redis;
     this.#push.open(clock);
@@ -74,7 +75,7 @@ export class RedisStore implements SessionStore {
 
   readonly insert: SessionStore["insert"] = async (session) => {
     const keys = [...this.#keys.rows, ...keysOfNew(this.#keys, session)];
-    const [time, flag, count, ...rest] = await this.#redis.run(
+    const [time, flag, number = "", count, ...rest] = await this.#redis.run(
       "insert",
       keys,
       insertArguments(session),
@@ -86,7 +87,7 @@ export class RedisStore implements SessionStore {
     if (flag === "limit" || flag === "notLive") {
       return { record: undefined, now, refused: flag };
     }
-    const evicted = rest.slice(0, Number(count));
+    const few = rest.slice(0, Number(count));
     const record = toRecord(rest.slice(Number(count)));
     if (record === undefined) {
       throw new Error(
@@ -94,6 +95,7 @@ export class RedisStore implements SessionStore {
       );
     }
     const replaced = flag === "replaced";
+    const evicted = number === "" ? few : await endSetApart(this.#redis, number);
     if (replaced || evicted.length > 0) {
       this.#listeners.call();
     }
@@ -106,10 +108,11 @@ export class RedisStore implements SessionStore {
   readonly refresh: SessionStore["refresh"] = async (write) =>
     toStored(await this.#redis.run("refresh", this.#rowKeys(write.id), refreshArguments(write)));
 
-  readonly confirm: SessionStore["confirm"] = async (id, generation, settle) => {
-    const args = [id, generation, settle];
-    const [, flag] = await this.#redis.run("confirm", this.#rowKeys(id), args);
-    return flag === "done";
+  readonly confirm: SessionStore["confirm"] = async (uses) => {
+    const keys = uses.map(({ session }) => this.#keys.session(session));
+    const args = uses.flatMap(({ session, generation, settle }) => [session, generation, settle]);
+    const [, ...done] = await this.#redis.run("confirm", [...this.#keys.rows, ...keys], args);
+    return done.map((flag) => flag === "1");
   };
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {

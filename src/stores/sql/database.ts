@@ -30,6 +30,12 @@ export interface SqlDialect {
   /** A table `one` with a column `value`: the strings of a JSON array. Each database has its own function. */
   readonly stringsOf: (jsonArray: string) => Sql;
 
+  /** The same for the rows of the table that is named `held` in a join. */
+  readonly forUpdateOfHeld: Sql;
+
+  /** A table `used` with the columns `session`, `generation` and `age`: the objects of a JSON array. */
+  readonly usesOf: (jsonArray: string) => Sql;
+
   /**
    * An expression that waits for a lock on an owner or an external id and holds it until the
    * transaction ends; see `owner-locks.ts`. Undefined where there is one writer at a time.

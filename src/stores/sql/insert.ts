@@ -79,8 +79,16 @@ async function end(
   ids: readonly string[],
   endedBy: "replaced" | "evicted",
 ): Promise<readonly string[]> {
-  return ids.length === 0 ? [] : (await endSessions(database, hasIdIn(ids), endedBy)).revoked;
+  const ended: string[] = [];
+  for (let from = 0; from < ids.length; from += idsAtOnce) {
+    const some = hasIdIn(ids.slice(from, from + idsAtOnce));
+    ended.push(...(await endSessions(database, some, endedBy)).revoked);
+  }
+  return ended;
 }
+
+/** Ids in one statement. SQLite binds at most 32,766 values, PostgreSQL 65,535. */
+const idsAtOnce = 10_000;
 
 async function insertRow(
   database: SqlDatabase,

@@ -1,5 +1,6 @@
 import type {
   EndedBy,
+  GenerationUse,
   RefreshWrite,
   SessionPage,
   SessionRecord,
@@ -62,7 +63,7 @@ function generationAfter(write: RefreshWrite): Sql {
       return write.settle === null
         ? nothing
         : sql`confirmed_at = coalesce(confirmed_at,
-            case when ${isSettled(write.settle)} then ${now} end), `;
+            case when ${wasSent(write.settle)} then ${now} end), `;
     case "resend":
       return write.prolonged === null
         ? nothing
@@ -74,43 +75,117 @@ function generationAfter(write: RefreshWrite): Sql {
   }
 }
 
+/** The condition that the refresh token was sent at least `settle` milliseconds ago. */
+function wasSent(settle: number): Sql {
+  const age = settle <= 0 ? -Number.MAX_SAFE_INTEGER : settle;
+  return sql`rotated_at <= ${now} - ${age} and coalesce(sent_at, rotated_at) <= ${now} - ${age}`;
+}
+
 function newGeneration({ secretId }: { readonly secretId: string }): Sql {
   return sql`confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
     secret_id = ${secretId}, `;
 }
 
-/** Confirms a generation; see `SessionStore.confirm`. */
-export async function confirmSession(
+/**
+ * Confirms generations; see `SessionStore.confirm`. Reads first: of several servers that notice the same
+ * uses, only one has something to write.
+ */
+export async function confirmSessions(
   database: SqlDatabase,
-  id: string,
-  generation: number,
-  settle: number,
-): Promise<boolean> {
-  const confirmed = await database.row`update rpcsession_sessions set confirmed_at = ${now}
-      where id = ${id} and generation = ${generation} and revoked_at is null
-        and confirmed_at is null and ${isSettled(settle)}
-      returning id`;
-  if (confirmed !== undefined) {
-    return true;
+  uses: readonly GenerationUse[],
+): Promise<readonly boolean[]> {
+  const done = new Map<string, boolean>();
+  const look = async (): Promise<readonly GenerationUse[]> => {
+    const open = uses.filter(({ session }) => !done.has(session));
+    const found = new Map(
+      (await readStates(database, open)).map((state) => [state.session, state]),
+    );
+    return open.filter(({ session, generation }) => {
+      const state = found.get(session);
+      const isDue =
+        state !== undefined && isCurrent(state, generation) && Number(state.settled) === 1;
+      if (!isDue || state.confirmed_at !== null) {
+        done.set(session, isDone(state, generation));
+      }
+      return !done.has(session);
+    });
+  };
+
+  // 1. Which of them are to be confirmed?
+  const due = await look();
+  if (due.length > 0) {
+    // 2. Confirm those.
+    for (const { id } of await writeConfirmations(database, due)) {
+      done.set(id, true);
+    }
+    // 3. Another server was faster, or a refresh came between.
+    const missed = done.size < uses.length ? await look() : [];
+    for (const { session } of missed) {
+      done.set(session, false);
+    }
   }
-  const row = await database.row<
-    Pick<SessionRow, "generation" | "confirmed_at" | "revoked_at">
-  >`select generation, confirmed_at, revoked_at from rpcsession_sessions where id = ${id}`;
-  if (row === undefined || row.revoked_at !== null || Number(row.generation) > generation) {
+  return uses.map(({ session }) => done.get(session) ?? false);
+}
+
+type UseState = Pick<SessionRow, "generation" | "confirmed_at" | "revoked_at"> & {
+  readonly session: string;
+  /** 1 or 0. */
+  readonly settled: BigInteger;
+};
+
+async function readStates(
+  database: SqlDatabase,
+  uses: readonly GenerationUse[],
+): Promise<readonly UseState[]> {
+  return database.rows<UseState>`select used.session, held.generation, held.confirmed_at,
+        held.revoked_at, case when ${isSettled} then 1 else 0 end as settled
+      from ${usesOf(database, uses)} join rpcsession_sessions as held on held.id = used.session`;
+}
+
+/** Locks the rows in the order that everyone keeps to. */
+async function writeConfirmations(
+  database: SqlDatabase,
+  uses: readonly GenerationUse[],
+): Promise<readonly Pick<SessionRow, "id">[]> {
+  const { idByBytes, forUpdateOfHeld } = database.dialect;
+  return database.rows`with due as (
+        select id from ${usesOf(database, uses)}
+        join rpcsession_sessions as held on held.id = used.session and held.generation = used.generation
+        where revoked_at is null and confirmed_at is null and ${isSettled}
+        order by created_at, ${idByBytes} ${forUpdateOfHeld}
+      )
+      update rpcsession_sessions set confirmed_at = ${now} where id in (select id from due)
+      returning id`;
+}
+
+function usesOf(database: SqlDatabase, uses: readonly GenerationUse[]): Sql {
+  const rows = uses.map(({ session, generation, settle }) => ({
+    session,
+    generation,
+    age: settle <= 0 ? -Number.MAX_SAFE_INTEGER : Math.ceil(settle),
+  }));
+  return database.dialect.usesOf(JSON.stringify(rows));
+}
+
+function isCurrent({ generation, revoked_at }: UseState, used: number): boolean {
+  return revoked_at === null && Number(generation) === used;
+}
+
+/** Whether a generation is confirmed, or never can be. */
+function isDone(state: UseState | undefined, used: number): boolean {
+  if (state === undefined || state.revoked_at !== null || Number(state.generation) > used) {
     return true;
   }
   // A generation ahead of the row was lost by the store, and may become current again.
-  return Number(row.generation) === generation && row.confirmed_at !== null;
+  return Number(state.generation) === used && state.confirmed_at !== null;
 }
 
 /**
- * The condition that a refresh token was sent at least `settle` milliseconds ago. A time in the future
- * counts as 0 ms ago, so a `settle` of 0 or less is always reached. Older versions write no `sent_at`.
+ * The condition that the refresh token of `held` was sent at least `used.age` milliseconds ago. A time in
+ * the future counts as 0 ms ago. Older versions write no `sent_at`.
  */
-function isSettled(settle: number): Sql {
-  const age = settle <= 0 ? -Number.MAX_SAFE_INTEGER : settle;
-  return sql`rotated_at <= ${now} - ${age} and coalesce(sent_at, rotated_at) <= ${now} - ${age}`;
-}
+const isSettled: Sql = sql`held.rotated_at <= ${now} - used.age
+  and coalesce(held.sent_at, held.rotated_at) <= ${now} - used.age`;
 
 /** Ends a session; see `SessionStore.revoke`. */
 export async function revokeSession(

@@ -19,7 +19,7 @@ import {
   retireSigningKeys,
 } from "./secrets.ts";
 import {
-  confirmSession,
+  confirmSessions,
   listPage,
   loadSession,
   refreshSession,
@@ -136,8 +136,7 @@ export class SqlStore implements SessionStore {
 
   readonly refresh: SessionStore["refresh"] = (write) => this.#use(refreshSession, write);
 
-  readonly confirm: SessionStore["confirm"] = (id, generation, settle) =>
-    this.#use(confirmSession, id, generation, settle);
+  readonly confirm: SessionStore["confirm"] = (uses) => this.#use(confirmSessions, uses);
 
   readonly revoke: SessionStore["revoke"] = async (id, endedBy) => {
     const stored = await this.#use(revokeSession, id, endedBy);

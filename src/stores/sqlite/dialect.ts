@@ -22,6 +22,10 @@ export const sqliteDialect: SqlDialect = {
   forUpdate: nothing,
   forUpdateSkipLocked: nothing,
   stringsOf: (jsonArray) => sql`json_each(cast(${jsonArray} as text)) as one`,
+  forUpdateOfHeld: nothing,
+  usesOf: (jsonArray) =>
+    sql`(select one.value ->> 'session' as session, one.value ->> 'generation' as generation,
+        one.value ->> 'age' as age from json_each(cast(${jsonArray} as text)) as one) as used`,
   ownerLock: undefined,
   readChanges,
   tableNamed: (name) => sql`select 1 from sqlite_master where type = 'table' and name = ${name}`,

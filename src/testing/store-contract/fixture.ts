@@ -119,3 +119,14 @@ export function atOnce<T>(action: (index: number) => Promise<T>): Promise<T[]> {
 export const awkwardJson = JSON.parse(
   '{"__proto__":{"admin":true},"constructor":{"prototype":1},"toString":null,"":[],"Zoë 🦊\\u2028":"\\u0000\\ud83d\\"\'","deep":[[{"n":-1.5e-7}],1e21,9007199254740991]}',
 ) as JsonObject;
+
+/** Confirms one generation; see `SessionStore.confirm`. */
+export async function confirmOne(
+  store: Pick<SessionStore, "confirm">,
+  session: string,
+  generation: number,
+  settle: number,
+): Promise<boolean | undefined> {
+  const [done] = await store.confirm([{ session, generation, settle }]);
+  return done;
+}

@@ -22,6 +22,7 @@ export type {
   EndedEntry,
   ExternalId,
   ExternalKey,
+  GenerationUse,
   Inserted,
   KeysEntry,
   LogEntry,

@@ -4,6 +4,7 @@ import {
   absolute,
   advance,
   atOnce,
+  confirmOne,
   idle,
   newSession,
   type Rules,
@@ -16,7 +17,7 @@ export const refreshRules: Rules = {
     await store.insert(newSession());
     await clock.advance(5);
     const { record } = await store.refresh(resend(5));
-    await store.confirm("s1", 0, 0);
+    await confirmOne(store, "s1", 0, 0);
     await clock.advance(10);
     const now = clock.now();
     const expected = {
@@ -47,7 +48,7 @@ export const refreshRules: Rules = {
     await store.insert(newSession());
     await clock.advance(5);
     const { record } = await store.refresh(resend(5));
-    await store.confirm("s1", 0, 0);
+    await confirmOne(store, "s1", 0, 0);
     await clock.advance(10);
     const now = clock.now();
     const expected = {
@@ -236,10 +237,10 @@ export const confirmRules: Rules = {
   async "confirm waits until a generation is old enough"({ store, clock }) {
     const { record } = await store.insert(newSession());
     await clock.advance(99);
-    assert.equal(await store.confirm("s1", 0, 100), false);
+    assert.equal(await confirmOne(store, "s1", 0, 100), false);
     assert.deepEqual((await store.load("s1")).record, record);
     await clock.advance(1);
-    assert.equal(await store.confirm("s1", 0, 100), true);
+    assert.equal(await confirmOne(store, "s1", 0, 100), true);
     assert.deepEqual((await store.load("s1")).record, { ...record, confirmedAt: clock.now() });
   },
 
@@ -247,7 +248,7 @@ export const confirmRules: Rules = {
     await store.insert(newSession());
     await clock.advance(100);
     await store.refresh(advance(0));
-    assert.equal(await store.confirm("s1", 1, 100), false);
+    assert.equal(await confirmOne(store, "s1", 1, 100), false);
   },
 
   async "confirm measures the age from the last re-send that moved it"({ store, clock }) {
@@ -256,27 +257,27 @@ export const confirmRules: Rules = {
     await store.refresh(resend(100));
     await clock.advance(99);
     await store.refresh(resend(null));
-    assert.equal(await store.confirm("s1", 0, 100), false);
+    assert.equal(await confirmOne(store, "s1", 0, 100), false);
     await clock.advance(1);
-    assert.equal(await store.confirm("s1", 0, 100), true);
+    assert.equal(await confirmOne(store, "s1", 0, 100), true);
     assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
   },
 
   async "confirm treats a negative age as 0"({ store, clock }) {
     await store.insert(newSession());
     await clock.advance(-1000);
-    assert.equal(await store.confirm("s1", 0, 1), false);
-    assert.equal(await store.confirm("s1", 0, 0), true);
+    assert.equal(await confirmOne(store, "s1", 0, 1), false);
+    assert.equal(await confirmOne(store, "s1", 0, 0), true);
     assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
   },
 
   async "confirm keeps the time of a generation that is confirmed already"({ store, clock }) {
     await store.insert(newSession());
-    await store.confirm("s1", 0, 0);
+    await confirmOne(store, "s1", 0, 0);
     const { record } = await store.load("s1");
     await clock.advance(100);
-    assert.equal(await store.confirm("s1", 0, 0), true);
-    assert.equal(await store.confirm("s1", 0, idle), true);
+    assert.equal(await confirmOne(store, "s1", 0, 0), true);
+    assert.equal(await confirmOne(store, "s1", 0, idle), true);
     assert.deepEqual((await store.load("s1")).record, record);
   },
 
@@ -285,26 +286,57 @@ export const confirmRules: Rules = {
   }) {
     await store.insert(newSession());
     const next = (await store.refresh(advance(0))).record;
-    assert.equal(await store.confirm("s1", 0, 0), true);
-    assert.equal(await store.confirm("s1", 0, idle), true);
+    assert.equal(await confirmOne(store, "s1", 0, 0), true);
+    assert.equal(await confirmOne(store, "s1", 0, idle), true);
     assert.deepEqual((await store.load("s1")).record, next);
     const ended = (await store.revoke("s1", "revoked")).record;
-    assert.equal(await store.confirm("s1", 1, 0), true);
+    assert.equal(await confirmOne(store, "s1", 1, 0), true);
     assert.deepEqual((await store.load("s1")).record, ended);
-    assert.equal(await store.confirm("absent", 0, 0), true);
+    assert.equal(await confirmOne(store, "absent", 0, 0), true);
   },
 
   async "confirm returns false for a generation that the store has lost"({ store }) {
     await store.insert(newSession());
-    assert.equal(await store.confirm("s1", 3, 0), false);
+    assert.equal(await confirmOne(store, "s1", 3, 0), false);
     assert.equal((await store.load("s1")).record?.confirmedAt, null);
-    await store.confirm("s1", 0, 0);
-    assert.equal(await store.confirm("s1", 3, 0), false);
+    await confirmOne(store, "s1", 0, 0);
+    assert.equal(await confirmOne(store, "s1", 3, 0), false);
+  },
+
+  async "confirm answers for each of many uses, and changes only those that are due"({
+    store,
+    clock,
+  }) {
+    for (let i = 0; i < 300; i++) {
+      await store.insert(newSession({ id: `s${i}` }));
+    }
+    await clock.advance(100);
+    await store.refresh({ ...advance(0), id: "s7" });
+    await store.revoke("s8", "revoked");
+    await confirmOne(store, "s9", 0, 0);
+    const before = new Map<string, SessionRecord | undefined>();
+    for (const id of ["s7", "s8", "s9", "s10", "s11"]) {
+      before.set(id, (await store.load(id)).record);
+    }
+    const uses = Array.from({ length: 300 }, (_, i) => ({
+      ...{ session: `s${i}`, generation: i === 10 ? 3 : 0, settle: i === 11 ? 101 : 100 },
+    }));
+    const done = await store.confirm([...uses, { session: "absent", generation: 0, settle: 0 }]);
+    assert.deepEqual(
+      done.flatMap((each, i) => (each ? [] : [i])),
+      [10, 11],
+    );
+    assert.equal(done.length, 301);
+    for (const [id, record] of before) {
+      assert.deepEqual((await store.load(id)).record, record);
+    }
+    assert.equal((await store.load("s299")).record?.confirmedAt, clock.now());
+    assert.deepEqual(await store.confirm([]), []);
   },
 
   async "concurrent confirms agree"({ store, clock }) {
     await store.insert(newSession());
-    const done = await atOnce(() => store.confirm("s1", 0, 0));
+    const done = await atOnce(() => confirmOne(store, "s1", 0, 0));
     assert.deepEqual(new Set(done), new Set([true]));
     assert.equal((await store.load("s1")).record?.confirmedAt, clock.now());
   },

@@ -5,6 +5,7 @@ import {
   advance,
   atOnce,
   awkwardJson,
+  confirmOne,
   idle,
   insertNew,
   newSession,
@@ -51,7 +52,7 @@ export const updateRules: Rules = {
 
   async "update and refresh do not affect each other's fields"({ store, clock }) {
     await store.insert(newSession());
-    await store.confirm("s1", 0, 0);
+    await confirmOne(store, "s1", 0, 0);
     const before = (await store.refresh(advance(0))).record;
     await clock.advance(10);
     const claims = { role: "user" };

@@ -121,10 +121,29 @@ local function endIfPending(id)
     end
   end
 end
+local endAtOnce = 500
+local function setApart(ids, endedBy, userId, tenantId)
+  local number = text(redis.call('HINCRBY', meta, 'revocations', '1'))
+  for from = 1, #ids, 1000 do
+    local some, scored = {}, {}
+    for each = from, math.min(from + 999, #ids) do
+      table.insert(some, ids[each])
+      table.insert(scored, '0')
+      table.insert(scored, ids[each])
+    end
+    redis.call('ZADD', revoking .. ':' .. number, unpack(scored))
+    redis.call('ZREM', userKey(userId), unpack(some))
+    if tenantId then redis.call('ZREM', tenantKey(tenantId), unpack(some)) end
+  end
+  redis.call('HSET', revoking, number, endedBy)
+  return number
+end
+local function isLiveRow(revokedAt, idleEnd, absoluteEnd)
+  return idleEnd and not revokedAt and tonumber(idleEnd) > now and tonumber(absoluteEnd) > now
+end
 local function isLive(id)
   endIfPending(id)
-  local row = redis.call('HMGET', sessionKey(id), 'revokedAt', 'idleExpiresAt', 'expiresAt')
-  return row[2] and not row[1] and tonumber(row[2]) > now and tonumber(row[3]) > now
+  return isLiveRow(unpack(redis.call('HMGET', sessionKey(id), 'revokedAt', 'idleExpiresAt', 'expiresAt')))
 end
 `;
 
@@ -163,20 +182,36 @@ local function cut(key)
 end
 `;
 
-const sessions = `${rows}local function idsWithin(userId, tenantId)
+const sessions = `${rows}local function liveWithin(userId, tenantId)
   local owned = userKey(userId)
   if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
     owned = tenantKey(tenantId)
   end
   local ids = {}
   for _, id in ipairs(redis.call('ZREVRANGE', owned, '0', '-1')) do
-    local row = redis.call('HMGET', sessionKey(id), 'userId', 'tenantId')
-    if row[1] == userId and (row[2] or nil) == tenantId then table.insert(ids, id) end
+    endIfPending(id)
+    local row = redis.call('HMGET', sessionKey(id),
+      'userId', 'tenantId', 'revokedAt', 'idleExpiresAt', 'expiresAt')
+    if row[1] == userId and (row[2] or nil) == tenantId and isLiveRow(row[3], row[4], row[5]) then
+      table.insert(ids, id)
+    end
   end
   return ids
 end
 local function sentAt(rotated, sent)
   return math.max(tonumber(rotated), tonumber(sent or 0))
+end
+local function confirmOne(id, used, settle)
+  local key = sessionKey(id)
+  endIfPending(id)
+  local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
+    'sentAt')
+  if not row[1] or row[2] or tonumber(row[1]) > used then return true end
+  if tonumber(row[1]) < used then return false end
+  if row[4] then return true end
+  if math.max(0, now - sentAt(row[3], row[5])) < settle then return false end
+  redis.call('HSET', key, 'confirmedAt', text(now))
+  return true
 end
 `;
 
@@ -424,7 +459,7 @@ return answer('')
 local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
 if redis.call('EXISTS', key) == 1 then return answer('taken') end
 if requires and not isLive(requires) then return answer('notLive') end
-local counted = most and idsWithin(userId, tenantId) or {}
+local counted = most and liveWithin(userId, tenantId) or {}
 local origin
 for _, other in ipairs(counted) do
   if other == requires and other ~= replaces then origin = other end
@@ -432,7 +467,7 @@ end
 if origin and most < 2 then return answer('limit') end
 local evicted, kept = {}, origin and 1 or 0
 for _, other in ipairs(counted) do
-  if other ~= replaces and other ~= origin and isLive(other) then
+  if other ~= replaces and other ~= origin then
     if kept + 1 < most then
       kept = kept + 1
     elseif ARGV[11] ~= 'evict' then
@@ -452,7 +487,11 @@ end
 index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
 if replaces then endIfPending(replaces) end
 local replaced = replaces and endSession(replaces, 'replaced')
-local reply = { time, replaced and 'replaced' or '', text(#evicted) }
+local number = ''
+if #evicted > endAtOnce then
+  number, evicted = setApart(evicted, 'evicted', userId, tenantId), {}
+end
+local reply = { time, replaced and 'replaced' or '', number, text(#evicted) }
 for oldest = #evicted, 1, -1 do
   endSession(evicted[oldest], 'evicted')
   table.insert(reply, evicted[oldest])
@@ -497,17 +536,12 @@ else
 end
 return answer('', key)
 `,
-  confirm: `${sessions}local key = sessionKey(ARGV[1])
-endIfPending(ARGV[1])
-local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
-  'sentAt')
-local used = tonumber(ARGV[2])
-if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
-if tonumber(row[1]) < used then return answer('') end
-if row[4] then return answer('done') end
-if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
-redis.call('HSET', key, 'confirmedAt', text(now))
-return answer('done')
+  confirm: `${sessions}local reply = { text(now) }
+for i = 1, #ARGV, 3 do
+  local done = confirmOne(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+  table.insert(reply, done and '1' or '')
+end
+return reply
 `,
   revoke: `${sessions}endIfPending(ARGV[1])
 local ended = endSession(ARGV[1], ARGV[2])

@@ -3,17 +3,22 @@
 -- KEYS begin with meta, log, ends, revoking. The keys of the ids in ARGV follow, because a cluster
 -- requires them to be declared; the scripts make them from the ids.
 
--- The ids of a user's sessions in a tenant, or in none, newest first; live or not. Reads the smaller
--- index, because a user id such as 'admin' may exist in thousands of tenants.
-local function idsWithin(userId, tenantId)
+-- The ids of a user's live sessions in a tenant, or in none, newest first. Reads the smaller index,
+-- because a user id such as 'admin' may exist in thousands of tenants.
+local function liveWithin(userId, tenantId)
   local owned = userKey(userId)
   if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
     owned = tenantKey(tenantId)
   end
   local ids = {}
   for _, id in ipairs(redis.call('ZREVRANGE', owned, '0', '-1')) do
-    local row = redis.call('HMGET', sessionKey(id), 'userId', 'tenantId')
-    if row[1] == userId and (row[2] or nil) == tenantId then table.insert(ids, id) end
+    endIfPending(id)
+    -- One command for all, because a user may have very many sessions.
+    local row = redis.call('HMGET', sessionKey(id),
+      'userId', 'tenantId', 'revokedAt', 'idleExpiresAt', 'expiresAt')
+    if row[1] == userId and (row[2] or nil) == tenantId and isLiveRow(row[3], row[4], row[5]) then
+      table.insert(ids, id)
+    end
   end
   return ids
 end
@@ -21,14 +26,14 @@ end
 -- ARGV id, user, tenant?, replaced?, required?, idle, absolute, ends by or '', auth time or '', most
 -- sessions of the user in the tenant or '', 'evict' or 'reject', external issuer?, sid?, sub?, fields
 -- and values. Flag 'taken', 'notLive' or
--- 'limit' when it is refused, else 'replaced' or ''; then how many were evicted, their ids, and the
--- new row.
+-- 'limit' when it is refused, else 'replaced' or ''; then the number of the revokeAll that evicts if
+-- there are too many for one step, or '', how many were evicted, their ids, and the new row.
 function insert()
   local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
   local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
   if redis.call('EXISTS', key) == 1 then return answer('taken') end
   if requires and not isLive(requires) then return answer('notLive') end
-  local counted = most and idsWithin(userId, tenantId) or {}
+  local counted = most and liveWithin(userId, tenantId) or {}
   local origin
   for _, other in ipairs(counted) do
     if other == requires and other ~= replaces then origin = other end
@@ -36,7 +41,7 @@ function insert()
   if origin and most < 2 then return answer('limit') end
   local evicted, kept = {}, origin and 1 or 0
   for _, other in ipairs(counted) do
-    if other ~= replaces and other ~= origin and isLive(other) then
+    if other ~= replaces and other ~= origin then
       if kept + 1 < most then
         kept = kept + 1
       elseif ARGV[11] ~= 'evict' then
@@ -56,7 +61,11 @@ function insert()
   index(id, { userId = userId, tenantId = tenantId, createdAt = time, idleEnd = idleEnd })
   if replaces then endIfPending(replaces) end
   local replaced = replaces and endSession(replaces, 'replaced')
-  local reply = { time, replaced and 'replaced' or '', text(#evicted) }
+  local number = ''
+  if #evicted > endAtOnce then
+    number, evicted = setApart(evicted, 'evicted', userId, tenantId), {}
+  end
+  local reply = { time, replaced and 'replaced' or '', number, text(#evicted) }
   for oldest = #evicted, 1, -1 do
     endSession(evicted[oldest], 'evicted')
     table.insert(reply, evicted[oldest])
@@ -114,20 +123,29 @@ function refresh()
   return answer('', key)
 end
 
--- ARGV id, generation, settle. Flag 'done' when the generation is confirmed or never can be.
-function confirm()
-  local key = sessionKey(ARGV[1])
-  endIfPending(ARGV[1])
+-- Confirms a generation. Returns whether it is confirmed, or never can be.
+local function confirmOne(id, used, settle)
+  local key = sessionKey(id)
+  endIfPending(id)
   local row = redis.call('HMGET', key, 'generation', 'revokedAt', 'rotatedAt', 'confirmedAt',
     'sentAt')
-  local used = tonumber(ARGV[2])
-  if not row[1] or row[2] or tonumber(row[1]) > used then return answer('done') end
+  if not row[1] or row[2] or tonumber(row[1]) > used then return true end
   -- The store lost a generation ahead of the row; it may become current again.
-  if tonumber(row[1]) < used then return answer('') end
-  if row[4] then return answer('done') end
-  if math.max(0, now - sentAt(row[3], row[5])) < tonumber(ARGV[3]) then return answer('') end
+  if tonumber(row[1]) < used then return false end
+  if row[4] then return true end
+  if math.max(0, now - sentAt(row[3], row[5])) < settle then return false end
   redis.call('HSET', key, 'confirmedAt', text(now))
-  return answer('done')
+  return true
+end
+
+-- ARGV id, generation and settle of each use. Returns '1' or '' for each, by confirmOne.
+function confirm()
+  local reply = { text(now) }
+  for i = 1, #ARGV, 3 do
+    local done = confirmOne(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]))
+    table.insert(reply, done and '1' or '')
+  end
+  return reply
 end
 
 -- ARGV id, ended by. Flag 'revoked' when this call ended the session.
