@@ -36,6 +36,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   assembly: serving,
   testing: [...serving, "assembly", "client", "stores"],
   cli: [...serving, "assembly", "stores"],
+  compat: serving,
 };
 
 /** The arrows between the folders of `stores`; all of them may import the files directly in it. */
@@ -120,6 +121,9 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/successors.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
   },
+  http: {
+    "index.ts": "the endpoints of other SDKs publish keys, and sign out by an exchange",
+  },
   client: {
     "index.ts": "main",
     "state/hint.ts": "queries tell an interruption from an answer",
@@ -133,7 +137,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
 /** Packages, and the rooms that may import them. */
 const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
-  "@connectrpc/connect": ["server", "client", "ssr", "testing", "react", "query", "cli"],
+  "@connectrpc/connect": ["server", "client", "ssr", "testing", "react", "query", "cli", "compat"],
   react: ["react"],
   jose: ["jwt", "engine"],
   pg: ["stores"],
@@ -152,6 +156,7 @@ const nodePlaces: readonly string[] = [
   "src/base/crypto.ts",
   // Types of Node's requests and responses; nothing is loaded.
   "src/http/",
+  "src/compat/",
 ];
 
 const filesPerRoom = 12;
