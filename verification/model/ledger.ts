@@ -101,11 +101,14 @@ export class Ledgers {
     this.#move(ledger, record.generation);
   }
 
-  /** Records the confirmation of a generation. */
-  confirmed(id: string, generation: number): void {
+  /**
+   * Records the confirmation of a generation.
+   * @param settle how old it must be; a server that gathered the use asks for more than `times.settle`
+   */
+  confirmed(id: string, generation: number, settle: number = times.settle): void {
     const ledger = this.#byId.get(id);
     const age = this.#time.now - (ledger?.sentAt ?? 0);
-    if (ledger?.generation === generation && age >= times.settle) {
+    if (ledger?.generation === generation && age >= Math.max(settle, times.settle)) {
       ledger.confirmedAt ??= this.#time.now;
     }
   }

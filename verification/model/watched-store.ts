@@ -35,8 +35,8 @@ export function watched(store: SessionStore, gates: Gates, ledgers: Ledgers): Se
     confirm: (uses) =>
       gates.pass(async () => {
         const done = await store.confirm(uses);
-        for (const { session, generation } of uses) {
-          ledgers.confirmed(session, generation);
+        for (const { session, generation, settle } of uses) {
+          ledgers.confirmed(session, generation, settle);
         }
         return done;
       }),
