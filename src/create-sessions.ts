@@ -1,12 +1,24 @@
+import { assertMembers, type Duration, durationMs, durationOf } from "./base/checks.ts";
+import { inTime, systemClock } from "./base/clock.ts";
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
 import { Engine } from "./engine/engine.ts";
 import type { SessionsHealth } from "./engine/revocation/health.ts";
 import { incidentTools, type SessionKeys, type SessionSecrets } from "./incident.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
+import { Work } from "./server/call/work.ts";
 import type { Core } from "./server/core.ts";
 import { sessionOn } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
+
+/** Options of `sessions.close`. */
+export interface CloseOptions {
+  /**
+   * How long to wait for what is under way, from "0s" to "10m". Default "10s". Keep it shorter than the time
+   * after which your orchestrator kills the process, such as `terminationGracePeriodSeconds`.
+   */
+  readonly within?: Duration;
+}
 
 /**
  * Verified sessions for Connect services. `Claims` is the type that handlers read, `Given` the type
@@ -20,7 +32,10 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    * @throws SessionError `unavailable`, with the underlying error as its `cause`
    */
   ready(): Promise<void>;
-  /** Reports how current this process's knowledge of revocations is. Does no I/O. */
+  /**
+   * Reports how current this process's knowledge of revocations is, and whether it drains. Does no I/O.
+   * `healthHandler` of `rpc-session/http` makes an HTTP answer of it.
+   */
   health(): SessionsHealth;
   /**
    * The public keys of all access tokens that may be alive, and those that will sign next.
@@ -40,11 +55,25 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    */
   revokeEverybody(): Promise<number>;
   /**
-   * Waits for background writes, stops all timers, and closes the store unless another instance has
-   * it open. Later calls fail with `unavailable`.
+   * Closes the sessions of this server, in this order:
+   *
+   * 1. Calls that begin from now on fail with `unavailable`, except those of public methods.
+   * 2. Streams end as `drain` ends them.
+   * 3. Calls under way finish. Their handlers may still use the sessions. Streams of the policy "never"
+   *    are not waited for.
+   * 4. Other operations fail with `unavailable`, such as `issue`; those under way finish.
+   * 5. What waits to be written is written.
+   * 6. All timers stop, and the store closes unless another instance has it open.
+   *
+   * Stop the HTTP server first, so that step 3 has little to wait for. Do not wait for `close` in a
+   * handler: its own call is under way. A further call returns the same promise.
+   *
+   * @returns when all is done, or the time of `within` is over. What is still under way then fails with
+   * `unavailable`, and the event `warning` says so
+   * @throws TypeError for an invalid option
    */
-  close(): Promise<void>;
-  /** The same as `close`, for `await using`. */
+  close(options?: CloseOptions): Promise<void>;
+  /** The same as `close` without options, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -69,30 +98,80 @@ export function createSessions(options: SessionsOptions): Sessions {
   const engine = new Engine(engineOptions);
   const core: Core = {
     ...serverOptions,
+    work: new Work(),
     revocations: engine.revocations,
     engine: engine.open.bind(engine),
     sessionOn,
   };
-  const close = async (): Promise<void> => {
-    await engine.close();
-    events.flush();
+  const server = createServerSessions(core, policies);
+  const { keys, secrets } = incidentTools(engine);
+  let closing: Promise<void> | undefined;
+  const close = async (closeOptions: CloseOptions = {}): Promise<void> => {
+    assertMembers("close", closeOptions, { within: 0 });
+    const { within = "10s" } = closeOptions;
+    const ms = durationMs("close: within", within, { max: 600_000 });
+    closing ??= closeAll({ core, engine, server }, ms).finally(() => events.flush());
+    await closing;
   };
   return {
-    ...createServerSessions(core, policies),
-    health: () => engine.health(),
-    async jwks() {
-      await engine.open();
-      return { keys: [...(await engine.publicKeys())] };
-    },
-    async ready() {
-      await engine.open();
-    },
-    ...incidentTools(engine),
-    async revokeEverybody() {
-      await engine.open();
-      return engine.revokeEverybody();
-    },
+    ...server,
+    health: () => ({ ...engine.health(), draining: core.work.isDraining }),
+    ...core.work.waitedFor({
+      async jwks() {
+        await engine.open();
+        return { keys: [...(await engine.publicKeys())] };
+      },
+      async ready() {
+        await engine.open();
+      },
+      async revokeEverybody() {
+        await engine.open();
+        return engine.revokeEverybody();
+      },
+    }),
+    keys: core.work.waitedFor(keys),
+    secrets: core.work.waitedFor(secrets),
     close,
-    [Symbol.asyncDispose]: close,
+    [Symbol.asyncDispose]: () => close(),
   };
 }
+
+interface Closing {
+  readonly core: Core;
+  readonly engine: Engine;
+  readonly server: Pick<ServerSessions, "drain">;
+}
+
+/** Milliseconds for the last writes and for closing the store, at most. */
+const lastWritesWithin = 2_000;
+
+/** Closes everything: the whole story, as the docstring of `close` tells it. */
+async function closeAll({ core, engine, server }: Closing, ms: number): Promise<void> {
+  const { work } = core;
+  // The time of the orchestrator that stops this server, so no other clock counts.
+  const inRealTime = (steps: Promise<unknown>, limit: number, advice: () => string) =>
+    inTime(steps, { clock: systemClock, ms: limit, keepAlive: true, late }).catch((error) => {
+      if (error !== isLate) {
+        throw error;
+      }
+      core.emit({ type: "warning", option: "close", advice: advice() });
+    });
+
+  // 1. Refuse new calls, and wait for those under way. Then refuse operations, and wait for those.
+  const finished = work.finish();
+
+  // 2. Meanwhile end the streams. They are calls, too.
+  const drained = server.drain({ within: `${Math.min(5_000, ms / 2)}ms` });
+  await inRealTime(Promise.all([drained, finished]), ms, () => {
+    return `close waited ${durationOf(ms)}, but not everything under way has finished (${work.left}); stop the HTTP server before you close the sessions, or set within to a longer time`;
+  });
+  work.giveUp();
+
+  // 3. Write what waits, stop the timers, and close the store.
+  await inRealTime(engine.close(), lastWritesWithin, () => {
+    return "close could not write what waits and close the store within 2s; is the store in reach?";
+  });
+}
+
+const isLate = new Error("the time to close is over");
+const late = (): Error => isLate;

@@ -30,6 +30,7 @@ import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
+import { Work } from "./server/call/work.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
@@ -202,6 +203,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     emit: (event) => events.emit(event),
     clock,
     tellsClients: false,
+    work: new Work(),
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     revocations: authenticator.revocations,

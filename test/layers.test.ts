@@ -108,6 +108,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
     "call/call.ts": "verifySessions",
+    "call/work.ts": "createSessions waits for the work under way when it closes",
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",

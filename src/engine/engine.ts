@@ -28,7 +28,7 @@ import { Confirmations } from "./refresh/confirmations.ts";
 import { Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
-import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
+import { closedHealth, type EngineHealth, healthOf } from "./revocation/health.ts";
 import { RevocationLog } from "./revocation/log.ts";
 import { Restorer } from "./revocation/restore.ts";
 import type {
@@ -217,10 +217,13 @@ export class Engine {
     if (!wasOpen && (await this.#opening?.catch(() => undefined)) === undefined) {
       return;
     }
+    // 1. Write what waits.
     const restorerClosed = this.#restorer.close();
     await this.settled();
+    // 2. Stop following the change log.
     this.revocations.close();
     this.#verified?.close();
+    // 3. Let background work end its last write, then close the connections.
     await restorerClosed;
     await this.#sweeper.close();
     await this.#options.store.close();
@@ -232,7 +235,7 @@ export class Engine {
   }
 
   /** Does no I/O. */
-  health(): SessionsHealth {
+  health(): EngineHealth {
     return this.#state === "open" ? healthOf(this.revocations, this.#options.store) : closedHealth;
   }
 

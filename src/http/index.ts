@@ -1,5 +1,5 @@
 import type { JsonWebKeySet } from "../jwt/jwk.ts";
-import { type NodeFallback, nodeFallback } from "./node.ts";
+import { type NodeFallback, nodeFallback, readHandlerPath } from "./node.ts";
 
 export type { Duration } from "../base/checks.ts";
 export type { Clock } from "../base/clock.ts";
@@ -25,6 +25,13 @@ export {
   type NodeExchangeRequest,
   type NodeExchangeResponse,
 } from "./exchange.ts";
+export {
+  type HealthHandler,
+  type HealthHandlerOptions,
+  type HealthSource,
+  healthFallback,
+  healthHandler,
+} from "./health.ts";
 export type { NodeFallback, NodeRequest, NodeResponse } from "./node.ts";
 
 /** A source of public keys, such as the object that `createSessions` returns. */
@@ -81,10 +88,7 @@ export function jwksHandler(sessions: JwksSource, options: JwksHandlerOptions = 
 
 /** @throws TypeError if the path does not begin with "/" */
 function readPath({ path = "/.well-known/jwks.json" }: JwksHandlerOptions): string {
-  if (!path.startsWith("/")) {
-    throw new TypeError(`path must begin with "/", got ${JSON.stringify(path)}`);
-  }
-  return path;
+  return readHandlerPath(path);
 }
 
 async function publish(sessions: JwksSource): Promise<Response> {

@@ -260,54 +260,57 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
     service,
     serviceOptions,
     register: (router) => registerService({ service, requestGate, interceptor }, router),
-    // Sessions of a call.
-    create: (given, options) =>
-      onCall({ given, method: "sessions.create" }, (call, context) => {
-        registration.signsIn();
-        return signIn(core, call, context, options);
-      }),
-    issue: async (options) => toIssued(core, await issue(core, options)),
-    reauthenticate: (given, options = {}) => {
-      const method = "sessions.reauthenticate";
-      return onCall({ given, method }, async (call, context) => {
-        assertMembers(method, options, { afterRedirect: 0, acr: 0, amr: 0 });
-        const { afterRedirect, ...authentication } = options;
-        const isTrusted = checkRequest(core, call, context, { method, afterRedirect });
-        await enter(call, context, isTrusted);
-        return reauthenticate(core, call, context, authentication);
-      });
-    },
-    signOut: (given) => {
-      const method = "sessions.signOut";
-      return onCall({ given, method }, async (call, context) => {
-        assertNotCommitted(call, method);
-        if (!isRpc(context)) {
-          checkChange(core, call, { method });
-        }
-        return signOut(core, call, "");
-      });
-    },
-    fork: (given, options = {}) => {
-      const method = "sessions.fork";
-      return onCall({ given, method }, async (call, context) => {
-        if (!isRpc(context)) {
-          checkChange(core, call, { method });
-        }
-        await enter(call, context, false);
-        return toIssued(core, await fork(core, call, options));
-      });
-    },
-    // Sessions by id, by user and by tenant.
-    find: (id) => findById(core, id),
-    list: (options) => listByOwner(core, options),
-    updateClaims: (id, change) => updateClaimsById(core, id, change),
-    data: (id) => dataById(core, id),
-    updateData: (id, change) => updateDataById(core, id, change),
-    revoke: ((ids: string | readonly string[]) =>
-      Array.isArray(ids)
-        ? revokeByIds(core, ids)
-        : revokeById(core, ids as string)) as SessionDirectory["revoke"],
-    revokeAll: (options) => revokeByOwner(core, options),
+    ...core.work.waitedFor({
+      getSession: verifying.getSession,
+      // Sessions of a call.
+      create: (given, options) =>
+        onCall({ given, method: "sessions.create" }, (call, context) => {
+          registration.signsIn();
+          return signIn(core, call, context, options);
+        }),
+      issue: async (options) => toIssued(core, await issue(core, options)),
+      reauthenticate: (given, options = {}) => {
+        const method = "sessions.reauthenticate";
+        return onCall({ given, method }, async (call, context) => {
+          assertMembers(method, options, { afterRedirect: 0, acr: 0, amr: 0 });
+          const { afterRedirect, ...authentication } = options;
+          const isTrusted = checkRequest(core, call, context, { method, afterRedirect });
+          await enter(call, context, isTrusted);
+          return reauthenticate(core, call, context, authentication);
+        });
+      },
+      signOut: (given) => {
+        const method = "sessions.signOut";
+        return onCall({ given, method }, async (call, context) => {
+          assertNotCommitted(call, method);
+          if (!isRpc(context)) {
+            checkChange(core, call, { method });
+          }
+          return signOut(core, call, "");
+        });
+      },
+      fork: (given, options = {}) => {
+        const method = "sessions.fork";
+        return onCall({ given, method }, async (call, context) => {
+          if (!isRpc(context)) {
+            checkChange(core, call, { method });
+          }
+          await enter(call, context, false);
+          return toIssued(core, await fork(core, call, options));
+        });
+      },
+      // Sessions by id, by user and by tenant.
+      find: (id) => findById(core, id),
+      list: (options) => listByOwner(core, options),
+      updateClaims: (id, change) => updateClaimsById(core, id, change),
+      data: (id) => dataById(core, id),
+      updateData: (id, change) => updateDataById(core, id, change),
+      revoke: ((ids: string | readonly string[]) =>
+        Array.isArray(ids)
+          ? revokeByIds(core, ids)
+          : revokeById(core, ids as string)) as SessionDirectory["revoke"],
+      revokeAll: (options) => revokeByOwner(core, options),
+    } satisfies Partial<ServerSessions>),
   };
 }
 

@@ -365,7 +365,13 @@ describe("sessions.close", () => {
     const world = await start("endOnExpiry");
     const stream = await openStream(world.server, world.client, { kind });
     await world.server.sessions.close();
-    expect(stream.run.isOver).toBe(false);
+    await expectEnd(stream, Code.Unavailable, Action.REOPEN, Reason.SERVER_DRAINING);
+  });
+
+  it("ends an upload that has not finished within the time to close", async () => {
+    const world = await start("endOnExpiry");
+    const stream = await openStream(world.server, world.client, { kind: "client stream" });
+    await world.server.sessions.close({ within: "10ms" });
     await pass(world, 1);
     await expectEnd(stream, Code.Unavailable, Action.RETRY_LATER, Reason.AUTH_UNAVAILABLE);
   });

@@ -30,10 +30,15 @@ export interface SessionsHealth {
   readonly maxChanges: number;
   /** Open streams that end with their sessions. */
   readonly streams: number;
+  /** Whether this server prepares for its stop: `drain` or `close` was called. */
+  readonly draining: boolean;
 }
 
+/** What the engine knows of it. */
+export type EngineHealth = Omit<SessionsHealth, "draining">;
+
 /** The health of an instance that is not open. */
-export const closedHealth: SessionsHealth = {
+export const closedHealth: EngineHealth = {
   status: "closed",
   staleness: Number.POSITIVE_INFINITY,
   provenAt: undefined,
@@ -44,7 +49,7 @@ export const closedHealth: SessionsHealth = {
   streams: 0,
 };
 
-export function healthOf(log: RevocationLog, store: SessionStore): SessionsHealth {
+export function healthOf(log: RevocationLog, store: SessionStore): EngineHealth {
   const { provenAt } = log;
   const pushed = store.pushed?.();
   return {

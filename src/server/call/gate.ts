@@ -36,12 +36,18 @@ export async function admit(
   if (call.admitted) {
     return;
   }
+  core.work.begin(call, signal);
   try {
-    await enterSession(core, call, policies.of(method), signal);
+    const policy = policies.of(method);
+    if (policy.auth !== "none") {
+      core.work.assertOpen();
+    }
+    await enterSession(core, call, policy, signal);
     if (signal.aborted) {
       throw endOf(signal);
     }
   } catch (error) {
+    core.work.end(call);
     throw error instanceof ConnectError
       ? error
       : refuseCall(core, call, { error, procedure: procedureOf(method) });
