@@ -6,19 +6,9 @@ import type { SessionsHealth } from "./engine/revocation/health.ts";
 import { incidentTools, type SessionKeys, type SessionSecrets } from "./incident.ts";
 import type { JsonWebKeySet } from "./jwt/jwk.ts";
 import { readOptions, type SessionsOptions } from "./options.ts";
-import { Work } from "./server/call/work.ts";
 import type { Core } from "./server/core.ts";
 import { sessionOn } from "./server/session/handle.ts";
 import { createServerSessions, type ServerSessions } from "./server/sessions.ts";
-
-/** Options of `sessions.close`. */
-export interface CloseOptions {
-  /**
-   * How long to wait for what is under way, from "0s" to "10m". Default "10s". Keep it shorter than the time
-   * after which your orchestrator kills the process, such as `terminationGracePeriodSeconds`.
-   */
-  readonly within?: Duration;
-}
 
 /**
  * Verified sessions for Connect services. `Claims` is the type that handlers read, `Given` the type
@@ -32,10 +22,7 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    * @throws SessionError `unavailable`, with the underlying error as its `cause`
    */
   ready(): Promise<void>;
-  /**
-   * Reports how current this process's knowledge of revocations is, and whether it drains. Does no I/O.
-   * `healthHandler` of `rpc-session/http` makes an HTTP answer of it.
-   */
+  /** Reports how current this process's knowledge of revocations is. Does no I/O. */
   health(): SessionsHealth;
   /**
    * The public keys of all access tokens that may be alive, and those that will sign next.
@@ -57,24 +44,36 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
   /**
    * Closes the sessions of this server, in this order:
    *
-   * 1. Calls that begin from now on fail with `unavailable`, except those of public methods.
-   * 2. Streams end as `drain` ends them.
-   * 3. Calls under way finish. Their handlers may still use the sessions. Streams of the policy "never"
-   *    are not waited for.
+   * 1. `health().status` is "closed", and calls that begin from now on fail with `unavailable`.
+   * 2. Streams end, as `drain` ends them.
+   * 3. Calls under way finish, uploads too. Their handlers may still use the sessions. Streams of the
+   *    policy "never" are not waited for.
    * 4. Other operations fail with `unavailable`, such as `issue`; those under way finish.
    * 5. What waits to be written is written.
    * 6. All timers stop, and the store closes unless another instance has it open.
    *
-   * Stop the HTTP server first, so that step 3 has little to wait for. Do not wait for `close` in a
-   * handler: its own call is under way. A further call returns the same promise.
+   * Stop accepting connections first, so that step 3 has little to wait for. Do not wait for `close` in a
+   * handler: its own call is under way. A further call returns the same.
    *
-   * @returns when all is done, or the time of `within` is over. What is still under way then fails with
-   * `unavailable`, and the event `warning` says so
-   * @throws TypeError for an invalid option
+   * @example
+   * process.once("SIGTERM", () => sessions.close({ within: "10s" }));
+   * @returns when all is done, or its time is over. What is still under way then fails with `unavailable`,
+   * and the event `warning` says how much it is
+   * @throws TypeError for an invalid option; then nothing is closed
    */
   close(options?: CloseOptions): Promise<void>;
-  /** The same as `close` without options, for `await using`. */
+  /** The same as `close()`, for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
+}
+
+/** The options of `close`. */
+export interface CloseOptions {
+  /**
+   * How long to wait for calls and operations under way, from "0s" to "10m". Default "5s". The last writes
+   * and the store take at most two seconds more. Keep the sum shorter than the time after which your
+   * orchestrator kills the process.
+   */
+  readonly within?: Duration;
 }
 
 /**
@@ -98,25 +97,29 @@ export function createSessions(options: SessionsOptions): Sessions {
   const engine = new Engine(engineOptions);
   const core: Core = {
     ...serverOptions,
-    work: new Work(),
     revocations: engine.revocations,
     engine: engine.open.bind(engine),
     sessionOn,
   };
-  const server = createServerSessions(core, policies);
+  const { operations } = core;
   const { keys, secrets } = incidentTools(engine);
   let closing: Promise<void> | undefined;
-  const close = async (closeOptions: CloseOptions = {}): Promise<void> => {
-    assertMembers("close", closeOptions, { within: 0 });
-    const { within = "10s" } = closeOptions;
-    const ms = durationMs("close: within", within, { max: 600_000 });
-    closing ??= closeAll({ core, engine, server }, ms).finally(() => events.flush());
+  const close = async (given: CloseOptions = {}): Promise<void> => {
+    assertMembers("close", given, { within: 0 });
+    const ms = durationMs("close: within", given.within ?? "5s", { max: 600_000 });
+    closing ??= closeAll(core, engine, ms).finally(() => events.flush());
     await closing;
   };
   return {
-    ...server,
-    health: () => ({ ...engine.health(), draining: core.work.isDraining }),
-    ...core.work.waitedFor({
+    ...createServerSessions(core, policies),
+    health() {
+      const health = engine.health(operations.isClosing);
+      const { status } = health;
+      return operations.isDraining && status !== "closed"
+        ? { ...health, status: "draining" }
+        : health;
+    },
+    ...operations.tracked({
       async jwks() {
         await engine.open();
         return { keys: [...(await engine.publicKeys())] };
@@ -129,49 +132,41 @@ export function createSessions(options: SessionsOptions): Sessions {
         return engine.revokeEverybody();
       },
     }),
-    keys: core.work.waitedFor(keys),
-    secrets: core.work.waitedFor(secrets),
+    keys: operations.tracked(keys),
+    secrets: operations.tracked(secrets),
     close,
     [Symbol.asyncDispose]: () => close(),
   };
 }
 
-interface Closing {
-  readonly core: Core;
-  readonly engine: Engine;
-  readonly server: Pick<ServerSessions, "drain">;
-}
-
 /** Milliseconds for the last writes and for closing the store, at most. */
 const lastWritesWithin = 2_000;
+const isLate = new Error("the time to close the store is over");
 
 /** Closes everything: the whole story, as the docstring of `close` tells it. */
-async function closeAll({ core, engine, server }: Closing, ms: number): Promise<void> {
-  const { work } = core;
-  // The time of the orchestrator that stops this server, so no other clock counts.
-  const inRealTime = (steps: Promise<unknown>, limit: number, advice: () => string) =>
-    inTime(steps, { clock: systemClock, ms: limit, keepAlive: true, late }).catch((error) => {
-      if (error !== isLate) {
-        throw error;
-      }
-      core.emit({ type: "warning", option: "close", advice: advice() });
-    });
+async function closeAll(core: Core, engine: Engine, ms: number): Promise<void> {
+  const { operations, emit } = core;
+  const warn = (advice: string): void => {
+    emit({ type: "warning", option: "close", advice });
+  };
 
-  // 1. Refuse new calls, and wait for those under way. Then refuse operations, and wait for those.
-  const finished = work.finish();
+  // 1. Refuse new calls, end the streams, and wait for what is under way.
+  await operations.close(core.clock, ms);
+  if (operations.left !== undefined) {
+    warn(
+      `close waited ${durationOf(ms)}, but not everything under way has finished (${operations.left}); stop the HTTP server before you close the sessions, or set within to a longer time`,
+    );
+  }
 
-  // 2. Meanwhile end the streams. They are calls, too.
-  const drained = server.drain({ within: `${Math.min(5_000, ms / 2)}ms` });
-  await inRealTime(Promise.all([drained, finished]), ms, () => {
-    return `close waited ${durationOf(ms)}, but not everything under way has finished (${work.left}); stop the HTTP server before you close the sessions, or set within to a longer time`;
-  });
-  work.giveUp();
-
-  // 3. Write what waits, stop the timers, and close the store.
-  await inRealTime(engine.close(), lastWritesWithin, () => {
-    return "close could not write what waits and close the store within 2s; is the store in reach?";
+  // 2. Write what waits, stop the timers, and close the store. A store may never answer, whatever clock
+  // the sessions have.
+  const limit = { clock: systemClock, ms: lastWritesWithin, keepAlive: true, late: () => isLate };
+  await inTime(engine.close(), limit).catch((error: unknown) => {
+    if (error !== isLate) {
+      throw error;
+    }
+    warn(
+      "close could not write what waits and close the store within 2s; check that the store is in reach",
+    );
   });
 }
-
-const isLate = new Error("the time to close is over");
-const late = (): Error => isLate;

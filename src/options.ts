@@ -35,6 +35,7 @@ import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 
@@ -236,6 +237,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
+      operations: new Operations(),
       tellsClients: true,
       maxStreamStaleness: readMaxStreamStaleness(
         options.maxStreamStaleness,

@@ -30,7 +30,7 @@ import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
-import { Work } from "./server/call/work.ts";
+import { Operations } from "./server/call/operations.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
@@ -202,8 +202,8 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     antiCsrf: "off",
     emit: (event) => events.emit(event),
     clock,
+    operations: new Operations(),
     tellsClients: false,
-    work: new Work(),
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     revocations: authenticator.revocations,

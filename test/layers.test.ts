@@ -36,6 +36,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   assembly: serving,
   testing: [...serving, "assembly", "client", "stores"],
   cli: [...serving, "assembly", "stores"],
+  compat: serving,
 };
 
 /** The arrows between the folders of `stores`; all of them may import the files directly in it. */
@@ -86,7 +87,9 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "keys/rotation.ts": "the states of keys, for sessions.keys and the command line",
     "keys/sealed.ts": "the command line names the secret of a key",
     "refresh/refresh.ts": "the server passes refreshed tokens to the response",
-    "refresh/token.ts": "the server recognises refresh tokens in requests",
+    "refresh/format.ts": "the server and the commands recognise refresh tokens",
+    "refresh/rule.ts": "the contract of a store holds its write against the rule",
+    "refresh/token.ts": "the server proves refresh tokens in requests",
     "revocation/check.ts": "options of createSessions and of methods",
     "revocation/health.ts": "the public type of sessions.health()",
     "revocation/log.ts": "the server checks and watches sessions",
@@ -108,7 +111,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
     "call/call.ts": "verifySessions",
-    "call/work.ts": "createSessions waits for the work under way when it closes",
+    "call/operations.ts": "createSessions closes when its operations are over",
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",
@@ -117,6 +120,9 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/sign-in.ts": "public types",
     "session/successors.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
+  },
+  http: {
+    "index.ts": "the endpoints of other SDKs publish keys, and sign out by an exchange",
   },
   client: {
     "index.ts": "main",
@@ -131,7 +137,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
 /** Packages, and the rooms that may import them. */
 const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
-  "@connectrpc/connect": ["server", "client", "ssr", "testing", "react", "query", "cli"],
+  "@connectrpc/connect": ["server", "client", "ssr", "testing", "react", "query", "cli", "compat"],
   react: ["react"],
   jose: ["jwt", "engine"],
   pg: ["stores"],
@@ -150,6 +156,7 @@ const nodePlaces: readonly string[] = [
   "src/base/crypto.ts",
   // Types of Node's requests and responses; nothing is loaded.
   "src/http/",
+  "src/compat/",
 ];
 
 const filesPerRoom = 12;

@@ -132,12 +132,17 @@ export class Passkeys {
   }
 }
 
-function read<T>(json: string): T {
+function read<T extends object>(json: string): T {
+  let value: unknown;
   try {
-    return JSON.parse(json) as T;
+    value = JSON.parse(json);
   } catch {
     throw refused();
   }
+  if (typeof value !== "object" || value === null) {
+    throw refused();
+  }
+  return value as T;
 }
 
 function refuse(): never {

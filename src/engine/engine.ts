@@ -28,7 +28,7 @@ import { Confirmations } from "./refresh/confirmations.ts";
 import { Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
-import { closedHealth, type EngineHealth, healthOf } from "./revocation/health.ts";
+import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
 import { RevocationLog } from "./revocation/log.ts";
 import { Restorer } from "./revocation/restore.ts";
 import type {
@@ -128,6 +128,7 @@ export class Engine {
       store,
       secrets,
       emit: emitOnce,
+      format: lifetimes.tokenFormat,
     });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
@@ -184,6 +185,7 @@ export class Engine {
     try {
       // 2. Load the secrets: those of the options, or the one that the store keeps.
       await this.secrets.open();
+      await this.refreshTokens.open();
       // 3. Load the signing keys. The first server creates one.
       await openKeys(this.keys);
       // 4. Read the revocations that still matter, and follow the change log from here on.
@@ -234,9 +236,14 @@ export class Engine {
     await Promise.all([this.#confirmations.settled(), this.keys.settled()]);
   }
 
-  /** Does no I/O. */
-  health(): EngineHealth {
-    return this.#state === "open" ? healthOf(this.revocations, this.#options.store) : closedHealth;
+  /**
+   * Does no I/O.
+   * @param isClosing whether the server has begun to close
+   */
+  health(isClosing = false): SessionsHealth {
+    return this.#state === "open" && !isClosing
+      ? healthOf(this.revocations, this.#options.store)
+      : closedHealth;
   }
 
   /** The public keys of all tokens that may be alive, and the keys that will sign next. */

@@ -1,9 +1,10 @@
 import type { JsonWebKeySet } from "../jwt/jwk.ts";
-import { type NodeFallback, nodeFallback, readHandlerPath } from "./node.ts";
+import { type NodeFallback, nodeFallback } from "./node.ts";
 
 export type { Duration } from "../base/checks.ts";
 export type { Clock } from "../base/clock.ts";
 export type { SessionEvent, SessionEventListener } from "../base/events.ts";
+export type { SessionsHealth } from "../engine/revocation/health.ts";
 export type { ExternalId } from "../engine/store.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "../jwt/jwk.ts";
 export type { Fetch } from "../jwt/remote-keys.ts";
@@ -88,7 +89,10 @@ export function jwksHandler(sessions: JwksSource, options: JwksHandlerOptions = 
 
 /** @throws TypeError if the path does not begin with "/" */
 function readPath({ path = "/.well-known/jwks.json" }: JwksHandlerOptions): string {
-  return readHandlerPath(path);
+  if (!path.startsWith("/")) {
+    throw new TypeError(`path must begin with "/", got ${JSON.stringify(path)}`);
+  }
+  return path;
 }
 
 async function publish(sessions: JwksSource): Promise<Response> {

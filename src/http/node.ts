@@ -44,11 +44,3 @@ export function nodeFallback(
     }
   };
 }
-
-/** @throws TypeError if the path does not begin with "/" */
-export function readHandlerPath(path: string): string {
-  if (typeof path !== "string" || !path.startsWith("/")) {
-    throw new TypeError(`path must begin with "/", got ${JSON.stringify(path)}`);
-  }
-  return path;
-}

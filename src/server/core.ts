@@ -8,7 +8,7 @@ import type { SessionCookies } from "../request/cookies.ts";
 import type { CrossSiteRule } from "../request/origins.ts";
 import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
 import type { ClientContext } from "./call/exchange.ts";
-import type { Work } from "./call/work.ts";
+import type { Operations } from "./call/operations.ts";
 
 /** Returns the IP address of a call's client; undefined if it is not known. */
 export type ClientIp = (context: ClientContext) => string | undefined;
@@ -45,8 +45,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
-  /** What is under way in this instance. */
-  readonly work: Work;
+  /** What this instance finishes before it closes. */
+  readonly operations: Operations;
   /** Milliseconds for which open streams go on while the change log cannot be read. */
   readonly maxStreamStaleness: number;
   /**

@@ -165,8 +165,9 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   describe(router: ConnectRouter): MethodDescription[];
   /**
    * Prepares this server for its stop: ends its streams with a hint that makes `session.resume` open
-   * them again at once, on another server. Refuses new streams with the same hint. Other calls go on. Uploads and streams of the policy "never" go on as well. `createSessions`: `health().draining` is
-   * true from now on.
+   * them again at once, on another server. Refuses new streams with the same hint. Other calls go on, and so do uploads and streams of
+   * the policy "never". With `createSessions`, `health().status` is "draining" from now on, so that a
+   * load balancer that asks `healthHandler` sends no more calls.
    *
    * Call it once no load balancer sends new requests, and the server takes no new connections.
    *
@@ -389,5 +390,7 @@ function getSessionWith<S extends VerifiedSession>(
       throw failCall(core, call, { error, procedure: undefined });
     }
   };
-  return getSession as VerifyingSessions<S>["getSession"];
+  const tracked: typeof getSession = (given, options) =>
+    core.operations.run(() => getSession(given, options));
+  return tracked as VerifyingSessions<S>["getSession"];
 }

@@ -172,7 +172,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
     if (!isRpc(exchange)) {
       const { call, context } = callOfExchange(core, key, exchange);
       try {
-        return await work(call, context);
+        return await core.operations.run(() => work(call, context));
       } catch (error) {
         throw error instanceof TypeError
           ? error
@@ -254,63 +254,61 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
   const verifying = createVerifyingSessions(core, { key, policies, service });
   const { requestGate, interceptor } = verifying;
   const { onCall, enter } = callsOf(core, key, policies);
+  const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
 
   return {
     ...verifying,
     service,
     serviceOptions,
     register: (router) => registerService({ service, requestGate, interceptor }, router),
-    ...core.work.waitedFor({
-      getSession: verifying.getSession,
-      // Sessions of a call.
-      create: (given, options) =>
-        onCall({ given, method: "sessions.create" }, (call, context) => {
-          registration.signsIn();
-          return signIn(core, call, context, options);
-        }),
-      issue: async (options) => toIssued(core, await issue(core, options)),
-      reauthenticate: (given, options = {}) => {
-        const method = "sessions.reauthenticate";
-        return onCall({ given, method }, async (call, context) => {
-          assertMembers(method, options, { afterRedirect: 0, acr: 0, amr: 0 });
-          const { afterRedirect, ...authentication } = options;
-          const isTrusted = checkRequest(core, call, context, { method, afterRedirect });
-          await enter(call, context, isTrusted);
-          return reauthenticate(core, call, context, authentication);
-        });
-      },
-      signOut: (given) => {
-        const method = "sessions.signOut";
-        return onCall({ given, method }, async (call, context) => {
-          assertNotCommitted(call, method);
-          if (!isRpc(context)) {
-            checkChange(core, call, { method });
-          }
-          return signOut(core, call, "");
-        });
-      },
-      fork: (given, options = {}) => {
-        const method = "sessions.fork";
-        return onCall({ given, method }, async (call, context) => {
-          if (!isRpc(context)) {
-            checkChange(core, call, { method });
-          }
-          await enter(call, context, false);
-          return toIssued(core, await fork(core, call, options));
-        });
-      },
-      // Sessions by id, by user and by tenant.
-      find: (id) => findById(core, id),
-      list: (options) => listByOwner(core, options),
-      updateClaims: (id, change) => updateClaimsById(core, id, change),
-      data: (id) => dataById(core, id),
-      updateData: (id, change) => updateDataById(core, id, change),
-      revoke: ((ids: string | readonly string[]) =>
-        Array.isArray(ids)
-          ? revokeByIds(core, ids)
-          : revokeById(core, ids as string)) as SessionDirectory["revoke"],
-      revokeAll: (options) => revokeByOwner(core, options),
-    } satisfies Partial<ServerSessions>),
+    // Sessions of a call.
+    create: (given, options) =>
+      onCall({ given, method: "sessions.create" }, (call, context) => {
+        registration.signsIn();
+        return signIn(core, call, context, options);
+      }),
+    issue: (options) => run(async () => toIssued(core, await issue(core, options))),
+    reauthenticate: (given, options = {}) => {
+      const method = "sessions.reauthenticate";
+      return onCall({ given, method }, async (call, context) => {
+        assertMembers(method, options, { afterRedirect: 0, acr: 0, amr: 0 });
+        const { afterRedirect, ...authentication } = options;
+        const isTrusted = checkRequest(core, call, context, { method, afterRedirect });
+        await enter(call, context, isTrusted);
+        return reauthenticate(core, call, context, authentication);
+      });
+    },
+    signOut: (given) => {
+      const method = "sessions.signOut";
+      return onCall({ given, method }, async (call, context) => {
+        assertNotCommitted(call, method);
+        if (!isRpc(context)) {
+          checkChange(core, call, { method });
+        }
+        return signOut(core, call, "");
+      });
+    },
+    fork: (given, options = {}) => {
+      const method = "sessions.fork";
+      return onCall({ given, method }, async (call, context) => {
+        if (!isRpc(context)) {
+          checkChange(core, call, { method });
+        }
+        await enter(call, context, false);
+        return toIssued(core, await fork(core, call, options));
+      });
+    },
+    // Sessions by id, by user and by tenant.
+    find: (id) => run(() => findById(core, id)),
+    list: (options) => run(() => listByOwner(core, options)),
+    updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),
+    data: (id) => run(() => dataById(core, id)),
+    updateData: (id, change) => run(() => updateDataById(core, id, change)),
+    revoke: ((ids: string | readonly string[]) =>
+      run<unknown>(() =>
+        Array.isArray(ids) ? revokeByIds(core, ids) : revokeById(core, ids as string),
+      )) as SessionDirectory["revoke"],
+    revokeAll: (options) => run(() => revokeByOwner(core, options)),
   };
 }
 

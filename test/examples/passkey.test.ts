@@ -74,6 +74,42 @@ describe.skipIf(missing !== "")(`feat:A15 a passkey for one call, in Chromium ${
     return calls;
   }
 
+  /** Calls a method of PasskeyService as a script of the page that does not use our client. */
+  const post = (page: Page, method: string, body: object) =>
+    page.evaluate(
+      async ([name, json]) => {
+        const response = await fetch(`/bank.v1.PasskeyService/${name}`, {
+          method: "POST",
+          headers: { "content-type": "application/json" },
+          body: json,
+        });
+        return { status: response.status, text: await response.text() };
+      },
+      [method, JSON.stringify(body)] as const,
+    );
+
+  /** Asks for a challenge of the session. Returns its options, as JSON. */
+  async function challenge(page: Page): Promise<string> {
+    const { text } = await post(page, "StartStepUp", {});
+    return (JSON.parse(text) as { optionsJson: string }).optionsJson;
+  }
+
+  const finish = async (page: Page, credentialJson: string) =>
+    (await post(page, "FinishStepUp", { credentialJson })).status;
+
+  /** Lets the passkey sign a challenge, and asks for the owner's proof or not. */
+  const sign = (page: Page, optionsJson: string, userVerification: string) =>
+    page.evaluate(
+      async ([json, wanted]) => {
+        const options = PublicKeyCredential.parseRequestOptionsFromJSON(JSON.parse(json) as never);
+        const credential = (await navigator.credentials.get({
+          publicKey: { ...options, userVerification: wanted as UserVerificationRequirement },
+        })) as PublicKeyCredential;
+        return JSON.stringify(credential.toJSON());
+      },
+      [optionsJson, userVerification] as const,
+    );
+
   test("a refused transfer asks for the passkey, and is sent again; the next one needs no passkey", async () => {
     const { page } = await visit(await started());
     expect(await press(page, "Add a passkey")).toBe("Your passkey was added.");
@@ -119,25 +155,40 @@ describe.skipIf(missing !== "")(`feat:A15 a passkey for one call, in Chromium ${
     expect(await press(ada.page, "Transfer")).toBe("Sent. You have 900.");
     const used = JSON.parse((await sent).postData() ?? "") as { credentialJson: string };
 
-    const finish = (page: Page, credentialJson: string, start = true) =>
-      page.evaluate(
-        async ([json, starts]) => {
-          const post = (method: string, body: object) =>
-            fetch(`/bank.v1.PasskeyService/${method}`, {
-              method: "POST",
-              headers: { "content-type": "application/json" },
-              body: JSON.stringify(body),
-            });
-          if (starts) {
-            await post("StartStepUp", {});
-          }
-          return (await post("FinishStepUp", { credentialJson: json })).status;
-        },
-        [credentialJson, start] as const,
-      );
-    expect(await finish(ada.page, used.credentialJson, false)).toBe(403);
     expect(await finish(ada.page, used.credentialJson)).toBe(403);
-    expect(await finish(eve.page, used.credentialJson)).toBe(403);
+    for (const { page } of [ada, eve]) {
+      await challenge(page);
+      expect(await finish(page, used.credentialJson)).toBe(403);
+    }
     expect(await press(eve.page, "Transfer")).toBe("Sent. You have 900.");
+  });
+
+  test("an answer without the owner's proof is refused, also if a script of the page asks for none", async () => {
+    const { page, verify } = await visit(await started());
+    await press(page, "Add a passkey");
+    await verify(false);
+    expect(await finish(page, await sign(page, await challenge(page), "discouraged"))).toBe(403);
+    await verify(true);
+    expect(await finish(page, await sign(page, await challenge(page), "required"))).toBe(200);
+  });
+
+  test("an answer to the challenge of one session does not confirm another session of the user", async () => {
+    const example = await started();
+    const [phone, laptop] = [await visit(example), await visit(example)];
+    await press(phone.page, "Add a passkey");
+    await challenge(laptop.page);
+    const answer = await sign(phone.page, await challenge(phone.page), "required");
+    expect(await finish(laptop.page, answer)).toBe(403);
+    expect(await press(laptop.page, "Transfer")).not.toMatch(/^Sent/);
+    expect(await finish(phone.page, answer)).toBe(200);
+  });
+
+  test.each(["null", "{", "[]", '{"id":5}'])("%s is refused as an answer", async (junk) => {
+    const { page } = await visit(await started());
+    await press(page, "Add a passkey");
+    await challenge(page);
+    expect(await finish(page, junk)).toBe(403);
+    const added = await post(page, "FinishRegistration", { credentialJson: junk });
+    expect(added.status).toBe(403);
   });
 });

@@ -371,7 +371,9 @@ describe("sessions.close", () => {
   it("ends an upload that has not finished within the time to close", async () => {
     const world = await start("endOnExpiry");
     const stream = await openStream(world.server, world.client, { kind: "client stream" });
-    await world.server.sessions.close({ within: "10ms" });
+    const closing = world.server.sessions.close({ within: "1s" });
+    await pass(world, 1);
+    await closing;
     await pass(world, 1);
     await expectEnd(stream, Code.Unavailable, Action.RETRY_LATER, Reason.AUTH_UNAVAILABLE);
   });

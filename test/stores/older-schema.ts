@@ -18,12 +18,25 @@ export interface OlderStatement {
   readonly rows: number;
 }
 
-/** The statements with which a server of an older version signs in, refreshes, signs out and so on. */
+/**
+ * The statements with which a server of an older version signs in, refreshes, signs out and so on.
+ * Times that were recorded are moved to the present.
+ */
 export function olderStatements(
   database: Database,
   version: (typeof recordedVersions)[number],
 ): readonly OlderStatement[] {
-  return JSON.parse(olderFile(`${database}-${version}-statements.json`)) as OlderStatement[];
+  const recorded = JSON.parse(
+    olderFile(`${database}-${version}-statements.json`),
+  ) as OlderStatement[];
+  const isTime = (value: unknown): value is number =>
+    typeof value === "number" && value > 1_700_000_000_000 && value < 2_000_000_000_000;
+  const began = Math.min(...recorded.flatMap(({ values }) => values.filter(isTime)));
+  const moved = Date.now() - began;
+  return recorded.map((statement) => ({
+    ...statement,
+    values: statement.values.map((value) => (isTime(value) ? value + moved : value)),
+  }));
 }
 
 function olderFile(name: string): string {

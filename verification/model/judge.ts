@@ -1,6 +1,6 @@
 import { SessionError } from "../../src/base/errors.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
 import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
-import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
 import type { Task } from "./gates.ts";
 import { mayBeExpired, mustBeTheft, type SessionLedger, times } from "./ledger.ts";
 import type { ViolationKind } from "./tally.ts";

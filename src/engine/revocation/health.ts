@@ -9,9 +9,10 @@ export interface SessionsHealth {
    *   and are refused with `unavailable` if it stays that way.
    * - `unsure`: the store has lost changes, or there are more than memory may hold. Every call reads
    *   its session from the store.
-   * - `closed`: not opened yet, or closed.
+   * - `draining`: `drain` was called. Calls are still checked, but the server is about to stop.
+   * - `closed`: not opened yet, closing, or closed.
    */
-  readonly status: "fresh" | "stale" | "unsure" | "closed";
+  readonly status: "fresh" | "stale" | "unsure" | "draining" | "closed";
   /** Milliseconds since the last completed read of the change log began; Infinity before the first. */
   readonly staleness: number;
   /** When that read began, by this machine's clock; undefined before the first read. */
@@ -30,15 +31,10 @@ export interface SessionsHealth {
   readonly maxChanges: number;
   /** Open streams that end with their sessions. */
   readonly streams: number;
-  /** Whether this server prepares for its stop: `drain` or `close` was called. */
-  readonly draining: boolean;
 }
 
-/** What the engine knows of it. */
-export type EngineHealth = Omit<SessionsHealth, "draining">;
-
 /** The health of an instance that is not open. */
-export const closedHealth: EngineHealth = {
+export const closedHealth: SessionsHealth = {
   status: "closed",
   staleness: Number.POSITIVE_INFINITY,
   provenAt: undefined,
@@ -49,7 +45,7 @@ export const closedHealth: EngineHealth = {
   streams: 0,
 };
 
-export function healthOf(log: RevocationLog, store: SessionStore): EngineHealth {
+export function healthOf(log: RevocationLog, store: SessionStore): SessionsHealth {
   const { provenAt } = log;
   const pushed = store.pushed?.();
   return {

@@ -36,18 +36,15 @@ export async function admit(
   if (call.admitted) {
     return;
   }
-  core.work.begin(call, signal);
+  core.operations.begin(call, signal);
   try {
-    const policy = policies.of(method);
-    if (policy.auth !== "none") {
-      core.work.assertOpen();
-    }
-    await enterSession(core, call, policy, signal);
+    core.operations.assertOpen();
+    await enterSession(core, call, policies.of(method), signal);
     if (signal.aborted) {
       throw endOf(signal);
     }
   } catch (error) {
-    core.work.end(call);
+    core.operations.end(call);
     throw error instanceof ConnectError
       ? error
       : refuseCall(core, call, { error, procedure: procedureOf(method) });

@@ -71,7 +71,7 @@ export function createInterceptor(
       checkWrittenTokens(core, call);
       // Work that the handler left running must not rely on reaching the client any more.
       call.commit();
-      core.work.end(call);
+      core.operations.end(call);
     }
   };
 }

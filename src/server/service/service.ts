@@ -54,7 +54,7 @@ export function createSessionService(
     const call = callOf(core, key, context);
     try {
       return await raceSignal(
-        core.work.run(() => work(call)),
+        core.operations.run(() => work(call)),
         context.signal,
       );
     } catch (error) {
@@ -252,9 +252,7 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
   // 6. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
   // Copies of another service stay where they are.
   const expireCopies = !besideForeign && copiesOf(core, call);
-  const refreshToken =
-    refreshed.refreshToken ??
-    (expireCopies ? await engine.refreshTokens.mint(refreshed.record) : undefined);
+  const refreshToken = refreshed.refreshToken ?? (expireCopies ? token : undefined);
   const antiCsrf =
     core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined;
   const claims = await writeTokens(core, call.responseHeader, {

@@ -59,7 +59,7 @@ export class SessionHandle implements Session {
   }
 
   updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
-    return this.#core.work.run(() => this.#updateClaims(change));
+    return this.#core.operations.run(() => this.#updateClaims(change));
   }
 
   async #updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
@@ -91,7 +91,7 @@ export class SessionHandle implements Session {
   }
 
   data(): Promise<JsonObject> {
-    return this.#core.work.run(() => this.#data());
+    return this.#core.operations.run(() => this.#data());
   }
 
   async #data(): Promise<JsonObject> {
@@ -100,11 +100,11 @@ export class SessionHandle implements Session {
   }
 
   updateData(change: DataChange): Promise<JsonObject> {
-    return this.#core.work.run(() => updateData(this.#core, this.id, change));
+    return this.#core.operations.run(() => updateData(this.#core, this.id, change));
   }
 
   info(): Promise<SessionInfo> {
-    return this.#core.work.run(() => this.#info());
+    return this.#core.operations.run(() => this.#info());
   }
 
   async #info(): Promise<SessionInfo> {
@@ -112,7 +112,7 @@ export class SessionHandle implements Session {
   }
 
   revoke(): Promise<void> {
-    return this.#core.work.run(() => this.#revoke());
+    return this.#core.operations.run(() => this.#revoke());
   }
 
   async #revoke(): Promise<void> {
@@ -137,7 +137,7 @@ export class SessionHandle implements Session {
   }
 
   revokeOthers(): Promise<readonly string[]> {
-    return this.#core.work.run(() => this.#revokeOthers());
+    return this.#core.operations.run(() => this.#revokeOthers());
   }
 
   async #revokeOthers(): Promise<readonly string[]> {

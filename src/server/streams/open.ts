@@ -10,6 +10,8 @@ const roundInterval = { min: 25, max: 1_000 } as const;
 
 /** Streams that a draining server ends at once, at most; the rest follows in such groups. */
 const drainedAtOnce = 100;
+/** Milliseconds over which streams end if the server closes, at most. */
+const drainWithin = 5_000;
 /** Milliseconds between two groups. */
 const drainPause = 25;
 
@@ -29,6 +31,7 @@ export class OpenStreams {
 
   constructor(core: VerifyingCore) {
     this.#core = core;
+    core.operations.onClosing((within) => void this.drain(Math.min(drainWithin, within / 2)));
     this.#log = new LogWatch(core.revocations, core.clock, core.maxStreamStaleness);
   }
 
@@ -67,7 +70,7 @@ export class OpenStreams {
    * @throws SessionError `unavailable` if the server drains already
    */
   drained(end: (error: SessionError) => void): () => void {
-    if (this.#core.work.isDraining) {
+    if (this.#core.operations.isDraining) {
       throw draining();
     }
     this.#drained.add(end);
@@ -85,7 +88,7 @@ export class OpenStreams {
   }
 
   async #drain(within: number): Promise<void> {
-    this.#core.work.isDraining = true;
+    this.#core.operations.isDraining = true;
     const all = [...this.#drained];
     const groups = Math.max(1, Math.min(within / drainPause, all.length / drainedAtOnce));
     const size = Math.ceil(all.length / groups);

@@ -53,7 +53,7 @@ export async function runStream(owner: StreamOwner, stream: StreamToRun): Promis
   const stopWatching = (): void => {
     watched?.close();
     leaveDrained();
-    core.work.end(call);
+    core.operations.end(call);
   };
   onAbort(request.signal, () => {
     stopWatching();
@@ -129,7 +129,7 @@ function drain(
   ending: Ending,
 ): () => void {
   if (policy.stream === "never") {
-    core.work.end(call);
+    core.operations.end(call);
     return () => {};
   }
   if (request.method.methodKind === "client_streaming") {

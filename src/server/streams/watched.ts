@@ -100,7 +100,8 @@ export class WatchedStream implements CallStream {
 
     // 2. Revocations can no longer be detected: the sessions were closed, or the log cannot be read.
     if (engine.revocations.isClosed()) {
-      this.#end(endedByServer("the server is closing"));
+      // Other servers are ready, but not for all streams of this one in the same moment.
+      this.#end(endedByServer("the server is closing", { from: 0, to: 1_000 }));
       return;
     }
     if (onRevoke && isLogLost()) {
@@ -246,7 +247,7 @@ function accessExpired(session: string): SessionError {
 }
 
 /** The random delay keeps clients from reconnecting all at once. */
-function endedByServer(reason: string): SessionError {
+function endedByServer(reason: string, { from, to } = { from: 1_000, to: 10_000 }): SessionError {
   const message = `the stream ended because ${reason}; open it again`;
-  return unavailable(message, undefined, 1_000 + 9_000 * Math.random());
+  return unavailable(message, undefined, from + (to - from) * Math.random());
 }

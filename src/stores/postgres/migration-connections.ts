@@ -26,6 +26,7 @@ export async function connectForMigration(
 ): Promise<SqlConnections> {
   const { clock, isTransient } = retries;
   const holder = await connect();
+  let worker: MigrationConnection | undefined;
   try {
     // 1. Become the only one that migrates. Ask again and again: a statement that waits for the lock
     // would hold a snapshot, and an index that is made concurrently waits for all older snapshots.
@@ -38,11 +39,12 @@ export async function connectForMigration(
     }
     // 2. Connect for the work. To wait for a lock blocks nobody where an index is made concurrently;
     // the transactions of steps set a shorter limit.
-    const worker = await connect();
+    const working = await connect();
+    worker = working;
     // Through a pooler, the settings would stay on a connection of others.
     const own =
-      worker.processID === undefined ? "" : ` where pg_backend_pid() = ${worker.processID}`;
-    await worker.query(`${setLimits({ lockTimeout: "10min", local: false })}${own}`, []);
+      working.processID === undefined ? "" : ` where pg_backend_pid() = ${working.processID}`;
+    await working.query(`${setLimits({ lockTimeout: "10min", local: false })}${own}`, []);
     return {
       now,
       retries: {
@@ -50,18 +52,19 @@ export async function connectForMigration(
         pauses,
         isTransient: (error) => isTransient(error) || isLockTimeout(error),
       },
-      query: (text, values) => worker.query(text, values),
+      query: (text, values) => working.query(text, values),
       begin: async (statement) => {
-        await worker.query(statement, []);
-        return { ...worker, release: () => {} };
+        await working.query(statement, []);
+        return { ...working, release: () => {} };
       },
       close: async () => {
-        worker.release();
+        working.release();
         await holder.query("rollback", []).catch(() => {});
         holder.release();
       },
     };
   } catch (error) {
+    worker?.release();
     holder.release();
     throw error;
   }

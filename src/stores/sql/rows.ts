@@ -18,7 +18,10 @@ export interface SessionRow {
   readonly tenant_id: string | null;
   readonly transport: string;
   readonly salt: string;
+  readonly root_hash: string | null;
+  readonly last_salted: string | null;
   readonly secret_id: string;
+  readonly former_secret_id: string | null;
   readonly generation: BigInteger;
   readonly confirmed_at: BigInteger | null;
   readonly rotated_at: BigInteger;
@@ -60,7 +63,10 @@ export function toSession(row: SessionRow): SessionRecord {
     tenantId: row.tenant_id,
     transport: row.transport as TokenTransport,
     salt: row.salt,
+    rootHash: row.root_hash,
+    lastSalted: row.last_salted,
     secretId: row.secret_id,
+    formerSecretId: row.former_secret_id,
     generation: Number(row.generation),
     confirmedAt: toNumber(row.confirmed_at),
     rotatedAt,

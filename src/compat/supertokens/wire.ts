@@ -1,0 +1,95 @@
+import { decodeNotice, header, type SessionNotice } from "../../base/wire.ts";
+
+// The headers of the SuperTokens SDKs (front-end interface 1.16 to 4.2), and what they are here.
+
+/** The request headers that the SDKs send, for CORS. */
+export const requestHeaders: readonly string[] = [
+  ...["rid", "fdi-version", "st-auth-mode", "anti-csrf", "authorization"],
+];
+
+/** The response headers that the SDKs read, for CORS. */
+export const responseHeaders: readonly string[] = [
+  ...["front-token", "anti-csrf", "st-access-token", "st-refresh-token"],
+];
+
+/** A header to set, or to remove if there is no value. */
+export type HeaderChange = readonly [name: string, value: string | undefined];
+
+/** Returns the value of a header by its lower-case name; undefined if it is absent. */
+export type ReadHeader = (name: string) => string | undefined;
+
+/**
+ * Whether a SuperTokens SDK sent a request. It marks every request that it intercepts, and its own.
+ * rpc-session's client marks its requests as well; where both do, as in a page that moves, ours counts.
+ */
+export function isFromSdk(read: ReadHeader): boolean {
+  const isMarked = ["st-auth-mode", "rid", "fdi-version"].some((name) => read(name) !== undefined);
+  return isMarked && read(header.session) === undefined && read(header.transport) === undefined;
+}
+
+/** What a request of an SDK must contain for rpc-session to understand it. */
+export function requestChanges(read: ReadHeader): HeaderChange[] {
+  const mode = read("st-auth-mode");
+  const antiCsrf = read("anti-csrf");
+  return [
+    ...(mode === "cookie" || mode === "header" ? [[header.transport, mode] as const] : []),
+    ...(antiCsrf === undefined ? [] : [[header.csrf, antiCsrf] as const]),
+    // A field is added to the body of a refusal, which must not be compressed by then.
+    ["accept-encoding", undefined],
+  ];
+}
+
+/** What a response to an SDK must contain for the SDK to understand it. */
+export function responseChanges(read: ReadHeader): HeaderChange[] {
+  const notice = decodeNotice(read(header.session) ?? null);
+  const named: HeaderChange[] = [
+    ["anti-csrf", read(header.csrf)],
+    ["st-access-token", read(header.accessToken)],
+    ["st-refresh-token", read(header.refreshToken)],
+    ["front-token", notice && frontTokenOf(notice)],
+  ];
+  const written = named.filter(([, value]) => value !== undefined);
+  if (written.length === 0) {
+    return [];
+  }
+  const own = [header.csrf, header.accessToken, header.refreshToken, header.session];
+  const exposed = read("access-control-expose-headers");
+  return [
+    ...written,
+    ...own.map((name) => [name, undefined] as const),
+    [
+      "access-control-expose-headers",
+      [...(exposed ? [exposed] : []), ...written.map(([name]) => name)].join(", "),
+    ],
+  ];
+}
+
+/**
+ * Describes a session to the SDK, which keeps it where scripts can read it: the user, when the access
+ * token expires, and the claims of the option `clientClaims`. Undefined for what an SDK knows anyway.
+ */
+function frontTokenOf(notice: SessionNotice): string | undefined {
+  const { event, user = "", session, realm, claims, expiresAt, expiresIn } = notice;
+  if (event === "ended") {
+    return "remove";
+  }
+  if (event === "current" || event === "none") {
+    return undefined;
+  }
+  return base64({
+    uid: user,
+    ate: expiresAt * 1000,
+    up: {
+      ...claims,
+      // The SDK learns the difference between its clock and ours from `iat`.
+      iat: Math.round(expiresAt - expiresIn / 1000),
+      ...{ exp: expiresAt, iss: realm, sub: user, sessionHandle: session },
+    },
+  });
+}
+
+/** JSON in base64 with padding, as `atob` reads it. */
+function base64(value: unknown): string {
+  const bytes = new TextEncoder().encode(JSON.stringify(value));
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}
