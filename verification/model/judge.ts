@@ -90,6 +90,8 @@ function judgeError(
   }
   const expected =
     (reason === "TOKEN_THEFT" && ledger.stolen) ||
+    // Once the salt is gone, only the last token of format 1 is proven; see "Format 1" in the design.
+    (reason === "TOKEN_INVALID" && ledger.stolen && isSalted(ledger, presented)) ||
     (reason === "SESSION_REVOKED" && ledger.endedBy !== undefined && ledger.endedBy !== "theft") ||
     (reason === "SESSION_EXPIRED" && mayBeExpired(ledger, now)) ||
     // The store deletes sessions a day after their end.
@@ -100,4 +102,12 @@ function judgeError(
       `${reason} for generation ${presented} at generation ${ledger.generation}`,
     );
   }
+}
+
+/** Whether the token of an outdated generation has format 1. */
+function isSalted({ tokens, generation }: SessionLedger, presented: number): boolean {
+  const token = tokens.get(presented);
+  return (
+    presented < generation - 1 && token !== undefined && parseRefreshToken(token)?.format === 1
+  );
 }

@@ -122,6 +122,21 @@ const sweeps: MigrationStep = {
   ],
 };
 
+/** What became of the data: see `histories.ts`. */
+const histories: MigrationStep = {
+  name: "histories",
+  compatibleFrom: 3,
+  transaction: [
+    `create table rpcsession_histories (
+    number bigint primary key,
+    id text not null,
+    place text not null,
+    began_at bigint not null,
+    lost_at bigint
+  )`,
+  ],
+};
+
 /** The steps, from version 1 on. */
 export const postgresMigrations: readonly MigrationStep[] = [
   first,
@@ -134,4 +149,5 @@ export const postgresMigrations: readonly MigrationStep[] = [
   authentications,
   sweeps,
   roots,
+  histories,
 ];
