@@ -200,7 +200,7 @@ export interface ResolvedOptions {
   readonly engine: EngineOptions;
   readonly events: EventLimit;
   readonly policies: Policies;
-  readonly core: Omit<Core, "engine" | "revocations" | "sessionOn" | "work">;
+  readonly core: Omit<Core, "engine" | "revocations" | "sessionOn">;
 }
 
 /** @throws TypeError that names the wrong option and how to correct it */

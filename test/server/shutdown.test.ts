@@ -2,7 +2,7 @@ import http from "node:http";
 import { text } from "node:stream/consumers";
 import { setTimeout } from "node:timers/promises";
 import { Code, ConnectError, createClient, createRouterTransport } from "@connectrpc/connect";
-import { createSessions, type SessionEvent, type SessionStore, type Sessions } from "rpc-session";
+import { createSessions, type SessionEvent, type SessionStore } from "rpc-session";
 import { healthHandler } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
 import { signedIn, testSessions } from "rpc-session/testing";

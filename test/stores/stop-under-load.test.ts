@@ -84,8 +84,8 @@ describe.each(stores)(
 
         // 6. Every session that was answered is there.
         const answered = load.signIns.filter(({ done }) => done);
-        for (const { firstMessage } of answered.slice(-50)) {
-          expect(await firstMessage()).toBe(1);
+        for (const signIn of answered.slice(-50)) {
+          expect(await signIn.firstMessage()).toBe(1);
         }
       },
     );
@@ -126,9 +126,7 @@ async function balance(servers: readonly Stoppable[]) {
   };
   const listen = async (protocol: "h1" | "h2"): Promise<number> => {
     const sockets = new Set<Socket>();
-    const server = createServer(async (socket) => {
-      sockets.add(socket);
-      socket.on("error", () => {});
+    const lead = async (socket: Socket): Promise<void> => {
       const ready = await Promise.all(servers.map(isReady));
       const chosen = servers[ready.lastIndexOf(true)];
       if (chosen === undefined) {
@@ -141,6 +139,11 @@ async function balance(servers: readonly Stoppable[]) {
       onward.on("close", () => socket.destroy());
       socket.on("close", () => onward.destroy());
       socket.pipe(onward).pipe(socket);
+    };
+    const server = createServer((socket) => {
+      sockets.add(socket);
+      socket.on("error", () => {});
+      void lead(socket);
     });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");

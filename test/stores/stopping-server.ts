@@ -71,7 +71,7 @@ const listen = async (server: Server): Promise<number> => {
 };
 process.send?.({ h1: await listen(h1), h2: await listen(h2), health: await listen(health) });
 
-process.once("SIGTERM", async () => {
+async function stop(): Promise<void> {
   // 1. Take no new connections, and let clients open another one for their next call.
   h1.prependListener("request", (_request, response) => response.setHeader("connection", "close"));
   const finished = Promise.all([once(h1, "close"), once(h2, "close")]);
@@ -93,4 +93,6 @@ process.once("SIGTERM", async () => {
   if (kind === "redis") {
     process.exit(0);
   }
-});
+}
+
+process.once("SIGTERM", () => void stop());
