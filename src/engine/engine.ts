@@ -219,10 +219,13 @@ export class Engine {
     if (!wasOpen && (await this.#opening?.catch(() => undefined)) === undefined) {
       return;
     }
+    // 1. Write what waits.
     const restorerClosed = this.#restorer.close();
     await this.settled();
+    // 2. Stop following the change log.
     this.revocations.close();
     this.#verified?.close();
+    // 3. Let background work end its last write, then close the connections.
     await restorerClosed;
     await this.#sweeper.close();
     await this.#options.store.close();

@@ -53,7 +53,10 @@ export function createSessionService(
   const run = async <T>(context: HandlerContext, work: (call: Call) => Promise<T>): Promise<T> => {
     const call = callOf(core, key, context);
     try {
-      return await raceSignal(work(call), context.signal);
+      return await raceSignal(
+        core.operations.run(() => work(call)),
+        context.signal,
+      );
     } catch (error) {
       throw error instanceof SessionError
         ? refuseCall(core, call, { error, procedure: procedureOf(context.method) })
