@@ -55,6 +55,10 @@ describePostgres("the common refresh on PostgreSQL", (server) => {
     await refreshAll(engine, id, token);
     const advances = sent.filter((text) => /set generation = generation \+ 1/.test(text));
     expect(advances).toHaveLength(refreshes);
+    // Each repetition of an expression binds its values again.
+    for (const text of new Set(advances)) {
+      expect(new Set(text.match(/\$\d+/g)).size).toBeLessThanOrEqual(18);
+    }
     // Everything else is the confirmation by the test, the change log and the connection that listens.
     const others = sent
       .filter((text) => /rpcsession_sessions/.test(text))
