@@ -10,7 +10,13 @@ import {
   readOlderIssuers,
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
-import { equalBytes, readDeadSecrets, readSecretOption, type SecretOption } from "./base/crypto.ts";
+import {
+  assertWebCrypto,
+  equalBytes,
+  readDeadSecrets,
+  readSecretOption,
+  type SecretOption,
+} from "./base/crypto.ts";
 import { EventLimit } from "./base/event-limit.ts";
 import {
   logEvents,
@@ -205,6 +211,7 @@ export interface ResolvedOptions {
 
 /** @throws TypeError that names the wrong option and how to correct it */
 export function readOptions(options: SessionsOptions): ResolvedOptions {
+  assertWebCrypto();
   checkShape(options);
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;

@@ -10,6 +10,7 @@ import {
   readOlderIssuers,
 } from "./base/checks.ts";
 import { type Clock, systemClock } from "./base/clock.ts";
+import { assertWebCrypto } from "./base/crypto.ts";
 import { EventLimit } from "./base/event-limit.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
@@ -173,6 +174,7 @@ export function verifySessions<Schema extends ClaimsSchema = AnyClaims>(
 ): VerifySessions<ClaimsOf<Schema>>;
 // Internally claims are JSON; the schema guarantees their type.
 export function verifySessions(options: VerifySessionsOptions): VerifySessions {
+  assertWebCrypto();
   if (typeof options !== "object" || options === null) {
     throw new TypeError("verifySessions requires options, at least { issuer, jwks }");
   }

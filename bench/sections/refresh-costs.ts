@@ -1,4 +1,4 @@
-import { Client, Pool } from "pg";
+import { Client, type ClientConfig, Pool } from "pg";
 import { Engine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
@@ -38,10 +38,13 @@ export async function p50Of<T>(
 export function countingPool(connectionString: string, max: number) {
   const count = { statements: 0 };
   class CountingClient extends Client {
-    // biome-ignore lint/suspicious/noExplicitAny: `query` has many overloads, which pass through unchanged.
-    override query(...given: any[]): any {
-      count.statements++;
-      return (super.query as (...args: unknown[]) => unknown)(...given);
+    constructor(config?: ClientConfig) {
+      super(config);
+      const query = this.query.bind(this) as (...args: unknown[]) => unknown;
+      this.query = ((...given: unknown[]) => {
+        count.statements++;
+        return query(...given);
+      }) as Client["query"];
     }
   }
   const pool = new Pool({ connectionString, max, Client: CountingClient });
@@ -83,7 +86,7 @@ export async function writesPerLife(): Promise<string> {
   const lives = 50;
   for (let life = 0; life < lives; life++) {
     for (let minute = 0; minute < 13; minute++) {
-      await clock.advance("1m");
+      clock.advance("1m");
       engine.used(access.claims);
     }
     await engine.settled();

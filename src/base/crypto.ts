@@ -241,7 +241,31 @@ export type NodeCrypto = typeof import("node:crypto");
 interface Runtime {
   readonly Buffer?: typeof Buffer;
   readonly process?: { getBuiltinModule?: (name: string) => unknown };
-  readonly navigator?: { readonly userAgent?: string };
+  readonly navigator?: { readonly userAgent?: string; readonly product?: string };
+  readonly crypto?: { readonly subtle?: unknown };
+  readonly isSecureContext?: boolean;
+}
+
+/** @throws TypeError if the platform has no Web Crypto; the message names the platform and what to do */
+export function assertWebCrypto(): void {
+  const runtime = globalThis as Runtime;
+  if (runtime.crypto?.subtle === undefined) {
+    const { userAgent, product = "unknown" } = runtime.navigator ?? {};
+    throw new TypeError(
+      `sessions need Web Crypto, but crypto.subtle is missing on this platform (${userAgent ?? product}); ${cryptoAdvice(runtime)}`,
+    );
+  }
+}
+
+function cryptoAdvice({ navigator, isSecureContext }: Runtime): string {
+  if (/jsdom/.test(navigator?.userAgent ?? "")) {
+    return 'give jsdom the crypto of Node.js, as the page docs/testing.md shows in "Jest and jsdom"';
+  }
+  // Browsers hide it from pages that an attacker on the way could have changed (Web Cryptography API).
+  if (isSecureContext === false) {
+    return "open the page over https, or as http://localhost";
+  }
+  return "run the server on Node.js 22.13 or later, or on a platform that docs/runtimes.md lists. An app needs only rpc-session/client, which works without Web Crypto";
 }
 
 /** Cloudflare Workers have a module of this name, whose `verify` refuses the keys that it makes. */

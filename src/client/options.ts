@@ -131,7 +131,7 @@ function defaultTokens(): TokenStore {
   return {
     ...tokens,
     save(value) {
-      // Node.js and Bun tell whether the process accepts connections. Tests do that as well.
+      // Node.js and Deno tell whether the process accepts connections on a port. Tests do that as well.
       const { process } = globalThis as { readonly process?: ServerProcess };
       if (
         value &&

@@ -80,6 +80,25 @@ describe.skipIf(skipApps || !isHere)(`the library in other runtimes${missing}`, 
     );
   });
 
+  it.each([
+    ["Node.js 22", 1],
+    ["Node.js 24", 1],
+    ["Node.js 26", 1],
+    // It does not tell whether the process listens; docs/server-rendering.md says so.
+    ["Bun", 0],
+    ["Deno", 1],
+  ] as const)(
+    "a client that all visitors of a server share: %s prints %d warnings",
+    async (runtime, count) => {
+      const [program = "", ...args] = programs[runtime];
+      const env = { NODE_ENV: "production", NODE_OPTIONS: "" };
+      const ran = await app.run(program, [...args, "shared.mjs", other.url], { env });
+      expect(
+        ran.output.match(/all visitors of this server share this session/g) ?? [],
+      ).toHaveLength(count);
+    },
+  );
+
   describe("Workers", () => {
     let server: AppServer;
     beforeAll(async () => {

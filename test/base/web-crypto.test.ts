@@ -4,6 +4,7 @@ import * as withNode from "../../src/base/crypto.ts";
 import { createSessions } from "../../src/create-sessions.ts";
 import { AntiCsrf } from "../../src/engine/anti-csrf.ts";
 import { testSessions } from "../../src/testing/test-sessions.ts";
+import { verifySessions } from "../../src/verify.ts";
 import { accessOf, apiOf } from "../helpers/api.ts";
 
 type CryptoModule = typeof withNode;
@@ -16,6 +17,7 @@ async function withoutNode<T>(load: () => Promise<T>): Promise<T> {
 }
 
 afterEach(() => {
+  vi.unstubAllGlobals();
   vi.restoreAllMocks();
   vi.resetModules();
 });
@@ -149,4 +151,35 @@ describe("without node:crypto", () => {
       await Promise.all([first.close(), second.close()]);
     },
   );
+});
+
+describe("a platform without Web Crypto", () => {
+  const store = memoryStore();
+  const secretOption = "a".repeat(32);
+
+  it.each([
+    ["createSessions", () => createSessions({ issuer, secret: secretOption, store })],
+    ["verifySessions", () => verifySessions({ issuer, jwks: { keys: [] } })],
+    ["memoryStore", () => memoryStore()],
+  ])("%s throws before anything is opened", (_name, create) => {
+    expect(create).not.toThrow();
+    for (const lacking of [{ getRandomValues: () => {} }, undefined]) {
+      vi.stubGlobal("crypto", lacking);
+      expect(create).toThrow(TypeError);
+      expect(create).toThrow("crypto.subtle is missing");
+    }
+  });
+
+  it.each([
+    ["a page over plain http", { userAgent: "Mozilla/5.0" }, false, /Mozilla.*over https/],
+    ["jsdom", { userAgent: "Mozilla/5.0 jsdom/26" }, false, /jsdom\/26.*docs\/testing\.md/],
+    ["React Native", { product: "ReactNative" }, undefined, /\(ReactNative\).*\/client/],
+    ["an old runtime", { userAgent: "Node.js/18" }, undefined, /Node\.js\/18.*22\.13/],
+    ["a runtime without a name", undefined, undefined, /\(unknown\).*docs\/runtimes\.md/],
+  ])("the error names %s, and says what to do", (_name, navigator, isSecureContext, expected) => {
+    vi.stubGlobal("crypto", {});
+    vi.stubGlobal("navigator", navigator);
+    vi.stubGlobal("isSecureContext", isSecureContext);
+    expect(() => createSessions({ issuer, secret: secretOption, store })).toThrow(expected);
+  });
 });

@@ -68,6 +68,22 @@ function openRoutes(handled: { count: number }) {
     });
 }
 
+const clientOf = ({ handlers }: ConnectRouter) =>
+  createClient(
+    NotesService,
+    createTransport({
+      httpClient: createUniversalHandlerClient(handlers),
+      baseUrl: "https://in-memory",
+      useBinaryFormat: true,
+      interceptors: [],
+      acceptCompression: [],
+      sendCompression: null,
+      compressMinBytes: 1024,
+      readMaxBytes: 1024,
+      writeMaxBytes: 1024,
+    }),
+  );
+
 describe("with a Connect that ignores gates", () => {
   it.each([
     [
@@ -132,20 +148,7 @@ describe("a router from protect whose gate does not run", () => {
       // The gate is left out, as by a framework that passes on only some options.
       const router = createConnectRouter(rest);
       routes(router);
-      const client = createClient(
-        NotesService,
-        createTransport({
-          httpClient: createUniversalHandlerClient(router.handlers),
-          baseUrl: "https://in-memory",
-          useBinaryFormat: true,
-          interceptors: [],
-          acceptCompression: [],
-          sendCompression: null,
-          compressMinBytes: 1024,
-          readMaxBytes: 1024,
-          writeMaxBytes: 1024,
-        }),
-      );
+      const client = clientOf(router);
       const error: unknown = await client[name]({}).catch((reason: unknown) => reason);
       expect(ConnectError.from(error).code).toBe(Code.Internal);
       expect(ConnectError.from(error).rawMessage).toMatch(
@@ -157,4 +160,26 @@ describe("a router from protect whose gate does not run", () => {
       expect(handled.count).toBe(0);
     },
   );
+});
+
+describe("a router of an older Connect that gets the gate alone", () => {
+  it("answers from handlers that do not read the session, refuses where they do, and is found by check", async () => {
+    const handled = { count: 0 };
+    const sessions = testSessions();
+    const { requestGate } = sessions;
+    installed.isOld = true;
+    const router = createConnectRouter({ requestGate });
+    openRoutes(handled)(router);
+    router.rpc(NotesService.method.listNotes, (_request, ctx) => {
+      sessions.require(ctx);
+      return {};
+    });
+    const client = clientOf(router);
+    await client.addNote({});
+    expect(handled.count).toBe(1);
+    const error: unknown = await client.listNotes({}).catch((reason: unknown) => reason);
+    expect(ConnectError.from(error).code).toBe(Code.Internal);
+    expect(ConnectError.from(error).rawMessage).toMatch(/^nothing authenticates /);
+    expect(() => sessions.check(router)).toThrow(tooOld);
+  });
 });

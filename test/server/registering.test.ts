@@ -52,6 +52,26 @@ describe("sessions.register", () => {
     expect(seen).toEqual(["ListSessions"]);
   });
 
+  it("feat:K10 completes a router that a package builds from the gate and the interceptors of protect", async () => {
+    const sessions = testSessions();
+    const { routes: _dropped, ...parts } = sessions.protect({ routes: () => {} });
+    const server = wireServer({
+      ...parts,
+      routes: (router) => {
+        router.service(NotesService, {
+          listNotes: (_request, ctx) => ({ notes: [{ text: sessions.require(ctx).userId }] }),
+        });
+        sessions.check(sessions.register(router));
+      },
+    });
+    const { access, refresh: refreshToken } = await issueOn(sessions, "header");
+    const { listNotes } = NotesService.method;
+    expect((await server.call(listNotes, {}, { bearer: access })).error).toBeUndefined();
+    expect((await server.call(listNotes, {})).error?.code).toBe(Code.Unauthenticated);
+    const refreshed = await server.call(refresh, { refreshToken });
+    expect(refreshed.headers.get("rpcsession-access-token")).not.toBeNull();
+  });
+
   it("feat:K10 adds nothing to a router that serves it already, and returns the router", () => {
     const sessions = testSessions();
     const router = createConnectRouter();

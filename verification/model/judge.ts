@@ -65,7 +65,7 @@ function judgeSuccess(given: Case, refreshed: Refreshed, now: number, violate: V
     return;
   }
   const parsed = parseRefreshToken(refreshToken);
-  const known = ledger.tokens.get(gen) ?? refreshToken;
+  const known = (ledger.eitherFormat ? undefined : ledger.tokens.get(gen)) ?? refreshToken;
   if (parsed?.generation !== gen || gen > presented + 1 || known !== refreshToken) {
     violate("forks", `a different refresh token of generation ${gen} for generation ${presented}`);
   }

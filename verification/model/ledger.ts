@@ -25,6 +25,8 @@ export interface SessionLedger {
   endedBy: string | undefined;
   acknowledged: boolean;
   thefts: number;
+  /** Whether a generation may have a token of each format, because the store was restored. */
+  eitherFormat?: boolean;
 }
 
 /** Keeps the ledgers and reports writes that a store must never accept. */
@@ -124,8 +126,8 @@ export class Ledgers {
   wentBack(ledger: SessionLedger): void {
     ledger.idleEnd = Math.min(this.#time.now + times.idle, ledger.absoluteEnd);
     if (this.formatsDiffer) {
-      // The next server may mint the lost generation in the other format.
-      ledger.tokens.delete(ledger.generation);
+      // From now on, a server may mint a lost generation in the other format. Both tokens are accepted.
+      ledger.eitherFormat = true;
     }
     this.#move(ledger, ledger.generation - 1);
   }

@@ -166,8 +166,8 @@ function looseConfirm(store: SessionStore): SessionStore {
 }
 
 function randomSuccessor({ refreshTokens }: Engine): void {
-  const { mint } = refreshTokens;
-  refreshTokens.mint = (record) => mint.call(refreshTokens, record, randomId(16));
+  const mint = refreshTokens.mint.bind(refreshTokens);
+  refreshTokens.mint = (record) => mint(record, randomId(16));
 }
 
 /** Advances a live session whether it is confirmed or not. */
@@ -187,23 +187,23 @@ function hastyAdvance(store: SessionStore): SessionStore {
 
 /** Proves tokens by their MAC alone. */
 function trustMac({ refreshTokens }: Engine): void {
-  const { prove } = refreshTokens;
+  const prove = refreshTokens.prove.bind(refreshTokens);
   refreshTokens.prove = async (checked, found) => {
     const rootHash = checked.format === 2 ? checked.rootHash : null;
     const stored = found ?? (await refreshTokens.load(checked.session));
     const record = stored.record && { ...stored.record, rootHash };
-    return prove.call(refreshTokens, checked, { ...stored, record });
+    return prove(checked, { ...stored, record });
   };
 }
 
 /** Accepts tokens of every listed secret. */
 function trustAnySecret({ refreshTokens }: Engine): void {
-  const { prove } = refreshTokens;
+  const prove = refreshTokens.prove.bind(refreshTokens);
   refreshTokens.prove = async (checked, found) => {
     const stored = found ?? (await refreshTokens.load(checked.session));
     const { secretId } = checked;
     const record = stored.record && { ...stored.record, secretId, formerSecretId: null };
-    const proven = await prove.call(refreshTokens, checked, { ...stored, record });
+    const proven = await prove(checked, { ...stored, record });
     return stored.record === undefined ? proven : { ...proven, record: stored.record };
   };
 }

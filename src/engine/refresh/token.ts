@@ -280,9 +280,11 @@ async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): P
     const hash = rootHash ?? (salt === "" ? null : await hashOfRoot(salt));
     return hash === checked.rootHash;
   }
-  if (salt === "") {
-    return lastSalted !== null && lastSalted === (await sha256(checked.token));
-  }
   const { generation, keys } = checked;
+  if (salt === "") {
+    // Proves its reuse, and nothing else: without the salt there is no root to answer it with.
+    const isOld = generation < record.generation - 1;
+    return isOld && lastSalted !== null && lastSalted === (await sha256(checked.token));
+  }
   return verifyTag(keys, checked, { session, transport, tenantId, generation, salt });
 }

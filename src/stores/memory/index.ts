@@ -1,3 +1,4 @@
+import { assertWebCrypto } from "../../base/crypto.ts";
 import type { SessionStore } from "../../engine/store.ts";
 import { MemoryStore } from "./store.ts";
 
@@ -9,7 +10,10 @@ import { MemoryStore } from "./store.ts";
  * - `close` does nothing: there are no connections, and other engines may continue.
  * - `secret` returns 32 random bytes, generated once per store.
  * - Sessions are dropped 24 h after their end, entries of the change log after 2 h.
+ *
+ * @throws TypeError if the platform has no Web Crypto
  */
 export function memoryStore(): SessionStore {
+  assertWebCrypto();
   return new MemoryStore();
 }

@@ -143,8 +143,8 @@ export function hasIdIn(ids: readonly string[]): Sql {
 
 /** The value of `sweep_at` for a session that expires at `idleEnd`: rounded up to a multiple of 4 h. */
 export function sweepTime(idleEnd: Sql): Sql {
-  const at = sql`${idleEnd} + ${keepEnded + sweepStep}`;
-  return sql`${at} - (${at}) % ${sweepStep}`;
+  // SQLite divides into a fraction, which the cast cuts off; the end is written into the text only once.
+  return sql`cast((${idleEnd} + ${keepEnded + sweepStep}) / ${sweepStep} as bigint) * ${sweepStep}`;
 }
 
 /** The smaller of two numbers. SQLite has `min`, PostgreSQL has `least`; both have `case`. */

@@ -65,10 +65,8 @@ export async function advanceSession(
   write: AdvanceWrite,
 ): Promise<Advanced> {
   const { idle } = write;
-  const idleEnd = smaller(
-    sql`${now} + ${smaller(sql`${idle}`, sql`coalesce(idle_life, ${idle})`)}`,
-    sql`expires_at`,
-  );
+  const { least } = database.dialect;
+  const idleEnd = sql`${least}(${now} + ${least}(${idle}, coalesce(idle_life, ${idle})), expires_at)`;
   const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
       set generation = generation + 1, former_secret_id = secret_id, secret_id = ${write.nextSecretId},
         salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,

@@ -203,12 +203,12 @@ end
 local function sentAt(rotated, sent)
   return math.max(tonumber(rotated), tonumber(sent or 0))
 end
-local function prolong(key, id, idle, row)
+local function prolong(key, id, idle, row, ...)
   local idleEnd = math.min(now + idle, tonumber(row[1]))
   for _, external in ipairs(externalKeys(row[3], row[4], row[5])) do
     indexExternal(external, id, row[2], idleEnd)
   end
-  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
+  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 end
 local function put(key, field, value)
@@ -534,9 +534,8 @@ if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~=
 end
 prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
   row[9], row[10], row[11], row[12], row[13]
-})
-redis.call('HSET', key, 'generation', text(row[1] + 1), 'secretId', ARGV[8],
-  'formerSecretId', row[2], 'rotatedAt', text(now), 'sentAt', text(now))
+}, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+  'rotatedAt', text(now), 'sentAt', text(now))
 redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
 return answer('advanced', key)
 `,

@@ -91,13 +91,13 @@ local function sentAt(rotated, sent)
 end
 
 -- Writes the ends of a session that is refreshed. `row` has expiresAt, createdAt and the three fields of
--- the external id.
-local function prolong(key, id, idle, row)
+-- the external id. Writes the given fields and values with them, in one command.
+local function prolong(key, id, idle, row, ...)
   local idleEnd = math.min(now + idle, tonumber(row[1]))
   for _, external in ipairs(externalKeys(row[3], row[4], row[5])) do
     indexExternal(external, id, row[2], idleEnd)
   end
-  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
+  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 end
 
@@ -116,9 +116,8 @@ function advance()
   end
   prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
     row[9], row[10], row[11], row[12], row[13]
-  })
-  redis.call('HSET', key, 'generation', text(row[1] + 1), 'secretId', ARGV[8],
-    'formerSecretId', row[2], 'rotatedAt', text(now), 'sentAt', text(now))
+  }, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+    'rotatedAt', text(now), 'sentAt', text(now))
   redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
   return answer('advanced', key)
 end
