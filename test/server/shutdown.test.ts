@@ -2,10 +2,10 @@ import http from "node:http";
 import { text } from "node:stream/consumers";
 import { setTimeout } from "node:timers/promises";
 import { Code, ConnectError, createClient, createRouterTransport } from "@connectrpc/connect";
-import { createSessions, type SessionEvent, type SessionStore } from "rpc-session";
+import { createSessions, type Session, type SessionEvent, type SessionStore } from "rpc-session";
 import { healthHandler } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
-import { signedIn, testSessions } from "rpc-session/testing";
+import { signedIn, type TestSessions, testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { Action, Reason } from "../../gen/rpcsession/v1/hint_pb.ts";
@@ -18,18 +18,26 @@ import { startNotes } from "../helpers/server.ts";
 import { connectTo, hintOf, openStream, startStreams, streamCells } from "../helpers/streams.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
 
-/** A store whose answers to `insert` and `revoke` take real time. */
+/** A store that answers after some real time, and not at all once it is closed. */
 function slowStore(ms = 20): SessionStore {
   const inner = memoryStore();
+  let isOpen = true;
+  const slow = (method: (...given: unknown[]) => Promise<unknown>) => {
+    return async (...given: unknown[]) => {
+      await setTimeout(ms);
+      if (!isOpen) {
+        throw new Error("the store is closed");
+      }
+      return method(...given);
+    };
+  };
+  const names = ["insert", "load", "update", "revoke", "revokeAll", "list", "signingKeys"] as const;
   return {
     ...inner,
-    insert: async (session) => {
-      await setTimeout(ms);
-      return inner.insert(session);
-    },
-    revoke: async (id, endedBy) => {
-      await setTimeout(ms);
-      return inner.revoke(id, endedBy);
+    ...Object.fromEntries(names.map((name) => [name, slow(inner[name] as never)])),
+    close: async () => {
+      isOpen = false;
+      await inner.close();
     },
   };
 }
@@ -72,6 +80,33 @@ describe("feat:O10 sessions.close", () => {
     );
     await closing;
     expect(sessions.health()).toMatchObject({ status: "closed" });
+  });
+
+  const operations: readonly [
+    string,
+    (sessions: TestSessions, own: Session) => Promise<unknown>,
+  ][] = [
+    ["sessions.find", (sessions, { id }) => sessions.find(id)],
+    ["sessions.list", (sessions, { userId }) => sessions.list({ userId })],
+    ["sessions.revoke", (sessions, { id }) => sessions.revoke(id)],
+    ["sessions.revokeAll", (sessions, { userId }) => sessions.revokeAll({ userId })],
+    ["sessions.updateData", (sessions, { id }) => sessions.updateData(id, { a: 1 })],
+    ["sessions.revokeEverybody", (sessions) => sessions.revokeEverybody()],
+    ["sessions.keys.rotate", (sessions) => sessions.keys.rotate()],
+    ["session.info", (_, own) => own.info()],
+    ["session.data", (_, own) => own.data()],
+    ["session.updateData", (_, own) => own.updateData({ a: 1 })],
+    ["session.updateClaims", (_, own) => own.updateClaims({ a: 1 })],
+    ["session.revokeOthers", (_, own) => own.revokeOthers()],
+    ["session.revoke", (_, own) => own.revoke()],
+  ];
+
+  it.each(operations)("waits for %s alone", async (_name, operation) => {
+    const sessions = testSessions({ store: slowStore() });
+    const { session } = await sessions.issue({ userId: "alice" });
+    const underWay = operation(sessions, session);
+    await sessions.close();
+    await expect(underWay).resolves.not.toThrow();
   });
 
   it("lets the handler of a call under way use the sessions, and refuses new calls", async () => {
@@ -176,6 +211,16 @@ describe("feat:O10 sessions.close", () => {
     ]);
     go();
     await expect(call).rejects.toMatchObject({ code: Code.Unavailable });
+  });
+
+  it("gives up in a test whose clock stands still", async () => {
+    const { store, hanging } = watchedStore();
+    const sessions = testSessions({ store });
+    await sessions.ready();
+    hanging.add("insert");
+    sessions.issue({ userId: "alice" }).catch(() => {});
+    await sessions.close({ within: "20ms" });
+    expect(sessions.health().status).toBe("closed");
   });
 
   it("gives up on a store that does not answer", async () => {

@@ -1,4 +1,4 @@
-import type { Clock } from "../../base/clock.ts";
+import { type Clock, systemClock } from "../../base/clock.ts";
 import { unavailable } from "../../base/errors.ts";
 
 /** The number of calls after which those are looked for that ended without their interceptor. */
@@ -102,12 +102,15 @@ export class Operations {
     }
     const finished = this.#finish();
     if (this.left !== undefined && within > 0) {
-      let cancel = (): void => {};
+      let cancel: (() => void)[] = [];
       const late = new Promise<void>((resolve) => {
-        cancel = clock.after(within, resolve, true);
+        // The clock of a test may stand still, and something may hang in the test.
+        cancel = [clock, systemClock].map((each) => each.after(within, resolve, true));
       });
       await Promise.race([finished, late]);
-      cancel();
+      for (const stop of cancel) {
+        stop();
+      }
     }
     this.#isOver = true;
   }
