@@ -24,6 +24,7 @@ const slow = [
   "test/stores/refresh-rules-postgres.test.ts",
   "test/stores/refresh-rules-redis.test.ts",
   "test/stores/secret-roll-out.test.ts",
+  "test/stores/stop-under-load.test.ts",
   "test/stores/two-processes.test.ts",
   "test/tools/mutants.test.ts",
 ];

@@ -1,4 +1,5 @@
-import { type Duration, durationMs } from "./base/checks.ts";
+import { assertMembers, type Duration, durationMs, durationOf } from "./base/checks.ts";
+import { inTime, systemClock } from "./base/clock.ts";
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
 import { Engine } from "./engine/engine.ts";
 import type { SessionsHealth } from "./engine/revocation/health.ts";
@@ -41,13 +42,24 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
    */
   revokeEverybody(): Promise<number>;
   /**
-   * Stops in this order: refuses new calls with `unavailable` and ends open streams, so that clients
-   * turn to another server; waits for the calls and operations under way; writes what waits in the
-   * background; stops all timers; closes the store, unless another instance has it open. Stop accepting
-   * connections first. `health().status` is "closed" from the beginning on.
+   * Closes the sessions of this server, in this order:
+   *
+   * 1. `health().status` is "closed", and calls that begin from now on fail with `unavailable`.
+   * 2. Streams end, as `drain` ends them.
+   * 3. Calls under way finish, uploads too. Their handlers may still use the sessions. Streams of the
+   *    policy "never" are not waited for.
+   * 4. Other operations fail with `unavailable`, such as `issue`; those under way finish.
+   * 5. What waits to be written is written.
+   * 6. All timers stop, and the store closes unless another instance has it open.
+   *
+   * Stop accepting connections first, so that step 3 has little to wait for. Do not wait for `close` in a
+   * handler: its own call is under way. A further call returns the same.
    *
    * @example
    * process.once("SIGTERM", () => sessions.close({ within: "10s" }));
+   * @returns when all is done, or its time is over. What is still under way then fails with `unavailable`,
+   * and the event `warning` says how much it is
+   * @throws TypeError for an invalid option; then nothing is closed
    */
   close(options?: CloseOptions): Promise<void>;
   /** The same as `close()`, for `await using`. */
@@ -56,7 +68,11 @@ export interface Sessions<Claims extends object = JsonObject, Given extends obje
 
 /** The options of `close`. */
 export interface CloseOptions {
-  /** How long to wait for calls and operations under way, at most. Those fail then. Default "5s". */
+  /**
+   * How long to wait for calls and operations under way, from "0s" to "10m". Default "5s". The last writes
+   * and the store take at most two seconds more. Keep the sum shorter than the time after which your
+   * orchestrator kills the process.
+   */
   readonly within?: Duration;
 }
 
@@ -85,27 +101,72 @@ export function createSessions(options: SessionsOptions): Sessions {
     engine: engine.open.bind(engine),
     sessionOn,
   };
-  const close = async ({ within = "5s" }: CloseOptions = {}): Promise<void> => {
-    await core.operations.close(core.clock, durationMs("within", within));
-    await engine.close();
-    events.flush();
+  const { operations } = core;
+  const { keys, secrets } = incidentTools(engine);
+  let closing: Promise<void> | undefined;
+  const close = async (given: CloseOptions = {}): Promise<void> => {
+    assertMembers("close", given, { within: 0 });
+    const ms = durationMs("close: within", given.within ?? "5s", { max: 600_000 });
+    closing ??= closeAll(core, engine, ms).finally(() => events.flush());
+    await closing;
   };
   return {
     ...createServerSessions(core, policies),
-    health: () => engine.health(core.operations.isClosing),
-    async jwks() {
-      await engine.open();
-      return { keys: [...(await engine.publicKeys())] };
+    health() {
+      const health = engine.health(operations.isClosing);
+      const { status } = health;
+      return operations.isDraining && status !== "closed"
+        ? { ...health, status: "draining" }
+        : health;
     },
-    async ready() {
-      await engine.open();
-    },
-    ...incidentTools(engine),
-    async revokeEverybody() {
-      await engine.open();
-      return engine.revokeEverybody();
-    },
+    ...operations.tracked({
+      async jwks() {
+        await engine.open();
+        return { keys: [...(await engine.publicKeys())] };
+      },
+      async ready() {
+        await engine.open();
+      },
+      async revokeEverybody() {
+        await engine.open();
+        return engine.revokeEverybody();
+      },
+    }),
+    keys: operations.tracked(keys),
+    secrets: operations.tracked(secrets),
     close,
     [Symbol.asyncDispose]: () => close(),
   };
+}
+
+/** Milliseconds for the last writes and for closing the store, at most. */
+const lastWritesWithin = 2_000;
+const isLate = new Error("the time to close the store is over");
+
+/** Closes everything: the whole story, as the docstring of `close` tells it. */
+async function closeAll(core: Core, engine: Engine, ms: number): Promise<void> {
+  const { operations, emit } = core;
+  const warn = (advice: string): void => {
+    emit({ type: "warning", option: "close", advice });
+  };
+
+  // 1. Refuse new calls, end the streams, and wait for what is under way.
+  await operations.close(core.clock, ms);
+  if (operations.left !== undefined) {
+    warn(
+      `close waited ${durationOf(ms)}, but not everything under way has finished (${operations.left}); stop the HTTP server before you close the sessions, or set within to a longer time`,
+    );
+  }
+
+  // 2. Write what waits, stop the timers, and close the store. A store may never answer, whatever clock
+  // the sessions have.
+  const limit = { clock: systemClock, ms: lastWritesWithin, keepAlive: true, late: () => isLate };
+  await inTime(engine.close(), limit).catch((error: unknown) => {
+    if (error !== isLate) {
+      throw error;
+    }
+    warn(
+      "close could not write what waits and close the store within 2s; check that the store is in reach",
+    );
+  });
 }

@@ -132,7 +132,7 @@ function renderBody(body: string): string[] {
 function mask(line: string): string {
   return line
     .replace(/eyJ[\w-]+\.[\w-]+\.[\w-]+/g, "eyJhbGciOi…")
-    .replace(/[\w-]{8}\.[\w-]{22}\.(\d+)\.[\w-]{43}\.[\w-]{11}/g, "kT3xQ0aZ.Yq0c….$1.…")
+    .replace(/[\w-]{8}\.[\w-]{22}\.(\d+)\.2\.[\w-]{22}\.[\w-]{43}/g, "kT3xQ0aZ.Yq0c….$1.…")
     .replace(/("(?:session|id)":"|session=)[\w-]{22}/g, "$1Yq0c…")
     .replace(/expiresAt=\d+/, "expiresAt=…")
     .replace(/expiresIn=\d+/, "expiresIn=…")

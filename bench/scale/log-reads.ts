@@ -36,7 +36,7 @@ export async function logReads({ log }: ScenarioOptions): Promise<Figures> {
     const results: Record<string, number> = {};
     const cases = {
       // One server after another, each revocation after the one before.
-      by_one_server: (_: number) => fleet[0] as Sessions,
+      by_one_server: () => fleet[0] as Sessions,
       by_all_servers: (i: number) => fleet[i % servers] as Sessions,
     };
     for (const [name, choose] of Object.entries(cases)) {

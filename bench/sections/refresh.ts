@@ -18,6 +18,7 @@ import type { BenchOptions } from "../lib/options.ts";
 import type { Cell, Findings, HeadlineKey } from "../lib/report.ts";
 import { pairedRatio, spreadOf } from "../lib/stats.ts";
 import { issuer } from "../lib/tokens.ts";
+import { countingPool, cpuOf, p50Of, writesPerLife } from "./refresh-costs.ts";
 
 const inFlight = 32;
 const secret = "the secret of the benchmark, long enough";
@@ -30,6 +31,8 @@ interface StoreBench {
    * undefined for the memory store.
    */
   readonly floor: ((id: string, generation: number) => Promise<boolean>) | undefined;
+  /** How many statements were sent; undefined where they are not counted. */
+  readonly statements?: () => number;
   close(): Promise<void>;
 }
 
@@ -39,6 +42,13 @@ interface Rates {
   readonly refresh: number[];
   readonly floor: number[];
   readonly floorSigned: number[];
+  /** Microseconds of CPU; only of the memory store, where nothing else works. */
+  readonly refreshCpu: number[];
+  readonly signatureCpu: number[];
+  /** Milliseconds, one at a time; the write includes a signature. */
+  readonly refreshP50: number[];
+  readonly writeP50: number[];
+  readonly statements: number[];
 }
 
 const openers = {
@@ -54,6 +64,7 @@ export async function refreshSection(options: BenchOptions): Promise<Findings> {
   const notes: string[] = [
     `refresh: ${inFlight} refreshes in flight, each of which advances its session and writes a new token. The floors are one conditional write on the same connections, alone and with one ES256 signature.`,
   ];
+  notes.push(await writesPerLife());
   const rates = new Map<StoreName, Rates>();
   for (const name of Object.keys(openers) as StoreName[]) {
     const opened = await openers[name]();
@@ -98,13 +109,19 @@ function headlineOf(rates: ReadonlyMap<StoreName, Rates>): Findings["headline"] 
       headline[`refresh_vs_floor_${name}`] = pairedRatio(refresh, floorSigned);
     }
   }
+  const memory = rates.get("memory");
+  headline.refresh_cpu_vs_signature = pairedRatio(memory?.refreshCpu, memory?.signatureCpu);
+  const postgres = rates.get("postgres");
+  headline.refresh_p50_vs_write = pairedRatio(postgres?.refreshP50, postgres?.writeP50);
+  const statements = postgres?.statements ?? [];
+  headline.statements_per_refresh = statements.length === 0 ? null : spreadOf(statements).median;
   const signIns = rates.get("postgres")?.signIn;
   headline.sign_in_per_s_postgres = signIns === undefined ? null : spreadOf(signIns).median;
   return headline;
 }
 
 async function measure(
-  { store, floor }: StoreBench,
+  { store, floor, statements }: StoreBench,
   { quick, fewRounds }: BenchOptions,
 ): Promise<Rates> {
   const engine = await new Engine({
@@ -122,7 +139,10 @@ async function measure(
     emit: () => {},
   }).open();
   const count = quick ? 320 : 960;
-  const rates: Rates = { signIn: [], refresh: [], floor: [], floorSigned: [] };
+  const rates: Rates = {
+    ...{ signIn: [], refresh: [], floor: [], floorSigned: [], refreshCpu: [], signatureCpu: [] },
+    ...{ refreshP50: [], writeP50: [], statements: [] },
+  };
   const signed = await signer();
   const indexes = Array.from({ length: count }, (_, i) => i);
   let holders: readonly Holder[] = [];
@@ -136,7 +156,18 @@ async function measure(
     };
     holders = holders.length === 0 ? created : holders;
     await useAll(store, holders);
+    const sent = statements?.() ?? 0;
     found.refresh = await perSecond(holders, (holder) => refresh(engine, holder));
+    const perRefresh = ((statements?.() ?? 0) - sent) / holders.length;
+    await useAll(store, holders);
+    const few = holders.slice(0, 160);
+    const costs = { refreshCpu: 0, signatureCpu: 0, refreshP50: 0, writeP50: 0 };
+    if (floor === undefined) {
+      costs.refreshCpu = await cpuOf(holders, (holder) => refresh(engine, holder));
+      costs.signatureCpu = await cpuOf(holders, signed);
+    } else {
+      costs.refreshP50 = await p50Of(few, (holder) => refresh(engine, holder));
+    }
     if (floor !== undefined) {
       const advance = async (holder: Holder): Promise<void> => {
         if (!(await floor(holder.id, holder.floor++))) {
@@ -148,11 +179,23 @@ async function measure(
         await advance(holder);
         await signed();
       });
+      costs.writeP50 = await p50Of(few, async (holder) => {
+        await advance(holder);
+        await signed();
+      });
     }
     if (round >= 0) {
       rates.signIn.push(found.signIn);
       rates.refresh.push(found.refresh);
-      if (floor !== undefined) {
+      if (floor === undefined) {
+        rates.refreshCpu.push(costs.refreshCpu);
+        rates.signatureCpu.push(costs.signatureCpu);
+      } else {
+        rates.refreshP50.push(costs.refreshP50);
+        rates.writeP50.push(costs.writeP50);
+        if (statements !== undefined) {
+          rates.statements.push(perRefresh);
+        }
         rates.floor.push(found.floor);
         rates.floorSigned.push(found.floorSigned);
       }
@@ -265,8 +308,10 @@ async function openPostgresBench(): Promise<StoreBench | string> {
   await pool.query(floorTable("bigint"));
   const text =
     "update floor set generation = generation + 1, rotated_at = (extract(epoch from clock_timestamp()) * 1000)::bigint where id = $1 and generation = $2 and revoked_at is null returning *";
+  const { pool: counting, count } = countingPool(server.url("public"), inFlight);
   return {
-    store: postgresStore(server.url("public"), { connections: inFlight }),
+    store: postgresStore(counting),
+    statements: () => count.statements,
     async floor(id, generation) {
       if (generation === 0) {
         await pool.query("insert into floor (id, generation) values ($1, 0)", [id]);
@@ -276,6 +321,7 @@ async function openPostgresBench(): Promise<StoreBench | string> {
     },
     async close() {
       await pool.end();
+      await counting.end();
       await server.stop();
     },
   };

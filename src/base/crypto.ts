@@ -82,6 +82,9 @@ export interface SecretKeys {
   readonly id: string;
   /** The issuer for which the keys were derived. */
   readonly issuer: string;
+  /** Proves refresh tokens of format 2. */
+  readonly refresh: Mac;
+  /** Proves refresh tokens of format 1, together with `refreshCheck`. */
   readonly refreshTag: Mac;
   readonly refreshCheck: Mac;
   readonly antiCsrf: Mac;
@@ -94,10 +97,10 @@ export interface SecretKeys {
  * synchronous where `node:crypto` exists.
  */
 interface Mac {
-  /** Returns the code of `data`. */
-  sign(data: Uint8Array<ArrayBuffer>): Uint8Array | Promise<Uint8Array>;
+  /** Returns the code of bytes, or of a text in UTF-8. */
+  sign(data: Uint8Array<ArrayBuffer> | string): Uint8Array | Promise<Uint8Array>;
   /** Whether `code` is the code of `data`. Takes the same time for every code of the right length. */
-  verify(data: Uint8Array<ArrayBuffer>, code: Uint8Array): boolean | Promise<boolean>;
+  verify(data: Uint8Array<ArrayBuffer> | string, code: Uint8Array): boolean | Promise<boolean>;
 }
 
 /** Derives the keys of every secret. They depend on the issuer as well. */
@@ -137,6 +140,7 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
   return {
     id: base64Encode((await derive("secret-id")).subarray(0, 6), "url"),
     issuer,
+    refresh: await createMac(await derive("refresh-token-2")),
     refreshTag: await createMac(await derive("refresh-tag")),
     refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),
@@ -154,14 +158,16 @@ async function createMac(key: Uint8Array<ArrayBuffer>, length = 32): Promise<Mac
   if (nodeCrypto !== undefined) {
     const { createHmac, createSecretKey } = nodeCrypto;
     const secret = createSecretKey(key);
-    const sign = (data: Uint8Array<ArrayBuffer>): Uint8Array =>
+    const sign = (data: Uint8Array<ArrayBuffer> | string): Uint8Array =>
       createHmac("sha256", secret).update(data).digest().subarray(0, length);
     return { sign, verify: (data, code) => equalBytes(sign(data), code) };
   }
   const algorithm = { name: "HMAC", hash: "SHA-256" };
   const secret = await crypto.subtle.importKey("raw", key, algorithm, false, ["sign"]);
-  const sign = async (data: Uint8Array<ArrayBuffer>): Promise<Uint8Array> =>
-    new Uint8Array(await crypto.subtle.sign("HMAC", secret, data), 0, length);
+  const sign = async (data: Uint8Array<ArrayBuffer> | string): Promise<Uint8Array> => {
+    const bytes = typeof data === "string" ? new TextEncoder().encode(data) : data;
+    return new Uint8Array(await crypto.subtle.sign("HMAC", secret, bytes), 0, length);
+  };
   return { sign, verify: async (data, code) => equalBytes(await sign(data), code) };
 }
 
@@ -177,14 +183,63 @@ export function equalBytes(a: Uint8Array, b: Uint8Array): boolean {
   return difference === 0;
 }
 
-/** Returns a new random string of `bytes` bytes in base64url. */
+/** Returns the SHA-256 of a text in base64url. Synchronous where `node:crypto` exists. */
+export function sha256(text: string): string | Promise<string> {
+  if (nodeCrypto !== undefined) {
+    return nodeCrypto.createHash("sha256").update(text).digest("base64url");
+  }
+  return crypto.subtle
+    .digest("SHA-256", new TextEncoder().encode(text))
+    .then((hash) => base64Encode(new Uint8Array(hash), "url"));
+}
+
+/** Random bytes that nobody has used yet: asking the system for a few costs as much as for many. */
+const pool = new Uint8Array(4_096);
+let unused = 0;
+
+/** Returns a new random string of `bytes` bytes in base64url, at most 4096. */
 export function randomId(bytes: number): string {
-  return base64Encode(crypto.getRandomValues(new Uint8Array(bytes)), "url");
+  if (unused < bytes) {
+    crypto.getRandomValues(pool);
+    unused = pool.length;
+  }
+  const taken = pool.subarray(unused - bytes, unused);
+  unused -= bytes;
+  const id = encodeBase64url(taken);
+  // A secret value is not kept longer than its use.
+  taken.fill(0);
+  return id;
+}
+
+/** Encodes bytes, or a text in UTF-8, in base64url without padding (RFC 4648 section 5). */
+export function encodeBase64url(data: Uint8Array | string): string {
+  if (nodeBuffer !== undefined) {
+    return typeof data === "string"
+      ? nodeBuffer.from(data).toString("base64url")
+      : nodeBuffer.from(data.buffer, data.byteOffset, data.byteLength).toString("base64url");
+  }
+  return base64Encode(typeof data === "string" ? new TextEncoder().encode(data) : data, "url");
+}
+
+/**
+ * Decodes canonical base64url without padding; undefined for any other spelling. Synchronous and fast
+ * where Node's `Buffer` exists; undefined as a whole elsewhere.
+ */
+export const decodeCanonical: ((text: string) => Uint8Array<ArrayBuffer> | undefined) | undefined =
+  (globalThis as Runtime).Buffer && decodeWithBuffer;
+
+/** `Buffer` decodes leniently, so the text must be exactly what it encodes again. */
+function decodeWithBuffer(text: string): Uint8Array<ArrayBuffer> | undefined {
+  const bytes = Buffer.from(text, "base64url");
+  return bytes.toString("base64url") === text
+    ? new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length)
+    : undefined;
 }
 
 export type NodeCrypto = typeof import("node:crypto");
 
 interface Runtime {
+  readonly Buffer?: typeof Buffer;
   readonly process?: { getBuiltinModule?: (name: string) => unknown };
   readonly navigator?: { readonly userAgent?: string; readonly product?: string };
   readonly crypto?: { readonly subtle?: unknown };
@@ -214,7 +269,7 @@ function cryptoAdvice({ navigator, isSecureContext }: Runtime): string {
 }
 
 /** Cloudflare Workers have a module of this name, whose `verify` refuses the keys that it makes. */
-const { process, navigator }: Runtime = globalThis as Runtime;
+const { Buffer: nodeBuffer, process, navigator }: Runtime = globalThis as Runtime;
 const isEmulated = navigator?.userAgent === "Cloudflare-Workers";
 
 /**

@@ -99,6 +99,17 @@ export type SessionEvent =
       readonly presented: number;
       readonly generation: number;
     }
+  /**
+   * A refresh token was refused with `unavailable`: the session cannot have reached generation
+   * `presented` yet, or it is signed by an outdated secret. Either the secret has leaked, or the store
+   * was restored and its clock or the list of secrets is wrong. The session goes on.
+   */
+  | {
+      readonly type: "impossibleGeneration";
+      readonly sessionId: string;
+      readonly presented: number;
+      readonly generation: number;
+    }
   /** A call failed because of a fault of the service or an outage; `error.cause` has the details. For logs. */
   | {
       readonly type: "failed";
@@ -209,6 +220,10 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   storeWentBack: {
     level: "error",
     message: "the store was restored to a state older than its tokens",
+  },
+  impossibleGeneration: {
+    level: "error",
+    message: "refused a refresh token that is newer than its session can be",
   },
   failed: {
     level: "error",

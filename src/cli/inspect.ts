@@ -1,6 +1,6 @@
 import { readFile } from "node:fs/promises";
 import { systemClock } from "../base/clock.ts";
-import type { ParsedRefreshToken } from "../engine/refresh/token.ts";
+import type { ParsedRefreshToken } from "../engine/refresh/format.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { ParsedJwt } from "../jwt/strict-parse.ts";
 import {

@@ -55,7 +55,7 @@ const maxMetadata = 8_192;
 /** Bytes of the headers that Connect sends with every gRPC response, and of `cache-control`. */
 const connectMetadata = 300;
 /** Characters of the longest refresh token. */
-const refreshLength = 98;
+const refreshLength = 132;
 
 /** Signs access tokens. */
 export class AccessTokens {

@@ -8,7 +8,7 @@ import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
-import type { RefreshTokens } from "./refresh/token.ts";
+import type { Beginning, RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
   Authentication,
@@ -77,7 +77,7 @@ interface CreatorOptions {
   readonly emit: SessionEventListener;
 }
 
-type Kept = Extract<Inserted, { readonly record: SessionRecord }>;
+type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;
 
 /** Creates sessions. */
 export class SessionCreator {
@@ -115,7 +115,7 @@ export class SessionCreator {
 
       // 5. Create both tokens.
       const access = await accessTokens.mint({ record, now });
-      const refreshToken = await refreshTokens.mint(record);
+      const refreshToken = await refreshTokens.mint(record, inserted.root);
 
       emit({ type: "created", sessionId: record.id, userId: record.userId });
       return { record, now, access, refreshToken };
@@ -127,14 +127,15 @@ export class SessionCreator {
   }
 
   async #insert(creation: Creation): Promise<Kept> {
-    const { store, secrets, lifetimes, limit = null } = this.#options;
+    const { store, secrets, refreshTokens, lifetimes, limit = null } = this.#options;
     const { life, from, ...content } = creation;
     const id = randomId(16);
+    const { root, ...proof } = await refreshTokens.begin();
     const inserted = await store
       .insert({
         ...content,
         id,
-        salt: randomId(32),
+        ...proof,
         secretId: secrets.current.id,
         idle: life?.idleLife ?? lifetimes.idle,
         absolute: life?.absolute ?? lifetimes.absolute,
@@ -150,7 +151,7 @@ export class SessionCreator {
       })
       .catch(storeFailed);
     if (inserted.record !== undefined) {
-      return inserted;
+      return { ...inserted, root };
     }
     if (inserted.refused === "notLive" && from !== undefined) {
       liveOf(from.session, await store.load(from.session).catch(storeFailed));

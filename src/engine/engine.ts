@@ -128,6 +128,7 @@ export class Engine {
       store,
       secrets,
       emit: emitOnce,
+      format: lifetimes.tokenFormat,
     });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
@@ -184,6 +185,7 @@ export class Engine {
     try {
       // 2. Load the secrets: those of the options, or the one that the store keeps.
       await this.secrets.open();
+      await this.refreshTokens.open();
       // 3. Load the signing keys. The first server creates one.
       await openKeys(this.keys);
       // 4. Read the revocations that still matter, and follow the change log from here on.
@@ -217,10 +219,13 @@ export class Engine {
     if (!wasOpen && (await this.#opening?.catch(() => undefined)) === undefined) {
       return;
     }
+    // 1. Write what waits.
     const restorerClosed = this.#restorer.close();
     await this.settled();
+    // 2. Stop following the change log.
     this.revocations.close();
     this.#verified?.close();
+    // 3. Let background work end its last write, then close the connections.
     await restorerClosed;
     await this.#sweeper.close();
     await this.#options.store.close();

@@ -5,6 +5,7 @@ import {
   durationMs,
   durationOf,
 } from "../base/checks.ts";
+import type { TokenFormat } from "./store.ts";
 
 /** How long access tokens and sessions live. */
 export interface LifetimeOptions {
@@ -43,6 +44,13 @@ export interface RefreshOptions {
    * Default "10s".
    */
   readonly clientTimeout?: Duration;
+  /**
+   * The format of new refresh tokens; both are always accepted. With 2, a copy of the database together
+   * with the secret mints no refresh token, and a refresh needs one statement. Servers of versions
+   * before 0.2 cannot read format 2: set it once none of them is running. Default: 2 if the store was
+   * created by a version that reads both, else 1.
+   */
+  readonly tokenFormat?: 1 | 2;
 }
 
 /** Shorter lifetimes for one session. Each defaults to the service's. */
@@ -57,6 +65,8 @@ export interface OwnLifetimes {
 
 /** The options in milliseconds. */
 export interface Lifetimes {
+  /** Undefined for the store's. */
+  readonly tokenFormat: TokenFormat | undefined;
   readonly access: number;
   readonly idle: number;
   readonly absolute: number;
@@ -83,7 +93,7 @@ export const maxAccessLife = 3_600_000;
  */
 export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOptions): Lifetimes {
   assertMembers("lifetimes", lifetimes, spans);
-  assertMembers("refresh", refresh, { overlap: 0, settle: 0, clientTimeout: 0 });
+  assertMembers("refresh", refresh, { overlap: 0, settle: 0, clientTimeout: 0, tokenFormat: 0 });
   const access = durationMs("lifetimes.access", lifetimes.access ?? "15m", {
     min: 2_000,
     max: maxAccessLife,
@@ -109,7 +119,11 @@ export function readLifetimes(lifetimes: LifetimeOptions, refresh: RefreshOption
       `refresh.overlap must be shorter than half of lifetimes.access (${durationOf(access)}), got ${durationOf(overlap)}; ${shorter}`,
     );
   }
-  return { access, idle, absolute, overlap, settle, clientTimeout };
+  const { tokenFormat } = refresh;
+  if (tokenFormat !== undefined && tokenFormat !== 1 && tokenFormat !== 2) {
+    throw new TypeError(`refresh.tokenFormat must be 1 or 2, got ${JSON.stringify(tokenFormat)}`);
+  }
+  return { access, idle, absolute, overlap, settle, clientTimeout, tokenFormat };
 }
 
 /**

@@ -54,10 +54,25 @@ export interface SessionRecord {
   readonly userId: string;
   readonly tenantId: string | null;
   readonly transport: TokenTransport;
-  /** Random, base64url. Part of the MAC of every refresh token; never leaves the server. */
+  /**
+   * Random, base64url: part of the MAC of the session's tokens of format 1. Empty if it never had one,
+   * or since its first token of format 2 advanced.
+   */
   readonly salt: string;
+  /**
+   * The hash of the root, which every token of format 2 of the session carries. Null while its current
+   * generation has format 1.
+   */
+  readonly rootHash: string | null;
+  /**
+   * The hash of the last token of format 1, written when its successor got format 2. It proves the
+   * reuse of that token once the salt is gone. Null for none.
+   */
+  readonly lastSalted: string | null;
   /** The id of the secret under which the refresh token of `generation` was minted. */
   readonly secretId: string;
+  /** The same of `generation` − 1; null if it is not known. */
+  readonly formerSecretId: string | null;
   /** Number of the current refresh token, from 0. */
   readonly generation: number;
   /**
@@ -116,6 +131,7 @@ export interface NewSession {
   readonly tenantId: string | null;
   readonly transport: TokenTransport;
   readonly salt: string;
+  readonly rootHash: string | null;
   readonly secretId: string;
   readonly claims: JsonObject;
   readonly data: JsonObject;
@@ -228,11 +244,13 @@ export type RefreshWrite = {
 } & (
   | {
       /**
-       * Moves to `generation` + 1: unconfirmed, `rotatedAt` and `sentAt` now, `prolonged` 0, `secretId`
-       * as given.
+       * Moves to `generation` + 1: unconfirmed, `rotatedAt` and `sentAt` now, `prolonged` 0,
+       * `formerSecretId` the present `secretId`, `secretId` as given. `proof` replaces how tokens are
+       * proven; absent to keep it.
        */
       readonly kind: "advance";
       readonly secretId: string;
+      readonly proof?: TokenProof | undefined;
     }
   | {
       /**
@@ -253,13 +271,53 @@ export type RefreshWrite = {
   | {
       /**
        * Moves forward to generation `to`, which this store has lost: unconfirmed, `rotatedAt` and
-       * `sentAt` now, `prolonged` 0.
+       * `sentAt` now, `prolonged` 0, `formerSecretId` null, `secretId` as given; `proof` as above.
        */
       readonly kind: "forward";
       readonly to: number;
       readonly secretId: string;
+      readonly proof?: TokenProof | undefined;
     }
 );
+
+/** The fields by which the refresh tokens of a session are proven. */
+export type TokenProof = Pick<SessionRecord, "salt" | "rootHash" | "lastSalted">;
+
+/**
+ * The common refresh as one conditional write: the first line of the table of `decideRefresh`, for
+ * tokens of format 2. Applied only if all of this holds by the store's clock:
+ *
+ * - the record has this `generation`, `secretId`, `rootHash` and `transport`
+ * - it is not revoked and has not expired
+ * - its generation was confirmed more than `overlap` milliseconds ago
+ *
+ * It moves to `generation` + 1: unconfirmed, `rotatedAt`, `sentAt` and `lastSeenAt` now, `prolonged` 0,
+ * `formerSecretId` the present `secretId`, `secretId` as `nextSecretId` says, and an empty `salt`.
+ * `idleExpiresAt` is now + the smaller of `idle` and the record's `idleLife`, or `expiresAt`, whichever
+ * is earlier.
+ */
+export interface AdvanceWrite {
+  readonly id: string;
+  readonly generation: number;
+  readonly secretId: string;
+  readonly rootHash: string;
+  readonly transport: TokenTransport;
+  readonly overlap: number;
+  readonly idle: number;
+  readonly nextSecretId: string;
+}
+
+/** The result of an {@link AdvanceWrite}. */
+export interface Advanced extends Stored<SessionRecord | undefined> {
+  /** Whether the write was applied. If not, `record` is the session as it is; undefined for none. */
+  readonly advanced: boolean;
+}
+
+/**
+ * The format of a refresh token. 1: its MAC contains the salt of the row. 2: it carries the root of its
+ * session, and the store keeps only a hash of that.
+ */
+export type TokenFormat = 1 | 2;
 
 /** A use of an access token that may confirm its generation; see `SessionStore.confirm`. */
 export interface GenerationUse {
@@ -417,6 +475,20 @@ export interface SessionStore {
 
   /** Writes a refresh. If its condition does not hold, nothing changes and `record` is undefined. */
   refresh(write: RefreshWrite): Promise<Stored<SessionRecord | undefined>>;
+
+  /**
+   * Writes the common refresh without reading first; see {@link AdvanceWrite}. Without this method, the
+   * engine loads the session, decides and calls `refresh`.
+   */
+  advance?: ((write: AdvanceWrite) => Promise<Advanced>) | undefined;
+
+  /**
+   * The newest format of refresh tokens that every server on this store can read: 2 if the store was
+   * created by a version that reads both, 1 if servers of an older version may still use it. A store
+   * without this method does not keep `rootHash`, `lastSalted` and `formerSecretId`, and its sessions
+   * have tokens of format 1.
+   */
+  tokenFormat?(): Promise<TokenFormat>;
 
   /**
    * Confirms generations: each that is current, not revoked, and whose `sentAt` is at least `settle`

@@ -1,5 +1,4 @@
 import {
-  base64url,
   calculateJwkThumbprint,
   exportJWK,
   generateKeyPair,
@@ -8,7 +7,7 @@ import {
   importSPKI,
   type JWK,
 } from "jose";
-import { type NodeCrypto, nodeCrypto } from "../base/crypto.ts";
+import { encodeBase64url, type NodeCrypto, nodeCrypto } from "../base/crypto.ts";
 import type { JsonObject } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
 import { checkedPayload, type TokenClaims } from "./claims.ts";
@@ -174,22 +173,38 @@ async function signCompact(
   payload: JsonObject,
   key: SigningKey | RemoteSigningKey,
 ): Promise<string> {
-  const header = { alg: key.alg, kid: key.kid, typ: "at+jwt" };
-  const signed = [header, payload].map((part) => base64url.encode(JSON.stringify(part))).join(".");
+  const signed = `${headerOf(key)}.${encodeBase64url(JSON.stringify(payload))}`;
   const data = encoder.encode(signed);
   const signature = await ("sign" in key ? key.sign(data) : signWith(key, data));
-  return `${signed}.${base64url.encode(signature)}`;
+  return `${signed}.${encodeBase64url(signature)}`;
 }
+
+/** The header of every token that a key signs, encoded. */
+function headerOf(key: SigningKey | RemoteSigningKey): string {
+  const known = headers.get(key);
+  if (known !== undefined) {
+    return known;
+  }
+  const { alg, kid } = key;
+  const header = encodeBase64url(JSON.stringify({ alg, kid, typ: "at+jwt" }));
+  headers.set(key, header);
+  return header;
+}
+
+const headers = new WeakMap<SigningKey | RemoteSigningKey, string>();
 
 // Web Crypto hands each signature to another thread and back, which costs more than the signature
 // itself; node:crypto, where it exists, computes on this thread.
 
-/** Verifies a signature over `data`; it has the form of a JWS signature. */
-export async function isSignature(
+/**
+ * Verifies a signature over `data`; it has the form of a JWS signature. Synchronous where node:crypto
+ * exists. Throws or rejects if the key cannot be used.
+ */
+export function isSignature(
   key: LocalKey,
   data: Uint8Array<ArrayBuffer>,
   signature: Uint8Array<ArrayBuffer>,
-): Promise<boolean> {
+): boolean | Promise<boolean> {
   if (nodeCrypto === undefined) {
     return crypto.subtle.verify(webCryptoParameters[key.alg], key.key, signature, data);
   }

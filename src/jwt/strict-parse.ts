@@ -1,3 +1,4 @@
+import { decodeCanonical } from "../base/crypto.ts";
 import type { JsonObject } from "../base/json.ts";
 import { maxTokenLength } from "../base/wire.ts";
 
@@ -27,12 +28,24 @@ export interface ParsedJwt extends ParsedJws {
  * Parses an access token as {@link parseJws} does. Its header has `alg`, `kid` and `typ`, as strings,
  * and nothing else: no `jwk`, `jku`, `x5c`, `crit`, …
  *
+ * @param known headers that need no second parse, because they are the same bytes
  * @returns undefined when a rule is broken
  */
-export function parseCompact(token: string): ParsedJwt | undefined {
-  const parsed = parseJws(token);
-  const header = asHeader(parsed?.header);
-  return parsed === undefined || header === undefined ? undefined : { ...parsed, header };
+export function parseCompact(token: string, known?: KnownHeaders): ParsedJwt | undefined {
+  const parts = partsOf(token);
+  if (parts === undefined) {
+    return undefined;
+  }
+  const header = known?.get(parts.header) ?? asHeader(parsePart(parts.header));
+  return header === undefined ? undefined : withRest(parts, header);
+}
+
+/** Headers that were parsed before, by their encoded text. */
+export type KnownHeaders = ReadonlyMap<string, ParsedJwt["header"]>;
+
+/** Returns the encoded header of a token. */
+export function headerPartOf(token: string): string {
+  return token.slice(0, token.indexOf("."));
 }
 
 /**
@@ -46,20 +59,46 @@ export function parseCompact(token: string): ParsedJwt | undefined {
  * @returns undefined when a rule is broken
  */
 export function parseJws(token: string): ParsedJws | undefined {
+  const parts = partsOf(token);
+  const header = parts && parsePart(parts.header);
+  return parts === undefined || header === undefined ? undefined : withRest(parts, header);
+}
+
+interface CompactParts {
+  readonly header: string;
+  readonly payload: string;
+  readonly signature: string;
+}
+
+function partsOf(token: string): CompactParts | undefined {
   if (token.length > maxTokenLength) {
     return undefined;
   }
-  const [first, second, third, ...more] = token.split(".", 4);
-  if (!first || !second || !third || more.length > 0) {
-    return undefined;
-  }
-  const signature = decodeBase64url(third);
-  const header = parsePart(first);
-  const payload = parsePart(second);
-  if (signature === undefined || header === undefined || payload === undefined) {
-    return undefined;
-  }
-  return { header, payload, signature };
+  const first = token.indexOf(".");
+  const second = token.indexOf(".", first + 1);
+  const isCompact =
+    first > 0 &&
+    second > first + 1 &&
+    second < token.length - 1 &&
+    token.indexOf(".", second + 1) < 0;
+  return isCompact
+    ? {
+        header: token.slice(0, first),
+        payload: token.slice(first + 1, second),
+        signature: token.slice(second + 1),
+      }
+    : undefined;
+}
+
+function withRest<H extends JsonObject>(
+  parts: CompactParts,
+  header: H,
+): (Omit<ParsedJws, "header"> & { readonly header: H }) | undefined {
+  const signature = decodeBase64url(parts.signature);
+  const payload = signature && parsePart(parts.payload);
+  return signature === undefined || payload === undefined
+    ? undefined
+    : { header, payload, signature };
 }
 
 /** The facts that an unverified text shows about the token that it may be. */
@@ -243,6 +282,9 @@ for (let i = 0; i < alphabet.length; i++) {
  * @returns undefined when a rule is broken
  */
 export function decodeBase64url(text: string): Uint8Array<ArrayBuffer> | undefined {
+  if (decodeCanonical !== undefined) {
+    return decodeCanonical(text);
+  }
   const rest = text.length % 4;
   if (rest === 1) {
     return undefined;

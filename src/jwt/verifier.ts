@@ -3,7 +3,13 @@ import type { JsonValue } from "../base/json.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
 import { isSignature, type VerificationKey } from "./keys.ts";
-import { isAccessTokenType, outlineOf, type ParsedJwt, parseCompact } from "./strict-parse.ts";
+import {
+  headerPartOf,
+  isAccessTokenType,
+  outlineOf,
+  type ParsedJwt,
+  parseCompact,
+} from "./strict-parse.ts";
 import type { ProvenToken, VerifiedCache } from "./verified-cache.ts";
 
 /** The rules that a token must meet at any time, and the source of keys. */
@@ -80,7 +86,8 @@ export type AccessTokenVerifier = (
 export function createAccessTokenVerifier(
   options: AccessTokenVerifierOptions,
 ): AccessTokenVerifier {
-  const { cache, ...rules } = checkOptions(options);
+  const { cache, ...given } = checkOptions(options);
+  const rules: Prover = { ...given, headers: new Map() };
   if (cache === undefined) {
     return async (token, now) => judge(await proveToken(token, rules), now);
   }
@@ -155,10 +162,29 @@ const foreign = { status: "foreign" } as const;
 const invalid = { status: "invalid" } as const;
 const malformed = { status: "malformed" } as const;
 
+/** The rules, and the headers that tokens of known keys had. */
+interface Prover extends ProvingRules {
+  readonly headers: Map<string, ParsedJwt["header"]>;
+}
+
+/** Headers that are kept, at most: one for each key, and few of them sign at the same time. */
+const headersMax = 64;
+
+/** Remembers the header of a token whose signature was valid, so that it is parsed once per key. */
+function remember({ headers }: Prover, token: string, { header }: ParsedJwt): void {
+  const part = headerPartOf(token);
+  if (!headers.has(part)) {
+    if (headers.size >= headersMax) {
+      headers.clear();
+    }
+    headers.set(part, Object.freeze(header));
+  }
+}
+
 /** Checks everything but the time. Rejects only if a key cannot be looked up or cannot be used. */
-async function proveToken(token: string, rules: ProvingRules): Promise<ProvenToken | RefusedToken> {
+async function proveToken(token: string, rules: Prover): Promise<ProvenToken | RefusedToken> {
   // 1. A token of another issuer is not ours, so its key is not looked up.
-  const parsed = parseCompact(token);
+  const parsed = parseCompact(token, rules.headers);
   const named = parsed === undefined ? outlineOf(token).issuer : parsed.payload.iss;
   if (typeof named === "string" && !acceptedBy(rules).some(({ issuer }) => issuer === named)) {
     return foreign;
@@ -176,11 +202,17 @@ async function proveToken(token: string, rules: ProvingRules): Promise<ProvenTok
   }
 
   // 4. The signature.
-  const key = await rules.keys.find(parsed.header.kid, parsed.payload.iat);
+  const found = rules.keys.find(parsed.header.kid, parsed.payload.iat);
+  const key = found instanceof Promise ? await found : found;
   // The algorithm is a property of the key; a token cannot choose it (RFC 8725 §3.1).
-  if (alg !== key?.alg || !(await isSigned(token, parsed, key))) {
+  if (alg !== key?.alg) {
     return invalid;
   }
+  const signed = isSigned(token, parsed, key);
+  if (!(typeof signed === "boolean" ? signed : await signed)) {
+    return invalid;
+  }
+  remember(rules, token, parsed);
 
   // 5. The claims: their types, then issuer, audience and lifetime.
   const claims = fromPayload(parsed.payload);
@@ -216,7 +248,7 @@ export function isSigned(
   token: string,
   { signature }: Pick<ParsedJwt, "signature">,
   key: VerificationKey,
-): Promise<boolean> {
+): boolean | Promise<boolean> {
   const signed = encoder.encode(token.slice(0, token.lastIndexOf(".")));
   return isSignature(key, signed, signature);
 }

@@ -79,6 +79,15 @@ export interface Fallback<F> {
   readonly fallback?: F;
 }
 
+/** Options of `sessions.drain`. */
+export interface DrainOptions {
+  /**
+   * The time over which many streams end, so that their clients do not come back all at once. A few
+   * hundred end within 100 ms. From "0s", which ends all of them at once, to "5m". Default "5s".
+   */
+  readonly within?: Duration;
+}
+
 /** Verified sessions: everything that a service needs to read them. */
 export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedSession> {
   /**
@@ -154,6 +163,18 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
   check(router: ConnectRouter): void;
   /** Returns every method of a router with its policy. */
   describe(router: ConnectRouter): MethodDescription[];
+  /**
+   * Prepares this server for its stop: ends its streams with a hint that makes `session.resume` open
+   * them again at once, on another server. Refuses new streams with the same hint. Other calls go on, and so do uploads and streams of
+   * the policy "never". With `createSessions`, `health().status` is "draining" from now on, so that a
+   * load balancer that asks `healthHandler` sends no more calls.
+   *
+   * Call it once no load balancer sends new requests, and the server takes no new connections.
+   *
+   * @returns when all of them have ended; a further call returns the same
+   * @throws TypeError for an invalid option
+   */
+  drain(options?: DrainOptions): Promise<void>;
 }
 
 /** The parts that an instance creates before its sessions. */
@@ -211,6 +232,10 @@ export function createVerifyingSessions<S extends VerifiedSession>(
       policies.assertServed(router.handlers.map(({ method }) => method));
     },
     describe: (router) => policies.describe(router.handlers.map(({ method }) => method)),
+    drain: async (options = {}) => {
+      assertMembers("drain", options, { within: 0 });
+      await streams.drain(durationMs("drain: within", options.within ?? "5s", { max: 300_000 }));
+    },
   };
 }
 

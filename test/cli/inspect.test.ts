@@ -311,6 +311,8 @@ describe("feat:R2 rpc-session inspect on a refresh token", () => {
 
   it("says which part of a malformed one is wrong", async () => {
     const { refreshToken } = (await issue()).tokens;
+    const [secretId = "", id = "", generation = ""] = refreshToken.split(".");
+    const salted = [secretId, id, generation, "A".repeat(43), "A".repeat(11)].join(".");
     const cases: readonly (readonly [string, string])[] = [
       [
         changed(refreshToken, 0, () => "short"),
@@ -324,12 +326,15 @@ describe("feat:R2 rpc-session inspect on a refresh token", () => {
         changed(refreshToken, 2, () => "01"),
         "its generation, but it has a character that cannot be there",
       ],
-      [changed(refreshToken, 3, (text) => text.slice(2)), "its MAC, of 43 characters"],
+      [changed(refreshToken, 4, (text) => text.slice(2)), "its root, of 22 characters"],
+      [changed(refreshToken, 5, (text) => text.slice(2)), "its MAC, of 43 characters"],
       [
-        changed(refreshToken, 3, (text) => `${text.slice(0, -1)}B`),
+        changed(refreshToken, 5, (text) => `${text.slice(0, -1)}B`),
         "ends in a character that no encoder writes",
       ],
-      [refreshToken.slice(0, -3), "its check, of 11 characters, but this one has 8"],
+      [refreshToken.slice(0, -3), "its MAC, of 43 characters, but this one has 40"],
+      [changed(salted, 3, (text) => text.slice(2)), "its MAC, of 43 characters"],
+      [salted.slice(0, -3), "its check, of 11 characters, but this one has 8"],
     ];
     for (const [text, problem] of cases) {
       const { code, stdout } = await inspect(text);

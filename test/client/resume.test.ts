@@ -43,6 +43,46 @@ describe.each(inboxWires)("session.resume, %s", (wire) => {
     await watching.ended;
   });
 
+  it("feat:O10 goes on at once after a server that stops, without a report of an interruption", async () => {
+    const world = await startInbox(wire);
+    const interruptions: number[] = [];
+    const watching = watch(world, {
+      giveUpAfter: "0s",
+      onInterrupted: (_error, retryIn) => interruptions.push(retryIn),
+    });
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    // 1. The stream is opened again at once. The clock stands still.
+    const drained = world.drainStreams();
+    world.inbox.add("meanwhile");
+    await drained;
+    await until(() => watching.numbers.length === 2);
+    expect(watching.numbers).toEqual([1, 2]);
+    expect(world.opened.map(({ after }) => after)).toEqual([0, 1]);
+    expect([interruptions, watching.state]).toEqual([[], "on"]);
+    watching.leave = true;
+    world.inbox.add("bye");
+    await watching.ended;
+  });
+
+  it("feat:O10 pauses if it meets the server that stops again", async () => {
+    const world = await startInbox(wire);
+    const interruptions: number[] = [];
+    const watching = watch(world, {
+      onInterrupted: (_error, retryIn) => interruptions.push(retryIn),
+    });
+    world.inbox.add("hello");
+    await until(() => watching.numbers.length === 1);
+    await world.sessions.drain();
+    await until(() => interruptions.length === 1);
+    world.clock.advance("1s");
+    await until(() => interruptions.length === 2);
+    expect(interruptions[1]).toBeLessThan(2_000);
+    expect(watching.state).toBe("on");
+    watching.leave = true;
+    await world.sessions.close();
+  });
+
   it("feat:Q4: outlives its connection", async () => {
     const world = await startInbox(wire);
     const watching = watch(world);

@@ -1,4 +1,7 @@
+import { once } from "node:events";
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { connect as connectHttp2, createServer as createHttp2Server } from "node:http2";
+import type { AddressInfo } from "node:net";
 import { type ConnectRouter, createConnectRouter } from "@connectrpc/connect";
 import { createFetchHandler } from "@connectrpc/connect/protocol";
 import { expressConnectMiddleware } from "@connectrpc/connect-express";
@@ -7,6 +10,7 @@ import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { serve } from "@hono/node-server";
 import express from "express";
 import { fastify } from "fastify";
+import { sessionCors } from "rpc-session";
 import { superTokens, superTokensAnswer } from "rpc-session/compat/supertokens";
 import { fromNode } from "rpc-session/http";
 import type { JsonObject } from "rpc-session/testing";
@@ -143,6 +147,7 @@ class Sdk {
         method: path === "/me" ? "GET" : "POST",
         headers: {
           ...{ ...page, rid, "st-auth-mode": this.#mode, "content-type": "application/json" },
+          ...{ "accept-encoding": "gzip, br" },
           ...(this.#cookies.size > 0 && { cookie: this.cookie }),
           ...(token && { authorization: `Bearer ${token}` }),
           ...(antiCsrf && { "anti-csrf": antiCsrf }),
@@ -265,4 +270,95 @@ describe.each(servers)("feat:P20 the SDKs of SuperTokens, %s", (_, serveOn) => {
     expect(stolen.headers.get("front-token")).toBe("remove");
     expect((await sdk.call("ListNotes")).status).toBe(401);
   });
+});
+
+it("feat:P20 over HTTP/2 as well", async () => {
+  const sessions = testSessions({ ...options, browserHeaderTransport: true });
+  const compat = superTokens(sessions, { issuer });
+  const server = createHttp2Server(
+    compat.node(connectNodeAdapter(sessions.protect({ routes: routesOf(sessions) }))),
+  );
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  const client = connectHttp2(`http://127.0.0.1:${port}`);
+  onTestFinished(() => {
+    client.close();
+    server.close();
+  });
+  const post = async (path: string, given: Record<string, string>, body: string) => {
+    const stream = client.request({
+      ...{ ":method": "POST", ":path": path, "content-type": "application/json", ...page },
+      ...{ "st-auth-mode": "header", ...given },
+    });
+    stream.end(body);
+    const [headers] = (await once(stream, "response")) as [Record<string, string>];
+    stream.resume();
+    await once(stream, "end");
+    return headers;
+  };
+  const signedIn = await post("/notes.v1.NotesService/SignIn", {}, '{"user":"ada"}');
+  expect(signedIn["front-token"]).toMatch(/^ey/);
+  const refreshed = await post(
+    "/auth/session/refresh",
+    { authorization: `Bearer ${signedIn["st-refresh-token"]}` },
+    "",
+  );
+  expect([refreshed[":status"], refreshed["front-token"]?.slice(0, 2)]).toEqual([200, "ey"]);
+});
+
+it.each<[string, unknown, object, RegExp]>([
+  [
+    "sessions that only verify",
+    { jwks() {} },
+    { issuer },
+    /pass the object that createSessions returns/,
+  ],
+  [
+    "an issuer that is none",
+    testSessions(),
+    { issuer: "here" },
+    /issuer must be the issuer of createSessions/,
+  ],
+  [
+    "a base path that is none",
+    testSessions(),
+    { issuer, basePath: "auth" },
+    /basePath must be a path such as/,
+  ],
+])("refuses %s", (_, sessions, given, message) => {
+  expect(() => superTokens(sessions as TestSessions, given as { issuer: string })).toThrow(message);
+});
+
+it("publishes keys and discovery, and adds its headers to CORS", async () => {
+  const sessions = testSessions(options);
+  const compat = superTokens(sessions, { issuer, basePath: "/api" });
+  const handle = compat.fetch(() => new Response(null, { status: 404 }));
+  const json = async (path: string) => (await handle(new Request(`${issuer}${path}`))).json();
+  expect(await json("/api/jwt/jwks.json")).toEqual(await sessions.jwks());
+  expect(await json("/api/.well-known/openid-configuration")).toEqual({
+    ...{ issuer, jwks_uri: `${issuer}/api/jwt/jwks.json` },
+  });
+  const lists = compat.cors(
+    sessionCors({ allowedMethods: [], allowedHeaders: [], exposedHeaders: [] }),
+  );
+  expect(lists.allowedHeaders).toEqual(
+    expect.arrayContaining(["st-auth-mode", "anti-csrf", "rid"]),
+  );
+  expect(lists.exposedHeaders).toEqual(expect.arrayContaining(["front-token", "st-access-token"]));
+});
+
+it("requests of other clients stay as they are", async () => {
+  const sessions = testSessions(options);
+  const seen: Record<string, string>[] = [];
+  const handle = superTokens(sessions, { issuer }).fetch((request) => {
+    seen.push(Object.fromEntries(request.headers));
+    return new Response(null, { headers: { "rpcsession-csrf": "x" } });
+  });
+  const own = { "rpcsession-session": "signedOut", rid: "anti-csrf", "anti-csrf": "y" };
+  for (const headers of [{ "accept-encoding": "gzip" }, own]) {
+    const response = await handle(new Request(`${issuer}/x`, { headers }));
+    expect(response.headers.get("rpcsession-csrf")).toBe("x");
+    expect(response.headers.has("anti-csrf")).toBe(false);
+    expect(seen.at(-1)).toEqual(headers);
+  }
 });

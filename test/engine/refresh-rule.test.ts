@@ -9,6 +9,7 @@ const now = 1_000_000_000;
 function state(changes: Partial<RefreshState>): RefreshState {
   return {
     generation: 5,
+    createdAt: now - 100 * (settle + overlap),
     confirmedAt: null,
     sentAt: now,
     prolonged: 0,
@@ -37,6 +38,15 @@ describe("decideRefresh", () => {
     ["p = 0, long before", {}, 0, "theft"],
     ["p = g+1: the store lost a generation", {}, 6, "forward"],
     ["p = g+7, g confirmed long ago", { confirmedAt: confirmedLongAgo }, 12, "forward"],
+    ["p = the greatest generation that the age of the session permits", {}, 101, "forward"],
+    ["p one beyond that", {}, 102, "impossible"],
+    ["p beyond that, the store's clock went back", { createdAt: now + 1 }, 6, "impossible"],
+    [
+      "p = g + 1 in a session that was created just now",
+      { createdAt: now, generation: 0 },
+      1,
+      "forward",
+    ],
     ["at the idle end", { idleExpiresAt: now }, 5, "expired"],
     ["at the absolute end", { expiresAt: now }, 5, "expired"],
     ["an old token after the end is not theft", { expiresAt: now }, 1, "expired"],

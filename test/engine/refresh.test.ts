@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { SessionError } from "../../src/base/errors.ts";
-import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { startEngine } from "../helpers/engine.ts";
 

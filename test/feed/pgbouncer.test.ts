@@ -63,7 +63,7 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
     async (_, roundRobin) => {
       const poolSize = 3;
       await using world = await behind({ mode: "transaction", poolSize, roundRobin });
-      const { pooler, start } = world;
+      const { pooler } = world;
       // Other clients of the pooler, so that its connections change hands.
       const strangers = Array.from({ length: 4 }, () => new Client(pooler.url));
       const heard: string[] = [];
@@ -77,8 +77,8 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
           await stranger.query("select pg_sleep(0.002)");
         }
       });
-      const here = await start(postgresStore(pooler.url, { connections: 4 }));
-      const there = await start(postgresStore(pooler.url, { connections: 4 }));
+      const here = await world.start(postgresStore(pooler.url, { connections: 4 }));
+      const there = await world.start(postgresStore(pooler.url, { connections: 4 }));
       for (const each of [here, there]) {
         await expect.poll(() => each.health().push).toBe("polling");
       }
@@ -94,7 +94,12 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
       await Promise.all(traffic);
       expect(heard).toEqual([]);
       expect(await stateOf(strangers.slice(0, poolSize))).toEqual(
-        Array.from({ length: poolSize }, () => ({ listens: 0, prepared: 0, limit: "0" })),
+        Array.from({ length: poolSize }, () => ({
+          listens: 0,
+          prepared: 0,
+          limit: "0",
+          lock: "0",
+        })),
       );
       for (const stranger of strangers) {
         await stranger.end();
@@ -104,10 +109,10 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
 
   it("sec:V01 transaction mode limits the statements of each transaction", async () => {
     await using world = await behind({ mode: "transaction", poolSize: 3 });
-    const { pooler, start, connect } = world;
-    const here = await start(postgresStore(pooler.url));
+    const { pooler } = world;
+    const here = await world.start(postgresStore(pooler.url));
     const issued = await issue(here);
-    const locker = await connect();
+    const locker = await world.connect();
     await locker.query("begin; select 1 from rpcsession_sessions for update");
     await expect(here.revoke(issued.id)).rejects.toMatchObject({
       reason: "AUTH_UNAVAILABLE",
@@ -120,10 +125,10 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
 
   it("transaction mode with `listen`, a URL past the pooler, pushes", async () => {
     await using world = await behind({ mode: "transaction", poolSize: 3 });
-    const { pooler, start, url } = world;
-    const here = await start(postgresStore(pooler.url, { listen: url }));
+    const { pooler, url } = world;
+    const here = await world.start(postgresStore(pooler.url, { listen: url }));
     const pool = createPool({ connectionString: pooler.url });
-    const there = await start(postgresStore(pool, { listen: url }));
+    const there = await world.start(postgresStore(pool, { listen: url }));
     await pushed(here, there);
     const issued = await issue(here);
     await here.revoke(issued.id);
@@ -136,10 +141,10 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
 
   it("sec:V01 transaction mode with a pool of the user polls, and says so", async () => {
     await using world = await behind({ mode: "transaction", poolSize: 3 });
-    const { pooler, start } = world;
+    const { pooler } = world;
     const pool = createPool({ connectionString: pooler.url });
-    const here = await start(postgresStore(pool));
-    const there = await start(postgresStore(pool));
+    const here = await world.start(postgresStore(pool));
+    const there = await world.start(postgresStore(pool));
     await expect.poll(() => there.health().push).toBe("polling");
     const issued = await issue(here);
     await here.revoke(issued.id);
@@ -149,9 +154,9 @@ describe.skipIf(missing)(`PostgreSQL through PgBouncer${skipped}`, () => {
 
   it("session mode pushes, and may prepare statements", async () => {
     await using world = await behind({ mode: "session", poolSize: 30 });
-    const { pooler, start } = world;
-    const here = await start(postgresStore(pooler.url, { prepare: true }));
-    const there = await start(postgresStore(pooler.url));
+    const { pooler } = world;
+    const here = await world.start(postgresStore(pooler.url, { prepare: true }));
+    const there = await world.start(postgresStore(pooler.url));
     await pushed(here, there);
     for (let i = 0; i < 3; i++) {
       const issued = await issue(here);
@@ -169,7 +174,8 @@ async function stateOf(clients: readonly Client[]): Promise<unknown[]> {
     const { rows } = await client.query(
       `select (select count(*)::int from pg_listening_channels()) as listens,
         (select count(*)::int from pg_prepared_statements) as prepared,
-        current_setting('statement_timeout') as limit`,
+        current_setting('statement_timeout') as limit,
+        current_setting('lock_timeout') as lock`,
     );
     states.push(rows[0]);
   }

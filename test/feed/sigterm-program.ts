@@ -51,11 +51,13 @@ server.listen(0, "127.0.0.1", () => {
   process.send?.({ port: typeof address === "object" ? address?.port : 0 });
 });
 
-process.once("SIGTERM", async () => {
+async function stop(): Promise<void> {
   const answered = new Promise((resolve) => server.close(resolve));
   const closed = sessions.close({ within: "60s" });
   go();
   await closed;
   await answered;
   process.disconnect();
-});
+}
+
+process.once("SIGTERM", () => void stop());

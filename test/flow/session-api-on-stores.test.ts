@@ -1,6 +1,7 @@
 import { mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { createSessions, type SessionError, type SessionStore } from "rpc-session";
 import { memoryStore } from "rpc-session/stores/memory";
 import { postgresStore } from "rpc-session/stores/postgres";
@@ -54,6 +55,16 @@ function suite(name: string, missing: string | undefined, stores: Stores): void 
         );
         expect((await two.find(session.id))?.claims).toEqual({ n: 32 });
         expect(await one.data(session.id)).toEqual({ n: 32 });
+      });
+
+      it("feat:O10 100 sessions that are being created when the server closes are all there", async () => {
+        const { one, two } = await createWorld();
+        const begun = Array.from({ length: 100 }, () => one.issue({ userId: "bob" }));
+        await setTimeout(4);
+        const [issued] = await Promise.all([Promise.all(begun), one.close()]);
+        expect(issued).toHaveLength(100);
+        expect((await two.list({ userId: "bob", pageSize: 200 })).sessions).toHaveLength(100);
+        await expect(one.issue({ userId: "bob" })).rejects.toMatchObject({ kind: "unavailable" });
       });
 
       it("feat:F1 feat:F2 feat:A11 feat:M1 values are read back exactly as they were given", async () => {

@@ -29,7 +29,7 @@ export function writtenCookies(age: number) {
 export function maskTokens(value: string): string {
   return value
     .replace(/(^|=)[\w-]{20,}\.[\w-]{100,}\.[\w-]{86}(?=;|$)/, "$1<access>")
-    .replace(/(^|=)[\w-]{8}\.[\w-]{22}\.\d+\.[\w-]{43}\.[\w-]{11}(?=;|$)/, "$1<refresh>");
+    .replace(/(^|=)[\w-]{8}\.[\w-]{22}\.\d+\.2\.[\w-]{22}\.[\w-]{43}(?=;|$)/, "$1<refresh>");
 }
 
 /** The result of a refused call in any protocol. */

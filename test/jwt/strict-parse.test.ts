@@ -174,3 +174,34 @@ describe("outlineOf", () => {
     });
   });
 });
+
+describe("parseCompact with headers that were parsed before", () => {
+  const part = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const header = { alg: "ES256", kid: "key", typ: "at+jwt" };
+  const token = [part(header), part({ iss: "a" }), "AAAA"].join(".");
+
+  it("takes a known one as it is, and parses every other text as strictly as before", () => {
+    const known = { alg: "ES256", kid: "another", typ: "at+jwt" };
+    const headers = new Map([[part(header), known]]);
+    expect(parseCompact(token, headers)?.header).toBe(known);
+    // One more character, another spelling of the same bits, or another order of members: not the same.
+    for (const other of [`${part(header)}A`, part({ ...header, jku: "x" }), `${part(header)}=`]) {
+      expect(parseCompact([other, part({ iss: "a" }), "AAAA"].join("."), headers)).toBeUndefined();
+    }
+    const { typ, ...rest } = header;
+    const reordered = [part({ typ, ...rest }), part({ iss: "a" }), "AAAA"].join(".");
+    expect(parseCompact(reordered, headers)?.header).toEqual({ ...header });
+  });
+
+  it("still refuses a damaged payload or signature", () => {
+    const headers = new Map([[part(header), header]]);
+    for (const rest of [
+      "..",
+      `.${part({ iss: "a" })}.`,
+      `.${part({ iss: "a" })}.AAAA.A`,
+      ".e30=.AAAA",
+    ]) {
+      expect(parseCompact(`${part(header)}${rest}`, headers)).toBeUndefined();
+    }
+  });
+});

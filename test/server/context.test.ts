@@ -408,7 +408,8 @@ describe("sec:C10 no failed call returns a secret", () => {
     const cookie = await issueOn(sessions, "cookie");
     const header = await issueOn(sessions, "header");
     const stranger = await issueOn(testSessions({ clock: sessions.clock }), "cookie");
-    const { salt = "" } = (await watched.store.load(cookie.id)).record ?? {};
+    const { rootHash } = (await watched.store.load(cookie.id)).record ?? {};
+    const [, , , , root = ""] = cookie.refresh.split(".");
     const forged = withSignatureOf(cookie.access, header.access);
     const next = await advanced(sessions, cookie.refresh);
     const server = serve(sessions, async () => {});
@@ -465,10 +466,10 @@ describe("sec:C10 no failed call returns a secret", () => {
     expect(codes).not.toContain(undefined);
     expect(codes).not.toContain(Code.Internal);
     const tokens = [cookie, header, stranger, next].flatMap((t) => [t.access, t.refresh, forged]);
-    // A token is recognized by its secret part: the signature, or tag and check.
+    // A token is recognized by its secret part: the signature, or root and MAC.
     const secrets = [
-      ...tokens.flatMap((token) => token.split(".").slice(token.split(".").length === 3 ? 2 : 3)),
-      ...[csrf.split(".")[1] ?? "", salt, "CANARY"],
+      ...tokens.flatMap((token) => token.split(".").slice(token.split(".").length === 3 ? 2 : 4)),
+      ...[csrf.split(".")[1] ?? "", root, rootHash ?? root, "CANARY"],
     ];
     expect(Math.min(...secrets.map(({ length }) => length))).toBeGreaterThanOrEqual(6);
     const said = [

@@ -9,7 +9,9 @@ import { sqliteStore } from "rpc-session/stores/sqlite";
 import { createFakeClock, type TestSessionsOptions, testSessions } from "rpc-session/testing";
 import { describe, expect, it } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { openSecretRing, readSecretOption } from "../../src/base/crypto.ts";
 import { logEvents } from "../../src/base/events.ts";
+import { mintRooted } from "../../src/engine/refresh/format.ts";
 import { accessOf, apiOf, refreshOf } from "../helpers/api.ts";
 import { exchangeOf } from "../helpers/exchanges.ts";
 import { watchedStore } from "../helpers/watched-store.ts";
@@ -233,6 +235,18 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.sessions.close();
     return world;
   },
+  async impossibleGeneration() {
+    const secret = "CANARY-secret".padEnd(40, "x");
+    const world = createWorld({ store: memoryStore(), clock: createFakeClock(), secret });
+    const { refresh } = await world.issue();
+    const [secretId, session = "", , , root = ""] = refresh.split(".");
+    const { current } = await openSecretRing(readSecretOption(secret), "https://test.example");
+    const far = { transport: "header", session, generation: 9, root } as const;
+    const forged = await mintRooted({ ...current, id: secretId ?? "" }, far);
+    world.secrets.push(forged, secret);
+    await world.exchange(forged);
+    return world;
+  },
 };
 
 /** Advances to the next generation. */
@@ -253,7 +267,12 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
     csrfRefused: "warn",
     theft: "warn",
   },
-  ...{ storeWentBack: "error", failed: "error", unknownSecret: "error" },
+  ...{
+    storeWentBack: "error",
+    impossibleGeneration: "error",
+    failed: "error",
+    unknownSecret: "error",
+  },
   ...{ feedStale: "error", feedRecovered: "info" },
   ...{ refused: "info", gateThrew: "warn", omitted: "warn", warning: "warn" },
 } as const;

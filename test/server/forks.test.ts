@@ -52,6 +52,31 @@ function createWorld(options: Partial<TestSessionsOptions> = {}) {
   return { sessions, api, events, signIn, fork, forked, reauthenticated, steal, live };
 }
 
+describe("sec:R18 sec:R19 a session that is made from another one", () => {
+  it("needs an access token of the row's present generation, or of the one before", async () => {
+    const { sessions, api, signIn, fork, forked } = createWorld({ lifetimes: { access: "1h" } });
+    const first = await signIn();
+    const again = (bearer: string) => api.call({ bearer }, (ctx) => sessions.reauthenticate(ctx));
+    const advance = async (refresh: string) => {
+      sessions.clock.advance("61s");
+      await api.refresh("header", refresh);
+      sessions.clock.advance("31s");
+      const answer = await api.refresh("header", refresh);
+      return { refresh: refreshOf(answer) ?? "", bearer: accessOf(answer) ?? "" };
+    };
+    const second = await advance(first.refresh);
+    expect(payloadOf(second.bearer).gen).toBe(1);
+    await forked(first.bearer);
+    await forked(second.bearer);
+    const third = await advance(second.refresh);
+    for (const answer of [await fork(first.bearer), await again(first.bearer)]) {
+      expect(answer.hint).toMatchObject({ action: Action.REFRESH, reason: Reason.TOKEN_EXPIRED });
+    }
+    await forked(second.bearer);
+    expect((await again(third.bearer)).error).toBeUndefined();
+  });
+});
+
 describe("feat:D2 sec:R18 a fork ends with the theft of its origin", () => {
   it("and so do forks of forks, but no other session of the user", async () => {
     const { events, signIn, forked, steal, live } = createWorld();

@@ -158,7 +158,7 @@ describe("a stream of a server that closes", () => {
       const error = await ended;
       expect(error?.code).toBe(Code.Unavailable);
       expect(error?.rawMessage).toBe(
-        "the stream ended because the server is closing; open it again",
+        "this server is about to stop and keeps no streams; open the stream again",
       );
       client.close();
       await server.close();

@@ -365,7 +365,19 @@ describe("sessions.close", () => {
     const world = await start("endOnExpiry");
     const stream = await openStream(world.server, world.client, { kind });
     await world.server.sessions.close();
-    await expectEnd(stream, Code.Unavailable, Action.RETRY_LATER, Reason.AUTH_UNAVAILABLE);
+    const hint = await expectEnd(stream, Code.Unavailable, Action.REOPEN, Reason.SERVER_DRAINING);
+    expect(hint?.retryAfter).toBeUndefined();
+  });
+
+  it("ends an upload that has not finished within the time to close", async () => {
+    const world = await start("endOnExpiry");
+    const stream = await openStream(world.server, world.client, { kind: "client stream" });
+    const closing = world.server.sessions.close({ within: "1s" });
+    await pass(world, 1);
+    await closing;
+    await pass(world, 1);
+    const lost = [Code.Unavailable, Action.RETRY_LATER, Reason.AUTH_UNAVAILABLE] as const;
+    expect((await expectEnd(stream, ...lost))?.retryAfter).toBeDefined();
   });
 });
 

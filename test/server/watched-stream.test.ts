@@ -31,7 +31,6 @@ function watched() {
       outlivesToken: true,
       onRevoke: true,
       isLogLost: () => false,
-      isClosing: () => false,
       monotonic: () => log.now,
       end: (error) => log.ends.push(error),
       closed: () => {},

@@ -12,7 +12,14 @@ interface Choice {
   readonly of: number;
 }
 
-const ordered: ReadonlySet<Method> = new Set(["load", "refresh", "confirm", "revoke", "insert"]);
+const ordered: ReadonlySet<Method> = new Set([
+  "advance",
+  "load",
+  "refresh",
+  "confirm",
+  "revoke",
+  "insert",
+]);
 
 /**
  * Runs a race once for every order in which its calls of the store can happen, and returns the number

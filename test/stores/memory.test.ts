@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { memoryStore } from "../../src/stores/memory/index.ts";
-import { MemorySessions, newRecord } from "../../src/stores/memory/store.ts";
+import { MemorySessions, newRecord } from "../../src/stores/memory/sessions.ts";
 import { newSession } from "../../src/testing/store-contract/fixture.ts";
 import { describeSessionStore } from "../../src/testing/store-contract/index.ts";
 import { describePruning } from "./pruning.ts";

@@ -1,6 +1,7 @@
 import type { Client, Pool } from "pg";
 import { expect, it, vi } from "vitest";
 import { postgresStore } from "../../src/stores/postgres/index.ts";
+import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { advance, insertNew, newSession } from "../../src/testing/store-contract/fixture.ts";
 import { startEngine } from "../helpers/engine.ts";
 import { startBlackHole } from "../servers/black-hole.ts";
@@ -162,6 +163,23 @@ describePostgres("postgresStore and its connections", (server) => {
       expect(texts.filter((text) => text.includes("pg_notify"))).toHaveLength(1);
     }
     await watched.close();
+  });
+
+  it("notifies of its last changes before it closes", async () => {
+    await using fixture = await openedPostgres(server());
+    await using pool = pooled(fixture.url);
+    const texts: string[] = [];
+    const store = postgresStore(watchedPool(pool, (text) => void texts.push(text)));
+    // Its timers never fire, so the second change waits for the end of the 20 ms.
+    await store.open({ clock: createFakeClock() });
+    for (const id of ["s1", "s2"]) {
+      await store.insert(newSession({ id }));
+      await store.revoke(id, "revoked");
+    }
+    const notified = () => texts.filter((text) => text.includes("pg_notify"));
+    expect(notified()).toHaveLength(1);
+    await store.close();
+    expect(notified()).toHaveLength(2);
   });
 
   it("closes the connections it opened, and opens new ones when it is opened again", async () => {

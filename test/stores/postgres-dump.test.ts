@@ -1,20 +1,29 @@
 import { expect, it } from "vitest";
+import { randomId } from "../../src/base/crypto.ts";
 import { createFakeClock } from "../../src/testing/fake-clock.ts";
 import { startEngine } from "../helpers/engine.ts";
 import type { TestPostgres } from "../servers/postgres.ts";
 import { describePostgres } from "./describe-postgres.ts";
 import { createPostgres } from "./postgres-fixture.ts";
 
-const tables = ["migrations", "sessions", "changes", "signing_keys", "leases", "secrets"];
+const tables = [
+  "migrations",
+  "sessions",
+  "changes",
+  "signing_keys",
+  "leases",
+  "secrets",
+  "token_format",
+];
 const secret = "a secret of the test, of 32 bytes and more";
 
 describePostgres("a dump of PostgreSQL without the secret", (server) => {
   it("feat:H7 contains no token, and no part of a token that is hard to guess", async () => {
     await using used = await usedStore(server());
     const dump = JSON.stringify(await used.rows());
-    expect(dump).toContain(used.session.salt);
+    expect(dump).toContain(used.session.rootHash);
     for (const token of used.tokens) {
-      const parts = token.split(".").slice(token.startsWith("eyJ") ? 1 : 3);
+      const parts = token.split(".").slice(token.startsWith("eyJ") ? 1 : 4);
       for (const part of parts) {
         expect(part.length).toBeGreaterThan(10);
         expect(dump).not.toContain(part);
@@ -51,7 +60,8 @@ describePostgres("a dump of PostgreSQL without the secret", (server) => {
     const own = await thief.creator.create(victim);
     const { secretId } = own.record;
     for (const generation of [0, 1, 2]) {
-      const forged = await thief.refreshTokens.mint({ ...used.session, generation, secretId });
+      const stolen = { ...used.session, generation, secretId };
+      const forged = await thief.refreshTokens.mint(stolen, randomId(16));
       const [, ...rest] = forged.split(".");
       const disguised = [used.session.secretId, ...rest].join(".");
       await expect(used.engine.exchange(forged)).rejects.toMatchObject({
@@ -63,6 +73,22 @@ describePostgres("a dump of PostgreSQL without the secret", (server) => {
     const verify = async () => used.engine.verify(own.access.token, used.clock.now());
     expect(await verify().catch((error: unknown) => error)).not.toMatchObject({ status: "valid" });
     expect((await used.store.load(used.session.id)).record?.revokedAt).toBeNull();
+  });
+
+  it("feat:H13, sec:R19: does not let a thief who also has the secret mint one", async () => {
+    await using used = await usedStore(server());
+    await using copy = await copied(used, server());
+    const thief = await startEngine({ store: copy.store, secret });
+    const before = await used.store.load(used.session.id);
+    for (const generation of [0, 1, 2]) {
+      for (const root of [undefined, used.session.rootHash ?? "", used.session.id, randomId(16)]) {
+        const forged = await thief.refreshTokens.mint({ ...used.session, generation }, root);
+        await expect(used.engine.exchange(forged)).rejects.toMatchObject({
+          reason: "TOKEN_INVALID",
+        });
+      }
+    }
+    expect(await used.store.load(used.session.id)).toEqual(before);
   });
 });
 

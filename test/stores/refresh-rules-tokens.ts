@@ -1,10 +1,10 @@
-import { base64Encode } from "@bufbuild/protobuf/wire";
 import { expect, it } from "vitest";
-import { openSecretRing, readSecretOption, type SecretKeys } from "../../src/base/crypto.ts";
-import { mintRefreshToken } from "../../src/engine/refresh/token.ts";
+import { openSecretRing, randomId, readSecretOption } from "../../src/base/crypto.ts";
+import { mintRooted, mintSalted } from "../../src/engine/refresh/format.ts";
 import {
   acceptedBy,
   failure,
+  hour,
   minute,
   type NewSharedStore,
   pollBound,
@@ -74,7 +74,7 @@ export function describeTokens(newStore: NewSharedStore): void {
     }
   });
 
-  it("sec:R10: parts of two tokens do not form a valid one, even with a correct check, and change nothing", async () => {
+  it("sec:R10: parts of two tokens do not form a valid one, even with a correct MAC, and change nothing", async () => {
     await using servers = await startServers(newStore());
     const { current } = await openSecretRing(readSecretOption(secret), issuer);
     const one = await ripeTwice(servers);
@@ -84,8 +84,20 @@ export function describeTokens(newStore: NewSharedStore): void {
     const before = await Promise.all(ids.map((id) => recordOf(servers, id)));
     let tried = 0;
     for (let mask = 0; mask < 32; mask++) {
-      const mixed = a.map((part, i) => ((mask & (1 << i)) === 0 ? part : (b[i] as string)));
-      for (const token of [mixed.join("."), await withSoundCheck(current, mixed)]) {
+      const mixed = a.map((part, i) =>
+        (mask & (1 << (i > 3 ? i - 1 : i))) === 0 ? part : (b[i] as string),
+      );
+      const [, session = "", generation, , root = ""] = mixed;
+      const signed = {
+        session,
+        generation: Number(generation),
+        root,
+        transport: "header",
+      } as const;
+      // With a generation of its own session and another root, or the other way round.
+      const sound = session === a[1] ? root !== a[4] : root !== b[4];
+      const candidates = [mixed.join("."), ...(sound ? [await mintRooted(current, signed)] : [])];
+      for (const token of candidates) {
         if (token !== one.successor && token !== two.token) {
           tried += 1;
           expect(await failure(servers.at(tried).exchange(token)), token).toMatchObject({
@@ -99,8 +111,8 @@ export function describeTokens(newStore: NewSharedStore): void {
         .refresher.refresh({ token: one.successor, transport: "cookie" });
       expect(await failure(byCookie)).toMatchObject({ reason: "TOKEN_INVALID" });
     }
-    // All combinations except the two originals; the secret id is equal, and the check is recomputed.
-    expect(tried).toBe(28 + 24);
+    // All combinations except the two originals, whose secret id is equal; and 16 with a correct MAC.
+    expect(tried).toBe(28 + 16);
     expect(await Promise.all(ids.map((id) => recordOf(servers, id)))).toEqual(before);
     expect((await servers.at(0).exchange(one.successor)).record.id).toBe(one.id);
   });
@@ -134,34 +146,77 @@ export function describeTokens(newStore: NewSharedStore): void {
     expect((await servers.at(0).exchange(token)).record.userId).toBe("alice");
   }, 300_000);
 
-  it("sec:R12: stolen rows cannot mint a valid token, and forged tokens change no session", async () => {
+  it("feat:H13, sec:R12, sec:R19: stolen rows and the secret together mint no valid token, and change no session", async () => {
     await using servers = await startServers(newStore());
     const { id } = await ripeTwice(servers);
     const record = await recordOf(servers, id);
     const guess = [crypto.getRandomValues(new Uint8Array(32))];
-    const { current } = await openSecretRing(guess, issuer);
-    // Everything that is stored, but another secret: under its own id, which no server has recorded,
-    // and under the id of the real one.
-    for (const keys of [current, { ...current, id: record.secretId }]) {
-      for (const generation of [0, 1, 2]) {
-        const forged = await mintRefreshToken(keys, { ...record, session: id, generation });
-        const { kind = "accepted" } = await failure(servers.at(generation).exchange(forged));
-        expect(kind).toBe("unauthorized");
+    const { current: guessed } = await openSecretRing(guess, issuer);
+    const { current: ours } = await openSecretRing(readSecretOption(secret), issuer);
+    // The real secret; another one under its own id, which no server has recorded; and another one
+    // under the id of the real one.
+    for (const keys of [ours, guessed, { ...guessed, id: record.secretId }]) {
+      const roots = [record.rootHash ?? "", "", id, randomId(16), randomId(32)];
+      for (const [generation, root] of roots.flatMap((r) =>
+        [0, 1, 2, 40].map((g) => [g, r] as const),
+      )) {
+        const binding = { session: id, transport: "header", generation, root } as const;
+        const salted = { ...binding, salt: root, tenantId: null };
+        for (const forged of [await mintRooted(keys, binding), await mintSalted(keys, salted)]) {
+          const { kind = "accepted" } = await failure(servers.at(generation).exchange(forged));
+          expect(kind).toBe("unauthorized");
+        }
       }
     }
-    // The secret alone is not enough either: only the store has the salt.
-    const { current: ours } = await openSecretRing(readSecretOption(secret), issuer);
-    for (const salt of ["", `${record.salt.slice(1)}A`]) {
-      const forged = await mintRefreshToken(ours, { ...record, session: id, generation: 1, salt });
-      expect(await failure(servers.at(0).exchange(forged))).toMatchObject({
+    expect(await recordOf(servers, id)).toEqual(record);
+    expect(servers.thefts()).toEqual([]);
+  });
+
+  it("sec:R19: a leaked secret that is not the row's moves no session, not even with an old token of it", async () => {
+    await using servers = await startServers(newStore(), { secret: [secret, leaked] });
+    const { id, token, successor } = await ripeTwice(servers);
+    const { current: stolen } = await openSecretRing(readSecretOption(leaked), issuer);
+    const before = await recordOf(servers, id);
+    const root = token.split(".")[4] ?? "";
+    const signed = (generation: number) =>
+      mintRooted(stolen, { session: id, transport: "header", generation, root });
+    // The current generation and the one before have tokens under the row's secrets only.
+    for (const generation of [0, 1]) {
+      expect(await failure(servers.at(0).exchange(await signed(generation)))).toMatchObject({
         reason: "TOKEN_INVALID",
       });
     }
-    expect(await recordOf(servers, id)).toEqual(record);
-    const honest = await mintRefreshToken(ours, { ...record, session: id, generation: 1 });
-    expect((await servers.at(0).exchange(honest)).record.id).toBe(id);
+    // Nobody is moved forward by it, however many generations the session may have.
+    await servers.pass(hour);
+    expect(await failure(servers.at(1).exchange(await signed(3)))).toMatchObject({
+      kind: "unavailable",
+      clearTokens: false,
+    });
+    expect(servers.at(1).events).toContainEqual({
+      ...{ type: "impossibleGeneration", sessionId: id, presented: 3, generation: 1 },
+    });
+    expect(await recordOf(servers, id)).toEqual(before);
+    expect((await servers.at(2).exchange(successor)).record.generation).toBe(2);
+    expect(servers.thefts()).toEqual([]);
+  });
+
+  it("sec:R19: no token moves a session further than its age permits", async () => {
+    await using servers = await startServers(newStore());
+    const { id, token } = await ripe(servers);
+    const { current } = await openSecretRing(readSecretOption(secret), issuer);
+    const before = await recordOf(servers, id);
+    const root = token.split(".")[4] ?? "";
+    // 91 s: enough for generation 2, because generation 1 takes 90 s.
+    const far = { session: id, transport: "header", generation: 3, root } as const;
+    const forged = await mintRooted(current, far);
+    expect(await failure(servers.at(0).exchange(forged))).toMatchObject({ kind: "unavailable" });
+    expect(await recordOf(servers, id)).toEqual(before);
+    const near = await mintRooted(current, { ...far, generation: 2 });
+    expect((await servers.at(0).exchange(near)).record.generation).toBe(2);
   });
 }
+
+const leaked = "another secret of at least 32 bytes, which has leaked";
 
 const issuer = "https://api.example.com";
 
@@ -177,16 +232,9 @@ function signIn(server: Server, userId: string, replaces: string | null = null) 
   });
 }
 
-/** Combines parts of tokens under a correct check, which only a holder of the secret can do. */
-async function withSoundCheck(keys: SecretKeys, parts: readonly string[]): Promise<string> {
-  const body = parts.slice(0, 4).join(".");
-  const mac = await keys.refreshCheck.sign(new TextEncoder().encode(body));
-  return `${body}.${base64Encode(mac.subarray(0, 8), "url")}`;
-}
-
 /** Ten kinds of junk, all different: nine malformed or forged, one under an unknown secret. */
 function junk(token: string, index: number): string {
-  const [secretId, session = "", generation, tag = "", check = ""] = token.split(".");
+  const [secretId, session = "", generation, version, root = "", mac = ""] = token.split(".");
   const mark = index.toString(36).padStart(8, "0");
   const kinds = [
     "",
@@ -195,10 +243,10 @@ function junk(token: string, index: number): string {
     `eyJhbGciOiJub25lIn0.${mark}.`,
     mark.repeat(1_000),
     `${token}${mark}`,
-    [secretId, session, generation, tag, `${mark}${check.slice(8)}`].join("."),
-    [secretId, session, String(index + 1), tag, check].join("."),
-    [secretId, `${mark}${session.slice(8)}`, generation, `${mark}${tag.slice(8)}`, check].join("."),
-    [mark, session, generation, tag, check].join("."),
+    [secretId, session, generation, version, root, `${mark}${mac.slice(8)}`].join("."),
+    [secretId, session, String(index + 1), version, root, mac].join("."),
+    [secretId, `${mark}${session.slice(8)}`, generation, version, root, mac].join("."),
+    [mark, session, generation, version, root, mac].join("."),
   ];
   return kinds[index % 10] ?? "";
 }

@@ -1,4 +1,5 @@
 import type { SessionError } from "../../src/base/errors.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
 import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
 import type { Method, Server, Servers, SharedStore } from "./servers.ts";
@@ -97,4 +98,14 @@ export function meetAt(servers: Servers, method: Method): void {
 
 export function times<T>(count: number, make: (index: number) => T): T[] {
   return Array.from({ length: count }, (_, index) => make(index));
+}
+
+/** The refresh token of the current generation of a session, made from an older token of it. */
+export async function tokenOf(
+  server: Server,
+  record: SessionRecord,
+  older: string,
+): Promise<string> {
+  const parsed = parseRefreshToken(older);
+  return server.refreshTokens.mint(record, parsed?.format === 2 ? parsed.root : undefined);
 }

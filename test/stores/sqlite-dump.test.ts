@@ -15,8 +15,8 @@ it("feat:H7, sec:R12: the files of sqliteStore contain no token, and no part of 
     await engine.confirm(token);
     const { refreshToken = "", record, access } = await engine.exchange(token);
     const bytes = Buffer.concat([file, `${file}-wal`].map((part) => readFileSync(part)));
-    expect(bytes.includes(record.salt)).toBe(true);
-    const parts = [token, refreshToken].flatMap((one) => one.split(".").slice(3));
+    expect(bytes.includes(record.rootHash ?? "none")).toBe(true);
+    const parts = [token, refreshToken].flatMap((one) => one.split(".").slice(4));
     // Signing keys are encrypted with the secret; a plain private JWK would show its "d".
     for (const hidden of [secret, ...parts, ...access.token.split(".").slice(1), '"d":']) {
       expect(hidden.length).toBeGreaterThan(3);

@@ -44,6 +44,19 @@ export type Action =
   | { readonly do: "skew"; readonly engine: number; readonly ms: number }
   /** The thief copies the tokens in a jar. */
   | { readonly do: "steal"; readonly jar: number }
+  /**
+   * Somebody with leaked secrets makes a token for the session in a jar, `ahead` generations from its
+   * row; see `forge`.
+   */
+  | {
+      readonly do: "forge";
+      readonly jar: number;
+      readonly engine: number;
+      readonly knows: "secret" | "store" | "token";
+      /** Whether the secret is the former one. */
+      readonly former: boolean;
+      readonly ahead: number;
+    }
   /** The store is restored from a backup that lacks the last generation of a session. */
   | { readonly do: "rollBack"; readonly jar: number };
 
@@ -92,6 +105,10 @@ const tab = fc.nat({ max: 2 });
 const by = fc.constantFrom("revoked" as const, "signOut" as const);
 const lag = fc.nat({ max: min - 1 });
 const ahead = fc.integer({ min: -5 * min, max: 5 * min });
+const forgery = fc.record({
+  ...{ jar, engine, former: fc.boolean(), ahead: fc.integer({ min: -2, max: 3 }) },
+  knows: fc.constantFrom("secret" as const, "store" as const, "token" as const),
+});
 
 function of<T extends Action["do"], U>(kind: T, rest: fc.Arbitrary<U>) {
   return rest.map((values) => ({ do: kind, ...values }));
@@ -114,6 +131,7 @@ const action: fc.Arbitrary<Action> = fc.oneof(
   { weight: 8, arbitrary: of("skew", fc.record({ engine, ms: ahead })) },
   { weight: 5, arbitrary: of("end", fc.record({ jar, engine, by, fault })) },
   { weight: 4, arbitrary: of("cut", fc.record({ cookies })) },
+  { weight: 6, arbitrary: of("forge", forgery) },
   { weight: 4, arbitrary: of("rollBack", fc.record({ jar })) },
 );
 

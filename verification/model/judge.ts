@@ -1,6 +1,6 @@
 import { SessionError } from "../../src/base/errors.ts";
+import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
 import type { Refreshed } from "../../src/engine/refresh/refresh.ts";
-import { parseRefreshToken } from "../../src/engine/refresh/token.ts";
 import type { Task } from "./gates.ts";
 import { mayBeExpired, mustBeTheft, type SessionLedger, times } from "./ledger.ts";
 import type { ViolationKind } from "./tally.ts";
@@ -65,7 +65,7 @@ function judgeSuccess(given: Case, refreshed: Refreshed, now: number, violate: V
     return;
   }
   const parsed = parseRefreshToken(refreshToken);
-  const known = ledger.tokens.get(gen) ?? refreshToken;
+  const known = (ledger.eitherFormat ? undefined : ledger.tokens.get(gen)) ?? refreshToken;
   if (parsed?.generation !== gen || gen > presented + 1 || known !== refreshToken) {
     violate("forks", `a different refresh token of generation ${gen} for generation ${presented}`);
   }
@@ -90,6 +90,8 @@ function judgeError(
   }
   const expected =
     (reason === "TOKEN_THEFT" && ledger.stolen) ||
+    // Once the salt is gone, only the last token of format 1 is proven; see "Format 1" in the design.
+    (reason === "TOKEN_INVALID" && ledger.stolen && isSalted(ledger, presented)) ||
     (reason === "SESSION_REVOKED" && ledger.endedBy !== undefined && ledger.endedBy !== "theft") ||
     (reason === "SESSION_EXPIRED" && mayBeExpired(ledger, now)) ||
     // The store deletes sessions a day after their end.
@@ -100,4 +102,12 @@ function judgeError(
       `${reason} for generation ${presented} at generation ${ledger.generation}`,
     );
   }
+}
+
+/** Whether the token of an outdated generation has format 1. */
+function isSalted({ tokens, generation }: SessionLedger, presented: number): boolean {
+  const token = tokens.get(presented);
+  return (
+    presented < generation - 1 && token !== undefined && parseRefreshToken(token)?.format === 1
+  );
 }

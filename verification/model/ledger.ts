@@ -25,6 +25,8 @@ export interface SessionLedger {
   endedBy: string | undefined;
   acknowledged: boolean;
   thefts: number;
+  /** Whether a generation may have a token of each format, because the store was restored. */
+  eitherFormat?: boolean;
 }
 
 /** Keeps the ledgers and reports writes that a store must never accept. */
@@ -34,6 +36,8 @@ export class Ledgers {
   readonly #violate: (kind: ViolationKind, message: string) => void;
   /** Called when a session has ended. */
   onEnd: (ledger: SessionLedger) => void = () => {};
+  /** Whether the servers mint refresh tokens of different formats. */
+  formatsDiffer = false;
 
   constructor(time: WorldTime, violate: (kind: ViolationKind, message: string) => void) {
     this.#time = time;
@@ -97,11 +101,14 @@ export class Ledgers {
     this.#move(ledger, record.generation);
   }
 
-  /** Records the confirmation of a generation. */
-  confirmed(id: string, generation: number): void {
+  /**
+   * Records the confirmation of a generation.
+   * @param settle how old it must be; a server that gathered the use asks for more than `times.settle`
+   */
+  confirmed(id: string, generation: number, settle: number = times.settle): void {
     const ledger = this.#byId.get(id);
     const age = this.#time.now - (ledger?.sentAt ?? 0);
-    if (ledger?.generation === generation && age >= times.settle) {
+    if (ledger?.generation === generation && age >= Math.max(settle, times.settle)) {
       ledger.confirmedAt ??= this.#time.now;
     }
   }
@@ -118,6 +125,10 @@ export class Ledgers {
   /** Records that the store was restored with an older generation. */
   wentBack(ledger: SessionLedger): void {
     ledger.idleEnd = Math.min(this.#time.now + times.idle, ledger.absoluteEnd);
+    if (this.formatsDiffer) {
+      // From now on, a server may mint a lost generation in the other format. Both tokens are accepted.
+      ledger.eitherFormat = true;
+    }
     this.#move(ledger, ledger.generation - 1);
   }
 

@@ -7,7 +7,7 @@ import { removals } from "./rules.ts";
 import { runModel } from "./run.ts";
 
 const usage =
-  "npm run model -- [--steps N] [--seed S] [--store memory|sqlite] [--without RULE] [--path P] [--any-crash]";
+  "npm run model -- [--steps N] [--seed S] [--store memory|sqlite] [--without RULE] [--path P] [--any-crash] [--mixed-formats]";
 
 const { values } = readOrExplain(usage, () =>
   parseArgs({
@@ -18,11 +18,12 @@ const { values } = readOrExplain(usage, () =>
       without: { type: "string" },
       path: { type: "string" },
       "any-crash": { type: "boolean", default: false },
+      "mixed-formats": { type: "boolean", default: false },
     },
   }),
 );
 const [steps, seed] = [Number(values.steps), Number(values.seed)];
-const { store, without, "any-crash": anyCrash } = values;
+const { store, without, "any-crash": anyCrash, "mixed-formats": mixedFormats } = values;
 if (!Number.isSafeInteger(steps) || !Number.isSafeInteger(seed)) {
   throw new TypeError("--steps and --seed must be integers");
 }
@@ -41,6 +42,7 @@ const report = await runModel({
   without,
   path: values.path,
   anyCrash,
+  mixedFormats,
   progress(tally) {
     if (performance.now() - shown > 5_000) {
       shown = performance.now();
@@ -51,7 +53,7 @@ const report = await runModel({
 });
 console.log(summary(report.tally, performance.now() - started));
 if (report.failure !== undefined) {
-  console.log(describeFailure(report.failure, { store, without, anyCrash }));
+  console.log(describeFailure(report.failure, { store, without, anyCrash, mixedFormats }));
   process.exitCode = 1;
 }
 console.log(lastLine(report.tally, seed));

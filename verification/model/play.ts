@@ -1,5 +1,6 @@
 import type { Engine } from "../../src/engine/engine.ts";
 import type { Action } from "./actions.ts";
+import { forge } from "./forger.ts";
 import { type Fault, Task, tick } from "./gates.ts";
 import { type Jar, tokensOf } from "./jar.ts";
 import { times } from "./ledger.ts";
@@ -53,6 +54,8 @@ async function carryOut(world: World, action: Action): Promise<void> {
       return skew(world, action.engine, action.ms);
     case "steal":
       return world.steal(jarOf(world, action.jar), jarOf(world, 2));
+    case "forge":
+      return forge(world, jarOf(world, action.jar), engineOf(world, action.engine), action);
     case "rollBack":
       return rollBack(world, jarOf(world, action.jar));
   }
@@ -164,6 +167,10 @@ async function rollBack(world: World, { tokens }: Jar): Promise<void> {
   const ledger = tokens?.ledger;
   const { record } = await store.load(ledger?.id ?? "");
   if (ledger === undefined || record === undefined || record.generation === 0) {
+    return;
+  }
+  if (record.salt === "" && record.lastSalted !== null) {
+    // A real restore would bring the salt back, which no write of the contract does.
     return;
   }
   const { id, generation, secretId } = record;

@@ -11,6 +11,7 @@ export function summary(tally: Tally, tookMs: number): string {
     `${steps} steps in ${Math.round(tookMs / 100) / 10} s, ${rate} steps/s`,
     `${refreshes} refreshes, ${recovered} of them recovered after a lost response; ${lost} messages lost`,
     `${crashes} crashes, ${outages} store outages, ${revokes} revocations, ${rollbacks} restores of an older store`,
+    `${tally.forged} tokens made with a leaked secret, a copy of the store or both`,
     `${tally.orphans} uses of access tokens whose signing key had already been removed`,
     `${tally.thieves} thieves, ${tally.foundAfter.length} detected: half of them within ${tally.quantile(0.5)} access token lifetimes of their first refresh,`,
     `  p90 ${tally.quantile(0.9)}, p99 ${tally.quantile(0.99)}, maximum ${tally.quantile(1)}`,
@@ -23,14 +24,16 @@ export interface Described {
   readonly store: string;
   readonly without: string | undefined;
   readonly anyCrash: boolean;
+  readonly mixedFormats: boolean;
 }
 
 /** Describes a violation, its schedule and the command that replays it. */
 export function describeFailure(
   { violation, seed, path, schedule }: ModelFailure,
-  { store, without, anyCrash }: Described,
+  { store, without, anyCrash, mixedFormats }: Described,
 ): string {
-  const rule = `${without === undefined ? "" : ` --without ${without}`}${anyCrash ? " --any-crash" : ""}`;
+  const removed = without === undefined ? "" : ` --without ${without}`;
+  const rule = `${removed}${anyCrash ? " --any-crash" : ""}${mixedFormats ? " --mixed-formats" : ""}`;
   return [
     violation.message,
     `  thief: ${schedule.thief}, clocks ahead by ${schedule.ahead.join(" and ")} ms`,

@@ -1,7 +1,10 @@
+import { randomId } from "../../src/base/crypto.ts";
+import type { Engine } from "../../src/engine/engine.ts";
 import type { Lifetimes } from "../../src/engine/lifetimes.ts";
 import { decideRefresh, type RefreshRule } from "../../src/engine/refresh/rule.ts";
 import type { EndedEntry, SessionStore } from "../../src/engine/store.ts";
 import type { Skew } from "./clock.ts";
+import { advanceOf } from "./watched-store.ts";
 
 /** A change that removes one rule of refreshing. */
 export interface Removal {
@@ -13,6 +16,8 @@ export interface Removal {
   readonly nodeClock?: true;
   /** Whether a use confirms its generation whatever refresh cookie is beside it. */
   readonly anyReceipt?: true;
+  /** Changes every engine. */
+  readonly engine?: (engine: Engine) => void;
   /** Replaces the store of all servers. */
   readonly store?: (store: SessionStore) => SessionStore;
 }
@@ -85,13 +90,26 @@ export const removals: Readonly<Record<string, Removal>> = {
   "conditional-write": { rule: "a write is conditional on the generation", store: blindWrite },
   "revoked-write": { rule: "a write is conditional on the session being live", store: deafWrite },
   "confirm-write": { rule: "only the current generation is confirmed", store: looseConfirm },
-  "same-successor": { rule: "every attempt creates the same successor", store: randomSuccessor },
+  "same-successor": { rule: "every attempt creates the same successor", engine: randomSuccessor },
+  "advance-confirmed": {
+    rule: "the write of the common refresh is conditional on a confirmation",
+    store: hastyAdvance,
+  },
+  root: {
+    rule: "nothing is done before the root of a token was compared with its row",
+    engine: trustMac,
+  },
+  "former-secret": {
+    rule: "only the secrets that the row names have signed its last two generations",
+    engine: trustAnySecret,
+  },
   "store-clock": { rule: "the store's clock decides, not the server's", nodeClock: true },
 };
 
 function blindWrite(store: SessionStore): SessionStore {
   return {
     ...store,
+    advance: undefined,
     async refresh(write) {
       const { record } = await store.load(write.id);
       return store.refresh({ ...write, generation: record?.generation ?? write.generation });
@@ -111,6 +129,7 @@ function deafWrite(store: SessionStore): SessionStore {
   return {
     ...store,
     load,
+    advance: undefined,
     async revoke(id, endedBy) {
       const { now, record } = await load(id);
       const revoked = record !== undefined && record.revokedAt === null;
@@ -146,13 +165,46 @@ function looseConfirm(store: SessionStore): SessionStore {
   };
 }
 
-function randomSuccessor(store: SessionStore): SessionStore {
+function randomSuccessor({ refreshTokens }: Engine): void {
+  const mint = refreshTokens.mint.bind(refreshTokens);
+  refreshTokens.mint = (record) => mint(record, randomId(16));
+}
+
+/** Advances a live session whether it is confirmed or not. */
+function hastyAdvance(store: SessionStore): SessionStore {
   return {
     ...store,
-    async refresh(write) {
-      const { now, record } = await store.refresh(write);
-      return { now, record: record && { ...record, salt: crypto.randomUUID() } };
+    async advance(write) {
+      const { record } = await store.load(write.id);
+      if (record?.rootHash === write.rootHash && record.secretId === write.secretId) {
+        const { id: session, generation } = write;
+        await store.confirm([{ session, generation, settle: 0 }]);
+      }
+      return advanceOf(store, { ...write, overlap: -1 });
     },
+  };
+}
+
+/** Proves tokens by their MAC alone. */
+function trustMac({ refreshTokens }: Engine): void {
+  const prove = refreshTokens.prove.bind(refreshTokens);
+  refreshTokens.prove = async (checked, found) => {
+    const rootHash = checked.format === 2 ? checked.rootHash : null;
+    const stored = found ?? (await refreshTokens.load(checked.session));
+    const record = stored.record && { ...stored.record, rootHash };
+    return prove(checked, { ...stored, record });
+  };
+}
+
+/** Accepts tokens of every listed secret. */
+function trustAnySecret({ refreshTokens }: Engine): void {
+  const prove = refreshTokens.prove.bind(refreshTokens);
+  refreshTokens.prove = async (checked, found) => {
+    const stored = found ?? (await refreshTokens.load(checked.session));
+    const { secretId } = checked;
+    const record = stored.record && { ...stored.record, secretId, formerSecretId: null };
+    const proven = await prove(checked, { ...stored, record });
+    return stored.record === undefined ? proven : { ...proven, record: stored.record };
   };
 }
 
@@ -175,6 +227,10 @@ export function byNodeClock(store: SessionStore, storeClock: Skew, node: Skew): 
     async refresh(write) {
       const { record } = await by(() => store.refresh(write));
       return { record, now: (await store.load(write.id)).now };
+    },
+    async advance(write) {
+      const advanced = await by(() => advanceOf(store, write));
+      return { ...advanced, now: (await store.load(write.id)).now };
     },
     confirm: (uses) => by(() => store.confirm(uses)),
   };

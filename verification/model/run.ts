@@ -24,6 +24,8 @@ export interface ModelOptions {
   readonly path?: string | undefined;
   /** See `WorldOptions.anyCrash`. */
   readonly anyCrash?: boolean;
+  /** Whether one server mints tokens of format 1 and the other one of format 2. */
+  readonly mixedFormats?: boolean;
   /** Milliseconds to spend on shortening a failing schedule. Default: 20,000. */
   readonly shrinkFor?: number;
   /** Called from time to time. */
@@ -112,7 +114,7 @@ async function failureOf(work: Promise<void>): Promise<Violation | undefined> {
 }
 
 function worldOf(
-  { without, anyCrash = false, store = "memory" }: ModelOptions,
+  { without, anyCrash = false, mixedFormats = false, store = "memory" }: ModelOptions,
   folder: string,
   rest: Pick<WorldOptions, "tally" | "schedule">,
 ): WorldOptions {
@@ -122,7 +124,8 @@ function worldOf(
       `unknown rule "${without}"; the rules are ${Object.keys(removals).join(", ")}`,
     );
   }
-  return { ...rest, removal, anyCrash, store: newStore(store, folder) };
+  const formats = mixedFormats ? ([1, 2] as const) : ([2, 2] as const);
+  return { ...rest, removal, anyCrash, formats, store: newStore(store, folder) };
 }
 
 function newStore(kind: "memory" | "sqlite", folder: string): SessionStore {

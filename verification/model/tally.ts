@@ -6,6 +6,7 @@ export const violationKinds = [
   "forks",
   "out_of_bounds",
   "double_thefts",
+  "forged",
   "unexplained",
 ] as const;
 export type ViolationKind = (typeof violationKinds)[number];
@@ -21,6 +22,8 @@ export class Tally {
   outages = 0;
   revokes = 0;
   rollbacks = 0;
+  /** Tokens that somebody made with a leaked secret. */
+  forged = 0;
   /** Uses of unexpired access tokens whose key the servers had removed. */
   orphans = 0;
   readonly violations: Record<ViolationKind, number> = {
@@ -30,6 +33,7 @@ export class Tally {
     forks: 0,
     out_of_bounds: 0,
     double_thefts: 0,
+    forged: 0,
     unexplained: 0,
   };
   /** How long each detected thief had used the session, in access token lifetimes. */

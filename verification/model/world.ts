@@ -1,9 +1,10 @@
 import { SessionError } from "../../src/base/errors.ts";
 import type { SessionEvent } from "../../src/base/events.ts";
 import { Engine } from "../../src/engine/engine.ts";
-import type { SessionStore } from "../../src/engine/store.ts";
+import type { SessionStore, TokenFormat } from "../../src/engine/store.ts";
 import type { Schedule } from "./actions.ts";
 import { type Skew, WorldTime } from "./clock.ts";
+import { issuer, secrets } from "./forger.ts";
 import { Gates, type Task } from "./gates.ts";
 import { Jar } from "./jar.ts";
 import type { Outcome } from "./judge.ts";
@@ -22,9 +23,9 @@ export interface WorldOptions {
   readonly removal: Removal | undefined;
   /** Whether a crash may also lose settled generations, for which the library promises no recovery. */
   readonly anyCrash: boolean;
+  /** The format of new refresh tokens of each server. */
+  readonly formats: readonly TokenFormat[];
 }
-
-const issuer = "https://model.example.com";
 
 /** Two servers on one store, two browsers, possibly a thief, and the network between them. */
 export class World {
@@ -55,13 +56,14 @@ export class World {
     this.tally = options.tally;
     this.skews = options.schedule.ahead.map((ahead) => ({ ahead }));
     this.ledgers = new Ledgers(this.time, this.violate);
+    this.ledgers.formatsDiffer = new Set(options.formats).size > 1;
     this.network = new Network(this);
     this.thieves = new Thieves(options.tally);
     this.ledgers.onEnd = (ledger) => this.thieves.sessionEnded(ledger);
   }
 
   async open(): Promise<void> {
-    const { removal, store } = this.options;
+    const { removal, store, formats } = this.options;
     // Open the store first: it takes its clock from the first opener, and this clock is correct.
     const storeClock: Skew = { ahead: 0 };
     await store.open({ clock: this.time.view(storeClock) });
@@ -74,12 +76,13 @@ export class World {
         issuer,
         audience: issuer,
         store: watched(mine, this.gates, this.ledgers),
-        secret: "the secret of the model, at least 32 bytes long",
-        lifetimes: { ...times, ...removal?.lifetimes },
+        secret: secrets,
+        lifetimes: { ...times, ...removal?.lifetimes, tokenFormat: formats[engines.length] },
         clockSkew: 60_000,
         clock,
         emit: (event) => this.#hear(event),
       }).open();
+      removal?.engine?.(engine);
       engine.refresher.decide = removal?.decide ?? engine.refresher.decide;
       engines.push(engine);
     }

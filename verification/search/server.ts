@@ -2,7 +2,7 @@ import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { writeOf } from "../../src/engine/refresh/refresh.ts";
 import { decideRefresh, type RefreshRule, showsReceipt } from "../../src/engine/refresh/rule.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
-import { MemorySessions, newRecord } from "../../src/stores/memory/store.ts";
+import { MemorySessions, newRecord } from "../../src/stores/memory/sessions.ts";
 import type { Row } from "./state.ts";
 
 /** The default times, by which the rules are searched. */
@@ -51,7 +51,15 @@ const secretId = "secret";
 
 const born = newRecord(
   {
-    ...{ id, userId: "alice", tenantId: null, transport: "cookie", salt: "", secretId },
+    ...{
+      id,
+      userId: "alice",
+      tenantId: null,
+      transport: "cookie",
+      salt: "",
+      rootHash: "root",
+      secretId,
+    },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
     ...{
       endsBy: null,
@@ -110,7 +118,11 @@ function exchangeOnce({ decide }: Rules, row: Row, presents: number): Exchange {
   if (decision.kind === "theft") {
     return "theft";
   }
-  if (decision.kind === "revoked" || decision.kind === "expired") {
+  if (
+    decision.kind === "revoked" ||
+    decision.kind === "expired" ||
+    decision.kind === "impossible"
+  ) {
     throw new Error(`The search reached a session that is ${decision.kind}, which it leaves out.`);
   }
   const sessions = new MemorySessions();

@@ -29,7 +29,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => process.exit(130));
 }
 const options = readOrExplain(
-  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S] [--older COMMIT]",
+  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S] [--older COMMIT] [--mixed-formats]",
   () => readArguments(process.argv.slice(2)),
 );
 // End the run even if something hangs.

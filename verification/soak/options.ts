@@ -8,6 +8,8 @@ export interface SoakOptions {
   readonly seed: number;
   /** An older version that runs beside this one: a commit of this repository. */
   readonly older: string | undefined;
+  /** Whether every second server mints refresh tokens of format 1, and the others of format 2. */
+  readonly mixedFormats: boolean;
 }
 
 export type StoreKind = "sqlite" | "postgres" | "redis";
@@ -31,6 +33,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
       processes: { type: "string", default: "4" },
       seed: { type: "string", default: String(Math.floor(Math.random() * 1_000_000)) },
       older: { type: "string" },
+      "mixed-formats": { type: "boolean", default: false },
     },
   });
   const { store } = values;
@@ -43,6 +46,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
     processes: count("processes", values.processes, { min: 2, max: 16 }),
     seed: count("seed", values.seed, { min: 0, max: 0xffff_ffff }),
     older: values.older,
+    mixedFormats: values["mixed-formats"],
   };
 }
 

@@ -18,6 +18,8 @@ export interface ServerConfig {
   /** 0 for any free port. */
   readonly port: number;
   readonly secrets: readonly string[];
+  /** The format of new refresh tokens; undefined for the store's. */
+  readonly tokenFormat?: 1 | 2 | undefined;
 }
 
 /** The messages to the parent: the port, and events of the sessions. */
@@ -45,6 +47,7 @@ async function start(config: ServerConfig): Promise<void> {
       overlap: `${times.overlap}ms`,
       settle: `${times.settle}ms`,
       clientTimeout: `${times.clientTimeout}ms`,
+      ...(config.tokenFormat === undefined ? {} : { tokenFormat: config.tokenFormat }),
     },
     onEvent(event) {
       if (event.type === "theft" || event.type === "storeWentBack") {

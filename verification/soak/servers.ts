@@ -35,6 +35,7 @@ export interface ServersOptions {
   readonly processes: number;
   readonly secrets: readonly string[];
   readonly now: () => number;
+  readonly mixedFormats?: boolean;
   /** The program of an older version, with which all servers start. Default: this version. */
   readonly olderFile?: string | undefined;
 }
@@ -170,6 +171,7 @@ class Fleet implements Servers {
       url: this.#options.url,
       port: this.#ports[server] ?? 0,
       secrets: this.#secrets,
+      tokenFormat: this.#options.mixedFormats ? (server % 2 === 0 ? 1 : 2) : undefined,
     } satisfies ServerConfig);
     this.#ports[server] = await port;
     this.#starting.delete(child);

@@ -68,6 +68,7 @@ const advice: Readonly<Record<string, string>> = {
     "Let the proxy forward Cookie and Authorization. If the cookies have names of their own, name the refresh cookie with --cookie.",
   CROSS_SITE: "Let the proxy forward Sec-Fetch-Site, Origin and Host unchanged.",
   ANTI_CSRF: "This is in order: the service demands an anti-CSRF token, which only the client has.",
+  SERVER_DRAINING: "The server is about to stop. Open the stream again; another server takes it.",
   AUTH_UNAVAILABLE: "See the events of the service (onEvent, type failed), and sessions.health().",
 };
 

@@ -3,7 +3,7 @@ import {
   maxRefreshTokenLength,
   type ParsedRefreshToken,
   parseRefreshToken,
-} from "../../engine/refresh/token.ts";
+} from "../../engine/refresh/format.ts";
 import { fromPayload, reservedClaimNames, type TokenClaims } from "../../jwt/claims.ts";
 import {
   decodeBase64url,
@@ -56,31 +56,41 @@ function problemOf(token: string): string {
     const at = token.search(/\s/) + 1;
     return `Character ${at} is white space. A token has none; the text may be cut, or hold several tokens.`;
   }
-  if (parts.length === 5) {
+  if (parts.length === 5 || parts.length === 6) {
     return refreshProblem(token, parts);
   }
   if (token.length > maxTokenLength) {
     return `The text has ${token.length} characters. A token has at most ${maxTokenLength}.`;
   }
   if (parts.length !== 3) {
-    return `The text has ${parts.length} ${parts.length === 1 ? "part" : "parts"}, separated by dots. An access token has 3, a refresh token 5. The text may be cut.`;
+    return `The text has ${parts.length} ${parts.length === 1 ? "part" : "parts"}, separated by dots. An access token has 3, a refresh token 6 (5 in format 1). The text may be cut.`;
   }
   return jwtProblem(parts);
 }
 
-const refreshParts = [
+type Part = readonly [name: string, length: number | undefined];
+
+const named: readonly Part[] = [
   ["secret id", 8],
   ["session id", 22],
   ["generation", undefined],
+];
+/** The parts by format: 1 has five, 2 has six. */
+const salted: readonly Part[] = [...named, ["MAC", 43], ["check", 11]];
+const rooted = (root: number): readonly Part[] => [
+  ...named,
+  ["format", 1],
+  ["root", root],
   ["MAC", 43],
-  ["check", 11],
-] as const;
+];
 
 function refreshProblem(token: string, parts: readonly string[]): string {
   if (parts[0]?.startsWith("eyJ")) {
     return "This is an encrypted JWT (JWE). Access tokens of rpc-session are signed, not encrypted.";
   }
-  for (const [i, [name, length]] of refreshParts.entries()) {
+  // The root of a session from before format 2 is its salt, which is longer.
+  const expected = parts.length === 6 ? rooted(parts[4]?.length === 43 ? 43 : 22) : salted;
+  for (const [i, [name, length]] of expected.entries()) {
     const part = parts[i] ?? "";
     const where = `Part ${i + 1} of a refresh token is its ${name}`;
     if (length === undefined ? !/^(?:0|[1-9]\d{0,9})$/.test(part) : !/^[\w-]*$/.test(part)) {

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { secretIdOf } from "../../engine/keys/sealed.ts";
 import { maxAccessLife } from "../../engine/lifetimes.ts";
-import type { ParsedRefreshToken } from "../../engine/refresh/token.ts";
+import type { ParsedRefreshToken } from "../../engine/refresh/format.ts";
 import type { SessionStore } from "../../engine/store.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import { type KeySet, readKeySet } from "../../jwt/jwk-set.ts";

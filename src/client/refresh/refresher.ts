@@ -56,7 +56,7 @@ export class Refresher {
   }
 
   /** Whether there is a session to refresh, or may be one. */
-  canRefresh(hint?: Hint): boolean {
+  canRefresh(hint?: Pick<Hint, "sessionId">): boolean {
     const { transport, tokens, status } = this.#local;
     if (transport === "header") {
       return tokens?.refreshToken !== undefined;

@@ -1,9 +1,10 @@
 import { ConnectError } from "@connectrpc/connect";
+import { header } from "../../base/wire.ts";
 import { race } from "../call/deadline.ts";
 import type { SessionCore } from "../core.ts";
 import { notify } from "../events.ts";
 import { Backoff } from "../refresh/refresher.ts";
-import { type Hint, isInterruption, retryAfterOf, streamHintOf } from "../state/hint.ts";
+import { isInterruption, retryAfterOf, type StreamHint, streamHintOf } from "../state/hint.ts";
 import { onPageEvent } from "../state/page.ts";
 
 /** The facts about a failed stream that its recovery depends on. */
@@ -38,8 +39,11 @@ export class Recovery {
   readonly #backoff: Backoff;
   /** When the series of failures began; undefined while there is none. */
   #failingSince: number | undefined;
-  /** Whether the last stream ended because its token expired, without progress since. */
-  #isRefreshed = false;
+  /**
+   * Whether a stream was opened again without a pause, without progress since: its token had expired, or
+   * its server stops. Without a pause at the next time this could repeat endlessly.
+   */
+  #isAgain = false;
 
   constructor(core: SessionCore, options: RecoveryOptions) {
     this.#core = core;
@@ -51,7 +55,7 @@ export class Recovery {
   progress(): void {
     this.#backoff.reset();
     this.#failingSince = undefined;
-    this.#isRefreshed = false;
+    this.#isAgain = false;
   }
 
   /**
@@ -70,16 +74,22 @@ export class Recovery {
     if (hint?.action === "refresh") {
       await this.#refresh(error, hint, stream);
     } else if (isInterruption(error)) {
-      await this.#pause(error);
+      // A stream that a stopping server ended has not failed. If the next one meets that server again,
+      // pause: others may not be ready.
+      if (this.#isAgain || error.metadata.get(header.hint) !== "reopen") {
+        await this.#pause(error);
+      } else {
+        this.#isAgain = true;
+      }
     } else {
       throw error;
     }
   }
 
-  async #refresh(error: ConnectError, hint: Hint, { version }: FailedStream): Promise<void> {
+  async #refresh(error: ConnectError, hint: StreamHint, { version }: FailedStream): Promise<void> {
     const { local, refresher } = this.#core;
-    const isAgain = this.#isRefreshed;
-    this.#isRefreshed = true;
+    const isAgain = this.#isAgain;
+    this.#isAgain = true;
     if (local.version === version) {
       if (!refresher.canRefresh(hint)) {
         throw error;

@@ -65,17 +65,20 @@ export function hintOf(error: ConnectError, realm: string | undefined): Hint | u
  * drop the details of an error. Then the header or trailer `rpcsession-hint: refresh` counts, which
  * can start a refresh but never end a session.
  */
-export function streamHintOf(error: ConnectError, realm: string | undefined): Hint | undefined {
+export function streamHintOf(
+  error: ConnectError,
+  realm: string | undefined,
+): StreamHint | undefined {
   const hint = hintOf(error, realm);
   const isBare =
     error.code === Code.Unauthenticated && error.findDetails(RefreshHintSchema).length === 0;
   return isBare && error.metadata.get(header.hint) === "refresh" ? bareRefresh : hint;
 }
 
-const bareRefresh: Hint = {
-  ...{ action: "refresh", clear: false, isMissing: false, sessionId: "" },
-  ...{ procedure: "", acrValues: [], maxAge: undefined },
-};
+/** The part of a hint that a refresh depends on. */
+export type StreamHint = Pick<Hint, "action" | "sessionId">;
+
+const bareRefresh: StreamHint = { action: "refresh", sessionId: "" };
 
 /** Milliseconds that the server asks the client to wait; 0 if it does not ask. */
 export function retryAfterOf(error: ConnectError): number {

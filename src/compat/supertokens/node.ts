@@ -24,7 +24,11 @@ export function translateNode(request: SdkRequest, response: SdkResponse): void 
   const read = readerOf(request.headers);
   if (isFromSdk(read)) {
     for (const [name, value] of requestChanges(read)) {
-      request.headers[name] = value;
+      if (value === undefined) {
+        delete request.headers[name];
+      } else {
+        request.headers[name] = value;
+      }
     }
     TranslatedResponse.take(response);
   }

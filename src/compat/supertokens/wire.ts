@@ -34,6 +34,8 @@ export function requestChanges(read: ReadHeader): HeaderChange[] {
   return [
     ...(mode === "cookie" || mode === "header" ? [[header.transport, mode] as const] : []),
     ...(antiCsrf === undefined ? [] : [[header.csrf, antiCsrf] as const]),
+    // A field is added to the body of a refusal, which must not be compressed by then.
+    ["accept-encoding", undefined],
   ];
 }
 

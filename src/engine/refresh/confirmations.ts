@@ -2,9 +2,9 @@ import type { Clock } from "../../base/clock.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import { maxAccessLife } from "../lifetimes.ts";
 import type { GenerationUse, SessionStore } from "../store.ts";
+import { parseRefreshToken } from "./format.ts";
 import { Generations } from "./generations.ts";
 import { showsReceipt } from "./rule.ts";
-import { parseRefreshToken } from "./token.ts";
 
 interface ConfirmationsOptions {
   readonly store: SessionStore;

@@ -2,13 +2,20 @@ import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
 import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
-import type { TokenTransport } from "../../base/wire.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
 import type { RevocationLog } from "../revocation/log.ts";
-import type { EndedEntry, RefreshWrite, SessionRecord, SessionStore, Stored } from "../store.ts";
+import type {
+  Advanced,
+  EndedEntry,
+  RefreshWrite,
+  SessionRecord,
+  SessionStore,
+  Stored,
+  TokenProof,
+} from "../store.ts";
 import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
 import type {
   CheckedRefreshToken,
@@ -64,14 +71,14 @@ export class Refresher {
   async refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
     const { clock, refreshTokens } = this.#options;
     const checked = await refreshTokens.precheck(presented);
-    const key = `${presented.transport}:${presented.token}`;
+    const key = sharedKey(checked);
     const arrived = clock.monotonic();
     this.#forgetOld(arrived);
     const earlier = this.#shared.get(key);
     if (earlier !== undefined && (await this.#isStillGood(checked.session, earlier, arrived))) {
       return earlier.answer;
     }
-    const answer = this.#exchange(checked, presented.transport, arrived);
+    const answer = this.#exchange(checked, arrived);
     const entry: SharedAnswer = { answer, until: arrived + sharedFor, value: undefined };
     // Deleted first, so that the map stays in order of age.
     this.#shared.delete(key);
@@ -90,23 +97,28 @@ export class Refresher {
     return answer;
   }
 
-  /** One refresh: token, row, rule, write, answer. */
-  async #exchange(
-    checked: CheckedRefreshToken,
-    transport: TokenTransport,
-    arrived: number,
-  ): Promise<Refreshed> {
+  /** One refresh: token, row, rule, write, answer. The common one is a single write. */
+  async #exchange(checked: CheckedRefreshToken, arrived: number): Promise<Refreshed> {
     const { store, secrets, lifetimes, emit, refreshTokens } = this.#options;
+
+    // 1. Nearly every refresh advances. Its condition needs no row, so the store tries it first.
+    const tried = await this.#tryAdvance(checked);
+    if (tried?.record !== undefined && tried.advanced) {
+      return this.#answer(checked, { kind: "advance" }, { record: tried.record, now: tried.now });
+    }
+
+    let found: Stored<SessionRecord | undefined> | undefined = tried;
     for (let attempt = 0; attempt <= retries; attempt++) {
-      // 1. Read the row and prove that the token belongs to it.
-      const proven = await refreshTokens.prove(checked, transport);
+      // 2. Read the row, and prove that the token belongs to it.
+      const proven = await refreshTokens.prove(checked, found);
+      found = undefined;
       const { record, now, generation } = proven;
       if (record.secretId !== proven.secretId) {
         // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
         await refreshTokens.assertKnown(record);
       }
 
-      // 2. Decide; see the table of `decideRefresh`.
+      // 3. Decide; see the table of `decideRefresh`.
       const decision = this.decide(record, generation, { ...lifetimes, now });
       if (decision.kind === "revoked") {
         const { endedBy, at } = decision;
@@ -120,44 +132,80 @@ export class Refresher {
         this.#assertInTime(arrived);
         throw await this.#endStolen(proven);
       }
+      if (decision.kind === "impossible" || !this.#mayMoveTo(decision, proven)) {
+        const { id: sessionId, generation: current } = record;
+        emit({
+          ...{ type: "impossibleGeneration", sessionId },
+          ...{ presented: generation, generation: current },
+        });
+        throw unavailable("the session store seems to have lost data; try again");
+      }
 
-      // 3. Write. The store refuses if the row has changed since it was read; then decide again.
+      // 4. Write. The store refuses if the row has changed since it was read; then decide again.
+      const proof =
+        decision.kind === "advance" || decision.kind === "forward"
+          ? await refreshTokens.proofAfter(proven, checked, decision.kind)
+          : undefined;
+      const { settle } = lifetimes;
       const written = await store
         .refresh({
-          ...writeOf(decision, proven, { settle: lifetimes.settle, secretId: secrets.current.id }),
+          ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
           id: record.id,
           generation: record.generation,
           idle: Math.min(lifetimes.idle, record.idleLife ?? Number.POSITIVE_INFINITY),
         })
         .catch(storeFailed);
 
-      // 4. Answer.
+      // 5. Answer.
       if (written.record !== undefined) {
         const current = { record: written.record, now: written.now };
-        return this.#answer(proven, decision, current);
+        if (decision.kind === "forward") {
+          emit({
+            ...{ type: "storeWentBack", sessionId: record.id },
+            ...{ presented: generation, generation: record.generation },
+          });
+        }
+        return this.#answer(checked, decision, current);
       }
     }
     throw unavailable("too many requests are refreshing this session at once; try again");
   }
 
+  /** The first line of the rule as one statement; undefined where it cannot be tried. */
+  async #tryAdvance(checked: CheckedRefreshToken): Promise<Advanced | undefined> {
+    const { store, secrets, lifetimes } = this.#options;
+    if (checked.format === 1 || store.advance === undefined) {
+      return undefined;
+    }
+    const { session: id, generation, secretId, rootHash, transport } = checked;
+    const { overlap, idle } = lifetimes;
+    const nextSecretId = secrets.current.id;
+    return store
+      .advance({ id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId })
+      .catch(storeFailed);
+  }
+
+  /**
+   * Whether the secret of a presented token may move its session forward: only the secret of the row and
+   * the current one. Another one is older, and may have leaked.
+   */
+  #mayMoveTo({ kind }: RefreshDecision, { record, secretId }: ProvenRefreshToken): boolean {
+    const { secrets } = this.#options;
+    return kind !== "forward" || secretId === record.secretId || secretId === secrets.current.id;
+  }
+
+  /** @param presented a token that was proven to belong to the session of `record` */
   async #answer(
-    proven: ProvenRefreshToken,
+    presented: CheckedRefreshToken,
     decision: RefreshDecision,
     { record, now }: Stored<SessionRecord>,
   ): Promise<Refreshed> {
     const { accessTokens, refreshTokens, emit } = this.#options;
     const { id: sessionId, generation } = record;
     const access = await accessTokens.mint({ record, now });
-    const isOlder = proven.generation < generation;
-    const refreshToken = isOlder ? await refreshTokens.mint(record) : undefined;
-    if (decision.kind === "forward") {
-      emit({
-        type: "storeWentBack",
-        sessionId,
-        presented: proven.generation,
-        generation: proven.record.generation,
-      });
-    }
+    const isOlder = presented.generation < generation;
+    const root = presented.format === 2 ? presented.root : undefined;
+    const refreshToken = isOlder ? await refreshTokens.mint(record, root) : undefined;
     const recovered = isOlder && decision.kind !== "advance";
     emit({ type: recovered ? "recovered" : "refreshed", sessionId, generation });
     return { record, now, access, refreshToken };
@@ -261,6 +309,14 @@ export class Refresher {
   }
 }
 
+/**
+ * What a request has proven. Equal requests get one answer only if they have proven the same, not
+ * already if they present the same token. Of a token of format 1 nothing is proven yet, so its tag counts.
+ */
+function sharedKey({ token, transport }: CheckedRefreshToken): string {
+  return `${transport}:${token}`;
+}
+
 interface SharedAnswer {
   readonly answer: Promise<Refreshed>;
   /** Monotonic milliseconds. */
@@ -281,16 +337,20 @@ type DistributiveOmit<T, K extends PropertyKey> = T extends unknown ? Omit<T, K>
 export function writeOf(
   decision: Writing,
   { record, generation, secretId: presentedUnder }: ProvenRefreshToken,
-  current: { readonly settle: number; readonly secretId: string },
+  current: {
+    readonly settle: number;
+    readonly secretId: string;
+    readonly proof?: TokenProof | undefined;
+  },
 ): DistributiveOmit<RefreshWrite, "id" | "generation" | "idle"> {
   switch (decision.kind) {
     case "advance":
-      return { kind: "advance", secretId: current.secretId };
+      return { kind: "advance", secretId: current.secretId, proof: current.proof };
     case "keep":
       return { kind: "keep", settle: record.confirmedAt === null ? current.settle : null };
     case "resend":
       return { kind: "resend", prolonged: decision.prolonged };
     case "forward":
-      return { kind: "forward", to: generation, secretId: presentedUnder };
+      return { kind: "forward", to: generation, secretId: presentedUnder, proof: current.proof };
   }
 }

@@ -5,6 +5,7 @@ import type { EndedBy, SessionRecord } from "../store.ts";
 export type RefreshState = Pick<
   SessionRecord,
   | "generation"
+  | "createdAt"
   | "confirmedAt"
   | "sentAt"
   | "prolonged"
@@ -40,6 +41,8 @@ export type RefreshDecision =
   | { readonly kind: "resend"; readonly prolonged: number | null }
   /** The store has lost generations: move it forward to the presented one. */
   | { readonly kind: "forward" }
+  /** The session is too young for the presented generation: refuse it, change nothing, raise an alarm. */
+  | { readonly kind: "impossible" }
   /** Reuse detected: the token was used after its successor. Revoke the session. */
   | { readonly kind: "theft" }
   | { readonly kind: "expired" }
@@ -63,12 +66,16 @@ export type RefreshRule = (
  * | p = g−1 | unconfirmed, or confirmed at most `overlap` ago | resend |
  * | p = g−1 | otherwise | theft |
  * | p < g−1 | | theft |
- * | p > g | | forward |
+ * | p > g | the session is old enough for p | forward |
+ * | p > g | otherwise | impossible |
+ *
+ * Each generation takes at least `settle` + `overlap`: it must settle before it is confirmed, and it
+ * advances more than `overlap` after that. So the age of a session limits its generation.
  *
  * A re-send is always answered. It also lets g settle anew, because a client may crash before it has
  * stored the answer. All re-sends of one generation prolong its settling by 10 × `settle` at most.
  *
- * @param presented the generation of a refresh token whose tag was verified
+ * @param presented the generation of a refresh token that was proven to be of this session
  * @param now milliseconds by the store's clock; a later confirmation time counts as now
  */
 export function decideRefresh(
@@ -82,6 +89,7 @@ export function decideRefresh(
   if (now >= state.idleExpiresAt || now >= state.expiresAt) {
     return { kind: "expired" };
   }
+  const greatest = (createdAt: number): number => 1 + (now - createdAt) / (settle + overlap);
   const settledDown = state.confirmedAt !== null && now - state.confirmedAt > overlap;
   switch (presented - state.generation) {
     case 0:
@@ -91,7 +99,10 @@ export function decideRefresh(
         ? { kind: "theft" }
         : { kind: "resend", prolonged: prolongedBy(state, { now, settle }) };
     default:
-      return { kind: presented > state.generation ? "forward" : "theft" };
+      if (presented < state.generation) {
+        return { kind: "theft" };
+      }
+      return { kind: presented <= greatest(state.createdAt) ? "forward" : "impossible" };
   }
 }
 

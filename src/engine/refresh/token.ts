@@ -1,12 +1,22 @@
-import { base64Decode, base64Encode } from "@bufbuild/protobuf/wire";
-import type { SecretKeys, SecretRing } from "../../base/crypto.ts";
+import { randomId, type SecretKeys, type SecretRing, sha256 } from "../../base/crypto.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import type { TokenTransport } from "../../base/wire.ts";
 import type { EngineSecrets } from "../keys/secrets.ts";
 import { badRefreshToken, deadSecretError, unknownError } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
-import type { SessionRecord, SessionStore, Stored } from "../store.ts";
+import type { SessionRecord, SessionStore, Stored, TokenFormat, TokenProof } from "../store.ts";
+import {
+  hashOfRoot,
+  mintRooted,
+  mintSalted,
+  parseRefreshToken,
+  type RootedToken,
+  type SaltedToken,
+  verifyCheck,
+  verifyRooted,
+  verifyTag,
+} from "./format.ts";
 
 /** A refresh token as it was presented. */
 export interface PresentedRefreshToken {
@@ -15,10 +25,28 @@ export interface PresentedRefreshToken {
   readonly transport: TokenTransport;
 }
 
+/**
+ * A well-formed token that was made under a secret of this server. That only admits it to the store:
+ * the row decides whether it proves anything; see {@link RefreshTokens.prove}.
+ */
+export type CheckedRefreshToken = (SaltedToken | (RootedToken & { readonly rootHash: string })) & {
+  readonly token: string;
+  readonly transport: TokenTransport;
+  /** The keys of its secret. */
+  readonly keys: SecretKeys;
+};
+
 /** A refresh token that was proven to be minted for this record. */
 export interface ProvenRefreshToken extends Stored<SessionRecord> {
   readonly generation: number;
   readonly secretId: string;
+  /** The root that it carries; undefined for format 1. */
+  readonly root?: string | undefined;
+}
+
+/** What a new session begins with. The root goes into its token and is not stored. */
+export interface Beginning extends Pick<SessionRecord, "salt" | "rootHash"> {
+  readonly root: string | undefined;
 }
 
 /**
@@ -52,23 +80,76 @@ interface RefreshTokensOptions {
   readonly store: SessionStore;
   readonly secrets: SecretRing & Pick<EngineSecrets, "statusOf" | "reload">;
   readonly emit: SessionEventListener;
+  /** The option `refresh.tokenFormat`; undefined for the store's. */
+  readonly format?: TokenFormat | undefined;
 }
 
 /** Mints refresh tokens and proves presented ones. */
 export class RefreshTokens {
   readonly #options: RefreshTokensOptions;
+  #format: TokenFormat;
 
+  /** @throws TypeError if the option asks for a format that the store does not keep */
   constructor(options: RefreshTokensOptions) {
+    const { store, format } = options;
+    if (format === 2 && store.tokenFormat === undefined) {
+      throw new TypeError(
+        `refresh.tokenFormat is 2, but ${store.name} has no method tokenFormat and so does not keep what such tokens need; remove the option or update the store`,
+      );
+    }
     this.#options = options;
+    this.#format = format ?? 1;
+  }
+
+  /** Finds out which format new tokens have. */
+  async open(): Promise<void> {
+    const { store, format } = this.#options;
+    this.#format = format ?? (await store.tokenFormat?.()) ?? 1;
+  }
+
+  /** Returns the random values of a new session. */
+  async begin(): Promise<Beginning> {
+    if (this.#format === 1) {
+      return { salt: randomId(32), rootHash: null, root: undefined };
+    }
+    const root = randomId(16);
+    return { salt: "", rootHash: await hashOfRoot(root), root };
   }
 
   /**
-   * Mints the refresh token of the record's generation.
+   * Mints the refresh token of the record's generation, in the format that the record says.
+   * @param root the session's root, from its beginning or from a token that was proven
    * @throws UnknownSecretError
    * @throws SessionError `unauthorized` if its secret was declared dead
    */
-  async mint(record: SessionRecord): Promise<string> {
-    return mintRefreshToken(await this.#keysOf(record.secretId), bindingOf(record));
+  async mint(record: SessionRecord, root: string | undefined): Promise<string> {
+    const { id: session, transport, tenantId, generation, salt } = record;
+    const keys = this.#options.secrets.byId.get(record.secretId) ?? (await this.#keysOf(record));
+    return record.rootHash === null
+      ? mintSalted(keys, { session, transport, tenantId, generation, salt })
+      : mintRooted(keys, { session, transport, generation, root: root ?? salt });
+  }
+
+  /**
+   * How the tokens of a session are proven once the presented one has advanced it or moved it forward;
+   * undefined if that does not change. The first token of format 2 has the salt as its root, which stays
+   * so that a lost response can be sent again. Its own advance erases the salt.
+   */
+  async proofAfter(
+    { record, root }: ProvenRefreshToken,
+    presented: CheckedRefreshToken,
+    kind: "advance" | "forward",
+  ): Promise<TokenProof | undefined> {
+    const { salt, rootHash, lastSalted } = record;
+    if (root !== undefined) {
+      const kept = kind === "advance" ? "" : salt;
+      const isNew = rootHash === null || kept !== salt;
+      return isNew ? { salt: kept, rootHash: await hashOfRoot(root), lastSalted } : undefined;
+    }
+    const isFirst = rootHash === null && this.#format === 2 && kind === "advance";
+    return isFirst
+      ? { salt, rootHash: await hashOfRoot(salt), lastSalted: await sha256(presented.token) }
+      : undefined;
   }
 
   /**
@@ -76,7 +157,7 @@ export class RefreshTokens {
    * @throws SessionError `unauthorized` if that secret was declared dead
    */
   async assertKnown(record: SessionRecord): Promise<void> {
-    await this.#keysOf(record.secretId);
+    await this.#keysOf(record);
   }
 
   /**
@@ -85,16 +166,25 @@ export class RefreshTokens {
    * @throws SessionError `unauthorized` if it was not
    * @throws ForeignRefreshTokenError UnknownSecretError
    */
-  async precheck({ token }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
+  async precheck({ token, transport }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
     const parsed = parseRefreshToken(token);
     if (parsed === undefined) {
       throw badRefreshToken();
     }
-    const keys = await this.#keysOf(parsed.secretId);
-    if (!(await verifyCheck(keys, parsed))) {
+    const keys = this.#options.secrets.byId.get(parsed.secretId) ?? (await this.#keysOf(parsed));
+    const given = { token, transport, keys };
+    if (parsed.format === 1) {
+      if (!(await verifyCheck(keys, parsed))) {
+        throw badRefreshToken();
+      }
+      return { ...parsed, ...given };
+    }
+    const isMade = verifyRooted(keys, parsed, transport);
+    if (!(typeof isMade === "boolean" ? isMade : await isMade)) {
       throw badRefreshToken();
     }
-    return { ...parsed, keys };
+    const hash = hashOfRoot(parsed.root);
+    return { ...parsed, ...given, rootHash: typeof hash === "string" ? hash : await hash };
   }
 
   /**
@@ -118,30 +208,50 @@ export class RefreshTokens {
   }
 
   /**
-   * Reads the session of a prechecked token and proves the token against it.
+   * Proves a prechecked token against the row of its session.
+   * @param found the row, if it has been read
    * @throws SessionError `unauthorized` or `unavailable`
    */
   async prove(
     checked: CheckedRefreshToken,
-    transport: TokenTransport,
+    found?: Stored<SessionRecord | undefined>,
   ): Promise<ProvenRefreshToken> {
-    const { session, generation, secretId, keys } = checked;
-    const { record, now } = await this.#options.store.load(session).catch(storeFailed);
+    const { session, generation, secretId } = checked;
+    const { record, now } = found ?? (await this.load(session));
     if (record === undefined) {
       throw unknownError(session);
     }
-    const proven =
-      record.transport === transport &&
-      // The current generation has one token only: under the secret that its row names.
-      (generation !== record.generation || secretId === record.secretId) &&
-      (await verifyTag(keys, checked, { ...bindingOf(record), generation }));
-    if (!proven) {
+    if (!this.#isSigned(record, checked) || !(await belongsTo(record, checked))) {
       throw badRefreshToken();
     }
-    return { record, now, generation, secretId };
+    const root = checked.format === 2 ? checked.root : undefined;
+    return { record, now, generation, secretId, root };
   }
 
-  async #keysOf(secretId: string): Promise<SecretKeys> {
+  /**
+   * Whether the token is under a secret that may have signed its generation. A session's root is in all
+   * of its tokens, so an older secret that is still listed must not be enough. The current generation has
+   * one token only: under the secret that its row names. The row does not name that of the generation
+   * before if the session was moved forward; then a secret has to be the row's or the current one.
+   */
+  #isSigned(record: SessionRecord, { format, generation, secretId }: CheckedRefreshToken): boolean {
+    const { secretId: own, formerSecretId: former } = record;
+    if (generation === record.generation) {
+      return secretId === own;
+    }
+    if (generation !== record.generation - 1 || format === 1) {
+      return true;
+    }
+    const { current } = this.#options.secrets;
+    return former === null ? secretId === own || secretId === current.id : secretId === former;
+  }
+
+  /** Reads the row of a session. */
+  load(session: string): Promise<Stored<SessionRecord | undefined>> {
+    return this.#options.store.load(session).catch(storeFailed);
+  }
+
+  async #keysOf({ secretId }: { readonly secretId: string }): Promise<SecretKeys> {
     const { secrets, emit } = this.#options;
     const keys = secrets.byId.get(secretId);
     if (keys !== undefined) {
@@ -159,113 +269,22 @@ export class RefreshTokens {
   }
 }
 
-function bindingOf(record: SessionRecord): RefreshTokenBinding {
-  const { id: session, transport, tenantId, generation, salt } = record;
-  return { session, transport, tenantId, generation, salt };
-}
-
-/** The fields of a refresh token, proven only after {@link verifyCheck} and {@link verifyTag}. */
-export interface ParsedRefreshToken {
-  /** The id of the secret that made the token. */
-  readonly secretId: string;
-  readonly session: string;
-  readonly generation: number;
-  readonly tag: Uint8Array;
-  /** Everything before the check; the check covers it. */
-  readonly body: string;
-  readonly check: Uint8Array;
-}
-
-/** A well-formed token that was made under a secret of this server. */
-export interface CheckedRefreshToken extends ParsedRefreshToken {
-  /** The keys of its secret. */
-  readonly keys: SecretKeys;
-}
-
-/** The values that a refresh token is bound to. */
-export interface RefreshTokenBinding {
-  readonly transport: TokenTransport;
-  readonly tenantId: string | null;
-  readonly session: string;
-  readonly generation: number;
-  /** Base64url; only the store has it. */
-  readonly salt: string;
-}
-
-/** Maximum length of a refresh token, in characters. */
-export const maxRefreshTokenLength = 256;
-
-const shape =
-  /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.([\w-]{42}[AEIMQUYcgkosw048])\.([\w-]{10}[AEIMQUYcgkosw048])$/;
-
-/**
- * Mints the refresh token of a generation: `secretId.session.generation.tag.check`. The same binding
- * gives the same token on every server that has the secret.
- */
-export async function mintRefreshToken(
-  keys: SecretKeys,
-  binding: RefreshTokenBinding,
-): Promise<string> {
-  const tag = await keys.refreshTag.sign(tagInput(keys.id, binding));
-  const body = `${keys.id}.${binding.session}.${binding.generation}.${base64Encode(tag, "url")}`;
-  const check = await keys.refreshCheck.sign(encoder.encode(body));
-  return `${body}.${base64Encode(check, "url")}`;
-}
-
-/** Parses a refresh token; undefined unless it has exactly the right form. */
-export function parseRefreshToken(token: string): ParsedRefreshToken | undefined {
-  const match = token.length <= maxRefreshTokenLength ? shape.exec(token) : null;
-  if (match === null) {
-    return undefined;
+/** Whether the token was made for this session: by its root, or by the salt. */
+async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): Promise<boolean> {
+  const { id: session, transport, tenantId, salt, rootHash, lastSalted } = record;
+  if (transport !== checked.transport) {
+    return false;
   }
-  const [, secretId, session, generation, tag, check] = match;
-  if (!secretId || !session || !generation || !tag || !check) {
-    return undefined;
+  if (checked.format === 2) {
+    // A store that was restored to a state from before format 2 still has the salt.
+    const hash = rootHash ?? (salt === "" ? null : await hashOfRoot(salt));
+    return hash === checked.rootHash;
   }
-  return {
-    secretId,
-    session,
-    generation: Number(generation),
-    tag: base64Decode(tag),
-    body: token.slice(0, token.lastIndexOf(".")),
-    check: base64Decode(check),
-  };
-}
-
-/** Whether the token was made under the secret. Detects junk without reading the store. */
-export async function verifyCheck(keys: SecretKeys, token: ParsedRefreshToken): Promise<boolean> {
-  return keys.refreshCheck.verify(encoder.encode(token.body), token.check);
-}
-
-/** Whether the token belongs to this session, generation, transport and tenant. */
-export async function verifyTag(
-  keys: SecretKeys,
-  token: ParsedRefreshToken,
-  binding: RefreshTokenBinding,
-): Promise<boolean> {
-  return keys.refreshTag.verify(tagInput(keys.id, binding), token.tag);
-}
-
-const encoder = new TextEncoder();
-
-/** Fields are length-prefixed, so that no two bindings give the same bytes. */
-function tagInput(secretId: string, binding: RefreshTokenBinding): Uint8Array<ArrayBuffer> {
-  const fields = [
-    secretId,
-    binding.transport,
-    binding.tenantId ?? "",
-    binding.session,
-    String(binding.generation),
-    binding.salt,
-  ];
-  // A UTF-16 code unit takes at most three bytes in UTF-8.
-  const bytes = new Uint8Array(fields.reduce((sum, field) => sum + 4 + 3 * field.length, 0));
-  const view = new DataView(bytes.buffer);
-  let offset = 0;
-  for (const field of fields) {
-    const { written } = encoder.encodeInto(field, bytes.subarray(offset + 4));
-    view.setUint32(offset, written);
-    offset += 4 + written;
+  const { generation, keys } = checked;
+  if (salt === "") {
+    // Proves its reuse, and nothing else: without the salt there is no root to answer it with.
+    const isOld = generation < record.generation - 1;
+    return isOld && lastSalted !== null && lastSalted === (await sha256(checked.token));
   }
-  return bytes.subarray(0, offset);
+  return verifyTag(keys, checked, { session, transport, tenantId, generation, salt });
 }

@@ -9,9 +9,10 @@ export interface SessionsHealth {
    *   and are refused with `unavailable` if it stays that way.
    * - `unsure`: the store has lost changes, or there are more than memory may hold. Every call reads
    *   its session from the store.
+   * - `draining`: `drain` was called. Calls are still checked, but the server is about to stop.
    * - `closed`: not opened yet, closing, or closed.
    */
-  readonly status: "fresh" | "stale" | "unsure" | "closed";
+  readonly status: "fresh" | "stale" | "unsure" | "draining" | "closed";
   /** Milliseconds since the last completed read of the change log began; Infinity before the first. */
   readonly staleness: number;
   /** When that read began, by this machine's clock; undefined before the first read. */

@@ -1,4 +1,4 @@
-import { parseRefreshToken } from "../../engine/refresh/token.ts";
+import { parseRefreshToken } from "../../engine/refresh/format.ts";
 import { outlineOf } from "../../jwt/strict-parse.ts";
 import { maxCopies, maxRead, type PresentedTokens } from "../../request/tokens.ts";
 import type { Authenticator, VerifyingCore } from "../core.ts";

@@ -89,8 +89,9 @@ export async function proveRefresh(
   transport: TokenTransport,
 ): Promise<RefreshProof> {
   try {
-    const parsed = await engine.refreshTokens.precheck({ token, transport });
-    return await engine.refreshTokens.prove(parsed, transport);
+    return await engine.refreshTokens.prove(
+      await engine.refreshTokens.precheck({ token, transport }),
+    );
   } catch (error) {
     if (error instanceof UnknownSecretError) {
       return error;

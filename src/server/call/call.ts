@@ -112,6 +112,11 @@ export class Call {
     return this.#session;
   }
 
+  /** The generation that the access token of the call names; undefined if there is none. */
+  get generation(): number | undefined {
+    return this.#entered?.verified.claims.gen;
+  }
+
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
   enter(core: SessionFactory, verified: VerifiedClaims): void {
     this.#entered = { core, verified };

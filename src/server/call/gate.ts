@@ -36,6 +36,7 @@ export async function admit(
   if (call.admitted) {
     return;
   }
+  core.operations.begin(call, signal);
   try {
     core.operations.assertOpen();
     await enterSession(core, call, policies.of(method), signal);
@@ -43,6 +44,7 @@ export async function admit(
       throw endOf(signal);
     }
   } catch (error) {
+    core.operations.end(call);
     throw error instanceof ConnectError
       ? error
       : refuseCall(core, call, { error, procedure: procedureOf(method) });

@@ -62,8 +62,7 @@ export function createInterceptor(
     }
 
     // 4. A unary call. Interceptors of the application may print messages, so a refresh token leaves
-    // its message before they run. A server that closes waits for it.
-    core.operations.begin();
+    // its message before they run.
     try {
       return completed(call, await next(takeMessageToken(call, request)));
     } catch (error) {
@@ -72,7 +71,7 @@ export function createInterceptor(
       checkWrittenTokens(core, call);
       // Work that the handler left running must not rely on reaching the client any more.
       call.commit();
-      core.operations.end();
+      core.operations.end(call);
     }
   };
 }

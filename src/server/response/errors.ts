@@ -48,7 +48,7 @@ export function failCall(
           cause: thrown,
         });
   call.failure = error;
-  if (error.kind === "unavailable" || error.kind === "general") {
+  if (error.reason !== "SERVER_DRAINING" && isFault(error)) {
     core.emit({ type: "failed", procedure, error });
   } else {
     core.emit({
@@ -62,6 +62,10 @@ export function failCall(
   }
   writeRefusal(core, call.responseHeader, error);
   return error;
+}
+
+function isFault({ kind }: SessionError): boolean {
+  return kind === "unavailable" || kind === "general";
 }
 
 /** Both issuers, if a call was refused because of a token of another one. */
@@ -155,6 +159,7 @@ const hintFlags: Readonly<Record<number, string>> = {
   [Action.SIGN_IN]: "sign-in",
   [Action.STEP_UP]: "step-up",
   [Action.RETRY_LATER]: "retry-later",
+  [Action.REOPEN]: "reopen",
 };
 
 const codes = {
@@ -173,7 +178,7 @@ function actionOf(error: SessionError): Action {
     case "tryRefreshToken":
       return Action.REFRESH;
     case "unavailable":
-      return Action.RETRY_LATER;
+      return error.reason === "SERVER_DRAINING" ? Action.REOPEN : Action.RETRY_LATER;
     case "forbidden":
       return error.reason === "STEP_UP_REQUIRED" ? Action.STEP_UP : Action.UNSPECIFIED;
     case "general":

@@ -53,7 +53,10 @@ export function createSessionService(
   const run = async <T>(context: HandlerContext, work: (call: Call) => Promise<T>): Promise<T> => {
     const call = callOf(core, key, context);
     try {
-      return await raceSignal(work(call), context.signal);
+      return await raceSignal(
+        core.operations.run(() => work(call)),
+        context.signal,
+      );
     } catch (error) {
       throw error instanceof SessionError
         ? refuseCall(core, call, { error, procedure: procedureOf(context.method) })
@@ -249,9 +252,7 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
   // 6. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
   // Copies of another service stay where they are.
   const expireCopies = !besideForeign && copiesOf(core, call);
-  const refreshToken =
-    refreshed.refreshToken ??
-    (expireCopies ? await engine.refreshTokens.mint(refreshed.record) : undefined);
+  const refreshToken = refreshed.refreshToken ?? (expireCopies ? token : undefined);
   const antiCsrf =
     core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined;
   const claims = await writeTokens(core, call.responseHeader, {

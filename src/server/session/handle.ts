@@ -58,7 +58,11 @@ export class SessionHandle implements Session {
     return this.#verified.read;
   }
 
-  async updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
+  updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
+    return this.#core.operations.run(() => this.#updateClaims(change));
+  }
+
+  async #updateClaims(change: ClaimsChange<JsonObject>): Promise<void> {
     // 1. The response of this call must still be able to carry the new access token.
     if (this.#call?.committed) {
       throw misuse(
@@ -86,20 +90,32 @@ export class SessionHandle implements Session {
     }
   }
 
-  async data(): Promise<JsonObject> {
+  data(): Promise<JsonObject> {
+    return this.#core.operations.run(() => this.#data());
+  }
+
+  async #data(): Promise<JsonObject> {
     const { data } = await this.#load();
     return data;
   }
 
   updateData(change: DataChange): Promise<JsonObject> {
-    return updateData(this.#core, this.id, change);
+    return this.#core.operations.run(() => updateData(this.#core, this.id, change));
   }
 
-  async info(): Promise<SessionInfo> {
+  info(): Promise<SessionInfo> {
+    return this.#core.operations.run(() => this.#info());
+  }
+
+  async #info(): Promise<SessionInfo> {
     return infoOf(this.#core, await this.#load());
   }
 
-  async revoke(): Promise<void> {
+  revoke(): Promise<void> {
+    return this.#core.operations.run(() => this.#revoke());
+  }
+
+  async #revoke(): Promise<void> {
     const engine = await this.#core.engine();
 
     // 1. End the session. If this response clears the tokens, late calls must leave cookies alone
@@ -120,7 +136,11 @@ export class SessionHandle implements Session {
     endTokens(this.#core, call.responseHeader, this.id);
   }
 
-  async revokeOthers(): Promise<readonly string[]> {
+  revokeOthers(): Promise<readonly string[]> {
+    return this.#core.operations.run(() => this.#revokeOthers());
+  }
+
+  async #revokeOthers(): Promise<readonly string[]> {
     const engine = await this.#core.engine();
     // A session that was signed out must not sign out the sessions that did it.
     await this.#load();

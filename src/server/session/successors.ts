@@ -58,6 +58,7 @@ export async function reauthenticate(
   const { id } = presentSession(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
+  assertCurrent(call, record);
 
   // 3. Create its successor. The session ends in the same transaction.
   const creation: Creation = {
@@ -95,6 +96,7 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
   const { id } = presentSession(call);
   const engine = await core.engine();
   const record = liveOf(id, await engine.load(id));
+  assertCurrent(call, record);
 
   // 3. The user must have authenticated recently, and forks of forks must end somewhere.
   if (within !== undefined) {
@@ -127,6 +129,22 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
 const optionNames: Readonly<Record<keyof ForkOptions, 0>> = {
   ...{ label: 0, lifetimes: 0, transport: 0, freshWithin: 0 },
 };
+
+/**
+ * A new session comes from the row, never from what a token says: whoever has the signing key can say
+ * anything. So the token must be of the present generation of the row, or of the one before, whose
+ * holder may not have used the new tokens yet.
+ * @throws SessionError `tryRefreshToken`
+ */
+function assertCurrent({ generation = -1 }: Call, record: SessionRecord): void {
+  if (generation !== record.generation && generation !== record.generation - 1) {
+    throw new SessionError("tryRefreshToken", "TOKEN_EXPIRED", {
+      message:
+        "the access token is older than the present tokens of its session; refresh the session and try again",
+      sessionId: record.id,
+    });
+  }
+}
 
 function originOf({ id, lineage, version }: SessionRecord) {
   return { session: id, lineage: lineage ?? id, version };

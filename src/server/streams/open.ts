@@ -1,5 +1,5 @@
 import { type Clock, systemClock } from "../../base/clock.ts";
-import type { SessionError } from "../../base/errors.ts";
+import { SessionError } from "../../base/errors.ts";
 import type { Revocations } from "../../engine/revocation/log.ts";
 import type { VerifiedSession } from "../../engine/session.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -7,6 +7,13 @@ import { type StreamEnds, WatchedStream } from "./watched.ts";
 
 /** The shortest and longest time between two rounds over the open streams, in milliseconds. */
 const roundInterval = { min: 25, max: 1_000 } as const;
+
+/** Streams that a draining server ends at once, at most; the rest follows in such groups. */
+const drainedAtOnce = 100;
+/** Milliseconds over which streams end if the server closes, at most. */
+const drainWithin = 5_000;
+/** Milliseconds between two groups. */
+const drainPause = 25;
 
 /**
  * The open streams of an instance. One timer serves all of them: it fires when the next stream is
@@ -16,12 +23,15 @@ export class OpenStreams {
   readonly #core: VerifyingCore;
   readonly #open = new Set<WatchedStream>();
   readonly #log: LogWatch;
+  /** What ends each stream that can be opened again elsewhere. */
+  readonly #drained = new Set<(error: SessionError) => void>();
+  #draining: Promise<void> | undefined;
   #roundAt = Number.POSITIVE_INFINITY;
   #cancelRound: () => void = () => {};
 
   constructor(core: VerifyingCore) {
     this.#core = core;
-    core.operations.onClosing(() => this.#round());
+    core.operations.onClosing((within) => void this.drain(Math.min(drainWithin, within / 2)));
     this.#log = new LogWatch(core.revocations, core.clock, core.maxStreamStaleness);
   }
 
@@ -42,7 +52,6 @@ export class OpenStreams {
     const options = {
       ...{ engine, end, ...ends },
       isLogLost: () => this.#log.isLost(silence),
-      isClosing: () => this.#core.operations.isClosing,
       monotonic: () => clock.monotonic(),
       closed: (stream: WatchedStream) => this.#remove(stream),
     };
@@ -53,6 +62,49 @@ export class OpenStreams {
       this.#scheduleRound(stream.dueIn);
     }
     return stream;
+  }
+
+  /**
+   * Takes in a stream that ends when the server drains.
+   * @returns a function that takes it out again
+   * @throws SessionError `unavailable` if the server drains already
+   */
+  drained(end: (error: SessionError) => void): () => void {
+    if (this.#core.operations.isDraining) {
+      throw draining();
+    }
+    this.#drained.add(end);
+    return () => this.#drained.delete(end);
+  }
+
+  /**
+   * Ends the streams of this instance, in groups, so that their clients do not come back all at once.
+   * Opens no more from now on. Further calls have no effect.
+   * @param within milliseconds until the last one has ended
+   */
+  drain(within: number): Promise<void> {
+    this.#draining ??= this.#drain(within);
+    return this.#draining;
+  }
+
+  async #drain(within: number): Promise<void> {
+    this.#core.operations.isDraining = true;
+    const all = [...this.#drained];
+    const groups = Math.max(1, Math.min(within / drainPause, all.length / drainedAtOnce));
+    const size = Math.ceil(all.length / groups);
+    for (let first = 0; first < all.length; first += size) {
+      if (first > 0) {
+        // The time of the orchestrator that stops this server, so no other clock counts.
+        await new Promise<void>((resolve) => {
+          systemClock.after(drainPause, resolve, true);
+        });
+      }
+      for (const end of all.slice(first, first + size)) {
+        if (this.#drained.delete(end)) {
+          end(draining());
+        }
+      }
+    }
   }
 
   /** Looks at the log and at every stream, then schedules the next round. */
@@ -85,6 +137,12 @@ export class OpenStreams {
       this.#roundAt = Number.POSITIVE_INFINITY;
     }
   }
+}
+
+function draining(): SessionError {
+  return new SessionError("unavailable", "SERVER_DRAINING", {
+    message: "this server is about to stop and keeps no streams; open the stream again",
+  });
 }
 
 /** How long a read of the log may take after this process was suspended, in milliseconds. */

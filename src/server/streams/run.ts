@@ -1,4 +1,5 @@
 import type { StreamRequest, StreamResponse } from "@connectrpc/connect";
+import type { SessionError } from "../../base/errors.ts";
 import { header } from "../../base/wire.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -33,27 +34,37 @@ export interface StreamToRun {
  */
 export async function runStream(owner: StreamOwner, stream: StreamToRun): Promise<StreamResponse> {
   const { core, call } = owner;
-  const { request, send, failed } = stream;
+  const { request, policy, send, failed } = stream;
 
-  // 1. Watch the session, if the policy ends the stream with it.
+  // 1. A server that stops ends the stream, unless only its handler or the client may.
   const ending = new Ending();
-  const watched = await watch(owner, stream, ending);
+  const leaveDrained = drain(owner, stream, ending);
+
+  // 2. Watch the session, if the policy ends the stream with it.
+  const watched = await watch(owner, stream, ending).catch((error: unknown) => {
+    leaveDrained();
+    throw error;
+  });
   if (watched !== undefined) {
     call.stream = watched;
   }
 
-  // 2. Stop watching when the call is over: its signal aborts, its messages end, or it fails.
-  const stopWatching = (): void => watched?.close();
+  // 3. Stop watching when the call is over: its signal aborts, its messages end, or it fails.
+  const stopWatching = (): void => {
+    watched?.close();
+    leaveDrained();
+    core.operations.end(call);
+  };
   onAbort(request.signal, () => {
     stopWatching();
     ending.callEnded(request.signal.reason);
   });
 
   try {
-    // 3. Give a watched handler a signal and requests that end with the session.
+    // 4. Give a watched handler a signal and requests that end with the session.
     const look = (): void => watched?.look();
     const endable: StreamRequest =
-      watched === undefined
+      policy.stream === "never"
         ? request
         : {
             ...request,
@@ -61,10 +72,10 @@ export async function runStream(owner: StreamOwner, stream: StreamToRun): Promis
             message: ending.wrap(request.message, { before: look }),
           };
 
-    // 4. Call the handler. If it reads requests, it returns only when it is done, which may be never.
+    // 5. Call the handler. If it reads requests, it returns only when it is done, which may be never.
     const response = await ending.race(send(endable));
 
-    // 5. Before each message: check that the session is alive. After the first one, the response
+    // 6. Before each message: check that the session is alive. After the first one, the response
     // headers are sent.
     const sent = (): void => {
       takeBackTokens(core, call, false);
@@ -99,18 +110,54 @@ async function watch(
   const procedure = procedureOf(request.method);
   try {
     return await streams.watch(session, ends, (error) => {
-      takeBackTokens(core, call, false);
-      const refused = refuseCall(core, call, { error, procedure });
-      const hint = call.responseHeader.get(header.hint);
-      if (call.committed && hint !== null) {
-        // The headers are sent, so the hint goes into the trailers.
-        refused.metadata.set(header.hint, hint);
-      }
-      ending.end(refused);
+      end(core, call, { error, procedure, ending });
     });
   } catch (error) {
     throw refuseCall(core, call, { error, procedure });
   }
+}
+
+/**
+ * Lets the stream end when the server drains: its client opens it again elsewhere. Uploads cannot be
+ * continued elsewhere, so they go on. With the policy "never", nothing waits for the stream.
+ * @returns a function that takes it out again
+ * @throws ConnectError `Unavailable` if the server drains already
+ */
+function drain(
+  { core, streams, call }: StreamOwner,
+  { request, policy }: StreamToRun,
+  ending: Ending,
+): () => void {
+  if (policy.stream === "never") {
+    core.operations.end(call);
+    return () => {};
+  }
+  if (request.method.methodKind === "client_streaming") {
+    return () => {};
+  }
+  const procedure = procedureOf(request.method);
+  try {
+    return streams.drained((error) => end(core, call, { error, procedure, ending }));
+  } catch (error) {
+    throw refuseCall(core, call, { error, procedure });
+  }
+}
+
+/** Ends a stream from outside, with a hint that says what its client is to do. */
+function end(
+  core: VerifyingCore,
+  call: Call,
+  given: { readonly error: SessionError; readonly procedure: string; readonly ending: Ending },
+): void {
+  const { error, procedure, ending } = given;
+  takeBackTokens(core, call, false);
+  const refused = refuseCall(core, call, { error, procedure });
+  const hint = call.responseHeader.get(header.hint);
+  if (call.committed && hint !== null) {
+    // The headers are sent, so the hint goes into the trailers.
+    refused.metadata.set(header.hint, hint);
+  }
+  ending.end(refused);
 }
 
 /** A method without a revocation check ignores revocations, unless its stream policy is "endOnRevoke". */

@@ -16,8 +16,6 @@ export interface StreamEnds {
 /** Options of {@link WatchedStream}. */
 export interface WatchedStreamOptions extends StreamEnds {
   readonly engine: Authenticator;
-  /** Whether the server has begun to close. */
-  readonly isClosing: () => boolean;
   /** Whether revocations could not be read for longer than this stream may run without them. */
   readonly isLogLost: () => boolean;
   readonly monotonic: () => number;
@@ -91,7 +89,7 @@ export class WatchedStream implements CallStream {
     if (this.#closed) {
       return;
     }
-    const { engine, isClosing, isLogLost, monotonic, onRevoke } = this.#options;
+    const { engine, isLogLost, monotonic, onRevoke } = this.#options;
     const now = engine.revocations.storeNow();
 
     // 1. The access token has expired, or the session if the stream outlives its token.
@@ -101,7 +99,7 @@ export class WatchedStream implements CallStream {
     }
 
     // 2. Revocations can no longer be detected: the sessions were closed, or the log cannot be read.
-    if (isClosing() || engine.revocations.isClosed()) {
+    if (engine.revocations.isClosed()) {
       // Other servers are ready, but not for all streams of this one in the same moment.
       this.#end(endedByServer("the server is closing", { from: 0, to: 1_000 }));
       return;

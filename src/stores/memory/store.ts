@@ -2,26 +2,19 @@ import type { Clock } from "../../base/clock.ts";
 import type {
   Changes,
   EndedBy,
-  GenerationUse,
   KeysEntry,
   LogEntry,
   NewSession,
-  RefreshWrite,
   SessionRecord,
-  SessionSelection,
   SessionStore,
-  SessionUpdate,
   StoredSigningKey,
 } from "../../engine/store.ts";
 import {
   cutPage,
   evictedBy,
-  externalKeysOf,
-  externalKeyText,
   formatCursor,
   isAfter,
   keepChanges,
-  keepEnded,
   newestFirst,
   parseCursor,
   parseListCursor,
@@ -29,6 +22,7 @@ import {
 } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
 import { MemorySecrets } from "./secrets.ts";
+import { isLiveAt, MemorySessions, newRecord } from "./sessions.ts";
 
 /** The methods are own properties, so that a store can be wrapped: `{ ...store, load }`. */
 export class MemoryStore implements SessionStore {
@@ -65,7 +59,7 @@ export class MemoryStore implements SessionStore {
     }
     if (session.requires !== null) {
       const required = this.#sessions.get(session.requires);
-      if (required === undefined || !isLive(required, now)) {
+      if (required === undefined || !isLiveAt(required, now)) {
         return { record: undefined, now, refused: "notLive" };
       }
     }
@@ -88,7 +82,7 @@ export class MemoryStore implements SessionStore {
     return this.#sessions
       .selectedBy({ userId, tenantId })
       .filter((record) => record.tenantId === tenantId)
-      .filter((record) => record.id !== replaces && isLive(record, now))
+      .filter((record) => record.id !== replaces && isLiveAt(record, now))
       .sort(newestFirst)
       .reverse();
   }
@@ -102,6 +96,17 @@ export class MemoryStore implements SessionStore {
     const now = this.#now();
     return { now, record: this.#sessions.refresh(write, now) };
   };
+
+  readonly advance: NonNullable<SessionStore["advance"]> = async (write) => {
+    const now = this.#now();
+    const record = this.#sessions.advance(write, now);
+    return record === undefined
+      ? { now, record: this.#sessions.get(write.id), advanced: false }
+      : { now, record, advanced: true };
+  };
+
+  // Nothing else ever used the sessions of this process.
+  readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = async () => 2;
 
   readonly confirm: SessionStore["confirm"] = async (uses) => {
     const now = this.#now();
@@ -142,7 +147,7 @@ export class MemoryStore implements SessionStore {
     const place = cursor === undefined ? undefined : parseListCursor("memoryStore", cursor);
     const found = this.#sessions
       .selectedBy(selection)
-      .filter((record) => isLive(record, now) && (place === undefined || isAfter(record, place)))
+      .filter((record) => isLiveAt(record, now) && (place === undefined || isAfter(record, place)))
       .sort(newestFirst);
     return { ...cutPage(found, limit), now };
   };
@@ -151,7 +156,7 @@ export class MemoryStore implements SessionStore {
     const now = this.#now();
     const ids = this.#sessions
       .all()
-      .filter((record) => isLive(record, now) && (cursor === undefined || record.id > cursor))
+      .filter((record) => isLiveAt(record, now) && (cursor === undefined || record.id > cursor))
       .map(({ id }) => id)
       .sort();
     const last = ids[limit - 1];
@@ -284,201 +289,4 @@ class MemoryLog {
     const old = fresh < 0 ? this.#entries.length : fresh;
     return this.#entries.splice(0, Math.min(old, limit)).length;
   }
-}
-
-/** The sessions of a memory store. Every method is synchronous, and therefore atomic. */
-export class MemorySessions {
-  readonly #byId = new Map<string, SessionRecord>();
-  /** The ids of sessions by user, tenant and external id, so that no call scans all sessions. */
-  readonly #index = new Map<string, Set<string>>();
-  /** Where the next `prune` continues. */
-  #walk: MapIterator<SessionRecord> | undefined;
-
-  get(id: string): SessionRecord | undefined {
-    return this.#byId.get(id);
-  }
-
-  all(): SessionRecord[] {
-    return [...this.#byId.values()];
-  }
-
-  /** The number of ids under each key of the index. Tests check that no id is left behind. */
-  get indexSizes(): number[] {
-    return [...this.#index.values()].map(({ size }) => size);
-  }
-
-  /** Stores a record and returns it frozen, so that no reader can change the stored one. */
-  set(record: SessionRecord): SessionRecord {
-    this.#byId.set(record.id, Object.freeze(record));
-    for (const key of indexKeys(record)) {
-      const ids = this.#index.get(key);
-      if (ids === undefined) {
-        this.#index.set(key, new Set([record.id]));
-      } else {
-        ids.add(record.id);
-      }
-    }
-    return record;
-  }
-
-  /** Returns all selected sessions, including ended ones, in no particular order. */
-  selectedBy(selection: SessionSelection): SessionRecord[] {
-    const tenantId = "external" in selection ? null : selection.tenantId;
-    const [key = ""] =
-      "external" in selection
-        ? [externalKeyText(selection.external)]
-        : indexKeys({ ...selection, externalId: null });
-    return [...(this.#index.get(key) ?? [])].flatMap((id) => {
-      const record = this.#byId.get(id);
-      // For a user within a tenant, `key` is the user's, because a user has fewer sessions than a tenant.
-      return record && (tenantId === null || record.tenantId === tenantId) ? [record] : [];
-    });
-  }
-
-  /** Writes a refresh; returns undefined when its condition does not hold. */
-  refresh(write: RefreshWrite, now: number): SessionRecord | undefined {
-    const old = this.#byId.get(write.id);
-    if (old === undefined || old.generation !== write.generation || !isLive(old, now)) {
-      return undefined;
-    }
-    return this.set({
-      ...old,
-      ...refreshed(old, write, now),
-      lastSeenAt: now,
-      idleExpiresAt: Math.min(now + write.idle, old.expiresAt),
-    });
-  }
-
-  /** Confirms a generation; see `SessionStore.confirm`. */
-  confirm(use: GenerationUse, now: number): boolean {
-    const record = this.#byId.get(use.session);
-    if (record === undefined || record.revokedAt !== null || record.generation > use.generation) {
-      return true;
-    }
-    // The store has lost this generation, which may become current again.
-    if (record.generation < use.generation) {
-      return false;
-    }
-    if (record.confirmedAt === null && isSettled(record, use.settle, now)) {
-      this.set({ ...record, confirmedAt: now });
-      return true;
-    }
-    return record.confirmedAt !== null;
-  }
-
-  /** Writes an update; returns undefined when its condition does not hold. */
-  update({ id, version, ...given }: SessionUpdate, now: number): SessionRecord | undefined {
-    const old = this.#byId.get(id);
-    if (old === undefined || old.version !== version || !isLive(old, now)) {
-      return undefined;
-    }
-    const { claims, data } = jsonCopy(given);
-    return this.set({
-      ...old,
-      claims: claims ?? old.claims,
-      claimsVersion: old.claimsVersion + (claims ? 1 : 0),
-      data: data ?? old.data,
-      version: version + (claims || data ? 1 : 0),
-    });
-  }
-
-  /**
-   * Drops sessions that ended more than 24 h ago, at most `limit`, and returns how many. A call looks
-   * at each session at most once, and continues where the previous call stopped, so that many batches
-   * together visit each session once.
-   */
-  prune(limit: number, now: number): number {
-    let dropped = 0;
-    for (let left = this.#byId.size; left > 0 && dropped < limit; ) {
-      this.#walk ??= this.#byId.values();
-      const { value: record, done } = this.#walk.next();
-      if (done) {
-        this.#walk = undefined;
-        continue;
-      }
-      left--;
-      const endedAt = Math.min(record.revokedAt ?? record.idleExpiresAt, record.idleExpiresAt);
-      if (endedAt < now - keepEnded) {
-        this.#delete(record);
-        dropped++;
-      }
-    }
-    return dropped;
-  }
-
-  #delete(record: SessionRecord): void {
-    this.#byId.delete(record.id);
-    for (const key of indexKeys(record)) {
-      const ids = this.#index.get(key);
-      ids?.delete(record.id);
-      if (ids?.size === 0) {
-        this.#index.delete(key);
-      }
-    }
-  }
-}
-
-/** Returns the record of a session that begins now, without storing it. */
-export function newRecord(session: NewSession, now: number): SessionRecord {
-  const { idle, absolute, endsBy, replaces: _p, requires: _q, limit: _l, ...given } = session;
-  const expiresAt = Math.min(now + absolute, endsBy ?? Infinity);
-  return {
-    ...jsonCopy(given),
-    generation: 0,
-    confirmedAt: null,
-    rotatedAt: now,
-    sentAt: now,
-    prolonged: 0,
-    createdAt: now,
-    authTime: given.authTime ?? now,
-    idleExpiresAt: Math.min(now + idle, expiresAt),
-    expiresAt,
-    claimsVersion: 0,
-    version: 0,
-    lastSeenAt: now,
-    revokedAt: null,
-    endedBy: null,
-  };
-}
-
-/** Whether a session has neither been revoked nor expired. */
-function isLive(record: SessionRecord, now: number): boolean {
-  return record.revokedAt === null && record.idleExpiresAt > now && record.expiresAt > now;
-}
-
-function refreshed(old: SessionRecord, write: RefreshWrite, now: number): Partial<SessionRecord> {
-  if (write.kind === "keep") {
-    const settled = write.settle !== null && isSettled(old, write.settle, now);
-    return { confirmedAt: old.confirmedAt ?? (settled ? now : null) };
-  }
-  if (write.kind === "resend") {
-    const { prolonged } = write;
-    return prolonged === null ? {} : { sentAt: Math.max(now, old.rotatedAt), prolonged };
-  }
-  const generation = write.kind === "advance" ? old.generation + 1 : write.to;
-  const { secretId } = write;
-  return { generation, confirmedAt: null, rotatedAt: now, sentAt: now, prolonged: 0, secretId };
-}
-
-function isSettled(record: SessionRecord, settle: number, now: number): boolean {
-  return Math.max(0, now - record.sentAt) >= settle;
-}
-
-/** The texts of external keys begin with another word than those of owners. */
-function indexKeys({ userId, tenantId, externalId }: IndexedFacts): string[] {
-  return [
-    ...(userId === null ? [] : [`user:${userId}`]),
-    ...(tenantId === null ? [] : [`tenant:${tenantId}`]),
-    ...externalKeysOf(externalId).map(externalKeyText),
-  ];
-}
-
-/** The facts by which a session is found. */
-interface IndexedFacts extends Pick<SessionRecord, "tenantId" | "externalId"> {
-  readonly userId: string | null;
-}
-
-/** Copies a value through JSON, deeply frozen. */
-function jsonCopy<T>(value: T): T {
-  return JSON.parse(JSON.stringify(value), (_key, part: unknown) => Object.freeze(part));
 }

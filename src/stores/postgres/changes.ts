@@ -8,6 +8,15 @@ import {
   type SqlDatabase,
   sql,
 } from "../sql/database.ts";
+import {
+  beginHistory,
+  currentPlace,
+  type History,
+  type HistoryRow,
+  knowsHistory,
+  newestHistory,
+  toHistory,
+} from "./histories.ts";
 
 /**
  * Reads the change log; see `SessionStore.changes`.
@@ -17,35 +26,57 @@ import {
  * it states for every transaction whether it had ended. The next read returns the entries of all
  * transactions that this snapshot could not see.
  *
- * The cursor also identifies the server process, because after a failover another process may count
- * transactions from an older point, and then the snapshot means nothing. In that case the whole window
- * is read again. If that process counts from a point before the snapshot, changes were lost; without
- * an earlier cursor this cannot be detected.
+ * The cursor also names the history and the server process of the read. In another history, or after a
+ * restart, the snapshot means nothing, so the whole window is read again; see `histories.ts`.
  */
 export async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<ChangeRows> {
   const { store, cursor, window } = read;
   const seen = cursor === undefined ? undefined : parseCursor(store, cursor);
+  const inWindow = { ...byTime, where: sql`change.at >= ${now} - ${window}` };
 
-  // 1. Read what the snapshot could not see, if it still means something.
-  if (seen !== undefined) {
-    const where = sql`change.xid >= pg_snapshot_xmin(${seen.snapshot}::pg_snapshot)
+  // 1. Read what the snapshot could not see. An entry from beyond the present came with a dump from
+  // another cluster, and was read when the history began.
+  const unseen =
+    seen &&
+    sql`change.xid >= pg_snapshot_xmin(${seen.snapshot}::pg_snapshot)
+      and change.xid < pg_snapshot_xmax(pg_current_snapshot())
       and not pg_visible_in_snapshot(change.xid, ${seen.snapshot}::pg_snapshot)`;
-    const changes = await readEntries(database, { ...byTransaction, where });
-    const found = parseCursor(store, changes.cursor);
-    if (found.server === seen.server && found.next >= seen.next) {
-      return changes;
-    }
+  const found = await readEntries(
+    database,
+    unseen === undefined ? inWindow : { ...byTransaction, where: unseen },
+  );
+  const { history, place } = found;
+
+  // 2. Is this still the data that was read before? Otherwise record the loss, for all servers and for
+  // those that start later, and read anew.
+  const moved = history.place !== place;
+  if (moved || (seen !== undefined && (await wentBack(database, seen, found)))) {
+    const lost = seen !== undefined || history.number > 0;
+    await beginHistory(database, history, lost);
+    return readChanges(database, { ...read, cursor: undefined });
   }
 
-  // 2. Otherwise read the whole window, and report a loss if the database went back.
-  const where = sql`change.at >= ${now} - ${window}`;
-  const all = await readEntries(database, { ...byTime, where });
-  const wentBack = seen !== undefined && parseCursor(store, all.cursor).next < seen.next;
-  return wentBack ? { ...all, lostAt: all.now } : all;
+  // 3. Read the whole window if the snapshot means nothing here.
+  const next = parseCursor(store, found.cursor);
+  const continues = seen?.server === next.server && seen.history === next.history;
+  const { rows, ...end } =
+    seen === undefined || continues ? found : await readEntries(database, inWindow);
+  const { lostAt } = end.history;
+  return { rows, cursor: end.cursor, now: end.now, ...(lostAt !== null && { lostAt }) };
 }
 
-/** A cursor: the server process of a read, and the snapshot of that read. */
+/** Whether the data lacks something that the last read has seen. */
+async function wentBack(database: SqlDatabase, seen: Snapshot, found: Entries): Promise<boolean> {
+  return seen.history === found.history.id
+    ? // A restart that lost transactions, or a snapshot of the disk.
+      nextTransaction(found.cursor) < seen.next
+    : // An older primary that answers again, or data that was replaced.
+      !(await knowsHistory(database, seen.history));
+}
+
+/** A cursor: the server process of a read, the snapshot of that read, and the history. */
 interface Snapshot {
+  readonly history: string;
   readonly server: string;
   /** In PostgreSQL's format: the oldest running transaction, the next one, those in between. */
   readonly snapshot: string;
@@ -53,13 +84,18 @@ interface Snapshot {
 }
 
 function parseCursor(store: string, cursor: string): Snapshot {
-  const [, server, snapshot, next] = /^(\d+)\/(\d+:(\d+):[\d,]*)$/.exec(cursor) ?? [];
-  if (server === undefined || snapshot === undefined) {
+  const [, server, snapshot, next, history] =
+    /^(\d+)\/(\d+:(\d+):[\d,]*)\/([\w-]*)$/.exec(cursor) ?? [];
+  if (server === undefined || snapshot === undefined || history === undefined) {
     throw new Error(
       `${store}: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that changes() returned`,
     );
   }
-  return { server, snapshot, next: Number(next) };
+  return { server, snapshot, next: Number(next), history };
+}
+
+function nextTransaction(cursor: string): number {
+  return Number(cursor.split(":")[1]);
 }
 
 const currentCursor = sql`floor(extract(epoch from pg_postmaster_start_time()) * 1000000)::text || '/' || pg_current_snapshot()::text`;
@@ -79,7 +115,17 @@ const pageSize = 20_000;
 
 const fromStart = sql`true`;
 
-async function readEntries(database: SqlDatabase, range: Range): Promise<ChangeRows> {
+/** The entries of a range, and the moment of their first page. */
+interface Entries {
+  readonly rows: readonly Entry[];
+  readonly cursor: string;
+  readonly now: number;
+  readonly history: History;
+  /** See {@link currentPlace}. */
+  readonly place: string;
+}
+
+async function readEntries(database: SqlDatabase, range: Range): Promise<Entries> {
   const first = await readPage(database, range, fromStart);
   const entries = [...first.entries];
   let page = first;
@@ -96,6 +142,8 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<ChangeR
     rows: entries.sort((a, b) => a.number - b.number),
     // The first page's: a transaction that ends between two pages may belong to one already read.
     cursor: first.cursor,
+    history: first.history,
+    place: first.place,
     now: page.now,
   };
 }
@@ -104,6 +152,8 @@ interface Page {
   readonly entries: readonly Entry[];
   readonly cursor: string;
   readonly now: number;
+  readonly history: History;
+  readonly place: string;
 }
 
 interface Entry extends ChangeRow {
@@ -127,11 +177,8 @@ async function readPage(
   { column, where }: Range,
   after: Sql,
 ): Promise<Page> {
-  const row = await database.row<{
-    readonly store_now: BigInteger;
-    readonly place: string;
-    readonly entries: string | null;
-  }>`select ${now} as store_now, ${currentCursor} as place, (
+  const row = await database.row<PageRow>`select ${now} as store_now,
+      ${currentCursor} as snapshot, ${currentPlace} as place, history.*, (
         select string_agg(line, chr(30) order by place, number) from (
           select kind || chr(31) || coalesce(ended_by, '') || chr(31)
               || coalesce(claims_version::text, '') || chr(31) || at || chr(31) || number || chr(31)
@@ -141,13 +188,24 @@ async function readPage(
             order by ${column}, change.number
             limit ${pageSize}
         ) as lines
-      ) as entries`;
+      ) as entries
+      from (select 1) as moment left join ${newestHistory} as history on true`;
   const text = row?.entries ?? "";
+  const history = toHistory(row);
   return {
     entries: text === "" ? [] : text.split(endOfEntry).map(toEntry),
-    cursor: row?.place ?? "",
+    cursor: `${row?.snapshot}/${history.id}`,
     now: Number(row?.store_now),
+    history,
+    place: row?.place ?? "",
   };
+}
+
+interface PageRow extends HistoryRow {
+  readonly store_now: BigInteger;
+  readonly snapshot: string;
+  readonly place: string;
+  readonly entries: string | null;
 }
 
 function toEntry(line: string): Entry {

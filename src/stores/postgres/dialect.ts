@@ -7,6 +7,7 @@ import { postgresMigrations } from "./migrations.ts";
 export const postgresDialect: SqlDialect = {
   placeholders: "numbered",
   begin: "start transaction isolation level read committed",
+  least: sql`least`,
   idByBytes: sql`id collate "C"`,
   forUpdate: sql`for update`,
   forUpdateSkipLocked: sql`for update skip locked`,

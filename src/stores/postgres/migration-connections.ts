@@ -1,3 +1,4 @@
+import { systemClock } from "../../base/clock.ts";
 import type { BorrowedConnection, SqlConnections } from "../sql/database.ts";
 
 /** Milliseconds before a step waits for its lock again. Calls that queued behind it go on meanwhile. */
@@ -17,14 +18,16 @@ export interface MigrationConnection extends BorrowedConnection {
  * transaction.
  *
  * @param connect opens a connection, or takes one out of the pool for good
- * @param connections those for calls: the clock and the errors after which a step is repeated
+ * @param connections those for calls: the errors after which a step is repeated
  */
 export async function connectForMigration(
   connect: () => Promise<MigrationConnection>,
   { now, retries }: Pick<SqlConnections, "now" | "retries">,
   isLockTimeout: (error: unknown) => boolean,
 ): Promise<SqlConnections> {
-  const { clock, isTransient } = retries;
+  const { isTransient } = retries;
+  // Another server holds the lock, whatever clock the sessions of this one have.
+  const clock = systemClock;
   const holder = await connect();
   let worker: MigrationConnection | undefined;
   try {

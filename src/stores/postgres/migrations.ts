@@ -1,5 +1,12 @@
 import type { MigrationStep } from "../sql/database.ts";
-import { authentications, externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+import {
+  authentications,
+  externalIds,
+  forks,
+  roots,
+  secrets,
+  sendsAndLimits,
+} from "../sql/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 
@@ -115,6 +122,21 @@ const sweeps: MigrationStep = {
   ],
 };
 
+/** What became of the data: see `histories.ts`. */
+const histories: MigrationStep = {
+  name: "histories",
+  compatibleFrom: 3,
+  transaction: [
+    `create table rpcsession_histories (
+    number bigint primary key,
+    id text not null,
+    place text not null,
+    began_at bigint not null,
+    lost_at bigint
+  )`,
+  ],
+};
+
 /** The steps, from version 1 on. */
 export const postgresMigrations: readonly MigrationStep[] = [
   first,
@@ -126,4 +148,6 @@ export const postgresMigrations: readonly MigrationStep[] = [
   externalIds,
   authentications,
   sweeps,
+  roots,
+  histories,
 ];

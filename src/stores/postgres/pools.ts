@@ -140,12 +140,34 @@ export async function connectWithoutLimits({
     ...{ statement_timeout: 0, idle_in_transaction_session_timeout: 0 },
   });
   client.on("error", () => {});
-  await client.connect();
+  try {
+    await client.connect();
+    // The pool may set its search path on each connection: the tables belong where calls find them.
+    await client.query("select set_config('search_path', $1, false) where pg_backend_pid() = $2", [
+      await searchPathOf(pool),
+      client.processID ?? 0,
+    ]);
+  } catch (error) {
+    client.end().catch(() => {});
+    throw error;
+  }
   return {
     ...(client.processID == null ? {} : { processID: client.processID }),
     query: async (text, values) => (await client.query(text, values)).rows,
     release: () => void client.end().catch(() => {}),
   };
+}
+
+async function searchPathOf(pool: PostgresPool): Promise<string> {
+  const client = await pool.connect();
+  let failed = true;
+  try {
+    const { rows } = await client.query("select current_setting('search_path') as path", []);
+    failed = false;
+    return (rows[0] as { readonly path: string }).path;
+  } finally {
+    client.release(failed);
+  }
 }
 
 async function loadDriver(): Promise<Pick<typeof import("pg"), "Client" | "Pool">> {

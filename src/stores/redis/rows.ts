@@ -46,10 +46,11 @@ export function redisKeys(prefix: string): RedisKeys {
 
 /** Returns the fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
-  const { id, userId, tenantId, transport, salt, secretId, accessLife, idleLife } = session;
-  const { lineage, externalId } = session;
+  const { id, userId, tenantId, transport, secretId, accessLife, idleLife } = session;
+  const { salt, rootHash, lineage, externalId } = session;
   const given = {
-    ...{ id, userId, tenantId, transport, salt, secretId, accessLife, idleLife, lineage },
+    ...{ id, userId, tenantId, transport, secretId, accessLife, idleLife, lineage },
+    ...{ salt: salt === "" ? null : salt, rootHash },
     externalIssuer: externalId?.issuer,
     externalSid: externalId?.sid,
     externalSub: externalId?.sub,
@@ -138,8 +139,11 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     userId: known("userId"),
     tenantId: row.get("tenantId") ?? null,
     transport: known("transport") as TokenTransport,
-    salt: known("salt"),
+    salt: row.get("salt") ?? "",
+    rootHash: row.get("rootHash") ?? null,
+    lastSalted: row.get("lastSalted") ?? null,
     secretId: known("secretId"),
+    formerSecretId: row.get("formerSecretId") ?? null,
     generation: Number(known("generation")),
     confirmedAt: orNull("confirmedAt"),
     rotatedAt,

@@ -108,6 +108,18 @@ export class RedisStore implements SessionStore {
   readonly refresh: SessionStore["refresh"] = async (write) =>
     toStored(await this.#redis.run("refresh", this.#rowKeys(write.id), refreshArguments(write)));
 
+  readonly advance: NonNullable<SessionStore["advance"]> = async (write) => {
+    const { id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId } = write;
+    const args = [id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId];
+    const reply = await this.#redis.run("advance", this.#rowKeys(id), args);
+    return { ...toStored(reply), advanced: reply[1] === "advanced" };
+  };
+
+  readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = async () => {
+    const [, format] = await this.#redis.run("tokenFormat", [this.#keys.meta]);
+    return format === "2" ? 2 : 1;
+  };
+
   readonly confirm: SessionStore["confirm"] = async (uses) => {
     const keys = uses.map(({ session }) => this.#keys.session(session));
     const args = uses.flatMap(({ session, generation, settle }) => [session, generation, settle]);
@@ -265,7 +277,11 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
   const next = kind === "forward" ? write.to : generation + 1;
   const secretId = "secretId" in write ? write.secretId : "";
   const prolonged = kind === "resend" ? (write.prolonged ?? "") : "";
-  return [id, kind, generation, idle, settle, next, secretId, prolonged];
+  const proof = "proof" in write ? write.proof : undefined;
+  return [
+    ...[id, kind, generation, idle, settle, next, secretId, prolonged],
+    ...(proof === undefined ? [] : [proof.salt, proof.rootHash ?? "", proof.lastSalted ?? ""]),
+  ];
 }
 
 function updateArguments(change: SessionUpdate): (string | number)[] {

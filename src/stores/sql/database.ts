@@ -21,6 +21,9 @@ export interface SqlDialect {
   /** The column `id` in the order of its bytes. PostgreSQL would sort by the rules of a language. */
   readonly idByBytes: Sql;
 
+  /** The function that returns the smallest of its arguments, none of which may be null. */
+  readonly least: Sql;
+
   /** Ends a select that locks its rows. SQLite has one writer at a time and needs no row locks. */
   readonly forUpdate: Sql;
 

@@ -37,7 +37,7 @@ export async function migrate(
     // 3. Create the tables that record the steps. Another server may have done everything meanwhile.
     await explained(store, {
       ...{ database, what: "creating the table that records the steps" },
-      work: () => createRecords(database),
+      work: () => retry(unlimited.retries, createRecords, database),
     });
     const current = await readSchema(database);
     refuseNewer(store, dialect, current);

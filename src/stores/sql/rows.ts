@@ -18,7 +18,10 @@ export interface SessionRow {
   readonly tenant_id: string | null;
   readonly transport: string;
   readonly salt: string;
+  readonly root_hash: string | null;
+  readonly last_salted: string | null;
   readonly secret_id: string;
+  readonly former_secret_id: string | null;
   readonly generation: BigInteger;
   readonly confirmed_at: BigInteger | null;
   readonly rotated_at: BigInteger;
@@ -60,7 +63,10 @@ export function toSession(row: SessionRow): SessionRecord {
     tenantId: row.tenant_id,
     transport: row.transport as TokenTransport,
     salt: row.salt,
+    rootHash: row.root_hash,
+    lastSalted: row.last_salted,
     secretId: row.secret_id,
+    formerSecretId: row.former_secret_id,
     generation: Number(row.generation),
     confirmedAt: toNumber(row.confirmed_at),
     rotatedAt,
@@ -137,8 +143,8 @@ export function hasIdIn(ids: readonly string[]): Sql {
 
 /** The value of `sweep_at` for a session that expires at `idleEnd`: rounded up to a multiple of 4 h. */
 export function sweepTime(idleEnd: Sql): Sql {
-  const at = sql`${idleEnd} + ${keepEnded + sweepStep}`;
-  return sql`${at} - (${at}) % ${sweepStep}`;
+  // SQLite divides into a fraction, which the cast cuts off; the end is written into the text only once.
+  return sql`cast((${idleEnd} + ${keepEnded + sweepStep}) / ${sweepStep} as bigint) * ${sweepStep}`;
 }
 
 /** The smaller of two numbers. SQLite has `min`, PostgreSQL has `least`; both have `case`. */

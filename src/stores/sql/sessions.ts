@@ -1,4 +1,6 @@
 import type {
+  Advanced,
+  AdvanceWrite,
   EndedBy,
   GenerationUse,
   RefreshWrite,
@@ -7,6 +9,7 @@ import type {
   SessionSelection,
   SessionUpdate,
   Stored,
+  TokenFormat,
 } from "../../engine/store.ts";
 import { cutPage, parseListCursor } from "../common.ts";
 import {
@@ -56,6 +59,35 @@ export async function refreshSession(
   return storedOrNone(database, row);
 }
 
+/** Writes the common refresh; see `SessionStore.advance`. One statement, unless it does not hold. */
+export async function advanceSession(
+  database: SqlDatabase,
+  write: AdvanceWrite,
+): Promise<Advanced> {
+  const { idle } = write;
+  const { least } = database.dialect;
+  const idleEnd = sql`${least}(${now} + ${least}(${idle}, coalesce(idle_life, ${idle})), expires_at)`;
+  const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
+      set generation = generation + 1, former_secret_id = secret_id, secret_id = ${write.nextSecretId},
+        salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
+        last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}
+      where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
+        and root_hash = ${write.rootHash} and transport = ${write.transport} and ${live}
+        and confirmed_at < ${now} - ${write.overlap}
+      returning *, ${now} as store_now`;
+  return row === undefined
+    ? { ...(await loadSession(database, write.id)), advanced: false }
+    : { ...toStored(row), advanced: true };
+}
+
+/** Reads which formats of tokens all servers can read; see `SessionStore.tokenFormat`. */
+export async function readTokenFormat(database: SqlDatabase): Promise<TokenFormat> {
+  const row = await database.row<{
+    readonly format: BigInteger;
+  }>`select format from rpcsession_token_format`;
+  return Number(row?.format) === 2 ? 2 : 1;
+}
+
 /** The assignments in which the kinds of a refresh differ. */
 function generationAfter(write: RefreshWrite): Sql {
   switch (write.kind) {
@@ -81,8 +113,14 @@ function wasSent(settle: number): Sql {
   return sql`rotated_at <= ${now} - ${age} and coalesce(sent_at, rotated_at) <= ${now} - ${age}`;
 }
 
-function newGeneration({ secretId }: { readonly secretId: string }): Sql {
-  return sql`confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
+function newGeneration(write: Extract<RefreshWrite, { readonly secretId: string }>): Sql {
+  const { secretId, proof } = write;
+  const former = write.kind === "advance" ? sql`secret_id` : sql`null`;
+  const proven =
+    proof === undefined
+      ? nothing
+      : sql`salt = ${proof.salt}, root_hash = ${proof.rootHash}, last_salted = ${proof.lastSalted}, `;
+  return sql`${proven}former_secret_id = ${former}, confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
     secret_id = ${secretId}, `;
 }
 

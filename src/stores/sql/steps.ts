@@ -26,6 +26,29 @@ export const forks: MigrationStep = {
   transaction: ["alter table rpcsession_sessions add column lineage text"],
 };
 
+/**
+ * How tokens of format 2 are proven; and whether servers that cannot read them may use the tables. They
+ * never did if there was no session and no server before this step.
+ */
+export const roots: MigrationStep = {
+  name: "roots",
+  compatibleFrom: 3,
+  transaction: [
+    // Older servers go on writing rows without them. The salt of such a row is its root.
+    "alter table rpcsession_sessions add column root_hash text",
+    "alter table rpcsession_sessions add column last_salted text",
+    "alter table rpcsession_sessions add column former_secret_id text",
+    "create table rpcsession_token_format (format bigint primary key)",
+    `insert into rpcsession_token_format (format)
+    select case
+      when exists (select 1 from rpcsession_sessions) then 1
+      when exists (select 1 from rpcsession_secrets) then 1
+      when exists (select 1 from rpcsession_signing_keys) then 1
+      else 2
+    end`,
+  ],
+};
+
 /** The ids of the secrets that servers have used. */
 export const secrets: MigrationStep = {
   name: "secrets",

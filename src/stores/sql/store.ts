@@ -19,9 +19,11 @@ import {
   retireSigningKeys,
 } from "./secrets.ts";
 import {
+  advanceSession,
   confirmSessions,
   listPage,
   loadSession,
+  readTokenFormat,
   refreshSession,
   revokeSession,
   updateSession,
@@ -135,6 +137,11 @@ export class SqlStore implements SessionStore {
   readonly load: SessionStore["load"] = (id) => this.#use(loadSession, id);
 
   readonly refresh: SessionStore["refresh"] = (write) => this.#use(refreshSession, write);
+
+  readonly advance: NonNullable<SessionStore["advance"]> = (write) =>
+    this.#use(advanceSession, write);
+
+  readonly tokenFormat: NonNullable<SessionStore["tokenFormat"]> = () => this.#use(readTokenFormat);
 
   readonly confirm: SessionStore["confirm"] = (uses) => this.#use(confirmSessions, uses);
 

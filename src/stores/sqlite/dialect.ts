@@ -18,6 +18,7 @@ import { sqliteMigrations } from "./migrations.ts";
 export const sqliteDialect: SqlDialect = {
   placeholders: "plain",
   begin: "begin immediate",
+  least: sql`min`,
   idByBytes: sql`id`,
   forUpdate: nothing,
   forUpdateSkipLocked: nothing,

@@ -1,5 +1,12 @@
 import type { MigrationStep } from "../sql/database.ts";
-import { authentications, externalIds, forks, secrets, sendsAndLimits } from "../sql/steps.ts";
+import {
+  authentications,
+  externalIds,
+  forks,
+  roots,
+  secrets,
+  sendsAndLimits,
+} from "../sql/steps.ts";
 
 // Append only: a released step never changes, so that every server and every printed script agree.
 
@@ -125,4 +132,5 @@ export const sqliteMigrations: readonly MigrationStep[] = [
   externalIds,
   authentications,
   sweeps,
+  roots,
 ];

@@ -52,6 +52,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     tenantId: null,
     transport: "cookie",
     salt: "c2FsdA",
+    rootHash: null,
     secretId: "secret-a",
     claims: { role: "admin" },
     data: { cart: [1, 2] },

@@ -1,19 +1,21 @@
+import { advanceRules } from "./advance.ts";
 import { durableRules } from "./durable.ts";
 import { externalRules } from "./external.ts";
 import type { ContractRunner, DurableStoreFixture, Rules, StoreFixture } from "./fixture.ts";
 import { incidentRules } from "./incident.ts";
 import { insertRules, requiresRules } from "./insert.ts";
 import { limitRules } from "./limit.ts";
-import { listRules } from "./list.ts";
+import { listRules, updateRules } from "./list.ts";
 import { confirmRules, refreshRules } from "./refresh.ts";
 import { revokeAllRules, revokeRules } from "./revoke.ts";
-import { updateRules } from "./update.ts";
 import { keyRules, leaseRules, pruneRules } from "./upkeep.ts";
 
 export type { Clock } from "../../base/clock.ts";
 export type { JsonObject, JsonValue } from "../../base/json.ts";
 export type { TokenTransport } from "../../base/wire.ts";
 export type {
+  Advanced,
+  AdvanceWrite,
   Authentication,
   Changes,
   ClaimsEntry,
@@ -42,6 +44,8 @@ export type {
   StoreContext,
   Stored,
   StoredSigningKey,
+  TokenFormat,
+  TokenProof,
 } from "../../engine/store.ts";
 export type {
   ContractClock,
@@ -69,7 +73,7 @@ export function describeSessionStore(
 ): void {
   runner.describe(`${name}: the contract of a session store`, () => {
     const inserts = [insertRules, requiresRules, limitRules];
-    const one = [refreshRules, confirmRules, revokeRules, updateRules];
+    const one = [refreshRules, advanceRules, confirmRules, revokeRules, updateRules];
     const many = [listRules, revokeAllRules, externalRules, pruneRules];
     for (const rules of [...inserts, ...one, ...many, keyRules, incidentRules, leaseRules]) {
       addRules(runner, rules, create);

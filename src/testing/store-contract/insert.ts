@@ -42,6 +42,8 @@ export const insertRules: Rules = {
       version: 0,
       lastSeenAt: now,
       revokedAt: null,
+      lastSalted: null,
+      formerSecretId: null,
       endedBy: null,
     };
     const inserted = await store.insert(newSession());

@@ -28,6 +28,7 @@ export const refreshRules: Rules = {
       sentAt: now,
       prolonged: 0,
       secretId: "secret-b",
+      formerSecretId: "secret-a",
       lastSeenAt: now,
       idleExpiresAt: now + idle,
     };

@@ -80,6 +80,8 @@ export interface InboxWorld {
   beats: FakeClock | undefined;
   /** Drops the details of every error, as some gateways do. */
   dropDetails: boolean;
+  /** Lets another server take all new calls, and drains this one. */
+  drainStreams(): Promise<void>;
   /** Cuts every connection. */
   cut(): void;
   /** Closes the server, or opens it again on the same port. */
@@ -99,47 +101,54 @@ export async function startInbox(
   { through = async (port) => port, pings }: InboxOptions = {},
 ): Promise<InboxWorld> {
   const store = memoryStore();
-  const sessions = testSessions({ public: [InboxService.method.signIn], store });
+  const create = (given?: FakeClock) =>
+    testSessions({
+      ...{ public: [InboxService.method.signIn], store },
+      ...(given && { clock: given }),
+    });
+  const sessions = create();
   const clock = countTimers(sessions.clock);
   let refreshes = 0;
   let created: Session | undefined;
   const sockets = new Set<Socket>();
   const responses = new Set<ServerResponse>();
-  const adapter = connectNodeAdapter(
-    sessions.protect({
-      requestGate: async ({ method }) => {
-        refreshes += method.name === "Refresh" ? 1 : 0;
-      },
-      routes: (router) => {
-        router.service(SessionService, {
-          ...sessions.service,
-          async refresh(request, context) {
-            world.onRefresh?.();
-            return (await serviceOf(sessions).refresh(request, context)) as RefreshResponse;
-          },
-        });
-        router.service(InboxService, {
-          async signIn({ user }, context) {
-            created = await sessions.create(context, { userId: user });
-            return {};
-          },
-          async *watch({ after }, context) {
-            const stream = { after, reason: undefined as unknown };
-            world.opened.push(stream);
-            try {
-              await world.onWatch?.(context);
-              const messages = world.inbox.after(after, context.signal);
-              yield* world.beats
-                ? keepAlive(context, messages, { message: {}, every: "10s", clock: world.beats })
-                : messages;
-            } finally {
-              stream.reason = context.signal.reason ?? "own end";
-            }
-          },
-        });
-      },
-    }),
-  );
+  const adapterOf = (serving: TestSessions) =>
+    connectNodeAdapter(
+      serving.protect({
+        requestGate: async ({ method }) => {
+          refreshes += method.name === "Refresh" ? 1 : 0;
+        },
+        routes: (router) => {
+          router.service(SessionService, {
+            ...serving.service,
+            async refresh(request, context) {
+              world.onRefresh?.();
+              return (await serviceOf(serving).refresh(request, context)) as RefreshResponse;
+            },
+          });
+          router.service(InboxService, {
+            async signIn({ user }, context) {
+              created = await serving.create(context, { userId: user });
+              return {};
+            },
+            async *watch({ after }, context) {
+              const stream = { after, reason: undefined as unknown };
+              world.opened.push(stream);
+              try {
+                await world.onWatch?.(context);
+                const messages = world.inbox.after(after, context.signal);
+                yield* world.beats
+                  ? keepAlive(context, messages, { message: {}, every: "10s", clock: world.beats })
+                  : messages;
+              } finally {
+                stream.reason = context.signal.reason ?? "own end";
+              }
+            },
+          });
+        },
+      }),
+    );
+  let adapter = adapterOf(sessions);
   const listener = (...[request, response]: Parameters<typeof adapter>): void => {
     // HTTP/2 has compatible objects.
     const open = response as ServerResponse;
@@ -204,6 +213,12 @@ export async function startInbox(
       for (const response of responses) {
         response.end();
       }
+    },
+    async drainStreams() {
+      const other = create(sessions.clock);
+      onTestFinished(() => other.close());
+      adapter = adapterOf(other);
+      await sessions.drain();
     },
     restart: () => listen(port),
   };

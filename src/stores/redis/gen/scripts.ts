@@ -19,6 +19,7 @@ export type RedisScriptName =
   | "indexSessions"
   | "pruneIndexes"
   | "open"
+  | "tokenFormat"
   | "recordUpgrade"
   | "finalIndexDue"
   | "recordFinalIndex"
@@ -28,6 +29,7 @@ export type RedisScriptName =
   | "announceKeys"
   | "insert"
   | "load"
+  | "advance"
   | "refresh"
   | "confirm"
   | "revoke"
@@ -200,6 +202,17 @@ const sessions = `${rows}local function liveWithin(userId, tenantId)
 end
 local function sentAt(rotated, sent)
   return math.max(tonumber(rotated), tonumber(sent or 0))
+end
+local function prolong(key, id, idle, row, ...)
+  local idleEnd = math.min(now + idle, tonumber(row[1]))
+  for _, external in ipairs(externalKeys(row[3], row[4], row[5])) do
+    indexExternal(external, id, row[2], idleEnd)
+  end
+  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
+  redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+end
+local function put(key, field, value)
+  if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
 end
 local function confirmOne(id, used, settle)
   local key = sessionKey(id)
@@ -397,10 +410,12 @@ return answer(#due == tonumber(ARGV[1]) and 'more' or '')
 end
 local policy, replid = info('memory', 'maxmemory_policy'), info('replication', 'master_replid')
 if policy == 'noeviction' and replid ~= '' and redis.call('HSETNX', KEYS[1], 'schema', ARGV[1]) == 1 then
-  redis.call('HSET', KEYS[1], 'compatibleFrom', ARGV[2])
+  redis.call('HSET', KEYS[1], 'compatibleFrom', ARGV[2], 'tokenFormat', '2')
 end
 local schema = redis.call('HGET', KEYS[1], 'schema') or ''
 return { policy, replid, schema, redis.call('HGET', KEYS[1], 'compatibleFrom') or schema }
+`,
+  tokenFormat: `${schema}return answer(redis.call('HGET', KEYS[1], 'tokenFormat') or '1')
 `,
   recordUpgrade: `${schema}if tonumber(redis.call('HGET', KEYS[1], 'schema')) < tonumber(ARGV[1]) then
   redis.call('HSET', KEYS[1], 'schema', ARGV[1], 'compatibleFrom', ARGV[2], 'mixedUntil', text(now + mixedFor))
@@ -507,21 +522,33 @@ return reply
   load: `${sessions}endIfPending(ARGV[1])
 return answer('', sessionKey(ARGV[1]))
 `,
+  advance: `${sessions}local key = sessionKey(ARGV[1])
+endIfPending(ARGV[1])
+local row = redis.call('HMGET', key,
+  'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
+  'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
+if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
+  or row[4] ~= ARGV[5] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
+  or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
+  return answer('', key)
+end
+prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
+  row[9], row[10], row[11], row[12], row[13]
+}, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+  'rotatedAt', text(now), 'sentAt', text(now))
+redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
+return answer('advanced', key)
+`,
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
 local row = redis.call('HMGET', key,
   'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt',
-  'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
+  'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'secretId')
 if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
   or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
   return answer('')
 end
-local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
-for _, external in ipairs(externalKeys(row[9], row[10], row[11])) do
-  indexExternal(external, ARGV[1], row[8], idleEnd)
-end
-redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
-redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+prolong(key, ARGV[1], tonumber(ARGV[4]), { row[4], row[8], row[9], row[10], row[11] })
 if ARGV[2] == 'keep' then
   local age = math.max(0, now - sentAt(row[5], row[7]))
   if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
@@ -533,6 +560,12 @@ else
   redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7],
     'rotatedAt', text(now), 'sentAt', text(now))
   redis.call('HDEL', key, 'confirmedAt', 'prolonged')
+  put(key, 'formerSecretId', ARGV[2] == 'advance' and row[12] or '')
+  if ARGV[9] then
+    put(key, 'salt', ARGV[9])
+    put(key, 'rootHash', ARGV[10])
+    put(key, 'lastSalted', ARGV[11])
+  end
 end
 return answer('', key)
 `,

@@ -13,10 +13,16 @@ function open()
   end
   local policy, replid = info('memory', 'maxmemory_policy'), info('replication', 'master_replid')
   if policy == 'noeviction' and replid ~= '' and redis.call('HSETNX', KEYS[1], 'schema', ARGV[1]) == 1 then
-    redis.call('HSET', KEYS[1], 'compatibleFrom', ARGV[2])
+    -- Every server that ever uses this data can read tokens of format 2.
+    redis.call('HSET', KEYS[1], 'compatibleFrom', ARGV[2], 'tokenFormat', '2')
   end
   local schema = redis.call('HGET', KEYS[1], 'schema') or ''
   return { policy, replid, schema, redis.call('HGET', KEYS[1], 'compatibleFrom') or schema }
+end
+
+-- KEYS meta. Flag: the newest format of tokens that all servers can read.
+function tokenFormat()
+  return answer(redis.call('HGET', KEYS[1], 'tokenFormat') or '1')
 end
 
 -- KEYS meta; ARGV both schemas. Called once all sessions of the former schema are indexed.

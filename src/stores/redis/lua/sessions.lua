@@ -90,24 +90,57 @@ local function sentAt(rotated, sent)
   return math.max(tonumber(rotated), tonumber(sent or 0))
 end
 
--- ARGV id, kind, generation, idle, settle or '', generation to write, secret id, prolonged or ''.
--- Returns no row when the condition of the write does not hold.
+-- Writes the ends of a session that is refreshed. `row` has expiresAt, createdAt and the three fields of
+-- the external id. Writes the given fields and values with them, in one command.
+local function prolong(key, id, idle, row, ...)
+  local idleEnd = math.min(now + idle, tonumber(row[1]))
+  for _, external in ipairs(externalKeys(row[3], row[4], row[5])) do
+    indexExternal(external, id, row[2], idleEnd)
+  end
+  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd), ...)
+  redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+end
+
+-- ARGV id, generation, secret id, root hash, transport, overlap, idle, next secret id. Flag 'advanced'
+-- and the new row; or '' and the row as it is, when the condition of the write does not hold.
+function advance()
+  local key = sessionKey(ARGV[1])
+  endIfPending(ARGV[1])
+  local row = redis.call('HMGET', key,
+    'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
+    'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
+  if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
+    or row[4] ~= ARGV[5] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
+    or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
+    return answer('', key)
+  end
+  prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
+    row[9], row[10], row[11], row[12], row[13]
+  }, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
+    'rotatedAt', text(now), 'sentAt', text(now))
+  redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
+  return answer('advanced', key)
+end
+
+-- Writes a field, or removes it if the value is ''.
+local function put(key, field, value)
+  if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
+end
+
+-- ARGV id, kind, generation, idle, settle or '', generation to write, secret id, prolonged or ''; and, if
+-- they change, salt, root hash and hash of the last salted token, each or ''. Returns no row when the
+-- condition of the write does not hold.
 function refresh()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
   local row = redis.call('HMGET', key,
     'generation', 'revokedAt', 'idleExpiresAt', 'expiresAt', 'rotatedAt', 'confirmedAt', 'sentAt',
-    'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
+    'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'secretId')
   if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
     or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
     return answer('')
   end
-  local idleEnd = math.min(now + tonumber(ARGV[4]), tonumber(row[4]))
-  for _, external in ipairs(externalKeys(row[9], row[10], row[11])) do
-    indexExternal(external, ARGV[1], row[8], idleEnd)
-  end
-  redis.call('HSET', key, 'lastSeenAt', text(now), 'idleExpiresAt', text(idleEnd))
-  redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
+  prolong(key, ARGV[1], tonumber(ARGV[4]), { row[4], row[8], row[9], row[10], row[11] })
   if ARGV[2] == 'keep' then
     local age = math.max(0, now - sentAt(row[5], row[7]))
     if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
@@ -119,6 +152,12 @@ function refresh()
     redis.call('HSET', key, 'generation', ARGV[6], 'secretId', ARGV[7],
       'rotatedAt', text(now), 'sentAt', text(now))
     redis.call('HDEL', key, 'confirmedAt', 'prolonged')
+    put(key, 'formerSecretId', ARGV[2] == 'advance' and row[12] or '')
+    if ARGV[9] then
+      put(key, 'salt', ARGV[9])
+      put(key, 'rootHash', ARGV[10])
+      put(key, 'lastSalted', ARGV[11])
+    end
   end
   return answer('', key)
 end

@@ -1,0 +1,281 @@
+// The unchanged SDKs of SuperTokens in Chromium, on a server with rpc-session.
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
+import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
+import type { SessionEvent, SessionsOptions } from "rpc-session";
+import { superTokens } from "rpc-session/compat/supertokens";
+import { createFakeClock, type JsonObject, testSessions } from "rpc-session/testing";
+import { build } from "vite";
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { installedChromium } from "../browser/engines/chromium.ts";
+import { App, skipApps } from "./app.ts";
+
+const installed = await installedChromium();
+
+/** What test/apps/supertokens/page.js puts into the page. */
+interface Sdk {
+  readonly session: {
+    doesSessionExist(): Promise<boolean>;
+    getUserId(): Promise<string>;
+    getAccessTokenPayloadSecurely(): Promise<Record<string, unknown>>;
+    signOut(): Promise<void>;
+  };
+  readonly notes: {
+    signIn(request: object): Promise<unknown>;
+    addNote(request: object): Promise<unknown>;
+  };
+  readonly ways: Readonly<Record<Way, () => Promise<unknown>>>;
+  readonly events: string[];
+  settle(work: Promise<unknown>): Promise<unknown>;
+}
+type Way = "connect" | "fetch" | "xhr" | "axios";
+declare const st: Sdk;
+
+const modes = ["cookie", "header"] as const;
+
+describe.skipIf(skipApps || installed === undefined)(
+  "feat:P20 the SDKs of SuperTokens in Chromium",
+  () => {
+    let browser: Browser;
+    let script: string;
+    beforeAll(async () => {
+      const app = await App.install("supertokens");
+      script = await bundle(app.folder);
+      browser = await chromium.launch(installed);
+    });
+    afterAll(() => browser?.close());
+
+    async function world(options: Partial<SessionsOptions> = {}) {
+      const server = createServer();
+      await new Promise<void>((resolve) => server.listen(0, "localhost", resolve));
+      const issuer = `http://localhost:${(server.address() as AddressInfo).port}`;
+      const events: SessionEvent["type"][] = [];
+      const clock = createFakeClock(Date.now());
+      const sessions = testSessions({
+        ...{ issuer, clock, browserHeaderTransport: true, public: [NotesService.method.signIn] },
+        clientClaims: ({ role }: JsonObject) => ({ role }),
+        onEvent: ({ type }) => events.push(type),
+        ...options,
+      });
+      const rpcs = connectNodeAdapter(
+        sessions.protect({
+          routes: (router) =>
+            router.service(NotesService, {
+              async signIn({ user }, ctx) {
+                await sessions.create(ctx, { userId: user, claims: { role: "reader" } });
+                return {};
+              },
+              listNotes: (_, ctx) => ({ notes: [{ text: sessions.require(ctx).userId }] }),
+              async addNote({ note }, ctx) {
+                await sessions.require(ctx).updateClaims({ role: note?.text ?? "" });
+                return {};
+              },
+            }),
+        }),
+      );
+      const state = { down: false, refreshes: 0 };
+      const handle = superTokens(sessions, { issuer }).node(
+        (request: IncomingMessage, response: ServerResponse) => {
+          if (request.method === "GET") {
+            const type = request.url === "/page.js" ? "text/javascript" : "text/html";
+            response.setHeader("content-type", type);
+            const page =
+              '<!doctype html><title>ready</title><script type="module" src="/page.js"></script>';
+            response.end(request.url === "/page.js" ? script : page);
+            return;
+          }
+          rpcs(request, response);
+        },
+      );
+      server.on("request", (request, response) => {
+        if (request.url === "/auth/session/refresh") {
+          state.refreshes += 1;
+          if (state.down) {
+            response.writeHead(503).end();
+            return;
+          }
+        }
+        handle(request, response);
+      });
+      const context = await browser.newContext();
+      onTestFinished(async () => {
+        await context.close();
+        server.closeAllConnections();
+        await new Promise((resolve) => server.close(resolve));
+        await sessions.close();
+      });
+      const open = async (mode: string, sdk = "website", at: BrowserContext = context) => {
+        const page = await at.newPage();
+        page.setDefaultTimeout(60_000);
+        await page.goto(`${issuer}/?mode=${mode}&sdk=${sdk}`);
+        await page.waitForFunction(() => "st" in globalThis);
+        return page;
+      };
+      return { sessions, clock, events, state, open, context };
+    }
+
+    const signIn = (page: Page) => page.evaluate(() => st.notes.signIn({ user: "ada" }));
+    const by = (page: Page, way: Way) => page.evaluate((name) => st.ways[name](), way);
+    const exists = (page: Page) => page.evaluate(() => st.session.doesSessionExist());
+    const seen = (page: Page) => page.evaluate(() => st.events);
+
+    it.each(["website", "web-js"].flatMap((sdk) => modes.map((mode) => [sdk, mode] as const)))(
+      "%s signs in, refreshes once for parallel calls of every kind, and signs out, by %s",
+      async (sdk, mode) => {
+        const { clock, state, open, events } = await world();
+        const page = await open(mode, sdk);
+        expect(await exists(page)).toBe(false);
+        await signIn(page);
+        expect(await exists(page)).toBe(true);
+        expect(await page.evaluate(() => st.session.getUserId())).toBe("ada");
+        for (const way of ["connect", "fetch", "xhr", "axios"] as const) {
+          expect(await by(page, way)).toBe("ada");
+        }
+        state.refreshes = 0;
+        clock.advance("20m");
+        const answers = await page.evaluate(() =>
+          Promise.all(
+            Object.values(st.ways).flatMap((call) => [call(), call(), call(), call(), call()]),
+          ),
+        );
+        expect(answers).toEqual(Array(20).fill("ada"));
+        expect(state.refreshes).toBe(1);
+        expect(await seen(page)).toContain("REFRESH_SESSION");
+        await page.evaluate(() => st.session.signOut());
+        expect(await exists(page)).toBe(false);
+        expect(await seen(page)).toContain("SIGN_OUT");
+        expect(await by(page, "fetch")).toBe(401);
+        expect(events).not.toContain("theft");
+      },
+    );
+
+    it.each(modes)("a payload change reaches the page at once, by %s", async (mode) => {
+      const { open } = await world();
+      const page = await open(mode);
+      await signIn(page);
+      const payload = () => page.evaluate(() => st.session.getAccessTokenPayloadSecurely());
+      expect(await payload()).toMatchObject({ role: "reader", sub: "ada" });
+      await page.evaluate(() => st.notes.addNote({ note: { text: "editor" } }));
+      expect(await payload()).toMatchObject({ role: "editor", sub: "ada" });
+      expect(await seen(page)).toContain("ACCESS_TOKEN_PAYLOAD_UPDATED");
+    });
+
+    it.each(modes)("two tabs share one refresh and one sign-out, by %s", async (mode) => {
+      const { clock, state, open } = await world();
+      const one = await open(mode);
+      await signIn(one);
+      const two = await open(mode);
+      expect(await by(two, "fetch")).toBe("ada");
+      clock.advance("20m");
+      state.refreshes = 0;
+      const answers = await Promise.all(
+        [one, two].map((tab) =>
+          tab.evaluate(() => Promise.all([st.ways.fetch(), st.ways.xhr(), st.ways.axios()])),
+        ),
+      );
+      expect(answers.flat()).toEqual(Array(6).fill("ada"));
+      expect(state.refreshes).toBe(1);
+      await one.evaluate(() => st.session.signOut());
+      expect(await exists(two)).toBe(false);
+    });
+
+    it("anti-CSRF tokens are kept, sent, and renewed when they are lost", async () => {
+      const { open } = await world({ antiCsrf: "token" });
+      const page = await open("cookie");
+      await signIn(page);
+      for (const way of ["connect", "fetch", "xhr", "axios"] as const) {
+        expect(await by(page, way)).toBe("ada");
+      }
+      await page.evaluate(() => {
+        // biome-ignore lint/suspicious/noDocumentCookie: the SDK keeps it there
+        document.cookie = "sAntiCsrf=; expires=Thu, 01 Jan 1970 00:00:00 GMT; path=/";
+      });
+      await page.reload();
+      await page.waitForFunction(() => "st" in globalThis);
+      expect(await by(page, "fetch")).toBe("ada");
+    });
+
+    it.each(modes)("a refused claim is the event API_INVALID_CLAIM, by %s", async (mode) => {
+      const { open } = await world({
+        methods: { "notes.v1.NotesService/ListNotes": { claims: { role: ["admin"] } } },
+      });
+      const page = await open(mode);
+      await signIn(page);
+      expect(await by(page, "fetch")).toBe(403);
+      expect(await seen(page)).toContain("API_INVALID_CLAIM");
+      expect(await exists(page)).toBe(true);
+    });
+
+    it.each(modes)(
+      "an outage and a lost network during a refresh keep the session, by %s",
+      async (mode) => {
+        const { clock, state, open, context } = await world();
+        const page = await open(mode);
+        await signIn(page);
+        clock.advance("20m");
+        state.down = true;
+        expect(await by(page, "fetch")).toBe(503);
+        await context.setOffline(true);
+        expect(await page.evaluate(() => st.settle(st.ways.fetch()))).not.toBe("ada");
+        await context.setOffline(false);
+        state.down = false;
+        expect(await by(page, "fetch")).toBe("ada");
+      },
+    );
+
+    it("in cookie mode a page whose storage was cleared finds its session again", async () => {
+      const { open, context } = await world();
+      const page = await open("cookie");
+      await signIn(page);
+      const own = (await context.cookies()).filter(({ httpOnly }) => httpOnly);
+      await context.clearCookies();
+      await context.addCookies(own);
+      await page.reload();
+      await page.waitForFunction(() => "st" in globalThis);
+      expect(await exists(page)).toBe(true);
+      expect(await by(page, "fetch")).toBe("ada");
+    });
+
+    it.each(modes)("a stolen refresh token ends the session of both, by %s", async (mode) => {
+      const { clock, open, context, events } = await world();
+      const page = await open(mode);
+      await signIn(page);
+      const thief = await browser.newContext();
+      onTestFinished(() => thief.close());
+      await thief.addCookies(await context.cookies());
+      for (let i = 0; i < 4; i++) {
+        clock.advance("20m");
+        expect(await by(page, "fetch")).toBe("ada");
+        clock.advance("2m");
+        expect(await by(page, "fetch")).toBe("ada");
+        clock.advance("10s");
+      }
+      const stolen = await open(mode, "website", thief);
+      expect(await by(stolen, "fetch")).toBe(401);
+      expect(events).toContain("theft");
+      expect(await by(page, "fetch")).toBe(401);
+      expect(await exists(page)).toBe(false);
+    });
+  },
+);
+
+/** Bundles the page of an application that is installed in a folder. */
+async function bundle(folder: string): Promise<string> {
+  const built = await build({
+    configFile: false,
+    logLevel: "warn",
+    root: folder,
+    define: { "process.env.TEST_MODE": '"production"', global: "globalThis" },
+    build: {
+      write: false,
+      target: "esnext",
+      lib: { entry: join(folder, "page.js"), formats: ["es"] },
+    },
+  });
+  const [output] = [built].flat();
+  const chunk = output !== undefined && "output" in output ? output.output[0] : undefined;
+  return chunk?.type === "chunk" ? chunk.code : "";
+}
