@@ -1,19 +1,20 @@
 import { execFile } from "node:child_process";
 import { readFileSync } from "node:fs";
-import { type IncomingHttpHeaders, request } from "node:http";
+import { type IncomingHttpHeaders, request, type ServerResponse } from "node:http";
 import { createSecureServer, type ServerHttp2Stream } from "node:http2";
 import { createServer as createHttpsServer } from "node:https";
 import { type AddressInfo, createServer as createTcpServer } from "node:net";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
+import { create, toBinary } from "@bufbuild/protobuf";
 import { cors } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createSessions, keepAlive, sessionCors } from "rpc-session";
 import { jwksFallback } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
+import { createFakeClock } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
-import { RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
+import { Reason, RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import type { Finding } from "../../src/cli/doctor/findings.ts";
 import type { RpcReply } from "../../src/cli/doctor/rpc.ts";
 import { lookAtIssuer } from "../../src/cli/doctor/service.ts";
@@ -76,6 +77,26 @@ function lateBy(ms: number): ProxyFault {
       }),
     }),
   };
+}
+
+/** A proxy that answers calls over gRPC-Web itself. */
+function overWeb(answer: (response: ServerResponse) => void): ProxyFault {
+  return {
+    answer: (request, response) => {
+      const isWeb = request.headers["x-grpc-web"] !== undefined;
+      if (isWeb) {
+        answer(response);
+      }
+      return isWeb;
+    },
+  };
+}
+
+/** What is in order, without the full stop. */
+function inOrder({ findings }: Examined, check: string): readonly string[] {
+  return findings
+    .filter((one) => one.check === check && one.severity === "ok")
+    .map((one) => one.seen);
 }
 
 type Http2Answer = (stream: ServerHttp2Stream) => void;
@@ -200,6 +221,12 @@ describe("feat:R1 rpc-session doctor", () => {
       [["warn cookies", "default names", "--cookie"]],
     ],
     [
+      "a refresh cookie that has another name than the given one",
+      {},
+      ["--cookie", "other"],
+      [["fail cookies", "does not see the refresh cookie", "cookies.names.refresh"]],
+    ],
+    [
       "a cookie path that does not cover the calls",
       { sessions: { cookies: { insecure: true, path: "/api" } } },
       [],
@@ -303,6 +330,53 @@ describe("feat:R1 rpc-session doctor", () => {
         ["fail cors", "The preflight allows every origin", "allowedOrigins"],
         ["fail cors", "The answer of the call allows every origin", "allowedOrigins"],
         ["fail cors", "origins"],
+      ],
+    ],
+    [
+      "a preflight that is answered without CORS",
+      {
+        proxy: {
+          answer: (request, response) => {
+            const isPreflight = request.method === "OPTIONS";
+            if (isPreflight) {
+              response.writeHead(204).end();
+            }
+            return isPreflight;
+          },
+        },
+        cors: [page],
+        sessions: { crossSite: "unchecked" },
+      },
+      ["--origin", page],
+      [
+        ["warn cookies", "any other site"],
+        [
+          "fail cors",
+          `does not allow ${page}: it has no Access-Control-Allow-Origin`,
+          "sessionCors",
+        ],
+      ],
+    ],
+    [
+      "CORS for another origin",
+      {
+        cors: [page],
+        proxy: {
+          response: (reply) => ({
+            ...reply,
+            headers: reply.headers.map(([name, value]): readonly [string, string] => [
+              name,
+              name === "access-control-allow-origin" ? "https://other.example" : value,
+            ]),
+          }),
+        },
+        sessions: { crossSite: "unchecked" },
+      },
+      ["--origin", page],
+      [
+        ["warn cookies", "any other site"],
+        ["fail cors", `The preflight allows another origin than ${page}`, "allowedOrigins"],
+        ["fail cors", `The answer of the call allows another origin than ${page}`],
       ],
     ],
     [
@@ -415,6 +489,41 @@ describe("feat:R1 rpc-session doctor", () => {
       [["fail grpc-web", "without its trailers", "cut, buffer or convert"]],
     ],
     [
+      "checks Authorization itself",
+      {
+        answer: (request, response) => {
+          const isChecked = request.headers.authorization === "Bearer doctor";
+          return isChecked && (html(403)?.(request, response) ?? false);
+        },
+      },
+      [["fail headers", "answered by something else (status 403)", "without checking it"]],
+    ],
+    [
+      "closes connections with long request headers",
+      {
+        answer: (request) => {
+          const isLong = (request.headers.authorization?.length ?? 0) > 4096;
+          if (isLong) {
+            request.socket.destroy();
+          }
+          return isLong;
+        },
+      },
+      [["fail limits", "is refused on its way.", "large_client_header_buffers"]],
+    ],
+    [
+      "answers gRPC-Web with an error",
+      overWeb((response) => response.writeHead(502).end()),
+      [["fail grpc-web", "answered with status 502.", "forward POST"]],
+    ],
+    [
+      "answers gRPC-Web with success",
+      overWeb((response) => {
+        response.writeHead(200, { "grpc-status": "0" }).end();
+      }),
+      [["fail grpc-web", "not refused as unauthenticated", "in front of the service"]],
+    ],
+    [
       "answers gRPC-Web with a page",
       {
         answer: (request, response) => {
@@ -473,9 +582,19 @@ describe("feat:R1 rpc-session doctor", () => {
       ["fail grpc", "not refused as unauthenticated", "in front of the service"],
     ],
   ])("reports gRPC that is answered %s", async (_title, answer, expected) => {
+    const url = await withGrpc(answer);
+    const examined = await doctor([url]);
+    expect(wrongOf(examined)).toEqual(like([expected]));
+    // What is only worth a look is broken where gRPC is needed.
+    const needed = expected.map((part) => part.replace(/^warn/, "fail"));
+    expect(wrongOf(await doctor([url, "--grpc"]))).toEqual(like([needed]));
+  });
+
+  /** A service whose HTTP/2 is answered by something else. */
+  async function withGrpc(answer: Http2Answer): Promise<string> {
     const service = await startService();
     const { hostname, port } = new URL(service.url);
-    const url = await listenOnBoth(
+    return listenOnBoth(
       (req, res) => {
         const { method = "GET", url: path, headers } = req;
         req.pipe(
@@ -487,7 +606,45 @@ describe("feat:R1 rpc-session doctor", () => {
       },
       (req) => answer(req.stream),
     );
-    expect(wrongOf(await doctor([url]))).toEqual(like([expected]));
+  }
+
+  it("says what is in order that not every service has: gRPC, gRPC-Web, keys, another origin, Date", async () => {
+    const plain = await doctor([(await startService()).url]);
+    expect(inOrder(plain, "grpc")).toEqual([
+      expect.stringContaining("not offered at this address"),
+    ]);
+    expect(inOrder(plain, "keys")).toEqual([expect.stringContaining("No keys are published")]);
+    expect(inOrder(plain, "cors")).toEqual([expect.stringContaining("--origin")]);
+    const { url } = await startService({
+      proxy: {
+        ...overWeb((response) => response.writeHead(415).end()),
+        response: without("date"),
+      },
+    });
+    const less = await doctor([url]);
+    expect(wrongOf(less)).toEqual([]);
+    expect(inOrder(less, "grpc-web")).toEqual([expect.stringContaining("does not offer gRPC-Web")]);
+    expect(inOrder(less, "clock")).toEqual([expect.stringContaining("no Date header")]);
+    const refusing = await withGrpc((stream) => {
+      stream.respond({ ":status": 415 });
+      stream.end();
+    });
+    expect(inOrder(await doctor([refusing]), "grpc")).toEqual([
+      expect.stringContaining("does not offer gRPC"),
+    ]);
+  });
+
+  it("reports Secure cookies and an issuer over plain http that is not on this machine", async () => {
+    // The address of this machine that counts as another one.
+    const { url } = await startService({ sessions: { cookies: {} } });
+    const wrong = wrongOf(await doctor([url.replace("127.0.0.1", "0.0.0.0")]));
+    expect(wrong).toEqual(
+      like([
+        ["fail issuer", "The address http://0.0.0.0", "Let clients use https"],
+        ["fail cookies", "access", "is Secure, but http://0.0.0.0", "Serve https"],
+        ["fail cookies", "refresh", "is Secure, but http://0.0.0.0", "Serve https"],
+      ]),
+    );
   });
 
   it("reports requests that get no answer, and goes on", async () => {
@@ -528,6 +685,14 @@ describe("feat:R1 rpc-session doctor", () => {
     expect(wrong[0]).toMatch(/__Host-rpcsession-access.* has Path=\/v1\..*proxy_cookie_path/);
   });
 
+  it("reports a proxy that gives cookies with the prefix __Host- a Domain", async () => {
+    const response = cookies(replaced("; Path=/", "; Path=/; Domain=127.0.0.1"));
+    const { url } = await startService({ proxy: { response }, sessions: { cookies: {} } });
+    const wrong = wrongOf(await doctor([url])).filter((line) => line.startsWith("fail"));
+    expect(wrong).toHaveLength(2);
+    expect(wrong[0]).toMatch(/__Host-rpcsession-access.* has a Domain\..*proxy_cookie_domain/);
+  });
+
   it("reports a proxy that replaces Host, if the origin is not that of the issuer", async () => {
     const service = await startService();
     const front = await startProxy(service.url, {
@@ -547,6 +712,42 @@ describe("feat:R1 rpc-session doctor", () => {
     expect(wrongOf(await doctor([url, ...stream], tokens.accessToken))).toEqual(
       like([["warn stream", "No message", "proxy_buffering off"]]),
     );
+  });
+
+  it.each<[string, ProxyFault["answer"], readonly string[]]>([
+    [
+      "is closed",
+      (request) => {
+        request.socket.destroy();
+        return true;
+      },
+      ["fail stream", "WatchNotes fails: socket hang up", "limits for open requests"],
+    ],
+    [
+      "is answered by a page",
+      html(200),
+      ["fail stream", "does not answer as a stream (status 200)", "Check the name of the method"],
+    ],
+    [
+      "ends at once",
+      (_request, response) => {
+        response.writeHead(200, { "content-type": "application/connect+json" });
+        // The end of a stream in its envelope: the flag 2, two bytes, `{}`.
+        response.end(Uint8Array.of(2, 0, 0, 0, 2, 0x7b, 0x7d));
+        return true;
+      },
+      ["fail stream", "ends at once", "takes an empty message"],
+    ],
+  ])("reports a stream that %s", async (_title, answer, expected) => {
+    const { url, sessions } = await startService({
+      proxy: {
+        answer: (request, response) =>
+          request.url?.endsWith("/WatchNotes") === true && (answer?.(request, response) ?? false),
+      },
+    });
+    const { tokens } = await sessions.issue({ userId: "alice" });
+    const stream = ["--access-token-file", "-", "--stream", "notes.v1.NotesService/WatchNotes"];
+    expect(wrongOf(await doctor([url, ...stream], tokens.accessToken))).toEqual(like([expected]));
   });
 
   it("reports a proxy that sends the headers of a stream and holds back its messages", async () => {
@@ -672,6 +873,23 @@ describe("feat:R1 rpc-session doctor, if SessionService does not answer", () => 
         return true;
       },
       ["fail service", "redirects calls (status 301) to https://api.example.com/", "baseUrl"],
+    ],
+    [
+      "a redirect without an address",
+      (_request, response) => {
+        response.writeHead(302).end();
+        return true;
+      },
+      ["fail service", "redirects calls (status 302).", "baseUrl"],
+    ],
+    [
+      "an error of an interceptor",
+      (_request, response) => {
+        response.writeHead(403, { "content-type": "application/json" });
+        response.end('{"code":"permission_denied","message":"hidden"}');
+        return true;
+      },
+      ["fail service", 'status 403 and the code "permission_denied"', "An interceptor of your own"],
     ],
     [
       "404",
@@ -802,6 +1020,23 @@ describe("feat:R1 the keys that rpc-session doctor reads", () => {
     expect(JSON.stringify(examined)).not.toContain("hidden");
   });
 
+  it("report that nothing answers where the keys are expected, and a page there", async () => {
+    const { url } = await startService({ proxy: { answer: pageFor("/keys") } });
+    expect(wrongOf(await doctor([url, "--jwks", "http://127.0.0.1:1/"]))).toEqual(
+      like([
+        ["fail keys", "There are no keys at http://127.0.0.1:1/", "ECONNREFUSED", "jwksHandler"],
+      ]),
+    );
+    expect(wrongOf(await doctor([url, "--jwks", `${url}/keys`]))).toEqual(
+      like([["fail keys", "There are no keys", "status 200, a web page", "jwksHandler"]]),
+    );
+  });
+
+  const pageFor =
+    (path: string): ProxyFault["answer"] =>
+    (request, response) =>
+      request.url === path && (html(200)?.(request, response) ?? false);
+
   it("are found through a discovery document, whose issuer must be exactly that of the tokens", async () => {
     const discovery = (named: string, path: string): ProxyFault => ({
       answer: (request, response) => {
@@ -848,6 +1083,63 @@ describe("feat:R1 the real call of rpc-session doctor", () => {
     expect(wrongOf(await ask(one.url, tokens.accessToken))).toEqual(
       like([["fail token", "SESSION_REVOKED", "Sign in again"]]),
     );
+  });
+
+  it.each([
+    ["TOKEN_EXPIRED", "Take a newer token"],
+    ["SESSION_UNKNOWN", "the store in which the session was created"],
+    ["SESSION_EXPIRED", "the session has expired"],
+    ["CROSS_SITE", "forward Sec-Fetch-Site"],
+    ["AUTH_UNAVAILABLE", "sessions.health()"],
+    ["CLAIM_REJECTED", "in front of the service"],
+  ] as const)("says what to do about the refusal %s", async (name, advice) => {
+    const hint = create(RefreshHintSchema, { reason: Reason[name] });
+    const value = Buffer.from(toBinary(RefreshHintSchema, hint)).toString("base64");
+    const body = {
+      code: "unauthenticated",
+      details: [{ type: RefreshHintSchema.typeName, value }],
+    };
+    const answer: ProxyFault["answer"] = (request, response) => {
+      const isReal = request.headers.authorization?.startsWith("Bearer ey") === true;
+      if (isReal) {
+        response.writeHead(401, { "content-type": "application/json" }).end(JSON.stringify(body));
+      }
+      return isReal;
+    };
+    const { url, sessions } = await startService({ proxy: { answer } });
+    const { tokens } = await sessions.issue({ userId: "alice" });
+    const examined = await doctor([url, "--access-token-file", "-"], tokens.accessToken);
+    expect(wrongOf(examined)).toEqual(
+      like([["fail token", `refuses the token (${name})`, advice]]),
+    );
+  });
+
+  it("says how long ago a token has expired by this machine's clock", async () => {
+    const clock = createFakeClock(Date.now() - 3_600_000);
+    const { url, sessions } = await startService({ sessions: { clock } });
+    const { tokens } = await sessions.issue({ userId: "alice" });
+    clock.advance("1h");
+    // 15 minutes of the hour were its life.
+    expect(wrongOf(await doctor([url, "--access-token-file", "-"], tokens.accessToken))).toEqual([
+      expect.stringMatching(/^fail token: .*\(TOKEN_EXPIRED\), and expired 27\d\d s ago by/),
+    ]);
+  });
+
+  it("finds a session in order whose calls need the anti-CSRF token", async () => {
+    const { url } = await startService({
+      sessions: { cookies: { insecure: true }, antiCsrf: "token" },
+    });
+    const signedIn = await fetch(`${url}/notes.v1.NotesService/SignIn`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "sec-fetch-site": "same-origin" },
+      body: "{}",
+    });
+    const [cookie = ""] = signedIn.headers.getSetCookie();
+    const examined = await doctor([url, "--access-token-file", "-"], cookie);
+    expect(wrongOf(examined)).toEqual([]);
+    expect(inOrder(examined, "token")).toEqual([
+      expect.stringContaining("lacks only the anti-CSRF token"),
+    ]);
   });
 
   it("sends the token of a cookie session as the cookie of the service", async () => {

@@ -158,7 +158,7 @@ function reportStream(found: Findings, { response, part }: FirstPart, procedure:
   const isStream = /^application\/connect\+/.test(response?.headers["content-type"] ?? "");
   if (response !== undefined && !(response.statusCode === 200 && isStream)) {
     found.fail(
-      `${procedure} does not answer as a stream (status ${response.statusCode}).`,
+      `The method ${procedure} does not answer as a stream (status ${response.statusCode}).`,
       "Streams of this service cannot be opened here.",
       "Check the name of the method, such as notes.v1.NotesService/WatchNotes, and that it streams.",
     );
@@ -178,7 +178,7 @@ function reportStream(found: Findings, { response, part }: FirstPart, procedure:
     }
   } else if (((part[0] ?? 0) & 0x02) !== 0) {
     found.fail(
-      `${procedure} ends at once: its first message is its end.`,
+      `The stream ${procedure} ends at once: its first message is its end.`,
       "The call was refused, or the handler had nothing to send.",
       "Name a method that the user of the token may call, and that takes an empty message.",
     );
