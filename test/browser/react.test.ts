@@ -42,7 +42,9 @@ inEngines(
       const { api, visit } = await open();
       const page = await visit();
       await showing(page, "Please sign in; refused");
-      expect(api.count("ListNotes")).toBe(1);
+      // A refusal is not retried. The client sends the call once more if it was refused before the client
+      // knew that nobody is signed in.
+      expect(api.count("ListNotes")).toBeLessThanOrEqual(2);
 
       // The queries resume by themselves.
       await signIn(page, "alice");
