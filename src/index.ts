@@ -19,7 +19,7 @@ export type {
   JsonValue,
 } from "./base/json.ts";
 export type { TokenTransport } from "./base/wire.ts";
-export { createSessions, type Sessions } from "./create-sessions.ts";
+export { type CloseOptions, createSessions, type Sessions } from "./create-sessions.ts";
 export type { ClientClaims } from "./engine/claims.ts";
 export type { KeysOptions, RemoteSigner } from "./engine/keys/plan.ts";
 export type { LifetimeOptions, OwnLifetimes, RefreshOptions } from "./engine/lifetimes.ts";
@@ -92,6 +92,7 @@ export {
   sessionCors,
 } from "./server/protect.ts";
 export type {
+  DrainOptions,
   GetSessionOptions,
   RequestContext,
   StepUpDemand,

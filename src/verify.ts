@@ -73,6 +73,7 @@ export type {
 } from "./server/policy/policy.ts";
 export type { ProtectOptions } from "./server/protect.ts";
 export type {
+  DrainOptions,
   GetSessionOptions,
   RequestContext,
   StepUpDemand,

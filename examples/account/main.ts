@@ -4,7 +4,7 @@ import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type Client, Code, ConnectError, createClient } from "@connectrpc/connect";
 import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
-import { createSessionClient, type SessionClient } from "rpc-session/client";
+import { createSessionClient, memoryTokens, type SessionClient } from "rpc-session/client";
 import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock } from "rpc-session/testing";
@@ -63,6 +63,7 @@ interface Device {
 
 async function signIn(device: string): Promise<Device> {
   const session = createSessionClient({
+    tokens: memoryTokens(),
     claims: ClientClaims,
     clock,
     transport: (parts) =>

@@ -8,6 +8,7 @@ import {
 import {
   type Clock,
   createSessionClient,
+  memoryTokens,
   type SessionClient,
   type SessionClientOptions,
 } from "rpc-session/client";
@@ -28,7 +29,12 @@ export function createClients(server: DemoServer): readonly [DemoClient, DemoCli
     user: string,
     options: Pick<SessionClientOptions, "transport" | "clock">,
   ): DemoClient => {
-    const session = createSessionClient({ refreshTimeout: "900ms", ...options });
+    // The client and the server run in one process here, so the client says that it serves nobody else.
+    const session = createSessionClient({
+      tokens: memoryTokens(),
+      refreshTimeout: "900ms",
+      ...options,
+    });
     return { protocol, user, session, notes: createClient(NotesService, session.transport) };
   };
   return [

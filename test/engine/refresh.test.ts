@@ -2,8 +2,11 @@ import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
+import type { Duration } from "../../src/base/checks.ts";
 import type { SessionError } from "../../src/base/errors.ts";
 import { parseRefreshToken } from "../../src/engine/refresh/format.ts";
+import type { SessionStore } from "../../src/engine/store.ts";
+import { memoryStore } from "../../src/stores/memory/index.ts";
 import { sqliteStore } from "../../src/stores/sqlite/index.ts";
 import { startEngine } from "../helpers/engine.ts";
 
@@ -203,6 +206,32 @@ describe("the settling time", () => {
       expect((await engine.load(id)).record?.confirmedAt).toBe(engine.clock.now());
     },
   );
+
+  it("counts until a refresh arrives, however long the store keeps it waiting: its client may have crashed since", async () => {
+    const store = memoryStore();
+    let waiting: { readonly reached: () => void; readonly answer: Promise<void> } | undefined;
+    const load: SessionStore["load"] = async (id) => {
+      waiting?.reached();
+      await waiting?.answer;
+      return store.load(id);
+    };
+    const engine = await startEngine({ store: { ...store, advance: undefined, load } });
+    const { token } = await engine.signIn();
+    const arrivesAfter = async (age: Duration) => {
+      engine.clock.advance(age);
+      const reached = Promise.withResolvers<void>();
+      const answer = Promise.withResolvers<void>();
+      waiting = { reached: reached.resolve, answer: answer.promise };
+      const work = engine.exchange(token);
+      await reached.promise;
+      engine.clock.advance("30s");
+      answer.resolve();
+      return (await work).record.confirmedAt;
+    };
+    expect(await arrivesAfter("31s")).toBeNull();
+    // By now the token was sent 61 seconds ago.
+    expect(await arrivesAfter("0s")).toBe(engine.clock.now());
+  });
 
   it("is prolonged by ten minutes at most, however often the refresh token is sent again", async () => {
     const { engine, id, token } = await confirmedSession();

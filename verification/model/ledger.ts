@@ -84,7 +84,7 @@ export class Ledgers {
     ledger.idleEnd = Math.min(now + times.idle, ledger.absoluteEnd);
     if (write.kind === "keep") {
       if (write.settle !== null) {
-        this.confirmed(write.id, write.generation);
+        this.confirmed(write.id, write.generation, write.settle);
       }
       return;
     }

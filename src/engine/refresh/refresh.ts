@@ -99,7 +99,7 @@ export class Refresher {
 
   /** One refresh: token, row, rule, write, answer. The common one is a single write. */
   async #exchange(checked: CheckedRefreshToken, arrived: number): Promise<Refreshed> {
-    const { store, secrets, lifetimes, emit, refreshTokens } = this.#options;
+    const { store, secrets, lifetimes, clock, emit, refreshTokens } = this.#options;
 
     // 1. Nearly every refresh advances. Its condition needs no row, so the store tries it first.
     const tried = await this.#tryAdvance(checked);
@@ -146,7 +146,9 @@ export class Refresher {
         decision.kind === "advance" || decision.kind === "forward"
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
           : undefined;
-      const { settle } = lifetimes;
+      // The age counts from the arrival, as that of a use does: while the store kept this request waiting,
+      // its client may have crashed and lost the token.
+      const settle = lifetimes.settle + Math.floor(clock.monotonic() - arrived);
       const written = await store
         .refresh({
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
