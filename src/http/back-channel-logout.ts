@@ -205,8 +205,8 @@ class LogoutEndpoint {
   /** Returns false if the token is remembered already. */
   #remember(jti: string): boolean {
     const now = this.#clock.now();
-    const until = this.#used.get(jti) ?? 0;
-    if (until > now) {
+    const until = this.#used.get(jti);
+    if (until !== undefined && until > now) {
       return false;
     }
     for (const [oldest, end] of this.#used) {
