@@ -24,6 +24,7 @@ import {
 } from "./database.ts";
 import {
   live,
+  moment,
   type SessionRow,
   selectedBy,
   smaller,
@@ -41,7 +42,7 @@ export async function loadSession(
 ): Promise<Stored<SessionRecord | undefined>> {
   const row = await database.row<
     Timed<SessionRow>
-  >`select *, ${now} as store_now from rpcsession_sessions where id = ${id}`;
+  >`select *, ${moment(database)} from rpcsession_sessions where id = ${id}`;
   return storedOrNone(database, row);
 }
 
@@ -55,7 +56,7 @@ export async function refreshSession(
       set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
         sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and ${live}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return storedOrNone(database, row);
 }
 
@@ -74,7 +75,7 @@ export async function advanceSession(
       where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
         and root_hash = ${write.rootHash} and transport = ${write.transport} and ${live}
         and confirmed_at < ${now} - ${write.overlap}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return row === undefined
     ? { ...(await loadSession(database, write.id)), advanced: false }
     : { ...toStored(row), advanced: true };
@@ -236,7 +237,7 @@ export async function revokeSession(
       Timed<SessionRow> & { readonly revoked_at: BigInteger }
     >`update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
         where id = ${id} and revoked_at is null
-        returning *, ${now} as store_now`;
+        returning *, ${moment(database)}`;
     if (row === undefined) {
       return { ...(await loadSession(within, id)), revoked: false };
     }
@@ -281,7 +282,7 @@ async function writeUpdate(
     Timed<SessionRow>
   >`update rpcsession_sessions set ${join(assignments, ", ")}
       where id = ${id} and version = ${version} and ${live}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return storedOrNone(database, row);
 }
 
@@ -307,7 +308,7 @@ export async function listPage(
       : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
   const rows = await database.rows<
     Timed<SessionRow>
-  >`select *, ${now} as store_now from rpcsession_sessions
+  >`select *, ${moment(database)} from rpcsession_sessions
       where ${selectedBy(selection)} and ${live}${afterLast}
       order by created_at desc, ${idByBytes} desc
       limit ${limit + 1}`;
