@@ -6,6 +6,7 @@ import { holdNew, idHolding } from "./owner-locks.ts";
 import {
   hasIdIn,
   live,
+  notEnded,
   type SessionRow,
   smaller,
   sweepTime,
@@ -81,7 +82,7 @@ async function end(
 ): Promise<readonly string[]> {
   const ended: string[] = [];
   for (let from = 0; from < ids.length; from += idsAtOnce) {
-    const some = hasIdIn(ids.slice(from, from + idsAtOnce));
+    const some = sql`${hasIdIn(ids.slice(from, from + idsAtOnce))} and ${notEnded}`;
     ended.push(...(await endSessions(database, some, endedBy)).revoked);
   }
   return ended;
