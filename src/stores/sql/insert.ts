@@ -7,6 +7,7 @@ import {
   hasIdIn,
   live,
   moment,
+  notEnded,
   type SessionRow,
   smaller,
   sweepTime,
@@ -82,7 +83,7 @@ async function end(
 ): Promise<readonly string[]> {
   const ended: string[] = [];
   for (let from = 0; from < ids.length; from += idsAtOnce) {
-    const some = hasIdIn(ids.slice(from, from + idsAtOnce));
+    const some = sql`${hasIdIn(ids.slice(from, from + idsAtOnce))} and ${notEnded}`;
     ended.push(...(await endSessions(database, some, endedBy)).revoked);
   }
   return ended;

@@ -131,6 +131,16 @@ function toNumber(value: BigInteger | null): number | null {
 /** The condition that a session has neither ended nor expired. */
 export const live: Sql = sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
 
+/**
+ * The condition that a session whose id is given has not ended. Use it beside `id = …`, in place of
+ * `revoked_at is null`: PostgreSQL would otherwise consider the partial indexes with that condition. It
+ * takes those of a new database for empty, and reads one in full instead of the primary key.
+ */
+export const notEnded: Sql = sql`coalesce(revoked_at, 0) = 0`;
+
+/** {@link live} for a session whose id is given; see {@link notEnded}. */
+export const liveById: Sql = sql`${notEnded} and idle_expires_at > ${now} and expires_at > ${now}`;
+
 /** The condition that a session is selected. An owner with neither id selects nothing. */
 export function selectedBy(selection: SessionSelection): Sql {
   if ("external" in selection) {
