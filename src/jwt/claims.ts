@@ -59,6 +59,13 @@ const ownClaimNames: ReadonlySet<string> = new Set([
   ownAuthentication,
 ]);
 
+/**
+ * A member of a session's claims: when a source fetched each of its claims, in whole seconds since 1970
+ * by the store's clock. It is stored and signed with them, so that every server knows the age without a
+ * read. Handlers do not see it.
+ */
+export const claimAges = "rpcsession_ages";
+
 /** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
 export const reservedClaimNames: ReadonlySet<string> = new Set([
   ...ownClaimNames,
@@ -90,7 +97,7 @@ export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
  */
 export function checkedPayload(claims: TokenClaims): JsonObject {
   // The session may come from an older version.
-  assertUserClaims(claims.claims, laterOwnNames);
+  assertUserClaims(claims.claims, new Set([...laterOwnNames, claimAges]));
   const payload = toPayload(claims);
   if (fromPayload(payload) === undefined) {
     throw new TypeError("access token: a claim is missing or has the wrong type");
@@ -200,7 +207,7 @@ export function assertUserClaims(
     throw new TypeError('claims must be a plain object, such as { role: "admin" }');
   }
   for (const name of Object.keys(claims)) {
-    if (reservedClaimNames.has(name)) {
+    if (reservedClaimNames.has(name) || (name === claimAges && !kept.has(name))) {
       throw new TypeError(`${member("claims", name)}: the name is reserved; choose another`);
     }
     if (laterOwnNames.has(name) && !kept.has(name)) {
