@@ -44,6 +44,7 @@ import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -118,6 +119,14 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
+  /**
+   * Sources of claims, by claim: where a policy demands one that is older than its `maxAge`, the source
+   * fetches it first. See {@link ClaimSource}. Default: none; claims change by `updateClaims` alone.
+   *
+   * @example
+   * `claimSources: { role: { maxAge: "5m", fetch: ({ userId }, { signal }) => roleOf(userId, signal) } }`
+   */
+  readonly claimSources?: Readonly<Record<string, ClaimSource<ClaimsOf<Schema>>>>;
   /** How many sessions a user may have within a tenant. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
@@ -216,7 +225,9 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
-  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const claimSources = readClaimSources(options.claimSources);
+  const sourced = [...claimSources.keys()];
+  const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
   const engine = readEngineOptions(options, {
     clock,
     emit: (event) => events.emit(event),
@@ -229,6 +240,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
+      sourced: new Set(sourced),
     }),
     core: {
       issuer: options.issuer,
@@ -239,7 +251,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims,
+      ...{ claims, claimSources, sources: undefined },
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -270,6 +282,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   methods: "object",
   claims: "any",
   clientClaims: "function",
+  claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
   lifetimes: "object",

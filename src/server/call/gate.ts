@@ -81,7 +81,7 @@ export async function enterSession(
   forbidCaching(call.responseHeader, call.requestMethod);
 
   // 3. The caller: a valid token of a live session.
-  const claims = await authenticate(core, call, {
+  const verified = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
@@ -92,15 +92,18 @@ export async function enterSession(
   });
 
   // 4. A client that takes this call for another session's is told. Usually there is nothing to tell.
-  const telling = tellSession(core, call, claims);
+  const telling = tellSession(core, call, verified);
   if (telling !== undefined) {
     await within(signal, telling);
   }
-  if (claims === undefined) {
+  if (verified === undefined) {
     return false;
   }
 
-  // 5. The demands of the policy: claims, and a recent authentication.
+  // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
+  // fetched first; if there are none, nothing waits.
+  const renewing = core.sources?.renew(call, verified, policy.claims, signal);
+  const claims = renewing === undefined ? verified : await renewing;
   const refusing = checkDemands(core, policy, claims);
   if (refusing !== undefined) {
     await refusing;
