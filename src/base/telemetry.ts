@@ -8,7 +8,6 @@ import type { SessionEvent } from "./events.ts";
  * - `feedRead`: the change log was read
  * - `keyRotation`: the next signing key was created
  * - `sourceFetch`: keys of an issuer were fetched
- * - `store.load` and the like: a method of the store
  */
 export type ObservedOperation =
   | "verify"
@@ -19,8 +18,7 @@ export type ObservedOperation =
   | "revoke"
   | "feedRead"
   | "keyRotation"
-  | "sourceFetch"
-  | `store.${string}`;
+  | "sourceFetch";
 
 /** What is known about an operation. Contains no token, no secret and no claim. */
 export interface OperationFacts {
@@ -43,7 +41,7 @@ export interface Operation<T = unknown> {
   readonly inBackground?: boolean;
   /**
    * For operations that seldom take time: whether this one did. It is asked at the end; the result is
-   * undefined if the operation failed. Only then a span shows it. Default: a span always does.
+   * undefined if the operation failed. If not, nothing is recorded. Default: it always is.
    */
   readonly took?: (result: T | undefined) => boolean;
   /** What is known at the end; the result is undefined if the operation failed. */
@@ -85,6 +83,8 @@ export interface ObservedCall {
 export interface SessionTelemetry {
   /** Runs an operation, and observes how long it takes and how it ends. */
   run<T>(operation: Operation<T>, work: () => Promise<T>): Promise<T>;
+  /** Runs an operation of the store, which is the name of a method of `SessionStore`, such as `load`. */
+  store<T>(operation: string, work: () => Promise<T>): Promise<T>;
   /** Runs the handler of a call, in the trace of its caller. A stream has only begun when it returns. */
   handle<T>(call: ObservedCall, work: () => Promise<T>): Promise<T>;
   /** Receives every event, also those that `onEvent` omits in a flood. */
@@ -99,6 +99,7 @@ export interface SessionTelemetry {
 /** Observes nothing. */
 export const noTelemetry: SessionTelemetry = {
   run: (_operation, work) => work(),
+  store: (_operation, work) => work(),
   handle: (_call, work) => work(),
   event() {},
   start: () => () => {},
@@ -106,7 +107,7 @@ export const noTelemetry: SessionTelemetry = {
 
 /** @throws TypeError if the value of the option `telemetry` is not a {@link SessionTelemetry} */
 export function readTelemetry(given: SessionTelemetry | undefined): SessionTelemetry | undefined {
-  const methods = ["run", "handle", "event", "start"] as const;
+  const methods = ["run", "store", "handle", "event", "start"] as const;
   const missing = methods.find(
     (name) => given !== undefined && typeof given?.[name] !== "function",
   );

@@ -64,7 +64,7 @@ export class RowReads {
 /** Methods that answer at once, or are no operation on sessions. */
 const unobserved: ReadonlySet<string> = new Set(["onChange", "pushed", "close"]);
 
-/** A store that does the same as another one, and reports each of its operations as `store.<method>`. */
+/** A store that does the same as another one, and reports each of its operations to `telemetry`. */
 export function observedStore(store: SessionStore, telemetry: SessionTelemetry): SessionStore {
   const methods = new Map<string, unknown>();
   const bound = (name: string, method: (...given: unknown[]) => unknown) => {
@@ -72,9 +72,7 @@ export function observedStore(store: SessionStore, telemetry: SessionTelemetry):
       return method.bind(store);
     }
     return (...given: unknown[]) =>
-      telemetry.run({ name: `store.${name}`, took: () => false }, async () =>
-        Reflect.apply(method, store, given),
-      );
+      telemetry.store(name, async () => Reflect.apply(method, store, given));
   };
   return new Proxy(store, {
     get(_, name) {

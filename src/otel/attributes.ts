@@ -61,8 +61,10 @@ const headerGetter: TextMapGetter<Headers> = {
  * The context in which a request runs: the active one or, where no other instrumentation has opened the
  * trace of the caller, that of the request headers (W3C Trace Context).
  */
-export function contextOf(headers: Headers | undefined): Context {
-  const active = context.active();
+export function contextOf(
+  headers: Headers | undefined,
+  active: Context = context.active(),
+): Context {
   return headers === undefined || trace.getSpan(active) !== undefined
     ? active
     : propagation.extract(active, headers, headerGetter);

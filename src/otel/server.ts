@@ -46,7 +46,7 @@ export function openTelemetry(options: OpenTelemetryOptions = {}): SessionTeleme
   return new ServerTelemetry(options);
 }
 
-const spanNames: Readonly<Record<Exclude<ObservedOperation, `store.${string}`>, string>> = {
+const spanNames: Readonly<Record<ObservedOperation, string>> = {
   verify: "rpcsession.verify",
   refresh: "rpcsession.refresh",
   signIn: "rpcsession.sign_in",
@@ -106,50 +106,47 @@ class ServerTelemetry implements SessionTelemetry {
   }
 
   async run<T>(operation: Operation<T>, work: () => Promise<T>): Promise<T> {
-    const { name, took, facts, inBackground } = operation;
+    const { name, took, facts, inBackground, headers } = operation;
     const began = performance.now();
 
     // 1. The trace: that of the caller; none for work that no caller asks for, which may have been
-    // scheduled in the course of any call.
-    const isQuiet = took !== undefined;
-    const parent = inBackground ? ROOT_CONTEXT : contextOf(isQuiet ? undefined : operation.headers);
-    const span = isQuiet ? undefined : this.#start(name, parent);
-    const inside = span === undefined ? parent : trace.setSpan(parent, span);
+    // scheduled in the course of any call. An operation that may not be worth a span gets it at the end.
+    const parent = inBackground ? ROOT_CONTEXT : took ? undefined : contextOf(headers);
+    const span = took || parent === undefined ? undefined : this.#start(name, parent);
+    const inside = span && parent ? trace.setSpan(parent, span) : parent;
 
-    // 2. The work.
+    // 2. The work, its duration, and the end of its span.
     try {
-      const result = await (inside === context.active() ? work() : context.with(inside, work));
-      this.#ended(operation, { began, span, took: took?.(result) }, { facts: facts?.(result) });
+      const result = await (inside === undefined ? work() : context.with(inside, work));
+      if (took === undefined || took(result)) {
+        this.#ended(operation, { began, span }, { facts: facts?.(result) });
+      }
       return result;
     } catch (error) {
-      const outcome = { error, facts: facts?.(undefined) };
-      this.#ended(operation, { began, span, took: took?.(undefined) }, outcome);
+      if (took === undefined || took(undefined)) {
+        this.#ended(operation, { began, span }, { error, facts: facts?.(undefined) });
+      }
       throw error;
     }
   }
 
   #start(name: ObservedOperation, parent: Context, startTime?: number): Span {
-    const called = spanNames[name as keyof typeof spanNames];
-    return this.#tracer.startSpan(called, startTime === undefined ? {} : { startTime }, parent);
+    return this.#tracer.startSpan(
+      spanNames[name],
+      startTime === undefined ? {} : { startTime },
+      parent,
+    );
   }
 
   /** Records the duration, and ends the span. */
   #ended(
     { name, headers, inBackground }: Pick<Operation, "name" | "headers" | "inBackground">,
-    { began, span, took }: { began: number; span: Span | undefined; took: boolean | undefined },
+    { began, span }: { readonly began: number; readonly span: Span | undefined },
     { error, facts }: Outcome,
   ): void {
     const failed: Attributes = error === undefined ? {} : { "error.type": errorType(error) };
-    if (name.startsWith("store.")) {
-      const of = { "rpcsession.store.operation": name.slice("store.".length) };
-      this.#storeOperations.record(secondsSince(began), { ...of, ...failed });
-      return;
-    }
     for (const delay of facts?.delays ?? []) {
       this.#delays.record(delay / 1000);
-    }
-    if (took === false) {
-      return;
     }
     this.#operations.record(secondsSince(began), { "rpcsession.operation": name, ...failed });
     // A span that is only known to be of use at the end begins in the past.
@@ -190,19 +187,36 @@ class ServerTelemetry implements SessionTelemetry {
     span.end();
   }
 
-  async handle<T>(call: ObservedCall, work: () => Promise<T>): Promise<T> {
+  /** Measures an operation of the store. Its span is that of the driver's own instrumentation. */
+  async store<T>(operation: string, work: () => Promise<T>): Promise<T> {
     const began = performance.now();
-    const inside = contextOf(call.headers);
-    const working = inside === context.active() ? work() : context.with(inside, work);
-    if (this.#calls === undefined || call.isStream) {
-      return working;
-    }
+    const attributes = { "rpcsession.store.operation": operation };
     try {
-      const result = await working;
-      this.#calls.record(secondsSince(began), callAttributes(call, undefined));
+      const result = await work();
+      this.#storeOperations.record(secondsSince(began), attributes);
       return result;
     } catch (error) {
-      this.#calls.record(secondsSince(began), callAttributes(call, error));
+      const failed = { ...attributes, "error.type": errorType(error) };
+      this.#storeOperations.record(secondsSince(began), failed);
+      throw error;
+    }
+  }
+
+  async handle<T>(call: ObservedCall, work: () => Promise<T>): Promise<T> {
+    const active = context.active();
+    const inside = contextOf(call.headers, active);
+    const run = (): Promise<T> => (inside === active ? work() : context.with(inside, work));
+    const calls = this.#calls;
+    if (calls === undefined || call.isStream) {
+      return run();
+    }
+    const began = performance.now();
+    try {
+      const result = await run();
+      calls.record(secondsSince(began), callAttributes(call, undefined));
+      return result;
+    } catch (error) {
+      calls.record(secondsSince(began), callAttributes(call, error));
       throw error;
     }
   }
@@ -263,7 +277,7 @@ const feedStates = ["fresh", "unsure", "stale", "draining", "closed"] as const;
 
 /** Reports the state of all instances whenever metrics are collected. */
 function observeReadings(meter: Meter, instances: ReadonlySet<() => TelemetryReadings>): void {
-  const gauge = (name: string, description: string, unit = "1") =>
+  const gauge = (name: string, description: string, unit: string) =>
     meter.createObservableGauge(name, { description, unit });
   const verifications = meter.createObservableCounter("rpcsession.verifications", {
     description: "Verified access tokens: by the cache (warm) or by their signature (cold)",
@@ -277,7 +291,11 @@ function observeReadings(meter: Meter, instances: ReadonlySet<() => TelemetryRea
   const age = gauge("rpcsession.feed.age", "Time since the change log was read", "s");
   const lag = gauge("rpcsession.feed.lag", "Time that the newest change took to arrive", "s");
   const changes = gauge("rpcsession.feed.changes", "Changes in memory", "{change}");
-  const status = gauge("rpcsession.feed.status", "1 for the present status of the change log");
+  const status = gauge(
+    "rpcsession.feed.status",
+    "1 for the present status of the change log",
+    "{status}",
+  );
   meter.addBatchObservableCallback(
     (result) => {
       const all = [...instances].map((read) => read());
