@@ -47,7 +47,7 @@ function declaredMetrics(): ReadonlyMap<string, string> {
 
 /** The names of metrics in a text, without what Prometheus adds for histograms. */
 function namesIn(text: string): string[] {
-  const names = text.match(/\brpc(?:session)?_\w+(?=[{[)])/g) ?? [];
+  const names = text.match(/\brpc(?:session)?_\w+(?=[{[])/g) ?? [];
   return [...new Set(names.map((name) => name.replace(/_(?:bucket|count|sum)$/, "")))];
 }
 

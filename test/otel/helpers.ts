@@ -51,6 +51,11 @@ export class Telemetry {
     spanProcessors: [new SimpleSpanProcessor(this.#spans)],
   });
 
+  /** The options of the telemetry that is tested. */
+  get providers(): { meterProvider: MeterProvider; tracerProvider: BasicTracerProvider } {
+    return { meterProvider: this.meterProvider, tracerProvider: this.tracerProvider };
+  }
+
   /** All spans of a name that have ended. */
   spans(name?: string): readonly ReadableSpan[] {
     return this.#spans

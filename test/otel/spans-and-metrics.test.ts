@@ -51,10 +51,10 @@ async function start(create: Create, options: { userIds?: boolean } = {}) {
   const ofClient = new Telemetry();
   const store = memoryStore();
   const server = await startNotes({
-    sessions: { store, telemetry: openTelemetry({ ...telemetry, ...options }) },
+    sessions: { store, telemetry: openTelemetry({ ...telemetry.providers, ...options }) },
   });
   servers.push(server);
-  const client = openTelemetryClient({ ...ofClient });
+  const client = openTelemetryClient({ ...ofClient.providers });
   const session = createSessionClient({
     transport: client.transport((parts) => create(server, parts)),
     tokens: memoryTokens(),
@@ -167,7 +167,10 @@ describe("the telemetry of a server", () => {
     const store = memoryStore();
     for (let i = 0; i < 2; i++) {
       const telemetry = new Telemetry();
-      const sessions = testSessions({ store, telemetry: openTelemetry({ ...telemetry }) });
+      const sessions = testSessions({
+        store,
+        telemetry: openTelemetry({ ...telemetry.providers }),
+      });
       const { session } = await sessions.issue({ userId: "alice" });
       await sessions.revoke(session.id);
       const spans = [
@@ -188,7 +191,7 @@ describe("the telemetry of a server", () => {
     const one = testSessions({ store });
     const two = testSessions({
       ...{ store, clock: one.clock },
-      telemetry: openTelemetry({ ...telemetry }),
+      telemetry: openTelemetry({ ...telemetry.providers }),
     });
     // The change log is opened, and its timers are set, in the course of a call.
     const { traceId } = await telemetry.inSpan("the first call", () => two.ready());
@@ -213,7 +216,7 @@ describe("the telemetry of a server", () => {
   it("measures each operation of the store, also one that fails", async () => {
     const telemetry = new Telemetry();
     const store = memoryStore();
-    const sessions = testSessions({ store, telemetry: openTelemetry({ ...telemetry }) });
+    const sessions = testSessions({ store, telemetry: openTelemetry({ ...telemetry.providers }) });
     onTestFinished(() => sessions.close());
     const { session } = await sessions.issue({ userId: "alice" });
     const name = "rpcsession.store.operation.duration";
@@ -233,7 +236,7 @@ describe("the telemetry of a server", () => {
     await server.sessions.revoke(session.id);
     const ended = { "rpcsession.ended_by": "revoked" };
     expect(await telemetry.sum("rpcsession.sessions.ended", ended)).toBe(1);
-    const listener = openTelemetry({ ...telemetry });
+    const listener = openTelemetry({ ...telemetry.providers });
     listener.event({
       ...{ type: "theft", sessionId: "s", userId: "bob", presented: 1, generation: 3, at: 0 },
     });
@@ -257,7 +260,7 @@ describe("the telemetry of a server", () => {
       jwks: "https://test.example/keys",
       clock: issuer.clock,
       fetch: async () => Response.json(keys),
-      telemetry: openTelemetry({ ...telemetry }),
+      telemetry: openTelemetry({ ...telemetry.providers }),
     });
     const { tokens } = await issuer.issue({ userId: "alice" });
     const { traceId } = await telemetry.inSpan("a call", () =>
@@ -275,10 +278,10 @@ describe("the telemetry of a server", () => {
   it("does not count calls where other instrumentation does", async () => {
     const telemetry = new Telemetry();
     const server = await startNotes({
-      sessions: { telemetry: openTelemetry({ ...telemetry, calls: false }) },
+      sessions: { telemetry: openTelemetry({ ...telemetry.providers, calls: false }) },
     });
     servers.push(server);
-    const client = openTelemetryClient({ ...telemetry, calls: false });
+    const client = openTelemetryClient({ ...telemetry.providers, calls: false });
     const session = createSessionClient({
       transport: client.transport((parts) => connect(server, parts)),
     });
