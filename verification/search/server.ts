@@ -1,6 +1,11 @@
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { writeOf } from "../../src/engine/refresh/refresh.ts";
-import { decideRefresh, type RefreshRule, showsReceipt } from "../../src/engine/refresh/rule.ts";
+import {
+  decideRefresh,
+  type RefreshDecision,
+  type RefreshRule,
+  showsReceipt,
+} from "../../src/engine/refresh/rule.ts";
 import type { SessionRecord } from "../../src/engine/store.ts";
 import { MemorySessions, newRecord } from "../../src/stores/memory/sessions.ts";
 import type { Row } from "./state.ts";
@@ -14,6 +19,22 @@ export const step = 10_000;
 export interface Rules {
   readonly decide: RefreshRule;
   readonly showsReceipt: typeof showsReceipt;
+  /** How old a generation must be before a use confirms it; milliseconds. */
+  readonly settle: number;
+  /** Whether that age counts from the use, however late a server writes it. */
+  readonly countsFromUse: boolean;
+  /** Whether that age counts from the arrival of a refresh, however late the store answers. */
+  readonly countsFromArrival: boolean;
+  /** Whether a server writes uses only for their own generation. */
+  readonly sameGeneration: boolean;
+  /** Whether a server remembers which generation of a session is confirmed. */
+  readonly knowsGeneration: boolean;
+  /** Whether the uses that a server has gathered are written. */
+  readonly writesCalls: boolean;
+  /** Whether the write of a refresh needs the generation that was read. */
+  readonly conditional: boolean;
+  /** Whether a refresh that has waited for the store for long is never a theft. */
+  readonly inTime: boolean;
   /** Whether a page presents only the refresh cookie of its request. */
   readonly pagesKeepCookie: boolean;
   /** Whether a page presents it only for as long as a client waits for a refresh. */
@@ -21,28 +42,75 @@ export interface Rules {
 }
 
 const all: Rules = {
-  ...{ decide: decideRefresh, showsReceipt },
-  ...{ pagesKeepCookie: true, pagesStop: true },
+  ...{ decide: decideRefresh, showsReceipt, settle: times.settle },
+  ...{ countsFromUse: true, sameGeneration: true, knowsGeneration: true, writesCalls: true },
+  ...{
+    countsFromArrival: true,
+    conditional: true,
+    inTime: true,
+    pagesKeepCookie: true,
+    pagesStop: true,
+  },
 };
 
+/** The engine's rule with other decisions. */
+function deciding(change: (decision: RefreshDecision) => RefreshDecision): Rules {
+  return { ...all, decide: (...given) => change(decideRefresh(...given)) };
+}
+
 /** The rules by name of what they lack. */
-export const rules: Readonly<Record<"nothing" | "receipt" | "sent" | "cookie" | "stop", Rules>> = {
+export const rules = {
   nothing: all,
   /** A use confirms its generation, whatever the refresh cookie beside it names. */
   receipt: { ...all, showsReceipt: () => true },
+  /** A use confirms its generation at once. */
+  settle: { ...all, settle: 0 },
+  /** A generation settles from when it was minted, however late its refresh token is sent again. */
+  sent: deciding((decision) =>
+    decision.kind === "resend" ? { ...decision, prolonged: null } : decision,
+  ),
+  /** A use that a server writes late confirms by the age at that time. */
+  age: { ...all, countsFromUse: false },
+  /** A refresh confirms its generation by the age at the time at which the store answers. */
+  arrival: { ...all, countsFromArrival: false },
+  /**
+   * The token before is theft as soon as its successor is confirmed. A long `settle` hides that, because
+   * no token before is under way any more when a use confirms; so this is searched with the shortest.
+   */
+  overlap: {
+    ...all,
+    settle: 0,
+    decide: (record, presented, given) =>
+      decideRefresh(record, presented, { ...given, overlap: -1 }),
+  },
+  /** A generation that nobody has confirmed is replaced. */
+  keep: deciding((decision) => (decision.kind === "keep" ? { kind: "advance" } : decision)),
+  /** A server writes what it has gathered for an older generation as a use of the current one. */
+  generation: { ...all, sameGeneration: false },
+  /** A server carries out what it has decided by a row that has changed since. */
+  condition: { ...all, conditional: false },
+  /** A refresh that has waited for the store is decided by the time at which the store answers. */
+  late: { ...all, inTime: false },
   /** A page presents the refresh cookie that it got, which the browser may never receive, for ever. */
   cookie: { ...all, pagesKeepCookie: false, pagesStop: false },
   /** A page presents the refresh cookie of its request for as long as it takes. */
   stop: { ...all, pagesStop: false },
-  /** A generation settles from when it was minted, however late its refresh token is sent again. */
-  sent: {
+  /** An old token is never theft. */
+  theft: deciding((decision) =>
+    decision.kind === "theft" ? { kind: "resend", prolonged: null } : decision,
+  ),
+  /** A server never writes the uses that it has gathered. */
+  calls: { ...all, writesCalls: false },
+  /** A server that has seen one generation confirmed never asks for the session again. */
+  knows: { ...all, knowsGeneration: false },
+  /** Re-sends prolong the settling of a generation without limit. */
+  limit: {
     ...all,
-    decide: (...given) => {
-      const decision = decideRefresh(...given);
-      return decision.kind === "resend" ? { ...decision, prolonged: null } : decision;
-    },
+    decide: (record, ...given) => decideRefresh({ ...record, prolonged: 0 }, ...given),
   },
-};
+} as const satisfies Readonly<Record<string, Rules>>;
+
+export type RuleName = keyof typeof rules;
 
 const now = 1_000 * 86_400_000;
 const generation = 1_000;
@@ -75,72 +143,120 @@ const born = newRecord(
   now,
 );
 
-function recordOf({ confirmed, sent }: Row): SessionRecord {
+/** A row that also counts how long re-sends have prolonged its settling, in steps. */
+export type CountingRow = Row & { readonly prolonged: number };
+
+function recordOf({ confirmed, sent, prolonged }: CountingRow): SessionRecord {
   const sentAt = now - sent * step;
   const confirmedAt = confirmed === null ? null : now - confirmed * step;
-  return { ...born, generation, confirmedAt, rotatedAt: sentAt, sentAt };
-}
-
-function rowOf({ confirmedAt, sentAt }: SessionRecord): Row {
   return {
-    confirmed: confirmedAt === null ? null : (now - confirmedAt) / step,
-    sent: (now - sentAt) / step,
+    ...born,
+    ...{ generation, confirmedAt, rotatedAt: sentAt, sentAt, prolonged: prolonged * step },
   };
 }
 
-/** The answer to a refresh: whether the row advanced, and whether its refresh token is sent. */
-export type Exchange =
-  | { readonly row: Row; readonly advanced: boolean; readonly sends: boolean }
-  | "theft";
+function rowOf({ confirmedAt, sentAt, prolonged }: SessionRecord): CountingRow {
+  return {
+    confirmed: confirmedAt === null ? null : (now - confirmedAt) / step,
+    sent: (now - sentAt) / step,
+    prolonged: prolonged / step,
+  };
+}
 
-/** Exchanges the refresh token of a generation: the engine's rule and write, the memory store's row. */
-export function exchange(rules: Rules, row: Row, presents: number): Exchange {
-  return remembered(rules, `${row.confirmed},${row.sent},${presents}`, () =>
-    exchangeOnce(rules, row, presents),
+/** A decision that is written. */
+type Writing = Parameters<typeof writeOf>[0];
+
+/** What the engine's rule decides for the refresh token of a generation; null for theft. */
+export function decide(rules: Rules, row: CountingRow, presents: number): Writing | null {
+  const { confirmed, sent, prolonged } = row;
+  return remembered(rules, `decide ${confirmed} ${sent} ${prolonged} ${presents}`, () =>
+    decideOnce(rules, row, presents),
   );
 }
 
-/** Equal exchanges have equal results, and a search asks for each many thousand times. */
-const results = new WeakMap<Rules, Map<string, Exchange>>();
-
-function remembered(rules: Rules, key: string, work: () => Exchange): Exchange {
-  const known = results.get(rules) ?? new Map<string, Exchange>();
-  results.set(rules, known);
-  const result = known.get(key) ?? work();
-  known.set(key, result);
-  return result;
+function decideOnce(rules: Rules, row: CountingRow, presents: number): Writing | null {
+  const decision = rules.decide(recordOf(row), generation + presents, { ...times, now });
+  switch (decision.kind) {
+    case "theft":
+      return null;
+    case "revoked":
+    case "expired":
+    case "impossible":
+      throw new Error(
+        `The search reached a session that is ${decision.kind}, which it leaves out.`,
+      );
+    default:
+      return decision;
+  }
 }
 
-function exchangeOnce({ decide }: Rules, row: Row, presents: number): Exchange {
+/** What a write has made of the row. */
+export interface Written {
+  readonly row: CountingRow;
+  readonly advanced: boolean;
+  /** Whether the refresh token of the row's generation is sent. */
+  readonly sends: boolean;
+}
+
+/**
+ * Carries out a decision: the engine's write, on a row of the memory store.
+ * @param settled whether the generation was settled when the refresh arrived
+ */
+export function write(
+  rules: Rules,
+  row: CountingRow,
+  presents: number,
+  what: { readonly decision: Writing; readonly settled: boolean },
+): Written {
+  const { confirmed, sent, prolonged } = row;
+  const counted = "prolonged" in what.decision ? what.decision.prolonged : "";
+  const key = `${confirmed} ${sent} ${prolonged} ${presents} ${what.decision.kind} ${counted} ${what.settled}`;
+  return remembered(rules, key, () => writeOnce(rules, row, presents, what));
+}
+
+function writeOnce(
+  { settle }: Rules,
+  row: CountingRow,
+  presents: number,
+  { decision, settled }: { readonly decision: Writing; readonly settled: boolean },
+): Written {
   const record = recordOf(row);
-  const presented = generation + presents;
-  const decision = decide(record, presented, { ...times, now });
-  if (decision.kind === "theft") {
-    return "theft";
-  }
-  if (
-    decision.kind === "revoked" ||
-    decision.kind === "expired" ||
-    decision.kind === "impossible"
-  ) {
-    throw new Error(`The search reached a session that is ${decision.kind}, which it leaves out.`);
-  }
   const sessions = new MemorySessions();
   sessions.set(record);
-  const proven = { record, now, generation: presented, secretId };
-  const write = writeOf(decision, proven, { settle: times.settle, secretId });
-  const written = sessions.refresh({ ...write, id, generation, idle: times.idle }, now);
+  const proven = { record, now, generation: generation + presents, secretId };
+  const longer = settled ? settle : Number.MAX_SAFE_INTEGER;
+  const change = writeOf(decision, proven, { settle: longer, secretId });
+  const written = sessions.refresh({ ...change, id, generation, idle: times.idle }, now);
   if (written === undefined) {
     throw new Error("The memory store refused a write whose condition holds.");
   }
   const advanced = written.generation > generation;
-  return { row: rowOf(written), advanced, sends: presented < written.generation };
+  return { row: rowOf(written), advanced, sends: generation + presents < written.generation };
 }
 
-/** Confirms a generation. */
-export function confirm(row: Row, used: number): Row {
+/** Confirms the current generation in the memory store, if it is old enough. */
+export function confirm<R extends Row>(rules: Rules, row: R): R {
+  const confirmed = remembered(rules, `confirm ${row.confirmed} ${row.sent}`, () =>
+    confirmOnce(rules, row),
+  );
+  return { ...row, confirmed };
+}
+
+function confirmOnce({ settle }: Rules, row: Row): number | null {
   const sessions = new MemorySessions();
-  sessions.set(recordOf(row));
-  sessions.confirm({ session: id, generation: generation + used, settle: times.settle }, now);
-  return rowOf(sessions.get(id) ?? born);
+  sessions.set(recordOf({ prolonged: 0, ...row }));
+  sessions.confirm({ session: id, generation, settle }, now);
+  return rowOf(sessions.get(id) ?? born).confirmed;
+}
+
+/** Equal questions have equal answers, and a search asks each of them many thousand times. */
+const results = new WeakMap<Rules, Map<string, unknown>>();
+
+function remembered<T>(rules: Rules, key: string, work: () => T): T {
+  const known = results.get(rules) ?? new Map<string, unknown>();
+  results.set(rules, known);
+  if (!known.has(key)) {
+    known.set(key, work());
+  }
+  return known.get(key) as T;
 }

@@ -26,7 +26,7 @@ interface RefreshTimes {
  * Without a limit, a thief who asks for the token again and again would keep it unconfirmed, and so
  * would never be found.
  */
-const prolongedMax = 10;
+export const prolongedMax = 10;
 
 /** The outcome for a refresh token of a proven generation. */
 export type RefreshDecision =
