@@ -1,5 +1,15 @@
 // What a step makes of a state.
-import { confirm, decide, type Rules, step, times, type Written, write } from "./server.ts";
+import {
+  confirm,
+  countsFromUse,
+  decide,
+  type Rules,
+  step,
+  times,
+  tryAdvance,
+  type Written,
+  write,
+} from "./server.ts";
 import type { Held, JarWrite, Message, Row, Server, State, Thief } from "./state.ts";
 
 /** How a search ends at a state: what a theft was, or that one was missed. */
@@ -7,7 +17,7 @@ export type End = "false theft" | "missed theft" | "found by the owner" | "found
 
 /** The times of the rules in steps. */
 export const timeout = times.clientTimeout / step;
-const settle = times.settle / step;
+export const settle = times.settle / step;
 export const overlap = times.overlap / step;
 /**
  * Steps in which a browser writes its cookies to disk. A refresh that arrived at the last moment, and
@@ -54,7 +64,7 @@ export function used(state: State, at: number, generation: number, rules: Rules)
   if (generation < 0 && rules.sameGeneration) {
     return state;
   }
-  const isOldEnough = isSettled(row, rules) || !rules.countsFromUse;
+  const isOldEnough = isSettled(row, rules) || !countsFromUse(rules);
   const gathers = ({ knows, gathered }: Server): boolean =>
     isOldEnough && !knows && gathered === null;
   return {
@@ -123,23 +133,46 @@ export function decided(
     const isOld = presents < -1 || (presents === -1 && (thief?.proven ?? 0) > findable);
     return thief !== null && isOld ? "missed theft" : decision;
   }
-  if (rules.inTime && waited > overlap - timeout) {
+  if (!rules.isInTime(waited * step, times)) {
     return null;
   }
   return thief === null ? "false theft" : "found by the owner";
 }
 
+/**
+ * A whole refresh, as the engine does it: one statement that advances; if it changes nothing, the row,
+ * the rule and the write. Null to answer that the store is unavailable.
+ */
+export function exchanged(state: State, presented: Presented, rules: Rules): Answered | End | null {
+  const row = { ...state.row, prolonged: 0 };
+  const advanced = tryAdvance(rules, row, presented.presents);
+  if (advanced !== undefined) {
+    return answering(state, advanced, presented, rules);
+  }
+  const decision = decided(state, presented, rules);
+  return decision === null || typeof decision === "string"
+    ? decision
+    : carriedOut(state, presented, decision, rules);
+}
+
 /** Writes what was decided. */
 export function carriedOut(
   state: State,
-  { presents, settled }: Presented,
+  { presents, settled, waited }: Presented,
   decision: NonNullable<ReturnType<typeof decide>>,
   rules: Rules,
 ): Answered {
-  const done = write(rules, { ...state.row, prolonged: 0 }, presents, {
-    decision,
-    settled: settled || !rules.countsFromArrival,
-  });
+  const row = { ...state.row, prolonged: 0 };
+  const done = write(rules, row, presents, { decision, settled, waited });
+  return answering(state, done, { presents, settled }, rules);
+}
+
+function answering(
+  state: State,
+  done: Written,
+  { presents, settled }: Pick<Presented, "presents" | "settled">,
+  rules: Rules,
+): Answered {
   const after = afterWrite(state, done, rules);
   const refresh = done.sends ? 0 : null;
   const uses = presents === 0 && !done.advanced && settled && state.row.sent >= settle;
@@ -162,7 +195,7 @@ function afterWrite(state: State, { row, advanced: moved }: Written, rules: Rule
     ...after,
     servers: servers.map((server) => ({
       ...server,
-      gathered: rules.countsFromUse && confirmed === null ? null : server.gathered,
+      gathered: countsFromUse(rules) && confirmed === null ? null : server.gathered,
     })),
     messages: messages.map((message) =>
       message.kind === "held" ? { ...message, settled: false } : message,
@@ -239,14 +272,12 @@ export function abandoned(state: State, tab: number | null): State {
     if (!("tab" in message) || message.tab !== tab) {
       return [message];
     }
-    switch (message.kind) {
-      case "request":
-        return [{ ...message, tab: null }];
-      case "held":
-        return [{ ...message, tab: null, age: 0 }];
-      default:
-        return [];
+    if (message.kind === "answer") {
+      return [];
     }
+    return [
+      message.kind === "held" ? { ...message, tab: null, age: 0 } : { ...message, tab: null },
+    ];
   });
   return { ...state, messages };
 }

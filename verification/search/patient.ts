@@ -1,6 +1,7 @@
 import { prolongedMax } from "../../src/engine/refresh/rule.ts";
-import { gathering, overlap } from "./moves.ts";
-import { type CountingRow, confirm, decide, type Rules, step, times, write } from "./server.ts";
+import { gathering, overlap, settle } from "./moves.ts";
+import type { SearchReport } from "./search.ts";
+import { type CountingRow, confirm, decide, type Rules, step, write } from "./server.ts";
 
 /** The owner has the current generation and calls all the time; a thief holds the one before. */
 interface Race {
@@ -11,16 +12,6 @@ interface Race {
   readonly gathered: number | null;
 }
 
-/** The result of a search for a thief who is never found. */
-export interface PatientReport {
-  readonly states: number;
-  /** How many steps ended the session because the theft was found. */
-  readonly found: number;
-  /** Whether the old token was accepted after the longest time that the rules allow. */
-  readonly missed: boolean;
-}
-
-const settle = times.settle / step;
 /** Each re-send may come just before the confirmation of the last one is written. */
 const longest = (prolongedMax + 1) * (settle + gathering) + overlap;
 
@@ -28,24 +19,33 @@ const longest = (prolongedMax + 1) * (settle + gathering) + overlap;
  * Visits every state of a thief who presents the token before the current one again and again, so that
  * its generation never settles. The other search lets re-sends prolong that without limit.
  */
-export function patientThief(rules: Rules): PatientReport {
+export function patientThief(rules: Rules): SearchReport {
   const start: Race = { row: { confirmed: null, sent: 0, prolonged: 0 }, age: 0, gathered: null };
   const seen = new Map([[keyOf(start), start]]);
-  let found = 0;
+  let edges = 0;
+  let thefts = 0;
+  const reported = (violation: SearchReport["violation"]): SearchReport => ({
+    ...{ states: seen.size, edges, violation },
+    found: { "found by the owner": 0, "found by the thief": thefts },
+  });
   // A map may grow while it is read.
   for (const race of seen.values()) {
     const after = refreshed(race, rules);
     if (after === "missed") {
-      return { states: seen.size, found, missed: true };
+      const way = [
+        `the thief refreshes ${race.age * (step / 1_000)} s after the owner has the next token`,
+      ];
+      return reported({ kind: "missed theft", way });
     }
-    found += after === "found" ? 1 : 0;
+    thefts += after === "found" ? 1 : 0;
     for (const next of [after, ...written(race, rules), ...later(race)]) {
+      edges++;
       if (typeof next !== "string") {
         seen.set(keyOf(next), seen.get(keyOf(next)) ?? next);
       }
     }
   }
-  return { states: seen.size, found, missed: false };
+  return reported(undefined);
 }
 
 function keyOf({ row: { confirmed, sent, prolonged }, age, gathered }: Race): string {
@@ -61,7 +61,7 @@ function refreshed(race: Race, rules: Rules): Race | "found" | "missed" {
   if (race.age > longest) {
     return "missed";
   }
-  const { row } = write(rules, race.row, -1, { decision, settled: false });
+  const { row } = write(rules, race.row, -1, { decision, settled: false, waited: 0 });
   // A use from before the token was sent again confirms nothing.
   const sentAgain = row.sent < race.row.sent && row.confirmed === null;
   return { ...race, row, gathered: sentAgain ? null : race.gathered };

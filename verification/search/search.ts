@@ -16,7 +16,7 @@ export interface SearchReport {
 }
 
 /** A session that has just begun: its tokens are in the jar and on disk. */
-const start: State = {
+export const start: State = {
   row: { confirmed: null, sent: 0 },
   jar: [{ access: 0, refresh: 0, age: 0 }],
   servers: [

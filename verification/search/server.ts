@@ -2,6 +2,8 @@ import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import { writeOf } from "../../src/engine/refresh/refresh.ts";
 import {
   decideRefresh,
+  isInTime,
+  neededAge,
   type RefreshDecision,
   type RefreshRule,
   showsReceipt,
@@ -21,10 +23,12 @@ export interface Rules {
   readonly showsReceipt: typeof showsReceipt;
   /** How old a generation must be before a use confirms it; milliseconds. */
   readonly settle: number;
-  /** Whether that age counts from the use, however late a server writes it. */
-  readonly countsFromUse: boolean;
-  /** Whether that age counts from the arrival of a refresh, however late the store answers. */
-  readonly countsFromArrival: boolean;
+  /** The age that a server asks for when it writes a use. */
+  readonly ageOfUse: typeof neededAge;
+  /** The age that a server asks for when it writes a refresh. */
+  readonly ageOfRefresh: typeof neededAge;
+  /** The `overlap` in the condition of the one statement that advances; milliseconds. */
+  readonly overlapOfStatement: number;
   /** Whether a server writes uses only for their own generation. */
   readonly sameGeneration: boolean;
   /** Whether a server remembers which generation of a session is confirmed. */
@@ -33,8 +37,8 @@ export interface Rules {
   readonly writesCalls: boolean;
   /** Whether the write of a refresh needs the generation that was read. */
   readonly conditional: boolean;
-  /** Whether a refresh that has waited for the store for long is never a theft. */
-  readonly inTime: boolean;
+  /** Whether a refresh that has waited for the store may be a theft. */
+  readonly isInTime: typeof isInTime;
   /** Whether a page presents only the refresh cookie of its request. */
   readonly pagesKeepCookie: boolean;
   /** Whether a page presents it only for as long as a client waits for a refresh. */
@@ -43,14 +47,10 @@ export interface Rules {
 
 const all: Rules = {
   ...{ decide: decideRefresh, showsReceipt, settle: times.settle },
-  ...{ countsFromUse: true, sameGeneration: true, knowsGeneration: true, writesCalls: true },
-  ...{
-    countsFromArrival: true,
-    conditional: true,
-    inTime: true,
-    pagesKeepCookie: true,
-    pagesStop: true,
-  },
+  ...{ ageOfUse: neededAge, ageOfRefresh: neededAge, isInTime },
+  overlapOfStatement: times.overlap,
+  ...{ sameGeneration: true, knowsGeneration: true, writesCalls: true, conditional: true },
+  ...{ pagesKeepCookie: true, pagesStop: true },
 };
 
 /** The engine's rule with other decisions. */
@@ -70,9 +70,9 @@ export const rules = {
     decision.kind === "resend" ? { ...decision, prolonged: null } : decision,
   ),
   /** A use that a server writes late confirms by the age at that time. */
-  age: { ...all, countsFromUse: false },
+  age: { ...all, ageOfUse: (settle) => settle },
   /** A refresh confirms its generation by the age at the time at which the store answers. */
-  arrival: { ...all, countsFromArrival: false },
+  arrival: { ...all, ageOfRefresh: (settle) => settle },
   /**
    * The token before is theft as soon as its successor is confirmed. A long `settle` hides that, because
    * no token before is under way any more when a use confirms; so this is searched with the shortest.
@@ -83,6 +83,8 @@ export const rules = {
     decide: (record, presented, given) =>
       decideRefresh(record, presented, { ...given, overlap: -1 }),
   },
+  /** The statement that advances does so as soon as the generation is confirmed. Searched as `overlap` is. */
+  statement: { ...all, settle: 0, overlapOfStatement: -1 },
   /** A generation that nobody has confirmed is replaced. */
   keep: deciding((decision) => (decision.kind === "keep" ? { kind: "advance" } : decision)),
   /** A server writes what it has gathered for an older generation as a use of the current one. */
@@ -90,7 +92,7 @@ export const rules = {
   /** A server carries out what it has decided by a row that has changed since. */
   condition: { ...all, conditional: false },
   /** A refresh that has waited for the store is decided by the time at which the store answers. */
-  late: { ...all, inTime: false },
+  late: { ...all, isInTime: () => true },
   /** A page presents the refresh cookie that it got, which the browser may never receive, for ever. */
   cookie: { ...all, pagesKeepCookie: false, pagesStop: false },
   /** A page presents the refresh cookie of its request for as long as it takes. */
@@ -116,6 +118,7 @@ const now = 1_000 * 86_400_000;
 const generation = 1_000;
 const id = "session";
 const secretId = "secret";
+const rootHash = "root";
 
 const born = newRecord(
   {
@@ -125,7 +128,7 @@ const born = newRecord(
       tenantId: null,
       transport: "cookie",
       salt: "",
-      rootHash: "root",
+      rootHash,
       secretId,
     },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
@@ -164,7 +167,10 @@ function rowOf({ confirmedAt, sentAt, prolonged }: SessionRecord): CountingRow {
 }
 
 /** A decision that is written. */
-type Writing = Parameters<typeof writeOf>[0];
+type Writing = Extract<
+  RefreshDecision,
+  { readonly kind: "advance" | "keep" | "resend" | "forward" }
+>;
 
 /** What the engine's rule decides for the refresh token of a generation; null for theft. */
 export function decide(rules: Rules, row: CountingRow, presents: number): Writing | null {
@@ -179,14 +185,17 @@ function decideOnce(rules: Rules, row: CountingRow, presents: number): Writing |
   switch (decision.kind) {
     case "theft":
       return null;
+    case "advance":
+    case "keep":
+    case "resend":
+    case "forward":
+      return decision;
     case "revoked":
     case "expired":
     case "impossible":
       throw new Error(
         `The search reached a session that is ${decision.kind}, which it leaves out.`,
       );
-    default:
-      return decision;
   }
 }
 
@@ -199,42 +208,80 @@ export interface Written {
 }
 
 /**
- * Carries out a decision: the engine's write, on a row of the memory store.
- * @param settled whether the generation was settled when the refresh arrived
+ * Tries the statement that advances the row if its generation is the presented one and has been confirmed
+ * for long enough: the memory store's. Undefined if it changes nothing.
  */
+export function tryAdvance(rules: Rules, row: CountingRow, presents: number): Written | undefined {
+  const { confirmed, sent } = row;
+  return remembered(rules, `advance ${confirmed} ${sent} ${presents}`, () => {
+    const record = recordOf(row);
+    const written = stored(record).advance(
+      {
+        ...{ id, generation: generation + presents, secretId, rootHash, transport: "cookie" },
+        ...{ overlap: rules.overlapOfStatement, idle: times.idle, nextSecretId: secretId },
+      },
+      now,
+    );
+    return written && writtenOf(written, presents);
+  });
+}
+
+/** How long a refresh has waited for the store. */
+export interface Waited {
+  /** Whether its generation was settled when it arrived, and has not been sent again since then. */
+  readonly settled: boolean;
+  /** Steps since it arrived. */
+  readonly waited: number;
+}
+
+/** Carries out a decision: the engine's write, on a row of the memory store. */
 export function write(
   rules: Rules,
   row: CountingRow,
   presents: number,
-  what: { readonly decision: Writing; readonly settled: boolean },
+  what: Waited & { readonly decision: Writing },
 ): Written {
   const { confirmed, sent, prolonged } = row;
-  const counted = "prolonged" in what.decision ? what.decision.prolonged : "";
-  const key = `${confirmed} ${sent} ${prolonged} ${presents} ${what.decision.kind} ${counted} ${what.settled}`;
+  const { decision, settled, waited } = what;
+  const counted = "prolonged" in decision ? decision.prolonged : "";
+  const key = `write ${confirmed} ${sent} ${prolonged} ${presents} ${decision.kind} ${counted} ${settled} ${waited}`;
   return remembered(rules, key, () => writeOnce(rules, row, presents, what));
 }
 
 function writeOnce(
-  { settle }: Rules,
+  rules: Rules,
   row: CountingRow,
   presents: number,
-  { decision, settled }: { readonly decision: Writing; readonly settled: boolean },
+  { decision, settled, waited }: Waited & { readonly decision: Writing },
 ): Written {
-  const record = recordOf(row);
-  const sessions = new MemorySessions();
-  sessions.set(record);
+  // Ages are cut off at `settle`. Here they have to tell what was settled when the refresh arrived.
+  const least = rules.settle / step + waited;
+  const sent = settled ? Math.max(row.sent, least) : Math.min(row.sent, least - 1);
+  const record = recordOf({ ...row, sent });
   const proven = { record, now, generation: generation + presents, secretId };
-  const longer = settled ? settle : Number.MAX_SAFE_INTEGER;
-  const change = writeOf(decision, proven, { settle: longer, secretId });
-  const written = sessions.refresh({ ...change, id, generation, idle: times.idle }, now);
+  const settle = rules.ageOfRefresh(rules.settle, waited * step);
+  const change = writeOf(decision, proven, { settle, secretId });
+  const written = stored(record).refresh({ ...change, id, generation, idle: times.idle }, now);
   if (written === undefined) {
     throw new Error("The memory store refused a write whose condition holds.");
   }
+  const done = writtenOf(written, presents);
+  return written.sentAt === record.sentAt
+    ? { ...done, row: { ...done.row, sent: row.sent } }
+    : done;
+}
+
+function writtenOf(written: SessionRecord, presents: number): Written {
   const advanced = written.generation > generation;
   return { row: rowOf(written), advanced, sends: generation + presents < written.generation };
 }
 
-/** Confirms the current generation in the memory store, if it is old enough. */
+/** Whether a use that was too early stays so, however late a server writes it. */
+export function countsFromUse({ ageOfUse, settle }: Rules): boolean {
+  return ageOfUse(settle, step) >= settle + step;
+}
+
+/** Writes a use of the current generation, a step after it arrived, in the memory store. */
 export function confirm<R extends Row>(rules: Rules, row: R): R {
   const confirmed = remembered(rules, `confirm ${row.confirmed} ${row.sent}`, () =>
     confirmOnce(rules, row),
@@ -242,11 +289,20 @@ export function confirm<R extends Row>(rules: Rules, row: R): R {
   return { ...row, confirmed };
 }
 
-function confirmOnce({ settle }: Rules, row: Row): number | null {
-  const sessions = new MemorySessions();
-  sessions.set(recordOf({ prolonged: 0, ...row }));
+function confirmOnce(rules: Rules, row: Row): number | null {
+  // A server gathers only what was settled then, as long as the age counts from the use.
+  const least = rules.settle / step + 1;
+  const sent = countsFromUse(rules) ? Math.max(row.sent, least) : row.sent;
+  const sessions = stored(recordOf({ prolonged: 0, ...row, sent }));
+  const settle = rules.ageOfUse(rules.settle, step);
   sessions.confirm({ session: id, generation, settle }, now);
   return rowOf(sessions.get(id) ?? born).confirmed;
+}
+
+function stored(record: SessionRecord): MemorySessions {
+  const sessions = new MemorySessions();
+  sessions.set(record);
+  return sessions;
 }
 
 /** Equal questions have equal answers, and a search asks each of them many thousand times. */

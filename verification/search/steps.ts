@@ -9,6 +9,7 @@ import {
   crashed,
   decided,
   type End,
+  exchanged,
   gathering,
   hasRoom,
   type Presented,
@@ -208,20 +209,17 @@ function stepsOfHeld(held: Held, state: State, rules: Rules): readonly Edge[] {
   ];
 }
 
-/** The state after a server has read the row, decided, written and answered. */
+/** The state after a server has answered a refresh. */
 function handled(
   state: State,
   presented: Presented & Pick<Held, "tab" | "age">,
   rules: Rules,
 ): State | End {
-  const decision = decided(state, presented, rules);
-  if (decision === null) {
+  const answer = exchanged(state, presented, rules);
+  if (answer === null) {
     return abandoned(state, presented.tab);
   }
-  if (typeof decision === "string") {
-    return decision;
-  }
-  return answered(carriedOut(state, presented, decision, rules), presented);
+  return typeof answer === "string" ? answer : answered(answer, presented);
 }
 
 function answered({ state, refresh }: Answered, { tab, age }: Pick<Held, "tab" | "age">): State {
@@ -258,12 +256,10 @@ function stepsOfPage(page: Page, state: State, rules: Rules): readonly Edge[] {
     edges.push(...reaching(state, rules, { does: "a call of the page", generation: access }));
   }
   const does = `the page refreshes with ${presents}`;
-  const arrived = arriving(state, presents, rules);
-  const decision = decided(state, arrived, rules);
-  if (decision === null || typeof decision === "string") {
-    return decision === null ? edges : [...edges, { does, to: decision }];
+  const done = exchanged(others, arriving(state, presents, rules), rules);
+  if (done === null || typeof done === "string") {
+    return done === null ? edges : [...edges, { does, to: done }];
   }
-  const done = carriedOut(others, arrived, decision, rules);
   const kept = done.advanced ? back(presents) : presents;
   const next: Page = {
     ...page,
@@ -287,13 +283,11 @@ function stepsOfThief(state: State, rules: Rules): readonly Edge[] {
   // Whoever has an access token can put any refresh cookie beside it, which is not verified.
   const calls = reaching(state, rules, { does: "a call of the thief", generation });
   const does = `the thief refreshes with ${presents}`;
-  const arrived = arriving(state, presents, rules);
-  const decision = decided(state, arrived, rules);
-  if (decision === null || typeof decision === "string") {
-    const end = decision === "found by the owner" ? "found by the thief" : decision;
+  const done = exchanged(state, arriving(state, presents, rules), rules);
+  if (done === null || typeof done === "string") {
+    const end = done === "found by the owner" ? "found by the thief" : done;
     return end === null ? calls : [...calls, { does, to: end }];
   }
-  const done = carriedOut(state, arrived, decision, rules);
   const refresh = done.refresh ?? (done.advanced ? back(presents) : presents);
   const after = done.state.thief && { ...done.state.thief, access: 0, refresh };
   return [...calls, { does, to: { ...done.state, thief: after } }];
