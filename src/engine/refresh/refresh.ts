@@ -17,7 +17,13 @@ import type {
   Stored,
   TokenProof,
 } from "../store.ts";
-import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
+import {
+  decideRefresh,
+  isInTime,
+  neededAge,
+  type RefreshDecision,
+  type RefreshRule,
+} from "./rule.ts";
 import type {
   CheckedRefreshToken,
   PresentedRefreshToken,
@@ -163,9 +169,7 @@ export class Refresher {
         decision.kind === "advance" || decision.kind === "forward"
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
           : undefined;
-      // The age counts from the arrival, as that of a use does: while the store kept this request waiting,
-      // its client may have crashed and lost the token.
-      const settle = lifetimes.settle + Math.floor(clock.monotonic() - arrived);
+      const settle = neededAge(lifetimes.settle, clock.monotonic() - arrived);
       const written = await store
         .refresh({
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
@@ -238,7 +242,7 @@ export class Refresher {
    */
   #assertInTime(arrived: number): void {
     const { clock, lifetimes } = this.#options;
-    if (clock.monotonic() - arrived > lifetimes.overlap - lifetimes.clientTimeout) {
+    if (!isInTime(clock.monotonic() - arrived, lifetimes)) {
       throw unavailable("the session store did not answer in time; try again");
     }
   }
