@@ -25,6 +25,7 @@ import {
   safeListener,
 } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
+import type { AuditLogOptions } from "./engine/audit/log.ts";
 import { ClaimsRule, type ClientClaims } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
@@ -183,6 +184,12 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
+  /**
+   * Keeps an audit log in the store: who signed in and from what, which sessions were refreshed, which claims
+   * were changed, who ended a session and why. It has no secrets and no values of claims. Read it with
+   * `sessions.auditLog.list`. `{}` keeps entries for 90 days. Default: none.
+   */
+  readonly auditLog?: AuditLogOptions;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -286,6 +293,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   browserHeaderTransport: "boolean",
   onEvent: "function",
   logger: "any",
+  auditLog: "object",
   clock: "object",
 };
 
@@ -350,6 +358,7 @@ function readEngineOptions(
     maxStaleness: readMaxStaleness(options.maxStaleness),
     verifiedCache: readCacheLimits(options.verifiedCache),
     limit: readLimit(options.sessionsPerUser),
+    auditLog: options.auditLog,
     ...shared,
   };
 }
