@@ -91,11 +91,16 @@ export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
   ClaimDemand,
+  ClaimReason,
+  ClaimRule,
+  ClaimRules,
+  ClaimValue,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
   StreamPolicy,
+  ValidateClaims,
 } from "./server/policy/policy.ts";
 export {
   type CorsLists,

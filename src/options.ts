@@ -102,7 +102,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * SessionService ("*"). The narrower name counts. Of the same width, code counts before the options in
    * the schema.
    */
-  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
   /**
    * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
    * library. It types `session.claims`. Claims that do not match are refused when a session is

@@ -118,6 +118,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "policy/policy.ts": "the public types of policies",
     "session/audit.ts": "the public types of sessions.auditLog",
     "session/by-condition.ts": "public types",
+    "policy/rules.ts": "the command line prints the rules on claims",
     "session/by-id.ts": "public types",
     "session/handle.ts": "createSessions builds it",
     "session/sign-in.ts": "public types",

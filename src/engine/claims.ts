@@ -232,6 +232,7 @@ function rejected(issues: Issues): SessionError {
         claim: nameOf(issue),
         requirement: "schema",
         message: "does not match the schema",
+        rule: "schema",
       }),
     ),
   });

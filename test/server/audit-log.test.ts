@@ -83,7 +83,10 @@ describe("feat:N11 the audit log", () => {
     const sessions = audited({ sessionsPerUser: { max: 2 } });
     const server = wireServer(sessions.protect({ routes: () => {} }));
     const first = await issueOn(sessions, "header");
+    // Of sessions that began at the same time, any may count as the oldest.
+    sessions.clock.advance("1s");
     const second = await issueOn(sessions, "header");
+    sessions.clock.advance("1s");
     // 1. A third sign-in evicts the oldest.
     const third = await issueOn(sessions, "header");
     // 2. Another device of the user ends one.

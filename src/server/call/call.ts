@@ -112,9 +112,14 @@ export class Call {
     return this.#session;
   }
 
-  /** The generation that the access token of the call names; undefined if there is none. */
+  /** The claims of the access token that the call has entered with; undefined if there is none. */
+  get token(): TokenClaims | undefined {
+    return this.#entered?.verified.claims;
+  }
+
+  /** The generation that this access token names. */
   get generation(): number | undefined {
-    return this.#entered?.verified.claims.gen;
+    return this.token?.gen;
   }
 
   /** Makes the session of verified claims the session of the call, and of the call's stream. */

@@ -1,8 +1,10 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
+import { verifiedSessionOf } from "../../engine/session.ts";
 import { type AuthenticationDemand, authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
-import { checkDemands, type Demands } from "../policy/demands.ts";
+import { checkDemands, claimsRejected, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
+import { validateClaims } from "../policy/validate.ts";
 import { refuseCall } from "../response/errors.ts";
 import { tellSession } from "../response/tokens.ts";
 import { type Call, type CallKey, callOf } from "./call.ts";
@@ -85,7 +87,7 @@ export async function enterSession(
     check: policy.check,
     foreignBearer: policy.foreignBearer,
     crossSite: policy.crossSite ?? "checked",
-    needsClaims: policy.claims.length > 0,
+    needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
     signal,
   });
 
@@ -99,10 +101,20 @@ export async function enterSession(
   }
 
   // 5. The demands of the policy: claims, and a recent authentication.
-  checkDemands(core, policy, claims);
+  const refusing = checkDemands(core, policy, claims);
+  if (refusing !== undefined) {
+    await refusing;
+  }
 
-  // 6. The session that the handler sees. Its claims must match the schema of the service.
+  // 6. The session that the handler sees. Its claims must match the schema of the service, and the
+  // policy's own code must allow them.
   const read = await within(signal, core.claims.read(claims.claims));
+  if (policy.validate !== undefined) {
+    const unmet = validateClaims(policy.validate, verifiedSessionOf(claims, read));
+    if (unmet.length > 0) {
+      throw claimsRejected(claims.sid, unmet);
+    }
+  }
   call.enter(core, { claims, read });
   return true;
 }

@@ -1,5 +1,5 @@
 import { assertId, assertMembers } from "../../base/checks.ts";
-import { SessionError } from "../../base/errors.ts";
+import { type PolicyViolation, SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import { type RevokeCause, readCause } from "../../engine/audit/log.ts";
 import type { ClaimsChange, DataChange, SessionInfo } from "../../engine/session.ts";
@@ -11,6 +11,8 @@ import type {
   SessionSelection,
 } from "../../engine/store.ts";
 import type { Core } from "../core.ts";
+import { readRules } from "../policy/in-handler.ts";
+import { type ClaimRules, unmetRules, violationsOf } from "../policy/rules.ts";
 import type { SessionCondition } from "./by-condition.ts";
 import { infoOf, updateClaims, updateData } from "./edits.ts";
 
@@ -140,6 +142,22 @@ const maxPage = 1_000;
 export async function findById(core: Core, id: string): Promise<SessionInfo | undefined> {
   const record = await recordOf(core, id);
   return record && infoOf(core, record);
+}
+
+/** Checks the claims of a live session; undefined if there is none. */
+export async function checkById(
+  core: Core,
+  id: string,
+  rules: ClaimRules,
+): Promise<readonly PolicyViolation[] | undefined> {
+  const demands = readRules("sessions.check", rules);
+  const record = await recordOf(core, id);
+  if (record === undefined) {
+    return undefined;
+  }
+  const unmet = unmetRules(demands, record.claims, () => core.revocations.storeNow());
+  const shown = await core.claims.forClient(record.claims).catch(() => undefined);
+  return violationsOf(unmet, shown);
 }
 
 export async function dataById(core: Core, id: string): Promise<JsonObject | undefined> {
