@@ -37,16 +37,16 @@ export async function p50Of<T>(
 /** Counts the statements that this process sends to PostgreSQL from now on, on all connections. */
 export function countStatements(): { readonly sent: () => number; readonly stop: () => void } {
   let count = 0;
-  const { query } = Client.prototype;
-  const original = query as (...args: unknown[]) => unknown;
-  Client.prototype.query = function (this: Client, ...given: unknown[]) {
+  const prototype: { query: (...given: unknown[]) => unknown } = Client.prototype;
+  const original = prototype.query;
+  prototype.query = function (this: Client, ...given) {
     count++;
     return original.apply(this, given);
-  } as Client["query"];
+  };
   return {
     sent: () => count,
     stop: () => {
-      Client.prototype.query = query;
+      prototype.query = original;
     },
   };
 }
