@@ -18,6 +18,15 @@ export type {
   JsonObject,
   JsonValue,
 } from "./base/json.ts";
+export type {
+  FeedReadings,
+  ObservedCall,
+  ObservedOperation,
+  Operation,
+  OperationFacts,
+  SessionTelemetry,
+  TelemetryReadings,
+} from "./base/telemetry.ts";
 export type { TokenTransport } from "./base/wire.ts";
 export { type CloseOptions, createSessions, type Sessions } from "./create-sessions.ts";
 export type { ClientClaims } from "./engine/claims.ts";
@@ -78,12 +87,18 @@ export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
   ClaimDemand,
+  ClaimReason,
+  ClaimRule,
+  ClaimRules,
+  ClaimValue,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
   StreamPolicy,
+  ValidateClaims,
 } from "./server/policy/policy.ts";
+export type { ClaimSource, ClaimSubject } from "./server/policy/source-options.ts";
 export {
   type CorsLists,
   composeGates,

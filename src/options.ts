@@ -25,10 +25,12 @@ import {
   safeListener,
 } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
+import { readTelemetry, type SessionTelemetry } from "./base/telemetry.ts";
 import { ClaimsRule, type ClientClaims } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./engine/lifetimes.ts";
+import { observedStore } from "./engine/reach.ts";
 import {
   type RevocationCheck,
   readMaxStaleness,
@@ -44,6 +46,7 @@ import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -101,7 +104,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * SessionService ("*"). The narrower name counts. Of the same width, code counts before the options in
    * the schema.
    */
-  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
   /**
    * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
    * library. It types `session.claims`. Claims that do not match are refused when a session is
@@ -118,6 +121,14 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
+  /**
+   * Sources of claims, by claim: where a policy demands one that is older than its `maxAge`, the source
+   * fetches it first. See {@link ClaimSource}. Default: none; claims change by `updateClaims` alone.
+   *
+   * @example
+   * `claimSources: { role: { maxAge: "5m", fetch: ({ userId }, { signal }) => roleOf(userId, signal) } }`
+   */
+  readonly claimSources?: Readonly<Record<string, ClaimSource<ClaimsOf<Schema>>>>;
   /** How many sessions a user may have within a tenant. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
@@ -183,6 +194,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
+  /**
+   * Receives spans and metrics: `openTelemetry()` of `rpc-session/otel`, or an object of your own.
+   * Default: nothing is observed, at no cost.
+   */
+  readonly telemetry?: SessionTelemetry;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -216,10 +232,14 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
-  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const telemetry = readTelemetry(options.telemetry);
+  const claimSources = readClaimSources(options.claimSources);
+  const sourced = [...claimSources.keys()];
+  const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
   const engine = readEngineOptions(options, {
     clock,
-    emit: (event) => events.emit(event),
+    emit: emitting(telemetry, events),
+    telemetry,
     shownLength: claims.shownLength,
   });
   return {
@@ -229,6 +249,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
+      sourced: new Set(sourced),
     }),
     core: {
       issuer: options.issuer,
@@ -239,11 +260,12 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims,
+      ...{ claims, claimSources, sources: undefined },
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
+      telemetry,
       operations: new Operations(),
       tellsClients: true,
       maxStreamStaleness: readMaxStreamStaleness(
@@ -270,6 +292,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   methods: "object",
   claims: "any",
   clientClaims: "function",
+  claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
   lifetimes: "object",
@@ -286,6 +309,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   browserHeaderTransport: "boolean",
   onEvent: "function",
   logger: "any",
+  telemetry: "any",
   clock: "object",
 };
 
@@ -317,7 +341,12 @@ function article(type: string): string {
 
 function readEngineOptions(
   options: SessionsOptions,
-  shared: Pick<EngineOptions, "clock" | "emit" | "shownLength">,
+  {
+    telemetry,
+    ...shared
+  }: Pick<EngineOptions, "clock" | "emit" | "shownLength"> & {
+    readonly telemetry: SessionTelemetry | undefined;
+  },
 ): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
@@ -342,8 +371,9 @@ function readEngineOptions(
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),
     dead,
     audience: readAudience(options.audience ?? options.issuer),
-    store,
+    store: telemetry === undefined ? store : observedStore(store, telemetry),
     secret,
+    ...(telemetry && { telemetry }),
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
@@ -351,6 +381,17 @@ function readEngineOptions(
     verifiedCache: readCacheLimits(options.verifiedCache),
     limit: readLimit(options.sessionsPerUser),
     ...shared,
+  };
+}
+
+/** Telemetry receives every event; listeners and loggers are spared a flood. */
+function emitting(
+  telemetry: SessionTelemetry | undefined,
+  events: EventLimit,
+): SessionEventListener {
+  return (event) => {
+    telemetry?.event(event);
+    events.emit(event);
   };
 }
 

@@ -6,6 +6,7 @@ import { holdNew, idHolding } from "./owner-locks.ts";
 import {
   hasIdIn,
   live,
+  moment,
   notEnded,
   type SessionRow,
   smaller,
@@ -114,7 +115,7 @@ async function insertRow(
         ${JSON.stringify(session.claims)}, 0, ${JSON.stringify(session.data)}, 0,
         ${JSON.stringify(session.device)}, ${now}
       )
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   if (row === undefined) {
     throw new Error("The database inserted a session but returned no row.");
   }

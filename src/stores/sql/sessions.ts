@@ -25,6 +25,7 @@ import {
 import {
   live,
   liveById,
+  moment,
   notEnded,
   type SessionRow,
   selectedBy,
@@ -43,7 +44,7 @@ export async function loadSession(
 ): Promise<Stored<SessionRecord | undefined>> {
   const row = await database.row<
     Timed<SessionRow>
-  >`select *, ${now} as store_now from rpcsession_sessions where id = ${id}`;
+  >`select *, ${moment(database)} from rpcsession_sessions where id = ${id}`;
   return storedOrNone(database, row);
 }
 
@@ -57,7 +58,7 @@ export async function refreshSession(
       set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
         sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and ${liveById}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return storedOrNone(database, row);
 }
 
@@ -76,7 +77,7 @@ export async function advanceSession(
       where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
         and root_hash = ${write.rootHash} and transport = ${write.transport} and ${liveById}
         and confirmed_at < ${now} - ${write.overlap}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return row === undefined
     ? { ...(await loadSession(database, write.id)), advanced: false }
     : { ...toStored(row), advanced: true };
@@ -238,7 +239,7 @@ export async function revokeSession(
       Timed<SessionRow> & { readonly revoked_at: BigInteger }
     >`update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
         where id = ${id} and ${notEnded}
-        returning *, ${now} as store_now`;
+        returning *, ${moment(database)}`;
     if (row === undefined) {
       return { ...(await loadSession(within, id)), revoked: false };
     }
@@ -283,7 +284,7 @@ async function writeUpdate(
     Timed<SessionRow>
   >`update rpcsession_sessions set ${join(assignments, ", ")}
       where id = ${id} and version = ${version} and ${liveById}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return storedOrNone(database, row);
 }
 
@@ -309,7 +310,7 @@ export async function listPage(
       : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
   const rows = await database.rows<
     Timed<SessionRow>
-  >`select *, ${now} as store_now from rpcsession_sessions
+  >`select *, ${moment(database)} from rpcsession_sessions
       where ${selectedBy(selection)} and ${live}${afterLast}
       order by created_at desc, ${idByBytes} desc
       limit ${limit + 1}`;
