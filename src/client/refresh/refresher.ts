@@ -363,7 +363,7 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "the client was signed in, but the browser sent no session cookie: it is deleted or blocked. WebKit " +
+    "this client was signed in, but the browser sent no session cookie: it is deleted or blocked. WebKit " +
       "drops Secure cookies of http://localhost; there set cookies: { insecure: true }. Sign in again",
     error.metadata,
   );
