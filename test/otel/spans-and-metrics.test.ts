@@ -137,7 +137,7 @@ const connect = (server: NotesServer, parts: TransportParts) =>
   createConnectTransport({ ...h1(server), ...parts });
 
 describe("the telemetry of a server", () => {
-  it("holds no token, no id of a session and no id of a user", async () => {
+  it("sec:V10 holds no token, no id of a session and no id of a user", async () => {
     const { telemetry, ofClient, server, session, notes } = await start(connect);
     await notes.signIn({ user: "alice@example.com" });
     await notes.listNotes({});
