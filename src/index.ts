@@ -98,6 +98,7 @@ export type {
   StreamPolicy,
   ValidateClaims,
 } from "./server/policy/policy.ts";
+export type { ClaimSource, ClaimSubject } from "./server/policy/source-options.ts";
 export {
   type CorsLists,
   composeGates,

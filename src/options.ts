@@ -46,6 +46,7 @@ import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -120,6 +121,14 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
+  /**
+   * Sources of claims, by claim: where a policy demands one that is older than its `maxAge`, the source
+   * fetches it first. See {@link ClaimSource}. Default: none; claims change by `updateClaims` alone.
+   *
+   * @example
+   * `claimSources: { role: { maxAge: "5m", fetch: ({ userId }, { signal }) => roleOf(userId, signal) } }`
+   */
+  readonly claimSources?: Readonly<Record<string, ClaimSource<ClaimsOf<Schema>>>>;
   /** How many sessions a user may have within a tenant. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
@@ -224,7 +233,9 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
   const telemetry = readTelemetry(options.telemetry);
-  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const claimSources = readClaimSources(options.claimSources);
+  const sourced = [...claimSources.keys()];
+  const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
   const engine = readEngineOptions(options, {
     clock,
     emit: emitting(telemetry, events),
@@ -238,6 +249,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
+      sourced: new Set(sourced),
     }),
     core: {
       issuer: options.issuer,
@@ -248,7 +260,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims,
+      ...{ claims, claimSources, sources: undefined },
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -280,6 +292,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   methods: "object",
   claims: "any",
   clientClaims: "function",
+  claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
   lifetimes: "object",

@@ -235,6 +235,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     tellsClients: false,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
+    sources: undefined,
     revocations: authenticator.revocations,
     sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),

@@ -230,7 +230,12 @@ export class RevocationLog extends KnownChanges implements Revocations {
           "two databases answer for the session store, perhaps an old primary besides the new one; try again",
         );
       }
-      await inTime(this.#sharedRead(false), { clock, ms: patience, keepAlive: true, late: noAnswer });
+      await inTime(this.#sharedRead(false), {
+        clock,
+        ms: patience,
+        keepAlive: true,
+        late: noAnswer,
+      });
     }
   }
 

@@ -137,6 +137,13 @@ export class Call {
     }
   }
 
+  /** The claims of the session of the call have changed; its session object knows already. */
+  changed(verified: VerifiedClaims): void {
+    if (this.#entered !== undefined && this.token?.sid === verified.claims.sid) {
+      this.#entered = { ...this.#entered, verified };
+    }
+  }
+
   /**
    * Writes to these headers from now on. Collected headers are copied first, so that whatever the
    * handler sets afterwards replaces them.

@@ -92,20 +92,23 @@ export async function enterSession(
     needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
     signal,
   };
-  const claims = await (core.telemetry === undefined
+  const verified = await (core.telemetry === undefined
     ? authenticate(core, call, demand)
     : core.telemetry.run(verification(call), () => authenticate(core, call, demand)));
 
   // 4. A client that takes this call for another session's is told. Usually there is nothing to tell.
-  const telling = tellSession(core, call, claims);
+  const telling = tellSession(core, call, verified);
   if (telling !== undefined) {
     await within(signal, telling);
   }
-  if (claims === undefined) {
+  if (verified === undefined) {
     return false;
   }
 
-  // 5. The demands of the policy: claims, and a recent authentication.
+  // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
+  // fetched first; if there are none, nothing waits.
+  const renewing = core.sources?.renew(call, verified, policy.claims, signal);
+  const claims = renewing === undefined ? verified : await renewing;
   const refusing = checkDemands(core, policy, claims);
   if (refusing !== undefined) {
     await refusing;
