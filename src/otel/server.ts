@@ -111,13 +111,14 @@ class ServerTelemetry implements SessionTelemetry {
 
     // 1. The trace: that of the caller; none for work that no caller asks for, which may have been
     // scheduled in the course of any call. An operation that may not be worth a span gets it at the end.
-    const parent = inBackground ? ROOT_CONTEXT : took ? undefined : contextOf(headers);
-    const span = took || parent === undefined ? undefined : this.#start(name, parent);
-    const inside = span && parent ? trace.setSpan(parent, span) : parent;
+    const active = context.active();
+    const parent = inBackground ? ROOT_CONTEXT : contextOf(headers, active);
+    const span = took ? undefined : this.#start(name, parent);
+    const inside = span === undefined ? parent : trace.setSpan(parent, span);
 
     // 2. The work, its duration, and the end of its span.
     try {
-      const result = await (inside === undefined ? work() : context.with(inside, work));
+      const result = await (inside === active ? work() : context.with(inside, work));
       if (took === undefined || took(result)) {
         this.#ended(operation, { began, span }, { facts: facts?.(result) });
       }
@@ -148,11 +149,13 @@ class ServerTelemetry implements SessionTelemetry {
     for (const delay of facts?.delays ?? []) {
       this.#delays.record(delay / 1000);
     }
-    this.#operations.record(secondsSince(began), { "rpcsession.operation": name, ...failed });
+    const source = facts?.source === undefined ? {} : { "rpcsession.source": facts.source };
+    const attributes = { "rpcsession.operation": name, ...source, ...failed };
+    this.#operations.record(secondsSince(began), attributes);
     // A span that is only known to be of use at the end begins in the past.
     const parent = inBackground ? ROOT_CONTEXT : contextOf(headers);
     const shown = span ?? this.#start(name, parent, performance.timeOrigin + began);
-    shown.setAttributes(failed);
+    shown.setAttributes({ ...source, ...failed });
     if (error !== undefined && isFault(error)) {
       shown.setStatus({ code: SpanStatusCode.ERROR });
     }

@@ -275,6 +275,47 @@ describe("the telemetry of a server", () => {
     expect(await telemetry.sum("rpcsession.verifications")).toBe(1);
   });
 
+  it("feat:N11 shows in the trace of its caller how a call waits for the source of a claim, and never what it says", async () => {
+    const telemetry = new Telemetry();
+    const asked: string[] = [];
+    const server = await startNotes({
+      sessions: {
+        telemetry: openTelemetry(telemetry.providers),
+        methods: { "notes.v1.NotesService/ListNotes": { claims: { role: ["the-secret-role"] } } },
+        claimSources: {
+          role: {
+            maxAge: "5m",
+            async fetch({ userId }: { readonly userId: string }) {
+              asked.push(userId);
+              if (asked.length > 1) {
+                throw new Error("the-secret-role is gone");
+              }
+              return "the-secret-role";
+            },
+          },
+        },
+      },
+    });
+    servers.push(server);
+    const client = openTelemetryClient(telemetry.providers);
+    const session = createSessionClient({
+      transport: client.transport((parts) => connect(server, parts)),
+      tokens: memoryTokens(),
+    });
+    const notes = createClient(NotesService, session.transport);
+    await notes.signIn({ user: "alice" });
+    const { traceId } = await telemetry.inSpan("a call", () => notes.listNotes({}));
+    const fetches = () => telemetry.spans("rpcsession.source.fetch");
+    expect(fetches().map((span) => span.attributes["rpcsession.source"])).toEqual(["role"]);
+    expect(fetches()[0]?.spanContext().traceId).toBe(traceId);
+    server.sessions.clock.advance("6m");
+    await expect(notes.listNotes({})).rejects.toThrow("role");
+    expect(fetches()[1]?.status.code).toBe(2);
+    expect(await telemetry.text()).not.toContain("the-secret-role");
+    const failed = { "rpcsession.operation": "sourceFetch", "error.type": "_OTHER" };
+    expect(await telemetry.sum("rpcsession.operation.duration", failed)).toBe(1);
+  });
+
   it("does not count calls where other instrumentation does", async () => {
     const telemetry = new Telemetry();
     const server = await startNotes({
