@@ -72,7 +72,7 @@ class ServerTelemetry implements SessionTelemetry {
   readonly #storeOperations: Histogram;
   readonly #delays: Histogram;
   readonly #counters: EventCounters;
-  readonly #instances = new Set<() => TelemetryReadings>();
+  readonly #instances = new Instances();
 
   constructor(options: OpenTelemetryOptions) {
     const { userIds, calls } = readTelemetryOptions("openTelemetry", options);
@@ -229,10 +229,7 @@ class ServerTelemetry implements SessionTelemetry {
   }
 
   start(read: () => TelemetryReadings): () => void {
-    this.#instances.add(read);
-    return () => {
-      this.#instances.delete(read);
-    };
+    return this.#instances.add(read);
   }
 }
 
@@ -276,10 +273,40 @@ function methodOf(procedure: string | undefined): Attributes {
   return procedure === undefined ? {} : { "rpc.method": procedure };
 }
 
+/** The open instances of this process, and what those that have closed had verified. */
+class Instances {
+  readonly #open = new Set<() => TelemetryReadings>();
+  readonly #closed = { warm: 0, cold: 0 };
+
+  /** Returns a function that removes the instance. */
+  add(read: () => TelemetryReadings): () => void {
+    this.#open.add(read);
+    return () => {
+      if (this.#open.delete(read)) {
+        const { warm, cold } = read().verifications;
+        this.#closed.warm += warm;
+        this.#closed.cold += cold;
+      }
+    };
+  }
+
+  read(): readonly TelemetryReadings[] {
+    return [...this.#open].map((read) => read());
+  }
+
+  /** A counter never goes down, so instances that have closed count as well. */
+  verifications(path: "warm" | "cold"): number {
+    return this.read().reduce(
+      (total, { verifications }) => total + verifications[path],
+      this.#closed[path],
+    );
+  }
+}
+
 const feedStates = ["fresh", "unsure", "stale", "draining", "closed"] as const;
 
 /** Reports the state of all instances whenever metrics are collected. */
-function observeReadings(meter: Meter, instances: ReadonlySet<() => TelemetryReadings>): void {
+function observeReadings(meter: Meter, instances: Instances): void {
   const gauge = (name: string, description: string, unit: string) =>
     meter.createObservableGauge(name, { description, unit });
   const verifications = meter.createObservableCounter("rpcsession.verifications", {
@@ -301,20 +328,12 @@ function observeReadings(meter: Meter, instances: ReadonlySet<() => TelemetryRea
   );
   meter.addBatchObservableCallback(
     (result) => {
-      const all = [...instances].map((read) => read());
+      const all = instances.read();
       const sum = (of: (one: TelemetryReadings) => number): number =>
         all.reduce((total, one) => total + of(one), 0);
       const path = "rpcsession.verification.path";
-      result.observe(
-        verifications,
-        sum((one) => one.verifications.warm),
-        { [path]: "warm" },
-      );
-      result.observe(
-        verifications,
-        sum((one) => one.verifications.cold),
-        { [path]: "cold" },
-      );
+      result.observe(verifications, instances.verifications("warm"), { [path]: "warm" });
+      result.observe(verifications, instances.verifications("cold"), { [path]: "cold" });
       result.observe(
         cached,
         sum((one) => one.cachedTokens),

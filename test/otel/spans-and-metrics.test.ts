@@ -193,10 +193,10 @@ describe("the telemetry of a server", () => {
       ...{ store, clock: one.clock },
       telemetry: openTelemetry({ ...telemetry.providers }),
     });
-    // The change log is opened, and its timers are set, in the course of a call.
-    const { traceId } = await telemetry.inSpan("the first call", () => two.ready());
+    await two.ready();
     const { session } = await one.issue({ userId: "alice" });
-    await one.revoke(session.id);
+    // The store wakes the other server in the course of this call.
+    const { traceId } = await telemetry.inSpan("a call", () => one.revoke(session.id));
     await vi.waitFor(async () => {
       expect(await telemetry.sum("rpcsession.revocation.delay")).toBe(1);
     });
@@ -284,7 +284,7 @@ describe("the telemetry of a server", () => {
         methods: { "notes.v1.NotesService/ListNotes": { claims: { role: ["the-secret-role"] } } },
         claimSources: {
           role: {
-            maxAge: "5m",
+            maxAge: "1s",
             async fetch({ userId }: { readonly userId: string }) {
               asked.push(userId);
               if (asked.length > 1) {
@@ -308,12 +308,65 @@ describe("the telemetry of a server", () => {
     const fetches = () => telemetry.spans("rpcsession.source.fetch");
     expect(fetches().map((span) => span.attributes["rpcsession.source"])).toEqual(["role"]);
     expect(fetches()[0]?.spanContext().traceId).toBe(traceId);
-    server.sessions.clock.advance("6m");
+    const verifications = telemetry.spans("rpcsession.verify").length;
+    server.sessions.clock.advance("2s");
     await expect(notes.listNotes({})).rejects.toThrow("role");
+    // The token was verified before, but the call has waited.
+    expect(telemetry.spans("rpcsession.verify")).toHaveLength(verifications + 1);
     expect(fetches()[1]?.status.code).toBe(2);
     expect(await telemetry.text()).not.toContain("the-secret-role");
     const failed = { "rpcsession.operation": "sourceFetch", "error.type": "_OTHER" };
     expect(await telemetry.sum("rpcsession.operation.duration", failed)).toBe(1);
+  });
+
+  it("goes on counting when an instance closes, and reads only those that are open", async () => {
+    const telemetry = new Telemetry();
+    const shared = openTelemetry(telemetry.providers);
+    const verify = async () => {
+      const sessions = testSessions({ telemetry: shared });
+      const { tokens } = await sessions.issue({ userId: "alice" });
+      const authorization = `Bearer ${tokens.accessToken}`;
+      await sessions.getSession({
+        requestHeader: new Headers({ authorization }),
+        ...{ responseHeader: new Headers(), requestMethod: "POST" },
+      });
+      return sessions;
+    };
+    const one = await verify();
+    const two = await verify();
+    onTestFinished(() => two.close());
+    expect(await telemetry.sum("rpcsession.verified_cache.tokens")).toBe(2);
+    await one.close();
+    expect(await telemetry.sum("rpcsession.verifications")).toBe(2);
+    expect(await telemetry.sum("rpcsession.verified_cache.tokens")).toBe(1);
+    const fresh = { "rpcsession.feed.status": "fresh" };
+    expect(await telemetry.sum("rpcsession.feed.status", fresh)).toBe(1);
+  });
+
+  it("may be an object of the application, which learns when an instance closes", async () => {
+    const seen: string[] = [];
+    const note = (name: string) => (what: { name?: string; type?: string } | string) => {
+      seen.push(`${name} ${typeof what === "string" ? what : (what.name ?? what.type)}`);
+    };
+    const sessions = testSessions({
+      telemetry: {
+        run(operation, work) {
+          note("run")(operation);
+          return work();
+        },
+        store(operation, work) {
+          note("store")(operation);
+          return work();
+        },
+        handle: (_call, work) => work(),
+        event: note("event"),
+        start: () => () => note("stop")("all"),
+      },
+    });
+    await sessions.issue({ userId: "alice" });
+    await sessions.close();
+    expect(seen).toEqual(expect.arrayContaining(["run signIn", "store insert", "event created"]));
+    expect(seen.at(-1)).toBe("stop all");
   });
 
   it("does not count calls where other instrumentation does", async () => {
