@@ -4,6 +4,7 @@ import {
   createGrpcTransport,
   createGrpcWebTransport,
 } from "@connectrpc/connect-node";
+import { trace } from "@opentelemetry/api";
 import { createSessionClient, memoryTokens, type TransportParts } from "rpc-session/client";
 import { openTelemetry, openTelemetryClient } from "rpc-session/otel";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -188,13 +189,19 @@ describe("the telemetry of a server", () => {
   it("measures how long the end of a session takes to another server, and keeps its reads out of the traces of calls", async () => {
     const store = memoryStore();
     const telemetry = new Telemetry();
-    const one = testSessions({ store });
+    const one = testSessions({ store, telemetry: openTelemetry(new Telemetry().providers) });
     const two = testSessions({
       ...{ store, clock: one.clock },
       telemetry: openTelemetry({ ...telemetry.providers }),
     });
     await two.ready();
     const { session } = await one.issue({ userId: "alice" });
+    const read = store.changes.bind(store);
+    const during: unknown[] = [];
+    vi.spyOn(store, "changes").mockImplementation((cursor, window) => {
+      during.push(trace.getActiveSpan());
+      return read(cursor, window);
+    });
     // The store wakes the other server in the course of this call.
     const { traceId } = await telemetry.inSpan("a call", () => one.revoke(session.id));
     await vi.waitFor(async () => {
@@ -203,6 +210,8 @@ describe("the telemetry of a server", () => {
     const reads = telemetry.spans("rpcsession.feed.read").slice(1);
     expect(reads).not.toEqual([]);
     expect(reads.map((span) => span.spanContext().traceId)).not.toContain(traceId);
+    expect(during.length).toBeGreaterThan(0);
+    expect(during.filter((span) => span !== undefined)).toEqual([]);
     expect(await telemetry.points("rpcsession.feed.age")).toHaveLength(1);
     expect(await telemetry.points("rpcsession.feed.lag")).toHaveLength(1);
     const state = { "rpcsession.feed.status": "fresh" };
@@ -316,6 +325,8 @@ describe("the telemetry of a server", () => {
     const fetches = () => telemetry.spans("rpcsession.source.fetch");
     expect(fetches().map((span) => span.attributes["rpcsession.source"])).toEqual(["role"]);
     expect(fetches()[0]?.spanContext().traceId).toBe(traceId);
+    // The token that came with the new claim is verified.
+    await notes.listNotes({});
     const verifications = telemetry.spans("rpcsession.verify").length;
     server.sessions.clock.advance("2s");
     await expect(notes.listNotes({})).rejects.toThrow("role");
