@@ -112,7 +112,7 @@ export class Call {
     return this.#session;
   }
 
-  /** The generation that the access token of the call names; undefined if there is none. */
+  /** The generation in the access token of this call; undefined if the call has no access token. */
   get generation(): number | undefined {
     return this.#entered?.verified.claims.gen;
   }
