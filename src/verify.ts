@@ -33,7 +33,12 @@ import { readPageOrigins } from "./request/origins.ts";
 import { createCallKey } from "./server/call/call.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
-import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { compilerOf } from "./server/policy/conditions.ts";
+import {
+  type ConditionLanguage,
+  type MethodPolicyOptions,
+  Policies,
+} from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
 
 export type { Duration } from "./base/checks.ts";
@@ -69,6 +74,9 @@ export type {
   ClaimRule,
   ClaimRules,
   ClaimValue,
+  Condition,
+  ConditionFacts,
+  ConditionLanguage,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
@@ -112,6 +120,11 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * ("notes.v1.NotesService/*"), by package ("notes.v1.*") or for everything ("*").
    */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
+  /**
+   * Reads the conditions `allow` of policies: `cel()` of `rpc-session/cel`. Default: none, and a policy with
+   * a condition is refused at the start.
+   */
+  readonly conditions?: ConditionLanguage;
   /**
    * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
    * calls whose claims do not match are refused. Default: any JSON object.
@@ -197,6 +210,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     methods: options.methods ?? {},
     check: "none",
     hasStore: false,
+    compile: compilerOf(options.conditions, options.claims),
   });
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const events = new EventLimit(safeListener(options.onEvent), clock);
@@ -235,6 +249,7 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
     jwks: 0,
     public: 0,
     methods: 0,
+    conditions: 0,
     claims: 0,
     clockSkew: 0,
   },

@@ -32,6 +32,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   client: ground,
   react: ["client"],
   query: ["client"],
+  cel: [...ground, "server"],
   ssr: [...ground, "client", "request"],
   assembly: serving,
   testing: [...serving, "assembly", "client", "stores"],
@@ -115,6 +116,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",
+    "policy/conditions.ts": "rpc-session/cel compiles conditions",
     "policy/source-options.ts": "the option claimSources",
     "policy/rules.ts": "the command line prints the rules on claims",
     "session/by-id.ts": "public types",
@@ -145,6 +147,7 @@ const packages: Readonly<Record<string, readonly string[]>> = {
   pg: ["stores"],
   redis: ["stores", "cli"],
   cookie: ["request", "ssr"],
+  "@marcbachmann/cel-js": ["cel"],
   commander: ["cli"],
   "@standard-schema/spec": ["base"],
 };

@@ -74,7 +74,11 @@ async function describe(methods: readonly DescMethod[]): Promise<readonly Stated
   const { Policies } = await import("../server/policy/policy.ts");
   const { hasOption } = await import("@bufbuild/protobuf");
   const { method_policy, service_policy } = await import("../../gen/rpcsession/v1/options_pb.ts");
-  const described = new Policies({ public: [], methods: {} }).describe(methods);
+  const described = new Policies({
+    ...{ public: [], methods: {} },
+    // Conditions are shown. What they may name is checked where the service starts.
+    compile: (source) => ({ source, readsRequest: false, claims: [], holds: () => false }),
+  }).describe(methods);
   return described.map((one, i) => {
     const method = methods[i] as DescMethod;
     const stated = hasOption(method, method_policy) || hasOption(method.parent, service_policy);
@@ -149,7 +153,15 @@ function rowOf(method: StatedMethod): readonly string[] {
       : `${claim}=${words.join("&") || "*"}`;
   });
   return [
-    ...[procedure, auth, source, demands.join(" "), fresh === null ? "" : `${fresh}s`],
+    ...[
+      procedure,
+      auth,
+      source,
+      [...demands, ...(method.allow === undefined ? [] : [`allow(${method.allow.source})`])].join(
+        " ",
+      ),
+      fresh === null ? "" : `${fresh}s`,
+    ],
     acr.join("|"),
     ...[auth === "none" ? "" : check, stream, csrf === null ? "" : csrf ? "always" : "never"],
     foreignBearer,
@@ -162,6 +174,7 @@ function shownOf(method: StatedMethod) {
   return {
     ...{ procedure, auth, source, check, foreignBearer },
     claims: method.claims,
+    allow: method.allow?.source ?? null,
     /** Seconds. */
     fresh: method.freshWithin === undefined ? null : method.freshWithin / 1000,
     acr: method.acr,

@@ -2,6 +2,7 @@ import { ConnectError, type HandlerContext } from "@connectrpc/connect";
 import { verifiedSessionOf } from "../../engine/session.ts";
 import { type AuthenticationDemand, authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
+import { assertCondition } from "../policy/conditions.ts";
 import { checkDemands, claimsRejected, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
 import { validateClaims } from "../policy/validate.ts";
@@ -59,6 +60,8 @@ export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer
   Demands & {
     /** Which requests may use cookies. Default "checked". */
     readonly crossSite?: AuthenticationDemand["crossSite"];
+    /** The claims that a source must keep young. Default: none. */
+    readonly looksAt?: MethodPolicy["looksAt"];
   };
 
 /**
@@ -87,7 +90,7 @@ export async function enterSession(
     check: policy.check,
     foreignBearer: policy.foreignBearer,
     crossSite: policy.crossSite ?? "checked",
-    needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
+    needsClaims: looksAtClaims(policy),
     signal,
   });
 
@@ -102,7 +105,7 @@ export async function enterSession(
 
   // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
   // fetched first; if there are none, nothing waits.
-  const renewing = core.sources?.renew(call, verified, policy.claims, signal);
+  const renewing = policy.looksAt && core.sources?.renew(call, verified, policy.looksAt, signal);
   const claims = renewing === undefined ? verified : await renewing;
   const refusing = checkDemands(core, policy, claims);
   if (refusing !== undefined) {
@@ -118,8 +121,20 @@ export async function enterSession(
       throw claimsRejected(claims.sid, unmet);
     }
   }
+  if (policy.allow !== undefined && !policy.allow.readsRequest) {
+    const session = verifiedSessionOf(claims, read);
+    assertCondition(policy.allow, {
+      session,
+      now: core.revocations.storeNow(),
+      request: undefined,
+    });
+  }
   call.enter(core, { claims, read });
   return true;
+}
+
+function looksAtClaims({ claims, validate, allow }: SessionPolicy): boolean {
+  return claims.length > 0 || validate !== undefined || allow !== undefined;
 }
 
 const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin, Referer";
