@@ -23,6 +23,7 @@ const peers = [
   "@connectrpc/connect",
   "@connectrpc/connect-node",
   "@marcbachmann/cel-js",
+  "@opentelemetry/api",
   "@types/node",
 ];
 const tools = join(root, "node_modules/.bin");
@@ -116,6 +117,7 @@ import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
 import { jwksHandler } from "rpc-session/http";
+import { openTelemetry } from "rpc-session/otel";
 import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
@@ -155,6 +157,7 @@ console.log(
     withRefresh,
     jwksHandler,
     memoryStore,
+    openTelemetry,
     postgresStore,
     redisStore,
     sqliteStore,

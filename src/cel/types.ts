@@ -17,7 +17,7 @@ export type View = new (value: object) => object;
 /** A field as CEL sees it: its type, and its value; undefined if it is not set. */
 interface Field {
   readonly type: string;
-  read(of: never): unknown;
+  readonly read: (of: never) => unknown;
 }
 
 /** Makes a class whose getters read the fields of a value. A field may have any name, also "value". */
@@ -61,7 +61,7 @@ export function addMessage(
   env: Environment,
   message: DescMessage,
   known: Known = new Map(),
-): { readonly type: string; see(value: object): object } {
+): { readonly type: string; readonly see: (value: object) => object } {
   const type = `message.${message.typeName}`;
   let entry = known.get(type);
   if (entry === undefined) {
@@ -88,7 +88,7 @@ export function addMessage(
 
 interface Item {
   readonly type: string;
-  see(value: never): unknown;
+  readonly see: (value: never) => unknown;
 }
 
 function fieldOf(env: Environment, field: DescField, known: Known): Field | undefined {

@@ -2,6 +2,7 @@ import { randomId, type SecretRing } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
+import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../base/telemetry.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
 import type { ShownLength } from "./claims.ts";
@@ -75,6 +76,8 @@ interface CreatorOptions {
   readonly limit?: SessionLimit | null;
   readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;
@@ -94,7 +97,18 @@ export class SessionCreator {
    * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
    * session that it comes from is over
    */
-  async create(creation: Creation): Promise<Created> {
+  create(creation: Creation): Promise<Created> {
+    const { telemetry = noTelemetry } = this.#options;
+    const { from, replaces } = creation;
+    const name = from === undefined ? "signIn" : replaces === null ? "fork" : "reauthenticate";
+    const facts = (created: Created | undefined): OperationFacts => ({
+      sessionId: created?.record.id,
+      userId: creation.userId,
+    });
+    return telemetry.run({ name, facts }, () => this.#create(creation));
+  }
+
+  async #create(creation: Creation): Promise<Created> {
     const { store, accessTokens, refreshTokens, shownLength, emit } = this.#options;
 
     // 1. Refuse claims that could outgrow their transport, before anything is stored.
@@ -111,10 +125,11 @@ export class SessionCreator {
 
     try {
       // 4. A derived session takes over what has changed in its original meanwhile.
-      const { record, now } = await this.#caughtUp(creation, inserted);
+      const stored = await this.#caughtUp(creation, inserted);
+      const { record, now } = stored;
 
       // 5. Create both tokens.
-      const access = await accessTokens.mint({ record, now });
+      const access = await accessTokens.mint(stored);
       const refreshToken = await refreshTokens.mint(record, inserted.root);
 
       emit({ type: "created", sessionId: record.id, userId: record.userId });
@@ -186,11 +201,12 @@ export class SessionCreator {
    */
   async #caughtUp(
     { from }: Creation,
-    { record, now }: Stored<SessionRecord>,
+    stored: Stored<SessionRecord>,
   ): Promise<Stored<SessionRecord>> {
+    const { record } = stored;
     const { store, accessTokens, shownLength } = this.#options;
     if (from === undefined) {
-      return { record, now };
+      return stored;
     }
     // The original may have ended by now. An outage here must not cost the user both sessions.
     const origin = await store.load(from.session).then(
@@ -198,7 +214,7 @@ export class SessionCreator {
       () => undefined,
     );
     if (origin === undefined || origin.version === from.version) {
-      return { record, now };
+      return stored;
     }
     const { claims, data } = origin;
     accessTokens.assertFits({
@@ -208,7 +224,7 @@ export class SessionCreator {
     const written = await store
       .update({ id: record.id, version: record.version, claims, data })
       .catch(storeFailed);
-    return { record: liveOf(record.id, written), now: written.now };
+    return { ...written, record: liveOf(record.id, written) };
   }
 }
 

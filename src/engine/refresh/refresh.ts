@@ -2,6 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
 import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError } from "../liveness.ts";
@@ -16,7 +17,13 @@ import type {
   Stored,
   TokenProof,
 } from "../store.ts";
-import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
+import {
+  decideRefresh,
+  isInTime,
+  neededAge,
+  type RefreshDecision,
+  type RefreshRule,
+} from "./rule.ts";
 import type {
   CheckedRefreshToken,
   PresentedRefreshToken,
@@ -42,6 +49,8 @@ interface RefresherOptions {
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** How often a refresh is decided again after its write lost to another one. */
@@ -68,7 +77,18 @@ export class Refresher {
    * Answers a presented refresh token. Identical concurrent requests share one answer.
    * @throws SessionError `unauthorized`, or `unavailable`
    */
-  async refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+  refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+    const { telemetry = noTelemetry } = this.#options;
+    return telemetry.run(
+      {
+        name: "refresh",
+        facts: (done) => ({ sessionId: done?.record.id, userId: done?.record.userId }),
+      },
+      () => this.#refresh(presented),
+    );
+  }
+
+  async #refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
     const { clock, refreshTokens } = this.#options;
     const checked = await refreshTokens.precheck(presented);
     const key = sharedKey(checked);
@@ -99,19 +119,22 @@ export class Refresher {
 
   /** One refresh: token, row, rule, write, answer. The common one is a single write. */
   async #exchange(checked: CheckedRefreshToken, arrived: number): Promise<Refreshed> {
-    const { store, secrets, lifetimes, clock, emit, refreshTokens } = this.#options;
+    const { store, secrets, revocations, lifetimes, clock, emit, refreshTokens } = this.#options;
 
     // 1. Nearly every refresh advances. Its condition needs no row, so the store tries it first.
     const tried = await this.#tryAdvance(checked);
     if (tried?.record !== undefined && tried.advanced) {
-      return this.#answer(checked, { kind: "advance" }, { record: tried.record, now: tried.now });
+      return this.#answer(checked, { kind: "advance" }, { ...tried, record: tried.record });
     }
 
     let found: Stored<SessionRecord | undefined> | undefined = tried;
     for (let attempt = 0; attempt <= retries; attempt++) {
-      // 2. Read the row, and prove that the token belongs to it.
-      const proven = await refreshTokens.prove(checked, found);
+      // 2. Read the row, and prove that the token belongs to it. Only the row of the history that this
+      // server follows may end a session.
+      const stored = found ?? (await refreshTokens.load(checked.session));
       found = undefined;
+      await revocations.catchUpTo(stored.history);
+      const proven = await refreshTokens.prove(checked, stored);
       const { record, now, generation } = proven;
       if (record.secretId !== proven.secretId) {
         // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
@@ -146,9 +169,7 @@ export class Refresher {
         decision.kind === "advance" || decision.kind === "forward"
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
           : undefined;
-      // The age counts from the arrival, as that of a use does: while the store kept this request waiting,
-      // its client may have crashed and lost the token.
-      const settle = lifetimes.settle + Math.floor(clock.monotonic() - arrived);
+      const settle = neededAge(lifetimes.settle, clock.monotonic() - arrived);
       const written = await store
         .refresh({
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
@@ -160,7 +181,7 @@ export class Refresher {
 
       // 5. Answer.
       if (written.record !== undefined) {
-        const current = { record: written.record, now: written.now };
+        const current = { ...written, record: written.record };
         if (decision.kind === "forward") {
           emit({
             ...{ type: "storeWentBack", sessionId: record.id },
@@ -200,11 +221,12 @@ export class Refresher {
   async #answer(
     presented: CheckedRefreshToken,
     decision: RefreshDecision,
-    { record, now }: Stored<SessionRecord>,
+    stored: Stored<SessionRecord>,
   ): Promise<Refreshed> {
+    const { record, now } = stored;
     const { accessTokens, refreshTokens, emit } = this.#options;
     const { id: sessionId, generation } = record;
-    const access = await accessTokens.mint({ record, now });
+    const access = await accessTokens.mint(stored);
     const isOlder = presented.generation < generation;
     const root = presented.format === 2 ? presented.root : undefined;
     const refreshToken = isOlder ? await refreshTokens.mint(record, root) : undefined;
@@ -220,7 +242,7 @@ export class Refresher {
    */
   #assertInTime(arrived: number): void {
     const { clock, lifetimes } = this.#options;
-    if (clock.monotonic() - arrived > lifetimes.overlap - lifetimes.clientTimeout) {
+    if (!isInTime(clock.monotonic() - arrived, lifetimes)) {
       throw unavailable("the session store did not answer in time; try again");
     }
   }

@@ -1,6 +1,8 @@
 import { inTime } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../../base/telemetry.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { Changes, EndedEntry, KeysEntry, SessionStore } from "../store.ts";
 import { KnownChanges, type KnownChangesOptions, type RevocationListener } from "./known.ts";
 
@@ -14,17 +16,25 @@ export interface Revocations {
   claimsVersionOf(session: string): number | undefined;
   /**
    * Looks up everything that decides whether a verified token may be used.
-   * @param claimsVersion the version of the claims in the token
    * @param now a value that `storeNow` has just returned; saves a reading of the clock
    * @returns undefined if the token may be used as it is: the answer is current, and nothing is
    * known against it
    */
-  lookUp(session: string, claimsVersion: number, now?: number): LookUp | undefined;
+  lookUp(token: LookedUpToken, now?: number): LookUp | undefined;
   /**
-   * True while entries may be missing: the store lost changes, or there are more than memory may
-   * hold. A session without an entry may then have ended, so read it from the store.
+   * True while entries may be missing: tokens from before a loss of changes may be alive, or there are
+   * more entries than memory may hold. A session without an entry may then have ended, so read it from
+   * the store.
    */
   readonly unsure: boolean;
+  /** The history of the last read; undefined if the store names none. See `Changes.history`. */
+  readonly history: string | undefined;
+  /**
+   * Waits until the log has read the history that a row was read from.
+   * @param history undefined if the store names none: then there is nothing to wait for
+   * @throws SessionError `unavailable` if the log still reads another one: two databases answer
+   */
+  catchUpTo(history: string | undefined): Promise<void>;
   /**
    * Milliseconds since the last completed read of the change log began; 0 if there is no log to
    * follow.
@@ -45,11 +55,14 @@ export interface Revocations {
   isClosed(): boolean;
 }
 
+/** What `lookUp` needs of a token: its session, the version of its claims, and its history. */
+export type LookedUpToken = Pick<TokenClaims, "sid" | "cv" | "history">;
+
 /** Why a verified token may not be used as it is. */
 export interface LookUp {
   /** How the session ended; undefined if no end is known. */
   readonly end: EndedEntry | undefined;
-  /** See `Revocations.unsure`. */
+  /** Whether an end of this session may be missing from the log; read it from the store. */
   readonly isUnsure: boolean;
   /**
    * Whether the last completed read is older than `maxStaleness`. Call `catchUp` and look up again
@@ -71,6 +84,8 @@ interface RevocationLogOptions extends KnownChangesOptions {
   readonly onKeys: (keys: readonly KeysEntry[]) => Promise<void>;
   /** Called when the store has lost changes since the last read. */
   readonly onLoss: () => void;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** Milliseconds between two reads, at most, while nothing wakes this process. */
@@ -112,6 +127,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
   /** Set while tokens from before a loss may still be alive. */
   #mayLackEntries = false;
   #lostAt: number | undefined;
+  #history: string | undefined;
   #stopFollowing = (): void => {};
   #cancelNext = (): void => {};
   #cancelTrust = (): void => {};
@@ -131,7 +147,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
     this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
     try {
       // Without a time limit: there may be much to read.
-      this.#underWay = this.#read(this.#moment());
+      this.#underWay = this.#read(this.#moment(), false);
       await this.#underWay;
       this.#scheduleNext(this.#pollEvery);
     } catch (error) {
@@ -156,13 +172,10 @@ export class RevocationLog extends KnownChanges implements Revocations {
     return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
   }
 
-  lookUp(
-    session: string,
-    claimsVersion: number,
-    now: number = this.storeNow(),
-  ): LookUp | undefined {
+  lookUp(token: LookedUpToken, now: number = this.storeNow()): LookUp | undefined {
+    const { sid: session, cv: claimsVersion, history } = token;
     const isEnded = this.ends.has(session);
-    const isUnsure = this.unsure;
+    const isUnsure = this.isOverfull || this.#isFromBeforeLoss(history);
     const isStale = this.#age(this.#toMonotonic(now)) > this.#options.maxStaleness;
     const hasNewClaims = (this.claims.get(session)?.version ?? 0) > claimsVersion;
     if (!isEnded && !isUnsure && !isStale && !hasNewClaims) {
@@ -173,6 +186,17 @@ export class RevocationLog extends KnownChanges implements Revocations {
 
   get unsure(): boolean {
     return this.#mayLackEntries || this.isOverfull;
+  }
+
+  get history(): string | undefined {
+    return this.#history;
+  }
+
+  /** Without a name, as in tokens of older versions, the time since the loss decides. */
+  #isFromBeforeLoss(history: string | undefined): boolean {
+    return history === undefined || this.#history === undefined
+      ? this.#mayLackEntries
+      : history !== this.#history;
   }
 
   /** Whether the last completed read is older than `maxStaleness`. */
@@ -197,6 +221,28 @@ export class RevocationLog extends KnownChanges implements Revocations {
     await inTime(this.#untilFresh(), { clock, ms: patience, keepAlive: true, late });
   }
 
+  async catchUpTo(history: string | undefined): Promise<void> {
+    const { clock } = this.#options;
+    // A read that is under way may have begun before the other history did.
+    for (let reads = 0; this.#isOtherHistory(history); reads++) {
+      if (reads === 2) {
+        throw unavailable(
+          "two databases answer for the session store, perhaps an old primary besides the new one; try again",
+        );
+      }
+      await inTime(this.#sharedRead(false), {
+        clock,
+        ms: patience,
+        keepAlive: true,
+        late: noAnswer,
+      });
+    }
+  }
+
+  #isOtherHistory(history: string | undefined): boolean {
+    return history !== undefined && this.#history !== undefined && history !== this.#history;
+  }
+
   /** When the last completed read began, by this machine's clock; undefined before the first. */
   get provenAt(): number | undefined {
     return this.#provenAt?.wall;
@@ -209,7 +255,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
 
   async #untilFresh(): Promise<void> {
     for (let reads = 0; reads < readsPerCall; reads++) {
-      await this.#sharedRead();
+      await this.#sharedRead(false);
       if (!this.isStale()) {
         return;
       }
@@ -218,12 +264,12 @@ export class RevocationLog extends KnownChanges implements Revocations {
   }
 
   /** One read for all who ask while it is under way. */
-  #sharedRead(): Promise<unknown> {
+  #sharedRead(inBackground: boolean): Promise<unknown> {
     if (this.#closed) {
       return Promise.reject(unavailable("the change log is closed; try another server"));
     }
     // Starts in a turn of its own: a store may call the wake-up in the middle of a read.
-    this.#underWay ??= Promise.resolve().then(() => this.#readInTime());
+    this.#underWay ??= Promise.resolve().then(() => this.#readInTime(inBackground));
     return this.#underWay;
   }
 
@@ -233,16 +279,18 @@ export class RevocationLog extends KnownChanges implements Revocations {
       this.#wokenMeanwhile = true;
     } else if (!this.#closed) {
       // Callers that depend on this read await it themselves.
-      this.#sharedRead().catch(() => {});
+      this.#sharedRead(true).catch(() => {});
     }
   }
 
-  async #readInTime(): Promise<void> {
+  async #readInTime(inBackground: boolean): Promise<void> {
     const { clock, maxStaleness } = this.#options;
     const began = this.#moment();
     const late = (): Error => new Error(`no answer within ${stuckAfter / 1000} s`);
     try {
-      const answered = await inTime(this.#read(began), { clock, ms: stuckAfter, late });
+      const answered = await inTime(this.#read(began, inBackground), {
+        ...{ clock, ms: stuckAfter, late },
+      });
       const took = answered - began.monotonic;
       this.#scheduleNext(this.#pollEvery - took, took);
     } catch (cause) {
@@ -286,10 +334,19 @@ export class RevocationLog extends KnownChanges implements Revocations {
   }
 
   /** Returns when the store answered, in monotonic milliseconds. */
-  async #read(began: Moment): Promise<number> {
-    const { store, clock, window } = this.#options;
+  async #read(began: Moment, inBackground: boolean): Promise<number> {
+    const { store, clock, window, telemetry = noTelemetry } = this.#options;
+    const cursor = this.#cursor;
     // After a long sleep the log may have dropped entries; every token they concern has expired.
-    const changes = await store.changes(this.#cursor, window);
+    const changes = await telemetry.run<Changes>(
+      {
+        ...{ name: "feedRead", inBackground },
+        // Most reads in the background find nothing.
+        took: (found) => !inBackground || found === undefined || found.entries.length > 0,
+        facts: (found) => (cursor === undefined || found === undefined ? {} : factsOf(found)),
+      },
+      () => store.changes(cursor, window),
+    );
     const answered = clock.monotonic();
     if (changes.keys !== undefined) {
       // The ends of sessions must not wait for the keys. They are applied again below, to no effect.
@@ -304,7 +361,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
     return answered;
   }
 
-  #take({ entries, cursor, now, lostAt }: Changes, began: Moment, answered: number): void {
+  #take({ entries, cursor, now, lostAt, history }: Changes, began: Moment, answered: number): void {
     const isFirst = this.#provenAt === undefined;
     this.#learnTime(now, began.monotonic, answered);
     this.applyAll(entries, answered, isFirst ? now : undefined);
@@ -313,14 +370,16 @@ export class RevocationLog extends KnownChanges implements Revocations {
       this.#lag = Math.max(0, now - newest.at);
     }
     this.#cursor = cursor;
-    if (lostAt !== undefined && lostAt !== this.#lostAt) {
+    const isLoss = lostAt !== undefined && lostAt !== this.#lostAt;
+    if (isLoss) {
       this.#lostAt = lostAt;
       this.#distrustFor(lostAt + this.#options.window - this.storeNow());
-      // On the first read this process knows nothing that the store does not.
-      if (!isFirst) {
-        this.#options.onLoss();
-      }
     }
+    // On the first read this process knows nothing that the store does not.
+    if ((isLoss || this.#isOtherHistory(history)) && !isFirst) {
+      this.#options.onLoss();
+    }
+    this.#history = history;
     this.#proven(began);
   }
 
@@ -401,6 +460,12 @@ export class RevocationLog extends KnownChanges implements Revocations {
 interface Moment {
   readonly monotonic: number;
   readonly wall: number;
+}
+
+/** What a read of the change log brought, for telemetry. */
+function factsOf({ entries, now }: Changes): OperationFacts {
+  const ends = entries.filter((entry) => entry.kind === "revoked");
+  return { count: entries.length, delays: ends.map(({ at }) => Math.max(0, now - at)) };
 }
 
 function noAnswer(): SessionError {

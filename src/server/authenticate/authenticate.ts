@@ -19,7 +19,7 @@ import { sessionNamedBy } from "./refresh.ts";
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven"
+  "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven" | "waited"
 >;
 
 /** The demands of a call on its caller. */
@@ -61,7 +61,10 @@ export async function authenticate(
   // Whether the call has waited, so that a time read before may be out of date.
   let waited = false;
   const wait = <T>(work: T | Promise<T>): T | Promise<T> => {
-    waited ||= work instanceof Promise;
+    if (work instanceof Promise) {
+      waited = true;
+      call.waited = true;
+    }
     return within(demand.signal, work);
   };
 
@@ -247,6 +250,8 @@ async function checkSession(
   // 3. The log may have lost entries, perhaps only now: the stored session decides.
   if (found?.isUnsure) {
     const stored = await engine.loadUnsure(verified.sid);
+    // Meanwhile the log may have been read, and may know more than the row.
+    lookUp(engine, verified);
     return useStored(core, response, { engine, verified, stored });
   }
 
@@ -268,7 +273,7 @@ async function useStored(
   { engine, verified, stored }: Pick<DoubtfulCall, "engine" | "verified"> & FromStore,
 ): Promise<TokenClaims> {
   const record = liveOf(verified.sid, stored);
-  const reissued = await engine.reissueFrom(verified, { record, now: stored.now });
+  const reissued = await engine.reissueFrom(verified, { ...stored, record });
   return useReissued(core, response, verified, reissued);
 }
 
@@ -300,10 +305,10 @@ async function useReissued(
  */
 function lookUp(
   { revocations }: Authenticator,
-  { sid, cv }: TokenClaims,
+  token: TokenClaims,
   now?: number,
 ): LookUp | undefined {
-  const found = revocations.lookUp(sid, cv, now);
+  const found = revocations.lookUp(token, now);
   if (found?.end !== undefined) {
     throw endedError(found.end, found.now);
   }

@@ -1,3 +1,4 @@
+import type { DescMethod } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -55,6 +56,10 @@ export class Call {
   byCookie: boolean;
   /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
   proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
+  /** The method that is called; undefined outside RPCs. */
+  method: DescMethod | undefined = undefined;
+  /** Whether authentication has waited for something. */
+  waited = false;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */

@@ -53,12 +53,22 @@ export function createInterceptor(
       await admitAlone(core, call, { request, policies });
     }
 
+    const handled = (under: UnaryRequest | StreamRequest) => {
+      const { telemetry } = core;
+      if (telemetry === undefined) {
+        return next(under);
+      }
+      const { method, header: headers, stream: isStream } = request;
+      const observed = { procedure: procedureOf(method), headers, isStream };
+      return telemetry.handle(observed, () => next(under));
+    };
+
     // 3. A stream ends with its session.
     if (request.stream) {
       const policy = policies.of(request.method);
       const send = async (under: StreamRequest) => {
         const checked = checkedMessages(core, call, under, policy);
-        const response = (await next(checked.request)) as StreamResponse;
+        const response = (await handled(checked.request)) as StreamResponse;
         return completed(call, checked.answering(response));
       };
       const failed = (error: unknown): unknown => ownError(core, call, { error, request });
@@ -69,7 +79,7 @@ export function createInterceptor(
     // its message before they run.
     try {
       assertAllowed(core, call, policies.of(request.method), request.message);
-      return completed(call, await next(takeMessageToken(call, request)));
+      return completed(call, await handled(takeMessageToken(call, request)));
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
