@@ -46,6 +46,7 @@ import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { compilerOf } from "./server/policy/conditions.ts";
+import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
 import {
   type ConditionLanguage,
   type MethodPolicyOptions,
@@ -115,6 +116,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * a condition is refused at the start.
    */
   readonly conditions?: ConditionLanguage;
+  /**
+   * A decision point elsewhere, asked about every call that has a session, but those of SessionService. See
+   * {@link AuthorizeOptions}. Default: none; policies decide alone.
+   */
+  readonly authorize?: AuthorizeOptions<ClaimsOf<Schema>>;
   /**
    * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
    * library. It types `session.claims`. Claims that do not match are refused when a session is
@@ -272,6 +278,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
       ...{ claims, claimSources, sources: undefined },
+      decisions: options.authorize && new Decisions(options.authorize, clock),
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -302,6 +309,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   public: "array",
   methods: "object",
   conditions: "object",
+  authorize: "object",
   claims: "any",
   clientClaims: "function",
   claimSources: "object",

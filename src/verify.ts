@@ -36,6 +36,7 @@ import { createCallKey } from "./server/call/call.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
 import { compilerOf } from "./server/policy/conditions.ts";
+import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
 import {
   type ConditionLanguage,
   type MethodPolicyOptions,
@@ -79,6 +80,7 @@ export type {
   RpcContext,
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
+export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,
   ClaimReason,
@@ -136,6 +138,11 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * a condition is refused at the start.
    */
   readonly conditions?: ConditionLanguage;
+  /**
+   * A decision point elsewhere, asked about every call that has a session, but those of SessionService. See
+   * {@link AuthorizeOptions}. Default: none; policies decide alone.
+   */
+  readonly authorize?: AuthorizeOptions<ClaimsOf<Schema>>;
   /**
    * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
    * calls whose claims do not match are refused. Default: any JSON object.
@@ -250,6 +257,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     sources: undefined,
+    decisions: options.authorize && new Decisions(options.authorize, clock),
     revocations: authenticator.revocations,
     sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),
@@ -271,7 +279,7 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
     jwks: 0,
     public: 0,
     methods: 0,
-    conditions: 0,
+    ...{ conditions: 0, authorize: 0 },
     claims: 0,
     clockSkew: 0,
   },

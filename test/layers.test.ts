@@ -119,6 +119,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",
     "policy/conditions.ts": "rpc-session/cel compiles conditions",
+    "policy/decisions.ts": "the option authorize",
     "policy/source-options.ts": "the option claimSources",
     "policy/rules.ts": "the command line prints the rules on claims",
     "session/by-id.ts": "public types",

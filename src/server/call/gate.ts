@@ -45,6 +45,10 @@ export async function admit(
   try {
     core.operations.assertOpen();
     await enterSession(core, call, policies.of(method), signal);
+    const deciding = core.decisions?.before(call, method);
+    if (deciding !== undefined) {
+      await within(signal, deciding);
+    }
     if (signal.aborted) {
       throw endOf(signal);
     }

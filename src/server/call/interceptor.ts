@@ -78,7 +78,10 @@ export function createInterceptor(
     // 4. A unary call. Interceptors of the application may print messages, so a refresh token leaves
     // its message before they run.
     try {
-      assertAllowed(core, call, policies.of(request.method), request.message);
+      const deciding = assertAllowed(core, call, policies.of(request.method), request);
+      if (deciding !== undefined) {
+        await deciding;
+      }
       return completed(call, await handled(takeMessageToken(call, request)));
     } catch (error) {
       throw ownError(core, call, { error, request });
