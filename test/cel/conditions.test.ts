@@ -176,6 +176,7 @@ describe("feat:L8 conditions that are wrong are refused at the start, with the c
 
 function serve(options: TestSessionsOptions = {}) {
   const ran: string[] = [];
+  const ends = { quietly: false };
   const sessions = testSessions({ conditions: cel(), ...options });
   const routes = (router: ConnectRouter) => {
     router.service(ConditionService, {
@@ -193,8 +194,10 @@ function serve(options: TestSessionsOptions = {}) {
             yield { edited };
           }
         } catch {
-          // A handler that ignores the refusal does not undo it.
-          yield { edited: -1 };
+          // A handler that ignores the refusal does not undo it, whether it goes on or ends.
+          if (!ends.quietly) {
+            yield { edited: -1 };
+          }
         }
       },
     });
@@ -202,7 +205,7 @@ function serve(options: TestSessionsOptions = {}) {
   const server = wireServer(sessions.protect({ routes }));
   const bearerOf = async (claims: JsonObject = {}) =>
     (await sessions.issue({ userId: "alice", claims })).tokens.accessToken;
-  return { sessions, server, routes, bearerOf, ran };
+  return { sessions, server, routes, bearerOf, ran, ends };
 }
 
 describe("feat:L8 a policy with a condition", () => {
@@ -251,32 +254,36 @@ describe("feat:L8 a policy with a condition", () => {
     expect((await server.call(read, {}, { bearer })).error).toBeUndefined();
   });
 
-  it("feat:L8 is checked for every message of a stream, and its handler cannot ignore it", async () => {
-    const { sessions, routes, ran } = serve();
-    const { routes: guarded, ...router } = sessions.protect({ routes });
-    const interceptors = [await signedIn(sessions, { userId: "alice" })];
-    const transport = createRouterTransport(guarded as typeof routes, {
-      router,
-      transport: { interceptors },
-    });
-    const client = createClient(ConditionService, transport);
-    const seen: number[] = [];
-    const owners = ["alice", "alice", "bob", "alice"];
-    async function* documents() {
-      for (const owner of owners) {
-        yield { document: { owner } };
+  it.each([true, false])(
+    "feat:L8 is checked for every message of a stream, and its handler cannot ignore it: %s",
+    async (quietly) => {
+      const { sessions, routes, ran, ends } = serve();
+      ends.quietly = quietly;
+      const { routes: guarded, ...router } = sessions.protect({ routes });
+      const interceptors = [await signedIn(sessions, { userId: "alice" })];
+      const transport = createRouterTransport(guarded as typeof routes, {
+        router,
+        transport: { interceptors },
+      });
+      const client = createClient(ConditionService, transport);
+      const seen: number[] = [];
+      const owners = ["alice", "alice", "bob", "alice"];
+      async function* documents() {
+        for (const owner of owners) {
+          yield { document: { owner } };
+        }
       }
-    }
-    const run = async () => {
-      for await (const { edited } of client.editAll(documents())) {
-        seen.push(edited);
-      }
-    };
-    const error = ConnectError.from(await run().catch((thrown: unknown) => thrown));
-    expect(error.code).toBe(Code.PermissionDenied);
-    expect(seen).toEqual([1, 2]);
-    expect(ran).toEqual(["alice", "alice"]);
-  });
+      const run = async () => {
+        for await (const { edited } of client.editAll(documents())) {
+          seen.push(edited);
+        }
+      };
+      const error = ConnectError.from(await run().catch((thrown: unknown) => thrown));
+      expect(error.code).toBe(Code.PermissionDenied);
+      expect(seen).toEqual([1, 2]);
+      expect(ran).toEqual(["alice", "alice"]);
+    },
+  );
 
   it("feat:L8 feat:L2 whose claim has a source sees the new value", async () => {
     const { sessions, server, bearerOf } = serve({

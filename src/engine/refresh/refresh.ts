@@ -4,6 +4,7 @@ import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
+import type { AuditLog } from "../audit/log.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
@@ -46,6 +47,7 @@ interface RefresherOptions {
   readonly lifetimes: Lifetimes;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
+  readonly audit: AuditLog | undefined;
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
@@ -224,14 +226,18 @@ export class Refresher {
     stored: Stored<SessionRecord>,
   ): Promise<Refreshed> {
     const { record, now } = stored;
-    const { accessTokens, refreshTokens, emit } = this.#options;
-    const { id: sessionId, generation } = record;
+    const { accessTokens, refreshTokens, emit, audit } = this.#options;
+    const { id: sessionId, generation, userId, tenantId } = record;
     const access = await accessTokens.mint(stored);
     const isOlder = presented.generation < generation;
     const root = presented.format === 2 ? presented.root : undefined;
     const refreshToken = isOlder ? await refreshTokens.mint(record, root) : undefined;
     const recovered = isOlder && decision.kind !== "advance";
     emit({ type: recovered ? "recovered" : "refreshed", sessionId, generation });
+    if (!recovered) {
+      // Nobody waits for it: refreshes are many, and each one changes little.
+      audit?.add({ event: "refreshed", session: sessionId, owner: { userId, tenantId } });
+    }
     return { record, now, access, refreshToken };
   }
 
@@ -252,8 +258,8 @@ export class Refresher {
    * may have made one. Returns the error for the caller.
    */
   async #endStolen({ record: current, generation: presented }: ProvenRefreshToken) {
-    const { store, revocations, emit } = this.#options;
-    const { id: session, userId, generation } = current;
+    const { store, revocations, emit, audit } = this.#options;
+    const { id: session, userId, tenantId, generation } = current;
 
     // 1. The forks first: if this fails, the next use of the token is a theft again.
     await this.#endForks(current);
@@ -269,15 +275,18 @@ export class Refresher {
     };
     revocations.apply(end);
     if (revoked) {
-      emit({ type: "theft", sessionId: session, userId, presented, generation, at: now });
+      const kind = presented === generation - 1 ? "previous" : "older";
+      emit({ type: "theft", kind, sessionId: session, userId, presented, generation, at: now });
+      void audit?.ended([session], { owner: { userId, tenantId }, endedBy: "theft" });
       // 3. Forks that were made between the two. An ended session has no further ones.
       await this.#endForks(current);
     }
+    await audit?.written();
     return endedError({ ...end, userId }, now);
   }
 
   async #endForks({ id, userId, tenantId, lineage }: SessionRecord): Promise<void> {
-    const { store, revocations, emit } = this.#options;
+    const { store, revocations, emit, audit } = this.#options;
     const below = `${lineage ?? id}.`;
     let cursor: string | undefined;
     do {
@@ -291,6 +300,8 @@ export class Refresher {
           revocations.apply({ kind: "revoked", session, endedBy: "theft", at });
           emit({ type: "revoked", sessionId: session, endedBy: "theft" });
         }
+        const owner = { userId, tenantId };
+        void audit?.ended(revoked, { owner, endedBy: "theft", cause: { from: id } });
       }
       cursor = page.cursor;
     } while (cursor !== undefined);

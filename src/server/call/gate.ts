@@ -66,7 +66,7 @@ export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer
   Demands & {
     /** Which requests may use cookies. Default "checked". */
     readonly crossSite?: AuthenticationDemand["crossSite"];
-    /** The claims that a source must keep young. Default: none. */
+    /** The claims that a source must keep young. Default: those of its rules. */
     readonly looksAt?: MethodPolicy["looksAt"];
   };
 
@@ -114,7 +114,8 @@ export async function enterSession(
 
   // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
   // fetched first; if there are none, nothing waits.
-  const renewing = policy.looksAt && core.sources?.renew(call, verified, policy.looksAt, signal);
+  const looksAt = policy.looksAt ?? policy.claims;
+  const renewing = core.sources?.renew(call, verified, looksAt, signal);
   const claims = renewing === undefined ? verified : await renewing;
   const refusing = checkDemands(core, policy, claims);
   if (refusing !== undefined) {

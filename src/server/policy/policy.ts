@@ -56,8 +56,8 @@ export interface MethodPolicy {
   readonly validate: ValidateClaims | undefined;
   /** A condition; undefined for none. */
   readonly allow: Condition | undefined;
-  /** The claims that its rules and its condition read; those with a source are fetched if they are old. */
-  readonly looksAt: readonly ClaimDemand[];
+  /** The claims that its rules and its condition read; undefined without a condition. */
+  readonly looksAt: readonly ClaimDemand[] | undefined;
   readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if the method does not stream. */
   readonly stream: StreamPolicy | undefined;
@@ -247,7 +247,7 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   assertCheckable(procedure, { check: asked, doAntiCsrfCheck: demands.doAntiCsrfCheck }, defaults);
   return {
     ...{ auth, source, ...demands },
-    looksAt: allow === undefined ? claims : [...claims, ...readBy(allow)],
+    looksAt: allow && [...claims, ...readBy(allow)],
     check: asked ?? defaults.check ?? revocationChecks[0],
     stream: streamOf(method, layers),
     foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",

@@ -1,5 +1,6 @@
 import type { MigrationStep } from "../sql/database.ts";
 import {
+  auditLog,
   authentications,
   externalIds,
   forks,
@@ -150,4 +151,5 @@ export const postgresMigrations: readonly MigrationStep[] = [
   sweeps,
   roots,
   histories,
+  auditLog('id collate "C"'),
 ];

@@ -1,5 +1,6 @@
 import type { MigrationStep } from "../sql/database.ts";
 import {
+  auditLog,
   authentications,
   externalIds,
   forks,
@@ -133,4 +134,5 @@ export const sqliteMigrations: readonly MigrationStep[] = [
   authentications,
   sweeps,
   roots,
+  auditLog("id"),
 ];
