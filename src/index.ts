@@ -98,12 +98,16 @@ export type {
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
+export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,
   ClaimReason,
   ClaimRule,
   ClaimRules,
   ClaimValue,
+  Condition,
+  ConditionFacts,
+  ConditionLanguage,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,

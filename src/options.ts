@@ -46,7 +46,13 @@ import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
-import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { compilerOf } from "./server/policy/conditions.ts";
+import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
+import {
+  type ConditionLanguage,
+  type MethodPolicyOptions,
+  Policies,
+} from "./server/policy/policy.ts";
 import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
@@ -106,6 +112,16 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * the schema.
    */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
+  /**
+   * Reads the conditions `allow` of policies: `cel()` of `rpc-session/cel`. Default: none, and a policy with
+   * a condition is refused at the start.
+   */
+  readonly conditions?: ConditionLanguage;
+  /**
+   * A decision point elsewhere, asked about every call that has a session, but those of SessionService. See
+   * {@link AuthorizeOptions}. Default: none; policies decide alone.
+   */
+  readonly authorize?: AuthorizeOptions<ClaimsOf<Schema>>;
   /**
    * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
    * library. It types `session.claims`. Claims that do not match are refused when a session is
@@ -257,6 +273,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
       sourced: new Set(sourced),
+      compile: compilerOf(options.conditions, options.claims),
     }),
     core: {
       issuer: options.issuer,
@@ -268,6 +285,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
       ...{ claims, claimSources, sources: undefined },
+      decisions: options.authorize && new Decisions(options.authorize, clock),
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -297,6 +315,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   keys: "object",
   public: "array",
   methods: "object",
+  conditions: "object",
+  authorize: "object",
   claims: "any",
   clientClaims: "function",
   claimSources: "object",

@@ -1,3 +1,4 @@
+import type { DescMethod, Message } from "@bufbuild/protobuf";
 import type { Clock } from "../base/clock.ts";
 import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
@@ -58,6 +59,14 @@ export interface ClaimRenewal {
   ): Promise<SessionRecord | undefined>;
 }
 
+/** Asks elsewhere whether calls are allowed. */
+export interface DecisionPoint {
+  /** Decides on a call before its body is read; undefined if it is allowed by an answer that is kept. */
+  before(call: Call, method: DescMethod): Promise<void> | undefined;
+  /** Decides on a message; undefined if that does not depend on it. */
+  onMessage(call: Call, method: DescMethod, request: Message): Promise<void> | undefined;
+}
+
 /** The resolved options and the engine, shared by everything that reads sessions. */
 export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
@@ -72,6 +81,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   readonly claims: ClaimsRule;
   /** Fetches claims that are too old; undefined in a service that only verifies. */
   readonly sources: ClaimRenewal | undefined;
+  /** The option `authorize`; undefined if it is not set. */
+  readonly decisions: DecisionPoint | undefined;
   readonly revocations: Revocations;
   /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
