@@ -24,6 +24,15 @@ export type {
   JsonObject,
   JsonValue,
 } from "./base/json.ts";
+export type {
+  FeedReadings,
+  ObservedCall,
+  ObservedOperation,
+  Operation,
+  OperationFacts,
+  SessionTelemetry,
+  TelemetryReadings,
+} from "./base/telemetry.ts";
 export type { TokenTransport } from "./base/wire.ts";
 export { type CloseOptions, createSessions, type Sessions } from "./create-sessions.ts";
 export type { AuditLogOptions, RevokeCause } from "./engine/audit/log.ts";
@@ -102,6 +111,7 @@ export type {
   StreamPolicy,
   ValidateClaims,
 } from "./server/policy/policy.ts";
+export type { ClaimSource, ClaimSubject } from "./server/policy/source-options.ts";
 export {
   type CorsLists,
   composeGates,

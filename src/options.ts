@@ -25,11 +25,13 @@ import {
   safeListener,
 } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
+import { readTelemetry, type SessionTelemetry } from "./base/telemetry.ts";
 import type { AuditLogOptions } from "./engine/audit/log.ts";
 import { ClaimsRule, type ClientClaims } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./engine/lifetimes.ts";
+import { observedStore } from "./engine/reach.ts";
 import {
   type RevocationCheck,
   readMaxStaleness,
@@ -45,6 +47,7 @@ import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -119,6 +122,14 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
+  /**
+   * Sources of claims, by claim: where a policy demands one that is older than its `maxAge`, the source
+   * fetches it first. See {@link ClaimSource}. Default: none; claims change by `updateClaims` alone.
+   *
+   * @example
+   * `claimSources: { role: { maxAge: "5m", fetch: ({ userId }, { signal }) => roleOf(userId, signal) } }`
+   */
+  readonly claimSources?: Readonly<Record<string, ClaimSource<ClaimsOf<Schema>>>>;
   /** How many sessions a user may have within a tenant. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
@@ -201,6 +212,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * `sessions.auditLog.list`. `{}` keeps entries for 90 days. Default: none.
    */
   readonly auditLog?: AuditLogOptions;
+  /**
+   * Receives spans and metrics: `openTelemetry()` of `rpc-session/otel`, or an object of your own.
+   * Default: nothing is observed, at no cost.
+   */
+  readonly telemetry?: SessionTelemetry;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -234,10 +250,14 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
-  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const telemetry = readTelemetry(options.telemetry);
+  const claimSources = readClaimSources(options.claimSources);
+  const sourced = [...claimSources.keys()];
+  const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
   const engine = readEngineOptions(options, {
     clock,
-    emit: (event) => events.emit(event),
+    emit: emitting(telemetry, events),
+    telemetry,
     shownLength: claims.shownLength,
   });
   return {
@@ -247,6 +267,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
+      sourced: new Set(sourced),
     }),
     core: {
       issuer: options.issuer,
@@ -257,12 +278,13 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims,
+      ...{ claims, claimSources, sources: undefined },
       clientIp: options.clientIp,
       refusalMessage: options.refusalMessage,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
+      telemetry,
       operations: new Operations(),
       tellsClients: true,
       maxStreamStaleness: readMaxStreamStaleness(
@@ -289,6 +311,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   methods: "object",
   claims: "any",
   clientClaims: "function",
+  claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
   refusalMessage: "function",
@@ -307,6 +330,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   onEvent: "function",
   logger: "any",
   auditLog: "object",
+  telemetry: "any",
   clock: "object",
 };
 
@@ -338,7 +362,12 @@ function article(type: string): string {
 
 function readEngineOptions(
   options: SessionsOptions,
-  shared: Pick<EngineOptions, "clock" | "emit" | "shownLength">,
+  {
+    telemetry,
+    ...shared
+  }: Pick<EngineOptions, "clock" | "emit" | "shownLength"> & {
+    readonly telemetry: SessionTelemetry | undefined;
+  },
 ): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
@@ -363,8 +392,9 @@ function readEngineOptions(
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),
     dead,
     audience: readAudience(options.audience ?? options.issuer),
-    store,
+    store: telemetry === undefined ? store : observedStore(store, telemetry),
     secret,
+    ...(telemetry && { telemetry }),
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
@@ -373,6 +403,17 @@ function readEngineOptions(
     limit: readLimit(options.sessionsPerUser),
     auditLog: options.auditLog,
     ...shared,
+  };
+}
+
+/** Telemetry receives every event; listeners and loggers are spared a flood. */
+function emitting(
+  telemetry: SessionTelemetry | undefined,
+  events: EventLimit,
+): SessionEventListener {
+  return (event) => {
+    telemetry?.event(event);
+    events.emit(event);
   };
 }
 

@@ -4,6 +4,7 @@ import type { Clock } from "../base/clock.ts";
 import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
+import { noTelemetry, type SessionTelemetry, type TelemetryReadings } from "../base/telemetry.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import {
   type CacheLimits,
@@ -75,6 +76,8 @@ export interface EngineOptions {
   readonly shownLength?: ShownLength;
   /** Default: no audit log. */
   readonly auditLog?: AuditLogOptions | undefined;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** Sessions that `revokeWhere` reads at the same time, which leaves the store to calls. */
@@ -109,6 +112,7 @@ export class Engine {
   readonly #confirmations: Confirmations;
   readonly #reissuer: Reissuer;
   readonly #rowReads: RowReads;
+  readonly #counts = { warm: 0, cold: 0 };
   #state: "closed" | "open" | "ended" = "closed";
   #opening: Promise<this> | undefined;
   #closing: Promise<void> | undefined;
@@ -130,6 +134,7 @@ export class Engine {
       onKeys: (entries) => this.#keysChanged(entries),
       onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
+      ...(options.telemetry && { telemetry: options.telemetry }),
     });
     const refreshTokens = new RefreshTokens({
       store,
@@ -155,6 +160,7 @@ export class Engine {
       clockSkew: options.clockSkew / 1000,
       keys,
       cache: verified,
+      counts: this.#counts,
     });
     this.#options = options;
     this.#audit = audit;
@@ -257,6 +263,16 @@ export class Engine {
       : closedHealth;
   }
 
+  /** The readings for telemetry. Does no I/O. */
+  get readings(): Omit<TelemetryReadings, "feed"> {
+    const { warm, cold } = this.#counts;
+    return {
+      verifications: { warm, cold },
+      cachedTokens: this.#verified?.size ?? 0,
+      streams: this.revocations.watching,
+    };
+  }
+
   /** The public keys of all tokens that may be alive, and the keys that will sign next. */
   publicKeys(): Promise<readonly JWK[]> {
     return this.keys.published();
@@ -321,7 +337,13 @@ export class Engine {
   }
 
   /** Ends a session; resolves to whether this call ended it. */
-  async revoke(id: string, endedBy: EndedBy, cause: EndCause = {}): Promise<boolean> {
+  revoke(id: string, endedBy: EndedBy, cause: EndCause = {}): Promise<boolean> {
+    const { telemetry = noTelemetry } = this.#options;
+    const facts = () => ({ sessionId: id });
+    return telemetry.run({ name: "revoke", facts }, () => this.#revoke(id, endedBy, cause));
+  }
+
+  async #revoke(id: string, endedBy: EndedBy, cause: EndCause): Promise<boolean> {
     const { store, emit } = this.#options;
 
     // 1. End the session in the store. The same transaction appends to the change log, which every
@@ -352,10 +374,20 @@ export class Engine {
   }
 
   /** Ends several sessions; resolves to the ids of those that this call ended. */
-  async revokeAll(
+  revokeAll(
     scope: RevokeScope,
     endedBy: EndedBy,
     cause: EndCause = {},
+  ): Promise<readonly string[]> {
+    const { telemetry = noTelemetry } = this.#options;
+    const facts = (ended: readonly string[] = []) => ({ count: ended.length });
+    return telemetry.run({ name: "revoke", facts }, () => this.#revokeAll(scope, endedBy, cause));
+  }
+
+  async #revokeAll(
+    scope: RevokeScope,
+    endedBy: EndedBy,
+    cause: EndCause,
   ): Promise<readonly string[]> {
     const { store, emit } = this.#options;
     const { revoked, now } = await store.revokeAll(scope, endedBy).catch(storeFailed);
@@ -476,10 +508,11 @@ function signingKeysOf(
   if (plan.kind === "own") {
     return new OwnSigningKeys(plan);
   }
-  const { store, clock, emit, maxStaleness } = options;
+  const { store, clock, emit, maxStaleness, telemetry } = options;
   const retention = maxAccessLife + options.clockSkew;
   return new StoredSigningKeys({
     ...{ ...plan, store, secrets, clock, emit, retention, maxStaleness },
+    ...(telemetry && { telemetry }),
   });
 }
 

@@ -57,9 +57,6 @@ const ownFacts = "rpcsession";
 /** Names that were free for a user's claims in older versions. New claims may not have them. */
 const laterOwnNames: ReadonlySet<string> = new Set(["acr", "amr"]);
 
-/** The same, with the name that new tokens take away from a user's claims. */
-const namesOfOlderClaims: ReadonlySet<string> = new Set([...laterOwnNames, ownFacts]);
-
 /** The names of the token's own claims (RFC 7519 §4.1, RFC 9068 §2.2, and those of this library). */
 const ownClaimNames: ReadonlySet<string> = new Set([
   ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
@@ -67,6 +64,16 @@ const ownClaimNames: ReadonlySet<string> = new Set([
   ownAuthentication,
   ownFacts,
 ]);
+
+/**
+ * A member of a session's claims: when a source fetched each of its claims, in whole seconds since 1970
+ * by the store's clock. It is stored and signed with them, so that every server knows the age without a
+ * read. Handlers do not see it.
+ */
+export const claimAges = "rpcsession_ages";
+
+/** Names that the stored claims of a session may have, but new claims may not. */
+const namesOfStoredClaims: ReadonlySet<string> = new Set([...laterOwnNames, ownFacts, claimAges]);
 
 /** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
 export const reservedClaimNames: ReadonlySet<string> = new Set([
@@ -104,7 +111,7 @@ export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
  */
 export function checkedPayload(claims: TokenClaims): JsonObject {
   // The session may come from an older version.
-  assertUserClaims(claims.claims, namesOfOlderClaims);
+  assertUserClaims(claims.claims, namesOfStoredClaims);
   const payload = toPayload(claims);
   if (fromPayload(payload) === undefined) {
     throw new TypeError("access token: a claim is missing or has the wrong type");
@@ -231,7 +238,8 @@ export function assertUserClaims(
     throw new TypeError('claims must be a plain object, such as { role: "admin" }');
   }
   for (const name of Object.keys(claims)) {
-    if (reservedClaimNames.has(name) && !(name === ownFacts && kept.has(name))) {
+    const mayBeKept = name === ownFacts || name === claimAges;
+    if ((reservedClaimNames.has(name) || mayBeKept) && !(mayBeKept && kept.has(name))) {
       throw new TypeError(`${member("claims", name)}: the name is reserved; choose another`);
     }
     if (laterOwnNames.has(name) && !kept.has(name)) {

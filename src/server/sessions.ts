@@ -14,6 +14,7 @@ import { enterSession } from "./call/gate.ts";
 import type { Core } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
+import { ClaimSources } from "./policy/sources.ts";
 import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
@@ -271,7 +272,8 @@ class Registration {
 }
 
 /** Assembles the server side: each public method and the function that carries it out. */
-export function createServerSessions(core: Core, policies: Policies): ServerSessions {
+export function createServerSessions(given: Core, policies: Policies): ServerSessions {
+  const core: Core = { ...given, sources: new ClaimSources(given) };
   const key = createCallKey();
   const registration = new Registration(core.emit);
   const service = createSessionService(core, key, () => registration.registered());

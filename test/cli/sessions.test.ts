@@ -124,7 +124,7 @@ describe("feat:R3 rpc-session sessions", () => {
     await sessions.close();
   });
 
-  it("feat:N11 records in the audit log who ended sessions, and why", async () => {
+  it("feat:N13 records in the audit log who ended sessions, and why", async () => {
     const database = join(folder, "sessions.db");
     const sessions = createSessions({ issuer, secret, store: sqliteStore(database) });
     const [one, two] = [await signIn(sessions, "alice"), await signIn(sessions, "alice")];

@@ -34,7 +34,7 @@ async function shown(sessions: TestSessions, userId?: string) {
   );
 }
 
-describe("feat:N11 the audit log", () => {
+describe("feat:N13 the audit log", () => {
   it("says who signed in, when and from what", async () => {
     const sessions = audited({ clientIp: () => "192.0.2.7" });
     const request = new Request("https://test.example/login", {
@@ -264,7 +264,7 @@ describe("feat:N11 the audit log", () => {
   });
 });
 
-describe("feat:N11 an outage of the audit log", () => {
+describe("feat:N13 an outage of the audit log", () => {
   it("fails no call, is reported, and the entries follow with their own time", async () => {
     const { store, failing } = watchedStore();
     const events: SessionEvent[] = [];
@@ -395,7 +395,7 @@ describe("feat:N11 an outage of the audit log", () => {
   });
 });
 
-describe("feat:N11 the options of the audit log", () => {
+describe("feat:N13 the options of the audit log", () => {
   it("without the option nothing is recorded, and the event still says who and why", async () => {
     const { store, calls } = watchedStore();
     const events: SessionEvent[] = [];

@@ -2,6 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
 import { unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { AuditLog } from "../audit/log.ts";
 import type { Lifetimes } from "../lifetimes.ts";
@@ -17,7 +18,13 @@ import type {
   Stored,
   TokenProof,
 } from "../store.ts";
-import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
+import {
+  decideRefresh,
+  isInTime,
+  neededAge,
+  type RefreshDecision,
+  type RefreshRule,
+} from "./rule.ts";
 import type {
   CheckedRefreshToken,
   PresentedRefreshToken,
@@ -44,6 +51,8 @@ interface RefresherOptions {
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** How often a refresh is decided again after its write lost to another one. */
@@ -70,7 +79,18 @@ export class Refresher {
    * Answers a presented refresh token. Identical concurrent requests share one answer.
    * @throws SessionError `unauthorized`, or `unavailable`
    */
-  async refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+  refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+    const { telemetry = noTelemetry } = this.#options;
+    return telemetry.run(
+      {
+        name: "refresh",
+        facts: (done) => ({ sessionId: done?.record.id, userId: done?.record.userId }),
+      },
+      () => this.#refresh(presented),
+    );
+  }
+
+  async #refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
     const { clock, refreshTokens } = this.#options;
     const checked = await refreshTokens.precheck(presented);
     const key = sharedKey(checked);
@@ -151,9 +171,7 @@ export class Refresher {
         decision.kind === "advance" || decision.kind === "forward"
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
           : undefined;
-      // The age counts from the arrival, as that of a use does: while the store kept this request waiting,
-      // its client may have crashed and lost the token.
-      const settle = lifetimes.settle + Math.floor(clock.monotonic() - arrived);
+      const settle = neededAge(lifetimes.settle, clock.monotonic() - arrived);
       const written = await store
         .refresh({
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
@@ -230,7 +248,7 @@ export class Refresher {
    */
   #assertInTime(arrived: number): void {
     const { clock, lifetimes } = this.#options;
-    if (clock.monotonic() - arrived > lifetimes.overlap - lifetimes.clientTimeout) {
+    if (!isInTime(clock.monotonic() - arrived, lifetimes)) {
       throw unavailable("the session store did not answer in time; try again");
     }
   }

@@ -19,7 +19,7 @@ import { sessionNamedBy } from "./refresh.ts";
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven"
+  "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven" | "waited"
 >;
 
 /** The demands of a call on its caller. */
@@ -61,7 +61,10 @@ export async function authenticate(
   // Whether the call has waited, so that a time read before may be out of date.
   let waited = false;
   const wait = <T>(work: T | Promise<T>): T | Promise<T> => {
-    waited ||= work instanceof Promise;
+    if (work instanceof Promise) {
+      waited = true;
+      call.waited = true;
+    }
     return within(demand.signal, work);
   };
 

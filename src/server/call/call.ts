@@ -1,3 +1,4 @@
+import type { DescMethod } from "@bufbuild/protobuf";
 import {
   Code,
   ConnectError,
@@ -55,6 +56,10 @@ export class Call {
   byCookie: boolean;
   /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
   proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
+  /** The method that is called; undefined outside RPCs. */
+  method: DescMethod | undefined = undefined;
+  /** Whether authentication has waited for something. */
+  waited = false;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
@@ -129,6 +134,13 @@ export class Call {
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);
+    }
+  }
+
+  /** The claims of the session of the call have changed; its session object knows already. */
+  changed(verified: VerifiedClaims): void {
+    if (this.#entered !== undefined && this.token?.sid === verified.claims.sid) {
+      this.#entered = { ...this.#entered, verified };
     }
   }
 

@@ -54,12 +54,15 @@ export interface DemandOptions {
  * @throws SessionError `forbidden`, with a violation for each unmet demand
  */
 export function checkDemands(
-  core: Pick<VerifyingCore, "revocations" | "claims">,
+  core: Pick<VerifyingCore, "revocations" | "claims" | "sources">,
   { freshWithin, acr: classes, claims: demands }: Demands,
   token: TokenClaims,
 ): Promise<never> | undefined {
   if (demands.length > 0) {
-    const unmet = unmetRules(demands, token.claims, () => core.revocations.storeNow());
+    const unmet = unmetRules(demands, token.claims, {
+      now: () => core.revocations.storeNow(),
+      agesCount: core.sources === undefined,
+    });
     if (unmet.length > 0) {
       return refuseClaims(core, token, unmet);
     }

@@ -99,6 +99,8 @@ export interface CheckDefaults {
    * "none" is the only check, and a policy cannot demand anti-CSRF tokens. Default true.
    */
   readonly hasStore?: boolean;
+  /** The claims that have a source. Undefined in a service that only verifies. */
+  readonly sourced?: ReadonlySet<string>;
 }
 
 /** The policies in code that apply to one method, from the narrowest name to the widest. */

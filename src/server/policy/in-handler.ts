@@ -6,7 +6,7 @@ import type { VerifyingCore } from "../core.ts";
 import { misuse, refuseCall } from "../response/errors.ts";
 import { assertClasses, assertStepUp, checkDemands, noDemands } from "./demands.ts";
 import { procedureOf } from "./in-code.ts";
-import { type ClaimDemand, type ClaimRules, readClaimRules } from "./rules.ts";
+import { assertSourced, type ClaimDemand, type ClaimRules, readClaimRules } from "./rules.ts";
 
 /** What the last authentication of a user must have been; at least one member. */
 export interface StepUpDemand {
@@ -63,9 +63,14 @@ export async function sessionMeeting(
   { context, rules }: { readonly context: RpcContext; readonly rules: ClaimRules },
 ): Promise<VerifiedSession | undefined> {
   try {
-    const claims = readRules("sessions.requireClaims", rules);
-    const { token } = call;
+    const claims = readRules(core, "sessions.requireClaims", rules);
+    let { token } = call;
     if (token !== undefined) {
+      const renewing = core.sources?.renew(call, token, claims, call.signal);
+      if (renewing !== undefined) {
+        token = await renewing;
+        call.enter(core, { claims: token, read: await core.claims.read(token.claims) });
+      }
       await checkDemands(core, { ...noDemands, doAntiCsrfCheck: undefined, claims }, token);
     }
     return call.session;
@@ -75,11 +80,17 @@ export async function sessionMeeting(
 }
 
 /** @throws TypeError if the rules are not valid, or there are none */
-export function readRules(method: string, rules: ClaimRules): readonly ClaimDemand[] {
+export function readRules(
+  core: Pick<VerifyingCore, "sources">,
+  method: string,
+  rules: ClaimRules,
+): readonly ClaimDemand[] {
   if (typeof rules !== "object" || rules === null || Object.keys(rules).length === 0) {
     throw new TypeError(`${method} requires rules by claim, such as { role: ["admin"] }`);
   }
-  return readClaimRules((claim) => `${method}: the claim "${claim}"`, rules);
+  const demands = readClaimRules((claim) => `${method}: the claim "${claim}"`, rules);
+  assertSourced(method, demands, core.sources);
+  return demands;
 }
 
 function refused(

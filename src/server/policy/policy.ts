@@ -28,7 +28,7 @@ import {
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
-import type { ClaimDemand } from "./rules.ts";
+import { assertSourced, type ClaimDemand } from "./rules.ts";
 import type { ValidateClaims } from "./validate.ts";
 
 export {
@@ -205,6 +205,8 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
       `the policy of ${procedure} demands claims, a recent sign-in or an acr, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
+
+  assertSourced(`the policy of ${procedure}`, claims, defaults.sourced);
 
   // 4. How it is checked.
   const asked = first((layer) => layer.check);

@@ -1,7 +1,8 @@
 import type { ClaimRequirement } from "../../../gen/rpcsession/v1/options_pb.ts";
-import { assertMembers } from "../../base/checks.ts";
+import { assertMembers, type Duration, durationMs } from "../../base/checks.ts";
 import type { PolicyViolation } from "../../base/errors.ts";
 import type { JsonObject, JsonValue } from "../../base/json.ts";
+import { claimSetAt } from "../../engine/claims.ts";
 
 /** A value that a claim is compared with. Compared as text: `true` and "true" are the same. */
 export type ClaimValue = string | number | boolean;
@@ -39,6 +40,11 @@ export interface ClaimRule {
   readonly before?: string | Date;
   /** The claim is a time after this one; see `before`. */
   readonly after?: string | Date;
+  /**
+   * The greatest age of the claim, which must have a source: an older one is fetched again first. Where the
+   * source says less, that counts. A service that only verifies cannot fetch, so it refuses the call.
+   */
+  readonly maxAge?: Duration;
   /** Whether a claim that does not exist meets the rule. Default false. */
   readonly allowMissing?: boolean;
 }
@@ -63,6 +69,8 @@ export interface ClaimDemand {
   readonly before?: "now" | number;
   /** Milliseconds since 1970, or "now". */
   readonly after?: "now" | number;
+  /** Milliseconds. */
+  readonly maxAge?: number;
   readonly allowMissing?: boolean;
 }
 
@@ -76,11 +84,12 @@ export interface Unmet {
 /**
  * Returns the rules that claims do not meet; empty if they meet all.
  * @param now milliseconds since 1970 by the store's clock; called only where a rule compares with it
+ * @param agesCount whether too old a claim is unmet. Where sources fetch old claims, none is left
  */
 export function unmetRules(
   demands: readonly ClaimDemand[],
   claims: JsonObject,
-  now: () => number,
+  { now, agesCount }: { readonly now: () => number; readonly agesCount: boolean },
 ): readonly Unmet[] {
   let unmet: Unmet[] | undefined;
   for (const demand of demands) {
@@ -92,7 +101,9 @@ export function unmetRules(
       }
       continue;
     }
-    const failed = failedRule(demand, value, now);
+    const failed =
+      failedRule(demand, value, now) ??
+      (agesCount ? failedAge(demand, claimSetAt(claims, claim), now) : undefined);
     if (failed !== undefined) {
       unmet = [...(unmet ?? []), { claim, ...failed }];
     }
@@ -127,6 +138,17 @@ function failedRule(demand: ClaimDemand, value: JsonValue, now: () => number): F
     return described.after(after);
   }
   return failedComparison(demand, value);
+}
+
+function failedAge(
+  { maxAge }: ClaimDemand,
+  setAt: number | undefined,
+  now: () => number,
+): Failed | undefined {
+  // The time is rounded down to a second, so allow one more.
+  return maxAge !== undefined && !(now() - (setAt ?? Number.NaN) < maxAge + 1000)
+    ? described.maxAge(maxAge)
+    : undefined;
 }
 
 function failedComparison({ gt, gte, lt, lte }: ClaimDemand, value: JsonValue): Failed | undefined {
@@ -173,6 +195,7 @@ const described = {
   lte: (value: number) => ({ rule: "lte", requirement: `at most ${value}` }),
   before: (time: "now" | number) => ({ rule: "before", requirement: `before ${timeText(time)}` }),
   after: (time: "now" | number) => ({ rule: "after", requirement: `after ${timeText(time)}` }),
+  maxAge: (ms: number) => ({ rule: "maxAge", requirement: `at most ${ms / 1000}s old` }),
 } as const;
 
 function listed(rule: string, words: string, values: readonly string[]): Failed {
@@ -195,7 +218,7 @@ export function demandsOf({
   has,
   ...others
 }: ClaimDemand): readonly Failed[] {
-  const { equals, allOf, noneOf, gt, gte, lt, lte, before, after } = others;
+  const { equals, allOf, noneOf, gt, gte, lt, lte, before, after, maxAge } = others;
   const of = <T>(value: T | undefined, describe: (value: T) => Failed): readonly Failed[] =>
     value === undefined ? [] : [describe(value)];
   return [
@@ -210,6 +233,7 @@ export function demandsOf({
     ...of(lte, described.lte),
     ...of(before, described.before),
     ...of(after, described.after),
+    ...of(maxAge, described.maxAge),
   ];
 }
 
@@ -270,7 +294,7 @@ function notARule(name: string): TypeError {
 
 const ruleMembers: Readonly<Record<keyof ClaimRule, 0>> = {
   ...{ has: 0, equals: 0, anyOf: 0, allOf: 0, noneOf: 0, gt: 0, gte: 0, lt: 0, lte: 0 },
-  ...{ before: 0, after: 0, allowMissing: 0 },
+  ...{ before: 0, after: 0, maxAge: 0, allowMissing: 0 },
 };
 
 /**
@@ -289,6 +313,7 @@ export function rulesInSchema(
       noneOf: noneOf.length === 0 ? undefined : noneOf,
       before: before === "" ? undefined : before,
       after: after === "" ? undefined : after,
+      maxAge: rule.maxAge && `${Number(rule.maxAge.seconds) * 1000 + rule.maxAge.nanos / 1e6}ms`,
       allowMissing: rule.allowMissing || undefined,
     }),
   );
@@ -326,6 +351,7 @@ const readers: Readonly<Record<keyof ClaimRule, (name: string, value: unknown) =
   ...{ anyOf: readValues, allOf: readFilledValues, noneOf: readFilledValues },
   ...{ gt: readNumber, gte: readNumber, lt: readNumber, lte: readNumber },
   ...{ before: readTime, after: readTime },
+  maxAge: (name, value) => durationMs(name, value as Duration),
 };
 
 function readFlag(name: string, value: unknown): boolean {
@@ -383,4 +409,18 @@ function readTime(name: string, value: unknown): "now" | number {
     );
   }
   return time;
+}
+
+/** @throws TypeError if a rule demands the age of a claim that has no source, so that nothing renews it */
+export function assertSourced(
+  where: string,
+  demands: readonly ClaimDemand[],
+  sourced: Pick<ReadonlySet<string>, "has"> | undefined,
+): void {
+  const lost = demands.find(({ claim, maxAge }) => maxAge !== undefined && !sourced?.has(claim));
+  if (lost !== undefined && sourced !== undefined) {
+    throw new TypeError(
+      `${where} sets maxAge for the claim "${lost.claim}", which has no source; add one to claimSources, or remove maxAge`,
+    );
+  }
 }

@@ -150,13 +150,15 @@ export async function checkById(
   id: string,
   rules: ClaimRules,
 ): Promise<readonly PolicyViolation[] | undefined> {
-  const demands = readRules("sessions.check", rules);
+  const demands = readRules(core, "sessions.check", rules);
   const record = await recordOf(core, id);
   if (record === undefined) {
     return undefined;
   }
-  const unmet = unmetRules(demands, record.claims, () => core.revocations.storeNow());
-  const shown = await core.claims.forClient(record.claims).catch(() => undefined);
+  const { claims } = (await core.sources?.renewRecord(record, demands)) ?? record;
+  const now = () => core.revocations.storeNow();
+  const unmet = unmetRules(demands, claims, { now, agesCount: false });
+  const shown = await core.claims.forClient(claims).catch(() => undefined);
   return violationsOf(unmet, shown);
 }
 
