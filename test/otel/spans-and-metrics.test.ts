@@ -240,7 +240,7 @@ describe("the telemetry of a server", () => {
     listener.event({
       ...{
         type: "theft",
-        kind: "previous",
+        kind: "older",
         sessionId: "s",
         userId: "bob",
         presented: 1,
