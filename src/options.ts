@@ -207,16 +207,16 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
   /**
+   * Receives spans and metrics: `openTelemetry()` of `rpc-session/otel`, or an object of your own.
+   * Default: nothing is observed, at no cost.
+   */
+  readonly telemetry?: SessionTelemetry;
+  /**
    * Keeps an audit log in the store: who signed in and from what, which sessions were refreshed, which claims
    * were changed, who ended a session and why. It has no secrets and no values of claims. Read it with
    * `sessions.auditLog.list`. `{}` keeps entries for 90 days. Default: none.
    */
   readonly auditLog?: AuditLogOptions;
-  /**
-   * Receives spans and metrics: `openTelemetry()` of `rpc-session/otel`, or an object of your own.
-   * Default: nothing is observed, at no cost.
-   */
-  readonly telemetry?: SessionTelemetry;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -329,8 +329,8 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   browserHeaderTransport: "boolean",
   onEvent: "function",
   logger: "any",
-  auditLog: "object",
   telemetry: "any",
+  auditLog: "object",
   clock: "object",
 };
 

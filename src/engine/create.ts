@@ -79,9 +79,9 @@ interface CreatorOptions {
   readonly limit?: SessionLimit | null;
   readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
-  readonly audit: AuditLog | undefined;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
+  readonly audit: AuditLog | undefined;
 }
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;

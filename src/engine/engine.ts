@@ -74,10 +74,10 @@ export interface EngineOptions {
   readonly emit: SessionEventListener;
   /** Default: the client may read no claims. */
   readonly shownLength?: ShownLength;
-  /** Default: no audit log. */
-  readonly auditLog?: AuditLogOptions | undefined;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
+  /** Default: no audit log. */
+  readonly auditLog?: AuditLogOptions | undefined;
 }
 
 /** Sessions that `revokeWhere` reads at the same time, which leaves the store to calls. */
