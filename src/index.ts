@@ -97,7 +97,7 @@ export type {
   RpcContext,
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
-export type { ClientIp } from "./server/core.ts";
+export type { ClientIp, Refusal, RefusalMessage } from "./server/core.ts";
 export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,

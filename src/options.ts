@@ -45,7 +45,7 @@ import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { Operations } from "./server/call/operations.ts";
-import type { ClientIp, Core } from "./server/core.ts";
+import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
 import { compilerOf } from "./server/policy/conditions.ts";
 import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
 import {
@@ -156,6 +156,17 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined`
    */
   readonly clientIp?: ClientIp;
+  /**
+   * Replaces the message of a refused call, for example in the language of the user. The code, the hint,
+   * all other details and the headers stay as they are, because clients act on them. It is called once for
+   * each refusal, and must answer at once. If it fails, the message in English is sent and the event
+   * `failed` says so. Internal errors are not refusals. Default: the message in English.
+   *
+   * @example
+   * refusalMessage: ({ reason, requestHeader }) =>
+   *   requestHeader.get("accept-language")?.startsWith("de") ? german[reason] : undefined
+   */
+  readonly refusalMessage?: RefusalMessage;
   /** How long access tokens and sessions live. */
   readonly lifetimes?: LifetimeOptions;
   /** How refresh tokens rotate. */
@@ -287,6 +298,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       ...{ claims, claimSources, sources: undefined },
       decisions: options.authorize && new Decisions(options.authorize, clock),
       clientIp: options.clientIp,
+      refusalMessage: options.refusalMessage,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
@@ -322,6 +334,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
+  refusalMessage: "function",
   lifetimes: "object",
   refresh: "object",
   revocation: "string",

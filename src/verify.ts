@@ -239,6 +239,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
+    refusalMessage: undefined,
     issuer: options.issuer,
     olderIssuers: options.olderIssuers ?? [],
     isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),

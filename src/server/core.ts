@@ -1,5 +1,6 @@
 import type { DescMethod, Message } from "@bufbuild/protobuf";
 import type { Clock } from "../base/clock.ts";
+import type { SessionErrorReason } from "../base/errors.ts";
 import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -18,6 +19,21 @@ import type { ReadSources } from "./policy/source-options.ts";
 
 /** Returns the IP address of a call's client; undefined if it is not known. */
 export type ClientIp = (context: ClientContext) => string | undefined;
+
+/** A refusal that is about to be sent to a client. */
+export interface Refusal {
+  /** As `RefreshHint.reason` says it on the wire. */
+  readonly reason: SessionErrorReason;
+  /** For example "notes.v1.NotesService/ListNotes". */
+  readonly procedure: string;
+  /** The message in English. */
+  readonly message: string;
+  /** The headers of the request, for example `accept-language`. Do not repeat tokens of it. */
+  readonly requestHeader: Headers;
+}
+
+/** Returns the message of a refusal, at most 1000 characters; undefined keeps the one in English. */
+export type RefusalMessage = (refusal: Refusal) => string | undefined;
 
 /** The part of the engine that authenticates calls. A service without a store has its own. */
 export type Authenticator = Pick<
@@ -87,6 +103,7 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
+  readonly refusalMessage: RefusalMessage | undefined;
   /** Undefined if nobody observes; a warm call then does nothing for it. */
   readonly telemetry: SessionTelemetry | undefined;
   /** What this instance finishes before it closes. */
