@@ -25,7 +25,7 @@ import { isLive, livePages } from "./liveness.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
-import { Refresher } from "./refresh/refresh.ts";
+import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
 import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
@@ -60,6 +60,8 @@ export interface EngineOptions {
   readonly lifetimes: Lifetimes;
   /** Sessions per user. Default: unlimited. */
   readonly limit?: SessionLimit | null;
+  /** Default "refuse". */
+  readonly onMismatch?: OnMismatch;
   /** How far `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   /** Default 5000. */

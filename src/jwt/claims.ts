@@ -39,6 +39,8 @@ export interface TokenClaims {
   readonly acr?: string;
   /** The authentication methods (RFC 8176); not empty. */
   readonly amr?: readonly string[];
+  /** The thumbprint of the key that the session is bound to: `cnf.jkt` (RFC 7800, RFC 9449 §6.1). */
+  readonly jkt?: string;
   /** The user's claims; in the token they are at the root of the payload. */
   readonly claims: JsonObject;
 }
@@ -56,13 +58,13 @@ const laterOwnNames: ReadonlySet<string> = new Set(["acr", "amr"]);
 const ownClaimNames: ReadonlySet<string> = new Set([
   ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
   ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
-  ownAuthentication,
+  ...[ownAuthentication, "cnf"],
 ]);
 
 /** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
 export const reservedClaimNames: ReadonlySet<string> = new Set([
   ...ownClaimNames,
-  ...["cnf", "__proto__", "constructor", "prototype"],
+  ...["__proto__", "constructor", "prototype"],
 ]);
 
 /**
@@ -70,8 +72,11 @@ export const reservedClaimNames: ReadonlySet<string> = new Set([
  * precedence.
  */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
-  const { tid, acr, amr, ...always } = own;
-  const payload = { ...claims, ...always, ...(tid === undefined ? {} : { tid }) };
+  const { tid, acr, amr, jkt, ...always } = own;
+  const payload = {
+    ...{ ...claims, ...always, ...(tid === undefined ? {} : { tid }) },
+    ...(jkt === undefined ? {} : { cnf: { jkt } }),
+  };
   if (acr === undefined && amr === undefined) {
     return payload;
   }
@@ -102,7 +107,7 @@ export function checkedPayload(claims: TokenClaims): JsonObject {
  * Reads the claims of a payload. A claim of the wrong type is never treated as absent.
  *
  * Checks only the types: the verifier checks issuer, audience and time. `nbf` may be present, as a
- * time. A reserved name without a meaning here, such as `cnf` (RFC 7800), is rejected rather than
+ * time. A `cnf` (RFC 7800) that binds the token to anything but a thumbprint is rejected rather than
  * ignored.
  *
  * @returns undefined when a required claim is absent or a claim has the wrong type
@@ -111,6 +116,7 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   const { iss, aud, sub, sid, jti, client_id, transport, tid } = payload;
   const { iat, exp, nbf, gen, gat, cv, auth_time, session_iat, session_exp } = payload;
   const authentication = authenticationIn(payload);
+  const bound = boundKeyIn(payload);
   const claims = userClaims(payload);
   if (
     !isText(iss) ||
@@ -131,13 +137,31 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
     !(nbf === undefined || isCount(nbf)) ||
     !(tid === undefined || isText(tid)) ||
     authentication === undefined ||
+    bound === undefined ||
     claims === undefined
   ) {
     return undefined;
   }
   const ids = { iss, aud, sub, sid, jti, client_id, ...(tid === undefined ? {} : { tid }) };
   const times = { iat, exp, gat, auth_time, session_iat, session_exp };
-  return { ...ids, ...times, gen, cv, transport, ...authentication, claims };
+  return { ...ids, ...times, gen, cv, transport, ...authentication, ...bound, claims };
+}
+
+/** Reads `cnf`; undefined if it is anything but one thumbprint. */
+function boundKeyIn({ cnf }: JsonObject): Pick<TokenClaims, "jkt"> | undefined {
+  if (cnf === undefined) {
+    return {};
+  }
+  if (typeof cnf !== "object" || cnf === null || Array.isArray(cnf)) {
+    return undefined;
+  }
+  const { jkt, ...others } = cnf as JsonObject;
+  return isThumbprint(jkt) && Object.keys(others).length === 0 ? { jkt } : undefined;
+}
+
+/** Whether a value has the form of a thumbprint: SHA-256 in base64url (RFC 7638). */
+function isThumbprint(value: unknown): value is string {
+  return typeof value === "string" && /^[\w-]{42}[AEIMQUYcgkosw048]$/.test(value);
 }
 
 /** Reads how the user authenticated; undefined if a claim has the wrong type. */

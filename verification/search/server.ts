@@ -58,6 +58,7 @@ const born = newRecord(
       transport: "cookie",
       salt: "",
       rootHash: "root",
+      boundKey: null,
       secretId,
     },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
@@ -127,7 +128,7 @@ function exchangeOnce({ decide }: Rules, row: Row, presents: number): Exchange {
   }
   const sessions = new MemorySessions();
   sessions.set(record);
-  const proven = { record, now, generation: presented, secretId };
+  const proven = { record, now, generation: presented, secretId, boundKey: null };
   const write = writeOf(decision, proven, { settle: times.settle, secretId });
   const written = sessions.refresh({ ...write, id, generation, idle: times.idle }, now);
   if (written === undefined) {

@@ -146,8 +146,8 @@ function assertCurrent({ generation = -1 }: Call, record: SessionRecord): void {
   }
 }
 
-function originOf({ id, lineage, version }: SessionRecord) {
-  return { session: id, lineage: lineage ?? id, version };
+function originOf({ id, lineage, version, boundKey }: SessionRecord) {
+  return { session: id, lineage: lineage ?? id, version, boundKey };
 }
 
 function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {

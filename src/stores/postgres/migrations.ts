@@ -1,6 +1,7 @@
 import type { MigrationStep } from "../sql/database.ts";
 import {
   authentications,
+  boundKeys,
   externalIds,
   forks,
   roots,
@@ -150,4 +151,5 @@ export const postgresMigrations: readonly MigrationStep[] = [
   sweeps,
   roots,
   histories,
+  boundKeys,
 ];

@@ -92,3 +92,11 @@ export const authentications: MigrationStep = {
   // Older servers go on writing rows without it, and keep it in the rows that they change.
   transaction: ["alter table rpcsession_sessions add column authentication text"],
 };
+
+/** The keys that sessions are bound to. */
+export const boundKeys: MigrationStep = {
+  name: "boundKeys",
+  compatibleFrom: 3,
+  // Older servers create sessions without one, and refuse the refresh tokens of sessions that have one.
+  transaction: ["alter table rpcsession_sessions add column bound_key text"],
+};

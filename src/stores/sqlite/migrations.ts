@@ -1,6 +1,7 @@
 import type { MigrationStep } from "../sql/database.ts";
 import {
   authentications,
+  boundKeys,
   externalIds,
   forks,
   roots,
@@ -133,4 +134,5 @@ export const sqliteMigrations: readonly MigrationStep[] = [
   authentications,
   sweeps,
   roots,
+  boundKeys,
 ];
