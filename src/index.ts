@@ -65,7 +65,7 @@ export type {
 export type { SecretInfo, SessionKeys, SessionSecrets, SigningKeyInfo } from "./incident.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
+export type { BindOptions, SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
 export { redactTokens } from "./request/tokens.ts";
 export type {
@@ -82,6 +82,7 @@ export type {
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
+  ProofPolicy,
   StreamPolicy,
 } from "./server/policy/policy.ts";
 export {
@@ -107,6 +108,7 @@ export type {
 } from "./server/session/by-id.ts";
 export type {
   AuthenticationOptions,
+  BindOption,
   IssuedTokens,
   NewSessionOptions,
   RedirectOptions,

@@ -64,6 +64,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "remote-keys.ts": "main",
     "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
     "logout-token.ts": "back-channel logout",
+    "dpop.ts": "the server checks proofs of possession",
     "verified-cache.ts": "main",
     "strict-parse.ts":
       "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
@@ -79,6 +80,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session.ts": "main",
     "store.ts": "main",
     "liveness.ts": "main",
+    "nonces.ts": "the server checks proofs of possession",
     "lifetimes.ts": "main",
     "claims.ts": "main",
     "access-tokens.ts": "the server passes reissued tokens to the response",
@@ -110,6 +112,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "protect.ts": "the public types of sessions.protect",
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
+    "authenticate/proofs.ts": "options of createSessions and of verifySessions",
     "call/call.ts": "verifySessions",
     "call/operations.ts": "createSessions closes when its operations are over",
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",

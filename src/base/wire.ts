@@ -12,6 +12,10 @@ export const header = {
   transport: "rpcsession-transport",
   /** Request and response: the anti-CSRF token of a cookie session. */
   csrf: "rpcsession-csrf",
+  /** Request: a proof of possession of the session's key (RFC 9449). */
+  proof: "dpop",
+  /** Response: the nonce for the next proof (RFC 9449 section 8). */
+  proofNonce: "dpop-nonce",
   /** Response: the access token of a header session. */
   accessToken: "rpcsession-access-token",
   /** Response: the refresh token of a header session. */

@@ -7,6 +7,7 @@ import type { AccessToken, AccessTokens } from "./access-tokens.ts";
 import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
+import type { Nonces } from "./nonces.ts";
 import { storeFailed } from "./reach.ts";
 import { unprovenError } from "./refresh/refresh.ts";
 import type { Beginning, RefreshTokens } from "./refresh/token.ts";
@@ -77,6 +78,7 @@ interface CreatorOptions {
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
+  readonly nonces: Nonces;
   readonly lifetimes: Lifetimes;
   /** Sessions per user; null or absent for any number. */
   readonly limit?: SessionLimit | null;
@@ -105,7 +107,7 @@ export class SessionCreator {
     const { store, accessTokens, refreshTokens, shownLength, emit } = this.#options;
 
     // 1. A copy of a bound session needs a proof by its key, and is bound too.
-    assertProven(creation);
+    await this.#assertProven(creation);
 
     // 2. Refuse claims that could outgrow their transport, before anything is stored.
     accessTokens.assertFits({
@@ -133,6 +135,21 @@ export class SessionCreator {
       // Nobody will ever hold its tokens, so do not leave the session behind.
       await store.revoke(inserted.record.id, "revoked").catch(() => {});
       throw error;
+    }
+  }
+
+  /** @throws SessionError `unauthorized` */
+  async #assertProven({ from, provenKey, boundKey = null }: Creation): Promise<void> {
+    const { nonces, revocations } = this.#options;
+    if (from === undefined || from.boundKey === null) {
+      return;
+    }
+    if (from.boundKey !== provenKey) {
+      const nonce = await nonces.mint(revocations.storeNow());
+      throw unprovenError(from.session, provenKey, nonce);
+    }
+    if (boundKey === null) {
+      throw new TypeError("a session that comes from a bound one must be bound to a key, too");
     }
   }
 
@@ -232,17 +249,6 @@ export class SessionCreator {
       .update({ id: record.id, version: record.version, claims, data })
       .catch(storeFailed);
     return { record: liveOf(record.id, written), now: written.now };
-  }
-}
-
-/** @throws SessionError `unauthorized` */
-function assertProven({ from, provenKey, boundKey = null }: Creation): void {
-  const isProven = from === undefined || from.boundKey === null || from.boundKey === provenKey;
-  if (!isProven) {
-    throw unprovenError(from.session, provenKey);
-  }
-  if (from !== undefined && from.boundKey !== null && boundKey === null) {
-    throw new TypeError("a session that comes from a bound one must be bound to a key, too");
   }
 }
 

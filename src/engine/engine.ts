@@ -22,6 +22,7 @@ import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secret
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive, livePages } from "./liveness.ts";
+import { Nonces } from "./nonces.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
@@ -86,6 +87,8 @@ const logMargin = 60_000;
 export class Engine {
   readonly revocations: RevocationLog;
   readonly antiCsrf: AntiCsrf;
+  /** The nonces of proofs of possession. */
+  readonly nonces: Nonces;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
   readonly refresher: Refresher;
@@ -134,8 +137,10 @@ export class Engine {
     });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
+    this.nonces = new Nonces(secrets);
     this.refreshTokens = refreshTokens;
-    const parts = { secrets, revocations, accessTokens, refreshTokens };
+    const { nonces } = this;
+    const parts = { secrets, revocations, accessTokens, refreshTokens, nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ ...options, revocations, accessTokens });

@@ -160,7 +160,7 @@ function boundKeyIn({ cnf }: JsonObject): Pick<TokenClaims, "jkt"> | undefined {
 }
 
 /** Whether a value has the form of a thumbprint: SHA-256 in base64url (RFC 7638). */
-function isThumbprint(value: unknown): value is string {
+export function isThumbprint(value: unknown): value is string {
   return typeof value === "string" && /^[\w-]{42}[AEIMQUYcgkosw048]$/.test(value);
 }
 

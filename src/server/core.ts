@@ -2,10 +2,12 @@ import type { Clock } from "../base/clock.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
+import type { Nonces } from "../engine/nonces.ts";
 import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { SessionCookies } from "../request/cookies.ts";
 import type { CrossSiteRule } from "../request/origins.ts";
+import type { Proofs } from "./authenticate/proofs.ts";
 import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
 import type { ClientContext } from "./call/exchange.ts";
 import type { Operations } from "./call/operations.ts";
@@ -20,6 +22,8 @@ export type Authenticator = Pick<
 > & {
   readonly revocations: Revocations;
   readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+  /** The nonces of proofs; undefined without a secret. */
+  readonly nonces: Nonces | undefined;
   /**
    * Whether a session is live by the store's word. Without a store this is unknown.
    * @throws SessionError `unavailable`
@@ -40,6 +44,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;
   readonly antiCsrf: "off" | "token";
+  /** The proofs of possession that calls carry. */
+  readonly proofs: Proofs;
   readonly claims: ClaimsRule;
   readonly revocations: Revocations;
   /** Creates the session object of a call from its verified token. */

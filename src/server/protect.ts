@@ -79,6 +79,7 @@ export function sessionCors(cors: CorsLists): SessionCors {
     header.hint,
     header.session,
     header.heartbeat,
+    header.proofNonce,
   ];
   return {
     allowedMethods: [...cors.allowedMethods],
@@ -87,6 +88,7 @@ export function sessionCors(cors: CorsLists): SessionCors {
       header.transport,
       header.csrf,
       header.session,
+      header.proof,
     ]),
     exposedHeaders: merge(cors.exposedHeaders, exposed),
     allowedOrigins: [...allowedOrigins],

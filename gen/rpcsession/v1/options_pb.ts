@@ -20,7 +20,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file rpcsession/v1/options.proto.
  */
 export const file_rpcsession_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEixgIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXISEgoKYWNyX3ZhbHVlcxgIIAMoCSIxChBDbGFpbVJlcXVpcmVtZW50Eg0KBWNsYWltGAEgASgJEg4KBmFueV9vZhgCIAMoCSpRCgRBdXRoEhQKEEFVVEhfVU5TUEVDSUZJRUQQABIRCg1BVVRIX1JFUVVJUkVEEAESEQoNQVVUSF9PUFRJT05BTBACEg0KCUFVVEhfTk9ORRADKjsKBENzcmYSFAoQQ1NSRl9VTlNQRUNJRklFRBAAEg4KCkNTUkZfQ0hFQ0sQARINCglDU1JGX1NLSVAQAipQCgVDaGVjaxIVChFDSEVDS19VTlNQRUNJRklFRBAAEg4KCkNIRUNLX0ZFRUQQARIQCgxDSEVDS19TVFJJQ1QQAhIOCgpDSEVDS19OT05FEAMqZQoNRm9yZWlnbkJlYXJlchIeChpGT1JFSUdOX0JFQVJFUl9VTlNQRUNJRklFRBAAEhkKFUZPUkVJR05fQkVBUkVSX1JFRlVTRRABEhkKFUZPUkVJR05fQkVBUkVSX0lHTk9SRRACKmYKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIYChRTVFJFQU1fRU5EX09OX0VYUElSWRABEhgKFFNUUkVBTV9FTkRfT05fUkVWT0tFEAISEAoMU1RSRUFNX05FVkVSEAM6XAoNbWV0aG9kX3BvbGljeRIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVIMbWV0aG9kUG9saWN5Ol8KDnNlcnZpY2VfcG9saWN5Eh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVINc2VydmljZVBvbGljeWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
+  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi6wIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXISEgoKYWNyX3ZhbHVlcxgIIAMoCRIjCgVwcm9vZhgKIAEoDjIULnJwY3Nlc3Npb24udjEuUHJvb2YiMQoQQ2xhaW1SZXF1aXJlbWVudBINCgVjbGFpbRgBIAEoCRIOCgZhbnlfb2YYAiADKAkqUQoEQXV0aBIUChBBVVRIX1VOU1BFQ0lGSUVEEAASEQoNQVVUSF9SRVFVSVJFRBABEhEKDUFVVEhfT1BUSU9OQUwQAhINCglBVVRIX05PTkUQAyo7CgRDc3JmEhQKEENTUkZfVU5TUEVDSUZJRUQQABIOCgpDU1JGX0NIRUNLEAESDQoJQ1NSRl9TS0lQEAIqUAoFQ2hlY2sSFQoRQ0hFQ0tfVU5TUEVDSUZJRUQQABIOCgpDSEVDS19GRUVEEAESEAoMQ0hFQ0tfU1RSSUNUEAISDgoKQ0hFQ0tfTk9ORRADKkgKBVByb29mEhUKEVBST09GX1VOU1BFQ0lGSUVEEAASFAoQUFJPT0ZfT05fUkVGUkVTSBABEhIKDlBST09GX1JFUVVJUkVEEAIqZQoNRm9yZWlnbkJlYXJlchIeChpGT1JFSUdOX0JFQVJFUl9VTlNQRUNJRklFRBAAEhkKFUZPUkVJR05fQkVBUkVSX1JFRlVTRRABEhkKFUZPUkVJR05fQkVBUkVSX0lHTk9SRRACKmYKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIYChRTVFJFQU1fRU5EX09OX0VYUElSWRABEhgKFFNUUkVBTV9FTkRfT05fUkVWT0tFEAISEAoMU1RSRUFNX05FVkVSEAM6XAoNbWV0aG9kX3BvbGljeRIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVIMbWV0aG9kUG9saWN5Ol8KDnNlcnZpY2VfcG9saWN5Eh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVINc2VydmljZVBvbGljeWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * Policy specifies the session that a method requires of its caller. A method without any policy
@@ -87,6 +87,13 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
    * @generated from field: repeated string acr_values = 8;
    */
   acrValues: string[];
+
+  /**
+   * proof specifies whether a call must prove possession of the key of its session (RFC 9449).
+   *
+   * @generated from field: rpcsession.v1.Proof proof = 10;
+   */
+  proof: Proof;
 };
 
 /**
@@ -263,6 +270,48 @@ export const CheckSchema: GenEnum<Check> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 2);
 
 /**
+ * Proof specifies whether a call must prove possession of the key of its session.
+ *
+ * @generated from enum rpcsession.v1.Proof
+ */
+export const Proof = {
+  /**
+   * PROOF_UNSPECIFIED: use the service's policy, or PROOF_ON_REFRESH if it has none.
+   *
+   * @generated from enum value: PROOF_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * PROOF_ON_REFRESH: no proof is needed, unless the token comes by the scheme DPoP. A session that is
+   * bound to a key proves it when it refreshes.
+   *
+   * @generated from enum value: PROOF_ON_REFRESH = 1;
+   */
+  ON_REFRESH: 1,
+
+  /**
+   * PROOF_REQUIRED: each call needs a proof. A session that is bound to no key is refused.
+   *
+   * @generated from enum value: PROOF_REQUIRED = 2;
+   */
+  REQUIRED: 2,
+} as const;
+
+/**
+ * Proof specifies whether a call must prove possession of the key of its session.
+ *
+ * @generated from enum rpcsession.v1.Proof
+ */
+export type Proof = (typeof Proof)[keyof typeof Proof] | UnknownEnum;
+
+/**
+ * Describes the enum rpcsession.v1.Proof.
+ */
+export const ProofSchema: GenEnum<Proof> = /*@__PURE__*/
+  enumDesc(file_rpcsession_v1_options, 3);
+
+/**
  * ForeignBearer specifies what happens to a bearer token that has neither the form of this service's
  * tokens nor its issuer, such as an API key.
  *
@@ -304,7 +353,7 @@ export type ForeignBearer = (typeof ForeignBearer)[keyof typeof ForeignBearer] |
  * Describes the enum rpcsession.v1.ForeignBearer.
  */
 export const ForeignBearerSchema: GenEnum<ForeignBearer> = /*@__PURE__*/
-  enumDesc(file_rpcsession_v1_options, 3);
+  enumDesc(file_rpcsession_v1_options, 4);
 
 /**
  * Stream specifies when an open stream ends with its session.
@@ -354,7 +403,7 @@ export type Stream = (typeof Stream)[keyof typeof Stream] | UnknownEnum;
  * Describes the enum rpcsession.v1.Stream.
  */
 export const StreamSchema: GenEnum<Stream> = /*@__PURE__*/
-  enumDesc(file_rpcsession_v1_options, 4);
+  enumDesc(file_rpcsession_v1_options, 5);
 
 /**
  * method_policy is the policy of one method. Precedence: the policy of the method in the server's

@@ -5,6 +5,7 @@ import type { SessionEventListener } from "../../base/events.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError, isLive } from "../liveness.ts";
+import type { Nonces } from "../nonces.ts";
 import { storeFailed } from "../reach.ts";
 import type { RevocationLog } from "../revocation/log.ts";
 import type {
@@ -42,6 +43,7 @@ interface RefresherOptions {
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
+  readonly nonces: Nonces;
   /** What a refresh without a proof by the key of its session does besides being refused. Default "refuse". */
   readonly onMismatch?: OnMismatch;
 }
@@ -250,7 +252,7 @@ export class Refresher {
     { record, now }: ProvenRefreshToken,
     { provenKey }: CheckedRefreshToken,
   ): Promise<SessionError> {
-    const { emit, onMismatch } = this.#options;
+    const { emit, onMismatch, nonces } = this.#options;
     const { id: sessionId, userId } = record;
     if (isLive({ record, now })) {
       const why = provenKey === undefined ? "missing" : "otherKey";
@@ -261,7 +263,7 @@ export class Refresher {
         );
       }
     }
-    return unprovenError(sessionId, provenKey);
+    return unprovenError(sessionId, provenKey, await nonces.mint(now));
   }
 
   /**
@@ -371,13 +373,21 @@ function sharedKey({ token, transport, provenKey = "" }: CheckedRefreshToken): s
   return `${transport}:${provenKey}:${token}`;
 }
 
-/** The error for a request that has not proven the key of its session. */
-export function unprovenError(sessionId: string, provenKey: string | undefined): SessionError {
+/**
+ * The error for a request that has not proven the key of its session.
+ * @param proofNonce the nonce for a proof
+ */
+export function unprovenError(
+  sessionId: string,
+  provenKey: string | undefined,
+  proofNonce: string,
+): SessionError {
   return provenKey === undefined
     ? new SessionError("unauthorized", "PROOF_REQUIRED", {
         message:
           "the session is bound to a key, and the request has no proof by that key; send one",
         sessionId,
+        proofNonce,
       })
     : new SessionError("unauthorized", "PROOF_INVALID", {
         message: "the session is bound to another key than the request has proven; sign in again",

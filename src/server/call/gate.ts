@@ -54,6 +54,7 @@ export async function admit(
 
 /** The parts of a policy that concern the session of a call. */
 export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer"> &
+  Partial<Pick<MethodPolicy, "proof">> &
   Demands & {
     /** Which requests may use cookies. Default "checked". */
     readonly crossSite?: AuthenticationDemand["crossSite"];
@@ -86,6 +87,7 @@ export async function enterSession(
     foreignBearer: policy.foreignBearer,
     crossSite: policy.crossSite ?? "checked",
     needsClaims: policy.claims.length > 0,
+    proof: policy.proof === "required",
     signal,
   });
 

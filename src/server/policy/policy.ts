@@ -5,6 +5,7 @@ import {
   ForeignBearer,
   method_policy,
   type Policy,
+  Proof,
   Stream,
   service_policy,
 } from "../../../gen/rpcsession/v1/options_pb.ts";
@@ -26,6 +27,7 @@ import {
   type MethodPolicyOptions,
   PoliciesInCode,
   type PolicyOptions,
+  type ProofPolicy,
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
@@ -34,6 +36,7 @@ export type { ClaimDemand } from "./demands.ts";
 export {
   type ForeignBearerPolicy,
   type MethodPolicyOptions,
+  type ProofPolicy,
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
@@ -49,6 +52,8 @@ export interface MethodPolicy {
   readonly acr: readonly string[];
   readonly claims: readonly ClaimDemand[];
   readonly foreignBearer: ForeignBearerPolicy;
+  /** Undefined if calls need no proof of the key of their session. */
+  readonly proof: "required" | undefined;
   /** Undefined if the method does not stream. */
   readonly stream: StreamPolicy | undefined;
   /** Where `auth` was set. */
@@ -150,6 +155,7 @@ interface Layer {
   readonly check: RevocationCheck | undefined;
   readonly stream: StreamPolicy | undefined;
   readonly foreignBearer: ForeignBearerPolicy | undefined;
+  readonly proof: ProofPolicy | undefined;
 }
 
 /**
@@ -194,6 +200,12 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     claims: first((layer) => layer.demands.claims, demanding) ?? [],
   };
   const { freshWithin, acr, claims } = demands;
+  const proof = first((layer) => layer.proof, demanding);
+  if (isPublic && proof === "required") {
+    throw new TypeError(
+      `the policy of ${procedure} requires a proof, but its auth is "none", which ignores sessions; set its auth to "required"`,
+    );
+  }
   if (isPublic && (freshWithin !== undefined || acr.length > 0 || claims.length > 0)) {
     throw new TypeError(
       `the policy of ${procedure} demands claims, a recent sign-in or an acr, but its auth is "none", which ignores sessions; set its auth to "required"`,
@@ -208,6 +220,7 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     check: asked ?? defaults.check ?? revocationChecks[0],
     stream: streamOf(method, layers),
     foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",
+    proof: proof === "required" ? proof : undefined,
   };
 }
 
@@ -219,9 +232,9 @@ function inCode(
   if (policy === undefined) {
     return [];
   }
-  const { auth, check, stream, foreignBearer } = policy;
+  const { auth, check, stream, foreignBearer, proof } = policy;
   const demands = demandsInCode(policy);
-  return [{ width, source, auth, demands, check, stream, foreignBearer }];
+  return [{ width, source, auth, demands, check, stream, foreignBearer, proof }];
 }
 
 /** @throws TypeError if the policy has a value that this version does not support */
@@ -239,6 +252,7 @@ function inSchema(name: string, policy: Policy | false, isOfService = false): La
       check: checkNames[policy.check],
       stream: streamNames[policy.stream],
       foreignBearer: foreignBearerNames[policy.foreignBearer],
+      proof: proofNames[policy.proof],
     },
   ];
 }
@@ -274,6 +288,11 @@ const foreignBearerNames: Readonly<Record<number, ForeignBearerPolicy>> = {
   [ForeignBearer.IGNORE]: "ignore",
 };
 
+const proofNames: Readonly<Record<number, ProofPolicy>> = {
+  [Proof.ON_REFRESH]: "onRefresh",
+  [Proof.REQUIRED]: "required",
+};
+
 const streamNames: Readonly<Record<number, StreamPolicy>> = {
   [Stream.END_ON_EXPIRY]: "endOnExpiry",
   [Stream.END_ON_REVOKE]: "endOnRevoke",
@@ -287,6 +306,7 @@ function assertKnown(name: string, policy: Policy): void {
     ["auth", policy.auth, authNames],
     ["stream", policy.stream, streamNames],
     ["foreign_bearer", policy.foreignBearer, foreignBearerNames],
+    ["proof", policy.proof, proofNames],
   ] as const;
   assertClasses(`the policy of ${name} sets acr_values: each`, policy.acrValues);
   for (const [member, value, names] of values) {
