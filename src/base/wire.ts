@@ -12,10 +12,6 @@ export const header = {
   transport: "rpcsession-transport",
   /** Request and response: the anti-CSRF token of a cookie session. */
   csrf: "rpcsession-csrf",
-  /** Request: a proof of possession of the session's key (RFC 9449). */
-  proof: "dpop",
-  /** Response: the nonce for the next proof (RFC 9449 section 8). */
-  proofNonce: "dpop-nonce",
   /** Response: the access token of a header session. */
   accessToken: "rpcsession-access-token",
   /** Response: the refresh token of a header session. */
@@ -30,6 +26,14 @@ export const header = {
    * Response: what the client should know of its session, without secrets. See {@link SessionNotice}.
    */
   session: "rpcsession-session",
+} as const;
+
+/** The headers of proofs of possession (RFC 9449). */
+export const proofHeader = {
+  /** Request: the proof. */
+  proof: "dpop",
+  /** Response: the nonce for the next proof. */
+  nonce: "dpop-nonce",
 } as const;
 
 /**

@@ -22,10 +22,10 @@ import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secret
 import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive, livePages } from "./liveness.ts";
-import { Nonces } from "./nonces.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
+import { Nonces } from "./refresh/nonces.ts";
 import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";

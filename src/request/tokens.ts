@@ -1,4 +1,4 @@
-import { header, maxTokenLength } from "../base/wire.ts";
+import { header, maxTokenLength, proofHeader } from "../base/wire.ts";
 import type { CookieNames } from "./cookie-options.ts";
 
 /** The tokens of a request, not verified yet. */
@@ -57,7 +57,7 @@ export const inspected: unique symbol = Symbol.for("nodejs.util.inspect.custom")
 
 const hiddenNames: ReadonlySet<string> = new Set([
   ...["authorization", "proxy-authorization", "cookie", "set-cookie"],
-  ...[header.accessToken, header.refreshToken, header.csrf, header.session, header.proof],
+  ...[header.accessToken, header.refreshToken, header.csrf, header.session, proofHeader.proof],
 ]);
 
 /**

@@ -2,7 +2,7 @@ import type { Clock } from "../base/clock.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
-import type { Nonces } from "../engine/nonces.ts";
+import type { Nonces } from "../engine/refresh/nonces.ts";
 import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { SessionCookies } from "../request/cookies.ts";

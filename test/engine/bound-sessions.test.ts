@@ -57,7 +57,7 @@ describe.each([
   ["one statement", () => memoryStore()],
   ["read and decide", withoutAdvance],
 ])("a bound session (%s)", (_name, newStore) => {
-  it("is named in the row, in `cnf.jkt` of its access tokens and in its refresh tokens, through every refresh", async () => {
+  it("feat:S1 is named in the row, in `cnf.jkt` of its access tokens and in its refresh tokens, through every refresh", async () => {
     const { engine, signIn, refresh, confirm } = await startWorld({ store: newStore() });
     const created = await signIn();
     expect(created.record.boundKey).toBe(key);
@@ -77,7 +77,7 @@ describe.each([
     ["no proof", undefined, "missing", "PROOF_REQUIRED"],
     ["a proof by another key", other, "otherKey", "PROOF_INVALID"],
   ])(
-    "refuses a valid refresh token with %s, changes nothing, and reports it",
+    "sec:P02, feat:S2 refuses a valid refresh token with %s, changes nothing, and reports it",
     async (_, proven, why, reason) => {
       const { store, events, signIn, refresh, confirm } = await startWorld({ store: newStore() });
       const { record, refreshToken } = await signIn();
@@ -96,7 +96,7 @@ describe.each([
     },
   );
 
-  it("an outdated token without a proof ends nothing: the key is asked for before the rule", async () => {
+  it("sec:P02, feat:S2 an outdated token without a proof ends nothing: the key is asked for before the rule", async () => {
     const { store, events, signIn, refresh, confirm } = await startWorld({ store: newStore() });
     const { record, refreshToken } = await signIn();
     await confirm(refreshToken, key);
@@ -109,7 +109,7 @@ describe.each([
     expect(events.map(({ type }) => type)).toContain("theft");
   });
 
-  it("an answer is not shared with an equal token whose request has not proven the key", async () => {
+  it("sec:P02, feat:S2 an answer is not shared with an equal token whose request has not proven the key", async () => {
     const { signIn, refresh, confirm } = await startWorld({ store: newStore() });
     const { refreshToken } = await signIn();
     await confirm(refreshToken, key);
@@ -124,7 +124,7 @@ describe.each([
     expect(await early).toMatchObject({ reason: "PROOF_REQUIRED" });
   });
 
-  it("onMismatch revoke ends the session and its forks", async () => {
+  it("feat:S3 onMismatch revoke ends the session and its forks", async () => {
     const world = await startWorld({ store: newStore(), onMismatch: "revoke" });
     const { engine, store, events, signIn, refresh } = world;
     const { record, refreshToken } = await signIn();
@@ -146,7 +146,7 @@ describe.each([
     expect(events).toContainEqual({ type: "revoked", sessionId: session, endedBy: "theft" });
   });
 
-  it("a row restored to a state before the binding gets it back from the token", async () => {
+  it("sec:P02, feat:S4 a row restored to a state before the binding gets it back from the token", async () => {
     const store = restoredBeforeBinding(newStore());
     const { clock, signIn, refresh } = await startWorld({ store });
     const { record, refreshToken } = await signIn();
@@ -208,30 +208,33 @@ describe("copies of a bound session", () => {
   it.each([
     ["no proof", undefined, "PROOF_REQUIRED"],
     ["a proof by another key", other, "PROOF_INVALID"],
-  ])("are refused with %s, and nothing is stored", async (_, provenKey, reason) => {
-    const { engine, store, signIn } = await startWorld();
-    const { record } = await signIn();
-    const { id: session, version } = record;
-    const from = {
-      session,
-      lineage: session,
-      version,
-      boundKey: key,
-      authTime: null,
-      endsBy: null,
-    };
-    for (const replaces of [null, session]) {
-      const copy = { ...content, from, replaces, provenKey, boundKey: key };
-      expect(await failure(engine.creator.create(copy))).toMatchObject({ reason });
-    }
-    const page = await store.list(
-      { userId: "alice", tenantId: null },
-      { cursor: undefined, limit: 9 },
-    );
-    expect(page.records.map(({ id }) => id)).toEqual([session]);
-  });
+  ])(
+    "sec:P02, feat:S5 are refused with %s, and nothing is stored",
+    async (_, provenKey, reason) => {
+      const { engine, store, signIn } = await startWorld();
+      const { record } = await signIn();
+      const { id: session, version } = record;
+      const from = {
+        session,
+        lineage: session,
+        version,
+        boundKey: key,
+        authTime: null,
+        endsBy: null,
+      };
+      for (const replaces of [null, session]) {
+        const copy = { ...content, from, replaces, provenKey, boundKey: key };
+        expect(await failure(engine.creator.create(copy))).toMatchObject({ reason });
+      }
+      const page = await store.list(
+        { userId: "alice", tenantId: null },
+        { cursor: undefined, limit: 9 },
+      );
+      expect(page.records.map(({ id }) => id)).toEqual([session]);
+    },
+  );
 
-  it("are never unbound", async () => {
+  it("feat:S5 are never unbound", async () => {
     const { engine, signIn } = await startWorld();
     const { record } = await signIn();
     const { id: session, version } = record;

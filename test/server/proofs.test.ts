@@ -186,7 +186,7 @@ describe.each(wires.map((wire) => [wireName(wire), wire] as const))("over %s", (
     expect(answer.headers.get("dpop-nonce")).not.toBeNull();
   });
 
-  it.each(invalid)("feat:S6 refuses a proof with %s", async (_, parts, reason) => {
+  it.each(invalid)("sec:P01, feat:S6 refuses a proof with %s", async (_, parts, reason) => {
     const { handled } = server.calls;
     const refused = refusalOf(await add(parts(client)));
     expect(refused).toMatchObject({ code: "unauthenticated", reason, tokens: "KEEP" });
@@ -195,7 +195,7 @@ describe.each(wires.map((wire) => [wireName(wire), wire] as const))("over %s", (
     expect(server.calls.handled).toBe(handled);
   });
 
-  it("feat:S6 refuses a proof that was used before, and more than one", async () => {
+  it("sec:P01, feat:S6 refuses a proof that was used before, and more than one", async () => {
     const { access } = client;
     const dpop = await client.proof({ htu: urlOf(addNote), accessToken: access });
     const headers = { authorization: `DPoP ${access}`, dpop };
@@ -219,7 +219,7 @@ describe.each(wires.map((wire) => [wireName(wire), wire] as const))("over %s", (
     expect(refused).toMatchObject({ reason: "PROOF_INVALID", action: "SIGN_IN", nonce: "" });
   });
 
-  it("feat:S7 a bound token is never accepted as Bearer, with or without a proof", async () => {
+  it("sec:P01, feat:S7 a bound token is never accepted as Bearer, with or without a proof", async () => {
     const { access } = client;
     for (const method of [addNote, listNotes, watchNotes]) {
       const dpop = await client.proof({ htu: urlOf(method), accessToken: access });
@@ -264,7 +264,7 @@ describe.each(wires.map((wire) => [wireName(wire), wire] as const))("over %s", (
     }
   });
 
-  it("feat:S2 refreshes with a proof, and is refused without one or with one by another key", async () => {
+  it("sec:P02, feat:S2 refreshes with a proof, and is refused without one or with one by another key", async () => {
     const owner = new Client(server, wire, key);
     await owner.signIn();
     const message = { refreshToken: owner.refreshToken };

@@ -5,7 +5,6 @@ import type { SessionEventListener } from "../../base/events.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError, isLive } from "../liveness.ts";
-import type { Nonces } from "../nonces.ts";
 import { storeFailed } from "../reach.ts";
 import type { RevocationLog } from "../revocation/log.ts";
 import type {
@@ -17,6 +16,7 @@ import type {
   Stored,
   TokenProof,
 } from "../store.ts";
+import type { Nonces } from "./nonces.ts";
 import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
 import type {
   CheckedRefreshToken,

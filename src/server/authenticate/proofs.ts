@@ -1,11 +1,10 @@
 import { readChoice, readIssuer } from "../../base/checks.ts";
 import { SessionError } from "../../base/errors.ts";
-import { header } from "../../base/wire.ts";
-import { nonceLife } from "../../engine/nonces.ts";
+import { proofHeader } from "../../base/wire.ts";
+import { type Nonces, nonceLife } from "../../engine/refresh/nonces.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import { verifyProof } from "../../jwt/dpop.ts";
-import { type Call, procedureOfCall } from "../call/call.ts";
-import type { Authenticator } from "../core.ts";
+import type { Call } from "../call/call.ts";
 
 /** Which sessions are bound to a key; see `BindOptions`. */
 export type BindMode = "off" | "preferred" | "required";
@@ -28,6 +27,13 @@ type ProofRequest = Pick<
   | "responseHeader"
   | "provenKey"
 >;
+
+/** What proofs are fresh by. */
+interface Freshness {
+  readonly revocations: { storeNow(): number };
+  /** Undefined where there is no secret. */
+  readonly nonces: Nonces | undefined;
+}
 
 interface ProofsOptions {
   readonly mode: BindMode;
@@ -62,19 +68,25 @@ export class Proofs {
    * @throws SessionError `unauthorized`: `PROOF_INVALID` or `PROOF_NONCE`
    */
   async prove(
-    engine: Authenticator,
+    engine: Freshness,
     call: ProofRequest,
     accessToken: string | undefined,
   ): Promise<string | undefined> {
-    const text = call.requestHeader.get(header.proof);
+    const text = call.requestHeader.get(proofHeader.proof);
     if (text === null || call.provenKey !== undefined) {
       return call.provenKey;
     }
 
     // 1. The proof by itself: format, key, signature, and the request that it names.
+    const urls = this.#urlsOf(call);
+    if (urls.length === 0) {
+      const why =
+        "This service does not know its public URL, so it accepts no proofs; set bind.url.";
+      throw await proofError(engine, "PROOF_INVALID", why);
+    }
     const verified = await verifyProof(text, {
       method: call.requestMethod,
-      urls: this.#urlsOf(call),
+      urls,
       accessToken,
     });
     if ("refused" in verified) {
@@ -105,7 +117,7 @@ export class Proofs {
       throw await proofError(engine, "PROOF_INVALID", "The proof was used before; make a new one.");
     }
     if (nonces !== undefined) {
-      call.responseHeader.set(header.proofNonce, await nonces.mint(now));
+      call.responseHeader.set(proofHeader.nonce, await nonces.mint(now));
     }
     call.provenKey = thumbprint;
     return thumbprint;
@@ -120,11 +132,11 @@ export class Proofs {
       return [];
     }
     const { origin, href } = this.#base;
-    const procedure = procedureOfCall(call);
-    if (procedure !== undefined) {
-      return [`${href.replace(/\/$/, "")}/${procedure}`];
+    const { method, url } = call;
+    if (method !== undefined) {
+      return [`${href.replace(/\/$/, "")}/${method.parent.typeName}/${method.name}`];
     }
-    return call.url === undefined ? [] : [`${origin}${new URL(call.url, origin).pathname}`];
+    return url === undefined ? [] : [`${origin}${new URL(url, origin).pathname}`];
   }
 
   #isFirstUse(use: string, now: number): boolean {
@@ -145,7 +157,7 @@ export class Proofs {
 /** The parts of a policy and a service that decide whether a proof is needed. */
 interface KeyDemand {
   readonly proofs: Proofs;
-  readonly engine: Authenticator;
+  readonly engine: Freshness;
   /** Whether the policy of the method demands a proof. */
   readonly isDemanded: boolean;
 }
@@ -207,7 +219,7 @@ export async function checkKey(
 
 /** The error of a call without a proof that is valid now, with a nonce for the next one. */
 export async function proofError(
-  { nonces, revocations }: Authenticator,
+  { nonces, revocations }: Freshness,
   reason: "PROOF_REQUIRED" | "PROOF_INVALID" | "PROOF_NONCE",
   message: string,
   sessionId?: string,

@@ -160,11 +160,6 @@ Object.defineProperty(Call.prototype, inspected, {
   },
 });
 
-/** The procedure of a call, such as "notes.v1.NotesService/ListNotes"; undefined outside RPCs. */
-export function procedureOfCall({ method }: Pick<Call, "method">): string | undefined {
-  return method && `${method.parent.typeName}/${method.name}`;
-}
-
 /** An open stream, informed by its call about changes to its session. */
 export interface CallStream {
   /** From now on the call belongs to this session. */

@@ -8,7 +8,7 @@ import {
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionError, type SessionErrorReason } from "../../base/errors.ts";
-import { header } from "../../base/wire.ts";
+import { header, proofHeader } from "../../base/wire.ts";
 import { foreignIssuer, presentedIssuer } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -119,7 +119,7 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
     headers.set(header.hint, flag);
   }
   if (error.proofNonce !== undefined) {
-    headers.set(header.proofNonce, error.proofNonce);
+    headers.set(proofHeader.nonce, error.proofNonce);
   }
   const proofCode = proofCodes[error.reason];
   if (error.kind === "unauthorized" && proofCode !== undefined) {

@@ -262,7 +262,10 @@ export function checkRequest(
  */
 export async function issue(
   core: Core,
-  { boundKey, ...options }: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined },
+  {
+    boundKey,
+    ...options
+  }: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined },
 ): Promise<Created> {
   const given = await readNewSession(core, options);
   if (core.proofs.mode === "required" && boundKey === undefined) {

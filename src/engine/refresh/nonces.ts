@@ -1,5 +1,5 @@
 import { base64Decode } from "@bufbuild/protobuf/wire";
-import { encodeBase64url, type SecretRing } from "../base/crypto.ts";
+import { encodeBase64url, type SecretRing } from "../../base/crypto.ts";
 
 /** Milliseconds for which the same nonce is handed out. It is accepted for as long again. */
 const slotLength = 60_000;
