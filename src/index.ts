@@ -78,13 +78,19 @@ export type { RequestGate } from "./server/call/gate.ts";
 export type { ClientIp } from "./server/core.ts";
 export type {
   ClaimDemand,
+  ClaimReason,
+  ClaimRule,
+  ClaimRules,
+  ClaimValue,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
   ProofPolicy,
   StreamPolicy,
+  ValidateClaims,
 } from "./server/policy/policy.ts";
+export type { ClaimSource, ClaimSubject } from "./server/policy/source-options.ts";
 export {
   type CorsLists,
   composeGates,

@@ -46,6 +46,7 @@ import { type BindMode, Proofs, readBindMode } from "./server/authenticate/proof
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core } from "./server/core.ts";
 import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
 export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
@@ -103,7 +104,7 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * SessionService ("*"). The narrower name counts. Of the same width, code counts before the options in
    * the schema.
    */
-  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
   /**
    * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
    * library. It types `session.claims`. Claims that do not match are refused when a session is
@@ -120,6 +121,14 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientClaims: ({ role }) => ({ role })`
    */
   readonly clientClaims?: ClientClaims<ClaimsOf<Schema>>;
+  /**
+   * Sources of claims, by claim: where a policy demands one that is older than its `maxAge`, the source
+   * fetches it first. See {@link ClaimSource}. Default: none; claims change by `updateClaims` alone.
+   *
+   * @example
+   * `claimSources: { role: { maxAge: "5m", fetch: ({ userId }, { signal }) => roleOf(userId, signal) } }`
+   */
+  readonly claimSources?: Readonly<Record<string, ClaimSource<ClaimsOf<Schema>>>>;
   /** How many sessions a user may have within a tenant. Default: unlimited. */
   readonly sessionsPerUser?: SessionsPerUserOptions;
   /**
@@ -248,7 +257,9 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
-  const claims = new ClaimsRule(options.claims, options.clientClaims);
+  const claimSources = readClaimSources(options.claimSources);
+  const sourced = [...claimSources.keys()];
+  const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
   const engine = readEngineOptions(options, {
     clock,
     emit: (event) => events.emit(event),
@@ -261,6 +272,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       public: options.public ?? [],
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
+      sourced: new Set(sourced),
     }),
     core: {
       issuer: options.issuer,
@@ -275,7 +287,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       }),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
-      claims,
+      ...{ claims, claimSources, sources: undefined },
       clientIp: options.clientIp,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
@@ -306,6 +318,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   methods: "object",
   claims: "any",
   clientClaims: "function",
+  claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
   lifetimes: "object",

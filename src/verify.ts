@@ -66,12 +66,17 @@ export type {
 export type { RequestGate } from "./server/call/gate.ts";
 export type {
   ClaimDemand,
+  ClaimReason,
+  ClaimRule,
+  ClaimRules,
+  ClaimValue,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
   ProofPolicy,
   StreamPolicy,
+  ValidateClaims,
 } from "./server/policy/policy.ts";
 export type { ProtectOptions } from "./server/protect.ts";
 export type {
@@ -108,7 +113,7 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * Policies by procedure, such as `"notes.v1.NotesService/ListNotes": { auth: "optional" }`, by service
    * ("notes.v1.NotesService/*"), by package ("notes.v1.*") or for everything ("*").
    */
-  readonly methods?: Readonly<Record<string, MethodPolicyOptions>>;
+  readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
   /**
    * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
    * calls whose claims do not match are refused. Default: any JSON object.
@@ -220,6 +225,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     tellsClients: false,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
+    sources: undefined,
     revocations: authenticator.revocations,
     sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),

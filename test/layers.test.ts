@@ -118,6 +118,8 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",
     "call/gate.ts": "the public type of a gate",
     "policy/policy.ts": "the public types of policies",
+    "policy/source-options.ts": "the option claimSources",
+    "policy/rules.ts": "the command line prints the rules on claims",
     "session/by-id.ts": "public types",
     "session/handle.ts": "createSessions builds it",
     "session/sign-in.ts": "public types",

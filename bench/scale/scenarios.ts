@@ -18,6 +18,7 @@ export const scenarios: readonly Listed[] = [
   { file: "signouts", name: "signouts", keys: ["signout_push_ratio"] },
   { file: "idle-listeners", name: "idleListeners", keys: ["idle_300_cpu"] },
   { file: "log-reads", name: "logReads", keys: ["log_reads_100x100"] },
+  { file: "doubts", name: "doubts", keys: ["doubted_calls_ratio"] },
   { file: "updates", name: "updates", keys: ["hot_ratio"] },
   { file: "start", name: "start", keys: ["start_1e6_s"] },
   { file: "redis-memory", name: "redisMemory", keys: ["redis_bytes_per_session"] },

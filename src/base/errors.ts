@@ -57,6 +57,10 @@ export interface PolicyViolation {
   readonly requirement: string;
   /** Why the claim does not meet it. Contains no value of the claim. */
   readonly message: string;
+  /** The rule that states it, such as `noneOf`, `freshWithin` or `validate`. Default: not named. */
+  readonly rule?: string;
+  /** The value of the claim as JSON, only if `clientClaims` lets the client read it anyway. */
+  readonly value?: string;
 }
 
 /**

@@ -103,6 +103,9 @@ function causeOf(event: SessionEvent): Cause | undefined {
     const { reason, message } = event.error;
     return { reason, key: `failed ${reason} ${message}` };
   }
+  if (event.type === "claimSourceFailed") {
+    return { reason: event.claim, key: `claimSourceFailed ${event.claim}` };
+  }
   return event.type === "unknownSecret" ? { reason: undefined, key: "unknownSecret" } : undefined;
 }
 

@@ -64,6 +64,16 @@ export type SessionEvent =
       readonly code: string;
       readonly error: unknown;
     }
+  /**
+   * The source of a claim threw an error, or did not answer in time. The calls that wait for it are refused
+   * with `unavailable`, or the old value counts; see `onError`. `error.cause` has the details. For logs.
+   */
+  | {
+      readonly type: "claimSourceFailed";
+      readonly claim: string;
+      readonly sessionId: string;
+      readonly error: SessionError;
+    }
   /** A sign-in, or a request with session cookies, was refused: cross-site, or no valid anti-CSRF token. */
   | {
       readonly type: "csrfRefused";
@@ -224,6 +234,7 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
   expired: { level: "info", message: "refused a refresh because the session has expired" },
   refused: { level: "info", message: "refused a call" },
   gateThrew: { level: "warn", message: "a gate of the application threw an error" },
+  claimSourceFailed: { level: "error", message: "a source of claims failed" },
   csrfRefused: {
     level: "warn",
     message: "refused a request with session cookies as a possible CSRF attack",

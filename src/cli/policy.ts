@@ -3,6 +3,7 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { MethodDescription } from "../server/policy/policy.ts";
+import { demandsOf } from "../server/policy/rules.ts";
 import { type Command, table, UsageError } from "./command.ts";
 
 /** `rpc-session policy` */
@@ -140,7 +141,13 @@ const head = [
 function rowOf(method: StatedMethod): readonly string[] {
   const { procedure, auth, source, acr, check, stream = "" } = method;
   const { claims, fresh, csrf, foreignBearer } = shownOf(method);
-  const demands = claims.map(({ claim, anyOf }) => `${claim}=${anyOf.join("|") || "*"}`);
+  const demands = claims.map((demand) => {
+    const { claim, anyOf, ...others } = demand;
+    const words = demandsOf(demand).map(({ requirement }) => requirement.replaceAll(" ", "-"));
+    return Object.keys(others).length === 0
+      ? `${claim}=${anyOf.join("|") || "*"}`
+      : `${claim}=${words.join("&") || "*"}`;
+  });
   return [
     ...[procedure, auth, source, demands.join(" "), fresh === null ? "" : `${fresh}s`],
     acr.join("|"),
@@ -154,7 +161,7 @@ function shownOf(method: StatedMethod) {
   const { procedure, auth, source, check, stream, foreignBearer } = method;
   return {
     ...{ procedure, auth, source, check, foreignBearer },
-    claims: method.claims.map(({ claim, anyOf }) => ({ claim, anyOf })),
+    claims: method.claims,
     /** Seconds. */
     fresh: method.freshWithin === undefined ? null : method.freshWithin / 1000,
     acr: method.acr,

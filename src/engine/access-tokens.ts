@@ -9,6 +9,7 @@ import type { SigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { expiredError, liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
+import type { RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type { Authentication, SessionRecord, SessionStore, Stored } from "./store.ts";
 
@@ -25,6 +26,8 @@ interface AccessTokensOptions {
   readonly audience: string;
   readonly keys: Pick<SigningKeys, "signer">;
   readonly lifetimes: Lifetimes;
+  /** With format 2, every server on the store reads all claims that this version writes. */
+  readonly refreshTokens: Pick<RefreshTokens, "format">;
 }
 
 /** The part of an access token whose size depends on the session. */
@@ -41,6 +44,8 @@ interface TokenContent {
 
 /** At most this fraction of an access token's lifetime is subtracted at random. */
 const jitter = 0.05;
+/** Characters of the name of a history. */
+const maxHistoryLength = 8;
 /** Ten digits: seconds until the year 2286, and more refreshes than will ever happen. */
 const greatestCount = 9_999_999_999;
 /** Characters of an access token without its payload: header, signature and dots, with a margin. */
@@ -70,8 +75,8 @@ export class AccessTokens {
    * Signs an access token for a session. All times are the store's.
    * @throws SessionError `unauthorized` if the session ends within the current second
    */
-  async mint({ record, now }: Stored<SessionRecord>): Promise<AccessToken> {
-    const { issuer, audience, lifetimes } = this.#options;
+  async mint({ record, now, history }: Stored<SessionRecord>): Promise<AccessToken> {
+    const { issuer, audience, lifetimes, refreshTokens } = this.#options;
     const span = Math.min(lifetimes.access, record.accessLife ?? maxAccessLife);
     const life = Math.min(span * (1 - jitter * Math.random()), maxAccessLife);
     const end = Math.min(now + life, record.idleExpiresAt, record.expiresAt);
@@ -98,12 +103,13 @@ export class AccessTokens {
       ...(record.tenantId === null ? {} : { tid: record.tenantId }),
       ...record.authentication,
       ...(record.boundKey === null ? {} : { jkt: record.boundKey }),
+      ...(history !== undefined && refreshTokens.format === 2 && { history }),
       claims: record.claims,
     });
   }
 
   /**
-   * Signs a presented access token again with the claims of the record. Session, expiry and
+   * Signs a presented access token again with the claims of the record. Session, expiry, history and
    * generation stay: the client may not have received the refresh token of a later generation.
    */
   reissue(
@@ -151,6 +157,7 @@ export class AccessTokens {
       ...(tenantId === null ? {} : { tid: tenantId }),
       ...authentication,
       ...(boundKey === null ? {} : { jkt: boundKey }),
+      history: "x".repeat(maxHistoryLength),
       claims,
     };
     const payload = new TextEncoder().encode(JSON.stringify(toPayload(largest))).length;

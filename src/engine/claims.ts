@@ -1,7 +1,7 @@
 import { type PolicyViolation, SessionError } from "../base/errors.ts";
 import type { ClaimsSchema, JsonObject, StandardSchemaV1 } from "../base/json.ts";
 import { maxNoticeClaims, noticeLength } from "../base/wire.ts";
-import { assertUserClaims } from "../jwt/claims.ts";
+import { assertUserClaims, claimAges } from "../jwt/claims.ts";
 import { maxDepth } from "../jwt/strict-parse.ts";
 
 /** The option `clientClaims`: selects the claims that the client may read. */
@@ -11,9 +11,19 @@ export type ClientClaims<Claims> = (claims: Claims) => object;
 export class ClaimsRule {
   readonly #reader: ClaimsReader;
   readonly #clientClaims: ClientClaims<never> | undefined;
+  readonly #sourced: readonly string[];
+  /** Claims without their ages, by the claims of a verified token. */
+  readonly #withoutAges = new WeakMap<JsonObject, JsonObject>();
 
-  /** @throws TypeError if `schema` does not implement Standard Schema */
-  constructor(schema: ClaimsSchema | undefined, clientClaims: ClientClaims<never> | undefined) {
+  /**
+   * @param sourced the claims that have a source; it is noted when they are set
+   * @throws TypeError if `schema` does not implement Standard Schema
+   */
+  constructor(
+    schema: ClaimsSchema | undefined,
+    clientClaims: ClientClaims<never> | undefined,
+    sourced: readonly string[] = [],
+  ) {
     if (schema !== undefined && typeof schema?.["~standard"]?.validate !== "function") {
       throw new TypeError(
         "claims must be a schema from zod, valibot, arktype or another Standard Schema library",
@@ -21,20 +31,49 @@ export class ClaimsRule {
     }
     this.#reader = schema === undefined ? new JsonClaims() : new SchemaClaims(schema);
     this.#clientClaims = clientClaims;
+    this.#sourced = sourced;
   }
 
   /**
-   * Validates new claims and returns the schema's output, which is what gets stored.
+   * Validates new claims and returns the schema's output, which is what gets stored, with the ages of
+   * claims that have a source.
    *
-   * @param present the claims that they replace; default none
+   * @param given new claims, without ages
+   * @param setting when they are set, and the claims that they replace
    * @throws TypeError if they do not match, if the schema does not accept its own output, or if
    * `clientClaims` selects claims that cannot be sent
    */
-  async accept(given: unknown, present: JsonObject = {}): Promise<JsonObject> {
-    const claims = await this.#reader.accept(given, namesIn(present));
+  async accept(
+    given: unknown,
+    { now, present = {}, named = [] }: ClaimsSetting,
+  ): Promise<JsonObject> {
+    const former = this.plain(present);
+    const claims = await this.#reader.accept(given, namesIn(former));
     // Compute what the client may read now, while a mistake still changes nothing.
     await this.forClient(claims);
-    return claims;
+    const ages = { ...(present[claimAges] as JsonObject | undefined) };
+    for (const name of this.#sourced) {
+      const isSet = JSON.stringify(claims[name]) !== JSON.stringify(former[name]);
+      if (isSet || named.includes(name)) {
+        ages[name] = Math.floor(now / 1000);
+      }
+    }
+    return Object.keys(ages).length === 0 ? claims : { ...claims, [claimAges]: ages };
+  }
+
+  /** Claims as they were given: without the ages. Returns the same object for the same claims. */
+  plain(claims: JsonObject): JsonObject {
+    if (claims[claimAges] === undefined) {
+      return claims;
+    }
+    let plain = this.#withoutAges.get(claims);
+    if (plain === undefined) {
+      const { [claimAges]: _ages, ...others } = claims;
+      // As in a token: a lookup finds only claims.
+      plain = Object.setPrototypeOf(others, null) as JsonObject;
+      this.#withoutAges.set(claims, plain);
+    }
+    return plain;
   }
 
   /**
@@ -43,7 +82,7 @@ export class ClaimsRule {
    * @throws SessionError `forbidden`, `CLAIM_REJECTED`, if they do not match, or no longer do
    */
   read(claims: JsonObject): JsonObject | Promise<JsonObject> {
-    return this.#reader.read(claims);
+    return this.#reader.read(this.plain(claims));
   }
 
   /**
@@ -62,6 +101,29 @@ export class ClaimsRule {
     const shown = await this.forClient(claims).catch(() => undefined);
     return shown === undefined ? 0 : noticeLength(shown);
   };
+}
+
+/** How claims are set. */
+export interface ClaimsSetting {
+  /** Milliseconds since 1970 by the store's clock: how old what is set is. */
+  readonly now: number;
+  /** The claims that they replace. Default: none. */
+  readonly present?: JsonObject;
+  /** The claims that are set, even to the value that they have. Default: those that change. */
+  readonly named?: readonly string[];
+}
+
+/**
+ * When a claim was set, in milliseconds since 1970 by the store's clock, rounded down to seconds;
+ * undefined if that is not known.
+ */
+export function claimSetAt(claims: JsonObject, name: string): number | undefined {
+  const ages = claims[claimAges];
+  const at =
+    typeof ages === "object" && ages !== null && Object.hasOwn(ages, name)
+      ? (ages as JsonObject)[name]
+      : undefined;
+  return typeof at === "number" ? at * 1000 : undefined;
 }
 
 /** Returns the length of the claims that the client may read; see `TokenContent.shownLength`. */
@@ -232,6 +294,7 @@ function rejected(issues: Issues): SessionError {
         claim: nameOf(issue),
         requirement: "schema",
         message: "does not match the schema",
+        rule: "schema",
       }),
     ),
   });

@@ -123,10 +123,11 @@ export class SessionCreator {
 
     try {
       // 5. A derived session takes over what has changed in its original meanwhile.
-      const { record, now } = await this.#caughtUp(creation, inserted);
+      const stored = await this.#caughtUp(creation, inserted);
+      const { record, now } = stored;
 
       // 6. Create both tokens.
-      const access = await accessTokens.mint({ record, now });
+      const access = await accessTokens.mint(stored);
       const refreshToken = await refreshTokens.mint(record, inserted.root);
 
       emit({ type: "created", sessionId: record.id, userId: record.userId });
@@ -226,11 +227,12 @@ export class SessionCreator {
    */
   async #caughtUp(
     { from }: Creation,
-    { record, now }: Stored<SessionRecord>,
+    stored: Stored<SessionRecord>,
   ): Promise<Stored<SessionRecord>> {
+    const { record } = stored;
     const { store, accessTokens, shownLength } = this.#options;
     if (from === undefined) {
-      return { record, now };
+      return stored;
     }
     // The original may have ended by now. An outage here must not cost the user both sessions.
     const origin = await store.load(from.session).then(
@@ -238,7 +240,7 @@ export class SessionCreator {
       () => undefined,
     );
     if (origin === undefined || origin.version === from.version) {
-      return { record, now };
+      return stored;
     }
     const { claims, data } = origin;
     accessTokens.assertFits({
@@ -248,7 +250,7 @@ export class SessionCreator {
     const written = await store
       .update({ id: record.id, version: record.version, claims, data })
       .catch(storeFailed);
-    return { record: liveOf(record.id, written), now: written.now };
+    return { ...written, record: liveOf(record.id, written) };
   }
 }
 

@@ -128,13 +128,13 @@ export class Engine {
       onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
     });
-    const accessTokens = new AccessTokens({ ...options, keys });
     const refreshTokens = new RefreshTokens({
       store,
       secrets,
       emit: emitOnce,
       format: lifetimes.tokenFormat,
     });
+    const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = new Nonces(secrets);
@@ -332,14 +332,21 @@ export class Engine {
     return revoked;
   }
 
-  /** Reads a session, whether it is live or not. */
-  load(id: string): Promise<Stored<SessionRecord | undefined>> {
-    return this.#options.store.load(id).catch(storeFailed);
+  /**
+   * Reads a session, whether it is live or not. A former primary that still answers is not believed.
+   * @throws SessionError `unavailable`
+   */
+  async load(id: string): Promise<Stored<SessionRecord | undefined>> {
+    const stored = await this.#options.store.load(id).catch(storeFailed);
+    await this.revocations.catchUpTo(stored.history);
+    return stored;
   }
 
-  /** Reads a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
-  loadUnsure(id: string): Promise<Stored<SessionRecord | undefined>> {
-    return this.#rowReads.load(id);
+  /** The same for a session that `revocations` is unsure of. Limits concurrent reads; see `RowReads`. */
+  async loadUnsure(id: string): Promise<Stored<SessionRecord | undefined>> {
+    const stored = await this.#rowReads.load(id);
+    await this.revocations.catchUpTo(stored.history);
+    return stored;
   }
 
   /** Whether a session is live by the store's word. Limits concurrent reads; see `RowReads`. */

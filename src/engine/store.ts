@@ -342,6 +342,11 @@ export interface GenerationUse {
 export interface Stored<T> {
   readonly record: T;
   readonly now: number;
+  /**
+   * The history that the statement read or wrote, with or without a record; see
+   * {@link Changes.history}. Absent if the store names none.
+   */
+  readonly history?: string;
 }
 
 /** An entry of the change log that concerns a session. */
@@ -387,6 +392,13 @@ export interface Changes {
    * store failed over, restarted without its disk or was restored. Absent if that has not happened.
    */
   readonly lostAt?: number;
+  /**
+   * A random name, at most 8 characters in base64url, of what the store has committed since its data began, or since it
+   * last lost changes. Access tokens carry the name of the history whose row they were issued for, and
+   * only those of another history are doubted. Absent if the store names none: after a loss, all tokens
+   * are doubted until those from before have expired.
+   */
+  readonly history?: string;
 }
 
 /** A signing key as the store keeps it. */
@@ -542,6 +554,9 @@ export interface SessionStore {
    * `window` milliseconds. An entry may be returned twice, but none may be skipped. Entries older than
    * 2 h may be dropped, because no access token lives that long. A cursor from before a loss of
    * changes (`lostAt`) is treated like no cursor.
+   *
+   * A store that names histories begins a new one whenever it may have lost changes. It rejects a read
+   * that reaches data which an earlier read has left behind, such as a former primary.
    */
   changes(cursor: string | undefined, window: number): Promise<Changes>;
 

@@ -41,6 +41,8 @@ export interface TokenClaims {
   readonly amr?: readonly string[];
   /** The thumbprint of the key that the session is bound to: `cnf.jkt` (RFC 7800, RFC 9449 §6.1). */
   readonly jkt?: string;
+  /** The history of the store whose row the token was issued for; in the token, in `rpcsession`. */
+  readonly history?: string;
   /** The user's claims; in the token they are at the root of the payload. */
   readonly claims: JsonObject;
 }
@@ -51,6 +53,9 @@ export interface TokenClaims {
  */
 const ownAuthentication = "rpcsession_authn";
 
+/** The member of tokens for further facts of this library, so that no other name has to be reserved. */
+const ownFacts = "rpcsession";
+
 /** Names that were free for a user's claims in older versions. New claims may not have them. */
 const laterOwnNames: ReadonlySet<string> = new Set(["acr", "amr"]);
 
@@ -58,8 +63,18 @@ const laterOwnNames: ReadonlySet<string> = new Set(["acr", "amr"]);
 const ownClaimNames: ReadonlySet<string> = new Set([
   ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
   ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
-  ...[ownAuthentication, "cnf"],
+  ...[ownAuthentication, ownFacts, "cnf"],
 ]);
+
+/**
+ * A member of a session's claims: when a source fetched each of its claims, in whole seconds since 1970
+ * by the store's clock. It is stored and signed with them, so that every server knows the age without a
+ * read. Handlers do not see it.
+ */
+export const claimAges = "rpcsession_ages";
+
+/** Names that the stored claims of a session may have, but new claims may not. */
+const namesOfStoredClaims: ReadonlySet<string> = new Set([...laterOwnNames, ownFacts, claimAges]);
 
 /** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
 export const reservedClaimNames: ReadonlySet<string> = new Set([
@@ -72,15 +87,18 @@ export const reservedClaimNames: ReadonlySet<string> = new Set([
  * precedence.
  */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
-  const { tid, acr, amr, jkt, ...always } = own;
-  const payload = {
-    ...{ ...claims, ...always, ...(tid === undefined ? {} : { tid }) },
+  const { tid, acr, amr, jkt, history, ...always } = own;
+  const payload: JsonObject = {
+    ...(ownFacts in claims ? { ...claims, [ownFacts]: {} } : claims),
+    ...always,
+    ...(tid === undefined ? {} : { tid }),
+    ...(history === undefined ? {} : { [ownFacts]: { history } }),
     ...(jkt === undefined ? {} : { cnf: { jkt } }),
   };
   if (acr === undefined && amr === undefined) {
     return payload;
   }
-  const { acr: _acr, amr: _amr, ...others } = payload as JsonObject;
+  const { acr: _acr, amr: _amr, ...others } = payload;
   return {
     ...others,
     ...(acr === undefined ? {} : { acr }),
@@ -95,7 +113,7 @@ export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
  */
 export function checkedPayload(claims: TokenClaims): JsonObject {
   // The session may come from an older version.
-  assertUserClaims(claims.claims, laterOwnNames);
+  assertUserClaims(claims.claims, namesOfStoredClaims);
   const payload = toPayload(claims);
   if (fromPayload(payload) === undefined) {
     throw new TypeError("access token: a claim is missing or has the wrong type");
@@ -117,6 +135,7 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   const { iat, exp, nbf, gen, gat, cv, auth_time, session_iat, session_exp } = payload;
   const authentication = authenticationIn(payload);
   const bound = boundKeyIn(payload);
+  const facts = factsIn(payload);
   const claims = userClaims(payload);
   if (
     !isText(iss) ||
@@ -138,13 +157,17 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
     !(tid === undefined || isText(tid)) ||
     authentication === undefined ||
     bound === undefined ||
+    facts === undefined ||
     claims === undefined
   ) {
     return undefined;
   }
   const ids = { iss, aud, sub, sid, jti, client_id, ...(tid === undefined ? {} : { tid }) };
   const times = { iat, exp, gat, auth_time, session_iat, session_exp };
-  return { ...ids, ...times, gen, cv, transport, ...authentication, ...bound, claims };
+  return {
+    ...{ ...ids, ...times, gen, cv, transport },
+    ...{ ...authentication, ...bound, ...facts, claims },
+  };
 }
 
 /** Reads `cnf`; undefined if it is anything but one thumbprint. */
@@ -162,6 +185,21 @@ function boundKeyIn({ cnf }: JsonObject): Pick<TokenClaims, "jkt"> | undefined {
 /** Whether a value has the form of a thumbprint: SHA-256 in base64url (RFC 7638). */
 export function isThumbprint(value: unknown): value is string {
   return typeof value === "string" && /^[\w-]{42}[AEIMQUYcgkosw048]$/.test(value);
+}
+
+/** Reads the further facts; undefined if they have the wrong type. Facts of a later version are ignored. */
+function factsIn({ [ownFacts]: facts }: JsonObject): Pick<TokenClaims, "history"> | undefined {
+  if (facts === undefined) {
+    return {};
+  }
+  if (!isPlainObject(facts)) {
+    return undefined;
+  }
+  const { history } = facts;
+  if (history === undefined) {
+    return {};
+  }
+  return isText(history) ? { history } : undefined;
 }
 
 /** Reads how the user authenticated; undefined if a claim has the wrong type. */
@@ -224,7 +262,8 @@ export function assertUserClaims(
     throw new TypeError('claims must be a plain object, such as { role: "admin" }');
   }
   for (const name of Object.keys(claims)) {
-    if (reservedClaimNames.has(name)) {
+    const mayBeKept = name === ownFacts || name === claimAges;
+    if ((reservedClaimNames.has(name) || mayBeKept) && !(mayBeKept && kept.has(name))) {
       throw new TypeError(`${member("claims", name)}: the name is reserved; choose another`);
     }
     if (laterOwnNames.has(name) && !kept.has(name)) {

@@ -5,12 +5,16 @@ import type { Lifetimes } from "../engine/lifetimes.ts";
 import type { Nonces } from "../engine/refresh/nonces.ts";
 import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
+import type { SessionRecord } from "../engine/store.ts";
+import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
 import type { CrossSiteRule } from "../request/origins.ts";
 import type { Proofs } from "./authenticate/proofs.ts";
 import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
 import type { ClientContext } from "./call/exchange.ts";
 import type { Operations } from "./call/operations.ts";
+import type { ClaimDemand } from "./policy/rules.ts";
+import type { ReadSources } from "./policy/source-options.ts";
 
 /** Returns the IP address of a call's client; undefined if it is not known. */
 export type ClientIp = (context: ClientContext) => string | undefined;
@@ -33,6 +37,30 @@ export type Authenticator = Pick<
   namesOwnSecret(refreshToken: string): boolean;
 };
 
+/** Fetches claims again that are older than a policy allows. */
+export interface ClaimRenewal {
+  /** Whether a claim has a source. */
+  has(claim: string): boolean;
+  /**
+   * Makes sure that the claims that a call is judged by are young enough. Returns undefined if they
+   * are; this takes no promise.
+   *
+   * @returns the claims to use; the response carries an access token with them
+   * @throws SessionError `unavailable` if a source fails; `unauthorized` if the session has ended
+   */
+  renew(
+    call: Call,
+    token: TokenClaims,
+    demands: readonly ClaimDemand[],
+    signal: AbortSignal | undefined,
+  ): Promise<TokenClaims> | undefined;
+  /** The same for a session by id; undefined if its claims are young enough. */
+  renewRecord(
+    record: SessionRecord,
+    demands: readonly ClaimDemand[],
+  ): Promise<SessionRecord | undefined>;
+}
+
 /** The resolved options and the engine, shared by everything that reads sessions. */
 export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
@@ -47,6 +75,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   /** The proofs of possession that calls carry. */
   readonly proofs: Proofs;
   readonly claims: ClaimsRule;
+  /** Fetches claims that are too old; undefined in a service that only verifies. */
+  readonly sources: ClaimRenewal | undefined;
   readonly revocations: Revocations;
   /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
@@ -73,5 +103,7 @@ export interface Core extends VerifyingCore<Session> {
   readonly lifetimes: Lifetimes;
   /** Returns the IP address of a call's client, as far as it can be trusted. */
   readonly clientIp: ClientIp | undefined;
+  /** The option `claimSources`, checked. */
+  readonly claimSources: ReadSources;
   engine(): Engine | Promise<Engine>;
 }

@@ -30,11 +30,19 @@ import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
 import { assertConnectRunsGates, assertRunsGates } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
-import { assertClasses, assertStepUp } from "./policy/demands.ts";
-import { type ForeignBearerPolicy, type MethodDescription, procedureOf } from "./policy/policy.ts";
+import { noDemands } from "./policy/demands.ts";
+import { assertFresh, type StepUpDemand, sessionMeeting } from "./policy/in-handler.ts";
+import {
+  type ClaimRules,
+  type ForeignBearerPolicy,
+  type MethodDescription,
+  procedureOf,
+} from "./policy/policy.ts";
 import { type Protection, type ProtectOptions, protect } from "./protect.ts";
 import { failCall, misuse, refuseCall, relayFailure, sessionMissing } from "./response/errors.ts";
 import { OpenStreams } from "./streams/open.ts";
+
+export type { StepUpDemand } from "./policy/in-handler.ts";
 
 /** The options of `getSession`. */
 export interface GetSessionOptions<Required extends boolean = boolean> {
@@ -59,14 +67,6 @@ export interface GetSessionOptions<Required extends boolean = boolean> {
   readonly crossSite?: "checked" | "navigations";
   /** Whether a missing session is an error. Default true. */
   readonly required?: Required;
-}
-
-/** What the last authentication of a user must have been; at least one member. */
-export interface StepUpDemand {
-  /** The maximum time since then. Default: any time. */
-  readonly freshWithin?: Duration;
-  /** The accepted authentication context classes; the session's `acr` must be one of them. Default: any. */
-  readonly acr?: readonly string[];
 }
 
 /** The adapter option that creates context values from the request of the framework. */
@@ -151,6 +151,16 @@ export interface VerifyingSessions<S extends VerifiedSession<object> = VerifiedS
    */
   requireFresh(context: RpcContext, demand: Duration | StepUpDemand): S;
   /**
+   * Returns the session of a call whose claims meet rules, the same rules as in a policy. Use it where a
+   * rule depends on the request; a policy refuses the call before its body is read.
+   *
+   * @example
+   * await sessions.requireClaims(context, { projects: [request.project] });
+   * @throws ConnectError `PermissionDenied` with a violation for each rule that is not met; `Internal`
+   * for a rule that is not valid; otherwise as `require` does
+   */
+  requireClaims(context: RpcContext, rules: ClaimRules): Promise<S>;
+  /**
    * Returns the session of a call; undefined if it has none.
    * @throws ConnectError `Internal` if nothing authenticates the method
    */
@@ -224,8 +234,12 @@ export function createVerifyingSessions<S extends VerifiedSession>(
     require: (context) => require(context),
     requireFresh: (context, demand) => {
       const session = require(context, "sessions.requireFresh");
-      assertDemandOn(core, callOfRpc(core, key, context), { context, session, demand });
+      assertFresh(core, callOfRpc(core, key, context), { context, session, demand });
       return session;
+    },
+    requireClaims: async (context, rules) => {
+      require(context, "sessions.requireClaims");
+      return (await sessionMeeting(core, callOfRpc(core, key, context), { context, rules })) as S;
     },
     check(router) {
       assertRunsGates(router);
@@ -308,44 +322,6 @@ function assertOwnCookies(call: Call, other: Call | undefined): void {
   }
 }
 
-function assertDemandOn(
-  core: VerifyingCore,
-  call: Call,
-  given: {
-    readonly context: RpcContext;
-    readonly session: VerifiedSession<object>;
-    readonly demand: Duration | StepUpDemand;
-  },
-): void {
-  const { id, authTime, acr } = given.session;
-  try {
-    const last = { sessionId: id, authTime: authTime.getTime(), acr };
-    assertStepUp(core, last, readDemand(given.demand));
-  } catch (error) {
-    throw error instanceof TypeError
-      ? misuse(error.message, error)
-      : refuseCall(core, call, { error, procedure: procedureOf(given.context.method) });
-  }
-}
-
-/** @throws TypeError if it is neither a duration nor a demand */
-function readDemand(demand: Duration | StepUpDemand) {
-  if (typeof demand !== "object" || demand === null) {
-    return { freshWithin: durationMs("requireFresh", demand), acr: [] };
-  }
-  assertMembers("requireFresh", demand, { freshWithin: 0, acr: 0 });
-  const { freshWithin, acr = [] } = demand;
-  assertClasses("requireFresh: acr", acr);
-  if (freshWithin === undefined && acr.length === 0) {
-    throw new TypeError('requireFresh: specify freshWithin, acr or both, such as { acr: ["phr"] }');
-  }
-  return {
-    freshWithin:
-      freshWithin === undefined ? undefined : durationMs("requireFresh: freshWithin", freshWithin),
-    acr,
-  };
-}
-
 function publicMethod({ method }: Pick<RpcContext, "method">): ConnectError {
   return misuse(
     `sessions.require was called in ${procedureOf(method)}, which is public, so its calls have no session; set its auth to "optional" or "required"`,
@@ -382,7 +358,7 @@ function getSessionWith<S extends VerifiedSession>(
     const { required = true, doAntiCsrfCheck } = options;
     const auth = required ? "required" : "optional";
     const asked = { auth, doAntiCsrfCheck, check, foreignBearer, crossSite } as const;
-    const policy = { ...asked, freshWithin: undefined, acr: [], claims: [] };
+    const policy = { ...asked, ...noDemands };
     try {
       const hasSession = await enterSession(core, call, policy, undefined);
       return hasSession ? (call.session as S) : undefined;

@@ -1,6 +1,7 @@
 import type { ConnectRouter, ServiceImpl } from "@connectrpc/connect";
 import type { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import { assertMembers } from "../base/checks.ts";
+import type { PolicyViolation } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { Created } from "../engine/create.ts";
@@ -10,13 +11,16 @@ import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
 import { enterSession } from "./call/gate.ts";
 import type { Core } from "./core.ts";
-import { type Policies, procedureOf } from "./policy/policy.ts";
+import { noDemands } from "./policy/demands.ts";
+import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
+import { ClaimSources } from "./policy/sources.ts";
 import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService, signOut } from "./service/service.ts";
 import type { AuthenticationOptions } from "./session/authentication.ts";
 import {
+  checkById,
   dataById,
   findById,
   listByOwner,
@@ -46,7 +50,7 @@ import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts"
  * `Claims`: the claims that handlers read. `Given`: the claims that a sign-in gives.
  */
 export interface ServerSessions<Claims extends object = JsonObject, Given extends object = object>
-  extends VerifyingSessions<Session<Claims>>,
+  extends Omit<VerifyingSessions<Session<Claims>>, "check">,
     SessionDirectory<Claims> {
   /**
    * The implementation of `rpcsession.v1.SessionService`, for `router.service`.
@@ -102,6 +106,22 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
         readonly transport?: TokenTransport;
       },
   ): Promise<Session<Claims>>;
+  /**
+   * Checks the policies against the methods that a router serves. `protect` does this itself.
+   * @throws TypeError if a policy names a method that the router does not serve, or contradicts
+   * itself; if the Connect that created the router is older than 2.2, which ignores gates
+   */
+  check(router: ConnectRouter): void;
+  /**
+   * Checks the claims of a live session against rules, the same rules as in a policy.
+   *
+   * @example
+   * const unmet = await sessions.check(id, { role: ["admin"], level: { gte: 3 } });
+   * @returns a violation for each rule that is not met, empty if all are; undefined if there is no such
+   * live session
+   * @throws TypeError if a rule is not valid, or there is none
+   */
+  check(id: string, rules: ClaimRules): Promise<readonly PolicyViolation[] | undefined>;
   /**
    * Creates a session without a response, for tests, scripts and other ways to deliver tokens.
    *
@@ -214,7 +234,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
       const crossSite = isTrusted ? "unchecked" : "checked";
       const doAntiCsrfCheck = isTrusted ? false : undefined;
       const asked = { auth: "required", check, foreignBearer: "refuse", crossSite } as const;
-      const policy = { ...asked, doAntiCsrfCheck, freshWithin: undefined, acr: [], claims: [] };
+      const policy = { ...asked, doAntiCsrfCheck, ...noDemands };
       await enterSession(core, call, policy, undefined);
     } else if (call.byCookie && !isTrusted) {
       // It may have been read for a navigation, where nothing changes.
@@ -254,7 +274,8 @@ class Registration {
 }
 
 /** Assembles the server side: each public method and the function that carries it out. */
-export function createServerSessions(core: Core, policies: Policies): ServerSessions {
+export function createServerSessions(given: Core, policies: Policies): ServerSessions {
+  const core: Core = { ...given, sources: new ClaimSources(given) };
   const key = createCallKey();
   const registration = new Registration(core.emit);
   const service = createSessionService(core, key, () => registration.registered());
@@ -306,6 +327,10 @@ export function createServerSessions(core: Core, policies: Policies): ServerSess
       });
     },
     // Sessions by id, by user and by tenant.
+    check: ((given: ConnectRouter | string, rules: ClaimRules) =>
+      typeof given === "object"
+        ? verifying.check(given)
+        : run(() => checkById(core, given, rules))) as ServerSessions["check"],
     find: (id) => run(() => findById(core, id)),
     list: (options) => run(() => listByOwner(core, options)),
     updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),

@@ -188,3 +188,29 @@ export async function retry<Given extends readonly unknown[], T>(
   }
   return work(...given);
 }
+
+/** How many histories a cursor remembers. */
+const historiesMax = 20;
+
+/**
+ * The histories that the next cursor names: the one that was read, then those that earlier reads have
+ * followed. Data that was left for other data is never followed again: it is a former primary that still
+ * answers, and what is written to its successor is not in it.
+ *
+ * @param read the history that was read
+ * @param before the histories of the cursor, newest first
+ * @throws Error if `read` was left before
+ */
+export function nextHistories(
+  store: string,
+  read: string,
+  before: readonly string[],
+): readonly string[] {
+  const [last, ...left] = before;
+  if (read !== last && left.includes(read)) {
+    throw new Error(
+      `${store}: the database that answered is a former primary, or was set back to a time before a failover; let the connection lead to the present primary alone, or restart this server if it was set back on purpose`,
+    );
+  }
+  return [read, ...before.filter((other) => other !== read)].slice(0, historiesMax);
+}

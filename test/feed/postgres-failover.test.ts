@@ -14,6 +14,9 @@ async function foreignTraffic(member: PairMember): Promise<void> {
   }
 }
 
+const disconnectAll = `select pg_terminate_backend(pid) from pg_stat_activity
+  where backend_type = 'client backend' and pid <> pg_backend_pid()`;
+
 async function query(member: PairMember, ...statements: readonly string[]): Promise<unknown[]> {
   const client = new Client({ connectionString: member.url() });
   await client.connect();
@@ -100,6 +103,47 @@ describe.skipIf(postgresPairMissing)("PostgreSQL with a standby", () => {
     },
     240_000,
   );
+
+  it("sec:V03 a former primary that still answers is not followed again, and no session is ended by its word", async () => {
+    const primary = await pairs.primary();
+    const target = { host: "127.0.0.1", port: primary.port };
+    await using address = await startBlackHole(target);
+    const running = await serve(`postgres://postgres@127.0.0.1:${address.port}/postgres`);
+    const [live, ended] = [await issue(running), await issue(running)];
+    const standby = await primary.standby();
+    await query(primary, "select pg_switch_wal()");
+    const leadTo = async (from: PairMember, to: PairMember) => {
+      target.port = to.port;
+      await query(from, disconnectAll);
+    };
+
+    // The standby is promoted, and the former primary goes on.
+    standby.promote();
+    await leadTo(primary, standby);
+    await expect.poll(() => running.health().status, { timeout: 60_000 }).toBe("unsure");
+    await recovered(running, live);
+    const fresh = await issue(running);
+    const there = await serve(standby.url());
+    await there.revoke(ended.id);
+    await lastAccepted(running, ended);
+
+    // The connection leads to the former primary again, which knows neither the end nor the new session.
+    await leadTo(standby, primary);
+    await expect.poll(() => ask(running, fresh), { timeout: 60_000 }).toBe("AUTH_UNAVAILABLE");
+    expect(await ask(running, ended)).toBe("SESSION_REVOKED");
+    expect(await ask(running, live)).toBe("AUTH_UNAVAILABLE");
+    const later = await issue(there);
+    await there.revoke(later.id);
+
+    await leadTo(primary, standby);
+    await recovered(running, fresh);
+    expect(await ask(running, later)).toBe("SESSION_REVOKED");
+    const [{ count }] = (await query(
+      standby,
+      "select count(*)::int from rpcsession_histories",
+    )) as [{ count: number }];
+    expect(count).toBe(2);
+  }, 240_000);
 
   it("sec:V03 a dump that was restored into another cluster counts as a loss, and its log is read once", async () => {
     const primary = await pairs.primary();

@@ -84,6 +84,22 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await server.call(NotesService.method.addNote, {}, { bearer: access });
     return world;
   },
+  async claimSourceFailed() {
+    const world = createWorld({
+      claimSources: {
+        note: {
+          maxAge: "1m",
+          fetch() {
+            throw new Error("the directory is down");
+          },
+        },
+      },
+    });
+    const { id } = await world.issue();
+    world.sessions.clock.advance("2m");
+    await world.sessions.check(id, { note: [] }).catch(() => {});
+    return world;
+  },
   async refreshed() {
     const world = createWorld();
     const { refresh } = await world.issue();
@@ -275,6 +291,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
     logoutRefused: "warn",
     expired: "info",
     csrfRefused: "warn",
+    claimSourceFailed: "error",
     theft: "warn",
     proofRefused: "warn",
   },

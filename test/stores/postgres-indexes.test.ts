@@ -35,6 +35,50 @@ describePostgres("what the indexes on PostgreSQL cost", (server) => {
     await admin.end();
   });
 
+  it("finds a session that is named by its id by the primary key, also before the tables were analyzed", async () => {
+    const { store, clock, admin } = await createPostgres(server());
+    // Prepared while the tables are empty, as on a new database; this server analyzes nothing.
+    await store.open({ clock });
+    const ids = Array.from({ length: 40 }, (_, i) => `named-${i}`);
+    const session = { idle: hour, absolute: hour, transport: "header", rootHash: "root" } as const;
+    for (const id of ids) {
+      await insertNew(store, { id, ...session });
+    }
+    const { secretId } = (await store.load("named-0")).record ?? {};
+    for (const id of ids) {
+      const confirmed = [{ session: id, generation: 0, settle: 0 }];
+      expect(await store.confirm(confirmed)).toEqual([true]);
+    }
+    await clock.advance(minute);
+    for (const id of ids) {
+      const advanced = await store.advance?.({
+        ...{ id, generation: 0, secretId: secretId ?? "", rootHash: "root", transport: "header" },
+        ...{ boundKey: null, overlap: 0, idle: hour, nextSecretId: "next" },
+      });
+      expect(advanced?.advanced).toBe(true);
+      const kept = { id, kind: "keep", settle: null, generation: 1, idle: hour } as const;
+      expect((await store.refresh(kept)).record?.id).toBe(id);
+      expect((await store.update({ id, version: 0, claims: {} })).record?.id).toBe(id);
+    }
+    for (const id of ids.slice(20)) {
+      expect((await store.revoke(id, "revoked")).revoked).toBe(true);
+    }
+    expect((await store.revokeAll({ ids: ids.slice(0, 20) }, "revoked")).revoked).toHaveLength(20);
+    const scans = async () => {
+      const { rows } = await admin.query(
+        "select indexrelname as index, idx_scan::int as scans from pg_stat_user_indexes where relid = 'rpcsession_sessions'::regclass and idx_scan > 0 order by 1",
+      );
+      return rows as readonly { readonly index: string; readonly scans: number }[];
+    };
+    // The statistics of a connection are complete once it has closed.
+    await store.close();
+    await expect
+      .poll(async () => (await scans()).find(({ index }) => index.endsWith("_pkey"))?.scans ?? 0)
+      .toBeGreaterThanOrEqual(3.5 * ids.length);
+    expect((await scans()).map(({ index }) => index)).toEqual(["rpcsession_sessions_pkey"]);
+    await admin.end();
+  });
+
   it("removes sessions that an older server inserted or refreshed, and none of them early", async () => {
     const fixture = await createPostgres(server());
     const { store, clock, admin } = fixture;

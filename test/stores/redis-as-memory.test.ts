@@ -34,7 +34,7 @@ describe.skipIf(redisMissing)(`redisStore compared with memoryStore ${redisMissi
             await fixture.clock.advance(one);
           } else {
             const [expected, found] = await Promise.all(stores.map((store) => outcome(one(store))));
-            expect(found).toEqual(expected);
+            expect(withoutHistory(found)).toEqual(expected);
           }
         }
         await fixture.close();
@@ -175,6 +175,15 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 /** Returns the value of a call, or "rejected". */
+/** The store in memory names no history, because it never loses changes. */
+function withoutHistory(found: unknown): unknown {
+  if (typeof found !== "object" || found === null || !("history" in found)) {
+    return found;
+  }
+  const { history: _, ...rest } = found;
+  return rest;
+}
+
 async function outcome(call: unknown): Promise<unknown> {
   try {
     return await call;

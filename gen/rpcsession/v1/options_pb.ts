@@ -20,7 +20,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file rpcsession/v1/options.proto.
  */
 export const file_rpcsession_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi6wIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXISEgoKYWNyX3ZhbHVlcxgIIAMoCRIjCgVwcm9vZhgKIAEoDjIULnJwY3Nlc3Npb24udjEuUHJvb2YiMQoQQ2xhaW1SZXF1aXJlbWVudBINCgVjbGFpbRgBIAEoCRIOCgZhbnlfb2YYAiADKAkqUQoEQXV0aBIUChBBVVRIX1VOU1BFQ0lGSUVEEAASEQoNQVVUSF9SRVFVSVJFRBABEhEKDUFVVEhfT1BUSU9OQUwQAhINCglBVVRIX05PTkUQAyo7CgRDc3JmEhQKEENTUkZfVU5TUEVDSUZJRUQQABIOCgpDU1JGX0NIRUNLEAESDQoJQ1NSRl9TS0lQEAIqUAoFQ2hlY2sSFQoRQ0hFQ0tfVU5TUEVDSUZJRUQQABIOCgpDSEVDS19GRUVEEAESEAoMQ0hFQ0tfU1RSSUNUEAISDgoKQ0hFQ0tfTk9ORRADKkgKBVByb29mEhUKEVBST09GX1VOU1BFQ0lGSUVEEAASFAoQUFJPT0ZfT05fUkVGUkVTSBABEhIKDlBST09GX1JFUVVJUkVEEAIqZQoNRm9yZWlnbkJlYXJlchIeChpGT1JFSUdOX0JFQVJFUl9VTlNQRUNJRklFRBAAEhkKFUZPUkVJR05fQkVBUkVSX1JFRlVTRRABEhkKFUZPUkVJR05fQkVBUkVSX0lHTk9SRRACKmYKBlN0cmVhbRIWChJTVFJFQU1fVU5TUEVDSUZJRUQQABIYChRTVFJFQU1fRU5EX09OX0VYUElSWRABEhgKFFNUUkVBTV9FTkRfT05fUkVWT0tFEAISEAoMU1RSRUFNX05FVkVSEAM6XAoNbWV0aG9kX3BvbGljeRIeLmdvb2dsZS5wcm90b2J1Zi5NZXRob2RPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVIMbWV0aG9kUG9saWN5Ol8KDnNlcnZpY2VfcG9saWN5Eh8uZ29vZ2xlLnByb3RvYnVmLlNlcnZpY2VPcHRpb25zGMGUAyABKAsyFS5ycGNzZXNzaW9uLnYxLlBvbGljeVINc2VydmljZVBvbGljeWIGcHJvdG8z", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
+  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi6wIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXISEgoKYWNyX3ZhbHVlcxgIIAMoCRIjCgVwcm9vZhgKIAEoDjIULnJwY3Nlc3Npb24udjEuUHJvb2Yi0gIKEENsYWltUmVxdWlyZW1lbnQSDQoFY2xhaW0YASABKAkSDgoGYW55X29mGAIgAygJEg4KBmFsbF9vZhgDIAMoCRIPCgdub25lX29mGAQgAygJEhMKBmVxdWFscxgFIAEoCUgAiAEBEhAKA2hhcxgGIAEoCEgBiAEBEg8KAmd0GAcgASgBSAKIAQESEAoDZ3RlGAggASgBSAOIAQESDwoCbHQYCSABKAFIBIgBARIQCgNsdGUYCiABKAFIBYgBARIOCgZiZWZvcmUYCyABKAkSDQoFYWZ0ZXIYDCABKAkSFQoNYWxsb3dfbWlzc2luZxgNIAEoCBIqCgdtYXhfYWdlGA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgkKB19lcXVhbHNCBgoEX2hhc0IFCgNfZ3RCBgoEX2d0ZUIFCgNfbHRCBgoEX2x0ZSpRCgRBdXRoEhQKEEFVVEhfVU5TUEVDSUZJRUQQABIRCg1BVVRIX1JFUVVJUkVEEAESEQoNQVVUSF9PUFRJT05BTBACEg0KCUFVVEhfTk9ORRADKjsKBENzcmYSFAoQQ1NSRl9VTlNQRUNJRklFRBAAEg4KCkNTUkZfQ0hFQ0sQARINCglDU1JGX1NLSVAQAipQCgVDaGVjaxIVChFDSEVDS19VTlNQRUNJRklFRBAAEg4KCkNIRUNLX0ZFRUQQARIQCgxDSEVDS19TVFJJQ1QQAhIOCgpDSEVDS19OT05FEAMqSAoFUHJvb2YSFQoRUFJPT0ZfVU5TUEVDSUZJRUQQABIUChBQUk9PRl9PTl9SRUZSRVNIEAESEgoOUFJPT0ZfUkVRVUlSRUQQAiplCg1Gb3JlaWduQmVhcmVyEh4KGkZPUkVJR05fQkVBUkVSX1VOU1BFQ0lGSUVEEAASGQoVRk9SRUlHTl9CRUFSRVJfUkVGVVNFEAESGQoVRk9SRUlHTl9CRUFSRVJfSUdOT1JFEAIqZgoGU3RyZWFtEhYKElNUUkVBTV9VTlNQRUNJRklFRBAAEhgKFFNUUkVBTV9FTkRfT05fRVhQSVJZEAESGAoUU1RSRUFNX0VORF9PTl9SRVZPS0UQAhIQCgxTVFJFQU1fTkVWRVIQAzpcCg1tZXRob2RfcG9saWN5Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYwZQDIAEoCzIVLnJwY3Nlc3Npb24udjEuUG9saWN5UgxtZXRob2RQb2xpY3k6XwoOc2VydmljZV9wb2xpY3kSHy5nb29nbGUucHJvdG9idWYuU2VydmljZU9wdGlvbnMYwZQDIAEoCzIVLnJwY3Nlc3Npb24udjEuUG9saWN5Ug1zZXJ2aWNlUG9saWN5YgZwcm90bzM", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * Policy specifies the session that a method requires of its caller. A method without any policy
@@ -104,7 +104,10 @@ export const PolicySchema: GenMessage<Policy> = /*@__PURE__*/
   messageDesc(file_rpcsession_v1_options, 0);
 
 /**
- * ClaimRequirement is a requirement on one claim of the session.
+ * ClaimRequirement is a requirement on one claim of the session. All fields that are set must hold;
+ * without any, the claim must only exist. Values are compared as text, so "true" is also the boolean.
+ * Where the claim is a list, any_of, all_of and none_of look at its members. A claim that does not
+ * exist, or is null, meets no field but `has: false`.
  *
  * @generated from message rpcsession.v1.ClaimRequirement
  */
@@ -122,6 +125,92 @@ export type ClaimRequirement = Message<"rpcsession.v1.ClaimRequirement"> & {
    * @generated from field: repeated string any_of = 2;
    */
   anyOf: string[];
+
+  /**
+   * all_of lists the values that the claim must all have.
+   *
+   * @generated from field: repeated string all_of = 3;
+   */
+  allOf: string[];
+
+  /**
+   * none_of lists the refused values.
+   *
+   * @generated from field: repeated string none_of = 4;
+   */
+  noneOf: string[];
+
+  /**
+   * equals is the only accepted value. A list never has it.
+   *
+   * @generated from field: optional string equals = 5;
+   */
+  equals?: string | undefined;
+
+  /**
+   * has specifies whether the claim must exist. With false it must not, and no other field may be set.
+   *
+   * @generated from field: optional bool has = 6;
+   */
+  has?: boolean | undefined;
+
+  /**
+   * gt: the claim is a number greater than this.
+   *
+   * @generated from field: optional double gt = 7;
+   */
+  gt?: number | undefined;
+
+  /**
+   * gte: the claim is a number, and at least this.
+   *
+   * @generated from field: optional double gte = 8;
+   */
+  gte?: number | undefined;
+
+  /**
+   * lt: the claim is a number less than this.
+   *
+   * @generated from field: optional double lt = 9;
+   */
+  lt?: number | undefined;
+
+  /**
+   * lte: the claim is a number, and at most this.
+   *
+   * @generated from field: optional double lte = 10;
+   */
+  lte?: number | undefined;
+
+  /**
+   * before: the claim is a time before "now" by the store's clock, or before a time such as
+   * "2030-01-01T00:00:00Z". A number counts seconds since 1970 (RFC 7519).
+   *
+   * @generated from field: string before = 11;
+   */
+  before: string;
+
+  /**
+   * after: the claim is a time after "now", or after a time.
+   *
+   * @generated from field: string after = 12;
+   */
+  after: string;
+
+  /**
+   * allow_missing specifies that a claim that does not exist meets the requirement.
+   *
+   * @generated from field: bool allow_missing = 13;
+   */
+  allowMissing: boolean;
+
+  /**
+   * max_age is the greatest age of the claim, which must have a source (option claimSources): an older
+   * one is fetched again first. A service that only verifies refuses the call instead.
+   *
+   * @generated from field: google.protobuf.Duration max_age = 14;
+   */
+  maxAge?: Duration | undefined;
 };
 
 /**

@@ -215,11 +215,11 @@ function payloadProblem(payload: JsonMembers): string {
     (name) => reservedClaimNames.has(name) && !known.has(name),
   );
   return reserved === undefined
-    ? "A claim has the wrong type: nbf, tid, acr, amr or a text with a lone surrogate."
+    ? "A claim has the wrong type: nbf, tid, acr, amr, rpcsession or a text with a lone surrogate."
     : `The payload has the claim ${reserved}, which has no meaning here; such a token is refused.`;
 }
 
 const known: ReadonlySet<string> = new Set([
   ...[...texts, ...times, "transport", "tid", "nbf"],
-  "rpcsession_authn",
+  ...["rpcsession_authn", "rpcsession"],
 ]);

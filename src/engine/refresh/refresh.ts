@@ -109,19 +109,22 @@ export class Refresher {
 
   /** One refresh: token, row, rule, write, answer. The common one is a single write. */
   async #exchange(checked: CheckedRefreshToken, arrived: number): Promise<Refreshed> {
-    const { store, secrets, lifetimes, clock, emit, refreshTokens } = this.#options;
+    const { store, secrets, revocations, lifetimes, clock, emit, refreshTokens } = this.#options;
 
     // 1. Nearly every refresh advances. Its condition needs no row, so the store tries it first.
     const tried = await this.#tryAdvance(checked);
     if (tried?.record !== undefined && tried.advanced) {
-      return this.#answer(checked, { kind: "advance" }, { record: tried.record, now: tried.now });
+      return this.#answer(checked, { kind: "advance" }, { ...tried, record: tried.record });
     }
 
     let found: Stored<SessionRecord | undefined> | undefined = tried;
     for (let attempt = 0; attempt <= retries; attempt++) {
-      // 2. Read the row, and prove that the token belongs to it.
-      const proven = await refreshTokens.prove(checked, found);
+      // 2. Read the row, and prove that the token belongs to it. Only the row of the history that this
+      // server follows may end a session.
+      const stored = found ?? (await refreshTokens.load(checked.session));
       found = undefined;
+      await revocations.catchUpTo(stored.history);
+      const proven = await refreshTokens.prove(checked, stored);
       const { record, now, generation } = proven;
 
       // 3. A bound session goes on only with a proof by its key.
@@ -185,7 +188,7 @@ export class Refresher {
 
       // 6. Answer.
       if (written.record !== undefined) {
-        const current = { record: written.record, now: written.now };
+        const current = { ...written, record: written.record };
         if (decision.kind === "forward") {
           emit({
             ...{ type: "storeWentBack", sessionId: record.id },
@@ -231,11 +234,12 @@ export class Refresher {
   async #answer(
     presented: CheckedRefreshToken,
     decision: RefreshDecision,
-    { record, now }: Stored<SessionRecord>,
+    stored: Stored<SessionRecord>,
   ): Promise<Refreshed> {
+    const { record, now } = stored;
     const { accessTokens, refreshTokens, emit } = this.#options;
     const { id: sessionId, generation } = record;
-    const access = await accessTokens.mint({ record, now });
+    const access = await accessTokens.mint(stored);
     const isOlder = presented.generation < generation;
     const root = presented.format === 2 ? presented.root : undefined;
     const refreshToken = isOlder ? await refreshTokens.mint(record, root) : undefined;

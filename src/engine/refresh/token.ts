@@ -110,6 +110,11 @@ export class RefreshTokens {
     this.#format = format ?? 1;
   }
 
+  /** The format of the tokens of new sessions. */
+  get format(): TokenFormat {
+    return this.#format;
+  }
+
   /** Finds out which format new tokens have. */
   async open(): Promise<void> {
     const { store, format } = this.#options;

@@ -1,6 +1,7 @@
 import { inTime } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import type { TokenClaims } from "../../jwt/claims.ts";
 import type { Changes, EndedEntry, KeysEntry, SessionStore } from "../store.ts";
 import { KnownChanges, type KnownChangesOptions, type RevocationListener } from "./known.ts";
 
@@ -14,17 +15,25 @@ export interface Revocations {
   claimsVersionOf(session: string): number | undefined;
   /**
    * Looks up everything that decides whether a verified token may be used.
-   * @param claimsVersion the version of the claims in the token
    * @param now a value that `storeNow` has just returned; saves a reading of the clock
    * @returns undefined if the token may be used as it is: the answer is current, and nothing is
    * known against it
    */
-  lookUp(session: string, claimsVersion: number, now?: number): LookUp | undefined;
+  lookUp(token: LookedUpToken, now?: number): LookUp | undefined;
   /**
-   * True while entries may be missing: the store lost changes, or there are more than memory may
-   * hold. A session without an entry may then have ended, so read it from the store.
+   * True while entries may be missing: tokens from before a loss of changes may be alive, or there are
+   * more entries than memory may hold. A session without an entry may then have ended, so read it from
+   * the store.
    */
   readonly unsure: boolean;
+  /** The history of the last read; undefined if the store names none. See `Changes.history`. */
+  readonly history: string | undefined;
+  /**
+   * Waits until the log has read the history that a row was read from.
+   * @param history undefined if the store names none: then there is nothing to wait for
+   * @throws SessionError `unavailable` if the log still reads another one: two databases answer
+   */
+  catchUpTo(history: string | undefined): Promise<void>;
   /**
    * Milliseconds since the last completed read of the change log began; 0 if there is no log to
    * follow.
@@ -45,11 +54,14 @@ export interface Revocations {
   isClosed(): boolean;
 }
 
+/** What `lookUp` needs of a token: its session, the version of its claims, and its history. */
+export type LookedUpToken = Pick<TokenClaims, "sid" | "cv" | "history">;
+
 /** Why a verified token may not be used as it is. */
 export interface LookUp {
   /** How the session ended; undefined if no end is known. */
   readonly end: EndedEntry | undefined;
-  /** See `Revocations.unsure`. */
+  /** Whether an end of this session may be missing from the log; read it from the store. */
   readonly isUnsure: boolean;
   /**
    * Whether the last completed read is older than `maxStaleness`. Call `catchUp` and look up again
@@ -112,6 +124,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
   /** Set while tokens from before a loss may still be alive. */
   #mayLackEntries = false;
   #lostAt: number | undefined;
+  #history: string | undefined;
   #stopFollowing = (): void => {};
   #cancelNext = (): void => {};
   #cancelTrust = (): void => {};
@@ -156,13 +169,10 @@ export class RevocationLog extends KnownChanges implements Revocations {
     return this.#storeAhead === undefined ? clock.now() : clock.monotonic() + this.#storeAhead;
   }
 
-  lookUp(
-    session: string,
-    claimsVersion: number,
-    now: number = this.storeNow(),
-  ): LookUp | undefined {
+  lookUp(token: LookedUpToken, now: number = this.storeNow()): LookUp | undefined {
+    const { sid: session, cv: claimsVersion, history } = token;
     const isEnded = this.ends.has(session);
-    const isUnsure = this.unsure;
+    const isUnsure = this.isOverfull || this.#isFromBeforeLoss(history);
     const isStale = this.#age(this.#toMonotonic(now)) > this.#options.maxStaleness;
     const hasNewClaims = (this.claims.get(session)?.version ?? 0) > claimsVersion;
     if (!isEnded && !isUnsure && !isStale && !hasNewClaims) {
@@ -173,6 +183,17 @@ export class RevocationLog extends KnownChanges implements Revocations {
 
   get unsure(): boolean {
     return this.#mayLackEntries || this.isOverfull;
+  }
+
+  get history(): string | undefined {
+    return this.#history;
+  }
+
+  /** Without a name, as in tokens of older versions, the time since the loss decides. */
+  #isFromBeforeLoss(history: string | undefined): boolean {
+    return history === undefined || this.#history === undefined
+      ? this.#mayLackEntries
+      : history !== this.#history;
   }
 
   /** Whether the last completed read is older than `maxStaleness`. */
@@ -195,6 +216,23 @@ export class RevocationLog extends KnownChanges implements Revocations {
     };
     const { clock } = this.#options;
     await inTime(this.#untilFresh(), { clock, ms: patience, keepAlive: true, late });
+  }
+
+  async catchUpTo(history: string | undefined): Promise<void> {
+    const { clock } = this.#options;
+    // A read that is under way may have begun before the other history did.
+    for (let reads = 0; this.#isOtherHistory(history); reads++) {
+      if (reads === 2) {
+        throw unavailable(
+          "two databases answer for the session store, perhaps an old primary besides the new one; try again",
+        );
+      }
+      await inTime(this.#sharedRead(), { clock, ms: patience, keepAlive: true, late: noAnswer });
+    }
+  }
+
+  #isOtherHistory(history: string | undefined): boolean {
+    return history !== undefined && this.#history !== undefined && history !== this.#history;
   }
 
   /** When the last completed read began, by this machine's clock; undefined before the first. */
@@ -304,7 +342,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
     return answered;
   }
 
-  #take({ entries, cursor, now, lostAt }: Changes, began: Moment, answered: number): void {
+  #take({ entries, cursor, now, lostAt, history }: Changes, began: Moment, answered: number): void {
     const isFirst = this.#provenAt === undefined;
     this.#learnTime(now, began.monotonic, answered);
     this.applyAll(entries, answered, isFirst ? now : undefined);
@@ -313,14 +351,16 @@ export class RevocationLog extends KnownChanges implements Revocations {
       this.#lag = Math.max(0, now - newest.at);
     }
     this.#cursor = cursor;
-    if (lostAt !== undefined && lostAt !== this.#lostAt) {
+    const isLoss = lostAt !== undefined && lostAt !== this.#lostAt;
+    if (isLoss) {
       this.#lostAt = lostAt;
       this.#distrustFor(lostAt + this.#options.window - this.storeNow());
-      // On the first read this process knows nothing that the store does not.
-      if (!isFirst) {
-        this.#options.onLoss();
-      }
     }
+    // On the first read this process knows nothing that the store does not.
+    if ((isLoss || this.#isOtherHistory(history)) && !isFirst) {
+      this.#options.onLoss();
+    }
+    this.#history = history;
     this.#proven(began);
   }
 

@@ -5,6 +5,7 @@ import type { Revocations } from "./log.ts";
 export class NoRevocations implements Revocations {
   readonly #clock: Clock;
   readonly unsure = false;
+  readonly history = undefined;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -31,6 +32,8 @@ export class NoRevocations implements Revocations {
   }
 
   async catchUp(): Promise<void> {}
+
+  async catchUpTo(): Promise<void> {}
 
   watch(): () => void {
     return () => {};

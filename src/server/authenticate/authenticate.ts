@@ -263,6 +263,8 @@ async function checkSession(
   // 3. The log may have lost entries, perhaps only now: the stored session decides.
   if (found?.isUnsure) {
     const stored = await engine.loadUnsure(verified.sid);
+    // Meanwhile the log may have been read, and may know more than the row.
+    lookUp(engine, verified);
     return useStored(core, response, { engine, verified, stored });
   }
 
@@ -284,7 +286,7 @@ async function useStored(
   { engine, verified, stored }: Pick<DoubtfulCall, "engine" | "verified"> & FromStore,
 ): Promise<TokenClaims> {
   const record = liveOf(verified.sid, stored);
-  const reissued = await engine.reissueFrom(verified, { record, now: stored.now });
+  const reissued = await engine.reissueFrom(verified, { ...stored, record });
   return useReissued(core, response, verified, reissued);
 }
 
@@ -316,10 +318,10 @@ async function useReissued(
  */
 function lookUp(
   { revocations }: Authenticator,
-  { sid, cv }: TokenClaims,
+  token: TokenClaims,
   now?: number,
 ): LookUp | undefined {
-  const found = revocations.lookUp(sid, cv, now);
+  const found = revocations.lookUp(token, now);
   if (found?.end !== undefined) {
     throw endedError(found.end, found.now);
   }

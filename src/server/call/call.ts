@@ -118,9 +118,14 @@ export class Call {
     return this.#session;
   }
 
-  /** The generation that the access token of the call names; undefined if there is none. */
+  /** The claims of the access token that the call has entered with; undefined if there is none. */
+  get token(): TokenClaims | undefined {
+    return this.#entered?.verified.claims;
+  }
+
+  /** The generation that this access token names. */
   get generation(): number | undefined {
-    return this.#entered?.verified.claims.gen;
+    return this.token?.gen;
   }
 
   /** Makes the session of verified claims the session of the call, and of the call's stream. */
@@ -130,6 +135,13 @@ export class Call {
     this.#session = undefined;
     if (this.stream !== undefined && this.session !== undefined) {
       this.stream.follow(this.session);
+    }
+  }
+
+  /** The claims of the session of the call have changed; its session object knows already. */
+  changed(verified: VerifiedClaims): void {
+    if (this.#entered !== undefined && this.token?.sid === verified.claims.sid) {
+      this.#entered = { ...this.#entered, verified };
     }
   }
 

@@ -1,8 +1,10 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
+import { verifiedSessionOf } from "../../engine/session.ts";
 import { type AuthenticationDemand, authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
-import { checkDemands, type Demands } from "../policy/demands.ts";
+import { checkDemands, claimsRejected, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
+import { validateClaims } from "../policy/validate.ts";
 import { refuseCall } from "../response/errors.ts";
 import { tellSession } from "../response/tokens.ts";
 import { type Call, type CallKey, callOf } from "./call.ts";
@@ -80,31 +82,44 @@ export async function enterSession(
   forbidCaching(call.responseHeader, call.requestMethod);
 
   // 3. The caller: a valid token of a live session.
-  const claims = await authenticate(core, call, {
+  const verified = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
     foreignBearer: policy.foreignBearer,
     crossSite: policy.crossSite ?? "checked",
-    needsClaims: policy.claims.length > 0,
+    needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
     proof: policy.proof === "required",
     signal,
   });
 
   // 4. A client that takes this call for another session's is told. Usually there is nothing to tell.
-  const telling = tellSession(core, call, claims);
+  const telling = tellSession(core, call, verified);
   if (telling !== undefined) {
     await within(signal, telling);
   }
-  if (claims === undefined) {
+  if (verified === undefined) {
     return false;
   }
 
-  // 5. The demands of the policy: claims, and a recent authentication.
-  checkDemands(core, policy, claims);
+  // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
+  // fetched first; if there are none, nothing waits.
+  const renewing = core.sources?.renew(call, verified, policy.claims, signal);
+  const claims = renewing === undefined ? verified : await renewing;
+  const refusing = checkDemands(core, policy, claims);
+  if (refusing !== undefined) {
+    await refusing;
+  }
 
-  // 6. The session that the handler sees. Its claims must match the schema of the service.
+  // 6. The session that the handler sees. Its claims must match the schema of the service, and the
+  // policy's own code must allow them.
   const read = await within(signal, core.claims.read(claims.claims));
+  if (policy.validate !== undefined) {
+    const unmet = validateClaims(policy.validate, verifiedSessionOf(claims, read));
+    if (unmet.length > 0) {
+      throw claimsRejected(claims.sid, unmet);
+    }
+  }
   call.enter(core, { claims, read });
   return true;
 }

@@ -1,16 +1,18 @@
 import { Csrf, type Policy } from "../../../gen/rpcsession/v1/options_pb.ts";
 import { assertAuthenticationWord, type Duration, durationMs } from "../../base/checks.ts";
 import { type PolicyViolation, SessionError } from "../../base/errors.ts";
-import type { JsonValue } from "../../base/json.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifyingCore } from "../core.ts";
-
-/** A demand on a claim of the session. */
-export interface ClaimDemand {
-  readonly claim: string;
-  /** The claim must equal one of these values or, if it is a list, contain one. Empty: it must only exist. */
-  readonly anyOf: readonly string[];
-}
+import {
+  type ClaimDemand,
+  type ClaimRules,
+  readClaimRules,
+  rulesInSchema,
+  type Unmet,
+  unmetRules,
+  violationsOf,
+} from "./rules.ts";
+import type { ValidateClaims } from "./validate.ts";
 
 /** The demands of a method on the session of a call. */
 export interface Demands {
@@ -20,7 +22,14 @@ export interface Demands {
   /** The accepted authentication context classes; empty for any. */
   readonly acr: readonly string[];
   readonly claims: readonly ClaimDemand[];
+  /** Code of the service that decides; undefined for none. */
+  readonly validate: ValidateClaims | undefined;
 }
+
+/** The demands of a caller that asks for a session alone. */
+export const noDemands: Omit<Demands, "doAntiCsrfCheck"> = {
+  ...{ freshWithin: undefined, acr: [], claims: [], validate: undefined },
+};
 
 /** The demands that one policy makes. */
 export interface FoundDemands {
@@ -28,6 +37,7 @@ export interface FoundDemands {
   readonly freshWithin: number | undefined;
   readonly acr: readonly string[] | undefined;
   readonly claims: readonly ClaimDemand[] | undefined;
+  readonly validate: ValidateClaims | undefined;
 }
 
 /** Demands as they are written in code. */
@@ -35,47 +45,55 @@ export interface DemandOptions {
   readonly doAntiCsrfCheck?: boolean;
   readonly freshWithin?: Duration;
   readonly acr?: readonly string[];
-  readonly claims?: Readonly<Record<string, readonly string[]>>;
+  readonly claims?: ClaimRules;
+  readonly validate?: ValidateClaims;
 }
 
 /**
- * Checks the claims of a session against the demands of a method.
+ * Checks the claims of a session against the demands of a method. Waits only to refuse.
  * @throws SessionError `forbidden`, with a violation for each unmet demand
  */
 export function checkDemands(
-  core: Pick<VerifyingCore, "revocations">,
+  core: Pick<VerifyingCore, "revocations" | "claims" | "sources">,
   { freshWithin, acr: classes, claims: demands }: Demands,
-  { claims, sid, auth_time, acr }: TokenClaims,
-): void {
-  const claimOf = (claim: string) => (Object.hasOwn(claims, claim) ? claims[claim] : undefined);
-  const unmet = demands.filter(({ claim, anyOf }) => !meets(claimOf(claim), anyOf));
-  if (unmet.length > 0) {
-    throw new SessionError("forbidden", "CLAIM_REJECTED", {
-      message:
-        "the claims of the session do not allow this call; its violations name the requirements",
-      sessionId: sid,
-      violations: unmet.map(({ claim, anyOf }) => ({
-        claim,
-        requirement: anyOf.length === 0 ? "present" : `one of ${anyOf.join(", ")}`,
-        message: "does not meet the policy of the method",
-      })),
+  token: TokenClaims,
+): Promise<never> | undefined {
+  if (demands.length > 0) {
+    const unmet = unmetRules(demands, token.claims, {
+      now: () => core.revocations.storeNow(),
+      agesCount: core.sources === undefined,
     });
+    if (unmet.length > 0) {
+      return refuseClaims(core, token, unmet);
+    }
   }
   if (freshWithin !== undefined || classes.length > 0) {
-    const last = { sessionId: sid, authTime: auth_time * 1000, acr };
+    const last = { sessionId: token.sid, authTime: token.auth_time * 1000, acr: token.acr };
     assertStepUp(core, last, { freshWithin, acr: classes });
   }
+  return undefined;
 }
 
-function meets(value: JsonValue | undefined, anyOf: readonly string[]): boolean {
-  if (value === undefined || value === null) {
-    return false;
-  }
-  const values = Array.isArray(value) ? value : [value];
-  return (
-    anyOf.length === 0 ||
-    values.some((one) => typeof one !== "object" && anyOf.includes(String(one)))
-  );
+async function refuseClaims(
+  core: Pick<VerifyingCore, "claims">,
+  { sid, claims }: TokenClaims,
+  unmet: readonly Unmet[],
+): Promise<never> {
+  // What the client may read is decided by code of the service, which may fail.
+  const shown = await core.claims.forClient(claims).catch(() => undefined);
+  throw claimsRejected(sid, violationsOf(unmet, shown));
+}
+
+/** The error of a call that the claims of its session do not allow. */
+export function claimsRejected(
+  sessionId: string,
+  violations: readonly PolicyViolation[],
+): SessionError {
+  return new SessionError("forbidden", "CLAIM_REJECTED", {
+    message:
+      "the claims of the session do not allow this call; its violations name the requirements",
+    ...{ sessionId, violations },
+  });
 }
 
 /** How the user of a session authenticated last. */
@@ -100,11 +118,13 @@ export function assertStepUp(
   // Token times are truncated to whole seconds, so allow one extra second.
   if (freshWithin !== undefined && core.revocations.storeNow() - authTime >= freshWithin + 1000) {
     const requirement = `within ${freshWithin / 1000}s`;
-    violations.push({ claim: "auth_time", requirement, message: "is too long ago" });
+    violations.push({
+      ...{ claim: "auth_time", requirement, message: "is too long ago", rule: "freshWithin" },
+    });
   }
   if (classes.length > 0 && (acr === undefined || !classes.includes(acr))) {
     const requirement = `one of ${classes.join(", ")}`;
-    violations.push({ claim: "acr", requirement, message: "is not enough" });
+    violations.push({ claim: "acr", requirement, message: "is not enough", rule: "acr" });
   }
   if (violations.length > 0) {
     const needed = violations.map(({ claim, requirement }) =>
@@ -121,7 +141,7 @@ export function assertStepUp(
 
 /** @throws TypeError if the demands of a policy in code are not valid */
 export function assertDemandOptions(
-  { freshWithin, acr, claims }: DemandOptions,
+  { freshWithin, acr, claims, validate }: DemandOptions,
   procedure: string,
 ): void {
   if (acr !== undefined) {
@@ -130,13 +150,17 @@ export function assertDemandOptions(
   if (freshWithin !== undefined) {
     durationMs(`methods: the freshWithin of ${procedure}`, freshWithin);
   }
-  for (const [claim, anyOf] of Object.entries(claims ?? {})) {
-    if (!Array.isArray(anyOf) || anyOf.some((value) => typeof value !== "string")) {
-      throw new TypeError(
-        `methods: the claim "${claim}" of ${procedure} must have a list of strings, such as { role: ["admin"] }`,
-      );
-    }
+  readClaimRules(claimIn("methods", procedure), claims ?? {});
+  if (validate !== undefined && typeof validate !== "function") {
+    throw new TypeError(
+      `methods: the validate of ${procedure} must be a function, got ${typeof validate}`,
+    );
   }
+}
+
+/** Names a claim in messages. */
+function claimIn(where: string, procedure: string): (claim: string) => string {
+  return (claim) => `${where}: the claim "${claim}" of ${procedure}`;
 }
 
 /** @throws TypeError if these are not authentication context classes */
@@ -155,22 +179,31 @@ export function demandsInCode({
   freshWithin,
   acr,
   claims,
+  validate,
 }: DemandOptions): FoundDemands {
   return {
     doAntiCsrfCheck,
     freshWithin: freshWithin && durationMs("freshWithin", freshWithin),
     acr,
-    claims: claims && Object.entries(claims).map(([claim, anyOf]) => ({ claim, anyOf })),
+    claims: claims && readClaimRules((claim) => `the claim "${claim}"`, claims),
+    validate,
   };
 }
 
-/** Reads the demands of a policy in the schema; those that it leaves out are undefined. */
-export function demandsInSchema(policy: Policy): FoundDemands {
+/**
+ * Reads the demands of a policy in the schema; those that it leaves out are undefined.
+ * @throws TypeError if a rule is not valid
+ */
+export function demandsInSchema(name: string, policy: Policy): FoundDemands {
   return {
     doAntiCsrfCheck: csrfOf(policy),
     freshWithin: freshOf(policy),
     acr: policy.acrValues.length === 0 ? undefined : policy.acrValues,
-    claims: claimsOf(policy),
+    claims:
+      policy.claims.length === 0
+        ? undefined
+        : rulesInSchema(claimIn("the policy in the schema", name), policy.claims),
+    validate: undefined,
   };
 }
 
@@ -180,8 +213,4 @@ function csrfOf({ csrf }: Policy): boolean | undefined {
 
 function freshOf({ freshWithin }: Policy): number | undefined {
   return freshWithin && Number(freshWithin.seconds) * 1000;
-}
-
-function claimsOf({ claims }: Policy): readonly ClaimDemand[] | undefined {
-  return claims.length === 0 ? undefined : claims.map(({ claim, anyOf }) => ({ claim, anyOf }));
 }

@@ -1,11 +1,14 @@
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { assertMembers, type Duration } from "../../base/checks.ts";
+import type { JsonObject } from "../../base/json.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
 import { assertDemandOptions } from "./demands.ts";
+import type { ClaimRules } from "./rules.ts";
+import type { ValidateClaims } from "./validate.ts";
 
 /** The policy of a method, written in code. Every member overrides the one in the schema. */
-export interface MethodPolicyOptions {
+export interface MethodPolicyOptions<Claims extends object = JsonObject> {
   /**
    * Whether the method requires a session. Default "required".
    *
@@ -36,11 +39,22 @@ export interface MethodPolicyOptions {
    */
   readonly acr?: readonly string[];
   /**
-   * The claims that a session must have, all of them. A claim must equal one of the values or, if it
-   * is a list, contain one. With an empty list it only has to exist. Otherwise the call is refused
-   * with `PermissionDenied`. Example: `{ role: ["admin", "editor"] }`.
+   * What the claims of a session must be, by claim; see {@link ClaimRule}. All rules must hold, else the
+   * call is refused with `PermissionDenied`. A list is short for `anyOf`: the claim must equal one of the
+   * values or, if it is a list, contain one; with an empty list it only has to exist.
+   *
+   * @example `{ role: ["admin", "editor"], groups: { noneOf: ["suspended"] }, level: { gte: 3 } }`
    */
-  readonly claims?: Readonly<Record<string, readonly string[]>>;
+  readonly claims?: ClaimRules;
+  /**
+   * Code that decides on the claims of a session after all other demands: it returns undefined, or the
+   * reasons to refuse the call with `PermissionDenied`. See {@link ValidateClaims}. Default: none.
+   *
+   * @example
+   * `({ seats, plan }) => plan === "free" && seats > 3
+   *   ? { claim: "seats", requirement: "at most 3 on the free plan" } : undefined`
+   */
+  readonly validate?: ValidateClaims<Claims>;
   /**
    * When an open stream ends with its session; only for streaming methods. Default "endOnExpiry".
    *
@@ -97,6 +111,8 @@ export interface CheckDefaults {
    * "none" is the only check, and a policy cannot demand anti-CSRF tokens. Default true.
    */
   readonly hasStore?: boolean;
+  /** The claims that have a source. Undefined in a service that only verifies. */
+  readonly sourced?: ReadonlySet<string>;
 }
 
 /** The policies in code that apply to one method, from the narrowest name to the widest. */
@@ -210,7 +226,7 @@ const words = {
 
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, acr: 0, claims: 0, stream: 0 },
-  ...{ foreignBearer: 0, proof: 0 },
+  ...{ validate: 0, foreignBearer: 0, proof: 0 },
 };
 
 /** In plain JavaScript, a misspelt value could make a method public. */

@@ -12,7 +12,6 @@ import {
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
 import {
   assertClasses,
-  type ClaimDemand,
   type Demands,
   demandsInCode,
   demandsInSchema,
@@ -31,8 +30,9 @@ import {
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
+import { assertSourced, type ClaimDemand } from "./rules.ts";
+import type { ValidateClaims } from "./validate.ts";
 
-export type { ClaimDemand } from "./demands.ts";
 export {
   type ForeignBearerPolicy,
   type MethodPolicyOptions,
@@ -40,6 +40,8 @@ export {
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
+export type { ClaimDemand, ClaimRule, ClaimRules, ClaimValue } from "./rules.ts";
+export type { ClaimReason, ValidateClaims } from "./validate.ts";
 
 /** The resolved policy of one method. */
 export interface MethodPolicy {
@@ -51,6 +53,8 @@ export interface MethodPolicy {
   /** The accepted authentication context classes; empty for any. */
   readonly acr: readonly string[];
   readonly claims: readonly ClaimDemand[];
+  /** Code of the service that decides on the claims; undefined for none. */
+  readonly validate: ValidateClaims | undefined;
   readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if calls need no proof of the key of their session. */
   readonly proof: "required" | undefined;
@@ -198,19 +202,23 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     freshWithin: first((layer) => layer.demands.freshWithin, demanding),
     acr: first((layer) => layer.demands.acr, demanding) ?? [],
     claims: first((layer) => layer.demands.claims, demanding) ?? [],
+    validate: first((layer) => layer.demands.validate, demanding),
   };
-  const { freshWithin, acr, claims } = demands;
+  const { freshWithin, acr, claims, validate } = demands;
   const proof = first((layer) => layer.proof, demanding);
   if (isPublic && proof === "required") {
     throw new TypeError(
       `the policy of ${procedure} requires a proof, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
-  if (isPublic && (freshWithin !== undefined || acr.length > 0 || claims.length > 0)) {
+  const demandsAny = acr.length > 0 || claims.length > 0 || validate !== undefined;
+  if (isPublic && (freshWithin !== undefined || demandsAny)) {
     throw new TypeError(
       `the policy of ${procedure} demands claims, a recent sign-in or an acr, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
+
+  assertSourced(`the policy of ${procedure}`, claims, defaults.sourced);
 
   // 4. How it is checked.
   const asked = first((layer) => layer.check);
@@ -248,7 +256,7 @@ function inSchema(name: string, policy: Policy | false, isOfService = false): La
       width: isOfService ? 1 : 0,
       source: isOfService ? "service option" : "method option",
       auth: authNames[policy.auth],
-      demands: demandsInSchema(policy),
+      demands: demandsInSchema(name, policy),
       check: checkNames[policy.check],
       stream: streamNames[policy.stream],
       foreignBearer: foreignBearerNames[policy.foreignBearer],

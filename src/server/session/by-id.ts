@@ -1,5 +1,5 @@
 import { assertId, assertMembers } from "../../base/checks.ts";
-import { SessionError } from "../../base/errors.ts";
+import { type PolicyViolation, SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
 import type { ClaimsChange, DataChange, SessionInfo } from "../../engine/session.ts";
 import type {
@@ -10,6 +10,8 @@ import type {
   SessionSelection,
 } from "../../engine/store.ts";
 import type { Core } from "../core.ts";
+import { readRules } from "../policy/in-handler.ts";
+import { type ClaimRules, unmetRules, violationsOf } from "../policy/rules.ts";
 import { infoOf, updateClaims, updateData } from "./edits.ts";
 
 /** The owner of sessions: a user, a tenant, or a user within a tenant. */
@@ -114,6 +116,24 @@ const maxPage = 1_000;
 export async function findById(core: Core, id: string): Promise<SessionInfo | undefined> {
   const record = await recordOf(core, id);
   return record && infoOf(core, record);
+}
+
+/** Checks the claims of a live session; undefined if there is none. */
+export async function checkById(
+  core: Core,
+  id: string,
+  rules: ClaimRules,
+): Promise<readonly PolicyViolation[] | undefined> {
+  const demands = readRules(core, "sessions.check", rules);
+  const record = await recordOf(core, id);
+  if (record === undefined) {
+    return undefined;
+  }
+  const { claims } = (await core.sources?.renewRecord(record, demands)) ?? record;
+  const now = () => core.revocations.storeNow();
+  const unmet = unmetRules(demands, claims, { now, agesCount: false });
+  const shown = await core.claims.forClient(claims).catch(() => undefined);
+  return violationsOf(unmet, shown);
 }
 
 export async function dataById(core: Core, id: string): Promise<JsonObject | undefined> {

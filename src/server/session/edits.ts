@@ -12,6 +12,7 @@ import { misuse } from "../response/errors.ts";
 
 /**
  * Changes the claims of a session.
+ * @param setAt how old the new values are, for claims with a source; milliseconds by the store's clock
  * @throws ConnectError `Internal` if the new claims do not fit the schema or the token
  * @throws SessionError `unauthorized` `unavailable`
  */
@@ -19,6 +20,7 @@ export async function updateClaims(
   core: Core,
   id: string,
   change: ClaimsChange<JsonObject>,
+  setAt: number = core.revocations.storeNow(),
 ): Promise<Stored<SessionRecord>> {
   const engine = await core.engine();
   return withMisuse("updateClaims", (callback) =>
@@ -28,10 +30,11 @@ export async function updateClaims(
       const given =
         typeof change === "function"
           ? await changeCopy(core, present, (copy) => callback(() => change(copy)))
-          : merged(present, change);
+          : merged(core.claims.plain(present), change);
 
       // 2. Validate them, and make sure that the schema kept what was set.
-      const claims = await core.claims.accept(given, present);
+      const named = typeof change === "function" ? [] : Object.keys(change);
+      const claims = await core.claims.accept(given, { now: setAt, present, named });
       assertKept(change, claims);
       return claims;
     }),

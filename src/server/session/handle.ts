@@ -81,6 +81,7 @@ export class SessionHandle implements Session {
     // 3. From now on this handle returns the new claims.
     const read = await this.#core.claims.read(stored.record.claims);
     this.#verified = { claims: reissued?.access.claims ?? claims, read };
+    this.#call?.changed(this.#verified);
 
     // 4. Write the access token to the response.
     const call = this.#informableCall();

@@ -329,7 +329,9 @@ async function readNewSession(
   if (label !== undefined) {
     assertId("label", label);
   }
-  const claims = await core.claims.accept(options.claims ?? {});
+  const claims = await core.claims.accept(options.claims ?? {}, {
+    now: core.revocations.storeNow(),
+  });
   return {
     userId,
     tenantId: tenantId ?? null,

@@ -46,6 +46,7 @@ export class WatchedStream implements CallStream {
   /** When to ask the store next, by the store's clock. */
   #asksAt = Number.POSITIVE_INFINITY;
   #wasUnsure: boolean;
+  #history: string | undefined;
   #unsubscribe: () => void = () => {};
   /** How many operations of the handler that may end the session are running. */
   #ownEnds = 0;
@@ -59,7 +60,9 @@ export class WatchedStream implements CallStream {
     this.#session = session;
     this.#endsAt = endOf(session);
     // If entries were lost before, the call that opened the stream has already asked the store.
-    this.#wasUnsure = options.engine.revocations.unsure;
+    const { unsure, history } = options.engine.revocations;
+    this.#wasUnsure = unsure;
+    this.#history = history;
     this.follow(session);
   }
 
@@ -120,11 +123,13 @@ export class WatchedStream implements CallStream {
 
     // 4. The log has lost entries since the last look: ask the store soon, at a random time so that
     // not all streams ask at once.
-    const { unsure } = engine.revocations;
-    if (unsure && !this.#wasUnsure && onRevoke) {
+    const { unsure, history } = engine.revocations;
+    const hasLost = (unsure && !this.#wasUnsure) || history !== this.#history;
+    if (hasLost && onRevoke) {
       this.#asksAt = Math.min(this.#asksAt, now + askWithin * Math.random());
     }
     this.#wasUnsure = unsure;
+    this.#history = history;
 
     // 5. Ask the store whether the session has ended, or a refresh has moved its end.
     if (now >= this.#asksAt) {

@@ -1,3 +1,4 @@
+import { nextHistories } from "../common.ts";
 import {
   type BigInteger,
   type ChangeRow,
@@ -26,8 +27,9 @@ import {
  * it states for every transaction whether it had ended. The next read returns the entries of all
  * transactions that this snapshot could not see.
  *
- * The cursor also names the history and the server process of the read. In another history, or after a
- * restart, the snapshot means nothing, so the whole window is read again; see `histories.ts`.
+ * The cursor also names the server process and the history of the read; see `histories.ts`. In another
+ * history, or after a restart, the snapshot means nothing, so the whole window is read again. The
+ * histories that earlier reads have followed come after it: they are never followed again.
  */
 export async function readChanges(database: SqlDatabase, read: ChangesRead): Promise<ChangeRows> {
   const { store, cursor, window } = read;
@@ -41,64 +43,99 @@ export async function readChanges(database: SqlDatabase, read: ChangesRead): Pro
     sql`change.xid >= pg_snapshot_xmin(${seen.snapshot}::pg_snapshot)
       and change.xid < pg_snapshot_xmax(pg_current_snapshot())
       and not pg_visible_in_snapshot(change.xid, ${seen.snapshot}::pg_snapshot)`;
-  const found = await readEntries(
+  let found = await readEntries(
     database,
     unseen === undefined ? inWindow : { ...byTransaction, where: unseen },
   );
-  const { history, place } = found;
+  let isWhole = unseen === undefined;
 
   // 2. Is this still the data that was read before? Otherwise record the loss, for all servers and for
   // those that start later, and read anew.
-  const moved = history.place !== place;
-  if (moved || (seen !== undefined && (await wentBack(database, seen, found)))) {
-    const lost = seen !== undefined || history.number > 0;
-    await beginHistory(database, history, lost);
-    return readChanges(database, { ...read, cursor: undefined });
+  if (found.history.place !== found.place || (await hasLost(database, store, { seen, found }))) {
+    const isFirst = seen === undefined && found.history.number === 0;
+    await beginHistory(database, found.history, !isFirst);
+    found = await readEntries(database, inWindow);
+    isWhole = true;
+    // Another server may have begun it, or the database has moved on meanwhile.
+    if (found.history.place !== found.place) {
+      throw new Error(
+        `${store}: the database failed over while the change log was read; try again`,
+      );
+    }
   }
 
   // 3. Read the whole window if the snapshot means nothing here.
-  const next = parseCursor(store, found.cursor);
-  const continues = seen?.server === next.server && seen.history === next.history;
-  const { rows, ...end } =
-    seen === undefined || continues ? found : await readEntries(database, inWindow);
-  const { lostAt } = end.history;
-  return { rows, cursor: end.cursor, now: end.now, ...(lostAt !== null && { lostAt }) };
+  const { history } = found;
+  if (!isWhole && !(seen?.server === found.server && seen.histories[0] === history.id)) {
+    found = await readEntries(database, inWindow);
+    assertSame(found, history);
+  }
+  const { server, snapshot } = found;
+  const histories = nextHistories(store, history.id, seen?.histories ?? []);
+  const { lostAt } = history;
+  return {
+    rows: found.rows,
+    cursor: `${server}/${snapshot}/${histories.join(",")}`,
+    now: found.now,
+    history: history.id,
+    ...(lostAt !== null && { lostAt }),
+  };
 }
 
-/** Whether the data lacks something that the last read has seen. */
-async function wentBack(database: SqlDatabase, seen: Snapshot, found: Entries): Promise<boolean> {
-  return seen.history === found.history.id
-    ? // A restart that lost transactions, or a snapshot of the disk.
-      nextTransaction(found.cursor) < seen.next
-    : // An older primary that answers again, or data that was replaced.
-      !(await knowsHistory(database, seen.history));
+/** What a read has found, and what the cursor says about the read before. */
+interface Comparison {
+  readonly seen: Cursor | undefined;
+  readonly found: Entries;
 }
 
-/** A cursor: the server process of a read, the snapshot of that read, and the history. */
-interface Snapshot {
-  readonly history: string;
+/**
+ * Whether the data lacks something that the last read has seen.
+ * @throws Error if it is data that this server has left for other data: what is written to that meanwhile
+ *   is not in it
+ */
+async function hasLost(
+  database: SqlDatabase,
+  store: string,
+  { seen, found }: Comparison,
+): Promise<boolean> {
+  const { id, lostAt } = found.history;
+  if (seen === undefined) {
+    return false;
+  }
+  const [last = ""] = seen.histories;
+  if (last === id) {
+    // A restart that lost transactions, or a snapshot of the disk.
+    return nextTransaction(found.snapshot) < nextTransaction(seen.snapshot);
+  }
+  nextHistories(store, id, seen.histories);
+  // Data that was replaced. Whoever has noticed before has begun a history with the loss.
+  return lostAt === null && !(await knowsHistory(database, last));
+}
+
+/** A cursor: the server process of a read, its snapshot, and the histories. */
+interface Cursor {
   readonly server: string;
   /** In PostgreSQL's format: the oldest running transaction, the next one, those in between. */
   readonly snapshot: string;
-  readonly next: number;
+  /** The one that was read, and those that earlier reads have followed, newest first. */
+  readonly histories: readonly string[];
 }
 
-function parseCursor(store: string, cursor: string): Snapshot {
-  const [, server, snapshot, next, history] =
-    /^(\d+)\/(\d+:(\d+):[\d,]*)\/([\w-]*)$/.exec(cursor) ?? [];
-  if (server === undefined || snapshot === undefined || history === undefined) {
+function parseCursor(store: string, cursor: string): Cursor {
+  const [, server, snapshot, histories] = /^(\d+)\/(\d+:\d+:[\d,]*)\/([\w,-]*)$/.exec(cursor) ?? [];
+  if (server === undefined || snapshot === undefined || histories === undefined) {
     throw new Error(
       `${store}: ${JSON.stringify(cursor)} is not a cursor of this change log; pass one that changes() returned`,
     );
   }
-  return { server, snapshot, next: Number(next), history };
+  return { server, snapshot, histories: histories.split(",") };
 }
 
-function nextTransaction(cursor: string): number {
-  return Number(cursor.split(":")[1]);
+function nextTransaction(snapshot: string): number {
+  return Number(snapshot.split(":")[1]);
 }
 
-const currentCursor = sql`floor(extract(epoch from pg_postmaster_start_time()) * 1000000)::text || '/' || pg_current_snapshot()::text`;
+const serverProcess = sql`floor(extract(epoch from pg_postmaster_start_time()) * 1000000)::text`;
 
 /** The entries that match a condition, in the order of an indexed column. */
 interface Range {
@@ -118,11 +155,19 @@ const fromStart = sql`true`;
 /** The entries of a range, and the moment of their first page. */
 interface Entries {
   readonly rows: readonly Entry[];
-  readonly cursor: string;
+  readonly server: string;
+  readonly snapshot: string;
   readonly now: number;
   readonly history: History;
   /** See {@link currentPlace}. */
   readonly place: string;
+}
+
+/** @throws Error if another database has answered: a read of two databases would prove nothing */
+function assertSame({ history }: Pick<Page, "history">, first: History): void {
+  if (history.id !== first.id) {
+    throw new Error("postgresStore: two databases answered one read of the change log; try again");
+  }
 }
 
 async function readEntries(database: SqlDatabase, range: Range): Promise<Entries> {
@@ -134,6 +179,7 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<Entries
     const { column, type } = range;
     const afterLast = sql`(${column}, change.number) > (${key}::${type}, ${String(number)}::bigint)`;
     page = await readPage(database, range, afterLast);
+    assertSame(page, first.history);
     for (const entry of page.entries) {
       entries.push(entry);
     }
@@ -141,16 +187,16 @@ async function readEntries(database: SqlDatabase, range: Range): Promise<Entries
   return {
     rows: entries.sort((a, b) => a.number - b.number),
     // The first page's: a transaction that ends between two pages may belong to one already read.
-    cursor: first.cursor,
-    history: first.history,
-    place: first.place,
+    ...{ server: first.server, snapshot: first.snapshot },
+    ...{ history: first.history, place: first.place },
     now: page.now,
   };
 }
 
 interface Page {
   readonly entries: readonly Entry[];
-  readonly cursor: string;
+  readonly server: string;
+  readonly snapshot: string;
   readonly now: number;
   readonly history: History;
   readonly place: string;
@@ -178,7 +224,7 @@ async function readPage(
   after: Sql,
 ): Promise<Page> {
   const row = await database.row<PageRow>`select ${now} as store_now,
-      ${currentCursor} as snapshot, ${currentPlace} as place, history.*, (
+      ${serverProcess} as server, pg_current_snapshot()::text as snapshot, ${currentPlace} as place, history.*, (
         select string_agg(line, chr(30) order by place, number) from (
           select kind || chr(31) || coalesce(ended_by, '') || chr(31)
               || coalesce(claims_version::text, '') || chr(31) || at || chr(31) || number || chr(31)
@@ -191,18 +237,19 @@ async function readPage(
       ) as entries
       from (select 1) as moment left join ${newestHistory} as history on true`;
   const text = row?.entries ?? "";
-  const history = toHistory(row);
   return {
     entries: text === "" ? [] : text.split(endOfEntry).map(toEntry),
-    cursor: `${row?.snapshot}/${history.id}`,
+    server: row?.server ?? "",
+    snapshot: row?.snapshot ?? "",
     now: Number(row?.store_now),
-    history,
+    history: toHistory(row),
     place: row?.place ?? "",
   };
 }
 
 interface PageRow extends HistoryRow {
   readonly store_now: BigInteger;
+  readonly server: string;
   readonly snapshot: string;
   readonly place: string;
   readonly entries: string | null;

@@ -1,5 +1,6 @@
 import { type Hold, type LockKind, type Sql, type SqlDialect, sql } from "../sql/database.ts";
 import { readChanges } from "./changes.ts";
+import { historyOfStatement } from "./histories.ts";
 import { migrating } from "./migrating.ts";
 import { postgresMigrations } from "./migrations.ts";
 
@@ -17,6 +18,7 @@ export const postgresDialect: SqlDialect = {
   usesOf: (jsonArray) =>
     sql`jsonb_to_recordset(cast(${jsonArray} as jsonb)) as used(session text, generation bigint, age bigint)`,
   ownerLock,
+  history: historyOfStatement,
   readChanges,
   tableNamed: (name) => sql`select 1 where to_regclass(${name}) is not null`,
   migrations: postgresMigrations,

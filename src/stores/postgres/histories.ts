@@ -38,6 +38,12 @@ export const currentPlace: Sql = sql`(select system_identifier from pg_control_s
 export const newestHistory: Sql = sql`(select number as history_number, id as history_id,
     place as history_place, lost_at from rpcsession_histories order by number desc limit 1)`;
 
+/**
+ * The name of the history that a statement reads. After a failover, it is still that of the former
+ * primary until a server has noticed; tokens with that name are doubted afterwards.
+ */
+export const historyOfStatement: Sql = sql`(select id from rpcsession_histories order by number desc limit 1)`;
+
 /** How many histories are remembered. A cursor of an older one counts as one of unknown data. */
 const kept = 100;
 

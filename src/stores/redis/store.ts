@@ -75,7 +75,7 @@ export class RedisStore implements SessionStore {
 
   readonly insert: SessionStore["insert"] = async (session) => {
     const keys = [...this.#keys.rows, ...keysOfNew(this.#keys, session)];
-    const [time, flag, number = "", count, ...rest] = await this.#redis.run(
+    const [time, flag, number = "", count, history, ...rest] = await this.#redis.run(
       "insert",
       keys,
       insertArguments(session),
@@ -99,7 +99,7 @@ export class RedisStore implements SessionStore {
     if (replaced || evicted.length > 0) {
       this.#listeners.call();
     }
-    return { record, now, replaced, evicted };
+    return { record, now, ...named(history), replaced, evicted };
   };
 
   readonly load: SessionStore["load"] = async (id) =>
@@ -292,9 +292,16 @@ function updateArguments(change: SessionUpdate): (string | number)[] {
   return [id, version, increment, flag, ...toJsonFields({ claims, data })];
 }
 
-/** Converts a reply that consists of the time, a flag, and the fields and values of a row. */
-function toStored([now, , ...fields]: readonly string[]): Stored<SessionRecord | undefined> {
-  return { record: toRecord(fields), now: Number(now) };
+/** Converts a reply that consists of the time, a flag, the history, and the fields and values of a row. */
+function toStored([now, , history, ...fields]: readonly string[]): Stored<
+  SessionRecord | undefined
+> {
+  return { record: toRecord(fields), now: Number(now), ...named(history) };
+}
+
+/** Until the change log was read for the first time, the data has no name. */
+function named(history: string | undefined): Pick<Stored<unknown>, "history"> {
+  return history ? { history } : {};
 }
 
 /** Converts ids and values; a value is when it was seen, since when it is dead or "", and its issuer. */

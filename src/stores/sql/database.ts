@@ -46,6 +46,12 @@ export interface SqlDialect {
   readonly ownerLock: ((kind: LockKind, id: string, hold: Hold) => Sql) | undefined;
 
   /**
+   * An expression: the history of the data, as text, or null if it cannot be known. See
+   * `Changes.history`.
+   */
+  readonly history: Sql;
+
+  /**
    * Reads the change log from a cursor on; see `SessionStore.changes`. What a cursor must hold
    * depends on the order in which the database commits.
    */

@@ -1,7 +1,15 @@
 import type { EndedBy, EndedEntry, RevokeScope } from "../../engine/store.ts";
-import { type BigInteger, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
+import {
+  type BigInteger,
+  nothing,
+  now,
+  type Sql,
+  type SqlDatabase,
+  sql,
+  timeOf,
+} from "./database.ts";
 import { holdSelected } from "./owner-locks.ts";
-import { hasIdIn, selectedBy } from "./rows.ts";
+import { hasIdIn, notEnded, selectedBy } from "./rows.ts";
 
 /** The ids of the sessions that ended, and when. */
 interface Ended {
@@ -20,7 +28,7 @@ export async function revokeAllSessions(
   }
   return database.transaction(async (within) => {
     if ("ids" in scope) {
-      return endSessions(within, hasIdIn(scope.ids), endedBy);
+      return endSessions(within, sql`${hasIdIn(scope.ids)} and ${notEnded}`, endedBy);
     }
     await holdSelected(within, scope);
     return endSelected(within, scope, endedBy);
@@ -38,7 +46,8 @@ async function endSelected(
 ): Promise<Ended> {
   const selected = selectedBy(scope);
   const except = "except" in scope ? scope.except : null;
-  const wanted = except === null ? selected : sql`${selected} and id <> ${except}`;
+  const notThis = except === null ? nothing : sql` and id <> ${except}`;
+  const wanted = sql`revoked_at is null and ${selected}${notThis}`;
   const place = sql`(created_at, ${database.dialect.idByBytes})`;
   const revoked: string[] = [];
   let rest = wanted;
@@ -60,15 +69,17 @@ async function batchEnd(database: SqlDatabase, wanted: Sql): Promise<Sql | undef
     readonly created_at: BigInteger;
     readonly id: string;
   }>`select created_at, id from rpcsession_sessions
-      where revoked_at is null and ${wanted}
+      where ${wanted}
       order by created_at, ${database.dialect.idByBytes}
       limit 1 offset ${batch - 1}`;
   return row && sql`(${Number(row.created_at)}, ${row.id})`;
 }
 
 /**
- * Ends the sessions that match a condition and have not ended, and appends their entries to the
- * change log. Two statements, however many sessions. Call it within a transaction.
+ * Ends the sessions that match a condition, and appends their entries to the change log. Two statements,
+ * however many sessions. Call it within a transaction.
+ *
+ * @param wanted includes that they have not ended
  */
 export async function endSessions(
   database: SqlDatabase,
@@ -82,11 +93,11 @@ export async function endSessions(
     readonly revoked_at: BigInteger;
   }>`with due as (
         select id from rpcsession_sessions
-        where revoked_at is null and ${wanted}
+        where ${wanted}
         order by created_at, ${idByBytes} ${forUpdate}
       )
       update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
-      where id in (select id from due) and revoked_at is null
+      where id in (select id from due) and ${notEnded}
       returning id, revoked_at`;
   const [first] = rows;
   if (first === undefined) {

@@ -6,6 +6,8 @@ import { holdNew, idHolding } from "./owner-locks.ts";
 import {
   hasIdIn,
   live,
+  moment,
+  notEnded,
   type SessionRow,
   smaller,
   sweepTime,
@@ -81,7 +83,7 @@ async function end(
 ): Promise<readonly string[]> {
   const ended: string[] = [];
   for (let from = 0; from < ids.length; from += idsAtOnce) {
-    const some = hasIdIn(ids.slice(from, from + idsAtOnce));
+    const some = sql`${hasIdIn(ids.slice(from, from + idsAtOnce))} and ${notEnded}`;
     ended.push(...(await endSessions(database, some, endedBy)).revoked);
   }
   return ended;
@@ -113,7 +115,7 @@ async function insertRow(
         ${JSON.stringify(session.claims)}, 0, ${JSON.stringify(session.data)}, 0,
         ${JSON.stringify(session.device)}, ${now}
       )
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   if (row === undefined) {
     throw new Error("The database inserted a session but returned no row.");
   }

@@ -9,7 +9,7 @@ import type {
   Stored,
 } from "../../engine/store.ts";
 import { keepEnded, sweepStep, toAuthentication, toExternalId } from "../common.ts";
-import { type BigInteger, join, now, type Sql, type SqlDatabase, sql, timeOf } from "./database.ts";
+import { type BigInteger, join, now, type Sql, type SqlDatabase, sql } from "./database.ts";
 
 /** A row of `rpcsession_sessions`. Times are milliseconds since 1970 UTC; JSON is text. */
 export interface SessionRow {
@@ -51,8 +51,19 @@ export interface SessionRow {
   readonly ended_by: string | null;
 }
 
-/** A row together with the store's time, returned by the same statement. */
-export type Timed<Row> = Row & { readonly store_now: BigInteger };
+/** A row together with the store's time and history, returned by the same statement. */
+export type Timed<Row> = Row & Moment;
+
+/** See `Stored`. */
+interface Moment {
+  readonly store_now: BigInteger;
+  readonly store_history: string | null;
+}
+
+/** The columns that make a {@link Timed} row. */
+export function moment({ dialect }: SqlDatabase): Sql {
+  return sql`${now} as store_now, ${dialect.history} as store_history`;
+}
 
 /** Reads a row as a session. */
 export function toSession(row: SessionRow): SessionRecord {
@@ -94,17 +105,25 @@ export function toSession(row: SessionRow): SessionRecord {
   };
 }
 
-/** Reads a row as a session with the store's time. */
+/** Reads a row as a session with the store's time and history. */
 export function toStored(row: Timed<SessionRow>): Stored<SessionRecord> {
-  return { record: toSession(row), now: Number(row.store_now) };
+  return { record: toSession(row), ...toMoment(row) };
 }
 
-/** Reads a row as a session with the store's time. Without a row, asks for the time alone. */
+function toMoment({ store_now, store_history }: Moment): Omit<Stored<unknown>, "record"> {
+  return { now: Number(store_now), ...(store_history !== null && { history: store_history }) };
+}
+
+/** The same, if there is a row. Without one, asks for time and history alone. */
 export async function storedOrNone(
   database: SqlDatabase,
   row: Timed<SessionRow> | undefined,
 ): Promise<Stored<SessionRecord | undefined>> {
-  return row === undefined ? { record: undefined, now: await timeOf(database) } : toStored(row);
+  if (row !== undefined) {
+    return toStored(row);
+  }
+  const found = (await database.row<Moment>`select ${moment(database)}`) as Moment;
+  return { record: undefined, ...toMoment(found) };
 }
 
 function toNumber(value: BigInteger | null): number | null {
@@ -113,6 +132,16 @@ function toNumber(value: BigInteger | null): number | null {
 
 /** The condition that a session has neither ended nor expired. */
 export const live: Sql = sql`revoked_at is null and idle_expires_at > ${now} and expires_at > ${now}`;
+
+/**
+ * The condition that a session whose id is given has not ended. Use it beside `id = …`, in place of
+ * `revoked_at is null`: PostgreSQL would otherwise consider the partial indexes with that condition. It
+ * takes those of a new database for empty, and reads one in full instead of the primary key.
+ */
+export const notEnded: Sql = sql`coalesce(revoked_at, 0) = 0`;
+
+/** {@link live} for a session whose id is given; see {@link notEnded}. */
+export const liveById: Sql = sql`${notEnded} and idle_expires_at > ${now} and expires_at > ${now}`;
 
 /** The condition that a session is selected. An owner with neither id selects nothing. */
 export function selectedBy(selection: SessionSelection): Sql {

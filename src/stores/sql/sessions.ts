@@ -24,6 +24,9 @@ import {
 } from "./database.ts";
 import {
   live,
+  liveById,
+  moment,
+  notEnded,
   type SessionRow,
   selectedBy,
   smaller,
@@ -41,7 +44,7 @@ export async function loadSession(
 ): Promise<Stored<SessionRecord | undefined>> {
   const row = await database.row<
     Timed<SessionRow>
-  >`select *, ${now} as store_now from rpcsession_sessions where id = ${id}`;
+  >`select *, ${moment(database)} from rpcsession_sessions where id = ${id}`;
   return storedOrNone(database, row);
 }
 
@@ -54,8 +57,8 @@ export async function refreshSession(
   const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
       set ${generationAfter(write)}${boundAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
         sweep_at = ${sweepTime(idleEnd)}
-      where id = ${write.id} and generation = ${write.generation} and ${live}
-      returning *, ${now} as store_now`;
+      where id = ${write.id} and generation = ${write.generation} and ${liveById}
+      returning *, ${moment(database)}`;
   return storedOrNone(database, row);
 }
 
@@ -73,9 +76,9 @@ export async function advanceSession(
         last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
         and root_hash = ${write.rootHash} and transport = ${write.transport}
-        and coalesce(bound_key, '') = ${write.boundKey ?? ""} and ${live}
+        and coalesce(bound_key, '') = ${write.boundKey ?? ""} and ${liveById}
         and confirmed_at < ${now} - ${write.overlap}
-      returning *, ${now} as store_now`;
+      returning *, ${moment(database)}`;
   return row === undefined
     ? { ...(await loadSession(database, write.id)), advanced: false }
     : { ...toStored(row), advanced: true };
@@ -195,7 +198,7 @@ async function writeConfirmations(
   return database.rows`with due as (
         select id from ${usesOf(database, uses)}
         join rpcsession_sessions as held on held.id = used.session and held.generation = used.generation
-        where revoked_at is null and confirmed_at is null and ${isSettled}
+        where ${notEnded} and confirmed_at is null and ${isSettled}
         order by created_at, ${idByBytes} ${forUpdateOfHeld}
       )
       update rpcsession_sessions set confirmed_at = ${now} where id in (select id from due)
@@ -241,8 +244,8 @@ export async function revokeSession(
     const row = await within.row<
       Timed<SessionRow> & { readonly revoked_at: BigInteger }
     >`update rpcsession_sessions set revoked_at = ${now}, ended_by = ${endedBy}
-        where id = ${id} and revoked_at is null
-        returning *, ${now} as store_now`;
+        where id = ${id} and ${notEnded}
+        returning *, ${moment(database)}`;
     if (row === undefined) {
       return { ...(await loadSession(within, id)), revoked: false };
     }
@@ -286,8 +289,8 @@ async function writeUpdate(
   const row = await database.row<
     Timed<SessionRow>
   >`update rpcsession_sessions set ${join(assignments, ", ")}
-      where id = ${id} and version = ${version} and ${live}
-      returning *, ${now} as store_now`;
+      where id = ${id} and version = ${version} and ${liveById}
+      returning *, ${moment(database)}`;
   return storedOrNone(database, row);
 }
 
@@ -313,7 +316,7 @@ export async function listPage(
       : sql` and (created_at, ${idByBytes}) < (${last.createdAt}, ${last.id})`;
   const rows = await database.rows<
     Timed<SessionRow>
-  >`select *, ${now} as store_now from rpcsession_sessions
+  >`select *, ${moment(database)} from rpcsession_sessions
       where ${selectedBy(selection)} and ${live}${afterLast}
       order by created_at desc, ${idByBytes} desc
       limit ${limit + 1}`;

@@ -28,6 +28,8 @@ export const sqliteDialect: SqlDialect = {
     sql`(select one.value ->> 'session' as session, one.value ->> 'generation' as generation,
         one.value ->> 'age' as age from json_each(cast(${jsonArray} as text)) as one) as used`,
   ownerLock: undefined,
+  // SQLite has no replicas, and a file that is replaced under the process is noticed by its driver.
+  history: sql`null`,
   readChanges,
   tableNamed: (name) => sql`select 1 from sqlite_master where type = 'table' and name = ${name}`,
   migrations: sqliteMigrations,

@@ -22,6 +22,8 @@ export const durableRules: Rules<DurableStoreFixture> = {
     );
     await store.update({ id: "s2", version: 0, claims: { role: "user" }, data: awkwardJson });
     await store.addSigningKey({ slot: 0, kid: "k", alg: "ES256", publicJwk: "", privateJwk: "" });
+    // The first read of the change log names the history of the data.
+    await store.changes(undefined, absolute);
     const before = await everything(store);
     await store.close();
     const restarted = fixture.another();

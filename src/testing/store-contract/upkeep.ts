@@ -61,6 +61,22 @@ export const keyRules: Rules = {
     assert.ok(kept === undefined || kept.length >= 32);
   },
 
+  async "rows and change log name the same history, if the store names any"({ store }) {
+    const { history } = await store.changes(undefined, 3_600_000);
+    assert.match(history ?? "", /^[\w-]{0,8}$/);
+    const answers = [
+      await store.insert(newSession()),
+      await store.load("s1"),
+      await store.load("nobody"),
+      await store.update({ id: "s1", version: 0, data: {} }),
+      await store.revoke("s1", "revoked"),
+    ];
+    assert.deepEqual(
+      answers.map((answer) => ("history" in answer ? answer.history : undefined)),
+      answers.map(() => history),
+    );
+  },
+
   async "several engines can open the store, also concurrently"({ store, clock }) {
     await store.insert(newSession());
     await Promise.all([store.open({ clock }), store.open({ clock })]);

@@ -47,6 +47,8 @@ end
 const keys = `${base}`;
 
 const log = `${base}local keepChanges = 7200000
+local seenEvery = 60000
+local clockMargin = 5000
 local function append(id, name, value)
   local last = redis.call('HMGET', KEYS[1], 'ms', 'seq')
   local ms, seq = tonumber(last[1] or 0), tonumber(last[2] or 0)
@@ -55,6 +57,32 @@ local function append(id, name, value)
     text(ms) .. '-' .. text(seq), 'session', id, name, value, 'at', text(now))
   redis.call('HSET', KEYS[1], 'ms', text(ms), 'seq', text(seq))
   redis.pcall('PUBLISH', KEYS[2], '')
+end
+local function hasMoved(replication, seenAt)
+  local function number(section, name)
+    return tonumber(string.match(redis.call('INFO', section), name .. ':(%d+)') or 0)
+  end
+  return number('cluster', 'cluster_enabled') == 1
+    and string.match(replication, 'master_replid2:0+%c') ~= nil
+    and now - (number('server', 'uptime_in_seconds') - 1) * 1000 < seenAt - clockMargin
+end
+local function followHistory(meta, lineage, fresh)
+  local replication = redis.call('INFO', 'replication')
+  local replid = string.match(replication, 'master_replid:(%w+)')
+  local created, lostAt, seenAt = tonumber(meta.created or now), tonumber(meta.lostAt or 0), tonumber(meta.seenAt or 0)
+  local moved = meta.replid and meta.replid ~= replid
+  local lost = moved and not hasMoved(replication, seenAt) and now
+    or lineage ~= '' and lineage ~= meta.lineage and lostAt < created and created
+  if lost then
+    lostAt = lost
+    redis.call('HSET', KEYS[1], 'lostAt', text(lostAt), 'history', fresh)
+  elseif not meta.history then
+    redis.call('HSET', KEYS[1], 'history', fresh)
+  end
+  if moved or not meta.replid or now - seenAt >= seenEvery then
+    redis.call('HSET', KEYS[1], 'replid', replid, 'seenAt', text(now))
+  end
+  return lost and fresh or meta.history or fresh, lostAt, replid
 end
 `;
 
@@ -184,7 +212,13 @@ local function cut(key)
 end
 `;
 
-const sessions = `${rows}local function liveWithin(userId, tenantId)
+const sessions = `${rows}local function history() return redis.call('HGET', KEYS[1], 'history') or '' end
+local function stored(flag, key)
+  local reply = answer(flag, key)
+  table.insert(reply, 3, history())
+  return reply
+end
+local function liveWithin(userId, tenantId)
   local owned = userKey(userId)
   if tenantId and redis.call('ZCARD', tenantKey(tenantId)) < redis.call('ZCARD', owned) then
     owned = tenantKey(tenantId)
@@ -249,26 +283,21 @@ return answer('held')
   publish: `${log}redis.call('PUBLISH', ARGV[1], '')
 return answer('')
 `,
-  changes: `${log}local meta = redis.call('HMGET', KEYS[1], 'lineage', 'replid', 'created', 'lostAt', 'ms', 'seq')
-local replid = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)')
-local lineage, created, lostAt = meta[1], tonumber(meta[3] or now), tonumber(meta[4] or 0)
-if not lineage then
-  lineage = ARGV[5]
-  redis.call('HSET', KEYS[1], 'lineage', lineage, 'replid', replid, 'created', text(now))
-elseif meta[2] ~= replid then
-  lostAt = now
-  redis.call('HSET', KEYS[1], 'replid', replid, 'lostAt', text(lostAt))
+  changes: `${log}local names = { 'lineage', 'replid', 'created', 'lostAt', 'ms', 'seq', 'history', 'seenAt' }
+local values, meta = redis.call('HMGET', KEYS[1], unpack(names)), {}
+for i, name in ipairs(names) do meta[name] = values[i] or nil end
+if not meta.lineage then
+  meta.lineage = ARGV[5]
+  redis.call('HSET', KEYS[1], 'lineage', meta.lineage, 'created', text(now))
 end
-if ARGV[1] ~= '' and ARGV[1] ~= lineage and lostAt < created then
-  lostAt = created
-  redis.call('HSET', KEYS[1], 'lostAt', text(lostAt))
-end
+local lineage = meta.lineage
+local history, lostAt, replid = followHistory(meta, ARGV[1], ARGV[7])
 local continues = ARGV[1] == lineage and ARGV[2] == replid
 local from = continues and '(' .. ARGV[3] or text(math.max(0, now - tonumber(ARGV[4])))
 local found = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[6])
 local full = #found == tonumber(ARGV[6])
-local last = full and found[#found][1] or (meta[5] or '0') .. '-' .. (meta[6] or '0')
-local reply = { text(now), full and 'full' or '', lineage, replid, last, text(lostAt) }
+local last = full and found[#found][1] or (meta.ms or '0') .. '-' .. (meta.seq or '0')
+local reply = { text(now), full and 'full' or '', lineage, replid, last, text(lostAt), history }
 for _, entry in ipairs(found) do
   for _, field in ipairs({ 2, 3, 4, 6 }) do table.insert(reply, entry[2][field]) end
 end
@@ -506,7 +535,7 @@ local number = ''
 if #evicted > endAtOnce then
   number, evicted = setApart(evicted, 'evicted', userId, tenantId), {}
 end
-local reply = { time, replaced and 'replaced' or '', number, text(#evicted) }
+local reply = { time, replaced and 'replaced' or '', number, text(#evicted), history() }
 for oldest = #evicted, 1, -1 do
   endSession(evicted[oldest], 'evicted')
   table.insert(reply, evicted[oldest])
@@ -520,7 +549,7 @@ for _, field in ipairs(redis.call('HGETALL', key)) do table.insert(reply, field)
 return reply
 `,
   load: `${sessions}endIfPending(ARGV[1])
-return answer('', sessionKey(ARGV[1]))
+return stored('', sessionKey(ARGV[1]))
 `,
   advance: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
@@ -530,14 +559,14 @@ local row = redis.call('HMGET', key,
 if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
   or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
   or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
-  return answer('', key)
+  return stored('', key)
 end
 prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
   row[9], row[10], row[11], row[12], row[13]
 }, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
   'rotatedAt', text(now), 'sentAt', text(now))
 redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-return answer('advanced', key)
+return stored('advanced', key)
 `,
   refresh: `${sessions}local key = sessionKey(ARGV[1])
 endIfPending(ARGV[1])
@@ -546,7 +575,7 @@ local row = redis.call('HMGET', key,
   'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'secretId')
 if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
   or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
-  return answer('')
+  return stored('')
 end
 prolong(key, ARGV[1], tonumber(ARGV[4]), { row[4], row[8], row[9], row[10], row[11] })
 if ARGV[9] ~= '' then redis.call('HSET', key, 'boundKey', ARGV[9]) end
@@ -568,7 +597,7 @@ else
     put(key, 'lastSalted', ARGV[12])
   end
 end
-return answer('', key)
+return stored('', key)
 `,
   confirm: `${sessions}local reply = { text(now) }
 for i = 1, #ARGV, 3 do
@@ -579,17 +608,17 @@ return reply
 `,
   revoke: `${sessions}endIfPending(ARGV[1])
 local ended = endSession(ARGV[1], ARGV[2])
-return answer(ended and 'revoked' or '', sessionKey(ARGV[1]))
+return stored(ended and 'revoked' or '', sessionKey(ARGV[1]))
 `,
   update: `${sessions}local id, key = ARGV[1], sessionKey(ARGV[1])
 local row = redis.call('HMGET', key, 'version', 'claimsVersion')
-if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return answer('') end
+if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return stored('') end
 if ARGV[4] == 'claims' then
   local claimsVersion = text(row[2] + 1)
   append(id, 'claimsVersion', claimsVersion)
   redis.call('HSET', key, 'claimsVersion', claimsVersion)
 end
 redis.call('HSET', key, 'version', text(row[1] + ARGV[3]), unpack(ARGV, 5))
-return answer('', key)
+return stored('', key)
 `,
 };

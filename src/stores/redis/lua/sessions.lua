@@ -3,6 +3,16 @@
 -- KEYS begin with meta, log, ends, revoking. The keys of the ids in ARGV follow, because a cluster
 -- requires them to be declared; the scripts make them from the ids.
 
+-- The history of the data, '' if it has no name yet; see log.lua.
+local function history() return redis.call('HGET', KEYS[1], 'history') or '' end
+
+-- The reply of scripts about one session: the time, a flag, the history, and the row if a key is given.
+local function stored(flag, key)
+  local reply = answer(flag, key)
+  table.insert(reply, 3, history())
+  return reply
+end
+
 -- The ids of a user's live sessions in a tenant, or in none, newest first. Reads the smaller index,
 -- because a user id such as 'admin' may exist in thousands of tenants.
 local function liveWithin(userId, tenantId)
@@ -27,7 +37,7 @@ end
 -- sessions of the user in the tenant or '', 'evict' or 'reject', external issuer?, sid?, sub?, fields
 -- and values. Flag 'taken', 'notLive' or
 -- 'limit' when it is refused, else 'replaced' or ''; then the number of the revokeAll that evicts if
--- there are too many for one step, or '', how many were evicted, their ids, and the new row.
+-- there are too many for one step, or '', how many were evicted, the history, the evicted ids, and the new row.
 function insert()
   local id, userId, tenantId, replaces = ARGV[1], ARGV[2], optional(ARGV[3]), optional(ARGV[4])
   local key, requires, most = sessionKey(id), optional(ARGV[5]), tonumber(ARGV[10])
@@ -65,7 +75,7 @@ function insert()
   if #evicted > endAtOnce then
     number, evicted = setApart(evicted, 'evicted', userId, tenantId), {}
   end
-  local reply = { time, replaced and 'replaced' or '', number, text(#evicted) }
+  local reply = { time, replaced and 'replaced' or '', number, text(#evicted), history() }
   for oldest = #evicted, 1, -1 do
     endSession(evicted[oldest], 'evicted')
     table.insert(reply, evicted[oldest])
@@ -82,7 +92,7 @@ end
 -- ARGV id.
 function load()
   endIfPending(ARGV[1])
-  return answer('', sessionKey(ARGV[1]))
+  return stored('', sessionKey(ARGV[1]))
 end
 
 -- The time since which a generation settles. Rows of older versions have no sentAt, or a former one.
@@ -112,14 +122,14 @@ function advance()
   if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
     or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
     or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
-    return answer('', key)
+    return stored('', key)
   end
   prolong(key, ARGV[1], math.min(tonumber(ARGV[7]), tonumber(row[8] or ARGV[7])), {
     row[9], row[10], row[11], row[12], row[13]
   }, 'generation', text(row[1] + 1), 'secretId', ARGV[8], 'formerSecretId', row[2],
     'rotatedAt', text(now), 'sentAt', text(now))
   redis.call('HDEL', key, 'confirmedAt', 'prolonged', 'salt')
-  return answer('advanced', key)
+  return stored('advanced', key)
 end
 
 -- Writes a field, or removes it if the value is ''.
@@ -138,7 +148,7 @@ function refresh()
     'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'secretId')
   if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
     or tonumber(row[3]) <= now or tonumber(row[4]) <= now then
-    return answer('')
+    return stored('')
   end
   prolong(key, ARGV[1], tonumber(ARGV[4]), { row[4], row[8], row[9], row[10], row[11] })
   if ARGV[9] ~= '' then redis.call('HSET', key, 'boundKey', ARGV[9]) end
@@ -160,7 +170,7 @@ function refresh()
       put(key, 'lastSalted', ARGV[12])
     end
   end
-  return answer('', key)
+  return stored('', key)
 end
 
 -- Confirms a generation. Returns whether it is confirmed, or never can be.
@@ -192,7 +202,7 @@ end
 function revoke()
   endIfPending(ARGV[1])
   local ended = endSession(ARGV[1], ARGV[2])
-  return answer(ended and 'revoked' or '', sessionKey(ARGV[1]))
+  return stored(ended and 'revoked' or '', sessionKey(ARGV[1]))
 end
 
 -- ARGV id, version, increment of the version, 'claims' if they are new, fields and values. Returns no
@@ -200,12 +210,12 @@ end
 function update()
   local id, key = ARGV[1], sessionKey(ARGV[1])
   local row = redis.call('HMGET', key, 'version', 'claimsVersion')
-  if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return answer('') end
+  if not isLive(id) or tonumber(row[1]) ~= tonumber(ARGV[2]) then return stored('') end
   if ARGV[4] == 'claims' then
     local claimsVersion = text(row[2] + 1)
     append(id, 'claimsVersion', claimsVersion)
     redis.call('HSET', key, 'claimsVersion', claimsVersion)
   end
   redis.call('HSET', key, 'version', text(row[1] + ARGV[3]), unpack(ARGV, 5))
-  return answer('', key)
+  return stored('', key)
 end

@@ -15,7 +15,37 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file policytest/v1/policytest.proto.
  */
 export const file_policytest_v1_policytest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iEAoOQ2xhaW1lZFJlcXVlc3QiEQoPQ2xhaW1lZFJlc3BvbnNlIhgKFkluaGVyaXRlZERlbWFuZFJlcXVlc3QiGQoXSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2UiDgoMR3Vlc3RSZXF1ZXN0Ig8KDUd1ZXN0UmVzcG9uc2UiEAoOQ2xhc3NlZFJlcXVlc3QiEQoPQ2xhc3NlZFJlc3BvbnNlIhUKE0ZyZXNoQ2xhc3NlZFJlcXVlc3QiFgoURnJlc2hDbGFzc2VkUmVzcG9uc2UyjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMp4DChBEZW1hbmRpbmdTZXJ2aWNlEk0KBUZyZXNoEhsucG9saWN5dGVzdC52MS5GcmVzaFJlcXVlc3QaHC5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVzcG9uc2UiCYqkGQUiAwjYBBJsCgdDbGFpbWVkEh0ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuQ2xhaW1lZFJlc3BvbnNlIiKKpBkeKhQKBHJvbGUSBWFkbWluEgVvd25lcioGCgRwbGFuEmAKD0luaGVyaXRlZERlbWFuZBIlLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVxdWVzdBomLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2USWQoFR3Vlc3QSGy5wb2xpY3l0ZXN0LnYxLkd1ZXN0UmVxdWVzdBocLnBvbGljeXRlc3QudjEuR3Vlc3RSZXNwb25zZSIViqQZEQgCKg0KBHJvbGUSBWFkbWluGhCKpBkMKgoKCHZlcmlmaWVkMtQBCg1TdHJvbmdTZXJ2aWNlEkgKB0NsYXNzZWQSHS5wb2xpY3l0ZXN0LnYxLkNsYXNzZWRSZXF1ZXN0Gh4ucG9saWN5dGVzdC52MS5DbGFzc2VkUmVzcG9uc2USaAoMRnJlc2hDbGFzc2VkEiIucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXF1ZXN0GiMucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXNwb25zZSIPiqQZCyIDCNgEQgRwaHJoGg+KpBkLQgNwaHJCBHBocmhiBnByb3RvMw", [file_google_protobuf_duration, file_rpcsession_v1_options]);
+  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiDgoMUnVsZWRSZXF1ZXN0Ig8KDVJ1bGVkUmVzcG9uc2UiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iEAoOQ2xhaW1lZFJlcXVlc3QiEQoPQ2xhaW1lZFJlc3BvbnNlIhgKFkluaGVyaXRlZERlbWFuZFJlcXVlc3QiGQoXSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2UiDgoMR3Vlc3RSZXF1ZXN0Ig8KDUd1ZXN0UmVzcG9uc2UiEAoOQ2xhc3NlZFJlcXVlc3QiEQoPQ2xhc3NlZFJlc3BvbnNlIhUKE0ZyZXNoQ2xhc3NlZFJlcXVlc3QiFgoURnJlc2hDbGFzc2VkUmVzcG9uc2UyjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMp4DChBEZW1hbmRpbmdTZXJ2aWNlEk0KBUZyZXNoEhsucG9saWN5dGVzdC52MS5GcmVzaFJlcXVlc3QaHC5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVzcG9uc2UiCYqkGQUiAwjYBBJsCgdDbGFpbWVkEh0ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuQ2xhaW1lZFJlc3BvbnNlIiKKpBkeKhQKBHJvbGUSBWFkbWluEgVvd25lcioGCgRwbGFuEmAKD0luaGVyaXRlZERlbWFuZBIlLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVxdWVzdBomLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2USWQoFR3Vlc3QSGy5wb2xpY3l0ZXN0LnYxLkd1ZXN0UmVxdWVzdBocLnBvbGljeXRlc3QudjEuR3Vlc3RSZXNwb25zZSIViqQZEQgCKg0KBHJvbGUSBWFkbWluGhCKpBkMKgoKCHZlcmlmaWVkMtQBCg1TdHJvbmdTZXJ2aWNlEkgKB0NsYXNzZWQSHS5wb2xpY3l0ZXN0LnYxLkNsYXNzZWRSZXF1ZXN0Gh4ucG9saWN5dGVzdC52MS5DbGFzc2VkUmVzcG9uc2USaAoMRnJlc2hDbGFzc2VkEiIucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXF1ZXN0GiMucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXNwb25zZSIPiqQZCyIDCNgEQgRwaHJoGg+KpBkLQgNwaHJCBHBocmgy2wEKDFJ1bGVzU2VydmljZRLKAQoFUnVsZWQSGy5wb2xpY3l0ZXN0LnYxLlJ1bGVkUmVxdWVzdBocLnBvbGljeXRlc3QudjEuUnVsZWRSZXNwb25zZSKFAYqkGYABKhAKCHZlcmlmaWVkKgR0cnVlKhoKBmdyb3VwcxoFc3RhZmYiCXN1c3BlbmRlZCoZCgVsZXZlbEEAAAAAAAAIQEkAAAAAAAAkQCooCgl0cmlhbEVuZHNaFDIwMzAtMDEtMDFUMDA6MDA6MDBaYgNub3doASoLCgdibG9ja2VkMABiBnByb3RvMw", [file_google_protobuf_duration, file_rpcsession_v1_options]);
+
+/**
+ * RuledRequest is empty.
+ *
+ * @generated from message policytest.v1.RuledRequest
+ */
+export type RuledRequest = Message<"policytest.v1.RuledRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.RuledRequest.
+ * Use `create(RuledRequestSchema)` to create a new message.
+ */
+export const RuledRequestSchema: GenMessage<RuledRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 0);
+
+/**
+ * RuledResponse is empty.
+ *
+ * @generated from message policytest.v1.RuledResponse
+ */
+export type RuledResponse = Message<"policytest.v1.RuledResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.RuledResponse.
+ * Use `create(RuledResponseSchema)` to create a new message.
+ */
+export const RuledResponseSchema: GenMessage<RuledResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 1);
 
 /**
  * InheritedRequest is empty.
@@ -30,7 +60,7 @@ export type InheritedRequest = Message<"policytest.v1.InheritedRequest"> & {
  * Use `create(InheritedRequestSchema)` to create a new message.
  */
 export const InheritedRequestSchema: GenMessage<InheritedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 0);
+  messageDesc(file_policytest_v1_policytest, 2);
 
 /**
  * InheritedResponse tells who called.
@@ -51,7 +81,7 @@ export type InheritedResponse = Message<"policytest.v1.InheritedResponse"> & {
  * Use `create(InheritedResponseSchema)` to create a new message.
  */
 export const InheritedResponseSchema: GenMessage<InheritedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 1);
+  messageDesc(file_policytest_v1_policytest, 3);
 
 /**
  * RequiredRequest is empty.
@@ -66,7 +96,7 @@ export type RequiredRequest = Message<"policytest.v1.RequiredRequest"> & {
  * Use `create(RequiredRequestSchema)` to create a new message.
  */
 export const RequiredRequestSchema: GenMessage<RequiredRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 2);
+  messageDesc(file_policytest_v1_policytest, 4);
 
 /**
  * RequiredResponse tells who called.
@@ -87,7 +117,7 @@ export type RequiredResponse = Message<"policytest.v1.RequiredResponse"> & {
  * Use `create(RequiredResponseSchema)` to create a new message.
  */
 export const RequiredResponseSchema: GenMessage<RequiredResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 3);
+  messageDesc(file_policytest_v1_policytest, 5);
 
 /**
  * OptionalRequest is empty.
@@ -102,7 +132,7 @@ export type OptionalRequest = Message<"policytest.v1.OptionalRequest"> & {
  * Use `create(OptionalRequestSchema)` to create a new message.
  */
 export const OptionalRequestSchema: GenMessage<OptionalRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 4);
+  messageDesc(file_policytest_v1_policytest, 6);
 
 /**
  * OptionalResponse tells who called.
@@ -123,7 +153,7 @@ export type OptionalResponse = Message<"policytest.v1.OptionalResponse"> & {
  * Use `create(OptionalResponseSchema)` to create a new message.
  */
 export const OptionalResponseSchema: GenMessage<OptionalResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 5);
+  messageDesc(file_policytest_v1_policytest, 7);
 
 /**
  * FreshRequest is empty.
@@ -138,7 +168,7 @@ export type FreshRequest = Message<"policytest.v1.FreshRequest"> & {
  * Use `create(FreshRequestSchema)` to create a new message.
  */
 export const FreshRequestSchema: GenMessage<FreshRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 6);
+  messageDesc(file_policytest_v1_policytest, 8);
 
 /**
  * FreshResponse is empty.
@@ -159,7 +189,7 @@ export type FreshResponse = Message<"policytest.v1.FreshResponse"> & {
  * Use `create(FreshResponseSchema)` to create a new message.
  */
 export const FreshResponseSchema: GenMessage<FreshResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 7);
+  messageDesc(file_policytest_v1_policytest, 9);
 
 /**
  * ClaimedRequest is empty.
@@ -174,7 +204,7 @@ export type ClaimedRequest = Message<"policytest.v1.ClaimedRequest"> & {
  * Use `create(ClaimedRequestSchema)` to create a new message.
  */
 export const ClaimedRequestSchema: GenMessage<ClaimedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 8);
+  messageDesc(file_policytest_v1_policytest, 10);
 
 /**
  * ClaimedResponse is empty.
@@ -189,7 +219,7 @@ export type ClaimedResponse = Message<"policytest.v1.ClaimedResponse"> & {
  * Use `create(ClaimedResponseSchema)` to create a new message.
  */
 export const ClaimedResponseSchema: GenMessage<ClaimedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 9);
+  messageDesc(file_policytest_v1_policytest, 11);
 
 /**
  * InheritedDemandRequest is empty.
@@ -204,7 +234,7 @@ export type InheritedDemandRequest = Message<"policytest.v1.InheritedDemandReque
  * Use `create(InheritedDemandRequestSchema)` to create a new message.
  */
 export const InheritedDemandRequestSchema: GenMessage<InheritedDemandRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 10);
+  messageDesc(file_policytest_v1_policytest, 12);
 
 /**
  * InheritedDemandResponse is empty.
@@ -219,7 +249,7 @@ export type InheritedDemandResponse = Message<"policytest.v1.InheritedDemandResp
  * Use `create(InheritedDemandResponseSchema)` to create a new message.
  */
 export const InheritedDemandResponseSchema: GenMessage<InheritedDemandResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 11);
+  messageDesc(file_policytest_v1_policytest, 13);
 
 /**
  * GuestRequest is empty.
@@ -234,7 +264,7 @@ export type GuestRequest = Message<"policytest.v1.GuestRequest"> & {
  * Use `create(GuestRequestSchema)` to create a new message.
  */
 export const GuestRequestSchema: GenMessage<GuestRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 12);
+  messageDesc(file_policytest_v1_policytest, 14);
 
 /**
  * GuestResponse is empty.
@@ -249,7 +279,7 @@ export type GuestResponse = Message<"policytest.v1.GuestResponse"> & {
  * Use `create(GuestResponseSchema)` to create a new message.
  */
 export const GuestResponseSchema: GenMessage<GuestResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 13);
+  messageDesc(file_policytest_v1_policytest, 15);
 
 /**
  * ClassedRequest is empty.
@@ -264,7 +294,7 @@ export type ClassedRequest = Message<"policytest.v1.ClassedRequest"> & {
  * Use `create(ClassedRequestSchema)` to create a new message.
  */
 export const ClassedRequestSchema: GenMessage<ClassedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 14);
+  messageDesc(file_policytest_v1_policytest, 16);
 
 /**
  * ClassedResponse is empty.
@@ -279,7 +309,7 @@ export type ClassedResponse = Message<"policytest.v1.ClassedResponse"> & {
  * Use `create(ClassedResponseSchema)` to create a new message.
  */
 export const ClassedResponseSchema: GenMessage<ClassedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 15);
+  messageDesc(file_policytest_v1_policytest, 17);
 
 /**
  * FreshClassedRequest is empty.
@@ -294,7 +324,7 @@ export type FreshClassedRequest = Message<"policytest.v1.FreshClassedRequest"> &
  * Use `create(FreshClassedRequestSchema)` to create a new message.
  */
 export const FreshClassedRequestSchema: GenMessage<FreshClassedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 16);
+  messageDesc(file_policytest_v1_policytest, 18);
 
 /**
  * FreshClassedResponse is empty.
@@ -309,7 +339,7 @@ export type FreshClassedResponse = Message<"policytest.v1.FreshClassedResponse">
  * Use `create(FreshClassedResponseSchema)` to create a new message.
  */
 export const FreshClassedResponseSchema: GenMessage<FreshClassedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 17);
+  messageDesc(file_policytest_v1_policytest, 19);
 
 /**
  * OpenService needs no session unless a method says so.
@@ -427,4 +457,23 @@ export const StrongService: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_policytest_v1_policytest, 2);
+
+/**
+ * RulesService states every rule on claims.
+ *
+ * @generated from service policytest.v1.RulesService
+ */
+export const RulesService: GenService<{
+  /**
+   * Ruled asks for much of its claims.
+   *
+   * @generated from rpc policytest.v1.RulesService.Ruled
+   */
+  ruled: {
+    methodKind: "unary";
+    input: typeof RuledRequestSchema;
+    output: typeof RuledResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_policytest_v1_policytest, 3);
 
