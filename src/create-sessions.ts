@@ -1,6 +1,7 @@
 import { assertMembers, type Duration, durationMs, durationOf } from "./base/checks.ts";
 import { inTime, systemClock } from "./base/clock.ts";
 import type { AnyClaims, ClaimsInput, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
+import type { FeedReadings } from "./base/telemetry.ts";
 import { Engine } from "./engine/engine.ts";
 import type { SessionsHealth } from "./engine/revocation/health.ts";
 import { incidentTools, type SessionKeys, type SessionSecrets } from "./incident.ts";
@@ -101,24 +102,27 @@ export function createSessions(options: SessionsOptions): Sessions {
     engine: engine.open.bind(engine),
     sessionOn,
   };
-  const { operations } = core;
+  const { operations, telemetry } = core;
+  const stopTelemetry = telemetry?.start(() => ({ ...engine.readings, feed: feedOf(health()) }));
   const { keys, secrets } = incidentTools(engine);
   let closing: Promise<void> | undefined;
+  const health = (): SessionsHealth => {
+    const known = engine.health(operations.isClosing);
+    const isDraining = operations.isDraining && known.status !== "closed";
+    return isDraining ? { ...known, status: "draining" } : known;
+  };
   const close = async (given: CloseOptions = {}): Promise<void> => {
     assertMembers("close", given, { within: 0 });
     const ms = durationMs("close: within", given.within ?? "5s", { max: 600_000 });
-    closing ??= closeAll(core, engine, ms).finally(() => events.flush());
+    closing ??= closeAll(core, engine, ms).finally(() => {
+      events.flush();
+      stopTelemetry?.();
+    });
     await closing;
   };
   return {
     ...createServerSessions(core, policies),
-    health() {
-      const health = engine.health(operations.isClosing);
-      const { status } = health;
-      return operations.isDraining && status !== "closed"
-        ? { ...health, status: "draining" }
-        : health;
-    },
+    health,
     ...operations.tracked({
       async jwks() {
         await engine.open();
@@ -137,6 +141,11 @@ export function createSessions(options: SessionsOptions): Sessions {
     close,
     [Symbol.asyncDispose]: () => close(),
   };
+}
+
+/** The state of the change log for telemetry; undefined while the instance is not open. */
+function feedOf({ status, staleness, lag, changes }: SessionsHealth): FeedReadings | undefined {
+  return status === "closed" ? undefined : { status, staleness, lag, changes };
 }
 
 /** Milliseconds for the last writes and for closing the store, at most. */

@@ -18,6 +18,15 @@ export type {
   JsonObject,
   JsonValue,
 } from "./base/json.ts";
+export type {
+  FeedReadings,
+  ObservedCall,
+  ObservedOperation,
+  Operation,
+  OperationFacts,
+  SessionTelemetry,
+  TelemetryReadings,
+} from "./base/telemetry.ts";
 export type { TokenTransport } from "./base/wire.ts";
 export { type CloseOptions, createSessions, type Sessions } from "./create-sessions.ts";
 export type { ClientClaims } from "./engine/claims.ts";

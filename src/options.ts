@@ -25,10 +25,12 @@ import {
   safeListener,
 } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
+import { readTelemetry, type SessionTelemetry } from "./base/telemetry.ts";
 import { ClaimsRule, type ClientClaims } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./engine/lifetimes.ts";
+import { observedStore } from "./engine/reach.ts";
 import type { OnMismatch } from "./engine/refresh/refresh.ts";
 import {
   type RevocationCheck,
@@ -199,6 +201,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly onEvent?: SessionEventListener;
   /** Writes a line for every event: pino, `console`, or any object with `info`, `warn` and `error`. */
   readonly logger?: SessionLogger;
+  /**
+   * Receives spans and metrics: `openTelemetry()` of `rpc-session/otel`, or an object of your own.
+   * Default: nothing is observed, at no cost.
+   */
+  readonly telemetry?: SessionTelemetry;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -257,12 +264,14 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
   const issuer = readIssuer(options.issuer);
   const { clock = systemClock } = options;
   const events = new EventLimit(safeListener(options.onEvent, readLogger(options.logger)), clock);
+  const telemetry = readTelemetry(options.telemetry);
   const claimSources = readClaimSources(options.claimSources);
   const sourced = [...claimSources.keys()];
   const claims = new ClaimsRule(options.claims, options.clientClaims, sourced);
   const engine = readEngineOptions(options, {
     clock,
-    emit: (event) => events.emit(event),
+    emit: emitting(telemetry, events),
+    telemetry,
     shownLength: claims.shownLength,
   });
   return {
@@ -292,6 +301,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
+      telemetry,
       operations: new Operations(),
       tellsClients: true,
       maxStreamStaleness: readMaxStreamStaleness(
@@ -336,6 +346,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   browserHeaderTransport: "boolean",
   onEvent: "function",
   logger: "any",
+  telemetry: "any",
   clock: "object",
 };
 
@@ -367,7 +378,12 @@ function article(type: string): string {
 
 function readEngineOptions(
   options: SessionsOptions,
-  shared: Pick<EngineOptions, "clock" | "emit" | "shownLength">,
+  {
+    telemetry,
+    ...shared
+  }: Pick<EngineOptions, "clock" | "emit" | "shownLength"> & {
+    readonly telemetry: SessionTelemetry | undefined;
+  },
 ): EngineOptions {
   const { store, secret } = options;
   if (typeof store?.load !== "function") {
@@ -394,8 +410,9 @@ function readEngineOptions(
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),
     dead,
     audience: readAudience(options.audience ?? options.issuer),
-    store,
+    store: telemetry === undefined ? store : observedStore(store, telemetry),
     secret,
+    ...(telemetry && { telemetry }),
     keys: readKeyPlan(options.keys, options.algorithm),
     lifetimes: readLifetimes(options.lifetimes ?? {}, options.refresh ?? {}),
     clockSkew: readClockSkew(options.clockSkew ?? "60s"),
@@ -403,6 +420,17 @@ function readEngineOptions(
     verifiedCache: readCacheLimits(options.verifiedCache),
     limit: readLimit(options.sessionsPerUser),
     ...shared,
+  };
+}
+
+/** Telemetry receives every event; listeners and loggers are spared a flood. */
+function emitting(
+  telemetry: SessionTelemetry | undefined,
+  events: EventLimit,
+): SessionEventListener {
+  return (event) => {
+    telemetry?.event(event);
+    events.emit(event);
   };
 }
 

@@ -14,6 +14,7 @@ import { assertWebCrypto } from "./base/crypto.ts";
 import { EventLimit } from "./base/event-limit.ts";
 import { type SessionEventListener, safeListener } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject } from "./base/json.ts";
+import { readTelemetry, type SessionTelemetry, type TelemetryReadings } from "./base/telemetry.ts";
 import { ClaimsRule } from "./engine/claims.ts";
 import { maxAccessLife } from "./engine/lifetimes.ts";
 import { NoRevocations } from "./engine/revocation/none.ts";
@@ -24,6 +25,7 @@ import type { Fetch } from "./jwt/remote-keys.ts";
 import {
   createVerifiedCache,
   readCacheLimits,
+  type VerifiedCache,
   type VerifiedCacheOptions,
 } from "./jwt/verified-cache.ts";
 import { createAccessTokenVerifier } from "./jwt/verifier.ts";
@@ -49,6 +51,15 @@ export type {
 } from "./base/errors.ts";
 export type { EndedBy, SessionEvent, SessionEventListener } from "./base/events.ts";
 export type { AnyClaims, ClaimsOf, ClaimsSchema, JsonObject, JsonValue } from "./base/json.ts";
+export type {
+  FeedReadings,
+  ObservedCall,
+  ObservedOperation,
+  Operation,
+  OperationFacts,
+  SessionTelemetry,
+  TelemetryReadings,
+} from "./base/telemetry.ts";
 export type { TokenTransport } from "./base/wire.ts";
 export type { RevocationCheck } from "./engine/revocation/check.ts";
 export type { VerifiedSession } from "./engine/session.ts";
@@ -150,6 +161,11 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * Send them to your logs.
    */
   readonly onEvent?: SessionEventListener;
+  /**
+   * Receives spans and metrics: `openTelemetry()` of `rpc-session/otel`, or an object of your own.
+   * Default: nothing is observed, at no cost.
+   */
+  readonly telemetry?: SessionTelemetry;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -196,6 +212,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   }
   assertMembers("verifySessions", options, members);
   const { clock = systemClock } = options;
+  const telemetry = readTelemetry(options.telemetry);
   const issuer = readIssuer(options.issuer);
   const keys = keysOfIssuer({
     ...options,
@@ -219,8 +236,12 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
     proofs: new Proofs({ mode: "off", url: options.bind?.url }),
     antiCsrf: "off",
-    emit: (event) => events.emit(event),
+    emit: (event) => {
+      telemetry?.event(event);
+      events.emit(event);
+    },
     clock,
+    telemetry,
     operations: new Operations(),
     tellsClients: false,
     maxStreamStaleness: Number.POSITIVE_INFINITY,
@@ -234,6 +255,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     }),
     engine: () => authenticator,
   };
+  telemetry?.start(() => authenticator.readings);
   const parts = { key: createCallKey(), policies, service: undefined };
   return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
 }
@@ -259,6 +281,7 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
     onEvent: 0,
     clock: 0,
   },
+  telemetry: 0,
 };
 
 /**
@@ -271,10 +294,14 @@ class VerifyingAuthenticator implements Authenticator {
   /** Without the issuer's secret no anti-CSRF token can be verified. */
   readonly antiCsrf: Authenticator["antiCsrf"] = { verify: async () => false };
 
+  readonly #counts = { warm: 0, cold: 0 };
+  readonly #verified: VerifiedCache | undefined;
+
   constructor(
     options: Omit<VerifySessionsOptions, "jwks" | "clock"> & { readonly clock: Clock },
     keys: IssuerKeys,
   ) {
+    this.#verified = createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock);
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: readAudience(options.audience ?? options.issuer),
@@ -282,13 +309,20 @@ class VerifyingAuthenticator implements Authenticator {
       maxLife: maxAccessLife / 1000,
       clockSkew: readClockSkew(options.clockSkew ?? "60s") / 1000,
       keys,
-      cache: createVerifiedCache(readCacheLimits(options.verifiedCache), options.clock),
+      cache: this.#verified,
+      counts: this.#counts,
     });
     this.revocations = new NoRevocations(options.clock);
   }
 
   /** Nonces are made under the issuer's secret; here the time of a proof counts. */
   readonly nonces = undefined;
+  /** The readings for telemetry. Streams of this service end by the clock, so none waits for an end. */
+  get readings(): TelemetryReadings {
+    const { warm, cold } = this.#counts;
+    const cachedTokens = this.#verified?.size ?? 0;
+    return { verifications: { warm, cold }, cachedTokens, feed: undefined, streams: 0 };
+  }
 
   used(): void {}
 

@@ -37,6 +37,7 @@ const arrows: Readonly<Record<string, readonly string[]>> = {
   testing: [...serving, "assembly", "client", "stores"],
   cli: [...serving, "assembly", "stores"],
   compat: serving,
+  otel: [...ground, "client"],
 };
 
 /** The arrows between the folders of `stores`; all of them may import the files directly in it. */
@@ -80,6 +81,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session.ts": "main",
     "store.ts": "main",
     "liveness.ts": "main",
+    "reach.ts": "createSessions reports the operations of its store",
     "lifetimes.ts": "main",
     "claims.ts": "main",
     "access-tokens.ts": "the server passes reissued tokens to the response",
@@ -142,7 +144,18 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
 /** Packages, and the rooms that may import them. */
 const packages: Readonly<Record<string, readonly string[]>> = {
   "@bufbuild/protobuf": Object.keys(arrows),
-  "@connectrpc/connect": ["server", "client", "ssr", "testing", "react", "query", "cli", "compat"],
+  "@connectrpc/connect": [
+    "server",
+    "client",
+    "ssr",
+    "testing",
+    "react",
+    "query",
+    "cli",
+    "compat",
+    "otel",
+  ],
+  "@opentelemetry/api": ["otel"],
   react: ["react"],
   jose: ["jwt", "engine"],
   pg: ["stores"],

@@ -22,6 +22,7 @@ const peers = [
   "@bufbuild/protobuf",
   "@connectrpc/connect",
   "@connectrpc/connect-node",
+  "@opentelemetry/api",
   "@types/node",
 ];
 const tools = join(root, "node_modules/.bin");
@@ -114,6 +115,7 @@ import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
 import { jwksHandler } from "rpc-session/http";
+import { openTelemetry } from "rpc-session/otel";
 import { postgresStore } from "rpc-session/stores/postgres";
 import { redisStore } from "rpc-session/stores/redis";
 import { sqliteStore } from "rpc-session/stores/sqlite";
@@ -152,6 +154,7 @@ console.log(
     withRefresh,
     jwksHandler,
     memoryStore,
+    openTelemetry,
     postgresStore,
     redisStore,
     sqliteStore,

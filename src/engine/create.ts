@@ -2,6 +2,7 @@ import { randomId, type SecretRing } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
+import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../base/telemetry.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
 import type { ShownLength } from "./claims.ts";
@@ -84,6 +85,8 @@ interface CreatorOptions {
   readonly limit?: SessionLimit | null;
   readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;
@@ -103,7 +106,18 @@ export class SessionCreator {
    * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
    * session that it comes from is over, or is bound to a key that the request has not proven
    */
-  async create(creation: Creation): Promise<Created> {
+  create(creation: Creation): Promise<Created> {
+    const { telemetry = noTelemetry } = this.#options;
+    const { from, replaces } = creation;
+    const name = from === undefined ? "signIn" : replaces === null ? "fork" : "reauthenticate";
+    const facts = (created: Created | undefined): OperationFacts => ({
+      sessionId: created?.record.id,
+      userId: creation.userId,
+    });
+    return telemetry.run({ name, facts }, () => this.#create(creation));
+  }
+
+  async #create(creation: Creation): Promise<Created> {
     const { store, accessTokens, refreshTokens, shownLength, emit } = this.#options;
 
     // 1. A copy of a bound session needs a proof by its key, and is bound too.

@@ -4,6 +4,7 @@ import type { Clock } from "../base/clock.ts";
 import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
+import { noTelemetry, type SessionTelemetry, type TelemetryReadings } from "../base/telemetry.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import {
   type CacheLimits,
@@ -73,6 +74,8 @@ export interface EngineOptions {
   readonly emit: SessionEventListener;
   /** Default: the client may read no claims. */
   readonly shownLength?: ShownLength;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** Milliseconds that an entry of the change log matters beyond `lifetimes.access`. */
@@ -106,6 +109,7 @@ export class Engine {
   readonly #confirmations: Confirmations;
   readonly #reissuer: Reissuer;
   readonly #rowReads: RowReads;
+  readonly #counts = { warm: 0, cold: 0 };
   #state: "closed" | "open" | "ended" = "closed";
   #opening: Promise<this> | undefined;
   #closing: Promise<void> | undefined;
@@ -127,6 +131,7 @@ export class Engine {
       onKeys: (entries) => this.#keysChanged(entries),
       onEnd: verified?.evictSession.bind(verified),
       onLoss: () => this.#restorer.begin(),
+      ...(options.telemetry && { telemetry: options.telemetry }),
     });
     const refreshTokens = new RefreshTokens({
       store,
@@ -153,6 +158,7 @@ export class Engine {
       clockSkew: options.clockSkew / 1000,
       keys,
       cache: verified,
+      counts: this.#counts,
     });
     this.#options = options;
     this.secrets = secrets;
@@ -253,6 +259,16 @@ export class Engine {
       : closedHealth;
   }
 
+  /** The readings for telemetry. Does no I/O. */
+  get readings(): Omit<TelemetryReadings, "feed"> {
+    const { warm, cold } = this.#counts;
+    return {
+      verifications: { warm, cold },
+      cachedTokens: this.#verified?.size ?? 0,
+      streams: this.revocations.watching,
+    };
+  }
+
   /** The public keys of all tokens that may be alive, and the keys that will sign next. */
   publicKeys(): Promise<readonly JWK[]> {
     return this.keys.published();
@@ -292,7 +308,13 @@ export class Engine {
   }
 
   /** Ends a session; resolves to whether this call ended it. */
-  async revoke(id: string, endedBy: EndedBy): Promise<boolean> {
+  revoke(id: string, endedBy: EndedBy): Promise<boolean> {
+    const { telemetry = noTelemetry } = this.#options;
+    const facts = () => ({ sessionId: id });
+    return telemetry.run({ name: "revoke", facts }, () => this.#revoke(id, endedBy));
+  }
+
+  async #revoke(id: string, endedBy: EndedBy): Promise<boolean> {
     const { store, emit } = this.#options;
 
     // 1. End the session in the store. The same transaction appends to the change log, which every
@@ -322,7 +344,13 @@ export class Engine {
   }
 
   /** Ends several sessions; resolves to the ids of those that this call ended. */
-  async revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
+  revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
+    const { telemetry = noTelemetry } = this.#options;
+    const facts = (ended: readonly string[] = []) => ({ count: ended.length });
+    return telemetry.run({ name: "revoke", facts }, () => this.#revokeAll(scope, endedBy));
+  }
+
+  async #revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
     const { store, emit } = this.#options;
     const { revoked, now } = await store.revokeAll(scope, endedBy).catch(storeFailed);
     for (const session of revoked) {
@@ -411,10 +439,11 @@ function signingKeysOf(
   if (plan.kind === "own") {
     return new OwnSigningKeys(plan);
   }
-  const { store, clock, emit, maxStaleness } = options;
+  const { store, clock, emit, maxStaleness, telemetry } = options;
   const retention = maxAccessLife + options.clockSkew;
   return new StoredSigningKeys({
     ...{ ...plan, store, secrets, clock, emit, retention, maxStaleness },
+    ...(telemetry && { telemetry }),
   });
 }
 

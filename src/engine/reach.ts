@@ -1,4 +1,5 @@
 import { SessionError, unavailable } from "../base/errors.ts";
+import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { SessionRecord, SessionStore, Stored } from "./store.ts";
 
 /**
@@ -58,4 +59,36 @@ export class RowReads {
       this.#waiting.push(resolve);
     });
   }
+}
+
+/** Methods that answer at once, or are no operation on sessions. */
+const unobserved: ReadonlySet<string> = new Set(["onChange", "pushed", "close"]);
+
+/** A store that does the same as another one, and reports each of its operations to `telemetry`. */
+export function observedStore(store: SessionStore, telemetry: SessionTelemetry): SessionStore {
+  const methods = new Map<string, unknown>();
+  const bound = (name: string, method: (...given: unknown[]) => unknown) => {
+    if (unobserved.has(name)) {
+      return method.bind(store);
+    }
+    return (...given: unknown[]) =>
+      telemetry.store(name, async () => Reflect.apply(method, store, given));
+  };
+  return new Proxy(store, {
+    get(_, name) {
+      // The receiver is the store itself, because its fields are private.
+      const value: unknown = Reflect.get(store, name, store);
+      if (typeof value !== "function" || typeof name !== "string") {
+        return value;
+      }
+      // A method that appears later, or is replaced in a test, is bound anew.
+      const known = methods.get(name) as { readonly of: unknown; readonly as: unknown } | undefined;
+      if (known?.of === value) {
+        return known.as;
+      }
+      const as = bound(name, value as (...given: unknown[]) => unknown);
+      methods.set(name, { of: value, as });
+      return as;
+    },
+  });
 }

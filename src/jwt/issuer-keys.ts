@@ -1,4 +1,5 @@
 import type { Clock } from "../base/clock.ts";
+import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { JsonWebKeySet } from "./jwk.ts";
 import { type KeySet, keysOf, readKeySet } from "./jwk-set.ts";
 import { type Fetch, RemoteKeys } from "./remote-keys.ts";
@@ -13,6 +14,8 @@ export interface IssuerKeysOptions {
   readonly clock: Clock;
   /** How far `iat` may lie in the future, in milliseconds. */
   readonly clockSkew: number;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry | undefined;
 }
 
 /** The keys of another issuer. */

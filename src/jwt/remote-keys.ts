@@ -1,6 +1,7 @@
 import type { Clock } from "../base/clock.ts";
 import { unavailable } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
+import { noTelemetry, type SessionTelemetry } from "../base/telemetry.ts";
 import { type KeySet, KeySetReader } from "./jwk-set.ts";
 import type { VerificationKey } from "./keys.ts";
 import { parseStrictObject } from "./strict-parse.ts";
@@ -15,6 +16,8 @@ interface RemoteKeysOptions {
   readonly clock: Clock;
   /** How far `iat` may lie in the future, in milliseconds. */
   readonly clockSkew: number;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry | undefined;
 }
 
 /** Minimum milliseconds between the starts of two fetches, successful or not. */
@@ -137,11 +140,13 @@ export class RemoteKeys {
   }
 
   async #fetchNow(): Promise<void> {
-    const { url, clock } = this.#options;
+    const { url, clock, telemetry = noTelemetry } = this.#options;
     const begun = clock.monotonic();
     this.#attemptedAt = begun;
     try {
-      const { value, maxAge, age } = await fetchJson(url, this.#options);
+      const { value, maxAge, age } = await telemetry.run({ name: "sourceFetch" }, () =>
+        fetchJson(url, this.#options),
+      );
       const { min, max, unspecified } = freshness;
       const lasts = maxAge === undefined ? unspecified : (maxAge - age) * 1000;
       this.#fetched = {

@@ -50,6 +50,14 @@ export interface KeyFinder {
 export interface AccessTokenVerifierOptions extends ProvingRules {
   /** Caches proven tokens. Saves the computation of signatures, and never changes a result. Default: none. */
   readonly cache?: VerifiedCache | undefined;
+  /** Counts the tokens that were verified. Default: nobody counts. */
+  readonly counts?: VerificationCounts;
+}
+
+/** How many verifications used the cache (`warm`), and how many computed a signature (`cold`). */
+export interface VerificationCounts {
+  warm: number;
+  cold: number;
 }
 
 /** A token that is invalid, whatever the time. */
@@ -86,14 +94,18 @@ export type AccessTokenVerifier = (
 export function createAccessTokenVerifier(
   options: AccessTokenVerifierOptions,
 ): AccessTokenVerifier {
-  const { cache, ...given } = checkOptions(options);
+  const { cache, counts = { warm: 0, cold: 0 }, ...given } = checkOptions(options);
   const rules: Prover = { ...given, headers: new Map() };
   if (cache === undefined) {
-    return async (token, now) => judge(await proveToken(token, rules), now);
+    return async (token, now) => {
+      counts.cold += 1;
+      return judge(await proveToken(token, rules), now);
+    };
   }
 
   const proving = new Map<string, Promise<ProvenToken | RefusedToken>>();
   const proveAnew = async (token: string, now: number): Promise<VerifiedToken> => {
+    counts.cold += 1;
     // Concurrent calls with the same token share one proof; each judges it at its own time.
     let proof = proving.get(token);
     if (proof === undefined) {
@@ -117,10 +129,12 @@ export function createAccessTokenVerifier(
     const key = rules.keys.find(known.key.kid, known.claims.iat);
     if (key === known.key) {
       // The only synchronous path: a promise here would cost more than 1 % of a warm call.
+      counts.warm += 1;
       return judge(known, now);
     }
     const judgeByKey = async (): Promise<VerifiedToken> => {
       if ((await key) === known.key) {
+        counts.warm += 1;
         return judge(known, now);
       }
       cache.evict(token);

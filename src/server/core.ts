@@ -1,4 +1,5 @@
 import type { Clock } from "../base/clock.ts";
+import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
@@ -81,6 +82,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
+  /** Undefined if nobody observes; a warm call then does nothing for it. */
+  readonly telemetry: SessionTelemetry | undefined;
   /** What this instance finishes before it closes. */
   readonly operations: Operations;
   /** Milliseconds for which open streams go on while the change log cannot be read. */

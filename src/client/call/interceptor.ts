@@ -392,7 +392,7 @@ function assertReadable({ body, headers, status }: Response): void {
   if ((body as unknown) === undefined && isStream) {
     throw new ConnectError(
       "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need; write " +
-        '{ baseUrl, ...parts, fetch } with that of expo/fetch and credentials: "omit", or the like',
+        '{ baseUrl, ...parts, fetch } with that of expo/fetch and credentials: "omit"',
       Code.Unimplemented,
     );
   }

@@ -352,8 +352,8 @@ function refusedAgain(error: ConnectError, retryIn: number): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "a new access token was refused right after a refresh; check the browser's cookies, and the clocks " +
-      `and keys of the servers. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
+    "a new access token was refused right after a refresh; check cookies, and clocks and keys of the " +
+      `servers. The next refresh is allowed in ${Math.ceil(retryIn / 1000)} s`,
     error.metadata,
   );
 }
@@ -363,8 +363,8 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "this client was signed in, but the browser sent no session cookie; sign in again. WebKit drops Secure " +
-      "cookies of http://localhost; there set cookies: { insecure: true }",
+    "this client was signed in, but the browser sent no session cookie; sign in again. On http://localhost, " +
+      "WebKit needs cookies: { insecure: true }",
     error.metadata,
   );
 }

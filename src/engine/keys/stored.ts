@@ -2,6 +2,7 @@ import type { JWK } from "jose";
 import type { Clock } from "../../base/clock.ts";
 import { type SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { SigningAlgorithm } from "../../jwt/jwk.ts";
 import { maxKeys } from "../../jwt/jwk-set.ts";
 import type { RemoteSigningKey, SigningKey, VerificationKey } from "../../jwt/keys.ts";
@@ -83,6 +84,8 @@ interface StoredSigningKeysOptions extends RotationRules {
   readonly maxStaleness: number;
   /** Receives `unknownSecret` for keys under unknown secrets, each time they are read. */
   readonly emit: SessionEventListener;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** Minimum time between two reads because of unknown keys, measured from the start of a read. */
@@ -286,9 +289,12 @@ export class StoredSigningKeys implements SigningKeys {
 
   /** Creates the next key, and announces it. */
   async #createNext(): Promise<void> {
-    if (await this.#addNext()) {
-      await this.#options.store.announceKeys("changed");
-    }
+    const { store, telemetry = noTelemetry } = this.#options;
+    await telemetry.run({ name: "keyRotation" }, async () => {
+      if (await this.#addNext()) {
+        await store.announceKeys("changed");
+      }
+    });
   }
 
   async settled(): Promise<void> {
@@ -372,8 +378,11 @@ export class StoredSigningKeys implements SigningKeys {
   }
 
   async #rotate(): Promise<void> {
-    await this.#addNext();
-    await this.removeDead();
+    const { telemetry = noTelemetry } = this.#options;
+    await telemetry.run({ name: "keyRotation", inBackground: true }, async () => {
+      await this.#addNext();
+      await this.removeDead();
+    });
   }
 
   #current(): LoadedKey | undefined {

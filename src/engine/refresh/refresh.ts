@@ -2,6 +2,7 @@ import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError, isLive } from "../liveness.ts";
@@ -46,6 +47,8 @@ interface RefresherOptions {
   readonly nonces: Nonces;
   /** What a refresh without a proof by the key of its session does besides being refused. Default "refuse". */
   readonly onMismatch?: OnMismatch;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /**
@@ -78,7 +81,18 @@ export class Refresher {
    * Answers a presented refresh token. Identical concurrent requests share one answer.
    * @throws SessionError `unauthorized`, or `unavailable`
    */
-  async refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+  refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
+    const { telemetry = noTelemetry } = this.#options;
+    return telemetry.run(
+      {
+        name: "refresh",
+        facts: (done) => ({ sessionId: done?.record.id, userId: done?.record.userId }),
+      },
+      () => this.#refresh(presented),
+    );
+  }
+
+  async #refresh(presented: PresentedRefreshToken): Promise<Refreshed> {
     const { clock, refreshTokens } = this.#options;
     const checked = await refreshTokens.precheck(presented);
     const key = sharedKey(checked);

@@ -1,6 +1,7 @@
 import { inTime } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
+import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { Changes, EndedEntry, KeysEntry, SessionStore } from "../store.ts";
 import { KnownChanges, type KnownChangesOptions, type RevocationListener } from "./known.ts";
@@ -83,6 +84,8 @@ interface RevocationLogOptions extends KnownChangesOptions {
   readonly onKeys: (keys: readonly KeysEntry[]) => Promise<void>;
   /** Called when the store has lost changes since the last read. */
   readonly onLoss: () => void;
+  /** Default: nothing is observed. */
+  readonly telemetry?: SessionTelemetry;
 }
 
 /** Milliseconds between two reads, at most, while nothing wakes this process. */
@@ -144,7 +147,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
     this.#stopFollowing = this.#options.store.onChange(() => this.#follow());
     try {
       // Without a time limit: there may be much to read.
-      this.#underWay = this.#read(this.#moment());
+      this.#underWay = this.#read(this.#moment(), false);
       await this.#underWay;
       this.#scheduleNext(this.#pollEvery);
     } catch (error) {
@@ -227,7 +230,12 @@ export class RevocationLog extends KnownChanges implements Revocations {
           "two databases answer for the session store, perhaps an old primary besides the new one; try again",
         );
       }
-      await inTime(this.#sharedRead(), { clock, ms: patience, keepAlive: true, late: noAnswer });
+      await inTime(this.#sharedRead(false), {
+        clock,
+        ms: patience,
+        keepAlive: true,
+        late: noAnswer,
+      });
     }
   }
 
@@ -247,7 +255,7 @@ export class RevocationLog extends KnownChanges implements Revocations {
 
   async #untilFresh(): Promise<void> {
     for (let reads = 0; reads < readsPerCall; reads++) {
-      await this.#sharedRead();
+      await this.#sharedRead(false);
       if (!this.isStale()) {
         return;
       }
@@ -256,12 +264,12 @@ export class RevocationLog extends KnownChanges implements Revocations {
   }
 
   /** One read for all who ask while it is under way. */
-  #sharedRead(): Promise<unknown> {
+  #sharedRead(inBackground: boolean): Promise<unknown> {
     if (this.#closed) {
       return Promise.reject(unavailable("the change log is closed; try another server"));
     }
     // Starts in a turn of its own: a store may call the wake-up in the middle of a read.
-    this.#underWay ??= Promise.resolve().then(() => this.#readInTime());
+    this.#underWay ??= Promise.resolve().then(() => this.#readInTime(inBackground));
     return this.#underWay;
   }
 
@@ -271,16 +279,18 @@ export class RevocationLog extends KnownChanges implements Revocations {
       this.#wokenMeanwhile = true;
     } else if (!this.#closed) {
       // Callers that depend on this read await it themselves.
-      this.#sharedRead().catch(() => {});
+      this.#sharedRead(true).catch(() => {});
     }
   }
 
-  async #readInTime(): Promise<void> {
+  async #readInTime(inBackground: boolean): Promise<void> {
     const { clock, maxStaleness } = this.#options;
     const began = this.#moment();
     const late = (): Error => new Error(`no answer within ${stuckAfter / 1000} s`);
     try {
-      const answered = await inTime(this.#read(began), { clock, ms: stuckAfter, late });
+      const answered = await inTime(this.#read(began, inBackground), {
+        ...{ clock, ms: stuckAfter, late },
+      });
       const took = answered - began.monotonic;
       this.#scheduleNext(this.#pollEvery - took, took);
     } catch (cause) {
@@ -324,10 +334,19 @@ export class RevocationLog extends KnownChanges implements Revocations {
   }
 
   /** Returns when the store answered, in monotonic milliseconds. */
-  async #read(began: Moment): Promise<number> {
-    const { store, clock, window } = this.#options;
+  async #read(began: Moment, inBackground: boolean): Promise<number> {
+    const { store, clock, window, telemetry = noTelemetry } = this.#options;
+    const cursor = this.#cursor;
     // After a long sleep the log may have dropped entries; every token they concern has expired.
-    const changes = await store.changes(this.#cursor, window);
+    const changes = await telemetry.run<Changes>(
+      {
+        ...{ name: "feedRead", inBackground },
+        // Most reads in the background find nothing.
+        took: (found) => !inBackground || found === undefined || found.entries.length > 0,
+        facts: (found) => (cursor === undefined || found === undefined ? {} : factsOf(found)),
+      },
+      () => store.changes(cursor, window),
+    );
     const answered = clock.monotonic();
     if (changes.keys !== undefined) {
       // The ends of sessions must not wait for the keys. They are applied again below, to no effect.
@@ -441,6 +460,12 @@ export class RevocationLog extends KnownChanges implements Revocations {
 interface Moment {
   readonly monotonic: number;
   readonly wall: number;
+}
+
+/** What a read of the change log brought, for telemetry. */
+function factsOf({ entries, now }: Changes): OperationFacts {
+  const ends = entries.filter((entry) => entry.kind === "revoked");
+  return { count: entries.length, delays: ends.map(({ at }) => Math.max(0, now - at)) };
 }
 
 function noAnswer(): SessionError {

@@ -28,6 +28,7 @@ export type AuthenticationRequest = Pick<
   | "responseHeader"
   | "proven"
   | "provenKey"
+  | "waited"
 >;
 
 /** The demands of a call on its caller. */
@@ -71,7 +72,10 @@ export async function authenticate(
   // Whether the call has waited, so that a time read before may be out of date.
   let waited = false;
   const wait = <T>(work: T | Promise<T>): T | Promise<T> => {
-    waited ||= work instanceof Promise;
+    if (work instanceof Promise) {
+      waited = true;
+      call.waited = true;
+    }
     return within(demand.signal, work);
   };
 

@@ -49,7 +49,7 @@ export class Call {
   readonly requestHeader: Headers;
   readonly requestMethod: string;
   /** The method of the RPC; undefined outside RPCs. */
-  readonly method: DescMethod | undefined;
+  method: DescMethod | undefined;
   /** The URL of the RPC; undefined outside RPCs. */
   readonly url: string | undefined;
   /** The signal of the RPC; undefined outside RPCs. */
@@ -60,6 +60,8 @@ export class Call {
   proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
   /** The thumbprint of the key that a proof of this call has proven; undefined if there is none. */
   provenKey: string | undefined = undefined;
+  /** Whether authentication has waited for something. */
+  waited = false;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */

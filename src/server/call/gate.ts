@@ -1,4 +1,5 @@
 import { ConnectError, type HandlerContext } from "@connectrpc/connect";
+import type { Operation } from "../../base/telemetry.ts";
 import { verifiedSessionOf } from "../../engine/session.ts";
 import { type AuthenticationDemand, authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -38,6 +39,7 @@ export async function admit(
   if (call.admitted) {
     return;
   }
+  call.method = method;
   core.operations.begin(call, signal);
   try {
     core.operations.assertOpen();
@@ -82,7 +84,7 @@ export async function enterSession(
   forbidCaching(call.responseHeader, call.requestMethod);
 
   // 3. The caller: a valid token of a live session.
-  const verified = await authenticate(core, call, {
+  const demand: AuthenticationDemand = {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
@@ -91,7 +93,10 @@ export async function enterSession(
     needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
     proof: policy.proof === "required",
     signal,
-  });
+  };
+  const verified = await (core.telemetry === undefined
+    ? authenticate(core, call, demand)
+    : core.telemetry.run(verification(call), () => authenticate(core, call, demand)));
 
   // 4. A client that takes this call for another session's is told. Usually there is nothing to tell.
   const telling = tellSession(core, call, verified);
@@ -122,6 +127,20 @@ export async function enterSession(
   }
   call.enter(core, { claims, read });
   return true;
+}
+
+/** The verification of a call, for telemetry: worth a span only if it has waited. */
+function verification(call: Call): Operation {
+  return {
+    name: "verify",
+    headers: call.requestHeader,
+    took: () => call.waited,
+    facts: () => ({
+      procedure: call.method && procedureOf(call.method),
+      sessionId: call.proven?.sid,
+      userId: call.proven?.sub,
+    }),
+  };
 }
 
 const variesBy = "Cookie, Authorization, Sec-Fetch-Site, Origin, Referer";

@@ -52,11 +52,21 @@ export function createInterceptor(
       await admitAlone(core, call, { request, policies });
     }
 
+    const handled = (under: UnaryRequest | StreamRequest) => {
+      const { telemetry } = core;
+      if (telemetry === undefined) {
+        return next(under);
+      }
+      const { method, header: headers, stream: isStream } = request;
+      const observed = { procedure: procedureOf(method), headers, isStream };
+      return telemetry.handle(observed, () => next(under));
+    };
+
     // 3. A stream ends with its session.
     if (request.stream) {
       const policy = policies.of(request.method);
       const send = async (under: StreamRequest) =>
-        completed(call, (await next(under)) as StreamResponse);
+        completed(call, (await handled(under)) as StreamResponse);
       const failed = (error: unknown): unknown => ownError(core, call, { error, request });
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
@@ -64,7 +74,7 @@ export function createInterceptor(
     // 4. A unary call. Interceptors of the application may print messages, so a refresh token leaves
     // its message before they run.
     try {
-      return completed(call, await next(takeMessageToken(call, request)));
+      return completed(call, await handled(takeMessageToken(call, request)));
     } catch (error) {
       throw ownError(core, call, { error, request });
     } finally {
