@@ -9,7 +9,13 @@ export {
   type SessionErrorReason,
   type StepUp,
 } from "./base/errors.ts";
-export type { EndedBy, SessionEvent, SessionEventListener, SessionLogger } from "./base/events.ts";
+export type {
+  EndedBy,
+  SessionEvent,
+  SessionEventListener,
+  SessionLogger,
+  TheftKind,
+} from "./base/events.ts";
 export type {
   AnyClaims,
   ClaimsInput,
@@ -29,6 +35,7 @@ export type {
 } from "./base/telemetry.ts";
 export type { TokenTransport } from "./base/wire.ts";
 export { type CloseOptions, createSessions, type Sessions } from "./create-sessions.ts";
+export type { AuditLogOptions, RevokeCause } from "./engine/audit/log.ts";
 export type { ClientClaims } from "./engine/claims.ts";
 export type { KeysOptions, RemoteSigner } from "./engine/keys/plan.ts";
 export type { LifetimeOptions, OwnLifetimes, RefreshOptions } from "./engine/lifetimes.ts";
@@ -43,6 +50,11 @@ export type {
 } from "./engine/session.ts";
 // The contract of session stores, for authors of stores.
 export type {
+  AuditDetail,
+  AuditEvent,
+  AuditedUser,
+  AuditRecord,
+  AuditRecords,
   Authentication,
   Changes,
   ClaimsEntry,
@@ -54,6 +66,7 @@ export type {
   Inserted,
   KeysEntry,
   LogEntry,
+  NewAuditEntry,
   NewSession,
   RecordedSecret,
   RecordedSecrets,
@@ -114,6 +127,14 @@ export type {
   StepUpDemand,
   VerifyingSessions,
 } from "./server/reading.ts";
+export type {
+  AuditEntry,
+  AuditListOptions,
+  AuditOwner,
+  AuditPage,
+  SessionAuditLog,
+} from "./server/session/audit.ts";
+export type { SessionCondition } from "./server/session/by-condition.ts";
 export type {
   ExternalOptions,
   ListOptions,

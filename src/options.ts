@@ -26,6 +26,7 @@ import {
 } from "./base/events.ts";
 import type { AnyClaims, ClaimsOf, ClaimsSchema } from "./base/json.ts";
 import { readTelemetry, type SessionTelemetry } from "./base/telemetry.ts";
+import type { AuditLogOptions } from "./engine/audit/log.ts";
 import { ClaimsRule, type ClientClaims } from "./engine/claims.ts";
 import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
@@ -206,6 +207,12 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * Default: nothing is observed, at no cost.
    */
   readonly telemetry?: SessionTelemetry;
+  /**
+   * Keeps an audit log in the store: who signed in and from what, which sessions were refreshed, which claims
+   * were changed, who ended a session and why. It has no secrets and no values of claims. Read it with
+   * `sessions.auditLog.list`. `{}` keeps entries for 90 days. Default: none.
+   */
+  readonly auditLog?: AuditLogOptions;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
 }
@@ -347,6 +354,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   onEvent: "function",
   logger: "any",
   telemetry: "any",
+  auditLog: "object",
   clock: "object",
 };
 
@@ -419,6 +427,7 @@ function readEngineOptions(
     maxStaleness: readMaxStaleness(options.maxStaleness),
     verifiedCache: readCacheLimits(options.verifiedCache),
     limit: readLimit(options.sessionsPerUser),
+    auditLog: options.auditLog,
     ...shared,
   };
 }

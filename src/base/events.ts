@@ -14,6 +14,9 @@ import type { SessionError, SessionErrorReason } from "./errors.ts";
  */
 export type EndedBy = "signOut" | "revoked" | "replaced" | "theft" | "evicted" | "externalLogout";
 
+/** Which refresh token was reused: the one before the current one, or an older one. */
+export type TheftKind = "previous" | "older";
+
 /** An event of a session or of its service. Contains no token or other secret. */
 export type SessionEvent =
   /** A session was created: by `create`, `reauthenticate`, `issue` or `fork`. */
@@ -89,14 +92,26 @@ export type SessionEvent =
    */
   | { readonly type: "logoutRefused"; readonly why: string }
   /** A session was ended. Theft has an event of its own, which the ends of forks follow. */
-  | { readonly type: "revoked"; readonly sessionId: string; readonly endedBy: EndedBy }
+  | {
+      readonly type: "revoked";
+      readonly sessionId: string;
+      readonly endedBy: EndedBy;
+      /** Who did it and why, as they were passed to the call; absent if they were not. */
+      readonly by?: string;
+      readonly reason?: string;
+    }
   /**
    * Reuse of a refresh token was detected: one of generation `presented`, after its successor had been
    * confirmed and the session had reached `generation`. Sent once per session. `at`: milliseconds
-   * since 1970 by the store's clock.
+   * since 1970 by the store's clock. `kind`:
+   *
+   * - `previous`: the token came right before the current one, and came back after the overlap. A copy
+   *   was stolen, or the client was set back to an earlier state, such as a backup.
+   * - `older`: even its successor had been replaced. A client that only lost an answer never does that.
    */
   | {
       readonly type: "theft";
+      readonly kind: TheftKind;
       readonly sessionId: string;
       readonly userId: string;
       readonly presented: number;

@@ -1,3 +1,5 @@
+import { systemClock } from "../base/clock.ts";
+import type { RevokeCause } from "../engine/audit/log.ts";
 import { livePages } from "../engine/liveness.ts";
 import type { SessionOwner, SessionRecord, SessionStore } from "../engine/store.ts";
 import { type Command, type Given, table, textOf, timeText, UsageError } from "./command.ts";
@@ -70,7 +72,7 @@ export const sessionsRevoke: Command = onStore({
     "--all [--json] <database>",
   ],
   about:
-    "Ends sessions on all servers, within their maxStaleness. Open streams end as well. A session that has already ended is not an error.",
+    "Ends sessions on all servers, within their maxStaleness. Open streams end as well. A session that has already ended is not an error. With --by or --reason, the audit log of the store keeps for 90 days that they were ended, by whom and why.",
   names: [
     {
       name: "session id",
@@ -82,10 +84,16 @@ export const sessionsRevoke: Command = onStore({
   options: [
     ...ownerOptions,
     { flags: "--all", meaning: "every session of every user and tenant that is live now" },
+    { flags: "--by <who>", meaning: "who ends them, for the audit log" },
+    { flags: "--reason <text>", meaning: "why, for the audit log; must not contain secrets" },
   ],
   examples: [
     ["End one session", 'rpc-session sessions revoke sessions.db "$SESSION_ID"'],
     ["Sign a user out everywhere", "rpc-session sessions revoke --user alice sessions.db"],
+    [
+      "The same, for the audit log",
+      'rpc-session sessions revoke --user alice --by admin:7 --reason "laptop stolen" sessions.db',
+    ],
     ["Sign everybody out", "rpc-session sessions revoke --all sessions.db"],
   ],
   async run(given) {
@@ -99,7 +107,9 @@ export const sessionsRevoke: Command = onStore({
           : "name the sessions to end in one way: by their ids, by --user or --tenant, or by --all",
       );
     }
+    const cause = await causeOf(given);
     const revoked = await revoke(store, { ids, owner });
+    await record(store, revoked, cause);
     const text = `Sessions ended: ${revoked.length}.\n`;
     if (ids.length === 0) {
       return { text, json: { revoked: revoked.length } };
@@ -132,6 +142,54 @@ async function revoke(store: SessionStore, { ids, owner }: Scope): Promise<reado
     revoked.push(...(await store.revokeAll({ ids: page }, "revoked")).revoked);
   }
   return revoked;
+}
+
+/** @returns undefined if neither is given */
+async function causeOf(given: Given): Promise<RevokeCause | undefined> {
+  const [by, reason] = [textOf(given, "by"), textOf(given, "reason")];
+  if (by === undefined && reason === undefined) {
+    return undefined;
+  }
+  const cause = {
+    ...(by === undefined ? {} : { by }),
+    ...(reason === undefined ? {} : { reason }),
+  };
+  const { readCause } = await import("../engine/audit/log.ts");
+  try {
+    return readCause("sessions revoke", cause);
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
+}
+
+/** Records the ends in the audit log. */
+async function record(
+  store: SessionStore,
+  revoked: readonly string[],
+  cause: RevokeCause | undefined,
+): Promise<void> {
+  if (cause === undefined) {
+    return;
+  }
+  const { createAuditLog } = await import("../engine/audit/log.ts");
+  let failed: Error | undefined;
+  const audit = createAuditLog(
+    {},
+    {
+      ...{ store, clock: systemClock },
+      emit: (event) => {
+        failed = event.type === "failed" ? (failed ?? event.error) : failed;
+      },
+    },
+  );
+  await audit?.ended(revoked, { endedBy: "revoked", cause });
+  await audit?.close();
+  if (failed !== undefined) {
+    throw new Error(
+      `${revoked.length} sessions were ended, but the audit log could not be written`,
+      { cause: failed },
+    );
+  }
 }
 
 function pagesOf(ids: readonly string[]): readonly (readonly string[])[] {

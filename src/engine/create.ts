@@ -5,6 +5,7 @@ import type { JsonObject } from "../base/json.ts";
 import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../base/telemetry.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
+import type { AuditLog } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
@@ -14,6 +15,8 @@ import { unprovenError } from "./refresh/refresh.ts";
 import type { Beginning, RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
+  AuditDetail,
+  AuditEvent,
   Authentication,
   Device,
   EndedBy,
@@ -87,6 +90,7 @@ interface CreatorOptions {
   readonly emit: SessionEventListener;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
+  readonly audit: AuditLog | undefined;
 }
 
 type Kept = Extract<Inserted, { readonly record: SessionRecord }> & Pick<Beginning, "root">;
@@ -118,7 +122,7 @@ export class SessionCreator {
   }
 
   async #create(creation: Creation): Promise<Created> {
-    const { store, accessTokens, refreshTokens, shownLength, emit } = this.#options;
+    const { store, accessTokens, refreshTokens, shownLength, emit, audit } = this.#options;
 
     // 1. A copy of a bound session needs a proof by its key, and is bound too.
     await this.#assertProven(creation);
@@ -145,6 +149,12 @@ export class SessionCreator {
       const refreshToken = await refreshTokens.mint(record, inserted.root);
 
       emit({ type: "created", sessionId: record.id, userId: record.userId });
+      if (audit !== undefined) {
+        const { id: session, userId, tenantId } = record;
+        const owner = { userId, tenantId };
+        audit.add({ event: eventOf(creation), session, owner, detail: detailOf(creation) });
+        await audit.written();
+      }
       return { record, now, access, refreshToken };
     } catch (error) {
       // Nobody will ever hold its tokens, so do not leave the session behind.
@@ -217,13 +227,17 @@ export class SessionCreator {
     }
   }
 
-  #announceEnds({ replaces }: Creation, inserted: Kept): void {
-    const { revocations, emit } = this.#options;
-    const { replaced, evicted, now: at } = inserted;
+  #announceEnds(creation: Creation, inserted: Kept): void {
+    const { revocations, emit, audit } = this.#options;
+    const { replaced, evicted, now: at, record } = inserted;
+    const { replaces, userId, tenantId } = creation;
     const announce = (session: string, endedBy: EndedBy, endedByThisCall: boolean): void => {
       revocations.apply({ kind: "revoked", session, endedBy, at });
       if (endedByThisCall) {
         emit({ type: "revoked", sessionId: session, endedBy });
+        // A client may replace a session of another user.
+        const owner = endedBy === "evicted" ? { userId, tenantId } : undefined;
+        void audit?.ended([session], { owner, endedBy, cause: { from: record.id } });
       }
     };
     if (replaces !== null) {
@@ -266,6 +280,17 @@ export class SessionCreator {
       .catch(storeFailed);
     return { ...written, record: liveOf(record.id, written) };
   }
+}
+
+function eventOf({ from, replaces }: Creation): AuditEvent {
+  if (from === undefined) {
+    return "signedIn";
+  }
+  return replaces === from.session ? "reauthenticated" : "forked";
+}
+
+function detailOf({ device, from }: Creation): AuditDetail {
+  return { device, ...(from === undefined ? {} : { from: from.session }) };
 }
 
 /** A replacement continues the line of its original; a fork begins a line below it. */

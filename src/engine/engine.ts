@@ -15,6 +15,7 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
+import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
@@ -34,6 +35,8 @@ import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health
 import { RevocationLog } from "./revocation/log.ts";
 import { Restorer } from "./revocation/restore.ts";
 import type {
+  AuditedUser,
+  AuditRecords,
   EndedBy,
   KeysEntry,
   RevokeScope,
@@ -76,8 +79,12 @@ export interface EngineOptions {
   readonly shownLength?: ShownLength;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
+  /** Default: no audit log. */
+  readonly auditLog?: AuditLogOptions | undefined;
 }
 
+/** Sessions that `revokeWhere` reads at the same time, which leaves the store to calls. */
+const readsAtOnce = 8;
 /** Milliseconds that an entry of the change log matters beyond `lifetimes.access`. */
 const logMargin = 60_000;
 
@@ -103,6 +110,7 @@ export class Engine {
   readonly verify: AccessTokenVerifier;
 
   readonly #options: EngineOptions;
+  readonly #audit: AuditLog | undefined;
   readonly #verified: VerifiedCache | undefined;
   readonly #restorer: Restorer;
   readonly #sweeper: Sweeper;
@@ -145,10 +153,11 @@ export class Engine {
     this.nonces = new Nonces(secrets);
     this.refreshTokens = refreshTokens;
     const { nonces } = this;
-    const parts = { secrets, revocations, accessTokens, refreshTokens, nonces };
+    const audit = createAuditLog(options.auditLog, options);
+    const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
-    this.updates = new RecordUpdates({ ...options, revocations, accessTokens });
+    this.updates = new RecordUpdates({ ...options, revocations, accessTokens, audit });
     this.verify = createAccessTokenVerifier({
       issuer: options.issuer,
       audience: options.audience,
@@ -161,6 +170,7 @@ export class Engine {
       counts: this.#counts,
     });
     this.#options = options;
+    this.#audit = audit;
     this.secrets = secrets;
     this.keys = keys;
     this.#verified = verified;
@@ -235,6 +245,7 @@ export class Engine {
     // 1. Write what waits.
     const restorerClosed = this.#restorer.close();
     await this.settled();
+    await this.#audit?.close();
     // 2. Stop following the change log.
     this.revocations.close();
     this.#verified?.close();
@@ -297,24 +308,49 @@ export class Engine {
   /** Ends every session that began before the call; resolves to how many this call ended. */
   async revokeEverybody(): Promise<number> {
     let count = 0;
-    try {
-      for await (const ids of livePages(this.#options.store)) {
-        count += (await this.revokeAll({ ids }, "revoked")).length;
-      }
-    } catch (error) {
-      storeFailed(error);
+    for await (const ids of this.#livePages()) {
+      count += (await this.revokeAll({ ids }, "revoked")).length;
     }
     return count;
   }
 
-  /** Ends a session; resolves to whether this call ended it. */
-  revoke(id: string, endedBy: EndedBy): Promise<boolean> {
-    const { telemetry = noTelemetry } = this.#options;
-    const facts = () => ({ sessionId: id });
-    return telemetry.run({ name: "revoke", facts }, () => this.#revoke(id, endedBy));
+  /** Ends the live sessions that match; resolves to how many this call ended. */
+  async revokeWhere(
+    matches: (record: SessionRecord) => Promise<boolean>,
+    cause: EndCause,
+  ): Promise<number> {
+    let count = 0;
+    for await (const page of this.#livePages()) {
+      const ids: string[] = [];
+      for (let start = 0; start < page.length; start += readsAtOnce) {
+        const part = page.slice(start, start + readsAtOnce);
+        for (const { record } of await Promise.all(part.map((id) => this.load(id)))) {
+          if (record !== undefined && (await matches(record))) {
+            ids.push(record.id);
+          }
+        }
+      }
+      count += ids.length === 0 ? 0 : (await this.revokeAll({ ids }, "revoked", cause)).length;
+    }
+    return count;
   }
 
-  async #revoke(id: string, endedBy: EndedBy): Promise<boolean> {
+  async *#livePages(): AsyncGenerator<readonly string[]> {
+    try {
+      yield* livePages(this.#options.store);
+    } catch (error) {
+      storeFailed(error);
+    }
+  }
+
+  /** Ends a session; resolves to whether this call ended it. */
+  revoke(id: string, endedBy: EndedBy, cause: EndCause = {}): Promise<boolean> {
+    const { telemetry = noTelemetry } = this.#options;
+    const facts = () => ({ sessionId: id });
+    return telemetry.run({ name: "revoke", facts }, () => this.#revoke(id, endedBy, cause));
+  }
+
+  async #revoke(id: string, endedBy: EndedBy, cause: EndCause): Promise<boolean> {
     const { store, emit } = this.#options;
 
     // 1. End the session in the store. The same transaction appends to the change log, which every
@@ -338,25 +374,35 @@ export class Engine {
 
     // 3. Only the call that ended the session reports it.
     if (revoked) {
-      emit({ type: "revoked", sessionId: id, endedBy });
+      emit({ type: "revoked", sessionId: id, endedBy, ...saidOf(cause) });
+      await this.#audit?.ended([id], { owner: record, endedBy, cause });
     }
     return revoked;
   }
 
   /** Ends several sessions; resolves to the ids of those that this call ended. */
-  revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
+  revokeAll(
+    scope: RevokeScope,
+    endedBy: EndedBy,
+    cause: EndCause = {},
+  ): Promise<readonly string[]> {
     const { telemetry = noTelemetry } = this.#options;
     const facts = (ended: readonly string[] = []) => ({ count: ended.length });
-    return telemetry.run({ name: "revoke", facts }, () => this.#revokeAll(scope, endedBy));
+    return telemetry.run({ name: "revoke", facts }, () => this.#revokeAll(scope, endedBy, cause));
   }
 
-  async #revokeAll(scope: RevokeScope, endedBy: EndedBy): Promise<readonly string[]> {
+  async #revokeAll(
+    scope: RevokeScope,
+    endedBy: EndedBy,
+    cause: EndCause,
+  ): Promise<readonly string[]> {
     const { store, emit } = this.#options;
     const { revoked, now } = await store.revokeAll(scope, endedBy).catch(storeFailed);
     for (const session of revoked) {
       this.revocations.apply({ kind: "revoked", session, endedBy, at: now });
-      emit({ type: "revoked", sessionId: session, endedBy });
+      emit({ type: "revoked", sessionId: session, endedBy, ...saidOf(cause) });
     }
+    await this.#audit?.ended(revoked, { endedBy, cause });
     return revoked;
   }
 
@@ -401,6 +447,27 @@ export class Engine {
     return this.#options.store.list(selection, page).catch(storeFailed);
   }
 
+  /** Lists the audit log of a user. */
+  async listAudit(
+    user: AuditedUser,
+    page: { readonly cursor: string | undefined; readonly limit: number },
+  ): Promise<AuditRecords> {
+    const { store } = this.#options;
+    // What this process has just recorded is there, too.
+    await this.#audit?.flush();
+    return (await store.listAudit?.(user, page).catch(storeFailed)) ?? noAuditLog(store);
+  }
+
+  /** Removes the audit log of a user. */
+  async forgetAudit(user: AuditedUser): Promise<void> {
+    const { store } = this.#options;
+    if (store.forgetAudit === undefined) {
+      noAuditLog(store);
+    }
+    await this.#audit?.forget(user);
+    await store.forgetAudit(user).catch(storeFailed);
+  }
+
   /** See `Reissuer.reissue`. */
   reissue(presented: TokenClaims): Promise<Reissued | undefined> {
     return this.#reissuer.reissue(presented);
@@ -429,6 +496,15 @@ export class Engine {
       this.#confirmations.used(claims, refreshCookies);
     }
   }
+}
+
+function noAuditLog({ name }: SessionStore): never {
+  throw new TypeError(`${name} has no audit log; use another store`);
+}
+
+/** What the event of an end says about its cause. */
+function saidOf({ by, reason }: EndCause): { by?: string; reason?: string } {
+  return { ...(by === undefined ? {} : { by }), ...(reason === undefined ? {} : { reason }) };
 }
 
 function signingKeysOf(

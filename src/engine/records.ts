@@ -2,6 +2,7 @@ import { unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { AccessTokens } from "./access-tokens.ts";
+import { type AuditLog, changedClaims } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
@@ -20,6 +21,7 @@ interface RecordUpdatesOptions {
   readonly accessTokens: AccessTokens;
   readonly shownLength?: ShownLength;
   readonly emit: SessionEventListener;
+  readonly audit: AuditLog | undefined;
 }
 
 /**
@@ -43,8 +45,10 @@ export class RecordUpdates {
 
   /** @throws TypeError if the access token would no longer fit its transport */
   async claims(id: string, change: RecordChange<JsonObject>): Promise<Stored<SessionRecord>> {
-    const { accessTokens, revocations, shownLength, emit } = this.#options;
+    const { accessTokens, revocations, shownLength, emit, audit } = this.#options;
+    let before: JsonObject = {};
     const stored = await this.#update(id, async (record) => {
+      before = record.claims;
       const claims = await change(record.claims);
       accessTokens.assertFits({
         ...{ ...record, claims },
@@ -55,6 +59,13 @@ export class RecordUpdates {
     const { claimsVersion } = stored.record;
     revocations.apply({ kind: "claims", session: id, claimsVersion, at: stored.now });
     emit({ type: "claimsChanged", sessionId: id, claimsVersion });
+    if (audit !== undefined) {
+      const claims = changedClaims(before, stored.record.claims);
+      const { userId, tenantId } = stored.record;
+      const owner = { userId, tenantId };
+      audit.add({ event: "claimsChanged", session: id, owner, detail: { claims } });
+      await audit.written();
+    }
     return stored;
   }
 

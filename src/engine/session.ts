@@ -1,6 +1,7 @@
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
+import type { RevokeCause } from "./audit/log.ts";
 import type { Device, ExternalId, SessionRecord } from "./store.ts";
 
 /** A verified session: who is calling. Services that only verify tokens receive this form. */
@@ -65,14 +66,17 @@ export interface Session<Claims extends object = JsonObject> extends VerifiedSes
    *
    * The response of this call clears the client's tokens, even if the handler throws afterwards.
    * After the first message of a stream, the client's next call clears them.
+   *
+   * @param cause for the audit log
    */
-  revoke(): Promise<void>;
+  revoke(cause?: RevokeCause): Promise<void>;
   /**
    * Ends all other sessions of the user; if this session has a tenant, only those in that tenant.
    * First checks that this session is still live.
+   * @param cause for the audit log
    * @returns the ids of the sessions that this call ended
    */
-  revokeOthers(): Promise<readonly string[]>;
+  revokeOthers(cause?: RevokeCause): Promise<readonly string[]>;
 }
 
 /**

@@ -401,6 +401,67 @@ export interface Changes {
   readonly history?: string;
 }
 
+/** What an entry of the audit log is about. */
+export type AuditEvent =
+  | "signedIn"
+  | "reauthenticated"
+  | "forked"
+  | "refreshed"
+  | "claimsChanged"
+  | "ended";
+
+/** The particulars of an entry of the audit log: JSON without secrets and without values of claims. */
+export interface AuditDetail {
+  /** Of `signedIn`, `reauthenticated` and `forked`: the device. */
+  readonly device?: Device;
+  /** The session that this one came from, or that ended it. */
+  readonly from?: string;
+  /** Of `claimsChanged`: the names of the claims that have another value now. */
+  readonly claims?: readonly string[];
+  /** Of `ended`. */
+  readonly endedBy?: EndedBy;
+  /** Of `ended`: who did it, in the words of the service. */
+  readonly by?: string;
+  /** Of `ended`: why, in the words of the service. */
+  readonly reason?: string;
+}
+
+/** An entry to append to the audit log. */
+export interface NewAuditEntry {
+  /** Unique. An entry with an id that is there already is not appended again. */
+  readonly id: string;
+  readonly event: AuditEvent;
+  readonly session: string;
+  /** Null if it is not known. The store then takes user and tenant from the session, if that is there. */
+  readonly userId: string | null;
+  readonly tenantId: string | null;
+  /** How many milliseconds ago it happened. */
+  readonly age: number;
+  /** For how many milliseconds from then on it is kept. */
+  readonly keep: number;
+  readonly detail: AuditDetail;
+}
+
+/** An entry of the audit log. */
+export interface AuditRecord extends Omit<NewAuditEntry, "age" | "keep" | "userId"> {
+  readonly userId: string;
+  /** When it happened, by the store's clock. */
+  readonly at: number;
+}
+
+/** A user, and a tenant if only its entries count. */
+export interface AuditedUser {
+  readonly userId: string;
+  readonly tenantId: string | null;
+}
+
+/** A page of the audit log: newest first, and by descending id at equal times. */
+export interface AuditRecords {
+  readonly records: readonly AuditRecord[];
+  /** An opaque cursor at which the next page starts; absent on the last page. */
+  readonly cursor?: string;
+}
+
 /** A signing key as the store keeps it. */
 export interface StoredSigningKey {
   /** The unique position of the key in the order of rotation, from 0. */
@@ -616,12 +677,30 @@ export interface SessionStore {
   ): Promise<{ readonly ids: readonly string[]; readonly cursor?: string }>;
 
   /**
+   * Appends entries to the audit log, in a table of its own; 500 at most. A store without the three
+   * methods of the audit log does not support the option `auditLog`.
+   */
+  appendAudit?: ((entries: readonly NewAuditEntry[]) => Promise<void>) | undefined;
+
+  /** Lists the entries of a user that are still kept, at most `limit`, from a cursor or the newest one. */
+  listAudit?:
+    | ((
+        user: AuditedUser,
+        page: { readonly cursor: string | undefined; readonly limit: number },
+      ) => Promise<AuditRecords>)
+    | undefined;
+
+  /** Removes all entries of a user. */
+  forgetAudit?: ((user: AuditedUser) => Promise<void>) | undefined;
+
+  /**
    * Removes sessions that were revoked more than 24 h ago, sessions that expired more than 24 h ago,
-   * and entries of the change log that are older than 2 h: at most `limit` of each, and nothing else.
+   * entries of the change log that are older than 2 h, and entries of the audit log whose time to be kept
+   * is over: at most `limit` of each, and nothing else.
    * An expired session may stay for another 4 h. Does not wait for locks; rows that others are
    * writing are left for later.
    *
-   * Returns the number of rows of both kinds that it removed or prepared for a later removal. A number
+   * Returns the number of rows of all kinds that it removed or prepared for a later removal. A number
    * of at least `limit` means that there may be more. Rows that a store expires by itself do not
    * count.
    */

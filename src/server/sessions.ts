@@ -4,6 +4,7 @@ import { assertMembers } from "../base/checks.ts";
 import type { PolicyViolation } from "../base/errors.ts";
 import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
+import type { RevokeCause } from "../engine/audit/log.ts";
 import type { Created } from "../engine/create.ts";
 import type { Session } from "../engine/session.ts";
 import { checkChange, checkCrossSite } from "../request/origins.ts";
@@ -18,7 +19,9 @@ import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
 import { createSessionService, signOut } from "./service/service.ts";
+import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
 import type { AuthenticationOptions } from "./session/authentication.ts";
+import { revokeWhere, type SessionCondition } from "./session/by-condition.ts";
 import {
   checkById,
   dataById,
@@ -180,6 +183,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * first, as `reauthenticate` does
    */
   fork(exchange: Exchange, options?: ForkOptions): Promise<IssuedSession<Claims>>;
+  /** What happened to the sessions of a user; see the option `auditLog`. */
+  readonly auditLog: SessionAuditLog;
 }
 
 /** A session and its tokens, to deliver outside of a response. */
@@ -336,11 +341,14 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
     updateClaims: (id, change) => run(() => updateClaimsById(core, id, change)),
     data: (id) => run(() => dataById(core, id)),
     updateData: (id, change) => run(() => updateDataById(core, id, change)),
-    revoke: ((ids: string | readonly string[]) =>
+    revoke: ((ids: string | readonly string[], cause?: RevokeCause) =>
       run<unknown>(() =>
-        Array.isArray(ids) ? revokeByIds(core, ids) : revokeById(core, ids as string),
+        Array.isArray(ids) ? revokeByIds(core, ids, cause) : revokeById(core, ids as string, cause),
       )) as SessionDirectory["revoke"],
-    revokeAll: (options) => run(() => revokeByOwner(core, options)),
+    revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
+    revokeWhere: (condition, cause) =>
+      run(() => revokeWhere(core, condition as SessionCondition, cause)),
+    auditLog: core.operations.tracked(auditLogOf(core)),
   };
 }
 

@@ -124,6 +124,24 @@ describe("feat:R3 rpc-session sessions", () => {
     await sessions.close();
   });
 
+  it("feat:N13 records in the audit log who ended sessions, and why", async () => {
+    const database = join(folder, "sessions.db");
+    const sessions = createSessions({ issuer, secret, store: sqliteStore(database) });
+    const [one, two] = [await signIn(sessions, "alice"), await signIn(sessions, "alice")];
+    const cause = ["--by", "admin:7", "--reason", "laptop stolen"];
+    await answer(["sessions", "revoke", ...cause, database, one]);
+    await answer(["sessions", "revoke", database, two]);
+    const { entries } = await sessions.auditLog.list({ userId: "alice" });
+    expect(entries).toMatchObject([
+      { event: "ended", sessionId: one, by: "admin:7", reason: "laptop stolen" },
+    ]);
+    const { code, stderr } = await run(["sessions", "revoke", "--by", "", "--all", database], {
+      env: {},
+    });
+    expect([code, stderr]).toEqual([2, expect.stringContaining("by must be a text")]);
+    await sessions.close();
+  });
+
   it("sec:V12 prints nothing that a terminal obeys, and no forged line", async () => {
     const file = join(folder, "sessions.db");
     const sessions = createSessions({ issuer, store: sqliteStore(file), secret });

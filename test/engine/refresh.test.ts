@@ -71,7 +71,7 @@ describe("the refresh table", () => {
     expect((await engine.exchange(token)).refreshToken).toBe(refreshToken);
   });
 
-  it("feat:D2, feat:D6 p = g-1 later: theft, with one revocation and one event; all tokens are dead", async () => {
+  it("feat:D2, feat:D5, feat:D6 p = g-1 later: theft, with one revocation and one event; all tokens are dead", async () => {
     const { engine, id, token } = await confirmedSession();
     const { refreshToken = "", access } = await engine.exchange(token);
     await engine.confirm(refreshToken);
@@ -91,6 +91,7 @@ describe("the refresh table", () => {
     expect(thefts).toEqual([
       {
         type: "theft",
+        kind: "previous",
         sessionId: id,
         userId: "alice",
         presented: 0,
@@ -102,7 +103,7 @@ describe("the refresh table", () => {
     expect(engine.revocations.get(access.claims.sid)?.endedBy).toBe("theft");
   });
 
-  it("p < g-1, even within the overlap: theft", async () => {
+  it("feat:D5 p < g-1, even within the overlap: theft of an older token", async () => {
     const { engine, token } = await confirmedSession();
     const { refreshToken: first = "" } = await engine.exchange(token);
     await engine.confirm(first);

@@ -145,6 +145,53 @@ describe.skipIf(postgresPairMissing)("PostgreSQL with a standby", () => {
     expect(count).toBe(2);
   }, 240_000);
 
+  it("sec:V03 two standbys that are promoted one after the other are two losses, whichever server notices first", async () => {
+    const primary = await pairs.primary();
+    const target = { host: "127.0.0.1", port: primary.port };
+    await using address = await startBlackHole(target);
+    const url = `postgres://postgres@127.0.0.1:${address.port}/postgres`;
+    const running = await serve(url);
+    const [live, ended] = [await issue(running), await issue(running)];
+    const [first, second] = [await primary.standby(), await primary.standby()];
+    primary.kill();
+
+    first.promote();
+    target.port = first.port;
+    await expect.poll(() => running.health().status, { timeout: 60_000 }).toBe("unsure");
+    await recovered(running, live);
+    await running.revoke(ended.id);
+    first.kill();
+
+    // Another server begins the history of the second one, which has nothing of the first one.
+    second.promote();
+    const there = await serve(second.url());
+    expect(there.health().status).toBe("unsure");
+    target.port = second.port;
+    await recovered(running, live);
+    expect(await ask(running, ended)).toBe("SESSION_REVOKED");
+    await lastAccepted(there, ended);
+    const histories = await query(second, "select 1 from rpcsession_histories");
+    expect(histories).toHaveLength(2);
+  }, 240_000);
+
+  it("explains that a standby has answered, or that the role may not see what identifies the primary", async () => {
+    const primary = await pairs.primary();
+    await query(primary, "create role app login", "grant create on schema public to app");
+    const store = postgresStore(primary.url("app"));
+    await store.open({ clock: systemClock });
+    const read = () => store.changes(undefined, 1000).catch(({ message }: Error) => message);
+    expect(await read()).toMatchObject({ entries: [] });
+    await query(primary, "revoke execute on function pg_control_system() from public");
+    expect(await read()).toMatch(/the role may not call pg_control_system\(\).*grant execute/);
+    await store.close();
+
+    const standby = await primary.standby();
+    const reader = postgresStore(standby.url());
+    await expect(reader.open({ clock: systemClock })).resolves.toBeUndefined();
+    await expect(reader.changes(undefined, 1000)).rejects.toThrow(/answered is a standby/);
+    await reader.close();
+  }, 240_000);
+
   it("sec:V03 a dump that was restored into another cluster counts as a loss, and its log is read once", async () => {
     const primary = await pairs.primary();
     const target = { host: "127.0.0.1", port: primary.port };

@@ -238,7 +238,15 @@ describe("the telemetry of a server", () => {
     expect(await telemetry.sum("rpcsession.sessions.ended", ended)).toBe(1);
     const listener = openTelemetry({ ...telemetry.providers });
     listener.event({
-      ...{ type: "theft", sessionId: "s", userId: "bob", presented: 1, generation: 3, at: 0 },
+      ...{
+        type: "theft",
+        kind: "older",
+        sessionId: "s",
+        userId: "bob",
+        presented: 1,
+        generation: 3,
+        at: 0,
+      },
     });
     expect(await telemetry.sum("rpcsession.thefts")).toBe(1);
   });

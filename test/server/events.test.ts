@@ -353,6 +353,7 @@ describe("events", () => {
     expect(theft).toEqual([
       {
         type: "theft",
+        kind: "older",
         sessionId: created?.sessionId,
         userId: "alice",
         presented: 0,

@@ -151,7 +151,15 @@ export function describeTimes(newStore: NewSharedStore): void {
     expect(new Set(found.map(({ reason }) => reason))).toEqual(new Set(["TOKEN_THEFT"]));
     const at = servers.shared.now();
     expect(servers.thefts()).toEqual([
-      { type: "theft", sessionId: id, userId: "alice", presented: 0, generation: 1, at },
+      {
+        type: "theft",
+        kind: "previous",
+        sessionId: id,
+        userId: "alice",
+        presented: 0,
+        generation: 1,
+        at,
+      },
     ]);
     const { entries } = await servers.at(0).store.changes(undefined, hour);
     expect(entries).toEqual([{ kind: "revoked", session: id, endedBy: "theft", at }]);

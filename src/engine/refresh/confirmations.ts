@@ -4,7 +4,7 @@ import { maxAccessLife } from "../lifetimes.ts";
 import type { GenerationUse, SessionStore } from "../store.ts";
 import { parseRefreshToken } from "./format.ts";
 import { Generations } from "./generations.ts";
-import { showsReceipt } from "./rule.ts";
+import { neededAge, showsReceipt } from "./rule.ts";
 
 interface ConfirmationsOptions {
   readonly store: SessionStore;
@@ -131,10 +131,9 @@ export class Confirmations {
 
   async #confirm(uses: readonly (readonly [string, Waiting])[]): Promise<void> {
     const { store, clock, settle } = this.#options;
-    // The age counts from the use: a re-send since then shows that its client has lost the token again.
     const asked = uses.map(
       ([session, { generation, at }]): GenerationUse => ({
-        ...{ session, generation, settle: settle + Math.floor(clock.monotonic() - at) },
+        ...{ session, generation, settle: neededAge(settle, clock.monotonic() - at) },
       }),
     );
     let done: readonly boolean[] = [];

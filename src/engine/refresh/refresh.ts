@@ -4,6 +4,7 @@ import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
+import type { AuditLog } from "../audit/log.ts";
 import type { Lifetimes } from "../lifetimes.ts";
 import { endedError, expiredError, isLive } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
@@ -18,7 +19,13 @@ import type {
   TokenProof,
 } from "../store.ts";
 import type { Nonces } from "./nonces.ts";
-import { decideRefresh, type RefreshDecision, type RefreshRule } from "./rule.ts";
+import {
+  decideRefresh,
+  isInTime,
+  neededAge,
+  type RefreshDecision,
+  type RefreshRule,
+} from "./rule.ts";
 import type {
   CheckedRefreshToken,
   PresentedRefreshToken,
@@ -41,6 +48,7 @@ interface RefresherOptions {
   readonly lifetimes: Lifetimes;
   readonly clock: Clock;
   readonly emit: SessionEventListener;
+  readonly audit: AuditLog | undefined;
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
@@ -166,6 +174,7 @@ export class Refresher {
         throw await this.#endStolen(record, (at) =>
           emit({
             ...{ type: "theft", sessionId, userId },
+            kind: generation === reached - 1 ? "previous" : "older",
             ...{ presented: generation, generation: reached, at },
           }),
         );
@@ -184,9 +193,7 @@ export class Refresher {
         decision.kind === "advance" || decision.kind === "forward"
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
           : undefined;
-      // The age counts from the arrival, as that of a use does: while the store kept this request waiting,
-      // its client may have crashed and lost the token.
-      const settle = lifetimes.settle + Math.floor(clock.monotonic() - arrived);
+      const settle = neededAge(lifetimes.settle, clock.monotonic() - arrived);
       const written = await store
         .refresh({
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
@@ -251,14 +258,18 @@ export class Refresher {
     stored: Stored<SessionRecord>,
   ): Promise<Refreshed> {
     const { record, now } = stored;
-    const { accessTokens, refreshTokens, emit } = this.#options;
-    const { id: sessionId, generation } = record;
+    const { accessTokens, refreshTokens, emit, audit } = this.#options;
+    const { id: sessionId, generation, userId, tenantId } = record;
     const access = await accessTokens.mint(stored);
     const isOlder = presented.generation < generation;
     const root = presented.format === 2 ? presented.root : undefined;
     const refreshToken = isOlder ? await refreshTokens.mint(record, root) : undefined;
     const recovered = isOlder && decision.kind !== "advance";
     emit({ type: recovered ? "recovered" : "refreshed", sessionId, generation });
+    if (!recovered) {
+      // Nobody waits for it: refreshes are many, and each one changes little.
+      audit?.add({ event: "refreshed", session: sessionId, owner: { userId, tenantId } });
+    }
     return { record, now, access, refreshToken };
   }
 
@@ -291,7 +302,7 @@ export class Refresher {
    */
   #assertInTime(arrived: number): void {
     const { clock, lifetimes } = this.#options;
-    if (clock.monotonic() - arrived > lifetimes.overlap - lifetimes.clientTimeout) {
+    if (!isInTime(clock.monotonic() - arrived, lifetimes)) {
       throw unavailable("the session store did not answer in time; try again");
     }
   }
@@ -302,8 +313,8 @@ export class Refresher {
    * @param report called if this call ended the session
    */
   async #endStolen(current: SessionRecord, report: (at: number) => void): Promise<SessionError> {
-    const { store, revocations } = this.#options;
-    const { id: session, userId } = current;
+    const { store, revocations, audit } = this.#options;
+    const { id: session, userId, tenantId } = current;
 
     // 1. The forks first: if this fails, the next use of the token is a theft again.
     await this.#endForks(current);
@@ -320,14 +331,16 @@ export class Refresher {
     revocations.apply(end);
     if (revoked) {
       report(now);
+      void audit?.ended([session], { owner: { userId, tenantId }, endedBy: "theft" });
       // 3. Forks that were made between the two. An ended session has no further ones.
       await this.#endForks(current);
     }
+    await audit?.written();
     return endedError({ ...end, userId }, now);
   }
 
   async #endForks({ id, userId, tenantId, lineage }: SessionRecord): Promise<void> {
-    const { store, revocations, emit } = this.#options;
+    const { store, revocations, emit, audit } = this.#options;
     const below = `${lineage ?? id}.`;
     let cursor: string | undefined;
     do {
@@ -341,6 +354,8 @@ export class Refresher {
           revocations.apply({ kind: "revoked", session, endedBy: "theft", at });
           emit({ type: "revoked", sessionId: session, endedBy: "theft" });
         }
+        const owner = { userId, tenantId };
+        void audit?.ended(revoked, { owner, endedBy: "theft", cause: { from: id } });
       }
       cursor = page.cursor;
     } while (cursor !== undefined);

@@ -26,7 +26,7 @@ interface RefreshTimes {
  * Without a limit, a thief who asks for the token again and again would keep it unconfirmed, and so
  * would never be found.
  */
-const prolongedMax = 10;
+export const prolongedMax = 10;
 
 /** The outcome for a refresh token of a proven generation. */
 export type RefreshDecision =
@@ -113,6 +113,32 @@ function prolongedBy(
 ): number | null {
   const sum = prolonged + Math.min(Math.max(0, now - sentAt), settle);
   return sum > prolongedMax * settle ? null : sum;
+}
+
+/**
+ * How long ago the refresh token of a generation must have been sent in order that a use confirms it, if
+ * the server asks the store only now. The generation must have settled when the use arrived: since then,
+ * the client may have crashed and lost the token.
+ *
+ * @param settle milliseconds
+ * @param waited milliseconds since the use arrived at the server, by a monotonic clock
+ */
+export function neededAge(settle: number, waited: number): number {
+  return settle + Math.floor(waited);
+}
+
+/**
+ * Whether a refresh that has waited for the store may still be called a theft. Its token may have been
+ * valid when it arrived. The token before stays valid for `overlap`, and a request may take
+ * `clientTimeout` to arrive.
+ *
+ * @param waited milliseconds since the refresh arrived at the server, by a monotonic clock
+ */
+export function isInTime(
+  waited: number,
+  { overlap, clientTimeout }: { readonly overlap: number; readonly clientTimeout: number },
+): boolean {
+  return waited <= overlap - clientTimeout;
 }
 
 /** The use of an access token, as far as the rule of confirmation looks at it. */

@@ -375,7 +375,7 @@ async function revokeSession(core: Core, session: Session, id: string): Promise<
     found !== undefined &&
     found.record.userId === userId &&
     (tenantId === null || found.record.tenantId === tenantId);
-  return isTheirs && engine.revoke(id, "revoked");
+  return isTheirs && engine.revoke(id, "revoked", { from: session.id });
 }
 
 /** User ids may repeat between tenants, so a session with a tenant sees only that tenant. */

@@ -1,6 +1,7 @@
 import { assertId, assertMembers } from "../../base/checks.ts";
 import { type PolicyViolation, SessionError } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import { type RevokeCause, readCause } from "../../engine/audit/log.ts";
 import type { ClaimsChange, DataChange, SessionInfo } from "../../engine/session.ts";
 import type {
   ExternalId,
@@ -12,6 +13,7 @@ import type {
 import type { Core } from "../core.ts";
 import { readRules } from "../policy/in-handler.ts";
 import { type ClaimRules, unmetRules, violationsOf } from "../policy/rules.ts";
+import type { SessionCondition } from "./by-condition.ts";
 import { infoOf, updateClaims, updateData } from "./edits.ts";
 
 /** The owner of sessions: a user, a tenant, or a user within a tenant. */
@@ -79,13 +81,19 @@ export interface SessionDirectory<Claims extends object = JsonObject> {
    * @returns the new data, or undefined if there is no such live session
    */
   updateData(id: string, change: DataChange): Promise<JsonObject | undefined>;
-  /** Ends a session; resolves to whether this call ended it. */
-  revoke(id: string): Promise<boolean>;
+  /**
+   * Ends a session; resolves to whether this call ended it.
+   *
+   * @param cause who ends it and why, for the audit log
+   * @example
+   * await sessions.revoke(id, { by: "admin:7", reason: "laptop reported as stolen" });
+   */
+  revoke(id: string, cause?: RevokeCause): Promise<boolean>;
   /**
    * Ends sessions, with one transaction per 1000.
    * @returns the ids of the sessions that this call ended
    */
-  revoke(ids: readonly string[]): Promise<readonly string[]>;
+  revoke(ids: readonly string[], cause?: RevokeCause): Promise<readonly string[]>;
   /**
    * Ends all sessions of a user, of a tenant, or of a user within a tenant, in one transaction. A
    * session created at the same time is either ended too or was created afterwards.
@@ -93,7 +101,10 @@ export interface SessionDirectory<Claims extends object = JsonObject> {
    * @returns the ids of the sessions that this call ended
    * @throws TypeError if no owner is given, for example because `userId` is undefined
    */
-  revokeAll(options: OwnerOptions & { readonly except?: string }): Promise<readonly string[]>;
+  revokeAll(
+    options: OwnerOptions & { readonly except?: string },
+    cause?: RevokeCause,
+  ): Promise<readonly string[]>;
   /**
    * Ends the sessions that belong to a session or a user of an identity provider, of all tenants. Call
    * it when the user signs out there, unless `backChannelLogoutHandler` does that.
@@ -107,7 +118,22 @@ export interface SessionDirectory<Claims extends object = JsonObject> {
    * @returns the ids of the sessions that this call ended
    * @throws TypeError if the external id has no issuer, or neither `sid` nor `sub`
    */
-  revokeAll(options: ExternalOptions): Promise<readonly string[]>;
+  revokeAll(options: ExternalOptions, cause?: RevokeCause): Promise<readonly string[]>;
+  /**
+   * Ends the sessions of all users and tenants that meet a condition. Reads every session that is live
+   * when the call begins, and ends those that match, in batches of 500. It takes about a second for each
+   * few thousand sessions; calls go on meanwhile. A session that begins meanwhile may end as well.
+   *
+   * @example
+   * await sessions.revokeWhere(
+   *   { addresses: ["203.0.113.0/24"], createdBefore: new Date("2026-03-01") },
+   *   { by: "admin:7", reason: "sign-ins of the attacker" },
+   * );
+   * @returns how many sessions this call ended
+   * @throws TypeError if the condition is empty or wrong; what `where` throws
+   * @throws SessionError `unavailable` if the store fails; call it again then
+   */
+  revokeWhere(condition: SessionCondition<Claims>, cause?: RevokeCause): Promise<number>;
 }
 
 /** The maximum number of sessions in one page, and in one transaction that ends sessions. */
@@ -157,17 +183,23 @@ export async function updateDataById(
   return ifLive(id, () => updateData(core, id, change));
 }
 
-export async function revokeById(core: Core, id: string): Promise<boolean> {
-  return isSessionId(id) && (await core.engine()).revoke(id, "revoked");
+export async function revokeById(core: Core, id: string, given?: RevokeCause): Promise<boolean> {
+  const cause = readCause("sessions.revoke", given);
+  return isSessionId(id) && (await core.engine()).revoke(id, "revoked", cause);
 }
 
-export async function revokeByIds(core: Core, ids: readonly string[]): Promise<readonly string[]> {
+export async function revokeByIds(
+  core: Core,
+  ids: readonly string[],
+  given?: RevokeCause,
+): Promise<readonly string[]> {
+  const cause = readCause("sessions.revoke", given);
   const all = ids.filter(isSessionId);
   const engine = await core.engine();
   const revoked: string[] = [];
   for (let start = 0; start < all.length; start += maxPage) {
     const part = all.slice(start, start + maxPage);
-    revoked.push(...(await engine.revokeAll({ ids: part }, "revoked")));
+    revoked.push(...(await engine.revokeAll({ ids: part }, "revoked", cause)));
   }
   return revoked;
 }
@@ -192,23 +224,26 @@ export async function listByOwner(core: Core, options: ListOptions): Promise<Ses
 export async function revokeByOwner(
   core: Core,
   options: (OwnerOptions & { readonly except?: string }) | ExternalOptions,
+  given?: RevokeCause,
 ): Promise<readonly string[]> {
+  const cause = readCause("sessions.revokeAll", given);
   if (hasExternalId(options)) {
     assertExternalAlone("revokeAll", options);
     assertMembers("sessions.revokeAll", options, { userId: 0, tenantId: 0, externalId: 0 });
-    return revokeExternal(core, readExternalId(options.externalId));
+    return revokeExternal(core, readExternalId(options.externalId), cause);
   }
   const owner = ownerOf("revokeAll", options);
   // A misspelt `except` would end the session that is meant to stay.
   assertMembers("sessions.revokeAll", options, { userId: 0, tenantId: 0, except: 0 });
   const { except } = options;
   const kept = except !== undefined && isSessionId(except) ? except : null;
-  return (await core.engine()).revokeAll({ ...owner, except: kept }, "revoked");
+  return (await core.engine()).revokeAll({ ...owner, except: kept }, "revoked", cause);
 }
 
 async function revokeExternal(
   core: Core,
   { issuer, sid, sub = "" }: ExternalId,
+  cause: RevokeCause,
 ): Promise<readonly string[]> {
   // A session without a `sid` may belong to any session of its user at the provider.
   const keys: readonly ExternalKey[] =
@@ -221,7 +256,7 @@ async function revokeExternal(
   const engine = await core.engine();
   const revoked: string[] = [];
   for (const external of keys.filter(({ id }) => id !== "")) {
-    revoked.push(...(await engine.revokeAll({ external }, "externalLogout")));
+    revoked.push(...(await engine.revokeAll({ external }, "externalLogout", cause)));
   }
   return revoked;
 }

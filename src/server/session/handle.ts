@@ -1,4 +1,5 @@
 import type { JsonObject } from "../../base/json.ts";
+import { type RevokeCause, readCause } from "../../engine/audit/log.ts";
 import { liveOf } from "../../engine/liveness.ts";
 import {
   type ClaimsChange,
@@ -114,17 +115,18 @@ export class SessionHandle implements Session {
     return infoOf(this.#core, await this.#load());
   }
 
-  revoke(): Promise<void> {
-    return this.#core.operations.run(() => this.#revoke());
+  revoke(given?: RevokeCause): Promise<void> {
+    return this.#core.operations.run(() => this.#revoke(given));
   }
 
-  async #revoke(): Promise<void> {
+  async #revoke(given: RevokeCause | undefined): Promise<void> {
+    const cause = readCause("session.revoke", given);
     const engine = await this.#core.engine();
 
     // 1. End the session. If this response clears the tokens, late calls must leave cookies alone
     // ("signOut"). Otherwise the client's next call clears them ("revoked").
     const isCleared = this.#informableCall() !== undefined || this.#isReplaced();
-    const end = () => engine.revoke(this.id, isCleared ? "signOut" : "revoked");
+    const end = () => engine.revoke(this.id, isCleared ? "signOut" : "revoked", cause);
     await (this.#call === undefined ? end() : endOwn(this.#call, end));
 
     // 2. Clear the tokens. Ask again: a stream may have sent its headers in the meantime.
@@ -139,16 +141,17 @@ export class SessionHandle implements Session {
     endTokens(this.#core, call.responseHeader, this.id);
   }
 
-  revokeOthers(): Promise<readonly string[]> {
-    return this.#core.operations.run(() => this.#revokeOthers());
+  revokeOthers(given?: RevokeCause): Promise<readonly string[]> {
+    return this.#core.operations.run(() => this.#revokeOthers(given));
   }
 
-  async #revokeOthers(): Promise<readonly string[]> {
+  async #revokeOthers(given: RevokeCause | undefined): Promise<readonly string[]> {
+    const cause = { ...readCause("session.revokeOthers", given), from: this.id };
     const engine = await this.#core.engine();
     // A session that was signed out must not sign out the sessions that did it.
     await this.#load();
     const scope = { userId: this.userId, tenantId: this.tenantId ?? null, except: this.id };
-    return engine.revokeAll(scope, "revoked");
+    return engine.revokeAll(scope, "revoked", cause);
   }
 
   /** @throws SessionError `unauthorized` if the session has ended */

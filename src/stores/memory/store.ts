@@ -21,6 +21,7 @@ import {
   splitLog,
 } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
+import { MemoryAudit } from "./audit.ts";
 import { MemorySecrets } from "./secrets.ts";
 import { isLiveAt, MemorySessions, newRecord } from "./sessions.ts";
 
@@ -31,6 +32,7 @@ export class MemoryStore implements SessionStore {
   readonly #log = new MemoryLog();
   readonly #keys = new Map<number, StoredSigningKey>();
   readonly #secrets = new MemorySecrets();
+  readonly #audit = new MemoryAudit();
   readonly #leases = new Map<string, { readonly holder: string; readonly until: number }>();
   readonly #secret = crypto.getRandomValues(new Uint8Array(32));
   #clock: Clock | undefined;
@@ -238,11 +240,23 @@ export class MemoryStore implements SessionStore {
     return recorded;
   };
 
+  // The audit log.
+
+  readonly appendAudit: NonNullable<SessionStore["appendAudit"]> = async (entries) =>
+    this.#audit.append(entries, this.#now(), (id) => this.#sessions.get(id));
+
+  readonly listAudit: NonNullable<SessionStore["listAudit"]> = async (user, page) =>
+    this.#audit.list(user, page, this.#now());
+
+  readonly forgetAudit: NonNullable<SessionStore["forgetAudit"]> = async (user) =>
+    this.#audit.forget(user);
+
   // Upkeep.
 
   readonly prune: SessionStore["prune"] = async (limit) => {
     const now = this.#now();
-    return this.#log.prune(limit, now) + this.#sessions.prune(limit, now);
+    const rows = this.#log.prune(limit, now) + this.#sessions.prune(limit, now);
+    return rows + this.#audit.prune(limit, now);
   };
 
   readonly lease: SessionStore["lease"] = async (name, holder, ttl) => {

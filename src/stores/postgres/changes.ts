@@ -12,6 +12,7 @@ import {
 import {
   beginHistory,
   currentPlace,
+  explainPlace,
   type History,
   type HistoryRow,
   knowsHistory,
@@ -223,7 +224,7 @@ async function readPage(
   { column, where }: Range,
   after: Sql,
 ): Promise<Page> {
-  const row = await database.row<PageRow>`select ${now} as store_now,
+  const reading = database.row<PageRow>`select ${now} as store_now,
       ${serverProcess} as server, pg_current_snapshot()::text as snapshot, ${currentPlace} as place, history.*, (
         select string_agg(line, chr(30) order by place, number) from (
           select kind || chr(31) || coalesce(ended_by, '') || chr(31)
@@ -236,6 +237,7 @@ async function readPage(
         ) as lines
       ) as entries
       from (select 1) as moment left join ${newestHistory} as history on true`;
+  const row = await reading.catch(explainPlace);
   const text = row?.entries ?? "";
   return {
     entries: text === "" ? [] : text.split(endOfEntry).map(toEntry),

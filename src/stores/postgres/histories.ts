@@ -34,6 +34,27 @@ export const currentPlace: Sql = sql`(select system_identifier from pg_control_s
   || '.' || left(pg_walfile_name(pg_current_wal_lsn()), 8)
   || '.' || 'rpcsession_histories'::regclass::oid::text`;
 
+/**
+ * Explains why {@link currentPlace} could not be read, if that is the reason of a failed statement.
+ * @throws the error with an explanation, or as it is
+ */
+export function explainPlace(error: unknown): never {
+  const { code, message } = error as { readonly code?: unknown; readonly message?: unknown };
+  if (code === "55000" && /recovery/i.test(String(message))) {
+    throw new Error(
+      "postgresStore: the database that answered is a standby, which may lag behind; let the connection lead to the primary",
+      { cause: error },
+    );
+  }
+  if ((code === "42501" || code === "42883") && /pg_\w+/.test(String(message))) {
+    throw new Error(
+      "postgresStore: the role may not call pg_control_system(), pg_current_wal_lsn() or pg_walfile_name(), which show a failover; grant execute on all three",
+      { cause: error },
+    );
+  }
+  throw error;
+}
+
 /** Selects a {@link HistoryRow} for the newest history. Join it on true: the table may be empty. */
 export const newestHistory: Sql = sql`(select number as history_number, id as history_id,
     place as history_place, lost_at from rpcsession_histories order by number desc limit 1)`;

@@ -1,5 +1,6 @@
 import type { MigrationStep } from "../sql/database.ts";
 import {
+  auditLog,
   authentications,
   boundKeys,
   externalIds,
@@ -151,5 +152,6 @@ export const postgresMigrations: readonly MigrationStep[] = [
   sweeps,
   roots,
   histories,
+  auditLog('id collate "C"'),
   boundKeys,
 ];

@@ -24,6 +24,8 @@ export interface RedisKeys {
   /** The sessions that an unfinished `revokeAll` is about to end. */
   readonly revoking: (number: string) => string;
   readonly lease: (name: string) => string;
+  /** The KEYS of the scripts of the audit log of a user: meta, ends, places, rows. */
+  readonly audit: (user: string) => readonly string[];
 }
 
 export function redisKeys(prefix: string): RedisKeys {
@@ -41,6 +43,10 @@ export function redisKeys(prefix: string): RedisKeys {
     external: (external) => key(externalKeyText(external)),
     revoking: (number) => key(`revoking:${number}`),
     lease: (name) => key(`lease:${name}`),
+    audit: (user) => [
+      ...[meta, key("auditEnds")],
+      ...[key(`auditPlaces:${user}`), key(`auditRows:${user}`)],
+    ],
   };
 }
 

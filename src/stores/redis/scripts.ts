@@ -42,7 +42,9 @@ interface RedisScriptsOptions {
  * Scripts that Redis refuses when its memory is full. All others go on: they free memory, or need a
  * few bytes at most, and a session that was revoked must end.
  */
-const growing: ReadonlySet<RedisScriptName> = new Set(["insert", "update", "indexSessions"]);
+const growing: ReadonlySet<RedisScriptName> = new Set([
+  ...(["insert", "update", "indexSessions", "appendAudit"] as const),
+]);
 
 /** The first line of a script that may run when memory is full. Redis 7 or newer knows it. */
 const whenFull = "#!lua flags=allow-oom\n";

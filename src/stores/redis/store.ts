@@ -12,6 +12,7 @@ import type {
 } from "../../engine/store.ts";
 import { externalKeysOf } from "../common.ts";
 import { ChangeListeners } from "../push.ts";
+import { appendEntries, forgetEntries, listEntries, pruneEntries } from "./audit.ts";
 import { readLog } from "./log.ts";
 import { endSetApart, finishRevocations, listSessions, revokeSessions } from "./owners.ts";
 import { RedisPush } from "./push.ts";
@@ -224,6 +225,17 @@ export class RedisStore implements SessionStore {
     return toSecrets(await this.#redis.run(script, [meta, log, key], args));
   }
 
+  // The audit log.
+
+  readonly appendAudit: NonNullable<SessionStore["appendAudit"]> = async (entries) =>
+    appendEntries(this.#redis, entries, async (id) => (await this.load(id)).record);
+
+  readonly listAudit: NonNullable<SessionStore["listAudit"]> = async (user, page) =>
+    listEntries(this.#redis, user, page);
+
+  readonly forgetAudit: NonNullable<SessionStore["forgetAudit"]> = async (user) =>
+    forgetEntries(this.#redis, user);
+
   // Upkeep.
 
   readonly prune: SessionStore["prune"] = async (limit) => {
@@ -234,7 +246,7 @@ export class RedisStore implements SessionStore {
     for (let more = "more"; more === "more"; ) {
       [, more = ""] = await redis.run("pruneIndexes", this.#keys.rows, [limit]);
     }
-    return Number(gone);
+    return Number(gone) + (await pruneEntries(redis, limit));
   };
 
   readonly lease: SessionStore["lease"] = async (name, holder, ttl) => {

@@ -93,6 +93,31 @@ export const authentications: MigrationStep = {
   transaction: ["alter table rpcsession_sessions add column authentication text"],
 };
 
+/**
+ * The audit log.
+ * @param idByBytes the id in the order of its bytes
+ */
+export function auditLog(idByBytes: string): MigrationStep {
+  return {
+    name: "auditLog",
+    compatibleFrom: 3,
+    transaction: [
+      `create table rpcsession_audit (
+    id text primary key,
+    at bigint not null,
+    ends_at bigint not null,
+    user_id text,
+    tenant_id text,
+    session text not null,
+    event text not null,
+    detail text not null
+  )`,
+      `create index rpcsession_audit_user on rpcsession_audit (user_id, at, ${idByBytes})`,
+      "create index rpcsession_audit_end on rpcsession_audit (ends_at)",
+    ],
+  };
+}
+
 /** The keys that sessions are bound to. */
 export const boundKeys: MigrationStep = {
   name: "boundKeys",

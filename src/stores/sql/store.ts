@@ -7,6 +7,7 @@ import type {
 } from "../../engine/store.ts";
 import { retry, splitLog } from "../common.ts";
 import { ChangeListeners, type Push } from "../push.ts";
+import { appendAudit, forgetAudit, listAudit } from "./audit.ts";
 import { type ChangeRow, type SqlBackend, type SqlConnections, SqlDatabase } from "./database.ts";
 import { revokeAllSessions } from "./ends.ts";
 import { insertSession } from "./insert.ts";
@@ -240,6 +241,17 @@ export class SqlStore implements SessionStore {
   };
 
   readonly liveIds: SessionStore["liveIds"] = (cursor, limit) => this.#use(liveIds, cursor, limit);
+
+  // The audit log.
+
+  readonly appendAudit: NonNullable<SessionStore["appendAudit"]> = (entries) =>
+    this.#use(appendAudit, entries);
+
+  readonly listAudit: NonNullable<SessionStore["listAudit"]> = (user, page) =>
+    this.#use(listAudit, user, { ...page, store: this.name });
+
+  readonly forgetAudit: NonNullable<SessionStore["forgetAudit"]> = (user) =>
+    this.#use(forgetAudit, user);
 
   readonly prune: SessionStore["prune"] = (limit) => this.#use(prune, limit);
 

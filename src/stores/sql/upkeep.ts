@@ -1,5 +1,6 @@
 import type { StoredSigningKey } from "../../engine/store.ts";
 import { keepChanges, keepEnded } from "../common.ts";
+import { pruneAudit } from "./audit.ts";
 import { now, type SqlDatabase, sql } from "./database.ts";
 import { sweepTime } from "./rows.ts";
 
@@ -11,7 +12,8 @@ export async function prune(database: SqlDatabase, limit: number): Promise<numbe
   return database.transaction(async (within) => {
     const sessions = await pruneSessions(within, limit);
     const putOff = await putOffSweeps(within, limit);
-    return sessions + putOff + (await pruneChanges(within, limit));
+    const changes = await pruneChanges(within, limit);
+    return sessions + putOff + changes + (await pruneAudit(within, limit));
   });
 }
 

@@ -1,5 +1,6 @@
 import type { MigrationStep } from "../sql/database.ts";
 import {
+  auditLog,
   authentications,
   boundKeys,
   externalIds,
@@ -134,5 +135,6 @@ export const sqliteMigrations: readonly MigrationStep[] = [
   authentications,
   sweeps,
   roots,
+  auditLog("id"),
   boundKeys,
 ];

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { SessionStore } from "../../engine/store.ts";
+import type { AuditDetail, NewAuditEntry, SessionStore } from "../../engine/store.ts";
 import { absolute, atOnce, idle, newSession, type Rules } from "./fixture.ts";
 
 const issuer = "https://api.example.com";
@@ -176,4 +176,161 @@ function secret(id: string, of: string = issuer) {
 function signingKey(slot: number) {
   const kid = `kid-${slot}`;
   return { slot, kid, alg: "ES256", publicJwk: `{"kid":"${kid}"}`, privateJwk: "sealed" };
+}
+
+const keep = 10 * 3_600_000;
+
+/** An entry of the audit log of "alice". */
+function entry(given: Partial<NewAuditEntry> = {}): NewAuditEntry {
+  return {
+    ...{ id: "a1", event: "signedIn", session: "s1", userId: "alice", tenantId: null },
+    ...{ age: 0, keep, detail: {} },
+    ...given,
+  };
+}
+
+/** The methods of the audit log; the rules below apply only to stores that have them. */
+function auditOf(store: SessionStore) {
+  const { appendAudit, listAudit, forgetAudit } = store;
+  assert.ok(appendAudit !== undefined && listAudit !== undefined && forgetAudit !== undefined);
+  const list = async (userId = "alice", tenantId: string | null = null) => {
+    const { records } = await listAudit({ userId, tenantId }, { cursor: undefined, limit: 100 });
+    return records;
+  };
+  const ids = async (userId?: string, tenantId?: string) =>
+    (await list(userId, tenantId)).map(({ id }) => id);
+  return { append: appendAudit, list: listAudit, forget: forgetAudit, all: list, ids };
+}
+
+/** The rules of the audit log. */
+export const auditRules: Rules = ifAudited({
+  async "the audit log returns entries as they were given, with their time"({ store, clock }) {
+    const { append, all } = auditOf(store);
+    const detail: AuditDetail = {
+      ...{ endedBy: "revoked", by: "admin: 'Zoë' 🦊", reason: 'a "quoted"\nline', from: "s2" },
+      ...{ claims: ["role", "__proto__", ""], device: { ip: "192.0.2.1", userAgent: "Agent/1.0" } },
+    };
+    const at = clock.now();
+    await append([entry({ event: "ended", tenantId: "acme", detail })]);
+    assert.deepEqual(await all(), [
+      ...[
+        { id: "a1", at, event: "ended", session: "s1", userId: "alice", tenantId: "acme", detail },
+      ],
+    ]);
+    await append([]);
+  },
+
+  async "the audit log is listed by user and tenant, newest first, then by descending id"({
+    store,
+    clock,
+  }) {
+    const { append, ids } = auditOf(store);
+    await append([entry({ id: "b" }), entry({ id: "a", tenantId: "t" }), entry({ id: "c" })]);
+    await clock.advance(5);
+    await append([
+      ...[entry({ id: "old", age: 3 }), entry({ id: "new", tenantId: "t" })],
+      ...[entry({ id: "x", userId: "bob" }), entry({ id: "y", tenantId: "u" })],
+    ]);
+    assert.deepEqual(await ids(), ["y", "new", "old", "c", "b", "a"]);
+    assert.deepEqual(await ids("alice", "t"), ["new", "a"]);
+    assert.deepEqual(await ids("bob"), ["x"]);
+    assert.deepEqual(await ids("bob", "t"), []);
+    assert.deepEqual(await ids("nobody"), []);
+  },
+
+  async "the audit log is read in pages, each entry once, also at equal times"({ store, clock }) {
+    const { append, list } = auditOf(store);
+    const names = Array.from({ length: 250 }, (_, index) => `e${String(index).padStart(3, "0")}`);
+    for (let from = 0; from < names.length; from += 50) {
+      await append(names.slice(from, from + 50).map((id) => entry({ id })));
+      await (from % 100 === 0 ? clock.advance(1) : undefined);
+    }
+    for (const limit of [1, 7, 50, 100, 249, 250, 251]) {
+      const seen: string[] = [];
+      let cursor: string | undefined;
+      do {
+        const page = await list({ userId: "alice", tenantId: null }, { cursor, limit });
+        assert.ok(page.records.length <= limit);
+        seen.push(...page.records.map(({ id }) => id));
+        cursor = page.cursor;
+        // A new entry belongs to no later page.
+        await append([entry({ id: `later-${limit}-${seen.length}`, userId: "bob" })]);
+      } while (cursor !== undefined);
+      assert.deepEqual(seen, names.toReversed());
+    }
+  },
+
+  async "an entry that is written again is not doubled, and keeps its time"({ store, clock }) {
+    const { append, all } = auditOf(store);
+    const at = clock.now();
+    await append([entry()]);
+    await clock.advance(9);
+    await append([entry(), entry({ id: "a2" })]);
+    const times = (await all()).map((found) => [found.id, found.at]);
+    assert.deepEqual(times, [
+      ["a2", at + 9],
+      ["a1", at],
+    ]);
+  },
+
+  async "an entry without a user gets that of its session, also once that has ended"({ store }) {
+    const { append, all, ids } = auditOf(store);
+    await store.insert(newSession({ tenantId: "acme" }));
+    await store.revoke("s1", "revoked");
+    await append([
+      entry({ id: "known", userId: null }),
+      entry({ id: "unknown", session: "s9", userId: null }),
+    ]);
+    const found = (await all()).map(({ id, userId, tenantId }) => [id, userId, tenantId]);
+    assert.deepEqual(found, [["known", "alice", "acme"]]);
+    assert.deepEqual(await ids("", ""), []);
+  },
+
+  async "entries are kept as long as each says, and prune then removes them"({ store, clock }) {
+    const { append, ids } = auditOf(store);
+    const short = Array.from({ length: 7 }, (_, index) => entry({ id: `s${index}`, keep: 1_000 }));
+    await append([
+      ...short,
+      entry({ id: "long" }),
+      entry({ id: "bob", userId: "bob", keep: 1_000 }),
+    ]);
+    await clock.advance(999);
+    assert.equal((await ids()).length, 8);
+    assert.equal(await store.prune(3), 0);
+    await clock.advance(1);
+    assert.deepEqual(await ids(), ["long"]);
+    assert.deepEqual(await ids("bob"), []);
+    assert.equal(await store.prune(3), 3);
+    assert.equal(await store.prune(3), 3);
+    assert.equal(await store.prune(3), 2);
+    assert.equal(await store.prune(3), 0);
+    assert.deepEqual(await ids(), ["long"]);
+    await clock.advance(keep);
+    assert.equal(await store.prune(3), 1);
+  },
+
+  async "a user can be forgotten, in one tenant or in all"({ store, clock }) {
+    const { append, forget, ids } = auditOf(store);
+    await append([
+      ...[entry({ id: "a" }), entry({ id: "b", tenantId: "t" }), entry({ id: "c", tenantId: "u" })],
+      entry({ id: "d", userId: "bob", tenantId: "t" }),
+    ]);
+    await forget({ userId: "alice", tenantId: "t" });
+    assert.deepEqual(await ids(), ["c", "a"]);
+    await forget({ userId: "alice", tenantId: null });
+    assert.deepEqual(await ids(), []);
+    assert.deepEqual(await ids("bob"), ["d"]);
+    // Nothing is left of them for prune.
+    await clock.advance(keep);
+    assert.equal(await store.prune(10), 1);
+  },
+});
+
+/** Returns rules that pass if the store has no audit log. */
+function ifAudited(rules: Rules): Rules {
+  const optional = Object.entries(rules).map(([name, check]): [string, Rules[string]] => [
+    name,
+    async (fixture) => (fixture.store.appendAudit === undefined ? undefined : check(fixture)),
+  ]);
+  return Object.fromEntries(optional);
 }

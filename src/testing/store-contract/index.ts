@@ -2,7 +2,7 @@ import { advanceRules } from "./advance.ts";
 import { durableRules } from "./durable.ts";
 import { externalRules } from "./external.ts";
 import type { ContractRunner, DurableStoreFixture, Rules, StoreFixture } from "./fixture.ts";
-import { incidentRules } from "./incident.ts";
+import { auditRules, incidentRules } from "./incident.ts";
 import { insertRules, requiresRules } from "./insert.ts";
 import { limitRules } from "./limit.ts";
 import { listRules, updateRules } from "./list.ts";
@@ -16,6 +16,11 @@ export type { TokenTransport } from "../../base/wire.ts";
 export type {
   Advanced,
   AdvanceWrite,
+  AuditDetail,
+  AuditEvent,
+  AuditedUser,
+  AuditRecord,
+  AuditRecords,
   Authentication,
   Changes,
   ClaimsEntry,
@@ -28,6 +33,7 @@ export type {
   Inserted,
   KeysEntry,
   LogEntry,
+  NewAuditEntry,
   NewSession,
   RecordedSecret,
   RecordedSecrets,
@@ -75,7 +81,15 @@ export function describeSessionStore(
     const inserts = [insertRules, requiresRules, limitRules];
     const one = [refreshRules, advanceRules, confirmRules, revokeRules, updateRules];
     const many = [listRules, revokeAllRules, externalRules, pruneRules];
-    for (const rules of [...inserts, ...one, ...many, keyRules, incidentRules, leaseRules]) {
+    for (const rules of [
+      ...inserts,
+      ...one,
+      ...many,
+      keyRules,
+      incidentRules,
+      auditRules,
+      leaseRules,
+    ]) {
       addRules(runner, rules, create);
     }
   });
