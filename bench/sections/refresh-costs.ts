@@ -1,4 +1,4 @@
-import { Client, type ClientConfig, Pool } from "pg";
+import { Client } from "pg";
 import { Engine } from "../../src/engine/engine.ts";
 import { readLifetimes } from "../../src/engine/lifetimes.ts";
 import type { SessionStore } from "../../src/engine/store.ts";
@@ -34,23 +34,21 @@ export async function p50Of<T>(
   return spreadOf(times).median;
 }
 
-/** A pool that counts the statements that it sends to PostgreSQL. */
-export function countingPool(connectionString: string, max: number) {
-  const count = { statements: 0 };
-  class CountingClient extends Client {
-    constructor(config?: ClientConfig) {
-      super(config);
-      const query = this.query.bind(this) as (...args: unknown[]) => unknown;
-      this.query = ((...given: unknown[]) => {
-        count.statements++;
-        return query(...given);
-      }) as Client["query"];
-    }
-  }
-  const pool = new Pool({ connectionString, max, Client: CountingClient });
-  pool.on("error", () => {});
-  pool.on("connect", (client) => client.on("error", () => {}));
-  return { pool, count };
+/** Counts the statements that this process sends to PostgreSQL from now on, on all connections. */
+export function countStatements(): { readonly sent: () => number; readonly stop: () => void } {
+  let count = 0;
+  const prototype: { query: (...given: unknown[]) => unknown } = Client.prototype;
+  const original = prototype.query;
+  prototype.query = function (this: Client, ...given) {
+    count++;
+    return original.apply(this, given);
+  };
+  return {
+    sent: () => count,
+    stop: () => {
+      prototype.query = original;
+    },
+  };
 }
 
 /** The writes of a session that is used all the time, for each life of an access token. */

@@ -224,6 +224,13 @@ export function encodeBase64url(data: Uint8Array | string): string {
   return base64Encode(typeof data === "string" ? new TextEncoder().encode(data) : data, "url");
 }
 
+/** Returns the bytes of a text that is ASCII, which is simpler to encode than UTF-8. */
+export function asciiBytes(text: string): Uint8Array<ArrayBuffer> {
+  return nodeBuffer === undefined
+    ? new TextEncoder().encode(text)
+    : (nodeBuffer.from(text, "latin1") as Uint8Array<ArrayBuffer>);
+}
+
 /**
  * Decodes canonical base64url without padding; undefined for any other spelling. Synchronous and fast
  * where Node's `Buffer` exists; undefined as a whole elsewhere.

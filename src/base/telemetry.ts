@@ -7,7 +7,7 @@ import type { SessionEvent } from "./events.ts";
  * - `refresh`, `signIn`, `fork`, `reauthenticate`, `revoke`: changes of sessions
  * - `feedRead`: the change log was read
  * - `keyRotation`: the next signing key was created
- * - `sourceFetch`: keys of an issuer were fetched
+ * - `sourceFetch`: a claim was fetched from its source, or the keys of an issuer
  */
 export type ObservedOperation =
   | "verify"
@@ -26,6 +26,8 @@ export interface OperationFacts {
   readonly procedure?: string | undefined;
   readonly sessionId?: string | undefined;
   readonly userId?: string | undefined;
+  /** What was fetched: the name of a claim, or "jwks". */
+  readonly source?: string;
   /** How many sessions it concerned; absent for one. */
   readonly count?: number;
   /** Milliseconds between each end of a session and its arrival here by the change log. */

@@ -225,7 +225,7 @@ function claimsReader<Claims extends object>(
   }
   if (typeof schema?.["~standard"]?.validate !== "function") {
     throw new TypeError(
-      `claims must be a Standard Schema, such as one of zod, got ${typeof schema}`,
+      `claims must be a schema of zod, valibot, arktype or another Standard Schema library, got ${typeof schema}`,
     );
   }
   let seen: JsonObject | undefined;

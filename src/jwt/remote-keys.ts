@@ -144,8 +144,9 @@ export class RemoteKeys {
     const begun = clock.monotonic();
     this.#attemptedAt = begun;
     try {
-      const { value, maxAge, age } = await telemetry.run({ name: "sourceFetch" }, () =>
-        fetchJson(url, this.#options),
+      const { value, maxAge, age } = await telemetry.run(
+        { name: "sourceFetch", facts: () => ({ source: "jwks" }) },
+        () => fetchJson(url, this.#options),
       );
       const { min, max, unspecified } = freshness;
       const lasts = maxAge === undefined ? unspecified : (maxAge - age) * 1000;

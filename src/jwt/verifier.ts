@@ -1,5 +1,6 @@
 import type { AcceptedIssuer } from "../base/checks.ts";
-import type { JsonValue } from "../base/json.ts";
+import { asciiBytes } from "../base/crypto.ts";
+import type { JsonObject, JsonValue } from "../base/json.ts";
 import { fromPayload, isCount, type TokenClaims } from "./claims.ts";
 import { algorithmNamed, type SigningAlgorithm, signingAlgorithms } from "./jwk.ts";
 import { isSignature, type VerificationKey } from "./keys.ts";
@@ -238,7 +239,7 @@ async function proveToken(token: string, rules: Prover): Promise<ProvenToken | R
   }
   const beginsAt = beginOf(parsed, rules.clockSkew);
   const exp = Math.min(claims.exp, claims.iat + (rules.acceptedFor ?? rules.maxLife));
-  return { claims: freeze({ ...shareStrings(claims, rules), exp }), key, beginsAt };
+  return { claims: freeze({ ...claims, ...sharedStrings(claims, rules), exp }), key, beginsAt };
 }
 
 /**
@@ -263,8 +264,8 @@ export function isSigned(
   { signature }: Pick<ParsedJwt, "signature">,
   key: VerificationKey,
 ): boolean | Promise<boolean> {
-  const signed = encoder.encode(token.slice(0, token.lastIndexOf(".")));
-  return isSignature(key, signed, signature);
+  const signed = token.slice(0, token.lastIndexOf("."));
+  return isSignature(key, asciiBytes(signed), signature);
 }
 
 function acceptedBy(rules: ProvingRules): readonly AcceptedIssuer[] {
@@ -282,21 +283,21 @@ function beginOf({ payload }: ParsedJwt, skew: number): number {
   return (Math.max(Number(iat), Number(nbf)) - skew) * 1000;
 }
 
-/** Replaces strings that all tokens have in common with shared ones, because many claims are cached. */
-function shareStrings(claims: TokenClaims, rules: ProvingRules): TokenClaims {
+/** The strings that all tokens have in common, as shared ones, because many claims are cached. */
+function sharedStrings(claims: TokenClaims, rules: ProvingRules) {
   const older = rules.older?.find(({ issuer }) => issuer === claims.iss);
   const { issuer, audience } = older ?? rules;
   const clientId = claims.client_id === audience ? audience : claims.client_id;
-  return { ...claims, iss: issuer, aud: audience, client_id: clientId };
+  return { iss: issuer, aud: audience, client_id: clientId };
 }
 
 /** Freezes deeply, because claims outlive the call that they are passed to. */
 function freeze<T extends TokenClaims | JsonValue>(value: T): T {
   if (typeof value === "object" && value !== null) {
-    Object.values(value).forEach(freeze);
+    for (const name of Object.keys(value)) {
+      freeze((value as JsonObject)[name] as JsonValue);
+    }
     Object.freeze(value);
   }
   return value;
 }
-
-const encoder = new TextEncoder();

@@ -72,7 +72,7 @@ class ServerTelemetry implements SessionTelemetry {
   readonly #storeOperations: Histogram;
   readonly #delays: Histogram;
   readonly #counters: EventCounters;
-  readonly #instances = new Set<() => TelemetryReadings>();
+  readonly #instances = new Instances();
 
   constructor(options: OpenTelemetryOptions) {
     const { userIds, calls } = readTelemetryOptions("openTelemetry", options);
@@ -111,13 +111,14 @@ class ServerTelemetry implements SessionTelemetry {
 
     // 1. The trace: that of the caller; none for work that no caller asks for, which may have been
     // scheduled in the course of any call. An operation that may not be worth a span gets it at the end.
-    const parent = inBackground ? ROOT_CONTEXT : took ? undefined : contextOf(headers);
-    const span = took || parent === undefined ? undefined : this.#start(name, parent);
-    const inside = span && parent ? trace.setSpan(parent, span) : parent;
+    const active = context.active();
+    const parent = inBackground ? ROOT_CONTEXT : contextOf(headers, active);
+    const span = took ? undefined : this.#start(name, parent);
+    const inside = span === undefined ? parent : trace.setSpan(parent, span);
 
     // 2. The work, its duration, and the end of its span.
     try {
-      const result = await (inside === undefined ? work() : context.with(inside, work));
+      const result = await (inside === active ? work() : context.with(inside, work));
       if (took === undefined || took(result)) {
         this.#ended(operation, { began, span }, { facts: facts?.(result) });
       }
@@ -148,11 +149,13 @@ class ServerTelemetry implements SessionTelemetry {
     for (const delay of facts?.delays ?? []) {
       this.#delays.record(delay / 1000);
     }
-    this.#operations.record(secondsSince(began), { "rpcsession.operation": name, ...failed });
+    const source = facts?.source === undefined ? {} : { "rpcsession.source": facts.source };
+    const attributes = { "rpcsession.operation": name, ...source, ...failed };
+    this.#operations.record(secondsSince(began), attributes);
     // A span that is only known to be of use at the end begins in the past.
     const parent = inBackground ? ROOT_CONTEXT : contextOf(headers);
     const shown = span ?? this.#start(name, parent, performance.timeOrigin + began);
-    shown.setAttributes(failed);
+    shown.setAttributes({ ...source, ...failed });
     if (error !== undefined && isFault(error)) {
       shown.setStatus({ code: SpanStatusCode.ERROR });
     }
@@ -226,10 +229,7 @@ class ServerTelemetry implements SessionTelemetry {
   }
 
   start(read: () => TelemetryReadings): () => void {
-    this.#instances.add(read);
-    return () => {
-      this.#instances.delete(read);
-    };
+    return this.#instances.add(read);
   }
 }
 
@@ -273,10 +273,40 @@ function methodOf(procedure: string | undefined): Attributes {
   return procedure === undefined ? {} : { "rpc.method": procedure };
 }
 
+/** The open instances of this process, and what those that have closed had verified. */
+class Instances {
+  readonly #open = new Set<() => TelemetryReadings>();
+  readonly #closed = { warm: 0, cold: 0 };
+
+  /** Returns a function that removes the instance. */
+  add(read: () => TelemetryReadings): () => void {
+    this.#open.add(read);
+    return () => {
+      if (this.#open.delete(read)) {
+        const { warm, cold } = read().verifications;
+        this.#closed.warm += warm;
+        this.#closed.cold += cold;
+      }
+    };
+  }
+
+  read(): readonly TelemetryReadings[] {
+    return [...this.#open].map((read) => read());
+  }
+
+  /** A counter never goes down, so instances that have closed count as well. */
+  verifications(path: "warm" | "cold"): number {
+    return this.read().reduce(
+      (total, { verifications }) => total + verifications[path],
+      this.#closed[path],
+    );
+  }
+}
+
 const feedStates = ["fresh", "unsure", "stale", "draining", "closed"] as const;
 
 /** Reports the state of all instances whenever metrics are collected. */
-function observeReadings(meter: Meter, instances: ReadonlySet<() => TelemetryReadings>): void {
+function observeReadings(meter: Meter, instances: Instances): void {
   const gauge = (name: string, description: string, unit: string) =>
     meter.createObservableGauge(name, { description, unit });
   const verifications = meter.createObservableCounter("rpcsession.verifications", {
@@ -298,20 +328,12 @@ function observeReadings(meter: Meter, instances: ReadonlySet<() => TelemetryRea
   );
   meter.addBatchObservableCallback(
     (result) => {
-      const all = [...instances].map((read) => read());
+      const all = instances.read();
       const sum = (of: (one: TelemetryReadings) => number): number =>
         all.reduce((total, one) => total + of(one), 0);
       const path = "rpcsession.verification.path";
-      result.observe(
-        verifications,
-        sum((one) => one.verifications.warm),
-        { [path]: "warm" },
-      );
-      result.observe(
-        verifications,
-        sum((one) => one.verifications.cold),
-        { [path]: "cold" },
-      );
+      result.observe(verifications, instances.verifications("warm"), { [path]: "warm" });
+      result.observe(verifications, instances.verifications("cold"), { [path]: "cold" });
       result.observe(
         cached,
         sum((one) => one.cachedTokens),

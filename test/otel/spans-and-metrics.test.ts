@@ -4,6 +4,7 @@ import {
   createGrpcTransport,
   createGrpcWebTransport,
 } from "@connectrpc/connect-node";
+import { trace } from "@opentelemetry/api";
 import { createSessionClient, memoryTokens, type TransportParts } from "rpc-session/client";
 import { openTelemetry, openTelemetryClient } from "rpc-session/otel";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -137,7 +138,7 @@ const connect = (server: NotesServer, parts: TransportParts) =>
   createConnectTransport({ ...h1(server), ...parts });
 
 describe("the telemetry of a server", () => {
-  it("holds no token, no id of a session and no id of a user", async () => {
+  it("sec:V10 holds no token, no id of a session and no id of a user", async () => {
     const { telemetry, ofClient, server, session, notes } = await start(connect);
     await notes.signIn({ user: "alice@example.com" });
     await notes.listNotes({});
@@ -188,21 +189,29 @@ describe("the telemetry of a server", () => {
   it("measures how long the end of a session takes to another server, and keeps its reads out of the traces of calls", async () => {
     const store = memoryStore();
     const telemetry = new Telemetry();
-    const one = testSessions({ store });
+    const one = testSessions({ store, telemetry: openTelemetry(new Telemetry().providers) });
     const two = testSessions({
       ...{ store, clock: one.clock },
       telemetry: openTelemetry({ ...telemetry.providers }),
     });
-    // The change log is opened, and its timers are set, in the course of a call.
-    const { traceId } = await telemetry.inSpan("the first call", () => two.ready());
+    await two.ready();
     const { session } = await one.issue({ userId: "alice" });
-    await one.revoke(session.id);
+    const read = store.changes.bind(store);
+    const during: unknown[] = [];
+    vi.spyOn(store, "changes").mockImplementation((cursor, window) => {
+      during.push(trace.getActiveSpan());
+      return read(cursor, window);
+    });
+    // The store wakes the other server in the course of this call.
+    const { traceId } = await telemetry.inSpan("a call", () => one.revoke(session.id));
     await vi.waitFor(async () => {
       expect(await telemetry.sum("rpcsession.revocation.delay")).toBe(1);
     });
     const reads = telemetry.spans("rpcsession.feed.read").slice(1);
     expect(reads).not.toEqual([]);
     expect(reads.map((span) => span.spanContext().traceId)).not.toContain(traceId);
+    expect(during.length).toBeGreaterThan(0);
+    expect(during.filter((span) => span !== undefined)).toEqual([]);
     expect(await telemetry.points("rpcsession.feed.age")).toHaveLength(1);
     expect(await telemetry.points("rpcsession.feed.lag")).toHaveLength(1);
     const state = { "rpcsession.feed.status": "fresh" };
@@ -281,6 +290,102 @@ describe("the telemetry of a server", () => {
     expect(fetched?.spanContext().traceId).toBe(traceId);
     expect(telemetry.spans("rpcsession.verify")[0]?.spanContext().traceId).toBe(traceId);
     expect(await telemetry.sum("rpcsession.verifications")).toBe(1);
+  });
+
+  it("feat:N11 shows in the trace of its caller how a call waits for the source of a claim, and never what it says", async () => {
+    const telemetry = new Telemetry();
+    const asked: string[] = [];
+    const server = await startNotes({
+      sessions: {
+        telemetry: openTelemetry(telemetry.providers),
+        methods: { "notes.v1.NotesService/ListNotes": { claims: { role: ["the-secret-role"] } } },
+        claimSources: {
+          role: {
+            maxAge: "1s",
+            async fetch({ userId }: { readonly userId: string }) {
+              asked.push(userId);
+              if (asked.length > 1) {
+                throw new Error("the-secret-role is gone");
+              }
+              return "the-secret-role";
+            },
+          },
+        },
+      },
+    });
+    servers.push(server);
+    const client = openTelemetryClient(telemetry.providers);
+    const session = createSessionClient({
+      transport: client.transport((parts) => connect(server, parts)),
+      tokens: memoryTokens(),
+    });
+    const notes = createClient(NotesService, session.transport);
+    await notes.signIn({ user: "alice" });
+    const { traceId } = await telemetry.inSpan("a call", () => notes.listNotes({}));
+    const fetches = () => telemetry.spans("rpcsession.source.fetch");
+    expect(fetches().map((span) => span.attributes["rpcsession.source"])).toEqual(["role"]);
+    expect(fetches()[0]?.spanContext().traceId).toBe(traceId);
+    // The token that came with the new claim is verified.
+    await notes.listNotes({});
+    const verifications = telemetry.spans("rpcsession.verify").length;
+    server.sessions.clock.advance("2s");
+    await expect(notes.listNotes({})).rejects.toThrow("role");
+    // The token was verified before, but the call has waited.
+    expect(telemetry.spans("rpcsession.verify")).toHaveLength(verifications + 1);
+    expect(fetches()[1]?.status.code).toBe(2);
+    expect(await telemetry.text()).not.toContain("the-secret-role");
+    const failed = { "rpcsession.operation": "sourceFetch", "error.type": "_OTHER" };
+    expect(await telemetry.sum("rpcsession.operation.duration", failed)).toBe(1);
+  });
+
+  it("goes on counting when an instance closes, and reads only those that are open", async () => {
+    const telemetry = new Telemetry();
+    const shared = openTelemetry(telemetry.providers);
+    const verify = async () => {
+      const sessions = testSessions({ telemetry: shared });
+      const { tokens } = await sessions.issue({ userId: "alice" });
+      const authorization = `Bearer ${tokens.accessToken}`;
+      await sessions.getSession({
+        requestHeader: new Headers({ authorization }),
+        ...{ responseHeader: new Headers(), requestMethod: "POST" },
+      });
+      return sessions;
+    };
+    const one = await verify();
+    const two = await verify();
+    onTestFinished(() => two.close());
+    expect(await telemetry.sum("rpcsession.verified_cache.tokens")).toBe(2);
+    await one.close();
+    expect(await telemetry.sum("rpcsession.verifications")).toBe(2);
+    expect(await telemetry.sum("rpcsession.verified_cache.tokens")).toBe(1);
+    const fresh = { "rpcsession.feed.status": "fresh" };
+    expect(await telemetry.sum("rpcsession.feed.status", fresh)).toBe(1);
+  });
+
+  it("may be an object of the application, which learns when an instance closes", async () => {
+    const seen: string[] = [];
+    const note = (name: string) => (what: { name?: string; type?: string } | string) => {
+      seen.push(`${name} ${typeof what === "string" ? what : (what.name ?? what.type)}`);
+    };
+    const sessions = testSessions({
+      telemetry: {
+        run(operation, work) {
+          note("run")(operation);
+          return work();
+        },
+        store(operation, work) {
+          note("store")(operation);
+          return work();
+        },
+        handle: (_call, work) => work(),
+        event: note("event"),
+        start: () => () => note("stop")("all"),
+      },
+    });
+    await sessions.issue({ userId: "alice" });
+    await sessions.close();
+    expect(seen).toEqual(expect.arrayContaining(["run signIn", "store insert", "event created"]));
+    expect(seen.at(-1)).toBe("stop all");
   });
 
   it("does not count calls where other instrumentation does", async () => {

@@ -209,9 +209,11 @@ function advanced(state: State, rules: Rules): State {
   const { thief, servers } = state;
   return {
     ...state,
-    jar: state.jar.map(({ access, refresh, age }) => ({
-      ...{ access: back(access), refresh: back(refresh), age },
-    })),
+    jar: saved(
+      state.jar.map(({ access, refresh, age }) => ({
+        ...{ access: back(access), refresh: back(refresh), age },
+      })),
+    ),
     messages: state.messages.map((message) => messageBack(message, rules)),
     servers: servers.map(({ gathered, knows }) => ({
       gathered: rules.sameGeneration ? null : gathered,
@@ -290,13 +292,22 @@ export function crashed(state: State, kept: number): State {
   return { ...tabless, jar: state.jar.slice(0, kept) };
 }
 
-/** Drops the writes that no crash can bring back, because a later one is on disk. */
+/**
+ * Drops the writes that no crash can bring back, because a later one is on disk, and those that equal the
+ * one before. Otherwise an engine that advances without waiting would make the jar grow for ever.
+ */
 function saved(jar: readonly JarWrite[]): readonly JarWrite[] {
   const safe = Math.max(
     0,
     jar.findLastIndex(({ age }) => age >= unsaved),
   );
-  return jar.slice(safe).map((written) => ({ ...written, age: Math.min(written.age, unsaved) }));
+  return jar
+    .slice(safe)
+    .filter(({ access, refresh }, i, writes) => {
+      const before = writes[i - 1];
+      return before?.access !== access || before.refresh !== refresh;
+    })
+    .map((written) => ({ ...written, age: Math.min(written.age, unsaved) }));
 }
 
 /** Whether one more request may be under way. */

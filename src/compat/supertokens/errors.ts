@@ -24,8 +24,8 @@ export interface SuperTokensAnswer {
 }
 
 /**
- * What to answer when `getSession` or `create` throws outside RPCs. The texts are those that SuperTokens
- * sends.
+ * Returns the status and body to send when `getSession` or `create` throws outside RPCs. The messages
+ * are those of SuperTokens.
  *
  * @example
  * const refused = superTokensAnswer(error);

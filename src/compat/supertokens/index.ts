@@ -33,7 +33,7 @@ export interface SuperTokensOptions {
   readonly basePath?: string;
 }
 
-/** What a server adds to serve the SDKs of SuperTokens. */
+/** The handlers, middleware and CORS lists that let SuperTokens SDKs use a server. */
 export interface SuperTokens {
   /**
    * For `fetch` servers: wraps the handler of the whole service. It answers the endpoints of the SDKs,

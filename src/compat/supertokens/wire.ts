@@ -1,6 +1,6 @@
 import { decodeNotice, header, type SessionNotice } from "../../base/wire.ts";
 
-// The headers of the SuperTokens SDKs (front-end interface 1.16 to 4.2), and what they are here.
+// Translates between the headers of the SuperTokens SDKs (front-end interface 1.16 to 4.2) and ours.
 
 /** The request headers that the SDKs send, for CORS. */
 export const requestHeaders: readonly string[] = [
@@ -12,7 +12,7 @@ export const responseHeaders: readonly string[] = [
   ...["front-token", "anti-csrf", "st-access-token", "st-refresh-token"],
 ];
 
-/** A header to set, or to remove if there is no value. */
+/** Sets a header to `value`, or removes it if `value` is undefined. */
 export type HeaderChange = readonly [name: string, value: string | undefined];
 
 /** Returns the value of a header by its lower-case name; undefined if it is absent. */
@@ -20,14 +20,15 @@ export type ReadHeader = (name: string) => string | undefined;
 
 /**
  * Whether a SuperTokens SDK sent a request. It marks every request that it intercepts, and its own.
- * rpc-session's client marks its requests as well; where both do, as in a page that moves, ours counts.
+ * rpc-session's client also marks its requests. If a request has both marks, as on a page that uses both
+ * clients, it counts as a request of rpc-session's client.
  */
 export function isFromSdk(read: ReadHeader): boolean {
   const isMarked = ["st-auth-mode", "rid", "fdi-version"].some((name) => read(name) !== undefined);
   return isMarked && read(header.session) === undefined && read(header.transport) === undefined;
 }
 
-/** What a request of an SDK must contain for rpc-session to understand it. */
+/** Returns the changes that turn the headers of an SDK's request into those of rpc-session. */
 export function requestChanges(read: ReadHeader): HeaderChange[] {
   const mode = read("st-auth-mode");
   const antiCsrf = read("anti-csrf");
@@ -39,7 +40,7 @@ export function requestChanges(read: ReadHeader): HeaderChange[] {
   ];
 }
 
-/** What a response to an SDK must contain for the SDK to understand it. */
+/** Returns the changes that turn the headers of a response into those that the SDK reads. */
 export function responseChanges(read: ReadHeader): HeaderChange[] {
   const notice = decodeNotice(read(header.session) ?? null);
   const named: HeaderChange[] = [
@@ -66,7 +67,8 @@ export function responseChanges(read: ReadHeader): HeaderChange[] {
 
 /**
  * Describes a session to the SDK, which keeps it where scripts can read it: the user, when the access
- * token expires, and the claims of the option `clientClaims`. Undefined for what an SDK knows anyway.
+ * token expires, and the claims of the option `clientClaims`. Returns undefined if nothing
+ * changed for the SDK.
  */
 function frontTokenOf(notice: SessionNotice): string | undefined {
   const { event, user = "", session, realm, claims, expiresAt, expiresIn } = notice;

@@ -13,7 +13,7 @@ interface ConfirmationsOptions {
   readonly settle: number;
 }
 
-/** Sessions whose confirmed generation is remembered: up to 96 MB. Beyond it, half are forgotten, at the cost of a statement for hundreds. */
+/** Sessions whose confirmed generation is remembered, in up to 96 MB. Beyond it, half are forgotten. */
 const rememberedMax = 4_000_000;
 /** Uses that wait for the next write; those beyond are left to a later use. */
 const waitingMax = 100_000;

@@ -53,7 +53,7 @@ export interface ProvenRefreshToken extends Stored<SessionRecord> {
   readonly boundKey: string | null;
 }
 
-/** What a new session begins with. The root goes into its token and is not stored. */
+/** The salt, root and root hash of a new session. The root goes into its token and is not stored. */
 export interface Beginning extends Pick<SessionRecord, "salt" | "rootHash"> {
   readonly root: string | undefined;
 }
@@ -307,7 +307,7 @@ async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): P
   }
   const { generation, keys } = checked;
   if (salt === "") {
-    // Proves its reuse, and nothing else: without the salt there is no root to answer it with.
+    // Without the salt, its root cannot be derived. The token can only be recognised as an old one.
     const isOld = generation < record.generation - 1;
     return isOld && lastSalted !== null && lastSalted === (await sha256(checked.token));
   }

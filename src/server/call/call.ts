@@ -125,7 +125,7 @@ export class Call {
     return this.#entered?.verified.claims;
   }
 
-  /** The generation that this access token names. */
+  /** The generation in the access token of this call; undefined if the call has no access token. */
   get generation(): number | undefined {
     return this.token?.gen;
   }

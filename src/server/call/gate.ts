@@ -69,7 +69,18 @@ export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer
  * @returns whether the caller has a session
  * @throws SessionError if the call does not meet the policy
  */
-export async function enterSession(
+export function enterSession(
+  core: VerifyingCore,
+  call: Call,
+  policy: SessionPolicy,
+  signal: AbortSignal | undefined,
+): Promise<boolean> {
+  return core.telemetry === undefined
+    ? applyPolicy(core, call, policy, signal)
+    : core.telemetry.run(verification(call), () => applyPolicy(core, call, policy, signal));
+}
+
+async function applyPolicy(
   core: VerifyingCore,
   call: Call,
   policy: SessionPolicy,
@@ -84,7 +95,7 @@ export async function enterSession(
   forbidCaching(call.responseHeader, call.requestMethod);
 
   // 3. The caller: a valid token of a live session.
-  const demand: AuthenticationDemand = {
+  const verified = await authenticate(core, call, {
     required: policy.auth === "required",
     doAntiCsrfCheck: policy.doAntiCsrfCheck ?? call.requestMethod !== "GET",
     check: policy.check,
@@ -93,10 +104,7 @@ export async function enterSession(
     needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
     proof: policy.proof === "required",
     signal,
-  };
-  const verified = await (core.telemetry === undefined
-    ? authenticate(core, call, demand)
-    : core.telemetry.run(verification(call), () => authenticate(core, call, demand)));
+  });
 
   // 4. A client that takes this call for another session's is told. Usually there is nothing to tell.
   const telling = tellSession(core, call, verified);
@@ -110,6 +118,7 @@ export async function enterSession(
   // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
   // fetched first; if there are none, nothing waits.
   const renewing = core.sources?.renew(call, verified, policy.claims, signal);
+  call.waited ||= renewing !== undefined;
   const claims = renewing === undefined ? verified : await renewing;
   const refusing = checkDemands(core, policy, claims);
   if (refusing !== undefined) {
@@ -129,7 +138,7 @@ export async function enterSession(
   return true;
 }
 
-/** The verification of a call, for telemetry: worth a span only if it has waited. */
+/** The verification of a call, for telemetry: worth a span only if it has waited for I/O or a signature. */
 function verification(call: Call): Operation {
   return {
     name: "verify",

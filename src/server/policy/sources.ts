@@ -1,6 +1,7 @@
 import { inTime } from "../../base/clock.ts";
 import { SessionError, unavailable } from "../../base/errors.ts";
 import type { JsonObject } from "../../base/json.ts";
+import { noTelemetry } from "../../base/telemetry.ts";
 import { claimSetAt } from "../../engine/claims.ts";
 import type { SessionRecord, Stored } from "../../engine/store.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
@@ -147,7 +148,7 @@ export class ClaimSources implements ClaimRenewal {
   }
 
   async #fetch(subject: Aged, claim: string): Promise<Fetched> {
-    const { clock, claims, revocations } = this.#core;
+    const { clock, claims, revocations, telemetry = noTelemetry } = this.#core;
     const source = this.#sources.get(claim) as ReadSource;
 
     // 1. Ask the source, within its time. What it says is as old as the question.
@@ -160,8 +161,11 @@ export class ClaimSources implements ClaimRenewal {
     };
     let value: unknown;
     try {
-      const asked = (async () => source.fetch(session, { signal: controller.signal }))();
-      value = await inTime(asked, { clock, ms: source.within, keepAlive: true, late });
+      const asked = async () => source.fetch(session, { signal: controller.signal });
+      const facts = () => ({ source: claim, sessionId: subject.id, userId: subject.userId });
+      value = await telemetry.run({ name: "sourceFetch", facts }, () =>
+        inTime(asked(), { clock, ms: source.within, keepAlive: true, late }),
+      );
     } catch (cause) {
       throw this.#fails(`${subject.id} ${claim}`, { claim, sessionId: subject.id, cause });
     }
