@@ -15,7 +15,13 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
-import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
+import {
+  type AuditLog,
+  type AuditLogOptions,
+  createAuditLog,
+  type EndCause,
+  saidOf,
+} from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
@@ -152,9 +158,8 @@ export class Engine {
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = new Nonces(secrets);
     this.refreshTokens = refreshTokens;
-    const { nonces } = this;
     const audit = createAuditLog(options.auditLog, options);
-    const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces };
+    const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ ...options, revocations, accessTokens, audit });
@@ -500,11 +505,6 @@ export class Engine {
 
 function noAuditLog({ name }: SessionStore): never {
   throw new TypeError(`${name} has no audit log; use another store`);
-}
-
-/** What the event of an end says about its cause. */
-function saidOf({ by, reason }: EndCause): { by?: string; reason?: string } {
-  return { ...(by === undefined ? {} : { by }), ...(reason === undefined ? {} : { reason }) };
 }
 
 function signingKeysOf(

@@ -148,7 +148,7 @@ describe("a session that comes from a bound one", () => {
     expect(bare.error?.rawMessage).toMatch(/has no proof by that key/);
     expect(await sessions.find(first.result?.id ?? "")).toBeDefined();
     const answer = await again(await proven(key, "notes.v1.NotesService/AddNote", access));
-    expect(payloadOf(accessOf(answer))["cnf"]).toEqual({ jkt: key.thumbprint });
+    expect(payloadOf(accessOf(answer))).toMatchObject({ cnf: { jkt: key.thumbprint } });
     expect(await sessions.find(first.result?.id ?? "")).toBeUndefined();
   });
 
