@@ -2,7 +2,7 @@ import type { JWK } from "jose";
 import type { AcceptedIssuer } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
 import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
-import { SessionError, unavailable } from "../base/errors.ts";
+import { unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import { noTelemetry, type SessionTelemetry, type TelemetryReadings } from "../base/telemetry.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
@@ -15,19 +15,13 @@ import {
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
-import {
-  type AuditLog,
-  type AuditLogOptions,
-  createAuditLog,
-  type EndCause,
-  saidOf,
-} from "./audit/log.ts";
+import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
 import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secrets.ts";
-import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
+import { openKeys, type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive, livePages } from "./liveness.ts";
 import { RowReads, storeFailed } from "./reach.ts";
@@ -507,6 +501,11 @@ function noAuditLog({ name }: SessionStore): never {
   throw new TypeError(`${name} has no audit log; use another store`);
 }
 
+/** What the event of an end says about its cause. */
+function saidOf({ by, reason }: EndCause): { by?: string; reason?: string } {
+  return { ...(by === undefined ? {} : { by }), ...(reason === undefined ? {} : { reason }) };
+}
+
 function signingKeysOf(
   options: EngineOptions & { readonly maxStaleness: number },
   secrets: TrustedSecrets,
@@ -521,15 +520,4 @@ function signingKeysOf(
     ...{ ...plan, store, secrets, clock, emit, retention, maxStaleness },
     ...(telemetry && { telemetry }),
   });
-}
-
-/** @throws SessionError `unavailable`, with the cause */
-async function openKeys(keys: SigningKeys): Promise<void> {
-  try {
-    await keys.open();
-  } catch (cause) {
-    throw cause instanceof SessionError
-      ? cause
-      : unavailable("the signing keys could not be loaded; try again", cause);
-  }
 }

@@ -267,8 +267,3 @@ export function readCause(method: string, given: RevokeCause | undefined): Revok
   }
   return given;
 }
-
-/** What the event of an end says about its cause. */
-export function saidOf({ by, reason }: EndCause): { by?: string; reason?: string } {
-  return { ...(by === undefined ? {} : { by }), ...(reason === undefined ? {} : { reason }) };
-}
