@@ -97,13 +97,17 @@ export type {
   RpcContext,
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
-export type { ClientIp } from "./server/core.ts";
+export type { ClientIp, Refusal, RefusalMessage } from "./server/core.ts";
+export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,
   ClaimReason,
   ClaimRule,
   ClaimRules,
   ClaimValue,
+  Condition,
+  ConditionFacts,
+  ConditionLanguage,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,

@@ -47,8 +47,14 @@ import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
 import { type BindMode, Proofs, readBindMode } from "./server/authenticate/proofs.ts";
 import { Operations } from "./server/call/operations.ts";
-import type { ClientIp, Core } from "./server/core.ts";
-import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
+import { compilerOf } from "./server/policy/conditions.ts";
+import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
+import {
+  type ConditionLanguage,
+  type MethodPolicyOptions,
+  Policies,
+} from "./server/policy/policy.ts";
 import { type ClaimSource, readClaimSources } from "./server/policy/source-options.ts";
 
 /** The options of {@link createSessions}. Only `issuer` and `store` are required. */
@@ -109,6 +115,16 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
   /**
+   * Reads the conditions `allow` of policies: `cel()` of `rpc-session/cel`. Default: none, and a policy with
+   * a condition is refused at the start.
+   */
+  readonly conditions?: ConditionLanguage;
+  /**
+   * A decision point elsewhere, asked about every call that has a session, but those of SessionService. See
+   * {@link AuthorizeOptions}. Default: none; policies decide alone.
+   */
+  readonly authorize?: AuthorizeOptions<ClaimsOf<Schema>>;
+  /**
    * A schema for the claims of a session, from zod, valibot, arktype or any other Standard Schema
    * library. It types `session.claims`. Claims that do not match are refused when a session is
    * created and when a token is read. Default: any JSON object.
@@ -142,6 +158,17 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * @example `clientIp: (ctx) => ctx.requestHeader.get("x-real-ip") ?? undefined`
    */
   readonly clientIp?: ClientIp;
+  /**
+   * Replaces the message of a refused call, for example in the language of the user. The code, the hint,
+   * all other details and the headers stay as they are, because clients act on them. It is called once for
+   * each refusal, and must answer at once. If it fails, the message in English is sent and the event
+   * `failed` says so. Internal errors are not refusals. Default: the message in English.
+   *
+   * @example
+   * refusalMessage: ({ reason, requestHeader }) =>
+   *   requestHeader.get("accept-language")?.startsWith("de") ? german[reason] : undefined
+   */
+  readonly refusalMessage?: RefusalMessage;
   /** How long access tokens and sessions live. */
   readonly lifetimes?: LifetimeOptions;
   /** How refresh tokens rotate. */
@@ -289,6 +316,7 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       methods: options.methods ?? {},
       check: readChoice("revocation", options.revocation, revocationChecks),
       sourced: new Set(sourced),
+      compile: compilerOf(options.conditions, options.claims),
     }),
     core: {
       issuer: options.issuer,
@@ -304,7 +332,9 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
       ...{ claims, claimSources, sources: undefined },
+      decisions: options.authorize && new Decisions(options.authorize, clock),
       clientIp: options.clientIp,
+      refusalMessage: options.refusalMessage,
       lifetimes: engine.lifetimes,
       emit: engine.emit,
       clock: engine.clock,
@@ -333,11 +363,14 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   keys: "object",
   public: "array",
   methods: "object",
+  conditions: "object",
+  authorize: "object",
   claims: "any",
   clientClaims: "function",
   claimSources: "object",
   sessionsPerUser: "object",
   clientIp: "function",
+  refusalMessage: "function",
   lifetimes: "object",
   refresh: "object",
   revocation: "string",

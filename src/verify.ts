@@ -36,7 +36,13 @@ import { Proofs } from "./server/authenticate/proofs.ts";
 import { createCallKey } from "./server/call/call.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
-import { type MethodPolicyOptions, Policies } from "./server/policy/policy.ts";
+import { compilerOf } from "./server/policy/conditions.ts";
+import { type AuthorizeOptions, Decisions } from "./server/policy/decisions.ts";
+import {
+  type ConditionLanguage,
+  type MethodPolicyOptions,
+  Policies,
+} from "./server/policy/policy.ts";
 import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
 
 export type { Duration } from "./base/checks.ts";
@@ -75,12 +81,16 @@ export type {
   RpcContext,
 } from "./server/call/exchange.ts";
 export type { RequestGate } from "./server/call/gate.ts";
+export type { AuthorizeOptions, Decision } from "./server/policy/decisions.ts";
 export type {
   ClaimDemand,
   ClaimReason,
   ClaimRule,
   ClaimRules,
   ClaimValue,
+  Condition,
+  ConditionFacts,
+  ConditionLanguage,
   ForeignBearerPolicy,
   MethodDescription,
   MethodPolicy,
@@ -125,6 +135,16 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * ("notes.v1.NotesService/*"), by package ("notes.v1.*") or for everything ("*").
    */
   readonly methods?: Readonly<Record<string, MethodPolicyOptions<ClaimsOf<Schema>>>>;
+  /**
+   * Reads the conditions `allow` of policies: `cel()` of `rpc-session/cel`. Default: none, and a policy with
+   * a condition is refused at the start.
+   */
+  readonly conditions?: ConditionLanguage;
+  /**
+   * A decision point elsewhere, asked about every call that has a session, but those of SessionService. See
+   * {@link AuthorizeOptions}. Default: none; policies decide alone.
+   */
+  readonly authorize?: AuthorizeOptions<ClaimsOf<Schema>>;
   /**
    * The schema of a session's claims; see `SessionsOptions.claims`. It types `session.claims`, and
    * calls whose claims do not match are refused. Default: any JSON object.
@@ -224,10 +244,12 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     methods: options.methods ?? {},
     check: "none",
     hasStore: false,
+    compile: compilerOf(options.conditions, options.claims),
   });
   const authenticator = new VerifyingAuthenticator({ ...options, clock }, keys);
   const events = new EventLimit(safeListener(options.onEvent), clock);
   const core: VerifyingCore = {
+    refusalMessage: undefined,
     issuer: options.issuer,
     olderIssuers: options.olderIssuers ?? [],
     isOwnIssuer: isAnyOf([options.issuer, ...(options.olderIssuers ?? [])]),
@@ -247,6 +269,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     maxStreamStaleness: Number.POSITIVE_INFINITY,
     claims: new ClaimsRule(options.claims, undefined),
     sources: undefined,
+    decisions: options.authorize && new Decisions(options.authorize, clock),
     revocations: authenticator.revocations,
     sessionOn: (_core, { claims, read }) => ({
       ...verifiedSessionOf(claims, read),
@@ -268,6 +291,7 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
     jwks: 0,
     public: 0,
     methods: 0,
+    ...{ conditions: 0, authorize: 0 },
     claims: 0,
     clockSkew: 0,
   },

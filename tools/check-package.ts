@@ -22,6 +22,7 @@ const peers = [
   "@bufbuild/protobuf",
   "@connectrpc/connect",
   "@connectrpc/connect-node",
+  "@marcbachmann/cel-js",
   "@opentelemetry/api",
   "@types/node",
 ];
@@ -111,6 +112,7 @@ write(
 import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
 import { sessionFetch } from "rpc-session/client/fetch";
+import { cel } from "rpc-session/cel";
 import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -143,6 +145,7 @@ const nobody = createClient(HelloService, createRouterTransport(routes, { router
 console.log((await alice.hello({})).userId, (await nobody.hello({})).userId);
 console.log(
   [
+    cel,
     createSessions,
     sessionCors,
     createSessionClient,

@@ -3,7 +3,6 @@ import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { DescMethod, DescService } from "@bufbuild/protobuf";
 import type { MethodDescription } from "../server/policy/policy.ts";
-import { demandsOf } from "../server/policy/rules.ts";
 import { type Command, table, UsageError } from "./command.ts";
 
 /** `rpc-session policy` */
@@ -63,6 +62,8 @@ export const policyCommand: Command = {
 /** A method, and whether the schema states a policy for it. */
 interface StatedMethod extends MethodDescription {
   readonly stated: boolean;
+  /** Its rules on claims, for people. */
+  readonly demands: readonly string[];
 }
 
 async function describe(methods: readonly DescMethod[]): Promise<readonly StatedMethod[]> {
@@ -72,13 +73,25 @@ async function describe(methods: readonly DescMethod[]): Promise<readonly Stated
     );
   }
   const { Policies } = await import("../server/policy/policy.ts");
+  const { demandsOf } = await import("../server/policy/rules.ts");
   const { hasOption } = await import("@bufbuild/protobuf");
   const { method_policy, service_policy } = await import("../../gen/rpcsession/v1/options_pb.ts");
-  const described = new Policies({ public: [], methods: {} }).describe(methods);
+  const described = new Policies({
+    ...{ public: [], methods: {} },
+    // Conditions are shown. What they may name is checked where the service starts.
+    compile: (source) => ({ source, readsRequest: false, claims: [], holds: () => false }),
+  }).describe(methods);
   return described.map((one, i) => {
     const method = methods[i] as DescMethod;
     const stated = hasOption(method, method_policy) || hasOption(method.parent, service_policy);
-    return { ...one, stated };
+    const demands = one.claims.map(({ claim, anyOf, ...others }) => {
+      const rules = demandsOf({ claim, anyOf, ...others });
+      const words = rules.map(({ requirement }) => requirement.replaceAll(" ", "-"));
+      return Object.keys(others).length === 0
+        ? `${claim}=${anyOf.join("|") || "*"}`
+        : `${claim}=${words.join("&") || "*"}`;
+    });
+    return { ...one, stated, demands };
   });
 }
 
@@ -139,17 +152,18 @@ const head = [
 ];
 
 function rowOf(method: StatedMethod): readonly string[] {
-  const { procedure, auth, source, acr, check, stream = "" } = method;
-  const { claims, fresh, csrf, foreignBearer } = shownOf(method);
-  const demands = claims.map((demand) => {
-    const { claim, anyOf, ...others } = demand;
-    const words = demandsOf(demand).map(({ requirement }) => requirement.replaceAll(" ", "-"));
-    return Object.keys(others).length === 0
-      ? `${claim}=${anyOf.join("|") || "*"}`
-      : `${claim}=${words.join("&") || "*"}`;
-  });
+  const { procedure, auth, source, acr, check, demands, stream = "" } = method;
+  const { fresh, csrf, foreignBearer } = shownOf(method);
   return [
-    ...[procedure, auth, source, demands.join(" "), fresh === null ? "" : `${fresh}s`],
+    ...[
+      procedure,
+      auth,
+      source,
+      [...demands, ...(method.allow === undefined ? [] : [`allow(${method.allow.source})`])].join(
+        " ",
+      ),
+      fresh === null ? "" : `${fresh}s`,
+    ],
     acr.join("|"),
     ...[auth === "none" ? "" : check, stream, csrf === null ? "" : csrf ? "always" : "never"],
     foreignBearer,
@@ -162,6 +176,7 @@ function shownOf(method: StatedMethod) {
   return {
     ...{ procedure, auth, source, check, foreignBearer },
     claims: method.claims,
+    allow: method.allow?.source ?? null,
     /** Seconds. */
     fresh: method.freshWithin === undefined ? null : method.freshWithin / 1000,
     acr: method.acr,

@@ -1,4 +1,6 @@
+import type { DescMethod, Message } from "@bufbuild/protobuf";
 import type { Clock } from "../base/clock.ts";
+import type { SessionErrorReason } from "../base/errors.ts";
 import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
@@ -19,6 +21,21 @@ import type { ReadSources } from "./policy/source-options.ts";
 
 /** Returns the IP address of a call's client; undefined if it is not known. */
 export type ClientIp = (context: ClientContext) => string | undefined;
+
+/** A refusal that is about to be sent to a client. */
+export interface Refusal {
+  /** As `RefreshHint.reason` says it on the wire. */
+  readonly reason: SessionErrorReason;
+  /** For example "notes.v1.NotesService/ListNotes". */
+  readonly procedure: string;
+  /** The message in English. */
+  readonly message: string;
+  /** The headers of the request, for example `accept-language`. Do not repeat tokens of it. */
+  readonly requestHeader: Headers;
+}
+
+/** Returns the message of a refusal, at most 1000 characters; undefined keeps the one in English. */
+export type RefusalMessage = (refusal: Refusal) => string | undefined;
 
 /** The part of the engine that authenticates calls. A service without a store has its own. */
 export type Authenticator = Pick<
@@ -62,6 +79,14 @@ export interface ClaimRenewal {
   ): Promise<SessionRecord | undefined>;
 }
 
+/** Asks elsewhere whether calls are allowed. */
+export interface DecisionPoint {
+  /** Decides on a call before its body is read; undefined if it is allowed by an answer that is kept. */
+  before(call: Call, method: DescMethod): Promise<void> | undefined;
+  /** Decides on a message; undefined if that does not depend on it. */
+  onMessage(call: Call, method: DescMethod, request: Message): Promise<void> | undefined;
+}
+
 /** The resolved options and the engine, shared by everything that reads sessions. */
 export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   extends SessionFactory,
@@ -78,10 +103,13 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   readonly claims: ClaimsRule;
   /** Fetches claims that are too old; undefined in a service that only verifies. */
   readonly sources: ClaimRenewal | undefined;
+  /** The option `authorize`; undefined if it is not set. */
+  readonly decisions: DecisionPoint | undefined;
   readonly revocations: Revocations;
   /** Creates the session object of a call from its verified token. */
   sessionOn(core: VerifyingCore<S>, verified: VerifiedClaims, call: Call): S;
   readonly clock: Clock;
+  readonly refusalMessage: RefusalMessage | undefined;
   /** Undefined if nobody observes; a warm call then does nothing for it. */
   readonly telemetry: SessionTelemetry | undefined;
   /** What this instance finishes before it closes. */

@@ -338,21 +338,27 @@ describe("feat:N13 an outage of the audit log", () => {
   it("lets a call return although other calls go on adding entries", async () => {
     const inner = memoryStore();
     let writes = 0;
-    let others = (): void => {};
+    let isBusy = false;
+    let created = (): void => {};
     const store: SessionStore = {
       ...inner,
       appendAudit: async (entries) => {
         await inner.appendAudit?.(entries);
         writes += 1;
-        if (writes < 100) {
-          others();
+        if (isBusy && writes < 100) {
+          // Another call adds its entry before this write has ended.
+          const added = Promise.withResolvers<void>();
+          created = added.resolve;
+          void sessions.issue({ userId: "bob" });
+          await added.promise;
         }
       },
     };
-    const sessions = audited({ store });
+    const sessions = audited({ store, onEvent: ({ type }) => type === "created" && created() });
     await sessions.ready();
-    others = () => void sessions.issue({ userId: "bob" });
+    isBusy = true;
     await sessions.issue({ userId: "alice" });
+    isBusy = false;
     expect(writes).toBeLessThan(5);
   });
 

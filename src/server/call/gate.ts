@@ -3,6 +3,7 @@ import type { Operation } from "../../base/telemetry.ts";
 import { verifiedSessionOf } from "../../engine/session.ts";
 import { type AuthenticationDemand, authenticate, within } from "../authenticate/authenticate.ts";
 import type { VerifyingCore } from "../core.ts";
+import { assertCondition } from "../policy/conditions.ts";
 import { checkDemands, claimsRejected, type Demands } from "../policy/demands.ts";
 import { type MethodPolicy, type Policies, procedureOf } from "../policy/policy.ts";
 import { validateClaims } from "../policy/validate.ts";
@@ -44,6 +45,10 @@ export async function admit(
   try {
     core.operations.assertOpen();
     await enterSession(core, call, policies.of(method), signal);
+    const deciding = core.decisions?.before(call, method);
+    if (deciding !== undefined) {
+      await within(signal, deciding);
+    }
     if (signal.aborted) {
       throw endOf(signal);
     }
@@ -62,6 +67,8 @@ export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer
   Demands & {
     /** Which requests may use cookies. Default "checked". */
     readonly crossSite?: AuthenticationDemand["crossSite"];
+    /** The claims that a source must keep young. Default: those of its rules. */
+    readonly looksAt?: MethodPolicy["looksAt"];
   };
 
 /**
@@ -101,7 +108,7 @@ async function applyPolicy(
     check: policy.check,
     foreignBearer: policy.foreignBearer,
     crossSite: policy.crossSite ?? "checked",
-    needsClaims: policy.claims.length > 0 || policy.validate !== undefined,
+    needsClaims: looksAtClaims(policy),
     proof: policy.proof === "required",
     signal,
   });
@@ -117,7 +124,8 @@ async function applyPolicy(
 
   // 5. The demands of the policy: claims, and a recent authentication. Claims that are too old are
   // fetched first; if there are none, nothing waits.
-  const renewing = core.sources?.renew(call, verified, policy.claims, signal);
+  const looksAt = policy.looksAt ?? policy.claims;
+  const renewing = core.sources?.renew(call, verified, looksAt, signal);
   call.waited ||= renewing !== undefined;
   const claims = renewing === undefined ? verified : await renewing;
   const refusing = checkDemands(core, policy, claims);
@@ -134,8 +142,20 @@ async function applyPolicy(
       throw claimsRejected(claims.sid, unmet);
     }
   }
+  if (policy.allow !== undefined && !policy.allow.readsRequest) {
+    const session = verifiedSessionOf(claims, read);
+    assertCondition(policy.allow, {
+      session,
+      now: core.revocations.storeNow(),
+      request: undefined,
+    });
+  }
   call.enter(core, { claims, read });
   return true;
+}
+
+function looksAtClaims({ claims, validate, allow }: SessionPolicy): boolean {
+  return claims.length > 0 || validate !== undefined || allow !== undefined;
 }
 
 /** The verification of a call, for telemetry: worth a span only if it has waited for I/O or a signature. */

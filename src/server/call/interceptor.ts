@@ -9,6 +9,7 @@ import {
 import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { SessionError } from "../../base/errors.ts";
 import type { VerifyingCore } from "../core.ts";
+import { assertAllowed, checkedMessages } from "../policy/messages.ts";
 import { type Policies, procedureOf } from "../policy/policy.ts";
 import { markAsAnswer, relayFailure, withoutForeignHints } from "../response/errors.ts";
 import { checkWrittenTokens, takeBackTokens } from "../response/tokens.ts";
@@ -65,8 +66,11 @@ export function createInterceptor(
     // 3. A stream ends with its session.
     if (request.stream) {
       const policy = policies.of(request.method);
-      const send = async (under: StreamRequest) =>
-        completed(call, (await handled(under)) as StreamResponse);
+      const send = async (under: StreamRequest) => {
+        const checked = checkedMessages(core, call, under, policy);
+        const response = (await handled(checked.request)) as StreamResponse;
+        return completed(call, checked.answering(response));
+      };
       const failed = (error: unknown): unknown => ownError(core, call, { error, request });
       return runStream({ core, streams, call }, { request, policy, send, failed });
     }
@@ -74,6 +78,10 @@ export function createInterceptor(
     // 4. A unary call. Interceptors of the application may print messages, so a refresh token leaves
     // its message before they run.
     try {
+      const deciding = assertAllowed(core, call, policies.of(request.method), request);
+      if (deciding !== undefined) {
+        await deciding;
+      }
       return completed(call, await handled(takeMessageToken(call, request)));
     } catch (error) {
       throw ownError(core, call, { error, request });

@@ -3,6 +3,7 @@ import { assertAuthenticationWord, type Duration, durationMs } from "../../base/
 import { type PolicyViolation, SessionError } from "../../base/errors.ts";
 import type { TokenClaims } from "../../jwt/claims.ts";
 import type { VerifyingCore } from "../core.ts";
+import type { Condition } from "./conditions.ts";
 import {
   type ClaimDemand,
   type ClaimRules,
@@ -24,11 +25,13 @@ export interface Demands {
   readonly claims: readonly ClaimDemand[];
   /** Code of the service that decides; undefined for none. */
   readonly validate: ValidateClaims | undefined;
+  /** A condition on the session, the request and the time; undefined for none. */
+  readonly allow: Condition | undefined;
 }
 
 /** The demands of a caller that asks for a session alone. */
 export const noDemands: Omit<Demands, "doAntiCsrfCheck"> = {
-  ...{ freshWithin: undefined, acr: [], claims: [], validate: undefined },
+  ...{ freshWithin: undefined, acr: [], claims: [], validate: undefined, allow: undefined },
 };
 
 /** The demands that one policy makes. */
@@ -38,6 +41,8 @@ export interface FoundDemands {
   readonly acr: readonly string[] | undefined;
   readonly claims: readonly ClaimDemand[] | undefined;
   readonly validate: ValidateClaims | undefined;
+  /** The text of a condition. */
+  readonly allow: string | undefined;
 }
 
 /** Demands as they are written in code. */
@@ -47,6 +52,7 @@ export interface DemandOptions {
   readonly acr?: readonly string[];
   readonly claims?: ClaimRules;
   readonly validate?: ValidateClaims;
+  readonly allow?: string;
 }
 
 /**
@@ -141,7 +147,7 @@ export function assertStepUp(
 
 /** @throws TypeError if the demands of a policy in code are not valid */
 export function assertDemandOptions(
-  { freshWithin, acr, claims, validate }: DemandOptions,
+  { freshWithin, acr, claims, validate, allow }: DemandOptions,
   procedure: string,
 ): void {
   if (acr !== undefined) {
@@ -151,6 +157,11 @@ export function assertDemandOptions(
     durationMs(`methods: the freshWithin of ${procedure}`, freshWithin);
   }
   readClaimRules(claimIn("methods", procedure), claims ?? {});
+  if (allow !== undefined && (typeof allow !== "string" || allow === "")) {
+    throw new TypeError(
+      `methods: the allow of ${procedure} must be a condition, such as "session.claims.role == 'admin'"`,
+    );
+  }
   if (validate !== undefined && typeof validate !== "function") {
     throw new TypeError(
       `methods: the validate of ${procedure} must be a function, got ${typeof validate}`,
@@ -180,13 +191,14 @@ export function demandsInCode({
   acr,
   claims,
   validate,
+  allow,
 }: DemandOptions): FoundDemands {
   return {
     doAntiCsrfCheck,
     freshWithin: freshWithin && durationMs("freshWithin", freshWithin),
     acr,
     claims: claims && readClaimRules((claim) => `the claim "${claim}"`, claims),
-    validate,
+    ...{ validate, allow },
   };
 }
 
@@ -204,6 +216,7 @@ export function demandsInSchema(name: string, policy: Policy): FoundDemands {
         ? undefined
         : rulesInSchema(claimIn("the policy in the schema", name), policy.claims),
     validate: undefined,
+    allow: policy.allow === "" ? undefined : policy.allow,
   };
 }
 

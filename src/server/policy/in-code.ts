@@ -3,6 +3,7 @@ import { SessionService } from "../../../gen/rpcsession/v1/service_pb.ts";
 import { assertMembers, type Duration } from "../../base/checks.ts";
 import type { JsonObject } from "../../base/json.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
+import type { Condition } from "./conditions.ts";
 import { assertDemandOptions } from "./demands.ts";
 import type { ClaimRules } from "./rules.ts";
 import type { ValidateClaims } from "./validate.ts";
@@ -55,6 +56,14 @@ export interface MethodPolicyOptions<Claims extends object = JsonObject> {
    *   ? { claim: "seats", requirement: "at most 3 on the free plan" } : undefined`
    */
   readonly validate?: ValidateClaims<Claims>;
+  /**
+   * A condition in the Common Expression Language, on `session`, `request` and `now`. It needs the option
+   * `conditions`, and is checked at the start. One that reads the request is checked for every message of
+   * a stream. Default: none.
+   *
+   * @example `"session.claims.role == 'admin' || request.note.owner == session.user_id"`
+   */
+  readonly allow?: string;
   /**
    * When an open stream ends with its session; only for streaming methods. Default "endOnExpiry".
    *
@@ -111,6 +120,8 @@ export interface CheckDefaults {
    * "none" is the only check, and a policy cannot demand anti-CSRF tokens. Default true.
    */
   readonly hasStore?: boolean;
+  /** Compiles a condition. Undefined if the option `conditions` is not set. */
+  readonly compile?: ((source: string, method: DescMethod) => Condition) | undefined;
   /** The claims that have a source. Undefined in a service that only verifies. */
   readonly sourced?: ReadonlySet<string>;
 }
@@ -226,7 +237,7 @@ const words = {
 
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, acr: 0, claims: 0, stream: 0 },
-  ...{ validate: 0, foreignBearer: 0, proof: 0 },
+  ...{ validate: 0, allow: 0, foreignBearer: 0, proof: 0 },
 };
 
 /** In plain JavaScript, a misspelt value could make a method public. */

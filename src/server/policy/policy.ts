@@ -10,6 +10,7 @@ import {
   service_policy,
 } from "../../../gen/rpcsession/v1/options_pb.ts";
 import { type RevocationCheck, revocationChecks } from "../../engine/revocation/check.ts";
+import { type Condition, readBy } from "./conditions.ts";
 import {
   assertClasses,
   type Demands,
@@ -33,6 +34,7 @@ import {
 import { assertSourced, type ClaimDemand } from "./rules.ts";
 import type { ValidateClaims } from "./validate.ts";
 
+export type { Condition, ConditionFacts, ConditionLanguage } from "./conditions.ts";
 export {
   type ForeignBearerPolicy,
   type MethodPolicyOptions,
@@ -55,6 +57,10 @@ export interface MethodPolicy {
   readonly claims: readonly ClaimDemand[];
   /** Code of the service that decides on the claims; undefined for none. */
   readonly validate: ValidateClaims | undefined;
+  /** A condition; undefined for none. */
+  readonly allow: Condition | undefined;
+  /** The claims that its rules and its condition read; undefined without a condition. */
+  readonly looksAt: readonly ClaimDemand[] | undefined;
   readonly foreignBearer: ForeignBearerPolicy;
   /** Undefined if calls need no proof of the key of their session. */
   readonly proof: "required" | undefined;
@@ -149,6 +155,29 @@ export class Policies {
   }
 }
 
+/** @throws TypeError if the condition is wrong, or there is nothing to read it with */
+function conditionOf(
+  method: DescMethod,
+  source: string | undefined,
+  { compile }: CheckDefaults,
+): Condition | undefined {
+  if (source === undefined) {
+    return undefined;
+  }
+  const name = procedureOf(method);
+  if (compile === undefined) {
+    throw new TypeError(
+      `the policy of ${name} has the condition allow, but nothing reads it; install @marcbachmann/cel-js and set the option conditions: cel() of rpc-session/cel`,
+    );
+  }
+  try {
+    return compile(source, method);
+  } catch (cause) {
+    const why = cause instanceof Error ? cause.message : String(cause);
+    throw new TypeError(`the policy of ${name} has a wrong condition allow: ${why}`, { cause });
+  }
+}
+
 /** What one name or option says about a method; the members that it leaves out are undefined. */
 interface Layer {
   /** 0: of the method; 1: of its service; 2: of more than its service. */
@@ -203,16 +232,21 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     acr: first((layer) => layer.demands.acr, demanding) ?? [],
     claims: first((layer) => layer.demands.claims, demanding) ?? [],
     validate: first((layer) => layer.demands.validate, demanding),
+    allow: conditionOf(
+      method,
+      first((layer) => layer.demands.allow, demanding),
+      defaults,
+    ),
   };
-  const { freshWithin, acr, claims, validate } = demands;
+  const { freshWithin, acr, claims, validate, allow } = demands;
   const proof = first((layer) => layer.proof, demanding);
   if (isPublic && proof === "required") {
     throw new TypeError(
       `the policy of ${procedure} requires a proof, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
   }
-  const demandsAny = acr.length > 0 || claims.length > 0 || validate !== undefined;
-  if (isPublic && (freshWithin !== undefined || demandsAny)) {
+  const demandsClaims = claims.length > 0 || validate !== undefined || allow !== undefined;
+  if (isPublic && (freshWithin !== undefined || acr.length > 0 || demandsClaims)) {
     throw new TypeError(
       `the policy of ${procedure} demands claims, a recent sign-in or an acr, but its auth is "none", which ignores sessions; set its auth to "required"`,
     );
@@ -225,6 +259,7 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
   assertCheckable(procedure, { check: asked, doAntiCsrfCheck: demands.doAntiCsrfCheck }, defaults);
   return {
     ...{ auth, source, ...demands },
+    looksAt: allow && [...claims, ...readBy(allow)],
     check: asked ?? defaults.check ?? revocationChecks[0],
     stream: streamOf(method, layers),
     foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",

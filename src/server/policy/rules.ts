@@ -122,13 +122,13 @@ function failedRule(demand: ClaimDemand, value: JsonValue, now: () => number): F
   if (equals !== undefined && (typeof value === "object" || String(value) !== equals)) {
     return described.equals(equals);
   }
-  if (anyOf.length > 0 && !anyOf.some((one) => contains(value, one))) {
+  if (anyOf.length > 0 && !containsAny(value, anyOf)) {
     return described.anyOf(anyOf);
   }
   if (allOf !== undefined && !allOf.every((one) => contains(value, one))) {
     return described.allOf(allOf);
   }
-  if (noneOf?.some((one) => contains(value, one))) {
+  if (noneOf !== undefined && containsAny(value, noneOf)) {
     return described.noneOf(noneOf);
   }
   if (before !== undefined && !(timeOf(value) < (before === "now" ? now() : before))) {
@@ -164,6 +164,19 @@ function failedComparison({ gt, gte, lt, lte }: ClaimDemand, value: JsonValue): 
     return described.lt(lt);
   }
   return lte !== undefined && !(number <= lte) ? described.lte(lte) : undefined;
+}
+
+/** A loop, because a function for each call would cost more than the comparison. */
+function containsAny(value: JsonValue, list: readonly string[]): boolean {
+  if (typeof value === "string") {
+    return list.includes(value);
+  }
+  for (const one of list) {
+    if (contains(value, one)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 /** Whether a claim is a value, or a list that contains it. Objects are neither. */

@@ -28,7 +28,8 @@ export function refuseCall(
   failure: Failure & { readonly procedure: string },
 ): ConnectError {
   const { procedure } = failure;
-  return toConnectError(failCall(core, call, failure), placeOf(core, call, procedure));
+  const error = failCall(core, call, failure);
+  return toConnectError(error, placeOf(core, call, { error, procedure }));
 }
 
 /**
@@ -95,7 +96,7 @@ export function relayFailure(
   { error, procedure }: { readonly error: SessionError; readonly procedure: string },
 ): ConnectError {
   if (error === call.failure) {
-    return toConnectError(error, placeOf(core, call, procedure));
+    return toConnectError(error, placeOf(core, call, { error, procedure }));
   }
   const { kind, reason, message, sessionId, userId, retryAfter, violations } = error;
   const { stepUp, proofNonce } = error;
@@ -165,11 +166,56 @@ interface ErrorPlace {
   readonly olderRealms: readonly string[];
   /** For example "notes.v1.NotesService/ListNotes". */
   readonly procedure: string;
+  readonly message: string;
 }
 
-function placeOf(core: VerifyingCore, { presented }: Call, procedure: string): ErrorPlace {
-  const realm = presentedIssuer(core, presented) ?? core.issuer;
-  return { realm, olderRealms: core.olderIssuers, procedure };
+/** An error to send, and the procedure that was called. */
+interface Sent {
+  readonly error: SessionError;
+  readonly procedure: string;
+}
+
+function placeOf(core: VerifyingCore, call: Call, { error, procedure }: Sent): ErrorPlace {
+  const realm = presentedIssuer(core, call.presented) ?? core.issuer;
+  const message = messageOf(core, call, { error, procedure });
+  return { realm, olderRealms: core.olderIssuers, procedure, message };
+}
+
+/** Characters of a message by the option `refusalMessage`: gRPC sends it in a trailer. */
+const messageMax = 1_000;
+
+/** Asks the option `refusalMessage`. If it fails, the refusal goes out with its own message. */
+function messageOf(core: VerifyingCore, call: Call, { error, procedure }: Sent): string {
+  const { reason, message } = error;
+  if (core.refusalMessage === undefined || isInternal(error)) {
+    return message;
+  }
+  const { requestHeader } = call;
+  let problem = `returned something else than a text of 1 to ${messageMax} characters, or undefined`;
+  let cause: unknown;
+  try {
+    const text: unknown = core.refusalMessage({ reason, procedure, message, requestHeader });
+    if (text === undefined) {
+      return message;
+    }
+    if (typeof text === "string" && text !== "" && text.length <= messageMax) {
+      return text.toWellFormed();
+    }
+    // A promise may reject later, with nobody to catch it.
+    Promise.resolve(text).catch(() => {});
+  } catch (thrown) {
+    problem = "threw an error";
+    cause = thrown;
+  }
+  const failure = `the option refusalMessage ${problem}; the refusal kept its own message`;
+  const failed = new SessionError("general", "INTERNAL", { message: failure, cause });
+  core.emit({ type: "failed", procedure, error: failed });
+  return message;
+}
+
+/** Whether the client sees only "internal error". */
+function isInternal({ kind, reason }: SessionError): boolean {
+  return kind === "general" || reason === "INTERNAL";
 }
 
 /** The values of the response header `rpcsession-hint`, by the action of the hint. */
@@ -212,7 +258,7 @@ function actionOf(error: SessionError): Action {
  * "internal error".
  */
 function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
-  if (error.kind === "general" || error.reason === "INTERNAL") {
+  if (isInternal(error)) {
     return new ConnectError("internal error", Code.Internal, undefined, undefined, error);
   }
   const details: ConstructorParameters<typeof ConnectError>[3] = [
@@ -230,7 +276,7 @@ function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
     const violations = error.violations.map((violation) => ({ ...violation }));
     details.push({ desc: PolicyViolationsSchema, value: { violations } });
   }
-  return new ConnectError(error.message, codes[error.kind], undefined, details, error);
+  return new ConnectError(place.message, codes[error.kind], undefined, details, error);
 }
 
 /**

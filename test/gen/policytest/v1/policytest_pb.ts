@@ -4,18 +4,274 @@
 // @generated from file policytest/v1/policytest.proto (package policytest.v1, syntax proto3)
 /* eslint-disable */
 
-import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
-import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Duration } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_duration } from "@bufbuild/protobuf/wkt";
+import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_rpcsession_v1_options } from "rpc-session/gen/rpcsession/v1/options_pb.js";
-import type { Message } from "@bufbuild/protobuf";
+import type { Message, UnknownEnum } from "@bufbuild/protobuf";
 
 /**
  * Describes the file policytest/v1/policytest.proto.
  */
 export const file_policytest_v1_policytest: GenFile = /*@__PURE__*/
-  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEiDgoMUnVsZWRSZXF1ZXN0Ig8KDVJ1bGVkUmVzcG9uc2UiEgoQSW5oZXJpdGVkUmVxdWVzdCIkChFJbmhlcml0ZWRSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIhEKD1JlcXVpcmVkUmVxdWVzdCIjChBSZXF1aXJlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPT3B0aW9uYWxSZXF1ZXN0IiMKEE9wdGlvbmFsUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIOCgxGcmVzaFJlcXVlc3QiNwoNRnJlc2hSZXNwb25zZRImCgNhZ2UYASABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iEAoOQ2xhaW1lZFJlcXVlc3QiEQoPQ2xhaW1lZFJlc3BvbnNlIhgKFkluaGVyaXRlZERlbWFuZFJlcXVlc3QiGQoXSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2UiDgoMR3Vlc3RSZXF1ZXN0Ig8KDUd1ZXN0UmVzcG9uc2UiEAoOQ2xhc3NlZFJlcXVlc3QiEQoPQ2xhc3NlZFJlc3BvbnNlIhUKE0ZyZXNoQ2xhc3NlZFJlcXVlc3QiFgoURnJlc2hDbGFzc2VkUmVzcG9uc2UyjwIKC09wZW5TZXJ2aWNlEk4KCUluaGVyaXRlZBIfLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVxdWVzdBogLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkUmVzcG9uc2USUwoIUmVxdWlyZWQSHi5wb2xpY3l0ZXN0LnYxLlJlcXVpcmVkUmVxdWVzdBofLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXNwb25zZSIGiqQZAggBElMKCE9wdGlvbmFsEh4ucG9saWN5dGVzdC52MS5PcHRpb25hbFJlcXVlc3QaHy5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVzcG9uc2UiBoqkGQIIAhoGiqQZAggDMp4DChBEZW1hbmRpbmdTZXJ2aWNlEk0KBUZyZXNoEhsucG9saWN5dGVzdC52MS5GcmVzaFJlcXVlc3QaHC5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVzcG9uc2UiCYqkGQUiAwjYBBJsCgdDbGFpbWVkEh0ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuQ2xhaW1lZFJlc3BvbnNlIiKKpBkeKhQKBHJvbGUSBWFkbWluEgVvd25lcioGCgRwbGFuEmAKD0luaGVyaXRlZERlbWFuZBIlLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVxdWVzdBomLnBvbGljeXRlc3QudjEuSW5oZXJpdGVkRGVtYW5kUmVzcG9uc2USWQoFR3Vlc3QSGy5wb2xpY3l0ZXN0LnYxLkd1ZXN0UmVxdWVzdBocLnBvbGljeXRlc3QudjEuR3Vlc3RSZXNwb25zZSIViqQZEQgCKg0KBHJvbGUSBWFkbWluGhCKpBkMKgoKCHZlcmlmaWVkMtQBCg1TdHJvbmdTZXJ2aWNlEkgKB0NsYXNzZWQSHS5wb2xpY3l0ZXN0LnYxLkNsYXNzZWRSZXF1ZXN0Gh4ucG9saWN5dGVzdC52MS5DbGFzc2VkUmVzcG9uc2USaAoMRnJlc2hDbGFzc2VkEiIucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXF1ZXN0GiMucG9saWN5dGVzdC52MS5GcmVzaENsYXNzZWRSZXNwb25zZSIPiqQZCyIDCNgEQgRwaHJoGg+KpBkLQgNwaHJCBHBocmgy2wEKDFJ1bGVzU2VydmljZRLKAQoFUnVsZWQSGy5wb2xpY3l0ZXN0LnYxLlJ1bGVkUmVxdWVzdBocLnBvbGljeXRlc3QudjEuUnVsZWRSZXNwb25zZSKFAYqkGYABKhAKCHZlcmlmaWVkKgR0cnVlKhoKBmdyb3VwcxoFc3RhZmYiCXN1c3BlbmRlZCoZCgVsZXZlbEEAAAAAAAAIQEkAAAAAAAAkQCooCgl0cmlhbEVuZHNaFDIwMzAtMDEtMDFUMDA6MDA6MDBaYgNub3doASoLCgdibG9ja2VkMABiBnByb3RvMw", [file_google_protobuf_duration, file_rpcsession_v1_options]);
+  fileDesc("Ch5wb2xpY3l0ZXN0L3YxL3BvbGljeXRlc3QucHJvdG8SDXBvbGljeXRlc3QudjEi/QMKCERvY3VtZW50Eg0KBW93bmVyGAEgASgJEgwKBHRhZ3MYAiADKAkSDQoFcGFnZXMYAyABKAUSDQoFYnl0ZXMYBCABKAMSMAoMcHVibGlzaGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIzCgZsYWJlbHMYBiADKAsyIy5wb2xpY3l0ZXN0LnYxLkRvY3VtZW50LkxhYmVsc0VudHJ5Eg4KBGJvb2sYByABKAlIABIOCgRwYWdlGAggASgJSAASLAoFc3RhdGUYCSABKA4yHS5wb2xpY3l0ZXN0LnYxLkRvY3VtZW50LlN0YXRlEicKBnBhcmVudBgKIAEoCzIXLnBvbGljeXRlc3QudjEuRG9jdW1lbnQSEgoFcHJpY2UYCyABKAFIAYgBARImCgVwYXJ0cxgMIAMoCzIXLnBvbGljeXRlc3QudjEuRG9jdW1lbnQSJgoDYWdlGA0gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uGi0KC0xhYmVsc0VudHJ5EgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCToCOAEiMwoFU3RhdGUSFQoRU1RBVEVfVU5TUEVDSUZJRUQQABITCg9TVEFURV9QVUJMSVNIRUQQAUIGCgRraW5kQggKBl9wcmljZSI4CgtFZGl0UmVxdWVzdBIpCghkb2N1bWVudBgBIAEoCzIXLnBvbGljeXRlc3QudjEuRG9jdW1lbnQiDgoMRWRpdFJlc3BvbnNlIg0KC1JlYWRSZXF1ZXN0Ig4KDFJlYWRSZXNwb25zZSI7Cg5FZGl0QWxsUmVxdWVzdBIpCghkb2N1bWVudBgBIAEoCzIXLnBvbGljeXRlc3QudjEuRG9jdW1lbnQiIQoPRWRpdEFsbFJlc3BvbnNlEg4KBmVkaXRlZBgBIAEoBSIOCgxSdWxlZFJlcXVlc3QiDwoNUnVsZWRSZXNwb25zZSISChBJbmhlcml0ZWRSZXF1ZXN0IiQKEUluaGVyaXRlZFJlc3BvbnNlEg8KB3VzZXJfaWQYASABKAkiEQoPUmVxdWlyZWRSZXF1ZXN0IiMKEFJlcXVpcmVkUmVzcG9uc2USDwoHdXNlcl9pZBgBIAEoCSIRCg9PcHRpb25hbFJlcXVlc3QiIwoQT3B0aW9uYWxSZXNwb25zZRIPCgd1c2VyX2lkGAEgASgJIg4KDEZyZXNoUmVxdWVzdCI3Cg1GcmVzaFJlc3BvbnNlEiYKA2FnZRgBIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiIQCg5DbGFpbWVkUmVxdWVzdCIRCg9DbGFpbWVkUmVzcG9uc2UiGAoWSW5oZXJpdGVkRGVtYW5kUmVxdWVzdCIZChdJbmhlcml0ZWREZW1hbmRSZXNwb25zZSIOCgxHdWVzdFJlcXVlc3QiDwoNR3Vlc3RSZXNwb25zZSIQCg5DbGFzc2VkUmVxdWVzdCIRCg9DbGFzc2VkUmVzcG9uc2UiFQoTRnJlc2hDbGFzc2VkUmVxdWVzdCIWChRGcmVzaENsYXNzZWRSZXNwb25zZTKPAgoLT3BlblNlcnZpY2USTgoJSW5oZXJpdGVkEh8ucG9saWN5dGVzdC52MS5Jbmhlcml0ZWRSZXF1ZXN0GiAucG9saWN5dGVzdC52MS5Jbmhlcml0ZWRSZXNwb25zZRJTCghSZXF1aXJlZBIeLnBvbGljeXRlc3QudjEuUmVxdWlyZWRSZXF1ZXN0Gh8ucG9saWN5dGVzdC52MS5SZXF1aXJlZFJlc3BvbnNlIgaKpBkCCAESUwoIT3B0aW9uYWwSHi5wb2xpY3l0ZXN0LnYxLk9wdGlvbmFsUmVxdWVzdBofLnBvbGljeXRlc3QudjEuT3B0aW9uYWxSZXNwb25zZSIGiqQZAggCGgaKpBkCCAMyngMKEERlbWFuZGluZ1NlcnZpY2USTQoFRnJlc2gSGy5wb2xpY3l0ZXN0LnYxLkZyZXNoUmVxdWVzdBocLnBvbGljeXRlc3QudjEuRnJlc2hSZXNwb25zZSIJiqQZBSIDCNgEEmwKB0NsYWltZWQSHS5wb2xpY3l0ZXN0LnYxLkNsYWltZWRSZXF1ZXN0Gh4ucG9saWN5dGVzdC52MS5DbGFpbWVkUmVzcG9uc2UiIoqkGR4qFAoEcm9sZRIFYWRtaW4SBW93bmVyKgYKBHBsYW4SYAoPSW5oZXJpdGVkRGVtYW5kEiUucG9saWN5dGVzdC52MS5Jbmhlcml0ZWREZW1hbmRSZXF1ZXN0GiYucG9saWN5dGVzdC52MS5Jbmhlcml0ZWREZW1hbmRSZXNwb25zZRJZCgVHdWVzdBIbLnBvbGljeXRlc3QudjEuR3Vlc3RSZXF1ZXN0GhwucG9saWN5dGVzdC52MS5HdWVzdFJlc3BvbnNlIhWKpBkRCAIqDQoEcm9sZRIFYWRtaW4aEIqkGQwqCgoIdmVyaWZpZWQy1AEKDVN0cm9uZ1NlcnZpY2USSAoHQ2xhc3NlZBIdLnBvbGljeXRlc3QudjEuQ2xhc3NlZFJlcXVlc3QaHi5wb2xpY3l0ZXN0LnYxLkNsYXNzZWRSZXNwb25zZRJoCgxGcmVzaENsYXNzZWQSIi5wb2xpY3l0ZXN0LnYxLkZyZXNoQ2xhc3NlZFJlcXVlc3QaIy5wb2xpY3l0ZXN0LnYxLkZyZXNoQ2xhc3NlZFJlc3BvbnNlIg+KpBkLIgMI2ARCBHBocmgaD4qkGQtCA3BockIEcGhyaDLbAQoMUnVsZXNTZXJ2aWNlEsoBCgVSdWxlZBIbLnBvbGljeXRlc3QudjEuUnVsZWRSZXF1ZXN0GhwucG9saWN5dGVzdC52MS5SdWxlZFJlc3BvbnNlIoUBiqQZgAEqEAoIdmVyaWZpZWQqBHRydWUqGgoGZ3JvdXBzGgVzdGFmZiIJc3VzcGVuZGVkKhkKBWxldmVsQQAAAAAAAAhASQAAAAAAACRAKigKCXRyaWFsRW5kc1oUMjAzMC0wMS0wMVQwMDowMDowMFpiA25vd2gBKgsKB2Jsb2NrZWQwADKNAwoQQ29uZGl0aW9uU2VydmljZRKSAQoERWRpdBIaLnBvbGljeXRlc3QudjEuRWRpdFJlcXVlc3QaGy5wb2xpY3l0ZXN0LnYxLkVkaXRSZXNwb25zZSJRiqQZTUpLc2Vzc2lvbi5jbGFpbXMucm9sZSA9PSAnYWRtaW4nIHx8IHJlcXVlc3QuZG9jdW1lbnQub3duZXIgPT0gc2Vzc2lvbi51c2VyX2lkEmUKBFJlYWQSGi5wb2xpY3l0ZXN0LnYxLlJlYWRSZXF1ZXN0GhsucG9saWN5dGVzdC52MS5SZWFkUmVzcG9uc2UiJIqkGSBKHiFoYXMoc2Vzc2lvbi5jbGFpbXMuc3VzcGVuZGVkKRJ9CgdFZGl0QWxsEh0ucG9saWN5dGVzdC52MS5FZGl0QWxsUmVxdWVzdBoeLnBvbGljeXRlc3QudjEuRWRpdEFsbFJlc3BvbnNlIi+KpBkrSilyZXF1ZXN0LmRvY3VtZW50Lm93bmVyID09IHNlc3Npb24udXNlcl9pZCgBMAFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_rpcsession_v1_options]);
+
+/**
+ * Document is what conditions look at.
+ *
+ * @generated from message policytest.v1.Document
+ */
+export type Document = Message<"policytest.v1.Document"> & {
+  /**
+   * owner is a user.
+   *
+   * @generated from field: string owner = 1;
+   */
+  owner: string;
+
+  /**
+   * tags are words.
+   *
+   * @generated from field: repeated string tags = 2;
+   */
+  tags: string[];
+
+  /**
+   * pages counts.
+   *
+   * @generated from field: int32 pages = 3;
+   */
+  pages: number;
+
+  /**
+   * bytes counts.
+   *
+   * @generated from field: int64 bytes = 4;
+   */
+  bytes: bigint;
+
+  /**
+   * published_at is a time.
+   *
+   * @generated from field: google.protobuf.Timestamp published_at = 5;
+   */
+  publishedAt?: Timestamp | undefined;
+
+  /**
+   * labels have names.
+   *
+   * @generated from field: map<string, string> labels = 6;
+   */
+  labels: { [key: string]: string };
+
+  /**
+   * kind is one of two.
+   *
+   * @generated from oneof policytest.v1.Document.kind
+   */
+  kind: {
+    /**
+     * book is its ISBN.
+     *
+     * @generated from field: string book = 7;
+     */
+    value: string;
+    case: "book";
+  } | {
+    /**
+     * page is its address.
+     *
+     * @generated from field: string page = 8;
+     */
+    value: string;
+    case: "page";
+  } | { case: undefined; value?: undefined };
+
+  /**
+   * state is where it is.
+   *
+   * @generated from field: policytest.v1.Document.State state = 9;
+   */
+  state: Document_State;
+
+  /**
+   * parent contains it.
+   *
+   * @generated from field: policytest.v1.Document parent = 10;
+   */
+  parent?: Document | undefined;
+
+  /**
+   * price may be absent.
+   *
+   * @generated from field: optional double price = 11;
+   */
+  price?: number | undefined;
+
+  /**
+   * parts are inside.
+   *
+   * @generated from field: repeated policytest.v1.Document parts = 12;
+   */
+  parts: Document[];
+
+  /**
+   * age is not readable by conditions.
+   *
+   * @generated from field: google.protobuf.Duration age = 13;
+   */
+  age?: Duration | undefined;
+};
+
+/**
+ * Describes the message policytest.v1.Document.
+ * Use `create(DocumentSchema)` to create a new message.
+ */
+export const DocumentSchema: GenMessage<Document> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 0);
+
+/**
+ * State is where a document is.
+ *
+ * @generated from enum policytest.v1.Document.State
+ */
+export const Document_State = {
+  /**
+   * STATE_UNSPECIFIED: nowhere.
+   *
+   * @generated from enum value: STATE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * STATE_PUBLISHED: everybody sees it.
+   *
+   * @generated from enum value: STATE_PUBLISHED = 1;
+   */
+  PUBLISHED: 1,
+} as const;
+
+/**
+ * State is where a document is.
+ *
+ * @generated from enum policytest.v1.Document.State
+ */
+export type Document_State = (typeof Document_State)[keyof typeof Document_State] | UnknownEnum;
+
+/**
+ * Describes the enum policytest.v1.Document.State.
+ */
+export const Document_StateSchema: GenEnum<Document_State> = /*@__PURE__*/
+  enumDesc(file_policytest_v1_policytest, 0, 0);
+
+/**
+ * EditRequest has a document.
+ *
+ * @generated from message policytest.v1.EditRequest
+ */
+export type EditRequest = Message<"policytest.v1.EditRequest"> & {
+  /**
+   * document is the new one.
+   *
+   * @generated from field: policytest.v1.Document document = 1;
+   */
+  document?: Document | undefined;
+};
+
+/**
+ * Describes the message policytest.v1.EditRequest.
+ * Use `create(EditRequestSchema)` to create a new message.
+ */
+export const EditRequestSchema: GenMessage<EditRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 1);
+
+/**
+ * EditResponse is empty.
+ *
+ * @generated from message policytest.v1.EditResponse
+ */
+export type EditResponse = Message<"policytest.v1.EditResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.EditResponse.
+ * Use `create(EditResponseSchema)` to create a new message.
+ */
+export const EditResponseSchema: GenMessage<EditResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 2);
+
+/**
+ * ReadRequest is empty.
+ *
+ * @generated from message policytest.v1.ReadRequest
+ */
+export type ReadRequest = Message<"policytest.v1.ReadRequest"> & {
+};
+
+/**
+ * Describes the message policytest.v1.ReadRequest.
+ * Use `create(ReadRequestSchema)` to create a new message.
+ */
+export const ReadRequestSchema: GenMessage<ReadRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 3);
+
+/**
+ * ReadResponse is empty.
+ *
+ * @generated from message policytest.v1.ReadResponse
+ */
+export type ReadResponse = Message<"policytest.v1.ReadResponse"> & {
+};
+
+/**
+ * Describes the message policytest.v1.ReadResponse.
+ * Use `create(ReadResponseSchema)` to create a new message.
+ */
+export const ReadResponseSchema: GenMessage<ReadResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 4);
+
+/**
+ * EditAllRequest has a document.
+ *
+ * @generated from message policytest.v1.EditAllRequest
+ */
+export type EditAllRequest = Message<"policytest.v1.EditAllRequest"> & {
+  /**
+   * document is the new one.
+   *
+   * @generated from field: policytest.v1.Document document = 1;
+   */
+  document?: Document | undefined;
+};
+
+/**
+ * Describes the message policytest.v1.EditAllRequest.
+ * Use `create(EditAllRequestSchema)` to create a new message.
+ */
+export const EditAllRequestSchema: GenMessage<EditAllRequest> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 5);
+
+/**
+ * EditAllResponse counts.
+ *
+ * @generated from message policytest.v1.EditAllResponse
+ */
+export type EditAllResponse = Message<"policytest.v1.EditAllResponse"> & {
+  /**
+   * edited counts the documents so far.
+   *
+   * @generated from field: int32 edited = 1;
+   */
+  edited: number;
+};
+
+/**
+ * Describes the message policytest.v1.EditAllResponse.
+ * Use `create(EditAllResponseSchema)` to create a new message.
+ */
+export const EditAllResponseSchema: GenMessage<EditAllResponse> = /*@__PURE__*/
+  messageDesc(file_policytest_v1_policytest, 6);
 
 /**
  * RuledRequest is empty.
@@ -30,7 +286,7 @@ export type RuledRequest = Message<"policytest.v1.RuledRequest"> & {
  * Use `create(RuledRequestSchema)` to create a new message.
  */
 export const RuledRequestSchema: GenMessage<RuledRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 0);
+  messageDesc(file_policytest_v1_policytest, 7);
 
 /**
  * RuledResponse is empty.
@@ -45,7 +301,7 @@ export type RuledResponse = Message<"policytest.v1.RuledResponse"> & {
  * Use `create(RuledResponseSchema)` to create a new message.
  */
 export const RuledResponseSchema: GenMessage<RuledResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 1);
+  messageDesc(file_policytest_v1_policytest, 8);
 
 /**
  * InheritedRequest is empty.
@@ -60,7 +316,7 @@ export type InheritedRequest = Message<"policytest.v1.InheritedRequest"> & {
  * Use `create(InheritedRequestSchema)` to create a new message.
  */
 export const InheritedRequestSchema: GenMessage<InheritedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 2);
+  messageDesc(file_policytest_v1_policytest, 9);
 
 /**
  * InheritedResponse tells who called.
@@ -81,7 +337,7 @@ export type InheritedResponse = Message<"policytest.v1.InheritedResponse"> & {
  * Use `create(InheritedResponseSchema)` to create a new message.
  */
 export const InheritedResponseSchema: GenMessage<InheritedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 3);
+  messageDesc(file_policytest_v1_policytest, 10);
 
 /**
  * RequiredRequest is empty.
@@ -96,7 +352,7 @@ export type RequiredRequest = Message<"policytest.v1.RequiredRequest"> & {
  * Use `create(RequiredRequestSchema)` to create a new message.
  */
 export const RequiredRequestSchema: GenMessage<RequiredRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 4);
+  messageDesc(file_policytest_v1_policytest, 11);
 
 /**
  * RequiredResponse tells who called.
@@ -117,7 +373,7 @@ export type RequiredResponse = Message<"policytest.v1.RequiredResponse"> & {
  * Use `create(RequiredResponseSchema)` to create a new message.
  */
 export const RequiredResponseSchema: GenMessage<RequiredResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 5);
+  messageDesc(file_policytest_v1_policytest, 12);
 
 /**
  * OptionalRequest is empty.
@@ -132,7 +388,7 @@ export type OptionalRequest = Message<"policytest.v1.OptionalRequest"> & {
  * Use `create(OptionalRequestSchema)` to create a new message.
  */
 export const OptionalRequestSchema: GenMessage<OptionalRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 6);
+  messageDesc(file_policytest_v1_policytest, 13);
 
 /**
  * OptionalResponse tells who called.
@@ -153,7 +409,7 @@ export type OptionalResponse = Message<"policytest.v1.OptionalResponse"> & {
  * Use `create(OptionalResponseSchema)` to create a new message.
  */
 export const OptionalResponseSchema: GenMessage<OptionalResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 7);
+  messageDesc(file_policytest_v1_policytest, 14);
 
 /**
  * FreshRequest is empty.
@@ -168,7 +424,7 @@ export type FreshRequest = Message<"policytest.v1.FreshRequest"> & {
  * Use `create(FreshRequestSchema)` to create a new message.
  */
 export const FreshRequestSchema: GenMessage<FreshRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 8);
+  messageDesc(file_policytest_v1_policytest, 15);
 
 /**
  * FreshResponse is empty.
@@ -189,7 +445,7 @@ export type FreshResponse = Message<"policytest.v1.FreshResponse"> & {
  * Use `create(FreshResponseSchema)` to create a new message.
  */
 export const FreshResponseSchema: GenMessage<FreshResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 9);
+  messageDesc(file_policytest_v1_policytest, 16);
 
 /**
  * ClaimedRequest is empty.
@@ -204,7 +460,7 @@ export type ClaimedRequest = Message<"policytest.v1.ClaimedRequest"> & {
  * Use `create(ClaimedRequestSchema)` to create a new message.
  */
 export const ClaimedRequestSchema: GenMessage<ClaimedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 10);
+  messageDesc(file_policytest_v1_policytest, 17);
 
 /**
  * ClaimedResponse is empty.
@@ -219,7 +475,7 @@ export type ClaimedResponse = Message<"policytest.v1.ClaimedResponse"> & {
  * Use `create(ClaimedResponseSchema)` to create a new message.
  */
 export const ClaimedResponseSchema: GenMessage<ClaimedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 11);
+  messageDesc(file_policytest_v1_policytest, 18);
 
 /**
  * InheritedDemandRequest is empty.
@@ -234,7 +490,7 @@ export type InheritedDemandRequest = Message<"policytest.v1.InheritedDemandReque
  * Use `create(InheritedDemandRequestSchema)` to create a new message.
  */
 export const InheritedDemandRequestSchema: GenMessage<InheritedDemandRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 12);
+  messageDesc(file_policytest_v1_policytest, 19);
 
 /**
  * InheritedDemandResponse is empty.
@@ -249,7 +505,7 @@ export type InheritedDemandResponse = Message<"policytest.v1.InheritedDemandResp
  * Use `create(InheritedDemandResponseSchema)` to create a new message.
  */
 export const InheritedDemandResponseSchema: GenMessage<InheritedDemandResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 13);
+  messageDesc(file_policytest_v1_policytest, 20);
 
 /**
  * GuestRequest is empty.
@@ -264,7 +520,7 @@ export type GuestRequest = Message<"policytest.v1.GuestRequest"> & {
  * Use `create(GuestRequestSchema)` to create a new message.
  */
 export const GuestRequestSchema: GenMessage<GuestRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 14);
+  messageDesc(file_policytest_v1_policytest, 21);
 
 /**
  * GuestResponse is empty.
@@ -279,7 +535,7 @@ export type GuestResponse = Message<"policytest.v1.GuestResponse"> & {
  * Use `create(GuestResponseSchema)` to create a new message.
  */
 export const GuestResponseSchema: GenMessage<GuestResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 15);
+  messageDesc(file_policytest_v1_policytest, 22);
 
 /**
  * ClassedRequest is empty.
@@ -294,7 +550,7 @@ export type ClassedRequest = Message<"policytest.v1.ClassedRequest"> & {
  * Use `create(ClassedRequestSchema)` to create a new message.
  */
 export const ClassedRequestSchema: GenMessage<ClassedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 16);
+  messageDesc(file_policytest_v1_policytest, 23);
 
 /**
  * ClassedResponse is empty.
@@ -309,7 +565,7 @@ export type ClassedResponse = Message<"policytest.v1.ClassedResponse"> & {
  * Use `create(ClassedResponseSchema)` to create a new message.
  */
 export const ClassedResponseSchema: GenMessage<ClassedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 17);
+  messageDesc(file_policytest_v1_policytest, 24);
 
 /**
  * FreshClassedRequest is empty.
@@ -324,7 +580,7 @@ export type FreshClassedRequest = Message<"policytest.v1.FreshClassedRequest"> &
  * Use `create(FreshClassedRequestSchema)` to create a new message.
  */
 export const FreshClassedRequestSchema: GenMessage<FreshClassedRequest> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 18);
+  messageDesc(file_policytest_v1_policytest, 25);
 
 /**
  * FreshClassedResponse is empty.
@@ -339,7 +595,7 @@ export type FreshClassedResponse = Message<"policytest.v1.FreshClassedResponse">
  * Use `create(FreshClassedResponseSchema)` to create a new message.
  */
 export const FreshClassedResponseSchema: GenMessage<FreshClassedResponse> = /*@__PURE__*/
-  messageDesc(file_policytest_v1_policytest, 19);
+  messageDesc(file_policytest_v1_policytest, 26);
 
 /**
  * OpenService needs no session unless a method says so.
@@ -476,4 +732,43 @@ export const RulesService: GenService<{
   },
 }> = /*@__PURE__*/
   serviceDesc(file_policytest_v1_policytest, 3);
+
+/**
+ * ConditionService has conditions on its messages.
+ *
+ * @generated from service policytest.v1.ConditionService
+ */
+export const ConditionService: GenService<{
+  /**
+   * Edit is for administrators and for the owner of a document.
+   *
+   * @generated from rpc policytest.v1.ConditionService.Edit
+   */
+  edit: {
+    methodKind: "unary";
+    input: typeof EditRequestSchema;
+    output: typeof EditResponseSchema;
+  },
+  /**
+   * Read is for everybody who is not suspended; the request does not matter.
+   *
+   * @generated from rpc policytest.v1.ConditionService.Read
+   */
+  read: {
+    methodKind: "unary";
+    input: typeof ReadRequestSchema;
+    output: typeof ReadResponseSchema;
+  },
+  /**
+   * EditAll edits documents as they come.
+   *
+   * @generated from rpc policytest.v1.ConditionService.EditAll
+   */
+  editAll: {
+    methodKind: "bidi_streaming";
+    input: typeof EditAllRequestSchema;
+    output: typeof EditAllResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_policytest_v1_policytest, 4);
 

@@ -1,0 +1,243 @@
+import {
+  type DescField,
+  type DescMessage,
+  isFieldSet,
+  type Message,
+  ScalarType,
+} from "@bufbuild/protobuf";
+import { timestampDate } from "@bufbuild/protobuf/wkt";
+import type { Environment } from "@marcbachmann/cel-js";
+
+/** Items of one list or map that a condition may look at. More refuse the call. */
+const maxItems = 1_000;
+
+/** What CEL sees of an object: its class has a getter for each field. */
+export type View = new (value: object) => object;
+
+/** A field as CEL sees it: its type, and its value; undefined if it is not set. */
+interface Field {
+  readonly type: string;
+  readonly read: (of: never) => unknown;
+}
+
+/** Makes a class whose getters read the fields of a value. A field may have any name, also "value". */
+function viewOf(fields: ReadonlyMap<string, Field>): View {
+  class Seen {
+    readonly #value: object;
+    constructor(value: object) {
+      this.#value = value;
+    }
+    static of(seen: Seen): never {
+      return seen.#value as never;
+    }
+  }
+  for (const [name, { read }] of fields) {
+    Object.defineProperty(Seen.prototype, name, {
+      get(this: Seen) {
+        return read(Seen.of(this));
+      },
+    });
+  }
+  return Seen;
+}
+
+/** Adds a type with its fields to an environment. */
+export function addType(env: Environment, name: string, fields: ReadonlyMap<string, Field>): View {
+  const ctor = viewOf(fields);
+  const types = Object.fromEntries([...fields].map(([field, { type }]) => [field, type]));
+  env.registerType(name, { ctor, fields: types });
+  return ctor;
+}
+
+/** The messages that an environment knows, by their names in CEL. Filled while they are added. */
+type Known = Map<string, { view: View | undefined }>;
+
+/**
+ * Adds a message and those that it contains. Fields have the names of the schema. Integers and enums are
+ * `int`, a Timestamp is a timestamp. Fields of other well-known types cannot be read.
+ * @returns the name of its type, and how to see a message of it
+ */
+export function addMessage(
+  env: Environment,
+  message: DescMessage,
+  known: Known = new Map(),
+): { readonly type: string; readonly see: (value: object) => object } {
+  const type = `message.${message.typeName}`;
+  let entry = known.get(type);
+  if (entry === undefined) {
+    entry = { view: undefined };
+    known.set(type, entry);
+    const fields = new Map<string, Field>();
+    for (const field of message.fields) {
+      const seen = fieldOf(env, field, known);
+      // CEL finds the type of a value by its constructor.
+      if (seen !== undefined && field.name !== "constructor") {
+        fields.set(field.name, seen);
+      }
+    }
+    entry.view = addType(env, type, fields);
+  }
+  const { view } = entry;
+  const found = entry;
+  return {
+    type,
+    // A message may contain itself, so its class may not be there yet.
+    see: (value) => new ((view ?? found.view) as View)(value),
+  };
+}
+
+interface Item {
+  readonly type: string;
+  readonly see: (value: never) => unknown;
+}
+
+function fieldOf(env: Environment, field: DescField, known: Known): Field | undefined {
+  if (field.fieldKind === "map") {
+    const item = itemOf(env, field.mapKind, field, known);
+    if (item === undefined || field.mapKey !== ScalarType.STRING) {
+      return undefined;
+    }
+    const read = (value: Readonly<Record<string, never>>) => {
+      const entries = Object.entries(value);
+      assertSize(entries.length);
+      return new Map(entries.map(([key, one]) => [key, item.see(one)]));
+    };
+    return { type: `map<string, ${item.type}>`, read: reading(field, read) };
+  }
+  if (field.fieldKind === "list") {
+    const item = itemOf(env, field.listKind, field, known);
+    const read = (value: readonly never[]) => {
+      assertSize(value.length);
+      return value.map((one) => item?.see(one));
+    };
+    return item && { type: `list<${item.type}>`, read: reading(field, read) };
+  }
+  const item = itemOf(env, field.fieldKind, field, known);
+  return item && { type: item.type, read: reading(field, item.see) };
+}
+
+/** Reads a field of a message, if it is set. Fields without presence always are. */
+function reading(field: DescField, see: (value: never) => unknown): Field["read"] {
+  return (message: Message & Readonly<Record<string, unknown>>) => {
+    if (field.oneof !== undefined) {
+      const { case: name, value } = message[field.oneof.localName] as {
+        case?: string;
+        value: never;
+      };
+      return name === field.localName ? see(value) : undefined;
+    }
+    const hasPresence =
+      field.fieldKind === "message" || (field.proto.proto3Optional && field.fieldKind !== "list");
+    return hasPresence && !isFieldSet(message, field)
+      ? undefined
+      : see(message[field.localName] as never);
+  };
+}
+
+const integers: ReadonlySet<ScalarType> = new Set([
+  ...[ScalarType.INT32, ScalarType.INT64, ScalarType.UINT32, ScalarType.UINT64],
+  ...[ScalarType.SINT32, ScalarType.SINT64, ScalarType.FIXED32, ScalarType.FIXED64],
+  ...[ScalarType.SFIXED32, ScalarType.SFIXED64],
+]);
+
+function itemOf(
+  env: Environment,
+  kind: "scalar" | "enum" | "message",
+  field: DescField,
+  known: Known,
+): Item | undefined {
+  if (kind === "enum") {
+    return { type: "int", see: BigInt };
+  }
+  const { message } = field;
+  if (kind === "message") {
+    if (message?.typeName === "google.protobuf.Timestamp") {
+      return { type: "google.protobuf.Timestamp", see: timestampDate };
+    }
+    return message === undefined || message.typeName.startsWith("google.protobuf.")
+      ? undefined
+      : addMessage(env, message, known);
+  }
+  const scalar = field.scalar as ScalarType;
+  if (integers.has(scalar)) {
+    return { type: "int", see: BigInt };
+  }
+  const same = (value: unknown): unknown => value;
+  const type = {
+    [ScalarType.STRING]: "string",
+    [ScalarType.BOOL]: "bool",
+    [ScalarType.BYTES]: "bytes",
+  }[scalar as number];
+  return { type: type ?? "double", see: same };
+}
+
+function assertSize(length: number): void {
+  if (length > maxItems) {
+    throw new RangeError(`a condition looks at ${maxItems} items at most`);
+  }
+}
+
+/** The part of JSON Schema that types claims. Anything else is not typed. */
+export interface JsonSchema {
+  readonly type?: unknown;
+  readonly properties?: Readonly<Record<string, JsonSchema>>;
+  readonly items?: unknown;
+}
+
+/** Adds the claims of a session, as far as their JSON Schema types them. */
+export function addClaims(env: Environment, schema: JsonSchema, name = "claims"): Item {
+  const fields = new Map<string, Field>();
+  for (const [claim, of] of Object.entries(schema.properties ?? {})) {
+    const item = claimOf(env, of, `${name}.${claim.replace(/\W/g, "_")}`);
+    const read = (claims: Readonly<Record<string, unknown>>) => {
+      const value = Object.hasOwn(claims, claim) ? claims[claim] : undefined;
+      return value === undefined || value === null ? undefined : item.see(value as never);
+    };
+    fields.set(claim, { type: item.type, read });
+  }
+  const view = addType(env, name, fields);
+  return { type: name, see: (value: object) => new view(value) };
+}
+
+function claimOf(env: Environment, schema: JsonSchema, name: string): Item {
+  const same = (value: unknown): unknown => value;
+  switch (schema.type) {
+    case "string":
+      return { type: "string", see: same };
+    case "boolean":
+      return { type: "bool", see: same };
+    case "number":
+      return { type: "double", see: same };
+    case "integer":
+      return { type: "int", see: BigInt };
+    case "array": {
+      const items = (schema.items ?? {}) as JsonSchema;
+      const item = claimOf(env, items, `${name}.items`);
+      return {
+        type: `list<${item.type}>`,
+        see: (values: readonly never[]) => {
+          assertSize(values.length);
+          return values.map((value) => item.see(value));
+        },
+      };
+    }
+    case "object":
+      return schema.properties === undefined
+        ? { type: "map<string, dyn>", see: plain }
+        : addClaims(env, schema, name);
+    default:
+      return { type: "dyn", see: plain };
+  }
+}
+
+/** Copies JSON into objects that CEL takes for maps. The claims of a token have no prototype. */
+export function plain(value: unknown): unknown {
+  if (typeof value !== "object" || value === null) {
+    return value;
+  }
+  if (Array.isArray(value)) {
+    assertSize(value.length);
+    return value.map(plain);
+  }
+  return new Map(Object.entries(value).map(([name, member]) => [name, plain(member)]));
+}
