@@ -87,7 +87,7 @@ export type {
 export type { SecretInfo, SessionKeys, SessionSecrets, SigningKeyInfo } from "./incident.ts";
 export type { JsonWebKey, JsonWebKeySet, SigningAlgorithm } from "./jwt/jwk.ts";
 export type { VerifiedCacheOptions } from "./jwt/verified-cache.ts";
-export type { SessionsOptions, SessionsPerUserOptions } from "./options.ts";
+export type { BindOptions, SessionsOptions, SessionsPerUserOptions } from "./options.ts";
 export type { CookieNames, CookieOptions } from "./request/cookie-options.ts";
 export { redactTokens } from "./request/tokens.ts";
 export type {
@@ -112,6 +112,7 @@ export type {
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
+  ProofPolicy,
   StreamPolicy,
   ValidateClaims,
 } from "./server/policy/policy.ts";
@@ -147,6 +148,7 @@ export type {
 } from "./server/session/by-id.ts";
 export type {
   AuthenticationOptions,
+  BindOption,
   IssuedTokens,
   NewSessionOptions,
   RedirectOptions,

@@ -32,6 +32,7 @@ import type { EngineOptions } from "./engine/engine.ts";
 import { type KeysOptions, readKeyPlan } from "./engine/keys/plan.ts";
 import { type LifetimeOptions, type RefreshOptions, readLifetimes } from "./engine/lifetimes.ts";
 import { observedStore } from "./engine/reach.ts";
+import type { OnMismatch } from "./engine/refresh/refresh.ts";
 import {
   type RevocationCheck,
   readMaxStaleness,
@@ -44,6 +45,7 @@ import { readCacheLimits, type VerifiedCacheOptions } from "./jwt/verified-cache
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import { type BindMode, Proofs, readBindMode } from "./server/authenticate/proofs.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { ClientIp, Core, RefusalMessage } from "./server/core.ts";
 import { compilerOf } from "./server/policy/conditions.ts";
@@ -195,6 +197,11 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
    * and at least `maxStaleness`.
    */
   readonly maxStreamStaleness?: Duration;
+  /**
+   * Whether sessions are bound to a key of the client, so that a copied refresh token is useless. Default:
+   * those of clients that sign in with a proof (DPoP, RFC 9449).
+   */
+  readonly bind?: BindOptions;
   /** The names and attributes of the session cookies. */
   readonly cookies?: CookieOptions;
   /**
@@ -235,6 +242,31 @@ export interface SessionsOptions<Schema extends ClaimsSchema = AnyClaims> {
   readonly auditLog?: AuditLogOptions;
   /** The source of time. Default: the system clock. */
   readonly clock?: Clock;
+}
+
+/** How sessions are bound to a key; see {@link SessionsOptions.bind}. */
+export interface BindOptions {
+  /**
+   * Which sign-ins bind their session to a key; each can decide for itself. Default "preferred".
+   *
+   * - `preferred`: those whose request has a proof. The tokens of such a session travel in headers.
+   * - `required`: all of them. A sign-in without a proof, or with tokens in cookies, is refused.
+   * - `off`: none.
+   */
+  readonly mode?: BindMode;
+  /**
+   * What a refresh without a proof by the key of its session causes. It is always refused, and the event
+   * `proofRefused` is emitted. Default "refuse".
+   *
+   * - `refuse`: nothing else. The session goes on for the client that has the key.
+   * - `revoke`: the session ends, with those that were forked from it.
+   */
+  readonly onMismatch?: OnMismatch;
+  /**
+   * The URL of this service as its clients see it: proofs must name the procedure under it. Set it if that
+   * is not the issuer. Default: the issuer.
+   */
+  readonly url?: string;
 }
 
 /**
@@ -293,6 +325,10 @@ export function readOptions(options: SessionsOptions): ResolvedOptions {
       cookies: new SessionCookies(issuer, options.cookies),
       origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
       crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
+      proofs: new Proofs({
+        mode: readBindMode("bind.mode", options.bind?.mode),
+        url: options.bind?.url ?? options.issuer,
+      }),
       antiCsrf: readChoice("antiCsrf", options.antiCsrf, ["off", "token"]),
       browserHeaderTransport: options.browserHeaderTransport ?? false,
       ...{ claims, claimSources, sources: undefined },
@@ -342,6 +378,7 @@ const shapes: Readonly<Record<keyof SessionsOptions, Shape>> = {
   clockSkew: "string",
   verifiedCache: "object",
   maxStreamStaleness: "string",
+  bind: "object",
   cookies: "object",
   origins: "array",
   crossSite: "string",
@@ -406,8 +443,10 @@ function readEngineOptions(
       "a secret is listed in both secret and deadSecrets; remove it from one of them",
     );
   }
-  const { issuer, audience } = options;
+  const { issuer, audience, bind = {} } = options;
+  assertMembers("bind", bind, { mode: 0, onMismatch: 0, url: 0 });
   return {
+    onMismatch: readChoice("bind.onMismatch", bind.onMismatch, ["refuse", "revoke"]),
     issuer,
     older: readOlderIssuers(options.olderIssuers, { issuer, audience }),
     dead,

@@ -32,6 +32,7 @@ import { createAccessTokenVerifier } from "./jwt/verifier.ts";
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import { Proofs } from "./server/authenticate/proofs.ts";
 import { createCallKey } from "./server/call/call.ts";
 import { Operations } from "./server/call/operations.ts";
 import type { Authenticator, VerifyingCore } from "./server/core.ts";
@@ -94,6 +95,7 @@ export type {
   MethodDescription,
   MethodPolicy,
   MethodPolicyOptions,
+  ProofPolicy,
   StreamPolicy,
   ValidateClaims,
 } from "./server/policy/policy.ts";
@@ -153,6 +155,14 @@ export interface VerifySessionsOptions<Schema extends ClaimsSchema = AnyClaims> 
    * Default and maximum: "60s".
    */
   readonly clockSkew?: Duration;
+  /**
+   * How proofs of possession are checked (DPoP, RFC 9449). Without it, calls with the scheme `DPoP` are
+   * refused. The issuer creates the sessions that are bound to a key.
+   */
+  readonly bind?: {
+    /** The URL of this service as its clients see it: proofs must name the procedure under it. */
+    readonly url: string;
+  };
   /** The cookie options of the issuer. They determine the names of the cookies to read. */
   readonly cookies?: CookieOptions;
   /**
@@ -246,6 +256,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
     cookies: new SessionCookies(issuer, options.cookies),
     origins: readPageOrigins(options.origins, { issuer, sameSite: options.cookies?.sameSite }),
     crossSite: readChoice("crossSite", options.crossSite, ["checked", "unchecked"]),
+    proofs: new Proofs({ mode: "off", url: options.bind?.url }),
     antiCsrf: "off",
     emit: (event) => {
       telemetry?.event(event);
@@ -284,7 +295,16 @@ const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
     claims: 0,
     clockSkew: 0,
   },
-  ...{ cookies: 0, origins: 0, crossSite: 0, verifiedCache: 0, fetch: 0, onEvent: 0, clock: 0 },
+  ...{
+    bind: 0,
+    cookies: 0,
+    origins: 0,
+    crossSite: 0,
+    verifiedCache: 0,
+    fetch: 0,
+    onEvent: 0,
+    clock: 0,
+  },
   telemetry: 0,
 };
 
@@ -319,6 +339,8 @@ class VerifyingAuthenticator implements Authenticator {
     this.revocations = new NoRevocations(options.clock);
   }
 
+  /** Nonces are made under the issuer's secret; here the time of a proof counts. */
+  readonly nonces = undefined;
   /** The readings for telemetry. Streams of this service end by the clock, so none waits for an end. */
   get readings(): TelemetryReadings {
     const { warm, cold } = this.#counts;

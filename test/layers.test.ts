@@ -66,6 +66,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "remote-keys.ts": "main",
     "issuer-keys.ts": "verifySessions and back-channel logout read the keys of others",
     "logout-token.ts": "back-channel logout",
+    "dpop.ts": "the server checks proofs of possession",
     "verified-cache.ts": "main",
     "strict-parse.ts":
       "the engine reads claims from JSON as strictly as from a token; the server tells tokens of others",
@@ -92,6 +93,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "keys/sealed.ts": "the command line names the secret of a key",
     "refresh/refresh.ts": "the server passes refreshed tokens to the response",
     "refresh/format.ts": "the server and the commands recognise refresh tokens",
+    "refresh/nonces.ts": "the server checks proofs of possession",
     "refresh/rule.ts": "the contract of a store holds its write against the rule",
     "refresh/token.ts": "the server proves refresh tokens in requests",
     "revocation/check.ts": "options of createSessions and of methods",
@@ -114,6 +116,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "protect.ts": "the public types of sessions.protect",
     "reading.ts": "sessions.getSession and verifySessions",
     "sessions.ts": "createSessions builds it",
+    "authenticate/proofs.ts": "options of createSessions and of verifySessions",
     "call/call.ts": "verifySessions",
     "call/operations.ts": "createSessions closes when its operations are over",
     "call/exchange.ts": "the public type of an exchange, which rpc-session/http creates",

@@ -17,6 +17,7 @@ export function typicalSession(given: Partial<NewSession> = {}): NewSession {
     transport: "cookie",
     salt: "",
     rootHash: randomId(32),
+    boundKey: null,
     secretId: "c2VjcmV0",
     claims: { role: "admin", plan: "pro", org: "acme" },
     data: {},

@@ -88,6 +88,8 @@ export interface SecretKeys {
   readonly refreshTag: Mac;
   readonly refreshCheck: Mac;
   readonly antiCsrf: Mac;
+  /** Makes the nonces of proofs of possession. */
+  readonly nonce: Mac;
   /** AES-256-GCM key for data that is stored encrypted. */
   readonly encryption: CryptoKey;
 }
@@ -144,6 +146,7 @@ async function deriveKeys(secret: Uint8Array<ArrayBuffer>, issuer: string): Prom
     refreshTag: await createMac(await derive("refresh-tag")),
     refreshCheck: await createMac(await derive("refresh-check"), checkBytes),
     antiCsrf: await createMac(await derive("anti-csrf")),
+    nonce: await createMac(await derive("proof-nonce")),
     encryption: await crypto.subtle.importKey("raw", encryption, "AES-GCM", false, [
       "encrypt",
       "decrypt",

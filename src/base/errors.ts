@@ -35,6 +35,8 @@ export interface SessionErrorOptions {
   readonly violations?: readonly PolicyViolation[];
   /** What the next authentication must be, for STEP_UP_REQUIRED. */
   readonly stepUp?: StepUp | undefined;
+  /** The nonce for the next proof of possession, for the reasons `PROOF_…`. */
+  readonly proofNonce?: string | undefined;
   /** The underlying fault, for logs; never sent. */
   readonly cause?: unknown;
 }
@@ -83,6 +85,8 @@ export class SessionError extends Error {
   readonly violations: readonly PolicyViolation[];
   /** What the next authentication must be; only set for `STEP_UP_REQUIRED`. */
   readonly stepUp: StepUp | undefined;
+  /** The nonce for the next proof of possession (RFC 9449); only set for `PROOF_…`. Not a secret. */
+  readonly proofNonce: string | undefined;
 
   constructor(kind: SessionErrorKind, reason: SessionErrorReason, options: SessionErrorOptions) {
     super(options.message, options.cause === undefined ? undefined : { cause: options.cause });
@@ -94,6 +98,7 @@ export class SessionError extends Error {
     this.retryAfter = options.retryAfter;
     this.violations = options.violations ?? [];
     this.stepUp = options.stepUp;
+    this.proofNonce = options.proofNonce;
   }
 
   /**

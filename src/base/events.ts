@@ -6,7 +6,8 @@ import type { SessionError, SessionErrorReason } from "./errors.ts";
  * - `signOut`: its client signed out
  * - `revoked`: the service or another session of the user revoked it
  * - `replaced`: a new sign-in in the same client replaced it
- * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from
+ * - `theft`: one of its refresh tokens was reused, or one of the session that it was forked from; or one
+ *   was used without its key, and `bind.onMismatch` is "revoke"
  * - `evicted`: the user had too many sessions
  * - `externalLogout`: the user signed out at the identity provider, or `revokeAll` was called with an
  *   `externalId`
@@ -116,6 +117,17 @@ export type SessionEvent =
       readonly presented: number;
       readonly generation: number;
       readonly at: number;
+    }
+  /**
+   * A valid refresh token of a session that is bound to a key came without a proof by that key, and was
+   * refused: somebody else may have the token. `why`: there was no valid proof, or one by another key.
+   * A client that has lost its key causes it, too.
+   */
+  | {
+      readonly type: "proofRefused";
+      readonly sessionId: string;
+      readonly userId: string;
+      readonly why: "missing" | "otherKey";
     }
   /** The store was restored to a state older than its tokens, and the session was moved forward. */
   | {
@@ -243,6 +255,10 @@ const lines: Readonly<Record<SessionEvent["type"], Line>> = {
     message: "refused a request with session cookies as a possible CSRF attack",
   },
   theft: { level: "warn", message: "detected reuse of a refresh token and ended its session" },
+  proofRefused: {
+    level: "warn",
+    message: "refused a refresh token that came without a proof by the key of its session",
+  },
   storeWentBack: {
     level: "error",
     message: "the store was restored to a state older than its tokens",

@@ -28,6 +28,14 @@ export const header = {
   session: "rpcsession-session",
 } as const;
 
+/** The headers of proofs of possession (RFC 9449). */
+export const proofHeader = {
+  /** Request: the proof. */
+  proof: "dpop",
+  /** Response: the nonce for the next proof. */
+  nonce: "dpop-nonce",
+} as const;
+
 /**
  * What a notice reports:
  *

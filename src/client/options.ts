@@ -99,9 +99,7 @@ export function resolveOptions(options: Omit<SessionClientOptions, "claims">): R
   }
   const { realm, onEvent, onStepUp } = options;
   if (realm !== undefined && (typeof realm !== "string" || realm === "")) {
-    throw new TypeError(
-      `realm must be the issuer of the sessions, a non-empty string, got ${JSON.stringify(realm)}`,
-    );
+    throw new TypeError(`realm must be the issuer of the sessions, got ${JSON.stringify(realm)}`);
   }
   for (const [name, listener] of Object.entries({ onEvent, onStepUp })) {
     if (listener !== undefined && typeof listener !== "function") {

@@ -35,6 +35,7 @@ interface TokenContent {
   readonly userId: string;
   readonly tenantId: string | null;
   readonly authentication?: Authentication | null;
+  readonly boundKey?: string | null;
   readonly claims: JsonObject;
   readonly transport: TokenTransport;
   /** The length of the claims that the client may read, in bytes of their header. Default 0. */
@@ -59,8 +60,8 @@ const maxLength = { cookie: 4_000, header: maxTokenLength } as const;
 const maxMetadata = 8_192;
 /** Bytes of the headers that Connect sends with every gRPC response, and of `cache-control`. */
 const connectMetadata = 300;
-/** Characters of the longest refresh token. */
-const refreshLength = 132;
+/** Characters of the longest refresh token, and of the thumbprint in that of a bound session. */
+const refreshLength = { unbound: 132, bound: 132 + 44 } as const;
 
 /** Signs access tokens. */
 export class AccessTokens {
@@ -101,6 +102,7 @@ export class AccessTokens {
       transport: record.transport,
       ...(record.tenantId === null ? {} : { tid: record.tenantId }),
       ...record.authentication,
+      ...(record.boundKey === null ? {} : { jkt: record.boundKey }),
       ...(history !== undefined && refreshTokens.format === 2 && { history }),
       claims: record.claims,
     });
@@ -134,7 +136,7 @@ export class AccessTokens {
    * @throws TypeError if one might not
    */
   assertFits(content: TokenContent): void {
-    const { userId, tenantId, authentication, claims, transport, shownLength = 0 } = content;
+    const { userId, tenantId, authentication, claims, transport, boundKey = null } = content;
     const { issuer, audience } = this.#options;
     const largest: TokenClaims = {
       iss: issuer,
@@ -154,6 +156,7 @@ export class AccessTokens {
       transport,
       ...(tenantId === null ? {} : { tid: tenantId }),
       ...authentication,
+      ...(boundKey === null ? {} : { jkt: boundKey }),
       history: "x".repeat(maxHistoryLength),
       claims,
     };
@@ -165,7 +168,7 @@ export class AccessTokens {
         `the claims are too large: the access token could reach ${length} characters, and a ${transport} holds ${limit}; use fewer or shorter claims`,
       );
     }
-    const metadata = this.#metadataOf(length, shownLength, userId);
+    const metadata = this.#metadataOf(length, content);
     if (transport === "header" && metadata > maxMetadata) {
       throw new TypeError(
         `the claims are too large: the headers of a response could reach ${metadata} bytes, and gRPC clients accept ${maxMetadata}; use fewer or shorter claims, or show fewer with clientClaims`,
@@ -174,7 +177,8 @@ export class AccessTokens {
   }
 
   /** The bytes of a response with new tokens in headers. */
-  #metadataOf(tokenLength: number, shownLength: number, user: string): number {
+  #metadataOf(tokenLength: number, content: TokenContent): number {
+    const { userId: user, boundKey = null, shownLength = 0 } = content;
     const notice = encodeNotice({
       ...{ event: "refreshed", session: "x".repeat(22), user, realm: this.#options.issuer },
       ...{ generation: greatestCount, claimsVersion: greatestCount },
@@ -182,7 +186,7 @@ export class AccessTokens {
     });
     const headers = [
       [header.accessToken, tokenLength],
-      [header.refreshToken, refreshLength],
+      [header.refreshToken, boundKey === null ? refreshLength.unbound : refreshLength.bound],
       [header.session, notice.length + shownLength],
     ] as const;
     return headers.reduce(

@@ -10,6 +10,8 @@ import type { ShownLength } from "./claims.ts";
 import type { Lifetimes, SessionLife } from "./lifetimes.ts";
 import { liveOf } from "./liveness.ts";
 import { storeFailed } from "./reach.ts";
+import type { Nonces } from "./refresh/nonces.ts";
+import { unprovenError } from "./refresh/refresh.ts";
 import type { Beginning, RefreshTokens } from "./refresh/token.ts";
 import type { RevocationLog } from "./revocation/log.ts";
 import type {
@@ -38,6 +40,10 @@ export interface Creation {
   readonly externalId?: ExternalId | null;
   /** How the user authenticated; absent if nothing is known. */
   readonly authentication?: Authentication | null;
+  /** The thumbprint of the key that it is bound to; absent for none. */
+  readonly boundKey?: string | null;
+  /** The key that the request has freshly proven; absent for none. */
+  readonly provenKey?: string | undefined;
   /** Lifetimes of its own; absent to use the service's. */
   readonly life?: SessionLife;
   /** The id of the session that it replaces. */
@@ -52,6 +58,8 @@ export interface Origin {
   readonly session: string;
   /** Its lineage, or else its id. */
   readonly lineage: string;
+  /** The key that it is bound to; null for none. */
+  readonly boundKey: string | null;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
   /** When its user authenticated; null for now. */
@@ -74,6 +82,7 @@ interface CreatorOptions {
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
+  readonly nonces: Nonces;
   readonly lifetimes: Lifetimes;
   /** Sessions per user; null or absent for any number. */
   readonly limit?: SessionLimit | null;
@@ -99,7 +108,7 @@ export class SessionCreator {
    *
    * @throws TypeError if its tokens would not fit their transport; nothing is stored then
    * @throws SessionError `forbidden` if the user has reached the limit; `unauthorized` if the
-   * session that it comes from is over
+   * session that it comes from is over, or is bound to a key that the request has not proven
    */
   create(creation: Creation): Promise<Created> {
     const { telemetry = noTelemetry } = this.#options;
@@ -115,24 +124,27 @@ export class SessionCreator {
   async #create(creation: Creation): Promise<Created> {
     const { store, accessTokens, refreshTokens, shownLength, emit, audit } = this.#options;
 
-    // 1. Refuse claims that could outgrow their transport, before anything is stored.
+    // 1. A copy of a bound session needs a proof by its key, and is bound too.
+    await this.#assertProven(creation);
+
+    // 2. Refuse claims that could outgrow their transport, before anything is stored.
     accessTokens.assertFits({
       ...creation,
       shownLength: (await shownLength?.(creation.claims)) ?? 0,
     });
 
-    // 2. Insert the session. The same transaction ends the sessions that it replaces or evicts.
+    // 3. Insert the session. The same transaction ends the sessions that it replaces or evicts.
     const inserted = await this.#insert(creation);
 
-    // 3. Make those ends known in this process.
+    // 4. Make those ends known in this process.
     this.#announceEnds(creation, inserted);
 
     try {
-      // 4. A derived session takes over what has changed in its original meanwhile.
+      // 5. A derived session takes over what has changed in its original meanwhile.
       const stored = await this.#caughtUp(creation, inserted);
       const { record, now } = stored;
 
-      // 5. Create both tokens.
+      // 6. Create both tokens.
       const access = await accessTokens.mint(stored);
       const refreshToken = await refreshTokens.mint(record, inserted.root);
 
@@ -151,16 +163,32 @@ export class SessionCreator {
     }
   }
 
+  /** @throws SessionError `unauthorized` */
+  async #assertProven({ from, provenKey, boundKey = null }: Creation): Promise<void> {
+    const { nonces, revocations } = this.#options;
+    if (from === undefined || from.boundKey === null) {
+      return;
+    }
+    if (from.boundKey !== provenKey) {
+      const nonce = await nonces.mint(revocations.storeNow());
+      throw unprovenError(from.session, provenKey, nonce);
+    }
+    if (boundKey === null) {
+      throw new TypeError("a session that comes from a bound one must be bound to a key, too");
+    }
+  }
+
   async #insert(creation: Creation): Promise<Kept> {
     const { store, secrets, refreshTokens, lifetimes, limit = null } = this.#options;
-    const { life, from, ...content } = creation;
+    const { life, from, provenKey: _, boundKey = null, ...content } = creation;
     const id = randomId(16);
-    const { root, ...proof } = await refreshTokens.begin();
+    const { root, ...proof } = await refreshTokens.begin(boundKey !== null);
     const inserted = await store
       .insert({
         ...content,
         id,
         ...proof,
+        boundKey,
         secretId: secrets.current.id,
         idle: life?.idleLife ?? lifetimes.idle,
         absolute: life?.absolute ?? lifetimes.absolute,
@@ -176,6 +204,7 @@ export class SessionCreator {
       })
       .catch(storeFailed);
     if (inserted.record !== undefined) {
+      await this.#assertKeepsKey(inserted.record, boundKey);
       return { ...inserted, root };
     }
     if (inserted.refused === "notLive" && from !== undefined) {
@@ -185,6 +214,17 @@ export class SessionCreator {
     throw new SessionError("forbidden", "SESSION_LIMIT", {
       message: `the user already has ${limit?.max} sessions, which is the limit; end one of them first`,
     });
+  }
+
+  /** @throws TypeError if the store has lost the key that the session is bound to */
+  async #assertKeepsKey({ id, boundKey }: SessionRecord, given: string | null): Promise<void> {
+    const { store } = this.#options;
+    if ((boundKey ?? null) !== given) {
+      await store.revoke(id, "revoked").catch(() => {});
+      throw new TypeError(
+        `${store.name} does not keep boundKey, so no session can be bound to a key; update the store, or set bind: { mode: "off" }`,
+      );
+    }
   }
 
   #announceEnds(creation: Creation, inserted: Kept): void {

@@ -2,7 +2,7 @@ import type { JWK } from "jose";
 import type { AcceptedIssuer } from "../base/checks.ts";
 import type { Clock } from "../base/clock.ts";
 import type { DeadSecrets, SecretOption } from "../base/crypto.ts";
-import { SessionError, unavailable } from "../base/errors.ts";
+import { unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import { noTelemetry, type SessionTelemetry, type TelemetryReadings } from "../base/telemetry.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
@@ -21,13 +21,14 @@ import { SessionCreator } from "./create.ts";
 import { OwnSigningKeys } from "./keys/own.ts";
 import { type KeyPlan, readKeyPlan } from "./keys/plan.ts";
 import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secrets.ts";
-import { type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
+import { openKeys, type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive, livePages } from "./liveness.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
-import { Refresher } from "./refresh/refresh.ts";
+import { Nonces } from "./refresh/nonces.ts";
+import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
 import { readMaxStaleness } from "./revocation/check.ts";
 import { closedHealth, healthOf, type SessionsHealth } from "./revocation/health.ts";
@@ -64,6 +65,8 @@ export interface EngineOptions {
   readonly lifetimes: Lifetimes;
   /** Sessions per user. Default: unlimited. */
   readonly limit?: SessionLimit | null;
+  /** Default "refuse". */
+  readonly onMismatch?: OnMismatch;
   /** How far `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   /** Default 5000. */
@@ -94,6 +97,8 @@ const logMargin = 60_000;
 export class Engine {
   readonly revocations: RevocationLog;
   readonly antiCsrf: AntiCsrf;
+  /** The nonces of proofs of possession. */
+  readonly nonces: Nonces;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
   readonly refresher: Refresher;
@@ -145,9 +150,10 @@ export class Engine {
     const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
+    this.nonces = new Nonces(secrets);
     this.refreshTokens = refreshTokens;
     const audit = createAuditLog(options.auditLog, options);
-    const parts = { secrets, revocations, accessTokens, refreshTokens, audit };
+    const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
     this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ ...options, revocations, accessTokens, audit });
@@ -514,15 +520,4 @@ function signingKeysOf(
     ...{ ...plan, store, secrets, clock, emit, retention, maxStaleness },
     ...(telemetry && { telemetry }),
   });
-}
-
-/** @throws SessionError `unavailable`, with the cause */
-async function openKeys(keys: SigningKeys): Promise<void> {
-  try {
-    await keys.open();
-  } catch (cause) {
-    throw cause instanceof SessionError
-      ? cause
-      : unavailable("the signing keys could not be loaded; try again", cause);
-  }
 }

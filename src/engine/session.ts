@@ -28,6 +28,8 @@ export interface VerifiedSession<Claims extends object = JsonObject> {
   readonly accessExpiresAt: Date;
   /** How the session's tokens travel: in cookies or in headers. */
   readonly tokenTransport: TokenTransport;
+  /** The thumbprint of the key that the session is bound to (RFC 7638), if it is bound to one. */
+  readonly boundKey: string | undefined;
 }
 
 /**
@@ -114,6 +116,8 @@ export interface SessionInfo<Claims extends object = JsonObject> {
   /** When the session ends at the latest. */
   readonly expiresAt: Date;
   readonly tokenTransport: TokenTransport;
+  /** The thumbprint of the key that the session is bound to (RFC 7638), if it is bound to one. */
+  readonly boundKey: string | undefined;
   /** The device on which the session was created. */
   readonly device: Device;
   /** What the identity provider calls the session and its user; undefined if it was not given. */
@@ -134,6 +138,7 @@ export function verifiedSessionOf(claims: TokenClaims, read: JsonObject): Verifi
     expiresAt: new Date(claims.session_exp * 1000),
     accessExpiresAt: new Date(claims.exp * 1000),
     tokenTransport: claims.transport,
+    boundKey: claims.jkt,
   };
 }
 
@@ -152,6 +157,7 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     idleExpiresAt: new Date(record.idleExpiresAt),
     expiresAt: new Date(record.expiresAt),
     tokenTransport: record.transport,
+    boundKey: record.boundKey ?? undefined,
     device: record.device,
     externalId: record.externalId ?? undefined,
   };

@@ -69,6 +69,11 @@ export interface SessionRecord {
    * reuse of that token once the salt is gone. Null for none.
    */
   readonly lastSalted: string | null;
+  /**
+   * The public key that the session is bound to: its thumbprint (RFC 7638, SHA-256, base64url). Null if
+   * it is bound to none.
+   */
+  readonly boundKey: string | null;
   /** The id of the secret under which the refresh token of `generation` was minted. */
   readonly secretId: string;
   /** The same of `generation` − 1; null if it is not known. */
@@ -132,6 +137,8 @@ export interface NewSession {
   readonly transport: TokenTransport;
   readonly salt: string;
   readonly rootHash: string | null;
+  /** Stored unchanged; see `SessionRecord`. */
+  readonly boundKey: string | null;
   readonly secretId: string;
   readonly claims: JsonObject;
   readonly data: JsonObject;
@@ -241,6 +248,8 @@ export type RefreshWrite = {
   readonly id: string;
   readonly generation: number;
   readonly idle: number;
+  /** Becomes the `boundKey` of the record; absent to keep that. */
+  readonly boundKey?: string | undefined;
 } & (
   | {
       /**
@@ -287,7 +296,7 @@ export type TokenProof = Pick<SessionRecord, "salt" | "rootHash" | "lastSalted">
  * The common refresh as one conditional write: the first line of the table of `decideRefresh`, for
  * tokens of format 2. Applied only if all of this holds by the store's clock:
  *
- * - the record has this `generation`, `secretId`, `rootHash` and `transport`
+ * - the record has this `generation`, `secretId`, `rootHash`, `transport` and `boundKey`
  * - it is not revoked and has not expired
  * - its generation was confirmed more than `overlap` milliseconds ago
  *
@@ -302,6 +311,8 @@ export interface AdvanceWrite {
   readonly secretId: string;
   readonly rootHash: string;
   readonly transport: TokenTransport;
+  /** The key that the request has proven and the token names; null for a record that is not bound. */
+  readonly boundKey: string | null;
   readonly overlap: number;
   readonly idle: number;
   readonly nextSecretId: string;

@@ -39,6 +39,8 @@ export interface TokenClaims {
   readonly acr?: string;
   /** The authentication methods (RFC 8176); not empty. */
   readonly amr?: readonly string[];
+  /** The thumbprint of the key that the session is bound to: `cnf.jkt` (RFC 7800, RFC 9449 §6.1). */
+  readonly jkt?: string;
   /** The history of the store whose row the token was issued for; in the token, in `rpcsession`. */
   readonly history?: string;
   /** The user's claims; in the token they are at the root of the payload. */
@@ -61,8 +63,7 @@ const laterOwnNames: ReadonlySet<string> = new Set(["acr", "amr"]);
 const ownClaimNames: ReadonlySet<string> = new Set([
   ...["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "sid"],
   ...["gen", "gat", "cv", "tid", "auth_time", "session_iat", "session_exp", "transport"],
-  ownAuthentication,
-  ownFacts,
+  ...[ownAuthentication, ownFacts, "cnf"],
 ]);
 
 /**
@@ -78,7 +79,7 @@ const namesOfStoredClaims: ReadonlySet<string> = new Set([...laterOwnNames, ownF
 /** Names that are forbidden for a user's claims at the root: the token's own, and dangerous ones. */
 export const reservedClaimNames: ReadonlySet<string> = new Set([
   ...ownClaimNames,
-  ...["cnf", "__proto__", "constructor", "prototype"],
+  ...["__proto__", "constructor", "prototype"],
 ]);
 
 /**
@@ -86,12 +87,13 @@ export const reservedClaimNames: ReadonlySet<string> = new Set([
  * precedence.
  */
 export function toPayload({ claims, ...own }: TokenClaims): JsonObject {
-  const { tid, acr, amr, history, ...always } = own;
+  const { tid, acr, amr, jkt, history, ...always } = own;
   const payload: JsonObject = {
     ...(ownFacts in claims ? { ...claims, [ownFacts]: {} } : claims),
     ...always,
     ...(tid === undefined ? {} : { tid }),
     ...(history === undefined ? {} : { [ownFacts]: { history } }),
+    ...(jkt === undefined ? {} : { cnf: { jkt } }),
   };
   if (acr === undefined && amr === undefined) {
     return payload;
@@ -123,7 +125,7 @@ export function checkedPayload(claims: TokenClaims): JsonObject {
  * Reads the claims of a payload. A claim of the wrong type is never treated as absent.
  *
  * Checks only the types: the verifier checks issuer, audience and time. `nbf` may be present, as a
- * time. A reserved name without a meaning here, such as `cnf` (RFC 7800), is rejected rather than
+ * time. A `cnf` (RFC 7800) that binds the token to anything but a thumbprint is rejected rather than
  * ignored.
  *
  * @returns undefined when a required claim is absent or a claim has the wrong type
@@ -132,6 +134,7 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   const { iss, aud, sub, sid, jti, client_id, transport, tid } = payload;
   const { iat, exp, nbf, gen, gat, cv, auth_time, session_iat, session_exp } = payload;
   const authentication = authenticationIn(payload);
+  const bound = boundKeyIn(payload);
   const facts = factsIn(payload);
   const claims = userClaims(payload);
   if (
@@ -153,6 +156,7 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
     !(nbf === undefined || isCount(nbf)) ||
     !(tid === undefined || isText(tid)) ||
     authentication === undefined ||
+    bound === undefined ||
     facts === undefined ||
     claims === undefined
   ) {
@@ -160,7 +164,27 @@ export function fromPayload(payload: JsonObject): TokenClaims | undefined {
   }
   const ids = { iss, aud, sub, sid, jti, client_id, ...(tid === undefined ? {} : { tid }) };
   const times = { iat, exp, gat, auth_time, session_iat, session_exp };
-  return { ...ids, ...times, gen, cv, transport, ...authentication, ...facts, claims };
+  return {
+    ...{ ...ids, ...times, gen, cv, transport },
+    ...{ ...authentication, ...bound, ...facts, claims },
+  };
+}
+
+/** Reads `cnf`; undefined if it is anything but one thumbprint. */
+function boundKeyIn({ cnf }: JsonObject): Pick<TokenClaims, "jkt"> | undefined {
+  if (cnf === undefined) {
+    return {};
+  }
+  if (typeof cnf !== "object" || cnf === null || Array.isArray(cnf)) {
+    return undefined;
+  }
+  const { jkt, ...others } = cnf as JsonObject;
+  return isThumbprint(jkt) && Object.keys(others).length === 0 ? { jkt } : undefined;
+}
+
+/** Whether a value has the form of a thumbprint: SHA-256 in base64url (RFC 7638). */
+export function isThumbprint(value: unknown): value is string {
+  return typeof value === "string" && /^[\w-]{42}[AEIMQUYcgkosw048]$/.test(value);
 }
 
 /** Reads the further facts; undefined if they have the wrong type. Facts of a later version are ignored. */

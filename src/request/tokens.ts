@@ -1,10 +1,12 @@
-import { header, maxTokenLength } from "../base/wire.ts";
+import { header, maxTokenLength, proofHeader } from "../base/wire.ts";
 import type { CookieNames } from "./cookie-options.ts";
 
 /** The tokens of a request, not verified yet. */
 export interface PresentedTokens {
-  /** The token after `Bearer` in the Authorization header; undefined for any other scheme. */
+  /** The token after `Bearer`, `DPoP` or `Session` in the Authorization header; undefined for any other scheme. */
   readonly bearer: string | undefined;
+  /** Its scheme; undefined without such a token. */
+  readonly scheme: TokenScheme | undefined;
   /** The copies of the access cookie, at most the first {@link maxRead}. */
   readonly accessCookies: readonly string[];
   /** The copies of the refresh cookie, at most the first {@link maxRead}. */
@@ -17,6 +19,12 @@ export interface PresentedTokens {
   readonly isEmpty: boolean;
 }
 
+/**
+ * How an access token comes in the Authorization header. `dpop`: with a proof of possession (RFC 9449).
+ * `session`: that of a session that is bound to a key, on a call that needs no proof.
+ */
+export type TokenScheme = "bearer" | "dpop" | "session";
+
 /** Copies of a cookie that may be this service's own. More of them contradict each other. */
 export const maxCopies = 3;
 
@@ -27,7 +35,7 @@ export const maxRead = 16;
 export function takeTokens(headers: Headers, names: CookieNames): PresentedTokens {
   // 1. Read the tokens.
   const cookies = headers.get("cookie");
-  const bearer = readBearer(headers.get("authorization"));
+  const { scheme, bearer } = readToken(headers.get("authorization"));
   const accessCookies = readCookie(cookies, names.access, maxRead);
   const refreshCookies = readCookie(cookies, names.refresh, maxRead);
   const hasCookies = accessCookies.length + refreshCookies.length > 0;
@@ -41,7 +49,7 @@ export function takeTokens(headers: Headers, names: CookieNames): PresentedToken
   }
   const isEmpty = bearer === undefined && !hasCookies;
   const byCookie = bearer === undefined && hasCookies && headers.get(header.transport) !== "header";
-  return { bearer, accessCookies, refreshCookies, hasCookies, byCookie, isEmpty };
+  return { bearer, scheme, accessCookies, refreshCookies, hasCookies, byCookie, isEmpty };
 }
 
 /** How `util.inspect` of Node.js, Deno and Bun asks an object what to print. */
@@ -49,7 +57,7 @@ export const inspected: unique symbol = Symbol.for("nodejs.util.inspect.custom")
 
 const hiddenNames: ReadonlySet<string> = new Set([
   ...["authorization", "proxy-authorization", "cookie", "set-cookie"],
-  ...[header.accessToken, header.refreshToken, header.csrf, header.session],
+  ...[header.accessToken, header.refreshToken, header.csrf, header.session, proofHeader.proof],
 ]);
 
 /**
@@ -78,23 +86,24 @@ export function hideWhenInspected(headers: Headers): void {
   Object.defineProperty(headers, inspected, hiding);
 }
 
+const noToken = { scheme: undefined, bearer: undefined } as const;
+
 /**
- * Reads a Bearer token (RFC 6750 section 2.1); the case of the scheme does not matter. Returns the
- * empty string for a malformed or too long token, so that it is refused instead of ignored.
+ * Reads an access token (RFC 6750 section 2.1, RFC 9449 section 7.1); the case of the scheme does not
+ * matter. Returns the empty string for a malformed or too long token, so that it is refused instead of
+ * ignored.
  */
-function readBearer(authorization: string | null): string | undefined {
+function readToken(authorization: string | null): Pick<PresentedTokens, "scheme" | "bearer"> {
   if (authorization === null) {
-    return undefined;
+    return noToken;
   }
-  const [scheme, after] = [authorization.slice(0, 6), authorization[6]];
-  if (
-    scheme.toLowerCase() !== "bearer" ||
-    !(after === " " || after === "\t" || after === undefined)
-  ) {
-    return undefined;
+  const end = authorization.search(/[ \t]|$/);
+  const scheme = authorization.slice(0, end).toLowerCase();
+  if (scheme !== "bearer" && scheme !== "dpop" && scheme !== "session") {
+    return noToken;
   }
-  const token = authorization.slice("bearer ".length).trim();
-  return token.length <= maxTokenLength ? token : "";
+  const token = authorization.slice(end + 1).trim();
+  return { scheme, bearer: token.length <= maxTokenLength ? token : "" };
 }
 
 /** If the headers of a request are immutable, as in a fetch handler, the cookies stay, unprinted. */

@@ -5,12 +5,14 @@ import type { SessionTelemetry } from "../base/telemetry.ts";
 import type { ClaimsRule } from "../engine/claims.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { Lifetimes } from "../engine/lifetimes.ts";
+import type { Nonces } from "../engine/refresh/nonces.ts";
 import type { Revocations } from "../engine/revocation/log.ts";
 import type { Session, VerifiedSession } from "../engine/session.ts";
 import type { SessionRecord } from "../engine/store.ts";
 import type { TokenClaims } from "../jwt/claims.ts";
 import type { SessionCookies } from "../request/cookies.ts";
 import type { CrossSiteRule } from "../request/origins.ts";
+import type { Proofs } from "./authenticate/proofs.ts";
 import type { Call, SessionFactory, VerifiedClaims } from "./call/call.ts";
 import type { ClientContext } from "./call/exchange.ts";
 import type { Operations } from "./call/operations.ts";
@@ -42,6 +44,8 @@ export type Authenticator = Pick<
 > & {
   readonly revocations: Revocations;
   readonly antiCsrf: Pick<Engine["antiCsrf"], "verify">;
+  /** The nonces of proofs; undefined without a secret. */
+  readonly nonces: Nonces | undefined;
   /**
    * Whether a session is live by the store's word. Without a store this is unknown.
    * @throws SessionError `unavailable`
@@ -94,6 +98,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
   isOwnIssuer(issuer: string): boolean;
   readonly cookies: SessionCookies;
   readonly antiCsrf: "off" | "token";
+  /** The proofs of possession that calls carry. */
+  readonly proofs: Proofs;
   readonly claims: ClaimsRule;
   /** Fetches claims that are too old; undefined in a service that only verifies. */
   readonly sources: ClaimRenewal | undefined;

@@ -8,7 +8,7 @@ import type {
 } from "@connectrpc/connect";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
 import type { SessionEventListener } from "../base/events.ts";
-import { header } from "../base/wire.ts";
+import { header, proofHeader } from "../base/wire.ts";
 import { readOrigins } from "../request/origins.ts";
 import type { RequestGate } from "./call/gate.ts";
 import { assertRunsGates } from "./call/gates-run.ts";
@@ -79,6 +79,7 @@ export function sessionCors(cors: CorsLists): SessionCors {
     header.hint,
     header.session,
     header.heartbeat,
+    proofHeader.nonce,
   ];
   return {
     allowedMethods: [...cors.allowedMethods],
@@ -87,6 +88,7 @@ export function sessionCors(cors: CorsLists): SessionCors {
       header.transport,
       header.csrf,
       header.session,
+      proofHeader.proof,
     ]),
     exposedHeaders: merge(cors.exposedHeaders, exposed),
     allowedOrigins: [...allowedOrigins],

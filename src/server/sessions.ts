@@ -37,6 +37,7 @@ import {
 import { SessionHandle } from "./session/handle.ts";
 import {
   assertNotCommitted,
+  type BindOption,
   checkRequest,
   type IssuedTokens,
   issue,
@@ -98,7 +99,8 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
   create(
     exchange: Exchange,
     options: NewSessionOptions<Given> &
-      RedirectOptions & {
+      RedirectOptions &
+      BindOption & {
         /**
          * How the tokens travel. A client that asks for the other way is refused, as is a browser that
          * would receive them in headers without `browserHeaderTransport`. Default: as the client asks,
@@ -134,6 +136,11 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
     options: NewSessionOptions<Given> & {
       /** How the tokens will travel. Default "header". */
       readonly transport?: TokenTransport;
+      /**
+       * The thumbprint of the client's public key, to which the session is bound (RFC 7638, SHA-256,
+       * base64url). The tokens must travel in headers. Default: the session is bound to no key.
+       */
+      readonly boundKey?: string | undefined;
     },
   ): Promise<IssuedSession<Claims>>;
   /**

@@ -22,7 +22,7 @@ export type TestSessionsOptions<Schema extends ClaimsSchema = AnyClaims> = Parti
  *
  * ```ts
  * const sessions = testSessions();
- * const { tokens } = await sessions.issue({ userId: "alice", transport: "header" });
+ * const { tokens } = await sessions.issue({ ...options, transport: "header" });
  * sessions.clock.advance("20m"); // the access token has expired
  * ```
  *
@@ -58,7 +58,11 @@ export async function signedIn<Given extends object>(
   sessions: Pick<Sessions<object, Given>, "issue">,
   options: NewSessionOptions<NoInfer<Given>>,
 ): Promise<Interceptor> {
-  const { tokens } = await sessions.issue({ ...options, transport: "header" });
+  const { tokens } = await sessions.issue({
+    ...options,
+    transport: "header",
+    boundKey: undefined,
+  });
   return (next) => (request) => {
     request.header.set("authorization", `Bearer ${tokens.accessToken}`);
     return next(request);

@@ -49,6 +49,7 @@ const session = {
   expiresAt: new Date("2026-02-01T00:00:00Z"),
   accessExpiresAt: new Date("2026-01-01T00:15:00Z"),
   tokenTransport: "cookie",
+  boundKey: undefined,
 } as const;
 
 const request = create(EditRequestSchema, {

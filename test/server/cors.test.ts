@@ -15,6 +15,7 @@ describe("sessionCors", () => {
       "rpcsession-transport",
       "rpcsession-csrf",
       "rpcsession-session",
+      "dpop",
     ]);
     expect(lists.exposedHeaders).toEqual([
       ...cors.exposedHeaders,
@@ -24,6 +25,7 @@ describe("sessionCors", () => {
       "rpcsession-hint",
       "rpcsession-session",
       "rpcsession-heartbeat",
+      "dpop-nonce",
     ]);
     expect(lists).toMatchObject({ allowedOrigins, allowCredentials: true, maxAge: 7200 });
   });

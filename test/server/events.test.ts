@@ -251,6 +251,16 @@ const stories: { readonly [T in SessionEvent["type"]]: () => Promise<World> } = 
     await world.sessions.close();
     return world;
   },
+  async proofRefused() {
+    const store = memoryStore();
+    const world = createWorld({ store, clock: createFakeClock() });
+    const { refresh } = await world.issue();
+    const [, id = ""] = refresh.split(".");
+    const keep = { kind: "keep", settle: null, id, generation: 0, idle: 60_000 } as const;
+    await store.refresh({ ...keep, boundKey: "A".repeat(43) });
+    await world.exchange(refresh);
+    return world;
+  },
   async impossibleGeneration() {
     const secret = "CANARY-secret".padEnd(40, "x");
     const world = createWorld({ store: memoryStore(), clock: createFakeClock(), secret });
@@ -283,6 +293,7 @@ const levels: { readonly [T in SessionEvent["type"]]: Line["level"] } = {
     csrfRefused: "warn",
     claimSourceFailed: "error",
     theft: "warn",
+    proofRefused: "warn",
   },
   ...{
     storeWentBack: "error",

@@ -53,7 +53,7 @@ describePostgres("what the indexes on PostgreSQL cost", (server) => {
     for (const id of ids) {
       const advanced = await store.advance?.({
         ...{ id, generation: 0, secretId: secretId ?? "", rootHash: "root", transport: "header" },
-        ...{ overlap: 0, idle: hour, nextSecretId: "next" },
+        ...{ boundKey: null, overlap: 0, idle: hour, nextSecretId: "next" },
       });
       expect(advanced?.advanced).toBe(true);
       const kept = { id, kind: "keep", settle: null, generation: 1, idle: hour } as const;

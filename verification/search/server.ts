@@ -129,6 +129,7 @@ const born = newRecord(
       transport: "cookie",
       salt: "",
       rootHash,
+      boundKey: null,
       secretId,
     },
     ...{ claims: {}, data: {}, device: {}, idle: times.idle, absolute: times.absolute },
@@ -218,6 +219,7 @@ export function tryAdvance(rules: Rules, row: CountingRow, presents: number): Wr
     const written = stored(record).advance(
       {
         ...{ id, generation: generation + presents, secretId, rootHash, transport: "cookie" },
+        boundKey: null,
         ...{ overlap: rules.overlapOfStatement, idle: times.idle, nextSecretId: secretId },
       },
       now,
@@ -258,7 +260,7 @@ function writeOnce(
   const least = rules.settle / step + waited;
   const sent = settled ? Math.max(row.sent, least) : Math.min(row.sent, least - 1);
   const record = recordOf({ ...row, sent });
-  const proven = { record, now, generation: generation + presents, secretId };
+  const proven = { record, now, generation: generation + presents, secretId, boundKey: null };
   const settle = rules.ageOfRefresh(rules.settle, waited * step);
   const change = writeOf(decision, proven, { settle, secretId });
   const written = stored(record).refresh({ ...change, id, generation, idle: times.idle }, now);

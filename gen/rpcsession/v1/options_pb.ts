@@ -20,7 +20,7 @@ import type { Message, UnknownEnum } from "@bufbuild/protobuf";
  * Describes the file rpcsession/v1/options.proto.
  */
 export const file_rpcsession_v1_options: GenFile = /*@__PURE__*/
-  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi1QIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXISEgoKYWNyX3ZhbHVlcxgIIAMoCRINCgVhbGxvdxgJIAEoCSLSAgoQQ2xhaW1SZXF1aXJlbWVudBINCgVjbGFpbRgBIAEoCRIOCgZhbnlfb2YYAiADKAkSDgoGYWxsX29mGAMgAygJEg8KB25vbmVfb2YYBCADKAkSEwoGZXF1YWxzGAUgASgJSACIAQESEAoDaGFzGAYgASgISAGIAQESDwoCZ3QYByABKAFIAogBARIQCgNndGUYCCABKAFIA4gBARIPCgJsdBgJIAEoAUgEiAEBEhAKA2x0ZRgKIAEoAUgFiAEBEg4KBmJlZm9yZRgLIAEoCRINCgVhZnRlchgMIAEoCRIVCg1hbGxvd19taXNzaW5nGA0gASgIEioKB21heF9hZ2UYDiABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb25CCQoHX2VxdWFsc0IGCgRfaGFzQgUKA19ndEIGCgRfZ3RlQgUKA19sdEIGCgRfbHRlKlEKBEF1dGgSFAoQQVVUSF9VTlNQRUNJRklFRBAAEhEKDUFVVEhfUkVRVUlSRUQQARIRCg1BVVRIX09QVElPTkFMEAISDQoJQVVUSF9OT05FEAMqOwoEQ3NyZhIUChBDU1JGX1VOU1BFQ0lGSUVEEAASDgoKQ1NSRl9DSEVDSxABEg0KCUNTUkZfU0tJUBACKlAKBUNoZWNrEhUKEUNIRUNLX1VOU1BFQ0lGSUVEEAASDgoKQ0hFQ0tfRkVFRBABEhAKDENIRUNLX1NUUklDVBACEg4KCkNIRUNLX05PTkUQAyplCg1Gb3JlaWduQmVhcmVyEh4KGkZPUkVJR05fQkVBUkVSX1VOU1BFQ0lGSUVEEAASGQoVRk9SRUlHTl9CRUFSRVJfUkVGVVNFEAESGQoVRk9SRUlHTl9CRUFSRVJfSUdOT1JFEAIqZgoGU3RyZWFtEhYKElNUUkVBTV9VTlNQRUNJRklFRBAAEhgKFFNUUkVBTV9FTkRfT05fRVhQSVJZEAESGAoUU1RSRUFNX0VORF9PTl9SRVZPS0UQAhIQCgxTVFJFQU1fTkVWRVIQAzpcCg1tZXRob2RfcG9saWN5Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYwZQDIAEoCzIVLnJwY3Nlc3Npb24udjEuUG9saWN5UgxtZXRob2RQb2xpY3k6XwoOc2VydmljZV9wb2xpY3kSHy5nb29nbGUucHJvdG9idWYuU2VydmljZU9wdGlvbnMYwZQDIAEoCzIVLnJwY3Nlc3Npb24udjEuUG9saWN5Ug1zZXJ2aWNlUG9saWN5YgZwcm90bzM", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
+  fileDesc("ChtycGNzZXNzaW9uL3YxL29wdGlvbnMucHJvdG8SDXJwY3Nlc3Npb24udjEi+gIKBlBvbGljeRIhCgRhdXRoGAEgASgOMhMucnBjc2Vzc2lvbi52MS5BdXRoEiEKBGNzcmYYAiABKA4yEy5ycGNzZXNzaW9uLnYxLkNzcmYSIwoFY2hlY2sYAyABKA4yFC5ycGNzZXNzaW9uLnYxLkNoZWNrEi8KDGZyZXNoX3dpdGhpbhgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgZjbGFpbXMYBSADKAsyHy5ycGNzZXNzaW9uLnYxLkNsYWltUmVxdWlyZW1lbnQSJQoGc3RyZWFtGAYgASgOMhUucnBjc2Vzc2lvbi52MS5TdHJlYW0SNAoOZm9yZWlnbl9iZWFyZXIYByABKA4yHC5ycGNzZXNzaW9uLnYxLkZvcmVpZ25CZWFyZXISEgoKYWNyX3ZhbHVlcxgIIAMoCRINCgVhbGxvdxgJIAEoCRIjCgVwcm9vZhgKIAEoDjIULnJwY3Nlc3Npb24udjEuUHJvb2Yi0gIKEENsYWltUmVxdWlyZW1lbnQSDQoFY2xhaW0YASABKAkSDgoGYW55X29mGAIgAygJEg4KBmFsbF9vZhgDIAMoCRIPCgdub25lX29mGAQgAygJEhMKBmVxdWFscxgFIAEoCUgAiAEBEhAKA2hhcxgGIAEoCEgBiAEBEg8KAmd0GAcgASgBSAKIAQESEAoDZ3RlGAggASgBSAOIAQESDwoCbHQYCSABKAFIBIgBARIQCgNsdGUYCiABKAFIBYgBARIOCgZiZWZvcmUYCyABKAkSDQoFYWZ0ZXIYDCABKAkSFQoNYWxsb3dfbWlzc2luZxgNIAEoCBIqCgdtYXhfYWdlGA4gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uQgkKB19lcXVhbHNCBgoEX2hhc0IFCgNfZ3RCBgoEX2d0ZUIFCgNfbHRCBgoEX2x0ZSpRCgRBdXRoEhQKEEFVVEhfVU5TUEVDSUZJRUQQABIRCg1BVVRIX1JFUVVJUkVEEAESEQoNQVVUSF9PUFRJT05BTBACEg0KCUFVVEhfTk9ORRADKjsKBENzcmYSFAoQQ1NSRl9VTlNQRUNJRklFRBAAEg4KCkNTUkZfQ0hFQ0sQARINCglDU1JGX1NLSVAQAipQCgVDaGVjaxIVChFDSEVDS19VTlNQRUNJRklFRBAAEg4KCkNIRUNLX0ZFRUQQARIQCgxDSEVDS19TVFJJQ1QQAhIOCgpDSEVDS19OT05FEAMqSAoFUHJvb2YSFQoRUFJPT0ZfVU5TUEVDSUZJRUQQABIUChBQUk9PRl9PTl9SRUZSRVNIEAESEgoOUFJPT0ZfUkVRVUlSRUQQAiplCg1Gb3JlaWduQmVhcmVyEh4KGkZPUkVJR05fQkVBUkVSX1VOU1BFQ0lGSUVEEAASGQoVRk9SRUlHTl9CRUFSRVJfUkVGVVNFEAESGQoVRk9SRUlHTl9CRUFSRVJfSUdOT1JFEAIqZgoGU3RyZWFtEhYKElNUUkVBTV9VTlNQRUNJRklFRBAAEhgKFFNUUkVBTV9FTkRfT05fRVhQSVJZEAESGAoUU1RSRUFNX0VORF9PTl9SRVZPS0UQAhIQCgxTVFJFQU1fTkVWRVIQAzpcCg1tZXRob2RfcG9saWN5Eh4uZ29vZ2xlLnByb3RvYnVmLk1ldGhvZE9wdGlvbnMYwZQDIAEoCzIVLnJwY3Nlc3Npb24udjEuUG9saWN5UgxtZXRob2RQb2xpY3k6XwoOc2VydmljZV9wb2xpY3kSHy5nb29nbGUucHJvdG9idWYuU2VydmljZU9wdGlvbnMYwZQDIAEoCzIVLnJwY3Nlc3Npb24udjEuUG9saWN5Ug1zZXJ2aWNlUG9saWN5YgZwcm90bzM", [file_google_protobuf_descriptor, file_google_protobuf_duration]);
 
 /**
  * Policy specifies the session that a method requires of its caller. A method without any policy
@@ -96,6 +96,13 @@ export type Policy = Message<"rpcsession.v1.Policy"> & {
    * @generated from field: string allow = 9;
    */
   allow: string;
+
+  /**
+   * proof specifies whether a call must prove possession of the key of its session (RFC 9449).
+   *
+   * @generated from field: rpcsession.v1.Proof proof = 10;
+   */
+  proof: Proof;
 };
 
 /**
@@ -361,6 +368,48 @@ export const CheckSchema: GenEnum<Check> = /*@__PURE__*/
   enumDesc(file_rpcsession_v1_options, 2);
 
 /**
+ * Proof specifies whether a call must prove possession of the key of its session.
+ *
+ * @generated from enum rpcsession.v1.Proof
+ */
+export const Proof = {
+  /**
+   * PROOF_UNSPECIFIED: use the service's policy, or PROOF_ON_REFRESH if it has none.
+   *
+   * @generated from enum value: PROOF_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED: 0,
+
+  /**
+   * PROOF_ON_REFRESH: no proof is needed, unless the token comes by the scheme DPoP. A session that is
+   * bound to a key proves it when it refreshes.
+   *
+   * @generated from enum value: PROOF_ON_REFRESH = 1;
+   */
+  ON_REFRESH: 1,
+
+  /**
+   * PROOF_REQUIRED: each call needs a proof. A session that is bound to no key is refused.
+   *
+   * @generated from enum value: PROOF_REQUIRED = 2;
+   */
+  REQUIRED: 2,
+} as const;
+
+/**
+ * Proof specifies whether a call must prove possession of the key of its session.
+ *
+ * @generated from enum rpcsession.v1.Proof
+ */
+export type Proof = (typeof Proof)[keyof typeof Proof] | UnknownEnum;
+
+/**
+ * Describes the enum rpcsession.v1.Proof.
+ */
+export const ProofSchema: GenEnum<Proof> = /*@__PURE__*/
+  enumDesc(file_rpcsession_v1_options, 3);
+
+/**
  * ForeignBearer specifies what happens to a bearer token that has neither the form of this service's
  * tokens nor its issuer, such as an API key.
  *
@@ -402,7 +451,7 @@ export type ForeignBearer = (typeof ForeignBearer)[keyof typeof ForeignBearer] |
  * Describes the enum rpcsession.v1.ForeignBearer.
  */
 export const ForeignBearerSchema: GenEnum<ForeignBearer> = /*@__PURE__*/
-  enumDesc(file_rpcsession_v1_options, 3);
+  enumDesc(file_rpcsession_v1_options, 4);
 
 /**
  * Stream specifies when an open stream ends with its session.
@@ -452,7 +501,7 @@ export type Stream = (typeof Stream)[keyof typeof Stream] | UnknownEnum;
  * Describes the enum rpcsession.v1.Stream.
  */
 export const StreamSchema: GenEnum<Stream> = /*@__PURE__*/
-  enumDesc(file_rpcsession_v1_options, 4);
+  enumDesc(file_rpcsession_v1_options, 5);
 
 /**
  * method_policy is the policy of one method. Precedence: the policy of the method in the server's

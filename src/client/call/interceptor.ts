@@ -391,8 +391,8 @@ function assertReadable({ body, headers, status }: Response): void {
   const isStream = /^application\/(connect\+|grpc-web)/.test(headers.get("content-type") ?? "");
   if ((body as unknown) === undefined && isStream) {
     throw new ConnectError(
-      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need. Pass one that " +
-        'can, such as that of expo/fetch with credentials: "omit", as { baseUrl, ...parts, fetch }',
+      "the fetch of this runtime cannot read a response in parts, as streams and gRPC-Web need; write " +
+        '{ baseUrl, ...parts, fetch } with that of expo/fetch and credentials: "omit"',
       Code.Unimplemented,
     );
   }

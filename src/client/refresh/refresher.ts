@@ -363,8 +363,8 @@ export function cookiesMissing(error: ConnectError): ConnectError {
   return withDetails(
     error,
     Code.Unauthenticated,
-    "this client was signed in, but the browser sent no session cookie: it is deleted or blocked. WebKit " +
-      "drops Secure cookies of http://localhost; there set cookies: { insecure: true }. Sign in again",
+    "this client was signed in, but the browser sent no session cookie; sign in again. On http://localhost, " +
+      "WebKit needs cookies: { insecure: true }",
     error.metadata,
   );
 }

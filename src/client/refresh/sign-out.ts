@@ -105,7 +105,7 @@ export class SignOut {
 /** The service did not answer: something else did, such as a gateway, or it could not be asked. */
 function unreached(cause: ConnectError): ConnectError {
   return new ConnectError(
-    "the service could not be told of the sign-out, so the session may go on there; sign out again",
+    "the service did not learn of the sign-out; sign out again",
     Code.Unavailable,
     undefined,
     undefined,

@@ -1,6 +1,6 @@
 import type { JWK } from "jose";
 import type { Clock } from "../../base/clock.ts";
-import { type SessionError, unavailable } from "../../base/errors.ts";
+import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { SigningAlgorithm } from "../../jwt/jwk.ts";
@@ -417,4 +417,15 @@ export class StoredSigningKeys implements SigningKeys {
 
 function noSigner(): SessionError {
   return unavailable("there is no usable signing key yet; try again");
+}
+
+/** @throws SessionError `unavailable`, with the cause */
+export async function openKeys(keys: SigningKeys): Promise<void> {
+  try {
+    await keys.open();
+  } catch (cause) {
+    throw cause instanceof SessionError
+      ? cause
+      : unavailable("the signing keys could not be loaded; try again", cause);
+  }
 }

@@ -21,11 +21,13 @@ export interface SaltedToken extends NamedByToken {
   readonly check: Uint8Array;
 }
 
-/** A token of format 2: `secretId.session.generation.2.root.mac`. */
+/** A token of format 2: `secretId.session.generation.2.root.mac`, or `….root.boundKey.mac`. */
 export interface RootedToken extends NamedByToken {
   readonly format: 2;
   /** The random value of the session, base64url; its salt if the session is from before. */
   readonly root: string;
+  /** The thumbprint of the key that the session is bound to; null if it is bound to none. */
+  readonly boundKey: string | null;
   readonly mac: Uint8Array;
 }
 
@@ -47,6 +49,8 @@ export interface RootedBinding {
   readonly session: string;
   readonly generation: number;
   readonly root: string;
+  /** The thumbprint of the key that the session is bound to. Default null: none. */
+  readonly boundKey?: string | null;
 }
 
 /** Maximum length of a refresh token, in characters. */
@@ -54,9 +58,9 @@ export const maxRefreshTokenLength = 256;
 
 const salted =
   /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.([\w-]{42}[AEIMQUYcgkosw048])\.([\w-]{10}[AEIMQUYcgkosw048])$/;
-/** One field more keeps the formats apart. A salt, the root of older sessions, has 43 characters. */
+/** The number of fields keeps the formats apart. A salt, the root of older sessions, has 43 characters. */
 const rooted =
-  /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.2\.([\w-]{22}|[\w-]{43})\.([\w-]{42}[AEIMQUYcgkosw048])$/;
+  /^([\w-]{8})\.([\w-]{22})\.(0|[1-9]\d{0,9})\.2\.([\w-]{22}|[\w-]{43})(?:\.([\w-]{42}[AEIMQUYcgkosw048]))?\.([\w-]{42}[AEIMQUYcgkosw048])$/;
 
 /** Parses a refresh token; undefined unless it has exactly the form of one of the formats. */
 export function parseRefreshToken(token: string): ParsedRefreshToken | undefined {
@@ -67,12 +71,12 @@ export function parseRefreshToken(token: string): ParsedRefreshToken | undefined
 }
 
 function parseRooted(token: string): RootedToken | undefined {
-  const [, secretId, session, generation, root, mac] = rooted.exec(token) ?? [];
+  const [, secretId, session, generation, root, boundKey = null, mac] = rooted.exec(token) ?? [];
   if (!secretId || !session || !generation || !root || !mac) {
     return undefined;
   }
   const named = { secretId, session, generation: Number(generation) };
-  return { format: 2, ...named, root, mac: base64Decode(mac) };
+  return { format: 2, ...named, root, boundKey, mac: base64Decode(mac) };
 }
 
 function parseSalted(token: string): SaltedToken | undefined {
@@ -94,10 +98,11 @@ function parseSalted(token: string): SaltedToken | undefined {
  * secret, so that a lost response can be sent again.
  */
 export async function mintRooted(keys: SecretKeys, binding: RootedBinding): Promise<string> {
-  const { session, generation, root } = binding;
+  const { session, generation, root, boundKey = null } = binding;
   const signed = keys.refresh.sign(rootedInput(keys.id, binding));
   const mac = encodeBase64url(signed instanceof Uint8Array ? signed : await signed);
-  return `${keys.id}.${session}.${generation}.2.${root}.${mac}`;
+  const bound = boundKey === null ? "" : `.${boundKey}`;
+  return `${keys.id}.${session}.${generation}.2.${root}${bound}.${mac}`;
 }
 
 /**
@@ -114,15 +119,16 @@ export function verifyRooted(
 
 /**
  * The purpose and the fields, each after its length, so that no two bindings give the same bytes. The
- * last field is empty; it is the place for the thumbprint of a key that a session is bound to.
+ * last field is the thumbprint of the key that the session is bound to, empty for none.
  */
 function rootedInput(
   secretId: string,
-  { transport, session, generation, root }: RootedBinding,
+  { transport, session, generation, root, boundKey }: RootedBinding,
 ): string {
   const number = String(generation);
+  const key = boundKey ?? "";
   // All of it is ASCII.
-  return `refresh:${secretId.length}:${secretId},${transport.length}:${transport},${session.length}:${session},${number.length}:${number},${root.length}:${root},0:,`;
+  return `refresh:${secretId.length}:${secretId},${transport.length}:${transport},${session.length}:${session},${number.length}:${number},${root.length}:${root},${key.length}:${key},`;
 }
 
 /** The hash of a root, by which the store knows it. */

@@ -1,12 +1,12 @@
 import type { Clock } from "../../base/clock.ts";
 import type { SecretRing } from "../../base/crypto.ts";
-import { unavailable } from "../../base/errors.ts";
+import { SessionError, unavailable } from "../../base/errors.ts";
 import type { SessionEventListener } from "../../base/events.ts";
 import { noTelemetry, type SessionTelemetry } from "../../base/telemetry.ts";
 import type { AccessToken, AccessTokens } from "../access-tokens.ts";
 import type { AuditLog } from "../audit/log.ts";
 import type { Lifetimes } from "../lifetimes.ts";
-import { endedError, expiredError } from "../liveness.ts";
+import { endedError, expiredError, isLive } from "../liveness.ts";
 import { storeFailed } from "../reach.ts";
 import type { RevocationLog } from "../revocation/log.ts";
 import type {
@@ -18,6 +18,7 @@ import type {
   Stored,
   TokenProof,
 } from "../store.ts";
+import type { Nonces } from "./nonces.ts";
 import {
   decideRefresh,
   isInTime,
@@ -51,9 +52,18 @@ interface RefresherOptions {
   readonly revocations: RevocationLog;
   readonly accessTokens: AccessTokens;
   readonly refreshTokens: RefreshTokens;
+  readonly nonces: Nonces;
+  /** What a refresh without a proof by the key of its session does besides being refused. Default "refuse". */
+  readonly onMismatch?: OnMismatch;
   /** Default: nothing is observed. */
   readonly telemetry?: SessionTelemetry;
 }
+
+/**
+ * What a valid refresh token without a proof by the key of its session causes: it is refused, or it also
+ * ends the session.
+ */
+export type OnMismatch = "refuse" | "revoke";
 
 /** How often a refresh is decided again after its write lost to another one. */
 const retries = 2;
@@ -138,12 +148,17 @@ export class Refresher {
       await revocations.catchUpTo(stored.history);
       const proven = await refreshTokens.prove(checked, stored);
       const { record, now, generation } = proven;
+
+      // 3. A bound session goes on only with a proof by its key.
+      if (proven.boundKey !== null && proven.boundKey !== checked.provenKey) {
+        throw await this.#refuseKey(proven, checked);
+      }
       if (record.secretId !== proven.secretId) {
         // During a roll-out the row may be under a secret that this server lacks; then it cannot mint.
         await refreshTokens.assertKnown(record);
       }
 
-      // 3. Decide; see the table of `decideRefresh`.
+      // 4. Decide; see the table of `decideRefresh`.
       const decision = this.decide(record, generation, { ...lifetimes, now });
       if (decision.kind === "revoked") {
         const { endedBy, at } = decision;
@@ -155,7 +170,14 @@ export class Refresher {
       }
       if (decision.kind === "theft") {
         this.#assertInTime(arrived);
-        throw await this.#endStolen(proven);
+        const { id: sessionId, userId, generation: reached } = record;
+        throw await this.#endStolen(record, (at) =>
+          emit({
+            ...{ type: "theft", sessionId, userId },
+            kind: generation === reached - 1 ? "previous" : "older",
+            ...{ presented: generation, generation: reached, at },
+          }),
+        );
       }
       if (decision.kind === "impossible" || !this.#mayMoveTo(decision, proven)) {
         const { id: sessionId, generation: current } = record;
@@ -166,7 +188,7 @@ export class Refresher {
         throw unavailable("the session store seems to have lost data; try again");
       }
 
-      // 4. Write. The store refuses if the row has changed since it was read; then decide again.
+      // 5. Write. The store refuses if the row has changed since it was read; then decide again.
       const proof =
         decision.kind === "advance" || decision.kind === "forward"
           ? await refreshTokens.proofAfter(proven, checked, decision.kind)
@@ -177,11 +199,15 @@ export class Refresher {
           ...writeOf(decision, proven, { settle, secretId: secrets.current.id, proof }),
           id: record.id,
           generation: record.generation,
+          // The store was restored to a state from before the session was bound.
+          ...(proven.boundKey === record.boundKey
+            ? {}
+            : { boundKey: proven.boundKey ?? undefined }),
           idle: Math.min(lifetimes.idle, record.idleLife ?? Number.POSITIVE_INFINITY),
         })
         .catch(storeFailed);
 
-      // 5. Answer.
+      // 6. Answer.
       if (written.record !== undefined) {
         const current = { ...written, record: written.record };
         if (decision.kind === "forward") {
@@ -202,11 +228,17 @@ export class Refresher {
     if (checked.format === 1 || store.advance === undefined) {
       return undefined;
     }
-    const { session: id, generation, secretId, rootHash, transport } = checked;
+    const { session: id, generation, secretId, rootHash, transport, boundKey } = checked;
+    if (boundKey !== null && boundKey !== checked.provenKey) {
+      return undefined;
+    }
     const { overlap, idle } = lifetimes;
     const nextSecretId = secrets.current.id;
     return store
-      .advance({ id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId })
+      .advance({
+        ...{ id, generation, secretId, rootHash, transport, boundKey },
+        ...{ overlap, idle, nextSecretId },
+      })
       .catch(storeFailed);
   }
 
@@ -242,6 +274,28 @@ export class Refresher {
   }
 
   /**
+   * Answers a valid token whose request has not proven the key of its session. Nothing changes, unless
+   * the option `bind.onMismatch` ends the session: somebody else may have the token.
+   */
+  async #refuseKey(
+    { record, now }: ProvenRefreshToken,
+    { provenKey }: CheckedRefreshToken,
+  ): Promise<SessionError> {
+    const { emit, onMismatch, nonces } = this.#options;
+    const { id: sessionId, userId } = record;
+    if (isLive({ record, now })) {
+      const why = provenKey === undefined ? "missing" : "otherKey";
+      emit({ type: "proofRefused", sessionId, userId, why });
+      if (onMismatch === "revoke") {
+        return this.#endStolen(record, () =>
+          emit({ type: "revoked", sessionId, endedBy: "theft" }),
+        );
+      }
+    }
+    return unprovenError(sessionId, provenKey, await nonces.mint(now));
+  }
+
+  /**
    * Refuses to call reuse "theft" if this request has waited long for a stalled store: the token may
    * have been valid when it arrived, and its client has given up and moved on since. An outage never
    * signs a user out; a real thief is detected by the next attempt.
@@ -254,12 +308,13 @@ export class Refresher {
   }
 
   /**
-   * Revokes the session of a reused token and all sessions that were forked from it, because the thief
+   * Revokes the session of a stolen token and all sessions that were forked from it, because the thief
    * may have made one. Returns the error for the caller.
+   * @param report called if this call ended the session
    */
-  async #endStolen({ record: current, generation: presented }: ProvenRefreshToken) {
-    const { store, revocations, emit, audit } = this.#options;
-    const { id: session, userId, tenantId, generation } = current;
+  async #endStolen(current: SessionRecord, report: (at: number) => void): Promise<SessionError> {
+    const { store, revocations, audit } = this.#options;
+    const { id: session, userId, tenantId } = current;
 
     // 1. The forks first: if this fails, the next use of the token is a theft again.
     await this.#endForks(current);
@@ -275,8 +330,7 @@ export class Refresher {
     };
     revocations.apply(end);
     if (revoked) {
-      const kind = presented === generation - 1 ? "previous" : "older";
-      emit({ type: "theft", kind, sessionId: session, userId, presented, generation, at: now });
+      report(now);
       void audit?.ended([session], { owner: { userId, tenantId }, endedBy: "theft" });
       // 3. Forks that were made between the two. An ended session has no further ones.
       await this.#endForks(current);
@@ -348,8 +402,30 @@ export class Refresher {
  * What a request has proven. Equal requests get one answer only if they have proven the same, not
  * already if they present the same token. Of a token of format 1 nothing is proven yet, so its tag counts.
  */
-function sharedKey({ token, transport }: CheckedRefreshToken): string {
-  return `${transport}:${token}`;
+function sharedKey({ token, transport, provenKey = "" }: CheckedRefreshToken): string {
+  return `${transport}:${provenKey}:${token}`;
+}
+
+/**
+ * The error for a request that has not proven the key of its session.
+ * @param proofNonce the nonce for a proof
+ */
+export function unprovenError(
+  sessionId: string,
+  provenKey: string | undefined,
+  proofNonce: string,
+): SessionError {
+  return provenKey === undefined
+    ? new SessionError("unauthorized", "PROOF_REQUIRED", {
+        message:
+          "the session is bound to a key, and the request has no proof by that key; send one",
+        sessionId,
+        proofNonce,
+      })
+    : new SessionError("unauthorized", "PROOF_INVALID", {
+        message: "the session is bound to another key than the request has proven; sign in again",
+        sessionId,
+      });
 }
 
 interface SharedAnswer {

@@ -23,6 +23,8 @@ export interface PresentedRefreshToken {
   readonly token: string;
   /** How it arrived. A token of a session with the other transport is not valid. */
   readonly transport: TokenTransport;
+  /** The thumbprint of the key that its request has freshly proven. Default: none was proven. */
+  readonly provenKey?: string | undefined;
 }
 
 /**
@@ -32,6 +34,8 @@ export interface PresentedRefreshToken {
 export type CheckedRefreshToken = (SaltedToken | (RootedToken & { readonly rootHash: string })) & {
   readonly token: string;
   readonly transport: TokenTransport;
+  /** The key that its request has freshly proven; undefined if none was proven. */
+  readonly provenKey: string | undefined;
   /** The keys of its secret. */
   readonly keys: SecretKeys;
 };
@@ -42,6 +46,11 @@ export interface ProvenRefreshToken extends Stored<SessionRecord> {
   readonly secretId: string;
   /** The root that it carries; undefined for format 1. */
   readonly root?: string | undefined;
+  /**
+   * The key that its session is bound to: by the row, or by the token if the store was restored to a
+   * state from before that. Null if it is bound to none.
+   */
+  readonly boundKey: string | null;
 }
 
 /** The salt, root and root hash of a new session. The root goes into its token and is not stored. */
@@ -112,9 +121,12 @@ export class RefreshTokens {
     this.#format = format ?? (await store.tokenFormat?.()) ?? 1;
   }
 
-  /** Returns the random values of a new session. */
-  async begin(): Promise<Beginning> {
-    if (this.#format === 1) {
+  /**
+   * Returns the random values of a new session. One that is bound to a key has format 2 from the start:
+   * its tokens carry the key, and servers that do not know of keys refuse them.
+   */
+  async begin(isBound: boolean): Promise<Beginning> {
+    if (this.#format === 1 && !isBound) {
       return { salt: randomId(32), rootHash: null, root: undefined };
     }
     const root = randomId(16);
@@ -128,11 +140,11 @@ export class RefreshTokens {
    * @throws SessionError `unauthorized` if its secret was declared dead
    */
   async mint(record: SessionRecord, root: string | undefined): Promise<string> {
-    const { id: session, transport, tenantId, generation, salt } = record;
+    const { id: session, transport, tenantId, generation, salt, boundKey } = record;
     const keys = this.#options.secrets.byId.get(record.secretId) ?? (await this.#keysOf(record));
     return record.rootHash === null
       ? mintSalted(keys, { session, transport, tenantId, generation, salt })
-      : mintRooted(keys, { session, transport, generation, root: root ?? salt });
+      : mintRooted(keys, { session, transport, generation, root: root ?? salt, boundKey });
   }
 
   /**
@@ -171,13 +183,17 @@ export class RefreshTokens {
    * @throws SessionError `unauthorized` if it was not
    * @throws ForeignRefreshTokenError UnknownSecretError
    */
-  async precheck({ token, transport }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
+  async precheck({
+    token,
+    transport,
+    provenKey,
+  }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
     const parsed = parseRefreshToken(token);
     if (parsed === undefined) {
       throw badRefreshToken();
     }
     const keys = this.#options.secrets.byId.get(parsed.secretId) ?? (await this.#keysOf(parsed));
-    const given = { token, transport, keys };
+    const given = { token, transport, provenKey, keys };
     if (parsed.format === 1) {
       if (!(await verifyCheck(keys, parsed))) {
         throw badRefreshToken();
@@ -229,8 +245,8 @@ export class RefreshTokens {
     if (!this.#isSigned(record, checked) || !(await belongsTo(record, checked))) {
       throw badRefreshToken();
     }
-    const root = checked.format === 2 ? checked.root : undefined;
-    return { record, now, generation, secretId, root };
+    const { root, boundKey } = checked.format === 2 ? checked : unbound;
+    return { record, now, generation, secretId, root, boundKey: record.boundKey ?? boundKey };
   }
 
   /**
@@ -274,6 +290,8 @@ export class RefreshTokens {
   }
 }
 
+const unbound = { root: undefined, boundKey: null } as const;
+
 /** Whether the token was made for this session: by its root, or by the salt. */
 async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): Promise<boolean> {
   const { id: session, transport, tenantId, salt, rootHash, lastSalted } = record;
@@ -283,7 +301,9 @@ async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): P
   if (checked.format === 2) {
     // A store that was restored to a state from before format 2 still has the salt.
     const hash = rootHash ?? (salt === "" ? null : await hashOfRoot(salt));
-    return hash === checked.rootHash;
+    // A token from before the session was bound names no key; the row does.
+    const named = checked.boundKey ?? record.boundKey;
+    return hash === checked.rootHash && named === (record.boundKey ?? named);
   }
   const { generation, keys } = checked;
   if (salt === "") {

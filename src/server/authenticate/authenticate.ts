@@ -14,12 +14,21 @@ import { sessionMissing } from "../response/errors.ts";
 import { writeReissued } from "../response/tokens.ts";
 import { hasForeignCookies, isForeignBearer, mayHaveOwnCookies } from "./candidates.ts";
 import { accept, conflict, type VerifyToken, verifyCopies, withoutAccess } from "./copies.ts";
+import { checkKey, concernsKey } from "./proofs.ts";
 import { sessionNamedBy } from "./refresh.ts";
 
 /** The parts of a call that authentication reads and writes. */
 export type AuthenticationRequest = Pick<
   Call,
-  "requestHeader" | "requestMethod" | "url" | "presented" | "responseHeader" | "proven" | "waited"
+  | "requestHeader"
+  | "requestMethod"
+  | "method"
+  | "url"
+  | "presented"
+  | "responseHeader"
+  | "proven"
+  | "provenKey"
+  | "waited"
 >;
 
 /** The demands of a call on its caller. */
@@ -39,6 +48,8 @@ export interface AuthenticationDemand {
   readonly crossSite?: "checked" | "navigations" | "unchecked";
   /** Whether outdated claims must not be used, even in an outage. Default false. */
   readonly needsClaims?: boolean;
+  /** Whether the call must prove the key of its session. Default false. */
+  readonly proof?: boolean;
   /** Ends every wait when it aborts; undefined for waits that nothing ends. */
   readonly signal: AbortSignal | undefined;
 }
@@ -99,12 +110,18 @@ export async function authenticate(
     }
     call.proven = verified;
 
-    // 4. The anti-CSRF token, if the service uses them.
+    // 4. The key of the session, where the scheme or the policy asks for a proof.
+    const isDemanded = demand.proof === true;
+    if (concernsKey(presented, verified, isDemanded)) {
+      await wait(checkKey({ proofs: core.proofs, engine, isDemanded }, call, verified));
+    }
+
+    // 5. The anti-CSRF token, if the service uses them.
     if (byCookie && core.antiCsrf === "token" && demand.doAntiCsrfCheck) {
       await wait(checkAntiCsrf(core, engine, call, verified));
     }
 
-    // 5. The session: revocation, and claims that changed after the token was issued.
+    // 6. The session: revocation, and claims that changed after the token was issued.
     const lookedUpAt = waited ? undefined : now;
     const found = demand.check === "feed" ? lookUp(engine, verified, lookedUpAt) : undefined;
     const isLive = demand.check === "none" || (demand.check === "feed" && found === undefined);
@@ -116,7 +133,7 @@ export async function authenticate(
       await verifyTokens();
     }
 
-    // 6. Using a refresh generation confirms it, if its refresh cookie is there as well. The write
+    // 7. Using a refresh generation confirms it, if its refresh cookie is there as well. The write
     // happens in the background.
     engine.used(claims, presented.refreshCookies, now);
     return claims;

@@ -48,6 +48,8 @@ export class Call {
   /** The request headers, for the cross-site check. The session cookies are no longer in them. */
   readonly requestHeader: Headers;
   readonly requestMethod: string;
+  /** The method of the RPC; undefined outside RPCs. */
+  method: DescMethod | undefined;
   /** The URL of the RPC; undefined outside RPCs. */
   readonly url: string | undefined;
   /** The signal of the RPC; undefined outside RPCs. */
@@ -56,8 +58,8 @@ export class Call {
   byCookie: boolean;
   /** The claims of the session that the call proved to belong to, live or not; undefined if none. */
   proven: Pick<TokenClaims, "sid" | "sub"> | undefined = undefined;
-  /** The method that is called; undefined outside RPCs. */
-  method: DescMethod | undefined = undefined;
+  /** The thumbprint of the key that a proof of this call has proven; undefined if there is none. */
+  provenKey: string | undefined = undefined;
   /** Whether authentication has waited for something. */
   waited = false;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
@@ -90,6 +92,7 @@ export class Call {
     this.cookieNames = cookieNames;
     this.requestHeader = exchange.requestHeader;
     this.requestMethod = exchange.requestMethod;
+    this.method = (exchange as { readonly method?: DescMethod }).method;
     this.url = exchange.url;
     this.signal = exchange.signal;
     this.byCookie = presented.byCookie;
@@ -253,13 +256,16 @@ export function callOfExchange(
 export function callOfRequest(
   reader: TokenReader,
   key: CallKey,
-  { contextValues, header: requestHeader, requestMethod, signal, url }: InterceptedRequest,
+  { contextValues, header: requestHeader, requestMethod, method, signal, url }: InterceptedRequest,
 ): Call {
   const known = knownCall(contextValues, key, { requestHeader, signal });
   if (known !== undefined) {
     return known;
   }
-  const collected = { requestHeader, requestMethod, signal, url, responseHeader: new Headers() };
+  const collected = {
+    ...{ requestHeader, requestMethod, method, signal, url },
+    responseHeader: new Headers(),
+  };
   const call = openCall(reader, collected, true);
   contextValues.set(key, call);
   return call;

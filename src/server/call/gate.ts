@@ -63,6 +63,7 @@ export async function admit(
 
 /** The parts of a policy that concern the session of a call. */
 export type SessionPolicy = Pick<MethodPolicy, "auth" | "check" | "foreignBearer"> &
+  Partial<Pick<MethodPolicy, "proof">> &
   Demands & {
     /** Which requests may use cookies. Default "checked". */
     readonly crossSite?: AuthenticationDemand["crossSite"];
@@ -108,6 +109,7 @@ async function applyPolicy(
     foreignBearer: policy.foreignBearer,
     crossSite: policy.crossSite ?? "checked",
     needsClaims: looksAtClaims(policy),
+    proof: policy.proof === "required",
     signal,
   });
 

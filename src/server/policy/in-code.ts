@@ -84,7 +84,19 @@ export interface MethodPolicyOptions<Claims extends object = JsonObject> {
    *   it: an optional method goes on, and a method that requires a session refuses the call.
    */
   readonly foreignBearer?: ForeignBearerPolicy;
+  /**
+   * Whether each call must prove possession of the key of its session (RFC 9449). Default "onRefresh".
+   *
+   * - `onRefresh`: a session that is bound to a key proves it when it refreshes. Calls need no proof,
+   *   unless the token comes by the scheme `DPoP`.
+   * - `required`: each call needs a fresh proof, which costs a signature check. A session that is bound
+   *   to no key is refused with `PermissionDenied`.
+   */
+  readonly proof?: ProofPolicy;
 }
+
+/** Whether each call must prove possession of the key of its session. */
+export type ProofPolicy = "onRefresh" | "required";
 
 /** What happens to a bearer token that is not one of this service's. */
 export type ForeignBearerPolicy = "refuse" | "ignore";
@@ -220,17 +232,18 @@ const words = {
   check: revocationChecks,
   stream: ["endOnExpiry", "endOnRevoke", "never"],
   foreignBearer: ["refuse", "ignore"],
+  proof: ["onRefresh", "required"],
 } as const;
 
 const members: Readonly<Record<keyof MethodPolicyOptions, 0>> = {
   ...{ auth: 0, doAntiCsrfCheck: 0, check: 0, freshWithin: 0, acr: 0, claims: 0, stream: 0 },
-  ...{ validate: 0, allow: 0, foreignBearer: 0 },
+  ...{ validate: 0, allow: 0, foreignBearer: 0, proof: 0 },
 };
 
 /** In plain JavaScript, a misspelt value could make a method public. */
 function assertWords(policy: MethodPolicyOptions, procedure: string): void {
   assertMembers(`the policy of ${procedure} in methods`, policy, members);
-  for (const name of ["auth", "check", "stream", "foreignBearer"] as const) {
+  for (const name of ["auth", "check", "stream", "foreignBearer", "proof"] as const) {
     const known: readonly string[] = words[name];
     const given = policy[name];
     if (given !== undefined && !known.includes(given)) {

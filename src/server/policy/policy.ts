@@ -5,6 +5,7 @@ import {
   ForeignBearer,
   method_policy,
   type Policy,
+  Proof,
   Stream,
   service_policy,
 } from "../../../gen/rpcsession/v1/options_pb.ts";
@@ -26,6 +27,7 @@ import {
   type MethodPolicyOptions,
   PoliciesInCode,
   type PolicyOptions,
+  type ProofPolicy,
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
@@ -36,6 +38,7 @@ export type { Condition, ConditionFacts, ConditionLanguage } from "./conditions.
 export {
   type ForeignBearerPolicy,
   type MethodPolicyOptions,
+  type ProofPolicy,
   procedureOf,
   type StreamPolicy,
 } from "./in-code.ts";
@@ -59,6 +62,8 @@ export interface MethodPolicy {
   /** The claims that its rules and its condition read; undefined without a condition. */
   readonly looksAt: readonly ClaimDemand[] | undefined;
   readonly foreignBearer: ForeignBearerPolicy;
+  /** Undefined if calls need no proof of the key of their session. */
+  readonly proof: "required" | undefined;
   /** Undefined if the method does not stream. */
   readonly stream: StreamPolicy | undefined;
   /** Where `auth` was set. */
@@ -183,6 +188,7 @@ interface Layer {
   readonly check: RevocationCheck | undefined;
   readonly stream: StreamPolicy | undefined;
   readonly foreignBearer: ForeignBearerPolicy | undefined;
+  readonly proof: ProofPolicy | undefined;
 }
 
 /**
@@ -233,6 +239,12 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     ),
   };
   const { freshWithin, acr, claims, validate, allow } = demands;
+  const proof = first((layer) => layer.proof, demanding);
+  if (isPublic && proof === "required") {
+    throw new TypeError(
+      `the policy of ${procedure} requires a proof, but its auth is "none", which ignores sessions; set its auth to "required"`,
+    );
+  }
   const demandsClaims = claims.length > 0 || validate !== undefined || allow !== undefined;
   if (isPublic && (freshWithin !== undefined || acr.length > 0 || demandsClaims)) {
     throw new TypeError(
@@ -251,6 +263,7 @@ function resolve(method: DescMethod, code: CodePolicies, defaults: CheckDefaults
     check: asked ?? defaults.check ?? revocationChecks[0],
     stream: streamOf(method, layers),
     foreignBearer: first((layer) => layer.foreignBearer) ?? "refuse",
+    proof: proof === "required" ? proof : undefined,
   };
 }
 
@@ -262,9 +275,9 @@ function inCode(
   if (policy === undefined) {
     return [];
   }
-  const { auth, check, stream, foreignBearer } = policy;
+  const { auth, check, stream, foreignBearer, proof } = policy;
   const demands = demandsInCode(policy);
-  return [{ width, source, auth, demands, check, stream, foreignBearer }];
+  return [{ width, source, auth, demands, check, stream, foreignBearer, proof }];
 }
 
 /** @throws TypeError if the policy has a value that this version does not support */
@@ -282,6 +295,7 @@ function inSchema(name: string, policy: Policy | false, isOfService = false): La
       check: checkNames[policy.check],
       stream: streamNames[policy.stream],
       foreignBearer: foreignBearerNames[policy.foreignBearer],
+      proof: proofNames[policy.proof],
     },
   ];
 }
@@ -317,6 +331,11 @@ const foreignBearerNames: Readonly<Record<number, ForeignBearerPolicy>> = {
   [ForeignBearer.IGNORE]: "ignore",
 };
 
+const proofNames: Readonly<Record<number, ProofPolicy>> = {
+  [Proof.ON_REFRESH]: "onRefresh",
+  [Proof.REQUIRED]: "required",
+};
+
 const streamNames: Readonly<Record<number, StreamPolicy>> = {
   [Stream.END_ON_EXPIRY]: "endOnExpiry",
   [Stream.END_ON_REVOKE]: "endOnRevoke",
@@ -330,6 +349,7 @@ function assertKnown(name: string, policy: Policy): void {
     ["auth", policy.auth, authNames],
     ["stream", policy.stream, streamNames],
     ["foreign_bearer", policy.foreignBearer, foreignBearerNames],
+    ["proof", policy.proof, proofNames],
   ] as const;
   assertClasses(`the policy of ${name} sets acr_values: each`, policy.acrValues);
   for (const [member, value, names] of values) {

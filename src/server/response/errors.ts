@@ -7,8 +7,8 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
-import { SessionError } from "../../base/errors.ts";
-import { header } from "../../base/wire.ts";
+import { SessionError, type SessionErrorReason } from "../../base/errors.ts";
+import { header, proofHeader } from "../../base/wire.ts";
 import { foreignIssuer, presentedIssuer } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
 import type { VerifyingCore } from "../core.ts";
@@ -98,11 +98,13 @@ export function relayFailure(
   if (error === call.failure) {
     return toConnectError(error, placeOf(core, call, { error, procedure }));
   }
-  const { kind, reason, message, sessionId, userId, retryAfter, violations, stepUp } = error;
+  const { kind, reason, message, sessionId, userId, retryAfter, violations } = error;
+  const { stepUp, proofNonce } = error;
   const kept = new SessionError(kind, reason, {
     message,
     violations,
     stepUp,
+    proofNonce,
     cause: error,
     ...(sessionId === undefined ? {} : { sessionId }),
     ...(userId === undefined ? {} : { userId }),
@@ -117,7 +119,17 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
   if (flag !== undefined) {
     headers.set(header.hint, flag);
   }
-  if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
+  if (error.proofNonce !== undefined) {
+    headers.set(proofHeader.nonce, error.proofNonce);
+  }
+  const proofCode = proofCodes[error.reason];
+  if (error.kind === "unauthorized" && proofCode !== undefined) {
+    // RFC 9449 section 7.1.
+    headers.set(
+      "www-authenticate",
+      `DPoP realm="${core.issuer}", error="${proofCode}", algs="ES256 EdDSA RS256"`,
+    );
+  } else if (error.kind === "unauthorized" || error.kind === "tryRefreshToken") {
     // RFC 6750 section 3.1: no error code if no token was presented.
     const code = error.reason === "SESSION_MISSING" ? "" : ', error="invalid_token"';
     headers.set("www-authenticate", `Bearer realm="${core.issuer}"${code}`);
@@ -130,6 +142,13 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
     );
   }
 }
+
+/** The error codes of refused proofs (RFC 9449 section 12.2). */
+const proofCodes: Readonly<Partial<Record<SessionErrorReason, string>>> = {
+  PROOF_REQUIRED: "use_dpop_nonce",
+  PROOF_NONCE: "use_dpop_nonce",
+  PROOF_INVALID: "invalid_dpop_proof",
+};
 
 /** The parameters of a challenge that ask for another authentication. */
 function challengeOf({ stepUp }: SessionError): string {
@@ -220,7 +239,8 @@ const codes = {
 function actionOf(error: SessionError): Action {
   switch (error.kind) {
     case "unauthorized":
-      return Action.SIGN_IN;
+      // A client without proofs is never asked for a nonce. If one were, it would keep its tokens.
+      return error.reason === "PROOF_NONCE" ? Action.RETRY_LATER : Action.SIGN_IN;
     case "tryRefreshToken":
       return Action.REFRESH;
     case "unavailable":
@@ -300,6 +320,7 @@ function hintOf(error: SessionError, { realm, olderRealms, procedure }: ErrorPla
     realm,
     procedure,
     olderRealms: [...olderRealms],
+    proofNonce: error.proofNonce ?? "",
     acrValues: [...(error.stepUp?.acrValues ?? [])],
     ...(maxAge === undefined ? {} : { maxAge: duration(Math.floor(maxAge / 1000) * 1000) }),
     ...(retryAfter === undefined ? {} : { retryAfter: duration(retryAfter) }),

@@ -267,7 +267,8 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
 
 async function refreshByMessage(core: Core, call: Call, token: string): Promise<RefreshedCall> {
   const engine = await core.engine();
-  const refreshed = await engine.refresher.refresh({ token, transport: "header" });
+  const provenKey = await core.proofs.prove(engine, call, undefined);
+  const refreshed = await engine.refresher.refresh({ token, transport: "header", provenKey });
   const claims = await writeTokens(core, call.responseHeader, {
     ...refreshed,
     event: "refreshed",

@@ -36,6 +36,7 @@ export class SessionHandle implements Session {
   readonly expiresAt: Session["expiresAt"];
   readonly accessExpiresAt: Session["accessExpiresAt"];
   readonly tokenTransport: Session["tokenTransport"];
+  readonly boundKey: Session["boundKey"];
 
   /** @param call the call whose response informs the client; undefined if there is none */
   constructor(core: Core, verified: VerifiedClaims, call?: Call) {
@@ -53,6 +54,7 @@ export class SessionHandle implements Session {
     this.expiresAt = facts.expiresAt;
     this.accessExpiresAt = facts.accessExpiresAt;
     this.tokenTransport = facts.tokenTransport;
+    this.boundKey = facts.boundKey;
   }
 
   get claims(): JsonObject {

@@ -6,6 +6,7 @@ import type { Engine } from "../../engine/engine.ts";
 import { type OwnLifetimes, readOwnLifetimes } from "../../engine/lifetimes.ts";
 import type { Session } from "../../engine/session.ts";
 import type { Device, ExternalId } from "../../engine/store.ts";
+import { isThumbprint } from "../../jwt/claims.ts";
 import {
   type AfterRedirect,
   checkCrossSite,
@@ -16,6 +17,7 @@ import {
   reportPage,
 } from "../../request/origins.ts";
 import { hasOwnCookies } from "../authenticate/candidates.ts";
+import { type BindMode, proofError, readBindMode } from "../authenticate/proofs.ts";
 import { provenSessions } from "../authenticate/refresh.ts";
 import { type Call, endOwn } from "../call/call.ts";
 import { type ClientContext, isRpc } from "../call/exchange.ts";
@@ -69,6 +71,19 @@ export interface IssuedTokens {
   readonly refreshToken: string;
 }
 
+/** The option that decides whether a sign-in binds its session to a key. */
+export interface BindOption {
+  /**
+   * Whether the session is bound to the key of the client's proof (DPoP, RFC 9449). It can be stricter
+   * than the option `bind` of the service, and looser. Default: as the service.
+   *
+   * - `preferred`: if the request has a proof.
+   * - `required`: a request without a proof is refused, as is one that wants its tokens in cookies.
+   * - `off`: never.
+   */
+  readonly bind?: BindMode;
+}
+
 /** Options of a new session; the schema checks its claims at run time. */
 type UntypedOptions = SessionFacts & { readonly claims?: object };
 
@@ -102,10 +117,10 @@ export async function signIn(
   core: Core,
   call: Call,
   context: ClientContext,
-  options: UntypedOptions & WithTransport & RedirectOptions,
+  options: UntypedOptions & WithTransport & RedirectOptions & BindOption,
 ): Promise<Session> {
   // 1. Check the request, the content of the session, and that the response can still carry its tokens.
-  const { afterRedirect, ...facts } = options ?? {};
+  const { afterRedirect, bind, ...facts } = options ?? {};
   const isRedirected = checkRequest(core, call, context, {
     method: "sessions.create",
     afterRedirect,
@@ -129,7 +144,11 @@ export async function signIn(
     );
   }
 
-  // 3. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
+  // 3. The key that the session is bound to.
+  const mode = bind === undefined ? core.proofs.mode : readBindMode("bind", bind);
+  const boundKey = await keyToBind(core, call, { mode, transport });
+
+  // 4. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
   // cookies alone: they may be those of its WebView.
   const actsOnCookies =
     transport === "cookie" ||
@@ -138,26 +157,71 @@ export async function signIn(
     checkCrossSite(core, call);
   }
 
-  // 4. Find the former sessions. Nobody holds their tokens after this response.
+  // 5. Find the former sessions. Nobody holds their tokens after this response.
   const engine = await core.engine();
   const [replaces = null, ...others] = await formerSessions(core, call, actsOnCookies);
+  if (boundKey === null) {
+    await assertUnbound(core, call);
+  }
 
-  // 5. End the others: copies of a cookie may belong to several sessions.
+  // 6. End the others: copies of a cookie may belong to several sessions.
   for (const other of others) {
     await endOwn(call, () => engine.revoke(other, "replaced"));
   }
 
-  // 6. Create the session. The former session ends in the same transaction.
+  // 7. Create the session. The former session ends in the same transaction.
   const created = await endOwn(call, () =>
-    engine.creator.create({ ...given, device, transport, replaces }),
+    engine.creator.create({ ...given, device, transport, replaces, boundKey }),
   );
 
-  // 7. Write its tokens. From now on it is the session of this call.
+  // 8. Write its tokens. From now on it is the session of this call.
   if (actsOnCookies && transport === "header") {
     expireCookies(core, call);
   }
   await writeCreated(core, call, engine, created);
   return enterCreated(core, call, created);
+}
+
+/**
+ * Returns the key that a sign-in binds its session to; null for none.
+ * @throws SessionError `unauthorized` if a proof is required and there is none, or it is not valid
+ */
+async function keyToBind(
+  core: Core,
+  call: Call,
+  { mode, transport }: { readonly mode: BindMode; readonly transport: TokenTransport },
+): Promise<string | null> {
+  if (mode === "off") {
+    return null;
+  }
+  const engine = await core.engine();
+  const key = transport === "header" ? await core.proofs.prove(engine, call, undefined) : undefined;
+  if (key === undefined && mode === "required") {
+    const why =
+      transport === "header"
+        ? "This sign-in binds its session to a key; send a proof (DPoP) with it."
+        : "This sign-in binds its session to a key, which needs tokens in headers.";
+    throw await proofError(engine, "PROOF_REQUIRED", why);
+  }
+  return key ?? null;
+}
+
+/**
+ * A bound session is replaced only by a bound one: nobody turns it into one that a copied token is
+ * enough for.
+ * @throws SessionError `unauthorized`
+ */
+async function assertUnbound(core: Core, { presented: { bearer } }: Call): Promise<void> {
+  if (bearer === undefined) {
+    return;
+  }
+  const engine = await core.engine();
+  const verified = await engine.verify(bearer, engine.revocations.storeNow());
+  if ("claims" in verified && verified.claims.jkt !== undefined) {
+    const why =
+      "The request comes with the token of a session that is bound to a key; send a proof (DPoP) with the sign-in, or leave the token out.";
+    throw await proofError(engine, "PROOF_REQUIRED", why, verified.claims.sid);
+  }
 }
 
 /** The method that signs a user in, and its option. */
@@ -196,11 +260,44 @@ export function checkRequest(
  * Creates a session without a response.
  * @throws SessionError TypeError
  */
-export async function issue(core: Core, options: UntypedOptions & WithTransport): Promise<Created> {
+export async function issue(
+  core: Core,
+  {
+    boundKey,
+    ...options
+  }: UntypedOptions & WithTransport & { readonly boundKey?: string | undefined },
+): Promise<Created> {
   const given = await readNewSession(core, options);
+  if (core.proofs.mode === "required" && boundKey === undefined) {
+    throw new TypeError(
+      'sessions.issue: bind is "required", so the session needs a key; pass boundKey, the thumbprint of the client\'s key',
+    );
+  }
   const transport = readTransport(options.transport);
   const engine = await core.engine();
-  return engine.creator.create({ ...given, transport, replaces: null });
+  return engine.creator.create({
+    ...{ ...given, transport, replaces: null },
+    boundKey: readBoundKey(boundKey, transport) ?? null,
+  });
+}
+
+/** @throws TypeError if it is not a thumbprint, or the tokens travel in cookies */
+export function readBoundKey(
+  boundKey: string | undefined,
+  transport: TokenTransport,
+): string | undefined {
+  if (boundKey === undefined) {
+    return undefined;
+  }
+  if (!isThumbprint(boundKey)) {
+    throw new TypeError(
+      "boundKey must be the SHA-256 thumbprint of a public key in base64url, 43 characters (RFC 7638)",
+    );
+  }
+  if (transport === "cookie") {
+    throw new TypeError('boundKey needs tokens in headers; set transport: "header"');
+  }
+  return boundKey;
 }
 
 const memberNames: Readonly<Record<keyof UntypedOptions | "transport", 0>> = {

@@ -16,6 +16,7 @@ import {
   assertNotCommitted,
   deviceOf,
   enterCreated,
+  readBoundKey,
   readTransport,
   writeCreated,
 } from "./sign-in.ts";
@@ -33,6 +34,11 @@ export interface ForkOptions {
    * make itself a session that lasts. "any" allows that. Default "15m".
    */
   readonly freshWithin?: Duration | "any";
+  /**
+   * The thumbprint of the second holder's key (RFC 7638, SHA-256, base64url), if the session is bound to
+   * a key. The call must prove the key of the session itself. Default: that key.
+   */
+  readonly boundKey?: string | undefined;
 }
 
 /** How many forks may lie between a session and the sign-in that it comes from. */
@@ -69,6 +75,8 @@ export async function reauthenticate(
     life: lifeOf(core, record),
     replaces: id,
     from: { ...originOf(record), authTime: null, endsBy: null },
+    boundKey: record.boundKey,
+    provenKey: call.provenKey,
   };
   const created = await endOwn(call, () => engine.creator.create(creation));
 
@@ -86,7 +94,9 @@ export async function reauthenticate(
 export async function fork(core: Core, call: Call, options: ForkOptions): Promise<Created> {
   // 1. Check the options.
   assertMembers("sessions.fork", options, optionNames);
-  const { label, lifetimes: own = {}, transport, freshWithin = "15m" } = options;
+  const { label, lifetimes: own = {}, freshWithin = "15m" } = options;
+  const transport = readTransport(options.transport);
+  const ownKey = readBoundKey(options.boundKey, transport);
   if (label !== undefined) {
     assertId("label", label);
   }
@@ -119,15 +129,17 @@ export async function fork(core: Core, call: Call, options: ForkOptions): Promis
     ...inheritedFrom(record),
     authentication: record.authentication,
     device: label === undefined ? {} : { label },
-    transport: readTransport(transport),
+    transport,
     life: lifeOf(core, record, own),
     replaces: null,
     from: { ...origin, authTime: record.authTime, endsBy: record.expiresAt },
+    boundKey: ownKey ?? record.boundKey,
+    provenKey: call.provenKey,
   });
 }
 
 const optionNames: Readonly<Record<keyof ForkOptions, 0>> = {
-  ...{ label: 0, lifetimes: 0, transport: 0, freshWithin: 0 },
+  ...{ label: 0, lifetimes: 0, transport: 0, freshWithin: 0, boundKey: 0 },
 };
 
 /**
@@ -146,8 +158,8 @@ function assertCurrent({ generation = -1 }: Call, record: SessionRecord): void {
   }
 }
 
-function originOf({ id, lineage, version }: SessionRecord) {
-  return { session: id, lineage: lineage ?? id, version };
+function originOf({ id, lineage, version, boundKey }: SessionRecord) {
+  return { session: id, lineage: lineage ?? id, version, boundKey };
 }
 
 function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {

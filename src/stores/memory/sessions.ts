@@ -72,6 +72,7 @@ export class MemorySessions {
     return this.set({
       ...old,
       ...refreshed(old, write, now),
+      boundKey: write.boundKey ?? old.boundKey,
       lastSeenAt: now,
       idleExpiresAt: Math.min(now + write.idle, old.expiresAt),
     });
@@ -86,6 +87,7 @@ export class MemorySessions {
       old.secretId === write.secretId &&
       old.rootHash === write.rootHash &&
       old.transport === write.transport &&
+      old.boundKey === write.boundKey &&
       isLiveAt(old, now) &&
       old.confirmedAt !== null &&
       now - old.confirmedAt > write.overlap;

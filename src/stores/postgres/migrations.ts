@@ -2,6 +2,7 @@ import type { MigrationStep } from "../sql/database.ts";
 import {
   auditLog,
   authentications,
+  boundKeys,
   externalIds,
   forks,
   roots,
@@ -152,4 +153,5 @@ export const postgresMigrations: readonly MigrationStep[] = [
   roots,
   histories,
   auditLog('id collate "C"'),
+  boundKeys,
 ];

@@ -53,10 +53,10 @@ export function redisKeys(prefix: string): RedisKeys {
 /** Returns the fields of a new session that the script does not set itself. A null value has no field. */
 export function toFields(session: NewSession): string[] {
   const { id, userId, tenantId, transport, secretId, accessLife, idleLife } = session;
-  const { salt, rootHash, lineage, externalId } = session;
+  const { salt, rootHash, boundKey, lineage, externalId } = session;
   const given = {
     ...{ id, userId, tenantId, transport, secretId, accessLife, idleLife, lineage },
-    ...{ salt: salt === "" ? null : salt, rootHash },
+    ...{ salt: salt === "" ? null : salt, rootHash, boundKey },
     externalIssuer: externalId?.issuer,
     externalSid: externalId?.sid,
     externalSub: externalId?.sub,
@@ -148,6 +148,7 @@ export function toRecord(fields: readonly string[]): SessionRecord | undefined {
     salt: row.get("salt") ?? "",
     rootHash: row.get("rootHash") ?? null,
     lastSalted: row.get("lastSalted") ?? null,
+    boundKey: row.get("boundKey") ?? null,
     secretId: known("secretId"),
     formerSecretId: row.get("formerSecretId") ?? null,
     generation: Number(known("generation")),

@@ -112,7 +112,8 @@ export class RedisStore implements SessionStore {
   readonly advance: NonNullable<SessionStore["advance"]> = async (write) => {
     const { id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId } = write;
     const args = [id, generation, secretId, rootHash, transport, overlap, idle, nextSecretId];
-    const reply = await this.#redis.run("advance", this.#rowKeys(id), args);
+    const bound = write.boundKey ?? "";
+    const reply = await this.#redis.run("advance", this.#rowKeys(id), [...args, bound]);
     return { ...toStored(reply), advanced: reply[1] === "advanced" };
   };
 
@@ -291,7 +292,7 @@ function refreshArguments(write: RefreshWrite): (string | number)[] {
   const prolonged = kind === "resend" ? (write.prolonged ?? "") : "";
   const proof = "proof" in write ? write.proof : undefined;
   return [
-    ...[id, kind, generation, idle, settle, next, secretId, prolonged],
+    ...[id, kind, generation, idle, settle, next, secretId, prolonged, write.boundKey ?? ""],
     ...(proof === undefined ? [] : [proof.salt, proof.rootHash ?? "", proof.lastSalted ?? ""]),
   ];
 }

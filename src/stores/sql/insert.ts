@@ -100,13 +100,13 @@ async function insertRow(
   const expires = smaller(sql`${now} + ${absolute}`, sql`${endsBy ?? Number.MAX_SAFE_INTEGER}`);
   const idleExpires = smaller(sql`${now} + ${idle}`, expires);
   const row = await database.row<Timed<SessionRow>>`insert into rpcsession_sessions (
-        id, user_id, tenant_id, transport, salt, root_hash, secret_id, generation, rotated_at, sent_at, prolonged,
+        id, user_id, tenant_id, transport, salt, root_hash, bound_key, secret_id, generation, rotated_at, sent_at, prolonged,
         created_at, auth_time, idle_expires_at, sweep_at, expires_at, access_life, idle_life, lineage,
         external_issuer, external_sid, external_sub, authentication,
         claims, claims_version, data, version, device, last_seen_at
       ) values (
         ${idHolding(database, session)}, ${session.userId}, ${session.tenantId},
-        ${session.transport}, ${session.salt}, ${session.rootHash}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
+        ${session.transport}, ${session.salt}, ${session.rootHash}, ${session.boundKey}, ${session.secretId}, 0, ${now}, ${now}, 0, ${now},
         coalesce(${authTime}, ${now}), ${idleExpires},
         ${sweepTime(idleExpires)}, ${expires},
         ${session.accessLife}, ${session.idleLife}, ${session.lineage},

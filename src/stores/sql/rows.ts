@@ -20,6 +20,7 @@ export interface SessionRow {
   readonly salt: string;
   readonly root_hash: string | null;
   readonly last_salted: string | null;
+  readonly bound_key: string | null;
   readonly secret_id: string;
   readonly former_secret_id: string | null;
   readonly generation: BigInteger;
@@ -76,6 +77,7 @@ export function toSession(row: SessionRow): SessionRecord {
     salt: row.salt,
     rootHash: row.root_hash,
     lastSalted: row.last_salted,
+    boundKey: row.bound_key,
     secretId: row.secret_id,
     formerSecretId: row.former_secret_id,
     generation: Number(row.generation),

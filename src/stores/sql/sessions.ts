@@ -55,7 +55,7 @@ export async function refreshSession(
 ): Promise<Stored<SessionRecord | undefined>> {
   const idleEnd = smaller(sql`${now} + ${write.idle}`, sql`expires_at`);
   const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
-      set ${generationAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
+      set ${generationAfter(write)}${boundAfter(write)}last_seen_at = ${now}, idle_expires_at = ${idleEnd},
         sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and ${liveById}
       returning *, ${moment(database)}`;
@@ -75,7 +75,8 @@ export async function advanceSession(
         salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
         last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}
       where id = ${write.id} and generation = ${write.generation} and secret_id = ${write.secretId}
-        and root_hash = ${write.rootHash} and transport = ${write.transport} and ${liveById}
+        and root_hash = ${write.rootHash} and transport = ${write.transport}
+        and coalesce(bound_key, '') = ${write.boundKey ?? ""} and ${liveById}
         and confirmed_at < ${now} - ${write.overlap}
       returning *, ${moment(database)}`;
   return row === undefined
@@ -89,6 +90,11 @@ export async function readTokenFormat(database: SqlDatabase): Promise<TokenForma
     readonly format: BigInteger;
   }>`select format from rpcsession_token_format`;
   return Number(row?.format) === 2 ? 2 : 1;
+}
+
+/** The key that the session is bound to from now on, if that changes. */
+function boundAfter({ boundKey }: RefreshWrite): Sql {
+  return boundKey === undefined ? nothing : sql`bound_key = ${boundKey}, `;
 }
 
 /** The assignments in which the kinds of a refresh differ. */

@@ -117,3 +117,11 @@ export function auditLog(idByBytes: string): MigrationStep {
     ],
   };
 }
+
+/** The keys that sessions are bound to. */
+export const boundKeys: MigrationStep = {
+  name: "boundKeys",
+  compatibleFrom: 3,
+  // Older servers create sessions without one, and refuse the refresh tokens of sessions that have one.
+  transaction: ["alter table rpcsession_sessions add column bound_key text"],
+};

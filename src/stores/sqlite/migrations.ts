@@ -2,6 +2,7 @@ import type { MigrationStep } from "../sql/database.ts";
 import {
   auditLog,
   authentications,
+  boundKeys,
   externalIds,
   forks,
   roots,
@@ -135,4 +136,5 @@ export const sqliteMigrations: readonly MigrationStep[] = [
   sweeps,
   roots,
   auditLog("id"),
+  boundKeys,
 ];

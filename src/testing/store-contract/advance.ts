@@ -11,7 +11,7 @@ const rooted = { salt: "", rootHash: "hash-of-root" } as const;
 function write(given: Partial<AdvanceWrite> = {}): AdvanceWrite {
   return {
     ...{ id: "s1", generation: 0, secretId: "secret-a", transport: "cookie" },
-    ...{ rootHash: rooted.rootHash, overlap, idle, nextSecretId: "secret-b" },
+    ...{ rootHash: rooted.rootHash, boundKey: null, overlap, idle, nextSecretId: "secret-b" },
     ...given,
   };
 }
@@ -144,23 +144,29 @@ function proofOf(record: SessionRecord | undefined): TokenProof | undefined {
 /** A state of a row. */
 interface Row {
   readonly rootHash: string | null;
+  readonly boundKey: string | null;
   /** Milliseconds ago; undefined if it is not confirmed. */
   readonly confirmed: number | undefined;
   readonly end: "none" | "revoked" | "idle" | "absolute";
   readonly ripe: boolean;
 }
 
-const rows: readonly Row[] = [rooted.rootHash, "hash-of-another", null].flatMap((rootHash) =>
+const rows: readonly Row[] = [
+  { rootHash: rooted.rootHash, boundKey: null },
+  { rootHash: rooted.rootHash, boundKey: "key-a" },
+  { rootHash: "hash-of-another", boundKey: null },
+  { rootHash: null, boundKey: null },
+].flatMap((held) =>
   ([undefined, -60 * second, 0, overlap, overlap + 1] as const).flatMap((confirmed) =>
     (["none", "revoked", "idle", "absolute"] as const).map((end) => {
       const isConfirmed = confirmed !== undefined && confirmed > overlap;
-      return { rootHash, confirmed, end, ripe: isConfirmed && rootHash === rooted.rootHash };
+      return { ...held, confirmed, end, ripe: isConfirmed && held.rootHash === rooted.rootHash };
     }),
   ),
 );
 
-/** Everything that a token can present; the right one comes last, because it changes the row. */
-const tokens: readonly Partial<AdvanceWrite>[] = [0, 2, 1].flatMap((generation) =>
+/** Everything that a token of an unbound session can present. The right one comes last. */
+const unbound: readonly Partial<AdvanceWrite>[] = [0, 2, 1].flatMap((generation) =>
   ["secret-b", "secret-a"].flatMap((secretId) =>
     (["header", "cookie"] as const).flatMap((transport) =>
       ["hash-of-nothing", rooted.rootHash].map((rootHash) => {
@@ -170,16 +176,22 @@ const tokens: readonly Partial<AdvanceWrite>[] = [0, 2, 1].flatMap((generation) 
   ),
 );
 
+/** And with it the keys that a request can have proven. The right token of a row changes it. */
+const tokens: readonly Partial<AdvanceWrite>[] = [
+  ...unbound,
+  ...["key-b", "key-a"].map((boundKey) => ({ generation: 1, boundKey })),
+];
+
 /** Makes a row of generation 1. */
 async function makeRow(
   store: SessionStore,
   clock: { advance(ms: number): void | Promise<void> },
   id: string,
-  { rootHash, confirmed, end }: Row,
+  { rootHash, boundKey, confirmed, end }: Row,
 ): Promise<void> {
   const life = end === "absolute" ? { absolute: 60 * second } : {};
   const idleFor = end === "idle" ? 60 * second : idle;
-  await store.insert(newSession({ id, salt: "", rootHash, idle: idleFor, ...life }));
+  await store.insert(newSession({ id, salt: "", rootHash, boundKey, idle: idleFor, ...life }));
   await store.refresh({ kind: "advance", id, generation: 0, idle: idleFor, secretId: "secret-a" });
   const pass = end === "idle" || end === "absolute" ? 60 * second : 0;
   if (confirmed === undefined) {
@@ -203,6 +215,7 @@ function ruleSays(record: SessionRecord | undefined, given: AdvanceWrite, now: n
     record !== undefined &&
     record.rootHash === given.rootHash &&
     record.transport === given.transport &&
+    record.boundKey === given.boundKey &&
     record.secretId === given.secretId;
   return (
     isProven &&

@@ -53,6 +53,7 @@ export function newSession(given: Partial<NewSession> = {}): NewSession {
     transport: "cookie",
     salt: "c2FsdA",
     rootHash: null,
+    boundKey: null,
     secretId: "secret-a",
     claims: { role: "admin" },
     data: { cart: [1, 2] },

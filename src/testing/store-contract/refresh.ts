@@ -36,6 +36,22 @@ export const refreshRules: Rules = {
     assert.deepEqual(await store.load("s1"), { record: expected, now });
   },
 
+  async "every kind keeps the key that a session is bound to, or binds it to the given one"({
+    store,
+  }) {
+    const bound = { boundKey: "key-a" };
+    const { record } = await store.insert(newSession(bound));
+    assert.equal(record?.boundKey, "key-a");
+    for (const [index, write] of refreshOfEachKind(0).entries()) {
+      const [own, late] = [`own-${index}`, `late-${index}`];
+      await store.insert(newSession({ ...bound, id: own }));
+      assert.equal((await store.refresh({ ...write, id: own })).record?.boundKey, "key-a");
+      await store.insert(newSession({ id: late }));
+      await store.refresh({ ...write, ...bound, id: late });
+      assert.equal((await store.load(late)).record?.boundKey, "key-a");
+    }
+  },
+
   async "keep only extends the idle end"({ store, clock }) {
     const { record } = await store.insert(newSession());
     await clock.advance(10);

@@ -618,9 +618,9 @@ return stored('', sessionKey(ARGV[1]))
 endIfPending(ARGV[1])
 local row = redis.call('HMGET', key,
   'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
-  'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
+  'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'boundKey')
 if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
-  or row[4] ~= ARGV[5] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
+  or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
   or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
   return stored('', key)
 end
@@ -641,6 +641,7 @@ if not row[1] or tonumber(row[1]) ~= tonumber(ARGV[3]) or row[2]
   return stored('')
 end
 prolong(key, ARGV[1], tonumber(ARGV[4]), { row[4], row[8], row[9], row[10], row[11] })
+if ARGV[9] ~= '' then redis.call('HSET', key, 'boundKey', ARGV[9]) end
 if ARGV[2] == 'keep' then
   local age = math.max(0, now - sentAt(row[5], row[7]))
   if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
@@ -653,10 +654,10 @@ else
     'rotatedAt', text(now), 'sentAt', text(now))
   redis.call('HDEL', key, 'confirmedAt', 'prolonged')
   put(key, 'formerSecretId', ARGV[2] == 'advance' and row[12] or '')
-  if ARGV[9] then
-    put(key, 'salt', ARGV[9])
-    put(key, 'rootHash', ARGV[10])
-    put(key, 'lastSalted', ARGV[11])
+  if ARGV[10] then
+    put(key, 'salt', ARGV[10])
+    put(key, 'rootHash', ARGV[11])
+    put(key, 'lastSalted', ARGV[12])
   end
 end
 return stored('', key)

@@ -111,16 +111,16 @@ local function prolong(key, id, idle, row, ...)
   redis.call('PEXPIREAT', key, text(idleEnd + keepEnded))
 end
 
--- ARGV id, generation, secret id, root hash, transport, overlap, idle, next secret id. Flag 'advanced'
--- and the new row; or '' and the row as it is, when the condition of the write does not hold.
+-- ARGV id, generation, secret id, root hash, transport, overlap, idle, next secret id, bound key or
+-- ''. Flag 'advanced' and the new row; or '' and the row as it is, when the condition does not hold.
 function advance()
   local key = sessionKey(ARGV[1])
   endIfPending(ARGV[1])
   local row = redis.call('HMGET', key,
     'generation', 'secretId', 'rootHash', 'transport', 'confirmedAt', 'revokedAt', 'idleExpiresAt',
-    'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub')
+    'idleLife', 'expiresAt', 'createdAt', 'externalIssuer', 'externalSid', 'externalSub', 'boundKey')
   if tonumber(row[1] or -1) ~= tonumber(ARGV[2]) or row[2] ~= ARGV[3] or row[3] ~= ARGV[4]
-    or row[4] ~= ARGV[5] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
+    or row[4] ~= ARGV[5] or (row[14] or '') ~= ARGV[9] or not row[5] or now - tonumber(row[5]) <= tonumber(ARGV[6])
     or row[6] or tonumber(row[7]) <= now or tonumber(row[9]) <= now then
     return stored('', key)
   end
@@ -137,8 +137,8 @@ local function put(key, field, value)
   if value == '' then redis.call('HDEL', key, field) else redis.call('HSET', key, field, value) end
 end
 
--- ARGV id, kind, generation, idle, settle or '', generation to write, secret id, prolonged or ''; and, if
--- they change, salt, root hash and hash of the last salted token, each or ''. Returns no row when the
+-- ARGV id, kind, generation, idle, settle or '', generation to write, secret id, prolonged or '', new
+-- bound key or ''; and, if they change, salt, root hash and hash of the last salted token, each or ''. Returns no row when the
 -- condition of the write does not hold.
 function refresh()
   local key = sessionKey(ARGV[1])
@@ -151,6 +151,7 @@ function refresh()
     return stored('')
   end
   prolong(key, ARGV[1], tonumber(ARGV[4]), { row[4], row[8], row[9], row[10], row[11] })
+  if ARGV[9] ~= '' then redis.call('HSET', key, 'boundKey', ARGV[9]) end
   if ARGV[2] == 'keep' then
     local age = math.max(0, now - sentAt(row[5], row[7]))
     if ARGV[5] ~= '' and not row[6] and age >= tonumber(ARGV[5]) then
@@ -163,10 +164,10 @@ function refresh()
       'rotatedAt', text(now), 'sentAt', text(now))
     redis.call('HDEL', key, 'confirmedAt', 'prolonged')
     put(key, 'formerSecretId', ARGV[2] == 'advance' and row[12] or '')
-    if ARGV[9] then
-      put(key, 'salt', ARGV[9])
-      put(key, 'rootHash', ARGV[10])
-      put(key, 'lastSalted', ARGV[11])
+    if ARGV[10] then
+      put(key, 'salt', ARGV[10])
+      put(key, 'rootHash', ARGV[11])
+      put(key, 'lastSalted', ARGV[12])
     end
   end
   return stored('', key)
