@@ -16,6 +16,7 @@ const sections: Readonly<Record<string, () => Promise<Section>>> = {
   server: async () => (await import("./sections/server.ts")).serverSection,
   revocation: async () => (await import("./sections/revocation.ts")).revocationSection,
   telemetry: async () => (await import("./sections/telemetry.ts")).telemetrySection,
+  bound: async () => (await import("./sections/bound.ts")).boundSection,
   refresh: async () => (await import("./sections/refresh.ts")).refreshSection,
   memory: async () => (await import("./sections/memory.ts")).memorySection,
   growth: async () => (await import("./sections/growth.ts")).growthSection,

@@ -113,6 +113,7 @@ import { createSessions, sessionCors } from "rpc-session";
 import { createSessionClient, withRefresh } from "rpc-session/client";
 import { sessionFetch } from "rpc-session/client/fetch";
 import { cel } from "rpc-session/cel";
+import { dpopKey } from "rpc-session/client/dpop";
 import { followAppState, secureStoreTokens } from "rpc-session/client/expo";
 import { RefreshHintSchema } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { memoryStore } from "rpc-session/stores/memory";
@@ -151,6 +152,7 @@ console.log(
     createSessionClient,
     sessionFetch,
     createVisitor,
+    dpopKey,
     followAppState,
     secureStoreTokens,
     describeSessionStore,

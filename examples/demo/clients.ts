@@ -6,12 +6,15 @@ import {
   createGrpcWebTransport,
 } from "@connectrpc/connect-node";
 import {
+  type ClientTokens,
   type Clock,
   createSessionClient,
   memoryTokens,
   type SessionClient,
   type SessionClientOptions,
+  type TokenStore,
 } from "rpc-session/client";
+import { dpopKey } from "rpc-session/client/dpop";
 import { NotesService } from "../gen/notes/v1/notes_pb.ts";
 import type { DemoServer } from "./server.ts";
 
@@ -51,6 +54,22 @@ export function createClients(server: DemoServer): readonly [DemoClient, DemoCli
         createGrpcWebTransport({ baseUrl: http1, httpVersion: "1.1", ...parts }),
     }),
   ];
+}
+
+export interface BoundClient extends Pick<DemoClient, "session" | "notes"> {
+  readonly tokens: TokenStore;
+}
+
+/** A client with a key of its own, to which the sessions that it creates are bound. */
+export function createBoundClient(server: DemoServer, copied?: ClientTokens): BoundClient {
+  const tokens = memoryTokens(copied);
+  const session = createSessionClient({
+    tokens,
+    transport: dpopKey().transport((parts) =>
+      createConnectTransport({ baseUrl: server.http1, httpVersion: "1.1", ...parts }),
+    ),
+  });
+  return { session, tokens, notes: createClient(NotesService, session.transport) };
 }
 
 /** A clock that stands still: this client only learns from the server that its token has expired. */

@@ -8,7 +8,7 @@ import {
   Tokens,
 } from "rpc-session/gen/rpcsession/v1/hint_pb.js";
 import { SessionService } from "rpc-session/gen/rpcsession/v1/service_pb.js";
-import { createClients, type DemoClient, plainClient } from "./clients.ts";
+import { createBoundClient, createClients, type DemoClient, plainClient } from "./clients.ts";
 import { jarOf, post } from "./raw.ts";
 import {
   claimsOf,
@@ -40,6 +40,7 @@ export async function runStory(story: Story): Promise<void> {
   await expiryStep(story, vera);
   await refreshSteps(story, clients);
   await theftEnds(story, vera.stolen);
+  await boundSteps(story);
   await browserSteps(story);
   await signOutStep(story, clients[0]);
 }
@@ -175,6 +176,28 @@ async function theftEnds({ server, report, overlap }: Story, stolen: string) {
     const vera = await refresh(server, next);
     report.got(`vera: ${vera.error ? describeRefusal(vera.error) : "a token"}`);
     report.check("the session is revoked for vera as well", vera.error !== undefined);
+  });
+}
+
+/** A client binds its session to a key, then a thief copies all of its tokens. */
+async function boundSteps({ server, report }: Story) {
+  await report.step("A bound session is stolen", async () => {
+    const owner = createBoundClient(server);
+    await owner.notes.signIn({ user: "barbara", password });
+    const copied = await owner.tokens.load();
+    report.got(`barbara's refresh token ${describeRefreshToken(copied?.refreshToken ?? "")}`);
+    report.sent("Refresh by a second client, with a copy of all tokens and a key of its own");
+    const thief = createBoundClient(server, copied);
+    const refusal = await refusalOf(thief.session.refresh());
+    report.got(describeRefusal(refusal));
+    report.check(
+      "the session is bound to a key, so the refresh of its thief is refused",
+      hintOf(refusal)?.reason === Reason.PROOF_INVALID,
+    );
+    const seen = server.events.filter((event) => event.type === "proofRefused");
+    report.check("the service receives one event proofRefused", seen.length === 1);
+    await owner.session.refresh();
+    report.check("barbara refreshes, and goes on", owner.session.state.status === "signedIn");
   });
 }
 
