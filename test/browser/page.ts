@@ -2,7 +2,13 @@
 // the test.
 import { type Client, createClient } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
-import { createSessionClient, memoryTokens, type SessionClient } from "rpc-session/client";
+import {
+  createSessionClient,
+  memoryTokens,
+  type SessionClient,
+  type TransportParts,
+} from "rpc-session/client";
+import { type DpopKey, dpopKey } from "rpc-session/client/dpop";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 
 interface App {
@@ -10,6 +16,8 @@ interface App {
   readonly session: SessionClient;
   /** A second client of the page, which keeps its tokens in memory. */
   readonly withTokens: () => Pick<App, "session" | "notes">;
+  /** A client with its tokens in memory, whose sessions are bound to the key of this browser. */
+  readonly withKey: () => Pick<App, "session" | "notes"> & { readonly key: DpopKey };
   /** The events of the session. */
   readonly events: string[];
   /** Everything that a script of the page can see of responses and of other tabs. */
@@ -50,10 +58,11 @@ try {
   // Firefox allows no channel to pages whose cookies are blocked.
 }
 
-function connect(keepsTokens: boolean): Pick<App, "session" | "notes"> {
+function connect(keepsTokens: boolean, key?: DpopKey): Pick<App, "session" | "notes"> {
+  const create = (parts: TransportParts) =>
+    createConnectTransport({ baseUrl: globalThis.appApi, useHttpGet: true, ...parts });
   const session = createSessionClient({
-    transport: (parts) =>
-      createConnectTransport({ baseUrl: globalThis.appApi, useHttpGet: true, ...parts }),
+    transport: key?.transport(create) ?? create,
     ...(keepsTokens && { tokens: memoryTokens() }),
     onEvent: (event) => events.push(event.type),
   });
@@ -63,6 +72,10 @@ function connect(keepsTokens: boolean): Pick<App, "session" | "notes"> {
 globalThis.app = {
   ...connect(globalThis.appKeepsTokens),
   withTokens: () => connect(true),
+  withKey() {
+    const key = dpopKey({ useHttpGet: true });
+    return { key, ...connect(true, key) };
+  },
   events,
   seen,
 };

@@ -87,8 +87,13 @@ const members: Readonly<Record<keyof DpopKeyOptions, 0>> = {
   ...{ url: 0, useHttpGet: 0, keys: 0, clock: 0 },
 };
 
+/** Not URL.canParse, which older browsers do not have. */
 function protocolOf(url: string | URL): string {
-  return URL.canParse(url) ? new URL(url).protocol : "";
+  try {
+    return new URL(url).protocol;
+  } catch {
+    return "";
+  }
 }
 
 function readKeys(keys: DpopKeyOptions["keys"]): DpopKeyStore {
