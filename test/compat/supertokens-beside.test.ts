@@ -1,7 +1,7 @@
 // SDKs of SuperTokens and clients of rpc-session on one server, as docs/supertokens.md describes it.
 import { createClient } from "@connectrpc/connect";
 import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
-import { createSessionClient } from "rpc-session/client";
+import { type ClientTokens, createSessionClient } from "rpc-session/client";
 import { superTokens } from "rpc-session/compat/supertokens";
 import { fromNode } from "rpc-session/http";
 import { testSessions } from "rpc-session/testing";
@@ -94,5 +94,37 @@ describe("feat:P20 SDKs of SuperTokens beside clients of rpc-session", () => {
     expect(traded.status).toBe(204);
     expect((await list(traded.headers.get("st-access-token"))).status).toBe(200);
     expect((await call("/trade", { "x-old": "old-session" })).status).toBe(401);
+  });
+
+  it("a page in header mode moves to our client with the tokens that the SDK kept", async () => {
+    const { sessions, url, call } = await world();
+    const signedIn = await call("/notes.v1.NotesService/SignIn", {}, { user: "ada" });
+    const accessToken = signedIn.headers.get("st-access-token") ?? "";
+    const refreshToken = signedIn.headers.get("st-refresh-token") ?? "";
+    const payload = JSON.parse(
+      Buffer.from(accessToken.split(".")[1] ?? "", "base64url").toString(),
+    );
+    let kept: ClientTokens | undefined = {
+      ...{ session: payload.sid, user: payload.sub, realm: payload.iss },
+      ...{ accessToken, refreshToken, generation: payload.gen, claimsVersion: payload.cv },
+      ...{ expiresAt: payload.exp, expiresIn: 0, receivedAt: Date.now() },
+    };
+    const session = createSessionClient({
+      transport: (parts) => createConnectTransport({ baseUrl: url, httpVersion: "1.1", ...parts }),
+      tokens: {
+        transport: "header",
+        load: () => kept,
+        save: (tokens) => {
+          kept = tokens;
+        },
+      },
+    });
+    expect((await session.load()).status).toBe("signedIn");
+    const notes = createClient(NotesService, session.transport);
+    expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
+    sessions.clock.advance("20m");
+    expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
+    expect(kept?.session).toBe(payload.sid);
+    expect(kept?.accessToken).not.toBe(accessToken);
   });
 });
