@@ -1,7 +1,7 @@
 // SDKs of SuperTokens and clients of rpc-session on one server, as docs/supertokens.md describes it.
 import { createClient } from "@connectrpc/connect";
 import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
-import { type ClientTokens, createSessionClient } from "rpc-session/client";
+import { type ClientTokens, cookieTokens, createSessionClient } from "rpc-session/client";
 import { superTokens } from "rpc-session/compat/supertokens";
 import { fromNode } from "rpc-session/http";
 import { testSessions } from "rpc-session/testing";
@@ -126,5 +126,32 @@ describe("feat:P20 SDKs of SuperTokens beside clients of rpc-session", () => {
     expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
     expect(kept?.session).toBe(payload.sid);
     expect(kept?.accessToken).not.toBe(accessToken);
+  });
+
+  it("a page in cookie mode moves to our client with the cookies that it has", async () => {
+    const { url, call } = await world();
+    const page = { "st-auth-mode": "cookie", origin: issuer, "sec-fetch-site": "same-origin" };
+    const signedIn = await call("/notes.v1.NotesService/SignIn", page, { user: "ada" });
+    const cookies = signedIn.headers.getSetCookie().map((line) => line.split(";")[0]);
+    const session = createSessionClient({
+      transport: ({ interceptors }) =>
+        createConnectTransport({
+          ...{ baseUrl: url, httpVersion: "1.1" },
+          interceptors: [
+            ...interceptors,
+            // What the browser adds.
+            (next) => (request) => {
+              request.header.set("cookie", cookies.join("; "));
+              request.header.set("origin", issuer);
+              request.header.set("sec-fetch-site", "same-origin");
+              return next(request);
+            },
+          ],
+        }),
+      tokens: cookieTokens(),
+    });
+    expect(await session.load()).toMatchObject({ status: "signedIn", userId: "ada" });
+    const notes = createClient(NotesService, session.transport);
+    expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
   });
 });
