@@ -110,7 +110,7 @@ describe("feat:A14 externalId", () => {
   });
 });
 
-describe("feat:G10 revokeAll and list by externalId", () => {
+describe("feat:G10, feat:M2 revokeAll and list by externalId", () => {
   it("end by sid the sessions of every tenant, and by sub all sessions of that user", async () => {
     const { sessions, events, add } = createWorld();
     const [a, b] = [await add(externalId), await add(externalId, "acme")];
