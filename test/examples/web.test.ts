@@ -153,6 +153,36 @@ describe.skipIf(missing !== "").each([
     );
   });
 
+  test.each([360, 1280])("nothing moves by itself, %d pixels wide", async (width) => {
+    const { page, url } = await open();
+    await page.setViewportSize({ width, height: 800 });
+    await page.addInitScript(() => {
+      const shifts: string[] = [];
+      Object.assign(globalThis, { shifts });
+      new PerformanceObserver((list) => {
+        for (const entry of list.getEntries() as unknown as LayoutShift[]) {
+          // What a person has just caused may move.
+          if (!entry.hadRecentInput) {
+            const moved = entry.sources.map(({ node }) => node?.parentElement?.className ?? "");
+            shifts.push(`${entry.value.toFixed(4)} ${moved.join(", ")}`);
+          }
+        }
+      }).observe({ type: "layout-shift", buffered: true });
+    });
+    await page.goto(url);
+    await signIn(page, "Ada");
+    await press(page, "Let the token expire");
+    await press(page, "Call");
+    await page.getByText("a new access token").first().waitFor();
+    // The life of the token is drawn again every second.
+    await page.evaluate(async () => {
+      for (let frames = 0; frames < 150; frames += 1) {
+        await new Promise((resolve) => requestAnimationFrame(resolve));
+      }
+    });
+    expect(await page.evaluate(() => (globalThis as unknown as Shifted).shifts)).toEqual([]);
+  });
+
   test.each(["light", "dark"] as const)(
     "fits a phone and a desktop in %s colours",
     async (colors) => {
@@ -256,6 +286,17 @@ describe.skipIf(missing !== "")(`the static playground ${missing}`, () => {
     expect(await alert.textContent()).toContain("Open this page over https or on localhost.");
   });
 });
+
+/** An entry of the Layout Instability API, which TypeScript does not know. */
+interface LayoutShift {
+  readonly value: number;
+  readonly hadRecentInput: boolean;
+  readonly sources: readonly { readonly node?: Node }[];
+}
+
+interface Shifted {
+  readonly shifts: readonly string[];
+}
 
 interface Visit {
   readonly page: Page;

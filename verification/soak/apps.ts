@@ -7,7 +7,7 @@ import {
   type Transport,
 } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
-import { createSessionClient, type TransportParts } from "rpc-session/client";
+import { createSessionClient, memoryTokens, type TransportParts } from "rpc-session/client";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { RefreshHintSchema } from "../../gen/rpcsession/v1/hint_pb.ts";
 import { SessionService } from "../../gen/rpcsession/v1/service_pb.ts";
@@ -30,6 +30,7 @@ export async function runApp(world: World, user: string, random: Random): Promis
   const app: App = { held: "" };
   const session = createSessionClient({
     refreshTimeout: `${times.clientTimeout}ms`,
+    tokens: memoryTokens(),
     transport: (parts) => balanced(world, { parts, app, random }),
   });
   const notes = createClient(NotesService, session.transport);

@@ -29,7 +29,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
   process.once(signal, () => process.exit(130));
 }
 const options = readOrExplain(
-  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S] [--older COMMIT] [--mixed-formats]",
+  "npm run soak -- [--store sqlite|postgres|redis] [--seconds N] [--processes P] [--seed S] [--older COMMIT] [--mixed-formats] [--failover]",
   () => readArguments(process.argv.slice(2)),
 );
 // End the run even if something hangs.
@@ -40,7 +40,7 @@ async function soak(options: SoakOptions): Promise<number> {
   const random = createRandom(options.seed);
   const history = createHistory();
   const now = () => history.now();
-  const store = await startStore(options.store, random.fork("store"));
+  const store = await startStore(options, random.fork("store"));
   const [old, next] = [secret(), secret()];
   const olderFile = options.older === undefined ? undefined : unpackOlder(options.older);
   const servers = await startServers({

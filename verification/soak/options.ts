@@ -10,6 +10,8 @@ export interface SoakOptions {
   readonly older: string | undefined;
   /** Whether every second server mints refresh tokens of format 1, and the others of format 2. */
   readonly mixedFormats: boolean;
+  /** Whether the primary of PostgreSQL dies again and again, and its standby takes over. */
+  readonly failover: boolean;
 }
 
 export type StoreKind = "sqlite" | "postgres" | "redis";
@@ -34,11 +36,15 @@ export function readArguments(args: readonly string[]): SoakOptions {
       seed: { type: "string", default: String(Math.floor(Math.random() * 1_000_000)) },
       older: { type: "string" },
       "mixed-formats": { type: "boolean", default: false },
+      failover: { type: "boolean", default: false },
     },
   });
   const { store } = values;
   if (store !== "sqlite" && store !== "postgres" && store !== "redis") {
     throw new Error(`--store must be sqlite, postgres or redis, got ${JSON.stringify(store)}`);
+  }
+  if (values.failover && store !== "postgres") {
+    throw new Error(`--failover needs --store postgres, got --store ${store}`);
   }
   return {
     store,
@@ -47,6 +53,7 @@ export function readArguments(args: readonly string[]): SoakOptions {
     seed: count("seed", values.seed, { min: 0, max: 0xffff_ffff }),
     older: values.older,
     mixedFormats: values["mixed-formats"],
+    failover: values.failover,
   };
 }
 

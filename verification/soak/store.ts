@@ -4,10 +4,15 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
-import { Pool } from "pg";
+import { Client, Pool } from "pg";
 import { postgresMissing, startPostgres } from "../../test/servers/postgres.ts";
+import {
+  type PairMember,
+  PostgresPairs,
+  postgresPairMissing,
+} from "../../test/servers/postgres-pair.ts";
 import { redisMissing, startRedis } from "../../test/servers/redis.ts";
-import type { StoreKind } from "./options.ts";
+import type { SoakOptions } from "./options.ts";
 import { type StoreProxy, startProxy } from "./proxy.ts";
 import type { Random } from "./random.ts";
 import { sleep } from "./windows.ts";
@@ -20,12 +25,15 @@ export interface SoakStore {
   stop(): Promise<void>;
 }
 
-export async function startStore(kind: StoreKind, random: Random): Promise<SoakStore> {
-  switch (kind) {
+export async function startStore(
+  { store, failover }: Pick<SoakOptions, "store" | "failover">,
+  random: Random,
+): Promise<SoakStore> {
+  switch (store) {
     case "sqlite":
       return startSqlite(random);
     case "postgres":
-      return startPostgresStore(random);
+      return failover ? startPostgresPair(random) : startPostgresStore(random);
     case "redis":
       return startRedisStore(random);
   }
@@ -101,6 +109,61 @@ async function startPostgresStore(random: Random): Promise<SoakStore> {
       await server.stop();
     },
   };
+}
+
+/**
+ * A primary and a standby that has each commit before it is acknowledged, so that a failover loses nothing
+ * that a client knows of. After a failover the new primary gets a standby of its own.
+ */
+async function startPostgresPair(random: Random): Promise<SoakStore> {
+  if (postgresPairMissing !== undefined) {
+    throw new Error(postgresPairMissing);
+  }
+  const pairs = new PostgresPairs();
+  const target = { host: "127.0.0.1", port: 0 };
+  const proxy = await startProxy(target, random);
+  const withStandby = async (primary: PairMember) => {
+    const standby = await primary.standby();
+    // After the copy, which must not wait for a standby of its own.
+    await run(primary, "alter system set synchronous_standby_names = '*'");
+    await run(primary, "select pg_reload_conf()");
+    return { primary, standby };
+  };
+  let pair = await withStandby(await pairs.primary());
+  target.port = pair.primary.port;
+  const url = new URL(pair.primary.url());
+  url.port = String(proxy.port);
+  return {
+    url: url.href,
+    faults: {
+      async failover() {
+        const { primary, standby } = pair;
+        primary.kill();
+        standby.promote();
+        target.port = standby.port;
+        proxy.cut(1);
+        pair = await withStandby(standby);
+      },
+      ...proxyFaults(proxy, random),
+      async terminate() {
+        await run(
+          pair.primary,
+          "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'rpc-session' and random() < 0.7",
+        );
+      },
+    },
+    async stop() {
+      proxy.close();
+      await pairs[Symbol.asyncDispose]();
+    },
+  };
+}
+
+async function run(member: PairMember, statement: string): Promise<void> {
+  const client = new Client({ connectionString: member.url() });
+  await client.connect();
+  await client.query(statement);
+  await client.end();
 }
 
 async function startRedisStore(random: Random): Promise<SoakStore> {

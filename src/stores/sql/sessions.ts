@@ -70,7 +70,7 @@ export async function advanceSession(
   const { idle } = write;
   const { least } = database.dialect;
   const idleEnd = sql`${least}(${now} + ${least}(${idle}, coalesce(idle_life, ${idle})), expires_at)`;
-  const row = await database.row<Timed<SessionRow>>`update rpcsession_sessions
+  const row = await database.row<AdvancedRow>`update rpcsession_sessions
       set generation = generation + 1, former_secret_id = secret_id, secret_id = ${write.nextSecretId},
         salt = '', confirmed_at = null, rotated_at = ${now}, sent_at = ${now}, prolonged = 0,
         last_seen_at = ${now}, idle_expires_at = ${idleEnd}, sweep_at = ${sweepTime(idleEnd)}
@@ -78,10 +78,25 @@ export async function advanceSession(
         and root_hash = ${write.rootHash} and transport = ${write.transport}
         and coalesce(bound_key, '') = ${write.boundKey ?? ""} and ${liveById}
         and confirmed_at < ${now} - ${write.overlap}
-      returning *, ${moment(database)}`;
+      returning user_id, tenant_id, last_salted, created_at, auth_time, idle_expires_at, expires_at,
+        access_life, idle_life, lineage, external_issuer, external_sid, external_sub, authentication,
+        claims, claims_version, data, version, device, ${moment(database)}`;
   return row === undefined
     ? { ...(await loadSession(database, write.id)), advanced: false }
-    : { ...toStored(row), advanced: true };
+    : { ...toStored({ ...row, ...writtenBy(write, row.store_now) }), advanced: true };
+}
+
+/** What the database returns of a session that has advanced: the rest is known from the write. */
+type AdvancedRow = Omit<Timed<SessionRow>, keyof ReturnType<typeof writtenBy>>;
+
+function writtenBy(write: AdvanceWrite, at: BigInteger) {
+  return {
+    ...{ id: write.id, transport: write.transport, bound_key: write.boundKey ?? null },
+    ...{ salt: "", root_hash: write.rootHash },
+    ...{ secret_id: write.nextSecretId, former_secret_id: write.secretId },
+    ...{ generation: write.generation + 1, confirmed_at: null, rotated_at: at },
+    ...{ sent_at: at, prolonged: 0, last_seen_at: at, revoked_at: null, ended_by: null },
+  };
 }
 
 /** Reads which formats of tokens all servers can read; see `SessionStore.tokenFormat`. */

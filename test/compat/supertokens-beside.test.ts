@@ -1,0 +1,157 @@
+// SDKs of SuperTokens and clients of rpc-session on one server, as docs/supertokens.md describes it.
+import { createClient } from "@connectrpc/connect";
+import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-node";
+import { type ClientTokens, cookieTokens, createSessionClient } from "rpc-session/client";
+import { superTokens } from "rpc-session/compat/supertokens";
+import { fromNode } from "rpc-session/http";
+import { testSessions } from "rpc-session/testing";
+import { describe, expect, it } from "vitest";
+import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
+import { listenForTest } from "../helpers/listen.ts";
+import { send } from "../helpers/send.ts";
+
+const issuer = "https://test.example";
+const former = { "st-auth-mode": "header", "content-type": "application/json" };
+
+async function world() {
+  const sessions = testSessions({ public: [NotesService.method.signIn] });
+  const rpcs = connectNodeAdapter(
+    sessions.protect({
+      routes: (router) =>
+        router.service(NotesService, {
+          async signIn({ user }, ctx) {
+            await sessions.create(ctx, { userId: user });
+            return {};
+          },
+          listNotes: (_, ctx) => ({ notes: [{ text: sessions.require(ctx).userId }] }),
+        }),
+    }),
+  );
+  // The former system: a list of its sessions, each of which can be traded once.
+  const old = new Map([["old-session", "ada"]]);
+  const url = await listenForTest(
+    superTokens(sessions, { issuer }).node((req, res) => {
+      if (req.url !== "/trade") {
+        rpcs(req, res);
+        return;
+      }
+      const handle = String(req.headers["x-old"]);
+      const userId = old.get(handle);
+      if (userId === undefined) {
+        res.writeHead(401).end();
+        return;
+      }
+      const externalId = { issuer: "supertokens", sid: handle };
+      void sessions.create(fromNode(req, res), { userId, externalId }).then(() => {
+        old.delete(handle);
+        res.writeHead(204).end();
+      });
+    }),
+  );
+  const call = (path: string, headers: Record<string, string> = {}, body = {}) =>
+    send(url + path, {
+      method: "POST",
+      headers: { ...former, ...headers },
+      body: JSON.stringify(body),
+    });
+  const list = (token: string | null) =>
+    call("/notes.v1.NotesService/ListNotes", { authorization: `Bearer ${token}` });
+  return { sessions, url, call, list };
+}
+
+/** A client of rpc-session that keeps its tokens in memory. */
+function ownClient(baseUrl: string) {
+  const session = createSessionClient({
+    transport: (parts) => createConnectTransport({ baseUrl, httpVersion: "1.1", ...parts }),
+  });
+  return { session, notes: createClient(NotesService, session.transport) };
+}
+
+describe("feat:P20 SDKs of SuperTokens beside clients of rpc-session", () => {
+  it("both kinds of client use one server and one store, and one call ends all sessions of a user", async () => {
+    const { sessions, url, call, list } = await world();
+    const signedIn = await call("/notes.v1.NotesService/SignIn", {}, { user: "ada" });
+    const own = ownClient(url);
+    await own.notes.signIn({ user: "ada" });
+    expect((await list(signedIn.headers.get("st-access-token"))).status).toBe(200);
+    expect((await own.notes.listNotes({})).notes[0]?.text).toBe("ada");
+
+    sessions.clock.advance("20m");
+    const refresh = { authorization: `Bearer ${signedIn.headers.get("st-refresh-token")}` };
+    const refreshed = await call("/auth/session/refresh", { ...refresh, rid: "session" });
+    const token = refreshed.headers.get("st-access-token");
+    expect((await list(token)).status).toBe(200);
+    expect((await own.notes.listNotes({})).notes[0]?.text).toBe("ada");
+
+    await sessions.revokeAll({ userId: "ada" });
+    expect((await list(token)).status).toBe(401);
+    await expect(own.notes.listNotes({})).rejects.toThrow();
+  });
+
+  it("a handler trades a session of SuperTokens once, for one that the SDK uses", async () => {
+    const { call, list } = await world();
+    const traded = await call("/trade", { "x-old": "old-session" });
+    expect(traded.status).toBe(204);
+    expect((await list(traded.headers.get("st-access-token"))).status).toBe(200);
+    expect((await call("/trade", { "x-old": "old-session" })).status).toBe(401);
+  });
+
+  it("a page in header mode moves to our client with the tokens that the SDK kept", async () => {
+    const { sessions, url, call } = await world();
+    const signedIn = await call("/notes.v1.NotesService/SignIn", {}, { user: "ada" });
+    const accessToken = signedIn.headers.get("st-access-token") ?? "";
+    const refreshToken = signedIn.headers.get("st-refresh-token") ?? "";
+    const payload = JSON.parse(
+      Buffer.from(accessToken.split(".")[1] ?? "", "base64url").toString(),
+    );
+    let kept: ClientTokens | undefined = {
+      ...{ session: payload.sid, user: payload.sub, realm: payload.iss },
+      ...{ accessToken, refreshToken, generation: payload.gen, claimsVersion: payload.cv },
+      ...{ expiresAt: payload.exp, expiresIn: 0, receivedAt: Date.now() },
+    };
+    const session = createSessionClient({
+      transport: (parts) => createConnectTransport({ baseUrl: url, httpVersion: "1.1", ...parts }),
+      tokens: {
+        transport: "header",
+        load: () => kept,
+        save: (tokens) => {
+          kept = tokens;
+        },
+      },
+    });
+    expect((await session.load()).status).toBe("signedIn");
+    const notes = createClient(NotesService, session.transport);
+    expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
+    sessions.clock.advance("20m");
+    expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
+    expect(kept?.session).toBe(payload.sid);
+    expect(kept?.accessToken).not.toBe(accessToken);
+  });
+
+  it("a page in cookie mode moves to our client with the cookies that it has", async () => {
+    const { url, call } = await world();
+    const page = { "st-auth-mode": "cookie", origin: issuer, "sec-fetch-site": "same-origin" };
+    const signedIn = await call("/notes.v1.NotesService/SignIn", page, { user: "ada" });
+    const cookies = signedIn.headers.getSetCookie().map((line) => line.split(";")[0]);
+    const session = createSessionClient({
+      transport: ({ interceptors }) =>
+        createConnectTransport({
+          ...{ baseUrl: url, httpVersion: "1.1" },
+          interceptors: [
+            ...interceptors,
+            // What the browser adds.
+            (next) => (request) => {
+              request.header.set("cookie", cookies.join("; "));
+              request.header.set("origin", issuer);
+              request.header.set("sec-fetch-site", "same-origin");
+              return next(request);
+            },
+          ],
+        }),
+      tokens: cookieTokens(),
+    });
+    expect(await session.load()).toMatchObject({ status: "signedIn", userId: "ada" });
+    const notes = createClient(NotesService, session.transport);
+    expect((await notes.listNotes({})).notes[0]?.text).toBe("ada");
+  });
+});
