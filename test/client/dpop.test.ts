@@ -1,6 +1,6 @@
 // Clients that prove the key of their session, against a real server on loopback.
 
-import { createServer } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 import {
@@ -237,7 +237,7 @@ describe("plain requests", () => {
         await sessions.close();
       });
       const sent: string[] = [];
-      http.on("request", async (request, response) => {
+      const answer = async (request: IncomingMessage, response: ServerResponse) => {
         const { authorization = "", dpop } = request.headers;
         const given = String(authorization.split(" ")[0]);
         sent.push(`${given} ${dpop === undefined ? "plain" : "proof"}`);
@@ -259,7 +259,8 @@ describe("plain requests", () => {
           () => [401, "refused"] as const,
         );
         response.writeHead(found[0], Object.fromEntries(responseHeader)).end(found[1]);
-      });
+      };
+      http.on("request", (request, response) => void answer(request, response));
       const key = dpopKey();
       const { tokens } = await sessions.issue({
         ...{ userId: "alice", transport: "header", boundKey: await key.thumbprint() },

@@ -55,7 +55,7 @@ export function provingFetch(proofs: ClientProofs): typeof globalThis.fetch {
     const request = typeof input === "object" && "url" in input ? input : undefined;
     const target: Target = {
       htm: (init.method ?? request?.method ?? "GET").toUpperCase(),
-      url: request?.url ?? String(input),
+      url: typeof input === "string" ? input : "url" in input ? input.url : input.href,
       procedure: undefined,
       isSignOut: false,
       signal: init.signal ?? request?.signal ?? undefined,
