@@ -1,5 +1,7 @@
 // Clients that prove the key of their session, against a real server on loopback.
 
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
 import { Code, ConnectError, createClient, type Transport } from "@connectrpc/connect";
 import {
   createConnectTransport,
@@ -15,6 +17,7 @@ import {
   type TransportParts,
 } from "rpc-session/client";
 import { type DpopKeyOptions, type DpopKeyStore, dpopKey } from "rpc-session/client/dpop";
+import { testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
 import { type NotesServer, startNotes, type TestSessionsOptions } from "../helpers/server.ts";
@@ -218,6 +221,66 @@ describe("a client with a key", () => {
     const refused: unknown = await notes.signIn({ user: "alice" }).catch((error) => error);
     expect(ConnectError.from(refused).rawMessage).toContain("htu");
   });
+});
+
+describe("plain requests", () => {
+  it.each(["Session", "DPoP"])(
+    "feat:S10 carry a bound session by the scheme %s",
+    async (scheme) => {
+      const http = createServer();
+      await new Promise<void>((resolve) => http.listen(0, "127.0.0.1", resolve));
+      const origin = `http://127.0.0.1:${(http.address() as AddressInfo).port}`;
+      const sessions = testSessions({ issuer: origin });
+      onTestFinished(async () => {
+        http.closeAllConnections();
+        http.close();
+        await sessions.close();
+      });
+      const sent: string[] = [];
+      const answer = async (request: IncomingMessage, response: ServerResponse) => {
+        const { authorization = "", dpop } = request.headers;
+        const given = String(authorization.split(" ")[0]);
+        sent.push(`${given} ${dpop === undefined ? "plain" : "proof"}`);
+        const responseHeader = new Headers();
+        const requestHeader = new Headers({ authorization, ...(dpop && { dpop: String(dpop) }) });
+        const call = {
+          requestHeader,
+          responseHeader,
+          requestMethod: "POST",
+          url: request.url ?? "",
+        };
+        // A handler that wants a proof accepts no other scheme.
+        const wanted = scheme === "DPoP" && given !== "DPoP";
+        if (wanted) {
+          requestHeader.set("authorization", authorization.replace(given, "DPoP"));
+        }
+        const found = await sessions.getSession(call).then(
+          ({ userId }) => [200, userId] as const,
+          () => [401, "refused"] as const,
+        );
+        response.writeHead(found[0], Object.fromEntries(responseHeader)).end(found[1]);
+      };
+      http.on("request", (request, response) => void answer(request, response));
+      const key = dpopKey();
+      const { tokens } = await sessions.issue({
+        ...{ userId: "alice", transport: "header", boundKey: await key.thumbprint() },
+      });
+      const send = () =>
+        key.fetch(`${origin}/files?name=a`, {
+          method: "POST",
+          headers: { authorization: `Bearer ${tokens.accessToken}` },
+          body: "text",
+        });
+      const first = await send();
+      expect([first.status, await first.text()]).toEqual([200, "alice"]);
+      expect(await (await send()).text()).toBe("alice");
+      expect(sent).toEqual(
+        scheme === "Session"
+          ? ["Session plain", "Session plain"]
+          : ["Session plain", "DPoP proof", "DPoP proof"],
+      );
+    },
+  );
 });
 
 describe("a thief", () => {

@@ -2,7 +2,7 @@ import type { Interceptor, Transport } from "@connectrpc/connect";
 import { assertMembers } from "../../base/checks.ts";
 import { type Clock, systemClock } from "../../base/clock.ts";
 import type { TransportParts } from "../options.ts";
-import { provingInterceptor } from "./interceptor.ts";
+import { ClientProofs, provingFetch, provingInterceptor } from "./interceptor.ts";
 import { assertPair, type DpopKeyStore, defaultKeyStore, memoryKeys, StoredKey } from "./key.ts";
 
 export type { DpopKeyStore } from "./key.ts";
@@ -31,6 +31,8 @@ export interface DpopKey {
   transport(create: (parts: TransportParts) => Transport): (parts: TransportParts) => Transport;
   /** The interceptor of `transport`, for a transport that you create yourself. Put it after the session's. */
   readonly interceptor: Interceptor;
+  /** The option `fetch` of `sessionFetch`, for requests that are not RPCs. */
+  readonly fetch: typeof globalThis.fetch;
   /**
    * Returns the thumbprint of the key (RFC 7638), as in `session.boundKey` of the service.
    *
@@ -68,7 +70,8 @@ export function dpopKey(options: DpopKeyOptions = {}): DpopKey {
   }
   const key = new StoredKey(readKeys(keys));
   const base = url === undefined ? undefined : String(url).replace(/\/$/, "");
-  const interceptor = provingInterceptor(key, { base, useHttpGet, clock });
+  const proofs = new ClientProofs(key, { base, useHttpGet, clock });
+  const interceptor = provingInterceptor(proofs);
   return {
     transport: (create) => (parts) =>
       create({
@@ -79,6 +82,7 @@ export function dpopKey(options: DpopKeyOptions = {}): DpopKey {
         },
       }),
     interceptor,
+    fetch: provingFetch(proofs),
     thumbprint: async () => (await key.prover()).thumbprint,
   };
 }

@@ -30,8 +30,7 @@ type Request = UnaryRequest | StreamRequest;
 type Message = StreamResponse["message"] extends AsyncIterable<infer M> ? M : never;
 
 /** Proves the key on the calls of a session. It comes after the interceptor of the session. */
-export function provingInterceptor(key: StoredKey, options: ProvingOptions): Interceptor {
-  const proofs = new ClientProofs(key, options);
+export function provingInterceptor(proofs: ClientProofs): Interceptor {
   return (next) => async (request) => {
     if (request.header.has(proofHeader.proof)) {
       return next(request);
@@ -47,8 +46,57 @@ export function provingInterceptor(key: StoredKey, options: ProvingOptions): Int
   };
 }
 
+/**
+ * A `fetch` for `sessionFetch`, whose requests have their tokens already. A request that needs a proof is
+ * sent again, as far as its body can be.
+ */
+export function provingFetch(proofs: ClientProofs): typeof globalThis.fetch {
+  return async (input, init = {}) => {
+    const request = typeof input === "object" && "url" in input ? input : undefined;
+    const target: Target = {
+      htm: (init.method ?? request?.method ?? "GET").toUpperCase(),
+      url: typeof input === "string" ? input : "url" in input ? input.url : input.href,
+      procedure: undefined,
+      isSignOut: false,
+      signal: init.signal ?? request?.signal ?? undefined,
+    };
+    // The body of a Request can be read once.
+    const isReplayable =
+      !(init.body instanceof ReadableStream) &&
+      (request === undefined || target.htm === "GET" || target.htm === "HEAD");
+    for (let isAgain = false; ; isAgain = true) {
+      const headers = new Headers(init.headers ?? request?.headers);
+      const hasToken = bearerOf(headers) !== undefined;
+      if (hasToken) {
+        await proofs.write(headers, target);
+      }
+      const response = await globalThis.fetch(input, { ...init, headers });
+      const nonce = response.headers.get(proofHeader.nonce);
+      proofs.learn(nonce);
+      // A refusal with a nonce asks for a proof (RFC 9449 section 9).
+      const isAsked = hasToken && response.status === 401 && nonce !== null;
+      if (!isAsked || isAgain || !isReplayable) {
+        return response;
+      }
+      proofs.needsProof(target);
+      response.body?.cancel().catch(() => {});
+    }
+  };
+}
+
+/** Where a request goes. */
+interface Target {
+  readonly htm: string;
+  /** The URL that it is sent to. */
+  readonly url: string;
+  /** Such as `notes.v1.NotesService/AddNote`; undefined for a request that is not an RPC. */
+  readonly procedure: string | undefined;
+  readonly isSignOut: boolean;
+  readonly signal: AbortSignal | undefined;
+}
+
 /** What a client knows across its calls: its key, the last nonce, and the methods that need a proof. */
-class ClientProofs {
+export class ClientProofs {
   readonly #key: StoredKey;
   readonly #options: ProvingOptions;
   #nonce: string | undefined;
@@ -67,13 +115,24 @@ class ClientProofs {
     this.#nonce = nonce || this.#nonce;
   }
 
-  needsProof(request: Request): void {
-    this.#proven.add(procedureOf(request));
+  needsProof(target: Target): void {
+    // Paths may have parameters, so they are only remembered for the next request.
+    if (this.#proven.size >= 1_000) {
+      this.#proven.clear();
+    }
+    this.#proven.add(nameOf(target));
   }
 
-  /** @throws ConnectError Unavailable if the key store fails */
-  prover({ signal }: Request): Promise<Prover> {
-    return race(this.#key.prover(), signal);
+  /** The target of a call. By the rule of Connect's transports, GET is for NO_SIDE_EFFECTS. */
+  targetOf(request: Request): Target {
+    const isGet = this.#options.useHttpGet && !request.stream && request.method.idempotency === 1;
+    return {
+      htm: isGet ? "GET" : "POST",
+      url: request.url,
+      procedure: procedureOf(request),
+      isSignOut: isMethod(request, "SignOut"),
+      signal: request.signal,
+    };
   }
 
   /**
@@ -89,16 +148,16 @@ class ClientProofs {
    *
    * @returns the token that was left out, because its key is lost
    */
-  async write(headers: Headers, request: Request): Promise<BoundToken | undefined> {
-    const accessToken = /^Bearer (.*)$/.exec(headers.get("authorization") ?? "")?.[1];
+  async write(headers: Headers, target: Target): Promise<BoundToken | undefined> {
+    const accessToken = bearerOf(headers);
     const bound = accessToken === undefined ? undefined : this.#readBound(accessToken);
     if (headers.has("authorization") && bound === undefined) {
       return undefined;
     }
-    const isNeeded = bound === undefined || this.#proven.has(procedureOf(request));
+    const isNeeded = bound === undefined || this.#proven.has(nameOf(target));
     let prover: Prover;
     try {
-      prover = await this.prover(request);
+      prover = await race(this.#key.prover(), target.signal);
     } catch (error) {
       if (isNeeded) {
         throw error;
@@ -110,24 +169,32 @@ class ClientProofs {
     const isLost = bound !== undefined && bound.jkt !== prover.thumbprint;
     if (isLost) {
       headers.delete("authorization");
-    } else if (bound !== undefined && !isNeeded && !isMethod(request, "SignOut")) {
+    } else if (bound !== undefined && !isNeeded && !target.isSignOut) {
       headers.set("authorization", `Session ${accessToken}`);
       return undefined;
     } else if (bound !== undefined) {
       headers.set("authorization", `DPoP ${accessToken}`);
     }
-    const { base, useHttpGet, clock } = this.#options;
-    // By the rule of Connect's transports: methods with NO_SIDE_EFFECTS.
-    const isGet = useHttpGet && !request.stream && request.method.idempotency === 1;
     const proof = await prover.prove({
-      htm: isGet ? "GET" : "POST",
-      htu: base === undefined ? withoutQuery(request.url) : `${base}/${procedureOf(request)}`,
+      htm: target.htm,
+      htu: this.#htuOf(target),
       nonce: this.#nonce,
       accessToken: isLost ? undefined : accessToken,
-      iat: Math.floor(clock.now() / 1000),
+      iat: Math.floor(this.#options.clock.now() / 1000),
     });
     headers.set(proofHeader.proof, proof);
     return isLost ? bound : undefined;
+  }
+
+  #htuOf({ url, procedure }: Target): string {
+    const { base } = this.#options;
+    const plain = withoutQuery(url);
+    if (base === undefined) {
+      return plain;
+    }
+    return procedure === undefined
+      ? new URL(base).origin + new URL(plain).pathname
+      : `${base}/${procedure}`;
   }
 
   #readBound(accessToken: string): BoundToken | undefined {
@@ -164,7 +231,7 @@ class ProvenCall {
           "dpopKey needs a client with tokens in headers; pass createSessionClient the option tokens, such as memoryTokens()",
         );
       }
-      this.#lost = await this.#proofs.write(this.#headers, this.#request);
+      this.#lost = await this.#proofs.write(this.#headers, this.#proofs.targetOf(this.#request));
       try {
         return await send(this.#headers);
       } catch (error) {
@@ -187,7 +254,7 @@ class ProvenCall {
     const authorization = this.#headers.get("authorization") ?? "";
     const isAsked = hint.reason === Reason.PROOF_REQUIRED && authorization.startsWith("Session ");
     if (isAsked) {
-      this.#proofs.needsProof(this.#request);
+      this.#proofs.needsProof(this.#proofs.targetOf(this.#request));
     }
     const { stream, method } = this.#request;
     const isReplayable = !stream || method.methodKind === "server_streaming";
@@ -355,6 +422,15 @@ function decode(accessToken: string): BoundToken | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** The access token that comes as `Bearer`. */
+function bearerOf(headers: Headers): string | undefined {
+  return /^Bearer (.*)$/.exec(headers.get("authorization") ?? "")?.[1];
+}
+
+function nameOf({ htm, url, procedure }: Target): string {
+  return procedure ?? `${htm} ${withoutQuery(url)}`;
 }
 
 function procedureOf({ method }: Request): string {
