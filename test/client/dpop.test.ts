@@ -114,9 +114,13 @@ describe("a client with a key", () => {
     await notes.addNote(bread);
     await notes.addNote(bread);
     const texts: (string | undefined)[] = [];
-    for await (const { note } of notes.watchNotes({})) {
+    const hints: (string | null)[] = [];
+    const onHeader = (headers: Headers) => void hints.push(headers.get("rpcsession-hint"));
+    for await (const { note } of notes.watchNotes({}, { onHeader })) {
       texts.push(note?.text);
     }
+    // The caller does not see the headers of the refusal.
+    expect(hints).toEqual([null]);
     expect(texts).toEqual(["bread", "bread"]);
     server.sessions.clock.advance("20m");
     expect((await notes.listNotes({})).notes).toHaveLength(2);
