@@ -264,7 +264,7 @@ describe("feat:L7 the schema of a client", () => {
   it("feat:N4 throws a TypeError at construction if it is not a Standard Schema", () => {
     for (const claims of [{}, "zod", 7, null]) {
       expect(() => connect(createService(), "header", { claims: claims as never })).toThrow(
-        /^claims must be a Standard Schema, such as one of zod/,
+        /^claims must be a schema of zod, valibot, arktype/,
       );
     }
   });

@@ -35,7 +35,7 @@ describe.skipIf(redisMissing)(`redisStore with data of schema 1 ${redisMissing ?
       ...{ secretId: "secret-a", generation: 3, claimsVersion: 0, version: 0, endedBy: null },
       ...{ claims: { role: "admin" }, data: { cart: [] }, device: {} },
       ...{ accessLife: null, idleLife: null, lineage: null, confirmedAt: null, revokedAt: null },
-      ...{ externalId: null, authentication: null },
+      ...{ externalId: null, authentication: null, boundKey: null },
       ...{ rotatedAt: clock.now(), createdAt: clock.now(), authTime: clock.now() },
       ...{ sentAt: clock.now(), prolonged: 0, lastSeenAt: clock.now() },
       ...{ idleExpiresAt: clock.now() + 2 * day, expiresAt: clock.now() + 9 * day },
