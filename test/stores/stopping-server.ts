@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { createServer as createServer2, type Http2Session } from "node:http2";
-import type { AddressInfo, Server } from "node:net";
+import { type AddressInfo, Server as NetServer, type Server } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createClient } from "redis";
@@ -75,13 +75,15 @@ async function stop(): Promise<void> {
   // 1. Take no new connections, and let clients open another one for their next call.
   h1.prependListener("request", (_request, response) => response.setHeader("connection", "close"));
   const finished = Promise.all([once(h1, "close"), once(h2, "close")]);
-  h1.close();
+  // Not h1.close(), which also cuts idle connections: a call may be on its way on one.
+  NetServer.prototype.close.call(h1);
   h2.close();
   for (const session of connections) {
     session.close();
   }
   // 2. Send the streams elsewhere.
   await sessions.drain();
+  h1.closeIdleConnections();
   // 3. Finish running calls.
   await Promise.race([finished, setTimeout(10_000, undefined, { ref: false })]);
   await sessions.close();
