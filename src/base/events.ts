@@ -119,9 +119,9 @@ export type SessionEvent =
       readonly at: number;
     }
   /**
-   * A valid refresh token of a session that is bound to a key came without a proof by that key, and was
-   * refused: somebody else may have the token. `why`: there was no valid proof, or one by another key.
-   * A client that has lost its key causes it, too.
+   * A valid refresh token of a bound session was refused, because the request did not prove the session's
+   * key. Either somebody else has the token, or the client has lost its key. `why` is `missing` if there
+   * was no proof, and `otherKey` if another key was proven.
    */
   | {
       readonly type: "proofRefused";

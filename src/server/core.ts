@@ -81,6 +81,8 @@ export interface ClaimRenewal {
 
 /** Asks elsewhere whether calls are allowed. */
 export interface DecisionPoint {
+  /** Whether decisions depend on messages. */
+  readonly readsRequest: boolean;
   /** Decides on a call before its body is read; undefined if it is allowed by an answer that is kept. */
   before(call: Call, method: DescMethod): Promise<void> | undefined;
   /** Decides on a message; undefined if that does not depend on it. */

@@ -26,7 +26,7 @@ import {
   readContext,
   readExchange,
 } from "./call/exchange.ts";
-import { createGate, enterSession, type RequestGate } from "./call/gate.ts";
+import { createGate, createGateAlone, enterSession, type RequestGate } from "./call/gate.ts";
 import { assertConnectRunsGates, assertRunsGates } from "./call/gates-run.ts";
 import { createInterceptor } from "./call/interceptor.ts";
 import type { VerifyingCore } from "./core.ts";
@@ -227,7 +227,7 @@ export function createVerifyingSessions<S extends VerifiedSession>(
   };
   return {
     protect: (options) => protect(protection, options),
-    requestGate: protection.gate,
+    requestGate: createGateAlone(core, key, policies),
     interceptor,
     getSession: getSessionWith(core, key, policies),
     current: (context) => current(context),
@@ -262,6 +262,11 @@ function sessionIn<S extends VerifiedSession>(
   const call = callOfRpc(core, key, context);
   if (!call.admitted && call.session === undefined) {
     throw unprotected(key, context);
+  }
+  if (call.unchecked && call.session !== undefined) {
+    throw misuse(
+      `nothing checks the condition of ${procedureOf(context.method)}, which reads the request; add sessions.interceptor to the router besides sessions.requestGate, or wrap the options of the adapter in sessions.protect()`,
+    );
   }
   if (call.unreadable !== undefined) {
     const procedure = procedureOf(context.method);

@@ -239,6 +239,30 @@ describe("feat:L8 a policy with a condition", () => {
     expect((await server.call(edit, {}, { bearer: admin })).error).toBeUndefined();
   });
 
+  it("feat:L8 that reads the request gives no session to a router that has the gate alone", async () => {
+    const { sessions, bearerOf } = serve();
+    const bearer = await bearerOf({ role: "reader" });
+    const reached: (string | undefined)[] = [];
+    const routes = (router: ConnectRouter) => {
+      router.service(ConditionService, {
+        edit(_, context) {
+          reached.push(sessions.require(context).userId);
+          return {};
+        },
+      });
+    };
+    const { requestGate, interceptor } = sessions;
+    const alone = wireServer({ routes, requestGate });
+    const { error } = await alone.call(edit, { document: { owner: "bob" } }, { bearer });
+    expect(error?.code).toBe(Code.Internal);
+    expect(reached).toEqual([]);
+    const both = wireServer({ routes, requestGate, interceptors: [interceptor] });
+    const refused = await both.call(edit, { document: { owner: "bob" } }, { bearer });
+    expect(refused.error?.code).toBe(Code.PermissionDenied);
+    await both.call(edit, { document: { owner: "alice" } }, { bearer });
+    expect(reached).toEqual(["alice"]);
+  });
+
   it("feat:L8 on the session alone is checked before the body is parsed", async () => {
     const { server, bearerOf } = serve();
     const send = async (bearer: string) =>

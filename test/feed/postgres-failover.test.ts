@@ -104,7 +104,7 @@ describe.skipIf(postgresPairMissing)("PostgreSQL with a standby", () => {
     240_000,
   );
 
-  it("sec:V03 a former primary that still answers is not followed again, and no session is ended by its word", async () => {
+  it("sec:V03 a former primary that still answers is ignored, and ends no session", async () => {
     const primary = await pairs.primary();
     const target = { host: "127.0.0.1", port: primary.port };
     await using address = await startBlackHole(target);
@@ -149,7 +149,7 @@ describe.skipIf(postgresPairMissing)("PostgreSQL with a standby", () => {
     expect(count).toBe(2);
   }, 240_000);
 
-  it("sec:V03 two standbys that are promoted one after the other are two losses, whichever server notices first", async () => {
+  it("sec:V03 two standbys that are promoted one after the other count as two losses, whichever server detects them first", async () => {
     const primary = await pairs.primary();
     const target = { host: "127.0.0.1", port: primary.port };
     await using address = await startBlackHole(target);

@@ -64,6 +64,8 @@ export class Call {
   waited = false;
   /** Whether the gate or the interceptor has already applied the method's policy to this call. */
   admitted = false;
+  /** Whether a condition reads the request, and nothing will check it unless the interceptor runs. */
+  unchecked = false;
   /** Where tokens, cookies and hints are written. Replaced by {@link attachResponse} only. */
   responseHeader: Headers;
   /** Whether headers are still being collected because the call has no response yet. */

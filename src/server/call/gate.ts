@@ -23,6 +23,23 @@ export function createGate(core: VerifyingCore, key: CallKey, policies: Policies
   };
 }
 
+/**
+ * The same for a router that is built without `protect`. It may lack the interceptor, which alone sees
+ * messages, so a call whose condition reads them has no session until the interceptor has run.
+ */
+export function createGateAlone(
+  core: VerifyingCore,
+  key: CallKey,
+  policies: Policies,
+): RequestGate {
+  const gate = createGate(core, key, policies);
+  return async (context) => {
+    await gate(context);
+    const reads = policies.of(context.method).allow?.readsRequest || core.decisions?.readsRequest;
+    callOf(core, key, context).unchecked = reads === true;
+  };
+}
+
 /** The method that is called, the signal of its call, and the policies of the instance. */
 export type Admission = Pick<HandlerContext, "method" | "signal"> & { readonly policies: Policies };
 

@@ -44,6 +44,7 @@ export function createInterceptor(
   return (next) => async (request) => {
     // 1. The call: the gate has opened it, or it is opened now.
     const call = callOfRequest(core, key, request);
+    call.unchecked = false;
 
     // 2. Without a gate, the policy is applied here.
     if (!call.admitted) {

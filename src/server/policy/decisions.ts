@@ -51,7 +51,8 @@ interface Kept {
 /** Asks a decision point. */
 export class Decisions {
   readonly #decide: AuthorizeOptions["decide"];
-  readonly #readsRequest: boolean;
+  /** See {@link AuthorizeOptions.readsRequest}. */
+  readonly readsRequest: boolean;
   readonly #cacheFor: number;
   readonly #within: number;
   readonly #clock: Clock;
@@ -73,7 +74,7 @@ export class Decisions {
       );
     }
     this.#decide = (session, ...more) => options.decide(session as never, ...more);
-    this.#readsRequest = readsRequest;
+    this.readsRequest = readsRequest;
     this.#cacheFor = durationMs("authorize.cacheFor", cacheFor ?? "10s", { min: 0, max: 600_000 });
     this.#within = durationMs("authorize.within", within, { min: 50, max: 30_000 });
     this.#clock = clock;
@@ -85,7 +86,7 @@ export class Decisions {
    */
   before(call: Call, method: DescMethod): Promise<void> | undefined {
     const { session, token } = call;
-    if (this.#readsRequest || session === undefined || token === undefined || isOwn(method)) {
+    if (this.readsRequest || session === undefined || token === undefined || isOwn(method)) {
       return undefined;
     }
     const procedure = procedureOf(method);
@@ -104,7 +105,7 @@ export class Decisions {
    */
   onMessage(call: Call, method: DescMethod, request: Message): Promise<void> | undefined {
     const { session } = call;
-    return !this.#readsRequest || session === undefined || isOwn(method)
+    return !this.readsRequest || session === undefined || isOwn(method)
       ? undefined
       : this.#ask(session, procedureOf(method), request).then((decision) =>
           assertAllows(decision, session),

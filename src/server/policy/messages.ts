@@ -6,8 +6,8 @@ import { assertCondition } from "./conditions.ts";
 import type { MethodPolicy } from "./policy.ts";
 
 /**
- * Checks a condition that reads the request against one message, and asks a decision point that does. As with all demands, a call without a
- * session, which an optional policy admits, has nothing to meet.
+ * Checks one message against a condition that reads the request, and asks a decision point that does. A
+ * call without a session, which an optional policy admits, has nothing to meet.
  * @throws SessionError `forbidden`
  */
 export function assertAllowed(
@@ -37,7 +37,7 @@ export function checkedMessages(
   request: StreamRequest,
   policy: Pick<MethodPolicy, "allow">,
 ): Checked {
-  if (!policy.allow?.readsRequest && core.decisions === undefined) {
+  if (!policy.allow?.readsRequest && core.decisions?.readsRequest !== true) {
     return { request, answering: (response) => response };
   }
   let refusal: { readonly error: unknown } | undefined;
