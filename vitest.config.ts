@@ -29,8 +29,12 @@ const slow = [
   "test/tools/mutants.test.ts",
 ];
 
-/** They have a project of their own, because three engines take long. */
-const browsers = ["test/browser/**/*.test.ts"];
+/** They have a project of their own, because browsers take long. */
+const browsers = [
+  "test/browser/**/*.test.ts",
+  "test/examples/passkey.test.ts",
+  "test/examples/web.test.ts",
+];
 
 /** They have a project of their own, because they install applications from the npm registry. */
 const apps = ["test/apps/*.test.ts"];
@@ -65,6 +69,7 @@ export default defineConfig({
         test: {
           name: "slow",
           include: slow,
+          exclude: [...configDefaults.exclude, ...browsers],
         },
       },
       { extends: true, test: { name: "browsers", include: browsers } },
