@@ -59,6 +59,8 @@ describe.each(stores)(
 
         // 3. The other server comes, and the first one is stopped.
         servers.push(await startServer(kind, place, "new"));
+        // What `preStop` is for: no connection is on its way to the first one any more.
+        await ports.settled();
         const stoppedAt = performance.now();
         const exited = once(old.child, "exit");
         old.child.kill("SIGTERM");
@@ -125,8 +127,9 @@ async function startServer(kind: string, place: string, name: string): Promise<S
   return { child, ...ports };
 }
 
-/** Leads each new connection to a server that is ready; the connections that exist stay. */
+/** Leads each new connection to the last server that is ready; the connections that exist stay. */
 async function balance(servers: readonly Stoppable[]) {
+  const leading = new Set<Promise<void>>();
   const isReady = async ({ health }: Stoppable): Promise<boolean> => {
     const answer = await fetch(`http://127.0.0.1:${health}/ready`, {
       headers: { connection: "close" },
@@ -149,11 +152,13 @@ async function balance(servers: readonly Stoppable[]) {
       onward.on("close", () => socket.destroy());
       socket.on("close", () => onward.destroy());
       socket.pipe(onward).pipe(socket);
+      await once(onward, "connect").catch(() => {});
     };
     const server = createServer((socket) => {
       sockets.add(socket);
       socket.on("error", () => {});
-      void lead(socket);
+      const led = lead(socket).finally(() => leading.delete(led));
+      leading.add(led);
     });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
@@ -165,7 +170,8 @@ async function balance(servers: readonly Stoppable[]) {
     });
     return (server.address() as AddressInfo).port;
   };
-  return { h1: await listen("h1"), h2: await listen("h2") };
+  const settled = () => Promise.all(leading);
+  return { h1: await listen("h1"), h2: await listen("h2"), settled };
 }
 
 interface SignIn {

@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
 import { createServer as createServer2, type Http2Session } from "node:http2";
-import type { AddressInfo, Server } from "node:net";
+import { type AddressInfo, Server as NetServer, type Server } from "node:net";
 import { setTimeout } from "node:timers/promises";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { createClient } from "redis";
@@ -72,18 +72,21 @@ const listen = async (server: Server): Promise<number> => {
 process.send?.({ h1: await listen(h1), h2: await listen(h2), health: await listen(health) });
 
 async function stop(): Promise<void> {
-  // 1. Let clients open another connection for their next call.
+  // 1. Take no new connections, and let clients open another one for their next call.
   h1.prependListener("request", (_request, response) => response.setHeader("connection", "close"));
-  // 2. Send the streams elsewhere.
-  await sessions.drain();
-  // 3. Close the other connections, once calls that were on their way have arrived. Finish running calls.
-  await setTimeout(1_000);
   const finished = Promise.all([once(h1, "close"), once(h2, "close")]);
-  h1.close();
+  // Not h1.close(), which also cuts idle connections: a call may be on its way on one.
+  NetServer.prototype.close.call(h1);
   h2.close();
   for (const session of connections) {
     session.close();
   }
+  // 2. Send the streams elsewhere.
+  await sessions.drain();
+  // A call may have arrived that was not read yet.
+  await setTimeout(100);
+  h1.closeIdleConnections();
+  // 3. Finish running calls.
   await Promise.race([finished, setTimeout(10_000, undefined, { ref: false })]);
   await sessions.close();
   // 4. The rest: idle connections.
