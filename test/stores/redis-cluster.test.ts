@@ -108,7 +108,13 @@ it.skipIf(redisMissing)(
     expect(moved.lostAt).toBeUndefined();
     expect((await store.load(record.id)).history).toBe(begun.history);
 
-    // A failover within the cluster.
+    // A failover within the cluster: once the replica has the data and knows of the slot, which it takes.
+    await until(async () => expect(await to.wait(1, 100)).toBe(1));
+    await until(async () => {
+      const known = (await replica.sendCommand(["CLUSTER", "NODES"])) as unknown as string;
+      const owner = known.split("\n").find((line) => line.startsWith(toId));
+      expect(owner?.split(" ")).toContain(slot);
+    });
     await until(() => replica.sendCommand(["CLUSTER", "FAILOVER", "TAKEOVER"]));
     await vi.waitFor(
       async () => {
