@@ -2,7 +2,12 @@ import { randomId, type SecretRing } from "../base/crypto.ts";
 import { SessionError, unavailable } from "../base/errors.ts";
 import type { SessionEventListener } from "../base/events.ts";
 import type { JsonObject } from "../base/json.ts";
-import { noTelemetry, type OperationFacts, type SessionTelemetry } from "../base/telemetry.ts";
+import {
+  noTelemetry,
+  type ObservedOperation,
+  type OperationFacts,
+  type SessionTelemetry,
+} from "../base/telemetry.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { AccessToken, AccessTokens } from "./access-tokens.ts";
 import type { AuditLog } from "./audit/log.ts";
@@ -50,6 +55,22 @@ export interface Creation {
   readonly replaces: string | null;
   /** The session that it was derived from; absent if it starts with a sign-in. */
   readonly from?: Origin;
+  /** The session of another system that it continues; absent for none. */
+  readonly adopted?: Adopted;
+}
+
+/** What a session takes over from another system. See `Adoptions`, which makes sure that it does so once. */
+export interface Adopted {
+  /** The id of the new session. */
+  readonly id: string;
+  /** When the session began there; null for now. */
+  readonly createdAt: number | null;
+  /** When its user authenticated; null for now. */
+  readonly authTime: number | null;
+  /** When the new session ends at the latest. */
+  readonly endsBy: number;
+  /** The session that it replaces, which must be live: its tokens may have been lost. Null for none. */
+  readonly retakes: string | null;
 }
 
 /** The session from which another one is derived. */
@@ -112,8 +133,7 @@ export class SessionCreator {
    */
   create(creation: Creation): Promise<Created> {
     const { telemetry = noTelemetry } = this.#options;
-    const { from, replaces } = creation;
-    const name = from === undefined ? "signIn" : replaces === null ? "fork" : "reauthenticate";
+    const name = operationOf(creation);
     const facts = (created: Created | undefined): OperationFacts => ({
       sessionId: created?.record.id,
       userId: creation.userId,
@@ -180,8 +200,8 @@ export class SessionCreator {
 
   async #insert(creation: Creation): Promise<Kept> {
     const { store, secrets, refreshTokens, lifetimes, limit = null } = this.#options;
-    const { life, from, provenKey: _, boundKey = null, ...content } = creation;
-    const id = randomId(16);
+    const { life, from, adopted, provenKey: _, boundKey = null, ...content } = creation;
+    const id = adopted?.id ?? randomId(16);
     const { root, ...proof } = await refreshTokens.begin(boundKey !== null);
     const inserted = await store
       .insert({
@@ -197,15 +217,19 @@ export class SessionCreator {
         externalId: creation.externalId ?? null,
         authentication: creation.authentication ?? null,
         lineage: from === undefined ? null : lineageOf(creation, from, id),
-        endsBy: from?.endsBy ?? null,
-        authTime: from?.authTime ?? null,
-        requires: from?.session ?? null,
+        endsBy: from?.endsBy ?? adopted?.endsBy ?? null,
+        createdAt: adopted?.createdAt ?? null,
+        authTime: from?.authTime ?? adopted?.authTime ?? null,
+        requires: from?.session ?? adopted?.retakes ?? null,
         limit,
       })
       .catch(storeFailed);
     if (inserted.record !== undefined) {
-      await this.#assertKeepsKey(inserted.record, boundKey);
+      await this.#assertKept(inserted.record, creation);
       return { ...inserted, root };
+    }
+    if (inserted.refused === "notLive" && from === undefined) {
+      throw adoptedBefore();
     }
     if (inserted.refused === "notLive" && from !== undefined) {
       liveOf(from.session, await store.load(from.session).catch(storeFailed));
@@ -216,14 +240,18 @@ export class SessionCreator {
     });
   }
 
-  /** @throws TypeError if the store has lost the key that the session is bound to */
-  async #assertKeepsKey({ id, boundKey }: SessionRecord, given: string | null): Promise<void> {
+  /** @throws TypeError if the store has lost the key that the session is bound to, or when it began */
+  async #assertKept(record: SessionRecord, { boundKey, adopted }: Creation): Promise<void> {
     const { store } = this.#options;
-    if ((boundKey ?? null) !== given) {
-      await store.revoke(id, "revoked").catch(() => {});
-      throw new TypeError(
-        `${store.name} does not keep boundKey, so no session can be bound to a key; update the store, or set bind: { mode: "off" }`,
-      );
+    const lost =
+      (record.boundKey ?? null) !== (boundKey ?? null)
+        ? 'boundKey, so no session can be bound to a key; update the store, or set bind: { mode: "off" }'
+        : record.createdAt !== (adopted?.createdAt ?? record.createdAt)
+          ? "createdAt, so no session of another system can be adopted; update the store"
+          : undefined;
+    if (lost !== undefined) {
+      await store.revoke(record.id, "revoked").catch(() => {});
+      throw new TypeError(`${store.name} does not keep ${lost}`);
     }
   }
 
@@ -282,9 +310,23 @@ export class SessionCreator {
   }
 }
 
-function eventOf({ from, replaces }: Creation): AuditEvent {
+/** The error for a session of another system that was adopted before. */
+export function adoptedBefore(): SessionError {
+  return new SessionError("unauthorized", "SESSION_REVOKED", {
+    message: "the session of the other system was adopted before; sign in again",
+  });
+}
+
+function operationOf({ from, replaces, adopted }: Creation): ObservedOperation {
   if (from === undefined) {
-    return "signedIn";
+    return adopted === undefined ? "signIn" : "adopt";
+  }
+  return replaces === null ? "fork" : "reauthenticate";
+}
+
+function eventOf({ from, replaces, adopted }: Creation): AuditEvent {
+  if (from === undefined) {
+    return adopted === undefined ? "signedIn" : "adopted";
   }
   return replaces === from.session ? "reauthenticated" : "forked";
 }

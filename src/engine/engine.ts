@@ -14,6 +14,7 @@ import {
 } from "../jwt/verified-cache.ts";
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
+import { Adoptions } from "./adoption/once.ts";
 import { AntiCsrf } from "./anti-csrf.ts";
 import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
@@ -101,6 +102,7 @@ export class Engine {
   readonly nonces: Nonces;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
+  readonly adoptions: Adoptions;
   readonly refresher: Refresher;
   readonly updates: RecordUpdates;
   /** The state of all secrets. */
@@ -155,6 +157,7 @@ export class Engine {
     const audit = createAuditLog(options.auditLog, options);
     const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };
     this.creator = new SessionCreator({ ...options, ...parts });
+    this.adoptions = new Adoptions({ ...options, revocations });
     this.refresher = new Refresher({ ...options, ...parts });
     this.updates = new RecordUpdates({ ...options, revocations, accessTokens, audit });
     this.verify = createAccessTokenVerifier({

@@ -94,6 +94,7 @@ export interface SessionRecord {
   readonly sentAt: number;
   /** Milliseconds by which re-sends have prolonged the settling of the generation; 0 without one. */
   readonly prolonged: number;
+  /** When the session began: in the other system, if it was adopted from there. */
   readonly createdAt: number;
   /** When the user last authenticated. */
   readonly authTime: number;
@@ -155,6 +156,8 @@ export interface NewSession {
   readonly lineage: string | null;
   readonly externalId: ExternalId | null;
   readonly authentication: Authentication | null;
+  /** When the session began, if another system began it; null for now. Changes no other time. */
+  readonly createdAt: number | null;
   /** When the user last authenticated; null for now. */
   readonly authTime: number | null;
   /** The session to end, by `replaced`, in the transaction that inserts this one; null for none. */
@@ -404,6 +407,7 @@ export interface Changes {
 /** What an entry of the audit log is about. */
 export type AuditEvent =
   | "signedIn"
+  | "adopted"
   | "reauthenticated"
   | "forked"
   | "refreshed"
@@ -412,7 +416,7 @@ export type AuditEvent =
 
 /** The particulars of an entry of the audit log: JSON without secrets and without values of claims. */
 export interface AuditDetail {
-  /** Of `signedIn`, `reauthenticated` and `forked`: the device. */
+  /** Of `signedIn`, `adopted`, `reauthenticated` and `forked`: the device. */
   readonly device?: Device;
   /** The session that this one came from, or that ended it. */
   readonly from?: string;
