@@ -107,7 +107,7 @@ describe("gathering writes", () => {
       const { given = [], resolve } = together.at(-1) ?? {};
       expect(given).toHaveLength(length);
       resolve?.(given.map(String));
-      await Promise.all(given.map((write) => writes[write]));
+      await Promise.all(given.map(async (write) => writes[write]));
       await expect.poll(() => together.at(-1)?.given === given).toBe(length === 50);
     }
     alone[1]?.resolve("second");

@@ -125,7 +125,7 @@ describePostgres("common refreshes at the same time on PostgreSQL", (server) => 
     const free = await Promise.all(answers.filter((_, index) => !locked.includes(index)));
     expect(free.map(({ record }) => record.generation)).toEqual(free.map(() => 1));
     await schema.admin.query("commit");
-    const late = await Promise.all(locked.map((index) => answers[index]));
+    const late = await Promise.all(locked.map(async (index) => answers[index]));
     expect(late.map((one) => [one?.record.id, one?.record.generation])).toEqual(
       ids.map((id) => [id, 1]),
     );
