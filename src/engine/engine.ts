@@ -27,6 +27,7 @@ import { isLive, livePages } from "./liveness.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
+import { DeviceValues } from "./refresh/device.ts";
 import { Nonces } from "./refresh/nonces.ts";
 import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
@@ -67,6 +68,8 @@ export interface EngineOptions {
   readonly limit?: SessionLimit | null;
   /** Default "refuse". */
   readonly onMismatch?: OnMismatch;
+  /** Whether sessions in cookies may have to be bound. Default false. */
+  readonly mayRequire?: boolean;
   /** How far `iat` and `nbf` may lie in the future. */
   readonly clockSkew: number;
   /** Default 5000. */
@@ -99,6 +102,8 @@ export class Engine {
   readonly antiCsrf: AntiCsrf;
   /** The nonces of proofs of possession. */
   readonly nonces: Nonces;
+  /** The challenges and proofs of device bound sessions. */
+  readonly device: DeviceValues;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
   readonly refresher: Refresher;
@@ -151,6 +156,7 @@ export class Engine {
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = new Nonces(secrets);
+    this.device = new DeviceValues(secrets);
     this.refreshTokens = refreshTokens;
     const audit = createAuditLog(options.auditLog, options);
     const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };

@@ -43,21 +43,17 @@ export const maxCopies = 3;
 export const maxRead = 16;
 
 /** Reads the tokens of a request, and removes the session cookies from its headers. */
-export function takeTokens(headers: Headers, { names, otherNames }: NamesToRead): PresentedTokens {
+export function takeTokens(headers: Headers, reader: NamesToRead): PresentedTokens {
   // 1. Read the tokens.
   const cookies = headers.get("cookie");
   const { scheme, bearer } = readToken(headers.get("authorization"));
-  const { access, refresh } = readPair(cookies, names);
-  const otherCookies = otherNames === undefined ? noCookies : readPair(cookies, otherNames);
-  // A script may have set a cookie under another name, so such a cookie never competes with these.
-  const accessCookies = access.length > 0 ? access : otherCookies.access;
-  const refreshCookies = refresh.length > 0 ? refresh : otherCookies.refresh;
+  const { accessCookies, refreshCookies, otherCookies } = readSessionCookies(cookies, reader);
   const hasCookies = accessCookies.length + refreshCookies.length > 0;
 
   // 2. Handlers do not see the session cookies, nor do their logs show the bearer token.
   if (cookies !== null && hasCookies) {
-    const all = [names, ...(otherNames === undefined ? [] : [otherNames])];
-    const taken = all.flatMap((pair) => [pair.access, pair.refresh]);
+    const { names, otherNames = names } = reader;
+    const taken = [names.access, names.refresh, otherNames.access, otherNames.refresh];
     replaceCookies(headers, withoutCookies(cookies, taken));
   }
   if (bearer !== undefined) {
@@ -68,6 +64,23 @@ export function takeTokens(headers: Headers, { names, otherNames }: NamesToRead)
   return {
     ...{ bearer, scheme, accessCookies, refreshCookies, otherCookies },
     ...{ hasCookies, byCookie, isEmpty },
+  };
+}
+
+/**
+ * Reads the session cookies of a Cookie header. Those under the other names count only in the absence of
+ * the present ones: a script may have set them, so they never compete.
+ */
+export function readSessionCookies(
+  cookieHeader: string | null,
+  { names, otherNames }: NamesToRead,
+): Pick<PresentedTokens, "accessCookies" | "refreshCookies" | "otherCookies"> {
+  const { access, refresh } = readPair(cookieHeader, names);
+  const otherCookies = otherNames === undefined ? noCookies : readPair(cookieHeader, otherNames);
+  return {
+    accessCookies: access.length > 0 ? access : otherCookies.access,
+    refreshCookies: refresh.length > 0 ? refresh : otherCookies.refresh,
+    otherCookies,
   };
 }
 

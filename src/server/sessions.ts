@@ -18,6 +18,7 @@ import { ClaimSources } from "./policy/sources.ts";
 import { registerService, serviceOptions } from "./protect.ts";
 import { createVerifyingSessions, unprotected, type VerifyingSessions } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
+import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
 import { createSessionService, signOut } from "./service/service.ts";
 import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
 import type { AuthenticationOptions } from "./session/authentication.ts";
@@ -183,6 +184,13 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * first, as `reauthenticate` does
    */
   fork(exchange: Exchange, options?: ForkOptions): Promise<IssuedSession<Claims>>;
+  /**
+   * Offers Device Bound Session Credentials at sign-ins from now on, and returns their endpoints.
+   * `dbscHandler` of `rpc-session/http` calls it, so that nothing is offered that nobody serves.
+   * @param path the path of the endpoints, such as "/dbsc"
+   * @throws TypeError if the path is wrong, or the cookies are partitioned
+   */
+  dbsc(path: string): DeviceEndpoints;
   /** What happened to the sessions of a user; see the option `auditLog`. */
   readonly auditLog: SessionAuditLog;
 }
@@ -348,6 +356,7 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
     revokeAll: (options, cause) => run(() => revokeByOwner(core, options, cause)),
     revokeWhere: (condition, cause) =>
       run(() => revokeWhere(core, condition as SessionCondition, cause)),
+    dbsc: (path) => serveDevices(core, path),
     auditLog: core.operations.tracked(auditLogOf(core)),
   };
 }
