@@ -283,13 +283,19 @@ export function readClaimRules(
   where: (claim: string) => string,
   rules: ClaimRules,
 ): readonly ClaimDemand[] {
+  if (![Object.prototype, null].includes(Object.getPrototypeOf(rules))) {
+    // As in `{ __proto__: ["admin"] }`, which sets no member.
+    throw new TypeError(
+      `${where("__proto__")} is not a member; write the rules as a plain object, and this name as ["__proto__"]`,
+    );
+  }
   return Object.entries(rules).map(([claim, given]) => {
     const name = where(claim);
     if (Array.isArray(given)) {
       if (given.some((value) => typeof value !== "string")) {
         throw notARule(name);
       }
-      return { claim, anyOf: given as readonly string[] };
+      return readRule(claim, name, { anyOf: given as readonly string[] } as GivenRule);
     }
     if (typeof given !== "object" || given === null) {
       throw notARule(name);
@@ -336,6 +342,9 @@ export function rulesInSchema(
 type GivenRule = { readonly [Member in keyof ClaimRule]: ClaimRule[Member] | undefined };
 
 function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
+  if (claim === "") {
+    throw new TypeError(`${name} must have a name`);
+  }
   const demand: Record<string, unknown> = { claim, anyOf: [] };
   for (const [member, value] of Object.entries(rule)) {
     if (value !== undefined) {
@@ -355,7 +364,25 @@ function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
       `${name}: has: true and allowMissing: true contradict each other; remove one`,
     );
   }
+  assertSatisfiable(name, demand as unknown as ClaimDemand);
   return demand as unknown as ClaimDemand;
+}
+
+/** @throws TypeError if no value lies within the bounds of a rule */
+function assertSatisfiable(name: string, demand: ClaimDemand): void {
+  const { gt, gte, lt, lte, before, after } = demand;
+  const low = Math.max(gt ?? Number.NEGATIVE_INFINITY, gte ?? Number.NEGATIVE_INFINITY);
+  const high = Math.min(lt ?? Number.POSITIVE_INFINITY, lte ?? Number.POSITIVE_INFINITY);
+  const noNumber = low > high || (low === high && (low === gt || high === lt));
+  const noTime = typeof before === "number" && typeof after === "number" && after >= before;
+  if (noNumber || noTime) {
+    const rules = new Set(noNumber ? ["gt", "gte", "lt", "lte"] : ["after", "before"]);
+    const bounds = demandsOf(demand).filter(({ rule }) => rules.has(rule));
+    const words = bounds.map(({ requirement }) => requirement);
+    throw new TypeError(
+      `${name}: no ${noNumber ? "number" : "time"} is ${words.join(" and ")}; correct the bounds`,
+    );
+  }
 }
 
 const readers: Readonly<Record<keyof ClaimRule, (name: string, value: unknown) => unknown>> = {
