@@ -49,7 +49,9 @@ export function failCall(
           cause: thrown,
         });
   call.failure = error;
-  if (error.reason !== "SERVER_DRAINING" && isFault(error)) {
+  // These two are no faults, although the client is to try again.
+  const isExpected = error.reason === "SERVER_DRAINING" || error.reason === "PROOF_REQUIRED";
+  if (!isExpected && isFault(error)) {
     core.emit({ type: "failed", procedure, error });
   } else {
     core.emit({
@@ -61,7 +63,7 @@ export function failCall(
   if (error.clearTokens && call.byCookie && call.written === undefined) {
     expireCookies(core, call);
   }
-  writeRefusal(core, call.responseHeader, error);
+  writeRefusal(core, call, error);
   return error;
 }
 
@@ -114,7 +116,11 @@ export function relayFailure(
 }
 
 /** Writes the headers of a refused call: the hint and the challenge. */
-function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError): void {
+function writeRefusal(
+  core: VerifyingCore,
+  { responseHeader: headers, byCookie }: Call,
+  error: SessionError,
+): void {
   const flag = hintFlags[actionOf(error)];
   if (flag !== undefined) {
     headers.set(header.hint, flag);
@@ -122,7 +128,8 @@ function writeRefusal(core: VerifyingCore, headers: Headers, error: SessionError
   if (error.proofNonce !== undefined) {
     headers.set(proofHeader.nonce, error.proofNonce);
   }
-  const proofCode = proofCodes[error.reason];
+  // A browser proves its key otherwise (DBSC).
+  const proofCode = byCookie ? undefined : proofCodes[error.reason];
   if (error.kind === "unauthorized" && proofCode !== undefined) {
     // RFC 9449 section 7.1.
     headers.set(

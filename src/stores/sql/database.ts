@@ -40,6 +40,12 @@ export interface SqlDialect {
   readonly usesOf: (jsonArray: string) => Sql;
 
   /**
+   * A table `used` with the columns of common refreshes: the objects of a JSON array. Undefined where
+   * one statement for many of them saves nothing: SQLite has one writer, in the process itself.
+   */
+  readonly advancesOf: ((jsonArray: string) => Sql) | undefined;
+
+  /**
    * An expression that waits for a lock on an owner or an external id and holds it until the
    * transaction ends; see `owner-locks.ts`. Undefined where there is one writer at a time.
    */
