@@ -119,13 +119,13 @@ function failedRule(demand: ClaimDemand, value: JsonValue, now: () => number): F
   if (has === false) {
     return described.has(false);
   }
-  if (equals !== undefined && (typeof value === "object" || String(value) !== equals)) {
+  if (equals !== undefined && !isText(value, equals)) {
     return described.equals(equals);
   }
   if (anyOf.length > 0 && !containsAny(value, anyOf)) {
     return described.anyOf(anyOf);
   }
-  if (allOf !== undefined && !allOf.every((one) => contains(value, one))) {
+  if (allOf !== undefined && !containsAll(value, allOf)) {
     return described.allOf(allOf);
   }
   if (noneOf !== undefined && containsAny(value, noneOf)) {
@@ -166,11 +166,9 @@ function failedComparison({ gt, gte, lt, lte }: ClaimDemand, value: JsonValue): 
   return lte !== undefined && !(number <= lte) ? described.lte(lte) : undefined;
 }
 
-/** A loop, because a function for each call would cost more than the comparison. */
+// Loops, because a function for each value would cost more than the comparison.
+
 function containsAny(value: JsonValue, list: readonly string[]): boolean {
-  if (typeof value === "string") {
-    return list.includes(value);
-  }
   for (const one of list) {
     if (contains(value, one)) {
       return true;
@@ -179,11 +177,32 @@ function containsAny(value: JsonValue, list: readonly string[]): boolean {
   return false;
 }
 
+function containsAll(value: JsonValue, list: readonly string[]): boolean {
+  for (const one of list) {
+    if (!contains(value, one)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 /** Whether a claim is a value, or a list that contains it. Objects are neither. */
 function contains(value: JsonValue, one: string): boolean {
-  return Array.isArray(value)
-    ? value.some((member) => typeof member !== "object" && String(member) === one)
-    : typeof value !== "object" && String(value) === one;
+  if (!Array.isArray(value)) {
+    return isText(value, one);
+  }
+  for (const member of value) {
+    if (isText(member, one)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+function isText(value: JsonValue, text: string): boolean {
+  return typeof value === "string"
+    ? value === text
+    : typeof value !== "object" && String(value) === text;
 }
 
 /** Milliseconds since 1970; NaN for what is not a time, which no comparison accepts. */
@@ -338,6 +357,13 @@ export function rulesInSchema(
   );
 }
 
+/** All members in one order: every call reads objects of one shape, which the compiler knows. */
+const blank = {
+  ...{ claim: "", anyOf: [], has: undefined, equals: undefined, allOf: undefined },
+  ...{ noneOf: undefined, gt: undefined, gte: undefined, lt: undefined, lte: undefined },
+  ...{ before: undefined, after: undefined, maxAge: undefined, allowMissing: undefined },
+};
+
 /** A rule whose members may be undefined. */
 type GivenRule = { readonly [Member in keyof ClaimRule]: ClaimRule[Member] | undefined };
 
@@ -345,7 +371,7 @@ function readRule(claim: string, name: string, rule: GivenRule): ClaimDemand {
   if (claim === "") {
     throw new TypeError(`${name} must have a name`);
   }
-  const demand: Record<string, unknown> = { claim, anyOf: [] };
+  const demand: Record<string, unknown> = { ...blank, claim };
   for (const [member, value] of Object.entries(rule)) {
     if (value !== undefined) {
       const read = readers[member as keyof ClaimRule];
