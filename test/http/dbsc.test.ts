@@ -340,6 +340,41 @@ async function forgeable(key: ProofKey, jti: string, parts: { header?: { alg?: s
   return `${Buffer.from(JSON.stringify(header)).toString("base64url")}.${payload}.${signature}`;
 }
 
+describe("the proof cookie", () => {
+  it.each([
+    ["https://test.example", {}, "__Http-rpcsession-proof"],
+    ["https://localhost:8443", {}, "__Http-rpcsession-proof-8443"],
+    [origin, { names: { access: "__Host-a", refresh: "__Host-b" } }, "__Http-b-proof"],
+    [origin, { domain: "test.example" }, "__Http-rpcsession-proof"],
+    [
+      origin,
+      { names: { access: "__Secure-me-access", refresh: "__Secure-me-refresh" } },
+      "__Http-me-proof",
+    ],
+  ] as const)("feat:S11 has a name of its service: %s %j %s", async (issuer, cookies, name) => {
+    const server = serverOf({ issuer, cookies });
+    const signedIn = await signIn(server, { headers: { origin: issuer } });
+    const { body } = await register(server, signedIn, await newProofKey());
+    expect(body).toMatchObject({ credentials: [{ name }] });
+  });
+
+  it("feat:S11 stays after an answer that keeps the access token, which has used nothing", async () => {
+    const server = serverOf();
+    const key = await newProofKey();
+    const { cookie, identifier } = await bound(server, key);
+    const proof = cookieIn((await prove(server, cookie, identifier, key)).answer);
+    const headers = { ...fromPage, cookie: `${cookie}; ${proof}` };
+    const { refresh } = SessionService.method;
+    const kept = await server.api.server.call(refresh, { onlyIfNeeded: true }, { headers });
+    expect(kept.error).toBeUndefined();
+    expect(kept.headers.getSetCookie()).toEqual([]);
+    const used = await server.api.server.call(refresh, {}, { headers });
+    expect(used.headers.getSetCookie()).toContainEqual(
+      expect.stringMatching(/^__Http-rpcsession-proof=; Max-Age=0; Path=/),
+    );
+  });
+});
+
 describe("the refresh endpoint", () => {
   it("feat:S11 asks for a proof with 403, and answers it with instructions and a cookie", async () => {
     const server = serverOf();
