@@ -282,9 +282,12 @@ describe.skipIf(isMissing)(title, () => {
   test("feat:S11 a page on another origin of the site is bound, too", async () => {
     // 1. A page on app.example.com, and a service on api.example.com.
     let origin = "";
-    const pages = await startPages(() => `appApi = ${JSON.stringify(origin)};\n${script}`, {
-      host: "app.example.com",
-    });
+    const pages = await startPages(
+      () => `globalThis.appApi = ${JSON.stringify(origin)};\n${script}`,
+      {
+        host: "app.example.com",
+      },
+    );
     const events: SessionEvent[] = [];
     const api = await startApi(
       [pages.at()],

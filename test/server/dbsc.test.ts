@@ -1,11 +1,15 @@
 // Sessions in cookies that are bound to a key of the browser (DBSC), with a browser of our own, the client
 // of this package and a server on loopback behind a public https origin.
 import { Code, ConnectError, type ConnectRouter, createClient } from "@connectrpc/connect";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
+import {
+  connectNodeAdapter,
+  createConnectTransport as createNodeTransport,
+} from "@connectrpc/connect-node";
 import { createConnectTransport } from "@connectrpc/connect-web";
 import type { SessionEvent } from "rpc-session";
 import { cookieTokens, createSessionClient } from "rpc-session/client";
 import { dbscFallback, dbscHandler } from "rpc-session/http";
+import { createVisitor } from "rpc-session/ssr";
 import { testSessions } from "rpc-session/testing";
 import { describe, expect, it, onTestFinished } from "vitest";
 import { NotesService } from "../../examples/gen/notes/v1/notes_pb.ts";
@@ -408,6 +412,29 @@ describe("a browser that knows DBSC", () => {
     expect(browser.bindings).toEqual([]);
     // The user hears that the session is over, and not that a proof is missing.
     expect(await answer.json()).toMatchObject({ message: "the session was ended; sign in again" });
+  });
+
+  it("feat:S11 is not signed out by a server that renders its pages and has no key", async () => {
+    const world = await startWorld();
+    const browser = world.newBrowser();
+    const tab = await bind(world, browser);
+    for (let request = 0; request < 3; request++) {
+      const cookie = browser.jar.map(({ name, value }) => `${name}=${value}`).join("; ");
+      const visitor = createVisitor(
+        { headers: new Headers({ cookie, "sec-fetch-site": "same-origin" }) },
+        {
+          origin,
+          clock: world.clock,
+          transport: (parts) =>
+            createNodeTransport({ baseUrl: world.url, httpVersion: "1.1", ...parts }),
+        },
+      );
+      await visitor.refreshIfDue();
+      expect(visitor.setCookies).toEqual([]);
+    }
+    await tab.session.refresh();
+    expect(tab.session.state.status).toBe("signedIn");
+    expect(world.refusals()).toMatchObject(Array(3).fill({ why: "missing" }));
   });
 
   it("feat:S11 pages of another origin of the site refresh, too", async () => {
