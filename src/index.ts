@@ -156,5 +156,6 @@ export type {
   SessionFacts,
 } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
+export type { SessionTicket, TicketOptions } from "./server/session/tickets.ts";
 export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
 export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

@@ -137,6 +137,7 @@ const doors: Readonly<Record<string, "all" | Readonly<Record<string, string>>>> 
     "session/handle.ts": "createSessions builds it",
     "session/sign-in.ts": "public types",
     "session/successors.ts": "public types",
+    "session/tickets.ts": "public types",
     "streams/keep-alive.ts": "the public function keepAlive",
   },
   http: {

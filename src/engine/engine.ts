@@ -14,7 +14,6 @@ import {
 } from "../jwt/verified-cache.ts";
 import { type AccessTokenVerifier, createAccessTokenVerifier } from "../jwt/verifier.ts";
 import { AccessTokens, type Reissued, Reissuer } from "./access-tokens.ts";
-import { AntiCsrf } from "./anti-csrf.ts";
 import { type AuditLog, type AuditLogOptions, createAuditLog, type EndCause } from "./audit/log.ts";
 import type { ShownLength } from "./claims.ts";
 import { SessionCreator } from "./create.ts";
@@ -24,6 +23,8 @@ import { EngineSecrets, oncePerSecret, type TrustedSecrets } from "./keys/secret
 import { openKeys, type SigningKeys, StoredSigningKeys } from "./keys/stored.ts";
 import { type Lifetimes, maxAccessLife } from "./lifetimes.ts";
 import { isLive, livePages } from "./liveness.ts";
+import { AntiCsrf } from "./macs/anti-csrf.ts";
+import { Tickets } from "./macs/tickets.ts";
 import { RowReads, storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
 import { Confirmations } from "./refresh/confirmations.ts";
@@ -104,6 +105,7 @@ export class Engine {
   readonly nonces: Nonces;
   /** The challenges and proofs of device bound sessions. */
   readonly device: DeviceValues;
+  readonly tickets: Tickets;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
   readonly refresher: Refresher;
@@ -157,6 +159,7 @@ export class Engine {
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = new Nonces(secrets);
     this.device = new DeviceValues(secrets);
+    this.tickets = new Tickets({ secrets, store, load: (id) => this.load(id) });
     this.refreshTokens = refreshTokens;
     const audit = createAuditLog(options.auditLog, options);
     const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces: this.nonces };

@@ -702,8 +702,8 @@ export interface SessionStore {
 
   /**
    * Removes sessions that were revoked more than 24 h ago, sessions that expired more than 24 h ago,
-   * entries of the change log that are older than 2 h, and entries of the audit log whose time to be kept
-   * is over: at most `limit` of each, and nothing else.
+   * entries of the change log that are older than 2 h, leases that have ended, and entries of the audit
+   * log whose time to be kept is over: at most `limit` of each, and nothing else.
    * An expired session may stay for another 4 h. Does not wait for locks; rows that others are
    * writing are left for later.
    *

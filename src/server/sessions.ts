@@ -6,7 +6,7 @@ import type { JsonObject } from "../base/json.ts";
 import type { TokenTransport } from "../base/wire.ts";
 import type { RevokeCause } from "../engine/audit/log.ts";
 import type { Created } from "../engine/create.ts";
-import type { Session } from "../engine/session.ts";
+import type { Session, SessionInfo } from "../engine/session.ts";
 import { checkChange, checkCrossSite } from "../request/origins.ts";
 import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
@@ -47,6 +47,12 @@ import {
   signIn,
 } from "./session/sign-in.ts";
 import { type ForkOptions, fork, reauthenticate } from "./session/successors.ts";
+import {
+  createTicket,
+  redeemTicket,
+  type SessionTicket,
+  type TicketOptions,
+} from "./session/tickets.ts";
 
 /**
  * The server side of sessions over Connect. `createSessions` returns this and more.
@@ -191,6 +197,33 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    * @throws TypeError if the path is wrong, or the cookies are partitioned
    */
   dbsc(path: string): DeviceEndpoints;
+  /**
+   * Creates a ticket for the session of this call, where its tokens cannot go: a WebSocket, or a download
+   * from another host. Whoever has the ticket may redeem it once, on any server that shares the store.
+   * Nothing is written to the response or to the store. Reads the session from the store.
+   *
+   * @example
+   * const { ticket } = await sessions.ticket(context, { purpose: "download", within: "30s" });
+   * @throws ConnectError `Unauthenticated` if the session is bound to a key that the call has not proven;
+   * otherwise as `require` does. Outside RPCs it reads the session first, as `fork` does
+   */
+  ticket(exchange: Exchange, options: TicketOptions): Promise<SessionTicket>;
+  /**
+   * Redeems a ticket: returns its session, once. The session must still be live in the store. Checks no
+   * policy. Writes nothing to a response.
+   *
+   * @example
+   * const { userId } = await sessions.redeemTicket(ticket, { purpose: "download" });
+   * @param ticket what the request sent, checked or not
+   * @throws SessionError `unauthorized` for a ticket of another purpose or service, one that was used or
+   * has expired, and one whose session is over; `unavailable` for an outage, after which the ticket may
+   * count as used
+   * @throws TypeError if the purpose is not valid
+   */
+  redeemTicket(
+    ticket: string | null | undefined,
+    options: Pick<TicketOptions, "purpose">,
+  ): Promise<SessionInfo<Claims>>;
   /** What happened to the sessions of a user; see the option `auditLog`. */
   readonly auditLog: SessionAuditLog;
 }
@@ -339,6 +372,17 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
         return toIssued(core, await fork(core, call, options));
       });
     },
+    ticket: (given, options) => {
+      const method = "sessions.ticket";
+      return onCall({ given, method }, async (call, context) => {
+        if (!isRpc(context)) {
+          checkChange(core, call, { method });
+        }
+        await enter(call, context, false);
+        return createTicket(core, call, options);
+      });
+    },
+    redeemTicket: (ticket, options) => run(() => redeemTicket(core, ticket, options)),
     // Sessions by id, by user and by tenant.
     check: ((given: ConnectRouter | string, rules: ClaimRules) =>
       typeof given === "object"

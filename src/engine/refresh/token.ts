@@ -305,15 +305,23 @@ export class RefreshTokens {
 
 const unbound = { root: undefined, boundKey: null } as const;
 
+/** The hash of the root of a session, which stays the same; null if the row has lost it. */
+export async function rootHashOf({
+  rootHash,
+  salt,
+}: Pick<SessionRecord, "rootHash" | "salt">): Promise<string | null> {
+  return rootHash ?? (salt === "" ? null : hashOfRoot(salt));
+}
+
 /** Whether the token was made for this session: by its root, or by the salt. */
 async function belongsTo(record: SessionRecord, checked: CheckedRefreshToken): Promise<boolean> {
-  const { id: session, transport, tenantId, salt, rootHash, lastSalted } = record;
+  const { id: session, transport, tenantId, salt, lastSalted } = record;
   if (transport !== checked.transport) {
     return false;
   }
   if (checked.format === 2) {
     // A store that was restored to a state from before format 2 still has the salt.
-    const hash = rootHash ?? (salt === "" ? null : await hashOfRoot(salt));
+    const hash = await rootHashOf(record);
     // A token from before the session was bound names no key; the row does.
     const named = checked.boundKey ?? record.boundKey;
     return hash === checked.rootHash && named === (record.boundKey ?? named);
