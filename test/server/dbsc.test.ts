@@ -459,7 +459,9 @@ describe("reauthenticate and fork", () => {
           return {};
         },
         async addNote({ note }, context) {
-          await (note?.text === "fork" ? sessions.fork(context) : sessions.reauthenticate(context));
+          await (note?.text === "fork"
+            ? sessions.fork(context, { freshWithin: "any" })
+            : sessions.reauthenticate(context));
           return {};
         },
         listNotes: () => ({}),
@@ -475,6 +477,7 @@ describe("reauthenticate and fork", () => {
     await tab.session.refresh(); // so that no early refresh runs beside the calls
     const refused = await failure(tab.notes.addNote({ note: { text: "fork" } }));
     expect(refused?.code).toBe(Code.PermissionDenied);
+    expect(refused?.rawMessage).toMatch(/cannot be forked/);
     expect(tab.session.state.status).toBe("signedIn");
     await tab.notes.addNote({ note: { text: "again" } });
     expect(await sessions.find(tab.id)).toBeUndefined();
@@ -485,6 +488,20 @@ describe("reauthenticate and fork", () => {
     expect(browser.lines()).toEqual([...held, `POST ${refreshPath} 200`]);
     const [next] = (await sessions.list({ userId: "alice" })).sessions;
     expect(next).toMatchObject({ boundKey: key, device: { bound: "dbsc" } });
+  });
+});
+
+describe("a method that needs a proof on each call", () => {
+  it("feat:S7 refuses a bound browser, which proves its key for refreshes alone, and signs nobody out", async () => {
+    const world = await startWorld({
+      methods: { "notes.v1.NotesService/AddNote": { proof: "required" } },
+    });
+    const browser = world.newBrowser();
+    const tab = await bind(world, browser);
+    const refused = await failure(tab.notes.addNote({ note: { text: "bread" } }));
+    expect(refused?.code).toBe(Code.PermissionDenied);
+    expect(refused?.rawMessage).toMatch(/with tokens in headers/);
+    expect(tab.session.state.status).toBe("signedIn");
   });
 });
 
