@@ -11,6 +11,7 @@ import { checkChange, checkCrossSite } from "../request/origins.ts";
 import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
 import { enterSession } from "./call/gate.ts";
+import { assertRequestChecked } from "./call/gates-run.ts";
 import type { Core } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
@@ -256,6 +257,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
       throw unprotected(key, exchange);
     }
     const call = callOf(core, key, exchange);
+    assertRequestChecked(call);
     try {
       return await work(call, exchange);
     } catch (error) {

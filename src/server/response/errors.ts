@@ -7,7 +7,7 @@ import {
   RefreshHintSchema,
   Tokens,
 } from "../../../gen/rpcsession/v1/hint_pb.ts";
-import { SessionError, type SessionErrorReason } from "../../base/errors.ts";
+import { type PolicyViolation, SessionError, type SessionErrorReason } from "../../base/errors.ts";
 import { header, proofHeader } from "../../base/wire.ts";
 import { foreignIssuer, presentedIssuer } from "../authenticate/candidates.ts";
 import type { Call } from "../call/call.ts";
@@ -280,10 +280,38 @@ function toConnectError(error: SessionError, place: ErrorPlace): ConnectError {
     },
   ];
   if (error.violations.length > 0) {
-    const violations = error.violations.map((violation) => ({ ...violation }));
-    details.push({ desc: PolicyViolationsSchema, value: { violations } });
+    details.push({
+      desc: PolicyViolationsSchema,
+      value: { violations: shortened(error.violations) },
+    });
   }
   return new ConnectError(place.message, codes[error.kind], undefined, details, error);
+}
+
+/** The characters of a text in a violation, and of all violations of a refusal. */
+const maxViolation = { text: 255, total: 2_048 } as const;
+
+/**
+ * Makes violations short enough for the metadata of a gRPC response: rules, conditions and the reasons of
+ * the service's code have any length. The first one is always there.
+ */
+function shortened(violations: readonly PolicyViolation[]): PolicyViolation[] {
+  const cut = (text: string): string =>
+    (text.length > maxViolation.text
+      ? `${text.slice(0, maxViolation.text - 1)}…`
+      : text
+    ).toWellFormed();
+  const short: PolicyViolation[] = [];
+  let total = 0;
+  for (const violation of violations) {
+    const entries = Object.entries(violation).map(([name, text]) => [name, cut(text)] as const);
+    total += entries.reduce((sum, [, text]) => sum + text.length, 0);
+    if (short.length > 0 && total > maxViolation.total) {
+      break;
+    }
+    short.push({ ...violation, ...Object.fromEntries(entries) });
+  }
+  return short;
 }
 
 /**

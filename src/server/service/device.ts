@@ -5,7 +5,7 @@ import { isLive } from "../../engine/liveness.ts";
 import { type DeviceIdentifier, proofLife } from "../../engine/refresh/device.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
 import { verifyDeviceProof } from "../../jwt/dbsc.ts";
-import { maxCopies, takeTokens } from "../../request/tokens.ts";
+import { maxCopies, readSessionCookies } from "../../request/tokens.ts";
 import { lineageOf } from "../authenticate/device.ts";
 import { isProven, proveRefresh, type RefreshProof } from "../authenticate/refresh.ts";
 import type { Core } from "../core.ts";
@@ -146,8 +146,8 @@ async function sessionsOf(
   engine: Engine,
   headers: Headers,
 ): Promise<readonly ProvenRefreshToken[]> {
-  const { refreshCookies } = takeTokens(new Headers(headers), core.cookies.names);
   const proofs: RefreshProof[] = [];
+  const { refreshCookies } = readSessionCookies(headers.get("cookie"), core.cookies);
   for (const token of refreshCookies.slice(0, maxCopies)) {
     proofs.push(await proveRefresh(engine, token, "cookie"));
   }
