@@ -238,10 +238,12 @@ export interface SqlConnections extends SqlConnection {
   announce?(): void;
   /**
    * Opens connections for a migration: without the limits that are meant for calls, and with pauses
-   * that suit a lock. Resolves when nobody else migrates, and keeps others from it until closed.
-   * Absent where these connections do.
+   * that suit a lock. Resolves when nobody else migrates, and keeps others from it until closed; with
+   * undefined if `isDone` meanwhile. Absent where these connections do.
    */
-  forMigration?(): Promise<SqlConnections>;
+  forMigration?(
+    isDone: (connection: SqlConnection) => Promise<boolean>,
+  ): Promise<SqlConnections | undefined>;
   close(): Promise<void>;
 }
 
