@@ -133,6 +133,8 @@ export interface VerifyingCore<S extends VerifiedSession = VerifiedSession>
 /** The same for everything that also creates, refreshes and ends sessions. */
 export interface Core extends VerifyingCore<Session> {
   readonly browserHeaderTransport: boolean;
+  /** The tenant of new sessions that name none: that of their host. Default: none. */
+  readonly tenantId?: string | null;
   readonly lifetimes: Lifetimes;
   /** Returns the IP address of a call's client, as far as it can be trusted. */
   readonly clientIp: ClientIp | undefined;

@@ -64,7 +64,7 @@ export class Tickets {
     // 2. It must be of this session, and the session must be there to tell.
     const stored = await this.#parts.load(session);
     const { record } = stored;
-    const proof = base64Decode(found?.["proof"] ?? "");
+    const proof = base64Decode(found?.proof ?? "");
     if (record === undefined) {
       throw over(session);
     }
@@ -73,7 +73,7 @@ export class Tickets {
     }
 
     // 3. It must not have expired, by the store's clock, and its session must be live.
-    const remaining = Number(found?.["expires"]) - stored.now;
+    const remaining = Number(found?.expires) - stored.now;
     if (remaining <= 0) {
       throw refused("TOKEN_EXPIRED", "the ticket has expired; ask for a new one", session);
     }
