@@ -9,6 +9,7 @@ import {
 import type { CookieOptions } from "./request/cookie-options.ts";
 import { SessionCookies } from "./request/cookies.ts";
 import { readPageOrigins } from "./request/origins.ts";
+import { DeviceBinding } from "./server/authenticate/device.ts";
 import { type BindMode, Proofs } from "./server/authenticate/proofs.ts";
 import type { Core } from "./server/core.ts";
 
@@ -42,7 +43,14 @@ export interface ReadHost {
   /** What differs from the service. */
   readonly core: Pick<
     Core,
-    "issuer" | "olderIssuers" | "isOwnIssuer" | "cookies" | "origins" | "proofs" | "tenantId"
+    | "issuer"
+    | "olderIssuers"
+    | "isOwnIssuer"
+    | "cookies"
+    | "origins"
+    | "proofs"
+    | "device"
+    | "tenantId"
   >;
 }
 
@@ -92,21 +100,26 @@ function readHost(host: HostOptions, service: Service & { readonly option: strin
       `${option}.origins must be an array of origins, such as ["https://shop-a.example"]`,
     );
   }
-  const cookies = { ...service.cookies, ...host.cookies };
   const isHome = issuer === service.issuer;
   const accepted = isHome ? [issuer, ...olderIssuers] : [issuer];
+  const { cookies, origins, audience } = named(option, () => {
+    const given = { ...service.cookies, ...host.cookies };
+    return {
+      cookies: new SessionCookies(url, given),
+      origins: readPageOrigins(host.origins, { issuer: url, sameSite: given.sameSite }),
+      audience: readAudience(host.audience ?? issuer),
+    };
+  });
   return {
     names: namesOf(url),
-    accepted: { issuer, audience: named(option, () => readAudience(host.audience ?? issuer)) },
+    accepted: { issuer, audience },
     core: {
       issuer,
       olderIssuers: isHome ? olderIssuers : [],
       isOwnIssuer: isAnyOf(accepted),
-      ...named(option, () => ({
-        cookies: new SessionCookies(url, cookies),
-        origins: readPageOrigins(host.origins, { issuer: url, sameSite: cookies.sameSite }),
-      })),
+      ...{ cookies, origins },
       proofs: new Proofs({ mode: service.bindMode, url: issuer }),
+      device: new DeviceBinding({ base: url, cookies: cookies.plan, origins }),
       tenantId: tenantId === undefined ? url.host : tenantId,
     },
   };
@@ -156,8 +169,11 @@ function assertApart(hosts: readonly ReadHost[]): void {
 
 /** Whether browsers send cookies of one host to another under one of its own names. */
 function receives({ core: own }: ReadHost, { core: other }: ReadHost): boolean {
-  const names = [own.cookies.names.access, own.cookies.names.refresh];
+  const read = [own.cookies.names, own.cookies.otherNames].flatMap((names) => [
+    names?.access,
+    names?.refresh,
+  ]);
   const { access, refresh } = other.cookies.names;
-  const isShared = names.includes(access) || names.includes(refresh);
+  const isShared = read.includes(access) || read.includes(refresh);
   return isShared && other.cookies.reaches(new URL(own.issuer).hostname);
 }

@@ -133,6 +133,7 @@ export type {
   StepUpDemand,
   VerifyingSessions,
 } from "./server/reading.ts";
+export type { DeviceEndpoints, DeviceRequest } from "./server/service/device.ts";
 export type {
   AuditEntry,
   AuditListOptions,

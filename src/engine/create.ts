@@ -60,6 +60,7 @@ export interface Origin {
   readonly lineage: string;
   /** The key that it is bound to; null for none. */
   readonly boundKey: string | null;
+  readonly transport: TokenTransport;
   /** Its `version` when the inherited values were read. */
   readonly version: number;
   /** When its user authenticated; null for now. */
@@ -164,10 +165,21 @@ export class SessionCreator {
   }
 
   /** @throws SessionError `unauthorized` */
-  async #assertProven({ from, provenKey, boundKey = null }: Creation): Promise<void> {
+  async #assertProven({ from, replaces, provenKey, boundKey = null }: Creation): Promise<void> {
     const { nonces, revocations } = this.#options;
     if (from === undefined || from.boundKey === null) {
       return;
+    }
+    if (from.transport === "cookie") {
+      // A browser proves its key for refreshes alone. A replacement keeps the key, so it loosens nothing.
+      if (replaces === from.session && boundKey === from.boundKey) {
+        return;
+      }
+      throw new SessionError("forbidden", "PROOF_REQUIRED", {
+        message:
+          'a session that is bound to a browser (DBSC) cannot be forked: a copied cookie could make itself a session that lasts; sign users in with bind: "off" where you fork their sessions',
+        sessionId: from.session,
+      });
     }
     if (from.boundKey !== provenKey) {
       const nonce = await nonces.mint(revocations.storeNow());

@@ -16,6 +16,7 @@ import { AntiCsrf } from "./macs/anti-csrf.ts";
 import { Tickets } from "./macs/tickets.ts";
 import { storeFailed } from "./reach.ts";
 import { RecordUpdates } from "./records.ts";
+import { DeviceValues } from "./refresh/device.ts";
 import type { Nonces } from "./refresh/nonces.ts";
 import { type OnMismatch, Refresher } from "./refresh/refresh.ts";
 import { RefreshTokens } from "./refresh/token.ts";
@@ -42,6 +43,8 @@ export interface EngineOptions extends SharedOptions {
   readonly limit?: SessionLimit | null;
   /** Default "refuse". */
   readonly onMismatch?: OnMismatch;
+  /** Whether sessions in cookies may have to be bound. Default false. */
+  readonly mayRequire?: boolean;
   /** Default: the client may read no claims. */
   readonly shownLength?: ShownLength;
 }
@@ -60,6 +63,8 @@ export class Engine {
   readonly antiCsrf: AntiCsrf;
   /** The nonces of proofs of possession. */
   readonly nonces: Nonces;
+  /** The challenges and proofs of device bound sessions. */
+  readonly device: DeviceValues;
   readonly tickets: Tickets;
   readonly refreshTokens: RefreshTokens;
   readonly creator: SessionCreator;
@@ -99,6 +104,7 @@ export class Engine {
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
     this.nonces = nonces;
+    this.device = new DeviceValues(secrets);
     this.tickets = new Tickets({ secrets, store, load: (id) => this.load(id) });
     this.refreshTokens = refreshTokens;
     const parts = { secrets, revocations, accessTokens, refreshTokens, audit, nonces };

@@ -142,6 +142,10 @@ export function verifiedSessionOf(claims: TokenClaims, read: JsonObject): Verifi
   };
 }
 
+function boundIn({ boundKey, transport }: SessionRecord): Pick<Device, "bound"> {
+  return (boundKey ?? null) === null ? {} : { bound: transport === "cookie" ? "dbsc" : "dpop" };
+}
+
 /** @param claims the claims as the schema returned them */
 export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefined): SessionInfo {
   return {
@@ -158,7 +162,7 @@ export function sessionInfoOf(record: SessionRecord, claims: JsonObject | undefi
     expiresAt: new Date(record.expiresAt),
     tokenTransport: record.transport,
     boundKey: record.boundKey ?? undefined,
-    device: record.device,
+    device: { ...record.device, ...boundIn(record) },
     externalId: record.externalId ?? undefined,
   };
 }

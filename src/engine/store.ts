@@ -13,6 +13,13 @@ export interface Device {
   readonly ip?: string;
   /** The label that was passed to the sign-in. */
   readonly label?: string;
+  /** "required" if the sign-in demands that the session is bound to a key of the browser. */
+  readonly bind?: "required";
+  /**
+   * How the session is bound to a key of the device: by DPoP or by DBSC. Absent if it is not. Shown by
+   * `info()`, and not stored.
+   */
+  readonly bound?: "dpop" | "dbsc";
 }
 
 /**

@@ -20,6 +20,7 @@ import {
 import type { Core } from "./core.ts";
 import { type Policies, procedureOf } from "./policy/policy.ts";
 import { type Protection, protect, registerService } from "./protect.ts";
+import type { DeviceEndpoints } from "./service/device.ts";
 import {
   createInstance,
   type HostSessions,
@@ -131,6 +132,7 @@ export function createHostedSessions(
     signOut: async (given) => ofExchange("sessions.signOut", given).signOut(given),
     fork: async (given, options) => ofExchange("sessions.fork", given).fork(given, options),
     ticket: async (given, options) => ofExchange("sessions.ticket", given).ticket(given, options),
+    dbsc: (path) => devicesOf(all, path, (request) => choice.of(request, undefined)),
     host: (name) => choice.named(name),
     issue: async () => needsHost("issue"),
     redeemTicket: async () => needsHost("redeemTicket"),
@@ -288,6 +290,33 @@ function serviceOf(
     });
   }
   return service;
+}
+
+/** The endpoints of DBSC: each request belongs to those of its host. */
+function devicesOf(
+  all: readonly ServerInstance[],
+  path: string,
+  instanceOf: (request: HostRequest) => ServerInstance,
+): DeviceEndpoints {
+  const endpoints = new Map(all.map((one) => [one, one.sessions.dbsc(path)] as const));
+  const known = new Set([...endpoints.values()].flatMap(({ paths }) => paths));
+  return {
+    paths: [...known],
+    answer(request) {
+      if (!known.has(request.path)) {
+        return undefined;
+      }
+      try {
+        const { headers: requestHeader, url } = request;
+        const instance = instanceOf({ requestHeader, url, values: undefined });
+        return endpoints.get(instance)?.answer(request);
+      } catch (error) {
+        // RFC 9110 section 15.5.20: not a host of this service. 5xx leaves a binding alone.
+        const isUnknown = error instanceof SessionError && error.kind === "forbidden";
+        return Promise.resolve(new Response(null, { status: isUnknown ? 421 : 503 }));
+      }
+    },
+  };
 }
 
 /** @throws TypeError always */

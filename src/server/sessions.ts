@@ -11,6 +11,7 @@ import { checkChange, checkCrossSite } from "../request/origins.ts";
 import { type Call, type CallKey, callOf, callOfExchange, createCallKey } from "./call/call.ts";
 import { type ClientContext, type Exchange, isRpc, readExchange } from "./call/exchange.ts";
 import { enterSession } from "./call/gate.ts";
+import { assertRequestChecked } from "./call/gates-run.ts";
 import type { Core } from "./core.ts";
 import { noDemands } from "./policy/demands.ts";
 import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
@@ -18,6 +19,7 @@ import { ClaimSources } from "./policy/sources.ts";
 import { type Protection, registerService, serviceOptions } from "./protect.ts";
 import { unprotected, type VerifyingSessions, verifyingInstance } from "./reading.ts";
 import { failCall, misuse, refuseCall } from "./response/errors.ts";
+import { type DeviceEndpoints, serveDevices } from "./service/device.ts";
 import { createSessionService, signOut } from "./service/service.ts";
 import { auditLogOf, type SessionAuditLog } from "./session/audit.ts";
 import type { AuthenticationOptions } from "./session/authentication.ts";
@@ -190,6 +192,13 @@ export interface ServerSessions<Claims extends object = JsonObject, Given extend
    */
   fork(exchange: Exchange, options?: ForkOptions): Promise<IssuedSession<Claims>>;
   /**
+   * Offers Device Bound Session Credentials at sign-ins from now on, and returns their endpoints.
+   * `dbscHandler` of `rpc-session/http` calls it, so that nothing is offered that nobody serves.
+   * @param path the path of the endpoints, such as "/dbsc"
+   * @throws TypeError if the path is wrong, or the cookies are partitioned
+   */
+  dbsc(path: string): DeviceEndpoints;
+  /**
    * Creates a ticket for the session of this call, where its tokens cannot go: a WebSocket, or a download
    * from another host. Whoever has the ticket may redeem it once, on any server that shares the store.
    * Nothing is written to the response or to the store. Reads the session from the store.
@@ -262,6 +271,7 @@ function callsOf(core: Core, key: CallKey, policies: Policies) {
       throw unprotected(key, exchange);
     }
     const call = callOf(core, key, exchange);
+    assertRequestChecked(call);
     try {
       return await work(call, exchange);
     } catch (error) {
@@ -420,6 +430,7 @@ export function createInstance(given: Core, policies: Policies): ServerInstance 
       typeof given === "object"
         ? verifying.check(given)
         : run(() => checkById(core, given, rules))) as ServerSessions["check"],
+    dbsc: (path) => serveDevices(core, path),
     auditLog: core.operations.tracked(auditLogOf(core)),
     host: () => {
       throw new TypeError(

@@ -25,7 +25,18 @@ export interface PresentedRefreshToken {
   readonly transport: TokenTransport;
   /** The thumbprint of the key that its request has freshly proven. Default: none was proven. */
   readonly provenKey?: string | undefined;
+  /** Why its request has proven no key. Default "missing". */
+  readonly unproven?: Unproven | undefined;
 }
+
+/**
+ * Why a request has proven no key:
+ *
+ * - `missing`: it has no proof
+ * - `stale`: it has a proof for another refresh token, or an expired one
+ * - `skipped`: the browser says that it could not make one now
+ */
+export type Unproven = "missing" | "stale" | "skipped";
 
 /**
  * A well-formed token that was made under a secret of this server. That only admits it to the store:
@@ -36,6 +47,7 @@ export type CheckedRefreshToken = (SaltedToken | (RootedToken & { readonly rootH
   readonly transport: TokenTransport;
   /** The key that its request has freshly proven; undefined if none was proven. */
   readonly provenKey: string | undefined;
+  readonly unproven: Unproven;
   /** The keys of its secret. */
   readonly keys: SecretKeys;
 };
@@ -187,13 +199,14 @@ export class RefreshTokens {
     token,
     transport,
     provenKey,
+    unproven = "missing",
   }: PresentedRefreshToken): Promise<CheckedRefreshToken> {
     const parsed = parseRefreshToken(token);
     if (parsed === undefined) {
       throw badRefreshToken();
     }
     const keys = this.#options.secrets.byId.get(parsed.secretId) ?? (await this.#keysOf(parsed));
-    const given = { token, transport, provenKey, keys };
+    const given = { token, transport, provenKey, unproven, keys };
     if (parsed.format === 1) {
       if (!(await verifyCheck(keys, parsed))) {
         throw badRefreshToken();

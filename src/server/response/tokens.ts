@@ -267,6 +267,13 @@ function notify(headers: Headers, notice: SessionNotice): void {
   headers.set(header.session, encodeNotice(notice));
 }
 
+/** Adds Set-Cookie values for other cookies than those of the session. */
+export function addCookies(headers: Headers, values: readonly string[]): void {
+  for (const value of values) {
+    headers.append("set-cookie", value);
+  }
+}
+
 /** Replaces the Set-Cookie values that this response has for a cookie. */
 function replaceCookie(headers: Headers, name: string, values: readonly string[]): void {
   const others = headers.getSetCookie().filter((cookie) => !cookie.startsWith(`${name}=`));

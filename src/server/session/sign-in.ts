@@ -74,11 +74,14 @@ export interface IssuedTokens {
 /** The option that decides whether a sign-in binds its session to a key. */
 export interface BindOption {
   /**
-   * Whether the session is bound to the key of the client's proof (DPoP, RFC 9449). It can be stricter
-   * than the option `bind` of the service, and looser. Default: as the service.
+   * Whether the session is bound to a key: that of the client's proof (DPoP, RFC 9449) or, with tokens in
+   * cookies, that of the browser (DBSC). It can be stricter than the option `bind` of the service, and
+   * looser. Default: as the service.
    *
-   * - `preferred`: if the request has a proof.
-   * - `required`: a request without a proof is refused, as is one that wants its tokens in cookies.
+   * - `preferred`: if the request has a proof, or the browser registers a key.
+   * - `required`: a request without a proof is refused. With tokens in cookies, the browser must prove its
+   *   key within 5 minutes (`dbscHandler` of `rpc-session/http`), or the session is not refreshed; this works
+   *   only if the service has the same mode.
    * - `off`: never.
    */
   readonly bind?: BindMode;
@@ -126,7 +129,6 @@ export async function signIn(
     afterRedirect,
   });
   const given = await readNewSession(core, facts);
-  const device = { ...deviceOf(core, context), ...given.device };
   assertNotCommitted(call, "sessions.create");
 
   // 2. Choose how the tokens travel. A browser that follows a redirect keeps only cookies.
@@ -147,6 +149,10 @@ export async function signIn(
   // 3. The key that the session is bound to.
   const mode = bind === undefined ? core.proofs.mode : readBindMode("bind", bind);
   const boundKey = await keyToBind(core, call, { mode, transport });
+  const device: Device = {
+    ...{ ...deviceOf(core, context), ...given.device },
+    ...(mode === "required" && transport === "cookie" && { bind: mode }),
+  };
 
   // 4. Cookies are only set or expired for this service's own pages. An app that wants headers leaves
   // cookies alone: they may be those of its WebView.
@@ -179,6 +185,9 @@ export async function signIn(
     expireCookies(core, call);
   }
   await writeCreated(core, call, engine, created);
+  if (mode !== "off" && transport === "cookie") {
+    await core.device.offer(engine, call, created.record);
+  }
   return enterCreated(core, call, created);
 }
 
@@ -194,13 +203,21 @@ async function keyToBind(
   if (mode === "off") {
     return null;
   }
+  if (transport === "cookie" && mode === "required" && core.proofs.mode !== "required") {
+    throw new TypeError(
+      'sessions.create: with tokens in cookies, bind: "required" works only where it is the option of the service; set bind.mode to "required", and bind: "preferred" at the other sign-ins',
+    );
+  }
   const engine = await core.engine();
+  if (transport === "cookie" && core.device.isOffered) {
+    return null; // the browser registers a key later
+  }
   const key = transport === "header" ? await core.proofs.prove(engine, call, undefined) : undefined;
   if (key === undefined && mode === "required") {
     const why =
       transport === "header"
         ? "This sign-in binds its session to a key; send a proof (DPoP) with it."
-        : "This sign-in binds its session to a key, which needs tokens in headers.";
+        : "This sign-in binds its session to a key, which needs tokens in headers, or dbscHandler at a service with https.";
     throw await proofError(engine, "PROOF_REQUIRED", why);
   }
   return key ?? null;

@@ -158,8 +158,8 @@ export function assertCurrent({ generation = -1 }: Call, record: SessionRecord):
   }
 }
 
-function originOf({ id, lineage, version, boundKey }: SessionRecord) {
-  return { session: id, lineage: lineage ?? id, version, boundKey };
+function originOf({ id, lineage, version, boundKey, transport }: SessionRecord) {
+  return { session: id, lineage: lineage ?? id, version, boundKey, transport };
 }
 
 function inheritedFrom({ userId, tenantId, claims, data, externalId }: SessionRecord) {
