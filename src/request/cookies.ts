@@ -15,6 +15,8 @@ const maxCookieBytes = 4096;
 /** Writes the Set-Cookie headers of the session cookies (RFC 6265bis). */
 export class SessionCookies {
   readonly names: CookieNames;
+  /** The names that are read if no cookie came under `names`; undefined if there are none. */
+  readonly otherNames: CookieNames | undefined;
   /** Whether only this host can have set the cookies (`__Host-`). */
   readonly hostOnly: boolean;
   /** Whether browsers keep the cookies. They drop Secure cookies over plain http, except on localhost. */
@@ -27,6 +29,7 @@ export class SessionCookies {
   constructor(issuer: URL, options: CookieOptions = {}) {
     const plan = readCookieOptions(issuer, options);
     this.names = plan.names;
+    this.otherNames = plan.otherNames;
     this.hostOnly = plan.hostOnly;
     // Safari drops Secure cookies over plain http on localhost too.
     this.kept = !plan.secure || issuer.protocol === "https:" || isLoopback(issuer.hostname);

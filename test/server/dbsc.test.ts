@@ -165,6 +165,28 @@ describe("a browser that knows DBSC", () => {
     expect(tab.session.state.status).toBe("signedIn");
   });
 
+  it("feat:S11 feat:I9 a bound session keeps its binding when the prefix of its cookies changes", async () => {
+    const world = await startWorld();
+    const browser = world.newBrowser();
+    const tab = await bind(world, browser);
+    browser.jar = browser.jar.map((cookie) => ({
+      ...cookie,
+      name: cookie.name.replace("__Host-Http-", "__Host-"),
+    }));
+    await tab.session.refresh();
+    expect(browser.lines()).toEqual([...held, `POST ${refreshPath} 200`]);
+    expect(world.refusals()).toEqual([]);
+    const names = browser.jar
+      .map(({ name }) => name)
+      .filter((name) => /-(access|refresh)$/.test(name));
+    expect(new Set(names)).toEqual(
+      new Set(["__Host-Http-rpcsession-access", "__Host-Http-rpcsession-refresh"]),
+    );
+    await use(world, tab);
+    await tab.session.refresh();
+    expect(tab.session.state.status).toBe("signedIn");
+  });
+
   it("feat:S11 a stolen proof is good for one refresh", async () => {
     const world = await startWorld();
     const browser = world.newBrowser();

@@ -4,7 +4,7 @@ import { inspect } from "node:util";
 import { Code, createClient, type Interceptor } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-node";
 import type { SessionEvent, SessionsOptions } from "rpc-session";
-import { fromFetch, jwksHandler } from "rpc-session/http";
+import { dbscHandler, fromFetch, jwksHandler } from "rpc-session/http";
 import { memoryStore } from "rpc-session/stores/memory";
 import { createFakeClock, type FakeClock, testSessions } from "rpc-session/testing";
 import { verifySessions } from "rpc-session/verify";
@@ -107,15 +107,15 @@ describe("feat:N8 a server with two hosts", () => {
     ]);
     expect(atA.cookies.every((one) => one.includes("; Domain=shop-a.example;"))).toBe(true);
     expect(atB.pairs.map((pair) => pair.split("=")[0])).toEqual([
-      "__Host-rpcsession-access",
-      "__Host-rpcsession-refresh",
+      "__Host-Http-rpcsession-access",
+      "__Host-Http-rpcsession-refresh",
     ]);
     expect(atB.cookies.some((one) => one.includes("Domain"))).toBe(false);
     expect((await notes("shop-a.example", atA.headers)).status).toBe(200);
     expect((await notes("shop-b.example", atB.headers)).status).toBe(200);
   });
 
-  it("sec:C28 refuses the cookies of one host at the other, and leaves them alone", async () => {
+  it("sec:C29 refuses the cookies of one host at the other, and leaves them alone", async () => {
     const same = { names: { access: "__Host-a", refresh: "__Host-r" } };
     const { signIn, notes, refresh } = await world({
       hosts: [
@@ -138,7 +138,7 @@ describe("feat:N8 a server with two hosts", () => {
   });
 
   it.each([undefined, 1, 2] as const)(
-    "sec:C28 refuses access and refresh tokens of one host at the other, and they stay good at their own: format %s",
+    "sec:C29 refuses access and refresh tokens of one host at the other, and they stay good at their own: format %s",
     async (tokenFormat) => {
       const { bearerOf, notes, refresh, call, events } = await world({
         refresh: tokenFormat === undefined ? {} : { tokenFormat },
@@ -174,7 +174,7 @@ describe("feat:N8 a server with two hosts", () => {
     "shop-a.example@shop-b.example",
     "constructor",
     "__proto__",
-  ])("sec:C28 refuses a request for %s, and no host stands in for it", async (host) => {
+  ])("sec:C29 refuses a request for %s, and no host stands in for it", async (host) => {
     const { call, calls, refusals, signIn, refresh } = await world();
     const { headers } = await signIn("shop-b.example");
     const before = calls.handled;
@@ -226,7 +226,7 @@ describe("feat:N8 a server with two hosts", () => {
     expect((await notes("shop.example:8443", headers)).status).toBe(200);
   });
 
-  it("sec:C28 never serves a request that names two hosts", async () => {
+  it("sec:C29 never serves a request that names two hosts", async () => {
     const { port, calls } = await world();
     const raw = async (target: string, ...lines: string[]) => {
       const socket = connect(port.h1, "127.0.0.1");
@@ -294,7 +294,7 @@ describe("feat:N8 a server with two hosts", () => {
     });
   });
 
-  it("sec:C28 believes no forwarded header by default", async () => {
+  it("sec:C29 believes no forwarded header by default", async () => {
     const { bearerOf, call } = await world();
     const forwarded = {
       "x-forwarded-host": "shop-b.example",
@@ -423,6 +423,23 @@ describe("feat:N8 a server with two hosts", () => {
     expect((await at("shop-b.example", shopB, nonce)).status).toBe(200);
   });
 
+  it("offers browsers a binding at the origin of their host, and serves it there alone", async () => {
+    const { sessions, signIn, refusals } = await world();
+    const dbsc = dbscHandler(sessions);
+    const { answer } = await signIn("shop-a.example");
+    expect(answer.headers.get("secure-session-registration")).toContain('path="/dbsc/register"');
+    const post = (url: string, headers: Headers2 = {}) =>
+      dbsc(new Request(url, { method: "POST", headers }));
+    expect((await post(`${shopA}/dbsc/register`))?.status).toBe(400);
+    expect((await post(`${shopB}/dbsc/refresh`))?.status).toBe(401);
+    expect(refusals()).toEqual([]);
+    expect(await post("https://shop-c.example/other")).toBeUndefined();
+    expect(refusals()).toEqual([]);
+    expect((await post("https://shop-c.example/dbsc/refresh"))?.status).toBe(421);
+    expect((await post(`${shopA}/dbsc/refresh`, { host: "shop-b.example" }))?.status).toBe(421);
+    expect(refusals()).toMatchObject(Array(2).fill({ reason: "HOST_UNKNOWN" }));
+  });
+
   it("names the host that was called in its refusals", async () => {
     const { notes } = await world();
     for (const [host, issuer] of [
@@ -436,7 +453,7 @@ describe("feat:N8 a server with two hosts", () => {
     }
   });
 
-  it("sec:C28 refuses anti-CSRF tokens of another host", async () => {
+  it("sec:C29 refuses anti-CSRF tokens of another host", async () => {
     const same = { names: { access: "__Host-a", refresh: "__Host-r" } };
     const { signIn, notes } = await world({
       antiCsrf: "token",

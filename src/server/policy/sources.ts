@@ -76,7 +76,7 @@ export class ClaimSources implements ClaimRenewal {
     }
     // The response to a GET may be cached, so it carries no token.
     if (call.requestMethod !== "GET" && !call.committed) {
-      await writeReissued(core, call.responseHeader, reissued);
+      await writeReissued(core, call, reissued);
     }
     return reissued.access.claims;
   }

@@ -5,7 +5,7 @@ import { isLive } from "../../engine/liveness.ts";
 import { type DeviceIdentifier, proofLife } from "../../engine/refresh/device.ts";
 import { type ProvenRefreshToken, UnknownSecretError } from "../../engine/refresh/token.ts";
 import { verifyDeviceProof } from "../../jwt/dbsc.ts";
-import { maxCopies, readCookie } from "../../request/tokens.ts";
+import { maxCopies, readSessionCookies } from "../../request/tokens.ts";
 import { lineageOf } from "../authenticate/device.ts";
 import { isProven, proveRefresh, type RefreshProof } from "../authenticate/refresh.ts";
 import type { Core } from "../core.ts";
@@ -148,9 +148,9 @@ async function sessionsOf(
   engine: Engine,
   headers: Headers,
 ): Promise<readonly ProvenRefreshToken[]> {
-  const { refresh: name } = core.cookies.names;
   const proofs: RefreshProof[] = [];
-  for (const token of readCookie(headers.get("cookie"), name, maxCopies)) {
+  const { refreshCookies } = readSessionCookies(headers.get("cookie"), core.cookies);
+  for (const token of refreshCookies.slice(0, maxCopies)) {
     proofs.push(await proveRefresh(engine, token, "cookie"));
   }
   const proven = proofs.filter(isProven);

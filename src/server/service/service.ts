@@ -260,12 +260,13 @@ async function refreshByCookie(core: Core, call: Call): Promise<RefreshedCall> {
   });
 
   // 7. Write the tokens. Expiring the copies also expires the cookie to keep, so write it again.
-  // Copies of another service stay where they are.
+  // Copies of another service stay where they are. A cookie under another name moves to the present one.
   const expireCopies = !besideForeign && copiesOf(core, call);
-  const refreshToken = refreshed.refreshToken ?? (expireCopies ? token : undefined);
+  const isMoved = presented.otherCookies.refresh.length > 0;
+  const refreshToken = refreshed.refreshToken ?? (expireCopies || isMoved ? token : undefined);
   const antiCsrf =
     core.antiCsrf === "token" ? await engine.antiCsrf.mint(refreshed.record.id) : undefined;
-  const claims = await writeTokens(core, call.responseHeader, {
+  const claims = await writeTokens(core, call, {
     ...refreshed,
     refreshToken,
     event: "refreshed",
@@ -279,7 +280,7 @@ async function refreshByMessage(core: Core, call: Call, token: string): Promise<
   const engine = await core.engine();
   const provenKey = await core.proofs.prove(engine, call, undefined);
   const refreshed = await engine.refresher.refresh({ token, transport: "header", provenKey });
-  const claims = await writeTokens(core, call.responseHeader, {
+  const claims = await writeTokens(core, call, {
     ...refreshed,
     event: "refreshed",
     antiCsrf: undefined,

@@ -512,7 +512,7 @@ export async function writeCreated(
   const { record } = created;
   const byCookie = record.transport === "cookie";
   try {
-    await writeTokens(core, call.responseHeader, {
+    await writeTokens(core, call, {
       ...created,
       event: "created",
       antiCsrf:
