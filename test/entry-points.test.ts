@@ -22,8 +22,8 @@ it("feat:K11 package.json names the types of each entry point for the module res
 it("docs/installing.md names each package that only some entry points need, and these entry points", () => {
   const page = readFileSync(join(import.meta.dirname, "../docs/installing.md"), "utf8");
   const rows = [...page.matchAll(/^\| `rpc-session(\/[\w/]+)`.*? \| `([^`]+)` \|/gm)];
-  expect(rows.map(([, , name]) => name).toSorted()).toEqual(
-    Object.keys(peerDependenciesMeta).toSorted(),
+  expect(new Set(rows.map(([, , name]) => name))).toEqual(
+    new Set(Object.keys(peerDependenciesMeta)),
   );
   expect(rows.filter(([, entry]) => exports[`.${entry}`] === undefined)).toEqual([]);
 });
