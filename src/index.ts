@@ -132,6 +132,7 @@ export type {
   VerifyingSessions,
 } from "./server/reading.ts";
 export type { DeviceEndpoints, DeviceRequest } from "./server/service/device.ts";
+export type { AdoptedFacts } from "./server/session/adopt.ts";
 export type {
   AuditEntry,
   AuditListOptions,
@@ -157,5 +158,5 @@ export type {
 } from "./server/session/sign-in.ts";
 export type { ForkOptions } from "./server/session/successors.ts";
 export type { SessionTicket, TicketOptions } from "./server/session/tickets.ts";
-export type { IssuedSession, ServerSessions } from "./server/sessions.ts";
+export type { IssuedSession, IssueOptions, ServerSessions } from "./server/sessions.ts";
 export { type KeepAliveOptions, keepAlive } from "./server/streams/keep-alive.ts";

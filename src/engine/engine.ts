@@ -148,12 +148,8 @@ export class Engine {
       onLoss: () => this.#restorer.begin(),
       ...(options.telemetry && { telemetry: options.telemetry }),
     });
-    const refreshTokens = new RefreshTokens({
-      store,
-      secrets,
-      emit: emitOnce,
-      format: lifetimes.tokenFormat,
-    });
+    const format = lifetimes.tokenFormat;
+    const refreshTokens = new RefreshTokens({ store, secrets, emit: emitOnce, format });
     const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;
     this.antiCsrf = new AntiCsrf(secrets);
