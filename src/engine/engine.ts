@@ -148,7 +148,7 @@ export class Engine {
       onLoss: () => this.#restorer.begin(),
       ...(options.telemetry && { telemetry: options.telemetry }),
     });
-    const format = lifetimes.tokenFormat;
+    const { tokenFormat: format } = lifetimes;
     const refreshTokens = new RefreshTokens({ store, secrets, emit: emitOnce, format });
     const accessTokens = new AccessTokens({ ...options, keys, refreshTokens });
     this.revocations = revocations;

@@ -386,7 +386,6 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
   const registration = new Registration(core.emit);
   const service = createSessionService(core, key, () => registration.registered());
   const verifying = createVerifyingSessions(core, { key, policies, service });
-  const { requestGate, interceptor } = verifying;
   const { onCall, onSession, enter } = callsOf(core, key, policies);
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
 
@@ -394,7 +393,7 @@ export function createServerSessions(given: Core, policies: Policies): ServerSes
     ...verifying,
     service,
     serviceOptions,
-    register: (router) => registerService({ service, requestGate, interceptor }, router),
+    register: (router) => registerService({ ...verifying, service }, router),
     // Sessions of a call.
     create: (given, options) =>
       onCall({ given, method: "sessions.create" }, (call, context) => {

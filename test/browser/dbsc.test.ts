@@ -52,9 +52,9 @@ function launch(quota = false) {
   });
 }
 
-const title = `a bound browser${isMissing ? `, which is missing: ${how}` : ""}`;
+const missing = isMissing ? `, which is missing: ${how}` : "";
 
-describe.skipIf(isMissing)(title, () => {
+describe.skipIf(isMissing)(`a bound browser${missing}`, () => {
   let browser: Awaited<ReturnType<typeof launch>>;
   let script: string;
   beforeAll(async () => {
