@@ -43,7 +43,7 @@ import {
   type MethodPolicyOptions,
   Policies,
 } from "./server/policy/policy.ts";
-import { createVerifyingSessions, type VerifyingSessions } from "./server/reading.ts";
+import { type VerifyingSessions, verifyingInstance } from "./server/reading.ts";
 
 export type { Duration } from "./base/checks.ts";
 export type { Clock } from "./base/clock.ts";
@@ -288,7 +288,7 @@ export function verifySessions(options: VerifySessionsOptions): VerifySessions {
   };
   telemetry?.start(() => authenticator.readings);
   const parts = { key: createCallKey(), policies, service: undefined };
-  return { ...createVerifyingSessions(core, parts), ready: () => keys.ready() };
+  return { ...verifyingInstance(core, parts).sessions, ready: () => keys.ready() };
 }
 
 const members: Readonly<Record<keyof VerifySessionsOptions, 0>> = {
