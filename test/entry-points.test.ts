@@ -23,12 +23,6 @@ it("feat:K11 package.json names the types of each entry point for the module res
 it("docs/installing.md names each package that only some entry points need, and these entry points", () => {
   const page = readFileSync(join(import.meta.dirname, "../docs/installing.md"), "utf8");
   const rows = [...page.matchAll(/^\| `rpc-session(\/[\w/]+)`.*? \| `([^`]+)` \|/gm)];
-<<<<<<< HEAD
   expect(sorted(rows.map(([, , name]) => name))).toEqual(sorted(Object.keys(peerDependenciesMeta)));
-=======
-  expect(new Set(rows.map(([, , name]) => name))).toEqual(
-    new Set(Object.keys(peerDependenciesMeta)),
-  );
->>>>>>> h-policy
   expect(rows.filter(([, entry]) => exports[`.${entry}`] === undefined)).toEqual([]);
 });

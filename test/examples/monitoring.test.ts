@@ -107,11 +107,7 @@ describe("the page for whoever is on call", () => {
   it("feat:N6 docs/monitoring.md names every event of servers and of clients", () => {
     const monitoring = readFileSync(join(root, "docs/monitoring.md"), "utf8");
     const rows = [...monitoring.matchAll(/^\| `(\w+)` \| (?:info|warn|error) \|/gm)];
-<<<<<<< HEAD
     expect(sorted(rows.map(([, type]) => type))).toEqual(sorted(eventsIn("src/base/events.ts")));
-=======
-    expect(new Set(rows.map(([, type]) => type))).toEqual(new Set(eventsIn("src/base/events.ts")));
->>>>>>> h-policy
     const ofClients = monitoring.slice(monitoring.indexOf("On the client, `onEvent`"));
     const missing = eventsIn("src/client/events.ts").filter(
       (type) => !ofClients.includes(`\`${type}\``),
