@@ -18,11 +18,12 @@ import {
   readExchange,
 } from "./call/exchange.ts";
 import type { Core } from "./core.ts";
-import { type Policies, procedureOf } from "./policy/policy.ts";
-import { type Protection, protect, registerService } from "./protect.ts";
+import { type ClaimRules, type Policies, procedureOf } from "./policy/policy.ts";
+import { type Protection, protect, registerService, serviceOptions } from "./protect.ts";
 import type { DeviceEndpoints } from "./service/device.ts";
 import {
   createInstance,
+  directoryOf,
   type HostSessions,
   type ServerInstance,
   type ServerSessions,
@@ -103,7 +104,12 @@ export function createHostedSessions(
 
   // 4. Methods on calls hand over too. What is done by id is done for all hosts.
   return {
-    ...byId,
+    ...directoryOf(home),
+    check: ((given: ConnectRouter & string, rules: ClaimRules) =>
+      byId.check(given, rules)) as ServerSessions["check"],
+    describe: (router) => byId.describe(router),
+    auditLog: byId.auditLog,
+    serviceOptions,
     ...{ service, requestGate, interceptor },
     protect: (options) => protect(protection, options),
     register: (router: ConnectRouter) =>

@@ -342,7 +342,7 @@ export interface ServerInstance {
 }
 
 /** The methods on sessions by id, by user and by tenant. */
-function directoryOf(core: Core): Omit<SessionDirectory, "check"> {
+export function directoryOf(core: Core): Omit<SessionDirectory, "check"> {
   const run = <T>(work: () => Promise<T>): Promise<T> => core.operations.run(work);
   return {
     find: (id) => run(() => findById(core, id)),
